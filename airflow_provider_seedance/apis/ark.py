@@ -1,0 +1,391 @@
+"""
+ByteDance's own API: BytePlus ModelArk and Volcengine Ark (vendor-apis.md part 3).
+
+The same paths and bodies at two hosts with different model ids. Videos are tasks that can be listed
+and, while queued, cancelled; images are answered synchronously.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.apis import base, reading
+from airflow_provider_seedance.apis.params import Flag, Inputs, Model, OneOf, Pattern, Rule, Text, Whole
+from airflow_provider_seedance.apis.wire import HttpCall, VendorError
+from airflow_provider_seedance.generations import (
+    Generation,
+    GenerationRequest,
+    GenerationStatus,
+    ImageRequest,
+    Media,
+    MediaInput,
+    VideoRequest,
+    read_number,
+    read_time,
+)
+
+TASKS = "/contents/generations/tasks"
+IMAGES = "/images/generations"
+
+#: How long outputs can be downloaded.
+OUTPUT_LIFETIME = timedelta(hours=24)
+
+#: A list call returns this many tasks.
+LIST_PAGE_SIZE = 100
+_LIST_PAGES = 20
+
+_BYTEPLUS_VIDEO = (
+    "dreamina-seedance-2-5-260628",
+    "dreamina-seedance-2-0-260128",
+    "dreamina-seedance-2-0-fast-260128",
+    "dreamina-seedance-2-0-mini-260615",
+    "seedance-1-5-pro-251215",
+    "seedance-1-0-pro-250528",
+    "seedance-1-0-pro-fast-251015",
+    "seedance-1-0-lite-t2v-250428",
+    "seedance-1-0-lite-i2v-250428",
+)
+_BYTEPLUS_IMAGE = ("seedream-5-0-260128", "seedream-4-5-251128", "seedream-4-0-250828")
+_VOLCENGINE_IMAGE = (
+    "doubao-seedream-5-0-260128",
+    "doubao-seedream-5-0-lite-260128",
+    "doubao-seedream-4-5-251128",
+    "doubao-seedream-4-0-250828",
+)
+
+_DURATIONS: Mapping[str, Whole] = {
+    "2.5": Whole(4, 30, " (seconds)", also=(-1,)),
+    "2.0": Whole(4, 15, " (seconds)", also=(-1,)),
+    "1.0": Whole(2, 12, " (seconds)"),
+}
+_ANY_DURATION = Whole(2, 30, " (seconds)", also=(-1,))
+
+_FRAMES = ("first_frame", "last_frame")
+_REFERENCES = ("reference_image", "reference_video", "reference_audio")
+_ITEM_TYPES = {"reference_video": "video_url", "reference_audio": "audio_url"}
+_MOST_REFERENCES = {"2.0": 9, "2.5": 30}
+
+_CODES: Mapping[str, type[errors.SeedanceError]] = {
+    "AccountOverdueError": errors.SeedanceInsufficientCreditsError,
+    "AuthenticationError": errors.SeedanceAuthenticationError,
+    "AccessDenied": errors.SeedanceForbiddenError,
+    "ModelNotOpen": errors.SeedanceForbiddenError,
+    "InvalidEndpointOrModel": errors.SeedanceRequestError,
+    "InvalidParameter": errors.SeedanceRequestError,
+    "MissingParameter": errors.SeedanceRequestError,
+}
+
+
+def model_family(model: str | None) -> tuple[str | None, str | None]:
+    """
+    Return version and variant of a Seedance model id, such as ``("2.0", "fast")``.
+
+    Unknown for endpoint ids (``ep-…``) and models that are not documented: those are judged by the
+    widest rules.
+    """
+    found = re.search(r"seedance-(\d)-(\d)(?:-(pro-fast|pro|fast|mini|lite))?", model or "")
+    return (f"{found[1]}.{found[2]}", found[3]) if found else (None, None)
+
+
+def _volcengine(base_url: str) -> bool:
+    return (urlsplit(base_url).hostname or "").endswith(".volces.com")
+
+
+class Ark(base.Api):
+    """BytePlus ModelArk, or Volcengine Ark where the host says so."""
+
+    name = "ark"
+    title = "BytePlus ModelArk / Volcengine Ark"
+    default_base_url = "https://ark.ap-southeast.bytepluses.com/api/v3"
+    other_base_urls = ("https://ark.cn-beijing.volces.com/api/v3",)
+    callback_field = "callback_url"
+    can_look_up = True
+    can_cancel = True
+    probe_misses = False
+    id_fields = ("id", "task_id")
+
+    # ------------------------------------------------------------------ requests
+
+    def rules(self, request: GenerationRequest, base_url: str) -> Mapping[str, Rule]:
+        return (
+            self._image_rules(base_url)
+            if isinstance(request, ImageRequest)
+            else self._video_rules(request, base_url)
+        )
+
+    def _video_rules(self, request: GenerationRequest, base_url: str) -> Mapping[str, Rule]:
+        version, variant = model_family(request.model)
+        known = (
+            tuple("doubao-" + name.removeprefix("dreamina-") for name in _BYTEPLUS_VIDEO)
+            if _volcengine(base_url)
+            else _BYTEPLUS_VIDEO
+        )
+        rules: dict[str, Rule] = {
+            "prompt": Text(),
+            "model": Model(known, prefixes=("ep-",)),
+            "duration": _DURATIONS.get(version or "", _ANY_DURATION),
+            "resolution": OneOf(_resolutions(version, variant)),
+            "aspect_ratio": OneOf(("16:9", "4:3", "1:1", "3:4", "9:16", "21:9", "adaptive")),
+            "seed": Whole(-1, 2**32 - 1),
+            "images": Inputs(
+                most=_MOST_REFERENCES.get(version or ""),
+                roles=(*_FRAMES, *_REFERENCES, "draft_task"),
+                schemes=("data", "asset"),
+            ),
+        }
+        if version != "1.0":
+            rules["generate_audio"] = Flag()
+        if version not in ("2.0", "2.5"):
+            rules["fixed_lens"] = Flag()
+        return rules
+
+    def _image_rules(self, base_url: str) -> Mapping[str, Rule]:
+        return {
+            "prompt": Text(),
+            "model": Model(
+                _VOLCENGINE_IMAGE if _volcengine(base_url) else _BYTEPLUS_IMAGE, prefixes=("ep-",)
+            ),
+            "resolution": Pattern(
+                r"[1-4][kK]|[1-9]\d{1,4}x[1-9]\d{1,4}|adaptive",
+                "1K, 2K, 3K or 4K (by model), a size such as 2048x2048, or adaptive",
+            ),
+            "num_images": Whole(1, 15),
+            "seed": Whole(-1, 2**32 - 1),
+            "images": Inputs(most=14, schemes=("data",)),
+        }
+
+    def defaults(self, request: GenerationRequest, base_url: str) -> Mapping[str, Any]:
+        chinese = _volcengine(base_url)
+        if isinstance(request, ImageRequest):
+            return {"model": "doubao-seedream-4-5-251128" if chinese else "seedream-4-5-251128"}
+        return {"model": "doubao-seedance-2-0-260128" if chinese else "dreamina-seedance-2-0-260128"}
+
+    def prompt_optional(self, request: GenerationRequest) -> bool:
+        return isinstance(request, VideoRequest) and bool(request.images)
+
+    def cross_check(self, request: GenerationRequest, base_url: str) -> list[str]:
+        inputs = request.images or ()
+        if isinstance(request, ImageRequest):
+            total = len(inputs) + (request.num_images or 1)
+            return (
+                [f"{len(inputs)} images in and {request.num_images} out are more than 15"]
+                if total > 15
+                else []
+            )
+        roles = [role for _, role in _with_roles(inputs)]
+        frames = [role for role in roles if role in _FRAMES]
+        if frames and any(role in _REFERENCES for role in roles):
+            return ["images: first and last frames cannot be mixed with references"]
+        if len(set(frames)) < len(frames):
+            return ["images: each of first_frame and last_frame can be given once"]
+        if frames == ["last_frame"]:
+            return ["images: a last_frame needs a first_frame"]
+        return [
+            f"images: {item.role} must be an https or asset:// URL"
+            for item in inputs
+            if item.role in _ITEM_TYPES and item.url.startswith("data:")
+        ]
+
+    def submit_path(self, request: GenerationRequest) -> str:
+        return IMAGES if isinstance(request, ImageRequest) else TASKS
+
+    def body(self, request: GenerationRequest) -> dict[str, Any]:
+        return _image_body(request) if isinstance(request, ImageRequest) else _video_body(request)
+
+    def takes_callback(self, request: GenerationRequest) -> bool:
+        return isinstance(request, VideoRequest)
+
+    def correlates(self, request: GenerationRequest) -> bool:
+        return isinstance(request, VideoRequest) and "safety_identifier" not in (request.extra_params or {})
+
+    def correlate(self, body: dict[str, Any], correlation: str) -> None:
+        # The one field that is kept with a task, returned by the list, and without effect on the render.
+        body.setdefault("safety_identifier", correlation)
+
+    # ------------------------------------------------------------------ calls
+
+    def status_call(self, generation_id: str) -> HttpCall:
+        return HttpCall(method="GET", path=f"{TASKS}/{reading.segment(generation_id)}")
+
+    def cancel_call(self, generation_id: str) -> HttpCall:
+        return HttpCall(method="DELETE", path=f"{TASKS}/{reading.segment(generation_id)}")
+
+    def list_call(self, page: int = 1, size: int = LIST_PAGE_SIZE) -> HttpCall:
+        """Build the request for one page of the account's tasks, newest first."""
+        return HttpCall(method="GET", path=TASKS, query=(("page_num", str(page)), ("page_size", str(size))))
+
+    def probe_call(self) -> HttpCall:
+        return self.list_call(size=1)
+
+    def look_up_flow(self, correlation: str, since: datetime, now: datetime) -> base.Flow[str | None]:
+        seen = 0
+        for page in range(1, _LIST_PAGES + 1):
+            reply = yield from self.fetch(self.list_call(page), None, now)
+            items = reply.json.get("items")
+            items = [item for item in items if isinstance(item, Mapping)] if isinstance(items, list) else []
+            for item in items:
+                if item.get("safety_identifier") == correlation and (found := self.find_id(item)):
+                    return found
+            seen += len(items)
+            times = [moment for item in items if (moment := read_time(item.get("created_at")))]
+            # Clocks differ; an hour is more than any of them will be wrong.
+            passed = bool(times) and max(times) < since - timedelta(hours=1)
+            total = read_number(reply.json.get("total"))
+            if not items or passed or (total and seen >= total):
+                return None
+        return None
+
+    # ------------------------------------------------------------------ replies
+
+    def read_generation(
+        self, body: Mapping[str, Any], generation_id: str, *, media: Media, now: datetime
+    ) -> Generation:
+        payload = reading.unwrap(body)
+        urls = self.outputs(payload)
+        status, documented, word = reading.status_of(payload.get("status"), urls)
+        succeeded = status is GenerationStatus.SUCCEEDED
+        message, code = reading.failure_message(payload) if status.terminal else (None, None)
+        created = read_time(payload.get("created_at")) or read_time(payload.get("created"))
+        ended = (read_time(payload.get("updated_at")) or created) if status.terminal else None
+        return Generation(
+            generation_id=generation_id,
+            api=self.name,
+            media=media,
+            status=status,
+            documented=documented,
+            word=word,
+            urls=urls if succeeded else (),
+            model=reading.text(payload.get("model")),
+            duration=read_number(payload.get("duration")),
+            resolution=reading.text(payload.get("resolution")) or _image_size(payload),
+            created_at=created,
+            completed_at=ended,
+            expires_at=_lifetime_from(ended or now) if succeeded else None,
+            error_message=None if succeeded else message,
+            error_code=None if succeeded else code,
+        )
+
+    def outputs(self, payload: Mapping[str, Any]) -> tuple[str, ...]:
+        content = payload.get("content")
+        if isinstance(content, Mapping):
+            return tuple(
+                url
+                for field in ("video_url", "file_url", "last_frame_url")
+                for url in reading.strings(content.get(field))
+            )
+        data = payload.get("data")
+        items = data if isinstance(data, list) else []
+        return tuple(
+            url for item in items if isinstance(item, Mapping) and (url := _image_url(item, payload))
+        )
+
+    def read_error(self, body: Mapping[str, Any]) -> VendorError | None:
+        error = body.get("error")
+        if not isinstance(error, Mapping):
+            error = _all_images_failed(body)
+        code, message = reading.text(error.get("code")), reading.text(error.get("message"))
+        return VendorError(code=code, message=message) if code or message else None
+
+    def wrote(self, body: Mapping[str, Any]) -> bool:
+        # The codes are words; a number is what gateways and load balancers write.
+        return isinstance(reading.mapping(body.get("error")).get("code"), str)
+
+    def classify(self, status: int, code: str | None) -> type[errors.SeedanceError] | None:
+        if reading.is_moderation(code):
+            return errors.SeedanceModerationError
+        return _CODES.get((code or "").split(".", 1)[0])
+
+
+def _lifetime_from(moment: datetime) -> datetime | None:
+    try:
+        return moment + OUTPUT_LIFETIME
+    except OverflowError:
+        return None
+
+
+def _resolutions(version: str | None, variant: str | None) -> tuple[str, ...]:
+    if variant in ("fast", "mini"):
+        return ("480p", "720p")
+    wide = ("480p", "720p", "1080p")
+    return (*wide, "4k") if version in ("2.0", None) else wide
+
+
+def _with_roles(inputs: tuple[MediaInput, ...]) -> list[tuple[MediaInput, str]]:
+    """Give inputs without a role the one their number implies: a frame, two frames, or references."""
+    free = [item for item in inputs if item.role is None]
+    given = {item.role for item in inputs} - {None}
+    if given & set(_REFERENCES) or len(free) > 2:
+        roles = ["reference_image"] * len(free)
+    else:
+        roles = [role for role in _FRAMES if role not in given][: len(free)]
+        roles += ["reference_image"] * (len(free) - len(roles))
+    queue = iter(roles)
+    return [(item, item.role or next(queue)) for item in inputs]
+
+
+def _video_body(request: VideoRequest) -> dict[str, Any]:
+    content: list[dict[str, Any]] = []
+    if request.prompt.strip():
+        content.append({"type": "text", "text": request.prompt})
+    for item, role in _with_roles(request.images or ()):
+        if role == "draft_task":
+            content.append({"type": "draft_task", "draft_task": {"id": item.url}})
+        else:
+            kind = _ITEM_TYPES.get(role, "image_url")
+            content.append({"type": kind, kind: {"url": item.url}, "role": role})
+    body: dict[str, Any] = {"model": request.model, "content": content}
+    names = {"aspect_ratio": "ratio", "fixed_lens": "camera_fixed"}
+    for name in ("resolution", "aspect_ratio", "duration", "seed", "generate_audio", "fixed_lens"):
+        if (value := getattr(request, name)) is not None:
+            body[names.get(name, name)] = value
+    return body
+
+
+def _image_body(request: ImageRequest) -> dict[str, Any]:
+    body: dict[str, Any] = {"model": request.model, "prompt": request.prompt}
+    if request.images:
+        urls = [item.url for item in request.images]
+        body["image"] = urls[0] if len(urls) == 1 else urls
+    if request.resolution is not None:
+        size = request.resolution
+        body["size"] = size.upper() if size[-1:] in "kK" else size
+    if request.seed is not None:
+        body["seed"] = request.seed
+    if request.num_images is not None and request.num_images > 1:
+        # There is no count; a group has at most so many images, and the prompt should ask for them.
+        body["sequential_image_generation"] = "auto"
+        body["sequential_image_generation_options"] = {"max_images": request.num_images}
+    return body
+
+
+def _image_url(item: Mapping[str, Any], payload: Mapping[str, Any]) -> str | None:
+    if found := reading.strings(item.get("url")):
+        return found[0]
+    encoded = item.get("b64_json")
+    if isinstance(encoded, str) and encoded:
+        kind = reading.text(item.get("output_format")) or reading.text(payload.get("output_format")) or "jpeg"
+        return f"data:image/{kind};base64,{encoded}"
+    return None
+
+
+def _image_size(payload: Mapping[str, Any]) -> str | None:
+    data = payload.get("data")
+    items = data if isinstance(data, list) else []
+    sizes = [reading.text(item.get("size")) for item in items if isinstance(item, Mapping)]
+    return next((size for size in sizes if size), None)
+
+
+def _all_images_failed(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the first error of a group of images of which none came out."""
+    data = body.get("data")
+    items = [item for item in data if isinstance(item, Mapping)] if isinstance(data, list) else []
+    failures = [item["error"] for item in items if isinstance(item.get("error"), Mapping)]
+    return failures[0] if failures and len(failures) == len(items) else {}
+
+
+API = Ark()

@@ -1,0 +1,542 @@
+"""
+What every service adapter is made of: pure functions that build calls and read replies.
+
+An adapter is one subclass of :class:`Api` in a file of its own, and one line in
+:data:`airflow_provider_seedance.apis.SERVICES`. Here stands what the services share: judging a
+request by the adapter's rules, telling the four fates of a submission apart (design: *submitting at
+most once*), and turning error replies into this package's errors.
+"""
+
+from __future__ import annotations
+
+import abc
+import json
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, ClassVar, TypeVar
+from urllib.parse import urlsplit
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.apis import reading
+from airflow_provider_seedance.apis.params import Inputs, Rule
+from airflow_provider_seedance.apis.rate_limits import read_rate_limit, read_retry_after
+from airflow_provider_seedance.apis.wire import (
+    Accepted,
+    HttpCall,
+    HttpReply,
+    NotAccepted,
+    Pause,
+    Refused,
+    SubmitOutcome,
+    TransportFailure,
+    Uncertain,
+    VendorError,
+)
+from airflow_provider_seedance.generations import (
+    Estimate,
+    Generation,
+    GenerationRequest,
+    GenerationStatus,
+    ImageRequest,
+    Media,
+    RequestFacts,
+    read_number,
+)
+from airflow_provider_seedance.urls import MediaHosts
+
+T = TypeVar("T")
+
+#: A conversation with a service: yields calls (and pauses), receives replies, returns what was learned.
+#: The synchronous and the asynchronous client drive the same flows.
+Flow = Generator[HttpCall | Pause, HttpReply | TransportFailure | None, T]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """
+    A request that its service will take.
+
+    :param request: The request with every required default filled in.
+    :param asked: The request as the user and the connection gave it, without the service's defaults.
+    :param defaults: What was filled in, in words.
+    :param warnings: What is doubtful, in words.
+    :param facts: What the request already tells of the result.
+    """
+
+    request: GenerationRequest
+    asked: GenerationRequest
+    defaults: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    facts: RequestFacts = field(default_factory=RequestFacts)
+
+
+class Api(abc.ABC):
+    """One service, by its documents."""
+
+    #: The value of ``api`` in the connection's extra.
+    name: ClassVar[str]
+    #: For people.
+    title: ClassVar[str]
+    #: Where the service lives unless the connection's host says otherwise.
+    default_base_url: ClassVar[str]
+    #: Further official addresses, with their path.
+    other_base_urls: ClassVar[tuple[str, ...]] = ()
+    #: Values of ``auth_header`` that the service takes; the first is the default.
+    auth_headers: ClassVar[tuple[str, ...]] = ("authorization",)
+    #: Whether the service publishes prices, so that ``max_credits`` can be honoured.
+    publishes_prices: ClassVar[bool] = False
+    #: Field of the request that takes a callback URL, or ``None``.
+    callback_field: ClassVar[str | None] = None
+    #: Whether a lost submission can be looked up by a correlation value of ours.
+    can_look_up: ClassVar[bool] = False
+    #: Whether a generation that has not begun can be cancelled.
+    can_cancel: ClassVar[bool] = False
+    #: Whether the probe asks for a generation that does not exist, so that "not found" is a good answer.
+    probe_misses: ClassVar[bool] = True
+    #: Where the id of a generation stands in a reply, in order of preference.
+    id_fields: ClassVar[tuple[str, ...]] = ("task_id", "id", "run_id")
+
+    # ------------------------------------------------------------------ requests
+
+    @abc.abstractmethod
+    def rules(self, request: GenerationRequest, base_url: str) -> Mapping[str, Rule]:
+        """
+        Return the rule for each argument the service takes for this kind of request.
+
+        Empty where the service does not make this kind of media.
+        """
+
+    def defaults(self, request: GenerationRequest, base_url: str) -> Mapping[str, Any]:
+        """Return values for what the service requires and the user may leave out."""
+        return {}
+
+    def cross_check(self, request: GenerationRequest, base_url: str) -> list[str]:
+        """Return problems that no single argument shows."""
+        return []
+
+    @abc.abstractmethod
+    def body(self, request: GenerationRequest) -> dict[str, Any]:
+        """Return the documented body for a prepared request, without callback and extra_params."""
+
+    @abc.abstractmethod
+    def submit_path(self, request: GenerationRequest) -> str:
+        """Return the path that takes this request."""
+
+    def price(self, request: GenerationRequest) -> Estimate | None:
+        """Return what the request costs by the published table, or ``None`` where no row fits."""
+        return None
+
+    def prepare(
+        self,
+        request: GenerationRequest,
+        *,
+        base_url: str,
+        hosts: MediaHosts | None = None,
+        connection_model: str | None = None,
+    ) -> Prepared:
+        """
+        Fill in defaults and judge a request.
+
+        :param connection_model: Default model of the connection; used for the kind of media it is for.
+        :raises SeedanceRequestError: the service does not take it, with every problem in one message;
+            nothing was sent, a retry cannot help.
+        """
+        filled = []
+        if connection_model and request.model is None and self._fits(connection_model, request):
+            request = request.with_default(model=connection_model)
+            filled.append(f"model={connection_model!r} (from the connection)")
+        asked = request
+        rules = self.rules(request, base_url)
+        if not rules:
+            makes = "videos" if isinstance(request, ImageRequest) else "images"
+            raise errors.SeedanceRequestError(
+                f"{self.name} ({self.title}) makes {makes} only; nothing was sent. "
+                f"Choose a connection whose api makes {request.media}s."
+            )
+        defaults = {
+            name: value
+            for name, value in self.defaults(request, base_url).items()
+            if getattr(request, name) is None
+        }
+        if defaults:
+            request = request.with_default(**defaults)
+            filled += [f"{name}={value!r} (default of {self.name})" for name, value in defaults.items()]
+            rules = self.rules(request, base_url)
+        problems = self._problems(request, rules, hosts or MediaHosts())
+        problems += self.cross_check(request, base_url) if not problems else []
+        problems += self._unwritable(request) if not problems else []
+        if problems:
+            raise errors.SeedanceRequestError(
+                f"The request cannot be sent to {self.name}: {'; '.join(problems)}. Nothing was sent."
+            )
+        doubts = [
+            f"{name}: {doubt}"
+            for name, value in request.arguments().items()
+            if name in rules and (doubt := rules[name].warning(value))
+        ]
+        return Prepared(
+            request=request,
+            asked=asked,
+            defaults=tuple(filled),
+            warnings=tuple(doubts),
+            facts=self.facts(request),
+        )
+
+    def facts(self, request: GenerationRequest) -> RequestFacts:
+        """Return what a prepared request already tells of its result."""
+        price = self.price(request)
+        return RequestFacts(
+            model=request.model,
+            duration=read_number(getattr(request, "duration", None)),
+            resolution=request.resolution,
+            credits=price.credits if price else None,
+            cost_usd=price.cost_usd if price else None,
+        )
+
+    @staticmethod
+    def _fits(model: str, request: GenerationRequest) -> bool:
+        # One connection serves both operators; its default model is for the kind of media it names.
+        return ("seedream" in model.lower()) == isinstance(request, ImageRequest)
+
+    def _problems(
+        self, request: GenerationRequest, rules: Mapping[str, Rule], hosts: MediaHosts
+    ) -> list[str]:
+        found = []
+        prompt: Any = request.prompt
+        if not isinstance(prompt, str):
+            found.append(f"prompt must be text, not {_shown(prompt)}")
+        elif not prompt.strip() and not self.prompt_optional(request):
+            found.append("prompt is empty")
+        for name, value in request.arguments().items():
+            if name == "extra_params":
+                if not isinstance(value, Mapping):
+                    found.append(f"extra_params must be a dict of the service's own fields, not {value!r}")
+                continue
+            if name == "prompt" and not isinstance(value, str):
+                continue
+            rule = rules.get(name)
+            if rule is None:
+                takes = ", ".join(sorted(rules))
+                found.append(f"{name}={_shown(value)} is not an argument of {self.name}, which takes {takes}")
+            elif isinstance(rule, Inputs):
+                if wrong := rule.problems(value, hosts):
+                    found.append(f"images: {', '.join(wrong)}; {self.name} takes {rule.describe()}")
+            elif not rule.accepts(value):
+                found.append(f"{name}={_shown(value)} is not accepted: {self.name} takes {rule.describe()}")
+        return found
+
+    def _unwritable(self, request: GenerationRequest) -> list[str]:
+        # Found later, between the intent and the POST, it would look like a submission of unknown fate.
+        try:
+            json.dumps(self.submit_call(request).json, ensure_ascii=False, allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            return [f"it cannot be written as JSON ({error}); every value must be plain JSON data"]
+        return []
+
+    def prompt_optional(self, request: GenerationRequest) -> bool:
+        """Whether this request may go without words."""
+        return False
+
+    def submit_call(
+        self,
+        request: GenerationRequest,
+        *,
+        callback_url: str | None = None,
+        correlation: str | None = None,
+        image_timeout: float | None = None,
+    ) -> HttpCall:
+        """
+        Build the submission of a prepared request.
+
+        :param callback_url: Address the service shall call when the generation ends.
+        :param correlation: Value that :attr:`can_look_up` services keep with the generation.
+        :param image_timeout: Seconds for a synchronous image answer.
+        """
+        body = self.body(request)
+        if callback_url and self.callback_field and self.takes_callback(request):
+            body[self.callback_field] = callback_url
+        self.add_extra(body, request.extra_params or {})
+        if correlation and self.correlates(request):
+            self.correlate(body, correlation)
+        timeout = image_timeout if isinstance(request, ImageRequest) else None
+        return HttpCall(method="POST", path=self.submit_path(request), json=body, timeout=timeout)
+
+    def takes_callback(self, request: GenerationRequest) -> bool:
+        """Whether the service calls back for this kind of request, given that it has a field for it."""
+        return True
+
+    def add_extra(self, body: dict[str, Any], extra: Mapping[str, Any]) -> None:
+        """Add the user's own fields where the service expects its parameters."""
+        body.update(extra)
+
+    def correlate(self, body: dict[str, Any], correlation: str) -> None:
+        """Put a value of ours into the body by which the generation can be found again."""
+        return
+
+    # ------------------------------------------------------------------ replies to a submission
+
+    def read_submit(
+        self,
+        answer: HttpReply | TransportFailure,
+        call: HttpCall,
+        request: GenerationRequest,
+        now: datetime,
+    ) -> SubmitOutcome:
+        """
+        Tell which of the four fates a submission met.
+
+        Only what the service provably did not take may be repeated; everything that is not clearly
+        accepted, refused or unsent is uncertain.
+        """
+        if isinstance(answer, TransportFailure):
+            failure = errors.SeedanceConnectionError(answer.message, method=call.method, path=call.path)
+            return Uncertain(failure) if answer.sent else NotAccepted(failure)
+        body = answer.json if isinstance(answer.json, Mapping) else None
+        vendor = self.read_error(body) if body is not None else None
+        if answer.ok:
+            if body is not None and (generation := self.read_created(body, request, now)):
+                return Accepted(generation)
+            if vendor:
+                return Refused(self._refusal(answer, call, vendor, now))
+            return Uncertain(self._strange(answer, call, "carries neither an id nor an output"))
+        error = self.error_for(answer, call, now=now)
+        if answer.status == 429 or (answer.status == 503 and body is not None and self.wrote(body)):
+            return NotAccepted(error, error.retry_after)
+        if 400 <= answer.status < 500 and answer.status not in reading.UNCERTAIN_4XX:
+            return Refused(error)
+        return Uncertain(error)
+
+    def read_created(
+        self, body: Mapping[str, Any], request: GenerationRequest, now: datetime
+    ) -> Generation | None:
+        """Read the generation from a 2xx reply to a submission; ``None`` if there is neither id nor output."""
+        payload = reading.unwrap(body)
+        urls = self.outputs(payload)
+        generation_id = self.find_id(body)
+        if generation_id is None and not urls:
+            return None
+        generation = self.read_generation(
+            body, generation_id or reading.local_id(body), media=request.media, now=now
+        )
+        if generation.status is GenerationStatus.SUCCEEDED and not generation.urls:
+            # "success" on a submission tells of the submission; the output is still to come.
+            generation = replace(generation, status=GenerationStatus.QUEUED)
+        return generation.fill(self.facts(request).as_dict())
+
+    def find_id(self, body: Mapping[str, Any]) -> str | None:
+        """Find the id of a generation in a flat or enveloped reply."""
+        for source in (reading.unwrap(body), body):
+            for name in self.id_fields:
+                value = source.get(name)
+                if isinstance(value, str) and value.strip():
+                    return value
+                if isinstance(value, int) and not isinstance(value, bool):
+                    return str(value)
+        return None
+
+    def _refusal(
+        self, answer: HttpReply, call: HttpCall, vendor: VendorError, now: datetime
+    ) -> errors.SeedanceError:
+        error = self.error_for(answer, call, now=now)
+        if isinstance(error, errors.SeedanceServerError):
+            # A 2xx that carries an error is a refusal, whatever the error is called.
+            return errors.SeedanceRequestError(
+                f"{self.name} refused the submission: {vendor.message or vendor.code}", **error.details()
+            )
+        return error
+
+    # ------------------------------------------------------------------ status
+
+    def status_flow(self, generation_id: str, media: Media, now: datetime) -> Flow[Generation]:
+        """
+        Read the state of a generation, in as few requests as the service allows.
+
+        :raises SeedanceError: it could not be read; that says nothing about the generation.
+        """
+        call = self.status_call(generation_id)
+        reply = yield from self.fetch(call, generation_id, now)
+        return self.read_state(reply, call, generation_id, media=media, now=now)
+
+    def read_state(
+        self, reply: HttpReply, call: HttpCall, generation_id: str, *, media: Media, now: datetime
+    ) -> Generation:
+        """
+        Read a reply to a request for the state of a generation.
+
+        :raises SeedanceServerError: it tells no state; taking it for a queued or failed generation could
+            cancel or repeat a paid one.
+        """
+        body: Mapping[str, Any] = reply.json
+        payload = reading.unwrap(body)
+        word = payload.get("status")
+        known = isinstance(word, str) and bool(word.strip())
+        if known and payload is body and str(word).strip().lower() == "error":
+            known = self.find_id(body) is not None  # else it tells of the call
+        if not known and not self.outputs(payload):
+            raise self._strange(reply, call, "does not tell the state of the generation", generation_id)
+        return self.read_generation(body, generation_id, media=media, now=now)
+
+    @abc.abstractmethod
+    def status_call(self, generation_id: str) -> HttpCall:
+        """Build the request for the state of a generation."""
+
+    @abc.abstractmethod
+    def read_generation(
+        self, body: Mapping[str, Any], generation_id: str, *, media: Media, now: datetime
+    ) -> Generation:
+        """Read a generation from the body of a reply about it, in any documented shape."""
+
+    @abc.abstractmethod
+    def outputs(self, payload: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the output URLs of an unwrapped body."""
+
+    def fetch(self, call: HttpCall, generation_id: str | None, now: datetime) -> Flow[HttpReply]:
+        """
+        Make one call and return its reply, known to be a JSON object that reports no error.
+
+        :raises SeedanceError: anything else.
+        """
+        answer = yield call
+        return self.check(answer, call, generation_id, now)
+
+    def check(
+        self,
+        answer: HttpReply | TransportFailure | None,
+        call: HttpCall,
+        generation_id: str | None,
+        now: datetime,
+    ) -> HttpReply:
+        """
+        Return the reply to a read, known to be a JSON object that reports no error.
+
+        :raises SeedanceError: anything else.
+        """
+        if isinstance(answer, TransportFailure):
+            raise errors.SeedanceConnectionError(
+                answer.message, method=call.method, path=call.path, generation_id=generation_id
+            )
+        if answer is None:
+            raise RuntimeError("a driver must answer a call")
+        body = answer.json
+        if answer.ok and isinstance(body, Mapping):
+            if self.read_error(body) is None or self.reports_generation(body):
+                return answer
+            raise self.error_for(answer, call, now=now, generation_id=generation_id)
+        if answer.ok:
+            raise self._strange(answer, call, "is not a JSON object", generation_id)
+        raise self.error_for(answer, call, now=now, generation_id=generation_id)
+
+    def reports_generation(self, body: Mapping[str, Any]) -> bool:
+        """Whether a body with an error in it describes a generation (a failed one), not a failed call."""
+        word = reading.unwrap(body).get("status")
+        if not isinstance(word, str):
+            return False
+        return self.find_id(body) is not None or word.lower() not in reading.ENVELOPE_WORDS
+
+    # ------------------------------------------------------------------ errors
+
+    @abc.abstractmethod
+    def read_error(self, body: Mapping[str, Any]) -> VendorError | None:
+        """Read the service's own error body, or return ``None`` where the body is no such thing."""
+
+    def wrote(self, body: Mapping[str, Any]) -> bool:
+        """
+        Whether the service itself wrote an error body, rather than a gateway in front of it.
+
+        Judged strictly: a submission is repeated on the strength of it.
+        """
+        return self.read_error(body) is not None
+
+    def classify(self, status: int, code: str | None) -> type[errors.SeedanceError] | None:
+        """Return the class for a code whose meaning its HTTP status does not tell, or ``None``."""
+        return None
+
+    def error_for(
+        self, reply: HttpReply, call: HttpCall, *, now: datetime, generation_id: str | None = None
+    ) -> errors.SeedanceError:
+        """Turn an error reply into the error to raise. HTTP status first, then the service's code."""
+        body = reply.json
+        vendor = (self.read_error(body) if isinstance(body, Mapping) else None) or VendorError()
+        status = reply.status
+        if reply.ok:
+            status = vendor.status or reading.STATUS_BY_CODE.get(str(vendor.code).upper(), 500)
+        cls = self.classify(status, vendor.code) or reading.class_for(status, vendor.code)
+        wait = read_retry_after(reply.headers, now) if status == 503 else None
+        if status == 429:  # the quota headers stand on every reply and mean something on this one only
+            wait = read_rate_limit(reply.headers, now).retry_after
+        said = vendor.message or vendor.code
+        message = f"{self.name} answered {reply.status}" + (f": {said}" if said else "")
+        if not said and reply.body:
+            message += f" with an answer that is not its own: {reply.excerpt()}"
+        if status == 403 and not isinstance(body, Mapping):
+            message += " (most likely a block at the edge of the network, not a matter of the key)"
+        if 300 <= status < 400:
+            message += " (a redirect, which is not followed; check the connection's host)"
+        return cls(
+            message,
+            http_status=reply.status,
+            vendor_code=vendor.code,
+            method=call.method,
+            path=call.path,
+            generation_id=generation_id,
+            retry_after=wait,
+        )
+
+    def _strange(
+        self, reply: HttpReply, call: HttpCall, what: str, generation_id: str | None = None
+    ) -> errors.SeedanceServerError:
+        return errors.SeedanceServerError(
+            f"{self.name} answered {reply.status}, but the answer {what}: {reply.excerpt()}",
+            http_status=reply.status,
+            method=call.method,
+            path=call.path,
+            generation_id=generation_id,
+        )
+
+    # ------------------------------------------------------------------ the rest
+
+    def correlates(self, request: GenerationRequest) -> bool:
+        """Whether a submission of this request can carry a correlation value of ours."""
+        return self.can_look_up
+
+    def probe_call(self) -> HttpCall:
+        """Build a call that shows whether the key works and that cannot cost money."""
+        return self.status_call("airflow-connection-test")
+
+    def cancel_call(self, generation_id: str) -> HttpCall:
+        """Build the request that cancels a generation; only where :attr:`can_cancel`."""
+        raise errors.SeedanceConfigurationError(f"{self.name} cannot cancel a generation ({generation_id}).")
+
+    def may_cancel(self, generation: Generation) -> bool:
+        """Whether cancelling a generation in this state is safe and has an effect."""
+        # Only by the service's own word: without one, "queued" is our reading of a reply that told nothing.
+        return (
+            self.can_cancel and generation.status is GenerationStatus.QUEUED and generation.word is not None
+        )
+
+    def look_up_flow(
+        self,
+        correlation: str,
+        since: datetime,
+        now: datetime,
+    ) -> Flow[str | None]:
+        """Find the id of the generation that carries a correlation value; only where :attr:`can_look_up`."""
+        yield from ()
+        return None
+
+    def base_url_for(self, url: str) -> str:
+        """Complete an official host that was given without its path."""
+        parts = urlsplit(url)
+        for official in (self.default_base_url, *self.other_base_urls):
+            if parts.netloc == urlsplit(official).netloc and not parts.path:
+                return official
+        return url
+
+
+def _shown(value: Any, limit: int = 80) -> str:
+    shown = repr(value)
+    if len(shown) <= limit:
+        return shown
+    size = f" ({len(value)} characters)" if isinstance(value, str) else ""
+    return shown[:limit] + "…" + size

@@ -1,0 +1,91 @@
+"""Reading the quota from response headers (vendor-apis.md, contradiction 10)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class RateLimit:
+    """
+    The quota of a key, as the service reported it on a reply.
+
+    :param limit: Requests in the current window.
+    :param remaining: Requests left in it.
+    :param reset_at: When the window ends.
+    :param retry_after: Seconds to wait before the next request; only meaningful on a refusal
+        (``seedance2api`` sends the field on successful replies too).
+    """
+
+    limit: int | None = None
+    remaining: int | None = None
+    reset_at: datetime | None = None
+    retry_after: float | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether the reply told anything about the quota."""
+        return self.limit is not None or self.remaining is not None or self.reset_at is not None
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text) if text is not None else None
+    except ValueError:
+        return None
+    return value if value is not None and math.isfinite(value) and value >= 0 else None
+
+
+def _date(text: str | None) -> datetime | None:
+    if not text:
+        return None
+    try:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _epoch(seconds: float | None) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(seconds, UTC) if seconds is not None else None
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def read_retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
+    """Read the seconds of ``Retry-After-Ms`` or ``Retry-After`` (seconds or a date)."""
+    milliseconds = _number(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return milliseconds / 1000
+    wait = _number(headers.get("retry-after"))
+    if wait is None and (date := _date(headers.get("retry-after"))):
+        return max(0.0, (date - now).total_seconds())
+    return wait
+
+
+def read_rate_limit(headers: Mapping[str, str], now: datetime) -> RateLimit:
+    """
+    Read every known quota header; nonsense in one of them leaves that one unknown.
+
+    The wait is taken from ``Retry-After-Ms``, ``Retry-After`` (seconds or a date),
+    ``X-RateLimit-RetryAfter``, then ``X-RateLimit-Reset`` minus now.
+    """
+    limit = _number(headers.get("x-ratelimit-limit"))
+    remaining = _number(headers.get("x-ratelimit-remaining"))
+    reset_at = _epoch(_number(headers.get("x-ratelimit-reset")))
+    wait = read_retry_after(headers, now)
+    if wait is None:
+        wait = _number(headers.get("x-ratelimit-retryafter"))
+    if wait is None and reset_at is not None:
+        wait = max(0.0, (reset_at - now).total_seconds())
+    return RateLimit(
+        limit=int(limit) if limit is not None else None,
+        remaining=int(remaining) if remaining is not None else None,
+        reset_at=reset_at,
+        retry_after=wait,
+    )

@@ -1,0 +1,190 @@
+"""
+seedance2api.com v1 (vendor-apis.md 1A; seeds 000 and 002).
+
+The one service here with images beside videos, quota headers, progress, and a result that stands at
+another address than the status: ``/tasks/<id>`` tells how far it is, ``/results/<id>`` what came out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.apis import base, reading
+from airflow_provider_seedance.apis.params import Inputs, Model, OneOf, Rule, Text, Whole
+from airflow_provider_seedance.apis.wire import HttpCall, HttpReply, Pause, VendorError
+from airflow_provider_seedance.generations import (
+    Generation,
+    GenerationRequest,
+    GenerationStatus,
+    ImageRequest,
+    Media,
+    VideoRequest,
+    read_number,
+    read_time,
+)
+
+_PROMPT = Text(longest=300)
+
+_VIDEO_RULES: Mapping[str, Rule] = {
+    "prompt": _PROMPT,
+    "model": Model(("seedance-1.0", "seedance-1.5-pro", "seedance-2.0")),
+    "duration": Whole(5, 30, " (seconds)"),
+    "resolution": OneOf(("720p", "1080p", "4k")),
+    "fps": OneOf((24, 30, 60)),
+    "images": Inputs(most=1),
+}
+
+_IMAGE_RULES: Mapping[str, Rule] = {
+    "prompt": _PROMPT,
+    "model": Model(("seedream-3.0", "seedream-4.0", "seedream-4.5", "seedream-5.0")),
+    "resolution": OneOf(("1024x1024", "2048x2048", "4k")),
+    "quality": OneOf(("standard", "high")),
+    "num_images": Whole(1, 4),
+    "seed": Whole(),
+    "style": Text(),
+}
+
+# Seconds between the tries for a result that a completed task does not show yet (contradiction 3).
+_RESULT_PAUSES = (1.0, 2.0, 4.0)
+
+
+class Seedance2Api(base.Api):
+    """seedance2api.com: videos and images, 10 to 1000 requests an hour."""
+
+    name = "seedance2api"
+    title = "seedance2api.com"
+    default_base_url = "https://api.seedance2api.com/v1"
+    auth_headers = ("authorization", "x-api-key")
+    callback_field = "webhook_url"
+
+    def rules(self, request: GenerationRequest, base_url: str) -> Mapping[str, Rule]:
+        return _IMAGE_RULES if isinstance(request, ImageRequest) else _VIDEO_RULES
+
+    def defaults(self, request: GenerationRequest, base_url: str) -> Mapping[str, Any]:
+        if isinstance(request, ImageRequest):
+            return {"model": "seedream-4.5"}
+        return {"model": "seedance-1.5-pro", "duration": 5}
+
+    def submit_path(self, request: GenerationRequest) -> str:
+        return "/seedream/generate" if isinstance(request, ImageRequest) else "/seedance/generate"
+
+    def body(self, request: GenerationRequest) -> dict[str, Any]:
+        body = request.arguments()
+        body.pop("extra_params", None)
+        if isinstance(request, VideoRequest) and request.images:
+            body["image_input"] = body.pop("images")[0].url
+        return body
+
+    def status_call(self, generation_id: str) -> HttpCall:
+        return HttpCall(method="GET", path=f"/tasks/{reading.segment(generation_id)}")
+
+    def result_call(self, generation_id: str) -> HttpCall:
+        """Build the request for the result of a completed generation."""
+        return HttpCall(method="GET", path=f"/results/{reading.segment(generation_id)}")
+
+    def status_flow(self, generation_id: str, media: Media, now: datetime) -> base.Flow[Generation]:
+        call = self.status_call(generation_id)
+        reply = yield from self.fetch(call, generation_id, now)
+        generation = self.read_state(reply, call, generation_id, media=media, now=now)
+        if generation.status is not GenerationStatus.SUCCEEDED or generation.urls:
+            return generation
+        return (yield from self._result_flow(generation, reply, now))
+
+    def _result_flow(self, generation: Generation, status: HttpReply, now: datetime) -> base.Flow[Generation]:
+        call = self.result_call(generation.generation_id)
+        trouble: errors.SeedanceError | None = None
+        for pause in (0.0, *_RESULT_PAUSES):
+            if pause:
+                yield Pause(pause)
+            try:
+                reply = yield from self.fetch(call, generation.generation_id, now)
+            except (errors.SeedanceNotFoundError, errors.SeedanceServerError) as error:
+                trouble = error
+                continue
+            result = self.read_generation(
+                reply.json, generation.generation_id, media=generation.media, now=now
+            )
+            if result.urls:
+                return _merged(generation, result)
+            trouble = errors.SeedanceServerError(f"{call.path} holds no output: {reply.excerpt()}")
+        seen = f"{trouble}; {self.status_call(generation.generation_id).path} said {status.excerpt()}"
+        if isinstance(trouble, errors.SeedanceServerError) and trouble.http_status:
+            # The service is unwell, the render is not: it is asked again later.
+            raise errors.SeedanceServerError(seen, **{**trouble.details(), "vendor_code": None})
+        return _merged(generation, generation, error_message=seen)
+
+    def read_generation(
+        self, body: Mapping[str, Any], generation_id: str, *, media: Media, now: datetime
+    ) -> Generation:
+        payload = reading.unwrap(body)
+        result = reading.mapping(payload.get("result"))
+        urls = self.outputs(payload)
+        status, documented, word = reading.status_of(
+            payload.get("status"), urls, reading.ENVELOPE_WORDS if payload is body else ()
+        )
+        message, code = reading.failure_message(payload, body) if status.terminal else (None, None)
+        succeeded = status is GenerationStatus.SUCCEEDED
+        return Generation(
+            generation_id=generation_id,
+            api=self.name,
+            media=media,
+            status=status,
+            documented=documented,
+            word=word,
+            urls=urls if succeeded else (),
+            model=reading.text(payload.get("model")),
+            duration=read_number(result.get("duration", payload.get("duration"))),
+            resolution=reading.text(result.get("resolution")) or reading.text(payload.get("resolution")),
+            created_at=read_time(payload.get("created_at")),
+            completed_at=read_time(payload.get("completed_at")),
+            progress=read_number(payload.get("progress")),
+            estimated_wait=read_number(payload.get("estimated_wait_time_seconds")),
+            error_message=None if succeeded else message,
+            error_code=None if succeeded else code,
+        )
+
+    def outputs(self, payload: Mapping[str, Any]) -> tuple[str, ...]:
+        for source in (reading.mapping(payload.get("result")), payload):
+            if found := reading.strings(source.get("video_url")):
+                return found
+            images = source.get("images")
+            if isinstance(images, list):
+                found = reading.strings(
+                    [item.get("url") if isinstance(item, Mapping) else item for item in images]
+                )
+                if found:
+                    return found
+        return ()
+
+    def reports_generation(self, body: Mapping[str, Any]) -> bool:
+        payload = reading.unwrap(body)
+        word = payload.get("status")
+        return isinstance(word, str) and (payload is not body or word.lower() not in reading.ENVELOPE_WORDS)
+
+    def read_error(self, body: Mapping[str, Any]) -> VendorError | None:
+        error = body.get("error")
+        if isinstance(error, Mapping):
+            code, message = reading.text(error.get("code")), reading.text(error.get("message"))
+            return VendorError(code=code, message=message) if code or message else None
+        if body.get("status") == "error":
+            return VendorError(message=reading.text(error) or reading.text(body.get("message")) or "error")
+        return None
+
+    def wrote(self, body: Mapping[str, Any]) -> bool:
+        return body.get("status") == "error" and isinstance(body.get("error"), Mapping)
+
+
+def _merged(status: Generation, result: Generation, **changes: Any) -> Generation:
+    """Join what the status and the result told; the result wins, what neither told stays unknown."""
+    known = {
+        name: value
+        for name, value in vars(result).items()
+        if value is not None and value != () and name not in ("status", "word", "documented")
+    }
+    return Generation(**{**vars(status), **known, **changes})
+
+
+API = Seedance2Api()

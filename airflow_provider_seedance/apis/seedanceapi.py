@@ -1,0 +1,90 @@
+"""What versions 1 and 2 of seedanceapi.org share: the envelope, the status call, the error body."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from airflow_provider_seedance.apis import base, reading
+from airflow_provider_seedance.apis.wire import HttpCall, VendorError
+from airflow_provider_seedance.generations import (
+    Generation,
+    GenerationRequest,
+    GenerationStatus,
+    Media,
+    read_number,
+    read_time,
+)
+
+_FINE_CODES = ("", "0", "200", "ok", "success")
+
+
+class SeedanceOrgApi(base.Api):
+    """seedanceapi.org: ``POST /generate`` and ``GET /status?task_id=``."""
+
+    callback_field = "callback_url"
+
+    def submit_path(self, request: GenerationRequest) -> str:
+        return "/generate"
+
+    def status_call(self, generation_id: str) -> HttpCall:
+        return HttpCall(method="GET", path="/status", query=(("task_id", generation_id),))
+
+    def cost(self, consumed: float | None) -> float | None:
+        """Return what consumed credits cost in US dollars, where the version publishes a rate."""
+        return None
+
+    def read_generation(
+        self, body: Mapping[str, Any], generation_id: str, *, media: Media, now: datetime
+    ) -> Generation:
+        payload = reading.unwrap(body)
+        asked = reading.mapping(payload.get("request"))
+        urls = self.outputs(payload)
+        status, documented, word = reading.status_of(payload.get("status"), urls)
+        message, code = reading.failure_message(payload, body) if status.terminal else (None, None)
+        succeeded = status is GenerationStatus.SUCCEEDED
+        consumed = read_number(payload.get("consumed_credits"))
+        return Generation(
+            generation_id=generation_id,
+            api=self.name,
+            media=media,
+            status=status,
+            documented=documented,
+            word=word,
+            urls=urls if succeeded else (),
+            model=reading.text(asked.get("model")) or reading.text(payload.get("model")),
+            duration=read_number(asked.get("duration", payload.get("duration"))),
+            resolution=reading.text(asked.get("resolution")) or reading.text(payload.get("resolution")),
+            credits=consumed,
+            cost_usd=self.cost(consumed),
+            created_at=read_time(payload.get("created_at")),
+            completed_at=read_time(payload.get("completed_at")),
+            error_message=None if succeeded else message,
+            error_code=None if succeeded else code,
+        )
+
+    def outputs(self, payload: Mapping[str, Any]) -> tuple[str, ...]:
+        return reading.strings(payload.get("response")) or reading.strings(payload.get("video_url"))
+
+    def read_error(self, body: Mapping[str, Any]) -> VendorError | None:
+        error = body.get("error")
+        nested = error if isinstance(error, Mapping) else {}
+        code = reading.text(nested.get("code")) or reading.text(body.get("code"))
+        if code is not None and code.strip().lower() in _FINE_CODES:
+            code = None
+        if code is None and not error:
+            return None
+        message = (
+            reading.text(nested.get("message"))
+            or (error if isinstance(error, str) else None)
+            or reading.text(body.get("error_message"))
+            or reading.text(body.get("message"))
+        )
+        claimed = int(code) if code and code.isascii() and code.isdigit() and len(code) == 3 else None
+        return VendorError(code=code, message=message, status=claimed if claimed and claimed >= 400 else None)
+
+    def wrote(self, body: Mapping[str, Any]) -> bool:
+        # Every error of the table has a code; a bare "error" or "message" is what gateways write.
+        vendor = self.read_error(body)
+        return vendor is not None and vendor.code is not None

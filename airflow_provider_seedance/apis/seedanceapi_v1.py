@@ -1,0 +1,77 @@
+"""seedanceapi.org v1 (vendor-apis.md 1B; seed 001): videos, with credits and a price table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from airflow_provider_seedance.apis.params import Flag, Inputs, OneOf, Rule, Text
+from airflow_provider_seedance.apis.seedanceapi import SeedanceOrgApi
+from airflow_provider_seedance.generations import Estimate, GenerationRequest, ImageRequest, read_number
+
+_RULES: Mapping[str, Rule] = {
+    "prompt": Text(longest=2000),
+    "aspect_ratio": OneOf(("1:1", "16:9", "9:16", "4:3", "3:4", "21:9", "9:21")),
+    "resolution": OneOf(("480p", "720p")),
+    "duration": OneOf((4, 8, 12), " (seconds)"),
+    "generate_audio": Flag(),
+    "fixed_lens": Flag(),
+    "images": Inputs(most=1),
+}
+
+#: US dollars per credit; the same in every row of the price table.
+USD_PER_CREDIT = 0.005
+
+#: Credits by resolution, seconds and sound. A table because no formula fits (480p, 4 s, sound is 14).
+PRICES: Mapping[tuple[str, int, bool], int] = {
+    ("480p", 4, False): 8,
+    ("480p", 8, False): 14,
+    ("480p", 12, False): 19,
+    ("480p", 4, True): 14,
+    ("480p", 8, True): 28,
+    ("480p", 12, True): 38,
+    ("720p", 4, False): 14,
+    ("720p", 8, False): 28,
+    ("720p", 12, False): 42,
+    ("720p", 4, True): 28,
+    ("720p", 8, True): 56,
+    ("720p", 12, True): 84,
+}
+
+
+class SeedanceApiV1(SeedanceOrgApi):
+    """seedanceapi.org v1: one model, durations of 4, 8 or 12 seconds."""
+
+    name = "seedanceapi-v1"
+    title = "seedanceapi.org v1"
+    default_base_url = "https://seedanceapi.org/v1"
+    publishes_prices = True
+
+    def rules(self, request: GenerationRequest, base_url: str) -> Mapping[str, Rule]:
+        return {} if isinstance(request, ImageRequest) else _RULES
+
+    def body(self, request: GenerationRequest) -> dict[str, Any]:
+        body = request.arguments()
+        body.pop("extra_params", None)
+        if "duration" in body:
+            # The documents have durations as text here, as numbers elsewhere (contradiction 16).
+            body["duration"] = str(body["duration"])
+        if "images" in body:
+            body["image_urls"] = [item.url for item in body.pop("images")]
+        return body
+
+    def price(self, request: GenerationRequest) -> Estimate | None:
+        asked = {**self.body(request), **(request.extra_params or {})}
+        duration = read_number(asked.get("duration", 8))
+        key = (asked.get("resolution", "720p"), duration, asked.get("generate_audio", False))
+        try:
+            credits = PRICES.get(key)  # type: ignore[arg-type]
+        except TypeError:  # something unhashable in extra_params
+            return None
+        return Estimate(credits=credits, cost_usd=self.cost(credits)) if credits is not None else None
+
+    def cost(self, consumed: float | None) -> float | None:
+        return round(consumed * USD_PER_CREDIT, 6) if consumed is not None else None
+
+
+API = SeedanceApiV1()

@@ -1,0 +1,142 @@
+"""
+The values that travel between the adapters, the flows and the client: calls, replies, outcomes.
+
+Adapters make :class:`HttpCall` objects and read :class:`HttpReply` objects; only the client knows
+how one becomes the other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from airflow_provider_seedance.exceptions import SeedanceError
+from airflow_provider_seedance.generations import Generation
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpCall:
+    """
+    One request to a service.
+
+    :param method: ``GET``, ``POST`` or ``DELETE``.
+    :param path: Path below the base URL, beginning with a slash.
+    :param query: Query parameters in order; names may repeat.
+    :param json: The body, or ``None``.
+    :param timeout: Seconds for this call; ``None`` is the connection's own.
+    """
+
+    method: str
+    path: str
+    query: tuple[tuple[str, str], ...] = ()
+    json: Mapping[str, Any] | None = field(default=None, repr=False)
+    timeout: float | None = None
+
+
+@dataclass(frozen=True)
+class HttpReply:
+    """
+    What a service answered.
+
+    :param status: HTTP status.
+    :param headers: Header fields by lower-case name.
+    :param body: The body as it came, decoded from its transfer encoding.
+    """
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = field(default=b"", repr=False)
+
+    @cached_property
+    def json(self) -> Any:
+        """The body read as JSON, or ``None`` where it is not JSON."""
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError, MemoryError):
+            return None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the status is 2xx."""
+        return 200 <= self.status < 300
+
+    def excerpt(self, limit: int = 300) -> str:
+        """Return the beginning of the body as one line of text, for messages."""
+        text = " ".join(self.body[: limit * 4].decode("utf-8", "replace").split())
+        return text if len(text) <= limit else text[:limit] + "…"
+
+
+@dataclass(frozen=True)
+class TransportFailure:
+    """
+    A call that got no (whole) reply.
+
+    :param message: What broke, without secrets.
+    :param sent: Whether the first byte of the request may have left this machine. ``False`` is
+        certain: the service cannot have seen the request.
+    """
+
+    message: str
+    sent: bool
+
+
+@dataclass(frozen=True)
+class Pause:
+    """A flow asks its driver to wait this many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class VendorError:
+    """
+    An error as the service itself wrote it.
+
+    :param code: Its code, as text.
+    :param message: Its message.
+    :param status: HTTP status that the body claims, where it differs from the real one.
+    """
+
+    code: str | None = None
+    message: str | None = None
+    status: int | None = None
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The service took the submission: it is billed from now on."""
+
+    generation: Generation
+
+
+@dataclass(frozen=True)
+class NotAccepted:
+    """
+    The service certainly did not take the submission; sending it again pays once.
+
+    :param error: What to raise when there is no more time to send it again.
+    :param retry_after: Seconds after which the service said it would take it.
+    """
+
+    error: SeedanceError
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The service refused the submission for good; nothing was billed."""
+
+    error: SeedanceError
+
+
+@dataclass(frozen=True)
+class Uncertain:
+    """Nobody can tell whether the submission was taken and billed."""
+
+    error: SeedanceError
+
+
+SubmitOutcome = Accepted | NotAccepted | Refused | Uncertain

@@ -1,0 +1,220 @@
+"""
+Every error of this package: one class per meaning.
+
+The tree (``!`` marks errors that no retry can cure; Airflow does not retry those)::
+
+    SeedanceError                          (AirflowException)
+    ├── SeedanceConfigurationError       ! the connection or an operator argument is unusable
+    ├── SeedanceRequestError             ! the service does not take this request (400, 422)
+    │   └── SeedanceRequestChangedError  ! a retry found another request than the one paid for
+    ├── SeedanceAuthenticationError      ! 401
+    ├── SeedanceInsufficientCreditsError ! 402
+    ├── SeedanceForbiddenError           ! 403
+    ├── SeedanceNotFoundError            ! 404
+    ├── SeedanceRateLimitError             429, carries ``retry_after``
+    ├── SeedanceModerationError          ! the prompt, an input or the output was refused
+    ├── SeedanceServerError                5xx, or a reply that cannot be understood
+    ├── SeedanceConnectionError            no reply at all
+    ├── SeedanceUncertainSubmitError     ! nobody can tell whether a generation was billed
+    ├── SeedanceGenerationFailedError      the service ended the generation without an output
+    │   └── SeedanceGenerationCancelledError ! a person cancelled it
+    ├── SeedanceTimeoutError               our patience ended; the render goes on
+    ├── SeedanceMediaError                 an output could not be fetched or stored
+    │   ├── SeedanceOutputGoneError      ! paid for and rendered, but no longer there
+    │   └── SeedanceDestinationExistsError ! ``overwrite=False``
+    └── SeedanceStateError                 the record of the submission could not be read or written
+        ├── SeedanceRecordError          ! it was read, and cannot be understood
+        └── SeedanceUnrecordedError      ! no record exists that a retry could find the render by
+
+Messages say what happened, to which generation, whether money was or may have been spent, and
+what to do next. They never carry the API key.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
+
+__all__ = [
+    "SeedanceAuthenticationError",
+    "SeedanceConfigurationError",
+    "SeedanceConnectionError",
+    "SeedanceDestinationExistsError",
+    "SeedanceError",
+    "SeedanceForbiddenError",
+    "SeedanceGenerationCancelledError",
+    "SeedanceGenerationFailedError",
+    "SeedanceInsufficientCreditsError",
+    "SeedanceMediaError",
+    "SeedanceModerationError",
+    "SeedanceNotFoundError",
+    "SeedanceOutputGoneError",
+    "SeedanceRateLimitError",
+    "SeedanceRecordError",
+    "SeedanceRequestChangedError",
+    "SeedanceRequestError",
+    "SeedanceServerError",
+    "SeedanceStateError",
+    "SeedanceTimeoutError",
+    "SeedanceUncertainSubmitError",
+    "SeedanceUnrecordedError",
+]
+
+
+class SeedanceError(AirflowException):  # type: ignore[misc]
+    """
+    Base of all errors of this package.
+
+    :param message: What happened and what to do next.
+    :param http_status: HTTP status of the reply, if there was one.
+    :param vendor_code: The service's own error code, as it wrote it (``INVALID_PROMPT``).
+    :param method: HTTP method of the request that failed.
+    :param path: Path of that request, below the base URL.
+    :param generation_id: The generation this is about, as far as it is known.
+    :param retry_after: Seconds after which the service allows another try, if it said so.
+    """
+
+    #: Whether an automatic retry of the task can end better. Where it cannot, the class is also an
+    #: ``AirflowFailException``, so that Airflow fails the task at once on every version.
+    retry_helps: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        http_status: int | None = None,
+        vendor_code: str | None = None,
+        method: str | None = None,
+        path: str | None = None,
+        generation_id: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.http_status = http_status
+        self.vendor_code = vendor_code
+        self.method = method
+        self.path = path
+        self.generation_id = generation_id
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        """Return the message, followed by the facts that are known about the call."""
+        facts = {
+            "generation": self.generation_id,
+            "HTTP status": self.http_status,
+            "code": self.vendor_code,
+            "call": f"{self.method} {self.path}" if self.method and self.path else None,
+        }
+        known = ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
+        return f"{self.message} ({known})" if known else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Survive pickling between processes with every attribute in place."""
+        return _rebuild, (type(self), self.message, self.details())
+
+    def details(self) -> dict[str, Any]:
+        """Return the keyword arguments this error was made with."""
+        return {
+            "http_status": self.http_status,
+            "vendor_code": self.vendor_code,
+            "method": self.method,
+            "path": self.path,
+            "generation_id": self.generation_id,
+            "retry_after": self.retry_after,
+        }
+
+
+def _rebuild(cls: type[SeedanceError], message: str, details: dict[str, Any]) -> SeedanceError:
+    return cls(message, **details)
+
+
+class _Final(AirflowFailException):  # type: ignore[misc]
+    """Mixed into the errors that a retry cannot cure."""
+
+    retry_helps: ClassVar[bool] = False
+
+
+class SeedanceConfigurationError(_Final, SeedanceError):
+    """The connection, its extra, or an operator argument is unusable. Nothing was sent; a retry cannot help."""
+
+
+class SeedanceRequestError(_Final, SeedanceError):
+    """The request is one the service does not take: found before sending, or HTTP 400/422. Not billed; change the arguments."""
+
+
+class SeedanceRequestChangedError(SeedanceRequestError):
+    """A retry came to another request than the one already paid for. Nothing new was submitted; a retry cannot help."""
+
+
+class SeedanceAuthenticationError(_Final, SeedanceError):
+    """The service did not accept the API key (HTTP 401). Not billed; a retry cannot help before the connection is mended."""
+
+
+class SeedanceInsufficientCreditsError(_Final, SeedanceError):
+    """The account has too few credits (HTTP 402). Not billed; a retry cannot help before it is topped up."""
+
+
+class SeedanceForbiddenError(_Final, SeedanceError):
+    """The key may not do this: plan, spend limit, address or region (HTTP 403). Not billed; a retry cannot help."""
+
+
+class SeedanceNotFoundError(_Final, SeedanceError):
+    """The service does not know this generation, or not under this key (HTTP 404). A retry cannot help."""
+
+
+class SeedanceRateLimitError(SeedanceError):
+    """The quota of the key is used up (HTTP 429). Not billed; a retry helps after ``retry_after`` seconds."""
+
+
+class SeedanceModerationError(_Final, SeedanceError):
+    """The service refused the prompt, an input or the output on content grounds. The same request is refused again."""
+
+
+class SeedanceServerError(SeedanceError):
+    """The service failed or answered in a way nobody documented. A retry helps; a paid render is found again."""
+
+
+class SeedanceConnectionError(SeedanceError):
+    """The service could not be reached, or the connection broke. A retry helps; a paid render is found again."""
+
+
+class SeedanceUncertainSubmitError(_Final, SeedanceError):
+    """A submission was sent and its fate is unknown: it may have been billed. Never repeated without a decision by a person."""
+
+
+class SeedanceGenerationFailedError(SeedanceError):
+    """The service ended the generation as failed or expired. A retry submits (and pays for) a new one."""
+
+
+class SeedanceGenerationCancelledError(_Final, SeedanceGenerationFailedError):
+    """The generation was cancelled at the service by a person. Not repeated by a retry; clear the task to submit anew."""
+
+
+class SeedanceTimeoutError(SeedanceError):
+    """The generation did not end in time. It goes on and is billed; a retry waits for the same one again."""
+
+
+class SeedanceMediaError(SeedanceError):
+    """An output could not be downloaded or stored. Nothing is paid twice; a retry downloads again."""
+
+
+class SeedanceOutputGoneError(_Final, SeedanceMediaError):
+    """The generation succeeded and was billed, but its output is no longer there. A retry cannot help."""
+
+
+class SeedanceDestinationExistsError(_Final, SeedanceMediaError):
+    """The destination exists and ``overwrite=False``. Nothing was downloaded; a retry cannot help."""
+
+
+class SeedanceStateError(SeedanceError):
+    """Airflow's task state store could not be read or written. Nothing was submitted; a retry helps."""
+
+
+class SeedanceRecordError(_Final, SeedanceStateError):
+    """The record of an earlier submission cannot be understood. Nothing was submitted: it is not the same as no record."""
+
+
+class SeedanceUnrecordedError(_Final, SeedanceStateError):
+    """Something failed after a submission that no retry could find again (Airflow below 3.3). A retry would pay twice."""

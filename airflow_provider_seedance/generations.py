@@ -1,0 +1,433 @@
+"""
+What is asked of a service, and what comes back: frozen values without any I/O.
+
+:class:`VideoRequest` and :class:`ImageRequest` hold the arguments of an operator, tidied (numbers
+written as text, one URL instead of a list, the result of an image task as an input) but not yet
+judged: what a service accepts is the business of its adapter. :class:`Generation` is one generation
+as a service described it, in the words of this package.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, ClassVar, Literal, Self
+
+import pendulum
+
+from airflow_provider_seedance.exceptions import SeedanceRequestError
+
+Media = Literal["video", "image"]
+
+
+class GenerationStatus(StrEnum):
+    """The six words this package knows for the state of a generation, whatever the service calls it."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether nothing can change any more."""
+        return self not in (GenerationStatus.QUEUED, GenerationStatus.RUNNING)
+
+
+_WORDS: Mapping[str, GenerationStatus] = {
+    word: status
+    for status, words in {
+        GenerationStatus.QUEUED: "queued pending submitted accepted waiting created",
+        GenerationStatus.RUNNING: "running processing in_progress in-progress started starting",
+        GenerationStatus.SUCCEEDED: "success succeeded completed complete done",
+        GenerationStatus.FAILED: "failed failure fail error",
+        GenerationStatus.CANCELLED: "cancelled canceled aborted",
+        GenerationStatus.EXPIRED: "expired timeout",
+    }.items()
+    for word in words.split()
+}
+
+
+def read_status_word(word: object) -> tuple[GenerationStatus, bool]:
+    """
+    Translate a service's status word; the second value tells whether anybody documented the word.
+
+    Case does not matter. An undocumented word counts as running: taking it for an end could lose a
+    paid render, and the deadline bounds the wait (vendor-apis.md, contradiction 21).
+    """
+    known = _WORDS.get(str(word).strip().lower()) if isinstance(word, str) else None
+    return (known, True) if known else (GenerationStatus.RUNNING, False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaInput:
+    """
+    One input of a generation: an image, or on ``ark`` also a video, an audio file or a draft.
+
+    :param url: Address of the input (https; ``ark`` also takes ``data:`` and ``asset://``), or the
+        id of a draft generation.
+    :param role: ``first_frame``, ``last_frame``, ``reference_image``, ``reference_video``,
+        ``reference_audio``, ``draft_task``, or ``None`` to let the adapter choose. ``ark`` only.
+    """
+
+    url: str
+    role: str | None = None
+
+
+def _unset(value: object) -> bool:
+    # A template that renders None arrives as the text "None", an empty one as "".
+    return value is None or (isinstance(value, str) and value.strip() in ("", "None"))
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, str):
+        for parse in (int, float):  # a float would lose digits of a long seed
+            try:
+                value = parse(value)
+                break
+            except ValueError:
+                continue
+    if isinstance(value, float) and math.isfinite(value) and value.is_integer():
+        return int(value)
+    return value
+
+
+def _flag(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"true": True, "false": False}.get(value.strip().lower(), value)
+    return value
+
+
+def _parsed(value: str) -> Any:
+    """Read a list or dict that a template wrote as text; anything else stays as it is."""
+    if value.strip()[:1] in ("[", "{"):
+        for parse in (json.loads, ast.literal_eval):
+            try:
+                return parse(value)
+            except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+                continue
+    return value
+
+
+def _media_inputs(value: Any) -> tuple[Any, ...]:
+    """Read ``images`` in each form that a Dag may give it; what cannot be read stays, to be refused."""
+    if isinstance(value, str):
+        value = _parsed(value)
+    if isinstance(value, (str, Mapping, MediaInput)) or not isinstance(value, Iterable):
+        value = [value]
+    inputs: list[Any] = []
+    for item in value:
+        if isinstance(item, Mapping) and "generation_id" in item and "urls" in item:
+            # The result of another generation, straight from XCom. One without outputs stays, to be
+            # refused: leaving it out would pay for a render without the input it was meant to have.
+            urls = item["urls"] if isinstance(item["urls"], (list, tuple)) else ()
+            inputs.extend([MediaInput(url=url) for url in urls if isinstance(url, str)] or [item])
+        elif isinstance(item, Mapping) and isinstance(item.get("url"), str):
+            inputs.append(MediaInput(url=item["url"].strip(), role=item.get("role")))
+        elif isinstance(item, Mapping) and isinstance(item.get("draft_task"), str):
+            inputs.append(MediaInput(url=item["draft_task"], role="draft_task"))
+        elif isinstance(item, str):
+            inputs.append(MediaInput(url=item.strip()))
+        else:
+            inputs.append(item)
+    return tuple(inputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    """What both kinds of request share."""
+
+    media: ClassVar[Media]
+    _numbers: ClassVar[tuple[str, ...]] = ()
+    _flags: ClassVar[tuple[str, ...]] = ()
+
+    prompt: str
+    model: str | None = None
+    resolution: str | None = None
+    images: Any = None
+    seed: int | None = None
+    extra_params: Any = None
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.name != "prompt":
+                if _unset(value):
+                    value = None
+                elif item.name in self._numbers:
+                    value = _number(value)
+                elif item.name in self._flags:
+                    value = _flag(value)
+            object.__setattr__(self, item.name, value)
+        object.__setattr__(self, "images", (_media_inputs(self.images) or None) if self.images else None)
+        if isinstance(self.extra_params, str):
+            object.__setattr__(self, "extra_params", _parsed(self.extra_params))
+
+    @classmethod
+    def from_arguments(cls, arguments: Mapping[str, Any]) -> Self:
+        """
+        Make a request from operator arguments.
+
+        :raises SeedanceRequestError: an argument does not exist; a retry cannot help, nothing was sent.
+        """
+        known = {item.name for item in fields(cls)}
+        unknown = sorted(set(arguments) - known)
+        if unknown:
+            raise SeedanceRequestError(
+                f"There is no request argument {', '.join(unknown)}; a {cls.media} request has "
+                f"{', '.join(sorted(known))}. Fields of the service that have no argument go into extra_params."
+            )
+        if "prompt" not in arguments:
+            raise SeedanceRequestError(f"A {cls.media} request needs a prompt.")
+        return cls(**arguments)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments that are set."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def with_default(self, **defaults: Any) -> Self:
+        """Return a copy with values for arguments that are not set."""
+        missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        return replace(self, **missing) if missing else self
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoRequest(_Request):
+    """
+    A video to generate with Seedance. Which arguments and values exist depends on the service.
+
+    :param prompt: What to show, in words; limits are counted in characters (300 to 2000 by service).
+    :param model: Model name; default per connection, then per service.
+    :param duration: Length of the clip in seconds.
+    :param resolution: ``480p``, ``720p``, ``1080p`` or ``4k``.
+    :param aspect_ratio: Such as ``16:9``.
+    :param fps: Frames per second.
+    :param images: Input images: a URL, a list of URLs, the result of an image task, or dicts of
+        ``url`` and ``role`` (``ark``).
+    :param seed: Number that makes a render repeatable as far as the model allows.
+    :param generate_audio: Whether the clip gets a sound track.
+    :param fixed_lens: Whether the camera stands still.
+    :param extra_params: Further fields of the service, sent as they are, unchecked.
+    """
+
+    media: ClassVar[Media] = "video"
+    _numbers: ClassVar[tuple[str, ...]] = ("duration", "fps", "seed")
+    _flags: ClassVar[tuple[str, ...]] = ("generate_audio", "fixed_lens")
+
+    duration: int | None = None
+    aspect_ratio: str | None = None
+    fps: int | None = None
+    generate_audio: bool | None = None
+    fixed_lens: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRequest(_Request):
+    """
+    One or several images to generate with Seedream.
+
+    :param prompt: What to show, in words.
+    :param model: Model name; default per connection, then per service.
+    :param resolution: Size of the image: ``2048x2048``, ``4k`` and the like.
+    :param quality: ``standard`` or ``high`` (``seedance2api``).
+    :param num_images: How many images to make; each is billed.
+    :param style: Artistic style (``seedance2api``).
+    :param images: Reference images (``ark``).
+    :param seed: Number that makes an image repeatable as far as the model allows.
+    :param extra_params: Further fields of the service, sent as they are, unchecked.
+    """
+
+    media: ClassVar[Media] = "image"
+    _numbers: ClassVar[tuple[str, ...]] = ("num_images", "seed")
+
+    quality: str | None = None
+    num_images: int | None = None
+    style: str | None = None
+
+
+GenerationRequest = VideoRequest | ImageRequest
+
+_RESULT_TIMES = ("created_at", "completed_at", "expires_at")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """
+    One generation, as the service described it last.
+
+    :param generation_id: The service's id (opaque), or ``local-`` and a digest for a synchronous
+        answer that carries none.
+    :param urls: Addresses of the outputs, in the service's order; empty until it succeeded.
+    :param duration: Length of the clip in seconds.
+    :param credits: Credits consumed, in the service's own unit.
+    :param cost_usd: Cost in US dollars.
+    :param expires_at: When the outputs stop being available.
+    :param progress: Percent done, 0 to 100, where the service tells.
+    :param estimated_wait: Seconds the service expects the render to take, where it tells.
+    :param error_message: Why it failed, in the service's words.
+    :param word: The service's own status word.
+    :param documented: Whether that word is a documented one; if not, it counts as running.
+    """
+
+    generation_id: str
+    api: str
+    media: Media
+    status: GenerationStatus
+    model: str | None = None
+    urls: tuple[str, ...] = ()
+    duration: float | None = None
+    resolution: str | None = None
+    credits: float | None = None
+    cost_usd: float | None = None
+    created_at: datetime | None = None
+    completed_at: datetime | None = None
+    expires_at: datetime | None = None
+    progress: float | None = None
+    estimated_wait: float | None = None
+    error_message: str | None = None
+    error_code: str | None = None
+    word: str | None = None
+    documented: bool = True
+
+    @property
+    def url(self) -> str | None:
+        """The first output."""
+        return self.urls[0] if self.urls else None
+
+    def output_gone(self, now: datetime) -> bool:
+        """Whether it succeeded but nothing can be downloaded (any more)."""
+        if self.status is not GenerationStatus.SUCCEEDED:
+            return False
+        return not self.urls or (self.expires_at is not None and self.expires_at <= now)
+
+    def fill(self, facts: Mapping[str, Any]) -> Generation:
+        """Return a copy in which what the service did not tell is taken from what was asked of it."""
+        missing = {
+            name: value
+            for name, value in facts.items()
+            if name in RequestFacts.__dataclass_fields__ and value is not None and getattr(self, name) is None
+        }
+        return replace(self, **missing) if missing else self
+
+    def result(self) -> dict[str, Any]:
+        """Return the generation as the JSON value that goes into XCom; unknown values are ``None``."""
+        return {
+            "generation_id": self.generation_id,
+            "api": self.api,
+            "media": self.media,
+            "status": self.status.value,
+            "model": self.model,
+            "url": self.url,
+            "urls": list(self.urls),
+            "duration": self.duration,
+            "resolution": self.resolution,
+            "credits": self.credits,
+            "cost_usd": self.cost_usd,
+            **{name: iso(getattr(self, name)) for name in _RESULT_TIMES},
+        }
+
+    @classmethod
+    def from_result(cls, result: object) -> Generation:
+        """
+        Read a value of the shape that :meth:`result` writes.
+
+        :raises ValueError: it is not such a value.
+        """
+        if not isinstance(result, Mapping):
+            raise ValueError(f"expected the result of a generation (a dict), got {type(result).__name__}")
+        missing = [key for key in ("generation_id", "api", "media", "status", "urls") if key not in result]
+        if missing:
+            raise ValueError(f"this is not the result of a generation: it has no {', '.join(missing)}")
+        urls = result["urls"]
+        if not isinstance(urls, (list, tuple)) or not all(isinstance(url, str) for url in urls):
+            raise ValueError("the urls of a result must be a list of strings")
+        if not isinstance(result["generation_id"], str) or result["media"] not in ("video", "image"):
+            raise ValueError("this is not the result of a generation: bad generation_id or media")
+        status, documented = read_status_word(result["status"])
+        return cls(
+            generation_id=result["generation_id"],
+            api=str(result["api"]),
+            media=result["media"],
+            status=status,
+            documented=documented,
+            urls=tuple(urls),
+            **{name: result.get(name) for name in ("model", "duration", "resolution", "credits", "cost_usd")},
+            **{name: read_time(result.get(name)) for name in _RESULT_TIMES},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestFacts:
+    """
+    What the request already tells of the result, for services that do not repeat it.
+
+    Carried in the record and in trigger kwargs, so that the result is the same from every path. It
+    holds no prompt and no URL: both places are shown to people.
+    """
+
+    model: str | None = None
+    duration: float | None = None
+    resolution: str | None = None
+    credits: float | None = None
+    cost_usd: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the facts that are known."""
+        return {key: value for key, value in self.__dict__.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """
+    What a request will cost, by the price table of its service.
+
+    :param credits: Credits, or ``None`` where the service publishes no price.
+    :param cost_usd: US dollars, or ``None`` where the service publishes no price.
+    """
+
+    credits: float | None = None
+    cost_usd: float | None = None
+    notes: tuple[str, ...] = field(default=())
+
+
+def iso(moment: datetime | None) -> str | None:
+    """Write a moment as ISO 8601 in UTC."""
+    return pendulum.instance(moment).in_timezone("UTC").isoformat() if moment else None
+
+
+def read_time(value: object) -> datetime | None:
+    """
+    Read a moment from ISO 8601 text or seconds since 1970; anything else is ``None``.
+
+    A time without an offset is UTC, as in every sample of the documents.
+    """
+    if isinstance(value, bool) or value is None:
+        return None
+    try:
+        if isinstance(value, (int, float)):
+            return pendulum.from_timestamp(value)
+        if isinstance(value, str) and value.strip():
+            parsed = pendulum.parse(value.strip(), tz="UTC")
+            return parsed.in_timezone("UTC") if isinstance(parsed, pendulum.DateTime) else None
+    except (ValueError, OverflowError, OSError, TypeError):
+        return None
+    return None
+
+
+def read_number(value: object) -> float | int | None:
+    """Read a finite number from a number or its text; anything else is ``None``."""
+    number = _number(value)
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
+        return None
+    try:
+        return number if math.isfinite(number) else None
+    except OverflowError:  # an integer of hundreds of digits
+        return None

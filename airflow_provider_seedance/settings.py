@@ -1,0 +1,241 @@
+"""
+The connection, read once into a frozen value.
+
+Everything the extra may hold is judged here, so that a malformed connection is one clear error before
+anything is sent. The API key and the callback secret never show in a ``repr``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from airflow_provider_seedance.apis import DEFAULT_API, get_api
+from airflow_provider_seedance.apis.base import Api
+from airflow_provider_seedance.exceptions import SeedanceConfigurationError
+from airflow_provider_seedance.generations import read_number
+from airflow_provider_seedance.urls import MediaHosts, normal_base_url, show_url
+
+DEFAULT_TIMEOUT = 30.0
+#: Synchronous image answers take as long as the image does.
+DEFAULT_IMAGE_TIMEOUT = 600.0
+
+_KEYS = (
+    "api",
+    "auth_header",
+    "model",
+    "timeout",
+    "requests_per_hour",
+    "callback_base_url",
+    "callback_secret",
+    "media_hosts",
+    "proxy",
+    "verify",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """
+    How to speak to one service.
+
+    :param conn_id: The connection this was read from, for messages.
+    :param api: The adapter of the service.
+    :param base_url: Base URL without a slash at the end.
+    :param key: API key.
+    :param auth_header: ``authorization`` or ``x-api-key``.
+    :param model: Default model of the connection.
+    :param timeout: Seconds per HTTP call, or ``None`` for the defaults of 30 (600 for images).
+    :param requests_per_hour: Quota of the plan.
+    :param media_hosts: Hosts media may come from in addition to public https ones.
+    :param proxy: URL of a proxy for all calls and downloads.
+    :param verify: Whether to verify TLS certificates, or the path of a CA bundle.
+    :param warnings: What is doubtful about the connection, in words for the log.
+    """
+
+    conn_id: str
+    api: Api
+    base_url: str
+    key: str = field(repr=False)
+    auth_header: str = "authorization"
+    model: str | None = None
+    timeout: float | None = None
+    requests_per_hour: int | None = None
+    callback_base_url: str | None = None
+    callback_secret: str | None = field(default=None, repr=False)
+    media_hosts: MediaHosts = field(default_factory=MediaHosts)
+    proxy: str | None = field(default=None, repr=False)
+    verify: bool | str = True
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def call_timeout(self) -> float:
+        """Seconds for a call."""
+        return self.timeout or DEFAULT_TIMEOUT
+
+    @property
+    def image_timeout(self) -> float:
+        """Seconds for a submission that is answered with images."""
+        return self.timeout or DEFAULT_IMAGE_TIMEOUT
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """What one quota and one client belong to: the base URL and (a digest of) the key."""
+        return self.base_url, hashlib.sha256(self.key.encode()).hexdigest()
+
+    def auth(self) -> dict[str, str]:
+        """Return the header that carries the key."""
+        if self.auth_header == "x-api-key":
+            return {"X-API-Key": self.key}
+        return {"Authorization": f"Bearer {self.key}"}
+
+    def redact(self, text: str) -> str:
+        """Remove the secrets from a text, in case a service or a library repeats them."""
+        for secret in (self.key, self.callback_secret, self.proxy):
+            if secret and len(secret) >= 4:
+                text = text.replace(secret, "***")
+        return text
+
+
+def read_settings(conn_id: str, connection: Any) -> Settings:
+    """
+    Read an Airflow connection.
+
+    :param connection: Anything with ``host``, ``port``, ``schema``, ``password`` and ``extra``.
+    :raises SeedanceConfigurationError: it is malformed; nothing was sent, a retry cannot help.
+    """
+    extra = _extra(conn_id, getattr(connection, "extra", None))
+    unknown = sorted(set(extra) - set(_KEYS))
+    api = get_api(extra.get("api") or DEFAULT_API)
+    key = (getattr(connection, "password", None) or "").strip()
+    if not key:
+        raise SeedanceConfigurationError(
+            f"Connection {conn_id!r} has no API key: put the key of {api.title} into the password."
+        )
+    if any(ord(character) < 33 or ord(character) > 126 for character in key):
+        raise SeedanceConfigurationError(
+            f"Connection {conn_id!r}: the API key in the password holds characters no key has (a line "
+            "break, a space, a typographic quote?)."
+        )
+    host = getattr(connection, "host", None)
+    base_url = api.default_base_url
+    if host and host.strip():
+        base_url = normal_base_url(
+            host, port=getattr(connection, "port", None), scheme=getattr(connection, "schema", None)
+        )
+        base_url = api.base_url_for(base_url)
+    return Settings(
+        conn_id=conn_id,
+        api=api,
+        base_url=base_url,
+        key=key,
+        auth_header=_auth_header(conn_id, api, extra),
+        model=_text(conn_id, extra, "model"),
+        timeout=_positive(conn_id, extra, "timeout"),
+        requests_per_hour=_count(conn_id, extra, "requests_per_hour"),
+        callback_base_url=_callback_base_url(conn_id, extra),
+        callback_secret=_text(conn_id, extra, "callback_secret"),
+        media_hosts=MediaHosts.parse(extra.get("media_hosts") or None),
+        proxy=_proxy(conn_id, extra),
+        verify=_verify(conn_id, extra),
+        warnings=tuple(
+            f"Connection {conn_id!r}: the extra's {key!r} means nothing here. Known keys: {', '.join(_KEYS)}."
+            for key in unknown
+        ),
+    )
+
+
+def _extra(conn_id: str, raw: Any) -> dict[str, Any]:
+    if raw is None or (isinstance(raw, str) and not raw.strip()):
+        return {}
+    try:
+        extra = json.loads(raw) if isinstance(raw, (str, bytes)) else raw
+    except (ValueError, RecursionError):
+        raise SeedanceConfigurationError(
+            f"Connection {conn_id!r}: the extra is not valid JSON. It must be an object such as "
+            '{"api": "seedanceapi-v2"}.'
+        ) from None
+    if not isinstance(extra, Mapping):
+        raise SeedanceConfigurationError(
+            f"Connection {conn_id!r}: the extra must be a JSON object such as "
+            f'{{"api": "seedanceapi-v2"}}, not {type(extra).__name__}.'
+        )
+    # The connection form stores an empty field as "" or null.
+    return {str(key): value for key, value in extra.items() if value is not None and value != ""}
+
+
+def _wrong(conn_id: str, key: str, value: Any, takes: str) -> SeedanceConfigurationError:
+    return SeedanceConfigurationError(
+        f"Connection {conn_id!r}: {key} in the extra is {value!r}; it takes {takes}."
+    )
+
+
+def _text(conn_id: str, extra: Mapping[str, Any], key: str) -> str | None:
+    value = extra.get(key)
+    if value is not None and not isinstance(value, str):
+        raise _wrong(conn_id, key, type(value).__name__, "text")
+    return value
+
+
+def _positive(conn_id: str, extra: Mapping[str, Any], key: str) -> float | None:
+    value = extra.get(key)
+    if value is None:
+        return None
+    number = read_number(value)
+    if number is None or number <= 0:
+        raise _wrong(conn_id, key, value, "a positive number of seconds")
+    return float(number)
+
+
+def _count(conn_id: str, extra: Mapping[str, Any], key: str) -> int | None:
+    value = extra.get(key)
+    if value is None:
+        return None
+    number = read_number(value)
+    if number is None or number < 1 or not float(number).is_integer():
+        raise _wrong(conn_id, key, value, "a whole number of requests, at least 1")
+    return int(number)
+
+
+def _auth_header(conn_id: str, api: Api, extra: Mapping[str, Any]) -> str:
+    value = extra.get("auth_header")
+    if value is None:
+        return api.auth_headers[0]
+    chosen = value.strip().lower() if isinstance(value, str) else value
+    if chosen not in api.auth_headers:
+        raise _wrong(conn_id, "auth_header", value, f"{' or '.join(api.auth_headers)} with api {api.name}")
+    return str(chosen)
+
+
+def _callback_base_url(conn_id: str, extra: Mapping[str, Any]) -> str | None:
+    value = _text(conn_id, extra, "callback_base_url")
+    if value is None:
+        return None
+    if "://" in value:
+        with suppress(SeedanceConfigurationError):
+            return normal_base_url(value)
+    takes = "the plain http(s) URL under which the services reach Airflow"
+    raise _wrong(conn_id, "callback_base_url", show_url(value), takes)
+
+
+def _proxy(conn_id: str, extra: Mapping[str, Any]) -> str | None:
+    value = _text(conn_id, extra, "proxy")
+    if value is not None and not value.startswith(("http://", "https://", "socks5://", "socks5h://")):
+        # The value may hold a password, so it is not repeated.
+        raise SeedanceConfigurationError(
+            f"Connection {conn_id!r}: proxy in the extra must be a URL such as http://proxy.example:3128."
+        )
+    return value
+
+
+def _verify(conn_id: str, extra: Mapping[str, Any]) -> bool | str:
+    value = extra.get("verify", True)
+    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
+        return value.strip().lower() == "true"
+    if not isinstance(value, (bool, str)):
+        raise _wrong(conn_id, "verify", value, "true, false, or the path of a CA bundle")
+    return value

@@ -1,0 +1,204 @@
+"""
+Decisions about addresses: base URLs, what identifies a media URL, and where media may come from.
+
+Pure functions; names are resolved elsewhere and the addresses handed in.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from airflow_provider_seedance.exceptions import SeedanceConfigurationError
+
+
+def without_query(url: str) -> str:
+    """
+    Return what a media URL identifies: without query, fragment and user info.
+
+    Presigned links carry a signature and an expiry there, which change every time they are made.
+    """
+    try:
+        parts = urlsplit(url)
+        if parts.scheme.lower() not in ("http", "https"):
+            return url
+        return urlunsplit((parts.scheme.lower(), parts.netloc.rpartition("@")[2].lower(), parts.path, "", ""))
+    except ValueError:
+        return url
+
+
+def show_url(url: str) -> str:
+    """Return a URL for logs and messages: without what may be secret in it."""
+    shown = without_query(url)
+    return shown if len(shown) <= 200 else shown[:200] + "…"
+
+
+def normal_base_url(host: str, *, port: int | None = None, scheme: str | None = None) -> str:
+    """
+    Make the base URL from the connection's host, port and schema.
+
+    Scheme, port and path of a URL are kept; a bare host name gets https. A version written twice at
+    the end (``/v1/v1``, as when the documents' base URL and endpoint are joined by hand) becomes one.
+
+    :raises SeedanceConfigurationError: the host is not a usable http(s) address; nothing was sent.
+    """
+    text = host.strip()
+    if "://" not in text:
+        text = f"{scheme if scheme in ('http', 'https') else 'https'}://{text}"
+    try:
+        parts = urlsplit(text)
+        netloc = parts.netloc
+        if port and parts.port is None:
+            netloc = f"{netloc}:{port}"
+    except ValueError as error:
+        raise SeedanceConfigurationError(
+            f"The connection's host {show_url(text)!r} is not an address: {error}"
+        ) from None
+    if parts.scheme.lower() not in ("http", "https") or not parts.hostname:
+        raise SeedanceConfigurationError(
+            f"The connection's host {show_url(text)!r} is not an http or https URL, such as "
+            "https://seedanceapi.org/v2."
+        )
+    if "@" in netloc or parts.query or parts.fragment:
+        raise SeedanceConfigurationError(
+            "The connection's host must be a plain base URL without user info, query or fragment; "
+            "the API key belongs into the password."
+        )
+    path = re.sub(r"(/v\d+)\1$", r"\1", parts.path.rstrip("/"))
+    return urlunsplit((parts.scheme.lower(), netloc.lower(), path, "", ""))
+
+
+@dataclass(frozen=True)
+class MediaHosts:
+    """
+    The hosts that media may come from in addition to public https ones.
+
+    :param names: Host names or addresses, each with an optional port; ``*.example.com`` stands for
+        every name below ``example.com``.
+    """
+
+    names: frozenset[str] = field(default_factory=frozenset)
+
+    @classmethod
+    def parse(cls, value: Any) -> MediaHosts:
+        """
+        Read the connection's ``media_hosts``: a list, or text with commas.
+
+        :raises SeedanceConfigurationError: it is neither.
+        """
+        if value is None:
+            return cls()
+        items = value.split(",") if isinstance(value, str) else value
+        if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
+            raise SeedanceConfigurationError(
+                f"media_hosts in the connection's extra must be a list of host names, not {value!r}."
+            )
+        return cls(frozenset(_host_name(item) for item in items if item.strip()))
+
+    def allows(self, host: str | None, port: int | None) -> bool:
+        """Whether the host is named, with this port or without any."""
+        if not host:
+            return False
+        host = host.lower()
+        if host in self.names or f"{host}:{port}" in self.names or f"[{host}]:{port}" in self.names:
+            return True
+        return any(name.startswith("*.") and host.endswith(name[1:]) for name in self.names)
+
+
+def _host_name(text: str) -> str:
+    name = text.strip().lower()
+    if "://" in name:  # a URL where its host was meant
+        name = name.split("://", 1)[1].split("/", 1)[0]
+    return name[1:-1] if name.startswith("[") and name.endswith("]") else name
+
+
+def _split(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    scheme = parts.scheme.lower()
+    return scheme, parts.hostname, parts.port or {"https": 443, "http": 80}.get(scheme)
+
+
+def explain_input_url(url: str, hosts: MediaHosts) -> str | None:
+    """Say why a URL cannot be the input of a generation, or return ``None``."""
+    try:
+        scheme, host, port = _split(url)
+    except ValueError:
+        return f"is not a URL: {show_url(url)!r}"
+    if hosts.allows(host, port) and scheme in ("http", "https"):
+        return None
+    if scheme != "https" or not host:
+        return f"is not an https URL ({show_url(url)!r}); a private host must be named in media_hosts"
+    if _not_public(host):
+        return f"is not on a public host ({show_url(url)!r}); a private host must be named in media_hosts"
+    return None
+
+
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is a public one, seen through IPv4 addresses wrapped in IPv6."""
+    try:
+        ip = ipaddress.ip_address(address.split("%", 1)[0])
+    except ValueError:
+        return False
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+        if inner is None and ip in _NAT64:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner is not None:
+            return inner.is_global and not inner.is_multicast
+        if ip not in _GLOBAL_UNICAST:  # such as ::127.0.0.1 and fec0::/10, which is_global lets pass
+            return False
+    return ip.is_global and not ip.is_multicast
+
+
+_NUMERIC_HOST = re.compile(r"^(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+)){0,3}\.?$", re.IGNORECASE)
+
+
+def explain_media_url(url: str, hosts: MediaHosts) -> str | None:
+    """
+    Say why media may not be downloaded from a URL by its text alone, or return ``None``.
+
+    A host given as an address is judged here; a name still has to be judged by what it resolves to
+    (:func:`explain_addresses`).
+    """
+    try:
+        scheme, host, port = _split(url)
+    except ValueError:
+        return f"it is not a URL: {show_url(url)!r}"
+    if scheme not in ("http", "https") or not host:
+        return f"it is not an http(s) URL: {show_url(url)!r}"
+    if hosts.allows(host, port):
+        return None
+    if scheme != "https":
+        return f"it is not https, and media_hosts does not name {host}"
+    return f"{host} is not a public host, and media_hosts does not name it" if _not_public(host) else None
+
+
+def _not_public(host: str) -> bool:
+    """Whether the text of a host alone shows that it is not public."""
+    try:
+        literal = ipaddress.ip_address(host.split("%", 1)[0])
+    except ValueError:
+        # Spellings such as 2130706433 or 0x7f.1 are addresses to some resolvers and names to none.
+        name = host.rstrip(".")
+        return bool(_NUMERIC_HOST.match(host)) or name == "localhost" or name.endswith(".localhost")
+    return not is_public(str(literal))
+
+
+def explain_addresses(host: str, port: int, addresses: Iterable[str], hosts: MediaHosts) -> str | None:
+    """Say why what a name resolved to may not be connected to, or return ``None``."""
+    if hosts.allows(host, port):
+        return None
+    private = [address for address in addresses if not is_public(address)]
+    if private:
+        return (
+            f"{host} resolves to {', '.join(private)}, not a public address, and media_hosts does not name it"
+        )
+    return None
