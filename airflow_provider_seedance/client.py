@@ -1,0 +1,341 @@
+"""
+HTTP, and the one module that imports httpx.
+
+The flows (:mod:`airflow_provider_seedance.flows`) decide what to send; a client sends it.
+:class:`Client` and :class:`AsyncClient` differ in a few ``await`` only. Whether a request left this
+machine before it failed is taken from the transport itself, not guessed from the kind of exception:
+that is what tells *not accepted* from *uncertain*.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from airflow_provider_seedance import __version__
+from airflow_provider_seedance.apis.base import Flow
+from airflow_provider_seedance.apis.rate_limits import RateLimit, read_rate_limit
+from airflow_provider_seedance.apis.wire import (
+    HttpCall,
+    HttpReply,
+    NotAccepted,
+    Pause,
+    Refused,
+    TransportFailure,
+    Uncertain,
+)
+from airflow_provider_seedance.exceptions import SeedanceConfigurationError, SeedanceError
+from airflow_provider_seedance.flows import Cancellation
+from airflow_provider_seedance.generations import Generation
+from airflow_provider_seedance.settings import Settings
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+C = TypeVar("C", httpx.Client, httpx.AsyncClient)
+
+#: An honest name: edges in front of the services refuse the default ones of HTTP libraries.
+USER_AGENT = f"airflow-provider-seedance/{__version__}"
+
+#: Longest body that is read of a reply. Images in base64 are by far the longest that are documented.
+LONGEST_BODY = 64 * 1024 * 1024
+
+#: Connections that all generations of one base URL and key share in a triggerer.
+POOL_SIZE = 16
+
+
+def utc_now() -> datetime:
+    """Return the present moment."""
+    return datetime.now(UTC)
+
+
+class _Wire:
+    """Follows one request through the transport and notes whether its first byte was sent."""
+
+    def __init__(self, method: str) -> None:
+        self._method = method.encode()
+        self.sent = False
+
+    def note(self, event: str, info: Mapping[str, Any]) -> None:
+        if event.endswith(".send_request_headers.started"):
+            request = info.get("request")
+            # A proxy is sent a CONNECT first; that one is not ours.
+            self.sent = self.sent or request is None or request.method == self._method
+
+    async def anote(self, event: str, info: Mapping[str, Any]) -> None:
+        self.note(event, info)
+
+
+class _TooLong(Exception):
+    """A reply went on beyond any documented length, or for too long."""
+
+
+_FAILURES: Mapping[type[Exception], str] = {
+    httpx.ConnectTimeout: "connecting took too long",
+    httpx.ReadTimeout: "no answer in time",
+    httpx.WriteTimeout: "the request could not be sent in time",
+    httpx.PoolTimeout: "no connection was free in time",
+}
+
+
+class _Body:
+    """Collects a body, within bounds: httpx limits the silence between two chunks, not their sum."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._seconds = response.request.extensions["timeout"]["read"]
+        self._deadline = time.monotonic() + self._seconds
+        self._bytes = bytearray()
+
+    def add(self, chunk: bytes) -> None:
+        self._bytes += chunk
+        if len(self._bytes) > LONGEST_BODY:
+            raise _TooLong(f"the answer is longer than {LONGEST_BODY} bytes")
+        if time.monotonic() > self._deadline:
+            raise _TooLong(f"the answer was not complete {self._seconds:g} seconds after it began")
+
+    def __bytes__(self) -> bytes:
+        return bytes(self._bytes)
+
+
+class _Base:
+    """What both clients share: how a call becomes a request and a failure becomes words."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._tls = tls_context(settings.verify)
+        #: The quota as the last reply told it.
+        self.rate_limit: RateLimit | None = None
+
+    def _make(self, kind: Callable[..., C], *, fresh: bool = False) -> C:
+        try:
+            return kind(**self._options(fresh))
+        except (ImportError, ValueError, httpx.InvalidURL) as error:
+            raise SeedanceConfigurationError(
+                f"Connection {self.settings.conn_id!r}: no client can be made with its proxy: "
+                f"{self.settings.redact(str(error))}"
+            ) from None
+
+    def _options(self, fresh: bool) -> dict[str, Any]:
+        settings = self.settings
+        return {
+            "headers": {"User-Agent": USER_AGENT, "Accept": "application/json", **settings.auth()},
+            "timeout": settings.call_timeout,
+            "proxy": settings.proxy,
+            "verify": self._tls,
+            "follow_redirects": False,
+            "trust_env": False,
+            "limits": httpx.Limits(
+                max_connections=POOL_SIZE, max_keepalive_connections=0 if fresh else POOL_SIZE
+            ),
+        }
+
+    def _request(self, call: HttpCall) -> dict[str, Any]:
+        request: dict[str, Any] = {
+            "method": call.method,
+            "url": self.settings.base_url + call.path,
+            "params": list(call.query) or None,
+            "timeout": call.timeout if call.timeout is not None else self.settings.call_timeout,
+        }
+        if call.json is not None:
+            request["json"] = call.json
+        return request
+
+    def _failure(self, error: Exception, sent: bool) -> TransportFailure:
+        name = _FAILURES.get(type(error))
+        detail = self.settings.redact(str(error))
+        said = name or detail or type(error).__name__
+        where = f"the request to {self.settings.api.title} at {self.settings.base_url} failed"
+        return TransportFailure(f"{where}: {said}.", sent=sent)
+
+    def _reply(self, response: httpx.Response, body: bytes) -> HttpReply:
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        limit = read_rate_limit(headers, utc_now())
+        if limit.known or response.status_code == 429:
+            self.rate_limit = limit
+        return HttpReply(status=response.status_code, headers=headers, body=body)
+
+    def _redacted(self, error: SeedanceError) -> SeedanceError:
+        error.message = self.settings.redact(error.message)
+        error.vendor_code = self.settings.redact(error.vendor_code) if error.vendor_code else None
+        error.args = (error.message,)
+        return error
+
+    def _clean(self, result: T) -> T:
+        # What a flow returns instead of raising is shown to people later on.
+        if isinstance(result, (NotAccepted, Refused, Uncertain)):
+            self._redacted(result.error)
+        elif isinstance(result, Cancellation):
+            return replace(result, reason=self.settings.redact(result.reason))
+        elif isinstance(result, Generation) and result.error_message:
+            return replace(result, error_message=self.settings.redact(result.error_message))
+        return result
+
+
+class Client(_Base):
+    """
+    Drives flows with blocking calls.
+
+    :param settings: The connection.
+    :param sleep: Replaces :func:`time.sleep`, for tests.
+    """
+
+    def __init__(self, settings: Settings, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        super().__init__(settings)
+        self._sleep = sleep
+        self._http = self._make(httpx.Client)
+        self._submissions: httpx.Client | None = None
+
+    def run(self, flow: Flow[T]) -> T:
+        """
+        Drive a flow to its end.
+
+        :raises SeedanceError: whatever the flow raises.
+        """
+        answer: HttpReply | TransportFailure | None = None
+        try:
+            while True:
+                step = flow.send(answer)
+                answer = None
+                if isinstance(step, Pause):
+                    self._sleep(step.seconds)
+                else:
+                    answer = self.send(step)
+        except StopIteration as stop:
+            result: T = stop.value
+            return self._clean(result)
+        except SeedanceError as error:
+            raise self._redacted(error)  # noqa: B904 (the same error, its words cleaned)
+
+    def send(self, call: HttpCall) -> HttpReply | TransportFailure:
+        """Make one call. Never raises for what the network or the service does."""
+        wire = _Wire(call.method)
+        try:
+            http = self._for(call)
+            with http.stream(**self._request(call), extensions={"trace": wire.note}) as response:
+                body = _Body(response)
+                for chunk in response.iter_bytes():
+                    body.add(chunk)
+            return self._reply(response, bytes(body))
+        except (httpx.HTTPError, httpx.InvalidURL, _TooLong, OSError, ValueError) as error:
+            return self._failure(error, wire.sent)
+
+    def _for(self, call: HttpCall) -> httpx.Client:
+        # A connection kept from an earlier call may have been closed by the other side just now; a
+        # submission that dies on it would be uncertain for no reason. So each gets one of its own.
+        if call.method != "POST":
+            return self._http
+        if self._submissions is None:
+            self._submissions = self._make(httpx.Client, fresh=True)
+        return self._submissions
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._http.close()
+        if self._submissions is not None:
+            self._submissions.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class AsyncClient(_Base):
+    """Drives flows on an event loop; see :class:`Client`."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._http = self._make(httpx.AsyncClient)
+        self._submissions: httpx.AsyncClient | None = None
+
+    async def run(self, flow: Flow[T]) -> T:
+        """
+        Drive a flow to its end.
+
+        :raises SeedanceError: whatever the flow raises.
+        """
+        answer: HttpReply | TransportFailure | None = None
+        try:
+            while True:
+                step = flow.send(answer)
+                answer = None
+                if isinstance(step, Pause):
+                    await asyncio.sleep(step.seconds)
+                else:
+                    answer = await self.send(step)
+        except StopIteration as stop:
+            result: T = stop.value
+            return self._clean(result)
+        except SeedanceError as error:
+            raise self._redacted(error)  # noqa: B904 (the same error, its words cleaned)
+
+    async def send(self, call: HttpCall) -> HttpReply | TransportFailure:
+        """Make one call. Never raises for what the network or the service does."""
+        wire = _Wire(call.method)
+        try:
+            http = self._for(call)
+            async with http.stream(**self._request(call), extensions={"trace": wire.anote}) as response:
+                body = _Body(response)
+                async for chunk in response.aiter_bytes():
+                    body.add(chunk)
+            return self._reply(response, bytes(body))
+        except (httpx.HTTPError, httpx.InvalidURL, _TooLong, OSError, ValueError) as error:
+            return self._failure(error, wire.sent)
+
+    def _for(self, call: HttpCall) -> httpx.AsyncClient:
+        if call.method != "POST":
+            return self._http
+        if self._submissions is None:
+            self._submissions = self._make(httpx.AsyncClient, fresh=True)
+        return self._submissions
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._http.aclose()
+        if self._submissions is not None:
+            await self._submissions.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+def tls_context(verify: bool | str) -> Any:
+    """
+    Return what httpx takes for ``verify``.
+
+    :raises SeedanceConfigurationError: the CA bundle cannot be read; nothing was sent.
+    """
+    if isinstance(verify, bool):
+        return httpx.create_ssl_context(
+            verify=verify, trust_env=False
+        )  # once: reading the certificates takes a while
+    import ssl
+
+    try:
+        return ssl.create_default_context(cafile=verify)
+    except OSError as error:
+        raise SeedanceConfigurationError(
+            f"verify in the connection's extra names {verify!r}, which is not a readable CA bundle: {error}"
+        ) from error

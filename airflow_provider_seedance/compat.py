@@ -1,0 +1,48 @@
+"""
+What differs between the supported versions of Airflow; the one module that knows versions.
+
+Names that only moved come from ``airflow.providers.common.compat.sdk``; here is what that does not have.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+__all__ = [
+    "RETRY_POLICIES",
+    "RetryDecision",
+    "RetryPolicy",
+    "TaskDeferralError",
+    "TaskDeferralTimeout",
+    "never_expire",
+]
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.retry_policy import RetryDecision, RetryPolicy
+    from airflow.sdk.exceptions import TaskDeferralError, TaskDeferralTimeout
+else:
+    try:
+        from airflow.sdk.exceptions import TaskDeferralError, TaskDeferralTimeout
+    except ImportError:  # Airflow 3.1
+        from airflow.exceptions import TaskDeferralError, TaskDeferralTimeout
+
+    try:
+        from airflow.sdk.definitions.retry_policy import RetryDecision, RetryPolicy
+    except ImportError:  # below Airflow 3.3, where nothing calls a policy
+        RetryPolicy = object
+        RetryDecision = None
+
+#: Whether this Airflow (3.3 and later) calls retry policies, lets triggers write XCom, and has the task
+#: state store: the three came together.
+RETRY_POLICIES = RetryPolicy is not object
+
+
+def never_expire() -> Any:
+    """Return the retention with which the task state store keeps a value for good."""
+    # Airflow compares by identity, so it has to be its own object.
+    try:
+        from airflow.sdk.execution_time.context import NEVER_EXPIRE
+    except ImportError:  # below 3.3 there is no store, except in tests
+        return timedelta.max
+    return NEVER_EXPIRE
