@@ -1,0 +1,110 @@
+"""Callbacks: one small thread that reports the status of renders to the URLs that asked for it.
+
+It starts with the first render that has a callback URL. Nothing is repeated: a client must not depend
+on a callback to arrive.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+
+from airflow_provider_seedance.emulator.ledger import CallbackEntry
+from airflow_provider_seedance.emulator.records import Generation
+from airflow_provider_seedance.emulator.services.base import Service
+from airflow_provider_seedance.emulator.state import Backend
+
+_LOOK_SECONDS = 0.02
+_TIMEOUT_SECONDS = 5.0
+
+
+class CallbackSender:
+    """Sends callbacks.
+
+    :param services: by API name; each knows which statuses it reports and in which body.
+    """
+
+    def __init__(self, *, backend: Backend, services: Mapping[str, Service]) -> None:
+        self._backend = backend
+        self._services = services
+        self._sent: set[tuple[str, str]] = set()
+        self._watched: set[str] = set()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def watch(self, generation_id: str) -> None:
+        """Report on a render from now on."""
+        with self._lock:
+            self._watched.add(generation_id)
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="seedance-emulator-callbacks", daemon=True
+                )
+                self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; the backend must be stopping."""
+        if self._thread is not None:
+            self._thread.join(_TIMEOUT_SECONDS + 1)
+
+    def _run(self) -> None:
+        while not self._backend.stopping.wait(_LOOK_SECONDS):
+            with self._lock:
+                watched = list(self._watched)
+            for generation_id in watched:
+                self._look(generation_id)
+
+    def _look(self, generation_id: str) -> None:
+        try:
+            generation = self._backend.view(self._backend.get(generation_id))
+            service = self._services[generation.api]
+            due = service.callback_due(generation) and (generation_id, generation.status) not in self._sent
+            body = service.callback_body(generation) if due else {}
+        except KeyError:
+            # The record is gone; there is nothing left to report.
+            with self._lock:
+                self._watched.discard(generation_id)
+            return
+        if due:
+            self._sent.add((generation_id, generation.status))
+            self._send(generation, body)
+        if generation.ended_at is not None:
+            with self._lock:
+                self._watched.discard(generation_id)
+
+    def _send(self, generation: Generation, body: dict[str, Any]) -> None:
+        url = generation.callback_url or ""
+        # Only http and https pass the services' validation.
+        request = urllib.request.Request(  # noqa: S310
+            url,
+            data=json.dumps(body).encode(),
+            headers={"Content-Type": "application/json", "User-Agent": "seedance-emulator"},
+            method="POST",
+        )
+        status: int | None = None
+        try:
+            with _OPENER.open(request, timeout=_TIMEOUT_SECONDS) as response:
+                status = response.status
+        except urllib.error.HTTPError as error:
+            status = error.code
+            error.close()
+        except OSError:
+            pass
+        self._backend.ledger.called_back(
+            CallbackEntry(
+                at=self._backend.clock.wall(),
+                api=generation.api,
+                generation_id=generation.id,
+                url=url,
+                body=body,
+                status=status,
+            )
+        )
+
+
+# No proxy: callbacks go to this machine or to where the test says, not through the environment's proxy.
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))

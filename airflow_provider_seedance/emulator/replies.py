@@ -1,0 +1,100 @@
+"""The replies that faults and limits put in place of a service's own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from email.utils import formatdate
+from typing import Any
+
+from airflow_provider_seedance.emulator.faults import Fault
+from airflow_provider_seedance.emulator.services.base import ApiError, Reply, Service, json_reply
+
+_GATEWAY_PAGE = (
+    "<!DOCTYPE html><html><head><title>{status} error</title></head>"
+    "<body><h1>Error {status}</h1><p>The web server is not answering as expected.</p></body></html>\n"
+)
+
+
+def storage_error(status: int, code: str, message: str) -> Reply:
+    """An error as object stores write it."""
+    body = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>{message}</Message></Error>'
+    return Reply(status=status, body=body.encode(), headers={"Content-Type": "application/xml"})
+
+
+def refusal(service: Service | None, status: int, message: str, code: str | None = None) -> Reply:
+    """An error in the shape of a service, or of an object store where there is no service."""
+    if service is None:
+        return storage_error(status, code or "AccessDenied", message)
+    return service.error(ApiError(message, status=status, code=code))
+
+
+def limited(
+    service: Service | None, headers: Mapping[str, str], message: str = "Rate limit exceeded"
+) -> Reply:
+    """A 429 with the headers that tell when to come back."""
+    reply = refusal(service, 429, message)
+    return Reply(status=429, body=reply.body, headers={**reply.headers, **headers})
+
+
+def quota_headers(api: str, *, limit: int, remaining: int, reset: float, now: float) -> dict[str, str]:
+    """The documented headers of seedance2api; none for the others while there is something left.
+
+    :param reset: when the quota is full again, seconds since the epoch.
+    """
+    wait = max(0, math.ceil(reset - now))
+    if api == "seedance2api":
+        return {
+            "X-RateLimit-Limit": str(limit),
+            "X-RateLimit-Remaining": str(remaining),
+            "X-RateLimit-Reset": str(math.ceil(reset)),
+            "X-RateLimit-RetryAfter": str(wait),
+        }
+    return {} if remaining > 0 else {"Retry-After": str(wait)}
+
+
+def fault_reply(fault: Fault, service: Service | None, api: str, now: float) -> Reply:
+    """What a fault answers.
+
+    :param now: seconds since the epoch, for times in headers.
+    """
+    options = fault.options
+    if fault.kind == "refuse":
+        status = int(options.get("status", 400))
+        return refusal(
+            service, status, options.get("message", "The request was refused."), options.get("code")
+        )
+    if fault.kind == "rate_limit":
+        return limited(service, _limit_headers(options, api, now))
+    if fault.kind == "redirect":
+        location = options.get("location", "https://elsewhere.invalid/")
+        return Reply(status=int(options.get("status", 307)), headers={"Location": location})
+    if fault.kind == "gateway_error":
+        status = int(options.get("status", 502))
+        page = _GATEWAY_PAGE.format(status=status)
+        return Reply(
+            status=status, body=page.encode(), headers={"Content-Type": "text/html", "Server": "edge"}
+        )
+    return _rubbish(options)
+
+
+def _rubbish(options: Mapping[str, Any]) -> Reply:
+    body = options.get("body", b"\x00\xffrubbish{")
+    if isinstance(body, (dict, list)):
+        reply = json_reply(body)
+        content, headers = reply.body, dict(reply.headers)
+    else:
+        content = body.encode() if isinstance(body, str) else bytes(body)
+        headers = {"Content-Type": "application/json"}
+    headers.update(options.get("headers") or {})
+    return Reply(status=int(options.get("status", 200)), body=content, headers=headers)
+
+
+def _limit_headers(options: Mapping[str, Any], api: str, now: float) -> dict[str, str]:
+    wait = options.get("retry_after", 1)
+    if wait is None:
+        return {}
+    if options.get("retry_after_date"):
+        return {"Retry-After": formatdate(now + float(wait), usegmt=True)}
+    limit = int(options.get("limit", 1000))
+    return quota_headers(api, limit=limit, remaining=0, reset=now + float(wait), now=now)

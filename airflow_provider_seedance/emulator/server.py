@@ -1,0 +1,420 @@
+"""HTTP: connections, routing, and faults that need the socket itself.
+
+The standard library's server is used because a fault may have to break a connection in the middle of
+a reply, which frameworks take care to prevent.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import struct
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from airflow_provider_seedance.emulator.callbacks import CallbackSender
+from airflow_provider_seedance.emulator.control import CONTROL_PREFIX, Control
+from airflow_provider_seedance.emulator.faults import Fault
+from airflow_provider_seedance.emulator.ledger import RequestEntry
+from airflow_provider_seedance.emulator.media import MediaStore
+from airflow_provider_seedance.emulator.quota import Quota
+from airflow_provider_seedance.emulator.records import Link
+from airflow_provider_seedance.emulator.replies import fault_reply, limited, quota_headers
+from airflow_provider_seedance.emulator.services.base import ApiError, Call, Reply, Route, Service, json_reply
+from airflow_provider_seedance.emulator.state import Backend
+from airflow_provider_seedance.emulator.storage import MEDIA_PREFIX, find_link, serve_media
+
+_LARGEST_BODY = 64 * 1024 * 1024
+_POLL_SECONDS = 0.02
+_JOIN_SECONDS = 5.0
+
+
+@dataclass(kw_only=True)
+class Request:
+    """An HTTP request that has been read, and what is known about it."""
+
+    method: str
+    path: str
+    query: dict[str, list[str]]
+    headers: dict[str, str]
+    body: bytes
+    service: Service | None = None
+    link: Link | None = None
+    route: Route = field(default_factory=Route)
+    api: str = ""
+    prompt: str | None = None
+
+    @property
+    def is_media(self) -> bool:
+        """Whether it is for a file."""
+        return self.route.kind == "media"
+
+    @property
+    def key(self) -> str:
+        """The key it carries, valid or not."""
+        return self.headers.get("x-api-key") or self.headers.get("authorization", "").removeprefix("Bearer ")
+
+
+@dataclass(kw_only=True)
+class Parts:
+    """What the HTTP server serves."""
+
+    backend: Backend
+    services: Mapping[str, Service]
+    media: MediaStore
+    quota: Quota
+    callbacks: CallbackSender
+    control: Control
+    log: Callable[[str], None] | None = None
+
+
+class EmulatorServer(ThreadingHTTPServer):
+    """Serves until :meth:`stop`, which leaves no thread and no socket behind.
+
+    :param address: host and port; port 0 takes a free one.
+    """
+
+    daemon_threads = True
+    request_queue_size = 512
+
+    def __init__(self, address: tuple[str, int], parts: Parts) -> None:
+        self.parts = parts
+        self._guard = threading.Lock()
+        self._open: dict[socket.socket, threading.Thread] = {}
+        self._main: threading.Thread | None = None
+        if ":" in address[0]:
+            self.address_family = socket.AF_INET6
+        super().__init__(address, Handler)
+
+    def start(self) -> None:
+        """Serve in a thread of its own."""
+        self._main = threading.Thread(
+            target=self.serve_forever, args=(_POLL_SECONDS,), name="seedance-emulator", daemon=True
+        )
+        self._main.start()
+
+    def stop(self) -> None:
+        """Break all connections and end all threads."""
+        self.parts.backend.stopping.set()
+        if self._main is not None:
+            self.shutdown()
+            self._main.join(_JOIN_SECONDS)
+        self.server_close()
+        with self._guard:
+            still_open = dict(self._open)
+        for connection in still_open:
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                continue  # it has just been closed
+        for thread in still_open.values():
+            thread.join(_JOIN_SECONDS)
+
+    def server_bind(self) -> None:
+        """Bind without asking the name service for this machine's name, which can take seconds."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection in a thread that :meth:`stop` knows of."""
+        thread = threading.Thread(
+            target=self.process_request_thread,
+            args=(request, client_address),
+            name="seedance-emulator-connection",
+            daemon=True,
+        )
+        with self._guard:
+            self._open[request] = thread
+        thread.start()
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection."""
+        super().shutdown_request(request)
+        with self._guard:
+            self._open.pop(request, None)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away is no error here; anything else is logged."""
+        import sys
+
+        error = sys.exception()
+        if self.parts.log is not None and not isinstance(error, OSError):
+            self.parts.log(f"error in the emulator: {error!r}")
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Serves the requests of one connection."""
+
+    protocol_version = "HTTP/1.1"
+    server_version = "seedance-emulator"
+    sys_version = ""
+    disable_nagle_algorithm = True
+    # Headers and body leave in one packet.
+    wbufsize = -1
+    server: EmulatorServer
+
+    def finish(self) -> None:
+        """Close the connection's files, even if the client has gone and the last bytes cannot be sent."""
+        try:
+            super().finish()
+        except OSError:
+            self.rfile.close()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Silent: the emulator has its own log."""
+
+    def do_GET(self) -> None:
+        """Serve a request."""
+        self._serve()
+
+    do_POST = do_DELETE = do_PUT = do_PATCH = do_HEAD = do_OPTIONS = do_GET
+
+    def _serve(self) -> None:
+        parts = self.server.parts
+        body = self._read_body()
+        if body is None:
+            return
+        split = urlsplit(self.path)
+        request = Request(
+            method=self.command,
+            path=split.path,
+            query=parse_qs(split.query, keep_blank_values=True),
+            headers={name.lower(): value for name, value in self.headers.items()},
+            body=body,
+        )
+        if request.path.startswith(CONTROL_PREFIX):
+            status, answer = parts.control.handle(request.method, request.path, request.query, body)
+            self._send(json_reply(answer, status=status))
+            return
+        _identify(parts, request)
+        position = parts.backend.ledger.arrived(_entry(parts.backend, request))
+        delays, fault = parts.backend.faults.take(
+            request.route.kind, request.api, request.prompt, request.route.generation_id
+        )
+        reply = self._answer(request, delays, fault)
+        generation_id = reply.generation_id if reply else None
+        lost = fault is not None and fault.kind in ("drop_reply", "hold_reply")
+        status_sent = None if reply is None or lost else reply.status
+        parts.backend.ledger.answered(position, status_sent, generation_id)
+        if fault is not None:
+            fault.struck()
+        self._log(request, status_sent, generation_id, fault)
+        if reply is not None:
+            self._deliver(request, reply, fault, position)
+
+    def _read_body(self) -> bytes | None:
+        """The request's body, or ``None`` if it cannot be read: then the request has been answered."""
+        length = self.headers.get("Content-Length", "0")
+        if "Transfer-Encoding" in self.headers or not length.isdigit() or int(length) > _LARGEST_BODY:
+            self.close_connection = True
+            status = 411 if "Transfer-Encoding" in self.headers else 413 if length.isdigit() else 400
+            self._send(json_reply({"error": "the body cannot be read"}, status=status))
+            return None
+        return self.rfile.read(int(length))
+
+    def _answer(self, request: Request, delays: list[Fault], fault: Fault | None) -> Reply | None:
+        """The reply, or ``None`` when the connection was broken before anything was accepted."""
+        parts = self.server.parts
+        for delay in delays:
+            delay.struck()
+            if delay.options.get("hold") and not delay.hold(self._client_gone):
+                self.close_connection = True
+                return None
+            parts.backend.stopping.wait(float(delay.options.get("seconds", 0)))
+        if parts.backend.stopping.is_set():
+            self.close_connection = True
+            return None
+        if fault is not None and fault.kind == "cut":
+            self._reset()
+            return None
+        if fault is not None and fault.kind in _INSTEAD:
+            reply = fault_reply(fault, request.service, request.api, parts.backend.clock.wall())
+            if fault.options.get("accept", fault.kind == "rubbish"):
+                accepted = self._handle(request, fault)
+                return Reply(
+                    status=reply.status,
+                    body=reply.body,
+                    headers=reply.headers,
+                    generation_id=accepted.generation_id,
+                )
+            return reply
+        return self._handle(request, fault)
+
+    def _handle(self, request: Request, fault: Fault | None) -> Reply:
+        """What the service, or the media server, answers."""
+        parts = self.server.parts
+        if request.is_media:
+            ranges = fault is None or fault.kind != "no_range"
+            return serve_media(parts.backend, parts.media, request.link, request.headers, ranges=ranges)
+        if request.service is None:
+            return json_reply({"error": f"No service at {request.path}"}, status=404)
+        now = parts.backend.clock.wall()
+        allowance = parts.quota.spend(request.api, request.key, now)
+        headers: dict[str, str] = {}
+        if allowance is not None:
+            headers = quota_headers(
+                request.api,
+                limit=allowance.limit,
+                remaining=allowance.remaining,
+                reset=allowance.reset,
+                now=now,
+            )
+            if not allowance.allowed:
+                return limited(request.service, headers)
+            headers = headers if request.api == "seedance2api" else {}
+        reply = self._served(request.service, _call(request))
+        if request.route.kind == "submit" and reply.generation_id and reply.status < 300:
+            self._watch(reply.generation_id)
+        return Reply(
+            status=reply.status,
+            body=reply.body,
+            headers={**reply.headers, **headers},
+            generation_id=reply.generation_id,
+        )
+
+    def _served(self, service: Service, call: Call) -> Reply:
+        try:
+            return service.handle(call)
+        except Exception as error:
+            # A mistake of the emulator's own: seen by the client rather than lost in a thread.
+            return service.error(ApiError(f"The emulator failed: {error!r}", status=500))
+
+    def _watch(self, generation_id: str) -> None:
+        parts = self.server.parts
+        try:
+            render = parts.backend.get(generation_id)
+        except KeyError:
+            return  # forgotten already
+        if render.draft.callback_url:
+            parts.callbacks.watch(generation_id)
+
+    def _deliver(self, request: Request, reply: Reply, fault: Fault | None, position: int) -> None:
+        """Send the reply, or as much of it as a fault leaves."""
+        kind = fault.kind if fault is not None else ""
+        if fault is not None and kind == "hold_reply":
+            if not fault.hold(self._client_gone):
+                self.close_connection = True
+                return
+            self.server.parts.backend.ledger.answered(position, reply.status, reply.generation_id)
+        if kind == "drop_reply":
+            self.close_connection = True
+        elif fault is not None and kind == "cut_body":
+            after = fault.options.get("after")
+            self._send(reply, only=len(reply.body) // 2 if after is None else int(after))
+            self.wfile.flush()
+            self._reset()
+        elif fault is not None and kind == "short_length":
+            self._send(reply, announced=len(reply.body) + int(fault.options.get("extra", 1000)))
+            self.close_connection = True
+        else:
+            self._send(reply)
+
+    def _send(self, reply: Reply, *, only: int | None = None, announced: int | None = None) -> None:
+        self.send_response(reply.status)
+        for name, value in reply.headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(reply.body) if announced is None else announced))
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(reply.body[:only])
+        self.wfile.flush()
+
+    def _reset(self) -> None:
+        """Break the connection so that the client sees a reset, not an orderly end."""
+        self.close_connection = True
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        # The descriptor is closed when the last of the handler's files is: before the server's own
+        # orderly shutdown, which then finds nothing to shut down.
+        self.connection.close()
+
+    def _client_gone(self) -> bool:
+        """Whether the client has closed the connection, or the emulator stops."""
+        if self.server.parts.backend.stopping.is_set():
+            return True
+        try:
+            readable, _, _ = select.select([self.connection], [], [], 0)
+            return bool(readable) and self.connection.recv(1, socket.MSG_PEEK) == b""
+        except OSError:
+            return True
+
+    def _log(
+        self, request: Request, status: int | None, generation_id: str | None, fault: Fault | None
+    ) -> None:
+        log = self.server.parts.log
+        if log is None:
+            return
+        words = [request.method, request.path, "->", "no reply" if status is None else str(status)]
+        if generation_id:
+            words.append(generation_id)
+        if fault is not None:
+            words.append(f"({fault.kind})")
+        log(" ".join(words))
+
+
+_INSTEAD = ("refuse", "rate_limit", "redirect", "gateway_error", "rubbish")
+
+
+def _call(request: Request) -> Call:
+    prefix = request.service.prefix if request.service else ""
+    return Call(
+        method=request.method,
+        path=request.path.removeprefix(prefix),
+        query=request.query,
+        headers=request.headers,
+        body=request.body,
+    )
+
+
+def _identify(parts: Parts, request: Request) -> None:
+    """Find out what a request is for: service, kind, generation and prompt."""
+    if request.path.startswith(f"{MEDIA_PREFIX}/"):
+        request.link = find_link(parts.backend, request.path, request.query)
+        known = request.link is not None and request.method in ("GET", "HEAD")
+        if request.link is not None:
+            request.api, request.prompt = request.link.api, request.link.prompt
+        named = request.path.split("/")[2]
+        generation_id = request.link.generation_id if request.link else named
+        request.route = Route(kind="media", generation_id=generation_id)
+        request.link = request.link if known else None
+        return
+    for api, service in parts.services.items():
+        if request.path.startswith(f"{service.prefix}/"):
+            request.service, request.api = service, api
+            call = _call(request)
+            request.route = service.route(call)
+            if request.route.kind == "submit":
+                request.prompt = service.prompt_of(call.json())
+            elif request.route.generation_id:
+                render = parts.backend.find(api, request.route.generation_id)
+                request.prompt = render.draft.prompt if render else None
+            return
+
+
+def _entry(backend: Backend, request: Request) -> RequestEntry:
+    body: Any = None
+    if request.body:
+        try:
+            body = json.loads(request.body)
+        except ValueError:
+            body = request.body.decode(errors="replace")
+    masked = ("authorization", "x-api-key")
+    return RequestEntry(
+        at=backend.clock.wall(),
+        api=request.api,
+        method=request.method,
+        path=request.path,
+        query=request.query,
+        headers={name: "***" if name in masked else value for name, value in request.headers.items()},
+        body=body,
+        generation_id=request.route.generation_id,
+        kind=request.route.kind,
+    )

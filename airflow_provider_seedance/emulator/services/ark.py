@@ -1,0 +1,358 @@
+"""BytePlus ModelArk / Volcengine Ark: video tasks and Seedream images."""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+from datetime import UTC, datetime
+from typing import Any
+
+from airflow_provider_seedance.emulator.media import MediaSpec, frame_size
+from airflow_provider_seedance.emulator.records import Draft, Failure, Generation, Render
+from airflow_provider_seedance.emulator.services.ark_images import ImageRequest, parse_images
+from airflow_provider_seedance.emulator.services.ark_requests import TaskRequest, parse_task
+from airflow_provider_seedance.emulator.services.base import (
+    ApiError,
+    Call,
+    Reply,
+    Route,
+    Service,
+    json_reply,
+)
+from airflow_provider_seedance.emulator.state import DAY
+
+_TASKS = "/contents/generations/tasks"
+_STATUSES = ("queued", "running", "cancelled", "succeeded", "failed", "expired")
+_QUERY = ("page_num", "page_size", "filter.status", "filter.model", "filter.service_tier", "filter.task_ids")
+_CODES = {
+    400: ("InvalidParameter", "BadRequest"),
+    401: ("AuthenticationError", "Unauthorized"),
+    402: ("AccountOverdueError", "Forbidden"),
+    403: ("AccessDenied", "Forbidden"),
+    404: ("NotFound", "NotFound"),
+    409: ("Conflict", "Conflict"),
+    429: ("RateLimitExceeded.EndpointRPMExceeded", "TooManyRequests"),
+    500: ("InternalServiceError", "InternalServerError"),
+    503: ("ServerOverloaded", "ServiceUnavailable"),
+}
+_TASK_LIFETIME = 7 * DAY
+_CANCELLED_LIFETIME = DAY
+
+
+class Ark(Service):
+    """Replies are flat, as the vendor's SDK reads them; only ``created`` differs between shapes."""
+
+    api = "ark"
+    prefix = "/ark/api/v3"
+
+    def route(self, call: Call) -> Route:
+        """Create, get, list and delete tasks; make images."""
+        if call.method == "POST" and call.path in (_TASKS, "/images/generations"):
+            return Route(kind="submit")
+        if call.method == "GET" and call.path == _TASKS:
+            return Route(kind="list")
+        task_id = call.path.removeprefix(f"{_TASKS}/")
+        if task_id and task_id != call.path and "/" not in task_id:
+            kind = {"GET": "status", "DELETE": "cancel"}.get(call.method, "other")
+            return Route(kind=kind, generation_id=task_id)
+        return Route()
+
+    def prompt_of(self, body: Any) -> str | None:
+        """The text items of a video task are its prompt."""
+        content = body.get("content") if isinstance(body, dict) else None
+        if not isinstance(content, list):
+            return super().prompt_of(body)
+        texts = [item.get("text") for item in content if isinstance(item, dict)]
+        return "\n".join(text for text in texts if isinstance(text, str))
+
+    def dispatch(self, call: Call, route: Route) -> Reply:
+        """Serve a request."""
+        if route.kind == "submit":
+            decoded = self.body(call)
+            return self._create(parse_task(decoded)) if call.path == _TASKS else self._images(decoded)
+        if route.kind == "list":
+            return self._list(call)
+        render = self.find(route.generation_id)
+        if route.kind == "cancel":
+            return self._delete(render)
+        return json_reply(self._task(self.backend.view(render)), generation_id=render.id)
+
+    def out_of_credits(self) -> ApiError:
+        """An overdue account is forbidden here, not asked to pay."""
+        return ApiError(
+            "The request failed because your account has an overdue balance.",
+            status=403,
+            code="AccountOverdueError",
+        )
+
+    def error_body(self, error: ApiError) -> Any:
+        """``{"error": {"code", "message", "param", "type"}}``."""
+        code, kind = _CODES.get(error.status, ("InternalServiceError", "InternalServerError"))
+        if error.status == 400 and error.constraint == "required":
+            code = "MissingParameter"
+        body = {
+            "code": error.code or code,
+            "message": error.message,
+            "param": error.field or "",
+            "type": kind,
+        }
+        return {"error": body}
+
+    def callback_body(self, generation: Generation) -> dict[str, Any]:
+        """The same as the reply to a status call."""
+        return self._task(generation)
+
+    def callback_due(self, generation: Generation) -> bool:
+        """Every status but cancelled is reported."""
+        return generation.status != "cancelled"
+
+    # Video tasks
+
+    def _create(self, task: TaskRequest) -> Reply:
+        width, height = frame_size(task.resolution, task.ratio)
+        day = datetime.fromtimestamp(self.backend.clock.wall(), UTC)
+        render = self.submit(
+            Draft(
+                api=self.api,
+                generation_id=f"cgt-{day:%Y%m%d%H%M%S}-{secrets.token_hex(3)}",
+                media="video",
+                model=task.model,
+                prompt=task.prompt,
+                request=task.given,
+                sent=task.given,
+                spec=MediaSpec(
+                    kind="video",
+                    prompt=task.prompt,
+                    width=width,
+                    height=height,
+                    seconds=task.seconds,
+                    fps=24,
+                    audio=task.generate_audio,
+                    format=task.output_format,
+                ),
+                resolution=task.resolution,
+                fast=task.family.fast,
+                callback_url=task.callback_url,
+                renewable=False,
+                url_lifetime=DAY,
+                expires_after=float(task.execution_expires_after),
+                details={"task": task},
+            )
+        )
+        body = {"id": render.id}
+        if task.safety_identifier is not None:
+            body["safety_identifier"] = task.safety_identifier
+        return json_reply(body, generation_id=render.id)
+
+    def find(self, generation_id: str | None) -> Render:
+        """A task is known for a week, a cancelled one for a day."""
+        render = self.backend.find(self.api, generation_id or "")
+        if render is None or render.draft.media != "video" or self._aged(self.backend.view(render)):
+            raise ApiError(
+                f"The specified task {generation_id} is not found.",
+                status=404,
+                code="ResourceNotFound",
+                field="id",
+            )
+        return render
+
+    def _aged(self, generation: Generation) -> bool:
+        clock = self.backend.clock
+        if generation.status == "cancelled" and generation.ended_at is not None:
+            return (clock.wall() - generation.ended_at) * clock.speed > _CANCELLED_LIFETIME
+        return (clock.wall() - generation.created_at) * clock.speed > _TASK_LIFETIME
+
+    def _task(self, generation: Generation) -> dict[str, Any]:
+        render = self.backend.get(generation.id)
+        task: TaskRequest = render.draft.details["task"]
+        body: dict[str, Any] = {
+            "id": generation.id,
+            "model": task.model,
+            "status": generation.status,
+            "error": None,
+            "created_at": int(generation.created_at),
+            "updated_at": int(generation.ended_at or self.backend.clock.wall()),
+            "seed": task.seed if task.seed >= 0 else int(generation.created_at),
+            "resolution": task.resolution,
+            "ratio": task.ratio,
+            "framespersecond": 24,
+            "generate_audio": task.generate_audio,
+            "draft": task.draft,
+            "service_tier": task.service_tier,
+            "execution_expires_after": task.execution_expires_after,
+            "priority": task.priority,
+            "output_format": task.output_format,
+        }
+        length = {"duration": task.duration} if task.frames is None else {"frames": task.frames}
+        body.update(length)
+        optional = {
+            "safety_identifier": task.safety_identifier,
+            "draft_task_id": task.draft_task_id,
+            "tools": task.tools,
+        }
+        body.update({name: value for name, value in optional.items() if value is not None})
+        if generation.status == "failed":
+            body["error"] = _error(generation.failure)
+        elif generation.status == "succeeded":
+            body["content"] = self._outputs(render, task)
+            tokens = _tokens(render.draft.spec)
+            body["usage"] = {"completion_tokens": tokens, "total_tokens": tokens}
+        return body
+
+    def _outputs(self, render: Render, task: TaskRequest) -> dict[str, str]:
+        content = {"video_url": self.backend.urls(render)[0]}
+        if task.return_last_frame:
+            spec = render.draft.spec
+            still = MediaSpec(
+                kind="image", prompt=spec.prompt, width=spec.width, height=spec.height, format="png"
+            )
+            content["last_frame_url"] = self.backend.url(render, "last_frame.png", still)
+        return content
+
+    def _list(self, call: Call) -> Reply:
+        for name in call.query:
+            if name not in _QUERY:
+                raise ApiError(f"Unknown parameter {name}", field=name, constraint="unknown")
+        number = _page(call, "page_num", 1)
+        size = _page(call, "page_size", 20)
+        status = _single(call, "filter.status")
+        if status is not None and status not in _STATUSES:
+            raise ApiError("filter.status is invalid", field="filter.status", constraint="enum")
+        wanted = {
+            "model": _single(call, "filter.model"),
+            "service_tier": _single(call, "filter.service_tier"),
+        }
+        ids = call.query.get("filter.task_ids")
+        found = []
+        for render in reversed(self._listed(ids)):
+            generation = self.backend.view(render)
+            task: TaskRequest = render.draft.details["task"]
+            if self._aged(generation) or (status is not None and generation.status != status):
+                continue
+            if wanted["model"] in (None, task.model) and wanted["service_tier"] in (None, task.service_tier):
+                found.append(generation)
+        page = found[(number - 1) * size : number * size]
+        return json_reply({"total": len(found), "items": [self._task(generation) for generation in page]})
+
+    def _listed(self, ids: list[str] | None) -> list[Render]:
+        if ids is None:
+            renders = self.backend.renders(self.api)
+        else:
+            known = (self.backend.find(self.api, task_id) for task_id in dict.fromkeys(ids))
+            renders = [render for render in known if render is not None]
+        return [render for render in renders if render.draft.media == "video"]
+
+    def _delete(self, render: Render) -> Reply:
+        with self.backend.lock:
+            status = self.backend.view(render).status
+            if status in ("running", "cancelled"):
+                raise ApiError(
+                    f"The task is {status} and cannot be cancelled or deleted.",
+                    status=409,
+                    code=f"InvalidAction.{status.capitalize()}TaskDeletion",
+                )
+            self.backend.delete(render)
+        return json_reply({}, generation_id=render.id)
+
+    # Images
+
+    def _images(self, decoded: Any) -> Reply:
+        request = parse_images(decoded)
+        render = self.submit(
+            Draft(
+                api=self.api,
+                generation_id=f"img-{self.new_id()}",
+                media="image",
+                model=request.model,
+                prompt=request.prompt,
+                request=request.given,
+                sent=request.given,
+                spec=MediaSpec(
+                    kind="image",
+                    prompt=request.prompt,
+                    width=request.width,
+                    height=request.height,
+                    format=request.output_format,
+                ),
+                resolution="1080p" if request.width * request.height <= 2048 * 2048 else "4k",
+                outputs=request.count,
+                renewable=False,
+                url_lifetime=DAY,
+            )
+        )
+        generation = self.wait(render)
+        if generation.status != "succeeded":
+            self.backend.refund(render)
+            error = _error(generation.failure)
+            status = 400 if "Sensitive" in error["code"] else 500
+            raise ApiError(error["message"], status=status, code=error["code"])
+        body = self._image_body(request, render)
+        if request.stream:
+            return self._stream(body, render)
+        return json_reply(body, generation_id=render.id)
+
+    def _image_body(self, request: ImageRequest, render: Render) -> dict[str, Any]:
+        size = f"{request.width}x{request.height}"
+        failure = render.draft.details.get("item_failure")
+        data: list[dict[str, Any]] = []
+        urls = iter(self.backend.urls(render))
+        for index in range(request.count):
+            if index in render.failed_items:
+                data.append({"error": _error(failure)})
+                continue
+            url = next(urls)
+            if request.base64:
+                content = self.media.file(self.backend.spec(render, index)).path.read_bytes()
+                data.append({"b64_json": base64.b64encode(content).decode(), "size": size})
+            else:
+                data.append({"url": url, "size": size})
+            data[-1]["output_format"] = request.output_format
+        made = request.count - len(render.failed_items)
+        tokens = made * request.width * request.height // 256
+        usage = {"generated_images": made, "output_tokens": tokens, "total_tokens": tokens}
+        if request.references:
+            usage["input_images"] = request.references
+        created = "created" if self.shape == "documented" else "created_at"
+        return {"model": request.model, created: int(render.at), "data": data, "usage": usage}
+
+    def _stream(self, body: dict[str, Any], render: Render) -> Reply:
+        """Server-sent events, one per image and one at the end."""
+        events: list[dict[str, Any]] = []
+        for index, item in enumerate(body["data"]):
+            kind = "partial_failed" if "error" in item else "partial_succeeded"
+            events.append({"type": f"image_generation.{kind}", "image_index": index, **item})
+        events.append({"type": "image_generation.completed", "usage": body["usage"]})
+        lines = [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events]
+        return Reply(
+            body="".join([*lines, "data: [DONE]\n\n"]).encode(),
+            headers={"Content-Type": "text/event-stream"},
+            generation_id=render.id,
+        )
+
+
+def _error(failure: Failure | None) -> dict[str, str]:
+    if failure is None:
+        return {"code": "InternalServiceError", "message": "The service encountered an error."}
+    return {"code": failure.code or "InternalServiceError", "message": failure.message}
+
+
+def _tokens(spec: MediaSpec) -> int:
+    """The vendor's own formula: pixels times frames by 1024."""
+    return round(spec.width * spec.height * spec.fps * spec.seconds / 1024)
+
+
+def _single(call: Call, name: str) -> str | None:
+    values = call.query.get(name)
+    if values is not None and len(values) > 1:
+        raise ApiError(f"{name} may be given once", field=name, constraint="max_items")
+    return values[0] if values else None
+
+
+def _page(call: Call, name: str, default: int) -> int:
+    text = _single(call, name)
+    if text is None:
+        return default
+    if not text.isdigit() or not 1 <= int(text) <= 500:
+        raise ApiError(f"{name} must be from 1 to 500", field=name, constraint="range")
+    return int(text)

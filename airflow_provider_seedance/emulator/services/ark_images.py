@@ -1,0 +1,160 @@
+"""ModelArk's image endpoint (Seedream): the whole answer in one reply."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_provider_seedance.emulator.services.base import ApiError, Fields, is_http_url
+
+_MODEL = re.compile(r"(?:doubao-|dreamina-)?seedream-(3-0-t2i|4-0|4-5|5-0|5-0-lite)-\d{6}")
+_SIZES = {
+    "3-0-t2i": (),
+    "4-0": ("1K", "2K", "4K"),
+    "4-5": ("2K", "4K"),
+    "5-0": ("1K", "2K", "3K", "4K"),
+    "5-0-lite": ("2K", "3K", "4K"),
+}
+_SIDES = {"1K": 1024, "2K": 2048, "3K": 3072, "4K": 4096}
+_MOST_IMAGES = 15
+_MOST_REFERENCES = 14
+_FIELDS = (
+    "model",
+    "prompt",
+    "image",
+    "size",
+    "seed",
+    "guidance_scale",
+    "response_format",
+    "watermark",
+    "optimize_prompt",
+    "optimize_prompt_options",
+    "sequential_image_generation",
+    "sequential_image_generation_options",
+    "tools",
+    "output_format",
+    "layer_decomposition",
+    "stream",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRequest:
+    """A valid request.
+
+    :param count: how many images the group has.
+    :param references: how many images were given.
+    :param base64: whether the images themselves are in the reply.
+    """
+
+    model: str
+    prompt: str
+    width: int
+    height: int
+    count: int
+    references: int
+    base64: bool
+    output_format: str
+    stream: bool
+    given: dict[str, Any]
+
+
+def parse_images(data: Any) -> ImageRequest:
+    """Read the body of an image call.
+
+    :raises ApiError: for whatever the documents do not allow.
+    """
+    fields = Fields(data, nulls=True)
+    fields.only(*_FIELDS)
+    model = fields.text("model", required=True) or ""
+    match = _MODEL.fullmatch(model)
+    endpoint = re.fullmatch(r"ep-[\w-]+", model)
+    if match is None and endpoint is None:
+        raise ApiError(
+            f"The model or endpoint {model} does not exist or you do not have access to it.",
+            status=404,
+            code="InvalidEndpointOrModel.NotFound",
+            field="model",
+        )
+    references = _references(fields)
+    fields.integer("seed", low=-1, high=2**31 - 1)
+    fields.number("guidance_scale", low=1, high=10)
+    fields.flag("watermark")
+    fields.flag("optimize_prompt")
+    fields.flag("layer_decomposition")
+    _options(fields)
+    width, height = _size(fields, match[1] if match else "4-0")
+    return ImageRequest(
+        model=model,
+        prompt=fields.prompt(),
+        width=width,
+        height=height,
+        count=_count(fields, references),
+        references=references,
+        base64=fields.text("response_format", choices=("url", "b64_json")) == "b64_json",
+        output_format=fields.text("output_format", choices=("png", "jpeg")) or "png",
+        stream=fields.flag("stream") or False,
+        given={key: value for key, value in data.items() if value is not None},
+    )
+
+
+def _references(fields: Fields) -> int:
+    value = fields.raw("image")
+    images = [value] if isinstance(value, str) else (value or [])
+    if not isinstance(images, list) or not all(_is_image(image) for image in images):
+        raise fields.error("image", "must be a URL or data URI, or an array of them", "url")
+    if len(images) > _MOST_REFERENCES:
+        raise fields.error("image", f"takes at most {_MOST_REFERENCES}", "max_items", _MOST_REFERENCES)
+    return len(images)
+
+
+def _is_image(value: object) -> bool:
+    return is_http_url(value) or (isinstance(value, str) and value.startswith("data:image/"))
+
+
+def _options(fields: Fields) -> None:
+    if "optimize_prompt_options" in fields:
+        options = Fields(fields.raw("optimize_prompt_options"), at="optimize_prompt_options", nulls=True)
+        options.only("mode", "thinking")
+        options.text("mode", choices=("standard", "fast"))
+    tools = fields.raw("tools")
+    if tools is not None and (
+        not isinstance(tools, list) or any(tool != {"type": "web_search"} for tool in tools)
+    ):
+        raise fields.error("tools", 'may hold {"type": "web_search"} only', "enum", ["web_search"])
+
+
+def _size(fields: Fields, family: str) -> tuple[int, int]:
+    size = fields.text("size")
+    if size is None:
+        side = 1024 if family == "3-0-t2i" else 2048
+        return side, side
+    if size in _SIZES[family]:
+        return _SIDES[size], _SIDES[size]
+    match = re.fullmatch(r"(\d{2,5})x(\d{2,5})", size)
+    if match is None:
+        allowed = ", ".join((*_SIZES[family], "WxH"))
+        raise fields.error("size", f"must be one of {allowed}", "enum", allowed)
+    width, height = int(match[1]), int(match[2])
+    if not 1 / 16 <= width / height <= 16 or not 512 * 512 <= width * height <= 4096 * 4096:
+        raise fields.error("size", "is out of range", "range", ["512x512", "4096x4096"])
+    return width, height
+
+
+def _count(fields: Fields, references: int) -> int:
+    mode = fields.text("sequential_image_generation", choices=("auto", "disabled")) or "disabled"
+    most: int | None = None
+    if "sequential_image_generation_options" in fields:
+        name = "sequential_image_generation_options"
+        options = Fields(fields.raw(name), at=name, nulls=True)
+        options.only("max_images")
+        most = options.integer("max_images", low=1, high=_MOST_IMAGES)
+    if mode == "disabled":
+        return 1
+    if most is not None and references + most > _MOST_IMAGES:
+        raise fields.error(
+            "sequential_image_generation_options", f"with references: {_MOST_IMAGES} at most", "range"
+        )
+    # Left to itself the model decides how many a prompt calls for.
+    return most if most is not None else min(3, _MOST_IMAGES - references)

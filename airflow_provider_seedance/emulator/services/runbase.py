@@ -1,0 +1,114 @@
+"""runbase.net: runs of bytedance/seedance-1.5-pro."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from airflow_provider_seedance.emulator.media import MediaSpec, frame_size
+from airflow_provider_seedance.emulator.records import Draft, Generation, Render
+from airflow_provider_seedance.emulator.services.base import (
+    ApiError,
+    Call,
+    Fields,
+    Reply,
+    Route,
+    Service,
+    json_reply,
+)
+
+_MODEL = "bytedance/seedance-1.5-pro"
+_RATIOS = ("16:9", "9:16", "4:3", "3:4", "1:1", "21:9")
+_STATUSES = {"queued": "pending", "running": "running", "succeeded": "succeeded"}
+
+
+class Runbase(Service):
+    """The page names the path, ``status`` and ``output.urls``; the rest is what its clients read.
+
+    The other shapes: ``flat`` gives ``run_id`` and ``output.url``, ``nested`` puts all under ``data``.
+    """
+
+    api = "runbase"
+    prefix = "/runbase/api/v1"
+
+    def route(self, call: Call) -> Route:
+        """POST runs, GET one run."""
+        if call.method == "POST" and call.path == "/runs":
+            return Route(kind="submit")
+        parts = call.path.split("/")
+        if call.method == "GET" and len(parts) == 3 and parts[1] == "runs" and parts[2]:
+            return Route(kind="status", generation_id=parts[2])
+        return Route()
+
+    def prompt_of(self, body: Any) -> str | None:
+        """The prompt is in ``input``."""
+        return super().prompt_of(body.get("input")) if isinstance(body, dict) else None
+
+    def dispatch(self, call: Call, route: Route) -> Reply:
+        """Serve a request."""
+        submitting = route.kind == "submit"
+        render = self._create(call) if submitting else self.find(route.generation_id)
+        return json_reply(self._run(self.backend.view(render)), generation_id=render.id)
+
+    def error_body(self, error: ApiError) -> Any:
+        """No body and no codes are documented: clients read ``error`` as a string."""
+        if self.shape == "flat":
+            return {"message": error.message}
+        if self.shape == "nested":
+            return {"error": {"code": error.code, "message": error.message}}
+        return {"error": error.message}
+
+    def callback_body(self, generation: Generation) -> dict[str, Any]:
+        """There are no callbacks here."""
+        return self._run(generation)
+
+    def _create(self, call: Call) -> Render:
+        return self.submit(self._draft(Fields(self.body(call))))
+
+    def _draft(self, body: Fields) -> Draft:
+        body.only("model", "input")
+        model = body.text("model", required=True, choices=(_MODEL,)) or _MODEL
+        fields = Fields(body.raw("input", required=True), at="input")
+        fields.only("prompt", "aspect_ratio", "resolution", "duration", "generate_audio", "image_urls")
+        prompt = fields.prompt()
+        ratio = fields.text("aspect_ratio", choices=_RATIOS) or "16:9"
+        resolution = fields.text("resolution", choices=("480p", "720p", "1080p")) or "720p"
+        duration = fields.text("duration", choices=("4", "8", "12")) or "4"
+        audio = fields.flag("generate_audio") or False
+        images = fields.urls("image_urls")
+        width, height = frame_size(resolution, ratio)
+        return Draft(
+            api=self.api,
+            generation_id=str(uuid.uuid4()),
+            media="video",
+            model=model,
+            prompt=prompt,
+            request={
+                "prompt": prompt,
+                "aspect_ratio": ratio,
+                "resolution": resolution,
+                "duration": duration,
+                "generate_audio": audio,
+                **({"image_urls": images} if images else {}),
+            },
+            sent=body.given,
+            spec=MediaSpec(
+                kind="video", prompt=prompt, width=width, height=height, seconds=int(duration), audio=audio
+            ),
+            resolution=resolution,
+        )
+
+    def _run(self, generation: Generation) -> dict[str, Any]:
+        output: dict[str, Any] | None = None
+        if generation.status == "succeeded":
+            urls = self.backend.urls(self.backend.get(generation.id))
+            output = {"url": urls[0]} if self.shape == "flat" else {"urls": urls}
+        failure = generation.failure
+        run: dict[str, Any] = {
+            "run_id" if self.shape == "flat" else "id": generation.id,
+            "status": _STATUSES.get(generation.status, "failed"),
+            "model": generation.model,
+            "output": output,
+            "error": failure.message if failure else None,
+        }
+        return {"data": run} if self.shape == "nested" else run

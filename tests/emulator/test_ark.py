@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from emulator.vendor import ARK_TASKS, Vendor
+
+Vendors = Callable[..., Vendor]
+Start = Callable[..., SeedanceEmulator]
+
+PRO_1 = "seedance-1-0-pro-250528"
+PRO_15 = "seedance-1-5-pro-251215"
+V2 = "dreamina-seedance-2-0-260128"
+V2_FAST = "doubao-seedance-2-0-fast-260128"
+V25 = "dreamina-seedance-2-5-260628"
+TEXT = {"type": "text", "text": "a red kite"}
+
+
+def image(role: str | None = None, url: str = "https://x.example/a.png") -> dict[str, Any]:
+    item: dict[str, Any] = {"type": "image_url", "image_url": {"url": url}}
+    return item if role is None else {**item, "role": role}
+
+
+def source(kind: str, url: str = "https://x.example/a") -> dict[str, Any]:
+    return {"type": f"{kind}_url", f"{kind}_url": {"url": url}, "role": f"reference_{kind}"}
+
+
+@pytest.fixture
+def ark(emulator: SeedanceEmulator, vendor: Vendors) -> Vendor:
+    return vendor(emulator, "ark")
+
+
+@pytest.fixture
+def held(emulator: SeedanceEmulator, start: Start, vendor: Vendors) -> tuple[SeedanceEmulator, Vendor]:
+    """An emulator whose renders stay queued."""
+    slow = start(render_seconds=1000)
+    slow.hold()
+    return slow, vendor(slow, "ark")
+
+
+def create(ark: Vendor, model: str = V2, **body: Any) -> Any:
+    return ark.post(ARK_TASKS, {"model": model, "content": [TEXT], **body})
+
+
+def test_from_create_to_result(ark: Vendor) -> None:
+    created = create(ark, safety_identifier="run-1", ratio="9:16", duration=8, seed=7)
+    assert created.json() == {"id": created.json()["id"], "safety_identifier": "run-1"}
+    assert created.json()["id"].startswith("cgt-20")
+    task = ark.status(created.json()["id"]).json()
+    assert (task["status"], task["error"]) == ("succeeded", None)
+    assert (task["duration"], task["ratio"], task["seed"]) == (8, "9:16", 7)
+    assert (task["generate_audio"], task["framespersecond"], task["resolution"]) == (True, 24, "720p")
+    assert task["safety_identifier"] == "run-1"
+    assert isinstance(task["created_at"], int)
+    assert task["usage"]["total_tokens"] > 0
+    assert "frames" not in task
+    assert ark.http.get(task["content"]["video_url"]).status_code == 200
+
+
+def test_only_the_id_without_a_safety_identifier(ark: Vendor) -> None:
+    assert set(create(ark).json()) == {"id"}
+
+
+def test_null_is_the_same_as_leaving_out(ark: Vendor, emulator: SeedanceEmulator) -> None:
+    assert create(ark, seed=None, callback_url=None, frames=None).status_code == 200
+    assert emulator.ledger.submissions[0].request == {"model": V2, "content": [TEXT]}
+
+
+def test_last_frame_and_frames(ark: Vendor) -> None:
+    task = ark.status(create(ark, PRO_1, return_last_frame=True, frames=29).json()["id"]).json()
+    assert (task["frames"], "duration" in task) == (29, False)
+    assert ark.http.get(task["content"]["last_frame_url"]).headers["content-type"] == "image/png"
+
+
+@pytest.mark.parametrize(
+    ("model", "body"),
+    [
+        (V2, {"resolution": "4k"}),
+        (V2, {"duration": 15}),
+        (V2, {"duration": -1}),
+        (V2, {"priority": 9}),
+        (V2, {"tools": [{"type": "web_search"}]}),
+        (V25, {"duration": 30, "output_format": "mov", "omni_reference_task_type": "auto", "draft": True}),
+        (PRO_15, {"generate_audio": False, "draft": True, "service_tier": "flex"}),
+        (PRO_1, {"duration": 2, "camera_fixed": True, "resolution": "1080p"}),
+        (V2, {"seed": 2**32 - 1, "execution_expires_after": 3600, "watermark": True}),
+        ("ep-20260101-abcde", {}),
+    ],
+)
+def test_what_is_taken(model: str, body: dict[str, Any], ark: Vendor) -> None:
+    assert create(ark, model, **body).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("model", "body"),
+    [
+        (V2, {"duration": "5"}),
+        (V2, {"duration": 3}),
+        (V2, {"duration": 16}),
+        (PRO_1, {"duration": -1}),
+        (PRO_1, {"duration": 13}),
+        (V2_FAST, {"resolution": "1080p"}),
+        (V25, {"resolution": "4k"}),
+        (V2, {"ratio": "9:21"}),
+        (PRO_1, {"generate_audio": True}),
+        (PRO_1, {"priority": 1}),
+        (PRO_1, {"frames": 30}),
+        (V2, {"frames": 29}),
+        (V2, {"service_tier": "flex"}),
+        (V2, {"camera_fixed": True}),
+        (V2, {"draft": True}),
+        (V2, {"output_format": "mov"}),
+        (V2, {"tools": [{"type": "calculator"}]}),
+        (V2, {"seed": -2}),
+        (V2, {"execution_expires_after": 60}),
+        (V2, {"safety_identifier": "x" * 65}),
+        (V2, {"callback_url": "nowhere"}),
+        (V2, {"watermark": 1}),
+        (V2, {"prompt": "kite"}),
+    ],
+)
+def test_what_is_refused(model: str, body: dict[str, Any], ark: Vendor, emulator: SeedanceEmulator) -> None:
+    reply = create(ark, model, **body)
+    assert reply.status_code == 400
+    error = reply.json()["error"]
+    assert set(error) == {"code", "message", "param", "type"}
+    assert (error["code"], error["param"]) == ("InvalidParameter", next(iter(body)))
+    assert emulator.ledger.submissions == []
+
+
+@pytest.mark.parametrize(
+    "model", ["seedance-9-260101", "seedance-2-0", "dreamina-seedance-2-0-pro-260128", "gpt"]
+)
+def test_unknown_models(model: str, ark: Vendor) -> None:
+    reply = create(ark, model)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (404, "InvalidEndpointOrModel.NotFound")
+
+
+@pytest.mark.parametrize(
+    ("model", "content"),
+    [
+        (V2, [TEXT, image()]),
+        (V2, [image()]),
+        (V2, [TEXT, image("first_frame"), image("last_frame")]),
+        (V2, [TEXT, *[image("reference_image")] * 9]),
+        (V2, [TEXT, image("reference_image"), source("video"), source("audio")]),
+        (V2, [TEXT, image(url="data:image/png;base64,AAAA")]),
+        (V2, [TEXT, image(url="asset://abc")]),
+        (V2, [TEXT, image(url="http://127.0.0.1:1/a.png")]),
+        (V25, [TEXT, *[image("reference_image")] * 30]),
+        (V25, [{"type": "draft_task", "draft_task": {"id": "cgt-1"}}]),
+        ("seedance-1-0-lite-i2v-250428", [TEXT, image("first_frame")]),
+    ],
+)
+def test_content_that_is_taken(model: str, content: list[Any], ark: Vendor) -> None:
+    reply = create(ark, model, content=content)
+    assert reply.status_code == 200, reply.text
+
+
+@pytest.mark.parametrize(
+    ("model", "content"),
+    [
+        (V2, []),
+        (V2, "kite"),
+        (V2, [{"type": "text"}]),
+        (V2, [{"type": "poem", "poem": "kite"}]),
+        (V2, [{**TEXT, "role": "user"}]),
+        (V2, [TEXT, image("middle_frame")]),
+        (V2, [TEXT, image("last_frame")]),
+        (V2, [TEXT, image(), image()]),
+        (V2, [TEXT, image("last_frame"), image()]),
+        (V2, [TEXT, image("first_frame"), image("reference_image")]),
+        (V2, [TEXT, image("first_frame"), source("video")]),
+        (V2, [TEXT, *[image("reference_image")] * 10]),
+        (V2, [TEXT, image(url="http://x.example/a.png")]),
+        (V2, [TEXT, source("video", "data:video/mp4;base64,AAAA")]),
+        (V2, [TEXT, {"type": "image_url", "image_url": "https://x.example/a.png"}]),
+        (V2, [TEXT, {"type": "draft_task", "draft_task": {"id": "cgt-1"}}]),
+        (PRO_15, [TEXT, image("reference_image")]),
+        ("seedance-1-0-lite-t2v-250428", [TEXT, image()]),
+        ("seedance-1-0-lite-i2v-250428", [TEXT]),
+    ],
+)
+def test_content_that_is_refused(model: str, content: Any, ark: Vendor) -> None:
+    reply = create(ark, model, content=content)
+    assert reply.status_code == 400
+    assert reply.json()["error"]["param"].startswith("content")
+
+
+def test_parameters_behind_the_prompt(ark: Vendor) -> None:
+    content = [{"type": "text", "text": "kite --rs 480p --rt 1:1 --dur 10"}]
+    task = ark.status(create(ark, PRO_1, content=content).json()["id"]).json()
+    assert (task["resolution"], task["ratio"], task["duration"]) == ("480p", "1:1", 10)
+    content = [{"type": "text", "text": "kite --rs 9p --rt 7:1 --dur 99"}]
+    task = ark.status(create(ark, PRO_1, content=content).json()["id"]).json()
+    assert (task["resolution"], task["ratio"], task["duration"]) == ("1080p", "16:9", 5)
+
+
+def test_a_render_that_is_moderated(ark: Vendor, emulator: SeedanceEmulator) -> None:
+    emulator.fault("fail", code="OutputVideoSensitiveContentDetected", message="no")
+    task = ark.status(create(ark).json()["id"]).json()
+    assert task["status"] == "failed"
+    assert task["error"] == {"code": "OutputVideoSensitiveContentDetected", "message": "no"}
+    assert "content" not in task
+
+
+def test_cancel_in_the_queue(held: tuple[SeedanceEmulator, Vendor]) -> None:
+    emulator, ark = held
+    task_id = create(ark).json()["id"]
+    reply = ark.call("DELETE", f"{ARK_TASKS}/{task_id}")
+    assert (reply.status_code, reply.json()) == (200, {})
+    assert ark.status(task_id).json()["status"] == "cancelled"
+    assert emulator.ledger.billed == 0
+    [deletion] = emulator.ledger.deletions
+    assert (deletion.was, deletion.effect) == ("queued", "cancelled")
+    assert ark.call("DELETE", f"{ARK_TASKS}/{task_id}").status_code == 409
+    assert len(emulator.ledger.cancels()) == 2
+
+
+def test_no_cancel_while_running(start: Start, vendor: Vendors) -> None:
+    now = 1000.0
+    emulator = start(clock=lambda: now, render_seconds=100, speed=1)
+    ark = vendor(emulator, "ark")
+    task_id = create(ark).json()["id"]
+    now += 50
+    reply = ark.call("DELETE", f"{ARK_TASKS}/{task_id}")
+    assert reply.status_code == 409
+    assert ark.status(task_id).json()["status"] == "running"
+    assert emulator.ledger.deletions == []
+
+
+def test_deleting_a_finished_task_destroys_it(ark: Vendor, emulator: SeedanceEmulator) -> None:
+    task_id = create(ark).json()["id"]
+    assert ark.call("DELETE", f"{ARK_TASKS}/{task_id}").status_code == 200
+    assert ark.status(task_id).status_code == 404
+    [deletion] = emulator.ledger.deletions
+    assert (deletion.was, deletion.effect) == ("succeeded", "deleted")
+    assert emulator.ledger.billed > 0
+
+
+def test_list(held: tuple[SeedanceEmulator, Vendor]) -> None:
+    emulator, ark = held
+    ids = [create(ark, model).json()["id"] for model in (V2, V2, PRO_1)]
+    emulator.finish(ids[0])
+
+    def listed(**query: Any) -> Any:
+        return ark.get(ARK_TASKS, params={f"filter.{k}": v for k, v in query.items()}).json()
+
+    everything = ark.get(ARK_TASKS).json()
+    assert everything["total"] == 3
+    assert [task["id"] for task in everything["items"]] == ids[::-1]
+    assert [task["id"] for task in listed(status="succeeded")["items"]] == [ids[0]]
+    assert listed(model=V2)["total"] == 2
+    assert listed(service_tier="flex")["total"] == 0
+    assert {task["id"] for task in listed(task_ids=[ids[0], ids[2], "nobody"])["items"]} == {ids[0], ids[2]}
+    page = ark.get(ARK_TASKS, params={"page_num": 2, "page_size": 2}).json()
+    assert (page["total"], [task["id"] for task in page["items"]]) == (3, [ids[0]])
+    assert emulator.ledger.count("list", api="ark") == 6
+
+
+@pytest.mark.parametrize(
+    "query",
+    [{"page_num": "0"}, {"page_size": "x"}, {"page_size": "501"}, {"filter.status": "done"}, {"x": "1"}],
+)
+def test_list_is_strict(query: dict[str, str], ark: Vendor) -> None:
+    assert ark.get(ARK_TASKS, params=query).status_code == 400
+
+
+def test_what_people_do(held: tuple[SeedanceEmulator, Vendor]) -> None:
+    emulator, ark = held
+    ids = [create(ark).json()["id"] for _ in range(4)]
+    emulator.expire(ids[0])
+    emulator.cancel_remote(ids[1])
+    emulator.forget(ids[2])
+    emulator.fail(ids[3], "no", code="X")
+    assert [ark.status(task_id).json().get("status") for task_id in ids] == [
+        "expired",
+        "cancelled",
+        None,
+        "failed",
+    ]
+    assert ark.status(ids[2]).status_code == 404
+
+
+def test_records_age(start: Start, vendor: Vendors) -> None:
+    now = 1000.0
+    emulator = start(clock=lambda: now, speed=1)
+    ark = vendor(emulator, "ark")
+    task_id = create(ark).json()["id"]
+    url = ark.status(task_id).json()["content"]["video_url"]
+    now += 86_300
+    assert ark.http.get(url).status_code == 200
+    now += 200
+    assert ark.http.get(url).status_code == 403
+    now += 6 * 86_400
+    assert ark.status(task_id).status_code == 404
+    assert ark.get(ARK_TASKS).json()["total"] == 0

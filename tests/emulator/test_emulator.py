@@ -1,0 +1,80 @@
+"""The whole, with real media: from a request to a file that plays."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from emulator.vendor import ARK_TASKS, Vendor
+
+av = pytest.importorskip("av")
+Image = pytest.importorskip("PIL.Image")
+
+KITE = "a red kite"
+ARK = {"model": "seedance-1-5-pro-251215", "content": [{"type": "text", "text": KITE}]}
+V1 = {"prompt": KITE, "resolution": "480p", "duration": "4"}
+
+
+@pytest.mark.parametrize(
+    ("api", "path", "body", "expected"),
+    [
+        ("seedance2api", "/seedance/generate", {"prompt": KITE, "model": "seedance-2.0", "duration": 6, "fps": 60},
+         (1280, 720, 60, 6, False)),
+        ("seedanceapi-v1", "/generate", {**V1, "aspect_ratio": "9:21", "generate_audio": True},
+         (480, 1120, 24, 4, True)),
+        ("seedanceapi-v2", "/generate", {"model": "seedance-2.0", "prompt": KITE, "duration": 5,
+                                         "aspect_ratio": "3:4"}, (720, 960, 24, 5, False)),
+        ("runbase", "/runs", {"model": "bytedance/seedance-1.5-pro",
+                              "input": {"prompt": KITE, "duration": "8", "generate_audio": True}},
+         (1280, 720, 24, 8, True)),
+        ("ark", ARK_TASKS, {**ARK, "ratio": "1:1", "duration": 4}, (720, 720, 24, 4, True)),
+    ],
+    ids=["seedance2api", "v1", "v2", "runbase", "ark"],
+)  # fmt: skip
+def test_videos_are_what_was_asked_for(
+    api: str,
+    path: str,
+    body: dict[str, Any],
+    expected: tuple[int, int, int, float, bool],
+    start: Callable[..., SeedanceEmulator],
+    vendor: Callable[..., Vendor],
+) -> None:
+    emulator = start(media=True)
+    client = vendor(emulator, api)
+    client.post(path, body).raise_for_status()
+    status = client.status(emulator.generations[0].id)
+    if api == "seedance2api":
+        status = client.get(f"/results/{emulator.generations[0].id}")
+    url = next(url for url in strings(status.json()) if "/_media/" in url)
+    data = client.http.get(url).raise_for_status().content
+    with av.open(io.BytesIO(data)) as container:
+        [stream] = container.streams.video
+        seen = (stream.width, stream.height, stream.average_rate, container.duration / 1_000_000)
+    width, height, fps, seconds, audio = expected
+    assert seen == (width, height, fps, pytest.approx(seconds, abs=0.1))
+    with av.open(io.BytesIO(data)) as container:
+        assert bool(container.streams.audio) is audio
+
+
+def test_images_are_pngs_of_the_size(
+    start: Callable[..., SeedanceEmulator], vendor: Callable[..., Vendor]
+) -> None:
+    client = vendor(start(media=True), "seedance2api")
+    body = {"prompt": KITE, "model": "seedream-4.5", "resolution": "4k"}
+    [image] = client.post("/seedream/generate", body).json()["data"]["images"]
+    data = client.http.get(image["url"]).content
+    assert len(data) == image["size_bytes"]
+    with Image.open(io.BytesIO(data)) as opened:
+        assert (opened.format, opened.size) == ("PNG", (4096, 4096))
+
+
+def strings(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [text for item in value.values() for text in strings(item)]
+    if isinstance(value, list):
+        return [text for item in value for text in strings(item)]
+    return [value] if isinstance(value, str) else []

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import json
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from airflow_provider_seedance.emulator.ledger import Ledger, RequestEntry, Submission
+
+
+def entry(kind: str = "submit", api: str = "ark", **changes: object) -> RequestEntry:
+    fields = {"at": 1.0, "api": api, "method": "POST", "path": "/x", "kind": kind, **changes}
+    return RequestEntry(**fields)  # type: ignore[arg-type]
+
+
+def submission(generation_id: str, billed: float) -> Submission:
+    return Submission(
+        at=1, api="ark", generation_id=generation_id, media="video", prompt="p", request={}, billed=billed
+    )
+
+
+def test_requests_keep_the_order_of_arrival() -> None:
+    ledger = Ledger()
+    first, second = ledger.arrived(entry(path="/1")), ledger.arrived(entry(path="/2"))
+    ledger.answered(second, 200, "b")
+    ledger.answered(first, 500, None)
+    assert [(r.path, r.status, r.generation_id) for r in ledger.requests] == [
+        ("/1", 500, None),
+        ("/2", 200, "b"),
+    ]
+
+
+def test_an_unanswered_request_has_no_status() -> None:
+    ledger = Ledger()
+    ledger.arrived(entry())
+    assert ledger.requests[0].status is None
+
+
+def test_entries_are_values() -> None:
+    with pytest.raises(FrozenInstanceError):
+        entry().status = 200  # type: ignore[misc]
+
+
+def test_posts_are_found_by_prompt_at_any_depth() -> None:
+    ledger = Ledger()
+    ledger.arrived(entry(body={"content": [{"type": "text", "text": "kite"}]}))
+    ledger.arrived(entry(api="runbase", body={"input": {"prompt": "kite"}}))
+    ledger.arrived(entry(body={"prompt": "kites"}))
+    ledger.arrived(entry(kind="status"))
+    assert len(ledger.posts()) == 3
+    assert len(ledger.posts(prompt="kite")) == 2
+    assert len(ledger.posts(api="runbase", prompt="kite")) == 1
+
+
+def test_count() -> None:
+    ledger = Ledger()
+    ledger.arrived(entry(kind="status", generation_id="a"))
+    ledger.arrived(entry(kind="status", generation_id="b"))
+    ledger.arrived(entry(kind="cancel", api="runbase"))
+    assert ledger.count("status") == 2
+    assert ledger.count("status", generation_id="a") == 1
+    assert ledger.count("any", api="runbase") == 1
+    assert [request.kind for request in ledger.cancels()] == ["cancel"]
+
+
+def test_refunds() -> None:
+    ledger = Ledger()
+    ledger.submitted(submission("a", 10))
+    ledger.submitted(submission("b", 5))
+    ledger.refunded("a")
+    assert [s.billed for s in ledger.submissions] == [0, 5]
+    assert ledger.billed == 5
+
+
+def test_the_ledger_survives_json() -> None:
+    ledger = Ledger()
+    ledger.arrived(entry(body={"prompt": "kite"}))
+    ledger.submitted(submission("a", 10))
+    copy = Ledger.from_dict(json.loads(json.dumps(ledger.as_dict())))
+    assert copy.requests == ledger.requests
+    assert copy.submissions == ledger.submissions

@@ -1,0 +1,74 @@
+"""The least that tests need to talk to a service."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+ARK_TASKS = "/contents/generations/tasks"
+
+VALID_SUBMITS: dict[str, tuple[str, dict[str, Any]]] = {
+    "seedance2api": (
+        "/seedance/generate",
+        {"prompt": "a red kite", "model": "seedance-1.5-pro", "duration": 5},
+    ),
+    "seedanceapi-v1": ("/generate", {"prompt": "a red kite", "duration": "4"}),
+    "seedanceapi-v2": ("/generate", {"prompt": "a red kite", "model": "seedance-2.0-fast", "duration": 5}),
+    "runbase": ("/runs", {"model": "bytedance/seedance-1.5-pro", "input": {"prompt": "a red kite"}}),
+    "ark": (
+        ARK_TASKS,
+        {"model": "seedance-1-5-pro-251215", "content": [{"type": "text", "text": "a red kite"}]},
+    ),
+}
+STATUS_PATHS = {
+    "seedance2api": "/tasks/{}",
+    "seedanceapi-v1": "/status?task_id={}",
+    "seedanceapi-v2": "/status?task_id={}",
+    "runbase": "/runs/{}",
+    "ark": ARK_TASKS + "/{}",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vendor:
+    http: httpx.Client
+    base: str
+    key: str
+    api: str
+
+    def call(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {self.key}", **arguments.pop("headers", {})}
+        return self.http.request(method, self.base + path, headers=headers, **arguments)
+
+    def get(self, path: str, **arguments: Any) -> httpx.Response:
+        return self.call("GET", path, **arguments)
+
+    def post(self, path: str, body: Any) -> httpx.Response:
+        return self.call("POST", path, json=body)
+
+    def submit(self, prompt: str | None = None) -> httpx.Response:
+        """A valid request."""
+        path, body = VALID_SUBMITS[self.api]
+        return self.post(path, body if prompt is None else with_prompt(body, prompt))
+
+    def submit_id(self, prompt: str | None = None) -> str:
+        body = self.submit(prompt).raise_for_status().json()
+        data = body.get("data", body)
+        return str(data.get("task_id") or data.get("id") or data.get("run_id"))
+
+    def status(self, generation_id: str) -> httpx.Response:
+        return self.get(STATUS_PATHS[self.api].format(generation_id))
+
+
+def with_prompt(body: dict[str, Any], prompt: str) -> dict[str, Any]:
+    body = copy.deepcopy(body)
+    if "content" in body:
+        body["content"][0]["text"] = prompt
+    elif "input" in body:
+        body["input"]["prompt"] = prompt
+    else:
+        body["prompt"] = prompt
+    return body
