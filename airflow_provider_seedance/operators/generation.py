@@ -1,0 +1,506 @@
+"""
+What the operators share: entering a submission, waiting for it with or without a worker, delivering.
+
+The life of a task: ``execute`` brings the request to a generation (at most one is paid for), then
+defers or waits; ``execute_complete`` takes the end from the trigger's event, or asks the service where
+the event is not a complete answer of its own trigger.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+
+from airflow.providers.common.compat.sdk import BaseOperator
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.compat import RETRY_POLICIES, TaskDeferralError, TaskDeferralTimeout
+from airflow_provider_seedance.generations import Generation, GenerationStatus, VideoRequest
+from airflow_provider_seedance.links.seedance import SeedanceOutputLink
+from airflow_provider_seedance.policies.retry import SeedanceRetryPolicy
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.context import Context
+
+    from airflow_provider_seedance.apis.base import Prepared
+    from airflow_provider_seedance.generations import GenerationRequest
+    from airflow_provider_seedance.hooks.seedance import SeedanceHook
+    from airflow_provider_seedance.operators.submission import Attached, Postponed
+    from airflow_provider_seedance.records import Record, RecordStore
+
+#: Seconds by which Airflow's own deferral timeout is later than ours, which knows what to say.
+DEFERRAL_GRACE = 900.0
+
+#: Seconds that the worker gives to a cancellation when it is being stopped itself.
+KILL_PATIENCE = 10.0
+
+#: States of a task instance in which nobody goes on with its render.
+ABANDONED = frozenset({"failed", "success", "skipped", "removed"})
+
+
+class SeedanceGenerationOperator(BaseOperator):
+    """
+    Submits one generation, waits for it, and returns its result.
+
+    Subclasses say what the request consists of. **The generation is billed from the moment the service
+    takes it**; through worker loss, retries, triggerer restarts, lost replies and clears one task
+    instance pays for one.
+
+    :param seedance_conn_id: The Airflow connection, of type ``seedance``.
+    :param deferrable: Whether to wait in the triggerer, without a worker. Otherwise a worker waits.
+    :param poll_interval: Seconds between status requests; ``None`` chooses them.
+    :param timeout: Seconds of patience by the wall clock, from submission or the latest re-attachment.
+        When it is over the task fails, the render goes on and is billed, and a retry waits for it again.
+    :param use_callback: Let the service call Airflow when the render ends. Not available in this version.
+    :param on_uncertain_submit: What to do when nobody can tell whether a submission was taken:
+        ``"fail"`` for good, or ``"resubmit"`` at the risk of paying twice.
+    :param on_clear: What a cleared task does whose generation had succeeded: ``"reuse"`` delivers it,
+        ``"new"`` makes (and pays for) another take. A template.
+    :param cancel_on_kill: Whether to cancel the generation when a person ends the task, where the
+        service can and only while it is queued.
+    :param end_from_trigger: Whether the triggerer ends a successful task itself, which saves the second
+        worker start. Needs Airflow 3.3; no callbacks, listeners, asset events or mapping over the result.
+    :param max_credits: Refuse to submit what costs more credits by the published prices. Refused where
+        the service publishes none.
+    """
+
+    template_fields: Sequence[str] = ("seedance_conn_id", "on_clear")
+    operator_extra_links = (SeedanceOutputLink(),)
+    ui_color = "#efe6ff"
+
+    #: The kind of request, and the names of the operator's arguments that make it up.
+    request_class: ClassVar[type[GenerationRequest]] = VideoRequest
+    request_fields: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        *,
+        seedance_conn_id: str = "seedance_default",
+        deferrable: bool = True,
+        poll_interval: float | None = None,
+        timeout: float = 3600,
+        use_callback: bool = False,
+        on_uncertain_submit: str = "fail",
+        on_clear: str = "reuse",
+        cancel_on_kill: bool = True,
+        end_from_trigger: bool = False,
+        max_credits: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.seedance_conn_id = seedance_conn_id
+        self.deferrable = deferrable
+        self.poll_interval = poll_interval
+        self.timeout = timeout
+        self.use_callback = use_callback
+        self.on_uncertain_submit = on_uncertain_submit
+        self.on_clear = on_clear
+        self.cancel_on_kill = cancel_on_kill
+        self.end_from_trigger = end_from_trigger
+        self.max_credits = max_credits
+        if RETRY_POLICIES and getattr(self, "retry_policy", None) is None:
+            self.retry_policy = SeedanceRetryPolicy()
+        self._waiting_for: tuple[Context, str] | None = None
+        self._check_arguments()
+
+    # ------------------------------------------------------------------ entering
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Bring the request to a generation and wait for it, in the triggerer or here."""
+        from airflow_provider_seedance.operators.submission import Postponed
+
+        self._check_arguments()
+        self._check_rendered()
+        hook = self._hook()
+        prepared = self._prepare(hook, context)
+        if self.deferrable:
+            # A trigger that cannot be made or stored must fail before money is spent, not after.
+            self._trigger("not-submitted-yet", prepared.facts.as_dict(), time.time(), None).serialize()
+        entered = self._enter(hook, prepared, context)
+        if isinstance(entered, Postponed):
+            self._postpone(entered)
+        generation, record = entered.generation, entered.record
+        self._push_id(context, generation.generation_id)
+        if generation.status.terminal:
+            return self._deliver(generation, record, context)
+        deadline = time.time() + self.timeout
+        if self.deferrable:
+            self._defer(generation, dict(record.facts), deadline)
+        return self._wait_here(hook, generation, record, context)
+
+    def resume_submit(self, context: Context, event: Any = None) -> dict[str, Any]:
+        """Submit after the time for which the service took no submissions."""
+        return self.execute(context)
+
+    def execute_complete(
+        self,
+        context: Context,
+        event: Any = None,
+        generation_id: str | None = None,
+        facts: dict[str, Any] | None = None,
+        deadline: float | None = None,
+    ) -> dict[str, Any]:
+        """
+        Deliver after a deferral.
+
+        :param event: Of the trigger. Only a complete end of this very generation is taken as it is.
+        :param generation_id: The generation the task deferred for.
+        """
+        from airflow_provider_seedance.triggers.seedance import read_event
+
+        store = self._store(context)
+        record = self._known_record(store, generation_id)
+        expected = generation_id or (record.generation_id if record else None)
+        if expected is None:
+            raise errors.SeedanceRecordError(
+                "The task was resumed, but neither the deferral nor the task state store names a generation. "
+                "Look for it in the console of the service; clearing the task submits anew."
+            )
+        facts = facts or (dict(record.facts) if record else {})
+        told = read_event(event, expected)
+        generation = told or self._ask(expected, facts, deadline, store)
+        return self._deliver(generation.fill(facts), record, context)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Resume; a trigger that broke or was lost costs nobody a finished render."""
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except (TaskDeferralTimeout, TaskDeferralError) as error:
+            record = self._known_record(self._store(context), None)
+            if record is None or record.generation_id is None:
+                raise
+            self.log.warning("The deferral ended without an answer (%s); asking the service.", error)
+            try:
+                return self.execute_complete(context, None, deadline=time.time())
+            except errors.SeedanceTimeoutError as timeout:
+                if isinstance(error, TaskDeferralTimeout):
+                    raise
+                raise errors.SeedanceServerError(
+                    f"The trigger that waited for generation {record.generation_id} broke ({error}). The render "
+                    "goes on and is billed; a retry waits for it again and does not submit.",
+                    generation_id=record.generation_id,
+                ) from timeout
+
+    def on_kill(self) -> None:
+        """Cancel what nobody goes on with, when the worker is stopped while it waits or submits."""
+        if not self.cancel_on_kill or self._waiting_for is None:
+            return
+        # The signal may have interrupted a conversation with the supervisor, which holds its lock.
+        thread = threading.Thread(target=self._cancel_if_abandoned, args=self._waiting_for, daemon=True)
+        thread.start()
+        thread.join(KILL_PATIENCE)
+
+    # ------------------------------------------------------------------ what subclasses may change
+
+    def request_arguments(self, context: Context) -> dict[str, Any]:
+        """Return the arguments of the request, rendered."""
+        return {name: value for name in self.request_fields if (value := getattr(self, name)) is not None}
+
+    # ------------------------------------------------------------------ checks
+
+    def _check_arguments(self) -> None:
+        problems = []
+        if self.on_uncertain_submit not in ("fail", "resubmit"):
+            problems.append(
+                f"on_uncertain_submit is {self.on_uncertain_submit!r}; it takes 'fail' or 'resubmit'"
+            )
+        if self.poll_interval is not None and not _positive(self.poll_interval):
+            problems.append(f"poll_interval is {self.poll_interval!r}; it takes a positive number of seconds")
+        if not _positive(self.timeout):
+            problems.append(f"timeout is {self.timeout!r}; it takes a positive number of seconds")
+        if self.max_credits is not None and not _positive(self.max_credits, or_zero=True):
+            problems.append(f"max_credits is {self.max_credits!r}; it takes a number of credits")
+        if self.use_callback:
+            problems.append("use_callback is not available in this version; the render is polled for")
+        if self.end_from_trigger:
+            problems += self._against_ending_from_trigger()
+        if problems:
+            raise errors.SeedanceConfigurationError(f"{'; '.join(problems)}. Nothing was sent.")
+
+    def _against_ending_from_trigger(self) -> list[str]:
+        why = []
+        if not RETRY_POLICIES:
+            why.append("end_from_trigger needs Airflow 3.3: before it, a trigger cannot write XCom")
+        if not self.deferrable:
+            why.append("end_from_trigger needs deferrable=True: there is no trigger otherwise")
+        if self.outlets:
+            why.append("end_from_trigger cannot be used with outlets: no asset event would be sent")
+        if self.on_success_callback:
+            why.append("end_from_trigger cannot be used with on_success_callback: it would not be called")
+        return why
+
+    def _check_rendered(self) -> None:
+        if self.on_clear not in ("reuse", "new"):
+            raise errors.SeedanceConfigurationError(
+                f"on_clear is {self.on_clear!r}; it takes 'reuse' or 'new'. Nothing was sent."
+            )
+        if self.end_from_trigger and self.get_dag() and next(self.iter_mapped_dependants(), None) is not None:
+            raise errors.SeedanceConfigurationError(
+                "end_from_trigger cannot be used while another task is mapped over the result: Airflow would "
+                "not learn its length. Nothing was sent."
+            )
+
+    def _prepare(self, hook: SeedanceHook, context: Context) -> Prepared:
+        request = self.request_class.from_arguments(self.request_arguments(context))
+        prepared = hook.prepare(request)
+        for line in prepared.defaults:
+            self.log.info("Default applied: %s", line)
+        for line in prepared.warnings:
+            self.log.warning("%s", line)
+        self._check_price(hook, prepared)
+        return prepared
+
+    def _check_price(self, hook: SeedanceHook, prepared: Prepared) -> None:
+        if self.max_credits is None:
+            return
+        api = hook.settings.api
+        price = prepared.facts.credits
+        if price is None:
+            known = "for this request" if api.publishes_prices else "at all"
+            raise errors.SeedanceConfigurationError(
+                f"max_credits={self.max_credits:g} cannot be honoured: {api.name} publishes no price {known}. "
+                "Remove max_credits or use a service with prices. Nothing was sent."
+            )
+        if price > self.max_credits:
+            raise errors.SeedanceRequestError(
+                f"The request costs {price:g} credits, more than max_credits={self.max_credits:g}. "
+                "Nothing was sent."
+            )
+
+    # ------------------------------------------------------------------ submitting
+
+    def _enter(self, hook: SeedanceHook, prepared: Prepared, context: Context) -> Attached | Postponed:
+        from airflow_provider_seedance.operators.submission import Policy, Postponed, Submission
+        from airflow_provider_seedance.records import Attempt, Fingerprint
+
+        settings = hook.settings
+        ti = context["ti"]
+        attempt = Attempt(
+            fingerprint=Fingerprint.of(prepared.asked, api=settings.api.name, base_url=settings.base_url),
+            max_tries=int(getattr(ti, "max_tries", 0) or 0),
+            try_number=int(getattr(ti, "try_number", 0) or 0),
+        )
+        with hook.get_conn() as client:
+            submission = Submission(
+                client=client,
+                store=self._store(context),
+                prepared=prepared,
+                attempt=attempt,
+                policy=Policy(
+                    on_uncertain_submit=self.on_uncertain_submit,  # type: ignore[arg-type]
+                    on_clear=self.on_clear,  # type: ignore[arg-type]
+                    end_from_trigger=self.end_from_trigger,
+                ),
+            )
+            entered = submission.enter()
+        if isinstance(entered, Postponed) and not self.deferrable:
+            raise entered.error
+        return entered
+
+    def _postpone(self, postponed: Postponed) -> NoReturn:
+        from airflow_provider_seedance.triggers.seedance import SeedanceQuotaTrigger
+
+        moment = time.time() + postponed.seconds
+        self.log.warning(
+            "%s Nothing was submitted and nothing is billed; the task defers for %.0f s and submits then.",
+            postponed.error.message,
+            postponed.seconds,
+        )
+        self.defer(trigger=SeedanceQuotaTrigger(moment=moment), method_name="resume_submit")
+
+    def _push_id(self, context: Context, generation_id: str) -> None:
+        try:
+            context["ti"].xcom_push(key="generation_id", value=generation_id)
+        except Exception as error:
+            # The render is paid for: nothing that is only nice to have may stop the task now.
+            self.log.warning("XCom generation_id could not be pushed: %s", error)
+
+    # ------------------------------------------------------------------ waiting
+
+    def _trigger(
+        self, generation_id: str, facts: dict[str, Any], deadline: float, estimate: float | None
+    ) -> Any:
+        from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger
+
+        return SeedanceGenerationTrigger(
+            seedance_conn_id=self.seedance_conn_id,
+            generation_id=generation_id,
+            media=self.request_class.media,
+            deadline=deadline,
+            poll_interval=self.poll_interval,
+            estimated_wait=estimate,
+            cancel_on_kill=self.cancel_on_kill,
+            end_from_trigger=self.end_from_trigger,
+            facts=facts,
+        )
+
+    def _defer(self, generation: Generation, facts: dict[str, Any], deadline: float) -> None:
+        self.log.info(
+            "Deferring until generation %s has ended, for at most %.0f s.",
+            generation.generation_id,
+            deadline - time.time(),
+        )
+        self.defer(
+            trigger=self._trigger(generation.generation_id, facts, deadline, generation.estimated_wait),
+            method_name="execute_complete",
+            kwargs={"generation_id": generation.generation_id, "facts": facts, "deadline": deadline},
+            timeout=timedelta(seconds=max(0.0, deadline - time.time()) + DEFERRAL_GRACE),
+        )
+
+    def _wait_here(
+        self, hook: SeedanceHook, generation: Generation, record: Record, context: Context
+    ) -> dict[str, Any]:
+        self._waiting_for = (context, generation.generation_id)
+        try:
+            end = hook.wait_for_end(
+                generation.generation_id,
+                self.timeout,
+                media=self.request_class.media,
+                poll_interval=self.poll_interval,
+                estimated_wait=generation.estimated_wait,
+            )
+        except errors.SeedanceError as error:
+            raise self._unrecorded(error, self._store(context)) from error
+        finally:
+            self._waiting_for = None
+        return self._deliver(end.fill(record.facts), record, context)
+
+    def _ask(
+        self, generation_id: str, facts: dict[str, Any], deadline: float | None, store: RecordStore
+    ) -> Generation:
+        """Ask the service after a resume that brought no answer; wait on if there is time left."""
+        from airflow_provider_seedance.hooks.seedance import timed_out
+
+        last: Generation | None = None
+        try:
+            last = self._hook().get_generation(generation_id, self.request_class.media)
+        except errors.SeedanceNotFoundError as error:
+            raise self._unrecorded(error, store) from error
+        except errors.SeedanceError as error:
+            self.log.warning("The state of generation %s could not be read: %s", generation_id, error)
+        if last is not None and last.status.terminal:
+            return last
+        if deadline is not None and time.time() < deadline:
+            self.log.info("Generation %s has not ended; the task was resumed early.", generation_id)
+            unseen = Generation(
+                generation_id=generation_id,
+                api="",
+                media=self.request_class.media,
+                status=GenerationStatus.QUEUED,
+            )
+            self._defer(last or unseen, facts, deadline)
+        raise self._unrecorded(timed_out(generation_id, self.timeout, last), store)
+
+    def _unrecorded(self, error: errors.SeedanceError, store: RecordStore) -> errors.SeedanceError:
+        """Make an error final where a retry could not find the paid generation again."""
+        if store.durable or not error.retry_helps or self.on_uncertain_submit == "resubmit":
+            return error
+        final = errors.SeedanceUnrecordedError(
+            f"{error.message} This Airflow has no task state store (it came with 3.3), so a retry would submit "
+            "and pay again; it is not retried.",
+            **error.details(),
+        )
+        final.__cause__ = error
+        return final
+
+    # ------------------------------------------------------------------ the end
+
+    def _deliver(self, generation: Generation, record: Record | None, context: Context) -> dict[str, Any]:
+        from airflow_provider_seedance.hooks.seedance import raise_unless_succeeded
+
+        store = self._store(context)
+        if record is not None:
+            self._record_end(store, record, generation)
+        try:
+            raise_unless_succeeded(generation)
+        except errors.SeedanceError as error:
+            raise self._unrecorded(error, store) from error
+        self.log.info("%s", summary(generation))
+        return generation.result()
+
+    def _record_end(self, store: RecordStore, record: Record, generation: Generation) -> None:
+        from airflow_provider_seedance.client import utc_now
+        from airflow_provider_seedance.records import ended
+
+        try:
+            store.write(ended(record, generation, utc_now()))
+        except errors.SeedanceStateError as error:
+            self.log.warning("%s The next try asks the service how the generation ended.", error.message)
+
+    # ------------------------------------------------------------------ small helpers
+
+    def _hook(self) -> SeedanceHook:
+        from airflow_provider_seedance.hooks.seedance import SeedanceHook
+
+        return SeedanceHook(self.seedance_conn_id)
+
+    @staticmethod
+    def _store(context: Context) -> RecordStore:
+        from airflow_provider_seedance.records import RecordStore
+
+        return RecordStore(context.get("task_state_store"))
+
+    def _known_record(self, store: RecordStore, generation_id: str | None) -> Record | None:
+        """Return the record on a resume; the deferral's own id wins over what the store says or cannot say."""
+        try:
+            record = store.read()
+        except errors.SeedanceStateError as error:
+            self.log.warning("%s", error.message)
+            return None
+        if record and generation_id and record.generation_id not in (None, generation_id):
+            return None
+        return record
+
+    def _cancel_if_abandoned(self, context: Context, generation_id: str) -> None:
+        ti = context["ti"]
+        try:
+            states = ti.get_task_states(
+                dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=ti.map_index
+            )
+            state = state_of(states, ti.run_id, ti.task_id, ti.map_index)
+            if state not in ABANDONED:
+                self.log.info("The task is %s: generation %s is not cancelled.", state, generation_id)
+                return
+            self.log.info("%s", self._hook().cancel(generation_id, self.request_class.media).reason)
+        except Exception as error:
+            self.log.warning(
+                "Generation %s was not cancelled, it goes on and is billed: %s", generation_id, error
+            )
+
+
+def state_of(states: Any, run_id: str, task_id: str, map_index: int | None) -> str | None:
+    """Find the state of a task instance in what Airflow answers; ``None`` where it is not to be found."""
+    run = states.get(run_id) if isinstance(states, dict) else None
+    if not isinstance(run, dict):
+        return None
+    name = task_id if map_index is None or map_index < 0 else f"{task_id}_{map_index}"
+    state = run.get(name)
+    return str(getattr(state, "value", state)) if state is not None else None
+
+
+def summary(generation: Generation) -> str:
+    """Say in one line what came out and what it cost; the last line of the task's log."""
+    what: list[str] = [generation.media]
+    if generation.duration is not None:
+        what.append(f"{generation.duration:g} s")
+    if generation.resolution:
+        what.append(generation.resolution)
+    if len(generation.urls) > 1:
+        what.append(f"{len(generation.urls)} outputs")
+    cost = []
+    if generation.credits is not None:
+        cost.append(f"{generation.credits:g} credits")
+    if generation.cost_usd is not None:
+        cost.append(f"${generation.cost_usd:g}")
+    paid = f"cost {' / '.join(cost)}" if cost else "cost not reported by the service"
+    model = f" with {generation.model}" if generation.model else ""
+    return f"Generation {generation.generation_id} succeeded{model}: {', '.join(what)}; {paid}."
+
+
+def _positive(value: Any, *, or_zero: bool = False) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return value > 0 or (or_zero and value == 0)

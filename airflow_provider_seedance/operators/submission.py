@@ -1,0 +1,261 @@
+"""
+One entry into a task that may submit: reads the record, decides, and submits at most once.
+
+What to decide stands in :mod:`airflow_provider_seedance.durability`; here it is carried out, in the
+order that keeps the promises: record before POST, result before anything else.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from airflow_provider_seedance import durability, flows
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance import records as rec
+from airflow_provider_seedance.apis.base import Prepared
+from airflow_provider_seedance.apis.wire import Accepted, NotAccepted, Refused, Uncertain
+from airflow_provider_seedance.client import Client, utc_now
+from airflow_provider_seedance.generations import Generation, GenerationStatus
+
+log = logging.getLogger(__name__)
+
+#: Seconds to stay away after a refusal for quota that names no time.
+DEFAULT_RETRY_AFTER = 60.0
+
+
+@dataclass(frozen=True)
+class Attached:
+    """
+    There is a generation for this task.
+
+    :param generation: As far as it is known; terminal, or to be waited for.
+    :param record: Its record, as last written.
+    """
+
+    generation: Generation
+    record: rec.Record
+
+
+@dataclass(frozen=True)
+class Postponed:
+    """The service takes no submission now, and certainly has taken none: ``error`` says until when."""
+
+    error: errors.SeedanceError
+
+    @property
+    def seconds(self) -> float:
+        """How long to stay away."""
+        return DEFAULT_RETRY_AFTER if self.error.retry_after is None else self.error.retry_after
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What the Dag author decided."""
+
+    on_uncertain_submit: durability.OnUncertain = "fail"
+    on_clear: durability.OnClear = "reuse"
+    end_from_trigger: bool = False
+
+
+class Submission:
+    """
+    Brings one request of one task instance to a generation.
+
+    :param client: Of the service.
+    :param store: Where the record is.
+    :param prepared: The request, judged.
+    :param attempt: The try that is running.
+    :param policy: The Dag author's decisions.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: Client,
+        store: rec.RecordStore,
+        prepared: Prepared,
+        attempt: rec.Attempt,
+        policy: Policy,
+    ) -> None:
+        self.client = client
+        self.store = store
+        self.prepared = prepared
+        self.attempt = attempt
+        self.policy = policy
+        self.api = client.settings.api
+
+    def enter(self) -> Attached | Postponed:
+        """
+        Find the generation of this task, or submit it.
+
+        :raises SeedanceError: what the record or the service stands against; see
+            :mod:`airflow_provider_seedance.durability`.
+        """
+        record = self.store.read()
+        verdict: Any = durability.decide(record, self.attempt, self.policy.on_uncertain_submit)
+        if isinstance(verdict, durability.LookUp):
+            assert record is not None
+            record, verdict = self._look_up(record)
+        if isinstance(verdict, durability.ReadRemote):
+            assert record is not None
+            verdict = durability.decide_remote(
+                record, self.attempt, self.policy.on_clear, self._remote(record), utc_now()
+            )
+        return self._carry_out(verdict, record)
+
+    def _carry_out(self, verdict: Any, record: rec.Record | None) -> Attached | Postponed:
+        if isinstance(verdict, durability.Fail):
+            if record is not None and isinstance(verdict.error, errors.SeedanceUncertainSubmitError):
+                self._report_uncertain(record)
+            raise verdict.error
+        if isinstance(verdict, durability.Submit):
+            if verdict.note:
+                log.warning("%s", verdict.note)
+            return self._submit(may_repeat=self.policy.on_uncertain_submit == "resubmit")
+        assert record is not None
+        assert isinstance(verdict, (durability.Reattach, durability.Deliver))
+        log.info("%s", verdict.note)
+        record = rec.adopted(record, self.attempt)
+        if isinstance(verdict, durability.Deliver):
+            return Attached(verdict.generation, rec.ended(record, verdict.generation, utc_now()))
+        self.store.write(record)
+        return Attached(self._unseen(record), record)
+
+    # ------------------------------------------------------------------ an earlier submission
+
+    def _look_up(self, record: rec.Record) -> tuple[rec.Record, Any]:
+        found = self._find(record)
+        if found is None:
+            return record, durability.decide_uncertain(
+                record, self.attempt, self.policy.on_uncertain_submit, found=None
+            )
+        # max_tries stays: it tells a clear from a retry until the decision is made.
+        record = replace(record, state=rec.RecordState.SUBMITTED, generation_id=found)
+        self.store.write_stubbornly(record)
+        return record, durability.decide(record, self.attempt, self.policy.on_uncertain_submit)
+
+    def _find(self, record: rec.Record) -> str | None:
+        if not record.correlation or not self.api.can_look_up:
+            return None
+        since = record.intended_at or utc_now()
+        found = self.client.run(flows.look_up_flow(self.api, record.correlation, since, utc_now))
+        if found:
+            log.info("The submission whose reply was lost was taken: it is generation %s.", found)
+        return found
+
+    def _remote(self, record: rec.Record) -> Generation | errors.SeedanceError:
+        """Return what is known of a recorded generation; asks the service only where that is needed."""
+        if record.result is not None:
+            try:
+                return Generation.from_result(record.result)
+            except ValueError as error:
+                raise errors.SeedanceRecordError(
+                    f"The recorded result cannot be read: {error}", generation_id=record.generation_id
+                ) from error
+        if record.status in (
+            GenerationStatus.FAILED,
+            GenerationStatus.EXPIRED,
+            GenerationStatus.CANCELLED,
+        ):
+            return replace(self._unseen(record), status=record.status)
+        assert record.generation_id is not None
+        try:
+            generation = self.client.run(
+                flows.status_flow(self.api, record.generation_id, self.prepared.request.media, utc_now)
+            )
+        except errors.SeedanceError as error:
+            return error
+        return generation.fill(record.facts)
+
+    def _unseen(self, record: rec.Record) -> Generation:
+        assert record.generation_id is not None
+        return Generation(
+            generation_id=record.generation_id,
+            api=self.api.name,
+            media=self.prepared.request.media,
+            status=GenerationStatus.QUEUED,
+        ).fill(record.facts)
+
+    # ------------------------------------------------------------------ a new one
+
+    def _submit(self, *, may_repeat: bool) -> Attached | Postponed:
+        request = self.prepared.request
+        intent = rec.intend(
+            self.attempt,
+            utc_now(),
+            correlates=self.api.correlates(request),
+            facts=self.prepared.facts.as_dict(),
+            end_from_trigger=self.policy.end_from_trigger,
+        )
+        self._write_intent(intent)
+        call = self.api.submit_call(
+            request, correlation=intent.correlation, image_timeout=self.client.settings.image_timeout
+        )
+        outcome = self.client.run(flows.submit_flow(self.api, call, request, utc_now))
+        if isinstance(outcome, Accepted):
+            return self._record_accepted(intent, outcome.generation, utc_now())
+        if isinstance(outcome, (NotAccepted, Refused)):
+            return self._not_taken(intent, outcome)
+        return self._uncertain(intent, outcome, may_repeat=may_repeat)
+
+    def _write_intent(self, intent: rec.Record) -> None:
+        if not self.store.durable:
+            log.warning(
+                "This Airflow has no task state store (it came with 3.3): if the worker is lost between now "
+                "and the end of this task, a retry cannot know of this submission and pays again."
+            )
+        try:
+            self.store.write(intent)
+        except errors.SeedanceStateError as error:
+            raise errors.SeedanceStateError(
+                f"{error.message} Without a record of the intent nothing is submitted; retry later."
+            ) from error
+
+    def _record_accepted(self, intent: rec.Record, generation: Generation, now: datetime) -> Attached:
+        # An answer that is complete at once is told nowhere else, so the record keeps all of it.
+        synchronous = generation.status is GenerationStatus.SUCCEEDED
+        record = rec.submitted(intent, generation, now, synchronous=synchronous)
+        self.store.write_stubbornly(record)
+        log.info(
+            "Submitted generation %s to %s; it is billed from now on.",
+            generation.generation_id,
+            self.api.title,
+        )
+        return Attached(generation, record)
+
+    def _not_taken(self, intent: rec.Record, outcome: NotAccepted | Refused) -> Postponed:
+        self._try_write(replace(intent, state=rec.RecordState.NOT_SUBMITTED))
+        error = outcome.error
+        waits = isinstance(error, errors.SeedanceRateLimitError) or error.retry_after is not None
+        if isinstance(outcome, NotAccepted) and waits:
+            return Postponed(error)
+        raise error
+
+    def _uncertain(self, intent: rec.Record, outcome: Uncertain, *, may_repeat: bool) -> Attached | Postponed:
+        if found := self._find(intent):
+            generation = Generation(
+                generation_id=found,
+                api=self.api.name,
+                media=self.prepared.request.media,
+                status=GenerationStatus.QUEUED,
+            ).fill(intent.facts)
+            return self._record_accepted(intent, generation, utc_now())
+        what = f"The submission was sent and its fate is unknown: {outcome.error.message}"
+        if may_repeat:
+            log.warning("%s on_uncertain_submit='resubmit': submitting again, which may pay twice.", what)
+            return self._submit(may_repeat=False)
+        self._report_uncertain(intent)
+        raise durability.uncertain_failure(what.rstrip("."), self.api.name, outcome.error)
+
+    def _report_uncertain(self, record: rec.Record) -> None:
+        self._try_write(rec.adopted(replace(record, state=rec.RecordState.UNCERTAIN), self.attempt))
+
+    def _try_write(self, record: rec.Record) -> None:
+        """Write what would only make a later try more careful if it were missing."""
+        try:
+            self.store.write(record)
+        except errors.SeedanceStateError as error:
+            log.warning("%s The next try will treat this submission as uncertain.", error.message)

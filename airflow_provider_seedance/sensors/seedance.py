@@ -1,0 +1,149 @@
+"""The sensor: waits for a generation that something else submitted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import BaseSensorOperator, PokeReturnValue
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.compat import RETRY_POLICIES
+from airflow_provider_seedance.generations import Generation, Media
+from airflow_provider_seedance.links.seedance import SeedanceOutputLink
+from airflow_provider_seedance.policies.retry import SeedanceRetryPolicy
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.context import Context
+
+    from airflow_provider_seedance.hooks.seedance import SeedanceHook
+
+#: Seconds by which Airflow's own deferral timeout is later than ours.
+DEFERRAL_GRACE = 900.0
+
+
+class SeedanceGenerationSensor(BaseSensorOperator):
+    """
+    Waits for a generation and returns the same result as the operator that submits one. Pays nothing.
+
+    :param generation_id: The generation. A template.
+    :param media: ``video`` or ``image``.
+    :param seedance_conn_id: The Airflow connection, of type ``seedance``. A template.
+    :param poll_interval: Seconds between status requests; ``None`` chooses them.
+    :param timeout: Seconds of patience, by the wall clock.
+    :param deferrable: Whether to wait in the triggerer, without a worker.
+    """
+
+    template_fields: Sequence[str] = ("generation_id", "media", "seedance_conn_id")
+    operator_extra_links = (SeedanceOutputLink(),)
+    ui_color = "#efe6ff"
+
+    def __init__(
+        self,
+        *,
+        generation_id: str,
+        media: Media = "video",
+        seedance_conn_id: str = "seedance_default",
+        poll_interval: float | None = None,
+        timeout: float = 3600,
+        deferrable: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("poke_interval", poll_interval or 30)
+        super().__init__(timeout=timeout, **kwargs)
+        self.generation_id = generation_id
+        self.media: Media = media
+        self.seedance_conn_id = seedance_conn_id
+        self.poll_interval = poll_interval
+        self.deferrable = deferrable
+        if RETRY_POLICIES and getattr(self, "retry_policy", None) is None:
+            self.retry_policy = SeedanceRetryPolicy()
+
+    def execute(self, context: Context) -> Any:
+        """Return the result if the generation has ended; otherwise wait, in the triggerer or here."""
+        self._check()
+        if not self.deferrable:
+            return super().execute(context)
+        generation = self._read()
+        if generation is not None and generation.status.terminal:
+            return self._deliver(generation)
+        self._defer(time.time() + self._seconds())
+        return None
+
+    def poke(self, context: Context) -> PokeReturnValue:
+        """Read the generation once."""
+        generation = self._read()
+        if generation is None or not generation.status.terminal:
+            return PokeReturnValue(is_done=False)
+        return PokeReturnValue(is_done=True, xcom_value=self._deliver(generation))
+
+    def execute_complete(
+        self, context: Context, event: Any = None, deadline: float | None = None
+    ) -> dict[str, Any]:
+        """Deliver after a deferral; asks the service where the event is not a complete answer."""
+        from airflow_provider_seedance.hooks.seedance import timed_out
+        from airflow_provider_seedance.triggers.seedance import read_event
+
+        generation = read_event(event, self.generation_id) or self._read()
+        if generation is not None and generation.status.terminal:
+            return self._deliver(generation)
+        if deadline is not None and time.time() < deadline:
+            self._defer(deadline)
+        raise timed_out(self.generation_id, self._seconds(), generation)
+
+    def _check(self) -> None:
+        if not isinstance(self.generation_id, str) or not self.generation_id.strip():
+            raise errors.SeedanceConfigurationError(
+                f"generation_id is {self.generation_id!r}; it must be the id of a generation. Nothing was sent."
+            )
+        if self.media not in ("video", "image"):
+            raise errors.SeedanceConfigurationError(
+                f"media is {self.media!r}; it takes 'video' or 'image'. Nothing was sent."
+            )
+
+    def _hook(self) -> SeedanceHook:
+        from airflow_provider_seedance.hooks.seedance import SeedanceHook
+
+        return SeedanceHook(self.seedance_conn_id)
+
+    def _read(self) -> Generation | None:
+        """Read the generation; ``None`` if that failed in a way that may pass."""
+        try:
+            return self._hook().get_generation(self.generation_id, self.media)
+        except errors.SeedanceError as error:
+            if not error.retry_helps:
+                raise
+            self.log.warning("The state of generation %s could not be read: %s", self.generation_id, error)
+            return None
+
+    def _deliver(self, generation: Generation) -> dict[str, Any]:
+        from airflow_provider_seedance.hooks.seedance import raise_unless_succeeded
+        from airflow_provider_seedance.operators.generation import summary
+
+        raise_unless_succeeded(generation)
+        self.log.info("%s", summary(generation))
+        return generation.result()
+
+    def _seconds(self) -> float:
+        timeout: Any = self.timeout
+        return timeout.total_seconds() if isinstance(timeout, timedelta) else float(timeout)
+
+    def _defer(self, deadline: float) -> None:
+        from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger
+
+        self.defer(
+            trigger=SeedanceGenerationTrigger(
+                seedance_conn_id=self.seedance_conn_id,
+                generation_id=self.generation_id,
+                media=self.media,
+                deadline=deadline,
+                poll_interval=self.poll_interval,
+                # Somebody else submitted it; giving up the wait is no reason to cancel it.
+                cancel_on_kill=False,
+            ),
+            method_name="execute_complete",
+            kwargs={"deadline": deadline},
+            timeout=timedelta(seconds=max(0.0, deadline - time.time()) + DEFERRAL_GRACE),
+        )

@@ -1,0 +1,256 @@
+"""
+The triggers: waiting for a generation in the triggerer, and waiting for the quota to come back.
+
+Trigger kwargs and events are shown and logged by Airflow, so they hold no secret and no prompt; the
+event's ``repr``, which goes into the log, holds no URL either, since URLs of outputs may be signed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from airflow_provider_seedance.generations import Generation, GenerationStatus, Media
+from airflow_provider_seedance.polling.schedule import Knowledge
+from airflow_provider_seedance.polling.waiting import Next, Waiting
+
+#: No trigger fires sooner after it began: a task that resumes within the first seconds of its deferral
+#: can be failed by the scheduler, which takes the end of the deferring process for its own.
+EARLIEST = 5.0
+
+#: Seconds for a cancellation after Airflow has stopped waiting for it.
+CANCEL_PATIENCE = 30.0
+
+# Cancellations outlive the trigger that began them; a task without a reference may be collected.
+_cancellations: set[asyncio.Task[None]] = set()
+
+
+class GenerationEvent(TriggerEvent):
+    """The end of a wait. Airflow logs events whole, so its ``repr`` is kept short and free of URLs."""
+
+    def __init__(self, payload: Any, **kwargs: Any) -> None:
+        super().__init__(payload, **kwargs)  # type: ignore[no-untyped-call]
+
+    def __repr__(self) -> str:
+        payload = self.payload if isinstance(self.payload, dict) else {}
+        return f"GenerationEvent<{payload.get('generation_id')} {payload.get('outcome')}>"
+
+    __str__ = __repr__
+
+
+class SeedanceGenerationTrigger(BaseTrigger):
+    """
+    Waits until a generation has ended.
+
+    :param seedance_conn_id: The Airflow connection.
+    :param generation_id: The generation.
+    :param media: ``video`` or ``image``.
+    :param deadline: Seconds since 1970 at which patience ends; it does not move with restarts.
+    :param poll_interval: Seconds between status requests; ``None`` chooses them.
+    :param estimated_wait: Seconds the service expected the render to take.
+    :param cancel_on_kill: Whether to cancel when a person ends the task.
+    :param end_from_trigger: Whether to end a successful task without a worker.
+    :param facts: What the request told of the result.
+    """
+
+    def __init__(
+        self,
+        *,
+        seedance_conn_id: str,
+        generation_id: str,
+        media: Media = "video",
+        deadline: float,
+        poll_interval: float | None = None,
+        estimated_wait: float | None = None,
+        cancel_on_kill: bool = True,
+        end_from_trigger: bool = False,
+        facts: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seedance_conn_id = seedance_conn_id
+        self.generation_id = generation_id
+        self.media: Media = media
+        self.deadline = deadline
+        self.poll_interval = poll_interval
+        self.estimated_wait = estimated_wait
+        self.cancel_on_kill = cancel_on_kill
+        self.end_from_trigger = end_from_trigger
+        self.facts = facts or {}
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return what Airflow needs to make the trigger again."""
+        return (
+            f"{type(self).__module__}.{type(self).__qualname__}",
+            {
+                "seedance_conn_id": self.seedance_conn_id,
+                "generation_id": self.generation_id,
+                "media": self.media,
+                "deadline": self.deadline,
+                "poll_interval": self.poll_interval,
+                "estimated_wait": self.estimated_wait,
+                "cancel_on_kill": self.cancel_on_kill,
+                "end_from_trigger": self.end_from_trigger,
+                "facts": self.facts,
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait in the hub of the connection, then fire once."""
+        from airflow_provider_seedance.hooks.seedance import look_up_settings
+        from airflow_provider_seedance.polling.hub import wait_for_generation
+
+        waiting = Waiting(
+            generation_id=self.generation_id,
+            media=self.media,
+            deadline=self.deadline,
+            known=Knowledge(poll_interval=self.poll_interval, estimated_wait=self.estimated_wait),
+        )
+        began = time.time()
+        step = await wait_for_generation(
+            waiting, self.seedance_conn_id, look_up_settings, not_before=EARLIEST
+        )
+        await asyncio.sleep(max(0.0, began + EARLIEST - time.time()))
+        yield await self._end(step)
+
+    async def on_kill(self) -> None:
+        """
+        Cancel the generation if a person ended the task, and only then.
+
+        Airflow also calls this when the task was cleared (a new try goes on with the generation), and
+        when something other than this trigger resumed it.
+        """
+        if not self.cancel_on_kill:
+            return
+        task = asyncio.create_task(self._cancel_if_abandoned())
+        _cancellations.add(task)
+        task.add_done_callback(_cancellations.discard)
+        # Airflow gives this call about a second before it is cancelled in turn.
+        await asyncio.shield(task)
+
+    async def _end(self, step: Next) -> TriggerEvent:
+        generation = step.waiting.last
+        if step.kind != "ended" or generation is None:
+            return GenerationEvent({"generation_id": self.generation_id, "outcome": step.kind})
+        generation = generation.fill(self.facts)
+        if self.end_from_trigger and generation.status is GenerationStatus.SUCCEEDED and generation.urls:
+            return await self._succeed(generation)
+        return GenerationEvent(make_event(generation))
+
+    async def _succeed(self, generation: Generation) -> TriggerEvent:
+        """Write what a worker would have written, and let Airflow end the task."""
+        from airflow.sdk.bases.xcom import BaseXCom
+        from airflow.triggers.base import TaskSuccessEvent
+
+        ti: Any = self.task_instance
+        values = {
+            "return_value": generation.result(),
+            "_link_SeedanceOutputLink": generation.url or "",
+        }
+        for key, value in values.items():
+            await BaseXCom.aset(
+                key,
+                value,
+                dag_id=ti.dag_id,
+                task_id=ti.task_id,
+                run_id=ti.run_id,
+                map_index=ti.map_index if ti.map_index is not None else -1,
+            )
+        return TaskSuccessEvent()
+
+    async def _cancel_if_abandoned(self) -> None:
+        from airflow_provider_seedance.hooks.seedance import SeedanceHook
+        from airflow_provider_seedance.operators.generation import ABANDONED
+
+        try:
+            async with asyncio.timeout(CANCEL_PATIENCE):
+                state = await self._task_state()
+                if state not in ABANDONED:
+                    self.log.info(
+                        "The task is %s: generation %s goes on.",
+                        state or "of unknown state",
+                        self.generation_id,
+                    )
+                    return
+                result = await SeedanceHook(self.seedance_conn_id).acancel(self.generation_id, self.media)
+                self.log.info("%s", result.reason)
+        except Exception as error:
+            self.log.warning(
+                "Generation %s was not cancelled, it goes on and is billed: %s", self.generation_id, error
+            )
+
+    async def _task_state(self) -> str | None:
+        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+        from asgiref.sync import sync_to_async
+
+        from airflow_provider_seedance.operators.generation import state_of
+
+        ti: Any = self.task_instance
+        map_index = ti.map_index if ti.map_index is not None else -1
+        states = await sync_to_async(RuntimeTaskInstance.get_task_states)(
+            dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=map_index
+        )
+        return state_of(states, ti.run_id, ti.task_id, map_index)
+
+
+class SeedanceQuotaTrigger(BaseTrigger):
+    """
+    Waits until a service takes submissions again.
+
+    :param moment: Seconds since 1970.
+    """
+
+    def __init__(self, *, moment: float) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.moment = moment
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return what Airflow needs to make the trigger again."""
+        return f"{type(self).__module__}.{type(self).__qualname__}", {"moment": self.moment}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait, then fire once."""
+        await asyncio.sleep(max(EARLIEST, self.moment - time.time()))
+        yield TriggerEvent({"moment": self.moment})  # type: ignore[no-untyped-call]
+
+
+def make_event(generation: Generation) -> dict[str, Any]:
+    """Return the payload that carries a generation that has ended."""
+    return {
+        "generation_id": generation.generation_id,
+        "outcome": "ended",
+        "result": generation.result(),
+        "error_message": generation.error_message,
+        "error_code": generation.error_code,
+    }
+
+
+def read_event(event: Any, generation_id: str) -> Generation | None:
+    """
+    Read the end of a generation from an event.
+
+    ``None`` for anything that is not the complete end of this very generation: the service is asked.
+    """
+    if not isinstance(event, dict) or event.get("outcome") != "ended":
+        return None
+    if event.get("generation_id") != generation_id:
+        return None
+    try:
+        generation = Generation.from_result(event.get("result"))
+    except ValueError:
+        return None
+    if generation.generation_id != generation_id or not generation.status.terminal:
+        return None
+    if generation.status is GenerationStatus.SUCCEEDED:
+        return generation if generation.urls else None
+    message, code = event.get("error_message"), event.get("error_code")
+    return Generation(
+        **{
+            **vars(generation),
+            "error_message": message if isinstance(message, str) else None,
+            "error_code": code if isinstance(code, str) else None,
+        }
+    )
