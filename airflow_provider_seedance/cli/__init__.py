@@ -1,0 +1,146 @@
+"""
+The command line: ``airflow seedance …`` (Airflow 3.2 and later) and ``python -m airflow_provider_seedance …``.
+
+The commands are described once, in :data:`COMMANDS`; Airflow's parser and our own are made from that.
+Airflow loads this module at every ``airflow`` command, so it imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow.cli.cli_config import CLICommand
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of a command: flags, and what ``argparse`` calls its options."""
+
+    flags: tuple[str, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """
+    One command.
+
+    :param target: Module and function that carry it out, as ``module:function``.
+    """
+
+    name: str
+    help: str
+    target: str
+    arguments: tuple[Argument, ...] = ()
+
+    def __call__(self, args: argparse.Namespace) -> None:
+        """Carry the command out and leave with its exit code."""
+        module, function = self.target.split(":")
+        code = getattr(import_module(module), function)(args)
+        if code:
+            sys.exit(code)
+
+
+def _argument(*flags: str, **options: Any) -> Argument:
+    return Argument(flags, options)
+
+
+_CLI = "airflow_provider_seedance.cli"
+
+COMMANDS = (
+    Command(
+        name="demo",
+        help="Run the example Dags on a private Airflow, against a local stand-in or the real service",
+        target=f"{_CLI}.demo:demo",
+        arguments=(
+            _argument("--keep", action="store_true", help="Leave Airflow running and print its address"),
+            _argument("--yes", action="store_true", help="Spend money on the real service without asking"),
+            _argument("--output", default="seedance-demo", help="Directory for the results (%(default)s)"),
+            _argument(
+                "--speed",
+                type=float,
+                default=4.0,
+                help="How many times faster than real the stand-in renders (%(default)s)",
+            ),
+        ),
+    ),
+    Command(
+        name="emulator",
+        help="Serve a local stand-in for all services, with real media files",
+        target=f"{_CLI}.emulator:emulator",
+        arguments=(
+            _argument("--host", default="127.0.0.1", help="Address to listen on (%(default)s)"),
+            _argument("--port", type=int, default=8123, help="Port to listen on (%(default)s)"),
+            _argument(
+                "--speed",
+                type=float,
+                default=10.0,
+                help="How many times faster than real it renders (%(default)s)",
+            ),
+            _argument("--key", default="emulator-key", help="API key it accepts (%(default)s)"),
+        ),
+    ),
+    Command(
+        name="render",
+        help="Make one render without a Dag",
+        target=f"{_CLI}.render:render",
+        arguments=(
+            _argument("prompt", nargs="?", help="What to show, in words"),
+            _argument("-o", "--output", required=True, help="File to write, such as clip.mp4"),
+            _argument("--conn-id", help="Airflow connection (seedance_default)"),
+            _argument("--model", help="Model name"),
+            _argument("--duration", help="Length of the clip in seconds"),
+            _argument("--resolution", help="Such as 720p"),
+            _argument("--aspect-ratio", help="Such as 16:9"),
+            _argument("--image", action="append", help="URL of an input image; can be repeated"),
+            _argument("--audio", action="store_true", help="Make a sound track"),
+            _argument("--still", action="store_true", help="Make an image instead of a video"),
+            _argument("--timeout", type=float, default=3600, help="Seconds of patience (%(default)s)"),
+            _argument("--poll-interval", type=float, help="Seconds between status requests"),
+            _argument("--generation-id", help="Fetch this generation instead of submitting one"),
+        ),
+    ),
+)
+
+
+def get_seedance_cli_commands() -> list[CLICommand]:
+    """Return the commands in Airflow's form."""
+    from airflow.cli.cli_config import ActionCommand, Arg, GroupCommand
+
+    return [
+        GroupCommand(
+            name="seedance",
+            help="Generate videos and images with ByteDance Seedance and Seedream",
+            subcommands=[
+                ActionCommand(
+                    name=command.name,
+                    help=command.help,
+                    func=command,
+                    args=[
+                        Arg(argument.flags, **argument.options)  # type: ignore[no-untyped-call]
+                        for argument in command.arguments
+                    ],
+                )
+                for command in COMMANDS
+            ],
+        )
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command from its own command line, the same on every Airflow."""
+    parser = argparse.ArgumentParser(prog="airflow seedance", description=__doc__.split("\n\n")[0].strip())
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        sub = commands.add_parser(command.name, help=command.help, description=command.help)
+        for argument in command.arguments:
+            sub.add_argument(*argument.flags, **argument.options)
+        sub.set_defaults(func=command)
+    args = parser.parse_args(argv)
+    args.func(args)
