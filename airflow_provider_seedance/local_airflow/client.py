@@ -1,0 +1,248 @@
+"""What one can do with a running Airflow, and see of it; actions go through its REST API."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_seedance.local_airflow.api import Api, quoted
+from airflow_provider_seedance.local_airflow.logs import task_log
+
+if TYPE_CHECKING:
+    from airflow_provider_seedance.local_airflow.database import Database
+
+_FINAL_RUN_STATES = frozenset({"success", "failed"})
+_POLL = 0.1
+
+
+class LocalAirflowError(Exception):
+    """The private Airflow could not be started, or a part of it died. Its log is in the message."""
+
+
+class DagImportError(LocalAirflowError):
+    """The Dag file cannot be imported. The stack trace is in the message."""
+
+
+class Client:
+    """Acts on an Airflow on this machine, through its REST API, its database file and its log files."""
+
+    def __init__(self, *, database: Database, api: Api, task_logs: Path) -> None:
+        self.database = database
+        self.api = api
+        self._task_logs = task_logs
+
+    # -- what a person does --------------------------------------------------------------------------
+
+    def rest(self, method: str, path: str, body: Any = None, query: Mapping[str, Any] | None = None) -> Any:
+        """Any request to the REST API; the path is the part behind ``/api/v2``."""
+        return self.api.request(method, path, body, query)
+
+    def trigger(
+        self,
+        dag_id: str,
+        *,
+        run_id: str | None = None,
+        conf: Mapping[str, Any] | None = None,
+        logical_date: datetime | None = None,
+    ) -> str:
+        """Start a Dag run; returns its run id."""
+        body: dict[str, Any] = {"logical_date": logical_date.isoformat() if logical_date else None}
+        if run_id is not None:
+            body["dag_run_id"] = run_id
+        if conf is not None:
+            body["conf"] = dict(conf)
+        return str(self.rest("POST", f"/dags/{quoted(dag_id)}/dagRuns", body)["dag_run_id"])
+
+    def unpause(self, dag_id: str) -> None:
+        """Unpause a Dag. (New Dags are not paused here.)"""
+        self.rest("PATCH", f"/dags/{quoted(dag_id)}", {"is_paused": False}, {"update_mask": "is_paused"})
+
+    def clear(
+        self,
+        dag_id: str,
+        run_id: str,
+        task_ids: Collection[str | tuple[str, int]] | None = None,
+        *,
+        only_failed: bool = False,
+        include_downstream: bool = False,
+        include_upstream: bool = False,
+    ) -> None:
+        """Clear task instances of a run: the named ones (or ``(task_id, map_index)``), or all of them."""
+        if task_ids is None:
+            self.rest(
+                "POST",
+                f"/dags/{quoted(dag_id)}/dagRuns/{quoted(run_id)}/clear",
+                {"dry_run": False, "only_failed": only_failed},
+            )
+            return
+        if isinstance(task_ids, str):
+            raise TypeError("task_ids is a collection of task ids, not one of them")
+        body = {
+            "dry_run": False,
+            "dag_run_id": run_id,
+            "task_ids": [list(task) if isinstance(task, tuple) else task for task in task_ids],
+            "only_failed": only_failed,
+            "include_downstream": include_downstream,
+            "include_upstream": include_upstream,
+        }
+        self.rest("POST", f"/dags/{quoted(dag_id)}/clearTaskInstances", body)
+
+    def mark(self, dag_id: str, run_id: str, task_id: str, state: str, map_index: int = -1) -> None:
+        """Mark a task instance ``failed``, ``success`` or ``skipped``."""
+        path = f"/dags/{quoted(dag_id)}/dagRuns/{quoted(run_id)}/taskInstances/{quoted(task_id)}"
+        if map_index >= 0:
+            path += f"/{map_index}"
+        self.rest("PATCH", path, {"new_state": state})
+
+    def set_run_state(self, dag_id: str, run_id: str, state: str) -> None:
+        """Set a Dag run to ``failed``, ``success`` or ``queued``."""
+        self.rest("PATCH", f"/dags/{quoted(dag_id)}/dagRuns/{quoted(run_id)}", {"state": state})
+
+    # -- what can be seen ----------------------------------------------------------------------------
+
+    def run_state(self, dag_id: str, run_id: str) -> str | None:
+        """The state of a Dag run; None when there is none of that id."""
+        return self.database.run_state(dag_id, run_id)
+
+    def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        """The task instances of a run, by task id and map index: state, tries, times, rendered fields."""
+        return self.database.task_instances(dag_id, run_id)
+
+    def task_instance(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> dict[str, Any]:
+        """One task instance; empty when there is none."""
+        for row in self.task_instances(dag_id, run_id):
+            if (row["task_id"], row["map_index"]) == (task_id, map_index):
+                return row
+        return {}
+
+    def task_state(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> str | None:
+        """The state of a task instance; None when it has none, or does not exist."""
+        return self.task_instance(dag_id, run_id, task_id, map_index).get("state")
+
+    def state_store(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> dict[str, Any]:
+        """What a task instance has in its state store (Airflow 3.3 and later)."""
+        return self.database.state_store(dag_id, run_id, task_id, map_index)
+
+    def xcom(
+        self, dag_id: str, run_id: str, task_id: str, key: str = "return_value", map_index: int = -1
+    ) -> Any:
+        """The value of an XCom as a downstream task gets it, as far as JSON can say it; None without one."""
+        return self.database.xcom(dag_id, run_id, task_id, key, map_index)
+
+    def asset_events(self, **query: Any) -> list[dict[str, Any]]:
+        """The asset events; filters as in the REST API (``source_dag_id=…``)."""
+        return list(self.rest("GET", "/assets/events", query=query)["asset_events"])
+
+    def task_log(
+        self, dag_id: str, run_id: str, task_id: str, try_number: int | None = None, map_index: int = -1
+    ) -> str:
+        """The log of a task instance, triggerer's part included: one try, or all of them."""
+        return task_log(self._task_logs, dag_id, run_id, task_id, try_number, map_index)
+
+    # -- waiting -------------------------------------------------------------------------------------
+
+    def wait_parsed(
+        self,
+        dag_id: str,
+        timeout: float = 60.0,
+        *,
+        filename: str | None = None,
+        since: datetime | None = None,
+    ) -> None:
+        """Wait until a Dag is known; raise the import error if its file has one.
+
+        :param filename: the file in the Dags folder. Without it any file's import error is raised.
+        :param since: parsed later than this: for a file that has been written again.
+        """
+
+        def look() -> bool:
+            for error in self.database.import_errors():
+                is_ours = filename is None or Path(str(error["filename"])).name == Path(filename).name
+                if is_ours and (since is None or error["timestamp"] is None or error["timestamp"] >= since):
+                    raise DagImportError(f"{error['filename']}\n{error['stacktrace']}")
+            parsed = self.database.parsed_at(dag_id)
+            return parsed is not None and (since is None or parsed >= since)
+
+        self.wait_until(look, timeout, f"the Dag {dag_id}")
+
+    def wait_run(
+        self,
+        dag_id: str,
+        run_id: str,
+        timeout: float = 120.0,
+        on_change: Callable[[dict[str, str | None]], None] | None = None,
+    ) -> str:
+        """Wait for the end of a Dag run; returns its state.
+
+        :param on_change: called with the states of all tasks (``task`` or ``task[index]``) on each change.
+        """
+        seen: dict[str, str | None] | None = None
+
+        def look() -> bool:
+            nonlocal seen
+            state = self.run_state(dag_id, run_id)
+            if on_change is not None and (states := self._states(dag_id, run_id)) != seen:
+                seen = states
+                on_change(states)
+            return state in _FINAL_RUN_STATES
+
+        self.wait_until(look, timeout, f"the end of {dag_id} {run_id}", dag_id, run_id)
+        return str(self.run_state(dag_id, run_id))
+
+    def wait_task(
+        self,
+        dag_id: str,
+        run_id: str,
+        task_id: str,
+        states: Collection[str],
+        map_index: int = -1,
+        timeout: float = 60.0,
+        *,
+        try_number: int | None = None,
+    ) -> str:
+        """Wait until a task instance is in one of the states (in that try, if given); returns which."""
+        found: list[str] = []
+
+        def look() -> bool:
+            row = self.task_instance(dag_id, run_id, task_id, map_index)
+            if row.get("state") in states and try_number in (None, row["try_number"]):
+                found.append(row["state"])
+            return bool(found)
+
+        self.wait_until(look, timeout, f"{task_id} being {' or '.join(sorted(states))}", dag_id, run_id)
+        return found[0]
+
+    def wait_until(
+        self,
+        look: Callable[[], bool],
+        timeout: float,
+        what: str,
+        dag_id: str | None = None,
+        run_id: str | None = None,
+    ) -> None:
+        """Wait until ``look()`` is true; a `TimeoutError` names ``what``, the run's states and the logs."""
+        deadline = time.monotonic() + timeout
+        while not look():
+            self._check()
+            if time.monotonic() > deadline:
+                lines = [f"no sign of {what} within {timeout:g} s"]
+                if dag_id is not None and run_id is not None:
+                    lines.append(f"run: {self.run_state(dag_id, run_id)}, {self._states(dag_id, run_id)}")
+                raise TimeoutError("\n".join([*lines, *self._report()]))
+            time.sleep(_POLL)
+
+    def _check(self) -> None:
+        """Raise an error if waiting is pointless."""
+
+    def _report(self) -> list[str]:
+        """What helps to find out why something did not happen."""
+        return []
+
+    def _states(self, dag_id: str, run_id: str) -> dict[str, str | None]:
+        return {
+            row["task_id"] if row["map_index"] < 0 else f"{row['task_id']}[{row['map_index']}]": row["state"]
+            for row in self.task_instances(dag_id, run_id)
+        }

@@ -1,0 +1,109 @@
+"""The environment that every process of a private Airflow gets: pure functions, no I/O but random keys."""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+Config = Mapping[tuple[str, str], str]
+
+# Settings of the user's own Airflow, and switches that would change what the child processes print.
+_FOREIGN_PREFIXES = ("AIRFLOW_", "_AIRFLOW_", "AIRFLOW__")
+_FOREIGN_NAMES = frozenset({"PYTHONWARNINGS", "PYTHONSTARTUP", "PYTEST_CURRENT_TEST", "FORCE_COLOR"})
+
+
+def default_config(*, home: Path, dags_folder: Path, port: int) -> dict[tuple[str, str], str]:
+    """The settings: Airflow's defaults, but quick to react, private, and quiet."""
+    url = f"http://127.0.0.1:{port}"
+    return {
+        ("core", "dags_folder"): str(dags_folder),
+        ("core", "plugins_folder"): str(home / "plugins"),
+        ("core", "load_examples"): "False",
+        ("core", "executor"): "LocalExecutor",
+        ("core", "parallelism"): "8",
+        ("core", "dags_are_paused_at_creation"): "False",
+        ("core", "fernet_key"): base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+        ("core", "simple_auth_manager_all_admins"): "True",
+        ("core", "execution_api_server_url"): f"{url}/execution/",
+        # A Dag file that is written again takes effect at once, not half a minute later.
+        ("core", "min_serialized_dag_update_interval"): "0",
+        ("core", "min_serialized_dag_fetch_interval"): "0",
+        # The processes share one file: whoever finds it locked waits rather than fails.
+        ("database", "sql_alchemy_conn"): f"sqlite:///{home / 'airflow.db'}?timeout=30",
+        ("database", "load_default_connections"): "False",
+        ("api", "host"): "127.0.0.1",
+        ("api", "port"): str(port),
+        ("api", "base_url"): url,
+        ("api", "workers"): "1",
+        ("api", "secret_key"): secrets.token_urlsafe(32),
+        ("api_auth", "jwt_secret"): secrets.token_urlsafe(48),
+        ("scheduler", "scheduler_idle_sleep_time"): "0.2",
+        ("scheduler", "job_heartbeat_sec"): "1",
+        ("scheduler", "scheduler_heartbeat_sec"): "1",
+        ("scheduler", "scheduler_health_check_threshold"): "10",
+        ("scheduler", "orphaned_tasks_check_interval"): "5",
+        # A task whose supervisor is gone is found after this time. Low enough to test with, and high
+        # enough that a busy machine does not lose a supervisor that is merely slow.
+        ("scheduler", "task_instance_heartbeat_timeout"): "15",
+        ("scheduler", "task_instance_heartbeat_timeout_detection_interval"): "2",
+        ("scheduler", "trigger_timeout_check_interval"): "2",
+        ("scheduler", "catchup_by_default"): "False",
+        ("scheduler", "enable_health_check"): "False",
+        ("workers", "min_heartbeat_interval"): "2",
+        # A restart of the API server takes longer than three heartbeats: its tasks outlive it.
+        ("workers", "max_failed_heartbeats"): "20",
+        ("triggerer", "job_heartbeat_sec"): "1",
+        # The triggers of a killed triggerer move to the next one after this time.
+        ("triggerer", "triggerer_health_check_threshold"): "6",
+        ("dag_processor", "refresh_interval"): "1",
+        ("dag_processor", "bundle_refresh_check_interval"): "1",
+        # A changed file is parsed at once whatever this says; an unchanged one need not be parsed again.
+        ("dag_processor", "min_file_process_interval"): "30",
+        ("dag_processor", "parsing_processes"): "2",
+        ("dag_processor", "print_stats_interval"): "0",
+        ("logging", "base_log_folder"): str(home / "logs" / "tasks"),
+        ("logging", "dag_processor_child_process_log_directory"): str(home / "logs" / "dag_processor"),
+        ("logging", "colored_console_log"): "False",
+        ("usage_data_collection", "enabled"): "False",
+    }
+
+
+def build(
+    base: Mapping[str, str],
+    *,
+    home: Path,
+    config: Config,
+    connections: Mapping[str, str],
+    python_path: list[Path],
+    extra: Mapping[str, str],
+) -> dict[str, str]:
+    """The complete environment: ``base`` without anything of another Airflow, and ours on top of it."""
+    environment = {
+        name: value
+        for name, value in base.items()
+        if not name.startswith(_FOREIGN_PREFIXES) and name not in _FOREIGN_NAMES
+    }
+    inherited = [os.path.abspath(part) for part in base.get("PYTHONPATH", "").split(os.pathsep) if part]
+    search = dict.fromkeys([*(str(part) for part in python_path), *inherited])
+    no_proxy = [part for part in (base.get("NO_PROXY") or base.get("no_proxy") or "").split(",") if part]
+    no_proxy_value = ",".join(dict.fromkeys([*no_proxy, "127.0.0.1", "localhost"]))
+    environment |= {
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW_CONFIG": str(home / "airflow.cfg"),
+        "PYTHONPATH": os.pathsep.join(search),
+        "PYTHONUNBUFFERED": "1",
+        "NO_COLOR": "1",
+        # The Execution API is on the loopback interface: a proxy of the machine must not see it.
+        "NO_PROXY": no_proxy_value,
+        "no_proxy": no_proxy_value,
+        "SCARF_ANALYTICS": "false",
+        "DO_NOT_TRACK": "1",
+    }
+    environment |= {
+        f"AIRFLOW__{section.upper()}__{key.upper()}": value for (section, key), value in config.items()
+    }
+    environment |= {f"AIRFLOW_CONN_{name.upper()}": value for name, value in connections.items()}
+    return environment | dict(extra)

@@ -1,0 +1,356 @@
+"""`LocalAirflow`: starts a private Airflow, lets one act on it, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import airflow_provider_seedance
+from airflow_provider_seedance.local_airflow import environment, processes
+from airflow_provider_seedance.local_airflow.api import Api
+from airflow_provider_seedance.local_airflow.client import Client, LocalAirflowError
+from airflow_provider_seedance.local_airflow.database import Database
+from airflow_provider_seedance.local_airflow.logs import LineFollower
+from airflow_provider_seedance.local_airflow.processes import Component, Guard, TaskProcess
+
+_JOBS = {"scheduler": "SchedulerJob", "dag-processor": "DagProcessorJob", "triggerer": "TriggererJob"}
+
+
+class LocalAirflow(Client):
+    """A private Airflow: scheduler with LocalExecutor, Dag processor, triggerer, API server, sqlite.
+
+    Everything it writes is in ``home``; component logs are ``home/logs/<component>.log``. It prints
+    nothing. All its processes end with `stop`, and also when this process is killed.
+
+    :param home: an empty or missing directory, or that of an earlier `LocalAirflow`, which goes on there.
+    :param dags_folder: also on the import path of every process, so that triggers can live there.
+    :param connections: connection id to its JSON.
+    :param env: further environment variables; they win over everything else.
+    :param config: further settings, as ``{(section, key): value}``.
+    :param python: the interpreter that has Airflow.
+    :param api_server: whether to start one. Without it no task can run: for parsing and the like.
+    :param on_line: called with component and line for every line of the component logs, in a thread.
+    :param database_template: keeps the empty database for the next `LocalAirflow` of the same Airflow
+        version, which saves some seconds: copied from there, or to there if it does not exist yet.
+    """
+
+    def __init__(
+        self,
+        *,
+        home: Path,
+        dags_folder: Path,
+        connections: Mapping[str, str],
+        env: Mapping[str, str] | None = None,
+        config: Mapping[tuple[str, str], str] | None = None,
+        python: str = sys.executable,
+        api_server: bool = True,
+        on_line: Callable[[str, str], None] | None = None,
+        database_template: Path | None = None,
+    ) -> None:
+        self.home = home.absolute()
+        self.dags_folder = dags_folder.absolute()
+        self.python = python
+        port, worker_logs, trigger_logs = _free_ports(3)
+        self.url = f"http://127.0.0.1:{port}"
+        self.config = environment.default_config(home=self.home, dags_folder=self.dags_folder, port=port) | {
+            # Nobody listens there (logs are read from the files), least of all another Airflow.
+            ("logging", "worker_log_server_port"): str(worker_logs),
+            ("logging", "trigger_log_server_port"): str(trigger_logs),
+            **(config or {}),
+        }
+        self.environment = environment.build(
+            os.environ,
+            home=self.home,
+            config=self.config,
+            connections=connections,
+            python_path=[self.dags_folder, Path(airflow_provider_seedance.__file__).parents[1]],
+            extra=env or {},
+        )
+        super().__init__(
+            database=Database(self.home / "airflow.db"),
+            api=Api(
+                self.url, self.home / "simple_auth_manager_passwords.json.generated", admin=self._admin_user()
+            ),
+            task_logs=Path(self.config["logging", "base_log_folder"]),
+        )
+        self._template = database_template
+        self._on_line = on_line
+        self._follower: LineFollower | None = None
+        self._guard: Guard | None = None
+        self._lock = threading.RLock()
+        commands = {
+            "scheduler": ["scheduler", "--skip-serve-logs"],
+            "dag-processor": ["dag-processor"],
+            "triggerer": ["triggerer", "--skip-serve-logs"],
+        }
+        if api_server:
+            commands = {"api-server": ["api-server"], **commands}
+        self._components = {
+            name: Component(name, arguments, self.home / "logs" / f"{name}.log")
+            for name, arguments in commands.items()
+        }
+
+    # -- life cycle ----------------------------------------------------------------------------------
+
+    def start(self, timeout: float = 120.0) -> None:
+        """Create the database, start the processes, and wait until all of them work."""
+        try:
+            (self.home / "logs").mkdir(parents=True, exist_ok=True)
+            self.dags_folder.mkdir(parents=True, exist_ok=True)
+            self._migrate()
+            self._guard = Guard()
+            if self._on_line is not None:
+                self._follower = LineFollower(
+                    {name: component.log_path for name, component in self._components.items()}, self._on_line
+                )
+            for component in self._components.values():
+                self._launch(component)
+            for name in self._components:
+                self._wait_healthy(name, timeout)
+        except BaseException:
+            # Ctrl-C while starting, too, must not leave anything behind.
+            self.stop()
+            raise
+
+    def stop(self, grace: float = 5.0) -> None:
+        """End all processes, running tasks included; may be called again, or before the start.
+
+        :param grace: how long the components may take to end by themselves. A scheduler would wait
+            for its running tasks without limit.
+        """
+        with self._lock:
+            started = [c for c in self._components.values() if c.process is not None]
+            sessions = [c.process.pid for c in started if c.process is not None]
+            try:
+                for component in started:
+                    if not component.ended and component.process is not None:
+                        component.ended = True
+                        processes.send([component.process.pid], signal.SIGTERM)
+                deadline = time.monotonic() + grace
+                while time.monotonic() < deadline and any(
+                    # An API server needs seconds to end after it has served its last request, and
+                    # has nothing to lose by then.
+                    c.name != "api-server" and c.process is not None and c.process.poll() is None
+                    for c in started
+                ):
+                    time.sleep(0.05)
+            finally:
+                # Even when Ctrl-C interrupts the waiting.
+                processes.end_sessions(sessions)
+                for component in started:
+                    if component.process is not None:
+                        component.process.wait()
+                        component.process = None
+                if self._guard is not None:
+                    self._guard.dismiss()
+                    self._guard = None
+                if self._follower is not None:
+                    self._follower.stop()
+                    self._follower = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def pid(self, component: str) -> int:
+        """The process id of a component, which is its session id as well."""
+        process = self._components[component].process
+        if process is None:
+            raise LocalAirflowError(f"{component} does not run")
+        return process.pid
+
+    def processes(self) -> list[int]:
+        """The ids of all live processes of this Airflow."""
+        sessions = [c.process.pid for c in self._components.values() if c.process is not None]
+        return processes.session_members(sessions)
+
+    def kill(self, component: str, sig: int = signal.SIGKILL, *, tree: bool = True) -> None:
+        """End a component as a failure of its machine would.
+
+        :param tree: its whole tree, so for the scheduler all tasks with it. Otherwise only the process
+            itself gets the signal, and what it started may go on for a while, or for ever.
+        """
+        with self._lock:
+            which = self._components[component]
+            pid = self.pid(component)
+            which.ended = True
+            processes.send([pid], sig)
+            if tree and sig == signal.SIGKILL:
+                processes.end_sessions([pid])
+            elif tree:
+                processes.send([member for member in processes.session_members([pid]) if member != pid], sig)
+            if sig == signal.SIGKILL and which.process is not None:
+                which.process.wait()
+
+    def restart(self, component: str, timeout: float = 60.0) -> None:
+        """Start a component again (ending it first if it runs), and wait until it works."""
+        with self._lock:
+            which = self._components[component]
+            if which.process is not None:
+                session = which.process.pid
+                which.ended = True
+                if which.process.poll() is None:
+                    processes.send([session], signal.SIGTERM)
+                    try:
+                        which.process.wait(timeout=5)
+                    except subprocess.TimeoutExpired:
+                        processes.send([session], signal.SIGKILL)
+                processes.end_sessions([session])
+                which.process.wait()
+                if self._guard is not None:
+                    self._guard.remove(session)
+            self._launch(which)
+        self._wait_healthy(component, timeout)
+
+    def cli(self, *arguments: str, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
+        """Run ``airflow …`` in this Airflow; raises nothing when that fails."""
+        return subprocess.run(  # noqa: S603  (the caller's own arguments)
+            [self.python, "-m", "airflow", *arguments],
+            env=self.environment,
+            cwd=self.home,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            start_new_session=True,
+        )
+
+    # -- task processes ------------------------------------------------------------------------------
+
+    def task_processes(self) -> list[TaskProcess]:
+        """The task instances being executed at this moment, with their processes."""
+        running = processes.running_tasks(self.pid("scheduler"))
+        names = self.database.task_instance_names() if running else {}
+        return [
+            TaskProcess(ti_id, runner, supervisor, **names.get(ti_id, {}))
+            for ti_id, runner, supervisor in running
+        ]
+
+    def task_process(
+        self, dag_id: str, run_id: str, task_id: str, map_index: int = -1, timeout: float = 30.0
+    ) -> TaskProcess:
+        """The processes of one task instance, as soon as it is being executed."""
+        wanted = (dag_id, run_id, task_id, map_index)
+        found: list[TaskProcess] = []
+
+        def look() -> bool:
+            found[:] = [
+                task
+                for task in self.task_processes()
+                if (task.dag_id, task.run_id, task.task_id, task.map_index) == wanted
+            ]
+            return bool(found)
+
+        self.wait_until(look, timeout, f"a process that runs {wanted}", dag_id, run_id)
+        return found[0]
+
+    def kill_task(
+        self,
+        dag_id: str,
+        run_id: str,
+        task_id: str,
+        map_index: int = -1,
+        sig: int = signal.SIGKILL,
+        *,
+        supervisor: bool = False,
+        timeout: float = 30.0,
+    ) -> TaskProcess:
+        """Kill the process that executes a task instance; waits until there is one.
+
+        It may not have come to the operator yet: to kill it at a certain point, wait for a sign of
+        that point first. Never kill an idle worker of the LocalExecutor: one of them holds the lock of
+        the task queue, and with it dies the executor.
+
+        :param supervisor: kill its supervisor first, so that nobody reports the death: what the loss
+            of a worker machine looks like. Airflow notices after ``task_instance_heartbeat_timeout``.
+        """
+        task = self.task_process(dag_id, run_id, task_id, map_index, timeout)
+        if supervisor:
+            if task.supervisor is None:
+                raise LocalAirflowError(f"{task} has no supervisor any more")
+            task.supervisor.send_signal(sig)
+        task.runner.send_signal(sig)
+        return task
+
+    # -- inside --------------------------------------------------------------------------------------
+
+    def _migrate(self) -> None:
+        path = self.database.path
+        if path.exists():
+            return
+        if self._template is not None and self._template.exists():
+            shutil.copyfile(self._template, path)
+            return
+        done = self.cli("db", "migrate")
+        if done.returncode != 0:
+            raise LocalAirflowError(f"`airflow db migrate` failed:\n{done.stdout}\n{done.stderr}")
+        if self._template is not None:
+            # sqlite's own copy takes what is still in the write-ahead log along.
+            partial = self._template.with_suffix(f".{os.getpid()}")
+            source, target = sqlite3.connect(path), sqlite3.connect(partial)
+            try:
+                source.backup(target)
+            finally:
+                source.close()
+                target.close()
+            partial.replace(self._template)
+
+    def _launch(self, component: Component) -> None:
+        component.jobs_before = self.database.last_job()
+        session = component.start(self.python, self.environment, self.home)
+        if self._guard is not None:
+            self._guard.add(session)
+
+    def _wait_healthy(self, name: str, timeout: float) -> None:
+        component = self._components[name]
+
+        def look() -> bool:
+            if name == "api-server":
+                return self.api.healthy()
+            return self.database.has_job(_JOBS[name], component.jobs_before)
+
+        self.wait_until(look, timeout, f"the {name}")
+
+    def _check(self) -> None:
+        for component in self._components.values():
+            if component.died() and component.process is not None:
+                code = component.process.returncode
+                raise LocalAirflowError(f"the {component.name} ended with {code}:\n{component.tail()}")
+
+    def _report(self) -> list[str]:
+        return [f"--- {each.name}\n{each.tail(25)}" for each in self._components.values()]
+
+    def _admin_user(self) -> str | None:
+        if self.config["core", "simple_auth_manager_all_admins"].lower() == "true":
+            return None
+        users = self.config.get(("core", "simple_auth_manager_users"), "admin:admin").split(",")
+        return next(user.split(":")[0].strip() for user in users if user.split(":")[1].strip() == "admin")
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports nobody listens on: all held at the same time, so that they differ."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()

@@ -1,0 +1,55 @@
+"""A private Airflow for the integration tests: `LocalAirflow`, and what tests need beyond it."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from airflow_provider_seedance.local_airflow import LocalAirflow
+
+#: Connection id to the service it stands for, for those that the shared Airflow has.
+CONNECTIONS = {
+    "seedance_default": "seedanceapi-v2",
+    "seedance_s2a": "seedance2api",
+    "seedance_v1": "seedanceapi-v1",
+    "seedance_v2": "seedanceapi-v2",
+    "seedance_runbase": "runbase",
+    "seedance_ark": "ark",
+}
+
+
+class TestAirflow(LocalAirflow):
+    """A `LocalAirflow` whose Dags the tests write."""
+
+    __test__ = False
+
+    def write_module(self, name: str, source: str) -> Path:
+        """Write ``name.py`` into the Dags folder, which every process can import from."""
+        path = self.dags_folder / f"{name}.py"
+        partial = path.with_suffix(".partial")
+        partial.write_text(textwrap.dedent(source))
+        # In one step: the Dag processor must never see half a file.
+        os.replace(partial, path)
+        return path
+
+    def write_dag(self, name: str, source: str) -> Path:
+        """Write a Dag file; see `wait_parsed`, or `load_dag` for both."""
+        return self.write_module(name, source)
+
+    def load_dag(self, dag_id: str, source: str, timeout: float = 60.0) -> str:
+        """Write a Dag into a file of its own name, and wait until Airflow has it; returns the Dag id."""
+        now = datetime.now(UTC)
+        path = self.write_dag(dag_id, source)
+        self.wait_parsed(dag_id, timeout, filename=path.name, since=now)
+        return dag_id
+
+    def run(
+        self, dag_id: str, timeout: float = 120.0, conf: Mapping[str, Any] | None = None
+    ) -> tuple[str, str]:
+        """Trigger a Dag and wait for the end of the run; returns run id and state."""
+        run_id = self.trigger(dag_id, conf=conf)
+        return run_id, self.wait_run(dag_id, run_id, timeout)
