@@ -1,0 +1,44 @@
+# Everything here makes its own environment: Python 3.11 or later, make and git are all it needs.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types unit integration bench clean
+
+help:  ## Say what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@echo "Installing Airflow and this provider into $(VENV) (once; a minute or two) ..."
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/installed  ## Render a video through a real Airflow; ARGS=--keep leaves it running
+	$(BIN)/python -m airflow_provider_seedance demo $(if $(KEEP),--keep) $(ARGS)
+
+test: unit integration  ## Run every test
+
+unit: $(VENV)/installed  ## Run the tests that need no Airflow processes
+	$(BIN)/python -m pytest -q -m 'not integration' $(ARGS)
+
+integration: $(VENV)/installed  ## Run the tests on real Airflow processes
+	$(BIN)/python -m pytest -q -m integration --durations=10 $(ARGS)
+
+lint: $(VENV)/installed  ## Check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed  ## Check types
+	$(BIN)/mypy --strict
+
+bench: $(VENV)/installed  ## Measure what importing the operators costs a Dag file
+	$(BIN)/python benchmarks/import_time.py
+
+clean:  ## Remove what make made
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache seedance-demo
