@@ -141,7 +141,7 @@ class SeedanceConfigurationError(_Final, SeedanceError):
 
 
 class SeedanceRequestError(_Final, SeedanceError):
-    """The request is one the service does not take: found before sending, or HTTP 400/422. Not billed; change the arguments."""
+    """The service does not take this request (found before sending, or HTTP 400/422). Not billed; a retry cannot help."""
 
 
 class SeedanceRequestChangedError(SeedanceRequestError):

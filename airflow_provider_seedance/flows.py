@@ -63,6 +63,9 @@ class Cancellation:
     cancelled: bool
     reason: str
 
+    def __bool__(self) -> bool:
+        return self.cancelled
+
 
 def submit_flow(
     api: Api, call: HttpCall, request: GenerationRequest, now: Now, *, patient: bool = True

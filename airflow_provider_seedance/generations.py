@@ -334,6 +334,24 @@ class Generation:
             **{name: iso(getattr(self, name)) for name in _RESULT_TIMES},
         }
 
+    def summary(self) -> str:
+        """Say in one line what came out and what it cost; the last line of a task's log."""
+        what: list[str] = [self.media]
+        if self.duration is not None:
+            what.append(f"{self.duration:g} s")
+        if self.resolution:
+            what.append(self.resolution)
+        if len(self.urls) > 1:
+            what.append(f"{len(self.urls)} outputs")
+        cost = []
+        if self.credits is not None:
+            cost.append(f"{self.credits:g} credits")
+        if self.cost_usd is not None:
+            cost.append(f"${self.cost_usd:g}")
+        paid = f"cost {' / '.join(cost)}" if cost else "cost not reported by the service"
+        model = f" with {self.model}" if self.model else ""
+        return f"Generation {self.generation_id} succeeded{model}: {', '.join(what)}; {paid}."
+
     @classmethod
     def from_result(cls, result: object) -> Generation:
         """

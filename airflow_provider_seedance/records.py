@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
+from types import NoneType
 from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
@@ -198,18 +199,18 @@ class Record:
             record = cls(
                 state=RecordState(value["state"]),
                 fingerprint=Fingerprint(
-                    api=prints["api"],
-                    base_url=prints["base_url"],
-                    media=prints["media"],
-                    arguments=dict(prints["arguments"]),
+                    api=_typed(prints["api"], str),
+                    base_url=_typed(prints["base_url"], str),
+                    media=_typed(prints["media"], str),
+                    arguments=_typed(prints["arguments"], dict),
                 ),
-                max_tries=int(value["max_tries"]),
-                try_number=int(value["try_number"]),
+                max_tries=_typed(value["max_tries"], int),
+                try_number=_typed(value["try_number"], int),
                 end_from_trigger=bool(value.get("end_from_trigger")),
-                generation_id=value.get("generation_id"),
-                correlation=value.get("correlation"),
-                facts=dict(value.get("facts") or {}),
-                result=value.get("result"),
+                generation_id=_typed(value.get("generation_id"), str, NoneType),
+                correlation=_typed(value.get("correlation"), str, NoneType),
+                facts=_typed(value.get("facts"), dict, NoneType) or {},
+                result=_typed(value.get("result"), dict, NoneType) or None,
                 status=GenerationStatus(value["status"]) if value.get("status") else None,
                 **{name: read_time(value.get(name)) for name in ("intended_at", "submitted_at", "ended_at")},
             )
@@ -225,6 +226,13 @@ class Record:
                 "nothing was submitted."
             )
         return record
+
+
+def _typed(value: Any, *types: type) -> Any:
+    """Return a value that is of one of these types; a damaged record may hold anything."""
+    if type(value) not in types:
+        raise TypeError(f"expected {' or '.join(kind.__name__ for kind in types)}, got {value!r:.80}")
+    return value
 
 
 def intend(

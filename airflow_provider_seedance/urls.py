@@ -52,7 +52,8 @@ def normal_base_url(host: str, *, port: int | None = None, scheme: str | None = 
     try:
         parts = urlsplit(text)
         netloc = parts.netloc
-        if port and parts.port is None:
+        named = parts.port  # reading it is what finds a port that is none
+        if port and named is None:
             netloc = f"{netloc}:{port}"
     except ValueError as error:
         raise SeedanceConfigurationError(

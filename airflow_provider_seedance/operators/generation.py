@@ -21,6 +21,7 @@ from airflow_provider_seedance.compat import RETRY_POLICIES, TaskDeferralError, 
 from airflow_provider_seedance.generations import Generation, GenerationStatus, VideoRequest
 from airflow_provider_seedance.links.seedance import SeedanceOutputLink
 from airflow_provider_seedance.policies.retry import SeedanceRetryPolicy
+from airflow_provider_seedance.task_states import ABANDONED, state_of
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
@@ -34,11 +35,11 @@ if TYPE_CHECKING:
 #: Seconds by which Airflow's own deferral timeout is later than ours, which knows what to say.
 DEFERRAL_GRACE = 900.0
 
+#: Seconds until the next look after a refusal for quota that names no time.
+UNKNOWN_QUOTA_PAUSE = 60.0
+
 #: Seconds that the worker gives to a cancellation when it is being stopped itself.
 KILL_PATIENCE = 10.0
-
-#: States of a task instance in which nobody goes on with its render.
-ABANDONED = frozenset({"failed", "success", "skipped", "removed"})
 
 
 class SeedanceGenerationOperator(BaseOperator):
@@ -374,23 +375,24 @@ class SeedanceGenerationOperator(BaseOperator):
         """Ask the service after a resume that brought no answer; wait on if there is time left."""
         from airflow_provider_seedance.hooks.seedance import timed_out
 
+        media = self.request_class.media
         last: Generation | None = None
+        unseen = Generation(generation_id=generation_id, api="", media=media, status=GenerationStatus.QUEUED)
         try:
-            last = self._hook().get_generation(generation_id, self.request_class.media)
+            last = self._hook().get_generation(generation_id, media)
         except errors.SeedanceNotFoundError as error:
             raise self._unrecorded(error, store) from error
+        except errors.SeedanceRateLimitError as error:
+            # Our quota keeps us from reading; that must not fail a render that may have ended.
+            wait = error.retry_after or UNKNOWN_QUOTA_PAUSE
+            self.log.warning("%s Reading generation %s again in %.0f s.", error.message, generation_id, wait)
+            self._defer(unseen, facts, max(deadline or 0.0, time.time() + wait))
         except errors.SeedanceError as error:
             self.log.warning("The state of generation %s could not be read: %s", generation_id, error)
         if last is not None and last.status.terminal:
             return last
         if deadline is not None and time.time() < deadline:
             self.log.info("Generation %s has not ended; the task was resumed early.", generation_id)
-            unseen = Generation(
-                generation_id=generation_id,
-                api="",
-                media=self.request_class.media,
-                status=GenerationStatus.QUEUED,
-            )
             self._defer(last or unseen, facts, deadline)
         raise self._unrecorded(timed_out(generation_id, self.timeout, last), store)
 
@@ -418,7 +420,7 @@ class SeedanceGenerationOperator(BaseOperator):
             raise_unless_succeeded(generation)
         except errors.SeedanceError as error:
             raise self._unrecorded(error, store) from error
-        self.log.info("%s", summary(generation))
+        self.log.info("%s", generation.summary())
         return generation.result()
 
     def _record_end(self, store: RecordStore, record: Record, generation: Generation) -> None:
@@ -469,35 +471,6 @@ class SeedanceGenerationOperator(BaseOperator):
             self.log.warning(
                 "Generation %s was not cancelled, it goes on and is billed: %s", generation_id, error
             )
-
-
-def state_of(states: Any, run_id: str, task_id: str, map_index: int | None) -> str | None:
-    """Find the state of a task instance in what Airflow answers; ``None`` where it is not to be found."""
-    run = states.get(run_id) if isinstance(states, dict) else None
-    if not isinstance(run, dict):
-        return None
-    name = task_id if map_index is None or map_index < 0 else f"{task_id}_{map_index}"
-    state = run.get(name)
-    return str(getattr(state, "value", state)) if state is not None else None
-
-
-def summary(generation: Generation) -> str:
-    """Say in one line what came out and what it cost; the last line of the task's log."""
-    what: list[str] = [generation.media]
-    if generation.duration is not None:
-        what.append(f"{generation.duration:g} s")
-    if generation.resolution:
-        what.append(generation.resolution)
-    if len(generation.urls) > 1:
-        what.append(f"{len(generation.urls)} outputs")
-    cost = []
-    if generation.credits is not None:
-        cost.append(f"{generation.credits:g} credits")
-    if generation.cost_usd is not None:
-        cost.append(f"${generation.cost_usd:g}")
-    paid = f"cost {' / '.join(cost)}" if cost else "cost not reported by the service"
-    model = f" with {generation.model}" if generation.model else ""
-    return f"Generation {generation.generation_id} succeeded{model}: {', '.join(what)}; {paid}."
 
 
 def _positive(value: Any, *, or_zero: bool = False) -> bool:

@@ -41,7 +41,7 @@ class SeedanceRetryPolicy(RetryPolicy):
         if exception.retry_after is not None:
             return RetryDecision.retry(
                 timedelta(seconds=exception.retry_after),
-                f"the service takes requests again in {exception.retry_after:.0f} s",
+                f"the service takes requests again in {exception.retry_after:.0f} s; this uses up a retry",
             )
         return RetryDecision.default()
 

@@ -118,7 +118,10 @@ def _tell_unknown_word(generation: Generation) -> None:
 
 
 def _wait(waiting: Waiting, now: float, *, not_before: float = 0.0) -> Next:
-    if now >= waiting.deadline:
-        return Next("deadline", waiting)
     at = now + max(next_poll(waiting.known), not_before)
-    return Next("wait", waiting, min(at, waiting.deadline))
+    if now < waiting.deadline:
+        return Next("wait", waiting, min(at, waiting.deadline))
+    if waiting.known.retry_after is not None:
+        # The quota kept us from the last reading, which may find the render finished.
+        return Next("wait", waiting, at)
+    return Next("deadline", waiting)

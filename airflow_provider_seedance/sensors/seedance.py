@@ -120,10 +120,9 @@ class SeedanceGenerationSensor(BaseSensorOperator):
 
     def _deliver(self, generation: Generation) -> dict[str, Any]:
         from airflow_provider_seedance.hooks.seedance import raise_unless_succeeded
-        from airflow_provider_seedance.operators.generation import summary
 
         raise_unless_succeeded(generation)
-        self.log.info("%s", summary(generation))
+        self.log.info("%s", generation.summary())
         return generation.result()
 
     def _seconds(self) -> float:

@@ -17,6 +17,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from airflow_provider_seedance.generations import Generation, GenerationStatus, Media
 from airflow_provider_seedance.polling.schedule import Knowledge
 from airflow_provider_seedance.polling.waiting import Next, Waiting
+from airflow_provider_seedance.task_states import ABANDONED, state_of
 
 #: No trigger fires sooner after it began: a task that resumes within the first seconds of its deferral
 #: can be failed by the scheduler, which takes the end of the deferring process for its own.
@@ -163,7 +164,6 @@ class SeedanceGenerationTrigger(BaseTrigger):
 
     async def _cancel_if_abandoned(self) -> None:
         from airflow_provider_seedance.hooks.seedance import SeedanceHook
-        from airflow_provider_seedance.operators.generation import ABANDONED
 
         try:
             async with asyncio.timeout(CANCEL_PATIENCE):
@@ -185,8 +185,6 @@ class SeedanceGenerationTrigger(BaseTrigger):
     async def _task_state(self) -> str | None:
         from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
         from asgiref.sync import sync_to_async
-
-        from airflow_provider_seedance.operators.generation import state_of
 
         ti: Any = self.task_instance
         map_index = ti.map_index if ti.map_index is not None else -1

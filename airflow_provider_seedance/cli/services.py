@@ -1,0 +1,44 @@
+"""Which service a command speaks to: the environment's, or an Airflow connection."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from airflow_provider_seedance.apis import DEFAULT_API, get_api
+from airflow_provider_seedance.exceptions import SeedanceConfigurationError
+from airflow_provider_seedance.generations import ImageRequest
+from airflow_provider_seedance.settings import Settings
+
+#: Environment variables that name a service without a connection.
+KEY_VARIABLE = "SEEDANCE_API_KEY"
+API_VARIABLE = "SEEDANCE_API"
+HOST_VARIABLE = "SEEDANCE_BASE_URL"
+
+
+def connection_from_environment(environ: Mapping[str, str] = os.environ) -> str | None:
+    """
+    Return the connection that the environment describes, as JSON, or ``None``.
+
+    ``SEEDANCE_API_KEY`` is the key, ``SEEDANCE_API`` the service, and ``SEEDANCE_BASE_URL`` another
+    address of it, if it has one.
+
+    :raises SeedanceConfigurationError: it names a service that does not exist, or one without a key.
+    """
+    key, api, host = (environ.get(name) for name in (KEY_VARIABLE, API_VARIABLE, HOST_VARIABLE))
+    if not key:
+        if api:
+            raise SeedanceConfigurationError(f"{API_VARIABLE} is set, but {KEY_VARIABLE} is not.")
+        return None
+    name = get_api(api or DEFAULT_API).name
+    connection: dict[str, Any] = {"conn_type": "seedance", "password": key, "extra": {"api": name}}
+    if host:
+        connection["host"] = host
+    return json.dumps(connection)
+
+
+def makes_images(settings: Settings) -> bool:
+    """Whether the service makes images as well as videos."""
+    return bool(settings.api.rules(ImageRequest(prompt="?"), settings.base_url))

@@ -1,0 +1,459 @@
+"""
+One download, through broken connections, expired URLs and servers of all kinds, in constant memory.
+
+What holds at every moment: the sink has been given ``received`` bytes from the beginning of the file, and
+the hash is theirs. A reply is taken only if it goes on exactly there and belongs to the same file;
+otherwise the sink starts over. The caller makes the sink visible after :func:`download` has returned, that
+is, after the length was checked.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+from urllib.parse import unquote
+
+from airflow_provider_seedance.apis.rate_limits import read_retry_after
+from airflow_provider_seedance.exceptions import SeedanceError, SeedanceMediaError, SeedanceOutputGoneError
+from airflow_provider_seedance.media import (
+    MediaAddressError,
+    MediaClient,
+    MediaConnectionError,
+    MediaStream,
+)
+from airflow_provider_seedance.urls import show_url, without_query
+
+log = logging.getLogger(__name__)
+
+#: Tries in a row that may bring nothing new.
+MAX_FUTILE_TRIES = 5
+
+#: Tries of one download in all.
+MAX_TRIES = 200
+
+#: URLs asked for in a row, each costing a request of the quota, while none of them works.
+MAX_REFRESHES = 2
+
+#: Longest pause on a worker, in seconds; a longer one is for Airflow to make.
+LONGEST_PAUSE = 60.0
+
+#: Types of error pages, which some hosts send with status 200.
+_PAGES = frozenset(
+    {
+        "text/html",
+        "text/xml",
+        "application/json",
+        "application/problem+json",
+        "application/xhtml+xml",
+        "application/xml",
+    }
+)
+
+SAFE = "The render is paid for and is not lost by this; a retry downloads again and pays nothing."
+
+
+class Sink(Protocol):
+    """Where a download goes."""
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes."""
+
+    def restart(self) -> None:
+        """Forget every byte taken so far."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Announced:
+    """
+    What the first reply told of the file.
+
+    :param length: Bytes of the whole file, or ``None`` where the server did not tell.
+    :param content_type: Media type, empty where the server did not tell.
+    """
+
+    length: int | None
+    content_type: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Downloaded:
+    """
+    A complete download.
+
+    :param size: In bytes.
+    :param sha256: Of those bytes, in hexadecimal.
+    """
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """
+    What is downloaded.
+
+    :param what: What it is called in messages: ``output 2 of 3 of generation gen-1``.
+    :param generation_id: For errors.
+    :param url: Where it is.
+    :param stale: Whether the URL has expired by what the service said of it.
+    :param refresh: Asks the service for the URL again, given the one that does not work. It raises
+        :class:`SeedanceOutputGoneError` where there is none, and costs a request of the quota.
+    """
+
+    what: str
+    generation_id: str
+    url: str
+    refresh: Callable[[str], str]
+    stale: bool = False
+
+
+Begin = Callable[[Announced], Sink | None]
+Progress = Callable[[int, int | None], None]
+
+
+def download(
+    client: MediaClient,
+    source: Source,
+    begin: Begin,
+    *,
+    progress: Progress,
+    now: Callable[[], datetime],
+    stop: threading.Event | None = None,
+    sleep: Callable[[float], None] | None = None,
+) -> Downloaded | None:
+    """
+    Download a file into a sink.
+
+    :param begin: Makes the sink when the first good reply has come, or returns ``None`` to leave it.
+    :param progress: Called after every piece with the bytes so far and in all.
+    :param stop: Ends the download when set.
+    :param sleep: Replaces waiting, for tests.
+    :returns: What was downloaded, or ``None`` if ``begin`` left it.
+    :raises SeedanceOutputGoneError: the output is no longer to be had.
+    :raises SeedanceMediaError: it could not be downloaded this time.
+    """
+    run = _Run(client, source, begin, progress, now, stop or threading.Event(), sleep)
+    return run.to_the_end()
+
+
+class _Failed(Exception):
+    """A try failed in a way that another one may not."""
+
+    def __init__(self, reason: str, *, status: int | None = None, retry_after: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.status = status
+        self.retry_after = retry_after
+
+
+class _Refused(_Failed):
+    """The host does not give out the file under this URL."""
+
+
+class _Left(Exception):
+    """``begin`` left the file."""
+
+
+class _Run:
+    def __init__(
+        self,
+        client: MediaClient,
+        source: Source,
+        begin: Begin,
+        progress: Progress,
+        now: Callable[[], datetime],
+        stop: threading.Event,
+        sleep: Callable[[float], None] | None,
+    ) -> None:
+        self.client = client
+        self.source = source
+        self.begin = begin
+        self.progress = progress
+        self.now = now
+        self.stop = stop
+        self.sleep: Callable[[float], object] = sleep or stop.wait
+        self.url = source.url
+        self.sink: Sink | None = None
+        self.hash = hashlib.sha256()
+        self.received = 0
+        self.total: int | None = None
+        #: What tells whether it is still the same file, and the URL that it was begun from.
+        self.validator: str | None = None
+        self.begun_from = source.url
+        self.ranges = True
+        #: Most bytes ever received: what shows progress over tries and new beginnings.
+        self.furthest = 0
+        self.furthest_before = 0
+        self.tries = 0
+        self.futile = 0
+        self.refreshes = 0
+        self.same_again = False
+
+    # ------------------------------------------------------------------ tries
+
+    def to_the_end(self) -> Downloaded | None:
+        if self.source.stale:
+            self._refresh_early()
+        while True:
+            self._check_stop()
+            try:
+                self._attempt()
+                return Downloaded(size=self.received, sha256=self.hash.hexdigest())
+            except _Left:
+                return None
+            except MediaAddressError as error:
+                raise self._error(
+                    f"may not be downloaded from {show_url(self.url)}: {error}. If that host is to be trusted, "
+                    "name it in media_hosts in the connection's extra and clear the task"
+                ) from error
+            except MediaConnectionError as error:
+                self._failed(_Failed(str(error)))
+            except _Refused as refusal:
+                self._refused(refusal)
+            except _Failed as failure:
+                self._failed(failure)
+
+    def _attempt(self) -> None:
+        offset = self.received if self._resumable() else 0
+        self.tries += 1
+        with self.client.open(self.url, offset=offset, validator=self.validator) as stream:
+            self._judge(stream, offset)
+            self._take(stream, offset)
+
+    def _resumable(self) -> bool:
+        if not self.ranges:
+            return False
+        # Without a validator only the same path is trusted to be the same file; its signature may differ.
+        return self.validator is not None or without_query(self.url) == without_query(self.begun_from)
+
+    def _judge(self, stream: MediaStream, offset: int) -> None:
+        """Raise unless the reply holds (the rest of) the file."""
+        status = stream.status
+        if status == 416 and offset:
+            whole = stream.content_range
+            self.ranges = False
+            raise _Failed(
+                f"the host has no bytes from {offset} on (of {whole.total if whole else 'unknown'})",
+                status=status,
+            )
+        if status in (408, 425, 429) or status >= 500:
+            raise _Failed(
+                f"HTTP {status}", status=status, retry_after=read_retry_after(stream.headers, self.now())
+            )
+        if status >= 400:
+            raise _Refused(f"HTTP {status}", status=status)
+        if status not in (200, 206):
+            raise _Failed(f"HTTP {status}, which is no reply to a download", status=status)
+        if stream.content_type in _PAGES:
+            raise _Refused(f"a page of type {stream.content_type} in place of the file", status=status)
+        if stream.content_encoding:
+            raise self._error(
+                f"is sent with content encoding {stream.content_encoding} although it was asked for as it is"
+            )
+
+    def _take(self, stream: MediaStream, offset: int) -> None:
+        total = self._position(stream, offset)
+        if self.sink is None:
+            self.sink = self.begin(Announced(length=total, content_type=stream.content_type))
+            if self.sink is None:
+                raise _Left
+            if total is None:
+                log.warning("The host announces no length for %s: it cannot be checked.", self.source.what)
+        for chunk in stream.chunks():
+            self._check_stop()
+            self.sink.write(chunk)
+            self.hash.update(chunk)
+            self.received += len(chunk)
+            self.progress(self.received, self.total)
+        self.furthest = max(self.furthest, self.received)
+        if not self.received:
+            raise _Failed("the file is empty")
+        if self.total is not None and self.received != self.total:
+            if self.received > self.total:
+                self.ranges = False
+            raise _Failed(f"{self.received} bytes came, {self.total} were announced")
+
+    def _position(self, stream: MediaStream, offset: int) -> int | None:
+        """Come to the byte that the reply begins with, and return the announced length of the file."""
+        if stream.status == 200:
+            self._start_over(stream)
+            return self.total
+        part = stream.content_range
+        if part is None or part.start != offset:
+            self.ranges = False
+            raise _Failed(f"the host sent another range than from {offset} on", status=206)
+        if not offset:
+            self._start_over(stream)
+            self.total = part.total
+            return self.total
+        other_length = part.total is not None and self.total is not None and part.total != self.total
+        other_file = self.validator and stream.validator and stream.validator != self.validator
+        if other_length or other_file:
+            self.ranges = False
+            raise _Failed("the file changed while it was downloaded", status=206)
+        if self.total is None:
+            self.total = part.total
+        return self.total
+
+    def _start_over(self, stream: MediaStream) -> None:
+        if self.received and self.sink is not None:
+            log.info("The host sends %s from its first byte.", self.source.what)
+            self.sink.restart()
+        self.furthest = max(self.furthest, self.received)
+        self.received = 0
+        self.hash = hashlib.sha256()
+        self.total = stream.content_length
+        self.validator = stream.validator
+        self.begun_from = self.url
+        self.ranges = True
+
+    # ------------------------------------------------------------------ failures
+
+    def _note_progress(self) -> None:
+        self.furthest = max(self.furthest, self.received)
+        if self.furthest > self.furthest_before:
+            self.furthest_before = self.furthest
+            self.futile = 0
+            self.refreshes = 0
+            self.same_again = False
+        self.futile += 1
+
+    def _failed(self, failure: _Failed) -> None:
+        self._note_progress()
+        wait = failure.retry_after
+        if self.futile >= MAX_FUTILE_TRIES or self.tries >= MAX_TRIES or (wait or 0) > LONGEST_PAUSE:
+            raise self._error(
+                f"could not be downloaded from {show_url(self.url)}: {failure.reason} "
+                f"(after {self.tries} tries and {self._so_far()})",
+                status=failure.status,
+                retry_after=wait,
+            )
+        pause = wait if wait is not None else self._backoff()
+        then = "it is resumed" if self.received and self._resumable() else "it is tried again"
+        log.warning(
+            "The download of %s broke after %s: %s; %s in %.1f s.",
+            self.source.what,
+            self._so_far(),
+            failure.reason,
+            then,
+            pause,
+        )
+        self.sleep(pause)
+
+    def _backoff(self) -> float:
+        return float(min(0.25 * 2 ** (self.futile - 1), 30.0))
+
+    def _refused(self, refusal: _Refused) -> None:
+        self._note_progress()
+        if self.same_again:
+            raise SeedanceOutputGoneError(
+                f"{_capital(self.source.what)} is no longer there: {show_url(self.url)} answers "
+                f"{refusal.reason}, and the service gives no other URL. It was rendered and is billed; look for "
+                "it in the console of the service. Only a new generation (a cleared generating task) makes it "
+                "again, and is paid for.",
+                http_status=refusal.status,
+                generation_id=self.source.generation_id,
+            )
+        if self.refreshes >= MAX_REFRESHES:
+            raise self._error(
+                f"could not be downloaded: the host refuses every URL the service gives, the last one "
+                f"({show_url(self.url)}) with {refusal.reason}",
+                status=refusal.status,
+            )
+        self.refreshes += 1
+        log.warning(
+            "%s is refused at %s (%s); asking the service for its URL again.",
+            _capital(self.source.what),
+            show_url(self.url),
+            refusal.reason,
+        )
+        try:
+            fresh = self.source.refresh(self.url)
+        except SeedanceError as error:
+            raise self._explained(error, refusal) from error
+        if fresh == self.url:
+            # A host may be late with a new file: one more try before it counts as gone.
+            self.same_again = True
+            self.sleep(2.0)
+        self.url = fresh
+
+    def _refresh_early(self) -> None:
+        try:
+            fresh = self.source.refresh(self.url)
+        except SeedanceError as error:
+            # Clocks differ and services round: the URL may work all the same, and trying it costs nothing.
+            log.warning(
+                "The URL of %s has expired, and there is no new one (%s); trying it.", self.source.what, error
+            )
+        else:
+            log.info("The URL of %s has expired; the service was asked again.", self.source.what)
+            self.url = fresh
+
+    def _explained(self, error: SeedanceError, refusal: _Refused) -> SeedanceError:
+        details = {**error.details(), "generation_id": self.source.generation_id}
+        return type(error)(
+            f"{_capital(self.source.what)} is refused at {show_url(self.url)} ({refusal.reason}), and no new URL "
+            f"could be had: {error.message}",
+            **details,
+        )
+
+    def _check_stop(self) -> None:
+        if self.stop.is_set():
+            raise self._error("is not downloaded: the task was stopped")
+
+    def _so_far(self) -> str:
+        return f"{self.received} of {self.total if self.total is not None else 'unknown'} bytes"
+
+    def _error(
+        self, what: str, *, status: int | None = None, retry_after: float | None = None
+    ) -> SeedanceMediaError:
+        return SeedanceMediaError(
+            f"{_capital(self.source.what)} {what}. {SAFE}",
+            http_status=status,
+            retry_after=retry_after,
+            generation_id=self.source.generation_id,
+        )
+
+
+def store_data_url(source: Source, begin: Begin) -> Downloaded | None:
+    """
+    Store what a ``data:`` URL holds (``ark`` can answer with images in base64).
+
+    :raises SeedanceMediaError: it holds nothing that can be read.
+    """
+    head, comma, payload = source.url.partition(",")
+    if not comma or not head.endswith(";base64"):
+        raise _unreadable(source, "it is not in base64")
+    payload = unquote(payload) if "%" in payload else payload
+    try:
+        data = base64.b64decode(payload, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise _unreadable(source, str(error)) from None
+    if not data:
+        raise _unreadable(source, "it is empty")
+    content_type = head[len("data:") :].partition(";")[0].lower()
+    sink = begin(Announced(length=len(data), content_type=content_type))
+    if sink is None:
+        return None
+    sink.write(data)
+    return Downloaded(size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def _unreadable(source: Source, why: str) -> SeedanceMediaError:
+    return SeedanceMediaError(
+        f"{_capital(source.what)} came as data in its URL, which cannot be read: {why}. It is billed; look for "
+        "it in the console of the service.",
+        generation_id=source.generation_id,
+    )
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
