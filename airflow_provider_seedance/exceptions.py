@@ -62,7 +62,7 @@ __all__ = [
 ]
 
 
-class SeedanceError(AirflowException):  # type: ignore[misc]
+class SeedanceError(AirflowException):
     """
     Base of all errors of this package.
 
@@ -130,7 +130,7 @@ def _rebuild(cls: type[SeedanceError], message: str, details: dict[str, Any]) ->
     return cls(message, **details)
 
 
-class _Final(AirflowFailException):  # type: ignore[misc]
+class _Final(AirflowFailException):
     """Mixed into the errors that a retry cannot cure."""
 
     retry_helps: ClassVar[bool] = False

@@ -370,6 +370,10 @@ class Generation:
         if not isinstance(result["generation_id"], str) or result["media"] not in ("video", "image"):
             raise ValueError("this is not the result of a generation: bad generation_id or media")
         status, documented = read_status_word(result["status"])
+        rest: dict[str, Any] = {
+            name: result.get(name) for name in ("model", "duration", "resolution", "credits", "cost_usd")
+        }
+        rest |= {name: read_time(result.get(name)) for name in _RESULT_TIMES}
         return cls(
             generation_id=result["generation_id"],
             api=str(result["api"]),
@@ -377,8 +381,7 @@ class Generation:
             status=status,
             documented=documented,
             urls=tuple(urls),
-            **{name: result.get(name) for name in ("model", "duration", "resolution", "credits", "cost_usd")},
-            **{name: read_time(result.get(name)) for name in _RESULT_TIMES},
+            **rest,
         )
 
 

@@ -81,7 +81,7 @@ class SeedanceEmulator:
     :param seed: decides the realistic render times.
     :param clock: gives real time in seconds since the epoch; for tests of the emulator itself.
     :param log: called with one line per request.
-    :raises RuntimeError: if ``media`` is wanted and a codec is missing.
+    :raises ImportError: if ``media`` is wanted and a codec is missing.
     """
 
     def __init__(

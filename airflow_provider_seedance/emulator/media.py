@@ -90,7 +90,7 @@ class MediaStore:
 
     :param real: whether to encode what was asked for; otherwise every video is the same tiny MP4 and
         every image the same tiny PNG, and no codec is needed.
-    :raises RuntimeError: if real media are wanted and PyAV or Pillow is missing.
+    :raises ImportError: if real media are wanted and PyAV or Pillow is missing.
     """
 
     def __init__(self, *, real: bool = True) -> None:
@@ -147,7 +147,7 @@ def _require_codecs() -> None:
         if importlib.util.find_spec(module) is None
     ]
     if missing:
-        raise RuntimeError(
+        raise ImportError(
             f"The emulator makes real media files with {' and '.join(missing)}, which is not installed: "
             "pip install 'airflow-provider-seedance[emulator]'. With media=False it needs neither."
         )

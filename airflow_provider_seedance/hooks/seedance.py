@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseHook
@@ -189,8 +190,13 @@ class SeedanceHook(BaseHook):
         media: Media = "video",
         poll_interval: float | None = None,
         estimated_wait: float | None = None,
+        report: Callable[[Generation], None] | None = None,
     ) -> Generation:
-        """Wait until a generation has ended, however it ended; see :meth:`wait`."""
+        """
+        Wait until a generation has ended, however it ended; see :meth:`wait`.
+
+        :param report: Called with every reading, to show progress.
+        """
         from airflow_provider_seedance.polling.waiting import begin, on_reading
 
         waiting = _waiting(generation_id, media, time.time() + timeout, poll_interval, estimated_wait)
@@ -201,6 +207,8 @@ class SeedanceHook(BaseHook):
                 time.sleep(max(0.0, step.at - time.time()))
                 reading = _attempt(client, generation_id, media)
                 step = on_reading(step.waiting, reading, time.time())
+                if report and isinstance(reading, Generation):
+                    report(reading)
                 if step.waiting.last and step.waiting.last.status is not seen:
                     seen = step.waiting.last.status
                     log.info("Generation %s is %s.", generation_id, seen.value)

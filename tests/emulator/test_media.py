@@ -127,7 +127,7 @@ def test_files_go_with_the_store(store: MediaStore) -> None:
 
 def test_without_codecs_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(RuntimeError, match=r"airflow-provider-seedance\[emulator\]"):
+    with pytest.raises(ImportError, match=r"airflow-provider-seedance\[emulator\]"):
         MediaStore()
     store = MediaStore(real=False)
     assert store.file(video()).path.read_bytes() == TINY_MP4

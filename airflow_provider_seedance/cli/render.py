@@ -1,0 +1,202 @@
+"""``airflow seedance render``: one render without a Dag, from prompt to file."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.cli import services
+from airflow_provider_seedance.generations import (
+    Estimate,
+    Generation,
+    GenerationRequest,
+    ImageRequest,
+    Media,
+    VideoRequest,
+)
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from airflow_provider_seedance.hooks.seedance import SeedanceHook
+
+
+def render(args: argparse.Namespace) -> int:
+    """Make one render; returns the exit code."""
+    # What is worth telling is printed here; the log lines would only tear the progress bar.
+    logging.getLogger("airflow_provider_seedance").setLevel(logging.ERROR)
+    media: Media = "image" if args.still else "video"
+    generation_id: str | None = args.generation_id
+    try:
+        output = _writable(args.output)
+        hook = _hook(args)
+        if generation_id is None:
+            generation_id = _submit(hook, args)
+        generation = _wait(hook, generation_id, media, args)
+        size, sha256 = _download(hook, generation, output)
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        _tell_how_to_go_on(generation_id, args)
+        return 130
+    except errors.SeedanceError as error:
+        print(f"\n{error}", file=sys.stderr)
+        _tell_how_to_go_on(generation_id or error.generation_id, args)
+        return 1
+    except Exception:
+        # Whatever went wrong, the way to the paid render must stand at the end.
+        traceback.print_exc()
+        _tell_how_to_go_on(generation_id, args)
+        return 1
+    print(generation.summary())
+    print(f"{output}: {size:,} bytes, sha256 {sha256}")
+    return 0
+
+
+def _writable(output: str) -> Path:
+    """Check before anything is paid that the file can be written."""
+    path = Path(output).expanduser().absolute()
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise errors.SeedanceConfigurationError(
+            f"{path} cannot be written: it must be a file in an existing directory. Nothing was sent."
+        )
+    return path
+
+
+def _hook(args: argparse.Namespace) -> SeedanceHook:
+    from airflow_provider_seedance.hooks.seedance import SeedanceHook
+
+    if args.conn_id is None and (connection := services.connection_from_environment()):
+        os.environ["AIRFLOW_CONN_SEEDANCE_DEFAULT"] = connection
+    hook = SeedanceHook(args.conn_id or "seedance_default")
+    try:
+        hook.settings  # noqa: B018 (read now: an unusable connection is told before anything else)
+    except errors.SeedanceError:
+        raise
+    except Exception as error:
+        raise errors.SeedanceConfigurationError(
+            f"There is no usable connection {hook.seedance_conn_id!r} ({error}). Create it, or set "
+            f"{services.KEY_VARIABLE} and {services.API_VARIABLE}. Nothing was sent."
+        ) from error
+    return hook
+
+
+def _request(args: argparse.Namespace) -> GenerationRequest:
+    if not args.prompt:
+        raise errors.SeedanceRequestError("A render needs a prompt (or --generation-id). Nothing was sent.")
+    common: dict[str, Any] = {
+        "prompt": args.prompt,
+        "model": args.model,
+        "resolution": args.resolution,
+        "images": args.image,
+    }
+    if args.still:
+        return ImageRequest(**common)
+    return VideoRequest(
+        **common,
+        duration=args.duration,
+        aspect_ratio=args.aspect_ratio,
+        generate_audio=True if args.audio else None,
+    )
+
+
+def _submit(hook: SeedanceHook, args: argparse.Namespace) -> str:
+    request = _request(args)
+    prepared = hook.prepare(request)
+    for line in (*prepared.defaults, *prepared.warnings):
+        print(line)
+    price = hook.settings.api.price(prepared.request) or Estimate()
+    cost = (
+        "it publishes no price"
+        if price.credits is None
+        else f"{price.credits:g} credits, ${price.cost_usd:g}"
+    )
+    print(f"Submitting to {hook.settings.api.title} ({cost}) …", flush=True)
+    generation = hook.submit(request)
+    print(f"Generation {generation.generation_id} is billed from now on.", flush=True)
+    if generation.status.terminal:
+        args.ended = generation
+    return generation.generation_id
+
+
+def _wait(hook: SeedanceHook, generation_id: str, media: Media, args: argparse.Namespace) -> Generation:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from airflow_provider_seedance.hooks.seedance import raise_unless_succeeded
+
+    ended: Generation | None = getattr(args, "ended", None)
+    if ended is None:
+        bar = Progress(TextColumn("{task.description:<10}"), BarColumn(), TimeElapsedColumn())
+        with bar:
+            task = bar.add_task("waiting", total=None)
+            ended = hook.wait_for_end(
+                generation_id,
+                args.timeout,
+                media=media,
+                poll_interval=args.poll_interval,
+                report=lambda reading: _show(bar, task, reading),
+            )
+    return raise_unless_succeeded(ended)
+
+
+def _show(bar: Progress, task: TaskID, reading: Generation) -> None:
+    bar.update(task, description=reading.status.value)
+    if reading.status.terminal:
+        bar.update(task, total=100, completed=100)
+    elif reading.progress is not None:
+        bar.update(task, total=100, completed=reading.progress)
+
+
+def _download(hook: SeedanceHook, generation: Generation, output: Path) -> tuple[int, str]:
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    from airflow_provider_seedance.client import utc_now
+    from airflow_provider_seedance.media import MediaClient
+    from airflow_provider_seedance.transfers.download import Source, download, store_data_url
+    from airflow_provider_seedance.transfers.seedance_to_object_storage import FreshUrls
+    from airflow_provider_seedance.transfers.storage import Place
+
+    urls = FreshUrls(generation, hook)
+    source = Source(
+        what=f"the output of generation {generation.generation_id}",
+        generation_id=generation.generation_id,
+        url=generation.urls[0],
+        refresh=lambda *_: urls.instead_of(1),
+        stale=urls.stale(utc_now()),
+    )
+    columns = (TextColumn("{task.description:<10}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with (
+        Progress(*columns) as bar,
+        MediaClient(hook.settings) as client,
+        Place.of(output.as_uri(), None).write(exclusive=False) as writer,
+    ):
+        task = bar.add_task("download", total=None)
+        if source.url.startswith("data:"):
+            done = store_data_url(source, lambda _: writer)
+        else:
+            done = download(
+                client,
+                source,
+                lambda _: writer,
+                progress=lambda received, total: bar.update(task, completed=received, total=total),
+                now=utc_now,
+            )
+        writer.commit()
+    assert done is not None
+    return done.size, done.sha256
+
+
+def _tell_how_to_go_on(generation_id: str | None, args: argparse.Namespace) -> None:
+    if generation_id is None:
+        return
+    still = " --still" if args.still else ""
+    print(
+        f"Generation {generation_id} is paid for and not lost. Fetch it, without paying again, with:\n"
+        f"  airflow seedance render --generation-id {generation_id}{still} -o {args.output}",
+        file=sys.stderr,
+    )

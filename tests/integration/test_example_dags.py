@@ -1,0 +1,144 @@
+"""Every example Dag, run by a real Airflow against the emulator."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+from harness import TestAirflow
+
+EXAMPLES = Path(__file__).parents[2] / "example_dags"
+POOL = "seedance_campaign"
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the example Dags store their files."""
+    return tmp_path_factory.mktemp("stored")
+
+
+@pytest.fixture(scope="module")
+def examples(
+    tmp_path_factory: pytest.TempPathFactory, database_template: Path, emulator: Any, stored: Path
+) -> Iterator[TestAirflow]:
+    """An Airflow that has the example Dags as they are."""
+    home = tmp_path_factory.mktemp("examples")
+    dags = home / "dags"
+    shutil.copytree(EXAMPLES, dags, ignore=shutil.ignore_patterns("__pycache__"))
+    with TestAirflow(
+        home=home / "airflow",
+        dags_folder=dags,
+        connections={
+            "seedance_default": emulator.connection_json("seedanceapi-v2"),
+            "seedance_images": emulator.connection_json("seedance2api"),
+        },
+        env={"SEEDANCE_EXAMPLE_DESTINATION": stored.as_uri()},
+        config={("core", "dags_are_paused_at_creation"): "True"},
+        database_template=database_template,
+    ) as airflow:
+        yield airflow
+
+
+def run(airflow: TestAirflow, dag_id: str, **arguments: Any) -> str:
+    airflow.wait_parsed(dag_id, 60)
+    airflow.unpause(dag_id)
+    run_id = airflow.trigger(dag_id, **arguments)
+    state = airflow.wait_run(dag_id, run_id, 180)
+    failed = [row["task_id"] for row in airflow.task_instances(dag_id, run_id) if row["state"] == "failed"]
+    logs = "\n".join(airflow.task_log(dag_id, run_id, task_id) for task_id in failed)
+    assert state == "success", f"{failed} failed\n{logs}"
+    return run_id
+
+
+def seconds(path: Path) -> float:
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert stream.duration is not None
+        assert stream.time_base is not None
+        return float(stream.duration * stream.time_base)
+
+
+def test_there_is_a_test_for_every_example() -> None:
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {
+        "example_seedance_daily",
+        "example_seedance_upload",
+        "example_seedance_image_to_video",
+        "example_seedance_preview_approval",
+        "example_seedance_campaign",
+    }
+
+
+def test_daily_generation(examples: TestAirflow) -> None:
+    run_id = run(examples, "example_seedance_daily")
+    result = examples.xcom("example_seedance_daily", run_id, "generate")
+    assert result["status"] == "succeeded"
+    assert result["model"] == "seedance-2.0"
+
+
+def test_render_and_upload(examples: TestAirflow, stored: Path) -> None:
+    run_id = run(examples, "example_seedance_upload", conf={"prompt": "A paper boat, from the test"})
+    result = examples.xcom("example_seedance_upload", run_id, "upload")
+    path = Path(result["path"].removeprefix("file://"))
+    assert path.parent == stored / "example_seedance_upload"
+    assert path.stat().st_size == result["bytes"]
+    assert seconds(path) == pytest.approx(5, abs=0.2)
+
+
+def test_image_to_video(examples: TestAirflow, emulator: Any) -> None:
+    dag_id = "example_seedance_image_to_video"
+    run_id = run(examples, dag_id, conf={"subject": "a kiosk in the snow"})
+    image = examples.xcom(dag_id, run_id, "image")
+    submission = next(
+        item for item in emulator.ledger.submissions if "circles a kiosk in the snow" in item.prompt
+    )
+    assert submission.request["images"] == image["urls"]
+    report = examples.xcom(dag_id, run_id, "report")
+    assert examples.xcom(dag_id, run_id, "store")["path"] in report
+
+
+def test_campaign_in_a_pool(examples: TestAirflow, stored: Path) -> None:
+    examples.cli("pools", "set", POOL, "2", "for the test", "--include-deferred")
+    run_id = run(examples, "example_seedance_campaign", logical_date="2026-01-05T00:00:00+00:00")
+    files = sorted((stored / "example_seedance_campaign" / "2026-01-05").iterdir())
+    assert len(files) == 3
+    prompts = {
+        examples.xcom("example_seedance_campaign", run_id, "render", map_index=index)["generation_id"]
+        for index in range(3)
+    }
+    assert len(prompts) == 3
+
+
+def test_full_render_waits_for_approval(examples: TestAirflow, emulator: Any) -> None:
+    dag_id = "example_seedance_preview_approval"
+    examples.wait_parsed(dag_id, 60)
+    examples.unpause(dag_id)
+    run_id = examples.trigger(dag_id, conf={"prompt": "A watch that waits for approval"})
+    examples.wait_until(
+        lambda: _pending(examples, dag_id, run_id), 120, "the question for approval", dag_id, run_id
+    )
+    models = [item.request["model"] for item in _submissions(emulator)]
+    assert models == ["seedance-2.0-fast"] * 2, "the full render was paid for before anybody approved"
+
+    detail = examples.rest("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/approve/-1/hitlDetails")
+    assert "preview 2" in detail["body"]
+    examples.rest(
+        "PATCH",
+        f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/approve/-1/hitlDetails",
+        {"chosen_options": ["Approve"], "params_input": {}},
+    )
+    assert examples.wait_run(dag_id, run_id, 120) == "success"
+    assert examples.xcom(dag_id, run_id, "full_render")["model"] == "seedance-2.0"
+    assert len(_submissions(emulator)) == 3
+
+
+def _submissions(emulator: Any) -> list[Any]:
+    return [item for item in emulator.ledger.submissions if "waits for approval" in item.prompt]
+
+
+def _pending(airflow: TestAirflow, dag_id: str, run_id: str) -> bool:
+    row = airflow.task_instance(dag_id, run_id, "approve")
+    return row.get("state") in ("deferred", "awaiting_input")
