@@ -124,10 +124,11 @@ def _media_inputs(value: Any) -> tuple[Any, ...]:
         value = [value]
     inputs: list[Any] = []
     for item in value:
-        if isinstance(item, Mapping) and "generation_id" in item and "urls" in item:
-            # The result of another generation, straight from XCom. One without outputs stays, to be
-            # refused: leaving it out would pay for a render without the input it was meant to have.
-            urls = item["urls"] if isinstance(item["urls"], (list, tuple)) else ()
+        if isinstance(item, Mapping) and "generation_id" in item:
+            # The result of an image task, straight from XCom. One of a video, or without outputs, stays,
+            # to be refused: leaving it out would pay for a render without the input it was meant to have.
+            given = item.get("urls") if item.get("media") == "image" else ()
+            urls = given if isinstance(given, (list, tuple)) else ()
             inputs.extend([MediaInput(url=url) for url in urls if isinstance(url, str)] or [item])
         elif isinstance(item, Mapping) and isinstance(item.get("url"), str):
             inputs.append(MediaInput(url=item["url"].strip(), role=item.get("role")))

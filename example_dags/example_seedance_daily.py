@@ -25,6 +25,6 @@ with DAG(
 ):
     SeedanceGenerateVideoOperator(
         task_id="generate",
-        prompt="A calm sunrise over a harbour, the sign reads {{ ds }}",
+        prompt="A calm sunrise over a harbour, the sign reads {{ dag_run.run_after | ds }}",
         aspect_ratio="16:9",
     )

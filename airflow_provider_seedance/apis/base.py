@@ -10,16 +10,16 @@ most once*), and turning error replies into this package's errors.
 from __future__ import annotations
 
 import abc
-import json
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis import reading
-from airflow_provider_seedance.apis.params import Inputs, Rule
+from airflow_provider_seedance.apis.judging import Prepared, judge
+from airflow_provider_seedance.apis.params import Rule
 from airflow_provider_seedance.apis.rate_limits import read_rate_limit, read_retry_after
 from airflow_provider_seedance.apis.wire import (
     Accepted,
@@ -50,25 +50,6 @@ T = TypeVar("T")
 #: A conversation with a service: yields calls (and pauses), receives replies, returns what was learned.
 #: The synchronous and the asynchronous client drive the same flows.
 Flow = Generator[HttpCall | Pause, HttpReply | TransportFailure | None, T]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """
-    A request that its service will take.
-
-    :param request: The request with every required default filled in.
-    :param asked: The request as the user and the connection gave it, without the service's defaults.
-    :param defaults: What was filled in, in words.
-    :param warnings: What is doubtful, in words.
-    :param facts: What the request already tells of the result.
-    """
-
-    request: GenerationRequest
-    asked: GenerationRequest
-    defaults: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    facts: RequestFacts = field(default_factory=RequestFacts)
 
 
 class Api(abc.ABC):
@@ -142,46 +123,7 @@ class Api(abc.ABC):
         :raises SeedanceRequestError: the service does not take it, with every problem in one message;
             nothing was sent, a retry cannot help.
         """
-        filled = []
-        if connection_model and request.model is None and self._fits(connection_model, request):
-            request = request.with_default(model=connection_model)
-            filled.append(f"model={connection_model!r} (from the connection)")
-        asked = request
-        rules = self.rules(request, base_url)
-        if not rules:
-            makes = "videos" if isinstance(request, ImageRequest) else "images"
-            raise errors.SeedanceRequestError(
-                f"{self.name} ({self.title}) makes {makes} only; nothing was sent. "
-                f"Choose a connection whose api makes {request.media}s."
-            )
-        defaults = {
-            name: value
-            for name, value in self.defaults(request, base_url).items()
-            if getattr(request, name) is None
-        }
-        if defaults:
-            request = request.with_default(**defaults)
-            filled += [f"{name}={value!r} (default of {self.name})" for name, value in defaults.items()]
-            rules = self.rules(request, base_url)
-        problems = self._problems(request, rules, hosts or MediaHosts())
-        problems += self.cross_check(request, base_url) if not problems else []
-        problems += self._unwritable(request) if not problems else []
-        if problems:
-            raise errors.SeedanceRequestError(
-                f"The request cannot be sent to {self.name}: {'; '.join(problems)}. Nothing was sent."
-            )
-        doubts = [
-            f"{name}: {doubt}"
-            for name, value in request.arguments().items()
-            if name in rules and (doubt := rules[name].warning(value))
-        ]
-        return Prepared(
-            request=request,
-            asked=asked,
-            defaults=tuple(filled),
-            warnings=tuple(doubts),
-            facts=self.facts(request),
-        )
+        return judge(self, request, base_url, hosts or MediaHosts(), connection_model)
 
     def facts(self, request: GenerationRequest) -> RequestFacts:
         """Return what a prepared request already tells of its result."""
@@ -193,46 +135,6 @@ class Api(abc.ABC):
             credits=price.credits if price else None,
             cost_usd=price.cost_usd if price else None,
         )
-
-    @staticmethod
-    def _fits(model: str, request: GenerationRequest) -> bool:
-        # One connection serves both operators; its default model is for the kind of media it names.
-        return ("seedream" in model.lower()) == isinstance(request, ImageRequest)
-
-    def _problems(
-        self, request: GenerationRequest, rules: Mapping[str, Rule], hosts: MediaHosts
-    ) -> list[str]:
-        found = []
-        prompt: Any = request.prompt
-        if not isinstance(prompt, str):
-            found.append(f"prompt must be text, not {_shown(prompt)}")
-        elif not prompt.strip() and not self.prompt_optional(request):
-            found.append("prompt is empty")
-        for name, value in request.arguments().items():
-            if name == "extra_params":
-                if not isinstance(value, Mapping):
-                    found.append(f"extra_params must be a dict of the service's own fields, not {value!r}")
-                continue
-            if name == "prompt" and not isinstance(value, str):
-                continue
-            rule = rules.get(name)
-            if rule is None:
-                takes = ", ".join(sorted(rules))
-                found.append(f"{name}={_shown(value)} is not an argument of {self.name}, which takes {takes}")
-            elif isinstance(rule, Inputs):
-                if wrong := rule.problems(value, hosts):
-                    found.append(f"images: {', '.join(wrong)}; {self.name} takes {rule.describe()}")
-            elif not rule.accepts(value):
-                found.append(f"{name}={_shown(value)} is not accepted: {self.name} takes {rule.describe()}")
-        return found
-
-    def _unwritable(self, request: GenerationRequest) -> list[str]:
-        # Found later, between the intent and the POST, it would look like a submission of unknown fate.
-        try:
-            json.dumps(self.submit_call(request).json, ensure_ascii=False, allow_nan=False).encode()
-        except (TypeError, ValueError, RecursionError) as error:
-            return [f"it cannot be written as JSON ({error}); every value must be plain JSON data"]
-        return []
 
     def prompt_optional(self, request: GenerationRequest) -> bool:
         """Whether this request may go without words."""
@@ -532,11 +434,3 @@ class Api(abc.ABC):
             if parts.netloc == urlsplit(official).netloc and not parts.path:
                 return official
         return url
-
-
-def _shown(value: Any, limit: int = 80) -> str:
-    shown = repr(value)
-    if len(shown) <= limit:
-        return shown
-    size = f" ({len(value)} characters)" if isinstance(value, str) else ""
-    return shown[:limit] + "…" + size

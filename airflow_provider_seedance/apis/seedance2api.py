@@ -101,20 +101,25 @@ class Seedance2Api(base.Api):
                 yield Pause(pause)
             try:
                 reply = yield from self.fetch(call, generation.generation_id, now)
-            except (errors.SeedanceNotFoundError, errors.SeedanceServerError) as error:
+            except errors.SeedanceNotFoundError as error:
                 trouble = error
                 continue
+            except errors.SeedanceServerError as error:
+                # The service is unwell, the render is not: whoever waits asks again later.
+                raise errors.SeedanceServerError(
+                    f"{error.message}; {self._said(generation, status)}", **error.details()
+                ) from error
             result = self.read_generation(
                 reply.json, generation.generation_id, media=generation.media, now=now
             )
             if result.urls:
                 return _merged(generation, result)
             trouble = errors.SeedanceServerError(f"{call.path} holds no output: {reply.excerpt()}")
-        seen = f"{trouble}; {self.status_call(generation.generation_id).path} said {status.excerpt()}"
-        if isinstance(trouble, errors.SeedanceServerError) and trouble.http_status:
-            # The service is unwell, the render is not: it is asked again later.
-            raise errors.SeedanceServerError(seen, **{**trouble.details(), "vendor_code": None})
+        seen = f"{trouble}; {self._said(generation, status)}"
         return _merged(generation, generation, error_message=seen)
+
+    def _said(self, generation: Generation, status: HttpReply) -> str:
+        return f"{self.status_call(generation.generation_id).path} said {status.excerpt()}"
 
     def read_generation(
         self, body: Mapping[str, Any], generation_id: str, *, media: Media, now: datetime

@@ -78,7 +78,9 @@ class SeedanceOrgApi(base.Api):
         message = (
             reading.text(nested.get("message"))
             or reading.text(body.get("error_message"))
-            or (reading.text(body.get("message")) if body.get("message") not in ("success", "error") else None)
+            or (
+                reading.text(body.get("message")) if body.get("message") not in ("success", "error") else None
+            )
             or (error if isinstance(error, str) else None)
         )
         claimed = int(code) if code and code.isascii() and code.isdigit() and len(code) == 3 else None

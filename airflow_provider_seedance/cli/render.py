@@ -158,7 +158,7 @@ def _download(hook: SeedanceHook, generation: Generation, output: Path) -> tuple
     from airflow_provider_seedance.client import utc_now
     from airflow_provider_seedance.media import MediaClient
     from airflow_provider_seedance.transfers.download import Source, download, store_data_url
-    from airflow_provider_seedance.transfers.seedance_to_object_storage import FreshUrls
+    from airflow_provider_seedance.transfers.outputs import FreshUrls
     from airflow_provider_seedance.transfers.storage import Place
 
     urls = FreshUrls(generation, hook)

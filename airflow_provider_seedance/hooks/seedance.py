@@ -22,7 +22,7 @@ from airflow_provider_seedance.generations import (
 from airflow_provider_seedance.settings import Settings, read_settings
 
 if TYPE_CHECKING:
-    from airflow_provider_seedance.apis.base import Prepared
+    from airflow_provider_seedance.apis.judging import Prepared
     from airflow_provider_seedance.apis.wire import HttpCall
     from airflow_provider_seedance.client import AsyncClient, Client
     from airflow_provider_seedance.flows import Cancellation

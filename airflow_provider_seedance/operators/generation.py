@@ -26,7 +26,7 @@ from airflow_provider_seedance.task_states import ABANDONED, state_of
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
-    from airflow_provider_seedance.apis.base import Prepared
+    from airflow_provider_seedance.apis.judging import Prepared
     from airflow_provider_seedance.generations import GenerationRequest
     from airflow_provider_seedance.hooks.seedance import SeedanceHook
     from airflow_provider_seedance.operators.submission import Attached, Postponed
@@ -171,18 +171,19 @@ class SeedanceGenerationOperator(BaseOperator):
             return super().resume_execution(next_method, next_kwargs, context)
         except (TaskDeferralTimeout, TaskDeferralError) as error:
             record = self._known_record(self._store(context), None)
-            if record is None or record.generation_id is None:
+            generation_id = (record.generation_id if record else None) or self._pushed_id(context)
+            if generation_id is None:
                 raise
             self.log.warning("The deferral ended without an answer (%s); asking the service.", error)
             try:
-                return self.execute_complete(context, None, deadline=time.time())
+                return self.execute_complete(context, None, generation_id, deadline=time.time())
             except errors.SeedanceTimeoutError as timeout:
                 if isinstance(error, TaskDeferralTimeout):
                     raise
                 raise errors.SeedanceServerError(
-                    f"The trigger that waited for generation {record.generation_id} broke ({error}). The render "
+                    f"The trigger that waited for generation {generation_id} broke ({error}). The render "
                     "goes on and is billed; a retry waits for it again and does not submit.",
-                    generation_id=record.generation_id,
+                    generation_id=generation_id,
                 ) from timeout
 
     def on_kill(self) -> None:
@@ -318,6 +319,16 @@ class SeedanceGenerationOperator(BaseOperator):
         except Exception as error:
             # The render is paid for: nothing that is only nice to have may stop the task now.
             self.log.warning("XCom generation_id could not be pushed: %s", error)
+
+    def _pushed_id(self, context: Context) -> str | None:
+        """Return the id that this try pushed; a broken deferral and Airflow below 3.3 leave nothing else."""
+        ti = context["ti"]
+        try:
+            pushed = ti.xcom_pull(task_ids=self.task_id, key="generation_id", map_indexes=ti.map_index)
+        except Exception as error:
+            self.log.warning("XCom generation_id could not be pulled: %s", error)
+            return None
+        return pushed if isinstance(pushed, str) else None
 
     # ------------------------------------------------------------------ waiting
 

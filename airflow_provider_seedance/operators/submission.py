@@ -15,7 +15,7 @@ from typing import Any
 from airflow_provider_seedance import durability, flows
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance import records as rec
-from airflow_provider_seedance.apis.base import Prepared
+from airflow_provider_seedance.apis.judging import Prepared
 from airflow_provider_seedance.apis.wire import Accepted, NotAccepted, Refused, Uncertain
 from airflow_provider_seedance.client import Client, utc_now
 from airflow_provider_seedance.generations import Generation, GenerationStatus
@@ -215,8 +215,10 @@ class Submission:
             ) from error
 
     def _record_accepted(self, intent: rec.Record, generation: Generation, now: datetime) -> Attached:
-        # An answer that is complete at once is told nowhere else, so the record keeps all of it.
-        synchronous = generation.status is GenerationStatus.SUCCEEDED
+        # Images that come with the answer are told nowhere else, so the record keeps all of them. A video
+        # has an id to ask by, and an answer to that brings links that still work.
+        told_once = generation.media == "image" or generation.generation_id.startswith(flows.LOCAL_PREFIX)
+        synchronous = told_once and generation.status is GenerationStatus.SUCCEEDED
         record = rec.submitted(intent, generation, now, synchronous=synchronous)
         self.store.write_stubbornly(record)
         log.info(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,13 @@ from harness import TestAirflow
 
 EXAMPLES = Path(__file__).parents[2] / "example_dags"
 POOL = "seedance_campaign"
+RUNS: dict[str, dict[str, Any]] = {
+    "example_seedance_daily": {},
+    "example_seedance_upload": {"conf": {"prompt": "A paper boat, from the test"}},
+    "example_seedance_image_to_video": {"conf": {"subject": "a kiosk in the snow"}},
+    "example_seedance_preview_approval": {"conf": {"prompt": "A watch that waits for approval"}},
+    "example_seedance_campaign": {"logical_date": datetime(2026, 1, 5, tzinfo=UTC)},
+}
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +51,21 @@ def examples(
         yield airflow
 
 
-def run(airflow: TestAirflow, dag_id: str, **arguments: Any) -> str:
-    airflow.wait_parsed(dag_id, 60)
-    airflow.unpause(dag_id)
-    run_id = airflow.trigger(dag_id, **arguments)
+@pytest.fixture(scope="module")
+def runs(examples: TestAirflow) -> dict[str, str]:
+    """A run of every example, all begun at once: Dag id to run id."""
+    examples.cli("pools", "set", POOL, "2", "for the test", "--include-deferred")
+    begun = {}
+    for dag_id, arguments in RUNS.items():
+        examples.wait_parsed(dag_id, 60)
+        examples.unpause(dag_id)
+        begun[dag_id] = examples.trigger(dag_id, **arguments)
+    return begun
+
+
+def succeeded(airflow: TestAirflow, runs: dict[str, str], dag_id: str) -> str:
+    """Wait for the success of an example; returns its run id."""
+    run_id = runs[dag_id]
     state = airflow.wait_run(dag_id, run_id, 180)
     failed = [row["task_id"] for row in airflow.task_instances(dag_id, run_id) if row["state"] == "failed"]
     logs = "\n".join(airflow.task_log(dag_id, run_id, task_id) for task_id in failed)
@@ -63,24 +82,18 @@ def seconds(path: Path) -> float:
 
 
 def test_there_is_a_test_for_every_example() -> None:
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {
-        "example_seedance_daily",
-        "example_seedance_upload",
-        "example_seedance_image_to_video",
-        "example_seedance_preview_approval",
-        "example_seedance_campaign",
-    }
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(RUNS)
 
 
-def test_daily_generation(examples: TestAirflow) -> None:
-    run_id = run(examples, "example_seedance_daily")
+def test_daily_generation(examples: TestAirflow, runs: dict[str, str]) -> None:
+    run_id = succeeded(examples, runs, "example_seedance_daily")
     result = examples.xcom("example_seedance_daily", run_id, "generate")
     assert result["status"] == "succeeded"
     assert result["model"] == "seedance-2.0"
 
 
-def test_render_and_upload(examples: TestAirflow, stored: Path) -> None:
-    run_id = run(examples, "example_seedance_upload", conf={"prompt": "A paper boat, from the test"})
+def test_render_and_upload(examples: TestAirflow, runs: dict[str, str], stored: Path) -> None:
+    run_id = succeeded(examples, runs, "example_seedance_upload")
     result = examples.xcom("example_seedance_upload", run_id, "upload")
     path = Path(result["path"].removeprefix("file://"))
     assert path.parent == stored / "example_seedance_upload"
@@ -88,9 +101,9 @@ def test_render_and_upload(examples: TestAirflow, stored: Path) -> None:
     assert seconds(path) == pytest.approx(5, abs=0.2)
 
 
-def test_image_to_video(examples: TestAirflow, emulator: Any) -> None:
+def test_image_to_video(examples: TestAirflow, runs: dict[str, str], emulator: Any) -> None:
     dag_id = "example_seedance_image_to_video"
-    run_id = run(examples, dag_id, conf={"subject": "a kiosk in the snow"})
+    run_id = succeeded(examples, runs, dag_id)
     image = examples.xcom(dag_id, run_id, "image")
     submission = next(
         item for item in emulator.ledger.submissions if "circles a kiosk in the snow" in item.prompt
@@ -100,9 +113,8 @@ def test_image_to_video(examples: TestAirflow, emulator: Any) -> None:
     assert examples.xcom(dag_id, run_id, "store")["path"] in report
 
 
-def test_campaign_in_a_pool(examples: TestAirflow, stored: Path) -> None:
-    examples.cli("pools", "set", POOL, "2", "for the test", "--include-deferred")
-    run_id = run(examples, "example_seedance_campaign", logical_date="2026-01-05T00:00:00+00:00")
+def test_campaign_in_a_pool(examples: TestAirflow, runs: dict[str, str], stored: Path) -> None:
+    run_id = succeeded(examples, runs, "example_seedance_campaign")
     files = sorted((stored / "example_seedance_campaign" / "2026-01-05").iterdir())
     assert len(files) == 3
     prompts = {
@@ -112,11 +124,9 @@ def test_campaign_in_a_pool(examples: TestAirflow, stored: Path) -> None:
     assert len(prompts) == 3
 
 
-def test_full_render_waits_for_approval(examples: TestAirflow, emulator: Any) -> None:
+def test_full_render_waits_for_approval(examples: TestAirflow, runs: dict[str, str], emulator: Any) -> None:
     dag_id = "example_seedance_preview_approval"
-    examples.wait_parsed(dag_id, 60)
-    examples.unpause(dag_id)
-    run_id = examples.trigger(dag_id, conf={"prompt": "A watch that waits for approval"})
+    run_id = runs[dag_id]
     examples.wait_until(
         lambda: _pending(examples, dag_id, run_id), 120, "the question for approval", dag_id, run_id
     )
@@ -140,5 +150,13 @@ def _submissions(emulator: Any) -> list[Any]:
 
 
 def _pending(airflow: TestAirflow, dag_id: str, run_id: str) -> bool:
+    """
+    Whether the question waits for an answer, and the scheduler is through with the process that asked it.
+
+    Airflow fails a task that goes on before the scheduler has seen the end of its first process; no person
+    answers that quickly, but a test does.
+    """
     row = airflow.task_instance(dag_id, run_id, "approve")
-    return row.get("state") in ("deferred", "awaiting_input")
+    log = (airflow.home / "logs" / "scheduler.log").read_text()
+    seen = f"TaskInstance Finished: dag_id={dag_id}, task_id=approve, run_id={run_id}" in log
+    return seen and row.get("state") in ("deferred", "awaiting_input")

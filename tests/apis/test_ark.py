@@ -1,0 +1,480 @@
+"""BytePlus ModelArk and Volcengine Ark against part 3 of the collected facts."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from helpers import NOW, body_of, call_for, fixture, image, prepare, read, reply, submit, video
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.apis import get_api
+from airflow_provider_seedance.apis.ark import model_family
+from airflow_provider_seedance.apis.wire import Accepted, NotAccepted, Refused, Uncertain
+from airflow_provider_seedance.generations import GenerationStatus as Status
+from airflow_provider_seedance.generations import MediaInput
+
+NAME = "ark"
+API = get_api(NAME)
+CHINA = "https://ark.cn-beijing.volces.com/api/v3"
+
+A, B, C = (f"https://example.com/{name}.png" for name in "abc")
+
+
+def content(*images: Any, prompt: str = "A lamp", **more: Any) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = body_of(NAME, video(prompt, images=list(images), **more))["content"]
+    return items
+
+
+def picture(url: str, role: str) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url}, "role": role}
+
+
+# ---------------------------------------------------------------------- video requests
+
+
+def test_the_smallest_video() -> None:
+    call = call_for(NAME, video())
+    assert (call.method, call.path) == ("POST", "/contents/generations/tasks")
+    assert call.json == {
+        "model": "dreamina-seedance-2-0-260128",
+        "content": [{"type": "text", "text": "A lamp"}],
+    }
+
+
+def test_every_field_goes_to_its_documented_name_and_type() -> None:
+    request = video(
+        model="seedance-1-5-pro-251215",
+        resolution="1080p",
+        aspect_ratio="adaptive",
+        duration="5",
+        seed="-1",
+        generate_audio="false",
+        fixed_lens="true",
+        extra_params={"watermark": True, "service_tier": "flex", "frames": 29, "content_extra": None},
+    )
+    assert body_of(NAME, request, callback_url="https://example.com/cb", correlation="corr") == {
+        "model": "seedance-1-5-pro-251215",
+        "content": [{"type": "text", "text": "A lamp"}],
+        "resolution": "1080p",
+        "ratio": "adaptive",
+        "duration": 5,
+        "seed": -1,
+        "generate_audio": False,
+        "camera_fixed": True,
+        "callback_url": "https://example.com/cb",
+        "safety_identifier": "corr",
+        "watermark": True,
+        "service_tier": "flex",
+        "frames": 29,
+        "content_extra": None,
+    }
+
+
+def test_inputs_become_content_items_with_roles() -> None:
+    text = {"type": "text", "text": "A lamp"}
+    assert content(A) == [text, picture(A, "first_frame")]
+    assert content(A, B) == [text, picture(A, "first_frame"), picture(B, "last_frame")]
+    assert content(A, B, C) == [text, *[picture(url, "reference_image") for url in (A, B, C)]]
+    assert content({"url": A, "role": "last_frame"}, B) == [
+        text,
+        picture(A, "last_frame"),
+        picture(B, "first_frame"),
+    ]
+    assert content({"url": A, "role": "reference_image"}) == [text, picture(A, "reference_image")]
+    assert content(A, {"url": "https://example.com/v.mp4", "role": "reference_video"}) == [
+        text,
+        picture(A, "reference_image"),
+        {"type": "video_url", "video_url": {"url": "https://example.com/v.mp4"}, "role": "reference_video"},
+    ]
+    assert content({"url": "asset://sound-1", "role": "reference_audio"}) == [
+        text,
+        {"type": "audio_url", "audio_url": {"url": "asset://sound-1"}, "role": "reference_audio"},
+    ]
+    assert content({"draft_task": "cgt-1"}) == [text, {"type": "draft_task", "draft_task": {"id": "cgt-1"}}]
+
+
+def test_pictures_may_be_data_and_assets() -> None:
+    for url in ("data:image/png;base64,iVBORw0KGgo=", "asset://picture-1"):
+        assert content(url)[1] == picture(url, "first_frame")
+
+
+def test_the_prompt_may_be_left_out_beside_inputs_only() -> None:
+    assert content(A, prompt="") == [picture(A, "first_frame")]
+    with pytest.raises(errors.SeedanceRequestError, match="prompt is empty"):
+        prepare(NAME, video(""))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "problem"),
+    [
+        ([{"url": A, "role": "first_frame"}, {"url": B, "role": "reference_image"}], "cannot be mixed"),
+        ([{"url": A, "role": "last_frame"}, {"url": B, "role": "reference_audio"}], "cannot be mixed"),
+        ([{"url": A, "role": "first_frame"}, B, C], "cannot be mixed"),
+        ([{"url": A, "role": "first_frame"}] * 2, "can be given once"),
+        ([{"url": A, "role": "last_frame"}], "needs a first_frame"),
+        ([{"url": A, "role": "cover"}], "has the role 'cover'"),
+        ([{"url": "data:video/mp4;base64,AAAA", "role": "reference_video"}], "must be an https or asset"),
+        (["http://example.com/a.png"], "is not an https URL"),
+        (["https://192.168.1.1/a.png"], "is not on a public host"),
+        ([5], "image 1 is 5"),
+        ([f"https://example.com/{n}.png" for n in range(10)], "10 images were given"),
+    ],
+)
+def test_inputs_that_do_not_go_together_are_refused(inputs: list[Any], problem: str) -> None:
+    with pytest.raises(errors.SeedanceRequestError, match=problem):
+        prepare(NAME, video(images=inputs))
+
+
+def test_the_limit_of_reference_images_does_not_count_other_references() -> None:
+    pictures = [{"url": f"https://example.com/{n}.png", "role": "reference_image"} for n in range(9)]
+    movie = {"url": "https://example.com/v.mp4", "role": "reference_video"}
+    assert len(content(*pictures, movie)) == 11
+    many = [{"url": f"https://example.com/{n}.png"} for n in range(30)]
+    assert len(content(*many, model="dreamina-seedance-2-5-260628")) == 31
+    with pytest.raises(errors.SeedanceRequestError, match="31 images"):
+        content(*many, C, model="dreamina-seedance-2-5-260628")
+
+
+V25, V20, FAST, MINI, V15, V10, V10_FAST = (
+    "dreamina-seedance-2-5-260628",
+    "dreamina-seedance-2-0-260128",
+    "dreamina-seedance-2-0-fast-260128",
+    "dreamina-seedance-2-0-mini-260615",
+    "seedance-1-5-pro-251215",
+    "seedance-1-0-pro-250528",
+    "seedance-1-0-pro-fast-251015",
+)
+ALL_MODELS = (V25, V20, FAST, MINI, V15, V10, V10_FAST, "ep-20260101-abcde")
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "models"),
+    [
+        ("resolution", ("480p", "720p"), ALL_MODELS),
+        ("resolution", ("1080p",), (V25, V20, V15, V10, V10_FAST, "ep-1")),
+        ("resolution", ("4k",), (V20, "ep-1")),
+        ("aspect_ratio", ("16:9", "4:3", "1:1", "3:4", "9:16", "21:9", "adaptive"), ALL_MODELS),
+        ("duration", (4, 30, -1), (V25,)),
+        ("duration", (4, 15, -1), (V20, FAST, MINI)),
+        ("duration", (2, 12), (V10, V10_FAST)),
+        ("seed", (-1, 0, 2147483647, 2**32 - 1), ALL_MODELS),
+        ("generate_audio", (True, False), (V25, V20, FAST, MINI, V15)),
+        ("fixed_lens", (True, False), (V10, V10_FAST)),
+    ],
+)
+def test_documented_values_pass_by_model(name: str, values: tuple[Any, ...], models: tuple[str, ...]) -> None:
+    for model in models:
+        for value in values:
+            assert prepare(NAME, video(model=model, **{name: value})).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "model"),
+    [
+        ("resolution", "4k", V25),
+        ("resolution", "4k", V10),
+        ("resolution", "1080p", FAST),
+        ("resolution", "1080p", MINI),
+        ("resolution", "2160p", V20),
+        ("duration", 31, V25),
+        ("duration", 3, V25),
+        ("duration", 16, V20),
+        ("duration", 0, V20),
+        ("duration", 13, V10),
+        ("duration", 1, V10),
+        ("duration", -1, V10),
+        ("seed", -2, V20),
+        ("seed", 2**32, V20),
+        ("aspect_ratio", "9:21", V20),
+        ("generate_audio", True, V10),
+        ("fixed_lens", True, V20),
+        ("fixed_lens", True, V25),
+        ("fps", 24, V20),
+    ],
+)
+def test_other_values_are_refused_by_model(name: str, value: Any, model: str) -> None:
+    with pytest.raises(errors.SeedanceRequestError, match=f"{name}="):
+        prepare(NAME, video(model=model, **{name: value}))
+
+
+def test_the_host_tells_the_region_and_with_it_the_model_names() -> None:
+    assert prepare(NAME, video(), base_url=CHINA).request.model == "doubao-seedance-2-0-260128"
+    assert prepare(NAME, image(), base_url=CHINA).request.model == "doubao-seedream-4-5-251128"
+    assert prepare(NAME, image()).request.model == "seedream-4-5-251128"
+    foreign = prepare(NAME, video(model="doubao-seedance-2-0-260128"))
+    assert "not one that is documented" in foreign.warnings[0]
+    assert prepare(NAME, video(model="doubao-seedance-2-0-260128"), base_url=CHINA).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("model", "family"),
+    [
+        (V25, ("2.5", None)),
+        (FAST, ("2.0", "fast")),
+        (MINI, ("2.0", "mini")),
+        ("doubao-seedance-2-0-fast-260128", ("2.0", "fast")),
+        (V15, ("1.5", "pro")),
+        (V10_FAST, ("1.0", "pro-fast")),
+        ("seedance-1-0-lite-t2v-250428", ("1.0", "lite")),
+        ("ep-20260101-abcde", (None, None)),
+        (None, (None, None)),
+    ],
+)
+def test_model_families(model: str | None, family: tuple[str | None, str | None]) -> None:
+    assert model_family(model) == family
+
+
+# ---------------------------------------------------------------------- image requests
+
+
+def test_the_smallest_image() -> None:
+    call = call_for(NAME, image(), image_timeout=600)
+    assert (call.method, call.path, call.timeout) == ("POST", "/images/generations", 600)
+    assert call.json == {"model": "seedream-4-5-251128", "prompt": "A lamp"}
+    assert call_for(NAME, video(), image_timeout=600).timeout is None
+
+
+def test_every_field_of_an_image_goes_to_its_documented_name() -> None:
+    request = image(
+        resolution="4k",
+        num_images="3",
+        seed=7,
+        images=[A, B],
+        extra_params={"watermark": False, "size2": "x"},
+    )
+    assert body_of(NAME, request) == {
+        "model": "seedream-4-5-251128",
+        "prompt": "A lamp",
+        "image": [A, B],
+        "size": "4K",
+        "seed": 7,
+        "sequential_image_generation": "auto",
+        "sequential_image_generation_options": {"max_images": 3},
+        "watermark": False,
+        "size2": "x",
+    }
+    assert body_of(NAME, image(images=A))["image"] == A
+    assert set(body_of(NAME, image(num_images=1))) == {"model", "prompt"}
+
+
+def test_images_carry_neither_callback_nor_correlation() -> None:
+    body = body_of(NAME, image(), callback_url="https://example.com/cb", correlation="corr")
+    assert set(body) == {"model", "prompt"}
+    assert not API.correlates(image())
+
+
+@pytest.mark.parametrize("size", ["1K", "2k", "3K", "4k", "2048x2048", "1280x720", "adaptive"])
+def test_documented_sizes(size: str) -> None:
+    sent = body_of(NAME, image(resolution=size))["size"]
+    assert sent == (size.upper() if size[-1] in "kK" else size)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({"resolution": "5K"}, "resolution='5K'"),
+        ({"resolution": "1080p"}, "1K, 2K, 3K or 4K"),
+        ({"num_images": 16}, "num_images=16"),
+        ({"num_images": 0}, "num_images=0"),
+        ({"images": [f"https://example.com/{n}.png" for n in range(15)]}, "15 images were given"),
+        ({"images": [A] * 10, "num_images": 6}, "more than 15"),
+        ({"quality": "high"}, "quality='high' is not an argument"),
+        ({"style": "cyberpunk"}, "style='cyberpunk' is not an argument"),
+        ({"images": [{"url": A, "role": "first_frame"}]}, "role 'first_frame'"),
+        ({"prompt": "", "images": [A]}, "prompt is empty"),
+    ],
+)
+def test_other_images_are_refused(arguments: dict[str, Any], problem: str) -> None:
+    with pytest.raises(errors.SeedanceRequestError, match=problem):
+        prepare(NAME, image(**arguments))
+
+
+# ---------------------------------------------------------------------- correlation
+
+
+def test_a_safety_identifier_of_the_user_stays_and_rules_out_the_look_up() -> None:
+    request = video(extra_params={"safety_identifier": "user-5"})
+    assert not API.correlates(request)
+    assert body_of(NAME, request, correlation="corr")["safety_identifier"] == "user-5"
+    assert API.correlates(video())
+
+
+# ---------------------------------------------------------------------- replies
+
+
+def test_a_created_task() -> None:
+    outcome = submit(NAME, reply(200, fixture("ark_created")), video(duration=5, resolution="720p"))
+    assert isinstance(outcome, Accepted)
+    generation = outcome.generation
+    assert generation.generation_id == "cgt-20260207103000-abcde"
+    assert generation.status is Status.QUEUED
+    assert (generation.model, generation.duration) == ("dreamina-seedance-2-0-260128", 5)
+
+
+@pytest.mark.parametrize("word", ["queued", "running", "succeeded", "failed", "cancelled", "expired"])
+def test_every_status_of_a_task(word: str) -> None:
+    generation = read(API, fixture(f"ark_task_{word}"), "cgt-20260207103000-abcde")
+    assert generation.status.value == word
+    assert generation.documented
+    assert bool(generation.urls) == (word == "succeeded")
+    assert (generation.completed_at is not None) == (word not in ("queued", "running"))
+
+
+def test_a_finished_task() -> None:
+    task = fixture("ark_task_succeeded")
+    result = read(API, task, task["id"]).result()
+    assert result["urls"] == [task["content"]["video_url"], task["content"]["last_frame_url"]]
+    assert result["url"] == task["content"]["video_url"]
+    assert (result["model"], result["duration"], result["resolution"]) == (task["model"], 5, "720p")
+    assert result["created_at"] == "2026-02-07T10:30:00+00:00"
+    assert result["completed_at"] == "2026-02-07T10:35:00+00:00"
+    assert result["expires_at"] == "2026-02-08T10:35:00+00:00"
+
+
+def test_a_failed_task_is_a_generation_not_a_failed_call() -> None:
+    generation = read(API, fixture("ark_task_failed"))
+    assert generation.status is Status.FAILED
+    assert generation.error_code == "OutputVideoSensitiveContentDetected"
+    assert "sensitive information" in generation.error_message
+
+
+def test_a_finished_task_without_content_has_lost_its_output() -> None:
+    generation = read(API, {**fixture("ark_task_succeeded"), "content": None})
+    assert generation.status is Status.SUCCEEDED
+    assert generation.output_gone(NOW)
+
+
+def test_times_at_the_end_of_the_calendar_do_no_harm() -> None:
+    generation = read(API, {**fixture("ark_task_succeeded"), "updated_at": "9999-12-31T23:59:59Z"})
+    assert generation.expires_at is None
+
+
+def test_images_are_answered_at_once_and_get_an_id_of_their_own() -> None:
+    body = fixture("ark_image_success")
+    outcome = submit(NAME, reply(200, body), image())
+    assert isinstance(outcome, Accepted)
+    generation = outcome.generation
+    assert generation.generation_id.startswith("local-")
+    assert generation.status is Status.SUCCEEDED
+    assert generation.urls == (body["data"][0]["url"],)
+    assert generation.resolution == "2048x2048"
+    assert generation.created_at == datetime(2026, 2, 7, 10, 30, tzinfo=UTC)
+    assert generation.expires_at == generation.created_at + timedelta(hours=24)
+    again = submit(NAME, reply(200, body), image())
+    assert isinstance(again, Accepted)
+    assert again.generation.generation_id == generation.generation_id
+    other = submit(NAME, reply(200, {**body, "created": 1770460201}), image())
+    assert isinstance(other, Accepted)
+    assert other.generation.generation_id != generation.generation_id
+
+
+@pytest.mark.parametrize(
+    "times",
+    [{"created": 1770460200}, {"created_at": 1770460200}, {"created_at": None, "created": 1770460200}],
+)
+def test_both_names_of_the_time_are_read(times: dict[str, Any]) -> None:
+    body = {"data": [{"url": "https://a.example/1"}], **times}
+    generation = API.read_generation(body, "g", media="image", now=NOW)
+    assert generation.created_at == datetime(2026, 2, 7, 10, 30, tzinfo=UTC)
+
+
+def test_one_image_of_a_group_can_fail_alone() -> None:
+    outcome = submit(NAME, reply(200, fixture("ark_image_partial")), image(num_images=2))
+    assert isinstance(outcome, Accepted)
+    assert outcome.generation.status is Status.SUCCEEDED
+    assert outcome.generation.urls == ("https://ark-content.example.com/image/1.jpeg",)
+
+
+def test_a_group_of_which_no_image_came_out_is_refused() -> None:
+    body = fixture("ark_image_partial")
+    body["data"] = body["data"][1:] * 2
+    outcome = submit(NAME, reply(200, body), image(num_images=2))
+    assert isinstance(outcome, Refused)
+    assert type(outcome.error) is errors.SeedanceModerationError
+    body["data"] = [{"error": {"code": "Odd", "message": "why"}}]
+    outcome = submit(NAME, reply(200, body), image())
+    assert isinstance(outcome, Refused)
+    assert "why" in outcome.error.message
+
+
+def test_images_without_a_url_come_as_data() -> None:
+    for more, kind in [({}, "jpeg"), ({"output_format": "png"}, "png")]:
+        body = {"model": "m", "created": 1, "data": [{"b64_json": "AAAA", "size": "1x1", **more}]}
+        outcome = submit(NAME, reply(200, body), image())
+        assert isinstance(outcome, Accepted)
+        assert outcome.generation.urls == (f"data:image/{kind};base64,AAAA",)
+
+
+def test_no_images_and_no_error_is_uncertain() -> None:
+    outcome = submit(NAME, reply(200, {"model": "m", "created": 1, "data": []}), image())
+    assert isinstance(outcome, Uncertain)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "fate", "cls"),
+    [
+        (400, "InvalidParameter", Refused, errors.SeedanceRequestError),
+        (400, "InvalidParameter.TaskTypeConstraint", Refused, errors.SeedanceRequestError),
+        (400, "InvalidParameter.TaskTypeMismatch", Refused, errors.SeedanceRequestError),
+        (400, "MissingParameter", Refused, errors.SeedanceRequestError),
+        (401, "AuthenticationError", Refused, errors.SeedanceAuthenticationError),
+        (403, "AccessDenied", Refused, errors.SeedanceForbiddenError),
+        (403, "AccountOverdueError", Refused, errors.SeedanceInsufficientCreditsError),
+        (404, "InvalidEndpointOrModel.NotFound", Refused, errors.SeedanceRequestError),
+        (404, "ModelNotOpen", Refused, errors.SeedanceForbiddenError),
+        (400, "ModelNotOpen", Refused, errors.SeedanceForbiddenError),
+        (429, "QuotaExceeded", NotAccepted, errors.SeedanceRateLimitError),
+        (429, "SetLimitExceeded", NotAccepted, errors.SeedanceRateLimitError),
+        (429, "RateLimitExceeded.EndpointRPMExceeded", NotAccepted, errors.SeedanceRateLimitError),
+        (429, "ModelAccountRpmRateLimitExceeded", NotAccepted, errors.SeedanceRateLimitError),
+        (429, "ServerOverloaded", NotAccepted, errors.SeedanceRateLimitError),
+        (429, "RequestBurstTooFast", NotAccepted, errors.SeedanceRateLimitError),
+        (500, "InternalServiceError", Uncertain, errors.SeedanceServerError),
+        (503, "ServerOverloaded", NotAccepted, errors.SeedanceServerError),
+        *[
+            (400, f"{way}{kind}SensitiveContentDetected{more}", Refused, errors.SeedanceModerationError)
+            for way in ("Input", "Output")
+            for kind in ("Text", "Image", "Video", "Audio")
+            for more in ("", ".PolicyViolation", ".PrivacyInformation")
+        ],
+    ],
+)
+def test_every_documented_error_code(status: int, code: str, fate: type, cls: type) -> None:
+    outcome = submit(
+        NAME, reply(status, {"error": {"code": code, "message": "why", "param": "", "type": "t"}})
+    )
+    assert isinstance(outcome, fate)
+    assert type(outcome.error) is cls
+    assert outcome.error.vendor_code == code
+    assert outcome.error.http_status == status
+
+
+def test_the_error_samples() -> None:
+    outcome = submit(NAME, reply(400, fixture("ark_error_400")))
+    assert isinstance(outcome, Refused)
+    assert "`duration`" in outcome.error.message
+    assert isinstance(submit(NAME, reply(503, fixture("ark_error_503"))), NotAccepted)
+    google = {"error": {"code": 503, "message": "no healthy upstream", "status": "UNAVAILABLE"}}
+    assert isinstance(submit(NAME, reply(503, google)), Uncertain)
+
+
+def test_calls() -> None:
+    assert API.status_call("cgt-1").path == "/contents/generations/tasks/cgt-1"
+    cancel = API.cancel_call("cgt/1")
+    assert (cancel.method, cancel.path) == ("DELETE", "/contents/generations/tasks/cgt%2F1")
+    probe = API.probe_call()
+    assert (probe.method, probe.path) == ("GET", "/contents/generations/tasks")
+    assert probe.query == (("page_num", "1"), ("page_size", "1"))
+
+
+def test_only_what_is_queued_by_the_services_own_word_may_be_cancelled() -> None:
+    for word in ("running", "succeeded", "failed", "cancelled", "expired"):
+        assert not API.may_cancel(read(API, fixture(f"ark_task_{word}")))
+    assert API.may_cancel(read(API, fixture("ark_task_queued")))
+    assert not API.may_cancel(API.read_generation({"id": "g"}, "g", media="video", now=NOW))
+
+
+def test_inputs_are_media_inputs() -> None:
+    assert video(images=A).images == (MediaInput(url=A),)

@@ -1,0 +1,411 @@
+"""Where the documents contradict themselves: one test for each row of the table, by its number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import NOW, body_of, drive, fixture, image, prepare, read, reply, settings, submit, video
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.apis import get_api
+from airflow_provider_seedance.apis.rate_limits import read_rate_limit
+from airflow_provider_seedance.apis.wire import Accepted, NotAccepted, Refused, TransportFailure, Uncertain
+from airflow_provider_seedance.generations import GenerationStatus as Status
+from airflow_provider_seedance.generations import read_status_word
+from airflow_provider_seedance.urls import normal_base_url
+
+S2A = get_api("seedance2api")
+V1 = get_api("seedanceapi-v1")
+V2 = get_api("seedanceapi-v2")
+RUNBASE = get_api("runbase")
+
+
+def accepted_id(name: str, body: Any, request: Any = None) -> str:
+    outcome = submit(name, reply(200, body), request)
+    assert isinstance(outcome, Accepted)
+    return outcome.generation.generation_id
+
+
+def test_row_1_the_id_and_the_images_flat_or_under_data() -> None:
+    nested = fixture("seedance2api_video_accepted")
+    assert accepted_id("seedance2api", nested) == "task-uuid-67890"
+    assert accepted_id("seedance2api", nested["data"]) == "task-uuid-67890"
+    assert accepted_id("seedance2api", {"status": "accepted", "data": {"id": "x"}}) == "x"
+    assert (
+        accepted_id("seedance2api", {"status": "accepted", "task_id": "x", "data": {"status": "queued"}})
+        == "x"
+    )
+    images = fixture("seedance2api_image_success")
+    for body in (images, images["data"], {"status": "success", **images["data"]}):
+        outcome = submit("seedance2api", reply(200, body), image())
+        assert isinstance(outcome, Accepted)
+        assert outcome.generation.urls == ("https://cdn.seedance2api.com/images/...",)
+    lost = submit("seedance2api", reply(200, {"status": "accepted", "data": {"note": "here"}}))
+    assert isinstance(lost, Uncertain)
+    assert '"note": "here"' in lost.error.message
+
+
+@pytest.mark.parametrize("word", ["success", "accepted"])
+def test_row_2_the_word_of_the_envelope_is_not_the_word_of_the_task(word: str) -> None:
+    assert (
+        read(S2A, {"status": word, "data": {"task_id": "t", "status": "processing"}}).status is Status.RUNNING
+    )
+    assert read(S2A, {"status": word, "task_id": "t", "progress": 45}).status is Status.QUEUED
+    assert read(S2A, {"task_id": "t", "status": "processing"}).status is Status.RUNNING
+
+
+def test_row_3_the_result_stands_in_the_status_or_at_its_own_address() -> None:
+    embedded = fixture("seedance2api_result_completed")
+    assert read(S2A, embedded).urls == ("https://cdn.seedance2api.com/videos/...",)
+    completed = {"task_id": "task-123-abc", "status": "completed"}
+    for result in (embedded, {"status": "success", "data": embedded}):
+        generation, steps = drive(
+            S2A.status_flow("task-123-abc", "video", NOW), [reply(200, completed), reply(200, result)]
+        )
+        assert generation.urls == ("https://cdn.seedance2api.com/videos/...",)
+        assert len(steps) == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "codes", "cls"),
+    [
+        (401, ("UNAUTHORIZED", "INVALID_API_KEY", "NEVER_HEARD_OF"), errors.SeedanceAuthenticationError),
+        (400, ("INVALID_REQUEST", "INVALID_PROMPT", "NEVER_HEARD_OF"), errors.SeedanceRequestError),
+    ],
+)
+def test_row_4_the_http_status_decides_and_the_code_is_free_text(
+    status: int, codes: tuple[str, ...], cls: type
+) -> None:
+    for code in codes:
+        outcome = submit(
+            "seedance2api", reply(status, {"status": "error", "error": {"code": code, "message": "m"}})
+        )
+        assert isinstance(outcome, Refused)
+        assert type(outcome.error) is cls
+        assert outcome.error.vendor_code == code
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        {"error_message": "bad"},
+        {"error": {"code": "X", "message": "bad"}},
+        {"error": "bad"},
+        {"message": "bad"},
+        {"detail": "bad"},
+    ],
+)
+def test_row_5_the_reason_of_a_failure_from_the_first_place_that_has_one(why: dict[str, Any]) -> None:
+    for body in (
+        {"task_id": "t", "status": "failed", **why},
+        {"data": {"task_id": "t", "status": "failed", **why}},
+    ):
+        generation = read(S2A, body)
+        assert (generation.status, generation.error_message) == (Status.FAILED, "bad")
+
+
+def test_row_6_the_callback_url_under_each_services_name() -> None:
+    url = "https://example.com/cb"
+    names = {
+        "seedance2api": "webhook_url",
+        "seedanceapi-v1": "callback_url",
+        "seedanceapi-v2": "callback_url",
+        "ark": "callback_url",
+    }
+    for name, field in names.items():
+        assert body_of(name, video(), callback_url=url)[field] == url
+        assert field not in body_of(name, video())
+    assert url not in str(body_of("runbase", video(), callback_url=url))
+
+
+def test_rows_7_and_8_a_webhook_is_read_by_its_data_whatever_its_event() -> None:
+    body = fixture("seedance2api_webhook_completed")
+    for event in ("task.completed", "task.progress", "something.else"):
+        generation = S2A.read_generation({**body, "event": event}, "t", media="video", now=NOW)
+        assert generation.status is Status.SUCCEEDED
+
+
+def test_row_9_the_returned_size_is_not_asserted() -> None:
+    sample = fixture("seedance2api_image_success")
+    assert sample["data"]["images"][0]["width"] == 2048
+    outcome = submit("seedance2api", reply(200, sample), image(resolution="4k"))
+    assert isinstance(outcome, Accepted)
+    assert outcome.generation.resolution == "4k"
+
+
+def test_row_10_the_wait_counts_on_a_refusal_only() -> None:
+    headers = {
+        "x-ratelimit-limit": "1000",
+        "x-ratelimit-remaining": "999",
+        "x-ratelimit-reset": "1705315200",
+        "x-ratelimit-retryafter": "3600",
+    }
+    limit = read_rate_limit(headers, NOW)
+    assert (limit.limit, limit.remaining, limit.retry_after) == (1000, 999, 3600)
+    assert limit.reset_at is not None
+    assert limit.reset_at.isoformat() == "2024-01-15T10:40:00+00:00"
+    assert isinstance(
+        submit("seedance2api", reply(200, fixture("seedance2api_video_accepted"), headers)), Accepted
+    )
+    refused = submit("seedance2api", reply(429, None, headers))
+    assert isinstance(refused, NotAccepted)
+    assert refused.retry_after == 3600
+    for status in (400, 500, 503):
+        outcome = submit("seedance2api", reply(status, fixture("seedance2api_error_400"), headers))
+        assert not isinstance(outcome, Accepted)
+        assert outcome.error.retry_after is None
+
+
+def test_row_11_the_status_address_is_built_here() -> None:
+    body = fixture("seedance2api_video_accepted")
+    body["data"]["check_status_url"] = "https://elsewhere.example/steal"
+    assert S2A.status_call(accepted_id("seedance2api", body)).path == "/tasks/task-uuid-67890"
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 203])
+def test_row_12_any_2xx_is_acceptance(status: int) -> None:
+    assert isinstance(submit("seedance2api", reply(status, fixture("seedance2api_video_accepted"))), Accepted)
+
+
+def test_row_13_images_at_once_are_the_end_and_an_id_alone_is_polled() -> None:
+    done = submit("seedance2api", reply(200, fixture("seedance2api_image_success")), image())
+    assert isinstance(done, Accepted)
+    assert done.generation.status is Status.SUCCEEDED
+    later = submit("seedance2api", reply(200, fixture("seedance2api_video_accepted")), image())
+    assert isinstance(later, Accepted)
+    assert later.generation.status is Status.QUEUED
+
+
+def test_row_14_the_timeout_of_a_call_is_not_the_one_of_a_render() -> None:
+    assert settings(api="seedance2api").call_timeout == 30
+    assert settings(api="seedance2api").image_timeout == 600
+
+
+def test_row_15_the_other_vendors_sdk_is_not_used() -> None:
+    project = Path(__file__).parents[2]
+    assert "seedance-sdk" not in (project / "pyproject.toml").read_text()
+    for source in (project / "airflow_provider_seedance").rglob("*.py"):
+        assert "import seedance\n" not in source.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds", "sent"),
+    [
+        ("seedanceapi-v1", 8, "8"),
+        ("runbase", 8, "8"),
+        ("seedanceapi-v2", 5, 5),
+        ("seedance2api", 15, 15),
+        ("ark", 5, 5),
+    ],
+)
+def test_row_16_durations_as_numbers_or_text_are_sent_in_the_documented_form(
+    name: str, seconds: int, sent: Any
+) -> None:
+    for given in (seconds, str(seconds), float(seconds), f" {seconds}.0 "):
+        body = body_of(name, video(duration=given))
+        found = body.get("input", body)["duration"]
+        assert found == sent
+        assert type(found) is type(sent)
+
+
+def test_row_17_images_by_name_and_number_of_each_service() -> None:
+    one, two = "https://example.com/1.png", "https://example.com/2.png"
+    assert body_of("seedanceapi-v1", video(images=one))["image_urls"] == [one]
+    assert body_of("seedanceapi-v2", video(images=[one, two]))["images"] == [one, two]
+    assert body_of("seedance2api", video(images=[one]))["image_input"] == one
+    assert body_of("runbase", video(images=[one, two]))["input"]["image_urls"] == [one, two]
+    assert len(body_of("ark", video(images=[one, two]))["content"]) == 3
+    for name in ("seedanceapi-v1", "seedance2api"):
+        with pytest.raises(errors.SeedanceRequestError, match="2 images were given"):
+            prepare(name, video(images=[one, two]))
+
+
+def test_row_18_what_the_guide_leaves_out_is_sent_only_when_asked_and_with_a_warning() -> None:
+    assert set(body_of("seedanceapi-v2", video())) == {"prompt", "model"}
+    prepared = prepare("seedanceapi-v2", video(resolution="720p", generate_audio=True))
+    assert len(prepared.warnings) == 2
+    body = V2.submit_call(prepared.request).json
+    assert body is not None
+    assert (body["resolution"], body["generate_audio"]) == ("720p", True)
+    assert body_of("seedanceapi-v2", video(extra_params={"fixed_lens": True}))["fixed_lens"] is True
+
+
+@pytest.mark.parametrize("name", ["seedance2api", "seedanceapi-v2", "runbase", "ark"])
+def test_row_19_unknown_models_pass_with_one_warning(name: str) -> None:
+    prepared = prepare(name, video(model="seedance-2-mini"))
+    assert len(prepared.warnings) == 1
+    assert "'seedance-2-mini'" in prepared.warnings[0]
+    assert body_of(name, video(model="seedance-2-mini"))["model"] == "seedance-2-mini"
+
+
+@pytest.mark.parametrize(
+    ("body", "cls", "code"),
+    [
+        ({"code": "INVALID_PROMPT", "message": "m"}, errors.SeedanceRequestError, "INVALID_PROMPT"),
+        ({"code": 402, "message": "m"}, errors.SeedanceInsufficientCreditsError, "402"),
+        ({"code": "402", "message": "m"}, errors.SeedanceInsufficientCreditsError, "402"),
+        ({"error": "m"}, errors.SeedanceRequestError, None),
+        (
+            {"error": {"code": "INVALID_API_KEY", "message": "m"}},
+            errors.SeedanceAuthenticationError,
+            "INVALID_API_KEY",
+        ),
+        ({"code": 200, "error": {"message": "m"}}, errors.SeedanceRequestError, None),
+    ],
+)
+def test_row_20_codes_as_numbers_or_words_and_errors_with_200(body: Any, cls: type, code: str | None) -> None:
+    for name in ("seedanceapi-v1", "seedanceapi-v2"):
+        outcome = submit(name, reply(200, body))
+        assert isinstance(outcome, Refused)
+        assert type(outcome.error) is cls
+        assert outcome.error.vendor_code == code
+        assert "m" in outcome.error.message
+
+
+@pytest.mark.parametrize("code", [200, 0, "200", "0", "success", "OK", ""])
+def test_row_20_codes_that_are_none(code: Any) -> None:
+    assert accepted_id("seedanceapi-v1", {"code": code, "data": {"task_id": "t"}}) == "t"
+    lost = submit("seedanceapi-v1", reply(200, {"code": code, "message": "success", "data": {}}))
+    assert isinstance(lost, Uncertain)
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        ("success succeeded completed complete done", Status.SUCCEEDED),
+        ("failed failure fail error", Status.FAILED),
+        ("cancelled canceled aborted", Status.CANCELLED),
+        ("expired timeout", Status.EXPIRED),
+        ("queued pending", Status.QUEUED),
+        ("running processing in_progress", Status.RUNNING),
+    ],
+)
+def test_row_21_words_of_all_vendors_in_any_case(words: str, status: Status) -> None:
+    for word in words.split():
+        for spelling in (word, word.upper(), word.title(), f" {word} "):
+            assert read_status_word(spelling) == (status, True)
+
+
+@pytest.mark.parametrize("word", ["rendering", "完了", "0", ""])
+def test_row_21_other_words_count_as_running(word: str) -> None:
+    assert read_status_word(word) == (Status.RUNNING, False)
+    if word:
+        generation = read(V1, {"data": {"task_id": "t", "status": word}})
+        assert (generation.status, generation.documented, generation.word) == (Status.RUNNING, False, word)
+
+
+@pytest.mark.parametrize(
+    ("host", "base"),
+    [
+        ("https://seedanceapi.org/v1/v1", "https://seedanceapi.org/v1"),
+        ("https://seedanceapi.org/v2/v2/", "https://seedanceapi.org/v2"),
+        ("https://seedanceapi.org/v1/", "https://seedanceapi.org/v1"),
+        ("https://seedanceapi.org/v1/v2", "https://seedanceapi.org/v1/v2"),
+    ],
+)
+def test_row_22_a_version_written_twice_is_one(host: str, base: str) -> None:
+    assert normal_base_url(host) == base
+
+
+def test_row_23_the_aspect_ratios_of_each_service_and_none_unasked() -> None:
+    for name in ("seedanceapi-v1", "seedanceapi-v2", "runbase", "ark"):
+        assert "aspect_ratio" not in str(body_of(name, video()))
+        if name != "seedanceapi-v1":
+            with pytest.raises(errors.SeedanceRequestError, match="aspect_ratio='9:21'"):
+                prepare(name, video(aspect_ratio="9:21"))
+    assert body_of("seedanceapi-v1", video(aspect_ratio="9:21"))["aspect_ratio"] == "9:21"
+    with pytest.raises(errors.SeedanceRequestError, match="aspect_ratio='1:1'"):
+        prepare("seedanceapi-v2", video(aspect_ratio="1:1"))
+
+
+@pytest.mark.parametrize(
+    "body", [{"data": {"task_id": "t"}}, {"task_id": "t"}, {"id": "t"}, {"data": {"id": "t"}}]
+)
+def test_row_24_the_id_in_a_callback(body: Any) -> None:
+    for api in (V1, V2):
+        assert api.find_id(body) == "t"
+
+
+@pytest.mark.parametrize("name", ["seedance2api", "seedanceapi-v1", "seedanceapi-v2", "runbase", "ark"])
+@pytest.mark.parametrize(
+    ("status", "cls", "helps"),
+    [
+        (400, errors.SeedanceRequestError, False),
+        (422, errors.SeedanceRequestError, False),
+        (401, errors.SeedanceAuthenticationError, False),
+        (402, errors.SeedanceInsufficientCreditsError, False),
+        (403, errors.SeedanceForbiddenError, False),
+        (404, errors.SeedanceNotFoundError, False),
+        (408, errors.SeedanceServerError, True),
+        (425, errors.SeedanceServerError, True),
+        (429, errors.SeedanceRateLimitError, True),
+        (500, errors.SeedanceServerError, True),
+        (502, errors.SeedanceServerError, True),
+        (504, errors.SeedanceServerError, True),
+    ],
+)
+def test_row_25_one_map_of_http_statuses(name: str, status: int, cls: type, helps: bool) -> None:
+    api = get_api(name)
+    with pytest.raises(errors.SeedanceError) as caught:
+        drive(api.status_flow("g1", "video", NOW), [reply(status, b"no")])
+    assert type(caught.value) is cls
+    assert caught.value.retry_helps is helps
+    assert (caught.value.http_status, caught.value.generation_id, caught.value.method) == (
+        status,
+        "g1",
+        "GET",
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"id": "r", "status": "succeeded", "output": {"urls": ["https://a.example/1"]}},
+        {"run_id": "r", "status": "succeeded", "output": {"url": "https://a.example/1"}},
+        {"data": {"id": "r", "status": "succeeded", "output": {"urls": ["https://a.example/1"]}}},
+    ],
+)
+def test_row_26_id_envelope_and_output_of_a_run(body: Any) -> None:
+    assert accepted_id("runbase", body) == "r"
+    assert read(RUNBASE, body).urls == ("https://a.example/1",)
+
+
+def test_row_27_a_forbidden_run_shows_what_the_service_said() -> None:
+    outcome = submit("runbase", reply(403, {"error": "API key spend limit exceeded"}))
+    assert isinstance(outcome, Refused)
+    assert type(outcome.error) is errors.SeedanceForbiddenError
+    assert "spend limit exceeded" in outcome.error.message
+    assert not outcome.error.retry_helps
+
+
+@pytest.mark.parametrize("name", ["seedance2api", "seedanceapi-v1", "seedanceapi-v2", "runbase", "ark"])
+def test_row_28_only_what_was_not_taken_may_be_repeated(name: str) -> None:
+    assert isinstance(submit(name, TransportFailure("refused", sent=False)), NotAccepted)
+    assert isinstance(submit(name, TransportFailure("reset", sent=True)), Uncertain)
+    assert isinstance(submit(name, reply(429)), NotAccepted)
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"), [("seedance2api", 300), ("seedanceapi-v1", 2000), ("seedanceapi-v2", 2000)]
+)
+@pytest.mark.parametrize("character", ["a", "é", "山", "🎬"])
+def test_row_29_prompts_are_counted_in_characters(name: str, limit: int, character: str) -> None:
+    assert body_of(name, video(character * limit))["prompt"] == character * limit
+    with pytest.raises(errors.SeedanceRequestError, match=f"at most {limit} characters"):
+        prepare(name, video(character * (limit + 1)))
+    for unlimited in ("runbase", "ark"):
+        prepare(unlimited, video(character * 5000))
+
+
+def test_row_30_ids_are_opaque() -> None:
+    for generation_id in ("seed15abc123def456pro", "a/b", "ü", "x" * 500, "../../etc"):
+        assert accepted_id("seedanceapi-v1", {"data": {"task_id": generation_id}}) == generation_id
+        assert V1.status_call(generation_id).query == (("task_id", generation_id),)
+        assert "/" not in S2A.status_call(generation_id).path.removeprefix("/tasks/")
+
+
+def test_row_31_what_only_the_second_page_tells_is_known() -> None:
+    assert S2A.callback_field == "webhook_url"
+    assert settings(api="seedance2api", requests_per_hour=10).requests_per_hour == 10

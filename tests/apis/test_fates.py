@@ -1,0 +1,303 @@
+"""The four fates of a submission, for every service, status and body."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from helpers import ALL_APIS, NOW, fixture, image, prepare, reply, submit, video
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.apis import get_api
+from airflow_provider_seedance.apis.wire import Accepted, NotAccepted, Refused, TransportFailure, Uncertain
+
+
+def own_error(name: str, code: str = "SOME_CODE", message: str = "because") -> dict[str, Any]:
+    """Return an error body as the service itself writes it."""
+    return {
+        "seedance2api": {"status": "error", "error": {"code": code, "message": message}},
+        "seedanceapi-v1": {"code": code, "message": message},
+        "seedanceapi-v2": {"code": code, "message": message},
+        "runbase": {"error": {"code": code, "message": message}},
+        "ark": {"error": {"code": code, "message": message, "param": "", "type": "Error"}},
+    }[name]
+
+
+FOREIGN = {
+    "html": b"<html><body>Service Unavailable</body></html>",
+    "empty": b"",
+    "json": {"message": "no healthy upstream"},
+    "json status": {"type": "about:blank", "title": "Service Unavailable", "status": 503, "detail": "d"},
+    "list": [],
+    "number": 503,
+    "cut": b'{"status": "error", "error": {"code": "SERV',
+    "binary": b"\xff\xfe\x00\x01",
+}
+
+
+@pytest.mark.parametrize("name", ALL_APIS)
+class TestEveryService:
+    def test_a_request_that_never_left_may_be_repeated(self, name: str) -> None:
+        outcome = submit(name, TransportFailure("could not connect", sent=False))
+        assert isinstance(outcome, NotAccepted)
+        assert type(outcome.error) is errors.SeedanceConnectionError
+        assert outcome.error.method == "POST"
+        assert outcome.retry_after is None
+
+    def test_a_reply_that_never_came_is_uncertain(self, name: str) -> None:
+        outcome = submit(name, TransportFailure("no answer in time", sent=True))
+        assert isinstance(outcome, Uncertain)
+        assert type(outcome.error) is errors.SeedanceConnectionError
+
+    @pytest.mark.parametrize("body", [None, *FOREIGN.values()], ids=["none", *FOREIGN])
+    def test_too_many_requests_may_be_repeated_whoever_says_so(self, name: str, body: Any) -> None:
+        outcome = submit(name, reply(429, body))
+        assert isinstance(outcome, NotAccepted)
+        assert type(outcome.error) is errors.SeedanceRateLimitError
+
+    @pytest.mark.parametrize(
+        ("headers", "seconds"),
+        [
+            ({}, None),
+            ({"retry-after": "7"}, 7),
+            ({"retry-after-ms": "1500", "retry-after": "7"}, 1.5),
+            ({"retry-after": "Sat, 07 Feb 2026 10:41:00 GMT"}, 60),
+            ({"x-ratelimit-retryafter": "3600"}, 3600),
+            ({"retry-after": "7", "x-ratelimit-retryafter": "3600"}, 7),
+            ({"x-ratelimit-reset": str(int(NOW.timestamp()) + 90)}, 90),
+        ],
+    )
+    def test_how_long_to_wait_after_too_many_requests(
+        self, name: str, headers: dict[str, str], seconds: float | None
+    ) -> None:
+        outcome = submit(name, reply(429, own_error(name), headers))
+        assert isinstance(outcome, NotAccepted)
+        assert outcome.retry_after == outcome.error.retry_after == seconds
+
+    def test_quota_headers_say_nothing_about_an_overloaded_service(self, name: str) -> None:
+        headers = {"x-ratelimit-retryafter": "3600", "x-ratelimit-reset": "9999999999"}
+        outcome = submit(name, reply(503, own_error(name), headers))
+        assert isinstance(outcome, NotAccepted)
+        assert outcome.retry_after is None
+        outcome = submit(name, reply(503, own_error(name), {**headers, "retry-after": "3"}))
+        assert isinstance(outcome, NotAccepted)
+        assert outcome.retry_after == 3
+
+    def test_unavailable_in_the_services_own_words_may_be_repeated(self, name: str) -> None:
+        outcome = submit(name, reply(503, own_error(name)))
+        assert isinstance(outcome, NotAccepted)
+        assert type(outcome.error) is errors.SeedanceServerError
+
+    @pytest.mark.parametrize("body", FOREIGN.values(), ids=FOREIGN)
+    def test_unavailable_in_other_words_is_uncertain(self, name: str, body: Any) -> None:
+        assert isinstance(submit(name, reply(503, body)), Uncertain)
+
+    @pytest.mark.parametrize("status", [408, 409, 425])
+    @pytest.mark.parametrize("own", [True, False])
+    def test_three_4xx_are_uncertain(self, name: str, status: int, own: bool) -> None:
+        outcome = submit(name, reply(status, own_error(name) if own else b"<html>"))
+        assert isinstance(outcome, Uncertain)
+        assert outcome.error.http_status == status
+
+    @pytest.mark.parametrize("status", [code for code in range(400, 500) if code not in (408, 409, 425, 429)])
+    def test_every_other_4xx_is_a_refusal_whatever_its_body(self, name: str, status: int) -> None:
+        for body in (None, own_error(name), b"<html>", {"id": "x", "task_id": "x"}):
+            outcome = submit(name, reply(status, body))
+            assert isinstance(outcome, Refused)
+            assert outcome.error.http_status == status
+            assert not outcome.error.retry_helps
+
+    @pytest.mark.parametrize(
+        "status",
+        [
+            100,
+            300,
+            301,
+            302,
+            303,
+            304,
+            307,
+            308,
+            500,
+            501,
+            502,
+            504,
+            505,
+            507,
+            *range(520, 528),
+            530,
+            599,
+            600,
+        ],
+    )
+    def test_everything_else_is_uncertain_whatever_its_body(self, name: str, status: int) -> None:
+        for body in (None, own_error(name), b"<html>", {"id": "x", "task_id": "x"}):
+            assert isinstance(submit(name, reply(status, body)), Uncertain)
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"",
+            b"<html>OK</html>",
+            b"\xff\xfe",
+            b'{"id": "cut',
+            b"null",
+            b"[]",
+            b'"accepted"',
+            b"{}",
+            b'{"ok": true}',
+        ],
+    )
+    @pytest.mark.parametrize("status", [200, 201, 202, 204])
+    def test_an_unreadable_or_idless_2xx_is_uncertain_and_shows_the_body(
+        self, name: str, status: int, body: bytes
+    ) -> None:
+        outcome = submit(name, reply(status, body))
+        assert isinstance(outcome, Uncertain)
+        assert type(outcome.error) is errors.SeedanceServerError
+        assert outcome.error.http_status == status
+        if body.isascii():
+            assert body.decode() in outcome.error.message
+
+    @pytest.mark.parametrize("value", ["", "  ", None, True, [], {}])
+    def test_an_empty_id_is_none(self, name: str, value: Any) -> None:
+        body = {"id": value, "task_id": value, "run_id": value, "data": {"id": value, "task_id": value}}
+        assert isinstance(submit(name, reply(200, body)), Uncertain)
+
+    @pytest.mark.parametrize("status", [200, 201, 202, 299])
+    def test_an_id_is_acceptance(self, name: str, status: int) -> None:
+        field = "task_id" if name.startswith("seedance") else "id"
+        for body in ({field: "g1"}, {"data": {field: "g1"}}, {field: "g1", **own_error(name)}):
+            outcome = submit(name, reply(status, body))
+            assert isinstance(outcome, Accepted)
+            assert outcome.generation.generation_id == "g1"
+            assert outcome.generation.api == name
+
+    @pytest.mark.parametrize("code", ["SOME_CODE", "INTERNAL_ERROR", "SERVICE_UNAVAILABLE"])
+    def test_the_services_error_shape_with_2xx_is_a_refusal(self, name: str, code: str) -> None:
+        outcome = submit(name, reply(200, own_error(name, code)))
+        assert isinstance(outcome, Refused)
+        assert type(outcome.error) is errors.SeedanceRequestError
+        assert outcome.error.vendor_code == code
+        assert "because" in outcome.error.message
+
+    @pytest.mark.parametrize(
+        ("code", "cls"),
+        [
+            ("INVALID_API_KEY", errors.SeedanceAuthenticationError),
+            ("UNAUTHORIZED", errors.SeedanceAuthenticationError),
+            ("INSUFFICIENT_CREDITS", errors.SeedanceInsufficientCreditsError),
+            ("FORBIDDEN", errors.SeedanceForbiddenError),
+            ("RATE_LIMITED", errors.SeedanceRateLimitError),
+            ("CONTENT_MODERATION_FAILED", errors.SeedanceModerationError),
+            ("SENSITIVE_CONTENT", errors.SeedanceModerationError),
+        ],
+    )
+    def test_a_refusal_with_2xx_is_named_by_its_code(self, name: str, code: str, cls: type) -> None:
+        outcome = submit(name, reply(200, own_error(name, code)))
+        assert isinstance(outcome, Refused)
+        assert type(outcome.error) is cls
+
+    def test_an_output_without_an_id_is_acceptance_under_a_local_id(self, name: str) -> None:
+        url = "https://cdn.example.com/1.mp4"
+        body = {
+            "seedance2api": {"status": "success", "data": {"images": [{"url": url}]}},
+            "seedanceapi-v1": {"code": 200, "data": {"status": "SUCCESS", "response": [url]}},
+            "seedanceapi-v2": {"code": 200, "data": {"status": "SUCCESS", "response": [url]}},
+            "runbase": {"status": "succeeded", "output": {"urls": [url]}},
+            "ark": {"data": [{"url": url}], "created": 1770460200},
+        }[name]
+        outcome = submit(name, reply(200, body))
+        assert isinstance(outcome, Accepted)
+        assert outcome.generation.generation_id.startswith("local-")
+        assert outcome.generation.urls == (url,)
+        assert outcome.generation.status.value == "succeeded"
+
+    def test_success_without_an_output_is_only_the_beginning(self, name: str) -> None:
+        outcome = submit(name, reply(200, {"id": "g1", "task_id": "g1", "status": "success"}))
+        assert isinstance(outcome, Accepted)
+        assert outcome.generation.status.value == "queued"
+
+    def test_a_block_at_the_edge_is_said_to_be_one(self, name: str) -> None:
+        outcome = submit(name, reply(403, b"error code: 1010"))
+        assert isinstance(outcome, Refused)
+        assert type(outcome.error) is errors.SeedanceForbiddenError
+        assert "edge of the network" in outcome.error.message
+        assert "1010" in outcome.error.message
+
+    def test_a_redirect_is_said_not_to_be_followed(self, name: str) -> None:
+        outcome = submit(name, reply(302, headers={"location": "https://elsewhere.example"}))
+        assert isinstance(outcome, Uncertain)
+        assert "not followed" in outcome.error.message
+
+    def test_a_long_body_is_shown_in_part(self, name: str) -> None:
+        outcome = submit(name, reply(400, b"x" * 100_000))
+        assert isinstance(outcome, Refused)
+        assert len(outcome.error.message) < 600
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("seedance2api", {"error": "upstream failed"}),
+        ("seedance2api", {"error": {"code": 503, "message": "no healthy upstream", "status": "UNAVAILABLE"}}),
+        ("seedanceapi-v1", {"timestamp": "t", "status": 503, "error": "Service Unavailable", "path": "/v1"}),
+        ("seedanceapi-v2", {"error": "upstream failed"}),
+        ("ark", {"error": "upstream failed"}),
+        ("ark", {"error": {"code": 503, "message": "no healthy upstream", "status": "UNAVAILABLE"}}),
+    ],
+)
+def test_a_gateways_json_is_not_taken_for_the_services(name: str, body: Any) -> None:
+    assert isinstance(submit(name, reply(503, body)), Uncertain)
+
+
+@pytest.mark.parametrize("name", ["seedance2api", "ark"])
+def test_the_fates_are_the_same_for_images(name: str) -> None:
+    for answer, fate in [
+        (
+            reply(200, fixture("ark_image_success" if name == "ark" else "seedance2api_image_success")),
+            Accepted,
+        ),
+        (reply(429), NotAccepted),
+        (reply(503, own_error(name)), NotAccepted),
+        (reply(503, b"<html>"), Uncertain),
+        (reply(400, own_error(name)), Refused),
+        (reply(500, own_error(name)), Uncertain),
+        (reply(200, {}), Uncertain),
+        (TransportFailure("m", sent=True), Uncertain),
+        (TransportFailure("m", sent=False), NotAccepted),
+    ]:
+        assert isinstance(submit(name, answer, image()), fate)
+
+
+def test_an_image_task_without_images_is_polled() -> None:
+    outcome = submit("seedance2api", reply(200, {"status": "success", "data": {"task_id": "t"}}), image())
+    assert isinstance(outcome, Accepted)
+    assert outcome.generation.media == "image"
+    assert not outcome.generation.status.terminal
+
+
+def test_a_submission_that_failed_at_once_was_taken_all_the_same() -> None:
+    outcome = submit("runbase", reply(201, {"id": "r1", "status": "failed", "error": "no luck"}), video())
+    assert isinstance(outcome, Accepted)
+    assert outcome.generation.status.value == "failed"
+    assert outcome.generation.error_message == "no luck"
+
+
+def test_the_facts_of_the_request_fill_in_what_the_reply_leaves_out() -> None:
+    api = get_api("seedanceapi-v1")
+    prepared = prepare("seedanceapi-v1", video(duration=8, resolution="480p", generate_audio=True))
+    outcome = api.read_submit(
+        reply(200, fixture("seedanceapi_v1_created")),
+        api.submit_call(prepared.request),
+        prepared.request,
+        NOW,
+    )
+    assert isinstance(outcome, Accepted)
+    result = outcome.generation.result()
+    assert (result["duration"], result["resolution"], result["credits"], result["cost_usd"]) == (
+        8,
+        "480p",
+        28,
+        0.14,
+    )

@@ -1,0 +1,246 @@
+"""Whatever a service answers, reading it ends in one of the documented outcomes."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from helpers import ALL_APIS, NOW, drive, fixture, image, prepare, reply, video
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_seedance.apis import get_api
+from airflow_provider_seedance.apis.rate_limits import read_rate_limit
+from airflow_provider_seedance.apis.wire import (
+    Accepted,
+    HttpCall,
+    HttpReply,
+    NotAccepted,
+    Refused,
+    Uncertain,
+    VendorError,
+)
+from airflow_provider_seedance.exceptions import SeedanceError
+from airflow_provider_seedance.generations import Generation, GenerationStatus, read_time
+
+WORDS = st.sampled_from(
+    [
+        "success",
+        "accepted",
+        "error",
+        "queued",
+        "processing",
+        "completed",
+        "failed",
+        "SUCCESS",
+        "FAILED",
+        "succeeded",
+    ]
+)
+FIELDS = st.sampled_from(
+    [
+        "status",
+        "data",
+        "task_id",
+        "id",
+        "run_id",
+        "code",
+        "message",
+        "error",
+        "error_message",
+        "result",
+        "video_url",
+        "images",
+        "url",
+        "response",
+        "output",
+        "urls",
+        "content",
+        "created_at",
+        "updated_at",
+        "created",
+        "duration",
+        "resolution",
+        "model",
+        "request",
+        "consumed_credits",
+        "items",
+        "total",
+        "b64_json",
+        "output_format",
+        "size",
+        "progress",
+        "costUsd",
+        "detail",
+    ]
+)
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | WORDS
+    | st.sampled_from(["2024-01-15T10:30:00Z", "9999-12-31T23:59:59Z", 253402300799, 1e308, "1e999", 10**400])
+)
+JSON = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(FIELDS | st.text(max_size=5), inner, max_size=6)
+    ),
+)
+OBJECTS = st.dictionaries(FIELDS, JSON, max_size=8)
+BODIES = (
+    st.binary(max_size=60)
+    | OBJECTS.map(lambda value: json.dumps(value).encode())
+    | JSON.map(lambda value: json.dumps(value).encode())
+)
+STATUSES = st.integers(100, 600) | st.sampled_from([200, 201, 400, 401, 404, 429, 500, 503])
+HEADERS = st.dictionaries(
+    st.sampled_from(
+        [
+            "retry-after",
+            "retry-after-ms",
+            "x-ratelimit-limit",
+            "x-ratelimit-remaining",
+            "x-ratelimit-reset",
+            "x-ratelimit-retryafter",
+        ]
+    ),
+    st.text(max_size=12)
+    | st.integers().map(str)
+    | st.floats().map(str)
+    | st.just("Sat, 07 Feb 2026 10:41:00 GMT"),
+)
+NAMES = st.sampled_from(ALL_APIS)
+
+PREPARED = {
+    (name, request.media): prepare(name, request).request
+    for name in ALL_APIS
+    for request in (video(), image())
+    if request.media == "video" or name in ("seedance2api", "ark")
+}
+
+
+@settings(deadline=None, max_examples=200)
+@given(key=st.sampled_from(sorted(PREPARED)), status=STATUSES, headers=HEADERS, body=BODIES)
+def test_every_answer_to_a_submission_is_one_of_four(
+    key: tuple[str, str], status: int, headers: dict[str, str], body: bytes
+) -> None:
+    api, request = get_api(key[0]), PREPARED[key]
+    outcome = api.read_submit(HttpReply(status, headers, body), api.submit_call(request), request, NOW)
+    if isinstance(outcome, Accepted):
+        assert 200 <= status < 300
+        assert outcome.generation.generation_id
+        json.dumps(outcome.generation.result())
+        return
+    assert isinstance(outcome, (NotAccepted, Refused, Uncertain))
+    assert isinstance(outcome.error, SeedanceError)
+    assert outcome.error.message
+    if isinstance(outcome, NotAccepted):
+        assert status in (429, 503)
+        assert outcome.retry_after is None or outcome.retry_after >= 0
+    if isinstance(outcome, Refused):
+        assert 200 <= status < 300 or 400 <= status < 500
+
+
+@settings(deadline=None, max_examples=200)
+@given(name=NAMES, media=st.sampled_from(["video", "image"]), body=OBJECTS)
+def test_any_object_reads_as_a_generation(name: str, media: Any, body: dict[str, Any]) -> None:
+    generation = get_api(name).read_generation(body, "g1", media=media, now=NOW)
+    assert generation.generation_id == "g1"
+    assert isinstance(generation.status, GenerationStatus)
+    assert generation.status is GenerationStatus.SUCCEEDED or not generation.urls
+    assert all(isinstance(url, str) and url for url in generation.urls)
+    json.dumps(generation.result())
+
+
+@settings(deadline=None, max_examples=200)
+@given(name=NAMES, body=OBJECTS)
+def test_any_object_is_an_error_body_or_none(name: str, body: dict[str, Any]) -> None:
+    api = get_api(name)
+    error = api.read_error(body)
+    assert error is None or isinstance(error, VendorError)
+    assert not api.wrote(body) or error is not None
+
+
+@settings(deadline=None, max_examples=200)
+@given(name=NAMES, answers=st.lists(st.tuples(STATUSES, BODIES), min_size=5, max_size=5))
+def test_a_status_read_ends_in_a_generation_or_in_one_of_our_errors(
+    name: str, answers: list[tuple[int, bytes]]
+) -> None:
+    flow = get_api(name).status_flow("g1", "video", NOW)
+    script = [reply(status, body) for status, body in answers]
+    result: Any = None
+    answer: Any = None
+    with suppress(SeedanceError):
+        try:
+            while True:
+                step = flow.send(answer)
+                answer = script.pop(0) if isinstance(step, HttpCall) else None
+        except StopIteration as stop:
+            result = stop.value
+    assert result is None or isinstance(result, Generation)
+
+
+@settings(deadline=None, max_examples=200)
+@given(headers=HEADERS)
+def test_any_headers_read_as_a_quota(headers: dict[str, str]) -> None:
+    limit = read_rate_limit(headers, NOW)
+    for number in (limit.limit, limit.remaining, limit.retry_after):
+        assert number is None or number >= 0
+    assert limit.reset_at is None or limit.reset_at.tzinfo is not None
+
+
+TIMES = st.none() | st.datetimes(
+    min_value=datetime(1970, 1, 1), max_value=datetime(2999, 1, 1), timezones=st.just(UTC)
+)
+NUMBERS = st.none() | st.integers(0, 10**9) | st.floats(0, 1e9, allow_nan=False)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    generation=st.builds(
+        Generation,
+        generation_id=st.text(min_size=1),
+        api=NAMES,
+        media=st.sampled_from(["video", "image"]),
+        status=st.sampled_from(list(GenerationStatus)),
+        model=st.none() | st.text(),
+        urls=st.lists(st.text(min_size=1), max_size=3).map(tuple),
+        duration=NUMBERS,
+        resolution=st.none() | st.text(),
+        credits=NUMBERS,
+        cost_usd=NUMBERS,
+        created_at=TIMES,
+        completed_at=TIMES,
+        expires_at=TIMES,
+        progress=st.none(),
+        estimated_wait=st.none(),
+        error_message=st.none(),
+        error_code=st.none(),
+        word=st.none(),
+        documented=st.just(True),
+    )
+)
+def test_a_result_survives_json_and_is_read_back_as_it_was(generation: Generation) -> None:
+    result = json.loads(json.dumps(generation.result()))
+    again = Generation.from_result(result)
+    assert again.result() == result
+    assert again == generation
+
+
+@settings(deadline=None, max_examples=200)
+@given(value=JSON)
+def test_any_value_is_a_moment_in_utc_or_none(value: Any) -> None:
+    moment = read_time(value)
+    assert moment is None or moment.utcoffset() == timedelta(0)
+
+
+def test_the_samples_themselves_are_among_what_is_read() -> None:
+    generation, _ = drive(
+        get_api("ark").status_flow("g1", "video", NOW), [reply(200, fixture("ark_task_succeeded"))]
+    )
+    assert generation.urls

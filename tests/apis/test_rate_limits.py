@@ -1,0 +1,45 @@
+"""Reading the quota, from headers as they are documented and as they come."""
+
+from __future__ import annotations
+
+import pytest
+from helpers import NOW
+
+from airflow_provider_seedance.apis.rate_limits import RateLimit, read_rate_limit, read_retry_after
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "0"}, 0),
+        ({"retry-after": "1.5"}, 1.5),
+        ({"retry-after-ms": "250"}, 0.25),
+        ({"retry-after": "Sat, 07 Feb 2026 10:42:00 GMT"}, 120),
+        ({"retry-after": "Sat, 07 Feb 2026 10:42:00 -0000"}, 120),
+        ({"retry-after": "Sat, 07 Feb 2026 12:42:00 +0200"}, 120),
+        ({"retry-after": "Sat, 07 Feb 2026 10:00:00 GMT"}, 0),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "-5"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": ""}, None),
+        ({}, None),
+    ],
+)
+def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
+    assert read_retry_after(headers, NOW) == seconds
+    assert read_rate_limit(headers, NOW).retry_after == seconds
+
+
+def test_nonsense_in_one_header_leaves_the_others_known() -> None:
+    headers = {"x-ratelimit-limit": "many", "x-ratelimit-remaining": "3", "x-ratelimit-reset": "1e300"}
+    assert read_rate_limit(headers, NOW) == RateLimit(remaining=3)
+
+
+def test_a_reset_in_the_past_is_no_wait() -> None:
+    limit = read_rate_limit({"x-ratelimit-reset": "1705315200"}, NOW)
+    assert limit.retry_after == 0
+    assert limit.known
+
+
+def test_a_wait_alone_tells_nothing_of_the_quota() -> None:
+    assert not read_rate_limit({"retry-after": "5"}, NOW).known

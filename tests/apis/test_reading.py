@@ -1,0 +1,91 @@
+"""The small steps of reading a reply, and the values that travel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from airflow_provider_seedance.apis import reading
+from airflow_provider_seedance.apis.wire import HttpCall, HttpReply
+
+
+@pytest.mark.parametrize(
+    ("body", "payload"),
+    [
+        ({"data": {"a": 1}, "b": 2}, {"a": 1}),
+        ({"data": [], "b": 2}, {"data": [], "b": 2}),
+        ({"b": 2}, {"b": 2}),
+    ],
+)
+def test_unwrapping(body: dict[str, Any], payload: dict[str, Any]) -> None:
+    assert reading.unwrap(body) == payload
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [("a", ("a",)), (["a", "", 5, None, "b"], ("a", "b")), (None, ()), ({}, ()), ("", ())],
+)
+def test_strings(value: Any, found: tuple[str, ...]) -> None:
+    assert reading.strings(value) == found
+
+
+@pytest.mark.parametrize(
+    ("value", "found"), [("a", "a"), ("", None), (5, "5"), (True, None), (None, None), ([], None)]
+)
+def test_text(value: Any, found: str | None) -> None:
+    assert reading.text(value) == found
+
+
+def test_local_ids_depend_on_the_content_alone() -> None:
+    first = reading.local_id({"a": 1, "b": [2]})
+    assert first == reading.local_id({"b": [2], "a": 1})
+    assert first != reading.local_id({"a": 1, "b": [3]})
+    assert first.startswith("local-")
+    assert len(first) == 30
+
+
+@pytest.mark.parametrize(
+    ("sources", "found"),
+    [
+        ([{}], (None, None)),
+        ([{}, {"message": "success"}], (None, None)),
+        ([{"error_message": "a", "message": "b"}], ("a", None)),
+        ([{"error": {"code": "C", "message": "a"}, "error_message": "b"}], ("a", "C")),
+        ([{"error": {"code": 5}}], (None, "5")),
+        ([{"error": "a", "error_code": "C"}], ("a", "C")),
+        ([{"detail": "a"}, {"message": "b"}], ("a", None)),
+        ([{}, {"message": "b"}], ("b", None)),
+    ],
+)
+def test_why_a_generation_failed(sources: list[dict[str, Any]], found: tuple[str | None, str | None]) -> None:
+    assert reading.failure_message(*sources) == found
+
+
+@pytest.mark.parametrize(
+    ("code", "moderation"),
+    [
+        ("InputTextSensitiveContentDetected", True),
+        ("SENSITIVE_CONTENT", True),
+        ("content_policy_violation", True),
+        ("NSFW", True),
+        ("ContentModeration", True),
+        ("INVALID_PROMPT", False),
+        (None, False),
+    ],
+)
+def test_refusals_on_content_grounds(code: str | None, moderation: bool) -> None:
+    assert reading.is_moderation(code) is moderation
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000, b"1" * 5000])
+def test_a_body_that_is_no_json_reads_as_none(body: bytes) -> None:
+    assert HttpReply(200, body=body).json is None
+
+
+def test_an_excerpt_is_one_short_line() -> None:
+    assert HttpReply(200, body=b"a\r\n b\xff" + b"c" * 1000).excerpt(10) == "a b\ufffdcccccc…"
+
+
+def test_a_call_does_not_show_its_body() -> None:
+    assert "secret" not in repr(HttpCall(method="POST", path="/x", json={"prompt": "secret"}))

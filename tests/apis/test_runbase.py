@@ -1,0 +1,161 @@
+"""runbase.net against its page (seed 003)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from helpers import body_of, call_for, fixture, image, prepare, read, reply, submit, video
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.apis import get_api
+from airflow_provider_seedance.apis.wire import Accepted, NotAccepted, Refused, Uncertain
+from airflow_provider_seedance.generations import GenerationStatus as Status
+
+NAME = "runbase"
+API = get_api(NAME)
+
+
+def test_the_request_of_the_page_is_sent_as_it_stands_there() -> None:
+    sample = fixture("runbase_request")
+    call = call_for(NAME, video(sample["input"]["prompt"]))
+    assert call.json == sample
+    assert (call.method, call.path) == ("POST", "/runs")
+    assert prepare(NAME, video()).defaults == ("model='bytedance/seedance-1.5-pro' (default of runbase)",)
+
+
+def test_every_field_goes_into_the_input_with_its_documented_name_and_type() -> None:
+    urls = [f"https://example.com/{number}.png" for number in range(9)]
+    request = video(
+        model="bytedance/seedance-1.5-pro",
+        aspect_ratio="21:9",
+        resolution="1080p",
+        duration=12,
+        generate_audio=True,
+        images=urls,
+        extra_params={"beta": 1},
+    )
+    assert body_of(NAME, request, callback_url="https://example.com/cb", correlation="c") == {
+        "model": "bytedance/seedance-1.5-pro",
+        "input": {
+            "prompt": "A lamp",
+            "aspect_ratio": "21:9",
+            "resolution": "1080p",
+            "duration": "12",
+            "generate_audio": True,
+            "image_urls": urls,
+            "beta": 1,
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("aspect_ratio", value) for value in ("16:9", "9:16", "4:3", "3:4", "1:1", "21:9")],
+        *[("resolution", value) for value in ("480p", "720p", "1080p")],
+        *[("duration", value) for value in (4, 8, 12, "4", "8", "12")],
+        ("generate_audio", False),
+        ("prompt", "x" * 20000),
+    ],
+)
+def test_documented_values_pass_without_a_word(name: str, value: Any) -> None:
+    assert prepare(NAME, video(**{name: value})).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "takes"),
+    [
+        ("aspect_ratio", "9:21", "16:9, 9:16, 4:3, 3:4, 1:1 or 21:9"),
+        ("resolution", "4k", "480p, 720p or 1080p"),
+        ("duration", 5, r"4, 8 or 12 \(seconds\)"),
+        ("fixed_lens", True, "is not an argument of runbase"),
+        ("fps", 24, "is not an argument of runbase"),
+        ("seed", 24, "is not an argument of runbase"),
+    ],
+)
+def test_other_values_are_refused(name: str, value: Any, takes: str) -> None:
+    with pytest.raises(errors.SeedanceRequestError, match=takes) as caught:
+        prepare(NAME, video(**{name: value}))
+    assert name in str(caught.value)
+
+
+def test_images_are_not_made_here_and_there_are_no_callbacks() -> None:
+    with pytest.raises(errors.SeedanceRequestError, match="makes videos only"):
+        prepare(NAME, image())
+    assert API.callback_field is None
+
+
+@pytest.mark.parametrize(
+    "body", [{"id": "r1", "status": "pending"}, {"run_id": "r1"}, {"data": {"id": "r1", "status": "pending"}}]
+)
+def test_the_id_is_found_where_clients_have_seen_it(body: Any) -> None:
+    outcome = submit(NAME, reply(201, body))
+    assert isinstance(outcome, Accepted)
+    assert outcome.generation.generation_id == "r1"
+    assert outcome.generation.status is Status.QUEUED
+
+
+@pytest.mark.parametrize(
+    ("word", "status"),
+    [
+        ("pending", Status.QUEUED),
+        ("running", Status.RUNNING),
+        ("succeeded", Status.SUCCEEDED),
+        ("failed", Status.FAILED),
+    ],
+)
+def test_every_status_that_was_seen(word: str, status: Status) -> None:
+    assert read(API, {"id": "r1", "status": word}).status is status
+
+
+@pytest.mark.parametrize(
+    "output",
+    [{"urls": ["https://a.example/v.mp4"]}, {"url": "https://a.example/v.mp4"}, ["https://a.example/v.mp4"]],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_output(output: Any, nested: bool) -> None:
+    body: Any = {"id": "r1", "status": "succeeded", "output": output, "costUsd": 0.25}
+    generation = read(API, {"data": body} if nested else body)
+    assert generation.urls == ("https://a.example/v.mp4",)
+    assert generation.cost_usd == 0.25
+    assert generation.credits is None
+
+
+def test_a_failed_run_says_why_and_is_not_a_failed_call() -> None:
+    generation = read(API, {"id": "r1", "status": "failed", "error": "no luck"})
+    assert (generation.status, generation.error_message) == (Status.FAILED, "no luck")
+
+
+@pytest.mark.parametrize(
+    "body", [{"status": "error", "message": "down"}, {"status": "error", "error": "down"}, {}]
+)
+def test_an_error_without_an_id_is_not_a_failed_run(body: Any) -> None:
+    with pytest.raises(errors.SeedanceServerError):
+        read(API, body)
+
+
+@pytest.mark.parametrize(
+    ("status", "fate", "cls"),
+    [
+        (400, Refused, errors.SeedanceRequestError),
+        (401, Refused, errors.SeedanceAuthenticationError),
+        (402, Refused, errors.SeedanceInsufficientCreditsError),
+        (403, Refused, errors.SeedanceForbiddenError),
+        (404, Refused, errors.SeedanceNotFoundError),
+        (429, NotAccepted, errors.SeedanceRateLimitError),
+        (500, Uncertain, errors.SeedanceServerError),
+    ],
+)
+@pytest.mark.parametrize(
+    "body", [{"error": "why"}, {"error": {"code": "x", "message": "why"}}, {"message": "why"}, b"why", None]
+)
+def test_the_error_table_whatever_the_body(status: int, fate: type, cls: type, body: Any) -> None:
+    outcome = submit(NAME, reply(status, body))
+    assert isinstance(outcome, fate)
+    assert type(outcome.error) is cls
+    assert body is None or "why" in outcome.error.message
+
+
+def test_the_status_call() -> None:
+    assert API.status_call("a/b").path == "/runs/a%2Fb"

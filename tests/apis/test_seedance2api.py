@@ -1,0 +1,406 @@
+"""seedance2api.com against its page (seeds 000 and 002)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from helpers import (
+    NOW,
+    body_of,
+    call_for,
+    calls,
+    drive,
+    fixture,
+    image,
+    pauses,
+    prepare,
+    read,
+    reply,
+    submit,
+    video,
+)
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.apis import get_api
+from airflow_provider_seedance.apis.wire import Accepted, NotAccepted, Refused, TransportFailure
+from airflow_provider_seedance.generations import GenerationStatus as Status
+
+NAME = "seedance2api"
+API = get_api(NAME)
+
+
+# ---------------------------------------------------------------------- requests
+
+
+def test_the_video_request_of_the_page_is_sent_as_it_stands_there() -> None:
+    sample = fixture("seedance2api_video_request")
+    assert body_of(NAME, video(**sample)) == sample
+    assert call_for(NAME, video(**sample)).method == "POST"
+    assert call_for(NAME, video(**sample)).path == "/seedance/generate"
+
+
+def test_the_image_request_of_the_page_is_sent_as_it_stands_there() -> None:
+    sample = fixture("seedance2api_image_request")
+    assert body_of(NAME, image(**sample)) == sample
+    assert call_for(NAME, image(**sample)).path == "/seedream/generate"
+
+
+def test_every_field_of_a_video_goes_to_its_documented_name() -> None:
+    request = video(
+        model="seedance-2.0",
+        duration="30",
+        resolution="4k",
+        fps="60",
+        images="https://example.com/a.png",
+        extra_params={"beta": [1]},
+    )
+    assert body_of(NAME, request, callback_url="https://example.com/cb") == {
+        "prompt": "A lamp",
+        "model": "seedance-2.0",
+        "duration": 30,
+        "resolution": "4k",
+        "fps": 60,
+        "image_input": "https://example.com/a.png",
+        "webhook_url": "https://example.com/cb",
+        "beta": [1],
+    }
+
+
+def test_every_field_of_an_image_goes_to_its_documented_name() -> None:
+    request = image(
+        model="seedream-5.0",
+        resolution="1024x1024",
+        quality="standard",
+        num_images="4",
+        seed="42",
+        style="oil_painting",
+        extra_params={"beta": None},
+    )
+    assert body_of(NAME, request, callback_url="https://example.com/cb") == {
+        "prompt": "A lamp",
+        "model": "seedream-5.0",
+        "resolution": "1024x1024",
+        "quality": "standard",
+        "num_images": 4,
+        "seed": 42,
+        "style": "oil_painting",
+        "webhook_url": "https://example.com/cb",
+        "beta": None,
+    }
+
+
+def test_only_what_is_required_is_filled_in_and_said() -> None:
+    prepared = prepare(NAME, video())
+    assert API.submit_call(prepared.request).json == {
+        "prompt": "A lamp",
+        "model": "seedance-1.5-pro",
+        "duration": 5,
+    }
+    assert prepared.defaults == (
+        "model='seedance-1.5-pro' (default of seedance2api)",
+        "duration=5 (default of seedance2api)",
+    )
+    assert body_of(NAME, image()) == {"prompt": "A lamp", "model": "seedream-4.5"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("duration", seconds) for seconds in (5, 6, 15, 29, 30, "5", "30", 15.0)],
+        *[("resolution", value) for value in ("720p", "1080p", "4k")],
+        *[("fps", value) for value in (24, 30, 60, "24")],
+        *[("model", value) for value in ("seedance-1.0", "seedance-1.5-pro", "seedance-2.0")],
+        ("prompt", "x" * 300),
+        ("prompt", "🎬" * 300),
+        ("prompt", "山" * 300),
+    ],
+)
+def test_documented_video_values_pass_without_a_word(name: str, value: Any) -> None:
+    assert prepare(NAME, video(**{name: value})).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown", "takes"),
+    [
+        ("duration", 4, "4", "a whole number from 5 to 30 (seconds)"),
+        ("duration", 31, "31", "from 5 to 30"),
+        ("duration", 7.5, "7.5", "whole number"),
+        ("duration", True, "True", "whole number"),
+        ("duration", "soon", "'soon'", "from 5 to 30"),
+        ("duration", "nan", "nan", "from 5 to 30"),
+        ("resolution", "480p", "'480p'", "720p, 1080p or 4k"),
+        ("fps", 25, "25", "24, 30 or 60"),
+        ("prompt", "🎬" * 301, "(301 characters)", "at most 300 characters"),
+        ("prompt", "山" * 301, "(301 characters)", "at most 300 characters"),
+        ("prompt", "", "empty", "prompt"),
+        ("prompt", " \n", "empty", "prompt"),
+        ("prompt", None, "None", "prompt must be text"),
+        ("prompt", 5, "5", "prompt must be text"),
+        ("model", 5, "5", "a model name such as seedance-1.0"),
+        ("images", ["https://a.example/1", "https://a.example/2"], "2 images were given", "at most 1 image"),
+        ("images", "http://a.example/1.png", "http://a.example/1.png", "https URLs"),
+        ("aspect_ratio", "16:9", "'16:9'", "takes duration, fps, images, model, prompt, resolution"),
+        ("generate_audio", True, "True", "is not an argument of seedance2api"),
+        ("fixed_lens", False, "False", "is not an argument of seedance2api"),
+        ("seed", 42, "42", "is not an argument of seedance2api"),
+        ("extra_params", [1], "[1]", "extra_params must be a dict"),
+    ],
+)
+def test_other_video_values_are_refused_naming_argument_value_and_range(
+    name: str, value: Any, shown: str, takes: str
+) -> None:
+    with pytest.raises(errors.SeedanceRequestError) as caught:
+        prepare(NAME, video(**{name: value}))
+    message = str(caught.value)
+    assert name in message
+    assert shown in message
+    assert takes in message
+    assert "Nothing was sent" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "takes"),
+    [
+        ("num_images", 0, "from 1 to 4"),
+        ("num_images", 5, "from 1 to 4"),
+        ("quality", "ultra", "standard or high"),
+        ("resolution", "1080p", "1024x1024, 2048x2048 or 4k"),
+        ("seed", "x", "a whole number"),
+        ("style", 5, "text"),
+        ("images", "https://a.example/1.png", "is not an argument of seedance2api"),
+        ("prompt", "x" * 301, "at most 300 characters"),
+    ],
+)
+def test_other_image_values_are_refused(name: str, value: Any, takes: str) -> None:
+    with pytest.raises(errors.SeedanceRequestError, match=takes) as caught:
+        prepare(NAME, image(**{name: value}))
+    assert name in str(caught.value)
+
+
+def test_models_and_styles_are_open_lists() -> None:
+    assert "seedance-3.0" in prepare(NAME, video(model="seedance-3.0")).warnings[0]
+    assert body_of(NAME, video(model="seedance-3.0"))["model"] == "seedance-3.0"
+    for model in ("seedream-3.0", "seedream-4.0", "seedream-4.5", "seedream-5.0"):
+        assert prepare(NAME, image(model=model)).warnings == ()
+    assert body_of(NAME, image(style="anything"))["style"] == "anything"
+
+
+def test_a_seed_of_many_digits_keeps_every_one_of_them() -> None:
+    assert body_of(NAME, image(seed="12345678901234567891"))["seed"] == 12345678901234567891
+
+
+# ---------------------------------------------------------------------- the answer to a submission
+
+
+def test_the_accepted_video_of_the_page() -> None:
+    outcome = submit(
+        NAME, reply(200, fixture("seedance2api_video_accepted")), video(duration=15, resolution="1080p")
+    )
+    assert isinstance(outcome, Accepted)
+    generation = outcome.generation
+    assert generation.generation_id == "task-uuid-67890"
+    assert generation.status is Status.QUEUED
+    assert generation.estimated_wait == 45
+    # Told by the request where the service does not repeat it.
+    assert (generation.model, generation.duration, generation.resolution) == ("seedance-1.5-pro", 15, "1080p")
+
+
+def test_the_images_of_the_page_are_terminal_at_once() -> None:
+    outcome = submit(NAME, reply(200, fixture("seedance2api_image_success")), image())
+    assert isinstance(outcome, Accepted)
+    generation = outcome.generation
+    assert generation.generation_id == "task-uuid-12345"
+    assert generation.media == "image"
+    assert generation.status is Status.SUCCEEDED
+    assert generation.urls == ("https://cdn.seedance2api.com/images/...",)
+    assert (generation.model, generation.resolution) == ("seedream-4.5", "4k")
+
+
+@pytest.mark.parametrize(
+    ("status", "name", "cls", "code"),
+    [
+        (400, "seedance2api_error_400", errors.SeedanceRequestError, "INVALID_PROMPT"),
+        (401, "seedance2api_error_401", errors.SeedanceAuthenticationError, "INVALID_API_KEY"),
+    ],
+)
+def test_the_error_samples_of_the_page(status: int, name: str, cls: type, code: str) -> None:
+    outcome = submit(NAME, reply(status, fixture(name)))
+    assert isinstance(outcome, Refused)
+    error = outcome.error
+    assert type(error) is cls
+    assert (error.http_status, error.vendor_code) == (status, code)
+    assert fixture(name)["error"]["message"] in error.message
+    assert (error.method, error.path) == ("POST", "/seedance/generate")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "fate", "cls"),
+    [
+        (400, "INVALID_REQUEST", Refused, errors.SeedanceRequestError),
+        (401, "UNAUTHORIZED", Refused, errors.SeedanceAuthenticationError),
+        (403, "FORBIDDEN", Refused, errors.SeedanceForbiddenError),
+        (429, "RATE_LIMITED", NotAccepted, errors.SeedanceRateLimitError),
+        (503, "SERVICE_UNAVAILABLE", NotAccepted, errors.SeedanceServerError),
+    ],
+)
+def test_the_error_table_of_the_page(status: int, code: str, fate: type, cls: type) -> None:
+    outcome = submit(NAME, reply(status, {"status": "error", "error": {"code": code, "message": "m"}}))
+    assert isinstance(outcome, fate)
+    assert type(outcome.error) is cls
+    assert outcome.error.vendor_code == code
+
+
+# ---------------------------------------------------------------------- status and result
+
+
+def test_the_processing_task_of_the_page() -> None:
+    generation = read(API, fixture("seedance2api_task_processing"), "task-123-abc")
+    assert generation.status is Status.RUNNING
+    assert generation.progress == 45
+    assert generation.result()["created_at"] == "2024-01-15T10:30:00+00:00"
+    assert generation.word == "processing"
+
+
+@pytest.mark.parametrize(
+    ("word", "status"),
+    [
+        ("queued", Status.QUEUED),
+        ("processing", Status.RUNNING),
+        ("failed", Status.FAILED),
+        ("QUEUED", Status.QUEUED),
+    ],
+)
+def test_every_status_of_a_task(word: str, status: Status) -> None:
+    generation = read(API, {"task_id": "t", "status": word})
+    assert generation.status is status
+    assert generation.documented
+
+
+def test_status_and_result_calls() -> None:
+    assert API.status_call("task-1").path == "/tasks/task-1"
+    assert API.status_call("a/b?c d").path == "/tasks/a%2Fb%3Fc%20d"
+    assert API.result_call("a/b").path == "/results/a%2Fb"
+    assert API.probe_call().method == "GET"
+
+
+def completed(**more: Any) -> dict[str, Any]:
+    return {**fixture("seedance2api_task_processing"), "status": "completed", "progress": 100, **more}
+
+
+def test_a_completed_task_costs_one_status_and_one_result() -> None:
+    generation, steps = drive(
+        API.status_flow("task-123-abc", "video", NOW),
+        [reply(200, completed()), reply(200, fixture("seedance2api_result_completed"))],
+    )
+    assert [call.path for call in calls(steps)] == ["/tasks/task-123-abc", "/results/task-123-abc"]
+    result = generation.result()
+    assert result["status"] == "succeeded"
+    assert result["url"] == "https://cdn.seedance2api.com/videos/..."
+    assert (result["duration"], result["resolution"]) == (15, "1080p")
+    assert result["created_at"] == "2024-01-15T10:30:00+00:00"
+    assert result["completed_at"] == "2024-01-15T10:35:00+00:00"
+
+
+def test_a_failed_task_says_why_and_needs_no_result_call() -> None:
+    for body, message, code in [
+        ({"error_message": "no luck"}, "no luck", None),
+        ({"error": {"code": "CONTENT_POLICY", "message": "no luck"}}, "no luck", "CONTENT_POLICY"),
+        ({"error": "no luck"}, "no luck", None),
+        ({"message": "no luck"}, "no luck", None),
+        ({"detail": "no luck"}, "no luck", None),
+        ({}, None, None),
+    ]:
+        generation = read(API, {"task_id": "t", "status": "failed", **body})
+        assert generation.status is Status.FAILED
+        assert (generation.error_message, generation.error_code) == (message, code)
+
+
+def test_the_result_is_asked_for_again_until_it_is_there() -> None:
+    answers = [
+        reply(200, completed()),
+        reply(404, {"status": "error", "error": {"code": "NOT_FOUND", "message": "m"}}),
+        reply(404, {"status": "error", "error": {"code": "NOT_FOUND", "message": "m"}}),
+        reply(200, {"task_id": "task-123-abc", "status": "completed", "result": {}}),
+        reply(200, fixture("seedance2api_result_completed")),
+    ]
+    generation, steps = drive(API.status_flow("task-123-abc", "video", NOW), answers)
+    assert generation.urls == ("https://cdn.seedance2api.com/videos/...",)
+    assert pauses(steps) == [1.0, 2.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        reply(404, {"status": "error", "error": {"code": "X", "message": "gone"}}),
+        reply(200, {"status": "completed", "marker": "gone"}),
+    ],
+)
+def test_a_result_that_never_comes_ends_as_succeeded_without_output_with_both_bodies(broken: Any) -> None:
+    generation, _ = drive(
+        API.status_flow("task-123-abc", "video", NOW),
+        [reply(200, completed(mark="status-body")), *[broken] * 4],
+    )
+    assert generation.status is Status.SUCCEEDED
+    assert generation.output_gone(NOW)
+    assert "gone" in generation.error_message
+    assert "status-body" in generation.error_message
+
+
+def test_a_result_that_cannot_be_read_is_not_a_lost_one() -> None:
+    # One request, not several: a quota of ten an hour would not outlast an outage otherwise.
+    with pytest.raises(errors.SeedanceServerError, match="502.*status-body"):
+        drive(
+            API.status_flow("t", "video", NOW),
+            [reply(200, completed(mark="status-body")), reply(502, b"bad")],
+        )
+    with pytest.raises(errors.SeedanceRateLimitError):
+        drive(API.status_flow("t", "video", NOW), [reply(200, completed()), reply(429)])
+    with pytest.raises(errors.SeedanceConnectionError):
+        drive(
+            API.status_flow("t", "video", NOW),
+            [reply(200, completed()), TransportFailure("broke", sent=True)],
+        )
+
+
+def test_the_result_of_an_image_task() -> None:
+    images = [{"url": "https://cdn.example.com/1.png"}, {"url": "https://cdn.example.com/2.png"}]
+    for body in ({"result": {"images": images}}, {"images": images}):
+        generation, _ = drive(
+            API.status_flow("t", "image", NOW),
+            [reply(200, completed()), reply(200, {"status": "completed", **body})],
+        )
+        assert generation.urls == ("https://cdn.example.com/1.png", "https://cdn.example.com/2.png")
+        assert generation.media == "image"
+
+
+def test_the_webhook_of_the_page_is_read_like_a_status() -> None:
+    body = fixture("seedance2api_webhook_completed")
+    assert API.find_id(body) == "task-uuid-12345"
+    generation = API.read_generation(body, "task-uuid-12345", media="video", now=NOW)
+    assert generation.status is Status.SUCCEEDED
+    assert generation.urls == ("https://cdn.seedance2api.com/...",)
+    assert generation.model == "seedance-1.5-pro"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"status": "error", "error": {"code": "UNAUTHORIZED", "message": "m"}},
+        {"status": "error", "error": "m"},
+        {"status": "error"},
+    ],
+)
+def test_an_error_envelope_with_200_is_not_a_failed_generation(body: Any) -> None:
+    with pytest.raises(errors.SeedanceError):
+        read(API, body)
+
+
+def test_nothing_is_published_about_prices_or_cancelling() -> None:
+    assert not API.publishes_prices
+    assert API.price(video()) is None
+    assert not API.can_cancel
+    assert not API.can_look_up
+    assert API.auth_headers == ("authorization", "x-api-key")
+    with pytest.raises(errors.SeedanceConfigurationError, match="cannot cancel"):
+        API.cancel_call("t")

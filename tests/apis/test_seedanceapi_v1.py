@@ -1,0 +1,270 @@
+"""seedanceapi.org v1 against its page (seed 001)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from helpers import body_of, call_for, fixture, image, prepare, read, reply, submit, video
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.apis import get_api
+from airflow_provider_seedance.apis.wire import Accepted, Refused, Uncertain
+from airflow_provider_seedance.generations import GenerationStatus as Status
+
+NAME = "seedanceapi-v1"
+API = get_api(NAME)
+
+#: The page's table: resolution, seconds, credits and dollars without sound, credits and dollars with it.
+PRICES = [
+    ("480p", 4, 8, 0.04, 14, 0.07),
+    ("480p", 8, 14, 0.07, 28, 0.14),
+    ("480p", 12, 19, 0.095, 38, 0.19),
+    ("720p", 4, 14, 0.07, 28, 0.14),
+    ("720p", 8, 28, 0.14, 56, 0.28),
+    ("720p", 12, 42, 0.21, 84, 0.42),
+]
+
+
+@pytest.mark.parametrize("sample", ["quickstart", "text", "image", "audio"])
+def test_the_requests_of_the_page_are_sent_as_they_stand_there(sample: str) -> None:
+    body = fixture(f"seedanceapi_v1_request_{sample}")
+    given = dict(body)
+    if "image_urls" in given:
+        given["images"] = given.pop("image_urls")
+    call = call_for(NAME, video(**given))
+    assert call.json == body
+    assert (call.method, call.path) == ("POST", "/generate")
+
+
+def test_every_field_goes_to_its_documented_name_and_type() -> None:
+    request = video(
+        aspect_ratio="9:21",
+        resolution="480p",
+        duration=12,
+        generate_audio="true",
+        fixed_lens="False",
+        images=["https://example.com/a.png"],
+        extra_params={"beta": 1},
+    )
+    assert body_of(NAME, request, callback_url="https://example.com/cb", correlation="c") == {
+        "prompt": "A lamp",
+        "aspect_ratio": "9:21",
+        "resolution": "480p",
+        "duration": "12",
+        "generate_audio": True,
+        "fixed_lens": False,
+        "image_urls": ["https://example.com/a.png"],
+        "callback_url": "https://example.com/cb",
+        "beta": 1,
+    }
+
+
+def test_nothing_is_sent_unasked() -> None:
+    prepared = prepare(NAME, video())
+    assert API.submit_call(prepared.request).json == {"prompt": "A lamp"}
+    assert prepared.defaults == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("aspect_ratio", value) for value in ("1:1", "16:9", "9:16", "4:3", "3:4", "21:9", "9:21")],
+        *[("resolution", value) for value in ("480p", "720p")],
+        *[("duration", value) for value in (4, 8, 12, "4", "8", "12", 8.0, " 8 ")],
+        ("generate_audio", False),
+        ("fixed_lens", True),
+        ("prompt", "語" * 2000),
+        ("images", []),
+        ("images", "None"),
+        ("duration", ""),
+        ("resolution", "None"),
+    ],
+)
+def test_documented_values_pass_without_a_word(name: str, value: Any) -> None:
+    assert prepare(NAME, video(**{name: value})).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "takes"),
+    [
+        ("aspect_ratio", "2:1", "1:1, 16:9, 9:16, 4:3, 3:4, 21:9 or 9:21"),
+        ("resolution", "1080p", "480p or 720p"),
+        ("duration", 5, r"4, 8 or 12 \(seconds\)"),
+        ("duration", True, "4, 8 or 12"),
+        ("generate_audio", "yes", "true or false"),
+        ("generate_audio", 1, "true or false"),
+        ("prompt", "語" * 2001, "at most 2000 characters"),
+        ("images", ["https://a.example/1", "https://a.example/2"], "at most 1 image"),
+        ("model", "seedance-2.0", "is not an argument of seedanceapi-v1"),
+        ("fps", 24, "is not an argument of seedanceapi-v1"),
+        ("seed", 1, "is not an argument of seedanceapi-v1"),
+    ],
+)
+def test_other_values_are_refused(name: str, value: Any, takes: str) -> None:
+    with pytest.raises(errors.SeedanceRequestError, match=takes) as caught:
+        prepare(NAME, video(**{name: value}))
+    assert name in str(caught.value)
+
+
+def test_every_problem_is_told_at_once() -> None:
+    with pytest.raises(errors.SeedanceRequestError) as caught:
+        prepare(NAME, video(duration=5, resolution="4k", fps=24))
+    for name in ("duration=5", "resolution='4k'", "fps=24"):
+        assert name in str(caught.value)
+
+
+def test_images_are_not_made_here() -> None:
+    with pytest.raises(errors.SeedanceRequestError, match="makes videos only"):
+        prepare(NAME, image())
+
+
+# ---------------------------------------------------------------------- prices
+
+
+@pytest.mark.parametrize(("resolution", "seconds", "silent", "silent_usd", "sound", "sound_usd"), PRICES)
+def test_the_whole_price_table(
+    resolution: str, seconds: int, silent: int, silent_usd: float, sound: int, sound_usd: float
+) -> None:
+    for audio, credits, usd in [
+        (False, silent, silent_usd),
+        (True, sound, sound_usd),
+        (None, silent, silent_usd),
+    ]:
+        price = API.price(video(resolution=resolution, duration=seconds, generate_audio=audio))
+        assert price is not None
+        assert (price.credits, price.cost_usd) == (credits, usd)
+
+
+def test_the_price_of_the_services_own_defaults() -> None:
+    price = API.price(video())
+    assert price is not None
+    assert (price.credits, price.cost_usd) == (28, 0.14)
+    assert API.publishes_prices
+
+
+def test_extra_params_count_for_the_price_and_nonsense_in_them_leaves_it_open() -> None:
+    price = API.price(video(extra_params={"duration": "12", "generate_audio": True}))
+    assert price is not None
+    assert price.credits == 84
+    assert API.price(video(extra_params={"resolution": ["720p"]})) is None
+    assert API.price(video(extra_params={"resolution": "8k"})) is None
+
+
+def test_the_price_is_among_the_facts_of_a_prepared_request() -> None:
+    facts = prepare(NAME, video(duration="12", resolution="480p")).facts
+    assert facts.as_dict() == {"duration": 12, "resolution": "480p", "credits": 19, "cost_usd": 0.095}
+
+
+# ---------------------------------------------------------------------- replies
+
+
+def test_the_created_task_of_the_page() -> None:
+    outcome = submit(NAME, reply(200, fixture("seedanceapi_v1_created")))
+    assert isinstance(outcome, Accepted)
+    generation = outcome.generation
+    assert generation.generation_id == "seed15abc123def456pro"
+    assert generation.status is Status.RUNNING
+    assert (generation.credits, generation.cost_usd) == (28, 0.14)
+
+
+def test_the_finished_task_of_the_page() -> None:
+    generation = read(API, fixture("seedanceapi_v1_status_success"), "seed15abc123def456pro")
+    assert generation.result() == {
+        "generation_id": "seed15abc123def456pro",
+        "api": NAME,
+        "media": "video",
+        "status": "succeeded",
+        "model": None,
+        "url": "https://cdn.example.com/videos/seed15abc123def456pro.mp4",
+        "urls": ["https://cdn.example.com/videos/seed15abc123def456pro.mp4"],
+        "duration": 8,
+        "resolution": "720p",
+        "credits": 28,
+        "cost_usd": 0.14,
+        "created_at": "2026-02-07T10:30:00+00:00",
+        "completed_at": None,
+        "expires_at": None,
+    }
+
+
+def test_the_status_call_has_the_id_in_the_query() -> None:
+    call = API.status_call("seed15 abc&x")
+    assert (call.method, call.path, call.query) == ("GET", "/status", (("task_id", "seed15 abc&x"),))
+
+
+def test_a_failed_task_is_http_200() -> None:
+    body = fixture("seedanceapi_v1_status_success")
+    body["data"] |= {"status": "FAILED", "response": None, "error_message": "bad luck", "consumed_credits": 0}
+    generation = read(API, body)
+    assert generation.status is Status.FAILED
+    assert generation.error_message == "bad luck"
+    assert generation.urls == ()
+    assert (generation.credits, generation.cost_usd) == (0, 0)
+
+
+def test_the_word_of_the_envelope_is_not_the_reason_of_a_failure() -> None:
+    body = fixture("seedanceapi_v1_status_success")
+    body["data"] |= {"status": "FAILED", "response": None}
+    assert read(API, body).error_message is None
+
+
+@pytest.mark.parametrize("code", [500, 400, "INTERNAL_ERROR", 0, 200])
+def test_a_failed_task_stays_one_whatever_the_envelope_says(code: Any) -> None:
+    body = {"code": code, "message": "m", "data": {"task_id": "t", "status": "FAILED", "error_message": "no"}}
+    generation = read(API, body)
+    assert (generation.status, generation.error_message) == (Status.FAILED, "no")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "cls"),
+    [
+        (400, "INVALID_PROMPT", errors.SeedanceRequestError),
+        (400, "INVALID_ASPECT_RATIO", errors.SeedanceRequestError),
+        (400, "INVALID_RESOLUTION", errors.SeedanceRequestError),
+        (400, "INVALID_DURATION", errors.SeedanceRequestError),
+        (400, "TOO_MANY_IMAGES", errors.SeedanceRequestError),
+        (401, "INVALID_API_KEY", errors.SeedanceAuthenticationError),
+        (402, "INSUFFICIENT_CREDITS", errors.SeedanceInsufficientCreditsError),
+        (404, "TASK_NOT_FOUND", errors.SeedanceNotFoundError),
+    ],
+)
+@pytest.mark.parametrize("shape", ["code", "nested", "word", "number"])
+def test_the_error_table_in_every_plausible_body(status: int, code: str, cls: type, shape: str) -> None:
+    body: dict[str, Any] = {
+        "code": {"code": code, "message": "why"},
+        "nested": {"error": {"code": code, "message": "why"}},
+        "word": {"code": code, "message": "why", "error": code, "data": None},
+        "number": {"code": status, "message": "why", "data": None},
+    }[shape]
+    outcome = submit(NAME, reply(status, body))
+    assert isinstance(outcome, Refused)
+    assert type(outcome.error) is cls
+    assert outcome.error.vendor_code == (str(status) if shape == "number" else code)
+    assert "why" in outcome.error.message
+    # The same with HTTP 200: still the service's error shape, still a refusal.
+    outcome = submit(NAME, reply(200, body))
+    assert isinstance(outcome, Refused)
+    assert type(outcome.error) is cls
+
+
+def test_an_internal_error_is_uncertain() -> None:
+    outcome = submit(NAME, reply(500, {"code": "INTERNAL_ERROR", "message": "m"}))
+    assert isinstance(outcome, Uncertain)
+    assert outcome.error.vendor_code == "INTERNAL_ERROR"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"status": "error", "message": "database down"},
+        {"code": 200, "message": "success", "data": {}},
+        {"code": 200, "message": "success", "data": None},
+        {},
+        [],
+        "ok",
+    ],
+)
+def test_a_status_that_tells_no_state_is_unreadable_not_queued_or_failed(body: Any) -> None:
+    with pytest.raises(errors.SeedanceServerError):
+        read(API, body)

@@ -1,0 +1,124 @@
+"""What the tests of the pure core share: replies, a fixed clock, and a driver for flows without a network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from airflow_provider_seedance.apis import SERVICES, get_api
+from airflow_provider_seedance.apis.base import Api, Prepared
+from airflow_provider_seedance.apis.wire import HttpCall, HttpReply, Pause, SubmitOutcome, TransportFailure
+from airflow_provider_seedance.generations import GenerationRequest, ImageRequest, VideoRequest
+from airflow_provider_seedance.settings import Settings, read_settings
+
+NOW = datetime(2026, 2, 7, 10, 40, tzinfo=UTC)
+
+FIXTURES = Path(__file__).parent / "apis" / "fixtures"
+
+ALL_APIS = tuple(SERVICES)
+
+KEY = "sk-live-0123456789"
+
+
+def fixture(name: str) -> Any:
+    """Return a sample of the documents."""
+    return json.loads((FIXTURES / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def reply(status: int = 200, body: Any = None, headers: dict[str, str] | None = None) -> HttpReply:
+    """Make a reply; ``bytes`` are a body as it is, anything else is written as JSON."""
+    raw = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+    return HttpReply(status=status, headers=headers or {}, body=raw)
+
+
+def video(prompt: str = "A lamp", **arguments: Any) -> VideoRequest:
+    """Make a request for a video."""
+    return VideoRequest(prompt=prompt, **arguments)
+
+
+def image(prompt: str = "A lamp", **arguments: Any) -> ImageRequest:
+    """Make a request for images."""
+    return ImageRequest(prompt=prompt, **arguments)
+
+
+def prepare(name: str, request: GenerationRequest, **options: Any) -> Prepared:
+    """Prepare a request for a service at its own address."""
+    api = get_api(name)
+    options.setdefault("base_url", api.default_base_url)
+    return api.prepare(request, **options)
+
+
+def call_for(name: str, request: GenerationRequest, **options: Any) -> HttpCall:
+    """Prepare a request and return the call that submits it."""
+    return get_api(name).submit_call(prepare(name, request).request, **options)
+
+
+def body_of(name: str, request: GenerationRequest, **options: Any) -> dict[str, Any]:
+    """Return the body that a request is sent as."""
+    body = call_for(name, request, **options).json
+    assert body is not None
+    return dict(body)
+
+
+def submit(
+    name: str, answer: HttpReply | TransportFailure, request: GenerationRequest | None = None
+) -> SubmitOutcome:
+    """Read an answer to a submission."""
+    api = get_api(name)
+    prepared = prepare(name, request or video()).request
+    return api.read_submit(answer, api.submit_call(prepared), prepared, NOW)
+
+
+def read(api: Api, body: Any, generation_id: str = "g1", media: Any = "video") -> Any:
+    """Read the state of a generation from the body of one status reply (and of no other)."""
+    result, _ = drive(api.status_flow(generation_id, media, NOW), [reply(200, body)])
+    return result
+
+
+def drive(flow: Any, answers: Iterable[HttpReply | TransportFailure]) -> tuple[Any, list[HttpCall | Pause]]:
+    """Drive a flow by hand with scripted answers; return its result and the steps it took."""
+    script = iter(answers)
+    steps: list[HttpCall | Pause] = []
+    answer: HttpReply | TransportFailure | None = None
+    try:
+        while True:
+            step = flow.send(answer)
+            steps.append(step)
+            answer = None if isinstance(step, Pause) else next(script)
+    except StopIteration as stop:
+        left = list(script)
+        assert not left, f"{len(left)} answers were not asked for"
+        return stop.value, steps
+
+
+def calls(steps: Iterable[HttpCall | Pause]) -> list[HttpCall]:
+    """Return the calls among the steps."""
+    return [step for step in steps if isinstance(step, HttpCall)]
+
+
+def pauses(steps: Iterable[HttpCall | Pause]) -> list[float]:
+    """Return the lengths of the pauses among the steps."""
+    return [step.seconds for step in steps if isinstance(step, Pause)]
+
+
+def connection(
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    schema: str | None = None,
+    password: str | None = KEY,
+    extra: Any = None,
+) -> SimpleNamespace:
+    """Make what :func:`read_settings` needs of an Airflow connection."""
+    if isinstance(extra, dict):
+        extra = json.dumps(extra)
+    return SimpleNamespace(host=host, port=port, schema=schema, password=password, extra=extra)
+
+
+def settings(host: str | None = None, **extra: Any) -> Settings:
+    """Read the settings of a connection with this host and extra."""
+    return read_settings("seedance_test", connection(host=host, extra=extra))

@@ -1,0 +1,92 @@
+"""One class per meaning: what each carries, and which of them Airflow does not retry."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
+
+from airflow_provider_seedance import exceptions as errors
+
+CLASSES = [getattr(errors, name) for name in errors.__all__]
+
+RETRIED = {
+    errors.SeedanceError,
+    errors.SeedanceRateLimitError,
+    errors.SeedanceServerError,
+    errors.SeedanceConnectionError,
+    errors.SeedanceGenerationFailedError,
+    errors.SeedanceTimeoutError,
+    errors.SeedanceMediaError,
+    errors.SeedanceStateError,
+}
+
+DETAILS = {
+    "http_status": 429,
+    "vendor_code": "RATE_LIMITED",
+    "method": "POST",
+    "path": "/generate",
+    "generation_id": "g1",
+    "retry_after": 3.5,
+}
+
+
+def test_every_error_of_the_module_is_exported() -> None:
+    public = {
+        name
+        for name, value in vars(errors).items()
+        if inspect.isclass(value) and issubclass(value, errors.SeedanceError)
+    }
+    assert public == set(errors.__all__)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_what_a_retry_cannot_cure_fails_the_task_at_once(cls: type[errors.SeedanceError]) -> None:
+    assert issubclass(cls, errors.SeedanceError)
+    assert issubclass(cls, AirflowException)
+    assert cls.retry_helps is (cls in RETRIED)
+    assert issubclass(cls, AirflowFailException) is (cls not in RETRIED)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_every_docstring_says_what_a_retry_or_the_bill_comes_to(cls: type[errors.SeedanceError]) -> None:
+    said = (cls.__doc__ or "").lower()
+    if cls is not errors.SeedanceError:
+        assert any(word in said for word in ("retry", "again", "repeated", "no record"))
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_everything_is_carried_and_survives_pickling_and_copying(cls: type[errors.SeedanceError]) -> None:
+    error = cls("It broke.", **DETAILS)
+    for twin in (error, pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(twin) is cls
+        assert twin.message == "It broke."
+        assert twin.details() == DETAILS
+        assert str(twin) == (
+            "It broke. (generation g1, HTTP status 429, code RATE_LIMITED, call POST /generate)"
+        )
+
+
+def test_what_is_not_known_is_not_said() -> None:
+    error = errors.SeedanceServerError("It broke.")
+    assert str(error) == "It broke."
+    assert set(error.details().values()) == {None}
+    assert str(errors.SeedanceError("m", method="GET")) == "m"
+
+
+@pytest.mark.parametrize(
+    ("narrow", "wide"),
+    [
+        (errors.SeedanceRequestChangedError, errors.SeedanceRequestError),
+        (errors.SeedanceGenerationCancelledError, errors.SeedanceGenerationFailedError),
+        (errors.SeedanceOutputGoneError, errors.SeedanceMediaError),
+        (errors.SeedanceDestinationExistsError, errors.SeedanceMediaError),
+        (errors.SeedanceRecordError, errors.SeedanceStateError),
+        (errors.SeedanceUnrecordedError, errors.SeedanceStateError),
+    ],
+)
+def test_narrow_meanings_are_caught_by_the_wide_ones(narrow: type, wide: type) -> None:
+    assert issubclass(narrow, wide)

@@ -1,0 +1,298 @@
+"""Requests as they are tidied, and generations as they become results."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from helpers import image, video
+
+from airflow_provider_seedance.exceptions import SeedanceRequestError
+from airflow_provider_seedance.generations import (
+    Generation,
+    GenerationStatus,
+    ImageRequest,
+    MediaInput,
+    RequestFacts,
+    VideoRequest,
+    iso,
+    read_number,
+    read_time,
+)
+
+A, B = "https://example.com/a.png", "https://example.com/b.png"
+
+RESULT = {
+    "generation_id": "g1",
+    "api": "seedance2api",
+    "media": "image",
+    "status": "succeeded",
+    "model": "seedream-4.5",
+    "url": A,
+    "urls": [A, B],
+    "duration": None,
+    "resolution": "4k",
+    "credits": None,
+    "cost_usd": None,
+    "created_at": "2026-02-07T10:30:00+00:00",
+    "completed_at": None,
+    "expires_at": None,
+}
+
+
+@pytest.mark.parametrize("leftover", [None, "", "  ", "None", " None "])
+def test_what_a_template_leaves_behind_counts_as_not_given(leftover: Any) -> None:
+    names = [field.name for field in dataclasses.fields(VideoRequest) if field.name != "prompt"]
+    assert VideoRequest(prompt="p", **dict.fromkeys(names, leftover)).arguments() == {"prompt": "p"}
+    names = [field.name for field in dataclasses.fields(ImageRequest) if field.name != "prompt"]
+    assert ImageRequest(prompt="p", **dict.fromkeys(names, leftover)).arguments() == {"prompt": "p"}
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("8", 8),
+        (" 8 ", 8),
+        ("8.0", 8),
+        (8.0, 8),
+        ("8.5", 8.5),
+        ("12345678901234567891", 12345678901234567891),
+        ("eight", "eight"),
+        ("8s", "8s"),
+        (True, True),
+        ([8], [8]),
+    ],
+)
+def test_numbers_written_as_text_are_numbers(given: Any, kept: Any) -> None:
+    for name in ("duration", "fps", "seed"):
+        value = getattr(video(**{name: given}), name)
+        assert value == kept
+        assert type(value) is type(kept)
+    for name in ("num_images", "seed"):
+        assert getattr(image(**{name: given}), name) == kept
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("true", True), ("False", False), (" TRUE ", True), (True, True), ("yes", "yes"), (1, 1)],
+)
+def test_flags_written_as_text_are_flags(given: Any, kept: Any) -> None:
+    for name in ("generate_audio", "fixed_lens"):
+        value = getattr(video(**{name: given}), name)
+        assert value == kept
+        assert type(value) is type(kept)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (A, [MediaInput(url=A)]),
+        (f" {A}\n", [MediaInput(url=A)]),
+        ([A, B], [MediaInput(url=A), MediaInput(url=B)]),
+        ((A,), [MediaInput(url=A)]),
+        ((url for url in (A, B)), [MediaInput(url=A), MediaInput(url=B)]),
+        (json.dumps([A, B]), [MediaInput(url=A), MediaInput(url=B)]),
+        (str([A, B]), [MediaInput(url=A), MediaInput(url=B)]),
+        ({"url": A, "role": "first_frame"}, [MediaInput(url=A, role="first_frame")]),
+        ({"url": f" {A} "}, [MediaInput(url=A)]),
+        ([{"url": A}, B], [MediaInput(url=A), MediaInput(url=B)]),
+        (json.dumps({"url": A, "role": "last_frame"}), [MediaInput(url=A, role="last_frame")]),
+        ({"draft_task": "cgt-1"}, [MediaInput(url="cgt-1", role="draft_task")]),
+        (MediaInput(url=A), [MediaInput(url=A)]),
+        (RESULT, [MediaInput(url=A), MediaInput(url=B)]),
+        ([RESULT, A], [MediaInput(url=A), MediaInput(url=B), MediaInput(url=A)]),
+        (str(RESULT), [MediaInput(url=A), MediaInput(url=B)]),
+        (json.dumps(RESULT), [MediaInput(url=A), MediaInput(url=B)]),
+    ],
+)
+def test_images_in_every_form(given: Any, kept: list[MediaInput]) -> None:
+    assert video(images=given).images == tuple(kept)
+
+
+@pytest.mark.parametrize("given", [[], (), "[]", {}, iter(()), None, "", 0])
+def test_no_images_are_none(given: Any) -> None:
+    assert video(images=given).images is None
+
+
+@pytest.mark.parametrize(
+    "given", [5, [5], [None], {"href": A}, {**RESULT, "urls": []}, {**RESULT, "urls": None}, {"url": 5}]
+)
+def test_images_that_cannot_be_read_stay_to_be_refused(given: Any) -> None:
+    images = video(images=given).images
+    assert images
+    assert not any(isinstance(item, MediaInput) for item in images)
+
+
+@pytest.mark.parametrize("given", ["[not a list", "{[]: 1}", "[" * 5000, "{'a': __import__('os')}"])
+def test_text_that_only_looks_like_a_list_stays_text(given: str) -> None:
+    assert video(images=given).images == (MediaInput(url=given),)
+    assert video(extra_params=given).extra_params == given
+
+
+def test_extra_params_may_be_text() -> None:
+    assert video(extra_params='{"a": [1]}').extra_params == {"a": [1]}
+    assert video(extra_params="{'a': None}").extra_params == {"a": None}
+
+
+def test_the_prompt_is_left_alone() -> None:
+    for prompt in (" [1] ", "None", "{'a': 1}", "8"):
+        assert video(prompt).prompt == prompt
+
+
+def test_a_tidied_request_stays_as_it_is() -> None:
+    request = video(images=[A, {"url": B, "role": "last_frame"}], duration="8")
+    assert dataclasses.replace(request) == request
+    assert request.with_default(duration=4) is request
+    assert request.with_default(resolution="720p", duration=4).arguments() == {
+        **request.arguments(),
+        "resolution": "720p",
+    }
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        request.duration = 4  # type: ignore[misc]
+
+
+def test_requests_from_arguments() -> None:
+    assert VideoRequest.from_arguments({"prompt": "p", "duration": "8"}) == video("p", duration=8)
+    with pytest.raises(SeedanceRequestError, match="no request argument lens, style; a video request has"):
+        VideoRequest.from_arguments({"prompt": "p", "style": "x", "lens": 1})
+    with pytest.raises(SeedanceRequestError, match="image request needs a prompt"):
+        ImageRequest.from_arguments({})
+
+
+# ---------------------------------------------------------------------- generations
+
+MOMENT = datetime(2026, 2, 7, 10, 30, tzinfo=UTC)
+
+
+def generation(**changes: Any) -> Generation:
+    base: dict[str, Any] = {
+        "generation_id": "g1",
+        "api": "ark",
+        "media": "video",
+        "status": GenerationStatus.SUCCEEDED,
+    }
+    return Generation(**{**base, **changes})
+
+
+def test_the_keys_of_a_result_and_their_order() -> None:
+    assert list(generation().result()) == list(RESULT)
+    assert generation(urls=(A, B)).result()["url"] == A
+    assert generation().result()["url"] is None
+
+
+def test_times_are_iso_8601_in_utc() -> None:
+    offset = datetime.fromisoformat("2026-02-07T12:30:00+02:00")
+    assert generation(created_at=offset).result()["created_at"] == "2026-02-07T10:30:00+00:00"
+    assert iso(None) is None
+
+
+def test_a_result_is_read_back() -> None:
+    assert Generation.from_result(RESULT).result() == RESULT
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        [],
+        "g1",
+        {},
+        {**RESULT, "urls": "x"},
+        {**RESULT, "urls": [1]},
+        {**RESULT, "media": "sound"},
+        {**RESULT, "generation_id": 5},
+        {key: value for key, value in RESULT.items() if key != "status"},
+    ],
+)
+def test_anything_else_is_not_a_result(value: Any) -> None:
+    with pytest.raises(ValueError, match="result"):
+        Generation.from_result(value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "gone"),
+    [
+        ({"urls": (A,)}, False),
+        ({"urls": ()}, True),
+        ({"urls": (A,), "expires_at": MOMENT}, True),
+        ({"urls": (A,), "expires_at": MOMENT - timedelta(seconds=1)}, True),
+        ({"urls": (A,), "expires_at": MOMENT + timedelta(seconds=1)}, False),
+        ({"urls": (), "status": GenerationStatus.RUNNING}, False),
+        ({"urls": (), "status": GenerationStatus.FAILED}, False),
+    ],
+)
+def test_when_an_output_is_gone(changes: dict[str, Any], gone: bool) -> None:
+    assert generation(**changes).output_gone(MOMENT) is gone
+
+
+def test_facts_of_the_request_fill_in_only_what_is_unknown() -> None:
+    facts = RequestFacts(model="m", duration=8, credits=28).as_dict()
+    assert facts == {"model": "m", "duration": 8, "credits": 28}
+    filled = generation(model="told").fill({**facts, "urls": ["x"], "status": "failed"})
+    assert (filled.model, filled.duration, filled.credits) == ("told", 8, 28)
+    assert (filled.urls, filled.status) == ((), GenerationStatus.SUCCEEDED)
+    assert generation(credits=0).fill({"credits": 28}).credits == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "terminal"),
+    [
+        ("queued", False),
+        ("running", False),
+        ("succeeded", True),
+        ("failed", True),
+        ("cancelled", True),
+        ("expired", True),
+    ],
+)
+def test_which_statuses_are_terminal(status: str, terminal: bool) -> None:
+    assert GenerationStatus(status).terminal is terminal
+    assert len(GenerationStatus) == 6
+
+
+@pytest.mark.parametrize(
+    ("value", "moment"),
+    [
+        ("2026-02-07T10:30:00Z", MOMENT),
+        ("2026-02-07T12:30:00+02:00", MOMENT),
+        ("2026-02-07T10:30:00", MOMENT),
+        (1770460200, MOMENT),
+        (1770460200.0, MOMENT),
+        ("", None),
+        ("soon", None),
+        ("P1D", None),
+        (None, None),
+        (True, None),
+        (float("nan"), None),
+        (float("inf"), None),
+        (10**400, None),
+        (1770460200000000, None),
+        ([], None),
+    ],
+)
+def test_reading_times(value: Any, moment: datetime | None) -> None:
+    assert read_time(value) == moment
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        (28, 28),
+        ("28", 28),
+        (0.5, 0.5),
+        ("0.5", 0.5),
+        (0, 0),
+        (True, None),
+        ("x", None),
+        (None, None),
+        (float("nan"), None),
+        ("inf", None),
+        (10**400, None),
+        ({}, None),
+    ],
+)
+def test_reading_numbers(value: Any, number: Any) -> None:
+    assert read_number(value) == number

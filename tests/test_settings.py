@@ -1,0 +1,241 @@
+"""The connection: every key of the extra, every form of the host, and every way to get them wrong."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from helpers import ALL_APIS, KEY, connection, prepare, settings, video
+
+from airflow_provider_seedance.apis import get_api
+from airflow_provider_seedance.exceptions import SeedanceConfigurationError
+from airflow_provider_seedance.settings import read_settings
+from airflow_provider_seedance.urls import MediaHosts
+
+OFFICIAL = {
+    "seedance2api": "https://api.seedance2api.com/v1",
+    "seedanceapi-v1": "https://seedanceapi.org/v1",
+    "seedanceapi-v2": "https://seedanceapi.org/v2",
+    "runbase": "https://runbase.net/api/v1",
+    "ark": "https://ark.ap-southeast.bytepluses.com/api/v3",
+}
+
+
+def test_a_connection_with_nothing_but_a_key() -> None:
+    found = read_settings("c", connection())
+    assert found.api.name == "seedanceapi-v2"
+    assert found.base_url == "https://seedanceapi.org/v2"
+    assert found.key == KEY
+    assert found.auth() == {"Authorization": f"Bearer {KEY}"}
+    assert (found.call_timeout, found.image_timeout) == (30, 600)
+    assert found.verify is True
+    assert found.media_hosts == MediaHosts()
+    assert found.model is found.timeout is found.requests_per_hour is found.proxy is None
+    assert found.callback_base_url is found.callback_secret is None
+    assert found.warnings == ()
+
+
+def test_the_services_and_their_addresses() -> None:
+    assert set(ALL_APIS) == set(OFFICIAL)
+    for name, url in OFFICIAL.items():
+        assert settings(api=name).base_url == url
+        assert settings(api=name).api is get_api(name)
+
+
+def test_every_key_is_read() -> None:
+    found = settings(
+        api="seedance2api",
+        auth_header="X-API-Key",
+        model="seedance-2.0",
+        timeout="12.5",
+        requests_per_hour="1000",
+        callback_base_url="https://airflow.example.com/",
+        callback_secret="hush-hush",
+        media_hosts=["minio:9000"],
+        proxy="http://u:p@proxy.example:3128",
+        verify="/etc/ca.pem",
+    )
+    assert found.auth() == {"X-API-Key": KEY}
+    assert found.model == "seedance-2.0"
+    assert (found.timeout, found.call_timeout, found.image_timeout) == (12.5, 12.5, 12.5)
+    assert found.requests_per_hour == 1000
+    assert found.callback_base_url == "https://airflow.example.com"
+    assert found.callback_secret == "hush-hush"
+    assert found.media_hosts.allows("minio", 9000)
+    assert found.proxy == "http://u:p@proxy.example:3128"
+    assert found.verify == "/etc/ca.pem"
+    assert found.warnings == ()
+
+
+@pytest.mark.parametrize("empty", [None, ""])
+def test_empty_fields_of_the_form_are_not_given(empty: Any) -> None:
+    keys = "api auth_header model timeout requests_per_hour callback_base_url callback_secret media_hosts proxy verify"
+    found = settings(**dict.fromkeys(keys.split(), empty))
+    assert found.api.name == "seedanceapi-v2"
+    assert found.timeout is None
+    assert found.verify is True
+
+
+@pytest.mark.parametrize(
+    ("value", "verify"), [(True, True), (False, False), ("true", True), ("False", False), ("/ca", "/ca")]
+)
+def test_verify(value: Any, verify: Any) -> None:
+    assert settings(verify=value).verify == verify
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("api", "openai", "seedance2api, seedanceapi-v1, seedanceapi-v2, runbase, ark"),
+        ("api", 5, "api is 5"),
+        ("api", ["ark"], "api is"),
+        ("auth_header", "cookie", "authorization"),
+        ("auth_header", "x-api-key", "authorization with api seedanceapi-v2"),
+        ("auth_header", 5, "authorization"),
+        ("model", 5, "text"),
+        ("timeout", 0, "positive number of seconds"),
+        ("timeout", -1, "positive number of seconds"),
+        ("timeout", "soon", "positive number of seconds"),
+        ("timeout", True, "positive number of seconds"),
+        ("timeout", "inf", "positive number of seconds"),
+        ("timeout", [30], "positive number of seconds"),
+        ("requests_per_hour", 0, "at least 1"),
+        ("requests_per_hour", 1.5, "whole number"),
+        ("requests_per_hour", "many", "whole number"),
+        ("requests_per_hour", True, "whole number"),
+        ("callback_base_url", 5, "text"),
+        ("callback_base_url", "airflow.example.com", "plain http"),
+        ("callback_base_url", "ftp://airflow.example.com", "plain http"),
+        ("callback_base_url", "https://", "plain http"),
+        ("callback_base_url", "https://a.example/?x=1", "plain http"),
+        ("callback_secret", 5, "text"),
+        ("media_hosts", 5, "list of host names"),
+        ("media_hosts", {"a": 1}, "list of host names"),
+        ("proxy", "proxy.example:3128", "must be a URL"),
+        ("proxy", 5, "text"),
+        ("verify", 1, "true, false, or the path"),
+        ("verify", [], "true, false, or the path"),
+    ],
+)
+def test_every_malformed_value_is_one_clear_error(key: str, value: Any, says: str) -> None:
+    with pytest.raises(SeedanceConfigurationError, match=key) as caught:
+        settings(**{key: value})
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("extra", ["{", "api=ark", "[]", '"ark"', "5", "true", "[" * 100_000, b"\xff"])
+def test_an_extra_that_is_no_json_object(extra: Any) -> None:
+    with pytest.raises(SeedanceConfigurationError, match="'c': the extra"):
+        read_settings("c", connection(extra=extra))
+
+
+@pytest.mark.parametrize("extra", [None, "", "  ", "{}"])
+def test_an_extra_that_is_empty(extra: Any) -> None:
+    assert read_settings("c", connection(extra=extra)).api.name == "seedanceapi-v2"
+
+
+def test_an_extra_that_is_read_already() -> None:
+    given = connection()
+    given.extra = {"api": "ark"}
+    assert read_settings("c", given).api.name == "ark"
+
+
+def test_unknown_keys_are_named_once_each_without_their_values() -> None:
+    found = settings(apy="ark", timeut="hush-hush")
+    assert len(found.warnings) == 2
+    assert "'apy'" in found.warnings[0]
+    assert "hush-hush" not in str(found.warnings)
+
+
+@pytest.mark.parametrize("password", [None, "", "   ", "\n"])
+def test_a_connection_without_a_key(password: str | None) -> None:
+    with pytest.raises(SeedanceConfigurationError, match="has no API key"):
+        read_settings("c", connection(password=password))
+
+
+@pytest.mark.parametrize("password", ["sk-a b", "sk-a\nb", "sk-“quoted”", "sk-é", "a\x00b", "a\tb"])
+def test_a_key_that_no_header_can_carry(password: str) -> None:
+    with pytest.raises(SeedanceConfigurationError, match="characters no key has") as caught:
+        read_settings("c", connection(password=password))
+    assert password not in str(caught.value)
+
+
+def test_space_around_the_key_is_dropped() -> None:
+    assert read_settings("c", connection(password=f" {KEY}\n")).key == KEY
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "schema", "base"),
+    [
+        ("http://127.0.0.1:8123/b/v1", None, None, "http://127.0.0.1:8123/b/v1"),
+        ("https://gateway.example/seedance/", None, None, "https://gateway.example/seedance"),
+        ("127.0.0.1", 8123, "http", "http://127.0.0.1:8123"),
+        ("seedanceapi.org", None, None, "https://seedanceapi.org/v2"),
+        ("https://seedanceapi.org/", None, None, "https://seedanceapi.org/v2"),
+        ("https://seedanceapi.org/v2/v2", None, None, "https://seedanceapi.org/v2"),
+        ("", None, None, "https://seedanceapi.org/v2"),
+        ("  ", None, None, "https://seedanceapi.org/v2"),
+        (None, 8123, None, "https://seedanceapi.org/v2"),
+    ],
+)
+def test_hosts(host: str | None, port: int | None, schema: str | None, base: str) -> None:
+    assert read_settings("c", connection(host=host, port=port, schema=schema)).base_url == base
+
+
+@pytest.mark.parametrize(
+    ("host", "base", "model"),
+    [
+        (None, "https://ark.ap-southeast.bytepluses.com/api/v3", "dreamina-seedance-2-0-260128"),
+        (
+            "ark.cn-beijing.volces.com",
+            "https://ark.cn-beijing.volces.com/api/v3",
+            "doubao-seedance-2-0-260128",
+        ),
+        (
+            "https://ark.cn-beijing.volces.com/api/v3",
+            "https://ark.cn-beijing.volces.com/api/v3",
+            "doubao-seedance-2-0-260128",
+        ),
+        ("https://evilvolces.com/api/v3", "https://evilvolces.com/api/v3", "dreamina-seedance-2-0-260128"),
+    ],
+)
+def test_the_region_of_ark_follows_the_host(host: str | None, base: str, model: str) -> None:
+    found = settings(host, api="ark")
+    assert found.base_url == base
+    assert prepare("ark", video(), base_url=found.base_url).request.model == model
+
+
+def test_no_secret_shows() -> None:
+    secrets = {"callback_secret": "hush-hush", "proxy": "http://u:pass-word@proxy.example:3128"}
+    found = settings(**secrets)
+    for text in (repr(found), str(found), f"{found!r}"):
+        for secret in (KEY, "hush-hush", "pass-word"):
+            assert secret not in text
+    assert found.redact(f"{KEY} hush-hush {secrets['proxy']} rest") == "*** *** *** rest"
+    assert KEY not in str(found.identity)
+
+
+def test_what_shares_a_quota() -> None:
+    assert settings().identity == settings(model="m").identity
+    assert settings().identity != settings("https://other.example").identity
+    other = read_settings("c", connection(password="sk-other-key"))
+    assert other.identity != settings().identity
+
+
+def test_the_default_model_of_the_connection_is_for_its_kind_of_media() -> None:
+    from helpers import image
+
+    prepared = prepare("seedance2api", video(), connection_model="seedance-2.0")
+    assert prepared.request.model == "seedance-2.0"
+    assert prepared.defaults[0] == "model='seedance-2.0' (from the connection)"
+    assert prepare("seedance2api", image(), connection_model="seedance-2.0").request.model == "seedream-4.5"
+    assert prepare("seedance2api", image(), connection_model="seedream-5.0").request.model == "seedream-5.0"
+    assert (
+        prepare("seedance2api", video(), connection_model="seedream-5.0").request.model == "seedance-1.5-pro"
+    )
+    assert prepare("seedance2api", video(model="m"), connection_model="seedance-2.0").request.model == "m"
+
+
+def test_the_extra_is_plain_json() -> None:
+    assert json.loads(connection(extra={"api": "ark"}).extra) == {"api": "ark"}

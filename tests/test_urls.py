@@ -1,0 +1,230 @@
+"""Which addresses are base URLs, which identify media, and where media may come from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from airflow_provider_seedance.exceptions import SeedanceConfigurationError
+from airflow_provider_seedance.urls import (
+    MediaHosts,
+    explain_addresses,
+    explain_input_url,
+    explain_media_url,
+    is_public,
+    normal_base_url,
+    show_url,
+    without_query,
+)
+
+NOBODY = MediaHosts()
+
+
+@pytest.mark.parametrize(
+    ("url", "identity"),
+    [
+        ("https://a.example/v.mp4?X-Sig=1&e=2#t", "https://a.example/v.mp4"),
+        ("https://user:secret@a.example/v.mp4", "https://a.example/v.mp4"),
+        ("HTTPS://A.Example/V.mp4", "https://a.example/V.mp4"),
+        ("https://a.example:8443/v.mp4?x", "https://a.example:8443/v.mp4"),
+        ("data:image/png;base64,AA?A", "data:image/png;base64,AA?A"),
+        ("asset://x?y", "asset://x?y"),
+        ("https://[broken", "https://[broken"),
+        ("", ""),
+    ],
+)
+def test_what_identifies_a_media_url(url: str, identity: str) -> None:
+    assert without_query(url) == identity
+
+
+def test_a_url_for_people_is_short_and_without_secrets() -> None:
+    assert show_url("https://u:p@a.example/v?sig=1") == "https://a.example/v"
+    assert len(show_url("https://a.example/" + "x" * 5000)) < 210
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "scheme", "base"),
+    [
+        ("https://seedanceapi.org/v2", None, None, "https://seedanceapi.org/v2"),
+        ("http://127.0.0.1:8123/b/v1", None, None, "http://127.0.0.1:8123/b/v1"),
+        ("http://127.0.0.1:8123/b/v1/", None, None, "http://127.0.0.1:8123/b/v1"),
+        ("127.0.0.1:8123/b/v1", None, "http", "http://127.0.0.1:8123/b/v1"),
+        ("seedanceapi.org/v2", None, None, "https://seedanceapi.org/v2"),
+        ("seedanceapi.org", None, "ftp", "https://seedanceapi.org"),
+        ("localhost", 8123, "http", "http://localhost:8123"),
+        ("http://localhost/x", 8123, None, "http://localhost:8123/x"),
+        ("http://localhost:1/x", 8123, None, "http://localhost:1/x"),
+        (" HTTPS://Seedanceapi.ORG/V2 ", None, None, "https://seedanceapi.org/V2"),
+        ("http://[::1]:8123/v1", None, None, "http://[::1]:8123/v1"),
+        ("https://x.example/v1/v1", None, None, "https://x.example/v1"),
+        ("https://x.example/api/v3/v3/", None, None, "https://x.example/api/v3"),
+        ("https://x.example/v1/v2", None, None, "https://x.example/v1/v2"),
+        ("https://x.example/v11/v1", None, None, "https://x.example/v11/v1"),
+    ],
+)
+def test_base_urls(host: str, port: int | None, scheme: str | None, base: str) -> None:
+    assert normal_base_url(host, port=port, scheme=scheme) == base
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "ftp://x.example",
+        "https://",
+        "https:///v1",
+        "https://k:secret@x.example/v1",
+        "https://x.example/?key=secret",
+        "https://x.example/v1#secret",
+        "http://x.example:port/",
+        "http://[::1/v1",
+        "http://x.example:99999",
+    ],
+)
+def test_hosts_that_are_no_base_url(host: str) -> None:
+    with pytest.raises(SeedanceConfigurationError) as caught:
+        normal_base_url(host)
+    assert "secret" not in str(caught.value)
+
+
+PRIVATE = [
+    "127.0.0.1", "127.255.255.254", "10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1", "0.0.0.0", "0.1.2.3",
+    "169.254.169.254", "100.64.0.1", "192.0.0.1", "192.0.2.1", "198.18.0.1", "198.51.100.1", "203.0.113.1",
+    "224.0.0.1", "239.1.1.1", "240.0.0.1", "255.255.255.255",
+    "::", "::1", "::127.0.0.1", "::10.0.0.1", "fe80::1", "fe80::1%eth0", "fc00::1", "fd00:ec2::254", "fec0::1", "ff02::1",
+    "2001:db8::1", "100::1", "::ffff:127.0.0.1", "::ffff:169.254.169.254", "::ffff:7f00:1", "2002:7f00:1::",
+    "2002:a9fe:a9fe::1", "64:ff9b::7f00:1", "64:ff9b::169.254.169.254", "64:ff9b:1::1",
+    "2001:0:4136:e378:8000:63bf:80ff:fffe",
+]  # fmt: skip
+
+PUBLIC = [
+    "8.8.8.8",
+    "93.184.216.34",
+    "172.32.0.1",
+    "2606:4700::1111",
+    "::ffff:8.8.8.8",
+    "64:ff9b::8.8.8.8",
+    "2002:808:808::",
+]
+
+
+@pytest.mark.parametrize("address", PRIVATE)
+def test_addresses_that_are_not_public(address: str) -> None:
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize("address", PUBLIC)
+def test_addresses_that_are_public(address: str) -> None:
+    assert is_public(address)
+
+
+@pytest.mark.parametrize(
+    "address", ["", "example.com", "2130706433", "0x7f.1", "0177.0.0.1", "1.2.3", "1.2.3.4.5"]
+)
+def test_what_is_no_address_is_not_public(address: str) -> None:
+    assert not is_public(address)
+
+
+SPELLINGS = [
+    "127.0.0.1", "2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1", "017700000001", "127.1", "127.0.0.1.", "0",
+    "localhost", "LOCALHOST", "localhost.", "a.localhost", "a.localhost.", "169.254.169.254", "[::1]",
+    "[::ffff:127.0.0.1]", "[::ffff:a9fe:a9fe]", "[2002:7f00:1::]", "[64:ff9b::7f00:1]", "[fe80::1]", "[::127.0.0.1]",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("host", SPELLINGS)
+@pytest.mark.parametrize("port", ["", ":8443"])
+def test_no_spelling_of_a_private_host_passes(host: str, port: str) -> None:
+    url = f"https://{host}{port}/v.mp4"
+    explained = explain_media_url(url, NOBODY)
+    assert explained is not None
+    assert "media_hosts" in explained
+    explained = explain_input_url(url, NOBODY)
+    assert explained is not None
+    assert "media_hosts" in explained
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://cdn.example.com/v.mp4?sig=1",
+        "https://8.8.8.8/v.mp4",
+        "https://[2606:4700::1111]/v",
+        "https://1.example.com/",
+    ],
+)
+def test_public_https_passes(url: str) -> None:
+    assert explain_media_url(url, NOBODY) is None
+    assert explain_input_url(url, NOBODY) is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://cdn.example.com/v.mp4",
+        "ftp://a.example/v",
+        "file:///etc/passwd",
+        "data:text/plain,x",
+        "v.mp4",
+        "",
+        "//a.example/v",
+        "https://",
+        "https:///v",
+        "https://[::1",
+        "https://a.example:port/v",
+        "javascript:1",
+    ],
+)
+def test_everything_else_does_not(url: str) -> None:
+    assert explain_media_url(url, NOBODY) is not None
+    assert explain_input_url(url, NOBODY) is not None
+
+
+@pytest.mark.parametrize(
+    ("names", "url", "passes"),
+    [
+        (["127.0.0.1"], "http://127.0.0.1:8123/v.mp4", True),
+        (["127.0.0.1:8123"], "http://127.0.0.1:8123/v.mp4", True),
+        (["127.0.0.1:8123"], "http://127.0.0.1:8124/v.mp4", False),
+        (["127.0.0.1:80"], "http://127.0.0.1/v.mp4", True),
+        (["http://127.0.0.1:8123/media"], "http://127.0.0.1:8123/v.mp4", True),
+        (["[::1]"], "http://[::1]:8123/v", True),
+        (["::1"], "http://[::1]:8123/v", True),
+        (["[::1]:8123"], "http://[::1]:8123/v", True),
+        (["[::1]:8123"], "http://[::1]:8124/v", False),
+        (["*.internal.example"], "http://a.internal.example/v", True),
+        (["*.internal.example"], "http://a.b.Internal.Example/v", True),
+        (["*.internal.example"], "http://internal.example/v", False),
+        (["*.internal.example"], "http://evilinternal.example/v", False),
+        (["minio"], "http://MINIO:9000/v", True),
+        (["minio"], "http://minio.example/v", False),
+        (["minio"], "ftp://minio/v", False),
+        (["a.example"], "http://a.example@127.0.0.1/v", False),
+    ],
+)
+def test_named_hosts_pass(names: list[str], url: str, passes: bool) -> None:
+    hosts = MediaHosts.parse(names)
+    assert (explain_media_url(url, hosts) is None) is passes
+    assert (explain_input_url(url, hosts) is None) is passes
+
+
+@pytest.mark.parametrize("value", [["a", "b"], ("a", "b"), "a,b", " A , b ,"])
+def test_media_hosts_in_every_form(value: Any) -> None:
+    assert MediaHosts.parse(value) == MediaHosts(frozenset({"a", "b"}))
+    assert MediaHosts.parse(None) == NOBODY
+
+
+@pytest.mark.parametrize("value", [5, {"a": 1}, [5], [None], True])
+def test_media_hosts_that_are_no_list_of_names(value: Any) -> None:
+    with pytest.raises(SeedanceConfigurationError, match="media_hosts"):
+        MediaHosts.parse(value)
+
+
+def test_what_a_name_resolves_to_is_judged_address_by_address() -> None:
+    assert explain_addresses("a.example", 443, ["8.8.8.8", "2606:4700::1111"], NOBODY) is None
+    explained = explain_addresses("a.example", 443, ["8.8.8.8", "10.0.0.1"], NOBODY)
+    assert explained is not None
+    assert "10.0.0.1" in explained
+    assert "8.8.8.8" not in explained
+    assert explain_addresses("a.example", 443, ["10.0.0.1"], MediaHosts.parse("a.example")) is None
+    assert explain_addresses("a.example", 443, ["10.0.0.1"], MediaHosts.parse("a.example:80")) is not None
