@@ -22,6 +22,11 @@ class SeedanceOutputLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: Any) -> str:
         """Return the URL of the output, or nothing while there is none."""
-        result = XCom.get_value(ti_key=ti_key, key="return_value")
-        url = result.get("url") if isinstance(result, dict) else None
+        # Airflow asks at the end of each process of the task, also of one that deferred: then there is no
+        # XCom yet, and looking for it would leave an error in the worker's log.
+        url: Any = getattr(operator, "output_url", None)
+        if url is None:
+            result = XCom.get_value(ti_key=ti_key, key="return_value")
+            url = result.get("url") if isinstance(result, dict) else None
+        # Nothing else may stand behind a button: the URL is data from outside.
         return url if isinstance(url, str) and url.startswith(("http://", "https://")) else ""

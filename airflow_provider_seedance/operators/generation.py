@@ -72,6 +72,9 @@ class SeedanceGenerationOperator(BaseOperator):
     operator_extra_links = (SeedanceOutputLink(),)
     ui_color = "#efe6ff"
 
+    #: For the link: the output this process delivered, empty while there is none, ``None`` before it ran.
+    output_url: str | None = None
+
     #: The kind of request, and the names of the operator's arguments that make it up.
     request_class: ClassVar[type[GenerationRequest]] = VideoRequest
     request_fields: ClassVar[tuple[str, ...]] = ()
@@ -113,6 +116,7 @@ class SeedanceGenerationOperator(BaseOperator):
         """Bring the request to a generation and wait for it, in the triggerer or here."""
         from airflow_provider_seedance.operators.submission import Postponed
 
+        self.output_url = ""
         self._check_arguments()
         self._check_rendered()
         hook = self._hook()
@@ -152,6 +156,7 @@ class SeedanceGenerationOperator(BaseOperator):
         """
         from airflow_provider_seedance.triggers.seedance import read_event
 
+        self.output_url = ""
         store = self._store(context)
         record = self._known_record(store, generation_id)
         expected = generation_id or (record.generation_id if record else None)
@@ -432,6 +437,7 @@ class SeedanceGenerationOperator(BaseOperator):
         except errors.SeedanceError as error:
             raise self._unrecorded(error, store) from error
         self.log.info("%s", generation.summary())
+        self.output_url = generation.url or ""
         return generation.result()
 
     def _record_end(self, store: RecordStore, record: Record, generation: Generation) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import BaseSensorOperator, PokeReturnValue
+from airflow.providers.common.compat.sdk import AirflowSkipException, BaseSensorOperator, PokeReturnValue
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.compat import RETRY_POLICIES
@@ -40,6 +40,9 @@ class SeedanceGenerationSensor(BaseSensorOperator):
     operator_extra_links = (SeedanceOutputLink(),)
     ui_color = "#efe6ff"
 
+    #: For the link; see the operators.
+    output_url: str | None = None
+
     def __init__(
         self,
         *,
@@ -63,6 +66,16 @@ class SeedanceGenerationSensor(BaseSensorOperator):
 
     def execute(self, context: Context) -> Any:
         """Return the result if the generation has ended; otherwise wait, in the triggerer or here."""
+        try:
+            return self._execute(context)
+        except errors.SeedanceError as error:
+            # Airflow does this for every error of a deferred sensor, but only for some while it pokes.
+            if self.soft_fail or self.never_fail:
+                raise AirflowSkipException(f"Skipped instead of failed: {error}") from error
+            raise
+
+    def _execute(self, context: Context) -> Any:
+        self.output_url = ""
         self._check()
         if not self.deferrable:
             return super().execute(context)
@@ -86,6 +99,7 @@ class SeedanceGenerationSensor(BaseSensorOperator):
         from airflow_provider_seedance.hooks.seedance import timed_out
         from airflow_provider_seedance.triggers.seedance import read_event
 
+        self.output_url = ""
         generation = read_event(event, self.generation_id) or self._read()
         if generation is not None and generation.status.terminal:
             return self._deliver(generation)
@@ -123,6 +137,7 @@ class SeedanceGenerationSensor(BaseSensorOperator):
 
         raise_unless_succeeded(generation)
         self.log.info("%s", generation.summary())
+        self.output_url = generation.url or ""
         return generation.result()
 
     def _seconds(self) -> float:
