@@ -20,6 +20,7 @@ The tree (``!`` marks errors that no retry can cure; Airflow does not retry thos
     │   └── SeedanceGenerationCancelledError ! a person cancelled it
     ├── SeedanceTimeoutError               our patience ended; the render goes on
     ├── SeedanceMediaError                 an output could not be fetched or stored
+    │   ├── SeedanceMediaHostError       ! it would come from where media may not come from
     │   ├── SeedanceOutputGoneError      ! paid for and rendered, but no longer there
     │   └── SeedanceDestinationExistsError ! ``overwrite=False``
     └── SeedanceStateError                 the record of the submission could not be read or written
@@ -47,6 +48,7 @@ __all__ = [
     "SeedanceGenerationFailedError",
     "SeedanceInsufficientCreditsError",
     "SeedanceMediaError",
+    "SeedanceMediaHostError",
     "SeedanceModerationError",
     "SeedanceNotFoundError",
     "SeedanceOutputGoneError",
@@ -198,6 +200,10 @@ class SeedanceTimeoutError(SeedanceError):
 
 class SeedanceMediaError(SeedanceError):
     """An output could not be downloaded or stored. Nothing is paid twice; a retry downloads again."""
+
+
+class SeedanceMediaHostError(_Final, SeedanceMediaError):
+    """An output's URL leads to a host that is neither public nor named in ``media_hosts``. Nothing was sent there; a retry cannot help."""
 
 
 class SeedanceOutputGoneError(_Final, SeedanceMediaError):

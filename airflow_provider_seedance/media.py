@@ -26,7 +26,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 
 import httpcore
 
-from airflow_provider_seedance.client import USER_AGENT, tls_context
+from airflow_provider_seedance import client
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError
 from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.urls import MediaHosts, explain_addresses, explain_media_url, show_url
@@ -161,7 +161,7 @@ class MediaClient:
         :raises MediaAddressError: media may not come from there.
         :raises MediaConnectionError: the host could not be reached.
         """
-        headers = {"User-Agent": USER_AGENT, "Accept": "*/*", "Accept-Encoding": "identity"}
+        headers = {"User-Agent": client.USER_AGENT, "Accept": "*/*", "Accept-Encoding": "identity"}
         if offset:
             headers["Range"] = f"bytes={offset}-"
             if validator:
@@ -280,7 +280,7 @@ def _resolve(host: str, port: int) -> list[str]:
 def _pool(settings: Settings) -> httpcore.ConnectionPool:
     # No connection is kept: files are few and long, and each connection is judged when it is made.
     options: dict[str, Any] = {
-        "ssl_context": tls_context(settings.verify),
+        "ssl_context": client.tls_context(settings.verify),
         "max_connections": None,
         "max_keepalive_connections": 0,
     }

@@ -82,6 +82,7 @@ def test_what_is_not_known_is_not_said() -> None:
     [
         (errors.SeedanceRequestChangedError, errors.SeedanceRequestError),
         (errors.SeedanceGenerationCancelledError, errors.SeedanceGenerationFailedError),
+        (errors.SeedanceMediaHostError, errors.SeedanceMediaError),
         (errors.SeedanceOutputGoneError, errors.SeedanceMediaError),
         (errors.SeedanceDestinationExistsError, errors.SeedanceMediaError),
         (errors.SeedanceRecordError, errors.SeedanceStateError),

@@ -21,7 +21,12 @@ from typing import Protocol
 from urllib.parse import unquote
 
 from airflow_provider_seedance.apis.rate_limits import read_retry_after
-from airflow_provider_seedance.exceptions import SeedanceError, SeedanceMediaError, SeedanceOutputGoneError
+from airflow_provider_seedance.exceptions import (
+    SeedanceError,
+    SeedanceMediaError,
+    SeedanceMediaHostError,
+    SeedanceOutputGoneError,
+)
 from airflow_provider_seedance.media import (
     MediaAddressError,
     MediaClient,
@@ -40,6 +45,12 @@ MAX_TRIES = 200
 
 #: URLs asked for in a row, each costing a request of the quota, while none of them works.
 MAX_REFRESHES = 2
+
+#: Seconds before the next try after something new came; they double with every futile try.
+FIRST_PAUSE = 0.25
+
+#: Seconds before a refused URL is tried again that the service stands by: a host may be late with a new file.
+SAME_URL_PAUSE = 2.0
 
 #: Longest pause on a worker, in seconds; a longer one is for Airflow to make.
 LONGEST_PAUSE = 60.0
@@ -104,14 +115,14 @@ class Source:
     :param generation_id: For errors.
     :param url: Where it is.
     :param stale: Whether the URL has expired by what the service said of it.
-    :param refresh: Asks the service for the URL again, given the one that does not work. It raises
+    :param refresh: Asks the service for the URL again, which may turn out to be the same. It raises
         :class:`SeedanceOutputGoneError` where there is none, and costs a request of the quota.
     """
 
     what: str
     generation_id: str
     url: str
-    refresh: Callable[[str], str]
+    refresh: Callable[[], str]
     stale: bool = False
 
 
@@ -210,9 +221,11 @@ class _Run:
             except _Left:
                 return None
             except MediaAddressError as error:
-                raise self._error(
-                    f"may not be downloaded from {show_url(self.url)}: {error}. If that host is to be trusted, "
-                    "name it in media_hosts in the connection's extra and clear the task"
+                raise SeedanceMediaHostError(
+                    f"{_capital(self.source.what)} may not be downloaded from {show_url(self.url)}: {error}. The "
+                    "render is paid for and is not lost by this. If that host is to be trusted, name it in "
+                    "media_hosts in the connection's extra and clear this task, which pays nothing.",
+                    generation_id=self.source.generation_id,
                 ) from error
             except MediaConnectionError as error:
                 self._failed(_Failed(str(error)))
@@ -225,8 +238,15 @@ class _Run:
         offset = self.received if self._resumable() else 0
         self.tries += 1
         with self.client.open(self.url, offset=offset, validator=self.validator) as stream:
+            if stream.status == 416 and self._is_whole(stream, offset):
+                return
             self._judge(stream, offset)
             self._take(stream, offset)
+
+    def _is_whole(self, stream: MediaStream, offset: int) -> bool:
+        """Whether there is nothing left: the connection broke at the end of a file of unannounced length."""
+        part = stream.content_range
+        return bool(offset and part and part.total == offset and self.total in (None, offset))
 
     def _resumable(self) -> bool:
         if not self.ranges:
@@ -349,7 +369,7 @@ class _Run:
         self.sleep(pause)
 
     def _backoff(self) -> float:
-        return float(min(0.25 * 2 ** (self.futile - 1), 30.0))
+        return float(min(FIRST_PAUSE * 2 ** (self.futile - 1), 30.0))
 
     def _refused(self, refusal: _Refused) -> None:
         self._note_progress()
@@ -376,18 +396,17 @@ class _Run:
             refusal.reason,
         )
         try:
-            fresh = self.source.refresh(self.url)
+            fresh = self.source.refresh()
         except SeedanceError as error:
             raise self._explained(error, refusal) from error
         if fresh == self.url:
-            # A host may be late with a new file: one more try before it counts as gone.
             self.same_again = True
-            self.sleep(2.0)
+            self.sleep(SAME_URL_PAUSE)
         self.url = fresh
 
     def _refresh_early(self) -> None:
         try:
-            fresh = self.source.refresh(self.url)
+            fresh = self.source.refresh()
         except SeedanceError as error:
             # Clocks differ and services round: the URL may work all the same, and trying it costs nothing.
             log.warning(

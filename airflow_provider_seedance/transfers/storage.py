@@ -15,11 +15,11 @@ Leaving a writer without :meth:`Writer.commit` removes every trace of it.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import logging
 import os
 import secrets
 import shutil
-import sys
 import tempfile
 import threading
 from abc import ABC, abstractmethod
@@ -128,9 +128,10 @@ class Place:
         :param exclusive: Whether to fail, in the end, if there is a file by then.
         :raises SeedanceMediaError: it cannot be begun.
         """
-        with self._storing("written"):
-            if isinstance(self.fs, LocalFileSystem):
+        if isinstance(self.fs, LocalFileSystem):
+            with self._storing("written"):
                 return _LocalWriter(self, exclusive)
+        with self._storing("written", exclusive=exclusive):
             return _UploadWriter.begin(self, exclusive) or _SpoolWriter(self, exclusive)
 
     @cached_property
@@ -146,14 +147,14 @@ class Place:
         )
 
     @contextmanager
-    def _storing(self, doing: str) -> Iterator[None]:
+    def _storing(self, doing: str, *, exclusive: bool = False) -> Iterator[None]:
         try:
             yield
         except SeedanceError:
             raise
-        except FileExistsError as error:
-            raise self.exists_error() from error
         except Exception as error:  # each store has its own errors
+            if exclusive and isinstance(error, FileExistsError):
+                raise self.exists_error() from error
             said = str(error) or type(error).__name__
             raise SeedanceMediaError(f"{self.shown} could not be {doing}: {said}. {SAFE}") from error
 
@@ -205,7 +206,7 @@ class Writer(ABC):
 
         :raises SeedanceDestinationExistsError: another file is there, and may not be replaced.
         """
-        with self.place._storing("written"):
+        with self.place._storing("written", exclusive=self.exclusive):
             self._commit()
         self._done = True
 
@@ -338,8 +339,6 @@ class _UploadWriter(Writer):
 class _SpoolWriter(Writer):
     """Keeps the bytes on the worker's disk until they are verified."""
 
-    _upload_lock: threading.Lock
-
     def __init__(self, place: Place, exclusive: bool) -> None:
         super().__init__(place, exclusive)
         self._file = tempfile.NamedTemporaryFile(prefix="seedance-", suffix=".part")  # noqa: SIM115
@@ -417,13 +416,20 @@ def _may_hold_back(fs: AbstractFileSystem) -> bool:
     Whether opening a file of this filesystem to try is harmless.
 
     It is with files that begin their upload only when a part is full. With others, opening may create or
-    empty the file at once; so a look at what the filesystem's module deals in comes first.
+    empty the file at once; so what kind of file ``_open`` makes is looked up before anything is opened.
     """
-    module = sys.modules.get(type(fs).__module__)
-    return any(
-        isinstance(thing, type) and issubclass(thing, AbstractBufferedFile) and _overrides(thing)
-        for thing in vars(module).values()
-    )
+    if type(fs).__module__.partition(".")[0] in ("s3fs", "gcsfs"):
+        return True
+    try:
+        names = inspect.getclosurevars(type(fs)._open)
+    except TypeError:  # not a plain function
+        return False
+    files = [
+        thing
+        for thing in (*names.globals.values(), *names.nonlocals.values())
+        if isinstance(thing, type) and issubclass(thing, AbstractBufferedFile)
+    ]
+    return bool(files) and all(_overrides(kind) for kind in files)
 
 
 def _overrides(kind: type[AbstractBufferedFile]) -> bool:

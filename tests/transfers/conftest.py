@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from helpers import connection
+from support import SECRET
+
+from airflow_provider_seedance.settings import Settings, read_settings
+from airflow_provider_seedance.transfers import download
+from transfers.server import MediaServer
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(download, "SAME_URL_PAUSE", 0.0)
+
+
+@pytest.fixture
+def host() -> Iterator[MediaServer]:
+    with MediaServer() as running:
+        yield running
+
+
+@pytest.fixture
+def other_host() -> Iterator[MediaServer]:
+    with MediaServer() as running:
+        yield running
+
+
+def make_settings(**extra: Any) -> Settings:
+    """Settings of a connection that trusts the media host of the tests, unless told otherwise."""
+    return read_settings(
+        "seedance_default", connection(password=SECRET, extra={"media_hosts": ["127.0.0.1"], **extra})
+    )
+
+
+def connection_json(**extra: Any) -> str:
+    """The same connection as Airflow reads it from the environment."""
+    fields = {"conn_type": "seedance", "password": SECRET, "extra": {"media_hosts": "127.0.0.1", **extra}}
+    return json.dumps(fields)
+
+
+Names = Callable[..., list[str]]
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Names:
+    """Give names addresses: ``names({"cdn.example": ["93.184.216.34"]})``; returns the look-ups to come."""
+    real = socket.getaddrinfo
+
+    def set_up(table: dict[str, list[str]]) -> list[str]:
+        asked: list[str] = []
+
+        def look_up(name: Any, port: Any, *rest: Any, **options: Any) -> Any:
+            asked.append(name)
+            addresses = table.get(name)
+            if addresses is None:
+                return real(name, port, *rest, **options)
+            if not addresses:
+                raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+            return [
+                (socket.AF_INET6 if ":" in one else socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port))
+                for one in addresses
+            ]
+
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        return asked
+
+    return set_up
+
+
+@pytest.fixture
+def connected(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Record where sockets are connected to, and let none of those connections succeed."""
+    tried: list[Any] = []
+
+    def refuse(address: Any, *rest: Any, **options: Any) -> Any:
+        tried.append(address)
+        raise ConnectionRefusedError("no network in tests")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    return tried

@@ -1,0 +1,511 @@
+"""One download, against a host that misbehaves in every way that was thought of."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from airflow_provider_seedance.exceptions import (
+    SeedanceMediaError,
+    SeedanceMediaHostError,
+    SeedanceOutputGoneError,
+    SeedanceRateLimitError,
+)
+from airflow_provider_seedance.media import MediaClient
+from airflow_provider_seedance.transfers import download as module
+from airflow_provider_seedance.transfers.download import (
+    Announced,
+    Downloaded,
+    Source,
+    download,
+    store_data_url,
+)
+from transfers.conftest import make_settings
+from transfers.server import MediaServer, Reply
+
+DATA = bytes(range(256)) * 1200  # several pieces
+NEW = bytes(reversed(DATA))[:-1000]
+SHA256 = hashlib.sha256(DATA).hexdigest()
+NOW = datetime(2026, 2, 7, 10, 40, tzinfo=UTC)
+
+
+class Memory:
+    """A sink that remembers how often it began."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.restarts = 0
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+
+    def restart(self) -> None:
+        self.data.clear()
+        self.restarts += 1
+
+
+class Run:
+    """A download with everything that can be seen of it."""
+
+    def __init__(self, url: str, *fresh: Any, stale: bool = False, **extra: Any) -> None:
+        self.url = url
+        self.fresh = list(fresh)
+        self.stale = stale
+        self.extra = extra
+        self.sink = Memory()
+        self.announced: list[Announced] = []
+        self.progress: list[tuple[int, int | None]] = []
+        self.slept: list[float] = []
+        self.refreshed = 0
+        self.stop = threading.Event()
+        self.leave = False
+        self.on_progress: Callable[[int], None] = lambda received: None
+
+    def __call__(self) -> Downloaded | None:
+        source = Source(
+            what="the output of generation gen-1",
+            generation_id="gen-1",
+            url=self.url,
+            refresh=self._refresh,
+            stale=self.stale,
+        )
+        with MediaClient(make_settings(**self.extra)) as client:
+            return download(
+                client,
+                source,
+                self._begin,
+                progress=self._progress,
+                now=lambda: NOW,
+                stop=self.stop,
+                sleep=self.slept.append,
+            )
+
+    def fails(self, kind: type[SeedanceMediaError] = SeedanceMediaError) -> SeedanceMediaError:
+        with pytest.raises(kind) as caught:
+            self()
+        assert type(caught.value) is kind
+        assert caught.value.generation_id == "gen-1"
+        return caught.value
+
+    def succeeds(self, data: bytes = DATA) -> Downloaded:
+        done = self()
+        assert done == Downloaded(size=len(data), sha256=hashlib.sha256(data).hexdigest())
+        assert bytes(self.sink.data) == data
+        return done
+
+    def _begin(self, announced: Announced) -> Memory | None:
+        self.announced.append(announced)
+        return None if self.leave else self.sink
+
+    def _progress(self, received: int, total: int | None) -> None:
+        self.progress.append((received, total))
+        self.on_progress(received)
+
+    def _refresh(self) -> str:
+        self.refreshed += 1
+        answer = self.fresh.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return str(answer)
+
+
+# ---------------------------------------------------------------------- the plain way
+
+
+def test_a_download(host: MediaServer) -> None:
+    run = Run(host.put("/a.mp4", DATA, etag='"1"'))
+    run.succeeds()
+    assert run.announced == [Announced(length=len(DATA), content_type="video/mp4")]
+    assert run.progress[-1] == (len(DATA), len(DATA))
+    assert len(run.progress) > 2
+    assert (len(host.requests), run.slept, run.refreshed) == (1, [], 0)
+
+
+def test_a_download_without_an_announced_length(host: MediaServer, caplog: pytest.LogCaptureFixture) -> None:
+    run = Run(host.put("/a.mp4", DATA))
+    host.script("/a.mp4", Reply(headers={"Content-Length": None}))
+    run.succeeds()
+    assert run.announced[0].length is None
+    assert "announces no length" in caplog.text
+
+
+def test_a_file_that_is_left(host: MediaServer) -> None:
+    run = Run(host.put("/a.mp4", DATA))
+    run.leave = True
+    assert run() is None
+    assert not run.progress
+
+
+# ---------------------------------------------------------------------- resuming
+
+
+@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [{"etag": '"1"'}, {"modified": "Sat, 07 Feb 2026 10:40:00 GMT"}, {"etag": 'W/"1"'}, {}],
+    ids=["etag", "date", "weak", "nothing"],
+)
+def test_a_broken_download_is_resumed(host: MediaServer, options: dict[str, Any], reset: bool) -> None:
+    run = Run(host.put("/a.mp4", DATA, **options))
+    host.script("/a.mp4", Reply(cut=100_000, reset=reset), Reply(cut=50_000, reset=reset))
+    run.succeeds()
+    first, second, third = host.ranges("/a.mp4")
+    assert first is None
+    assert second is not None
+    assert third is not None
+    if not reset:  # a reset may take bytes along that had arrived
+        assert (second, third) == ("bytes=100000-", "bytes=150000-")
+    assert run.sink.restarts == 0
+    validator = options.get("modified") or (options.get("etag") if options.get("etag") == '"1"' else None)
+    assert host.requests[1].headers.get("if-range") == validator
+
+
+def test_a_connection_that_breaks_at_once(host: MediaServer) -> None:
+    run = Run(host.put("/a.mp4", DATA))
+    host.script("/a.mp4", Reply(cut=0), Reply(cut=0, reset=True))
+    run.succeeds()
+    assert host.ranges("/a.mp4") == [None, None, None]
+
+
+def test_a_host_that_ignores_ranges(host: MediaServer) -> None:
+    run = Run(host.put("/a.mp4", DATA, etag='"1"', ranges=False))
+    host.script("/a.mp4", Reply(cut=100_000))
+    run.succeeds()
+    assert run.sink.restarts == 1
+
+
+def test_a_file_that_changed_meanwhile(host: MediaServer) -> None:
+    run = Run(host.put("/a.mp4", DATA, etag='"1"'))
+
+    def change() -> None:
+        host.put("/a.mp4", NEW, etag='"2"')
+
+    host.script("/a.mp4", Reply(cut=100_000))
+    run.on_progress = lambda received: change() if received >= 50_000 else None
+    run.succeeds(NEW)
+    assert run.sink.restarts == 1
+
+
+@pytest.mark.parametrize("length", [len(NEW), len(DATA)])
+def test_a_file_that_changed_at_a_host_that_ignores_if_range(host: MediaServer, length: int) -> None:
+    new = bytes(reversed(DATA))[:length]
+    run = Run(host.put("/a.mp4", DATA, etag='"1"', if_range=False))
+    host.script("/a.mp4", Reply(cut=100_000))
+    run.on_progress = lambda received: (
+        host.put("/a.mp4", new, etag='"2"', if_range=False) if received < 200_000 else None
+    )
+    run.succeeds(new)
+    assert run.sink.restarts == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["bytes 0-9/307200", "bytes 100001-307199/307200", "bytes */307200", "nonsense"],
+)
+def test_a_host_that_sends_another_range(host: MediaServer, wrong: str) -> None:
+    run = Run(host.put("/a.mp4", DATA, etag='"1"'))
+    host.script("/a.mp4", Reply(cut=100_000), Reply(headers={"Content-Range": wrong}))
+    run.succeeds()
+    assert host.ranges("/a.mp4") == [None, "bytes=100000-", None]
+
+
+def test_a_host_that_sends_a_range_piece_by_piece(host: MediaServer) -> None:
+    run = Run(host.put("/a.mp4", DATA, etag='"1"'))
+    host.script(
+        "/a.mp4",
+        Reply(cut=100_000),
+        Reply(
+            status=206,
+            body=DATA[100_000:150_000],
+            headers={"Content-Range": f"bytes 100000-149999/{len(DATA)}"},
+        ),
+    )
+    run.succeeds()
+    assert host.ranges("/a.mp4") == [None, "bytes=100000-", "bytes=150000-"]
+
+
+def test_a_part_without_having_been_asked(host: MediaServer) -> None:
+    run = Run(host.put("/a.mp4", DATA))
+    size = len(DATA)
+    host.script(
+        "/a.mp4",
+        Reply(status=206, body=DATA[5:], headers={"Content-Range": f"bytes 5-{size - 1}/{size}"}),
+        Reply(status=206, body=DATA, headers={"Content-Range": f"bytes 0-{size - 1}/{size}"}),
+    )
+    run.succeeds()
+    assert len(host.requests) == 2
+
+
+def test_a_range_that_is_refused(host: MediaServer) -> None:
+    run = Run(host.put("/a.mp4", DATA, etag='"1"'))
+    host.script("/a.mp4", Reply(cut=100_000), Reply(status=416))
+    run.succeeds()
+    assert run.sink.restarts == 1
+
+
+def test_nothing_left_of_a_file_of_unknown_length(host: MediaServer) -> None:
+    run = Run(host.put("/a.mp4", DATA, etag='"1"'))
+    chunked: dict[str, str | None] = {"Content-Length": None, "Transfer-Encoding": "chunked"}
+    body = b"%x\r\n%s\r\n" % (len(DATA), DATA)  # and no last chunk
+    host.script(
+        "/a.mp4",
+        Reply(status=200, body=body, headers={"Content-Type": "video/mp4", "ETag": '"1"', **chunked}),
+    )
+    run.succeeds()
+    assert host.ranges("/a.mp4") == [None, f"bytes={len(DATA)}-"]
+
+
+# ---------------------------------------------------------------------- lengths
+
+
+def test_a_length_that_is_never_reached(host: MediaServer) -> None:
+    run = Run(host.put("/a.mp4", DATA))
+    host.always["/a.mp4"] = Reply(headers={"Content-Length": str(len(DATA) + 1)}, cut=len(DATA), whole=True)
+    error = run.fails()
+    assert f"{len(DATA)} of {len(DATA) + 1} bytes" in str(error)
+    assert "a retry downloads again and pays nothing" in str(error)
+    assert len(host.requests) == module.MAX_FUTILE_TRIES
+
+
+def test_a_total_that_is_less_than_what_comes(host: MediaServer) -> None:
+    run = Run(host.put("/a.mp4", DATA, etag='"1"'))
+    host.script(
+        "/a.mp4",
+        Reply(status=206, body=DATA, headers={"Content-Range": f"bytes 0-{len(DATA) - 1}/1000"}),
+    )
+    run.succeeds()
+    assert run.sink.restarts == 1
+
+
+def test_an_empty_file(host: MediaServer) -> None:
+    run = Run(host.put("/a.mp4", b""))
+    assert "the file is empty" in str(run.fails())
+
+
+def test_a_compressed_reply(host: MediaServer) -> None:
+    run = Run(host.put("/a.mp4", DATA))
+    host.script("/a.mp4", Reply(headers={"Content-Encoding": "gzip"}))
+    assert "content encoding gzip" in str(run.fails())
+    assert len(host.requests) == 1
+    assert not run.announced
+
+
+# ---------------------------------------------------------------------- hosts in trouble
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
+def test_a_host_in_trouble(host: MediaServer, status: int) -> None:
+    run = Run(host.put("/a.mp4", DATA))
+    host.script("/a.mp4", Reply(status=status), Reply(status=status, headers={"Retry-After": "7"}))
+    run.succeeds()
+    assert run.slept == [0.0, 7.0]
+    assert run.refreshed == 0
+
+
+def test_a_host_that_stays_in_trouble(host: MediaServer) -> None:
+    host.always["/a.mp4"] = Reply(status=503)
+    error = Run(host.url("/a.mp4")).fails()
+    assert error.http_status == 503
+    assert len(host.requests) == module.MAX_FUTILE_TRIES
+
+
+def test_a_host_that_wants_a_long_pause(host: MediaServer) -> None:
+    """Airflow makes it, without a worker: the retry policy reads ``retry_after``."""
+    host.always["/a.mp4"] = Reply(status=429, headers={"Retry-After": "1800"})
+    run = Run(host.url("/a.mp4"))
+    error = run.fails()
+    assert (error.retry_after, error.retry_helps, run.slept) == (1800, True, [])
+
+
+def test_tries_begin_anew_with_progress(host: MediaServer) -> None:
+    run = Run(host.put("/a.mp4", DATA, etag='"1"'))
+    host.script("/a.mp4", *[Reply(cut=20_000)] * 12)
+    run.succeeds()
+    assert len(host.requests) == 13
+
+
+def test_beginning_again_is_no_progress(host: MediaServer) -> None:
+    run = Run(host.put("/a.mp4", DATA, ranges=False))
+    host.always["/a.mp4"] = Reply(cut=100_000)
+    run.fails()
+    assert len(host.requests) == module.MAX_FUTILE_TRIES
+
+
+def test_tries_come_to_an_end(host: MediaServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_TRIES", 8)
+    run = Run(host.put("/a.mp4", DATA, etag='"1"'))
+    host.always["/a.mp4"] = Reply(cut=100)
+    assert "800 of 307200 bytes" in str(run.fails())
+
+
+def test_pauses_grow(host: MediaServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_PAUSE", 0.25)
+    host.always["/a.mp4"] = Reply(status=500)
+    run = Run(host.url("/a.mp4"))
+    run.fails()
+    assert run.slept == [0.25, 0.5, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("status", [204, 300, 304])
+def test_a_status_that_is_no_reply_to_a_download(host: MediaServer, status: int) -> None:
+    run = Run(host.put("/a.mp4", DATA))
+    host.script("/a.mp4", Reply(status=status))
+    run.succeeds()
+
+
+# ---------------------------------------------------------------------- refused URLs
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
+def test_a_refused_url_is_asked_for_again(host: MediaServer, status: int) -> None:
+    host.always["/old.mp4"] = Reply(status=status)
+    run = Run(host.url("/old.mp4?sig=1"), host.put("/new.mp4", DATA))
+    run.succeeds()
+    assert run.refreshed == 1
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/html; charset=utf-8", "application/json", "application/xml", "TEXT/XML"]
+)
+def test_a_page_in_place_of_the_file(host: MediaServer, kind: str) -> None:
+    host.put("/old.mp4", b"<html>expired</html>", content_type=kind)
+    run = Run(host.url("/old.mp4"), host.put("/new.mp4", DATA))
+    run.succeeds()
+    assert run.refreshed == 1
+
+
+def test_a_url_that_expires_on_the_way(host: MediaServer) -> None:
+    """The signature is new, the file is the same: it goes on where it was."""
+    url = host.put("/a.mp4", DATA)
+    host.script("/a.mp4", Reply(cut=100_000), Reply(status=403))
+    run = Run(url + "?sig=1", url + "?sig=2")
+    run.succeeds()
+    assert host.ranges("/a.mp4") == [None, "bytes=100000-", "bytes=100000-"]
+    assert host.requests[2].path == "/a.mp4?sig=2"
+
+
+def test_another_path_without_a_validator_begins_again(host: MediaServer) -> None:
+    host.put("/old.mp4", DATA)
+    host.script("/old.mp4", Reply(cut=100_000), Reply(status=403))
+    run = Run(host.url("/old.mp4"), host.put("/new.mp4", NEW))
+    run.succeeds(NEW)
+    assert host.ranges("/new.mp4") == [None]
+
+
+def test_another_path_with_the_same_tag_goes_on(host: MediaServer) -> None:
+    host.put("/old.mp4", DATA, etag='"1"')
+    host.script("/old.mp4", Reply(cut=100_000), Reply(status=403))
+    run = Run(host.url("/old.mp4"), host.put("/new.mp4", DATA, etag='"1"'))
+    run.succeeds()
+    assert host.ranges("/new.mp4") == ["bytes=100000-"]
+
+
+def test_a_file_that_is_late(host: MediaServer) -> None:
+    """The service stands by its URL, and the host has the file a moment later."""
+    url = host.put("/a.mp4", DATA)
+    host.script("/a.mp4", Reply(status=404))
+    run = Run(url, url)
+    run.succeeds()
+    assert run.refreshed == 1
+
+
+def test_no_other_url(host: MediaServer) -> None:
+    url = host.url("/a.mp4?sig=secret")
+    run = Run(url, url)
+    error = run.fails(SeedanceOutputGoneError)
+    assert (error.retry_helps, error.http_status, run.refreshed) == (False, 404, 1)
+    assert "is billed" in str(error)
+    assert "secret" not in str(error)
+
+
+def test_every_url_is_refused(host: MediaServer) -> None:
+    run = Run(host.url("/1.mp4"), host.url("/2.mp4"), host.url("/3.mp4"), host.url("/4.mp4"))
+    error = run.fails()
+    assert "refuses every URL" in str(error)
+    assert (run.refreshed, error.retry_helps) == (2, True)
+
+
+def test_the_service_cannot_be_asked(host: MediaServer) -> None:
+    run = Run(host.url("/a.mp4"), SeedanceRateLimitError("The quota is used up.", retry_after=900))
+    with pytest.raises(SeedanceRateLimitError) as caught:
+        run()
+    assert caught.value.retry_after == 900
+    assert caught.value.generation_id == "gen-1"
+    assert "HTTP 404" in str(caught.value)
+
+
+def test_an_expired_url_is_not_even_tried(host: MediaServer) -> None:
+    run = Run(host.url("/old.mp4"), host.put("/new.mp4", DATA), stale=True)
+    run.succeeds()
+    assert host.ranges("/old.mp4") == []
+
+
+def test_an_expired_url_that_works_all_the_same(host: MediaServer) -> None:
+    gone = SeedanceOutputGoneError("The generation is not known to the service any more.")
+    run = Run(host.put("/old.mp4", DATA), gone, stale=True)
+    run.succeeds()
+
+
+def test_an_expired_url_that_cannot_be_replaced(host: MediaServer) -> None:
+    gone = SeedanceOutputGoneError("The generation is not known to the service any more.")
+    Run(host.url("/old.mp4"), gone, gone, stale=True).fails(SeedanceOutputGoneError)
+
+
+def test_a_url_that_media_may_not_come_from(host: MediaServer) -> None:
+    run = Run(host.put("/a.mp4", DATA), media_hosts=None)
+    error = run.fails(SeedanceMediaHostError)
+    assert "media_hosts" in str(error)
+    assert host.requests == []
+    assert run.refreshed == 0
+
+
+# ---------------------------------------------------------------------- stopping
+
+
+def test_a_download_is_stopped(host: MediaServer) -> None:
+    run = Run(host.put("/a.mp4", DATA))
+    run.on_progress = lambda received: run.stop.set()
+    assert "the task was stopped" in str(run.fails())
+    assert len(run.progress) == 1
+
+
+# ---------------------------------------------------------------------- data in the URL
+
+
+def from_url(url: str, leave: bool = False) -> tuple[Downloaded | None, bytes, list[Announced]]:
+    sink = Memory()
+    announced: list[Announced] = []
+
+    def begin(told: Announced) -> Memory | None:
+        announced.append(told)
+        return None if leave else sink
+
+    def refresh() -> str:
+        raise AssertionError("there is nothing to ask for")
+
+    source = Source(what="the output", generation_id="local-1", url=url, refresh=refresh)
+    return store_data_url(source, begin), bytes(sink.data), announced
+
+
+def test_data_in_the_url() -> None:
+    url = "data:image/webp;base64," + base64.b64encode(DATA).decode()
+    done, data, announced = from_url(url)
+    assert data == DATA
+    assert done == Downloaded(size=len(DATA), sha256=SHA256)
+    assert announced == [Announced(length=len(DATA), content_type="image/webp")]
+    assert from_url(url.replace("+", "%2B").replace("=", "%3D"))[1] == DATA
+    assert from_url(url, leave=True)[0] is None
+
+
+@pytest.mark.parametrize(
+    "url", ["data:image/png", "data:image/png,abc", "data:image/png;base64,", "data:image/png;base64,!!!"]
+)
+def test_data_that_cannot_be_read(url: str) -> None:
+    with pytest.raises(SeedanceMediaError, match="cannot be read"):
+        from_url(url)

@@ -1,0 +1,73 @@
+"""However long the file, the memory is the same."""
+
+from __future__ import annotations
+
+import mmap
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_seedance.transfers import storage
+from airflow_provider_seedance.transfers.seedance_to_object_storage import SeedanceToObjectStorageOperator
+from transfers.conftest import connection_json
+from transfers.server import MediaServer
+from transfers.stores import HoldingStore, TransactionalFile
+
+SIZE = 64 * 1024 * 1024
+PEAK = 8 * 1024 * 1024
+
+
+class ForgetfulFile(TransactionalFile):
+    """Counts bytes in place of keeping them."""
+
+    def _upload_chunk(self, final: bool = False) -> bool:
+        self.parts.append(b"")
+        self.fs.counted += len(self.buffer.getbuffer())
+        return True
+
+
+class ForgetfulStore(HoldingStore):
+    protocol = "forgetful"
+    counted = 0
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        return ForgetfulFile(self, path, mode, **options)
+
+
+@pytest.mark.parametrize("kind", ["local", "store"])
+def test_constant_memory(
+    host: MediaServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_SEEDANCE_DEFAULT", connection_json())
+    monkeypatch.setattr(storage, "PART", 1024 * 1024)  # what is measured is the file, not one part of it
+    store = ForgetfulStore()
+    monkeypatch.setattr(storage, "_filesystem", lambda path: store if kind == "store" else path.fs)
+    with (tmp_path / "source").open("w+b") as source:
+        source.truncate(SIZE)
+        with mmap.mmap(source.fileno(), 0) as served:  # mapped, not held
+            url: Any = host.put("/v.mp4", served)  # type: ignore[arg-type]
+            result = {
+                "generation_id": "gen-1",
+                "api": "ark",
+                "media": "video",
+                "status": "succeeded",
+                "urls": [url],
+            }
+            task = SeedanceToObjectStorageOperator(
+                task_id="store", generation=result, destination=f"{tmp_path}/out.mp4"
+            )
+            tracemalloc.start()
+            try:
+                stored = task.execute({})
+                peak = tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+            host.files.clear()
+    assert stored["bytes"] == SIZE
+    assert peak < PEAK
+    if kind == "store":
+        assert store.counted == SIZE
+    else:
+        assert (tmp_path / "out.mp4").stat().st_size == SIZE

@@ -1,0 +1,113 @@
+"""The transfer into an S3 API: uploads in parts, completed or aborted."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from moto.server import ThreadedMotoServer
+from s3fs import S3FileSystem
+
+from airflow_provider_seedance.exceptions import SeedanceDestinationExistsError, SeedanceMediaError
+from airflow_provider_seedance.transfers import storage
+from airflow_provider_seedance.transfers.storage import Place
+
+PART = 5 * 1024 * 1024
+DATA = bytes(range(256)) * (PART // 256 * 2 + 1000)
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3FileSystem]:
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    fs = S3FileSystem(
+        key="test",
+        secret="test",
+        endpoint_url=f"http://127.0.0.1:{port}",
+        client_kwargs={"region_name": "us-east-1"},
+        skip_instance_cache=True,
+    )
+    fs.call_s3("create_bucket", Bucket="bucket")
+    yield fs
+    server.stop()
+
+
+@pytest.fixture(autouse=True)
+def smallest_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "PART", PART)
+
+
+@pytest.fixture
+def place(s3: S3FileSystem) -> Iterator[Place]:
+    yield Place(shown="s3://bucket/v/a.mp4", fs=s3, path="bucket/v/a.mp4")
+    s3.invalidate_cache()
+    if s3.exists("bucket/v/a.mp4"):
+        s3.rm("bucket/v/a.mp4")
+
+
+def store(place: Place, data: bytes = DATA, *, exclusive: bool = False) -> None:
+    with place.write(exclusive=exclusive) as writer:
+        for start in range(0, len(data), 1 << 20):
+            writer.write(data[start : start + (1 << 20)])
+        writer.commit()
+
+
+def pending(s3: S3FileSystem) -> list[Any]:
+    return list(s3.call_s3("list_multipart_uploads", Bucket="bucket").get("Uploads", []))
+
+
+@pytest.mark.parametrize("data", [b"x", DATA[:PART], DATA], ids=["small", "one part", "parts"])
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_an_object(place: Place, s3: S3FileSystem, data: bytes, exclusive: bool) -> None:
+    store(place, data, exclusive=exclusive)
+    assert place.size() == len(data)
+    assert place.digest() == (len(data), hashlib.sha256(data).hexdigest())
+    assert pending(s3) == []
+
+
+def test_nothing_is_visible_before_the_commit(place: Place, s3: S3FileSystem) -> None:
+    with place.write(exclusive=False) as writer:
+        writer.write(DATA)
+        assert len(pending(s3)) == 1
+        assert place.size() is None
+        writer.commit()
+    assert place.size() == len(DATA)
+
+
+@pytest.mark.parametrize("data", [b"x", DATA], ids=["small", "parts"])
+def test_an_error_aborts_the_upload(place: Place, s3: S3FileSystem, data: bytes) -> None:
+    with suppress(ZeroDivisionError), place.write(exclusive=False) as writer:
+        writer.write(data)
+        raise ZeroDivisionError
+    assert place.size() is None
+    assert pending(s3) == []
+
+
+def test_a_fresh_start(place: Place, s3: S3FileSystem) -> None:
+    with place.write(exclusive=False) as writer:
+        writer.write(DATA)
+        writer.restart()
+        writer.write(b"x")
+        writer.commit()
+    assert place.size() == 1
+    assert pending(s3) == []
+
+
+def test_nothing_is_overwritten(place: Place, s3: S3FileSystem) -> None:
+    with place.write(exclusive=True) as writer:
+        writer.write(DATA)
+        store(place, b"another task was faster")
+        with pytest.raises(SeedanceDestinationExistsError):
+            writer.commit()
+    assert place.size() == len(b"another task was faster")
+    assert pending(s3) == []
+
+
+def test_a_bucket_that_does_not_exist(s3: S3FileSystem) -> None:
+    place = Place(shown="s3://nowhere/a.mp4", fs=s3, path="nowhere/a.mp4")
+    with pytest.raises(SeedanceMediaError, match=r"s3://nowhere/a\.mp4 could not be written"):
+        store(place)
