@@ -203,7 +203,7 @@ class SeedanceMediaError(SeedanceError):
 
 
 class SeedanceMediaHostError(_Final, SeedanceMediaError):
-    """An output's URL leads to a host that is neither public nor named in ``media_hosts``. Nothing was sent there; a retry cannot help."""
+    """An output's URL leads where media may not come from (see ``media_hosts``). Nothing was sent there; a retry cannot help."""
 
 
 class SeedanceOutputGoneError(_Final, SeedanceMediaError):

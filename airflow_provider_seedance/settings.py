@@ -108,6 +108,15 @@ def read_settings(conn_id: str, connection: Any) -> Settings:
     :param connection: Anything with ``host``, ``port``, ``schema``, ``password`` and ``extra``.
     :raises SeedanceConfigurationError: it is malformed; nothing was sent, a retry cannot help.
     """
+    try:
+        return _read(conn_id, connection)
+    except SeedanceConfigurationError as error:
+        if repr(conn_id) in error.message:
+            raise
+        raise SeedanceConfigurationError(f"Connection {conn_id!r}: {error.message}") from error
+
+
+def _read(conn_id: str, connection: Any) -> Settings:
     extra = _extra(conn_id, getattr(connection, "extra", None))
     unknown = sorted(set(extra) - set(_KEYS))
     api = get_api(extra.get("api") or DEFAULT_API)

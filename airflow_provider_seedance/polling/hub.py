@@ -16,6 +16,7 @@ import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from airflow_provider_seedance import flows
@@ -80,6 +81,7 @@ class Hub:
         self.broken = False
         self._connections = connections
         self._client = AsyncClient(settings)
+        self._retired: list[AsyncClient] = []
         self._due: list[tuple[float, int, _Watch]] = []
         self._order = itertools.count()
         self._slots = asyncio.Semaphore(POOL_SIZE)
@@ -116,7 +118,8 @@ class Hub:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._client.close()
+        for client in (*self._retired, self._client):
+            await client.close()
 
     def _plan(self, watch: _Watch) -> None:
         heapq.heappush(self._due, (watch.step.at, next(self._order), watch))
@@ -137,10 +140,10 @@ class Hub:
                     task.add_done_callback(self._polls.discard)
                     continue
                 sleep = min(_LONGEST_SLEEP, self._due[0][0] - now) if self._due else _LONGEST_SLEEP
-                try:
-                    await asyncio.wait_for(self._wake.wait(), max(0.0, sleep))
-                except TimeoutError:
-                    continue
+                # Not wait_for: on Python 3.11 it can swallow the cancellation that is to end this loop.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(max(0.0, sleep)):
+                        await self._wake.wait()
         except Exception as error:
             self.broken = True
             self._fail_all(error)
@@ -198,9 +201,10 @@ class Hub:
             log.warning("Connection %r could not be looked up again: %s", conn_id, type(error).__name__)
             return
         if settings.identity != self._settings.identity:
-            old, self._client = self._client, AsyncClient(settings)
+            # Polls may be in the middle of the old one; closing it now would break them.
+            self._retired.append(self._client)
+            self._client = AsyncClient(settings)
             self._settings = settings
-            await old.close()
 
 
 _hubs: dict[tuple[_Loop, tuple[str, ...]], Hub] = {}

@@ -18,6 +18,9 @@ LONGEST = 30.0
 #: Longest wait after failures of the status call, in seconds.
 LONGEST_AFTER_FAILURE = 60.0
 
+#: Exponents end here, where every wait is at its longest: a wait of days asks thousands of times.
+_MANY = 50
+
 
 @dataclass(frozen=True, kw_only=True)
 class Knowledge:
@@ -50,9 +53,9 @@ def next_poll(known: Knowledge, *, jitter: float | None = None) -> float:
     elif known.asked == 0:
         wait = max(FIRST, (known.estimated_wait or 0.0)) * (0.9 + 0.2 * jitter)
     else:
-        wait = min(LONGEST, FIRST * GROWTH**known.asked) * (0.9 + 0.2 * jitter)
+        wait = min(LONGEST, FIRST * GROWTH ** min(known.asked, _MANY)) * (0.9 + 0.2 * jitter)
     if known.failures:
-        wait = max(wait, min(LONGEST_AFTER_FAILURE, 2.0**known.failures))
+        wait = max(wait, min(LONGEST_AFTER_FAILURE, 2.0 ** min(known.failures, _MANY)))
     if known.retry_after is not None:
         wait = max(wait, known.retry_after * (1 + 0.1 * jitter))
     return wait

@@ -35,6 +35,7 @@ class Waiting:
     :param deadline: Seconds since 1970 at which patience ends.
     :param known: What the schedule goes by.
     :param not_found: How often in a row the service did not know the generation.
+    :param refused: Whether our quota kept us from the latest reading.
     :param last: The generation as it was last read.
     """
 
@@ -43,6 +44,7 @@ class Waiting:
     deadline: float
     known: Knowledge
     not_found: int = 0
+    refused: bool = False
     last: Generation | None = None
 
 
@@ -77,6 +79,7 @@ def on_reading(waiting: Waiting, reading: Generation | SeedanceError, now: float
             waiting,
             last=reading,
             not_found=0,
+            refused=False,
             known=replace(known, asked=known.asked + 1, failures=0, retry_after=None),
         )
         if reading.status.terminal:
@@ -96,6 +99,7 @@ def on_reading(waiting: Waiting, reading: Generation | SeedanceError, now: float
     waiting = replace(
         waiting,
         not_found=not_found,
+        refused=refused,
         known=replace(known, failures=failures, retry_after=reading.retry_after),
     )
     if not_found >= NOT_FOUND_LIMIT:
@@ -121,7 +125,7 @@ def _wait(waiting: Waiting, now: float, *, not_before: float = 0.0) -> Next:
     at = now + max(next_poll(waiting.known), not_before)
     if now < waiting.deadline:
         return Next("wait", waiting, min(at, waiting.deadline))
-    if waiting.known.retry_after is not None:
+    if waiting.refused:
         # The quota kept us from the last reading, which may find the render finished.
         return Next("wait", waiting, at)
     return Next("deadline", waiting)

@@ -349,7 +349,7 @@ def test_a_result_that_never_comes_ends_as_succeeded_without_output_with_both_bo
 
 def test_a_result_that_cannot_be_read_is_not_a_lost_one() -> None:
     # One request, not several: a quota of ten an hour would not outlast an outage otherwise.
-    with pytest.raises(errors.SeedanceServerError, match="502.*status-body"):
+    with pytest.raises(errors.SeedanceServerError, match=r"502.*status-body"):
         drive(
             API.status_flow("t", "video", NOW),
             [reply(200, completed(mark="status-body")), reply(502, b"bad")],

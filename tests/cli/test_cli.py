@@ -1,0 +1,113 @@
+"""The command line: described once, the same for Airflow and for ``python -m``."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from importlib import import_module
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from airflow_provider_seedance import cli
+from airflow_provider_seedance.cli import COMMANDS, Command, get_seedance_cli_commands, main
+
+
+def airflow_parser() -> argparse.ArgumentParser:
+    """Make the parser as Airflow does."""
+    parser = argparse.ArgumentParser(prog="airflow")
+    groups = parser.add_subparsers(required=True)
+    for group in get_seedance_cli_commands():
+        commands = groups.add_parser(group.name, help=group.help).add_subparsers(required=True)
+        for command in group.subcommands:  # type: ignore[union-attr]
+            sub = commands.add_parser(command.name, help=command.help)
+            for argument in command.args:
+                argument.add_to_parser(sub)
+            sub.set_defaults(func=command.func)
+    return parser
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> list[argparse.Namespace]:
+    """Commands do nothing but to note that they were called."""
+    seen: list[argparse.Namespace] = []
+    module = SimpleNamespace(**dict.fromkeys(("demo", "emulator", "render", "estimate"), seen.append))
+    monkeypatch.setattr(cli, "import_module", lambda name: module)
+    return seen
+
+
+LINES: list[list[str]] = [
+    ["demo"],
+    ["demo", "--keep", "--yes", "--output", "x", "--speed", "8"],
+    ["emulator", "--port", "0", "--key", "k"],
+    ["render", "A lamp", "-o", "clip.mp4", "--image", "a", "--image", "b", "--duration", "5"],
+    ["render", "--generation-id", "g-1", "-o", "clip.mp4"],
+]
+
+
+@pytest.mark.parametrize("line", LINES, ids=" ".join)
+def test_both_parsers_read_the_same(line: list[str], called: list[argparse.Namespace]) -> None:
+    main(line)
+    args = airflow_parser().parse_args(["seedance", *line])
+    args.func(args)
+    ours, airflows = (vars(one) for one in called)
+    assert {name: value for name, value in ours.items() if name not in ("func", "command")} == {
+        name: value for name, value in airflows.items() if name != "func"
+    }
+    assert ours["func"] == airflows["func"]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_every_command_has_something_to_carry_it_out(command: Command) -> None:
+    module, function = command.target.split(":")
+    assert callable(getattr(import_module(module), function))
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_every_argument_is_explained(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.help
+    assert all(argument.options.get("help") for argument in command.arguments)
+    with pytest.raises(SystemExit) as left:
+        main([command.name, "--help"])
+    assert left.value.code == 0
+    assert command.help.split()[0] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("code", "left_with"), [(0, None), (None, None), (1, 1), (3, 3)])
+def test_the_exit_code(monkeypatch: pytest.MonkeyPatch, code: Any, left_with: int | None) -> None:
+    monkeypatch.setattr(cli, "import_module", lambda name: SimpleNamespace(run=lambda args: code))
+    command = Command(name="x", help="y", target="somewhere:run")
+    if left_with is None:
+        command(argparse.Namespace())
+    else:
+        with pytest.raises(SystemExit) as left:
+            command(argparse.Namespace())
+        assert left.value.code == left_with
+
+
+@pytest.mark.parametrize("line", [[], ["lunch"], ["render", "A lamp"], ["emulator", "--port", "x"]])
+def test_a_wrong_line(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(line)
+    assert left.value.code == 2
+    assert "airflow seedance" in capsys.readouterr().err
+
+
+def test_it_runs_as_a_module_without_loading_airflow() -> None:
+    code = """
+import sys
+from airflow_provider_seedance import cli
+heavy = {"airflow", "httpx", "av", "PIL"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    shown = subprocess.run(
+        [sys.executable, "-m", "airflow_provider_seedance", "--help"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    for command in COMMANDS:
+        assert command.name in shown.stdout

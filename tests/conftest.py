@@ -1,0 +1,73 @@
+"""What all tests share: a private home for Airflow, and services that answer without waiting."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+# Airflow makes directories where it is imported; the developer's own stay as they are.
+_home = tempfile.TemporaryDirectory(prefix="airflow-unit-", ignore_cleanup_errors=True)
+atexit.register(_home.cleanup)
+os.environ["AIRFLOW_HOME"] = _home.name
+
+if TYPE_CHECKING:
+    from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+
+
+@pytest.fixture
+def start_emulator() -> Iterator[Callable[..., SeedanceEmulator]]:
+    """Start emulators with arguments of the test's own."""
+    from support import SECRET
+
+    from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+
+    running: list[SeedanceEmulator] = []
+
+    def start(**arguments: Any) -> SeedanceEmulator:
+        emulator = SeedanceEmulator(**{"media": False, "render_seconds": 0, "key": SECRET, **arguments})
+        emulator.start()
+        running.append(emulator)
+        return emulator
+
+    yield start
+    for emulator in running:
+        emulator.stop()
+
+
+@pytest.fixture
+def services(start_emulator: Callable[..., SeedanceEmulator], quick: None) -> SeedanceEmulator:
+    """All five services, where renders take no time and nothing waits."""
+    return start_emulator()
+
+
+@pytest.fixture
+def connect(services: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Make an Airflow connection to a service: ``connect("ark")``."""
+
+    def make(api: str, *, conn_id: str = "seedance_default", **extra: Any) -> None:
+        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", services.connection_json(api, **extra))
+
+    return make
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the waiting out of everything that waits, and the reading of certificates out of every client."""
+    from airflow_provider_seedance import client, flows, records
+    from airflow_provider_seedance.apis import seedance2api
+    from airflow_provider_seedance.polling import schedule
+
+    monkeypatch.setattr(flows, "SUBMIT_PAUSES", (0.0,) * len(flows.SUBMIT_PAUSES))
+    monkeypatch.setattr(flows, "READ_PAUSES", (0.0,) * len(flows.READ_PAUSES))
+    monkeypatch.setattr(flows, "LOOK_UP_PAUSES", (0.0,) * len(flows.LOOK_UP_PAUSES))
+    monkeypatch.setattr(seedance2api, "_RESULT_PAUSES", (0.0,))
+    monkeypatch.setattr(records, "WRITE_PAUSES", (0.0,) * len(records.WRITE_PAUSES))
+    for name in ("FIRST", "LONGEST", "LONGEST_AFTER_FAILURE"):
+        monkeypatch.setattr(schedule, name, 0.01)
+    monkeypatch.setattr(client, "tls_context", functools.cache(client.tls_context))

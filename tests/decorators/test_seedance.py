@@ -1,0 +1,144 @@
+"""``@task.seedance_video``, as a Dag's author writes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG, task
+from airflow.serialization.serialized_objects import DagSerialization
+from support import PROMPT, Store, deferral, make_context
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.decorators.seedance import seedance_video_task
+from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoOperator
+
+Connect = Callable[..., None]
+
+
+def operator(function: Callable[..., Any], **arguments: Any) -> Any:
+    with DAG("dag"):
+        return seedance_video_task(function, task_id="clip", **arguments)().operator
+
+
+def run(op: Any, services: SeedanceEmulator, **context: Any) -> dict[str, Any]:
+    """Run up to the deferral, and return what was sent."""
+    whole = {**make_context(Store()), **context}
+    deferral(lambda: op.execute(whole))
+    return dict(services.ledger.submissions[-1].request)
+
+
+@pytest.fixture(autouse=True)
+def _held(services: SeedanceEmulator, connect: Connect) -> None:
+    connect("seedanceapi-v2")
+    services.hold()
+
+
+def test_a_function_that_returns_the_prompt(services: SeedanceEmulator) -> None:
+    op = operator(lambda: PROMPT, duration=5)
+    assert isinstance(op, SeedanceGenerateVideoOperator)
+    assert run(op, services) == {"prompt": PROMPT, "model": "seedance-2.0", "duration": 5}
+
+
+def test_a_function_that_returns_a_request(services: SeedanceEmulator) -> None:
+    op = operator(lambda: {"prompt": PROMPT, "duration": "10"}, duration=5, aspect_ratio="9:16")
+    assert run(op, services) == {
+        "prompt": PROMPT,
+        "model": "seedance-2.0",
+        "duration": 10,
+        "aspect_ratio": "9:16",
+    }
+
+
+def test_arguments_and_context_reach_the_function(services: SeedanceEmulator) -> None:
+    def prompt(animal: str, *, ds: str) -> str:
+        return f"{animal} on {ds}"
+
+    with DAG("dag"):
+        op = seedance_video_task(prompt)("A heron", ds="2026-02-07").operator
+    assert run(op, services)["prompt"] == "A heron on 2026-02-07"
+
+    with DAG("other"):
+        op = seedance_video_task(lambda ds=None: f"Clip of {ds}", task_id="clip")().operator
+    assert run(op, services, ds="2026-02-08")["prompt"] == "Clip of 2026-02-08"
+
+
+@pytest.mark.parametrize("returned", [None, 5, ["a"], ("a", "b"), b"text", True])
+def test_anything_else_is_refused(services: SeedanceEmulator, returned: Any) -> None:
+    with pytest.raises(errors.SeedanceRequestError) as caught:
+        operator(lambda: returned).execute(make_context(Store()))
+    assert type(returned).__name__ in caught.value.message
+    assert "Nothing was sent" in caught.value.message
+    assert services.ledger.requests == []
+
+
+@pytest.mark.parametrize(
+    ("returned", "says"),
+    [
+        ({"duration": 5}, "needs a prompt"),
+        ({"prompt": "x", "colour": 1}, "no request argument colour"),
+        ("", "empty"),
+    ],
+)
+def test_a_bad_request_is_refused(services: SeedanceEmulator, returned: Any, says: str) -> None:
+    with pytest.raises(errors.SeedanceRequestError, match=says):
+        operator(lambda: returned).execute(make_context(Store()))
+    assert services.ledger.requests == []
+
+
+def test_a_function_that_fails_submits_nothing(services: SeedanceEmulator) -> None:
+    def broken() -> str:
+        raise KeyError("upstream")
+
+    with pytest.raises(KeyError):
+        operator(broken).execute(make_context(Store()))
+    assert services.ledger.requests == []
+
+
+def test_a_function_that_changes_its_mind_does_not_pay_twice(services: SeedanceEmulator) -> None:
+    prompts = iter(["first", "second"])
+    op = operator(lambda: next(prompts))
+    context = make_context(Store())
+    deferral(lambda: op.execute(context))
+    context["ti"].retry()
+    with pytest.raises(errors.SeedanceRequestChangedError, match="prompt"):
+        op.execute(context)
+    assert len(services.ledger.posts()) == 1
+
+
+def test_the_prompt_is_the_functions() -> None:
+    with pytest.raises(TypeError, match="takes no prompt"):
+        operator(lambda: PROMPT, prompt="other")
+
+
+def test_a_wrong_argument_is_found_when_the_dag_is_read() -> None:
+    with pytest.raises(TypeError, match="colour"):
+        operator(lambda: PROMPT, colour="blue")
+
+
+def test_it_is_registered_with_airflow(services: SeedanceEmulator) -> None:
+    with DAG("dag", default_args={"seedance_conn_id": "seedance_default"}) as dag:
+
+        @task.seedance_video(duration=5, on_clear="new", timeout=60)
+        def clip(day: str) -> dict[str, Any]:
+            return {"prompt": f"Clip of {day}"}
+
+        first = clip("monday")
+        clip.override(task_id="mapped").expand(day=["tuesday", "wednesday"])
+    op = first.operator
+    assert (op.on_clear, op.timeout, op.duration, op.multiple_outputs) == ("new", 60, 5, False)
+    assert run(op, services)["prompt"] == "Clip of monday"
+    again = DagSerialization.from_dict(json.loads(json.dumps(DagSerialization.to_dict(dag))))
+    assert set(again.task_dict) == {"clip", "mapped"}
+    assert again.get_task("clip")._operator_name == "@task.seedance_video"
+
+
+def test_its_arguments_are_templates() -> None:
+    op = operator(lambda: PROMPT)
+    assert {"op_args", "op_kwargs", "duration", "images", "on_clear", "seedance_conn_id"} <= set(
+        op.template_fields
+    )
+    assert "prompt" not in op.template_fields

@@ -1,0 +1,311 @@
+"""The hook, with and without ``await``, against all five services over real sockets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from helpers import ALL_APIS, image, video
+from support import PROMPT, SECRET, on_loop
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from airflow_provider_seedance.generations import Estimate, Generation, GenerationStatus
+from airflow_provider_seedance.hooks.seedance import SeedanceHook, look_up_settings, raise_unless_succeeded
+
+Connect = Callable[..., None]
+
+TWINS = {
+    "submit": "asubmit",
+    "get_generation": "aget_generation",
+    "wait": "await_generation",
+    "cancel": "acancel",
+}
+
+
+class Twin:
+    """Calls a method of the hook, or its asynchronous twin."""
+
+    def __init__(self, asynchronous: bool) -> None:
+        self.asynchronous = asynchronous
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **more: Any) -> Any:
+            hook = SeedanceHook()
+            if self.asynchronous:
+                return on_loop(getattr(hook, TWINS[name])(*arguments, **more))
+            return getattr(hook, name)(*arguments, **more)
+
+        return call
+
+
+@pytest.fixture(params=[False, True], ids=["sync", "async"])
+def hook(request: pytest.FixtureRequest) -> Twin:
+    return Twin(request.param)
+
+
+# ---------------------------------------------------------------------- test_connection
+
+
+@pytest.mark.parametrize("api", ALL_APIS)
+def test_a_good_connection(services: SeedanceEmulator, connect: Connect, api: str) -> None:
+    connect(api)
+    worked, says = SeedanceHook().test_connection()
+    assert worked
+    assert "accepts the API key" in says
+    assert [request.method for request in services.ledger.requests] == ["GET"]
+    assert services.ledger.submissions == []
+
+
+@pytest.mark.parametrize("api", ALL_APIS)
+def test_a_wrong_key(
+    services: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch, connect: Connect, api: str
+) -> None:
+    fields = {**services.connection(api), "password": "sk-wrong-key-000"}
+    monkeypatch.setenv("AIRFLOW_CONN_SEEDANCE_DEFAULT", json.dumps(fields))
+    worked, says = SeedanceHook().test_connection()
+    assert not worked
+    assert "401" in says
+    assert "sk-wrong-key-000" not in says
+    assert services.ledger.submissions == []
+
+
+@pytest.mark.parametrize("api", ALL_APIS)
+def test_a_service_that_cannot_be_reached(services: SeedanceEmulator, connect: Connect, api: str) -> None:
+    connect(api)
+    services.stop()
+    worked, says = SeedanceHook().test_connection()
+    assert not worked
+    assert "failed" in says
+    assert SECRET not in says
+
+
+def test_a_malformed_connection_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_SEEDANCE_DEFAULT", '{"conn_type": "seedance", "extra": {}}')
+    worked, says = SeedanceHook().test_connection()
+    assert not worked
+    assert "API key" in says
+
+
+def test_a_connection_on_an_event_loop(services: SeedanceEmulator, connect: Connect) -> None:
+    connect("ark")
+    settings = on_loop(look_up_settings("seedance_default"))
+    assert settings == SeedanceHook().settings
+
+
+def test_an_odd_connection_is_warned_about(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+    connect("ark", modle="typo")
+    _ = SeedanceHook().settings
+    assert "'modle'" in caplog.text
+
+
+# ---------------------------------------------------------------------- the life of a generation
+
+
+@pytest.mark.parametrize("api", ALL_APIS)
+def test_from_submission_to_output(
+    services: SeedanceEmulator, connect: Connect, hook: Twin, api: str
+) -> None:
+    connect(api)
+    services.hold()
+    generation = hook.submit(video(PROMPT))
+    assert generation.generation_id == services.ledger.submissions[0].generation_id
+    assert not generation.status.terminal
+    assert not hook.get_generation(generation.generation_id).status.terminal
+    services.finish(generation.generation_id)
+    ended = hook.wait(generation.generation_id, 10, poll_interval=0.01)
+    assert ended.status is GenerationStatus.SUCCEEDED
+    assert ended.url is not None
+    assert ended == hook.get_generation(generation.generation_id)
+    assert len(services.ledger.posts()) == 1
+
+
+@pytest.mark.parametrize("api", ["ark", "seedance2api"])
+def test_images(services: SeedanceEmulator, connect: Connect, hook: Twin, api: str) -> None:
+    connect(api)
+    generation = hook.submit(image(PROMPT))
+    assert generation.status is GenerationStatus.SUCCEEDED
+    assert (generation.media, len(generation.urls)) == ("image", 1)
+
+
+@pytest.mark.parametrize("api", ALL_APIS)
+def test_a_request_the_service_does_not_take(
+    services: SeedanceEmulator, connect: Connect, hook: Twin, api: str
+) -> None:
+    connect(api)
+    with pytest.raises(errors.SeedanceRequestError):
+        hook.submit(video(PROMPT, duration=1000))
+    assert services.ledger.requests == []
+
+
+def test_a_lost_reply_is_never_repeated(services: SeedanceEmulator, connect: Connect, hook: Twin) -> None:
+    connect("runbase")
+    services.fault("drop_reply")
+    with pytest.raises(errors.SeedanceUncertainSubmitError) as caught:
+        hook.submit(video(PROMPT))
+    assert "may have been billed" in caught.value.message
+    assert len(services.ledger.posts()) == 1
+
+
+def test_a_used_up_quota(services: SeedanceEmulator, connect: Connect, hook: Twin) -> None:
+    connect("runbase")
+    services.fault("rate_limit", retry_after=900)
+    with pytest.raises(errors.SeedanceRateLimitError) as caught:
+        hook.submit(video(PROMPT))
+    assert caught.value.retry_after == pytest.approx(900, abs=30)
+
+
+@pytest.mark.parametrize("api", ALL_APIS)
+def test_an_unknown_generation(services: SeedanceEmulator, connect: Connect, hook: Twin, api: str) -> None:
+    connect(api)
+    with pytest.raises(errors.SeedanceNotFoundError):
+        hook.get_generation("no-such")
+    with pytest.raises(errors.SeedanceNotFoundError, match="does not know generation no-such"):
+        hook.wait("no-such", 10, poll_interval=0.01)
+
+
+@pytest.mark.parametrize("api", ALL_APIS)
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (None, errors.SeedanceGenerationFailedError),
+        ("OutputVideoSensitiveContentDetected", errors.SeedanceModerationError),
+    ],
+)
+def test_waiting_for_a_failure(
+    services: SeedanceEmulator, connect: Connect, hook: Twin, api: str, code: str | None, error: Any
+) -> None:
+    connect(api)
+    services.hold()
+    generation_id = hook.submit(video(PROMPT)).generation_id
+    services.fail(generation_id, f"not today {code or ''}", code=code)
+    with pytest.raises(error) as caught:
+        hook.wait(generation_id, 10, poll_interval=0.01)
+    assert type(caught.value) is error
+    assert generation_id in caught.value.message
+    assert "not today" in caught.value.message
+
+
+def test_waiting_for_what_was_cancelled(services: SeedanceEmulator, connect: Connect, hook: Twin) -> None:
+    connect("ark")
+    services.hold()
+    generation_id = hook.submit(video(PROMPT)).generation_id
+    services.cancel_remote(generation_id)
+    with pytest.raises(errors.SeedanceGenerationCancelledError, match="by a person"):
+        hook.wait(generation_id, 10, poll_interval=0.01)
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_out_of_patience(services: SeedanceEmulator, connect: Connect, hook: Twin, readable: bool) -> None:
+    connect("ark")
+    services.hold()
+    generation_id = hook.submit(video(PROMPT)).generation_id
+    if not readable:
+        services.fault("gateway_error", on="status", times=None)
+    with pytest.raises(errors.SeedanceTimeoutError) as caught:
+        hook.wait(generation_id, 0.1, poll_interval=0.01)
+    assert ("could not be read" in caught.value.message) is not readable
+    assert "goes on and is billed" in caught.value.message
+    assert caught.value.generation_id == generation_id
+
+
+def test_failed_readings_are_waited_out(services: SeedanceEmulator, connect: Connect, hook: Twin) -> None:
+    connect("runbase")
+    generation_id = hook.submit(video(PROMPT)).generation_id
+    fault = services.fault("refuse", on="status", status=500, times=4)
+    assert hook.wait(generation_id, 10, poll_interval=0.01).url
+    assert fault.used == 4
+
+
+# ---------------------------------------------------------------------- cancelling
+
+
+def test_cancelling_what_is_queued(services: SeedanceEmulator, connect: Connect, hook: Twin) -> None:
+    connect("ark")
+    services.hold()
+    generation_id = hook.submit(video(PROMPT)).generation_id
+    done = hook.cancel(generation_id)
+    assert done.cancelled
+    assert "not billed" in done.reason
+    assert services.ledger.submissions[0].billed == 0
+
+
+def test_a_finished_generation_is_never_deleted(
+    services: SeedanceEmulator, connect: Connect, hook: Twin
+) -> None:
+    connect("ark")
+    generation_id = hook.submit(video(PROMPT)).generation_id
+    done = hook.cancel(generation_id)
+    assert not done.cancelled
+    assert services.ledger.cancels() == []
+    assert services.ledger.deletions == []
+
+
+@pytest.mark.parametrize("api", [api for api in ALL_APIS if api != "ark"])
+def test_services_that_cannot_cancel(
+    services: SeedanceEmulator, connect: Connect, hook: Twin, api: str
+) -> None:
+    connect(api)
+    done = hook.cancel("some-id")
+    assert not done.cancelled
+    assert "goes on" in done.reason
+    assert "billed" in done.reason
+    assert services.ledger.requests == []
+
+
+# ---------------------------------------------------------------------- estimating
+
+
+def test_an_estimate(services: SeedanceEmulator, connect: Connect) -> None:
+    connect("seedanceapi-v1")
+    estimate = SeedanceHook().estimate(video(PROMPT, duration=12, resolution="720p", generate_audio=True))
+    assert (estimate.credits, estimate.cost_usd) == (84, 0.42)
+    assert services.ledger.requests == []
+
+
+@pytest.mark.parametrize("api", [api for api in ALL_APIS if api != "seedanceapi-v1"])
+def test_no_estimate_where_no_price_is_published(
+    services: SeedanceEmulator, connect: Connect, api: str
+) -> None:
+    connect(api)
+    assert SeedanceHook().estimate(video(PROMPT)) == Estimate()
+
+
+def test_no_estimate_for_what_is_refused(connect: Connect) -> None:
+    connect("seedanceapi-v1")
+    with pytest.raises(errors.SeedanceRequestError):
+        SeedanceHook().estimate(video(PROMPT, duration=5))
+
+
+# ---------------------------------------------------------------------- what an end means
+
+
+@pytest.mark.parametrize(
+    ("status", "known", "error"),
+    [
+        ("failed", {"error_message": "no"}, errors.SeedanceGenerationFailedError),
+        ("expired", {}, errors.SeedanceGenerationFailedError),
+        ("cancelled", {}, errors.SeedanceGenerationCancelledError),
+        ("failed", {"error_code": "InputTextSensitiveContentDetected"}, errors.SeedanceModerationError),
+        ("failed", {"error_message": "content_policy violation"}, errors.SeedanceModerationError),
+        ("succeeded", {"urls": ()}, errors.SeedanceOutputGoneError),
+    ],
+)
+def test_what_an_end_means(status: str, known: dict[str, Any], error: type[errors.SeedanceError]) -> None:
+    generation = Generation(
+        generation_id="g-1", api="ark", media="video", status=GenerationStatus(status), **known
+    )
+    with pytest.raises(error) as caught:
+        raise_unless_succeeded(generation)
+    assert type(caught.value) is error
+    assert "g-1" in caught.value.message
+    assert caught.value.generation_id == "g-1"
+
+
+def test_a_success_is_handed_on() -> None:
+    generation = Generation(
+        generation_id="g", api="ark", media="video", status=GenerationStatus.SUCCEEDED, urls=("https://x/y",)
+    )
+    assert raise_unless_succeeded(generation) is generation

@@ -1,0 +1,459 @@
+"""The hub: many generations, one client, one connection lookup, one scheduler."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from support import SECRET, emulator_settings, on_loop
+from triggers.test_seedance import submitted
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.apis.wire import HttpCall, HttpReply
+from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from airflow_provider_seedance.polling import hub as module
+from airflow_provider_seedance.polling.hub import wait_for_generation
+from airflow_provider_seedance.polling.schedule import Knowledge
+from airflow_provider_seedance.polling.waiting import NOT_FOUND_LIMIT, Waiting
+from airflow_provider_seedance.settings import Settings
+
+CONN = "seedance_default"
+
+
+class Connections:
+    """Looks connections up, and counts."""
+
+    def __init__(self, *settings: Settings) -> None:
+        self.known = {one.conn_id: one for one in settings}
+        self.looked_up: list[str] = []
+
+    async def __call__(self, conn_id: str) -> Settings:
+        self.looked_up.append(conn_id)
+        await asyncio.sleep(0)
+        return self.known[conn_id]
+
+
+class Clients(list[Any]):
+    """The clients that were made; ``concurrent`` is the most calls that ran at a time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self.running = self.concurrent = self.closed = 0
+        clients = self
+
+        class Counting(module.AsyncClient):
+            def __init__(self, settings: Settings) -> None:
+                super().__init__(settings)
+                clients.append(self)
+
+            async def send(self, call: HttpCall) -> Any:
+                clients.running += 1
+                clients.concurrent = max(clients.concurrent, clients.running)
+                try:
+                    await asyncio.sleep(0.01)
+                    return await super().send(call)
+                finally:
+                    clients.running -= 1
+
+            async def close(self) -> None:
+                clients.closed += 1
+                await super().close()
+
+        monkeypatch.setattr(module, "AsyncClient", Counting)
+
+
+@pytest.fixture
+def clients(monkeypatch: pytest.MonkeyPatch) -> Clients:
+    return Clients(monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays() -> Iterator[None]:
+    yield
+    assert module._hubs == {}
+    assert module._connections == {}
+
+
+def waiting(generation_id: str, *, deadline: float | None = None, poll_interval: float = 0.01) -> Waiting:
+    return Waiting(
+        generation_id=generation_id,
+        media="video",
+        deadline=deadline or time.time() + 60,
+        known=Knowledge(poll_interval=poll_interval),
+    )
+
+
+def run(main: Callable[[], Any]) -> Any:
+    """Run on a loop that has nothing left to do afterwards."""
+
+    async def guarded() -> Any:
+        try:
+            return await main()
+        finally:
+            await asyncio.sleep(0)
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    return on_loop(guarded())
+
+
+def wait(generation_id: str, look_up: Any, conn_id: str = CONN, **more: Any) -> Any:
+    return wait_for_generation(waiting(generation_id, **more), conn_id, look_up, not_before=0.0)
+
+
+# ---------------------------------------------------------------------- sharing
+
+
+def test_many_watchers_share_one_client_and_one_lookup(services: SeedanceEmulator, clients: Clients) -> None:
+    look_up = Connections(emulator_settings(services, "ark"))
+    ids = [submitted(services, "ark") for _ in range(40)]
+
+    async def main() -> list[Any]:
+        return await asyncio.gather(*(wait(generation_id, look_up) for generation_id in ids))
+
+    steps = run(main)
+    assert [step.kind for step in steps] == ["ended"] * 40
+    assert [step.waiting.last.generation_id for step in steps] == ids
+    assert look_up.looked_up == [CONN]
+    assert (len(clients), clients.closed) == (1, 1)
+    assert services.ledger.count("status") == 40
+
+
+def test_calls_at_a_time_are_bounded(services: SeedanceEmulator, clients: Clients) -> None:
+    look_up = Connections(emulator_settings(services, "runbase"))
+    ids = [submitted(services, "runbase") for _ in range(50)]
+
+    async def main() -> None:
+        await asyncio.gather(*(wait(generation_id, look_up) for generation_id in ids))
+
+    run(main)
+    assert 1 < clients.concurrent <= module.POOL_SIZE
+
+
+def test_two_connections_to_the_same_account_share(services: SeedanceEmulator, clients: Clients) -> None:
+    one, other = (emulator_settings(services, "ark", conn_id=name) for name in ("one", "other"))
+    look_up = Connections(one, other)
+    services.hold()
+    ids = [submitted(services, "ark") for _ in range(2)]
+
+    async def main() -> None:
+        waits = [
+            asyncio.create_task(wait(i, look_up, name)) for i, name in zip(ids, ("one", "other"), strict=True)
+        ]
+        await asyncio.sleep(0.05)
+        assert len(module._hubs) == 1
+        for generation_id in ids:
+            services.finish(generation_id)
+        await asyncio.gather(*waits)
+
+    run(main)
+    assert sorted(look_up.looked_up) == ["one", "other"]
+    assert (len(clients), clients.closed) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "change", [{"key": "another-key"}, {"base_url": "http://127.0.0.1:9/x"}, {"verify": False}]
+)
+def test_different_accounts_do_not_share(
+    services: SeedanceEmulator, clients: Clients, change: dict[str, Any]
+) -> None:
+    one = emulator_settings(services, "ark", conn_id="one")
+    look_up = Connections(one, replace(one, conn_id="other", **change))
+    services.hold()
+    generation_id = submitted(services, "ark")
+
+    async def main() -> None:
+        waits = [asyncio.create_task(wait(generation_id, look_up, name)) for name in ("one", "other")]
+        await asyncio.sleep(0.05)
+        assert len(module._hubs) == 2
+        for task in waits:
+            task.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+
+    run(main)
+    assert (len(clients), clients.closed) == (2, 2)
+
+
+def test_the_next_one_in_opens_it_anew(services: SeedanceEmulator, clients: Clients) -> None:
+    look_up = Connections(emulator_settings(services, "ark"))
+    ids = [submitted(services, "ark") for _ in range(2)]
+
+    async def main() -> None:
+        for generation_id in ids:
+            await wait(generation_id, look_up)
+
+    run(main)
+    assert (len(clients), clients.closed) == (2, 2)
+
+
+# ---------------------------------------------------------------------- leaving
+
+
+def test_cancelled_watchers_leave_nothing(services: SeedanceEmulator, clients: Clients) -> None:
+    look_up = Connections(emulator_settings(services, "ark"))
+    services.hold()
+    ids = [submitted(services, "ark") for _ in range(3)]
+
+    async def main() -> None:
+        tasks = [asyncio.create_task(wait(generation_id, look_up)) for generation_id in ids]
+        await asyncio.sleep(0.05)
+        for task in tasks[:2]:
+            task.cancel()
+        await asyncio.gather(*tasks[:2], return_exceptions=True)
+        assert len(module._hubs) == 1  # one is still there
+        services.release()
+        assert (await tasks[2]).kind == "ended"
+
+    run(main)
+    assert clients.closed == 1
+
+
+def test_leaving_while_the_scheduler_wakes_up_ends_it_all_the_same(services: SeedanceEmulator) -> None:
+    """The moment in which a poll has planned the next one and the last watcher leaves."""
+    look_up = Connections(emulator_settings(services, "ark"))
+
+    async def main() -> None:
+        for turns in range(20):
+            task = asyncio.create_task(wait("g", look_up, poll_interval=30.0))
+            await asyncio.sleep(0.001)
+            hub = next(iter(module._hubs.values()))
+            await asyncio.sleep(0.001)
+            task.cancel()
+            await asyncio.sleep(0)
+            hub._wake.set()
+            for _ in range(turns % 5):
+                await asyncio.sleep(0)
+            hub._scheduler.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            assert hub._scheduler.done()
+
+    async def bounded() -> None:
+        await asyncio.wait_for(main(), 20)
+
+    run(bounded)
+
+
+def test_a_watcher_that_is_cancelled_while_it_is_read(services: SeedanceEmulator) -> None:
+    look_up = Connections(emulator_settings(services, "ark"))
+    generation_id = submitted(services, "ark")
+    fault = services.fault("delay", on="status", hold=True)
+
+    async def main() -> None:
+        task = asyncio.create_task(wait(generation_id, look_up))
+        while not services.ledger.count("status"):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    try:
+        run(main)
+    finally:
+        fault.release()
+
+
+# ---------------------------------------------------------------------- keys and connections
+
+
+def test_a_new_key_is_looked_up_once_after_a_refusal(services: SeedanceEmulator, clients: Clients) -> None:
+    right = emulator_settings(services, "ark")
+    look_up = Connections(replace(right, key="rotated-away"))
+    ids = [submitted(services, "ark") for _ in range(10)]
+
+    async def main() -> list[Any]:
+        tasks = [asyncio.create_task(wait(generation_id, look_up)) for generation_id in ids]
+        await asyncio.sleep(0.05)
+        look_up.known[CONN] = right
+        for hub in module._hubs.values():  # as if it had been looked up a while ago
+            known = hub._connections._known
+            known.update({name: (settings, time.time() - 60) for name, (settings, _) in known.items()})
+        return await asyncio.gather(*tasks)
+
+    steps = run(main)
+    assert {step.kind for step in steps} == {"ended"}
+    assert len(look_up.looked_up) == 2
+    assert len(clients) == clients.closed == 2
+
+
+def test_a_key_that_stays_wrong_is_not_looked_up_for_every_generation(
+    services: SeedanceEmulator, clients: Clients
+) -> None:
+    look_up = Connections(replace(emulator_settings(services, "ark"), key="wrong"))
+    ids = [submitted(services, "ark") for _ in range(10)]
+
+    async def main() -> list[Any]:
+        return await asyncio.gather(*(wait(i, look_up, deadline=time.time() + 0.3) for i in ids))
+
+    steps = run(main)
+    assert {step.kind for step in steps} == {"deadline"}
+    assert len(look_up.looked_up) == 1
+
+
+def test_a_failed_lookup_reaches_the_waiter() -> None:
+    async def look_up(conn_id: str) -> Settings:
+        raise errors.SeedanceConfigurationError("no API key")
+
+    async def main() -> None:
+        with pytest.raises(errors.SeedanceConfigurationError, match="no API key"):
+            await wait("g", look_up)
+
+    run(main)
+    module._connections.clear()
+
+
+def test_a_failed_renewal_leaves_the_old_connection_in_use(
+    services: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = emulator_settings(services, "ark")
+    asked: list[str] = []
+
+    async def look_up(conn_id: str) -> Settings:
+        asked.append(conn_id)
+        if len(asked) > 1:
+            raise ConnectionError(f"away {SECRET}")
+        return settings
+
+    monkeypatch.setattr(module, "CONNECTION_LIFETIME", 0.0)
+    generation_id = submitted(services, "ark")
+
+    async def main() -> Any:
+        return await wait(generation_id, look_up)
+
+    assert run(main).kind == "ended"
+    assert "could not be looked up again" in caplog.text
+    assert SECRET not in caplog.text
+
+
+# ---------------------------------------------------------------------- trouble
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("refuse", {"status": 500}),
+        ("gateway_error", {}),
+        ("rubbish", {}),
+        ("cut", {}),
+        ("rate_limit", {"retry_after": 0}),
+        ("refuse", {"status": 403}),
+    ],
+)
+def test_failed_polls_go_on_waiting(services: SeedanceEmulator, kind: str, options: dict[str, Any]) -> None:
+    look_up = Connections(emulator_settings(services, "runbase"))
+    generation_id = submitted(services, "runbase")
+    fault = services.fault(kind, on="status", times=5, **options)
+
+    async def main() -> Any:
+        return await wait(generation_id, look_up)
+
+    assert run(main).kind == "ended"
+    assert fault.used == 5
+
+
+def test_an_unknown_generation(services: SeedanceEmulator) -> None:
+    look_up = Connections(emulator_settings(services, "runbase"))
+
+    async def main() -> Any:
+        return await wait("no-such", look_up)
+
+    assert run(main).kind == "unknown"
+    assert services.ledger.count("status") == NOT_FOUND_LIMIT
+
+
+def test_the_deadline(services: SeedanceEmulator) -> None:
+    look_up = Connections(emulator_settings(services, "runbase"))
+    services.hold()
+    generation_id = submitted(services, "runbase")
+
+    async def main() -> Any:
+        return await wait(generation_id, look_up, deadline=time.time() + 0.1)
+
+    assert run(main).kind == "deadline"
+
+
+def test_a_failure_of_the_scheduler_reaches_everybody(services: SeedanceEmulator, clients: Clients) -> None:
+    look_up = Connections(emulator_settings(services, "ark"))
+    services.hold()
+    ids = [submitted(services, "ark") for _ in range(3)]
+
+    async def main() -> list[Any]:
+        tasks = [asyncio.create_task(wait(i, look_up, poll_interval=0.05)) for i in ids]
+        await asyncio.sleep(0.02)
+        broken = next(iter(module._hubs.values()))
+        broken._due.insert(0, ("no time", 0, None))  # type: ignore[arg-type]
+        broken._wake.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert broken.broken
+        # Whoever comes next is not sent to the broken one.
+        services.release()
+        assert (await wait(ids[0], look_up)).kind == "ended"
+        return results
+
+    results = run(main)
+    assert [type(result) for result in results] == [TypeError] * 3
+    assert len(clients) == clients.closed == 2
+
+
+def test_a_failure_in_one_poll_reaches_its_waiter_only(
+    services: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_up = Connections(emulator_settings(services, "ark"))
+    good, bad = submitted(services, "ark"), submitted(services, "ark")
+    plain = module.on_reading
+
+    def on_reading(step: Any, reading: Any, now: float) -> Any:
+        if step.generation_id == bad:
+            raise RuntimeError("a bug")
+        return plain(step, reading, now)
+
+    monkeypatch.setattr(module, "on_reading", on_reading)
+
+    async def main() -> list[Any]:
+        return await asyncio.gather(*(wait(i, look_up) for i in (good, bad)), return_exceptions=True)
+
+    first, second = run(main)
+    assert first.kind == "ended"
+    assert isinstance(second, RuntimeError)
+
+
+def test_nothing_is_logged_per_poll(services: SeedanceEmulator, caplog: pytest.LogCaptureFixture) -> None:
+    look_up = Connections(emulator_settings(services, "runbase"))
+    services.hold()
+    generation_id = submitted(services, "runbase")
+
+    async def main() -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(wait(generation_id, look_up), 0.3)
+
+    caplog.set_level("INFO", logger="airflow_provider_seedance")
+    run(main)
+    assert services.ledger.count("status") > 3
+    assert [line for line in caplog.records if line.name.startswith("airflow_provider_seedance")] == []
+
+
+def test_the_hub_has_a_context_of_its_own(
+    services: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow files log lines by context; those of the hub belong to nobody's task."""
+    import contextvars
+
+    marker: contextvars.ContextVar[str] = contextvars.ContextVar("marker", default="nobody")
+    seen: set[str] = set()
+
+    async def send(self: Any, call: HttpCall) -> HttpReply:
+        seen.add(marker.get())
+        return HttpReply(404, {}, b'{"error": {"code": "x", "message": "y"}}')
+
+    monkeypatch.setattr(module.AsyncClient, "send", send)
+    look_up = Connections(emulator_settings(services, "ark"))
+
+    async def main() -> None:
+        marker.set("the first trigger")
+        await wait("g", look_up)
+
+    run(main)
+    assert seen == {"nobody"}

@@ -1,0 +1,152 @@
+"""What the tests of the Airflow faces share: a state store, a task instance, connections, an emulator's settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Coroutine
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import TaskDeferred
+from helpers import connection
+
+from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from airflow_provider_seedance.generations import ImageRequest, VideoRequest
+from airflow_provider_seedance.records import RECORD_KEY
+from airflow_provider_seedance.settings import Settings, read_settings
+
+#: A key that is long and odd enough to be found wherever it should not be.
+SECRET = "sk-test-9f8e7d6c5b4a"
+
+#: A prompt likewise.
+PROMPT = "A quartz heron over teal dunes"
+
+
+class Store:
+    """Stands in for ``context["task_state_store"]``; takes JSON only, as Airflow does."""
+
+    def __init__(self, value: Any = None) -> None:
+        self.texts: dict[str, str] = {} if value is None else {RECORD_KEY: json.dumps(value)}
+        #: The state in every record that was written, in order.
+        self.states: list[str] = []
+        self.retentions: list[Any] = []
+        #: Called before each access with ``get`` or ``set``; raises what the access shall raise.
+        self.before: Callable[[str], None] = lambda what: None
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.before("get")
+        return json.loads(self.texts[key]) if key in self.texts else default
+
+    def set(self, key: str, value: Any, *, retention: Any = None) -> None:
+        self.before("set")
+        self.texts[key] = json.dumps(value, allow_nan=False)
+        self.states.append(value["state"])
+        self.retentions.append(retention)
+
+    @property
+    def value(self) -> Any:
+        """The record as it lies there."""
+        return json.loads(self.texts[RECORD_KEY]) if RECORD_KEY in self.texts else None
+
+    def change(self, **changes: Any) -> None:
+        """Change the record behind the back of the task."""
+        self.texts[RECORD_KEY] = json.dumps({**self.value, **changes})
+
+    def break_down(self, *accesses: str, times: int = 1000) -> None:
+        """Let the next accesses fail."""
+        left = [times]
+
+        def fail(what: str) -> None:
+            if what in accesses and left[0]:
+                left[0] -= 1
+                raise ConnectionError(f"the API server is away ({what})")
+
+        self.before = fail
+
+
+class TaskInstance:
+    """As much of a task instance as the operators look at."""
+
+    def __init__(self, *, max_tries: int = 2, try_number: int = 1, map_index: int = -1) -> None:
+        self.dag_id, self.task_id, self.run_id = "dag", "task", "run"
+        self.map_index = map_index
+        self.max_tries = max_tries
+        self.try_number = try_number
+        self.pushed: dict[str, Any] = {}
+        #: What Airflow says of this task instance while it is being killed.
+        self.state: str | None = "running"
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        json.dumps(value)
+        self.pushed[key] = value
+
+    def xcom_pull(self, *, task_ids: str, key: str, map_indexes: int | None = None) -> Any:
+        assert (task_ids, map_indexes) == (self.task_id, self.map_index)
+        return self.pushed.get(key)
+
+    def get_task_states(self, **which: Any) -> dict[str, dict[str, str | None]]:
+        return {self.run_id: {self.task_id: self.state}}
+
+    def retry(self) -> None:
+        """Go on to the next try, as an automatic retry does."""
+        self.try_number += 1
+
+    def clear(self, retries: int = 2) -> None:
+        """Go on to the next try, as a person's clear does."""
+        self.max_tries = self.try_number + retries
+        self.try_number += 1
+
+
+class Log:
+    """Stands in for the log of an operator or a trigger, which pytest does not see."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def info(self, message: str, *arguments: Any) -> None:
+        self.lines.append(message % arguments)
+
+    debug = warning = error = info
+
+
+def make_context(store: Store | None, ti: TaskInstance | None = None) -> Any:
+    """Make the context of a task; without a store it is that of an Airflow below 3.3."""
+    context: dict[str, Any] = {"ti": ti or TaskInstance()}
+    if store is not None:
+        context["task_state_store"] = store
+    return context
+
+
+def deferral(run: Callable[[], Any]) -> TaskDeferred:
+    """Run a task until it defers, and return the deferral."""
+    with pytest.raises(TaskDeferred) as caught:
+        run()
+    return caught.value
+
+
+def emulator_settings(
+    emulator: SeedanceEmulator, api: str, *, conn_id: str = "seedance_default", **extra: Any
+) -> Settings:
+    """Read the settings of a connection to a service of the emulator."""
+    fields = emulator.connection(api, **extra)
+    return read_settings(
+        conn_id, connection(host=fields["host"], password=fields["password"], extra=fields["extra"])
+    )
+
+
+def smallest(api: str, media: str = "video", prompt: str = PROMPT) -> VideoRequest | ImageRequest:
+    """Return the smallest request that a service takes."""
+    return ImageRequest(prompt=prompt) if media == "image" else VideoRequest(prompt=prompt)
+
+
+def on_loop(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine on an event loop of its own."""
+    import asyncio
+
+    return asyncio.run(coroutine)
+
+
+def plain_connection(**fields: Any) -> SimpleNamespace:
+    """Make a connection as Airflow hands it out."""
+    return connection(**fields)

@@ -1,0 +1,109 @@
+"""What Airflow learns at discovery: by its own schema, and true."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.metadata import entry_points
+from importlib.resources import files
+from typing import Any
+
+import jsonschema
+import pytest
+from helpers import connection
+
+from airflow_provider_seedance import apis, settings
+from airflow_provider_seedance.get_provider_info import get_provider_info
+from airflow_provider_seedance.hooks.seedance import SeedanceHook
+
+INFO = get_provider_info()
+(TYPE,) = INFO["connection-types"]
+FIELDS = TYPE["conn-fields"]
+
+
+def paths(value: Any) -> Iterator[str]:
+    """Every dotted path of ours in the description."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from paths(item)
+    elif isinstance(value, str) and value.startswith("airflow_provider_seedance."):
+        yield value
+
+
+def test_it_is_valid_by_airflows_schema() -> None:
+    schema = json.loads((files("airflow") / "provider_info.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(INFO, schema)
+    assert json.loads(json.dumps(INFO)) == INFO
+
+
+def test_airflow_finds_it() -> None:
+    (found,) = [
+        entry
+        for entry in entry_points(group="apache_airflow_provider")
+        if entry.value.startswith("airflow_provider_seedance")
+    ]
+    assert found.load() is get_provider_info
+
+
+@pytest.mark.parametrize("path", sorted(set(paths(INFO))))
+def test_every_path_leads_somewhere(path: str) -> None:
+    try:
+        import_module(path)
+    except ModuleNotFoundError:
+        module, name = path.rsplit(".", 1)
+        assert hasattr(import_module(module), name)
+
+
+def test_the_paths_are_there() -> None:
+    assert len(set(paths(INFO))) >= 9
+
+
+def test_integrations_are_declared() -> None:
+    declared = {item["integration-name"] for item in INFO["integrations"]}
+    for kind in ("hooks", "operators", "sensors", "triggers"):
+        assert {item["integration-name"] for item in INFO[kind]} <= declared
+    for item in INFO["transfers"]:
+        assert {item["source-integration-name"], item["target-integration-name"]} <= declared
+
+
+def test_the_form_offers_every_service() -> None:
+    assert FIELDS["api"]["schema"]["enum"] == list(apis.SERVICES)
+    assert FIELDS["api"]["schema"]["default"] == apis.DEFAULT_API
+
+
+def test_the_form_has_every_key_of_the_extra() -> None:
+    assert list(FIELDS) == list(settings._KEYS)
+
+
+def test_the_form_offers_every_auth_header() -> None:
+    offered = {name for name in FIELDS["auth_header"]["schema"]["enum"] if name}
+    assert offered == {name for api in apis.SERVICES for name in apis.get_api(api).auth_headers}
+
+
+def test_secrets_are_hidden_in_the_form() -> None:
+    hidden = {name for name, field in FIELDS.items() if field["schema"].get("format") == "password"}
+    assert hidden == {"callback_secret", "proxy"}
+
+
+def test_a_form_left_empty_is_a_good_connection() -> None:
+    """The form stores what its schema allows; every default of it must be readable."""
+    for empty in (None, ""):
+        extra = {name: field["schema"].get("default", empty) for name, field in FIELDS.items()}
+        read = settings.read_settings("c", connection(extra=extra))
+        assert read.api.name == apis.DEFAULT_API
+        assert read.warnings == ()
+
+
+def test_the_hook_and_the_form_agree() -> None:
+    assert TYPE["connection-type"] == SeedanceHook.conn_type == "seedance"
+    assert TYPE["hook-name"] == SeedanceHook.hook_name
+    assert SeedanceHook.default_conn_name == "seedance_default"
+    assert TYPE["ui-field-behaviour"]["relabeling"] == {"password": "API key", "host": "Base URL"}
+
+
+def test_schemas_of_the_form_are_schemas() -> None:
+    for field in FIELDS.values():
+        jsonschema.Draft202012Validator.check_schema(field["schema"])
