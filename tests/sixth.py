@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 from airflow_provider_seedance.apis import base, reading
 from airflow_provider_seedance.apis.params import Rule, Text, Whole
 from airflow_provider_seedance.apis.wire import HttpCall, VendorError
-from airflow_provider_seedance.generations import Generation, GenerationRequest, ImageRequest, Media
+from airflow_provider_seedance.generations import GenerationRequest, ImageRequest
 
 
 class Sixth(base.Api):
@@ -29,21 +28,6 @@ class Sixth(base.Api):
 
     def status_call(self, generation_id: str) -> HttpCall:
         return HttpCall(method="GET", path=f"/jobs/{reading.segment(generation_id)}")
-
-    def read_generation(
-        self, body: Mapping[str, Any], generation_id: str, *, media: Media, now: datetime
-    ) -> Generation:
-        urls = self.outputs(body)
-        status, documented, word = reading.status_of(body.get("status"), urls)
-        return Generation(
-            generation_id=generation_id,
-            api=self.name,
-            media=media,
-            status=status,
-            documented=documented,
-            word=word,
-            urls=urls,
-        )
 
     def outputs(self, payload: Mapping[str, Any]) -> tuple[str, ...]:
         return reading.strings(payload.get("film"))

@@ -18,11 +18,9 @@ from airflow_provider_seedance.apis import base, reading
 from airflow_provider_seedance.apis.params import Flag, Inputs, Model, OneOf, Pattern, Rule, Text, Whole
 from airflow_provider_seedance.apis.wire import HttpCall, VendorError
 from airflow_provider_seedance.generations import (
-    Generation,
     GenerationRequest,
     GenerationStatus,
     ImageRequest,
-    Media,
     MediaInput,
     VideoRequest,
     read_number,
@@ -242,33 +240,18 @@ class Ark(base.Api):
 
     # ------------------------------------------------------------------ replies
 
-    def read_generation(
-        self, body: Mapping[str, Any], generation_id: str, *, media: Media, now: datetime
-    ) -> Generation:
-        payload = reading.unwrap(body)
-        urls = self.outputs(payload)
-        status, documented, word = reading.status_of(payload.get("status"), urls)
-        succeeded = status is GenerationStatus.SUCCEEDED
-        message, code = reading.failure_message(payload) if status.terminal else (None, None)
+    def details(
+        self, payload: Mapping[str, Any], status: GenerationStatus, now: datetime
+    ) -> Mapping[str, Any]:
         created = read_time(payload.get("created_at")) or read_time(payload.get("created"))
         ended = (read_time(payload.get("updated_at")) or created) if status.terminal else None
-        return Generation(
-            generation_id=generation_id,
-            api=self.name,
-            media=media,
-            status=status,
-            documented=documented,
-            word=word,
-            urls=urls if succeeded else (),
-            model=reading.text(payload.get("model")),
-            duration=read_number(payload.get("duration")),
-            resolution=reading.text(payload.get("resolution")) or _image_size(payload),
-            created_at=created,
-            completed_at=ended,
-            expires_at=_lifetime_from(ended or now) if succeeded else None,
-            error_message=None if succeeded else message,
-            error_code=None if succeeded else code,
-        )
+        succeeded = status is GenerationStatus.SUCCEEDED
+        return {
+            "resolution": reading.text(payload.get("resolution")) or _image_size(payload),
+            "created_at": created,
+            "completed_at": ended,
+            "expires_at": _lifetime_from(ended or now) if succeeded else None,
+        }
 
     def outputs(self, payload: Mapping[str, Any]) -> tuple[str, ...]:
         content = payload.get("content")

@@ -42,6 +42,7 @@ from airflow_provider_seedance.generations import (
     Media,
     RequestFacts,
     read_number,
+    read_time,
 )
 from airflow_provider_seedance.urls import MediaHosts
 
@@ -77,6 +78,9 @@ class Api(abc.ABC):
     probe_misses: ClassVar[bool] = True
     #: Where the id of a generation stands in a reply, in order of preference.
     id_fields: ClassVar[tuple[str, ...]] = ("task_id", "id", "run_id")
+
+    #: Words that tell of the call where they stand in a body without an envelope.
+    envelope_words: ClassVar[tuple[str, ...]] = ()
 
     # ------------------------------------------------------------------ requests
 
@@ -283,11 +287,43 @@ class Api(abc.ABC):
     def status_call(self, generation_id: str) -> HttpCall:
         """Build the request for the state of a generation."""
 
-    @abc.abstractmethod
     def read_generation(
         self, body: Mapping[str, Any], generation_id: str, *, media: Media, now: datetime
     ) -> Generation:
-        """Read a generation from the body of a reply about it, in any documented shape."""
+        """Read a generation from the body of a reply about it, in any documented shape. Never raises."""
+        payload = reading.unwrap(body)
+        urls = self.outputs(payload)
+        status, documented, word = reading.status_of(
+            payload.get("status"), urls, self.envelope_words if payload is body else ()
+        )
+        succeeded = status is GenerationStatus.SUCCEEDED
+        failed = status.terminal and not succeeded
+        message, code = reading.failure_message(payload, body) if failed else (None, None)
+        common: dict[str, Any] = {
+            "model": reading.text(payload.get("model")),
+            "duration": read_number(payload.get("duration")),
+            "resolution": reading.text(payload.get("resolution")),
+            "created_at": read_time(payload.get("created_at")),
+            "completed_at": read_time(payload.get("completed_at")),
+        }
+        return Generation(
+            generation_id=generation_id,
+            api=self.name,
+            media=media,
+            status=status,
+            documented=documented,
+            word=word,
+            urls=urls if succeeded else (),
+            error_message=message,
+            error_code=code,
+            **{**common, **self.details(payload, status, now)},
+        )
+
+    def details(
+        self, payload: Mapping[str, Any], status: GenerationStatus, now: datetime
+    ) -> Mapping[str, Any]:
+        """Return what a service tells of a generation in its own way, as fields of :class:`Generation`."""
+        return {}
 
     @abc.abstractmethod
     def outputs(self, payload: Mapping[str, Any]) -> tuple[str, ...]:

@@ -10,11 +10,9 @@ from airflow_provider_seedance.apis import base, reading
 from airflow_provider_seedance.apis.params import Flag, Inputs, Model, OneOf, Rule, Text
 from airflow_provider_seedance.apis.wire import HttpCall, VendorError
 from airflow_provider_seedance.generations import (
-    Generation,
     GenerationRequest,
     GenerationStatus,
     ImageRequest,
-    Media,
     read_number,
     read_time,
 )
@@ -64,29 +62,14 @@ class Runbase(base.Api):
     def status_call(self, generation_id: str) -> HttpCall:
         return HttpCall(method="GET", path=f"/runs/{reading.segment(generation_id)}")
 
-    def read_generation(
-        self, body: Mapping[str, Any], generation_id: str, *, media: Media, now: datetime
-    ) -> Generation:
-        payload = reading.unwrap(body)
-        urls = self.outputs(payload)
-        status, documented, word = reading.status_of(payload.get("status"), urls)
-        message, code = reading.failure_message(payload, body) if status.terminal else (None, None)
-        succeeded = status is GenerationStatus.SUCCEEDED
-        return Generation(
-            generation_id=generation_id,
-            api=self.name,
-            media=media,
-            status=status,
-            documented=documented,
-            word=word,
-            urls=urls if succeeded else (),
-            model=reading.text(payload.get("model")),
-            cost_usd=read_number(payload.get("costUsd", payload.get("cost_usd"))),
-            created_at=read_time(payload.get("created_at", payload.get("createdAt"))),
-            completed_at=read_time(payload.get("completed_at", payload.get("completedAt"))),
-            error_message=None if succeeded else message,
-            error_code=None if succeeded else code,
-        )
+    def details(
+        self, payload: Mapping[str, Any], status: GenerationStatus, now: datetime
+    ) -> Mapping[str, Any]:
+        return {
+            "cost_usd": read_number(payload.get("costUsd", payload.get("cost_usd"))),
+            "created_at": read_time(payload.get("created_at", payload.get("createdAt"))),
+            "completed_at": read_time(payload.get("completed_at", payload.get("completedAt"))),
+        }
 
     def outputs(self, payload: Mapping[str, Any]) -> tuple[str, ...]:
         output = payload.get("output")

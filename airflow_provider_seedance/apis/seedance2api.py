@@ -23,7 +23,6 @@ from airflow_provider_seedance.generations import (
     Media,
     VideoRequest,
     read_number,
-    read_time,
 )
 
 _PROMPT = Text(longest=300)
@@ -59,6 +58,7 @@ class Seedance2Api(base.Api):
     default_base_url = "https://api.seedance2api.com/v1"
     auth_headers = ("authorization", "x-api-key")
     callback_field = "webhook_url"
+    envelope_words = reading.ENVELOPE_WORDS
 
     def rules(self, request: GenerationRequest, base_url: str) -> Mapping[str, Rule]:
         return _IMAGE_RULES if isinstance(request, ImageRequest) else _VIDEO_RULES
@@ -121,35 +121,16 @@ class Seedance2Api(base.Api):
     def _said(self, generation: Generation, status: HttpReply) -> str:
         return f"{self.status_call(generation.generation_id).path} said {status.excerpt()}"
 
-    def read_generation(
-        self, body: Mapping[str, Any], generation_id: str, *, media: Media, now: datetime
-    ) -> Generation:
-        payload = reading.unwrap(body)
+    def details(
+        self, payload: Mapping[str, Any], status: GenerationStatus, now: datetime
+    ) -> Mapping[str, Any]:
         result = reading.mapping(payload.get("result"))
-        urls = self.outputs(payload)
-        status, documented, word = reading.status_of(
-            payload.get("status"), urls, reading.ENVELOPE_WORDS if payload is body else ()
-        )
-        message, code = reading.failure_message(payload, body) if status.terminal else (None, None)
-        succeeded = status is GenerationStatus.SUCCEEDED
-        return Generation(
-            generation_id=generation_id,
-            api=self.name,
-            media=media,
-            status=status,
-            documented=documented,
-            word=word,
-            urls=urls if succeeded else (),
-            model=reading.text(payload.get("model")),
-            duration=read_number(result.get("duration", payload.get("duration"))),
-            resolution=reading.text(result.get("resolution")) or reading.text(payload.get("resolution")),
-            created_at=read_time(payload.get("created_at")),
-            completed_at=read_time(payload.get("completed_at")),
-            progress=read_number(payload.get("progress")),
-            estimated_wait=read_number(payload.get("estimated_wait_time_seconds")),
-            error_message=None if succeeded else message,
-            error_code=None if succeeded else code,
-        )
+        return {
+            "duration": read_number(result.get("duration", payload.get("duration"))),
+            "resolution": reading.text(result.get("resolution")) or reading.text(payload.get("resolution")),
+            "progress": read_number(payload.get("progress")),
+            "estimated_wait": read_number(payload.get("estimated_wait_time_seconds")),
+        }
 
     def outputs(self, payload: Mapping[str, Any]) -> tuple[str, ...]:
         for source in (reading.mapping(payload.get("result")), payload):

@@ -9,12 +9,9 @@ from typing import Any
 from airflow_provider_seedance.apis import base, reading
 from airflow_provider_seedance.apis.wire import HttpCall, VendorError
 from airflow_provider_seedance.generations import (
-    Generation,
     GenerationRequest,
     GenerationStatus,
-    Media,
     read_number,
-    read_time,
 )
 
 _FINE_CODES = ("", "0", "200", "ok", "success")
@@ -35,34 +32,18 @@ class SeedanceOrgApi(base.Api):
         """Return what consumed credits cost in US dollars, where the version publishes a rate."""
         return None
 
-    def read_generation(
-        self, body: Mapping[str, Any], generation_id: str, *, media: Media, now: datetime
-    ) -> Generation:
-        payload = reading.unwrap(body)
+    def details(
+        self, payload: Mapping[str, Any], status: GenerationStatus, now: datetime
+    ) -> Mapping[str, Any]:
         asked = reading.mapping(payload.get("request"))
-        urls = self.outputs(payload)
-        status, documented, word = reading.status_of(payload.get("status"), urls)
-        message, code = reading.failure_message(payload, body) if status.terminal else (None, None)
-        succeeded = status is GenerationStatus.SUCCEEDED
         consumed = read_number(payload.get("consumed_credits"))
-        return Generation(
-            generation_id=generation_id,
-            api=self.name,
-            media=media,
-            status=status,
-            documented=documented,
-            word=word,
-            urls=urls if succeeded else (),
-            model=reading.text(asked.get("model")) or reading.text(payload.get("model")),
-            duration=read_number(asked.get("duration", payload.get("duration"))),
-            resolution=reading.text(asked.get("resolution")) or reading.text(payload.get("resolution")),
-            credits=consumed,
-            cost_usd=self.cost(consumed),
-            created_at=read_time(payload.get("created_at")),
-            completed_at=read_time(payload.get("completed_at")),
-            error_message=None if succeeded else message,
-            error_code=None if succeeded else code,
-        )
+        return {
+            "model": reading.text(asked.get("model")) or reading.text(payload.get("model")),
+            "duration": read_number(asked.get("duration", payload.get("duration"))),
+            "resolution": reading.text(asked.get("resolution")) or reading.text(payload.get("resolution")),
+            "credits": consumed,
+            "cost_usd": self.cost(consumed),
+        }
 
     def outputs(self, payload: Mapping[str, Any]) -> tuple[str, ...]:
         return reading.strings(payload.get("response")) or reading.strings(payload.get("video_url"))
