@@ -34,7 +34,10 @@ def measure(module: str) -> float:
     )
     # The parents of a module are listed as imports of their own; what counts is all that is new.
     package = module.split(".")
-    names = {".".join(package[:depth]) for depth in range(1, len(package) + 1)} - {"airflow", "airflow.providers"}
+    names = {".".join(package[:depth]) for depth in range(1, len(package) + 1)} - {
+        "airflow",
+        "airflow.providers",
+    }
     outermost = [int(time) for time, name in _LINE.findall(run.stderr) if name in names]
     return sum(outermost) / 1000
 

@@ -1,0 +1,95 @@
+"""
+The stage of the situations, and their running side by side.
+
+A situation waits most of its time for Airflow, so several are played at once, each in a thread of its
+own: every test function marked ``side_by_side`` takes only ``stage`` and parameters, touches nothing but
+its own renders, and is started together with the first of them. A test without the mark has the stage
+to itself.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_seedance.compat import RETRY_POLICIES
+from airflow_provider_seedance.testing import SeedanceEmulator
+
+from .busy_airflow import BusyAirflow
+from .stage import API_KEY, SERVICES, Stage
+
+HERE = Path(__file__).parent
+
+#: Situations at a time: enough to keep two cores busy.
+AT_ONCE = 12
+
+#: Task processes at a time: no situation may have to wait for another one to end.
+WORKERS = 32
+
+_pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="situation")
+_played: dict[str, Future[None]] = {}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the mark known."""
+    config.addinivalue_line("markers", "side_by_side: played at the same time as others of its kind")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Take the outcome of a test that runs in the background; let any other one run alone."""
+    if pyfuncitem.get_closest_marker("side_by_side") is None:
+        wait(_played.values())
+        return None
+    if not _played:
+        stage = pyfuncitem.funcargs["stage"]
+        for item in pyfuncitem.session.items:
+            if item.path.is_relative_to(HERE) and item.get_closest_marker("side_by_side"):
+                assert isinstance(item, pytest.Function)
+                parameters = item.callspec.params if hasattr(item, "callspec") else {}
+                _played[item.nodeid] = _pool.submit(item.obj, stage=stage, **parameters)
+    _played[pyfuncitem.nodeid].result()
+    return True
+
+
+@pytest.fixture(scope="package")
+def stage(tmp_path_factory: pytest.TempPathFactory, database_template: Path) -> Iterator[Stage]:
+    """A private Airflow with two emulators; see :class:`Stage`."""
+    if not RETRY_POLICIES:
+        pytest.skip("below Airflow 3.3 nothing is remembered from one try to the next")
+    home = tmp_path_factory.mktemp("situations")
+    with (
+        SeedanceEmulator(key=API_KEY, speed=60, render_seconds=160_000, media=False) as rendering,
+        SeedanceEmulator(key=API_KEY, speed=0.001, media=False) as queueing,
+        socket.socket() as nobody,
+    ):
+        nobody.bind(("127.0.0.1", 0))  # taken, and nobody listens
+        away = {**rendering.connection("ark"), "host": f"http://127.0.0.1:{nobody.getsockname()[1]}/api/v3"}
+        connections = {name.replace("-", "_"): rendering.connection_json(name) for name in SERVICES}
+        connections |= {"ark_queue": queueing.connection_json("ark"), "nobody": json.dumps(away)}
+        (home / "dags").mkdir()
+        shutil.copy(HERE / "situations.py", home / "dags")
+        with BusyAirflow(
+            home=home,
+            dags_folder=home / "dags",
+            connections=connections,
+            database_template=database_template,
+            config={
+                ("core", "parallelism"): str(WORKERS),
+                ("workers", "execution_api_retry_wait_max"): "2",
+            },
+        ) as airflow:
+            for dag_id in ("video_0", "limited", "chain", "mapped_1"):
+                airflow.wait_parsed(dag_id, 120)
+            running = Stage(airflow=airflow, rendering=rendering, queueing=queueing, folder=home)
+            try:
+                yield running
+            finally:
+                running.stopped.set()
+                _pool.shutdown(cancel_futures=True)

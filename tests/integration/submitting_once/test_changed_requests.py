@@ -1,0 +1,226 @@
+"""The table's rows "other fingerprint": a record belongs to the request it was paid for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from .stage import NEVER, PATIENCE, STANDS_AFTER_ID, Stage, Task
+
+pytestmark = pytest.mark.side_by_side
+
+BY_TRY = "seen from {{ 'the left' if ti.try_number == 1 else 'the right' }}"
+
+
+def _left_behind(stage: Stage, retries: int, **arguments: Any) -> tuple[Task, str]:
+    """A task whose first worker was killed after the id, and whose prompt is another one in the next try."""
+    boat = stage.video(
+        "ark", retries=retries, prompt=BY_TRY, arguments={**STANDS_AFTER_ID, **arguments}
+    ).start()
+    paid = str(boat.until_recorded())
+    boat.kill()
+    return boat, paid
+
+
+# ---------------------------------------------------------------------- an id
+
+
+def test_a_retry_with_another_request_fails_for_good(stage: Stage) -> None:
+    boat, paid = _left_behind(stage, 2)
+    boat.until("failed", try_number=2)
+    boat.check("failed", posts=1)
+    boat.check_says(
+        f"the request changed (prompt) since generation {paid} was submitted",
+        "Clear the task to submit the new request",
+        try_number=2,
+    )
+
+
+@pytest.mark.parametrize("on_clear", ["reuse", "new"])
+def test_a_cleared_task_submits_its_new_request(stage: Stage, on_clear: str) -> None:
+    boat, paid = _left_behind(stage, 0, on_clear=on_clear)
+    boat.until("failed")
+    boat.clear()
+    _ends_as_another_one(boat, paid)
+    boat.check_says(
+        f"The task was cleared and the request changed (prompt) since generation {paid} was submitted",
+        f"{paid} was paid for and is left behind",
+        try_number=2,
+    )
+
+
+def test_a_retry_submits_its_new_request_where_the_author_says_so(stage: Stage) -> None:
+    boat, paid = _left_behind(stage, 1, on_uncertain_submit="resubmit")
+    _ends_as_another_one(boat, paid)
+    boat.check_says("on_uncertain_submit='resubmit': submitting anew, which pays again", try_number=2)
+
+
+def test_another_service_is_another_request(stage: Stage) -> None:
+    boat = stage.video(
+        "seedanceapi_v1", retries=1, arguments=STANDS_AFTER_ID, later={"seedance_conn_id": "seedanceapi_v2"}
+    ).start()
+    paid = boat.until_recorded()
+    boat.kill()
+    boat.until("failed", try_number=2)
+    boat.check("failed", posts=1)
+    boat.check_says(f"the request changed (api, base_url) since generation {paid} was submitted")
+
+
+def test_an_argument_added_later_is_another_request(stage: Stage) -> None:
+    boat = stage.video("ark", retries=1, arguments=STANDS_AFTER_ID, later={"aspect_ratio": "1:1"}).start()
+    boat.until_recorded()
+    boat.kill()
+    boat.until("failed", try_number=2)
+    boat.check("failed", posts=1)
+    boat.check_says("the request changed (aspect_ratio)")
+
+
+# ---------------------------------------------------------------------- an intent without an id
+
+
+def test_a_retry_with_another_request_does_not_forget_the_uncertain_one(stage: Stage) -> None:
+    boat = stage.video("seedanceapi_v2", retries=1, prompt=BY_TRY)
+    fault = boat.fault("hold_reply")
+    boat.start()
+    boat.until_struck(fault)
+    boat.kill()
+    fault.release()
+    boat.until("failed", try_number=2)
+    boat.check("failed", posts=1)
+    boat.check_says("An earlier try was about to submit", try_number=2)
+    boat.clear()
+    boat.stage.until(lambda: len(boat.taken) == 2, "a second submission", boat)
+    boat.finish()
+    boat.until("success", try_number=3)
+    boat.check("success", posts=2)
+
+
+def test_a_cleared_task_with_another_request_first_reports_the_uncertain_one(stage: Stage) -> None:
+    boat = stage.video("runbase", prompt=BY_TRY)
+    fault = boat.fault("hold_reply")
+    boat.start()
+    boat.until_struck(fault)
+    boat.kill()
+    fault.release()
+    boat.until("failed", try_number=1)
+    boat.clear()
+    boat.until("failed", try_number=2)
+    boat.check("failed", posts=1)
+
+
+def test_a_lost_render_that_is_found_is_not_delivered_for_another_request(stage: Stage) -> None:
+    boat = stage.video("ark", retries=1, prompt=BY_TRY)
+    fault = boat.fault("hold_reply")
+    boat.start()
+    boat.until_struck(fault)
+    boat.kill()
+    fault.release()
+    boat.until("failed", try_number=2)
+    boat.check("failed", posts=1)
+    boat.check_says(
+        f"The submission whose reply was lost was taken: it is generation {boat.generations[0]}",
+        "the request changed (prompt)",
+    )
+
+
+# ---------------------------------------------------------------------- the same request
+
+SIGNED = "https://pictures.example.com/harbour.png?Expires={{ ti.try_number }}&Signature=s{{ ti.try_number }}"
+
+
+@pytest.mark.parametrize("how", ["retry", "clear"])
+def test_a_presigned_url_that_was_renewed_is_the_same_request(stage: Stage, how: str) -> None:
+    boat = stage.video(
+        "seedance2api", retries=1 if how == "retry" else 0, arguments={**STANDS_AFTER_ID, "images": [SIGNED]}
+    ).start()
+    paid = boat.until_recorded()
+    assert "Signature=s1" in str(boat.taken[0].request)
+    boat.kill()
+    if how == "clear":
+        boat.until("failed")
+        boat.clear()
+    boat.until_says("waiting for it, not submitting again", try_number=2)
+    boat.finish()
+    boat.until("success", try_number=2)
+    boat.check_delivered(paid)
+
+
+def test_another_picture_is_another_request(stage: Stage) -> None:
+    url = "https://pictures.example.com/{{ ti.try_number }}.png?Signature=s"
+    boat = stage.video("seedance2api", retries=1, arguments={**STANDS_AFTER_ID, "images": [url]}).start()
+    boat.until_recorded()
+    boat.kill()
+    boat.until("failed", try_number=2)
+    boat.check("failed", posts=1)
+    boat.check_says("the request changed (images)")
+
+
+# ---------------------------------------------------------------------- mapped
+
+
+def _mapped(stage: Stage, retries: int) -> tuple[Task, list[Task], list[str]]:
+    """Two mapped tasks whose first workers stand after the id."""
+    boat = stage.video(
+        "ark",
+        dag_id=f"mapped_{retries}",
+        items=("an owl", "a whale"),
+        arguments={"deferrable": False, "poll_interval": NEVER},
+    ).start()
+    items = [boat.item(0), boat.item(1)]
+    paid = [str(item.until_recorded()) for item in items]
+    prompts = [boat.emulator.generation(each).prompt for each in paid]
+    assert prompts == [f"{boat.word} an owl", f"{boat.word} a whale"]
+    return boat, items, paid
+
+
+def _reorder(boat: Task) -> None:
+    boat.stage.airflow.clear(boat.dag_id, boat.run_id, ["items"])
+    boat.stage.airflow.wait_task(
+        boat.dag_id, boat.run_id, "items", {"success"}, timeout=PATIENCE, try_number=2
+    )
+
+
+def test_nobody_gets_the_video_of_another_item_in_a_retry(stage: Stage) -> None:
+    boat, items, paid = _mapped(stage, 1)
+    _reorder(boat)
+    for each in paid:
+        boat.emulator.finish(each)
+    for item in items:
+        item.kill()
+    for item, old in zip(items, paid, strict=True):
+        item.until("failed", try_number=2)
+        item.check_says(
+            f"the request changed (prompt) since generation {old}", "did the order of the items change?"
+        )
+        assert item.result == {}
+    assert boat.posts == 2
+
+
+def test_nobody_gets_the_video_of_another_item_after_a_clear(stage: Stage) -> None:
+    boat, items, paid = _mapped(stage, 0)
+    for each in paid:
+        boat.emulator.finish(each)
+    for item in items:
+        item.kill()
+    for item in items:
+        item.until("failed")
+    boat.until_run_ended()
+    boat.stage.airflow.clear(boat.dag_id, boat.run_id)
+    boat.stage.until(lambda: len(boat.taken) == 4, "two more submissions", boat)
+    for each in boat.generations[2:]:
+        boat.emulator.finish(each)
+    for item, prompt in zip(items, ["a whale", "an owl"], strict=True):
+        item.until("success", try_number=2)
+        got = boat.emulator.generation(item.result["generation_id"])
+        assert got.prompt == f"{boat.word} {prompt}"
+    assert boat.posts == 4
+
+
+def _ends_as_another_one(boat: Task, paid: str) -> None:
+    boat.stage.until(lambda: len(boat.taken) == 2, "a second submission", boat)
+    boat.finish()
+    boat.until("success", try_number=2)
+    boat.check("success", posts=2)
+    assert boat.result["generation_id"] != paid
+    assert boat.taken[1].prompt.endswith("the right")

@@ -1,0 +1,252 @@
+"""Clears: after success with both ``on_clear``, of the whole run, while deferred, while running."""
+
+from __future__ import annotations
+
+import pytest
+
+from .stage import NEVER, PATIENCE, STANDS_AFTER_ID, Stage, Task
+
+pytestmark = pytest.mark.side_by_side
+
+
+def _succeeded(boat: Task) -> str:
+    boat.start()
+    boat.stage.until(lambda: boat.taken, "a submission", boat)
+    boat.finish()
+    boat.until("success")
+    return str(boat.record["generation_id"])
+
+
+# ---------------------------------------------------------------------- after success
+
+
+@pytest.mark.parametrize("conn_id", ["seedance2api", "seedanceapi_v1", "runbase", "ark"])
+def test_cleared_after_success_the_output_is_delivered_again(stage: Stage, conn_id: str) -> None:
+    boat = stage.video(conn_id)
+    paid = _succeeded(boat)
+    read = len(boat.requests("status"))
+    boat.clear()
+    boat.until("success", try_number=2)
+    boat.check_delivered(paid)
+    assert len(boat.requests("status")) == read + 1
+    boat.check_says(
+        "delivering it, nothing is paid",
+        "on_clear='new' or a changed request would make another take",
+        try_number=2,
+    )
+
+
+def test_cleared_after_success_with_on_clear_new_another_take_is_made(stage: Stage) -> None:
+    boat = stage.video("seedanceapi_v2", later={"on_clear": "new"})
+    paid = _succeeded(boat)
+    boat.clear()
+    boat.stage.until(lambda: len(boat.taken) == 2, "a second submission", boat)
+    boat.finish()
+    boat.until("success", try_number=2)
+    boat.check("success", posts=2)
+    assert boat.result["generation_id"] == boat.generations[1] != paid
+    boat.check_says("on_clear='reuse' would deliver the old one", try_number=2)
+
+
+def test_on_clear_is_a_template(stage: Stage) -> None:
+    boat = stage.video("ark", arguments={"on_clear": "{{ 'new' if ti.try_number == 3 else 'reuse' }}"})
+    paid = _succeeded(boat)
+    boat.clear()
+    boat.until("success", try_number=2)
+    boat.check_delivered(paid)
+    boat.clear()
+    boat.stage.until(lambda: len(boat.taken) == 2, "a second submission", boat)
+    boat.finish()
+    boat.until("success", try_number=3)
+    boat.check("success", posts=2)
+
+
+def test_what_the_trigger_ended_is_delivered_again(stage: Stage) -> None:
+    boat = stage.video("ark", arguments={"end_from_trigger": True}, later={"deferrable": True})
+    paid = _succeeded(boat)
+    boat.check_delivered(paid)
+    boat.clear()
+    boat.until("success", try_number=2)
+    boat.check_delivered(paid)
+
+
+@pytest.mark.parametrize("conn_id", ["ark", "seedance2api"])
+def test_images_are_delivered_again(stage: Stage, conn_id: str) -> None:
+    boat = stage.image(conn_id)
+    paid = _succeeded(boat)
+    requests = boat.emulator.ledger.count("any", generation_id=paid)
+    boat.clear()
+    boat.until("success", try_number=2)
+    boat.check("success", posts=1)
+    assert boat.result["generation_id"] == paid
+    assert boat.emulator.ledger.count("any", generation_id=paid) == requests  # it stands in the record
+
+
+def test_images_with_on_clear_new_are_made_anew(stage: Stage) -> None:
+    boat = stage.image("seedance2api", later={"on_clear": "new"})
+    paid = _succeeded(boat)
+    boat.clear()
+    boat.stage.until(lambda: len(boat.taken) == 2, "a second submission", boat)
+    boat.finish()
+    boat.until("success", try_number=2)
+    boat.check("success", posts=2)
+    assert boat.result["generation_id"] != paid
+
+
+def test_a_whole_run_that_is_cleared_does_not_pay_again(stage: Stage) -> None:
+    boat = stage.video("ark", dag_id="chain")
+    paid = _succeeded(boat)
+    assert stage.airflow.wait_run(boat.dag_id, boat.run_id, PATIENCE) == "failed"  # the upload
+    stage.airflow.clear(boat.dag_id, boat.run_id)
+    boat.until("success", try_number=2)
+    assert stage.airflow.wait_run(boat.dag_id, boat.run_id, PATIENCE) == "success"
+    boat.check_delivered(paid)
+    assert stage.airflow.xcom(boat.dag_id, boat.run_id, "upload") == paid
+
+
+# ---------------------------------------------------------------------- after a failure that was seen
+
+
+def test_a_render_that_failed_is_submitted_anew_by_a_retry(stage: Stage) -> None:
+    boat = stage.video("seedanceapi_v1", retries=1).start()
+    first = boat.until_deferred()
+    boat.emulator.fail(first, "The renderer broke down.")
+    boat.stage.until(lambda: len(boat.taken) == 2, "a second submission", boat)
+    boat.finish()
+    boat.until("success", try_number=2)
+    boat.check("success", posts=2)
+    assert boat.result["generation_id"] == boat.generations[1]
+    boat.check_says(f"Generation {first} ended as failed: submitting anew", try_number=2)
+
+
+def test_a_render_that_failed_is_submitted_anew_by_a_clear(stage: Stage) -> None:
+    boat = stage.video("runbase").start()
+    boat.emulator.fail(boat.until_deferred(), "The renderer broke down.")
+    boat.until("failed")
+    boat.check("failed", posts=1)
+    boat.clear()
+    boat.stage.until(lambda: len(boat.taken) == 2, "a second submission", boat)
+    boat.finish()
+    boat.until("success", try_number=2)
+    boat.check("success", posts=2)
+
+
+def test_a_render_that_a_person_cancelled_is_not_retried_but_cleared(stage: Stage) -> None:
+    boat = stage.video("ark_queue", retries=2).start()
+    boat.emulator.cancel_remote(boat.until_deferred())
+    boat.until("failed")
+    assert boat.tries == 1
+    boat.check("failed", posts=1)
+    boat.clear()
+    boat.stage.until(lambda: len(boat.taken) == 2, "a second submission", boat)
+    boat.finish()
+    boat.until("success", try_number=2)
+    boat.check("success", posts=2)
+
+
+# ---------------------------------------------------------------------- after the deadline
+
+
+def test_after_the_deadline_a_clear_delivers_what_ended_later(stage: Stage) -> None:
+    boat = stage.video("ark", arguments={"timeout": 8}).start()
+    paid = boat.until_deferred()
+    boat.until("failed")
+    boat.check("failed", posts=1)
+    boat.check_says(f"Generation {paid} did not end within 8 s", "The render goes on and is billed")
+    boat.finish()
+    boat.clear()
+    boat.until("success", try_number=2)
+    boat.check_delivered(paid)
+
+
+def test_after_the_deadline_a_retry_waits_for_the_same_render(stage: Stage) -> None:
+    boat = stage.video("ark_queue", retries=1, arguments={"timeout": 8}, later={"timeout": 3600}).start()
+    paid = boat.until_deferred()
+    boat.until_says("waiting for it, not submitting again", try_number=2)
+    boat.finish()
+    boat.until("success", try_number=2)
+    boat.check_delivered(paid)
+
+
+def test_after_the_deadline_on_a_worker_a_retry_waits_for_the_same_render(stage: Stage) -> None:
+    boat = stage.video(
+        "seedance2api", retries=1, arguments={"deferrable": False, "timeout": 2}, later={"timeout": 3600}
+    ).start()
+    boat.until_says("waiting for it, not submitting again", try_number=2)
+    boat.finish()
+    boat.until("success", try_number=2)
+    boat.check_delivered(boat.generations[0])
+    boat.check_says("did not end within 2 s", "a retry waits for the same one and does not submit again")
+
+
+# ---------------------------------------------------------------------- while it goes on
+
+
+@pytest.mark.parametrize("conn_id", ["ark_queue", "ark"])
+@pytest.mark.parametrize("on_clear", ["reuse", "new"])
+def test_cleared_while_deferred_the_render_goes_on_under_the_new_try(
+    stage: Stage, conn_id: str, on_clear: str
+) -> None:
+    boat = stage.video(
+        conn_id, arguments={"on_clear": on_clear, "poll_interval": NEVER}, later={"deferrable": True}
+    ).start()
+    paid = boat.until_deferred()
+    boat.until_says("starting")  # the trigger
+    boat.clear()
+    boat.until_says("waiting for it, not submitting again", try_number=2)
+    boat.until_says(f"generation {paid} goes on", try_number=1)  # says the first try's trigger
+    boat.until("deferred", try_number=2)
+    boat.finish()
+    boat.until("success", try_number=2)
+    boat.check_delivered(paid)
+
+
+def test_cleared_again_and_again_while_deferred(stage: Stage) -> None:
+    boat = stage.video("ark_queue", later={"deferrable": True}).start()
+    paid = boat.until_deferred()
+    for attempt in (2, 3, 4):
+        boat.clear()
+        boat.until("deferred", try_number=attempt)
+    boat.finish()
+    boat.until("success", try_number=4)
+    boat.check_delivered(paid)
+
+
+@pytest.mark.parametrize("conn_id", ["ark_queue", "seedance2api"])
+def test_cleared_while_a_worker_waits_the_render_goes_on_under_the_new_try(
+    stage: Stage, conn_id: str
+) -> None:
+    boat = stage.video(conn_id, arguments=STANDS_AFTER_ID).start()
+    paid = boat.until_recorded()
+    boat.clear()
+    boat.until_says("waiting for it, not submitting again", try_number=2)
+    boat.finish()
+    boat.until("success", try_number=2)
+    boat.check_delivered(paid)
+
+
+# ---------------------------------------------------------------------- a clear counts once
+
+
+def test_a_retry_after_a_clear_does_not_make_yet_another_take(stage: Stage) -> None:
+    boat = stage.video("ark", retries=1, later={**STANDS_AFTER_ID, "on_clear": "new"})
+    _succeeded(boat)
+    boat.clear()
+    boat.stage.until(lambda: len(boat.taken) == 2, "a second submission", boat)
+    boat.until_recorded()
+    boat.finish()
+    boat.kill()
+    boat.until("success", try_number=3)
+    boat.check("success", posts=2)
+    assert boat.result["generation_id"] == boat.generations[1]
+
+
+def test_a_retry_after_a_clear_that_found_the_render_under_way_delivers_it(stage: Stage) -> None:
+    boat = stage.video("ark", retries=1, arguments={"on_clear": "new"}, later=STANDS_AFTER_ID).start()
+    paid = boat.until_deferred()
+    boat.clear()
+    boat.until_says("waiting for it, not submitting again", try_number=2)
+    boat.finish()
+    boat.kill()
+    boat.until("success", try_number=3)
+    boat.check_delivered(paid)

@@ -1,0 +1,189 @@
+"""Replies that tell nothing, and replies that tell: which submissions are repeated, and which never."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from .stage import SERVICES, Stage, Task
+
+pytestmark = pytest.mark.side_by_side
+
+#: What happens to the reply (or the request), and whether the service took the submission.
+UNCERTAIN: dict[str, tuple[str, dict[str, Any], bool]] = {
+    "reply lost": ("drop_reply", {}, True),
+    "reset before it was taken": ("cut", {}, False),
+    "body cut": ("cut_body", {}, True),
+    "502 after it was taken": ("gateway_error", {"status": 502, "accept": True}, True),
+    "502 of a gateway": ("gateway_error", {"status": 502}, False),
+    "503 of a gateway": ("gateway_error", {"status": 503}, False),
+    "524 of the edge": ("gateway_error", {"status": 524, "accept": True}, True),
+    "500 of the service": ("refuse", {"status": 500, "message": "out of order"}, False),
+    "redirect": ("redirect", {}, False),
+    "408": ("refuse", {"status": 408, "message": "too slow"}, False),
+    "409": ("refuse", {"status": 409, "message": "already there"}, False),
+    "425": ("refuse", {"status": 425, "message": "too early"}, False),
+    "200 that is no JSON": ("rubbish", {}, True),
+    "200 without an id": ("rubbish", {"body": {"status": "ok"}}, True),
+}
+
+
+def _conn(service: str) -> str:
+    return service.replace("-", "_")
+
+
+def _each_service() -> list[Any]:
+    """Every service with a lost reply, and every other mishap with one of them."""
+    pairs = [(service, "reply lost") for service in SERVICES if service != "ark"]
+    others = [name for name in UNCERTAIN if name != "reply lost"]
+    pairs += [(SERVICES[number % 4], name) for number, name in enumerate(others)]
+    return [pytest.param(*pair, id=" - ".join(pair)) for pair in pairs]
+
+
+def _started(boat: Task, mishap: str) -> Task:
+    kind, options, _ = UNCERTAIN[mishap]
+    boat.fault(kind, **options)
+    return boat.start()
+
+
+@pytest.mark.parametrize(("service", "mishap"), _each_service())
+def test_an_uncertain_submission_fails_for_good(stage: Stage, service: str, mishap: str) -> None:
+    boat = _started(stage.video(_conn(service), retries=1), mishap)
+    boat.until("failed")
+    assert boat.tries == 1  # its retry would not help
+    assert boat.record["state"] == "uncertain"
+    boat.check("failed", posts=1, taken=int(UNCERTAIN[mishap][2]))
+    boat.check_says(
+        "The submission was sent and its fate is unknown",
+        f"One generation may have been billed at {service}",
+        "Check the console of the service for it, then clear this task: that submits anew.",
+    )
+
+
+@pytest.mark.parametrize("service", ["seedance2api", "runbase"])
+def test_the_clear_after_the_report_submits_anew(stage: Stage, service: str) -> None:
+    boat = _started(stage.video(_conn(service), retries=1), "reply lost")
+    boat.until("failed")
+    boat.clear()
+    boat.stage.until(lambda: len(boat.taken) == 2, "a second submission", boat)
+    boat.finish()
+    boat.until("success", try_number=2)
+    boat.check("success", posts=2)
+    boat.check_says(
+        "that was reported, and the task was cleared since: submitting anew",
+        "If the earlier submission was taken, it is billed too",
+        try_number=2,
+    )
+
+
+@pytest.mark.parametrize("service", SERVICES[:4])
+def test_an_uncertain_submission_is_repeated_where_the_author_says_so(stage: Stage, service: str) -> None:
+    boat = stage.video(_conn(service), arguments={"on_uncertain_submit": "resubmit"})
+    _started(boat, "reply lost")
+    boat.until_deferred()
+    boat.finish()
+    boat.until("success")
+    boat.check("success", posts=2)
+    assert boat.tries == 1
+    boat.check_says("on_uncertain_submit='resubmit': submitting again, which may pay twice")
+
+
+def test_the_author_does_not_allow_a_third_one(stage: Stage) -> None:
+    boat = stage.video("seedanceapi_v2", arguments={"on_uncertain_submit": "resubmit"})
+    boat.fault("drop_reply", times=2)
+    boat.start()
+    boat.until("failed")
+    boat.check("failed", posts=2)
+
+
+# ---------------------------------------------------------------------- ark: looked up
+
+
+@pytest.mark.parametrize("mishap", ["reply lost", "502 after it was taken", "200 that is no JSON"])
+@pytest.mark.parametrize("on_uncertain_submit", ["fail", "resubmit"])
+def test_a_lost_reply_is_made_up_for_where_the_service_can_list(
+    stage: Stage, mishap: str, on_uncertain_submit: str
+) -> None:
+    boat = stage.video("ark", arguments={"on_uncertain_submit": on_uncertain_submit})
+    _started(boat, mishap)
+    paid = boat.until_deferred()
+    boat.finish()
+    boat.until("success")
+    boat.check_delivered(paid)
+    boat.check_says(f"The submission whose reply was lost was taken: it is generation {paid}")
+
+
+def test_what_cannot_be_found_stays_uncertain(stage: Stage) -> None:
+    boat = _started(stage.video("ark", retries=1), "reset before it was taken")
+    boat.until("failed")
+    boat.check("failed", posts=1, taken=0)
+    assert boat.tries == 1
+    boat.clear()
+    boat.stage.until(lambda: boat.taken, "a submission", boat)
+    boat.finish()
+    boat.until("success", try_number=2)
+    boat.check("success", posts=2, taken=1)
+
+
+def test_only_the_own_correlation_value_is_taken_for_proof(stage: Stage) -> None:
+    """Two tasks ask for the same; the render of the one is not the lost render of the other."""
+    other = stage.video("ark").start()
+    other.until_deferred()
+    boat = stage.video("ark", prompt="A paper boat in the rain")
+    _started(boat, "reset before it was taken")
+    boat.until("failed")
+    boat.check("failed", posts=1, taken=0)
+    other.finish()
+    other.until("success")
+    other.check("success", posts=1)
+
+
+@pytest.mark.parametrize("service", ["seedance2api", "ark"])
+def test_images_cannot_be_looked_up(stage: Stage, service: str) -> None:
+    boat = stage.image(_conn(service), retries=1)
+    boat.fault("drop_reply")
+    boat.start()
+    boat.stage.until(lambda: boat.taken, "a submission", boat)
+    boat.finish()
+    boat.until("failed")
+    boat.check("failed", posts=1)
+    assert boat.tries == 1
+
+
+# ---------------------------------------------------------------------- not uncertain
+
+
+def test_a_service_that_cannot_be_reached_has_taken_nothing(stage: Stage) -> None:
+    boat = stage.video("nobody", retries=1, later={"seedance_conn_id": "ark", "deferrable": True}).start()
+    boat.until("deferred", try_number=2)
+    boat.finish()
+    boat.until("success", try_number=2)
+    boat.check("success", posts=1)
+
+
+def test_a_503_of_the_service_itself_is_repeated_within_the_try(stage: Stage) -> None:
+    boat = stage.video("seedanceapi_v2")
+    boat.fault("refuse", status=503, message="busy", times=2)
+    boat.start()
+    boat.until_deferred()
+    boat.finish()
+    boat.until("success")
+    boat.check("success", posts=3, taken=1)
+    assert boat.tries == 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404])
+def test_a_refused_submission_is_not_repeated_and_leaves_no_doubt(stage: Stage, status: int) -> None:
+    boat = stage.video("ark", retries=1)
+    boat.fault("refuse", status=status, message="not like this")
+    boat.start()
+    boat.until("failed")
+    assert boat.tries == 1
+    boat.check("failed", posts=1, taken=0)
+    assert boat.record["state"] == "not_submitted"
+    boat.clear()
+    boat.stage.until(lambda: boat.taken, "a submission", boat)
+    boat.finish()
+    boat.until("success", try_number=2)
+    boat.check("success", posts=2, taken=1)

@@ -1,0 +1,250 @@
+"""A worker that is killed with SIGKILL: after the intent, after the POST, after the id, on resume, on the last try."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from .stage import SERVICES, STANDS_AFTER_ID, Stage, Task
+
+pytestmark = pytest.mark.side_by_side
+
+IMAGE_SERVICES = ("seedance2api", "ark")
+
+
+def _conn(service: str) -> str:
+    return service.replace("-", "_")
+
+
+def _killed_after_the_intent(boat: Task) -> Task:
+    """The request has arrived at the service, which has not looked at it yet, and never will."""
+    fault = boat.fault("delay", hold=True)
+    boat.start()
+    boat.until_struck(fault)
+    assert boat.record["state"] == "intent"
+    boat.kill()
+    return boat
+
+
+def _killed_after_the_post(boat: Task) -> Task:
+    """The service has taken the request, and its answer is under way."""
+    fault = boat.fault("hold_reply")
+    boat.start()
+    boat.until_struck(fault)
+    assert boat.record["state"] == "intent"
+    boat.kill()
+    fault.release()
+    return boat
+
+
+# ---------------------------------------------------------------------- after the intent
+
+
+@pytest.mark.parametrize("service", ["ark", "seedanceapi-v2"])
+def test_killed_after_the_intent_a_retry_does_not_submit(stage: Stage, service: str) -> None:
+    boat = _killed_after_the_intent(stage.video(_conn(service), retries=2))
+    boat.until("failed", try_number=2)
+    boat.check("failed", posts=1, taken=0)
+    boat.check_says(
+        "An earlier try was about to submit",
+        "Check the console of the service for it, then clear this task: that submits anew.",
+        try_number=2,
+    )
+    boat.clear()
+    boat.stage.until(lambda: boat.taken, "a submission", boat)
+    boat.finish()
+    boat.until("success", try_number=3)
+    boat.check("success", posts=2, taken=1)
+    boat.check_says("that was reported, and the task was cleared since: submitting anew", try_number=3)
+
+
+def test_killed_after_the_intent_a_retry_submits_again_where_the_author_says_so(stage: Stage) -> None:
+    boat = _killed_after_the_intent(
+        stage.video("seedanceapi_v1", retries=1, arguments={"on_uncertain_submit": "resubmit"})
+    )
+    boat.stage.until(lambda: boat.taken, "a submission", boat)
+    boat.finish()
+    boat.until("success", try_number=2)
+    boat.check("success", posts=2, taken=1)
+    boat.check_says("on_uncertain_submit='resubmit': submitting again, which may pay twice", try_number=2)
+
+
+# ---------------------------------------------------------------------- after the POST
+
+
+@pytest.mark.parametrize("service", [service for service in SERVICES if service != "ark"])
+def test_killed_after_the_post_a_retry_does_not_submit_again(stage: Stage, service: str) -> None:
+    boat = _killed_after_the_post(stage.video(_conn(service), retries=2))
+    boat.until("failed", try_number=2)
+    boat.check("failed", posts=1)
+    boat.check_says("it is not submitted again", try_number=2)
+
+
+def test_killed_after_the_post_a_retry_finds_the_render_where_the_service_can_list(stage: Stage) -> None:
+    boat = _killed_after_the_post(stage.video("ark", retries=1))
+    boat.until_says("The submission whose reply was lost was taken: it is generation", try_number=2)
+    (paid,) = boat.generations
+    boat.emulator.finish(paid)
+    boat.until("success", try_number=2)
+    boat.check_delivered(paid)
+
+
+def test_killed_after_the_post_a_retry_submits_again_where_the_author_says_so(stage: Stage) -> None:
+    boat = _killed_after_the_post(
+        stage.video("runbase", retries=1, arguments={"on_uncertain_submit": "resubmit"})
+    )
+    boat.stage.until(lambda: len(boat.taken) == 2, "a second submission", boat)
+    boat.finish()
+    boat.until("success", try_number=2)
+    boat.check("success", posts=2)
+
+
+@pytest.mark.parametrize("service", IMAGE_SERVICES)
+def test_killed_after_the_post_images_are_not_paid_again(stage: Stage, service: str) -> None:
+    boat = stage.image(_conn(service), retries=2)
+    fault = boat.fault("hold_reply")
+    boat.start()
+    boat.stage.until(lambda: boat.taken, "a submission", boat)
+    boat.finish()  # the answer is the image itself
+    boat.until_struck(fault)
+    boat.kill()
+    boat.until("failed", try_number=2)
+    boat.check("failed", posts=1)
+
+
+# ---------------------------------------------------------------------- after the id
+
+
+@pytest.mark.parametrize("service", [service for service in SERVICES if service != "ark"])
+def test_killed_after_the_id_a_retry_waits_for_the_same_render(stage: Stage, service: str) -> None:
+    boat = stage.video(_conn(service), retries=1, arguments=STANDS_AFTER_ID).start()
+    paid = boat.until_recorded()
+    boat.kill()
+    boat.until_says("waiting for it, not submitting again", try_number=2)
+    boat.finish()
+    boat.until("success", try_number=2)
+    boat.check_delivered(paid)
+
+
+def test_killed_between_the_id_and_the_deferral(stage: Stage) -> None:
+    boat = stage.video("ark", retries=1, pause_at="id", later={"deferrable": True}).start()
+    boat.until_paused()
+    boat.kill()
+    boat.until("deferred", try_number=2)
+    (paid,) = boat.generations
+    boat.finish()
+    boat.until("success", try_number=2)
+    boat.check_delivered(paid)
+
+
+@pytest.mark.parametrize("how", ["retry", "clear"])
+def test_killed_after_a_synchronous_answer_it_is_delivered_from_the_record(stage: Stage, how: str) -> None:
+    boat = stage.image("ark", retries=1 if how == "retry" else 0, pause_at="id").start()
+    boat.stage.until(lambda: boat.taken, "a submission", boat)
+    boat.finish()
+    boat.until_paused()
+    boat.kill()
+    if how == "clear":
+        boat.until("failed")
+        boat.clear()
+    boat.until("success", try_number=2)
+    boat.check("success", posts=1)
+    assert boat.result["generation_id"] == boat.record["generation_id"]
+    assert boat.result["generation_id"].startswith("local-")
+
+
+# ---------------------------------------------------------------------- on resume
+
+
+@pytest.mark.parametrize("how", ["retry", "clear"])
+def test_killed_on_resume_the_output_is_delivered(stage: Stage, how: str) -> None:
+    boat = stage.video("ark", retries=1 if how == "retry" else 0, pause_at="resume").start()
+    paid = boat.until_deferred()
+    boat.finish()
+    boat.until_paused()
+    boat.kill()
+    if how == "clear":
+        boat.until("failed")
+        boat.clear()
+    boat.until("success", try_number=2)
+    boat.check_delivered(paid)
+
+
+# ---------------------------------------------------------------------- on the last try
+
+
+def test_killed_on_the_last_try_after_the_id_a_clear_delivers(stage: Stage) -> None:
+    boat = stage.video("seedance2api", arguments=STANDS_AFTER_ID).start()
+    paid = boat.until_recorded()
+    boat.kill()
+    boat.until("failed")
+    boat.finish()
+    boat.clear()
+    boat.until("success", try_number=2)
+    boat.check_delivered(paid)
+
+
+def test_killed_on_the_last_try_after_the_post_the_first_clear_only_reports(stage: Stage) -> None:
+    """Nobody was told of the submission yet, so that clearing cannot have been a decision about it."""
+    boat = _killed_after_the_post(stage.video("seedanceapi_v2"))
+    boat.until("failed", try_number=1)
+    boat.clear()
+    boat.until("failed", try_number=2)
+    boat.check("failed", posts=1)
+    boat.check_says("An earlier try was about to submit", "clear this task: that submits anew", try_number=2)
+    boat.clear()
+    boat.stage.until(lambda: len(boat.taken) == 2, "a second submission", boat)
+    boat.finish()
+    boat.until("success", try_number=3)
+    boat.check("success", posts=2)
+
+
+def test_killed_on_the_last_try_after_the_post_a_clear_finds_the_render(stage: Stage) -> None:
+    boat = _killed_after_the_post(stage.video("ark"))
+    boat.until("failed", try_number=1)
+    (paid,) = boat.generations
+    boat.finish()
+    boat.clear()
+    boat.until("success", try_number=2)
+    boat.check_delivered(paid)
+
+
+def test_two_uncertain_submissions_need_two_decisions(stage: Stage) -> None:
+    """The decision to submit anew is about the submission that was reported, not about the next one."""
+    boat = _killed_after_the_post(stage.video("seedanceapi_v1", retries=1))
+    boat.until("failed", try_number=2)
+    fault = boat.fault("hold_reply")
+    boat.clear()
+    boat.until_struck(fault)
+    boat.kill()
+    fault.release()
+    boat.until("failed", try_number=4)  # a retry of the third one: it does not submit
+    boat.check("failed", posts=2)
+
+
+# ---------------------------------------------------------------------- the machine, supervisor included
+
+
+@pytest.mark.parametrize(
+    "arguments", [STANDS_AFTER_ID, {"on_uncertain_submit": "fail"}], ids=["after the id", "after the POST"]
+)
+def test_a_lost_machine(stage: Stage, arguments: dict[str, Any]) -> None:
+    boat = stage.video("seedance2api", retries=1, arguments=arguments)
+    after_post = arguments is not STANDS_AFTER_ID
+    fault = boat.fault("hold_reply", times=1 if after_post else 0)
+    boat.start()
+    if after_post:
+        boat.until_struck(fault)
+    else:
+        boat.until_recorded()
+    stage.airflow.kill_task(boat.dag_id, boat.run_id, boat.task_id, supervisor=True)
+    fault.release()
+    if after_post:
+        boat.until("failed", try_number=2)
+        boat.check("failed", posts=1)
+        return
+    boat.until_says("waiting for it, not submitting again", try_number=2)
+    boat.finish()
+    boat.until("success", try_number=2)
+    boat.check_delivered(boat.generations[0])
