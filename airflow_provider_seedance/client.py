@@ -45,8 +45,11 @@ C = TypeVar("C", httpx.Client, httpx.AsyncClient)
 #: An honest name: edges in front of the services refuse the default ones of HTTP libraries.
 USER_AGENT = f"airflow-provider-seedance/{__version__}"
 
-#: Longest body that is read of a reply. Images in base64 are by far the longest that are documented.
+#: Longest body that is read of a reply.
 LONGEST_BODY = 64 * 1024 * 1024
+
+#: Longest body that is read of the reply to a submission: images in base64 stand nowhere else.
+LONGEST_SUBMIT_BODY = 1024 * 1024 * 1024
 
 #: Connections that all generations of one base URL and key share in a triggerer.
 POOL_SIZE = 16
@@ -86,18 +89,22 @@ _FAILURES: Mapping[type[Exception], str] = {
 }
 
 
+_READ_ERRORS = (httpx.HTTPError, _TooLong, OSError, ValueError)
+
+
 class _Body:
     """Collects a body, within bounds: httpx limits the silence between two chunks, not their sum."""
 
     def __init__(self, response: httpx.Response) -> None:
         self._seconds = response.request.extensions["timeout"]["read"]
         self._deadline = time.monotonic() + self._seconds
+        self._longest = LONGEST_SUBMIT_BODY if response.request.method == "POST" else LONGEST_BODY
         self._bytes = bytearray()
 
     def add(self, chunk: bytes) -> None:
         self._bytes += chunk
-        if len(self._bytes) > LONGEST_BODY:
-            raise _TooLong(f"the answer is longer than {LONGEST_BODY} bytes")
+        if len(self._bytes) > self._longest:
+            raise _TooLong(f"the answer is longer than {self._longest} bytes")
         if time.monotonic() > self._deadline:
             raise _TooLong(f"the answer was not complete {self._seconds:g} seconds after it began")
 
@@ -118,9 +125,10 @@ class _Base:
         try:
             return kind(**self._options(fresh))
         except (ImportError, ValueError, httpx.InvalidURL) as error:
+            # What the library says of a proxy may repeat a part of its password.
+            why = str(error) if isinstance(error, ImportError) else "its address cannot be read"
             raise SeedanceConfigurationError(
-                f"Connection {self.settings.conn_id!r}: no client can be made with its proxy: "
-                f"{self.settings.redact(str(error))}"
+                f"Connection {self.settings.conn_id!r}: no client can be made with its proxy: {why}"
             ) from None
 
     def _options(self, fresh: bool) -> dict[str, Any]:
@@ -160,9 +168,41 @@ class _Base:
         limit = read_rate_limit(headers, utc_now())
         if limit.known or response.status_code == 429:
             self.rate_limit = limit
-        return HttpReply(status=response.status_code, headers=headers, body=body)
+        return HttpReply(status=response.status_code, headers=headers, body=body, redact=self.settings.redact)
+
+    def _broken(
+        self, response: httpx.Response, body: bytes, error: Exception
+    ) -> HttpReply | TransportFailure:
+        """
+        Judge a reply whose body broke off.
+
+        A refusal is one whatever its body; and an acceptance that can be read holds the id of a paid
+        generation, whatever came after it.
+        """
+        reply = self._reply(response, body)
+        if 400 <= reply.status < 500 or (reply.ok and isinstance(reply.json, dict)):
+            return reply
+        return self._failure(error, sent=True)
 
     def _redacted(self, error: SeedanceError) -> SeedanceError:
+        """Clean an error and what it came from, since tracebacks show both."""
+        current: BaseException | None = error
+        seen: set[int] = set()
+        while current is not None and id(current) not in seen:
+            seen.add(id(current))
+            if isinstance(current, SeedanceError):
+                self._clean_error(current)
+            before = current.__cause__ or current.__context__
+            if before is not None and not isinstance(before, SeedanceError):
+                said = str(before)
+                if self.settings.redact(said) != said:
+                    # Not ours to rewrite.
+                    current.__cause__ = current.__context__ = None
+                    before = None
+            current = before
+        return error
+
+    def _clean_error(self, error: SeedanceError) -> SeedanceError:
         error.message = self.settings.redact(error.message)
         error.vendor_code = self.settings.redact(error.vendor_code) if error.vendor_code else None
         error.args = (error.message,)
@@ -221,10 +261,13 @@ class Client(_Base):
             http = self._for(call)
             with http.stream(**self._request(call), extensions={"trace": wire.note}) as response:
                 body = _Body(response)
-                for chunk in response.iter_bytes():
-                    body.add(chunk)
+                try:
+                    for chunk in response.iter_bytes():
+                        body.add(chunk)
+                except _READ_ERRORS as error:
+                    return self._broken(response, bytes(body), error)
             return self._reply(response, bytes(body))
-        except (httpx.HTTPError, httpx.InvalidURL, _TooLong, OSError, ValueError) as error:
+        except (*_READ_ERRORS, httpx.InvalidURL) as error:
             return self._failure(error, wire.sent)
 
     def _for(self, call: HttpCall) -> httpx.Client:
@@ -290,10 +333,13 @@ class AsyncClient(_Base):
             http = self._for(call)
             async with http.stream(**self._request(call), extensions={"trace": wire.anote}) as response:
                 body = _Body(response)
-                async for chunk in response.aiter_bytes():
-                    body.add(chunk)
+                try:
+                    async for chunk in response.aiter_bytes():
+                        body.add(chunk)
+                except _READ_ERRORS as error:
+                    return self._broken(response, bytes(body), error)
             return self._reply(response, bytes(body))
-        except (httpx.HTTPError, httpx.InvalidURL, _TooLong, OSError, ValueError) as error:
+        except (*_READ_ERRORS, httpx.InvalidURL) as error:
             return self._failure(error, wire.sent)
 
     def _for(self, call: HttpCall) -> httpx.AsyncClient:

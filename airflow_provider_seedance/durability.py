@@ -125,17 +125,38 @@ def decide_uncertain(
 
 
 def uncertain_failure(
-    what: str, api: str, cause: errors.SeedanceError | None = None
+    what: str,
+    api: str,
+    cause: errors.SeedanceError | None = None,
+    *,
+    on_uncertain: OnUncertain = "fail",
 ) -> errors.SeedanceUncertainSubmitError:
     """Return the error for a submission whose fate is unknown, saying what a person should do."""
+    hint = (
+        " (on_uncertain_submit='resubmit' would submit again without asking.)"
+        if on_uncertain == "fail"
+        else " It was submitted again once, as on_uncertain_submit='resubmit' says; both may be billed."
+    )
     error = errors.SeedanceUncertainSubmitError(
         f"{what}. One generation may have been billed at {api} without its id being known here; it is not "
-        "submitted again. Check the console of the service for it, then clear this task: that submits anew. "
-        "(on_uncertain_submit='resubmit' would submit again without asking.)",
+        f"submitted again. Check the console of the service for it, then clear this task: that submits anew.{hint}",
         **(cause.details() if cause else {}),
     )
     error.__cause__ = cause
     return error
+
+
+def unrecorded(error: BaseException, generation_id: str | None) -> errors.SeedanceUnrecordedError:
+    """Return the final error for a failure after which a retry would pay again (below Airflow 3.3)."""
+    said = error.message if isinstance(error, errors.SeedanceError) else f"{type(error).__name__}: {error}"
+    which = f"generation {generation_id}" if generation_id else "a generation of unknown id"
+    details = error.details() if isinstance(error, errors.SeedanceError) else {}
+    return errors.SeedanceUnrecordedError(
+        f"{said} The task had submitted {which}, which is or may be billed. This Airflow has no task state "
+        "store (it came with 3.3), so a retry would submit and pay again; it is not retried. "
+        "SeedanceGenerationSensor can fetch a generation by its id.",
+        **{**details, "generation_id": generation_id},
+    )
 
 
 def decide_remote(

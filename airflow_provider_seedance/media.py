@@ -300,9 +300,10 @@ def _pool(settings: Settings) -> httpcore.ConnectionPool:
             return httpcore.SOCKSProxy(**options)
         return httpcore.HTTPProxy(**options)
     except (ImportError, RuntimeError, ValueError) as error:
+        # What the library says of a proxy may repeat a part of its password.
+        why = str(error) if isinstance(error, (ImportError, RuntimeError)) else "its address cannot be read"
         raise SeedanceConfigurationError(
-            f"Connection {settings.conn_id!r}: media cannot be fetched through its proxy: "
-            f"{settings.redact(str(error))}"
+            f"Connection {settings.conn_id!r}: media cannot be fetched through its proxy: {why}"
         ) from None
 
 

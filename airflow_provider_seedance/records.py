@@ -48,6 +48,10 @@ WRITE_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 # ---------------------------------------------------------------------- fingerprint
 
 
+#: Where a result is announced does not change what it is.
+_CALLBACK_FIELDS = ("callback_url", "webhook_url")
+
+
 def _plain(value: Any) -> Any:
     """Return a value in a form whose JSON is stable, with signed links reduced to what they point at."""
     if isinstance(value, MediaInput):
@@ -87,6 +91,10 @@ class Fingerprint:
             name: _digest(value if name == "prompt" else _plain(value))
             for name, value in request.arguments().items()
         }
+        extra = request.extra_params
+        if isinstance(extra, Mapping) and not extra.keys().isdisjoint(_CALLBACK_FIELDS):
+            kept = {name: value for name, value in extra.items() if name not in _CALLBACK_FIELDS}
+            digests["extra_params"] = _digest(_plain(kept))
         return cls(api=api, base_url=base_url, media=request.media, arguments=digests)
 
     def differences(self, other: Fingerprint) -> list[str]:

@@ -7,6 +7,7 @@ import json
 import socket
 import struct
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,8 +20,10 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis import get_api
 from airflow_provider_seedance.apis.base import Flow
 from airflow_provider_seedance.apis.wire import (
+    Accepted,
     HttpCall,
     HttpReply,
+    NotAccepted,
     Pause,
     Refused,
     TransportFailure,
@@ -528,6 +531,76 @@ def test_a_refused_submission_ends_as_refused(twin: Twin) -> None:
         outcome = twin.run(found, flows.submit_flow(found.api, call, request, lambda: NOW))
     assert isinstance(outcome, Refused)
     assert len(server.seen) == 1
+
+
+NOT_GZIP = "Content-Encoding: gzip\r\n"
+
+
+def cut(status: int, body: bytes, headers: str = "") -> bytes:
+    """Write a response that announces more than it holds."""
+    return f"HTTP/1.1 {status} X\r\nContent-Length: {len(body) + 50}\r\n{headers}\r\n".encode() + body
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [cut(402, b'{"code": "INSUFF'), answer(400, b"not gzip at all", NOT_GZIP), cut(404, b"")],
+    ids=["cut", "gzip", "empty"],
+)
+def test_a_refusal_is_one_whatever_becomes_of_its_body(twin: Twin, raw: bytes) -> None:
+    request = prepare("seedanceapi-v2", video()).request
+    with serving(says(raw)) as server:
+        found = at(server)
+        call = found.api.submit_call(request)
+        outcome = twin.run(found, flows.submit_flow(found.api, call, request, lambda: NOW))
+    assert isinstance(outcome, Refused)
+    assert len(server.seen) == 1
+
+
+def test_a_refusal_for_quota_keeps_its_wait_whatever_becomes_of_its_body(twin: Twin) -> None:
+    request = prepare("seedanceapi-v2", video()).request
+    with serving(says(cut(429, b"{", "Retry-After: 1800\r\n"))) as server:
+        found = at(server)
+        call = found.api.submit_call(request)
+        outcome = twin.run(found, flows.submit_flow(found.api, call, request, lambda: NOW))
+    assert isinstance(outcome, NotAccepted)
+    assert outcome.retry_after == 1800
+
+
+def test_the_id_of_a_paid_generation_is_not_lost_with_the_end_of_its_reply(twin: Twin) -> None:
+    request = prepare("seedanceapi-v2", video()).request
+    whole = b'{"code": 200, "data": {"task_id": "paid-1", "status": "IN_PROGRESS"}}'
+    for raw, kind in ((cut(200, whole), Accepted), (cut(200, whole[:-1]), Uncertain)):
+        with serving(says(raw)) as server:
+            found = at(server)
+            call = found.api.submit_call(request)
+            outcome = twin.run(found, flows.submit_flow(found.api, call, request, lambda: NOW))
+        assert isinstance(outcome, kind)
+
+
+def test_the_key_does_not_show_where_a_long_answer_is_cut(twin: Twin) -> None:
+    for before in range(300 - len(KEY) - 5, 305):
+        with serving(says(answer(500, b"x" * before + KEY.encode() + b"y" * 400))) as server:
+            found = at(server)
+            with pytest.raises(errors.SeedanceError) as caught:
+                twin.run(found, flows.status_flow(found.api, "g1", "video", lambda: NOW, once=True))
+        assert KEY[:6] not in everything(caught.value)
+
+
+def test_the_key_does_not_show_in_what_an_error_came_from(twin: Twin) -> None:
+    done = json.dumps({"task_id": "g1", "status": "completed"}).encode()
+    broken = json.dumps({"status": "error", "error": {"code": "X", "message": f"Bearer {KEY}"}}).encode()
+    with serving(keeps(answer(200, done), answer(500, broken))) as server:
+        found = at(server, api="seedance2api")
+        with pytest.raises(errors.SeedanceError) as caught:
+            twin.run(found, flows.status_flow(found.api, "g1", "video", lambda: NOW, once=True))
+    assert KEY not in "".join(traceback.format_exception(caught.value))
+
+
+def test_the_password_of_a_proxy_does_not_show(twin: Twin) -> None:
+    found = read_settings("c", connection(extra={"proxy": "http://user:sEcretPw/x@proxy:3128"}))
+    with pytest.raises(errors.SeedanceConfigurationError) as caught:
+        twin.use(found, lambda it: [])
+    assert "sEcretPw" not in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.parametrize(

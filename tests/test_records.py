@@ -17,7 +17,12 @@ from support import Store
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance import records as rec
-from airflow_provider_seedance.generations import Generation, GenerationRequest, GenerationStatus
+from airflow_provider_seedance.generations import (
+    Generation,
+    GenerationRequest,
+    GenerationStatus,
+    VideoRequest,
+)
 from airflow_provider_seedance.records import Attempt, Fingerprint, Record, RecordState, RecordStore
 
 BASE = "https://seedanceapi.org/v2"
@@ -426,3 +431,13 @@ def test_a_store_that_stays_away_never_raises(caplog: pytest.LogCaptureFixture) 
 def test_times_are_utc() -> None:
     record = replace(full(), intended_at=datetime(2026, 2, 7, 10, 40, tzinfo=UTC))
     assert record.as_dict()["intended_at"].endswith("+00:00")
+
+
+def test_where_a_result_is_announced_does_not_make_another_request() -> None:
+    def of(**extra: Any) -> rec.Fingerprint:
+        request = VideoRequest(prompt="A boat", extra_params={"watermark": True, **extra})
+        return rec.Fingerprint.of(request, api="ark", base_url="https://x/v1")
+
+    assert of().differences(of(callback_url="https://a.example/1")) == []
+    assert of(callback_url="https://a.example/1").differences(of(webhook_url="https://a.example/2")) == []
+    assert of().differences(of(seed=1)) == ["extra_params"]

@@ -8,7 +8,7 @@ how one becomes the other.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -44,11 +44,13 @@ class HttpReply:
     :param status: HTTP status.
     :param headers: Header fields by lower-case name.
     :param body: The body as it came, decoded from its transfer encoding.
+    :param redact: Removes secrets from a text that is about to be shown.
     """
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = field(default=b"", repr=False)
+    redact: Callable[[str], str] = field(default=str, repr=False, compare=False)
 
     @cached_property
     def json(self) -> Any:
@@ -65,7 +67,8 @@ class HttpReply:
 
     def excerpt(self, limit: int = 300) -> str:
         """Return the beginning of the body as one line of text, for messages."""
-        text = " ".join(self.body[: limit * 4].decode("utf-8", "replace").split())
+        # Before it is cut: half a secret is a secret that no longer looks like one.
+        text = self.redact(" ".join(self.body[: 64 * 1024].decode("utf-8", "replace").split()))
         return text if len(text) <= limit else text[:limit] + "…"
 
 

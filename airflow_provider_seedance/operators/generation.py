@@ -8,18 +8,27 @@ the event is not a complete answer of its own trigger.
 
 from __future__ import annotations
 
+import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from airflow.providers.common.compat.sdk import BaseOperator
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, BaseOperator
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.compat import RETRY_POLICIES, TaskDeferralError, TaskDeferralTimeout
+from airflow_provider_seedance.durability import unrecorded
 from airflow_provider_seedance.generations import Generation, GenerationStatus, VideoRequest
 from airflow_provider_seedance.links.seedance import SeedanceOutputLink
+from airflow_provider_seedance.operators.checks import (
+    check_arguments,
+    check_price,
+    check_rendered,
+)
 from airflow_provider_seedance.policies.retry import SeedanceRetryPolicy
 from airflow_provider_seedance.task_states import ABANDONED, state_of
 
@@ -34,6 +43,9 @@ if TYPE_CHECKING:
 
 #: Seconds by which Airflow's own deferral timeout is later than ours, which knows what to say.
 DEFERRAL_GRACE = 900.0
+
+#: Longest that a task waits for the service to take its submission, in seconds: a week.
+LONGEST_QUOTA_WAIT = 7 * 86400.0
 
 #: Seconds until the next look after a refusal for quota that names no time.
 UNKNOWN_QUOTA_PAUSE = 60.0
@@ -108,37 +120,49 @@ class SeedanceGenerationOperator(BaseOperator):
         if RETRY_POLICIES and getattr(self, "retry_policy", None) is None:
             self.retry_policy = SeedanceRetryPolicy()
         self._waiting_for: tuple[Context, str] | None = None
-        self._check_arguments()
+        check_arguments(self)
 
     # ------------------------------------------------------------------ entering
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Bring the request to a generation and wait for it, in the triggerer or here."""
+        return self._run(context)
+
+    def resume_submit(
+        self, context: Context, event: Any = None, refusals: int = 0, since: float | None = None
+    ) -> dict[str, Any]:
+        """
+        Submit after the time for which the service took no submissions.
+
+        :param refusals: How often it was put off before.
+        :param since: Seconds since 1970 at which it was put off first.
+        """
+        return self._run(context, refusals=refusals, since=since)
+
+    def _run(self, context: Context, *, refusals: int = 0, since: float | None = None) -> dict[str, Any]:
         from airflow_provider_seedance.operators.submission import Postponed
 
         self.output_url = ""
-        self._check_arguments()
-        self._check_rendered()
+        check_arguments(self)
+        check_rendered(self)
         hook = self._hook()
         prepared = self._prepare(hook, context)
         if self.deferrable:
             # A trigger that cannot be made or stored must fail before money is spent, not after.
-            self._trigger("not-submitted-yet", prepared.facts.as_dict(), time.time(), None).serialize()
-        entered = self._enter(hook, prepared, context)
+            trigger = self._trigger("not-submitted-yet", prepared.facts.as_dict(), time.time(), None)
+            json.dumps(trigger.serialize(), allow_nan=False)
+        entered = self._enter(hook, prepared, context, patient=not refusals)
         if isinstance(entered, Postponed):
-            self._postpone(entered)
+            self._postpone(entered, refusals, since or time.time())
         generation, record = entered.generation, entered.record
-        self._push_id(context, generation.generation_id)
-        if generation.status.terminal:
-            return self._deliver(generation, record, context)
-        deadline = time.time() + self.timeout
-        if self.deferrable:
-            self._defer(generation, dict(record.facts), deadline)
-        return self._wait_here(hook, generation, record, context)
-
-    def resume_submit(self, context: Context, event: Any = None) -> dict[str, Any]:
-        """Submit after the time for which the service took no submissions."""
-        return self.execute(context)
+        with self._paid_for(self._store(context), generation.generation_id):
+            self._push_id(context, generation.generation_id)
+            if generation.status.terminal:
+                return self._deliver(generation, record, context)
+            deadline = time.time() + self.timeout
+            if self.deferrable:
+                self._defer(generation, dict(record.facts), deadline)
+            return self._wait_here(hook, generation, record, context)
 
     def execute_complete(
         self,
@@ -166,19 +190,21 @@ class SeedanceGenerationOperator(BaseOperator):
                 "Look for it in the console of the service; clearing the task submits anew."
             )
         facts = facts or (dict(record.facts) if record else {})
-        told = read_event(event, expected)
-        generation = told or self._ask(expected, facts, deadline, store)
-        return self._deliver(generation.fill(facts), record, context)
+        with self._paid_for(store, expected):
+            generation = read_event(event, expected) or self._ask(expected, facts, deadline)
+            return self._deliver(generation.fill(facts), record, context)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume; a trigger that broke or was lost costs nobody a finished render."""
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except (TaskDeferralTimeout, TaskDeferralError) as error:
-            record = self._known_record(self._store(context), None)
+            store = self._store(context)
+            record = self._known_record(store, None)
             generation_id = (record.generation_id if record else None) or self._pushed_id(context)
             if generation_id is None:
-                raise
+                with self._paid_for(store, None):
+                    raise
             self.log.warning("The deferral ended without an answer (%s); asking the service.", error)
             try:
                 return self.execute_complete(context, None, generation_id, deadline=time.time())
@@ -192,7 +218,7 @@ class SeedanceGenerationOperator(BaseOperator):
                 ) from timeout
 
     def on_kill(self) -> None:
-        """Cancel what nobody goes on with, when the worker is stopped while it waits or submits."""
+        """Cancel what nobody goes on with, when the worker is stopped while it waits."""
         if not self.cancel_on_kill or self._waiting_for is None:
             return
         # The signal may have interrupted a conversation with the supervisor, which holds its lock.
@@ -206,49 +232,7 @@ class SeedanceGenerationOperator(BaseOperator):
         """Return the arguments of the request, rendered."""
         return {name: value for name in self.request_fields if (value := getattr(self, name)) is not None}
 
-    # ------------------------------------------------------------------ checks
-
-    def _check_arguments(self) -> None:
-        problems = []
-        if self.on_uncertain_submit not in ("fail", "resubmit"):
-            problems.append(
-                f"on_uncertain_submit is {self.on_uncertain_submit!r}; it takes 'fail' or 'resubmit'"
-            )
-        if self.poll_interval is not None and not _positive(self.poll_interval):
-            problems.append(f"poll_interval is {self.poll_interval!r}; it takes a positive number of seconds")
-        if not _positive(self.timeout):
-            problems.append(f"timeout is {self.timeout!r}; it takes a positive number of seconds")
-        if self.max_credits is not None and not _positive(self.max_credits, or_zero=True):
-            problems.append(f"max_credits is {self.max_credits!r}; it takes a number of credits")
-        if self.use_callback:
-            problems.append("use_callback is not available in this version; the render is polled for")
-        if self.end_from_trigger:
-            problems += self._against_ending_from_trigger()
-        if problems:
-            raise errors.SeedanceConfigurationError(f"{'; '.join(problems)}. Nothing was sent.")
-
-    def _against_ending_from_trigger(self) -> list[str]:
-        why = []
-        if not RETRY_POLICIES:
-            why.append("end_from_trigger needs Airflow 3.3: before it, a trigger cannot write XCom")
-        if not self.deferrable:
-            why.append("end_from_trigger needs deferrable=True: there is no trigger otherwise")
-        if self.outlets:
-            why.append("end_from_trigger cannot be used with outlets: no asset event would be sent")
-        if self.on_success_callback:
-            why.append("end_from_trigger cannot be used with on_success_callback: it would not be called")
-        return why
-
-    def _check_rendered(self) -> None:
-        if self.on_clear not in ("reuse", "new"):
-            raise errors.SeedanceConfigurationError(
-                f"on_clear is {self.on_clear!r}; it takes 'reuse' or 'new'. Nothing was sent."
-            )
-        if self.end_from_trigger and self.get_dag() and next(self.iter_mapped_dependants(), None) is not None:
-            raise errors.SeedanceConfigurationError(
-                "end_from_trigger cannot be used while another task is mapped over the result: Airflow would "
-                "not learn its length. Nothing was sent."
-            )
+    # ------------------------------------------------------------------ submitting
 
     def _prepare(self, hook: SeedanceHook, context: Context) -> Prepared:
         request = self.request_class.from_arguments(self.request_arguments(context))
@@ -257,29 +241,12 @@ class SeedanceGenerationOperator(BaseOperator):
             self.log.info("Default applied: %s", line)
         for line in prepared.warnings:
             self.log.warning("%s", line)
-        self._check_price(hook, prepared)
+        check_price(hook.settings.api, prepared, self.max_credits)
         return prepared
 
-    def _check_price(self, hook: SeedanceHook, prepared: Prepared) -> None:
-        if self.max_credits is None:
-            return
-        api = hook.settings.api
-        price = prepared.facts.credits
-        if price is None:
-            known = "for this request" if api.publishes_prices else "at all"
-            raise errors.SeedanceConfigurationError(
-                f"max_credits={self.max_credits:g} cannot be honoured: {api.name} publishes no price {known}. "
-                "Remove max_credits or use a service with prices. Nothing was sent."
-            )
-        if price > self.max_credits:
-            raise errors.SeedanceRequestError(
-                f"The request costs {price:g} credits, more than max_credits={self.max_credits:g}. "
-                "Nothing was sent."
-            )
-
-    # ------------------------------------------------------------------ submitting
-
-    def _enter(self, hook: SeedanceHook, prepared: Prepared, context: Context) -> Attached | Postponed:
+    def _enter(
+        self, hook: SeedanceHook, prepared: Prepared, context: Context, *, patient: bool
+    ) -> Attached | Postponed:
         from airflow_provider_seedance.operators.submission import Policy, Postponed, Submission
         from airflow_provider_seedance.records import Attempt, Fingerprint
 
@@ -296,6 +263,7 @@ class SeedanceGenerationOperator(BaseOperator):
                 store=self._store(context),
                 prepared=prepared,
                 attempt=attempt,
+                patient=patient,
                 policy=Policy(
                     on_uncertain_submit=self.on_uncertain_submit,  # type: ignore[arg-type]
                     on_clear=self.on_clear,  # type: ignore[arg-type]
@@ -307,16 +275,22 @@ class SeedanceGenerationOperator(BaseOperator):
             raise entered.error
         return entered
 
-    def _postpone(self, postponed: Postponed) -> NoReturn:
+    def _postpone(self, postponed: Postponed, refusals: int, since: float) -> NoReturn:
         from airflow_provider_seedance.triggers.seedance import SeedanceQuotaTrigger
 
-        moment = time.time() + postponed.seconds
+        seconds = postponed.seconds(refusals)
+        if time.time() + seconds - since > LONGEST_QUOTA_WAIT:
+            raise postponed.error
         self.log.warning(
             "%s Nothing was submitted and nothing is billed; the task defers for %.0f s and submits then.",
             postponed.error.message,
-            postponed.seconds,
+            seconds,
         )
-        self.defer(trigger=SeedanceQuotaTrigger(moment=moment), method_name="resume_submit")
+        self.defer(
+            trigger=SeedanceQuotaTrigger(moment=time.time() + seconds),
+            method_name="resume_submit",
+            kwargs={"refusals": refusals + 1, "since": since},
+        )
 
     def _push_id(self, context: Context, generation_id: str) -> None:
         try:
@@ -379,15 +353,11 @@ class SeedanceGenerationOperator(BaseOperator):
                 poll_interval=self.poll_interval,
                 estimated_wait=generation.estimated_wait,
             )
-        except errors.SeedanceError as error:
-            raise self._unrecorded(error, self._store(context)) from error
         finally:
             self._waiting_for = None
         return self._deliver(end.fill(record.facts), record, context)
 
-    def _ask(
-        self, generation_id: str, facts: dict[str, Any], deadline: float | None, store: RecordStore
-    ) -> Generation:
+    def _ask(self, generation_id: str, facts: dict[str, Any], deadline: float | None) -> Generation:
         """Ask the service after a resume that brought no answer; wait on if there is time left."""
         from airflow_provider_seedance.hooks.seedance import timed_out
 
@@ -396,13 +366,14 @@ class SeedanceGenerationOperator(BaseOperator):
         unseen = Generation(generation_id=generation_id, api="", media=media, status=GenerationStatus.QUEUED)
         try:
             last = self._hook().get_generation(generation_id, media)
-        except errors.SeedanceNotFoundError as error:
-            raise self._unrecorded(error, store) from error
+        except errors.SeedanceNotFoundError:
+            raise
         except errors.SeedanceRateLimitError as error:
             # Our quota keeps us from reading; that must not fail a render that may have ended.
             wait = error.retry_after or UNKNOWN_QUOTA_PAUSE
             self.log.warning("%s Reading generation %s again in %.0f s.", error.message, generation_id, wait)
-            self._defer(unseen, facts, max(deadline or 0.0, time.time() + wait))
+            waiting = replace(unseen, estimated_wait=wait)
+            self._defer(waiting, facts, max(deadline or 0.0, time.time() + wait))
         except errors.SeedanceError as error:
             self.log.warning("The state of generation %s could not be read: %s", generation_id, error)
         if last is not None and last.status.terminal:
@@ -410,19 +381,19 @@ class SeedanceGenerationOperator(BaseOperator):
         if deadline is not None and time.time() < deadline:
             self.log.info("Generation %s has not ended; the task was resumed early.", generation_id)
             self._defer(last or unseen, facts, deadline)
-        raise self._unrecorded(timed_out(generation_id, self.timeout, last), store)
+        raise timed_out(generation_id, self.timeout, last)
 
-    def _unrecorded(self, error: errors.SeedanceError, store: RecordStore) -> errors.SeedanceError:
-        """Make an error final where a retry could not find the paid generation again."""
-        if store.durable or not error.retry_helps or self.on_uncertain_submit == "resubmit":
-            return error
-        final = errors.SeedanceUnrecordedError(
-            f"{error.message} This Airflow has no task state store (it came with 3.3), so a retry would submit "
-            "and pay again; it is not retried.",
-            **error.details(),
-        )
-        final.__cause__ = error
-        return final
+    @contextmanager
+    def _paid_for(self, store: RecordStore, generation_id: str | None) -> Iterator[None]:
+        """Make every failure final where a retry could not find the paid generation again (below 3.3)."""
+        try:
+            yield
+        except (Exception, AirflowTaskTimeout) as error:
+            if store.durable or self.on_uncertain_submit == "resubmit":
+                raise
+            if isinstance(error, AirflowFailException):
+                raise
+            raise unrecorded(error, generation_id) from error
 
     # ------------------------------------------------------------------ the end
 
@@ -432,10 +403,7 @@ class SeedanceGenerationOperator(BaseOperator):
         store = self._store(context)
         if record is not None:
             self._record_end(store, record, generation)
-        try:
-            raise_unless_succeeded(generation)
-        except errors.SeedanceError as error:
-            raise self._unrecorded(error, store) from error
+        raise_unless_succeeded(generation)
         self.log.info("%s", generation.summary())
         self.output_url = generation.url or ""
         return generation.result()
@@ -488,9 +456,3 @@ class SeedanceGenerationOperator(BaseOperator):
             self.log.warning(
                 "Generation %s was not cancelled, it goes on and is billed: %s", generation_id, error
             )
-
-
-def _positive(value: Any, *, or_zero: bool = False) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return value > 0 or (or_zero and value == 0)

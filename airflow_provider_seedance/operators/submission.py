@@ -12,18 +12,31 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout
+
 from airflow_provider_seedance import durability, flows
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance import records as rec
 from airflow_provider_seedance.apis.judging import Prepared
-from airflow_provider_seedance.apis.wire import Accepted, NotAccepted, Refused, Uncertain
+from airflow_provider_seedance.apis.wire import (
+    Accepted,
+    HttpCall,
+    NotAccepted,
+    Refused,
+    SubmitOutcome,
+    Uncertain,
+)
 from airflow_provider_seedance.client import Client, utc_now
-from airflow_provider_seedance.generations import Generation, GenerationStatus
+from airflow_provider_seedance.generations import Generation, GenerationRequest, GenerationStatus
 
 log = logging.getLogger(__name__)
 
 #: Seconds to stay away after a refusal for quota that names no time.
 DEFAULT_RETRY_AFTER = 60.0
+
+#: Seconds to stay away at the least after repeated refusals: doubled each time, up to an hour.
+FIRST_STEP = 15.0
+LONGEST_STEP = 3600.0
 
 
 @dataclass(frozen=True)
@@ -45,10 +58,17 @@ class Postponed:
 
     error: errors.SeedanceError
 
-    @property
-    def seconds(self) -> float:
-        """How long to stay away."""
-        return DEFAULT_RETRY_AFTER if self.error.retry_after is None else self.error.retry_after
+    def seconds(self, refusals: int) -> float:
+        """
+        Return how long to stay away.
+
+        :param refusals: How often it was put off before; a service that keeps refusing although it named a
+            short time is asked ever less often, since every refusal may count against the quota.
+        """
+        named = DEFAULT_RETRY_AFTER if self.error.retry_after is None else self.error.retry_after
+        if not refusals:
+            return named
+        return max(named, min(LONGEST_STEP, FIRST_STEP * 2.0 ** min(refusals, 20)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +89,7 @@ class Submission:
     :param prepared: The request, judged.
     :param attempt: The try that is running.
     :param policy: The Dag author's decisions.
+    :param patient: Whether a refused submission is tried again for some seconds.
     """
 
     def __init__(
@@ -79,7 +100,11 @@ class Submission:
         prepared: Prepared,
         attempt: rec.Attempt,
         policy: Policy,
+        patient: bool = True,
     ) -> None:
+        self.patient = patient
+        #: The record as it was found: what a submission that was not taken must not make forgotten.
+        self.found: rec.Record | None = None
         self.client = client
         self.store = store
         self.prepared = prepared
@@ -94,7 +119,7 @@ class Submission:
         :raises SeedanceError: what the record or the service stands against; see
             :mod:`airflow_provider_seedance.durability`.
         """
-        record = self.store.read()
+        record = self.found = self.store.read()
         verdict: Any = durability.decide(record, self.attempt, self.policy.on_uncertain_submit)
         if isinstance(verdict, durability.LookUp):
             assert record is not None
@@ -121,7 +146,8 @@ class Submission:
         record = rec.adopted(record, self.attempt)
         if isinstance(verdict, durability.Deliver):
             return Attached(verdict.generation, rec.ended(record, verdict.generation, utc_now()))
-        self.store.write(record)
+        # Only which try goes on with it is new; nothing is lost if that cannot be written.
+        self._try_write(record, "The generation is known all the same.")
         return Attached(self._unseen(record), record)
 
     # ------------------------------------------------------------------ an earlier submission
@@ -194,12 +220,22 @@ class Submission:
         call = self.api.submit_call(
             request, correlation=intent.correlation, image_timeout=self.client.settings.image_timeout
         )
-        outcome = self.client.run(flows.submit_flow(self.api, call, request, utc_now))
+        outcome = self._send(call, request)
         if isinstance(outcome, Accepted):
             return self._record_accepted(intent, outcome.generation, utc_now())
         if isinstance(outcome, (NotAccepted, Refused)):
             return self._not_taken(intent, outcome)
         return self._uncertain(intent, outcome, may_repeat=may_repeat)
+
+    def _send(self, call: HttpCall, request: GenerationRequest) -> SubmitOutcome:
+        flow = flows.submit_flow(self.api, call, request, utc_now, patient=self.patient)
+        try:
+            return self.client.run(flow)
+        except (Exception, AirflowTaskTimeout) as error:
+            # With a store, the intent tells the next try; without one, nothing does.
+            if self.store.durable or self.policy.on_uncertain_submit == "resubmit":
+                raise
+            raise durability.unrecorded(error, None) from error
 
     def _write_intent(self, intent: rec.Record) -> None:
         if not self.store.durable:
@@ -229,7 +265,9 @@ class Submission:
         return Attached(generation, record)
 
     def _not_taken(self, intent: rec.Record, outcome: NotAccepted | Refused) -> Postponed:
-        self._try_write(replace(intent, state=rec.RecordState.NOT_SUBMITTED))
+        # What was paid for before stays known: a later clear may still want to deliver it.
+        paid_before = self.found if self.found and self.found.generation_id else None
+        self._try_write(paid_before or replace(intent, state=rec.RecordState.NOT_SUBMITTED))
         error = outcome.error
         waits = isinstance(error, errors.SeedanceRateLimitError) or error.retry_after is not None
         if isinstance(outcome, NotAccepted) and waits:
@@ -250,14 +288,20 @@ class Submission:
             log.warning("%s on_uncertain_submit='resubmit': submitting again, which may pay twice.", what)
             return self._submit(may_repeat=False)
         self._report_uncertain(intent)
-        raise durability.uncertain_failure(what.rstrip("."), self.api.name, outcome.error)
+        raise durability.uncertain_failure(
+            what.rstrip("."), self.api.name, outcome.error, on_uncertain=self.policy.on_uncertain_submit
+        )
 
     def _report_uncertain(self, record: rec.Record) -> None:
         self._try_write(rec.adopted(replace(record, state=rec.RecordState.UNCERTAIN), self.attempt))
 
-    def _try_write(self, record: rec.Record) -> None:
+    def _try_write(
+        self,
+        record: rec.Record,
+        otherwise: str = "The next try will treat this submission as uncertain.",
+    ) -> None:
         """Write what would only make a later try more careful if it were missing."""
         try:
             self.store.write(record)
         except errors.SeedanceStateError as error:
-            log.warning("%s The next try will treat this submission as uncertain.", error.message)
+            log.warning("%s %s", error.message, otherwise)

@@ -49,6 +49,10 @@ class _Connections:
         self._known: dict[str, tuple[Settings, float]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
 
+    def last(self, conn_id: str) -> Settings:
+        """Return the settings as they were known last."""
+        return self._known[conn_id][0]
+
     async def get(self, conn_id: str, *, max_age: float = CONNECTION_LIFETIME) -> Settings:
         """Return the settings, looked up anew if they are older than ``max_age`` seconds."""
         async with self._locks.setdefault(conn_id, asyncio.Lock()):
@@ -76,12 +80,11 @@ class Hub:
     """
 
     def __init__(self, settings: Settings, connections: _Connections) -> None:
-        self._settings = settings
         #: Whether the scheduler died; a broken hub is replaced by the next one who comes.
         self.broken = False
         self._connections = connections
-        self._client = AsyncClient(settings)
-        self._retired: list[AsyncClient] = []
+        # One, as long as the connections that meet here stay the same.
+        self._clients: dict[tuple[str, ...], AsyncClient] = {identity(settings): AsyncClient(settings)}
         self._due: list[tuple[float, int, _Watch]] = []
         self._order = itertools.count()
         self._slots = asyncio.Semaphore(POOL_SIZE)
@@ -118,7 +121,7 @@ class Hub:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for client in (*self._retired, self._client):
+        for client in self._clients.values():
             await client.close()
 
     def _plan(self, watch: _Watch) -> None:
@@ -180,31 +183,36 @@ class Hub:
 
     async def _read(self, waiting: Waiting, conn_id: str) -> Generation | SeedanceError:
         try:
-            await self._refresh(self._settings.conn_id, max_age=CONNECTION_LIFETIME)
-            client = self._client
+            client = await self._client(conn_id, max_age=CONNECTION_LIFETIME)
             return await client.run(
                 flows.status_flow(
                     client.settings.api, waiting.generation_id, waiting.media, utc_now, once=True
                 )
             )
         except SeedanceAuthenticationError as error:
-            await self._refresh(conn_id, max_age=_REFUSED_KEY_PATIENCE)
+            await self._client(conn_id, max_age=_REFUSED_KEY_PATIENCE)
             return error
         except SeedanceError as error:
             return error
 
-    async def _refresh(self, conn_id: str, *, max_age: float) -> None:
-        """Take a changed connection into use; one that cannot be looked up leaves the old one in use."""
+    async def _client(self, conn_id: str, *, max_age: float) -> AsyncClient:
+        """Return the client for a connection as it is now; one that cannot be looked up stays as it was."""
         try:
             settings = await self._connections.get(conn_id, max_age=max_age)
         except Exception as error:
             log.warning("Connection %r could not be looked up again: %s", conn_id, type(error).__name__)
-            return
-        if settings.identity != self._settings.identity:
-            # Polls may be in the middle of the old one; closing it now would break them.
-            self._retired.append(self._client)
-            self._client = AsyncClient(settings)
-            self._settings = settings
+            settings = self._connections.last(conn_id)
+        key = identity(settings)
+        if key not in self._clients:
+            # The old one stays until the hub closes: polls may be in the middle of it.
+            self._clients[key] = AsyncClient(settings)
+        return self._clients[key]
+
+
+def identity(settings: Settings) -> tuple[str, ...]:
+    """Return what has to be equal for two connections to share a client."""
+    rest = (settings.api.name, settings.auth_header, settings.timeout, settings.proxy, settings.verify)
+    return (*settings.identity, *map(str, rest))
 
 
 _hubs: dict[tuple[_Loop, tuple[str, ...]], Hub] = {}
@@ -222,7 +230,7 @@ async def wait_for_generation(waiting: Waiting, conn_id: str, look_up: LookUp, *
     loop = asyncio.get_running_loop()
     connections = _connections.setdefault(loop, _Connections(look_up))
     settings = await connections.get(conn_id)
-    key = (loop, (*settings.identity, settings.api.name, str(settings.proxy), str(settings.verify)))
+    key = (loop, identity(settings))
     hub = _hubs.get(key)
     if hub is None or hub.broken:
         hub = _hubs[key] = Hub(settings, connections)

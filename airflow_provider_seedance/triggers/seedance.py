@@ -167,20 +167,32 @@ class SeedanceGenerationTrigger(BaseTrigger):
 
         try:
             async with asyncio.timeout(CANCEL_PATIENCE):
-                state = await self._task_state()
-                if state not in ABANDONED:
-                    self.log.info(
-                        "The task is %s: generation %s goes on.",
-                        state or "of unknown state",
-                        self.generation_id,
-                    )
+                hook = SeedanceHook(self.seedance_conn_id)
+                if not await self._abandoned():
                     return
-                result = await SeedanceHook(self.seedance_conn_id).acancel(self.generation_id, self.media)
+                api = (await hook.asettings()).api
+                if api.can_cancel:
+                    # Reading takes a while, in which the task may have been cleared: a new try goes on with
+                    # the generation then. So the task is looked at once more, just before the end.
+                    generation = await hook.aget_generation(self.generation_id, self.media)
+                    if api.may_cancel(generation) and not await self._abandoned():
+                        return
+                result = await hook.acancel(self.generation_id, self.media)
                 self.log.info("%s", result.reason)
         except Exception as error:
             self.log.warning(
                 "Generation %s was not cancelled, it goes on and is billed: %s", self.generation_id, error
             )
+
+    async def _abandoned(self) -> bool:
+        """Whether nobody goes on with the generation; says so if somebody does."""
+        state = await self._task_state()
+        if state in ABANDONED:
+            return True
+        self.log.info(
+            "The task is %s: generation %s goes on.", state or "of unknown state", self.generation_id
+        )
+        return False
 
     async def _task_state(self) -> str | None:
         from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance

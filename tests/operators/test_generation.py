@@ -12,7 +12,12 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG, Asset
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
-from airflow.sdk.exceptions import TaskDeferralError, TaskDeferralTimeout, TaskDeferred
+from airflow.sdk.exceptions import (
+    AirflowTaskTimeout,
+    TaskDeferralError,
+    TaskDeferralTimeout,
+    TaskDeferred,
+)
 from airflow.sdk.serde import deserialize, serialize
 from helpers import ALL_APIS
 from support import PROMPT, SECRET, Log, Store, TaskInstance, deferral, make_context, on_loop
@@ -20,6 +25,7 @@ from support import PROMPT, SECRET, Log, Store, TaskInstance, deferral, make_con
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance import records as rec
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from airflow_provider_seedance.operators import checks
 from airflow_provider_seedance.operators import generation as module
 from airflow_provider_seedance.operators.seedance import (
     SeedanceGenerateVideoOperator,
@@ -365,6 +371,7 @@ def test_end_from_trigger_is_refused_with_what_it_would_break() -> None:
 
 def test_end_from_trigger_needs_airflow_3_3(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RETRY_POLICIES", False)
+    monkeypatch.setattr(checks, "RETRY_POLICIES", False)
     with pytest.raises(errors.SeedanceConfigurationError, match=r"needs Airflow 3\.3"):
         make(end_from_trigger=True)
     assert make().retry_policy is None
@@ -897,3 +904,67 @@ def test_on_kill_never_raises(services: SeedanceEmulator, connect: Connect, log:
     op.on_kill()
     assert services.ledger.requests == []
     assert "was not cancelled, it goes on and is billed" in log.lines[-1]
+
+
+# ---------------------------------------------------------------------- arguments that would fail after the POST
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"timeout": float("inf")},
+        {"timeout": 1e15},
+        {"timeout": float("nan")},
+        {"poll_interval": float("inf")},
+        {"cancel_on_kill": object()},
+        {"end_from_trigger": "yes"},
+        {"deferrable": None},
+        {"max_credits": float("nan")},
+        {"end_from_trigger": True, "do_xcom_push": False},
+        {"end_from_trigger": True, "multiple_outputs": True},
+    ],
+    ids=str,
+)
+def test_arguments_that_could_not_be_deferred_with_are_refused(arguments: dict[str, Any]) -> None:
+    with pytest.raises(errors.SeedanceConfigurationError, match=next(iter(arguments))):
+        make(**arguments)
+
+
+def test_below_3_3_a_failure_of_any_kind_after_the_submission_is_final(
+    services: SeedanceEmulator, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect("runbase")
+    services.hold()
+    op = make(deferrable=False, poll_interval=0.05)
+
+    def timeout(*_: Any, **__: Any) -> Any:
+        raise AirflowTaskTimeout("execution_timeout")
+
+    monkeypatch.setattr("airflow_provider_seedance.hooks.seedance.SeedanceHook.wait_for_end", timeout)
+    with pytest.raises(errors.SeedanceUnrecordedError) as caught:
+        op.execute(below_3_3(make_context(None)))
+    assert caught.value.generation_id == services.ledger.submissions[0].generation_id
+    with pytest.raises(AirflowTaskTimeout):
+        op.execute(make_context(Store()))
+
+
+def test_below_3_3_a_connection_that_vanished_while_deferred_is_final(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("AIRFLOW_CONN_SEEDANCE_DEFAULT", raising=False)
+    with pytest.raises(errors.SeedanceUnrecordedError, match="gen-1"):
+        make().execute_complete(below_3_3(make_context(None)), None, "gen-1", {}, time.time())
+
+
+def test_a_submission_is_not_put_off_for_ever(services: SeedanceEmulator, connect: Connect, log: Log) -> None:
+    connect("runbase")
+    services.fault("rate_limit", times=None, retry_after=3600)
+    first = deferral(lambda: make().execute(make_context(Store())))
+    assert first.kwargs is not None
+    assert first.kwargs["refusals"] == 1
+    second = deferral(lambda: make().resume_submit(make_context(Store()), None, **first.kwargs))
+    assert second.kwargs == {"refusals": 2, "since": first.kwargs["since"]}
+    long_ago = time.time() - module.LONGEST_QUOTA_WAIT
+    with pytest.raises(errors.SeedanceRateLimitError):
+        make().resume_submit(make_context(Store()), None, refusals=9, since=long_ago)
+    assert services.ledger.submissions == []

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from airflow.sdk.exceptions import AirflowTaskTimeout
 from helpers import ALL_APIS, image, video
 from support import PROMPT, Store, TaskInstance, emulator_settings
 
@@ -320,7 +321,7 @@ def test_a_long_quota_is_not_waited_for_on_a_worker(services: SeedanceEmulator, 
     store = Store()
     outcome = enter(services, api, store)
     assert isinstance(outcome, Postponed)
-    assert outcome.seconds == pytest.approx(1800, abs=30)
+    assert outcome.seconds(0) == pytest.approx(1800, abs=30)
     assert isinstance(outcome.error, errors.SeedanceRateLimitError)
     assert len(services.ledger.posts()) == 1
     assert store.states == ["intent", "not_submitted"]
@@ -329,8 +330,63 @@ def test_a_long_quota_is_not_waited_for_on_a_worker(services: SeedanceEmulator, 
 
 
 def test_a_quota_that_names_no_time() -> None:
-    assert Postponed(errors.SeedanceRateLimitError("429")).seconds == module.DEFAULT_RETRY_AFTER
-    assert Postponed(errors.SeedanceRateLimitError("429", retry_after=0)).seconds == 0
+    assert Postponed(errors.SeedanceRateLimitError("429")).seconds(0) == module.DEFAULT_RETRY_AFTER
+    assert Postponed(errors.SeedanceRateLimitError("429", retry_after=0)).seconds(0) == 0
+
+
+def test_a_service_that_keeps_refusing_is_asked_ever_less_often() -> None:
+    postponed = Postponed(errors.SeedanceRateLimitError("429", retry_after=0))
+    waits = [postponed.seconds(refusals) for refusals in range(1, 400)]
+    assert waits[:3] == [30, 60, 120]
+    assert waits == sorted(waits)
+    assert waits[-1] == module.LONGEST_STEP
+    assert Postponed(errors.SeedanceRateLimitError("429", retry_after=9000)).seconds(5) == 9000
+
+
+def test_a_submission_that_was_put_off_before_is_tried_once(services: SeedanceEmulator) -> None:
+    services.fault("rate_limit", times=None, retry_after=0)
+    settings = emulator_settings(services, "runbase")
+    prepared = settings.api.prepare(video(PROMPT), base_url=settings.base_url)
+    fingerprint = rec.Fingerprint.of(prepared.asked, api="runbase", base_url=settings.base_url)
+    with Client(settings) as client:
+        outcome = Submission(
+            client=client,
+            store=rec.RecordStore(Store()),
+            prepared=prepared,
+            attempt=rec.Attempt(fingerprint=fingerprint, max_tries=1, try_number=1),
+            policy=Policy(),
+            patient=False,
+        ).enter()
+    assert isinstance(outcome, Postponed)
+    assert len(services.ledger.posts()) == 1
+
+
+@pytest.mark.parametrize("api", ALL_APIS)
+def test_a_new_take_that_is_refused_does_not_forget_the_old_one(services: SeedanceEmulator, api: str) -> None:
+    store, ti = Store(), TaskInstance()
+    old = attached(enter(services, api, store, ti=ti)).generation.generation_id
+    ti.clear()
+    services.fault("refuse", status=400, code="INVALID", message="not now")
+    with pytest.raises(errors.SeedanceError):
+        enter(services, api, store, ti=ti, on_clear="new")
+    assert len(services.ledger.submissions) == 1
+    ti.clear()
+    delivered = attached(enter(services, api, store, ti=ti, on_clear="reuse")).generation
+    assert delivered.generation_id == old
+    assert len(services.ledger.submissions) == 1
+
+
+def test_an_interrupted_submission_without_a_store_is_final(
+    services: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: Client, flow: Any) -> Any:
+        raise AirflowTaskTimeout("execution_timeout")
+
+    monkeypatch.setattr(Client, "run", interrupted)
+    with pytest.raises(errors.SeedanceUnrecordedError, match="may be billed"):
+        enter(services, "runbase", None)
+    with pytest.raises(AirflowTaskTimeout):
+        enter(services, "runbase", Store())
 
 
 def test_a_quota_that_stays_is_given_up_after_a_few_tries(services: SeedanceEmulator) -> None:
@@ -509,15 +565,13 @@ def test_a_changed_request_in_a_retry(services: SeedanceEmulator) -> None:
     assert outcome.generation.generation_id == first
 
 
-def test_a_re_attachment_that_cannot_be_written_submits_nothing(services: SeedanceEmulator) -> None:
+def test_a_re_attachment_that_cannot_be_written_waits_all_the_same(services: SeedanceEmulator) -> None:
     store, ti = Store(), TaskInstance()
     services.hold()
     first = attached(enter(services, "runbase", store, ti=ti)).generation.generation_id
     ti.clear()
     store.break_down("set")
-    with pytest.raises(errors.SeedanceStateError) as caught:
-        enter(services, "runbase", store, ti=ti)
-    assert caught.value.generation_id == first
+    assert attached(enter(services, "runbase", store, ti=ti)).generation.generation_id == first
     assert len(services.ledger.posts()) == 1
 
 

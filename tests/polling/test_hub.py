@@ -155,6 +155,31 @@ def test_two_connections_to_the_same_account_share(services: SeedanceEmulator, c
     assert (len(clients), clients.closed) == (1, 1)
 
 
+def test_a_connection_that_moves_to_another_account_takes_nobody_along(
+    services: SeedanceEmulator, clients: Clients
+) -> None:
+    one, other = (emulator_settings(services, "ark", conn_id=name) for name in ("one", "other"))
+    look_up = Connections(one, other)
+    services.hold()
+    ids = [submitted(services, "ark") for _ in range(2)]
+
+    async def main() -> list[Any]:
+        waits = [
+            asyncio.create_task(wait(i, look_up, name)) for i, name in zip(ids, ("one", "other"), strict=True)
+        ]
+        await asyncio.sleep(0.05)
+        (hub,) = module._hubs.values()
+        hub._connections._known["one"] = (replace(one, key="somebody-else"), time.time())
+        services.finish(ids[1])
+        done = await waits[1]
+        waits[0].cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+        return [done]
+
+    (step,) = run(main)
+    assert step.kind == "ended"
+
+
 @pytest.mark.parametrize(
     "change", [{"key": "another-key"}, {"base_url": "http://127.0.0.1:9/x"}, {"verify": False}]
 )
