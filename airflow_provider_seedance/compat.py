@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 __all__ = [
-    "RETRY_POLICIES",
+    "AIRFLOW_V_3_3_PLUS",
     "RetryDecision",
     "RetryPolicy",
     "TaskDeferralError",
@@ -33,9 +33,9 @@ else:
         RetryPolicy = object
         RetryDecision = None
 
-#: Whether this Airflow (3.3 and later) calls retry policies, lets triggers write XCom, and has the task
-#: state store: the three came together.
-RETRY_POLICIES = RetryPolicy is not object
+#: Airflow 3.3 brought what this package builds on: the task state store, retry policies, ``on_kill`` of
+#: triggers, and XCom that triggers can write.
+AIRFLOW_V_3_3_PLUS = RetryPolicy is not object
 
 
 def never_expire() -> Any:

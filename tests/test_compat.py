@@ -16,7 +16,7 @@ def test_names_are_airflows_own() -> None:
     assert compat.RetryDecision is retry_policy.RetryDecision
     assert compat.TaskDeferralError is TaskDeferralError
     assert compat.TaskDeferralTimeout is TaskDeferralTimeout
-    assert compat.RETRY_POLICIES
+    assert compat.AIRFLOW_V_3_3_PLUS
     assert compat.never_expire() is NEVER_EXPIRE
 
 

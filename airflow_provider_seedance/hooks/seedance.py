@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import BaseHook
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance import flows
@@ -94,6 +94,8 @@ class SeedanceHook(BaseHook):
                 return True, client.run(flows.probe_flow(self.settings.api, _now()))
         except errors.SeedanceError as error:
             return False, str(error)
+        except AirflowNotFoundException as error:
+            return False, f"There is no connection {self.seedance_conn_id!r}: {error}"
 
     # ------------------------------------------------------------------ requests
 

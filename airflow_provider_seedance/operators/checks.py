@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.compat import RETRY_POLICIES
+from airflow_provider_seedance.compat import AIRFLOW_V_3_3_PLUS
 
 if TYPE_CHECKING:
     from airflow_provider_seedance.apis.base import Api
@@ -89,7 +89,7 @@ def check_price(api: Api, prepared: Prepared, max_credits: float | None) -> None
 
 def _against_ending_from_trigger(operator: SeedanceGenerationOperator) -> list[str]:
     why = []
-    if not RETRY_POLICIES:
+    if not AIRFLOW_V_3_3_PLUS:
         why.append("end_from_trigger needs Airflow 3.3: before it, a trigger cannot write XCom")
     if not operator.deferrable:
         why.append("end_from_trigger needs deferrable=True: there is no trigger otherwise")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, BaseOperator
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.compat import RETRY_POLICIES, TaskDeferralError, TaskDeferralTimeout
+from airflow_provider_seedance.compat import AIRFLOW_V_3_3_PLUS, TaskDeferralError, TaskDeferralTimeout
 from airflow_provider_seedance.durability import unrecorded
 from airflow_provider_seedance.generations import Generation, GenerationStatus, VideoRequest
 from airflow_provider_seedance.links.seedance import SeedanceOutputLink
@@ -117,7 +117,7 @@ class SeedanceGenerationOperator(BaseOperator):
         self.cancel_on_kill = cancel_on_kill
         self.end_from_trigger = end_from_trigger
         self.max_credits = max_credits
-        if RETRY_POLICIES and getattr(self, "retry_policy", None) is None:
+        if AIRFLOW_V_3_3_PLUS and getattr(self, "retry_policy", None) is None:
             self.retry_policy = SeedanceRetryPolicy()
         self._waiting_for: tuple[Context, str] | None = None
         check_arguments(self)

@@ -24,6 +24,9 @@ NOT_FOUND_LIMIT = 4
 #: Failed readings in a row after which the log says so, once.
 TELL_AFTER = 3
 
+#: So many undocumented words are warned about; a service that makes up more gets no more lines.
+MOST_WORDS = 100
+
 _told: set[tuple[str, str | None]] = set()
 
 
@@ -110,7 +113,7 @@ def on_reading(waiting: Waiting, reading: Generation | SeedanceError, now: float
 def _tell_unknown_word(generation: Generation) -> None:
     """Warn about a status word that nobody documented, once per word and process."""
     word = (generation.api, generation.word)
-    if generation.documented or word in _told:
+    if generation.documented or word in _told or len(_told) >= MOST_WORDS:
         return
     _told.add(word)
     log.warning(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseSensorOperator, PokeReturnValue
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.compat import RETRY_POLICIES
+from airflow_provider_seedance.compat import AIRFLOW_V_3_3_PLUS
 from airflow_provider_seedance.generations import Generation, Media
 from airflow_provider_seedance.links.seedance import SeedanceOutputLink
 from airflow_provider_seedance.policies.retry import SeedanceRetryPolicy
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 #: Seconds by which Airflow's own deferral timeout is later than ours.
 DEFERRAL_GRACE = 900.0
+
+#: Seconds until the next reading where the service does not say when our quota allows one.
+UNKNOWN_QUOTA_PAUSE = 60.0
 
 
 class SeedanceGenerationSensor(BaseSensorOperator):
@@ -43,6 +46,9 @@ class SeedanceGenerationSensor(BaseSensorOperator):
     #: For the link; see the operators.
     output_url: str | None = None
 
+    #: How often in a row the service did not know the generation.
+    _not_found = 0
+
     def __init__(
         self,
         *,
@@ -61,7 +67,7 @@ class SeedanceGenerationSensor(BaseSensorOperator):
         self.seedance_conn_id = seedance_conn_id
         self.poll_interval = poll_interval
         self.deferrable = deferrable
-        if RETRY_POLICIES and getattr(self, "retry_policy", None) is None:
+        if AIRFLOW_V_3_3_PLUS and getattr(self, "retry_policy", None) is None:
             self.retry_policy = SeedanceRetryPolicy()
 
     def execute(self, context: Context) -> Any:
@@ -79,7 +85,10 @@ class SeedanceGenerationSensor(BaseSensorOperator):
         self._check()
         if not self.deferrable:
             return super().execute(context)
-        generation = self._read()
+        try:
+            generation = self._read()
+        except errors.SeedanceNotFoundError as error:
+            generation = self._not_known_yet(error)
         if generation is not None and generation.status.terminal:
             return self._deliver(generation)
         self._defer(time.time() + self._seconds())
@@ -87,7 +96,19 @@ class SeedanceGenerationSensor(BaseSensorOperator):
 
     def poke(self, context: Context) -> PokeReturnValue:
         """Read the generation once."""
-        generation = self._read()
+        from airflow_provider_seedance.polling.waiting import NOT_FOUND_LIMIT
+
+        # Rescheduled sensors begin anew each time; there, the number of readings stands in for the misses.
+        missed = max(self._not_found, int(context.get("task_reschedule_count") or 0))
+        try:
+            generation = self._read()
+        except errors.SeedanceNotFoundError as error:
+            if missed + 1 >= NOT_FOUND_LIMIT:
+                raise
+            generation = self._not_known_yet(error)
+            self._not_found += 1
+        else:
+            self._not_found = 0
         if generation is None or not generation.status.terminal:
             return PokeReturnValue(is_done=False)
         return PokeReturnValue(is_done=True, xcom_value=self._deliver(generation))
@@ -100,7 +121,17 @@ class SeedanceGenerationSensor(BaseSensorOperator):
         from airflow_provider_seedance.triggers.seedance import read_event
 
         self.output_url = ""
-        generation = read_event(event, self.generation_id) or self._read()
+        generation = read_event(event, self.generation_id)
+        if generation is None:
+            try:
+                generation = self._read(quota_may_pass=False)
+            except errors.SeedanceRateLimitError as error:
+                # Our quota keeps us from reading; that must not fail the wait for a render that may have ended.
+                wait = error.retry_after or UNKNOWN_QUOTA_PAUSE
+                self.log.warning(
+                    "%s Reading generation %s again in %.0f s.", error.message, self.generation_id, wait
+                )
+                self._defer(max(deadline or 0.0, time.time() + wait))
         if generation is not None and generation.status.terminal:
             return self._deliver(generation)
         if deadline is not None and time.time() < deadline:
@@ -122,15 +153,26 @@ class SeedanceGenerationSensor(BaseSensorOperator):
 
         return SeedanceHook(self.seedance_conn_id)
 
-    def _read(self) -> Generation | None:
-        """Read the generation; ``None`` if that failed in a way that may pass."""
+    def _read(self, *, quota_may_pass: bool = True) -> Generation | None:
+        """
+        Read the generation; ``None`` if that failed in a way that may pass.
+
+        :param quota_may_pass: Whether a used-up quota is such a way; without, it is raised.
+        """
         try:
             return self._hook().get_generation(self.generation_id, self.media)
         except errors.SeedanceError as error:
-            if not error.retry_helps:
+            exhausted = isinstance(error, errors.SeedanceRateLimitError) and not quota_may_pass
+            if exhausted or not error.retry_helps:
                 raise
             self.log.warning("The state of generation %s could not be read: %s", self.generation_id, error)
             return None
+
+    def _not_known_yet(self, error: errors.SeedanceNotFoundError) -> None:
+        """Go on after a first "not found": a service may know a new id a little late."""
+        if error.http_status is None:  # said without asking: no service keeps a record under this id
+            raise error
+        self.log.warning("%s A new generation may be known a little late; asking again.", error.message)
 
     def _deliver(self, generation: Generation) -> dict[str, Any]:
         from airflow_provider_seedance.hooks.seedance import raise_unless_succeeded

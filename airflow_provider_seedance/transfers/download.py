@@ -377,8 +377,9 @@ class _Run:
             raise SeedanceOutputGoneError(
                 f"{_capital(self.source.what)} is no longer there: {show_url(self.url)} answers "
                 f"{refusal.reason}, and the service gives no other URL. It was rendered and is billed; look for "
-                "it in the console of the service. Only a new generation (a cleared generating task) makes it "
-                "again, and is paid for.",
+                "it in the console of the service. Only a new generation makes it again, and is paid for: clear "
+                'the generating task with on_clear="new" or a changed request; as it is, a clear may deliver the '
+                "same dead URL.",
                 http_status=refusal.status,
                 generation_id=self.source.generation_id,
             )

@@ -273,8 +273,9 @@ class FreshUrls:
         generation_id = self._generation.generation_id
         return errors.SeedanceOutputGoneError(
             f"Generation {generation_id} {why}. It was rendered and is billed; look for its output in the console "
-            "of the service. Only a new generation (clear the generating task) makes it again, and is paid for. "
-            "Transfer outputs soon after they are made.",
+            "of the service. Only a new generation makes it again, and is paid for: clear the generating task with "
+            'on_clear="new" or a changed request; as it is, a clear may deliver the same dead URL. Transfer outputs '
+            "soon after they are made.",
             generation_id=generation_id,
         )
 

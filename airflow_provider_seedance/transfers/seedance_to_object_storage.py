@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import Asset, BaseOperator
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.compat import RETRY_POLICIES
+from airflow_provider_seedance.compat import AIRFLOW_V_3_3_PLUS
 from airflow_provider_seedance.generations import Generation
 from airflow_provider_seedance.policies.retry import SeedanceRetryPolicy
 from airflow_provider_seedance.transfers.arguments import (
@@ -92,7 +92,7 @@ class SeedanceToObjectStorageOperator(BaseOperator):
         self.seedance_conn_id = seedance_conn_id
         self.object_storage_conn_id = object_storage_conn_id
         self.overwrite = overwrite
-        if RETRY_POLICIES and getattr(self, "retry_policy", None) is None:
+        if AIRFLOW_V_3_3_PLUS and getattr(self, "retry_policy", None) is None:
             self.retry_policy = SeedanceRetryPolicy()
         if isinstance(max_parallel, bool) or not isinstance(max_parallel, int) or max_parallel < 1:
             raise errors.SeedanceConfigurationError(

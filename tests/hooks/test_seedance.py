@@ -309,3 +309,10 @@ def test_a_success_is_handed_on() -> None:
         generation_id="g", api="ark", media="video", status=GenerationStatus.SUCCEEDED, urls=("https://x/y",)
     )
     assert raise_unless_succeeded(generation) is generation
+
+
+def test_a_missing_connection_is_told_and_not_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AIRFLOW_CONN_NOWHERE", raising=False)
+    works, message = SeedanceHook("nowhere").test_connection()
+    assert not works
+    assert "nowhere" in message

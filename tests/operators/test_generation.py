@@ -370,8 +370,8 @@ def test_end_from_trigger_is_refused_with_what_it_would_break() -> None:
 
 
 def test_end_from_trigger_needs_airflow_3_3(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "RETRY_POLICIES", False)
-    monkeypatch.setattr(checks, "RETRY_POLICIES", False)
+    monkeypatch.setattr(module, "AIRFLOW_V_3_3_PLUS", False)
+    monkeypatch.setattr(checks, "AIRFLOW_V_3_3_PLUS", False)
     with pytest.raises(errors.SeedanceConfigurationError, match=r"needs Airflow 3\.3"):
         make(end_from_trigger=True)
     assert make().retry_policy is None
