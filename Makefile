@@ -38,6 +38,7 @@ types: $(VENV)/installed  ## Check types
 	$(BIN)/mypy --strict
 
 bench: $(VENV)/installed  ## Measure what importing the operators costs a Dag file
+	$(BIN)/python -m pip install --quiet -e '.[bench]'
 	$(BIN)/python benchmarks/import_time.py
 
 clean:  ## Remove what make made
