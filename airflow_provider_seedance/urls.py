@@ -44,11 +44,21 @@ def normal_base_url(host: str, *, port: int | None = None, scheme: str | None = 
     Scheme, port and path of a URL are kept; a bare host name gets https. A version written twice at
     the end (``/v1/v1``, as when the documents' base URL and endpoint are joined by hand) becomes one.
 
-    :raises SeedanceConfigurationError: the host is not a usable http(s) address; nothing was sent.
+    :raises SeedanceConfigurationError: the host is not a usable http(s) address, or the schema is something
+        else than http or https; nothing was sent.
     """
     text = host.strip()
+    scheme = (scheme or "").strip().lower()
+    if scheme not in ("", "http", "https"):
+        # Airflow reads the path of a connection written as a URI as its schema.
+        raise SeedanceConfigurationError(
+            f"The connection's schema is {show_url(scheme)!r}; it takes http, https or nothing. In a connection "
+            "written as a URI the path becomes the schema and is lost: write the whole base URL as the host, "
+            'such as "host": "https://seedanceapi.org/v2" in a JSON connection, or percent-encoded in a URI, '
+            "seedance://:KEY@https%3A%2F%2Fseedanceapi.org%2Fv2. Nothing was sent."
+        )
     if "://" not in text:
-        text = f"{scheme if scheme in ('http', 'https') else 'https'}://{text}"
+        text = f"{scheme or 'https'}://{text}"
     try:
         parts = urlsplit(text)
         netloc = parts.netloc

@@ -73,8 +73,14 @@ def submit(
     return api.read_submit(answer, api.submit_call(prepared), prepared, NOW)
 
 
-def read(api: Api, body: Any, generation_id: str = "g1", media: Any = "video") -> Any:
-    """Read the state of a generation from the body of one status reply (and of no other)."""
+def read(api: Api, body: Any, generation_id: str | None = None, media: Any = "video") -> Any:
+    """
+    Read the state of a generation from the body of one status reply (and of no other).
+
+    :param generation_id: The generation asked for; without it, the one that the body is about.
+    """
+    if generation_id is None:
+        generation_id = (api.find_id(body) if isinstance(body, dict) else None) or "g1"
     result, _ = drive(api.status_flow(generation_id, media, NOW), [reply(200, body)])
     return result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -33,6 +34,10 @@ MANY = reply(429)
 
 def now() -> datetime:
     return NOW
+
+
+def ark_task(name: str) -> HttpReply:
+    return reply(200, {**fixture(name), "id": "g1"})
 
 
 def submit(*answers: HttpReply | TransportFailure, patient: bool = True) -> tuple[Any, list[Any]]:
@@ -143,7 +148,7 @@ def status(*answers: HttpReply | TransportFailure, once: bool = False) -> tuple[
     "trouble", [LOST, UNSENT, reply(500), reply(503), reply(200, b"<html>"), reply(200, {}), reply(302)]
 )
 def test_a_read_is_repeated_after_trouble(trouble: Any) -> None:
-    generation, steps = status(trouble, trouble, reply(200, fixture("ark_task_running")))
+    generation, steps = status(trouble, trouble, ark_task("ark_task_running"))
     assert generation.status.value == "running"
     assert pauses(steps) == [0.5, 1.5]
     with pytest.raises(errors.SeedanceError) as caught:
@@ -214,10 +219,29 @@ def test_the_match_is_found_on_a_later_page(total: int | None) -> None:
 
 
 def test_pages_from_before_the_submission_are_not_read() -> None:
-    old = page(*[task(n, created=SINCE - timedelta(hours=2)) for n in range(100)], total=5000)
+    old = page(*[task(n, created=SINCE - timedelta(hours=2, minutes=n)) for n in range(100)], total=5000)
     found, steps = look_up(old, old, old)
     assert found is None
     assert len(calls(steps)) == 3
+
+
+@pytest.mark.parametrize(
+    "minutes",
+    [range(100, 0, -1), [0] * 100, [*range(99), 5], [0]],
+    ids=["oldest first", "all at once", "not quite in order", "a single one"],
+)
+def test_age_ends_the_look_up_only_in_a_list_that_was_seen_to_be_newest_first(minutes: Iterable[int]) -> None:
+    old = [task(n, created=SINCE - timedelta(hours=9, minutes=ago)) for n, ago in enumerate(minutes)]
+    found, steps = look_up(page(*old, total=500), page(task(900, CORRELATION), total=500))
+    assert found == "cgt-900"
+    assert [dict(call.query)["page_num"] for call in calls(steps)] == ["1", "2"]
+
+
+def test_a_list_in_no_order_is_not_read_without_end() -> None:
+    old = page(*[task(n, created=SINCE - timedelta(hours=9 - n)) for n in range(5)], total=5000)
+    found, steps = look_up(*[old] * 60)
+    assert found is None
+    assert len(calls(steps)) == 60
 
 
 def test_the_service_may_list_it_a_little_later() -> None:
@@ -257,7 +281,7 @@ def cancel(*answers: HttpReply | TransportFailure) -> tuple[flows.Cancellation, 
 
 
 def test_what_is_queued_is_read_first_and_then_deleted() -> None:
-    result, steps = cancel(reply(200, fixture("ark_task_queued")), reply(200, {}))
+    result, steps = cancel(ark_task("ark_task_queued"), reply(200, {}))
     assert result.cancelled
     assert [call.method for call in calls(steps)] == ["GET", "DELETE"]
     assert "not billed" in result.reason
@@ -274,7 +298,7 @@ def test_what_is_queued_is_read_first_and_then_deleted() -> None:
     ],
 )
 def test_nothing_else_is_deleted(word: str, says: str) -> None:
-    result, steps = cancel(reply(200, fixture(f"ark_task_{word}")))
+    result, steps = cancel(ark_task(f"ark_task_{word}"))
     assert not result.cancelled
     assert says in result.reason
     assert [call.method for call in calls(steps)] == ["GET"]
@@ -305,7 +329,7 @@ def test_without_knowing_the_state_nothing_is_deleted(answer: Any) -> None:
     "answer", [LOST, UNSENT, reply(409), reply(500), reply(400, fixture("ark_error_400"))]
 )
 def test_a_deletion_that_fails_is_no_cancellation(answer: Any) -> None:
-    result, _ = cancel(reply(200, fixture("ark_task_queued")), answer)
+    result, _ = cancel(ark_task("ark_task_queued"), answer)
     assert not result.cancelled
 
 

@@ -239,3 +239,13 @@ def test_the_default_model_of_the_connection_is_for_its_kind_of_media() -> None:
 
 def test_the_extra_is_plain_json() -> None:
     assert json.loads(connection(extra={"api": "ark"}).extra) == {"api": "ark"}
+
+
+def test_the_path_of_a_connection_written_as_a_uri_is_not_dropped() -> None:
+    from airflow.sdk import Connection
+
+    dropped = Connection.from_uri("seedance://:key@api.example.com/v1", conn_id="c")
+    with pytest.raises(SeedanceConfigurationError, match="becomes the schema and is lost"):
+        read_settings("c", dropped)
+    kept = Connection.from_uri("seedance://:key@https%3A%2F%2Fapi.example.com%2Fv1", conn_id="c")
+    assert read_settings("c", kept).base_url == "https://api.example.com/v1"

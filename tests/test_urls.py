@@ -51,7 +51,8 @@ def test_a_url_for_people_is_short_and_without_secrets() -> None:
         ("http://127.0.0.1:8123/b/v1/", None, None, "http://127.0.0.1:8123/b/v1"),
         ("127.0.0.1:8123/b/v1", None, "http", "http://127.0.0.1:8123/b/v1"),
         ("seedanceapi.org/v2", None, None, "https://seedanceapi.org/v2"),
-        ("seedanceapi.org", None, "ftp", "https://seedanceapi.org"),
+        ("seedanceapi.org", None, "", "https://seedanceapi.org"),
+        ("seedanceapi.org", None, " HTTP ", "http://seedanceapi.org"),
         ("localhost", 8123, "http", "http://localhost:8123"),
         ("http://localhost/x", 8123, None, "http://localhost:8123/x"),
         ("http://localhost:1/x", 8123, None, "http://localhost:1/x"),
@@ -228,3 +229,11 @@ def test_what_a_name_resolves_to_is_judged_address_by_address() -> None:
     assert "8.8.8.8" not in explained
     assert explain_addresses("a.example", 443, ["10.0.0.1"], MediaHosts.parse("a.example")) is None
     assert explain_addresses("a.example", 443, ["10.0.0.1"], MediaHosts.parse("a.example:80")) is not None
+
+
+@pytest.mark.parametrize("host", ["api.example.com", "https://api.example.com"])
+@pytest.mark.parametrize("scheme", ["v1", "ftp", "seedance"])
+def test_a_schema_that_is_the_path_of_a_uri_is_refused(host: str, scheme: str) -> None:
+    with pytest.raises(SeedanceConfigurationError, match=r"as the host.*Nothing was sent") as caught:
+        normal_base_url(host, scheme=scheme)
+    assert repr(scheme) in caught.value.message

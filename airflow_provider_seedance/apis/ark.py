@@ -214,7 +214,7 @@ class Ark(base.Api):
         return HttpCall(method="DELETE", path=f"{TASKS}/{reading.segment(generation_id)}")
 
     def list_call(self, page: int = 1, size: int = LIST_PAGE_SIZE) -> HttpCall:
-        """Build the request for one page of the account's tasks, newest first."""
+        """Build the request for one page of the account's tasks."""
         return HttpCall(method="GET", path=TASKS, query=(("page_num", str(page)), ("page_size", str(size))))
 
     def probe_call(self) -> HttpCall:
@@ -222,6 +222,7 @@ class Ark(base.Api):
 
     def look_up_flow(self, correlation: str, since: datetime, now: datetime) -> base.Flow[str | None]:
         seen = 0
+        falling = _Falling()
         for page in range(1, _LIST_PAGES + 1):
             reply = yield from self.fetch(self.list_call(page), None, now)
             items = reply.json.get("items")
@@ -231,8 +232,10 @@ class Ark(base.Api):
                     return found
             seen += len(items)
             times = [moment for item in items if (moment := read_time(item.get("created_at")))]
-            # Clocks differ; an hour is more than any of them will be wrong.
-            passed = bool(times) and max(times) < since - timedelta(hours=1)
+            falling.see(times)
+            # Clocks differ; an hour is more than any of them will be wrong. The documents do not promise an
+            # order, so age ends the search only where one was seen.
+            passed = bool(falling) and bool(times) and max(times) < since - timedelta(hours=1)
             total = read_number(reply.json.get("total"))
             if not items or passed or (total and seen >= total):
                 return None
@@ -259,7 +262,7 @@ class Ark(base.Api):
             return tuple(
                 url
                 for field in ("video_url", "file_url", "last_frame_url")
-                for url in reading.strings(content.get(field))
+                for url in reading.urls(content.get(field))
             )
         data = payload.get("data")
         items = data if isinstance(data, list) else []
@@ -282,6 +285,25 @@ class Ark(base.Api):
         if reading.is_moderation(code):
             return errors.SeedanceModerationError
         return _CODES.get((code or "").split(".", 1)[0])
+
+
+class _Falling:
+    """Whether the moments seen so far came newest first; true only after at least two different ones."""
+
+    def __init__(self) -> None:
+        self._last: datetime | None = None
+        self._fell = False
+        self._rose = False
+
+    def see(self, moments: list[datetime]) -> None:
+        for moment in moments:
+            if self._last is not None:
+                self._fell = self._fell or moment < self._last
+                self._rose = self._rose or moment > self._last
+            self._last = moment
+
+    def __bool__(self) -> bool:
+        return self._fell and not self._rose
 
 
 def _lifetime_from(moment: datetime) -> datetime | None:

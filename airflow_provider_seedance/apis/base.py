@@ -222,6 +222,9 @@ class Api(abc.ABC):
         generation_id = self.find_id(body)
         if generation_id is None and not urls:
             return None
+        if isinstance(body.get("error"), Mapping) and not (payload.get("status") or urls):
+            # An error and no state of anything: the id may be that of the request.
+            return None
         generation = self.read_generation(
             body, generation_id or reading.local_id(body), media=request.media, now=now
         )
@@ -232,14 +235,15 @@ class Api(abc.ABC):
 
     def find_id(self, body: Mapping[str, Any]) -> str | None:
         """Find the id of a generation in a flat or enveloped reply."""
-        for source in (reading.unwrap(body), body):
-            for name in self.id_fields:
-                value = source.get(name)
-                if isinstance(value, str) and value.strip():
-                    return value
-                if isinstance(value, int) and not isinstance(value, bool):
-                    return str(value)
-        return None
+        return next(iter(self._ids(body)), None)
+
+    def _ids(self, body: Mapping[str, Any]) -> list[str]:
+        return [
+            found
+            for source in (reading.unwrap(body), body)
+            for name in self.id_fields
+            if (found := reading.identifier(source.get(name)))
+        ]
 
     def _refusal(
         self, answer: HttpReply, call: HttpCall, vendor: VendorError, now: datetime
@@ -273,6 +277,7 @@ class Api(abc.ABC):
         :raises SeedanceServerError: it tells no state; taking it for a queued or failed generation could
             cancel or repeat a paid one.
         """
+        self.check_identity(reply, call, generation_id)
         body: Mapping[str, Any] = reply.json
         payload = reading.unwrap(body)
         word = payload.get("status")
@@ -282,6 +287,17 @@ class Api(abc.ABC):
         if not known and not self.outputs(payload):
             raise self._strange(reply, call, "does not tell the state of the generation", generation_id)
         return self.read_generation(body, generation_id, media=media, now=now)
+
+    def check_identity(self, reply: HttpReply, call: HttpCall, generation_id: str) -> None:
+        """
+        Make sure that a reply is not about another generation than the one that was asked for.
+
+        :raises SeedanceServerError: every id in it is another one; delivering it would deliver somebody
+            else's video.
+        """
+        ids = {found.strip() for found in self._ids(reply.json)}
+        if ids and generation_id.strip() not in ids:
+            raise self._strange(reply, call, "is about another generation", generation_id)
 
     @abc.abstractmethod
     def status_call(self, generation_id: str) -> HttpCall:
@@ -399,7 +415,10 @@ class Api(abc.ABC):
         status = reply.status
         if reply.ok:
             status = vendor.status or reading.STATUS_BY_CODE.get(str(vendor.code).upper(), 500)
-        cls = self.classify(status, vendor.code) or reading.class_for(status, vendor.code)
+        # On a read these say all by themselves; a code refines only what a status leaves open.
+        plain = call.method == "GET" and (reply.status in (401, 404, 429) or reply.status >= 500)
+        code = None if plain else vendor.code
+        cls = self.classify(status, code) or reading.class_for(status, code)
         wait = read_retry_after(reply.headers, now) if status == 503 else None
         if status == 429:  # the quota headers stand on every reply and mean something on this one only
             wait = read_rate_limit(reply.headers, now).retry_after

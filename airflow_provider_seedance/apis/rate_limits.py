@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
+#: Longest wait that is believed, in seconds. The longest quota window anybody documents is a day; a header
+#: with more is nonsense that would defer a task for ever, or overflow a date.
+LONGEST_WAIT = 86400.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class RateLimit:
@@ -58,14 +62,14 @@ def _epoch(seconds: float | None) -> datetime | None:
 
 
 def read_retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
-    """Read the seconds of ``Retry-After-Ms`` or ``Retry-After`` (seconds or a date)."""
+    """Read the seconds of ``Retry-After-Ms`` or ``Retry-After`` (seconds or a date), a day at most."""
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
-        return milliseconds / 1000
+        return min(milliseconds / 1000, LONGEST_WAIT)
     wait = _number(headers.get("retry-after"))
     if wait is None and (date := _date(headers.get("retry-after"))):
-        return max(0.0, (date - now).total_seconds())
-    return wait
+        wait = max(0.0, (date - now).total_seconds())
+    return min(wait, LONGEST_WAIT) if wait is not None else None
 
 
 def read_rate_limit(headers: Mapping[str, str], now: datetime) -> RateLimit:
@@ -87,5 +91,5 @@ def read_rate_limit(headers: Mapping[str, str], now: datetime) -> RateLimit:
         limit=int(limit) if limit is not None else None,
         remaining=int(remaining) if remaining is not None else None,
         reset_at=reset_at,
-        retry_after=wait,
+        retry_after=min(wait, LONGEST_WAIT) if wait is not None else None,
     )

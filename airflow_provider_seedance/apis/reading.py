@@ -45,7 +45,22 @@ def mapping(value: Any) -> Mapping[str, Any]:
 
 def segment(generation_id: str) -> str:
     """Return an id as one path segment; ids are opaque and may hold anything."""
-    return quote(generation_id, safe="")
+    quoted = quote(generation_id, safe="")
+    # "." and ".." are one segment of text, but lead elsewhere in a path.
+    return quoted.replace(".", "%2E") if not quoted.strip(".") else quoted
+
+
+def identifier(value: Any) -> str | None:
+    """Return the id that a field holds, as text; ``None`` for what cannot be asked for again."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        return None
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half a character: no URL can carry it
+        return None
+    return value
 
 
 def local_id(body: Mapping[str, Any]) -> str:
@@ -60,6 +75,22 @@ def strings(value: Any) -> tuple[str, ...]:
     if not isinstance(items, (list, tuple)):
         return ()
     return tuple(item for item in items if isinstance(item, str) and item)
+
+
+def urls(value: Any) -> tuple[str, ...]:
+    """Return the URLs of outputs: text, an object with ``url`` or ``video_url``, or a list of such."""
+    items = value if isinstance(value, (list, tuple)) else [value]
+    return tuple(
+        found
+        for item in items
+        for found in (
+            strings(item.get("url")) or strings(item.get("video_url"))
+            if isinstance(item, Mapping)
+            else strings(item)
+            if isinstance(item, str)
+            else ()
+        )
+    )
 
 
 def text(value: Any) -> str | None:

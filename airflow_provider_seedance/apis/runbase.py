@@ -74,8 +74,8 @@ class Runbase(base.Api):
     def outputs(self, payload: Mapping[str, Any]) -> tuple[str, ...]:
         output = payload.get("output")
         if isinstance(output, Mapping):
-            return reading.strings(output.get("urls")) or reading.strings(output.get("url"))
-        return reading.strings(output)
+            return reading.urls(output.get("urls")) or reading.urls(output)
+        return reading.urls(output)
 
     def read_error(self, body: Mapping[str, Any]) -> VendorError | None:
         # No body is documented; clients have seen the message alone under "error".
@@ -87,6 +87,10 @@ class Runbase(base.Api):
             message = reading.text(body.get("message"))
             return VendorError(code=reading.text(body.get("code")), message=message or error)
         return None
+
+    def wrote(self, body: Mapping[str, Any]) -> bool:
+        # A bare text under "error" is what gateways and frameworks write, with or without status and path.
+        return isinstance(body.get("error"), Mapping) and self.read_error(body) is not None
 
 
 API = Runbase()

@@ -109,6 +109,7 @@ class Seedance2Api(base.Api):
                 raise errors.SeedanceServerError(
                     f"{error.message}; {self._said(generation, status)}", **error.details()
                 ) from error
+            self.check_identity(reply, call, generation.generation_id)
             result = self.read_generation(
                 reply.json, generation.generation_id, media=generation.media, now=now
             )
@@ -134,15 +135,8 @@ class Seedance2Api(base.Api):
 
     def outputs(self, payload: Mapping[str, Any]) -> tuple[str, ...]:
         for source in (reading.mapping(payload.get("result")), payload):
-            if found := reading.strings(source.get("video_url")):
+            if found := reading.urls(source.get("video_url")) or reading.urls(source.get("images")):
                 return found
-            images = source.get("images")
-            if isinstance(images, list):
-                found = reading.strings(
-                    [item.get("url") if isinstance(item, Mapping) else item for item in images]
-                )
-                if found:
-                    return found
         return ()
 
     def reports_generation(self, body: Mapping[str, Any]) -> bool:

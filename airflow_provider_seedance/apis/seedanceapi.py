@@ -46,7 +46,7 @@ class SeedanceOrgApi(base.Api):
         }
 
     def outputs(self, payload: Mapping[str, Any]) -> tuple[str, ...]:
-        return reading.strings(payload.get("response")) or reading.strings(payload.get("video_url"))
+        return reading.urls(payload.get("response")) or reading.urls(payload.get("video_url"))
 
     def read_error(self, body: Mapping[str, Any]) -> VendorError | None:
         error = body.get("error")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shlex
 import sys
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from airflow_provider_seedance.generations import (
     Estimate,
     Generation,
     GenerationRequest,
+    GenerationStatus,
     ImageRequest,
     Media,
     VideoRequest,
@@ -27,31 +30,58 @@ if TYPE_CHECKING:
     from airflow_provider_seedance.hooks.seedance import SeedanceHook
 
 
+#: Errors after which asking for the generation again brings nothing.
+_HOPELESS = (
+    errors.SeedanceGenerationFailedError,
+    errors.SeedanceModerationError,
+    errors.SeedanceNotFoundError,
+    errors.SeedanceOutputGoneError,
+)
+
+
+@dataclass
+class _Course:
+    """
+    How far a render came, which decides what is to be told where it stops.
+
+    :param sent: Whether a submission may have left.
+    :param generation_id: The generation, once it is known.
+    :param ended: How it ended, once that is known.
+    """
+
+    sent: bool = False
+    generation_id: str | None = None
+    ended: Generation | None = None
+
+
 def render(args: argparse.Namespace) -> int:
     """Make one render; returns the exit code."""
     # What is worth telling is printed here; the log lines would only tear the progress bar.
     logging.getLogger("airflow_provider_seedance").setLevel(logging.ERROR)
     media: Media = "image" if args.still else "video"
-    generation_id: str | None = args.generation_id
+    course = _Course(generation_id=args.generation_id)
     try:
         output = _writable(args.output)
         hook = _hook(args)
-        if generation_id is None:
-            generation_id = _submit(hook, args)
-        generation = _wait(hook, generation_id, media, args)
+        if course.generation_id is None:
+            _submit(hook, args, course)
+        generation = _wait(hook, media, args, course)
         size, sha256 = _download(hook, generation, output)
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
-        _tell_how_to_go_on(generation_id, args)
+        _tell_how_to_go_on(course, args)
         return 130
     except errors.SeedanceError as error:
         print(f"\n{error}", file=sys.stderr)
-        _tell_how_to_go_on(generation_id or error.generation_id, args)
+        course.sent = False  # the error itself tells what became of the submission
+        course.generation_id = course.generation_id or error.generation_id
+        if not isinstance(error, _HOPELESS) or _is_local(course):
+            _tell_how_to_go_on(course, args)
         return 1
     except Exception:
         # Whatever went wrong, the way to the paid render must stand at the end.
         traceback.print_exc()
-        _tell_how_to_go_on(generation_id, args)
+        _tell_how_to_go_on(course, args)
         return 1
     print(generation.summary())
     print(f"{output}: {size:,} bytes, sha256 {sha256}")
@@ -105,7 +135,7 @@ def _request(args: argparse.Namespace) -> GenerationRequest:
     )
 
 
-def _submit(hook: SeedanceHook, args: argparse.Namespace) -> str:
+def _submit(hook: SeedanceHook, args: argparse.Namespace, course: _Course) -> None:
     request = _request(args)
     prepared = hook.prepare(request)
     for line in (*prepared.defaults, *prepared.warnings):
@@ -117,31 +147,32 @@ def _submit(hook: SeedanceHook, args: argparse.Namespace) -> str:
         else f"{price.credits:g} credits, ${price.cost_usd:g}"
     )
     print(f"Submitting to {hook.settings.api.title} ({cost}) …", flush=True)
+    course.sent = True
     generation = hook.submit(request)
-    print(f"Generation {generation.generation_id} is billed from now on.", flush=True)
+    course.generation_id = generation.generation_id
     if generation.status.terminal:
-        args.ended = generation
-    return generation.generation_id
+        course.ended = generation
+    print(f"Generation {generation.generation_id} is billed from now on.", flush=True)
 
 
-def _wait(hook: SeedanceHook, generation_id: str, media: Media, args: argparse.Namespace) -> Generation:
+def _wait(hook: SeedanceHook, media: Media, args: argparse.Namespace, course: _Course) -> Generation:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from airflow_provider_seedance.hooks.seedance import raise_unless_succeeded
 
-    ended: Generation | None = getattr(args, "ended", None)
-    if ended is None:
+    if course.ended is None:
+        assert course.generation_id is not None
         bar = Progress(TextColumn("{task.description:<10}"), BarColumn(), TimeElapsedColumn())
         with bar:
             task = bar.add_task("waiting", total=None)
-            ended = hook.wait_for_end(
-                generation_id,
+            course.ended = hook.wait_for_end(
+                course.generation_id,
                 args.timeout,
                 media=media,
                 poll_interval=args.poll_interval,
                 report=lambda reading: _show(bar, task, reading),
             )
-    return raise_unless_succeeded(ended)
+    return raise_unless_succeeded(course.ended)
 
 
 def _show(bar: Progress, task: TaskID, reading: Generation) -> None:
@@ -191,12 +222,41 @@ def _download(hook: SeedanceHook, generation: Generation, output: Path) -> tuple
     return done.size, done.sha256
 
 
-def _tell_how_to_go_on(generation_id: str | None, args: argparse.Namespace) -> None:
-    if generation_id is None:
+def _is_local(course: _Course) -> bool:
+    """Whether the generation is known here only, with outputs that no service can be asked for again."""
+    from airflow_provider_seedance.flows import LOCAL_PREFIX
+
+    return bool(course.ended and course.ended.urls and course.ended.generation_id.startswith(LOCAL_PREFIX))
+
+
+def _tell_how_to_go_on(course: _Course, args: argparse.Namespace) -> None:
+    """Say on the error output how to get at what was paid for, or may have been."""
+    if course.generation_id is None:
+        if course.sent:
+            print(
+                "This happened while the request was being submitted: one generation may have been billed. Look "
+                "for it in the console of the service before you submit again.",
+                file=sys.stderr,
+            )
         return
-    still = " --still" if args.still else ""
+    if _is_local(course) and course.ended is not None:
+        # In full, with their signatures: nothing else leads to them.
+        print(
+            f"Generation {course.generation_id} is paid for, and the service keeps no record of it. These are its "
+            "outputs; download them before the URLs expire:",
+            *(f"  {url}" for url in course.ended.urls),
+            sep="\n",
+            file=sys.stderr,
+        )
+        return
+    if course.ended is not None and course.ended.status is not GenerationStatus.SUCCEEDED:
+        return
+    command = ["airflow", "seedance", "render", "--generation-id", course.generation_id]
+    command += ["--still"] if args.still else []
+    command += ["--conn-id", args.conn_id] if args.conn_id else []
+    command += ["-o", args.output]
     print(
-        f"Generation {generation_id} is paid for and not lost. Fetch it, without paying again, with:\n"
-        f"  airflow seedance render --generation-id {generation_id}{still} -o {args.output}",
+        f"Generation {course.generation_id} is paid for and not lost. Fetch it, without paying again, with:\n"
+        f"  {shlex.join(command)}",
         file=sys.stderr,
     )

@@ -16,14 +16,16 @@ from airflow_provider_seedance.settings import Settings
 KEY_VARIABLE = "SEEDANCE_API_KEY"
 API_VARIABLE = "SEEDANCE_API"
 HOST_VARIABLE = "SEEDANCE_BASE_URL"
+MEDIA_HOSTS_VARIABLE = "SEEDANCE_MEDIA_HOSTS"
 
 
 def connection_from_environment(environ: Mapping[str, str] = os.environ) -> str | None:
     """
     Return the connection that the environment describes, as JSON, or ``None``.
 
-    ``SEEDANCE_API_KEY`` is the key, ``SEEDANCE_API`` the service, and ``SEEDANCE_BASE_URL`` another
-    address of it, if it has one.
+    ``SEEDANCE_API_KEY`` is the key, ``SEEDANCE_API`` the service, ``SEEDANCE_BASE_URL`` another address
+    of it, if it has one, and ``SEEDANCE_MEDIA_HOSTS`` the hosts, with commas between them, that media may
+    come from in addition to public https ones.
 
     :raises SeedanceConfigurationError: it names a service that does not exist, or one without a key.
     """
@@ -36,6 +38,10 @@ def connection_from_environment(environ: Mapping[str, str] = os.environ) -> str 
     connection: dict[str, Any] = {"conn_type": "seedance", "password": key, "extra": {"api": name}}
     if host:
         connection["host"] = host
+    if hosts := [
+        item.strip() for item in (environ.get(MEDIA_HOSTS_VARIABLE) or "").split(",") if item.strip()
+    ]:
+        connection["extra"]["media_hosts"] = hosts
     return json.dumps(connection)
 
 

@@ -85,10 +85,11 @@ class SeedanceGenerationSensor(BaseSensorOperator):
         self._check()
         if not self.deferrable:
             return super().execute(context)
+        generation = None
         try:
             generation = self._read()
         except errors.SeedanceNotFoundError as error:
-            generation = self._not_known_yet(error)
+            self._not_known_yet(error)
         if generation is not None and generation.status.terminal:
             return self._deliver(generation)
         self._defer(time.time() + self._seconds())
@@ -100,12 +101,13 @@ class SeedanceGenerationSensor(BaseSensorOperator):
 
         # Rescheduled sensors begin anew each time; there, the number of readings stands in for the misses.
         missed = max(self._not_found, int(context.get("task_reschedule_count") or 0))
+        generation = None
         try:
             generation = self._read()
         except errors.SeedanceNotFoundError as error:
             if missed + 1 >= NOT_FOUND_LIMIT:
                 raise
-            generation = self._not_known_yet(error)
+            self._not_known_yet(error)
             self._not_found += 1
         else:
             self._not_found = 0

@@ -6,11 +6,13 @@ import math
 from datetime import datetime
 from typing import Any
 
+import httpx
 import pytest
-from helpers import ALL_APIS, NOW, body_of, drive, image, prepare, reply, video
+from helpers import ALL_APIS, NOW, body_of, drive, image, prepare, reply, submit, video
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis import DEFAULT_API, get_api
+from airflow_provider_seedance.apis.wire import Refused, Uncertain
 from airflow_provider_seedance.urls import MediaHosts
 
 
@@ -96,3 +98,85 @@ def test_a_driver_must_answer() -> None:
     next(flow)
     with pytest.raises(RuntimeError):
         next(flow)
+
+
+def about(name: str, **fields: Any) -> dict[str, Any]:
+    """A reply about a generation that has ended, with these fields beside it."""
+    url = "https://cdn.example.com/1.mp4"
+    return {"status": "completed", "response": [url], "video_url": url, "output": {"urls": [url]}, **fields}
+
+
+@pytest.mark.parametrize("name", ALL_APIS)
+@pytest.mark.parametrize("field", ["id", "task_id"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_reply_about_another_generation_is_never_delivered(name: str, field: str, nested: bool) -> None:
+    body = {"data": about(name, **{field: "other"})} if nested else about(name, **{field: "other"})
+    with pytest.raises(errors.SeedanceServerError, match="is about another generation") as caught:
+        drive(get_api(name).status_flow("g1", "video", NOW), [reply(200, body)])
+    assert caught.value.retry_helps
+    assert caught.value.generation_id == "g1"
+
+
+@pytest.mark.parametrize("name", [name for name in ALL_APIS if name != "ark"])
+@pytest.mark.parametrize(
+    "ids", [{}, {"id": None}, {"id": 17}, {"task_id": "17"}, {"id": "req-5", "task_id": 17}]
+)
+def test_a_reply_about_the_right_generation_or_without_an_id_is_delivered(
+    name: str, ids: dict[str, Any]
+) -> None:
+    generation, _ = drive(get_api(name).status_flow("17", "video", NOW), [reply(200, about(name, **ids))])
+    assert generation.generation_id == "17"
+    assert generation.urls == ("https://cdn.example.com/1.mp4",)
+
+
+@pytest.mark.parametrize("name", ALL_APIS)
+@pytest.mark.parametrize(
+    "code",
+    ["InvalidEndpointOrModel.NotFound", "AccountOverdueError", "SENSITIVE_CONTENT", "AuthenticationError"],
+)
+@pytest.mark.parametrize(
+    ("status", "cls"),
+    [
+        (401, errors.SeedanceAuthenticationError),
+        (404, errors.SeedanceNotFoundError),
+        (429, errors.SeedanceRateLimitError),
+        (500, errors.SeedanceServerError),
+        (503, errors.SeedanceServerError),
+    ],
+)
+def test_on_a_read_the_http_status_says_what_it_says(name: str, code: str, status: int, cls: type) -> None:
+    body = {"status": "error", "code": code, "error": {"code": code, "message": "m"}}
+    with pytest.raises(errors.SeedanceError) as caught:
+        drive(get_api(name).status_flow("g1", "video", NOW), [reply(status, body)])
+    assert type(caught.value) is cls
+    assert caught.value.vendor_code == code
+
+
+def test_codes_refine_what_a_status_leaves_open() -> None:
+    def error(status: int, code: str) -> errors.SeedanceError:
+        with pytest.raises(errors.SeedanceError) as caught:
+            drive(get_api("ark").status_flow("g1", "video", NOW), [reply(status, {"error": {"code": code}})])
+        return caught.value
+
+    assert type(error(403, "AccountOverdueError")) is errors.SeedanceInsufficientCreditsError
+    assert type(error(400, "InputTextSensitiveContentDetected")) is errors.SeedanceModerationError
+    refused = submit(
+        "ark", reply(404, {"error": {"code": "InvalidEndpointOrModel.NotFound", "message": "m"}})
+    )
+    assert isinstance(refused, Refused)
+    assert type(refused.error) is errors.SeedanceRequestError
+
+
+@pytest.mark.parametrize("name", ["seedance2api", "runbase", "ark"])
+@pytest.mark.parametrize("generation_id", [".", "..", "..."])
+def test_an_id_of_dots_stays_in_its_place(name: str, generation_id: str) -> None:
+    api = get_api(name)
+    url = httpx.URL(api.default_base_url + api.status_call(generation_id).path)
+    assert url.raw_path.decode().endswith("/" + "%2E" * len(generation_id))
+
+
+@pytest.mark.parametrize("name", ALL_APIS)
+def test_an_id_that_no_url_can_carry_is_none(name: str) -> None:
+    body = {"id": "\ud800", "task_id": "a\udfff"}
+    assert get_api(name).find_id(body) is None
+    assert isinstance(submit(name, reply(200, body)), Uncertain)

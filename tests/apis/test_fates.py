@@ -167,7 +167,8 @@ class TestEveryService:
     @pytest.mark.parametrize("status", [200, 201, 202, 299])
     def test_an_id_is_acceptance(self, name: str, status: int) -> None:
         field = "task_id" if name.startswith("seedance") else "id"
-        for body in ({field: "g1"}, {"data": {field: "g1"}}, {field: "g1", **own_error(name)}):
+        told = {field: "g1", "status": "queued", **own_error(name)}
+        for body in ({field: "g1"}, {"data": {field: "g1"}}, told, {field: "g1", "error": "deprecated"}):
             outcome = submit(name, reply(status, body))
             assert isinstance(outcome, Accepted)
             assert outcome.generation.generation_id == "g1"
@@ -243,12 +244,27 @@ class TestEveryService:
         ("seedance2api", {"error": {"code": 503, "message": "no healthy upstream", "status": "UNAVAILABLE"}}),
         ("seedanceapi-v1", {"timestamp": "t", "status": 503, "error": "Service Unavailable", "path": "/v1"}),
         ("seedanceapi-v2", {"error": "upstream failed"}),
+        ("runbase", {"error": "upstream failed"}),
+        ("runbase", {"timestamp": "t", "status": 503, "error": "Service Unavailable", "path": "/runs"}),
+        ("runbase", {"error": {"status": 503, "path": "/runs"}}),
+        ("runbase", {"error": "Service Unavailable", "message": "down", "code": 503}),
         ("ark", {"error": "upstream failed"}),
         ("ark", {"error": {"code": 503, "message": "no healthy upstream", "status": "UNAVAILABLE"}}),
     ],
 )
 def test_a_gateways_json_is_not_taken_for_the_services(name: str, body: Any) -> None:
     assert isinstance(submit(name, reply(503, body)), Uncertain)
+
+
+@pytest.mark.parametrize("name", ["ark", "runbase"])
+def test_an_error_whose_id_may_be_that_of_the_request_is_a_refusal(name: str) -> None:
+    outcome = submit(name, reply(200, {"id": "req-1", **own_error(name)}))
+    assert isinstance(outcome, Refused)
+    assert outcome.error.generation_id is None
+    assert "because" in outcome.error.message
+    output = {"output": {"urls": ["https://a.example/v.mp4"]}, "data": [{"url": "https://a.example/v.mp4"}]}
+    for more in ({"status": "failed"}, output):
+        assert isinstance(submit(name, reply(200, {"id": "g1", **own_error(name), **more})), Accepted)
 
 
 @pytest.mark.parametrize("name", ["seedance2api", "ark"])

@@ -240,7 +240,6 @@ def test_any_value_is_a_moment_in_utc_or_none(value: Any) -> None:
 
 
 def test_the_samples_themselves_are_among_what_is_read() -> None:
-    generation, _ = drive(
-        get_api("ark").status_flow("g1", "video", NOW), [reply(200, fixture("ark_task_succeeded"))]
-    )
+    task = fixture("ark_task_succeeded")
+    generation, _ = drive(get_api("ark").status_flow(task["id"], "video", NOW), [reply(200, task)])
     assert generation.urls

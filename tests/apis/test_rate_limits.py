@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 from helpers import NOW
 
-from airflow_provider_seedance.apis.rate_limits import RateLimit, read_rate_limit, read_retry_after
+from airflow_provider_seedance.apis.rate_limits import (
+    LONGEST_WAIT,
+    RateLimit,
+    read_rate_limit,
+    read_retry_after,
+)
 
 
 @pytest.mark.parametrize(
@@ -43,3 +48,19 @@ def test_a_reset_in_the_past_is_no_wait() -> None:
 
 def test_a_wait_alone_tells_nothing_of_the_quota() -> None:
     assert not read_rate_limit({"retry-after": "5"}, NOW).known
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"retry-after": "99999999999999999"},
+        {"retry-after": "1e300"},
+        {"retry-after-ms": "1e300"},
+        {"retry-after": "Fri, 31 Dec 9999 23:59:59 GMT"},
+        {"x-ratelimit-retryafter": "86401"},
+        {"x-ratelimit-reset": "99999999999"},
+    ],
+)
+def test_no_wait_is_longer_than_a_day(headers: dict[str, str]) -> None:
+    assert read_rate_limit(headers, NOW).retry_after == LONGEST_WAIT == 86400
+    assert read_retry_after(headers, NOW) in (None, LONGEST_WAIT)

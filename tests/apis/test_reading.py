@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_seedance.apis import reading
+from airflow_provider_seedance.apis import get_api, reading
 from airflow_provider_seedance.apis.wire import HttpCall, HttpReply
 
 
@@ -28,6 +28,41 @@ def test_unwrapping(body: dict[str, Any], payload: dict[str, Any]) -> None:
 )
 def test_strings(value: Any, found: tuple[str, ...]) -> None:
     assert reading.strings(value) == found
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("a", ("a",)),
+        (["a", {"url": "b"}, {"video_url": "c"}, 5, None, "", {}, {"url": 5}, ["d"]], ("a", "b", "c")),
+        ({"url": "b"}, ("b",)),
+        ({"url": ["b", "c"]}, ("b", "c")),
+        (None, ()),
+        ("", ()),
+        ({}, ()),
+        (5, ()),
+    ],
+)
+def test_urls(value: Any, found: tuple[str, ...]) -> None:
+    assert reading.urls(value) == found
+
+
+@pytest.mark.parametrize(
+    ("api", "body"),
+    [
+        ("seedanceapi-v1", {"status": "SUCCESS", "response": [{"url": "https://a.example/v.mp4"}]}),
+        ("seedanceapi-v2", {"status": "SUCCESS", "response": [{"video_url": "https://a.example/v.mp4"}]}),
+        ("runbase", {"status": "succeeded", "output": {"urls": [{"url": "https://a.example/v.mp4"}]}}),
+        ("runbase", {"status": "succeeded", "output": [{"url": "https://a.example/v.mp4"}]}),
+        ("ark", {"status": "succeeded", "content": {"video_url": {"url": "https://a.example/v.mp4"}}}),
+        (
+            "seedance2api",
+            {"status": "completed", "result": {"video_url": [{"url": "https://a.example/v.mp4"}]}},
+        ),
+    ],
+)
+def test_outputs_may_be_objects(api: str, body: dict[str, Any]) -> None:
+    assert get_api(api).outputs(body) == ("https://a.example/v.mp4",)
 
 
 @pytest.mark.parametrize(

@@ -351,23 +351,30 @@ def test_a_result_that_cannot_be_read_is_not_a_lost_one() -> None:
     # One request, not several: a quota of ten an hour would not outlast an outage otherwise.
     with pytest.raises(errors.SeedanceServerError, match=r"502.*status-body"):
         drive(
-            API.status_flow("t", "video", NOW),
+            API.status_flow("task-123-abc", "video", NOW),
             [reply(200, completed(mark="status-body")), reply(502, b"bad")],
         )
     with pytest.raises(errors.SeedanceRateLimitError):
-        drive(API.status_flow("t", "video", NOW), [reply(200, completed()), reply(429)])
+        drive(API.status_flow("task-123-abc", "video", NOW), [reply(200, completed()), reply(429)])
     with pytest.raises(errors.SeedanceConnectionError):
         drive(
-            API.status_flow("t", "video", NOW),
+            API.status_flow("task-123-abc", "video", NOW),
             [reply(200, completed()), TransportFailure("broke", sent=True)],
         )
+
+
+def test_the_result_of_another_generation_is_not_delivered() -> None:
+    other = {**fixture("seedance2api_result_completed"), "task_id": "somebody-elses"}
+    with pytest.raises(errors.SeedanceServerError, match="is about another generation") as caught:
+        drive(API.status_flow("task-123-abc", "video", NOW), [reply(200, completed()), reply(200, other)])
+    assert caught.value.path == "/results/task-123-abc"
 
 
 def test_the_result_of_an_image_task() -> None:
     images = [{"url": "https://cdn.example.com/1.png"}, {"url": "https://cdn.example.com/2.png"}]
     for body in ({"result": {"images": images}}, {"images": images}):
         generation, _ = drive(
-            API.status_flow("t", "image", NOW),
+            API.status_flow("task-123-abc", "image", NOW),
             [reply(200, completed()), reply(200, {"status": "completed", **body})],
         )
         assert generation.urls == ("https://cdn.example.com/1.png", "https://cdn.example.com/2.png")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +17,10 @@ from triggers.test_seedance import submitted
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from airflow_provider_seedance.generations import GenerationStatus
+from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.policies.retry import SeedanceRetryPolicy
+from airflow_provider_seedance.polling.waiting import NOT_FOUND_LIMIT
 from airflow_provider_seedance.sensors.seedance import SeedanceGenerationSensor
 from airflow_provider_seedance.triggers import seedance as triggers
 
@@ -78,11 +82,90 @@ def test_a_failed_generation(services: SeedanceEmulator, connect: Connect, defer
         sensor.execute(make_context(None))
 
 
-@pytest.mark.parametrize("deferrable", [True, False])
-def test_a_generation_nobody_knows(services: SeedanceEmulator, connect: Connect, deferrable: bool) -> None:
+def test_a_generation_nobody_knows_ends_a_deferred_wait(services: SeedanceEmulator, connect: Connect) -> None:
+    connect("ark")
+    context = make_context(None)
+    sensor = make("no-such")
+    deferred = deferral(lambda: sensor.execute(context))
+    event = fire(deferred.trigger)
+    assert event["outcome"] == "unknown"
+    with pytest.raises(errors.SeedanceNotFoundError):
+        sensor.execute_complete(context, event, **deferred.kwargs or {})
+
+
+def test_a_generation_nobody_knows_ends_the_poking(services: SeedanceEmulator, connect: Connect) -> None:
     connect("ark")
     with pytest.raises(errors.SeedanceNotFoundError):
-        make("no-such", deferrable=deferrable).execute(make_context(None))
+        poked(make("no-such"))
+    assert services.ledger.count("status") == NOT_FOUND_LIMIT
+
+
+def test_rescheduled_pokes_for_a_generation_nobody_knows_end(
+    services: SeedanceEmulator, connect: Connect
+) -> None:
+    connect("ark")
+    for count in range(NOT_FOUND_LIMIT - 1):
+        context = {**make_context(None), "task_reschedule_count": count}
+        assert not make("no-such").poke(context).is_done
+    with pytest.raises(errors.SeedanceNotFoundError):
+        make("no-such").poke({**make_context(None), "task_reschedule_count": NOT_FOUND_LIMIT - 1})
+
+
+def test_a_generation_that_is_known_a_little_late(
+    services: SeedanceEmulator, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect("ark")
+    generation_id = submitted(services, "ark")
+    late = errors.SeedanceNotFoundError("not found", http_status=404)
+    real = SeedanceHook.get_generation
+    misses = [late, late, None, late, late, late]
+
+    def get(hook: SeedanceHook, *arguments: Any) -> Any:
+        if misses and (error := misses.pop(0)):
+            raise error
+        generation = real(hook, *arguments)
+        return replace(generation, status=GenerationStatus.RUNNING) if misses else generation
+
+    monkeypatch.setattr(SeedanceHook, "get_generation", get)
+    assert poked(make(generation_id))["generation_id"] == generation_id
+    misses.append(late)
+    context = make_context(None)
+    sensor = make(generation_id)
+    deferred = deferral(lambda: sensor.execute(context))
+    assert fire(deferred.trigger)["outcome"] == "ended"
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_an_id_without_a_record_at_the_service_fails_at_once(
+    services: SeedanceEmulator, connect: Connect, deferrable: bool
+) -> None:
+    connect("ark")
+    with pytest.raises(errors.SeedanceNotFoundError, match="synchronous answer"):
+        make("local-123", deferrable=deferrable).execute(make_context(None))
+
+
+@pytest.mark.parametrize(("retry_after", "seconds"), [(600, 600), (None, 60)])
+def test_a_deadline_is_not_kept_while_the_quota_is_used_up(
+    services: SeedanceEmulator,
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+    retry_after: float | None,
+    seconds: float,
+) -> None:
+    connect("ark")
+    context = make_context(None)
+    sensor = make(submitted(services, "ark"))
+
+    def get(*arguments: Any) -> Any:
+        raise errors.SeedanceRateLimitError("too many requests", http_status=429, retry_after=retry_after)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SeedanceHook, "get_generation", get)
+        event = {"generation_id": sensor.generation_id, "outcome": "deadline"}
+        again = deferral(lambda: sensor.execute_complete(context, event, deadline=time.time() - 1))
+    assert 0 <= time.time() + seconds - again.trigger.deadline < 10
+    assert again.kwargs == {"deadline": again.trigger.deadline}
+    assert sensor.execute_complete(context, None, **again.kwargs)["status"] == "succeeded"
 
 
 @pytest.mark.parametrize("deferrable", [True, False])

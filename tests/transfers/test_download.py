@@ -421,6 +421,7 @@ def test_no_other_url(host: MediaServer) -> None:
     error = run.fails(SeedanceOutputGoneError)
     assert (error.retry_helps, error.http_status, run.refreshed) == (False, 404, 1)
     assert "is billed" in str(error)
+    assert 'on_clear="new"' in str(error)
     assert "secret" not in str(error)
 
 

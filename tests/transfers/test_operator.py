@@ -405,6 +405,7 @@ def test_an_output_that_is_gone(
         run(result(host.url("/v.mp4")), f"{tmp_path}/out.mp4")
     assert said in str(caught.value)
     assert "is billed" in str(caught.value)
+    assert 'on_clear="new"' in str(caught.value)
     assert not caught.value.retry_helps
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_seedance.compat import RETRY_POLICIES
+from airflow_provider_seedance.compat import AIRFLOW_V_3_3_PLUS
 from airflow_provider_seedance.testing import SeedanceEmulator
 
 from .busy_airflow import BusyAirflow
@@ -61,7 +61,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 @pytest.fixture(scope="package")
 def stage(tmp_path_factory: pytest.TempPathFactory, database_template: Path) -> Iterator[Stage]:
     """A private Airflow with two emulators; see :class:`Stage`."""
-    if not RETRY_POLICIES:
+    if not AIRFLOW_V_3_3_PLUS:
         pytest.skip("below Airflow 3.3 nothing is remembered from one try to the next")
     home = tmp_path_factory.mktemp("situations")
     with (
