@@ -1,8 +1,10 @@
-"""What Airflow learns of this package at discovery, without importing anything else of it."""
+"""What Airflow learns of this package at discovery, without importing anything heavy."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from airflow_provider_seedance.services import DEFAULT_API, SERVICES
 
 _TEXT = {"type": ["string", "null"]}
 
@@ -67,9 +69,8 @@ def _connection_type(hook: str) -> dict[str, Any]:
                 "description": "The service that the API key belongs to.",
                 "schema": {
                     "type": ["string", "null"],
-                    "default": "seedanceapi-v2",
-                    # Kept in step with apis.SERVICES by a test: discovery must not import that.
-                    "enum": ["seedance2api", "seedanceapi-v1", "seedanceapi-v2", "runbase", "ark"],
+                    "default": DEFAULT_API,
+                    "enum": list(SERVICES),
                 },
             },
             "auth_header": {

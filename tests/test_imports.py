@@ -17,7 +17,7 @@ PACKAGE = ROOT.name
 
 #: The layers from the bottom up. A module imports from its own layer and from those below.
 LAYERS = (
-    {"exceptions", "compat", "task_states"},
+    {"exceptions", "compat", "services", "task_states"},
     {"urls", "generations"},
     {"apis"},
     {"flows", "settings"},
@@ -33,7 +33,7 @@ LAYERS = (
 #: What stands beside the layers, and what it may import.
 BESIDE = {
     "": set[str](),
-    "get_provider_info": set[str](),
+    "get_provider_info": {"services"},
     "emulator": {"emulator"},
     "local_airflow": {"local_airflow"},
     "testing": {"emulator"},

@@ -1,9 +1,4 @@
-"""
-The services, by the name that the connection's ``api`` gives them.
-
-Adding a service is one file with a subclass of :class:`~airflow_provider_seedance.apis.base.Api`
-and one line below (docs/adding-a-service.md).
-"""
+"""The adapters: one file per service, of pure functions that build requests and read replies."""
 
 from __future__ import annotations
 
@@ -11,20 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError
+from airflow_provider_seedance.services import DEFAULT_API, SERVICES
 
 if TYPE_CHECKING:
     from airflow_provider_seedance.apis.base import Api
 
-#: Name of the service, and the module whose ``API`` speaks to it.
-SERVICES: dict[str, str] = {
-    "seedance2api": "airflow_provider_seedance.apis.seedance2api",
-    "seedanceapi-v1": "airflow_provider_seedance.apis.seedanceapi_v1",
-    "seedanceapi-v2": "airflow_provider_seedance.apis.seedanceapi_v2",
-    "runbase": "airflow_provider_seedance.apis.runbase",
-    "ark": "airflow_provider_seedance.apis.ark",
-}
-
-DEFAULT_API = "seedanceapi-v2"
+__all__ = ["DEFAULT_API", "SERVICES", "get_api"]
 
 
 def get_api(name: str) -> Api:

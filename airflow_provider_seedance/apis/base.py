@@ -2,7 +2,7 @@
 What every service adapter is made of: pure functions that build calls and read replies.
 
 An adapter is one subclass of :class:`Api` in a file of its own, and one line in
-:data:`airflow_provider_seedance.apis.SERVICES`. Here stands what the services share: judging a
+:data:`airflow_provider_seedance.services.SERVICES`. Here stands what the services share: judging a
 request by the adapter's rules, telling the four fates of a submission apart (design: *submitting at
 most once*), and turning error replies into this package's errors.
 """
