@@ -177,12 +177,13 @@ assert not packages & {{"httpx", "httpcore", "fastapi", "starlette", "av", "PIL"
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 
 
-def test_the_description_of_the_provider_imports_nothing_of_it() -> None:
+def test_the_description_of_the_provider_imports_the_list_of_services_and_nothing_else() -> None:
     code = f"""
 import sys
 from {PACKAGE}.get_provider_info import get_provider_info
 get_provider_info()
-assert {{name for name in sys.modules if name.startswith("{PACKAGE}")}} == {{"{PACKAGE}", "{PACKAGE}.get_provider_info"}}
+ours = {{name for name in sys.modules if name.startswith("{PACKAGE}")}}
+assert ours == {{"{PACKAGE}", "{PACKAGE}.get_provider_info", "{PACKAGE}.services"}}
 assert "airflow" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
