@@ -292,9 +292,14 @@ class Api(abc.ABC):
         """
         Make sure that a reply is not about another generation than the one that was asked for.
 
+        Checked where the id travels in the query: a cache in between that ignores queries would mix the
+        generations up. An id in the path makes each of them a resource of its own.
+
         :raises SeedanceServerError: every id in it is another one; delivering it would deliver somebody
             else's video.
         """
+        if not call.query:
+            return
         ids = {found.strip() for found in self._ids(reply.json)}
         if ids and generation_id.strip() not in ids:
             raise self._strange(reply, call, "is about another generation", generation_id)

@@ -109,7 +109,6 @@ class Seedance2Api(base.Api):
                 raise errors.SeedanceServerError(
                     f"{error.message}; {self._said(generation, status)}", **error.details()
                 ) from error
-            self.check_identity(reply, call, generation.generation_id)
             result = self.read_generation(
                 reply.json, generation.generation_id, media=generation.media, now=now
             )

@@ -363,13 +363,6 @@ def test_a_result_that_cannot_be_read_is_not_a_lost_one() -> None:
         )
 
 
-def test_the_result_of_another_generation_is_not_delivered() -> None:
-    other = {**fixture("seedance2api_result_completed"), "task_id": "somebody-elses"}
-    with pytest.raises(errors.SeedanceServerError, match="is about another generation") as caught:
-        drive(API.status_flow("task-123-abc", "video", NOW), [reply(200, completed()), reply(200, other)])
-    assert caught.value.path == "/results/task-123-abc"
-
-
 def test_the_result_of_an_image_task() -> None:
     images = [{"url": "https://cdn.example.com/1.png"}, {"url": "https://cdn.example.com/2.png"}]
     for body in ({"result": {"images": images}}, {"images": images}):
