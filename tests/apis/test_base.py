@@ -109,9 +109,7 @@ def about(name: str, **fields: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("name", ["seedanceapi-v1", "seedanceapi-v2"])
 @pytest.mark.parametrize("field", ["id", "task_id"])
 @pytest.mark.parametrize("nested", [False, True])
-def test_a_reply_about_another_generation_is_not_delivered_where_caches_could_mix_them_up(
-    name: str, field: str, nested: bool
-) -> None:
+def test_a_reply_about_another_generation_is_not_delivered(name: str, field: str, nested: bool) -> None:
     body = {"data": about(name, **{field: "other"})} if nested else about(name, **{field: "other"})
     with pytest.raises(errors.SeedanceServerError, match="is about another generation") as caught:
         drive(get_api(name).status_flow("g1", "video", NOW), [reply(200, body)])
