@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -29,6 +30,8 @@ class Api:
         self._passwords = passwords
         self._admin = admin
         self._token: str | None = None
+        # One request at a time: what writes at the same moment may lock the one database file for long.
+        self._one = threading.Lock()
         # Loopback only: a proxy configured on the machine has no business here.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -46,6 +49,10 @@ class Api:
         self, method: str, path: str, body: Any = None, query: Mapping[str, Any] | None = None
     ) -> Any:
         """The parsed answer to one request below ``/api/v2``."""
+        with self._one:
+            return self._request(method, path, body, query)
+
+    def _request(self, method: str, path: str, body: Any, query: Mapping[str, Any] | None) -> Any:
         if query:
             path = f"{path}?{urllib.parse.urlencode(query, doseq=True)}"
         if self._token is None:

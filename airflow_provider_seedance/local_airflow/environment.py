@@ -15,7 +15,9 @@ _FOREIGN_PREFIXES = ("AIRFLOW_", "_AIRFLOW_", "AIRFLOW__")
 _FOREIGN_NAMES = frozenset({"PYTHONWARNINGS", "PYTHONSTARTUP", "PYTEST_CURRENT_TEST", "FORCE_COLOR"})
 
 
-def default_config(*, home: Path, dags_folder: Path, port: int) -> dict[tuple[str, str], str]:
+def default_config(
+    *, home: Path, dags_folder: Path, port: int, execution_port: int
+) -> dict[tuple[str, str], str]:
     """The settings: Airflow's defaults, but quick to react, private, and quiet."""
     url = f"http://127.0.0.1:{port}"
     return {
@@ -27,7 +29,7 @@ def default_config(*, home: Path, dags_folder: Path, port: int) -> dict[tuple[st
         ("core", "dags_are_paused_at_creation"): "False",
         ("core", "fernet_key"): base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
         ("core", "simple_auth_manager_all_admins"): "True",
-        ("core", "execution_api_server_url"): f"{url}/execution/",
+        ("core", "execution_api_server_url"): f"http://127.0.0.1:{execution_port}/execution/",
         # A Dag file that is written again takes effect at once, not half a minute later.
         ("core", "min_serialized_dag_update_interval"): "0",
         ("core", "min_serialized_dag_fetch_interval"): "0",

@@ -24,6 +24,7 @@ from airflow_provider_seedance.local_airflow.database import Database
 from airflow_provider_seedance.local_airflow.logs import LineFollower
 from airflow_provider_seedance.local_airflow.processes import Component, Guard, TaskProcess
 
+_API_SERVERS = ("api-server", "execution-api")
 _JOBS = {"scheduler": "SchedulerJob", "dag-processor": "DagProcessorJob", "triggerer": "TriggererJob"}
 
 
@@ -61,9 +62,12 @@ class LocalAirflow(Client):
         self.home = home.absolute()
         self.dags_folder = dags_folder.absolute()
         self.python = python
-        port, worker_logs, trigger_logs = _free_ports(3)
+        port, execution_port, worker_logs, trigger_logs = _free_ports(4)
+        self._execution_port = execution_port
         self.url = f"http://127.0.0.1:{port}"
-        self.config = environment.default_config(home=self.home, dags_folder=self.dags_folder, port=port) | {
+        self.config = environment.default_config(
+            home=self.home, dags_folder=self.dags_folder, port=port, execution_port=execution_port
+        ) | {
             # Nobody listens there (logs are read from the files), least of all another Airflow.
             ("logging", "worker_log_server_port"): str(worker_logs),
             ("logging", "trigger_log_server_port"): str(trigger_logs),
@@ -95,7 +99,14 @@ class LocalAirflow(Client):
             "triggerer": ["triggerer", "--skip-serve-logs"],
         }
         if api_server:
-            commands = {"api-server": ["api-server"], **commands}
+            # Two: on sqlite, one API server cannot serve a person and a task at the same time. It writes
+            # its audit log on its event loop, and so waits for a lock whose holder waits for the event
+            # loop, until the time for locks (half a minute) is over.
+            commands = {
+                "api-server": ["api-server", "--apps", "core"],
+                "execution-api": ["api-server", "--apps", "execution", "--port", str(execution_port)],
+                **commands,
+            }
         self._components = {
             name: Component(name, arguments, self.home / "logs" / f"{name}.log")
             for name, arguments in commands.items()
@@ -141,7 +152,7 @@ class LocalAirflow(Client):
                 while time.monotonic() < deadline and any(
                     # An API server needs seconds to end after it has served its last request, and
                     # has nothing to lose by then.
-                    c.name != "api-server" and c.process is not None and c.process.poll() is None
+                    c.name not in _API_SERVERS and c.process is not None and c.process.poll() is None
                     for c in started
                 ):
                     time.sleep(0.05)
@@ -324,6 +335,8 @@ class LocalAirflow(Client):
         def look() -> bool:
             if name == "api-server":
                 return self.api.healthy()
+            if name == "execution-api":
+                return _listens(self._execution_port)
             return self.database.has_job(_JOBS[name], component.jobs_before)
 
         self.wait_until(look, timeout, f"the {name}")
@@ -342,6 +355,15 @@ class LocalAirflow(Client):
             return None
         users = self.config.get(("core", "simple_auth_manager_users"), "admin:admin").split(",")
         return next(user.split(":")[0].strip() for user in users if user.split(":")[1].strip() == "admin")
+
+
+def _listens(port: int) -> bool:
+    """Whether somebody listens on a port of this machine."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+    except OSError:
+        return False
 
 
 def _free_ports(count: int) -> list[int]:

@@ -273,7 +273,8 @@ def test_stop_leaves_nothing(tmp_path: Path, database_template: Path) -> None:
         assert len(everything) > 6
     _, alive = psutil.wait_procs(everything, timeout=15)
     assert alive == []
-    assert {component for component, _ in lines} == {"api-server", "scheduler", "dag-processor", "triggerer"}
+    components = {"api-server", "execution-api", "scheduler", "dag-processor", "triggerer"}
+    assert {component for component, _ in lines} == components
     local.stop()
 
 

@@ -17,11 +17,11 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
+from harness import TestAirflow
 
 from airflow_provider_seedance.compat import AIRFLOW_V_3_3_PLUS
 from airflow_provider_seedance.testing import SeedanceEmulator
 
-from .busy_airflow import BusyAirflow
 from .stage import API_KEY, SERVICES, Stage
 
 HERE = Path(__file__).parent
@@ -75,7 +75,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory, database_template: Path) -> 
         connections |= {"ark_queue": queueing.connection_json("ark"), "nobody": json.dumps(away)}
         (home / "dags").mkdir()
         shutil.copy(HERE / "situations.py", home / "dags")
-        with BusyAirflow(
+        with TestAirflow(
             home=home,
             dags_folder=home / "dags",
             connections=connections,
