@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -178,7 +178,10 @@ def _run(plan: Plan, output: Path, *, keep: bool, began: float, stack: ExitStack
     if keep:
         print(f"\nAirflow is still running: {airflow.url}/dags/{plan.dag_id}/runs/{run_id}")
         print("Press Ctrl-C to stop it.", flush=True)
-        threading.Event().wait()
+        # Stopping what was kept is how a demo that succeeded ends.
+        with suppress(KeyboardInterrupt):
+            threading.Event().wait()
+        _say(began, "Stopping Airflow.")
 
 
 def _watch(airflow: LocalAirflow, plan: Plan, run_id: str, began: float) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -118,10 +119,26 @@ def test_render_takes_service_and_key_from_the_environment(service: SeedanceEmul
     assert service.ledger.submissions == []
 
 
-def test_demo_ends_with_a_playable_video_and_its_price(tmp_path: Path) -> None:
+def test_demo_ends_with_a_playable_video_its_price_and_the_kept_airflow(tmp_path: Path) -> None:
     env = environment(tmp_path / "home")
-    code, output = finish(start(["demo", "--output", "out", "--speed", "30"], env, tmp_path))
+    process = start(["demo", "--output", "out", "--speed", "30", "--keep"], env, tmp_path)
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if "Press Ctrl-C" in line:
+            break
+    address = re.search(r"still running: (http://\S+)", "".join(lines))
+    assert address is not None, "".join(lines)
+    with urllib.request.urlopen(address[1], timeout=30) as page:
+        assert page.status == 200
+    children = _airflow_below(process.pid)
+    process.send_signal(signal.SIGINT)
+    code, rest = finish(process)
+    output = "".join(lines) + rest
     assert code == 0, output
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert alive == []
     path = re.search(r"^Video: +(\S+\.mp4)$", output, re.MULTILINE)
     assert path is not None, output
     with av.open(path[1]) as container:
