@@ -14,7 +14,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -32,9 +31,10 @@ from airflow_provider_seedance.apis.wire import (
     TransportFailure,
     Uncertain,
 )
+from airflow_provider_seedance.closing import Closing
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError, SeedanceError
 from airflow_provider_seedance.flows import Cancellation
-from airflow_provider_seedance.generations import Generation
+from airflow_provider_seedance.generations import Generation, utc_now
 from airflow_provider_seedance.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -53,11 +53,6 @@ LONGEST_SUBMIT_BODY = 1024 * 1024 * 1024
 
 #: Connections that all generations of one base URL and key share in a triggerer.
 POOL_SIZE = 16
-
-
-def utc_now() -> datetime:
-    """Return the present moment."""
-    return datetime.now(UTC)
 
 
 class _Wire:
@@ -219,7 +214,7 @@ class _Base:
         return result
 
 
-class Client(_Base):
+class Client(_Base, Closing):
     """
     Drives flows with blocking calls.
 
@@ -284,17 +279,6 @@ class Client(_Base):
         self._http.close()
         if self._submissions is not None:
             self._submissions.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class AsyncClient(_Base):

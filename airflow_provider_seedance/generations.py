@@ -14,7 +14,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, ClassVar, Literal, Self
 
@@ -418,6 +418,11 @@ class Estimate:
     credits: float | None = None
     cost_usd: float | None = None
     notes: tuple[str, ...] = field(default=())
+
+
+def utc_now() -> datetime:
+    """Return the present moment."""
+    return datetime.now(UTC)
 
 
 def iso(moment: datetime | None) -> str | None:

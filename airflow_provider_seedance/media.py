@@ -20,13 +20,13 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 import httpcore
 
 from airflow_provider_seedance import client
+from airflow_provider_seedance.closing import Closing
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError
 from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.urls import MediaHosts, explain_addresses, explain_media_url, show_url
@@ -60,7 +60,7 @@ class ContentRange:
     total: int | None
 
 
-class MediaStream:
+class MediaStream(Closing):
     """
     One reply of a media host; its body is read piece by piece. Close it after use.
 
@@ -129,19 +129,8 @@ class MediaStream:
         """Close the reply, and its connection if the body was not read to its end."""
         self._response.close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class MediaClient:
+class MediaClient(Closing):
     """
     Fetches media for one connection. May be used by several threads at once.
 
@@ -193,17 +182,6 @@ class MediaClient:
     def close(self) -> None:
         """Close every connection."""
         self._pool.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ PACKAGE = ROOT.name
 
 #: The layers from the bottom up. A module imports from its own layer and from those below.
 LAYERS = (
-    {"exceptions", "compat", "services", "task_states"},
+    {"closing", "exceptions", "compat", "services", "task_states"},
     {"urls", "generations"},
     {"apis"},
     {"flows", "settings"},

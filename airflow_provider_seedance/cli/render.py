@@ -22,6 +22,7 @@ from airflow_provider_seedance.generations import (
     ImageRequest,
     Media,
     VideoRequest,
+    utc_now,
 )
 
 if TYPE_CHECKING:
@@ -186,7 +187,6 @@ def _show(bar: Progress, task: TaskID, reading: Generation) -> None:
 def _download(hook: SeedanceHook, generation: Generation, output: Path) -> tuple[int, str]:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-    from airflow_provider_seedance.client import utc_now
     from airflow_provider_seedance.media import MediaClient
     from airflow_provider_seedance.transfers.download import Source, download, store_data_url
     from airflow_provider_seedance.transfers.outputs import FreshUrls

@@ -18,6 +18,7 @@ from airflow_provider_seedance.generations import (
     GenerationRequest,
     GenerationStatus,
     Media,
+    utc_now,
 )
 from airflow_provider_seedance.settings import Settings, read_settings
 
@@ -91,7 +92,7 @@ class SeedanceHook(BaseHook):
         """Make a call that cannot cost money, and tell whether the service takes the key."""
         try:
             with self.get_conn() as client:
-                return True, client.run(flows.probe_flow(self.settings.api, _now()))
+                return True, client.run(flows.probe_flow(self.settings.api, utc_now))
         except errors.SeedanceError as error:
             return False, str(error)
         except AirflowNotFoundException as error:
@@ -129,7 +130,7 @@ class SeedanceHook(BaseHook):
         """
         call, prepared = _submission(self.settings, request)
         with self.get_conn() as client:
-            outcome = client.run(flows.submit_flow(self.settings.api, call, prepared, _now()))
+            outcome = client.run(flows.submit_flow(self.settings.api, call, prepared, utc_now))
         return flows.raise_outcome(outcome)
 
     async def asubmit(self, request: GenerationRequest) -> Generation:
@@ -137,7 +138,7 @@ class SeedanceHook(BaseHook):
         settings = await self.asettings()
         call, prepared = _submission(settings, request)
         async with await self.aget_conn() as client:
-            outcome = await client.run(flows.submit_flow(settings.api, call, prepared, _now()))
+            outcome = await client.run(flows.submit_flow(settings.api, call, prepared, utc_now))
         return flows.raise_outcome(outcome)
 
     # ------------------------------------------------------------------ generations
@@ -150,13 +151,13 @@ class SeedanceHook(BaseHook):
         :raises SeedanceError: its state could not be read, which says nothing about it.
         """
         with self.get_conn() as client:
-            return client.run(flows.status_flow(self.settings.api, generation_id, media, _now()))
+            return client.run(flows.status_flow(self.settings.api, generation_id, media, utc_now))
 
     async def aget_generation(self, generation_id: str, media: Media = "video") -> Generation:
         """Read a generation; see :meth:`get_generation`."""
         settings = await self.asettings()
         async with await self.aget_conn() as client:
-            return await client.run(flows.status_flow(settings.api, generation_id, media, _now()))
+            return await client.run(flows.status_flow(settings.api, generation_id, media, utc_now))
 
     def wait(
         self,
@@ -232,7 +233,7 @@ class SeedanceHook(BaseHook):
         async with await self.aget_conn() as client:
             while step.kind == "wait":
                 await asyncio.sleep(max(0.0, step.at - time.time()))
-                flow = flows.status_flow(settings.api, generation_id, media, _now(), once=True)
+                flow = flows.status_flow(settings.api, generation_id, media, utc_now, once=True)
                 reading: Generation | errors.SeedanceError
                 try:
                     reading = await client.run(flow)
@@ -248,13 +249,13 @@ class SeedanceHook(BaseHook):
         Anywhere else it goes on and is billed; the returned reason says so.
         """
         with self.get_conn() as client:
-            return client.run(flows.cancel_flow(self.settings.api, generation_id, media, _now()))
+            return client.run(flows.cancel_flow(self.settings.api, generation_id, media, utc_now))
 
     async def acancel(self, generation_id: str, media: Media = "video") -> Cancellation:
         """Cancel a generation where that is safe; see :meth:`cancel`."""
         settings = await self.asettings()
         async with await self.aget_conn() as client:
-            return await client.run(flows.cancel_flow(settings.api, generation_id, media, _now()))
+            return await client.run(flows.cancel_flow(settings.api, generation_id, media, utc_now))
 
 
 async def look_up_settings(conn_id: str) -> Settings:
@@ -274,7 +275,6 @@ def raise_unless_succeeded(generation: Generation) -> Generation:
     :raises SeedanceGenerationFailedError: it failed or expired.
     """
     from airflow_provider_seedance.apis.reading import is_moderation
-    from airflow_provider_seedance.client import utc_now
 
     known: dict[str, Any] = {"generation_id": generation.generation_id, "vendor_code": generation.error_code}
     said = f": {generation.error_message}" if generation.error_message else ""
@@ -334,12 +334,6 @@ def timed_out(generation_id: str, timeout: float, last: Generation | None) -> er
     )
 
 
-def _now() -> flows.Now:
-    from airflow_provider_seedance.client import utc_now
-
-    return utc_now
-
-
 def _prepare(settings: Settings, request: GenerationRequest) -> Prepared:
     return settings.api.prepare(
         request,
@@ -376,7 +370,7 @@ def _waiting(
 
 
 def _attempt(client: Client, generation_id: str, media: Media) -> Generation | errors.SeedanceError:
-    flow = flows.status_flow(client.settings.api, generation_id, media, _now(), once=True)
+    flow = flows.status_flow(client.settings.api, generation_id, media, utc_now, once=True)
     try:
         return client.run(flow)
     except errors.SeedanceError as error:

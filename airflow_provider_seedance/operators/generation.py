@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, BaseOperator
@@ -22,7 +21,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTas
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.compat import AIRFLOW_V_3_3_PLUS, TaskDeferralError, TaskDeferralTimeout
 from airflow_provider_seedance.durability import unrecorded
-from airflow_provider_seedance.generations import Generation, GenerationStatus, VideoRequest
+from airflow_provider_seedance.generations import Generation, GenerationStatus, VideoRequest, utc_now
 from airflow_provider_seedance.links.seedance import SeedanceOutputLink
 from airflow_provider_seedance.operators.checks import (
     check_arguments,
@@ -41,14 +40,8 @@ if TYPE_CHECKING:
     from airflow_provider_seedance.operators.submission import Attached, Postponed
     from airflow_provider_seedance.records import Record, RecordStore
 
-#: Seconds by which Airflow's own deferral timeout is later than ours, which knows what to say.
-DEFERRAL_GRACE = 900.0
-
 #: Longest that a task waits for the service to take its submission, in seconds: a week.
 LONGEST_QUOTA_WAIT = 7 * 86400.0
-
-#: Seconds until the next look after a refusal for quota that names no time.
-UNKNOWN_QUOTA_PAUSE = 60.0
 
 #: Seconds that the worker gives to a cancellation when it is being stopped itself.
 KILL_PATIENCE = 10.0
@@ -329,6 +322,8 @@ class SeedanceGenerationOperator(BaseOperator):
         )
 
     def _defer(self, generation: Generation, facts: dict[str, Any], deadline: float) -> None:
+        from airflow_provider_seedance.polling.waiting import deferral_timeout
+
         self.log.info(
             "Deferring until generation %s has ended, for at most %.0f s.",
             generation.generation_id,
@@ -338,7 +333,7 @@ class SeedanceGenerationOperator(BaseOperator):
             trigger=self._trigger(generation.generation_id, facts, deadline, generation.estimated_wait),
             method_name="execute_complete",
             kwargs={"generation_id": generation.generation_id, "facts": facts, "deadline": deadline},
-            timeout=timedelta(seconds=max(0.0, deadline - time.time()) + DEFERRAL_GRACE),
+            timeout=deferral_timeout(deadline, time.time()),
         )
 
     def _wait_here(
@@ -360,6 +355,7 @@ class SeedanceGenerationOperator(BaseOperator):
     def _ask(self, generation_id: str, facts: dict[str, Any], deadline: float | None) -> Generation:
         """Ask the service after a resume that brought no answer; wait on if there is time left."""
         from airflow_provider_seedance.hooks.seedance import timed_out
+        from airflow_provider_seedance.polling.waiting import quota_pause
 
         media = self.request_class.media
         last: Generation | None = None
@@ -370,7 +366,7 @@ class SeedanceGenerationOperator(BaseOperator):
             raise
         except errors.SeedanceRateLimitError as error:
             # Our quota keeps us from reading; that must not fail a render that may have ended.
-            wait = error.retry_after or UNKNOWN_QUOTA_PAUSE
+            wait = quota_pause(error)
             self.log.warning("%s Reading generation %s again in %.0f s.", error.message, generation_id, wait)
             waiting = replace(unseen, estimated_wait=wait)
             self._defer(waiting, facts, max(deadline or 0.0, time.time() + wait))
@@ -409,7 +405,6 @@ class SeedanceGenerationOperator(BaseOperator):
         return generation.result()
 
     def _record_end(self, store: RecordStore, record: Record, generation: Generation) -> None:
-        from airflow_provider_seedance.client import utc_now
         from airflow_provider_seedance.records import ended
 
         try:

@@ -26,8 +26,8 @@ from airflow_provider_seedance.apis.wire import (
     SubmitOutcome,
     Uncertain,
 )
-from airflow_provider_seedance.client import Client, utc_now
-from airflow_provider_seedance.generations import Generation, GenerationRequest, GenerationStatus
+from airflow_provider_seedance.client import Client
+from airflow_provider_seedance.generations import Generation, GenerationRequest, GenerationStatus, utc_now
 
 log = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from airflow_provider_seedance import flows
-from airflow_provider_seedance.client import POOL_SIZE, AsyncClient, utc_now
+from airflow_provider_seedance.client import POOL_SIZE, AsyncClient
 from airflow_provider_seedance.exceptions import SeedanceAuthenticationError, SeedanceError
-from airflow_provider_seedance.generations import Generation
+from airflow_provider_seedance.generations import Generation, utc_now
 from airflow_provider_seedance.polling.waiting import Next, Waiting, begin, on_reading
 from airflow_provider_seedance.settings import Settings
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Literal
 
 from airflow_provider_seedance.exceptions import SeedanceError, SeedanceNotFoundError, SeedanceRateLimitError
@@ -20,6 +21,12 @@ log = logging.getLogger(__name__)
 
 #: So many answers of "not found" in a row end the wait: a service may know a new id a little late.
 NOT_FOUND_LIMIT = 4
+
+#: Seconds by which Airflow's own deferral timeout is later than ours, which knows what to say.
+DEFERRAL_GRACE = 900.0
+
+#: Seconds until the next look after a refusal for quota that names no time.
+UNKNOWN_QUOTA_PAUSE = 60.0
 
 #: Failed readings in a row after which the log says so, once.
 TELL_AFTER = 3
@@ -64,6 +71,16 @@ class Next:
     kind: Literal["ended", "unknown", "deadline", "wait"]
     waiting: Waiting
     at: float = 0.0
+
+
+def deferral_timeout(deadline: float, now: float) -> timedelta:
+    """Return the timeout of a deferral that waits until a deadline: a safety net, never the first to act."""
+    return timedelta(seconds=max(0.0, deadline - now) + DEFERRAL_GRACE)
+
+
+def quota_pause(error: SeedanceRateLimitError) -> float:
+    """Return the seconds until a reading that the quota refused is worth another try."""
+    return error.retry_after or UNKNOWN_QUOTA_PAUSE
 
 
 def begin(waiting: Waiting, now: float, *, not_before: float = 0.0) -> Next:

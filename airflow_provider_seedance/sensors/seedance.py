@@ -20,12 +20,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_seedance.hooks.seedance import SeedanceHook
 
-#: Seconds by which Airflow's own deferral timeout is later than ours.
-DEFERRAL_GRACE = 900.0
-
-#: Seconds until the next reading where the service does not say when our quota allows one.
-UNKNOWN_QUOTA_PAUSE = 60.0
-
 
 class SeedanceGenerationSensor(BaseSensorOperator):
     """
@@ -120,6 +114,7 @@ class SeedanceGenerationSensor(BaseSensorOperator):
     ) -> dict[str, Any]:
         """Deliver after a deferral; asks the service where the event is not a complete answer."""
         from airflow_provider_seedance.hooks.seedance import timed_out
+        from airflow_provider_seedance.polling.waiting import quota_pause
         from airflow_provider_seedance.triggers.seedance import read_event
 
         self.output_url = ""
@@ -129,7 +124,7 @@ class SeedanceGenerationSensor(BaseSensorOperator):
                 generation = self._read(quota_may_pass=False)
             except errors.SeedanceRateLimitError as error:
                 # Our quota keeps us from reading; that must not fail the wait for a render that may have ended.
-                wait = error.retry_after or UNKNOWN_QUOTA_PAUSE
+                wait = quota_pause(error)
                 self.log.warning(
                     "%s Reading generation %s again in %.0f s.", error.message, self.generation_id, wait
                 )
@@ -189,6 +184,7 @@ class SeedanceGenerationSensor(BaseSensorOperator):
         return timeout.total_seconds() if isinstance(timeout, timedelta) else float(timeout)
 
     def _defer(self, deadline: float) -> None:
+        from airflow_provider_seedance.polling.waiting import deferral_timeout
         from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger
 
         self.defer(
@@ -203,5 +199,5 @@ class SeedanceGenerationSensor(BaseSensorOperator):
             ),
             method_name="execute_complete",
             kwargs={"deadline": deadline},
-            timeout=timedelta(seconds=max(0.0, deadline - time.time()) + DEFERRAL_GRACE),
+            timeout=deferral_timeout(deadline, time.time()),
         )

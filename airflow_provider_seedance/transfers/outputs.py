@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.client import utc_now
-from airflow_provider_seedance.generations import Generation
+from airflow_provider_seedance.generations import Generation, utc_now
 from airflow_provider_seedance.transfers.arguments import Overwrite
 from airflow_provider_seedance.transfers.download import (
     Announced,

@@ -15,9 +15,9 @@ from support import PROMPT, Store, TaskInstance, emulator_settings
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance import records as rec
-from airflow_provider_seedance.client import Client, utc_now
+from airflow_provider_seedance.client import Client
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
-from airflow_provider_seedance.generations import GenerationRequest, GenerationStatus
+from airflow_provider_seedance.generations import GenerationRequest, GenerationStatus, utc_now
 from airflow_provider_seedance.operators import submission as module
 from airflow_provider_seedance.operators.submission import Attached, Policy, Postponed, Submission
 

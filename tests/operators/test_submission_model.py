@@ -20,8 +20,7 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance import records as rec
 from airflow_provider_seedance.apis.ark import TASKS, Ark
 from airflow_provider_seedance.apis.wire import HttpCall, HttpReply, Pause, TransportFailure
-from airflow_provider_seedance.client import utc_now
-from airflow_provider_seedance.generations import VideoRequest
+from airflow_provider_seedance.generations import VideoRequest, utc_now
 from airflow_provider_seedance.operators.submission import Attached, Policy, Postponed, Submission
 
 RETRIES = 2

@@ -22,9 +22,9 @@ from pydantic import TypeAdapter
 from support import Log, TaskInstance, emulator_settings, on_loop, smallest
 
 from airflow_provider_seedance import flows
-from airflow_provider_seedance.client import Client, utc_now
+from airflow_provider_seedance.client import Client
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
-from airflow_provider_seedance.generations import Generation, GenerationStatus
+from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
 from airflow_provider_seedance.polling import hub
 from airflow_provider_seedance.triggers import seedance as module
 from airflow_provider_seedance.triggers.seedance import (
