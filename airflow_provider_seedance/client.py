@@ -15,11 +15,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import httpx
 
-from airflow_provider_seedance import __version__
+from airflow_provider_seedance import __version__, metrics
 from airflow_provider_seedance.apis.base import Flow
 from airflow_provider_seedance.apis.rate_limits import RateLimit, read_rate_limit
 from airflow_provider_seedance.apis.wire import (
@@ -107,14 +107,26 @@ class _Body:
         return bytes(self._bytes)
 
 
+_KINDS: Mapping[str, str] = {"POST": "submit", "DELETE": "cancel"}
+
+
+class Observer(Protocol):
+    """Somebody who keeps the books of a quota."""
+
+    def sent(self) -> None:
+        """Count a request."""
+
+    def answered(self, limit: RateLimit, *, refused: bool) -> None:
+        """Take in what a reply told of the quota."""
+
+
 class _Base:
     """What both clients share: how a call becomes a request and a failure becomes words."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, observer: Observer | None = None) -> None:
         self.settings = settings
+        self._observer = observer
         self._tls = tls_context(settings.verify)
-        #: The quota as the last reply told it.
-        self.rate_limit: RateLimit | None = None
 
     def _make(self, kind: Callable[..., C], *, fresh: bool = False) -> C:
         try:
@@ -151,6 +163,13 @@ class _Base:
             request["json"] = call.json
         return request
 
+    def _begin(self, call: HttpCall) -> _Wire:
+        """Keep the books of a call that is about to be made."""
+        if self._observer:
+            self._observer.sent()
+        metrics.count_request(self.settings.api.name, _KINDS.get(call.method, "read"))
+        return _Wire(call.method)
+
     def _failure(self, error: Exception, sent: bool) -> TransportFailure:
         name = _FAILURES.get(type(error))
         detail = self.settings.redact(str(error))
@@ -160,9 +179,11 @@ class _Base:
 
     def _reply(self, response: httpx.Response, body: bytes) -> HttpReply:
         headers = {name.lower(): value for name, value in response.headers.items()}
-        limit = read_rate_limit(headers, utc_now())
-        if limit.known or response.status_code == 429:
-            self.rate_limit = limit
+        refused = response.status_code == 429
+        if refused:
+            metrics.count_refusal(self.settings.api.name)
+        if self._observer:
+            self._observer.answered(read_rate_limit(headers, utc_now()), refused=refused)
         return HttpReply(status=response.status_code, headers=headers, body=body, redact=self.settings.redact)
 
     def _broken(
@@ -219,11 +240,18 @@ class Client(_Base, Closing):
     Drives flows with blocking calls.
 
     :param settings: The connection.
+    :param observer: Who is told of every request and reply.
     :param sleep: Replaces :func:`time.sleep`, for tests.
     """
 
-    def __init__(self, settings: Settings, *, sleep: Callable[[float], None] = time.sleep) -> None:
-        super().__init__(settings)
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        observer: Observer | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        super().__init__(settings, observer)
         self._sleep = sleep
         self._http = self._make(httpx.Client)
         self._submissions: httpx.Client | None = None
@@ -251,7 +279,7 @@ class Client(_Base, Closing):
 
     def send(self, call: HttpCall) -> HttpReply | TransportFailure:
         """Make one call. Never raises for what the network or the service does."""
-        wire = _Wire(call.method)
+        wire = self._begin(call)
         try:
             http = self._for(call)
             with http.stream(**self._request(call), extensions={"trace": wire.note}) as response:
@@ -284,8 +312,8 @@ class Client(_Base, Closing):
 class AsyncClient(_Base):
     """Drives flows on an event loop; see :class:`Client`."""
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
+    def __init__(self, settings: Settings, *, observer: Observer | None = None) -> None:
+        super().__init__(settings, observer)
         self._http = self._make(httpx.AsyncClient)
         self._submissions: httpx.AsyncClient | None = None
 
@@ -312,7 +340,7 @@ class AsyncClient(_Base):
 
     async def send(self, call: HttpCall) -> HttpReply | TransportFailure:
         """Make one call. Never raises for what the network or the service does."""
-        wire = _Wire(call.method)
+        wire = self._begin(call)
         try:
             http = self._for(call)
             async with http.stream(**self._request(call), extensions={"trace": wire.anote}) as response:

@@ -7,6 +7,7 @@ import functools
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -61,13 +62,23 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the waiting out of everything that waits, and the reading of certificates out of every client."""
     from airflow_provider_seedance import client, flows, records
     from airflow_provider_seedance.apis import seedance2api
-    from airflow_provider_seedance.polling import schedule
+    from airflow_provider_seedance.polling import quota, schedule
 
     monkeypatch.setattr(flows, "SUBMIT_PAUSES", (0.0,) * len(flows.SUBMIT_PAUSES))
     monkeypatch.setattr(flows, "READ_PAUSES", (0.0,) * len(flows.READ_PAUSES))
     monkeypatch.setattr(flows, "LOOK_UP_PAUSES", (0.0,) * len(flows.LOOK_UP_PAUSES))
     monkeypatch.setattr(seedance2api, "_RESULT_PAUSES", (0.0,))
     monkeypatch.setattr(records, "WRITE_PAUSES", (0.0,) * len(records.WRITE_PAUSES))
-    for name in ("FIRST", "LONGEST", "LONGEST_AFTER_FAILURE"):
+    for name in ("SHORTEST", "LONGEST", "LONGEST_AFTER_FAILURE"):
         monkeypatch.setattr(schedule, name, 0.01)
+    monkeypatch.setattr(schedule, "LONGEST_SHARE", 0.0)
+    monkeypatch.setattr(quota, "SHORTEST_PAUSE", 0.01)
     monkeypatch.setattr(client, "tls_context", functools.cache(client.tls_context))
+
+
+@pytest.fixture(autouse=True)
+def notes_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what one test was told of a quota from the next one."""
+    from airflow_provider_seedance.polling import notes
+
+    monkeypatch.setattr(notes, "directory", lambda: tmp_path / "seedance-notes")

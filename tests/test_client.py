@@ -19,6 +19,7 @@ from airflow_provider_seedance import __version__, client, flows
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis import get_api
 from airflow_provider_seedance.apis.base import Flow
+from airflow_provider_seedance.apis.rate_limits import RateLimit
 from airflow_provider_seedance.apis.wire import (
     Accepted,
     HttpCall,
@@ -148,6 +149,20 @@ def serving(*scripts: Script) -> Iterator[Server]:
         server.close()
 
 
+class Books:
+    """Keeps what a client tells of its requests and replies."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.told: list[tuple[RateLimit, bool]] = []
+
+    def sent(self) -> None:
+        self.requests += 1
+
+    def answered(self, limit: RateLimit, *, refused: bool) -> None:
+        self.told.append((limit, refused))
+
+
 class Twin:
     """One of the two clients, behind the same three methods."""
 
@@ -172,19 +187,20 @@ class Twin:
 
         return asyncio.run(use())
 
-    def limit(self, found: Settings, call: HttpCall) -> Any:
-        """Send one call and return what the client learned of the quota."""
+    def observe(self, found: Settings, call: HttpCall) -> Books:
+        """Send one call and return what an observer was told."""
+        books = Books()
         if self.kind == "sync":
-            with client.Client(found) as one:
+            with client.Client(found, observer=books) as one:
                 one.send(call)
-                return one.rate_limit
+            return books
 
-        async def use() -> Any:
-            async with client.AsyncClient(found) as other:
+        async def use() -> None:
+            async with client.AsyncClient(found, observer=books) as other:
                 await other.send(call)
-                return other.rate_limit
 
-        return asyncio.run(use())
+        asyncio.run(use())
+        return books
 
 
 @pytest.fixture(params=["sync", "async"])
@@ -458,15 +474,24 @@ def test_an_error_of_a_flow_comes_out_of_it(twin: Twin) -> None:
     assert caught.value.generation_id == "g1"
 
 
-def test_the_quota_is_learned_from_any_reply(twin: Twin) -> None:
+def test_an_observer_is_told_of_every_request_and_reply(twin: Twin) -> None:
     headers = "X-RateLimit-Limit: 1000\r\nX-RateLimit-Remaining: 999\r\nX-RateLimit-Reset: 1705315200\r\n"
     with serving(says(answer(200, b"{}", headers))) as server:
-        limit = twin.limit(at(server), GET)
-    assert (limit.limit, limit.remaining) == (1000, 999)
+        books = twin.observe(at(server), GET)
+    [(limit, refused)] = books.told
+    assert (limit.limit, limit.remaining, refused, books.requests) == (1000, 999, False, 1)
     with serving(says(answer(429, b"", "Retry-After: 5\r\n"))) as server:
-        assert twin.limit(at(server), GET).retry_after == 5
+        [(limit, refused)] = twin.observe(at(server), GET).told
+    assert (limit.retry_after, refused) == (5, True)
     with serving(says(answer())) as server:
-        assert twin.limit(at(server), GET) is None
+        [(limit, refused)] = twin.observe(at(server), GET).told
+    assert (limit.known, refused) == (False, False)
+
+
+def test_a_request_that_fails_is_counted_too(twin: Twin) -> None:
+    with serving(says(b"")) as server:
+        books = twin.observe(at(server), GET)
+    assert (books.requests, books.told) == (1, [])
 
 
 ECHO = json.dumps({"code": f"BAD {KEY}", "message": f"the key {KEY} is not known"}).encode()

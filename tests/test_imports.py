@@ -17,12 +17,16 @@ PACKAGE = ROOT.name
 
 #: The layers from the bottom up. A module imports from its own layer and from those below.
 LAYERS = (
-    {"closing", "exceptions", "compat", "services", "task_states"},
+    {"closing", "exceptions", "compat", "metrics", "services", "task_states"},
     {"urls", "generations"},
     {"apis"},
     {"flows", "settings"},
     {"client"},
-    {"records", "media", "polling.schedule", "polling.waiting"},
+    {"records", "media", "polling.planning", "polling.quota"},
+    {"polling.beliefs", "polling.notes", "polling.turns"},
+    {"polling.progress"},
+    {"polling.schedule"},
+    {"polling.waiting"},
     {"durability", "polling"},
     {"hooks"},
     {"links", "policies", "triggers", "operators.submission"},

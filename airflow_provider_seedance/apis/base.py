@@ -10,7 +10,7 @@ most once*), and turning error replies into this package's errors.
 from __future__ import annotations
 
 import abc
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, ClassVar, TypeVar
@@ -74,6 +74,10 @@ class Api(abc.ABC):
     can_look_up: ClassVar[bool] = False
     #: Whether a generation that has not begun can be cancelled.
     can_cancel: ClassVar[bool] = False
+    #: Generations that one request can read.
+    most_at_once: ClassVar[int] = 1
+    #: Requests that one reading of a generation may take.
+    requests_per_reading: ClassVar[int] = 1
     #: Whether the probe asks for a generation that does not exist, so that "not found" is a good answer.
     probe_misses: ClassVar[bool] = True
     #: Where the id of a generation stands in a reply, in order of preference.
@@ -268,6 +272,19 @@ class Api(abc.ABC):
         reply = yield from self.fetch(call, generation_id, now)
         return self.read_state(reply, call, generation_id, media=media, now=now)
 
+    def status_many_flow(
+        self, generation_ids: Sequence[str], now: datetime
+    ) -> Flow[Mapping[str, Generation]]:
+        """
+        Read the states of many videos in one request; only where :attr:`most_at_once` allows it.
+
+        Whoever is missing in the answer was not told about, which proves nothing.
+
+        :raises SeedanceError: nothing could be read.
+        """
+        yield from ()
+        return {}
+
     def read_state(
         self, reply: HttpReply, call: HttpCall, generation_id: str, *, media: Media, now: datetime
     ) -> Generation:
@@ -427,14 +444,7 @@ class Api(abc.ABC):
         wait = read_retry_after(reply.headers, now) if status == 503 else None
         if status == 429:  # the quota headers stand on every reply and mean something on this one only
             wait = read_rate_limit(reply.headers, now).retry_after
-        said = vendor.message or vendor.code
-        message = f"{self.name} answered {reply.status}" + (f": {said}" if said else "")
-        if not said and reply.body:
-            message += f" with an answer that is not its own: {reply.excerpt()}"
-        if status == 403 and not isinstance(body, Mapping):
-            message += " (most likely a block at the edge of the network, not a matter of the key)"
-        if 300 <= status < 400:
-            message += " (a redirect, which is not followed; check the connection's host)"
+        message = reading.words_for(self.name, reply, vendor)
         return cls(
             message,
             http_status=reply.status,
@@ -473,16 +483,10 @@ class Api(abc.ABC):
     def may_cancel(self, generation: Generation) -> bool:
         """Whether cancelling a generation in this state is safe and has an effect."""
         # Only by the service's own word: without one, "queued" is our reading of a reply that told nothing.
-        return (
-            self.can_cancel and generation.status is GenerationStatus.QUEUED and generation.word is not None
-        )
+        queued = generation.status is GenerationStatus.QUEUED and generation.word is not None
+        return self.can_cancel and queued
 
-    def look_up_flow(
-        self,
-        correlation: str,
-        since: datetime,
-        now: datetime,
-    ) -> Flow[str | None]:
+    def look_up_flow(self, correlation: str, since: datetime, now: datetime) -> Flow[str | None]:
         """Find the id of the generation that carries a correlation value; only where :attr:`can_look_up`."""
         yield from ()
         return None

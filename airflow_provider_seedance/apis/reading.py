@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.apis.wire import HttpReply, VendorError
 from airflow_provider_seedance.generations import GenerationStatus, read_status_word
 
 #: Words that tell of the call, not of the generation, where both stand under the key ``status``.
@@ -153,3 +154,16 @@ def class_for(status: int, code: str | None) -> type[errors.SeedanceError]:
     if 400 <= status < 500 and status not in UNCERTAIN_4XX:
         return errors.SeedanceRequestError
     return errors.SeedanceServerError
+
+
+def words_for(name: str, reply: HttpReply, vendor: VendorError) -> str:
+    """Say what a service answered, and what that most likely means."""
+    said = vendor.message or vendor.code
+    message = f"{name} answered {reply.status}" + (f": {said}" if said else "")
+    if not said and reply.body:
+        message += f" with an answer that is not its own: {reply.excerpt()}"
+    if reply.status == 403 and not isinstance(reply.json, Mapping):
+        message += " (most likely a block at the edge of the network, not a matter of the key)"
+    if 300 <= reply.status < 400:
+        message += " (a redirect, which is not followed; check the connection's host)"
+    return message

@@ -58,6 +58,7 @@ class Seedance2Api(base.Api):
     default_base_url = "https://api.seedance2api.com/v1"
     auth_headers = ("authorization", "x-api-key")
     callback_field = "webhook_url"
+    requests_per_reading = 2
     envelope_words = reading.ENVELOPE_WORDS
 
     def rules(self, request: GenerationRequest, base_url: str) -> Mapping[str, Rule]:

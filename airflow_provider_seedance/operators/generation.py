@@ -144,7 +144,7 @@ class SeedanceGenerationOperator(BaseOperator):
             # A trigger that cannot be made or stored must fail before money is spent, not after.
             trigger = self._trigger("not-submitted-yet", prepared.facts.as_dict(), time.time(), None)
             json.dumps(trigger.serialize(), allow_nan=False)
-        entered = self._enter(hook, prepared, context, patient=not refusals)
+        entered = self._enter(hook, prepared, context, refusals=refusals)
         if isinstance(entered, Postponed):
             self._postpone(entered, refusals, since or time.time())
         generation, record = entered.generation, entered.record
@@ -154,7 +154,8 @@ class SeedanceGenerationOperator(BaseOperator):
                 return self._deliver(generation, record, context)
             deadline = time.time() + self.timeout
             if self.deferrable:
-                self._defer(generation, dict(record.facts), deadline)
+                submitted = record.submitted_at.timestamp() if record.submitted_at else None
+                self._defer(generation, dict(record.facts), deadline, submitted)
             return self._wait_here(hook, generation, record, context)
 
     def execute_complete(
@@ -238,9 +239,11 @@ class SeedanceGenerationOperator(BaseOperator):
         return prepared
 
     def _enter(
-        self, hook: SeedanceHook, prepared: Prepared, context: Context, *, patient: bool
+        self, hook: SeedanceHook, prepared: Prepared, context: Context, *, refusals: int
     ) -> Attached | Postponed:
+        from airflow_provider_seedance.client import Client
         from airflow_provider_seedance.operators.submission import Policy, Postponed, Submission
+        from airflow_provider_seedance.polling.notes import NoteTaker, QuotaNote
         from airflow_provider_seedance.records import Attempt, Fingerprint
 
         settings = hook.settings
@@ -250,13 +253,16 @@ class SeedanceGenerationOperator(BaseOperator):
             max_tries=int(getattr(ti, "max_tries", 0) or 0),
             try_number=int(getattr(ti, "try_number", 0) or 0),
         )
-        with hook.get_conn() as client:
+        note = QuotaNote(settings.identity)
+        with Client(settings, observer=NoteTaker(note)) as client:
             submission = Submission(
                 client=client,
                 store=self._store(context),
                 prepared=prepared,
                 attempt=attempt,
-                patient=patient,
+                # The triggerer lets a submission through when its turn has come; only a first one asks here.
+                note=note if self.deferrable and not refusals else None,
+                patient=not refusals,
                 policy=Policy(
                     on_uncertain_submit=self.on_uncertain_submit,  # type: ignore[arg-type]
                     on_clear=self.on_clear,  # type: ignore[arg-type]
@@ -280,7 +286,9 @@ class SeedanceGenerationOperator(BaseOperator):
             seconds,
         )
         self.defer(
-            trigger=SeedanceQuotaTrigger(moment=time.time() + seconds),
+            trigger=SeedanceQuotaTrigger(
+                moment=time.time() + seconds, seedance_conn_id=self.seedance_conn_id
+            ),
             method_name="resume_submit",
             kwargs={"refusals": refusals + 1, "since": since},
         )
@@ -305,7 +313,12 @@ class SeedanceGenerationOperator(BaseOperator):
     # ------------------------------------------------------------------ waiting
 
     def _trigger(
-        self, generation_id: str, facts: dict[str, Any], deadline: float, estimate: float | None
+        self,
+        generation_id: str,
+        facts: dict[str, Any],
+        deadline: float,
+        estimate: float | None,
+        submitted_at: float | None = None,
     ) -> Any:
         from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger
 
@@ -316,12 +329,19 @@ class SeedanceGenerationOperator(BaseOperator):
             deadline=deadline,
             poll_interval=self.poll_interval,
             estimated_wait=estimate,
+            submitted_at=submitted_at,
             cancel_on_kill=self.cancel_on_kill,
             end_from_trigger=self.end_from_trigger,
             facts=facts,
         )
 
-    def _defer(self, generation: Generation, facts: dict[str, Any], deadline: float) -> None:
+    def _defer(
+        self,
+        generation: Generation,
+        facts: dict[str, Any],
+        deadline: float,
+        submitted_at: float | None = None,
+    ) -> None:
         from airflow_provider_seedance.polling.waiting import deferral_timeout
 
         self.log.info(
@@ -330,7 +350,9 @@ class SeedanceGenerationOperator(BaseOperator):
             deadline - time.time(),
         )
         self.defer(
-            trigger=self._trigger(generation.generation_id, facts, deadline, generation.estimated_wait),
+            trigger=self._trigger(
+                generation.generation_id, facts, deadline, generation.estimated_wait, submitted_at
+            ),
             method_name="execute_complete",
             kwargs={"generation_id": generation.generation_id, "facts": facts, "deadline": deadline},
             timeout=deferral_timeout(deadline, time.time()),

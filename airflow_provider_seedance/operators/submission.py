@@ -8,6 +8,7 @@ order that keeps the promises: record before POST, result before anything else.
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -28,6 +29,7 @@ from airflow_provider_seedance.apis.wire import (
 )
 from airflow_provider_seedance.client import Client
 from airflow_provider_seedance.generations import Generation, GenerationRequest, GenerationStatus, utc_now
+from airflow_provider_seedance.polling.notes import QuotaNote
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +92,7 @@ class Submission:
     :param attempt: The try that is running.
     :param policy: The Dag author's decisions.
     :param patient: Whether a refused submission is tried again for some seconds.
+    :param note: What others on this machine know of the quota; ``None`` where that is no matter.
     """
 
     def __init__(
@@ -101,8 +104,10 @@ class Submission:
         attempt: rec.Attempt,
         policy: Policy,
         patient: bool = True,
+        note: QuotaNote | None = None,
     ) -> None:
         self.patient = patient
+        self.note = note
         #: The record as it was found: what a submission that was not taken must not make forgotten.
         self.found: rec.Record | None = None
         self.client = client
@@ -209,6 +214,8 @@ class Submission:
 
     def _submit(self, *, may_repeat: bool) -> Attached | Postponed:
         request = self.prepared.request
+        if postponed := self._used_up():
+            return postponed
         intent = rec.intend(
             self.attempt,
             utc_now(),
@@ -226,6 +233,19 @@ class Submission:
         if isinstance(outcome, (NotAccepted, Refused)):
             return self._not_taken(intent, outcome)
         return self._uncertain(intent, outcome, may_repeat=may_repeat)
+
+    def _used_up(self) -> Postponed | None:
+        """Take one request out of the quota as it was noted; a short wait for it is spent here."""
+        wait = self.note.reserve(time.time()) if self.note else 0.0
+        if self.note and 0.0 < wait <= flows.LONGEST_SUBMIT_PAUSE:
+            time.sleep(wait)
+            wait = self.note.reserve(time.time())
+        if not wait:
+            return None
+        error = errors.SeedanceRateLimitError(
+            f"The quota at {self.api.title} is used up, by what it told last.", retry_after=wait
+        )
+        return Postponed(error)
 
     def _send(self, call: HttpCall, request: GenerationRequest) -> SubmitOutcome:
         flow = flows.submit_flow(self.api, call, request, utc_now, patient=self.patient)

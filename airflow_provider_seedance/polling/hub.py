@@ -1,28 +1,40 @@
 """
-One client and one scheduler of polls for all generations of a base URL and key in a triggerer.
+One client, one quota and one scheduler for all who wait on a base URL and key in a triggerer.
 
 All triggers of a triggerer run on one event loop, so a hub is found by (loop, base URL, key) at module
-level. It holds a heap of due times and a future per generation; the first trigger in opens it, the
-last one out closes it. What a reading means is decided in
-:mod:`airflow_provider_seedance.polling.waiting`; nothing is logged per poll.
+level; the first trigger in opens it, the last one out closes it. Who has a turn, and when, is decided in
+:mod:`airflow_provider_seedance.polling.turns`; what a reading means, in
+:mod:`airflow_provider_seedance.polling.waiting`. Nothing is logged per poll.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-import heapq
-import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any
 
-from airflow_provider_seedance import flows
+from airflow_provider_seedance import flows, metrics
+from airflow_provider_seedance.apis.base import Api, Flow
+from airflow_provider_seedance.apis.rate_limits import RateLimit
 from airflow_provider_seedance.client import POOL_SIZE, AsyncClient
-from airflow_provider_seedance.exceptions import SeedanceAuthenticationError, SeedanceError
-from airflow_provider_seedance.generations import Generation, utc_now
+from airflow_provider_seedance.exceptions import (
+    SeedanceAuthenticationError,
+    SeedanceError,
+    SeedanceForbiddenError,
+    SeedanceNotFoundError,
+    SeedanceRateLimitError,
+    SeedanceRequestError,
+)
+from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
+from airflow_provider_seedance.polling.beliefs import Beliefs
+from airflow_provider_seedance.polling.notes import QuotaNote
+from airflow_provider_seedance.polling.quota import Quota
+from airflow_provider_seedance.polling.turns import Turns
 from airflow_provider_seedance.polling.waiting import Next, Waiting, begin, on_reading
 from airflow_provider_seedance.settings import Settings
 
@@ -33,6 +45,12 @@ CONNECTION_LIFETIME = 900.0
 
 #: Seconds between look-ups while the service refuses a key: one for all who are refused.
 _REFUSED_KEY_PATIENCE = 30.0
+
+#: So many who left without their turn may be remembered before the list is tidied.
+_MOST_GONE = 100
+
+#: Seconds between looks at what other processes noted of the quota.
+_HEARING = 2.0
 
 #: Longest sleep of the scheduler; bounds how late it notices that the wall clock was set.
 _LONGEST_SLEEP = 30.0
@@ -65,15 +83,35 @@ class _Connections:
 
 
 @dataclass(eq=False, slots=True)
-class _Watch:
-    step: Next
-    future: asyncio.Future[Next]
+class _Seat:
+    """
+    One who waits in the hub.
+
+    :param future: Is told how it ended; cancelled when nobody waits any more.
+    :param step: Of the generation that is waited for; ``None`` where somebody waits to submit.
+    :param kind: Renders of the same kind take about the same time.
+    :param alone: Whether a request for many did not tell about this one.
+    """
+
+    future: asyncio.Future[Any]
     conn_id: str
+    step: Next | None = None
+    kind: Hashable = None
+    alone: bool = False
+
+    @property
+    def waiting(self) -> Waiting:
+        assert self.step is not None
+        return self.step.waiting
+
+
+def _alive(seat: _Seat) -> bool:
+    return not seat.future.done()
 
 
 class Hub:
     """
-    Polls the generations of one base URL and key.
+    Polls the generations of one base URL and key, and lets submissions through that wait for its quota.
 
     :param settings: Of the connection that came first.
     :param connections: Where to learn a new key when the service refuses this one.
@@ -83,37 +121,53 @@ class Hub:
         #: Whether the scheduler died; a broken hub is replaced by the next one who comes.
         self.broken = False
         self._connections = connections
+        self._note = QuotaNote(settings.identity)
+        self._quota = Quota()
+        self._heard_at = 0.0
+        self._turns: Turns[_Seat] = Turns(self._quota, alive=_alive, cost=settings.api.requests_per_reading)
         # One, as long as the connections that meet here stay the same.
-        self._clients: dict[tuple[str, ...], AsyncClient] = {identity(settings): AsyncClient(settings)}
-        self._due: list[tuple[float, int, _Watch]] = []
-        self._order = itertools.count()
+        self._clients: dict[tuple[str, ...], AsyncClient] = {}
+        self._use(settings)
         self._slots = asyncio.Semaphore(POOL_SIZE)
         self._wake = asyncio.Event()
-        self._watches: set[_Watch] = set()
+        self._seats: set[_Seat] = set()
         self._polls: set[asyncio.Task[None]] = set()
+        self._most = settings.api.most_at_once
         # A context of its own: log lines of the hub must not be pinned to the task that came first.
         self._scheduler = asyncio.create_task(self._run(), context=contextvars.Context())
 
     @property
     def idle(self) -> bool:
         """Whether nobody waits here."""
-        return not self._watches
+        return not self._seats
 
-    async def wait(self, waiting: Waiting, conn_id: str, *, not_before: float) -> Next:
+    async def wait(self, waiting: Waiting, conn_id: str, *, kind: Hashable, not_before: float) -> Next:
         """Wait until the generation has ended, is unknown, or the deadline has passed."""
-        watch = _Watch(
-            begin(waiting, time.time(), not_before=not_before),
-            asyncio.get_running_loop().create_future(),
-            conn_id,
-        )
-        if watch.step.kind != "wait":
-            return watch.step
-        self._watches.add(watch)
-        self._plan(watch)
+        step = begin(waiting, time.time(), not_before=not_before, belief=_beliefs.of(kind))
+        if step.kind != "wait":
+            return step
+        if waiting.told and waiting.submitted_at is not None:
+            self._quota.saw_submission(waiting.submitted_at)
+        seat = _Seat(asyncio.get_running_loop().create_future(), conn_id, step, kind)
+        self._turns.poll(seat, step.at)
+        ended: Next = await self._sit(seat)
+        return ended
+
+    async def wait_to_submit(self, conn_id: str, moment: float) -> None:
+        """Wait until the quota has room for a submission, which is then expected to follow."""
+        seat = _Seat(asyncio.get_running_loop().create_future(), conn_id)
+        self._turns.submit(seat, moment)
+        await self._sit(seat)
+
+    async def _sit(self, seat: _Seat) -> Any:
+        self._seats.add(seat)
+        self._wake.set()
         try:
-            return await watch.future
+            return await seat.future
         finally:
-            self._watches.discard(watch)
+            self._seats.discard(seat)
+            if len(self._turns) > 2 * len(self._seats) + _MOST_GONE:
+                self._turns.tidy()
 
     async def close(self) -> None:
         """Stop polling and close the client."""
@@ -124,71 +178,152 @@ class Hub:
         for client in self._clients.values():
             await client.close()
 
-    def _plan(self, watch: _Watch) -> None:
-        heapq.heappush(self._due, (watch.step.at, next(self._order), watch))
-        self._wake.set()
+    # ------------------------------------------------------------------ what clients tell
+
+    def sent(self) -> None:
+        """Count a request."""
+        self._quota.spend(time.time())
+
+    def answered(self, limit: RateLimit, *, refused: bool) -> None:
+        """Take in what a reply told of the quota."""
+        now = time.time()
+        if limit.known:
+            self._quota.learn(limit, now)
+        if not refused:
+            self._note.learn(limit, now)
+        elif self._quota.refuse(limit.retry_after, now):
+            log.warning(
+                "The quota is used up: %s polls and submissions that wait here stay away for %.0f s; no render "
+                "is lost.",
+                len(self._seats),
+                self._quota.blocked_until - now,
+            )
+
+    # ------------------------------------------------------------------ the scheduler
 
     async def _run(self) -> None:
         try:
             while True:
                 self._wake.clear()
                 now = time.time()
-                if self._due and self._due[0][0] <= now:
-                    watch = heapq.heappop(self._due)[2]
-                    if watch.future.done():
-                        continue
+                self._hear(now)
+                turn = self._turns.next(now, most=self._most)
+                if turn.submission is not None:
+                    _settle(turn.submission, None)
+                elif turn.polls:
                     await self._slots.acquire()
-                    task = asyncio.create_task(self._poll(watch))
+                    task = asyncio.create_task(self._poll(turn.polls))
                     self._polls.add(task)
                     task.add_done_callback(self._polls.discard)
-                    continue
-                sleep = min(_LONGEST_SLEEP, self._due[0][0] - now) if self._due else _LONGEST_SLEEP
-                # Not wait_for: on Python 3.11 it can swallow the cancellation that is to end this loop.
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(max(0.0, sleep)):
-                        await self._wake.wait()
+                    # It has to begin before the next turn: only what was sent is counted.
+                    await asyncio.sleep(0)
+                else:
+                    await self._sleep(min(_LONGEST_SLEEP, turn.until - now))
         except Exception as error:
             self.broken = True
-            self._fail_all(error)
+            for seat in list(self._seats):
+                _fail(seat, error)
 
-    def _fail_all(self, error: Exception) -> None:
-        for watch in list(self._watches):
-            if not watch.future.done():
-                watch.future.set_exception(error)
+    def _hear(self, now: float) -> None:
+        """Take in what the other processes of this machine noted of the quota."""
+        if now - self._heard_at >= _HEARING:
+            self._heard_at = now
+            noted = self._note.read(now)
+            if noted.limit is not None:
+                self._quota.learn(noted.told(), now)
 
-    async def _poll(self, watch: _Watch) -> None:
+    async def _sleep(self, seconds: float) -> None:
+        # Not wait_for: on Python 3.11 it can swallow the cancellation that is to end this loop.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, seconds)):
+                await self._wake.wait()
+
+    async def _poll(self, seats: tuple[_Seat, ...]) -> None:
         try:
-            waiting = watch.step.waiting
-            now = time.time()
-            if now >= waiting.deadline:
-                # The last reading is the worker's: it may start much later than now.
-                self._settle(watch, Next("deadline", waiting))
-                return
-            step = on_reading(waiting, await self._read(waiting, watch.conn_id), time.time())
-            if step.kind == "wait":
-                watch.step = step
-                self._plan(watch)
+            seats = tuple(seat for seat in seats if not self._out_of_time(seat))
+            together = [seat for seat in seats if not seat.alone] if self._most > 1 else []
+            if len(together) > 1:
+                await self._read_together(together)
             else:
-                self._settle(watch, step)
+                together = []
+            for seat in seats:
+                if seat not in together:
+                    self._take_in(seat, await self._read(seat))
         except Exception as error:
-            if not watch.future.done():
-                watch.future.set_exception(error)
+            for seat in seats:
+                _fail(seat, error)
         finally:
+            self._turns.done()
             self._slots.release()
+            self._wake.set()
 
-    @staticmethod
-    def _settle(watch: _Watch, step: Next) -> None:
-        if not watch.future.done():
-            watch.future.set_result(step)
+    def _out_of_time(self, seat: _Seat) -> bool:
+        """End the wait of one whose patience is over; the last reading is the worker's, much later than now."""
+        if time.time() < seat.waiting.deadline:
+            return False
+        _settle(seat, Next("deadline", seat.waiting))
+        return True
 
-    async def _read(self, waiting: Waiting, conn_id: str) -> Generation | SeedanceError:
+    async def _read_together(self, seats: list[_Seat]) -> None:
+        """Read many with one request; whoever it does not tell about is asked for alone from now on."""
+        ids = [seat.waiting.generation_id for seat in seats]
+        found: Any = await self._run_flow(seats[0].conn_id, lambda api: api.status_many_flow(ids, utc_now()))
+        now = time.time()
+        if isinstance(found, SeedanceError):
+            if isinstance(found, (SeedanceNotFoundError, SeedanceRequestError, SeedanceForbiddenError)):
+                log.warning("Reading many generations at once is refused (%s); reading one by one.", found)
+                self._most = 1
+                found = {}
+            else:
+                found = dict.fromkeys(ids, found)
+        for seat in seats:
+            reading = found.get(seat.waiting.generation_id)
+            if reading is not None:
+                self._take_in(seat, reading)
+            else:  # proves nothing: the list may lag behind
+                seat.alone = True
+                self._turns.poll(seat, now)
+
+    def _take_in(self, seat: _Seat, reading: Generation | SeedanceError) -> None:
+        try:
+            if _alive(seat):
+                self._go_on(seat, reading)
+        except Exception as error:
+            _fail(seat, error)
+
+    def _go_on(self, seat: _Seat, reading: Generation | SeedanceError) -> None:
+        now, before = time.time(), seat.waiting
+        if isinstance(reading, SeedanceRateLimitError):
+            # Not a reading at all: it keeps its place, and the quota says when.
+            at = seat.step.at if seat.step else now
+            seat.step = Next("wait", replace(before, refused=True), at)
+            self._turns.poll(seat, at)
+            return
+        step = on_reading(before, reading, now, _beliefs.of(seat.kind))
+        if step.kind == "wait":
+            # What an unfinished generation looks like is nothing to keep ten thousand times.
+            seat.step = replace(step, waiting=replace(step.waiting, last=None))
+            self._turns.poll(seat, step.at)
+            return
+        if step.kind == "ended":
+            _learn(seat.kind, before, step.waiting, now)
+        _settle(seat, step)
+
+    # ------------------------------------------------------------------ reading
+
+    async def _read(self, seat: _Seat) -> Generation | SeedanceError:
+        waiting = seat.waiting
+        reading: Generation | SeedanceError = await self._run_flow(
+            seat.conn_id,
+            lambda api: flows.status_flow(api, waiting.generation_id, waiting.media, utc_now, once=True),
+        )
+        return reading
+
+    async def _run_flow(self, conn_id: str, make: Callable[[Api], Flow[Any]]) -> Any:
+        """Drive a reading flow; an error of ours is a result, too."""
         try:
             client = await self._client(conn_id, max_age=CONNECTION_LIFETIME)
-            return await client.run(
-                flows.status_flow(
-                    client.settings.api, waiting.generation_id, waiting.media, utc_now, once=True
-                )
-            )
+            return await client.run(make(client.settings.api))
         except SeedanceAuthenticationError as error:
             await self._client(conn_id, max_age=_REFUSED_KEY_PATIENCE)
             return error
@@ -202,40 +337,103 @@ class Hub:
         except Exception as error:
             log.warning("Connection %r could not be looked up again: %s", conn_id, type(error).__name__)
             settings = self._connections.last(conn_id)
+        return self._use(settings)
+
+    def _use(self, settings: Settings) -> AsyncClient:
+        """Return the client for a connection, and take in what it says of the quota."""
         key = identity(settings)
         if key not in self._clients:
             # The old one stays until the hub closes: polls may be in the middle of it.
-            self._clients[key] = AsyncClient(settings)
+            self._clients[key] = AsyncClient(settings, observer=self)
+            told = [c.settings.requests_per_hour for c in self._clients.values()]
+            self._quota.requests_per_hour = min((rate for rate in told if rate is not None), default=None)
         return self._clients[key]
+
+
+def _settle(seat: _Seat, result: Next | None) -> None:
+    if not seat.future.done():
+        seat.future.set_result(result)
+
+
+def _fail(seat: _Seat, error: Exception) -> None:
+    if not seat.future.done():
+        seat.future.set_exception(error)
+
+
+def _learn(kind: Hashable, before: Waiting, ended: Waiting, now: float) -> None:
+    """Remember how long a render took: longer than until it was seen running, at most until now."""
+    generation = ended.last
+    completed = generation.completed_at.timestamp() if generation and generation.completed_at else None
+    metrics.render_ended(
+        api=generation.api if generation else "",
+        outcome=generation.status.value if generation else "",
+        polls=ended.known.asked,
+        delay=max(0.0, now - completed) if completed is not None else None,
+    )
+    if not before.told or before.submitted_at is None:
+        return
+    if generation is not None and generation.status is GenerationStatus.SUCCEEDED:
+        low = (before.running_at or before.submitted_at) - before.submitted_at
+        _beliefs.learn(kind, max(0.0, low), max(0.0, now - before.submitted_at))
 
 
 def identity(settings: Settings) -> tuple[str, ...]:
     """Return what has to be equal for two connections to share a client."""
     rest = (settings.api.name, settings.auth_header, settings.timeout, settings.proxy, settings.verify)
-    return (*settings.identity, *map(str, rest))
+    return (*settings.identity, str(settings.requests_per_hour), *map(str, rest))
 
 
-_hubs: dict[tuple[_Loop, tuple[str, ...]], Hub] = {}
+_hubs: dict[tuple[_Loop, tuple[str, str]], Hub] = {}
 _connections: dict[_Loop, _Connections] = {}
+#: How long renders take, as far as this process has seen; it outlives the hubs.
+_beliefs = Beliefs()
 
 
-async def wait_for_generation(waiting: Waiting, conn_id: str, look_up: LookUp, *, not_before: float) -> Next:
+async def wait_for_generation(
+    waiting: Waiting,
+    conn_id: str,
+    look_up: LookUp,
+    *,
+    not_before: float,
+    facts: Mapping[str, Any] | None = None,
+) -> Next:
     """
     Wait in the hub of a connection.
 
     :param look_up: Reads the settings of a connection id.
     :param not_before: Seconds before which nothing is asked, see airflow's race after a deferral.
+    :param facts: What the request told; renders alike in it take about as long.
     :raises SeedanceConfigurationError: the connection is unusable.
     """
+    async with _hub(conn_id, look_up) as (hub, settings):
+        like = tuple((facts or {}).get(name) for name in ("model", "duration", "resolution"))
+        kind = (settings.base_url, waiting.media, *like)
+        return await hub.wait(waiting, conn_id, kind=kind, not_before=not_before)
+
+
+async def wait_to_submit(conn_id: str, look_up: LookUp, *, moment: float) -> None:
+    """
+    Wait until a submission has a turn in the quota of a connection.
+
+    :param moment: Seconds since 1970 before which it has none.
+    :raises SeedanceConfigurationError: the connection is unusable.
+    """
+    async with _hub(conn_id, look_up) as (hub, _):
+        await hub.wait_to_submit(conn_id, moment)
+
+
+@asynccontextmanager
+async def _hub(conn_id: str, look_up: LookUp) -> AsyncIterator[tuple[Hub, Settings]]:
+    """Give the hub of a connection; the last one out closes it."""
     loop = asyncio.get_running_loop()
     connections = _connections.setdefault(loop, _Connections(look_up))
     settings = await connections.get(conn_id)
-    key = (loop, identity(settings))
+    key = (loop, settings.identity)
     hub = _hubs.get(key)
     if hub is None or hub.broken:
         hub = _hubs[key] = Hub(settings, connections)
     try:
-        return await hub.wait(waiting, conn_id, not_before=not_before)
+        yield hub, settings
     finally:
         if hub.idle and _hubs.get(key) is hub:
             del _hubs[key]

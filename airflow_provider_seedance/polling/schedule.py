@@ -1,28 +1,40 @@
 """
 When to ask a service about a generation: a pure function of what is known about it.
 
-This is the one place that decides. It knows nothing of clocks, tasks or event loops.
+This is the one place that decides. It knows nothing of clocks, tasks or event loops. How long such
+renders take is a :class:`~airflow_provider_seedance.polling.beliefs.Belief`; progress that the service
+reports narrows it down for this one.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 
-#: Seconds until the first look where nothing is known: no service renders quicker.
-FIRST = 10.0
-#: Each wait is longer than the one before by this factor,
-GROWTH = 1.25
-#: up to this many seconds.
-LONGEST = 30.0
+from airflow_provider_seedance.polling.beliefs import Belief, unlearned
+from airflow_provider_seedance.polling.progress import next_by_progress
+
+#: Shortest wait, in seconds, but for the user's own interval.
+SHORTEST = 2.0
+#: Longest wait, in seconds, ...
+LONGEST = 300.0
+#: ... or this share of the time that has passed, if that is more.
+LONGEST_SHARE = 0.25
 #: Longest wait after failures of the status call, in seconds.
 LONGEST_AFTER_FAILURE = 60.0
+
+#: So many of the latest readings with progress are of use.
+KEPT_PROGRESS = 6
+
+#: Waits are spread by this share, so that what was submitted together is not asked for in step.
+JITTER = 0.03
 
 #: Exponents end here, where every wait is at its longest: a wait of days asks thousands of times.
 _MANY = 50
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Knowledge:
     """
     What is known about a generation that is being waited for.
@@ -32,6 +44,7 @@ class Knowledge:
     :param retry_after: Seconds the service told to stay away, if it did.
     :param estimated_wait: Seconds the service expected the render to take, at submission.
     :param poll_interval: The user's own interval; it wins over everything but ``retry_after``.
+    :param progress: The latest readings that told one: seconds since the submission, and percent.
     """
 
     asked: int = 0
@@ -39,23 +52,36 @@ class Knowledge:
     retry_after: float | None = None
     estimated_wait: float | None = None
     poll_interval: float | None = None
+    progress: tuple[tuple[float, float], ...] = ()
 
 
-def next_poll(known: Knowledge, *, jitter: float | None = None) -> float:
+def next_poll(
+    known: Knowledge, *, elapsed: float, belief: Belief | None = None, jitter: float | None = None
+) -> float:
     """
     Return the seconds until the next status request.
 
+    :param elapsed: Seconds since the submission.
+    :param belief: How long such renders take; without one, what holds for any.
     :param jitter: A number from 0 to 1 that spreads the requests of a batch; random by default.
     """
     jitter = random.random() if jitter is None else jitter  # noqa: S311 (spreads load, guards nothing)
     if known.poll_interval is not None:
         wait = known.poll_interval
-    elif known.asked == 0:
-        wait = max(FIRST, (known.estimated_wait or 0.0)) * (0.9 + 0.2 * jitter)
     else:
-        wait = min(LONGEST, FIRST * GROWTH ** min(known.asked, _MANY)) * (0.9 + 0.2 * jitter)
+        wait = _adaptive(known, max(0.0, elapsed), belief or unlearned())
+        wait *= 1.0 + JITTER * (2.0 * jitter - 1.0)
     if known.failures:
         wait = max(wait, min(LONGEST_AFTER_FAILURE, 2.0 ** min(known.failures, _MANY)))
     if known.retry_after is not None:
         wait = max(wait, known.retry_after * (1 + 0.1 * jitter))
     return wait
+
+
+def _adaptive(known: Knowledge, elapsed: float, belief: Belief) -> float:
+    belief = belief.expecting(known.estimated_wait)
+    at = next_by_progress(known.progress, elapsed, belief)
+    if at is None:
+        at = belief.after(elapsed)
+    longest = max(LONGEST, LONGEST_SHARE * elapsed)
+    return max(SHORTEST, min(longest, at - elapsed)) if at < math.inf else longest

@@ -15,7 +15,8 @@ from typing import Literal
 
 from airflow_provider_seedance.exceptions import SeedanceError, SeedanceNotFoundError, SeedanceRateLimitError
 from airflow_provider_seedance.generations import Generation, Media
-from airflow_provider_seedance.polling.schedule import Knowledge, next_poll
+from airflow_provider_seedance.polling.beliefs import Belief
+from airflow_provider_seedance.polling.schedule import KEPT_PROGRESS, Knowledge, next_poll
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,9 @@ DEFERRAL_GRACE = 900.0
 #: Seconds until the next look after a refusal for quota that names no time.
 UNKNOWN_QUOTA_PAUSE = 60.0
 
+#: A service that says a generation is older than this many seconds is not believed.
+LONGEST_RENDER = 7 * 86400.0
+
 #: Failed readings in a row after which the log says so, once.
 TELL_AFTER = 3
 
@@ -37,13 +41,16 @@ MOST_WORDS = 100
 _told: set[tuple[str, str | None]] = set()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Waiting:
     """
     Where somebody stands who waits for a generation.
 
     :param deadline: Seconds since 1970 at which patience ends.
     :param known: What the schedule goes by.
+    :param submitted_at: Seconds since 1970 of the submission, or of the begin of the wait where nobody knows.
+    :param told: Whether somebody does, so that others can learn from how long the render took.
+    :param running_at: Seconds since 1970 of the latest reading that found the render not ended.
     :param not_found: How often in a row the service did not know the generation.
     :param refused: Whether our quota kept us from the latest reading.
     :param last: The generation as it was last read.
@@ -53,12 +60,15 @@ class Waiting:
     media: Media
     deadline: float
     known: Knowledge
+    submitted_at: float | None = None
+    told: bool = False
+    running_at: float | None = None
     not_found: int = 0
     refused: bool = False
     last: Generation | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Next:
     """
     What follows from a reading.
@@ -83,48 +93,76 @@ def quota_pause(error: SeedanceRateLimitError) -> float:
     return error.retry_after or UNKNOWN_QUOTA_PAUSE
 
 
-def begin(waiting: Waiting, now: float, *, not_before: float = 0.0) -> Next:
-    """Return when to read for the first time; ``not_before`` keeps a trigger from firing too early."""
-    return _wait(waiting, now, not_before=not_before)
+def begin(waiting: Waiting, now: float, *, not_before: float = 0.0, belief: Belief | None = None) -> Next:
+    """
+    Return when to read for the first time.
+
+    :param not_before: Seconds that keep a trigger from firing too early.
+    :param belief: What is known of how long such renders take.
+    """
+    if waiting.submitted_at is None:
+        waiting = replace(waiting, submitted_at=now)
+    return _wait(waiting, now, belief, not_before=not_before)
 
 
-def on_reading(waiting: Waiting, reading: Generation | SeedanceError, now: float) -> Next:
+def on_reading(
+    waiting: Waiting, reading: Generation | SeedanceError, now: float, belief: Belief | None = None
+) -> Next:
     """Return what follows from a reading."""
-    known = waiting.known
     if isinstance(reading, Generation):
-        _tell_unknown_word(reading)
-        if known.failures >= TELL_AFTER:
-            log.info("The status of generation %s can be read again.", waiting.generation_id)
-        waiting = replace(
-            waiting,
-            last=reading,
-            not_found=0,
-            refused=False,
-            known=replace(known, asked=known.asked + 1, failures=0, retry_after=None),
-        )
-        if reading.status.terminal:
-            return Next("ended", waiting)
-        return _wait(waiting, now)
-    not_found = waiting.not_found + 1 if isinstance(reading, SeedanceNotFoundError) else 0
-    refused = isinstance(reading, SeedanceRateLimitError)
-    failures = known.failures + 1
+        return _on_state(waiting, reading, now, belief)
+    return _on_failure(waiting, reading, now, belief)
+
+
+def _on_state(waiting: Waiting, reading: Generation, now: float, belief: Belief | None) -> Next:
+    known = waiting.known
+    _tell_unknown_word(reading)
+    if known.failures >= TELL_AFTER:
+        log.info("The status of generation %s can be read again.", waiting.generation_id)
+    waiting = replace(
+        _dated(waiting, reading, now),
+        last=reading,
+        not_found=0,
+        refused=False,
+    )
+    known = replace(known, asked=known.asked + 1, failures=0, retry_after=None)
+    if reading.status.terminal:
+        return Next("ended", replace(waiting, known=known))
+    if reading.progress is not None and waiting.submitted_at is not None:
+        seen = (now - waiting.submitted_at, float(reading.progress))
+        known = replace(known, progress=(*known.progress, seen)[-KEPT_PROGRESS:])
+    return _wait(replace(waiting, known=known, running_at=now), now, belief)
+
+
+def _dated(waiting: Waiting, reading: Generation, now: float) -> Waiting:
+    """Take the service's word for the time of the submission where nobody here knows it."""
+    if waiting.told or waiting.running_at is not None or reading.created_at is None:
+        return waiting
+    created = reading.created_at.timestamp()
+    return replace(waiting, submitted_at=created) if 0 <= now - created <= LONGEST_RENDER else waiting
+
+
+def _on_failure(waiting: Waiting, error: SeedanceError, now: float, belief: Belief | None) -> Next:
+    not_found = waiting.not_found + 1 if isinstance(error, SeedanceNotFoundError) else 0
+    refused = isinstance(error, SeedanceRateLimitError)
+    failures = waiting.known.failures + 1
     if failures == TELL_AFTER and not refused:
         log.warning(
             "The status of generation %s could not be read %s times in a row (%s); the render goes on, and so "
             "does the wait.",
             waiting.generation_id,
             failures,
-            reading.message,
+            error.message,
         )
     waiting = replace(
         waiting,
         not_found=not_found,
         refused=refused,
-        known=replace(known, failures=failures, retry_after=reading.retry_after),
+        known=replace(waiting.known, failures=failures, retry_after=error.retry_after),
     )
     if not_found >= NOT_FOUND_LIMIT:
         return Next("unknown", waiting)
-    return _wait(waiting, now)
+    return _wait(waiting, now, belief)
 
 
 def _tell_unknown_word(generation: Generation) -> None:
@@ -141,8 +179,9 @@ def _tell_unknown_word(generation: Generation) -> None:
     )
 
 
-def _wait(waiting: Waiting, now: float, *, not_before: float = 0.0) -> Next:
-    at = now + max(next_poll(waiting.known), not_before)
+def _wait(waiting: Waiting, now: float, belief: Belief | None, *, not_before: float = 0.0) -> Next:
+    elapsed = max(0.0, now - waiting.submitted_at) if waiting.submitted_at is not None else 0.0
+    at = now + max(next_poll(waiting.known, elapsed=elapsed, belief=belief), not_before)
     if now < waiting.deadline:
         return Next("wait", waiting, min(at, waiting.deadline))
     if waiting.refused:

@@ -53,6 +53,7 @@ class SeedanceGenerationTrigger(BaseTrigger):
     :param deadline: Seconds since 1970 at which patience ends; it does not move with restarts.
     :param poll_interval: Seconds between status requests; ``None`` chooses them.
     :param estimated_wait: Seconds the service expected the render to take.
+    :param submitted_at: Seconds since 1970 of the submission, as far as known.
     :param cancel_on_kill: Whether to cancel when a person ends the task.
     :param end_from_trigger: Whether to end a successful task without a worker.
     :param facts: What the request told of the result.
@@ -67,6 +68,7 @@ class SeedanceGenerationTrigger(BaseTrigger):
         deadline: float,
         poll_interval: float | None = None,
         estimated_wait: float | None = None,
+        submitted_at: float | None = None,
         cancel_on_kill: bool = True,
         end_from_trigger: bool = False,
         facts: dict[str, Any] | None = None,
@@ -78,6 +80,7 @@ class SeedanceGenerationTrigger(BaseTrigger):
         self.deadline = deadline
         self.poll_interval = poll_interval
         self.estimated_wait = estimated_wait
+        self.submitted_at = submitted_at
         self.cancel_on_kill = cancel_on_kill
         self.end_from_trigger = end_from_trigger
         self.facts = facts or {}
@@ -93,6 +96,7 @@ class SeedanceGenerationTrigger(BaseTrigger):
                 "deadline": self.deadline,
                 "poll_interval": self.poll_interval,
                 "estimated_wait": self.estimated_wait,
+                "submitted_at": self.submitted_at,
                 "cancel_on_kill": self.cancel_on_kill,
                 "end_from_trigger": self.end_from_trigger,
                 "facts": self.facts,
@@ -109,10 +113,12 @@ class SeedanceGenerationTrigger(BaseTrigger):
             media=self.media,
             deadline=self.deadline,
             known=Knowledge(poll_interval=self.poll_interval, estimated_wait=self.estimated_wait),
+            submitted_at=self.submitted_at,
+            told=self.submitted_at is not None,
         )
         began = time.time()
         step = await wait_for_generation(
-            waiting, self.seedance_conn_id, look_up_settings, not_before=EARLIEST
+            waiting, self.seedance_conn_id, look_up_settings, not_before=EARLIEST, facts=self.facts
         )
         await asyncio.sleep(max(0.0, began + EARLIEST - time.time()))
         yield await self._end(step)
@@ -208,22 +214,34 @@ class SeedanceGenerationTrigger(BaseTrigger):
 
 class SeedanceQuotaTrigger(BaseTrigger):
     """
-    Waits until a service takes submissions again.
+    Waits until a service takes submissions again, and then for a turn among all who wait for that.
 
-    :param moment: Seconds since 1970.
+    :param moment: Seconds since 1970 before which the service takes none.
+    :param seedance_conn_id: The Airflow connection whose quota it is; without one, only the moment counts.
     """
 
-    def __init__(self, *, moment: float) -> None:
+    def __init__(self, *, moment: float, seedance_conn_id: str | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.moment = moment
+        self.seedance_conn_id = seedance_conn_id
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what Airflow needs to make the trigger again."""
-        return f"{type(self).__module__}.{type(self).__qualname__}", {"moment": self.moment}
+        return (
+            f"{type(self).__module__}.{type(self).__qualname__}",
+            {"moment": self.moment, "seedance_conn_id": self.seedance_conn_id},
+        )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, then fire once."""
-        await asyncio.sleep(max(EARLIEST, self.moment - time.time()))
+        from airflow_provider_seedance.hooks.seedance import look_up_settings
+        from airflow_provider_seedance.polling.hub import wait_to_submit
+
+        moment = max(self.moment, time.time() + EARLIEST)
+        if self.seedance_conn_id is None:
+            await asyncio.sleep(moment - time.time())
+        else:
+            await wait_to_submit(self.seedance_conn_id, look_up_settings, moment=moment)
         yield TriggerEvent({"moment": self.moment})  # type: ignore[no-untyped-call]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,9 +13,9 @@ from helpers import NOW, body_of, call_for, fixture, image, prepare, read, reply
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis import get_api
 from airflow_provider_seedance.apis.ark import model_family
-from airflow_provider_seedance.apis.wire import Accepted, NotAccepted, Refused, Uncertain
+from airflow_provider_seedance.apis.wire import Accepted, HttpReply, NotAccepted, Refused, Uncertain
+from airflow_provider_seedance.generations import Generation, MediaInput
 from airflow_provider_seedance.generations import GenerationStatus as Status
-from airflow_provider_seedance.generations import MediaInput
 
 NAME = "ark"
 API = get_api(NAME)
@@ -478,3 +480,68 @@ def test_only_what_is_queued_by_the_services_own_word_may_be_cancelled() -> None
 
 def test_inputs_are_media_inputs() -> None:
     assert video(images=A).images == (MediaInput(url=A),)
+
+
+# ---------------------------------------------------------------------- many at once
+
+
+def many(body: Any, *ids: str) -> Mapping[str, Generation]:
+    flow = API.status_many_flow(ids, NOW)
+    next(flow)
+    with pytest.raises(StopIteration) as stop:
+        flow.send(HttpReply(status=200, headers={}, body=json.dumps(body).encode()))
+    found: Mapping[str, Generation] = stop.value.value
+    return found
+
+
+def test_many_are_asked_for_by_their_ids() -> None:
+    call = API.list_of_call(["a", "b"])
+    assert call.query == (
+        ("page_num", "1"),
+        ("page_size", "2"),
+        ("filter.task_ids", "a"),
+        ("filter.task_ids", "b"),
+    )
+
+
+def test_each_in_a_list_is_read_as_if_it_were_alone() -> None:
+    items = [
+        {"id": "a", "status": "running"},
+        {
+            "id": "b",
+            "status": "succeeded",
+            "content": {"video_url": "https://x/v.mp4"},
+            "updated_at": 1700000000,
+        },
+        {"id": "c", "status": "failed", "error": {"code": "X", "message": "no"}},
+    ]
+    found = many({"total": 3, "items": items}, "a", "b", "c")
+    assert {name: one.status.value for name, one in found.items()} == {
+        "a": "running",
+        "b": "succeeded",
+        "c": "failed",
+    }
+    assert found["b"].urls == ("https://x/v.mp4",)
+    assert (found["c"].error_code, found["c"].error_message) == ("X", "no")
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        None,
+        "x",
+        [],
+        [None, 5, "a", []],
+        [{"id": "somebody-elses", "status": "succeeded", "content": {"video_url": "https://x/v.mp4"}}],
+        [{"id": "a"}, {"id": "a", "status": None}, {"id": "a", "status": ""}, {"status": "running"}],
+    ],
+)
+def test_what_a_list_does_not_tell_of_is_absent(items: Any) -> None:
+    assert many({"total": 1, "items": items}, "a") == {}
+
+
+def test_a_list_that_fails_is_an_error() -> None:
+    flow = API.status_many_flow(["a"], NOW)
+    next(flow)
+    with pytest.raises(errors.SeedanceRateLimitError):
+        flow.send(HttpReply(status=429, headers={}, body=b""))

@@ -763,6 +763,44 @@ def test_a_long_quota_is_deferred_for_and_then_submitted(
     assert len(services.ledger.submissions) == 1
 
 
+def test_a_quota_that_another_task_used_up_costs_no_refused_request(
+    services: SeedanceEmulator, connect: Connect
+) -> None:
+    connect("seedance2api")
+    services.set_rate_limit(1, 3600)
+    services.hold()
+    deferral(lambda: make().execute(make_context(Store())))
+    op, store = make(), Store()
+    context = make_context(store)
+    deferred = deferral(lambda: op.execute(context))
+    assert isinstance(deferred.trigger, SeedanceQuotaTrigger)
+    assert deferred.trigger.seedance_conn_id == "seedance_default"
+    assert time.time() + 3500 < deferred.trigger.moment < time.time() + 3700
+    assert len(services.ledger.posts()) == 1
+    assert store.states == []  # nothing was sent, so there is nothing to remember
+    # Let through by the triggerer it submits, whatever was noted before.
+    services.set_rate_limit(None)
+    again = deferral(lambda: resume(op, deferred, {"moment": 1}, context))
+    assert isinstance(again.trigger, SeedanceGenerationTrigger)
+    assert len(services.ledger.submissions) == 2
+
+
+def test_the_trigger_knows_when_the_render_was_submitted(
+    services: SeedanceEmulator, connect: Connect
+) -> None:
+    connect("ark")
+    services.hold()
+    store, ti = Store(), TaskInstance()
+    before = time.time()
+    op = make()
+    deferred = deferral(lambda: op.execute(make_context(store, ti)))
+    submitted_at = deferred.trigger.submitted_at
+    assert before <= submitted_at <= time.time()
+    ti.clear()
+    again = deferral(lambda: op.execute(make_context(store, ti)))
+    assert again.trigger.submitted_at == pytest.approx(submitted_at, abs=0.001)
+
+
 def test_a_synchronous_task_leaves_a_long_quota_to_its_retry(
     services: SeedanceEmulator, connect: Connect
 ) -> None:

@@ -44,7 +44,7 @@ def generation(status: str, **known: Any) -> Generation:
 
 
 def test_the_first_reading() -> None:
-    assert begin(waiting(), NOW) == Next("wait", waiting(), NOW + 10)
+    assert begin(waiting(), NOW) == Next("wait", replace(waiting(), submitted_at=NOW), NOW + 10)
     assert begin(waiting(), NOW, not_before=60).at == NOW + 60
     assert begin(waiting(), NOW, not_before=5).at == NOW + 10
 

@@ -176,7 +176,7 @@ def test_nothing_fires_in_the_first_seconds(monkeypatch: pytest.MonkeyPatch, end
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
-    async def wait(waiting: Any, conn_id: str, look_up: Any, *, not_before: float) -> Any:
+    async def wait(waiting: Any, conn_id: str, look_up: Any, *, not_before: float, facts: Any) -> Any:
         assert not_before == module.EARLIEST
         return SimpleNamespace(kind="deadline", waiting=waiting)
 
@@ -199,6 +199,24 @@ def test_the_quota_is_waited_for(monkeypatch: pytest.MonkeyPatch, moment: float,
     monkeypatch.setattr(module.time, "time", lambda: 1000.0)
     assert fire(SeedanceQuotaTrigger(moment=moment)).payload == {"moment": moment}
     assert slept == [pause]
+
+
+@pytest.mark.parametrize(("moment", "until"), [(1000.0, 1005.0), (2800.0, 2800.0)])
+def test_a_submission_waits_for_its_turn_in_the_quota(
+    monkeypatch: pytest.MonkeyPatch, moment: float, until: float
+) -> None:
+    waited: list[tuple[str, float]] = []
+
+    async def wait(conn_id: str, look_up: Any, *, moment: float) -> None:
+        waited.append((conn_id, moment))
+
+    monkeypatch.setattr(hub, "wait_to_submit", wait)
+    monkeypatch.setattr(module.time, "time", lambda: 1000.0)
+    trigger = SeedanceQuotaTrigger(moment=moment, seedance_conn_id="mine")
+    _, kwargs = trigger.serialize()
+    assert kwargs == {"moment": moment, "seedance_conn_id": "mine"}
+    assert fire(trigger).payload == {"moment": moment}
+    assert waited == [("mine", until)]
 
 
 # ---------------------------------------------------------------------- events

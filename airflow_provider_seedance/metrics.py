@@ -1,0 +1,75 @@
+"""
+What this package tells Airflow's own statistics, for whatever ``[metrics]`` is configured with.
+
+======================  ========  =======================  ==================================================
+name                    kind      tags                     meaning
+======================  ========  =======================  ==================================================
+``seedance.requests``   counter   ``api``, ``kind``        requests sent: ``submit``, ``read`` or ``cancel``
+``seedance.refusals``   counter   ``api``                  requests refused for quota (429)
+``seedance.renders``    counter   ``api``, ``outcome``     ends seen by a triggerer: ``succeeded``, ``failed`` …
+``seedance.polls``      timer     ``api``                  readings that a render took (a count, not a time)
+``seedance.delay``      timer     ``api``                  milliseconds from an end to our noticing it, where
+                                                           the service tells when it was
+``seedance.credits``    counter   ``api``                  credits of the generations that were delivered
+======================  ========  =======================  ==================================================
+
+Nothing here ever raises, and nothing names a task, a generation or a key.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+@cache
+def _stats() -> Any:
+    # Not at the top: Dag files import this package, and count nothing.
+    try:
+        from airflow.providers.common.compat.sdk import Stats
+    except ImportError as error:
+        log.debug("No statistics: %s", error)
+        return None
+    return Stats
+
+
+def _tell(method: str, name: str, value: float, **tags: str) -> None:
+    try:
+        if stats := _stats():
+            getattr(stats, method)(f"seedance.{name}", value, tags=tags)
+    except Exception as error:
+        # Whatever is wrong with the statistics is no trouble of a paid render.
+        log.debug("No statistics: %s", error)
+
+
+def count_request(api: str, kind: str) -> None:
+    """Count a request; ``kind`` is ``submit``, ``read`` or ``cancel``."""
+    _tell("incr", "requests", 1, api=api, kind=kind)
+
+
+def count_refusal(api: str) -> None:
+    """Count a request that was refused for quota."""
+    _tell("incr", "refusals", 1, api=api)
+
+
+def render_ended(*, api: str, outcome: str, polls: int, delay: float | None) -> None:
+    """
+    Count the end of a render.
+
+    :param outcome: Its status.
+    :param polls: Readings it took.
+    :param delay: Seconds from its end to our noticing it, if the service told when it ended.
+    """
+    _tell("incr", "renders", 1, api=api, outcome=outcome)
+    _tell("timing", "polls", polls, api=api)
+    if delay is not None:
+        _tell("timing", "delay", delay * 1000.0, api=api)
+
+
+def credits_spent(api: str, credits: float | None) -> None:
+    """Count the credits of a generation that is delivered."""
+    if credits:
+        _tell("incr", "credits", credits, api=api)

@@ -1,0 +1,146 @@
+"""
+What the processes of one machine tell each other about a quota: a note in the directory for temporary files.
+
+Each task process is new and knows nothing; without the note, every task that starts while a quota is
+used up would learn so by a refused request of its own. The note is advice: where it cannot be written
+or read (another machine, another user, no such directory), the service's refusal says the same, one
+request later. It holds numbers only. Refusals are not noted, replies are: what a reply says is left is
+true for everybody.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from airflow_provider_seedance.apis.rate_limits import LONGEST_WAIT, RateLimit
+from airflow_provider_seedance.generations import read_number
+from airflow_provider_seedance.polling.quota import MARGIN, Quota
+
+log = logging.getLogger(__name__)
+
+_LONGEST_NOTE = 1000
+
+
+def directory() -> Path:
+    """Return where the notes of this user are."""
+    return Path(tempfile.gettempdir()) / f"airflow-provider-seedance-{os.getuid()}"
+
+
+class QuotaNote:
+    """
+    The note about one base URL and key.
+
+    :param identity: Base URL and digest of the key.
+    """
+
+    def __init__(self, identity: tuple[str, str]) -> None:
+        home = os.environ.get("AIRFLOW_HOME", "")
+        digest = hashlib.sha256("\n".join((home, *identity)).encode()).hexdigest()[:32]
+        self._path = directory() / f"quota-{digest}.json"
+
+    def read(self, now: float) -> Quota:
+        """Return the quota as it was noted; an empty one where nothing usable is."""
+        with self._opened() as file:
+            return _read(file, now) if file else Quota()
+
+    def learn(self, told: RateLimit, now: float) -> None:
+        """Note what a reply told."""
+        if told.remaining is None or told.limit is None or told.reset_at is None:
+            return
+        with self._opened() as file:
+            if file:
+                quota = _read(file, now)
+                quota.learn(told, now)
+                _write(file, quota)
+
+    def reserve(self, now: float) -> float:
+        """
+        Take one request out of what is left.
+
+        :return: Zero, or the seconds until there will be one.
+        """
+        with self._opened() as file:
+            if file is None:
+                return 0.0
+            quota = _read(file, now)
+            if quota.free(now) < 1:
+                return max(0.0, quota.opens_at(now) - now)
+            if quota.limit is not None:
+                quota.spend(now)
+                _write(file, quota)
+            return 0.0
+
+    @contextmanager
+    def _opened(self) -> Iterator[IO[str] | None]:
+        """Open the note for one process at a time; ``None`` if that cannot be had."""
+        try:
+            file = self._open()
+        except OSError as error:
+            log.debug("No note about the quota: %s", error)
+            yield None
+            return
+        with file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield file
+
+    def _open(self) -> IO[str]:
+        self._path.parent.mkdir(mode=0o700, exist_ok=True)
+        place = self._path.parent.lstat()
+        if place.st_uid != os.getuid() or place.st_mode & 0o077:
+            # Somebody else made it: they could hold all submissions up.
+            raise PermissionError(f"{self._path.parent} is not this user's own")
+        return os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+")
+
+
+class NoteTaker:
+    """Writes down what the replies to one process tell."""
+
+    def __init__(self, note: QuotaNote) -> None:
+        self._note = note
+
+    def sent(self) -> None:
+        """Do nothing: what is sent was reserved before."""
+
+    def answered(self, limit: RateLimit, *, refused: bool) -> None:
+        """Note what a reply told."""
+        if not refused:
+            self._note.learn(limit, time.time())
+
+
+def _read(file: IO[str], now: float) -> Quota:
+    try:
+        file.seek(0)
+        noted = json.loads(file.read(_LONGEST_NOTE) or "{}")
+        limit, remaining = read_number(noted["limit"]), read_number(noted["remaining"])
+        reset_at, window = read_number(noted["reset_at"]), read_number(noted["window"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return Quota()
+    if (
+        limit is None
+        or remaining is None
+        or reset_at is None
+        or not now - MARGIN < reset_at < now + LONGEST_WAIT
+    ):
+        return Quota()
+    return Quota(limit=int(limit), remaining=int(remaining), reset_at=float(reset_at), window=window)
+
+
+def _write(file: IO[str], quota: Quota) -> None:
+    noted = {name: getattr(quota, name) for name in ("limit", "remaining", "reset_at", "window")}
+    try:
+        file.seek(0)
+        file.truncate()
+        file.write(json.dumps(noted))
+        file.flush()
+    except OSError as error:
+        log.debug("The note about the quota was not written: %s", error)

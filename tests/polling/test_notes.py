@@ -1,0 +1,148 @@
+"""The note about a quota that the processes of one machine share."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_seedance.apis.rate_limits import RateLimit
+from airflow_provider_seedance.polling import notes
+from airflow_provider_seedance.polling.notes import NoteTaker, QuotaNote
+from airflow_provider_seedance.polling.quota import MARGIN
+
+IDENTITY = ("https://vendor.example/v1", "digest-of-a-key")
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(notes, "directory", lambda: tmp_path / "notes")
+    return tmp_path / "notes"
+
+
+def told(remaining: int, *, now: float, left: float = 600.0) -> RateLimit:
+    return RateLimit(
+        limit=10, remaining=remaining, reset_at=datetime.fromtimestamp(now + left, UTC), retry_after=left
+    )
+
+
+def test_without_a_note_nothing_is_held_up(place: Path) -> None:
+    now = float(int(time.time()))
+    assert QuotaNote(IDENTITY).reserve(now) == 0
+    assert QuotaNote(IDENTITY).read(now).limit is None
+
+
+def test_what_one_process_was_told_another_knows() -> None:
+    now = float(int(time.time()))
+    QuotaNote(IDENTITY).learn(told(2, now=now), now)
+    assert QuotaNote(IDENTITY).reserve(now) == 0
+    assert QuotaNote(IDENTITY).reserve(now) == 0
+    assert QuotaNote(IDENTITY).reserve(now) == pytest.approx(600 + MARGIN, abs=1)
+    assert QuotaNote(("https://vendor.example/v1", "another key")).reserve(now) == 0
+
+
+def test_other_processes_too() -> None:
+    now = float(int(time.time()))
+    QuotaNote(IDENTITY).learn(told(1, now=now), now)
+    code = (
+        "import sys, time; from pathlib import Path; from airflow_provider_seedance.polling import notes\n"
+        f"notes.directory = lambda: Path({str(notes.directory())!r})\n"
+        f"print(notes.QuotaNote({IDENTITY!r}).reserve({now!r}))"
+    )
+    waits = [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+        for _ in range(2)
+    ]
+    assert waits[0] == 0
+    assert waits[1] > 0
+
+
+def test_a_window_that_is_over_holds_nobody_up() -> None:
+    now = float(int(time.time()))
+    QuotaNote(IDENTITY).learn(told(0, now=now), now)
+    assert QuotaNote(IDENTITY).reserve(now + 600) > 0
+    assert QuotaNote(IDENTITY).reserve(now + 600 + MARGIN) == 0
+    assert QuotaNote(IDENTITY).reserve(now + 5000) == 0
+
+
+def test_only_replies_are_noted_not_refusals() -> None:
+    now = float(int(time.time()))
+    taker = NoteTaker(QuotaNote(IDENTITY))
+    taker.answered(told(0, now=now), refused=True)
+    assert QuotaNote(IDENTITY).reserve(now) == 0
+    taker.answered(told(0, now=now), refused=False)
+    assert QuotaNote(IDENTITY).reserve(now) > 0
+
+
+def test_half_a_window_is_not_noted() -> None:
+    now = float(int(time.time()))
+    QuotaNote(IDENTITY).learn(RateLimit(limit=10, remaining=0), now)
+    assert QuotaNote(IDENTITY).reserve(now) == 0
+
+
+@pytest.mark.parametrize(
+    "rubbish",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"limit": 1}',
+        '{"limit": "x", "remaining": 0, "reset_at": 1e99, "window": null}',
+        '{"limit": 5, "remaining": 0, "reset_at": 99999999999, "window": 1}',
+        "[" * 900,
+    ],
+)
+def test_a_damaged_note_is_none(place: Path, rubbish: str) -> None:
+    now = float(int(time.time()))
+    note = QuotaNote(IDENTITY)
+    note.learn(told(3, now=now), now)
+    note._path.write_text(rubbish)
+    assert note.reserve(now) == 0
+    note.learn(told(0, now=now), now)
+    assert note.reserve(now) > 0
+
+
+def test_the_note_is_this_users_own(place: Path) -> None:
+    now = float(int(time.time()))
+    note = QuotaNote(IDENTITY)
+    note.learn(told(0, now=now), now)
+    assert stat.S_IMODE(place.stat().st_mode) == 0o700
+    assert stat.S_IMODE(note._path.stat().st_mode) == 0o600
+    assert "digest-of-a-key" not in note._path.name + note._path.read_text()
+    place.chmod(0o777)  # anybody could have written it
+    assert note.reserve(now) == 0
+
+
+def test_a_place_that_cannot_be_had_is_no_trouble(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(notes, "directory", lambda: tmp_path / "file" / "notes")
+    now = float(int(time.time()))
+    QuotaNote(IDENTITY).learn(told(0, now=now), now)
+    assert QuotaNote(IDENTITY).reserve(now) == 0
+
+
+def test_a_link_is_not_followed(place: Path, tmp_path: Path) -> None:
+    now = float(int(time.time()))
+    target = tmp_path / "target"
+    target.write_text("keep")
+    place.mkdir(mode=0o700)
+    note = QuotaNote(IDENTITY)
+    os.symlink(target, note._path)
+    note.learn(told(0, now=now), now)
+    assert target.read_text() == "keep"
+    assert note.reserve(now) == 0
+
+
+def test_each_airflow_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = float(int(time.time()))
+    monkeypatch.setenv("AIRFLOW_HOME", "/one")
+    QuotaNote(IDENTITY).learn(told(0, now=now), now)
+    monkeypatch.setenv("AIRFLOW_HOME", "/two")
+    assert QuotaNote(IDENTITY).reserve(now) == 0
