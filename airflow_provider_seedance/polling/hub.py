@@ -241,14 +241,11 @@ class Hub:
     async def _poll(self, seats: tuple[_Seat, ...]) -> None:
         try:
             seats = tuple(seat for seat in seats if not self._out_of_time(seat))
-            together = [seat for seat in seats if not seat.alone] if self._most > 1 else []
-            if len(together) > 1:
-                await self._read_together(together)
-            else:
-                together = []
-            for seat in seats:
-                if seat not in together:
-                    self._take_in(seat, await self._read(seat))
+            for group in self._groups(seats):
+                if len(group) > 1:
+                    await self._read_together(group)
+                else:
+                    self._take_in(group[0], await self._read(group[0]))
         except Exception as error:
             for seat in seats:
                 _fail(seat, error)
@@ -256,6 +253,13 @@ class Hub:
             self._turns.done()
             self._slots.release()
             self._wake.set()
+
+    def _groups(self, seats: tuple[_Seat, ...]) -> list[list[_Seat]]:
+        """Return who can be asked for in one request: connections may have come to mean different keys."""
+        groups: dict[Hashable, list[_Seat]] = {}
+        for seat in seats:
+            groups.setdefault(seat if seat.alone or self._most == 1 else seat.conn_id, []).append(seat)
+        return list(groups.values())
 
     def _out_of_time(self, seat: _Seat) -> bool:
         """End the wait of one whose patience is over; the last reading is the worker's, much later than now."""

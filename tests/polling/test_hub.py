@@ -209,7 +209,7 @@ def test_different_accounts_do_not_share(
         await asyncio.gather(*waits, return_exceptions=True)
 
     run(main)
-    assert (len(clients), clients.closed) == (hubs, hubs)
+    assert (len(clients), clients.closed) == (2, 2)
 
 
 def test_the_next_one_in_opens_it_anew(services: SeedanceEmulator, clients: Clients) -> None:
