@@ -9,7 +9,7 @@ ARGS ?=
 .PHONY: help demo test lint types unit integration bench clean
 
 help:  ## Say what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
+	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## /  make \1\t/' | expand -t 22
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=")'
@@ -37,9 +37,16 @@ lint: $(VENV)/installed  ## Check style
 types: $(VENV)/installed  ## Check types
 	$(BIN)/mypy --strict
 
-bench: $(VENV)/installed  ## Measure what importing the operators costs a Dag file
+BENCHMARKS := import_time polling quota alternatives quota_airflow triggerer
+
+bench: $(addprefix bench-,$(BENCHMARKS))  ## Run every benchmark (half an hour)
+
+$(VENV)/bench: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -e '.[bench]'
-	$(BIN)/python benchmarks/import_time.py
+	@touch $@
+
+bench-%: $(VENV)/bench  ## Run one: import_time, polling, quota, alternatives, quota_airflow or triggerer
+	$(BIN)/python benchmarks/$*.py $(ARGS)
 
 clean:  ## Remove what make made
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache seedance-demo

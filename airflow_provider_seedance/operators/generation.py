@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, BaseOperator
 
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance import metrics
 from airflow_provider_seedance.compat import AIRFLOW_V_3_3_PLUS, TaskDeferralError, TaskDeferralTimeout
 from airflow_provider_seedance.durability import unrecorded
 from airflow_provider_seedance.generations import Generation, GenerationStatus, VideoRequest, utc_now
@@ -422,6 +423,7 @@ class SeedanceGenerationOperator(BaseOperator):
         if record is not None:
             self._record_end(store, record, generation)
         raise_unless_succeeded(generation)
+        metrics.credits_spent(generation.api, generation.credits)
         self.log.info("%s", generation.summary())
         self.output_url = generation.url or ""
         return generation.result()

@@ -53,8 +53,8 @@ _POSSIBLE = 1e-4
 
 # Without any history: the first look, at what fails at once and at what is quick; ...
 _FIRST_LOOK = 12.0
-# ... then so many seconds between two at the time of reference, and slowly fewer: the longer a render of
-# unknown length has taken, the more another second of delay adds to what the others of its kind will cost.
+# ... then so many seconds between two at the time of reference, and slowly fewer. That keeps the number of polls
+# in proportion to what the optimum takes, for kinds of half a minute as for those of ten (benchmarks/polling.py).
 GAP, GAP_POWER = 10.0, -0.45
 # From here on it is not about to end: gaps grow with the third power of the time that has passed.
 _LONG = 900.0

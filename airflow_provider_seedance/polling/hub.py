@@ -148,6 +148,7 @@ class Hub:
             return step
         if waiting.told and waiting.submitted_at is not None:
             self._quota.saw_submission(waiting.submitted_at)
+        step = self._stretched(step, time.time())
         seat = _Seat(asyncio.get_running_loop().create_future(), conn_id, step, kind)
         self._turns.poll(seat, step.at)
         ended: Next = await self._sit(seat)
@@ -306,12 +307,19 @@ class Hub:
         step = on_reading(before, reading, now, _beliefs.of(seat.kind))
         if step.kind == "wait":
             # What an unfinished generation looks like is nothing to keep ten thousand times.
-            seat.step = replace(step, waiting=replace(step.waiting, last=None))
-            self._turns.poll(seat, step.at)
+            seat.step = self._stretched(replace(step, waiting=replace(step.waiting, last=None)), now)
+            self._turns.poll(seat, seat.step.at)
             return
         if step.kind == "ended":
             _learn(seat.kind, before, step.waiting, now)
         _settle(seat, step)
+
+    def _stretched(self, step: Next, now: float) -> Next:
+        """Put a reading off where the quota is short; the user's own interval is kept."""
+        if step.waiting.known.poll_interval is not None:
+            return step
+        stretch = self._quota.stretch(now, len(self._seats))
+        return replace(step, at=min(now + stretch * (step.at - now), max(step.waiting.deadline, step.at)))
 
     # ------------------------------------------------------------------ reading
 

@@ -27,6 +27,11 @@ UNKNOWN_PAUSE = 60.0
 #: Shortest time to stay away after a refusal, whatever it names.
 SHORTEST_PAUSE = 1.0
 
+#: Readings that a render should have left in the quota; with fewer of them they are made further apart, ...
+COMFORT = 5.0
+#: ... by this factor at most.
+MOST_STRETCH = 10.0
+
 _HOUR = 3600.0
 #: The requests of the last hour are counted in steps of this many seconds.
 _STEP = 30.0
@@ -159,6 +164,19 @@ class Quota:
         if self.limit is None and self.requests_per_hour is not None:
             return KEPT_FOR_SUBMISSIONS * self.requests_per_hour
         return 0.0
+
+    def stretch(self, now: float, waiting: int) -> float:
+        """
+        Return how many times longer the waits should be than the schedule's, for the quota to last.
+
+        :param waiting: How many renders share it.
+        """
+        if not self.known:
+            return 1.0
+        each = max(0.0, self.free(now) - self.kept(now)) / max(1, waiting)
+        if each >= COMFORT:
+            return 1.0
+        return min(MOST_STRETCH, (COMFORT / each) ** 2) if each else MOST_STRETCH
 
     def left_in_window(self, now: float) -> float | None:
         """Return the seconds until the window ends, if that is known."""

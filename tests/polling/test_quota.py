@@ -13,6 +13,7 @@ from airflow_provider_seedance.apis.rate_limits import RateLimit
 from airflow_provider_seedance.polling.quota import (
     KEPT_FOR_SUBMISSIONS,
     MARGIN,
+    MOST_STRETCH,
     UNKNOWN_PAUSE,
     Quota,
 )
@@ -174,6 +175,19 @@ def test_what_is_kept_for_submissions_shrinks_with_the_window() -> None:
     assert quota.kept(NOW) == pytest.approx(100 * KEPT_FOR_SUBMISSIONS)
     assert quota.kept(NOW + 300) == pytest.approx(50 * KEPT_FOR_SUBMISSIONS)
     assert quota.kept(NOW + 600) == pytest.approx(0)
+
+
+def test_waits_are_stretched_where_the_quota_is_short() -> None:
+    assert Quota().stretch(NOW, 1000) == 1
+    quota = Quota()
+    quota.learn(told(100, limit=100), NOW)  # and nothing is kept so near to the end
+    assert quota.stretch(NOW + 599, 10) == 1
+    waits = [quota.stretch(NOW + 599, waiting) for waiting in (20, 25, 30, 40, 100, 10**6)]
+    assert waits == sorted(waits)
+    assert waits[0] == pytest.approx(1, rel=0.05)
+    assert waits[-1] == MOST_STRETCH
+    quota.refuse(50, NOW + 599)
+    assert quota.stretch(NOW + 599, 1) == MOST_STRETCH
 
 
 @given(
