@@ -56,8 +56,8 @@ _FIRST_LOOK = 12.0
 # ... then so many seconds between two at the time of reference, and slowly fewer. That keeps the number of polls
 # in proportion to what the optimum takes, for kinds of half a minute as for those of ten (benchmarks/polling.py).
 GAP, GAP_POWER = 10.0, -0.45
-# From here on it is not about to end: gaps grow with the third power of the time that has passed.
-_LONG = 900.0
+# From here on it is not about to end: gaps grow with the square of the time that has passed.
+_LONG, _GROWTH = 1000.0, 2
 
 # Hypotheses with less weight are planned for by the prior's share only.
 _NEGLIGIBLE = 1e-4
@@ -187,7 +187,7 @@ class _Unlearned(Belief):
         if elapsed < 0.8 * _FIRST_LOOK:
             return _FIRST_LOOK
         gap: float = GAP * (min(elapsed, _LONG) / REFERENCE) ** GAP_POWER
-        return elapsed + gap * max(1.0, elapsed / _LONG) ** 3
+        return elapsed + gap * max(1.0, elapsed / _LONG) ** _GROWTH
 
 
 def price(median: float) -> float:
