@@ -147,7 +147,7 @@ class Hub:
         if step.kind != "wait":
             return step
         if waiting.told and waiting.submitted_at is not None:
-            self._quota.saw_submission(waiting.submitted_at)
+            self._quota.saw_submission(waiting.submitted_at, time.time())
         step = self._stretched(step, time.time())
         seat = _Seat(asyncio.get_running_loop().create_future(), conn_id, step, kind)
         self._turns.poll(seat, step.at)
@@ -206,6 +206,10 @@ class Hub:
         try:
             while True:
                 self._wake.clear()
+                if self._slots.locked():
+                    # Whose turn it is may look different when there is a connection for it.
+                    await self._sleep(_LONGEST_SLEEP)
+                    continue
                 now = time.time()
                 self._hear(now)
                 turn = self._turns.next(now, most=self._most)

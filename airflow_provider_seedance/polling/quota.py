@@ -84,11 +84,11 @@ class Quota:
         self.spend(now)
         self._promised += 1
 
-    def saw_submission(self, at: float) -> None:
+    def saw_submission(self, at: float, now: float) -> None:
         """Count a submission of another process, where no header tells of it."""
         if self._promised:
             self._promised -= 1
-        elif self.requests_per_hour is not None and self.limit is None:
+        elif self.requests_per_hour is not None and self.limit is None and now - at < _HOUR:
             self._log(at)
 
     def learn(self, told: RateLimit, now: float) -> None:

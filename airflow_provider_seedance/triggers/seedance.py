@@ -238,10 +238,13 @@ class SeedanceQuotaTrigger(BaseTrigger):
         from airflow_provider_seedance.polling.hub import wait_to_submit
 
         moment = max(self.moment, time.time() + EARLIEST)
-        if self.seedance_conn_id is None:
-            await asyncio.sleep(moment - time.time())
-        else:
-            await wait_to_submit(self.seedance_conn_id, look_up_settings, moment=moment)
+        try:
+            if self.seedance_conn_id is not None:
+                await wait_to_submit(self.seedance_conn_id, look_up_settings, moment=moment)
+        except Exception as error:
+            # Whatever is wrong with the connection: the task says it best itself.
+            self.log.warning("No turn in the quota could be waited for: %s", error)
+        await asyncio.sleep(max(0.0, moment - time.time()))
         yield TriggerEvent({"moment": self.moment})  # type: ignore[no-untyped-call]
 
 

@@ -152,12 +152,14 @@ def test_the_plan_alone_bounds_what_is_sent_in_any_hour() -> None:
 def test_submissions_of_others_count_where_no_header_tells_of_them() -> None:
     quota = Quota(requests_per_hour=3)
     quota.promise(NOW)
-    quota.saw_submission(NOW)  # the one that was promised
+    quota.saw_submission(NOW, NOW)  # the one that was promised
     assert quota.free(NOW) == 2
-    quota.saw_submission(NOW)
+    quota.saw_submission(NOW, NOW)
+    assert quota.free(NOW) == 1
+    quota.saw_submission(NOW - 4000, NOW)  # of an hour that is over, seen after a restart
     assert quota.free(NOW) == 1
     quota.learn(told(9), NOW)
-    quota.saw_submission(NOW)
+    quota.saw_submission(NOW, NOW)
     assert quota.free(NOW) == 1
 
 
@@ -218,7 +220,7 @@ def test_whatever_happens_there_is_room_again_in_the_end(
         elif what == "refuse":
             quota.refuse(seconds, now)
         else:
-            quota.saw_submission(now)
+            quota.saw_submission(now, now)
         assert quota.free(now) >= 0
         assert quota.kept(now) >= 0
     for _ in range(500):

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from support import Log, TaskInstance, emulator_settings, on_loop, smallest
 
+from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance import flows
 from airflow_provider_seedance.client import Client
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
@@ -201,6 +202,20 @@ def test_the_quota_is_waited_for(monkeypatch: pytest.MonkeyPatch, moment: float,
     assert slept == [pause]
 
 
+async def _no_sleep(seconds: float) -> None:
+    """Do not wait."""
+
+
+def test_a_connection_that_is_gone_keeps_no_submission_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def wait(*arguments: Any, **more: Any) -> None:
+        raise errors.SeedanceConfigurationError("there is no such connection")
+
+    monkeypatch.setattr(hub, "wait_to_submit", wait)
+    monkeypatch.setattr(module.asyncio, "sleep", _no_sleep)
+    trigger = SeedanceQuotaTrigger(moment=1.0, seedance_conn_id="gone")
+    assert fire(trigger).payload == {"moment": 1.0}
+
+
 @pytest.mark.parametrize(("moment", "until"), [(1000.0, 1005.0), (2800.0, 2800.0)])
 def test_a_submission_waits_for_its_turn_in_the_quota(
     monkeypatch: pytest.MonkeyPatch, moment: float, until: float
@@ -211,6 +226,7 @@ def test_a_submission_waits_for_its_turn_in_the_quota(
         waited.append((conn_id, moment))
 
     monkeypatch.setattr(hub, "wait_to_submit", wait)
+    monkeypatch.setattr(module.asyncio, "sleep", _no_sleep)
     monkeypatch.setattr(module.time, "time", lambda: 1000.0)
     trigger = SeedanceQuotaTrigger(moment=moment, seedance_conn_id="mine")
     _, kwargs = trigger.serialize()
