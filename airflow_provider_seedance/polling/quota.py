@@ -21,6 +21,9 @@ KEPT_FOR_SUBMISSIONS = 0.25
 #: Seconds after the end of a window until it is believed: clocks differ, and headers tell whole seconds.
 MARGIN = 1.0
 
+#: Seconds for which a submission that was let through may still be on its way.
+PROMISE = 120.0
+
 #: Seconds to stay away after a refusal that names no time.
 UNKNOWN_PAUSE = 60.0
 
@@ -57,7 +60,7 @@ class Quota:
     window: float | None = None
     blocked_until: float = 0.0
     _held: int = 0
-    _promised: int = 0
+    _promised: deque[float] = field(default_factory=deque)
     _sent: deque[tuple[float, int]] = field(default_factory=deque)
     _sent_total: int = 0
 
@@ -82,12 +85,12 @@ class Quota:
     def promise(self, now: float) -> None:
         """Count a submission that is let through and will be sent by another process."""
         self.spend(now)
-        self._promised += 1
+        self._promised.append(now)
 
     def saw_submission(self, at: float, now: float) -> None:
         """Count a submission of another process, where no header tells of it."""
         if self._promised:
-            self._promised -= 1
+            self._promised.popleft()
         elif self.requests_per_hour is not None and self.limit is None and now - at < _HOUR:
             self._log(at)
 
@@ -104,7 +107,7 @@ class Quota:
             # Replies overtake each other, and submissions are on their way: what is counted stays counted.
             self.remaining = min(self.remaining, told.remaining)
         else:
-            self.remaining = told.remaining
+            self.remaining = max(0, told.remaining - len(self._promised))
         self.limit = told.limit
         if reset_at is not None:
             self.window = max(self.window or 0.0, reset_at - now) if same_window else reset_at - now
@@ -193,6 +196,7 @@ class Quota:
                 self.blocked_until,
                 self.reset_at + MARGIN if self.reset_at is not None else 0.0,
                 self._sent[0][0] + _HOUR + _STEP if self._sent else 0.0,
+                self._promised[0] + PROMISE if self._promised else 0.0,
             )
             if moment > now
         ]
@@ -203,9 +207,12 @@ class Quota:
     def _turn_over(self, now: float) -> None:
         while self._sent and self._sent[0][0] + _HOUR + _STEP <= now:
             self._sent_total -= self._sent.popleft()[1]
-        if self.reset_at is not None and now >= self.reset_at + MARGIN:
-            # Until a reply tells more, the new window is as large as the last.
-            self.remaining, self.reset_at = self.limit, None
+        while self._promised and self._promised[0] + PROMISE <= now:
+            self._promised.popleft()
+        if self.limit is not None and self.reset_at is not None and now >= self.reset_at + MARGIN:
+            # Until a reply tells more, the new window is as large as the last. Submissions that were let
+            # through and have not been seen yet will fall into it.
+            self.remaining, self.reset_at = max(0, self.limit - len(self._promised)), None
 
     def _log(self, at: float) -> None:
         step = at - at % _STEP

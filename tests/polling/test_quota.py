@@ -128,6 +128,23 @@ def test_a_submission_that_was_let_through_counts_once() -> None:
     assert quota.free(NOW) == 3
 
 
+def test_submissions_on_their_way_count_in_the_window_they_fall_into() -> None:
+    quota = Quota()
+    quota.learn(told(5), NOW)
+    for _ in range(3):
+        quota.promise(NOW + 595)
+    quota.saw_submission(NOW + 596, NOW + 596)
+    assert quota.free(NOW + 600 + MARGIN) == 8
+    quota = Quota()
+    quota.learn(told(5), NOW)
+    quota.promise(NOW + 599)
+    quota.learn(told(9, reset=1200), NOW + 600.5)
+    assert quota.free(NOW + 600.5) == 8
+    # One that has not come for so long will not come any more.
+    quota.learn(told(9, reset=1800), NOW + 1200.5)
+    assert quota.free(NOW + 1200.5) == 9
+
+
 def test_a_reading_holds_what_it_may_need() -> None:
     quota = Quota()
     quota.learn(told(5), NOW)
