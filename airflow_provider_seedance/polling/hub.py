@@ -223,19 +223,22 @@ class Hub:
                     # It has to begin before the next turn: only what was sent is counted.
                     await asyncio.sleep(0)
                 else:
-                    await self._sleep(min(_LONGEST_SLEEP, turn.until - now))
+                    longest = _HEARING if self._turns.queue(now) else _LONGEST_SLEEP
+                    await self._sleep(min(longest, turn.until - now))
         except Exception as error:
             self.broken = True
             for seat in list(self._seats):
                 _fail(seat, error)
 
     def _hear(self, now: float) -> None:
-        """Take in what the other processes of this machine noted of the quota."""
+        """Take in what the other processes of this machine noted of the quota, and tell them of the queue."""
         if now - self._heard_at >= _HEARING:
             self._heard_at = now
             noted = self._note.read(now)
             if noted.limit is not None:
                 self._quota.learn(noted.told(), now)
+            if self._turns.queue(now):
+                self._note.queue(now)
 
     async def _sleep(self, seconds: float) -> None:
         # Not wait_for: on Python 3.11 it can swallow the cancellation that is to end this loop.

@@ -28,6 +28,9 @@ from airflow_provider_seedance.polling.quota import MARGIN, Quota
 
 log = logging.getLogger(__name__)
 
+#: Seconds for which a triggerer's word counts that others wait for the quota already.
+QUEUE_LIFETIME = 20.0
+
 _LONGEST_NOTE = 1000
 
 
@@ -51,7 +54,7 @@ class QuotaNote:
     def read(self, now: float) -> Quota:
         """Return the quota as it was noted; an empty one where nothing usable is."""
         with self._opened() as file:
-            return _read(file, now) if file else Quota()
+            return _read(file, now)[0] if file else Quota()
 
     def learn(self, told: RateLimit, now: float) -> None:
         """Note what a reply told."""
@@ -59,25 +62,33 @@ class QuotaNote:
             return
         with self._opened() as file:
             if file:
-                quota = _read(file, now)
+                quota, queue_until = _read(file, now)
                 quota.learn(told, now)
-                _write(file, quota)
+                _write(file, quota, queue_until)
+
+    def queue(self, now: float) -> None:
+        """Note that submissions wait for their turn in a triggerer: whoever comes now stands behind them."""
+        with self._opened() as file:
+            if file:
+                _write(file, _read(file, now)[0], now + QUEUE_LIFETIME)
 
     def reserve(self, now: float) -> float:
         """
         Take one request out of what is left.
 
-        :return: Zero, or the seconds until there will be one.
+        :return: Zero, or the seconds until there may be one.
         """
         with self._opened() as file:
             if file is None:
                 return 0.0
-            quota = _read(file, now)
+            quota, queue_until = _read(file, now)
+            if queue_until > now:
+                return QUEUE_LIFETIME
             if quota.free(now) < 1:
                 return max(0.0, quota.opens_at(now) - now)
             if quota.limit is not None:
                 quota.spend(now)
-                _write(file, quota)
+                _write(file, quota, queue_until)
             return 0.0
 
     @contextmanager
@@ -117,30 +128,32 @@ class NoteTaker:
             self._note.learn(limit, time.time())
 
 
-def _read(file: IO[str], now: float) -> Quota:
+def _read(file: IO[str], now: float) -> tuple[Quota, float]:
+    """Return the quota as it was noted, and until when submissions stand in line."""
     try:
         file.seek(0)
         noted = json.loads(file.read(_LONGEST_NOTE) or "{}")
         limit, remaining = read_number(noted["limit"]), read_number(noted["remaining"])
         reset_at, window = read_number(noted["reset_at"]), read_number(noted["window"])
+        queue_until = read_number(noted["queue_until"]) or 0.0
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return Quota()
-    if (
-        limit is None
-        or remaining is None
-        or reset_at is None
-        or not now - MARGIN < reset_at < now + LONGEST_WAIT
-    ):
-        return Quota()
-    return Quota(limit=int(limit), remaining=int(remaining), reset_at=float(reset_at), window=window)
+        return Quota(), 0.0
+    if queue_until > now + QUEUE_LIFETIME:
+        queue_until = 0.0
+    if limit is None or remaining is None or reset_at is None:
+        return Quota(), queue_until
+    if not now - MARGIN < reset_at < now + LONGEST_WAIT:
+        return Quota(), queue_until
+    quota = Quota(limit=int(limit), remaining=int(remaining), reset_at=float(reset_at), window=window)
+    return quota, queue_until
 
 
-def _write(file: IO[str], quota: Quota) -> None:
+def _write(file: IO[str], quota: Quota, queue_until: float) -> None:
     noted = {name: getattr(quota, name) for name in ("limit", "remaining", "reset_at", "window")}
     try:
         file.seek(0)
         file.truncate()
-        file.write(json.dumps(noted))
+        file.write(json.dumps({**noted, "queue_until": queue_until}))
         file.flush()
     except OSError as error:
         log.debug("The note about the quota was not written: %s", error)

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 #: Status requests a second, at most, unless the quota is known to allow more. Far above every plan that is
 #: documented; it keeps thousands of renders from occupying the triggerer.
-MOST_PER_SECOND = 10.0
+MOST_PER_SECOND = 6.0
 
 #: So many of them may follow each other at once after a quiet time.
 BURST = 50
@@ -90,6 +90,11 @@ class Turns(Generic[T]):
         for heap in (self._polls, self._submissions):
             heap[:] = [entry for entry in heap if self.alive(entry[2])]
             heapq.heapify(heap)
+
+    def queue(self, now: float) -> bool:
+        """Whether submissions wait for nothing but their turn."""
+        self._pass_over()
+        return bool(self._submissions) and self._submissions[0][0] <= now
 
     def __len__(self) -> int:
         return len(self._polls) + len(self._submissions)

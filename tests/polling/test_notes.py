@@ -80,6 +80,17 @@ def test_only_replies_are_noted_not_refusals() -> None:
     assert QuotaNote(IDENTITY).reserve(now) > 0
 
 
+def test_whoever_comes_stands_behind_those_who_wait() -> None:
+    now = float(int(time.time()))
+    QuotaNote(IDENTITY).learn(told(5, now=now), now)
+    QuotaNote(IDENTITY).queue(now)
+    assert QuotaNote(IDENTITY).reserve(now) == notes.QUEUE_LIFETIME
+    QuotaNote(IDENTITY).learn(told(4, now=now), now)
+    assert QuotaNote(IDENTITY).reserve(now + 1) == notes.QUEUE_LIFETIME
+    assert QuotaNote(IDENTITY).reserve(now + notes.QUEUE_LIFETIME) == 0
+    assert QuotaNote(IDENTITY).read(now).free(now) == 3
+
+
 def test_half_a_window_is_not_noted() -> None:
     now = float(int(time.time()))
     QuotaNote(IDENTITY).learn(RateLimit(limit=10, remaining=0), now)
@@ -97,6 +108,7 @@ def test_half_a_window_is_not_noted() -> None:
         '{"limit": "x", "remaining": 0, "reset_at": 1e99, "window": null}',
         '{"limit": 5, "remaining": 0, "reset_at": 99999999999, "window": 1}',
         "[" * 900,
+        '{"limit": null, "remaining": null, "reset_at": null, "window": null, "queue_until": 1e99}',
     ],
 )
 def test_a_damaged_note_is_none(place: Path, rubbish: str) -> None:

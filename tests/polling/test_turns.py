@@ -88,6 +88,8 @@ def test_a_used_up_quota_is_waited_for() -> None:
     turns.poll("poll", NOW)
     turns.submit("submit", NOW)
     assert turns.next(NOW).until == NOW + 600 + MARGIN
+    assert turns.queue(NOW)
+    assert not turns.queue(NOW - 1)
     assert {who for _, who in drain(turns, NOW + 700)} == {"poll", "submit"}
 
 
