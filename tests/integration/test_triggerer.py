@@ -1,0 +1,60 @@
+"""
+Hundreds of deferred generations in a real triggerer: waiting, ending by hand, taking over, resuming.
+
+The small form of ``benchmarks/triggerer.py``, with the same parts.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from benchmarks.deferred import Bench
+
+COUNT = 240
+ENDED = 30
+
+
+@pytest.fixture
+def bench(tmp_path: Path, database_template: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    """A private Airflow without any process, and a status server."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    import deferred
+
+    with deferred.bench(COUNT, tmp_path, database_template) as made:
+        yield made
+
+
+def told(bench: Bench, words: str) -> int:
+    """Return how many tasks' logs from the triggerer say something."""
+    logs = Path(bench.airflow.config["logging", "base_log_folder"]).rglob("*.trigger.*.log")
+    return sum(words in log.read_text() for log in logs)
+
+
+def test_a_killed_triggerers_work_is_taken_over_without_submitting_or_cancelling(bench: Bench) -> None:
+    from deferred import wait_until
+
+    bench.fill("ours", COUNT, poll_interval=2.0)
+    first = bench.start("first", timeout=60)
+    # Every service was asked by now, each with the key that was looked up once.
+    wait_until(lambda: bench.ask("counts").get("read", 0) >= COUNT, 30, "the first round")
+    assert bench.lookups() == 3
+
+    bench.query("update task_instance set state = 'failed', trigger_id = null where map_index < ?", ENDED)
+    wait_until(lambda: told(bench, "goes on") >= ENDED, 30, "those who were ended")
+    first.stop(signal.SIGKILL)
+    second = bench.start("second", timeout=60)
+    bench.ask("finish")
+    wait_until(lambda: bench.deferred() == 0, 60, "all to resume")
+
+    asked = bench.ask("counts")
+    states = dict(bench.query("select state, count(*) from task_instance group by state"))
+    assert states == {"failed": ENDED, "scheduled": COUNT - ENDED}
+    assert set(asked) == {"GET", "read"}
+    wait_until(lambda: not second.connections(bench.port), 30, "the connections to be closed")
+    assert first.logged("Traceback") + second.logged("Traceback") == 0
