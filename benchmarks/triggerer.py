@@ -106,7 +106,10 @@ def ten_thousand(bench: Bench, count: int, seconds: float) -> bool:
         f"most {CPU:g}), at {extra['rate']:.1f} requests a second and {extra['lookups']:g} look-ups of 3 connections.",
         flush=True,
     )
-    waits = memory <= MEMORY and cpu <= CPU and ours.blocked == 0 and extra["left"] == count
+    # Python's own full garbage collection stops ten thousand triggers for half a second now and then, those
+    # that do nothing, too: what counts is what they do not have.
+    more_blocked = ours.blocked > idle.blocked
+    waits = memory <= MEMORY and cpu <= CPU and not more_blocked and extra["left"] == count
     return end_some_kill_finish(bench, triggerer, count) and waits
 
 
