@@ -29,6 +29,8 @@ _QUEUES = tuple(step / 16 for step in range(13))
 _QUEUE_SECONDS, _QUEUE_SHARE = 20.0, 0.2
 # Errors of the latest reading that are considered, in points.
 _ERRORS = tuple(float(points) for points in range(-5, 6))
+# Sooner after the submission, in seconds, a reading shows no speed.
+_SOONEST = 1.0
 # The chance that progress says nothing: then the end is expected at these multiples of the time passed.
 _UNRELIABLE = 0.04
 _ANYWHERE = (1.1, 1.25, 1.5, 2.0, 3.0)
@@ -41,7 +43,7 @@ def next_by_progress(readings: Sequence[tuple[float, float]], elapsed: float, be
     :param readings: Seconds since the submission and percent, oldest first.
     :param elapsed: Seconds since the submission, now.
     """
-    told = [(at, percent) for at, percent in readings if at > 0 and 0.0 < percent <= 100.0]
+    told = [(at, percent) for at, percent in readings if at >= _SOONEST and 0.0 < percent <= 100.0]
     if not told or _stands_still(told):
         return None
     ends = sorted(end for end in _ends(told, belief) if end[0] > elapsed)

@@ -92,9 +92,10 @@ class Turns(Generic[T]):
             heapq.heapify(heap)
 
     def queue(self, now: float) -> bool:
-        """Whether submissions wait for nothing but their turn."""
+        """Whether submissions are due for which the quota has no room."""
         self._pass_over()
-        return bool(self._submissions) and self._submissions[0][0] <= now
+        due = bool(self._submissions) and self._submissions[0][0] <= now
+        return due and self.quota.known and self.quota.free(now) < 1
 
     def __len__(self) -> int:
         return len(self._polls) + len(self._submissions)

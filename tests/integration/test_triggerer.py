@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 COUNT = 240
 ENDED = 30
 
+#: Seconds for anything that must happen: only a test that fails waits that long.
+PATIENCE = 180.0
+
 
 @pytest.fixture
 def bench(tmp_path: Path, database_template: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
@@ -40,21 +43,21 @@ def test_a_killed_triggerers_work_is_taken_over_without_submitting_or_cancelling
     from deferred import wait_until
 
     bench.fill("ours", COUNT, poll_interval=2.0)
-    first = bench.start("first", timeout=60)
+    first = bench.start("first", timeout=PATIENCE)
     # Every service was asked by now, each with the key that was looked up once.
-    wait_until(lambda: bench.ask("counts").get("read", 0) >= COUNT, 30, "the first round")
+    wait_until(lambda: bench.ask("counts").get("read", 0) >= COUNT, PATIENCE, "the first round")
     assert bench.lookups() == 3
 
     bench.query("update task_instance set state = 'failed', trigger_id = null where map_index < ?", ENDED)
-    wait_until(lambda: told(bench, "goes on") >= ENDED, 30, "those who were ended")
+    wait_until(lambda: told(bench, "goes on") >= ENDED, PATIENCE, "those who were ended")
     first.stop(signal.SIGKILL)
-    second = bench.start("second", timeout=60)
+    second = bench.start("second", timeout=PATIENCE)
     bench.ask("finish")
-    wait_until(lambda: bench.deferred() == 0, 60, "all to resume")
+    wait_until(lambda: bench.deferred() == 0, PATIENCE, "all to resume")
 
     asked = bench.ask("counts")
     states = dict(bench.query("select state, count(*) from task_instance group by state"))
     assert states == {"failed": ENDED, "scheduled": COUNT - ENDED}
     assert set(asked) == {"GET", "read"}
-    wait_until(lambda: not second.connections(bench.port), 30, "the connections to be closed")
+    wait_until(lambda: not second.connections(bench.port), PATIENCE, "the connections to be closed")
     assert first.logged("Traceback") + second.logged("Traceback") == 0

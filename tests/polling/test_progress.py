@@ -49,3 +49,7 @@ def test_whatever_is_told_the_next_poll_is_ahead(readings: list[tuple[float, flo
     elapsed = max((at for at, _ in readings), default=0.0) + more
     found = next_by_progress(readings, elapsed, unlearned())
     assert found is None or found > elapsed
+
+
+def test_a_reading_in_the_very_moment_of_the_submission_tells_nothing() -> None:
+    assert next_by_progress([(5e-324, 1.0)], 0.0, unlearned()) is None

@@ -93,6 +93,16 @@ def test_a_used_up_quota_is_waited_for() -> None:
     assert {who for _, who in drain(turns, NOW + 700)} == {"poll", "submit"}
 
 
+def test_who_waits_for_no_quota_is_no_queue() -> None:
+    """One refusal must not let every later submission stand in a line that keeps itself alive."""
+    unknown: Turns[str] = Turns(Quota())
+    unknown.submit("submit", NOW)
+    roomy: Turns[str] = Turns(quota(5))
+    roomy.submit("submit", NOW)
+    assert not unknown.queue(NOW)
+    assert not roomy.queue(NOW)
+
+
 def test_a_reading_that_may_take_two_requests_needs_room_for_both() -> None:
     turns: Turns[str] = Turns(quota(1, left=0.5), cost=2)
     turns.poll("poll", NOW)
