@@ -25,10 +25,10 @@ demo: $(VENV)/installed  ## Render a video through a real Airflow; ARGS=--keep l
 test: unit integration  ## Run every test
 
 unit: $(VENV)/installed  ## Run the tests that need no Airflow processes
-	$(BIN)/python -m pytest -q -m 'not integration' $(ARGS)
+	$(BIN)/python -m pytest -q -n auto -m 'not integration' $(ARGS)
 
 integration: $(VENV)/installed  ## Run the tests on real Airflow processes
-	$(BIN)/python -m pytest -q -m integration --durations=10 $(ARGS)
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m integration --durations=10 $(ARGS)
 
 lint: $(VENV)/installed  ## Check style
 	$(BIN)/ruff check .

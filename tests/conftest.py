@@ -11,6 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
+
+# A gate must not fall by chance: it runs the same examples each time, while developers' runs search on.
+settings.register_profile("fixed", derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 # Airflow makes directories where it is imported; the developer's own stay as they are.
 _home = tempfile.TemporaryDirectory(prefix="airflow-unit-", ignore_cleanup_errors=True)

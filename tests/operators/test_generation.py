@@ -961,7 +961,7 @@ def test_on_kill_never_raises(services: SeedanceEmulator, connect: Connect, log:
         {"end_from_trigger": True, "do_xcom_push": False},
         {"end_from_trigger": True, "multiple_outputs": True},
     ],
-    ids=str,
+    ids=lambda arguments: "-".join(arguments),
 )
 def test_arguments_that_could_not_be_deferred_with_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(errors.SeedanceConfigurationError, match=next(iter(arguments))):

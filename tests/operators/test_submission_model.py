@@ -185,6 +185,16 @@ class Machine(RuleBasedStateMachine):
                 assert self.may_be_left(post), f"{post} is submitted again"
                 post.settled = True
 
+    def check_what_was_left(self) -> None:
+        """A record that made room for another intent was a decision, even if nothing was posted then."""
+        value = self.store.value
+        if self.known_id is None or value is None or value["generation_id"] == self.known_id:
+            return
+        for post in self.posts:
+            if post.paid and post.paid.id == self.known_id and not post.settled:
+                assert self.may_be_left(post), f"{post} is forgotten"
+                post.settled = True
+
     def may_be_left(self, post: Post) -> bool:
         if post.disproved:
             return True
@@ -251,6 +261,7 @@ class Machine(RuleBasedStateMachine):
             return
         finally:
             self.store.before = lambda what: None
+            self.check_what_was_left()
             self.cleared_now = False
             uncertain = sum(not post.disproved for post in self.posts[-self.posted :]) if self.posted else 0
             assert uncertain <= (2 if on_uncertain == "resubmit" else 1)

@@ -335,7 +335,9 @@ def test_not_overwriting_what_is_named_by_the_reply(host: MediaServer, tmp_path:
 
 def test_a_file_that_comes_in_between(host: MediaServer, tmp_path: Path) -> None:
     url = host.put("/v.mp4", DATA)
-    host.script("/v.mp4", Reply(during=lambda: (tmp_path / "out.mp4").write_bytes(b"faster")))
+    other = tmp_path / "other"
+    other.write_bytes(b"faster")
+    host.script("/v.mp4", Reply(during=lambda: other.rename(tmp_path / "out.mp4")))
     with pytest.raises(errors.SeedanceDestinationExistsError):
         run(result(url), f"{tmp_path}/out.mp4", overwrite=False)
     assert (tmp_path / "out.mp4").read_bytes() == b"faster"
