@@ -20,12 +20,14 @@ class StatusServer:
     Answers for ``/seedance2api``, ``/runbase`` and ``/ark``, and with a 404 until the end at ``/unless-404``.
 
     ``/finish`` ends every render, ``/reset`` makes them run again and begins to count anew, ``/counts`` tells
-    the requests by method, and as ``read`` how many renders were asked for.
+    the requests by method, as ``read`` how many renders were asked for, and as ``renders`` how many different
+    ones.
     """
 
     def __init__(self) -> None:
         self.finished = False
         self.counts: Counter[str] = Counter()
+        self.renders: set[tuple[str, str]] = set()
 
     def answer(self, method: str, target: str) -> object:
         """Return the body of a reply; ``None`` for a 404."""
@@ -37,12 +39,14 @@ class StatusServer:
         if service == "reset":
             self.finished = False
             self.counts.clear()
+            self.renders.clear()
             return {}
         if service == "counts":
-            return dict(self.counts)
+            return {**self.counts, "renders": len(self.renders)}
         self.counts[method] += 1
         ids = parse_qs(url.query).get("filter.task_ids", [rest.rpartition("/")[2]])
         self.counts["read"] += len(ids)
+        self.renders.update((service, name) for name in ids)
         if service == "unless-404":
             return {} if self.finished else None
         if service == "ark":
