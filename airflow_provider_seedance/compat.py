@@ -7,6 +7,7 @@ Names that only moved come from ``airflow.providers.common.compat.sdk``; here is
 from __future__ import annotations
 
 from datetime import timedelta
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __all__ = [
@@ -15,7 +16,9 @@ __all__ = [
     "RetryPolicy",
     "TaskDeferralError",
     "TaskDeferralTimeout",
+    "dag_bag_module",
     "never_expire",
+    "serialized",
 ]
 
 if TYPE_CHECKING:
@@ -46,3 +49,18 @@ def never_expire() -> Any:
     except ImportError:  # below 3.3 there is no store, except in tests
         return timedelta.max
     return NEVER_EXPIRE
+
+
+def dag_bag_module() -> Any:
+    """Return the module that reads Dag files."""
+    try:
+        return import_module("airflow.dag_processing.dagbag")
+    except ImportError:  # Airflow 3.1
+        return import_module("airflow.models.dagbag")
+
+
+def serialized(dag: Any) -> Any:
+    """Return a Dag as the scheduler knows it: with a timetable that tells its runs."""
+    module = import_module("airflow.serialization.serialized_objects")
+    form = getattr(module, "DagSerialization", None) or module.SerializedDAG  # the latter up to Airflow 3.1
+    return form.from_dict(form.to_dict(dag))

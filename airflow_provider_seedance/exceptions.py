@@ -18,6 +18,8 @@ The tree (``!`` marks errors that no retry can cure; Airflow does not retry thos
     ├── SeedanceUncertainSubmitError     ! nobody can tell whether a generation was billed
     ├── SeedanceGenerationFailedError      the service ended the generation without an output
     │   └── SeedanceGenerationCancelledError ! a person cancelled it
+    ├── SeedanceBatchError                 some renders of a campaign failed; the rest is kept
+    │   └── SeedanceBatchFinalError      ! no retry can cure any of them
     ├── SeedanceTimeoutError               our patience ended; the render goes on
     ├── SeedanceMediaError                 an output could not be fetched or stored
     │   ├── SeedanceMediaHostError       ! it would come from where media may not come from
@@ -39,6 +41,8 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowFailExc
 
 __all__ = [
     "SeedanceAuthenticationError",
+    "SeedanceBatchError",
+    "SeedanceBatchFinalError",
     "SeedanceConfigurationError",
     "SeedanceConnectionError",
     "SeedanceDestinationExistsError",
@@ -192,6 +196,14 @@ class SeedanceGenerationFailedError(SeedanceError):
 
 class SeedanceGenerationCancelledError(_Final, SeedanceGenerationFailedError):
     """The generation was cancelled at the service by a person. Not repeated by a retry; clear the task to submit anew."""
+
+
+class SeedanceBatchError(SeedanceError):
+    """Some renders of a campaign failed. A retry submits (and pays for) only those that it can cure; the rest is kept."""
+
+
+class SeedanceBatchFinalError(_Final, SeedanceBatchError):
+    """Some renders of a campaign failed, none of which a retry can cure. What succeeded is kept; clear the task to go on."""
 
 
 class SeedanceTimeoutError(SeedanceError):

@@ -104,6 +104,10 @@ class Fingerprint:
         return found + [name for name in names if self.arguments.get(name) != other.arguments.get(name)]
 
 
+#: Of no request in particular.
+NO_REQUEST = Fingerprint(api="", base_url="", media="video", arguments={})
+
+
 # ---------------------------------------------------------------------- record
 
 

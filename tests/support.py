@@ -31,17 +31,22 @@ class Store:
         #: The state in every record that was written, in order.
         self.states: list[str] = []
         self.retentions: list[Any] = []
+        #: Every access with its key, in order.
+        self.reads_and_writes: list[tuple[str, str]] = []
         #: Called before each access with ``get`` or ``set``; raises what the access shall raise.
         self.before: Callable[[str], None] = lambda what: None
 
     def get(self, key: str, default: Any = None) -> Any:
         self.before("get")
+        self.reads_and_writes.append(("get", key))
         return json.loads(self.texts[key]) if key in self.texts else default
 
     def set(self, key: str, value: Any, *, retention: Any = None) -> None:
         self.before("set")
         self.texts[key] = json.dumps(value, allow_nan=False)
-        self.states.append(value["state"])
+        if "state" in value:  # of a single render
+            self.states.append(value["state"])
+        self.reads_and_writes.append(("set", key))
         self.retentions.append(retention)
 
     @property

@@ -18,6 +18,7 @@ RETRIED = {
     errors.SeedanceRateLimitError,
     errors.SeedanceServerError,
     errors.SeedanceConnectionError,
+    errors.SeedanceBatchError,
     errors.SeedanceGenerationFailedError,
     errors.SeedanceTimeoutError,
     errors.SeedanceMediaError,
@@ -81,6 +82,7 @@ def test_what_is_not_known_is_not_said() -> None:
     ("narrow", "wide"),
     [
         (errors.SeedanceRequestChangedError, errors.SeedanceRequestError),
+        (errors.SeedanceBatchFinalError, errors.SeedanceBatchError),
         (errors.SeedanceGenerationCancelledError, errors.SeedanceGenerationFailedError),
         (errors.SeedanceMediaHostError, errors.SeedanceMediaError),
         (errors.SeedanceOutputGoneError, errors.SeedanceMediaError),

@@ -17,7 +17,8 @@ PACKAGE = ROOT.name
 
 #: The layers from the bottom up. A module imports from its own layer and from those below.
 LAYERS = (
-    {"closing", "exceptions", "compat", "metrics", "services", "task_states"},
+    {"closing", "exceptions", "compat", "lineage_facets", "metrics", "services", "task_states"},
+    {"lineage"},
     {"urls", "generations"},
     {"apis"},
     {"flows", "settings"},
@@ -29,7 +30,9 @@ LAYERS = (
     {"polling.waiting"},
     {"durability", "polling"},
     {"hooks"},
-    {"links", "policies", "triggers", "operators.submission"},
+    {"links", "policies", "triggers", "operators.submission", "transfers.download"},
+    {"transfers.storage"},
+    {"campaigns"},
     {"operators", "sensors", "transfers"},
     {"decorators"},
 )

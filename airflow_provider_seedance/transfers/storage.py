@@ -67,12 +67,13 @@ class Place:
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     @classmethod
-    def of(cls, destination: Any, conn_id: str | None) -> Place:
+    def of(cls, destination: Any, conn_id: str | None, *, what: str = "destination") -> Place:
         """
         Find the filesystem of a destination.
 
         :param destination: Text or an ``ObjectStoragePath``.
         :param conn_id: The connection of the store.
+        :param what: What it is called in errors.
         :raises SeedanceConfigurationError: there is no such filesystem; nothing was sent.
         """
         from airflow.providers.common.compat.sdk import ObjectStoragePath
@@ -88,7 +89,7 @@ class Place:
             raise
         except Exception as error:
             raise SeedanceConfigurationError(
-                f"destination {str(destination)!r} cannot be used: {error} Nothing was sent."
+                f"{what} {str(destination)!r} cannot be used: {error} Nothing was sent."
             ) from error
 
     def below(self, name: str) -> Place:
@@ -100,16 +101,40 @@ class Place:
         """Whether this is a directory of the worker, where a file cannot be."""
         return isinstance(self.fs, LocalFileSystem) and os.path.isdir(self._local)
 
-    def size(self) -> int | None:
-        """Return the bytes stored here, or ``None`` if there is no file."""
+    def look(self) -> tuple[int, str | None] | None:
+        """Return the bytes stored here and what the store says of their version, or ``None`` if there is no file."""
         with self._storing("looked at"):
             with suppress(Exception):
                 self.fs.invalidate_cache(self.fs._parent(self.path))
             try:
                 info = self.fs.info(self.path)
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 return None
-            return None if info.get("type") == "directory" else int(info.get("size") or 0)
+            if info.get("type") == "directory":
+                return None
+            told = (info.get(name) for name in ("ETag", "etag", "md5Hash", "crc32c"))
+            return int(info.get("size") or 0), next((str(tag).strip('"') for tag in told if tag), None)
+
+    def size(self) -> int | None:
+        """Return the bytes stored here, or ``None`` if there is no file."""
+        seen = self.look()
+        return seen[0] if seen else None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this is on the worker, where reading a file costs nothing."""
+        return isinstance(self.fs, (LocalFileSystem, MemoryFileSystem))
+
+    def read(self, largest: int) -> bytes | None:
+        """
+        Return what is stored here, at most ``largest`` bytes and one more, or ``None`` if there is no file.
+
+        :raises SeedanceMediaError: the store could not be read; a retry helps.
+        """
+        if self.look() is None:  # some stores "open" a directory, and give nothing
+            return None
+        with self._storing("read"), self.fs.open(self.path, "rb") as file:
+            return bytes(file.read(largest + 1))
 
     def digest(self) -> tuple[int, str]:
         """Return the size and the SHA-256 of the stored file, read piece by piece."""
