@@ -316,12 +316,17 @@ def finished(step: Any, generation_id: str, timeout: float) -> Generation:
         generation: Generation = step.waiting.last
         return generation
     if step.kind == "unknown":
-        raise errors.SeedanceNotFoundError(
-            f"The service says repeatedly that it does not know generation {generation_id}, which it had "
-            "accepted: does the connection use another key or base URL now? It may be billed.",
-            generation_id=generation_id,
-        )
+        raise unknown_to_the_service(generation_id)
     raise timed_out(generation_id, timeout, step.waiting.last)
+
+
+def unknown_to_the_service(generation_id: str) -> errors.SeedanceNotFoundError:
+    """Return the error for a generation that the service took and does not know."""
+    return errors.SeedanceNotFoundError(
+        f"The service says repeatedly that it does not know generation {generation_id}, which it had "
+        "accepted: does the connection use another key or base URL now? It may be billed.",
+        generation_id=generation_id,
+    )
 
 
 def timed_out(generation_id: str, timeout: float, last: Generation | None) -> errors.SeedanceTimeoutError:

@@ -11,13 +11,14 @@ from airflow_provider_seedance.compat import AIRFLOW_V_3_3_PLUS
 if TYPE_CHECKING:
     from airflow_provider_seedance.apis.base import Api
     from airflow_provider_seedance.apis.judging import Prepared
-    from airflow_provider_seedance.operators.generation import SeedanceGenerationOperator
+    from airflow_provider_seedance.operators.base import SeedanceOperator
+    from airflow_provider_seedance.operators.batch import SeedanceGenerateVideoBatchOperator
 
 #: Longest time that an argument may name, in seconds: beyond a year it is a mistake, and dates overflow.
 LONGEST = 366 * 86400.0
 
 
-def check_arguments(operator: SeedanceGenerationOperator) -> None:
+def check_arguments(operator: SeedanceOperator) -> None:
     """
     Judge the arguments that are no templates.
 
@@ -47,7 +48,31 @@ def check_arguments(operator: SeedanceGenerationOperator) -> None:
         raise errors.SeedanceConfigurationError(f"{'; '.join(problems)}. Nothing was sent.")
 
 
-def check_rendered(operator: SeedanceGenerationOperator) -> None:
+def check_batch(operator: SeedanceGenerateVideoBatchOperator) -> None:
+    """
+    Judge what only the batch operator has.
+
+    :raises SeedanceConfigurationError: with every problem in one message; nothing was sent.
+    """
+    problems = []
+    most: object = operator.max_in_flight
+    if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+        problems.append(f"max_in_flight is {most!r}; it takes a whole number of renders, at least 1")
+    if operator.on_item_failure not in ("fail", "keep"):
+        problems.append(f"on_item_failure is {operator.on_item_failure!r}; it takes 'fail' or 'keep'")
+    dry_run: object = operator.only_estimate
+    if not isinstance(dry_run, bool):
+        problems.append(f"dry_run is {dry_run!r}; it takes True or False")
+    if operator.end_from_trigger is True:
+        problems.append(
+            "end_from_trigger cannot be used with a batch: the triggerer can neither submit what waits nor write "
+            "records and manifest"
+        )
+    if problems:
+        raise errors.SeedanceConfigurationError(f"{'; '.join(problems)}. Nothing was sent.")
+
+
+def check_rendered(operator: SeedanceOperator) -> None:
     """
     Judge what is known only when the task runs.
 
@@ -87,7 +112,7 @@ def check_price(api: Api, prepared: Prepared, max_credits: float | None) -> None
         )
 
 
-def _against_ending_from_trigger(operator: SeedanceGenerationOperator) -> list[str]:
+def _against_ending_from_trigger(operator: SeedanceOperator) -> list[str]:
     why = []
     if not AIRFLOW_V_3_3_PLUS:
         why.append("end_from_trigger needs Airflow 3.3: before it, a trigger cannot write XCom")

@@ -9,112 +9,46 @@ the event is not a complete answer of its own trigger.
 from __future__ import annotations
 
 import json
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, BaseOperator
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance import metrics
-from airflow_provider_seedance.compat import AIRFLOW_V_3_3_PLUS, TaskDeferralError, TaskDeferralTimeout
+from airflow_provider_seedance.compat import TaskDeferralError, TaskDeferralTimeout
 from airflow_provider_seedance.durability import unrecorded
-from airflow_provider_seedance.generations import Generation, GenerationStatus, VideoRequest, utc_now
+from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
 from airflow_provider_seedance.links.seedance import SeedanceOutputLink
-from airflow_provider_seedance.operators.checks import (
-    check_arguments,
-    check_price,
-    check_rendered,
-)
-from airflow_provider_seedance.policies.retry import SeedanceRetryPolicy
-from airflow_provider_seedance.task_states import ABANDONED, state_of
+from airflow_provider_seedance.operators.base import LONGEST_QUOTA_WAIT, SeedanceOperator
+from airflow_provider_seedance.operators.checks import check_arguments, check_price, check_rendered
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
     from airflow_provider_seedance.apis.judging import Prepared
-    from airflow_provider_seedance.generations import GenerationRequest
     from airflow_provider_seedance.hooks.seedance import SeedanceHook
     from airflow_provider_seedance.operators.submission import Attached, Postponed
     from airflow_provider_seedance.records import Record, RecordStore
 
-#: Longest that a task waits for the service to take its submission, in seconds: a week.
-LONGEST_QUOTA_WAIT = 7 * 86400.0
 
-#: Seconds that the worker gives to a cancellation when it is being stopped itself.
-KILL_PATIENCE = 10.0
-
-
-class SeedanceGenerationOperator(BaseOperator):
+class SeedanceGenerationOperator(SeedanceOperator):
     """
     Submits one generation, waits for it, and returns its result.
 
     Subclasses say what the request consists of. **The generation is billed from the moment the service
     takes it**; through worker loss, retries, triggerer restarts, lost replies and clears one task
-    instance pays for one.
-
-    :param seedance_conn_id: The Airflow connection, of type ``seedance``.
-    :param deferrable: Whether to wait in the triggerer, without a worker. Otherwise a worker waits.
-    :param poll_interval: Seconds between status requests; ``None`` chooses them.
-    :param timeout: Seconds of patience by the wall clock, from submission or the latest re-attachment.
-        When it is over the task fails, the render goes on and is billed, and a retry waits for it again.
-    :param use_callback: Let the service call Airflow when the render ends. Not available in this version.
-    :param on_uncertain_submit: What to do when nobody can tell whether a submission was taken:
-        ``"fail"`` for good, or ``"resubmit"`` at the risk of paying twice.
-    :param on_clear: What a cleared task does whose generation had succeeded: ``"reuse"`` delivers it,
-        ``"new"`` makes (and pays for) another take. A template.
-    :param cancel_on_kill: Whether to cancel the generation when a person ends the task, where the
-        service can and only while it is queued.
-    :param end_from_trigger: Whether the triggerer ends a successful task itself, which saves the second
-        worker start. Needs Airflow 3.3; no callbacks, listeners, asset events or mapping over the result.
-    :param max_credits: Refuse to submit what costs more credits by the published prices. Refused where
-        the service publishes none.
+    instance pays for one. The arguments are those of
+    :class:`~airflow_provider_seedance.operators.base.SeedanceOperator`.
     """
 
-    template_fields: Sequence[str] = ("seedance_conn_id", "on_clear")
     operator_extra_links = (SeedanceOutputLink(),)
-    ui_color = "#efe6ff"
 
     #: For the link: the output this process delivered, empty while there is none, ``None`` before it ran.
     output_url: str | None = None
-
-    #: The kind of request, and the names of the operator's arguments that make it up.
-    request_class: ClassVar[type[GenerationRequest]] = VideoRequest
-    request_fields: ClassVar[tuple[str, ...]] = ()
-
-    def __init__(
-        self,
-        *,
-        seedance_conn_id: str = "seedance_default",
-        deferrable: bool = True,
-        poll_interval: float | None = None,
-        timeout: float = 3600,
-        use_callback: bool = False,
-        on_uncertain_submit: str = "fail",
-        on_clear: str = "reuse",
-        cancel_on_kill: bool = True,
-        end_from_trigger: bool = False,
-        max_credits: float | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.seedance_conn_id = seedance_conn_id
-        self.deferrable = deferrable
-        self.poll_interval = poll_interval
-        self.timeout = timeout
-        self.use_callback = use_callback
-        self.on_uncertain_submit = on_uncertain_submit
-        self.on_clear = on_clear
-        self.cancel_on_kill = cancel_on_kill
-        self.end_from_trigger = end_from_trigger
-        self.max_credits = max_credits
-        if AIRFLOW_V_3_3_PLUS and getattr(self, "retry_policy", None) is None:
-            self.retry_policy = SeedanceRetryPolicy()
-        self._waiting_for: tuple[Context, str] | None = None
-        check_arguments(self)
 
     # ------------------------------------------------------------------ entering
 
@@ -211,15 +145,6 @@ class SeedanceGenerationOperator(BaseOperator):
                     "goes on and is billed; a retry waits for it again and does not submit.",
                     generation_id=generation_id,
                 ) from timeout
-
-    def on_kill(self) -> None:
-        """Cancel what nobody goes on with, when the worker is stopped while it waits."""
-        if not self.cancel_on_kill or self._waiting_for is None:
-            return
-        # The signal may have interrupted a conversation with the supervisor, which holds its lock.
-        thread = threading.Thread(target=self._cancel_if_abandoned, args=self._waiting_for, daemon=True)
-        thread.start()
-        thread.join(KILL_PATIENCE)
 
     # ------------------------------------------------------------------ what subclasses may change
 
@@ -362,7 +287,7 @@ class SeedanceGenerationOperator(BaseOperator):
     def _wait_here(
         self, hook: SeedanceHook, generation: Generation, record: Record, context: Context
     ) -> dict[str, Any]:
-        self._waiting_for = (context, generation.generation_id)
+        self._waiting_for = (context, [generation.generation_id])
         try:
             end = hook.wait_for_end(
                 generation.generation_id,
@@ -426,7 +351,8 @@ class SeedanceGenerationOperator(BaseOperator):
         metrics.credits_spent(generation.api, generation.credits)
         self.log.info("%s", generation.summary())
         self.output_url = generation.url or ""
-        return generation.result()
+        self.delivered = generation.result()
+        return self.delivered
 
     def _record_end(self, store: RecordStore, record: Record, generation: Generation) -> None:
         from airflow_provider_seedance.records import ended
@@ -437,11 +363,6 @@ class SeedanceGenerationOperator(BaseOperator):
             self.log.warning("%s The next try asks the service how the generation ended.", error.message)
 
     # ------------------------------------------------------------------ small helpers
-
-    def _hook(self) -> SeedanceHook:
-        from airflow_provider_seedance.hooks.seedance import SeedanceHook
-
-        return SeedanceHook(self.seedance_conn_id)
 
     @staticmethod
     def _store(context: Context) -> RecordStore:
@@ -459,19 +380,3 @@ class SeedanceGenerationOperator(BaseOperator):
         if record and generation_id and record.generation_id not in (None, generation_id):
             return None
         return record
-
-    def _cancel_if_abandoned(self, context: Context, generation_id: str) -> None:
-        ti = context["ti"]
-        try:
-            states = ti.get_task_states(
-                dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=ti.map_index
-            )
-            state = state_of(states, ti.run_id, ti.task_id, ti.map_index)
-            if state not in ABANDONED:
-                self.log.info("The task is %s: generation %s is not cancelled.", state, generation_id)
-                return
-            self.log.info("%s", self._hook().cancel(generation_id, self.request_class.media).reason)
-        except Exception as error:
-            self.log.warning(
-                "Generation %s was not cancelled, it goes on and is billed: %s", generation_id, error
-            )

@@ -1,4 +1,4 @@
-"""The operators that make videos (Seedance) and images (Seedream)."""
+"""The operators that make videos (Seedance), one or many, and images (Seedream)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from airflow_provider_seedance.generations import GenerationRequest, ImageRequest, VideoRequest
+from airflow_provider_seedance.operators.batch import SeedanceGenerateVideoBatchOperator
 from airflow_provider_seedance.operators.generation import SeedanceGenerationOperator
 
-__all__ = ["SeedanceGenerateVideoOperator", "SeedreamGenerateImageOperator"]
+__all__ = [
+    "SeedanceGenerateVideoBatchOperator",
+    "SeedanceGenerateVideoOperator",
+    "SeedreamGenerateImageOperator",
+]
 
 
 class SeedanceGenerateVideoOperator(SeedanceGenerationOperator):

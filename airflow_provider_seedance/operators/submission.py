@@ -158,7 +158,7 @@ class Submission:
     # ------------------------------------------------------------------ an earlier submission
 
     def _look_up(self, record: rec.Record) -> tuple[rec.Record, Any]:
-        found = self._find(record)
+        found = self.find(record)
         if found is None:
             return record, durability.decide_uncertain(
                 record, self.attempt, self.policy.on_uncertain_submit, found=None
@@ -168,7 +168,8 @@ class Submission:
         self.store.write_stubbornly(record)
         return record, durability.decide(record, self.attempt, self.policy.on_uncertain_submit)
 
-    def _find(self, record: rec.Record) -> str | None:
+    def find(self, record: rec.Record) -> str | None:
+        """Return the id of a submission whose reply was lost, if the service can be asked for it."""
         if not record.correlation or not self.api.can_look_up:
             return None
         since = record.intended_at or utc_now()
@@ -237,7 +238,7 @@ class Submission:
     def _used_up(self) -> Postponed | None:
         """Take one request out of the quota as it was noted; a short wait for it is spent here."""
         wait = self.note.reserve(time.time()) if self.note else 0.0
-        if self.note and 0.0 < wait <= flows.LONGEST_SUBMIT_PAUSE:
+        if self.note and self.patient and 0.0 < wait <= flows.LONGEST_SUBMIT_PAUSE:
             time.sleep(wait)
             wait = self.note.reserve(time.time())
         if not wait:
@@ -295,7 +296,7 @@ class Submission:
         raise error
 
     def _uncertain(self, intent: rec.Record, outcome: Uncertain, *, may_repeat: bool) -> Attached | Postponed:
-        if found := self._find(intent):
+        if found := self.find(intent):
             generation = Generation(
                 generation_id=found,
                 api=self.api.name,

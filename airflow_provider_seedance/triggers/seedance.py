@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
@@ -18,6 +18,11 @@ from airflow_provider_seedance.generations import Generation, GenerationStatus, 
 from airflow_provider_seedance.polling.schedule import Knowledge
 from airflow_provider_seedance.polling.waiting import Next, Waiting
 from airflow_provider_seedance.task_states import ABANDONED, state_of
+
+if TYPE_CHECKING:
+    from airflow_provider_seedance.hooks.seedance import SeedanceHook
+    from airflow_provider_seedance.polling.hub import LookUp
+    from airflow_provider_seedance.polling.many import Ends
 
 #: No trigger fires sooner after it began: a task that resumes within the first seconds of its deferral
 #: can be failed by the scheduler, which takes the end of the deferring process for its own.
@@ -43,7 +48,86 @@ class GenerationEvent(TriggerEvent):
     __str__ = __repr__
 
 
-class SeedanceGenerationTrigger(BaseTrigger):
+class _CancellingTrigger(BaseTrigger):
+    """
+    A trigger whose generations are cancelled if a person ended the task, and only then.
+
+    Airflow also calls ``on_kill`` when the task was cleared (a new try goes on with the generations), and
+    when something other than this trigger resumed it.
+    """
+
+    seedance_conn_id: str
+    cancel_on_kill: bool
+
+    async def on_kill(self) -> None:
+        """Cancel what nobody goes on with."""
+        if not self.cancel_on_kill:
+            return
+        task = asyncio.create_task(self._cancel_if_abandoned())
+        _cancellations.add(task)
+        task.add_done_callback(_cancellations.discard)
+        # Airflow gives this call about a second before it is cancelled in turn.
+        await asyncio.shield(task)
+
+    @property
+    def _what(self) -> str:
+        """What is cancelled, for the log."""
+        raise NotImplementedError
+
+    async def _cancel_all(self, hook: SeedanceHook) -> None:
+        """Cancel what can be, where :meth:`_abandoned` still says so."""
+        raise NotImplementedError
+
+    async def _cancel_if_abandoned(self) -> None:
+        from airflow_provider_seedance.hooks.seedance import SeedanceHook
+
+        try:
+            hook = SeedanceHook(self.seedance_conn_id)
+            if await self._abandoned():
+                await self._cancel_all(hook)
+        except Exception as error:
+            self.log.warning("Not cancelled, goes on and is billed: %s (%s)", self._what, error)
+
+    async def _cancel_one(self, hook: SeedanceHook, generation_id: str, media: Media) -> bool:
+        """Cancel one generation; ``False`` if somebody goes on with the task."""
+        try:
+            async with asyncio.timeout(CANCEL_PATIENCE):
+                api = (await hook.asettings()).api
+                if api.can_cancel:
+                    # Reading takes a while, in which the task may have been cleared: a new try goes on with
+                    # the generation then. So the task is looked at once more, just before the end.
+                    generation = await hook.aget_generation(generation_id, media)
+                    if api.may_cancel(generation) and not await self._abandoned():
+                        return False
+                result = await hook.acancel(generation_id, media)
+                self.log.info("%s", result.reason)
+        except Exception as error:
+            self.log.warning(
+                "Generation %s was not cancelled, it goes on and is billed: %s", generation_id, error
+            )
+        return True
+
+    async def _abandoned(self) -> bool:
+        """Whether nobody goes on with the generation; says so if somebody does."""
+        state = await self._task_state()
+        if state in ABANDONED:
+            return True
+        self.log.info("The task is %s: %s goes on.", state or "of unknown state", self._what)
+        return False
+
+    async def _task_state(self) -> str | None:
+        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+        from asgiref.sync import sync_to_async
+
+        ti: Any = self.task_instance
+        map_index = ti.map_index if ti.map_index is not None else -1
+        states = await sync_to_async(RuntimeTaskInstance.get_task_states)(
+            dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=map_index
+        )
+        return state_of(states, ti.run_id, ti.task_id, map_index)
+
+
+class SeedanceGenerationTrigger(_CancellingTrigger):
     """
     Waits until a generation has ended.
 
@@ -123,20 +207,12 @@ class SeedanceGenerationTrigger(BaseTrigger):
         await asyncio.sleep(max(0.0, began + EARLIEST - time.time()))
         yield await self._end(step)
 
-    async def on_kill(self) -> None:
-        """
-        Cancel the generation if a person ended the task, and only then.
+    @property
+    def _what(self) -> str:
+        return f"generation {self.generation_id}"
 
-        Airflow also calls this when the task was cleared (a new try goes on with the generation), and
-        when something other than this trigger resumed it.
-        """
-        if not self.cancel_on_kill:
-            return
-        task = asyncio.create_task(self._cancel_if_abandoned())
-        _cancellations.add(task)
-        task.add_done_callback(_cancellations.discard)
-        # Airflow gives this call about a second before it is cancelled in turn.
-        await asyncio.shield(task)
+    async def _cancel_all(self, hook: SeedanceHook) -> None:
+        await self._cancel_one(hook, self.generation_id, self.media)
 
     async def _end(self, step: Next) -> TriggerEvent:
         generation = step.waiting.last
@@ -168,48 +244,120 @@ class SeedanceGenerationTrigger(BaseTrigger):
             )
         return TaskSuccessEvent()
 
-    async def _cancel_if_abandoned(self) -> None:
-        from airflow_provider_seedance.hooks.seedance import SeedanceHook
 
-        try:
-            async with asyncio.timeout(CANCEL_PATIENCE):
-                hook = SeedanceHook(self.seedance_conn_id)
-                if not await self._abandoned():
-                    return
-                api = (await hook.asettings()).api
-                if api.can_cancel:
-                    # Reading takes a while, in which the task may have been cleared: a new try goes on with
-                    # the generation then. So the task is looked at once more, just before the end.
-                    generation = await hook.aget_generation(self.generation_id, self.media)
-                    if api.may_cancel(generation) and not await self._abandoned():
-                        return
-                result = await hook.acancel(self.generation_id, self.media)
-                self.log.info("%s", result.reason)
-        except Exception as error:
-            self.log.warning(
-                "Generation %s was not cancelled, it goes on and is billed: %s", self.generation_id, error
+class SeedanceBatchTrigger(_CancellingTrigger):
+    """
+    Waits for the generations of a batch task, until enough of them have ended for a worker to go on.
+
+    :param seedance_conn_id: The Airflow connection.
+    :param generations: Of each: id, deadline, time of submission, expected wait, and the number of its facts.
+    :param facts: What the requests told of the results; few, since most requests of a batch are alike.
+    :param enough: So many that have ended resume the task.
+    :param linger: Seconds after the first end at which fewer resume it, too.
+    :param moment: Seconds since 1970 from which a submission waits for its turn; having it resumes the task.
+    :param poll_interval: Seconds between status requests; ``None`` chooses them.
+    :param cancel_on_kill: Whether to cancel when a person ends the task.
+    """
+
+    def __init__(
+        self,
+        *,
+        seedance_conn_id: str,
+        generations: list[list[Any]],
+        facts: list[dict[str, Any]],
+        enough: int,
+        linger: float,
+        moment: float | None = None,
+        poll_interval: float | None = None,
+        cancel_on_kill: bool = True,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seedance_conn_id = seedance_conn_id
+        self.generations = generations
+        self.facts = facts
+        self.enough = enough
+        self.linger = linger
+        self.moment = moment
+        self.poll_interval = poll_interval
+        self.cancel_on_kill = cancel_on_kill
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return what Airflow needs to make the trigger again."""
+        return (
+            f"{type(self).__module__}.{type(self).__qualname__}",
+            {
+                "seedance_conn_id": self.seedance_conn_id,
+                "generations": self.generations,
+                "facts": self.facts,
+                "enough": self.enough,
+                "linger": self.linger,
+                "moment": self.moment,
+                "poll_interval": self.poll_interval,
+                "cancel_on_kill": self.cancel_on_kill,
+            },
+        )
+
+    def __repr__(self) -> str:
+        """Say how many there are: Airflow logs triggers, and thousands of ids are nothing to read."""
+        return f"<SeedanceBatchTrigger {self._what}>"
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait in the hub of the connection, then fire once."""
+        from airflow_provider_seedance.hooks.seedance import look_up_settings
+
+        ends = await self.wait(look_up_settings, not_before=EARLIEST)
+        yield GenerationEvent(
+            {
+                "outcome": "many",
+                "generation_id": f"{len(ends)} of {len(self.generations)}",
+                "ended": [make_event(generation) for generation in ends.ended],
+                "unknown": ends.unknown,
+                "overdue": ends.overdue,
+                "turn": ends.turn,
+            }
+        )
+
+    async def wait(self, look_up: LookUp, *, not_before: float) -> Ends:
+        """Wait until there is enough to tell."""
+        from airflow_provider_seedance.polling.many import Awaited, Patience, wait_for_many
+
+        awaited = [
+            Awaited(
+                generation_id=generation_id,
+                deadline=deadline,
+                submitted_at=submitted_at,
+                estimated_wait=estimated_wait,
+                facts=self.facts[number],
             )
-
-    async def _abandoned(self) -> bool:
-        """Whether nobody goes on with the generation; says so if somebody does."""
-        state = await self._task_state()
-        if state in ABANDONED:
-            return True
-        self.log.info(
-            "The task is %s: generation %s goes on.", state or "of unknown state", self.generation_id
+            for generation_id, deadline, submitted_at, estimated_wait, number in self.generations
+        ]
+        patience = Patience(enough=self.enough, linger=self.linger, moment=self.moment, not_before=not_before)
+        return await wait_for_many(
+            awaited,
+            patience,
+            self.seedance_conn_id,
+            look_up,
+            poll_interval=self.poll_interval,
+            report=self._report,
         )
-        return False
 
-    async def _task_state(self) -> str | None:
-        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
-        from asgiref.sync import sync_to_async
+    def _report(self, ended: int, total: int) -> None:
+        self.log.info("%d of %d renders in flight have ended since the task deferred.", ended, total)
 
-        ti: Any = self.task_instance
-        map_index = ti.map_index if ti.map_index is not None else -1
-        states = await sync_to_async(RuntimeTaskInstance.get_task_states)(
-            dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=map_index
-        )
-        return state_of(states, ti.run_id, ti.task_id, map_index)
+    @property
+    def _what(self) -> str:
+        ids = [str(generation[0]) for generation in self.generations]
+        shown = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
+        return f"{len(ids)} generations ({shown})" if ids else "no generation"
+
+    async def _cancel_all(self, hook: SeedanceHook) -> None:
+        api = (await hook.asettings()).api
+        if not api.can_cancel:
+            self.log.info("%s offers no way to cancel: goes on and is billed: %s.", api.name, self._what)
+            return
+        for generation in self.generations:
+            if not await self._cancel_one(hook, str(generation[0]), "video"):
+                return
 
 
 class SeedanceQuotaTrigger(BaseTrigger):
@@ -257,6 +405,28 @@ def make_event(generation: Generation) -> dict[str, Any]:
         "error_message": generation.error_message,
         "error_code": generation.error_code,
     }
+
+
+def read_batch_event(event: Any) -> tuple[list[Generation], list[str], list[str], bool]:
+    """
+    Read what a batch trigger tells: ended generations, unknown ids, overdue ids, and whether it is one's turn.
+
+    Whatever is not a complete end is left out: the generation is waited for again.
+    """
+    if not isinstance(event, dict) or event.get("outcome") != "many":
+        return [], [], [], False
+    ended = []
+    for told in _listed(event.get("ended")):
+        generation_id = told.get("generation_id") if isinstance(told, dict) else None
+        if isinstance(generation_id, str) and (generation := read_event(told, generation_id)):
+            ended.append(generation)
+    names = ("unknown", "overdue")
+    unknown, overdue = ([one for one in _listed(event.get(name)) if isinstance(one, str)] for name in names)
+    return ended, unknown, overdue, event.get("turn") is True
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def read_event(event: Any, generation_id: str) -> Generation | None:

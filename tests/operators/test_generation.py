@@ -25,7 +25,7 @@ from support import PROMPT, SECRET, Log, Store, TaskInstance, deferral, make_con
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance import records as rec
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
-from airflow_provider_seedance.operators import checks
+from airflow_provider_seedance.operators import base, checks
 from airflow_provider_seedance.operators import generation as module
 from airflow_provider_seedance.operators.seedance import (
     SeedanceGenerateVideoOperator,
@@ -370,7 +370,7 @@ def test_end_from_trigger_is_refused_with_what_it_would_break() -> None:
 
 
 def test_end_from_trigger_needs_airflow_3_3(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "AIRFLOW_V_3_3_PLUS", False)
+    monkeypatch.setattr(base, "AIRFLOW_V_3_3_PLUS", False)
     monkeypatch.setattr(checks, "AIRFLOW_V_3_3_PLUS", False)
     with pytest.raises(errors.SeedanceConfigurationError, match=r"needs Airflow 3\.3"):
         make(end_from_trigger=True)
@@ -904,7 +904,7 @@ def test_on_kill_cancels_only_what_nobody_goes_on_with(
     op, context = make(deferrable=False), make_context(Store())
     generation_id = deferral(lambda: make().execute(context)).trigger.generation_id
     context["ti"].state = state
-    op._waiting_for = (context, generation_id)
+    op._waiting_for = (context, [generation_id])
     op.on_kill()
     assert services.generation(generation_id).status == ("cancelled" if cancelled else "queued")
     assert len(services.ledger.deletions) == int(cancelled)
