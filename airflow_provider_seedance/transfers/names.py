@@ -6,7 +6,9 @@ The values that go into a name come from a service, so they can neither leave th
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from string import Formatter
@@ -33,8 +35,8 @@ _EXTENSIONS = {
 _KNOWN = frozenset({*_EXTENSIONS.values(), "jpeg", "tif"})
 _DEFAULTS = {"video": "mp4", "image": "png"}
 
-#: Longest value in a name, in characters: a file name has 255 bytes.
-_LONGEST = 60
+#: Longest value in a name, in characters: a file name has 255 bytes. Keys of items may be so long, too.
+_LONGEST = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +123,26 @@ class Naming:
 def _safe(value: Any) -> str:
     text = re.sub(r"[^\w.\-]", "_", str(value) if value is not None else "unknown")[:_LONGEST]
     return text if text.strip(".") else "_" * max(1, len(text))
+
+
+def distinct(values: Iterable[str]) -> dict[str, str]:
+    """
+    Return what stands for each value in a name, so that what differs in the values differs in the names.
+
+    Values that would look the same get a digest of what they really are, unless they look as they are.
+    """
+    alike: dict[str, list[str]] = {}
+    for value in dict.fromkeys(values):
+        alike.setdefault(_safe(value), []).append(value)
+    return {
+        value: value if len(group) == 1 or value == safe else f"{safe[: _LONGEST - 9]}-{_digest(value)}"
+        for safe, group in alike.items()
+        for value in group
+    }
+
+
+def _digest(value: str) -> str:
+    return hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
 def extension_of_url(url: str) -> str | None:

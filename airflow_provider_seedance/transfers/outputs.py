@@ -82,21 +82,32 @@ class Output:
 
 @dataclass(frozen=True)
 class Stored:
-    """An output that is where it belongs."""
+    """
+    An output that is where it belongs.
+
+    :param downloaded: Whether it was stored now; else it was there.
+    """
 
     path: str
     size: int
     sha256: str
+    downloaded: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transfer:
-    """What all outputs of a task have in common."""
+    """
+    What all outputs of a task have in common.
+
+    :param begun_before: Whether an earlier try of this task may have stored the output and could not note it
+        any more: a file that has the announced length is then its own, even if none may be overwritten.
+    """
 
     client: MediaClient
     urls: FreshUrls
     overwrite: Overwrite
     stop: threading.Event
+    begun_before: bool = False
 
     def store(self, output: Output) -> Stored:
         """
@@ -142,10 +153,11 @@ class _Begun:
         overwrite = self._transfer.overwrite
         if overwrite != "yes":
             size = place.size()
+            may_be_left = overwrite == "if-changed" or self._transfer.begun_before
+            if size is not None and size == announced.length and may_be_left:
+                return None
             if size is not None and overwrite == "no":
                 raise place.exists_error()
-            if size is not None and size == announced.length:
-                return None
         length = megabytes(announced.length) if announced.length is not None else "length not announced"
         log.info(
             "Downloading %s from %s to %s (%s).",
@@ -175,7 +187,7 @@ class _Begun:
                 size,
                 sha256,
             )
-            return Stored(place.shown, size, sha256)
+            return Stored(place.shown, size, sha256, downloaded=False)
         self._writer.commit()
         seconds = max(time.monotonic() - self._started, 1e-3)
         log.info(

@@ -111,3 +111,16 @@ def test_a_bucket_that_does_not_exist(s3: S3FileSystem) -> None:
     place = Place(shown="s3://nowhere/a.mp4", fs=s3, path="nowhere/a.mp4")
     with pytest.raises(SeedanceMediaError, match=r"s3://nowhere/a\.mp4 could not be written"):
         store(place)
+
+
+def test_the_store_says_which_version_is_there(place: Place) -> None:
+    assert place.look() is None
+    store(place, b"one")
+    first = place.look()
+    store(place, b"one")
+    assert first is not None
+    assert (first[0], bool(first[1])) == (3, True)
+    assert place.look() == first
+    store(place, b"two")
+    assert place.look() not in (None, first)
+    assert not place.is_local
