@@ -87,6 +87,27 @@ COMMANDS = (
         ),
     ),
     Command(
+        name="estimate",
+        help="Tell what a file of requests, or a Dag over a range of dates, will cost; sends nothing",
+        target=f"{_CLI}.estimate:estimate_command",
+        arguments=(
+            _argument("requests", nargs="?", help="JSONL or CSV file of requests, local or s3://…"),
+            _argument("--dag", help="A Dag instead of a file"),
+            _argument("--file", help="The file of that Dag; without it all bundles are searched"),
+            _argument(
+                "--from", dest="since", help="First date of a backfill of that Dag, such as 2026-01-01"
+            ),
+            _argument("--to", dest="until", help="Last date, included"),
+            _argument("--conn-id", help="Airflow connection (seedance_default, or that of the tasks)"),
+            _argument("--api", help="Service, where there is no connection: an estimate needs no key"),
+            _argument("--model", help="For requests of a file that name none"),
+            _argument("--duration", help="Likewise, in seconds"),
+            _argument("--resolution", help="Likewise, such as 720p"),
+            _argument("--aspect-ratio", help="Likewise, such as 16:9"),
+            _argument("--output", choices=("table", "json"), default="table", help="Form (%(default)s)"),
+        ),
+    ),
+    Command(
         name="render",
         help="Make one render without a Dag",
         target=f"{_CLI}.render:render",

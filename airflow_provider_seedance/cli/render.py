@@ -106,7 +106,8 @@ def _hook(args: argparse.Namespace) -> SeedanceHook:
         os.environ["AIRFLOW_CONN_SEEDANCE_DEFAULT"] = connection
     hook = SeedanceHook(args.conn_id or "seedance_default")
     try:
-        hook.settings  # noqa: B018 (read now: an unusable connection is told before anything else)
+        with services.airflows_database():
+            hook.settings  # noqa: B018 (read now: an unusable connection is told before anything else)
     except errors.SeedanceError:
         raise
     except Exception as error:

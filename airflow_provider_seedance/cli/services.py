@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from airflow_provider_seedance.apis import DEFAULT_API, get_api
@@ -17,6 +18,9 @@ KEY_VARIABLE = "SEEDANCE_API_KEY"
 API_VARIABLE = "SEEDANCE_API"
 HOST_VARIABLE = "SEEDANCE_BASE_URL"
 MEDIA_HOSTS_VARIABLE = "SEEDANCE_MEDIA_HOSTS"
+
+#: The variable by which Airflow's processes know that they may ask the database.
+_CONTEXT = "_AIRFLOW_PROCESS_CONTEXT"
 
 
 def connection_from_environment(environ: Mapping[str, str] = os.environ) -> str | None:
@@ -48,3 +52,32 @@ def connection_from_environment(environ: Mapping[str, str] = os.environ) -> str 
 def makes_images(settings: Settings) -> bool:
     """Whether the service makes images as well as videos."""
     return bool(settings.api.rules(ImageRequest(prompt="?"), settings.base_url))
+
+
+@contextlib.contextmanager
+def airflows_database() -> Iterator[None]:
+    """
+    Let connections and variables be found in Airflow's database, where there is one; it is only read.
+
+    A process that is no part of Airflow looks for them in the environment and in secrets backends only. Asking
+    a database that is not there would make sqlite create its file.
+    """
+    if _CONTEXT in os.environ or not _has_database():
+        yield
+        return
+    os.environ[_CONTEXT] = "server"
+    try:
+        yield
+    finally:
+        del os.environ[_CONTEXT]
+
+
+def _has_database() -> bool:
+    try:
+        from airflow.configuration import conf
+        from sqlalchemy.engine import make_url
+
+        url = make_url(conf.get_mandatory_value("database", "sql_alchemy_conn"))
+    except Exception:  # no configuration is no database; what it says may be secret
+        return False
+    return url.get_backend_name() != "sqlite" or bool(url.database and os.path.exists(url.database))

@@ -33,7 +33,7 @@ def airflow_parser() -> argparse.ArgumentParser:
 def called(monkeypatch: pytest.MonkeyPatch) -> list[argparse.Namespace]:
     """Commands do nothing but to note that they were called."""
     seen: list[argparse.Namespace] = []
-    module = SimpleNamespace(**dict.fromkeys(("demo", "emulator", "render", "estimate"), seen.append))
+    module = SimpleNamespace(**dict.fromkeys(("demo", "emulator", "render", "estimate_command"), seen.append))
     monkeypatch.setattr(cli, "import_module", lambda name: module)
     return seen
 
@@ -44,6 +44,8 @@ LINES: list[list[str]] = [
     ["emulator", "--port", "0", "--key", "k"],
     ["render", "A lamp", "-o", "clip.mp4", "--image", "a", "--image", "b", "--duration", "5"],
     ["render", "--generation-id", "g-1", "-o", "clip.mp4"],
+    ["estimate", "requests.jsonl", "--api", "ark", "--output", "json"],
+    ["estimate", "--dag", "d", "--from", "2026-01-01", "--to", "2026-01-31"],
 ]
 
 
