@@ -18,6 +18,7 @@ HERE = Path(__file__).parent
 #: Which tests have an Airflow of their own; with ``-n`` each group runs in a process of its own.
 OWN_AIRFLOW = {
     "submitting_once": "situations",
+    "test_backfill.py": "backfill",
     "test_example_dags.py": "examples",
     "test_triggerer.py": "triggerer",
 }

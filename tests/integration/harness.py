@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import sqlite3
 import textwrap
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from airflow_provider_seedance.local_airflow import LocalAirflow
+from airflow_provider_seedance.local_airflow.processes import send
 
 #: Connection id to the service it stands for, for those that the shared Airflow has.
 CONNECTIONS = {
@@ -53,3 +58,33 @@ class TestAirflow(LocalAirflow):
         """Trigger a Dag and wait for the end of the run; returns run id and state."""
         run_id = self.trigger(dag_id, conf=conf)
         return run_id, self.wait_run(dag_id, run_id, timeout)
+
+    @contextlib.contextmanager
+    def halted(self, timeout: float = 60.0) -> Iterator[None]:
+        """Nothing of this Airflow moves inside, and none of it holds the database.
+
+        For commands that read and then write in one transaction: on sqlite they fail with
+        "database is locked" when another process has written in between, and may leave half of
+        what they were to do.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            processes = self.processes()
+            send(processes, signal.SIGSTOP)
+            try:
+                if self._is_free():
+                    yield
+                    return
+            finally:
+                send(processes, signal.SIGCONT)
+            assert time.monotonic() < deadline, "the database is never free"
+            time.sleep(0.1)
+
+    def _is_free(self) -> bool:
+        with contextlib.closing(sqlite3.connect(self.database.path, timeout=0)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+            connection.rollback()
+            return True

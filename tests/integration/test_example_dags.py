@@ -20,6 +20,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "example_seedance_image_to_video": {"conf": {"subject": "a kiosk in the snow"}},
     "example_seedance_preview_approval": {"conf": {"prompt": "A watch that waits for approval"}},
     "example_seedance_campaign": {"logical_date": datetime(2026, 1, 5, tzinfo=UTC)},
+    "example_seedance_batch": {"logical_date": datetime(2026, 1, 6, tzinfo=UTC)},
 }
 
 
@@ -56,6 +57,8 @@ def runs(examples: TestAirflow) -> dict[str, str]:
     """A run of every example, all begun at once: Dag id to run id."""
     examples.cli("pools", "set", POOL, "2", "for the test", "--include-deferred")
     begun = {}
+    examples.wait_parsed("example_seedance_batch_report", 60)
+    examples.unpause("example_seedance_batch_report")
     for dag_id, arguments in RUNS.items():
         examples.wait_parsed(dag_id, 60)
         examples.unpause(dag_id)
@@ -122,6 +125,29 @@ def test_campaign_in_a_pool(examples: TestAirflow, runs: dict[str, str], stored:
         for index in range(3)
     }
     assert len(prompts) == 3
+
+
+def test_a_campaign_in_one_task(examples: TestAirflow, runs: dict[str, str], stored: Path) -> None:
+    dag_id = "example_seedance_batch"
+    run_id = succeeded(examples, runs, dag_id)
+    folder = stored / dag_id / "2026-01-06"
+    result = examples.xcom(dag_id, run_id, "render")
+    assert (result["succeeded"], result["counts"]["succeeded"]) == ([], 3)
+    assert result["manifest"] == f"{folder.as_uri()}/manifest.jsonl"
+    names = ["lamp.mp4", "manifest.jsonl", "satchel.mp4", "seedance-stored.jsonl", "shoes.mp4"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    # Whoever waits for the asset is told where its files are.
+    report = "example_seedance_batch_report"
+    ended: list[str] = []
+
+    def look() -> bool:
+        found = examples.rest("GET", f"/dags/{report}/dagRuns")["dag_runs"]
+        ended[:] = [run["dag_run_id"] for run in found if run["state"] == "success"]
+        return bool(ended)
+
+    examples.wait_until(look, 120, "the run that the asset starts")
+    paths = examples.xcom(report, ended[0], "report")
+    assert [Path(path).name for path in paths] == ["lamp.mp4", "satchel.mp4", "shoes.mp4"]
 
 
 def test_full_render_waits_for_approval(examples: TestAirflow, runs: dict[str, str], emulator: Any) -> None:

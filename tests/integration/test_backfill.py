@@ -1,0 +1,163 @@
+"""``airflow backfill create`` over the example campaign: it pays for what is missing, and for nothing else."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import TestAirflow
+
+from airflow_provider_seedance.testing import SeedanceEmulator
+
+EXAMPLE = Path(__file__).parents[2] / "example_dags" / "example_seedance_campaign.py"
+DAG_ID = "example_seedance_campaign"
+PRODUCTS = 3
+SLOTS = 4
+
+#: The Dag is not paused, so the scheduler makes a run of its own, of today.
+UNSCHEDULED = "2026-02"
+
+#: Seconds for anything that must happen: only a test that fails waits that long.
+PATIENCE = 240.0
+
+
+@dataclass
+class Field:
+    """An Airflow with the example campaign, and the service behind it."""
+
+    airflow: TestAirflow
+    emulator: SeedanceEmulator
+    stored: Path
+
+    def backfill(self, since: str, until: str, *options: str) -> int:
+        """Begin a backfill; returns its id."""
+        dates = ("--from-date", since, "--to-date", until)
+        with self.airflow.halted():
+            done = self.airflow.cli("backfill", "create", "--dag-id", DAG_ID, *dates, *options)
+        assert done.returncode == 0, done.stderr
+        return max(int(one["id"]) for one in self.all())
+
+    def all(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.airflow.rest("GET", "/backfills", query={"dag_id": DAG_ID})[
+            "backfills"
+        ]
+        return found
+
+    def until(self, look: Callable[[], Any], what: str) -> Any:
+        deadline = time.monotonic() + PATIENCE
+        while not (found := look()):
+            assert time.monotonic() < deadline, f"no sign of {what}: {self.states()}"
+            time.sleep(0.5)
+        return found
+
+    def finish(self, backfill: int) -> None:
+        """Wait for the end of a backfill."""
+
+        def look() -> bool:
+            states = list(self.states().values())
+            ended = next(one for one in self.all() if one["id"] == backfill)["completed_at"]
+            return bool(ended) and all(state in ("success", "failed") for state in states)
+
+        self.until(look, f"the end of backfill {backfill}")
+
+    def states(self, *, scheduled: bool = False) -> dict[str, str]:
+        """State of each run that is scheduled or not, by its date."""
+        runs = self.airflow.rest("GET", f"/dags/{DAG_ID}/dagRuns", query={"limit": 100})["dag_runs"]
+        found = {run["logical_date"][:10]: run["state"] for run in runs}
+        return {date: state for date, state in found.items() if (date > UNSCHEDULED) is scheduled}
+
+    def paid(self) -> Counter[str]:
+        """Submissions by the date in their prompt."""
+        dates = (one.prompt.rpartition(" of ")[2] for one in self.emulator.ledger.submissions)
+        return Counter(date for date in dates if date < UNSCHEDULED)
+
+    def files(self, date: str) -> list[str]:
+        folder = self.stored / DAG_ID / date
+        return sorted(path.suffix for path in folder.glob("*")) if folder.exists() else []
+
+
+@pytest.fixture(scope="module")
+def field(tmp_path_factory: pytest.TempPathFactory, database_template: Path) -> Iterator[Field]:
+    home = tmp_path_factory.mktemp("backfill")
+    (home / "dags").mkdir()
+    shutil.copy(EXAMPLE, home / "dags")
+    stored = home / "stored"
+    with (
+        SeedanceEmulator(media=False, speed=20, render_seconds=40, rate_limit=(60, 6.0)) as emulator,
+        TestAirflow(
+            home=home / "airflow",
+            dags_folder=home / "dags",
+            connections={"seedance_default": emulator.connection_json("seedanceapi-v2")},
+            env={"SEEDANCE_EXAMPLE_DESTINATION": stored.as_uri()},
+            config={("core", "default_task_retry_delay"): "1"},
+            database_template=database_template,
+        ) as airflow,
+    ):
+        airflow.cli("pools", "set", "seedance_campaign", str(SLOTS), "for the test", "--include-deferred")
+        airflow.wait_parsed(DAG_ID, 120)
+        airflow.unpause(DAG_ID)
+        field = Field(airflow=airflow, emulator=emulator, stored=stored)
+        # The run of today would take part in the pool.
+        field.until(lambda: "success" in field.states(scheduled=True).values(), "the end of today's run")
+        yield field
+
+
+def test_each_date_renders_its_own_prompts_in_a_pool_and_under_a_quota(field: Field) -> None:
+    backfill = field.backfill("2026-01-01", "2026-01-04", "--max-active-runs", "4")
+    most = 0
+    ended = False
+    deadline = time.monotonic() + PATIENCE
+    while not ended and time.monotonic() < deadline:
+        flying = [one for one in field.emulator.generations if one.status in ("queued", "running")]
+        most = max(most, len(flying))
+        ended = bool(next(one for one in field.all() if one["id"] == backfill)["completed_at"])
+        time.sleep(0.3)
+    field.finish(backfill)
+    dates = [f"2026-01-0{day}" for day in range(1, 5)]
+    assert field.states() == dict.fromkeys(dates, "success")
+    assert field.paid() == dict.fromkeys(dates, PRODUCTS)
+    assert all(field.files(date) == [".mp4"] * PRODUCTS for date in dates)
+    # One more may be in flight at the service for an instant: a task ends a moment after its render.
+    assert 1 < most <= SLOTS
+
+
+def test_reprocessing_what_failed_pays_nothing_for_what_had_succeeded(field: Field) -> None:
+    before = field.paid()
+    fault = field.emulator.fault("refuse", on="media", prompt="*satchel*2026-01-06*", times=None, status=404)
+    field.finish(field.backfill("2026-01-05", "2026-01-06"))
+    assert field.states()["2026-01-05"] == "success"
+    assert field.states()["2026-01-06"] == "failed"
+    assert fault.used
+    assert field.files("2026-01-06") == [".mp4"] * (PRODUCTS - 1)
+    paid = field.paid()
+    assert paid - before == {"2026-01-05": PRODUCTS, "2026-01-06": PRODUCTS}
+    fault.remove()
+    # The render had succeeded, the upload had failed: the run is cleared as a whole, and nothing is paid.
+    field.finish(field.backfill("2026-01-05", "2026-01-06", "--reprocess-behavior", "failed"))
+    assert field.states()["2026-01-06"] == "success"
+    assert field.files("2026-01-06") == [".mp4"] * PRODUCTS
+    assert field.paid() == paid
+    field.finish(field.backfill("2026-01-05", "2026-01-06", "--reprocess-behavior", "completed"))
+    assert field.states()["2026-01-05"] == "success"
+    assert field.paid() == paid
+
+
+def test_a_cancelled_backfill_submits_no_more_and_delivers_what_is_paid_for(field: Field) -> None:
+    field.emulator.hold()
+    try:
+        backfill = field.backfill("2026-01-10", "2026-01-12", "--max-active-runs", "1")
+        field.until(lambda: field.paid()["2026-01-10"] == PRODUCTS, "the renders of the first date")
+        field.airflow.rest("PUT", f"/backfills/{backfill}/cancel")
+    finally:
+        field.emulator.release()
+    field.finish(backfill)
+    assert field.states()["2026-01-10"] == "success"
+    assert field.files("2026-01-10") == [".mp4"] * PRODUCTS
+    assert {field.states()[f"2026-01-1{day}"] for day in (1, 2)} == {"failed"}
+    assert {date for date in field.paid() if date > "2026-01-10"} == set()
