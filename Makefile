@@ -27,8 +27,17 @@ test: unit integration  ## Run every test
 unit: $(VENV)/installed  ## Run the tests that need no Airflow processes
 	$(BIN)/python -m pytest -q -n auto -m 'not integration' $(ARGS)
 
+# Each file has an Airflow of its own and mostly waits, so some run at a time, the longest first.
+LONGEST := submitting_once test_backfill test_commands test_example_dags
+INTEGRATION := $(LONGEST) $(filter-out $(LONGEST),$(notdir $(basename $(wildcard tests/integration/test_*.py))))
+JOBS ?= $(shell $(PYTHON) -c 'import os; print(min(4, max(2, (os.cpu_count() or 2) - 1)))')
+
 integration: $(VENV)/installed  ## Run the tests on real Airflow processes
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m integration --durations=10 $(ARGS)
+	@$(MAKE) --no-print-directory --keep-going --jobs=$(JOBS) \
+		$(if $(filter output-sync,$(.FEATURES)),--output-sync=target) $(addprefix integration-,$(INTEGRATION))
+
+integration-%: $(VENV)/installed
+	@$(BIN)/python -m pytest -q -m integration --durations=3 $(wildcard tests/integration/$*.py tests/integration/$*) $(ARGS)
 
 lint: $(VENV)/installed  ## Check style
 	$(BIN)/ruff check .

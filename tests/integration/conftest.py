@@ -15,23 +15,12 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 
-#: Which tests have an Airflow of their own; with ``-n`` each group runs in a process of its own.
-OWN_AIRFLOW = {
-    "submitting_once": "situations",
-    "test_backfill.py": "backfill",
-    "test_example_dags.py": "examples",
-    "test_triggerer.py": "triggerer",
-}
 
-
-@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this directory is an integration test; what shares an Airflow stays in one process."""
+    """Everything in this directory is an integration test."""
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.integration)
-            first = item.path.relative_to(HERE).parts[0]
-            item.add_marker(pytest.mark.xdist_group(OWN_AIRFLOW.get(first, "shared")))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -49,7 +49,13 @@ def test_a_killed_triggerers_work_is_taken_over_without_submitting_or_cancelling
     assert bench.lookups() == 3
 
     bench.query("update task_instance set state = 'failed', trigger_id = null where map_index < ?", ENDED)
-    wait_until(lambda: told(bench, "goes on") >= ENDED, PATIENCE, "those who were ended")
+    # What a trigger says when it is killed may be lost on a busy machine; that the row is gone is not.
+    wait_until(
+        lambda: bench.number("select count(*) from trigger") == COUNT - ENDED,
+        PATIENCE,
+        "those who were ended",
+    )
+    wait_until(lambda: told(bench, "goes on") > 0, PATIENCE, "one of them to say why it cancels nothing")
     first.stop(signal.SIGKILL)
     second = bench.start("second", timeout=PATIENCE)
     bench.ask("finish")
