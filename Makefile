@@ -46,7 +46,7 @@ lint: $(VENV)/installed  ## Check style
 types: $(VENV)/installed  ## Check types
 	$(BIN)/mypy --strict
 
-BENCHMARKS := import_time polling quota alternatives quota_airflow triggerer campaign campaign_cost
+BENCHMARKS := import_time polling quota alternatives quota_airflow triggerer campaign campaign_cost callbacks
 
 bench: $(addprefix bench-,$(BENCHMARKS))  ## Run every benchmark (an hour)
 
@@ -55,7 +55,7 @@ $(VENV)/bench: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -e '.[bench]' seedance-sdk volcengine-ark-runtime
 	@touch $@
 
-bench-%: $(VENV)/bench  ## Run one: import_time, polling, quota, alternatives, quota_airflow, triggerer, campaign or campaign_cost
+bench-%: $(VENV)/bench  ## Run one: import_time, polling, quota, alternatives, quota_airflow, triggerer, campaign, campaign_cost or callbacks
 	$(BIN)/python benchmarks/$*.py $(ARGS)
 
 clean:  ## Remove what make made

@@ -107,9 +107,14 @@ def decide(
 
 
 def decide_uncertain(
-    record: Record, attempt: Attempt, on_uncertain: OnUncertain, *, found: str | None
+    record: Record, attempt: Attempt, on_uncertain: OnUncertain, *, found: str | None, repeated: bool = False
 ) -> ReadRemote | Submit | Fail:
-    """Decide on an intent without an id, after looking for it; ``found`` is the id, if there was one."""
+    """
+    Decide on an intent without an id, after looking for it.
+
+    :param found: The id, if there was one.
+    :param repeated: Whether this try has submitted a second time already.
+    """
     if found:
         return ReadRemote()
     when = f" at {iso(record.intended_at)}" if record.intended_at else ""
@@ -119,9 +124,9 @@ def decide_uncertain(
             f"{what}; that was reported, and the task was cleared since: submitting anew. If the earlier "
             "submission was taken, it is billed too."
         )
-    if on_uncertain == "resubmit":
+    if on_uncertain == "resubmit" and not repeated:
         return Submit(f"{what}; on_uncertain_submit='resubmit': submitting again, which may pay twice.")
-    return Fail(uncertain_failure(what, record.fingerprint.api))
+    return Fail(uncertain_failure(what, record.fingerprint.api, on_uncertain=on_uncertain))
 
 
 def uncertain_failure(

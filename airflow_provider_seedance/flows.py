@@ -148,6 +148,15 @@ def status_flow(
     return read_flow(lambda: api.status_flow(generation_id, media, now()), pauses=() if once else READ_PAUSES)
 
 
+def end_flow(api: Api, generation_id: str, media: Media, now: Now) -> Flow[Generation]:
+    """
+    Read a generation whose end was announced; announcements may be wrong, the answer is what counts.
+
+    :raises SeedanceError: its state could not be read.
+    """
+    return read_flow(lambda: api.end_flow(generation_id, media, now()))
+
+
 def look_up_flow(api: Api, correlation: str, since: datetime, now: Now) -> Flow[str | None]:
     """
     Look for a submission whose reply was lost; ``None`` if it cannot be found.

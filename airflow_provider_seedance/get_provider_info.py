@@ -103,6 +103,29 @@ def _connection_type(hook: str) -> dict[str, Any]:
                 "description": "Signs the callback addresses.",
                 "schema": {"type": ["string", "null"], "format": "password"},
             },
+            "callback_signature_header": {
+                "label": "Callback signature header",
+                "description": "Header in which the service signs its callbacks. Left empty: it does not.",
+                "schema": _TEXT,
+            },
+            "callback_signature_scheme": {
+                "label": "Callback signature scheme",
+                "description": "hmac-sha256 of the raw body, or hmac-sha256-timestamp of time, dot and body.",
+                "schema": {
+                    "type": ["string", "null"],
+                    "enum": ["hmac-sha256", "hmac-sha256-timestamp", None],
+                },
+            },
+            "callback_signature_secret": {
+                "label": "Callback signature secret",
+                "description": "What the service signs with; left empty, the callback secret.",
+                "schema": {"type": ["string", "null"], "format": "password"},
+            },
+            "callback_timestamp_header": {
+                "label": "Callback timestamp header",
+                "description": "Header that carries the signed time; X-Timestamp if left empty.",
+                "schema": _TEXT,
+            },
             "media_hosts": {
                 "label": "Media hosts",
                 "description": "Hosts, separated by commas, that media may come from in addition to public "

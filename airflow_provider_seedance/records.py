@@ -22,6 +22,7 @@ from types import NoneType
 from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.callbacks.mailbox import key_for, read_letter
 from airflow_provider_seedance.compat import never_expire
 from airflow_provider_seedance.generations import (
     Generation,
@@ -148,6 +149,7 @@ class Record:
     What is known of the latest submission of a task instance.
 
     :param correlation: Value sent along by which the service can find the generation again.
+    :param callback_nonce: What a callback for this very submission carries; ``None`` where none was asked for.
     :param facts: What the request told of the result.
     :param result: The whole result of a synchronous answer: it stands nowhere else.
     :param status: How the generation ended.
@@ -160,6 +162,7 @@ class Record:
     end_from_trigger: bool = False
     generation_id: str | None = None
     correlation: str | None = None
+    callback_nonce: str | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     result: Mapping[str, Any] | None = None
     status: GenerationStatus | None = None
@@ -183,6 +186,7 @@ class Record:
             "end_from_trigger": self.end_from_trigger,
             "generation_id": self.generation_id,
             "correlation": self.correlation,
+            "callback_nonce": self.callback_nonce,
             "facts": dict(self.facts),
             "result": dict(self.result) if self.result else None,
             "status": self.status.value if self.status else None,
@@ -221,6 +225,7 @@ class Record:
                 end_from_trigger=bool(value.get("end_from_trigger")),
                 generation_id=_typed(value.get("generation_id"), str, NoneType),
                 correlation=_typed(value.get("correlation"), str, NoneType),
+                callback_nonce=_typed(value.get("callback_nonce"), str, NoneType),
                 facts=_typed(value.get("facts"), dict, NoneType) or {},
                 result=_typed(value.get("result"), dict, NoneType) or None,
                 status=GenerationStatus(value["status"]) if value.get("status") else None,
@@ -248,7 +253,13 @@ def _typed(value: Any, *types: type) -> Any:
 
 
 def intend(
-    attempt: Attempt, now: datetime, *, correlates: bool, facts: Mapping[str, Any], end_from_trigger: bool
+    attempt: Attempt,
+    now: datetime,
+    *,
+    correlates: bool,
+    facts: Mapping[str, Any],
+    end_from_trigger: bool,
+    calls_back: bool = False,
 ) -> Record:
     """Return the record to write before a submission."""
     return Record(
@@ -258,6 +269,7 @@ def intend(
         try_number=attempt.try_number,
         end_from_trigger=end_from_trigger,
         correlation=f"airflow-{secrets.token_hex(16)}" if correlates else None,
+        callback_nonce=secrets.token_urlsafe(12) if calls_back else None,
         facts=facts,
         intended_at=now,
     )
@@ -334,6 +346,16 @@ class RecordStore:
                 "unknown whether an earlier try has submitted. Nothing was submitted; retry later."
             ) from error
         return None if value is None else Record.from_value(value)
+
+    def called_back(self, nonce: str) -> str | None:
+        """Return the id that a callback told of a submission; ``None`` if none did, or nobody can tell."""
+        if self._accessor is None:
+            return None
+        try:
+            return read_letter(self._accessor.get(key_for(nonce)))
+        except Exception as error:
+            log.warning("Whether the service has called back could not be read: %s", error)
+            return None
 
     def write(self, record: Record) -> None:
         """

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from airflow_provider_seedance.apis import DEFAULT_API, get_api
 from airflow_provider_seedance.apis.base import Api
+from airflow_provider_seedance.callbacks.signatures import SCHEMES, Scheme, Signing
+from airflow_provider_seedance.callbacks.tokens import PREFIX
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError
 from airflow_provider_seedance.generations import read_number
 from airflow_provider_seedance.urls import MediaHosts, normal_base_url, show_url
@@ -23,6 +26,9 @@ from airflow_provider_seedance.urls import MediaHosts, normal_base_url, show_url
 DEFAULT_TIMEOUT = 30.0
 #: Synchronous image answers take as long as the image does.
 DEFAULT_IMAGE_TIMEOUT = 600.0
+
+# Whoever reads the address that a service is to call can call it.
+_ADDRESS = re.compile(re.escape(PREFIX) + r"/callbacks/[\w.\-]+")
 
 _KEYS = (
     "api",
@@ -32,6 +38,10 @@ _KEYS = (
     "requests_per_hour",
     "callback_base_url",
     "callback_secret",
+    "callback_signature_header",
+    "callback_signature_scheme",
+    "callback_signature_secret",
+    "callback_timestamp_header",
     "media_hosts",
     "proxy",
     "verify",
@@ -51,6 +61,9 @@ class Settings:
     :param model: Default model of the connection.
     :param timeout: Seconds per HTTP call, or ``None`` for the defaults of 30 (600 for images).
     :param requests_per_hour: Quota of the plan.
+    :param callback_base_url: Where services reach this Airflow's API server.
+    :param callback_secret: Signs the addresses that services call.
+    :param callback_signing: How the service signs its calls, if it does.
     :param media_hosts: Hosts media may come from in addition to public https ones.
     :param proxy: URL of a proxy for all calls and downloads.
     :param verify: Whether to verify TLS certificates, or the path of a CA bundle.
@@ -67,6 +80,7 @@ class Settings:
     requests_per_hour: int | None = None
     callback_base_url: str | None = None
     callback_secret: str | None = field(default=None, repr=False)
+    callback_signing: Signing | None = None
     media_hosts: MediaHosts = field(default_factory=MediaHosts)
     proxy: str | None = field(default=None, repr=False)
     verify: bool | str = True
@@ -95,10 +109,11 @@ class Settings:
 
     def redact(self, text: str) -> str:
         """Remove the secrets from a text, in case a service or a library repeats them."""
-        for secret in (self.key, self.callback_secret, self.proxy):
+        signing = self.callback_signing.secret if self.callback_signing else None
+        for secret in (self.key, self.callback_secret, signing, self.proxy):
             if secret and len(secret) >= 4:
                 text = text.replace(secret, "***")
-        return text
+        return _ADDRESS.sub(f"{PREFIX}/callbacks/***", text)
 
 
 def read_settings(conn_id: str, connection: Any) -> Settings:
@@ -148,6 +163,7 @@ def _read(conn_id: str, connection: Any) -> Settings:
         requests_per_hour=_count(conn_id, extra, "requests_per_hour"),
         callback_base_url=_callback_base_url(conn_id, extra),
         callback_secret=_text(conn_id, extra, "callback_secret"),
+        callback_signing=_callback_signing(conn_id, extra),
         media_hosts=MediaHosts.parse(extra.get("media_hosts") or None),
         proxy=_proxy(conn_id, extra),
         verify=_verify(conn_id, extra),
@@ -229,6 +245,23 @@ def _callback_base_url(conn_id: str, extra: Mapping[str, Any]) -> str | None:
             return normal_base_url(value)
     takes = "the plain http(s) URL under which the services reach Airflow"
     raise _wrong(conn_id, "callback_base_url", show_url(value), takes)
+
+
+def _callback_signing(conn_id: str, extra: Mapping[str, Any]) -> Signing | None:
+    header = _text(conn_id, extra, "callback_signature_header")
+    scheme = _text(conn_id, extra, "callback_signature_scheme") or SCHEMES[0]
+    secret = _text(conn_id, extra, "callback_signature_secret") or _text(conn_id, extra, "callback_secret")
+    stamp = _text(conn_id, extra, "callback_timestamp_header") or "X-Timestamp"
+    if scheme not in SCHEMES:
+        raise _wrong(conn_id, "callback_signature_scheme", scheme, " or ".join(SCHEMES))
+    if header is None:
+        return None
+    if not secret:
+        raise SeedanceConfigurationError(
+            f"Connection {conn_id!r}: callback_signature_header in the extra needs callback_signature_secret "
+            "(or callback_secret), to check the signature with."
+        )
+    return Signing(header=header, secret=secret, scheme=cast(Scheme, scheme), timestamp_header=stamp)
 
 
 def _proxy(conn_id: str, extra: Mapping[str, Any]) -> str | None:

@@ -26,6 +26,9 @@ from airflow_provider_seedance.local_airflow import LocalAirflow
 HERE = Path(__file__).parent
 SERVICES = ("seedance2api", "runbase", "ark")
 
+#: Signs the addresses of callbacks.
+CALLBACK_SECRET = "what the addresses are signed with"
+
 #: What Airflow logs when its event loop stood still.
 BLOCKED = "blocked for"
 
@@ -224,7 +227,7 @@ def bench(capacity: int, directory: Path, template: Path | None = None) -> Itera
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     # Airflow keeps a log file open for each trigger that has logged something.
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 3 * capacity + 4096), most))
-    (directory / "home").mkdir()
+    (directory / "home").mkdir(exist_ok=True)
     (directory / "dags").mkdir()
     (directory / "dags" / "waiting.py").write_text(DAG)
     server = subprocess.Popen(
@@ -252,7 +255,7 @@ def _airflow(capacity: int, directory: Path, port: int, template: Path | None) -
                 "conn_type": "seedance",
                 "host": f"{url}/{api}",
                 "password": f"key-of-{api}",
-                "extra": {"api": api},
+                "extra": {"api": api, "callback_secret": CALLBACK_SECRET},
             }
         )
         for api in SERVICES

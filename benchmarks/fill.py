@@ -49,6 +49,39 @@ def ours(number: int, poll_interval: float | None) -> BaseTrigger:
     )
 
 
+#: The connections to services that call back.
+CALLED = ("seedance_seedance2api", "seedance_ark")
+
+
+def called_id(number: int) -> str:
+    """Return the id of a render that is called back for."""
+    return f"generation-{number:06d}"
+
+
+def called_nonce(number: int) -> str:
+    """Return what the callback for a render carries."""
+    return f"nonce-{number:06d}"
+
+
+def called(number: int, poll_interval: float | None, *, end_from_trigger: bool = False) -> BaseTrigger:
+    """Return one of ours that waits for a callback."""
+    return SeedanceGenerationTrigger(
+        seedance_conn_id=CALLED[number % len(CALLED)],
+        generation_id=called_id(number),
+        deadline=time.time() + 7 * 86400,
+        poll_interval=poll_interval,
+        submitted_at=time.time(),
+        end_from_trigger=end_from_trigger,
+        facts={"model": "seedance-1.5-pro", "duration": 5, "resolution": "720p"},
+        callback_nonce=called_nonce(number),
+    )
+
+
+def called_end(number: int, poll_interval: float | None) -> BaseTrigger:
+    """Return one whose task is ended without a worker."""
+    return called(number, poll_interval, end_from_trigger=True)
+
+
 def own_client(number: int, poll_interval: float | None) -> BaseTrigger:
     """Return one that has a client of its own."""
     return OwnClientTrigger(
@@ -75,6 +108,8 @@ def http_operator(number: int, _: float | None) -> BaseTrigger:
 KINDS: dict[str, Callable[[int, float | None], BaseTrigger]] = {
     "idle": idle,
     "ours": ours,
+    "called": called,
+    "called_end": called_end,
     "own_client": own_client,
     "http_sensor": http_sensor,
     "http_operator": http_operator,

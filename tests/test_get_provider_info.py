@@ -85,7 +85,7 @@ def test_the_form_offers_every_auth_header() -> None:
 
 def test_secrets_are_hidden_in_the_form() -> None:
     hidden = {name for name, field in FIELDS.items() if field["schema"].get("format") == "password"}
-    assert hidden == {"callback_secret", "proxy"}
+    assert hidden == {"callback_secret", "callback_signature_secret", "proxy"}
 
 
 def test_a_form_left_empty_is_a_good_connection() -> None:

@@ -19,7 +19,7 @@ PACKAGE = ROOT.name
 LAYERS = (
     {"closing", "exceptions", "compat", "lineage_facets", "metrics", "services", "task_states"},
     {"lineage"},
-    {"urls", "generations"},
+    {"urls", "generations", "callbacks.tokens", "callbacks.signatures", "callbacks.mailbox"},
     {"apis"},
     {"flows", "settings"},
     {"client"},
@@ -35,6 +35,11 @@ LAYERS = (
     {"campaigns"},
     {"operators", "sensors", "transfers"},
     {"decorators"},
+    {"callbacks"},
+    {"ui.ranges", "ui.renders"},
+    {"ui.guards", "ui.queries"},
+    {"ui"},
+    {"plugin"},
 )
 
 #: What stands beside the layers, and what it may import.

@@ -196,6 +196,7 @@ def test_what_the_record_says() -> None:
         "end_from_trigger": True,
         "generation_id": "g-1",
         "correlation": "airflow-0f",
+        "callback_nonce": None,
         "facts": {"model": "m", "duration": 5, "credits": 2.5},
         "result": {"generation_id": "g-1", "urls": ["https://cdn.example/x.png"]},
         "status": "succeeded",

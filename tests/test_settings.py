@@ -249,3 +249,58 @@ def test_the_path_of_a_connection_written_as_a_uri_is_not_dropped() -> None:
         read_settings("c", dropped)
     kept = Connection.from_uri("seedance://:key@https%3A%2F%2Fapi.example.com%2Fv1", conn_id="c")
     assert read_settings("c", kept).base_url == "https://api.example.com/v1"
+
+
+# ---------------------------------------------------------------------- signatures of callbacks
+
+
+def test_without_a_header_nothing_is_checked() -> None:
+    assert settings(callback_secret="hush-hush").callback_signing is None
+    assert settings(callback_signature_secret="other").callback_signing is None
+
+
+def test_the_signature_falls_back_on_the_secret_of_the_addresses() -> None:
+    signing = settings(callback_secret="hush-hush", callback_signature_header="X-Signature").callback_signing
+    assert signing is not None
+    assert (signing.header, signing.secret) == ("X-Signature", "hush-hush")
+    assert (signing.scheme, signing.timestamp_header) == ("hmac-sha256", "X-Timestamp")
+
+
+def test_all_of_a_signature() -> None:
+    found = settings(
+        callback_secret="hush-hush",
+        callback_signature_header="X-Signature",
+        callback_signature_scheme="hmac-sha256-timestamp",
+        callback_signature_secret="of the service",
+        callback_timestamp_header="X-Time",
+    )
+    signing = found.callback_signing
+    assert signing is not None
+    assert (signing.secret, signing.scheme, signing.timestamp_header) == (
+        "of the service",
+        "hmac-sha256-timestamp",
+        "X-Time",
+    )
+    assert "of the service" not in repr(found)
+    assert found.redact("is it of the service?") == "is it ***?"
+    assert found.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        ({"callback_signature_scheme": "md5"}, "hmac-sha256 or hmac-sha256-timestamp"),
+        ({"callback_signature_header": "X-Signature"}, "needs callback_signature_secret"),
+        ({"callback_signature_header": 5}, "text"),
+        ({"callback_signature_secret": ["x"]}, "text"),
+        ({"callback_timestamp_header": True}, "text"),
+    ],
+)
+def test_a_malformed_signature(extra: dict[str, Any], says: str) -> None:
+    with pytest.raises(SeedanceConfigurationError, match=says):
+        settings(**extra)
+
+
+def test_the_address_to_call_is_cut_out_of_what_is_logged() -> None:
+    text = "no answer from https://a.example/seedance/callbacks/WyJk-_.AbC-_9 (3 tries)"
+    assert settings().redact(text) == "no answer from https://a.example/seedance/callbacks/*** (3 tries)"

@@ -2,9 +2,8 @@
 What every service adapter is made of: pure functions that build calls and read replies.
 
 An adapter is one subclass of :class:`Api` in a file of its own, and one line in
-:data:`airflow_provider_seedance.services.SERVICES`. Here stands what the services share: judging a
-request by the adapter's rules, telling the four fates of a submission apart (design: *submitting at
-most once*), and turning error replies into this package's errors.
+:data:`airflow_provider_seedance.services.SERVICES`. Here stands what they share: judging a request, telling the
+four fates of a submission apart (design: *submitting at most once*), and turning error replies into errors.
 """
 
 from __future__ import annotations
@@ -272,6 +271,10 @@ class Api(abc.ABC):
         reply = yield from self.fetch(call, generation_id, now)
         return self.read_state(reply, call, generation_id, media=media, now=now)
 
+    def end_flow(self, generation_id: str, media: Media, now: datetime) -> Flow[Generation]:
+        """Read a generation whose end was announced, in as few requests as the service allows."""
+        return self.status_flow(generation_id, media, now)
+
     def status_many_flow(
         self, generation_ids: Sequence[str], now: datetime
     ) -> Flow[Mapping[str, Generation]]:
@@ -383,11 +386,7 @@ class Api(abc.ABC):
         generation_id: str | None,
         now: datetime,
     ) -> HttpReply:
-        """
-        Return the reply to a read, known to be a JSON object that reports no error.
-
-        :raises SeedanceError: anything else.
-        """
+        """Return the reply to a read as :meth:`fetch` does."""
         if isinstance(answer, TransportFailure):
             raise errors.SeedanceConnectionError(
                 answer.message, method=call.method, path=call.path, generation_id=generation_id

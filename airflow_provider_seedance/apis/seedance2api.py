@@ -94,6 +94,18 @@ class Seedance2Api(base.Api):
             return generation
         return (yield from self._result_flow(generation, reply, now))
 
+    def end_flow(self, generation_id: str, media: Media, now: datetime) -> base.Flow[Generation]:
+        call = self.result_call(generation_id)
+        try:
+            reply = yield from self.fetch(call, generation_id, now)
+        except (errors.SeedanceNotFoundError, errors.SeedanceRequestError, errors.SeedanceServerError):
+            return (yield from self.status_flow(generation_id, media, now))
+        result = self.read_generation(reply.json, generation_id, media=media, now=now)
+        if result.status is GenerationStatus.SUCCEEDED and result.urls:
+            return result
+        # A failed generation has no result, and an announcement may be wrong.
+        return (yield from self.status_flow(generation_id, media, now))
+
     def _result_flow(self, generation: Generation, status: HttpReply, now: datetime) -> base.Flow[Generation]:
         call = self.result_call(generation.generation_id)
         trouble: errors.SeedanceError | None = None

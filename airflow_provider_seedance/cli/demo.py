@@ -152,6 +152,8 @@ def _price(estimate: Estimate) -> str:
 
 def _run(plan: Plan, output: Path, *, keep: bool, began: float, stack: ExitStack) -> None:
     from airflow_provider_seedance.local_airflow import LocalAirflow
+    from airflow_provider_seedance.local_airflow.api import quoted
+    from airflow_provider_seedance.plugin import RUN_ROUTE
 
     home = Path(
         stack.enter_context(tempfile.TemporaryDirectory(prefix="seedance-demo-", ignore_cleanup_errors=True))
@@ -176,8 +178,11 @@ def _run(plan: Plan, output: Path, *, keep: bool, began: float, stack: ExitStack
     _watch(airflow, plan, run_id, began)
     _report(airflow, plan, run_id, began)
     if keep:
-        print(f"\nAirflow is still running: {airflow.url}/dags/{plan.dag_id}/runs/{run_id}")
-        print("Press Ctrl-C to stop it.", flush=True)
+        run = f"{airflow.url}/dags/{quoted(plan.dag_id)}/runs/{quoted(run_id)}"
+        print(
+            f"\nAirflow is still running: {run}\nPress Ctrl-C to stop it.\n\nRenders: {run}/plugin/{RUN_ROUTE}",
+            flush=True,
+        )
         # Stopping what was kept is how a demo that succeeded ends.
         with suppress(KeyboardInterrupt):
             threading.Event().wait()

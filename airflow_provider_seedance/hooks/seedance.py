@@ -143,15 +143,20 @@ class SeedanceHook(BaseHook):
 
     # ------------------------------------------------------------------ generations
 
-    def get_generation(self, generation_id: str, media: Media = "video") -> Generation:
+    def get_generation(
+        self, generation_id: str, media: Media = "video", *, announced: bool = False
+    ) -> Generation:
         """
         Read a generation.
 
+        :param announced: Whether its end was announced by a callback: where results have an address of their
+            own, that is asked first.
         :raises SeedanceNotFoundError: the service does not know it.
         :raises SeedanceError: its state could not be read, which says nothing about it.
         """
         with self.get_conn() as client:
-            return client.run(flows.status_flow(self.settings.api, generation_id, media, utc_now))
+            flow = flows.end_flow if announced else flows.status_flow
+            return client.run(flow(self.settings.api, generation_id, media, utc_now))
 
     async def aget_generation(self, generation_id: str, media: Media = "video") -> Generation:
         """Read a generation; see :meth:`get_generation`."""

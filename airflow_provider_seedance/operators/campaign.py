@@ -393,6 +393,7 @@ class Campaign:
         if isinstance(entered, Postponed):
             return Stop(why="quota", error=entered.error, postponed=entered)
         self._row = []
+        assert isinstance(entered, Attached)  # no item of a batch waits to be called back
         self._attach(render, entered)
         return None
 

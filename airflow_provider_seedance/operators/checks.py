@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from airflow_provider_seedance.apis.judging import Prepared
     from airflow_provider_seedance.operators.base import SeedanceOperator
     from airflow_provider_seedance.operators.batch import SeedanceGenerateVideoBatchOperator
+    from airflow_provider_seedance.settings import Settings
 
 #: Longest time that an argument may name, in seconds: beyond a year it is a mistake, and dates overflow.
 LONGEST = 366 * 86400.0
@@ -40,8 +41,10 @@ def check_arguments(operator: SeedanceOperator) -> None:
     credits = operator.max_credits
     if credits is not None and not (_finite(credits) and credits >= 0):
         problems.append(f"max_credits is {credits!r}; it takes a number of credits")
-    if operator.use_callback is True:
-        problems.append("use_callback is not available in this version; the render is polled for")
+    if operator.use_callback is True and operator.deferrable is False:
+        problems.append(
+            "use_callback needs deferrable=True: nobody could resume a task that waits on a worker"
+        )
     if operator.end_from_trigger is True:
         problems += _against_ending_from_trigger(operator)
     if problems:
@@ -68,6 +71,11 @@ def check_batch(operator: SeedanceGenerateVideoBatchOperator) -> None:
             "end_from_trigger cannot be used with a batch: the triggerer can neither submit what waits nor write "
             "records and manifest"
         )
+    if operator.use_callback is True:
+        problems.append(
+            "use_callback cannot be used with a batch: every call would take a worker to look at one of its many "
+            "renders, while one request of the triggerer asks for many"
+        )
     if problems:
         raise errors.SeedanceConfigurationError(f"{'; '.join(problems)}. Nothing was sent.")
 
@@ -87,6 +95,32 @@ def check_rendered(operator: SeedanceOperator) -> None:
         raise errors.SeedanceConfigurationError(
             "end_from_trigger cannot be used while another task is mapped over the result: Airflow would "
             "not learn its length. Nothing was sent."
+        )
+
+
+def check_callback(settings: Settings, prepared: Prepared) -> None:
+    """
+    Judge whether the service can call this Airflow about a request.
+
+    :raises SeedanceConfigurationError: the connection lacks what that takes; nothing was sent.
+    :raises SeedanceRequestError: the service does not call back for this request; nothing was sent.
+    """
+    api, request = settings.api, prepared.request
+    missing = [name for name in ("callback_base_url", "callback_secret") if not getattr(settings, name)]
+    if missing:
+        raise errors.SeedanceConfigurationError(
+            f"use_callback=True needs {' and '.join(missing)} in the extra of connection {settings.conn_id!r}. "
+            "Nothing was sent."
+        )
+    if not api.callback_field or not api.takes_callback(request):
+        raise errors.SeedanceRequestError(
+            f"use_callback is True, but {api.name} does not call back for a request for {request.media}. Leave it "
+            "out: the render is polled for. Nothing was sent."
+        )
+    if api.callback_field in (request.extra_params or {}):
+        raise errors.SeedanceRequestError(
+            f"use_callback is True, and extra_params names a {api.callback_field!r} of its own: the service calls "
+            "one address only. Nothing was sent."
         )
 
 

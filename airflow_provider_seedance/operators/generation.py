@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -24,14 +24,19 @@ from airflow_provider_seedance.durability import unrecorded
 from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
 from airflow_provider_seedance.links.seedance import SeedanceOutputLink
 from airflow_provider_seedance.operators.base import LONGEST_QUOTA_WAIT, SeedanceOperator
-from airflow_provider_seedance.operators.checks import check_arguments, check_price, check_rendered
+from airflow_provider_seedance.operators.checks import (
+    check_arguments,
+    check_callback,
+    check_price,
+    check_rendered,
+)
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
     from airflow_provider_seedance.apis.judging import Prepared
     from airflow_provider_seedance.hooks.seedance import SeedanceHook
-    from airflow_provider_seedance.operators.submission import Attached, Postponed
+    from airflow_provider_seedance.operators.submission import Entered, Postponed, Submission, Unanswered
     from airflow_provider_seedance.records import Record, RecordStore
 
 
@@ -67,8 +72,39 @@ class SeedanceGenerationOperator(SeedanceOperator):
         """
         return self._run(context, refusals=refusals, since=since)
 
-    def _run(self, context: Context, *, refusals: int = 0, since: float | None = None) -> dict[str, Any]:
-        from airflow_provider_seedance.operators.submission import Postponed
+    def resume_uncertain(
+        self,
+        context: Context,
+        event: Any = None,
+        record: dict[str, Any] | None = None,
+        may_repeat: bool = True,
+    ) -> dict[str, Any]:
+        """
+        Go on after waiting for the service to call back about a submission whose reply was lost.
+
+        :param event: Names the generation, if it was called back.
+        :param record: Of the submission.
+        :param may_repeat: Whether ``on_uncertain_submit="resubmit"`` has not been made use of yet.
+        """
+        from airflow_provider_seedance.records import Record
+        from airflow_provider_seedance.triggers.seedance import is_call
+
+        told = event.get("generation_id") if is_call(event) else None
+        with self._paid_for(self._store(context), told):
+            intent = Record.from_value(record)
+            return self._run(
+                context, settle=lambda submission: submission.settle(intent, told, may_repeat=may_repeat)
+            )
+
+    def _run(
+        self,
+        context: Context,
+        *,
+        refusals: int = 0,
+        since: float | None = None,
+        settle: Callable[[Submission], Entered] | None = None,
+    ) -> dict[str, Any]:
+        from airflow_provider_seedance.operators.submission import Postponed, Unanswered
 
         self.output_url = ""
         check_arguments(self)
@@ -79,7 +115,9 @@ class SeedanceGenerationOperator(SeedanceOperator):
             # A trigger that cannot be made or stored must fail before money is spent, not after.
             trigger = self._trigger("not-submitted-yet", prepared.facts.as_dict(), time.time(), None)
             json.dumps(trigger.serialize(), allow_nan=False)
-        entered = self._enter(hook, prepared, context, refusals=refusals)
+        entered = self._enter(hook, prepared, context, refusals=refusals, settle=settle)
+        if isinstance(entered, Unanswered):
+            self._await_call(entered)
         if isinstance(entered, Postponed):
             self._postpone(entered, refusals, since or time.time())
         generation, record = entered.generation, entered.record
@@ -90,7 +128,8 @@ class SeedanceGenerationOperator(SeedanceOperator):
             deadline = time.time() + self.timeout
             if self.deferrable:
                 submitted = record.submitted_at.timestamp() if record.submitted_at else None
-                self._defer(generation, dict(record.facts), deadline, submitted)
+                nonce = record.callback_nonce if self.use_callback else None
+                self._defer(generation, dict(record.facts), deadline, submitted, callback_nonce=nonce)
             return self._wait_here(hook, generation, record, context)
 
     def execute_complete(
@@ -100,14 +139,16 @@ class SeedanceGenerationOperator(SeedanceOperator):
         generation_id: str | None = None,
         facts: dict[str, Any] | None = None,
         deadline: float | None = None,
+        callback_nonce: str | None = None,
     ) -> dict[str, Any]:
         """
         Deliver after a deferral.
 
         :param event: Of the trigger. Only a complete end of this very generation is taken as it is.
         :param generation_id: The generation the task deferred for.
+        :param callback_nonce: What a callback for it carries.
         """
-        from airflow_provider_seedance.triggers.seedance import read_event
+        from airflow_provider_seedance.triggers.seedance import is_call, read_event
 
         self.output_url = ""
         store = self._store(context)
@@ -120,7 +161,9 @@ class SeedanceGenerationOperator(SeedanceOperator):
             )
         facts = facts or (dict(record.facts) if record else {})
         with self._paid_for(store, expected):
-            generation = read_event(event, expected) or self._ask(expected, facts, deadline)
+            generation = read_event(event, expected) or self._ask(
+                expected, facts, deadline, callback_nonce, announced=is_call(event)
+            )
             return self._deliver(generation.fill(facts), record, context)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
@@ -162,12 +205,21 @@ class SeedanceGenerationOperator(SeedanceOperator):
         for line in prepared.warnings:
             self.log.warning("%s", line)
         check_price(hook.settings.api, prepared, self.max_credits)
+        if self.use_callback:
+            check_callback(hook.settings, prepared)
         return prepared
 
     def _enter(
-        self, hook: SeedanceHook, prepared: Prepared, context: Context, *, refusals: int
-    ) -> Attached | Postponed:
+        self,
+        hook: SeedanceHook,
+        prepared: Prepared,
+        context: Context,
+        *,
+        refusals: int,
+        settle: Callable[[Submission], Entered] | None,
+    ) -> Entered:
         from airflow_provider_seedance.client import Client
+        from airflow_provider_seedance.operators.calls import addresses
         from airflow_provider_seedance.operators.submission import Policy, Postponed, Submission
         from airflow_provider_seedance.polling.notes import NoteTaker, QuotaNote
         from airflow_provider_seedance.records import Attempt, Fingerprint
@@ -193,12 +245,30 @@ class SeedanceGenerationOperator(SeedanceOperator):
                     on_uncertain_submit=self.on_uncertain_submit,  # type: ignore[arg-type]
                     on_clear=self.on_clear,  # type: ignore[arg-type]
                     end_from_trigger=self.end_from_trigger,
+                    address=addresses(settings, ti, self.timeout) if self.use_callback else None,
                 ),
             )
-            entered = submission.enter()
+            entered = settle(submission) if settle else submission.enter()
         if isinstance(entered, Postponed) and not self.deferrable:
             raise entered.error
         return entered
+
+    def _await_call(self, unanswered: Unanswered) -> NoReturn:
+        from airflow_provider_seedance.triggers.seedance import SeedanceCallbackTrigger
+
+        nonce = unanswered.record.callback_nonce
+        assert nonce is not None
+        self.log.warning(
+            "One generation may have been billed without its id being known here. The service was given an address "
+            "to call: the task defers for up to %.0f s, until it does. After that on_uncertain_submit=%r applies.",
+            unanswered.until - time.time(),
+            self.on_uncertain_submit,
+        )
+        self.defer(
+            trigger=SeedanceCallbackTrigger(moment=unanswered.until, callback_nonce=nonce),
+            method_name="resume_uncertain",
+            kwargs={"record": unanswered.record.as_dict(), "may_repeat": unanswered.may_repeat},
+        )
 
     def _postpone(self, postponed: Postponed, refusals: int, since: float) -> NoReturn:
         from airflow_provider_seedance.triggers.seedance import SeedanceQuotaTrigger
@@ -245,6 +315,8 @@ class SeedanceGenerationOperator(SeedanceOperator):
         deadline: float,
         estimate: float | None,
         submitted_at: float | None = None,
+        callback_nonce: str | None = None,
+        called: bool = False,
     ) -> Any:
         from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger
 
@@ -259,6 +331,8 @@ class SeedanceGenerationOperator(SeedanceOperator):
             cancel_on_kill=self.cancel_on_kill,
             end_from_trigger=self.end_from_trigger,
             facts=facts,
+            callback_nonce=callback_nonce,
+            called=called,
         )
 
     def _defer(
@@ -267,6 +341,9 @@ class SeedanceGenerationOperator(SeedanceOperator):
         facts: dict[str, Any],
         deadline: float,
         submitted_at: float | None = None,
+        *,
+        callback_nonce: str | None = None,
+        called: bool = False,
     ) -> None:
         from airflow_provider_seedance.polling.waiting import deferral_timeout
 
@@ -277,10 +354,21 @@ class SeedanceGenerationOperator(SeedanceOperator):
         )
         self.defer(
             trigger=self._trigger(
-                generation.generation_id, facts, deadline, generation.estimated_wait, submitted_at
+                generation.generation_id,
+                facts,
+                deadline,
+                generation.estimated_wait,
+                submitted_at,
+                callback_nonce,
+                called,
             ),
             method_name="execute_complete",
-            kwargs={"generation_id": generation.generation_id, "facts": facts, "deadline": deadline},
+            kwargs={
+                "generation_id": generation.generation_id,
+                "facts": facts,
+                "deadline": deadline,
+                "callback_nonce": callback_nonce,
+            },
             timeout=deferral_timeout(deadline, time.time()),
         )
 
@@ -300,7 +388,15 @@ class SeedanceGenerationOperator(SeedanceOperator):
             self._waiting_for = None
         return self._deliver(end.fill(record.facts), record, context)
 
-    def _ask(self, generation_id: str, facts: dict[str, Any], deadline: float | None) -> Generation:
+    def _ask(
+        self,
+        generation_id: str,
+        facts: dict[str, Any],
+        deadline: float | None,
+        callback_nonce: str | None = None,
+        *,
+        announced: bool = False,
+    ) -> Generation:
         """Ask the service after a resume that brought no answer; wait on if there is time left."""
         from airflow_provider_seedance.hooks.seedance import timed_out
         from airflow_provider_seedance.polling.waiting import quota_pause
@@ -309,7 +405,7 @@ class SeedanceGenerationOperator(SeedanceOperator):
         last: Generation | None = None
         unseen = Generation(generation_id=generation_id, api="", media=media, status=GenerationStatus.QUEUED)
         try:
-            last = self._hook().get_generation(generation_id, media)
+            last = self._hook().get_generation(generation_id, media, announced=announced)
         except errors.SeedanceNotFoundError:
             raise
         except errors.SeedanceRateLimitError as error:
@@ -317,14 +413,15 @@ class SeedanceGenerationOperator(SeedanceOperator):
             wait = quota_pause(error)
             self.log.warning("%s Reading generation %s again in %.0f s.", error.message, generation_id, wait)
             waiting = replace(unseen, estimated_wait=wait)
-            self._defer(waiting, facts, max(deadline or 0.0, time.time() + wait))
+            until = max(deadline or 0.0, time.time() + wait)
+            self._defer(waiting, facts, until, callback_nonce=callback_nonce, called=announced)
         except errors.SeedanceError as error:
             self.log.warning("The state of generation %s could not be read: %s", generation_id, error)
         if last is not None and last.status.terminal:
             return last
         if deadline is not None and time.time() < deadline:
             self.log.info("Generation %s has not ended; the task was resumed early.", generation_id)
-            self._defer(last or unseen, facts, deadline)
+            self._defer(last or unseen, facts, deadline, callback_nonce=callback_nonce, called=announced)
         raise timed_out(generation_id, self.timeout, last)
 
     @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -32,6 +33,9 @@ from airflow_provider_seedance.generations import Generation, GenerationRequest,
 from airflow_provider_seedance.polling.notes import QuotaNote
 
 log = logging.getLogger(__name__)
+
+#: Seconds for which a call of the service may still tell the fate of a submission whose reply was lost.
+CALL_PATIENCE = 600.0
 
 #: Seconds to stay away after a refusal for quota that names no time.
 DEFAULT_RETRY_AFTER = 60.0
@@ -74,9 +78,34 @@ class Postponed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Policy:
-    """What the Dag author decided."""
+class Unanswered:
+    """
+    A submission was sent, its fate is unknown, and the service may still call back about it.
 
+    :param record: The intent.
+    :param until: Seconds since 1970 until which that is waited for.
+    :param may_repeat: Whether ``on_uncertain_submit="resubmit"`` has not been made use of yet.
+    """
+
+    record: rec.Record
+    until: float
+    may_repeat: bool
+
+
+#: What an entry into a task comes to.
+Entered = Attached | Postponed | Unanswered
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """
+    What the Dag author decided.
+
+    :param address: Makes the URL for the service to call from the nonce of a submission; ``None`` where it
+        is not to call.
+    """
+
+    address: Callable[[str], str] | None = None
     on_uncertain_submit: durability.OnUncertain = "fail"
     on_clear: durability.OnClear = "reuse"
     end_from_trigger: bool = False
@@ -116,16 +145,35 @@ class Submission:
         self.attempt = attempt
         self.policy = policy
         self.api = client.settings.api
+        #: The id that a callback told of the submission in question.
+        self.told: str | None = None
+        #: Whether a submission of unknown fate may be followed by another, if the policy says so.
+        self.may_repeat = True
 
-    def enter(self) -> Attached | Postponed:
+    def enter(self) -> Entered:
         """
         Find the generation of this task, or submit it.
 
         :raises SeedanceError: what the record or the service stands against; see
             :mod:`airflow_provider_seedance.durability`.
         """
-        record = self.found = self.store.read()
-        verdict: Any = durability.decide(record, self.attempt, self.policy.on_uncertain_submit)
+        return self._decide(self.store.read())
+
+    def settle(self, intent: rec.Record, told: str | None, *, may_repeat: bool) -> Entered:
+        """
+        Go on with a submission whose reply was lost, after a callback or in its absence.
+
+        :param intent: The record as it was then; the store's counts, if there is a store.
+        :param told: The id that the callback named.
+        :raises SeedanceError: as :meth:`enter`.
+        """
+        self.told = told
+        self.may_repeat = may_repeat
+        return self._decide(self.store.read() or intent, settling=True)
+
+    def _decide(self, record: rec.Record | None, *, settling: bool = False) -> Entered:
+        self.found = record
+        verdict: Any = durability.decide(record, self.attempt, self._on_uncertain)
         if isinstance(verdict, durability.LookUp):
             assert record is not None
             record, verdict = self._look_up(record)
@@ -134,9 +182,17 @@ class Submission:
             verdict = durability.decide_remote(
                 record, self.attempt, self.policy.on_clear, self._remote(record), utc_now()
             )
+        if settling and isinstance(verdict, durability.Submit):
+            self.may_repeat = False
         return self._carry_out(verdict, record)
 
-    def _carry_out(self, verdict: Any, record: rec.Record | None) -> Attached | Postponed:
+    @property
+    def _on_uncertain(self) -> durability.OnUncertain:
+        return self.policy.on_uncertain_submit if self.may_repeat else "fail"
+
+    def _carry_out(self, verdict: Any, record: rec.Record | None) -> Entered:
+        if isinstance(verdict, Unanswered):
+            return verdict
         if isinstance(verdict, durability.Fail):
             if record is not None and isinstance(verdict.error, errors.SeedanceUncertainSubmitError):
                 self._report_uncertain(record)
@@ -144,7 +200,7 @@ class Submission:
         if isinstance(verdict, durability.Submit):
             if verdict.note:
                 log.warning("%s", verdict.note)
-            return self._submit(may_repeat=self.policy.on_uncertain_submit == "resubmit")
+            return self._submit(may_repeat=self._on_uncertain == "resubmit")
         assert record is not None
         assert isinstance(verdict, (durability.Reattach, durability.Deliver))
         log.info("%s", verdict.note)
@@ -160,16 +216,52 @@ class Submission:
     def _look_up(self, record: rec.Record) -> tuple[rec.Record, Any]:
         found = self.find(record)
         if found is None:
-            return record, durability.decide_uncertain(
-                record, self.attempt, self.policy.on_uncertain_submit, found=None
+            unanswered = self._unanswered(record)
+            return record, unanswered or durability.decide_uncertain(
+                record,
+                self.attempt,
+                self.policy.on_uncertain_submit,
+                found=None,
+                repeated=not self.may_repeat,
             )
         # max_tries stays: it tells a clear from a retry until the decision is made.
         record = replace(record, state=rec.RecordState.SUBMITTED, generation_id=found)
         self.store.write_stubbornly(record)
-        return record, durability.decide(record, self.attempt, self.policy.on_uncertain_submit)
+        return record, durability.decide(record, self.attempt, self._on_uncertain)
+
+    def _unanswered(self, intent: rec.Record) -> Unanswered | None:
+        """Return what to wait for where a call may still tell the fate of a submission."""
+        if intent.state is not rec.RecordState.INTENT or not intent.callback_nonce or not self.policy.address:
+            return None
+        until = (intent.intended_at or utc_now()).timestamp() + CALL_PATIENCE
+        if time.time() >= until:
+            return None
+        return Unanswered(record=intent, until=until, may_repeat=self.may_repeat)
+
+    def _called_back(self, record: rec.Record) -> str | None:
+        """Return the id that a callback told; the service has to know it, for a callback is only a hint."""
+        if not record.callback_nonce:
+            return None
+        told = self.told or self.store.called_back(record.callback_nonce)
+        if told is None:
+            return None
+        media = self.prepared.request.media
+        try:
+            self.client.run(flows.status_flow(self.api, told, media, utc_now))
+        except errors.SeedanceNotFoundError:
+            log.warning(
+                "A callback named generation %s, which the service does not know: not believed.", told
+            )
+            return None
+        except errors.SeedanceError as error:
+            log.warning("Generation %s, named by a callback, cannot be read now: %s", told, error.message)
+        log.info("The submission whose reply was lost was taken: a callback names generation %s.", told)
+        return told
 
     def find(self, record: rec.Record) -> str | None:
         """Return the id of a submission whose reply was lost, if the service can be asked for it."""
+        if told := self._called_back(record):
+            return told
         if not record.correlation or not self.api.can_look_up:
             return None
         since = record.intended_at or utc_now()
@@ -213,7 +305,7 @@ class Submission:
 
     # ------------------------------------------------------------------ a new one
 
-    def _submit(self, *, may_repeat: bool) -> Attached | Postponed:
+    def _submit(self, *, may_repeat: bool) -> Entered:
         request = self.prepared.request
         if postponed := self._used_up():
             return postponed
@@ -223,10 +315,15 @@ class Submission:
             correlates=self.api.correlates(request),
             facts=self.prepared.facts.as_dict(),
             end_from_trigger=self.policy.end_from_trigger,
+            calls_back=self.policy.address is not None,
         )
+        self.told = None
         self._write_intent(intent)
         call = self.api.submit_call(
-            request, correlation=intent.correlation, image_timeout=self.client.settings.image_timeout
+            request,
+            callback_url=self._address(intent),
+            correlation=intent.correlation,
+            image_timeout=self.client.settings.image_timeout,
         )
         outcome = self._send(call, request)
         if isinstance(outcome, Accepted):
@@ -234,6 +331,10 @@ class Submission:
         if isinstance(outcome, (NotAccepted, Refused)):
             return self._not_taken(intent, outcome)
         return self._uncertain(intent, outcome, may_repeat=may_repeat)
+
+    def _address(self, intent: rec.Record) -> str | None:
+        wanted = self.policy.address and intent.callback_nonce
+        return self.policy.address(intent.callback_nonce) if wanted else None  # type: ignore[misc, arg-type]
 
     def _used_up(self) -> Postponed | None:
         """Take one request out of the quota as it was noted; a short wait for it is spent here."""
@@ -295,7 +396,7 @@ class Submission:
             return Postponed(error)
         raise error
 
-    def _uncertain(self, intent: rec.Record, outcome: Uncertain, *, may_repeat: bool) -> Attached | Postponed:
+    def _uncertain(self, intent: rec.Record, outcome: Uncertain, *, may_repeat: bool) -> Entered:
         if found := self.find(intent):
             generation = Generation(
                 generation_id=found,
@@ -304,6 +405,9 @@ class Submission:
                 status=GenerationStatus.QUEUED,
             ).fill(intent.facts)
             return self._record_accepted(intent, generation, utc_now())
+        if unanswered := self._unanswered(intent):
+            log.warning("The submission was sent and its fate is unknown: %s", outcome.error.message)
+            return unanswered
         what = f"The submission was sent and its fate is unknown: {outcome.error.message}"
         if may_repeat:
             log.warning("%s on_uncertain_submit='resubmit': submitting again, which may pay twice.", what)

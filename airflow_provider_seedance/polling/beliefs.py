@@ -53,6 +53,8 @@ _POSSIBLE = 1e-4
 
 # Without any history: the first look, at what fails at once and at what is quick; ...
 _FIRST_LOOK = 12.0
+# By then nearly all renders of an unknown kind have ended.
+_MOST_ENDED = 160.0
 # ... then so many seconds between two at the time of reference, and slowly fewer. That keeps the number of polls
 # in proportion to what the optimum takes, for kinds of half a minute as for those of ten (benchmarks/polling.py).
 GAP, GAP_POWER = 10.0, -0.45
@@ -116,6 +118,16 @@ class Belief:
     def after(self, elapsed: float) -> float:
         """Return when to poll next, in seconds since the submission; infinite where nothing is believed."""
         return self._plan.after(elapsed)
+
+    def by(self, share: float) -> float:
+        """Return by when this share of such renders has ended, in seconds since the submission."""
+        masses, _ = self.masses
+        total, seen = math.fsum(masses), 0.0
+        for seconds, mass in zip(TIMES, masses, strict=True):
+            seen += mass
+            if seen >= share * total:
+                return seconds
+        return TIMES[-1]
 
     @cached_property
     def _plan(self) -> Plan:
@@ -188,6 +200,10 @@ class _Unlearned(Belief):
             return _FIRST_LOOK
         gap: float = GAP * (min(elapsed, _LONG) / REFERENCE) ** GAP_POWER
         return elapsed + gap * max(1.0, elapsed / _LONG) ** _GROWTH
+
+    def by(self, share: float) -> float:
+        """Return by when nearly all have ended: what is likely, not what is possible."""
+        return _MOST_ENDED
 
 
 def price(median: float) -> float:

@@ -56,6 +56,7 @@ _HEARING = 2.0
 _LONGEST_SLEEP = 30.0
 
 LookUp = Callable[[str], Awaitable[Settings]]
+Report = Callable[[float], None]
 _Loop = asyncio.AbstractEventLoop
 
 
@@ -98,6 +99,7 @@ class _Seat:
     step: Next | None = None
     kind: Hashable = None
     alone: bool = False
+    report: Report | None = None
 
     @property
     def waiting(self) -> Waiting:
@@ -141,7 +143,15 @@ class Hub:
         """Whether nobody waits here."""
         return not self._seats
 
-    async def wait(self, waiting: Waiting, conn_id: str, *, kind: Hashable, not_before: float) -> Next:
+    async def wait(
+        self,
+        waiting: Waiting,
+        conn_id: str,
+        *,
+        kind: Hashable,
+        not_before: float,
+        report: Report | None = None,
+    ) -> Next:
         """Wait until the generation has ended, is unknown, or the deadline has passed."""
         step = begin(waiting, time.time(), not_before=not_before, belief=_beliefs.of(kind))
         if step.kind != "wait":
@@ -149,7 +159,7 @@ class Hub:
         if waiting.told and waiting.submitted_at is not None:
             self._quota.saw_submission(waiting.submitted_at, time.time())
         step = self._stretched(step, time.time())
-        seat = _Seat(asyncio.get_running_loop().create_future(), conn_id, step, kind)
+        seat = _Seat(asyncio.get_running_loop().create_future(), conn_id, step, kind, report=report)
         self._turns.poll(seat, step.at)
         ended: Next = await self._sit(seat)
         return ended
@@ -313,6 +323,8 @@ class Hub:
             return
         step = on_reading(before, reading, now, _beliefs.of(seat.kind))
         if step.kind == "wait":
+            if seat.report and isinstance(reading, Generation) and reading.progress is not None:
+                seat.report(float(reading.progress))
             # What an unfinished generation looks like is nothing to keep ten thousand times.
             seat.step = self._stretched(replace(step, waiting=replace(step.waiting, last=None)), now)
             self._turns.poll(seat, seat.step.at)
@@ -415,6 +427,7 @@ async def wait_for_generation(
     *,
     not_before: float,
     facts: Mapping[str, Any] | None = None,
+    report: Report | None = None,
 ) -> Next:
     """
     Wait in the hub of a connection.
@@ -422,12 +435,13 @@ async def wait_for_generation(
     :param look_up: Reads the settings of a connection id.
     :param not_before: Seconds before which nothing is asked, see airflow's race after a deferral.
     :param facts: What the request told; renders alike in it take about as long.
+    :param report: Called with the progress, in percent, that a reading tells; must not raise.
     :raises SeedanceConfigurationError: the connection is unusable.
     """
     async with _hub(conn_id, look_up) as (hub, settings):
         like = tuple((facts or {}).get(name) for name in ("model", "duration", "resolution"))
         kind = (settings.base_url, waiting.media, *like)
-        return await hub.wait(waiting, conn_id, kind=kind, not_before=not_before)
+        return await hub.wait(waiting, conn_id, kind=kind, not_before=not_before, report=report)
 
 
 async def wait_to_submit(conn_id: str, look_up: LookUp, *, moment: float) -> None:

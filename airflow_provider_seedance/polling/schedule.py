@@ -27,6 +27,17 @@ LONGEST_AFTER_FAILURE = 60.0
 #: So many of the latest readings with progress are of use.
 KEPT_PROGRESS = 6
 
+#: Where the service calls back, polls only make up for calls that got lost: the first comes so many times after
+#: nearly all such renders (this share of them) have ended, and never sooner than so many seconds; ...
+SAFETY_FACTOR = 1.5
+SAFETY_SHARE = 0.95
+SAFETY_FIRST = 60.0
+#: ... the next ones are so far apart, in seconds and as a share of the time that has passed, ...
+SAFETY_GAP = 120.0
+SAFETY_GROWTH = 0.5
+#: ... and never further than this.
+SAFETY_LONGEST = 3600.0
+
 #: Waits are spread by this share, so that what was submitted together is not asked for in step.
 JITTER = 0.03
 
@@ -44,6 +55,7 @@ class Knowledge:
     :param retry_after: Seconds the service told to stay away, if it did.
     :param estimated_wait: Seconds the service expected the render to take, at submission.
     :param poll_interval: The user's own interval; it wins over everything but ``retry_after``.
+    :param called_back: Whether the service is to call when the render has ended.
     :param progress: The latest readings that told one: seconds since the submission, and percent.
     """
 
@@ -52,6 +64,7 @@ class Knowledge:
     retry_after: float | None = None
     estimated_wait: float | None = None
     poll_interval: float | None = None
+    called_back: bool = False
     progress: tuple[tuple[float, float], ...] = ()
 
 
@@ -80,8 +93,17 @@ def next_poll(
 
 def _adaptive(known: Knowledge, elapsed: float, belief: Belief) -> float:
     belief = belief.expecting(known.estimated_wait)
+    if known.called_back:
+        return _safety_net(elapsed, belief)
     at = next_by_progress(known.progress, elapsed, belief)
     if at is None:
         at = belief.after(elapsed)
     longest = max(LONGEST, LONGEST_SHARE * elapsed)
     return max(SHORTEST, min(longest, at - elapsed)) if at < math.inf else longest
+
+
+def _safety_net(elapsed: float, belief: Belief) -> float:
+    first = max(SAFETY_FIRST, SAFETY_FACTOR * belief.by(SAFETY_SHARE))
+    if elapsed < first:
+        return first - elapsed
+    return min(SAFETY_LONGEST, max(SAFETY_GAP, SAFETY_GROWTH * elapsed))

@@ -17,7 +17,8 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from airflow_provider_seedance.generations import Generation, GenerationStatus, Media
 from airflow_provider_seedance.polling.schedule import Knowledge
 from airflow_provider_seedance.polling.waiting import Next, Waiting
-from airflow_provider_seedance.task_states import ABANDONED, state_of
+from airflow_provider_seedance.triggers.cancelling import CancellingTrigger
+from airflow_provider_seedance.triggers.xcoms import Progress, push
 
 if TYPE_CHECKING:
     from airflow_provider_seedance.hooks.seedance import SeedanceHook
@@ -27,12 +28,6 @@ if TYPE_CHECKING:
 #: No trigger fires sooner after it began: a task that resumes within the first seconds of its deferral
 #: can be failed by the scheduler, which takes the end of the deferring process for its own.
 EARLIEST = 5.0
-
-#: Seconds for a cancellation after Airflow has stopped waiting for it.
-CANCEL_PATIENCE = 30.0
-
-# Cancellations outlive the trigger that began them; a task without a reference may be collected.
-_cancellations: set[asyncio.Task[None]] = set()
 
 
 class GenerationEvent(TriggerEvent):
@@ -48,86 +43,7 @@ class GenerationEvent(TriggerEvent):
     __str__ = __repr__
 
 
-class _CancellingTrigger(BaseTrigger):
-    """
-    A trigger whose generations are cancelled if a person ended the task, and only then.
-
-    Airflow also calls ``on_kill`` when the task was cleared (a new try goes on with the generations), and
-    when something other than this trigger resumed it.
-    """
-
-    seedance_conn_id: str
-    cancel_on_kill: bool
-
-    async def on_kill(self) -> None:
-        """Cancel what nobody goes on with."""
-        if not self.cancel_on_kill:
-            return
-        task = asyncio.create_task(self._cancel_if_abandoned())
-        _cancellations.add(task)
-        task.add_done_callback(_cancellations.discard)
-        # Airflow gives this call about a second before it is cancelled in turn.
-        await asyncio.shield(task)
-
-    @property
-    def _what(self) -> str:
-        """What is cancelled, for the log."""
-        raise NotImplementedError
-
-    async def _cancel_all(self, hook: SeedanceHook) -> None:
-        """Cancel what can be, where :meth:`_abandoned` still says so."""
-        raise NotImplementedError
-
-    async def _cancel_if_abandoned(self) -> None:
-        from airflow_provider_seedance.hooks.seedance import SeedanceHook
-
-        try:
-            hook = SeedanceHook(self.seedance_conn_id)
-            if await self._abandoned():
-                await self._cancel_all(hook)
-        except Exception as error:
-            self.log.warning("Not cancelled, goes on and is billed: %s (%s)", self._what, error)
-
-    async def _cancel_one(self, hook: SeedanceHook, generation_id: str, media: Media) -> bool:
-        """Cancel one generation; ``False`` if somebody goes on with the task."""
-        try:
-            async with asyncio.timeout(CANCEL_PATIENCE):
-                api = (await hook.asettings()).api
-                if api.can_cancel:
-                    # Reading takes a while, in which the task may have been cleared: a new try goes on with
-                    # the generation then. So the task is looked at once more, just before the end.
-                    generation = await hook.aget_generation(generation_id, media)
-                    if api.may_cancel(generation) and not await self._abandoned():
-                        return False
-                result = await hook.acancel(generation_id, media)
-                self.log.info("%s", result.reason)
-        except Exception as error:
-            self.log.warning(
-                "Generation %s was not cancelled, it goes on and is billed: %s", generation_id, error
-            )
-        return True
-
-    async def _abandoned(self) -> bool:
-        """Whether nobody goes on with the generation; says so if somebody does."""
-        state = await self._task_state()
-        if state in ABANDONED:
-            return True
-        self.log.info("The task is %s: %s goes on.", state or "of unknown state", self._what)
-        return False
-
-    async def _task_state(self) -> str | None:
-        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
-        from asgiref.sync import sync_to_async
-
-        ti: Any = self.task_instance
-        map_index = ti.map_index if ti.map_index is not None else -1
-        states = await sync_to_async(RuntimeTaskInstance.get_task_states)(
-            dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=map_index
-        )
-        return state_of(states, ti.run_id, ti.task_id, map_index)
-
-
-class SeedanceGenerationTrigger(_CancellingTrigger):
+class SeedanceGenerationTrigger(CancellingTrigger):
     """
     Waits until a generation has ended.
 
@@ -141,6 +57,8 @@ class SeedanceGenerationTrigger(_CancellingTrigger):
     :param cancel_on_kill: Whether to cancel when a person ends the task.
     :param end_from_trigger: Whether to end a successful task without a worker.
     :param facts: What the request told of the result.
+    :param callback_nonce: What a callback for this submission carries, if the service is to call.
+    :param called: Whether it has called already, too early: then the polls are those of a render without.
     """
 
     def __init__(
@@ -156,6 +74,8 @@ class SeedanceGenerationTrigger(_CancellingTrigger):
         cancel_on_kill: bool = True,
         end_from_trigger: bool = False,
         facts: dict[str, Any] | None = None,
+        callback_nonce: str | None = None,
+        called: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.seedance_conn_id = seedance_conn_id
@@ -168,6 +88,8 @@ class SeedanceGenerationTrigger(_CancellingTrigger):
         self.cancel_on_kill = cancel_on_kill
         self.end_from_trigger = end_from_trigger
         self.facts = facts or {}
+        self.callback_nonce = callback_nonce
+        self.called = called
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what Airflow needs to make the trigger again."""
@@ -184,6 +106,8 @@ class SeedanceGenerationTrigger(_CancellingTrigger):
                 "cancel_on_kill": self.cancel_on_kill,
                 "end_from_trigger": self.end_from_trigger,
                 "facts": self.facts,
+                "callback_nonce": self.callback_nonce,
+                "called": self.called,
             },
         )
 
@@ -196,13 +120,22 @@ class SeedanceGenerationTrigger(_CancellingTrigger):
             generation_id=self.generation_id,
             media=self.media,
             deadline=self.deadline,
-            known=Knowledge(poll_interval=self.poll_interval, estimated_wait=self.estimated_wait),
+            known=Knowledge(
+                poll_interval=self.poll_interval,
+                estimated_wait=self.estimated_wait,
+                called_back=self.callback_nonce is not None and not self.called,
+            ),
             submitted_at=self.submitted_at,
             told=self.submitted_at is not None,
         )
         began = time.time()
         step = await wait_for_generation(
-            waiting, self.seedance_conn_id, look_up_settings, not_before=EARLIEST, facts=self.facts
+            waiting,
+            self.seedance_conn_id,
+            look_up_settings,
+            not_before=EARLIEST,
+            facts=self.facts,
+            report=Progress(self.task_instance),
         )
         await asyncio.sleep(max(0.0, began + EARLIEST - time.time()))
         yield await self._end(step)
@@ -225,27 +158,14 @@ class SeedanceGenerationTrigger(_CancellingTrigger):
 
     async def _succeed(self, generation: Generation) -> TriggerEvent:
         """Write what a worker would have written, and let Airflow end the task."""
-        from airflow.sdk.bases.xcom import BaseXCom
         from airflow.triggers.base import TaskSuccessEvent
 
-        ti: Any = self.task_instance
-        values = {
-            "return_value": generation.result(),
-            "_link_SeedanceOutputLink": generation.url or "",
-        }
-        for key, value in values.items():
-            await BaseXCom.aset(
-                key,
-                value,
-                dag_id=ti.dag_id,
-                task_id=ti.task_id,
-                run_id=ti.run_id,
-                map_index=ti.map_index if ti.map_index is not None else -1,
-            )
+        await push(self.task_instance, "return_value", generation.result())
+        await push(self.task_instance, "_link_SeedanceOutputLink", generation.url or "")
         return TaskSuccessEvent()
 
 
-class SeedanceBatchTrigger(_CancellingTrigger):
+class SeedanceBatchTrigger(CancellingTrigger):
     """
     Waits for the generations of a batch task, until enough of them have ended for a worker to go on.
 
@@ -396,6 +316,34 @@ class SeedanceQuotaTrigger(BaseTrigger):
         yield TriggerEvent({"moment": self.moment})  # type: ignore[no-untyped-call]
 
 
+class SeedanceCallbackTrigger(BaseTrigger):
+    """
+    Waits for the service to call back about a submission whose reply was lost.
+
+    Only a callback says which generation it was, so there is nothing to poll for and nothing to cancel.
+
+    :param moment: Seconds since 1970 at which patience ends.
+    :param callback_nonce: What a callback for this submission carries.
+    """
+
+    def __init__(self, *, moment: float, callback_nonce: str) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.moment = moment
+        self.callback_nonce = callback_nonce
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return what Airflow needs to make the trigger again."""
+        return (
+            f"{type(self).__module__}.{type(self).__qualname__}",
+            {"moment": self.moment, "callback_nonce": self.callback_nonce},
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait, then fire once: nobody called."""
+        await asyncio.sleep(max(EARLIEST, self.moment - time.time()))
+        yield TriggerEvent({"outcome": "silence"})  # type: ignore[no-untyped-call]
+
+
 def make_event(generation: Generation) -> dict[str, Any]:
     """Return the payload that carries a generation that has ended."""
     return {
@@ -427,6 +375,11 @@ def read_batch_event(event: Any) -> tuple[list[Generation], list[str], list[str]
 
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
+
+
+def is_call(event: Any) -> bool:
+    """Whether a task was resumed because the service has called."""
+    return isinstance(event, dict) and event.get("outcome") == "callback"
 
 
 def read_event(event: Any, generation_id: str) -> Generation | None:

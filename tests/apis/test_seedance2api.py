@@ -404,3 +404,39 @@ def test_nothing_is_published_about_prices_or_cancelling() -> None:
     assert API.auth_headers == ("authorization", "x-api-key")
     with pytest.raises(errors.SeedanceConfigurationError, match="cannot cancel"):
         API.cancel_call("t")
+
+
+# ---------------------------------------------------------------------- after a callback
+
+
+def test_after_a_callback_only_the_result_is_asked() -> None:
+    generation, steps = drive(
+        API.end_flow("task-123-abc", "video", NOW), [reply(200, fixture("seedance2api_result_completed"))]
+    )
+    assert [call.path for call in calls(steps)] == ["/results/task-123-abc"]
+    assert generation.status is Status.SUCCEEDED
+    assert generation.url == "https://cdn.seedance2api.com/videos/..."
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        reply(404, {"error": {"code": "not_found", "message": "no result"}}),
+        reply(400, {"error": {"code": "not_ready", "message": "still running"}}),
+        reply(500, b"oops"),
+        reply(200, {"task_id": "task-123-abc", "status": "completed", "result": {}}),
+        reply(200, {"task_id": "task-123-abc", "status": "processing"}),
+    ],
+)
+def test_where_there_is_no_result_the_state_is_asked(first: Any) -> None:
+    generation, steps = drive(
+        API.end_flow("task-123-abc", "video", NOW),
+        [first, reply(200, {"task_id": "task-123-abc", "status": "processing"})],
+    )
+    assert [call.path for call in calls(steps)] == ["/results/task-123-abc", "/tasks/task-123-abc"]
+    assert generation.status is Status.RUNNING
+
+
+def test_a_refusal_for_quota_is_not_asked_around() -> None:
+    with pytest.raises(errors.SeedanceRateLimitError):
+        drive(API.end_flow("task-123-abc", "video", NOW), [reply(429, {"error": {"message": "slow down"}})])

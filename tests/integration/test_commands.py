@@ -126,10 +126,11 @@ def test_demo_ends_with_a_playable_video_its_price_and_the_kept_airflow(tmp_path
     lines = []
     for line in process.stdout:
         lines.append(line)
-        if "Press Ctrl-C" in line:
+        if "Renders: " in line:
             break
     address = re.search(r"still running: (http://\S+)", "".join(lines))
     assert address is not None, "".join(lines)
+    assert lines[-1] == f"Renders: {address[1]}/plugin/seedance-run\n"
     with urllib.request.urlopen(address[1], timeout=30) as page:
         assert page.status == 200
     children = _airflow_below(process.pid)

@@ -10,12 +10,13 @@ from typing import Any
 
 import av
 import pytest
-from harness import TestAirflow
+from harness import TestAirflow, serve_callbacks
 
 EXAMPLES = Path(__file__).parents[2] / "example_dags"
 POOL = "seedance_campaign"
 RUNS: dict[str, dict[str, Any]] = {
     "example_seedance_daily": {},
+    "example_seedance_callbacks": {},
     "example_seedance_upload": {"conf": {"prompt": "A paper boat, from the test"}},
     "example_seedance_image_to_video": {"conf": {"subject": "a kiosk in the snow"}},
     "example_seedance_preview_approval": {"conf": {"prompt": "A watch that waits for approval"}},
@@ -38,7 +39,8 @@ def examples(
     home = tmp_path_factory.mktemp("examples")
     dags = home / "dags"
     shutil.copytree(EXAMPLES, dags, ignore=shutil.ignore_patterns("__pycache__"))
-    with TestAirflow(
+    serve_callbacks(home / "airflow")
+    made = TestAirflow(
         home=home / "airflow",
         dags_folder=dags,
         connections={
@@ -48,7 +50,11 @@ def examples(
         env={"SEEDANCE_EXAMPLE_DESTINATION": stored.as_uri()},
         config={("core", "dags_are_paused_at_creation"): "True"},
         database_template=database_template,
-    ) as airflow:
+    )
+    made.environment["AIRFLOW_CONN_SEEDANCE_CALLBACKS"] = emulator.connection_json(
+        "seedanceapi-v1", callback_base_url=made.url, callback_secret="a secret of the test, and long"
+    )
+    with made as airflow:
         yield airflow
 
 
@@ -93,6 +99,15 @@ def test_daily_generation(examples: TestAirflow, runs: dict[str, str]) -> None:
     result = examples.xcom("example_seedance_daily", run_id, "generate")
     assert result["status"] == "succeeded"
     assert result["model"] == "seedance-2.0"
+
+
+def test_called_back(examples: TestAirflow, runs: dict[str, str], emulator: Any) -> None:
+    run_id = succeeded(examples, runs, "example_seedance_callbacks")
+    for map_index in (0, 1):
+        result = examples.xcom("example_seedance_callbacks", run_id, "render", map_index=map_index)
+        about = [call for call in emulator.ledger.callbacks if call.generation_id == result["generation_id"]]
+        assert [call.status for call in about] == [202]
+        assert emulator.ledger.count("status", generation_id=result["generation_id"]) == 1
 
 
 def test_render_and_upload(examples: TestAirflow, runs: dict[str, str], stored: Path) -> None:

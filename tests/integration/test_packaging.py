@@ -47,6 +47,8 @@ def test_wheel_holds_the_package_and_nothing_else(built: tuple[Path, Path]) -> N
     top = {name.split("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == {"airflow_provider_seedance"}
     assert "airflow_provider_seedance/py.typed" in names
+    page = ROOT / "airflow_provider_seedance" / "ui" / "static"
+    assert {f"airflow_provider_seedance/ui/static/{file.name}" for file in page.iterdir()} <= set(names)
     assert "airflow_provider_seedance/example_dags/example_seedance_daily.py" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
@@ -63,6 +65,11 @@ def test_airflow_discovers_the_provider(installed: Path, tmp_path: Path) -> None
     assert len(ours) == 1
     hooks = json.loads(_run(str(installed / "airflow"), "providers", "hooks", "-o", "json", home=tmp_path))
     assert any(row["connection_type"] == "seedance" for row in hooks)
+
+
+def test_airflow_discovers_the_plugin(installed: Path, tmp_path: Path) -> None:
+    listed = json.loads(_run(str(installed / "airflow"), "plugins", "-o", "json", home=tmp_path))
+    assert [row["name"] for row in listed if row["name"] == "seedance"] == ["seedance"]
 
 
 def test_commands_exist_in_airflow_and_beside_it(installed: Path, tmp_path: Path) -> None:

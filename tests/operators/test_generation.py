@@ -269,7 +269,8 @@ def test_a_malformed_connection(
         ({"timeout": True}, "timeout is True"),
         ({"timeout": None}, "timeout is None"),
         ({"max_credits": -1}, "max_credits is -1"),
-        ({"use_callback": True}, "use_callback is not available"),
+        ({"use_callback": "yes"}, "use_callback is 'yes'"),
+        ({"use_callback": True, "deferrable": False}, "use_callback needs deferrable=True"),
     ],
 )
 def test_arguments_are_judged_when_the_dag_is_read(arguments: dict[str, Any], says: str) -> None:

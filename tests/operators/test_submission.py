@@ -19,7 +19,7 @@ from airflow_provider_seedance.client import Client
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import GenerationRequest, GenerationStatus, utc_now
 from airflow_provider_seedance.operators import submission as module
-from airflow_provider_seedance.operators.submission import Attached, Policy, Postponed, Submission
+from airflow_provider_seedance.operators.submission import Attached, Policy, Postponed, Submission, Unanswered
 
 NEVER = [api for api in ALL_APIS if api != "ark"]  # services that cannot be asked for a lost submission
 
@@ -652,3 +652,42 @@ def test_without_a_store_every_submission_is_warned_about(
     warnings = [line.message for line in caplog.records if line.levelno == logging.WARNING]
     assert len(warnings) == 2
     assert all("no task state store" in line and "pays again" in line for line in warnings)
+
+
+# ---------------------------------------------------------------------- called back
+
+
+def test_a_lost_reply_is_waited_for_where_the_service_calls(services: SeedanceEmulator) -> None:
+    store, nonces = Store(), []
+
+    def address(nonce: str) -> str:
+        nonces.append(nonce)
+        return f"http://127.0.0.1:1/{nonce}"
+
+    services.fault("drop_reply")
+    outcome = enter(services, "seedanceapi-v1", store, address=address)
+    assert isinstance(outcome, Unanswered)
+    assert nonces == [store.value["callback_nonce"]]
+    assert outcome.record.callback_nonce == nonces[0]
+    assert outcome.record.intended_at is not None
+    assert outcome.until == outcome.record.intended_at.timestamp() + module.CALL_PATIENCE
+    assert services.ledger.submissions[0].callback_url == f"http://127.0.0.1:1/{nonces[0]}"
+    # The task has not failed yet, so nothing was reported.
+    assert store.states == ["intent"]
+
+
+def test_what_was_certainly_not_taken_is_not_waited_for(services: SeedanceEmulator) -> None:
+    store = Store()
+    services.fault("refuse", status=400)
+    with pytest.raises(errors.SeedanceRequestError):
+        enter(services, "seedanceapi-v1", store, address=lambda nonce: "http://127.0.0.1:1/")
+    assert store.states == ["intent", "not_submitted"]
+
+
+def test_a_nonce_says_nothing_about_its_submission(services: SeedanceEmulator) -> None:
+    stores = [Store(), Store()]
+    for store in stores:
+        enter(services, "ark", store, address=lambda nonce: "http://127.0.0.1:1/")
+    one, other = (store.value["callback_nonce"] for store in stores)
+    assert one != other
+    assert len(one) >= 16

@@ -139,3 +139,53 @@ def test_any_knowledge_gives_a_wait(known: Knowledge, elapsed: float, jitter: fl
     assert 0 < seconds <= max(1.04 * longest, 1.1 * (known.retry_after or 0))
     if known.poll_interval is None:
         assert seconds >= 0.9 * schedule.SHORTEST
+
+
+# ---------------------------------------------------------------------- with callbacks
+
+
+def test_with_callbacks_the_first_poll_comes_after_nearly_all_such_renders_have_ended() -> None:
+    assert wait(called_back=True) >= schedule.SAFETY_FIRST
+    belief = learned(200.0)
+    first = wait(belief=belief, called_back=True)
+    assert first == pytest.approx(schedule.SAFETY_FACTOR * belief.by(schedule.SAFETY_SHARE))
+    assert first > 200.0
+    assert wait(belief=learned(15.0), called_back=True) == schedule.SAFETY_FIRST
+
+
+@pytest.mark.parametrize("seconds", [None, 15.0, 60.0, 200.0, 600.0])
+def test_with_callbacks_far_fewer_polls_are_made(seconds: float | None) -> None:
+    belief = learned(seconds) if seconds else None
+    end = 4 * (seconds or 120.0)
+    called = polls(end, belief, called_back=True)
+    assert len(called) <= max(2, len(polls(end, belief)) / 2)
+
+
+def test_a_render_that_is_never_called_back_for_is_still_asked_for() -> None:
+    moments = polls(86400.0, called_back=True)
+    gaps = [after - before for before, after in itertools.pairwise(moments)]
+    assert gaps[0] >= schedule.SAFETY_GAP * (1 - schedule.JITTER)
+    assert max(gaps) <= schedule.SAFETY_LONGEST * (1 + schedule.JITTER)
+    assert len(moments) < 60
+
+
+def test_an_interval_of_the_users_own_holds_with_callbacks_too() -> None:
+    assert wait(poll_interval=7.0, called_back=True) == 7.0
+
+
+def test_what_a_service_tells_of_a_refusal_holds_with_callbacks_too() -> None:
+    assert wait(retry_after=5000.0, called_back=True) >= 5000.0
+
+
+@given(
+    st.floats(0, 1e7),
+    st.one_of(st.none(), st.floats(0, 1e5)),
+    st.integers(0, 100),
+    st.floats(0, 1),
+)
+def test_with_callbacks_every_wait_is_finite_and_positive(
+    elapsed: float, estimate: float | None, failures: int, jitter: float
+) -> None:
+    known = Knowledge(called_back=True, estimated_wait=estimate, failures=failures)
+    seconds = next_poll(known, elapsed=elapsed, jitter=jitter)
+    assert 0 < seconds < math.inf

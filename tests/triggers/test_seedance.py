@@ -27,6 +27,7 @@ from airflow_provider_seedance.client import Client
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
 from airflow_provider_seedance.polling import hub
+from airflow_provider_seedance.triggers import cancelling
 from airflow_provider_seedance.triggers import seedance as module
 from airflow_provider_seedance.triggers.seedance import (
     GenerationEvent,
@@ -177,7 +178,7 @@ def test_nothing_fires_in_the_first_seconds(monkeypatch: pytest.MonkeyPatch, end
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
-    async def wait(waiting: Any, conn_id: str, look_up: Any, *, not_before: float, facts: Any) -> Any:
+    async def wait(waiting: Any, conn_id: str, look_up: Any, *, not_before: float, **_: Any) -> Any:
         assert not_before == module.EARLIEST
         return SimpleNamespace(kind="deadline", waiting=waiting)
 
@@ -450,20 +451,20 @@ def test_the_cancellation_survives_its_own(
         killing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await killing
-        assert len(module._cancellations) == 1
+        assert len(cancelling._cancellations) == 1
         fault.release()
-        await asyncio.gather(*module._cancellations)
+        await asyncio.gather(*cancelling._cancellations)
 
     on_loop(kill())
     assert services.generation(queued).status == "cancelled"
-    assert module._cancellations == set()
+    assert cancelling._cancellations == set()
 
 
 def test_a_cancellation_that_takes_too_long_is_given_up(
     services: SeedanceEmulator, queued: str, state: Callable[[Any], None], log: Log, monkeypatch: Any
 ) -> None:
     state({"run": {"task": "failed"}})
-    monkeypatch.setattr(module, "CANCEL_PATIENCE", 0.05)
+    monkeypatch.setattr(cancelling, "CANCEL_PATIENCE", 0.05)
     fault = services.fault("delay", on="status", hold=True)
     try:
         on_loop(make(queued).on_kill())

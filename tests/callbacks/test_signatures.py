@@ -1,0 +1,134 @@
+"""Signatures of services: every form that is accepted, and that nothing else is."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_seedance.callbacks.signatures import MOST, TOLERANCE, Signing, is_genuine
+
+NOW = 1_800_000_000.0
+BODY = b'{"task_id": "1"}'
+PLAIN = Signing(header="X-Signature", secret="shared with the service")
+TIMED = replace(PLAIN, scheme="hmac-sha256-timestamp")
+
+
+def digest(message: bytes = BODY, secret: str = PLAIN.secret) -> bytes:
+    return hmac.new(secret.encode(), message, hashlib.sha256).digest()
+
+
+def genuine(
+    header: str, *, signing: Signing = PLAIN, body: bytes = BODY, now: float = NOW, **other: str
+) -> bool:
+    return is_genuine(signing, {"x-signature": header, **other}, body, now)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda raw: raw.hex(),
+        lambda raw: raw.hex().upper(),
+        lambda raw: f"sha256={raw.hex()}",
+        lambda raw: f"v1={raw.hex()}",
+        lambda raw: f"  {raw.hex()} ",
+        lambda raw: base64.b64encode(raw).decode(),
+        lambda raw: base64.urlsafe_b64encode(raw).decode(),
+        lambda raw: f"v1={'0' * 64},v1={raw.hex()}",
+        lambda raw: f"v1={'0' * 64} v1={base64.b64encode(raw).decode()}",
+    ],
+)
+def test_the_forms_that_services_write(write: Callable[[bytes], str]) -> None:
+    assert genuine(write(digest()))
+    assert not genuine(write(digest(BODY + b" ")))
+    assert not genuine(write(digest(secret="another secret")))
+
+
+def test_the_name_of_the_header_in_any_case() -> None:
+    assert genuine(digest().hex(), signing=replace(PLAIN, header="x-SIGNATURE"))
+
+
+def test_without_a_signature() -> None:
+    assert not is_genuine(PLAIN, {}, BODY, NOW)
+    assert not genuine("")
+    assert not genuine("sha256=")
+
+
+def test_only_the_first_few_signatures_are_looked_at() -> None:
+    many = ",".join(["v1=" + "0" * 64] * (2 * MOST))
+    assert not genuine(f"{many},{digest().hex()}")
+
+
+@given(st.binary(), st.text(min_size=1))
+def test_the_raw_bytes_are_signed(body: bytes, secret: str) -> None:
+    signing = replace(PLAIN, secret=secret)
+    mac = hmac.new(secret.encode("utf-8", "replace"), body, hashlib.sha256).hexdigest()
+    assert genuine(mac, signing=signing, body=body)
+    assert not genuine(mac, signing=signing, body=body + b"\n")
+
+
+@given(st.text(), st.text(), st.binary(), st.sampled_from([PLAIN, TIMED]))
+def test_rubbish_is_never_genuine(header: str, stamp: str, body: bytes, signing: Signing) -> None:
+    assert not is_genuine(signing, {"x-signature": header, "x-timestamp": stamp}, body, NOW)
+
+
+@given(st.data())
+def test_every_change_of_a_single_character_is_refused(data: st.DataObject) -> None:
+    mac = digest().hex()
+    position = data.draw(st.integers(0, len(mac) - 1))
+    other = data.draw(st.characters().filter(lambda character: character.lower() != mac[position]))
+    # White space around a signature is no part of it, and a comma ends it.
+    changed = mac[:position] + other + mac[position + 1 :]
+    assert not genuine(changed)
+
+
+# ---------------------------------------------------------------------- with a time
+
+
+def timed(stamp: str) -> str:
+    return digest(stamp.encode() + b"." + BODY).hex()
+
+
+def test_the_time_in_a_header_of_its_own() -> None:
+    stamp = str(int(NOW))
+    assert genuine(timed(stamp), signing=TIMED, **{"x-timestamp": stamp})
+    named = replace(TIMED, timestamp_header="Webhook-Time")
+    assert genuine(timed(stamp), signing=named, **{"webhook-time": stamp})
+
+
+def test_the_time_beside_the_signature() -> None:
+    stamp = str(int(NOW))
+    assert genuine(f"t={stamp},v1={timed(stamp)}", signing=TIMED)
+
+
+def test_the_time_in_milliseconds() -> None:
+    stamp = str(int(NOW * 1000))
+    assert genuine(timed(stamp), signing=TIMED, **{"x-timestamp": stamp})
+
+
+@pytest.mark.parametrize("away", [-TOLERANCE - 1, TOLERANCE + 1, 86400.0, -86400.0])
+def test_a_replay_is_refused(away: float) -> None:
+    stamp = str(int(NOW + away))
+    assert not genuine(timed(stamp), signing=TIMED, **{"x-timestamp": stamp})
+
+
+@pytest.mark.parametrize("stamp", ["", "-1", "1e9", "soon", "١٨٠٠", "9" * 14, "9" * 5000, "1800000000.5"])
+def test_a_time_that_is_none(stamp: str) -> None:
+    assert not genuine(timed(stamp), signing=TIMED, **{"x-timestamp": stamp})
+
+
+def test_the_time_is_signed_too() -> None:
+    stamp = str(int(NOW))
+    assert not genuine(timed(stamp), signing=TIMED, **{"x-timestamp": str(int(NOW) + 1)})
+    assert not genuine(digest().hex(), signing=TIMED, **{"x-timestamp": stamp})
+    assert not genuine(timed(stamp), signing=PLAIN, **{"x-timestamp": stamp})
+
+
+def test_the_secret_is_not_shown() -> None:
+    assert PLAIN.secret not in repr(PLAIN)
