@@ -1,0 +1,88 @@
+// Numbers, times and addresses as the page shows them. No function here touches the document.
+
+const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
+const dollars = new Intl.NumberFormat("en", { style: "currency", currency: "USD", maximumFractionDigits: 4 });
+
+export function number(value) {
+  return whole.format(value);
+}
+
+export function money(value) {
+  return dollars.format(value);
+}
+
+export function plural(count, word) {
+  return `${number(count)} ${word}${count === 1 ? "" : "s"}`;
+}
+
+/** Milliseconds as "48 s", "3 min 05 s" or "2 h 10 min". */
+export function span(milliseconds) {
+  const seconds = Math.max(0, Math.round(milliseconds / 1000));
+  if (seconds < 60) return `${seconds} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${String(seconds % 60).padStart(2, "0")} s`;
+  return `${Math.floor(seconds / 3600)} h ${String(Math.floor(seconds / 60) % 60).padStart(2, "0")} min`;
+}
+
+/** The milliseconds since 1970 of a time as the server writes it, or null. */
+export function moment(text) {
+  const found = typeof text === "string" ? Date.parse(text) : NaN;
+  return Number.isNaN(found) ? null : found;
+}
+
+export function dateTime(text) {
+  const at = moment(text);
+  return at === null ? "" : new Date(at).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+}
+
+/** How long a render takes or has taken, in milliseconds, or null. */
+export function elapsed(render, now) {
+  const begun = moment(render.started_at);
+  if (begun === null) return null;
+  const end = moment(render.ended_at);
+  return end === null ? now - begun : end - begun;
+}
+
+/** An address of the web, or null: nothing else than http and https ever becomes a link or a source. */
+export function webAddress(text) {
+  if (typeof text !== "string") return null;
+  try {
+    const url = new URL(text);
+    return url.protocol === "https:" || url.protocol === "http:" ? url.href : null;
+  } catch {
+    return null;
+  }
+}
+
+const segment = encodeURIComponent;
+
+/** Our own route for a stored file. */
+export function fileAddress(run, file) {
+  const query = new URLSearchParams({ task_id: file.task_id, map_index: file.map_index, index: file.index });
+  return `${runAddress(run)}/media?${query}`;
+}
+
+export function runAddress(run) {
+  return `api/dags/${segment(run.dag_id)}/runs/${segment(run.run_id)}`;
+}
+
+/** The page of a task instance in Airflow, relative to Airflow's own address. */
+export function taskPage(run, render) {
+  const task = `${runPage(run)}/tasks/${encodeURIComponent(render.task_id)}`;
+  return render.map_index >= 0 ? `${task}/mapped/${render.map_index}` : task;
+}
+
+export function runPage(run) {
+  return `../dags/${encodeURIComponent(run.dag_id)}/runs/${encodeURIComponent(run.run_id)}`;
+}
+
+/** What a render can be played from: its stored files, or else the service's own addresses until they expire. */
+export function sources(run, render, now) {
+  const stored = render.files.map((file) => ({ url: fileAddress(run, file), media: file.media, stored: true, name: file.name }));
+  if (stored.length > 0) return stored;
+  const expiry = moment(render.expires_at);
+  if (expiry !== null && expiry <= now) return [];
+  return render.urls
+    .map(webAddress)
+    .filter((url) => url !== null)
+    .map((url) => ({ url, media: render.media === "image" ? "image" : "video", stored: false, name: "" }));
+}

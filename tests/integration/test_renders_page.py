@@ -1,0 +1,616 @@
+"""The Renders page in a real browser, on a real Airflow that two users look at."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sqlite3
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
+
+import pytest
+from harness import TestAirflow
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+
+EXAMPLES = Path(__file__).parents[2] / "example_dags"
+DAG = "example_seedance_image_to_video"
+SECRET = "secret_dag"
+HOSTILE = "Boat\"'><img src=x onerror=\"window.hacked='prompt'\"><script>window.hacked='script'</script>"
+#: What Airflow lets a run be called, and what a page must encode.
+BIG = "manual__2026-01-01T00:00:00+00:00/a b&c=d?e#f%2F"
+MANY = 1000
+
+AUTH_MANAGER = """
+from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
+
+class TwoUsers(SimpleAuthManager):
+    '''The second user may not read one of the Dags.'''
+
+    def is_authorized_dag(self, *, method, user, access_entity=None, details=None):
+        if user.username == "viewer" and details is not None and details.id == "secret_dag":
+            return False
+        return super().is_authorized_dag(method=method, user=user, access_entity=access_entity, details=details)
+"""
+
+SECRET_DAG = f"""
+import os
+from airflow.sdk import DAG
+from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoOperator
+from airflow_provider_seedance.transfers.seedance_to_object_storage import SeedanceToObjectStorageOperator
+
+with DAG("{SECRET}", schedule=None):
+    video = SeedanceGenerateVideoOperator(task_id="video", prompt={HOSTILE!r}, aspect_ratio="16:9", poll_interval=2)
+    SeedanceToObjectStorageOperator(
+        task_id="store",
+        generation=video.output,
+        destination=os.environ["SEEDANCE_EXAMPLE_DESTINATION"] + "/secret.mp4",
+    )
+"""
+
+PLUGIN = "from airflow_provider_seedance.plugin import SeedancePlugin as SeedancePlugin\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """The Airflow, and its runs by Dag id."""
+
+    airflow: TestAirflow
+    runs: dict[str, str]
+    stored: Path
+
+    @property
+    def url(self) -> str:
+        return self.airflow.url
+
+    def api(self, dag_id: str, what: str = "renders", run_id: str | None = None, **query: Any) -> str:
+        run = quote(run_id or self.runs[dag_id], safe="")
+        return f"/seedance/api/dags/{quote(dag_id, safe='')}/runs/{run}/{what}?{urlencode(query)}"
+
+    def ask(self, path: str, user: str | None = "admin", method: str = "GET", **headers: str) -> Answer:
+        """Ask as a user; ``None`` is nobody."""
+        if user is not None:
+            headers["Authorization"] = f"Bearer {self.airflow.api.token(user)}"
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        request = urllib.request.Request(self.url + path, headers=named, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return Answer(answer.status, dict(answer.headers), answer.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                return Answer(error.code, dict(error.headers), error.read())
+
+    def renders(self, dag_id: str, user: str = "admin", **query: Any) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.ask(self.api(dag_id, **query), user).json["renders"]
+        return found
+
+    def page(self, dag_id: str, run_id: str | None = None) -> str:
+        run = quote(run_id or self.runs[dag_id], safe="")
+        return f"{self.url}/seedance/renders?dag_id={quote(dag_id, safe='')}&run_id={run}"
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    def header(self, name: str) -> str | None:
+        return next((value for key, value in self.headers.items() if key.lower() == name.lower()), None)
+
+
+@pytest.fixture(scope="module")
+def stage(
+    tmp_path_factory: pytest.TempPathFactory, database_template: Path, emulator: Any
+) -> Iterator[Stage]:
+    """An Airflow with the demo Dag, a Dag that one user may not see, and runs of both that have begun."""
+    home = tmp_path_factory.mktemp("page")
+    dags, stored = home / "dags", home / "stored"
+    dags.mkdir()
+    shutil.copy(EXAMPLES / f"{DAG}.py", dags)
+    (dags / f"{SECRET}.py").write_text(SECRET_DAG)
+    (dags / "two_users.py").write_text(AUTH_MANAGER)
+    if not any(found.name == "seedance" for found in entry_points(group="airflow.plugins")):
+        # Installed in editable mode before there was the plugin: Airflow is given it in the other way.
+        plugins = home / "airflow" / "plugins"
+        plugins.mkdir(parents=True)
+        (plugins / "seedance_plugin.py").write_text(PLUGIN)
+    with TestAirflow(
+        home=home / "airflow",
+        dags_folder=dags,
+        connections={
+            "seedance_default": emulator.connection_json("seedanceapi-v1"),
+            "seedance_images": emulator.connection_json("seedance2api"),
+        },
+        env={"SEEDANCE_EXAMPLE_DESTINATION": stored.as_uri()},
+        config={
+            ("core", "auth_manager"): "two_users.TwoUsers",
+            ("core", "simple_auth_manager_all_admins"): "False",
+            ("core", "simple_auth_manager_users"): "admin:admin,viewer:viewer",
+        },
+        database_template=database_template,
+    ) as airflow:
+        runs = {}
+        for dag_id in (DAG, SECRET):
+            airflow.wait_parsed(dag_id, 60)
+            runs[dag_id] = airflow.trigger(dag_id)
+        yield Stage(airflow=airflow, runs=runs, stored=stored)
+
+
+@pytest.fixture(scope="module")
+def finished(stage: Stage) -> Stage:
+    """The same, when both runs have ended."""
+    for dag_id, run_id in stage.runs.items():
+        assert stage.airflow.wait_run(dag_id, run_id, 120) == "success"
+    return stage
+
+
+@pytest.fixture(scope="module")
+def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    """A browser that nobody has used before."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    from selenium.webdriver.chrome.service import Service
+
+    binary = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
+    driver = shutil.which("chromedriver")
+    if binary is None or driver is None:
+        pytest.skip("there is no Chromium, or no chromedriver, on this machine")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--disable-dev-shm-usage",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--window-size=1600,1000",
+        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
+    ):
+        options.add_argument(argument)
+    browser = webdriver.Chrome(options=options, service=Service(driver))
+    try:
+        yield browser
+    finally:
+        browser.quit()
+
+
+@pytest.fixture(scope="module")
+def browser(chrome: Chrome, stage: Stage) -> Chrome:
+    """The browser of somebody who has logged in through Airflow's own form."""
+    passwords = json.loads((stage.airflow.home / "simple_auth_manager_passwords.json.generated").read_text())
+    chrome.get(stage.url)
+    wait(chrome, "return document.querySelector('input[type=password]') !== null", "the login form")
+    chrome.find_element("css selector", "input[name=username]").send_keys("admin")
+    chrome.find_element("css selector", "input[type=password]").send_keys(passwords["admin"] + "\n")
+    wait(chrome, "return !location.pathname.includes('login')", "the first page of Airflow")
+    return chrome
+
+
+def wait(browser: Chrome, script: str, what: str, *arguments: Any) -> Any:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    looks: Callable[[Any], Any] = lambda driver: driver.execute_script(script, *arguments)  # noqa: E731
+    return WebDriverWait(browser, 60).until(looks, message=f"no sign of {what}")
+
+
+def open_page(browser: Chrome, address: str) -> None:
+    browser.get("about:blank")  # an address that differs in its fragment only would load nothing
+    browser.get(address)
+    wait(browser, "return document.body.classList.contains('ready')", "the page")
+
+
+# ---------------------------------------------------------------------- in the browser
+
+
+def test_it_is_live_while_the_run_goes_on(browser: Chrome, stage: Stage) -> None:
+    open_page(browser, stage.page(SECRET))
+    wait(browser, "return document.querySelectorAll('.card').length === 1", "the render")
+    browser.execute_script("window.here = document.querySelector('.card')")
+    wait(browser, "return window.here.dataset.state === 'succeeded'", "the end of the render")
+    # Without loading the page again, and the same card.
+    wait(browser, "return window.here.isConnected && window.here.querySelector('.file')", "the stored file")
+    wait(browser, "return document.getElementById('live-text').textContent === 'Ended'", "the end of the run")
+
+
+def test_the_tab_of_the_run_plays_the_video(browser: Chrome, finished: Stage) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    run = quote(finished.runs[DAG], safe="")
+    browser.get(f"{finished.url}/dags/{DAG}/runs/{run}")
+    tab = (
+        "return [...document.querySelectorAll('a')]"
+        ".find((link) => link.textContent.trim() === 'Renders' && link.href.endsWith('/plugin/seedance-run'))"
+    )
+    wait(browser, tab, "the tab").click()
+    wait(browser, "return document.querySelector('iframe') !== null", "the frame")
+    browser.switch_to.frame(browser.find_element("css selector", "iframe"))
+    wait(browser, "return document.querySelectorAll('.card').length === 2", "the renders")
+    video = "const video = document.querySelector('video');"
+    source = wait(browser, f"{video} return video && video.currentTime > 0 && video.src", "the video playing")
+    assert source.startswith(f"{finished.url}/seedance/api/dags/{DAG}/runs/{run}/media")
+    before = browser.execute_script(f"{video} return video.currentTime")
+    wait(browser, f"{video} return video.currentTime !== arguments[0]", "its next frames", before)
+    picture = "const image = document.querySelector('.stage img'); return image && image.naturalWidth > 0 && image.alt"
+    assert wait(browser, picture, "the picture").startswith("Oil painting of")
+    totals = browser.execute_script("return document.getElementById('totals').innerText")
+    assert "28" in totals
+    assert "$0.14" in totals
+    # Out of the sandbox of the frame: to the service in another window, to the task in this one.
+    here = browser.current_window_handle
+    browser.find_element("xpath", "//a[text()='At the service']").click()
+    WebDriverWait(browser, 30).until(lambda driver: len(driver.window_handles) == 2)
+    (other,) = set(browser.window_handles) - {here}
+    browser.switch_to.window(other)
+    browser.close()
+    browser.switch_to.window(here)
+    browser.switch_to.frame(browser.find_element("css selector", "iframe"))
+    browser.execute_script("document.querySelectorAll('.card')[1].querySelector('.links a').click()")
+    browser.switch_to.default_content()
+    wait(browser, "return location.pathname.endsWith('/tasks/video')", "the page of the task")
+
+
+def test_the_tab_of_the_task_shows_its_render_only(browser: Chrome, finished: Stage) -> None:
+    run = quote(finished.runs[DAG], safe="")
+    browser.get(f"{finished.url}/dags/{DAG}/runs/{run}/tasks/image/plugin/seedance-task")
+    wait(browser, "return document.querySelector('iframe') !== null", "the frame")
+    browser.switch_to.frame(browser.find_element("css selector", "iframe"))
+    wait(browser, "return document.querySelectorAll('.card').length === 1", "the render")
+    assert browser.execute_script("return document.querySelectorAll('.stage img').length") == 1
+    browser.switch_to.default_content()
+
+
+def test_the_navigation_leads_to_the_runs(browser: Chrome, finished: Stage) -> None:
+    browser.get(f"{finished.url}/plugin/seedance-renders")
+    wait(browser, "return document.querySelector('iframe') !== null", "the frame")
+    browser.switch_to.frame(browser.find_element("css selector", "iframe"))
+    wait(browser, "return document.querySelectorAll('.run').length >= 2", "the runs")
+    browser.execute_script(
+        "[...document.querySelectorAll('.run')].find((link) => link.textContent.includes(arguments[0])).click()",
+        DAG,
+    )
+    wait(browser, "return document.querySelectorAll('.card').length === 2", "the renders of the run")
+    browser.switch_to.default_content()
+
+
+def test_filters(browser: Chrome, finished: Stage) -> None:
+    open_page(browser, finished.page(DAG))
+    visible = (
+        "return [...document.querySelectorAll('.card:not([hidden]) .prompt')].map((node) => node.textContent)"
+    )
+    assert len(browser.execute_script(visible)) == 2
+    browser.find_element("css selector", "body").send_keys("/")
+    search = browser.switch_to.active_element
+    assert search.get_attribute("id") == "search"
+    search.send_keys("oil PAINT")
+    (only,) = browser.execute_script(visible)
+    assert only.startswith("Oil painting")
+    assert browser.execute_script("return document.getElementById('shown').textContent") == "1 of 2 renders"
+    browser.refresh()
+    wait(browser, "return document.querySelectorAll('.card:not([hidden])').length === 1", "the kept filter")
+    browser.find_element("css selector", "#search").clear()
+    browser.execute_script("document.getElementById('search').dispatchEvent(new Event('input'))")
+    browser.find_element("css selector", ".chip[value=succeeded]").click()
+    assert len(browser.execute_script(visible)) == 2
+    assert browser.execute_script("return location.hash") == "#state=succeeded"
+    browser.find_element("css selector", "#search").send_keys("nothing has this")
+    assert browser.execute_script("return document.getElementById('blank').innerText").startswith(
+        "Nothing matches"
+    )
+
+
+def test_the_keyboard_reaches_every_card(browser: Chrome, finished: Stage) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    open_page(browser, finished.page(DAG))
+    assert browser.execute_script("return document.querySelectorAll('.card[tabindex=\"0\"]').length") == 1
+    browser.execute_script("document.querySelector('.card').focus()")
+    browser.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
+    second = "return document.activeElement === document.querySelectorAll('.card')[1]"
+    assert browser.execute_script(second)
+    assert browser.execute_script("return document.activeElement.querySelector('video').controls")
+    playing = "return !document.querySelector('video').paused"
+    wait(browser, playing, "the video playing")
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    assert not browser.execute_script(playing)
+    assert browser.execute_script("return document.activeElement.getAttribute('aria-label')").startswith(
+        "Succeeded: "
+    )
+    browser.switch_to.active_element.send_keys(Keys.HOME)
+    assert not browser.execute_script(second)
+
+
+def test_dark_as_the_browser_or_as_airflow(browser: Chrome, finished: Stage) -> None:
+    def prefer(scheme: str) -> None:
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+    def is_shown(background: str) -> None:
+        script = "return getComputedStyle(document.body).backgroundColor === arguments[0]"
+        wait(browser, script, background, background)
+
+    light, dark = "rgb(246, 247, 249)", "rgb(22, 29, 45)"
+    open_page(browser, finished.page(DAG))
+    browser.execute_script("localStorage.removeItem('theme')")
+    prefer("light")
+    open_page(browser, finished.page(DAG))
+    is_shown(light)
+    prefer("dark")
+    is_shown(dark)
+    # What is chosen in Airflow is stronger, and followed at once.
+    prefer("light")
+    browser.get(f"{finished.url}/plugin/seedance-renders")
+    wait(browser, "return document.querySelector('iframe') !== null", "the frame")
+    for theme, background in (("dark", dark), ("light", light)):
+        browser.execute_script(
+            "document.documentElement.classList.remove('dark', 'light');"
+            "document.documentElement.classList.add(arguments[0])",
+            theme,
+        )
+        browser.switch_to.frame(browser.find_element("css selector", "iframe"))
+        is_shown(background)
+        browser.switch_to.default_content()
+
+
+def test_ids_as_airflow_3_1_writes_them(browser: Chrome, finished: Stage) -> None:
+    run_id = finished.runs[DAG]
+    assert "+" in run_id
+    address = (
+        f"{finished.url}/seedance/renders?dag_id={DAG}&run_id={run_id}&task_id=image&map_index={{MAP_INDEX}}"
+    )
+    open_page(browser, address)
+    assert browser.execute_script("return document.querySelectorAll('.card').length") == 1
+
+
+@pytest.mark.parametrize("width", [400, 1600])
+def test_nothing_is_cut_off(browser: Chrome, finished: Stage, width: int) -> None:
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        open_page(browser, finished.page(SECRET))
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_hostile_words_stay_words(browser: Chrome, finished: Stage) -> None:
+    open_page(browser, finished.page(SECRET))
+    assert browser.execute_script("return document.querySelector('.prompt').textContent") == HOSTILE
+    assert browser.execute_script("return document.querySelectorAll('.card script, .card img').length") == 0
+    assert browser.execute_script("return window.hacked === undefined")
+    # Nor through the address of the page itself.
+    open_page(browser, f"{finished.page(HOSTILE, HOSTILE)}#q={quote(HOSTILE)}&state={quote(HOSTILE)}")
+    assert browser.execute_script("return window.hacked === undefined")
+    # And if there were a hole, the policy closes it.
+    browser.execute_script(
+        "document.body.insertAdjacentHTML('beforeend', '<img src=\"data:,\" onerror=\"window.hacked = 1\">')"
+    )
+    log = wait(browser, "return true", "nothing") and browser.get_log("browser")
+    assert browser.execute_script("return window.hacked === undefined")
+    assert any("Content Security Policy" in line["message"] for line in log)
+
+
+def test_empty_missing_and_unreachable(browser: Chrome, finished: Stage) -> None:
+    blank = "return document.getElementById('blank').innerText"
+    open_page(browser, finished.page(DAG, "no such run"))
+    assert "There is no such Dag run" in browser.execute_script(blank)
+    open_page(browser, f"{finished.page(DAG)}&task_id=report")
+    assert "No renders" in browser.execute_script(blank)
+    open_page(browser, finished.page(DAG))
+    browser.execute_cdp_cmd("Network.enable", {})
+    offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
+    browser.execute_cdp_cmd("Network.emulateNetworkConditions", offline)
+    try:
+        browser.execute_script("document.dispatchEvent(new Event('visibilitychange'))")
+        wait(
+            browser,
+            "return document.getElementById('notice').innerText.includes('does not answer')",
+            "the notice",
+        )
+        assert browser.execute_script("return document.querySelectorAll('.card').length") == 2
+    finally:
+        online = {**offline, "offline": False, "downloadThroughput": -1, "uploadThroughput": -1}
+        browser.execute_cdp_cmd("Network.emulateNetworkConditions", online)
+    browser.execute_script("document.dispatchEvent(new Event('visibilitychange'))")
+    wait(browser, "return document.getElementById('notice').hidden", "the end of the notice")
+
+
+def test_a_second_user_sees_nothing_of_a_hidden_dag(browser: Chrome, finished: Stage) -> None:
+    browser.get(f"{finished.url}/seedance/renders")
+    cookie = browser.get_cookie("_token")
+    media = finished.api(SECRET, "media", task_id="store")
+    browser.add_cookie({"name": "_token", "value": finished.airflow.api.token("viewer")})
+    try:
+        open_page(browser, finished.page(SECRET))
+        told = browser.execute_script("return document.body.innerText")
+        assert "You may not see the renders of this Dag" in told
+        assert HOSTILE not in told
+        assert browser.execute_script("return document.querySelectorAll('.card').length") == 0
+        told = browser.execute_script("return fetch(arguments[0]).then((answer) => answer.status)", media)
+        assert told == 403
+        open_page(browser, f"{finished.url}/seedance/renders")
+        listed = browser.execute_script("return document.getElementById('grid').innerText")
+        assert DAG in listed
+        assert SECRET not in listed
+        browser.delete_cookie("_token")
+        open_page(browser, finished.page(SECRET))
+        assert "signed out" in browser.execute_script("return document.body.innerText")
+    finally:
+        browser.delete_cookie("_token")
+        if cookie is not None:
+            browser.add_cookie({"name": "_token", "value": cookie["value"]})
+
+
+@pytest.fixture(scope="module")
+def big(finished: Stage) -> Stage:
+    """A run of the demo Dag with a thousand renders, made of copies of the one there is."""
+    with contextlib.closing(sqlite3.connect(finished.airflow.database.path, timeout=30)) as connection:
+        connection.row_factory = sqlite3.Row
+        run = finished.runs[DAG]
+        (source,) = connection.execute("SELECT * FROM dag_run WHERE run_id = ? AND dag_id = ?", (run, DAG))
+        run_key = 100_000
+        changed = {"id": run_key, "run_id": BIG, "logical_date": None, "state": "success"}
+        _insert(connection, "dag_run", {**dict(source), **changed})
+        where = "WHERE run_id = ? AND task_id = 'video'"
+        (task,) = connection.execute(f"SELECT * FROM task_instance {where}", (run,))
+        (value,) = connection.execute(f"SELECT * FROM xcom {where} AND key = 'return_value'", (run,))
+        result = json.loads(value["value"])
+        for index in range(MANY):
+            here = {"run_id": BIG, "map_index": index}
+            _insert(connection, "task_instance", {**dict(task), **here, "id": uuid.uuid4().hex})
+            told = {**result, "generation_id": f"copy-{index}"}
+            if index == 1:
+                told |= {"model": HOSTILE, "urls": ["javascript:window.hacked='url'"], "resolution": HOSTILE}
+            changed = {**here, "dag_run_id": run_key, "value": json.dumps(told)}
+            _insert(connection, "xcom", {**dict(value), **changed})
+        connection.commit()
+    return finished
+
+
+def _insert(connection: sqlite3.Connection, table: str, row: dict[str, Any]) -> None:
+    names = ", ".join(f'"{name}"' for name in row)
+    places = ", ".join("?" * len(row))
+    connection.execute(f"INSERT INTO {table} ({names}) VALUES ({places})", tuple(row.values()))
+
+
+def test_a_thousand_renders(browser: Chrome, big: Stage) -> None:
+    open_page(browser, big.page(DAG, BIG))
+    assert browser.execute_script("return document.querySelectorAll('.card').length") == MANY
+    loaded = "return document.querySelectorAll('video[src]').length"
+    wait(browser, loaded, "the first videos")
+    # Only what is near the window is loaded, and what was is let go again.
+    assert browser.execute_script(loaded) < 60
+    browser.execute_script("window.scrollTo(0, document.body.scrollHeight)")
+    wait(
+        browser,
+        "return document.querySelector('.card:last-child video').hasAttribute('src')",
+        "the last video",
+    )
+    wait(
+        browser,
+        "return !document.querySelector('.card:first-child video').hasAttribute('src')",
+        "the first, gone",
+    )
+    assert browser.execute_script(loaded) < 60
+    playing = "return [...document.querySelectorAll('video')].filter((video) => !video.paused).length"
+    wait(browser, playing, "the videos in sight playing")
+    assert browser.execute_script(playing) <= 8
+    hostile = browser.execute_script(
+        "const card = document.querySelectorAll('.card')[1];"
+        "return [card.querySelector('.facts').textContent, card.querySelectorAll('video, img').length,"
+        " [...card.querySelectorAll('a')].map((link) => link.protocol).join()]"
+    )
+    assert HOSTILE in hostile[0]
+    assert hostile[1:] == [0, "http:"]
+    assert browser.execute_script("return window.hacked === undefined")
+    browser.find_element("css selector", "#search").send_keys("copy-77")
+    assert browser.execute_script("return document.querySelectorAll('.card:not([hidden])').length") == 11
+
+
+# ---------------------------------------------------------------------- who may see what
+
+
+def test_who_may_not_read_the_dag_sees_nothing(finished: Stage) -> None:
+    (render,) = finished.renders(SECRET)
+    (file,) = render["files"]
+    media = finished.api(SECRET, "media", task_id=file["task_id"], map_index=-1, index=0)
+    assert finished.ask(media).status == 200
+    for path in (finished.api(SECRET), finished.api(SECRET, task_id="video"), media):
+        refused = finished.ask(path, "viewer")
+        assert refused.status == 403
+        assert refused.json == {"detail": "Forbidden"}
+        assert finished.ask(path, None).status == 401
+    assert finished.ask(media, "viewer", "HEAD").status == 403
+    # A Dag that does not exist is no different from what the guard of Airflow itself says.
+    assert finished.ask(finished.api("no_such_dag", run_id="x")).status == 404
+    assert len(finished.renders(DAG, "viewer")) == 2
+    assert {run["dag_id"] for run in finished.ask("/seedance/api/runs").json["runs"]} == {DAG, SECRET}
+    assert {run["dag_id"] for run in finished.ask("/seedance/api/runs", "viewer").json["runs"]} == {DAG}
+    assert finished.ask("/seedance/api/runs", None).status == 401
+
+
+def test_a_file_of_a_hidden_dag_cannot_be_reached_through_another(finished: Stage) -> None:
+    for query in (
+        {"task_id": "store", "run_id": finished.runs[SECRET]},
+        {"task_id": "store", "index": 5},
+        {"task_id": "video"},
+        {"task_id": "../secret"},
+        {"task_id": "store", "path": "/etc/passwd", "map_index": 3},
+    ):
+        run_id = query.pop("run_id", None)
+        assert (
+            finished.ask(finished.api(DAG, "media", str(run_id) if run_id else None, **query)).status == 404
+        )
+
+
+def test_nothing_but_reading(finished: Stage) -> None:
+    for path in (finished.api(DAG), finished.api(DAG, "media", task_id="store"), "/seedance/api/runs"):
+        for method in ("POST", "PUT", "PATCH", "DELETE"):
+            assert finished.ask(path, method=method).status == 405
+
+
+# ---------------------------------------------------------------------- files and answers
+
+
+def test_a_stored_file_is_served_in_parts(finished: Stage) -> None:
+    path = finished.api(DAG, "media", task_id="store")
+    (file,) = (finished.stored / DAG).iterdir()
+    content = file.read_bytes()
+    whole = finished.ask(path, Accept_Encoding="gzip")
+    assert (whole.status, whole.body, whole.header("Content-Type")) == (200, content, "video/mp4")
+    assert whole.header("Accept-Ranges") == "bytes"
+    assert "sandbox" in str(whole.header("Content-Security-Policy"))
+    assert str(whole.header("Content-Disposition")).startswith("inline")
+    assert whole.header("X-Content-Type-Options") == "nosniff"
+    part = finished.ask(path, Range="bytes=100-199")
+    assert (part.status, part.body) == (206, content[100:200])
+    assert part.header("Content-Range") == f"bytes 100-199/{len(content)}"
+    tail = finished.ask(path, Range="bytes=-50", Accept_Encoding="gzip")
+    assert (tail.status, tail.body) == (206, content[-50:])
+    beyond = finished.ask(path, Range=f"bytes={len(content)}-")
+    assert (beyond.status, beyond.header("Content-Range")) == (416, f"bytes */{len(content)}")
+    head = finished.ask(path, method="HEAD")
+    assert (head.status, head.body, head.header("Content-Length")) == (200, b"", str(len(content)))
+    etag = str(whole.header("ETag"))
+    assert finished.ask(path, If_None_Match=etag).status == 304
+    assert finished.ask(path, Range="bytes=0-9", If_Range=etag).status == 206
+    assert finished.ask(path, Range="bytes=0-9", If_Range='"another"').status == 200
+
+
+def test_looking_again_costs_next_to_nothing(finished: Stage, emulator: Any) -> None:
+    asked = len(emulator.ledger.requests)
+    first = finished.ask(finished.api(DAG))
+    again = finished.ask(finished.api(DAG), If_None_Match=str(first.header("ETag")))
+    assert (again.status, again.body) == (304, b"")
+    assert len(emulator.ledger.requests) == asked, "a viewer has cost requests of the quota"
+
+
+def test_any_run_id_finds_its_run(big: Stage) -> None:
+    assert len(big.ask(big.api(DAG, run_id=BIG)).json["renders"]) == MANY
+    assert len(big.ask(big.api(DAG, run_id=BIG, task_id="video", map_index=7)).json["renders"]) == 1
+
+
+def test_the_page_has_a_strict_policy(finished: Stage) -> None:
+    page = finished.ask("/seedance/renders", None)
+    policy = str(page.header("Content-Security-Policy"))
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert page.header("Referrer-Policy") == "no-referrer"
+    assert b"<script>" not in page.body

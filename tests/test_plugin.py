@@ -1,0 +1,62 @@
+"""What Airflow loads of this package into each of its processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_seedance.get_provider_info import get_provider_info
+from airflow_provider_seedance.plugin import PREFIX, LazyApp, SeedancePlugin
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_loading_the_plugin_costs_nothing() -> None:
+    code = """
+import sys
+from airflow.providers.common.compat.sdk import AirflowPlugin
+before = set(sys.modules)
+import airflow_provider_seedance.plugin
+loaded = set(sys.modules) - before
+assert {name for name in loaded if name.startswith("airflow_provider_seedance")} <= {
+    "airflow_provider_seedance", "airflow_provider_seedance.plugin"
+}
+packages = {name.partition(".")[0] for name in loaded}
+assert not packages & {"fastapi", "starlette", "httpx", "fsspec"}, packages
+assert "airflow.api_fastapi.core_api.security" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+def test_airflow_finds_the_plugin_once() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"]["airflow.plugins"] == {
+        "seedance": "airflow_provider_seedance.plugin:SeedancePlugin"
+    }
+    assert "plugins" not in get_provider_info()
+
+
+def test_airflow_accepts_the_plugin() -> None:
+    from airflow.plugins_manager import is_valid_plugin
+
+    try:
+        valid = is_valid_plugin(SeedancePlugin)
+    except TypeError:  # Airflow 3.1 takes what is loaded already as well
+        pytest.skip("this Airflow checks plugins in another way")
+    assert valid
+    assert [view["destination"] for view in SeedancePlugin.external_views] == [
+        "dag_run",
+        "task_instance",
+        "nav",
+    ]
+    routes = [view["url_route"] for view in SeedancePlugin.external_views]
+    assert len(set(routes)) == 3
+    # Relative to the base address of Airflow, which may have a path.
+    assert all(not view["href"].startswith("/") for view in SeedancePlugin.external_views)
+    (mounted,) = SeedancePlugin.fastapi_apps
+    assert mounted["url_prefix"] == PREFIX
+    assert isinstance(mounted["app"], LazyApp)

@@ -1,0 +1,113 @@
+"""The JSON that the page asks for: kept answers, and the renders of one task."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fastapi import HTTPException
+
+from airflow_provider_seedance.ui import api
+from airflow_provider_seedance.ui.queries import Run
+from airflow_provider_seedance.ui.renders import Task
+
+RUN = Run(
+    dag_id="d", run_id="r", state="running", started_at=None, ended_at=None, logical_date=None, run_after=None
+)
+
+
+def task(map_index: int) -> Task:
+    return Task(
+        task_id="video",
+        map_index=map_index,
+        operator="SeedanceGenerateVideoOperator",
+        state="success",
+        xcoms={"return_value": {"generation_id": f"g{map_index}", "urls": []}},
+    )
+
+
+STORED = Task(
+    task_id="store",
+    operator="SeedanceToObjectStorageOperator",
+    state="success",
+    xcoms={"return_value": {"paths": ["/x/1.mp4"], "sha256": [], "generation_id": "g1"}},
+)
+
+
+@pytest.fixture
+def airflow(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """What the database would answer, and how often it was asked for everything."""
+    here = SimpleNamespace(run=RUN, stamp=(1,), tasks=[task(0), task(1), STORED], read=0)
+
+    class NoSession:
+        def __enter__(self) -> None:
+            return None
+
+        def __exit__(self, *_: Any) -> None:
+            return None
+
+    def tasks_of(session: Any, scope: Any) -> list[Task]:
+        here.read += 1
+        return list(here.tasks)
+
+    monkeypatch.setattr(api, "create_session", NoSession)
+    monkeypatch.setattr(api, "_answers", api._Answers())
+    monkeypatch.setattr(api.queries, "find_run", lambda session, scope: here.run)
+    monkeypatch.setattr(api.queries, "stamp", lambda session, scope: here.stamp)
+    monkeypatch.setattr(api.queries, "tasks_of", tasks_of)
+    return here
+
+
+def body(answer: Any) -> Any:
+    return json.loads(answer.body)
+
+
+def test_renders_of_a_run(airflow: SimpleNamespace) -> None:
+    told = body(api.renders("d", "r"))
+    assert told["active"] is True
+    assert told["totals"]["total"] == 2
+    assert [render["generation_id"] for render in told["renders"]] == ["g0", "g1"]
+
+
+def test_renders_of_one_task(airflow: SimpleNamespace) -> None:
+    assert len(body(api.renders("d", "r", "video"))["renders"]) == 2
+    (one,) = body(api.renders("d", "r", "video", 1))["renders"]
+    assert one["generation_id"] == "g1"
+    # What a transfer has stored is shown on the page of the transfer.
+    (one,) = body(api.renders("d", "r", "store"))["renders"]
+    assert one["generation_id"] == "g1"
+    assert body(api.renders("d", "r", "another"))["totals"]["total"] == 0
+
+
+def test_nothing_is_read_again_until_something_changes(airflow: SimpleNamespace) -> None:
+    etag = api.renders("d", "r").headers["etag"]
+    again = api.renders("d", "r", if_none_match=etag)
+    assert (again.status_code, again.body, airflow.read) == (304, b"", 1)
+    assert api.renders("d", "r", if_none_match=f"W/{etag}").status_code == 304
+    airflow.stamp = (2,)
+    assert api.renders("d", "r", if_none_match=etag).status_code == 304  # it looks the same
+    assert airflow.read == 2
+    airflow.stamp, airflow.tasks = (3,), [task(0)]
+    changed = api.renders("d", "r", if_none_match=etag)
+    assert (changed.status_code, body(changed)["totals"]["total"]) == (200, 1)
+
+
+def test_few_answers_are_kept(airflow: SimpleNamespace) -> None:
+    for number in range(100):
+        api.renders("d", "r", f"task {number}")
+    assert len(api._answers._answers) <= 16
+
+
+def test_no_such_run(airflow: SimpleNamespace) -> None:
+    airflow.run = None
+    with pytest.raises(HTTPException) as refused:
+        api.renders("d", "r")
+    assert refused.value.status_code == 404
+
+
+def test_a_manifest_out_of_reach_is_an_entry_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(Exception, match="nosuchstore"):
+        api._manifest("nosuchstore://b/m.jsonl")
+    assert "cannot be read for the Renders page" in caplog.text
