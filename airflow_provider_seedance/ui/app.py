@@ -51,7 +51,7 @@ class _SafeHeaders:
 
 def build() -> FastAPI:
     """Build the application. It describes itself to nobody: no schema, no documentation pages."""
-    app = FastAPI(title="Seedance", openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(title="Seedance", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.add_middleware(_SafeHeaders)
     for name in ROUTES:
         try:

@@ -98,7 +98,7 @@ def airflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Airflow]:
 
 
 def app() -> FastAPI:
-    made = FastAPI()
+    made = FastAPI(redirect_slashes=False)
     made.include_router(routes.router)
     return made
 
