@@ -57,7 +57,7 @@ class CancellingTrigger(BaseTrigger):
 
         try:
             hook = SeedanceHook(self.seedance_conn_id)
-            if await self._abandoned() and not await self._delivered():
+            if await self._abandoned():
                 await self._cancel_all(hook)
         except Exception as error:
             self.log.warning("Not cancelled, goes on and is billed: %s (%s)", self._what, error)
@@ -84,6 +84,9 @@ class CancellingTrigger(BaseTrigger):
     async def _abandoned(self) -> bool:
         """Whether nobody goes on with the generation; says so if somebody does."""
         state = await self._task_state()
+        if state == "success" and await self._delivered():
+            self.log.info("The task has delivered its result: there is nothing to cancel.")
+            return False
         if state in ABANDONED:
             return True
         self.log.info("The task is %s: %s goes on.", state or "of unknown state", self._what)

