@@ -4,4 +4,4 @@ Nothing is imported here: Dag files, the scheduler and every task process import
 and each of them should pay only for the module it asks for.
 """
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"

@@ -14,8 +14,9 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from http.cookiejar import CookieJar
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar, cast
 
 import httpx
 
@@ -23,6 +24,7 @@ from airflow_provider_seedance import __version__, metrics
 from airflow_provider_seedance.apis.base import Flow
 from airflow_provider_seedance.apis.rate_limits import RateLimit, read_rate_limit
 from airflow_provider_seedance.apis.wire import (
+    Accepted,
     HttpCall,
     HttpReply,
     NotAccepted,
@@ -35,12 +37,27 @@ from airflow_provider_seedance.closing import Closing
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError, SeedanceError
 from airflow_provider_seedance.flows import Cancellation
 from airflow_provider_seedance.generations import Generation, utc_now
+from airflow_provider_seedance.limits import (
+    PHASES,
+    SENDING,
+    Body,
+    Budget,
+    TimedBackend,
+    TooLong,
+    of_a_proxy,
+    within,
+)
 from airflow_provider_seedance.settings import Settings
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 C = TypeVar("C", httpx.Client, httpx.AsyncClient)
+
+#: Longest message of a service that is kept, in characters.
+LONGEST_MESSAGE = 4000
+#: Longest of the other words of a service that are shown and stored.
+LONGEST_WORD = 200
 
 #: An honest name: edges in front of the services refuse the default ones of HTTP libraries.
 USER_AGENT = f"airflow-provider-seedance/{__version__}"
@@ -58,22 +75,34 @@ POOL_SIZE = 16
 class _Wire:
     """Follows one request through the transport and notes whether its first byte was sent."""
 
-    def __init__(self, method: str) -> None:
+    def __init__(self, method: str, answered_in: float) -> None:
         self._method = method.encode()
+        self._answered_in = answered_in
         self.sent = False
+        #: What is left of the time for this request.
+        self.budget = Budget(max(SENDING, answered_in))
+        #: The same on an event loop.
+        self.timeout = asyncio.Timeout(None)
 
     def note(self, event: str, info: Mapping[str, Any]) -> None:
         if event.endswith(".send_request_headers.started"):
             request = info.get("request")
             # A proxy is sent a CONNECT first; that one is not ours.
             self.sent = self.sent or request is None or request.method == self._method
+        elif event.endswith(".send_request_body.complete"):
+            self.budget.renew(self._answered_in)
 
     async def anote(self, event: str, info: Mapping[str, Any]) -> None:
         self.note(event, info)
+        if event.endswith(".send_request_body.complete"):
+            self.timeout.reschedule(asyncio.get_running_loop().time() + self._answered_in)
 
 
-class _TooLong(Exception):
-    """A reply went on beyond any documented length, or for too long."""
+class _NoCookies(CookieJar):
+    """Keeps none: a service could make every later request larger, and a triggerer's memory with them."""
+
+    def extract_cookies(self, response: Any, request: Any) -> None:
+        pass
 
 
 _FAILURES: Mapping[type[Exception], str] = {
@@ -81,31 +110,23 @@ _FAILURES: Mapping[type[Exception], str] = {
     httpx.ReadTimeout: "no answer in time",
     httpx.WriteTimeout: "the request could not be sent in time",
     httpx.PoolTimeout: "no connection was free in time",
+    TimeoutError: "no answer in time",
 }
 
 
-_READ_ERRORS = (httpx.HTTPError, _TooLong, OSError, ValueError)
+_READ_ERRORS = (httpx.HTTPError, TooLong, OSError, ValueError)
 
 
-class _Body:
-    """Collects a body, within bounds: httpx limits the silence between two chunks, not their sum."""
+def _body_of(response: httpx.Response) -> Body:
+    return Body(
+        response.headers.get("content-encoding", ""),
+        longest=LONGEST_SUBMIT_BODY if response.request.method == "POST" else LONGEST_BODY,
+        seconds=response.request.extensions["timeout"]["read"],
+    )
 
-    def __init__(self, response: httpx.Response) -> None:
-        self._seconds = response.request.extensions["timeout"]["read"]
-        self._deadline = time.monotonic() + self._seconds
-        self._longest = LONGEST_SUBMIT_BODY if response.request.method == "POST" else LONGEST_BODY
-        self._bytes = bytearray()
 
-    def add(self, chunk: bytes) -> None:
-        self._bytes += chunk
-        if len(self._bytes) > self._longest:
-            raise _TooLong(f"the answer is longer than {self._longest} bytes")
-        if time.monotonic() > self._deadline:
-            raise _TooLong(f"the answer was not complete {self._seconds:g} seconds after it began")
-
-    def __bytes__(self) -> bytes:
-        return bytes(self._bytes)
-
+#: What a service says of a generation in words of its own.
+_WORDS = ("model", "resolution", "error_code", "word")
 
 _KINDS: Mapping[str, str] = {"POST": "submit", "DELETE": "cancel"}
 
@@ -128,9 +149,9 @@ class _Base:
         self._observer = observer
         self._tls = tls_context(settings.verify)
 
-    def _make(self, kind: Callable[..., C], *, fresh: bool = False) -> C:
+    def _make(self, kind: Callable[..., C], transport: Callable[..., Any], *, fresh: bool = False) -> C:
         try:
-            return kind(**self._options(fresh))
+            return kind(**self._options(), transport=transport(**self._transport_options(fresh)))
         except (ImportError, ValueError, httpx.InvalidURL) as error:
             # What the library says of a proxy may repeat a part of its password.
             why = str(error) if isinstance(error, ImportError) else "its address cannot be read"
@@ -138,18 +159,25 @@ class _Base:
                 f"Connection {self.settings.conn_id!r}: no client can be made with its proxy: {why}"
             ) from None
 
-    def _options(self, fresh: bool) -> dict[str, Any]:
+    def _options(self) -> dict[str, Any]:
         settings = self.settings
+        # What a body is unpacked from is decided here, not by the codecs that happen to be installed.
+        accepted = {"Accept": "application/json", "Accept-Encoding": "gzip"}
         return {
-            "headers": {"User-Agent": USER_AGENT, "Accept": "application/json", **settings.auth()},
+            "headers": {"User-Agent": USER_AGENT, **accepted, **settings.auth()},
             "timeout": settings.call_timeout,
-            "proxy": settings.proxy,
-            "verify": self._tls,
+            "cookies": _NoCookies(),
             "follow_redirects": False,
             "trust_env": False,
-            "limits": httpx.Limits(
-                max_connections=POOL_SIZE, max_keepalive_connections=0 if fresh else POOL_SIZE
-            ),
+        }
+
+    def _transport_options(self, fresh: bool) -> dict[str, Any]:
+        kept = 0 if fresh else POOL_SIZE
+        return {
+            "proxy": self.settings.proxy,
+            "verify": self._tls,
+            "trust_env": False,
+            "limits": httpx.Limits(max_connections=POOL_SIZE, max_keepalive_connections=kept),
         }
 
     def _request(self, call: HttpCall) -> dict[str, Any]:
@@ -168,7 +196,8 @@ class _Base:
         if self._observer:
             self._observer.sent()
         metrics.count_request(self.settings.api.name, _KINDS.get(call.method, "read"))
-        return _Wire(call.method)
+        timeout = call.timeout if call.timeout is not None else self.settings.call_timeout
+        return _Wire(call.method, PHASES * timeout)
 
     def _failure(self, error: Exception, sent: bool) -> TransportFailure:
         name = _FAILURES.get(type(error))
@@ -186,19 +215,17 @@ class _Base:
             self._observer.answered(read_rate_limit(headers, utc_now()), refused=refused)
         return HttpReply(status=response.status_code, headers=headers, body=body, redact=self.settings.redact)
 
-    def _broken(
-        self, response: httpx.Response, body: bytes, error: Exception
-    ) -> HttpReply | TransportFailure:
+    def _broken(self, response: httpx.Response, body: Body, error: Exception) -> HttpReply | TransportFailure:
         """
         Judge a reply whose body broke off.
 
         A refusal is one whatever its body; and an acceptance that can be read holds the id of a paid
         generation, whatever came after it.
         """
-        reply = self._reply(response, body)
+        reply = self._reply(response, bytes(body))
         if 400 <= reply.status < 500 or (reply.ok and isinstance(reply.json, dict)):
             return reply
-        return self._failure(error, sent=True)
+        return self._failure(body.too_late() if body.late else error, sent=True)
 
     def _redacted(self, error: SeedanceError) -> SeedanceError:
         """Clean an error and what it came from, since tracebacks show both."""
@@ -219,20 +246,36 @@ class _Base:
         return error
 
     def _clean_error(self, error: SeedanceError) -> SeedanceError:
-        error.message = self.settings.redact(error.message)
-        error.vendor_code = self.settings.redact(error.vendor_code) if error.vendor_code else None
+        error.message = self._cut(error.message, LONGEST_MESSAGE)
+        error.vendor_code = self._cut(error.vendor_code, LONGEST_WORD) if error.vendor_code else None
         error.args = (error.message,)
         return error
 
+    def _cut(self, text: str, longest: int) -> str:
+        # Before it is cut: half a secret is a secret that no longer looks like one.
+        text = self.settings.redact(text)
+        return text if len(text) <= longest else text[:longest] + "…"
+
     def _clean(self, result: T) -> T:
         # What a flow returns instead of raising is shown to people later on.
+        cleaned: Any = result
         if isinstance(result, (NotAccepted, Refused, Uncertain)):
             self._redacted(result.error)
         elif isinstance(result, Cancellation):
-            return replace(result, reason=self.settings.redact(result.reason))
-        elif isinstance(result, Generation) and result.error_message:
-            return replace(result, error_message=self.settings.redact(result.error_message))
-        return result
+            cleaned = replace(result, reason=self._cut(result.reason, LONGEST_MESSAGE))
+        elif isinstance(result, Accepted):
+            cleaned = replace(result, generation=self._clean(result.generation))
+        elif isinstance(result, Mapping):  # of a reading of many
+            cleaned = {name: self._clean(value) for name, value in result.items()}
+        elif isinstance(result, Generation):
+            words = {"error_message": LONGEST_MESSAGE} | dict.fromkeys(_WORDS, LONGEST_WORD)
+            told: dict[str, Any] = {
+                name: self._cut(text, longest)
+                for name, longest in words.items()
+                if isinstance(text := getattr(result, name), str)
+            }
+            cleaned = replace(result, **told)
+        return cast(T, cleaned)
 
 
 class Client(_Base, Closing):
@@ -253,7 +296,7 @@ class Client(_Base, Closing):
     ) -> None:
         super().__init__(settings, observer)
         self._sleep = sleep
-        self._http = self._make(httpx.Client)
+        self._http = self._make(httpx.Client, _timed_transport)
         self._submissions: httpx.Client | None = None
 
     def run(self, flow: Flow[T]) -> T:
@@ -282,15 +325,23 @@ class Client(_Base, Closing):
         wire = self._begin(call)
         try:
             http = self._for(call)
-            with http.stream(**self._request(call), extensions={"trace": wire.note}) as response:
-                body = _Body(response)
+            with (
+                within(wire.budget),
+                http.stream(**self._request(call), extensions={"trace": wire.note}) as response,
+            ):
+                body = _body_of(response)
+                wire.budget.renew(body.seconds)
                 try:
-                    for chunk in response.iter_bytes():
+                    for chunk in response.iter_raw():
                         body.add(chunk)
                 except _READ_ERRORS as error:
-                    return self._broken(response, bytes(body), error)
+                    return self._broken(response, body, error)
             return self._reply(response, bytes(body))
         except (*_READ_ERRORS, httpx.InvalidURL) as error:
+            return self._failure(error, wire.sent)
+        except Exception as error:
+            if not of_a_proxy(error):
+                raise
             return self._failure(error, wire.sent)
 
     def _for(self, call: HttpCall) -> httpx.Client:
@@ -299,7 +350,7 @@ class Client(_Base, Closing):
         if call.method != "POST":
             return self._http
         if self._submissions is None:
-            self._submissions = self._make(httpx.Client, fresh=True)
+            self._submissions = self._make(httpx.Client, _timed_transport, fresh=True)
         return self._submissions
 
     def close(self) -> None:
@@ -314,7 +365,7 @@ class AsyncClient(_Base):
 
     def __init__(self, settings: Settings, *, observer: Observer | None = None) -> None:
         super().__init__(settings, observer)
-        self._http = self._make(httpx.AsyncClient)
+        self._http = self._make(httpx.AsyncClient, httpx.AsyncHTTPTransport)
         self._submissions: httpx.AsyncClient | None = None
 
     async def run(self, flow: Flow[T]) -> T:
@@ -343,22 +394,32 @@ class AsyncClient(_Base):
         wire = self._begin(call)
         try:
             http = self._for(call)
-            async with http.stream(**self._request(call), extensions={"trace": wire.anote}) as response:
-                body = _Body(response)
+            wire.timeout = asyncio.timeout(wire.budget.left)
+            async with (
+                wire.timeout,
+                http.stream(**self._request(call), extensions={"trace": wire.anote}) as response,
+            ):
+                body = _body_of(response)
+                wire.timeout.reschedule(None)
                 try:
-                    async for chunk in response.aiter_bytes():
-                        body.add(chunk)
+                    async with asyncio.timeout(body.seconds):
+                        async for chunk in response.aiter_raw():
+                            body.add(chunk)
                 except _READ_ERRORS as error:
-                    return self._broken(response, bytes(body), error)
+                    return self._broken(response, body, error)
             return self._reply(response, bytes(body))
         except (*_READ_ERRORS, httpx.InvalidURL) as error:
+            return self._failure(error, wire.sent)
+        except Exception as error:
+            if not of_a_proxy(error):
+                raise
             return self._failure(error, wire.sent)
 
     def _for(self, call: HttpCall) -> httpx.AsyncClient:
         if call.method != "POST":
             return self._http
         if self._submissions is None:
-            self._submissions = self._make(httpx.AsyncClient, fresh=True)
+            self._submissions = self._make(httpx.AsyncClient, httpx.AsyncHTTPTransport, fresh=True)
         return self._submissions
 
     async def close(self) -> None:
@@ -377,6 +438,14 @@ class AsyncClient(_Base):
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
+
+
+def _timed_transport(**options: Any) -> httpx.HTTPTransport:
+    transport = httpx.HTTPTransport(**options)
+    # There is no public way to it. Should the attribute move, slow servers hold a worker longer; the tests
+    # with such servers would tell.
+    transport._pool._network_backend = TimedBackend()
+    return transport
 
 
 def tls_context(verify: bool | str) -> Any:

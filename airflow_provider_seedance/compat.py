@@ -11,12 +11,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __all__ = [
+    "AIRFLOW_V_3_2_PLUS",
     "AIRFLOW_V_3_3_PLUS",
     "RetryDecision",
     "RetryPolicy",
     "TaskDeferralError",
     "TaskDeferralTimeout",
     "dag_bag_module",
+    "dag_serialization",
     "never_expire",
     "serialized",
 ]
@@ -35,6 +37,9 @@ else:
     except ImportError:  # below Airflow 3.3, where nothing calls a policy
         RetryPolicy = object
         RetryDecision = None
+
+#: Airflow 3.2 brought commands of providers and the fields of the connection form; nothing here needs to ask.
+AIRFLOW_V_3_2_PLUS = TaskDeferralError.__module__.startswith("airflow.sdk.")
 
 #: Airflow 3.3 brought what this package builds on: the task state store, retry policies, ``on_kill`` of
 #: triggers, and XCom that triggers can write.
@@ -59,8 +64,13 @@ def dag_bag_module() -> Any:
         return import_module("airflow.models.dagbag")
 
 
+def dag_serialization() -> Any:
+    """Return the class that makes and reads serialized Dags."""
+    module = import_module("airflow.serialization.serialized_objects")
+    return getattr(module, "DagSerialization", None) or module.SerializedDAG  # the latter up to Airflow 3.1
+
+
 def serialized(dag: Any) -> Any:
     """Return a Dag as the scheduler knows it: with a timetable that tells its runs."""
-    module = import_module("airflow.serialization.serialized_objects")
-    form = getattr(module, "DagSerialization", None) or module.SerializedDAG  # the latter up to Airflow 3.1
+    form = dag_serialization()
     return form.from_dict(form.to_dict(dag))

@@ -23,6 +23,7 @@ The tree (``!`` marks errors that no retry can cure; Airflow does not retry thos
     ├── SeedanceTimeoutError               our patience ended; the render goes on
     ├── SeedanceMediaError                 an output could not be fetched or stored
     │   ├── SeedanceMediaHostError       ! it would come from where media may not come from
+    │   ├── SeedanceMediaTooLargeError   ! it is larger than ``max_media_bytes``
     │   ├── SeedanceOutputGoneError      ! paid for and rendered, but no longer there
     │   └── SeedanceDestinationExistsError ! ``overwrite=False``
     └── SeedanceStateError                 the record of the submission could not be read or written
@@ -53,6 +54,7 @@ __all__ = [
     "SeedanceInsufficientCreditsError",
     "SeedanceMediaError",
     "SeedanceMediaHostError",
+    "SeedanceMediaTooLargeError",
     "SeedanceModerationError",
     "SeedanceNotFoundError",
     "SeedanceOutputGoneError",
@@ -216,6 +218,10 @@ class SeedanceMediaError(SeedanceError):
 
 class SeedanceMediaHostError(_Final, SeedanceMediaError):
     """An output's URL leads where media may not come from (see ``media_hosts``). Nothing was sent there; a retry cannot help."""
+
+
+class SeedanceMediaTooLargeError(_Final, SeedanceMediaError):
+    """An output is larger than ``max_media_bytes`` of the connection. Nothing of it was kept; a retry cannot help."""
 
 
 class SeedanceOutputGoneError(_Final, SeedanceMediaError):

@@ -132,6 +132,11 @@ def _connection_type(hook: str) -> dict[str, Any]:
                 "https ones: anything private, loopback or plain http.",
                 "schema": _TEXT,
             },
+            "max_media_bytes": {
+                "label": "Largest download (bytes)",
+                "description": "A longer output is not downloaded. Left empty: 20 GiB.",
+                "schema": {"type": ["integer", "null"], "minimum": 1},
+            },
             "proxy": {
                 "label": "Proxy",
                 "description": "URL of a proxy for calls and downloads.",

@@ -28,10 +28,16 @@ import httpcore
 from airflow_provider_seedance import client
 from airflow_provider_seedance.closing import Closing
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError
+from airflow_provider_seedance.limits import PHASES, Budget, TimedBackend, of_a_proxy, within
 from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.urls import MediaHosts, explain_addresses, explain_media_url, show_url
 
 MAX_REDIRECTS = 5
+
+#: Seconds of waiting for a media host, in which less than :data:`LEAST_BYTES` must not come. What storing them
+#: takes does not count.
+PACE_SECONDS = 120.0
+LEAST_BYTES = 128 * 1024
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
@@ -45,6 +51,10 @@ class MediaAddressError(Exception):
 
 class MediaConnectionError(Exception):
     """A media host could not be reached, or the connection broke. Another try may do better."""
+
+
+class MediaTooSlowError(MediaConnectionError):
+    """A media host sends next to nothing, and would go on like that for days."""
 
 
 @dataclass(frozen=True)
@@ -119,11 +129,21 @@ class MediaStream(Closing):
         Yield the body as it comes, in pieces of at most 64 KiB.
 
         :raises MediaConnectionError: the connection broke, or the body is shorter than announced.
+        :raises MediaTooSlowError: the host does not get on with it.
         """
-        with _network_errors(self._settings, self.url):
-            for chunk in self._response.iter_stream():
-                if chunk:
-                    yield chunk
+        pieces = iter(self._response.iter_stream())
+        budget, received = Budget(PACE_SECONDS), 0
+        while True:
+            with _network_errors(self._settings, self.url, budget), within(budget):
+                chunk = next(pieces, None)
+            if chunk is None:
+                return
+            received += len(chunk)
+            if received >= LEAST_BYTES:
+                budget.renew(PACE_SECONDS)
+                received = 0
+            if chunk:
+                yield chunk
 
     def close(self) -> None:
         """Close the reply, and its connection if the body was not read to its end."""
@@ -176,8 +196,14 @@ class MediaClient(Closing):
             headers=[("Host", address.host_header), *headers.items()],
             extensions={"timeout": dict.fromkeys(("connect", "read", "write", "pool"), seconds)},
         )
-        with _network_errors(self._settings, address.url):
+        budget = Budget(PHASES * seconds)
+        with _network_errors(self._settings, address.url), within(budget):
             return MediaStream(address.url, self._pool.handle_request(request), self._settings)
+
+    @property
+    def max_bytes(self) -> int:
+        """Most bytes that one file may have."""
+        return self._settings.max_media_bytes
 
     def close(self) -> None:
         """Close every connection."""
@@ -201,6 +227,8 @@ class _Address:
                 host = host.encode("idna").decode("ascii")
         except ValueError:  # UnicodeError is one
             raise MediaAddressError(f"it is not a URL: {show_url(url)!r}") from None
+        if not host:  # put together again, its path would be taken for a host that nobody connects to
+            raise MediaAddressError(f"it is not an http(s) URL: {show_url(url)!r}")
         bracketed = f"[{host}]" if ":" in host else host
         netloc = f"{bracketed}:{port}" if port is not None else bracketed
         path = quote(parts.path or "/", safe=_KEPT)
@@ -224,7 +252,7 @@ class _GuardedBackend(httpcore.NetworkBackend):
 
     def __init__(self, hosts: MediaHosts) -> None:
         self._hosts = hosts
-        self._sockets = httpcore.SyncBackend()
+        self._sockets = TimedBackend()
 
     def connect_tcp(
         self,
@@ -266,6 +294,7 @@ def _pool(settings: Settings) -> httpcore.ConnectionPool:
         return httpcore.ConnectionPool(network_backend=_GuardedBackend(settings.media_hosts), **options)
     try:
         parts = urlsplit(settings.proxy)
+        options["network_backend"] = TimedBackend()
         options["proxy_url"] = httpcore.URL(
             scheme=parts.scheme.replace("socks5h", "socks5"),
             host=parts.hostname or "",
@@ -286,7 +315,7 @@ def _pool(settings: Settings) -> httpcore.ConnectionPool:
 
 
 @contextmanager
-def _network_errors(settings: Settings, url: str) -> Iterator[None]:
+def _network_errors(settings: Settings, url: str, budget: Budget | None = None) -> Iterator[None]:
     try:
         yield
     except (
@@ -298,5 +327,13 @@ def _network_errors(settings: Settings, url: str) -> Iterator[None]:
         OSError,
     ) as error:
         host = urlsplit(url).hostname
+        if budget is not None and budget.left <= 0:
+            raise MediaTooSlowError(
+                f"{host}: less than {LEAST_BYTES} bytes came in {PACE_SECONDS:g} seconds"
+            ) from error
         said = settings.redact(str(error)) or type(error).__name__
         raise MediaConnectionError(f"{host}: {said}") from error
+    except Exception as error:
+        if not of_a_proxy(error):
+            raise
+        raise MediaConnectionError(f"{urlsplit(url).hostname}: {settings.redact(str(error))}") from error

@@ -13,7 +13,9 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast
+from urllib.parse import quote, unquote, urlsplit
 
 from airflow_provider_seedance.apis import DEFAULT_API, get_api
 from airflow_provider_seedance.apis.base import Api
@@ -26,6 +28,8 @@ from airflow_provider_seedance.urls import MediaHosts, normal_base_url, show_url
 DEFAULT_TIMEOUT = 30.0
 #: Synchronous image answers take as long as the image does.
 DEFAULT_IMAGE_TIMEOUT = 600.0
+#: No render comes near it; what goes beyond is a download without an end.
+DEFAULT_MAX_MEDIA_BYTES = 20 * 1024**3
 
 # Whoever reads the address that a service is to call can call it.
 _ADDRESS = re.compile(re.escape(PREFIX) + r"/callbacks/[\w.\-]+")
@@ -43,6 +47,7 @@ _KEYS = (
     "callback_signature_secret",
     "callback_timestamp_header",
     "media_hosts",
+    "max_media_bytes",
     "proxy",
     "verify",
 )
@@ -65,6 +70,7 @@ class Settings:
     :param callback_secret: Signs the addresses that services call.
     :param callback_signing: How the service signs its calls, if it does.
     :param media_hosts: Hosts media may come from in addition to public https ones.
+    :param max_media_bytes: Largest file that is downloaded.
     :param proxy: URL of a proxy for all calls and downloads.
     :param verify: Whether to verify TLS certificates, or the path of a CA bundle.
     :param warnings: What is doubtful about the connection, in words for the log.
@@ -82,6 +88,7 @@ class Settings:
     callback_secret: str | None = field(default=None, repr=False)
     callback_signing: Signing | None = None
     media_hosts: MediaHosts = field(default_factory=MediaHosts)
+    max_media_bytes: int = DEFAULT_MAX_MEDIA_BYTES
     proxy: str | None = field(default=None, repr=False)
     verify: bool | str = True
     warnings: tuple[str, ...] = ()
@@ -109,11 +116,35 @@ class Settings:
 
     def redact(self, text: str) -> str:
         """Remove the secrets from a text, in case a service or a library repeats them."""
-        signing = self.callback_signing.secret if self.callback_signing else None
-        for secret in (self.key, self.callback_secret, signing, self.proxy):
-            if secret and len(secret) >= 4:
-                text = text.replace(secret, "***")
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
         return _ADDRESS.sub(f"{PREFIX}/callbacks/***", text)
+
+    @cached_property
+    def _secrets(self) -> tuple[str, ...]:
+        """Every spelling of every secret, the longest first: as it is, in a URL, and in JSON or a ``repr``."""
+        signing = self.callback_signing.secret if self.callback_signing else None
+        plain = {self.key, self.callback_secret, signing, self.proxy, _password_of(self.proxy)}
+        spelled = {
+            spelling
+            for secret in plain
+            if secret and len(secret) >= 4
+            for spelling in (
+                secret,
+                quote(secret, safe=""),
+                quote(secret),
+                json.dumps(secret)[1:-1],
+                repr(secret)[1:-1],
+            )
+        }
+        return tuple(sorted(spelled, key=len, reverse=True))
+
+
+def _password_of(proxy: str | None) -> str | None:
+    try:
+        return unquote(urlsplit(proxy or "").password or "")
+    except ValueError:
+        return None
 
 
 def read_settings(conn_id: str, connection: Any) -> Settings:
@@ -160,11 +191,12 @@ def _read(conn_id: str, connection: Any) -> Settings:
         auth_header=_auth_header(conn_id, api, extra),
         model=_text(conn_id, extra, "model"),
         timeout=_positive(conn_id, extra, "timeout"),
-        requests_per_hour=_count(conn_id, extra, "requests_per_hour"),
+        requests_per_hour=_count(conn_id, extra, "requests_per_hour", "requests"),
         callback_base_url=_callback_base_url(conn_id, extra),
         callback_secret=_text(conn_id, extra, "callback_secret"),
         callback_signing=_callback_signing(conn_id, extra),
         media_hosts=MediaHosts.parse(extra.get("media_hosts") or None),
+        max_media_bytes=_count(conn_id, extra, "max_media_bytes", "bytes") or DEFAULT_MAX_MEDIA_BYTES,
         proxy=_proxy(conn_id, extra),
         verify=_verify(conn_id, extra),
         warnings=tuple(
@@ -216,13 +248,13 @@ def _positive(conn_id: str, extra: Mapping[str, Any], key: str) -> float | None:
     return float(number)
 
 
-def _count(conn_id: str, extra: Mapping[str, Any], key: str) -> int | None:
+def _count(conn_id: str, extra: Mapping[str, Any], key: str, of: str) -> int | None:
     value = extra.get(key)
     if value is None:
         return None
     number = read_number(value)
     if number is None or number < 1 or not float(number).is_integer():
-        raise _wrong(conn_id, key, value, "a whole number of requests, at least 1")
+        raise _wrong(conn_id, key, value, f"a whole number of {of}, at least 1")
     return int(number)
 
 

@@ -85,6 +85,7 @@ def test_what_is_not_known_is_not_said() -> None:
         (errors.SeedanceBatchFinalError, errors.SeedanceBatchError),
         (errors.SeedanceGenerationCancelledError, errors.SeedanceGenerationFailedError),
         (errors.SeedanceMediaHostError, errors.SeedanceMediaError),
+        (errors.SeedanceMediaTooLargeError, errors.SeedanceMediaError),
         (errors.SeedanceOutputGoneError, errors.SeedanceMediaError),
         (errors.SeedanceDestinationExistsError, errors.SeedanceMediaError),
         (errors.SeedanceRecordError, errors.SeedanceStateError),

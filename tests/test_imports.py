@@ -21,7 +21,7 @@ LAYERS = (
     {"lineage"},
     {"urls", "generations", "callbacks.tokens", "callbacks.signatures", "callbacks.mailbox"},
     {"apis"},
-    {"flows", "settings"},
+    {"flows", "limits", "settings"},
     {"client"},
     {"records", "media", "polling.planning", "polling.quota"},
     {"polling.beliefs", "polling.notes", "polling.turns"},
@@ -140,7 +140,7 @@ def test_only_the_client_speaks_http(path: Path) -> None:
     libraries = {name.partition(".")[0] for name in imported(tree_of(path))}
     found = libraries & {"httpx", "httpcore", "requests", "aiohttp", "urllib3"}
     # Downloads connect to addresses that were judged before; that is done below httpx.
-    allowed = {"client": {"httpx"}, "media": {"httpcore"}}
+    allowed = {"client": {"httpx"}, "limits": {"httpcore"}, "media": {"httpcore"}}
     assert found == allowed.get(name_of(path), set())
 
 

@@ -160,6 +160,7 @@ def test_a_host_that_falls_silent() -> None:
         "ftp://93.184.216.34/a.mp4",
         "file:///etc/passwd",
         "https:///a.mp4",
+        "https:evil.example.org/a.mp4",
         "https://[::1/a.mp4",
         "https://cdn.example.org:port/a.mp4",
         "/a.mp4",

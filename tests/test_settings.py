@@ -71,6 +71,7 @@ def test_every_key_is_read() -> None:
 @pytest.mark.parametrize("empty", [None, ""])
 def test_empty_fields_of_the_form_are_not_given(empty: Any) -> None:
     keys = "api auth_header model timeout requests_per_hour callback_base_url callback_secret media_hosts proxy verify"
+    keys += " max_media_bytes"
     found = settings(**dict.fromkeys(keys.split(), empty))
     assert found.api.name == "seedanceapi-v2"
     assert found.timeout is None
@@ -100,6 +101,7 @@ def test_verify(value: Any, verify: Any) -> None:
         ("timeout", True, "positive number of seconds"),
         ("timeout", "inf", "positive number of seconds"),
         ("timeout", [30], "positive number of seconds"),
+        ("max_media_bytes", "lots", "whole number of bytes"),
         ("requests_per_hour", 0, "at least 1"),
         ("requests_per_hour", 1.5, "whole number"),
         ("requests_per_hour", "many", "whole number"),

@@ -9,11 +9,14 @@ from typing import Any
 from urllib.parse import quote
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.apis.wire import HttpReply, VendorError
+from airflow_provider_seedance.apis.wire import REPLACEMENT, HttpReply, VendorError
 from airflow_provider_seedance.generations import GenerationStatus, read_status_word
 
 #: Words that tell of the call, not of the generation, where both stand under the key ``status``.
 ENVELOPE_WORDS = ("success", "accepted", "error")
+
+#: Longest id, in characters: a longer one makes a URL that servers refuse.
+LONGEST_ID = 1000
 
 #: Statuses of a submission's reply that say nothing about whether it was taken.
 UNCERTAIN_4XX = (408, 409, 425)
@@ -54,14 +57,11 @@ def segment(generation_id: str) -> str:
 def identifier(value: Any) -> str | None:
     """Return the id that a field holds, as text; ``None`` for what cannot be asked for again."""
     if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, str) or not value.strip():
+        value = str(value)
+    if not isinstance(value, str) or not value.strip() or len(value) > LONGEST_ID:
         return None
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # half a character: no URL can carry it
-        return None
-    return value
+    # Damaged, or half a character that no URL can carry: it would ask for another generation, or for none.
+    return value if value.strip().isprintable() and REPLACEMENT not in value else None
 
 
 def local_id(body: Mapping[str, Any]) -> str:
@@ -158,7 +158,7 @@ def class_for(status: int, code: str | None) -> type[errors.SeedanceError]:
 
 def words_for(name: str, reply: HttpReply, vendor: VendorError) -> str:
     """Say what a service answered, and what that most likely means."""
-    said = vendor.message or vendor.code
+    said = reply.line(vendor.message or vendor.code or "")
     message = f"{name} answered {reply.status}" + (f": {said}" if said else "")
     if not said and reply.body:
         message += f" with an answer that is not its own: {reply.excerpt()}"

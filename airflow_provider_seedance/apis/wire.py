@@ -8,6 +8,7 @@ how one becomes the other.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +16,19 @@ from typing import Any
 
 from airflow_provider_seedance.exceptions import SeedanceError
 from airflow_provider_seedance.generations import Generation
+
+#: Most values that a JSON body may hold. Small ones take fifty times their bytes in memory; no service sends
+#: a hundredth of this.
+MOST_VALUES = 1_000_000
+
+#: How deep they may be nested. What is deeper could be read, but not walked through or written again.
+DEEPEST = 64
+
+#: Stands for what can be no part of a text: half characters, which no API server takes; NUL, which
+#: PostgreSQL does not keep; and what makes a terminal do something.
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+_SUSPECT = re.compile(r"\\u|[\x7f-\x9f]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +68,14 @@ class HttpReply:
 
     @cached_property
     def json(self) -> Any:
-        """The body read as JSON, or ``None`` where it is not JSON."""
+        """
+        The body read as JSON, or ``None`` where it is not JSON that a service could mean.
+
+        A character in the wrong encoding makes no text unreadable: the id beside it may be of a paid
+        generation.
+        """
         try:
-            return json.loads(self.body)
+            return read_json(self.body)
         except (ValueError, RecursionError, MemoryError):
             return None
 
@@ -68,8 +87,39 @@ class HttpReply:
     def excerpt(self, limit: int = 300) -> str:
         """Return the beginning of the body as one line of text, for messages."""
         # Before it is cut: half a secret is a secret that no longer looks like one.
-        text = self.redact(" ".join(self.body[: 64 * 1024].decode("utf-8", "replace").split()))
+        text = self.body[: 64 * 1024].decode("utf-8", "replace")
+        return self.line(text, limit)
+
+    def line(self, text: str, limit: int = 1000) -> str:
+        """Return what a service wrote as one line for messages: without secrets, harmless, and not too long."""
+        text = _UNPRINTABLE.sub(REPLACEMENT, self.redact(" ".join(text.split())))
         return text if len(text) <= limit else text[:limit] + "…"
+
+
+def read_json(body: bytes) -> Any:
+    """
+    Read JSON from outside.
+
+    :raises ValueError: it is none, or so large or deep that reading it would harm us.
+    """
+    text = body.decode(json.detect_encoding(body), "replace").removeprefix("\ufeff")
+    brackets = text.count("[") + text.count("{")
+    if text.count(",") + brackets > MOST_VALUES:
+        raise ValueError(f"more than {MOST_VALUES} values")
+    value = json.loads(text)
+    return _tidy(value, 0) if brackets > DEEPEST or _SUSPECT.search(text) else value
+
+
+def _tidy(value: Any, depth: int) -> Any:
+    if depth > DEEPEST:
+        raise ValueError(f"nested deeper than {DEEPEST}")
+    if isinstance(value, str):
+        return _UNPRINTABLE.sub(REPLACEMENT, value)
+    if isinstance(value, dict):
+        return {_tidy(name, depth): _tidy(inner, depth + 1) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_tidy(inner, depth + 1) for inner in value]
+    return value
 
 
 @dataclass(frozen=True)

@@ -220,26 +220,26 @@ class SeedanceEmulator:
     ) -> Fault:
         """Let something go wrong.
 
-        ===============  =====================================================================
-        kind             what happens, and its options
-        ===============  =====================================================================
-        ``refuse``       an error in the service's own shape: ``status`` (400), ``code``, ``message``
-        ``delay``        wait before the request is looked at: ``seconds`` (the request is accepted even
-                         if the client has gone), or ``hold=True`` until released (it is not, then)
-        ``drop_reply``   accept and bill, then close the connection without a byte
-        ``hold_reply``   accept and bill, then answer when released, if the client is still there
-        ``cut``          reset the connection before anything is accepted
-        ``cut_body``     send headers and half of the body, or ``after`` bytes, then reset
-        ``rubbish``      200 with bytes that are no JSON, or ``status``, ``body``, ``headers``; the
-                         request is accepted unless ``accept=False``
-        ``rate_limit``   429 with the service's headers: ``retry_after`` seconds (1; ``None`` for no
-                         header), ``retry_after_date=True``, ``limit``
-        ``redirect``     ``status`` (307) to ``location``
-        ``gateway_error``  ``status`` (502) with an HTML page; accepted only with ``accept=True``
-        ``fail``         the render fails: ``message``, ``code``; of images only those in ``items``
-        ``no_range``     the media server ignores ranges
-        ``short_length`` the media server announces ``extra`` (1000) bytes more than it sends
-        ===============  =====================================================================
+        ==================  =====================================================================
+        kind                what happens, and its options
+        ==================  =====================================================================
+        ``refuse``          an error in the service's own shape: ``status`` (400), ``code``, ``message``
+        ``delay``           wait before the request is looked at: ``seconds`` (the request is accepted even
+                            if the client has gone), or ``hold=True`` until released (it is not, then)
+        ``drop_reply``      accept and bill, then close the connection without a byte
+        ``hold_reply``      accept and bill, then answer when released, if the client is still there
+        ``cut``             reset the connection before anything is accepted
+        ``cut_body``        send headers and half of the body, or ``after`` bytes, then reset
+        ``rubbish``         200 with bytes that are no JSON, or ``status``, ``body``, ``headers``; the
+                            request is accepted unless ``accept=False``
+        ``rate_limit``      429 with the service's headers: ``retry_after`` seconds (1; ``None`` for no
+                            header), ``retry_after_date=True``, ``limit``
+        ``redirect``        ``status`` (307) to ``location``
+        ``gateway_error``   ``status`` (502) with an HTML page; accepted only with ``accept=True``
+        ``fail``            the render fails: ``message``, ``code``; of images only those in ``items``
+        ``no_range``        the media server ignores ranges
+        ``short_length``    the media server announces ``extra`` (1000) bytes more than it sends
+        ==================  =====================================================================
 
         :param on: the requests it strikes at: submit, status, result, list, cancel, media or any.
             Without it: media for the last two kinds, submit for the others.

@@ -25,6 +25,7 @@ from airflow_provider_seedance.exceptions import (
     SeedanceError,
     SeedanceMediaError,
     SeedanceMediaHostError,
+    SeedanceMediaTooLargeError,
     SeedanceOutputGoneError,
 )
 from airflow_provider_seedance.media import (
@@ -32,6 +33,7 @@ from airflow_provider_seedance.media import (
     MediaClient,
     MediaConnectionError,
     MediaStream,
+    MediaTooSlowError,
 )
 from airflow_provider_seedance.urls import show_url, without_query
 
@@ -149,6 +151,7 @@ def download(
     :param sleep: Replaces waiting, for tests.
     :returns: What was downloaded, or ``None`` if ``begin`` left it.
     :raises SeedanceOutputGoneError: the output is no longer to be had.
+    :raises SeedanceMediaTooLargeError: it is larger than the connection allows.
     :raises SeedanceMediaError: it could not be downloaded this time.
     """
     run = _Run(client, source, begin, progress, now, stop or threading.Event(), sleep)
@@ -163,6 +166,10 @@ class _Failed(Exception):
         self.reason = reason
         self.status = status
         self.retry_after = retry_after
+
+
+class _Slow(_Failed):
+    """A try brought so little that it counts for nothing."""
 
 
 class _Refused(_Failed):
@@ -227,6 +234,8 @@ class _Run:
                     "media_hosts in the connection's extra and clear this task, which pays nothing.",
                     generation_id=self.source.generation_id,
                 ) from error
+            except MediaTooSlowError as error:
+                self._failed(_Slow(str(error)))
             except MediaConnectionError as error:
                 self._failed(_Failed(str(error)))
             except _Refused as refusal:
@@ -281,6 +290,7 @@ class _Run:
 
     def _take(self, stream: MediaStream, offset: int) -> None:
         total = self._position(stream, offset)
+        self._check_size(total or 0)
         if self.sink is None:
             self.sink = self.begin(Announced(length=total, content_type=stream.content_type))
             if self.sink is None:
@@ -289,6 +299,7 @@ class _Run:
                 log.warning("The host announces no length for %s: it cannot be checked.", self.source.what)
         for chunk in stream.chunks():
             self._check_stop()
+            self._check_size(self.received + len(chunk))
             self.sink.write(chunk)
             self.hash.update(chunk)
             self.received += len(chunk)
@@ -337,9 +348,9 @@ class _Run:
 
     # ------------------------------------------------------------------ failures
 
-    def _note_progress(self) -> None:
+    def _note_progress(self, *, slow: bool = False) -> None:
         self.furthest = max(self.furthest, self.received)
-        if self.furthest > self.furthest_before:
+        if self.furthest > self.furthest_before and not slow:
             self.furthest_before = self.furthest
             self.futile = 0
             self.refreshes = 0
@@ -347,7 +358,7 @@ class _Run:
         self.futile += 1
 
     def _failed(self, failure: _Failed) -> None:
-        self._note_progress()
+        self._note_progress(slow=isinstance(failure, _Slow))
         wait = failure.retry_after
         if self.futile >= MAX_FUTILE_TRIES or self.tries >= MAX_TRIES or (wait or 0) > LONGEST_PAUSE:
             raise self._error(
@@ -428,6 +439,16 @@ class _Run:
     def _check_stop(self) -> None:
         if self.stop.is_set():
             raise self._error("is not downloaded: the task was stopped")
+
+    def _check_size(self, size: int) -> None:
+        most = self.client.max_bytes
+        if size > most:
+            raise SeedanceMediaTooLargeError(
+                f"{_capital(self.source.what)} is larger than media may be: {show_url(self.url)} has at least {size} bytes, "
+                f"and {most} are allowed. Nothing of it is kept; the render is paid for and not lost. If the file is what "
+                "it should be, raise max_media_bytes in the connection's extra and clear this task, which pays nothing.",
+                generation_id=self.source.generation_id,
+            )
 
     def _so_far(self) -> str:
         return f"{self.received} of {self.total if self.total is not None else 'unknown'} bytes"

@@ -85,8 +85,6 @@ class Place:
             elif conn_id:
                 path = ObjectStoragePath(str(path), conn_id=conn_id)
             return cls(shown=str(path), fs=_filesystem(path), path=str(path.path))
-        except SeedanceError:
-            raise
         except Exception as error:
             raise SeedanceConfigurationError(
                 f"{what} {str(destination)!r} cannot be used: {error} Nothing was sent."
@@ -196,9 +194,8 @@ def _filesystem(path: Any) -> AbstractFileSystem:
     try:
         return fsspec.filesystem(path.protocol)
     except (ValueError, ImportError) as error:
-        raise SeedanceConfigurationError(
-            f"There is no filesystem for {path.protocol}://: install the provider of that store. {error} "
-            "Nothing was sent."
+        raise LookupError(
+            f"There is no filesystem for {path.protocol}://: install the provider of that store. {error}"
         ) from error
 
 

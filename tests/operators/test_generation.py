@@ -10,20 +10,16 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, AirflowTaskTimeout, TaskDeferred
 from airflow.sdk import DAG, Asset
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
-from airflow.sdk.exceptions import (
-    AirflowTaskTimeout,
-    TaskDeferralError,
-    TaskDeferralTimeout,
-    TaskDeferred,
-)
-from airflow.sdk.serde import deserialize, serialize
 from helpers import ALL_APIS
 from support import PROMPT, SECRET, Log, Store, TaskInstance, deferral, make_context, on_loop
+from versions import ENDING_FROM_TRIGGERS, UNREADABLE_EXTRA, deserialize, needs, require, serialize
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance import records as rec
+from airflow_provider_seedance.compat import TaskDeferralError, TaskDeferralTimeout
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.operators import base, checks
 from airflow_provider_seedance.operators import generation as module
@@ -237,8 +233,16 @@ def test_services_without_images_refuse_them(services: SeedanceEmulator, connect
     [
         ({"conn_type": "seedance", "extra": {"api": "ark"}}, ["has no API key", "password"]),
         ({"conn_type": "seedance", "password": SECRET, "extra": {"api": "sora"}}, ["'sora'", "runbase"]),
-        ({"conn_type": "seedance", "password": SECRET, "extra": "{not json"}, ["not valid JSON"]),
-        ({"conn_type": "seedance", "password": SECRET, "extra": "[1]"}, ["must be a JSON object"]),
+        pytest.param(
+            {"conn_type": "seedance", "password": SECRET, "extra": "{not json"},
+            ["not valid JSON"],
+            marks=needs(UNREADABLE_EXTRA),
+        ),
+        pytest.param(
+            {"conn_type": "seedance", "password": SECRET, "extra": "[1]"},
+            ["must be a JSON object"],
+            marks=needs(UNREADABLE_EXTRA),
+        ),
         ({"conn_type": "seedance", "password": SECRET, "extra": {"timeout": "soon"}}, ["timeout", "'soon'"]),
         ({"conn_type": "seedance", "password": SECRET, "host": "ftp://x"}, ["not an http or https URL"]),
         ({"conn_type": "seedance", "password": "a b", "extra": {}}, ["characters no key has"]),
@@ -257,6 +261,19 @@ def test_a_malformed_connection(
     assert SECRET not in caught.value.message
     assert not caught.value.retry_helps
     assert store.texts == {}
+
+
+@pytest.mark.skipif(UNREADABLE_EXTRA.there, reason="this Airflow hands such a connection out")
+@pytest.mark.parametrize("extra", ["{not json", "[1]"])
+def test_an_unreadable_extra_is_a_missing_connection_to_3_1(
+    services: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch, extra: str
+) -> None:
+    value = {"conn_type": "seedance", "password": SECRET, "extra": extra}
+    monkeypatch.setenv("AIRFLOW_CONN_SEEDANCE_DEFAULT", json.dumps(value))
+    with pytest.raises(AirflowNotFoundException) as caught:
+        make().execute(make_context(None))
+    assert SECRET not in str(caught.value)
+    assert services.ledger.requests == []
 
 
 @pytest.mark.parametrize(
@@ -359,6 +376,7 @@ def test_max_credits_where_no_row_fits(services: SeedanceEmulator, connect: Conn
 # ---------------------------------------------------------------------- end_from_trigger
 
 
+@needs(ENDING_FROM_TRIGGERS)
 def test_end_from_trigger_is_refused_with_what_it_would_break() -> None:
     for arguments, says in (
         ({"outlets": [Asset("clip")]}, "outlets"),
@@ -375,9 +393,10 @@ def test_end_from_trigger_needs_airflow_3_3(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(checks, "AIRFLOW_V_3_3_PLUS", False)
     with pytest.raises(errors.SeedanceConfigurationError, match=r"needs Airflow 3\.3"):
         make(end_from_trigger=True)
-    assert make().retry_policy is None
+    assert getattr(make(), "retry_policy", None) is None
 
 
+@needs(ENDING_FROM_TRIGGERS)
 def test_end_from_trigger_is_refused_where_a_task_is_mapped_over_the_result(
     services: SeedanceEmulator, connect: Connect
 ) -> None:
@@ -390,6 +409,7 @@ def test_end_from_trigger_is_refused_where_a_task_is_mapped_over_the_result(
     assert services.ledger.requests == []
 
 
+@needs(ENDING_FROM_TRIGGERS)
 def test_end_from_trigger_with_a_plain_dependant(services: SeedanceEmulator, connect: Connect) -> None:
     connect("ark")
     services.hold()
@@ -461,6 +481,7 @@ class Path:
         return self.broken_trigger()
 
     def ended_by_trigger(self) -> Any:
+        require(ENDING_FROM_TRIGGERS)
         from airflow.sdk.bases.xcom import BaseXCom
 
         written: dict[str, Any] = {}

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG
-from airflow.sdk.definitions.retry_policy import RetryDecision, RetryPolicy
-from airflow.serialization.serialized_objects import DagSerialization
 from support import PROMPT, Store, deferral, make_context
+from versions import RETRY_POLICIES, DagSerialization, needs
 
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.compat import AIRFLOW_V_3_3_PLUS, RetryDecision, RetryPolicy
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import ImageRequest, VideoRequest
 from airflow_provider_seedance.operators.generation import SeedanceGenerationOperator
@@ -223,7 +223,8 @@ def test_a_mapped_task_is_the_operator_with_its_arguments() -> None:
     op = mapped.unmap({"prompt": "b"})  # type: ignore[attr-defined]
     assert isinstance(op, SeedanceGenerateVideoOperator)
     assert (op.prompt, op.duration, op.timeout, op.seedance_conn_id) == ("b", 5, 60, "seedance_prod")
-    assert isinstance(op.retry_policy, SeedanceRetryPolicy)
+    if AIRFLOW_V_3_3_PLUS:
+        assert isinstance(op.retry_policy, SeedanceRetryPolicy)
 
 
 def test_a_wrong_argument_of_a_mapped_task_is_found_when_the_dag_is_read() -> None:
@@ -236,8 +237,7 @@ def test_a_wrong_argument_of_a_mapped_task_is_found_when_the_dag_is_read() -> No
 
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_default_args_reach_every_argument(operator: Any) -> None:
-    policy = OtherPolicy()
-    values = {
+    values: dict[str, Any] = {
         "seedance_conn_id": "x",
         "timeout": 60,
         "deferrable": False,
@@ -247,8 +247,9 @@ def test_default_args_reach_every_argument(operator: Any) -> None:
         "cancel_on_kill": False,
         "max_credits": 5,
         "model": "m",
-        "retry_policy": policy,
     }
+    if AIRFLOW_V_3_3_PLUS:
+        values["retry_policy"] = OtherPolicy()
     with DAG("dag", default_args=values):
         op = operator(task_id="task", prompt=PROMPT)
     assert {name: getattr(op, name) for name in values} == values
@@ -256,6 +257,7 @@ def test_default_args_reach_every_argument(operator: Any) -> None:
         assert operator(task_id="task", prompt=PROMPT, timeout=7).timeout == 7
 
 
+@needs(RETRY_POLICIES)
 def test_the_retry_policy_is_ours_unless_the_dag_has_another() -> None:
     assert isinstance(
         SeedanceGenerateVideoOperator(task_id="a", prompt=PROMPT).retry_policy, SeedanceRetryPolicy
@@ -273,7 +275,10 @@ def test_a_dag_with_every_operator_survives_serialization() -> None:
         video = SeedanceGenerateVideoOperator(
             task_id="video", prompt="{{ ds }}", images="https://b.example/a.png"
         )
-        SeedreamGenerateImageOperator(task_id="image", prompt=PROMPT, end_from_trigger=True) >> video
+        image = SeedreamGenerateImageOperator(
+            task_id="image", prompt=PROMPT, end_from_trigger=AIRFLOW_V_3_3_PLUS
+        )
+        image >> video
         SeedanceGenerateVideoOperator.partial(task_id="mapped").expand(prompt=video.output)
         SeedanceGenerationSensor(task_id="sensor", generation_id="{{ params.id }}")
     data = json.loads(json.dumps(DagSerialization.to_dict(dag)))
@@ -284,7 +289,7 @@ def test_a_dag_with_every_operator_survives_serialization() -> None:
         assert copy.task_type == task.task_type
         assert tuple(copy.template_fields) == tuple(task.template_fields)
         assert "Output" in copy.extra_links
-        if not task.is_mapped:
+        if AIRFLOW_V_3_3_PLUS and not task.is_mapped:
             assert copy.has_retry_policy
     assert again.get_task("video").template_fields_renderers == {"extra_params": "json", "images": "json"}
     assert again.get_task("video").prompt == "{{ ds }}"

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowTaskTimeout
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 from helpers import ALL_APIS, image, video
 from support import PROMPT, Store, TaskInstance, emulator_settings
 

@@ -15,6 +15,7 @@ import pytest
 from airflow.sdk import DAG, Asset, AssetAlias, ObjectStoragePath
 from airflow.sdk.execution_time.context import OutletEventAccessors
 from support import SECRET
+from versions import RETRY_POLICIES, needs
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import Generation
@@ -610,6 +611,7 @@ def test_mapping() -> None:
     assert dag.get_task("store").is_mapped
 
 
+@needs(RETRY_POLICIES)
 def test_the_retry_policy() -> None:
     assert isinstance(operator(result(), "/x").retry_policy, SeedanceRetryPolicy)
 

@@ -1,0 +1,510 @@
+"""
+Everything that reads bytes from outside, as functions of bytes: what the property tests and the fuzzer share.
+
+A target returns when what was read is a result, "still running", or one of our errors. Anything else comes
+out of it as an exception: that is a finding.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import string
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpcore
+from helpers import ALL_APIS, FIXTURES, NOW, connection, image, prepare, video
+
+from airflow_provider_seedance import media, records, urls
+from airflow_provider_seedance.apis import get_api
+from airflow_provider_seedance.apis.rate_limits import RateLimit, read_rate_limit
+from airflow_provider_seedance.apis.wire import (
+    Accepted,
+    HttpCall,
+    HttpReply,
+    NotAccepted,
+    Refused,
+    TransportFailure,
+    Uncertain,
+)
+from airflow_provider_seedance.campaigns import entries, requests
+from airflow_provider_seedance.campaigns.manifest import parse_manifest
+from airflow_provider_seedance.exceptions import SeedanceConfigurationError, SeedanceError
+from airflow_provider_seedance.flows import cancel_flow, look_up_flow, probe_flow
+from airflow_provider_seedance.generations import Generation
+from airflow_provider_seedance.polling.quota import Quota
+from airflow_provider_seedance.settings import read_settings
+from airflow_provider_seedance.transfers import arguments, names, stored
+from airflow_provider_seedance.transfers.download import Source, store_data_url
+from airflow_provider_seedance.triggers.seedance import read_batch_event, read_event
+
+STATUSES = (200, 200, 200, 200, 201, 202, 204, 302, 307, 400, 401, 402, 403, 404, 408, 409, 410)
+STATUSES += (413, 422, 425, 429, 429, 451, 500, 502, 503, 503, 504, 520, 524, 599, 600, 199)
+
+#: Stands between the replies of one conversation. No text of JSON holds it.
+BETWEEN = b"\x1e"
+
+_PREPARED = {
+    (name, request.media): prepare(name, request).request
+    for name in ALL_APIS
+    for request in (video(), image())
+    if request.media == "video" or name in ("seedance2api", "ark")
+}
+_KINDS = sorted(_PREPARED)
+
+
+#: The escape, and not the text of one.
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def storable(value: Any) -> None:
+    """Check that a value can go into XCom, a record and a trigger's row on every database."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    text.encode()  # no half characters, which no API server takes
+    assert not _NUL.search(text), "PostgreSQL keeps no NUL in JSON"
+
+
+def readable(error: SeedanceError) -> None:
+    """Check that an error can be shown and stored."""
+    assert error.message
+    str(error).encode()
+    storable({**error.details(), "message": error.message})
+    assert error.retry_after is None or 0 <= error.retry_after <= 86400
+
+
+def whole(generation: Generation) -> None:
+    """Check that a generation can be delivered."""
+    storable(generation.result())
+    storable([generation.error_message, generation.error_code, generation.word])
+    assert bool(generation.urls) <= (generation.status.value == "succeeded")
+    assert Generation.from_result(json.loads(json.dumps(generation.result()))).result() == generation.result()
+    generation.summary()
+
+
+def _head(data: bytes) -> tuple[int, int, bytes]:
+    first, second = (data[:2] + b"\0\0")[:2]
+    return first, second, data[2:]
+
+
+def _reply(data: bytes) -> HttpReply | TransportFailure:
+    """One byte of status; header lines up to an empty one where the next byte is a tab; the rest is the body."""
+    if not data:
+        return TransportFailure("it broke", sent=True)
+    status, rest = STATUSES[data[0] % len(STATUSES)], data[1:]
+    headers: dict[str, str] = {}
+    if rest[:1] == b"\t":
+        head, _, rest = rest[1:].partition(b"\n\n")
+        for line in head.decode("latin-1").split("\n"):
+            name, _, value = line.partition(":")
+            headers[name.strip().lower()] = value.strip()
+    return HttpReply(status, headers, rest)
+
+
+def _replies(data: bytes) -> Iterator[HttpReply | TransportFailure]:
+    for part in data.split(BETWEEN):
+        yield _reply(part)
+
+
+def _converse(flow: Any, data: bytes) -> Any:
+    """Drive a flow; the replies repeat, so that one that never ends is found."""
+    parts = list(_replies(data))
+    answer: Any = None
+    try:
+        for number in range(100):
+            step = flow.send(answer)
+            answer = parts[number % len(parts)] if isinstance(step, HttpCall) else None
+    except StopIteration as stop:
+        return stop.value
+    except SeedanceError as error:
+        readable(error)
+        return None
+    raise AssertionError("a conversation without an end")
+
+
+def submission(data: bytes) -> None:
+    which, _, rest = _head(data)
+    name, kind = _KINDS[which % len(_KINDS)]
+    api, request = get_api(name), _PREPARED[name, kind]
+    answer = _reply(rest)
+    outcome = api.read_submit(answer, api.submit_call(request), request, NOW)
+    if isinstance(outcome, Accepted):
+        assert isinstance(answer, HttpReply)
+        assert 200 <= answer.status < 300
+        assert outcome.generation.generation_id
+        whole(outcome.generation)
+        api.status_call(outcome.generation.generation_id)
+        return
+    assert isinstance(outcome, (NotAccepted, Refused, Uncertain))
+    readable(outcome.error)
+
+
+def status(data: bytes) -> None:
+    which, _, rest = _head(data)
+    api = get_api(ALL_APIS[which % len(ALL_APIS)])
+    result = _converse(api.status_flow("cgt-1", "video", NOW), rest)
+    if result is not None:
+        whole(result)
+        assert result.generation_id == "cgt-1"
+
+
+def many(data: bytes) -> None:
+    result = _converse(get_api("ark").status_many_flow(["cgt-1", "cgt-2"], NOW), data)
+    for name, generation in (result or {}).items():
+        assert name in ("cgt-1", "cgt-2")
+        whole(generation)
+
+
+def others(data: bytes) -> None:
+    """Looking a submission up, cancelling, and testing the connection."""
+    which, kind, rest = _head(data)
+    api = get_api(ALL_APIS[which % len(ALL_APIS)])
+    if kind % 3 == 0:
+        found = _converse(look_up_flow(api, "airflow-1", NOW - timedelta(hours=1), lambda: NOW), rest)
+        assert found is None or isinstance(found, str)
+    elif kind % 3 == 1:
+        done = _converse(cancel_flow(api, "cgt-1", "video", lambda: NOW), rest)
+        assert done is None or done.reason
+    else:
+        _converse(probe_flow(api, lambda: NOW), rest)
+
+
+def headers(data: bytes) -> None:
+    """Quota headers, and the book that is kept of them."""
+    quota, now = Quota(requests_per_hour=100), NOW.timestamp()
+    for number, part in enumerate(data.split(BETWEEN)[:10]):
+        answer = _reply(b"\0\t" + part)
+        assert isinstance(answer, HttpReply)
+        limit = read_rate_limit(answer.headers, NOW)
+        assert isinstance(limit, RateLimit)
+        assert limit.reset_at is None or limit.reset_at.tzinfo
+        assert limit.retry_after is None or 0 <= limit.retry_after <= 86400
+        moment = now + number
+        if part[:1] == b"r":
+            quota.refuse(limit.retry_after, moment)
+        else:
+            quota.learn(limit, moment)
+        quota.spend(moment)
+        assert quota.free(moment) >= 0
+        assert quota.kept(moment) >= 0
+        assert 1 <= quota.stretch(moment, 3) <= 10
+        assert quota.rate >= 0
+        assert moment <= quota.opens_at(moment)
+        quota.told()
+
+
+def manifest(data: bytes) -> None:
+    try:
+        lines = parse_manifest(data, "s3://bucket/manifest.jsonl")
+    except SeedanceConfigurationError as error:
+        readable(error)
+        return
+    for line in lines:
+        assert isinstance(line["key"], str)
+    with suppress(ValueError):
+        for line in lines:
+            file = stored._read(line)
+            assert not {"", ".", ".."} & set(file.name.split("/"))
+
+
+def extra(data: bytes) -> None:
+    """A connection: its extra, and its host before a tab."""
+    host, tab, rest = data.decode("utf-8", "surrogateescape").rpartition("\t")
+    try:
+        found = read_settings("seedance_default", connection(host=host if tab else None, extra=rest))
+    except SeedanceConfigurationError as error:
+        assert "sk-live" not in str(error)
+        return
+    assert found.base_url.startswith(("http://", "https://"))
+    assert "sk-live" not in repr(found)
+    assert found.call_timeout > 0
+
+
+def _json(data: bytes) -> Any:
+    return HttpReply(200, {}, data).json
+
+
+def callback(data: bytes) -> None:
+    """A body about a generation that nobody asked for, and the event of a trigger."""
+    which, _, rest = _head(data)
+    body = _json(rest)
+    if isinstance(body, dict):
+        api = get_api(ALL_APIS[which % len(ALL_APIS)])
+        whole(api.read_generation(body, api.find_id(body) or "cgt-1", media="video", now=NOW))
+        api.read_error(body)
+        api.wrote(body)
+    if (generation := read_event(body, "cgt-1")) is not None:
+        assert generation.generation_id == "cgt-1"
+        assert generation.status.terminal
+    for generation in read_batch_event(body)[0]:
+        assert generation.status.terminal
+
+
+def record(data: bytes) -> None:
+    """The record of a submission, and the ledger of a campaign."""
+    value = _json(data)
+    try:
+        found = records.Record.from_value(value)
+    except SeedanceError as error:
+        assert error.message
+    else:
+        found.as_dict()
+    if isinstance(value, dict):
+        # What the ledger takes for "not mine"; it says so in an error of ours.
+        with suppress(KeyError, TypeError, ValueError, AttributeError, IndexError):
+            entries.read_entries(value)
+
+
+def result(data: bytes) -> None:
+    """What is handed to the transfer."""
+    value = _json(data)
+    for read in (arguments.read_generation, arguments.read_many):
+        if isinstance(value, str) and arguments.is_path(value):
+            continue
+        if isinstance(value, dict) and value.get("manifest"):
+            continue
+        try:
+            read(value)
+        except SeedanceError as error:
+            assert error.message
+
+
+def campaign(data: bytes) -> None:
+    """A file of requests."""
+    which, _, rest = _head(data)
+    text, problems = rest.decode("utf-8", "replace"), list[str]()
+    read = (requests._lines, requests._rows)[which % 2]
+    found = [entry for _, entry in read(text, problems)]
+    with suppress(SeedanceError):
+        requests.read_requests(found)
+
+
+def address(data: bytes) -> None:
+    """The URL of an output, what it redirects to, and the names that are made of it."""
+    hosts = urls.MediaHosts()
+    text = data.decode("utf-8", "replace")
+    urls.show_url(text)
+    names.extension_of_url(text)
+    if text.startswith("data:"):
+        source = Source(what="it", generation_id="g", url=text, refresh=lambda: text)
+        with suppress(SeedanceError):
+            store_data_url(source, lambda announced: None)
+    url, _, location = text.partition("\n")
+    with suppress(media.MediaAddressError):
+        for _ in range(2):
+            taken = media._Address.of(url)
+            if urls.explain_media_url(taken.url, hosts) is None:
+                _is_harmless(taken)
+            # A header comes as Latin-1.
+            url = media._follow(taken.url, location.encode().decode("latin-1"))
+    with suppress(SeedanceConfigurationError):
+        urls.normal_base_url(text)
+
+
+def _is_harmless(taken: media._Address) -> None:
+    """What is connected to is what was judged, and neither an address that is not public nor a user's name."""
+    target = taken.target
+    assert target.scheme == b"https"
+    host = target.host.decode("ascii")
+    assert host
+    assert "@" not in taken.host_header
+    assert str(urlsplit(taken.url).hostname).lower() == host.lower()
+    for numeric in ("127.0.0.1", "10.", "169.254.169.254", "::1", "0x", "localhost"):
+        if numeric == host or (numeric in ("10.", "0x") and host.startswith(numeric)):
+            last = host.rstrip(".").rpartition(".")[2]
+            assert set(last) - set(string.hexdigits + "x"), host
+    assert not host.endswith(".localhost")
+    assert isinstance(httpcore.Request("GET", target).url, httpcore.URL)
+    assert not set(bytes(target.target)) & set(b"\r\n \0")
+
+
+def name(data: bytes) -> None:
+    """What the files of an output are called, whatever its id, key and model say."""
+    parts = [part.decode("utf-8", "replace") for part in data.split(BETWEEN)]
+    values = {"generation_id": parts[0], "model": parts[-1], "key": parts[len(parts) // 2]}
+    for template in (None, "{generation_id}/{model}-{index}.{ext}", "{key}.{ext}"):
+        naming = names.Naming(template=template, values=values, count=2)
+        try:
+            made = naming.name(1, "mp4")
+        except SeedanceConfigurationError:
+            continue
+        segments = made.split("/")
+        assert len(segments) == (2 if template and "/" in template else 1)
+        assert not {"", ".", ".."} & set(segments)
+        assert "\\" not in made
+        assert "\0" not in made
+
+
+TARGETS: tuple[Callable[[bytes], None], ...] = (
+    submission,
+    status,
+    many,
+    others,
+    headers,
+    manifest,
+    extra,
+    callback,
+    record,
+    result,
+    campaign,
+    address,
+    name,
+)
+
+#: Words that the readers look for.
+WORDS = [
+    "task_id",
+    "id",
+    "run_id",
+    "data",
+    "status",
+    "message",
+    "error",
+    "code",
+    "error_message",
+    "detail",
+    "result",
+    "url",
+    "urls",
+    "video_url",
+    "images",
+    "response",
+    "content",
+    "output",
+    "created_at",
+    "updated_at",
+    "created",
+    "completed_at",
+    "duration",
+    "resolution",
+    "model",
+    "progress",
+    "items",
+    "total",
+    "b64_json",
+    "output_format",
+    "size",
+    "costUsd",
+    "consumed_credits",
+    "request",
+    "queued",
+    "running",
+    "succeeded",
+    "success",
+    "failed",
+    "completed",
+    "processing",
+    "IN_PROGRESS",
+    "FAILED",
+    "cancelled",
+    "expired",
+    "accepted",
+    "key",
+    "generation_id",
+    "api",
+    "media",
+    "retry-after",
+    "retry-after-ms",
+    "x-ratelimit-limit",
+    "x-ratelimit-remaining",
+    "x-ratelimit-reset",
+    "x-ratelimit-retryafter",
+    "version",
+    "fingerprint",
+    "state",
+    "max_tries",
+    "try_number",
+    "facts",
+    "outcome",
+    "ended",
+    "unknown",
+    "overdue",
+    "turn",
+    "manifest",
+    "counts",
+    "base_url",
+    "arguments",
+    "timeout",
+    "requests_per_hour",
+    "callback_base_url",
+    "callback_secret",
+    "media_hosts",
+    "proxy",
+    "verify",
+    "auth_header",
+    "x-api-key",
+    "max_media_bytes",
+    "prompt",
+    "bytes",
+    "sha256",
+    "name",
+    "index",
+    "tag",
+    "by",
+    "https://",
+    "http://",
+    "file:///",
+    "data:",
+    "localhost",
+    "127.0.0.1",
+    "[::1]",
+    "2130706433",
+    "0x7f000001",
+    "[::ffff:127.0.0.1]",
+    "1e999",
+    "-1",
+    "NaN",
+    "Infinity",
+    "null",
+    "true",
+    "2026-02-07T10:40:00Z",
+    "9999-12-31T23:59:59+00:00",
+    "0001-01-01",
+    "P1Y",
+    "2026-W06",
+    "253402300799",
+]
+
+
+def seeds() -> list[bytes]:
+    """Return inputs to begin with: every sample of the documents for every reader."""
+    samples = [path.read_bytes() for path in sorted(FIXTURES.glob("*.json"))]
+    samples += [json.dumps(json.loads(sample)).encode() for sample in samples]
+    more = [
+        b'{"code": 200, "data": {"task_id": "t1", "status": "IN_PROGRESS"}}',
+        b'{"code": 200, "data": {"task_id": "t1", "status": "SUCCESS", "response": ["https://a.b/c.mp4"]}}',
+        b'{"run_id": "r1", "status": "completed", "output": {"urls": ["https://a.b/c.mp4"]}, "costUsd": "1"}',
+        b'{"error": {"code": "X", "message": "no"}}',
+        b'{"items": [{"id": "cgt-1", "status": "queued", "safety_identifier": "airflow-1"}], "total": 1}',
+        b'{"outcome": "ended", "generation_id": "cgt-1", "result": {"generation_id": "cgt-1", "api": "ark", '
+        b'"media": "video", "status": "succeeded", "urls": ["https://a.b/c"]}}',
+        b'{"api": "ark", "timeout": 5, "media_hosts": ["a"], "verify": "false", "proxy": "http://p:1"}',
+        b"retry-after: Sat, 07 Feb 2026 10:41:00 GMT\nx-ratelimit-limit: 10\nx-ratelimit-remaining: 3\n"
+        b"x-ratelimit-reset: 1770460860",
+        b"https://a.example/b.mp4?sig=1\nhttps://127.0.0.1/",
+        b"data:video/mp4;base64,AAAA",
+        b'{"key": "a", "name": "a.mp4", "generation_id": "g", "index": 1, "bytes": 3, "sha256": null, '
+        b'"tag": null, "by": null}\n',
+        b"key,prompt,duration\na,A lamp,5\n",
+    ]
+    found = []
+    for number, target in enumerate(TARGETS):
+        for which, sample in enumerate((*samples, *more)):
+            head = bytes([number])
+            if target in (submission, status, others, callback):
+                head += bytes([which % 10, which % 3])
+            if target in (campaign,):
+                head += b"\0\0" if sample[:1] == b"{" else b"\1\0"
+            if target in (submission, status, many, others):
+                head += b"\0"
+            found.append(head + sample)
+    return found
+
+
+def run(data: bytes) -> None:
+    """Give bytes to the target that the first of them names."""
+    if data:
+        TARGETS[data[0] % len(TARGETS)](data[1:])

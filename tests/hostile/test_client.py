@@ -1,0 +1,236 @@
+"""The client and a service gone bad, on real sockets: every call ends, in bounds, as an answer or a failure."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import KEY, NOW, connection, prepare, settings, video
+from test_client import GET, POST, Twin, answer, says, serving, twin
+
+from airflow_provider_seedance import client, flows
+from airflow_provider_seedance.apis.wire import Accepted, HttpReply, TransportFailure, Uncertain
+from airflow_provider_seedance.settings import Settings, read_settings
+
+from . import wires
+from .certificates import listening, self_signed
+
+__all__ = ["twin"]  # a fixture
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "LONGEST_BODY", 10_000_000)
+    monkeypatch.setattr(client, "LONGEST_SUBMIT_BODY", 10_000_000)
+    monkeypatch.setattr(client, "SENDING", 2.0)
+
+
+def at(url: str) -> Settings:
+    return settings(url, timeout=0.25)
+
+
+def broke(got: Any) -> TransportFailure:
+    """An answer that is none; the request had left."""
+    assert isinstance(got, TransportFailure), got
+    assert got.sent
+    assert len(got.message) < 1000
+    return got
+
+
+@pytest.mark.parametrize("script", wires.SLOW, ids=lambda script: script.__name__)
+def test_no_silence_is_too_long_and_yet_it_ends(twin: Twin, script: wires.Script) -> None:
+    with serving(script) as server:
+        broke(twin.send(at(server.url), GET))
+
+
+@pytest.mark.parametrize("script", wires.WRONG, ids=lambda script: script.__name__)
+@pytest.mark.parametrize("call", [GET, POST], ids=["GET", "POST"])
+def test_what_is_no_answer_is_a_failure(twin: Twin, script: wires.Script, call: Any) -> None:
+    with serving(script) as server:
+        got = twin.send(at(server.url), call)
+    # A protocol of its own may speak before it was spoken to.
+    if script is wires.another_protocol:
+        assert isinstance(got, TransportFailure)
+    elif isinstance(got, HttpReply):
+        # What breaks off in the middle of a readable answer is that answer.
+        assert script is wires.says_more_than_it_sends or got.status == 101
+    else:
+        broke(got)
+
+
+def test_a_body_without_an_end(twin: Twin) -> None:
+    with serving(wires.endless_body) as server:
+        broke(twin.send(at(server.url), GET))
+
+
+@pytest.mark.parametrize("script", [wires.gzip_bomb, wires.gzip_in_gzip, wires.an_unknown_codec])
+def test_a_bomb_does_not_go_off(twin: Twin, script: wires.Script) -> None:
+    with serving(script) as server:
+        tracemalloc.start()
+        try:
+            broke(twin.send(at(server.url), GET))
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert peak < 60_000_000
+
+
+def test_a_packed_answer_is_read(twin: Twin) -> None:
+    raw = answer(200, gzip.compress(b'{"a": 1}'), "Content-Encoding: gzip\r\n")
+    with serving(says(raw)) as server:
+        assert twin.send(at(server.url), GET).json == {"a": 1}
+
+
+def test_an_answer_whose_packing_is_torn_is_no_result(twin: Twin) -> None:
+    with serving(wires.torn_gzip) as server:
+        got = twin.send(at(server.url), GET)
+    assert isinstance(got, TransportFailure) or got.json is None
+
+
+def test_cookies_are_neither_kept_nor_returned(twin: Twin) -> None:
+    seen: list[bytes] = []
+
+    def script(peer: Any) -> None:
+        for number in range(2):
+            request = b""
+            while b"\r\n\r\n" not in request:
+                request += peer.recv(65536)
+            seen.append(request)
+            peer.sendall(answer(200, b"{}", f"Set-Cookie: a{number}={'x' * 1000}; Path=/\r\n"))
+
+    with serving(script) as server:
+        twin.send(at(server.url), GET, GET)
+    assert len(seen) == 2
+    assert b"cookie" not in seen[1].lower()
+
+
+def test_an_answer_nobody_asked_for_is_not_taken_for_the_next_one(twin: Twin) -> None:
+    """Bytes that follow an answer are dropped with their connection."""
+    with serving(wires.two_answers) as server:
+        first = twin.send(at(server.url), GET)
+        assert isinstance(first, (HttpReply, TransportFailure))
+        again = twin.send(at(server.url), GET, GET)
+        assert isinstance(again, (HttpReply, TransportFailure))
+
+
+# ---------------------------------------------------------------------- TLS
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return self_signed(tmp_path_factory.mktemp("tls") / "one.pem", "127.0.0.1")
+
+
+@pytest.fixture(scope="module")
+def of_another(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return self_signed(tmp_path_factory.mktemp("tls") / "other.pem", "other.example")
+
+
+@pytest.fixture(scope="module")
+def expired(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return self_signed(tmp_path_factory.mktemp("tls") / "old.pem", "127.0.0.1", expired=True)
+
+
+@pytest.fixture
+def secure(certificate: Path) -> Iterator[str]:
+    with listening(certificate) as (url, _):
+        yield url
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused_and_the_key_stays_here(
+    twin: Twin, certificate: Path
+) -> None:
+    with listening(certificate) as (url, seen):
+        got = twin.send(read_settings("c", connection(host=url, extra={"timeout": 2})), POST)
+    assert isinstance(got, TransportFailure)
+    assert not got.sent
+    assert "certificate" in got.message
+    assert KEY.encode() not in b"".join(seen)
+
+
+@pytest.mark.parametrize("which", ["of_another", "expired"])
+def test_so_is_one_that_is_trusted_but_not_good(
+    twin: Twin, which: str, request: pytest.FixtureRequest
+) -> None:
+    pem = request.getfixturevalue(which)
+    with listening(pem) as (url, seen):
+        extra = {"timeout": 2, "verify": str(pem)}
+        got = twin.send(read_settings("c", connection(host=url, extra=extra)), POST)
+    assert isinstance(got, TransportFailure)
+    assert not got.sent
+    assert seen == []
+
+
+def test_a_certificate_that_is_trusted(twin: Twin, secure: str, certificate: Path) -> None:
+    extra = {"timeout": 5, "verify": str(certificate)}
+    got = twin.send(read_settings("c", connection(host=secure, extra=extra)), GET)
+    assert isinstance(got, HttpReply)
+    assert got.json == {}
+
+
+# ---------------------------------------------------------------------- what is read of it
+
+
+def outcome(twin: Twin, body: bytes, status: int = 200) -> Any:
+    request = prepare("seedanceapi-v2", video()).request
+    with serving(says(answer(status, body))) as server:
+        found = settings(server.url, timeout=2)
+        call = found.api.submit_call(request)
+        return twin.run(found, flows.submit_flow(found.api, call, request, lambda: NOW, patient=False))
+
+
+def test_deep_and_wide_json(twin: Twin) -> None:
+    for body in (
+        b"[" * 1_000_000,
+        b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+        b'{"data": ' + b"[" * 500 + b"]" * 500 + b"}",
+        b"[" + b"{}," * 1_200_000 + b"{}]",
+        b'{"task_id": ' + b"9" * 5000 + b"}",
+    ):
+        assert isinstance(outcome(twin, body), Uncertain)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"code": 200, "data": {"task_id": "paid-1", "model": "caf\xe9"}}'.encode("latin-1"),
+        b'{"code": 200, "data": {"task_id": "paid-1", "model": "a\\ud800b\\u0000c\\u001b[2J"}}',
+        b'\xef\xbb\xbf{"code": 200, "data": {"task_id": "paid-1"}}',
+        '{"code": 200, "data": {"task_id": "paid-1"}}'.encode("utf-16"),
+    ],
+    ids=["latin-1", "escapes", "bom", "utf-16"],
+)
+def test_the_id_of_a_paid_generation_is_found_whatever_stands_beside_it(twin: Twin, body: bytes) -> None:
+    accepted = outcome(twin, body)
+    assert isinstance(accepted, Accepted)
+    assert accepted.generation.generation_id == "paid-1"
+    text = json.dumps(accepted.generation.result(), ensure_ascii=False)
+    text.encode()
+    assert "\\u0000" not in text
+    assert "\x1b" not in text
+
+
+@pytest.mark.parametrize("damaged", ["a\\ud800", "a\\u0000b", "x" * 1001, "a\\u202eb", "a\\nb"])
+def test_an_id_that_cannot_be_asked_for_is_none(twin: Twin, damaged: str) -> None:
+    body = f'{{"code": 200, "data": {{"task_id": "{damaged}"}}}}'.encode()
+    assert isinstance(outcome(twin, body), Uncertain)
+
+
+def test_what_a_service_says_is_one_line_of_a_sane_length(twin: Twin) -> None:
+    said = "no\nERROR forged line\x1b[2J" + "x" * 100_000
+    refused = outcome(twin, json.dumps({"code": "A" * 5000, "message": said}).encode(), 400)
+    assert "\n" not in refused.error.message
+    assert "\x1b" not in refused.error.message
+    assert len(str(refused.error)) < 10_000
+
+
+def test_the_key_does_not_show_in_words_about_a_paid_generation(twin: Twin) -> None:
+    told = {"code": 200, "data": {"task_id": "paid-1", "status": f"x {KEY}", "model": KEY}}
+    accepted = outcome(twin, json.dumps(told).encode())
+    assert isinstance(accepted, Accepted)
+    assert KEY not in repr(accepted)

@@ -1,0 +1,250 @@
+"""The key and the callback secret, looked for in all that a task leaves behind, whatever became of it."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG
+from airflow.sdk.exceptions import TaskDeferred
+from support import PROMPT, Store, TaskInstance, make_context
+from test_client import answer, serving
+
+from airflow_provider_seedance.exceptions import SeedanceError
+from airflow_provider_seedance.operators.seedance import (
+    SeedanceGenerateVideoBatchOperator,
+    SeedanceGenerateVideoOperator,
+)
+from airflow_provider_seedance.triggers import seedance as triggers
+
+#: With everything that is written differently in a URL, in JSON and in a repr.
+KEY = "sk+te/st=9f8e\"7d6c'5b4a\\3"
+CALLBACK = "callback/secret=77aa+55"
+PROXY_PASSWORD = "pr0xy/pa55"
+FORBIDDEN = (
+    KEY,
+    CALLBACK,
+    "sk+te/st",
+    "9f8e",
+    "7d6c",
+    "5b4a",
+    "callback/secret",
+    "77aa",
+    "callback%2Fsecret",
+    PROXY_PASSWORD,
+)
+
+
+def forbidden(text: str) -> list[str]:
+    """Return what must not stand in a text."""
+    return [secret for secret in FORBIDDEN if secret in text]
+
+
+def all_of(error: BaseException | None) -> str:
+    """Return all that a log, a callback or a debugger's display shows of an error and of what caused it."""
+    shown = "".join(traceback.format_exception(error)) if error else ""
+    while error is not None:
+        shown += f"{error} {error!r} {error.args} {vars(error)}"
+        error = error.__cause__ or error.__context__
+    return shown
+
+
+class Left:
+    """Everything that one try leaves behind."""
+
+    def __init__(self) -> None:
+        self.store, self.ti = Store(), TaskInstance()
+        self.shown: list[str] = []
+        self.outcome = "nothing"
+
+    def run(self, step: Callable[[Any], Any]) -> TaskDeferred | None:
+        """Make one step of the task; returns the deferral, if it came to one."""
+        try:
+            self.shown.append(json.dumps(step(make_context(self.store, self.ti))))
+            self.outcome = "success"
+        except TaskDeferred as deferred:
+            self.outcome = "deferred"
+            trigger: Any = deferred.trigger
+            self.shown += [str(trigger.serialize()), repr(trigger), str(deferred.kwargs), repr(deferred)]
+            return deferred
+        except SeedanceError as error:
+            self.outcome = type(error).__name__
+            self.shown.append(all_of(error))
+        return None
+
+    def text(self) -> str:
+        return "\n".join([*self.shown, *self.store.texts.values(), json.dumps(self.ti.pushed)])
+
+
+def echo(status: int, **more: Any) -> bytes:
+    """An answer that repeats the secrets in every place where words may stand."""
+    words = f"Bearer {KEY} {json.dumps(KEY)} {CALLBACK}"
+    body = {
+        "status": "error",
+        "code": KEY,
+        "message": words,
+        "detail": words,
+        "error": {"code": KEY, "message": words},
+        "error_message": words,
+        **more,
+    }
+    return answer(status, json.dumps(body).encode(), f"X-Echo: {words}\r\nRetry-After: {KEY}\r\n")
+
+
+def created(api: str, status: str = "running") -> bytes:
+    """An acceptance that repeats them."""
+    told = {"id": "g-1", "task_id": "g-1", "run_id": "g-1", "status": status, "model": KEY, "resolution": KEY}
+    failure = {"error_message": KEY, "error": KEY, "message": KEY}
+    return answer(200, json.dumps({**told, **failure, "data": {**told, **failure}}).encode())
+
+
+@pytest.fixture
+def at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def connect(port: int, api: str, **extra: Any) -> None:
+        fields = {"api": api, "callback_secret": CALLBACK, "timeout": 5, **extra}
+        made = {
+            "conn_type": "seedance",
+            "host": f"http://127.0.0.1:{port}/v2",
+            "password": KEY,
+            "extra": fields,
+        }
+        monkeypatch.setenv("AIRFLOW_CONN_SEEDANCE_DEFAULT", json.dumps(made))
+
+    return connect
+
+
+@contextmanager
+def always(raw: bytes | Callable[[bytes], bytes]) -> Iterator[Any]:
+    """Answer every request, each on a connection of its own."""
+
+    def script(peer: Any) -> None:
+        data = b""
+        while b"\r\n\r\n" not in data:
+            data += peer.recv(65536)
+        peer.sendall(raw(data) if callable(raw) else raw)
+
+    with serving(script) as server:
+        yield server
+
+
+def operator(**arguments: Any) -> SeedanceGenerateVideoOperator:
+    return SeedanceGenerateVideoOperator(**{"task_id": "task", "prompt": PROMPT, **arguments})
+
+
+FATES: dict[str, bytes] = {
+    **{
+        str(status): echo(status)
+        for status in (200, 302, 400, 401, 402, 403, 404, 408, 422, 429, 500, 502, 503)
+    },
+    "rubbish": answer(200, f"<html>{KEY} {CALLBACK}".encode()),
+    "gateway": answer(504, f"<html>{KEY} {CALLBACK}".encode()),
+    "torn": echo(200)[:-20],
+    "closed": b"",
+    "not http": f"{KEY} {CALLBACK}\r\n\r\n".encode(),
+    "status line": f"HTTP/1.1 {KEY}\r\n\r\n".encode(),
+    "packed": answer(200, b"x", f"Content-Encoding: {KEY}\r\n"),
+}
+
+
+@pytest.mark.parametrize("fate", FATES)
+@pytest.mark.parametrize("api", ["seedanceapi-v2", "ark"])
+def test_after_every_fate_of_a_submission(
+    quick: None,
+    at: Any,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    api: str,
+    fate: str,
+) -> None:
+    left = Left()
+    with always(FATES[fate]) as server:
+        at(server.port, api)
+        left.run(operator(deferrable=fate != "429").execute)
+        left.ti.retry()
+        left.run(operator().execute)
+    out, err = capfd.readouterr()
+    assert left.outcome != "success"
+    assert forbidden(left.text() + out + err + caplog.text) == []
+
+
+@pytest.mark.parametrize("fate", [*FATES, "failed", "succeeded without outputs"])
+@pytest.mark.parametrize("api", ["seedance2api", "runbase", "ark"])
+def test_after_every_fate_of_a_reading(
+    quick: None,
+    at: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    api: str,
+    fate: str,
+) -> None:
+    monkeypatch.setattr(triggers, "EARLIEST", 0.0)
+    left = Left()
+    ends = {"failed": created(api, "FAILED"), "succeeded without outputs": created(api, "completed")}
+    reading = ends.get(fate) or FATES[fate]
+    with always(lambda request: created(api) if request.startswith(b"POST") else reading) as server:
+        at(server.port, api)
+        deferred = left.run(operator().execute)
+        assert deferred is not None
+        kwargs = {**(deferred.kwargs or {}), "deadline": 0.0}
+        left.run(lambda context: operator().execute_complete(context, None, **kwargs))
+        if (
+            fate != "429"
+        ):  # a task that its own quota keeps from reading does not fail, however long that takes
+            left.ti.retry()
+            left.run(operator(deferrable=False, timeout=0.01).execute)
+    out, err = capfd.readouterr()
+    assert forbidden(left.text() + out + err + caplog.text) == []
+
+
+# httpcore leaves the connection to a SOCKS proxy that speaks nonsense to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_proxy_that_refuses(quick: None, at: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    left = Left()
+    refusal = answer(407, f"{PROXY_PASSWORD} {KEY}".encode(), f"Proxy-Authenticate: {PROXY_PASSWORD}\r\n")
+    with always(refusal) as server:
+        for scheme in ("http", "socks5"):
+            at(1, "ark", proxy=f"{scheme}://user:pr0xy%2Fpa55@127.0.0.1:{server.port}")
+            left.run(operator().execute)
+            left.ti.retry()
+    out, err = capfd.readouterr()
+    assert forbidden(left.text() + out + err) == []
+    assert "pr0xy" not in left.text() + out + err
+
+
+def test_a_campaign(quick: None, at: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    left = Left()
+    for raw in (created("seedanceapi-v2"), echo(400), echo(200), echo(500)):
+        with always(raw) as server:
+            at(server.port, "seedanceapi-v2")
+            left.run(SeedanceGenerateVideoBatchOperator(task_id="task", requests=["a", "b"]).execute)
+        left.ti.retry()
+    out, err = capfd.readouterr()
+    assert forbidden(left.text() + out + err) == []
+
+
+def test_a_connection_that_is_wrong_somewhere(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = Left()
+    for wrong in ({"api": "none"}, {"timeout": "x"}, {"verify": 3}, {"proxy": PROXY_PASSWORD}):
+        fields = {"callback_secret": CALLBACK, **wrong}
+        made = {"conn_type": "seedance", "password": KEY, "extra": fields}
+        monkeypatch.setenv("AIRFLOW_CONN_SEEDANCE_DEFAULT", json.dumps(made))
+        left.run(operator().execute)
+        assert left.outcome == "SeedanceConfigurationError"
+    out, err = capfd.readouterr()
+    assert forbidden(left.text() + out + err) == []
+
+
+def test_a_serialized_dag() -> None:
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    with DAG("dag", schedule=None) as dag:
+        operator()
+        SeedanceGenerateVideoBatchOperator(task_id="batch", requests=["a"])
+    assert forbidden(json.dumps(DagSerialization.to_dict(dag), default=str)) == []
