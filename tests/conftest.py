@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +15,12 @@ import pytest
 from hypothesis import settings
 
 # A gate must not fall by chance: it runs the same examples each time, while developers' runs search on.
-settings.register_profile("fixed", derandomize=True)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+# Neither asks how long an example takes: that depends on what else the machine does.
+settings.register_profile("searching", deadline=None)
+settings.register_profile("fixed", derandomize=True, deadline=None)
+# For thousands of runs, one for each mutant.
+settings.register_profile("mutation", derandomize=True, deadline=None, max_examples=20)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "searching"))
 
 # Airflow makes directories where it is imported; the developer's own stay as they are.
 _home = tempfile.TemporaryDirectory(prefix="airflow-unit-", ignore_cleanup_errors=True)
@@ -24,6 +29,26 @@ os.environ["AIRFLOW_HOME"] = _home.name
 
 if TYPE_CHECKING:
     from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """
+    Keep the tests that share an Airflow in one process, with ``--dist loadgroup``.
+
+    By where they are: xdist 3.8 and its groups write to an attribute that pytest 9.2 no longer reads, and every
+    process would start every Airflow.
+    """
+    if config.getoption("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByAirflow(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            _, integration, within = nodeid.partition("tests/integration/")
+            return re.split("/|::", within)[0] if integration else nodeid
+
+    return ByAirflow(config, log)
 
 
 @pytest.fixture

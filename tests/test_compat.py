@@ -1,23 +1,76 @@
+"""The one module that knows versions: what it says is what this Airflow has, and nobody else asks."""
+
 from __future__ import annotations
 
+import re
 import sys
 from datetime import timedelta
+from importlib import import_module
+from pathlib import Path
 
 import pytest
-from airflow.sdk.definitions import retry_policy
-from airflow.sdk.exceptions import TaskDeferralError, TaskDeferralTimeout
-from airflow.sdk.execution_time.context import NEVER_EXPIRE
+from airflow.triggers.base import BaseTrigger
+from versions import AIRFLOW, CONNECTION_FIELDS, RETRY_POLICIES, STATE_STORE, below_3_3, needs
 
+import airflow_provider_seedance
 from airflow_provider_seedance import compat
 
+HOUSE = Path(airflow_provider_seedance.__file__).parent
 
+#: How code asks which Airflow it runs on, or finds out by trying.
+QUESTIONS = re.compile(
+    r"AIRFLOW_V_\d_\d_PLUS\s*=|airflow\.__version__|airflow\.version|version\(\W*apache.airflow|get_base_airflow_version"
+    r"|packaging\.version|from airflow(?! ?_)[^\n]*\n[^\n]*\n?\s*except ImportError:[^\n]*\n\s*from airflow"
+)
+
+
+def numbers() -> tuple[int, int]:
+    major, minor = AIRFLOW.split(".")[:2]
+    return int(major), int(minor)
+
+
+def test_the_flags_are_the_versions() -> None:
+    assert (numbers() >= (3, 2)) == compat.AIRFLOW_V_3_2_PLUS
+    assert (numbers() >= (3, 3)) == compat.AIRFLOW_V_3_3_PLUS
+
+
+@needs(STATE_STORE)
 def test_names_are_airflows_own() -> None:
+    retry_policy = import_module("airflow.sdk.definitions.retry_policy")
     assert compat.RetryPolicy is retry_policy.RetryPolicy
     assert compat.RetryDecision is retry_policy.RetryDecision
-    assert compat.TaskDeferralError is TaskDeferralError
-    assert compat.TaskDeferralTimeout is TaskDeferralTimeout
-    assert compat.AIRFLOW_V_3_3_PLUS
-    assert compat.never_expire() is NEVER_EXPIRE
+    assert compat.never_expire() is import_module("airflow.sdk.execution_time.context").NEVER_EXPIRE
+
+
+def test_the_errors_of_deferrals_are_those_that_airflow_raises() -> None:
+    operator = import_module("airflow.sdk.bases.operator")
+    for error, reason in (
+        (compat.TaskDeferralError, operator.TriggerFailureReason.TRIGGER_FAILURE),
+        (compat.TaskDeferralTimeout, operator.TriggerFailureReason.TRIGGER_TIMEOUT),
+    ):
+        with pytest.raises(error):
+            operator.BaseOperator(task_id="task").resume_execution("__fail__", {"error": reason}, {})
+
+
+@below_3_3
+def test_what_below_3_3_is_not_there() -> None:
+    """Who calls this a failure has an Airflow with more than we give it credit for."""
+    assert not hasattr(BaseTrigger, "on_kill")
+    assert not hasattr(import_module("airflow.sdk.bases.xcom").BaseXCom, "aset")
+    assert compat.RetryPolicy is object
+    assert compat.never_expire() == timedelta.max
+
+
+@needs(RETRY_POLICIES)
+def test_what_3_3_has() -> None:
+    assert hasattr(BaseTrigger, "on_kill")
+    assert hasattr(import_module("airflow.sdk.bases.xcom").BaseXCom, "aset")
+
+
+@pytest.mark.skipif(CONNECTION_FIELDS.there, reason=f"Airflow {AIRFLOW} knows conn-fields")
+def test_conn_fields_mean_nothing_to_3_1() -> None:
+    manager = import_module("airflow.providers_manager")
+    assert "conn-fields" not in Path(manager.__file__).read_text(encoding="utf-8")
 
 
 def test_below_3_3_there_is_nothing_that_could_expire(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,3 +80,26 @@ def test_below_3_3_there_is_nothing_that_could_expire(monkeypatch: pytest.Monkey
 
 def test_everything_is_exported() -> None:
     assert all(hasattr(compat, name) for name in compat.__all__)
+
+
+def test_nobody_else_knows_versions() -> None:
+    asking = [
+        str(path.relative_to(HOUSE))
+        for path in sorted(HOUSE.rglob("*.py"))
+        if path.name != "compat.py" and QUESTIONS.search(path.read_text(encoding="utf-8"))
+    ]
+    assert asking == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from airflow import __version__\nif airflow.__version__ < '3.3': pass",
+        "from airflow.version import version",
+        'importlib.metadata.version("apache-airflow-core")',
+        "AIRFLOW_V_3_4_PLUS = True",
+        "try:\n    from airflow.sdk import a\nexcept ImportError:\n    from airflow.models import a",
+    ],
+)
+def test_a_question_is_recognized(code: str) -> None:
+    assert QUESTIONS.search(code)

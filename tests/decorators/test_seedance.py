@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG, task
-from airflow.serialization.serialized_objects import DagSerialization
 from support import PROMPT, Store, deferral, make_context
+from versions import DagSerialization
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.decorators.seedance import seedance_video_task

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from harness import TestAirflow
+from versions import STATE_STORE, needs
 
 from airflow_provider_seedance.testing import SeedanceEmulator
 
@@ -127,6 +128,7 @@ def test_each_date_renders_its_own_prompts_in_a_pool_and_under_a_quota(field: Fi
     assert 1 < most <= SLOTS
 
 
+@needs(STATE_STORE)
 def test_reprocessing_what_failed_pays_nothing_for_what_had_succeeded(field: Field) -> None:
     before = field.paid()
     fault = field.emulator.fault("refuse", on="media", prompt="*satchel*2026-01-06*", times=None, status=404)

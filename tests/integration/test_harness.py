@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from harness import TestAirflow
+from versions import STATE_STORE, needs
 
 from airflow_provider_seedance.local_airflow import DagImportError, LocalAirflow, LocalAirflowError
 
@@ -216,6 +217,7 @@ def test_run_set_to_failed(airflow: TestAirflow, tmp_path: Path) -> None:
     airflow.wait_task(dag_id, run_id, "sleep", {"failed"}, map_index=0)
 
 
+@needs(STATE_STORE)
 def test_state_store(airflow: TestAirflow) -> None:
     airflow.load_dag(
         "state_store",
@@ -227,8 +229,6 @@ def test_state_store(airflow: TestAirflow) -> None:
             @task(retries=1, retry_delay=timedelta(seconds=0))
             def remember():
                 context = get_current_context()
-                if "task_state_store" not in context:
-                    return "unsupported"
                 store = context["task_state_store"]
                 tries = (store.get("tries") or []) + [context["ti"].try_number]
                 store.set("tries", tries)
@@ -241,8 +241,6 @@ def test_state_store(airflow: TestAirflow) -> None:
     )
     run_id, state = airflow.run("state_store")
     assert state == "success"
-    if airflow.xcom("state_store", run_id, "remember") == "unsupported":
-        pytest.skip("this Airflow has no task state store")
     assert airflow.xcom("state_store", run_id, "remember") == [1, 2]
     airflow.clear("state_store", run_id)
     airflow.wait_task("state_store", run_id, "remember", {"success"}, try_number=3)

@@ -4,10 +4,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from airflow.sdk.definitions.retry_policy import RetryAction
+from versions import RETRY_POLICIES, RetryAction, needs
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.policies.retry import SeedanceRetryPolicy
+
+pytestmark = needs(RETRY_POLICIES)
 
 CLASSES = [getattr(errors, name) for name in errors.__all__]
 

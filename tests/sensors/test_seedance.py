@@ -10,12 +10,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.providers.common.compat.sdk import AirflowSkipException
 from helpers import ALL_APIS
 from support import deferral, make_context, on_loop
 from triggers.test_seedance import submitted
 
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.compat import AIRFLOW_V_3_3_PLUS
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import GenerationStatus
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
@@ -249,6 +250,7 @@ def test_bad_arguments(services: SeedanceEmulator, connect: Connect, arguments: 
 def test_it_is_a_sensor_like_others() -> None:
     sensor = make("{{ params.id }}")
     assert set(sensor.template_fields) == {"generation_id", "media", "seedance_conn_id"}
-    assert isinstance(sensor.retry_policy, SeedanceRetryPolicy)
+    if AIRFLOW_V_3_3_PLUS:
+        assert isinstance(sensor.retry_policy, SeedanceRetryPolicy)
     assert SeedanceGenerationSensor(task_id="task", generation_id="g").poke_interval == 30
     assert SeedanceGenerationSensor(task_id="task", generation_id="g", poll_interval=7).poke_interval == 7

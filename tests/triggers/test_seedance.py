@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
-from airflow.sdk.serde import deserialize, serialize
 from airflow.triggers.base import DiscrimatedTriggerEvent, TaskSuccessEvent, TriggerEvent
 from helpers import ALL_APIS
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from support import Log, TaskInstance, emulator_settings, on_loop, smallest
+from versions import ENDING_FROM_TRIGGERS, deserialize, needs, serialize
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance import flows
@@ -321,6 +321,7 @@ def test_any_damaged_event_is_asked_for_or_whole(outer: dict[str, Any], inner: d
 # ---------------------------------------------------------------------- ending the task
 
 
+@needs(ENDING_FROM_TRIGGERS)
 @pytest.mark.parametrize("map_index", [-1, 3, None])
 def test_it_ends_the_task_with_the_result_of_a_worker(
     services: SeedanceEmulator,

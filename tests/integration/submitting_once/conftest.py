@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 from harness import TestAirflow
+from versions import STATE_STORE, require
 
-from airflow_provider_seedance.compat import AIRFLOW_V_3_3_PLUS
 from airflow_provider_seedance.testing import SeedanceEmulator
 
 from .stage import API_KEY, SERVICES, Stage
@@ -61,8 +61,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 @pytest.fixture(scope="package")
 def stage(tmp_path_factory: pytest.TempPathFactory, database_template: Path) -> Iterator[Stage]:
     """A private Airflow with two emulators; see :class:`Stage`."""
-    if not AIRFLOW_V_3_3_PLUS:
-        pytest.skip("below Airflow 3.3 nothing is remembered from one try to the next")
+    require(STATE_STORE)
     home = tmp_path_factory.mktemp("situations")
     with (
         SeedanceEmulator(key=API_KEY, speed=60, render_seconds=160_000, media=False) as rendering,

@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Run the tests on one pair of Airflow and Python, in an environment made for it.
+#
+#   tests/run_pair.sh 3.1-py3.11 .venv 2 short|all CONSTRAINTS [arguments of pytest]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+pair=$1 venv=$2-$1 jobs=$3 form=$4 constraints=$5
+shift 5
+airflow=${pair%-py*} python=${pair#*-py}
+
+say() { printf '\n== Airflow %s, Python %s: %s\n' "$airflow" "$python" "$*"; }
+
+# Where an interpreter of this version is, if there is one. One that is listed need not start (pyenv's shims do not).
+interpreter() {
+    local found
+    for found in "python$python" "${PYENV_ROOT:-$HOME/.pyenv}/versions/$python".*/bin/python; do
+        if [ "$("$found" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = "$python" ]; then
+            echo "$found"
+            return
+        fi
+    done
+    command -v uv >/dev/null || return 1
+    uv python find "$python" 2>/dev/null && return
+    uv python install --quiet "$python" 2>/dev/null && uv python find "$python" 2>/dev/null
+}
+
+if ! python_of_pair=$(interpreter) || [ -z "$python_of_pair" ]; then
+    say "SKIPPED, there is no Python $python here"
+    exit 0
+fi
+
+if [ ! -e "$venv/installed" ] || [ pyproject.toml -nt "$venv/installed" ]; then
+    say "installing into $venv (once; a minute or two)"
+    "$python_of_pair" -m venv "$venv"
+    "$venv/bin/python" -m pip install --quiet --upgrade pip
+    "$venv/bin/python" -m pip install --quiet "apache-airflow==$airflow.*" -e '.[dev]' ${constraints:+--constraint "$constraints"}
+    touch "$venv/installed"
+fi
+
+say "$("$venv/bin/python" -c 'import sys, importlib.metadata as m; print("Airflow", m.version("apache-airflow-core"), "on Python", sys.version.split()[0])')"
+run() {
+    local status=0
+    "$venv/bin/python" -m pytest -q --dist loadgroup "$@" | tee "$venv/output" || status=$?
+    told+=$'\n   '$(tail -1 "$venv/output")
+    return "$status"
+}
+
+began=$SECONDS
+failed=0
+told=
+if [ "$form" = short ]; then
+    # All at once, so that the units fill the time in which the others wait for Airflow. Left out is what says little
+    # of this version for its time: the package in an environment of its own, and hundreds of triggers.
+    run -n "$jobs" --ignore tests/integration/test_packaging.py --ignore tests/integration/test_triggerer.py "$@" || failed=$?
+else
+    run -n "$jobs" -m 'not integration' "$@" || failed=$?
+    run -n 2 -m integration --durations=10 "$@" || failed=$?
+fi
+say "$([ "$failed" = 0 ] && echo passed || echo FAILED) after $((SECONDS - began)) s$told"
+exit "$failed"
