@@ -1,0 +1,237 @@
+"""What a distributed Airflow stands on: a private PostgreSQL and a private Redis, from installed binaries."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import psycopg2.extras
+import redis
+
+from airflow_provider_seedance.local_airflow import processes
+from airflow_provider_seedance.local_airflow.database import Database
+
+_PATIENCE = 60.0
+# PostgreSQL refuses to run as root; whoever has no rights of any other kind runs it then.
+_NOBODY = "nobody"
+
+
+def find_postgres() -> Path | None:
+    """Where ``initdb`` and ``postgres`` are; distributions keep them out of the search path."""
+    found = shutil.which("initdb")
+    places = [Path(found).parent] if found else []
+    places += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    for place in places:
+        if (place / "initdb").exists() and (place / "postgres").exists():
+            return place
+    return None
+
+
+def find_redis() -> str | None:
+    """Where ``redis-server`` is."""
+    return shutil.which("redis-server")
+
+
+def missing() -> str | None:
+    """What has to be installed before anything here can run; None when all is there."""
+    lacking = [
+        name for name, place in (("PostgreSQL", find_postgres()), ("Redis", find_redis())) if place is None
+    ]
+    return f"{' and '.join(lacking)} not installed" if lacking else None
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+class Postgres:
+    """A PostgreSQL of its own: on the loopback interface, with a password, and without any durability."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self._password = secrets.token_urlsafe(24)
+        self._user = _NOBODY if os.geteuid() == 0 else None
+        # Not below pytest's directory, which nobody else may enter.
+        self._home = Path(tempfile.mkdtemp(prefix="seedance-postgres-"))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """The database for SQLAlchemy, without the name of the driver."""
+        return f"://airflow:{self._password}@127.0.0.1:{self.port}/postgres"
+
+    def start(self) -> int:
+        """Make the cluster, start the server, and wait until it answers; returns its session."""
+        if self._user:
+            os.chown(self._home, pwd.getpwnam(self._user).pw_uid, -1)
+        password = self._home / "password"
+        password.write_text(self._password)
+        password.chmod(0o644)  # the directory lets in one user
+        data = self._home / "data"
+        bin_ = find_postgres()
+        assert bin_ is not None
+        subprocess.run(
+            [
+                *(bin_ / "initdb", "-D", data, "-U", "airflow", "--pwfile", password),
+                *("-A", "scram-sha-256", "-E", "UTF8", "--no-locale", "--no-sync"),
+            ],
+            user=self._user,
+            cwd=self._home,
+            check=True,
+            capture_output=True,
+        )
+        password.unlink()
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": self.port,
+            "unix_socket_directories": "",
+            "max_connections": 300,
+            "fsync": "off",
+            "synchronous_commit": "off",
+            "full_page_writes": "off",
+        }
+        with (self._home / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [bin_ / "postgres", "-D", data]
+                + [part for name, value in settings.items() for part in ("-c", f"{name}={value}")],
+                user=self._user,
+                cwd=self._home,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        _wait(self._answers, "PostgreSQL", lambda: (self._home / "log").read_text())
+        return self._process.pid
+
+    def stop(self) -> None:
+        """End it and remove its files."""
+        _end(self._process)
+        shutil.rmtree(self._home, ignore_errors=True)
+
+    def connect(self) -> Any:
+        """A connection of the tests' own."""
+        connection = psycopg2.connect(f"postgresql{self.url}", application_name="tests")
+        connection.autocommit = True
+        # As text, as the other database has it.
+        psycopg2.extras.register_default_json(connection, loads=lambda text: text)
+        psycopg2.extras.register_default_jsonb(connection, loads=lambda text: text)
+        return connection
+
+    def _answers(self) -> bool:
+        try:
+            self.connect().close()
+        except psycopg2.OperationalError:
+            return False
+        return True
+
+
+class Redis:
+    """A Redis of its own: on the loopback interface, with a password, in memory only."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self._password = secrets.token_urlsafe(24)
+        self._home = Path(tempfile.mkdtemp(prefix="seedance-redis-"))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """The broker, for Celery."""
+        return f"redis://:{self._password}@127.0.0.1:{self.port}/0"
+
+    def start(self) -> int:
+        """Start it and wait until it answers; returns its session."""
+        binary = find_redis()
+        assert binary is not None
+        # Through a pipe: arguments stand in the list of processes.
+        self._process = subprocess.Popen(
+            [binary, "-"],
+            cwd=self._home,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        assert self._process.stdin is not None
+        settings = f'bind 127.0.0.1\nport {self.port}\nrequirepass {self._password}\nsave ""\n'
+        self._process.stdin.write(settings.encode())
+        self._process.stdin.close()
+        _wait(self._answers, "Redis")
+        return self._process.pid
+
+    def stop(self) -> None:
+        """End it and remove its files."""
+        _end(self._process)
+        shutil.rmtree(self._home, ignore_errors=True)
+
+    def _answers(self) -> bool:
+        try:
+            with contextlib.closing(redis.Redis.from_url(self.url)) as client:
+                return bool(client.ping())
+        except redis.ConnectionError:
+            return False
+
+
+class PostgresDatabase(Database):
+    """The questions that a `LocalAirflow` has for its database, asked of PostgreSQL."""
+
+    def __init__(self, server: Postgres) -> None:
+        super().__init__(Path("/nowhere"))
+        self._server = server
+
+    def rows(self, sql: str, *parameters: Any) -> list[dict[str, Any]]:
+        """The answer to any query, as dictionaries."""
+        with contextlib.closing(self._server.connect()) as connection, connection.cursor() as cursor:
+            cursor.execute(sql.replace("?", "%s"), parameters)
+            names = [column.name for column in cursor.description or ()]
+            return [dict(zip(names, map(_plain, row), strict=True)) for row in cursor.fetchall()]
+
+    def write(self, sql: str, *parameters: Any) -> int:
+        """Change something behind Airflow's back; returns how many rows."""
+        with contextlib.closing(self._server.connect()) as connection, connection.cursor() as cursor:
+            cursor.execute(sql.replace("?", "%s"), parameters)
+            return int(cursor.rowcount)
+
+    def connections(self) -> int:
+        """How many connections others than the tests hold."""
+        sql = (
+            "SELECT COUNT(*) AS found FROM pg_stat_activity"
+            " WHERE backend_type = 'client backend' AND application_name <> 'tests'"
+        )
+        return int(self.rows(sql)[0]["found"])
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    return json.dumps(value) if isinstance(value, dict) else value
+
+
+def _wait(look: Callable[[], bool], what: str, log: Callable[[], str] = str) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not look():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what} does not answer\n{log()}")
+        time.sleep(0.1)
+
+
+def _end(process: subprocess.Popen[bytes] | None) -> None:
+    if process is not None:
+        processes.end_sessions([process.pid])
+        process.wait()

@@ -1,0 +1,280 @@
+"""A distributed Airflow on one machine: PostgreSQL, Redis, and two of everything that may be two."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from backing import Postgres, PostgresDatabase, Redis, free_port
+
+import airflow_provider_seedance
+from airflow_provider_seedance.local_airflow import environment, processes
+from airflow_provider_seedance.local_airflow.api import Api
+from airflow_provider_seedance.local_airflow.client import Client, LocalAirflowError
+from airflow_provider_seedance.local_airflow.processes import Component, Guard, TaskProcess
+
+_JOBS = {"scheduler": "SchedulerJob", "dag-processor": "DagProcessorJob", "triggerer": "TriggererJob"}
+
+#: Tasks at a time on each worker.
+SLOTS = 6
+
+
+class Cluster(Client):
+    """
+    Two schedulers, two triggerers, two Celery workers, a Dag processor and the API server.
+
+    Each component has a directory for temporary files of its own, as if it had a machine of its own: what
+    the package leaves there for other processes reaches only those of the same component.
+    """
+
+    def __init__(
+        self, *, home: Path, dags_folder: Path, connections: Mapping[str, str], slots: int = SLOTS
+    ) -> None:
+        self.home = home
+        self.postgres, self.redis = Postgres(), Redis()
+        port = free_port()
+        self.config = environment.default_config(
+            home=home, dags_folder=dags_folder, port=port, execution_port=port
+        ) | {
+            ("core", "executor"): "CeleryExecutor",
+            ("core", "parallelism"): "64",
+            ("core", "max_active_tasks_per_dag"): "1000",
+            ("core", "max_active_runs_per_dag"): "1000",
+            ("database", "sql_alchemy_conn"): f"postgresql+psycopg2{self.postgres.url}",
+            ("celery", "broker_url"): self.redis.url,
+            ("celery", "result_backend"): f"db+postgresql+psycopg2{self.postgres.url}",
+            ("celery", "operation_timeout"): "15",
+            ("celery", "worker_prefetch_multiplier"): "1",
+            # What a killed worker had taken from the broker and not begun is given to another one, as often
+            # as it happens.
+            ("scheduler", "task_queued_timeout"): "90",
+            ("scheduler", "task_queued_timeout_check_interval"): "5",
+            ("scheduler", "num_stuck_in_queued_retries"): "1000",
+            ("workers", "execution_api_retries"): "12",
+            ("workers", "execution_api_timeout"): "20",
+            ("workers", "execution_api_retry_wait_max"): "5",
+            # The triggers are shared by taking few at a time.
+            ("triggerer", "max_trigger_to_select_per_loop"): "10",
+            # High enough that a slow machine is not taken for a dead one.
+            ("scheduler", "scheduler_health_check_threshold"): "60",
+            ("scheduler", "task_instance_heartbeat_timeout"): "60",
+            ("triggerer", "triggerer_health_check_threshold"): "20",
+        }
+        self.environment = environment.build(
+            os.environ,
+            home=home,
+            config=self.config,
+            connections=connections,
+            python_path=[dags_folder, Path(airflow_provider_seedance.__file__).parents[1]],
+            extra={"C_FORCE_ROOT": "1"},
+        )
+        super().__init__(
+            database=PostgresDatabase(self.postgres),
+            api=Api(f"http://127.0.0.1:{port}", home / "passwords", admin=None),
+            task_logs=Path(self.config["logging", "base_log_folder"]),
+        )
+        self._mark = secrets.token_hex(16)
+        self._guard: Guard | None = None
+        self._lock = threading.RLock()
+        self._ready_from: dict[str, int] = {}
+        # Unix sockets below it (of the SDK) have room for few characters.
+        self._machines = Path(tempfile.mkdtemp(prefix="seedance-dist-"))
+        commands = {"api-server": ["api-server"], "dag-processor": ["dag-processor"]}
+        for number in (1, 2):
+            commands[f"scheduler-{number}"] = ["scheduler", "--skip-serve-logs"]
+            commands[f"triggerer-{number}"] = ["triggerer", "--skip-serve-logs"]
+            worker = ["celery", "worker", "--skip-serve-logs", "--without-mingle", "--without-gossip"]
+            worker += ["--concurrency", str(slots), "--celery-hostname", f"worker-{number}@cluster"]
+            commands[f"worker-{number}"] = worker
+        self._components = {
+            name: Component(name, arguments, home / "logs" / f"{name}.log")
+            for name, arguments in commands.items()
+        }
+
+    # -- life cycle ----------------------------------------------------------------------------------
+
+    @property
+    def names(self) -> list[str]:
+        """The components."""
+        return list(self._components)
+
+    @property
+    def mark(self) -> str:
+        """What stands in the environment of every process that belongs here."""
+        return self._mark
+
+    def start(self) -> None:
+        """Start everything, and wait until it works."""
+        try:
+            (self.home / "logs").mkdir(parents=True, exist_ok=True)
+            self._guard = Guard()
+            self._guard.add(self.postgres.start())
+            self._guard.add(self.redis.start())
+            done = self.cli("db", "migrate")
+            if done.returncode != 0:
+                raise LocalAirflowError(f"`airflow db migrate` failed:\n{done.stdout}\n{done.stderr}")
+            for name in self._components:
+                self.launch(name)
+            self.wait_until(lambda: self._jobs() == 5, 300, "two schedulers, two triggerers, a Dag processor")
+            for name in ("api-server", "worker-1", "worker-2"):
+                self.wait_healthy(name)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End everything, and remove the databases."""
+        with self._lock:
+            started = [each for each in self._components.values() if each.process is not None]
+            for each in started:
+                each.ended = True
+            processes.end_sessions([each.process.pid for each in started if each.process is not None])
+            for each in started:
+                if each.process is not None:
+                    each.process.wait()
+                    each.process = None
+            self.redis.stop()
+            self.postgres.stop()
+            shutil.rmtree(self._machines, ignore_errors=True)
+            if self._guard is not None:
+                self._guard.dismiss()
+                self._guard = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def launch(self, name: str) -> None:
+        """Start a component, and do not wait."""
+        with self._lock:
+            component = self._components[name]
+            if name.rpartition("-")[0] in _JOBS or name in _JOBS:
+                component.jobs_before = self.database.last_job()
+            size = component.log_path.stat().st_size if component.log_path.exists() else 0
+            self._ready_from[name] = size
+            machine = self._machines / name
+            machine.mkdir(exist_ok=True)
+            mine = {**self.environment, "TMPDIR": str(machine), "SEEDANCE_CLUSTER": self._mark}
+            session = component.start(sys.executable, mine, self.home)
+            if self._guard is not None:
+                self._guard.add(session)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL a component with all that belongs to it, as the loss of its machine would."""
+        with self._lock:
+            component = self._components[name]
+            process = component.process
+            if process is None:
+                return
+            component.ended = True
+            processes.send([process.pid], signal.SIGKILL)
+            processes.end_sessions([process.pid])
+            process.wait()
+            component.process = None
+            if self._guard is not None:
+                self._guard.remove(process.pid)
+
+    def dead(self) -> list[str]:
+        """The components that have ended by themselves."""
+        return [name for name, component in self._components.items() if component.died()]
+
+    def pid(self, name: str) -> int:
+        """The process id of a component, which is its session as well."""
+        process = self._components[name].process
+        if process is None:
+            raise LocalAirflowError(f"{name} does not run")
+        return process.pid
+
+    def runs(self, name: str) -> bool:
+        """Whether it has been started and not killed."""
+        return self._components[name].process is not None
+
+    def wait_healthy(self, name: str, timeout: float = 180.0) -> None:
+        """Wait until a component works."""
+        self.wait_until(lambda: self.healthy(name), timeout, f"the {name}")
+
+    def healthy(self, name: str) -> bool:
+        """Whether a component has come to work since it was started."""
+        component = self._components[name]
+        kind = name if name in _JOBS else name.rpartition("-")[0]
+        if not self.runs(name):
+            return False
+        if name == "api-server":
+            return self.api.healthy()
+        if kind == "worker":
+            with component.log_path.open("rb") as log:
+                log.seek(self._ready_from[name])
+                return f"{name}@cluster ready".encode() in log.read()
+        return self.database.has_job(_JOBS[kind], component.jobs_before)
+
+    def wait_whole(self, timeout: float = 180.0) -> None:
+        """Wait until every component works, and start again what is dead."""
+        for name in self._components:
+            if not self.runs(name) or name in self.dead():
+                self.kill(name)
+                self.launch(name)
+                self.wait_healthy(name, timeout)
+        self.wait_until(lambda: self._jobs() >= 5, timeout, "a whole Airflow")
+        self.wait_until(self.api.healthy, timeout, "the API server")
+
+    def cli(self, *arguments: str, timeout: float = 180.0) -> subprocess.CompletedProcess[str]:
+        """Run ``airflow …``; raises nothing when that fails."""
+        return subprocess.run(
+            [sys.executable, "-m", "airflow", *arguments],
+            env=self.environment,
+            cwd=self.home,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            start_new_session=True,
+        )
+
+    # -- what runs -----------------------------------------------------------------------------------
+
+    def task_processes(self) -> list[TaskProcess]:
+        """The task instances being executed at this moment, on both workers."""
+        found = []
+        for name in self._components:
+            if name.startswith("worker") and self.runs(name):
+                found += processes.running_tasks(self.pid(name))
+        return [TaskProcess(*each) for each in found]
+
+    def triggerers(self) -> dict[int, int]:
+        """How many triggers each live triggerer has, by the id of its job."""
+        rows = self.database.rows(
+            "SELECT j.id, COUNT(t.id) AS found FROM job j LEFT JOIN trigger t ON t.triggerer_id = j.id"
+            " WHERE j.job_type = 'TriggererJob' AND j.state = 'running'"
+            " AND j.latest_heartbeat > now() - interval '20 seconds' GROUP BY j.id"
+        )
+        return {row["id"]: row["found"] for row in rows}
+
+    def _jobs(self) -> int:
+        sql = (
+            "SELECT COUNT(*) AS found FROM job WHERE state = 'running' AND job_type = ANY(?)"
+            " AND latest_heartbeat > now() - interval '20 seconds'"
+        )
+        return int(self.database.rows(sql, list(_JOBS.values()))[0]["found"])
+
+    def _check(self) -> None:
+        for name in self.dead():
+            raise LocalAirflowError(f"{name} ended by itself:\n{self._components[name].tail()}")
+
+    def _report(self) -> list[str]:
+        return [f"--- {each.name}\n{each.tail(25)}" for each in self._components.values()]

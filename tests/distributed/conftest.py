@@ -1,0 +1,94 @@
+"""One distributed Airflow, shared by all tests here, which run one after the other."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from cable import Cable
+    from cluster import Cluster
+
+    from airflow_provider_seedance.testing import SeedanceEmulator
+
+HERE = Path(__file__).parent
+
+#: Real seconds of a render: long enough to be killed in, short enough for a gate.
+RENDER_SECONDS = 20.0
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long and how often the chaos goes on."""
+    group = parser.getgroup("distributed")
+    group.addoption("--chaos-seconds", type=float, default=100.0, help="how long things are killed")
+    group.addoption("--chaos-seed", type=int, default=1, help="decides what is killed, and when")
+    group.addoption("--chaos-renders", type=int, default=100, help="how many renders there are")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything in this directory needs a distributed Airflow."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.distributed)
+
+
+@pytest.fixture(scope="session")
+def emulator() -> Iterator[SeedanceEmulator]:
+    """The services. A submission takes a moment, as it does in reality."""
+    pytest.importorskip("celery", reason="the extra 'distributed' is not installed")
+    pytest.importorskip("psycopg2", reason="the extra 'distributed' is not installed")
+    pytest.importorskip("asyncpg", reason="the extra 'distributed' is not installed")
+    import backing
+
+    from airflow_provider_seedance.testing import SeedanceEmulator
+
+    if lacking := backing.missing():
+        pytest.skip(f"a distributed Airflow cannot be started: {lacking}")
+    with SeedanceEmulator(speed=10, render_seconds=10 * RENDER_SECONDS, media=False) as running:
+        running.fault("delay", on="submit", seconds=0.3, times=None)
+        yield running
+
+
+@pytest.fixture(scope="session")
+def cable(emulator: SeedanceEmulator) -> Iterator[Cable]:
+    """The only way from Airflow to the services."""
+    from cable import Cable
+
+    made = Cable(int(emulator.url.rpartition(":")[2]))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def cluster(
+    tmp_path_factory: pytest.TempPathFactory, emulator: SeedanceEmulator, cable: Cable
+) -> Iterator[Cluster]:
+    """The shared Airflow, started."""
+    from cluster import Cluster
+
+    home = tmp_path_factory.mktemp("cluster")
+    shutil.copytree(HERE / "dags", home / "dags")
+
+    def connection(api: str, **extra: Any) -> str:
+        fields = emulator.connection(api, **extra)
+        fields["host"] = fields["host"].replace(emulator.url, cable.url)
+        return json.dumps(fields)
+
+    made = Cluster(
+        home=home,
+        dags_folder=home / "dags",
+        connections={
+            "seedance_default": connection("seedanceapi-v2"),
+            "seedance_ark": connection("ark"),
+            "seedance_s2a": connection("seedance2api"),
+        },
+    )
+    with made:
+        for dag_id in ("single", "mapped", "batch"):
+            made.wait_parsed(dag_id, 120)
+        yield made

@@ -1,0 +1,49 @@
+"""Renders of each kind: what is rendered stands in the ``conf`` of the run."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import DAG, task
+
+from airflow_provider_seedance.operators.seedance import (
+    SeedanceGenerateVideoBatchOperator,
+    SeedanceGenerateVideoOperator,
+)
+
+# Whoever is killed again and again needs many tries; what fails for good does not use them.
+COMMON: dict[str, Any] = {
+    "schedule": None,
+    "default_args": {"retries": 60, "retry_delay": timedelta(seconds=1)},
+    "max_active_runs": 1000,
+    "max_active_tasks": 1000,
+}
+
+with DAG("single", **COMMON):
+    SeedanceGenerateVideoOperator(
+        task_id="render",
+        prompt="{{ dag_run.conf['prompts'][0] }}",
+        seedance_conn_id="{{ dag_run.conf.get('connection', 'seedance_default') }}",
+    )
+
+with DAG("mapped", **COMMON):
+
+    @task
+    def items(dag_run: Any = None) -> list[str]:
+        """The prompts."""
+        found: list[str] = dag_run.conf["prompts"]
+        return found
+
+    SeedanceGenerateVideoOperator.partial(
+        task_id="render", seedance_conn_id="{{ dag_run.conf.get('connection', 'seedance_default') }}"
+    ).expand(prompt=items())
+
+with DAG("batch", **COMMON):
+    SeedanceGenerateVideoBatchOperator(
+        task_id="render",
+        requests="{{ dag_run.conf['prompts'] | tojson }}",
+        seedance_conn_id="{{ dag_run.conf.get('connection', 'seedance_default') }}",
+        max_in_flight=15,
+        on_item_failure="keep",
+    )

@@ -1,0 +1,119 @@
+"""Everything is killed, again and again: is each render paid for once, and does each arrive?"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from itertools import islice
+from typing import Any
+
+import accounts
+import leaks
+import pytest
+from cable import Cable
+from chaos import Chaos
+from cluster import Cluster
+
+from airflow_provider_seedance.testing import SeedanceEmulator
+
+#: Seconds for the end of all runs after the last kill, on a machine that has other things to do.
+PATIENCE = 900.0
+
+#: Renders of each run: tasks of their own, mapped tasks, items of a batch.
+SIZES = {"single": 1, "mapped": 10, "batch": 20}
+
+
+def plan(renders: int) -> list[tuple[str, list[str]]]:
+    """A tenth of the renders alone, a fifth mapped, the others in batches; mixed."""
+    names = iter(f"boat {number} of a fleet" for number in range(renders))
+    shares = {"single": renders // 10, "mapped": renders // 5, "batch": renders}
+    by_kind = []
+    for kind, share in shares.items():
+        mine = list(islice(names, share))
+        size = SIZES[kind]
+        by_kind.append([(kind, mine[at : at + size]) for at in range(0, len(mine), size)])
+    order = sorted(
+        ((place + 0.5) / len(runs), run) for runs in by_kind for place, run in enumerate(runs) if run[1]
+    )
+    return [run for _, run in order]
+
+
+def wait(look: Callable[[], Any], what: Callable[[], object], cluster: Cluster) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not look():
+        for name in cluster.dead():  # whatever ends by itself is started again, as a service would be
+            cluster.kill(name)
+            cluster.launch(name)
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"still waiting for {what()}")
+        time.sleep(1)
+
+
+def test_every_render_is_paid_once_and_arrives(
+    cluster: Cluster, emulator: SeedanceEmulator, cable: Cable, pytestconfig: pytest.Config
+) -> None:
+    seconds = pytestconfig.getoption("--chaos-seconds")
+    seed = pytestconfig.getoption("--chaos-seed")
+    planned = plan(pytestconfig.getoption("--chaos-renders"))
+    chaos = Chaos(cluster, cable, seed, say=lambda line: print(line, flush=True))
+    runs: list[accounts.Run] = []
+    began = time.monotonic()
+
+    def begin() -> None:
+        # Spread over the time in which things are killed, so that all of it hits something.
+        for number, (kind, prompts) in enumerate(planned):
+            while time.monotonic() < began + 0.8 * seconds * number / len(planned):
+                time.sleep(0.1)
+            run_id = f"chaos-{number}"
+            while True:  # the API server may be dead; the run id makes the repetition harmless
+                try:
+                    cluster.trigger(kind, run_id=run_id, conf={"prompts": prompts})
+                except Exception as error:
+                    if "409" in str(error):
+                        break
+                    time.sleep(1)
+                else:
+                    break
+            runs.append(accounts.Run(kind, run_id, tuple(prompts)))
+
+    starter = threading.Thread(target=begin, name="starter")
+    starter.start()
+    chaos.rage(seconds)
+    wait(lambda: not starter.is_alive(), lambda: f"run {len(runs)} to start", cluster)
+    wait(lambda: not accounts.unfinished(cluster, runs), lambda: accounts.unfinished(cluster, runs), cluster)
+    took = time.monotonic() - began
+
+    sums = accounts.settle(cluster, emulator, runs)
+    kills = ", ".join(f"{kind} {count}" for kind, count in sorted(chaos.kills.items()))
+    print(
+        f"\nseed {seed}: {sum(chaos.kills.values())} accidents in {seconds:.0f} s ({kills});"
+        f" ended by themselves: {dict(chaos.collapsed)}\n{sums}\n{took:.0f} s altogether"
+    )
+    for prompt, why in sums.lost.items():
+        print(f"lost: {prompt}: {why}")
+    print("uncertain:", sums.uncertain)
+
+    assert sums.duplicates == []
+    assert sums.lost == {}
+    assert sorted(sums.delivered + sums.uncertain) == sorted(p for _, prompts in planned for p in prompts)
+    assert not [entry for entry in emulator.ledger.requests if entry.kind == "cancel"]
+    waited_for = set(sums.delivered)
+    assert [
+        generation.prompt
+        for generation in emulator.generations
+        if generation.status in ("queued", "running") and generation.prompt not in sums.orphans
+    ] == [], f"nobody waits for these; {len(waited_for)} were delivered"
+
+    cluster.wait_whole()
+    stuck = "SELECT dag_id, run_id, map_index FROM task_instance WHERE state = 'deferred'"
+    assert cluster.database.rows(stuck) == []
+    wait(lambda: not cluster.database.rows("SELECT id FROM trigger"), lambda: "triggers to be gone", cluster)
+    wait(lambda: cable.connections == 0, lambda: f"{cable.connections} connections to the service", cluster)
+    wait(lambda: not leaks.strays(cluster), lambda: leaks.strays(cluster), cluster)
+    wait(lambda: not cluster.task_processes(), lambda: cluster.task_processes(), cluster)
+    triggerers = leaks.open_files(cluster.pid(f"triggerer-{number}") for number in (1, 2))
+    print("descriptors of the triggerers' processes:", sorted(triggerers.values()))
+    print("connections to the database:", cluster.database.connections())
+    assert max(triggerers.values()) < 60
+    assert cluster.database.connections() < 100
