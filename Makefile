@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit integration bench clean
+.PHONY: help demo test test-oldest test-newest test-versions test-distributed lint types unit integration fuzz state-machine audit coverage coverage-emulator \
+	mutation docs dist dist-all bench clean
 
 help:  ## Say what there is
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## /  make \1\t/' | expand -t 22
@@ -27,17 +28,42 @@ test: unit integration  ## Run every test
 unit: $(VENV)/installed  ## Run the tests that need no Airflow processes
 	$(BIN)/python -m pytest -q -n auto -m 'not integration' $(ARGS)
 
-# Each file has an Airflow of its own and mostly waits, so some run at a time, the longest first.
-LONGEST := submitting_once test_backfill test_commands test_example_dags
-INTEGRATION := $(LONGEST) $(filter-out $(LONGEST),$(notdir $(basename $(wildcard tests/integration/test_*.py))))
-JOBS ?= $(shell $(PYTHON) -c 'import os; print(min(4, max(2, (os.cpu_count() or 2) - 1)))')
+# Each file has an Airflow of its own and mostly waits, so some run at a time.
+AT_ONCE ?= $(shell $(PYTHON) -c 'import os; print(min(4, max(2, (os.cpu_count() or 2) - 1)))')
 
 integration: $(VENV)/installed  ## Run the tests on real Airflow processes
-	@$(MAKE) --no-print-directory --keep-going --jobs=$(JOBS) \
-		$(if $(filter output-sync,$(.FEATURES)),--output-sync=target) $(addprefix integration-,$(INTEGRATION))
+	$(BIN)/python -m pytest -q -n $(AT_ONCE) --dist loadgroup -m integration --durations=10 $(ARGS)
 
-integration-%: $(VENV)/installed
-	@$(BIN)/python -m pytest -q -m integration --durations=3 $(wildcard tests/integration/$*.py tests/integration/$*) $(ARGS)
+# Airflow and Python together; of each Airflow the newest patch. Every pair has its own environment.
+AIRFLOWS := 3.1 3.2 3.3
+PYTHONS := 3.11 3.12 3.13
+OLDEST := 3.1-py3.11
+NEWEST := 3.3-py3.13
+PAIRS := $(foreach airflow,$(AIRFLOWS),$(foreach python,$(PYTHONS),$(airflow)-py$(python)))
+# The official constraints of an Airflow are used where they are named: CONSTRAINTS=https://… or a file.
+CONSTRAINTS ?=
+JOBS ?= auto
+
+test-oldest:  ## Run the tests on the oldest pair, without what takes longest
+	@tests/run_pair.sh $(OLDEST) $(VENV) $(JOBS) short "$(CONSTRAINTS)" $(ARGS)
+
+test-newest:  ## Run every test on the newest pair
+	@tests/run_pair.sh $(NEWEST) $(VENV) $(JOBS) all "$(CONSTRAINTS)" $(ARGS)
+
+test-versions:  ## Run every test on every pair of Airflow and Python, whatever fails before (hours)
+	@failed=; for pair in $(PAIRS); do \
+		tests/run_pair.sh $$pair $(VENV) $(JOBS) all "$(CONSTRAINTS)" $(ARGS) || failed="$$failed $$pair"; \
+	done; if [ -n "$$failed" ]; then echo "Failed:$$failed"; exit 1; fi; echo "All pairs are through; see above for what was skipped."
+
+test-on-%:  ## Run every test on one pair: make test-on-3.2-py3.12
+	@tests/run_pair.sh $* $(VENV) $(JOBS) all "$(CONSTRAINTS)" $(ARGS)
+
+$(VENV)/distributed: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -e '.[dev,distributed]'
+	@touch $@
+
+test-distributed: $(VENV)/distributed  ## Run the tests on PostgreSQL, Redis and Celery, with two of everything
+	$(BIN)/python -m pytest -q -s --durations=10 tests/distributed $(ARGS)
 
 lint: $(VENV)/installed  ## Check style
 	$(BIN)/ruff check .
@@ -45,6 +71,66 @@ lint: $(VENV)/installed  ## Check style
 
 types: $(VENV)/installed  ## Check types
 	$(BIN)/mypy --strict
+
+SECONDS ?= 600
+
+# atheris has no wheels for every Python; nobody needs it for anything else.
+$(VENV)/fuzz: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet atheris
+	@touch $@
+
+fuzz: $(VENV)/fuzz  ## Fuzz everything that reads bytes from outside; SECONDS=600
+	$(BIN)/python -W ignore tests/hostile/fuzz.py --seconds $(SECONDS) $(ARGS)
+
+STEPS ?= 30000
+
+state-machine: $(VENV)/installed  ## Submit, crash, retry, clear and poll at random; STEPS=30000
+	$(BIN)/python -W ignore tests/hostile/state_machine.py --steps $(STEPS)
+
+$(VENV)/audit: $(VENV)/installed
+	-$(BIN)/python -m pip install --quiet pip-audit
+	@touch $@
+
+audit: $(VENV)/audit  ## Look the installed packages up in an advisory database
+	$(BIN)/python tools/audit.py
+
+coverage: $(VENV)/installed  ## Measure what the unit tests cover, by branch; fails below 95 %
+	$(BIN)/python -m pytest -q -n auto -m 'not integration' --cov --cov-report=term-missing $(ARGS)
+
+coverage-emulator: $(VENV)/installed  ## Measure the stand-in for the services, too
+	$(BIN)/python -m pytest -q -n auto tests/emulator tests/test_testing.py --cov-config=/dev/null \
+		--cov=airflow_provider_seedance.emulator --cov-branch --cov-report=term-missing $(ARGS)
+
+$(VENV)/mutation: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -e '.[mutation]'
+	@touch $@
+
+# mutmut remembers what it has run; what is printed is of this run.
+mutation: $(VENV)/mutation  ## Change what keeps the promises, and say how much of it the tests notice (an hour)
+	rm -rf mutants
+	HYPOTHESIS_PROFILE=mutation $(BIN)/mutmut run $(ARGS)
+	$(BIN)/python tools/mutation.py 85
+
+$(VENV)/docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	@touch $@
+
+docs: $(VENV)/docs  ## Build the site into build/docs; every warning is an error
+	rm -rf build/docs
+	$(BIN)/sphinx-build -W --keep-going -q -b html -d build/doctrees docs build/docs
+	$(BIN)/python -W ignore tools/check_reference.py build/docs
+	@echo "build/docs/index.html"
+
+dist: BESIDE ?= 3.3
+dist: $(VENV)/installed  ## Build sdist and wheel, check them, and install them beside the newest Airflow 3.3
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
+	$(BIN)/python tools/check_dist.py dist $(BESIDE)
+
+dist-all:  ## The same, beside the newest Airflow 3.1, 3.2 and 3.3
+	$(MAKE) dist BESIDE='3.3 3.2 3.1'
 
 BENCHMARKS := import_time polling quota alternatives quota_airflow triggerer campaign campaign_cost callbacks
 
@@ -59,4 +145,4 @@ bench-%: $(VENV)/bench  ## Run one: import_time, polling, quota, alternatives, q
 	$(BIN)/python benchmarks/$*.py $(ARGS)
 
 clean:  ## Remove what make made
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache seedance-demo
+	rm -rf $(VENV) $(VENV)-3.* build dist mutants .coverage .mypy_cache .ruff_cache .pytest_cache seedance-demo

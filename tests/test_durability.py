@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -386,3 +387,198 @@ def test_the_deciding_moment_is_handed_in() -> None:
     generation = remote("succeeded", expires_at=datetime(2001, 1, 2, tzinfo=UTC))
     verdict = durability.decide_remote(record(RecordState.SUBMITTED), AUTOMATIC, "reuse", generation, then)
     assert isinstance(verdict, Deliver)
+
+
+# ---------------------------------------------------------------------- what people are told
+
+
+def uncertain(
+    cause: errors.SeedanceError | None = None, **policy: Any
+) -> errors.SeedanceUncertainSubmitError:
+    return durability.uncertain_failure("The answer was lost", "runbase", cause, **policy)
+
+
+def test_an_uncertain_submission_says_what_may_be_billed_and_what_to_do() -> None:
+    assert uncertain().message == (
+        "The answer was lost. One generation may have been billed at runbase without its id being known here; it "
+        "is not submitted again. Check the console of the service for it, then clear this task: that submits anew. "
+        "(on_uncertain_submit='resubmit' would submit again without asking.)"
+    )
+    assert uncertain(on_uncertain="resubmit").message.endswith(
+        "that submits anew. It was submitted again once, as on_uncertain_submit='resubmit' says; both may be billed."
+    )
+
+
+def test_an_uncertain_submission_keeps_the_facts_of_its_cause() -> None:
+    cause = errors.SeedanceServerError(
+        "bad", http_status=502, vendor_code="E1", method="POST", path="/generate"
+    )
+    error = uncertain(cause)
+    assert error.__cause__ is cause
+    assert error.details() == cause.details()
+    assert uncertain().__cause__ is None
+    assert uncertain().details() == errors.SeedanceError("").details()
+
+
+def test_without_a_store_a_failure_names_the_generation_and_is_final() -> None:
+    cause = errors.SeedanceServerError("The service failed.", http_status=500, generation_id="another")
+    error = durability.unrecorded(cause, ID)
+    assert error.message == (
+        f"The service failed. The task had submitted generation {ID}, which is or may be billed. This Airflow has no "
+        "task state store (it came with 3.3), so a retry would submit and pay again; it is not retried. "
+        "SeedanceGenerationSensor can fetch a generation by its id."
+    )
+    assert error.details() == {**cause.details(), "generation_id": ID}
+    assert not error.retry_helps
+
+
+def test_without_a_store_any_failure_is_told() -> None:
+    error = durability.unrecorded(ValueError("odd"), None)
+    assert error.message.startswith(
+        "ValueError: odd The task had submitted a generation of unknown id, which is"
+    )
+    assert error.generation_id is None
+    assert error.http_status is None
+
+
+NOTES: dict[str, tuple[Callable[[], Any], str]] = {
+    "reattach": (
+        lambda: durability.decide_remote(
+            record(RecordState.SUBMITTED), AUTOMATIC, "reuse", remote("running"), NOW
+        ),
+        f"Generation {ID} was submitted before and is running: waiting for it, not submitting again.",
+    ),
+    "unreadable": (
+        lambda: durability.decide_remote(
+            record(RecordState.SUBMITTED), AUTOMATIC, "reuse", errors.SeedanceServerError("sorry"), NOW
+        ),
+        f"Generation {ID} was submitted before; its state cannot be read now (sorry); waiting for it.",
+    ),
+    "deliver": (
+        lambda: durability.decide_remote(
+            record(RecordState.ENDED), AUTOMATIC, "reuse", remote("succeeded"), NOW
+        ),
+        f"Generation {ID} succeeded before: delivering it, nothing is paid.",
+    ),
+    "deliver after a clear": (
+        lambda: durability.decide_remote(
+            record(RecordState.ENDED), CLEARED, "reuse", remote("succeeded"), NOW
+        ),
+        f"Generation {ID} succeeded before: delivering it, nothing is paid. on_clear='new' or a changed request would "
+        "make another take.",
+    ),
+    "another take": (
+        lambda: durability.decide_remote(record(RecordState.ENDED), CLEARED, "new", remote("succeeded"), NOW),
+        f"Generation {ID} succeeded before; the task was cleared and on_clear='new': submitting another take. "
+        "on_clear='reuse' would deliver the old one.",
+    ),
+    "gone after a clear": (
+        lambda: durability.decide_remote(record(RecordState.ENDED), CLEARED, "reuse", GONE_NOW, NOW),
+        f"Generation {ID} succeeded, but its output is gone; the task was cleared: submitting anew.",
+    ),
+    "unknown after a clear": (
+        lambda: durability.decide_remote(
+            record(RecordState.SUBMITTED), CLEARED, "reuse", errors.SeedanceNotFoundError("404"), NOW
+        ),
+        f"The service does not know generation {ID} (any more); the task was cleared: submitting anew.",
+    ),
+    "failed": (
+        lambda: durability.decide_remote(
+            record(RecordState.ENDED), AUTOMATIC, "reuse", remote("failed"), NOW
+        ),
+        f"Generation {ID} ended as failed: submitting anew.",
+    ),
+    "changed, cleared": (
+        lambda: durability.decide(record(RecordState.ENDED, OTHER), CLEARED, "fail"),
+        f"The task was cleared and the request changed (prompt) since generation {ID} was submitted: submitting anew. "
+        f"{ID} was paid for and is left behind.",
+    ),
+    "changed, resubmit": (
+        lambda: durability.decide(record(RecordState.ENDED, OTHER), AUTOMATIC, "resubmit"),
+        f"In a retry the request changed (prompt) since generation {ID} was submitted; on_uncertain_submit='resubmit': "
+        "submitting anew, which pays again.",
+    ),
+    "reported, cleared": (
+        lambda: durability.decide_uncertain(record(RecordState.UNCERTAIN), CLEARED, "fail", found=None),
+        "An earlier try was about to submit at 2026-02-07T10:40:00+00:00 and left no id; that was reported, and the task "
+        "was cleared since: submitting anew. If the earlier submission was taken, it is billed too.",
+    ),
+    "uncertain, resubmit": (
+        lambda: durability.decide_uncertain(record(RecordState.INTENT), AUTOMATIC, "resubmit", found=None),
+        "An earlier try was about to submit at 2026-02-07T10:40:00+00:00 and left no id; on_uncertain_submit='resubmit': "
+        "submitting again, which may pay twice.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("decide", "note"), NOTES.values(), ids=NOTES)
+def test_the_log_says_what_is_done_and_what_it_costs(decide: Callable[[], Any], note: str) -> None:
+    assert decide().note == note
+
+
+FAILURES: dict[str, tuple[Callable[[], Any], type[errors.SeedanceError], str]] = {
+    "changed": (
+        lambda: durability.decide(record(RecordState.ENDED, OTHER), AUTOMATIC, "fail"),
+        errors.SeedanceRequestChangedError,
+        f"In a retry the request changed (prompt) since generation {ID} was submitted, which was paid for and is not this "
+        "request's. Nothing was submitted. Clear the task to submit the new request (and pay for it), or set "
+        "on_uncertain_submit='resubmit'. With mapped tasks: did the order of the items change?",
+    ),
+    "unknown": (
+        lambda: durability.decide_remote(
+            record(RecordState.SUBMITTED), AUTOMATIC, "reuse", errors.SeedanceNotFoundError("404"), NOW
+        ),
+        errors.SeedanceNotFoundError,
+        f"Generation {ID} was submitted by this task, but the service does not know it: its record may have aged out, or "
+        "the connection's key changed. Nothing was submitted. Clear the task to submit anew.",
+    ),
+    "cancelled": (
+        lambda: durability.decide_remote(
+            record(RecordState.ENDED), AUTOMATIC, "reuse", remote("cancelled"), NOW
+        ),
+        errors.SeedanceGenerationCancelledError,
+        f"Generation {ID} was cancelled at the service by a person, so a retry does not submit it again. Clear the task "
+        "to submit anew.",
+    ),
+    "gone": (
+        lambda: durability.decide_remote(record(RecordState.ENDED), AUTOMATIC, "reuse", GONE_NOW, NOW),
+        errors.SeedanceOutputGoneError,
+        f"Generation {ID} succeeded and was billed, but its output is gone since 2026-02-07T10:40:00+00:00. Nothing was "
+        "submitted. Clear the task to submit (and pay for) a new one.",
+    ),
+    "gone, and why": (
+        lambda: durability.decide_remote(record(RecordState.ENDED), AUTOMATIC, "reuse", GONE_EMPTY, NOW),
+        errors.SeedanceOutputGoneError,
+        f"Generation {ID} succeeded and was billed, but its output is gone (no output). Nothing was submitted. Clear the "
+        "task to submit (and pay for) a new one.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("decide", "kind", "message"), FAILURES.values(), ids=FAILURES)
+def test_a_failure_says_which_generation_what_was_paid_and_what_to_do(
+    decide: Callable[[], Any], kind: type[errors.SeedanceError], message: str
+) -> None:
+    error = decide().error
+    assert type(error) is kind
+    assert error.message == message
+    assert error.generation_id == ID
+
+
+def test_an_unknown_generation_keeps_what_the_service_said() -> None:
+    said = errors.SeedanceNotFoundError(
+        "404", http_status=404, vendor_code="NF", method="GET", path="/status"
+    )
+    decision = durability.decide_remote(record(RecordState.SUBMITTED), AUTOMATIC, "reuse", said, NOW)
+    assert isinstance(decision, Fail)
+    assert decision.error.details() == {**said.details(), "generation_id": ID}
+
+
+def test_an_intent_of_unknown_time_is_told_without_one() -> None:
+    untimed = replace(record(RecordState.INTENT), intended_at=None)
+    decision = durability.decide_uncertain(untimed, AUTOMATIC, "fail", found=None)
+    assert isinstance(decision, Fail)
+    assert decision.error.message.startswith(
+        "An earlier try was about to submit and left no id. One generation"
+    )
+    assert "billed at ark without" in decision.error.message

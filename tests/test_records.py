@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from airflow.sdk.execution_time.context import NEVER_EXPIRE
 from helpers import NOW, image, prepare, video
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +16,7 @@ from support import Store
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance import records as rec
+from airflow_provider_seedance.compat import never_expire
 from airflow_provider_seedance.generations import (
     Generation,
     GenerationRequest,
@@ -362,8 +362,8 @@ def test_what_is_written_is_read() -> None:
 def test_it_never_expires() -> None:
     accessor = Store()
     RecordStore(accessor).write(full())
-    assert accessor.retentions == [NEVER_EXPIRE]
-    assert accessor.retentions[0] is NEVER_EXPIRE  # Airflow compares by identity
+    (retention,) = accessor.retentions
+    assert retention is never_expire()  # Airflow compares by identity
 
 
 def test_without_a_store_nothing_is_remembered() -> None:

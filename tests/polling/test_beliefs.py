@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import itertools
 import math
 import random
+from bisect import bisect_left
+from statistics import NormalDist
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -105,3 +110,143 @@ def test_whatever_is_seen_a_belief_stays_one(seen: list[tuple[float, float]], el
     belief = known.of("kind")
     assert math.fsum(map(math.fsum, belief.weights)) == pytest.approx(1)
     assert belief.after(elapsed) > elapsed
+
+
+# ---------------------------------------------------------------------- the numbers
+
+
+@pytest.fixture
+def fresh() -> Any:
+    """The module as it comes out of its file: what it computes when it is imported is computed now."""
+    spec = importlib.util.find_spec(module.__name__)
+    assert spec is not None
+    assert spec.loader is not None
+    again = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(again)
+    return again
+
+
+def test_the_time_of_a_render_is_lognormal(fresh: Any) -> None:
+    for spread, sigma in zip(fresh._LOGNORMAL, fresh._SPREADS, strict=True):
+        normal = NormalDist(0, sigma)
+        for cells in (-300, -60, -8, -1, 0, 1, 8, 60, 300):
+            assert spread.until(cells) == pytest.approx(normal.cdf(cells * fresh._STEP), abs=1e-5)
+        assert math.fsum(spread.within) == pytest.approx(1, abs=1e-4)
+        # The chance of the cell that ends at a distance from the median.
+        assert spread.within[spread.reach + 3] == pytest.approx(
+            normal.cdf(4 * fresh._STEP) - normal.cdf(3 * fresh._STEP)
+        )
+        assert len(spread.within) == 2 * spread.reach
+
+
+def test_what_is_believed_of_a_kind_that_was_never_seen(fresh: Any) -> None:
+    medians = [math.exp(cell * fresh._STEP) for cell in fresh._MEDIANS]
+    by_median = dict(
+        zip(medians, (math.fsum(column) for column in zip(*fresh.PRIOR, strict=True)), strict=True)
+    )
+    assert math.fsum(by_median.values()) == pytest.approx(1)
+    likely = [weight for seconds, weight in by_median.items() if 31 < seconds < 740]
+    assert likely == pytest.approx([likely[0]] * len(likely))
+    for seconds, weight in by_median.items():
+        outside = max(0.0, math.log(30 / seconds), math.log(seconds / 750)) / 0.4
+        assert weight / likely[0] == pytest.approx((math.exp(-(outside**2) / 2) + 1e-4) / 1.0001)
+    spreads = [math.fsum(row) for row in fresh.PRIOR]
+    assert spreads == pytest.approx([share / 6 for share in fresh._SPREAD_WEIGHTS])
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "then"),
+    [
+        (0.0, 12.0),
+        (9.5, 12.0),
+        (9.7, 9.7 + 10 * (9.7 / 120) ** -0.45),
+        (30.0, 30 + 10 * 0.25**-0.45),
+        (120.0, 130.0),
+        (480.0, 480 + 10 * 4**-0.45),
+        (1000.0, 1000 + 10 * (1000 / 120) ** -0.45),
+        (3000.0, 3000 + 90 * (1000 / 120) ** -0.45),
+    ],
+)
+def test_an_unknown_kind_is_asked_for_evenly(elapsed: float, then: float) -> None:
+    assert unlearned().after(elapsed) == pytest.approx(then)
+
+
+@pytest.mark.parametrize(("seconds", "polls"), [(30.0, 2.0), (120.0, 1.0), (480.0, 0.5)])
+def test_polls_of_short_renders_cost_more(seconds: float, polls: float) -> None:
+    assert module.price(seconds) == pytest.approx(polls)
+
+
+def test_what_is_learned_is_what_bayes_says(fresh: Any) -> None:
+    """Each hypothesis counts by the chance it gave to the interval, after a little of all went back to the prior."""
+    first = fresh.Belief().learned(50.0, 60.0)
+    second = first.learned(80.0, 90.0)
+    for before, after, (low, high) in (
+        (fresh.Belief(), first, (50.0, 60.0)),
+        (first, second, (80.0, 90.0)),
+    ):
+        # The interval as whole cells of the grid.
+        edges = [fresh.TIMES[bisect_left(fresh.TIMES, edge)] for edge in (low, high)]
+        expected = []
+        for row, prior, sigma in zip(before.weights, fresh.PRIOR, fresh._SPREADS, strict=True):
+            for weight, general, cell in zip(row, prior, fresh._MEDIANS, strict=True):
+                normal = NormalDist(cell * fresh._STEP, sigma)
+                chance = normal.cdf(math.log(edges[1])) - normal.cdf(math.log(edges[0])) + 1e-9
+                expected.append((0.99 * weight + 0.01 * general) * chance)
+        total = math.fsum(expected)
+        found = [weight for row in after.weights for weight in row]
+        assert found == pytest.approx([one / total for one in expected], rel=1e-2, abs=1e-6)
+
+
+def test_the_masses_are_those_of_all_hypotheses(fresh: Any) -> None:
+    belief = fresh.Belief().learned(95.0, 105.0)
+    masses, costs = belief.masses
+    expected, prices = [0.0] * len(masses), [0.0] * len(masses)
+    for row, sigma in zip(belief.weights, fresh._SPREADS, strict=True):
+        for weight, median_cell in zip(row, fresh._MEDIANS, strict=True):
+            normal = NormalDist(median_cell, sigma / fresh._STEP)
+            seconds = fresh.TIMES[median_cell]
+            for cell in range(1, len(masses)):
+                if abs(cell - median_cell) * fresh._STEP < 4.5 * sigma:
+                    mass = weight * (normal.cdf(cell) - normal.cdf(cell - 1))
+                    expected[cell] += mass
+                    prices[cell] += mass * math.sqrt(120 / seconds)
+    assert masses == pytest.approx(expected, abs=2e-3)
+    assert costs == pytest.approx(prices, abs=2e-3)
+    assert max(masses) > 0.02
+    assert math.fsum(masses) == pytest.approx(1, abs=5e-3)
+
+
+@pytest.mark.parametrize("seconds", [None, 0.5, -1.0, 23_000.0, math.nan, math.inf])
+def test_an_estimate_beyond_what_is_possible_is_none(seconds: float | None) -> None:
+    assert unlearned().expecting(seconds) is unlearned()
+
+
+def test_an_estimate_leans_by_its_own_spread(fresh: Any) -> None:
+    """Estimates are taken to the next fifth, and may be wrong by a factor of about 1.6."""
+    before = fresh.Belief()
+    after = before.expecting(math.exp(5.0))
+    expected = [
+        weight * (math.exp(-2 * (cell * fresh._STEP - 5.0) ** 2) + 1e-3)
+        for row in before.weights
+        for weight, cell in zip(row, fresh._MEDIANS, strict=True)
+    ]
+    total = math.fsum(expected)
+    assert [weight for row in after.weights for weight in row] == pytest.approx(
+        [one / total for one in expected]
+    )
+    assert before.expecting(math.exp(5.09)) is after
+    assert before.expecting(math.exp(5.11)) is not after
+
+
+def test_plans_are_made_anew_at_first_with_every_render_and_then_with_every_tenth() -> None:
+    known = Beliefs()
+    made, last = [], None
+    for number in range(1, 261):
+        known.learn("kind", 100.0, 110.0)
+        if known.of("kind") is not last:
+            last = known.of("kind")
+            made.append(number)
+    assert made[:20] == list(range(1, 21))
+    gaps = [later - before for before, later in itertools.pairwise(made)]
+    assert gaps == sorted(gaps)
+    assert gaps[-1] == 10

@@ -202,7 +202,8 @@ def test_different_accounts_do_not_share(
 
     async def main() -> None:
         waits = [asyncio.create_task(wait(generation_id, look_up, name)) for name in ("one", "other")]
-        await asyncio.sleep(0.05)
+        while len(clients) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
         assert len(module._hubs) == hubs
         for task in waits:
             task.cancel()

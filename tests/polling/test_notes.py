@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -158,3 +160,14 @@ def test_each_airflow_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     QuotaNote(IDENTITY).learn(told(0, now=now), now)
     monkeypatch.setenv("AIRFLOW_HOME", "/two")
     assert QuotaNote(IDENTITY).reserve(now) == 0
+
+
+def test_the_notes_of_each_user_are_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    again = importlib.util.find_spec(notes.__name__)
+    assert again is not None
+    assert again.loader is not None
+    fresh = importlib.util.module_from_spec(again)
+    again.loader.exec_module(fresh)
+    assert fresh.directory() == Path(tempfile.gettempdir()) / f"airflow-provider-seedance-{os.getuid()}"
+    monkeypatch.setattr(fresh.os, "getuid", lambda: 4711)
+    assert fresh.directory().name == "airflow-provider-seedance-4711"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_seedance.polling.planning import plan
+from airflow_provider_seedance.polling.planning import Plan, plan
 
 
 def price(times: list[float], masses: list[float], polls: list[int], patience: float) -> float:
@@ -63,3 +63,37 @@ def test_impatience_polls_more_often() -> None:
             now, polls = found.after(now), polls + 1
         counts.append(polls)
     assert counts == sorted(set(counts))
+
+
+def test_between_two_moments_of_the_grid_is_between_what_follows_on_each() -> None:
+    found = Plan([0.0, 10.0, 20.0, 40.0, 80.0], [2, 3, 4, 4, 4])
+    assert found.after(-1.0) == 20.0
+    assert found.after(0.0) == 20.0
+    assert found.after(5.0) == 30.0
+    assert found.after(10.0) == 40.0
+    assert found.after(12.5) == 50.0
+    assert found.after(39.0) == 80.0
+    assert found.after(79.9) == 80.0
+    assert found.after(80.0) == math.inf
+
+
+def test_a_plan_never_goes_back() -> None:
+    assert Plan([0.0, 10.0, 20.0, 40.0], [3, 2, 3, 3]).after(5.0) == 40.0
+
+
+def test_a_certain_end_is_asked_for_once() -> None:
+    times = [0.0, 1.0, 2.0, 3.0, 4.0]
+    for end in (1, 2, 3, 4):
+        masses = [1.0 if index == end else 0.0 for index in range(5)]
+        assert plan(times, masses, masses, patience=1.0).after(0.0) == times[end]
+
+
+def test_a_poll_is_worth_it_where_the_delay_it_saves_costs_more() -> None:
+    """Half of the renders end within the first second and half within the tenth: one poll or two?"""
+    times, masses = [0.0, 1.0, 9.0, 10.0], [0.0, 0.5, 0.0, 0.5]
+    # A poll after a second costs half a poll more and saves half of the renders nine seconds.
+    assert plan(times, masses, masses, patience=0.12).after(0.0) == 1.0
+    assert plan(times, masses, masses, patience=0.11).after(0.0) == 10.0
+    costly = [2 * mass for mass in masses]
+    assert plan(times, masses, costly, patience=0.23).after(0.0) == 1.0
+    assert plan(times, masses, costly, patience=0.22).after(0.0) == 10.0

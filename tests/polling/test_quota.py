@@ -247,3 +247,167 @@ def test_whatever_happens_there_is_room_again_in_the_end(
         assert later > now
         now = later
     assert quota.free(now) >= 1
+
+
+# ---------------------------------------------------------------------- at the edges
+
+
+def test_what_is_known_is_told_as_a_reply_would() -> None:
+    quota = Quota()
+    assert quota.told() == RateLimit()
+    quota.learn(told(7), NOW)
+    quota.spend(NOW)
+    assert quota.told() == told(6)
+
+
+@pytest.mark.parametrize(
+    ("remaining", "waiting", "factor"),
+    [
+        (100, 20, 1.0),  # five readings for each is enough
+        (100, 25, (5 / 4) ** 2),
+        (100, 40, (5 / 2.5) ** 2),
+        (100, 100, MOST_STRETCH),
+        (0, 1, MOST_STRETCH),
+        (5, 1, 1.0),
+        (5, 0, 1.0),
+        (4, 1, (5 / 4) ** 2),
+        (4, 0, (5 / 4) ** 2),
+    ],
+)
+def test_waits_are_stretched_by_what_is_left_for_each(remaining: int, waiting: int, factor: float) -> None:
+    quota = Quota()
+    quota.learn(
+        RateLimit(limit=100, remaining=remaining), NOW
+    )  # and no window, of which something would be kept
+    assert quota.stretch(NOW, waiting) == pytest.approx(factor)
+
+
+def test_the_rate_of_a_quota() -> None:
+    assert Quota(requests_per_hour=36).rate == pytest.approx(0.01)
+    quota = Quota(requests_per_hour=36)
+    quota.learn(told(10), NOW)
+    assert quota.rate == pytest.approx(10 / 600)
+
+
+def test_what_the_plan_keeps_for_submissions() -> None:
+    assert Quota(requests_per_hour=40).kept(NOW) == 10
+    quota = Quota(requests_per_hour=40)
+    quota.learn(RateLimit(limit=8, remaining=8), NOW)  # no window is known, so nothing is known of its end
+    assert quota.kept(NOW) == 0
+    quota.learn(told(8, limit=8), NOW)
+    assert quota.kept(NOW) == 2
+    assert quota.kept(NOW + 700) == 0
+    assert quota.kept(NOW - 700) == 2
+
+
+def test_what_is_left_of_a_window() -> None:
+    quota = Quota()
+    assert quota.left_in_window(NOW) is None
+    quota.learn(told(5), NOW)
+    assert quota.left_in_window(NOW + 100) == 500
+    assert quota.left_in_window(NOW + 600) is None
+
+
+@pytest.mark.parametrize(
+    ("named", "pause"), [(None, UNKNOWN_PAUSE), (0.0, 1.0), (0.5, 1.0), (1.5, 1.5), (7200.0, 7200.0)]
+)
+def test_how_long_a_refusal_keeps_everybody_away(named: float | None, pause: float) -> None:
+    quota = Quota()
+    assert quota.refuse(named, NOW)
+    assert quota.blocked_until == NOW + pause
+    assert quota.free(NOW + pause - 0.01) == 0
+    assert quota.free(NOW + pause) == math.inf
+
+
+def test_a_refusal_is_news_again_when_the_last_one_has_passed() -> None:
+    quota = Quota()
+    assert quota.refuse(10, NOW)
+    assert not quota.refuse(10, NOW + 9.9)
+    assert quota.refuse(10, NOW + 19.9)
+
+
+def test_a_refusal_leaves_a_longer_window_as_it_is() -> None:
+    quota = Quota()
+    quota.learn(told(5), NOW)
+    quota.refuse(30, NOW)
+    assert quota.reset_at == NOW + 600
+    quota.refuse(1000, NOW)
+    assert quota.free(NOW + 999) == 0
+    assert quota.free(NOW + 1000) == 10
+
+
+def test_when_there_may_be_more() -> None:
+    quota = Quota()
+    assert quota.opens_at(NOW) == NOW + MARGIN
+    quota.promise(NOW - 20)
+    assert quota.opens_at(NOW) == NOW + 100  # a submission that does not come any more gives its place back
+    assert quota.opens_at(NOW + 100) == NOW + 100 + MARGIN
+    quota = Quota(requests_per_hour=1)
+    quota.spend(NOW)
+    assert quota.free(NOW + 3629) == 0
+    assert quota.opens_at(NOW) == NOW + 3630
+    assert quota.free(NOW + 3630) == 1
+
+
+def test_headers_of_the_window_that_is_known_lengthen_it_and_those_of_another_replace_it() -> None:
+    quota = Quota()
+    quota.learn(told(9), NOW + 200)
+    assert quota.window == 400
+    quota.learn(told(9), NOW + 100)
+    assert quota.window == 500
+    quota.learn(told(9), NOW + 300)
+    assert quota.window == 500
+    quota.learn(told(9, reset=1200), NOW + 700)
+    assert (quota.window, quota.reset_at) == (500, NOW + 1200)
+
+
+@pytest.mark.parametrize(("later", "left"), [(0.0, 3), (2.0, 3), (2.1, 9)])
+def test_windows_that_end_at_about_the_same_time_are_the_same(later: float, left: int) -> None:
+    quota = Quota()
+    quota.learn(told(3), NOW)
+    quota.learn(told(9, reset=600 + later), NOW)
+    assert quota.remaining == left
+
+
+def test_a_plan_that_changes_is_believed() -> None:
+    quota = Quota()
+    quota.learn(told(3), NOW)
+    quota.learn(told(80, limit=100), NOW)
+    assert quota.free(NOW) == 80
+
+
+def test_the_plan_is_counted_by_the_half_minute() -> None:
+    """Ten thousand requests are a few numbers."""
+    quota = Quota(requests_per_hour=100_000)
+    start = NOW - NOW % 30
+    for second in range(60):
+        for _ in range(10):
+            quota.spend(start + second)
+    assert list(quota._sent) == [(start, 300), (start + 30, 300)]
+    assert quota.free(start + 60) == 100_000 - 600
+    assert quota.free(start + 3630) == 100_000 - 300
+    assert quota.free(start + 3660) == 100_000
+
+
+def test_no_submission_is_awaited_for_ever() -> None:
+    quota = Quota()
+    quota.learn(told(5), NOW)
+    quota.promise(NOW)
+    assert quota.free(NOW + 600 + MARGIN) == 10
+    quota = Quota()
+    quota.learn(told(5, reset=60), NOW)
+    quota.promise(NOW)
+    assert quota.free(NOW + 60 + MARGIN) == 9
+    assert len(quota._promised) == 1
+    quota.free(NOW + 120)
+    assert not quota._promised
+
+
+def test_readings_at_the_same_time_hold_what_each_may_need() -> None:
+    quota = Quota()
+    quota.learn(told(9), NOW)
+    quota.hold(2)
+    quota.hold(3)
+    assert quota.free(NOW) == 4
+    quota.release(2)
+    assert quota.free(NOW) == 6

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 
 from airflow_provider_seedance.apis.rate_limits import RateLimit
 from airflow_provider_seedance.polling.quota import MARGIN, Quota
-from airflow_provider_seedance.polling.turns import BURST, MOST_PER_SECOND, TAKEN_ALONG, Turns
+from airflow_provider_seedance.polling.turns import (
+    BURST,
+    MOST_PER_SECOND,
+    SUBMISSION_GAP,
+    TAKEN_ALONG,
+    Turns,
+)
 
 NOW = 1_800_000_000.0
 
@@ -200,3 +206,87 @@ def test_everybody_has_a_turn_and_no_quota_is_broken(
     assert sorted(done) == sorted(
         [f"p{i}" for i in range(len(polls))] + [f"s{i}" for i in range(len(submissions))]
     )
+
+
+def test_submissions_stand_in_line_only_where_less_than_one_is_free() -> None:
+    one: Turns[str] = Turns(quota(1))
+    one.submit("submit", NOW)
+    assert not one.queue(NOW)
+    one.quota.hold(1)
+    assert one.queue(NOW)
+    nobody: Turns[str] = Turns(quota(0))
+    assert not nobody.queue(NOW)
+    nobody.poll("poll", NOW)
+    assert not nobody.queue(NOW)
+    assert len(nobody) == 1
+
+
+def test_a_reading_takes_along_what_is_due_soon() -> None:
+    turns: Turns[str] = Turns(Quota())
+    for name, due in (("now", 0.0), ("soon", TAKEN_ALONG), ("later", TAKEN_ALONG + 0.1)):
+        turns.poll(name, NOW + due)
+    assert turns.next(NOW, most=10).polls == ("now", "soon")
+    assert turns.next(NOW, most=10).until == NOW + TAKEN_ALONG + 0.1
+    for name in "abc":
+        turns.poll(name, NOW - 1)
+    assert turns.next(NOW, most=2).polls == ("a", "b")
+
+
+def test_submissions_to_an_unknown_quota_are_let_through_one_by_one() -> None:
+    turns: Turns[str] = Turns(Quota())
+    for name in "ab":
+        turns.submit(name, NOW - 1)
+    assert turns.next(NOW).submission == "a"
+    assert turns.next(NOW).until == NOW + SUBMISSION_GAP
+    assert turns.next(NOW + SUBMISSION_GAP).submission == "b"
+
+
+def test_submissions_to_a_known_quota_need_no_gap() -> None:
+    turns: Turns[str] = Turns(quota(5))
+    for name in "ab":
+        turns.submit(name, NOW)
+    assert [turns.next(NOW).submission for _ in "ab"] == ["a", "b"]
+    assert turns.quota.free(NOW) == 3
+
+
+def test_a_reading_holds_its_requests_until_it_is_done() -> None:
+    turns: Turns[str] = Turns(quota(90), cost=2)
+    turns.poll("poll", NOW)
+    assert turns.next(NOW).polls == ("poll",)
+    assert turns.quota.free(NOW) == 88
+    turns.done()
+    assert turns.quota.free(NOW) == 90
+
+
+def test_what_is_kept_is_given_to_readings_as_the_window_ends() -> None:
+    turns: Turns[str] = Turns(quota(20))  # of a hundred, twenty-five are kept at first
+    turns.poll("poll", NOW)
+    at = turns.next(NOW).until
+    # Twenty-four are missing one: with 24 / 25 of the window gone by there is room for one.
+    assert at == pytest.approx(NOW + 600 * 6 / 25)
+    assert turns.next(at + 1).polls == ("poll",)
+
+
+def test_a_submission_needs_no_more_than_one_free_request() -> None:
+    turns: Turns[str] = Turns(quota(1))
+    turns.submit("early", NOW + 5)
+    assert turns.next(NOW).until == NOW + 5
+    assert turns.next(NOW + 5).submission == "early"
+
+
+def test_whoever_left_is_not_taken_along() -> None:
+    gone: set[str] = set()
+    turns: Turns[str] = Turns(Quota(), alive=lambda item: item not in gone)
+    for name in "abc":
+        turns.poll(name, NOW)
+    gone.add("b")
+    assert turns.next(NOW, most=5).polls == ("a", "c")
+
+
+def test_after_a_burst_polls_come_as_fast_as_the_quota_or_the_bound_allow() -> None:
+    turns: Turns[str] = Turns(Quota())
+    for number in range(BURST + 10):
+        turns.poll(str(number), NOW)
+    moments = [moment for moment, _ in drain(turns, NOW + 60)]
+    assert sum(moment == 0 for moment in moments) in (BURST, BURST + 1)
+    assert moments[-1] - moments[BURST + 1] == pytest.approx(8 / MOST_PER_SECOND, abs=1e-3)

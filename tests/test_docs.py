@@ -1,0 +1,253 @@
+"""The pages: complete, and true where a test can tell."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from airflow.sdk import DAG
+
+from airflow_provider_seedance import exceptions
+from airflow_provider_seedance.apis import SERVICES
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "airflow_provider_seedance"
+DOCS = ROOT / "docs"
+PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+
+#: What is an interface. Everything else may change with any release.
+PUBLIC = (
+    "decorators.seedance",
+    "exceptions",
+    "generations",
+    "hooks.seedance",
+    "links.seedance",
+    "operators.seedance",
+    "policies.retry",
+    "sensors.seedance",
+    "testing",
+    "transfers.seedance_to_object_storage",
+    "triggers.seedance",
+)
+
+# ---------------------------------------------------------------------- code in the pages
+
+
+def blocks(page: Path) -> Iterator[tuple[str, int, str]]:
+    """Every Python block of a page: what the comment before it says, its line, and its code."""
+    pattern = r"(?:^ *<!-- (?P<note>[^>]*) -->\n)?^(?P<indent> *)```python\n(?P<code>.*?)^ *```$"
+    text = page.read_text(encoding="utf-8")
+    for found in re.finditer(pattern, text, flags=re.MULTILINE | re.DOTALL):
+        code = re.sub(rf"^{found['indent']}", "", found["code"], flags=re.MULTILINE)
+        yield found["note"] or "", text[: found.start("code")].count("\n") + 1, code
+
+
+BLOCKS = [
+    pytest.param(note, code, id=f"{page.name}:{line}") for page in PAGES for note, line, code in blocks(page)
+]
+RUN = [param for param in BLOCKS if "DAG(" in param.values[1] and not param.values[0].startswith("before")]
+
+
+@pytest.mark.parametrize(("note", "code"), BLOCKS)
+def test_every_block_of_python_is_python(note: str, code: str) -> None:
+    # An ellipsis stands for what a reader fills in.
+    compile(code.replace("…", "..."), "page", "exec")
+
+
+@pytest.mark.parametrize(("note", "code"), RUN)
+def test_every_dag_of_the_pages_is_one(note: str, code: str) -> None:
+    """Each block with a whole Dag is run as Airflow runs a Dag file."""
+    names: dict[str, Any] = {"__name__": "page"}
+    exec(compile(code.replace(" DAG(", " Noted("), "page", "exec"), {"Noted": Noted, **names})
+    dag = Noted.made.pop()
+    assert dag.tasks
+    if note.startswith("after: "):
+        assert ", ".join(sorted(task.task_id for task in dag.tasks)) == note.removeprefix("after: ")
+
+
+class Noted(DAG):
+    """A Dag that is known afterwards."""
+
+    made: ClassVar[list[DAG]] = []
+
+    def __enter__(self) -> DAG:
+        self.made.append(self)
+        return super().__enter__()
+
+
+# ---------------------------------------------------------------------- links
+
+
+def links(page: Path) -> Iterator[str]:
+    """Every link of a page to something in this repository."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" not in target:
+            yield target
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that a code host gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in links(page):
+        path, _, anchor = target.partition("#")
+        to = (page.parent / path).resolve() if path else page
+        assert to.exists(), f"{target} leads nowhere"
+        if anchor:
+            assert anchor in anchors(to), f"{target}: there is no such heading"
+
+
+# ---------------------------------------------------------------------- the reference
+
+
+def test_the_reference_has_every_public_module() -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in (DOCS / "reference").glob("*.md"))
+    assert sorted(re.findall(r"automodule:: airflow_provider_seedance\.(\S+)", text)) == sorted(PUBLIC)
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_every_public_name_is_explained(module: str) -> None:
+    """What has no docstring is left out of the reference."""
+    members = import_module(f"{PACKAGE.name}.{module}")
+    for name in public_names(module):
+        assert getattr(members, name).__doc__, f"{module}.{name} has no docstring"
+
+
+def public_names(module: str) -> list[str]:
+    """The public names that a module defines, or exports."""
+    members = import_module(f"{PACKAGE.name}.{module}")
+    exported = getattr(members, "__all__", None)
+    return (
+        list(exported)
+        if exported
+        else [
+            name
+            for name, value in vars(members).items()
+            if not name.startswith("_")
+            and callable(value)
+            and getattr(value, "__module__", "") == members.__name__
+        ]
+    )
+
+
+def test_what_airflow_is_told_of_is_public() -> None:
+    from airflow_provider_seedance.get_provider_info import get_provider_info
+
+    info = get_provider_info()
+    told = {
+        name
+        for kind in ("hooks", "operators", "sensors", "triggers")
+        for item in info[kind]
+        for name in item["python-modules"]
+    }
+    told |= {item["python-module"] for item in info["transfers"]}
+    told |= {item["class-name"].rpartition(".")[0] for item in info["task-decorators"]}
+    told |= {name.rpartition(".")[0] for name in info["extra-links"]}
+    assert told <= {f"{PACKAGE.name}.{module}" for module in PUBLIC}
+
+
+# ---------------------------------------------------------------------- troubleshooting
+
+TROUBLE = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+
+
+def rows(section: str) -> list[list[str]]:
+    """The rows of the table in a section of the page, without its head."""
+    text = TROUBLE.split(f"## {section}\n", 1)[1].split("\n## ", 1)[0]
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_every_error_is_there_with_what_a_retry_does_and_what_it_costs() -> None:
+    told = {row[0].strip("`"): row for row in rows("By class")}
+    assert list(told) == [name for name in told if name in exceptions.__all__]
+    assert set(told) == set(exceptions.__all__)
+    for name, (_, retry, bill) in told.items():
+        if name != "SeedanceError":
+            assert retry.startswith("helps") == getattr(exceptions, name).retry_helps, name
+        assert bill
+
+
+#: Commands say what is wrong with their own arguments, and the emulator speaks to testers.
+_NOT_IN_TASKS = ("cli", "emulator", "local_airflow")
+
+
+def _template(node: ast.expr) -> str | None:
+    """The text of a message, with X for what is filled in; ``None`` if it has no text of its own."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(part.value if isinstance(part, ast.Constant) else "X" for part in node.values)
+    if isinstance(node, ast.BinOp):
+        return (_template(node.left) or "X") + (_template(node.right) or "X")
+    return None
+
+
+def messages() -> Iterator[tuple[str, str]]:
+    """Every message that an error of a task is made with, and where."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        where = path.relative_to(PACKAGE)
+        if where.parts[0] in _NOT_IN_TASKS:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.Call) and node.args):
+                continue
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            text = _template(node.args[0]) if name in exceptions.__all__ else None
+            # Some hand on what others have said, with no more than a full stop of their own.
+            if text and re.search("[a-z]{4}", text.replace("Nothing was sent", "")):
+                yield text, f"{where}:{node.lineno}"
+
+
+MESSAGES = list(messages())
+
+
+@cache
+def patterns() -> dict[str, re.Pattern[str]]:
+    """The messages of the page; those that are hardly more than `…` match everything, and prove nothing."""
+    shown = [
+        found
+        for found in re.findall(r"^\| `([^`]+)` \|", TROUBLE, flags=re.MULTILINE)
+        if found not in exceptions.__all__ and len(found.replace("…", "")) > 5
+    ]
+    return {text: re.compile(".*".join(map(re.escape, text.split("…"))), flags=re.DOTALL) for text in shown}
+
+
+@pytest.mark.parametrize("text", [pytest.param(text, id=where) for text, where in MESSAGES])
+def test_every_message_is_on_the_page(text: str) -> None:
+    assert any(pattern.match(text) for pattern in patterns().values()), text
+
+
+@cache
+def told() -> str:
+    """Everything that the package may say."""
+    texts = [text for text, _ in MESSAGES]
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return "\n".join(texts)
+
+
+@pytest.mark.parametrize("shown", patterns())
+def test_the_page_has_no_message_that_is_never_told(shown: str) -> None:
+    assert max(shown.split("…"), key=len).strip() in told()
+
+
+# ---------------------------------------------------------------------- completeness
+
+
+@pytest.mark.parametrize("api", SERVICES)
+def test_every_service_is_in_the_readme(api: str) -> None:
+    assert f"| `{api}` |" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,0 +1,121 @@
+"""
+Check what `python -m build` made, and that Airflow discovers it.
+
+    python tools/check_dist.py dist 3.3          # contents, then installed beside the newest Airflow 3.3
+    python tools/check_dist.py dist 3.3 3.2 3.1  # beside each of them
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import venv
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+NAME = "airflow-provider-seedance"
+PACKAGE = "airflow_provider_seedance"
+ROOT = Path(__file__).parents[1]
+
+
+def main() -> None:
+    """Check everything, and stop at the first thing that is wrong."""
+    directory, versions = Path(sys.argv[1]), sys.argv[2:]
+    (wheel,), (sdist,) = directory.glob("*.whl"), directory.glob("*.tar.gz")
+    version = check_wheel(wheel)
+    check_sdist(sdist)
+    check_changelog(version)
+    for airflow in versions:
+        check_installed(wheel, airflow, version)
+
+
+def check_wheel(wheel: Path) -> str:
+    """Return the version, if the wheel holds the package, its types and its license, and nothing else."""
+    with zipfile.ZipFile(wheel) as file:
+        names = file.namelist()
+        (metadata,) = [name for name in names if name.endswith(".dist-info/METADATA")]
+        text = file.read(metadata).decode()
+    tell(wheel, names)
+    info = metadata.partition("/")[0]
+    demand({name.partition("/")[0] for name in names} == {PACKAGE, info}, "the wheel holds something else")
+    demand(f"{PACKAGE}/py.typed" in names, "py.typed is missing")
+    demand(f"{info}/licenses/LICENSE" in names, "the license is missing")
+    demand(
+        not [name for name in names if "test" in name and not name.endswith("/testing.py")], "tests are in it"
+    )
+    demand(
+        not [name for name in names if name.endswith((".pyc", ".so", ".pth"))], "something compiled is in it"
+    )
+    (version,) = re.findall(r"^Version: (.+)$", text, flags=re.MULTILINE)
+    source = (ROOT / PACKAGE / "__init__.py").read_text(encoding="utf-8")
+    demand(f'"{version}"' in source, "the version is not that of the package")
+    return str(version)
+
+
+def check_sdist(sdist: Path) -> None:
+    """Demand that the sdist can be built, tested and documented from."""
+    with tarfile.open(sdist) as file:
+        names = [name.partition("/")[2] for name in file.getnames()]
+    tell(sdist, names)
+    for needed in ("pyproject.toml", "LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile"):
+        demand(needed in names, f"{needed} is missing")
+    for needed in ("tests/conftest.py", "docs/conf.py", "docs/index.md", "tools/check_dist.py"):
+        demand(needed in names, f"{needed} is missing")
+
+
+def check_changelog(version: str) -> None:
+    """Demand that the changelog begins with this version."""
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    (first, *_) = re.findall(r"^## (\S+)", text, flags=re.MULTILINE)
+    demand(first == version, f"the changelog begins with {first}, not with {version}")
+
+
+def check_installed(wheel: Path, airflow: str, version: str) -> None:
+    """Install the wheel beside the newest patch of an Airflow, and let that say what it has found."""
+    with tempfile.TemporaryDirectory(prefix="seedance-dist-") as directory:
+        home = Path(directory)
+        venv.create(home / "venv", with_pip=True)
+        python, command = home / "venv" / "bin" / "python", home / "venv" / "bin" / "airflow"
+        # Nothing that is set here may help.
+        environment = {
+            key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW", "PYTHON"))
+        }
+        environment["AIRFLOW_HOME"] = str(home / "airflow")
+
+        def run(*arguments: str | Path) -> str:
+            done = subprocess.run(arguments, env=environment, cwd=home, capture_output=True, text=True)
+            demand(done.returncode == 0, f"{arguments} failed\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+            return done.stdout
+
+        run(python, "-m", "pip", "install", "--quiet", f"apache-airflow=={airflow}.*", wheel.resolve())
+        run(python, "-m", "pip", "check")
+        print(f"\nAirflow {run(command, 'version').strip().splitlines()[-1]}")
+        found = run(command, "providers", "get", NAME, "--output", "plain")
+        print(found.strip())
+        demand(NAME in found and version in found, f"Airflow {airflow} has not found {NAME} {version}")
+        hooks = run(command, "providers", "hooks", "--output", "plain")
+        demand("SeedanceHook" in hooks, f"Airflow {airflow} has not found the connection type")
+        run(python, "-c", f"import {PACKAGE}.operators.seedance, {PACKAGE}.triggers.seedance")
+
+
+def tell(archive: Path, names: list[str]) -> None:
+    """Say what is in an archive, by directory."""
+    folders = Counter("/".join(name.split("/")[:2]) if name.count("/") > 1 else "./" for name in names)
+    print(f"\n{archive.name}: {len(names)} files, {archive.stat().st_size // 1024} KiB")
+    for folder, count in sorted(folders.items()):
+        print(f"  {count:4}  {folder}")
+
+
+def demand(met: bool, otherwise: str) -> None:
+    """Stop where something is not as it has to be."""
+    if not met:
+        sys.exit(f"Not fit to be published: {otherwise}")
+
+
+if __name__ == "__main__":
+    main()
