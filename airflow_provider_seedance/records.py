@@ -22,7 +22,7 @@ from types import NoneType
 from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.callbacks.mailbox import key_for, read_letter
+from airflow_provider_seedance.callbacks.mailbox import key_for, read_ids
 from airflow_provider_seedance.compat import never_expire
 from airflow_provider_seedance.generations import (
     Generation,
@@ -347,15 +347,15 @@ class RecordStore:
             ) from error
         return None if value is None else Record.from_value(value)
 
-    def called_back(self, nonce: str) -> str | None:
-        """Return the id that a callback told of a submission; ``None`` if none did, or nobody can tell."""
+    def called_back(self, nonce: str) -> list[str]:
+        """Return the ids that callbacks told of a submission; none if none did, or nobody can tell."""
         if self._accessor is None:
-            return None
+            return []
         try:
-            return read_letter(self._accessor.get(key_for(nonce)))
+            return read_ids(self._accessor.get(key_for(nonce)))
         except Exception as error:
             log.warning("Whether the service has called back could not be read: %s", error)
-            return None
+            return []
 
     def write(self, record: Record) -> None:
         """

@@ -13,6 +13,9 @@ from typing import Any
 #: Days for which a callback is kept.
 RETENTION_DAYS = 30
 
+#: So many different ids are kept of one submission: an honest service names one.
+MOST = 8
+
 _PREFIX = "seedance_callback_"
 
 
@@ -21,14 +24,19 @@ def key_for(nonce: str) -> str:
     return _PREFIX + nonce
 
 
-def letter(generation_id: str) -> dict[str, Any]:
-    """Return what is kept: the id that the callback named."""
-    return {"version": 1, "generation_id": generation_id}
+def with_id(value: Any, generation_id: str) -> dict[str, Any] | None:
+    """
+    Return what is to be kept when a callback names an id; ``None`` if that is known, or there are too many.
 
-
-def read_letter(value: Any) -> str | None:
-    """Return the id that was kept; ``None`` for anything else."""
-    if not isinstance(value, Mapping):
+    :param value: What is kept so far. Nothing of it is ever given up: a later call may be rubbish.
+    """
+    known = read_ids(value)
+    if generation_id in known or len(known) >= MOST:
         return None
-    found = value.get("generation_id")
-    return found if isinstance(found, str) and found else None
+    return {"version": 1, "generation_ids": [*known, generation_id]}
+
+
+def read_ids(value: Any) -> list[str]:
+    """Return the ids that were kept, in the order they were told; none for anything else."""
+    found = value.get("generation_ids") if isinstance(value, Mapping) else None
+    return [told for told in found if isinstance(told, str) and told] if isinstance(found, list) else []

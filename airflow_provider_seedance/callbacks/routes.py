@@ -45,6 +45,12 @@ GROWTH = 1.6
 REMEMBERED = 30.0
 MOST_REMEMBERED = 256
 
+#: Seconds for which a connection that was not found is not looked up again.
+REMEMBERED_MISSING = 3.0
+
+#: Seconds for which one that was known goes on to be, while it is not found.
+TRUSTED = 600.0
+
 #: So often the database may fail before the polls are left to it.
 TRIES = 5
 
@@ -157,7 +163,14 @@ def _remember(conn_id: str, found: Settings | None) -> None:
             _settings.pop(name, None)
     if len(_settings) >= MOST_REMEMBERED:
         _settings.clear()
-    _settings[conn_id] = (time.monotonic() + REMEMBERED, found)
+    now = time.monotonic()
+    before = _settings.get(conn_id)
+    if found is None and before and before[1] is not None and now < before[0] + TRUSTED:
+        # Airflow tells a backend that fails from a connection that is gone by nothing.
+        found = before[1]
+        _settings[conn_id] = (before[0], found)
+        return
+    _settings[conn_id] = (now + (REMEMBERED if found else REMEMBERED_MISSING), found)
 
 
 def _begin(ticket: Ticket, hint: Hint, settings: Settings) -> bool:
@@ -165,7 +178,9 @@ def _begin(ticket: Ticket, hint: Hint, settings: Settings) -> bool:
     key = (ticket, hint)
     if key in _working:
         return True
-    if len(_working) >= MOST_WAITING or _of_one[ticket] >= MOST_OF_ONE:
+    if _of_one[ticket] >= MOST_OF_ONE:
+        return True  # another answer would tell that somebody waits
+    if len(_working) >= MOST_WAITING:
         return False
 
     def done(_: asyncio.Task[None]) -> None:
@@ -214,10 +229,12 @@ async def _hand_over(ticket: Ticket, hint: Hint, settings: Settings, began: floa
         outcome = await run_in_threadpool(server.hand_over, ticket, hint)
     if outcome.kind not in ("ask", "finish"):
         return outcome
-    if outcome.kind == "ask" and (wait := _until_asked_again(ticket)) > 0:
+    if (wait := _until_asked_again(ticket)) > 0:
         return server.Outcome(kind="later", seconds=wait)
     generation = await read_end(outcome.waits, settings)
-    if outcome.kind == "ask" and (generation is None or not generation.status.terminal):
+    if generation is not None and not generation.status.terminal:
+        return server.Outcome(kind="ignored")
+    if generation is None and outcome.kind == "ask":
         return server.Outcome(kind="ignored")
     succeeded = generation and generation.status is GenerationStatus.SUCCEEDED and generation.urls
     async with slots:

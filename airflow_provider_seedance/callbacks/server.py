@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from airflow_provider_seedance.callbacks.hints import Hint
-from airflow_provider_seedance.callbacks.mailbox import RETENTION_DAYS, key_for, letter
+from airflow_provider_seedance.callbacks.mailbox import RETENTION_DAYS, key_for, with_id
 from airflow_provider_seedance.callbacks.tokens import Ticket
 
 #: No task resumes sooner, in seconds after its deferral: the scheduler could take the end of the deferring
@@ -207,13 +207,12 @@ def _keep(ticket: Ticket, hint: Hint, session: Any) -> bool:
     scope = TaskScope(
         dag_id=ticket.dag_id, run_id=ticket.run_id, task_id=ticket.task_id, map_index=ticket.map_index
     )
-    get_state_backend().set(
-        scope,
-        key_for(ticket.nonce),
-        json.dumps(letter(hint.generation_id)),
-        expires_at=datetime.now(UTC) + timedelta(days=RETENTION_DAYS),
-        session=session,
-    )
+    backend, key = get_state_backend(), key_for(ticket.nonce)
+    stored = backend.get(scope, key, session=session)
+    kept = with_id(json.loads(stored) if stored else None, hint.generation_id)
+    if kept is not None:
+        until = datetime.now(UTC) + timedelta(days=RETENTION_DAYS)
+        backend.set(scope, key, json.dumps(kept), expires_at=until, session=session)
     return True
 
 

@@ -78,6 +78,7 @@ class SeedanceGenerationOperator(SeedanceOperator):
         event: Any = None,
         record: dict[str, Any] | None = None,
         may_repeat: bool = True,
+        told: list[str] | None = None,
     ) -> dict[str, Any]:
         """
         Go on after waiting for the service to call back about a submission whose reply was lost.
@@ -85,15 +86,17 @@ class SeedanceGenerationOperator(SeedanceOperator):
         :param event: Names the generation, if it was called back.
         :param record: Of the submission.
         :param may_repeat: Whether ``on_uncertain_submit="resubmit"`` has not been made use of yet.
+        :param told: Ids that callbacks have named before, and the service has not confirmed yet.
         """
         from airflow_provider_seedance.records import Record
         from airflow_provider_seedance.triggers.seedance import is_call
 
-        told = event.get("generation_id") if is_call(event) else None
-        with self._paid_for(self._store(context), told):
+        named = event.get("generation_id") if is_call(event) else None
+        ids = [*(told or []), *([named] if isinstance(named, str) else [])]
+        with self._paid_for(self._store(context), named):
             intent = Record.from_value(record)
             return self._run(
-                context, settle=lambda submission: submission.settle(intent, told, may_repeat=may_repeat)
+                context, settle=lambda submission: submission.settle(intent, ids, may_repeat=may_repeat)
             )
 
     def _run(
@@ -267,7 +270,11 @@ class SeedanceGenerationOperator(SeedanceOperator):
         self.defer(
             trigger=SeedanceCallbackTrigger(moment=unanswered.until, callback_nonce=nonce),
             method_name="resume_uncertain",
-            kwargs={"record": unanswered.record.as_dict(), "may_repeat": unanswered.may_repeat},
+            kwargs={
+                "record": unanswered.record.as_dict(),
+                "may_repeat": unanswered.may_repeat,
+                "told": list(unanswered.told),
+            },
         )
 
     def _postpone(self, postponed: Postponed, refusals: int, since: float) -> NoReturn:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 
 #: Seconds for which a call of the service may still tell the fate of a submission whose reply was lost.
 CALL_PATIENCE = 600.0
+
+#: Seconds until the service is asked again about a generation that a callback named, where it cannot be read.
+ASK_AGAIN = 30.0
 
 #: Seconds to stay away after a refusal for quota that names no time.
 DEFAULT_RETRY_AFTER = 60.0
@@ -85,11 +88,13 @@ class Unanswered:
     :param record: The intent.
     :param until: Seconds since 1970 until which that is waited for.
     :param may_repeat: Whether ``on_uncertain_submit="resubmit"`` has not been made use of yet.
+    :param told: Ids that callbacks have named, and the service has not confirmed yet.
     """
 
     record: rec.Record
     until: float
     may_repeat: bool
+    told: tuple[str, ...] = ()
 
 
 #: What an entry into a task comes to.
@@ -145,8 +150,9 @@ class Submission:
         self.attempt = attempt
         self.policy = policy
         self.api = client.settings.api
-        #: The id that a callback told of the submission in question.
-        self.told: str | None = None
+        #: Ids that callbacks told of the submission in question, and whether the service could not be asked.
+        self.told: tuple[str, ...] = ()
+        self.unreadable = False
         #: Whether a submission of unknown fate may be followed by another, if the policy says so.
         self.may_repeat = True
 
@@ -159,15 +165,15 @@ class Submission:
         """
         return self._decide(self.store.read())
 
-    def settle(self, intent: rec.Record, told: str | None, *, may_repeat: bool) -> Entered:
+    def settle(self, intent: rec.Record, told: Sequence[str], *, may_repeat: bool) -> Entered:
         """
         Go on with a submission whose reply was lost, after a callback or in its absence.
 
         :param intent: The record as it was then; the store's counts, if there is a store.
-        :param told: The id that the callback named.
+        :param told: The ids that callbacks named.
         :raises SeedanceError: as :meth:`enter`.
         """
-        self.told = told
+        self.told = tuple(told)
         self.may_repeat = may_repeat
         return self._decide(self.store.read() or intent, settling=True)
 
@@ -236,27 +242,29 @@ class Submission:
         until = (intent.intended_at or utc_now()).timestamp() + CALL_PATIENCE
         if time.time() >= until:
             return None
-        return Unanswered(record=intent, until=until, may_repeat=self.may_repeat)
+        if self.unreadable:
+            until = min(until, time.time() + ASK_AGAIN)
+        return Unanswered(record=intent, until=until, may_repeat=self.may_repeat, told=self.told)
 
     def _called_back(self, record: rec.Record) -> str | None:
         """Return the id that a callback told; the service has to know it, for a callback is only a hint."""
         if not record.callback_nonce:
             return None
-        told = self.told or self.store.called_back(record.callback_nonce)
-        if told is None:
-            return None
+        self.told = tuple(dict.fromkeys((*self.told, *self.store.called_back(record.callback_nonce))))
         media = self.prepared.request.media
-        try:
-            self.client.run(flows.status_flow(self.api, told, media, utc_now))
-        except errors.SeedanceNotFoundError:
-            log.warning(
-                "A callback named generation %s, which the service does not know: not believed.", told
-            )
-            return None
-        except errors.SeedanceError as error:
-            log.warning("Generation %s, named by a callback, cannot be read now: %s", told, error.message)
-        log.info("The submission whose reply was lost was taken: a callback names generation %s.", told)
-        return told
+        for told in self.told:
+            try:
+                self.client.run(flows.status_flow(self.api, told, media, utc_now))
+            except errors.SeedanceNotFoundError:
+                log.warning("A callback named generation %s, which the service does not know (yet).", told)
+            except errors.SeedanceError as error:
+                # Until it can be read it is not believed: the id may be of something else.
+                self.unreadable = True
+                log.warning("Generation %s, named by a callback, cannot be read now: %s", told, error.message)
+            else:
+                log.info("The submission whose reply was lost was taken: it is generation %s.", told)
+                return told
+        return None
 
     def find(self, record: rec.Record) -> str | None:
         """Return the id of a submission whose reply was lost, if the service can be asked for it."""
@@ -317,7 +325,7 @@ class Submission:
             end_from_trigger=self.policy.end_from_trigger,
             calls_back=self.policy.address is not None,
         )
-        self.told = None
+        self.told = ()
         self._write_intent(intent)
         call = self.api.submit_call(
             request,

@@ -1,8 +1,9 @@
 """
 The stored files, for the player: a part of a file at a time, from wherever the transfer has put it.
 
-A file is named by the task instance whose result names it, and its place there; never by a path. So nothing can be
-read that no transfer of this run has stored, and only whoever may read the run's XComs can read it.
+A file is named by the task instance whose result names it, and its place there; never by a path. That task instance
+has to be a transfer, and the path below the destination that was rendered for it, on the same connection: XCom can be
+changed by people who may not read everything that Airflow can. And only whoever may read the run's XComs can read it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from airflow_provider_seedance.ui import queries
 from airflow_provider_seedance.ui.guards import MAY_SEE_RENDERS
 from airflow_provider_seedance.ui.queries import Scope
 from airflow_provider_seedance.ui.ranges import Span, UnsatisfiableRange, wanted
-from airflow_provider_seedance.ui.renders import Task, media_type_of, stored_paths
+from airflow_provider_seedance.ui.renders import TRANSFERS, Task, may_be_read, media_type_of, stored_paths
 
 if TYPE_CHECKING:
     from airflow_provider_seedance.transfers.storage import Place
@@ -88,8 +89,9 @@ def media(
 
 
 def _path(task: Task | None, index: int) -> str:
-    paths = stored_paths(task.result) if task else []
-    if index >= len(paths):
+    """Return the path of a file that a transfer of ours has stored, where it was told to store."""
+    paths = stored_paths(task.result) if task and task.operator in TRANSFERS else []
+    if task is None or index >= len(paths) or not may_be_read(paths[index], task.fields.get("destination")):
         raise HTTPException(404, _NOT_FOUND)
     return paths[index]
 

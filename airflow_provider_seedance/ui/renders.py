@@ -9,6 +9,7 @@ by the service, so every value may be of any type: what has another than expecte
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -136,6 +137,9 @@ def read_value(stored: Any) -> Any:
 
 # ---------------------------------------------------------------------- stored files
 
+# Not a file that was stored: chained filesystems, queries, and what speaks to other servers.
+_ELSEWHERE = re.compile(r"::|[?]|^(?:https?|ftp|data|jsonrpc|github)\b", re.IGNORECASE)
+
 
 def stored_paths(result: Any) -> list[str]:
     """Return the paths that a transfer's result names; nothing for any other result."""
@@ -143,6 +147,36 @@ def stored_paths(result: Any) -> list[str]:
         return []
     paths = result["paths"]
     return [path for path in paths if isinstance(path, str)] if isinstance(paths, list) else []
+
+
+def may_be_read(path: str, destination: Any) -> bool:
+    """
+    Whether a stored file is where its transfer was told to store.
+
+    :param destination: As it was rendered for the transfer.
+    """
+    told = destination if isinstance(destination, str) else ""
+    scheme, authority, inner = _parts(path)
+    told_scheme, told_authority, told_inner = _parts(told)
+    folder = told_inner if told.endswith("/") else told_inner.rpartition("/")[0] + "/"
+    return (
+        bool(told)
+        and not _ELSEWHERE.search(path)
+        and (scheme, authority) == (told_scheme, told_authority)
+        and (inner == told_inner or inner.startswith((folder, told_inner + "/")))
+        and ".." not in inner.split("/")
+    )
+
+
+def _parts(path: str) -> tuple[str, str, str]:
+    """Return scheme, connection with bucket, and the rest of a path; a plain one is a local file."""
+    scheme, separator, rest = path.partition("://")
+    if not separator:
+        return "file", "", path
+    if scheme.lower() in ("file", "local"):
+        return "file", "", rest
+    authority, _, inner = rest.partition("/")
+    return scheme.lower(), authority, "/" + inner
 
 
 def media_type_of(path: str) -> str | None:
@@ -239,6 +273,9 @@ def _of_batch(task: Task, result: Mapping[str, Any], read_manifest: ReadManifest
     path = _text(result.get("manifest"))
     if path:
         try:
+            # Nothing but what a batch of ours was told to write: XCom can name anything.
+            if task.operator not in BATCH_OPERATORS or path != task.fields.get("manifest_path"):
+                raise LookupError(path)
             lines = list(read_manifest(path))
         except Exception:
             # The store may be out of the API server's reach. What Airflow itself knows is still told.

@@ -13,7 +13,7 @@ from support import PROMPT, Store, TaskInstance, deferral, make_context
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.callbacks import tokens
-from airflow_provider_seedance.callbacks.mailbox import key_for, letter
+from airflow_provider_seedance.callbacks.mailbox import key_for, with_id
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.operators import submission
 from airflow_provider_seedance.operators.seedance import (
@@ -78,7 +78,7 @@ class Task:
         """Let the API server keep what a callback told."""
         assert self.store is not None
         nonce = deferred.trigger.callback_nonce
-        self.store.texts[key_for(nonce)] = json.dumps(letter(generation_id))
+        self.store.texts[key_for(nonce)] = json.dumps(with_id(None, generation_id))
 
     @property
     def posts(self) -> int:
@@ -300,7 +300,7 @@ def test_a_call_that_came_before_the_deferral(
         def get(self, key: str, default: Any = None) -> Any:
             found = super().get(key, default)
             return (
-                letter(held.ledger.submissions[-1].generation_id)
+                with_id(None, held.ledger.submissions[-1].generation_id)
                 if key.startswith("seedance_call")
                 else found
             )
@@ -391,10 +391,37 @@ def test_an_id_that_is_never_known_comes_to_the_same_as_silence(task: Task, out_
     assert task.posts == 1
 
 
-def test_a_service_that_is_away_when_it_has_called_is_believed(task: Task) -> None:
+@pytest.mark.parametrize("store", [True, False])
+def test_an_id_is_not_believed_while_the_service_cannot_be_read(
+    held: SeedanceEmulator, connect: Connect, store: bool
+) -> None:
+    """The outage that lost the reply is the same that keeps us from asking about what a call has named."""
+    connect("seedanceapi-v1", **CALLED)
+    held.fault("drop_reply")
+    task = Task(held, Store() if store else None)
     waiting = task.execute()
-    task.services.fault("gateway_error", on="status", times=None)
-    assert waits_for(task.resume(waiting, call(task.paid)), task.paid)
+    fault = held.fault("gateway_error", on="status", times=None)
+    # The first call names an event of the service's own.
+    again = task.resume(waiting, call("evt-1"))
+    assert isinstance(again.trigger, SeedanceCallbackTrigger)
+    assert again.trigger.moment < waiting.trigger.moment
+    if store:
+        assert task.store is not None
+        assert task.store.value["state"] == "intent"
+    third = task.resume(again, call(task.paid))
+    assert isinstance(third.trigger, SeedanceCallbackTrigger)
+    fault.remove()
+    assert waits_for(task.resume(third, {"outcome": "silence"}), task.paid)
+    assert task.posts == 1
+
+
+def test_rubbish_after_the_right_id_does_not_make_it_forgotten(task: Task) -> None:
+    task.op.on_uncertain_submit = "resubmit"
+    waiting = task.execute()
+    assert task.store is not None
+    kept = with_id(with_id(None, task.paid), "evt-1")
+    task.store.texts[key_for(waiting.trigger.callback_nonce)] = json.dumps(kept)
+    assert waits_for(task.resume(waiting, {"outcome": "silence"}), task.paid)
     assert task.posts == 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,14 +17,21 @@ from s3fs import S3FileSystem
 from airflow_provider_seedance.transfers.storage import Place
 from airflow_provider_seedance.ui import media
 from airflow_provider_seedance.ui.ranges import Span
-from airflow_provider_seedance.ui.renders import Task
+from airflow_provider_seedance.ui.renders import Task, may_be_read
 
 CONTENT = bytes(range(256)) * 5000
 
 
 def stored(*paths: str, state: str = "success", **fields: Any) -> Task:
     result = {"path": paths[0] if paths else "", "paths": list(paths), "sha256": [], "generation_id": "g"}
-    return Task(task_id="store", state=state, xcoms={"return_value": result}, fields=fields)
+    folder = paths[0].rpartition("/")[0] + "/" if paths else ""
+    return Task(
+        task_id="store",
+        operator="SeedanceToObjectStorageOperator",
+        state=state,
+        xcoms={"return_value": result},
+        fields={"destination": folder, **fields},
+    )
 
 
 @pytest.fixture
@@ -185,3 +193,37 @@ def test_parts_of_an_object(monkeypatch: pytest.MonkeyPatch, serving: SimpleName
     assert serving.get(method="HEAD").headers["etag"] == etag
     s3.fs.pipe_file(s3.path, CONTENT[::-1])
     assert serving.get(method="HEAD").headers["etag"] != etag
+
+
+@pytest.mark.parametrize(
+    ("path", "destination", "allowed"),
+    [
+        ("s3://b/day/lamp.mp4", "s3://b/day/", True),
+        ("s3://b/day/deep/lamp.mp4", "s3://b/day/", True),
+        ("s3://b/clip.mp4", "s3://b/clip.mp4", True),
+        ("s3://conn@b/day/lamp.mp4", "s3://conn@b/day/", True),
+        ("file:///data/day/lamp.mp4", "/data/day/", True),
+        ("/data/day/lamp.mp4", "file:///data/day/", True),
+        ("/data/day/lamp.mp4", "/data/day", True),
+        ("s3://other@b/day/lamp.mp4", "s3://b/day/", False),
+        ("s3://c/day/lamp.mp4", "s3://b/day/", False),
+        ("gs://b/day/lamp.mp4", "s3://b/day/", False),
+        ("s3://b/days/lamp.mp4", "s3://b/day/", False),
+        ("/data/day/../secret.png", "/data/day/", False),
+        ("/etc/secret.png", "/data/day/", False),
+        ("http://169.254.169.254/x?y=.png", "http://169.254.169.254/", False),
+        ("simplecache::s3://b/day/lamp.mp4", "simplecache::s3://b/day/", False),
+        ("/data/day/lamp.mp4", None, False),
+        ("/data/day/lamp.mp4", "", False),
+    ],
+)
+def test_only_what_is_below_the_destination_is_read(path: str, destination: Any, allowed: bool) -> None:
+    assert may_be_read(path, destination) is allowed
+
+
+def test_whatever_another_task_returns_is_not_read(serving: SimpleNamespace, file: Path) -> None:
+    task = stored(str(file))
+    serving.task = replace(task, operator="PythonOperator")
+    with pytest.raises(HTTPException) as caught:
+        serving.get()
+    assert caught.value.status_code == 404

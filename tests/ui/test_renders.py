@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -257,8 +258,17 @@ def test_a_campaign_with_a_manifest() -> None:
         asked.append(path)
         return lines
 
-    task = batch({"succeeded": [], "counts": {"total": 2}, "manifest": "s3://b/m.jsonl"})
+    returned = {"succeeded": [], "counts": {"total": 2}, "manifest": "s3://b/m.jsonl"}
+    task = replace(batch(returned), fields={"manifest_path": "s3://b/m.jsonl"})
     found = renders_of([task], read)
+    assert asked == ["s3://b/m.jsonl"]
+    # XCom can name anything, and any task can return such a thing.
+    for other in (
+        replace(task, fields={}),
+        replace(task, fields={"manifest_path": "s3://b/another.jsonl"}),
+        replace(task, operator="PythonOperator"),
+    ):
+        assert renders_of([other], read)[0]["count"] == 2
     assert asked == ["s3://b/m.jsonl"]
     assert [(item["key"], item["state"]) for item in found] == [("shoes", "succeeded"), ("lamp", "skipped")]
 
