@@ -152,11 +152,11 @@ def _settings_of(conn_id: str) -> Settings | None:
     except Exception as error:
         log.warning("A callback cannot be proved: connection %r: %s", conn_id, type(error).__name__)
         return None
-    _remember(conn_id, found)
-    return found
+    return _remember(conn_id, found)
 
 
-def _remember(conn_id: str, found: Settings | None) -> None:
+def _remember(conn_id: str, found: Settings | None) -> Settings | None:
+    """Remember what was found, and return what to go by."""
     if len(_settings) >= MOST_REMEMBERED:
         # Names that somebody made up must not drive out those of real connections.
         for name in [name for name, (_, kept) in list(_settings.items()) if kept is None]:
@@ -164,13 +164,12 @@ def _remember(conn_id: str, found: Settings | None) -> None:
     if len(_settings) >= MOST_REMEMBERED:
         _settings.clear()
     now = time.monotonic()
-    before = _settings.get(conn_id)
-    if found is None and before and before[1] is not None and now < before[0] + TRUSTED:
-        # Airflow tells a backend that fails from a connection that is gone by nothing.
-        found = before[1]
-        _settings[conn_id] = (before[0], found)
-        return
+    until, known = _settings.get(conn_id, (0.0, None))
+    if found is None and known is not None and now < until + TRUSTED:
+        # Airflow tells a backend that fails from a connection that is gone by nothing. It is asked again next time.
+        return known
     _settings[conn_id] = (now + (REMEMBERED if found else REMEMBERED_MISSING), found)
+    return found
 
 
 def _begin(ticket: Ticket, hint: Hint, settings: Settings) -> bool:

@@ -353,6 +353,22 @@ def test_a_secrets_backend_that_is_away_is_asked_again(airflow: Airflow) -> None
     assert airflow.looked_up == ["away", "away"]
 
 
+def test_a_connection_that_is_not_found_for_a_while_goes_on_to_be_trusted(
+    airflow: Airflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow says of a secrets backend that fails what it says of a connection that is gone."""
+    monkeypatch.setattr(routes, "REMEMBERED", -1.0)
+    assert post().status_code == 202
+    ours = airflow.connections.pop("ours")
+    assert post().status_code == 202
+    monkeypatch.setattr(routes, "TRUSTED", 0.0)
+    assert post().status_code == 404
+    monkeypatch.setattr(routes, "REMEMBERED_MISSING", -1.0)
+    routes._settings.clear()
+    airflow.connections["ours"] = ours
+    assert post().status_code == 202
+
+
 def test_names_that_somebody_makes_up_do_not_drive_out_real_ones(
     airflow: Airflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
