@@ -22,7 +22,7 @@ from airflow_provider_seedance.ui import queries
 from airflow_provider_seedance.ui.guards import MAY_SEE_RENDERS
 from airflow_provider_seedance.ui.queries import Scope
 from airflow_provider_seedance.ui.ranges import Span, UnsatisfiableRange, wanted
-from airflow_provider_seedance.ui.renders import TRANSFERS, Task, may_be_read, media_type_of, stored_paths
+from airflow_provider_seedance.ui.renders import Task, media_type_of, served_path
 
 if TYPE_CHECKING:
     from airflow_provider_seedance.transfers.storage import Place
@@ -57,10 +57,10 @@ def media(
     scope = Scope(dag_id=dag_id, run_id=run_id, task_id=task_id, map_index=map_index)
     with create_session() as session:
         task = queries.one_task(session, scope)
-    path = _path(task, index)
-    kind = media_type_of(path)
-    if task is None or kind is None:
+    path = served_path(task, index) if task else None
+    if task is None or path is None:
         raise HTTPException(404, _NOT_FOUND)
+    kind = media_type_of(path)
     place = _place(path, task)
     size, etag = _look(place)
     headers = {
@@ -86,14 +86,6 @@ def media(
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=kind)
     return StreamingResponse(_pieces(place, part), status_code=status, headers=headers, media_type=kind)
-
-
-def _path(task: Task | None, index: int) -> str:
-    """Return the path of a file that a transfer of ours has stored, where it was told to store."""
-    paths = stored_paths(task.result) if task and task.operator in TRANSFERS else []
-    if task is None or index >= len(paths) or not may_be_read(paths[index], task.fields.get("destination")):
-        raise HTTPException(404, _NOT_FOUND)
-    return paths[index]
 
 
 def _place(path: str, task: Task) -> Place:

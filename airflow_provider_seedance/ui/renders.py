@@ -179,6 +179,14 @@ def _parts(path: str) -> tuple[str, str, str]:
     return scheme.lower(), authority, "/" + inner
 
 
+def served_path(task: Task, index: int) -> str | None:
+    """Return the path of a file that a task instance has stored, if the page may play it; else ``None``."""
+    paths = stored_paths(task.result) if task.operator in TRANSFERS else []
+    if index >= len(paths) or not media_type_of(paths[index]):
+        return None
+    return paths[index] if may_be_read(paths[index], task.fields.get("destination")) else None
+
+
 def media_type_of(path: str) -> str | None:
     """Return the content type of a stored file, or ``None`` if the page does not play such files."""
     return MEDIA_TYPES.get(PurePosixPath(path).suffix.lower())
@@ -197,7 +205,7 @@ def _files(tasks: Iterable[Task]) -> dict[str, list[dict[str, Any]]]:
         owners = ids if isinstance(ids, list) else [result.get("generation_id")] * len(paths)
         for index, (path, owner) in enumerate(zip(paths, owners, strict=False)):
             kind = media_type_of(path)
-            if isinstance(owner, str) and kind:
+            if isinstance(owner, str) and kind and served_path(task, index):
                 found.setdefault(owner, []).append(
                     {
                         "task_id": task.task_id,

@@ -33,6 +33,7 @@ STORED = Task(
     operator="SeedanceToObjectStorageOperator",
     state="success",
     xcoms={"return_value": {"paths": ["/x/1.mp4"], "sha256": [], "generation_id": "g1"}},
+    fields={"destination": "/x/"},
 )
 
 

@@ -77,6 +77,7 @@ def store(*paths: str, generation_id: Any = "g1", state: str = "success", **more
         operator="SeedanceToObjectStorageOperator",
         state=state,
         xcoms={"return_value": {**returned, **more}},
+        fields={"destination": paths[0].rpartition("/")[0] + "/"},
     )
 
 
