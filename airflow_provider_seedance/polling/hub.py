@@ -57,6 +57,7 @@ _LONGEST_SLEEP = 30.0
 
 LookUp = Callable[[str], Awaitable[Settings]]
 Report = Callable[[float], None]
+Complain = Callable[..., None]
 _Loop = asyncio.AbstractEventLoop
 
 
@@ -453,6 +454,23 @@ async def wait_to_submit(conn_id: str, look_up: LookUp, *, moment: float) -> Non
     """
     async with _hub(conn_id, look_up) as (hub, _):
         await hub.wait_to_submit(conn_id, moment)
+
+
+async def wait_for_turn(moment: float, conn_id: str | None, look_up: LookUp, *, complain: Complain) -> None:
+    """
+    Wait for a moment, and then for a turn in the quota of a connection; whatever is wrong with it, not for ever.
+
+    :param moment: Seconds since 1970.
+    :param conn_id: ``None`` waits for the moment only.
+    :param complain: Writes to the log of whoever waits.
+    """
+    try:
+        if conn_id is not None:
+            await wait_to_submit(conn_id, look_up, moment=moment)
+    except Exception as error:
+        # The task says best itself what is wrong with its connection.
+        complain("No turn in the quota could be waited for: %s", error)
+    await asyncio.sleep(max(0.0, moment - time.time()))
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_provider_seedance.generations import Generation
-from airflow_provider_seedance.polling.hub import LookUp, wait_for_generation, wait_to_submit
+from airflow_provider_seedance.polling.hub import LookUp, wait_for_generation, wait_for_turn
 from airflow_provider_seedance.polling.schedule import Knowledge
 from airflow_provider_seedance.polling.waiting import Next, Waiting
 
@@ -195,10 +195,5 @@ async def _wait_for_one(
 
 
 async def _wait_for_turn(moment: float, conn_id: str, look_up: LookUp, queue: asyncio.Queue[_End]) -> None:
-    try:
-        await wait_to_submit(conn_id, look_up, moment=moment)
-    except Exception as error:
-        # Whatever is wrong with the connection: the task says it best itself.
-        log.warning("No turn in the quota could be waited for: %s", error)
-    await asyncio.sleep(max(0.0, moment - time.time()))
+    await wait_for_turn(moment, conn_id, look_up, complain=log.warning)
     await queue.put(("", None))

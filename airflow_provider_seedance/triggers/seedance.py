@@ -303,16 +303,10 @@ class SeedanceQuotaTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, then fire once."""
         from airflow_provider_seedance.hooks.seedance import look_up_settings
-        from airflow_provider_seedance.polling.hub import wait_to_submit
+        from airflow_provider_seedance.polling.hub import wait_for_turn
 
         moment = max(self.moment, time.time() + EARLIEST)
-        try:
-            if self.seedance_conn_id is not None:
-                await wait_to_submit(self.seedance_conn_id, look_up_settings, moment=moment)
-        except Exception as error:
-            # Whatever is wrong with the connection: the task says it best itself.
-            self.log.warning("No turn in the quota could be waited for: %s", error)
-        await asyncio.sleep(max(0.0, moment - time.time()))
+        await wait_for_turn(moment, self.seedance_conn_id, look_up_settings, complain=self.log.warning)
         yield TriggerEvent({"moment": self.moment})  # type: ignore[no-untyped-call]
 
 
