@@ -36,7 +36,9 @@ class SeedanceOperator(BaseOperator):
     :param poll_interval: Seconds between status requests; ``None`` chooses them.
     :param timeout: Seconds of patience by the wall clock, from submission or the latest re-attachment.
         When it is over the task fails, the render goes on and is billed, and a retry waits for it again.
-    :param use_callback: Let the service call Airflow when the render ends. Not available in this version.
+    :param use_callback: Let the service call Airflow when the render ends, so that the task resumes at once. Needs
+        ``deferrable=True``, ``callback_base_url`` and ``callback_secret`` in the connection, and a service that
+        calls; refused for batches.
     :param on_uncertain_submit: What to do when nobody can tell whether a submission was taken:
         ``"fail"`` for good, or ``"resubmit"`` at the risk of paying twice.
     :param on_clear: What a cleared task does whose generation had succeeded: ``"reuse"`` delivers it,

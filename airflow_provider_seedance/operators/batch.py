@@ -10,7 +10,6 @@ deferral and the result.
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import time
 from collections import Counter
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
     from airflow_provider_seedance.operators.campaign import Campaign
     from airflow_provider_seedance.settings import Settings
     from airflow_provider_seedance.triggers.seedance import SeedanceBatchTrigger
-
-log = logging.getLogger(__name__)
 
 
 class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
@@ -201,17 +198,17 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
     ) -> dict[str, Any]:
         from airflow_provider_seedance.campaigns.renders import Totals
 
-        if course.ended_before is None:
+        first = course.ended_before is None
+        if first:
             before = Totals.of(campaign.renders)
             course = replace(course, ended_before=before.succeeded + before.failed)
-            self._recover(campaign)
-            # A manifest that cannot be written is told now, not when everything is paid for.
-            self._write_manifest(campaign, must=True)
         progress = pace.every(pace.PROGRESS, partial(self._tell, campaign, course))
         while True:
             self._recover(campaign)
-            # What has ended is on file before anything else can go wrong.
-            self._write_manifest(campaign)
+            # What has ended is on file before anything else can go wrong; and a manifest that cannot be written is
+            # told before anything is paid for.
+            self._write_manifest(campaign, must=first)
+            first = False
             stop = stopped(course, time.time(), turn=turn) or campaign.submit(progress)
             course = refused(stop, halted(stop, course), time.time())
             self._give_up(campaign, stop, course)

@@ -376,7 +376,7 @@ class Campaign:
     def _enter(self, render: Render) -> Stop | None:
         """Bring one render to a generation, or say why no further one can be submitted."""
         try:
-            entered = self._submission(render).enter()
+            entered = self._submission(render, self._place()).enter()
         except _HALTING as error:
             return Stop(why="halted", error=error)
         except _OF_THE_ITEM as error:
@@ -397,13 +397,15 @@ class Campaign:
         self._attach(render, entered)
         return None
 
-    def _submission(self, render: Render) -> Submission:
+    def _place(self) -> QuotaNote | None:
+        """Take the place that the triggerer has waited for; without one, the note of the quota says if there is room."""
+        if not self.allowed:
+            return self.note
+        self.allowed -= 1
+        return None
+
+    def _submission(self, render: Render, note: QuotaNote | None = None) -> Submission:
         assert render.prepared is not None
-        note = None
-        if self.allowed:
-            self.allowed -= 1
-        else:
-            note = self.note
         return Submission(
             client=self.client,
             store=self._store(render),
