@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib.util
 import itertools
 import json
 import resource
@@ -61,30 +60,6 @@ with DAG("{dag_id}", schedule=None, max_active_tasks=1000):
         ).expand(prompt=[f"{{way}} {{number}}" for number in range({renders})])
 """
 
-# Serves the route where the package's own plugin is not there to do it.
-PLUGIN = """
-from airflow.plugins_manager import AirflowPlugin
-
-
-class Lazy:
-    app = None
-
-    async def __call__(self, scope, receive, send):
-        if self.app is None:
-            from fastapi import FastAPI
-
-            from airflow_provider_seedance.callbacks.routes import router
-
-            self.app = FastAPI()
-            self.app.include_router(router)
-        await self.app(scope, receive, send)
-
-
-class Plugin(AirflowPlugin):
-    name = "seedance_callbacks"
-    fastapi_apps = [{"app": Lazy(), "url_prefix": "/seedance", "name": "seedance"}]
-"""
-
 
 @dataclass(frozen=True)
 class Row:
@@ -120,13 +95,6 @@ class Row:
         return few and self.median < MEDIAN
 
 
-def plugin(home: Path) -> None:
-    """Put a plugin into an Airflow that does not exist yet."""
-    if importlib.util.find_spec("airflow_provider_seedance.plugin") is None:
-        (home / "plugins").mkdir(parents=True)
-        (home / "plugins" / "callbacks.py").write_text(PLUGIN)
-
-
 # ---------------------------------------------------------------------- how soon
 
 
@@ -137,7 +105,6 @@ def how_soon(directory: Path, renders: int, parallelism: int) -> list[Row]:
         dag_id = service.replace("-", "_")
         source = DAG.format(dag_id=dag_id, ways=tuple(WAYS), renders=renders)
         (directory / "dags" / f"{dag_id}.py").write_text(source)
-    plugin(directory / "home")
     with SeedanceEmulator(media=False, speed=SPEED, render_seconds=LONGEST) as emulator:
         airflow = LocalAirflow(
             home=directory / "home",
@@ -247,7 +214,6 @@ def line(row: Row) -> str:
 def how_many(directory: Path, count: int, *, end: bool) -> bool:
     """Fire callbacks for all of so many deferred tasks within a second; whether all were honoured."""
     kind = "called_end" if end else "called"
-    plugin(directory / "home")
     with bench(count + 100, directory) as made:
         made.fill(kind, count)
         triggerer = made.start(kind)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import signal
 import sqlite3
@@ -26,37 +25,6 @@ CONNECTIONS = {
     "seedance_runbase": "runbase",
     "seedance_ark": "ark",
 }
-
-# What the package's own plugin serves, for as long as it is on another branch.
-PLUGIN = """
-from airflow.plugins_manager import AirflowPlugin
-
-
-class Lazy:
-    app = None
-
-    async def __call__(self, scope, receive, send):
-        if self.app is None:
-            from fastapi import FastAPI
-
-            from airflow_provider_seedance.callbacks.routes import router
-
-            self.app = FastAPI()
-            self.app.include_router(router)
-        await self.app(scope, receive, send)
-
-
-class Plugin(AirflowPlugin):
-    name = "seedance_callbacks_test"
-    fastapi_apps = [{"app": Lazy(), "url_prefix": "/seedance", "name": "seedance"}]
-"""
-
-
-def serve_callbacks(home: Path) -> None:
-    """Let an Airflow that is yet to be started serve the route which services call."""
-    if importlib.util.find_spec("airflow_provider_seedance.plugin") is None:
-        (home / "plugins").mkdir(parents=True)
-        (home / "plugins" / "callbacks.py").write_text(PLUGIN)
 
 
 class TestAirflow(LocalAirflow):

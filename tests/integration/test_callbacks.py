@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import TestAirflow, serve_callbacks
+from harness import TestAirflow
 
 from airflow_provider_seedance.callbacks import tokens
 from airflow_provider_seedance.testing import SeedanceEmulator
@@ -76,7 +76,6 @@ def airflow(
     home = tmp_path_factory.mktemp("called")
     (home / "dags").mkdir()
     (home / "dags" / "all.py").write_text(DAGS)
-    serve_callbacks(home / "airflow")
     made = TestAirflow(
         home=home / "airflow",
         dags_folder=home / "dags",

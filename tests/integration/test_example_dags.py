@@ -10,7 +10,7 @@ from typing import Any
 
 import av
 import pytest
-from harness import TestAirflow, serve_callbacks
+from harness import TestAirflow
 
 EXAMPLES = Path(__file__).parents[2] / "example_dags"
 POOL = "seedance_campaign"
@@ -39,7 +39,6 @@ def examples(
     home = tmp_path_factory.mktemp("examples")
     dags = home / "dags"
     shutil.copytree(EXAMPLES, dags, ignore=shutil.ignore_patterns("__pycache__"))
-    serve_callbacks(home / "airflow")
     made = TestAirflow(
         home=home / "airflow",
         dags_folder=dags,
