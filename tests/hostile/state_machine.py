@@ -30,8 +30,8 @@ if __name__ == "__main__":
     os.environ["AIRFLOW_HOME"] = _home.name
 
 import hypothesis.strategies as st
+from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR
-from airflow.sdk.exceptions import TaskDeferred
 from helpers import settings as settings_of
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test

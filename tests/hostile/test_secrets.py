@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow.sdk import DAG
-from airflow.sdk.exceptions import TaskDeferred
 from support import PROMPT, Store, TaskInstance, make_context
 from test_client import answer, serving
+from versions import DagSerialization
 
 from airflow_provider_seedance.exceptions import SeedanceError
 from airflow_provider_seedance.operators.seedance import (
@@ -242,8 +243,6 @@ def test_a_connection_that_is_wrong_somewhere(
 
 
 def test_a_serialized_dag() -> None:
-    from airflow.serialization.serialized_objects import DagSerialization
-
     with DAG("dag", schedule=None) as dag:
         operator()
         SeedanceGenerateVideoBatchOperator(task_id="batch", requests=["a"])

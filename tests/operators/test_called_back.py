@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import TaskDeferred
+from airflow.providers.common.compat.sdk import TaskDeferred
 from support import PROMPT, Store, TaskInstance, deferral, make_context
 
 from airflow_provider_seedance import exceptions as errors

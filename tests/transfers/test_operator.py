@@ -185,7 +185,7 @@ def test_images_in_the_result_itself(tmp_path: Path, caplog: pytest.LogCaptureFi
 def test_memory(host: MediaServer) -> None:
     fs = fsspec.filesystem("memory")
     done = run(result(host.put("/v.mp4", DATA)), "memory://bucket/videos/")
-    assert done["path"] == "memory://bucket/videos/gen-1.mp4"
+    assert done["path"] == str(ObjectStoragePath("memory://bucket/videos/gen-1.mp4"))
     assert fs.cat("/bucket/videos/gen-1.mp4") == DATA
     fs.store.clear()
 

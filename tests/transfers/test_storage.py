@@ -384,7 +384,8 @@ def test_a_store_with_an_upload_of_its_own(spool: Path) -> None:
     [
         ("/data/a.mp4", "/data/a.mp4"),
         ("file:///data/a.mp4", "file:///data/a.mp4"),
-        ("memory://bucket/a.mp4", "memory://bucket/a.mp4"),
+        # How a place in memory is written differs between versions of universal_pathlib.
+        ("memory://bucket/a.mp4", str(ObjectStoragePath("memory://bucket/a.mp4"))),
     ],
 )
 @pytest.mark.parametrize("kind", [str, ObjectStoragePath])
@@ -395,7 +396,7 @@ def test_a_destination(text: str, shown: str, kind: Any) -> None:
 @pytest.mark.parametrize("text", ["file:///data/", "/data/", "memory://bucket/data/", "/"])
 def test_a_file_in_a_directory(text: str) -> None:
     below = Place.of(text, None).below("x/a.mp4")
-    assert below.shown == f"{text}x/a.mp4"
+    assert below.shown == str(ObjectStoragePath(f"{text}x/a.mp4"))
     assert below.path.endswith("/x/a.mp4")
     assert "//" not in below.path
 

@@ -10,16 +10,16 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import pkgutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow._shared.module_loading import import_string
-from airflow.sdk.serde import deserialize, serialize
 from airflow.triggers.base import BaseTrigger
 from support import emulator_settings, smallest
+from versions import deserialize, serialize
 
 from airflow_provider_seedance import flows
 from airflow_provider_seedance.client import Client
@@ -39,7 +39,7 @@ NAMES = [f"{entry['classpath'].rpartition('.')[2]} of {entry['version']}" for en
 def load(entry: dict[str, Any], **changes: Any) -> BaseTrigger:
     """Make the trigger as a triggerer does."""
     kwargs: Any = deserialize(entry["kwargs"])
-    trigger: BaseTrigger = import_string(entry["classpath"])(**{**kwargs, **changes})
+    trigger: BaseTrigger = pkgutil.resolve_name(entry["classpath"])(**{**kwargs, **changes})
     return trigger
 
 

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 from airflow.sdk.bases.xcom import BaseXCom
 from support import on_loop
+from versions import ENDING_FROM_TRIGGERS, needs
 
 from airflow_provider_seedance.triggers import xcoms
 from airflow_provider_seedance.triggers.xcoms import Progress
 from airflow_provider_seedance.ui import renders
+
+pytestmark = needs(ENDING_FROM_TRIGGERS)
 
 TI = SimpleNamespace(dag_id="dag", task_id="task", run_id="run", map_index=None)
 
