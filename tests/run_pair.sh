@@ -11,21 +11,7 @@ airflow=${pair%-py*} python=${pair#*-py}
 
 say() { printf '\n== Airflow %s, Python %s: %s\n' "$airflow" "$python" "$*"; }
 
-# Where an interpreter of this version is, if there is one. One that is listed need not start (pyenv's shims do not).
-interpreter() {
-    local found
-    for found in "python$python" "${PYENV_ROOT:-$HOME/.pyenv}/versions/$python".*/bin/python; do
-        if [ "$("$found" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = "$python" ]; then
-            echo "$found"
-            return
-        fi
-    done
-    command -v uv >/dev/null || return 1
-    uv python find "$python" 2>/dev/null && return
-    uv python install --quiet "$python" 2>/dev/null && uv python find "$python" 2>/dev/null
-}
-
-if ! python_of_pair=$(interpreter) || [ -z "$python_of_pair" ]; then
+if ! python_of_pair=$(tests/find_python.sh "$python"); then
     say "SKIPPED, there is no Python $python here"
     exit 0
 fi

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
+import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
@@ -124,3 +127,78 @@ def test_the_store_says_which_version_is_there(place: Place) -> None:
     store(place, b"two")
     assert place.look() not in (None, first)
     assert not place.is_local
+
+
+# ---------------------------------------------------------------------- permissions
+
+ROOT = {"aws_access_key_id": "root", "aws_secret_access_key": "root"}
+#: What SECURITY.md tells people to grant.
+PERMISSIONS = ["s3:PutObject", "s3:GetObject", "s3:ListBucket", "s3:AbortMultipartUpload"]
+
+
+@contextmanager
+def permitted(actions: list[str]) -> Iterator[S3FileSystem]:
+    """Reach a bucket as somebody who may do this and no more."""
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    url = f"http://127.0.0.1:{server.get_host_and_port()[1]}"
+
+    def tell(what: str, value: object = "") -> None:
+        request = urllib.request.Request(
+            f"{url}/moto-api/{what}", str(value).encode(), {"Content-Type": "text/plain"}
+        )
+        urllib.request.urlopen(request).close()
+
+    def client(service: str) -> Any:
+        return boto3.client(service, "us-east-1", endpoint_url=url, **ROOT)
+
+    client("s3").create_bucket(Bucket="ours")
+    iam = client("iam")
+    iam.create_user(UserName="airflow")
+    policy = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": actions, "Resource": "*"}]}
+    iam.put_user_policy(UserName="airflow", PolicyName="ours", PolicyDocument=json.dumps(policy))
+    key = iam.create_access_key(UserName="airflow")["AccessKey"]
+    tell("reset-auth", 0)  # from here on every request is checked
+    try:
+        yield S3FileSystem(
+            key=key["AccessKeyId"],
+            secret=key["SecretAccessKey"],
+            endpoint_url=url,
+            client_kwargs={"region_name": "us-east-1"},
+            skip_instance_cache=True,
+        )
+    finally:
+        tell("reset-auth", "inf")
+        # What one server keeps is there for the next one of this process, too.
+        tell("reset")
+        server.stop()
+
+
+def transfer(fs: S3FileSystem) -> int | None:
+    """Store what the transfer stores: look, upload in parts, look again, and give one up."""
+    place = Place(shown="s3://ours/a.mp4", fs=fs, path="ours/a.mp4")
+    assert place.look() is None
+    for exclusive, data in ((True, b"small"), (False, DATA)):
+        store(place, data, exclusive=exclusive)
+        assert place.read(len(data)) == data
+    with suppress(ZeroDivisionError), place.write(exclusive=False) as writer:
+        writer.write(DATA)
+        raise ZeroDivisionError
+    return place.size()
+
+
+def test_the_permissions_that_are_documented_are_enough() -> None:
+    with permitted(PERMISSIONS) as fs:
+        assert transfer(fs) == len(DATA)
+
+
+@pytest.mark.parametrize("missing", PERMISSIONS)
+def test_each_of_the_permissions_is_needed(missing: str, caplog: pytest.LogCaptureFixture) -> None:
+    with permitted([one for one in PERMISSIONS if one != missing]) as fs:
+        if missing == "s3:AbortMultipartUpload":
+            # What is missing shows only where something is given up, and costs no render.
+            transfer(fs)
+            assert "could not be removed: Access Denied" in caplog.text
+        else:
+            with pytest.raises(SeedanceMediaError, match="paid for and is not lost"):
+                transfer(fs)
