@@ -117,8 +117,7 @@ def decide_uncertain(
     """
     if found:
         return ReadRemote()
-    when = f" at {iso(record.intended_at)}" if record.intended_at else ""
-    what = f"An earlier try was about to submit{when} and left no id"
+    what = left_no_id(record)
     if is_cleared(record, attempt) and record.state is RecordState.UNCERTAIN:
         return Submit(
             f"{what}; that was reported, and the task was cleared since: submitting anew. If the earlier "
@@ -127,6 +126,23 @@ def decide_uncertain(
     if on_uncertain == "resubmit" and not repeated:
         return Submit(f"{what}; on_uncertain_submit='resubmit': submitting again, which may pay twice.")
     return Fail(uncertain_failure(what, record.fingerprint.api, on_uncertain=on_uncertain))
+
+
+def left_no_id(record: Record) -> str:
+    """Return what to say of an earlier try that is over."""
+    when = f" at {iso(record.intended_at)}" if record.intended_at else ""
+    return f"An earlier try was about to submit{when} and left no id"
+
+
+def not_looked_up(what: str, api: str, cause: errors.SeedanceError) -> errors.SeedanceError:
+    """Return the error for a submission of unknown fate that the service cannot be asked for at the moment."""
+    error = type(cause)(
+        f"{what}. One generation may have been billed, and {api} cannot be asked for it now: {cause.message} "
+        "Nothing is submitted; the next try, or one after a clear, looks for it again.",
+        **cause.details(),
+    )
+    error.__cause__ = cause
+    return error
 
 
 def uncertain_failure(

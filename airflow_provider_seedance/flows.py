@@ -45,6 +45,9 @@ READ_PAUSES = (0.5, 1.5)
 #: Pauses between looks for a lost submission: the service may list it a little later.
 LOOK_UP_PAUSES = (1.0, 3.0)
 
+#: Errors of a look-up that may not be there later.
+NOT_NOW = (errors.SeedanceConnectionError, errors.SeedanceServerError, errors.SeedanceRateLimitError)
+
 #: Begin of the ids that were made here, for answers without one.
 LOCAL_PREFIX = "local-"
 
@@ -162,16 +165,23 @@ def look_up_flow(api: Api, correlation: str, since: datetime, now: Now) -> Flow[
     Look for a submission whose reply was lost; ``None`` if it cannot be found.
 
     Finding nothing, or not being able to look, proves nothing: the fate stays uncertain.
+
+    :raises SeedanceError: one of `NOT_NOW`: the service could not be asked in the end, and later it may answer.
     """
+    failure: errors.SeedanceError | None = None
     for number, pause in enumerate((0.0, *LOOK_UP_PAUSES)):
         if number:
             yield Pause(pause)
         try:
             found = yield from api.look_up_flow(correlation, since, now())
-        except errors.SeedanceError:
+        except errors.SeedanceError as error:
+            failure = error
             continue
         if found:
             return found
+        failure = None
+    if isinstance(failure, NOT_NOW):
+        raise failure
     return None
 
 

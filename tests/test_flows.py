@@ -257,6 +257,19 @@ def test_not_being_able_to_look_proves_nothing() -> None:
     assert found == "cgt-1"
 
 
+@pytest.mark.parametrize(
+    ("last", "kind"),
+    [
+        (LOST, errors.SeedanceConnectionError),
+        (reply(500), errors.SeedanceServerError),
+        (reply(429, {"error": {"code": "TooMany", "message": "later"}}), errors.SeedanceRateLimitError),
+    ],
+)
+def test_who_cannot_be_asked_now_may_be_asked_later(last: Any, kind: type[errors.SeedanceError]) -> None:
+    with pytest.raises(kind):
+        look_up(page(total=0), reply(401), last)
+
+
 @pytest.mark.parametrize("body", [{}, {"items": None}, {"items": [5, None, "x"]}, {"items": {"id": "x"}}])
 def test_a_list_in_no_known_shape_finds_nothing(body: Any) -> None:
     found, _ = look_up(*[reply(200, body)] * 3)

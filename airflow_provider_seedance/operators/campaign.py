@@ -91,6 +91,8 @@ class Campaign:
         self.doubted = doubted
         #: What renders have cost whose requests are not in the list any more.
         self.left_behind = 0.0
+        #: Names of what may have been paid for, while the service cannot be asked for it.
+        self._unasked: set[str] = set()
         #: The latest errors of items at submission, as long as they are of one kind.
         self._row: list[errors.SeedanceError] = []
         self.policy = policy
@@ -172,17 +174,20 @@ class Campaign:
             self._recall_submitted(render, record)
 
     def _recall_uncertain(self, render: Render, record: rec.Record) -> None:
-        found = self._submission(render).find(record)
+        submission = self._submission(render)
+        found = submission.find(record)
         if found:
             record = replace(record, state=rec.RecordState.SUBMITTED, generation_id=found)
             self.ledger.note(render.name, record)
             render.generation_id = found
             self._recall_submitted(render, record)
             return
-        verdict = durability.decide_uncertain(
-            record, _attempt(render), self.policy.on_uncertain_submit, found=None
-        )
+        verdict = submission.give_up(record)
         if isinstance(verdict, durability.Fail):
+            if not isinstance(verdict.error, errors.SeedanceUncertainSubmitError):
+                log.warning("%s: %s", render.item.key, verdict.error.message)
+                self._unasked.add(render.name)
+                return
             self.ledger.note(render.name, replace(record, state=rec.RecordState.UNCERTAIN))
             self._fail(render, verdict.error)
         else:
@@ -326,11 +331,13 @@ class Campaign:
         """
         committed = self.committed()
         in_flight = len(self.of(Phase.IN_FLIGHT))
-        for render in self.of(Phase.WAITING):
+        # First what may have been paid for already: nothing may end before that is known.
+        for render in sorted(self.of(Phase.WAITING), key=self._is_doubtful, reverse=True):
             if in_flight >= self.max_in_flight:
                 return Stop(why="full")
-            price = render.price or 0.0
-            if self.max_credits is not None and committed + price > self.max_credits:
+            doubtful = self._is_doubtful(render)
+            price = 0.0 if doubtful else render.price or 0.0  # that of the others is committed
+            if not doubtful and self.max_credits is not None and committed + price > self.max_credits:
                 return Stop(why="budget")
             if stop := self._enter(render) or self._in_a_row():
                 return stop
@@ -344,7 +351,7 @@ class Campaign:
         total = self.ledger.spent_before + self.left_behind
         for render in self.renders:
             if render.phase in (Phase.SUCCEEDED, Phase.IN_FLIGHT, Phase.UNREAD) or (
-                render.phase is Phase.FAILED and self._may_have_cost(render)
+                self._may_have_cost(render) if render.phase is Phase.FAILED else self._is_doubtful(render)
             ):
                 told = render.credits if render.credits is not None else self.ledger.told(render.name)
                 total += told if told is not None else render.price or 0.0
@@ -369,6 +376,10 @@ class Campaign:
         )
         return Stop(why="unreachable", error=unclear, postponed=Postponed(unclear))
 
+    def _is_doubtful(self, render: Render) -> bool:
+        """Whether it has to be looked for at the service before anything else is done with it."""
+        return render.phase is Phase.WAITING and render.name in self._unasked
+
     def _may_have_cost(self, render: Render) -> bool:
         uncertain = render.failure is not None and render.failure.kind == "uncertain"
         return uncertain or render.generation_id is not None
@@ -388,8 +399,12 @@ class Campaign:
                 raise
             # What is in flight is waited for, and the ids that could not be written go with the deferral.
             return Stop(why="unreachable", error=error, postponed=Postponed(error))
-        except (errors.SeedanceConnectionError, errors.SeedanceServerError) as error:
-            return Stop(why="unreachable", error=error, postponed=Postponed(error))
+        except flows.NOT_NOW as error:
+            record = self.ledger.record(render.name)
+            if record is not None and record.state is rec.RecordState.INTENT:
+                self._unasked.add(render.name)
+            limited = isinstance(error, errors.SeedanceRateLimitError)
+            return Stop(why="quota" if limited else "unreachable", error=error, postponed=Postponed(error))
         if isinstance(entered, Postponed):
             return Stop(why="quota", error=entered.error, postponed=entered)
         self._row = []

@@ -153,6 +153,8 @@ class Submission:
         #: Ids that callbacks told of the submission in question, and whether the service could not be asked.
         self.told: tuple[str, ...] = ()
         self.unreadable = False
+        #: Why the service could not be asked for the submission in question, where it can be at other times.
+        self.unasked: errors.SeedanceError | None = None
         #: Whether a submission of unknown fate may be followed by another, if the policy says so.
         self.may_repeat = True
 
@@ -222,18 +224,31 @@ class Submission:
     def _look_up(self, record: rec.Record) -> tuple[rec.Record, Any]:
         found = self.find(record)
         if found is None:
-            unanswered = self._unanswered(record)
-            return record, unanswered or durability.decide_uncertain(
-                record,
-                self.attempt,
-                self.policy.on_uncertain_submit,
-                found=None,
-                repeated=not self.may_repeat,
-            )
+            return record, self._unanswered(record) or self.give_up(record)
         # max_tries stays: it tells a clear from a retry until the decision is made.
         record = replace(record, state=rec.RecordState.SUBMITTED, generation_id=found)
         self.store.write_stubbornly(record)
         return record, durability.decide(record, self.attempt, self._on_uncertain)
+
+    def give_up(self, record: rec.Record) -> durability.ReadRemote | durability.Submit | durability.Fail:
+        """Decide on a submission whose reply was lost, and that :meth:`find` has not found."""
+        verdict = durability.decide_uncertain(
+            record, self.attempt, self.policy.on_uncertain_submit, found=None, repeated=not self.may_repeat
+        )
+        untold = isinstance(verdict, durability.Fail) and record.state is rec.RecordState.INTENT
+        if untold and (error := self._ask_again(durability.left_no_id(record))):
+            return durability.Fail(error)
+        return verdict
+
+    def _ask_again(self, what: str) -> errors.SeedanceError | None:
+        """
+        Return the error that leaves it to a later try to look for a submission.
+
+        Only a record makes that try look, instead of submitting.
+        """
+        if self.unasked is None or not self.store.durable:
+            return None
+        return durability.not_looked_up(what, self.api.title, self.unasked)
 
     def _unanswered(self, intent: rec.Record) -> Unanswered | None:
         """Return what to wait for where a call may still tell the fate of a submission."""
@@ -268,12 +283,18 @@ class Submission:
 
     def find(self, record: rec.Record) -> str | None:
         """Return the id of a submission whose reply was lost, if the service can be asked for it."""
+        self.unasked = None
         if told := self._called_back(record):
             return told
         if not record.correlation or not self.api.can_look_up:
             return None
         since = record.intended_at or utc_now()
-        found = self.client.run(flows.look_up_flow(self.api, record.correlation, since, utc_now))
+        try:
+            found = self.client.run(flows.look_up_flow(self.api, record.correlation, since, utc_now))
+        except flows.NOT_NOW as error:
+            log.warning("Whether the submission was taken cannot be found out now: %s", error.message)
+            self.unasked, self.unreadable = error, True
+            return None
         if found:
             log.info("The submission whose reply was lost was taken: it is generation %s.", found)
         return found
@@ -420,6 +441,8 @@ class Submission:
         if may_repeat:
             log.warning("%s on_uncertain_submit='resubmit': submitting again, which may pay twice.", what)
             return self._submit(may_repeat=False)
+        if later := self._ask_again(what.rstrip(".")):
+            raise later
         self._report_uncertain(intent)
         raise durability.uncertain_failure(
             what.rstrip("."), self.api.name, outcome.error, on_uncertain=self.policy.on_uncertain_submit

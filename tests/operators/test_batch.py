@@ -384,6 +384,36 @@ def test_a_lost_reply_is_one_items_matter(services: SeedanceEmulator, connect: C
     assert sorted(paid(services)) == ["a", "b", "b", "c"]
 
 
+def test_what_cannot_be_looked_up_at_the_moment_is_looked_up_later(
+    services: SeedanceEmulator, connect: Connect
+) -> None:
+    connect("ark")
+    services.fault("drop_reply", prompt="b")
+    services.fault("cut", on="list", times=3)
+    result = Runner().run(make(["a", "b", "c"]))
+    assert keys(result["succeeded"]) == ["0", "1", "2"]
+    assert sorted(paid(services)) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(("kind", "error"), [("cut", "Connection"), ("rate_limit", "RateLimit")])
+def test_what_cannot_be_looked_up_for_long_is_left_to_the_next_try(
+    services: SeedanceEmulator, connect: Connect, kind: str, error: str
+) -> None:
+    connect("ark")
+    services.fault("drop_reply", prompt="b")
+    lists = services.fault(kind, on="list", times=None)
+    runner, op = Runner(), make(["b", "c"], deferrable=False)
+    for _ in range(2):
+        with pytest.raises(
+            getattr(errors, f"Seedance{error}Error"), match="One generation may have been billed"
+        ):
+            runner.run(op)
+        runner.ti.retry()
+    lists.remove()
+    assert keys(runner.run(op)["succeeded"]) == ["0", "1"]
+    assert paid(services) == ["b", "c"]
+
+
 def test_a_worker_lost_between_post_and_id_leaves_one_uncertain(
     services: SeedanceEmulator, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -218,6 +218,45 @@ def test_a_lost_reply_is_looked_up_where_the_service_can(services: SeedanceEmula
     assert outcome.generation.model == "dreamina-seedance-2-0-260128"  # from what was asked
 
 
+def test_a_service_that_cannot_be_asked_for_a_lost_reply_is_asked_by_the_next_try(
+    services: SeedanceEmulator,
+) -> None:
+    store, ti = Store(), TaskInstance()
+    services.fault("drop_reply")
+    services.fault("cut", on="list", times=6)
+    for _ in range(2):
+        with pytest.raises(
+            errors.SeedanceConnectionError, match="One generation may have been billed"
+        ) as caught:
+            enter(services, "ark", store, ti=ti)
+        assert caught.value.retry_helps
+        assert store.states == ["intent"]
+        ti.retry()
+    outcome = attached(enter(services, "ark", store, ti=ti))
+    assert outcome.generation.generation_id == services.ledger.submissions[0].generation_id
+    assert len(services.ledger.posts()) == 1
+
+
+def test_a_person_who_clears_what_was_reported_has_decided_without_the_service(
+    services: SeedanceEmulator,
+) -> None:
+    store, ti = Store(), TaskInstance()
+    services.fault("cut")
+    with pytest.raises(errors.SeedanceUncertainSubmitError):
+        enter(services, "ark", store, ti=ti)
+    ti.clear()
+    services.fault("cut", on="list", times=None)
+    attached(enter(services, "ark", store, ti=ti))
+    assert len(services.ledger.posts()) == 2
+
+
+def test_without_a_store_nothing_is_left_to_a_later_try(services: SeedanceEmulator) -> None:
+    services.fault("drop_reply")
+    services.fault("cut", on="list", times=None)
+    with pytest.raises(errors.SeedanceUncertainSubmitError):
+        enter(services, "ark", None)
+
+
 def test_somebody_elses_generation_is_not_adopted(services: SeedanceEmulator) -> None:
     """The same prompt, submitted by another task a moment ago, is not this task's."""
     enter(services, "ark", Store())

@@ -344,6 +344,12 @@ class Machine(RuleBasedStateMachine):
             assert error.retry_helps
             assert trouble in ("unreadable", "unwritable")
             return
+        if "may have been billed" in error.message:
+            # The service cannot be asked now. The record stays as it was, and a retry asks.
+            assert self.reads_broken
+            assert error.retry_helps
+            assert self.store.value["state"] == "intent"
+            return
         for post in self.unsettled():
             assert post.paid is not None
             assert post.paid.id == error.generation_id
