@@ -23,6 +23,9 @@ from airflow_provider_seedance.callbacks.tokens import Ticket
 #: process for its own, and fail the task.
 EARLIEST = 5.0
 
+#: Seconds for which a row that somebody holds is waited for, on PostgreSQL. All callbacks share few slots.
+LONGEST_LOCK = 3
+
 #: Seconds until somebody who is about to defer is looked for again.
 SOON = 3.0
 
@@ -126,22 +129,26 @@ def _task_instance(ticket: Ticket) -> Iterator[tuple[Any, Any]]:
     from sqlalchemy import select
 
     with create_session() as session:
-        _alone(session)
+        _prepare(session)
         names = ("dag_id", "run_id", "task_id", "map_index")
         chosen = (getattr(TaskInstance, name) == getattr(ticket, name) for name in names)
         query = select(TaskInstance).where(*chosen).with_for_update(of=TaskInstance)
         yield session.scalar(query), session
 
 
-def _alone(session: Any) -> None:
+def _prepare(session: Any) -> None:
     """
-    Let nobody write between our reading and our writing on sqlite, which knows no locks on rows.
+    Say how rows are held, which databases differ in.
 
-    Without it two callbacks at once could both find the task waiting, and the second would set it back to
-    scheduled while it runs already.
+    sqlite knows no locks on rows: nobody may write between our reading and our writing, or two callbacks at
+    once could both find the task waiting, and the second would set it back to scheduled while it runs already.
+    PostgreSQL waits for a lock without end, and with it would all other callbacks.
     """
-    if session.get_bind().dialect.name == "sqlite":
+    dialect = session.get_bind().dialect.name
+    if dialect == "sqlite":
         session.connection().exec_driver_sql("BEGIN IMMEDIATE")
+    elif dialect == "postgresql":
+        session.connection().exec_driver_sql(f"SET LOCAL lock_timeout = '{LONGEST_LOCK}s'")
 
 
 def _wake(

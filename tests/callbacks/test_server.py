@@ -7,6 +7,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -126,6 +127,16 @@ def add(
             "dag_version_id": VERSION,
         }
         session.execute(insert(TaskInstance.__table__).values(values))
+
+
+def test_on_postgresql_a_row_that_somebody_holds_is_not_waited_for_without_end() -> None:
+    said: list[str] = []
+    session = SimpleNamespace(
+        get_bind=lambda: SimpleNamespace(dialect=SimpleNamespace(name="postgresql")),
+        connection=lambda: SimpleNamespace(exec_driver_sql=said.append),
+    )
+    server._prepare(session)
+    assert said == ["SET LOCAL lock_timeout = '3s'"]
 
 
 def found(map_index: int = 2) -> Any:
