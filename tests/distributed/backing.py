@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import psycopg2
 import psycopg2.extras
 import redis
@@ -32,11 +33,25 @@ def find_postgres() -> Path | None:
     """Where ``initdb`` and ``postgres`` are; distributions keep them out of the search path."""
     found = shutil.which("initdb")
     places = [Path(found).parent] if found else []
-    places += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    places += sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=_version, reverse=True)
     for place in places:
         if (place / "initdb").exists() and (place / "postgres").exists():
             return place
     return None
+
+
+def _version(place: Path) -> float:
+    """Of a directory such as ``/usr/lib/postgresql/15/bin``."""
+    try:
+        return float(place.parent.name)
+    except ValueError:
+        return 0.0
+
+
+def _binary(name: str) -> Path:
+    place = find_postgres()
+    assert place is not None
+    return place / name
 
 
 def find_redis() -> str | None:
@@ -60,7 +75,11 @@ def free_port() -> int:
 
 
 class Postgres:
-    """A PostgreSQL of its own: on the loopback interface, with a password, and without any durability."""
+    """
+    A PostgreSQL of its own: on the loopback interface, with a password.
+
+    What it has confirmed survives its own end, but not that of the machine: that would be slow.
+    """
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -76,18 +95,19 @@ class Postgres:
         return f"://airflow:{self._password}@127.0.0.1:{self.port}/postgres"
 
     def start(self) -> int:
-        """Make the cluster, start the server, and wait until it answers; returns its session."""
+        """Make the cluster, and launch the server; returns its session."""
+        self._make()
+        return self.launch()
+
+    def _make(self) -> None:
         if self._user:
             os.chown(self._home, pwd.getpwnam(self._user).pw_uid, -1)
         password = self._home / "password"
         password.write_text(self._password)
         password.chmod(0o644)  # the directory lets in one user
-        data = self._home / "data"
-        bin_ = find_postgres()
-        assert bin_ is not None
         subprocess.run(
             [
-                *(bin_ / "initdb", "-D", data, "-U", "airflow", "--pwfile", password),
+                *(_binary("initdb"), "-D", self._data, "-U", "airflow", "--pwfile", password),
                 *("-A", "scram-sha-256", "-E", "UTF8", "--no-locale", "--no-sync"),
             ],
             user=self._user,
@@ -96,18 +116,20 @@ class Postgres:
             capture_output=True,
         )
         password.unlink()
+
+    def launch(self) -> int:
+        """Start the server on what it has, and wait until it answers; returns its session."""
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": self.port,
             "unix_socket_directories": "",
             "max_connections": 300,
             "fsync": "off",
-            "synchronous_commit": "off",
             "full_page_writes": "off",
         }
         with (self._home / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [bin_ / "postgres", "-D", data]
+                [_binary("postgres"), "-D", self._data]
                 + [part for name, value in settings.items() for part in ("-c", f"{name}={value}")],
                 user=self._user,
                 cwd=self._home,
@@ -116,13 +138,34 @@ class Postgres:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        _wait(self._answers, "PostgreSQL", lambda: (self._home / "log").read_text())
+        _wait(self._answers, "PostgreSQL", lambda: self.log)
+        return self._process.pid
+
+    def kill(self) -> int:
+        """SIGKILL it, and keep its files; returns its session."""
+        assert self._process is not None
+        # Each has a session of its own, and as long as one is left no new server starts on the same files.
+        children = psutil.Process(self._process.pid).children()
+        _end(self._process)
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        psutil.wait_procs(children, timeout=_PATIENCE)
         return self._process.pid
 
     def stop(self) -> None:
         """End it and remove its files."""
         _end(self._process)
         shutil.rmtree(self._home, ignore_errors=True)
+
+    @property
+    def _data(self) -> Path:
+        return self._home / "data"
+
+    @property
+    def log(self) -> str:
+        """What it has said."""
+        return (self._home / "log").read_text(errors="replace")
 
     def connect(self) -> Any:
         """A connection of the tests' own."""
@@ -155,8 +198,8 @@ class Redis:
         """The broker, for Celery."""
         return f"redis://:{self._password}@127.0.0.1:{self.port}/0"
 
-    def start(self) -> int:
-        """Start it and wait until it answers; returns its session."""
+    def launch(self) -> int:
+        """Start it, empty, and wait until it answers; returns its session."""
         binary = find_redis()
         assert binary is not None
         # Through a pipe: arguments stand in the list of processes.
@@ -173,6 +216,14 @@ class Redis:
         self._process.stdin.write(settings.encode())
         self._process.stdin.close()
         _wait(self._answers, "Redis")
+        return self._process.pid
+
+    start = launch
+
+    def kill(self) -> int:
+        """SIGKILL it, and all that is queued is gone; returns its session."""
+        assert self._process is not None
+        _end(self._process)
         return self._process.pid
 
     def stop(self) -> None:

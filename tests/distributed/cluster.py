@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -10,12 +11,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from backing import Postgres, PostgresDatabase, Redis, free_port
+from history import Place
 
 import airflow_provider_seedance
 from airflow_provider_seedance.local_airflow import environment, processes
@@ -24,6 +26,8 @@ from airflow_provider_seedance.local_airflow.client import Client, LocalAirflowE
 from airflow_provider_seedance.local_airflow.processes import Component, Guard, TaskProcess
 
 _JOBS = {"scheduler": "SchedulerJob", "dag-processor": "DagProcessorJob", "triggerer": "TriggererJob"}
+
+_SECOND = "api-server-2"
 
 #: Tasks at a time on each worker.
 SLOTS = 6
@@ -35,6 +39,8 @@ class Cluster(Client):
 
     Each component has a directory for temporary files of its own, as if it had a machine of its own: what
     the package leaves there for other processes reaches only those of the same component.
+
+    A second API server is there for those who :meth:`launch` it: tasks know one address only.
     """
 
     def __init__(
@@ -42,7 +48,8 @@ class Cluster(Client):
     ) -> None:
         self.home = home
         self.postgres, self.redis = Postgres(), Redis()
-        port = free_port()
+        port, second_port = free_port(), free_port()
+        self.second_api = Api(f"http://127.0.0.1:{second_port}", home / "passwords", admin=None)
         self.config = environment.default_config(
             home=home, dags_folder=dags_folder, port=port, execution_port=port
         ) | {
@@ -57,7 +64,7 @@ class Cluster(Client):
             ("celery", "worker_prefetch_multiplier"): "1",
             # What a killed worker had taken from the broker and not begun is given to another one, as often
             # as it happens.
-            ("scheduler", "task_queued_timeout"): "90",
+            ("scheduler", "task_queued_timeout"): "60",
             ("scheduler", "task_queued_timeout_check_interval"): "5",
             ("scheduler", "num_stuck_in_queued_retries"): "1000",
             ("workers", "execution_api_retries"): "12",
@@ -89,7 +96,11 @@ class Cluster(Client):
         self._ready_from: dict[str, int] = {}
         # Unix sockets below it (of the SDK) have room for few characters.
         self._machines = Path(tempfile.mkdtemp(prefix="seedance-dist-"))
-        commands = {"api-server": ["api-server"], "dag-processor": ["dag-processor"]}
+        commands = {
+            "api-server": ["api-server"],
+            _SECOND: ["api-server", "--port", str(second_port)],
+            "dag-processor": ["dag-processor"],
+        }
         for number in (1, 2):
             commands[f"scheduler-{number}"] = ["scheduler", "--skip-serve-logs"]
             commands[f"triggerer-{number}"] = ["triggerer", "--skip-serve-logs"]
@@ -105,8 +116,8 @@ class Cluster(Client):
 
     @property
     def names(self) -> list[str]:
-        """The components."""
-        return list(self._components)
+        """The components that always run."""
+        return [name for name in self._components if name != _SECOND]
 
     @property
     def mark(self) -> str:
@@ -123,7 +134,7 @@ class Cluster(Client):
             done = self.cli("db", "migrate")
             if done.returncode != 0:
                 raise LocalAirflowError(f"`airflow db migrate` failed:\n{done.stdout}\n{done.stderr}")
-            for name in self._components:
+            for name in self.names:
                 self.launch(name)
             self.wait_until(lambda: self._jobs() == 5, 300, "two schedulers, two triggerers, a Dag processor")
             for name in ("api-server", "worker-1", "worker-2"):
@@ -189,6 +200,16 @@ class Cluster(Client):
             if self._guard is not None:
                 self._guard.remove(process.pid)
 
+    @contextlib.contextmanager
+    def without(self, backing: Postgres | Redis) -> Iterator[None]:
+        """Inside, the database or the broker is dead; afterwards there is a new one, on the same files."""
+        with self._lock:
+            assert self._guard is not None
+            self._guard.remove(backing.kill())
+        yield
+        with self._lock:
+            self._guard.add(backing.launch())
+
     def dead(self) -> list[str]:
         """The components that have ended by themselves."""
         return [name for name, component in self._components.items() if component.died()]
@@ -214,17 +235,25 @@ class Cluster(Client):
         kind = name if name in _JOBS else name.rpartition("-")[0]
         if not self.runs(name):
             return False
-        if name == "api-server":
-            return self.api.healthy()
+        if name in ("api-server", _SECOND):
+            return (self.second_api if name == _SECOND else self.api).healthy()
         if kind == "worker":
             with component.log_path.open("rb") as log:
                 log.seek(self._ready_from[name])
                 return f"{name}@cluster ready".encode() in log.read()
         return self.database.has_job(_JOBS[kind], component.jobs_before)
 
+    def revive(self) -> list[str]:
+        """Start again what has ended by itself, as the supervisor of a service does; returns what that was."""
+        dead = self.dead()
+        for name in dead:
+            self.kill(name)
+            self.launch(name)
+        return dead
+
     def wait_whole(self, timeout: float = 180.0) -> None:
         """Wait until every component works, and start again what is dead."""
-        for name in self._components:
+        for name in self.names:
             if not self.runs(name) or name in self.dead():
                 self.kill(name)
                 self.launch(name)
@@ -248,13 +277,19 @@ class Cluster(Client):
 
     # -- what runs -----------------------------------------------------------------------------------
 
-    def task_processes(self) -> list[TaskProcess]:
-        """The task instances being executed at this moment, on both workers."""
+    def task_processes(self, *names: str) -> list[TaskProcess]:
+        """The task instances being executed at this moment, on these workers; without names, on all."""
         found = []
-        for name in self._components:
+        for name in names or self._components:
             if name.startswith("worker") and self.runs(name):
                 found += processes.running_tasks(self.pid(name))
         return [TaskProcess(*each) for each in found]
+
+    def places(self, tasks: Iterable[TaskProcess]) -> frozenset[Place]:
+        """Which task instances these are."""
+        sql = "SELECT dag_id, run_id, map_index FROM task_instance WHERE id::text = ANY(?)"
+        rows = self.database.rows(sql, [each.ti_id for each in tasks])
+        return frozenset((row["dag_id"], row["run_id"], row["map_index"]) for row in rows)
 
     def triggerers(self) -> dict[int, int]:
         """How many triggers each live triggerer has, by the id of its job."""
@@ -264,6 +299,10 @@ class Cluster(Client):
             " AND j.latest_heartbeat > now() - interval '20 seconds' GROUP BY j.id"
         )
         return {row["id"]: row["found"] for row in rows}
+
+    def temporary_files(self) -> list[Path]:
+        """What this package has left among the temporary files of all components."""
+        return [file for file in self._machines.glob("*/*seedance*/**/*") if file.is_file()]
 
     def _jobs(self) -> int:
         sql = (

@@ -13,6 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from cable import Cable
     from cluster import Cluster
+    from letterbox import Letterbox
 
     from airflow_provider_seedance.testing import SeedanceEmulator
 
@@ -25,7 +26,7 @@ RENDER_SECONDS = 20.0
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How long and how often the chaos goes on."""
     group = parser.getgroup("distributed")
-    group.addoption("--chaos-seconds", type=float, default=100.0, help="how long things are killed")
+    group.addoption("--chaos-seconds", type=float, default=80.0, help="how long things are killed")
     group.addoption("--chaos-seed", type=int, default=1, help="decides what is killed, and when")
     group.addoption("--chaos-renders", type=int, default=100, help="how many renders there are")
 
@@ -65,10 +66,20 @@ def cable(emulator: SeedanceEmulator) -> Iterator[Cable]:
 
 
 @pytest.fixture(scope="session")
+def letterbox() -> Iterator[Letterbox]:
+    """Where the services call."""
+    from letterbox import Letterbox
+
+    with Letterbox() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
 def cluster(
-    tmp_path_factory: pytest.TempPathFactory, emulator: SeedanceEmulator, cable: Cable
+    tmp_path_factory: pytest.TempPathFactory, emulator: SeedanceEmulator, cable: Cable, letterbox: Letterbox
 ) -> Iterator[Cluster]:
     """The shared Airflow, started."""
+    import history
     from cluster import Cluster
 
     home = tmp_path_factory.mktemp("cluster")
@@ -86,9 +97,15 @@ def cluster(
             "seedance_default": connection("seedanceapi-v2"),
             "seedance_ark": connection("ark"),
             "seedance_s2a": connection("seedance2api"),
+            "seedance_called": connection(
+                "seedanceapi-v1",
+                callback_base_url=letterbox.url,
+                callback_secret="of the tests, and of no use",
+            ),
         },
     )
     with made:
-        for dag_id in ("single", "mapped", "batch"):
+        history.install(made.database)
+        for dag_id in ("single", "mapped", "called", "batch"):
             made.wait_parsed(dag_id, 120)
         yield made

@@ -39,6 +39,21 @@ with DAG("mapped", **COMMON):
         task_id="render", seedance_conn_id="{{ dag_run.conf.get('connection', 'seedance_default') }}"
     ).expand(prompt=items())
 
+with DAG("called", **COMMON):
+
+    @task
+    def prompts(dag_run: Any = None) -> list[str]:
+        """The prompts."""
+        found: list[str] = dag_run.conf["prompts"]
+        return found
+
+    arguments: dict[str, Any] = {"seedance_conn_id": "seedance_called", "use_callback": True}
+    listed = prompts()
+    SeedanceGenerateVideoOperator.partial(task_id="render", **arguments).expand(prompt=listed)
+    SeedanceGenerateVideoOperator.partial(task_id="ended", end_from_trigger=True, **arguments).expand(
+        prompt=listed
+    )
+
 with DAG("batch", **COMMON):
     SeedanceGenerateVideoBatchOperator(
         task_id="render",

@@ -1,0 +1,108 @@
+"""What tasks have ever written into their state stores, and how often they ran: the last state does not tell."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from backing import PostgresDatabase
+
+from airflow_provider_seedance.campaigns.entries import read_entries
+from airflow_provider_seedance.campaigns.ledger import LEDGER_KEY
+from airflow_provider_seedance.records import RECORD_KEY, Record, RecordState
+
+#: Dag, run, and map index of a task instance.
+Place = tuple[str, str, int]
+
+_INSTALL = """
+CREATE TABLE tests_history (
+    number BIGSERIAL, at TIMESTAMPTZ DEFAULT clock_timestamp(),
+    dag_id TEXT, run_id TEXT, map_index INTEGER, key TEXT, value TEXT
+);
+CREATE FUNCTION tests_remember() RETURNS trigger AS $$
+BEGIN
+    INSERT INTO tests_history (dag_id, run_id, map_index, key, value)
+    VALUES (NEW.dag_id, NEW.run_id, NEW.map_index, NEW.key, NEW.value);
+    RETURN NEW;
+END $$ LANGUAGE plpgsql;
+CREATE TRIGGER tests_remember AFTER INSERT OR UPDATE ON task_state_store
+    FOR EACH ROW EXECUTE FUNCTION tests_remember();
+CREATE TABLE tests_starts (dag_id TEXT, run_id TEXT, task_id TEXT, map_index INTEGER);
+CREATE FUNCTION tests_count() RETURNS trigger AS $$
+BEGIN
+    INSERT INTO tests_starts VALUES (NEW.dag_id, NEW.run_id, NEW.task_id, NEW.map_index);
+    RETURN NEW;
+END $$ LANGUAGE plpgsql;
+CREATE TRIGGER tests_count AFTER UPDATE ON task_instance
+    FOR EACH ROW WHEN (NEW.state = 'running' AND OLD.state IS DISTINCT FROM 'running')
+    EXECUTE FUNCTION tests_count();
+"""
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """
+    A submission that was given up as uncertain.
+
+    :param place: Of the task instance.
+    :param intended_at: When the intent was recorded, in seconds since 1970.
+    :param told_at: When it was recorded as uncertain.
+    :param same_try: Whether the try that sent it has seen that itself; otherwise that try came to an end.
+    """
+
+    place: Place
+    intended_at: float
+    told_at: float
+    same_try: bool
+
+
+def install(database: PostgresDatabase) -> None:
+    """Have PostgreSQL remember, from now on."""
+    database.write(_INSTALL)
+
+
+def starts(database: PostgresDatabase, run_id: str) -> Counter[tuple[str, int]]:
+    """How often a worker has started on each task of a run, by task id and map index."""
+    rows = database.rows("SELECT task_id, map_index FROM tests_starts WHERE run_id = ?", run_id)
+    return Counter((row["task_id"], row["map_index"]) for row in rows)
+
+
+def was_recorded(database: PostgresDatabase, generation_id: str) -> bool:
+    """Whether any task has ever had this id on record."""
+    sql = "SELECT 1 AS found FROM tests_history WHERE strpos(value, ?) > 0 LIMIT 1"
+    return bool(database.rows(sql, generation_id))
+
+
+def doubts(database: PostgresDatabase) -> list[Doubt]:
+    """Every submission that was given up as uncertain, in the order of its being told."""
+    intents: dict[tuple[Place, str], Record] = {}
+    found = []
+    for row in database.rows("SELECT * FROM tests_history ORDER BY number"):
+        place = (row["dag_id"], row["run_id"], row["map_index"])
+        for name, record in _records(row["key"], json.loads(row["value"])):
+            if record.state is RecordState.INTENT:
+                intents[place, name] = record
+            elif (intent := intents.pop((place, name), None)) and record.state is RecordState.UNCERTAIN:
+                assert intent.intended_at is not None
+                found.append(
+                    Doubt(
+                        place=place,
+                        intended_at=intent.intended_at.timestamp(),
+                        told_at=datetime.fromisoformat(row["at"]).timestamp(),
+                        same_try=record.try_number == intent.try_number,
+                    )
+                )
+    return found
+
+
+def _records(key: str, value: Any) -> Iterator[tuple[str, Record]]:
+    if key == RECORD_KEY:
+        yield "", Record.from_value(value)
+    elif key.startswith(LEDGER_KEY):
+        for name, entry in read_entries(value).items():
+            if entry.record is not None:
+                yield name, entry.record
