@@ -3,7 +3,7 @@ The Dags of the situations: one file for all of them, copied into the Dags folde
 
 What a render is asked for stands in the ``conf`` of the Dag run, so that a situation costs a run and no
 Dag of its own: ``arguments`` of the operator, those that differ in ``later`` tries, and where the first
-try is to stand still (``pause_at``) until somebody kills it.
+try is to stand still (``pause_at``) until somebody kills it, or takes away the file that says so.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class _FromConf:
 
     def execute(self, context: Context) -> Any:
         self._take_arguments(context, templates=False)  # a mapped operator comes here without the above
+        self._stand_still(context, "start")
         return super().execute(context)  # type: ignore[misc]
 
     def execute_complete(self, context: Context, *args: Any, **kwargs: Any) -> Any:
@@ -56,8 +57,10 @@ class _FromConf:
     def _stand_still(self, context: Context, point: str) -> None:
         conf = context["dag_run"].conf or {}
         if conf.get("pause_at") == point and context["ti"].try_number == 1:
-            Path(conf["paused"]).touch()
-            time.sleep(3600)
+            paused = Path(conf["paused"])
+            paused.touch()
+            while paused.exists():
+                time.sleep(0.1)
 
 
 class Video(_FromConf, SeedanceGenerateVideoOperator):

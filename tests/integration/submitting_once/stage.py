@@ -99,7 +99,7 @@ class Task:
     :param arguments: Of the operator.
     :param later: Arguments that differ from the second try on.
     :param prompt: What follows the word that marks this render's requests.
-    :param pause_at: Where the first try stands still until it is killed: ``id`` or ``resume``.
+    :param pause_at: Where the first try stands still until it is killed: ``start``, ``id`` or ``resume``.
     :param items: Prompts, for the mapped Dag.
     """
 
@@ -192,6 +192,10 @@ class Task:
     def until_paused(self) -> None:
         """Wait until the first try stands still."""
         self.stage.until(self._paused.exists, f"the task standing still at {self.pause_at}", self)
+
+    def go_on(self) -> None:
+        """Let the try go on that stands still."""
+        self._paused.unlink()
 
     def until_says(self, *sentences: str, try_number: int | None = None) -> None:
         """Wait until the log says all of this."""

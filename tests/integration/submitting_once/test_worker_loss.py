@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import pytest
 
-from .stage import SERVICES, STANDS_AFTER_ID, Stage, Task
+from .stage import PATIENCE, SERVICES, STANDS_AFTER_ID, Stage, Task
 
 pytestmark = pytest.mark.side_by_side
 
@@ -245,6 +246,22 @@ def test_a_lost_machine(stage: Stage, arguments: dict[str, Any]) -> None:
         boat.check("failed", posts=1)
         return
     boat.until_says("waiting for it, not submitting again", try_number=2)
+    boat.finish()
+    boat.until("success", try_number=2)
+    boat.check_delivered(boat.generations[0])
+
+
+def test_a_machine_that_was_only_away_pays_for_nothing_when_it_comes_back(stage: Stage) -> None:
+    boat = stage.video("seedanceapi_v2", retries=1, pause_at="start").start()
+    boat.until_paused()
+    place = (boat.dag_id, boat.run_id, boat.task_id)
+    frozen = stage.airflow.kill_task(*place, sig=signal.SIGSTOP, supervisor=True)
+    assert frozen.supervisor is not None
+    boat.stage.until(lambda: boat.taken, "a submission of the next try", boat)
+    boat.go_on()
+    for process in (frozen.supervisor, frozen.runner):
+        process.send_signal(signal.SIGCONT)
+    frozen.runner.wait(PATIENCE)
     boat.finish()
     boat.until("success", try_number=2)
     boat.check_delivered(boat.generations[0])
