@@ -63,7 +63,7 @@ $(VENV)/distributed: $(VENV)/installed
 	@touch $@
 
 test-distributed: $(VENV)/distributed  ## Run the tests on PostgreSQL, Redis and Celery, with two of everything
-	$(BIN)/python -m pytest -q -s --durations=10 tests/distributed $(ARGS)
+	$(BIN)/python -m pytest -q -s -rs --durations=10 tests/distributed $(ARGS)
 
 lint: $(VENV)/installed  ## Check style
 	$(BIN)/ruff check .
