@@ -26,7 +26,7 @@ from airflow_provider_seedance.campaigns.ledger import Ledger, TakeStore
 from airflow_provider_seedance.campaigns.renders import Phase, Render, failure_of
 from airflow_provider_seedance.client import Client
 from airflow_provider_seedance.generations import Generation, GenerationStatus, read_number, utc_now
-from airflow_provider_seedance.operators.course import Stop
+from airflow_provider_seedance.operators.course import Stop, in_a_row
 from airflow_provider_seedance.operators.others import sort_out_others
 from airflow_provider_seedance.operators.submission import Attached, Policy, Postponed, Submission
 from airflow_provider_seedance.polling.notes import QuotaNote
@@ -50,9 +50,6 @@ _OF_THE_ITEM = (
     errors.SeedanceGenerationFailedError,
     errors.SeedanceOutputGoneError,
 )
-
-#: So many refusals of the same kind in a row are not about the items.
-_IN_A_ROW = {errors.SeedanceForbiddenError: 3, errors.SeedanceUncertainSubmitError: 2}
 
 
 class Campaign:
@@ -339,7 +336,7 @@ class Campaign:
             price = 0.0 if doubtful else render.price or 0.0  # that of the others is committed
             if not doubtful and self.max_credits is not None and committed + price > self.max_credits:
                 return Stop(why="budget")
-            if stop := self._enter(render) or self._in_a_row():
+            if stop := self._enter(render) or in_a_row(self._row, self.api, doubted=self.doubted):
                 return stop
             in_flight += render.phase is Phase.IN_FLIGHT
             committed += price if render.generation_id or render.failure else 0.0
@@ -356,25 +353,6 @@ class Campaign:
                 told = render.credits if render.credits is not None else self.ledger.told(render.name)
                 total += told if told is not None else render.price or 0.0
         return total
-
-    def _in_a_row(self) -> Stop | None:
-        """Return why to stop after errors that were an item's each, and together are not."""
-        if not self._row:
-            return None
-        error = self._row[-1]
-        most = next((count for kind, count in _IN_A_ROW.items() if isinstance(error, kind)), None)
-        if isinstance(error, errors.SeedanceUncertainSubmitError) and self.doubted:
-            most = 1
-        if most is None or len(self._row) < most:
-            return None
-        if isinstance(error, errors.SeedanceForbiddenError):
-            return Stop(why="halted", error=error)
-        # Every further submission could be billed without its id being known.
-        unclear = errors.SeedanceServerError(
-            f"{self.api.name} does not answer submissions ({len(self._row)} in a row): no more are sent for now.",
-            http_status=error.http_status,
-        )
-        return Stop(why="unreachable", error=unclear, postponed=Postponed(unclear))
 
     def _is_doubtful(self, render: Render) -> bool:
         """Whether it has to be looked for at the service before anything else is done with it."""

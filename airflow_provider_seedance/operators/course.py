@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_provider_seedance import exceptions as errors
 
 if TYPE_CHECKING:
+    from airflow_provider_seedance.apis.base import Api
     from airflow_provider_seedance.operators.submission import Postponed
+
+#: So many refusals of the same kind in a row are not about the items.
+_IN_A_ROW = {errors.SeedanceForbiddenError: 3, errors.SeedanceUncertainSubmitError: 2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +90,33 @@ def stopped(course: Course, now: float, *, turn: bool) -> Stop | None:
     if course.refused and course.not_before is not None and now < course.not_before and not turn:
         return Stop(why="put_off", error=_error(course.refused, retry_after=course.not_before - now))
     return None
+
+
+def in_a_row(row: Sequence[errors.SeedanceError], api: Api, *, doubted: bool) -> Stop | None:
+    """
+    Return why to stop after errors that were an item's each, and together are not.
+
+    :param row: The latest ones, as long as they are of one kind.
+    :param doubted: Whether the latest submissions before were of unknown fate: then one more is enough.
+    """
+    from airflow_provider_seedance.operators.submission import Postponed
+
+    if not row:
+        return None
+    error = row[-1]
+    most = next((count for kind, count in _IN_A_ROW.items() if isinstance(error, kind)), None)
+    if isinstance(error, errors.SeedanceUncertainSubmitError) and doubted:
+        most = 1
+    if most is None or len(row) < most:
+        return None
+    if isinstance(error, errors.SeedanceForbiddenError):
+        return Stop(why="halted", error=error)
+    # Every further submission could be billed without its id being known.
+    unclear = errors.SeedanceServerError(
+        f"{api.name} does not answer submissions ({len(row)} in a row): no more are sent for now.",
+        http_status=error.http_status,
+    )
+    return Stop(why="unreachable", error=unclear, postponed=Postponed(unclear))
 
 
 def _told(error: errors.SeedanceError) -> list[str]:
