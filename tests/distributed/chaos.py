@@ -108,7 +108,7 @@ class Chaos:
                 self._cable.mend()
                 self._last_outage(until=time.time())
             for name in self._cluster.dead():
-                self.collapsed[name.rpartition("-")[0] or name] += 1
+                self.collapsed[name.rstrip("-12")] += 1
                 self._say(f"{now - self._began:6.1f} s  {name} ended by itself")
                 self._cluster.kill(name)
                 due.append((now + 1, name))
@@ -120,11 +120,14 @@ class Chaos:
 
     def _strike(self) -> str | None:
         """Let one accident happen; returns the component that is to be started again."""
-        kind = (
-            self._first.pop()
-            if self._first
-            else self._random.choices(*zip(*ACCIDENTS.items(), strict=True))[0]
-        )
+        kinds = self._first or self._random.choices(list(ACCIDENTS), list(ACCIDENTS.values()))
+        kind, before = kinds.pop(), self.kills.total()
+        struck = self._strike_with(kind)
+        if self.kills.total() == before and kinds is self._first:
+            self._first.insert(0, kind)  # there was nothing to hit
+        return struck
+
+    def _strike_with(self, kind: str) -> str | None:
         at = time.monotonic() - self._began
         if kind == "outage":
             if self._mends_at is None:  # two outages at a time are one
