@@ -23,7 +23,7 @@ from airflow_provider_seedance.settings import Settings
 EPOCH = 1_800_000_000.0
 
 #: So many turns of an event loop are an endless loop, and not a wait.
-_MOST_TURNS = 200_000
+_MOST_TURNS = 50_000
 
 
 class _Selector(selectors.DefaultSelector):
@@ -41,7 +41,7 @@ class _Selector(selectors.DefaultSelector):
 
 
 def simulate(
-    monkeypatch: pytest.MonkeyPatch, main: Callable[[], Awaitable[Any]], *, longest: float = 7 * 86400.0
+    monkeypatch: pytest.MonkeyPatch, main: Callable[[], Awaitable[Any]], *, longest: float = 86400.0
 ) -> Any:
     """Run a coroutine in simulated time, at most for so many seconds; nothing may be left to do after it."""
     selector = _Selector()

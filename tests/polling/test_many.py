@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from polling.simulated import EPOCH, passed, simulate
 
 from airflow_provider_seedance.generations import Generation, GenerationStatus
 from airflow_provider_seedance.polling import many as module
 from airflow_provider_seedance.polling.many import Awaited, Ends, Patience, wait_for_many
 from airflow_provider_seedance.polling.schedule import Knowledge
 from airflow_provider_seedance.polling.waiting import Next, Waiting
+from polling.simulated import EPOCH, passed, simulate
 
 CONN = "seedance_default"
 LATER = EPOCH + 7200.0
