@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import string
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from support import Store
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance import records as rec
+from airflow_provider_seedance.callbacks.mailbox import key_for, with_id
 from airflow_provider_seedance.compat import never_expire
 from airflow_provider_seedance.generations import (
     Generation,
@@ -41,6 +43,7 @@ def full() -> Record:
         end_from_trigger=True,
         generation_id="g-1",
         correlation="airflow-0f",
+        callback_nonce="n-1",
         facts={"model": "m", "duration": 5, "credits": 2.5},
         result={"generation_id": "g-1", "urls": ["https://cdn.example/x.png"]},
         status=GenerationStatus.SUCCEEDED,
@@ -156,6 +159,34 @@ def test_prompts_are_compared_exactly(one: str, other: str) -> None:
     assert (fingerprint(video(one)) == fingerprint(video(other))) == (one == other)
 
 
+def test_a_render_in_flight_is_known_again_after_an_upgrade() -> None:
+    """The digests are compared with those that another release wrote: what they are made of is fixed."""
+    request = video(
+        "Zwei Füchse, „leise“",
+        model="m-1",
+        duration=5,
+        images=[
+            {"url": "https://b.example/a.png?sig=1", "role": "first_frame"},
+            "https://b.example/c.png",
+        ],
+        generate_audio=True,
+        extra_params={
+            "b": [1, 2.5, None],
+            "a": {"x": "https://b.example/d.png?sig=2"},
+            "day": date(2026, 2, 7),
+            "callback_url": "https://x.example",
+        },
+    )
+    assert fingerprint(request).arguments == {
+        "prompt": "b820a00eccf8ab7f7dbc46d475acaef5",
+        "model": "72ce11bb99bf49e73d7552e6e04d2e92",
+        "duration": "ef2d127de37b942baad06145e54b0c61",
+        "images": "3b79cb2230614c4bd87cc5ff7daf9063",
+        "generate_audio": "b5bea41b6c623f7c09f1bf24dcae58eb",
+        "extra_params": "147ff54261daf2d0b0e3282ba9e32932",
+    }
+
+
 def test_a_prompt_that_is_no_unicode_has_a_fingerprint() -> None:
     assert fingerprint(video("\ud800")) == fingerprint(video("\ud800"))
 
@@ -196,7 +227,7 @@ def test_what_the_record_says() -> None:
         "end_from_trigger": True,
         "generation_id": "g-1",
         "correlation": "airflow-0f",
-        "callback_nonce": None,
+        "callback_nonce": "n-1",
         "facts": {"model": "m", "duration": 5, "credits": 2.5},
         "result": {"generation_id": "g-1", "urls": ["https://cdn.example/x.png"]},
         "status": "succeeded",
@@ -238,6 +269,7 @@ def test_another_version_is_not_understood(version: Any) -> None:
         {"generation_id": 5},
         {"generation_id": {"id": "g"}},
         {"correlation": 5},
+        {"callback_nonce": 5},
         {"result": "text"},
         {"result": [1]},
         {"fingerprint": {"api": 1, "base_url": "x", "media": "video", "arguments": {}}},
@@ -249,6 +281,12 @@ def test_a_damaged_record_is_not_an_empty_one(change: dict[str, Any]) -> None:
         Record.from_value({**full().as_dict(), **change})
     assert "othing was submitted" in caught.value.message
     assert not caught.value.retry_helps
+
+
+def test_what_is_wrong_with_a_damaged_record_is_told() -> None:
+    with pytest.raises(errors.SeedanceRecordError) as caught:
+        Record.from_value({**full().as_dict(), "correlation": 5})
+    assert str(caught.value.__cause__) == "expected str or NoneType, got 5"
 
 
 json_values = st.recursive(
@@ -302,10 +340,24 @@ def generation(status: str = "queued", **known: Any) -> Generation:
 
 def test_an_intent() -> None:
     record = intent(end_from_trigger=True)
-    assert record.state is RecordState.INTENT
-    assert (record.max_tries, record.try_number, record.end_from_trigger) == (2, 1, True)
-    assert (record.generation_id, record.correlation, record.intended_at) == (None, None, NOW)
-    assert record.facts == {"model": "m"}
+    assert record == Record(
+        state=RecordState.INTENT,
+        fingerprint=ATTEMPT.fingerprint,
+        max_tries=2,
+        try_number=1,
+        end_from_trigger=True,
+        facts={"model": "m"},
+        intended_at=NOW,
+    )
+
+
+def test_a_nonce_is_made_anew_for_each_submission_that_calls_back() -> None:
+    one, other = (intent(calls_back=True).callback_nonce for _ in range(2))
+    assert one is not None
+    assert other is not None
+    assert one != other
+    assert len(one) >= 16
+    assert not set(one) - set(string.ascii_letters + string.digits + "-_")  # it is a part of an address
 
 
 def test_a_correlation_value_is_made_anew_for_each_submission() -> None:
@@ -325,17 +377,30 @@ def test_after_a_submission() -> None:
 def test_a_synchronous_answer_is_kept_whole() -> None:
     done = generation("succeeded", urls=("https://cdn.example/1.png",))
     record = rec.submitted(intent(), done, NOW, synchronous=True)
-    assert (record.state, record.status) == (RecordState.ENDED, GenerationStatus.SUCCEEDED)
-    assert record.result == done.result()
+    assert record == replace(
+        intent(),
+        state=RecordState.ENDED,
+        generation_id="g-9",
+        status=GenerationStatus.SUCCEEDED,
+        result=done.result(),
+        submitted_at=NOW,
+        ended_at=NOW,
+    )
     assert Generation.from_result(record.result) == done
 
 
+def test_an_end_that_the_service_can_tell_again_is_not_kept_whole() -> None:
+    record = rec.submitted(intent(), generation("failed"), NOW, synchronous=False)
+    assert (record.state, record.status) == (RecordState.ENDED, GenerationStatus.FAILED)
+    assert record.result is None
+
+
 def test_the_end() -> None:
-    record = rec.ended(
-        rec.submitted(intent(), generation(), NOW, synchronous=False), generation("failed"), NOW
+    known = rec.submitted(intent(), generation(), NOW, synchronous=False)
+    later = NOW + timedelta(minutes=3)
+    assert rec.ended(known, generation("failed"), later) == replace(
+        known, state=RecordState.ENDED, status=GenerationStatus.FAILED, ended_at=later
     )
-    assert (record.state, record.status, record.ended_at) == (RecordState.ENDED, GenerationStatus.FAILED, NOW)
-    assert record.generation_id == "g-9"
 
 
 def test_adoption_takes_the_try_over() -> None:
@@ -344,6 +409,8 @@ def test_adoption_takes_the_try_over() -> None:
     assert (record.max_tries, record.try_number, record.state) == (5, 4, RecordState.INTENT)
     found = rec.adopted(intent(), later, generation_id="g-2")
     assert (found.state, found.generation_id) == (RecordState.SUBMITTED, "g-2")
+    again = rec.adopted(found, later)
+    assert (again.state, again.generation_id) == (RecordState.SUBMITTED, "g-2")
 
 
 # ---------------------------------------------------------------------- store
@@ -387,6 +454,7 @@ def test_a_store_that_cannot_be_read_is_not_an_empty_one(error: Exception) -> No
         RecordStore(accessor).read()
     assert type(caught.value) is errors.SeedanceStateError
     assert caught.value.retry_helps
+    assert f"{type(error).__name__}: {error}" in caught.value.message
     assert "Nothing was submitted" in caught.value.message
 
 
@@ -404,6 +472,7 @@ def test_a_store_that_cannot_be_written_says_so() -> None:
     with pytest.raises(errors.SeedanceStateError) as caught:
         RecordStore(accessor).write(full())
     assert caught.value.generation_id == "g-1"
+    assert "ConnectionError: the API server is away" in caught.value.message
     assert caught.value.retry_helps
 
 
@@ -416,7 +485,10 @@ def test_what_is_paid_for_is_written_stubbornly(caplog: pytest.LogCaptureFixture
     assert accessor.value == full().as_dict()
     assert slept == list(rec.WRITE_PAUSES[:3])
     assert len(caplog.records) == 3
-    assert all("g-1" in line.message and "billed" in line.message for line in caplog.records)
+    for line in caplog.messages:
+        assert line.startswith("Generation g-1 was submitted and is billed")
+        assert "the API server is away" in line  # why
+        assert line.endswith("Trying again.")
 
 
 def test_a_store_that_stays_away_never_raises(caplog: pytest.LogCaptureFixture) -> None:
@@ -427,6 +499,21 @@ def test_a_store_that_stays_away_never_raises(caplog: pytest.LogCaptureFixture) 
         assert not RecordStore(accessor, sleep=slept.append).write_stubbornly(full())
     assert slept == list(rec.WRITE_PAUSES)
     assert "a retry cannot find it" in caplog.records[-1].message
+
+
+def test_who_called_back_is_read_under_the_key_of_the_submission(caplog: pytest.LogCaptureFixture) -> None:
+    accessor = Store()
+    accessor.texts[key_for("n-1")] = json.dumps(with_id(with_id(None, "g-1"), "g-2"))
+    store = RecordStore(accessor)
+    assert store.called_back("n-1") == ["g-1", "g-2"]
+    assert store.called_back("n-2") == []
+    assert RecordStore(None).called_back("n-1") == []
+    assert caplog.messages == []
+    # Not knowing proves nothing, and is no failure of the task.
+    accessor.break_down("get")
+    assert store.called_back("n-1") == []
+    (line,) = caplog.messages
+    assert "called back could not be read: the API server is away" in line
 
 
 def test_times_are_utc() -> None:

@@ -17,6 +17,7 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
 from functools import cache, cached_property
+from itertools import pairwise
 
 from airflow_provider_seedance.polling.planning import Plan, plan
 
@@ -78,7 +79,7 @@ class _Spread:
             0.5 * (1.0 + math.erf(cell * _STEP / sigma / math.sqrt(2)))
             for cell in range(-self.reach, self.reach + 1)
         ]
-        self.within = [after - before for before, after in zip(self.below, self.below[1:], strict=False)]
+        self.within = [after - before for before, after in pairwise(self.below)]
 
     def until(self, distance: int) -> float:
         """Return the chance of less than so many cells above the median."""

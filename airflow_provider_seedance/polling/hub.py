@@ -330,8 +330,8 @@ class Hub:
             seat.step = self._stretched(replace(step, waiting=replace(step.waiting, last=None)), now)
             self._turns.poll(seat, seat.step.at)
             return
-        if step.kind == "ended":
-            _learn(seat.kind, before, step.waiting, now)
+        if step.kind == "ended" and isinstance(reading, Generation):
+            _learn(seat.kind, before, step.waiting.known.asked, reading, now)
         _settle(seat, step)
 
     def _stretched(self, step: Next, now: float) -> Next:
@@ -392,19 +392,13 @@ def _fail(seat: _Seat, error: Exception) -> None:
         seat.future.set_exception(error)
 
 
-def _learn(kind: Hashable, before: Waiting, ended: Waiting, now: float) -> None:
+def _learn(kind: Hashable, before: Waiting, asked: int, ended: Generation, now: float) -> None:
     """Remember how long a render took: longer than until it was seen running, at most until now."""
-    generation = ended.last
-    completed = generation.completed_at.timestamp() if generation and generation.completed_at else None
-    metrics.render_ended(
-        api=generation.api if generation else "",
-        outcome=generation.status.value if generation else "",
-        polls=ended.known.asked,
-        delay=max(0.0, now - completed) if completed is not None else None,
-    )
+    delay = max(0.0, now - ended.completed_at.timestamp()) if ended.completed_at else None
+    metrics.render_ended(api=ended.api, outcome=ended.status.value, polls=asked, delay=delay)
     if not before.told or before.submitted_at is None:
         return
-    if generation is not None and generation.status is GenerationStatus.SUCCEEDED:
+    if ended.status is GenerationStatus.SUCCEEDED:
         low = (before.running_at or before.submitted_at) - before.submitted_at
         _beliefs.learn(kind, max(0.0, low), max(0.0, now - before.submitted_at))
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_seedance.polling import beliefs as module
-from airflow_provider_seedance.polling.beliefs import TIMES, Belief, Beliefs, unlearned
+from airflow_provider_seedance.polling.beliefs import PRIOR, TIMES, Belief, Beliefs, unlearned
 
 
 def median(belief: Belief) -> float:
@@ -137,6 +137,8 @@ def test_the_time_of_a_render_is_lognormal(fresh: Any) -> None:
             normal.cdf(4 * fresh._STEP) - normal.cdf(3 * fresh._STEP)
         )
         assert len(spread.within) == 2 * spread.reach
+        # What is less likely than one in a hundred thousand costs no time.
+        assert spread.reach * fresh._STEP == pytest.approx(4.5 * sigma, abs=fresh._STEP)
 
 
 def test_what_is_believed_of_a_kind_that_was_never_seen(fresh: Any) -> None:
@@ -159,6 +161,7 @@ def test_what_is_believed_of_a_kind_that_was_never_seen(fresh: Any) -> None:
     [
         (0.0, 12.0),
         (9.5, 12.0),
+        (0.8 * 12.0, 9.6 + 10 * (9.6 / 120) ** -0.45),
         (9.7, 9.7 + 10 * (9.7 / 120) ** -0.45),
         (30.0, 30 + 10 * 0.25**-0.45),
         (120.0, 130.0),
@@ -219,6 +222,40 @@ def test_the_masses_are_those_of_all_hypotheses(fresh: Any) -> None:
 @pytest.mark.parametrize("seconds", [None, 0.5, -1.0, 23_000.0, math.nan, math.inf])
 def test_an_estimate_beyond_what_is_possible_is_none(seconds: float | None) -> None:
     assert unlearned().expecting(seconds) is unlearned()
+
+
+@pytest.mark.parametrize("seconds", [TIMES[0], TIMES[-1]])
+def test_an_estimate_at_the_edge_of_what_is_possible_counts(seconds: float) -> None:
+    assert unlearned().expecting(seconds) is not unlearned()
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
+def test_by_when_a_share_of_the_renders_has_ended(share: float) -> None:
+    belief = Belief().learned(95.0, 105.0)
+    masses, _ = belief.masses
+    last = TIMES.index(belief.by(share))
+    total = math.fsum(masses)
+    assert math.fsum(masses[:last]) < share * total <= math.fsum(masses[: last + 1])
+
+
+def test_nobody_waits_longer_than_is_possible() -> None:
+    never = Belief(tuple((0.0,) * len(row) for row in PRIOR))
+    assert never.by(math.inf) == TIMES[-1]
+
+
+@pytest.mark.parametrize(
+    ("weights", "use"),
+    [
+        (PRIOR[:-1], lambda belief: belief.masses),
+        (PRIOR[:-1], lambda belief: belief.learned(5.0, 6.0)),
+        (tuple(row[:-1] for row in PRIOR), lambda belief: belief.masses),
+        (tuple(row[:-1] for row in PRIOR), lambda belief: belief.learned(5.0, 6.0)),
+        (tuple(row[:-1] for row in PRIOR), lambda belief: belief.expecting(60.0)),
+    ],
+)
+def test_a_belief_about_other_hypotheses_is_none(weights: Any, use: Any) -> None:
+    with pytest.raises(ValueError, match="argument"):
+        use(Belief(weights))
 
 
 def test_an_estimate_leans_by_its_own_spread(fresh: Any) -> None:

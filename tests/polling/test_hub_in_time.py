@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -337,7 +338,7 @@ def test_a_key_that_stays_wrong_is_looked_up_twice_a_minute_at_most(service: Ser
 
     assert {step.kind for step in run(main)} == {"deadline"}
     moments = [at for at, _ in look_up.looked_up]
-    assert all(later - before >= 30.0 for before, later in zip(moments, moments[1:], strict=False))
+    assert all(later - before >= 30.0 for before, later in itertools.pairwise(moments))
     assert len(moments) >= 5
     assert len(service.clients) == 1
 
@@ -866,6 +867,18 @@ def test_the_end_of_a_render_is_counted(
         service.bodies = lambda generation_id, at: {"completed_at": iso(completed)} if at > 22.0 else {}
     run(lambda: wait(Connections(connection())))
     assert counted == [{"api": "runbase", "outcome": "succeeded", "polls": 3, "delay": delay}]
+
+
+def test_a_render_that_goes_on_beyond_the_deadline_has_not_ended(
+    service: Service, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[dict[str, Any]] = []
+    monkeypatch.setattr(module.metrics, "render_ended", lambda **told: counted.append(told))
+    service.ends["g"] = 9 * HOUR
+    service.latency = 5.0
+    assert run(lambda: wait(Connections(connection()), patience=12.0)).kind == "deadline"
+    assert service.times() == [15.0]
+    assert counted == []
 
 
 def test_what_took_how_long_is_learned(service: Service, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

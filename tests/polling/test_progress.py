@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_seedance.polling.beliefs import unlearned
+from airflow_provider_seedance.polling import progress as module
+from airflow_provider_seedance.polling.beliefs import TIMES, Belief, price, unlearned
 from airflow_provider_seedance.polling.progress import next_by_progress
 
 
@@ -53,3 +57,107 @@ def test_whatever_is_told_the_next_poll_is_ahead(readings: list[tuple[float, flo
 
 def test_a_reading_in_the_very_moment_of_the_submission_tells_nothing() -> None:
     assert next_by_progress([(5e-324, 1.0)], 0.0, unlearned()) is None
+
+
+@pytest.mark.parametrize(
+    ("percents", "tells"),
+    [
+        ((99.0, 99.0), True),
+        ((99.0, 99.0, 99.0), False),
+        ((40.0, 60.0, 60.0), True),
+        ((60.0, 50.0, 61.0), True),
+        ((60.0, 62.0, 59.0), False),
+        # Only the latest count.
+        ((10.0, 10.0, 10.0, 40.0, 70.0), True),
+        ((10.0, 30.0, 50.0, 50.0, 50.0), False),
+    ],
+)
+def test_a_service_that_stays_where_it_is_tells_nothing(percents: Sequence[float], tells: bool) -> None:
+    readings = [(60.0 + 20.0 * number, percent) for number, percent in enumerate(percents)]
+    assert (after(*readings) is not None) is tells
+
+
+@pytest.mark.parametrize("reading", [(1.0, 20.0), (60.0, 100.0), (60.0, 0.6), (60.0, 3.0)])
+def test_the_least_and_the_most_that_can_be_told(reading: tuple[float, float]) -> None:
+    assert after(reading) is not None
+
+
+@pytest.mark.parametrize("reading", [(0.9, 20.0), (60.0, 100.1)])
+def test_what_cannot_be_tells_nothing_and_spoils_nothing(reading: tuple[float, float]) -> None:
+    told = ((50.0, 40.0), (70.0, 60.0))
+    assert next_by_progress([*told, reading], 70.0, unlearned()) == after(*told)
+
+
+TOLD = (
+    ((60.0, 30.0), (90.0, 52.0)),
+    ((60.0, 2.0),),
+    ((300.0, 20.0), (400.0, 40.0), (500.0, 64.0)),
+    ((100.0, 95.0), (110.0, 99.0)),
+    ((5.0, 97.0), (300.0, 100.0)),
+    ((20_000.0, 50.0),),
+)
+
+
+@pytest.mark.parametrize("told", TOLD)
+@pytest.mark.parametrize("belief", [unlearned(), Belief().learned(95.0, 105.0)], ids=["unknown", "known"])
+def test_an_end_is_as_likely_as_what_is_believed_and_the_readings_make_it(
+    told: tuple[tuple[float, float], ...], belief: Belief
+) -> None:
+    """Bayes: how likely renders end then, that they wait so long in a queue, and that this would be reported."""
+    latest, percent = told[-1]
+    reported, expected = NormalDist(0, 3), []
+    for queue in range(13):
+        began = latest * queue / 16
+        for error in range(-5, 6):
+            done = min(percent + error, 100.0)
+            if done <= 0.5:
+                continue
+            end = began + (latest - began) * 100 / done
+            seconds = next((moment for moment in TIMES if moment >= end), TIMES[-1])
+            likely = belief.masses[0][TIMES.index(seconds)] + 1e-6
+            likely *= math.exp(-began / max(20.0, latest / 5))
+            for at, seen in told:
+                line = 100 * (at - began) / (end - began)
+                likely *= reported.pdf(min(100.0, max(0.0, line)) - seen) / reported.pdf(0)
+            expected.append((end, likely))
+    found = module._ends(told, belief)
+    assert [end for end, _ in found] == pytest.approx([end for end, _ in expected])
+    assert [weight for _, weight in found] == pytest.approx(
+        [weight for _, weight in expected], rel=1e-9, abs=1e-300
+    )
+
+
+@pytest.mark.parametrize("told", TOLD[:4])
+def test_what_the_next_poll_is_planned_by(
+    told: tuple[tuple[float, float], ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned: list[Any] = []
+    plan = module.plan
+
+    def note(*given: Any, **more: Any) -> Any:
+        planned.append((*given, more))
+        return plan(*given, **more)
+
+    monkeypatch.setattr(module, "plan", note)
+    elapsed = told[-1][0] + 2.0
+    assert next_by_progress(told, elapsed, unlearned()) is not None
+    ((times, chances, costs, more),) = planned
+    assert times == sorted(times)
+    assert (times[0], chances[0]) == (elapsed, 0.0)
+    assert min(times[1:]) > elapsed
+    assert math.fsum(chances) == pytest.approx(1)
+    # One in twenty-five times progress says nothing, and the end may be anywhere.
+    by_moment = dict(zip(times, chances, strict=True))
+    assert [by_moment[elapsed * share] for share in (1.1, 1.25, 1.5, 2.0, 3.0)] == pytest.approx([0.008] * 5)
+    # A poll costs what it costs for renders that end in the middle of what is possible.
+    ends = sorted(end for end, _ in module._ends(told, unlearned()) if end > elapsed)
+    cost = price(ends[len(ends) // 2])
+    assert costs == pytest.approx([cost * chance for chance in chances])
+    # A second of delay is worth less than without progress: the next reading tells more.
+    assert more == {"patience": pytest.approx(0.4 * 1.4)}
+
+
+def test_an_end_in_this_very_moment_is_none() -> None:
+    """What is finished by now would have been read as finished."""
+    assert next_by_progress([(60.0, 100.0)], 60.0, unlearned()) > 60.0  # type: ignore[operator]
+    assert next_by_progress([(60.0, 100.0)], 600.0, unlearned()) is None
