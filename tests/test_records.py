@@ -242,6 +242,20 @@ def test_fields_of_a_later_release_of_the_same_version_are_ignored() -> None:
     assert Record.from_value({**full().as_dict(), "colour": "blue"}) == full()
 
 
+def test_a_record_without_what_may_be_missing() -> None:
+    whole = full().as_dict()
+    needed = ("version", "state", "fingerprint", "max_tries", "try_number", "generation_id")
+    bare = Record.from_value({name: whole[name] for name in needed})
+    assert bare == Record.from_value({**dict.fromkeys(whole), **{name: whole[name] for name in needed}})
+    assert bare == Record(
+        state=RecordState.ENDED,
+        fingerprint=full().fingerprint,
+        max_tries=3,
+        try_number=2,
+        generation_id="g-1",
+    )
+
+
 @pytest.mark.parametrize("version", [0, 2, 99, "1", None])
 def test_another_version_is_not_understood(version: Any) -> None:
     with pytest.raises(errors.SeedanceRecordError) as caught:

@@ -17,7 +17,7 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
 from functools import cache, cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from airflow_provider_seedance.polling.planning import Plan, plan
 
@@ -122,13 +122,8 @@ class Belief:
 
     def by(self, share: float) -> float:
         """Return by when this share of such renders has ended, in seconds since the submission."""
-        masses, _ = self.masses
-        total, seen = math.fsum(masses), 0.0
-        for seconds, mass in zip(TIMES, masses, strict=True):
-            seen += mass
-            if seen >= share * total:
-                return seconds
-        return TIMES[-1]
+        ended = list(accumulate(self.masses[0]))
+        return TIMES[min(bisect_left(ended, share * ended[-1]), _CELLS)]
 
     @cached_property
     def _plan(self) -> Plan:

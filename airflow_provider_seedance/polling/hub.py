@@ -90,13 +90,14 @@ class _Seat:
     One who waits in the hub.
 
     :param future: Is told how it ended; cancelled when nobody waits any more.
-    :param step: Of the generation that is waited for; ``None`` where somebody waits to submit.
+    :param step: Of the generation that is waited for; ``None`` where somebody waits to submit, who needs nothing
+        of the rest either.
     :param kind: Renders of the same kind take about the same time.
     :param alone: Whether a request for many did not tell about this one.
     """
 
     future: asyncio.Future[Any]
-    conn_id: str
+    conn_id: str = ""
     step: Next | None = None
     kind: Hashable = None
     alone: bool = False
@@ -165,9 +166,9 @@ class Hub:
         ended: Next = await self._sit(seat)
         return ended
 
-    async def wait_to_submit(self, conn_id: str, moment: float) -> None:
+    async def wait_to_submit(self, moment: float) -> None:
         """Wait until the quota has room for a submission, which is then expected to follow."""
-        seat = _Seat(asyncio.get_running_loop().create_future(), conn_id)
+        seat = _Seat(asyncio.get_running_loop().create_future())
         self._turns.submit(seat, moment)
         await self._sit(seat)
 
@@ -447,7 +448,7 @@ async def wait_to_submit(conn_id: str, look_up: LookUp, *, moment: float) -> Non
     :raises SeedanceConfigurationError: the connection is unusable.
     """
     async with _hub(conn_id, look_up) as (hub, _):
-        await hub.wait_to_submit(conn_id, moment)
+        await hub.wait_to_submit(moment)
 
 
 async def wait_for_turn(moment: float, conn_id: str | None, look_up: LookUp, *, complain: Complain) -> None:

@@ -239,8 +239,7 @@ def test_by_when_a_share_of_the_renders_has_ended(share: float) -> None:
 
 
 def test_nobody_waits_longer_than_is_possible() -> None:
-    never = Belief(tuple((0.0,) * len(row) for row in PRIOR))
-    assert never.by(math.inf) == TIMES[-1]
+    assert Belief().learned(95.0, 105.0).by(2.0) == TIMES[-1]
 
 
 @pytest.mark.parametrize(

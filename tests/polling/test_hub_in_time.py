@@ -120,7 +120,8 @@ def test_a_render_is_read_at_the_users_interval_until_it_ends(service: Service, 
     service.ends["g"] = 25.0
     look_up = Connections(connection())
     step = run(lambda: wait(look_up))
-    assert (step.kind, step.waiting.last.status, step.waiting.known.asked) == ("ended", "succeeded", 3)
+    assert (step.kind, step.waiting.known.asked) == ("ended", 3)
+    assert (step.waiting.last.status, step.waiting.last.media) == ("succeeded", "video")
     assert service.times() == [10.0, 20.0, 30.0]
     assert look_up.looked_up == [(0.0, CONN)]
 
@@ -759,6 +760,7 @@ def test_a_turn_is_waited_for_whatever_is_wrong_with_the_connection(service: Ser
     assert said == ["No turn in the quota could be waited for: no API key"]
     assert run(lambda: turn(CONN, Connections(connection()), 30.0)) == 30.0
     assert run(lambda: turn(None, look_up, -30.0)) == 0.0
+    assert len(said) == 1
 
 
 # ---------------------------------------------------------------------- the note of other processes
