@@ -104,9 +104,13 @@ class _Seat:
     report: Report | None = None
 
     @property
-    def waiting(self) -> Waiting:
+    def planned(self) -> Next:
         assert self.step is not None
-        return self.step.waiting
+        return self.step
+
+    @property
+    def waiting(self) -> Waiting:
+        return self.planned.waiting
 
 
 def _alive(seat: _Seat) -> bool:
@@ -278,7 +282,7 @@ class Hub:
         """Return who can be asked for in one request: connections may have come to mean different keys."""
         groups: dict[Hashable, list[_Seat]] = {}
         for seat in seats:
-            groups.setdefault(seat if seat.alone or self._most == 1 else seat.conn_id, []).append(seat)
+            groups.setdefault(seat if seat.alone else seat.conn_id, []).append(seat)
         return list(groups.values())
 
     def _out_of_time(self, seat: _Seat) -> bool:
@@ -319,9 +323,8 @@ class Hub:
         now, before = time.time(), seat.waiting
         if isinstance(reading, SeedanceRateLimitError):
             # Not a reading at all: it keeps its place, and the quota says when.
-            at = seat.step.at if seat.step else now
-            seat.step = Next("wait", replace(before, refused=True), at)
-            self._turns.poll(seat, at)
+            seat.step = replace(seat.planned, waiting=replace(before, refused=True))
+            self._turns.poll(seat, seat.step.at)
             return
         step = on_reading(before, reading, now, _beliefs.of(seat.kind))
         if step.kind == "wait":
@@ -481,8 +484,9 @@ async def _hub(conn_id: str, look_up: LookUp) -> AsyncIterator[tuple[Hub, Settin
     try:
         yield hub, settings
     finally:
-        if hub.idle and _hubs.get(key) is hub:
-            del _hubs[key]
+        if hub.idle:
+            if _hubs.get(key) is hub:  # and not the one that replaced it
+                del _hubs[key]
             if not any(other is loop for other, _ in _hubs):
                 _connections.pop(loop, None)
             await asyncio.shield(hub.close())

@@ -84,6 +84,7 @@ class Service:
 
     :param ends: Seconds at which a generation has succeeded; one that is not named is not known.
     :param latency: Seconds that each reply takes.
+    :param slow: Seconds that replies about a generation take instead.
     :param bodies: More fields of the status of a generation, made from the seconds that have passed.
     :param answer: Answers instead, where it returns something.
     :param headers: Of each reply.
@@ -92,6 +93,7 @@ class Service:
 
     ends: dict[str, float] = field(default_factory=dict)
     latency: float = 0.0
+    slow: dict[str, float] = field(default_factory=dict)
     bodies: Callable[[str, float], dict[str, Any]] = lambda generation_id, at: {}
     answer: Callable[[Request], HttpReply | TransportFailure | None] = lambda request: None
     headers: Callable[[float], dict[str, str]] = lambda at: {}
@@ -162,8 +164,7 @@ class Client:
         self.service.running += 1
         self.service.most_running = max(self.service.most_running, self.service.running)
         try:
-            if self.service.latency:
-                await asyncio.sleep(self.service.latency)
+            await asyncio.sleep(self.service.slow.get(call.path.rsplit("/", 1)[1], self.service.latency))
             answer = self.service.reply_to(call, self.settings)
         finally:
             self.service.running -= 1

@@ -17,7 +17,7 @@ from triggers.test_seedance import submitted
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.rate_limits import RateLimit
-from airflow_provider_seedance.apis.wire import HttpCall, HttpReply
+from airflow_provider_seedance.apis.wire import HttpCall
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.polling import hub as module
 from airflow_provider_seedance.polling.hub import wait_for_generation
@@ -658,27 +658,3 @@ def test_nothing_is_logged_per_poll(services: SeedanceEmulator, caplog: pytest.L
     run(main)
     assert services.ledger.count("status") > 3
     assert [line for line in caplog.records if line.name.startswith("airflow_provider_seedance")] == []
-
-
-def test_the_hub_has_a_context_of_its_own(
-    services: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Airflow files log lines by context; those of the hub belong to nobody's task."""
-    import contextvars
-
-    marker: contextvars.ContextVar[str] = contextvars.ContextVar("marker", default="nobody")
-    seen: set[str] = set()
-
-    async def send(self: Any, call: HttpCall) -> HttpReply:
-        seen.add(marker.get())
-        return HttpReply(404, {}, b'{"error": {"code": "x", "message": "y"}}')
-
-    monkeypatch.setattr(module.AsyncClient, "send", send)
-    look_up = Connections(emulator_settings(services, "ark"))
-
-    async def main() -> None:
-        marker.set("the first trigger")
-        await wait("g", look_up)
-
-    run(main)
-    assert seen == {"nobody"}
