@@ -208,8 +208,8 @@ def price(median: float) -> float:
 
 
 def _cell(seconds: float) -> int:
-    """Return the cell a time lies in."""
-    return bisect_left(TIMES, seconds) if seconds > 0 else -(10**6)
+    """Return the cell a time lies in; one before all that are likely where no time has passed."""
+    return bisect_left(TIMES, seconds) if seconds > 0 else -_CELLS
 
 
 @cache

@@ -78,9 +78,7 @@ def _ends(told: Sequence[tuple[float, float]], belief: Belief) -> list[tuple[flo
             if share <= 0.005:
                 continue
             rendering = (latest - began) / share
-            misfit = sum(
-                (min(100.0, max(0.0, 100.0 * (at - began) / rendering)) - seen) ** 2 for at, seen in told
-            )
+            misfit = sum((max(0.0, 100.0 * (at - began) / rendering) - seen) ** 2 for at, seen in told)
             end = began + rendering
             cell = min(bisect_left(TIMES, end), len(TIMES) - 1)
             weight = (masses[cell] + 1e-6) * math.exp(-0.5 * misfit / NOISE**2 - began / queued)

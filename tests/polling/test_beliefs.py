@@ -84,7 +84,19 @@ def test_what_cannot_be_is_not_learned(low: float, high: float) -> None:
     assert known.of("kind") is unlearned()
 
 
+@pytest.mark.parametrize("low", [0.0, 0.5])
+def test_a_render_that_the_first_look_found_finished_is_learned_from(low: float) -> None:
+    known = Beliefs()
+    known.learn("kind", low, 12.0)
+    assert median(known.of("kind")) < 20 < median(unlearned())
+    assert min(map(min, known.of("kind").weights)) >= 0  # nothing is less likely than impossible
+
+
 def test_so_many_kinds_are_remembered_those_seen_last() -> None:
+    known = Beliefs()
+    for number in range(module.MOST_KINDS):
+        known.learn(number, 1.0, 60.0)
+    assert known.of(0) is not unlearned()
     known = Beliefs()
     for number in range(module.MOST_KINDS + 5):
         known.learn(number, 1.0, 60.0)
@@ -109,6 +121,7 @@ def test_whatever_is_seen_a_belief_stays_one(seen: list[tuple[float, float]], el
         known.learn("kind", min(low, high), max(low, high))
     belief = known.of("kind")
     assert math.fsum(map(math.fsum, belief.weights)) == pytest.approx(1)
+    assert min(map(min, belief.weights)) >= 0
     assert belief.after(elapsed) > elapsed
 
 
@@ -186,9 +199,12 @@ def test_what_is_learned_is_what_bayes_says(fresh: Any) -> None:
     for before, after, (low, high) in (
         (fresh.Belief(), first, (50.0, 60.0)),
         (first, second, (80.0, 90.0)),
+        # Seen as finished by the first look, and a little later.
+        (fresh.Belief(), fresh.Belief().learned(0.0, 12.0), (0.0, 12.0)),
+        (fresh.Belief(), fresh.Belief().learned(0.5, 12.0), (0.5, 12.0)),
     ):
         # The interval as whole cells of the grid.
-        edges = [fresh.TIMES[bisect_left(fresh.TIMES, edge)] for edge in (low, high)]
+        edges = [fresh.TIMES[bisect_left(fresh.TIMES, edge)] if edge else 1e-9 for edge in (low, high)]
         expected = []
         for row, prior, sigma in zip(before.weights, fresh.PRIOR, fresh._SPREADS, strict=True):
             for weight, general, cell in zip(row, prior, fresh._MEDIANS, strict=True):
@@ -197,7 +213,7 @@ def test_what_is_learned_is_what_bayes_says(fresh: Any) -> None:
                 expected.append((0.99 * weight + 0.01 * general) * chance)
         total = math.fsum(expected)
         found = [weight for row in after.weights for weight in row]
-        assert found == pytest.approx([one / total for one in expected], rel=1e-2, abs=1e-6)
+        assert found == pytest.approx([one / total for one in expected], rel=1e-2, abs=3e-6)
 
 
 def test_the_masses_are_those_of_all_hypotheses(fresh: Any) -> None:
