@@ -582,3 +582,21 @@ def test_an_intent_of_unknown_time_is_told_without_one() -> None:
         "An earlier try was about to submit and left no id. One generation"
     )
     assert "billed at ark without" in decision.error.message
+
+
+def test_all_that_changed_is_named() -> None:
+    both = fingerprint(arguments={"prompt": "p2", "duration": "d2"})
+    decision = durability.decide(record(RecordState.ENDED, both), AUTOMATIC, "fail")
+    assert isinstance(decision, Fail)
+    assert "the request changed (duration, prompt) since" in decision.error.message
+
+
+def test_a_submission_is_repeated_once_and_then_both_may_be_billed() -> None:
+    intent = record(RecordState.INTENT)
+    once = durability.decide_uncertain(intent, AUTOMATIC, "resubmit", found=None)
+    assert isinstance(once, Submit)
+    twice = durability.decide_uncertain(intent, AUTOMATIC, "resubmit", found=None, repeated=True)
+    assert isinstance(twice, Fail)
+    assert twice.error.message.endswith(
+        "that submits anew. It was submitted again once, as on_uncertain_submit='resubmit' says; both may be billed."
+    )

@@ -80,6 +80,9 @@ def test_a_reply_of_a_window_that_is_over_tells_nothing() -> None:
     quota.learn(told(8, reset=1200), NOW + 601)
     quota.learn(told(0, reset=600), NOW + 602)
     assert quota.free(NOW + 602) == 8
+    quota = Quota()
+    quota.learn(told(0), NOW + 600 + MARGIN)
+    assert quota.free(NOW + 600 + MARGIN) == math.inf
 
 
 @pytest.mark.parametrize(
@@ -90,6 +93,15 @@ def test_half_of_the_headers_are_none(limit: RateLimit) -> None:
     quota = Quota()
     quota.learn(limit, NOW)
     assert quota.free(NOW) == math.inf
+
+
+def test_a_quota_of_one_request_is_one() -> None:
+    quota = Quota()
+    quota.learn(told(1, limit=1), NOW)
+    assert quota.free(NOW) == 1
+    quota.spend(NOW)
+    assert quota.free(NOW) == 0
+    assert quota.free(NOW + 600 + MARGIN) == 1
 
 
 def test_a_refusal_stops_everybody_until_it_passes_and_is_news_once() -> None:
@@ -173,7 +185,7 @@ def test_submissions_of_others_count_where_no_header_tells_of_them() -> None:
     assert quota.free(NOW) == 2
     quota.saw_submission(NOW, NOW)
     assert quota.free(NOW) == 1
-    quota.saw_submission(NOW - 4000, NOW)  # of an hour that is over, seen after a restart
+    quota.saw_submission(NOW - 3600, NOW)  # of an hour that is over, seen after a restart
     assert quota.free(NOW) == 1
     quota.learn(told(9), NOW)
     quota.saw_submission(NOW, NOW)
@@ -347,6 +359,8 @@ def test_when_there_may_be_more() -> None:
     assert quota.free(NOW + 3629) == 0
     assert quota.opens_at(NOW) == NOW + 3630
     assert quota.free(NOW + 3630) == 1
+    quota.refuse(9000.0, NOW)  # nothing that comes sooner helps
+    assert quota.opens_at(NOW) == NOW + 9000
 
 
 def test_headers_of_the_window_that_is_known_lengthen_it_and_those_of_another_replace_it() -> None:
@@ -359,6 +373,9 @@ def test_headers_of_the_window_that_is_known_lengthen_it_and_those_of_another_re
     assert quota.window == 500
     quota.learn(told(9, reset=1200), NOW + 700)
     assert (quota.window, quota.reset_at) == (500, NOW + 1200)
+    # A plan of shorter windows, from now on.
+    quota.learn(told(9, reset=760), NOW + 700)
+    assert (quota.window, quota.reset_at, quota.rate) == (60, NOW + 760, 10 / 60)
 
 
 @pytest.mark.parametrize(("later", "left"), [(0.0, 3), (2.0, 3), (2.1, 9)])
