@@ -549,17 +549,21 @@ def test_one_that_a_list_does_not_tell_about_is_read_alone_from_then_on(service:
 def test_a_list_that_is_refused_is_not_asked_for_again(
     service: Service, run: Any, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    service.ends = dict.fromkeys("abc", 25.0)
+    service.ends = dict.fromkeys("abcde", 25.0)
     look_up = Connections(connection("ark"))
     refused = reply(status, {"error": {"code": "No", "message": "there is no such list"}})
     service.answer = lambda request: refused if len(request.ids) > 1 else None
 
     async def main() -> list[Any]:
-        return await wait_for_all(*(wait(look_up, name) for name in "abc"))
+        return await wait_for_all(
+            *(wait(look_up, name) for name in "abc"),
+            # Were not in that list, and are in no other.
+            *(wait(look_up, name, interval=40.0) for name in "de"),
+        )
 
     steps = run(main)
     assert {(step.kind, step.waiting.known.failures) for step in steps} == {("ended", 0)}
-    assert [len(request.ids) for request in service.requests] == [3] + [1] * 9
+    assert [len(request.ids) for request in service.requests] == [3] + [1] * 11
     (line,) = caplog.messages
     assert "there is no such list" in line
     assert "one by one" in line

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import stat
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import pytest
 from airflow_provider_seedance.apis.rate_limits import RateLimit
 from airflow_provider_seedance.polling import notes
 from airflow_provider_seedance.polling.notes import NoteTaker, QuotaNote
-from airflow_provider_seedance.polling.quota import MARGIN
+from airflow_provider_seedance.polling.quota import MARGIN, Quota
 
 IDENTITY = ("https://vendor.example/v1", "digest-of-a-key")
 
@@ -93,10 +95,37 @@ def test_whoever_comes_stands_behind_those_who_wait() -> None:
     assert QuotaNote(IDENTITY).read(now).free(now) == 3
 
 
-def test_half_a_window_is_not_noted() -> None:
+@pytest.mark.parametrize("missing", ["limit", "remaining", "reset_at"])
+def test_half_a_window_is_not_noted(place: Path, missing: str) -> None:
     now = float(int(time.time()))
-    QuotaNote(IDENTITY).learn(RateLimit(limit=10, remaining=0), now)
+    QuotaNote(IDENTITY).learn(replace(told(0, now=now), **{missing: None}), now)
+    assert not place.exists()
     assert QuotaNote(IDENTITY).reserve(now) == 0
+
+
+@pytest.mark.parametrize("missing", ["limit", "remaining", "reset_at"])
+def test_half_a_note_is_none(missing: str) -> None:
+    now = float(int(time.time()))
+    note = QuotaNote(IDENTITY)
+    note.learn(told(0, now=now), now)
+    note._path.write_text(json.dumps({**json.loads(note._path.read_text()), missing: None}))
+    assert note.reserve(now) == 0
+    assert note.read(now) == Quota()
+
+
+def test_a_note_of_any_length_is_not_read() -> None:
+    now = float(int(time.time()))
+    note = QuotaNote(IDENTITY)
+    note.learn(told(0, now=now), now)
+    note._path.write_text(" " * 1_000_000 + note._path.read_text())
+    assert note.reserve(now) == 0
+
+
+def test_a_window_is_noted_whole() -> None:
+    now = float(int(time.time()))
+    QuotaNote(IDENTITY).learn(told(4, now=now), now)
+    noted = QuotaNote(IDENTITY).read(now + 60)
+    assert (noted.limit, noted.remaining, noted.reset_at, noted.window) == (10, 4, now + 600, 600)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +168,9 @@ def test_a_place_that_cannot_be_had_is_no_trouble(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(notes, "directory", lambda: tmp_path / "file" / "notes")
     now = float(int(time.time()))
     QuotaNote(IDENTITY).learn(told(0, now=now), now)
+    QuotaNote(IDENTITY).queue(now)
     assert QuotaNote(IDENTITY).reserve(now) == 0
+    assert QuotaNote(IDENTITY).read(now) == Quota()
 
 
 def test_a_link_is_not_followed(place: Path, tmp_path: Path) -> None:
@@ -159,6 +190,8 @@ def test_each_airflow_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_HOME", "/one")
     QuotaNote(IDENTITY).learn(told(0, now=now), now)
     monkeypatch.setenv("AIRFLOW_HOME", "/two")
+    assert QuotaNote(IDENTITY).reserve(now) == 0
+    monkeypatch.delenv("AIRFLOW_HOME")
     assert QuotaNote(IDENTITY).reserve(now) == 0
 
 
