@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 
 
 class Plan:
@@ -52,7 +53,7 @@ def plan(times: Sequence[float], masses: Sequence[float], costs: Sequence[float]
     :param patience: What one second of delay costs.
     """
     last = len(times) - 1
-    ended, moment = _sums(times, masses)
+    ended = list(accumulate(masses))
     waiting = [0.0] * (last + 1)
     for index in range(last - 1, -1, -1):
         waiting[index] = waiting[index + 1] + costs[index + 1]
@@ -63,20 +64,11 @@ def plan(times: Sequence[float], masses: Sequence[float], costs: Sequence[float]
         cheapest, choice = math.inf, last
         # The best next poll never moves back as one moves on, so it is not sought beyond the one found last.
         for there in range(here + 1, latest + 1):
-            delay = times[there] * (ended[there] - ended[here]) - (moment[there] - moment[here])
-            price = patience * delay + best[there]
+            # Seconds from the submission to the poll, not from the end: what lies between is the same for every plan.
+            noticed = times[there] * (ended[there] - ended[here])
+            price = patience * noticed + best[there]
             if price < cheapest:
                 cheapest, choice = price, there
         best[here] = waiting[here] + cheapest
         following[here] = latest = choice
     return Plan(times, following)
-
-
-def _sums(times: Sequence[float], masses: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Return, up to each moment, how likely the end is and the mean moment of it, times that."""
-    ended, moment = [masses[0]], [masses[0] * times[0]]
-    for index in range(1, len(times)):
-        middle = 0.5 * (times[index - 1] + times[index])
-        ended.append(ended[-1] + masses[index])
-        moment.append(moment[-1] + masses[index] * middle)
-    return ended, moment

@@ -8,7 +8,6 @@ reports narrows it down for this one.
 
 from __future__ import annotations
 
-import math
 import random
 from dataclasses import dataclass
 
@@ -99,7 +98,7 @@ def _adaptive(known: Knowledge, elapsed: float, belief: Belief) -> float:
     if at is None:
         at = belief.after(elapsed)
     longest = max(LONGEST, LONGEST_SHARE * elapsed)
-    return max(SHORTEST, min(longest, at - elapsed)) if at < math.inf else longest
+    return max(SHORTEST, min(longest, at - elapsed))
 
 
 def _safety_net(elapsed: float, belief: Belief) -> float:

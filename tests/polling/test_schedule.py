@@ -150,6 +150,7 @@ def test_with_callbacks_the_first_poll_comes_after_nearly_all_such_renders_have_
     first = wait(belief=belief, called_back=True)
     assert first == pytest.approx(schedule.SAFETY_FACTOR * belief.by(schedule.SAFETY_SHARE))
     assert first > 200.0
+    assert wait(elapsed=90.0, belief=belief, called_back=True) == pytest.approx(first - 90.0)
     assert wait(belief=learned(15.0), called_back=True) == schedule.SAFETY_FIRST
 
 
