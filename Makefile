@@ -106,7 +106,7 @@ $(VENV)/mutation: $(VENV)/installed
 	@touch $@
 
 # mutmut remembers what it has run; what is printed is of this run.
-mutation: $(VENV)/mutation  ## Change what keeps the promises, and say how much of it the tests notice (an hour)
+mutation: $(VENV)/mutation  ## Change what keeps the promises, and say how much of it the tests notice (a quarter of an hour)
 	rm -rf mutants
 	HYPOTHESIS_PROFILE=mutation $(BIN)/mutmut run $(ARGS)
 	$(BIN)/python tools/mutation.py 85
