@@ -96,7 +96,8 @@ def run(main: Callable[[], Any]) -> Any:
 
     async def guarded() -> Any:
         try:
-            return await main()
+            async with asyncio.timeout(120):  # a test that hangs fails
+                return await main()
         finally:
             await asyncio.sleep(0)
             assert asyncio.all_tasks() == {asyncio.current_task()}
