@@ -1,4 +1,8 @@
-"""Simulated time, and a service in it: hours of waiting take no time, and every moment is exact."""
+"""
+Simulated time, a service in it, and those who wait there: hours take no time, and every moment is exact.
+
+The fixtures that go with it are in ``conftest.py``.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,20 @@ import json
 import selectors
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from helpers import reply
+from helpers import settings as settings_of
 
 from airflow_provider_seedance.apis.rate_limits import read_rate_limit
 from airflow_provider_seedance.apis.wire import HttpCall, HttpReply, TransportFailure
 from airflow_provider_seedance.polling import hub
+from airflow_provider_seedance.polling.hub import wait_for_generation
+from airflow_provider_seedance.polling.schedule import Knowledge
+from airflow_provider_seedance.polling.waiting import Waiting
 from airflow_provider_seedance.settings import Settings
 
 #: When simulated time begins, in seconds since 1970.
@@ -183,3 +191,56 @@ def refusal(retry_after: float | None = None) -> HttpReply:
     headers = {} if retry_after is None else {"retry-after": str(retry_after)}
     body = json.dumps({"error": {"code": "RATE_LIMITED", "message": "too many requests"}}).encode()
     return HttpReply(status=429, headers=headers, body=body)
+
+
+CONN = "seedance_default"
+HOUR = 3600.0
+
+
+class Connections:
+    """Looks connections up, and notes when."""
+
+    def __init__(self, *known: Settings) -> None:
+        self.known = {one.conn_id: one for one in known}
+        self.looked_up: list[tuple[float, str]] = []
+
+    async def __call__(self, conn_id: str) -> Settings:
+        self.looked_up.append((passed(), conn_id))
+        await asyncio.sleep(0)
+        return self.known[conn_id]
+
+
+def connection(api: str = "runbase", conn_id: str = CONN, **changes: Any) -> Settings:
+    return replace(settings_of(api=api), conn_id=conn_id, **changes)
+
+
+def waiting(
+    generation_id: str = "g", *, interval: float | None = 10.0, patience: float = HOUR, **changes: Any
+) -> Waiting:
+    known = Knowledge(poll_interval=interval)
+    return Waiting(
+        **{
+            "generation_id": generation_id,
+            "media": "video",
+            "deadline": time.time() + patience,
+            "known": known,
+            **changes,
+        }
+    )
+
+
+def wait(
+    look_up: Any, generation_id: str = "g", conn_id: str = CONN, *, more: Any = None, **changes: Any
+) -> Any:
+    more = {"not_before": 0.0, **(more or {})}
+    return wait_for_generation(waiting(generation_id, **changes), conn_id, look_up, **more)
+
+
+async def wait_for_all(*waits: Any) -> list[Any]:
+    return await asyncio.gather(*waits, return_exceptions=True)
+
+
+async def leave(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
