@@ -101,6 +101,65 @@ def test_it_defers_with_the_id_in_hand(services: SeedanceEmulator, connect: Conn
     assert deferred.timeout > timedelta(seconds=1800)
 
 
+def deferred_without_a_recorded_id(services: SeedanceEmulator, store: Store) -> TaskDeferred:
+    """Defer a task whose store took the intent, and then nothing more."""
+
+    def away_once_it_was_sent(what: str) -> None:
+        if what == "set" and services.ledger.submissions:
+            raise ConnectionError("the API server is away")
+
+    store.before = away_once_it_was_sent
+    deferred = deferral(lambda: make().execute(make_context(store)))
+    store.before = lambda what: None
+    assert (store.value["state"], store.value["generation_id"]) == ("intent", None)
+    return deferred
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_an_id_that_only_the_deferral_knew_is_recorded_as_soon_as_the_store_is_back(
+    services: SeedanceEmulator, connect: Connect, ended: bool
+) -> None:
+    connect("seedanceapi-v2")
+    services.hold()
+    store, ti = Store(), TaskInstance()
+    deferred = deferred_without_a_recorded_id(services, store)
+    generation_id = services.ledger.submissions[0].generation_id
+    if ended:
+        services.finish(generation_id)
+        assert resume(make(), deferred, None, make_context(store, ti))["generation_id"] == generation_id
+    else:
+        deferral(lambda: resume(make(), deferred, None, make_context(store, ti)))
+    assert store.value["generation_id"] == generation_id
+    assert store.value["state"] == ("ended" if ended else "submitted")
+    if not ended:
+        services.finish(generation_id)
+    # A clear finds it, and pays for nothing.
+    ti.clear()
+    again = make()
+    try:
+        result = again.execute(make_context(store, ti))
+    except TaskDeferred as waiting:
+        result = resume(again, waiting, None, make_context(store, ti))
+    assert result["generation_id"] == generation_id
+    assert len(services.ledger.posts()) == 1
+
+
+def test_an_id_that_still_cannot_be_recorded_is_delivered_all_the_same(
+    services: SeedanceEmulator, connect: Connect, log: Log
+) -> None:
+    connect("seedanceapi-v2")
+    services.hold()
+    store = Store()
+    deferred = deferred_without_a_recorded_id(services, store)
+    generation_id = services.ledger.submissions[0].generation_id
+    services.finish(generation_id)
+    store.break_down("set")
+    assert resume(make(), deferred, None, make_context(store))["generation_id"] == generation_id
+    assert any("still cannot be recorded" in line for line in log.lines)
+    # The next try finds an intent, which is uncertain, and no record that nobody can read.
+    assert rec.Record.from_value(store.value).state is rec.RecordState.INTENT
+
+
 @pytest.mark.parametrize("api", ALL_APIS)
 def test_nothing_secret_is_deferred_with(services: SeedanceEmulator, connect: Connect, api: str) -> None:
     connect(api)
