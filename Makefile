@@ -84,7 +84,7 @@ fuzz: $(VENV)/fuzz  ## Fuzz everything that reads bytes from outside; SECONDS=60
 
 STEPS ?= 30000
 
-state-machine: $(VENV)/installed  ## Submit, crash, retry, clear and poll at random; STEPS=30000
+state-machine: $(VENV)/installed  ## Submit, crash, retry, clear, call back and poll at random; STEPS=30000
 	$(BIN)/python -W ignore tests/hostile/state_machine.py --steps $(STEPS)
 
 $(VENV)/audit: $(VENV)/installed

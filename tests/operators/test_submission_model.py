@@ -21,7 +21,7 @@ from airflow_provider_seedance import records as rec
 from airflow_provider_seedance.apis.ark import TASKS, Ark
 from airflow_provider_seedance.apis.wire import HttpCall, HttpReply, Pause, TransportFailure
 from airflow_provider_seedance.generations import VideoRequest, utc_now
-from airflow_provider_seedance.operators.submission import Attached, Policy, Postponed, Submission
+from airflow_provider_seedance.operators.submission import Attached, Policy, Postponed, Submission, Unanswered
 
 RETRIES = 2
 BASE = "https://ark.example/api/v3"
@@ -87,18 +87,27 @@ WEATHER = {
     "worker dies before": False,
 }
 
+#: Mostly fine, or nothing would ever come of a task.
+WEATHERS = ("fine",) * 8 + tuple(sorted(WEATHER))
 
-class Machine(RuleBasedStateMachine):
-    @initialize(looks_up=st.booleans())
-    def begin(self, looks_up: bool) -> None:
-        self.api = Ark() if looks_up else Blind()
-        self.store = Store()
-        self.max_tries, self.try_number = RETRIES, 1
-        self.entered = False
-        self.paid: list[Paid] = []
-        self.posts: list[Post] = []
-        self.attached: Attached | None = None
-        self.cleared_now = False
+
+class World(RuleBasedStateMachine):
+    """A service, the state store of a task instance, and workers that die."""
+
+    api: Any
+    store: Store
+    reads_broken: bool
+    paid: list[Paid]
+    posts: list[Post]
+    posted: int
+
+    def next_weather(self) -> str:
+        """Return what the next submission meets."""
+        raise NotImplementedError
+
+    def check_that_posting_is_right(self, prompt: str) -> None:
+        """Fail unless a submission may be sent now."""
+        raise NotImplementedError
 
     # ------------------------------------------------------------------ the service
 
@@ -144,14 +153,13 @@ class Machine(RuleBasedStateMachine):
         return body
 
     def take(self, call: HttpCall) -> HttpReply | TransportFailure:
-        weather, self.weather = self.weather, self.later_weather
-        self.check_that_posting_is_right()
+        assert call.json is not None
+        weather, post = self.next_weather(), Post(prompt=call.json["content"][0]["text"])
+        self.check_that_posting_is_right(post.prompt)
         if weather == "worker dies before":
             raise Crash
         if weather == "unsent":
             return TransportFailure("refused", sent=False)
-        assert call.json is not None
-        post = Post(prompt=call.json["content"][0]["text"])
         self.posts.append(post)
         self.posted += 1
         if WEATHER[weather]:
@@ -173,9 +181,73 @@ class Machine(RuleBasedStateMachine):
         }
         return answers.get(weather, TransportFailure("reset", sent=True))
 
+    # ------------------------------------------------------------------ the store
+
+    def set_trouble(self, trouble: str, at_write: int) -> None:
+        seen = [0]
+        plain_set = Store.set
+
+        def before(what: str) -> None:
+            if trouble == "unreadable" and what == "get":
+                raise ConnectionError("away")
+            if what == "set":
+                seen[0] += 1
+                if trouble == "unwritable" and seen[0] >= at_write:
+                    raise ConnectionError("away")
+                if trouble == "dies before" and seen[0] == at_write:
+                    raise Crash
+
+        def write(key: str, value: Any, *, retention: Any = None) -> None:
+            plain_set(self.store, key, value, retention=retention)
+            if trouble == "dies after" and seen[0] == at_write:
+                raise Crash
+
+        self.store.before = before
+        self.store.set = write  # type: ignore[method-assign]
+
+    # ------------------------------------------------------------------ what becomes of renders
+
+    @precondition(lambda self: any(paid.status in ("queued", "running") for paid in self.paid))
+    @rule(
+        which=st.integers(0, 99),
+        status=st.sampled_from(["running", "succeeded", "succeeded", "failed", "expired", "cancelled"]),
+    )
+    def go_on(self, which: int, status: str) -> None:
+        """A render goes on, or ends."""
+        live = [paid for paid in self.paid if paid.status in ("queued", "running")]
+        live[which % len(live)].status = status
+
+    @precondition(lambda self: self.paid)
+    @rule(which=st.integers(0, 99), how=st.sampled_from(["gone", "forgotten"]))
+    def age(self, which: int, how: str) -> None:
+        """An output expires, or the service forgets all about a render."""
+        paid = self.paid[which % len(self.paid)]
+        if how == "forgotten" or paid.status == "succeeded":
+            setattr(paid, how, True)
+
+
+class Machine(World):
+    @initialize(looks_up=st.booleans())
+    def begin(self, looks_up: bool) -> None:
+        self.api = Ark() if looks_up else Blind()
+        self.store = Store()
+        self.max_tries, self.try_number = RETRIES, 1
+        self.entered = False
+        self.paid: list[Paid] = []
+        self.posts: list[Post] = []
+        self.attached: Attached | None = None
+        self.cleared_now = False
+
     # ------------------------------------------------------------------ the promise: never twice
 
-    def check_that_posting_is_right(self) -> None:
+    def leave(self) -> None:
+        """Whatever the task waits for, it does so no more."""
+
+    def next_weather(self) -> str:
+        weather, self.weather = self.weather, self.later_weather
+        return weather
+
+    def check_that_posting_is_right(self, prompt: str) -> None:
         value = self.store.value
         assert value is not None, "a submission without a record of the intent"
         assert value["state"] == "intent"
@@ -216,8 +288,8 @@ class Machine(RuleBasedStateMachine):
     # ------------------------------------------------------------------ Airflow
 
     @rule(
-        weather=st.sampled_from(sorted(WEATHER)),
-        later_weather=st.sampled_from(sorted(WEATHER)),
+        weather=st.sampled_from(WEATHERS),
+        later_weather=st.sampled_from(WEATHERS),
         prompt=st.sampled_from(["A lamp", "A lamp", "A lamp", "A boat"]),
         on_clear=st.sampled_from(["reuse", "reuse", "new"]),
         on_uncertain=st.sampled_from(["fail", "fail", "fail", "resubmit"]),
@@ -240,8 +312,14 @@ class Machine(RuleBasedStateMachine):
         if self.entered:
             self.try_number += 1
         self.entered = True
-        self.weather, self.later_weather, self.prompt = weather, later_weather, prompt
-        self.on_clear, self.on_uncertain, self.reads_broken = on_clear, on_uncertain, reads_broken
+        self.prompt, self.on_clear, self.on_uncertain = prompt, on_clear, on_uncertain
+        self.go_in(weather, later_weather, reads_broken, trouble, at_write)
+
+    def go_in(
+        self, weather: str, later_weather: str, reads_broken: bool, trouble: str, at_write: int
+    ) -> None:
+        """Enter the submission, and judge what it comes to."""
+        self.weather, self.later_weather, self.reads_broken = weather, later_weather, reads_broken
         self.known_id = self.store.value["generation_id"] if self.store.value else None
         self.posted = 0
         self.attached = None
@@ -264,35 +342,15 @@ class Machine(RuleBasedStateMachine):
             self.check_what_was_left()
             self.cleared_now = False
             uncertain = sum(not post.disproved for post in self.posts[-self.posted :]) if self.posted else 0
-            assert uncertain <= (2 if on_uncertain == "resubmit" else 1)
+            assert uncertain <= (2 if self.on_uncertain == "resubmit" else 1)
+        if isinstance(outcome, Unanswered):
+            return  # the service may still call
         if isinstance(outcome, Postponed):
             assert not self.posted or self.posts[-1].disproved
             return
         self.check_attached(outcome)
         if healthy and len(left) == 1 and not self.posted:
             assert outcome.generation.generation_id == left[0].paid.id  # type: ignore[union-attr]
-
-    def set_trouble(self, trouble: str, at_write: int) -> None:
-        seen = [0]
-        plain_set = Store.set
-
-        def before(what: str) -> None:
-            if trouble == "unreadable" and what == "get":
-                raise ConnectionError("away")
-            if what == "set":
-                seen[0] += 1
-                if trouble == "unwritable" and seen[0] >= at_write:
-                    raise ConnectionError("away")
-                if trouble == "dies before" and seen[0] == at_write:
-                    raise Crash
-
-        def write(key: str, value: Any, *, retention: Any = None) -> None:
-            plain_set(self.store, key, value, retention=retention)
-            if trouble == "dies after" and seen[0] == at_write:
-                raise Crash
-
-        self.store.before = before
-        self.store.set = write  # type: ignore[method-assign]
 
     def submission(self) -> Submission:
         prepared = self.api.prepare(VideoRequest(prompt=self.prompt), base_url=BASE)
@@ -366,28 +424,11 @@ class Machine(RuleBasedStateMachine):
     def clear(self) -> None:
         """A person clears the task."""
         self.cleared_now = True
+        self.leave()
         self.max_tries = self.try_number + RETRIES
         for post in self.posts:
             post.cleared = True
             post.reported_before_clear = post.reported
-
-    @precondition(lambda self: any(paid.status in ("queued", "running") for paid in self.paid))
-    @rule(
-        which=st.integers(0, 99),
-        status=st.sampled_from(["running", "succeeded", "succeeded", "failed", "expired", "cancelled"]),
-    )
-    def go_on(self, which: int, status: str) -> None:
-        """A render goes on, or ends."""
-        live = [paid for paid in self.paid if paid.status in ("queued", "running")]
-        live[which % len(live)].status = status
-
-    @precondition(lambda self: self.paid)
-    @rule(which=st.integers(0, 99), how=st.sampled_from(["gone", "forgotten"]))
-    def age(self, which: int, how: str) -> None:
-        """An output expires, or the service forgets all about a render."""
-        paid = self.paid[which % len(self.paid)]
-        if how == "forgotten" or paid.status == "succeeded":
-            setattr(paid, how, True)
 
     @precondition(lambda self: self.attached is not None)
     @rule()

@@ -1,0 +1,432 @@
+"""
+The life of a task that the service calls back: :mod:`hostile.machine_task`, and calls at any moment.
+
+They go through the real route and the real hand-over (:mod:`hostile.api_server`): true ones, repeated ones,
+ones that tell nothing but an id or nothing but an end, lies, ids of other renders, rubbish; before the reply
+to the submission, before the deferral, after the end; at addresses that are forged, expired or of no task,
+without the signature that the connection asks for, or with an old one.
+
+Beyond *never twice* and *never lost*: **no call makes a task believe an id that the service has not
+confirmed**, or the end of a render that goes on; none submits; and none makes the service be asked more often
+than every so many seconds, whoever knows the address.
+
+Whoever knows the address of a submission *whose id is unknown* can name any render of the same key: that is
+the one thing a call is believed, and why addresses are secrets between us and the service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import time
+from collections import Counter
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import hypothesis.strategies as st
+from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR
+from airflow.sdk.exceptions import TaskDeferralError, TaskDeferred
+from hypothesis.stateful import initialize, invariant, precondition, rule
+from operators.test_submission_model import WEATHERS, Crash, Paid
+
+from airflow_provider_seedance import records
+from airflow_provider_seedance.apis.ark import TASKS
+from airflow_provider_seedance.apis.wire import HttpCall, HttpReply, TransportFailure
+from airflow_provider_seedance.callbacks import routes, tokens
+from airflow_provider_seedance.generations import Generation
+from airflow_provider_seedance.operators.submission import CALL_PATIENCE, Unanswered
+from hostile.api_server import ApiServer
+from hostile.machine_task import Task, Throughout
+
+SECRET = "the secret of the addresses"
+SIGNED_WITH = "the secret of the service"
+
+#: What a call says, at an address that is ours.
+WORDS = (
+    *("the truth", "the truth", "the truth", "its id", "its end", "a lie", "another id", "another end"),
+    *("somebody else's end", "rubbish"),
+)
+
+#: Calls that are none of ours.
+FORGERIES = ("forged", "expired", "of no task", "of no connection", "unsigned", "replayed")
+
+#: A render of the same key that another task has paid for.
+STRANGER = Paid("cgt-of-another-task", "A cat", None, status="succeeded")
+
+_loop = asyncio.Runner()
+
+
+class CalledTask(Task):
+    """One task instance with ``use_callback=True``."""
+
+    title = "a task that is called back"
+    counts: ClassVar[Counter[str]] = Counter()
+    extra: ClassVar[dict[str, Any]] = {
+        "callback_base_url": "https://airflow.example",
+        "callback_secret": SECRET,
+    }
+
+    @initialize(signs=st.booleans(), ends_from_trigger=st.booleans())
+    def begin_called(self, signs: bool, ends_from_trigger: bool) -> None:
+        self.signs = signs
+        self.arguments = {"use_callback": True, "end_from_trigger": ends_from_trigger}
+        self.unanswered: TaskDeferred | None = None
+        self.working = self.speaks_early = False
+        self.deferred_at = 0.0
+        #: Where the service was told to call about a render, and what it was asked about when.
+        self.addresses: dict[str, str] = {}
+        self.questions: dict[str, list[float]] = {}
+        #: The ids that the service has told in a reply.
+        self.confirmed: set[str] = set()
+        self.api_server = ApiServer(self, lambda: self.settings, self.ask, _loop)
+        self.installed = self.api_server.installed()
+        self.installed.__enter__()
+
+    def teardown(self) -> None:
+        super().teardown()
+        if hasattr(self, "api_server"):
+            self.api_server.stop()
+            self.installed.__exit__(None, None, None)
+
+    @property
+    def settings(self) -> Any:
+        found = super().settings
+        if not self.signs:
+            return found
+        from airflow_provider_seedance.callbacks.signatures import Signing
+
+        signing = Signing(header="X-Signature", secret=SIGNED_WITH, scheme="hmac-sha256-timestamp")
+        return replace(found, callback_signing=signing)
+
+    # ------------------------------------------------------------------ what Airflow knows of the task
+
+    @property
+    def texts(self) -> dict[str, str]:
+        return self.store.texts
+
+    @property
+    def state(self) -> str | None:
+        if self.working:
+            return "running"
+        if self.deferred or self.unanswered:
+            return "deferred" if self.event is None else "scheduled"
+        if self.succeeded:
+            return "success"
+        return "up_for_retry" if self.entered and not self.cleared_now else None
+
+    @property
+    def waits(self) -> tuple[str, dict[str, Any], float] | None:
+        deferred = self.deferred or self.unanswered
+        if deferred is None:
+            return None
+        classpath, kwargs = deferred.trigger.serialize()
+        return classpath, json.loads(json.dumps(kwargs)), self.deferred_at
+
+    def resumed(self, payload: Any) -> None:
+        self.count("resumed by a call")
+        self.event = json.loads(json.dumps(payload))
+
+    def ended(self, xcoms: dict[str, Any]) -> None:
+        """The API server has ended the task itself."""
+        assert self.deferred is not None
+        assert self.deferred.kwargs is not None
+        self.count("ended by a call")
+        self.check_end(Generation.from_result(xcoms["return_value"]), self.deferred.kwargs["generation_id"])
+        self.deferred, self.succeeded, self.attached = None, True, None
+
+    def check_end(self, told: Generation, generation_id: str) -> None:
+        paid = next(paid for paid in self.paid if paid.id == generation_id)
+        assert told.generation_id == paid.id
+        assert told.status.value == paid.status, "the end that was told is not the render's"
+
+    # ------------------------------------------------------------------ a worker
+
+    def submission(self) -> Any:
+        stand_in = super().submission()
+        return Working(self, stand_in.work)
+
+    def leave(self) -> None:
+        super().leave()
+        self.unanswered = self.event = None
+
+    def waits_for_a_call(self, deferred: TaskDeferred) -> Unanswered:
+        self.count("waits for a call")
+        kwargs = json.loads(json.dumps(deferred.kwargs))
+        assert deferred.trigger.moment <= time.time() + CALL_PATIENCE
+        assert self.store.value["state"] == "intent"
+        self.unanswered, self.deferred_at = deferred, self.api_server.clock.time()
+        record = records.Record.from_value(kwargs["record"])
+        return Unanswered(record=record, until=deferred.trigger.moment, may_repeat=kwargs["may_repeat"])
+
+    def finish(self, deferred: TaskDeferred, event: Any, *arguments: Any) -> None:
+        self.leave()
+        self.working = True
+        if event and event["outcome"] == "ended" and "result" in event and "media" in event["result"]:
+            assert deferred.kwargs is not None
+            self.check_end(Generation.from_result(event["result"]), deferred.kwargs["generation_id"])
+        try:
+            super().finish(deferred, event, *arguments)
+        finally:
+            self.working = False
+        if self.deferred:
+            self.deferred_at = self.api_server.clock.time()
+
+    @precondition(lambda self: self.deferred is not None and self.event is not None)
+    @rule(
+        reads_broken=st.sampled_from([False, False, False, True]),
+        trouble=st.sampled_from(["none"] * 5 + ["unreadable", "unwritable", "dies before", "dies after"]),
+    )
+    def resume_called(self, reads_broken: bool, trouble: str) -> None:
+        """A worker goes on after a call."""
+        deferred = self.deferred
+        assert deferred is not None
+        assert deferred.kwargs is not None
+        paid = next(paid for paid in self.paid if paid.id == deferred.kwargs["generation_id"])
+        self.finish(deferred, self.event, "call", paid, reads_broken, trouble)
+
+    @precondition(lambda self: self.unanswered is not None)
+    @rule(
+        how=st.sampled_from(["silence", "silence", "nothing", "broken trigger"]),
+        weather=st.sampled_from(WEATHERS),
+        later_weather=st.sampled_from(WEATHERS),
+        reads_broken=st.sampled_from([False, False, False, True]),
+        trouble=st.sampled_from(["none"] * 5 + ["unreadable", "unwritable", "dies before", "dies after"]),
+        at_write=st.integers(1, 3),
+    )
+    def settle(
+        self, how: str, weather: str, later_weather: str, reads_broken: bool, trouble: str, at_write: int
+    ) -> None:
+        """The wait for a call ends: somebody has called, or nobody did."""
+        deferred, event = self.unanswered, self.event
+        assert deferred is not None
+        if event is None and how == "silence":
+            event = {"outcome": "silence"}
+        self.resuming = (deferred, event, how)
+        self.count("settled by a call" if self.event else "settled without a call")
+        settle, self.submission = self.submission, self.settling  # type: ignore[method-assign]
+        try:
+            self.go_in(weather, later_weather, reads_broken, trouble, at_write)
+        finally:
+            self.submission = settle  # type: ignore[method-assign]
+
+    def settling(self) -> Any:
+        self.leave()
+        return Working(self, self.work_on)
+
+    def work_on(self) -> Any:
+        deferred, event, how = self.resuming
+        name = deferred.method_name
+        kwargs = {**json.loads(json.dumps(deferred.kwargs)), "event": event}
+        if event is None and how == "broken trigger":
+            name, kwargs = TRIGGER_FAIL_REPR, {"error": "TriggerFailure", "traceback": None}
+        try:
+            return self.operator().resume_execution(name, kwargs, self.context())
+        except TaskDeferralError as error:
+            # Airflow's own word: the record still says what may be billed, and the next try reads it.
+            raise Crash from error
+
+    # ------------------------------------------------------------------ the service
+
+    def answer(self, call: HttpCall) -> HttpReply | TransportFailure:
+        if call.method == "GET" and call.path == f"{TASKS}/{STRANGER.id}" and not self.reads_broken:
+            from helpers import reply
+
+            return reply(200, self.describe(STRANGER))
+        found = super().answer(call)
+        if isinstance(found, HttpReply) and found.status == 200:
+            self.confirmed.update(paid.id for paid in self.paid if f'"{paid.id}"'.encode() in found.body)
+        for paid in self.paid:
+            paid.listed |= call.path == f"{TASKS}/{paid.id}" and paid.id in self.confirmed
+        return found
+
+    def take(self, call: HttpCall) -> HttpReply | TransportFailure:
+        assert call.json is not None
+        known = len(self.paid)
+        try:
+            return super().take(call)
+        finally:
+            for paid in self.paid[known:]:
+                self.addresses[paid.id] = call.json["callback_url"]
+                if self.speaks_early:
+                    self.count("calls before the reply")
+                    self.send(paid.id, json.dumps(self.describe(paid)).encode())
+
+    def ask(self, flow: Any) -> Any:
+        """A question of the API server."""
+        broken, self.reads_broken = getattr(self, "reads_broken", False), self.reads_broken_for_calls
+        posts = len(self.posts)
+        before = {paid.id: paid.listed for paid in self.paid}
+        call = flow.send(None)
+        assert call.method == "GET"
+        self.questions.setdefault(call.path.rpartition("/")[2], []).append(self.api_server.clock.monotonic())
+        try:
+            answer: Any = self.answer(call)
+            while True:
+                step = flow.send(answer)
+                answer = self.answer(step) if isinstance(step, HttpCall) else None
+        except StopIteration as stop:
+            return stop.value
+        finally:
+            self.reads_broken = broken
+            for paid in self.paid:
+                paid.listed = before[paid.id]
+            assert len(self.posts) == posts, "a call submits"
+
+    reads_broken_for_calls = False
+
+    # ------------------------------------------------------------------ calls
+
+    def send(self, paid_id: str, body: bytes, *, forgery: str = "") -> int:
+        """Call at the address of a render."""
+        token = self.addresses[paid_id].rpartition("/")[2]
+        ticket = tokens.claimed(token)
+        assert ticket is not None
+        now = self.api_server.clock.time()
+        if forgery == "forged":
+            token = tokens.sign(ticket, "another secret")
+        elif forgery == "expired":
+            token = tokens.sign(replace(ticket, expires=int(now) - 1), SECRET)
+        elif forgery == "of no task":
+            token = tokens.sign(replace(ticket, task_id="none"), SECRET)
+        elif forgery == "of no connection":
+            token = tokens.sign(replace(ticket, conn_id="none"), SECRET)
+        headers = {"Content-Type": "application/json"}
+        if self.signs and forgery != "unsigned":
+            stamp = str(int(now - (1000 if forgery == "replayed" else 0)))
+            digest = hmac.new(SIGNED_WITH.encode(), f"{stamp}.".encode() + body, hashlib.sha256)
+            headers |= {"X-Signature": f"sha256={digest.hexdigest()}", "X-Timestamp": stamp}
+        return self.api_server.receive(token, body, headers)
+
+    def body(self, paid: Paid, words: str) -> bytes:
+        described = self.describe(paid)
+        if words == "its id":
+            described = {"id": paid.id}
+        elif words == "its end":
+            described = {"status": paid.status}
+        elif words == "a lie":
+            described |= {"status": "failed" if paid.status == "succeeded" else "succeeded"}
+        elif words == "another id":
+            described = {"id": "cgt-made-up"}
+        elif words == "another end":
+            described |= {"id": "cgt-made-up", "status": "succeeded"}
+        elif words == "somebody else's end":
+            described = self.describe(STRANGER)
+        return b"[" * 2000 if words == "rubbish" else json.dumps(described).encode()
+
+    @precondition(lambda self: self.addresses)
+    @rule(
+        which=st.sampled_from([0, 0, 0, 1, 2]),
+        words=st.sampled_from(WORDS),
+        later=st.sampled_from([0.0, 30.0, 30.0]),
+        times=st.sampled_from([1, 1, 1, 2, 12]),
+        failures=st.sampled_from([0, 0, 0, 1, 9]),
+        reads_broken=st.sampled_from([False, False, True]),
+    )
+    def call(
+        self, which: int, words: str, later: float, times: int, failures: int, reads_broken: bool
+    ) -> None:
+        """The service calls, or somebody who knows the address; perhaps again and again."""
+        paid = self.called_about(which)
+        if words == "somebody else's end" and not self.is_known(paid):
+            return
+        self.reads_broken_for_calls = reads_broken
+        self.api_server.pass_time(later)
+        self.api_server.failures = failures
+        for _ in range(times):
+            self.count("calls")
+            assert self.send(paid.id, self.body(paid, words)) == 202
+        self.api_server.failures = 0
+
+    @precondition(lambda self: self.addresses)
+    @rule(words=st.sampled_from(["the truth", "the truth", "its id", "its end", "a lie"]))
+    def end_and_call(self, words: str) -> None:
+        """The ordinary way: the latest render ends, and the service calls and can be asked. Or somebody lies."""
+        paid = self.called_about(0)
+        if words != "a lie" and paid.status in ("queued", "running"):
+            paid.status = "succeeded"
+        self.api_server.pass_time(30.0)
+        self.reads_broken_for_calls = False
+        self.count("calls")
+        assert self.send(paid.id, self.body(paid, words)) == 202
+
+    def called_about(self, which: int) -> Paid:
+        """Return a render that the service may call about, counted from the latest."""
+        ids = list(reversed(self.addresses))
+        return next(paid for paid in self.paid if paid.id == ids[which % len(ids)])
+
+    def is_known(self, paid: Paid) -> bool:
+        """Whether the submission that the address is of has an id on record."""
+        record = self.store.value
+        return record is not None and record["generation_id"] == paid.id and not self.unanswered
+
+    @precondition(lambda self: self.addresses)
+    @rule(which=st.sampled_from([0, 0, 1]), forgery=st.sampled_from(FORGERIES))
+    def forge(self, which: int, forgery: str) -> None:
+        """Somebody calls who knows no address, or not how to sign."""
+        if forgery in ("unsigned", "replayed") and not self.signs:
+            return
+        paid = self.called_about(which)
+        before = (dict(self.texts), self.state, self.event, dict(self.questions), len(routes._working))
+        self.count("forged calls")
+        answer = self.send(paid.id, self.body(paid, "the truth"), forgery=forgery)
+        # The address of another task is as good as any, but there is no such task.
+        assert answer == (202 if forgery == "of no task" else 404)
+        after = (dict(self.texts), self.state, self.event, dict(self.questions), len(routes._working))
+        assert after == before, f"a call that was {forgery} changes something"
+
+    @rule(early=st.booleans())
+    def speak_early(self, early: bool) -> None:
+        """The service calls before it answers, or does not."""
+        self.speaks_early = early
+
+    @rule(seconds=st.sampled_from([1.0, 6.0, 20.0, 200.0]))
+    def pass_time(self, seconds: float) -> None:
+        """Time goes by; calls that came too early are tried again."""
+        self.api_server.pass_time(seconds)
+
+    @precondition(lambda self: self.unanswered is not None)
+    @rule()
+    def lose_patience(self) -> None:
+        """So much time goes by that nobody expects a call about the lost reply any more."""
+        self.store.change(intended_at=(datetime.now(UTC) - timedelta(seconds=2 * CALL_PATIENCE)).isoformat())
+
+    @rule()
+    def restart(self) -> None:
+        """The API server is restarted."""
+        self.api_server.stop()
+
+    # ------------------------------------------------------------------ what must hold
+
+    @invariant()
+    def _believes_only_what_is_confirmed(self) -> None:
+        if not hasattr(self, "confirmed") or not hasattr(self, "store"):
+            return
+        value = self.store.value
+        believed = {value["generation_id"]} if value else set()
+        if self.deferred and self.deferred.kwargs:
+            believed.add(self.deferred.kwargs["generation_id"])
+        assert believed - {None} <= self.confirmed, "an id that the service never confirmed is believed"
+
+    @invariant()
+    def _asks_seldom(self) -> None:
+        for times in getattr(self, "questions", {}).values():
+            for earlier, later in pairwise(times):
+                assert later - earlier >= routes.BETWEEN_QUESTIONS - 0.001, "calls use up the quota"
+
+
+class Working(Throughout):
+    """A worker has the task in hand meanwhile."""
+
+    machine: CalledTask
+
+    def enter(self) -> Any:
+        self.machine.working = True
+        try:
+            return super().enter()
+        finally:
+            self.machine.working = False
+            self.machine.deferred_at = self.machine.api_server.clock.time()
