@@ -176,7 +176,8 @@ class SeedanceHook(BaseHook):
         """
         Wait until a generation has succeeded.
 
-        :param timeout: Seconds of patience, by the wall clock.
+        :param timeout: Seconds of patience, by the wall clock; two hours more at the most where the quota keeps
+            us from the last reading.
         :param poll_interval: Seconds between status requests; ``None`` chooses them.
         :raises SeedanceTimeoutError: patience ended; the render goes on and is billed.
         :raises SeedanceGenerationFailedError: it failed, expired or was cancelled.
@@ -369,13 +370,14 @@ def _waiting(
     estimated_wait: float | None,
 ) -> Any:
     from airflow_provider_seedance.polling.schedule import Knowledge
-    from airflow_provider_seedance.polling.waiting import Waiting
+    from airflow_provider_seedance.polling.waiting import WORKER_QUOTA_PATIENCE, Waiting
 
     return Waiting(
         generation_id=generation_id,
         media=media,
         deadline=deadline,
         known=Knowledge(poll_interval=poll_interval, estimated_wait=estimated_wait),
+        quota_patience=WORKER_QUOTA_PATIENCE,
     )
 
 

@@ -30,7 +30,7 @@ from airflow_provider_seedance.operators.course import Stop, in_a_row
 from airflow_provider_seedance.operators.others import sort_out_others
 from airflow_provider_seedance.operators.submission import Attached, Policy, Postponed, Submission
 from airflow_provider_seedance.polling.notes import QuotaNote
-from airflow_provider_seedance.polling.waiting import quota_pause
+from airflow_provider_seedance.polling.waiting import QUOTA_PATIENCE, quota_pause
 
 log = logging.getLogger(__name__)
 
@@ -287,7 +287,9 @@ class Campaign:
         reading = self._read(render)
         if isinstance(reading, Generation) and reading.status.terminal:
             self._end(render, reading)
-        elif isinstance(reading, errors.SeedanceRateLimitError):
+        elif isinstance(reading, errors.SeedanceRateLimitError) and (
+            time.time() < self._patience_ends(render) + QUOTA_PATIENCE
+        ):
             # Our quota keeps us from reading; that must not fail a render that may have ended.
             render.deadline = time.time() + quota_pause(reading)
         elif isinstance(reading, errors.SeedanceNotFoundError):
@@ -422,7 +424,10 @@ class Campaign:
 
     def _in_flight(self, render: Render) -> None:
         render.phase = Phase.IN_FLIGHT
-        render.deadline = max(render.submitted_at or 0.0, self.entered_at) + self.timeout
+        render.deadline = self._patience_ends(render)
+
+    def _patience_ends(self, render: Render) -> float:
+        return max(render.submitted_at or 0.0, self.entered_at) + self.timeout
 
     # ------------------------------------------------------------------ ends
 

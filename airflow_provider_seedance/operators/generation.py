@@ -351,8 +351,9 @@ class SeedanceGenerationOperator(SeedanceOperator):
         *,
         callback_nonce: str | None = None,
         called: bool = False,
+        over: float | None = None,
     ) -> None:
-        from airflow_provider_seedance.polling.waiting import deferral_timeout
+        from airflow_provider_seedance.polling.waiting import QUOTA_PATIENCE, deferral_timeout
 
         self.log.info(
             "Deferring until generation %s has ended, for at most %.0f s.",
@@ -373,10 +374,10 @@ class SeedanceGenerationOperator(SeedanceOperator):
             kwargs={
                 "generation_id": generation.generation_id,
                 "facts": facts,
-                "deadline": deadline,
+                "deadline": deadline if over is None else over,
                 "callback_nonce": callback_nonce,
             },
-            timeout=deferral_timeout(deadline, time.time()),
+            timeout=deferral_timeout(deadline + (0.0 if over is None else QUOTA_PATIENCE), time.time()),
         )
 
     def _wait_here(
@@ -406,7 +407,7 @@ class SeedanceGenerationOperator(SeedanceOperator):
     ) -> Generation:
         """Ask the service after a resume that brought no answer; wait on if there is time left."""
         from airflow_provider_seedance.hooks.seedance import timed_out
-        from airflow_provider_seedance.polling.waiting import quota_pause
+        from airflow_provider_seedance.polling.waiting import QUOTA_PATIENCE, quota_pause
 
         media = self.request_class.media
         last: Generation | None = None
@@ -416,12 +417,15 @@ class SeedanceGenerationOperator(SeedanceOperator):
         except errors.SeedanceNotFoundError:
             raise
         except errors.SeedanceRateLimitError as error:
+            over = time.time() if deadline is None else deadline
+            if time.time() >= over + QUOTA_PATIENCE:
+                raise timed_out(generation_id, self.timeout, None) from error
             # Our quota keeps us from reading; that must not fail a render that may have ended.
             wait = quota_pause(error)
             self.log.warning("%s Reading generation %s again in %.0f s.", error.message, generation_id, wait)
             waiting = replace(unseen, estimated_wait=wait)
-            until = max(deadline or 0.0, time.time() + wait)
-            self._defer(waiting, facts, until, callback_nonce=callback_nonce, called=announced)
+            until = max(over, time.time() + wait)
+            self._defer(waiting, facts, until, callback_nonce=callback_nonce, called=announced, over=over)
         except errors.SeedanceError as error:
             self.log.warning("The state of generation %s could not be read: %s", generation_id, error)
         if last is not None and last.status.terminal:

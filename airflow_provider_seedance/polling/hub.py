@@ -321,7 +321,7 @@ class Hub:
 
     def _go_on(self, seat: _Seat, reading: Generation | SeedanceError) -> None:
         now, before = time.time(), seat.waiting
-        if isinstance(reading, SeedanceRateLimitError):
+        if isinstance(reading, SeedanceRateLimitError) and now < before.end:
             # Not a reading at all: it keeps its place, and the quota says when.
             seat.step = replace(seat.planned, waiting=replace(before, refused=True))
             self._turns.poll(seat, seat.step.at)

@@ -26,6 +26,13 @@ NOT_FOUND_LIMIT = 4
 #: Seconds by which Airflow's own deferral timeout is later than ours, which knows what to say.
 DEFERRAL_GRACE = 900.0
 
+#: Seconds past the deadline for which a quota may keep us from the last reading: more than any plan's period, with
+#: all that wait for their turn in it. A service that answers nothing else for longer ends the wait.
+QUOTA_PATIENCE = 86400.0
+
+#: The same for somebody who holds a worker meanwhile: the quotas of the services are by the hour.
+WORKER_QUOTA_PATIENCE = 2 * 3600.0
+
 #: Seconds until the next look after a refusal for quota that names no time.
 UNKNOWN_QUOTA_PAUSE = 60.0
 
@@ -54,6 +61,8 @@ class Waiting:
     :param not_found: How often in a row the service did not know the generation.
     :param refused: Whether our quota kept us from the latest reading.
     :param last: The generation as it was last read.
+    :param quota_patience: Seconds past the deadline for which the quota may keep us from a reading;
+        :data:`QUOTA_PATIENCE` by default.
     """
 
     generation_id: str
@@ -66,6 +75,12 @@ class Waiting:
     not_found: int = 0
     refused: bool = False
     last: Generation | None = None
+    quota_patience: float | None = None
+
+    @property
+    def end(self) -> float:
+        """Seconds since 1970 at which even a quota that keeps us from reading ends the wait."""
+        return self.deadline + (QUOTA_PATIENCE if self.quota_patience is None else self.quota_patience)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +199,7 @@ def _wait(waiting: Waiting, now: float, belief: Belief | None, *, not_before: fl
     at = now + max(next_poll(waiting.known, elapsed=elapsed, belief=belief), not_before)
     if now < waiting.deadline:
         return Next("wait", waiting, min(at, waiting.deadline))
-    if waiting.refused:
+    if waiting.refused and now < waiting.end:
         # The quota kept us from the last reading, which may find the render finished.
-        return Next("wait", waiting, at)
+        return Next("wait", waiting, min(at, waiting.end))
     return Next("deadline", waiting)

@@ -114,7 +114,7 @@ class SeedanceGenerationSensor(BaseSensorOperator):
     ) -> dict[str, Any]:
         """Deliver after a deferral; asks the service where the event is not a complete answer."""
         from airflow_provider_seedance.hooks.seedance import timed_out
-        from airflow_provider_seedance.polling.waiting import quota_pause
+        from airflow_provider_seedance.polling.waiting import QUOTA_PATIENCE, quota_pause
         from airflow_provider_seedance.triggers.seedance import read_event
 
         self.output_url = ""
@@ -123,12 +123,15 @@ class SeedanceGenerationSensor(BaseSensorOperator):
             try:
                 generation = self._read(quota_may_pass=False)
             except errors.SeedanceRateLimitError as error:
+                over = time.time() if deadline is None else deadline
+                if time.time() >= over + QUOTA_PATIENCE:
+                    raise timed_out(self.generation_id, self._seconds(), None) from error
                 # Our quota keeps us from reading; that must not fail the wait for a render that may have ended.
                 wait = quota_pause(error)
                 self.log.warning(
                     "%s Reading generation %s again in %.0f s.", error.message, self.generation_id, wait
                 )
-                self._defer(max(deadline or 0.0, time.time() + wait))
+                self._defer(max(over, time.time() + wait), over=over)
         if generation is not None and generation.status.terminal:
             return self._deliver(generation)
         if deadline is not None and time.time() < deadline:
@@ -183,8 +186,13 @@ class SeedanceGenerationSensor(BaseSensorOperator):
         timeout: Any = self.timeout
         return timeout.total_seconds() if isinstance(timeout, timedelta) else float(timeout)
 
-    def _defer(self, deadline: float) -> None:
-        from airflow_provider_seedance.polling.waiting import deferral_timeout
+    def _defer(self, deadline: float, *, over: float | None = None) -> None:
+        """
+        Defer until a deadline.
+
+        :param over: When patience ended, where only the quota keeps us from the last reading.
+        """
+        from airflow_provider_seedance.polling.waiting import QUOTA_PATIENCE, deferral_timeout
         from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger
 
         self.defer(
@@ -198,6 +206,6 @@ class SeedanceGenerationSensor(BaseSensorOperator):
                 cancel_on_kill=False,
             ),
             method_name="execute_complete",
-            kwargs={"deadline": deadline},
-            timeout=deferral_timeout(deadline, time.time()),
+            kwargs={"deadline": deadline if over is None else over},
+            timeout=deferral_timeout(deadline + (0.0 if over is None else QUOTA_PATIENCE), time.time()),
         )

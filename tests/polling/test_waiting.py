@@ -121,6 +121,25 @@ def test_a_deadline_does_not_end_a_wait_that_the_quota_kept_from_reading() -> No
     assert on_reading(step.waiting, generation("running"), step.at).kind == "deadline"
 
 
+@pytest.mark.parametrize("retry_after", [None, 1.0, 1800.0, 86400.0])
+def test_a_quota_that_never_comes_back_ends_the_wait(retry_after: float | None) -> None:
+    refusal = errors.SeedanceRateLimitError("429", retry_after=retry_after)
+    now, state = NOW, waiting(NOW)
+    for _ in range(100_000):
+        step = on_reading(state, refusal, now)
+        if step.kind != "wait":
+            break
+        assert now < step.at <= state.end
+        now, state = step.at, step.waiting
+    assert step.kind == "deadline"
+    assert now == state.end == NOW + module.QUOTA_PATIENCE
+
+
+def test_a_quota_that_comes_back_late_still_brings_the_end() -> None:
+    step = on_reading(waiting(NOW), errors.SeedanceRateLimitError("429", retry_after=80_000), NOW)
+    assert on_reading(step.waiting, generation("succeeded"), NOW + 10 * 86400).kind == "ended"
+
+
 def test_a_service_may_know_a_new_id_a_little_late() -> None:
     missing = errors.SeedanceNotFoundError("404")
     step = begin(waiting(), NOW)

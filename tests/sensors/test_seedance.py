@@ -163,9 +163,10 @@ def test_a_deadline_is_not_kept_while_the_quota_is_used_up(
     with monkeypatch.context() as patch:
         patch.setattr(SeedanceHook, "get_generation", get)
         event = {"generation_id": sensor.generation_id, "outcome": "deadline"}
-        again = deferral(lambda: sensor.execute_complete(context, event, deadline=time.time() - 1))
+        over = time.time() - 1
+        again = deferral(lambda: sensor.execute_complete(context, event, deadline=over))
     assert 0 <= time.time() + seconds - again.trigger.deadline < 10
-    assert again.kwargs == {"deadline": again.trigger.deadline}
+    assert again.kwargs == {"deadline": over}
     assert sensor.execute_complete(context, None, **again.kwargs)["status"] == "succeeded"
 
 
