@@ -209,7 +209,7 @@ def _download(hook: SeedanceHook, generation: Generation, output: Path) -> tuple
     ):
         task = bar.add_task("download", total=None)
         if source.url.startswith("data:"):
-            done = store_data_url(source, lambda _: writer)
+            done = store_data_url(source, lambda _: writer, most=client.max_bytes)
         else:
             done = download(
                 client,

@@ -443,12 +443,7 @@ class _Run:
     def _check_size(self, size: int) -> None:
         most = self.client.max_bytes
         if size > most:
-            raise SeedanceMediaTooLargeError(
-                f"{_capital(self.source.what)} is larger than media may be: {show_url(self.url)} has at least {size} bytes, "
-                f"and {most} are allowed. Nothing of it is kept; the render is paid for and not lost. If the file is what "
-                "it should be, raise max_media_bytes in the connection's extra and clear this task, which pays nothing.",
-                generation_id=self.source.generation_id,
-            )
+            raise _too_large(self.source, show_url(self.url), size, most)
 
     def _so_far(self) -> str:
         return f"{self.received} of {self.total if self.total is not None else 'unknown'} bytes"
@@ -464,28 +459,45 @@ class _Run:
         )
 
 
-def store_data_url(source: Source, begin: Begin) -> Downloaded | None:
+def store_data_url(source: Source, begin: Begin, *, most: int) -> Downloaded | None:
     """
     Store what a ``data:`` URL holds (``ark`` can answer with images in base64).
 
+    :param most: Bytes that one file may have.
     :raises SeedanceMediaError: it holds nothing that can be read.
+    :raises SeedanceMediaTooLargeError: it holds more than that.
     """
     head, comma, payload = source.url.partition(",")
     if not comma or not head.endswith(";base64"):
         raise _unreadable(source, "it is not in base64")
     payload = unquote(payload) if "%" in payload else payload
+    # Before it is unpacked: what is too large is not held twice.
+    size = 3 * (len(payload.rstrip("=")) // 4)
+    if size > most:
+        raise _too_large(source, "its URL", size, most)
     try:
         data = base64.b64decode(payload, validate=True)
     except (binascii.Error, ValueError) as error:
         raise _unreadable(source, str(error)) from None
     if not data:
         raise _unreadable(source, "it is empty")
+    if len(data) > most:
+        raise _too_large(source, "its URL", len(data), most)
     content_type = head[len("data:") :].partition(";")[0].lower()
     sink = begin(Announced(length=len(data), content_type=content_type))
     if sink is None:
         return None
     sink.write(data)
     return Downloaded(size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def _too_large(source: Source, where: str, size: int, most: int) -> SeedanceMediaTooLargeError:
+    return SeedanceMediaTooLargeError(
+        f"{_capital(source.what)} is larger than media may be: {where} has at least {size} bytes, "
+        f"and {most} are allowed. Nothing of it is kept; the render is paid for and not lost. If the file is what "
+        "it should be, raise max_media_bytes in the connection's extra and clear this task, which pays nothing.",
+        generation_id=source.generation_id,
+    )
 
 
 def _unreadable(source: Source, why: str) -> SeedanceMediaError:

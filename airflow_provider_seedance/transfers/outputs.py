@@ -127,7 +127,7 @@ class Transfer:
             )
             done: Downloaded | None
             if output.url.startswith("data:"):
-                done = store_data_url(source, begun.begin)
+                done = store_data_url(source, begun.begin, most=self.client.max_bytes)
             else:
                 done = download(
                     self.client, source, begun.begin, progress=begun.progress, now=utc_now, stop=self.stop

@@ -291,7 +291,7 @@ def address(data: bytes) -> None:
     if text.startswith("data:"):
         source = Source(what="it", generation_id="g", url=text, refresh=lambda: text)
         with suppress(SeedanceError):
-            store_data_url(source, lambda announced: None)
+            store_data_url(source, lambda announced: None, most=1_000_000)
     url, _, location = text.partition("\n")
     with suppress(media.MediaAddressError):
         for _ in range(2):

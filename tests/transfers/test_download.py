@@ -14,6 +14,7 @@ import pytest
 from airflow_provider_seedance.exceptions import (
     SeedanceMediaError,
     SeedanceMediaHostError,
+    SeedanceMediaTooLargeError,
     SeedanceOutputGoneError,
     SeedanceRateLimitError,
 )
@@ -479,7 +480,9 @@ def test_a_download_is_stopped(host: MediaServer) -> None:
 # ---------------------------------------------------------------------- data in the URL
 
 
-def from_url(url: str, leave: bool = False) -> tuple[Downloaded | None, bytes, list[Announced]]:
+def from_url(
+    url: str, leave: bool = False, most: int = 10_000_000
+) -> tuple[Downloaded | None, bytes, list[Announced]]:
     sink = Memory()
     announced: list[Announced] = []
 
@@ -491,7 +494,7 @@ def from_url(url: str, leave: bool = False) -> tuple[Downloaded | None, bytes, l
         raise AssertionError("there is nothing to ask for")
 
     source = Source(what="the output", generation_id="local-1", url=url, refresh=refresh)
-    return store_data_url(source, begin), bytes(sink.data), announced
+    return store_data_url(source, begin, most=most), bytes(sink.data), announced
 
 
 def test_data_in_the_url() -> None:
@@ -502,6 +505,30 @@ def test_data_in_the_url() -> None:
     assert announced == [Announced(length=len(DATA), content_type="image/webp")]
     assert from_url(url.replace("+", "%2B").replace("=", "%3D"))[1] == DATA
     assert from_url(url, leave=True)[0] is None
+
+
+@pytest.mark.parametrize("more", [0, 1, 2])
+def test_data_that_is_too_large_is_not_stored(more: int) -> None:
+    data = DATA + b"x" * more
+    url = "data:image/webp;base64," + base64.b64encode(data).decode()
+    assert from_url(url, most=len(data))[1] == data
+    for written in (url, url.replace("+", "%2B").replace("=", "%3D")):
+        with pytest.raises(SeedanceMediaTooLargeError) as caught:
+            from_url(written, most=len(data) - 1)
+        assert not caught.value.retry_helps
+        assert caught.value.generation_id == "local-1"
+        for said in ("max_media_bytes", str(len(data) - 1), "clear this task", "pays nothing"):
+            assert said in caught.value.message
+        assert len(caught.value.message) < 500
+
+
+def test_data_that_is_far_too_large_is_not_even_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unpack(*arguments: Any, **named: Any) -> bytes:
+        raise AssertionError("unpacked")
+
+    monkeypatch.setattr(base64, "b64decode", unpack)
+    with pytest.raises(SeedanceMediaTooLargeError):
+        from_url("data:image/png;base64," + "QUFB" * 50_000, most=100_000)
 
 
 @pytest.mark.parametrize(

@@ -182,6 +182,17 @@ def test_images_in_the_result_itself(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert payload[:100] not in caplog.text
 
 
+def test_images_in_the_result_itself_are_bounded_like_all_others(
+    conn: Callable[..., None], tmp_path: Path
+) -> None:
+    conn(max_media_bytes=len(DATA) - 1)
+    url = f"data:image/jpeg;base64,{base64.b64encode(DATA).decode()}"
+    with pytest.raises(errors.SeedanceMediaTooLargeError, match="max_media_bytes") as caught:
+        run(result(url, media="image", generation_id="local-1"), f"{tmp_path}/")
+    assert len(str(caught.value)) < 1000
+    assert names_in(tmp_path) == []
+
+
 def test_memory(host: MediaServer) -> None:
     fs = fsspec.filesystem("memory")
     done = run(result(host.put("/v.mp4", DATA)), "memory://bucket/videos/")
