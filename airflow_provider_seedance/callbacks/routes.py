@@ -60,8 +60,10 @@ MOST_OF_ONE = 8
 #: Seconds for a body to arrive: it is small, and whoever sends it byte by byte means no good.
 BODY_PATIENCE = 10.0
 
-#: Seconds between two questions about one render that calls which tell nothing lead to.
+#: Seconds between the first two questions about one render that calls lead to which prove nothing by themselves.
+#: Each further pause is twice as long, up to so many seconds: whoever knows an address cannot use up a quota.
 BETWEEN_QUESTIONS = 15.0
+LONGEST_BETWEEN_QUESTIONS = 600.0
 
 #: While calls come in, they are answered first: work in a thread would slow every answer down, and services
 #: have little patience. So many seconds without a call begin the work, and so many at the latest.
@@ -74,7 +76,8 @@ _of_one: Counter[Ticket] = Counter()
 _settings: dict[str, tuple[float, Settings | None]] = {}
 _sleep = asyncio.sleep
 _latest = 0.0
-_asked: dict[Ticket, float] = {}
+#: By submission: when the service may be asked again, and the pause after that.
+_asked: dict[Ticket, tuple[float, float]] = {}
 _slots: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
 
 
@@ -247,9 +250,10 @@ async def _hand_over(ticket: Ticket, hint: Hint, settings: Settings, began: floa
 def _until_asked_again(ticket: Ticket) -> float:
     """Return the seconds until the service may be asked about a render again, and note that it is now."""
     now = time.monotonic()
-    for asked in [asked for asked, at in _asked.items() if at <= now]:
+    for asked in [asked for asked, (at, _) in _asked.items() if at + LONGEST_BETWEEN_QUESTIONS <= now]:
         del _asked[asked]
-    if (until := _asked.get(ticket, now)) > now:
+    until, pause = _asked.get(ticket, (now, BETWEEN_QUESTIONS))
+    if until > now:
         return until - now
-    _asked[ticket] = now + BETWEEN_QUESTIONS
+    _asked[ticket] = (now + pause, min(2 * pause, LONGEST_BETWEEN_QUESTIONS))
     return 0.0

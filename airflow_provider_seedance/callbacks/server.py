@@ -44,8 +44,9 @@ class Outcome:
     What became of a callback.
 
     :param kind: ``resumed``; ``later``, to be tried again in ``seconds``; ``finish``, the task is to be ended
-        by :func:`finish` with what the service tells; ``ask``, nothing was told but the id, and the service is
-        to be asked whether the render has ended; ``kept`` for whoever comes next; ``ignored``.
+        by :func:`finish` with what the service tells; ``ask``, nothing was told but an id, or it is not the
+        one we know, and the service is to be asked whether *our* render has ended; ``kept`` for whoever comes
+        next; ``ignored``.
     :param waits: With ``finish`` and ``ask``: the kwargs of the trigger that waits.
     """
 
@@ -162,29 +163,33 @@ def _wake(
         return Outcome(kind="ignored")
     if (early := waits["since"] + EARLIEST - datetime.now(UTC).timestamp()) > 0:
         return Outcome(kind="later", seconds=early)
-    if not on_worker and waits.get("generation_id") is not None:
-        if hint.status is None:
+    expected = waits.get("generation_id")
+    another = expected is not None and hint.generation_id not in (None, expected)
+    if not on_worker and expected is not None:
+        if hint.status is None or another:
             return Outcome(kind="ask", waits=waits)
         if ends_from_trigger(waits):
             return Outcome(kind="finish", waits=waits)
-    _keep(ticket, hint, session)
+    if not another:
+        _keep(ticket, hint, session)
     payload = event or {
         "outcome": "callback",
-        "generation_id": hint.generation_id or waits.get("generation_id"),
+        "generation_id": expected or hint.generation_id,
     }
     Trigger.submit_event(ti.trigger_id, TriggerEvent(payload), session=session)  # type: ignore[no-untyped-call]
     return Outcome(kind="resumed")
 
 
 def _tells(hint: Hint, waits: dict[str, Any]) -> bool:
-    """Whether a hint is about what is waited for: an id that is not known yet, or the end of a render."""
-    expected = waits.get("generation_id")
-    if expected is None:
+    """
+    Whether a hint may be about what is waited for: an id that is not known yet, or the end of a render.
+
+    The address tells which submission it is about, so an id that is not ours counts, too: the bodies of some
+    services are documented nowhere, and what looks like the id of a render may be that of an event.
+    """
+    if waits.get("generation_id") is None or hint.status is None:
         return hint.generation_id is not None
-    if hint.status is None:
-        # The bodies of some services are documented nowhere: that one came may be all that it says.
-        return bool(hint.generation_id == expected)
-    return hint.ended and hint.generation_id in (None, expected)
+    return hint.ended
 
 
 def ends_from_trigger(waits: dict[str, Any]) -> bool:

@@ -9,6 +9,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -546,6 +547,44 @@ def test_calls_that_tell_nothing_do_not_use_up_the_quota(
         airflow.outcomes = [Outcome(kind="ask", waits=waits)] * 2
         post(body=body(waits))
     assert services.ledger.count("status") == 1
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_another_id_leads_to_a_question_about_ours(
+    airflow: Airflow, services: SeedanceEmulator, waits: dict[str, Any], ended: bool
+) -> None:
+    if ended:
+        services.finish(waits["generation_id"])
+    airflow.outcomes = [Outcome(kind="ask", waits=waits)]
+    post(body=b'{"id": "evt-1", "status": "succeeded", "content": {"video_url": "https://evil.example/1"}}')
+    (asked,) = [request for request in services.ledger.requests if request.method == "GET"]
+    assert waits["generation_id"] in asked.path
+    assert len(airflow.calls) == 1 + ended
+    if ended:
+        *_, on_worker, event = airflow.calls[-1]
+        assert on_worker
+        assert event["generation_id"] == waits["generation_id"]
+        assert event["result"]["url"].startswith(services.url)
+
+
+def test_whoever_knows_an_address_cannot_use_up_a_quota(
+    airflow: Airflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(routes, "time", SimpleNamespace(monotonic=lambda: now[0], time=time.time))
+    asked = []
+    while now[0] < 7200.0:
+        if not routes._until_asked_again(TICKET):
+            asked.append(now[0])
+        now[0] += 1.0
+    assert asked[:5] == [0.0, 15.0, 45.0, 105.0, 225.0]
+    assert len(asked) < 20
+    # Another render is another matter, and what is long ago is forgotten.
+    other = Ticket(**{**vars(TICKET), "nonce": "n2"})
+    assert routes._until_asked_again(other) == 0.0
+    now[0] += 3600.0
+    assert [routes._until_asked_again(other) for _ in range(2)] == [0.0, 15.0]
+    assert list(routes._asked) == [other]
 
 
 def test_all_who_ask_at_once_have_one_client(

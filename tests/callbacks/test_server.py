@@ -224,8 +224,7 @@ def test_what_the_service_told_goes_to_the_worker(database: None) -> None:
     [
         Hint(generation_id="g1", status=GenerationStatus.RUNNING),
         Hint(generation_id="g1", status=GenerationStatus.QUEUED),
-        Hint(generation_id="another", status=GenerationStatus.SUCCEEDED),
-        Hint(generation_id="another"),
+        Hint(generation_id="another", status=GenerationStatus.RUNNING),
         Hint(),
     ],
 )
@@ -239,6 +238,29 @@ def test_an_id_and_nothing_else_is_a_reason_to_ask(database: None) -> None:
     outcome = unchanged(lambda: server.hand_over(TICKET, Hint(generation_id="g1")))
     assert outcome.kind == "ask"
     assert outcome.waits["generation_id"] == "g1"
+
+
+@pytest.mark.parametrize("status", [None, GenerationStatus.SUCCEEDED, GenerationStatus.FAILED])
+@pytest.mark.parametrize("ends", [True, False])
+def test_an_id_that_is_not_ours_is_a_reason_to_ask_about_ours(
+    database: None, status: GenerationStatus | None, ends: bool
+) -> None:
+    add(waits={**WAITS, "end_from_trigger": ends})
+    outcome = unchanged(lambda: server.hand_over(TICKET, Hint(generation_id="another", status=status)))
+    assert outcome.kind == "ask"
+    assert outcome.waits["generation_id"] == "g1"
+    if AIRFLOW_V_3_3_PLUS:
+        assert kept() is None
+
+
+def test_what_the_service_says_about_ours_goes_to_the_worker(database: None) -> None:
+    add()
+    event = {"outcome": "ended", "generation_id": "g1"}
+    hint = Hint(generation_id="another", status=GenerationStatus.FAILED)
+    assert server.hand_over(TICKET, hint, on_worker=True, event=event).kind == "resumed"
+    assert event_of(found()) == event
+    if AIRFLOW_V_3_3_PLUS:
+        assert kept() is None
 
 
 def test_a_callback_for_another_submission_changes_nothing(database: None) -> None:
