@@ -1,13 +1,17 @@
-"""A real Airflow after successes and failures: everything it stored is searched for the secrets."""
+"""A real Airflow after successes and failures: everything it stored, logged and shows is searched for the secrets."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import pytest
 from cryptography.fernet import Fernet, InvalidToken
@@ -17,32 +21,51 @@ from airflow_provider_seedance.testing import SeedanceEmulator
 
 KEY = "sk-integration-51c0ffee77aa"
 CALLBACK = "callback-secret-99bb88cc"
+SIGNED_WITH = "signature-secret-44dd33ee"
+SECRETS = (KEY, CALLBACK, SIGNED_WITH)
 
 DAG = """
-    from datetime import timedelta
-
     from airflow.sdk import DAG
 
     from airflow_provider_seedance.operators.seedance import (
         SeedanceGenerateVideoBatchOperator,
         SeedanceGenerateVideoOperator,
     )
+    from airflow_provider_seedance.sensors.seedance import SeedanceGenerationSensor
+    from airflow_provider_seedance.transfers.seedance_to_object_storage import SeedanceToObjectStorageOperator
 
     with DAG("secrets", schedule=None):
         common = dict(seedance_conn_id="secret_one", retries=0, poll_interval=0.5)
-        SeedanceGenerateVideoOperator(task_id="fine", prompt="A lamp", **common)
+        fine = SeedanceGenerateVideoOperator(task_id="fine", prompt="A lamp", **common)
+        SeedanceToObjectStorageOperator(
+            task_id="store", generation=fine.output, destination="{stored}/", seedance_conn_id="secret_one"
+        )
+        SeedanceToObjectStorageOperator(
+            task_id="nowhere", generation=fine.output, destination="/proc/none/", seedance_conn_id="secret_one"
+        )
         SeedanceGenerateVideoOperator(task_id="here", prompt="A boat", deferrable=False, **common)
         SeedanceGenerateVideoOperator(task_id="refused", prompt="refuse me", **common)
         SeedanceGenerateVideoOperator(task_id="lost", prompt="lose me", **common)
         SeedanceGenerateVideoOperator(task_id="failed", prompt="fail me", **common)
         SeedanceGenerateVideoBatchOperator(task_id="batch", requests=["one", "two"], **common)
+        SeedanceGenerateVideoBatchOperator(task_id="bad_batch", requests=["three", "fail me"], **common)
         SeedanceGenerateVideoOperator(task_id="unknown", prompt="A door", **{**common, "seedance_conn_id": "none"})
+        SeedanceGenerationSensor(
+            task_id="sensed", generation_id="no-such-id", seedance_conn_id="secret_one", poll_interval=0.5
+        )
+        # What calls is not signed here, and is dropped; there it is, and resumes the task.
+        called = dict(use_callback=True, retries=0, poll_interval=0.5)
+        SeedanceGenerateVideoOperator(task_id="unsigned", prompt="A cat", seedance_conn_id="secret_one", **called)
+        SeedanceGenerateVideoOperator(task_id="called", prompt="A dog", seedance_conn_id="secret_two", **called)
 """
+
+#: Tasks that succeed; all others fail.
+FINE = {"fine", "store", "here", "batch", "unsigned", "called"}
 
 
 @pytest.fixture
 def services() -> Iterator[SeedanceEmulator]:
-    with SeedanceEmulator(speed=60, media=False, key=KEY) as running:
+    with SeedanceEmulator(speed=60, key=KEY) as running:
         said = f"the key {KEY} may not"
         running.fault("refuse", on="submit", prompt="refuse me", times=None, status=403, message=said)
         running.fault("drop_reply", on="submit", prompt="lose me", times=None)
@@ -52,14 +75,19 @@ def services() -> Iterator[SeedanceEmulator]:
 
 @pytest.fixture
 def airflow(tmp_path: Path, database_template: Path, services: SeedanceEmulator) -> Iterator[TestAirflow]:
-    made = services.connection_json("seedanceapi-v2", callback_secret=CALLBACK)
-    with TestAirflow(
+    made = TestAirflow(
         home=tmp_path / "home",
         dags_folder=tmp_path / "dags",
-        connections={"secret_one": made},
+        connections={},
         database_template=database_template,
-    ) as running:
-        yield running
+    )
+    common = {"callback_base_url": made.url, "callback_secret": CALLBACK}
+    signing = {"callback_signature_header": "X-Signature", "callback_signature_secret": SIGNED_WITH}
+    for name, extra in (("one", {**common, **signing}), ("two", common)):
+        connection = services.connection_json("seedanceapi-v2", **extra)
+        made.environment[f"AIRFLOW_CONN_SECRET_{name.upper()}"] = connection
+    with made:
+        yield made
 
 
 def decrypted(value: Any, fernet: Fernet) -> str:
@@ -90,29 +118,92 @@ def stored(airflow: TestAirflow) -> Iterator[tuple[str, str]]:
                 yield table, "\n".join(decrypted(value, fernet) for row in rows for value in row)
 
 
-def test_nothing_that_airflow_stores_or_logs_holds_a_secret(
-    airflow: TestAirflow, services: SeedanceEmulator
+def told_of(text: str | bytes) -> list[str]:
+    """Return the secrets that something holds."""
+    data = text.encode() if isinstance(text, str) else text
+    return [secret for secret in SECRETS if secret.encode() in data]
+
+
+class Page:
+    """The Renders page and all that it asks for, as a user's browser does."""
+
+    def __init__(self, airflow: TestAirflow, dag_id: str, run_id: str) -> None:
+        self.airflow = airflow
+        self.run = f"/seedance/api/dags/{dag_id}/runs/{quote(run_id, safe='')}"
+        self.shell = f"/seedance/renders?{urlencode({'dag_id': dag_id, 'run_id': run_id})}"
+        #: How many answers had which status, and what was in each that it must not be.
+        self.statuses: dict[int, int] = {}
+        self.found: dict[str, list[str]] = {}
+
+    def get(self, path: str, headers: Mapping[str, str] | None = None) -> tuple[int, bytes]:
+        token = self.airflow.api.token()
+        request = urllib.request.Request(
+            self.airflow.url + path, headers={"Authorization": f"Bearer {token}", **(headers or {})}
+        )
+        try:
+            answer = urllib.request.urlopen(request, timeout=30)
+        except urllib.error.HTTPError as error:
+            answer = error
+        with answer:
+            status, body, told = answer.status, answer.read(), str(answer.headers)
+        self.statuses[status] = self.statuses.get(status, 0) + 1
+        if found := told_of(told) + told_of(body):
+            self.found[path] = found
+        return status, body
+
+    def look(self) -> list[dict[str, Any]]:
+        """Fetch everything once, and return the renders."""
+        status, shell = self.get(self.shell)
+        assert status == 200
+        for name in ("renders.js", "renders.css"):
+            if name.encode() in shell:
+                assert self.get(f"/seedance/static/{name}")[0] == 200
+        assert self.get("/seedance/api/runs")[0] == 200
+        assert self.get("/seedance/api/dags/secrets/runs/none/renders")[0] == 404
+        status, body = self.get(f"{self.run}/renders")
+        assert status == 200
+        found: list[dict[str, Any]] = json.loads(body)["renders"]
+        for task_id in {render["task_id"] for render in found} | {"store", "nowhere"}:
+            self.get(f"{self.run}/renders?task_id={task_id}")
+            self.get(f"{self.run}/media?task_id={task_id}")
+        return found
+
+
+def test_nothing_that_airflow_stores_logs_or_shows_holds_a_secret(
+    airflow: TestAirflow, services: SeedanceEmulator, tmp_path: Path
 ) -> None:
     services.hold()
-    airflow.load_dag("secrets", DAG)
+    airflow.load_dag("secrets", DAG.replace("{stored}", (tmp_path / "stored").as_uri()))
     run_id = airflow.trigger("secrets")
-    # While one of them waits there is a row of its trigger.
-    seen = ""
-    while not seen:
-        seen = "".join(text for table, text in stored(airflow) if table == "trigger" and "Generation" in text)
-    assert [secret for secret in (KEY, CALLBACK) if secret in seen] == []
+    page = Page(airflow, "secrets", run_id)
+    # While they wait there are rows of their triggers.
+    seen, until = "", time.monotonic() + 60
+    while "called" not in seen or "SeedanceBatchTrigger" not in seen:
+        assert time.monotonic() < until, "the tasks never defer"
+        tables = {table: text for table, text in stored(airflow) if table in ("trigger", "task_instance")}
+        seen = tables["trigger"]
+    assert "callback_nonce" in seen
+    assert told_of(seen) == []
+    assert {render["state"] for render in page.look()} & {"queued", "running", "waiting"}
     services.release()
-    assert airflow.wait_run("secrets", run_id, 120) == "failed"
+    assert airflow.wait_run("secrets", run_id, 180) == "failed"
     states = {row["task_id"]: row["state"] for row in airflow.database.task_instances("secrets", run_id)}
-    assert {name for name, state in states.items() if state == "success"} == {"fine", "here", "batch"}
+    assert {name for name, state in states.items() if state == "success"} == FINE
+
+    renders = page.look()
+    assert {"fine", "here", "failed", "called"} <= {render["task_id"] for render in renders}
+    status, video = page.get(f"{page.run}/media?task_id=store", {"Range": "bytes=0-99"})
+    assert (status, len(video)) == (206, 100)
+    assert {200, 206, 404} <= set(page.statuses)
+    assert page.found == {}
 
     tables = dict(stored(airflow))
-    assert {"xcom", "rendered_task_instance_fields", "serialized_dag", "log"} <= set(tables)
+    assert {"xcom", "rendered_task_instance_fields", "serialized_dag", "log", "trigger"} <= set(tables)
     assert "A lamp" in tables["rendered_task_instance_fields"]
-    found = [name for name, text in tables.items() if KEY in text or CALLBACK in text]
+    assert "secret_one" in tables["serialized_dag"]
+    assert "generation_id" in tables["xcom"]
+    found = [name for name, text in tables.items() if told_of(text)]
     files = [path for path in airflow.home.rglob("*") if path.is_file()]
     assert any(path.name.endswith("attempt=1.log") for path in files)
-    found += [
-        str(path) for path in files if any(secret.encode() in path.read_bytes() for secret in (KEY, CALLBACK))
-    ]
+    found += [str(path) for path in files if told_of(path.read_bytes())]
     assert found == []
