@@ -147,10 +147,15 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
         """Resume; a trigger that timed out or broke costs nobody a finished render."""
         try:
             return super().resume_execution(next_method, next_kwargs, context)
-        except TaskDeferralTimeout:
-            # The deadline of every render is over; each is read once more.
-            return self.execute_complete(context, None, (next_kwargs or {}).get("course"))
-        except TaskDeferralError as error:
+        except (TaskDeferralTimeout, TaskDeferralError) as error:
+            # Airflow tells what went wrong in the place of what the deferral carried.
+            course = (next_kwargs or {}).get("course")
+            recorded = course is not None or context.get("task_state_store") is not None
+            if not recorded and self.on_uncertain_submit != "resubmit":
+                raise _forgotten(error) from error
+            if isinstance(error, TaskDeferralTimeout):
+                # The deadline of every render is over; each is read once more, or waited for anew.
+                return self.execute_complete(context, None, course)
             raise errors.SeedanceServerError(
                 f"The trigger that waited for the renders of this campaign broke ({error}). They go on and are "
                 "billed; a retry waits for them again and does not submit them."
@@ -471,6 +476,13 @@ def _awaited(render: Render, facts: list[dict[str, Any]]) -> list[Any]:
         facts.append(known)
     number = facts.index(known)
     return [render.generation_id, render.deadline, render.submitted_at, render.estimated_wait, number]
+
+
+def _forgotten(error: BaseException) -> errors.SeedanceUnrecordedError:
+    return errors.SeedanceUnrecordedError(
+        f"The wait for the renders of this campaign ended without an answer ({error}). They go on and are billed. This "
+        "Airflow has no task state store (it came with 3.3), so a retry would submit and pay again; it is not retried."
+    )
 
 
 def _unusable(error: Exception) -> errors.SeedanceRequestError:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
+from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 from helpers import ALL_APIS
-from support import SECRET, Log, Store, TaskInstance, make_context, on_loop
+from support import SECRET, Log, Store, TaskInstance, deferral, make_context, on_loop
 from versions import ENDING_FROM_TRIGGERS, deserialize, serialize
 
 from airflow_provider_seedance import exceptions as errors
@@ -668,6 +670,31 @@ def test_below_airflow_3_3_the_deferral_carries_the_records(
     services.fault("fail", prompt="b", message="no")
     with pytest.raises(errors.SeedanceUnrecordedError, match="no task state store"):
         Runner(store=None).run(make(["a", "b", "c"]))
+
+
+@pytest.mark.parametrize("reason", [TriggerFailureReason.TRIGGER_TIMEOUT, "Trigger failure"])
+@pytest.mark.parametrize("store", [True, False])
+def test_a_deferral_that_airflow_ended_is_never_paid_for_again(
+    services: SeedanceEmulator, connect: Connect, store: bool, reason: str
+) -> None:
+    """Airflow then hands on why, and nothing of what the deferral carried."""
+    connect("seedanceapi-v2")
+    services.hold()
+    op, context = make(["a", "b"]), make_context(Store() if store else None)
+    deferral(lambda: op.execute(context))
+    resume = partial(
+        op.resume_execution, TRIGGER_FAIL_REPR, {"error": reason, "traceback": ["Traceback"]}, context
+    )
+    if not store:
+        with pytest.raises(errors.SeedanceUnrecordedError, match="go on and are billed") as caught:
+            resume()
+        assert not caught.value.retry_helps
+    elif reason == TriggerFailureReason.TRIGGER_TIMEOUT:
+        assert len(deferral(resume).trigger.generations) == 2
+    else:
+        with pytest.raises(errors.SeedanceServerError, match="a retry waits for them again"):
+            resume()
+    assert sorted(paid(services)) == ["a", "b"]
 
 
 # ---------------------------------------------------------------------- money
