@@ -65,8 +65,9 @@ class BatchTask(Connected, World):
         self.prompts: tuple[str, ...] = ()
         self.on_uncertain = "fail"
         self.paid, self.posts, self.posted = [], [], 0
-        #: In which try a submission was made.
+        #: In which try a submission was made, and when that was intended.
         self.tries: dict[int, int] = {}
+        self.intents: dict[int, Any] = {}
         self.weathers: list[str] = []
         self.known: set[str] = set()
         self.deferred: TaskDeferred | None = None
@@ -85,7 +86,9 @@ class BatchTask(Connected, World):
             return super().take(call)
         finally:
             for post in self.posts[known:]:
+                record = self.record_of(post.prompt)
                 self.tries[id(post)] = self.try_number
+                self.intents[id(post)] = record and record.intended_at
 
     def check_that_posting_is_right(self, prompt: str) -> None:
         record = self.record_of(prompt)
@@ -99,6 +102,8 @@ class BatchTask(Connected, World):
                 assert self.may_be_left(post), f"{post} is submitted again"
                 post.settled = True
         now = [post for post in mine if self.tries[id(post)] == self.try_number and not post.disproved]
+        if self.on_uncertain == "resubmit":  # once more in each entry, by the Dag author's decision
+            now = [post for post in now if post in self.posts[self.posts_before :]]
         assert len(now) <= (self.on_uncertain == "resubmit"), "an item is submitted twice in a try"
 
     def may_be_left(self, post: Post) -> bool:
@@ -252,6 +257,7 @@ class BatchTask(Connected, World):
     ) -> None:
         """Let a worker do something, and judge what it comes to."""
         self.weathers, self.reads_broken, self.posted = list(weathers), reads_broken, 0
+        self.posts_before = len(self.posts)
         self.known = self.mentions("".join(self.store.texts.values())) | self.mentions(self.carried)
         for paid in self.paid:
             paid.listed = False
@@ -296,21 +302,20 @@ class BatchTask(Connected, World):
         ]
 
     def check_what_is_on_record(self) -> None:
-        carried = json.dumps(self.deferred.kwargs) if self.deferred else ""
+        carried = self.mentions(json.dumps(self.deferred.kwargs)) if self.deferred else set()
         for post, paid in self.unsettled():
             record = self.record_of(post.prompt)
-            uncertain = record is not None and record.state in (
-                rec.RecordState.INTENT,
-                rec.RecordState.UNCERTAIN,
-            )
-            if record and (record.generation_id == paid.id or (uncertain and not record.generation_id)):
-                if record.max_tries == self.max_tries and record.generation_id:
-                    post.cleared = False
-                continue
-            if paid.id not in self.mentions(carried):
+            if record and record.generation_id == paid.id:
+                post.cleared &= record.max_tries != self.max_tries
+            elif paid.id not in carried and not (record and self.is_uncertain(record, post)):
                 # A record that made room for another intent was a decision, even if nothing was posted then.
                 assert self.may_be_left(post), f"{post} is forgotten"
                 post.settled = True
+
+    def is_uncertain(self, record: rec.Record, post: Post) -> bool:
+        """Whether a record says of this very submission that its fate is unknown."""
+        unknown = record.state in (rec.RecordState.INTENT, rec.RecordState.UNCERTAIN)
+        return unknown and not record.generation_id and record.intended_at == self.intents[id(post)]
 
     def note_what_is_reported(self) -> None:
         for prompt in {post.prompt for post in self.posts if not post.reported}:
