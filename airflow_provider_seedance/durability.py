@@ -75,6 +75,11 @@ def is_cleared(record: Record, attempt: Attempt) -> bool:
     return record.max_tries != attempt.max_tries
 
 
+def is_of_this_try(record: Record, attempt: Attempt) -> bool:
+    """Whether a record was written, or taken over, by the try that is running."""
+    return (record.max_tries, record.try_number) == (attempt.max_tries, attempt.try_number)
+
+
 def decide(
     record: Record | None, attempt: Attempt, on_uncertain: OnUncertain
 ) -> Submit | LookUp | ReadRemote | Fail:

@@ -373,6 +373,15 @@ class RecordStore:
                 generation_id=record.generation_id,
             ) from error
 
+    def complete(self, record: Record, generation_id: str) -> Record:
+        """Write down an id that only the deferral knew: it could not be written when the service told it."""
+        record = replace(record, state=RecordState.SUBMITTED, generation_id=generation_id)
+        try:
+            self.write(record)
+        except errors.SeedanceStateError as error:
+            log.error("The id of generation %s still cannot be recorded: %s", generation_id, error.message)
+        return record
+
     def write_stubbornly(self, record: Record) -> bool:
         """Write what is already paid for: keep trying, complain aloud, and never raise."""
         for pause in (*WRITE_PAUSES, None):

@@ -2,7 +2,9 @@
 The addresses that services call: whom a callback is for, signed, and good for a limited time.
 
 A token names the task instance, the connection and the submission. Whoever knows one can tell this
-Airflow that *this* render may have ended, and nothing else; what came of it is asked of the service.
+Airflow that *this* render may have ended; what came of it is asked of the service. Only where the reply to
+the submission was lost does a call say more: which generation it was. That the service has to know it by the
+same key, and nothing else, is asked then.
 """
 
 from __future__ import annotations

@@ -189,7 +189,8 @@ def _download(hook: SeedanceHook, generation: Generation, output: Path) -> tuple
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     from airflow_provider_seedance.media import MediaClient
-    from airflow_provider_seedance.transfers.download import Source, download, store_data_url
+    from airflow_provider_seedance.transfers.download import Source, download
+    from airflow_provider_seedance.transfers.inline import store_data_url
     from airflow_provider_seedance.transfers.outputs import FreshUrls
     from airflow_provider_seedance.transfers.storage import Place
 

@@ -287,6 +287,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
     ) -> Campaign:
         from airflow_provider_seedance.operators.campaign import Campaign
         from airflow_provider_seedance.operators.submission import Policy
+        from airflow_provider_seedance.polling.waiting import QUOTA_PATIENCE, WORKER_QUOTA_PATIENCE
         from airflow_provider_seedance.records import NO_REQUEST, Attempt
 
         return Campaign(
@@ -305,6 +306,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
             attempt=Attempt(fingerprint=NO_REQUEST, **_tries(context)),
             allowed=allowed,
             doubted=course.refused is not None and course.refused[0] == "SeedanceServerError",
+            quota_patience=QUOTA_PATIENCE if self.deferrable else WORKER_QUOTA_PATIENCE,
         )
 
     # ------------------------------------------------------------------ waiting
@@ -386,7 +388,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
 
         self._waiting_for = (context, [generation[0] for generation in trigger.generations])
         try:
-            ends = asyncio.run(trigger.wait(look_up, not_before=0.0))
+            ends = asyncio.run(trigger.wait(look_up, not_before=0.0, quota=campaign.quota_patience))
         finally:
             self._waiting_for = None
         campaign.take_in(ends.ended, ends.unknown, ends.overdue)

@@ -30,7 +30,7 @@ from airflow_provider_seedance.operators.course import Stop, in_a_row
 from airflow_provider_seedance.operators.others import sort_out_others
 from airflow_provider_seedance.operators.submission import Attached, Policy, Postponed, Submission
 from airflow_provider_seedance.polling.notes import QuotaNote
-from airflow_provider_seedance.polling.waiting import QUOTA_PATIENCE, quota_pause
+from airflow_provider_seedance.polling.waiting import quota_pause
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +63,7 @@ class Campaign:
     :param attempt: The try that is running, of no request in particular.
     :param allowed: Submissions that the triggerer has let through already.
     :param doubted: Whether the latest submissions were of unknown fate: then one more is enough to stop.
+    :param quota_patience: Seconds past a render's deadline for which the quota may keep us from reading it.
     """
 
     def __init__(
@@ -80,12 +81,14 @@ class Campaign:
         attempt: rec.Attempt,
         allowed: int = 0,
         doubted: bool = False,
+        quota_patience: float,
     ) -> None:
         self.client = client
         self.ledger = ledger
         self.renders = list(renders)
         self.attempt = attempt
         self.doubted = doubted
+        self.quota_patience = quota_patience
         #: What renders have cost whose requests are not in the list any more.
         self.left_behind = 0.0
         #: Names of what may have been paid for, while the service cannot be asked for it.
@@ -158,7 +161,7 @@ class Campaign:
         attempt = _attempt(render)
         render.generation_id = record.generation_id
         render.submitted_at = record.submitted_at.timestamp() if record.submitted_at else None
-        mine = _is_of_this_try(record, attempt)
+        mine = durability.is_of_this_try(record, attempt)
         if failure and mine:
             self._failed(render, failure, record)
         elif record.state in (rec.RecordState.INTENT, rec.RecordState.UNCERTAIN):
@@ -262,7 +265,7 @@ class Campaign:
         succeeded = generation.status is GenerationStatus.SUCCEEDED and not generation.output_gone(utc_now())
         if succeeded:
             self._succeed(render, generation)
-        elif not _is_of_this_try(record, _attempt(render)):
+        elif not durability.is_of_this_try(record, _attempt(render)):
             self._decide(render, record, generation)
         else:
             try:
@@ -276,7 +279,7 @@ class Campaign:
         record = self._store(render).read()
         assert record is not None
         error = unknown_to_the_service(str(render.generation_id))
-        if _is_of_this_try(record, _attempt(render)):
+        if durability.is_of_this_try(record, _attempt(render)):
             self._fail(render, error)
         else:
             self._decide(render, record, error)
@@ -288,7 +291,7 @@ class Campaign:
         if isinstance(reading, Generation) and reading.status.terminal:
             self._end(render, reading)
         elif isinstance(reading, errors.SeedanceRateLimitError) and (
-            time.time() < self._patience_ends(render) + QUOTA_PATIENCE
+            time.time() < self._patience_ends(render) + self.quota_patience
         ):
             # Our quota keeps us from reading; that must not fail a render that may have ended.
             render.deadline = time.time() + quota_pause(reading)
@@ -488,7 +491,3 @@ class Campaign:
 def _attempt(render: Render) -> rec.Attempt:
     assert render.attempt is not None
     return render.attempt
-
-
-def _is_of_this_try(record: rec.Record, attempt: rec.Attempt) -> bool:
-    return (record.max_tries, record.try_number) == (attempt.max_tries, attempt.try_number)

@@ -487,17 +487,4 @@ class SeedanceGenerationOperator(SeedanceOperator):
             return None
         if record is None or generation_id is None or record.generation_id == generation_id:
             return record
-        return self._with_id(store, record, generation_id) if record.generation_id is None else None
-
-    def _with_id(self, store: RecordStore, record: Record, generation_id: str) -> Record:
-        """Write down an id that only the deferral knew: it could not be written when the service told it."""
-        from airflow_provider_seedance.records import RecordState
-
-        record = replace(record, state=RecordState.SUBMITTED, generation_id=generation_id)
-        try:
-            store.write(record)
-        except errors.SeedanceStateError as error:
-            self.log.error(
-                "The id of generation %s still cannot be recorded: %s", generation_id, error.message
-            )
-        return record
+        return store.complete(record, generation_id) if record.generation_id is None else None

@@ -56,12 +56,15 @@ class Patience:
     :param moment: Seconds since 1970 from which a submission waits for its turn in the quota; having it is
         enough. ``None`` where none waits.
     :param not_before: Seconds before which nothing is told.
+    :param quota: Seconds past a deadline for which the quota may keep us from a reading; ``None`` for what a
+        wait that holds no worker bears.
     """
 
     enough: int
     linger: float
     moment: float | None = None
     not_before: float = 0.0
+    quota: float | None = None
 
 
 @dataclass(kw_only=True)
@@ -178,6 +181,7 @@ async def _wait_for_one(
         known=Knowledge(poll_interval=poll_interval, estimated_wait=one.estimated_wait),
         submitted_at=one.submitted_at,
         told=one.submitted_at is not None,
+        quota_patience=patience.quota,
     )
     while True:
         try:

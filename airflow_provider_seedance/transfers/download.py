@@ -9,8 +9,6 @@ is, after the length was checked.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import logging
 import threading
@@ -18,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
-from urllib.parse import unquote
 
 from airflow_provider_seedance.apis.rate_limits import read_retry_after
 from airflow_provider_seedance.exceptions import (
@@ -229,7 +226,7 @@ class _Run:
                 return None
             except MediaAddressError as error:
                 raise SeedanceMediaHostError(
-                    f"{_capital(self.source.what)} may not be downloaded from {show_url(self.url)}: {error}. The "
+                    f"{capital(self.source.what)} may not be downloaded from {show_url(self.url)}: {error}. The "
                     "render is paid for and is not lost by this. If that host is to be trusted, name it in "
                     "media_hosts in the connection's extra and clear this task, which pays nothing.",
                     generation_id=self.source.generation_id,
@@ -386,7 +383,7 @@ class _Run:
         self._note_progress()
         if self.same_again:
             raise SeedanceOutputGoneError(
-                f"{_capital(self.source.what)} is no longer there: {show_url(self.url)} answers "
+                f"{capital(self.source.what)} is no longer there: {show_url(self.url)} answers "
                 f"{refusal.reason}, and the service gives no other URL. It was rendered and is billed; look for "
                 "it in the console of the service. Only a new generation makes it again, and is paid for: clear "
                 'the generating task with on_clear="new" or a changed request; as it is, a clear may deliver the '
@@ -403,7 +400,7 @@ class _Run:
         self.refreshes += 1
         log.warning(
             "%s is refused at %s (%s); asking the service for its URL again.",
-            _capital(self.source.what),
+            capital(self.source.what),
             show_url(self.url),
             refusal.reason,
         )
@@ -431,7 +428,7 @@ class _Run:
     def _explained(self, error: SeedanceError, refusal: _Refused) -> SeedanceError:
         details = {**error.details(), "generation_id": self.source.generation_id}
         return type(error)(
-            f"{_capital(self.source.what)} is refused at {show_url(self.url)} ({refusal.reason}), and no new URL "
+            f"{capital(self.source.what)} is refused at {show_url(self.url)} ({refusal.reason}), and no new URL "
             f"could be had: {error.message}",
             **details,
         )
@@ -443,7 +440,7 @@ class _Run:
     def _check_size(self, size: int) -> None:
         most = self.client.max_bytes
         if size > most:
-            raise _too_large(self.source, show_url(self.url), size, most)
+            raise too_large(self.source, show_url(self.url), size, most)
 
     def _so_far(self) -> str:
         return f"{self.received} of {self.total if self.total is not None else 'unknown'} bytes"
@@ -452,61 +449,23 @@ class _Run:
         self, what: str, *, status: int | None = None, retry_after: float | None = None
     ) -> SeedanceMediaError:
         return SeedanceMediaError(
-            f"{_capital(self.source.what)} {what}. {SAFE}",
+            f"{capital(self.source.what)} {what}. {SAFE}",
             http_status=status,
             retry_after=retry_after,
             generation_id=self.source.generation_id,
         )
 
 
-def store_data_url(source: Source, begin: Begin, *, most: int) -> Downloaded | None:
-    """
-    Store what a ``data:`` URL holds (``ark`` can answer with images in base64).
-
-    :param most: Bytes that one file may have.
-    :raises SeedanceMediaError: it holds nothing that can be read.
-    :raises SeedanceMediaTooLargeError: it holds more than that.
-    """
-    head, comma, payload = source.url.partition(",")
-    if not comma or not head.endswith(";base64"):
-        raise _unreadable(source, "it is not in base64")
-    payload = unquote(payload) if "%" in payload else payload
-    # Before it is unpacked: what is too large is not held twice.
-    size = 3 * (len(payload.rstrip("=")) // 4)
-    if size > most:
-        raise _too_large(source, "its URL", size, most)
-    try:
-        data = base64.b64decode(payload, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise _unreadable(source, str(error)) from None
-    if not data:
-        raise _unreadable(source, "it is empty")
-    if len(data) > most:
-        raise _too_large(source, "its URL", len(data), most)
-    content_type = head[len("data:") :].partition(";")[0].lower()
-    sink = begin(Announced(length=len(data), content_type=content_type))
-    if sink is None:
-        return None
-    sink.write(data)
-    return Downloaded(size=len(data), sha256=hashlib.sha256(data).hexdigest())
-
-
-def _too_large(source: Source, where: str, size: int, most: int) -> SeedanceMediaTooLargeError:
+def too_large(source: Source, where: str, size: int, most: int) -> SeedanceMediaTooLargeError:
+    """Return the error for an output of more bytes than the connection allows."""
     return SeedanceMediaTooLargeError(
-        f"{_capital(source.what)} is larger than media may be: {where} has at least {size} bytes, "
+        f"{capital(source.what)} is larger than media may be: {where} has at least {size} bytes, "
         f"and {most} are allowed. Nothing of it is kept; the render is paid for and not lost. If the file is what "
         "it should be, raise max_media_bytes in the connection's extra and clear this task, which pays nothing.",
         generation_id=source.generation_id,
     )
 
 
-def _unreadable(source: Source, why: str) -> SeedanceMediaError:
-    return SeedanceMediaError(
-        f"{_capital(source.what)} came as data in its URL, which cannot be read: {why}. It is billed; look for "
-        "it in the console of the service.",
-        generation_id=source.generation_id,
-    )
-
-
-def _capital(text: str) -> str:
+def capital(text: str) -> str:
+    """Return a text that begins a sentence."""
     return text[:1].upper() + text[1:]

@@ -19,8 +19,8 @@ from airflow_provider_seedance.transfers.download import (
     Sink,
     Source,
     download,
-    store_data_url,
 )
+from airflow_provider_seedance.transfers.inline import store_data_url
 from airflow_provider_seedance.transfers.names import (
     Naming,
     default_extension,

@@ -237,8 +237,12 @@ class SeedanceBatchTrigger(CancellingTrigger):
             }
         )
 
-    async def wait(self, look_up: LookUp, *, not_before: float) -> Ends:
-        """Wait until there is enough to tell."""
+    async def wait(self, look_up: LookUp, *, not_before: float, quota: float | None = None) -> Ends:
+        """
+        Wait until there is enough to tell.
+
+        :param quota: Seconds past a deadline for which the quota may keep us from a reading.
+        """
         from airflow_provider_seedance.polling.many import Awaited, Patience, wait_for_many
 
         awaited = [
@@ -251,7 +255,9 @@ class SeedanceBatchTrigger(CancellingTrigger):
             )
             for generation_id, deadline, submitted_at, estimated_wait, number in self.generations
         ]
-        patience = Patience(enough=self.enough, linger=self.linger, moment=self.moment, not_before=not_before)
+        patience = Patience(
+            enough=self.enough, linger=self.linger, moment=self.moment, not_before=not_before, quota=quota
+        )
         return await wait_for_many(
             awaited,
             patience,

@@ -39,7 +39,8 @@ from airflow_provider_seedance.generations import Generation
 from airflow_provider_seedance.polling.quota import Quota
 from airflow_provider_seedance.settings import read_settings
 from airflow_provider_seedance.transfers import arguments, names, stored
-from airflow_provider_seedance.transfers.download import Source, store_data_url
+from airflow_provider_seedance.transfers.download import Source
+from airflow_provider_seedance.transfers.inline import store_data_url
 from airflow_provider_seedance.triggers.seedance import read_batch_event, read_event
 
 STATUSES = (200, 200, 200, 200, 201, 202, 204, 302, 307, 400, 401, 402, 403, 404, 408, 409, 410)

@@ -384,12 +384,13 @@ class Machine(World):
         assert outcome.record.generation_id == paid.id
         assert outcome.record.max_tries == self.max_tries
         self.attached = outcome
-        for post in self.posts:
-            if post.paid is paid:
-                post.cleared = False
         if outcome.generation.status.terminal:
             assert outcome.generation.urls
             rec.RecordStore(self.store).write(rec.ended(outcome.record, outcome.generation, utc_now()))
+        for post in self.posts:
+            if post.paid is paid:
+                # Where nobody could write down that the clear was made use of, the next try finds it once more.
+                post.cleared &= self.store.value["max_tries"] != self.max_tries
 
     def check_error(self, error: errors.SeedanceError, trouble: str) -> None:
         if isinstance(error, errors.SeedanceUncertainSubmitError):

@@ -14,7 +14,6 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import VideoRequest
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
-from airflow_provider_seedance.operators import campaign
 from airflow_provider_seedance.operators.seedance import (
     SeedanceGenerateVideoBatchOperator,
     SeedanceGenerateVideoOperator,
@@ -35,7 +34,6 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name in (
         (waiting, "QUOTA_PATIENCE"),
         (waiting, "WORKER_QUOTA_PATIENCE"),
-        (campaign, "QUOTA_PATIENCE"),
         (waiting, "UNKNOWN_QUOTA_PAUSE"),
     ):
         monkeypatch.setattr(module, name, PATIENCE)
@@ -166,8 +164,7 @@ def test_the_patience_is_counted_from_the_deadline_and_not_from_the_latest_refus
 ) -> None:
     connect("seedanceapi-v2")
     services.hold()
-    for module in (waiting, campaign):
-        monkeypatch.setattr(module, "QUOTA_PATIENCE", DAY)
+    monkeypatch.setattr(waiting, "QUOTA_PATIENCE", DAY)
     op, context = make(timeout=3600), make_context(Store())
     deferred = deferral(lambda: op.execute(context))
     services.fault("rate_limit", on="status", times=None, retry_after=1800)

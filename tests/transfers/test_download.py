@@ -25,8 +25,8 @@ from airflow_provider_seedance.transfers.download import (
     Downloaded,
     Source,
     download,
-    store_data_url,
 )
+from airflow_provider_seedance.transfers.inline import store_data_url
 from transfers.conftest import make_settings
 from transfers.server import MediaServer, Reply
 
