@@ -16,8 +16,8 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import hypothesis.strategies as st
+from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
-from airflow.sdk.exceptions import TaskDeferred
 from hypothesis.stateful import initialize, invariant, precondition, rule
 from operators.test_submission_model import BASE, RETRIES, WEATHERS, Blind, Crash, Paid, Post, World
 from support import Store, TaskInstance, make_context

@@ -28,8 +28,8 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 import hypothesis.strategies as st
+from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR
-from airflow.sdk.exceptions import TaskDeferralError, TaskDeferred
 from hypothesis.stateful import initialize, invariant, precondition, rule
 from operators.test_submission_model import WEATHERS, Crash, Paid
 
@@ -37,6 +37,7 @@ from airflow_provider_seedance import records
 from airflow_provider_seedance.apis.ark import TASKS
 from airflow_provider_seedance.apis.wire import HttpCall, HttpReply, TransportFailure
 from airflow_provider_seedance.callbacks import routes, tokens
+from airflow_provider_seedance.compat import TaskDeferralError
 from airflow_provider_seedance.generations import Generation
 from airflow_provider_seedance.operators.submission import CALL_PATIENCE, Unanswered
 from hostile.api_server import ApiServer

@@ -17,8 +17,8 @@ from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import hypothesis.strategies as st
+from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR
-from airflow.sdk.exceptions import TaskDeferred
 from helpers import settings as settings_of
 from hypothesis.stateful import initialize, invariant, precondition, rule
 from operators.test_submission_model import BASE, Crash, Machine

@@ -6,11 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_seedance.compat import AIRFLOW_V_3_3_PLUS
-
-if not AIRFLOW_V_3_3_PLUS:  # the API server keeps what is called in the task state store
-    pytest.skip("the state machines need the task state store of Airflow 3.3", allow_module_level=True)
-
 from . import state_machine
 
 

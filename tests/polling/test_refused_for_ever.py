@@ -77,7 +77,7 @@ def event_of(trigger: Any) -> Any:
 
 
 def resume_until_it_ends(op: Any, context: Any, call: Callable[[], Any], most: int = 10) -> Any:
-    from airflow.sdk.exceptions import TaskDeferred
+    from airflow.providers.common.compat.sdk import TaskDeferred
 
     for _ in range(most):
         try:
