@@ -20,7 +20,9 @@ if [ ! -e "$venv/installed" ] || [ pyproject.toml -nt "$venv/installed" ]; then
     say "installing into $venv (once; a minute or two)"
     "$python_of_pair" -m venv "$venv"
     "$venv/bin/python" -m pip install --quiet --upgrade pip
-    "$venv/bin/python" -m pip install --quiet "apache-airflow==$airflow.*" -e '.[dev]' ${constraints:+--constraint "$constraints"}
+    # Airflow 3.2 does not start with later versions of FastAPI, and does not say so before 3.3; its constraints would.
+    [ "$airflow" = 3.2 ] && bounds=('fastapi<0.137') || bounds=()
+    "$venv/bin/python" -m pip install --quiet "apache-airflow==$airflow.*" "${bounds[@]}" -e '.[dev]' ${constraints:+--constraint "$constraints"}
     touch "$venv/installed"
 fi
 
