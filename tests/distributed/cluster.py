@@ -71,7 +71,7 @@ class Cluster(Client):
             ("workers", "execution_api_timeout"): "20",
             ("workers", "execution_api_retry_wait_max"): "5",
             # The triggers are shared by taking few at a time.
-            ("triggerer", "max_trigger_to_select_per_loop"): "10",
+            ("triggerer", "max_trigger_to_select_per_loop"): "5",
             # High enough that a slow machine is not taken for a dead one.
             ("scheduler", "scheduler_health_check_threshold"): "60",
             ("scheduler", "task_instance_heartbeat_timeout"): "60",

@@ -16,6 +16,9 @@ PATIENCE = 300.0
 #: More than one triggerer takes at a time.
 RENDERS = 24
 
+#: So many times as many are started until both triggerers have some.
+WAVES = 5
+
 
 @pytest.fixture
 def held(emulator: SeedanceEmulator) -> Iterator[None]:
@@ -29,6 +32,19 @@ def deferred(cluster: Cluster, run: accounts.Run) -> int:
     return sum(row["state"] == "deferred" for row in cluster.task_instances(run.dag_id, run.run_id))
 
 
+def wave(cluster: Cluster, number: int) -> accounts.Run:
+    """Start renders, and wait until each is with a triggerer."""
+    prompts = [f"a boat that moves, {number}.{each}" for each in range(RENDERS)]
+    run = accounts.start(cluster, "mapped", prompts)
+    cluster.wait_until(lambda: deferred(cluster, run) == RENDERS, PATIENCE, "deferred tasks")
+    cluster.wait_until(
+        lambda: sum(cluster.triggerers().values()) == (number + 1) * RENDERS,
+        PATIENCE,
+        "renders at triggerers",
+    )
+    return run
+
+
 def check_all_paid_once(cluster: Cluster, emulator: SeedanceEmulator, run: accounts.Run) -> None:
     assert cluster.wait_run(run.dag_id, run.run_id, PATIENCE) == "success"
     sums = accounts.settle(cluster, emulator, [run])
@@ -39,25 +55,25 @@ def check_all_paid_once(cluster: Cluster, emulator: SeedanceEmulator, run: accou
 def test_the_loss_of_a_triggerer_moves_its_renders_and_nothing_else(
     cluster: Cluster, emulator: SeedanceEmulator, held: None
 ) -> None:
-    run = accounts.start(cluster, "mapped", [f"a boat that moves, {number}" for number in range(RENDERS)])
-    cluster.wait_until(lambda: deferred(cluster, run) == RENDERS, PATIENCE, "deferred tasks")
-    cluster.wait_until(
-        lambda: sum(cluster.triggerers().values()) == RENDERS and min(cluster.triggerers().values()) > 0,
-        PATIENCE,
-        "renders at both triggerers",
-    )
+    runs = [wave(cluster, 0)]
+    while min(cluster.triggerers().values()) == 0:
+        # Renders that come a few at a time can all meet the same triggerer, by chance.
+        assert len(runs) < WAVES, "one triggerer takes everything"
+        runs.append(wave(cluster, len(runs)))
     print("renders at each triggerer:", sorted(cluster.triggerers().values()))
+    waiting = RENDERS * len(runs)
     sent = Counter(entry.kind for entry in emulator.ledger.requests)
 
     cluster.kill("triggerer-1")
     cluster.wait_until(
-        lambda: list(cluster.triggerers().values()) == [RENDERS], PATIENCE, "all renders at one triggerer"
+        lambda: list(cluster.triggerers().values()) == [waiting], PATIENCE, "all renders at one triggerer"
     )
     since = Counter(entry.kind for entry in emulator.ledger.requests) - sent
     assert set(since) <= {"status"}
 
     emulator.release()
-    check_all_paid_once(cluster, emulator, run)
+    for run in runs:
+        check_all_paid_once(cluster, emulator, run)
     assert not [entry for entry in emulator.ledger.requests if entry.kind == "cancel"]
     cluster.launch("triggerer-1")
     cluster.wait_healthy("triggerer-1")
