@@ -51,8 +51,16 @@ REMEMBERED_MISSING = 3.0
 #: Seconds for which one that was known goes on to be, while it is not found.
 TRUSTED = 600.0
 
-#: So often the database may fail before the polls are left to it.
+#: Seconds for which one that names an id is tried again while the database fails: where the reply to a
+#: submission was lost, a task waits ten minutes for that id, and nobody tells it twice. Only the database knows.
+PATIENCE_FOR_AN_ID = 900.0
+
+#: So often it is tried at the least: one attempt may take longer than all patience.
 TRIES = 5
+
+#: Seconds between the first two attempts on a database that fails. The pauses double, up to so many seconds.
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 15.0
 
 #: Different things told of one submission that are worked on at once: an honest service tells one or two.
 MOST_OF_ONE = 8
@@ -199,28 +207,41 @@ def _begin(ticket: Ticket, hint: Hint, settings: Settings) -> bool:
 
 async def _pursue(ticket: Ticket, hint: Hint, settings: Settings) -> None:
     """Hand a callback over; one that came before the task has deferred is tried again for a while."""
-    began = time.monotonic()
-    pause, failures = 1.0, 0
+    began = reached = time.monotonic()
+    pause, trouble, failures = 1.0, FIRST_PAUSE, 0
     while True:
         try:
             outcome = await _hand_over(ticket, hint, settings, began)
         except Exception as error:
-            # Whatever Airflow says to this: the render is safe, and the triggerer's polls find its end.
+            # Whatever Airflow says to this: the service has its answer, and does not call again.
             failures += 1
-            if failures >= TRIES:
-                log.warning(
-                    "A callback could not be handed over to %s (%s: %s); it is left to the polls.",
-                    ticket.task_id,
-                    type(error).__name__,
-                    error,
-                )
+            if failures >= TRIES and time.monotonic() > began + _patience(hint):
+                _give_up(ticket, error)
                 return
-            outcome = server.Outcome(kind="later", seconds=0.5 * failures)
-        if outcome.kind != "later" or time.monotonic() > began + PATIENCE:
+            await _sleep(trouble)
+            trouble = min(2 * trouble, LONGEST_PAUSE)
+            # A task that is on its way to its deferral is given the same time after the trouble as without it.
+            reached = time.monotonic()
+            continue
+        if outcome.kind != "later" or time.monotonic() > reached + PATIENCE:
             log.debug("Callback for %s of %s: %s", ticket.task_id, ticket.run_id, outcome.kind)
             return
         await _sleep(max(outcome.seconds, pause) if outcome.seconds >= server.SOON else outcome.seconds)
         pause *= GROWTH
+
+
+def _patience(hint: Hint) -> float:
+    return PATIENCE if hint.generation_id is None else PATIENCE_FOR_AN_ID
+
+
+def _give_up(ticket: Ticket, error: Exception) -> None:
+    log.warning(
+        "A callback could not be handed over to %s (%s: %s) and is given up. If the task polls for its render, it "
+        "finds the end; if the reply to its submission was lost, on_uncertain_submit applies.",
+        ticket.task_id,
+        type(error).__name__,
+        error,
+    )
 
 
 async def _hand_over(ticket: Ticket, hint: Hint, settings: Settings, began: float) -> server.Outcome:

@@ -28,6 +28,7 @@ from airflow_provider_seedance.callbacks.tokens import Ticket, sign
 from airflow_provider_seedance.client import Client
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
+from airflow_provider_seedance.operators.submission import CALL_PATIENCE
 
 SECRET = "signs the addresses"
 SIGNED_WITH = "signs the bodies"
@@ -96,6 +97,15 @@ def airflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Airflow]:
     assert not routes._working
     assert not routes._of_one
     assert not asking._shared
+
+
+@pytest.fixture
+def passing(airflow: Airflow, monkeypatch: pytest.MonkeyPatch) -> Airflow:
+    """Let pauses take their time on the clock, though nobody waits for them."""
+    clock = SimpleNamespace(time=time.time, monotonic=lambda: time.monotonic() + sum(airflow.slept))
+    monkeypatch.setattr(routes, "time", clock)
+    monkeypatch.setattr(routes, "_latest", 0.0)
+    return airflow
 
 
 def app() -> FastAPI:
@@ -314,10 +324,12 @@ def test_where_the_service_signs_only_what_it_signed_counts(
     assert len(airflow.calls) == 1
 
 
-def test_no_secret_and_no_address_is_logged(airflow: Airflow, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_secret_and_no_address_is_logged(passing: Airflow, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    airflow.outcomes = [RuntimeError("no")] * routes.TRIES
+    passing.outcomes = [RuntimeError("no")] * 1000
     post()
+    assert "is given up" in caplog.text
+    passing.outcomes = []
     post(token_for(conn_id="signed"))
     post(token_for("another"))
     post(token_for(conn_id="broken"))
@@ -407,19 +419,54 @@ def test_patience_ends(airflow: Airflow, monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(airflow.calls) == 1
 
 
-def test_a_database_that_is_locked_is_tried_again(airflow: Airflow) -> None:
-    airflow.outcomes = [RuntimeError("database is locked")] * (routes.TRIES - 1)
-    assert post().status_code == 202
-    assert len(airflow.calls) == routes.TRIES
+NO_ID = b'{"status": "succeeded"}'
 
 
-def test_an_airflow_that_refuses_is_left_to_the_polls(
-    airflow: Airflow, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("body", [DONE, NO_ID])
+def test_a_database_that_is_away_for_a_while_costs_no_callback(passing: Airflow, body: bytes) -> None:
+    passing.outcomes = [ConnectionError("connection refused")] * 11
+    assert post(body=body).status_code == 202
+    assert len(passing.calls) == 12
+    assert passing.slept == sorted(passing.slept)
+    assert passing.slept[0] < 1
+    assert passing.slept[-1] == routes.LONGEST_PAUSE
+    assert 60 < sum(passing.slept) < routes.PATIENCE
+
+
+def test_an_id_outlasts_the_wait_for_that_of_a_lost_submission(passing: Airflow) -> None:
+    """Nothing polls for such a task: what the one call told would be lost, and with it a paid render."""
+    passing.outcomes = [ConnectionError("connection refused")] * 46
+    post()
+    assert len(passing.calls) == 47
+    assert sum(passing.slept) > CALL_PATIENCE
+
+
+def test_a_task_that_has_not_deferred_is_waited_for_after_a_trouble_as_well(passing: Airflow) -> None:
+    later = Outcome(kind="later", seconds=server.SOON)
+    passing.outcomes = [*[ConnectionError("connection refused")] * 20, later, later]
+    post()
+    assert len(passing.calls) == 23
+    assert sum(passing.slept) > routes.PATIENCE
+
+
+@pytest.mark.parametrize(("body", "patience"), [(DONE, routes.PATIENCE_FOR_AN_ID), (NO_ID, routes.PATIENCE)])
+def test_an_airflow_that_refuses_is_told_of_once(
+    passing: Airflow, caplog: pytest.LogCaptureFixture, body: bytes, patience: float
 ) -> None:
-    airflow.outcomes = [ImportError("no such module")] * 100
-    assert post().status_code == 202
-    assert len(airflow.calls) == routes.TRIES
-    assert "left to the polls" in caplog.text
+    passing.outcomes = [ImportError("no such module")] * 1000
+    assert post(body=body).status_code == 202
+    assert patience < sum(passing.slept) <= patience + routes.LONGEST_PAUSE
+    assert caplog.text.count("is given up") == 1
+    assert "on_uncertain_submit" in caplog.text
+
+
+def test_attempts_that_take_longer_than_all_patience_are_made_all_the_same(
+    passing: Airflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routes, "PATIENCE_FOR_AN_ID", -1.0)
+    passing.outcomes = [ConnectionError("timed out")] * (routes.TRIES - 1)
+    post()
+    assert len(passing.calls) == routes.TRIES
 
 
 async def many(http: httpx.AsyncClient, bodies: list[bytes]) -> list[int]:
