@@ -256,6 +256,8 @@ class ImageRequest(_Request):
 
 GenerationRequest = VideoRequest | ImageRequest
 
+_RESULT_TEXTS = ("model", "resolution")
+_RESULT_NUMBERS = ("duration", "credits", "cost_usd")
 _RESULT_TIMES = ("created_at", "completed_at", "expires_at")
 
 
@@ -358,6 +360,9 @@ class Generation:
         """
         Read a value of the shape that :meth:`result` writes.
 
+        It may have been in files and in hands since. What it tells beside the outputs is left out where it
+        is of another type: sums are made of the numbers, and a paid output is not worth less without them.
+
         :raises ValueError: it is not such a value.
         """
         if not isinstance(result, Mapping):
@@ -368,16 +373,17 @@ class Generation:
         urls = result["urls"]
         if not isinstance(urls, (list, tuple)) or not all(isinstance(url, str) for url in urls):
             raise ValueError("the urls of a result must be a list of strings")
-        if not isinstance(result["generation_id"], str) or result["media"] not in ("video", "image"):
-            raise ValueError("this is not the result of a generation: bad generation_id or media")
+        if not all(isinstance(result[name], str) for name in ("generation_id", "api", "media")):
+            raise ValueError("this is not the result of a generation: generation_id, api and media are text")
+        if result["media"] not in ("video", "image"):
+            raise ValueError("this is not the result of a generation: its media is neither video nor image")
         status, documented = read_status_word(result["status"])
-        rest: dict[str, Any] = {
-            name: result.get(name) for name in ("model", "duration", "resolution", "credits", "cost_usd")
-        }
+        rest: dict[str, Any] = {name: _text(result.get(name)) for name in _RESULT_TEXTS}
+        rest |= {name: read_number(result.get(name)) for name in _RESULT_NUMBERS}
         rest |= {name: read_time(result.get(name)) for name in _RESULT_TIMES}
         return cls(
             generation_id=result["generation_id"],
-            api=str(result["api"]),
+            api=result["api"],
             media=result["media"],
             status=status,
             documented=documented,
@@ -447,6 +453,10 @@ def read_time(value: object) -> datetime | None:
     except (ValueError, OverflowError, OSError, TypeError):
         return None
     return None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def read_number(value: object) -> float | int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -204,12 +205,30 @@ def test_a_result_is_read_back() -> None:
         {**RESULT, "urls": [1]},
         {**RESULT, "media": "sound"},
         {**RESULT, "generation_id": 5},
+        {**RESULT, "api": ["ark"]},
+        {**RESULT, "media": ["video"]},
         {key: value for key, value in RESULT.items() if key != "status"},
     ],
 )
 def test_anything_else_is_not_a_result(value: Any) -> None:
     with pytest.raises(ValueError, match="result"):
         Generation.from_result(value)
+
+
+@pytest.mark.parametrize("rubbish", ["abc", [1], {"a": 1}, True, math.nan, math.inf, "NaN", "1e999", 10**400])
+def test_what_is_no_number_in_a_result_is_left_out(rubbish: Any) -> None:
+    for name in ("duration", "credits", "cost_usd"):
+        read = Generation.from_result({**RESULT, "duration": 5, "credits": 1.5, "cost_usd": 2, name: rubbish})
+        assert getattr(read, name) is None
+        assert read.urls == (A, B)
+        assert read.summary()
+        json.dumps(read.result(), allow_nan=False)
+
+
+@pytest.mark.parametrize("rubbish", [5, [1], {"a": 1}, True, math.nan])
+def test_what_is_no_text_in_a_result_is_left_out(rubbish: Any) -> None:
+    read = Generation.from_result({**RESULT, "model": rubbish, "resolution": rubbish})
+    assert (read.model, read.resolution, read.urls) == (None, None, (A, B))
 
 
 @pytest.mark.parametrize(

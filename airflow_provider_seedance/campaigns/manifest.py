@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.apis.wire import read_json
+from airflow_provider_seedance.generations import Generation
 
 if TYPE_CHECKING:
     from airflow_provider_seedance.transfers.storage import Place
@@ -74,7 +77,7 @@ def parse_manifest(data: bytes, path: str) -> list[dict[str, Any]]:
 
 def _line(path: str, number: int, line: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(line.decode("utf-8"))
+        value = json.loads(line.decode("utf-8"), parse_constant=_no_number, parse_float=_number)
     except (ValueError, RecursionError) as error:
         raise errors.SeedanceConfigurationError(
             f"Line {number} of {path} is not a line of a manifest: it is not JSON in UTF-8 ({error}). Nothing was "
@@ -86,6 +89,24 @@ def _line(path: str, number: int, line: bytes) -> dict[str, Any]:
             "remove that line."
         )
     return value
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number")
+
+
+def _number(text: str) -> float:
+    # Python makes infinity of a number that is too large, and JSON can only be written without it.
+    found = float(text)
+    return found if math.isfinite(found) else _no_number(text[:20])
+
+
+def read_result(line: Mapping[str, Any]) -> Generation | None:
+    """Read the result that a line tells, as carefully as a reply; ``None`` if there is none that can be used."""
+    try:
+        return Generation.from_result(read_json(json.dumps(line).encode()))
+    except (ValueError, RecursionError):
+        return None
 
 
 def write_manifest(path: Any, lines: Iterable[Mapping[str, Any]], conn_id: str | None = None) -> None:

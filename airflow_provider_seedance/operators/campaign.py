@@ -23,6 +23,7 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance import records as rec
 from airflow_provider_seedance.campaigns.entries import Failure
 from airflow_provider_seedance.campaigns.ledger import Ledger, TakeStore
+from airflow_provider_seedance.campaigns.manifest import read_result
 from airflow_provider_seedance.campaigns.renders import Phase, Render, failure_of
 from airflow_provider_seedance.client import Client
 from airflow_provider_seedance.generations import Generation, GenerationStatus, read_number, utc_now
@@ -309,18 +310,20 @@ class Campaign:
             return error
 
     def recover(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Take results from a manifest that an earlier entry wrote; only what is on record here counts."""
+        """
+        Take results from a manifest that an earlier entry wrote; only what is on record here counts.
+
+        A line without an output fails nothing: the service is asked for that render.
+        """
         missing = {render.generation_id: render for render in self.of(Phase.UNREAD)}
         for line in lines:
-            render = missing.get(line.get("generation_id"))
-            if render is None:
+            told = line.get("generation_id")
+            render = missing.get(told) if isinstance(told, str) else None
+            if render is None or render.phase is not Phase.UNREAD:
                 continue
-            try:
-                generation = Generation.from_result(line)
-            except ValueError:
-                continue
-            if generation.status is GenerationStatus.SUCCEEDED:
-                self._end(render, generation)
+            found = read_result(line)
+            if found and found.status is GenerationStatus.SUCCEEDED and not found.output_gone(utc_now()):
+                self._end(render, found)
 
     # ------------------------------------------------------------------ submitting
 

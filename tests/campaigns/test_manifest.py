@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.campaigns import manifest
-from airflow_provider_seedance.campaigns.manifest import read_manifest, write_manifest
+from airflow_provider_seedance.campaigns.manifest import read_manifest, read_result, write_manifest
 
 LINES = [{"key": "a", "status": "succeeded", "url": "https://x.example/1"}, {"key": "b", "status": "failed"}]
 
@@ -93,6 +93,33 @@ def test_a_line_is_compact_and_as_it_is(tmp_path: Path) -> None:
     write_manifest(str(path), [])
     assert path.read_bytes() == b""
     assert read_manifest(str(path)) == []
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
+def test_what_could_not_be_written_again_is_no_number(tmp_path: Path, number: str) -> None:
+    (tmp_path / "manifest.jsonl").write_text('{"key": "a", "x": 1e3}\n{"key": "b", "x": [' + number + "]}\n")
+    with pytest.raises(errors.SeedanceConfigurationError, match=rf"Line 2 .*{number} is no number"):
+        read_manifest(str(tmp_path / "manifest.jsonl"))
+
+
+DONE = {
+    "generation_id": "g",
+    "api": "ark",
+    "media": "video",
+    "status": "succeeded",
+    "urls": ["https://x.example/1"],
+}
+
+
+def test_the_result_of_a_line() -> None:
+    found = read_result({**DONE, "key": "a", "model": "\ud800\0", "credits": [1]})
+    assert found
+    assert (found.generation_id, found.model, found.credits) == ("g", "\ufffd\ufffd", None)
+    deep: Any = []
+    for _ in range(100_000):
+        deep = [deep]
+    for line in (LINES[1], {**DONE, "urls": None}, {**DONE, "x": deep}):
+        assert read_result(line) is None
 
 
 @pytest.mark.parametrize("text", ["rubbish\n", '{"key": 1}\n', "[]\n", '{"key": "a"}\n{"sta\n{"key": "b"}\n'])

@@ -13,7 +13,8 @@ import string
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httpcore
@@ -31,11 +32,15 @@ from airflow_provider_seedance.apis.wire import (
     TransportFailure,
     Uncertain,
 )
-from airflow_provider_seedance.campaigns import entries, requests
+from airflow_provider_seedance.campaigns import entries, ledger, requests
 from airflow_provider_seedance.campaigns.manifest import parse_manifest
+from airflow_provider_seedance.campaigns.renders import Phase, Render, Totals
+from airflow_provider_seedance.client import Client
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError, SeedanceError
 from airflow_provider_seedance.flows import cancel_flow, look_up_flow, probe_flow
-from airflow_provider_seedance.generations import Generation
+from airflow_provider_seedance.generations import Generation, GenerationStatus
+from airflow_provider_seedance.operators.campaign import Campaign
+from airflow_provider_seedance.operators.submission import Policy
 from airflow_provider_seedance.polling.quota import Quota
 from airflow_provider_seedance.settings import read_settings
 from airflow_provider_seedance.transfers import arguments, names, stored
@@ -57,6 +62,18 @@ _PREPARED = {
 }
 _KINDS = sorted(_PREPARED)
 
+
+_TRY = records.Attempt(fingerprint=records.NO_REQUEST, max_tries=0, try_number=1)
+_ENDED = records.Record(
+    state=records.RecordState.ENDED,
+    fingerprint=records.NO_REQUEST,
+    max_tries=0,
+    try_number=1,
+    generation_id="cgt-1",
+    status=GenerationStatus.SUCCEEDED,
+    submitted_at=NOW,
+    ended_at=NOW,
+)
 
 #: The escape, and not the text of one.
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
@@ -273,6 +290,39 @@ def result(data: bytes) -> None:
             assert error.message
 
 
+def recovery(data: bytes) -> None:
+    """A manifest from which a campaign takes the results that its records had no room for."""
+    render = Render(item=requests.Item(index=0, key="a", arguments={}), name="n", generation_id="cgt-1")
+    render.phase, render.attempt = Phase.UNREAD, _TRY
+    book = ledger.Ledger(None)
+    book.register(["n"])
+    book.note("n", _ENDED)
+    entry = Campaign(
+        client=cast(Client, SimpleNamespace(settings=SimpleNamespace(api=get_api("ark")))),
+        ledger=book,
+        renders=[render],
+        policy=Policy(),
+        max_in_flight=1,
+        max_credits=100.0,
+        timeout=10.0,
+        entered_at=NOW.timestamp(),
+        note=None,
+        attempt=_TRY,
+        quota_patience=1.0,
+    )
+    try:
+        entry.recover(parse_manifest(data, "s3://bucket/manifest.jsonl"))
+    except SeedanceConfigurationError as error:
+        readable(error)
+    assert render.phase in (Phase.UNREAD, Phase.SUCCEEDED), "a line fails no render"
+    assert (render.phase is Phase.SUCCEEDED) == (render.generation is not None)
+    entry.committed()
+    totals = Totals.of([render])
+    totals.summary()
+    totals.progress(seconds=1.0, ended_before=0)
+    storable([render.line(), render.result(), totals.counts(), totals.credits, totals.cost_usd])
+
+
 def campaign(data: bytes) -> None:
     """A file of requests."""
     which, _, rest = _head(data)
@@ -353,6 +403,7 @@ TARGETS: tuple[Callable[[bytes], None], ...] = (
     campaign,
     address,
     name,
+    recovery,
 )
 
 #: Words that the readers look for.
@@ -490,6 +541,9 @@ def seeds() -> list[bytes]:
         b'{"key": "a", "name": "a.mp4", "generation_id": "g", "index": 1, "bytes": 3, "sha256": null, '
         b'"tag": null, "by": null}\n',
         b"key,prompt,duration\na,A lamp,5\n",
+        b'{"key": "a", "generation_id": "cgt-1", "api": "ark", "media": "video", "status": "succeeded", '
+        b'"model": "m", "urls": ["https://a.b/c"], "duration": 5, "resolution": "720p", "credits": 1.5, '
+        b'"cost_usd": 0.5, "created_at": null, "expires_at": null}\n',
     ]
     found = []
     for number, target in enumerate(TARGETS):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +14,7 @@ import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 from helpers import ALL_APIS
+from hostile.targets import storable
 from support import SECRET, Log, Store, TaskInstance, deferral, make_context, on_loop
 from versions import ENDING_FROM_TRIGGERS, deserialize, serialize
 
@@ -813,6 +815,47 @@ def test_results_come_back_from_the_manifest(
     runner.run(op)
     assert len(services.ledger.requests) == asked
     assert lines(path) == before
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"generation_id": ["g"]},
+        {"generation_id": {}},
+        {"urls": []},
+        {"urls": "x"},
+        {"media": ["video"]},
+        {"status": ["succeeded"]},
+        {"expires_at": "2001-01-01T00:00:00Z"},
+        {"credits": "abc"},
+        {"credits": [1]},
+        {"credits": math.nan},
+        {"cost_usd": math.inf},
+        {"duration": "long"},
+        {"model": {"a": 1}, "resolution": "\ud800\0"},
+    ],
+    ids=str,
+)
+def test_rubbish_in_the_manifest_neither_stops_a_campaign_nor_loses_a_render(
+    services: SeedanceEmulator,
+    connect: Connect,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+) -> None:
+    connect("seedance2api")
+    monkeypatch.setattr(ledgers, "LONGEST_VALUE", 1)
+    path = tmp_path / "manifest.jsonl"
+    runner, op = Runner(), make(["a", "b"], manifest_path=str(path))
+    runner.run(op)
+    first, second = lines(path)
+    path.write_text(f"{json.dumps({**first, **changes})}\n{json.dumps(second)}\n")
+    runner.ti.clear()
+    result = runner.run(op)
+    assert result["counts"]["succeeded"] == 2
+    storable([result, lines(path)])
+    assert [line["urls"] for line in lines(path)] == [first["urls"], second["urls"]]
+    assert len(paid(services)) == 2
 
 
 def test_requests_come_from_a_file(services: SeedanceEmulator, connect: Connect, tmp_path: Path) -> None:
