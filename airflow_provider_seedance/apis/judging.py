@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_seedance.apis.params import Inputs, Rule
+from airflow_provider_seedance.apis.wire import DEEPEST
 from airflow_provider_seedance.exceptions import SeedanceRequestError
-from airflow_provider_seedance.generations import GenerationRequest, ImageRequest, RequestFacts
+from airflow_provider_seedance.generations import GenerationRequest, ImageRequest, MediaInput, RequestFacts
 from airflow_provider_seedance.urls import MediaHosts
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def judge(
     connection_model: str | None,
 ) -> Prepared:
     """Fill in defaults and judge a request; see :meth:`~airflow_provider_seedance.apis.base.Api.prepare`."""
+    if malformed := _malformed(request):
+        raise _refused(api, malformed)
     filled = []
     if connection_model and request.model is None and _fits(connection_model, request):
         request = request.with_default(model=connection_model)
@@ -69,9 +72,7 @@ def judge(
     problems += _unwritable(api, request) if not problems else []
     if problems:
         source = " The model comes from the connection." if filled and "model" not in rules else ""
-        raise SeedanceRequestError(
-            f"The request cannot be sent to {api.name}: {'; '.join(problems)}.{source} Nothing was sent."
-        )
+        raise _refused(api, problems, source)
     doubts = [
         f"{name}: {doubt}"
         for name, value in request.arguments().items()
@@ -84,6 +85,41 @@ def judge(
         warnings=tuple(doubts),
         facts=api.facts(request),
     )
+
+
+def _refused(api: Api, problems: Iterable[str], source: str = "") -> SeedanceRequestError:
+    return SeedanceRequestError(
+        f"The request cannot be sent to {api.name}: {'; '.join(problems)}.{source} Nothing was sent."
+    )
+
+
+def _malformed(request: GenerationRequest) -> list[str]:
+    """Return what nobody can even look at: what is nested too deep breaks every message and digest of it."""
+    given = request.arguments()
+    found = [
+        f"{name} is nested deeper than {DEEPEST} levels" for name, value in given.items() if _too_deep(value)
+    ]
+    if not found and not isinstance(given.get("model", ""), str):
+        found.append(f"model must be text, not {_shown(given['model'])}")
+    return found
+
+
+def _too_deep(value: Any) -> bool:
+    # Level by level, and each object once a level: what holds itself has no end.
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        if not (level := [inner for outer in level for inner in _parts(outer)]):
+            return False
+        level = list({id(inner): inner for inner in level}.values())
+    return True
+
+
+def _parts(value: Any) -> list[Any]:
+    if isinstance(value, MediaInput):
+        return [value.url, value.role]
+    if isinstance(value, Mapping):
+        return [*value.keys(), *value.values()]
+    return list(value) if isinstance(value, (list, tuple, set, frozenset)) else []
 
 
 def _fits(model: str, request: GenerationRequest) -> bool:

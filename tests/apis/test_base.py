@@ -13,6 +13,7 @@ from helpers import ALL_APIS, NOW, body_of, drive, image, prepare, reply, submit
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis import DEFAULT_API, get_api
 from airflow_provider_seedance.apis.wire import Refused, Uncertain
+from airflow_provider_seedance.records import Fingerprint
 from airflow_provider_seedance.urls import MediaHosts
 
 
@@ -35,6 +36,49 @@ def test_the_registry() -> None:
 def test_what_cannot_be_written_as_json_is_refused_before_anything_is_recorded(name: str, value: Any) -> None:
     with pytest.raises(errors.SeedanceRequestError, match="cannot be written as JSON"):
         prepare(name, video(extra_params={"beta": [value]}))
+
+
+def nested(depth: int) -> Any:
+    value: Any = "x"
+    for level in range(depth):
+        value = [value] if level % 2 else {"a": value}
+    return value
+
+
+HOLDS_ITSELF: list[Any] = []
+HOLDS_ITSELF += [HOLDS_ITSELF, HOLDS_ITSELF]
+
+
+@pytest.mark.parametrize("name", ALL_APIS)
+@pytest.mark.parametrize(
+    "value", [nested(65), nested(600), nested(100_000), HOLDS_ITSELF], ids=["65", "600", "100000", "itself"]
+)
+def test_what_is_nested_too_deep_is_refused_before_anything_is_recorded(name: str, value: Any) -> None:
+    for wrong in (
+        {"extra_params": {"beta": value}},
+        {"images": [value]},
+        {"images": [{"url": "https://a.example/b.png", "role": value}]},
+        {"duration": [value]},
+        {"model": [value]},
+        {"prompt": [value]},
+    ):
+        with pytest.raises(
+            errors.SeedanceRequestError, match=r"nested deeper than 64 levels.*Nothing was sent"
+        ):
+            prepare(name, video(**wrong))
+
+
+@pytest.mark.parametrize("name", ALL_APIS)
+def test_what_is_nested_as_deep_as_may_be_has_a_fingerprint(name: str) -> None:
+    found = prepare(name, video(extra_params={"beta": nested(63)}))
+    assert Fingerprint.of(found.asked, api=name, base_url="x").arguments["extra_params"]
+
+
+@pytest.mark.parametrize("name", ALL_APIS)
+@pytest.mark.parametrize("model", [{"a": 1}, ["seedance-2.0"], 5, True, b"seedance-2.0"], ids=str)
+def test_a_model_that_is_no_text_is_refused(name: str, model: Any) -> None:
+    with pytest.raises(errors.SeedanceRequestError, match="model must be text"):
+        prepare(name, video(model=model))
 
 
 @pytest.mark.parametrize("name", ALL_APIS)
