@@ -35,7 +35,7 @@ _EXTENSIONS = {
 _KNOWN = frozenset({*_EXTENSIONS.values(), "jpeg", "tif"})
 _DEFAULTS = {"video": "mp4", "image": "png"}
 
-#: Longest value in a name, in characters: a file name has 255 bytes. Keys of items may be so long, too.
+#: Longest value in a name, in bytes: a file name has 255, and a letter up to four.
 _LONGEST = 200
 
 
@@ -121,8 +121,18 @@ class Naming:
 
 
 def _safe(value: Any) -> str:
-    text = re.sub(r"[^\w.\-]", "_", str(value) if value is not None else "unknown")[:_LONGEST]
+    told = str(value) if value is not None else "unknown"
+    text = re.sub(r"[^\w.\-]", "_", told)
+    if len(text.encode()) > _LONGEST:
+        # What only differs behind the cut must not be stored in one file.
+        text = _with_digest(text, told)
     return text if text.strip(".") else "_" * max(1, len(text))
+
+
+def _with_digest(text: str, value: str) -> str:
+    """Return the beginning of a text, in whole letters, and a digest of the value that it stands for."""
+    digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{text.encode()[: _LONGEST - 9].decode('utf-8', 'ignore')}-{digest}"
 
 
 def distinct(values: Iterable[str]) -> dict[str, str]:
@@ -135,14 +145,10 @@ def distinct(values: Iterable[str]) -> dict[str, str]:
     for value in dict.fromkeys(values):
         alike.setdefault(_safe(value), []).append(value)
     return {
-        value: value if len(group) == 1 or value == safe else f"{safe[: _LONGEST - 9]}-{_digest(value)}"
+        value: value if len(group) == 1 or value == safe else _with_digest(safe, value)
         for safe, group in alike.items()
         for value in group
     }
-
-
-def _digest(value: str) -> str:
-    return hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
 def extension_of_url(url: str) -> str | None:

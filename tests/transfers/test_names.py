@@ -10,6 +10,7 @@ from airflow_provider_seedance.exceptions import SeedanceConfigurationError
 from airflow_provider_seedance.transfers.names import (
     Naming,
     default_extension,
+    distinct,
     extension_of_type,
     extension_of_url,
 )
@@ -92,6 +93,28 @@ def test_values_with_intentions(value: str) -> None:
     made = naming(generation_id=value)
     made.check()
     assert "/" not in made.name(1, "mp4")
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "漢", "🎬"])
+@pytest.mark.parametrize("count", [66, 67, 86, 200, 5000])
+def test_what_is_too_long_for_a_name_is_cut_in_whole_letters(letter: str, count: int) -> None:
+    long = letter * count
+    made = naming(generation_id=long, count=1).name(1, "mp4")
+    assert len(made.encode()) <= 255
+    assert made.encode().decode() == made
+    assert naming(generation_id=long + "y").name(1, "mp4") != made
+    assert naming(generation_id=long, count=100).name(100, "webm")
+
+
+def test_what_fits_is_not_cut() -> None:
+    for fits in ("x" * 200, "漢" * 66):
+        assert naming(generation_id=fits).name(1, "mp4") == f"{fits}.mp4"
+
+
+@given(values=st.lists(st.text("x漢/", min_size=60, max_size=200), unique=True, max_size=5))
+def test_different_values_have_different_names_however_long(values: list[str]) -> None:
+    shown = distinct(values)
+    assert len({naming("{key}.{ext}", key=shown[value]).name(1, "mp4") for value in values}) == len(values)
 
 
 def test_an_unknown_model() -> None:
