@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_seedance.apis.params import Inputs, Rule
+from airflow_provider_seedance.apis.params import Inputs, Rule, Text
 from airflow_provider_seedance.apis.wire import DEEPEST
 from airflow_provider_seedance.exceptions import SeedanceRequestError
 from airflow_provider_seedance.generations import GenerationRequest, ImageRequest, MediaInput, RequestFacts
@@ -44,7 +44,7 @@ def judge(
     connection_model: str | None,
 ) -> Prepared:
     """Fill in defaults and judge a request; see :meth:`~airflow_provider_seedance.apis.base.Api.prepare`."""
-    if malformed := _malformed(request):
+    if malformed := _malformed(api, request, base_url):
         raise _refused(api, malformed)
     filled = []
     if connection_model and request.model is None and _fits(connection_model, request):
@@ -93,14 +93,19 @@ def _refused(api: Api, problems: Iterable[str], source: str = "") -> SeedanceReq
     )
 
 
-def _malformed(request: GenerationRequest) -> list[str]:
-    """Return what nobody can even look at: what is nested too deep breaks every message and digest of it."""
+def _malformed(api: Api, request: GenerationRequest, base_url: str) -> list[str]:
+    """
+    Return what the rules cannot even look at.
+
+    What is nested too deep breaks every message and digest of it, and the model decides which rules there are.
+    """
     given = request.arguments()
     found = [
         f"{name} is nested deeper than {DEEPEST} levels" for name, value in given.items() if _too_deep(value)
     ]
     if not found and not isinstance(given.get("model", ""), str):
-        found.append(f"model must be text, not {_shown(given['model'])}")
+        rule = api.rules(replace(request, model=None), base_url).get("model", Text())
+        found.append(f"model={_shown(given['model'])} is not accepted: {api.name} takes {rule.describe()}")
     return found
 
 
