@@ -858,6 +858,18 @@ def test_rubbish_in_the_manifest_neither_stops_a_campaign_nor_loses_a_render(
     assert len(paid(services)) == 2
 
 
+def test_a_line_that_is_nested_too_deep_stops_no_other(
+    services: SeedanceEmulator, connect: Connect, tmp_path: Path
+) -> None:
+    connect("seedanceapi-v2")
+    path = tmp_path / "requests.jsonl"
+    deep = '{"prompt": "b", "extra_params": {"x": ' + "[" * 600 + "]" * 600 + "}}"
+    path.write_text(f'{{"prompt": "a"}}\n{deep}\n')
+    result = Runner().run(make(str(path), on_item_failure="keep"))
+    assert paid(services) == ["a"]
+    assert [(entry["key"], entry["kind"]) for entry in result["failed"]] == [("1", "request")]
+
+
 def test_requests_come_from_a_file(services: SeedanceEmulator, connect: Connect, tmp_path: Path) -> None:
     connect("seedanceapi-v2")
     path = tmp_path / "requests.csv"
