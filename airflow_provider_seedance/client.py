@@ -14,7 +14,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from http.cookiejar import CookieJar
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, cast
 
@@ -42,6 +41,7 @@ from airflow_provider_seedance.limits import (
     SENDING,
     Body,
     Budget,
+    NoCookies,
     TimedBackend,
     TooLong,
     of_a_proxy,
@@ -65,8 +65,11 @@ USER_AGENT = f"airflow-provider-seedance/{__version__}"
 #: Longest body that is read of a reply.
 LONGEST_BODY = 64 * 1024 * 1024
 
-#: Longest body that is read of the reply to a submission: images in base64 stand nowhere else.
-LONGEST_SUBMIT_BODY = 1024 * 1024 * 1024
+#: Longest body that is read of the reply to a submission of images: in base64 they stand nowhere else.
+LONGEST_IMAGE_BODY = 1024 * 1024 * 1024
+
+#: Longest body that is read of a reply that is no success: it holds words.
+LONGEST_ERROR_BODY = 1024 * 1024
 
 #: Connections that all generations of one base URL and key share in a triggerer.
 POOL_SIZE = 16
@@ -79,6 +82,8 @@ class _Wire:
         self._method = method.encode()
         self._answered_in = answered_in
         self.sent = False
+        #: What came back, as soon as its headers did.
+        self.response: httpx.Response | None = None
         #: What is left of the time for this request.
         self.budget = Budget(max(SENDING, answered_in))
         #: The same on an event loop.
@@ -98,13 +103,6 @@ class _Wire:
             self.timeout.reschedule(asyncio.get_running_loop().time() + self._answered_in)
 
 
-class _NoCookies(CookieJar):
-    """Keeps none: a service could make every later request larger, and a triggerer's memory with them."""
-
-    def extract_cookies(self, response: Any, request: Any) -> None:
-        pass
-
-
 _FAILURES: Mapping[type[Exception], str] = {
     httpx.ConnectTimeout: "connecting took too long",
     httpx.ReadTimeout: "no answer in time",
@@ -117,10 +115,16 @@ _FAILURES: Mapping[type[Exception], str] = {
 _READ_ERRORS = (httpx.HTTPError, TooLong, OSError, ValueError)
 
 
-def _body_of(response: httpx.Response) -> Body:
+def _longest(response: httpx.Response, call: HttpCall) -> int:
+    if not response.is_success:
+        return LONGEST_ERROR_BODY
+    return LONGEST_IMAGE_BODY if call.images else LONGEST_BODY
+
+
+def _body_of(response: httpx.Response, call: HttpCall) -> Body:
     return Body(
         response.headers.get("content-encoding", ""),
-        longest=LONGEST_SUBMIT_BODY if response.request.method == "POST" else LONGEST_BODY,
+        longest=_longest(response, call),
         seconds=response.request.extensions["timeout"]["read"],
     )
 
@@ -166,7 +170,7 @@ class _Base:
         return {
             "headers": {"User-Agent": USER_AGENT, **accepted, **settings.auth()},
             "timeout": settings.call_timeout,
-            "cookies": _NoCookies(),
+            "cookies": NoCookies(),
             "follow_redirects": False,
             "trust_env": False,
         }
@@ -193,11 +197,29 @@ class _Base:
 
     def _begin(self, call: HttpCall) -> _Wire:
         """Keep the books of a call that is about to be made."""
-        if self._observer:
-            self._observer.sent()
-        metrics.count_request(self.settings.api.name, _KINDS.get(call.method, "read"))
+        self._keep_books(self._count, call)
         timeout = call.timeout if call.timeout is not None else self.settings.call_timeout
         return _Wire(call.method, PHASES * timeout)
+
+    def _count(self, call: HttpCall) -> None:
+        metrics.count_request(self.settings.api.name, _KINDS.get(call.method, "read"))
+        if self._observer:
+            self._observer.sent()
+
+    def _told(self, response: httpx.Response) -> None:
+        refused = response.status_code == 429
+        if refused:
+            metrics.count_refusal(self.settings.api.name)
+        if self._observer:
+            self._observer.answered(read_rate_limit(response.headers, utc_now()), refused=refused)
+
+    def _keep_books(self, keep: Callable[[T], None], what: T) -> None:
+        """Let books be kept; trouble with them decides nothing: the reply may be about a paid generation."""
+        try:
+            keep(what)
+        except Exception as error:
+            said = self.settings.redact(f"{type(error).__name__}: {error}")
+            log.warning("The books about the requests to %s are not kept: %s", self.settings.api.title, said)
 
     def _failure(self, error: Exception, sent: bool) -> TransportFailure:
         name = _FAILURES.get(type(error))
@@ -208,11 +230,6 @@ class _Base:
 
     def _reply(self, response: httpx.Response, body: bytes) -> HttpReply:
         headers = {name.lower(): value for name, value in response.headers.items()}
-        refused = response.status_code == 429
-        if refused:
-            metrics.count_refusal(self.settings.api.name)
-        if self._observer:
-            self._observer.answered(read_rate_limit(headers, utc_now()), refused=refused)
         return HttpReply(status=response.status_code, headers=headers, body=body, redact=self.settings.redact)
 
     def _broken(self, response: httpx.Response, body: Body, error: Exception) -> HttpReply | TransportFailure:
@@ -222,7 +239,7 @@ class _Base:
         A refusal is one whatever its body; and an acceptance that can be read holds the id of a paid
         generation, whatever came after it.
         """
-        reply = self._reply(response, bytes(body))
+        reply = self._reply(response, body.take())
         if 400 <= reply.status < 500 or (reply.ok and isinstance(reply.json, dict)):
             return reply
         return self._failure(body.too_late() if body.late else error, sent=True)
@@ -323,20 +340,26 @@ class Client(_Base, Closing):
     def send(self, call: HttpCall) -> HttpReply | TransportFailure:
         """Make one call. Never raises for what the network or the service does."""
         wire = self._begin(call)
+        answer = self._exchange(call, wire)
+        if wire.response is not None:
+            self._keep_books(self._told, wire.response)
+        return answer
+
+    def _exchange(self, call: HttpCall, wire: _Wire) -> HttpReply | TransportFailure:
         try:
             http = self._for(call)
             with (
                 within(wire.budget),
                 http.stream(**self._request(call), extensions={"trace": wire.note}) as response,
             ):
-                body = _body_of(response)
+                wire.response, body = response, _body_of(response, call)
                 wire.budget.renew(body.seconds)
                 try:
                     for chunk in response.iter_raw():
                         body.add(chunk)
                 except _READ_ERRORS as error:
                     return self._broken(response, body, error)
-            return self._reply(response, bytes(body))
+            return self._reply(response, body.take())
         except (*_READ_ERRORS, httpx.InvalidURL) as error:
             return self._failure(error, wire.sent)
         except Exception as error:
@@ -392,6 +415,12 @@ class AsyncClient(_Base):
     async def send(self, call: HttpCall) -> HttpReply | TransportFailure:
         """Make one call. Never raises for what the network or the service does."""
         wire = self._begin(call)
+        answer = await self._exchange(call, wire)
+        if wire.response is not None:
+            self._keep_books(self._told, wire.response)
+        return answer
+
+    async def _exchange(self, call: HttpCall, wire: _Wire) -> HttpReply | TransportFailure:
         try:
             http = self._for(call)
             wire.timeout = asyncio.timeout(wire.budget.left)
@@ -399,7 +428,7 @@ class AsyncClient(_Base):
                 wire.timeout,
                 http.stream(**self._request(call), extensions={"trace": wire.anote}) as response,
             ):
-                body = _body_of(response)
+                wire.response, body = response, _body_of(response, call)
                 wire.timeout.reschedule(None)
                 try:
                     async with asyncio.timeout(body.seconds):
@@ -407,7 +436,7 @@ class AsyncClient(_Base):
                             body.add(chunk)
                 except _READ_ERRORS as error:
                     return self._broken(response, body, error)
-            return self._reply(response, bytes(body))
+            return self._reply(response, body.take())
         except (*_READ_ERRORS, httpx.InvalidURL) as error:
             return self._failure(error, wire.sent)
         except Exception as error:

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from http.cookiejar import CookieJar
 from typing import Any
 
 import httpcore
@@ -26,6 +27,9 @@ SENDING = 600.0
 
 #: Bytes that are written between two looks at the budget.
 _PIECE = 64 * 1024
+
+#: Bytes that are unpacked at once.
+_UNPACKED = 1024 * 1024
 
 
 class Budget:
@@ -142,6 +146,13 @@ class TooLong(Exception):
     """A reply went on beyond any documented length, or for too long."""
 
 
+class NoCookies(CookieJar):
+    """Keeps none: a service could make every later request larger, and a triggerer's memory with them."""
+
+    def extract_cookies(self, response: Any, request: Any) -> None:
+        """Keep nothing."""
+
+
 class Body:
     """
     Collects the body of a reply as it comes from the wire.
@@ -179,9 +190,14 @@ class Body:
             raise self.too_late()
 
     def _inflate(self, unpack: Any, chunk: bytes) -> None:
-        room = self._longest + 1 - len(self._bytes)
         try:
-            self._bytes += unpack.decompress(chunk, room)
+            # In pieces: at once there would be two copies of all that a few bytes become.
+            while room := min(_UNPACKED, self._longest + 1 - len(self._bytes)):
+                piece = unpack.decompress(chunk, room)
+                self._bytes += piece
+                chunk = unpack.unconsumed_tail
+                if len(piece) < room and not chunk:
+                    break
         except zlib.error as error:
             raise ValueError(f"the answer cannot be unpacked: {error}") from None
 
@@ -194,5 +210,7 @@ class Body:
         """Return the error that says so."""
         return TooLong(f"the answer was not complete {self.seconds:g} seconds after it began")
 
-    def __bytes__(self) -> bytes:
-        return bytes(self._bytes)
+    def take(self) -> bytes:
+        """Return what has come, and keep nothing of it: it may be large."""
+        taken, self._bytes = self._bytes, bytearray()
+        return bytes(taken)

@@ -168,6 +168,7 @@ class Twin:
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
+        self.observer: Any = None
 
     def send(self, found: Settings, *many: HttpCall) -> Any:
         """Send calls through one client; return the last answer."""
@@ -178,11 +179,11 @@ class Twin:
 
     def use(self, found: Settings, what: Callable[[Any], list[Any]]) -> list[Any]:
         if self.kind == "sync":
-            with client.Client(found, sleep=lambda seconds: None) as one:
+            with client.Client(found, observer=self.observer, sleep=lambda seconds: None) as one:
                 return what(one)
 
         async def use() -> list[Any]:
-            async with client.AsyncClient(found) as other:
+            async with client.AsyncClient(found, observer=self.observer) as other:
                 return [await item for item in what(other)]
 
         return asyncio.run(use())
@@ -421,6 +422,29 @@ def test_a_body_that_does_not_end_is_cut(twin: Twin, monkeypatch: pytest.MonkeyP
         assert len(twin.send(at(server), GET).body) == 1000
 
 
+IMAGES = HttpCall(method="POST", path="/images", json={}, images=True)
+
+
+@pytest.mark.parametrize(
+    ("call", "status", "longest"), [(GET, 200, 300), (POST, 200, 300), (IMAGES, 200, 400), (IMAGES, 500, 200)]
+)
+def test_only_replies_that_may_hold_images_may_be_very_long(
+    twin: Twin, monkeypatch: pytest.MonkeyPatch, call: HttpCall, status: int, longest: int
+) -> None:
+    for name, bound in (("LONGEST_BODY", 300), ("LONGEST_IMAGE_BODY", 400), ("LONGEST_ERROR_BODY", 200)):
+        monkeypatch.setattr(client, name, bound)
+    with serving(says(answer(status, b"x" * longest))) as server:
+        assert len(twin.send(at(server), call).body) == longest
+    with serving(says(answer(status, b"x" * (longest + 1)))) as server:
+        sent(twin.send(at(server), call))
+
+
+def test_a_refusal_without_an_end_is_one(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "LONGEST_ERROR_BODY", 200)
+    with serving(says(answer(400, b"x" * 10_000))) as server:
+        assert twin.send(at(server), POST).status == 400
+
+
 def dripping(peer: socket.socket) -> None:
     receive(peer)
     peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
@@ -486,6 +510,36 @@ def test_an_observer_is_told_of_every_request_and_reply(twin: Twin) -> None:
     with serving(says(answer())) as server:
         [(limit, refused)] = twin.observe(at(server), GET).told
     assert (limit.known, refused) == (False, False)
+
+
+class Careless:
+    """An observer that cannot write its books."""
+
+    def __init__(self, error: type[Exception]) -> None:
+        self.error = error
+
+    def sent(self) -> None:
+        raise self.error(f"sent {KEY}")
+
+    def answered(self, limit: RateLimit, *, refused: bool) -> None:
+        raise self.error(f"answered {KEY}")
+
+
+@pytest.mark.parametrize("error", [OSError, ValueError, TimeoutError, RuntimeError])
+def test_trouble_with_the_books_decides_nothing(
+    twin: Twin, error: type[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The reply may hold the id of a paid generation."""
+    request = prepare("seedanceapi-v2", video()).request
+    twin.observer = Careless(error)
+    with serving(says(answer(200, b'{"code": 200, "data": {"task_id": "paid-1"}}'))) as server:
+        found = at(server)
+        call = found.api.submit_call(request)
+        outcome = twin.run(found, flows.submit_flow(found.api, call, request, lambda: NOW, patient=False))
+    assert isinstance(outcome, Accepted)
+    assert outcome.generation.generation_id == "paid-1"
+    assert sum("are not kept" in line for line in caplog.messages) == 2
+    assert KEY not in caplog.text
 
 
 def test_a_request_that_fails_is_counted_too(twin: Twin) -> None:

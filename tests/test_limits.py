@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 import zlib
 from typing import Any
 
@@ -94,7 +95,9 @@ def test_a_body_as_it_is(encoding: str) -> None:
     whole = body(encoding)
     whole.add(b"a" * 600)
     whole.add(b"b" * 400)
-    assert bytes(whole) == b"a" * 600 + b"b" * 400
+    assert whole.take() == b"a" * 600 + b"b" * 400
+    assert whole.take() == b""  # nothing is kept twice
+    whole.add(b"d" * 1000)
     with pytest.raises(TooLong, match="longer than 1000 bytes"):
         whole.add(b"c")
 
@@ -103,14 +106,32 @@ def test_a_packed_body_in_pieces() -> None:
     whole, raw = body("GZIP"), gzip.compress(bytes(range(256)) * 3)
     for number in range(len(raw)):
         whole.add(raw[number : number + 1])
-    assert bytes(whole) == bytes(range(256)) * 3
+    assert whole.take() == bytes(range(256)) * 3
 
 
 def test_a_bomb_is_unpacked_as_far_as_there_is_room() -> None:
     whole = body("gzip")
     with pytest.raises(TooLong):
         whole.add(gzip.compress(b"\0" * 10_000_000))
-    assert len(bytes(whole)) == 1001
+    assert len(whole.take()) == 1001
+
+
+@pytest.mark.parametrize("size", [0, 1, 1024 * 1024 - 1, 1024 * 1024, 1024 * 1024 + 1, 5_000_000])
+def test_what_is_unpacked_in_pieces_is_whole(size: int) -> None:
+    whole = body("gzip", longest=5_000_000)
+    whole.add(gzip.compress(b"\0" * size))
+    assert whole.take() == b"\0" * size
+
+
+def test_what_is_unpacked_is_not_held_twice() -> None:
+    whole, raw = body("gzip", longest=40_000_000), gzip.compress(b"\0" * 40_000_000)
+    tracemalloc.start()
+    try:
+        whole.add(raw)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 60_000_000
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "deflate", "gzip, gzip", "x" * 1000])

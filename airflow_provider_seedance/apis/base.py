@@ -168,8 +168,9 @@ class Api(abc.ABC):
         self.add_extra(body, request.extra_params or {})
         if correlation and self.correlates(request):
             self.correlate(body, correlation)
-        timeout = image_timeout if isinstance(request, ImageRequest) else None
-        return HttpCall(method="POST", path=self.submit_path(request), json=body, timeout=timeout)
+        images = isinstance(request, ImageRequest)
+        timeout, path = image_timeout if images else None, self.submit_path(request)
+        return HttpCall(method="POST", path=path, json=body, timeout=timeout, images=images)
 
     def takes_callback(self, request: GenerationRequest) -> bool:
         """Whether the service calls back for this kind of request, given that it has a field for it."""
@@ -464,8 +465,6 @@ class Api(abc.ABC):
             path=call.path,
             generation_id=generation_id,
         )
-
-    # ------------------------------------------------------------------ the rest
 
     def correlates(self, request: GenerationRequest) -> bool:
         """Whether a submission of this request can carry a correlation value of ours."""

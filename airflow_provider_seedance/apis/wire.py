@@ -28,6 +28,12 @@ DEEPEST = 64
 #: PostgreSQL does not keep; and what makes a terminal do something.
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+
+#: Most characters of a service's words that are looked at to show some of them, ...
+_LOOKED_AT = 64 * 1024
+#: ... and how many of these are not shown where there are more: the last may be the half of a secret, which no
+#: longer looks like one.
+_UNSEEN = 16 * 1024
 _SUSPECT = re.compile(r"\\u|[\x7f-\x9f]")
 
 
@@ -41,6 +47,7 @@ class HttpCall:
     :param query: Query parameters in order; names may repeat.
     :param json: The body, or ``None``.
     :param timeout: Seconds for this call; ``None`` is the connection's own.
+    :param images: Whether the reply may hold images, and so be very long.
     """
 
     method: str
@@ -48,6 +55,7 @@ class HttpCall:
     query: tuple[tuple[str, str], ...] = ()
     json: Mapping[str, Any] | None = field(default=None, repr=False)
     timeout: float | None = None
+    images: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,14 +94,17 @@ class HttpReply:
 
     def excerpt(self, limit: int = 300) -> str:
         """Return the beginning of the body as one line of text, for messages."""
-        # Before it is cut: half a secret is a secret that no longer looks like one.
-        text = self.body[: 64 * 1024].decode("utf-8", "replace")
-        return self.line(text, limit)
+        # Enough for more characters than are looked at, if there are more.
+        return self.line(self.body[: 4 * (_LOOKED_AT + 1)].decode("utf-8", "replace"), limit)
 
     def line(self, text: str, limit: int = 1000) -> str:
         """Return what a service wrote as one line for messages: without secrets, harmless, and not too long."""
-        text = _UNPRINTABLE.sub(REPLACEMENT, self.redact(" ".join(text.split())))
-        return text if len(text) <= limit else text[:limit] + "…"
+        # Not all of it: each word costs many times its length in memory.
+        more = len(text) > _LOOKED_AT
+        shown = _UNPRINTABLE.sub(REPLACEMENT, self.redact(" ".join(text[:_LOOKED_AT].split())))
+        if more:
+            shown = shown[:-_UNSEEN]
+        return shown[:limit] + "…" if more or len(shown) > limit else shown
 
 
 def read_json(body: bytes) -> Any:

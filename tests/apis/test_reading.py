@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -120,6 +121,30 @@ def test_a_body_that_is_no_json_reads_as_none(body: bytes) -> None:
 
 def test_an_excerpt_is_one_short_line() -> None:
     assert HttpReply(200, body=b"a\r\n b\xff" + b"c" * 1000).excerpt(10) == "a b\ufffdcccccc…"
+
+
+def test_of_a_long_message_only_the_beginning_is_taken_apart() -> None:
+    said = "ab " * 10_000_000
+    tracemalloc.start()
+    try:
+        line = HttpReply(400).line(said)
+        excerpt = HttpReply(400, body=said.encode()).excerpt()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (len(line), len(excerpt)) == (1001, 301)
+    assert peak < 50_000_000
+
+
+@pytest.mark.parametrize("before", [65_530, 65_536, 65_500, 50_000, 262_140])
+@pytest.mark.parametrize("blank", [" ", "\N{IDEOGRAPHIC SPACE}"])
+def test_a_secret_at_the_edge_of_what_is_looked_at_does_not_show(before: int, blank: str) -> None:
+    """White space shrinks, so that even the end of what is looked at may be shown."""
+    secret = "sk-0123456789abcdef"
+    said = "refused" + blank * before + secret + " " * 1000 + "more " * 1000
+    reply = HttpReply(400, body=said.encode(), redact=lambda text: text.replace(secret, "***"))
+    for shown in (reply.line(said), reply.excerpt()):
+        assert "sk-" not in shown
 
 
 def test_a_call_does_not_show_its_body() -> None:

@@ -26,7 +26,7 @@ __all__ = ["twin"]  # a fixture
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "LONGEST_BODY", 10_000_000)
-    monkeypatch.setattr(client, "LONGEST_SUBMIT_BODY", 10_000_000)
+    monkeypatch.setattr(client, "LONGEST_IMAGE_BODY", 10_000_000)
     monkeypatch.setattr(client, "SENDING", 2.0)
 
 
