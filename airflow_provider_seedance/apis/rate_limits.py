@@ -36,6 +36,16 @@ class RateLimit:
         return self.limit is not None or self.remaining is not None or self.reset_at is not None
 
 
+def believed(wait: float) -> float:
+    """Return for how long a wait that a service asks for is waited, in seconds."""
+    return min(wait, LONGEST_WAIT)
+
+
+def near(moment: float, now: float) -> bool:
+    """Whether the end of a window, in seconds since 1970, is one that is believed."""
+    return believed(moment - now) == moment - now
+
+
 def _number(text: str | None) -> float | None:
     try:
         value = float(text) if text is not None else None
@@ -65,11 +75,11 @@ def read_retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
     """Read the seconds of ``Retry-After-Ms`` or ``Retry-After`` (seconds or a date), a day at most."""
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
-        return min(milliseconds / 1000, LONGEST_WAIT)
+        return believed(milliseconds / 1000)
     wait = _number(headers.get("retry-after"))
     if wait is None and (date := _date(headers.get("retry-after"))):
         wait = max(0.0, (date - now).total_seconds())
-    return min(wait, LONGEST_WAIT) if wait is not None else None
+    return believed(wait) if wait is not None else None
 
 
 def read_rate_limit(headers: Mapping[str, str], now: datetime) -> RateLimit:
@@ -91,5 +101,5 @@ def read_rate_limit(headers: Mapping[str, str], now: datetime) -> RateLimit:
         limit=int(limit) if limit is not None else None,
         remaining=int(remaining) if remaining is not None else None,
         reset_at=reset_at,
-        retry_after=min(wait, LONGEST_WAIT) if wait is not None else None,
+        retry_after=believed(wait) if wait is not None else None,
     )

@@ -4,14 +4,15 @@ What the processes of one machine tell each other about a quota: a note in the d
 Each task process is new and knows nothing; without the note, every task that starts while a quota is
 used up would learn so by a refused request of its own. The note is advice: where it cannot be written
 or read (another machine, another user, no such directory), the service's refusal says the same, one
-request later. It holds numbers only. Refusals are not noted, replies are: what a reply says is left is
-true for everybody.
+request later. So nothing here raises, and nobody on an event loop waits for it. It holds numbers only.
+Refusals are not noted, replies are: what a reply says is left is true for everybody.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
+import io
 import json
 import logging
 import os
@@ -20,9 +21,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
-from airflow_provider_seedance.apis.rate_limits import LONGEST_WAIT, RateLimit
+from airflow_provider_seedance.apis.rate_limits import RateLimit, near
 from airflow_provider_seedance.generations import read_number
 from airflow_provider_seedance.polling.quota import MARGIN, Quota
 
@@ -32,6 +32,10 @@ log = logging.getLogger(__name__)
 QUEUE_LIFETIME = 20.0
 
 _LONGEST_NOTE = 1000
+
+#: So often a worker looks whether the note is free, and so many seconds apart: what others do with it is short.
+_LOOKS = 20
+_LOOK_AGAIN = 0.005
 
 
 def directory() -> Path:
@@ -49,7 +53,12 @@ class QuotaNote:
     def __init__(self, identity: tuple[str, str]) -> None:
         home = os.environ.get("AIRFLOW_HOME", "")
         digest = hashlib.sha256("\n".join((home, *identity)).encode()).hexdigest()[:32]
-        self._path = directory() / f"quota-{digest}.json"
+        self._name = f"quota-{digest}.json"
+
+    @property
+    def _path(self) -> Path:
+        # Not before it is used: on a full disk there may be no directory for temporary files at all.
+        return directory() / self._name
 
     def read(self, now: float) -> Quota:
         """Return the quota as it was noted; an empty one where nothing usable is."""
@@ -74,11 +83,11 @@ class QuotaNote:
 
     def reserve(self, now: float) -> float:
         """
-        Take one request out of what is left.
+        Take one request out of what is left. Not for an event loop: it may wait a moment for its turn.
 
         :return: Zero, or the seconds until there may be one.
         """
-        with self._opened() as file:
+        with self._opened(looks=_LOOKS) as file:
             if file is None:
                 return 0.0
             quota, queue_until = _read(file, now)
@@ -92,25 +101,35 @@ class QuotaNote:
             return 0.0
 
     @contextmanager
-    def _opened(self) -> Iterator[IO[str] | None]:
-        """Open the note for one process at a time; ``None`` if that cannot be had."""
+    def _opened(self, *, looks: int = 1) -> Iterator[io.FileIO | None]:
+        """Open the note for one process at a time; ``None`` if that cannot be had now."""
+        file = self._lock(looks)
+        try:
+            yield file
+        finally:
+            if file is not None:
+                _close(file)
+
+    def _lock(self, looks: int) -> io.FileIO | None:
         try:
             file = self._open()
         except OSError as error:
             log.debug("No note about the quota: %s", error)
-            yield None
-            return
-        with file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield file
+            return None
+        if _locked(file, looks):
+            return file
+        _close(file)
+        return None
 
-    def _open(self) -> IO[str]:
-        self._path.parent.mkdir(mode=0o700, exist_ok=True)
-        place = self._path.parent.lstat()
+    def _open(self) -> io.FileIO:
+        path = self._path
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        place = path.parent.lstat()
         if place.st_uid != os.getuid() or place.st_mode & 0o077:
             # Somebody else made it: they could hold all submissions up.
-            raise PermissionError(f"{self._path.parent} is not this user's own")
-        return os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+")
+            raise PermissionError(f"{path.parent} is not this user's own")
+        # Without a buffer: closing one writes again what could not be written.
+        return io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+")
 
 
 class NoteTaker:
@@ -128,7 +147,30 @@ class NoteTaker:
             self._note.learn(limit, time.time())
 
 
-def _read(file: IO[str], now: float) -> tuple[Quota, float]:
+def _locked(file: io.FileIO, looks: int) -> bool:
+    """Whether the note is ours; a file system without locks has none that could be shared."""
+    for look in range(looks):
+        if look:
+            time.sleep(_LOOK_AGAIN)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        except OSError as error:
+            log.debug("The note about the quota cannot be locked: %s", error)
+            return False
+        return True
+    return False
+
+
+def _close(file: io.FileIO) -> None:
+    try:
+        file.close()
+    except OSError as error:
+        log.debug("The note about the quota was not closed: %s", error)
+
+
+def _read(file: io.FileIO, now: float) -> tuple[Quota, float]:
     """Return the quota as it was noted, and until when submissions stand in line."""
     try:
         file.seek(0)
@@ -142,18 +184,17 @@ def _read(file: IO[str], now: float) -> tuple[Quota, float]:
         queue_until = 0.0
     if limit is None or remaining is None or reset_at is None:
         return Quota(), queue_until
-    if not now - MARGIN < reset_at < now + LONGEST_WAIT:
+    if not now - MARGIN < reset_at or not near(reset_at, now):
         return Quota(), queue_until
     quota = Quota(limit=int(limit), remaining=int(remaining), reset_at=float(reset_at), window=window)
     return quota, queue_until
 
 
-def _write(file: IO[str], quota: Quota, queue_until: float) -> None:
+def _write(file: io.FileIO, quota: Quota, queue_until: float) -> None:
     noted = {name: getattr(quota, name) for name in ("limit", "remaining", "reset_at", "window")}
     try:
         file.seek(0)
         file.truncate()
-        file.write(json.dumps({**noted, "queue_until": queue_until}))
-        file.flush()
+        file.write(json.dumps({**noted, "queue_until": queue_until}).encode())
     except OSError as error:
         log.debug("The note about the quota was not written: %s", error)

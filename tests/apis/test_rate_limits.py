@@ -8,6 +8,7 @@ from helpers import NOW
 from airflow_provider_seedance.apis.rate_limits import (
     LONGEST_WAIT,
     RateLimit,
+    near,
     read_rate_limit,
     read_retry_after,
 )
@@ -64,3 +65,10 @@ def test_a_wait_alone_tells_nothing_of_the_quota() -> None:
 def test_no_wait_is_longer_than_a_day(headers: dict[str, str]) -> None:
     assert read_rate_limit(headers, NOW).retry_after == LONGEST_WAIT == 86400
     assert read_retry_after(headers, NOW) in (None, LONGEST_WAIT)
+
+
+def test_the_end_of_a_window_is_believed_up_to_a_day() -> None:
+    assert near(NOW.timestamp() + LONGEST_WAIT, NOW.timestamp())
+    assert near(0.0, NOW.timestamp())
+    assert not near(NOW.timestamp() + LONGEST_WAIT + 1, NOW.timestamp())
+    assert not near(float("nan"), NOW.timestamp())

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import importlib.util
+import io
 import json
 import os
+import resource
+import signal
 import stat
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -204,3 +212,85 @@ def test_the_notes_of_each_user_are_apart(monkeypatch: pytest.MonkeyPatch) -> No
     assert fresh.directory() == Path(tempfile.gettempdir()) / f"airflow-provider-seedance-{os.getuid()}"
     monkeypatch.setattr(fresh.os, "getuid", lambda: 4711)
     assert fresh.directory().name == "airflow-provider-seedance-4711"
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Let every write to a file fail, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+
+
+def use(note: QuotaNote, now: float) -> None:
+    """Do all that can be done with a note."""
+    note.learn(told(0, now=now), now)
+    note.queue(now)
+    assert note.reserve(now) == 0
+    assert note.read(now) == Quota()
+    NoteTaker(note).answered(told(0, now=now), refused=False)
+
+
+def test_a_full_disk_is_no_trouble() -> None:
+    with full_disk():
+        use(QuotaNote(IDENTITY), float(int(time.time())))
+
+
+def test_nor_is_having_no_directory_for_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> Path:
+        raise FileNotFoundError("no usable temporary directory found")
+
+    monkeypatch.setattr(notes, "directory", missing)
+    use(QuotaNote(IDENTITY), float(int(time.time())))
+
+
+def test_nor_is_a_file_system_without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*told: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(notes.fcntl, "flock", flock)
+    use(QuotaNote(IDENTITY), float(int(time.time())))
+
+
+def test_nor_is_a_disk_that_complains_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Late(io.FileIO):
+        def close(self) -> None:
+            super().close()
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(notes.io, "FileIO", Late)
+    now = float(int(time.time()))
+    QuotaNote(IDENTITY).learn(told(3, now=now), now)
+    assert QuotaNote(IDENTITY).read(now).remaining == 3
+
+
+def test_who_finds_the_note_in_use_does_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for whoever holds it: an event loop would stand still."""
+    naps: list[float] = []
+    monkeypatch.setattr(notes.time, "sleep", naps.append)
+    now = float(int(time.time()))
+    note = QuotaNote(IDENTITY)
+    note.learn(told(0, now=now), now)
+    with note._path.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        note.learn(told(5, now=now), now)
+        note.queue(now)
+        assert note.read(now) == Quota()
+        assert naps == []
+        assert note.reserve(now) == 0  # a worker may look again
+        assert len(naps) < 100
+    assert note.read(now).remaining == 0
+
+
+def test_the_end_of_a_window_that_is_far_away_is_not_noted() -> None:
+    now = float(int(time.time()))
+    note = QuotaNote(IDENTITY)
+    note.learn(told(0, now=now, left=86401.0), now)
+    assert note.reserve(now) == 0
+    note.learn(told(0, now=now, left=86400.0), now)
+    assert note.reserve(now) > 86000
