@@ -167,6 +167,7 @@ class Hub:
         step = self._stretched(step, time.time())
         seat = _Seat(asyncio.get_running_loop().create_future(), conn_id, step, kind, report=report)
         self._turns.poll(seat, step.at)
+        self._turns.end(seat, waiting.end)
         ended: Next = await self._sit(seat)
         return ended
 
@@ -222,11 +223,13 @@ class Hub:
         try:
             while True:
                 self._wake.clear()
+                now = time.time()
+                for seat in self._turns.over(now):  # while the quota allows nothing, too
+                    _settle(seat, Next("deadline", seat.waiting))
                 if self._slots.locked():
                     # Whose turn it is may look different when there is a connection for it.
                     await self._sleep(_LONGEST_SLEEP)
                     continue
-                now = time.time()
                 self._hear(now)
                 turn = self._turns.next(now, most=self._most)
                 if turn.submission is not None:

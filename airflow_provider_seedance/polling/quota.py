@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from airflow_provider_seedance.apis.rate_limits import RateLimit
+from airflow_provider_seedance.apis.rate_limits import RateLimit, believed, near
 
 #: Share of a window that status requests leave to submissions; it shrinks with the window.
 KEPT_FOR_SUBMISSIONS = 0.25
@@ -24,8 +24,12 @@ MARGIN = 1.0
 #: Seconds for which a submission that was let through may still be on its way.
 PROMISE = 120.0
 
-#: Seconds to stay away after a refusal that names no time.
+#: Seconds to stay away after a refusal that names no time, or where (almost) nothing is left and nobody says for
+#: how long.
 UNKNOWN_PAUSE = 60.0
+
+#: With fewer requests left than this there may be too few for one reading.
+_FEW = 2
 
 #: Shortest time to stay away after a refusal, whatever it names.
 SHORTEST_PAUSE = 1.0
@@ -95,11 +99,13 @@ class Quota:
             self._log(at)
 
     def learn(self, told: RateLimit, now: float) -> None:
-        """Take in the headers of a reply."""
+        """Take in the headers of a reply; the end of a window that is far away is not believed."""
         if told.remaining is None or told.limit is None or told.limit < 1:
             return
         self._turn_over(now)
         reset_at = told.reset_at.timestamp() if told.reset_at else None
+        if reset_at is not None and not near(reset_at, now):
+            reset_at = None
         if reset_at is not None and reset_at + MARGIN <= now:
             return  # of a window that is over
         same_window = self.reset_at is None or reset_at is None or abs(reset_at - self.reset_at) <= 2 * MARGIN
@@ -120,7 +126,7 @@ class Quota:
         :return: Whether that is news.
         """
         news = now >= self.blocked_until
-        pause = UNKNOWN_PAUSE if retry_after is None else max(SHORTEST_PAUSE, retry_after)
+        pause = UNKNOWN_PAUSE if retry_after is None else max(SHORTEST_PAUSE, believed(retry_after))
         self.blocked_until = max(self.blocked_until, now + pause)
         if self.remaining is not None:
             self.remaining = 0
@@ -213,6 +219,10 @@ class Quota:
             # Until a reply tells more, the new window is as large as the last. Submissions that were let
             # through and have not been seen yet will fall into it.
             self.remaining, self.reset_at = max(0, self.limit - len(self._promised)), None
+        few = min(_FEW, self.limit or _FEW)
+        if self.remaining is not None and self.remaining < few and self.reset_at is None:
+            # Nobody says when there is more, and without a request nobody ever will.
+            self.reset_at = now + UNKNOWN_PAUSE
 
     def _log(self, at: float) -> None:
         step = at - at % _STEP

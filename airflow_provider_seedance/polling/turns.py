@@ -72,6 +72,7 @@ class Turns(Generic[T]):
     cost: int = 1
     _polls: list[tuple[float, int, T]] = field(default_factory=list)
     _submissions: list[tuple[float, int, T]] = field(default_factory=list)
+    _ends: list[tuple[float, int, T]] = field(default_factory=list)
     _order: itertools.count[int] = field(default_factory=itertools.count)
     _paced: float = 0.0
     _last_submission: float = 0.0
@@ -85,9 +86,22 @@ class Turns(Generic[T]):
         """Put in a submission that may be sent from a moment on."""
         heapq.heappush(self._submissions, (at, next(self._order), item))
 
+    def end(self, item: T, at: float) -> None:
+        """Note when the wait of one who is put in ends, whether there is a turn or not."""
+        heapq.heappush(self._ends, (at, next(self._order), item))
+
+    def over(self, now: float) -> list[T]:
+        """Take out those whose wait has ended without a turn."""
+        ended = []
+        while self._ends and self._ends[0][0] <= now:
+            item = heapq.heappop(self._ends)[2]
+            if self.alive(item):
+                ended.append(item)
+        return ended
+
     def tidy(self) -> None:
         """Forget those who wait no longer and whose turn has not come."""
-        for heap in (self._polls, self._submissions):
+        for heap in (self._polls, self._submissions, self._ends):
             heap[:] = [entry for entry in heap if self.alive(entry[2])]
             heapq.heapify(heap)
 
@@ -98,7 +112,7 @@ class Turns(Generic[T]):
         return due and self.quota.known and self.quota.free(now) < 1
 
     def __len__(self) -> int:
-        return len(self._polls) + len(self._submissions)
+        return max(len(self._polls) + len(self._submissions), len(self._ends))
 
     def next(self, now: float, *, most: int = 1) -> Turn[T]:
         """
@@ -118,14 +132,15 @@ class Turns(Generic[T]):
             self._paced = max(self._paced, now) + self._shortest_gap()
             self.quota.hold(self.cost)
             return Turn(polls=self._take(now, most))
-        return Turn(until=min(poll_at, submit_at))
+        end_at = self._ends[0][0] if self._ends else math.inf
+        return Turn(until=min(poll_at, submit_at, end_at))
 
     def done(self) -> None:
         """Take notice that polls that were handed out are over."""
         self.quota.release(self.cost)
 
     def _pass_over(self) -> None:
-        for heap in (self._polls, self._submissions):
+        for heap in (self._polls, self._submissions, self._ends):
             while heap and not self.alive(heap[0][2]):
                 heapq.heappop(heap)
 

@@ -428,3 +428,37 @@ def test_readings_at_the_same_time_hold_what_each_may_need() -> None:
     assert quota.free(NOW) == 4
     quota.release(2)
     assert quota.free(NOW) == 6
+
+
+def test_the_end_of_a_window_that_is_far_away_is_not_believed() -> None:
+    """It would keep everybody from asking for ever."""
+    quota = Quota()
+    quota.learn(told(0, reset=86401), NOW)
+    assert quota.opens_at(NOW) <= NOW + 62
+    assert quota.free(NOW + 62) == 10
+    quota.learn(told(0, reset=86400), NOW)
+    assert quota.free(NOW + 86000) == 0
+
+
+def test_a_refusal_lasts_a_day_at_most() -> None:
+    quota = Quota()
+    quota.refuse(1e9, NOW)
+    assert quota.opens_at(NOW) == NOW + 86400
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_where_nobody_says_when_there_is_more_it_is_tried_after_a_while(left: int) -> None:
+    quota = Quota()
+    quota.learn(told(left, reset=None), NOW)
+    assert quota.free(NOW) == left
+    assert NOW + MARGIN < quota.opens_at(NOW) <= NOW + 62
+    assert quota.free(NOW + 62) == 10
+
+
+def test_requests_of_a_new_window_that_are_not_answered_do_not_use_it_up_for_ever() -> None:
+    quota = Quota()
+    quota.learn(told(0), NOW)
+    for _ in range(10):
+        quota.spend(NOW + 602)
+    assert quota.free(NOW + 602) == 0
+    assert quota.free(NOW + 664) == 10

@@ -290,3 +290,28 @@ def test_after_a_burst_polls_come_as_fast_as_the_quota_or_the_bound_allow() -> N
     moments = [moment for moment, _ in drain(turns, NOW + 60)]
     assert sum(moment == 0 for moment in moments) in (BURST, BURST + 1)
     assert moments[-1] - moments[BURST + 1] == pytest.approx(8 / MOST_PER_SECOND, abs=1e-3)
+
+
+def test_a_wait_ends_without_a_turn_where_the_quota_allows_none() -> None:
+    gone: set[str] = set()
+    turns: Turns[str] = Turns(quota(0), alive=lambda who: who not in gone)
+    for who, end in (("a", 20.0), ("b", 30.0), ("gone", 10.0)):
+        turns.poll(who, NOW)
+        turns.end(who, NOW + end)
+    gone.add("gone")
+    assert turns.next(NOW).until == NOW + 20.0
+    assert turns.over(NOW + 19.9) == []
+    assert turns.over(NOW + 30.0) == ["a", "b"]
+    assert turns.over(NOW + 30.0) == []
+
+
+def test_the_ends_of_those_who_left_are_tidied_away() -> None:
+    gone: set[str] = set()
+    turns: Turns[str] = Turns(Quota(), alive=lambda who: who not in gone)
+    for number in range(10):
+        turns.poll(str(number), NOW + number)
+        turns.end(str(number), NOW + 1000.0 + number)
+    assert len(turns) == 10
+    gone.update(map(str, range(1, 10)))
+    turns.tidy()
+    assert len(turns) == 1

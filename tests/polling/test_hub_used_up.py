@@ -1,0 +1,61 @@
+"""The hub in simulated time: a quota that stays used up, and ends of windows that nobody believes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from airflow_provider_seedance.polling.hub import wait_to_submit
+from airflow_provider_seedance.polling.many import Awaited, Patience, wait_for_many
+from polling.simulated import CONN, EPOCH, HOUR, Connections, Service, connection, passed, wait
+
+
+def used_up(seconds: float) -> Callable[[float], dict[str, str]]:
+    """Say that nothing is left, and that there will be more after so many seconds."""
+    return lambda at: {
+        "x-ratelimit-limit": "10",
+        "x-ratelimit-remaining": "0",
+        "x-ratelimit-reset": str(int(EPOCH + at + seconds)),
+    }
+
+
+def test_a_wait_ends_while_no_reading_is_allowed(service: Service, run: Any) -> None:
+    service.headers = used_up(10 * HOUR)
+    service.ends["g"] = 9 * HOUR
+    look_up = Connections(connection("seedance2api"))
+
+    async def main() -> Any:
+        step = await wait(look_up, patience=100.0, quota_patience=50.0)
+        return step.kind, passed()
+
+    assert run(main) == ("deadline", 150.0)
+    assert len(service.requests) == 1
+
+
+def test_so_does_a_wait_for_many(service: Service, run: Any) -> None:
+    service.headers = used_up(10 * HOUR)
+    service.ends = dict.fromkeys("ab", 9 * HOUR)
+    awaited = [Awaited(generation_id=name, deadline=EPOCH + 100.0) for name in "ab"]
+    look_up = Connections(connection("seedance2api"))
+
+    async def main() -> Any:
+        ends = await wait_for_many(awaited, Patience(enough=2, linger=1.0, quota=50.0), CONN, look_up)
+        return sorted(ends.overdue), passed()
+
+    assert run(main) == (["a", "b"], 150.0)
+
+
+def test_the_end_of_a_window_in_the_far_future_holds_nobody_up(service: Service, run: Any) -> None:
+    told = used_up(1e9)
+    service.headers = lambda at: told(at) if at < 50.0 else {}
+    service.ends["g"] = 50.0
+    look_up = Connections(connection("seedance2api"))
+
+    async def main() -> Any:
+        step, _ = await asyncio.gather(wait(look_up), wait_to_submit(CONN, look_up, moment=EPOCH + 20.0))
+        return step.kind, passed()
+
+    kind, ended = run(main)
+    assert kind == "ended"
+    assert ended < 300.0
