@@ -5,7 +5,8 @@ The invariants:
 
 * No intent written, no POST. The record says *intent* before the first byte of a submission leaves.
 * A record that cannot be read is not an empty one.
-* An intent without an id is never repeated without a person's or the Dag author's decision.
+* An intent without an id is never repeated without a person's or the Dag author's decision, and not with it
+  while the service, which may know the id, cannot be asked.
 * A record belongs to a request: an id is only used for the request it was paid for.
 
 The decisions are pure functions of the record, the present attempt and (where the table of the design
@@ -14,6 +15,7 @@ asks for it) what the service says about the generation.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -139,10 +141,21 @@ def left_no_id(record: Record) -> str:
     return f"An earlier try was about to submit{when} and left no id"
 
 
-def not_looked_up(what: str, api: str, cause: errors.SeedanceError) -> errors.SeedanceError:
-    """Return the error for a submission of unknown fate that the service cannot be asked for at the moment."""
+def not_looked_up(
+    what: str, api: str, cause: errors.SeedanceError, told: Sequence[str] = ()
+) -> errors.SeedanceError:
+    """
+    Return the error for a submission of unknown fate that the service cannot be asked for at the moment.
+
+    :param told: The ids that callbacks named for it, and that could not be read.
+    """
+    unread = (
+        f"{api} named {', '.join(told)} for it in a callback, which cannot be read now"
+        if told
+        else f"{api} cannot be asked for it now"
+    )
     error = type(cause)(
-        f"{what}. One generation may have been billed, and {api} cannot be asked for it now: {cause.message} "
+        f"{what}. One generation may have been billed, and {unread}: {cause.message} "
         "Nothing is submitted; the next try, or one after a clear, looks for it again.",
         **cause.details(),
     )

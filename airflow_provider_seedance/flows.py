@@ -48,6 +48,14 @@ LOOK_UP_PAUSES = (1.0, 3.0)
 #: Errors of a look-up that may not be there later.
 NOT_NOW = (errors.SeedanceConnectionError, errors.SeedanceServerError, errors.SeedanceRateLimitError)
 
+#: Errors of a look-up after which nobody has looked: of these a person has to cure some first.
+NOT_ASKED = (
+    *NOT_NOW,
+    errors.SeedanceAuthenticationError,
+    errors.SeedanceForbiddenError,
+    errors.SeedanceInsufficientCreditsError,
+)
+
 #: Begin of the ids that were made here, for answers without one.
 LOCAL_PREFIX = "local-"
 
@@ -164,9 +172,9 @@ def look_up_flow(api: Api, correlation: str, since: datetime, now: Now) -> Flow[
     """
     Look for a submission whose reply was lost; ``None`` if it cannot be found.
 
-    Finding nothing, or not being able to look, proves nothing: the fate stays uncertain.
+    Finding nothing proves nothing: the fate stays uncertain.
 
-    :raises SeedanceError: one of `NOT_NOW`: the service could not be asked in the end, and later it may answer.
+    :raises SeedanceError: one of `NOT_ASKED`: the service could not be asked in the end, and later it may answer.
     """
     failure: errors.SeedanceError | None = None
     for number, pause in enumerate((0.0, *LOOK_UP_PAUSES)):
@@ -180,7 +188,7 @@ def look_up_flow(api: Api, correlation: str, since: datetime, now: Now) -> Flow[
         if found:
             return found
         failure = None
-    if isinstance(failure, NOT_NOW):
+    if isinstance(failure, NOT_ASKED):
         raise failure
     return None
 

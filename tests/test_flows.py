@@ -237,11 +237,20 @@ def test_age_ends_the_look_up_only_in_a_list_that_was_seen_to_be_newest_first(mi
     assert [dict(call.query)["page_num"] for call in calls(steps)] == ["1", "2"]
 
 
-def test_a_list_in_no_order_is_not_read_without_end() -> None:
+def test_a_list_that_is_not_seen_to_its_end_is_not_one_without_the_match() -> None:
     old = page(*[task(n, created=SINCE - timedelta(hours=9 - n)) for n in range(5)], total=5000)
-    found, steps = look_up(*[old] * 60)
-    assert found is None
-    assert len(calls(steps)) == 60
+    with pytest.raises(
+        errors.SeedanceServerError, match=r"lists more than 1000 tasks.* not be seen to its end"
+    ):
+        look_up(*[old] * 600)
+
+
+def test_a_busy_account_is_searched_back_to_the_submission() -> None:
+    """Thousands of others may have been submitted since."""
+    busy = [page(*[task(n, created=SINCE + timedelta(hours=1, seconds=-n))] * 100) for n in range(150)]
+    found, steps = look_up(*busy, page(task(900, CORRELATION)))
+    assert found == "cgt-900"
+    assert len(calls(steps)) == 151
 
 
 def test_the_service_may_list_it_a_little_later() -> None:
@@ -251,7 +260,7 @@ def test_the_service_may_list_it_a_little_later() -> None:
 
 
 def test_not_being_able_to_look_proves_nothing() -> None:
-    found, _ = look_up(LOST, reply(500), reply(401))
+    found, _ = look_up(LOST, reply(500), reply(404))
     assert found is None
     found, _ = look_up(LOST, page(task(1, CORRELATION), total=1))
     assert found == "cgt-1"
@@ -262,12 +271,15 @@ def test_not_being_able_to_look_proves_nothing() -> None:
     [
         (LOST, errors.SeedanceConnectionError),
         (reply(500), errors.SeedanceServerError),
+        (reply(401), errors.SeedanceAuthenticationError),
+        (reply(402), errors.SeedanceInsufficientCreditsError),
+        (reply(403), errors.SeedanceForbiddenError),
         (reply(429, {"error": {"code": "TooMany", "message": "later"}}), errors.SeedanceRateLimitError),
     ],
 )
 def test_who_cannot_be_asked_now_may_be_asked_later(last: Any, kind: type[errors.SeedanceError]) -> None:
     with pytest.raises(kind):
-        look_up(page(total=0), reply(401), last)
+        look_up(page(total=0), reply(404), last)
 
 
 @pytest.mark.parametrize("body", [{}, {"items": None}, {"items": [5, None, "x"]}, {"items": {"id": "x"}}])

@@ -37,7 +37,8 @@ OUTPUT_LIFETIME = timedelta(hours=24)
 
 #: A list call returns this many tasks.
 LIST_PAGE_SIZE = 100
-_LIST_PAGES = 20
+#: So many pages are read in search of a task: the list cannot be filtered by time, and a busy account is long.
+_LIST_PAGES = 200
 
 _BYTEPLUS_VIDEO = (
     "dreamina-seedance-2-5-260628",
@@ -263,7 +264,10 @@ class Ark(base.Api):
             total = read_number(reply.json.get("total"))
             if not items or passed or (total and seen >= total):
                 return None
-        return None
+        raise errors.SeedanceServerError(
+            f"{self.title} lists more than {seen} tasks, and none of them is the one that was looked for: "
+            "the list could not be seen to its end."
+        )
 
     # ------------------------------------------------------------------ replies
 

@@ -176,8 +176,7 @@ class Campaign:
 
     def _recall_uncertain(self, render: Render, record: rec.Record) -> None:
         submission = self._submission(render)
-        found = submission.find(record)
-        if found:
+        if found := submission.find(record):
             record = replace(record, state=rec.RecordState.SUBMITTED, generation_id=found)
             self.ledger.note(render.name, record)
             render.generation_id = found
@@ -218,8 +217,7 @@ class Campaign:
 
     def _decide(self, render: Render, record: rec.Record, remote: Generation | errors.SeedanceError) -> None:
         """Decide on a generation of an earlier try by what is known of it."""
-        attempt = _attempt(render)
-        verdict = durability.decide_remote(record, attempt, self.policy.on_clear, remote, utc_now())
+        verdict = durability.decide_remote(record, _attempt(render), self.policy.on_clear, remote, utc_now())
         log.debug("%s: %s", render.item.key, getattr(verdict, "note", None))
         if isinstance(verdict, durability.Submit):
             if isinstance(remote, Generation) and remote.status.terminal:
@@ -227,7 +225,7 @@ class Campaign:
             self.ledger.note(render.name, record)
             render.phase, render.generation_id = Phase.WAITING, None
         elif isinstance(verdict, durability.Reattach):
-            self.ledger.note(render.name, rec.adopted(record, attempt))
+            self.ledger.note(render.name, rec.adopted(record, _attempt(render)))
             self._in_flight(render)
         elif isinstance(verdict, durability.Deliver):
             self._succeed(render, verdict.generation)
@@ -303,9 +301,8 @@ class Campaign:
             self._fail(render, timed_out(str(render.generation_id), self.timeout, last))
 
     def _read(self, render: Render) -> Generation | errors.SeedanceError:
-        flow = flows.status_flow(self.api, str(render.generation_id), "video", utc_now)
         try:
-            return self.client.run(flow)
+            return self.client.run(flows.status_flow(self.api, str(render.generation_id), "video", utc_now))
         except errors.SeedanceError as error:
             return error
 
@@ -375,8 +372,11 @@ class Campaign:
         try:
             entered = self._submission(render, self._place()).enter()
         except _HALTING as error:
+            self._note_unasked(render)
             return Stop(why="halted", error=error)
         except _OF_THE_ITEM as error:
+            if isinstance(error, errors.SeedanceForbiddenError) and self._note_unasked(render):
+                return Stop(why="halted", error=error)  # the key may not look for what was submitted
             self._fail(render, error)
             self._row = [*self._row, error] if self._row and type(self._row[0]) is type(error) else [error]
             return None
@@ -386,9 +386,7 @@ class Campaign:
             # What is in flight is waited for, and the ids that could not be written go with the deferral.
             return Stop(why="unreachable", error=error, postponed=Postponed(error))
         except flows.NOT_NOW as error:
-            record = self.ledger.record(render.name)
-            if record is not None and record.state is rec.RecordState.INTENT:
-                self._unasked.add(render.name)
+            self._note_unasked(render)
             limited = isinstance(error, errors.SeedanceRateLimitError)
             return Stop(why="quota" if limited else "unreachable", error=error, postponed=Postponed(error))
         if isinstance(entered, Postponed):
@@ -397,6 +395,14 @@ class Campaign:
         assert isinstance(entered, Attached)  # no item of a batch waits to be called back
         self._attach(render, entered)
         return None
+
+    def _note_unasked(self, render: Render) -> bool:
+        """Note, and return, whether an error has left a submission that has to be looked for."""
+        record = self.ledger.record(render.name)
+        if record is None or record.state not in (rec.RecordState.INTENT, rec.RecordState.UNCERTAIN):
+            return False
+        self._unasked.add(render.name)
+        return True
 
     def _place(self) -> QuotaNote | None:
         """Take the place that the triggerer has waited for; without one, the note of the quota says if there is room."""

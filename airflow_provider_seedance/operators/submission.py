@@ -150,9 +150,9 @@ class Submission:
         self.attempt = attempt
         self.policy = policy
         self.api = client.settings.api
-        #: Ids that callbacks told of the submission in question, and whether the service could not be asked.
+        #: Ids that callbacks told of the submission in question, and those of them that could not be read.
         self.told: tuple[str, ...] = ()
-        self.unreadable = False
+        self.unread: tuple[str, ...] = ()
         #: Why the service could not be asked for the submission in question, where it can be at other times.
         self.unasked: errors.SeedanceError | None = None
         #: Whether a submission of unknown fate may be followed by another, if the policy says so.
@@ -232,23 +232,21 @@ class Submission:
 
     def give_up(self, record: rec.Record) -> durability.ReadRemote | durability.Submit | durability.Fail:
         """Decide on a submission whose reply was lost, and that :meth:`find` has not found."""
-        verdict = durability.decide_uncertain(
+        # Before every rule that would submit again: what was not asked for may be what was paid for.
+        if error := self._ask_again(durability.left_no_id(record)):
+            return durability.Fail(error)
+        return durability.decide_uncertain(
             record, self.attempt, self.policy.on_uncertain_submit, found=None, repeated=not self.may_repeat
         )
-        untold = isinstance(verdict, durability.Fail) and record.state is rec.RecordState.INTENT
-        if untold and (error := self._ask_again(durability.left_no_id(record))):
-            return durability.Fail(error)
-        return verdict
 
     def _ask_again(self, what: str) -> errors.SeedanceError | None:
-        """
-        Return the error that leaves it to a later try to look for a submission.
-
-        Only a record makes that try look, instead of submitting.
-        """
-        if self.unasked is None or not self.store.durable:
+        """Return the error that leaves it to a later try to look for a submission, if it could not be looked for."""
+        if self.unasked is None:
             return None
-        return durability.not_looked_up(what, self.api.title, self.unasked)
+        if self.store.durable:
+            return durability.not_looked_up(what, self.api.title, self.unasked, self.unread)
+        # Without a record the next try would submit; the ids that were told would be gone.
+        return durability.unrecorded(self.unasked, " or ".join(self.unread)) if self.unread else None
 
     def _unanswered(self, intent: rec.Record) -> Unanswered | None:
         """Return what to wait for where a call may still tell the fate of a submission."""
@@ -257,7 +255,7 @@ class Submission:
         until = (intent.intended_at or utc_now()).timestamp() + CALL_PATIENCE
         if time.time() >= until:
             return None
-        if self.unreadable:
+        if self.unasked is not None:
             until = min(until, time.time() + ASK_AGAIN)
         return Unanswered(record=intent, until=until, may_repeat=self.may_repeat, told=self.told)
 
@@ -273,8 +271,8 @@ class Submission:
             except errors.SeedanceNotFoundError:
                 log.warning("A callback named generation %s, which the service does not know (yet).", told)
             except errors.SeedanceError as error:
-                # Until it can be read it is not believed: the id may be of something else.
-                self.unreadable = True
+                # Until it can be read it is not believed: the id may be of something else. Nor is it given up.
+                self.unread, self.unasked = (*self.unread, told), error
                 log.warning("Generation %s, named by a callback, cannot be read now: %s", told, error.message)
             else:
                 log.info("The submission whose reply was lost was taken: it is generation %s.", told)
@@ -283,7 +281,7 @@ class Submission:
 
     def find(self, record: rec.Record) -> str | None:
         """Return the id of a submission whose reply was lost, if the service can be asked for it."""
-        self.unasked = None
+        self.unasked, self.unread = None, ()
         if told := self._called_back(record):
             return told
         if not record.correlation or not self.api.can_look_up:
@@ -291,9 +289,9 @@ class Submission:
         since = record.intended_at or utc_now()
         try:
             found = self.client.run(flows.look_up_flow(self.api, record.correlation, since, utc_now))
-        except flows.NOT_NOW as error:
+        except flows.NOT_ASKED as error:
             log.warning("Whether the submission was taken cannot be found out now: %s", error.message)
-            self.unasked, self.unreadable = error, True
+            self.unasked = self.unasked or error
             return None
         if found:
             log.info("The submission whose reply was lost was taken: it is generation %s.", found)
@@ -438,11 +436,11 @@ class Submission:
             log.warning("The submission was sent and its fate is unknown: %s", outcome.error.message)
             return unanswered
         what = f"The submission was sent and its fate is unknown: {outcome.error.message}"
+        if later := self._ask_again(what.rstrip(".")):
+            raise later
         if may_repeat:
             log.warning("%s on_uncertain_submit='resubmit': submitting again, which may pay twice.", what)
             return self._submit(may_repeat=False)
-        if later := self._ask_again(what.rstrip(".")):
-            raise later
         self._report_uncertain(intent)
         raise durability.uncertain_failure(
             what.rstrip("."), self.api.name, outcome.error, on_uncertain=self.policy.on_uncertain_submit

@@ -399,14 +399,23 @@ def test_what_cannot_be_looked_up_at_the_moment_is_looked_up_later(
     assert sorted(paid(services)) == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize(("kind", "error"), [("cut", "Connection"), ("rate_limit", "RateLimit")])
+@pytest.mark.parametrize("policy", ["fail", "resubmit"])
+@pytest.mark.parametrize(
+    ("kind", "options", "error"),
+    [
+        ("cut", {}, "Connection"),
+        ("rate_limit", {}, "RateLimit"),
+        ("gateway_error", {"status": 401}, "Authentication"),
+        ("gateway_error", {"status": 403}, "Forbidden"),
+    ],
+)
 def test_what_cannot_be_looked_up_for_long_is_left_to_the_next_try(
-    services: SeedanceEmulator, connect: Connect, kind: str, error: str
+    services: SeedanceEmulator, connect: Connect, kind: str, options: dict[str, Any], error: str, policy: str
 ) -> None:
     connect("ark")
     services.fault("drop_reply", prompt="b")
-    lists = services.fault(kind, on="list", times=None)
-    runner, op = Runner(), make(["b", "c"], deferrable=False)
+    lists = services.fault(kind, on="list", times=None, **options)
+    runner, op = Runner(), make(["b", "c"], deferrable=False, on_uncertain_submit=policy)
     for _ in range(2):
         with pytest.raises(
             getattr(errors, f"Seedance{error}Error"), match="One generation may have been billed"

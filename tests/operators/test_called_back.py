@@ -415,6 +415,61 @@ def test_an_id_is_not_believed_while_the_service_cannot_be_read(
     assert task.posts == 1
 
 
+@pytest.mark.parametrize("policy", ["fail", "resubmit"])
+@pytest.mark.parametrize(
+    ("trouble", "options", "kind"),
+    [
+        ("gateway_error", {}, errors.SeedanceServerError),
+        ("rate_limit", {}, errors.SeedanceRateLimitError),
+        ("cut", {}, errors.SeedanceConnectionError),
+        ("gateway_error", {"status": 401}, errors.SeedanceAuthenticationError),
+    ],
+)
+def test_an_id_that_was_told_is_not_given_up_before_it_could_be_read(
+    task: Task,
+    out_of_patience: Any,
+    trouble: str,
+    options: dict[str, Any],
+    kind: type[errors.SeedanceError],
+    policy: str,
+) -> None:
+    task.op.on_uncertain_submit = policy
+    waiting = task.execute()
+    task.mail(waiting, task.paid)
+    fault = task.services.fault(trouble, on="status", times=None, **options)
+    out_of_patience()
+    with pytest.raises(kind, match=f"named {task.paid} for it in a callback"):
+        resume(task.op, waiting, call(task.paid), task.context)
+    for begin in (task.ti.retry, task.ti.clear, task.ti.clear):
+        begin()
+        with pytest.raises(kind, match="may have been billed"):
+            task.execute()
+        assert task.store is not None
+        assert task.store.states == ["intent"]
+    fault.remove()
+    task.ti.clear()
+    assert waits_for(task.execute(), task.paid)
+    assert task.posts == 1
+
+
+def test_an_id_that_was_told_late_is_not_left_behind_by_a_clear_either(
+    task: Task, out_of_patience: Any
+) -> None:
+    waiting = task.execute()
+    out_of_patience()
+    with pytest.raises(errors.SeedanceUncertainSubmitError):
+        resume(task.op, waiting, SILENCE, task.context)
+    task.mail(waiting, task.paid)
+    fault = task.services.fault("gateway_error", on="status", times=None)
+    task.ti.clear()
+    with pytest.raises(errors.SeedanceServerError, match=task.paid):
+        task.execute()
+    fault.remove()
+    task.ti.retry()
+    assert waits_for(task.execute(), task.paid)
+    assert task.posts == 1
+
+
 def test_rubbish_after_the_right_id_does_not_make_it_forgotten(task: Task) -> None:
     task.op.on_uncertain_submit = "resubmit"
     waiting = task.execute()
@@ -536,6 +591,19 @@ def test_without_a_store_silence_is_final(forgetful: Task, out_of_patience: Any)
     with pytest.raises(errors.SeedanceError) as caught:
         resume(forgetful.op, waiting, SILENCE, forgetful.context)
     assert not caught.value.retry_helps
+    assert forgetful.posts == 1
+
+
+@pytest.mark.parametrize("policy", ["fail", "resubmit"])
+def test_without_a_store_an_id_that_cannot_be_read_is_named_and_final(
+    forgetful: Task, out_of_patience: Any, policy: str
+) -> None:
+    forgetful.op.on_uncertain_submit = policy
+    waiting = forgetful.execute()
+    forgetful.services.fault("gateway_error", on="status", times=None)
+    out_of_patience()
+    with pytest.raises(errors.SeedanceUnrecordedError, match=forgetful.paid):
+        resume(forgetful.op, waiting, call(forgetful.paid), forgetful.context)
     assert forgetful.posts == 1
 
 

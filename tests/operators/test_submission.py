@@ -237,7 +237,7 @@ def test_a_service_that_cannot_be_asked_for_a_lost_reply_is_asked_by_the_next_tr
     assert len(services.ledger.posts()) == 1
 
 
-def test_a_person_who_clears_what_was_reported_has_decided_without_the_service(
+def test_a_person_who_clears_what_was_reported_pays_again_only_after_one_more_look(
     services: SeedanceEmulator,
 ) -> None:
     store, ti = Store(), TaskInstance()
@@ -245,9 +245,56 @@ def test_a_person_who_clears_what_was_reported_has_decided_without_the_service(
     with pytest.raises(errors.SeedanceUncertainSubmitError):
         enter(services, "ark", store, ti=ti)
     ti.clear()
-    services.fault("cut", on="list", times=None)
+    services.fault("cut", on="list", times=3)
+    with pytest.raises(errors.SeedanceConnectionError, match="the next try, or one after a clear") as caught:
+        enter(services, "ark", store, ti=ti)
+    assert caught.value.retry_helps
+    ti.retry()
     attached(enter(services, "ark", store, ti=ti))
     assert len(services.ledger.posts()) == 2
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["at once", "in a retry"])
+def test_nothing_is_submitted_again_while_the_service_cannot_be_asked(
+    services: SeedanceEmulator, later: bool
+) -> None:
+    """What was paid for may be there: to submit again is for what was looked for and not found."""
+    store, ti = Store(), TaskInstance()
+    services.fault("drop_reply")
+    services.fault("cut", on="list", times=6 if later else 3)
+    for _ in range(1 + later):
+        with pytest.raises(errors.SeedanceConnectionError):
+            enter(services, "ark", store, ti=ti, on_uncertain_submit="resubmit")
+        assert store.states == ["intent"]
+        ti.retry()
+    outcome = attached(enter(services, "ark", store, ti=ti, on_uncertain_submit="resubmit"))
+    assert outcome.generation.generation_id == services.ledger.submissions[0].generation_id
+    assert len(services.ledger.posts()) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (401, errors.SeedanceAuthenticationError),
+        (402, errors.SeedanceInsufficientCreditsError),
+        (403, errors.SeedanceForbiddenError),
+    ],
+)
+@pytest.mark.parametrize("policy", ["fail", "resubmit"])
+def test_a_key_that_may_not_look_leaves_the_look_to_a_clear(
+    services: SeedanceEmulator, status: int, kind: type[errors.SeedanceError], policy: str
+) -> None:
+    store, ti = Store(), TaskInstance()
+    services.fault("drop_reply")
+    services.fault("gateway_error", on="list", status=status, times=6)
+    for _ in range(2):
+        with pytest.raises(kind, match="One generation may have been billed"):
+            enter(services, "ark", store, ti=ti, on_uncertain_submit=policy)
+        assert store.states == ["intent"]
+        ti.clear()
+    outcome = attached(enter(services, "ark", store, ti=ti, on_uncertain_submit=policy))
+    assert outcome.generation.generation_id == services.ledger.submissions[0].generation_id
+    assert len(services.ledger.posts()) == 1
 
 
 def test_without_a_store_nothing_is_left_to_a_later_try(services: SeedanceEmulator) -> None:

@@ -407,7 +407,7 @@ class Machine(World):
             # The service cannot be asked now. The record stays as it was, and a retry asks.
             assert self.reads_broken
             assert error.retry_helps
-            assert self.store.value["state"] == "intent"
+            assert self.store.value["state"] in ("intent", "uncertain")
             return
         for post in self.unsettled():
             assert post.paid is not None
