@@ -174,15 +174,22 @@ class SeedanceGenerationOperator(SeedanceOperator):
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except (TaskDeferralTimeout, TaskDeferralError) as error:
+            from airflow_provider_seedance.operators.resuming import patience_ended, waited_to_submit
+
             store = self._store(context)
             record = self._known_record(store, None)
+            if waited_to_submit(record, context["ti"]):
+                self.log.warning("The wait for quota ended without an answer (%s); deciding anew.", error)
+                # For the last time: when it was put off first is lost, and a trigger may break each time.
+                return self._run(context, since=time.time() - LONGEST_QUOTA_WAIT)
             generation_id = (record.generation_id if record else None) or self._pushed_id(context)
             if generation_id is None:
                 with self._paid_for(store, None):
                     raise
             self.log.warning("The deferral ended without an answer (%s); asking the service.", error)
             try:
-                return self.execute_complete(context, None, generation_id, deadline=time.time())
+                deadline = patience_ended(record, self.timeout)
+                return self.execute_complete(context, None, generation_id, deadline=deadline)
             except errors.SeedanceTimeoutError as timeout:
                 if isinstance(error, TaskDeferralTimeout):
                     raise
@@ -223,24 +230,20 @@ class SeedanceGenerationOperator(SeedanceOperator):
     ) -> Entered:
         from airflow_provider_seedance.client import Client
         from airflow_provider_seedance.operators.calls import addresses
+        from airflow_provider_seedance.operators.resuming import attempt_of
         from airflow_provider_seedance.operators.submission import Policy, Postponed, Submission
         from airflow_provider_seedance.polling.notes import NoteTaker, QuotaNote
-        from airflow_provider_seedance.records import Attempt, Fingerprint
+        from airflow_provider_seedance.records import Fingerprint
 
-        settings = hook.settings
-        ti = context["ti"]
-        attempt = Attempt(
-            fingerprint=Fingerprint.of(prepared.asked, api=settings.api.name, base_url=settings.base_url),
-            max_tries=int(getattr(ti, "max_tries", 0) or 0),
-            try_number=int(getattr(ti, "try_number", 0) or 0),
-        )
+        settings, ti = hook.settings, context["ti"]
+        asked = Fingerprint.of(prepared.asked, api=settings.api.name, base_url=settings.base_url)
         note = QuotaNote(settings.identity)
         with Client(settings, observer=NoteTaker(note)) as client:
             submission = Submission(
                 client=client,
                 store=self._store(context),
                 prepared=prepared,
-                attempt=attempt,
+                attempt=attempt_of(ti, asked),
                 # The triggerer lets a submission through when its turn has come; only a first one asks here.
                 note=note if self.deferrable and not refusals else None,
                 patient=not refusals,
@@ -278,6 +281,7 @@ class SeedanceGenerationOperator(SeedanceOperator):
         )
 
     def _postpone(self, postponed: Postponed, refusals: int, since: float) -> NoReturn:
+        from airflow_provider_seedance.polling.waiting import deferral_timeout
         from airflow_provider_seedance.triggers.seedance import SeedanceQuotaTrigger
 
         seconds = postponed.seconds(refusals)
@@ -294,6 +298,7 @@ class SeedanceGenerationOperator(SeedanceOperator):
             ),
             method_name="resume_submit",
             kwargs={"refusals": refusals + 1, "since": since},
+            timeout=deferral_timeout(since + LONGEST_QUOTA_WAIT, time.time()),
         )
 
     def _push_id(self, context: Context, generation_id: str) -> None:

@@ -737,6 +737,56 @@ def test_a_broken_quota_wait_has_no_generation(reason: str, connect: Connect) ->
         failed_by_airflow(make(), make_context(Store()), reason)
 
 
+@pytest.mark.parametrize("reason", list(TriggerFailureReason))
+@pytest.mark.parametrize("change", [{"prompt": "Something else"}, {"on_clear": "new"}], ids=str)
+def test_a_broken_quota_wait_for_another_render_does_not_deliver_the_old_one(
+    path: Path, connect: Connect, reason: str, change: dict[str, str]
+) -> None:
+    connect("seedanceapi-v1")
+    old = path.deferred()["generation_id"]
+    path.ti.clear()
+    op = make(**change)
+    path.emulator.fault("rate_limit", on="submit", retry_after=1800)
+    deferred = deferral(lambda: op.execute(path.context))
+    assert isinstance(deferred.trigger, SeedanceQuotaTrigger)
+    assert path.store.value["generation_id"] == old
+    again = deferral(lambda: failed_by_airflow(op, path.context, reason))
+    new = path.emulator.ledger.submissions[-1].generation_id
+    assert again.trigger.generation_id == new != old
+    assert len(path.emulator.ledger.submissions) == 2
+
+
+@pytest.mark.parametrize("reason", list(TriggerFailureReason))
+def test_a_quota_wait_that_breaks_is_not_begun_again_without_end(
+    services: SeedanceEmulator, connect: Connect, reason: str
+) -> None:
+    connect("seedanceapi-v1")
+    op, context = make(), make_context(Store())
+    services.fault("rate_limit", on="submit", times=None, retry_after=1800)
+    deferred = deferral(lambda: op.execute(context))
+    # Nothing of ours ends later than Airflow's own word.
+    assert deferred.timeout is not None
+    assert base.LONGEST_QUOTA_WAIT < deferred.timeout.total_seconds() < base.LONGEST_QUOTA_WAIT + 3600
+    with pytest.raises(errors.SeedanceRateLimitError):
+        failed_by_airflow(op, context, reason)
+    assert services.ledger.submissions == []
+
+
+def test_a_trigger_that_always_breaks_does_not_renew_the_patience(path: Path, connect: Connect) -> None:
+    connect("runbase")
+    path.begin()
+    path.emulator.fault("rate_limit", on="status", times=None)
+    assert deferral(lambda: broken(path)).timeout is not None
+    path.store.change(submitted_at="2026-01-01T00:00:00+00:00")
+    with pytest.raises(errors.SeedanceServerError, match="does not submit"):
+        broken(path)
+    assert len(path.emulator.ledger.submissions) == 1
+
+
+def broken(path: Path) -> Any:
+    return failed_by_airflow(path.operator, path.context, TriggerFailureReason.TRIGGER_FAILURE)
+
+
 def test_a_resume_with_an_unreadable_store_delivers_all_the_same(path: Path, connect: Connect) -> None:
     connect("runbase")
     deferred = path.begin()
@@ -1083,7 +1133,7 @@ def test_a_submission_is_not_put_off_for_ever(services: SeedanceEmulator, connec
     assert first.kwargs["refusals"] == 1
     second = deferral(lambda: make().resume_submit(make_context(Store()), None, **first.kwargs))
     assert second.kwargs == {"refusals": 2, "since": first.kwargs["since"]}
-    long_ago = time.time() - module.LONGEST_QUOTA_WAIT
+    long_ago = time.time() - module.base.LONGEST_QUOTA_WAIT
     with pytest.raises(errors.SeedanceRateLimitError):
         make().resume_submit(make_context(Store()), None, refusals=9, since=long_ago)
     assert services.ledger.submissions == []
