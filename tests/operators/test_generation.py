@@ -1133,7 +1133,7 @@ def test_a_submission_is_not_put_off_for_ever(services: SeedanceEmulator, connec
     assert first.kwargs["refusals"] == 1
     second = deferral(lambda: make().resume_submit(make_context(Store()), None, **first.kwargs))
     assert second.kwargs == {"refusals": 2, "since": first.kwargs["since"]}
-    long_ago = time.time() - module.base.LONGEST_QUOTA_WAIT
+    long_ago = time.time() - module.LONGEST_QUOTA_WAIT
     with pytest.raises(errors.SeedanceRateLimitError):
         make().resume_submit(make_context(Store()), None, refusals=9, since=long_ago)
     assert services.ledger.submissions == []
