@@ -20,7 +20,9 @@ def without_query(url: str) -> str:
     """
     Return what a media URL identifies: without query, fragment and user info.
 
-    Presigned links carry a signature and an expiry there, which change every time they are made.
+    Presigned links carry a signature and an expiry there, which change every time they are made. Any other
+    text, such as a prompt, comes back as it is. The result is for comparing and for digests, never to be
+    shown: that is what :func:`show_url` is for.
     """
     try:
         parts = urlsplit(url)
@@ -32,9 +34,48 @@ def without_query(url: str) -> str:
 
 
 def show_url(url: str) -> str:
-    """Return a URL for logs and messages: without what may be secret in it."""
-    shown = without_query(url)
+    """
+    Return a URL for logs and messages: without what may be secret in it.
+
+    Works on the text, because what no parser takes for a URL may hold a password as well.
+    """
+    shown = _without_secrets(url.strip().translate(_DROPPED))
     return shown if len(shown) <= 200 else shown[:200] + "…"
+
+
+#: What URL parsers drop, so that it cannot hide anything from them, nor break a line of a log.
+_DROPPED = dict.fromkeys(map(ord, "\t\r\n"))
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*:)?", re.IGNORECASE)
+_HOST = re.compile(r"(\[[0-9a-z:.%]*\]|[^\s:@\[\]\\]+)(:[0-9]*)?", re.IGNORECASE)
+#: Spellings of "@" that some parsers take for one.
+_AT_SIGNS = re.compile("@|%40|\uff20|\ufe6b", re.IGNORECASE)
+
+
+def _without_secrets(text: str) -> str:
+    """Cut user info, query and fragment out of a text; where they cannot be told apart, all that may be some."""
+    head = re.split("[?#]", text, maxsplit=1)[0]
+    before, slashes, rest = head.partition("//")
+    if not slashes:
+        if not _AT_SIGNS.search(text):
+            return head
+        # A password may hold a "?" or "#" itself, and then what comes before it is not shown either.
+        return "…" if _AT_SIGNS.search(text[len(head) :]) else "…" + _AT_SIGNS.split(head)[-1]
+    netloc, slash, path = rest.partition("/")
+    info, at, host = netloc.rpartition("@")
+    if _AT_SIGNS.search(text) and not _SCHEME.fullmatch(before):
+        before = "…"  # some text with a URL in it, or a password with "//" in it
+    if (at and not _HOST.fullmatch(host)) or _AT_SIGNS.search(host):
+        return f"{before}//…"
+    after = text.partition("//")[2][len(info) + len(at) :]
+    later = list(_AT_SIGNS.finditer(after))
+    if later and (at or ":" in after[: later[-1].start()] or not host):
+        # Before an "@" that comes late all may be user info, of which a "/" or a "?" is a part.
+        return f"{before}//…"
+    return f"{before}//{host}{slash}{path}"
+
+
+#: Control characters, spaces and halves of characters.
+_UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\xa0\ud800-\udfff]")
 
 
 def normal_base_url(host: str, *, port: int | None = None, scheme: str | None = None) -> str:
@@ -64,17 +105,21 @@ def normal_base_url(host: str, *, port: int | None = None, scheme: str | None = 
         netloc = parts.netloc
         named = parts.port  # reading it is what finds a port that is none
         if port and named is None:
-            netloc = f"{netloc}:{port}"
-    except ValueError as error:
+            named, netloc = int(port), f"{netloc}:{port}"
+        if _UNPRINTABLE.search(text) or not (named is None or 0 < named < 65_536):
+            raise ValueError
+    except ValueError:
+        # What the parser says may repeat a part of a password.
         raise SeedanceConfigurationError(
-            f"The connection's host {show_url(text)!r} is not an address: {error}"
+            f"The connection's host {show_url(text)!r} is not an address: a bracket, a character or its port "
+            "(1 to 65535) is none that an address has."
         ) from None
     if parts.scheme.lower() not in ("http", "https") or not parts.hostname:
         raise SeedanceConfigurationError(
             f"The connection's host {show_url(text)!r} is not an http or https URL, such as "
             "https://seedanceapi.org/v2."
         )
-    if "@" in netloc or parts.query or parts.fragment:
+    if "@" in text or parts.query or parts.fragment:
         raise SeedanceConfigurationError(
             "The connection's host must be a plain base URL without user info, query or fragment; "
             "the API key belongs into the password."
@@ -106,7 +151,7 @@ class MediaHosts:
         items = value.split(",") if isinstance(value, str) else value
         if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
             raise SeedanceConfigurationError(
-                f"media_hosts in the connection's extra must be a list of host names, not {value!r}."
+                f"media_hosts in the connection's extra must be a list of host names, not {type(value).__name__}."
             )
         return cls(frozenset(_host_name(item) for item in items if item.strip()))
 
@@ -123,7 +168,7 @@ class MediaHosts:
 def _host_name(text: str) -> str:
     name = text.strip().lower()
     if "://" in name:  # a URL where its host was meant
-        name = name.split("://", 1)[1].split("/", 1)[0]
+        name = name.split("://", 1)[1].split("/", 1)[0].rpartition("@")[2]
     return name[1:-1] if name.startswith("[") and name.endswith("]") else name
 
 

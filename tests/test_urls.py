@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError
 from airflow_provider_seedance.urls import (
@@ -41,6 +43,98 @@ def test_what_identifies_a_media_url(url: str, identity: str) -> None:
 def test_a_url_for_people_is_short_and_without_secrets() -> None:
     assert show_url("https://u:p@a.example/v?sig=1") == "https://a.example/v"
     assert len(show_url("https://a.example/" + "x" * 5000)) < 210
+    assert len(show_url("data:image/png;base64," + "A" * 5000)) < 210
+    assert show_url("https://a.example/v\r\nb") == "https://a.example/vb"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("s3://AKIA:SECRET@bucket/k", "s3://bucket/k"),
+        ("ftp://user:SECRET@host/x?sig=SECRET", "ftp://host/x"),
+        ("seedance://:SECRET@https%3A%2F%2Fx", "seedance://https%3A%2F%2Fx"),
+        ("https://u:SECRET@[x", "https://…"),
+        ("//u:SECRET@h/x", "//h/x"),
+        ("http:/u:SECRET@h", "…h"),
+        ("u:SECRET@h", "…h"),
+        ("u:SECRET?x@h", "…"),
+        ("https:///u:SECRET@h", "https://…"),
+        ("https://u:SEC/RET@h/x", "https://…"),
+        ("https://u:1/SECRET@h/x", "https://…"),
+        ("https://u:SECRET%40h/x", "https://…"),
+        ("https://u:p@SECRET?x@h/x", "https://…"),
+        ("https://a.example/image@2x.png", "https://a.example/image@2x.png"),
+        ("https://a.example/x?to=a@SECRET", "https://a.example/x"),
+        ("https://[::1]:8443/x", "https://[::1]:8443/x"),
+        ("https://[broken", "https://[broken"),
+        ("https://x.example:port/", "https://x.example:port/"),
+        ("asset://x", "asset://x"),
+        ("v.mp4", "v.mp4"),
+        ("", ""),
+    ],
+)
+def test_what_is_shown_of_a_url_of_any_kind(url: str, shown: str) -> None:
+    assert show_url(url) == shown
+
+
+MARKER = "Pa55-Marker"
+_SCHEMES = st.sampled_from(
+    ["https:", "HTTP:", "ftp:", "s3:", "seedance:", "socks5h:", "odd+x:", "", "a b:", "{'u': 'https:"]
+)
+_HOSTS = st.sampled_from(
+    ["h", "a.example", "[::1]", "[x", "x]", "", "h:80", "h:port", "h:99999", "\ud800", "é.x", "h%40x"]
+)
+_TEXTS = st.text("ab1:/@?#[]%\\\t\n .", max_size=4)
+
+
+@given(_SCHEMES, _TEXTS, _TEXTS, _TEXTS, _HOSTS, _TEXTS)
+def test_no_password_of_a_url_is_ever_shown(
+    scheme: str, user: str, before: str, after: str, host: str, path: str
+) -> None:
+    for url in (
+        f"{scheme}//{user}:{before}{MARKER}{after}@{host}/{path}",
+        f"{scheme}//:{MARKER}{after}@{host}",
+        f"{scheme}{user}:{MARKER}{after}@{host}/{path}",
+    ):
+        assert MARKER not in show_url(url)
+
+
+@given(_SCHEMES, _HOSTS, st.sampled_from("?#"), _TEXTS, _TEXTS)
+def test_no_query_of_a_url_is_ever_shown(scheme: str, host: str, mark: str, before: str, after: str) -> None:
+    for start in (f"{scheme}//{host}/x", f"{scheme}//u:p@{host}", f"{scheme}{host}"):
+        assert MARKER not in show_url(f"{start}{mark}{before}{MARKER}{after}")
+
+
+@given(st.sampled_from(["http", "https"]), st.sampled_from(["h", "a.example", "[::1]", "h:80"]))
+def test_what_identifies_a_media_url_holds_no_secret(scheme: str, host: str) -> None:
+    assert MARKER not in without_query(f"{scheme}://u:{MARKER}@{host}/x?sig={MARKER}#{MARKER}")
+
+
+@pytest.mark.parametrize("text", ["Who is it? A fox", "ftp://a@b?c", "a@b.example#1"])
+def test_what_is_no_media_url_is_compared_whole(text: str) -> None:
+    assert without_query(text) == text
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "seedance://:SECRET@https%3A%2F%2Fx", "ftp://u:SECRET@h", "https://u:SECRET@[x", "https://u:1/SECRET@h",
+        "https://u:SECRET/x@h", "u:SECRET@host", "https://u:SECRET@\u2100.example", "https://u:SECRET@h:99999/",
+    ],
+)  # fmt: skip
+def test_no_error_about_an_address_repeats_its_password(host: str) -> None:
+    with pytest.raises(SeedanceConfigurationError) as caught:
+        normal_base_url(host)
+    said = str(caught.value)
+    said += f"{explain_input_url(host, NOBODY)} {explain_media_url(host, NOBODY)}"
+    assert "SECRET" not in said
+
+
+def test_media_hosts_keep_no_password() -> None:
+    assert MediaHosts.parse("https://u:SECRET@minio:9000/x") == MediaHosts(frozenset({"minio:9000"}))
+    with pytest.raises(SeedanceConfigurationError) as caught:
+        MediaHosts.parse({"SECRET": 1})
+    assert "SECRET" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +174,12 @@ def test_base_urls(host: str, port: int | None, scheme: str | None, base: str) -
         "http://x.example:port/",
         "http://[::1/v1",
         "http://x.example:99999",
+        "http://x.example:70000",
+        "http://x.example:-1",
+        "http://x.example:0",
+        "http://x .example",
+        "http://x.example/\x00",
+        "http://\ud800",
     ],
 )
 def test_hosts_that_are_no_base_url(host: str) -> None:
