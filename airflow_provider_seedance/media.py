@@ -306,7 +306,7 @@ def _pool(settings: Settings) -> httpcore.ConnectionPool:
         if parts.scheme.startswith("socks5"):
             return httpcore.SOCKSProxy(**options)
         return httpcore.HTTPProxy(**options)
-    except (ImportError, RuntimeError, ValueError) as error:
+    except (ImportError, RuntimeError, TypeError, ValueError) as error:
         # What the library says of a proxy may repeat a part of its password.
         why = str(error) if isinstance(error, (ImportError, RuntimeError)) else "its address cannot be read"
         raise SeedanceConfigurationError(

@@ -11,13 +11,12 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, cast
 from urllib.parse import quote, unquote, urlsplit
 
-from airflow_provider_seedance.apis import DEFAULT_API, get_api
+from airflow_provider_seedance.apis import DEFAULT_API, SERVICES, get_api
 from airflow_provider_seedance.apis.base import Api
 from airflow_provider_seedance.callbacks.signatures import SCHEMES, Scheme, Signing
 from airflow_provider_seedance.callbacks.tokens import PREFIX
@@ -30,6 +29,11 @@ DEFAULT_TIMEOUT = 30.0
 DEFAULT_IMAGE_TIMEOUT = 600.0
 #: No render comes near it; what goes beyond is a download without an end.
 DEFAULT_MAX_MEDIA_BYTES = 20 * 1024**3
+
+#: Bounds of the numbers. A timeout beyond them cannot be kept by a clock, or ends every submission uncertain.
+LEAST_TIMEOUT, MOST_TIMEOUT = 0.1, 86_400.0
+MOST_REQUESTS_PER_HOUR = 1_000_000
+MOST_MEDIA_BYTES = 1024**5
 
 # Whoever reads the address that a service is to call can call it.
 _ADDRESS = re.compile(re.escape(PREFIX) + r"/callbacks/[\w.\-]+")
@@ -131,8 +135,8 @@ class Settings:
             if secret and len(secret) >= 4
             for spelling in (
                 secret,
-                quote(secret, safe=""),
-                quote(secret),
+                quote(secret, safe="", errors="surrogatepass"),
+                quote(secret, errors="surrogatepass"),
                 json.dumps(secret)[1:-1],
                 repr(secret)[1:-1],
             )
@@ -157,15 +161,33 @@ def read_settings(conn_id: str, connection: Any) -> Settings:
     try:
         return _read(conn_id, connection)
     except SeedanceConfigurationError as error:
-        if repr(conn_id) in error.message:
-            raise
-        raise SeedanceConfigurationError(f"Connection {conn_id!r}: {error.message}") from error
+        message = error.message
+    # Raised out here, so that no traceback leads to a message that nothing was cut out of.
+    said = _without_secrets(message, connection)
+    raise SeedanceConfigurationError(said if repr(conn_id) in said else f"Connection {conn_id!r}: {said}")
+
+
+def _without_secrets(message: str, connection: Any) -> str:
+    """Cut out of a message what is a secret of the connection, wherever somebody pasted it."""
+    try:
+        extra = _extra("", getattr(connection, "extra", None))
+    except SeedanceConfigurationError:
+        extra = {}
+    found = [getattr(connection, "password", None)]
+    found += [extra.get(key) for key in ("callback_secret", "callback_signature_secret", "proxy")]
+    texts = {text.strip() for text in found if isinstance(text, str)}
+    texts |= {_password_of(text) or "" for text in texts}
+    for secret in sorted(texts, key=len, reverse=True):
+        if len(secret) >= 4:
+            for spelling in (secret, quote(secret, safe="", errors="surrogatepass"), repr(secret)[1:-1]):
+                message = re.sub(re.escape(spelling), "***", message, flags=re.IGNORECASE)
+    return message
 
 
 def _read(conn_id: str, connection: Any) -> Settings:
     extra = _extra(conn_id, getattr(connection, "extra", None))
     unknown = sorted(set(extra) - set(_KEYS))
-    api = get_api(extra.get("api") or DEFAULT_API)
+    api = _api(extra)
     key = (getattr(connection, "password", None) or "").strip()
     if not key:
         raise SeedanceConfigurationError(
@@ -190,18 +212,20 @@ def _read(conn_id: str, connection: Any) -> Settings:
         key=key,
         auth_header=_auth_header(conn_id, api, extra),
         model=_text(conn_id, extra, "model"),
-        timeout=_positive(conn_id, extra, "timeout"),
-        requests_per_hour=_count(conn_id, extra, "requests_per_hour", "requests"),
+        timeout=_timeout(conn_id, extra),
+        requests_per_hour=_count(conn_id, extra, "requests_per_hour", "requests", MOST_REQUESTS_PER_HOUR),
         callback_base_url=_callback_base_url(conn_id, extra),
         callback_secret=_text(conn_id, extra, "callback_secret"),
         callback_signing=_callback_signing(conn_id, extra),
         media_hosts=MediaHosts.parse(extra.get("media_hosts") or None),
-        max_media_bytes=_count(conn_id, extra, "max_media_bytes", "bytes") or DEFAULT_MAX_MEDIA_BYTES,
+        max_media_bytes=_count(conn_id, extra, "max_media_bytes", "bytes", MOST_MEDIA_BYTES)
+        or DEFAULT_MAX_MEDIA_BYTES,
         proxy=_proxy(conn_id, extra),
         verify=_verify(conn_id, extra),
         warnings=tuple(
-            f"Connection {conn_id!r}: the extra's {key!r} means nothing here. Known keys: {', '.join(_KEYS)}."
-            for key in unknown
+            f"Connection {conn_id!r}: the extra's {_without_secrets(repr(name), connection)} means nothing "
+            f"here. Known keys: {', '.join(_KEYS)}."
+            for name in unknown
         ),
     )
 
@@ -225,36 +249,66 @@ def _extra(conn_id: str, raw: Any) -> dict[str, Any]:
     return {str(key): value for key, value in extra.items() if value is not None and value != ""}
 
 
+def _api(extra: Mapping[str, Any]) -> Api:
+    name = extra.get("api") or DEFAULT_API
+    if not isinstance(name, str) or name not in SERVICES:
+        raise SeedanceConfigurationError(
+            f"The connection's api is {_shown(name)}; this package knows {', '.join(SERVICES)}."
+        )
+    return get_api(name)
+
+
+_WORD = re.compile(r"(?!sk-)[a-z_-]*([0-9]{1,3}[a-z_-]*)?", re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?[0-9]{1,6}(\.[0-9]{1,6})?(e[+-]?[0-9]{1,3})?", re.IGNORECASE)
+
+
+def _shown(value: Any) -> str:
+    """Return a value for a message: what may be a key that somebody put into the wrong field does not show."""
+    if isinstance(value, bool):
+        return repr(value)
+    text = str(value) if isinstance(value, (str, float)) or value in range(-999_999, 1_000_000) else ""
+    if text and len(text) <= 30 and (_WORD.fullmatch(text) or _NUMBER.fullmatch(text)):
+        return repr(value)
+    return f"something else ({type(value).__name__}, not shown)"
+
+
 def _wrong(conn_id: str, key: str, value: Any, takes: str) -> SeedanceConfigurationError:
     return SeedanceConfigurationError(
-        f"Connection {conn_id!r}: {key} in the extra is {value!r}; it takes {takes}."
+        f"Connection {conn_id!r}: {key} in the extra is {_shown(value)}; it takes {takes}."
+    )
+
+
+def _no_text(conn_id: str, key: str, value: Any) -> SeedanceConfigurationError:
+    return SeedanceConfigurationError(
+        f"Connection {conn_id!r}: {key} in the extra is of the type {type(value).__name__}; it takes text."
     )
 
 
 def _text(conn_id: str, extra: Mapping[str, Any], key: str) -> str | None:
     value = extra.get(key)
     if value is not None and not isinstance(value, str):
-        raise _wrong(conn_id, key, type(value).__name__, "text")
+        raise _no_text(conn_id, key, value)
     return value
 
 
-def _positive(conn_id: str, extra: Mapping[str, Any], key: str) -> float | None:
-    value = extra.get(key)
+def _timeout(conn_id: str, extra: Mapping[str, Any]) -> float | None:
+    value = extra.get("timeout")
     if value is None:
         return None
     number = read_number(value)
-    if number is None or number <= 0:
-        raise _wrong(conn_id, key, value, "a positive number of seconds")
+    if number is None or not LEAST_TIMEOUT <= number <= MOST_TIMEOUT:
+        takes = f"a positive number of seconds, {LEAST_TIMEOUT:g} to {MOST_TIMEOUT:.0f}"
+        raise _wrong(conn_id, "timeout", value, takes)
     return float(number)
 
 
-def _count(conn_id: str, extra: Mapping[str, Any], key: str, of: str) -> int | None:
+def _count(conn_id: str, extra: Mapping[str, Any], key: str, of: str, most: int) -> int | None:
     value = extra.get(key)
     if value is None:
         return None
     number = read_number(value)
-    if number is None or number < 1 or not float(number).is_integer():
-        raise _wrong(conn_id, key, value, f"a whole number of {of}, at least 1")
+    if number is None or not 1 <= number <= most or not float(number).is_integer():
+        raise _wrong(conn_id, key, value, f"a whole number of {of}, at least 1 and at most {most}")
     return int(number)
 
 
@@ -272,11 +326,15 @@ def _callback_base_url(conn_id: str, extra: Mapping[str, Any]) -> str | None:
     value = _text(conn_id, extra, "callback_base_url")
     if value is None:
         return None
-    if "://" in value:
-        with suppress(SeedanceConfigurationError):
+    try:
+        if "://" in value:
             return normal_base_url(value)
-    takes = "the plain http(s) URL under which the services reach Airflow"
-    raise _wrong(conn_id, "callback_base_url", show_url(value), takes)
+    except SeedanceConfigurationError:
+        pass  # it speaks of the host; said below of this key
+    raise SeedanceConfigurationError(
+        f"Connection {conn_id!r}: callback_base_url in the extra is {show_url(value)!r}; it takes the plain "
+        "http(s) URL under which the services reach Airflow."
+    )
 
 
 def _callback_signing(conn_id: str, extra: Mapping[str, Any]) -> Signing | None:
@@ -296,20 +354,37 @@ def _callback_signing(conn_id: str, extra: Mapping[str, Any]) -> Signing | None:
     return Signing(header=header, secret=secret, scheme=cast(Scheme, scheme), timestamp_header=stamp)
 
 
+_PROXY = re.compile(r"(https?|socks5h?)://[!-~]+")
+
+
 def _proxy(conn_id: str, extra: Mapping[str, Any]) -> str | None:
     value = _text(conn_id, extra, "proxy")
-    if value is not None and not value.startswith(("http://", "https://", "socks5://", "socks5h://")):
-        # The value may hold a password, so it is not repeated.
-        raise SeedanceConfigurationError(
-            f"Connection {conn_id!r}: proxy in the extra must be a URL such as http://proxy.example:3128."
-        )
-    return value
+    if value is None or (_PROXY.fullmatch(value) and _has_host(value)):
+        return value
+    # The value may hold a password, so it is not repeated.
+    raise SeedanceConfigurationError(
+        f"Connection {conn_id!r}: proxy in the extra must be a URL with a host, a port from 1 to 65535 if any, and "
+        "nothing beyond ASCII, such as http://proxy.example:3128."
+    )
+
+
+def _has_host(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _verify(conn_id: str, extra: Mapping[str, Any]) -> bool | str:
     value = extra.get("verify", True)
     if isinstance(value, str) and value.strip().lower() in ("true", "false"):
         return value.strip().lower() == "true"
+    takes = "true, false, or the path of a CA bundle"
     if not isinstance(value, (bool, str)):
-        raise _wrong(conn_id, "verify", value, "true, false, or the path of a CA bundle")
+        raise _wrong(conn_id, "verify", value, takes)
+    if (
+        isinstance(value, str) and not value.isprintable()
+    ):  # no control characters, nothing that is half a character
+        raise _wrong(conn_id, "verify", value, takes)
     return value

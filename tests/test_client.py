@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import socket
 import struct
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from helpers import KEY, NOW, connection, prepare, settings, video
+from helpers import KEY, NOW, prepare, settings, video
 
 from airflow_provider_seedance import __version__, client, flows
 from airflow_provider_seedance import exceptions as errors
@@ -30,7 +31,7 @@ from airflow_provider_seedance.apis.wire import (
     TransportFailure,
     Uncertain,
 )
-from airflow_provider_seedance.settings import Settings, read_settings
+from airflow_provider_seedance.settings import Settings
 
 GET = HttpCall(method="GET", path="/status", query=(("task_id", "a b&c"), ("task_id", "d")))
 POST = HttpCall(method="POST", path="/generate", json={"prompt": "山 🎬"})
@@ -676,17 +677,17 @@ def test_the_key_does_not_show_in_what_an_error_came_from(twin: Twin) -> None:
 
 
 def test_the_password_of_a_proxy_does_not_show(twin: Twin) -> None:
-    found = read_settings("c", connection(extra={"proxy": "http://user:sEcretPw/x@proxy:3128"}))
+    found = dataclasses.replace(settings(), proxy="http://user:sEcretPw/x@proxy:3128")
     with pytest.raises(errors.SeedanceConfigurationError) as caught:
         twin.use(found, lambda it: [])
     assert "sEcretPw" not in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.parametrize(
-    "extra", [{"verify": "/no/such/bundle.pem"}, {"verify": __file__}, {"proxy": "http://h:port"}]
+    "wrong", [{"verify": "/no/such/bundle.pem"}, {"verify": __file__}, {"proxy": "http://h:port"}]
 )
-def test_what_no_client_can_be_made_of_is_a_configuration_error(twin: Twin, extra: dict[str, Any]) -> None:
-    found = read_settings("c", connection(extra=extra))
+def test_what_no_client_can_be_made_of_is_a_configuration_error(twin: Twin, wrong: dict[str, Any]) -> None:
+    found = dataclasses.replace(settings(), **wrong)
     with pytest.raises(errors.SeedanceConfigurationError):
         twin.use(found, lambda it: [])
 

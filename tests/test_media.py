@@ -6,6 +6,7 @@ import datetime
 import ipaddress
 import socket
 import ssl
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,7 @@ def test_a_host_that_falls_silent() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/a.mp4"
         with pytest.raises(MediaConnectionError):
-            fetch(url, timeout=0.05)
+            fetch(url, timeout=0.1)
 
 
 # ---------------------------------------------------------------------- where media may come from
@@ -384,3 +385,10 @@ def test_the_certificate_is_checked_for_the_name(
 def test_verification_can_be_turned_off(secure_host: MediaServer) -> None:
     secure_host.put("/a.mp4", DATA)
     assert fetch(secure_host.url("/a.mp4"), verify=False) == DATA
+
+
+def test_a_proxy_that_no_client_can_be_made_of_is_a_configuration_error() -> None:
+    found = make_settings(proxy="http://user:sEcr%C3%A9t@proxy:3128")
+    with pytest.raises(SeedanceConfigurationError, match="address cannot be read") as caught:
+        MediaClient(found)
+    assert "sEcr" not in "".join(traceback.format_exception(caught.value))

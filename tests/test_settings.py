@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from typing import Any
 
 import pytest
@@ -101,6 +102,15 @@ def test_verify(value: Any, verify: Any) -> None:
         ("timeout", True, "positive number of seconds"),
         ("timeout", "inf", "positive number of seconds"),
         ("timeout", [30], "positive number of seconds"),
+        ("timeout", 1e10, "0.1 to 86400"),
+        ("timeout", 86401, "0.1 to 86400"),
+        ("timeout", 1e-300, "0.1 to 86400"),
+        ("timeout", "0.05", "0.1 to 86400"),
+        ("timeout", 10**400, "0.1 to 86400"),
+        ("requests_per_hour", 1_000_001, "at most 1000000"),
+        ("requests_per_hour", 1e300, "at most 1000000"),
+        ("max_media_bytes", 1e308, "at most 1125899906842624"),
+        ("max_media_bytes", 2**50 + 1, "at most 1125899906842624"),
         ("max_media_bytes", "lots", "whole number of bytes"),
         ("requests_per_hour", 0, "at least 1"),
         ("requests_per_hour", 1.5, "whole number"),
@@ -116,6 +126,22 @@ def test_verify(value: Any, verify: Any) -> None:
         ("media_hosts", {"a": 1}, "list of host names"),
         ("proxy", "proxy.example:3128", "must be a URL"),
         ("proxy", 5, "text"),
+        ("proxy", "http://", "with a host"),
+        ("proxy", "http://u:p@", "with a host"),
+        ("proxy", "http://:3128", "with a host"),
+        ("proxy", "http://h:70000", "1 to 65535"),
+        ("proxy", "http://h:-1", "1 to 65535"),
+        ("proxy", "http://h:0", "1 to 65535"),
+        ("proxy", "http://[x", "with a host"),
+        ("proxy", "http://\ud800", "ASCII"),
+        ("proxy", "http://h\n", "ASCII"),
+        ("callback_base_url", "https://h:70000", "plain http"),
+        ("callback_base_url", "https://h:-1", "plain http"),
+        ("callback_base_url", "https://h:0", "plain http"),
+        ("callback_base_url", "https://h\x00", "plain http"),
+        ("verify", "\x00", "true, false, or the path"),
+        ("verify", "/etc/ca\n.pem", "true, false, or the path"),
+        ("verify", "\ud800", "true, false, or the path"),
         ("verify", 1, "true, false, or the path"),
         ("verify", [], "true, false, or the path"),
     ],
@@ -124,6 +150,73 @@ def test_every_malformed_value_is_one_clear_error(key: str, value: Any, says: st
     with pytest.raises(SeedanceConfigurationError, match=key) as caught:
         settings(**{key: value})
     assert says in str(caught.value)
+
+
+PASTED = "sk-pasted-Key-0123"
+
+
+@pytest.mark.parametrize(
+    ("host", "schema", "extra"),
+    [
+        (None, None, {"auth_header": f"Bearer {PASTED}"}),
+        (None, None, {"auth_header": PASTED}),
+        (None, None, {"api": PASTED}),
+        (None, None, {"api": {PASTED: 1}}),
+        (None, None, {"callback_signature_scheme": PASTED}),
+        (None, None, {"timeout": PASTED}),
+        (None, None, {"requests_per_hour": [PASTED]}),
+        (None, None, {"verify": {PASTED: PASTED}}),
+        (None, None, {"media_hosts": {PASTED: 1}}),
+        (None, None, {"proxy": PASTED}),
+        (None, None, {"callback_base_url": f"ftp://u:{PASTED}@x"}),
+        (f"seedance://:{PASTED}@https%3A%2F%2Fx", None, {}),
+        (f"https://u:{PASTED}@[x", None, {}),
+        (f"https://{PASTED}:x", None, {}),
+        (f"ftp://{PASTED}", None, {}),
+        ("h", PASTED, {}),
+    ],
+)
+@pytest.mark.parametrize("password", [PASTED, "another-password"])
+def test_no_message_repeats_a_key_in_the_wrong_field(
+    host: str | None, schema: str | None, extra: dict[str, Any], password: str
+) -> None:
+    if password != PASTED and host in (f"https://{PASTED}:x", f"ftp://{PASTED}"):
+        pytest.skip("what stands where a host name does is told apart from one by the password alone")
+    if password != PASTED and schema:
+        pytest.skip("so is a schema")
+    with pytest.raises(SeedanceConfigurationError) as caught:
+        read_settings("c", connection(host=host, schema=schema, password=password, extra=extra))
+    said = "".join(traceback.format_exception(caught.value)) + repr(caught.value.__context__)
+    assert PASTED.lower() not in said.lower()
+
+
+@pytest.mark.parametrize("key", ["callback_secret", "callback_signature_secret"])
+def test_no_message_repeats_another_secret(key: str) -> None:
+    with pytest.raises(SeedanceConfigurationError) as caught:
+        settings(**{key: "hush-hush", "api": "hush-hush"})
+    assert "hush" not in str(caught.value)
+
+
+def test_a_secret_with_half_a_character_is_cut_out_like_any_other() -> None:
+    assert settings(callback_secret="hush\ud800").redact("so hush\ud800.") == "so ***."
+
+
+def test_no_warning_repeats_a_key_in_the_wrong_field() -> None:
+    found = read_settings("c", connection(password=PASTED, extra={PASTED: 1}))
+    assert PASTED not in str(found.warnings)
+
+
+@pytest.mark.parametrize("port", [70_000, -1, "x"])
+def test_ports_that_are_none(port: Any) -> None:
+    with pytest.raises(SeedanceConfigurationError, match="1 to 65535"):
+        read_settings("c", connection(host="h", port=port))
+
+
+def test_the_bounds_themselves_are_taken() -> None:
+    assert settings(timeout=0.1).timeout == 0.1
+    assert settings(timeout=86_400).timeout == 86_400
+    assert settings(requests_per_hour=1_000_000).requests_per_hour == 1_000_000
+    assert settings(max_media_bytes=2**50).max_media_bytes == 2**50
 
 
 @pytest.mark.parametrize("extra", ["{", "api=ark", "[]", '"ark"', "5", "true", "[" * 100_000, b"\xff"])
