@@ -27,30 +27,13 @@ from airflow_provider_seedance.campaigns.manifest import read_result
 from airflow_provider_seedance.campaigns.renders import Phase, Render, failure_of
 from airflow_provider_seedance.client import Client
 from airflow_provider_seedance.generations import Generation, GenerationStatus, read_number, utc_now
-from airflow_provider_seedance.operators.course import Stop, in_a_row
+from airflow_provider_seedance.operators.course import HALTING, OF_THE_ITEM, Stop, in_a_row
 from airflow_provider_seedance.operators.others import sort_out_others
 from airflow_provider_seedance.operators.submission import Attached, Policy, Postponed, Submission
 from airflow_provider_seedance.polling.notes import QuotaNote
 from airflow_provider_seedance.polling.waiting import quota_pause
 
 log = logging.getLogger(__name__)
-
-#: Errors that stand against every further submission; waiting for what is in flight goes on.
-_HALTING = (
-    errors.SeedanceAuthenticationError,
-    errors.SeedanceInsufficientCreditsError,
-)
-
-#: Errors of an item that leave the others alone; a 403 may be about its model only.
-_OF_THE_ITEM = (
-    errors.SeedanceForbiddenError,
-    errors.SeedanceRequestError,
-    errors.SeedanceModerationError,
-    errors.SeedanceNotFoundError,
-    errors.SeedanceUncertainSubmitError,
-    errors.SeedanceGenerationFailedError,
-    errors.SeedanceOutputGoneError,
-)
 
 
 class Campaign:
@@ -371,10 +354,10 @@ class Campaign:
         """Bring one render to a generation, or say why no further one can be submitted."""
         try:
             entered = self._submission(render, self._place()).enter()
-        except _HALTING as error:
+        except HALTING as error:
             self._note_unasked(render)
             return Stop(why="halted", error=error)
-        except _OF_THE_ITEM as error:
+        except OF_THE_ITEM as error:
             if isinstance(error, errors.SeedanceForbiddenError) and self._note_unasked(render):
                 return Stop(why="halted", error=error)  # the key may not look for what was submitted
             self._fail(render, error)
