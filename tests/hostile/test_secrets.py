@@ -22,19 +22,19 @@ from airflow_provider_seedance.operators.seedance import (
 )
 from airflow_provider_seedance.triggers import seedance as triggers
 
-#: With everything that is written differently in a URL, in JSON and in a repr.
-KEY = "sk+te/st=9f8e\"7d6c'5b4a\\3"
-CALLBACK = "callback/secret=77aa+55"
+#: With everything that is written differently in a URL, in JSON and in a repr; no part could be one of a random number.
+KEY = "sk+te/st=9x8y\"7z6w'5v4u\\3"
+CALLBACK = "callback/secret=77qq+55"
 PROXY_PASSWORD = "pr0xy/pa55"
 FORBIDDEN = (
     KEY,
     CALLBACK,
     "sk+te/st",
-    "9f8e",
-    "7d6c",
-    "5b4a",
+    "9x8y",
+    "7z6w",
+    "5v4u",
     "callback/secret",
-    "77aa",
+    "77qq",
     "callback%2Fsecret",
     PROXY_PASSWORD,
 )
