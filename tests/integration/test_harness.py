@@ -285,8 +285,17 @@ def test_a_component_that_dies_is_reported(tmp_path: Path, database_template: Pa
         config={("core", "executor"): "no.such.Executor"},
         api_server=False,
     )
-    with pytest.raises(LocalAirflowError, match=r"(?s)the scheduler ended with .*no\.such"):
+
+    def start_and_end() -> None:
         local.start()
+        try:
+            # It may have noted itself as running before it died.
+            local.wait_until(lambda: False, 60.0, "the end of the scheduler")
+        finally:
+            local.stop()
+
+    with pytest.raises(LocalAirflowError, match=r"(?s)the scheduler ended with .*no\.such"):
+        start_and_end()
     assert local.processes() == []
 
 
