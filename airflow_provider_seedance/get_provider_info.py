@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_provider_seedance.services import DEFAULT_API, SERVICES
+from airflow_provider_seedance.apis.registry import DEFAULT_API, SERVICES
 
 _TEXT = {"type": ["string", "null"]}
 

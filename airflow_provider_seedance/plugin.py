@@ -40,7 +40,7 @@ class LazyApp:
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         """Answer one request."""
         if self._app is None:
-            from airflow_provider_seedance.ui.app import build
+            from airflow_provider_seedance.api_server.app import build
 
             self._app = build()
         await self._app(scope, receive, send)

@@ -16,8 +16,8 @@ from functools import cached_property
 from typing import Any, cast
 from urllib.parse import quote, unquote, urlsplit
 
-from airflow_provider_seedance.apis import DEFAULT_API, SERVICES, get_api
 from airflow_provider_seedance.apis.base import Api
+from airflow_provider_seedance.apis.registry import DEFAULT_API, SERVICES, get_api
 from airflow_provider_seedance.callbacks.signatures import SCHEMES, Scheme, Signing
 from airflow_provider_seedance.callbacks.tokens import PREFIX
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
     from airflow_provider_seedance.emulator.ledger import Ledger
-    from airflow_provider_seedance.emulator.records import Generation
+    from airflow_provider_seedance.emulator.models import Generation
 
 __all__ = ["RemoteFault", "SeedanceEmulator", "SeedanceEmulatorClient"]
 
@@ -197,7 +197,7 @@ class SeedanceEmulatorClient:
 
 
 def _generation(data: dict[str, Any]) -> Generation:
-    from airflow_provider_seedance.emulator.records import Failure, Generation
+    from airflow_provider_seedance.emulator.models import Failure, Generation
 
     failure = data.pop("failure")
     return Generation(**data, failure=Failure(**failure) if failure else None)

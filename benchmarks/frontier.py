@@ -44,7 +44,7 @@ def _panel(panel: Axes, times: Times, report: Report) -> None:
     from polling import _WORTH as usual
     from polling import Result, backoff, fixed, learned, polled, set_worth
 
-    from airflow_provider_seedance.polling.beliefs import unlearned
+    from airflow_provider_seedance.polling.duration_model import unlearned
 
     ends = [float(end) for end in times.draw(RENDERS, 11)[1]]
 

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from optimum import Times, fewest_polls
 
-from airflow_provider_seedance.polling import beliefs, schedule
-from airflow_provider_seedance.polling.beliefs import Belief, Beliefs, unlearned
+from airflow_provider_seedance.polling import duration_model, schedule
+from airflow_provider_seedance.polling.duration_model import Belief, Beliefs, unlearned
 from airflow_provider_seedance.polling.schedule import Knowledge, next_poll
 
 SIGMAS = (0.2, 0.35, 0.6)
@@ -122,18 +122,18 @@ def turn_to(delay: float, run: Callable[[], Result]) -> None:
     for _ in range(12):
         set_worth(math.sqrt(low * high))
         if run().delay > delay:
-            low = beliefs.PATIENCE
+            low = duration_model.PATIENCE
         else:
-            high = beliefs.PATIENCE
+            high = duration_model.PATIENCE
 
 
-_WORTH, _GAP = beliefs.PATIENCE, beliefs.GAP
+_WORTH, _GAP = duration_model.PATIENCE, duration_model.GAP
 
 
 def set_worth(worth: float) -> None:
     """Set what a second of delay is worth; without history, the gaps follow from it."""
-    beliefs.PATIENCE = worth
-    beliefs.GAP = _GAP * math.sqrt(_WORTH / worth)
+    duration_model.PATIENCE = worth
+    duration_model.GAP = _GAP * math.sqrt(_WORTH / worth)
 
 
 def again(belief: Belief) -> Belief:

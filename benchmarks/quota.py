@@ -30,10 +30,10 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from airflow_provider_seedance.apis.wire import HttpCall, HttpReply
-from airflow_provider_seedance.client import AsyncClient
-from airflow_provider_seedance.polling import hub, notes
-from airflow_provider_seedance.polling.notes import QuotaNote
+from airflow_provider_seedance.apis.messages import HttpCall, HttpReply
+from airflow_provider_seedance.client.api_client import AsyncClient
+from airflow_provider_seedance.polling import hub, shared_quota
+from airflow_provider_seedance.polling.shared_quota import QuotaNote
 from airflow_provider_seedance.settings import Settings, read_settings
 from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger, SeedanceQuotaTrigger
 
@@ -150,7 +150,7 @@ def served_by(service: Service) -> Iterator[Settings]:
     with (
         tempfile.TemporaryDirectory() as directory,
         mock.patch.object(AsyncClient, "send", send),
-        mock.patch.object(notes, "directory", return_value=Path(directory) / "notes"),
+        mock.patch.object(shared_quota, "directory", return_value=Path(directory) / "notes"),
         mock.patch("airflow_provider_seedance.hooks.seedance.look_up_settings", look_up),
     ):
         yield settings
@@ -210,7 +210,7 @@ class Ours:
         wait = note.reserve(time.time()) if first else 0.0
         if wait:
             return 0.0, None, wait
-        client = AsyncClient(self.settings, observer=notes.NoteTaker(note))
+        client = AsyncClient(self.settings, observer=shared_quota.NoteTaker(note))
         reply: Any = await client.send(HttpCall(method="POST", path="/seedance/generate", json={}))
         await client.close()
         if reply.status == 429:

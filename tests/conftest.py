@@ -90,9 +90,10 @@ def connect(services: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch) -> Call
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the waiting out of everything that waits, and the reading of certificates out of every client."""
-    from airflow_provider_seedance import client, flows, records
     from airflow_provider_seedance.apis import seedance2api
+    from airflow_provider_seedance.client import api_client, flows
     from airflow_provider_seedance.polling import quota, schedule
+    from airflow_provider_seedance.submission import records
 
     monkeypatch.setattr(flows, "SUBMIT_PAUSES", (0.0,) * len(flows.SUBMIT_PAUSES))
     monkeypatch.setattr(flows, "READ_PAUSES", (0.0,) * len(flows.READ_PAUSES))
@@ -103,12 +104,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(schedule, name, 0.01)
     monkeypatch.setattr(schedule, "LONGEST_SHARE", 0.0)
     monkeypatch.setattr(quota, "SHORTEST_PAUSE", 0.01)
-    monkeypatch.setattr(client, "tls_context", functools.cache(client.tls_context))
+    monkeypatch.setattr(api_client, "tls_context", functools.cache(api_client.tls_context))
 
 
 @pytest.fixture(autouse=True)
 def notes_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep what one test was told of a quota from the next one."""
-    from airflow_provider_seedance.polling import notes
+    from airflow_provider_seedance.polling import shared_quota
 
-    monkeypatch.setattr(notes, "directory", lambda: tmp_path / "seedance-notes")
+    monkeypatch.setattr(shared_quota, "directory", lambda: tmp_path / "seedance-notes")

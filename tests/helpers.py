@@ -9,9 +9,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from airflow_provider_seedance.apis import SERVICES, get_api
 from airflow_provider_seedance.apis.base import Api, Prepared
-from airflow_provider_seedance.apis.wire import HttpCall, HttpReply, Pause, SubmitOutcome, TransportFailure
+from airflow_provider_seedance.apis.messages import (
+    HttpCall,
+    HttpReply,
+    Pause,
+    SubmitOutcome,
+    TransportFailure,
+)
+from airflow_provider_seedance.apis.registry import SERVICES, get_api
 from airflow_provider_seedance.generations import GenerationRequest, ImageRequest, VideoRequest
 from airflow_provider_seedance.settings import Settings, read_settings
 

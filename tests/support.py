@@ -13,8 +13,8 @@ from helpers import connection
 
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import ImageRequest, VideoRequest
-from airflow_provider_seedance.records import RECORD_KEY
 from airflow_provider_seedance.settings import Settings, read_settings
+from airflow_provider_seedance.submission.records import RECORD_KEY
 
 #: A key that is long and odd enough to be found wherever it should not be.
 SECRET = "sk-test-9f8e7d6c5b4a"

@@ -14,7 +14,7 @@ import pytest
 from airflow.sdk import DAG
 
 from airflow_provider_seedance import exceptions
-from airflow_provider_seedance.apis import SERVICES
+from airflow_provider_seedance.apis.registry import SERVICES
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "airflow_provider_seedance"

@@ -13,7 +13,8 @@ import jsonschema
 import pytest
 from helpers import connection
 
-from airflow_provider_seedance import apis, settings
+from airflow_provider_seedance import settings
+from airflow_provider_seedance.apis import registry
 from airflow_provider_seedance.get_provider_info import get_provider_info
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 
@@ -70,8 +71,8 @@ def test_integrations_are_declared() -> None:
 
 
 def test_the_form_offers_every_service() -> None:
-    assert FIELDS["api"]["schema"]["enum"] == list(apis.SERVICES)
-    assert FIELDS["api"]["schema"]["default"] == apis.DEFAULT_API
+    assert FIELDS["api"]["schema"]["enum"] == list(registry.SERVICES)
+    assert FIELDS["api"]["schema"]["default"] == registry.DEFAULT_API
 
 
 def test_the_form_has_every_key_of_the_extra() -> None:
@@ -80,7 +81,7 @@ def test_the_form_has_every_key_of_the_extra() -> None:
 
 def test_the_form_offers_every_auth_header() -> None:
     offered = {name for name in FIELDS["auth_header"]["schema"]["enum"] if name}
-    assert offered == {name for api in apis.SERVICES for name in apis.get_api(api).auth_headers}
+    assert offered == {name for api in registry.SERVICES for name in registry.get_api(api).auth_headers}
 
 
 def test_secrets_are_hidden_in_the_form() -> None:
@@ -93,7 +94,7 @@ def test_a_form_left_empty_is_a_good_connection() -> None:
     for empty in (None, ""):
         extra = {name: field["schema"].get("default", empty) for name, field in FIELDS.items()}
         read = settings.read_settings("c", connection(extra=extra))
-        assert read.api.name == apis.DEFAULT_API
+        assert read.api.name == registry.DEFAULT_API
         assert read.warnings == ()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from helpers import ALL_APIS, KEY, connection, prepare, settings, video
 
-from airflow_provider_seedance.apis import get_api
+from airflow_provider_seedance.apis.registry import get_api
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError
 from airflow_provider_seedance.settings import read_settings
 from airflow_provider_seedance.urls import MediaHosts

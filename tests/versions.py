@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from airflow_provider_seedance.compat import AIRFLOW_V_3_2_PLUS, AIRFLOW_V_3_3_PLUS, dag_serialization
+from airflow_provider_seedance.version_compat import AIRFLOW_V_3_2_PLUS, AIRFLOW_V_3_3_PLUS, dag_serialization
 
 AIRFLOW = version("apache-airflow-core")
 

@@ -15,9 +15,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.apis import base, reading
-from airflow_provider_seedance.apis.params import Flag, Inputs, Model, OneOf, Pattern, Rule, Text, Whole
-from airflow_provider_seedance.apis.wire import HttpCall, VendorError
+from airflow_provider_seedance.apis import base, parsing
+from airflow_provider_seedance.apis.messages import HttpCall, VendorError
+from airflow_provider_seedance.apis.rules import Flag, Inputs, Model, OneOf, Pattern, Rule, Text, Whole
 from airflow_provider_seedance.generations import (
     Generation,
     GenerationRequest,
@@ -212,10 +212,10 @@ class Ark(base.Api):
     # ------------------------------------------------------------------ calls
 
     def status_call(self, generation_id: str) -> HttpCall:
-        return HttpCall(method="GET", path=f"{TASKS}/{reading.segment(generation_id)}")
+        return HttpCall(method="GET", path=f"{TASKS}/{parsing.segment(generation_id)}")
 
     def cancel_call(self, generation_id: str) -> HttpCall:
-        return HttpCall(method="DELETE", path=f"{TASKS}/{reading.segment(generation_id)}")
+        return HttpCall(method="DELETE", path=f"{TASKS}/{parsing.segment(generation_id)}")
 
     def list_call(self, page: int = 1, size: int = LIST_PAGE_SIZE) -> HttpCall:
         """Build the request for one page of the account's tasks."""
@@ -236,7 +236,7 @@ class Ark(base.Api):
         for item in items if isinstance(items, list) else []:
             # A task is shown here as it is alone. One that was not asked for, or that tells no state, is
             # none of ours: a filter that is ignored must confuse nobody.
-            if not isinstance(item, Mapping) or not reading.text(item.get("status")):
+            if not isinstance(item, Mapping) or not parsing.text(item.get("status")):
                 continue
             if (known := self.find_id(item)) and known in generation_ids:
                 found[known] = self.read_generation(item, known, media="video", now=now)
@@ -278,7 +278,7 @@ class Ark(base.Api):
         ended = (read_time(payload.get("updated_at")) or created) if status.terminal else None
         succeeded = status is GenerationStatus.SUCCEEDED
         return {
-            "resolution": reading.text(payload.get("resolution")) or _image_size(payload),
+            "resolution": parsing.text(payload.get("resolution")) or _image_size(payload),
             "created_at": created,
             "completed_at": ended,
             "expires_at": _lifetime_from(ended or now) if succeeded else None,
@@ -290,7 +290,7 @@ class Ark(base.Api):
             return tuple(
                 url
                 for field in ("video_url", "file_url", "last_frame_url")
-                for url in reading.urls(content.get(field))
+                for url in parsing.urls(content.get(field))
             )
         data = payload.get("data")
         items = data if isinstance(data, list) else []
@@ -302,15 +302,15 @@ class Ark(base.Api):
         error = body.get("error")
         if not isinstance(error, Mapping):
             error = _all_images_failed(body)
-        code, message = reading.text(error.get("code")), reading.text(error.get("message"))
+        code, message = parsing.text(error.get("code")), parsing.text(error.get("message"))
         return VendorError(code=code, message=message) if code or message else None
 
     def wrote(self, body: Mapping[str, Any]) -> bool:
         # The codes are words; a number is what gateways and load balancers write.
-        return isinstance(reading.mapping(body.get("error")).get("code"), str)
+        return isinstance(parsing.mapping(body.get("error")).get("code"), str)
 
     def classify(self, status: int, code: str | None) -> type[errors.SeedanceError] | None:
-        if reading.is_moderation(code):
+        if parsing.is_moderation(code):
             return errors.SeedanceModerationError
         return _CODES.get((code or "").split(".", 1)[0])
 
@@ -397,11 +397,11 @@ def _image_body(request: ImageRequest) -> dict[str, Any]:
 
 
 def _image_url(item: Mapping[str, Any], payload: Mapping[str, Any]) -> str | None:
-    if found := reading.strings(item.get("url")):
+    if found := parsing.strings(item.get("url")):
         return found[0]
     encoded = item.get("b64_json")
     if isinstance(encoded, str) and encoded:
-        kind = reading.text(item.get("output_format")) or reading.text(payload.get("output_format")) or "jpeg"
+        kind = parsing.text(item.get("output_format")) or parsing.text(payload.get("output_format")) or "jpeg"
         return f"data:image/{kind};base64,{encoded}"
     return None
 
@@ -409,7 +409,7 @@ def _image_url(item: Mapping[str, Any], payload: Mapping[str, Any]) -> str | Non
 def _image_size(payload: Mapping[str, Any]) -> str | None:
     data = payload.get("data")
     items = data if isinstance(data, list) else []
-    sizes = [reading.text(item.get("size")) for item in items if isinstance(item, Mapping)]
+    sizes = [parsing.text(item.get("size")) for item in items if isinstance(item, Mapping)]
     return next((size for size in sizes if size), None)
 
 

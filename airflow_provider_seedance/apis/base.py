@@ -2,7 +2,7 @@
 What every service adapter is made of: pure functions that build calls and read replies.
 
 An adapter is one subclass of :class:`Api` in a file of its own, and one line in
-:data:`airflow_provider_seedance.services.SERVICES`. Here stands what they share: judging a request, telling the
+:data:`airflow_provider_seedance.apis.registry.SERVICES`. Here stands what they share: judging a request, telling the
 four fates of a submission apart (design: *submitting at most once*), and turning error replies into errors.
 """
 
@@ -16,11 +16,8 @@ from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.apis import reading
-from airflow_provider_seedance.apis.judging import Prepared, judge
-from airflow_provider_seedance.apis.params import Rule
-from airflow_provider_seedance.apis.rate_limits import read_rate_limit, read_retry_after
-from airflow_provider_seedance.apis.wire import (
+from airflow_provider_seedance.apis import parsing
+from airflow_provider_seedance.apis.messages import (
     Accepted,
     HttpCall,
     HttpReply,
@@ -32,6 +29,9 @@ from airflow_provider_seedance.apis.wire import (
     Uncertain,
     VendorError,
 )
+from airflow_provider_seedance.apis.rate_limits import read_rate_limit, read_retry_after
+from airflow_provider_seedance.apis.rules import Rule
+from airflow_provider_seedance.apis.validation import Prepared, judge
 from airflow_provider_seedance.generations import (
     Estimate,
     Generation,
@@ -213,7 +213,7 @@ class Api(abc.ABC):
         error = self.error_for(answer, call, now=now)
         if answer.status == 429 or (answer.status == 503 and body is not None and self.wrote(body)):
             return NotAccepted(error, error.retry_after)
-        if 400 <= answer.status < 500 and answer.status not in reading.UNCERTAIN_4XX:
+        if 400 <= answer.status < 500 and answer.status not in parsing.UNCERTAIN_4XX:
             return Refused(error)
         return Uncertain(error)
 
@@ -221,7 +221,7 @@ class Api(abc.ABC):
         self, body: Mapping[str, Any], request: GenerationRequest, now: datetime
     ) -> Generation | None:
         """Read the generation from a 2xx reply to a submission; ``None`` if there is neither id nor output."""
-        payload = reading.unwrap(body)
+        payload = parsing.unwrap(body)
         urls = self.outputs(payload)
         generation_id = self.find_id(body)
         if generation_id is None and not urls:
@@ -230,7 +230,7 @@ class Api(abc.ABC):
             # An error and no state of anything: the id may be that of the request.
             return None
         generation = self.read_generation(
-            body, generation_id or reading.local_id(body), media=request.media, now=now
+            body, generation_id or parsing.local_id(body), media=request.media, now=now
         )
         if generation.status is GenerationStatus.SUCCEEDED and not generation.urls:
             # "success" on a submission tells of the submission; the output is still to come.
@@ -244,9 +244,9 @@ class Api(abc.ABC):
     def _ids(self, body: Mapping[str, Any]) -> list[str]:
         return [
             found
-            for source in (reading.unwrap(body), body)
+            for source in (parsing.unwrap(body), body)
             for name in self.id_fields
-            if (found := reading.identifier(source.get(name)))
+            if (found := parsing.identifier(source.get(name)))
         ]
 
     def _refusal(
@@ -300,7 +300,7 @@ class Api(abc.ABC):
         """
         self.check_identity(reply, call, generation_id)
         body: Mapping[str, Any] = reply.json
-        payload = reading.unwrap(body)
+        payload = parsing.unwrap(body)
         word = payload.get("status")
         known = isinstance(word, str) and bool(word.strip())
         if known and payload is body and str(word).strip().lower() == "error":
@@ -333,18 +333,18 @@ class Api(abc.ABC):
         self, body: Mapping[str, Any], generation_id: str, *, media: Media, now: datetime
     ) -> Generation:
         """Read a generation from the body of a reply about it, in any documented shape. Never raises."""
-        payload = reading.unwrap(body)
+        payload = parsing.unwrap(body)
         urls = self.outputs(payload)
-        status, documented, word = reading.status_of(
+        status, documented, word = parsing.status_of(
             payload.get("status"), urls, self.envelope_words if payload is body else ()
         )
         succeeded = status is GenerationStatus.SUCCEEDED
         failed = status.terminal and not succeeded
-        message, code = reading.failure_message(payload, body) if failed else (None, None)
+        message, code = parsing.failure_message(payload, body) if failed else (None, None)
         common: dict[str, Any] = {
-            "model": reading.text(payload.get("model")),
+            "model": parsing.text(payload.get("model")),
             "duration": read_number(payload.get("duration")),
-            "resolution": reading.text(payload.get("resolution")),
+            "resolution": parsing.text(payload.get("resolution")),
             "created_at": read_time(payload.get("created_at")),
             "completed_at": read_time(payload.get("completed_at")),
         }
@@ -405,10 +405,10 @@ class Api(abc.ABC):
 
     def reports_generation(self, body: Mapping[str, Any]) -> bool:
         """Whether a body with an error in it describes a generation (a failed one), not a failed call."""
-        word = reading.unwrap(body).get("status")
+        word = parsing.unwrap(body).get("status")
         if not isinstance(word, str):
             return False
-        return self.find_id(body) is not None or word.lower() not in reading.ENVELOPE_WORDS
+        return self.find_id(body) is not None or word.lower() not in parsing.ENVELOPE_WORDS
 
     # ------------------------------------------------------------------ errors
 
@@ -436,15 +436,15 @@ class Api(abc.ABC):
         vendor = (self.read_error(body) if isinstance(body, Mapping) else None) or VendorError()
         status = reply.status
         if reply.ok:
-            status = vendor.status or reading.STATUS_BY_CODE.get(str(vendor.code).upper(), 500)
+            status = vendor.status or parsing.STATUS_BY_CODE.get(str(vendor.code).upper(), 500)
         # On a read these say all by themselves; a code refines only what a status leaves open.
         plain = call.method == "GET" and (reply.status in (401, 404, 429) or reply.status >= 500)
         code = None if plain else vendor.code
-        cls = self.classify(status, code) or reading.class_for(status, code)
+        cls = self.classify(status, code) or parsing.class_for(status, code)
         wait = read_retry_after(reply.headers, now) if status == 503 else None
         if status == 429:  # the quota headers stand on every reply and mean something on this one only
             wait = read_rate_limit(reply.headers, now).retry_after
-        message = reading.words_for(self.name, reply, vendor)
+        message = parsing.words_for(self.name, reply, vendor)
         return cls(
             message,
             http_status=reply.status,

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from airflow_provider_seedance.apis import base, reading
-from airflow_provider_seedance.apis.params import Flag, Inputs, Model, OneOf, Rule, Text
-from airflow_provider_seedance.apis.wire import HttpCall, VendorError
+from airflow_provider_seedance.apis import base, parsing
+from airflow_provider_seedance.apis.messages import HttpCall, VendorError
+from airflow_provider_seedance.apis.rules import Flag, Inputs, Model, OneOf, Rule, Text
 from airflow_provider_seedance.generations import (
     GenerationRequest,
     GenerationStatus,
@@ -60,7 +60,7 @@ class Runbase(base.Api):
         body["input"].update(extra)
 
     def status_call(self, generation_id: str) -> HttpCall:
-        return HttpCall(method="GET", path=f"/runs/{reading.segment(generation_id)}")
+        return HttpCall(method="GET", path=f"/runs/{parsing.segment(generation_id)}")
 
     def details(
         self, payload: Mapping[str, Any], status: GenerationStatus, now: datetime
@@ -74,18 +74,18 @@ class Runbase(base.Api):
     def outputs(self, payload: Mapping[str, Any]) -> tuple[str, ...]:
         output = payload.get("output")
         if isinstance(output, Mapping):
-            return reading.urls(output.get("urls")) or reading.urls(output)
-        return reading.urls(output)
+            return parsing.urls(output.get("urls")) or parsing.urls(output)
+        return parsing.urls(output)
 
     def read_error(self, body: Mapping[str, Any]) -> VendorError | None:
         # No body is documented; clients have seen the message alone under "error".
         error = body.get("error")
         if isinstance(error, Mapping):
-            code, message = reading.text(error.get("code")), reading.text(error.get("message"))
+            code, message = parsing.text(error.get("code")), parsing.text(error.get("message"))
             return VendorError(code=code, message=message) if code or message else None
         if isinstance(error, str) and error:
-            message = reading.text(body.get("message"))
-            return VendorError(code=reading.text(body.get("code")), message=message or error)
+            message = parsing.text(body.get("message"))
+            return VendorError(code=parsing.text(body.get("code")), message=message or error)
         return None
 
     def wrote(self, body: Mapping[str, Any]) -> bool:

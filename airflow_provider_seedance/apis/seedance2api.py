@@ -12,9 +12,9 @@ from datetime import datetime
 from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.apis import base, reading
-from airflow_provider_seedance.apis.params import Inputs, Model, OneOf, Rule, Text, Whole
-from airflow_provider_seedance.apis.wire import HttpCall, HttpReply, Pause, VendorError
+from airflow_provider_seedance.apis import base, parsing
+from airflow_provider_seedance.apis.messages import HttpCall, HttpReply, Pause, VendorError
+from airflow_provider_seedance.apis.rules import Inputs, Model, OneOf, Rule, Text, Whole
 from airflow_provider_seedance.generations import (
     Generation,
     GenerationRequest,
@@ -59,7 +59,7 @@ class Seedance2Api(base.Api):
     auth_headers = ("authorization", "x-api-key")
     callback_field = "webhook_url"
     requests_per_reading = 2
-    envelope_words = reading.ENVELOPE_WORDS
+    envelope_words = parsing.ENVELOPE_WORDS
 
     def rules(self, request: GenerationRequest, base_url: str) -> Mapping[str, Rule]:
         return _IMAGE_RULES if isinstance(request, ImageRequest) else _VIDEO_RULES
@@ -80,11 +80,11 @@ class Seedance2Api(base.Api):
         return body
 
     def status_call(self, generation_id: str) -> HttpCall:
-        return HttpCall(method="GET", path=f"/tasks/{reading.segment(generation_id)}")
+        return HttpCall(method="GET", path=f"/tasks/{parsing.segment(generation_id)}")
 
     def result_call(self, generation_id: str) -> HttpCall:
         """Build the request for the result of a completed generation."""
-        return HttpCall(method="GET", path=f"/results/{reading.segment(generation_id)}")
+        return HttpCall(method="GET", path=f"/results/{parsing.segment(generation_id)}")
 
     def status_flow(self, generation_id: str, media: Media, now: datetime) -> base.Flow[Generation]:
         call = self.status_call(generation_id)
@@ -137,32 +137,32 @@ class Seedance2Api(base.Api):
     def details(
         self, payload: Mapping[str, Any], status: GenerationStatus, now: datetime
     ) -> Mapping[str, Any]:
-        result = reading.mapping(payload.get("result"))
+        result = parsing.mapping(payload.get("result"))
         return {
             "duration": read_number(result.get("duration", payload.get("duration"))),
-            "resolution": reading.text(result.get("resolution")) or reading.text(payload.get("resolution")),
+            "resolution": parsing.text(result.get("resolution")) or parsing.text(payload.get("resolution")),
             "progress": read_number(payload.get("progress")),
             "estimated_wait": read_number(payload.get("estimated_wait_time_seconds")),
         }
 
     def outputs(self, payload: Mapping[str, Any]) -> tuple[str, ...]:
-        for source in (reading.mapping(payload.get("result")), payload):
-            if found := reading.urls(source.get("video_url")) or reading.urls(source.get("images")):
+        for source in (parsing.mapping(payload.get("result")), payload):
+            if found := parsing.urls(source.get("video_url")) or parsing.urls(source.get("images")):
                 return found
         return ()
 
     def reports_generation(self, body: Mapping[str, Any]) -> bool:
-        payload = reading.unwrap(body)
+        payload = parsing.unwrap(body)
         word = payload.get("status")
-        return isinstance(word, str) and (payload is not body or word.lower() not in reading.ENVELOPE_WORDS)
+        return isinstance(word, str) and (payload is not body or word.lower() not in parsing.ENVELOPE_WORDS)
 
     def read_error(self, body: Mapping[str, Any]) -> VendorError | None:
         error = body.get("error")
         if isinstance(error, Mapping):
-            code, message = reading.text(error.get("code")), reading.text(error.get("message"))
+            code, message = parsing.text(error.get("code")), parsing.text(error.get("message"))
             return VendorError(code=code, message=message) if code or message else None
         if body.get("status") == "error":
-            return VendorError(message=reading.text(error) or reading.text(body.get("message")) or "error")
+            return VendorError(message=parsing.text(error) or parsing.text(body.get("message")) or "error")
         return None
 
     def wrote(self, body: Mapping[str, Any]) -> bool:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from airflow_provider_seedance.apis import base, reading
-from airflow_provider_seedance.apis.wire import HttpCall, VendorError
+from airflow_provider_seedance.apis import base, parsing
+from airflow_provider_seedance.apis.messages import HttpCall, VendorError
 from airflow_provider_seedance.generations import (
     GenerationRequest,
     GenerationStatus,
@@ -35,32 +35,32 @@ class SeedanceOrgApi(base.Api):
     def details(
         self, payload: Mapping[str, Any], status: GenerationStatus, now: datetime
     ) -> Mapping[str, Any]:
-        asked = reading.mapping(payload.get("request"))
+        asked = parsing.mapping(payload.get("request"))
         consumed = read_number(payload.get("consumed_credits"))
         return {
-            "model": reading.text(asked.get("model")) or reading.text(payload.get("model")),
+            "model": parsing.text(asked.get("model")) or parsing.text(payload.get("model")),
             "duration": read_number(asked.get("duration", payload.get("duration"))),
-            "resolution": reading.text(asked.get("resolution")) or reading.text(payload.get("resolution")),
+            "resolution": parsing.text(asked.get("resolution")) or parsing.text(payload.get("resolution")),
             "credits": consumed,
             "cost_usd": self.cost(consumed),
         }
 
     def outputs(self, payload: Mapping[str, Any]) -> tuple[str, ...]:
-        return reading.urls(payload.get("response")) or reading.urls(payload.get("video_url"))
+        return parsing.urls(payload.get("response")) or parsing.urls(payload.get("video_url"))
 
     def read_error(self, body: Mapping[str, Any]) -> VendorError | None:
         error = body.get("error")
         nested = error if isinstance(error, Mapping) else {}
-        code = reading.text(nested.get("code")) or reading.text(body.get("code"))
+        code = parsing.text(nested.get("code")) or parsing.text(body.get("code"))
         if code is not None and code.strip().lower() in _FINE_CODES:
             code = None
         if code is None and not error:
             return None
         message = (
-            reading.text(nested.get("message"))
-            or reading.text(body.get("error_message"))
+            parsing.text(nested.get("message"))
+            or parsing.text(body.get("error_message"))
             or (
-                reading.text(body.get("message")) if body.get("message") not in ("success", "error") else None
+                parsing.text(body.get("message")) if body.get("message") not in ("success", "error") else None
             )
             or (error if isinstance(error, str) else None)
         )

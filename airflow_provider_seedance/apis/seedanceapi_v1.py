@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_provider_seedance.apis.params import Flag, Inputs, OneOf, Rule, Text
+from airflow_provider_seedance.apis.rules import Flag, Inputs, OneOf, Rule, Text
 from airflow_provider_seedance.apis.seedanceapi import SeedanceOrgApi
 from airflow_provider_seedance.generations import Estimate, GenerationRequest, ImageRequest, read_number
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_provider_seedance.apis.params import Flag, Inputs, Model, OneOf, Rule, Text, Undocumented
+from airflow_provider_seedance.apis.rules import Flag, Inputs, Model, OneOf, Rule, Text, Undocumented
 from airflow_provider_seedance.apis.seedanceapi import SeedanceOrgApi
 from airflow_provider_seedance.generations import GenerationRequest, ImageRequest
 

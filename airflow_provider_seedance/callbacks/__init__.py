@@ -1,1 +1,1 @@
-"""What services say when they call back, and what this Airflow makes of it."""
+"""The webhook protocol, pure: tokens, signatures, payloads and the inbox in the task state store."""

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import airflow_provider_seedance
-from airflow_provider_seedance.cli import services
+from airflow_provider_seedance.cli.connection import KEY_VARIABLE, connection_from_environment, makes_images
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError
 from airflow_provider_seedance.generations import Estimate, GenerationRequest, ImageRequest, VideoRequest
 
@@ -93,7 +93,7 @@ def _emulated_plan(args: argparse.Namespace, stack: ExitStack) -> Plan:
     except ImportError as error:
         raise DemoError(str(error)) from error
     print(
-        f"No {services.KEY_VARIABLE} is set, so nothing is paid: a stand-in for the services runs at\n"
+        f"No {KEY_VARIABLE} is set, so nothing is paid: a stand-in for the services runs at\n"
         f"{emulator.url} and renders {args.speed:g} times faster than the real ones.\n"
     )
     return Plan(
@@ -110,7 +110,7 @@ def _emulated_plan(args: argparse.Namespace, stack: ExitStack) -> Plan:
 
 
 def _real_plan(args: argparse.Namespace) -> Plan | None:
-    connection = services.connection_from_environment()
+    connection = connection_from_environment()
     if connection is None:
         return None
     from airflow_provider_seedance.hooks.seedance import SeedanceHook
@@ -118,10 +118,10 @@ def _real_plan(args: argparse.Namespace) -> Plan | None:
     # The hook reads connections as every Airflow process does: from the environment.
     os.environ["AIRFLOW_CONN_SEEDANCE_DEFAULT"] = connection
     hook = SeedanceHook()
-    images = services.makes_images(hook.settings)
+    images = makes_images(hook.settings)
     requests: list[GenerationRequest] = [ImageRequest(prompt=PROMPT)] if images else []
     requests.append(VideoRequest(prompt=PROMPT))
-    print(f"This uses {hook.settings.api.title} with the key in {services.KEY_VARIABLE} and costs money:")
+    print(f"This uses {hook.settings.api.title} with the key in {KEY_VARIABLE} and costs money:")
     for request in requests:
         print(f"  1 {request.media}: {_price(hook.estimate(request))}")
     if not args.yes and not _agreed():
@@ -249,7 +249,7 @@ def _report(airflow: LocalAirflow, plan: Plan, run_id: str, began: float) -> Non
     print(f"Video:  {path}")
     print(f"        {stored['bytes']:,} bytes, {_playable(path)}")
     price = _price(Estimate(credits=video["credits"], cost_usd=video["cost_usd"]))
-    real = services.KEY_VARIABLE in os.environ
+    real = KEY_VARIABLE in os.environ
     print(f"Price:  {'' if real else 'at the real service '}{price}", flush=True)
 
 

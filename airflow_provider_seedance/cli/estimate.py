@@ -16,9 +16,14 @@ from typing import Any
 
 from airflow_provider_seedance import __version__
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.campaigns.estimates import UNKNOWN, CampaignEstimate, estimate, prepare
-from airflow_provider_seedance.campaigns.requests import read_requests
-from airflow_provider_seedance.cli import services
+from airflow_provider_seedance.batch.estimates import UNKNOWN, CampaignEstimate, estimate, prepare
+from airflow_provider_seedance.batch.requests import read_requests
+from airflow_provider_seedance.cli.connection import (
+    API_VARIABLE,
+    KEY_VARIABLE,
+    airflows_database,
+    connection_from_environment,
+)
 from airflow_provider_seedance.generations import GenerationRequest, VideoRequest
 from airflow_provider_seedance.settings import Settings
 
@@ -73,7 +78,7 @@ def estimate_command(args: argparse.Namespace) -> int:
         if bool(args.requests) == bool(args.dag):
             raise errors.SeedanceConfigurationError("Give either a file of requests or --dag.")
         # Dag files, templates and Airflow may talk; what is printed here is for others to read.
-        with contextlib.redirect_stdout(sys.stderr), services.airflows_database():
+        with contextlib.redirect_stdout(sys.stderr), airflows_database():
             sums, notes = _of_dag(args) if args.dag else _of_file(args)
     except errors.SeedanceError as error:
         print(error.message, file=sys.stderr)
@@ -161,7 +166,7 @@ def _settings(args: argparse.Namespace, conn_id: str | None) -> Settings:
         nothing = dict.fromkeys(("host", "port", "schema"))
         return read_settings("(none)", SimpleNamespace(password="-", extra=extra, **nothing))  # noqa: S106
     name = conn_id or "seedance_default"
-    if name == "seedance_default" and (connection := services.connection_from_environment()):
+    if name == "seedance_default" and (connection := connection_from_environment()):
         os.environ["AIRFLOW_CONN_SEEDANCE_DEFAULT"] = connection
     try:
         return SeedanceHook(name).settings
@@ -169,8 +174,8 @@ def _settings(args: argparse.Namespace, conn_id: str | None) -> Settings:
         raise
     except Exception as error:
         raise errors.SeedanceConfigurationError(
-            f"There is no usable connection {name!r} ({error}). Create it, set {services.KEY_VARIABLE} and "
-            f"{services.API_VARIABLE}, or name the service with --api: an estimate needs no key. Nothing was sent."
+            f"There is no usable connection {name!r} ({error}). Create it, set {KEY_VARIABLE} and "
+            f"{API_VARIABLE}, or name the service with --api: an estimate needs no key. Nothing was sent."
         ) from error
 
 
@@ -178,7 +183,7 @@ def _settings(args: argparse.Namespace, conn_id: str | None) -> Settings:
 
 
 def _of_dag(args: argparse.Namespace) -> tuple[list[_Sum], list[str]]:
-    from airflow_provider_seedance.cli import dags
+    from airflow_provider_seedance.cli import dag_requests
 
     if given := [f"--{name.replace('_', '-')}" for name in _DEFAULTS if getattr(args, name)]:
         raise errors.SeedanceConfigurationError(
@@ -186,16 +191,16 @@ def _of_dag(args: argparse.Namespace) -> tuple[list[_Sum], list[str]]:
         )
     if bool(args.since) != bool(args.until):
         raise errors.SeedanceConfigurationError("--from and --to belong together. Nothing was sent.")
-    days = dags.day_range(args.since, args.until) if args.since else None
-    dag = dags.load_dag(args.dag, args.file)
+    days = dag_requests.day_range(args.since, args.until) if args.since else None
+    dag = dag_requests.load_dag(args.dag, args.file)
     moments: Sequence[Any] = [None]
     if days:
-        moments = dags.runs_between(dag, *days)
+        moments = dag_requests.runs_between(dag, *days)
         if not moments:
             raise errors.SeedanceConfigurationError(
                 f"{args.dag} has no run between {args.since} and {args.until}. Nothing was sent."
             )
-    asked = [one for moment in moments for one in dags.asked_in(dag, moment)]
+    asked = [one for moment in moments for one in dag_requests.asked_in(dag, moment)]
     if not asked:
         raise errors.SeedanceConfigurationError(
             f"No task of {args.dag} generates anything: it has no operator of this package. Nothing was sent."

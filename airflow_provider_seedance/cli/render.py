@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.cli import services
+from airflow_provider_seedance.cli.connection import (
+    API_VARIABLE,
+    KEY_VARIABLE,
+    airflows_database,
+    connection_from_environment,
+)
 from airflow_provider_seedance.generations import (
     Estimate,
     Generation,
@@ -102,18 +107,18 @@ def _writable(output: str) -> Path:
 def _hook(args: argparse.Namespace) -> SeedanceHook:
     from airflow_provider_seedance.hooks.seedance import SeedanceHook
 
-    if args.conn_id is None and (connection := services.connection_from_environment()):
+    if args.conn_id is None and (connection := connection_from_environment()):
         os.environ["AIRFLOW_CONN_SEEDANCE_DEFAULT"] = connection
     hook = SeedanceHook(args.conn_id or "seedance_default")
     try:
-        with services.airflows_database():
+        with airflows_database():
             hook.settings  # noqa: B018 (read now: an unusable connection is told before anything else)
     except errors.SeedanceError:
         raise
     except Exception as error:
         raise errors.SeedanceConfigurationError(
             f"There is no usable connection {hook.seedance_conn_id!r} ({error}). Create it, or set "
-            f"{services.KEY_VARIABLE} and {services.API_VARIABLE}. Nothing was sent."
+            f"{KEY_VARIABLE} and {API_VARIABLE}. Nothing was sent."
         ) from error
     return hook
 
@@ -188,11 +193,11 @@ def _show(bar: Progress, task: TaskID, reading: Generation) -> None:
 def _download(hook: SeedanceHook, generation: Generation, output: Path) -> tuple[int, str]:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-    from airflow_provider_seedance.media import MediaClient
+    from airflow_provider_seedance.client.media_client import MediaClient
+    from airflow_provider_seedance.storage.location import Place
     from airflow_provider_seedance.transfers.download import Source, download
     from airflow_provider_seedance.transfers.inline import store_data_url
-    from airflow_provider_seedance.transfers.outputs import FreshUrls
-    from airflow_provider_seedance.transfers.storage import Place
+    from airflow_provider_seedance.transfers.output import FreshUrls
 
     urls = FreshUrls(generation, hook)
     source = Source(
@@ -226,7 +231,7 @@ def _download(hook: SeedanceHook, generation: Generation, output: Path) -> tuple
 
 def _is_local(course: _Course) -> bool:
     """Whether the generation is known here only, with outputs that no service can be asked for again."""
-    from airflow_provider_seedance.flows import LOCAL_PREFIX
+    from airflow_provider_seedance.client.flows import LOCAL_PREFIX
 
     return bool(course.ended and course.ended.urls and course.ended.generation_id.startswith(LOCAL_PREFIX))
 

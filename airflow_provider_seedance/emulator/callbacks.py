@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow_provider_seedance.emulator.ledger import CallbackEntry
-from airflow_provider_seedance.emulator.records import Generation
+from airflow_provider_seedance.emulator.models import Generation
 from airflow_provider_seedance.emulator.services.base import Service
 from airflow_provider_seedance.emulator.state import Backend
 

@@ -14,9 +14,10 @@ from airflow_provider_seedance.emulator.clock import Clock
 from airflow_provider_seedance.emulator.control import Control
 from airflow_provider_seedance.emulator.faults import Fault, Faults
 from airflow_provider_seedance.emulator.ledger import Ledger
-from airflow_provider_seedance.emulator.media import MediaStore
+from airflow_provider_seedance.emulator.media_encoder import MediaStore
+from airflow_provider_seedance.emulator.media_server import MEDIA_PREFIX
+from airflow_provider_seedance.emulator.models import APIS, Failure, Generation, Settings
 from airflow_provider_seedance.emulator.quota import Quota
-from airflow_provider_seedance.emulator.records import APIS, Failure, Generation, Settings
 from airflow_provider_seedance.emulator.server import EmulatorServer, Parts
 from airflow_provider_seedance.emulator.services.ark import Ark
 from airflow_provider_seedance.emulator.services.base import Service
@@ -24,7 +25,6 @@ from airflow_provider_seedance.emulator.services.runbase import Runbase
 from airflow_provider_seedance.emulator.services.seedance2api import Seedance2Api
 from airflow_provider_seedance.emulator.services.seedanceapi import SeedanceApiV1, SeedanceApiV2
 from airflow_provider_seedance.emulator.state import Backend
-from airflow_provider_seedance.emulator.storage import MEDIA_PREFIX
 
 _SERVICES: tuple[type[Service], ...] = (Seedance2Api, SeedanceApiV1, SeedanceApiV2, Runbase, Ark)
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
-from airflow_provider_seedance.emulator.records import APIS
+from airflow_provider_seedance.emulator.models import APIS
 
 
 def run(

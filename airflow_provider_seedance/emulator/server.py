@@ -21,13 +21,13 @@ from airflow_provider_seedance.emulator.callbacks import CallbackSender
 from airflow_provider_seedance.emulator.control import CONTROL_PREFIX, Control
 from airflow_provider_seedance.emulator.faults import Fault
 from airflow_provider_seedance.emulator.ledger import RequestEntry
-from airflow_provider_seedance.emulator.media import MediaStore
+from airflow_provider_seedance.emulator.media_encoder import MediaStore
+from airflow_provider_seedance.emulator.media_server import MEDIA_PREFIX, find_link, serve_media
+from airflow_provider_seedance.emulator.models import Link
 from airflow_provider_seedance.emulator.quota import Quota
-from airflow_provider_seedance.emulator.records import Link
 from airflow_provider_seedance.emulator.replies import fault_reply, limited, quota_headers
 from airflow_provider_seedance.emulator.services.base import ApiError, Call, Reply, Route, Service, json_reply
 from airflow_provider_seedance.emulator.state import Backend
-from airflow_provider_seedance.emulator.storage import MEDIA_PREFIX, find_link, serve_media
 
 _LARGEST_BODY = 64 * 1024 * 1024
 _POLL_SECONDS = 0.02

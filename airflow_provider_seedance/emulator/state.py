@@ -19,8 +19,8 @@ from typing import Any
 from airflow_provider_seedance.emulator.clock import Clock
 from airflow_provider_seedance.emulator.faults import Faults
 from airflow_provider_seedance.emulator.ledger import Deletion, Ledger, Submission
-from airflow_provider_seedance.emulator.media import MediaSpec
-from airflow_provider_seedance.emulator.records import (
+from airflow_provider_seedance.emulator.media_encoder import MediaSpec
+from airflow_provider_seedance.emulator.models import (
     Draft,
     Ending,
     Failure,

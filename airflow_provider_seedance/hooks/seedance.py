@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance import flows
+from airflow_provider_seedance.client import flows
 from airflow_provider_seedance.generations import (
     Estimate,
     Generation,
@@ -23,10 +23,10 @@ from airflow_provider_seedance.generations import (
 from airflow_provider_seedance.settings import Settings, read_settings
 
 if TYPE_CHECKING:
-    from airflow_provider_seedance.apis.judging import Prepared
-    from airflow_provider_seedance.apis.wire import HttpCall
-    from airflow_provider_seedance.client import AsyncClient, Client
-    from airflow_provider_seedance.flows import Cancellation
+    from airflow_provider_seedance.apis.messages import HttpCall
+    from airflow_provider_seedance.apis.validation import Prepared
+    from airflow_provider_seedance.client.api_client import AsyncClient, Client
+    from airflow_provider_seedance.client.flows import Cancellation
 
 log = logging.getLogger(__name__)
 
@@ -78,13 +78,13 @@ class SeedanceHook(BaseHook):
 
     def get_conn(self) -> Client:
         """Return a client of the service; close it after use, or use it as a context manager."""
-        from airflow_provider_seedance.client import Client
+        from airflow_provider_seedance.client.api_client import Client
 
         return Client(self.settings)
 
     async def aget_conn(self) -> AsyncClient:
         """Return an asynchronous client of the service; close it after use."""
-        from airflow_provider_seedance.client import AsyncClient
+        from airflow_provider_seedance.client.api_client import AsyncClient
 
         return AsyncClient(await self.asettings())
 
@@ -206,7 +206,7 @@ class SeedanceHook(BaseHook):
 
         :param report: Called with every reading, to show progress.
         """
-        from airflow_provider_seedance.polling.waiting import begin, on_reading
+        from airflow_provider_seedance.polling.wait_state import begin, on_reading
 
         waiting = _waiting(generation_id, media, time.time() + timeout, poll_interval, estimated_wait)
         step = begin(waiting, time.time())
@@ -232,7 +232,7 @@ class SeedanceHook(BaseHook):
         poll_interval: float | None = None,
     ) -> Generation:
         """Wait until a generation has succeeded; see :meth:`wait`."""
-        from airflow_provider_seedance.polling.waiting import begin, on_reading
+        from airflow_provider_seedance.polling.wait_state import begin, on_reading
 
         settings = await self.asettings()
         step = begin(_waiting(generation_id, media, time.time() + timeout, poll_interval, None), time.time())
@@ -280,7 +280,7 @@ def raise_unless_succeeded(generation: Generation) -> Generation:
     :raises SeedanceOutputGoneError: it succeeded but there is nothing to download.
     :raises SeedanceGenerationFailedError: it failed or expired.
     """
-    from airflow_provider_seedance.apis.reading import is_moderation
+    from airflow_provider_seedance.apis.parsing import is_moderation
 
     known: dict[str, Any] = {"generation_id": generation.generation_id, "vendor_code": generation.error_code}
     said = f": {generation.error_message}" if generation.error_message else ""
@@ -370,7 +370,7 @@ def _waiting(
     estimated_wait: float | None,
 ) -> Any:
     from airflow_provider_seedance.polling.schedule import Knowledge
-    from airflow_provider_seedance.polling.waiting import WORKER_QUOTA_PATIENCE, Waiting
+    from airflow_provider_seedance.polling.wait_state import WORKER_QUOTA_PATIENCE, Waiting
 
     return Waiting(
         generation_id=generation_id,

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from airflow_provider_seedance.compat import AIRFLOW_V_3_3_PLUS
 from airflow_provider_seedance.generations import VideoRequest
 from airflow_provider_seedance.operators.checks import check_arguments
 from airflow_provider_seedance.policies.retry import SeedanceRetryPolicy
 from airflow_provider_seedance.task_states import ABANDONED, state_of
+from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
@@ -95,7 +95,7 @@ class SeedanceOperator(BaseOperator):
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
         """Tell OpenLineage, where that is installed, which generations were made and what they cost."""
-        from airflow_provider_seedance import lineage
+        from airflow_provider_seedance.observability import lineage
 
         return lineage.of_generations(self.delivered)
 

@@ -3,7 +3,7 @@ The batch operator: hundreds of renders in one task instance.
 
 Each entry of a worker is short: it takes in what has ended, submits as much as may be in flight, and defers
 until enough of that has ended. What every entry decides is in
-:mod:`airflow_provider_seedance.operators.campaign`; here are the order of an entry and its two ends, the
+:mod:`airflow_provider_seedance.batch.batch`; here are the order of an entry and its two ends, the
 deferral and the result.
 """
 
@@ -21,20 +21,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.compat import TaskDeferralError, TaskDeferralTimeout
+from airflow_provider_seedance.batch.resume_state import Course, Stop, halted, read_course, refused, stopped
 from airflow_provider_seedance.operators import pace
 from airflow_provider_seedance.operators.base import LONGEST_QUOTA_WAIT, SeedanceOperator
 from airflow_provider_seedance.operators.checks import check_arguments, check_batch, check_rendered
-from airflow_provider_seedance.operators.course import Course, Stop, halted, read_course, refused, stopped
+from airflow_provider_seedance.version_compat import TaskDeferralError, TaskDeferralTimeout
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
-    from airflow_provider_seedance.campaigns.ledger import Ledger
-    from airflow_provider_seedance.campaigns.renders import Render
-    from airflow_provider_seedance.campaigns.requests import Item
+    from airflow_provider_seedance.batch.batch import Campaign
+    from airflow_provider_seedance.batch.items import Render
+    from airflow_provider_seedance.batch.record_store import Ledger
+    from airflow_provider_seedance.batch.requests import Item
     from airflow_provider_seedance.hooks.seedance import SeedanceHook
-    from airflow_provider_seedance.operators.campaign import Campaign
     from airflow_provider_seedance.settings import Settings
     from airflow_provider_seedance.triggers.seedance import SeedanceBatchTrigger
 
@@ -162,10 +162,10 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
             ) from error
 
     def _run(self, context: Context, course: Course, event: Any) -> dict[str, Any]:
-        from airflow_provider_seedance.campaigns.ledger import Ledger
-        from airflow_provider_seedance.campaigns.requests import read_requests
-        from airflow_provider_seedance.client import Client
-        from airflow_provider_seedance.polling.notes import NoteTaker, QuotaNote
+        from airflow_provider_seedance.batch.record_store import Ledger
+        from airflow_provider_seedance.batch.requests import read_requests
+        from airflow_provider_seedance.client.api_client import Client
+        from airflow_provider_seedance.polling.shared_quota import NoteTaker, QuotaNote
         from airflow_provider_seedance.triggers.seedance import read_batch_event
 
         check_arguments(self)
@@ -201,7 +201,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
     def _go_on(
         self, context: Context, hook: SeedanceHook, campaign: Campaign, course: Course, *, turn: bool
     ) -> dict[str, Any]:
-        from airflow_provider_seedance.campaigns.renders import Totals
+        from airflow_provider_seedance.batch.items import Totals
 
         first = course.ended_before is None
         if first:
@@ -233,12 +233,12 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
 
         :raises SeedanceRequestError: with ``on_item_failure="fail"``, naming what the service does not take.
         """
-        from airflow_provider_seedance.campaigns.estimates import prepare
-        from airflow_provider_seedance.campaigns.ledger import take_names
-        from airflow_provider_seedance.campaigns.outcome import refusal_of
-        from airflow_provider_seedance.campaigns.renders import Phase, Render, failure_of
+        from airflow_provider_seedance.batch.estimates import prepare
+        from airflow_provider_seedance.batch.items import Phase, Render, failure_of
+        from airflow_provider_seedance.batch.record_store import take_names
+        from airflow_provider_seedance.batch.results import refusal_of
         from airflow_provider_seedance.generations import VideoRequest
-        from airflow_provider_seedance.records import Attempt, Fingerprint
+        from airflow_provider_seedance.submission.records import Attempt, Fingerprint
 
         tries = _tries(context)
         renders, told = [], Counter[str]()
@@ -267,8 +267,8 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
         return renders
 
     def _estimate(self, settings: Settings, items: Sequence[Item]) -> dict[str, Any]:
-        from airflow_provider_seedance.campaigns.estimates import estimate_items
-        from airflow_provider_seedance.campaigns.outcome import estimated
+        from airflow_provider_seedance.batch.estimates import estimate_items
+        from airflow_provider_seedance.batch.results import estimated
 
         found = estimate_items(settings, items)
         self.log.info("dry_run: nothing was sent. By the published prices it would cost\n%s", found.table())
@@ -285,10 +285,10 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
         *,
         allowed: int,
     ) -> Campaign:
-        from airflow_provider_seedance.operators.campaign import Campaign
-        from airflow_provider_seedance.operators.submission import Policy
-        from airflow_provider_seedance.polling.waiting import QUOTA_PATIENCE, WORKER_QUOTA_PATIENCE
-        from airflow_provider_seedance.records import NO_REQUEST, Attempt
+        from airflow_provider_seedance.batch.batch import Campaign
+        from airflow_provider_seedance.polling.wait_state import QUOTA_PATIENCE, WORKER_QUOTA_PATIENCE
+        from airflow_provider_seedance.submission.records import NO_REQUEST, Attempt
+        from airflow_provider_seedance.submission.submitter import Policy
 
         return Campaign(
             client=client,
@@ -312,7 +312,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
     # ------------------------------------------------------------------ waiting
 
     def _is_over(self, campaign: Campaign, stop: Stop) -> bool:
-        from airflow_provider_seedance.campaigns.renders import Phase
+        from airflow_provider_seedance.batch.items import Phase
 
         if campaign.of(Phase.IN_FLIGHT, Phase.UNREAD):
             return False
@@ -324,7 +324,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
 
         :raises SeedanceError: what it said.
         """
-        from airflow_provider_seedance.campaigns.renders import Phase
+        from airflow_provider_seedance.batch.items import Phase
 
         if course.not_before is None or campaign.of(Phase.IN_FLIGHT):
             return
@@ -335,7 +335,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
             raise stop.error
 
     def _trigger(self, campaign: Campaign, stop: Stop, course: Course) -> SeedanceBatchTrigger:
-        from airflow_provider_seedance.campaigns.renders import Phase
+        from airflow_provider_seedance.batch.items import Phase
         from airflow_provider_seedance.triggers.seedance import SeedanceBatchTrigger
 
         awaited = campaign.of(Phase.IN_FLIGHT)
@@ -367,7 +367,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
         )
 
     def _defer(self, campaign: Campaign, trigger: SeedanceBatchTrigger, course: Course) -> NoReturn:
-        from airflow_provider_seedance.polling.waiting import deferral_timeout
+        from airflow_provider_seedance.polling.wait_state import deferral_timeout
 
         deadlines = [generation[1] for generation in trigger.generations]
         deadlines += [trigger.moment + LONGEST_QUOTA_WAIT] if trigger.moment is not None else []
@@ -402,8 +402,8 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
 
     def _recover(self, campaign: Campaign) -> None:
         """Take results that the records had no room for from the manifest."""
-        from airflow_provider_seedance.campaigns.manifest import read_manifest
-        from airflow_provider_seedance.campaigns.renders import Phase
+        from airflow_provider_seedance.batch.items import Phase
+        from airflow_provider_seedance.batch.manifest import read_manifest
 
         if self._manifest is None or not campaign.of(Phase.UNREAD):
             return
@@ -413,8 +413,8 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
             self.log.info("The results are asked for again: %s", error.message)
 
     def _write_manifest(self, campaign: Campaign, *, final: bool = False, must: bool = False) -> None:
-        from airflow_provider_seedance.campaigns.manifest import write_manifest
-        from airflow_provider_seedance.campaigns.renders import Phase
+        from airflow_provider_seedance.batch.items import Phase
+        from airflow_provider_seedance.batch.manifest import write_manifest
 
         if self._manifest is None:
             return
@@ -428,7 +428,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
             self.log.warning("%s It is written again when more has ended.", error.message)
 
     def _tell(self, campaign: Campaign, course: Course) -> None:
-        from airflow_provider_seedance.campaigns.renders import Totals
+        from airflow_provider_seedance.batch.items import Totals
 
         seconds = time.time() - course.entered_at
         totals = Totals.of(campaign.renders)
@@ -439,8 +439,8 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
     # ------------------------------------------------------------------ the end
 
     def _finish(self, context: Context, campaign: Campaign, stop: Stop) -> dict[str, Any]:
-        from airflow_provider_seedance.campaigns.outcome import error_of, result_of
-        from airflow_provider_seedance.campaigns.renders import Totals
+        from airflow_provider_seedance.batch.items import Totals
+        from airflow_provider_seedance.batch.results import error_of, result_of
 
         totals = Totals.of(campaign.renders)
         self._write_manifest(campaign, final=True, must=True)
@@ -467,7 +467,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
 
     @staticmethod
     def _unrecorded(campaign: Campaign, error: BaseException) -> errors.SeedanceUnrecordedError:
-        from airflow_provider_seedance.campaigns.outcome import unrecorded
+        from airflow_provider_seedance.batch.results import unrecorded
 
         return unrecorded(error, campaign.paid())
 

@@ -6,11 +6,11 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.compat import AIRFLOW_V_3_3_PLUS
+from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS
 
 if TYPE_CHECKING:
     from airflow_provider_seedance.apis.base import Api
-    from airflow_provider_seedance.apis.judging import Prepared
+    from airflow_provider_seedance.apis.validation import Prepared
     from airflow_provider_seedance.operators.base import SeedanceOperator
     from airflow_provider_seedance.operators.batch import SeedanceGenerateVideoBatchOperator
     from airflow_provider_seedance.settings import Settings

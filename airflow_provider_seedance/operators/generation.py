@@ -18,11 +18,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance import metrics
-from airflow_provider_seedance.compat import TaskDeferralError, TaskDeferralTimeout
-from airflow_provider_seedance.durability import unrecorded
 from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
 from airflow_provider_seedance.links.seedance import SeedanceOutputLink
+from airflow_provider_seedance.observability import metrics
 from airflow_provider_seedance.operators.base import LONGEST_QUOTA_WAIT, SeedanceOperator
 from airflow_provider_seedance.operators.checks import (
     check_arguments,
@@ -30,14 +28,16 @@ from airflow_provider_seedance.operators.checks import (
     check_price,
     check_rendered,
 )
+from airflow_provider_seedance.submission.decisions import unrecorded
+from airflow_provider_seedance.version_compat import TaskDeferralError, TaskDeferralTimeout
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
-    from airflow_provider_seedance.apis.judging import Prepared
+    from airflow_provider_seedance.apis.validation import Prepared
     from airflow_provider_seedance.hooks.seedance import SeedanceHook
-    from airflow_provider_seedance.operators.submission import Entered, Postponed, Submission, Unanswered
-    from airflow_provider_seedance.records import Record, RecordStore
+    from airflow_provider_seedance.submission.records import Record, RecordStore
+    from airflow_provider_seedance.submission.submitter import Entered, Postponed, Submission, Unanswered
 
 
 class SeedanceGenerationOperator(SeedanceOperator):
@@ -88,7 +88,7 @@ class SeedanceGenerationOperator(SeedanceOperator):
         :param may_repeat: Whether ``on_uncertain_submit="resubmit"`` has not been made use of yet.
         :param told: Ids that callbacks have named before, and the service has not confirmed yet.
         """
-        from airflow_provider_seedance.records import Record
+        from airflow_provider_seedance.submission.records import Record
         from airflow_provider_seedance.triggers.seedance import is_call
 
         named = event.get("generation_id") if is_call(event) else None
@@ -107,7 +107,7 @@ class SeedanceGenerationOperator(SeedanceOperator):
         since: float | None = None,
         settle: Callable[[Submission], Entered] | None = None,
     ) -> dict[str, Any]:
-        from airflow_provider_seedance.operators.submission import Postponed, Unanswered
+        from airflow_provider_seedance.submission.submitter import Postponed, Unanswered
 
         self.output_url = ""
         check_arguments(self)
@@ -228,12 +228,12 @@ class SeedanceGenerationOperator(SeedanceOperator):
         refusals: int,
         settle: Callable[[Submission], Entered] | None,
     ) -> Entered:
-        from airflow_provider_seedance.client import Client
-        from airflow_provider_seedance.operators.calls import addresses
+        from airflow_provider_seedance.client.api_client import Client
         from airflow_provider_seedance.operators.resuming import attempt_of
-        from airflow_provider_seedance.operators.submission import Policy, Postponed, Submission
-        from airflow_provider_seedance.polling.notes import NoteTaker, QuotaNote
-        from airflow_provider_seedance.records import Fingerprint
+        from airflow_provider_seedance.polling.shared_quota import NoteTaker, QuotaNote
+        from airflow_provider_seedance.submission.callback_url import addresses
+        from airflow_provider_seedance.submission.records import Fingerprint
+        from airflow_provider_seedance.submission.submitter import Policy, Postponed, Submission
 
         settings, ti = hook.settings, context["ti"]
         asked = Fingerprint.of(prepared.asked, api=settings.api.name, base_url=settings.base_url)
@@ -281,7 +281,7 @@ class SeedanceGenerationOperator(SeedanceOperator):
         )
 
     def _postpone(self, postponed: Postponed, refusals: int, since: float) -> NoReturn:
-        from airflow_provider_seedance.polling.waiting import deferral_timeout
+        from airflow_provider_seedance.polling.wait_state import deferral_timeout
         from airflow_provider_seedance.triggers.seedance import SeedanceQuotaTrigger
 
         seconds = postponed.seconds(refusals)
@@ -358,7 +358,7 @@ class SeedanceGenerationOperator(SeedanceOperator):
         called: bool = False,
         over: float | None = None,
     ) -> None:
-        from airflow_provider_seedance.polling.waiting import QUOTA_PATIENCE, deferral_timeout
+        from airflow_provider_seedance.polling.wait_state import QUOTA_PATIENCE, deferral_timeout
 
         self.log.info(
             "Deferring until generation %s has ended, for at most %.0f s.",
@@ -412,7 +412,7 @@ class SeedanceGenerationOperator(SeedanceOperator):
     ) -> Generation:
         """Ask the service after a resume that brought no answer; wait on if there is time left."""
         from airflow_provider_seedance.hooks.seedance import timed_out
-        from airflow_provider_seedance.polling.waiting import QUOTA_PATIENCE, quota_pause
+        from airflow_provider_seedance.polling.wait_state import QUOTA_PATIENCE, quota_pause
 
         media = self.request_class.media
         last: Generation | None = None
@@ -468,7 +468,7 @@ class SeedanceGenerationOperator(SeedanceOperator):
         return self.delivered
 
     def _record_end(self, store: RecordStore, record: Record, generation: Generation) -> None:
-        from airflow_provider_seedance.records import ended
+        from airflow_provider_seedance.submission.records import ended
 
         try:
             store.write(ended(record, generation, utc_now()))
@@ -479,7 +479,7 @@ class SeedanceGenerationOperator(SeedanceOperator):
 
     @staticmethod
     def _store(context: Context) -> RecordStore:
-        from airflow_provider_seedance.records import RecordStore
+        from airflow_provider_seedance.submission.records import RecordStore
 
         return RecordStore(context.get("task_state_store"))
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from airflow_provider_seedance.durability import is_of_this_try
-from airflow_provider_seedance.records import NO_REQUEST, Attempt, Fingerprint, Record, RecordState
+from airflow_provider_seedance.submission.decisions import is_of_this_try
+from airflow_provider_seedance.submission.records import NO_REQUEST, Attempt, Fingerprint, Record, RecordState
 
 
 def attempt_of(ti: Any, fingerprint: Fingerprint = NO_REQUEST) -> Attempt:

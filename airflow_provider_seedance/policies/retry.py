@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_seedance.compat import RetryDecision, RetryPolicy
 from airflow_provider_seedance.exceptions import SeedanceError
+from airflow_provider_seedance.version_compat import RetryDecision, RetryPolicy
 
 if TYPE_CHECKING:
     from typing import Self

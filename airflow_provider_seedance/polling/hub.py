@@ -3,8 +3,8 @@ One client, one quota and one scheduler for all who wait on a base URL and key i
 
 All triggers of a triggerer run on one event loop, so a hub is found by (loop, base URL, key) at module
 level; the first trigger in opens it, the last one out closes it. Who has a turn, and when, is decided in
-:mod:`airflow_provider_seedance.polling.turns`; what a reading means, in
-:mod:`airflow_provider_seedance.polling.waiting`. Nothing is logged per poll.
+:mod:`airflow_provider_seedance.polling.request_queue`; what a reading means, in
+:mod:`airflow_provider_seedance.polling.wait_state`. Nothing is logged per poll.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from airflow_provider_seedance import flows, metrics
 from airflow_provider_seedance.apis.base import Api, Flow
 from airflow_provider_seedance.apis.rate_limits import RateLimit
-from airflow_provider_seedance.client import POOL_SIZE, AsyncClient
+from airflow_provider_seedance.client import flows
+from airflow_provider_seedance.client.api_client import POOL_SIZE, AsyncClient
 from airflow_provider_seedance.exceptions import (
     SeedanceAuthenticationError,
     SeedanceError,
@@ -31,11 +31,12 @@ from airflow_provider_seedance.exceptions import (
     SeedanceRequestError,
 )
 from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
-from airflow_provider_seedance.polling.beliefs import Beliefs
-from airflow_provider_seedance.polling.notes import QuotaNote
+from airflow_provider_seedance.observability import metrics
+from airflow_provider_seedance.polling.duration_model import Beliefs
 from airflow_provider_seedance.polling.quota import Quota
-from airflow_provider_seedance.polling.turns import Turns
-from airflow_provider_seedance.polling.waiting import Next, Waiting, begin, on_reading
+from airflow_provider_seedance.polling.request_queue import Turns
+from airflow_provider_seedance.polling.shared_quota import QuotaNote
+from airflow_provider_seedance.polling.wait_state import Next, Waiting, begin, on_reading
 from airflow_provider_seedance.settings import Settings
 
 log = logging.getLogger(__name__)

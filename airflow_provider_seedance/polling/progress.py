@@ -12,9 +12,9 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from airflow_provider_seedance.polling import beliefs
-from airflow_provider_seedance.polling.beliefs import TIMES, Belief
-from airflow_provider_seedance.polling.planning import plan
+from airflow_provider_seedance.polling import duration_model
+from airflow_provider_seedance.polling.duration_model import TIMES, Belief
+from airflow_provider_seedance.polling.poll_plan import plan
 
 #: Standard deviation of what is reported, in points.
 NOISE = 3.0
@@ -55,9 +55,9 @@ def next_by_progress(readings: Sequence[tuple[float, float]], elapsed: float, be
     masses.sort()
     times = [elapsed, *(moment for moment, _ in masses)]
     chances = [0.0, *(chance for _, chance in masses)]
-    price = beliefs.price(ends[len(ends) // 2][0])
+    price = duration_model.price(ends[len(ends) // 2][0])
     costs = [price * chance for chance in chances]
-    return plan(times, chances, costs, patience=_WORTH * beliefs.PATIENCE).after(elapsed)
+    return plan(times, chances, costs, patience=_WORTH * duration_model.PATIENCE).after(elapsed)
 
 
 def _stands_still(told: Sequence[tuple[float, float]]) -> bool:

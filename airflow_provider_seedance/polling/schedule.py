@@ -2,7 +2,7 @@
 When to ask a service about a generation: a pure function of what is known about it.
 
 This is the one place that decides. It knows nothing of clocks, tasks or event loops. How long such
-renders take is a :class:`~airflow_provider_seedance.polling.beliefs.Belief`; progress that the service
+renders take is a :class:`~airflow_provider_seedance.polling.duration_model.Belief`; progress that the service
 reports narrows it down for this one.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from airflow_provider_seedance.polling.beliefs import Belief, unlearned
+from airflow_provider_seedance.polling.duration_model import Belief, unlearned
 from airflow_provider_seedance.polling.progress import next_by_progress
 
 #: Shortest wait, in seconds, but for the user's own interval.

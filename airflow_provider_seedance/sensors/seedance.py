@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseSensorOperator, PokeReturnValue
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.compat import AIRFLOW_V_3_3_PLUS
 from airflow_provider_seedance.generations import Generation, Media
 from airflow_provider_seedance.links.seedance import SeedanceOutputLink
 from airflow_provider_seedance.policies.retry import SeedanceRetryPolicy
+from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
@@ -91,7 +91,7 @@ class SeedanceGenerationSensor(BaseSensorOperator):
 
     def poke(self, context: Context) -> PokeReturnValue:
         """Read the generation once."""
-        from airflow_provider_seedance.polling.waiting import NOT_FOUND_LIMIT
+        from airflow_provider_seedance.polling.wait_state import NOT_FOUND_LIMIT
 
         # Rescheduled sensors begin anew each time; there, the number of readings stands in for the misses.
         missed = max(self._not_found, int(context.get("task_reschedule_count") or 0))
@@ -114,7 +114,7 @@ class SeedanceGenerationSensor(BaseSensorOperator):
     ) -> dict[str, Any]:
         """Deliver after a deferral; asks the service where the event is not a complete answer."""
         from airflow_provider_seedance.hooks.seedance import timed_out
-        from airflow_provider_seedance.polling.waiting import QUOTA_PATIENCE, quota_pause
+        from airflow_provider_seedance.polling.wait_state import QUOTA_PATIENCE, quota_pause
         from airflow_provider_seedance.triggers.seedance import read_event
 
         self.output_url = ""
@@ -192,7 +192,7 @@ class SeedanceGenerationSensor(BaseSensorOperator):
 
         :param over: When patience ended, where only the quota keeps us from the last reading.
         """
-        from airflow_provider_seedance.polling.waiting import QUOTA_PATIENCE, deferral_timeout
+        from airflow_provider_seedance.polling.wait_state import QUOTA_PATIENCE, deferral_timeout
         from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger
 
         self.defer(

@@ -18,19 +18,19 @@ from datetime import datetime
 from typing import Protocol
 
 from airflow_provider_seedance.apis.rate_limits import read_retry_after
+from airflow_provider_seedance.client.media_client import (
+    MediaAddressError,
+    MediaClient,
+    MediaConnectionError,
+    MediaStream,
+    MediaTooSlowError,
+)
 from airflow_provider_seedance.exceptions import (
     SeedanceError,
     SeedanceMediaError,
     SeedanceMediaHostError,
     SeedanceMediaTooLargeError,
     SeedanceOutputGoneError,
-)
-from airflow_provider_seedance.media import (
-    MediaAddressError,
-    MediaClient,
-    MediaConnectionError,
-    MediaStream,
-    MediaTooSlowError,
 )
 from airflow_provider_seedance.urls import show_url, without_query
 

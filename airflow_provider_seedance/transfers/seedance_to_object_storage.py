@@ -16,23 +16,23 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import Asset, BaseOperator
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.compat import AIRFLOW_V_3_3_PLUS
 from airflow_provider_seedance.generations import Generation
 from airflow_provider_seedance.policies.retry import SeedanceRetryPolicy
-from airflow_provider_seedance.transfers.arguments import (
+from airflow_provider_seedance.transfers.inputs import (
     against_a_file,
     destination_text,
     read_generation,
     read_many,
     read_overwrite,
 )
+from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
     from airflow.sdk.definitions.context import Context
 
-    from airflow_provider_seedance.transfers.arguments import Many, Overwrite
-    from airflow_provider_seedance.transfers.outputs import Output, Stored, Transfer
+    from airflow_provider_seedance.transfers.inputs import Many, Overwrite
+    from airflow_provider_seedance.transfers.output import Output, Stored, Transfer
 
 log = logging.getLogger(__name__)
 
@@ -117,9 +117,9 @@ class SeedanceToObjectStorageOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Copy every output, then return where they are."""
+        from airflow_provider_seedance.client.media_client import MediaClient
         from airflow_provider_seedance.hooks.seedance import SeedanceHook
-        from airflow_provider_seedance.media import MediaClient
-        from airflow_provider_seedance.transfers.outputs import FreshUrls, Transfer, show_media_url
+        from airflow_provider_seedance.transfers.output import FreshUrls, Transfer, show_media_url
 
         overwrite = read_overwrite(self.overwrite)
         many = read_many(self.generation)
@@ -160,10 +160,15 @@ class SeedanceToObjectStorageOperator(BaseOperator):
         return result
 
     def _execute_many(self, context: Context, many: Many, overwrite: Overwrite) -> dict[str, Any]:
+        from airflow_provider_seedance.client.media_client import MediaClient
         from airflow_provider_seedance.hooks.seedance import SeedanceHook
-        from airflow_provider_seedance.media import MediaClient
-        from airflow_provider_seedance.transfers.many import Errand, ManyTransfer, describe, outputs_of
-        from airflow_provider_seedance.transfers.storage import Place
+        from airflow_provider_seedance.storage.location import Place
+        from airflow_provider_seedance.transfers.transfer_run import (
+            Errand,
+            ManyTransfer,
+            describe,
+            outputs_of,
+        )
 
         text = destination_text(self.destination)
         place = Place.of(self.destination, self.object_storage_conn_id or None)
@@ -203,7 +208,7 @@ class SeedanceToObjectStorageOperator(BaseOperator):
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
         """Tell OpenLineage, where that is installed, what was stored and where."""
-        from airflow_provider_seedance import lineage
+        from airflow_provider_seedance.observability import lineage
 
         return lineage.of_transfer(*(self._delivered or (None, ())))
 
@@ -219,9 +224,9 @@ class SeedanceToObjectStorageOperator(BaseOperator):
     # ------------------------------------------------------------------ before anything is sent
 
     def _plan(self, generation: Generation, key: str | None) -> list[Output]:
-        from airflow_provider_seedance.transfers.names import Naming
-        from airflow_provider_seedance.transfers.outputs import Output
-        from airflow_provider_seedance.transfers.storage import Place
+        from airflow_provider_seedance.storage.location import Place
+        from airflow_provider_seedance.transfers.file_names import Naming
+        from airflow_provider_seedance.transfers.output import Output
 
         text = destination_text(self.destination)
         count = len(generation.urls)
@@ -251,7 +256,7 @@ class SeedanceToObjectStorageOperator(BaseOperator):
     # ------------------------------------------------------------------ the transfer
 
     def _run(self, transfer: Transfer, outputs: list[Output]) -> list[Stored]:
-        from airflow_provider_seedance.transfers.outputs import joined
+        from airflow_provider_seedance.transfers.output import joined
 
         if len(outputs) == 1:
             return [transfer.store(outputs[0])]

@@ -16,14 +16,14 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_seedance.generations import Generation, GenerationStatus, Media
 from airflow_provider_seedance.polling.schedule import Knowledge
-from airflow_provider_seedance.polling.waiting import Next, Waiting
-from airflow_provider_seedance.triggers.cancelling import CancellingTrigger
-from airflow_provider_seedance.triggers.xcoms import Progress, push
+from airflow_provider_seedance.polling.wait_state import Next, Waiting
+from airflow_provider_seedance.triggers.cancellation import CancellingTrigger
+from airflow_provider_seedance.triggers.xcom import Progress, push
 
 if TYPE_CHECKING:
     from airflow_provider_seedance.hooks.seedance import SeedanceHook
     from airflow_provider_seedance.polling.hub import LookUp
-    from airflow_provider_seedance.polling.many import Ends
+    from airflow_provider_seedance.polling.wait_many import Ends
 
 #: No trigger fires sooner after it began: a task that resumes within the first seconds of its deferral
 #: can be failed by the scheduler, which takes the end of the deferring process for its own.
@@ -243,7 +243,7 @@ class SeedanceBatchTrigger(CancellingTrigger):
 
         :param quota: Seconds past a deadline for which the quota may keep us from a reading.
         """
-        from airflow_provider_seedance.polling.many import Awaited, Patience, wait_for_many
+        from airflow_provider_seedance.polling.wait_many import Awaited, Patience, wait_for_many
 
         awaited = [
             Awaited(

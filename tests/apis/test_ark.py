@@ -11,9 +11,9 @@ import pytest
 from helpers import NOW, body_of, call_for, fixture, image, prepare, read, reply, submit, video
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.apis import get_api
 from airflow_provider_seedance.apis.ark import model_family
-from airflow_provider_seedance.apis.wire import Accepted, HttpReply, NotAccepted, Refused, Uncertain
+from airflow_provider_seedance.apis.messages import Accepted, HttpReply, NotAccepted, Refused, Uncertain
+from airflow_provider_seedance.apis.registry import get_api
 from airflow_provider_seedance.generations import Generation, MediaInput
 from airflow_provider_seedance.generations import GenerationStatus as Status
 

@@ -11,9 +11,9 @@ import pytest
 from helpers import ALL_APIS, NOW, body_of, drive, image, prepare, reply, submit, video
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.apis import DEFAULT_API, get_api
-from airflow_provider_seedance.apis.wire import Refused, Uncertain
-from airflow_provider_seedance.records import Fingerprint
+from airflow_provider_seedance.apis.messages import Refused, Uncertain
+from airflow_provider_seedance.apis.registry import DEFAULT_API, get_api
+from airflow_provider_seedance.submission.records import Fingerprint
 from airflow_provider_seedance.urls import MediaHosts
 
 

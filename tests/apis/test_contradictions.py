@@ -9,9 +9,15 @@ import pytest
 from helpers import NOW, body_of, drive, fixture, image, prepare, read, reply, settings, submit, video
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.apis import get_api
+from airflow_provider_seedance.apis.messages import (
+    Accepted,
+    NotAccepted,
+    Refused,
+    TransportFailure,
+    Uncertain,
+)
 from airflow_provider_seedance.apis.rate_limits import read_rate_limit
-from airflow_provider_seedance.apis.wire import Accepted, NotAccepted, Refused, TransportFailure, Uncertain
+from airflow_provider_seedance.apis.registry import get_api
 from airflow_provider_seedance.generations import GenerationStatus as Status
 from airflow_provider_seedance.generations import read_status_word
 from airflow_provider_seedance.urls import normal_base_url

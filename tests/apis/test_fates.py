@@ -8,8 +8,14 @@ import pytest
 from helpers import ALL_APIS, NOW, fixture, image, prepare, reply, submit, video
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.apis import get_api
-from airflow_provider_seedance.apis.wire import Accepted, NotAccepted, Refused, TransportFailure, Uncertain
+from airflow_provider_seedance.apis.messages import (
+    Accepted,
+    NotAccepted,
+    Refused,
+    TransportFailure,
+    Uncertain,
+)
+from airflow_provider_seedance.apis.registry import get_api
 
 
 def own_error(name: str, code: str = "SOME_CODE", message: str = "because") -> dict[str, Any]:

@@ -11,9 +11,7 @@ from helpers import ALL_APIS, NOW, drive, fixture, image, prepare, reply, video
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_seedance.apis import get_api
-from airflow_provider_seedance.apis.rate_limits import read_rate_limit
-from airflow_provider_seedance.apis.wire import (
+from airflow_provider_seedance.apis.messages import (
     Accepted,
     HttpCall,
     HttpReply,
@@ -22,6 +20,8 @@ from airflow_provider_seedance.apis.wire import (
     Uncertain,
     VendorError,
 )
+from airflow_provider_seedance.apis.rate_limits import read_rate_limit
+from airflow_provider_seedance.apis.registry import get_api
 from airflow_provider_seedance.exceptions import SeedanceError
 from airflow_provider_seedance.generations import Generation, GenerationStatus, read_time
 

@@ -22,8 +22,8 @@ from helpers import (
 )
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.apis import get_api
-from airflow_provider_seedance.apis.wire import Accepted, NotAccepted, Refused, TransportFailure
+from airflow_provider_seedance.apis.messages import Accepted, NotAccepted, Refused, TransportFailure
+from airflow_provider_seedance.apis.registry import get_api
 from airflow_provider_seedance.generations import GenerationStatus as Status
 
 NAME = "seedance2api"

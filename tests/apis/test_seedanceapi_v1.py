@@ -8,8 +8,8 @@ import pytest
 from helpers import body_of, call_for, fixture, image, prepare, read, reply, submit, video
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.apis import get_api
-from airflow_provider_seedance.apis.wire import Accepted, Refused, Uncertain
+from airflow_provider_seedance.apis.messages import Accepted, Refused, Uncertain
+from airflow_provider_seedance.apis.registry import get_api
 from airflow_provider_seedance.generations import GenerationStatus as Status
 
 NAME = "seedanceapi-v1"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_seedance.cli import main, services
+from airflow_provider_seedance.cli import connection, main
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 
 InDag = Callable[..., Any]
@@ -395,10 +395,10 @@ def test_bundles_that_cannot_be_read(
     assert "could not be read" in capsys.readouterr().err
 
 
-def test_nothing_is_sent(in_dag: InDag, services: SeedanceEmulator, connect: Callable[..., None]) -> None:
+def test_nothing_is_sent(in_dag: InDag, connection: SeedanceEmulator, connect: Callable[..., None]) -> None:
     connect("seedanceapi-v1")
     in_dag("Video(task_id='v', prompt='a')\nBatch(task_id='b', requests=['a'])", *WEEK, api="")
-    assert services.ledger.requests == []
+    assert connection.ledger.requests == []
 
 
 @pytest.mark.parametrize(
@@ -533,13 +533,13 @@ def test_connections_of_a_database_are_found_where_there_is_one(
     monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", f"sqlite:///{database}")
     monkeypatch.delenv("_AIRFLOW_PROCESS_CONTEXT", raising=False)
     seen: list[str | None] = []
-    real = services.connection_from_environment
+    real = connection.connection_from_environment
 
     def noted() -> str | None:
         seen.append(os.environ.get("_AIRFLOW_PROCESS_CONTEXT"))
         return real()
 
-    monkeypatch.setattr(services, "connection_from_environment", noted)
+    monkeypatch.setattr(connection, "connection_from_environment", noted)
     monkeypatch.setenv("SEEDANCE_API_KEY", "k")
     path = tmp_path / "requests.jsonl"
     path.write_text('"a lamp"\n')

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from cluster import Cluster
 
 from airflow_provider_seedance.emulator.ledger import Submission
-from airflow_provider_seedance.records import RECORD_KEY
+from airflow_provider_seedance.submission.records import RECORD_KEY
 from airflow_provider_seedance.testing import SeedanceEmulator
 
 _ENDED = ("success", "failed")

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import psutil  # type: ignore[import-untyped]
-from cable import Cable
 from cluster import Cluster
 from history import Doubt, Place
+from tcp_proxy import TcpProxy
 
 from airflow_provider_seedance.local_airflow.processes import TaskProcess
 
@@ -79,14 +79,14 @@ class Chaos:
     """
 
     def __init__(
-        self, cluster: Cluster, cable: Cable, seed: int, say: Callable[[str], None] = lambda line: None
+        self, cluster: Cluster, tcp_proxy: TcpProxy, seed: int, say: Callable[[str], None] = lambda line: None
     ) -> None:
         self.kills: Counter[str] = Counter()
         #: Components that ended without having been killed: what their own supervisor has to be for.
         self.collapsed: Counter[str] = Counter()
         self.accidents: list[Accident] = []
         self._cluster = cluster
-        self._cable = cable
+        self._cable = tcp_proxy
         self._random = random.Random(seed)
         self._first = self._random.sample(list(ACCIDENTS), len(ACCIDENTS))
         self._say = say

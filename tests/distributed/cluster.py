@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from backing import Postgres, PostgresDatabase, Redis, free_port
+from backends import Postgres, PostgresDatabase, Redis, free_port
 from history import Place
 
 import airflow_provider_seedance
@@ -201,14 +201,14 @@ class Cluster(Client):
                 self._guard.remove(process.pid)
 
     @contextlib.contextmanager
-    def without(self, backing: Postgres | Redis) -> Iterator[None]:
+    def without(self, backend: Postgres | Redis) -> Iterator[None]:
         """Inside, the database or the broker is dead; afterwards there is a new one, on the same files."""
         with self._lock:
             assert self._guard is not None
-            self._guard.remove(backing.kill())
+            self._guard.remove(backend.kill())
         yield
         with self._lock:
-            self._guard.add(backing.launch())
+            self._guard.add(backend.launch())
 
     def dead(self) -> list[str]:
         """The components that have ended by themselves."""

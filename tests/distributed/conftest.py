@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from cable import Cable
+    from callback_recorder import CallbackRecorder
     from cluster import Cluster
-    from letterbox import Letterbox
+    from tcp_proxy import TcpProxy
 
     from airflow_provider_seedance.testing import SeedanceEmulator
 
@@ -44,11 +44,11 @@ def emulator() -> Iterator[SeedanceEmulator]:
     pytest.importorskip("celery", reason="the extra 'distributed' is not installed")
     pytest.importorskip("psycopg2", reason="the extra 'distributed' is not installed")
     pytest.importorskip("asyncpg", reason="the extra 'distributed' is not installed")
-    import backing
+    import backends
 
     from airflow_provider_seedance.testing import SeedanceEmulator
 
-    if lacking := backing.missing():
+    if lacking := backends.missing():
         pytest.skip(f"a distributed Airflow cannot be started: {lacking}")
     with SeedanceEmulator(speed=10, render_seconds=10 * RENDER_SECONDS, media=False) as running:
         running.fault("delay", on="submit", seconds=0.3, times=None)
@@ -56,27 +56,30 @@ def emulator() -> Iterator[SeedanceEmulator]:
 
 
 @pytest.fixture(scope="session")
-def cable(emulator: SeedanceEmulator) -> Iterator[Cable]:
+def tcp_proxy(emulator: SeedanceEmulator) -> Iterator[TcpProxy]:
     """The only way from Airflow to the services."""
-    from cable import Cable
+    from tcp_proxy import TcpProxy
 
-    made = Cable(int(emulator.url.rpartition(":")[2]))
+    made = TcpProxy(int(emulator.url.rpartition(":")[2]))
     yield made
     made.close()
 
 
 @pytest.fixture(scope="session")
-def letterbox() -> Iterator[Letterbox]:
+def callback_recorder() -> Iterator[CallbackRecorder]:
     """Where the services call."""
-    from letterbox import Letterbox
+    from callback_recorder import CallbackRecorder
 
-    with Letterbox() as made:
+    with CallbackRecorder() as made:
         yield made
 
 
 @pytest.fixture(scope="session")
 def cluster(
-    tmp_path_factory: pytest.TempPathFactory, emulator: SeedanceEmulator, cable: Cable, letterbox: Letterbox
+    tmp_path_factory: pytest.TempPathFactory,
+    emulator: SeedanceEmulator,
+    tcp_proxy: TcpProxy,
+    callback_recorder: CallbackRecorder,
 ) -> Iterator[Cluster]:
     """The shared Airflow, started."""
     import history
@@ -87,7 +90,7 @@ def cluster(
 
     def connection(api: str, **extra: Any) -> str:
         fields = emulator.connection(api, **extra)
-        fields["host"] = fields["host"].replace(emulator.url, cable.url)
+        fields["host"] = fields["host"].replace(emulator.url, tcp_proxy.url)
         return json.dumps(fields)
 
     made = Cluster(
@@ -99,7 +102,7 @@ def cluster(
             "seedance_s2a": connection("seedance2api"),
             "seedance_called": connection(
                 "seedanceapi-v1",
-                callback_base_url=letterbox.url,
+                callback_base_url=callback_recorder.url,
                 callback_secret="of the tests, and of no use",
             ),
         },

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from backing import PostgresDatabase
+from backends import PostgresDatabase
 
-from airflow_provider_seedance.campaigns.entries import read_entries
-from airflow_provider_seedance.campaigns.ledger import LEDGER_KEY
-from airflow_provider_seedance.records import RECORD_KEY, Record, RecordState
+from airflow_provider_seedance.batch.record_codec import read_entries
+from airflow_provider_seedance.batch.record_store import LEDGER_KEY
+from airflow_provider_seedance.submission.records import RECORD_KEY, Record, RecordState
 
 #: Dag, run, and map index of a task instance.
 Place = tuple[str, str, int]

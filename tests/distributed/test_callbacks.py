@@ -8,8 +8,8 @@ from contextlib import closing
 
 import history
 import pytest
+from callback_recorder import CallbackRecorder
 from cluster import Cluster
-from letterbox import Letterbox
 
 from airflow_provider_seedance.testing import SeedanceEmulator
 
@@ -41,7 +41,7 @@ def waiting(cluster: Cluster, run_id: str) -> int:
 
 
 def test_two_api_servers_resume_each_render_once(
-    cluster: Cluster, emulator: SeedanceEmulator, letterbox: Letterbox, servers: list[str]
+    cluster: Cluster, emulator: SeedanceEmulator, callback_recorder: CallbackRecorder, servers: list[str]
 ) -> None:
     renders = 2 * len(PROMPTS)
     before = len(emulator.ledger.requests)
@@ -55,7 +55,7 @@ def test_two_api_servers_resume_each_render_once(
     for generation in emulator.generations:
         if generation.prompt in PROMPTS:
             emulator.finish(generation.id)
-    cluster.wait_until(lambda: len(letterbox.calls) == renders, PATIENCE, "calls")
+    cluster.wait_until(lambda: len(callback_recorder.calls) == renders, PATIENCE, "calls")
 
     held = [cluster.task_instance("called", run_id, "render", index)["id"] for index in range(HELD)]
     with closing(cluster.postgres.connect()) as holder, holder.cursor() as cursor:
@@ -63,7 +63,7 @@ def test_two_api_servers_resume_each_render_once(
         holder.autocommit = False
         cursor.execute("SELECT 1 FROM task_instance WHERE id::text = ANY(%s) FOR UPDATE", (held,))
         began = time.monotonic()
-        assert set(letterbox.deliver(servers, times=2)) == {202}
+        assert set(callback_recorder.deliver(servers, times=2)) == {202}
         cluster.wait_until(lambda: done(cluster, run_id) == renders - HELD, PATIENCE, "the others to end")
         others = time.monotonic() - began
         holder.rollback()

@@ -13,9 +13,9 @@ import accounts
 import history
 import leaks
 import pytest
-from cable import Cable
 from chaos import Chaos
 from cluster import Cluster
+from tcp_proxy import TcpProxy
 
 from airflow_provider_seedance.testing import SeedanceEmulator
 
@@ -84,12 +84,12 @@ def check_uncertain(
 
 
 def test_every_render_is_paid_once_and_arrives(
-    cluster: Cluster, emulator: SeedanceEmulator, cable: Cable, pytestconfig: pytest.Config
+    cluster: Cluster, emulator: SeedanceEmulator, tcp_proxy: TcpProxy, pytestconfig: pytest.Config
 ) -> None:
     seconds = pytestconfig.getoption("--chaos-seconds")
     seed = pytestconfig.getoption("--chaos-seed")
     planned = plan(pytestconfig.getoption("--chaos-renders"))
-    chaos = Chaos(cluster, cable, seed, say=lambda line: print(line, flush=True))
+    chaos = Chaos(cluster, tcp_proxy, seed, say=lambda line: print(line, flush=True))
     runs: list[accounts.Run] = []
     began = time.monotonic()
 
@@ -142,7 +142,11 @@ def test_every_render_is_paid_once_and_arrives(
     stuck = "SELECT dag_id, run_id, map_index FROM task_instance WHERE state = 'deferred'"
     assert cluster.database.rows(stuck) == []
     wait(lambda: not cluster.database.rows("SELECT id FROM trigger"), lambda: "triggers to be gone", cluster)
-    wait(lambda: cable.connections == 0, lambda: f"{cable.connections} connections to the service", cluster)
+    wait(
+        lambda: tcp_proxy.connections == 0,
+        lambda: f"{tcp_proxy.connections} connections to the service",
+        cluster,
+    )
     wait(lambda: not leaks.strays(cluster), lambda: leaks.strays(cluster), cluster)
     wait(lambda: not cluster.task_processes(), lambda: cluster.task_processes(), cluster)
     triggerers = leaks.open_files(cluster.pid(f"triggerer-{number}") for number in (1, 2))

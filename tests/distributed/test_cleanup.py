@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import accounts
 from cluster import Cluster
 
-from airflow_provider_seedance.records import RECORD_KEY
+from airflow_provider_seedance.submission.records import RECORD_KEY
 from airflow_provider_seedance.testing import SeedanceEmulator
 
 PATIENCE = 300.0

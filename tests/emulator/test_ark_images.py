@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
-from airflow_provider_seedance.emulator.tiny import TINY_PNG
+from airflow_provider_seedance.emulator.placeholder_media import TINY_PNG
 from emulator.vendor import Vendor
 
 MODEL = "seedream-4-0-250828"

@@ -9,7 +9,7 @@ import time
 
 import httpx
 
-from airflow_provider_seedance.emulator.records import APIS
+from airflow_provider_seedance.emulator.models import APIS
 from airflow_provider_seedance.emulator.serve import run
 
 

@@ -7,8 +7,8 @@ import pytest
 from airflow_provider_seedance.emulator.clock import Clock
 from airflow_provider_seedance.emulator.faults import Faults
 from airflow_provider_seedance.emulator.ledger import Ledger
-from airflow_provider_seedance.emulator.media import MediaSpec
-from airflow_provider_seedance.emulator.records import Draft, Settings
+from airflow_provider_seedance.emulator.media_encoder import MediaSpec
+from airflow_provider_seedance.emulator.models import Draft, Settings
 from airflow_provider_seedance.emulator.state import Backend, OutOfCreditsError
 
 

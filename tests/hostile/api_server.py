@@ -18,7 +18,7 @@ import airflow.state
 from airflow.models.trigger import Trigger
 from airflow.models.xcom import XComModel
 
-from airflow_provider_seedance.callbacks import asking, routes, server
+from airflow_provider_seedance.api_server import callback_confirmation, callback_delivery, callback_routes
 from airflow_provider_seedance.callbacks.tokens import Ticket
 
 #: So many turns of the loop without an end are a hang.
@@ -101,21 +101,26 @@ class ApiServer:
         """Put it in the place of the real one."""
         with ExitStack() as stack:
             for owner, name, value in (
-                (routes, "time", self.clock),
-                (routes, "_sleep", self._sleep),
-                (routes, "QUIET", 0.0),
-                (routes, "run_in_threadpool", _at_once),
-                (routes, "read_settings", lambda conn_id, connection: self.settings()),
-                (asking, "run_in_threadpool", _at_once),
-                (asking, "AsyncClient", self._client),
-                (server, "look_up", lambda conn_id: object() if conn_id != "none" else None),
-                (server, "_task_instance", self._task_instance),
+                (callback_routes, "time", self.clock),
+                (callback_routes, "_sleep", self._sleep),
+                (callback_routes, "QUIET", 0.0),
+                (callback_routes, "run_in_threadpool", _at_once),
+                (callback_routes, "read_settings", lambda conn_id, connection: self.settings()),
+                (callback_confirmation, "run_in_threadpool", _at_once),
+                (callback_confirmation, "AsyncClient", self._client),
+                (callback_delivery, "look_up", lambda conn_id: object() if conn_id != "none" else None),
+                (callback_delivery, "_task_instance", self._task_instance),
                 (airflow.state, "get_state_backend", lambda: self),
                 (Trigger, "submit_event", self._submit_event),
                 (XComModel, "set", self._push),
             ):
                 stack.enter_context(patch.object(owner, name, value))
-            for known in (routes._working, routes._of_one, routes._settings, routes._asked):
+            for known in (
+                callback_routes._working,
+                callback_routes._of_one,
+                callback_routes._settings,
+                callback_routes._asked,
+            ):
                 known.clear()  # type: ignore[attr-defined]
             yield
 
@@ -129,7 +134,7 @@ class ApiServer:
 
         async def do() -> int:
             request: Any = SimpleNamespace(headers=headers, stream=stream)
-            answer = await routes.receive(token, request)
+            answer = await callback_routes.receive(token, request)
             await self._quiet()
             return answer.status_code
 
@@ -144,9 +149,9 @@ class ApiServer:
         """Stop as a server is stopped: what it was working on is forgotten."""
 
         async def cancel() -> None:
-            for task in list(routes._working.values()):
+            for task in list(callback_routes._working.values()):
                 task.cancel()
-            await asyncio.gather(*routes._working.values(), return_exceptions=True)
+            await asyncio.gather(*callback_routes._working.values(), return_exceptions=True)
             await asyncio.sleep(0)
 
         self.loop.run(cancel())
@@ -164,7 +169,7 @@ class ApiServer:
         """Wait until everybody who works on a call has ended, or sleeps."""
         for _ in range(_MOST_TURNS):
             await asyncio.sleep(0)
-            if len(self.sleepers) >= len(routes._working):
+            if len(self.sleepers) >= len(callback_routes._working):
                 if self.faults:
                     raise self.faults.pop()
                 return

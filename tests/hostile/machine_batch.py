@@ -19,15 +19,15 @@ import hypothesis.strategies as st
 from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 from hypothesis.stateful import initialize, invariant, precondition, rule
-from operators.test_submission_model import BASE, RETRIES, WEATHERS, Blind, Crash, Paid, Post, World
+from submission.test_submission_model import BASE, RETRIES, WEATHERS, Blind, Crash, Paid, Post, World
 from support import Store, TaskInstance, make_context
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance import records as rec
 from airflow_provider_seedance.apis.ark import Ark
-from airflow_provider_seedance.campaigns.ledger import Ledger, take_names
+from airflow_provider_seedance.batch.record_store import Ledger, take_names
 from airflow_provider_seedance.generations import VideoRequest, utc_now
 from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoBatchOperator
+from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.triggers.seedance import make_event
 from hostile.machine_task import Connected, Quiet
 

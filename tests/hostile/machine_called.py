@@ -31,15 +31,16 @@ import hypothesis.strategies as st
 from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR
 from hypothesis.stateful import initialize, invariant, precondition, rule
-from operators.test_submission_model import WEATHERS, Crash, Paid
+from submission.test_submission_model import WEATHERS, Crash, Paid
 
-from airflow_provider_seedance import records
+from airflow_provider_seedance.api_server import callback_routes
 from airflow_provider_seedance.apis.ark import TASKS
-from airflow_provider_seedance.apis.wire import HttpCall, HttpReply, TransportFailure
-from airflow_provider_seedance.callbacks import routes, tokens
-from airflow_provider_seedance.compat import TaskDeferralError
+from airflow_provider_seedance.apis.messages import HttpCall, HttpReply, TransportFailure
+from airflow_provider_seedance.callbacks import tokens
 from airflow_provider_seedance.generations import Generation
-from airflow_provider_seedance.operators.submission import CALL_PATIENCE, Unanswered
+from airflow_provider_seedance.submission import records
+from airflow_provider_seedance.submission.submitter import CALL_PATIENCE, Unanswered
+from airflow_provider_seedance.version_compat import TaskDeferralError
 from hostile.api_server import ApiServer
 from hostile.machine_task import Task, Throughout
 
@@ -371,12 +372,24 @@ class CalledTask(Task):
         if forgery in ("unsigned", "replayed") and not self.signs:
             return
         paid = self.called_about(which)
-        before = (dict(self.texts), self.state, self.event, dict(self.questions), len(routes._working))
+        before = (
+            dict(self.texts),
+            self.state,
+            self.event,
+            dict(self.questions),
+            len(callback_routes._working),
+        )
         self.count("forged calls")
         answer = self.send(paid.id, self.body(paid, "the truth"), forgery=forgery)
         # The address of another task is as good as any, but there is no such task.
         assert answer == (202 if forgery == "of no task" else 404)
-        after = (dict(self.texts), self.state, self.event, dict(self.questions), len(routes._working))
+        after = (
+            dict(self.texts),
+            self.state,
+            self.event,
+            dict(self.questions),
+            len(callback_routes._working),
+        )
         assert after == before, f"a call that was {forgery} changes something"
 
     @rule(early=st.booleans())
@@ -416,7 +429,7 @@ class CalledTask(Task):
     def _asks_seldom(self) -> None:
         for times in getattr(self, "questions", {}).values():
             for earlier, later in pairwise(times):
-                assert later - earlier >= routes.BETWEEN_QUESTIONS - 0.001, "calls use up the quota"
+                assert later - earlier >= callback_routes.BETWEEN_QUESTIONS - 0.001, "calls use up the quota"
 
 
 class Working(Throughout):

@@ -21,16 +21,17 @@ from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR
 from helpers import settings as settings_of
 from hypothesis.stateful import initialize, invariant, precondition, rule
-from operators.test_submission_model import BASE, Crash, Machine
+from submission.test_submission_model import BASE, Crash, Machine
 from support import Store, TaskInstance, make_context
 
-from airflow_provider_seedance import client, records
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.client import api_client
 from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoOperator
-from airflow_provider_seedance.operators.submission import Attached, Entered, Postponed, Unanswered
 from airflow_provider_seedance.settings import Settings
+from airflow_provider_seedance.submission import records
+from airflow_provider_seedance.submission.submitter import Attached, Entered, Postponed, Unanswered
 from airflow_provider_seedance.triggers.seedance import make_event
 
 
@@ -68,13 +69,13 @@ class Connected:
 
     def connected(self, operator: Any) -> Any:
         """Connect an operator to the model."""
-        client.Client = self.client()  # type: ignore[misc]
+        api_client.Client = self.client()  # type: ignore[misc]
         hook = SeedanceHook("seedance_default")
         hook._settings = self.settings
         operator._hook = lambda: hook
         return operator
 
-    def client(self) -> Any:
+    def api_client(self) -> Any:
         machine = self
 
         class Wire:

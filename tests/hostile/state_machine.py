@@ -29,9 +29,10 @@ if __name__ == "__main__":
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from airflow_provider_seedance import client, records
-from airflow_provider_seedance.compat import AIRFLOW_V_3_3_PLUS
-from airflow_provider_seedance.polling import notes
+from airflow_provider_seedance.client import api_client
+from airflow_provider_seedance.polling import shared_quota
+from airflow_provider_seedance.submission import records
+from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS
 from hostile.machine_batch import BatchTask
 from hostile.machine_task import Task
 
@@ -47,9 +48,11 @@ if AIRFLOW_V_3_3_PLUS:  # what the API server keeps of a call is in the task sta
 def prepared(directory: Path) -> Iterator[None]:
     """Take the waiting out of it, keep its notes apart, and leave all as it was."""
     with ExitStack() as stack:
-        stack.enter_context(patch.object(client, "Client", client.Client))  # the machines put their own there
+        stack.enter_context(
+            patch.object(api_client, "Client", api_client.Client)
+        )  # the machines put their own there
         stack.enter_context(patch.object(records, "WRITE_PAUSES", (0.0,) * len(records.WRITE_PAUSES)))
-        stack.enter_context(patch.object(notes, "directory", lambda: directory / "notes"))
+        stack.enter_context(patch.object(shared_quota, "directory", lambda: directory / "notes"))
         yield
 
 

@@ -20,10 +20,8 @@ from urllib.parse import urlsplit
 import httpcore
 from helpers import ALL_APIS, FIXTURES, NOW, connection, image, prepare, video
 
-from airflow_provider_seedance import media, records, urls
-from airflow_provider_seedance.apis import get_api
-from airflow_provider_seedance.apis.rate_limits import RateLimit, read_rate_limit
-from airflow_provider_seedance.apis.wire import (
+from airflow_provider_seedance import urls
+from airflow_provider_seedance.apis.messages import (
     Accepted,
     HttpCall,
     HttpReply,
@@ -32,18 +30,22 @@ from airflow_provider_seedance.apis.wire import (
     TransportFailure,
     Uncertain,
 )
-from airflow_provider_seedance.campaigns import entries, ledger, requests
-from airflow_provider_seedance.campaigns.manifest import parse_manifest
-from airflow_provider_seedance.campaigns.renders import Phase, Render, Totals
-from airflow_provider_seedance.client import Client
+from airflow_provider_seedance.apis.rate_limits import RateLimit, read_rate_limit
+from airflow_provider_seedance.apis.registry import get_api
+from airflow_provider_seedance.batch import record_codec, record_store, requests
+from airflow_provider_seedance.batch.batch import Campaign
+from airflow_provider_seedance.batch.items import Phase, Render, Totals
+from airflow_provider_seedance.batch.manifest import parse_manifest
+from airflow_provider_seedance.client import media_client
+from airflow_provider_seedance.client.api_client import Client
+from airflow_provider_seedance.client.flows import cancel_flow, look_up_flow, probe_flow
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError, SeedanceError
-from airflow_provider_seedance.flows import cancel_flow, look_up_flow, probe_flow
 from airflow_provider_seedance.generations import Generation, GenerationStatus
-from airflow_provider_seedance.operators.campaign import Campaign
-from airflow_provider_seedance.operators.submission import Policy
 from airflow_provider_seedance.polling.quota import Quota
 from airflow_provider_seedance.settings import read_settings
-from airflow_provider_seedance.transfers import arguments, names, stored
+from airflow_provider_seedance.submission import records
+from airflow_provider_seedance.submission.submitter import Policy
+from airflow_provider_seedance.transfers import file_names, inputs, stored_index
 from airflow_provider_seedance.transfers.download import Source
 from airflow_provider_seedance.transfers.inline import store_data_url
 from airflow_provider_seedance.triggers.seedance import read_batch_event, read_event
@@ -224,7 +226,7 @@ def manifest(data: bytes) -> None:
         assert isinstance(line["key"], str)
     with suppress(ValueError):
         for line in lines:
-            file = stored._read(line)
+            file = stored_index._read(line)
             assert not {"", ".", ".."} & set(file.name.split("/"))
 
 
@@ -273,14 +275,14 @@ def record(data: bytes) -> None:
     if isinstance(value, dict):
         # What the ledger takes for "not mine"; it says so in an error of ours.
         with suppress(KeyError, TypeError, ValueError, AttributeError, IndexError):
-            entries.read_entries(value)
+            record_codec.read_entries(value)
 
 
 def result(data: bytes) -> None:
     """What is handed to the transfer."""
     value = _json(data)
-    for read in (arguments.read_generation, arguments.read_many):
-        if isinstance(value, str) and arguments.is_path(value):
+    for read in (inputs.read_generation, inputs.read_many):
+        if isinstance(value, str) and inputs.is_path(value):
             continue
         if isinstance(value, dict) and value.get("manifest"):
             continue
@@ -294,12 +296,12 @@ def recovery(data: bytes) -> None:
     """A manifest from which a campaign takes the results that its records had no room for."""
     render = Render(item=requests.Item(index=0, key="a", arguments={}), name="n", generation_id="cgt-1")
     render.phase, render.attempt = Phase.UNREAD, _TRY
-    book = ledger.Ledger(None)
+    book = record_store.Ledger(None)
     book.register(["n"])
     book.note("n", _ENDED)
     entry = Campaign(
         client=cast(Client, SimpleNamespace(settings=SimpleNamespace(api=get_api("ark")))),
-        ledger=book,
+        record_store=book,
         renders=[render],
         policy=Policy(),
         max_in_flight=1,
@@ -338,24 +340,24 @@ def address(data: bytes) -> None:
     hosts = urls.MediaHosts()
     text = data.decode("utf-8", "replace")
     urls.show_url(text)
-    names.extension_of_url(text)
+    file_names.extension_of_url(text)
     if text.startswith("data:"):
         source = Source(what="it", generation_id="g", url=text, refresh=lambda: text)
         with suppress(SeedanceError):
             store_data_url(source, lambda announced: None, most=1_000_000)
     url, _, location = text.partition("\n")
-    with suppress(media.MediaAddressError):
+    with suppress(media_client.MediaAddressError):
         for _ in range(2):
-            taken = media._Address.of(url)
+            taken = media_client._Address.of(url)
             if urls.explain_media_url(taken.url, hosts) is None:
                 _is_harmless(taken)
             # A header comes as Latin-1.
-            url = media._follow(taken.url, location.encode().decode("latin-1"))
+            url = media_client._follow(taken.url, location.encode().decode("latin-1"))
     with suppress(SeedanceConfigurationError):
         urls.normal_base_url(text)
 
 
-def _is_harmless(taken: media._Address) -> None:
+def _is_harmless(taken: media_client._Address) -> None:
     """What is connected to is what was judged, and neither an address that is not public nor a user's name."""
     target = taken.target
     assert target.scheme == b"https"
@@ -377,7 +379,7 @@ def name(data: bytes) -> None:
     parts = [part.decode("utf-8", "replace") for part in data.split(BETWEEN)]
     values = {"generation_id": parts[0], "model": parts[-1], "key": parts[len(parts) // 2]}
     for template in (None, "{generation_id}/{model}-{index}.{ext}", "{key}.{ext}"):
-        naming = names.Naming(template=template, values=values, count=2)
+        naming = file_names.Naming(template=template, values=values, count=2)
         try:
             made = naming.name(1, "mp4")
         except SeedanceConfigurationError:

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from client.test_api_client import GET, POST, Twin, answer, says, serving, twin
 from helpers import KEY, NOW, connection, prepare, settings, video
-from test_client import GET, POST, Twin, answer, says, serving, twin
 
-from airflow_provider_seedance import client, flows
-from airflow_provider_seedance.apis.wire import Accepted, HttpReply, TransportFailure, Uncertain
+from airflow_provider_seedance.apis.messages import Accepted, HttpReply, TransportFailure, Uncertain
+from airflow_provider_seedance.client import api_client, flows
 from airflow_provider_seedance.settings import Settings, read_settings
 
-from . import wires
+from . import fake_transports
 from .certificates import listening, self_signed
 
 __all__ = ["twin"]  # a fixture
@@ -25,9 +25,9 @@ __all__ = ["twin"]  # a fixture
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "LONGEST_BODY", 10_000_000)
-    monkeypatch.setattr(client, "LONGEST_IMAGE_BODY", 10_000_000)
-    monkeypatch.setattr(client, "SENDING", 2.0)
+    monkeypatch.setattr(api_client, "LONGEST_BODY", 10_000_000)
+    monkeypatch.setattr(api_client, "LONGEST_IMAGE_BODY", 10_000_000)
+    monkeypatch.setattr(api_client, "SENDING", 2.0)
 
 
 def at(url: str) -> Settings:
@@ -42,34 +42,36 @@ def broke(got: Any) -> TransportFailure:
     return got
 
 
-@pytest.mark.parametrize("script", wires.SLOW, ids=lambda script: script.__name__)
-def test_no_silence_is_too_long_and_yet_it_ends(twin: Twin, script: wires.Script) -> None:
+@pytest.mark.parametrize("script", fake_transports.SLOW, ids=lambda script: script.__name__)
+def test_no_silence_is_too_long_and_yet_it_ends(twin: Twin, script: fake_transports.Script) -> None:
     with serving(script) as server:
         broke(twin.send(at(server.url), GET))
 
 
-@pytest.mark.parametrize("script", wires.WRONG, ids=lambda script: script.__name__)
+@pytest.mark.parametrize("script", fake_transports.WRONG, ids=lambda script: script.__name__)
 @pytest.mark.parametrize("call", [GET, POST], ids=["GET", "POST"])
-def test_what_is_no_answer_is_a_failure(twin: Twin, script: wires.Script, call: Any) -> None:
+def test_what_is_no_answer_is_a_failure(twin: Twin, script: fake_transports.Script, call: Any) -> None:
     with serving(script) as server:
         got = twin.send(at(server.url), call)
     # A protocol of its own may speak before it was spoken to.
-    if script is wires.another_protocol:
+    if script is fake_transports.another_protocol:
         assert isinstance(got, TransportFailure)
     elif isinstance(got, HttpReply):
         # What breaks off in the middle of a readable answer is that answer.
-        assert script is wires.says_more_than_it_sends or got.status == 101
+        assert script is fake_transports.says_more_than_it_sends or got.status == 101
     else:
         broke(got)
 
 
 def test_a_body_without_an_end(twin: Twin) -> None:
-    with serving(wires.endless_body) as server:
+    with serving(fake_transports.endless_body) as server:
         broke(twin.send(at(server.url), GET))
 
 
-@pytest.mark.parametrize("script", [wires.gzip_bomb, wires.gzip_in_gzip, wires.an_unknown_codec])
-def test_a_bomb_does_not_go_off(twin: Twin, script: wires.Script) -> None:
+@pytest.mark.parametrize(
+    "script", [fake_transports.gzip_bomb, fake_transports.gzip_in_gzip, fake_transports.an_unknown_codec]
+)
+def test_a_bomb_does_not_go_off(twin: Twin, script: fake_transports.Script) -> None:
     with serving(script) as server:
         tracemalloc.start()
         try:
@@ -87,7 +89,7 @@ def test_a_packed_answer_is_read(twin: Twin) -> None:
 
 
 def test_an_answer_whose_packing_is_torn_is_no_result(twin: Twin) -> None:
-    with serving(wires.torn_gzip) as server:
+    with serving(fake_transports.torn_gzip) as server:
         got = twin.send(at(server.url), GET)
     assert isinstance(got, TransportFailure) or got.json is None
 
@@ -111,7 +113,7 @@ def test_cookies_are_neither_kept_nor_returned(twin: Twin) -> None:
 
 def test_an_answer_nobody_asked_for_is_not_taken_for_the_next_one(twin: Twin) -> None:
     """Bytes that follow an answer are dropped with their connection."""
-    with serving(wires.two_answers) as server:
+    with serving(fake_transports.two_answers) as server:
         first = twin.send(at(server.url), GET)
         assert isinstance(first, (HttpReply, TransportFailure))
         again = twin.send(at(server.url), GET, GET)

@@ -10,22 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from client.test_api_client import serving
 from helpers import NOW
-from test_client import serving
 from transfers.conftest import host, make_settings, names
 from transfers.server import MediaServer, Reply
 
-from airflow_provider_seedance import media
+from airflow_provider_seedance.client import media_client
+from airflow_provider_seedance.client.media_client import MediaClient, MediaConnectionError, MediaTooSlowError
 from airflow_provider_seedance.exceptions import (
     SeedanceMediaError,
     SeedanceMediaHostError,
     SeedanceMediaTooLargeError,
 )
-from airflow_provider_seedance.media import MediaClient, MediaConnectionError, MediaTooSlowError
 from airflow_provider_seedance.transfers import download as module
 from airflow_provider_seedance.transfers.download import Announced, Source, download
 
-from . import wires
+from . import fake_transports
 from .certificates import listening, self_signed
 
 __all__ = ["host", "names"]  # fixtures
@@ -37,7 +37,7 @@ DATA = bytes(range(256)) * 400
 def _small(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FIRST_PAUSE", 0.0)
     monkeypatch.setattr(module, "SAME_URL_PAUSE", 0.0)
-    monkeypatch.setattr(media, "PACE_SECONDS", 0.2)
+    monkeypatch.setattr(media_client, "PACE_SECONDS", 0.2)
 
 
 class Kept:
@@ -72,7 +72,7 @@ def fetch(url: str, kept: Kept | None = None, **extra: Any) -> Any:
 
 
 @contextmanager
-def bad(script: wires.Script) -> Iterator[str]:
+def bad(script: fake_transports.Script) -> Iterator[str]:
     with serving(script) as server:
         yield f"http://127.0.0.1:{server.port}/a.mp4"
 
@@ -82,10 +82,10 @@ def bad(script: wires.Script) -> Iterator[str]:
 
 @pytest.mark.parametrize(
     "script",
-    [wires.endless_interim, wires.dripping_status_line, wires.dripping_headers],
+    [fake_transports.endless_interim, fake_transports.dripping_status_line, fake_transports.dripping_headers],
     ids=lambda one: one.__name__,
 )
-def test_a_reply_that_drips_ends(script: wires.Script) -> None:
+def test_a_reply_that_drips_ends(script: fake_transports.Script) -> None:
     with (
         bad(script) as url,
         MediaClient(make_settings(timeout=0.25)) as client,
@@ -95,9 +95,14 @@ def test_a_reply_that_drips_ends(script: wires.Script) -> None:
 
 
 def dripping_file(peer: socket.socket) -> None:
-    wires.asked(peer)
-    wires.drip(
-        peer, [wires.head("200 OK", "Content-Length: 100000"), *[b"a" for _ in range(wires.STEPS)]], 0.02
+    fake_transports.asked(peer)
+    fake_transports.drip(
+        peer,
+        [
+            fake_transports.head("200 OK", "Content-Length: 100000"),
+            *[b"a" for _ in range(fake_transports.STEPS)],
+        ],
+        0.02,
     )
 
 
@@ -113,17 +118,17 @@ def test_a_file_that_drips_ends_and_what_dripped_is_no_progress() -> None:
 def test_what_the_reader_takes_its_time_for_is_not_the_hosts_fault(
     host: MediaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(media, "PACE_SECONDS", 5.0)
+    monkeypatch.setattr(media_client, "PACE_SECONDS", 5.0)
     url = host.put("/a.mp4", DATA * 4)
     pause = threading.Event()
     with MediaClient(make_settings()) as client, client.open(url) as stream:
         received = 0
         for number, chunk in enumerate(stream.chunks()):
             if not number:
-                monkeypatch.setattr(media, "PACE_SECONDS", 0.0)
+                monkeypatch.setattr(media_client, "PACE_SECONDS", 0.0)
                 pause.wait(0.05)
             received += len(chunk)
-            monkeypatch.setattr(media, "PACE_SECONDS", 5.0)
+            monkeypatch.setattr(media_client, "PACE_SECONDS", 5.0)
     assert received == len(DATA) * 4
 
 
@@ -131,9 +136,9 @@ def test_what_the_reader_takes_its_time_for_is_not_the_hosts_fault(
 
 
 def endless_file(peer: socket.socket) -> None:
-    wires.asked(peer)
-    peer.sendall(wires.head("200 OK", "Content-Type: video/mp4"))
-    for _ in range(wires.STEPS * 10):
+    fake_transports.asked(peer)
+    peer.sendall(fake_transports.head("200 OK", "Content-Type: video/mp4"))
+    for _ in range(fake_transports.STEPS * 10):
         peer.sendall(b"a" * 10_000)
 
 
@@ -171,9 +176,11 @@ def test_a_part_that_makes_a_file_too_large(host: MediaServer) -> None:
 
 
 @pytest.mark.parametrize(
-    "script", [*wires.WRONG, wires.gzip_bomb, wires.gzip_in_gzip], ids=lambda one: one.__name__
+    "script",
+    [*fake_transports.WRONG, fake_transports.gzip_bomb, fake_transports.gzip_in_gzip],
+    ids=lambda one: one.__name__,
 )
-def test_what_is_no_file_is_an_error_of_ours(script: wires.Script) -> None:
+def test_what_is_no_file_is_an_error_of_ours(script: fake_transports.Script) -> None:
     with bad(script) as url, pytest.raises(SeedanceMediaError):
         fetch(url, max_media_bytes=100_000_000)
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow.sdk import DAG
+from client.test_api_client import answer, serving
 from support import PROMPT, Store, TaskInstance, make_context
-from test_client import answer, serving
 from versions import DagSerialization
 
 from airflow_provider_seedance.exceptions import SeedanceError

@@ -19,11 +19,11 @@ from support import SECRET, Log, Store, TaskInstance, deferral, make_context, on
 from versions import ENDING_FROM_TRIGGERS, deserialize, serialize
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance import records
-from airflow_provider_seedance.campaigns import ledger as ledgers
+from airflow_provider_seedance.batch import record_store as ledgers
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
-from airflow_provider_seedance.operators import pace, submission
+from airflow_provider_seedance.operators import pace
 from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoBatchOperator
+from airflow_provider_seedance.submission import records, submitter
 from airflow_provider_seedance.triggers import seedance as triggers
 
 Connect = Callable[..., None]
@@ -87,7 +87,7 @@ class Runner:
 
 
 def paid(emulator: SeedanceEmulator) -> list[str]:
-    return [submission.prompt for submission in emulator.ledger.submissions]
+    return [submitter.prompt for submitter in emulator.ledger.submissions]
 
 
 def keys(entries: list[dict[str, Any]]) -> list[str]:
@@ -430,7 +430,7 @@ def test_what_cannot_be_looked_up_for_long_is_left_to_the_next_try(
 def test_a_worker_lost_between_post_and_id_leaves_one_uncertain(
     services: SeedanceEmulator, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from airflow_provider_seedance.operators import submission
+    from airflow_provider_seedance.submission import submitter
 
     connect("seedanceapi-v2")
 
@@ -440,17 +440,17 @@ def test_a_worker_lost_between_post_and_id_leaves_one_uncertain(
     def die(*_: Any) -> Any:
         raise Killed
 
-    send = submission.Submission._send
+    send = submitter.Submission._send
 
     def die_after_b(self: Any, call: Any, request: Any) -> Any:
         outcome = send(self, call, request)
         return outcome if request.prompt != "b" else die()
 
-    monkeypatch.setattr(submission.Submission, "_send", die_after_b)
+    monkeypatch.setattr(submitter.Submission, "_send", die_after_b)
     runner, op = Runner(), make(["a", "b", "c"])
     with pytest.raises(Killed):
         runner.run(op)
-    monkeypatch.setattr(submission.Submission, "_send", send)
+    monkeypatch.setattr(submitter.Submission, "_send", send)
     runner.ti.retry()
     with pytest.raises(errors.SeedanceBatchFinalError, match="uncertain") as caught:
         runner.run(op)
@@ -540,7 +540,7 @@ def test_ids_that_cannot_be_written_travel_with_the_deferral(
         services.release()
 
     runner.store.before, runner.before_resume = before, back
-    monkeypatch.setattr(submission, "DEFAULT_RETRY_AFTER", 0.1)
+    monkeypatch.setattr(submitter, "DEFAULT_RETRY_AFTER", 0.1)
     result = runner.run(make([f"lamp {number}" for number in range(count)], on_item_failure="keep"))
     assert result["counts"] == {"total": count, "succeeded": count, "failed": 0, "not_submitted": 0}
     assert len(paid(services)) == count
@@ -552,8 +552,8 @@ def test_a_service_that_stops_answering_is_not_paid_blindly(
     connect("seedanceapi-v2")
     fault = services.fault("gateway_error", on="submit", accept=True, times=None, status=502)
     monkeypatch.setattr(pace, "MOST_UNREACHABLE", 1)
-    monkeypatch.setattr(submission, "DEFAULT_RETRY_AFTER", 0.05)
-    monkeypatch.setattr(submission, "FIRST_STEP", 0.05)
+    monkeypatch.setattr(submitter, "DEFAULT_RETRY_AFTER", 0.05)
+    monkeypatch.setattr(submitter, "FIRST_STEP", 0.05)
     runner, requests = Runner(), [f"lamp {number}" for number in range(60)]
     with pytest.raises(errors.SeedanceServerError, match="does not answer submissions"):
         runner.run(make(requests, on_item_failure="keep"))

@@ -13,13 +13,13 @@ from support import PROMPT, Store, TaskInstance, deferral, make_context
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.callbacks import tokens
-from airflow_provider_seedance.callbacks.mailbox import key_for, with_id
+from airflow_provider_seedance.callbacks.inbox import key_for, with_id
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
-from airflow_provider_seedance.operators import submission
 from airflow_provider_seedance.operators.seedance import (
     SeedanceGenerateVideoOperator,
     SeedreamGenerateImageOperator,
 )
+from airflow_provider_seedance.submission import submitter
 from airflow_provider_seedance.triggers.seedance import SeedanceCallbackTrigger, SeedanceGenerationTrigger
 
 CALLING = ("seedance2api", "seedanceapi-v1", "seedanceapi-v2", "ark")
@@ -106,7 +106,7 @@ def task(held: SeedanceEmulator, connect: Connect) -> Task:
 
 @pytest.fixture
 def out_of_patience(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    return lambda: monkeypatch.setattr(submission, "CALL_PATIENCE", 0.0)
+    return lambda: monkeypatch.setattr(submitter, "CALL_PATIENCE", 0.0)
 
 
 def waits_for(deferred: TaskDeferred, generation_id: str) -> bool:
@@ -282,7 +282,7 @@ def test_a_call_tells_what_the_lost_reply_would_have(
     task = Task(held, store)
     waiting = task.execute()
     assert isinstance(waiting.trigger, SeedanceCallbackTrigger)
-    assert 590 < waiting.trigger.moment - time.time() <= submission.CALL_PATIENCE
+    assert 590 < waiting.trigger.moment - time.time() <= submitter.CALL_PATIENCE
     assert waiting.trigger.callback_nonce == store.value["callback_nonce"]
 
     found = task.resume(waiting, call(task.paid))
@@ -543,7 +543,7 @@ def test_once_and_no_more(bold: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     bold.services.fault("drop_reply", times=None)
     first = bold.execute()
     # The second submission is waited for as the first was; both were sent, and that is enough.
-    monkeypatch.setattr(submission, "CALL_PATIENCE", 0.0)
+    monkeypatch.setattr(submitter, "CALL_PATIENCE", 0.0)
     with pytest.raises(errors.SeedanceUncertainSubmitError):
         resume(bold.op, first, SILENCE, bold.context)
     assert bold.posts == 2

@@ -18,8 +18,6 @@ from support import PROMPT, SECRET, Log, Store, TaskInstance, deferral, make_con
 from versions import ENDING_FROM_TRIGGERS, UNREADABLE_EXTRA, deserialize, needs, require, serialize
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance import records as rec
-from airflow_provider_seedance.compat import TaskDeferralError, TaskDeferralTimeout
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.operators import base, checks
 from airflow_provider_seedance.operators import generation as module
@@ -27,8 +25,10 @@ from airflow_provider_seedance.operators.seedance import (
     SeedanceGenerateVideoOperator,
     SeedreamGenerateImageOperator,
 )
+from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.triggers import seedance as triggers
 from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger, SeedanceQuotaTrigger
+from airflow_provider_seedance.version_compat import TaskDeferralError, TaskDeferralTimeout
 
 Connect = Callable[..., None]
 

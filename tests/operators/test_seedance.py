@@ -14,7 +14,6 @@ from support import PROMPT, Store, deferral, make_context
 from versions import RETRY_POLICIES, DagSerialization, needs
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.compat import AIRFLOW_V_3_3_PLUS, RetryDecision, RetryPolicy
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import ImageRequest, VideoRequest
 from airflow_provider_seedance.operators.generation import SeedanceGenerationOperator
@@ -24,6 +23,7 @@ from airflow_provider_seedance.operators.seedance import (
 )
 from airflow_provider_seedance.policies.retry import SeedanceRetryPolicy
 from airflow_provider_seedance.sensors.seedance import SeedanceGenerationSensor
+from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS, RetryDecision, RetryPolicy
 
 Connect = Callable[..., None]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_seedance.polling import hub
-from airflow_provider_seedance.polling.beliefs import Beliefs
+from airflow_provider_seedance.polling.duration_model import Beliefs
 from polling.simulated import Service, simulate
 
 

@@ -19,12 +19,12 @@ import pytest
 from helpers import reply
 from helpers import settings as settings_of
 
+from airflow_provider_seedance.apis.messages import HttpCall, HttpReply, TransportFailure
 from airflow_provider_seedance.apis.rate_limits import read_rate_limit
-from airflow_provider_seedance.apis.wire import HttpCall, HttpReply, TransportFailure
 from airflow_provider_seedance.polling import hub
 from airflow_provider_seedance.polling.hub import wait_for_generation
 from airflow_provider_seedance.polling.schedule import Knowledge
-from airflow_provider_seedance.polling.waiting import Waiting
+from airflow_provider_seedance.polling.wait_state import Waiting
 from airflow_provider_seedance.settings import Settings
 
 #: When simulated time begins, in seconds since 1970.

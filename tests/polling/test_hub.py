@@ -16,13 +16,13 @@ from support import SECRET, emulator_settings, on_loop
 from triggers.test_seedance import submitted
 
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.apis.messages import HttpCall
 from airflow_provider_seedance.apis.rate_limits import RateLimit
-from airflow_provider_seedance.apis.wire import HttpCall
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.polling import hub as module
 from airflow_provider_seedance.polling.hub import wait_for_generation
 from airflow_provider_seedance.polling.schedule import Knowledge
-from airflow_provider_seedance.polling.waiting import NOT_FOUND_LIMIT, Waiting
+from airflow_provider_seedance.polling.wait_state import NOT_FOUND_LIMIT, Waiting
 from airflow_provider_seedance.settings import Settings
 
 CONN = "seedance_default"

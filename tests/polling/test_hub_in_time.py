@@ -12,11 +12,11 @@ import pytest
 from helpers import reply, settings
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.apis.wire import TransportFailure
-from airflow_provider_seedance.client import POOL_SIZE
+from airflow_provider_seedance.apis.messages import TransportFailure
+from airflow_provider_seedance.client.api_client import POOL_SIZE
 from airflow_provider_seedance.polling import hub as module
-from airflow_provider_seedance.polling.turns import BURST, MOST_PER_SECOND
-from airflow_provider_seedance.polling.waiting import NOT_FOUND_LIMIT, Next, Waiting
+from airflow_provider_seedance.polling.request_queue import BURST, MOST_PER_SECOND
+from airflow_provider_seedance.polling.wait_state import NOT_FOUND_LIMIT, Next, Waiting
 from airflow_provider_seedance.settings import Settings
 from polling.simulated import (
     CONN,

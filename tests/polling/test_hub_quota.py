@@ -12,12 +12,12 @@ import pytest
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.rate_limits import RateLimit
-from airflow_provider_seedance.client import POOL_SIZE
+from airflow_provider_seedance.client.api_client import POOL_SIZE
 from airflow_provider_seedance.polling import hub as module
-from airflow_provider_seedance.polling.beliefs import Beliefs
+from airflow_provider_seedance.polling.duration_model import Beliefs
 from airflow_provider_seedance.polling.hub import wait_for_turn, wait_to_submit
-from airflow_provider_seedance.polling.notes import QUEUE_LIFETIME, QuotaNote
 from airflow_provider_seedance.polling.quota import MARGIN
+from airflow_provider_seedance.polling.shared_quota import QUEUE_LIFETIME, QuotaNote
 from airflow_provider_seedance.settings import Settings
 from polling.simulated import (
     CONN,

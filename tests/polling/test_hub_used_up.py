@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from airflow_provider_seedance.polling.hub import wait_to_submit
-from airflow_provider_seedance.polling.many import Awaited, Patience, wait_for_many
+from airflow_provider_seedance.polling.wait_many import Awaited, Patience, wait_for_many
 from polling.simulated import CONN, EPOCH, HOUR, Connections, Service, connection, passed, wait
 
 

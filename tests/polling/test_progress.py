@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_seedance.polling import progress as module
-from airflow_provider_seedance.polling.beliefs import TIMES, Belief, price, unlearned
+from airflow_provider_seedance.polling.duration_model import TIMES, Belief, price, unlearned
 from airflow_provider_seedance.polling.progress import next_by_progress
 
 

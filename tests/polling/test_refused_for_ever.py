@@ -18,7 +18,7 @@ from airflow_provider_seedance.operators.seedance import (
     SeedanceGenerateVideoBatchOperator,
     SeedanceGenerateVideoOperator,
 )
-from airflow_provider_seedance.polling import waiting
+from airflow_provider_seedance.polling import wait_state
 from airflow_provider_seedance.sensors.seedance import SeedanceGenerationSensor
 from airflow_provider_seedance.triggers import seedance as triggers
 
@@ -32,9 +32,9 @@ DAY = 86400.0
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name in (
-        (waiting, "QUOTA_PATIENCE"),
-        (waiting, "WORKER_QUOTA_PATIENCE"),
-        (waiting, "UNKNOWN_QUOTA_PAUSE"),
+        (wait_state, "QUOTA_PATIENCE"),
+        (wait_state, "WORKER_QUOTA_PATIENCE"),
+        (wait_state, "UNKNOWN_QUOTA_PAUSE"),
     ):
         monkeypatch.setattr(module, name, PATIENCE)
     monkeypatch.setattr(triggers, "EARLIEST", 0.0)
@@ -164,7 +164,7 @@ def test_the_patience_is_counted_from_the_deadline_and_not_from_the_latest_refus
 ) -> None:
     connect("seedanceapi-v2")
     services.hold()
-    monkeypatch.setattr(waiting, "QUOTA_PATIENCE", DAY)
+    monkeypatch.setattr(wait_state, "QUOTA_PATIENCE", DAY)
     op, context = make(timeout=3600), make_context(Store())
     deferred = deferral(lambda: op.execute(context))
     services.fault("rate_limit", on="status", times=None, retry_after=1800)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_seedance.polling import schedule
-from airflow_provider_seedance.polling.beliefs import Belief, Beliefs
+from airflow_provider_seedance.polling.duration_model import Belief, Beliefs
 from airflow_provider_seedance.polling.schedule import KEPT_PROGRESS, Knowledge, next_poll
 
 

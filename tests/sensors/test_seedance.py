@@ -16,14 +16,14 @@ from support import deferral, make_context, on_loop
 from triggers.test_seedance import submitted
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.compat import AIRFLOW_V_3_3_PLUS
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import GenerationStatus
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.policies.retry import SeedanceRetryPolicy
-from airflow_provider_seedance.polling.waiting import NOT_FOUND_LIMIT
+from airflow_provider_seedance.polling.wait_state import NOT_FOUND_LIMIT
 from airflow_provider_seedance.sensors.seedance import SeedanceGenerationSensor
 from airflow_provider_seedance.triggers import seedance as triggers
+from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS
 
 Connect = Callable[..., None]
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_seedance.client.media_client import MediaClient
 from airflow_provider_seedance.exceptions import (
     SeedanceMediaError,
     SeedanceMediaHostError,
@@ -18,7 +19,6 @@ from airflow_provider_seedance.exceptions import (
     SeedanceOutputGoneError,
     SeedanceRateLimitError,
 )
-from airflow_provider_seedance.media import MediaClient
 from airflow_provider_seedance.transfers import download as module
 from airflow_provider_seedance.transfers.download import (
     Announced,

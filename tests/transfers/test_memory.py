@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_seedance.transfers import storage
+from airflow_provider_seedance.storage import location
 from airflow_provider_seedance.transfers.seedance_to_object_storage import SeedanceToObjectStorageOperator
 from transfers.conftest import connection_json
 from transfers.server import MediaServer
@@ -41,9 +41,9 @@ def test_constant_memory(
     host: MediaServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_SEEDANCE_DEFAULT", connection_json())
-    monkeypatch.setattr(storage, "PART", 1024 * 1024)  # what is measured is the file, not one part of it
+    monkeypatch.setattr(location, "PART", 1024 * 1024)  # what is measured is the file, not one part of it
     store = ForgetfulStore()
-    monkeypatch.setattr(storage, "_filesystem", lambda path: store if kind == "store" else path.fs)
+    monkeypatch.setattr(location, "_filesystem", lambda path: store if kind == "store" else path.fs)
     with (tmp_path / "source").open("w+b") as source:
         source.truncate(SIZE)
         # Mapped, not held; let go of by whoever sends the last of it.

@@ -22,7 +22,7 @@ from airflow_provider_seedance.generations import Generation
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.policies.retry import SeedanceRetryPolicy
 from airflow_provider_seedance.transfers import seedance_to_object_storage as module
-from airflow_provider_seedance.transfers.outputs import Progress, megabytes
+from airflow_provider_seedance.transfers.output import Progress, megabytes
 from airflow_provider_seedance.transfers.seedance_to_object_storage import SeedanceToObjectStorageOperator
 from transfers.conftest import connection_json
 from transfers.server import MediaServer, Reply

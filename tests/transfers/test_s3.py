@@ -15,8 +15,8 @@ from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
 from airflow_provider_seedance.exceptions import SeedanceDestinationExistsError, SeedanceMediaError
-from airflow_provider_seedance.transfers import storage
-from airflow_provider_seedance.transfers.storage import Place
+from airflow_provider_seedance.storage import location
+from airflow_provider_seedance.storage.location import Place
 
 PART = 5 * 1024 * 1024
 DATA = bytes(range(256)) * (PART // 256 * 2 + 1000)
@@ -41,7 +41,7 @@ def s3() -> Iterator[S3FileSystem]:
 
 @pytest.fixture(autouse=True)
 def smallest_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "PART", PART)
+    monkeypatch.setattr(location, "PART", PART)
 
 
 @pytest.fixture

@@ -22,12 +22,12 @@ from support import Log, TaskInstance, emulator_settings, on_loop, smallest
 from versions import ENDING_FROM_TRIGGERS, deserialize, needs, serialize
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance import flows
-from airflow_provider_seedance.client import Client
+from airflow_provider_seedance.client import flows
+from airflow_provider_seedance.client.api_client import Client
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
 from airflow_provider_seedance.polling import hub
-from airflow_provider_seedance.triggers import cancelling
+from airflow_provider_seedance.triggers import cancellation
 from airflow_provider_seedance.triggers import seedance as module
 from airflow_provider_seedance.triggers.seedance import (
     GenerationEvent,
@@ -452,20 +452,20 @@ def test_the_cancellation_survives_its_own(
         killing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await killing
-        assert len(cancelling._cancellations) == 1
+        assert len(cancellation._cancellations) == 1
         fault.release()
-        await asyncio.gather(*cancelling._cancellations)
+        await asyncio.gather(*cancellation._cancellations)
 
     on_loop(kill())
     assert services.generation(queued).status == "cancelled"
-    assert cancelling._cancellations == set()
+    assert cancellation._cancellations == set()
 
 
 def test_a_cancellation_that_takes_too_long_is_given_up(
     services: SeedanceEmulator, queued: str, state: Callable[[Any], None], log: Log, monkeypatch: Any
 ) -> None:
     state({"run": {"task": "failed"}})
-    monkeypatch.setattr(cancelling, "CANCEL_PATIENCE", 0.05)
+    monkeypatch.setattr(cancellation, "CANCEL_PATIENCE", 0.05)
     fault = services.fault("delay", on="status", hold=True)
     try:
         on_loop(make(queued).on_kill())

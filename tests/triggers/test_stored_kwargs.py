@@ -21,8 +21,8 @@ from airflow.triggers.base import BaseTrigger
 from support import emulator_settings, smallest
 from versions import deserialize, serialize
 
-from airflow_provider_seedance import flows
-from airflow_provider_seedance.client import Client
+from airflow_provider_seedance.client import flows
+from airflow_provider_seedance.client.api_client import Client
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import utc_now
 from airflow_provider_seedance.operators.seedance import (

@@ -8,8 +8,8 @@ import secrets
 from datetime import UTC, datetime
 from typing import Any
 
-from airflow_provider_seedance.emulator.media import MediaSpec, frame_size
-from airflow_provider_seedance.emulator.records import Draft, Failure, Generation, Render
+from airflow_provider_seedance.emulator.media_encoder import MediaSpec, frame_size
+from airflow_provider_seedance.emulator.models import Draft, Failure, Generation, Render
 from airflow_provider_seedance.emulator.services.ark_images import ImageRequest, parse_images
 from airflow_provider_seedance.emulator.services.ark_requests import TaskRequest, parse_task
 from airflow_provider_seedance.emulator.services.base import (

@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from airflow_provider_seedance.emulator.media import MediaStore
-from airflow_provider_seedance.emulator.records import Draft, Generation, Render
+from airflow_provider_seedance.emulator.media_encoder import MediaStore
+from airflow_provider_seedance.emulator.models import Draft, Generation, Render
 from airflow_provider_seedance.emulator.state import Backend, OutOfCreditsError
 
 

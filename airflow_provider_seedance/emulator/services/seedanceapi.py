@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_provider_seedance.emulator.media import MediaSpec, frame_size
-from airflow_provider_seedance.emulator.records import Draft, Generation, Render
+from airflow_provider_seedance.emulator.media_encoder import MediaSpec, frame_size
+from airflow_provider_seedance.emulator.models import Draft, Generation, Render
 from airflow_provider_seedance.emulator.services.base import (
     ApiError,
     Call,

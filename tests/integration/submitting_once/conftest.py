@@ -1,9 +1,9 @@
 """
-The stage of the situations, and their running side by side.
+The airflow of the scenarios, and their running side by side.
 
 A situation waits most of its time for Airflow, so several are played at once, each in a thread of its
-own: every test function marked ``side_by_side`` takes only ``stage`` and parameters, touches nothing but
-its own renders, and is started together with the first of them. A test without the mark has the stage
+own: every test function marked ``side_by_side`` takes only ``airflow`` and parameters, touches nothing but
+its own renders, and is started together with the first of them. A test without the mark has the airflow
 to itself.
 """
 
@@ -22,7 +22,7 @@ from versions import STATE_STORE, require
 
 from airflow_provider_seedance.testing import SeedanceEmulator
 
-from .stage import API_KEY, SERVICES, Stage
+from .airflow_fixture import API_KEY, SERVICES, AirflowFixture
 
 HERE = Path(__file__).parent
 
@@ -48,21 +48,21 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         wait(_played.values())
         return None
     if not _played:
-        stage = pyfuncitem.funcargs["stage"]
+        airflow = pyfuncitem.funcargs["airflow"]
         for item in pyfuncitem.session.items:
             if item.path.is_relative_to(HERE) and item.get_closest_marker("side_by_side"):
                 assert isinstance(item, pytest.Function)
                 parameters = item.callspec.params if hasattr(item, "callspec") else {}
-                _played[item.nodeid] = _pool.submit(item.obj, stage=stage, **parameters)
+                _played[item.nodeid] = _pool.submit(item.obj, airflow=airflow, **parameters)
     _played[pyfuncitem.nodeid].result()
     return True
 
 
 @pytest.fixture(scope="package")
-def stage(tmp_path_factory: pytest.TempPathFactory, database_template: Path) -> Iterator[Stage]:
-    """A private Airflow with two emulators; see :class:`Stage`."""
+def airflow(tmp_path_factory: pytest.TempPathFactory, database_template: Path) -> Iterator[AirflowFixture]:
+    """A private Airflow with two emulators; see :class:`AirflowFixture`."""
     require(STATE_STORE)
-    home = tmp_path_factory.mktemp("situations")
+    home = tmp_path_factory.mktemp("scenarios")
     with (
         SeedanceEmulator(key=API_KEY, speed=60, render_seconds=160_000, media=False) as rendering,
         SeedanceEmulator(key=API_KEY, speed=0.001, media=False) as queueing,
@@ -73,7 +73,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory, database_template: Path) -> 
         connections = {name.replace("-", "_"): rendering.connection_json(name) for name in SERVICES}
         connections |= {"ark_queue": queueing.connection_json("ark"), "nobody": json.dumps(away)}
         (home / "dags").mkdir()
-        shutil.copy(HERE / "situations.py", home / "dags")
+        shutil.copy(HERE / "scenarios.py", home / "dags")
         with TestAirflow(
             home=home,
             dags_folder=home / "dags",
@@ -86,7 +86,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory, database_template: Path) -> 
         ) as airflow:
             for dag_id in ("video_0", "limited", "chain", "mapped_1"):
                 airflow.wait_parsed(dag_id, 120)
-            running = Stage(airflow=airflow, rendering=rendering, queueing=queueing, folder=home)
+            running = AirflowFixture(airflow=airflow, rendering=rendering, queueing=queueing, folder=home)
             try:
                 yield running
             finally:

@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from .stage import NEVER, PATIENCE, STANDS_AFTER_ID, Stage, Task
+from .airflow_fixture import NEVER, PATIENCE, STANDS_AFTER_ID, AirflowFixture, Task
 
 pytestmark = pytest.mark.side_by_side
 
 BY_TRY = "seen from {{ 'the left' if ti.try_number == 1 else 'the right' }}"
 
 
-def _left_behind(stage: Stage, retries: int, **arguments: Any) -> tuple[Task, str]:
+def _left_behind(airflow: AirflowFixture, retries: int, **arguments: Any) -> tuple[Task, str]:
     """A task whose first worker was killed after the id, and whose prompt is another one in the next try."""
-    boat = stage.video(
+    boat = airflow.video(
         "ark", retries=retries, prompt=BY_TRY, arguments={**STANDS_AFTER_ID, **arguments}
     ).start()
     paid = str(boat.until_recorded())
@@ -26,8 +26,8 @@ def _left_behind(stage: Stage, retries: int, **arguments: Any) -> tuple[Task, st
 # ---------------------------------------------------------------------- an id
 
 
-def test_a_retry_with_another_request_fails_for_good(stage: Stage) -> None:
-    boat, paid = _left_behind(stage, 2)
+def test_a_retry_with_another_request_fails_for_good(airflow: AirflowFixture) -> None:
+    boat, paid = _left_behind(airflow, 2)
     boat.until("failed", try_number=2)
     boat.check("failed", posts=1)
     boat.check_says(
@@ -38,8 +38,8 @@ def test_a_retry_with_another_request_fails_for_good(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("on_clear", ["reuse", "new"])
-def test_a_cleared_task_submits_its_new_request(stage: Stage, on_clear: str) -> None:
-    boat, paid = _left_behind(stage, 0, on_clear=on_clear)
+def test_a_cleared_task_submits_its_new_request(airflow: AirflowFixture, on_clear: str) -> None:
+    boat, paid = _left_behind(airflow, 0, on_clear=on_clear)
     boat.until("failed")
     boat.clear()
     _ends_as_another_one(boat, paid)
@@ -50,14 +50,14 @@ def test_a_cleared_task_submits_its_new_request(stage: Stage, on_clear: str) -> 
     )
 
 
-def test_a_retry_submits_its_new_request_where_the_author_says_so(stage: Stage) -> None:
-    boat, paid = _left_behind(stage, 1, on_uncertain_submit="resubmit")
+def test_a_retry_submits_its_new_request_where_the_author_says_so(airflow: AirflowFixture) -> None:
+    boat, paid = _left_behind(airflow, 1, on_uncertain_submit="resubmit")
     _ends_as_another_one(boat, paid)
     boat.check_says("on_uncertain_submit='resubmit': submitting anew, which pays again", try_number=2)
 
 
-def test_another_service_is_another_request(stage: Stage) -> None:
-    boat = stage.video(
+def test_another_service_is_another_request(airflow: AirflowFixture) -> None:
+    boat = airflow.video(
         "seedanceapi_v1", retries=1, arguments=STANDS_AFTER_ID, later={"seedance_conn_id": "seedanceapi_v2"}
     ).start()
     paid = boat.until_recorded()
@@ -67,8 +67,8 @@ def test_another_service_is_another_request(stage: Stage) -> None:
     boat.check_says(f"the request changed (api, base_url) since generation {paid} was submitted")
 
 
-def test_an_argument_added_later_is_another_request(stage: Stage) -> None:
-    boat = stage.video("ark", retries=1, arguments=STANDS_AFTER_ID, later={"aspect_ratio": "1:1"}).start()
+def test_an_argument_added_later_is_another_request(airflow: AirflowFixture) -> None:
+    boat = airflow.video("ark", retries=1, arguments=STANDS_AFTER_ID, later={"aspect_ratio": "1:1"}).start()
     boat.until_recorded()
     boat.kill()
     boat.until("failed", try_number=2)
@@ -79,8 +79,8 @@ def test_an_argument_added_later_is_another_request(stage: Stage) -> None:
 # ---------------------------------------------------------------------- an intent without an id
 
 
-def test_a_retry_with_another_request_does_not_forget_the_uncertain_one(stage: Stage) -> None:
-    boat = stage.video("seedanceapi_v2", retries=1, prompt=BY_TRY)
+def test_a_retry_with_another_request_does_not_forget_the_uncertain_one(airflow: AirflowFixture) -> None:
+    boat = airflow.video("seedanceapi_v2", retries=1, prompt=BY_TRY)
     fault = boat.fault("hold_reply")
     boat.start()
     boat.until_struck(fault)
@@ -90,14 +90,14 @@ def test_a_retry_with_another_request_does_not_forget_the_uncertain_one(stage: S
     boat.check("failed", posts=1)
     boat.check_says("An earlier try was about to submit", try_number=2)
     boat.clear()
-    boat.stage.until(lambda: len(boat.taken) == 2, "a second submission", boat)
+    boat.airflow.until(lambda: len(boat.taken) == 2, "a second submission", boat)
     boat.finish()
     boat.until("success", try_number=3)
     boat.check("success", posts=2)
 
 
-def test_a_cleared_task_with_another_request_first_reports_the_uncertain_one(stage: Stage) -> None:
-    boat = stage.video("runbase", prompt=BY_TRY)
+def test_a_cleared_task_with_another_request_first_reports_the_uncertain_one(airflow: AirflowFixture) -> None:
+    boat = airflow.video("runbase", prompt=BY_TRY)
     fault = boat.fault("hold_reply")
     boat.start()
     boat.until_struck(fault)
@@ -109,8 +109,8 @@ def test_a_cleared_task_with_another_request_first_reports_the_uncertain_one(sta
     boat.check("failed", posts=1)
 
 
-def test_a_lost_render_that_is_found_is_not_delivered_for_another_request(stage: Stage) -> None:
-    boat = stage.video("ark", retries=1, prompt=BY_TRY)
+def test_a_lost_render_that_is_found_is_not_delivered_for_another_request(airflow: AirflowFixture) -> None:
+    boat = airflow.video("ark", retries=1, prompt=BY_TRY)
     fault = boat.fault("hold_reply")
     boat.start()
     boat.until_struck(fault)
@@ -130,8 +130,8 @@ SIGNED = "https://pictures.example.com/harbour.png?Expires={{ ti.try_number }}&S
 
 
 @pytest.mark.parametrize("how", ["retry", "clear"])
-def test_a_presigned_url_that_was_renewed_is_the_same_request(stage: Stage, how: str) -> None:
-    boat = stage.video(
+def test_a_presigned_url_that_was_renewed_is_the_same_request(airflow: AirflowFixture, how: str) -> None:
+    boat = airflow.video(
         "seedance2api", retries=1 if how == "retry" else 0, arguments={**STANDS_AFTER_ID, "images": [SIGNED]}
     ).start()
     paid = boat.until_recorded()
@@ -146,9 +146,9 @@ def test_a_presigned_url_that_was_renewed_is_the_same_request(stage: Stage, how:
     boat.check_delivered(paid)
 
 
-def test_another_picture_is_another_request(stage: Stage) -> None:
+def test_another_picture_is_another_request(airflow: AirflowFixture) -> None:
     url = "https://pictures.example.com/{{ ti.try_number }}.png?Signature=s"
-    boat = stage.video("seedance2api", retries=1, arguments={**STANDS_AFTER_ID, "images": [url]}).start()
+    boat = airflow.video("seedance2api", retries=1, arguments={**STANDS_AFTER_ID, "images": [url]}).start()
     boat.until_recorded()
     boat.kill()
     boat.until("failed", try_number=2)
@@ -159,9 +159,9 @@ def test_another_picture_is_another_request(stage: Stage) -> None:
 # ---------------------------------------------------------------------- mapped
 
 
-def _mapped(stage: Stage, retries: int) -> tuple[Task, list[Task], list[str]]:
+def _mapped(airflow: AirflowFixture, retries: int) -> tuple[Task, list[Task], list[str]]:
     """Two mapped tasks whose first workers stand after the id."""
-    boat = stage.video(
+    boat = airflow.video(
         "ark",
         dag_id=f"mapped_{retries}",
         items=("an owl", "a whale"),
@@ -175,14 +175,14 @@ def _mapped(stage: Stage, retries: int) -> tuple[Task, list[Task], list[str]]:
 
 
 def _reorder(boat: Task) -> None:
-    boat.stage.airflow.clear(boat.dag_id, boat.run_id, ["items"])
-    boat.stage.airflow.wait_task(
+    boat.airflow.airflow.clear(boat.dag_id, boat.run_id, ["items"])
+    boat.airflow.airflow.wait_task(
         boat.dag_id, boat.run_id, "items", {"success"}, timeout=PATIENCE, try_number=2
     )
 
 
-def test_nobody_gets_the_video_of_another_item_in_a_retry(stage: Stage) -> None:
-    boat, items, paid = _mapped(stage, 1)
+def test_nobody_gets_the_video_of_another_item_in_a_retry(airflow: AirflowFixture) -> None:
+    boat, items, paid = _mapped(airflow, 1)
     _reorder(boat)
     for each in paid:
         boat.emulator.finish(each)
@@ -197,8 +197,8 @@ def test_nobody_gets_the_video_of_another_item_in_a_retry(stage: Stage) -> None:
     assert boat.posts == 2
 
 
-def test_nobody_gets_the_video_of_another_item_after_a_clear(stage: Stage) -> None:
-    boat, items, paid = _mapped(stage, 0)
+def test_nobody_gets_the_video_of_another_item_after_a_clear(airflow: AirflowFixture) -> None:
+    boat, items, paid = _mapped(airflow, 0)
     for each in paid:
         boat.emulator.finish(each)
     for item in items:
@@ -206,8 +206,8 @@ def test_nobody_gets_the_video_of_another_item_after_a_clear(stage: Stage) -> No
     for item in items:
         item.until("failed")
     boat.until_run_ended()
-    boat.stage.airflow.clear(boat.dag_id, boat.run_id)
-    boat.stage.until(lambda: len(boat.taken) == 4, "two more submissions", boat)
+    boat.airflow.airflow.clear(boat.dag_id, boat.run_id)
+    boat.airflow.until(lambda: len(boat.taken) == 4, "two more submissions", boat)
     for each in boat.generations[2:]:
         boat.emulator.finish(each)
     for item, prompt in zip(items, ["a whale", "an owl"], strict=True):
@@ -218,7 +218,7 @@ def test_nobody_gets_the_video_of_another_item_after_a_clear(stage: Stage) -> No
 
 
 def _ends_as_another_one(boat: Task, paid: str) -> None:
-    boat.stage.until(lambda: len(boat.taken) == 2, "a second submission", boat)
+    boat.airflow.until(lambda: len(boat.taken) == 2, "a second submission", boat)
     boat.finish()
     boat.until("success", try_number=2)
     boat.check("success", posts=2)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from .stage import NEVER, PATIENCE, STANDS_AFTER_ID, Stage, Task
+from .airflow_fixture import NEVER, PATIENCE, STANDS_AFTER_ID, AirflowFixture, Task
 
 pytestmark = pytest.mark.side_by_side
 
 
 def _succeeded(boat: Task) -> str:
     boat.start()
-    boat.stage.until(lambda: boat.taken, "a submission", boat)
+    boat.airflow.until(lambda: boat.taken, "a submission", boat)
     boat.finish()
     boat.until("success")
     return str(boat.record["generation_id"])
@@ -21,8 +21,8 @@ def _succeeded(boat: Task) -> str:
 
 
 @pytest.mark.parametrize("conn_id", ["seedance2api", "seedanceapi_v1", "runbase", "ark"])
-def test_cleared_after_success_the_output_is_delivered_again(stage: Stage, conn_id: str) -> None:
-    boat = stage.video(conn_id)
+def test_cleared_after_success_the_output_is_delivered_again(airflow: AirflowFixture, conn_id: str) -> None:
+    boat = airflow.video(conn_id)
     paid = _succeeded(boat)
     read = len(boat.requests("status"))
     boat.clear()
@@ -36,11 +36,11 @@ def test_cleared_after_success_the_output_is_delivered_again(stage: Stage, conn_
     )
 
 
-def test_cleared_after_success_with_on_clear_new_another_take_is_made(stage: Stage) -> None:
-    boat = stage.video("seedanceapi_v2", later={"on_clear": "new"})
+def test_cleared_after_success_with_on_clear_new_another_take_is_made(airflow: AirflowFixture) -> None:
+    boat = airflow.video("seedanceapi_v2", later={"on_clear": "new"})
     paid = _succeeded(boat)
     boat.clear()
-    boat.stage.until(lambda: len(boat.taken) == 2, "a second submission", boat)
+    boat.airflow.until(lambda: len(boat.taken) == 2, "a second submission", boat)
     boat.finish()
     boat.until("success", try_number=2)
     boat.check("success", posts=2)
@@ -48,21 +48,21 @@ def test_cleared_after_success_with_on_clear_new_another_take_is_made(stage: Sta
     boat.check_says("on_clear='reuse' would deliver the old one", try_number=2)
 
 
-def test_on_clear_is_a_template(stage: Stage) -> None:
-    boat = stage.video("ark", arguments={"on_clear": "{{ 'new' if ti.try_number == 3 else 'reuse' }}"})
+def test_on_clear_is_a_template(airflow: AirflowFixture) -> None:
+    boat = airflow.video("ark", arguments={"on_clear": "{{ 'new' if ti.try_number == 3 else 'reuse' }}"})
     paid = _succeeded(boat)
     boat.clear()
     boat.until("success", try_number=2)
     boat.check_delivered(paid)
     boat.clear()
-    boat.stage.until(lambda: len(boat.taken) == 2, "a second submission", boat)
+    boat.airflow.until(lambda: len(boat.taken) == 2, "a second submission", boat)
     boat.finish()
     boat.until("success", try_number=3)
     boat.check("success", posts=2)
 
 
-def test_what_the_trigger_ended_is_delivered_again(stage: Stage) -> None:
-    boat = stage.video("ark", arguments={"end_from_trigger": True}, later={"deferrable": True})
+def test_what_the_trigger_ended_is_delivered_again(airflow: AirflowFixture) -> None:
+    boat = airflow.video("ark", arguments={"end_from_trigger": True}, later={"deferrable": True})
     paid = _succeeded(boat)
     boat.check_delivered(paid)
     boat.clear()
@@ -71,8 +71,8 @@ def test_what_the_trigger_ended_is_delivered_again(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("conn_id", ["ark", "seedance2api"])
-def test_images_are_delivered_again(stage: Stage, conn_id: str) -> None:
-    boat = stage.image(conn_id)
+def test_images_are_delivered_again(airflow: AirflowFixture, conn_id: str) -> None:
+    boat = airflow.image(conn_id)
     paid = _succeeded(boat)
     requests = boat.emulator.ledger.count("any", generation_id=paid)
     boat.clear()
@@ -82,36 +82,36 @@ def test_images_are_delivered_again(stage: Stage, conn_id: str) -> None:
     assert boat.emulator.ledger.count("any", generation_id=paid) == requests  # it stands in the record
 
 
-def test_images_with_on_clear_new_are_made_anew(stage: Stage) -> None:
-    boat = stage.image("seedance2api", later={"on_clear": "new"})
+def test_images_with_on_clear_new_are_made_anew(airflow: AirflowFixture) -> None:
+    boat = airflow.image("seedance2api", later={"on_clear": "new"})
     paid = _succeeded(boat)
     boat.clear()
-    boat.stage.until(lambda: len(boat.taken) == 2, "a second submission", boat)
+    boat.airflow.until(lambda: len(boat.taken) == 2, "a second submission", boat)
     boat.finish()
     boat.until("success", try_number=2)
     boat.check("success", posts=2)
     assert boat.result["generation_id"] != paid
 
 
-def test_a_whole_run_that_is_cleared_does_not_pay_again(stage: Stage) -> None:
-    boat = stage.video("ark", dag_id="chain")
+def test_a_whole_run_that_is_cleared_does_not_pay_again(airflow: AirflowFixture) -> None:
+    boat = airflow.video("ark", dag_id="chain")
     paid = _succeeded(boat)
-    assert stage.airflow.wait_run(boat.dag_id, boat.run_id, PATIENCE) == "failed"  # the upload
-    stage.airflow.clear(boat.dag_id, boat.run_id)
+    assert airflow.airflow.wait_run(boat.dag_id, boat.run_id, PATIENCE) == "failed"  # the upload
+    airflow.airflow.clear(boat.dag_id, boat.run_id)
     boat.until("success", try_number=2)
-    assert stage.airflow.wait_run(boat.dag_id, boat.run_id, PATIENCE) == "success"
+    assert airflow.airflow.wait_run(boat.dag_id, boat.run_id, PATIENCE) == "success"
     boat.check_delivered(paid)
-    assert stage.airflow.xcom(boat.dag_id, boat.run_id, "upload") == paid
+    assert airflow.airflow.xcom(boat.dag_id, boat.run_id, "upload") == paid
 
 
 # ---------------------------------------------------------------------- after a failure that was seen
 
 
-def test_a_render_that_failed_is_submitted_anew_by_a_retry(stage: Stage) -> None:
-    boat = stage.video("seedanceapi_v1", retries=1).start()
+def test_a_render_that_failed_is_submitted_anew_by_a_retry(airflow: AirflowFixture) -> None:
+    boat = airflow.video("seedanceapi_v1", retries=1).start()
     first = boat.until_deferred()
     boat.emulator.fail(first, "The renderer broke down.")
-    boat.stage.until(lambda: len(boat.taken) == 2, "a second submission", boat)
+    boat.airflow.until(lambda: len(boat.taken) == 2, "a second submission", boat)
     boat.finish()
     boat.until("success", try_number=2)
     boat.check("success", posts=2)
@@ -119,26 +119,26 @@ def test_a_render_that_failed_is_submitted_anew_by_a_retry(stage: Stage) -> None
     boat.check_says(f"Generation {first} ended as failed: submitting anew", try_number=2)
 
 
-def test_a_render_that_failed_is_submitted_anew_by_a_clear(stage: Stage) -> None:
-    boat = stage.video("runbase").start()
+def test_a_render_that_failed_is_submitted_anew_by_a_clear(airflow: AirflowFixture) -> None:
+    boat = airflow.video("runbase").start()
     boat.emulator.fail(boat.until_deferred(), "The renderer broke down.")
     boat.until("failed")
     boat.check("failed", posts=1)
     boat.clear()
-    boat.stage.until(lambda: len(boat.taken) == 2, "a second submission", boat)
+    boat.airflow.until(lambda: len(boat.taken) == 2, "a second submission", boat)
     boat.finish()
     boat.until("success", try_number=2)
     boat.check("success", posts=2)
 
 
-def test_a_render_that_a_person_cancelled_is_not_retried_but_cleared(stage: Stage) -> None:
-    boat = stage.video("ark_queue", retries=2).start()
+def test_a_render_that_a_person_cancelled_is_not_retried_but_cleared(airflow: AirflowFixture) -> None:
+    boat = airflow.video("ark_queue", retries=2).start()
     boat.emulator.cancel_remote(boat.until_deferred())
     boat.until("failed")
     assert boat.tries == 1
     boat.check("failed", posts=1)
     boat.clear()
-    boat.stage.until(lambda: len(boat.taken) == 2, "a second submission", boat)
+    boat.airflow.until(lambda: len(boat.taken) == 2, "a second submission", boat)
     boat.finish()
     boat.until("success", try_number=2)
     boat.check("success", posts=2)
@@ -147,8 +147,8 @@ def test_a_render_that_a_person_cancelled_is_not_retried_but_cleared(stage: Stag
 # ---------------------------------------------------------------------- after the deadline
 
 
-def test_after_the_deadline_a_clear_delivers_what_ended_later(stage: Stage) -> None:
-    boat = stage.video("ark", arguments={"timeout": 8}).start()
+def test_after_the_deadline_a_clear_delivers_what_ended_later(airflow: AirflowFixture) -> None:
+    boat = airflow.video("ark", arguments={"timeout": 8}).start()
     paid = boat.until_deferred()
     boat.until("failed")
     boat.check("failed", posts=1)
@@ -159,8 +159,8 @@ def test_after_the_deadline_a_clear_delivers_what_ended_later(stage: Stage) -> N
     boat.check_delivered(paid)
 
 
-def test_after_the_deadline_a_retry_waits_for_the_same_render(stage: Stage) -> None:
-    boat = stage.video("ark_queue", retries=1, arguments={"timeout": 8}, later={"timeout": 3600}).start()
+def test_after_the_deadline_a_retry_waits_for_the_same_render(airflow: AirflowFixture) -> None:
+    boat = airflow.video("ark_queue", retries=1, arguments={"timeout": 8}, later={"timeout": 3600}).start()
     paid = boat.until_deferred()
     boat.until_says("waiting for it, not submitting again", try_number=2)
     boat.finish()
@@ -168,8 +168,8 @@ def test_after_the_deadline_a_retry_waits_for_the_same_render(stage: Stage) -> N
     boat.check_delivered(paid)
 
 
-def test_after_the_deadline_on_a_worker_a_retry_waits_for_the_same_render(stage: Stage) -> None:
-    boat = stage.video(
+def test_after_the_deadline_on_a_worker_a_retry_waits_for_the_same_render(airflow: AirflowFixture) -> None:
+    boat = airflow.video(
         "seedance2api", retries=1, arguments={"deferrable": False, "timeout": 2}, later={"timeout": 3600}
     ).start()
     boat.until_says("waiting for it, not submitting again", try_number=2)
@@ -185,9 +185,9 @@ def test_after_the_deadline_on_a_worker_a_retry_waits_for_the_same_render(stage:
 @pytest.mark.parametrize("conn_id", ["ark_queue", "ark"])
 @pytest.mark.parametrize("on_clear", ["reuse", "new"])
 def test_cleared_while_deferred_the_render_goes_on_under_the_new_try(
-    stage: Stage, conn_id: str, on_clear: str
+    airflow: AirflowFixture, conn_id: str, on_clear: str
 ) -> None:
-    boat = stage.video(
+    boat = airflow.video(
         conn_id, arguments={"on_clear": on_clear, "poll_interval": NEVER}, later={"deferrable": True}
     ).start()
     paid = boat.until_deferred()
@@ -201,8 +201,8 @@ def test_cleared_while_deferred_the_render_goes_on_under_the_new_try(
     boat.check_delivered(paid)
 
 
-def test_cleared_again_and_again_while_deferred(stage: Stage) -> None:
-    boat = stage.video("ark_queue", later={"deferrable": True}).start()
+def test_cleared_again_and_again_while_deferred(airflow: AirflowFixture) -> None:
+    boat = airflow.video("ark_queue", later={"deferrable": True}).start()
     paid = boat.until_deferred()
     for attempt in (2, 3, 4):
         boat.clear()
@@ -214,9 +214,9 @@ def test_cleared_again_and_again_while_deferred(stage: Stage) -> None:
 
 @pytest.mark.parametrize("conn_id", ["ark_queue", "seedance2api"])
 def test_cleared_while_a_worker_waits_the_render_goes_on_under_the_new_try(
-    stage: Stage, conn_id: str
+    airflow: AirflowFixture, conn_id: str
 ) -> None:
-    boat = stage.video(conn_id, arguments=STANDS_AFTER_ID).start()
+    boat = airflow.video(conn_id, arguments=STANDS_AFTER_ID).start()
     paid = boat.until_recorded()
     boat.clear()
     boat.until_says("waiting for it, not submitting again", try_number=2)
@@ -228,11 +228,11 @@ def test_cleared_while_a_worker_waits_the_render_goes_on_under_the_new_try(
 # ---------------------------------------------------------------------- a clear counts once
 
 
-def test_a_retry_after_a_clear_does_not_make_yet_another_take(stage: Stage) -> None:
-    boat = stage.video("ark", retries=1, later={**STANDS_AFTER_ID, "on_clear": "new"})
+def test_a_retry_after_a_clear_does_not_make_yet_another_take(airflow: AirflowFixture) -> None:
+    boat = airflow.video("ark", retries=1, later={**STANDS_AFTER_ID, "on_clear": "new"})
     _succeeded(boat)
     boat.clear()
-    boat.stage.until(lambda: len(boat.taken) == 2, "a second submission", boat)
+    boat.airflow.until(lambda: len(boat.taken) == 2, "a second submission", boat)
     boat.until_recorded()
     boat.finish()
     boat.kill()
@@ -241,8 +241,8 @@ def test_a_retry_after_a_clear_does_not_make_yet_another_take(stage: Stage) -> N
     assert boat.result["generation_id"] == boat.generations[1]
 
 
-def test_a_retry_after_a_clear_that_found_the_render_under_way_delivers_it(stage: Stage) -> None:
-    boat = stage.video("ark", retries=1, arguments={"on_clear": "new"}, later=STANDS_AFTER_ID).start()
+def test_a_retry_after_a_clear_that_found_the_render_under_way_delivers_it(airflow: AirflowFixture) -> None:
+    boat = airflow.video("ark", retries=1, arguments={"on_clear": "new"}, later=STANDS_AFTER_ID).start()
     paid = boat.until_deferred()
     boat.clear()
     boat.until_says("waiting for it, not submitting again", try_number=2)

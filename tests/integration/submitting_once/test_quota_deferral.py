@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .stage import Stage
+from .airflow_fixture import AirflowFixture
 
 pytestmark = pytest.mark.side_by_side
 
@@ -13,15 +13,15 @@ LONG = 12
 
 
 @pytest.mark.parametrize("conn_id", ["ark", "seedance2api"])
-def test_a_deferrable_task_defers_and_submits_then(stage: Stage, conn_id: str) -> None:
-    boat = stage.video(conn_id)
+def test_a_deferrable_task_defers_and_submits_then(airflow: AirflowFixture, conn_id: str) -> None:
+    boat = airflow.video(conn_id)
     boat.fault("rate_limit", retry_after=LONG)
     boat.start()
     boat.until("deferred")
     assert boat.row["next_method"] == "resume_submit"
     boat.check("deferred", posts=1, taken=0)
     boat.check_says("Nothing was submitted and nothing is billed; the task defers for")
-    boat.stage.until(lambda: boat.taken, "a submission", boat)
+    boat.airflow.until(lambda: boat.taken, "a submission", boat)
     boat.until_recorded()
     boat.finish()
     boat.until("success")
@@ -29,25 +29,25 @@ def test_a_deferrable_task_defers_and_submits_then(stage: Stage, conn_id: str) -
     assert boat.tries == 1
 
 
-def test_a_second_refusal_defers_again(stage: Stage) -> None:
-    boat = stage.video("seedanceapi_v2")
+def test_a_second_refusal_defers_again(airflow: AirflowFixture) -> None:
+    boat = airflow.video("seedanceapi_v2")
     fault = boat.fault("rate_limit", retry_after=LONG, times=2)
     boat.start()
     boat.until_struck(fault, 2)
-    boat.stage.until(lambda: boat.taken, "a submission", boat)
+    boat.airflow.until(lambda: boat.taken, "a submission", boat)
     boat.finish()
     boat.until("success")
     boat.check("success", posts=3, taken=1)
     assert boat.tries == 1
 
 
-def test_a_synchronous_task_is_retried_when_the_service_takes_requests_again(stage: Stage) -> None:
-    boat = stage.video("ark", retries=1, arguments={"deferrable": False})
+def test_a_synchronous_task_is_retried_when_the_service_takes_requests_again(airflow: AirflowFixture) -> None:
+    boat = airflow.video("ark", retries=1, arguments={"deferrable": False})
     boat.fault("rate_limit", retry_after=LONG)
     boat.start()
     boat.until("up_for_retry")
     boat.check("up_for_retry", posts=1, taken=0)
-    boat.stage.until(lambda: boat.taken, "a submission", boat)
+    boat.airflow.until(lambda: boat.taken, "a submission", boat)
     boat.finish()
     boat.until("success", try_number=2)
     boat.check("success", posts=2, taken=1)
@@ -55,8 +55,8 @@ def test_a_synchronous_task_is_retried_when_the_service_takes_requests_again(sta
     assert second.at - first.at >= LONG
 
 
-def test_a_synchronous_task_without_retries_fails_and_has_paid_nothing(stage: Stage) -> None:
-    boat = stage.video("ark", arguments={"deferrable": False})
+def test_a_synchronous_task_without_retries_fails_and_has_paid_nothing(airflow: AirflowFixture) -> None:
+    boat = airflow.video("ark", arguments={"deferrable": False})
     boat.fault("rate_limit", retry_after=LONG)
     boat.start()
     boat.until("failed")
@@ -64,8 +64,8 @@ def test_a_synchronous_task_without_retries_fails_and_has_paid_nothing(stage: St
     assert boat.record["state"] == "not_submitted"
 
 
-def test_a_short_wait_is_waited_on_the_worker(stage: Stage) -> None:
-    boat = stage.video("seedanceapi_v1")
+def test_a_short_wait_is_waited_on_the_worker(airflow: AirflowFixture) -> None:
+    boat = airflow.video("seedanceapi_v1")
     boat.fault("rate_limit", retry_after=1)
     boat.start()
     boat.until_deferred()
@@ -75,19 +75,19 @@ def test_a_short_wait_is_waited_on_the_worker(stage: Stage) -> None:
     boat.check("success", posts=2, taken=1)
 
 
-def test_marked_failed_while_it_waits_for_quota_nothing_is_ever_submitted(stage: Stage) -> None:
-    boat = stage.video("ark")
+def test_marked_failed_while_it_waits_for_quota_nothing_is_ever_submitted(airflow: AirflowFixture) -> None:
+    boat = airflow.video("ark")
     boat.fault("rate_limit", retry_after=3600)
     boat.start()
     boat.until("deferred")
     boat.mark("failed")
     boat.until("failed")
-    boat.stage.until(lambda: boat.row["trigger_id"] is None, "the end of the trigger", boat)
+    boat.airflow.until(lambda: boat.row["trigger_id"] is None, "the end of the trigger", boat)
     boat.check("failed", posts=1, taken=0)
 
 
-def test_cleared_while_it_waits_for_quota_it_submits_once(stage: Stage) -> None:
-    boat = stage.video("ark", later={"deferrable": True})
+def test_cleared_while_it_waits_for_quota_it_submits_once(airflow: AirflowFixture) -> None:
+    boat = airflow.video("ark", later={"deferrable": True})
     boat.fault("rate_limit", retry_after=LONG)
     boat.start()
     boat.until("deferred")
@@ -99,8 +99,10 @@ def test_cleared_while_it_waits_for_quota_it_submits_once(stage: Stage) -> None:
     boat.check("success", posts=2, taken=1)
 
 
-def test_killed_after_the_post_that_followed_the_wait_a_retry_does_not_submit_again(stage: Stage) -> None:
-    boat = stage.video("seedanceapi_v1", retries=1)
+def test_killed_after_the_post_that_followed_the_wait_a_retry_does_not_submit_again(
+    airflow: AirflowFixture,
+) -> None:
+    boat = airflow.video("seedanceapi_v1", retries=1)
     boat.fault("rate_limit", retry_after=LONG)
     fault = boat.fault("hold_reply")
     boat.start()
@@ -112,8 +114,8 @@ def test_killed_after_the_post_that_followed_the_wait_a_retry_does_not_submit_ag
     boat.check_says("An earlier try was about to submit", try_number=2)
 
 
-def test_a_quota_that_is_used_up_while_reading_costs_nobody_a_render(stage: Stage) -> None:
-    boat = stage.video("seedanceapi_v2")
+def test_a_quota_that_is_used_up_while_reading_costs_nobody_a_render(airflow: AirflowFixture) -> None:
+    boat = airflow.video("seedanceapi_v2")
     fault = boat.fault("rate_limit", on="status", retry_after=1, times=3)
     boat.start()
     paid = boat.until_deferred()

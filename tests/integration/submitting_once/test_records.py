@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_seedance.records import RECORD_KEY, VERSION
+from airflow_provider_seedance.submission.records import RECORD_KEY, VERSION
 
-from .stage import STANDS_AFTER_ID, Stage, Task
+from .airflow_fixture import STANDS_AFTER_ID, AirflowFixture, Task
 
 pytestmark = pytest.mark.side_by_side
 
 
 def _write(boat: Task, text: str) -> None:
-    boat.stage.write_database(
+    boat.airflow.write_database(
         "UPDATE task_state_store SET value = ? WHERE run_id = ? AND task_id = ? AND key = ?",
         text,
         boat.run_id,
@@ -48,9 +48,9 @@ def _an_empty_object(boat: Task) -> str:
 @pytest.mark.parametrize("how", ["retry", "clear"])
 @pytest.mark.parametrize("content", [_newer, _another_form, _without_id, _a_text, _an_empty_object])
 def test_a_record_that_is_not_understood_fails_the_task(
-    stage: Stage, content: Callable[[Task], str], how: str
+    airflow: AirflowFixture, content: Callable[[Task], str], how: str
 ) -> None:
-    boat = _left_behind(stage, 2 if how == "retry" else 0, on_clear="new", on_uncertain_submit="resubmit")
+    boat = _left_behind(airflow, 2 if how == "retry" else 0, on_clear="new", on_uncertain_submit="resubmit")
     written = content(boat)
     _write(boat, written)
     _enter_again(boat, how)
@@ -61,9 +61,9 @@ def test_a_record_that_is_not_understood_fails_the_task(
 
 
 @pytest.mark.parametrize("how", ["retry", "clear"])
-def test_a_record_that_cannot_be_read_fails_the_task_until_it_can(stage: Stage, how: str) -> None:
+def test_a_record_that_cannot_be_read_fails_the_task_until_it_can(airflow: AirflowFixture, how: str) -> None:
     """The API server answers with an error for it, which another try may not see."""
-    boat = _left_behind(stage, 1 if how == "retry" else 0, on_clear="new")
+    boat = _left_behind(airflow, 1 if how == "retry" else 0, on_clear="new")
     record = json.dumps(boat.record)
     _write(boat, "{ not JSON")
     _enter_again(boat, how)
@@ -78,8 +78,8 @@ def test_a_record_that_cannot_be_read_fails_the_task_until_it_can(stage: Stage, 
     boat.check_delivered(boat.generations[0])
 
 
-def test_nothing_is_submitted_without_a_record_of_the_intent(stage: Stage) -> None:
-    boat = stage.video("ark")
+def test_nothing_is_submitted_without_a_record_of_the_intent(airflow: AirflowFixture) -> None:
+    boat = airflow.video("ark")
     _refuse_to_store(boat, '"intent"')
     boat.start()
     boat.until("failed")
@@ -90,8 +90,8 @@ def test_nothing_is_submitted_without_a_record_of_the_intent(stage: Stage) -> No
     )
 
 
-def test_an_id_that_cannot_be_written_is_waited_for_all_the_same(stage: Stage) -> None:
-    boat = stage.video("ark")
+def test_an_id_that_cannot_be_written_is_waited_for_all_the_same(airflow: AirflowFixture) -> None:
+    boat = airflow.video("ark")
     _refuse_to_store(boat, '"submitted"')
     boat.start()
     boat.until("deferred")
@@ -106,10 +106,10 @@ def test_an_id_that_cannot_be_written_is_waited_for_all_the_same(stage: Stage) -
     boat.check_delivered(paid)
 
 
-def test_a_record_is_kept_for_good(stage: Stage) -> None:
-    boat = stage.video("ark").start()
+def test_a_record_is_kept_for_good(airflow: AirflowFixture) -> None:
+    boat = airflow.video("ark").start()
     boat.until_deferred()
-    rows = stage.airflow.database.rows(
+    rows = airflow.airflow.database.rows(
         "SELECT expires_at FROM task_state_store WHERE run_id = ?", boat.run_id
     )
     assert [row["expires_at"] for row in rows] == [None]
@@ -117,8 +117,8 @@ def test_a_record_is_kept_for_good(stage: Stage) -> None:
     boat.until("success")
 
 
-def _left_behind(stage: Stage, retries: int, **arguments: Any) -> Task:
-    boat = stage.video("ark", retries=retries, arguments={**STANDS_AFTER_ID, **arguments}).start()
+def _left_behind(airflow: AirflowFixture, retries: int, **arguments: Any) -> Task:
+    boat = airflow.video("ark", retries=retries, arguments={**STANDS_AFTER_ID, **arguments}).start()
     boat.until_recorded()
     return boat
 
@@ -134,7 +134,7 @@ def _refuse_to_store(boat: Task, state: str) -> None:
     """Let the database refuse this task's records of one state; its requests are known by their prompt."""
     name = f"refuse_{boat.word.strip('.').replace('No. ', '')}"
     for event in ("INSERT", "UPDATE"):
-        boat.stage.write_database(
+        boat.airflow.write_database(
             f"CREATE TRIGGER {name}_{event} BEFORE {event} ON task_state_store"
             f" WHEN NEW.value LIKE '%\"state\": {state}%' AND EXISTS (SELECT 1 FROM dag_run r"
             f" WHERE r.run_id = NEW.run_id AND r.dag_id = NEW.dag_id AND r.conf LIKE '%{boat.word}%')"

@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 
-from .stage import STANDS_AFTER_ID, Stage, Task
+from .airflow_fixture import STANDS_AFTER_ID, AirflowFixture, Task
 
 pytestmark = pytest.mark.side_by_side
 
 
-def _left_behind(stage: Stage, how: str, conn_id: str = "ark", **arguments: Any) -> tuple[Task, str]:
+def _left_behind(
+    airflow: AirflowFixture, how: str, conn_id: str = "ark", **arguments: Any
+) -> tuple[Task, str]:
     """A task whose first worker stands after the id was recorded, without having seen how it goes on."""
-    boat = stage.video(
+    boat = airflow.video(
         conn_id, retries=1 if how == "retry" else 0, arguments={**STANDS_AFTER_ID, **arguments}
     ).start()
     return boat, str(boat.until_recorded())
@@ -57,8 +59,8 @@ def _without_output(boat: Task, generation_id: str) -> None:
 
 @pytest.mark.parametrize("how", ["retry", "clear"])
 @pytest.mark.parametrize("conn_id", ["ark_queue", "ark"])
-def test_a_render_under_way_is_waited_for(stage: Stage, conn_id: str, how: str) -> None:
-    boat, paid = _left_behind(stage, how, conn_id)
+def test_a_render_under_way_is_waited_for(airflow: AirflowFixture, conn_id: str, how: str) -> None:
+    boat, paid = _left_behind(airflow, how, conn_id)
     status = "queued" if conn_id == "ark_queue" else "running"
     boat.until_remote(status)
     _enter_again(boat, how)
@@ -68,8 +70,10 @@ def test_a_render_under_way_is_waited_for(stage: Stage, conn_id: str, how: str) 
     boat.check_delivered(paid)
 
 
-def test_a_render_under_way_is_waited_for_even_if_clearing_means_another_take(stage: Stage) -> None:
-    boat, paid = _left_behind(stage, "clear", on_clear="new")
+def test_a_render_under_way_is_waited_for_even_if_clearing_means_another_take(
+    airflow: AirflowFixture,
+) -> None:
+    boat, paid = _left_behind(airflow, "clear", on_clear="new")
     _enter_again(boat, "clear")
     boat.until_says("waiting for it, not submitting again", try_number=2)
     boat.emulator.finish(paid)
@@ -77,8 +81,8 @@ def test_a_render_under_way_is_waited_for_even_if_clearing_means_another_take(st
     boat.check_delivered(paid)
 
 
-def test_a_retry_can_wait_without_a_worker(stage: Stage) -> None:
-    boat = stage.video(
+def test_a_retry_can_wait_without_a_worker(airflow: AirflowFixture) -> None:
+    boat = airflow.video(
         "ark", retries=1, arguments=STANDS_AFTER_ID, later={"deferrable": True, "poll_interval": 1}
     ).start()
     paid = boat.until_recorded()
@@ -93,8 +97,8 @@ def test_a_retry_can_wait_without_a_worker(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("how", ["retry", "clear"])
-def test_an_output_is_delivered_at_the_cost_of_one_status_request(stage: Stage, how: str) -> None:
-    boat, paid = _left_behind(stage, how)
+def test_an_output_is_delivered_at_the_cost_of_one_status_request(airflow: AirflowFixture, how: str) -> None:
+    boat, paid = _left_behind(airflow, how)
     boat.emulator.finish(paid)
     _enter_again(boat, how)
     boat.until("success", try_number=2)
@@ -104,15 +108,15 @@ def test_an_output_is_delivered_at_the_cost_of_one_status_request(stage: Stage, 
     assert ("on_clear='new'" in boat.log(2)) == (how == "clear")
 
 
-def test_on_clear_new_makes_another_take_after_a_clear(stage: Stage) -> None:
-    boat, paid = _left_behind(stage, "clear", on_clear="new")
+def test_on_clear_new_makes_another_take_after_a_clear(airflow: AirflowFixture) -> None:
+    boat, paid = _left_behind(airflow, "clear", on_clear="new")
     boat.emulator.finish(paid)
     _enter_again(boat, "clear")
     _ends_as_another_one(boat, paid, "on_clear='reuse' would deliver the old one")
 
 
-def test_on_clear_new_means_nothing_to_a_retry(stage: Stage) -> None:
-    boat, paid = _left_behind(stage, "retry", on_clear="new")
+def test_on_clear_new_means_nothing_to_a_retry(airflow: AirflowFixture) -> None:
+    boat, paid = _left_behind(airflow, "retry", on_clear="new")
     boat.emulator.finish(paid)
     _enter_again(boat, "retry")
     boat.until("success", try_number=2)
@@ -121,9 +125,9 @@ def test_on_clear_new_means_nothing_to_a_retry(stage: Stage) -> None:
 
 @pytest.mark.parametrize("gone", [_expired, _without_output])
 def test_a_retry_fails_for_good_when_the_output_is_gone(
-    stage: Stage, gone: Callable[[Task, str], None]
+    airflow: AirflowFixture, gone: Callable[[Task, str], None]
 ) -> None:
-    boat, paid = _left_behind(stage, "retry")
+    boat, paid = _left_behind(airflow, "retry")
     gone(boat, paid)
     _enter_again(boat, "retry")
     boat.until("failed", try_number=2)
@@ -134,9 +138,9 @@ def test_a_retry_fails_for_good_when_the_output_is_gone(
 @pytest.mark.parametrize("gone", [_expired, _without_output])
 @pytest.mark.parametrize("on_clear", ["reuse", "new"])
 def test_a_cleared_task_submits_anew_when_the_output_is_gone(
-    stage: Stage, gone: Callable[[Task, str], None], on_clear: str
+    airflow: AirflowFixture, gone: Callable[[Task, str], None], on_clear: str
 ) -> None:
-    boat, paid = _left_behind(stage, "clear", on_clear=on_clear)
+    boat, paid = _left_behind(airflow, "clear", on_clear=on_clear)
     gone(boat, paid)
     _enter_again(boat, "clear")
     _ends_as_another_one(boat, paid, f"Generation {paid} succeeded, but its output is gone")
@@ -146,23 +150,23 @@ def test_a_cleared_task_submits_anew_when_the_output_is_gone(
 
 
 @pytest.mark.parametrize("how", ["retry", "clear"])
-def test_a_failed_render_is_submitted_anew(stage: Stage, how: str) -> None:
-    boat, paid = _left_behind(stage, how)
+def test_a_failed_render_is_submitted_anew(airflow: AirflowFixture, how: str) -> None:
+    boat, paid = _left_behind(airflow, how)
     boat.emulator.fail(paid, "The renderer broke down.")
     _enter_again(boat, how)
     _ends_as_another_one(boat, paid, f"Generation {paid} ended as failed: submitting anew")
 
 
 @pytest.mark.parametrize("how", ["retry", "clear"])
-def test_an_expired_render_is_submitted_anew(stage: Stage, how: str) -> None:
-    boat, paid = _left_behind(stage, how)
+def test_an_expired_render_is_submitted_anew(airflow: AirflowFixture, how: str) -> None:
+    boat, paid = _left_behind(airflow, how)
     boat.emulator.expire(paid)
     _enter_again(boat, how)
     _ends_as_another_one(boat, paid, f"Generation {paid} ended as expired: submitting anew")
 
 
-def test_a_retry_does_not_repeat_what_a_person_cancelled(stage: Stage) -> None:
-    boat, paid = _left_behind(stage, "retry", "ark_queue")
+def test_a_retry_does_not_repeat_what_a_person_cancelled(airflow: AirflowFixture) -> None:
+    boat, paid = _left_behind(airflow, "retry", "ark_queue")
     boat.emulator.cancel_remote(paid)
     _enter_again(boat, "retry")
     boat.until("failed", try_number=2)
@@ -170,8 +174,8 @@ def test_a_retry_does_not_repeat_what_a_person_cancelled(stage: Stage) -> None:
     boat.check_says(f"Generation {paid} was cancelled at the service by a person", try_number=2)
 
 
-def test_a_cleared_task_repeats_what_a_person_cancelled(stage: Stage) -> None:
-    boat, paid = _left_behind(stage, "clear", "ark_queue")
+def test_a_cleared_task_repeats_what_a_person_cancelled(airflow: AirflowFixture) -> None:
+    boat, paid = _left_behind(airflow, "clear", "ark_queue")
     boat.emulator.cancel_remote(paid)
     _enter_again(boat, "clear")
     _ends_as_another_one(boat, paid, f"Generation {paid} ended as cancelled: submitting anew")
@@ -182,8 +186,8 @@ def test_a_cleared_task_repeats_what_a_person_cancelled(stage: Stage) -> None:
 
 @pytest.mark.parametrize("how", ["retry", "clear"])
 @pytest.mark.parametrize("status", [500, 401, 403, 429, 502])
-def test_an_unreadable_state_is_waited_out(stage: Stage, status: int, how: str) -> None:
-    boat, paid = _left_behind(stage, how, on_clear="new")
+def test_an_unreadable_state_is_waited_out(airflow: AirflowFixture, status: int, how: str) -> None:
+    boat, paid = _left_behind(airflow, how, on_clear="new")
     about: dict[str, Any] = {"on": "status", "generation_id": paid, "times": None}
     if status == 429:
         fault = boat.fault("rate_limit", retry_after=1, **about)
@@ -201,8 +205,8 @@ def test_an_unreadable_state_is_waited_out(stage: Stage, status: int, how: str) 
     boat.check_delivered(paid)
 
 
-def test_a_retry_fails_for_good_when_the_service_does_not_know_the_render(stage: Stage) -> None:
-    boat, paid = _left_behind(stage, "retry")
+def test_a_retry_fails_for_good_when_the_service_does_not_know_the_render(airflow: AirflowFixture) -> None:
+    boat, paid = _left_behind(airflow, "retry")
     boat.emulator.forget(paid)
     _enter_again(boat, "retry")
     boat.until("failed", try_number=2)
@@ -210,8 +214,10 @@ def test_a_retry_fails_for_good_when_the_service_does_not_know_the_render(stage:
     boat.check_says(f"Generation {paid} was submitted by this task, but the service does not know it")
 
 
-def test_a_cleared_task_submits_anew_when_the_service_does_not_know_the_render(stage: Stage) -> None:
-    boat, paid = _left_behind(stage, "clear")
+def test_a_cleared_task_submits_anew_when_the_service_does_not_know_the_render(
+    airflow: AirflowFixture,
+) -> None:
+    boat, paid = _left_behind(airflow, "clear")
     boat.emulator.forget(paid)
     _enter_again(boat, "clear")
     _ends_as_another_one(boat, paid, f"The service does not know generation {paid}")
@@ -219,7 +225,7 @@ def test_a_cleared_task_submits_anew_when_the_service_does_not_know_the_render(s
 
 def _ends_as_another_one(boat: Task, paid: str, sentence: str) -> None:
     boat.until_says(sentence, try_number=2)
-    boat.stage.until(lambda: len(boat.taken) == 2, "a second submission", boat)
+    boat.airflow.until(lambda: len(boat.taken) == 2, "a second submission", boat)
     boat.finish()
     boat.until("success", try_number=2)
     boat.check("success", posts=2)

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from .stage import NEVER, STANDS_AFTER_ID, Stage, Task
+from .airflow_fixture import NEVER, STANDS_AFTER_ID, AirflowFixture, Task
 
 pytestmark = pytest.mark.side_by_side
 
 
-def _waiting(stage: Stage, conn_id: str, **options: object) -> tuple[Task, str]:
+def _waiting(airflow: AirflowFixture, conn_id: str, **options: object) -> tuple[Task, str]:
     """A deferred task whose trigger is at work."""
-    boat = stage.video(conn_id, **options).start()
+    boat = airflow.video(conn_id, **options).start()
     paid = boat.until_deferred()
     boat.until_says("starting")
     return boat, paid
 
 
 @pytest.mark.parametrize("state", ["failed", "success", "skipped"])
-def test_marked_while_queued_it_is_cancelled_once(stage: Stage, state: str) -> None:
-    boat, paid = _waiting(stage, "ark_queue")
+def test_marked_while_queued_it_is_cancelled_once(airflow: AirflowFixture, state: str) -> None:
+    boat, paid = _waiting(airflow, "ark_queue")
     boat.mark(state)
     boat.until_remote("cancelled")
     boat.until_says(f"generation {paid} was queued and is cancelled; it is not billed")
@@ -28,8 +28,8 @@ def test_marked_while_queued_it_is_cancelled_once(stage: Stage, state: str) -> N
     assert boat.taken[0].billed == 0
 
 
-def test_marked_failed_while_rendering_it_goes_on(stage: Stage) -> None:
-    boat, paid = _waiting(stage, "ark")
+def test_marked_failed_while_rendering_it_goes_on(airflow: AirflowFixture) -> None:
+    boat, paid = _waiting(airflow, "ark")
     boat.until_remote("running")
     boat.mark("failed")
     boat.until_says(f"ark cancels only what is queued, and it is running: generation {paid} goes on")
@@ -37,17 +37,19 @@ def test_marked_failed_while_rendering_it_goes_on(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("conn_id", ["seedance2api", "seedanceapi_v1", "seedanceapi_v2", "runbase"])
-def test_marked_failed_where_nothing_can_be_cancelled_the_log_says_so(stage: Stage, conn_id: str) -> None:
-    boat, paid = _waiting(stage, conn_id)
+def test_marked_failed_where_nothing_can_be_cancelled_the_log_says_so(
+    airflow: AirflowFixture, conn_id: str
+) -> None:
+    boat, paid = _waiting(airflow, conn_id)
     boat.mark("failed")
     boat.until_says("offers no way to cancel", f"generation {paid} goes on", "and is billed")
     boat.check("failed", posts=1)
     assert boat.emulator.generation(paid).status == "running"
 
 
-def test_marked_failed_after_the_render_ended_nothing_is_deleted(stage: Stage) -> None:
+def test_marked_failed_after_the_render_ended_nothing_is_deleted(airflow: AirflowFixture) -> None:
     """At ark the call that cancels a queued task deletes a finished one, and its output with it."""
-    boat, paid = _waiting(stage, "ark", arguments={"poll_interval": NEVER})
+    boat, paid = _waiting(airflow, "ark", arguments={"poll_interval": NEVER})
     boat.finish()
     boat.mark("failed")
     boat.until_says(f"generation {paid} has already ended: succeeded")
@@ -57,25 +59,25 @@ def test_marked_failed_after_the_render_ended_nothing_is_deleted(stage: Stage) -
     boat.check_delivered(paid)
 
 
-def test_cancel_on_kill_false_leaves_the_render_alone(stage: Stage) -> None:
-    boat, _ = _waiting(stage, "ark_queue", arguments={"cancel_on_kill": False})
+def test_cancel_on_kill_false_leaves_the_render_alone(airflow: AirflowFixture) -> None:
+    boat, _ = _waiting(airflow, "ark_queue", arguments={"cancel_on_kill": False})
     boat.mark("failed")
     boat.until_says("Trigger cancelled by user action")
-    boat.stage.until(lambda: boat.row["trigger_id"] is None, "the end of the trigger", boat)
+    boat.airflow.until(lambda: boat.row["trigger_id"] is None, "the end of the trigger", boat)
     boat.check("failed", posts=1)
     boat.until_remote("queued")
 
 
-def test_a_run_set_to_failed_cancels_what_is_queued(stage: Stage) -> None:
-    boat, _ = _waiting(stage, "ark_queue")
-    stage.airflow.set_run_state(boat.dag_id, boat.run_id, "failed")
+def test_a_run_set_to_failed_cancels_what_is_queued(airflow: AirflowFixture) -> None:
+    boat, _ = _waiting(airflow, "ark_queue")
+    airflow.airflow.set_run_state(boat.dag_id, boat.run_id, "failed")
     boat.until_remote("cancelled")
     boat.until("failed", "skipped")
     assert (boat.posts, boat.cancels) == (1, 1)
 
 
-def test_marked_failed_while_a_worker_waits_what_is_queued_is_cancelled(stage: Stage) -> None:
-    boat = stage.video("ark_queue", arguments=STANDS_AFTER_ID).start()
+def test_marked_failed_while_a_worker_waits_what_is_queued_is_cancelled(airflow: AirflowFixture) -> None:
+    boat = airflow.video("ark_queue", arguments=STANDS_AFTER_ID).start()
     boat.until_recorded()
     boat.mark("failed")
     boat.until_remote("cancelled")
@@ -85,9 +87,9 @@ def test_marked_failed_while_a_worker_waits_what_is_queued_is_cancelled(stage: S
 
 @pytest.mark.parametrize("conn_id", ["ark", "seedance2api"])
 def test_marked_failed_while_a_worker_waits_what_cannot_be_cancelled_goes_on(
-    stage: Stage, conn_id: str
+    airflow: AirflowFixture, conn_id: str
 ) -> None:
-    boat = stage.video(conn_id, arguments=STANDS_AFTER_ID).start()
+    boat = airflow.video(conn_id, arguments=STANDS_AFTER_ID).start()
     paid = boat.until_recorded()
     boat.until_remote("running")
     boat.mark("failed")
@@ -98,20 +100,20 @@ def test_marked_failed_while_a_worker_waits_what_cannot_be_cancelled_goes_on(
 # ---------------------------------------------------------------------- and cleared afterwards
 
 
-def test_marked_failed_and_cleared_a_cancelled_render_is_submitted_anew(stage: Stage) -> None:
-    boat, paid = _waiting(stage, "ark_queue")
+def test_marked_failed_and_cleared_a_cancelled_render_is_submitted_anew(airflow: AirflowFixture) -> None:
+    boat, paid = _waiting(airflow, "ark_queue")
     boat.mark("failed")
     boat.until_remote("cancelled")
     boat.clear()
-    boat.stage.until(lambda: len(boat.taken) == 2, "a second submission", boat)
+    boat.airflow.until(lambda: len(boat.taken) == 2, "a second submission", boat)
     boat.finish()
     boat.until("success", try_number=2)
     boat.check("success", posts=2, cancels=1)
     assert boat.result["generation_id"] != paid
 
 
-def test_marked_failed_and_cleared_a_render_that_went_on_is_waited_for(stage: Stage) -> None:
-    boat, paid = _waiting(stage, "runbase")
+def test_marked_failed_and_cleared_a_render_that_went_on_is_waited_for(airflow: AirflowFixture) -> None:
+    boat, paid = _waiting(airflow, "runbase")
     boat.mark("failed")
     boat.until_says("offers no way to cancel")
     boat.clear()
@@ -121,8 +123,8 @@ def test_marked_failed_and_cleared_a_render_that_went_on_is_waited_for(stage: St
     boat.check_delivered(paid)
 
 
-def test_marked_success_and_cleared_the_render_is_delivered(stage: Stage) -> None:
-    boat, paid = _waiting(stage, "seedanceapi_v2")
+def test_marked_success_and_cleared_the_render_is_delivered(airflow: AirflowFixture) -> None:
+    boat, paid = _waiting(airflow, "seedanceapi_v2")
     boat.mark("success")
     boat.until_says("offers no way to cancel")
     boat.finish()
@@ -135,22 +137,22 @@ def test_marked_success_and_cleared_the_render_is_delivered(stage: Stage) -> Non
 
 
 @pytest.mark.parametrize("conn_id", ["ark_queue", "ark"])
-def test_dagrun_timeout_skips_the_task_and_pays_nothing_twice(stage: Stage, conn_id: str) -> None:
-    boat, paid = _waiting(stage, conn_id, dag_id="limited", later={"deferrable": True})
+def test_dagrun_timeout_skips_the_task_and_pays_nothing_twice(airflow: AirflowFixture, conn_id: str) -> None:
+    boat, paid = _waiting(airflow, conn_id, dag_id="limited", later={"deferrable": True})
     boat.until_remote("queued" if conn_id == "ark_queue" else "running")
-    stage.write_database(
+    airflow.write_database(
         "UPDATE dag_run SET start_date = '2020-01-01 00:00:00.000000' WHERE run_id = ?", boat.run_id
     )
     boat.until("skipped")
-    boat.stage.until(lambda: boat.row["trigger_id"] is None, "the end of the trigger", boat)
-    assert stage.airflow.run_state(boat.dag_id, boat.run_id) == "failed"
+    boat.airflow.until(lambda: boat.row["trigger_id"] is None, "the end of the trigger", boat)
+    assert airflow.airflow.run_state(boat.dag_id, boat.run_id) == "failed"
     if conn_id == "ark_queue":
         boat.until_remote("cancelled")
         assert (boat.posts, boat.cancels) == (1, 1)
         return
     boat.until_says(f"generation {paid} goes on")
     assert (boat.posts, boat.cancels) == (1, 0)
-    stage.airflow.clear(boat.dag_id, boat.run_id)
+    airflow.airflow.clear(boat.dag_id, boat.run_id)
     boat.until("deferred", try_number=2)
     boat.finish()
     boat.until("success", try_number=2)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from .stage import SERVICES, Stage, Task
+from .airflow_fixture import SERVICES, AirflowFixture, Task
 
 pytestmark = pytest.mark.side_by_side
 
@@ -48,8 +48,8 @@ def _started(boat: Task, mishap: str) -> Task:
 
 
 @pytest.mark.parametrize(("service", "mishap"), _each_service())
-def test_an_uncertain_submission_fails_for_good(stage: Stage, service: str, mishap: str) -> None:
-    boat = _started(stage.video(_conn(service), retries=1), mishap)
+def test_an_uncertain_submission_fails_for_good(airflow: AirflowFixture, service: str, mishap: str) -> None:
+    boat = _started(airflow.video(_conn(service), retries=1), mishap)
     boat.until("failed")
     assert boat.tries == 1  # its retry would not help
     assert boat.record["state"] == "uncertain"
@@ -62,11 +62,11 @@ def test_an_uncertain_submission_fails_for_good(stage: Stage, service: str, mish
 
 
 @pytest.mark.parametrize("service", ["seedance2api", "runbase"])
-def test_the_clear_after_the_report_submits_anew(stage: Stage, service: str) -> None:
-    boat = _started(stage.video(_conn(service), retries=1), "reply lost")
+def test_the_clear_after_the_report_submits_anew(airflow: AirflowFixture, service: str) -> None:
+    boat = _started(airflow.video(_conn(service), retries=1), "reply lost")
     boat.until("failed")
     boat.clear()
-    boat.stage.until(lambda: len(boat.taken) == 2, "a second submission", boat)
+    boat.airflow.until(lambda: len(boat.taken) == 2, "a second submission", boat)
     boat.finish()
     boat.until("success", try_number=2)
     boat.check("success", posts=2)
@@ -78,8 +78,10 @@ def test_the_clear_after_the_report_submits_anew(stage: Stage, service: str) -> 
 
 
 @pytest.mark.parametrize("service", SERVICES[:4])
-def test_an_uncertain_submission_is_repeated_where_the_author_says_so(stage: Stage, service: str) -> None:
-    boat = stage.video(_conn(service), arguments={"on_uncertain_submit": "resubmit"})
+def test_an_uncertain_submission_is_repeated_where_the_author_says_so(
+    airflow: AirflowFixture, service: str
+) -> None:
+    boat = airflow.video(_conn(service), arguments={"on_uncertain_submit": "resubmit"})
     _started(boat, "reply lost")
     boat.until_deferred()
     boat.finish()
@@ -89,8 +91,8 @@ def test_an_uncertain_submission_is_repeated_where_the_author_says_so(stage: Sta
     boat.check_says("on_uncertain_submit='resubmit': submitting again, which may pay twice")
 
 
-def test_the_author_does_not_allow_a_third_one(stage: Stage) -> None:
-    boat = stage.video("seedanceapi_v2", arguments={"on_uncertain_submit": "resubmit"})
+def test_the_author_does_not_allow_a_third_one(airflow: AirflowFixture) -> None:
+    boat = airflow.video("seedanceapi_v2", arguments={"on_uncertain_submit": "resubmit"})
     boat.fault("drop_reply", times=2)
     boat.start()
     boat.until("failed")
@@ -103,9 +105,9 @@ def test_the_author_does_not_allow_a_third_one(stage: Stage) -> None:
 @pytest.mark.parametrize("mishap", ["reply lost", "502 after it was taken", "200 that is no JSON"])
 @pytest.mark.parametrize("on_uncertain_submit", ["fail", "resubmit"])
 def test_a_lost_reply_is_made_up_for_where_the_service_can_list(
-    stage: Stage, mishap: str, on_uncertain_submit: str
+    airflow: AirflowFixture, mishap: str, on_uncertain_submit: str
 ) -> None:
-    boat = stage.video("ark", arguments={"on_uncertain_submit": on_uncertain_submit})
+    boat = airflow.video("ark", arguments={"on_uncertain_submit": on_uncertain_submit})
     _started(boat, mishap)
     paid = boat.until_deferred()
     boat.finish()
@@ -114,23 +116,23 @@ def test_a_lost_reply_is_made_up_for_where_the_service_can_list(
     boat.check_says(f"The submission whose reply was lost was taken: it is generation {paid}")
 
 
-def test_what_cannot_be_found_stays_uncertain(stage: Stage) -> None:
-    boat = _started(stage.video("ark", retries=1), "reset before it was taken")
+def test_what_cannot_be_found_stays_uncertain(airflow: AirflowFixture) -> None:
+    boat = _started(airflow.video("ark", retries=1), "reset before it was taken")
     boat.until("failed")
     boat.check("failed", posts=1, taken=0)
     assert boat.tries == 1
     boat.clear()
-    boat.stage.until(lambda: boat.taken, "a submission", boat)
+    boat.airflow.until(lambda: boat.taken, "a submission", boat)
     boat.finish()
     boat.until("success", try_number=2)
     boat.check("success", posts=2, taken=1)
 
 
-def test_only_the_own_correlation_value_is_taken_for_proof(stage: Stage) -> None:
+def test_only_the_own_correlation_value_is_taken_for_proof(airflow: AirflowFixture) -> None:
     """Two tasks ask for the same; the render of the one is not the lost render of the other."""
-    other = stage.video("ark").start()
+    other = airflow.video("ark").start()
     other.until_deferred()
-    boat = stage.video("ark", prompt="A paper boat in the rain")
+    boat = airflow.video("ark", prompt="A paper boat in the rain")
     _started(boat, "reset before it was taken")
     boat.until("failed")
     boat.check("failed", posts=1, taken=0)
@@ -140,11 +142,11 @@ def test_only_the_own_correlation_value_is_taken_for_proof(stage: Stage) -> None
 
 
 @pytest.mark.parametrize("service", ["seedance2api", "ark"])
-def test_images_cannot_be_looked_up(stage: Stage, service: str) -> None:
-    boat = stage.image(_conn(service), retries=1)
+def test_images_cannot_be_looked_up(airflow: AirflowFixture, service: str) -> None:
+    boat = airflow.image(_conn(service), retries=1)
     boat.fault("drop_reply")
     boat.start()
-    boat.stage.until(lambda: boat.taken, "a submission", boat)
+    boat.airflow.until(lambda: boat.taken, "a submission", boat)
     boat.finish()
     boat.until("failed")
     boat.check("failed", posts=1)
@@ -154,16 +156,16 @@ def test_images_cannot_be_looked_up(stage: Stage, service: str) -> None:
 # ---------------------------------------------------------------------- not uncertain
 
 
-def test_a_service_that_cannot_be_reached_has_taken_nothing(stage: Stage) -> None:
-    boat = stage.video("nobody", retries=1, later={"seedance_conn_id": "ark", "deferrable": True}).start()
+def test_a_service_that_cannot_be_reached_has_taken_nothing(airflow: AirflowFixture) -> None:
+    boat = airflow.video("nobody", retries=1, later={"seedance_conn_id": "ark", "deferrable": True}).start()
     boat.until("deferred", try_number=2)
     boat.finish()
     boat.until("success", try_number=2)
     boat.check("success", posts=1)
 
 
-def test_a_503_of_the_service_itself_is_repeated_within_the_try(stage: Stage) -> None:
-    boat = stage.video("seedanceapi_v2")
+def test_a_503_of_the_service_itself_is_repeated_within_the_try(airflow: AirflowFixture) -> None:
+    boat = airflow.video("seedanceapi_v2")
     boat.fault("refuse", status=503, message="busy", times=2)
     boat.start()
     boat.until_deferred()
@@ -174,8 +176,10 @@ def test_a_503_of_the_service_itself_is_repeated_within_the_try(stage: Stage) ->
 
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404])
-def test_a_refused_submission_is_not_repeated_and_leaves_no_doubt(stage: Stage, status: int) -> None:
-    boat = stage.video("ark", retries=1)
+def test_a_refused_submission_is_not_repeated_and_leaves_no_doubt(
+    airflow: AirflowFixture, status: int
+) -> None:
+    boat = airflow.video("ark", retries=1)
     boat.fault("refuse", status=status, message="not like this")
     boat.start()
     boat.until("failed")
@@ -183,7 +187,7 @@ def test_a_refused_submission_is_not_repeated_and_leaves_no_doubt(stage: Stage, 
     boat.check("failed", posts=1, taken=0)
     assert boat.record["state"] == "not_submitted"
     boat.clear()
-    boat.stage.until(lambda: boat.taken, "a submission", boat)
+    boat.airflow.until(lambda: boat.taken, "a submission", boat)
     boat.finish()
     boat.until("success", try_number=2)
     boat.check("success", posts=2, taken=1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from .stage import PATIENCE, SERVICES, STANDS_AFTER_ID, Stage, Task
+from .airflow_fixture import PATIENCE, SERVICES, STANDS_AFTER_ID, AirflowFixture, Task
 
 pytestmark = pytest.mark.side_by_side
 
@@ -43,8 +43,8 @@ def _killed_after_the_post(boat: Task) -> Task:
 
 
 @pytest.mark.parametrize("service", ["ark", "seedanceapi-v2"])
-def test_killed_after_the_intent_a_retry_does_not_submit(stage: Stage, service: str) -> None:
-    boat = _killed_after_the_intent(stage.video(_conn(service), retries=2))
+def test_killed_after_the_intent_a_retry_does_not_submit(airflow: AirflowFixture, service: str) -> None:
+    boat = _killed_after_the_intent(airflow.video(_conn(service), retries=2))
     boat.until("failed", try_number=2)
     boat.check("failed", posts=1, taken=0)
     boat.check_says(
@@ -53,18 +53,20 @@ def test_killed_after_the_intent_a_retry_does_not_submit(stage: Stage, service: 
         try_number=2,
     )
     boat.clear()
-    boat.stage.until(lambda: boat.taken, "a submission", boat)
+    boat.airflow.until(lambda: boat.taken, "a submission", boat)
     boat.finish()
     boat.until("success", try_number=3)
     boat.check("success", posts=2, taken=1)
     boat.check_says("that was reported, and the task was cleared since: submitting anew", try_number=3)
 
 
-def test_killed_after_the_intent_a_retry_submits_again_where_the_author_says_so(stage: Stage) -> None:
+def test_killed_after_the_intent_a_retry_submits_again_where_the_author_says_so(
+    airflow: AirflowFixture,
+) -> None:
     boat = _killed_after_the_intent(
-        stage.video("seedanceapi_v1", retries=1, arguments={"on_uncertain_submit": "resubmit"})
+        airflow.video("seedanceapi_v1", retries=1, arguments={"on_uncertain_submit": "resubmit"})
     )
-    boat.stage.until(lambda: boat.taken, "a submission", boat)
+    boat.airflow.until(lambda: boat.taken, "a submission", boat)
     boat.finish()
     boat.until("success", try_number=2)
     boat.check("success", posts=2, taken=1)
@@ -75,15 +77,17 @@ def test_killed_after_the_intent_a_retry_submits_again_where_the_author_says_so(
 
 
 @pytest.mark.parametrize("service", [service for service in SERVICES if service != "ark"])
-def test_killed_after_the_post_a_retry_does_not_submit_again(stage: Stage, service: str) -> None:
-    boat = _killed_after_the_post(stage.video(_conn(service), retries=2))
+def test_killed_after_the_post_a_retry_does_not_submit_again(airflow: AirflowFixture, service: str) -> None:
+    boat = _killed_after_the_post(airflow.video(_conn(service), retries=2))
     boat.until("failed", try_number=2)
     boat.check("failed", posts=1)
     boat.check_says("it is not submitted again", try_number=2)
 
 
-def test_killed_after_the_post_a_retry_finds_the_render_where_the_service_can_list(stage: Stage) -> None:
-    boat = _killed_after_the_post(stage.video("ark", retries=1))
+def test_killed_after_the_post_a_retry_finds_the_render_where_the_service_can_list(
+    airflow: AirflowFixture,
+) -> None:
+    boat = _killed_after_the_post(airflow.video("ark", retries=1))
     boat.until_says("The submission whose reply was lost was taken: it is generation", try_number=2)
     (paid,) = boat.generations
     boat.emulator.finish(paid)
@@ -91,22 +95,24 @@ def test_killed_after_the_post_a_retry_finds_the_render_where_the_service_can_li
     boat.check_delivered(paid)
 
 
-def test_killed_after_the_post_a_retry_submits_again_where_the_author_says_so(stage: Stage) -> None:
+def test_killed_after_the_post_a_retry_submits_again_where_the_author_says_so(
+    airflow: AirflowFixture,
+) -> None:
     boat = _killed_after_the_post(
-        stage.video("runbase", retries=1, arguments={"on_uncertain_submit": "resubmit"})
+        airflow.video("runbase", retries=1, arguments={"on_uncertain_submit": "resubmit"})
     )
-    boat.stage.until(lambda: len(boat.taken) == 2, "a second submission", boat)
+    boat.airflow.until(lambda: len(boat.taken) == 2, "a second submission", boat)
     boat.finish()
     boat.until("success", try_number=2)
     boat.check("success", posts=2)
 
 
 @pytest.mark.parametrize("service", IMAGE_SERVICES)
-def test_killed_after_the_post_images_are_not_paid_again(stage: Stage, service: str) -> None:
-    boat = stage.image(_conn(service), retries=2)
+def test_killed_after_the_post_images_are_not_paid_again(airflow: AirflowFixture, service: str) -> None:
+    boat = airflow.image(_conn(service), retries=2)
     fault = boat.fault("hold_reply")
     boat.start()
-    boat.stage.until(lambda: boat.taken, "a submission", boat)
+    boat.airflow.until(lambda: boat.taken, "a submission", boat)
     boat.finish()  # the answer is the image itself
     boat.until_struck(fault)
     boat.kill()
@@ -118,8 +124,8 @@ def test_killed_after_the_post_images_are_not_paid_again(stage: Stage, service: 
 
 
 @pytest.mark.parametrize("service", [service for service in SERVICES if service != "ark"])
-def test_killed_after_the_id_a_retry_waits_for_the_same_render(stage: Stage, service: str) -> None:
-    boat = stage.video(_conn(service), retries=1, arguments=STANDS_AFTER_ID).start()
+def test_killed_after_the_id_a_retry_waits_for_the_same_render(airflow: AirflowFixture, service: str) -> None:
+    boat = airflow.video(_conn(service), retries=1, arguments=STANDS_AFTER_ID).start()
     paid = boat.until_recorded()
     boat.kill()
     boat.until_says("waiting for it, not submitting again", try_number=2)
@@ -128,8 +134,8 @@ def test_killed_after_the_id_a_retry_waits_for_the_same_render(stage: Stage, ser
     boat.check_delivered(paid)
 
 
-def test_killed_between_the_id_and_the_deferral(stage: Stage) -> None:
-    boat = stage.video("ark", retries=1, pause_at="id", later={"deferrable": True}).start()
+def test_killed_between_the_id_and_the_deferral(airflow: AirflowFixture) -> None:
+    boat = airflow.video("ark", retries=1, pause_at="id", later={"deferrable": True}).start()
     boat.until_paused()
     boat.kill()
     boat.until("deferred", try_number=2)
@@ -140,9 +146,11 @@ def test_killed_between_the_id_and_the_deferral(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("how", ["retry", "clear"])
-def test_killed_after_a_synchronous_answer_it_is_delivered_from_the_record(stage: Stage, how: str) -> None:
-    boat = stage.image("ark", retries=1 if how == "retry" else 0, pause_at="id").start()
-    boat.stage.until(lambda: boat.taken, "a submission", boat)
+def test_killed_after_a_synchronous_answer_it_is_delivered_from_the_record(
+    airflow: AirflowFixture, how: str
+) -> None:
+    boat = airflow.image("ark", retries=1 if how == "retry" else 0, pause_at="id").start()
+    boat.airflow.until(lambda: boat.taken, "a submission", boat)
     boat.finish()
     boat.until_paused()
     boat.kill()
@@ -159,8 +167,8 @@ def test_killed_after_a_synchronous_answer_it_is_delivered_from_the_record(stage
 
 
 @pytest.mark.parametrize("how", ["retry", "clear"])
-def test_killed_on_resume_the_output_is_delivered(stage: Stage, how: str) -> None:
-    boat = stage.video("ark", retries=1 if how == "retry" else 0, pause_at="resume").start()
+def test_killed_on_resume_the_output_is_delivered(airflow: AirflowFixture, how: str) -> None:
+    boat = airflow.video("ark", retries=1 if how == "retry" else 0, pause_at="resume").start()
     paid = boat.until_deferred()
     boat.finish()
     boat.until_paused()
@@ -175,8 +183,8 @@ def test_killed_on_resume_the_output_is_delivered(stage: Stage, how: str) -> Non
 # ---------------------------------------------------------------------- on the last try
 
 
-def test_killed_on_the_last_try_after_the_id_a_clear_delivers(stage: Stage) -> None:
-    boat = stage.video("seedance2api", arguments=STANDS_AFTER_ID).start()
+def test_killed_on_the_last_try_after_the_id_a_clear_delivers(airflow: AirflowFixture) -> None:
+    boat = airflow.video("seedance2api", arguments=STANDS_AFTER_ID).start()
     paid = boat.until_recorded()
     boat.kill()
     boat.until("failed")
@@ -186,23 +194,23 @@ def test_killed_on_the_last_try_after_the_id_a_clear_delivers(stage: Stage) -> N
     boat.check_delivered(paid)
 
 
-def test_killed_on_the_last_try_after_the_post_the_first_clear_only_reports(stage: Stage) -> None:
+def test_killed_on_the_last_try_after_the_post_the_first_clear_only_reports(airflow: AirflowFixture) -> None:
     """Nobody was told of the submission yet, so that clearing cannot have been a decision about it."""
-    boat = _killed_after_the_post(stage.video("seedanceapi_v2"))
+    boat = _killed_after_the_post(airflow.video("seedanceapi_v2"))
     boat.until("failed", try_number=1)
     boat.clear()
     boat.until("failed", try_number=2)
     boat.check("failed", posts=1)
     boat.check_says("An earlier try was about to submit", "clear this task: that submits anew", try_number=2)
     boat.clear()
-    boat.stage.until(lambda: len(boat.taken) == 2, "a second submission", boat)
+    boat.airflow.until(lambda: len(boat.taken) == 2, "a second submission", boat)
     boat.finish()
     boat.until("success", try_number=3)
     boat.check("success", posts=2)
 
 
-def test_killed_on_the_last_try_after_the_post_a_clear_finds_the_render(stage: Stage) -> None:
-    boat = _killed_after_the_post(stage.video("ark"))
+def test_killed_on_the_last_try_after_the_post_a_clear_finds_the_render(airflow: AirflowFixture) -> None:
+    boat = _killed_after_the_post(airflow.video("ark"))
     boat.until("failed", try_number=1)
     (paid,) = boat.generations
     boat.finish()
@@ -211,9 +219,9 @@ def test_killed_on_the_last_try_after_the_post_a_clear_finds_the_render(stage: S
     boat.check_delivered(paid)
 
 
-def test_two_uncertain_submissions_need_two_decisions(stage: Stage) -> None:
+def test_two_uncertain_submissions_need_two_decisions(airflow: AirflowFixture) -> None:
     """The decision to submit anew is about the submission that was reported, not about the next one."""
-    boat = _killed_after_the_post(stage.video("seedanceapi_v1", retries=1))
+    boat = _killed_after_the_post(airflow.video("seedanceapi_v1", retries=1))
     boat.until("failed", try_number=2)
     fault = boat.fault("hold_reply")
     boat.clear()
@@ -230,8 +238,8 @@ def test_two_uncertain_submissions_need_two_decisions(stage: Stage) -> None:
 @pytest.mark.parametrize(
     "arguments", [STANDS_AFTER_ID, {"on_uncertain_submit": "fail"}], ids=["after the id", "after the POST"]
 )
-def test_a_lost_machine(stage: Stage, arguments: dict[str, Any]) -> None:
-    boat = stage.video("seedance2api", retries=1, arguments=arguments)
+def test_a_lost_machine(airflow: AirflowFixture, arguments: dict[str, Any]) -> None:
+    boat = airflow.video("seedance2api", retries=1, arguments=arguments)
     after_post = arguments is not STANDS_AFTER_ID
     fault = boat.fault("hold_reply", times=1 if after_post else 0)
     boat.start()
@@ -239,7 +247,7 @@ def test_a_lost_machine(stage: Stage, arguments: dict[str, Any]) -> None:
         boat.until_struck(fault)
     else:
         boat.until_recorded()
-    stage.airflow.kill_task(boat.dag_id, boat.run_id, boat.task_id, supervisor=True)
+    airflow.airflow.kill_task(boat.dag_id, boat.run_id, boat.task_id, supervisor=True)
     fault.release()
     if after_post:
         boat.until("failed", try_number=2)
@@ -251,13 +259,13 @@ def test_a_lost_machine(stage: Stage, arguments: dict[str, Any]) -> None:
     boat.check_delivered(boat.generations[0])
 
 
-def test_a_machine_that_was_only_away_pays_for_nothing_when_it_comes_back(stage: Stage) -> None:
-    boat = stage.video("seedanceapi_v2", retries=1, pause_at="start").start()
+def test_a_machine_that_was_only_away_pays_for_nothing_when_it_comes_back(airflow: AirflowFixture) -> None:
+    boat = airflow.video("seedanceapi_v2", retries=1, pause_at="start").start()
     boat.until_paused()
     place = (boat.dag_id, boat.run_id, boat.task_id)
-    frozen = stage.airflow.kill_task(*place, sig=signal.SIGSTOP, supervisor=True)
+    frozen = airflow.airflow.kill_task(*place, sig=signal.SIGSTOP, supervisor=True)
     assert frozen.supervisor is not None
-    boat.stage.until(lambda: boat.taken, "a submission of the next try", boat)
+    boat.airflow.until(lambda: boat.taken, "a submission of the next try", boat)
     boat.go_on()
     for process in (frozen.supervisor, frozen.runner):
         process.send_signal(signal.SIGCONT)

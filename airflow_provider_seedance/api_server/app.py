@@ -1,0 +1,65 @@
+"""The application that the plugin mounts: its routes, and the headers that every answer carries."""
+
+from __future__ import annotations
+
+import logging
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
+from starlette.datastructures import MutableHeaders
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+log = logging.getLogger(__name__)
+
+#: Modules with a ``router``. Each guards its own routes: an application of a plugin is open by default.
+ROUTES = (
+    "airflow_provider_seedance.api_server.pages",
+    "airflow_provider_seedance.api_server.renders_api",
+    "airflow_provider_seedance.api_server.media",
+    "airflow_provider_seedance.api_server.callback_routes",
+)
+
+#: Every answer has these, unless the route sets its own.
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'self'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "private, no-cache",
+}
+
+
+class _SafeHeaders:
+    """Adds the headers, to errors too."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self.app(scope, receive, with_headers)
+
+
+def build() -> FastAPI:
+    """Build the application. It describes itself to nobody: no schema, no documentation pages."""
+    app = FastAPI(title="Seedance", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.add_middleware(_SafeHeaders)
+    for name in ROUTES:
+        try:
+            module: Any = import_module(name)
+        except ImportError:
+            # An Airflow whose internal interfaces have changed: routes that nobody can guard are not served, and
+            # the others go on.
+            log.exception("%s cannot be served by this version of Airflow.", name)
+            continue
+        app.include_router(module.router)
+    return app

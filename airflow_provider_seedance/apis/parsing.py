@@ -1,0 +1,169 @@
+"""Reading replies: the small steps that several adapters take, none of which ever raises."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.apis.messages import REPLACEMENT, HttpReply, VendorError
+from airflow_provider_seedance.generations import GenerationStatus, read_status_word
+
+#: Words that tell of the call, not of the generation, where both stand under the key ``status``.
+ENVELOPE_WORDS = ("success", "accepted", "error")
+
+#: Longest id, in characters: a longer one makes a URL that servers refuse.
+LONGEST_ID = 1000
+
+#: Statuses of a submission's reply that say nothing about whether it was taken.
+UNCERTAIN_4XX = (408, 409, 425)
+
+STATUS_BY_CODE: Mapping[str, int] = {
+    "INVALID_API_KEY": 401,
+    "UNAUTHORIZED": 401,
+    "INSUFFICIENT_CREDITS": 402,
+    "FORBIDDEN": 403,
+    "TASK_NOT_FOUND": 404,
+    "NOT_FOUND": 404,
+    "RATE_LIMITED": 429,
+    "INTERNAL_ERROR": 500,
+    "SERVICE_UNAVAILABLE": 503,
+}
+
+_MODERATION_MARKS = ("sensitivecontent", "moderation", "content_policy", "policyviolation", "nsfw")
+
+
+def unwrap(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what an envelope holds under ``data``, or the body itself where there is no envelope."""
+    data = body.get("data")
+    return data if isinstance(data, Mapping) else body
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """Return a JSON object, or an empty one in place of anything else."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def segment(generation_id: str) -> str:
+    """Return an id as one path segment; ids are opaque and may hold anything."""
+    quoted = quote(generation_id, safe="")
+    # "." and ".." are one segment of text, but lead elsewhere in a path.
+    return quoted.replace(".", "%2E") if not quoted.strip(".") else quoted
+
+
+def identifier(value: Any) -> str | None:
+    """Return the id that a field holds, as text; ``None`` for what cannot be asked for again."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not value.strip() or len(value) > LONGEST_ID:
+        return None
+    # Damaged, or half a character that no URL can carry: it would ask for another generation, or for none.
+    return value if value.strip().isprintable() and REPLACEMENT not in value else None
+
+
+def local_id(body: Mapping[str, Any]) -> str:
+    """Make an id for an answer that carries outputs but no id."""
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), default=str)
+    return f"local-{hashlib.sha256(canonical.encode()).hexdigest()[:24]}"
+
+
+def strings(value: Any) -> tuple[str, ...]:
+    """Return the non-empty strings of a list, or of a single string."""
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)):
+        return ()
+    return tuple(item for item in items if isinstance(item, str) and item)
+
+
+def urls(value: Any) -> tuple[str, ...]:
+    """Return the URLs of outputs: text, an object with ``url`` or ``video_url``, or a list of such."""
+    items = value if isinstance(value, (list, tuple)) else [value]
+    return tuple(
+        found
+        for item in items
+        for found in (
+            strings(item.get("url")) or strings(item.get("video_url"))
+            if isinstance(item, Mapping)
+            else strings(item)
+            if isinstance(item, str)
+            else ()
+        )
+    )
+
+
+def text(value: Any) -> str | None:
+    """Return text, or a number as text; anything else and nothing is ``None``."""
+    if isinstance(value, str):
+        return value or None
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    return None
+
+
+def failure_message(*sources: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Return message and code of a failed generation from the first place that has one."""
+    for source in sources:
+        error = source.get("error")
+        if isinstance(error, Mapping):
+            found = text(error.get("message")), text(error.get("code"))
+            if any(found):
+                return found
+        for name in ("error_message", "error", "message", "detail"):
+            # The envelope of a failed generation says "success": the call was one.
+            if isinstance(source.get(name), str) and source[name].lower() not in ("", "success", "ok"):
+                return source[name], text(source.get("error_code"))
+    return None, None
+
+
+def status_of(
+    word: Any, urls: tuple[str, ...], envelope_words: tuple[str, ...] = ()
+) -> tuple[GenerationStatus, bool, str | None]:
+    """
+    Read a status word that may be an envelope's or missing.
+
+    Without a word of its own, a generation that has outputs succeeded and any other is queued.
+    """
+    if not isinstance(word, str) or not word.strip() or word.strip().lower() in envelope_words:
+        return (GenerationStatus.SUCCEEDED if urls else GenerationStatus.QUEUED), True, None
+    status, documented = read_status_word(word)
+    return status, documented, word
+
+
+def is_moderation(code: str | None) -> bool:
+    """Whether a code says that the content was refused."""
+    plain = (code or "").lower()
+    return any(mark in plain or mark in plain.replace("_", "") for mark in _MODERATION_MARKS)
+
+
+def class_for(status: int, code: str | None) -> type[errors.SeedanceError]:
+    """Return the error class for an HTTP status, or for a code that says the content was refused."""
+    if is_moderation(code):
+        return errors.SeedanceModerationError
+    known: Mapping[int, type[errors.SeedanceError]] = {
+        401: errors.SeedanceAuthenticationError,
+        402: errors.SeedanceInsufficientCreditsError,
+        403: errors.SeedanceForbiddenError,
+        404: errors.SeedanceNotFoundError,
+        429: errors.SeedanceRateLimitError,
+    }
+    if status in known:
+        return known[status]
+    if 400 <= status < 500 and status not in UNCERTAIN_4XX:
+        return errors.SeedanceRequestError
+    return errors.SeedanceServerError
+
+
+def words_for(name: str, reply: HttpReply, vendor: VendorError) -> str:
+    """Say what a service answered, and what that most likely means."""
+    said = reply.line(vendor.message or vendor.code or "")
+    message = f"{name} answered {reply.status}" + (f": {said}" if said else "")
+    if not said and reply.body:
+        message += f" with an answer that is not its own: {reply.excerpt()}"
+    if reply.status == 403 and not isinstance(reply.json, Mapping):
+        message += " (most likely a block at the edge of the network, not a matter of the key)"
+    if 300 <= reply.status < 400:
+        message += " (a redirect, which is not followed; check the connection's host)"
+    return message

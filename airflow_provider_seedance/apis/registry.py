@@ -1,0 +1,45 @@
+"""
+The services of this package, by the name that the connection's ``api`` gives them.
+
+Adding a service is one file with a subclass of :class:`~airflow_provider_seedance.apis.base.Api` and one
+line here (docs/adding-a-service.md). Nothing is imported: Airflow reads this at discovery, for the
+connection form.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from airflow_provider_seedance.apis.base import Api
+
+#: Name of the service, and the module whose ``API`` speaks to it.
+SERVICES: dict[str, str] = {
+    "seedance2api": "airflow_provider_seedance.apis.seedance2api",
+    "seedanceapi-v1": "airflow_provider_seedance.apis.seedanceapi_v1",
+    "seedanceapi-v2": "airflow_provider_seedance.apis.seedanceapi_v2",
+    "runbase": "airflow_provider_seedance.apis.runbase",
+    "ark": "airflow_provider_seedance.apis.ark",
+}
+
+#: The service of a connection that names none.
+DEFAULT_API = "seedanceapi-v2"
+
+
+def get_api(name: str) -> Api:
+    """
+    Return the adapter of a service.
+
+    :raises SeedanceConfigurationError: there is no such service; nothing was sent.
+    """
+    module = SERVICES.get(name) if isinstance(name, str) else None
+    if module is None:
+        # Only here: loading Airflow's exceptions at discovery would cost every process.
+        from airflow_provider_seedance.exceptions import SeedanceConfigurationError
+
+        raise SeedanceConfigurationError(
+            f"The connection's api is {name!r}; this package knows {', '.join(SERVICES)}."
+        )
+    api: Api = import_module(module).API
+    return api

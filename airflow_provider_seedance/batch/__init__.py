@@ -1,0 +1,1 @@
+"""Many generations in one task instance: requests, records, results, manifest and estimates of a batch."""

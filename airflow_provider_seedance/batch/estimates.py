@@ -1,0 +1,228 @@
+"""
+What a campaign will cost, by the published prices, before anything is sent; pure functions.
+
+What has no published price stays unknown: it is never counted as nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.apis.validation import Prepared
+from airflow_provider_seedance.batch.requests import Item
+from airflow_provider_seedance.generations import GenerationRequest, VideoRequest
+from airflow_provider_seedance.settings import Settings
+
+UNKNOWN = "unknown"
+
+#: What is not named is left to the service.
+DEFAULT = "(default)"
+
+#: So many refusals are told.
+_TOLD = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """
+    Requests that are alike in model and resolution.
+
+    :param credits: Of all of them together; ``None`` if the price of any is unknown.
+    :param cost_usd: The same in US dollars.
+    """
+
+    model: str | None
+    resolution: str | None
+    renders: int
+    credits: float | None
+    cost_usd: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as a JSON value."""
+        return dict(self.__dict__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CampaignEstimate:
+    """
+    What requests will cost.
+
+    :param problems: What the service will not take, which costs nothing: key and reason.
+    :param unpriced: How many have no published price.
+    :param known_credits: Credits of those that have one; ``None`` if none has.
+    :param known_usd: The same in US dollars.
+    """
+
+    api: str
+    rows: tuple[Row, ...]
+    problems: tuple[tuple[str, str], ...] = ()
+    unpriced: int = 0
+    known_credits: float | None = None
+    known_usd: float | None = None
+
+    @property
+    def renders(self) -> int:
+        """How many there are."""
+        return sum(row.renders for row in self.rows)
+
+    @property
+    def credits(self) -> float | None:
+        """Credits of all; ``None`` if any is unknown."""
+        return None if self.unpriced else self.known_credits
+
+    @property
+    def cost_usd(self) -> float | None:
+        """US dollars of all; ``None`` if any is unknown."""
+        return None if self.unpriced else self.known_usd
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as a JSON value; what is unknown is ``None``."""
+        return {
+            "api": self.api,
+            "renders": self.renders,
+            "credits": self.credits,
+            "cost_usd": self.cost_usd,
+            "unknown": self.unpriced,
+            "at_least": {"credits": self.known_credits, "cost_usd": self.known_usd},
+            "rows": [row.as_dict() for row in self.rows],
+            "refused": [{"key": key, "error": error} for key, error in self.problems],
+        }
+
+    def table(self) -> str:
+        """Return it as a table for people."""
+        head = ("model", "resolution", "renders", "credits", "cost")
+        lines = [
+            (
+                row.model or DEFAULT,
+                row.resolution or DEFAULT,
+                str(row.renders),
+                _amount(row.credits),
+                _dollars(row.cost_usd),
+            )
+            for row in self.rows
+        ]
+        lines.append(
+            ("total", "", str(self.renders), self._at_least(_amount), self._at_least(_dollars)),
+        )
+        widths = [max(len(line[column]) for line in (head, *lines)) for column in range(len(head))]
+        shown = [
+            "  ".join(
+                cell.ljust(width) if column < 2 else cell.rjust(width)
+                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in (head, *lines)
+        ]
+        if self.unpriced and self.known_credits is not None:
+            shown.append(f"{self.summary()}.")
+        return "\n".join([*shown, *self._refusals()])
+
+    def summary(self) -> str:
+        """Return the sum in one line: ``at least 588 credits ($2.94), 2 renders of unknown price``."""
+        known = f"{_amount(self.known_credits)} credits ({_dollars(self.known_usd)})"
+        if not self.unpriced:
+            return known
+        unknown = f"{self.unpriced} render{'' if self.unpriced == 1 else 's'} of {UNKNOWN} price"
+        return unknown if self.known_credits is None else f"at least {known}, {unknown}"
+
+    def _at_least(self, write: Callable[[float | None], str]) -> str:
+        known = self.known_credits if write is _amount else self.known_usd
+        return f"at least {write(known)}" if self.unpriced and known is not None else write(known)
+
+    def _refusals(self) -> list[str]:
+        """Return a line for each different refusal; over many runs of a Dag they are many of a kind."""
+        counts = Counter(self.problems)
+        lines = [
+            f"refused: {key}: {error}{f' ({count} times)' if count > 1 else ''}"
+            for (key, error), count in counts.items()
+        ]
+        more = [f"and {len(lines) - _TOLD} more"] if len(lines) > _TOLD else []
+        return [*lines[:_TOLD], *more]
+
+
+def estimate_items(settings: Settings, items: Iterable[Item]) -> CampaignEstimate:
+    """Judge and price the requests of a campaign; nothing is sent."""
+    prepared: list[Prepared] = []
+    problems = []
+    for item in items:
+        try:
+            prepared.append(prepare(settings, VideoRequest.from_arguments(item.arguments)))
+        except errors.SeedanceRequestError as error:
+            problems.append((item.key, error.message))
+    return estimate(settings, prepared, problems)
+
+
+def prepare(settings: Settings, request: GenerationRequest) -> Prepared:
+    """
+    Fill in defaults and judge a request; nothing is sent.
+
+    :raises SeedanceRequestError: the service does not take it.
+    """
+    return settings.api.prepare(
+        request, base_url=settings.base_url, hosts=settings.media_hosts, connection_model=settings.model
+    )
+
+
+def estimate(
+    settings: Settings,
+    prepared: Iterable[Prepared],
+    problems: Sequence[tuple[str, str]] = (),
+    *,
+    unknown: int = 0,
+) -> CampaignEstimate:
+    """
+    Price requests that were judged.
+
+    :param unknown: How many further ones there are of which nothing is known but that they will be made.
+    """
+    alike: dict[tuple[str, str], list[tuple[float | None, float | None]]] = {}
+    for one in prepared:
+        price = settings.api.price(one.request)
+        facts = one.facts
+        like = (
+            str(facts.model or one.request.model or ""),
+            str(facts.resolution or one.request.resolution or ""),
+        )
+        alike.setdefault(like, []).append((price.credits, price.cost_usd) if price else (None, None))
+    rows = [_row(like, prices) for like, prices in sorted(alike.items())]
+    if unknown:
+        rows.append(Row(model=UNKNOWN, resolution=UNKNOWN, renders=unknown, credits=None, cost_usd=None))
+    every = [price for prices in alike.values() for price in prices]
+    return CampaignEstimate(
+        api=settings.api.name,
+        rows=tuple(rows),
+        problems=tuple(problems),
+        unpriced=unknown + sum(None in price for price in every),
+        known_credits=_total(
+            (credits for credits, _ in every), empty=0.0 if not (every or unknown) else None
+        ),
+        known_usd=_total((usd for _, usd in every), empty=0.0 if not (every or unknown) else None),
+    )
+
+
+def _row(like: tuple[str, str], prices: Sequence[tuple[float | None, float | None]]) -> Row:
+    credits, usd = zip(*prices, strict=True)
+    return Row(
+        model=like[0] or None,
+        resolution=like[1] or None,
+        renders=len(prices),
+        credits=None if None in credits else _total(credits),
+        cost_usd=None if None in usd else _total(usd),
+    )
+
+
+def _total(values: Iterable[float | None], empty: float | None = None) -> float | None:
+    known = [value for value in values if value is not None]
+    return round(sum(known), 6) if known else empty
+
+
+def _amount(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value:,g}" if value < 1e6 else f"{value:,.0f}"
+
+
+def _dollars(value: float | None) -> str:
+    # Half a cent is the price of a credit: a sum of few is not to be rounded away.
+    return UNKNOWN if value is None else f"${value:,.2f}" if round(value, 2) == value else f"${value:,.3f}"

@@ -1,0 +1,330 @@
+"""
+Reading the requests of a campaign: a list, the text of one, or a file in object storage.
+
+Everything that is wrong with them is said at once, before anything is sent: a campaign that stops at its
+first typing error would be mended, and paid for, in pieces.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import islice
+from pathlib import PurePath
+from typing import Any, NoReturn
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.generations import VideoRequest
+
+#: Most renders of one campaign; more belong into several tasks.
+MOST_ITEMS = 10_000
+
+#: Largest file of requests, in bytes.
+LARGEST_FILE = 64 * 1024 * 1024
+
+#: Longest key, in characters.
+LONGEST_KEY = 200
+
+#: So many problems are told at once.
+_TOLD = 10
+
+_ARGUMENTS = frozenset(item.name for item in fields(VideoRequest))
+
+_TAKES = "it takes a list of prompts or of dicts of request arguments, or the path of a JSONL or CSV file"
+_FREE = "Nothing was sent, nothing is billed."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """
+    One render of a campaign.
+
+    :param index: Its place in the list, counted from 0.
+    :param key: What it is called: the user's key, or its index.
+    :param arguments: Of its request, the campaign's defaults included.
+    """
+
+    index: int
+    key: str
+    arguments: dict[str, Any]
+
+
+def read_requests(
+    value: Any, defaults: Mapping[str, Any] | None = None, *, conn_id: str | None = None
+) -> tuple[Item, ...]:
+    """
+    Read the requests of a campaign; nothing is sent, whatever they say.
+
+    :param value: A list of prompts or of dicts of request arguments with an optional ``key``; the text of
+        such a list, as templates write it; or the path of a JSONL or CSV file of them.
+    :param defaults: Arguments for every request; an item's own win, except where they are ``None``.
+    :param conn_id: The connection of the store in which the file is.
+    :return: In the order of the list; empty if the list is.
+    :raises SeedanceRequestError: with everything that is wrong; a retry cannot help.
+    :raises SeedanceConfigurationError: the file is not there or cannot be used; a retry cannot help.
+    :raises SeedanceMediaError: the store could not be read; a retry helps.
+    """
+    problems: list[str] = []
+    entries = list(islice(_entries(value, conn_id, problems), MOST_ITEMS + 1))
+    if len(entries) > MOST_ITEMS:
+        raise errors.SeedanceRequestError(
+            f"There are more than {MOST_ITEMS} requests, which is the most that one task takes. {_FREE} Divide "
+            "them among several tasks."
+        )
+    base = {name: given for name, given in (defaults or {}).items() if not _unset(given)}
+    items = [
+        item
+        for index, (where, entry) in enumerate(entries)
+        if (item := _item(index, where, entry, base, problems))
+    ]
+    _find_twins(items, problems)
+    if problems:
+        more = f"; and {len(problems) - _TOLD} more" if len(problems) > _TOLD else ""
+        raise errors.SeedanceRequestError(
+            f"The requests cannot be used: {'; '.join(problems[:_TOLD])}{more}. {_FREE} Mend them and clear the task."
+        )
+    return tuple(items)
+
+
+# ---------------------------------------------------------------------- where they come from
+
+#: A request, and the place it comes from, in words.
+_Entry = tuple[str, Any]
+
+
+def _entries(value: Any, conn_id: str | None, problems: list[str]) -> Iterator[_Entry]:
+    if isinstance(value, str):
+        text = value.strip()
+        if text[:1] in ("[", "("):
+            return _numbered(_literal(text, "requests is text that"))
+        if "\n" in text or text[:1] == "{" or text in ("", "None"):
+            raise _unusable(f"requests is the text {text[:60]!r}")
+        return _file(text, conn_id, problems)
+    if isinstance(value, (set, frozenset)):
+        # A retry would find other indexes, and with them other keys.
+        raise _unusable("requests is a set, which has no order")
+    if isinstance(value, PurePath):
+        return _file(str(value), conn_id, problems)
+    if hasattr(value, "open") and hasattr(value, "name"):
+        return _file(value, conn_id, problems)
+    if isinstance(value, Iterable) and not isinstance(value, (Mapping, bytes, bytearray, memoryview)):
+        return _numbered(value)
+    raise _unusable(f"requests is {_kind(value)}")
+
+
+def _unusable(what: str) -> errors.SeedanceRequestError:
+    return errors.SeedanceRequestError(f"{what}; {_TAKES}. {_FREE}")
+
+
+def _numbered(values: Iterable[Any]) -> Iterator[_Entry]:
+    for index, value in enumerate(values):
+        yield f"request {index}", value
+
+
+def _literal(text: str, what: str) -> Iterable[Any]:
+    for parse in (_json, ast.literal_eval):
+        try:
+            found = parse(text)
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(found, (list, tuple)):
+            return found
+    raise errors.SeedanceRequestError(f"{what} is no list of JSON or Python: {text[:60]!r}. {_FREE}")
+
+
+def _json(text: str) -> Any:
+    """
+    Read JSON, and only JSON.
+
+    :raises ValueError: it is none, or it is ambiguous: of a name that is given twice, Python takes the last
+        without a word, and a render of the wrong one would be paid for.
+    """
+    return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no value of JSON")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it has {next(name for name in names if names.count(name) > 1)!r} twice")
+    return found
+
+
+def _file(path: Any, conn_id: str | None, problems: list[str]) -> Iterator[_Entry]:
+    from airflow_provider_seedance.storage.text_files import read_text
+
+    text = read_text(path, conn_id, largest=LARGEST_FILE, what="requests")
+    begins = text[:4096].lstrip()[:1]
+    suffix = PurePath(str(path)).suffix.lower()
+    if suffix == ".csv":
+        return _rows(text, problems)
+    if suffix in (".jsonl", ".ndjson"):
+        return _lines(text, problems)
+    if begins == "[":
+        return _numbered(_literal(text.strip(), f"{str(path)!r}"))
+    return _lines(text, problems) if begins in ("{", '"', "") else _rows(text, problems)
+
+
+def _split(text: str) -> Iterator[str]:
+    # Neither splitlines(), which also splits inside of text, nor split(), which holds a file twice.
+    start = 0
+    while (end := text.find("\n", start)) >= 0:
+        yield text[start:end]
+        start = end + 1
+    yield text[start:]
+
+
+def _lines(text: str, problems: list[str]) -> Iterator[_Entry]:
+    for number, line in enumerate(_split(text), start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = _json(line)
+        except (ValueError, RecursionError) as error:
+            # The line that the decoder counts is always the first.
+            said = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+            problems.append(f"line {number} is not JSON ({said})")
+            if len(problems) > MOST_ITEMS:
+                return
+            continue
+        yield f"line {number}", entry
+
+
+def _rows(text: str, problems: list[str]) -> Iterator[_Entry]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    names: list[str] | None = None
+    try:
+        for row in reader:
+            where = f"line {reader.line_num}"
+            if not any(cell.strip() for cell in row):
+                continue
+            if names is None:
+                names = [cell.strip() for cell in row]
+                if wrong := _header_problems(names):
+                    problems.extend(f"the header ({where}) {problem}" for problem in wrong)
+                    return
+                continue
+            yield where, _Row(names, row)
+    except csv.Error as error:
+        problems.append(f"line {reader.line_num} is not CSV ({error})")
+
+
+def _header_problems(names: Sequence[str]) -> list[str]:
+    given = [name for name in names if name]
+    found = [f"has the column {name!r} twice" for name in sorted(set(given)) if given.count(name) > 1]
+    unknown = sorted(set(given) - _ARGUMENTS - {"key"})
+    if unknown:
+        found.append(f"has {_unknown(unknown)}")
+    if "prompt" not in given:
+        found.append("has no column 'prompt' (columns are divided by commas)")
+    return found
+
+
+class _Row(dict[str, Any]):
+    """A row of CSV: the cells that are filled, by their column; too many of them are a problem of the row."""
+
+    def __init__(self, names: Sequence[str], cells: Sequence[str]) -> None:
+        filled = [(place, cell) for place, cell in enumerate(cells) if cell.strip()]
+        known = {place: name for place, name in enumerate(names) if name}
+        self.homeless = next((cell for place, cell in filled if place not in known), None)
+        super().__init__(
+            {known[place]: _cell(known[place], cell) for place, cell in filled if place in known}
+        )
+
+
+def _cell(name: str, cell: str) -> Any:
+    """Read the cells that hold several values; what else there is to read, a request reads itself."""
+    if name != "images":
+        return cell
+    text = cell.strip()
+    return text if text[:1] in ("[", "{") or text.startswith("data:") else text.split()
+
+
+# ---------------------------------------------------------------------- what they say
+
+
+def _item(
+    index: int, where: str, entry: Any, defaults: Mapping[str, Any], problems: list[str]
+) -> Item | None:
+    if isinstance(entry, str):
+        entry = {"prompt": entry}
+    if not isinstance(entry, Mapping):
+        problems.append(f"{where} is {_kind(entry)}, neither a prompt nor a dict of request arguments")
+        return None
+    if isinstance(entry, _Row) and entry.homeless is not None:
+        problems.append(f"{where} has {entry.homeless[:40]!r} in a column without a name")
+        return None
+    given = {str(name): value for name, value in entry.items()}
+    key = _key(given.pop("key", None), index, where, problems)
+    if unknown := sorted(set(given) - _ARGUMENTS):
+        problems.append(f"{where} has {_unknown(unknown)}")
+        return None
+    own = {name: value for name, value in given.items() if name == "prompt" or not _unset(value)}
+    arguments = {**defaults, **own}
+    if wrong := _prompt_problem(arguments):
+        problems.append(f"{where} {wrong}")
+        return None
+    return Item(index=index, key=key, arguments=arguments)
+
+
+def _unset(value: Any) -> bool:
+    # A template that renders None arrives as the text "None", an empty one as "".
+    return value is None or (isinstance(value, str) and value.strip() in ("", "None"))
+
+
+def _unknown(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name[:40]) for name in names[:5])
+    return (
+        f"no argument of a request for {shown} (there are {', '.join(sorted(_ARGUMENTS))}; fields of the service "
+        "that have no argument go into extra_params)"
+    )
+
+
+def _prompt_problem(arguments: Mapping[str, Any]) -> str | None:
+    prompt = arguments.get("prompt")
+    if prompt is None:
+        return "has no prompt"
+    if not isinstance(prompt, str):
+        return f"has a prompt that is {_kind(prompt)}, not text"
+    # With an input, a service may do without words; whether it does is for its adapter to judge.
+    if _unset(prompt) and not arguments.get("images"):
+        return "has an empty prompt"
+    return None
+
+
+def _key(value: Any, index: int, where: str, problems: list[str]) -> str:
+    if value is None or value == "":
+        return str(index)
+    key = ""
+    if isinstance(value, (str, int)) and not isinstance(value, bool):
+        # A number of thousands of digits is not even written as text.
+        key = value if isinstance(value, str) else f"{value}" if abs(value) < 10**LONGEST_KEY else ""
+    if not key.strip() or len(key) > LONGEST_KEY or not key.isprintable():
+        problems.append(
+            f"{where} has the key {_shown(value)}; a key is printable text of at most {LONGEST_KEY} characters"
+        )
+    return key
+
+
+def _find_twins(items: Iterable[Item], problems: list[str]) -> None:
+    seen: dict[str, int] = {}
+    for item in items:
+        if item.key in seen:
+            problems.append(f"requests {seen[item.key]} and {item.index} have the same key {item.key[:60]!r}")
+        seen.setdefault(item.key, item.index)
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else type(value).__name__
+
+
+def _shown(value: Any) -> str:
+    return repr(value[:40]) if isinstance(value, str) else f"of type {_kind(value)}"

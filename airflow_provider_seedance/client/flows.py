@@ -1,0 +1,248 @@
+"""
+Conversations with a service that take more than one call, as generators without I/O.
+
+A flow yields :class:`~airflow_provider_seedance.apis.messages.HttpCall` and
+:class:`~airflow_provider_seedance.apis.messages.Pause` and is sent replies; the client drives it, with
+or without ``await``. So the rules of repeating a request stand here once:
+
+* A **submission** is repeated only after an answer that proves it was not taken, only for a few
+  seconds, and never again after anything that is uncertain.
+* A **read** costs nothing but quota, so it is repeated after broken connections and server errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeVar
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.apis.base import Api, Flow
+from airflow_provider_seedance.apis.messages import (
+    HttpCall,
+    HttpReply,
+    NotAccepted,
+    Pause,
+    Refused,
+    SubmitOutcome,
+    TransportFailure,
+    Uncertain,
+)
+from airflow_provider_seedance.generations import Generation, GenerationRequest, Media
+
+T = TypeVar("T")
+
+#: Pauses between the tries of a submission that was not accepted, where the service names none.
+SUBMIT_PAUSES = (1.0, 2.0, 4.0)
+
+#: Longest wait on a worker for a submission to be accepted; beyond it the task defers or fails.
+LONGEST_SUBMIT_PAUSE = 10.0
+
+#: Pauses between the tries of a read.
+READ_PAUSES = (0.5, 1.5)
+
+#: Pauses between looks for a lost submission: the service may list it a little later.
+LOOK_UP_PAUSES = (1.0, 3.0)
+
+#: Errors of a look-up that may not be there later.
+NOT_NOW = (errors.SeedanceConnectionError, errors.SeedanceServerError, errors.SeedanceRateLimitError)
+
+#: Errors of a look-up after which nobody has looked: of these a person has to cure some first.
+NOT_ASKED = (
+    *NOT_NOW,
+    errors.SeedanceAuthenticationError,
+    errors.SeedanceForbiddenError,
+    errors.SeedanceInsufficientCreditsError,
+)
+
+#: Begin of the ids that were made here, for answers without one.
+LOCAL_PREFIX = "local-"
+
+Now = Callable[[], datetime]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cancellation:
+    """
+    What became of an attempt to cancel.
+
+    :param cancelled: Whether the service took the generation out of its queue.
+    :param reason: In words, for the log: why not, and that it goes on and is billed.
+    """
+
+    cancelled: bool
+    reason: str
+
+    def __bool__(self) -> bool:
+        return self.cancelled
+
+
+def submit_flow(
+    api: Api, call: HttpCall, request: GenerationRequest, now: Now, *, patient: bool = True
+) -> Flow[SubmitOutcome]:
+    """
+    Submit once, repeating only what the service provably did not take.
+
+    :param patient: Whether to wait at all; without, the first answer stands.
+    """
+    pauses = SUBMIT_PAUSES if patient else ()
+    for attempt in range(len(pauses) + 1):
+        answer = yield call
+        assert answer is not None
+        outcome = api.read_submit(answer, call, request, now())
+        if not isinstance(outcome, NotAccepted) or attempt == len(pauses):
+            return outcome
+        pause = pauses[attempt] if outcome.retry_after is None else outcome.retry_after
+        if pause > LONGEST_SUBMIT_PAUSE:
+            return outcome
+        yield Pause(pause)
+    raise AssertionError("unreachable")
+
+
+def raise_outcome(outcome: SubmitOutcome) -> Generation:
+    """
+    Return the generation of an accepted submission, or raise what stands for its fate.
+
+    :raises SeedanceUncertainSubmitError: nobody can tell whether it was billed.
+    :raises SeedanceError: it was not taken.
+    """
+    if isinstance(outcome, Uncertain):
+        raise uncertain_error(outcome.error)
+    if isinstance(outcome, (NotAccepted, Refused)):
+        raise outcome.error
+    return outcome.generation
+
+
+def uncertain_error(cause: errors.SeedanceError) -> errors.SeedanceUncertainSubmitError:
+    """Return the error for a submission whose reply told nothing."""
+    error = errors.SeedanceUncertainSubmitError(
+        f"The submission was sent, but whether it was taken is unknown: {cause.message} A generation may "
+        "have been billed. Check the console of the service before submitting again.",
+        **cause.details(),
+    )
+    error.__cause__ = cause
+    return error
+
+
+def read_flow(make: Callable[[], Flow[T]], *, pauses: tuple[float, ...] = READ_PAUSES) -> Flow[T]:
+    """
+    Repeat a reading flow after broken connections and server errors.
+
+    A 429 is not repeated here: whoever schedules the reads has to know of it.
+    """
+    for pause in pauses:
+        try:
+            return (yield from make())
+        except (errors.SeedanceConnectionError, errors.SeedanceServerError):
+            yield Pause(pause)
+    return (yield from make())
+
+
+def status_flow(
+    api: Api, generation_id: str, media: Media, now: Now, *, once: bool = False
+) -> Flow[Generation]:
+    """
+    Read a generation.
+
+    :param once: Whether to ask only once, for callers who ask again anyway.
+    :raises SeedanceNotFoundError: the service does not know it, or it is a synchronous answer that never
+        had an id at the service.
+    :raises SeedanceError: its state could not be read.
+    """
+    if generation_id.startswith(LOCAL_PREFIX):
+        raise errors.SeedanceNotFoundError(
+            f"{generation_id} names a synchronous answer, which {api.name} keeps no record of: its outputs can "
+            "only be had from the result that came with it.",
+            generation_id=generation_id,
+        )
+    return read_flow(lambda: api.status_flow(generation_id, media, now()), pauses=() if once else READ_PAUSES)
+
+
+def end_flow(api: Api, generation_id: str, media: Media, now: Now) -> Flow[Generation]:
+    """
+    Read a generation whose end was announced; announcements may be wrong, the answer is what counts.
+
+    :raises SeedanceError: its state could not be read.
+    """
+    return read_flow(lambda: api.end_flow(generation_id, media, now()))
+
+
+def look_up_flow(api: Api, correlation: str, since: datetime, now: Now) -> Flow[str | None]:
+    """
+    Look for a submission whose reply was lost; ``None`` if it cannot be found.
+
+    Finding nothing proves nothing: the fate stays uncertain.
+
+    :raises SeedanceError: one of `NOT_ASKED`: the service could not be asked in the end, and later it may answer.
+    """
+    failure: errors.SeedanceError | None = None
+    for number, pause in enumerate((0.0, *LOOK_UP_PAUSES)):
+        if number:
+            yield Pause(pause)
+        try:
+            found = yield from api.look_up_flow(correlation, since, now())
+        except errors.SeedanceError as error:
+            failure = error
+            continue
+        if found:
+            return found
+        failure = None
+    if isinstance(failure, NOT_ASKED):
+        raise failure
+    return None
+
+
+def cancel_flow(api: Api, generation_id: str, media: Media, now: Now) -> Flow[Cancellation]:
+    """
+    Cancel a generation where that is safe: where the service can, and only while it is queued.
+
+    At ark the same call on a finished generation deletes a paid result, so the state is read first.
+    """
+    goes_on = f"generation {generation_id} goes on at {api.name} and is billed"
+    if not api.can_cancel:
+        return Cancellation(cancelled=False, reason=f"{api.name} offers no way to cancel: {goes_on}")
+    try:
+        generation = yield from status_flow(api, generation_id, media, now, once=True)
+    except errors.SeedanceError as error:
+        return Cancellation(
+            cancelled=False, reason=f"its state could not be read ({error.message}): {goes_on}"
+        )
+    if not api.may_cancel(generation):
+        word = generation.status.value
+        if generation.status.terminal:
+            return Cancellation(
+                cancelled=False, reason=f"generation {generation_id} has already ended: {word}"
+            )
+        return Cancellation(
+            cancelled=False, reason=f"{api.name} cancels only what is queued, and it is {word}: {goes_on}"
+        )
+    call = api.cancel_call(generation_id)
+    answer = yield call
+    assert answer is not None
+    if isinstance(answer, TransportFailure):
+        return Cancellation(cancelled=False, reason=f"the request to cancel failed ({answer.message})")
+    if not answer.ok:
+        refusal = api.error_for(answer, call, now=now(), generation_id=generation_id)
+        return Cancellation(cancelled=False, reason=f"{refusal.message}: {goes_on}")
+    return Cancellation(
+        cancelled=True, reason=f"generation {generation_id} was queued and is cancelled; it is not billed"
+    )
+
+
+def probe_flow(api: Api, now: Now) -> Flow[str]:
+    """
+    Find out whether the key works, by a call that cannot cost money.
+
+    :raises SeedanceError: it does not, or the service cannot be reached.
+    """
+    call = api.probe_call()
+    answer = yield call
+    try:
+        api.check(answer, call, None, now())
+    except (errors.SeedanceNotFoundError, errors.SeedanceRequestError):
+        # Both say that the service read the key, took it, and looked for the generation; unless it was
+        # some other server that knows no such page.
+        if not api.probe_misses or not isinstance(answer, HttpReply) or not isinstance(answer.json, dict):
+            raise
+    return f"{api.title} accepts the API key."

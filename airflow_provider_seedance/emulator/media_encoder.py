@@ -1,0 +1,307 @@
+"""Real media files, made when they are first asked for.
+
+The prompt is drawn into every file, so that a person sees at once which render it is; a video also has
+a bar that moves and a time counter. Frames are drawn a few times a second and repeated up to the frame
+rate: what costs time is drawing, not encoding what did not change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import math
+import tempfile
+import threading
+import unicodedata
+from array import array
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_seedance.emulator.placeholder_media import TINY_MP4, TINY_PNG
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
+
+#: Short side in pixels by resolution.
+SHORT_SIDE = {"480p": 480, "720p": 720, "1080p": 1080, "4k": 2160}
+CONTENT_TYPES = {"mp4": "video/mp4", "mov": "video/quicktime", "png": "image/png", "jpeg": "image/jpeg"}
+
+_DRAWN_PER_SECOND = 6
+_SAMPLE_RATE = 48_000
+# Pillow's own font has no glyphs beyond ASCII; these are tried for other prompts, where installed.
+_WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf", "wqy-zenhei.ttc", "DejaVuSans.ttf")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaSpec:
+    """What a file is to be.
+
+    :param kind: ``video`` or ``image``.
+    :param prompt: the text drawn into it.
+    :param width: pixels, like ``height``.
+    :param seconds: duration of a video.
+    :param fps: frames a second of a video.
+    :param audio: whether a video has a sound track.
+    :param format: mp4, mov, png or jpeg.
+    :param variant: position in a group; each looks different.
+    """
+
+    kind: str
+    prompt: str
+    width: int
+    height: int
+    seconds: float = 0.0
+    fps: int = 24
+    audio: bool = False
+    format: str = "mp4"
+    variant: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaFile:
+    """A file that was made.
+
+    :param etag: the entity tag with its quotes, a digest of the content.
+    """
+
+    path: Path
+    size: int
+    etag: str
+    content_type: str
+
+
+def frame_size(resolution: str, ratio: str) -> tuple[int, int]:
+    """Width and height in pixels, both even.
+
+    :param resolution: a key of :data:`SHORT_SIDE`: the length of the short side.
+    :param ratio: aspect ratio such as ``16:9``.
+    """
+    short = SHORT_SIDE[resolution]
+    across, down = (int(part) for part in ratio.split(":"))
+    long = 2 * round(short * max(across, down) / min(across, down) / 2)
+    return (long, short) if across >= down else (short, long)
+
+
+class MediaStore:
+    """Makes files and keeps them in a temporary directory.
+
+    :param real: whether to encode what was asked for; otherwise every video is the same tiny MP4 and
+        every image the same tiny PNG, and no codec is needed.
+    :raises ImportError: if real media are wanted and PyAV or Pillow is missing.
+    """
+
+    def __init__(self, *, real: bool = True) -> None:
+        if real:
+            _require_codecs()
+        self._real = real
+        self._directory: tempfile.TemporaryDirectory[str] | None = None
+        self._lock = threading.Lock()
+        self._locks: dict[MediaSpec, threading.Lock] = {}
+        self._files: dict[MediaSpec, MediaFile] = {}
+
+    def close(self) -> None:
+        """Remove all files."""
+        with self._lock:
+            if self._directory is not None:
+                self._directory.cleanup()
+
+    def file(self, spec: MediaSpec) -> MediaFile:
+        """The file of a specification, made now if it does not exist yet."""
+        with self._lock:
+            if self._directory is None:
+                self._directory = tempfile.TemporaryDirectory(
+                    prefix="seedance-emulator-", ignore_cleanup_errors=True
+                )
+            directory = Path(self._directory.name)
+            lock = self._locks.setdefault(spec, threading.Lock())
+        with lock:
+            made = self._files.get(spec)
+            if made is None:
+                made = self._files[spec] = self._make(spec, directory)
+            return made
+
+    def _make(self, spec: MediaSpec, directory: Path) -> MediaFile:
+        name = hashlib.sha256(repr(spec).encode()).hexdigest()[:24]
+        path = directory / f"{name}.{spec.format}"
+        if not self._real:
+            path.write_bytes(TINY_MP4 if spec.kind == "video" else TINY_PNG)
+        elif spec.kind == "video":
+            encode_video(spec, path)
+        else:
+            encode_image(spec, path)
+        data = path.read_bytes()
+        content_type = CONTENT_TYPES[spec.format]
+        if not self._real:
+            content_type = CONTENT_TYPES["mp4" if spec.kind == "video" else "png"]
+        etag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
+        return MediaFile(path=path, size=len(data), etag=etag, content_type=content_type)
+
+
+def _require_codecs() -> None:
+    missing = [
+        wheel
+        for module, wheel in (("av", "PyAV"), ("PIL", "Pillow"))
+        if importlib.util.find_spec(module) is None
+    ]
+    if missing:
+        raise ImportError(
+            f"The emulator makes real media files with {' and '.join(missing)}, which is not installed: "
+            "pip install 'airflow-provider-seedance[emulator]'. With media=False it needs neither."
+        )
+
+
+def encode_image(spec: MediaSpec, path: Path) -> None:
+    """Draw an image of the size asked for."""
+    image = _background(spec)
+    if spec.format == "jpeg":
+        image.save(path, "JPEG", quality=80)
+    else:
+        image.save(path, "PNG", compress_level=1)
+
+
+def encode_video(spec: MediaSpec, path: Path) -> None:
+    """Encode a video of the size, duration and frame rate asked for, playable while it downloads."""
+    import av
+
+    codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+    options = {"preset": "ultrafast", "crf": "28"} if codec == "libx264" else {"q": "6"}
+    with av.open(path, "w", format=spec.format, options={"movflags": "+faststart"}) as container:
+        container.metadata["title"] = spec.prompt
+        video: Any = container.add_stream(codec, rate=spec.fps, options=options)
+        video.width, video.height, video.pix_fmt = spec.width, spec.height, "yuv420p"
+        audio: Any = None
+        if spec.audio:
+            audio = container.add_stream("aac", rate=_SAMPLE_RATE, layout="stereo")
+        _encode_frames(spec, container, video)
+        if audio is not None:
+            _encode_tone(spec, container, audio)
+
+
+def _encode_frames(spec: MediaSpec, container: Any, stream: Any) -> None:
+    import av
+
+    video_frame: Any = av.VideoFrame
+    background = _background(spec)
+    count = max(1, round(spec.seconds * spec.fps))
+    repeat = max(1, spec.fps // _DRAWN_PER_SECOND)
+    frame: Any = None
+    for index in range(count):
+        if index % repeat == 0:
+            image = _draw_frame(background, index / count, index / spec.fps, spec.seconds)
+            frame = video_frame.from_image(image).reformat(format="yuv420p")
+        frame.pts, frame.time_base = index, Fraction(1, spec.fps)
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+
+
+def _encode_tone(spec: MediaSpec, container: Any, stream: Any) -> None:
+    """A quiet tone for as long as the video; its pitch depends on the prompt."""
+    import av
+
+    total = round(spec.seconds * _SAMPLE_RATE)
+    # A whole number of periods fits the second that is repeated.
+    pitch = 220 + _digest(spec)[3]
+    wave = array("h")
+    for index in range(_SAMPLE_RATE):
+        sample = round(4000 * math.sin(2 * math.pi * pitch * index / _SAMPLE_RATE))
+        wave.extend((sample, sample))
+    for start in range(0, total, _SAMPLE_RATE):
+        samples = min(_SAMPLE_RATE, total - start)
+        frame: Any = av.AudioFrame(format="s16", layout="stereo", samples=samples)
+        frame.planes[0].update(_padded(wave[: 2 * samples].tobytes(), frame.planes[0].buffer_size))
+        frame.sample_rate, frame.pts, frame.time_base = _SAMPLE_RATE, start, Fraction(1, _SAMPLE_RATE)
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+
+
+def _padded(data: bytes, size: int) -> bytes:
+    return data.ljust(size, b"\0")
+
+
+def _digest(spec: MediaSpec) -> bytes:
+    return hashlib.sha256(f"{spec.prompt}|{spec.variant}".encode()).digest()
+
+
+def _background(spec: MediaSpec) -> Image:
+    """A plain ground in a colour of the prompt's own, with the prompt and what was asked for."""
+    from PIL import Image, ImageDraw
+
+    digest = _digest(spec)
+    colour = (30 + digest[0] // 3, 30 + digest[1] // 3, 30 + digest[2] // 3)
+    image = Image.new("RGB", (spec.width, spec.height), colour)
+    draw = ImageDraw.Draw(image)
+    margin = max(2, min(spec.width, spec.height) // 16)
+    big, small = max(8, spec.height // 16), max(8, spec.height // 32)
+    prompt, font = _prompt_font(spec.prompt, big)
+    text = _wrapped(draw, prompt, font, spec.width - 2 * margin, 8)
+    draw.multiline_text((margin, margin), text, font=font, fill="white")
+    facts = f"{spec.width}x{spec.height}"
+    if spec.kind == "video":
+        facts += f"  {spec.seconds:g} s  {spec.fps} fps" + ("  sound" if spec.audio else "")
+    elif spec.variant:
+        facts += f"  no. {spec.variant + 1}"
+    place = (margin, spec.height - margin - 3 * small)
+    draw.text(place, facts, font=_font(small), fill=(255, 255, 255))
+    return image
+
+
+def _draw_frame(background: Image, position: float, now: float, seconds: float) -> Image:
+    from PIL import ImageDraw
+
+    image = background.copy()
+    draw = ImageDraw.Draw(image)
+    width, height = image.size
+    thick = max(2, height // 40)
+    draw.rectangle((0, height - thick, round(width * position), height), fill=(255, 200, 40))
+    left = round((width - 2 * thick) * position)
+    draw.ellipse((left, height - 4 * thick, left + 2 * thick, height - 2 * thick), fill=(255, 240, 200))
+    counter = f"{now:05.2f} / {seconds:g} s"
+    font = _font(max(8, height // 24))
+    draw.text((width - thick, height - 5 * thick), counter, font=font, fill="white", anchor="rb")
+    return image
+
+
+def _font(size: int) -> Any:
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size)
+
+
+def _prompt_font(prompt: str, size: int) -> tuple[str, Any]:
+    """A font for the prompt, and the prompt as that font can show it."""
+    from PIL import ImageFont
+
+    if not prompt.isascii():
+        for name in _WIDE_FONTS:
+            try:
+                return prompt, ImageFont.truetype(name, size)
+            except OSError:
+                continue
+        # Without such a font accents are dropped; other scripts show as boxes.
+        decomposed = unicodedata.normalize("NFKD", prompt)
+        prompt = "".join(character for character in decomposed if not unicodedata.combining(character))
+    return prompt, _font(size)
+
+
+def _wrapped(draw: ImageDraw, text: str, font: Any, width: int, most: int) -> str:
+    """The text in lines that fit, at most so many; words that are too long are broken."""
+    lines = [""]
+    for word in text.split():
+        candidate = f"{lines[-1]} {word}".strip()
+        if draw.textlength(candidate, font=font) <= width:
+            lines[-1] = candidate
+            continue
+        if lines[-1]:
+            lines.append("")
+        for character in word:
+            if lines[-1] and draw.textlength(lines[-1] + character, font=font) > width:
+                lines.append("")
+            lines[-1] += character
+        if len(lines) > most:
+            break
+    if len(lines) > most:
+        lines = [*lines[: most - 1], lines[most - 1][:-3] + "..."]
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Airflow's object storage: locations, writers and text files."""

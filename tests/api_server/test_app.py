@@ -1,0 +1,101 @@
+"""The application that Airflow mounts, as far as it can be seen without Airflow."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from airflow_provider_seedance.api_server.app import build
+from airflow_provider_seedance.api_server.permissions import MAY_SEE_RENDERS
+from airflow_provider_seedance.callbacks.tokens import ROUTE
+from airflow_provider_seedance.plugin import LazyApp
+
+
+def ask(app: Any, path: str, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
+    """Send one request to an ASGI application."""
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(dict(message))
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(b"host", b"airflow.example")],
+        "server": ("airflow.example", 80),
+        "client": ("127.0.0.1", 1),
+    }
+    asyncio.run(app(scope, receive, send))
+    headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    return sent[0]["status"], headers, b"".join(message.get("body", b"") for message in sent[1:])
+
+
+def routes_of(router: Any) -> Iterator[Any]:
+    """Every route; later versions of FastAPI keep those of a router together."""
+    for route in router.routes:
+        included = getattr(route, "original_router", None)
+        yield from routes_of(included) if included else (route,)
+
+
+def test_every_route_with_a_dag_is_guarded() -> None:
+    routes = [route for route in routes_of(build()) if "{dag_id}" in getattr(route, "path", "")]
+    assert len(routes) == 2
+    for route in routes:
+        guards = [dependency.dependency for dependency in route.dependencies]
+        assert guards == [dependency.dependency for dependency in MAY_SEE_RENDERS]
+
+
+def test_nothing_but_a_proved_callback_changes_anything() -> None:
+    changing = {
+        getattr(route, "path", "")
+        for route in routes_of(build())
+        if not set(getattr(route, "methods", None) or ()) <= {"GET", "HEAD"}
+    }
+    assert changing == {ROUTE}
+
+
+def test_what_cannot_be_guarded_is_not_served(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "airflow.api_fastapi.core_api.security", None)
+    for name in ("guards", "api", "media"):
+        monkeypatch.delitem(sys.modules, f"airflow_provider_seedance.ui.{name}")
+    app = build()
+    assert ask(app, "/api/runs")[0] == 404
+    assert ask(app, "/renders")[0] == 200
+    assert "cannot be served by this version of Airflow" in caplog.text
+
+
+def test_it_is_built_by_the_first_request_and_only_once() -> None:
+    app = LazyApp()
+    assert app._app is None
+    assert ask(app, "/renders")[0] == 200
+    built = app._app
+    assert ask(app, "/static/renders.css")[0] == 200
+    assert app._app is built
+
+
+@pytest.mark.parametrize(
+    "path", ["/renders", "/static/renders.js", "/nothing", "/docs", "/openapi.json", "/api/x"]
+)
+def test_every_answer_is_safe(path: str) -> None:
+    status, headers, body = ask(build(), path)
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert (status == 404) == (path not in ("/renders", "/static/renders.js"))
+    assert b"Traceback" not in body

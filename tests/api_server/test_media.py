@@ -1,0 +1,229 @@
+"""Stored files: which ones are served, from where, and in which parts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fastapi import HTTPException
+from moto.server import ThreadedMotoServer
+from s3fs import S3FileSystem
+
+from airflow_provider_seedance.api_server import media
+from airflow_provider_seedance.api_server.http_range import Span
+from airflow_provider_seedance.api_server.renders import Task, may_be_read
+from airflow_provider_seedance.storage.location import Place
+
+CONTENT = bytes(range(256)) * 5000
+
+
+def stored(*paths: str, state: str = "success", **fields: Any) -> Task:
+    result = {"path": paths[0] if paths else "", "paths": list(paths), "sha256": [], "generation_id": "g"}
+    folder = paths[0].rpartition("/")[0] + "/" if paths else ""
+    return Task(
+        task_id="store",
+        operator="SeedanceToObjectStorageOperator",
+        state=state,
+        xcoms={"return_value": result},
+        fields={"destination": folder, **fields},
+    )
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "clip one.mp4"
+    path.write_bytes(CONTENT)
+    return path
+
+
+@pytest.fixture
+def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """The route with a task of our own in place of the database."""
+    here = SimpleNamespace(task=None)
+
+    class NoSession:
+        def __enter__(self) -> None:
+            return None
+
+        def __exit__(self, *_: Any) -> None:
+            return None
+
+    monkeypatch.setattr(media, "create_session", NoSession)
+    monkeypatch.setattr(media.queries, "one_task", lambda session, scope: here.task)
+    here.get = lambda index=0, method="GET", **headers: media.media(
+        SimpleNamespace(method=method),  # type: ignore[arg-type]
+        dag_id="d",
+        run_id="r",
+        task_id="store",
+        index=index,
+        **headers,
+    )
+    return here
+
+
+async def _body(answer: Any) -> bytes:
+    return b"".join([piece async for piece in answer.body_iterator])
+
+
+def body(answer: Any) -> bytes:
+    return asyncio.run(_body(answer))
+
+
+def test_whole_file(serving: SimpleNamespace, file: Path) -> None:
+    serving.task = stored(file.as_uri().replace("%20", " "))
+    answer = serving.get()
+    assert answer.status_code == 200
+    assert answer.headers["content-length"] == str(len(CONTENT))
+    assert answer.headers["content-type"] == "video/mp4"
+    assert "clip%20one.mp4" in answer.headers["content-disposition"]
+    assert body(answer) == CONTENT
+
+
+def test_part(serving: SimpleNamespace, file: Path) -> None:
+    serving.task = stored(str(file))
+    answer = serving.get(wanted_range="bytes=1000-400000")
+    assert answer.status_code == 206
+    assert answer.headers["content-range"] == f"bytes 1000-400000/{len(CONTENT)}"
+    assert body(answer) == CONTENT[1000:400001]
+
+
+def test_head_and_unchanged_and_nothing_there(serving: SimpleNamespace, file: Path) -> None:
+    serving.task = stored(str(file))
+    head = serving.get(method="HEAD")
+    assert (head.status_code, head.body, head.headers["content-length"]) == (200, b"", str(len(CONTENT)))
+    assert serving.get(if_none_match=head.headers["etag"]).status_code == 304
+    beyond = serving.get(wanted_range=f"bytes={len(CONTENT)}-")
+    assert (beyond.status_code, beyond.headers["content-range"]) == (416, f"bytes */{len(CONTENT)}")
+    changed = serving.get(wanted_range="bytes=0-9", if_range='"of before"')
+    assert changed.status_code == 200
+    file.write_bytes(b"another")
+    assert serving.get(method="HEAD").headers["etag"] != head.headers["etag"]
+
+
+def test_what_no_result_names_is_not_there(serving: SimpleNamespace, file: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("private")
+    (tmp_path / "picture.svg").write_text("<svg/>")
+    for task, index in (
+        (None, 0),
+        (stored(str(file)), 1),
+        (stored(str(file), state="running"), 0),
+        (stored(str(tmp_path / "notes.txt")), 0),
+        (stored(str(tmp_path / "picture.svg")), 0),
+        (stored(str(tmp_path / "gone.mp4")), 0),
+        (stored(str(tmp_path)), 0),
+        (Task(task_id="t", state="success", xcoms={"return_value": {"paths": [str(file)]}}), 0),
+        (Task(task_id="t", state="success", xcoms={"return_value": str(file)}), 0),
+    ):
+        serving.task = task
+        with pytest.raises(HTTPException) as refused:
+            serving.get(index)
+        assert refused.value.status_code == 404
+        assert str(tmp_path) not in str(refused.value.detail)
+
+
+def test_a_store_out_of_reach_is_told_without_details(serving: SimpleNamespace) -> None:
+    serving.task = stored("nosuchstore://secret-bucket/clip.mp4")
+    with pytest.raises(HTTPException) as refused:
+        serving.get()
+    assert refused.value.status_code == 502
+    assert "secret" not in str(refused.value.detail)
+
+
+@pytest.mark.parametrize(
+    ("path", "rendered", "expected"),
+    [
+        ("s3://b/x.mp4", "aws", "aws"),
+        ("s3://own@b/x.mp4", "aws", None),
+        ("s3://b/x.mp4", None, None),
+        ("s3://b/x.mp4", "None", None),
+        ("s3://b/at@home.mp4", "aws", "aws"),
+    ],
+)
+def test_connection_of_the_store(
+    monkeypatch: pytest.MonkeyPatch, path: str, rendered: str | None, expected: str | None
+) -> None:
+    seen = []
+    monkeypatch.setattr(Place, "of", lambda path, conn_id, what: seen.append((path, conn_id)))
+    media._place(path, stored(path, object_storage_conn_id=rendered))
+    assert seen == [(path, expected)]
+
+
+def test_a_file_is_read_in_small_pieces(file: Path) -> None:
+    place = Place.of(str(file), None)
+    pieces = list(media._pieces(place, Span(first=5, last=len(CONTENT) - 1)))
+    assert b"".join(pieces) == CONTENT[5:]
+    assert max(map(len, pieces)) <= media.PIECE
+    assert list(media._pieces(place, Span(first=0, last=-1))) == []
+
+
+def test_a_file_that_becomes_shorter_ends_the_answer(file: Path) -> None:
+    with pytest.raises(OSError, match="shorter"):
+        list(media._pieces(Place.of(str(file), None), Span(first=0, last=len(CONTENT))))
+
+
+@pytest.fixture
+def s3() -> Iterator[Place]:
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    fs = S3FileSystem(
+        key="test",
+        secret="test",
+        endpoint_url=f"http://127.0.0.1:{port}",
+        client_kwargs={"region_name": "us-east-1"},
+        skip_instance_cache=True,
+    )
+    fs.call_s3("create_bucket", Bucket="bucket")
+    fs.pipe_file("bucket/clip.mp4", CONTENT)
+    yield Place(shown="s3://bucket/clip.mp4", fs=fs, path="bucket/clip.mp4")
+    server.stop()
+
+
+def test_parts_of_an_object(monkeypatch: pytest.MonkeyPatch, serving: SimpleNamespace, s3: Place) -> None:
+    monkeypatch.setattr(media, "_place", lambda path, task: s3)
+    serving.task = stored(s3.shown)
+    part = serving.get(wanted_range="bytes=-1000")
+    assert (part.status_code, body(part)) == (206, CONTENT[-1000:])
+    etag = serving.get(method="HEAD").headers["etag"]
+    assert serving.get(method="HEAD").headers["etag"] == etag
+    s3.fs.pipe_file(s3.path, CONTENT[::-1])
+    assert serving.get(method="HEAD").headers["etag"] != etag
+
+
+@pytest.mark.parametrize(
+    ("path", "destination", "allowed"),
+    [
+        ("s3://b/day/lamp.mp4", "s3://b/day/", True),
+        ("s3://b/day/deep/lamp.mp4", "s3://b/day/", True),
+        ("s3://b/clip.mp4", "s3://b/clip.mp4", True),
+        ("s3://conn@b/day/lamp.mp4", "s3://conn@b/day/", True),
+        ("file:///data/day/lamp.mp4", "/data/day/", True),
+        ("/data/day/lamp.mp4", "file:///data/day/", True),
+        ("/data/day/lamp.mp4", "/data/day", True),
+        ("s3://other@b/day/lamp.mp4", "s3://b/day/", False),
+        ("s3://c/day/lamp.mp4", "s3://b/day/", False),
+        ("gs://b/day/lamp.mp4", "s3://b/day/", False),
+        ("s3://b/days/lamp.mp4", "s3://b/day/", False),
+        ("/data/day/../secret.png", "/data/day/", False),
+        ("/etc/secret.png", "/data/day/", False),
+        ("http://169.254.169.254/x?y=.png", "http://169.254.169.254/", False),
+        ("simplecache::s3://b/day/lamp.mp4", "simplecache::s3://b/day/", False),
+        ("/data/day/lamp.mp4", None, False),
+        ("/data/day/lamp.mp4", "", False),
+    ],
+)
+def test_only_what_is_below_the_destination_is_read(path: str, destination: Any, allowed: bool) -> None:
+    assert may_be_read(path, destination) is allowed
+
+
+def test_whatever_another_task_returns_is_not_read(serving: SimpleNamespace, file: Path) -> None:
+    task = stored(str(file))
+    serving.task = replace(task, operator="PythonOperator")
+    with pytest.raises(HTTPException) as caught:
+        serving.get()
+    assert caught.value.status_code == 404

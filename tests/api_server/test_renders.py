@@ -1,0 +1,359 @@
+"""What the page shows of a run, from what Airflow knows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from airflow_provider_seedance.api_server import renders
+from airflow_provider_seedance.api_server.renders import Task, is_web_url, read_value, renders_of, totals_of
+from airflow_provider_seedance.decorators.seedance import _SeedanceVideoDecoratedOperator
+from airflow_provider_seedance.operators.seedance import (
+    SeedanceGenerateVideoBatchOperator,
+    SeedanceGenerateVideoOperator,
+    SeedreamGenerateImageOperator,
+)
+from airflow_provider_seedance.sensors.seedance import SeedanceGenerationSensor
+from airflow_provider_seedance.transfers.seedance_to_object_storage import SeedanceToObjectStorageOperator
+
+BEGUN = datetime(2026, 5, 1, 12, tzinfo=UTC)
+ENDED = datetime(2026, 5, 1, 12, 2, tzinfo=UTC)
+
+
+def result(generation_id: str = "g1", **more: Any) -> dict[str, Any]:
+    return {
+        "generation_id": generation_id,
+        "api": "seedanceapi-v1",
+        "media": "video",
+        "status": "succeeded",
+        "model": "seedance-1.5-pro",
+        "url": f"https://media.example/{generation_id}.mp4",
+        "urls": [f"https://media.example/{generation_id}.mp4"],
+        "duration": 8,
+        "resolution": "720p",
+        "credits": 28,
+        "cost_usd": 0.14,
+        "created_at": "2026-05-01T12:00:05+00:00",
+        "completed_at": "2026-05-01T12:01:35+00:00",
+        "expires_at": None,
+        **more,
+    }
+
+
+def video(state: str | None = "success", returned: Any = None, **more: Any) -> Task:
+    xcoms = dict(more.pop("xcoms", {}))
+    if returned is not None:
+        xcoms["return_value"] = returned
+    given: dict[str, Any] = {
+        "task_id": "video",
+        "operator": "SeedanceGenerateVideoOperator",
+        "started_at": BEGUN,
+        "ended_at": ENDED if state in ("success", "failed") else None,
+        "fields": {"prompt": "A boat", "model": "None"},
+    }
+    return Task(state=state, xcoms=xcoms, **{**given, **more})
+
+
+def batch(returned: Any, **more: Any) -> Task:
+    given: dict[str, Any] = {"task_id": "batch", "operator": "SeedanceGenerateVideoBatchOperator"}
+    return video("success", returned, **{**given, **more})
+
+
+def store(*paths: str, generation_id: Any = "g1", state: str = "success", **more: Any) -> Task:
+    returned = {
+        "path": paths[0],
+        "paths": list(paths),
+        "bytes": 1,
+        "sha256": ["0"],
+        "generation_id": generation_id,
+    }
+    return Task(
+        task_id="store",
+        operator="SeedanceToObjectStorageOperator",
+        state=state,
+        xcoms={"return_value": {**returned, **more}},
+        fields={"destination": paths[0].rpartition("/")[0] + "/"},
+    )
+
+
+def nothing(path: str) -> Iterable[Mapping[str, Any]]:
+    raise AssertionError(f"{path} is not to be read")
+
+
+def shown(*tasks: Task) -> list[dict[str, Any]]:
+    found = renders_of(tasks, nothing)
+    json.dumps(found, allow_nan=False)  # goes to the page as it is
+    return found
+
+
+def test_the_names_of_our_operators_are_those_of_the_classes() -> None:
+    generating = (
+        SeedanceGenerateVideoOperator,
+        SeedreamGenerateImageOperator,
+        SeedanceGenerateVideoBatchOperator,
+        _SeedanceVideoDecoratedOperator,
+    )
+    names = {kind.__name__ for kind in generating} | {_SeedanceVideoDecoratedOperator.custom_operator_name}
+    assert names == renders.GENERATING
+    assert {SeedanceGenerationSensor.__name__} == renders.SENSORS
+    assert {SeedanceToObjectStorageOperator.__name__} == renders.TRANSFERS
+
+
+def test_a_finished_render() -> None:
+    (render,) = shown(video("success", result()))
+    assert render["state"] == "succeeded"
+    assert render["prompt"] == "A boat"
+    assert render["model"] == "seedance-1.5-pro"
+    assert (render["credits"], render["cost_usd"], render["duration"]) == (28, 0.14, 8)
+    assert (render["started_at"], render["ended_at"]) == (
+        "2026-05-01T12:00:05+00:00",
+        "2026-05-01T12:01:35+00:00",
+    )
+    assert render["urls"] == ["https://media.example/g1.mp4"]
+    assert render["files"] == []
+
+
+@pytest.mark.parametrize(
+    ("state", "submitted", "expected"),
+    [
+        (None, False, "waiting"),
+        ("scheduled", False, "waiting"),
+        ("queued", False, "queued"),
+        ("running", False, "running"),
+        ("deferred", False, "queued"),
+        ("deferred", True, "running"),
+        ("restarting", True, "running"),
+        ("up_for_retry", True, "retrying"),
+        ("failed", True, "failed"),
+        ("upstream_failed", False, "skipped"),
+        ("skipped", False, "skipped"),
+        ("removed", False, "cancelled"),
+        ("a state of tomorrow", True, "running"),
+    ],
+)
+def test_state(state: str | None, submitted: bool, expected: str) -> None:
+    (render,) = shown(video(state, xcoms={"generation_id": "g1"} if submitted else {}))
+    assert render["state"] == expected
+    assert render["state"] in renders.STATES
+    assert (render["ended_at"] is not None) == (state == "failed")
+
+
+def test_progress_is_shown_only_while_it_runs() -> None:
+    xcoms = {"generation_id": "g1", "seedance_progress": 42}
+    assert shown(video("deferred", xcoms=xcoms))[0]["progress"] == 42
+    assert shown(video("failed", xcoms=xcoms))[0]["progress"] is None
+    assert shown(video("deferred", xcoms={**xcoms, "seedance_progress": 5000}))[0]["progress"] == 100
+    assert shown(video("deferred", xcoms={**xcoms, "seedance_progress": "lots"}))[0]["progress"] is None
+
+
+def test_the_result_of_an_earlier_try_is_not_shown() -> None:
+    (render,) = shown(video("queued", result(), xcoms={"generation_id": "g1"}))
+    assert (render["state"], render["generation_id"], render["urls"]) == ("queued", None, [])
+
+
+def test_tasks_of_other_operators_are_left_out() -> None:
+    other = Task(task_id="other", operator="BashOperator", state="success", xcoms={"return_value": {"a": 1}})
+    assert shown(other) == []
+
+
+def test_an_operator_of_somebody_elses_is_known_by_its_result() -> None:
+    (render,) = shown(video("success", result(), operator="OurOwnVideoOperator"))
+    assert render["generation_id"] == "g1"
+
+
+def test_one_generation_is_one_render() -> None:
+    passed_on = Task(
+        task_id="choose",
+        operator="_PythonDecoratedOperator",
+        state="success",
+        xcoms={"return_value": result()},
+    )
+    waited = Task(
+        task_id="wait", operator="SeedanceGenerationSensor", state="success", xcoms={"return_value": result()}
+    )
+    submitted = video("success", xcoms={"generation_id": "g1"})
+    found = shown(passed_on, waited, submitted)
+    assert [render["task_id"] for render in found] == ["video"]
+    assert found[0]["urls"] == ["https://media.example/g1.mp4"]
+
+
+def test_a_sensor_on_a_foreign_generation_is_a_render() -> None:
+    (render,) = shown(Task(task_id="wait", operator="SeedanceGenerationSensor", state="deferred"))
+    assert render["state"] == "running"
+
+
+def test_mapped_tasks_keep_their_order() -> None:
+    tasks = [video("success", result(f"g{index}"), map_index=index) for index in range(12)]
+    assert [render["map_index"] for render in shown(*tasks)] == list(range(12))
+    assert len({render["id"] for render in shown(*tasks)}) == 12
+
+
+def test_stored_files_belong_to_their_generation() -> None:
+    found = shown(
+        video("success", result()), store("s3://c@b/one.mp4", "s3://c@b/two.png", "s3://c@b/three.exe")
+    )
+    files = found[0]["files"]
+    assert [(file["index"], file["name"], file["media"]) for file in files] == [
+        (0, "one.mp4", "video"),
+        (1, "two.png", "image"),
+    ]
+    assert shown(video("success", result("g2")), store("s3://b/one.mp4"))[0]["files"] == []
+    assert shown(video("success", result()), store("s3://b/one.mp4", state="running"))[0]["files"] == []
+
+
+def test_stored_files_of_a_campaign() -> None:
+    campaign = batch(
+        {"succeeded": [result("g1"), result("g2")], "failed": [], "not_submitted": [], "counts": {}}
+    )
+    stored = store("/a/1.mp4", "/a/2.mp4", generation_id=None, generation_ids=["g2", "g1"])
+    first, second = shown(campaign, stored)
+    assert (first["files"][0]["index"], second["files"][0]["index"]) == (1, 0)
+
+
+def test_a_campaign() -> None:
+    returned = {
+        "succeeded": [{**result("g1"), "key": "shoes"}],
+        "failed": [
+            {"key": "lamp", "generation_id": "g2", "error": "moderation", "kind": "moderation"},
+            {"key": "1", "generation_id": "g3", "error": "stopped", "kind": "cancelled"},
+        ],
+        "not_submitted": ["desk"],
+        "counts": {"total": 4},
+        "credits": 28,
+        "cost_usd": 0.14,
+        "manifest": None,
+    }
+    requests = [{"prompt": "Shoes", "key": "shoes"}, "By index", {"prompt": "Lamp", "key": "lamp"}]
+    found = shown(batch(returned, fields={"requests": requests}))
+    assert [(item["key"], item["state"], item["prompt"]) for item in found] == [
+        ("shoes", "succeeded", "Shoes"),
+        ("lamp", "failed", "Lamp"),
+        ("1", "cancelled", "By index"),
+        ("desk", "skipped", None),
+    ]
+    assert found[1]["error"] == "moderation"
+    assert len({item["id"] for item in found}) == 4
+
+
+def test_a_campaign_that_goes_on_says_how_many() -> None:
+    (render,) = shown(
+        video("deferred", operator="SeedanceGenerateVideoBatchOperator", fields={"requests": ["a", "b"]})
+    )
+    assert (render["state"], render["count"]) == ("running", 2)
+
+
+def test_a_dry_run_has_rendered_nothing() -> None:
+    assert shown(batch({"succeeded": [], "counts": {}, "not_submitted": ["a"], "estimate": {}})) == []
+
+
+def test_a_campaign_with_a_manifest() -> None:
+    lines = [{**result("g1"), "key": "shoes", "prompt": "Shoes"}, {"key": "lamp", "status": "not_submitted"}]
+    asked = []
+
+    def read(path: str) -> Iterable[Mapping[str, Any]]:
+        asked.append(path)
+        return lines
+
+    returned = {"succeeded": [], "counts": {"total": 2}, "manifest": "s3://b/m.jsonl"}
+    task = replace(batch(returned), fields={"manifest_path": "s3://b/m.jsonl"})
+    found = renders_of([task], read)
+    assert asked == ["s3://b/m.jsonl"]
+    # XCom can name anything, and any task can return such a thing.
+    for other in (
+        replace(task, fields={}),
+        replace(task, fields={"manifest_path": "s3://b/another.jsonl"}),
+        replace(task, operator="PythonOperator"),
+    ):
+        assert renders_of([other], read)[0]["count"] == 2
+    assert asked == ["s3://b/m.jsonl"]
+    assert [(item["key"], item["state"]) for item in found] == [("shoes", "succeeded"), ("lamp", "skipped")]
+
+
+def test_a_manifest_that_cannot_be_read_hides_nothing_else() -> None:
+    def read(path: str) -> Iterable[Mapping[str, Any]]:
+        raise OSError("no such bucket: secret-name")
+
+    task = batch({"succeeded": [], "counts": {"total": 7}, "manifest": "s3://b/m.jsonl", "credits": 3})
+    other = video("success", result())
+    found = renders_of([task, other], read)
+    assert (found[0]["count"], found[0]["credits"]) == (7, 3)
+    assert "secret" not in json.dumps(found)
+    assert found[1]["generation_id"] == "g1"
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        {"generation_id": 7, "urls": "x"},
+        {"generation_id": "g", "urls": [None, 5, {"a": 1}], "credits": float("nan"), "model": ["m"]},
+        {"generation_id": "g", "urls": {}, "cost_usd": float("inf"), "prompt": {"x": 1}, "status": []},
+        {"succeeded": "many", "counts": 3, "failed": [1, "x"], "not_submitted": {"a": 1}},
+        {"succeeded": [[]], "counts": None, "manifest": 5},
+        {"paths": "x", "sha256": None, "generation_id": "g"},
+        {"paths": [1, None], "sha256": None, "generation_ids": "g"},
+        [[], {}, None, 3],
+        "text",
+        7,
+    ],
+)
+def test_strange_results_break_nothing(strange: Any) -> None:
+    found = shown(video("success", strange, xcoms={"generation_id": ["x"], "seedance_progress": {}}))
+    json.dumps(totals_of(found), allow_nan=False)
+
+
+def test_only_addresses_of_the_web_are_given_to_the_page() -> None:
+    hostile = [
+        "javascript:alert(1)",
+        "data:text/html,<script>alert(1)</script>",
+        "file:///etc/passwd",
+        "//host/x",
+        "https:///x",
+        "https://ok.example/a.mp4\nX: y",
+        "http://[",
+        "https://ok.example/<script>.mp4",
+    ]
+    (render,) = shown(video("success", result(urls=hostile)))
+    assert render["urls"] == ["https://ok.example/<script>.mp4"]
+    assert not is_web_url(None)
+
+
+def test_a_long_prompt_is_cut() -> None:
+    (render,) = shown(video("success", result(), fields={"prompt": "x" * 100_000}))
+    assert len(render["prompt"]) == renders.LONGEST_TEXT
+
+
+def test_xcoms_are_read_as_airflow_writes_them() -> None:
+    wrapped = {"__classname__": "builtins.tuple", "__version__": 1, "__data__": [1, 2]}
+    assert read_value({"a": wrapped}) == {"a": [1, 2]}
+    assert read_value('{"a": 1}') == {"a": 1}
+    assert read_value("{no json") == "{no json"
+    assert read_value("plain") == "plain"
+
+
+def test_totals() -> None:
+    found = shown(
+        video("success", result("g1")),
+        video("success", result("g2", credits=None, cost_usd=None), map_index=1),
+        video("failed", task_id="third"),
+        store("s3://b/one.mp4"),
+    )
+    assert totals_of(found) == {
+        "total": 3,
+        "states": {"succeeded": 2, "failed": 1},
+        "credits": 28,
+        "cost_usd": 0.14,
+        "unpriced": 1,
+        "seconds": 16,
+        "stored": 1,
+    }
+    assert totals_of([])["credits"] is None
+
+
+def test_a_thousand_renders_are_no_work() -> None:
+    tasks = [video("success", result(f"g{index}"), map_index=index) for index in range(1000)]
+    assert totals_of(shown(*tasks))["total"] == 1000

@@ -1,0 +1,114 @@
+"""The JSON that the page asks for: kept answers, and the renders of one task."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fastapi import HTTPException
+
+from airflow_provider_seedance.api_server import renders_api
+from airflow_provider_seedance.api_server.queries import Run
+from airflow_provider_seedance.api_server.renders import Task
+
+RUN = Run(
+    dag_id="d", run_id="r", state="running", started_at=None, ended_at=None, logical_date=None, run_after=None
+)
+
+
+def task(map_index: int) -> Task:
+    return Task(
+        task_id="video",
+        map_index=map_index,
+        operator="SeedanceGenerateVideoOperator",
+        state="success",
+        xcoms={"return_value": {"generation_id": f"g{map_index}", "urls": []}},
+    )
+
+
+STORED = Task(
+    task_id="store",
+    operator="SeedanceToObjectStorageOperator",
+    state="success",
+    xcoms={"return_value": {"paths": ["/x/1.mp4"], "sha256": [], "generation_id": "g1"}},
+    fields={"destination": "/x/"},
+)
+
+
+@pytest.fixture
+def airflow(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """What the database would answer, and how often it was asked for everything."""
+    here = SimpleNamespace(run=RUN, stamp=(1,), tasks=[task(0), task(1), STORED], read=0)
+
+    class NoSession:
+        def __enter__(self) -> None:
+            return None
+
+        def __exit__(self, *_: Any) -> None:
+            return None
+
+    def tasks_of(session: Any, scope: Any) -> list[Task]:
+        here.read += 1
+        return list(here.tasks)
+
+    monkeypatch.setattr(renders_api, "create_session", NoSession)
+    monkeypatch.setattr(renders_api, "_answers", renders_api._Answers())
+    monkeypatch.setattr(renders_api.queries, "find_run", lambda session, scope: here.run)
+    monkeypatch.setattr(renders_api.queries, "stamp", lambda session, scope: here.stamp)
+    monkeypatch.setattr(renders_api.queries, "tasks_of", tasks_of)
+    return here
+
+
+def body(answer: Any) -> Any:
+    return json.loads(answer.body)
+
+
+def test_renders_of_a_run(airflow: SimpleNamespace) -> None:
+    told = body(renders_api.renders("d", "r"))
+    assert told["active"] is True
+    assert told["totals"]["total"] == 2
+    assert [render["generation_id"] for render in told["renders"]] == ["g0", "g1"]
+
+
+def test_renders_of_one_task(airflow: SimpleNamespace) -> None:
+    assert len(body(renders_api.renders("d", "r", "video"))["renders"]) == 2
+    (one,) = body(renders_api.renders("d", "r", "video", 1))["renders"]
+    assert one["generation_id"] == "g1"
+    # What a transfer has stored is shown on the page of the transfer.
+    (one,) = body(renders_api.renders("d", "r", "store"))["renders"]
+    assert one["generation_id"] == "g1"
+    assert body(renders_api.renders("d", "r", "another"))["totals"]["total"] == 0
+
+
+def test_nothing_is_read_again_until_something_changes(airflow: SimpleNamespace) -> None:
+    etag = renders_api.renders("d", "r").headers["etag"]
+    again = renders_api.renders("d", "r", if_none_match=etag)
+    assert (again.status_code, again.body, airflow.read) == (304, b"", 1)
+    assert renders_api.renders("d", "r", if_none_match=f"W/{etag}").status_code == 304
+    airflow.stamp = (2,)
+    assert renders_api.renders("d", "r", if_none_match=etag).status_code == 304  # it looks the same
+    assert airflow.read == 2
+    airflow.stamp, airflow.tasks = (3,), [task(0)]
+    changed = renders_api.renders("d", "r", if_none_match=etag)
+    assert (changed.status_code, body(changed)["totals"]["total"]) == (200, 1)
+
+
+def test_few_answers_are_kept(airflow: SimpleNamespace) -> None:
+    for number in range(100):
+        renders_api.renders("d", "r", f"task {number}")
+    assert len(renders_api._answers._answers) <= 16
+
+
+def test_no_such_run(airflow: SimpleNamespace) -> None:
+    airflow.run = None
+    with pytest.raises(HTTPException) as refused:
+        renders_api.renders("d", "r")
+    assert refused.value.status_code == 404
+
+
+def test_a_manifest_out_of_reach_is_an_entry_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(Exception, match="nosuchstore"):
+        renders_api._manifest("nosuchstore://b/m.jsonl")
+    assert "cannot be read for the Renders page" in caplog.text

@@ -1,0 +1,171 @@
+"""The manifest: replaced as a whole, read line by line."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fsspec.implementations.local import LocalFileSystem
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.batch import manifest
+from airflow_provider_seedance.batch.manifest import read_manifest, read_result, write_manifest
+
+LINES = [{"key": "a", "status": "succeeded", "url": "https://x.example/1"}, {"key": "b", "status": "failed"}]
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    path = f"file://{tmp_path}/deep/manifest.jsonl"
+    write_manifest(path, LINES)
+    assert read_manifest(path) == LINES
+    write_manifest(path, LINES[:1])
+    assert read_manifest(path) == LINES[:1]
+    assert os.listdir(tmp_path / "deep") == ["manifest.jsonl"]
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    lines=st.lists(
+        st.fixed_dictionaries({"key": st.text(st.characters(exclude_categories=["Cs"])), "x": values})
+    )
+)
+def test_any_line_survives(tmp_path: Path, lines: list[dict[str, Any]]) -> None:
+    path = str(tmp_path / "any.jsonl")
+    write_manifest(path, lines)
+    assert read_manifest(path) == lines
+    assert len((tmp_path / "any.jsonl").read_text("utf-8").splitlines()) == len(lines)
+
+
+def test_one_that_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
+    path = str(tmp_path / "manifest.jsonl")
+    write_manifest(path, LINES)
+    with pytest.raises(ValueError, match="JSON"):
+        write_manifest(path, [*LINES, {"key": "c", "x": float("nan")}])
+    assert read_manifest(path) == LINES
+    assert os.listdir(tmp_path) == ["manifest.jsonl"]
+
+
+def test_a_torn_last_line_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "manifest.jsonl"
+    path.write_text('{"key": "a"}\n{"key": "b", "sta')
+    with caplog.at_level(logging.WARNING):
+        assert read_manifest(str(path)) == [{"key": "a"}]
+    assert "incomplete" in caplog.text
+    path.write_text('{"key": "a"}\n{"key": "b"}')
+    assert len(read_manifest(str(path))) == 2
+
+
+def test_a_line_torn_within_a_character(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "manifest.jsonl"
+    whole = '{"key": "a"}\n{"key": "灯'.encode()
+    for torn in (whole[:-1], whole[:-2]):
+        path.write_bytes(torn)
+        caplog.clear()
+        assert read_manifest(str(path)) == [{"key": "a"}]
+        assert f"The last line of {path} (2) is incomplete" in caplog.text
+    path.write_bytes(whole[:-1] + b"\n")
+    with pytest.raises(errors.SeedanceConfigurationError, match=r"Line 2 .* not JSON in UTF-8"):
+        read_manifest(str(path))
+
+
+def test_what_editors_leave_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"key": "a"}\r\n\r\n{"key": "b"}\r\n')
+    assert read_manifest(str(path)) == [{"key": "a"}, {"key": "b"}]
+
+
+def test_a_line_is_compact_and_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.jsonl"
+    write_manifest(str(path), [{"key": "灯", "urls": ["x"]}, {"key": "\ud800"}])
+    assert path.read_bytes() == '{"key":"灯","urls":["x"]}\n{"key":"\\ud800"}\n'.encode()
+    write_manifest(str(path), [])
+    assert path.read_bytes() == b""
+    assert read_manifest(str(path)) == []
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
+def test_what_could_not_be_written_again_is_no_number(tmp_path: Path, number: str) -> None:
+    (tmp_path / "manifest.jsonl").write_text('{"key": "a", "x": 1e3}\n{"key": "b", "x": [' + number + "]}\n")
+    with pytest.raises(errors.SeedanceConfigurationError, match=rf"Line 2 .*{number} is no number"):
+        read_manifest(str(tmp_path / "manifest.jsonl"))
+
+
+DONE = {
+    "generation_id": "g",
+    "api": "ark",
+    "media": "video",
+    "status": "succeeded",
+    "urls": ["https://x.example/1"],
+}
+
+
+def test_the_result_of_a_line() -> None:
+    found = read_result({**DONE, "key": "a", "model": "\ud800\0", "credits": [1]})
+    assert found
+    assert (found.generation_id, found.model, found.credits) == ("g", "\ufffd\ufffd", None)
+    deep: Any = []
+    for _ in range(100_000):
+        deep = [deep]
+    for line in (LINES[1], {**DONE, "urls": None}, {**DONE, "x": deep}):
+        assert read_result(line) is None
+
+
+@pytest.mark.parametrize("text", ["rubbish\n", '{"key": 1}\n', "[]\n", '{"key": "a"}\n{"sta\n{"key": "b"}\n'])
+def test_what_is_no_manifest(tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.jsonl").write_text(text)
+    with pytest.raises(errors.SeedanceConfigurationError, match="Line"):
+        read_manifest(str(tmp_path / "manifest.jsonl"))
+
+
+@pytest.mark.parametrize("name", ["manifest.jsonl", "", "no/manifest.jsonl", "file/manifest.jsonl"])
+def test_none_at_all(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("a file is no directory")
+    with pytest.raises(errors.SeedanceConfigurationError, match="no such file"):
+        read_manifest(f"{tmp_path}/{name}")
+
+
+def test_a_store_that_nobody_knows() -> None:
+    with pytest.raises(
+        errors.SeedanceConfigurationError, match=r"manifest 'nobody://x/m\.jsonl' cannot be used"
+    ):
+        read_manifest("nobody://x/m.jsonl")
+
+
+def test_one_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "LARGEST", 20)
+    path = tmp_path / "manifest.jsonl"
+    path.write_text('{"key": "a"}\n')
+    assert len(read_manifest(str(path))) == 1
+    path.write_text('{"key": "a"}\n' * 2)
+    with pytest.raises(errors.SeedanceConfigurationError, match="larger than"):
+        read_manifest(str(path))
+
+
+@pytest.mark.parametrize("method", ["info", "open"])
+@pytest.mark.parametrize(
+    "error", [ConnectionError("hung up"), PermissionError("not now"), TimeoutError("late")]
+)
+def test_a_store_in_trouble_is_worth_a_retry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, error: Exception
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> Any:
+        raise error
+
+    path = f"file://{tmp_path}/manifest.jsonl"
+    write_manifest(path, LINES)
+    monkeypatch.setattr(LocalFileSystem, method, fail)
+    with pytest.raises(errors.SeedanceMediaError, match=str(error)) as caught:
+        read_manifest(path)
+    assert caught.value.retry_helps

@@ -1,0 +1,116 @@
+"""What bodies hint at: those that are documented, those that are likely, and all others."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from helpers import ALL_APIS
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_seedance.apis.registry import get_api
+from airflow_provider_seedance.callbacks.payload import LONGEST_ID, Hint, read_hint
+from airflow_provider_seedance.generations import GenerationStatus
+
+S = GenerationStatus
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["id", "task_id", "data", "status", "result", "error", "code", "response"]), inner
+        )
+    ),
+    max_leaves=12,
+)
+
+
+def read(api: str, body: Any) -> Hint:
+    return read_hint(get_api(api), body if isinstance(body, bytes) else json.dumps(body).encode())
+
+
+@pytest.mark.parametrize(
+    ("api", "body", "status"),
+    [
+        # S002, as documented
+        (
+            "seedance2api",
+            {
+                "event": "task.completed",
+                "timestamp": "2024-01-15T10:35:00Z",
+                "data": {
+                    "task_id": "g1",
+                    "status": "completed",
+                    "result": {"video_url": "https://c.example/1"},
+                },
+            },
+            S.SUCCEEDED,
+        ),
+        ("seedance2api", {"event": "task.failed", "data": {"task_id": "g1", "status": "failed"}}, S.FAILED),
+        ("seedance2api", {"task_id": "g1", "status": "processing", "progress": 40}, S.RUNNING),
+        ("seedanceapi-v1", {"code": 200, "data": {"task_id": "g1", "status": "SUCCESS"}}, S.SUCCEEDED),
+        ("seedanceapi-v1", {"code": 200, "data": {"task_id": "g1", "status": "FAILED"}}, S.FAILED),
+        ("seedanceapi-v2", {"data": {"task_id": "g1", "status": "IN_PROGRESS"}}, S.RUNNING),
+        ("seedanceapi-v2", {"task_id": "g1", "status": "SUCCESS"}, S.SUCCEEDED),
+        ("ark", {"id": "g1", "status": "succeeded", "content": {"video_url": "https://c/1"}}, S.SUCCEEDED),
+        ("ark", {"id": "g1", "status": "queued"}, S.QUEUED),
+        ("ark", {"id": "g1", "status": "expired"}, S.EXPIRED),
+    ],
+)
+def test_what_services_send(api: str, body: Any, status: S) -> None:
+    assert read(api, body) == Hint(generation_id="g1", status=status)
+
+
+@pytest.mark.parametrize("api", ALL_APIS)
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"1",
+        b'"completed"',
+        b"{}",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b"9" * 5000,
+        b"{",
+        b"\x00",
+    ],
+)
+def test_rubbish_hints_at_nothing(api: str, body: bytes) -> None:
+    hint = read(api, body)
+    assert hint == Hint()
+    assert not hint
+
+
+@pytest.mark.parametrize("api", ALL_APIS)
+def test_a_word_that_nobody_knows_is_no_end(api: str) -> None:
+    hint = read(api, {"id": "g1", "task_id": "g1", "status": "almost there"})
+    assert not hint.ended
+
+
+@pytest.mark.parametrize("api", ALL_APIS)
+def test_the_words_of_an_envelope_tell_of_the_call_and_not_of_a_render(api: str) -> None:
+    for word in get_api(api).envelope_words:
+        assert not read(api, {"status": word, "message": "received"}).ended
+
+
+def test_an_id_that_is_too_long_is_none() -> None:
+    body = {"id": "x" * (LONGEST_ID + 1), "status": "succeeded"}
+    assert read("ark", body).generation_id is None
+
+
+@pytest.mark.parametrize("api", ALL_APIS)
+@given(value=json_values)
+def test_any_json_is_read(api: str, value: Any) -> None:
+    read(api, value)
+
+
+@pytest.mark.parametrize("api", ALL_APIS)
+@given(body=st.binary())
+def test_any_bytes_are_read(api: str, body: bytes) -> None:
+    read(api, body)

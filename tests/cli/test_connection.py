@@ -1,0 +1,49 @@
+"""The connection that environment variables describe."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from helpers import connection
+
+from airflow_provider_seedance.cli.connection import connection_from_environment
+from airflow_provider_seedance.exceptions import SeedanceConfigurationError
+from airflow_provider_seedance.settings import Settings, read_settings
+
+
+def described(**variables: str) -> Settings:
+    text = connection_from_environment({"SEEDANCE_API_KEY": "key", **variables})
+    assert text is not None
+    fields = json.loads(text)
+    return read_settings(
+        "c", connection(host=fields.get("host"), password=fields["password"], extra=fields["extra"])
+    )
+
+
+def test_a_key_is_enough() -> None:
+    settings = described()
+    assert (settings.api.name, settings.key) == ("seedanceapi-v2", "key")
+    assert settings.media_hosts.names == frozenset()
+    assert connection_from_environment({"SEEDANCE_MEDIA_HOSTS": "minio"}) is None
+
+
+def test_service_and_address() -> None:
+    settings = described(SEEDANCE_API="ark", SEEDANCE_BASE_URL="http://127.0.0.1:8123/x")
+    assert (settings.api.name, settings.base_url) == ("ark", "http://127.0.0.1:8123/x")
+
+
+@pytest.mark.parametrize("value", ["minio:9000,*.cdn.example", " minio:9000 , ,*.cdn.example,"])
+def test_media_hosts_with_commas(value: str) -> None:
+    hosts = described(SEEDANCE_MEDIA_HOSTS=value).media_hosts
+    assert hosts.names == {"minio:9000", "*.cdn.example"}
+
+
+@pytest.mark.parametrize("value", ["", " , "])
+def test_no_media_hosts(value: str) -> None:
+    assert described(SEEDANCE_MEDIA_HOSTS=value).media_hosts.names == frozenset()
+
+
+def test_a_service_without_a_key() -> None:
+    with pytest.raises(SeedanceConfigurationError, match="SEEDANCE_API_KEY is not"):
+        connection_from_environment({"SEEDANCE_API": "ark"})

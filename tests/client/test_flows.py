@@ -1,0 +1,419 @@
+"""Conversations driven by hand with scripted answers: what is repeated, and above all what is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from helpers import ALL_APIS, NOW, calls, drive, fixture, pauses, prepare, reply, video
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.apis.messages import (
+    Accepted,
+    HttpReply,
+    NotAccepted,
+    Refused,
+    TransportFailure,
+    Uncertain,
+)
+from airflow_provider_seedance.apis.registry import get_api
+from airflow_provider_seedance.client import flows
+
+ARK = get_api("ark")
+V2 = get_api("seedanceapi-v2")
+S2A = get_api("seedance2api")
+
+UNSENT = TransportFailure("could not connect", sent=False)
+LOST = TransportFailure("no answer in time", sent=True)
+TAKEN = reply(200, {"code": 200, "data": {"task_id": "t1"}})
+BUSY = reply(503, {"code": "SERVICE_UNAVAILABLE", "message": "busy"})
+MANY = reply(429)
+
+
+def now() -> datetime:
+    return NOW
+
+
+def ark_task(name: str) -> HttpReply:
+    return reply(200, {**fixture(name), "id": "g1"})
+
+
+def submit(*answers: HttpReply | TransportFailure, patient: bool = True) -> tuple[Any, list[Any]]:
+    request = prepare("seedanceapi-v2", video()).request
+    return drive(flows.submit_flow(V2, V2.submit_call(request), request, now, patient=patient), answers)
+
+
+# ---------------------------------------------------------------------- submissions
+
+
+def test_a_submission_that_is_taken_is_sent_once() -> None:
+    outcome, steps = submit(TAKEN)
+    assert isinstance(outcome, Accepted)
+    assert len(calls(steps)) == 1
+
+
+@pytest.mark.parametrize("first", [UNSENT, MANY, BUSY], ids=["unsent", "429", "503"])
+def test_what_was_provably_not_taken_is_sent_again(first: Any) -> None:
+    outcome, steps = submit(first, first, TAKEN)
+    assert isinstance(outcome, Accepted)
+    assert len(calls(steps)) == 3
+    assert len({id(call.json) for call in calls(steps)}) == 1
+    assert pauses(steps) == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("first", [UNSENT, MANY, BUSY], ids=["unsent", "429", "503"])
+def test_it_is_sent_again_for_a_few_seconds_only(first: Any) -> None:
+    outcome, steps = submit(*[first] * 4)
+    assert isinstance(outcome, NotAccepted)
+    assert len(calls(steps)) == 4
+    assert sum(pauses(steps)) <= 10
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        LOST,
+        reply(200, b"<html>"),
+        reply(200, {}),
+        reply(302),
+        reply(408),
+        reply(409),
+        reply(425),
+        reply(500, {"code": "INTERNAL_ERROR", "message": "m"}),
+        reply(502),
+        reply(503, b"<html>"),
+        reply(504),
+        reply(520),
+    ],
+)
+@pytest.mark.parametrize("before", [(), (UNSENT,), (MANY, BUSY)])
+def test_after_anything_uncertain_nothing_is_sent(answer: Any, before: tuple[Any, ...]) -> None:
+    outcome, steps = submit(*before, answer)
+    assert isinstance(outcome, Uncertain)
+    assert len(calls(steps)) == len(before) + 1
+    with pytest.raises(errors.SeedanceUncertainSubmitError, match="may have been billed") as caught:
+        flows.raise_outcome(outcome)
+    assert caught.value.__cause__ is outcome.error
+    assert caught.value.http_status == outcome.error.http_status
+    assert not caught.value.retry_helps
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 422])
+def test_a_refusal_is_not_repeated(status: int) -> None:
+    outcome, steps = submit(reply(status))
+    assert isinstance(outcome, Refused)
+    assert len(steps) == 1
+    with pytest.raises(type(outcome.error)) as caught:
+        flows.raise_outcome(outcome)
+    assert caught.value is outcome.error
+
+
+def test_the_services_own_pause_is_kept() -> None:
+    outcome, steps = submit(reply(429, None, {"retry-after": "7"}), TAKEN)
+    assert isinstance(outcome, Accepted)
+    assert pauses(steps) == [7.0]
+
+
+def test_a_long_pause_is_not_spent_on_a_worker() -> None:
+    outcome, steps = submit(reply(429, None, {"retry-after": "1800"}))
+    assert isinstance(outcome, NotAccepted)
+    assert outcome.retry_after == 1800
+    assert len(steps) == 1
+    with pytest.raises(errors.SeedanceRateLimitError) as caught:
+        flows.raise_outcome(outcome)
+    assert caught.value.retry_after == 1800
+
+
+def test_without_patience_the_first_answer_stands() -> None:
+    outcome, steps = submit(BUSY, patient=False)
+    assert isinstance(outcome, NotAccepted)
+    assert len(steps) == 1
+
+
+def test_an_accepted_outcome_is_its_generation() -> None:
+    outcome, _ = submit(TAKEN)
+    assert flows.raise_outcome(outcome).generation_id == "t1"
+
+
+# ---------------------------------------------------------------------- reads
+
+
+def status(*answers: HttpReply | TransportFailure, once: bool = False) -> tuple[Any, list[Any]]:
+    return drive(flows.status_flow(ARK, "g1", "video", now, once=once), answers)
+
+
+@pytest.mark.parametrize(
+    "trouble", [LOST, UNSENT, reply(500), reply(503), reply(200, b"<html>"), reply(200, {}), reply(302)]
+)
+def test_a_read_is_repeated_after_trouble(trouble: Any) -> None:
+    generation, steps = status(trouble, trouble, ark_task("ark_task_running"))
+    assert generation.status.value == "running"
+    assert pauses(steps) == [0.5, 1.5]
+    with pytest.raises(errors.SeedanceError) as caught:
+        status(*[trouble] * 3)
+    assert caught.value.generation_id == "g1"
+    with pytest.raises(errors.SeedanceError):
+        status(trouble, once=True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "cls"),
+    [
+        (reply(429, None, {"retry-after": "60"}), errors.SeedanceRateLimitError),
+        (reply(401), errors.SeedanceAuthenticationError),
+        (reply(403), errors.SeedanceForbiddenError),
+        (reply(404), errors.SeedanceNotFoundError),
+        (reply(400), errors.SeedanceRequestError),
+    ],
+)
+def test_a_read_is_not_repeated_where_that_cannot_help(answer: HttpReply, cls: type) -> None:
+    with pytest.raises(cls):
+        status(answer)
+
+
+def test_a_synchronous_answer_cannot_be_read_again() -> None:
+    for name in ALL_APIS:
+        with pytest.raises(errors.SeedanceNotFoundError, match="synchronous"):
+            drive(flows.status_flow(get_api(name), "local-abc", "image", now), [])
+
+
+# ---------------------------------------------------------------------- looking up
+
+SINCE = NOW - timedelta(minutes=5)
+CORRELATION = "airflow-0123456789abcdef"
+
+
+def task(number: int, correlation: str | None = None, created: datetime = NOW) -> dict[str, Any]:
+    return {"id": f"cgt-{number}", "safety_identifier": correlation, "created_at": created.timestamp()}
+
+
+def page(*tasks: dict[str, Any], total: int | None = None) -> HttpReply:
+    return reply(200, {"items": list(tasks), **({} if total is None else {"total": total})})
+
+
+def look_up(*answers: HttpReply | TransportFailure) -> tuple[Any, list[Any]]:
+    return drive(flows.look_up_flow(ARK, CORRELATION, SINCE, now), answers)
+
+
+def test_the_exact_match_is_adopted() -> None:
+    found, steps = look_up(page(task(1), task(2, CORRELATION), total=2))
+    assert found == "cgt-2"
+    assert calls(steps)[0].query == (("page_num", "1"), ("page_size", "100"))
+
+
+@pytest.mark.parametrize("other", [CORRELATION + "0", CORRELATION[:-1], CORRELATION.upper(), "", None])
+def test_nothing_less_than_the_exact_match_is_adopted(other: str | None) -> None:
+    found, steps = look_up(*[page(task(1, other), total=1)] * 3)
+    assert found is None
+    assert pauses(steps) == [1.0, 3.0]
+
+
+@pytest.mark.parametrize("total", [250, None])
+def test_the_match_is_found_on_a_later_page(total: int | None) -> None:
+    pages = [page(*[task(100 * number + n) for n in range(100)], total=total) for number in range(2)]
+    found, steps = look_up(*pages, page(task(900, CORRELATION), total=total))
+    assert found == "cgt-900"
+    assert [dict(call.query)["page_num"] for call in calls(steps)] == ["1", "2", "3"]
+
+
+def test_pages_from_before_the_submission_are_not_read() -> None:
+    old = page(*[task(n, created=SINCE - timedelta(hours=2, minutes=n)) for n in range(100)], total=5000)
+    found, steps = look_up(old, old, old)
+    assert found is None
+    assert len(calls(steps)) == 3
+
+
+@pytest.mark.parametrize(
+    "minutes",
+    [range(100, 0, -1), [0] * 100, [*range(99), 5], [0]],
+    ids=["oldest first", "all at once", "not quite in order", "a single one"],
+)
+def test_age_ends_the_look_up_only_in_a_list_that_was_seen_to_be_newest_first(minutes: Iterable[int]) -> None:
+    old = [task(n, created=SINCE - timedelta(hours=9, minutes=ago)) for n, ago in enumerate(minutes)]
+    found, steps = look_up(page(*old, total=500), page(task(900, CORRELATION), total=500))
+    assert found == "cgt-900"
+    assert [dict(call.query)["page_num"] for call in calls(steps)] == ["1", "2"]
+
+
+def test_a_list_that_is_not_seen_to_its_end_is_not_one_without_the_match() -> None:
+    old = page(*[task(n, created=SINCE - timedelta(hours=9 - n)) for n in range(5)], total=5000)
+    with pytest.raises(
+        errors.SeedanceServerError, match=r"lists more than 1000 tasks.* not be seen to its end"
+    ):
+        look_up(*[old] * 600)
+
+
+def test_a_busy_account_is_searched_back_to_the_submission() -> None:
+    """Thousands of others may have been submitted since."""
+    busy = [page(*[task(n, created=SINCE + timedelta(hours=1, seconds=-n))] * 100) for n in range(150)]
+    found, steps = look_up(*busy, page(task(900, CORRELATION)))
+    assert found == "cgt-900"
+    assert len(calls(steps)) == 151
+
+
+def test_the_service_may_list_it_a_little_later() -> None:
+    found, steps = look_up(page(total=0), page(task(1, CORRELATION), total=1))
+    assert found == "cgt-1"
+    assert pauses(steps) == [1.0]
+
+
+def test_not_being_able_to_look_proves_nothing() -> None:
+    found, _ = look_up(LOST, reply(500), reply(404))
+    assert found is None
+    found, _ = look_up(LOST, page(task(1, CORRELATION), total=1))
+    assert found == "cgt-1"
+
+
+@pytest.mark.parametrize(
+    ("last", "kind"),
+    [
+        (LOST, errors.SeedanceConnectionError),
+        (reply(500), errors.SeedanceServerError),
+        (reply(401), errors.SeedanceAuthenticationError),
+        (reply(402), errors.SeedanceInsufficientCreditsError),
+        (reply(403), errors.SeedanceForbiddenError),
+        (reply(429, {"error": {"code": "TooMany", "message": "later"}}), errors.SeedanceRateLimitError),
+    ],
+)
+def test_who_cannot_be_asked_now_may_be_asked_later(last: Any, kind: type[errors.SeedanceError]) -> None:
+    with pytest.raises(kind):
+        look_up(page(total=0), reply(404), last)
+
+
+@pytest.mark.parametrize("body", [{}, {"items": None}, {"items": [5, None, "x"]}, {"items": {"id": "x"}}])
+def test_a_list_in_no_known_shape_finds_nothing(body: Any) -> None:
+    found, _ = look_up(*[reply(200, body)] * 3)
+    assert found is None
+
+
+@pytest.mark.parametrize("name", [name for name in ALL_APIS if name != "ark"])
+def test_the_other_services_cannot_look_and_do_not_try(name: str) -> None:
+    api = get_api(name)
+    assert not api.can_look_up
+    assert not api.correlates(video())
+    found, steps = drive(flows.look_up_flow(api, CORRELATION, SINCE, now), [])
+    assert found is None
+    assert calls(steps) == []
+
+
+# ---------------------------------------------------------------------- cancelling
+
+
+def cancel(*answers: HttpReply | TransportFailure) -> tuple[flows.Cancellation, list[Any]]:
+    return drive(flows.cancel_flow(ARK, "g1", "video", now), answers)
+
+
+def test_what_is_queued_is_read_first_and_then_deleted() -> None:
+    result, steps = cancel(ark_task("ark_task_queued"), reply(200, {}))
+    assert result.cancelled
+    assert [call.method for call in calls(steps)] == ["GET", "DELETE"]
+    assert "not billed" in result.reason
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("running", "goes on"),
+        ("succeeded", "already ended"),
+        ("failed", "already ended"),
+        ("expired", "already ended"),
+        ("cancelled", "already ended"),
+    ],
+)
+def test_nothing_else_is_deleted(word: str, says: str) -> None:
+    result, steps = cancel(ark_task(f"ark_task_{word}"))
+    assert not result.cancelled
+    assert says in result.reason
+    assert [call.method for call in calls(steps)] == ["GET"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        LOST,
+        reply(500),
+        reply(404),
+        reply(429),
+        reply(200, b"<html>"),
+        reply(200, {}),
+        reply(200, {"id": "g1"}),
+        reply(200, {"id": "g1", "status": None}),
+        reply(200, {"id": "g1", "status": "odd"}),
+    ],
+)
+def test_without_knowing_the_state_nothing_is_deleted(answer: Any) -> None:
+    result, steps = cancel(answer)
+    assert not result.cancelled
+    assert "billed" in result.reason
+    assert [call.method for call in calls(steps)] == ["GET"]
+
+
+@pytest.mark.parametrize(
+    "answer", [LOST, UNSENT, reply(409), reply(500), reply(400, fixture("ark_error_400"))]
+)
+def test_a_deletion_that_fails_is_no_cancellation(answer: Any) -> None:
+    result, _ = cancel(ark_task("ark_task_queued"), answer)
+    assert not result.cancelled
+
+
+@pytest.mark.parametrize("name", [name for name in ALL_APIS if name != "ark"])
+def test_where_nothing_can_be_cancelled_nothing_is_sent(name: str) -> None:
+    result, steps = drive(flows.cancel_flow(get_api(name), "g1", "video", now), [])
+    assert not result.cancelled
+    assert steps == []
+    assert "goes on" in result.reason
+    assert "billed" in result.reason
+
+
+# ---------------------------------------------------------------------- testing the connection
+
+
+@pytest.mark.parametrize("name", ALL_APIS)
+def test_the_probe_never_submits(name: str) -> None:
+    assert get_api(name).probe_call().method == "GET"
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("seedance2api", reply(404, {"status": "error", "error": {"code": "NOT_FOUND", "message": "m"}})),
+        ("seedanceapi-v1", reply(404, {"code": "TASK_NOT_FOUND", "message": "m"})),
+        ("seedanceapi-v2", reply(200, {"code": 404, "message": "m"})),
+        ("runbase", reply(404, {"error": "run not found"})),
+        ("runbase", reply(400, {"error": "bad id"})),
+        ("ark", reply(200, fixture("ark_list"))),
+        ("ark", reply(200, {"total": 0, "items": []})),
+    ],
+)
+def test_a_key_that_works(name: str, answer: HttpReply) -> None:
+    message, _ = drive(flows.probe_flow(get_api(name), now), [answer])
+    assert "accepts the API key" in message
+
+
+@pytest.mark.parametrize("name", ALL_APIS)
+@pytest.mark.parametrize(
+    ("answer", "cls"),
+    [
+        (reply(401), errors.SeedanceAuthenticationError),
+        (reply(403), errors.SeedanceForbiddenError),
+        (reply(429), errors.SeedanceRateLimitError),
+        (reply(500), errors.SeedanceServerError),
+        (reply(301), errors.SeedanceServerError),
+        (reply(200, b"<html>a login page</html>"), errors.SeedanceServerError),
+        (reply(404, b"<html>nginx</html>"), errors.SeedanceNotFoundError),
+        (UNSENT, errors.SeedanceConnectionError),
+    ],
+)
+def test_anything_else_does_not_show_that_the_key_works(name: str, answer: Any, cls: type) -> None:
+    with pytest.raises(cls):
+        drive(flows.probe_flow(get_api(name), now), [answer])
+
+
+def test_a_list_that_does_not_exist_is_a_wrong_address() -> None:
+    with pytest.raises(errors.SeedanceNotFoundError):
+        drive(
+            flows.probe_flow(ARK, now),
+            [reply(404, {"error": {"code": "NotFound", "message": "no such page"}})],
+        )

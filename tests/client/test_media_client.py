@@ -1,0 +1,394 @@
+"""Where media may come from, on real sockets."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import socket
+import ssl
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import SECRET
+from transfers.conftest import Names, connected, host, make_settings, names, other_host
+from transfers.server import MediaServer, Reply
+
+from airflow_provider_seedance.client.api_client import USER_AGENT
+from airflow_provider_seedance.client.media_client import (
+    MAX_REDIRECTS,
+    MediaAddressError,
+    MediaClient,
+    MediaConnectionError,
+)
+from airflow_provider_seedance.exceptions import SeedanceConfigurationError
+
+__all__ = ["connected", "host", "names", "other_host"]  # fixtures
+
+PUBLIC = "93.184.216.34"
+DATA = bytes(range(256)) * 1024
+
+
+def fetch(url: str, **extra: Any) -> bytes:
+    with MediaClient(make_settings(**extra)) as client, client.open(url) as stream:
+        return b"".join(stream.chunks())
+
+
+# ---------------------------------------------------------------------- what is asked and read
+
+
+def test_a_file(host: MediaServer) -> None:
+    url = host.put("/a.mp4", DATA, etag='"1"')
+    with MediaClient(make_settings()) as client, client.open(url) as stream:
+        assert (stream.status, stream.content_length, stream.content_type) == (200, len(DATA), "video/mp4")
+        assert (stream.validator, stream.content_encoding, stream.url) == ('"1"', None, url)
+        pieces = list(stream.chunks())
+    assert b"".join(pieces) == DATA
+    assert max(map(len, pieces)) <= 64 * 1024
+
+
+def test_a_part_of_a_file(host: MediaServer) -> None:
+    url = host.put("/a.mp4", DATA, etag='"1"')
+    with MediaClient(make_settings()) as client, client.open(url, offset=1000, validator='"1"') as stream:
+        part = stream.content_range
+        assert stream.status == 206
+        assert part is not None
+        assert (part.start, part.total) == (1000, len(DATA))
+        assert b"".join(stream.chunks()) == DATA[1000:]
+    assert host.requests[0].headers["if-range"] == '"1"'
+
+
+def test_only_the_request_for_the_file_is_sent(host: MediaServer) -> None:
+    host.put("/a.mp4", DATA)
+    fetch(host.url("/a.mp4?sig=1").replace("//", "//user:password@"))
+    assert host.requests[0].headers == {
+        "host": f"127.0.0.1:{host.port}",
+        "user-agent": USER_AGENT,
+        "accept": "*/*",
+        "accept-encoding": "identity",
+    }
+    assert SECRET not in repr(host.requests)
+
+
+def test_no_cookie_is_returned(host: MediaServer) -> None:
+    url = host.put("/a.mp4", DATA)
+    host.script("/a.mp4", Reply(headers={"Set-Cookie": "a=b"}))
+    with MediaClient(make_settings()) as client:
+        for _ in range(2):
+            with client.open(url) as stream:
+                list(stream.chunks())
+    assert all("cookie" not in seen.headers for seen in host.requests)
+
+
+def test_a_signature_is_sent_as_it_was_given(host: MediaServer) -> None:
+    host.put("/a%2Fb%20c.mp4", DATA)
+    fetch(host.url("/a%2Fb%20c.mp4?X-Sig=a%2Bb+c/d==&e=%C3%A9|{}#part"))
+    assert host.requests[0].path == "/a%2Fb%20c.mp4?X-Sig=a%2Bb+c/d==&e=%C3%A9|{}"
+
+
+def test_characters_beyond_ascii_are_quoted(host: MediaServer) -> None:
+    host.put("/%C3%A9%20.mp4", DATA)
+    assert fetch(host.url("/é .mp4?q=ü")) == DATA
+    assert host.requests[0].path == "/%C3%A9%20.mp4?q=%C3%BC"
+
+
+@pytest.mark.parametrize(
+    ("headers", "validator"),
+    [
+        ({"ETag": 'W/"1"'}, None),
+        (
+            {"ETag": 'W/"1"', "Last-Modified": "Sat, 07 Feb 2026 10:40:00 GMT"},
+            "Sat, 07 Feb 2026 10:40:00 GMT",
+        ),
+        ({"ETag": '"1"', "Last-Modified": "Sat, 07 Feb 2026 10:40:00 GMT"}, '"1"'),
+    ],
+)
+def test_a_weak_tag_is_no_validator(host: MediaServer, headers: Any, validator: str | None) -> None:
+    url = host.put("/a.mp4", DATA)
+    host.script("/a.mp4", Reply(headers=headers))
+    with MediaClient(make_settings()) as client, client.open(url) as stream:
+        assert stream.validator == validator
+
+
+@pytest.mark.parametrize("value", ["", "bytes", "bytes 1-2", "items 1-2/3", "bytes x-y/z", "bytes 1-2/-3"])
+def test_nonsense_for_a_range(host: MediaServer, value: str) -> None:
+    url = host.put("/a.mp4", DATA)
+    host.script("/a.mp4", Reply(status=206, headers={"Content-Range": value}))
+    with MediaClient(make_settings()) as client, client.open(url, offset=1) as stream:
+        assert stream.content_range is None
+
+
+def test_a_body_that_ends_early(host: MediaServer) -> None:
+    url = host.put("/a.mp4", DATA)
+    host.script("/a.mp4", Reply(cut=1000))
+    with pytest.raises(MediaConnectionError, match=r"127\.0\.0\.1"):
+        fetch(url)
+
+
+def test_a_host_that_does_not_answer(names: Names) -> None:
+    names({"cdn.example.org": []})
+    with pytest.raises(MediaConnectionError, match=r"cdn\.example\.org cannot be resolved"):
+        fetch("https://cdn.example.org/a.mp4")
+
+
+def test_a_host_that_falls_silent() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/a.mp4"
+        with pytest.raises(MediaConnectionError):
+            fetch(url, timeout=0.1)
+
+
+# ---------------------------------------------------------------------- where media may come from
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://93.184.216.34/a.mp4",
+        "https://127.0.0.1/a.mp4",
+        "https://10.0.0.1/a.mp4",
+        "https://169.254.169.254/latest/meta-data",
+        "https://[::1]/a.mp4",
+        "https://[::ffff:127.0.0.1]/a.mp4",
+        "https://2130706433/a.mp4",
+        "https://0x7f.1/a.mp4",
+        "https://localhost/a.mp4",
+        "https://①②⑦.0.0.1/a.mp4",
+        "https://user@127.0.0.1/a.mp4",
+        "https://93.184.216.34\\@127.0.0.1/a.mp4",
+        "ftp://93.184.216.34/a.mp4",
+        "file:///etc/passwd",
+        "https:///a.mp4",
+        "https:evil.example.org/a.mp4",
+        "https://[::1/a.mp4",
+        "https://cdn.example.org:port/a.mp4",
+        "/a.mp4",
+        "",
+    ],
+)
+@pytest.mark.parametrize("proxy", [None, "http://proxy.example.org:3128", "socks5://proxy.example.org:1080"])
+def test_a_url_that_is_refused_by_its_text(url: str, proxy: str | None, connected: list[Any]) -> None:
+    with pytest.raises(MediaAddressError):
+        fetch(url, media_hosts=None, proxy=proxy)
+    assert connected == []
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [
+        ["127.0.0.1"],
+        ["10.1.2.3"],
+        ["169.254.169.254"],
+        ["100.64.0.1"],
+        ["fd00::1"],
+        ["::ffff:10.0.0.1"],
+        ["fe80::1%eth0"],
+        [PUBLIC, "192.168.0.1"],
+        ["0.0.0.0"],
+    ],
+)
+def test_a_name_that_resolves_to_a_private_address(
+    addresses: list[str], names: Names, connected: list[Any]
+) -> None:
+    names({"cdn.example.org": addresses})
+    with pytest.raises(MediaAddressError, match=r"cdn\.example\.org resolves to"):
+        fetch("https://cdn.example.org/a.mp4")
+    assert connected == []
+
+
+def test_the_connection_goes_to_the_address_that_was_judged(names: Names, connected: list[Any]) -> None:
+    asked = names({"cdn.example.org": [PUBLIC, "2606:2800:220:1::1"]})
+    with pytest.raises(MediaConnectionError):
+        fetch("https://cdn.example.org/a.mp4")
+    assert connected == [(PUBLIC, 443), ("2606:2800:220:1::1", 443)]
+    assert asked == ["cdn.example.org"]
+
+
+def test_a_name_that_resolves_to_something_else_the_second_time(
+    names: Names, connected: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = {"cdn.example.org": [PUBLIC]}
+    names(table)
+    with MediaClient(make_settings()) as client:
+        with pytest.raises(MediaConnectionError):
+            client.open("https://cdn.example.org/a.mp4")
+        table["cdn.example.org"] = ["127.0.0.1"]
+        with pytest.raises(MediaAddressError):
+            client.open("https://cdn.example.org/a.mp4")
+    assert connected == [(PUBLIC, 443)]
+
+
+def test_media_hosts_name_a_private_host(host: MediaServer, names: Names) -> None:
+    host.put("/a.mp4", DATA)
+    names({"media.internal": ["127.0.0.1"]})
+    url = host.url("/a.mp4", "media.internal")
+    assert fetch(url, media_hosts=["media.internal"]) == DATA
+    assert fetch(url, media_hosts=[f"media.internal:{host.port}"]) == DATA
+    assert fetch(url, media_hosts=["*.internal"]) == DATA
+    for others in (["internal"], ["media.internal:1"], ["127.0.0.1"]):
+        with pytest.raises(MediaAddressError):
+            fetch(url, media_hosts=others)
+
+
+# ---------------------------------------------------------------------- redirects
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect(host: MediaServer, other_host: MediaServer, status: int) -> None:
+    target = other_host.put("/b.mp4", DATA)
+    host.script("/a.mp4", Reply(status=status, headers={"Location": target + "?sig=1"}))
+    with MediaClient(make_settings()) as client, client.open(host.url("/a.mp4"), offset=5) as stream:
+        assert stream.url == target + "?sig=1"
+        assert b"".join(stream.chunks()) == DATA[5:]
+    assert other_host.requests[0].headers["host"] == f"127.0.0.1:{other_host.port}"
+
+
+def test_a_relative_redirect(host: MediaServer) -> None:
+    host.put("/v/b.mp4", DATA)
+    host.script("/v/a.mp4", Reply(status=302, headers={"Location": "b.mp4"}))
+    assert fetch(host.url("/v/a.mp4")) == DATA
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "https://127.0.0.2/a.mp4",
+        "https://169.254.169.254/latest/meta-data",
+        "http://cdn.example.org/a.mp4",
+        "https://inside.example.org/a.mp4",
+        "ftp://cdn.example.org/a.mp4",
+        "https://[::1/",
+    ],
+)
+def test_a_redirect_to_where_media_may_not_come_from(host: MediaServer, names: Names, location: str) -> None:
+    names({"inside.example.org": ["10.0.0.1"]})
+    host.script("/a.mp4", Reply(status=302, headers={"Location": location}))
+    with pytest.raises(MediaAddressError):
+        fetch(host.url("/a.mp4"))
+
+
+def test_redirects_that_never_end(host: MediaServer) -> None:
+    host.always["/a.mp4"] = Reply(status=302, headers={"Location": "/a.mp4"})
+    with pytest.raises(MediaAddressError, match="more than 5 redirects"):
+        fetch(host.url("/a.mp4"))
+    assert len(host.requests) == MAX_REDIRECTS + 1
+
+
+def test_a_redirect_to_nowhere_is_a_reply(host: MediaServer) -> None:
+    host.script("/a.mp4", Reply(status=302))
+    with MediaClient(make_settings()) as client, client.open(host.url("/a.mp4")) as stream:
+        assert stream.status == 302
+
+
+# ---------------------------------------------------------------------- proxies
+
+
+def test_a_proxy(host: MediaServer, names: Names) -> None:
+    """The proxy resolves the name; we do not even try."""
+    asked = names({})
+    host.put("http://media.internal/a.mp4", DATA)
+    proxy = f"http://user:p%40ss@127.0.0.1:{host.port}"
+    assert fetch("http://media.internal/a.mp4", media_hosts=["media.internal"], proxy=proxy) == DATA
+    assert set(asked) == {"127.0.0.1"}
+    assert host.requests[0].path == "http://media.internal/a.mp4"
+    assert host.requests[0].headers["host"] == "media.internal"
+    assert host.requests[0].headers["proxy-authorization"] == "Basic dXNlcjpwQHNz"
+
+
+def test_a_redirect_behind_a_proxy(host: MediaServer) -> None:
+    host.script("http://media.internal/a.mp4", Reply(status=302, headers={"Location": "https://10.0.0.1/"}))
+    with pytest.raises(MediaAddressError, match=r"10\.0\.0\.1"):
+        fetch(
+            "http://media.internal/a.mp4",
+            media_hosts=["media.internal"],
+            proxy=f"http://127.0.0.1:{host.port}",
+        )
+    assert len(host.requests) == 1
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "socks5", "socks5h"])
+def test_the_password_of_a_proxy_is_not_told(scheme: str, connected: list[Any], names: Names) -> None:
+    names({"proxy.example.org": ["10.0.0.1"]})
+    with pytest.raises(MediaConnectionError) as caught:
+        fetch("https://cdn.example.org/a.mp4", proxy=f"{scheme}://user:hidden-word@proxy.example.org:1")
+    assert connected == [("proxy.example.org", 1)]
+    assert "hidden-word" not in str(caught.value)
+
+
+def test_a_proxy_with_an_impossible_port() -> None:
+    with pytest.raises(SeedanceConfigurationError) as caught:
+        fetch("https://cdn.example.org/a.mp4", proxy="http://user:hidden-word@proxy.example.org:nought")
+    assert "hidden-word" not in str(caught.value)
+
+
+# ---------------------------------------------------------------------- TLS
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for media.internal that signs itself."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "media.internal")])
+    now = datetime.datetime.now(datetime.UTC)
+    alternatives = [x509.DNSName("media.internal"), x509.IPAddress(ipaddress.ip_address("127.0.0.2"))]
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "media.pem"
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        + built.public_bytes(serialization.Encoding.PEM)
+    )
+    return path
+
+
+@pytest.fixture
+def secure_host(certificate: Path) -> Iterator[MediaServer]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with MediaServer(context) as running:
+        yield running
+
+
+def test_the_certificate_is_checked_for_the_name(
+    secure_host: MediaServer, certificate: Path, names: Names
+) -> None:
+    names({"media.internal": ["127.0.0.1"], "other.internal": ["127.0.0.1"]})
+    secure_host.put("/a.mp4", DATA)
+    trusted: dict[str, Any] = {"media_hosts": ["*.internal"], "verify": str(certificate)}
+    assert fetch(secure_host.url("/a.mp4", "media.internal"), **trusted) == DATA
+    for name, extra in (
+        ("other.internal", trusted),
+        ("media.internal", {**trusted, "verify": True}),
+    ):
+        with pytest.raises(MediaConnectionError, match="certificate"):
+            fetch(secure_host.url("/a.mp4", name), **extra)
+
+
+def test_verification_can_be_turned_off(secure_host: MediaServer) -> None:
+    secure_host.put("/a.mp4", DATA)
+    assert fetch(secure_host.url("/a.mp4"), verify=False) == DATA
+
+
+def test_a_proxy_that_no_client_can_be_made_of_is_a_configuration_error() -> None:
+    found = make_settings(proxy="http://user:sEcr%C3%A9t@proxy:3128")
+    with pytest.raises(SeedanceConfigurationError, match="address cannot be read") as caught:
+        MediaClient(found)
+    assert "sEcr" not in "".join(traceback.format_exception(caught.value))

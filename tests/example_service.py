@@ -1,0 +1,39 @@
+"""A sixth service that nobody offers: what a new adapter has to consist of, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from airflow_provider_seedance.apis import base, parsing
+from airflow_provider_seedance.apis.messages import HttpCall, VendorError
+from airflow_provider_seedance.apis.rules import Rule, Text, Whole
+from airflow_provider_seedance.generations import GenerationRequest, ImageRequest
+
+
+class Sixth(base.Api):
+    name = "sixth"
+    title = "the sixth service"
+    default_base_url = "https://sixth.example/v1"
+    id_fields = ("job",)
+
+    def rules(self, request: GenerationRequest, base_url: str) -> Mapping[str, Rule]:
+        return {} if isinstance(request, ImageRequest) else {"prompt": Text(), "duration": Whole(1, 9)}
+
+    def submit_path(self, request: GenerationRequest) -> str:
+        return "/jobs"
+
+    def body(self, request: GenerationRequest) -> dict[str, Any]:
+        return {"text": request.prompt, "seconds": getattr(request, "duration", None)}
+
+    def status_call(self, generation_id: str) -> HttpCall:
+        return HttpCall(method="GET", path=f"/jobs/{parsing.segment(generation_id)}")
+
+    def outputs(self, payload: Mapping[str, Any]) -> tuple[str, ...]:
+        return parsing.strings(payload.get("film"))
+
+    def read_error(self, body: Mapping[str, Any]) -> VendorError | None:
+        return VendorError(message=str(body["problem"])) if "problem" in body else None
+
+
+API = Sixth()

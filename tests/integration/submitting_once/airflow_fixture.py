@@ -1,0 +1,348 @@
+"""What the scenarios are played on: a private Airflow, two emulators, and a handle on each render."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness import TestAirflow
+
+from airflow_provider_seedance.emulator.faults import Fault
+from airflow_provider_seedance.emulator.ledger import RequestEntry, Submission
+from airflow_provider_seedance.submission.records import RECORD_KEY
+from airflow_provider_seedance.testing import SeedanceEmulator
+
+#: Not a word that could stand in a log for any other reason.
+API_KEY = "sk-scenarios-4c1d77b0e2"
+
+#: Seconds for anything that must happen: only a test that fails waits that long.
+PATIENCE = 180.0
+
+#: Seconds between the polls of a sync worker that is to notice nothing by itself.
+NEVER = 3600.0
+
+SERVICES = ("seedance2api", "seedanceapi-v1", "seedanceapi-v2", "runbase", "ark")
+
+_ENDED = frozenset({"success", "failed", "skipped"})
+_WITHOUT_WORKER = {"deferrable": True, "poll_interval": 1}
+_ON_WORKER = {"deferrable": False, "poll_interval": 1}
+#: A worker that waits for a render and does not look: it stands after the id until it is killed.
+STANDS_AFTER_ID = {"deferrable": False, "poll_interval": NEVER}
+
+
+@dataclass
+class AirflowFixture:
+    """
+    An Airflow with connections to two emulators.
+
+    :param rendering: Its renders leave the queue at once and go on until the test ends them.
+    :param queueing: Its renders stay in the queue until the test ends them; connection ``ark_queue``.
+    """
+
+    airflow: TestAirflow
+    rendering: SeedanceEmulator
+    queueing: SeedanceEmulator
+    folder: Path
+    stopped: threading.Event = field(default_factory=threading.Event)
+    _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+
+    def video(self, conn_id: str = "ark", *, dag_id: str | None = None, **options: Any) -> Task:
+        """A render of a video that nobody has started yet; see :class:`Task`."""
+        return self._task("video", conn_id, dag_id, options)
+
+    def image(self, conn_id: str, **options: Any) -> Task:
+        """A render of an image that nobody has started yet; see :class:`Task`."""
+        return self._task("image", conn_id, None, options)
+
+    def _task(self, kind: str, conn_id: str, dag_id: str | None, options: dict[str, Any]) -> Task:
+        retries = options.pop("retries", 0)
+        return Task(
+            airflow=self,
+            conn_id=conn_id,
+            emulator=self.queueing if conn_id == "ark_queue" else self.rendering,
+            dag_id=dag_id or f"{kind}_{retries}",
+            # No number is part of another one.
+            word=f"No. {next(self._numbers)}.",
+            **options,
+        )
+
+    def until(self, look: Callable[[], Any], what: str, task: Task | None = None) -> Any:
+        """Wait until something is true, and return it."""
+        deadline = time.monotonic() + PATIENCE
+        while not (found := look()):
+            if self.stopped.is_set():
+                raise RuntimeError(f"stopped while waiting for {what}")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no sign of {what}" + (f"\n{task.story()}" if task else ""))
+            time.sleep(0.25)
+        return found
+
+    def write_database(self, sql: str, *parameters: Any) -> None:
+        """Change Airflow's database behind its back."""
+        with closing(sqlite3.connect(self.airflow.database.path, timeout=60)) as connection, connection:
+            connection.execute(sql, parameters)
+
+
+@dataclass
+class Task:
+    """
+    One render: its task instance at Airflow, and what the emulator has of it.
+
+    :param arguments: Of the operator.
+    :param later: Arguments that differ from the second try on.
+    :param prompt: What follows the word that marks this render's requests.
+    :param pause_at: Where the first try stands still until it is killed: ``start``, ``id`` or ``resume``.
+    :param items: Prompts, for the mapped Dag.
+    """
+
+    airflow: AirflowFixture
+    conn_id: str
+    emulator: SeedanceEmulator
+    dag_id: str
+    word: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    later: Mapping[str, Any] = field(default_factory=dict)
+    prompt: str = "A paper boat in the rain"
+    pause_at: str | None = None
+    items: tuple[str, ...] = ()
+    task_id: str = "render"
+    map_index: int = -1
+    run_id: str = ""
+
+    # ------------------------------------------------------------------ what happens to it
+
+    def start(self) -> Task:
+        """Trigger the Dag run."""
+        arguments = {
+            "seedance_conn_id": self.conn_id,
+            "prompt": f"{self.word} {self.prompt}",
+            **_WITHOUT_WORKER,
+            **self.arguments,
+        }
+        self.run_id = self.airflow.airflow.trigger(
+            self.dag_id,
+            conf={
+                "arguments": arguments,
+                "later": {**_ON_WORKER, **self.later},
+                "pause_at": self.pause_at,
+                "paused": str(self._paused),
+                "items": [f"{self.word} {item}" for item in self.items],
+            },
+        )
+        return self
+
+    def fault(self, kind: str, **options: Any) -> Fault:
+        """Let something go wrong with the requests of this render; see the emulator."""
+        return self.emulator.fault(kind, prompt=f"{self.word}*", **options)
+
+    def kill(self) -> None:
+        """SIGKILL the process that executes it."""
+        self.airflow.airflow.kill_task(
+            self.dag_id, self.run_id, self.task_id, self.map_index, timeout=PATIENCE
+        )
+
+    def clear(self) -> None:
+        """Clear it, and nothing else."""
+        if self.state in _ENDED:
+            self.until_run_ended()
+        which = self.task_id if self.map_index < 0 else (self.task_id, self.map_index)
+        self.airflow.airflow.clear(self.dag_id, self.run_id, [which])
+
+    def mark(self, state: str) -> None:
+        """Mark it ``failed``, ``success`` or ``skipped``."""
+        self.airflow.airflow.mark(self.dag_id, self.run_id, self.task_id, state, self.map_index)
+
+    # ------------------------------------------------------------------ waiting
+
+    def until(self, *states: str, try_number: int | None = None) -> str:
+        """Wait until it is in one of the states, in that try if one is named."""
+        wanted = " or ".join(states) + (f" in try {try_number}" if try_number else "")
+
+        def look() -> str | None:
+            row = self.row
+            hit = row.get("state") in states and try_number in (None, row["try_number"])
+            return str(row["state"]) if hit else None
+
+        return str(self.airflow.until(look, f"{self.dag_id} being {wanted}", self))
+
+    def until_run_ended(self) -> None:
+        """
+        Wait until the Dag run has ended.
+
+        The scheduler may end a run whose task was cleared just now, and then nobody runs that task.
+        """
+        self.airflow.until(
+            lambda: self.airflow.airflow.run_state(self.dag_id, self.run_id) in _ENDED,
+            "the end of the run",
+            self,
+        )
+
+    def until_recorded(self, state: str = "submitted") -> str | None:
+        """Wait until the record has this state; return the id of the generation in it."""
+        self.airflow.until(lambda: self.record.get("state") == state, f"the record being {state!r}", self)
+        found: str | None = self.record["generation_id"]
+        return found
+
+    def until_paused(self) -> None:
+        """Wait until the first try stands still."""
+        self.airflow.until(self._paused.exists, f"the task standing still at {self.pause_at}", self)
+
+    def go_on(self) -> None:
+        """Let the try go on that stands still."""
+        self._paused.unlink()
+
+    def until_says(self, *sentences: str, try_number: int | None = None) -> None:
+        """Wait until the log says all of this."""
+
+        def look() -> bool:
+            log = self.log(try_number)
+            return all(sentence in log for sentence in sentences)
+
+        self.airflow.until(look, f"{sentences} in the log", self)
+
+    def until_struck(self, fault: Fault, times: int = 1) -> None:
+        """Wait until a fault has struck."""
+        self.airflow.until(lambda: fault.used >= times, f"{fault.kind} on {fault.on}", self)
+
+    def until_remote(self, status: str) -> None:
+        """Wait until the newest render is in this state at the service."""
+        self.airflow.until(
+            lambda: self.emulator.generation(self.generations[-1]).status == status,
+            f"a render {status}",
+            self,
+        )
+
+    def until_deferred(self) -> str:
+        """Wait until it waits for a render without a worker; return the id."""
+        self.until("deferred")
+        return str(self.until_recorded())
+
+    # ------------------------------------------------------------------ at Airflow
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """Its task instance; empty while there is none."""
+        return self.airflow.airflow.task_instance(self.dag_id, self.run_id, self.task_id, self.map_index)
+
+    @property
+    def state(self) -> str | None:
+        """Its state."""
+        return self.row.get("state")
+
+    @property
+    def tries(self) -> int:
+        """The number of its latest try."""
+        return int(self.row["try_number"])
+
+    @property
+    def store(self) -> dict[str, Any]:
+        """All it has in the task state store."""
+        return self.airflow.airflow.state_store(self.dag_id, self.run_id, self.task_id, self.map_index)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Its record in the task state store; empty while there is none."""
+        found = self.store.get(RECORD_KEY)
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """What it returned; empty if it did not."""
+        found = self.airflow.airflow.xcom(self.dag_id, self.run_id, self.task_id, map_index=self.map_index)
+        return found or {}
+
+    def log(self, try_number: int | None = None) -> str:
+        """Its log: of one try, or of all."""
+        return self.airflow.airflow.task_log(
+            self.dag_id, self.run_id, self.task_id, try_number, self.map_index
+        )
+
+    def item(self, index: int) -> Task:
+        """One of the mapped task instances."""
+        return Task(**{**vars(self), "map_index": index})
+
+    # ------------------------------------------------------------------ at the service
+
+    @property
+    def posts(self) -> int:
+        """How many submissions arrived for it, taken or not."""
+        return sum(self.word in json.dumps(entry.body) for entry in self.emulator.ledger.posts())
+
+    @property
+    def taken(self) -> list[Submission]:
+        """The submissions that the service took: what is billed."""
+        return [entry for entry in self.emulator.ledger.submissions if entry.prompt.startswith(self.word)]
+
+    @property
+    def generations(self) -> list[str]:
+        """The ids of what the service took, oldest first."""
+        return [entry.generation_id for entry in self.taken]
+
+    def requests(self, kind: str) -> list[RequestEntry]:
+        """The requests of a kind about its generations."""
+        mine = set(self.generations)
+        return [
+            entry
+            for entry in self.emulator.ledger.requests
+            if entry.kind == kind and entry.generation_id in mine
+        ]
+
+    @property
+    def cancels(self) -> int:
+        """How many requests to cancel it arrived."""
+        return len(self.requests("cancel"))
+
+    def finish(self) -> None:
+        """Let the newest render end well."""
+        self.emulator.finish(self.generations[-1])
+
+    # ------------------------------------------------------------------ judging
+
+    def check(self, state: str, *, posts: int, taken: int | None = None, cancels: int = 0) -> None:
+        """Compare what became of it, and what was paid."""
+        found = (self.state, self.posts, len(self.taken), self.cancels)
+        wanted = (state, posts, posts if taken is None else taken, cancels)
+        assert found == wanted, f"(state, posts, taken, cancels)\n{self.story()}"
+        if state == "success":
+            assert self.result["status"] == "succeeded"
+            assert self.result["urls"]
+            if self.result["media"] == "video":
+                assert self.result["generation_id"] in self.generations
+
+    def check_delivered(self, generation_id: str | None, *, posts: int = 1, cancels: int = 0) -> None:
+        """It succeeded with this generation."""
+        self.check("success", posts=posts, cancels=cancels)
+        assert self.result["generation_id"] == generation_id, self.story()
+
+    def check_says(self, *sentences: str, try_number: int | None = None) -> None:
+        """Its log says all of this."""
+        log = self.log(try_number)
+        for sentence in sentences:
+            assert sentence in log, f"{sentence!r} is not in the log\n{self.story()}"
+
+    def story(self) -> str:
+        """All that helps to find out why something went differently."""
+        return "\n".join(
+            [
+                f"{self.dag_id} {self.run_id} {self.word} state {self.state}",
+                f"store: {self.store}",
+                *(
+                    f"{entry.method} {entry.path} -> {entry.status} {entry.generation_id}"
+                    for entry in self.emulator.ledger.requests
+                    if self.word in json.dumps(entry.body) or entry.generation_id in set(self.generations)
+                ),
+                self.log(),
+            ]
+        )
+
+    @property
+    def _paused(self) -> Path:
+        return self.airflow.folder / f"{self.word.strip('.')}-paused"

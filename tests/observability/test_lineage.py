@@ -1,0 +1,383 @@
+"""What OpenLineage is told, as its own client writes it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from support import PROMPT, SECRET, Store, make_context
+
+import airflow_provider_seedance
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from airflow_provider_seedance.generations import Generation, GenerationStatus
+from airflow_provider_seedance.observability import lineage
+from airflow_provider_seedance.operators.seedance import (
+    SeedanceGenerateVideoBatchOperator,
+    SeedanceGenerateVideoOperator,
+)
+from airflow_provider_seedance.transfers.seedance_to_object_storage import SeedanceToObjectStorageOperator
+
+with_openlineage = pytest.mark.skipif(
+    importlib.util.find_spec("openlineage") is None, reason="the OpenLineage provider is not installed"
+)
+
+FACET = lineage.FACET
+
+
+def generation(number: int = 1, **changes: Any) -> Generation:
+    known: dict[str, Any] = {
+        "generation_id": f"gen-{number}",
+        "api": "seedanceapi-v1",
+        "media": "video",
+        "status": GenerationStatus.SUCCEEDED,
+        "model": "seedance-1.5-pro",
+        "urls": ("https://media.example/v.mp4?X-Signature=topsecret",),
+        "credits": 14,
+        "cost_usd": 0.07,
+        **changes,
+    }
+    return Generation(**known)
+
+
+def batch(count: int) -> dict[str, Any]:
+    return {
+        "succeeded": [{**generation(number).result(), "key": str(number)} for number in range(count)],
+        "failed": [],
+        "not_submitted": [],
+        "counts": {"total": count + 1, "succeeded": count, "failed": 1, "not_submitted": 0},
+        "credits": 14.0 * count,
+        "cost_usd": None,
+        "manifest": None,
+    }
+
+
+def stored(*paths: str, path: str | None = None) -> dict[str, Any]:
+    return {
+        "path": path or paths[0],
+        "paths": list(paths),
+        "bytes": 7,
+        "sha256": ["ab"] * len(paths),
+        "generation_id": None if path else "gen-1",
+    }
+
+
+def written(told: Any) -> dict[str, Any]:
+    """Write it as OpenLineage's client sends it."""
+    from openlineage.client.serde import Serde
+
+    def sent(thing: Any) -> Any:
+        return json.loads(Serde.to_json(thing))
+
+    found: dict[str, Any] = {
+        "run": {name: sent(facet) for name, facet in told.run_facets.items()},
+        "job": {name: sent(facet) for name, facet in told.job_facets.items()},
+        "inputs": [sent(one) for one in told.inputs],
+        "outputs": [sent(one) for one in told.outputs],
+    }
+    assert "topsecret" not in json.dumps(found)
+    assert "non-serializable" not in json.dumps(found)
+    return found
+
+
+# ---------------------------------------------------------------------- generations
+
+
+@with_openlineage
+def test_a_single_render() -> None:
+    told = written(lineage.of_generations(generation().result()))
+    for place in ("run", "job"):
+        facet = told[place][FACET]
+        assert (facet["generationIds"], facet["generations"]) == (["gen-1"], 1)
+        assert (facet["model"], facet["api"]) == ("seedance-1.5-pro", "seedanceapi-v1")
+        assert (facet["credits"], facet["costUsd"]) == (14, 0.07)
+        assert facet["_schemaURL"]
+    (output,) = told["outputs"]
+    assert (output["namespace"], output["name"]) == ("seedance://seedanceapi-v1", "gen-1")
+    assert output["facets"][FACET]["credits"] == 14
+
+
+@with_openlineage
+def test_what_a_service_does_not_tell_is_left_out() -> None:
+    result = generation(model=None, credits=None, cost_usd=None).result()
+    facet = written(lineage.of_generations(result))["run"][FACET]
+    assert facet["generationIds"] == ["gen-1"]
+    assert not {"model", "credits", "costUsd", "counts", "manifest"} & set(facet)
+
+
+@with_openlineage
+def test_a_campaign_names_the_first_hundred_and_counts_all() -> None:
+    told = written(lineage.of_generations(batch(250)))
+    facet = told["run"][FACET]
+    assert len(facet["generationIds"]) == len(told["outputs"]) == 100
+    assert facet["generations"] == 250
+    assert facet["credits"] == 14 * 250
+    assert facet["counts"]["failed"] == 1
+
+
+@with_openlineage
+def test_several_models_are_all_named() -> None:
+    result = batch(6)
+    for one, model in zip(result["succeeded"], "fbdacb", strict=True):
+        one["model"] = model
+    assert written(lineage.of_generations(result))["run"][FACET]["model"] == "a, b, c, d, f"
+
+
+@with_openlineage
+@pytest.mark.parametrize(
+    ("manifest", "told"),
+    [
+        ("s3://some_conn@bucket/m.jsonl", "s3://bucket/m.jsonl"),
+        ("s3://bucket/a@b.jsonl", "s3://bucket/a@b.jsonl"),
+        ("/data/m.jsonl", "/data/m.jsonl"),
+        ("file:///data/m.jsonl", "file:///data/m.jsonl"),
+    ],
+)
+def test_the_manifest_is_named_without_the_connection(manifest: str, told: str) -> None:
+    result = {**batch(1), "manifest": manifest}
+    assert written(lineage.of_generations(result))["run"][FACET]["manifest"] == told
+
+
+# ---------------------------------------------------------------------- the transfer
+
+
+@pytest.mark.parametrize(
+    ("path", "namespace", "name"),
+    [
+        ("s3://bucket/videos/a.mp4", "s3://bucket", "videos/a.mp4"),
+        ("s3://aws_default@bucket/videos/", "s3://bucket", "videos"),
+        ("s3a://bucket/a.mp4", "s3://bucket", "a.mp4"),
+        ("s3://bucket/take #2?/a.mp4", "s3://bucket", "take #2?/a.mp4"),
+        ("s3://bucket/me@home/a.mp4", "s3://bucket", "me@home/a.mp4"),
+        ("gs://bucket", "gs://bucket", "/"),
+        ("gcs://bucket/a.mp4", "gs://bucket", "a.mp4"),
+        ("abfs://wasb_default@container/a.mp4", "abfs://container", "a.mp4"),
+        ("file:///data/a.mp4", "file", "/data/a.mp4"),
+        ("file://conn@/data/a.mp4", "file", "/data/a.mp4"),
+        ("local:///data/videos/", "file", "/data/videos"),
+        ("/data/videos/", "file", "/data/videos"),
+        ("/data/take #2.mp4", "file", "/data/take #2.mp4"),
+        ("/", "file", "/"),
+    ],
+)
+def test_the_name_of_a_file(path: str, namespace: str, name: str) -> None:
+    assert lineage.dataset_name(path) == (namespace, name)
+
+
+@with_openlineage
+def test_names_are_those_of_openlineage() -> None:
+    from openlineage.client.naming import dataset as naming
+
+    for path, expected in {
+        "s3://conn@bucket/videos/a.mp4": naming.S3("bucket", "videos/a.mp4"),
+        "gcs://conn@bucket/videos/a.mp4": naming.GCS("bucket", "videos/a.mp4"),
+        "file:///data/a.mp4": naming.LocalFileSystem("/data/a.mp4"),
+    }.items():
+        assert lineage.dataset_name(path) == (expected.get_namespace(), expected.get_name())
+
+
+@with_openlineage
+def test_a_transfer_leads_from_the_generation_to_the_file() -> None:
+    made = lineage.of_generations(generation().result())
+    told = written(lineage.of_transfer(stored("s3://bucket/a.mp4"), [generation()]))
+    (one,), (output,) = told["inputs"], told["outputs"]
+    assert (one["namespace"], one["name"]) == (made.outputs[0].namespace, made.outputs[0].name)
+    assert (output["namespace"], output["name"]) == ("s3://bucket", "a.mp4")
+    facet = output["facets"][FACET]
+    assert (facet["generationIds"], facet["bytes"], facet["sha256"]) == (["gen-1"], 7, ["ab"])
+    assert (facet["model"], facet["credits"], facet["costUsd"]) == ("seedance-1.5-pro", 14, 0.07)
+    # A transfer pays for nothing: adding up what runs and jobs cost must not count the render twice.
+    assert not told["run"]
+    assert "credits" not in told["job"][FACET]
+
+
+@with_openlineage
+@pytest.mark.parametrize(
+    ("result", "name"),
+    [
+        (stored("s3://c@b/set/1.png", "s3://c@b/set/2.png"), "set"),
+        (stored("s3://b/set/x/1.png", "s3://b/set/y/2.png"), "set"),
+        (stored("s3://b/1.png", "s3://b/2.png"), "/"),
+        (stored("/set/1.png", "/set/2.png"), "/set"),
+        (stored("s3://b/set/k/1.mp4", "s3://b/set/k/2.mp4", path="s3://b/set/"), "set"),
+        (stored("s3://b/set/1.mp4", path="s3://b/set/"), "set"),
+    ],
+)
+def test_several_files_are_one_dataset(result: dict[str, Any], name: str) -> None:
+    (output,) = lineage.of_transfer(result, [generation()]).outputs
+    assert output.name == name
+
+
+@with_openlineage
+def test_a_transfer_of_many_names_the_first_hundred_and_adds_up_all() -> None:
+    result = stored(*(f"s3://b/set/{number}.mp4" for number in range(250)), path="s3://b/set/")
+    told = written(lineage.of_transfer(result, [generation(number) for number in range(250)]))
+    assert len(told["inputs"]) == 100
+    (output,) = told["outputs"]
+    facet = output["facets"][FACET]
+    assert len(facet["generationIds"]) == len(facet["sha256"]) == 100
+    assert facet["generations"] == 250
+    assert (facet["credits"], facet["costUsd"]) == (14 * 250, 17.5)
+
+
+# ---------------------------------------------------------------------- the operators, by Airflow's listener
+
+
+def event(task: Any, state: str = "success") -> dict[str, Any]:
+    """Return the event that Airflow's OpenLineage listener sends of a task that has run."""
+    from airflow.providers.openlineage.extractors.manager import ExtractorManager
+    from airflow.providers.openlineage.plugins.adapter import OpenLineageAdapter
+    from airflow.utils.state import TaskInstanceState
+    from openlineage.client import OpenLineageClient
+    from openlineage.client.serde import Serde
+    from openlineage.client.transport.transport import Transport
+
+    sent: list[dict[str, Any]] = []
+
+    class Recorder(Transport):  # type: ignore[misc]
+        kind = "recorder"
+
+        def emit(self, event: Any) -> None:
+            sent.append(json.loads(Serde.to_json(event)))
+
+    state = TaskInstanceState(state)
+    run = SimpleNamespace(run_id="run")
+    found = ExtractorManager().extract_metadata(run, task, state, task_instance=None)
+    adapter = OpenLineageAdapter(OpenLineageClient(transport=Recorder()))
+    told: dict[str, Any] = {
+        "run_id": "01a1fcfd-0dae-79b7-a6ab-4fedb3ab9f3f",
+        "job_name": "dag.task",
+        "end_time": "2026-01-05T00:00:00+00:00",
+        "task": found,
+        "nominal_start_time": None,
+        "nominal_end_time": None,
+        "owners": [],
+        "tags": [],
+        "job_description": None,
+    }
+    (adapter.fail_task if state == TaskInstanceState.FAILED else adapter.complete_task)(**told)
+    (only,) = sent
+    return only
+
+
+@with_openlineage
+def test_what_a_task_sends_from_the_render_to_the_file(
+    services: SeedanceEmulator, connect: Callable[..., None], tmp_path: Path
+) -> None:
+    connect("seedanceapi-v1")
+    render = SeedanceGenerateVideoOperator(
+        task_id="render",
+        prompt=PROMPT,
+        duration=4,
+        deferrable=False,
+        images="https://b.example/i.png?X-Sig=s",
+    )
+    result = render.execute(make_context(Store()))
+    store = SeedanceToObjectStorageOperator(task_id="store", generation=result, destination=f"{tmp_path}/")
+    path = store.execute({})["path"]
+    rendered, kept = event(render), event(store)
+
+    assert rendered["run"]["facets"][FACET]["generationIds"] == [result["generation_id"]]
+    assert rendered["job"]["facets"][FACET]["credits"] == result["credits"] is not None
+    named = [(one["namespace"], one["name"]) for one in rendered["outputs"]]
+    assert named == [("seedance://seedanceapi-v1", result["generation_id"])]
+    assert [(one["namespace"], one["name"]) for one in kept["inputs"]] == named
+    assert [(one["namespace"], one["name"]) for one in kept["outputs"]] == [("file", path)]
+    assert kept["outputs"][0]["facets"][FACET]["bytes"] == Path(path).stat().st_size
+    sent = json.dumps([rendered, kept])
+    for secret in (PROMPT, SECRET, result["url"], services.url, "X-Sig"):
+        assert secret not in sent
+
+
+@with_openlineage
+def test_a_batch_that_fails_tells_what_was_paid_for(
+    services: SeedanceEmulator, connect: Callable[..., None]
+) -> None:
+    connect("seedanceapi-v1")
+    services.fault("fail", prompt="bad", times=9)
+    task = SeedanceGenerateVideoBatchOperator(
+        task_id="batch", requests=["good", "bad"], duration=4, deferrable=False, poll_interval=0.01
+    )
+    with pytest.raises(errors.SeedanceError, match="1 of 2 renders failed"):
+        task.execute(make_context(Store()))
+    told = event(task, "failed")
+    assert told["eventType"] == "FAIL"
+    facet = told["run"]["facets"][FACET]
+    assert (facet["generations"], facet["counts"]["failed"]) == (1, 1)
+    assert [one["name"] for one in told["outputs"]] == facet["generationIds"]
+
+
+@with_openlineage
+def test_a_task_that_delivered_nothing_tells_nothing() -> None:
+    task = SeedanceGenerateVideoOperator(task_id="render", prompt=PROMPT)
+    told = event(task, "failed")
+    assert FACET not in told["run"]["facets"]
+    assert not told["outputs"]
+    # An empty answer: Airflow warns of None in the task's log.
+    for nothing in (task.get_openlineage_facets_on_complete(None), lineage.of_transfer(None)):
+        assert nothing is not None
+        assert not any(written(nothing).values())
+
+
+# ---------------------------------------------------------------------- without it, and when it breaks
+
+
+@pytest.mark.parametrize(
+    "missing", ["airflow.providers.openlineage.extractors", "openlineage.client.facet_v2"]
+)
+def test_without_openlineage_nothing_is_told(
+    missing: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    # Whoever had it before has imported this already.
+    monkeypatch.delitem(sys.modules, "airflow_provider_seedance.observability.lineage_facets", raising=False)
+    monkeypatch.delattr(airflow_provider_seedance, "lineage_facets", raising=False)
+    assert lineage.of_generations(generation().result()) is None
+    assert lineage.of_generations(batch(2)) is None
+    assert lineage.of_transfer(stored("/x/a.mp4"), [generation()]) is None
+    render = SeedanceGenerateVideoOperator(task_id="render", prompt=PROMPT)
+    render.delivered = generation().result()
+    assert render.get_openlineage_facets_on_complete(None) is None
+    assert not caplog.records
+
+
+def test_the_operators_import_nothing_of_openlineage() -> None:
+    code = (
+        "import sys, airflow_provider_seedance.operators.seedance as one\n"
+        "import airflow_provider_seedance.transfers.seedance_to_object_storage as two\n"
+        "import airflow_provider_seedance.observability.lineage\n"
+        "print([name for name in sys.modules if 'openlineage.client' in name or 'lineage_facets' in name])"
+    )
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert told.stdout.splitlines()[-1] == "[]"
+
+
+@with_openlineage
+@pytest.mark.parametrize(
+    "tell",
+    [
+        lambda: lineage.of_generations({"succeeded": [{}]}),
+        lambda: lineage.of_generations({"succeeded": 5}),
+        lambda: lineage.of_generations(
+            generation().result() | {"generation_id": object(), "credits": object()}
+        ),
+        lambda: lineage.of_transfer({"paths": []}, [generation()]),
+        lambda: lineage.of_transfer(stored("/a"), [None]),
+        lambda: lineage.of_transfer(stored("/a"), None),  # type: ignore[arg-type]
+    ],
+)
+def test_lineage_never_fails_a_task(tell: Callable[[], Any]) -> None:
+    tell()
+
+
+@with_openlineage
+def test_what_could_not_be_told_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    assert lineage.of_transfer({"paths": []}, [generation()]) is None
+    assert "could not be told" in caplog.text

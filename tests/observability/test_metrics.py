@@ -1,0 +1,79 @@
+"""What Airflow's statistics are told, on a real socket."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from airflow_provider_seedance.observability import metrics
+
+SAY = """
+import contextlib
+with contextlib.suppress(ImportError):
+    import airflow.sdk.serde  # as task runner and triggerer do, which sets the statistics up
+from airflow_provider_seedance import metrics
+metrics.count_request("ark", "submit")
+metrics.count_refusal("ark")
+metrics.render_ended(api="ark", outcome="succeeded", polls=4, delay=2.5)
+metrics.render_ended(api="runbase", outcome="failed", polls=1, delay=None)
+metrics.credits_spent("seedanceapi-v1", 28)
+metrics.credits_spent("ark", None)
+"""
+
+
+@pytest.fixture
+def statsd() -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.settimeout(10)
+        yield listener
+
+
+def told(listener: socket.socket, count: int) -> list[str]:
+    return [listener.recv(1000).decode() for _ in range(count)]
+
+
+def test_statsd_receives_it(statsd: socket.socket) -> None:
+    pytest.importorskip("statsd")
+    environment = {
+        **os.environ,
+        "AIRFLOW__METRICS__STATSD_ON": "True",
+        "AIRFLOW__METRICS__STATSD_HOST": "127.0.0.1",
+        "AIRFLOW__METRICS__STATSD_PORT": str(statsd.getsockname()[1]),
+        "AIRFLOW__METRICS__STATSD_INFLUXDB_ENABLED": "True",
+    }
+    subprocess.run([sys.executable, "-c", SAY], env=environment, check=True, capture_output=True)
+    lines = [line for line in told(statsd, 9) if "seedance" in line]
+    assert sorted(lines) == sorted(
+        [
+            "airflow.seedance.requests,api=ark,kind=submit:1|c",
+            "airflow.seedance.refusals,api=ark:1|c",
+            "airflow.seedance.renders,api=ark,outcome=succeeded:1|c",
+            "airflow.seedance.polls,api=ark:4.000000|ms",
+            "airflow.seedance.delay,api=ark:2500.000000|ms",
+            "airflow.seedance.renders,api=runbase,outcome=failed:1|c",
+            "airflow.seedance.polls,api=runbase:1.000000|ms",
+            "airflow.seedance.credits,api=seedanceapi-v1:28|c",
+        ]
+    )
+
+
+class Broken:
+    def incr(self, *arguments: Any, **more: Any) -> None:
+        raise RuntimeError("away")
+
+    timing = incr
+
+
+@pytest.mark.parametrize("stats", [Broken(), None])
+def test_broken_statistics_are_no_trouble(monkeypatch: pytest.MonkeyPatch, stats: Any) -> None:
+    monkeypatch.setattr(metrics, "_stats", lambda: stats)
+    metrics.count_request("ark", "submit")
+    metrics.render_ended(api="ark", outcome="succeeded", polls=1, delay=0.0)
+    metrics.credits_spent("ark", 3)

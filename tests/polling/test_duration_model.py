@@ -1,0 +1,304 @@
+"""How long renders take, as far as it was seen."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import math
+import random
+from bisect import bisect_left
+from statistics import NormalDist
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_seedance.polling import duration_model as module
+from airflow_provider_seedance.polling.duration_model import PRIOR, TIMES, Belief, Beliefs, unlearned
+
+
+def median(belief: Belief) -> float:
+    """Return the time before which half of the renders end, as is believed."""
+    masses, _ = belief.masses
+    total = 0.0
+    for moment, mass in zip(TIMES, masses, strict=True):
+        total += mass
+        if total >= 0.5:
+            return moment
+    raise AssertionError("half of all renders never end")
+
+
+def teach(known: Beliefs, seconds: float, renders: int, *, spread: float = 0.2, seed: int = 1) -> Belief:
+    rng = random.Random(seed)
+    for _ in range(renders):
+        end = seconds * rng.lognormvariate(0, spread)
+        known.learn("kind", end * 0.97, end * 1.03)
+    return known.of("kind")
+
+
+def test_nothing_is_known_of_a_new_kind() -> None:
+    assert Beliefs().of("kind") is unlearned()
+    assert 60 < median(unlearned()) < 300
+
+
+@pytest.mark.parametrize("seconds", [8.0, 45.0, 120.0, 900.0, 3600.0])
+def test_a_few_renders_tell_how_long_they_take(seconds: float) -> None:
+    known = Beliefs()
+    assert median(teach(known, seconds, 5)) == pytest.approx(seconds, rel=0.35)
+    assert median(teach(known, seconds, 60, seed=2)) == pytest.approx(seconds, rel=0.12)
+    assert known.of("another kind") is unlearned()
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_a_change_is_learned_soon(factor: float) -> None:
+    known = Beliefs()
+    teach(known, 120.0, 300)
+    assert median(teach(known, 120.0 * factor, 50, seed=3)) == pytest.approx(120.0 * factor, rel=0.15)
+
+
+def test_one_strange_render_changes_little() -> None:
+    known = Beliefs()
+    before = median(teach(known, 120.0, 200))
+    known.learn("kind", 2000.0, 2100.0)
+    assert median(known.of("kind")) == pytest.approx(before, rel=0.2)
+    assert median(teach(known, 120.0, 10, seed=4)) == pytest.approx(before, rel=0.2)
+
+
+def test_wide_intervals_tell_less_than_narrow_ones() -> None:
+    wide, narrow = Beliefs(), Beliefs()
+    for _ in range(5):
+        wide.learn("kind", 10.0, 900.0)
+        narrow.learn("kind", 95.0, 105.0)
+    prior = median(unlearned())
+    assert abs(math.log(median(wide.of("kind")) / prior)) < 0.6
+    assert median(narrow.of("kind")) == pytest.approx(100, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(5.0, 5.0), (9.0, 3.0), (-1.0, 5.0), (math.nan, 5.0), (1.0, math.nan), (1.0, math.inf)]
+)
+def test_what_cannot_be_is_not_learned(low: float, high: float) -> None:
+    known = Beliefs()
+    known.learn("kind", low, high)
+    assert known.of("kind") is unlearned()
+
+
+@pytest.mark.parametrize("low", [0.0, 0.5])
+def test_a_render_that_the_first_look_found_finished_is_learned_from(low: float) -> None:
+    known = Beliefs()
+    known.learn("kind", low, 12.0)
+    assert median(known.of("kind")) < 20 < median(unlearned())
+    assert min(map(min, known.of("kind").weights)) >= 0  # nothing is less likely than impossible
+
+
+def test_so_many_kinds_are_remembered_those_seen_last() -> None:
+    known = Beliefs()
+    for number in range(module.MOST_KINDS):
+        known.learn(number, 1.0, 60.0)
+    assert known.of(0) is not unlearned()
+    known = Beliefs()
+    for number in range(module.MOST_KINDS + 5):
+        known.learn(number, 1.0, 60.0)
+        known.of(5)
+    assert known.of(0) is unlearned()
+    assert known.of(5) is not unlearned()
+    assert known.of(module.MOST_KINDS + 4) is not unlearned()
+
+
+def test_an_estimate_leans_the_belief_of_one_render() -> None:
+    assert median(unlearned().expecting(600.0)) == pytest.approx(600, rel=0.4)
+    assert unlearned().expecting(600.0) is unlearned().expecting(601.0)
+    assert unlearned().expecting(None) is unlearned()
+    sharp = teach(Beliefs(), 100.0, 100)
+    assert median(sharp.expecting(300.0)) == pytest.approx(100, rel=0.2)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e6)), max_size=25), st.floats(0, 1e6))
+def test_whatever_is_seen_a_belief_stays_one(seen: list[tuple[float, float]], elapsed: float) -> None:
+    known = Beliefs()
+    for low, high in seen:
+        known.learn("kind", min(low, high), max(low, high))
+    belief = known.of("kind")
+    assert math.fsum(map(math.fsum, belief.weights)) == pytest.approx(1)
+    assert min(map(min, belief.weights)) >= 0
+    assert belief.after(elapsed) > elapsed
+
+
+# ---------------------------------------------------------------------- the numbers
+
+
+@pytest.fixture
+def fresh() -> Any:
+    """The module as it comes out of its file: what it computes when it is imported is computed now."""
+    spec = importlib.util.find_spec(module.__name__)
+    assert spec is not None
+    assert spec.loader is not None
+    again = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(again)
+    return again
+
+
+def test_the_time_of_a_render_is_lognormal(fresh: Any) -> None:
+    for spread, sigma in zip(fresh._LOGNORMAL, fresh._SPREADS, strict=True):
+        normal = NormalDist(0, sigma)
+        for cells in (-300, -60, -8, -1, 0, 1, 8, 60, 300):
+            assert spread.until(cells) == pytest.approx(normal.cdf(cells * fresh._STEP), abs=1e-5)
+        assert math.fsum(spread.within) == pytest.approx(1, abs=1e-4)
+        # The chance of the cell that ends at a distance from the median.
+        assert spread.within[spread.reach + 3] == pytest.approx(
+            normal.cdf(4 * fresh._STEP) - normal.cdf(3 * fresh._STEP)
+        )
+        assert len(spread.within) == 2 * spread.reach
+        # What is less likely than one in a hundred thousand costs no time.
+        assert spread.reach * fresh._STEP == pytest.approx(4.5 * sigma, abs=fresh._STEP)
+
+
+def test_what_is_believed_of_a_kind_that_was_never_seen(fresh: Any) -> None:
+    medians = [math.exp(cell * fresh._STEP) for cell in fresh._MEDIANS]
+    by_median = dict(
+        zip(medians, (math.fsum(column) for column in zip(*fresh.PRIOR, strict=True)), strict=True)
+    )
+    assert math.fsum(by_median.values()) == pytest.approx(1)
+    likely = [weight for seconds, weight in by_median.items() if 31 < seconds < 740]
+    assert likely == pytest.approx([likely[0]] * len(likely))
+    for seconds, weight in by_median.items():
+        outside = max(0.0, math.log(30 / seconds), math.log(seconds / 750)) / 0.4
+        assert weight / likely[0] == pytest.approx((math.exp(-(outside**2) / 2) + 1e-4) / 1.0001)
+    spreads = [math.fsum(row) for row in fresh.PRIOR]
+    assert spreads == pytest.approx([share / 6 for share in fresh._SPREAD_WEIGHTS])
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "then"),
+    [
+        (0.0, 12.0),
+        (9.5, 12.0),
+        (0.8 * 12.0, 9.6 + 10 * (9.6 / 120) ** -0.45),
+        (9.7, 9.7 + 10 * (9.7 / 120) ** -0.45),
+        (30.0, 30 + 10 * 0.25**-0.45),
+        (120.0, 130.0),
+        (480.0, 480 + 10 * 4**-0.45),
+        (1000.0, 1000 + 10 * (1000 / 120) ** -0.45),
+        (3000.0, 3000 + 90 * (1000 / 120) ** -0.45),
+    ],
+)
+def test_an_unknown_kind_is_asked_for_evenly(elapsed: float, then: float) -> None:
+    assert unlearned().after(elapsed) == pytest.approx(then)
+
+
+@pytest.mark.parametrize(("seconds", "polls"), [(30.0, 2.0), (120.0, 1.0), (480.0, 0.5)])
+def test_polls_of_short_renders_cost_more(seconds: float, polls: float) -> None:
+    assert module.price(seconds) == pytest.approx(polls)
+
+
+def test_what_is_learned_is_what_bayes_says(fresh: Any) -> None:
+    """Each hypothesis counts by the chance it gave to the interval, after a little of all went back to the prior."""
+    first = fresh.Belief().learned(50.0, 60.0)
+    second = first.learned(80.0, 90.0)
+    for before, after, (low, high) in (
+        (fresh.Belief(), first, (50.0, 60.0)),
+        (first, second, (80.0, 90.0)),
+        # Seen as finished by the first look, and a little later.
+        (fresh.Belief(), fresh.Belief().learned(0.0, 12.0), (0.0, 12.0)),
+        (fresh.Belief(), fresh.Belief().learned(0.5, 12.0), (0.5, 12.0)),
+    ):
+        # The interval as whole cells of the grid.
+        edges = [fresh.TIMES[bisect_left(fresh.TIMES, edge)] if edge else 1e-9 for edge in (low, high)]
+        expected = []
+        for row, prior, sigma in zip(before.weights, fresh.PRIOR, fresh._SPREADS, strict=True):
+            for weight, general, cell in zip(row, prior, fresh._MEDIANS, strict=True):
+                normal = NormalDist(cell * fresh._STEP, sigma)
+                chance = normal.cdf(math.log(edges[1])) - normal.cdf(math.log(edges[0])) + 1e-9
+                expected.append((0.99 * weight + 0.01 * general) * chance)
+        total = math.fsum(expected)
+        found = [weight for row in after.weights for weight in row]
+        assert found == pytest.approx([one / total for one in expected], rel=1e-2, abs=3e-6)
+
+
+def test_the_masses_are_those_of_all_hypotheses(fresh: Any) -> None:
+    belief = fresh.Belief().learned(95.0, 105.0)
+    masses, costs = belief.masses
+    expected, prices = [0.0] * len(masses), [0.0] * len(masses)
+    for row, sigma in zip(belief.weights, fresh._SPREADS, strict=True):
+        for weight, median_cell in zip(row, fresh._MEDIANS, strict=True):
+            normal = NormalDist(median_cell, sigma / fresh._STEP)
+            seconds = fresh.TIMES[median_cell]
+            for cell in range(1, len(masses)):
+                if abs(cell - median_cell) * fresh._STEP < 4.5 * sigma:
+                    mass = weight * (normal.cdf(cell) - normal.cdf(cell - 1))
+                    expected[cell] += mass
+                    prices[cell] += mass * math.sqrt(120 / seconds)
+    assert masses == pytest.approx(expected, abs=2e-3)
+    assert costs == pytest.approx(prices, abs=2e-3)
+    assert max(masses) > 0.02
+    assert math.fsum(masses) == pytest.approx(1, abs=5e-3)
+
+
+@pytest.mark.parametrize("seconds", [None, 0.5, -1.0, 23_000.0, math.nan, math.inf])
+def test_an_estimate_beyond_what_is_possible_is_none(seconds: float | None) -> None:
+    assert unlearned().expecting(seconds) is unlearned()
+
+
+@pytest.mark.parametrize("seconds", [TIMES[0], TIMES[-1]])
+def test_an_estimate_at_the_edge_of_what_is_possible_counts(seconds: float) -> None:
+    assert unlearned().expecting(seconds) is not unlearned()
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
+def test_by_when_a_share_of_the_renders_has_ended(share: float) -> None:
+    belief = Belief().learned(95.0, 105.0)
+    masses, _ = belief.masses
+    last = TIMES.index(belief.by(share))
+    total = math.fsum(masses)
+    assert math.fsum(masses[:last]) < share * total <= math.fsum(masses[: last + 1])
+
+
+def test_nobody_waits_longer_than_is_possible() -> None:
+    assert Belief().learned(95.0, 105.0).by(2.0) == TIMES[-1]
+
+
+@pytest.mark.parametrize(
+    ("weights", "use"),
+    [
+        (PRIOR[:-1], lambda belief: belief.masses),
+        (PRIOR[:-1], lambda belief: belief.learned(5.0, 6.0)),
+        (tuple(row[:-1] for row in PRIOR), lambda belief: belief.masses),
+        (tuple(row[:-1] for row in PRIOR), lambda belief: belief.learned(5.0, 6.0)),
+        (tuple(row[:-1] for row in PRIOR), lambda belief: belief.expecting(60.0)),
+    ],
+)
+def test_a_belief_about_other_hypotheses_is_none(weights: Any, use: Any) -> None:
+    with pytest.raises(ValueError, match="argument"):
+        use(Belief(weights))
+
+
+def test_an_estimate_leans_by_its_own_spread(fresh: Any) -> None:
+    """Estimates are taken to the next fifth, and may be wrong by a factor of about 1.6."""
+    before = fresh.Belief()
+    after = before.expecting(math.exp(5.0))
+    expected = [
+        weight * (math.exp(-2 * (cell * fresh._STEP - 5.0) ** 2) + 1e-3)
+        for row in before.weights
+        for weight, cell in zip(row, fresh._MEDIANS, strict=True)
+    ]
+    total = math.fsum(expected)
+    assert [weight for row in after.weights for weight in row] == pytest.approx(
+        [one / total for one in expected]
+    )
+    assert before.expecting(math.exp(5.09)) is after
+    assert before.expecting(math.exp(5.11)) is not after
+
+
+def test_plans_are_made_anew_at_first_with_every_render_and_then_with_every_tenth() -> None:
+    known = Beliefs()
+    made, last = [], None
+    for number in range(1, 261):
+        known.learn("kind", 100.0, 110.0)
+        if known.of("kind") is not last:
+            last = known.of("kind")
+            made.append(number)
+    assert made[:20] == list(range(1, 21))
+    gaps = [later - before for before, later in itertools.pairwise(made)]
+    assert gaps == sorted(gaps)
+    assert gaps[-1] == 10

@@ -1,0 +1,600 @@
+"""The table of the design, cell by cell: what follows from a record, a try and the state at the service."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from helpers import NOW
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.generations import Generation, GenerationStatus
+from airflow_provider_seedance.submission import decisions
+from airflow_provider_seedance.submission.decisions import Deliver, Fail, LookUp, ReadRemote, Reattach, Submit
+from airflow_provider_seedance.submission.records import Attempt, Fingerprint, Record, RecordState
+
+ID = "cgt-2026-0001"
+URL = "https://cdn.example/out.mp4"
+
+
+def fingerprint(**changes: Any) -> Fingerprint:
+    values: dict[str, Any] = {
+        "api": "ark",
+        "base_url": "https://ark.example/api/v3",
+        "media": "video",
+        "arguments": {"prompt": "p1", "duration": "d1"},
+    }
+    return Fingerprint(**{**values, **changes})
+
+
+SAME = fingerprint()
+OTHER = fingerprint(arguments={"prompt": "p2", "duration": "d1"})
+
+AUTOMATIC = Attempt(fingerprint=SAME, max_tries=2, try_number=2)
+CLEARED = Attempt(fingerprint=SAME, max_tries=4, try_number=2)
+
+
+def record(state: RecordState, print_: Fingerprint = SAME) -> Record:
+    known = state in (RecordState.SUBMITTED, RecordState.ENDED)
+    return Record(
+        state=state,
+        fingerprint=print_,
+        max_tries=2,
+        try_number=1,
+        generation_id=ID if known else None,
+        intended_at=NOW,
+    )
+
+
+def remote(status: str, **known: Any) -> Generation:
+    if status == "succeeded":
+        known.setdefault("urls", (URL,))
+    return Generation(generation_id=ID, api="ark", media="video", status=GenerationStatus(status), **known)
+
+
+GONE_LATE = remote("succeeded", expires_at=NOW - timedelta(seconds=1))
+GONE_NOW = remote("succeeded", expires_at=NOW)
+GONE_EMPTY = remote("succeeded", urls=(), error_message="no output")
+
+UNREADABLE = [
+    errors.SeedanceServerError("503"),
+    errors.SeedanceConnectionError("reset"),
+    errors.SeedanceAuthenticationError("401"),
+    errors.SeedanceRateLimitError("429", retry_after=1800),
+    errors.SeedanceForbiddenError("403"),
+    errors.SeedanceRequestError("400"),
+]
+
+#: record and remote -> what follows by (cleared, on_clear, on_uncertain); a missing part stands for any value.
+ANY: tuple[Any, ...] = (None, None, None)
+RETRY, CLEAR = (False, None, None), (True, None, None)
+CLEAR_REUSE, CLEAR_NEW = (True, "reuse", None), (True, "new", None)
+RETRY_FAIL, RETRY_RESUBMIT = (False, None, "fail"), (False, None, "resubmit")
+CLEAR_FAIL, CLEAR_RESUBMIT = (True, None, "fail"), (True, None, "resubmit")
+
+TABLE: list[tuple[Record | None, Any, dict[tuple[Any, ...], Any]]] = [
+    (None, None, {ANY: Submit}),
+    (record(RecordState.NOT_SUBMITTED), None, {ANY: Submit}),
+    (record(RecordState.NOT_SUBMITTED, OTHER), None, {ANY: Submit}),
+    *[
+        (
+            record(RecordState.INTENT, print_),
+            None,
+            {
+                RETRY_FAIL: errors.SeedanceUncertainSubmitError,
+                RETRY_RESUBMIT: Submit,
+                # Nobody has been told yet, so the clear was no decision about it.
+                CLEAR_FAIL: errors.SeedanceUncertainSubmitError,
+                CLEAR_RESUBMIT: Submit,
+            },
+        )
+        for print_ in (SAME, OTHER)
+    ],
+    *[
+        (
+            record(RecordState.UNCERTAIN, print_),
+            None,
+            {RETRY_FAIL: errors.SeedanceUncertainSubmitError, RETRY_RESUBMIT: Submit, CLEAR: Submit},
+        )
+        for print_ in (SAME, OTHER)
+    ],
+    *[
+        row
+        for state in (RecordState.SUBMITTED, RecordState.ENDED)
+        for row in (
+            (record(state), remote("queued"), {ANY: Reattach}),
+            (record(state), remote("running"), {ANY: Reattach}),
+            (record(state), remote("succeeded"), {RETRY: Deliver, CLEAR_REUSE: Deliver, CLEAR_NEW: Submit}),
+            *[
+                (record(state), gone, {RETRY: errors.SeedanceOutputGoneError, CLEAR: Submit})
+                for gone in (GONE_LATE, GONE_NOW, GONE_EMPTY)
+            ],
+            (record(state), remote("failed"), {ANY: Submit}),
+            (record(state), remote("expired"), {ANY: Submit}),
+            (
+                record(state),
+                remote("cancelled"),
+                {RETRY: errors.SeedanceGenerationCancelledError, CLEAR: Submit},
+            ),
+            *[(record(state), error, {ANY: Reattach}) for error in UNREADABLE],
+            (
+                record(state),
+                errors.SeedanceNotFoundError("404"),
+                {RETRY: errors.SeedanceNotFoundError, CLEAR: Submit},
+            ),
+            *[
+                (
+                    record(state, OTHER),
+                    at_service,
+                    {
+                        RETRY_FAIL: errors.SeedanceRequestChangedError,
+                        RETRY_RESUBMIT: Submit,
+                        CLEAR: Submit,
+                    },
+                )
+                for at_service in (remote("succeeded"), remote("failed"), errors.SeedanceNotFoundError("404"))
+            ],
+        )
+    ],
+]
+
+
+def expected(cells: dict[tuple[Any, ...], Any], cell: tuple[Any, ...]) -> Any:
+    found = [
+        outcome
+        for pattern, outcome in cells.items()
+        if all(want is None or want == have for want, have in zip(pattern, cell, strict=True))
+    ]
+    assert len(found) == 1, f"the table has {len(found)} answers for {cell}"
+    return found[0]
+
+
+def judge(
+    found: Record | None,
+    at_service: Any,
+    *,
+    cleared: bool,
+    on_clear: Any = "reuse",
+    on_uncertain: Any = "fail",
+) -> Any:
+    """Take the decisions in the order in which an entry takes them; nothing is found by looking."""
+    attempt = CLEARED if cleared else AUTOMATIC
+    verdict: Any = decisions.decide(found, attempt, on_uncertain)
+    if isinstance(verdict, LookUp):
+        assert found is not None
+        verdict = decisions.decide_uncertain(found, attempt, on_uncertain, found=None)
+    if isinstance(verdict, ReadRemote):
+        assert found is not None
+        verdict = decisions.decide_remote(found, attempt, on_clear, at_service, NOW)
+    return verdict
+
+
+CELLS = [
+    pytest.param(
+        row[0],
+        row[1],
+        cell,
+        expected(row[2], cell),
+        id="-".join(
+            [
+                f"{row[0].state.value}{'' if row[0].fingerprint == SAME else '(other)'}"
+                if row[0]
+                else "none",
+                row[1].status.value if isinstance(row[1], Generation) else type(row[1]).__name__,
+                "cleared" if cell[0] else "retry",
+                cell[1],
+                cell[2],
+            ]
+        ),
+    )
+    for row in TABLE
+    for cell in itertools.product((False, True), ("reuse", "new"), ("fail", "resubmit"))
+]
+
+
+@pytest.mark.parametrize(("found", "at_service", "cell", "outcome"), CELLS)
+def test_the_table(found: Record | None, at_service: Any, cell: tuple[Any, ...], outcome: type) -> None:
+    cleared, on_clear, on_uncertain = cell
+    verdict = judge(found, at_service, cleared=cleared, on_clear=on_clear, on_uncertain=on_uncertain)
+    if issubclass(outcome, errors.SeedanceError):
+        assert isinstance(verdict, Fail)
+        assert type(verdict.error) is outcome
+        assert not verdict.error.retry_helps
+    else:
+        assert type(verdict) is outcome
+    if isinstance(verdict, Deliver):
+        assert verdict.generation is at_service
+
+
+@pytest.mark.parametrize("state", list(RecordState))
+def test_nothing_is_submitted_in_a_retry_after_a_live_or_delivered_generation(state: RecordState) -> None:
+    """The promise in one sentence, whatever else changes."""
+    for status in ("queued", "running", "succeeded"):
+        verdict = judge(record(state), remote(status), cleared=False)
+        if state is RecordState.NOT_SUBMITTED:
+            assert isinstance(verdict, Submit)
+        else:
+            assert not isinstance(verdict, Submit)
+
+
+def test_a_submission_that_was_found_is_read_like_any_other() -> None:
+    for attempt in (AUTOMATIC, CLEARED):
+        for state in (RecordState.INTENT, RecordState.UNCERTAIN):
+            verdict = decisions.decide_uncertain(record(state), attempt, "fail", found=ID)
+            assert isinstance(verdict, ReadRemote)
+
+
+def test_looking_comes_before_deciding() -> None:
+    """An intent is looked up even where the Dag author allows to submit again."""
+    for state in (RecordState.INTENT, RecordState.UNCERTAIN):
+        for attempt in (AUTOMATIC, CLEARED):
+            for on_uncertain in ("fail", "resubmit"):
+                verdict = decisions.decide(record(state), attempt, on_uncertain)  # type: ignore[arg-type]
+                assert isinstance(verdict, LookUp)
+
+
+def test_an_output_that_expires_in_a_second_is_delivered() -> None:
+    soon = remote("succeeded", expires_at=NOW + timedelta(seconds=1))
+    assert isinstance(judge(record(RecordState.SUBMITTED), soon, cleared=False), Deliver)
+
+
+# ---------------------------------------------------------------------- messages
+
+
+def failure(found: Record, at_service: Any = None) -> errors.SeedanceError:
+    verdict = judge(found, at_service, cleared=False)
+    assert isinstance(verdict, Fail)
+    return verdict.error
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        pytest.param(
+            failure(record(RecordState.SUBMITTED, OTHER), remote("running")),
+            [ID, "prompt", "paid for", "Nothing was submitted", "Clear the task", "on_uncertain_submit"],
+            id="changed",
+        ),
+        pytest.param(
+            failure(record(RecordState.SUBMITTED), errors.SeedanceNotFoundError("404", http_status=404)),
+            [ID, "does not know", "key changed", "Nothing was submitted", "Clear the task"],
+            id="unknown",
+        ),
+        pytest.param(
+            failure(record(RecordState.SUBMITTED), remote("cancelled")),
+            [ID, "by a person", "Clear the task"],
+            id="cancelled",
+        ),
+        pytest.param(
+            failure(record(RecordState.SUBMITTED), GONE_LATE),
+            [ID, "was billed", "gone since 2026-02-07T10:39:59", "Nothing was submitted", "Clear the task"],
+            id="gone",
+        ),
+        pytest.param(
+            failure(record(RecordState.SUBMITTED), GONE_EMPTY),
+            [ID, "was billed", "(no output)", "Clear the task"],
+            id="empty",
+        ),
+    ],
+)
+def test_a_failure_names_the_generation_the_bill_and_what_to_do(
+    error: errors.SeedanceError, says: list[str]
+) -> None:
+    for words in says:
+        assert words in error.message
+    assert error.generation_id == ID
+
+
+def test_the_details_of_the_vendors_reply_are_kept() -> None:
+    error = failure(
+        record(RecordState.SUBMITTED),
+        errors.SeedanceNotFoundError("gone", http_status=404, vendor_code="TASK_NOT_FOUND"),
+    )
+    assert (error.http_status, error.vendor_code) == (404, "TASK_NOT_FOUND")
+
+
+def test_an_uncertain_submission_says_what_may_have_been_billed() -> None:
+    error = failure(record(RecordState.INTENT))
+    for words in (
+        "2026-02-07T10:40:00",
+        "may have been billed at ark",
+        "not submitted again",
+        "console",
+        "clear this task",
+        "on_uncertain_submit='resubmit'",
+    ):
+        assert words in error.message
+
+
+def test_an_uncertain_failure_carries_its_cause() -> None:
+    cause = errors.SeedanceServerError("502", http_status=502, vendor_code="X")
+    error = decisions.uncertain_failure("Lost", "runbase", cause)
+    assert (error.http_status, error.vendor_code, error.__cause__) == (502, "X", cause)
+    assert "runbase" in error.message
+
+
+@pytest.mark.parametrize(
+    ("verdict", "says"),
+    [
+        (
+            judge(record(RecordState.SUBMITTED), remote("succeeded"), cleared=True),
+            [ID, "delivering", "nothing is paid", "on_clear='new'"],
+        ),
+        (judge(record(RecordState.SUBMITTED), remote("succeeded"), cleared=False), [ID, "nothing is paid"]),
+        (
+            judge(record(RecordState.SUBMITTED), remote("succeeded"), cleared=True, on_clear="new"),
+            [ID, "submitting another take", "on_clear='reuse'"],
+        ),
+        (judge(record(RecordState.SUBMITTED, OTHER), None, cleared=True), [ID, "prompt", "left behind"]),
+        (
+            judge(record(RecordState.SUBMITTED, OTHER), None, cleared=False, on_uncertain="resubmit"),
+            [ID, "pays again"],
+        ),
+        (judge(record(RecordState.UNCERTAIN), None, cleared=True), ["billed too"]),
+        (
+            judge(record(RecordState.INTENT), None, cleared=False, on_uncertain="resubmit"),
+            ["may pay twice"],
+        ),
+        (judge(record(RecordState.SUBMITTED), remote("failed"), cleared=False), [ID, "failed", "anew"]),
+        (judge(record(RecordState.SUBMITTED), remote("running"), cleared=False), [ID, "running", "waiting"]),
+        (judge(record(RecordState.SUBMITTED), UNREADABLE[0], cleared=True), [ID, "cannot be read", "503"]),
+        (judge(record(RecordState.SUBMITTED), GONE_LATE, cleared=True), [ID, "gone", "anew"]),
+        (
+            judge(record(RecordState.SUBMITTED), errors.SeedanceNotFoundError("x"), cleared=True),
+            [ID, "does not know", "anew"],
+        ),
+    ],
+)
+def test_the_log_says_what_is_done_and_how_to_get_the_other(verdict: Any, says: list[str]) -> None:
+    assert verdict.note is not None
+    for words in says:
+        assert words in verdict.note
+
+
+def test_the_first_submission_needs_no_words() -> None:
+    assert judge(None, None, cleared=False) == Submit(None)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        (fingerprint(arguments={"prompt": "p1", "duration": "d1", "seed": "s"}), ["seed"]),
+        (fingerprint(arguments={"prompt": "p1"}), ["duration"]),
+        (fingerprint(base_url="https://other.example"), ["base_url"]),
+        (fingerprint(api="runbase", media="image"), ["api", "media"]),
+    ],
+)
+def test_every_argument_that_changed_is_named(changed: Fingerprint, named: list[str]) -> None:
+    message = failure(record(RecordState.SUBMITTED, changed)).message
+    for name in named:
+        assert name in message
+
+
+def test_a_clear_is_told_by_max_tries_alone() -> None:
+    found = record(RecordState.SUBMITTED)
+    assert not decisions.is_cleared(found, replace(AUTOMATIC, try_number=99))
+    assert decisions.is_cleared(found, replace(AUTOMATIC, max_tries=3))
+    assert decisions.is_cleared(found, replace(AUTOMATIC, max_tries=1))
+
+
+def test_the_deciding_moment_is_handed_in() -> None:
+    """No clock is read: an output of the past is alive in the past."""
+    then = datetime(2001, 1, 1, tzinfo=UTC)
+    generation = remote("succeeded", expires_at=datetime(2001, 1, 2, tzinfo=UTC))
+    verdict = decisions.decide_remote(record(RecordState.SUBMITTED), AUTOMATIC, "reuse", generation, then)
+    assert isinstance(verdict, Deliver)
+
+
+# ---------------------------------------------------------------------- what people are told
+
+
+def uncertain(
+    cause: errors.SeedanceError | None = None, **policy: Any
+) -> errors.SeedanceUncertainSubmitError:
+    return decisions.uncertain_failure("The answer was lost", "runbase", cause, **policy)
+
+
+def test_an_uncertain_submission_says_what_may_be_billed_and_what_to_do() -> None:
+    assert uncertain().message == (
+        "The answer was lost. One generation may have been billed at runbase without its id being known here; it "
+        "is not submitted again. Check the console of the service for it, then clear this task: that submits anew. "
+        "(on_uncertain_submit='resubmit' would submit again without asking.)"
+    )
+    assert uncertain(on_uncertain="resubmit").message.endswith(
+        "that submits anew. It was submitted again once, as on_uncertain_submit='resubmit' says; both may be billed."
+    )
+
+
+def test_an_uncertain_submission_keeps_the_facts_of_its_cause() -> None:
+    cause = errors.SeedanceServerError(
+        "bad", http_status=502, vendor_code="E1", method="POST", path="/generate"
+    )
+    error = uncertain(cause)
+    assert error.__cause__ is cause
+    assert error.details() == cause.details()
+    assert uncertain().__cause__ is None
+    assert uncertain().details() == errors.SeedanceError("").details()
+
+
+def test_without_a_store_a_failure_names_the_generation_and_is_final() -> None:
+    cause = errors.SeedanceServerError("The service failed.", http_status=500, generation_id="another")
+    error = decisions.unrecorded(cause, ID)
+    assert error.message == (
+        f"The service failed. The task had submitted generation {ID}, which is or may be billed. This Airflow has no "
+        "task state store (it came with 3.3), so a retry would submit and pay again; it is not retried. "
+        "SeedanceGenerationSensor can fetch a generation by its id."
+    )
+    assert error.details() == {**cause.details(), "generation_id": ID}
+    assert not error.retry_helps
+
+
+def test_without_a_store_any_failure_is_told() -> None:
+    error = decisions.unrecorded(ValueError("odd"), None)
+    assert error.message.startswith(
+        "ValueError: odd The task had submitted a generation of unknown id, which is"
+    )
+    assert error.generation_id is None
+    assert error.http_status is None
+
+
+NOTES: dict[str, tuple[Callable[[], Any], str]] = {
+    "reattach": (
+        lambda: decisions.decide_remote(
+            record(RecordState.SUBMITTED), AUTOMATIC, "reuse", remote("running"), NOW
+        ),
+        f"Generation {ID} was submitted before and is running: waiting for it, not submitting again.",
+    ),
+    "unreadable": (
+        lambda: decisions.decide_remote(
+            record(RecordState.SUBMITTED), AUTOMATIC, "reuse", errors.SeedanceServerError("sorry"), NOW
+        ),
+        f"Generation {ID} was submitted before; its state cannot be read now (sorry); waiting for it.",
+    ),
+    "deliver": (
+        lambda: decisions.decide_remote(
+            record(RecordState.ENDED), AUTOMATIC, "reuse", remote("succeeded"), NOW
+        ),
+        f"Generation {ID} succeeded before: delivering it, nothing is paid.",
+    ),
+    "deliver after a clear": (
+        lambda: decisions.decide_remote(
+            record(RecordState.ENDED), CLEARED, "reuse", remote("succeeded"), NOW
+        ),
+        f"Generation {ID} succeeded before: delivering it, nothing is paid. on_clear='new' or a changed request would "
+        "make another take.",
+    ),
+    "another take": (
+        lambda: decisions.decide_remote(record(RecordState.ENDED), CLEARED, "new", remote("succeeded"), NOW),
+        f"Generation {ID} succeeded before; the task was cleared and on_clear='new': submitting another take. "
+        "on_clear='reuse' would deliver the old one.",
+    ),
+    "gone after a clear": (
+        lambda: decisions.decide_remote(record(RecordState.ENDED), CLEARED, "reuse", GONE_NOW, NOW),
+        f"Generation {ID} succeeded, but its output is gone; the task was cleared: submitting anew.",
+    ),
+    "unknown after a clear": (
+        lambda: decisions.decide_remote(
+            record(RecordState.SUBMITTED), CLEARED, "reuse", errors.SeedanceNotFoundError("404"), NOW
+        ),
+        f"The service does not know generation {ID} (any more); the task was cleared: submitting anew.",
+    ),
+    "failed": (
+        lambda: decisions.decide_remote(record(RecordState.ENDED), AUTOMATIC, "reuse", remote("failed"), NOW),
+        f"Generation {ID} ended as failed: submitting anew.",
+    ),
+    "changed, cleared": (
+        lambda: decisions.decide(record(RecordState.ENDED, OTHER), CLEARED, "fail"),
+        f"The task was cleared and the request changed (prompt) since generation {ID} was submitted: submitting anew. "
+        f"{ID} was paid for and is left behind.",
+    ),
+    "changed, resubmit": (
+        lambda: decisions.decide(record(RecordState.ENDED, OTHER), AUTOMATIC, "resubmit"),
+        f"In a retry the request changed (prompt) since generation {ID} was submitted; on_uncertain_submit='resubmit': "
+        "submitting anew, which pays again.",
+    ),
+    "reported, cleared": (
+        lambda: decisions.decide_uncertain(record(RecordState.UNCERTAIN), CLEARED, "fail", found=None),
+        "An earlier try was about to submit at 2026-02-07T10:40:00+00:00 and left no id; that was reported, and the task "
+        "was cleared since: submitting anew. If the earlier submission was taken, it is billed too.",
+    ),
+    "uncertain, resubmit": (
+        lambda: decisions.decide_uncertain(record(RecordState.INTENT), AUTOMATIC, "resubmit", found=None),
+        "An earlier try was about to submit at 2026-02-07T10:40:00+00:00 and left no id; on_uncertain_submit='resubmit': "
+        "submitting again, which may pay twice.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("decide", "note"), NOTES.values(), ids=NOTES)
+def test_the_log_says_what_is_done_and_what_it_costs(decide: Callable[[], Any], note: str) -> None:
+    assert decide().note == note
+
+
+FAILURES: dict[str, tuple[Callable[[], Any], type[errors.SeedanceError], str]] = {
+    "changed": (
+        lambda: decisions.decide(record(RecordState.ENDED, OTHER), AUTOMATIC, "fail"),
+        errors.SeedanceRequestChangedError,
+        f"In a retry the request changed (prompt) since generation {ID} was submitted, which was paid for and is not this "
+        "request's. Nothing was submitted. Clear the task to submit the new request (and pay for it), or set "
+        "on_uncertain_submit='resubmit'. With mapped tasks: did the order of the items change?",
+    ),
+    "unknown": (
+        lambda: decisions.decide_remote(
+            record(RecordState.SUBMITTED), AUTOMATIC, "reuse", errors.SeedanceNotFoundError("404"), NOW
+        ),
+        errors.SeedanceNotFoundError,
+        f"Generation {ID} was submitted by this task, but the service does not know it: its record may have aged out, or "
+        "the connection's key changed. Nothing was submitted. Clear the task to submit anew.",
+    ),
+    "cancelled": (
+        lambda: decisions.decide_remote(
+            record(RecordState.ENDED), AUTOMATIC, "reuse", remote("cancelled"), NOW
+        ),
+        errors.SeedanceGenerationCancelledError,
+        f"Generation {ID} was cancelled at the service by a person, so a retry does not submit it again. Clear the task "
+        "to submit anew.",
+    ),
+    "gone": (
+        lambda: decisions.decide_remote(record(RecordState.ENDED), AUTOMATIC, "reuse", GONE_NOW, NOW),
+        errors.SeedanceOutputGoneError,
+        f"Generation {ID} succeeded and was billed, but its output is gone since 2026-02-07T10:40:00+00:00. Nothing was "
+        "submitted. Clear the task to submit (and pay for) a new one.",
+    ),
+    "gone, and why": (
+        lambda: decisions.decide_remote(record(RecordState.ENDED), AUTOMATIC, "reuse", GONE_EMPTY, NOW),
+        errors.SeedanceOutputGoneError,
+        f"Generation {ID} succeeded and was billed, but its output is gone (no output). Nothing was submitted. Clear the "
+        "task to submit (and pay for) a new one.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("decide", "kind", "message"), FAILURES.values(), ids=FAILURES)
+def test_a_failure_says_which_generation_what_was_paid_and_what_to_do(
+    decide: Callable[[], Any], kind: type[errors.SeedanceError], message: str
+) -> None:
+    error = decide().error
+    assert type(error) is kind
+    assert error.message == message
+    assert error.generation_id == ID
+
+
+def test_an_unknown_generation_keeps_what_the_service_said() -> None:
+    said = errors.SeedanceNotFoundError(
+        "404", http_status=404, vendor_code="NF", method="GET", path="/status"
+    )
+    decision = decisions.decide_remote(record(RecordState.SUBMITTED), AUTOMATIC, "reuse", said, NOW)
+    assert isinstance(decision, Fail)
+    assert decision.error.details() == {**said.details(), "generation_id": ID}
+
+
+def test_an_intent_of_unknown_time_is_told_without_one() -> None:
+    untimed = replace(record(RecordState.INTENT), intended_at=None)
+    decision = decisions.decide_uncertain(untimed, AUTOMATIC, "fail", found=None)
+    assert isinstance(decision, Fail)
+    assert decision.error.message.startswith(
+        "An earlier try was about to submit and left no id. One generation"
+    )
+    assert "billed at ark without" in decision.error.message
+
+
+def test_all_that_changed_is_named() -> None:
+    both = fingerprint(arguments={"prompt": "p2", "duration": "d2"})
+    decision = decisions.decide(record(RecordState.ENDED, both), AUTOMATIC, "fail")
+    assert isinstance(decision, Fail)
+    assert "the request changed (duration, prompt) since" in decision.error.message
+
+
+def test_a_submission_is_repeated_once_and_then_both_may_be_billed() -> None:
+    intent = record(RecordState.INTENT)
+    once = decisions.decide_uncertain(intent, AUTOMATIC, "resubmit", found=None)
+    assert isinstance(once, Submit)
+    twice = decisions.decide_uncertain(intent, AUTOMATIC, "resubmit", found=None, repeated=True)
+    assert isinstance(twice, Fail)
+    assert twice.error.message.endswith(
+        "that submits anew. It was submitted again once, as on_uncertain_submit='resubmit' says; both may be billed."
+    )

@@ -1,0 +1,551 @@
+"""Fingerprints, records as JSON, and the store that keeps them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import string
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pytest
+from helpers import NOW, image, prepare, video
+from hypothesis import given
+from hypothesis import strategies as st
+from support import Store
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.callbacks.inbox import key_for, with_id
+from airflow_provider_seedance.generations import (
+    Generation,
+    GenerationRequest,
+    GenerationStatus,
+    VideoRequest,
+)
+from airflow_provider_seedance.submission import records as rec
+from airflow_provider_seedance.submission.records import (
+    Attempt,
+    Fingerprint,
+    Record,
+    RecordState,
+    RecordStore,
+)
+from airflow_provider_seedance.version_compat import never_expire
+
+BASE = "https://seedanceapi.org/v2"
+
+
+def fingerprint(request: GenerationRequest, *, api: str = "ark", base_url: str = BASE) -> Fingerprint:
+    return Fingerprint.of(request, api=api, base_url=base_url)
+
+
+def full() -> Record:
+    return Record(
+        state=RecordState.ENDED,
+        fingerprint=fingerprint(video(duration=5)),
+        max_tries=3,
+        try_number=2,
+        end_from_trigger=True,
+        generation_id="g-1",
+        correlation="airflow-0f",
+        callback_nonce="n-1",
+        facts={"model": "m", "duration": 5, "credits": 2.5},
+        result={"generation_id": "g-1", "urls": ["https://cdn.example/x.png"]},
+        status=GenerationStatus.SUCCEEDED,
+        intended_at=NOW,
+        submitted_at=NOW,
+        ended_at=NOW,
+    )
+
+
+# ---------------------------------------------------------------------- fingerprint
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        pytest.param(
+            video(images=["https://b.example/a.png?X-Sig=1&Expires=5"]),
+            video(images="https://b.example/a.png?X-Sig=2&Expires=9#top"),
+            id="presigned",
+        ),
+        pytest.param(
+            video(images=["https://user:pw@b.example/a.png"]),
+            video(images=["https://b.example/a.png"]),
+            id="user info",
+        ),
+        pytest.param(
+            video(images=["HTTPS://B.example/a.png"]),
+            video(images=["https://b.EXAMPLE/a.png"]),
+            id="host case",
+        ),
+        pytest.param(
+            video(extra_params={"a": 1, "b": {"c": 2, "d": 3}}),
+            video(extra_params={"b": {"d": 3, "c": 2}, "a": 1}),
+            id="order of keys",
+        ),
+        pytest.param(
+            video(extra_params={"draft": "https://b.example/a.png?sig=1"}),
+            video(extra_params={"draft": "https://b.example/a.png?sig=2"}),
+            id="presigned in extra_params",
+        ),
+        pytest.param(video(duration="5"), video(duration=5), id="number as text"),
+        pytest.param(video(generate_audio="true"), video(generate_audio=True), id="flag as text"),
+        pytest.param(video(images=[]), video(), id="no images"),
+        pytest.param(video(model="None"), video(model=None), id="nothing from a template"),
+    ],
+)
+def test_the_same_request(one: GenerationRequest, other: GenerationRequest) -> None:
+    assert fingerprint(one) == fingerprint(other)
+    assert fingerprint(one).differences(fingerprint(other)) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "named"),
+    [
+        (video("A lamp"), video("A lamp."), ["prompt"]),
+        (video("A lamp"), video("A lamp "), ["prompt"]),
+        # A prompt is not a link: what follows a question mark counts.
+        (video("https://b.example/a?x=1"), video("https://b.example/a?x=2"), ["prompt"]),
+        (video(duration=5), video(duration=10), ["duration"]),
+        (video(duration=5), video(), ["duration"]),
+        (video(seed=1, model="a"), video(seed=2, model="b"), ["model", "seed"]),
+        (video(images=["https://b.example/a.png"]), video(images=["https://b.example/b.png"]), ["images"]),
+        (
+            video(images=["https://b.example/a.png", "https://b.example/b.png"]),
+            video(images=["https://b.example/b.png", "https://b.example/a.png"]),
+            ["images"],
+        ),
+        (
+            video(images=[{"url": "https://b.example/a.png", "role": "first_frame"}]),
+            video(images=[{"url": "https://b.example/a.png", "role": "last_frame"}]),
+            ["images"],
+        ),
+        (video(extra_params={"a": 1}), video(extra_params={"a": 2}), ["extra_params"]),
+        (
+            video(images=["data:image/png;base64,AA?x"]),
+            video(images=["data:image/png;base64,AA?y"]),
+            ["images"],
+        ),
+        (video(), image(), ["media"]),
+    ],
+)
+def test_another_request(one: GenerationRequest, other: GenerationRequest, named: list[str]) -> None:
+    assert fingerprint(one).differences(fingerprint(other)) == named
+    assert fingerprint(other).differences(fingerprint(one)) == named
+
+
+def test_another_service() -> None:
+    one = fingerprint(video())
+    assert one.differences(fingerprint(video(), api="runbase")) == ["api"]
+    assert one.differences(fingerprint(video(), base_url="https://x.example")) == ["base_url"]
+
+
+def test_a_default_of_the_service_may_change_under_a_render() -> None:
+    prepared = prepare("seedance2api", video())
+    assert prepared.request.duration == 5
+    assert fingerprint(prepared.asked) == fingerprint(video())
+    assert fingerprint(prepared.asked) != fingerprint(prepared.request)
+
+
+def test_the_model_of_the_connection_counts() -> None:
+    prepared = prepare("seedance2api", video(), connection_model="seedance-2.0")
+    assert fingerprint(prepared.asked).differences(fingerprint(video())) == ["model"]
+
+
+def test_it_holds_digests_only() -> None:
+    shown = repr(fingerprint(video("a secret prompt", images=["https://user:pw@b.example/a.png?sig=1"])))
+    for secret in ("secret", "pw", "sig", "b.example"):
+        assert secret not in shown
+
+
+@given(st.text(), st.text())
+def test_prompts_are_compared_exactly(one: str, other: str) -> None:
+    assert (fingerprint(video(one)) == fingerprint(video(other))) == (one == other)
+
+
+def test_a_render_in_flight_is_known_again_after_an_upgrade() -> None:
+    """The digests are compared with those that another release wrote: what they are made of is fixed."""
+    request = video(
+        "Zwei Füchse, „leise“",
+        model="m-1",
+        duration=5,
+        images=[
+            {"url": "https://b.example/a.png?sig=1", "role": "first_frame"},
+            "https://b.example/c.png",
+        ],
+        generate_audio=True,
+        extra_params={
+            "b": [1, 2.5, None],
+            "a": {"x": "https://b.example/d.png?sig=2"},
+            "day": date(2026, 2, 7),
+            "callback_url": "https://x.example",
+        },
+    )
+    assert fingerprint(request).arguments == {
+        "prompt": "b820a00eccf8ab7f7dbc46d475acaef5",
+        "model": "72ce11bb99bf49e73d7552e6e04d2e92",
+        "duration": "ef2d127de37b942baad06145e54b0c61",
+        "images": "3b79cb2230614c4bd87cc5ff7daf9063",
+        "generate_audio": "b5bea41b6c623f7c09f1bf24dcae58eb",
+        "extra_params": "147ff54261daf2d0b0e3282ba9e32932",
+    }
+
+
+def test_a_prompt_that_is_no_unicode_has_a_fingerprint() -> None:
+    assert fingerprint(video("\ud800")) == fingerprint(video("\ud800"))
+
+
+# ---------------------------------------------------------------------- record
+
+
+def test_round_trip() -> None:
+    assert Record.from_value(json.loads(json.dumps(full().as_dict()))) == full()
+
+
+@pytest.mark.parametrize("state", list(RecordState))
+def test_round_trip_of_each_state(state: RecordState) -> None:
+    known = state in (RecordState.SUBMITTED, RecordState.ENDED)
+    record = Record(
+        state=state,
+        fingerprint=fingerprint(video()),
+        max_tries=0,
+        try_number=1,
+        generation_id="g" if known else None,
+    )
+    assert Record.from_value(json.loads(json.dumps(record.as_dict()))) == record
+
+
+def test_what_the_record_says() -> None:
+    """Other tries read it, perhaps by another release: its form is fixed."""
+    assert full().as_dict() == {
+        "version": 1,
+        "state": "ended",
+        "fingerprint": {
+            "api": "ark",
+            "base_url": BASE,
+            "media": "video",
+            "arguments": dict(full().fingerprint.arguments),
+        },
+        "max_tries": 3,
+        "try_number": 2,
+        "end_from_trigger": True,
+        "generation_id": "g-1",
+        "correlation": "airflow-0f",
+        "callback_nonce": "n-1",
+        "facts": {"model": "m", "duration": 5, "credits": 2.5},
+        "result": {"generation_id": "g-1", "urls": ["https://cdn.example/x.png"]},
+        "status": "succeeded",
+        "intended_at": "2026-02-07T10:40:00+00:00",
+        "submitted_at": "2026-02-07T10:40:00+00:00",
+        "ended_at": "2026-02-07T10:40:00+00:00",
+    }
+    assert rec.RECORD_KEY == "seedance_generation"
+
+
+def test_fields_of_a_later_release_of_the_same_version_are_ignored() -> None:
+    assert Record.from_value({**full().as_dict(), "colour": "blue"}) == full()
+
+
+def test_a_record_without_what_may_be_missing() -> None:
+    whole = full().as_dict()
+    needed = ("version", "state", "fingerprint", "max_tries", "try_number", "generation_id")
+    bare = Record.from_value({name: whole[name] for name in needed})
+    assert bare == Record.from_value({**dict.fromkeys(whole), **{name: whole[name] for name in needed}})
+    assert bare == Record(
+        state=RecordState.ENDED,
+        fingerprint=full().fingerprint,
+        max_tries=3,
+        try_number=2,
+        generation_id="g-1",
+    )
+
+
+@pytest.mark.parametrize("version", [0, 2, 99, "1", None])
+def test_another_version_is_not_understood(version: Any) -> None:
+    with pytest.raises(errors.SeedanceRecordError) as caught:
+        Record.from_value({**full().as_dict(), "version": version})
+    assert repr(version) in caught.value.message
+    assert "Nothing was submitted" in caught.value.message
+    assert rec.RECORD_KEY in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"state": "lunch"},
+        {"state": None},
+        {"fingerprint": None},
+        {"fingerprint": {"api": "ark"}},
+        {"fingerprint": {"api": "ark", "base_url": "x", "media": "video", "arguments": 5}},
+        {"max_tries": "many"},
+        {"max_tries": None},
+        {"status": "lunch"},
+        {"facts": 5},
+        {"facts": ["model"]},
+        {"generation_id": None},
+        {"generation_id": ""},
+        {"generation_id": 5},
+        {"generation_id": {"id": "g"}},
+        {"correlation": 5},
+        {"callback_nonce": 5},
+        {"result": "text"},
+        {"result": [1]},
+        {"fingerprint": {"api": 1, "base_url": "x", "media": "video", "arguments": {}}},
+    ],
+    ids=repr,
+)
+def test_a_damaged_record_is_not_an_empty_one(change: dict[str, Any]) -> None:
+    with pytest.raises(errors.SeedanceRecordError) as caught:
+        Record.from_value({**full().as_dict(), **change})
+    assert "othing was submitted" in caught.value.message
+    assert not caught.value.retry_helps
+
+
+def test_what_is_wrong_with_a_damaged_record_is_told() -> None:
+    with pytest.raises(errors.SeedanceRecordError) as caught:
+        Record.from_value({**full().as_dict(), "correlation": 5})
+    assert str(caught.value.__cause__) == "expected str or NoneType, got 5"
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(json_values)
+def test_any_value_is_a_record_or_an_error(value: Any) -> None:
+    with pytest.raises(errors.SeedanceRecordError):
+        Record.from_value(value)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(full().as_dict())), json_values, max_size=4))
+def test_any_damage_is_a_record_or_an_error(damage: dict[str, Any]) -> None:
+    try:
+        record = Record.from_value({**full().as_dict(), **damage})
+    except errors.SeedanceRecordError:
+        return
+    # What was read can be written, and is read the same.
+    assert Record.from_value(json.loads(json.dumps(record.as_dict()))) == record
+    assert record.generation_id is None or isinstance(record.generation_id, str)
+
+
+def test_a_record_is_small() -> None:
+    """The store warns above 64 KiB."""
+    request = video(
+        "x" * 2000,
+        images=[f"https://b.example/{'y' * 500}/{number}.png?{'z' * 2000}" for number in range(9)],
+        extra_params={"more": "w" * 10000},
+    )
+    record = replace(full(), fingerprint=fingerprint(request))
+    assert len(json.dumps(record.as_dict())) < 4096
+
+
+# ---------------------------------------------------------------------- from state to state
+
+ATTEMPT = Attempt(fingerprint=fingerprint(video()), max_tries=2, try_number=1)
+
+
+def intent(**changes: Any) -> Record:
+    values: dict[str, Any] = {"correlates": False, "facts": {"model": "m"}, "end_from_trigger": False}
+    return rec.intend(ATTEMPT, NOW, **{**values, **changes})
+
+
+def generation(status: str = "queued", **known: Any) -> Generation:
+    return Generation(generation_id="g-9", api="ark", media="video", status=GenerationStatus(status), **known)
+
+
+def test_an_intent() -> None:
+    record = intent(end_from_trigger=True)
+    assert record == Record(
+        state=RecordState.INTENT,
+        fingerprint=ATTEMPT.fingerprint,
+        max_tries=2,
+        try_number=1,
+        end_from_trigger=True,
+        facts={"model": "m"},
+        intended_at=NOW,
+    )
+
+
+def test_a_nonce_is_made_anew_for_each_submission_that_calls_back() -> None:
+    one, other = (intent(calls_back=True).callback_nonce for _ in range(2))
+    assert one is not None
+    assert other is not None
+    assert one != other
+    assert len(one) >= 16
+    assert not set(one) - set(string.ascii_letters + string.digits + "-_")  # it is a part of an address
+
+
+def test_a_correlation_value_is_made_anew_for_each_submission() -> None:
+    one, other = intent(correlates=True), intent(correlates=True)
+    assert one.correlation is not None
+    assert one.correlation.startswith("airflow-")
+    assert one.correlation != other.correlation
+    assert len(one.correlation) <= 64  # what ark takes
+
+
+def test_after_a_submission() -> None:
+    record = rec.submitted(intent(), generation(), NOW, synchronous=False)
+    assert (record.state, record.generation_id, record.submitted_at) == (RecordState.SUBMITTED, "g-9", NOW)
+    assert (record.status, record.result, record.ended_at) == (None, None, None)
+
+
+def test_a_synchronous_answer_is_kept_whole() -> None:
+    done = generation("succeeded", urls=("https://cdn.example/1.png",))
+    record = rec.submitted(intent(), done, NOW, synchronous=True)
+    assert record == replace(
+        intent(),
+        state=RecordState.ENDED,
+        generation_id="g-9",
+        status=GenerationStatus.SUCCEEDED,
+        result=done.result(),
+        submitted_at=NOW,
+        ended_at=NOW,
+    )
+    assert Generation.from_result(record.result) == done
+
+
+def test_an_end_that_the_service_can_tell_again_is_not_kept_whole() -> None:
+    record = rec.submitted(intent(), generation("failed"), NOW, synchronous=False)
+    assert (record.state, record.status) == (RecordState.ENDED, GenerationStatus.FAILED)
+    assert record.result is None
+
+
+def test_the_end() -> None:
+    known = rec.submitted(intent(), generation(), NOW, synchronous=False)
+    later = NOW + timedelta(minutes=3)
+    assert rec.ended(known, generation("failed"), later) == replace(
+        known, state=RecordState.ENDED, status=GenerationStatus.FAILED, ended_at=later
+    )
+
+
+def test_adoption_takes_the_try_over() -> None:
+    later = Attempt(fingerprint=ATTEMPT.fingerprint, max_tries=5, try_number=4)
+    record = rec.adopted(intent(), later)
+    assert (record.max_tries, record.try_number, record.state) == (5, 4, RecordState.INTENT)
+    found = rec.adopted(intent(), later, generation_id="g-2")
+    assert (found.state, found.generation_id) == (RecordState.SUBMITTED, "g-2")
+    again = rec.adopted(found, later)
+    assert (again.state, again.generation_id) == (RecordState.SUBMITTED, "g-2")
+
+
+# ---------------------------------------------------------------------- store
+
+
+def test_nothing_is_there_at_first() -> None:
+    assert RecordStore(Store()).read() is None
+
+
+def test_what_is_written_is_read() -> None:
+    accessor = Store()
+    RecordStore(accessor).write(full())
+    assert RecordStore(accessor).read() == full()
+
+
+def test_it_never_expires() -> None:
+    accessor = Store()
+    RecordStore(accessor).write(full())
+    (retention,) = accessor.retentions
+    assert retention is never_expire()  # Airflow compares by identity
+
+
+def test_without_a_store_nothing_is_remembered() -> None:
+    store = RecordStore(None)
+    assert not store.durable
+    store.write(full())
+    assert store.write_stubbornly(full())
+    assert store.read() is None
+    assert RecordStore(Store()).durable
+
+
+@pytest.mark.parametrize("error", [ConnectionError("away"), RuntimeError("404"), ValueError("odd")])
+def test_a_store_that_cannot_be_read_is_not_an_empty_one(error: Exception) -> None:
+    accessor = Store(full().as_dict())
+
+    def fail(what: str) -> None:
+        raise error
+
+    accessor.before = fail
+    with pytest.raises(errors.SeedanceStateError) as caught:
+        RecordStore(accessor).read()
+    assert type(caught.value) is errors.SeedanceStateError
+    assert caught.value.retry_helps
+    assert f"{type(error).__name__}: {error}" in caught.value.message
+    assert "Nothing was submitted" in caught.value.message
+
+
+@pytest.mark.parametrize("value", ["", 0, False, [], {}, "text"])
+def test_an_empty_value_is_not_an_empty_record(value: Any) -> None:
+    accessor = Store()
+    accessor.texts[rec.RECORD_KEY] = json.dumps(value)
+    with pytest.raises(errors.SeedanceRecordError):
+        RecordStore(accessor).read()
+
+
+def test_a_store_that_cannot_be_written_says_so() -> None:
+    accessor = Store()
+    accessor.break_down("set")
+    with pytest.raises(errors.SeedanceStateError) as caught:
+        RecordStore(accessor).write(full())
+    assert caught.value.generation_id == "g-1"
+    assert "ConnectionError: the API server is away" in caught.value.message
+    assert caught.value.retry_helps
+
+
+def test_what_is_paid_for_is_written_stubbornly(caplog: pytest.LogCaptureFixture) -> None:
+    accessor = Store()
+    accessor.break_down("set", times=3)
+    slept: list[float] = []
+    with caplog.at_level(logging.ERROR, logger=rec.__name__):
+        assert RecordStore(accessor, sleep=slept.append).write_stubbornly(full())
+    assert accessor.value == full().as_dict()
+    assert slept == list(rec.WRITE_PAUSES[:3])
+    assert len(caplog.records) == 3
+    for line in caplog.messages:
+        assert line.startswith("Generation g-1 was submitted and is billed")
+        assert "the API server is away" in line  # why
+        assert line.endswith("Trying again.")
+
+
+def test_a_store_that_stays_away_never_raises(caplog: pytest.LogCaptureFixture) -> None:
+    accessor = Store()
+    accessor.break_down("set")
+    slept: list[float] = []
+    with caplog.at_level(logging.ERROR, logger=rec.__name__):
+        assert not RecordStore(accessor, sleep=slept.append).write_stubbornly(full())
+    assert slept == list(rec.WRITE_PAUSES)
+    assert "a retry cannot find it" in caplog.records[-1].message
+
+
+def test_who_called_back_is_read_under_the_key_of_the_submission(caplog: pytest.LogCaptureFixture) -> None:
+    accessor = Store()
+    accessor.texts[key_for("n-1")] = json.dumps(with_id(with_id(None, "g-1"), "g-2"))
+    store = RecordStore(accessor)
+    assert store.called_back("n-1") == ["g-1", "g-2"]
+    assert store.called_back("n-2") == []
+    assert RecordStore(None).called_back("n-1") == []
+    assert caplog.messages == []
+    # Not knowing proves nothing, and is no failure of the task.
+    accessor.break_down("get")
+    assert store.called_back("n-1") == []
+    (line,) = caplog.messages
+    assert "called back could not be read: the API server is away" in line
+
+
+def test_times_are_utc() -> None:
+    record = replace(full(), intended_at=datetime(2026, 2, 7, 10, 40, tzinfo=UTC))
+    assert record.as_dict()["intended_at"].endswith("+00:00")
+
+
+def test_where_a_result_is_announced_does_not_make_another_request() -> None:
+    def of(**extra: Any) -> rec.Fingerprint:
+        request = VideoRequest(prompt="A boat", extra_params={"watermark": True, **extra})
+        return rec.Fingerprint.of(request, api="ark", base_url="https://x/v1")
+
+    assert of().differences(of(callback_url="https://a.example/1")) == []
+    assert of(callback_url="https://a.example/1").differences(of(webhook_url="https://a.example/2")) == []
+    assert of().differences(of(seed=1)) == ["extra_params"]

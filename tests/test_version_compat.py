@@ -1,0 +1,105 @@
+"""The one module that knows versions: what it says is what this Airflow has, and nobody else asks."""
+
+from __future__ import annotations
+
+import re
+import sys
+from datetime import timedelta
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from airflow.triggers.base import BaseTrigger
+from versions import AIRFLOW, CONNECTION_FIELDS, RETRY_POLICIES, STATE_STORE, below_3_3, needs
+
+import airflow_provider_seedance
+from airflow_provider_seedance import version_compat
+
+HOUSE = Path(airflow_provider_seedance.__file__).parent
+
+#: How code asks which Airflow it runs on, or finds out by trying.
+QUESTIONS = re.compile(
+    r"AIRFLOW_V_\d_\d_PLUS\s*=|airflow\.__version__|airflow\.version|version\(\W*apache.airflow|get_base_airflow_version"
+    r"|packaging\.version|from airflow(?! ?_)[^\n]*\n[^\n]*\n?\s*except ImportError:[^\n]*\n\s*from airflow"
+)
+
+
+def numbers() -> tuple[int, int]:
+    major, minor = AIRFLOW.split(".")[:2]
+    return int(major), int(minor)
+
+
+def test_the_flags_are_the_versions() -> None:
+    assert (numbers() >= (3, 2)) == version_compat.AIRFLOW_V_3_2_PLUS
+    assert (numbers() >= (3, 3)) == version_compat.AIRFLOW_V_3_3_PLUS
+
+
+@needs(STATE_STORE)
+def test_names_are_airflows_own() -> None:
+    retry_policy = import_module("airflow.sdk.definitions.retry_policy")
+    assert version_compat.RetryPolicy is retry_policy.RetryPolicy
+    assert version_compat.RetryDecision is retry_policy.RetryDecision
+    assert version_compat.never_expire() is import_module("airflow.sdk.execution_time.context").NEVER_EXPIRE
+
+
+def test_the_errors_of_deferrals_are_those_that_airflow_raises() -> None:
+    operator = import_module("airflow.sdk.bases.operator")
+    for error, reason in (
+        (version_compat.TaskDeferralError, operator.TriggerFailureReason.TRIGGER_FAILURE),
+        (version_compat.TaskDeferralTimeout, operator.TriggerFailureReason.TRIGGER_TIMEOUT),
+    ):
+        with pytest.raises(error):
+            operator.BaseOperator(task_id="task").resume_execution("__fail__", {"error": reason}, {})
+
+
+@below_3_3
+def test_what_below_3_3_is_not_there() -> None:
+    """Who calls this a failure has an Airflow with more than we give it credit for."""
+    assert not hasattr(BaseTrigger, "on_kill")
+    assert not hasattr(import_module("airflow.sdk.bases.xcom").BaseXCom, "aset")
+    assert version_compat.RetryPolicy is object
+    assert version_compat.never_expire() == timedelta.max
+
+
+@needs(RETRY_POLICIES)
+def test_what_3_3_has() -> None:
+    assert hasattr(BaseTrigger, "on_kill")
+    assert hasattr(import_module("airflow.sdk.bases.xcom").BaseXCom, "aset")
+
+
+@pytest.mark.skipif(CONNECTION_FIELDS.there, reason=f"Airflow {AIRFLOW} knows conn-fields")
+def test_conn_fields_mean_nothing_to_3_1() -> None:
+    manager = import_module("airflow.providers_manager")
+    assert "conn-fields" not in Path(manager.__file__).read_text(encoding="utf-8")
+
+
+def test_below_3_3_there_is_nothing_that_could_expire(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "airflow.sdk.execution_time.context", None)
+    assert version_compat.never_expire() == timedelta.max
+
+
+def test_everything_is_exported() -> None:
+    assert all(hasattr(version_compat, name) for name in version_compat.__all__)
+
+
+def test_nobody_else_knows_versions() -> None:
+    asking = [
+        str(path.relative_to(HOUSE))
+        for path in sorted(HOUSE.rglob("*.py"))
+        if path.name != "compat.py" and QUESTIONS.search(path.read_text(encoding="utf-8"))
+    ]
+    assert asking == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from airflow import __version__\nif airflow.__version__ < '3.3': pass",
+        "from airflow.version import version",
+        'importlib.metadata.version("apache-airflow-core")',
+        "AIRFLOW_V_3_4_PLUS = True",
+        "try:\n    from airflow.sdk import a\nexcept ImportError:\n    from airflow.models import a",
+    ],
+)
+def test_a_question_is_recognized(code: str) -> None:
+    assert QUESTIONS.search(code)

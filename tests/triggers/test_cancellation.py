@@ -1,0 +1,122 @@
+"""What a trigger does when Airflow drops it because a callback has resumed or ended its task."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from airflow.sdk.bases.xcom import BaseXCom
+from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+from support import Log, TaskInstance, emulator_settings, on_loop, smallest
+
+from airflow_provider_seedance.client import flows
+from airflow_provider_seedance.client.api_client import Client
+from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from airflow_provider_seedance.generations import utc_now
+from airflow_provider_seedance.triggers import seedance as module
+from airflow_provider_seedance.triggers.seedance import SeedanceCallbackTrigger, SeedanceGenerationTrigger
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> Log:
+    log = Log()
+    monkeypatch.setattr(SeedanceGenerationTrigger, "log", log, raising=False)
+    return log
+
+
+@pytest.fixture
+def queued(services: SeedanceEmulator, connect: Callable[..., None]) -> SeedanceGenerationTrigger:
+    """The trigger of a render that is queued, at the service that cancels."""
+    connect("ark")
+    services.hold()
+    settings = emulator_settings(services, "ark")
+    request = settings.api.prepare(smallest("ark"), base_url=settings.base_url).request
+    with Client(settings) as client:
+        outcome: Any = client.run(
+            flows.submit_flow(settings.api, settings.api.submit_call(request), request, utc_now)
+        )
+    trigger = SeedanceGenerationTrigger(
+        seedance_conn_id="seedance_default",
+        generation_id=outcome.generation.generation_id,
+        deadline=time.time() + 60,
+        callback_nonce="n1",
+    )
+    trigger.task_instance = TaskInstance(map_index=2)  # type: ignore[assignment]
+    return trigger
+
+
+@pytest.fixture
+def airflow_says(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Any], None]:
+    """Say what Airflow tells of the task: its state, and its result."""
+
+    def say(state: str, result: Any) -> None:
+        def get_task_states(**which: Any) -> Any:
+            return {"run": {"task_2": state, "task": state}}
+
+        def get_one(**which: Any) -> Any:
+            assert which == {
+                "key": "return_value",
+                "dag_id": "dag",
+                "task_id": "task",
+                "run_id": "run",
+                "map_index": 2,
+            }
+            if isinstance(result, Exception):
+                raise result
+            return result
+
+        monkeypatch.setattr(RuntimeTaskInstance, "get_task_states", get_task_states)
+        monkeypatch.setattr(BaseXCom, "get_one", get_one)
+
+    return say
+
+
+@pytest.mark.parametrize("state", ["scheduled", "queued", "running", "deferred"])
+def test_a_task_that_was_resumed_is_let_alone(
+    services: SeedanceEmulator, queued: Any, airflow_says: Any, state: str, log: Log
+) -> None:
+    airflow_says(state, None)
+    before = len(services.ledger.requests)
+    on_loop(queued.on_kill())
+    assert len(services.ledger.requests) == before
+
+
+def test_a_task_that_a_callback_has_ended_costs_no_request(
+    services: SeedanceEmulator, queued: Any, airflow_says: Any
+) -> None:
+    airflow_says("success", {"status": "succeeded", "generation_id": queued.generation_id})
+    before = len(services.ledger.requests)
+    on_loop(queued.on_kill())
+    assert len(services.ledger.requests) == before
+
+
+@pytest.mark.parametrize("result", [None, "text", {"status": "running"}, ConnectionError("away")])
+@pytest.mark.parametrize("state", ["failed", "success"])
+def test_what_a_person_ended_is_cancelled(
+    services: SeedanceEmulator, queued: Any, airflow_says: Any, state: str, result: Any, log: Log
+) -> None:
+    airflow_says(state, result)
+    on_loop(queued.on_kill())
+    assert services.generation(queued.generation_id).status == "cancelled"
+
+
+# ---------------------------------------------------------------------- waiting for a call
+
+
+def test_nobody_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "EARLIEST", 0.0)
+
+    async def first() -> Any:
+        async for event in SeedanceCallbackTrigger(moment=time.time(), callback_nonce="n1").run():
+            return event
+        raise AssertionError("no event")
+
+    assert on_loop(first()).payload == {"outcome": "silence"}
+
+
+def test_it_is_made_again_as_it_was() -> None:
+    path, kwargs = SeedanceCallbackTrigger(moment=5.0, callback_nonce="n1").serialize()
+    assert path == "airflow_provider_seedance.triggers.seedance.SeedanceCallbackTrigger"
+    assert SeedanceCallbackTrigger(**kwargs).serialize() == (path, kwargs)
