@@ -311,12 +311,14 @@ class Generation:
             return False
         return not self.urls or (self.expires_at is not None and self.expires_at <= now)
 
-    def fill(self, facts: Mapping[str, Any]) -> Generation:
+    def with_defaults(self, result_defaults: Mapping[str, Any]) -> Generation:
         """Return a copy in which what the service did not tell is taken from what was asked of it."""
         missing = {
             name: value
-            for name, value in facts.items()
-            if name in RequestFacts.__dataclass_fields__ and value is not None and getattr(self, name) is None
+            for name, value in result_defaults.items()
+            if name in ResultDefaults.__dataclass_fields__
+            and value is not None
+            and getattr(self, name) is None
         }
         return replace(self, **missing) if missing else self
 
@@ -393,7 +395,7 @@ class Generation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RequestFacts:
+class ResultDefaults:
     """
     What the request already tells of the result, for services that do not repeat it.
 

@@ -18,11 +18,11 @@ from urllib.parse import quote, unquote, urlsplit
 
 from airflow_provider_seedance.apis.base import Api
 from airflow_provider_seedance.apis.registry import DEFAULT_API, SERVICES, get_api
-from airflow_provider_seedance.callbacks.signatures import SCHEMES, Scheme, Signing
+from airflow_provider_seedance.callbacks.signatures import SCHEMES, Scheme, SignatureScheme
 from airflow_provider_seedance.callbacks.tokens import PREFIX
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError
 from airflow_provider_seedance.generations import read_number
-from airflow_provider_seedance.urls import MediaHosts, normal_base_url, show_url
+from airflow_provider_seedance.urls import MediaHosts, normalize_base_url, redact_url
 
 DEFAULT_TIMEOUT = 30.0
 #: Synchronous image answers take as long as the image does.
@@ -90,7 +90,7 @@ class Settings:
     requests_per_hour: int | None = None
     callback_base_url: str | None = None
     callback_secret: str | None = field(default=None, repr=False)
-    callback_signing: Signing | None = None
+    callback_signing: SignatureScheme | None = None
     media_hosts: MediaHosts = field(default_factory=MediaHosts)
     max_media_bytes: int = DEFAULT_MAX_MEDIA_BYTES
     proxy: str | None = field(default=None, repr=False)
@@ -201,7 +201,7 @@ def _read(conn_id: str, connection: Any) -> Settings:
     host = getattr(connection, "host", None)
     base_url = api.default_base_url
     if host and host.strip():
-        base_url = normal_base_url(
+        base_url = normalize_base_url(
             host, port=getattr(connection, "port", None), scheme=getattr(connection, "schema", None)
         )
         base_url = api.base_url_for(base_url)
@@ -328,16 +328,16 @@ def _callback_base_url(conn_id: str, extra: Mapping[str, Any]) -> str | None:
         return None
     try:
         if "://" in value:
-            return normal_base_url(value)
+            return normalize_base_url(value)
     except SeedanceConfigurationError:
         pass  # it speaks of the host; said below of this key
     raise SeedanceConfigurationError(
-        f"Connection {conn_id!r}: callback_base_url in the extra is {show_url(value)!r}; it takes the plain "
+        f"Connection {conn_id!r}: callback_base_url in the extra is {redact_url(value)!r}; it takes the plain "
         "http(s) URL under which the services reach Airflow."
     )
 
 
-def _callback_signing(conn_id: str, extra: Mapping[str, Any]) -> Signing | None:
+def _callback_signing(conn_id: str, extra: Mapping[str, Any]) -> SignatureScheme | None:
     header = _text(conn_id, extra, "callback_signature_header")
     scheme = _text(conn_id, extra, "callback_signature_scheme") or SCHEMES[0]
     secret = _text(conn_id, extra, "callback_signature_secret") or _text(conn_id, extra, "callback_secret")
@@ -351,7 +351,7 @@ def _callback_signing(conn_id: str, extra: Mapping[str, Any]) -> Signing | None:
             f"Connection {conn_id!r}: callback_signature_header in the extra needs callback_signature_secret "
             "(or callback_secret), to check the signature with."
         )
-    return Signing(header=header, secret=secret, scheme=cast(Scheme, scheme), timestamp_header=stamp)
+    return SignatureScheme(header=header, secret=secret, scheme=cast(Scheme, scheme), timestamp_header=stamp)
 
 
 _PROXY = re.compile(r"(https?|socks5h?)://[!-~]+")

@@ -22,7 +22,7 @@ def without_query(url: str) -> str:
 
     Presigned links carry a signature and an expiry there, which change every time they are made. Any other
     text, such as a prompt, comes back as it is. The result is for comparing and for digests, never to be
-    shown: that is what :func:`show_url` is for.
+    shown: that is what :func:`redact_url` is for.
     """
     try:
         parts = urlsplit(url)
@@ -33,7 +33,7 @@ def without_query(url: str) -> str:
         return url
 
 
-def show_url(url: str) -> str:
+def redact_url(url: str) -> str:
     """
     Return a URL for logs and messages: without what may be secret in it.
 
@@ -78,7 +78,7 @@ def _without_secrets(text: str) -> str:
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\xa0\ud800-\udfff]")
 
 
-def normal_base_url(host: str, *, port: int | None = None, scheme: str | None = None) -> str:
+def normalize_base_url(host: str, *, port: int | None = None, scheme: str | None = None) -> str:
     """
     Make the base URL from the connection's host, port and schema.
 
@@ -93,7 +93,7 @@ def normal_base_url(host: str, *, port: int | None = None, scheme: str | None = 
     if scheme not in ("", "http", "https"):
         # Airflow reads the path of a connection written as a URI as its schema.
         raise SeedanceConfigurationError(
-            f"The connection's schema is {show_url(scheme)!r}; it takes http, https or nothing. In a connection "
+            f"The connection's schema is {redact_url(scheme)!r}; it takes http, https or nothing. In a connection "
             "written as a URI the path becomes the schema and is lost: write the whole base URL as the host, "
             'such as "host": "https://seedanceapi.org/v2" in a JSON connection, or percent-encoded in a URI, '
             "seedance://:KEY@https%3A%2F%2Fseedanceapi.org%2Fv2. Nothing was sent."
@@ -111,12 +111,12 @@ def normal_base_url(host: str, *, port: int | None = None, scheme: str | None = 
     except ValueError:
         # What the parser says may repeat a part of a password.
         raise SeedanceConfigurationError(
-            f"The connection's host {show_url(text)!r} is not an address: a bracket, a character or its port "
+            f"The connection's host {redact_url(text)!r} is not an address: a bracket, a character or its port "
             "(1 to 65535) is none that an address has."
         ) from None
     if parts.scheme.lower() not in ("http", "https") or not parts.hostname:
         raise SeedanceConfigurationError(
-            f"The connection's host {show_url(text)!r} is not an http or https URL, such as "
+            f"The connection's host {redact_url(text)!r} is not an http or https URL, such as "
             "https://seedanceapi.org/v2."
         )
     if "@" in text or parts.query or parts.fragment:
@@ -178,18 +178,18 @@ def _split(url: str) -> tuple[str, str | None, int | None]:
     return scheme, parts.hostname, parts.port or {"https": 443, "http": 80}.get(scheme)
 
 
-def explain_input_url(url: str, hosts: MediaHosts) -> str | None:
+def input_url_problem(url: str, hosts: MediaHosts) -> str | None:
     """Say why a URL cannot be the input of a generation, or return ``None``."""
     try:
         scheme, host, port = _split(url)
     except ValueError:
-        return f"is not a URL: {show_url(url)!r}"
+        return f"is not a URL: {redact_url(url)!r}"
     if hosts.allows(host, port) and scheme in ("http", "https"):
         return None
     if scheme != "https" or not host:
-        return f"is not an https URL ({show_url(url)!r}); a private host must be named in media_hosts"
+        return f"is not an https URL ({redact_url(url)!r}); a private host must be named in media_hosts"
     if _not_public(host):
-        return f"is not on a public host ({show_url(url)!r}); a private host must be named in media_hosts"
+        return f"is not on a public host ({redact_url(url)!r}); a private host must be named in media_hosts"
     return None
 
 
@@ -241,19 +241,19 @@ def _is_public_4(ip: ipaddress.IPv4Address) -> bool:
 _NUMERIC_HOST = re.compile(r"^(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+)){0,3}\.?$", re.IGNORECASE)
 
 
-def explain_media_url(url: str, hosts: MediaHosts) -> str | None:
+def media_url_problem(url: str, hosts: MediaHosts) -> str | None:
     """
     Say why media may not be downloaded from a URL by its text alone, or return ``None``.
 
     A host given as an address is judged here; a name still has to be judged by what it resolves to
-    (:func:`explain_addresses`).
+    (:func:`address_problem`).
     """
     try:
         scheme, host, port = _split(url)
     except ValueError:
-        return f"it is not a URL: {show_url(url)!r}"
+        return f"it is not a URL: {redact_url(url)!r}"
     if scheme not in ("http", "https") or not host:
-        return f"it is not an http(s) URL: {show_url(url)!r}"
+        return f"it is not an http(s) URL: {redact_url(url)!r}"
     if hosts.allows(host, port):
         return None
     if scheme != "https":
@@ -272,7 +272,7 @@ def _not_public(host: str) -> bool:
     return not is_public(str(literal))
 
 
-def explain_addresses(host: str, port: int, addresses: Iterable[str], hosts: MediaHosts) -> str | None:
+def address_problem(host: str, port: int, addresses: Iterable[str], hosts: MediaHosts) -> str | None:
     """Say why what a name resolved to may not be connected to, or return ``None``."""
     if hosts.allows(host, port):
         return None

@@ -1,5 +1,5 @@
 """
-Waiting for renders as others do it, beside this provider, in one run against the emulator.
+WaitState for renders as others do it, beside this provider, in one run against the emulator.
 
     python benchmarks/alternatives.py [--renders 12] [--seconds 45]
 
@@ -128,7 +128,7 @@ def ours(bench: Bench, ids: list[str]) -> Noticed:
             generation_id=name,
             deadline=time.time() + 3600,
             submitted_at=bench.emulator.generation(name).created_at,
-            facts={"model": "bytedance/seedance-1.5-pro"},
+            result_defaults={"model": "bytedance/seedance-1.5-pro"},
         )
         async for _ in trigger.run():
             return

@@ -45,7 +45,7 @@ def ours(number: int, poll_interval: float | None) -> BaseTrigger:
         deadline=time.time() + 7 * 86400,
         poll_interval=poll_interval,
         submitted_at=time.time(),
-        facts={"model": "seedance-1.5-pro", "duration": 5, "resolution": "720p"},
+        result_defaults={"model": "seedance-1.5-pro", "duration": 5, "resolution": "720p"},
     )
 
 
@@ -72,7 +72,7 @@ def called(number: int, poll_interval: float | None, *, end_from_trigger: bool =
         poll_interval=poll_interval,
         submitted_at=time.time(),
         end_from_trigger=end_from_trigger,
-        facts={"model": "seedance-1.5-pro", "duration": 5, "resolution": "720p"},
+        result_defaults={"model": "seedance-1.5-pro", "duration": 5, "resolution": "720p"},
         callback_nonce=called_nonce(number),
     )
 

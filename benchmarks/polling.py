@@ -21,7 +21,7 @@ import numpy as np
 from optimum import Times, fewest_polls
 
 from airflow_provider_seedance.polling import duration_model, schedule
-from airflow_provider_seedance.polling.duration_model import Belief, Beliefs, unlearned
+from airflow_provider_seedance.polling.duration_model import DurationModel, DurationModels, unlearned
 from airflow_provider_seedance.polling.schedule import Knowledge, next_poll
 
 SIGMAS = (0.2, 0.35, 0.6)
@@ -63,12 +63,12 @@ def polled(end: float, wait: Callable[[int, float], float]) -> tuple[int, float]
     return polls, now - end
 
 
-def by_belief(belief: Belief) -> Callable[[int, float], float]:
+def by_belief(belief: DurationModel) -> Callable[[int, float], float]:
     """Return the package's own schedule."""
     return lambda asked, now: next_poll(Knowledge(asked=asked), elapsed=now, belief=belief)
 
 
-def with_progress(end: float, queued: float, belief: Belief, rng: random.Random) -> tuple[int, float]:
+def with_progress(end: float, queued: float, belief: DurationModel, rng: random.Random) -> tuple[int, float]:
     """Return polls and delay of a render that reports progress."""
     now, polls, told = 0.0, 0, ()
     while True:
@@ -96,15 +96,15 @@ def backoff(first: float, factor: float, longest: float) -> Callable[[int, float
 # ---------------------------------------------------------------------- the knob
 
 
-def learned(times: Times, history: int = HISTORY, seed: int = 1) -> Belief:
+def learned(times: Times, history: int = HISTORY, seed: int = 1) -> DurationModel:
     """Return what is believed after so many renders, seen through the package's own polls only."""
-    known = Beliefs()
+    known = DurationModels()
     for end in times.draw(history, seed)[1]:
         observe(known, float(end))
     return known.of("kind")
 
 
-def observe(known: Beliefs, end: float) -> tuple[int, float]:
+def observe(known: DurationModels, end: float) -> tuple[int, float]:
     """Poll one render to its end, and learn from it."""
     wait = by_belief(known.of("kind"))
     low = now = 0.0
@@ -136,9 +136,9 @@ def set_worth(worth: float) -> None:
     duration_model.GAP = _GAP * math.sqrt(_WORTH / worth)
 
 
-def again(belief: Belief) -> Belief:
+def again(belief: DurationModel) -> DurationModel:
     """Return the same belief with nothing planned yet."""
-    return belief if belief is unlearned() else Belief(belief.weights)
+    return belief if belief is unlearned() else DurationModel(belief.weights)
 
 
 # ---------------------------------------------------------------------- the tables
@@ -274,7 +274,7 @@ class Report:
             for before, after in ((120.0, 240.0), (120.0, 60.0)):
                 seen = []
                 for repetition in range(max(3, self.renders // 1000)):
-                    known = Beliefs()
+                    known = DurationModels()
                     for end in Times(before, sigma).draw(HISTORY, repetition)[1]:
                         observe(known, float(end))
                     for end in Times(after, sigma).draw(50, 100 + repetition)[1]:
@@ -317,11 +317,11 @@ class Report:
 
     # -- inside
 
-    def _run(self, ends: np.ndarray, belief: Belief) -> Result:
+    def _run(self, ends: np.ndarray, belief: DurationModel) -> Result:
         wait = by_belief(again(belief))
         return Result.of(polled(float(end), wait) for end in ends)
 
-    def _progress(self, times: Times, belief: Belief, count: int) -> Result:
+    def _progress(self, times: Times, belief: DurationModel, count: int) -> Result:
         rng, belief = random.Random(4), again(belief)
         queued, ends = times.draw(count, 5)
         return Result.of(

@@ -33,7 +33,7 @@ from unittest import mock
 from airflow_provider_seedance.apis.messages import HttpCall, HttpReply
 from airflow_provider_seedance.client.api_client import AsyncClient
 from airflow_provider_seedance.polling import hub, shared_quota
-from airflow_provider_seedance.polling.shared_quota import QuotaNote
+from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.settings import Settings, read_settings
 from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger, SeedanceQuotaTrigger
 
@@ -199,18 +199,18 @@ class Ours:
             generation_id=generation,
             deadline=time.time() + 7 * 86400,
             submitted_at=submitted,
-            facts={"model": "seedance-1.5-pro", "duration": 5},
+            result_defaults={"model": "seedance-1.5-pro", "duration": 5},
         )
         async for _ in waiting.run():
             pass
         return time.time() - self.service.ends[generation]
 
     async def _submit(self, *, first: bool) -> tuple[float, str | None, float]:
-        note = QuotaNote(self.settings.identity)
+        note = SharedQuota(self.settings.identity)
         wait = note.reserve(time.time()) if first else 0.0
         if wait:
             return 0.0, None, wait
-        client = AsyncClient(self.settings, observer=shared_quota.NoteTaker(note))
+        client = AsyncClient(self.settings, observer=shared_quota.SharedQuotaObserver(note))
         reply: Any = await client.send(HttpCall(method="POST", path="/seedance/generate", json={}))
         await client.close()
         if reply.status == 429:

@@ -180,7 +180,7 @@ def test_the_core_has_no_input_and_no_output(layer: str) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_modules_stay_readable(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 500
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 520
 
 
 @pytest.mark.parametrize(

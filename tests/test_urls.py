@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError
 from airflow_provider_seedance.urls import (
     MediaHosts,
-    explain_addresses,
-    explain_input_url,
-    explain_media_url,
+    address_problem,
+    input_url_problem,
     is_public,
-    normal_base_url,
-    show_url,
+    media_url_problem,
+    normalize_base_url,
+    redact_url,
     without_query,
 )
 
@@ -41,10 +41,10 @@ def test_what_identifies_a_media_url(url: str, identity: str) -> None:
 
 
 def test_a_url_for_people_is_short_and_without_secrets() -> None:
-    assert show_url("https://u:p@a.example/v?sig=1") == "https://a.example/v"
-    assert len(show_url("https://a.example/" + "x" * 5000)) < 210
-    assert len(show_url("data:image/png;base64," + "A" * 5000)) < 210
-    assert show_url("https://a.example/v\r\nb") == "https://a.example/vb"
+    assert redact_url("https://u:p@a.example/v?sig=1") == "https://a.example/v"
+    assert len(redact_url("https://a.example/" + "x" * 5000)) < 210
+    assert len(redact_url("data:image/png;base64," + "A" * 5000)) < 210
+    assert redact_url("https://a.example/v\r\nb") == "https://a.example/vb"
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_url_for_people_is_short_and_without_secrets() -> None:
     ],
 )
 def test_what_is_shown_of_a_url_of_any_kind(url: str, shown: str) -> None:
-    assert show_url(url) == shown
+    assert redact_url(url) == shown
 
 
 MARKER = "Pa55-Marker"
@@ -96,13 +96,13 @@ def test_no_password_of_a_url_is_ever_shown(
         f"{scheme}//:{MARKER}{after}@{host}",
         f"{scheme}{user}:{MARKER}{after}@{host}/{path}",
     ):
-        assert MARKER not in show_url(url)
+        assert MARKER not in redact_url(url)
 
 
 @given(_SCHEMES, _HOSTS, st.sampled_from("?#"), _TEXTS, _TEXTS)
 def test_no_query_of_a_url_is_ever_shown(scheme: str, host: str, mark: str, before: str, after: str) -> None:
     for start in (f"{scheme}//{host}/x", f"{scheme}//u:p@{host}", f"{scheme}{host}"):
-        assert MARKER not in show_url(f"{start}{mark}{before}{MARKER}{after}")
+        assert MARKER not in redact_url(f"{start}{mark}{before}{MARKER}{after}")
 
 
 @given(st.sampled_from(["http", "https"]), st.sampled_from(["h", "a.example", "[::1]", "h:80"]))
@@ -124,9 +124,9 @@ def test_what_is_no_media_url_is_compared_whole(text: str) -> None:
 )  # fmt: skip
 def test_no_error_about_an_address_repeats_its_password(host: str) -> None:
     with pytest.raises(SeedanceConfigurationError) as caught:
-        normal_base_url(host)
+        normalize_base_url(host)
     said = str(caught.value)
-    said += f"{explain_input_url(host, NOBODY)} {explain_media_url(host, NOBODY)}"
+    said += f"{input_url_problem(host, NOBODY)} {media_url_problem(host, NOBODY)}"
     assert "SECRET" not in said
 
 
@@ -159,7 +159,7 @@ def test_media_hosts_keep_no_password() -> None:
     ],
 )
 def test_base_urls(host: str, port: int | None, scheme: str | None, base: str) -> None:
-    assert normal_base_url(host, port=port, scheme=scheme) == base
+    assert normalize_base_url(host, port=port, scheme=scheme) == base
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_base_urls(host: str, port: int | None, scheme: str | None, base: str) -
 )
 def test_hosts_that_are_no_base_url(host: str) -> None:
     with pytest.raises(SeedanceConfigurationError) as caught:
-        normal_base_url(host)
+        normalize_base_url(host)
     assert "secret" not in str(caught.value)
 
 
@@ -245,10 +245,10 @@ SPELLINGS = [
 @pytest.mark.parametrize("port", ["", ":8443"])
 def test_no_spelling_of_a_private_host_passes(host: str, port: str) -> None:
     url = f"https://{host}{port}/v.mp4"
-    explained = explain_media_url(url, NOBODY)
+    explained = media_url_problem(url, NOBODY)
     assert explained is not None
     assert "media_hosts" in explained
-    explained = explain_input_url(url, NOBODY)
+    explained = input_url_problem(url, NOBODY)
     assert explained is not None
     assert "media_hosts" in explained
 
@@ -263,8 +263,8 @@ def test_no_spelling_of_a_private_host_passes(host: str, port: str) -> None:
     ],
 )
 def test_public_https_passes(url: str) -> None:
-    assert explain_media_url(url, NOBODY) is None
-    assert explain_input_url(url, NOBODY) is None
+    assert media_url_problem(url, NOBODY) is None
+    assert input_url_problem(url, NOBODY) is None
 
 
 @pytest.mark.parametrize(
@@ -285,8 +285,8 @@ def test_public_https_passes(url: str) -> None:
     ],
 )
 def test_everything_else_does_not(url: str) -> None:
-    assert explain_media_url(url, NOBODY) is not None
-    assert explain_input_url(url, NOBODY) is not None
+    assert media_url_problem(url, NOBODY) is not None
+    assert input_url_problem(url, NOBODY) is not None
 
 
 @pytest.mark.parametrize(
@@ -313,8 +313,8 @@ def test_everything_else_does_not(url: str) -> None:
 )
 def test_named_hosts_pass(names: list[str], url: str, passes: bool) -> None:
     hosts = MediaHosts.parse(names)
-    assert (explain_media_url(url, hosts) is None) is passes
-    assert (explain_input_url(url, hosts) is None) is passes
+    assert (media_url_problem(url, hosts) is None) is passes
+    assert (input_url_problem(url, hosts) is None) is passes
 
 
 @pytest.mark.parametrize("value", [["a", "b"], ("a", "b"), "a,b", " A , b ,"])
@@ -330,18 +330,18 @@ def test_media_hosts_that_are_no_list_of_names(value: Any) -> None:
 
 
 def test_what_a_name_resolves_to_is_judged_address_by_address() -> None:
-    assert explain_addresses("a.example", 443, ["8.8.8.8", "2606:4700::1111"], NOBODY) is None
-    explained = explain_addresses("a.example", 443, ["8.8.8.8", "10.0.0.1"], NOBODY)
+    assert address_problem("a.example", 443, ["8.8.8.8", "2606:4700::1111"], NOBODY) is None
+    explained = address_problem("a.example", 443, ["8.8.8.8", "10.0.0.1"], NOBODY)
     assert explained is not None
     assert "10.0.0.1" in explained
     assert "8.8.8.8" not in explained
-    assert explain_addresses("a.example", 443, ["10.0.0.1"], MediaHosts.parse("a.example")) is None
-    assert explain_addresses("a.example", 443, ["10.0.0.1"], MediaHosts.parse("a.example:80")) is not None
+    assert address_problem("a.example", 443, ["10.0.0.1"], MediaHosts.parse("a.example")) is None
+    assert address_problem("a.example", 443, ["10.0.0.1"], MediaHosts.parse("a.example:80")) is not None
 
 
 @pytest.mark.parametrize("host", ["api.example.com", "https://api.example.com"])
 @pytest.mark.parametrize("scheme", ["v1", "ftp", "seedance"])
 def test_a_schema_that_is_the_path_of_a_uri_is_refused(host: str, scheme: str) -> None:
     with pytest.raises(SeedanceConfigurationError, match=r"as the host.*Nothing was sent") as caught:
-        normal_base_url(host, scheme=scheme)
+        normalize_base_url(host, scheme=scheme)
     assert repr(scheme) in caught.value.message

@@ -59,9 +59,9 @@ async def read_end(waits: Mapping[str, Any], settings: Settings) -> Generation |
     """
     try:
         async with _client(settings) as client:
-            flow = flows.end_flow(settings.api, waits["generation_id"], waits["media"], utc_now)
+            flow = flows.final_status_flow(settings.api, waits["generation_id"], waits["media"], utc_now)
             generation = await client.run(flow)
     except SeedanceError as error:
         log.info("The end of generation %s could not be read: %s", waits["generation_id"], error.message)
         return None
-    return generation.fill(waits.get("facts") or {})
+    return generation.with_defaults(waits.get("result_defaults") or {})

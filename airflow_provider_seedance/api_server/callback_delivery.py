@@ -16,8 +16,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from airflow_provider_seedance.callbacks.inbox import RETENTION_DAYS, key_for, with_id
-from airflow_provider_seedance.callbacks.payload import Hint
-from airflow_provider_seedance.callbacks.tokens import Ticket
+from airflow_provider_seedance.callbacks.payload import CallbackPayload
+from airflow_provider_seedance.callbacks.tokens import CallbackClaims
 
 #: No task resumes sooner, in seconds after its deferral: the scheduler could take the end of the deferring
 #: process for its own, and fail the task.
@@ -67,8 +67,12 @@ def look_up(conn_id: str) -> Any:
     return connection if connection.conn_type == "seedance" else None
 
 
-def hand_over(
-    ticket: Ticket, hint: Hint, *, on_worker: bool = False, event: dict[str, Any] | None = None
+def deliver(
+    ticket: CallbackClaims,
+    hint: CallbackPayload,
+    *,
+    on_worker: bool = False,
+    event: dict[str, Any] | None = None,
 ) -> Outcome:
     """
     Resume the task that a callback is for, or keep what it told.
@@ -92,7 +96,7 @@ def hand_over(
         return Outcome(kind="ignored")
 
 
-def finish(ticket: Ticket, result: dict[str, Any]) -> bool:
+def finish(ticket: CallbackClaims, result: dict[str, Any]) -> bool:
     """
     End a task with the result of its render, as its trigger would have; whether it was still there.
 
@@ -123,7 +127,7 @@ def finish(ticket: Ticket, result: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def _task_instance(ticket: Ticket) -> Iterator[tuple[Any, Any]]:
+def _task_instance(ticket: CallbackClaims) -> Iterator[tuple[Any, Any]]:
     """Hold the task instance, so that of two callbacks at once one finds it resumed."""
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.session import create_session
@@ -153,7 +157,13 @@ def _prepare(session: Any) -> None:
 
 
 def _wake(
-    ticket: Ticket, hint: Hint, ti: Any, session: Any, *, on_worker: bool, event: dict[str, Any] | None
+    ticket: CallbackClaims,
+    hint: CallbackPayload,
+    ti: Any,
+    session: Any,
+    *,
+    on_worker: bool,
+    event: dict[str, Any] | None,
 ) -> Outcome:
     from airflow.models.trigger import Trigger
     from airflow.triggers.base import TriggerEvent
@@ -180,7 +190,7 @@ def _wake(
     return Outcome(kind="resumed")
 
 
-def _tells(hint: Hint, waits: dict[str, Any]) -> bool:
+def _tells(hint: CallbackPayload, waits: dict[str, Any]) -> bool:
     """
     Whether a hint may be about what is waited for: an id that is not known yet, or the end of a render.
 
@@ -207,7 +217,7 @@ def _waits(ti: Any, session: Any) -> dict[str, Any] | None:
     return {**trigger.kwargs, "since": trigger.created_date.timestamp()}
 
 
-def _keep(ticket: Ticket, hint: Hint, session: Any) -> bool:
+def _keep(ticket: CallbackClaims, hint: CallbackPayload, session: Any) -> bool:
     """Put what was told where the task finds it, if this Airflow has such a place (3.3 and later)."""
     if hint.generation_id is None:
         return False

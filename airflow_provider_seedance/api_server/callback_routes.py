@@ -17,9 +17,9 @@ from starlette.requests import ClientDisconnect
 
 from airflow_provider_seedance.api_server import callback_delivery
 from airflow_provider_seedance.api_server.callback_confirmation import read_end
-from airflow_provider_seedance.callbacks.payload import LONGEST_BODY, Hint, read_hint
-from airflow_provider_seedance.callbacks.signatures import is_genuine
-from airflow_provider_seedance.callbacks.tokens import ROUTE, Ticket, claimed, proves
+from airflow_provider_seedance.callbacks.payload import LONGEST_BODY, CallbackPayload, parse_payload
+from airflow_provider_seedance.callbacks.signatures import verify_signature
+from airflow_provider_seedance.callbacks.tokens import ROUTE, CallbackClaims, decode_unverified, proves
 from airflow_provider_seedance.exceptions import SeedanceError
 from airflow_provider_seedance.generations import GenerationStatus
 from airflow_provider_seedance.settings import Settings, read_settings
@@ -79,13 +79,13 @@ QUIET = 0.03
 LATEST = 1.5
 
 # A task without a reference may be collected.
-_working: dict[tuple[Ticket, Hint], asyncio.Task[None]] = {}
-_of_one: Counter[Ticket] = Counter()
+_working: dict[tuple[CallbackClaims, CallbackPayload], asyncio.Task[None]] = {}
+_of_one: Counter[CallbackClaims] = Counter()
 _settings: dict[str, tuple[float, Settings | None]] = {}
 _sleep = asyncio.sleep
 _latest = 0.0
 #: By submission: when the service may be asked again, and the pause after that.
-_asked: dict[Ticket, tuple[float, float]] = {}
+_asked: dict[CallbackClaims, tuple[float, float]] = {}
 _slots: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
 
 
@@ -98,7 +98,7 @@ async def receive(token: str, request: Request) -> Response:
     """
     global _latest
     _latest = time.monotonic()
-    ticket = claimed(token)
+    ticket = decode_unverified(token)
     now = time.time()
     settings = await _remembered(ticket.conn_id if ticket else None)
     # Before the body is read: only who has an address of ours makes this server keep anything.
@@ -110,14 +110,14 @@ async def receive(token: str, request: Request) -> Response:
     if isinstance(body, int):
         return _answer(body)
     headers = {name.lower(): value for name, value in request.headers.items()}
-    if settings.callback_signing and not is_genuine(settings.callback_signing, headers, body, now):
+    if settings.callback_signing and not verify_signature(settings.callback_signing, headers, body, now):
         log.warning(
             "A callback at a valid address for task %s was dropped: its signature (connection %r) is missing or wrong.",
             ticket.task_id,
             ticket.conn_id,
         )
         return _answer(404)
-    hint = read_hint(settings.api, body)
+    hint = parse_payload(settings.api, body)
     if hint and not _begin(ticket, hint, settings):
         return _answer(503)
     return _answer(202)
@@ -183,7 +183,7 @@ def _remember(conn_id: str, found: Settings | None) -> Settings | None:
     return found
 
 
-def _begin(ticket: Ticket, hint: Hint, settings: Settings) -> bool:
+def _begin(ticket: CallbackClaims, hint: CallbackPayload, settings: Settings) -> bool:
     """Work on a callback in the background; ``False`` if there is too much to do already."""
     key = (ticket, hint)
     if key in _working:
@@ -205,7 +205,7 @@ def _begin(ticket: Ticket, hint: Hint, settings: Settings) -> bool:
     return True
 
 
-async def _pursue(ticket: Ticket, hint: Hint, settings: Settings) -> None:
+async def _pursue(ticket: CallbackClaims, hint: CallbackPayload, settings: Settings) -> None:
     """Hand a callback over; one that came before the task has deferred is tried again for a while."""
     began = reached = time.monotonic()
     pause, trouble, failures = 1.0, FIRST_PAUSE, 0
@@ -232,11 +232,11 @@ async def _pursue(ticket: Ticket, hint: Hint, settings: Settings) -> None:
         pause *= GROWTH
 
 
-def _patience(hint: Hint) -> float:
+def _patience(hint: CallbackPayload) -> float:
     return PATIENCE if hint.generation_id is None else PATIENCE_FOR_AN_ID
 
 
-def _give_up(ticket: Ticket, error: Exception) -> None:
+def _give_up(ticket: CallbackClaims, error: Exception) -> None:
     log.warning(
         "A callback could not be handed over to %s (%s: %s) and is given up. If the task polls for its render, it "
         "finds the end; if the reply to its submission was lost, on_uncertain_submit applies.",
@@ -247,13 +247,13 @@ def _give_up(ticket: Ticket, error: Exception) -> None:
 
 
 async def _hand_over(
-    ticket: Ticket, hint: Hint, settings: Settings, began: float
+    ticket: CallbackClaims, hint: CallbackPayload, settings: Settings, began: float
 ) -> callback_delivery.Outcome:
     slots = _slots.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(AT_ONCE))
     async with slots:
         while (wait := min(_latest + QUIET, began + LATEST) - time.monotonic()) > 0:  # noqa: ASYNC110 (no event)
             await asyncio.sleep(wait)
-        outcome = await run_in_threadpool(callback_delivery.hand_over, ticket, hint)
+        outcome = await run_in_threadpool(callback_delivery.deliver, ticket, hint)
     if outcome.kind not in ("ask", "finish"):
         return outcome
     if (wait := _until_asked_again(ticket)) > 0:
@@ -269,10 +269,10 @@ async def _hand_over(
             await run_in_threadpool(callback_delivery.finish, ticket, generation.result())
             return callback_delivery.Outcome(kind="resumed")
         event = make_event(generation) if generation and generation.status.terminal else None
-        return await run_in_threadpool(callback_delivery.hand_over, ticket, hint, on_worker=True, event=event)
+        return await run_in_threadpool(callback_delivery.deliver, ticket, hint, on_worker=True, event=event)
 
 
-def _until_asked_again(ticket: Ticket) -> float:
+def _until_asked_again(ticket: CallbackClaims) -> float:
     """Return the seconds until the service may be asked about a render again, and note that it is now."""
     now = time.monotonic()
     for asked in [asked for asked, (at, _) in _asked.items() if at + LONGEST_BETWEEN_QUESTIONS <= now]:

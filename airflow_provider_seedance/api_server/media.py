@@ -25,7 +25,7 @@ from airflow_provider_seedance.api_server.queries import Scope
 from airflow_provider_seedance.api_server.renders import Task, media_type_of, served_path
 
 if TYPE_CHECKING:
-    from airflow_provider_seedance.storage.location import Place
+    from airflow_provider_seedance.storage.location import StorageLocation
 
 log = logging.getLogger(__name__)
 
@@ -88,21 +88,21 @@ def media(
     return StreamingResponse(_pieces(place, part), status_code=status, headers=headers, media_type=kind)
 
 
-def _place(path: str, task: Task) -> Place:
+def _place(path: str, task: Task) -> StorageLocation:
     """Find the store: with the connection that the path names, or else with that of the transfer."""
-    from airflow_provider_seedance.storage.location import Place
+    from airflow_provider_seedance.storage.location import StorageLocation
 
     told = task.fields.get("object_storage_conn_id")
     conn_id = told if isinstance(told, str) and told not in ("", "None") else None
     if "@" in path.partition("://")[2].partition("/")[0]:
         conn_id = None
     try:
-        return Place.of(path, conn_id, what="stored file")
+        return StorageLocation.of(path, conn_id, what="stored file")
     except Exception as error:
         _unreachable(error)
 
 
-def _look(place: Place) -> tuple[int, str]:
+def _look(place: StorageLocation) -> tuple[int, str]:
     """Return the length of a file and an entity tag that changes when it is written again."""
     try:
         seen = place.look()
@@ -123,7 +123,7 @@ def _unreachable(error: Exception) -> NoReturn:
     raise HTTPException(502, "The store of this file cannot be read from Airflow's API server.") from None
 
 
-def _pieces(place: Place, span: Span) -> Iterator[bytes]:
+def _pieces(place: StorageLocation, span: Span) -> Iterator[bytes]:
     left = span.length
     if left <= 0:
         return

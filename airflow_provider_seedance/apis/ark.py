@@ -108,7 +108,7 @@ class Ark(base.Api):
     can_look_up = True
     can_cancel = True
     probe_misses = False
-    most_at_once = LIST_PAGE_SIZE
+    max_ids_per_status_call = LIST_PAGE_SIZE
     id_fields = ("id", "task_id")
 
     # ------------------------------------------------------------------ requests

@@ -39,7 +39,7 @@ from airflow_provider_seedance.generations import (
     GenerationStatus,
     ImageRequest,
     Media,
-    RequestFacts,
+    ResultDefaults,
     read_number,
     read_time,
 )
@@ -74,9 +74,9 @@ class Api(abc.ABC):
     #: Whether a generation that has not begun can be cancelled.
     can_cancel: ClassVar[bool] = False
     #: Generations that one request can read.
-    most_at_once: ClassVar[int] = 1
+    max_ids_per_status_call: ClassVar[int] = 1
     #: Requests that one reading of a generation may take.
-    requests_per_reading: ClassVar[int] = 1
+    requests_per_status: ClassVar[int] = 1
     #: Whether the probe asks for a generation that does not exist, so that "not found" is a good answer.
     probe_misses: ClassVar[bool] = True
     #: Where the id of a generation stands in a reply, in order of preference.
@@ -132,10 +132,10 @@ class Api(abc.ABC):
         """
         return judge(self, request, base_url, hosts or MediaHosts(), connection_model)
 
-    def facts(self, request: GenerationRequest) -> RequestFacts:
+    def result_defaults(self, request: GenerationRequest) -> ResultDefaults:
         """Return what a prepared request already tells of its result."""
         price = self.price(request)
-        return RequestFacts(
+        return ResultDefaults(
             model=request.model,
             duration=read_number(getattr(request, "duration", None)),
             resolution=request.resolution,
@@ -235,7 +235,7 @@ class Api(abc.ABC):
         if generation.status is GenerationStatus.SUCCEEDED and not generation.urls:
             # "success" on a submission tells of the submission; the output is still to come.
             generation = replace(generation, status=GenerationStatus.QUEUED)
-        return generation.fill(self.facts(request).as_dict())
+        return generation.with_defaults(self.result_defaults(request).as_dict())
 
     def find_id(self, body: Mapping[str, Any]) -> str | None:
         """Find the id of a generation in a flat or enveloped reply."""
@@ -272,7 +272,7 @@ class Api(abc.ABC):
         reply = yield from self.fetch(call, generation_id, now)
         return self.read_state(reply, call, generation_id, media=media, now=now)
 
-    def end_flow(self, generation_id: str, media: Media, now: datetime) -> Flow[Generation]:
+    def final_status_flow(self, generation_id: str, media: Media, now: datetime) -> Flow[Generation]:
         """Read a generation whose end was announced, in as few requests as the service allows."""
         return self.status_flow(generation_id, media, now)
 
@@ -280,7 +280,7 @@ class Api(abc.ABC):
         self, generation_ids: Sequence[str], now: datetime
     ) -> Flow[Mapping[str, Generation]]:
         """
-        Read the states of many videos in one request; only where :attr:`most_at_once` allows it.
+        Read the states of many videos in one request; only where :attr:`max_ids_per_status_call` allows it.
 
         Whoever is missing in the answer was not told about, which proves nothing.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_provider_seedance.generations import MediaInput
-from airflow_provider_seedance.urls import MediaHosts, explain_input_url
+from airflow_provider_seedance.urls import MediaHosts, input_url_problem
 
 
 class Rule(abc.ABC):
@@ -186,6 +186,6 @@ class Inputs(Rule):
                 found.append(f"image {number} has the role {item.role!r}")
             if item.role == "draft_task" or item.url.split(":", 1)[0].lower() in self.schemes:
                 continue
-            if wrong := explain_input_url(item.url, hosts):
+            if wrong := input_url_problem(item.url, hosts):
                 found.append(f"image {number} {wrong}")
         return found

@@ -58,7 +58,7 @@ class Seedance2Api(base.Api):
     default_base_url = "https://api.seedance2api.com/v1"
     auth_headers = ("authorization", "x-api-key")
     callback_field = "webhook_url"
-    requests_per_reading = 2
+    requests_per_status = 2
     envelope_words = parsing.ENVELOPE_WORDS
 
     def rules(self, request: GenerationRequest, base_url: str) -> Mapping[str, Rule]:
@@ -94,7 +94,7 @@ class Seedance2Api(base.Api):
             return generation
         return (yield from self._result_flow(generation, reply, now))
 
-    def end_flow(self, generation_id: str, media: Media, now: datetime) -> base.Flow[Generation]:
+    def final_status_flow(self, generation_id: str, media: Media, now: datetime) -> base.Flow[Generation]:
         call = self.result_call(generation_id)
         try:
             reply = yield from self.fetch(call, generation_id, now)

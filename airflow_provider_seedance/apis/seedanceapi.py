@@ -64,8 +64,12 @@ class SeedanceOrgApi(base.Api):
             )
             or (error if isinstance(error, str) else None)
         )
-        claimed = int(code) if code and code.isascii() and code.isdigit() and len(code) == 3 else None
-        return VendorError(code=code, message=message, status=claimed if claimed and claimed >= 400 else None)
+        claimed_status = int(code) if code and code.isascii() and code.isdigit() and len(code) == 3 else None
+        return VendorError(
+            code=code,
+            message=message,
+            status=claimed_status if claimed_status and claimed_status >= 400 else None,
+        )
 
     def wrote(self, body: Mapping[str, Any]) -> bool:
         # Every error of the table has a code; a bare "error" or "message" is what gateways write.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_seedance.apis.messages import DEEPEST
 from airflow_provider_seedance.apis.rules import Inputs, Rule, Text
 from airflow_provider_seedance.exceptions import SeedanceRequestError
-from airflow_provider_seedance.generations import GenerationRequest, ImageRequest, MediaInput, RequestFacts
+from airflow_provider_seedance.generations import GenerationRequest, ImageRequest, MediaInput, ResultDefaults
 from airflow_provider_seedance.urls import MediaHosts
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Prepared:
     asked: GenerationRequest
     defaults: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-    facts: RequestFacts = field(default_factory=RequestFacts)
+    result_defaults: ResultDefaults = field(default_factory=ResultDefaults)
 
 
 def judge(
@@ -83,7 +83,7 @@ def judge(
         asked=asked,
         defaults=tuple(filled),
         warnings=tuple(doubts),
-        facts=api.facts(request),
+        result_defaults=api.result_defaults(request),
     )
 
 

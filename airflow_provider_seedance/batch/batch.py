@@ -19,26 +19,36 @@ from dataclasses import replace
 from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.batch.items import Phase, Render, failure_of
+from airflow_provider_seedance.batch.items import BatchItem, Phase, failure_of
 from airflow_provider_seedance.batch.manifest import read_result
-from airflow_provider_seedance.batch.orphans import sort_out_others
+from airflow_provider_seedance.batch.orphans import reconcile_orphans
 from airflow_provider_seedance.batch.record_codec import Failure
-from airflow_provider_seedance.batch.record_store import Ledger, TakeStore
-from airflow_provider_seedance.batch.resume_state import HALTING, OF_THE_ITEM, Stop, in_a_row
+from airflow_provider_seedance.batch.record_store import BatchRecordStore, ItemRecordStore
+from airflow_provider_seedance.batch.resume_state import (
+    ACCOUNT_ERRORS,
+    ITEM_ERRORS,
+    StopReason,
+    circuit_breaker,
+)
 from airflow_provider_seedance.client import flows
 from airflow_provider_seedance.client.api_client import Client
 from airflow_provider_seedance.generations import Generation, GenerationStatus, read_number, utc_now
 from airflow_provider_seedance.observability import metrics
-from airflow_provider_seedance.polling.shared_quota import QuotaNote
+from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.polling.wait_state import quota_pause
 from airflow_provider_seedance.submission import decisions
 from airflow_provider_seedance.submission import records as rec
-from airflow_provider_seedance.submission.submitter import Attached, Policy, Postponed, Submission
+from airflow_provider_seedance.submission.submitter import (
+    HasGeneration,
+    RetryLater,
+    Submission,
+    SubmissionPolicy,
+)
 
 log = logging.getLogger(__name__)
 
 
-class Campaign:
+class Batch:
     """
     The renders of one entry into a batch task.
 
@@ -56,24 +66,24 @@ class Campaign:
         self,
         *,
         client: Client,
-        ledger: Ledger,
-        renders: Sequence[Render],
-        policy: Policy,
+        ledger: BatchRecordStore,
+        renders: Sequence[BatchItem],
+        policy: SubmissionPolicy,
         max_in_flight: int,
         max_credits: float | None,
         timeout: float,
         entered_at: float,
-        note: QuotaNote | None,
+        note: SharedQuota | None,
         attempt: rec.Attempt,
         allowed: int = 0,
-        doubted: bool = False,
+        last_submission_uncertain: bool = False,
         quota_patience: float,
     ) -> None:
         self.client = client
         self.ledger = ledger
         self.renders = list(renders)
         self.attempt = attempt
-        self.doubted = doubted
+        self.last_submission_uncertain = last_submission_uncertain
         self.quota_patience = quota_patience
         #: What renders have cost whose requests are not in the list any more.
         self.left_behind = 0.0
@@ -90,11 +100,11 @@ class Campaign:
         self.allowed = allowed
         self.api = client.settings.api
 
-    def of(self, *phases: Phase) -> list[Render]:
+    def of(self, *phases: Phase) -> list[BatchItem]:
         """Return the renders that are in one of these phases."""
         return [render for render in self.renders if render.phase in phases]
 
-    def unread(self) -> list[Render]:
+    def unread(self) -> list[BatchItem]:
         """Return the renders whose results only the service has, with those this entry would forget, too."""
         if not self.of(Phase.UNREAD):
             return []
@@ -126,7 +136,7 @@ class Campaign:
 
         :raises SeedanceStateError: the records could not be written; nothing was submitted.
         """
-        missing, self.left_behind = sort_out_others(
+        missing, self.left_behind = reconcile_orphans(
             self.renders, self.ledger, self.attempt, resubmits=self.policy.on_uncertain_submit == "resubmit"
         )
         self.renders += missing
@@ -137,10 +147,10 @@ class Campaign:
         self.ledger.flush()
 
     @staticmethod
-    def _is_recorded(render: Render) -> bool:
+    def _is_recorded(render: BatchItem) -> bool:
         return bool(render.name) and render.phase is not Phase.FAILED
 
-    def _recall(self, render: Render) -> None:
+    def _recall(self, render: BatchItem) -> None:
         record, failure = self._store(render).read(), self.ledger.failure(render.name)
         if record is None:
             return
@@ -159,7 +169,7 @@ class Campaign:
         elif record.state is rec.RecordState.SUBMITTED:
             self._recall_submitted(render, record)
 
-    def _recall_uncertain(self, render: Render, record: rec.Record) -> None:
+    def _recall_uncertain(self, render: BatchItem, record: rec.Record) -> None:
         submission = self._submission(render)
         if found := submission.find(record):
             record = replace(record, state=rec.RecordState.SUBMITTED, generation_id=found)
@@ -178,18 +188,18 @@ class Campaign:
         else:
             log.warning("%s: %s", render.item.key, getattr(verdict, "note", ""))
 
-    def _recall_submitted(self, render: Render, record: rec.Record) -> None:
+    def _recall_submitted(self, render: BatchItem, record: rec.Record) -> None:
         if decisions.is_cleared(record, _attempt(render)) and self.policy.on_clear == "new":
             # Another take is wanted, unless this one is still going on: only the service knows.
             self._decide(render, record, self._read(render))
         else:
             self._in_flight(render)
 
-    def _recall_ended(self, render: Render, record: rec.Record, *, mine: bool) -> None:
+    def _recall_ended(self, render: BatchItem, record: rec.Record, *, mine: bool) -> None:
         again = not mine and decisions.is_cleared(record, _attempt(render)) and self.policy.on_clear == "new"
         if record.status is GenerationStatus.SUCCEEDED:
             if record.result is not None:
-                generation = Generation.from_result(record.result).fill(record.facts)
+                generation = Generation.from_result(record.result).with_defaults(record.result_defaults)
                 if mine:
                     render.phase, render.generation = Phase.SUCCEEDED, generation
                 else:
@@ -200,7 +210,9 @@ class Campaign:
         elif not mine:
             self._decide(render, record, self._unseen(render, record))
 
-    def _decide(self, render: Render, record: rec.Record, remote: Generation | errors.SeedanceError) -> None:
+    def _decide(
+        self, render: BatchItem, record: rec.Record, remote: Generation | errors.SeedanceError
+    ) -> None:
         """Decide on a generation of an earlier try by what is known of it."""
         verdict = decisions.decide_remote(record, _attempt(render), self.policy.on_clear, remote, utc_now())
         log.debug("%s: %s", render.item.key, getattr(verdict, "note", None))
@@ -210,7 +222,7 @@ class Campaign:
             self.ledger.note(render.name, record)
             render.phase, render.generation_id = Phase.WAITING, None
         elif isinstance(verdict, decisions.Reattach):
-            self.ledger.note(render.name, rec.adopted(record, _attempt(render)))
+            self.ledger.note(render.name, rec.taken_over(record, _attempt(render)))
             self._in_flight(render)
         elif isinstance(verdict, decisions.Deliver):
             self._succeed(render, verdict.generation)
@@ -241,7 +253,7 @@ class Campaign:
                 self._read_last(render)
         self.ledger.flush()
 
-    def _end(self, render: Render, generation: Generation) -> None:
+    def _end(self, render: BatchItem, generation: Generation) -> None:
         from airflow_provider_seedance.hooks.seedance import raise_unless_succeeded
 
         record = self._store(render).read()
@@ -257,7 +269,7 @@ class Campaign:
             except errors.SeedanceError as error:
                 self._fail(render, error, generation)
 
-    def _lose(self, render: Render) -> None:
+    def _lose(self, render: BatchItem) -> None:
         from airflow_provider_seedance.hooks.seedance import unknown_to_the_service
 
         record = self._store(render).read()
@@ -268,7 +280,7 @@ class Campaign:
         else:
             self._decide(render, record, error)
 
-    def _read_last(self, render: Render) -> None:
+    def _read_last(self, render: BatchItem) -> None:
         from airflow_provider_seedance.hooks.seedance import timed_out
 
         reading = self._read(render)
@@ -285,7 +297,7 @@ class Campaign:
             last = reading if isinstance(reading, Generation) else None
             self._fail(render, timed_out(str(render.generation_id), self.timeout, last))
 
-    def _read(self, render: Render) -> Generation | errors.SeedanceError:
+    def _read(self, render: BatchItem) -> Generation | errors.SeedanceError:
         try:
             return self.client.run(flows.status_flow(self.api, str(render.generation_id), "video", utc_now))
         except errors.SeedanceError as error:
@@ -309,7 +321,7 @@ class Campaign:
 
     # ------------------------------------------------------------------ submitting
 
-    def submit(self, progress: Callable[[], None] = lambda: None) -> Stop:
+    def submit(self, progress: Callable[[], None] = lambda: None) -> StopReason:
         """
         Submit as many as may be, in request order, each at most once.
 
@@ -321,17 +333,19 @@ class Campaign:
         # First what may have been paid for already: nothing may end before that is known.
         for render in sorted(self.of(Phase.WAITING), key=self._is_doubtful, reverse=True):
             if in_flight >= self.max_in_flight:
-                return Stop(why="full")
+                return StopReason(why="full")
             doubtful = self._is_doubtful(render)
             price = 0.0 if doubtful else render.price or 0.0  # that of the others is committed
             if not doubtful and self.max_credits is not None and committed + price > self.max_credits:
-                return Stop(why="budget")
-            if stop := self._enter(render) or in_a_row(self._row, self.api, doubted=self.doubted):
+                return StopReason(why="budget")
+            if stop := self._enter(render) or circuit_breaker(
+                self._row, self.api, last_submission_uncertain=self.last_submission_uncertain
+            ):
                 return stop
             in_flight += render.phase is Phase.IN_FLIGHT
             committed += price if render.generation_id or render.failure else 0.0
             progress()
-        return Stop(why="done")
+        return StopReason(why="done")
 
     def committed(self) -> float:
         """Return the credits that are spent, or may be by what is in flight or uncertain."""
@@ -344,24 +358,24 @@ class Campaign:
                 total += told if told is not None else render.price or 0.0
         return total
 
-    def _is_doubtful(self, render: Render) -> bool:
+    def _is_doubtful(self, render: BatchItem) -> bool:
         """Whether it has to be looked for at the service before anything else is done with it."""
         return render.phase is Phase.WAITING and render.name in self._unasked
 
-    def _may_have_cost(self, render: Render) -> bool:
+    def _may_have_cost(self, render: BatchItem) -> bool:
         uncertain = render.failure is not None and render.failure.kind == "uncertain"
         return uncertain or render.generation_id is not None
 
-    def _enter(self, render: Render) -> Stop | None:
+    def _enter(self, render: BatchItem) -> StopReason | None:
         """Bring one render to a generation, or say why no further one can be submitted."""
         try:
             entered = self._submission(render, self._place()).enter()
-        except HALTING as error:
+        except ACCOUNT_ERRORS as error:
             self._note_unasked(render)
-            return Stop(why="halted", error=error)
-        except OF_THE_ITEM as error:
+            return StopReason(why="halted", error=error)
+        except ITEM_ERRORS as error:
             if isinstance(error, errors.SeedanceForbiddenError) and self._note_unasked(render):
-                return Stop(why="halted", error=error)  # the key may not look for what was submitted
+                return StopReason(why="halted", error=error)  # the key may not look for what was submitted
             self._fail(render, error)
             self._row = [*self._row, error] if self._row and type(self._row[0]) is type(error) else [error]
             return None
@@ -369,19 +383,21 @@ class Campaign:
             if not self.of(Phase.IN_FLIGHT):
                 raise
             # What is in flight is waited for, and the ids that could not be written go with the deferral.
-            return Stop(why="unreachable", error=error, postponed=Postponed(error))
+            return StopReason(why="unreachable", error=error, postponed=RetryLater(error))
         except flows.NOT_NOW as error:
             self._note_unasked(render)
             limited = isinstance(error, errors.SeedanceRateLimitError)
-            return Stop(why="quota" if limited else "unreachable", error=error, postponed=Postponed(error))
-        if isinstance(entered, Postponed):
-            return Stop(why="quota", error=entered.error, postponed=entered)
+            return StopReason(
+                why="quota" if limited else "unreachable", error=error, postponed=RetryLater(error)
+            )
+        if isinstance(entered, RetryLater):
+            return StopReason(why="quota", error=entered.error, postponed=entered)
         self._row = []
-        assert isinstance(entered, Attached)  # no item of a batch waits to be called back
+        assert isinstance(entered, HasGeneration)  # no item of a batch waits to be called back
         self._attach(render, entered)
         return None
 
-    def _note_unasked(self, render: Render) -> bool:
+    def _note_unasked(self, render: BatchItem) -> bool:
         """Note, and return, whether an error has left a submission that has to be looked for."""
         record = self.ledger.record(render.name)
         if record is None or record.state not in (rec.RecordState.INTENT, rec.RecordState.UNCERTAIN):
@@ -389,14 +405,14 @@ class Campaign:
         self._unasked.add(render.name)
         return True
 
-    def _place(self) -> QuotaNote | None:
+    def _place(self) -> SharedQuota | None:
         """Take the place that the triggerer has waited for; without one, the note of the quota says if there is room."""
         if not self.allowed:
             return self.note
         self.allowed -= 1
         return None
 
-    def _submission(self, render: Render, note: QuotaNote | None = None) -> Submission:
+    def _submission(self, render: BatchItem, note: SharedQuota | None = None) -> Submission:
         assert render.prepared is not None
         return Submission(
             client=self.client,
@@ -405,11 +421,11 @@ class Campaign:
             attempt=_attempt(render),
             policy=self.policy,
             # A worker that waits a little for each of thousands waits for long.
-            patient=False,
+            retry_inline=False,
             note=note,
         )
 
-    def _attach(self, render: Render, entered: Attached) -> None:
+    def _attach(self, render: BatchItem, entered: HasGeneration) -> None:
         record, generation = entered.record, entered.generation
         render.generation_id = generation.generation_id
         render.submitted_at = record.submitted_at.timestamp() if record.submitted_at else None
@@ -419,19 +435,19 @@ class Campaign:
         else:
             self._in_flight(render)
 
-    def _in_flight(self, render: Render) -> None:
+    def _in_flight(self, render: BatchItem) -> None:
         render.phase = Phase.IN_FLIGHT
         render.deadline = self._patience_ends(render)
 
-    def _patience_ends(self, render: Render) -> float:
+    def _patience_ends(self, render: BatchItem) -> float:
         return max(render.submitted_at or 0.0, self.entered_at) + self.timeout
 
     # ------------------------------------------------------------------ ends
 
-    def _succeed(self, render: Render, generation: Generation) -> None:
+    def _succeed(self, render: BatchItem, generation: Generation) -> None:
         record = self._store(render).read()
         assert record is not None
-        generation = generation.fill(record.facts)
+        generation = generation.with_defaults(record.result_defaults)
         if record.state is not rec.RecordState.ENDED:
             metrics.credits_spent(generation.api, generation.credits)
         render.phase, render.generation, render.failure = Phase.SUCCEEDED, generation, None
@@ -439,7 +455,7 @@ class Campaign:
         self.ledger.note(render.name, self._ended(render, record, generation))
 
     def _fail(
-        self, render: Render, error: errors.SeedanceError, generation: Generation | None = None
+        self, render: BatchItem, error: errors.SeedanceError, generation: Generation | None = None
     ) -> None:
         record = self._store(render).read()
         render.generation = generation if generation and generation.status.terminal else None
@@ -448,13 +464,13 @@ class Campaign:
             if render.generation:
                 record = self._ended(render, record, render.generation)
             else:
-                record = rec.adopted(record, _attempt(render))
+                record = rec.taken_over(record, _attempt(render))
         failure = failure_of(error, generation)
         log.warning("%s failed (%s): %s", render.item.key, failure.kind, failure.error)
         render.phase, render.failure = Phase.FAILED, failure
         self.ledger.note(render.name, record, failure)
 
-    def _failed(self, render: Render, failure: Failure, record: rec.Record) -> None:
+    def _failed(self, render: BatchItem, failure: Failure, record: rec.Record) -> None:
         """Recall a failure."""
         if failure.kind == "uncertain" and failure.error.endswith("…"):
             # The records had no room for what a person needs to know.
@@ -465,11 +481,11 @@ class Campaign:
             told = read_number(record.result.get("credits"))
             render.generation = replace(self._unseen(render, record), credits=told)
 
-    def _ended(self, render: Render, record: rec.Record, generation: Generation) -> rec.Record:
+    def _ended(self, render: BatchItem, record: rec.Record, generation: Generation) -> rec.Record:
         ended = rec.ended(record, generation, record.ended_at or utc_now())
-        return replace(rec.adopted(ended, _attempt(render)), result=generation.result())
+        return replace(rec.taken_over(ended, _attempt(render)), result=generation.result())
 
-    def _unseen(self, render: Render, record: rec.Record) -> Generation:
+    def _unseen(self, render: BatchItem, record: rec.Record) -> Generation:
         assert render.prepared is not None
         return Generation(
             generation_id=str(record.generation_id),
@@ -478,10 +494,10 @@ class Campaign:
             status=record.status or GenerationStatus.QUEUED,
         )
 
-    def _store(self, render: Render) -> TakeStore:
+    def _store(self, render: BatchItem) -> ItemRecordStore:
         return self.ledger.store(render.name, _attempt(render).fingerprint)
 
 
-def _attempt(render: Render) -> rec.Attempt:
+def _attempt(render: BatchItem) -> rec.Attempt:
     assert render.attempt is not None
     return render.attempt

@@ -47,7 +47,7 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CampaignEstimate:
+class BatchEstimate:
     """
     What requests will cost.
 
@@ -143,7 +143,7 @@ class CampaignEstimate:
         return [*lines[:_TOLD], *more]
 
 
-def estimate_items(settings: Settings, items: Iterable[Item]) -> CampaignEstimate:
+def estimate_items(settings: Settings, items: Iterable[Item]) -> BatchEstimate:
     """Judge and price the requests of a campaign; nothing is sent."""
     prepared: list[Prepared] = []
     problems = []
@@ -172,7 +172,7 @@ def estimate(
     problems: Sequence[tuple[str, str]] = (),
     *,
     unknown: int = 0,
-) -> CampaignEstimate:
+) -> BatchEstimate:
     """
     Price requests that were judged.
 
@@ -181,17 +181,17 @@ def estimate(
     alike: dict[tuple[str, str], list[tuple[float | None, float | None]]] = {}
     for one in prepared:
         price = settings.api.price(one.request)
-        facts = one.facts
+        result_defaults = one.result_defaults
         like = (
-            str(facts.model or one.request.model or ""),
-            str(facts.resolution or one.request.resolution or ""),
+            str(result_defaults.model or one.request.model or ""),
+            str(result_defaults.resolution or one.request.resolution or ""),
         )
         alike.setdefault(like, []).append((price.credits, price.cost_usd) if price else (None, None))
     rows = [_row(like, prices) for like, prices in sorted(alike.items())]
     if unknown:
         rows.append(Row(model=UNKNOWN, resolution=UNKNOWN, renders=unknown, credits=None, cost_usd=None))
     every = [price for prices in alike.values() for price in prices]
-    return CampaignEstimate(
+    return BatchEstimate(
         api=settings.api.name,
         rows=tuple(rows),
         problems=tuple(problems),

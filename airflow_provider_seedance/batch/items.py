@@ -49,7 +49,7 @@ class Phase(StrEnum):
 
 
 @dataclass(slots=True, kw_only=True)
-class Render:
+class BatchItem:
     """
     One item of a campaign.
 
@@ -74,7 +74,7 @@ class Render:
     @property
     def price(self) -> float | None:
         """Credits by the published prices; ``None`` where there is none."""
-        return self.prepared.facts.credits if self.prepared else None
+        return self.prepared.result_defaults.credits if self.prepared else None
 
     @property
     def credits(self) -> float | None:
@@ -123,7 +123,7 @@ class Totals:
     cost_usd: float | None
 
     @classmethod
-    def of(cls, renders: Sequence[Render]) -> Totals:
+    def of(cls, renders: Sequence[BatchItem]) -> Totals:
         """Count."""
         phases = Counter(render.phase for render in renders)
         ended = [render.generation for render in renders if render.phase is Phase.SUCCEEDED]
@@ -174,7 +174,7 @@ class Totals:
             cost.append(f"${round(self.cost_usd, 4):g}")
         paid = f"cost {' / '.join(cost)}" if cost else "cost not reported by the service"
         return (
-            f"Campaign of {self.total} renders: {self.succeeded} succeeded, {self.failed} failed, "
+            f"Batch of {self.total} renders: {self.succeeded} succeeded, {self.failed} failed, "
             f"{self.waiting} not submitted; {paid}."
         )
 

@@ -19,7 +19,7 @@ from airflow_provider_seedance.apis.messages import read_json
 from airflow_provider_seedance.generations import Generation
 
 if TYPE_CHECKING:
-    from airflow_provider_seedance.storage.location import Place
+    from airflow_provider_seedance.storage.location import StorageLocation
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +38,9 @@ def read_manifest(path: Any, conn_id: str | None = None) -> list[dict[str, Any]]
     :raises SeedanceConfigurationError: it is not there, or no manifest; a retry cannot help.
     :raises SeedanceMediaError: the store could not be read; a retry helps.
     """
-    from airflow_provider_seedance.storage.location import Place
+    from airflow_provider_seedance.storage.location import StorageLocation
 
-    place = Place.of(path, conn_id, what="manifest")
+    place = StorageLocation.of(path, conn_id, what="manifest")
     data = place.read(LARGEST)
     if data is None:
         raise errors.SeedanceConfigurationError(
@@ -118,12 +118,12 @@ def write_manifest(path: Any, lines: Iterable[Mapping[str, Any]], conn_id: str |
     :raises SeedanceConfigurationError: there can be no such file.
     :raises SeedanceMediaError: it could not be written; a retry helps, and what was there is unchanged.
     """
-    from airflow_provider_seedance.storage.location import Place
+    from airflow_provider_seedance.storage.location import StorageLocation
 
-    write_lines(Place.of(path, conn_id, what="manifest"), lines)
+    write_lines(StorageLocation.of(path, conn_id, what="manifest"), lines)
 
 
-def write_lines(place: Place, lines: Iterable[Mapping[str, Any]]) -> None:
+def write_lines(place: StorageLocation, lines: Iterable[Mapping[str, Any]]) -> None:
     """Replace a file as a whole; see :func:`write_manifest`."""
     with place.write(exclusive=False) as writer:
         for line in lines:

@@ -6,9 +6,9 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.batch.items import Phase, Render, failure_of
+from airflow_provider_seedance.batch.items import BatchItem, Phase, failure_of
 from airflow_provider_seedance.batch.record_codec import Entry
-from airflow_provider_seedance.batch.record_store import Ledger
+from airflow_provider_seedance.batch.record_store import BatchRecordStore
 from airflow_provider_seedance.batch.requests import Item
 from airflow_provider_seedance.generations import GenerationStatus, iso
 from airflow_provider_seedance.submission import decisions
@@ -17,9 +17,9 @@ from airflow_provider_seedance.submission import records as rec
 log = logging.getLogger(__name__)
 
 
-def sort_out_others(
-    renders: Sequence[Render], ledger: Ledger, attempt: rec.Attempt, *, resubmits: bool
-) -> tuple[list[Render], float]:
+def reconcile_orphans(
+    renders: Sequence[BatchItem], ledger: BatchRecordStore, attempt: rec.Attempt, *, resubmits: bool
+) -> tuple[list[BatchItem], float]:
     """
     Deal with submissions of requests that are not in the list any more.
 
@@ -50,9 +50,9 @@ def sort_out_others(
     return [_stand_in(record, len(renders)) for record in missing], cost
 
 
-def _stand_in(record: rec.Record, index: int) -> Render:
+def _stand_in(record: rec.Record, index: int) -> BatchItem:
     which = record.generation_id or f"submitted {iso(record.intended_at)}"
-    return Render(
+    return BatchItem(
         item=Item(index=index, key=f"not in the list: {which}", arguments={}),
         phase=Phase.FAILED,
         generation_id=record.generation_id,

@@ -63,7 +63,7 @@ class Entry:
     @property
     def credits(self) -> float:
         """What the render has cost: as the service told, else by its price list, else nothing known."""
-        listed = self.record.facts.get("credits") if self.record else None
+        listed = self.record.result_defaults.get("credits") if self.record else None
         return float(read_number(self.told if self.told is not None else listed) or 0.0)
 
 
@@ -97,9 +97,9 @@ def write_entries(entries: Mapping[str, Entry], *, longest: int | None) -> dict[
         results are left out: the service is asked for them again.
     """
     for reason in REASONS:
-        facts: list[dict[str, Any]] = []
-        items = {name: _write_entry(entry, facts, reason) for name, entry in entries.items()}
-        value: dict[str, Any] = {"facts": facts, "items": items}
+        result_defaults: list[dict[str, Any]] = []
+        items = {name: _write_entry(entry, result_defaults, reason) for name, entry in entries.items()}
+        value: dict[str, Any] = {"result_defaults": result_defaults, "items": items}
         if longest is None or size(value) <= longest:
             break
     results = {
@@ -119,7 +119,8 @@ def read_entries(value: Any) -> dict[str, Entry]:
     """
     results = _unpack(value.get("results"))
     return {
-        name: _read_entry(entry, value["facts"], results.get(name)) for name, entry in value["items"].items()
+        name: _read_entry(entry, value["result_defaults"], results.get(name))
+        for name, entry in value["items"].items()
     }
 
 
@@ -158,20 +159,20 @@ def _unpack(packed: Any) -> dict[str, Any]:
     return results
 
 
-def _write_entry(entry: Entry, facts: list[dict[str, Any]], reason: int) -> list[Any] | None:
+def _write_entry(entry: Entry, result_defaults: list[dict[str, Any]], reason: int) -> list[Any] | None:
     record = entry.record
     if record is None:
         return None
-    known = dict(record.facts)
-    if known not in facts:
-        facts.append(known)
+    known = dict(record.result_defaults)
+    if known not in result_defaults:
+        result_defaults.append(known)
     return [
         _STATES[record.state],
         record.max_tries,
         record.try_number,
         record.generation_id,
         record.correlation,
-        facts.index(known),
+        result_defaults.index(known),
         *(_stamp(getattr(record, name)) for name in ("intended_at", "submitted_at", "ended_at")),
         record.status.value if record.status else None,
         None if entry.failure is None else _write_failure(entry.failure, reason),
@@ -179,7 +180,7 @@ def _write_entry(entry: Entry, facts: list[dict[str, Any]], reason: int) -> list
     ]
 
 
-def _read_entry(value: Any, facts: list[dict[str, Any]], result: Any) -> Entry:
+def _read_entry(value: Any, result_defaults: list[dict[str, Any]], result: Any) -> Entry:
     if value is None:
         return Entry()
     state, max_tries, try_number, generation_id, correlation, fact, *rest = value
@@ -193,7 +194,7 @@ def _read_entry(value: Any, facts: list[dict[str, Any]], result: Any) -> Entry:
         try_number=try_number,
         generation_id=_text(generation_id),
         correlation=_text(correlation),
-        facts=dict(facts[fact]),
+        result_defaults=dict(result_defaults[fact]),
         result=_read_result(result) if result else None,
         status=GenerationStatus(status) if status else None,
         intended_at=read_time(intended_at),

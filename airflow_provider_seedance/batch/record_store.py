@@ -49,7 +49,7 @@ GROUP_SIZE = 100
 _DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError)
 
 
-def take_names(fingerprints: Iterable[Fingerprint]) -> list[str]:
+def record_keys(fingerprints: Iterable[Fingerprint]) -> list[str]:
     """Return what each request's record is called: identical requests of one list are takes 0, 1, 2 …"""
     seen: dict[str, int] = {}
     names = []
@@ -74,7 +74,7 @@ class _Group:
     dirty: bool = False
 
 
-class Ledger:
+class BatchRecordStore:
     """
     All records of a batch task.
 
@@ -206,9 +206,9 @@ class Ledger:
         group = self._where.get(name)
         return group.entries[name].failure if group else None
 
-    def store(self, name: str, fingerprint: Fingerprint) -> TakeStore:
+    def store(self, name: str, fingerprint: Fingerprint) -> ItemRecordStore:
         """Return the store of one take's record."""
-        return TakeStore(self, name, fingerprint)
+        return ItemRecordStore(self, name, fingerprint)
 
     # ------------------------------------------------------------------ writing
 
@@ -330,12 +330,12 @@ class Ledger:
         return {**value, **write_entries(group.entries, longest=room)}
 
 
-class TakeStore(RecordStore):
+class ItemRecordStore(RecordStore):
     """The record of one take, for the code that submits a single render."""
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: BatchRecordStore,
         name: str,
         fingerprint: Fingerprint,
         *,

@@ -7,8 +7,8 @@ from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.base import Api
-from airflow_provider_seedance.batch.estimates import CampaignEstimate
-from airflow_provider_seedance.batch.items import Phase, Render, Totals
+from airflow_provider_seedance.batch.estimates import BatchEstimate
+from airflow_provider_seedance.batch.items import BatchItem, Phase, Totals
 from airflow_provider_seedance.batch.requests import Item
 
 #: So many items are named in an error.
@@ -16,7 +16,7 @@ _NAMED = 10
 
 
 def refusal_of(
-    api: Api, renders: Sequence[Render], *, keep: bool, max_credits: float | None
+    api: Api, renders: Sequence[BatchItem], *, keep: bool, max_credits: float | None
 ) -> errors.SeedanceError | None:
     """
     Return why a campaign must not begin: a request that cannot succeed, a bound that cannot be held.
@@ -39,7 +39,7 @@ def refusal_of(
     return None
 
 
-def result_of(renders: Sequence[Render], manifest: Any) -> dict[str, Any]:
+def result_of(renders: Sequence[BatchItem], manifest: Any) -> dict[str, Any]:
     """
     Return what the task returns.
 
@@ -58,7 +58,7 @@ def result_of(renders: Sequence[Render], manifest: Any) -> dict[str, Any]:
     }
 
 
-def estimated(items: Sequence[Item], found: CampaignEstimate) -> dict[str, Any]:
+def estimated(items: Sequence[Item], found: BatchEstimate) -> dict[str, Any]:
     """Return what the task returns that only estimates."""
     refused = dict(found.problems)
     return {
@@ -82,7 +82,7 @@ def estimated(items: Sequence[Item], found: CampaignEstimate) -> dict[str, Any]:
 
 
 def error_of(
-    renders: Sequence[Render],
+    renders: Sequence[BatchItem],
     *,
     stopped: errors.SeedanceError | None,
     keep: bool,
@@ -131,7 +131,7 @@ def unrecorded(error: BaseException, paid: Sequence[str]) -> errors.SeedanceUnre
     )
 
 
-def _named(renders: Iterable[Render]) -> str:
+def _named(renders: Iterable[BatchItem]) -> str:
     shown = [
         f"{render.item.key} ({render.failure.kind}: {render.failure.error})"
         if render.failure
@@ -141,7 +141,7 @@ def _named(renders: Iterable[Render]) -> str:
     return _some(shown, separator="; ")
 
 
-def _keys(renders: Iterable[Render]) -> str:
+def _keys(renders: Iterable[BatchItem]) -> str:
     return _some([render.item.key for render in renders])
 
 

@@ -11,16 +11,16 @@ from airflow_provider_seedance import exceptions as errors
 
 if TYPE_CHECKING:
     from airflow_provider_seedance.apis.base import Api
-    from airflow_provider_seedance.submission.submitter import Postponed
+    from airflow_provider_seedance.submission.submitter import RetryLater
 
 #: Errors that stand against every further submission; waiting for what is in flight goes on.
-HALTING = (
+ACCOUNT_ERRORS = (
     errors.SeedanceAuthenticationError,
     errors.SeedanceInsufficientCreditsError,
 )
 
 #: Errors of an item that leave the others alone; a 403 may be about its model only.
-OF_THE_ITEM = (
+ITEM_ERRORS = (
     errors.SeedanceForbiddenError,
     errors.SeedanceRequestError,
     errors.SeedanceModerationError,
@@ -35,7 +35,7 @@ _IN_A_ROW = {errors.SeedanceForbiddenError: 3, errors.SeedanceUncertainSubmitErr
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stop:
+class StopReason:
     """
     Why submitting has stopped.
 
@@ -46,11 +46,11 @@ class Stop:
 
     why: Literal["done", "full", "quota", "unreachable", "put_off", "budget", "halted"]
     error: errors.SeedanceError | None = None
-    postponed: Postponed | None = None
+    postponed: RetryLater | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Course:
+class ResumeState:
     """
     What an entry hands on to the next of the same try, in the deferral.
 
@@ -74,14 +74,14 @@ class Course:
     carried: list[dict[str, Any]] | None = None
 
 
-def halted(stop: Stop, course: Course) -> Course:
+def halted(stop: StopReason, course: ResumeState) -> ResumeState:
     """Return a course that knows what stands against every further submission."""
     if stop.why != "halted" or stop.error is None:
         return course
     return replace(course, halted=_told(stop.error))
 
 
-def refused(stop: Stop, course: Course, now: float) -> Course:
+def refused(stop: StopReason, course: ResumeState, now: float) -> ResumeState:
     """Return a course that knows until when no submission is tried, and that counts how often that was so."""
     if stop.why == "put_off":
         return course
@@ -96,44 +96,46 @@ def refused(stop: Stop, course: Course, now: float) -> Course:
     )
 
 
-def stopped(course: Course, now: float, *, turn: bool) -> Stop | None:
+def stopped(course: ResumeState, now: float, *, turn: bool) -> StopReason | None:
     """
     Return why nothing may be submitted, by what entries before found.
 
     :param turn: Whether the triggerer has waited for a turn in the quota, and this is it.
     """
     if course.halted:
-        return Stop(why="halted", error=_error(course.halted))
+        return StopReason(why="halted", error=_error(course.halted))
     if course.refused and course.not_before is not None and now < course.not_before and not turn:
-        return Stop(why="put_off", error=_error(course.refused, retry_after=course.not_before - now))
+        return StopReason(why="put_off", error=_error(course.refused, retry_after=course.not_before - now))
     return None
 
 
-def in_a_row(row: Sequence[errors.SeedanceError], api: Api, *, doubted: bool) -> Stop | None:
+def circuit_breaker(
+    row: Sequence[errors.SeedanceError], api: Api, *, last_submission_uncertain: bool
+) -> StopReason | None:
     """
     Return why to stop after errors that were an item's each, and together are not.
 
     :param row: The latest ones, as long as they are of one kind.
     :param doubted: Whether the latest submissions before were of unknown fate: then one more is enough.
     """
-    from airflow_provider_seedance.submission.submitter import Postponed
+    from airflow_provider_seedance.submission.submitter import RetryLater
 
     if not row:
         return None
     error = row[-1]
     most = next((count for kind, count in _IN_A_ROW.items() if isinstance(error, kind)), None)
-    if isinstance(error, errors.SeedanceUncertainSubmitError) and doubted:
+    if isinstance(error, errors.SeedanceUncertainSubmitError) and last_submission_uncertain:
         most = 1
     if most is None or len(row) < most:
         return None
     if isinstance(error, errors.SeedanceForbiddenError):
-        return Stop(why="halted", error=error)
+        return StopReason(why="halted", error=error)
     # Every further submission could be billed without its id being known.
     unclear = errors.SeedanceServerError(
         f"{api.name} does not answer submissions ({len(row)} in a row): no more are sent for now.",
         http_status=error.http_status,
     )
-    return Stop(why="unreachable", error=unclear, postponed=Postponed(unclear))
+    return StopReason(why="unreachable", error=unclear, postponed=RetryLater(unclear))
 
 
 def _told(error: errors.SeedanceError) -> list[str]:
@@ -146,7 +148,7 @@ def _error(told: list[str], retry_after: float | None = None) -> errors.Seedance
     return (known or errors.SeedanceError)(message, retry_after=retry_after)
 
 
-def read_course(value: Any) -> Course:
+def read_course(value: Any) -> ResumeState:
     """Read what the entry before handed on; a newer or older release may have handed on something else."""
-    known = {name: value[name] for name in Course.__dataclass_fields__ if name in value} if value else {}
-    return Course(**{"entered_at": time.time(), **known})
+    known = {name: value[name] for name in ResumeState.__dataclass_fields__ if name in value} if value else {}
+    return ResumeState(**{"entered_at": time.time(), **known})

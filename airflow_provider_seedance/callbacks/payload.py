@@ -25,7 +25,7 @@ LONGEST_ID = 512
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hint:
+class CallbackPayload:
     """
     What a callback tells.
 
@@ -45,14 +45,14 @@ class Hint:
         return self.ended or self.generation_id is not None
 
 
-def read_hint(api: Api, body: bytes) -> Hint:
+def parse_payload(api: Api, body: bytes) -> CallbackPayload:
     """Read the body of a callback; an empty hint for rubbish. Never raises."""
     try:
         told = json.loads(body)
     except (ValueError, RecursionError):
-        return Hint()
+        return CallbackPayload()
     if not isinstance(told, Mapping):
-        return Hint()
+        return CallbackPayload()
     found = api.find_id(told)
     payload = parsing.unwrap(told)
     # The words of the envelope tell of a call, and this is none of ours.
@@ -62,7 +62,7 @@ def read_hint(api: Api, body: bytes) -> Hint:
         is_word = False
     generation = api.read_generation(told, found or "", media="video", now=datetime.now(UTC))
     known = (is_word and generation.documented) or bool(generation.urls)
-    return Hint(
+    return CallbackPayload(
         generation_id=found if found and len(found) <= LONGEST_ID else None,
         status=generation.status if known else None,
     )

@@ -29,7 +29,7 @@ _SEPARATORS = re.compile(r"[\s,]+")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Signing:
+class SignatureScheme:
     """
     How a service signs its calls.
 
@@ -47,7 +47,7 @@ class Signing:
     timestamp_header: str = "X-Timestamp"
 
 
-def is_genuine(signing: Signing, headers: Mapping[str, str], body: bytes, now: float) -> bool:
+def verify_signature(signing: SignatureScheme, headers: Mapping[str, str], body: bytes, now: float) -> bool:
     """
     Whether a call was signed by the service, by the raw bytes of its body.
 
@@ -70,7 +70,7 @@ def is_genuine(signing: Signing, headers: Mapping[str, str], body: bytes, now: f
 
 
 def _with_time(
-    signing: Signing, headers: Mapping[str, str], header: str, body: bytes, now: float
+    signing: SignatureScheme, headers: Mapping[str, str], header: str, body: bytes, now: float
 ) -> bytes | None:
     stamp = headers.get(signing.timestamp_header.lower(), "").strip()
     for part in _SEPARATORS.split(header):

@@ -33,7 +33,7 @@ _DOMAIN = b"seedance callback 1\n"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ticket:
+class CallbackClaims:
     """
     Whom a callback is for.
 
@@ -61,14 +61,14 @@ _FIELDS: dict[str, type] = {
 }
 
 
-def sign(ticket: Ticket, secret: str) -> str:
+def sign(ticket: CallbackClaims, secret: str) -> str:
     """Return the token of a ticket: it fits into one segment of a path."""
     values = [getattr(ticket, name) for name in _FIELDS]
     said = _encode(json.dumps(values, separators=(",", ":"), ensure_ascii=False).encode())
     return f"{said}.{_mac(said, secret)}"
 
 
-def claimed(token: str) -> Ticket | None:
+def decode_unverified(token: str) -> CallbackClaims | None:
     """
     Return what a token claims, **unproved**: only to learn with whose secret it must be proved.
 
@@ -85,7 +85,7 @@ def claimed(token: str) -> Ticket | None:
         return None
     if any(type(value) is not kind for value, kind in zip(values, _FIELDS.values(), strict=True)):
         return None
-    return Ticket(**dict(zip(_FIELDS, values, strict=True)))
+    return CallbackClaims(**dict(zip(_FIELDS, values, strict=True)))
 
 
 def proves(token: str, secret: str | None, now: float) -> bool:
@@ -96,7 +96,7 @@ def proves(token: str, secret: str | None, now: float) -> bool:
     """
     said, _, mac = token.partition(".")
     genuine = hmac.compare_digest(_mac(said, secret or "none").encode(), mac.encode("utf-8", "replace"))
-    ticket = claimed(token)
+    ticket = decode_unverified(token)
     return genuine and bool(secret) and ticket is not None and now < ticket.expires
 
 

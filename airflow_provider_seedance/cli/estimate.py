@@ -16,7 +16,7 @@ from typing import Any
 
 from airflow_provider_seedance import __version__
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.batch.estimates import UNKNOWN, CampaignEstimate, estimate, prepare
+from airflow_provider_seedance.batch.estimates import UNKNOWN, BatchEstimate, estimate, prepare
 from airflow_provider_seedance.batch.requests import read_requests
 from airflow_provider_seedance.cli.connection import (
     API_VARIABLE,
@@ -48,10 +48,10 @@ class _Sum:
     unpriced: int = 0
     several: list[tuple[str, GenerationRequest]] = field(default_factory=list)
 
-    def estimate(self) -> CampaignEstimate:
+    def estimate(self) -> BatchEstimate:
         return self._priced(self.requests, self.unpriced)
 
-    def each(self) -> dict[str, CampaignEstimate]:
+    def each(self) -> dict[str, BatchEstimate]:
         """Return the price of one render of each kind of which nobody knows the number, by task."""
         found: dict[str, list[tuple[str, GenerationRequest]]] = {}
         for one in self.several:
@@ -59,9 +59,7 @@ class _Sum:
                 found[one[0]].append(one)
         return {task_id: self._priced(requests) for task_id, requests in found.items()}
 
-    def _priced(
-        self, requests: Iterable[tuple[str, GenerationRequest]], unknown: int = 0
-    ) -> CampaignEstimate:
+    def _priced(self, requests: Iterable[tuple[str, GenerationRequest]], unknown: int = 0) -> BatchEstimate:
         prepared, problems = [], []
         for key, request in requests:
             try:
@@ -118,7 +116,7 @@ def _table(sums: Sequence[_Sum], notes: Sequence[str]) -> str:
     return "\n\n".join([*blocks, "\n".join([*sources, _FOOTNOTE])])
 
 
-def _units(one: _Sum, task_id: str, priced: CampaignEstimate) -> Iterable[Any]:
+def _units(one: _Sum, task_id: str, priced: BatchEstimate) -> Iterable[Any]:
     """Return a row for each kind of render; those of one model and resolution may differ in length."""
     if not priced.rows:
         return

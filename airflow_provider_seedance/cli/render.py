@@ -194,7 +194,7 @@ def _download(hook: SeedanceHook, generation: Generation, output: Path) -> tuple
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     from airflow_provider_seedance.client.media_client import MediaClient
-    from airflow_provider_seedance.storage.location import Place
+    from airflow_provider_seedance.storage.location import StorageLocation
     from airflow_provider_seedance.transfers.download import Source, download
     from airflow_provider_seedance.transfers.inline import store_data_url
     from airflow_provider_seedance.transfers.output import FreshUrls
@@ -211,7 +211,7 @@ def _download(hook: SeedanceHook, generation: Generation, output: Path) -> tuple
     with (
         Progress(*columns) as bar,
         MediaClient(hook.settings) as client,
-        Place.of(output.as_uri(), None).write(exclusive=False) as writer,
+        StorageLocation.of(output.as_uri(), None).write(exclusive=False) as writer,
     ):
         task = bar.add_task("download", total=None)
         if source.url.startswith("data:"):

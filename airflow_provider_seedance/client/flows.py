@@ -79,14 +79,14 @@ class Cancellation:
 
 
 def submit_flow(
-    api: Api, call: HttpCall, request: GenerationRequest, now: Now, *, patient: bool = True
+    api: Api, call: HttpCall, request: GenerationRequest, now: Now, *, retry_inline: bool = True
 ) -> Flow[SubmitOutcome]:
     """
     Submit once, repeating only what the service provably did not take.
 
     :param patient: Whether to wait at all; without, the first answer stands.
     """
-    pauses = SUBMIT_PAUSES if patient else ()
+    pauses = SUBMIT_PAUSES if retry_inline else ()
     for attempt in range(len(pauses) + 1):
         answer = yield call
         assert answer is not None
@@ -159,13 +159,13 @@ def status_flow(
     return read_flow(lambda: api.status_flow(generation_id, media, now()), pauses=() if once else READ_PAUSES)
 
 
-def end_flow(api: Api, generation_id: str, media: Media, now: Now) -> Flow[Generation]:
+def final_status_flow(api: Api, generation_id: str, media: Media, now: Now) -> Flow[Generation]:
     """
     Read a generation whose end was announced; announcements may be wrong, the answer is what counts.
 
     :raises SeedanceError: its state could not be read.
     """
-    return read_flow(lambda: api.end_flow(generation_id, media, now()))
+    return read_flow(lambda: api.final_status_flow(generation_id, media, now()))
 
 
 def look_up_flow(api: Api, correlation: str, since: datetime, now: Now) -> Flow[str | None]:

@@ -2,8 +2,8 @@
 Downloads of generated media, from public https hosts only.
 
 A result URL is data from outside: it may name a host of the own network, by its text, by what its name
-resolves to, or by a redirect. So every hop is judged by its text (:func:`explain_media_url`) and by all
-addresses its name resolves to (:func:`explain_addresses`), and the connection goes to a judged address
+resolves to, or by a redirect. So every hop is judged by its text (:func:`media_url_problem`) and by all
+addresses its name resolves to (:func:`address_problem`), and the connection goes to a judged address
 itself, so that a name cannot resolve to another one in between; TLS still checks the host's name. Hosts
 named in ``media_hosts`` are trusted by name, whatever they resolve to.
 
@@ -30,7 +30,7 @@ from airflow_provider_seedance.client.deadlines import PHASES, Budget, TimedBack
 from airflow_provider_seedance.closing import Closing
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError
 from airflow_provider_seedance.settings import Settings
-from airflow_provider_seedance.urls import MediaHosts, explain_addresses, explain_media_url, show_url
+from airflow_provider_seedance.urls import MediaHosts, address_problem, media_url_problem, redact_url
 
 MAX_REDIRECTS = 5
 
@@ -177,7 +177,7 @@ class MediaClient(Closing):
                 headers["If-Range"] = validator
         for _ in range(MAX_REDIRECTS + 1):
             address = _Address.of(url)
-            reason = explain_media_url(address.url, self._settings.media_hosts)
+            reason = media_url_problem(address.url, self._settings.media_hosts)
             if reason:
                 raise MediaAddressError(reason)
             stream = self._send(address, headers)
@@ -186,7 +186,7 @@ class MediaClient(Closing):
                 return stream
             stream.close()
             url = _follow(address.url, location)
-        raise MediaAddressError(f"more than {MAX_REDIRECTS} redirects, the last one to {show_url(url)}")
+        raise MediaAddressError(f"more than {MAX_REDIRECTS} redirects, the last one to {redact_url(url)}")
 
     def _send(self, address: _Address, headers: Mapping[str, str]) -> MediaStream:
         seconds = self._settings.call_timeout
@@ -226,9 +226,9 @@ class _Address:
             if not host.isascii():
                 host = host.encode("idna").decode("ascii")
         except ValueError:  # UnicodeError is one
-            raise MediaAddressError(f"it is not a URL: {show_url(url)!r}") from None
+            raise MediaAddressError(f"it is not a URL: {redact_url(url)!r}") from None
         if not host:  # put together again, its path would be taken for a host that nobody connects to
-            raise MediaAddressError(f"it is not an http(s) URL: {show_url(url)!r}")
+            raise MediaAddressError(f"it is not an http(s) URL: {redact_url(url)!r}")
         bracketed = f"[{host}]" if ":" in host else host
         netloc = f"{bracketed}:{port}" if port is not None else bracketed
         path = quote(parts.path or "/", safe=_KEPT)
@@ -244,7 +244,7 @@ def _follow(url: str, location: str) -> str:
         location = location.encode("latin-1").decode("utf-8")
         return urljoin(url, location)
     except ValueError:
-        raise MediaAddressError(f"{show_url(url)} redirects to something that is not a URL") from None
+        raise MediaAddressError(f"{redact_url(url)} redirects to something that is not a URL") from None
 
 
 class _GuardedBackend(httpcore.NetworkBackend):
@@ -263,7 +263,7 @@ class _GuardedBackend(httpcore.NetworkBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
         addresses = _resolve(host, port)
-        reason = explain_addresses(host, port, addresses, self._hosts)
+        reason = address_problem(host, port, addresses, self._hosts)
         if reason:
             raise MediaAddressError(reason)
         failure: Exception = httpcore.ConnectError(f"{host} resolves to no address")

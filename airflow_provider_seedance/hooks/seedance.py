@@ -155,7 +155,7 @@ class SeedanceHook(BaseHook):
         :raises SeedanceError: its state could not be read, which says nothing about it.
         """
         with self.get_conn() as client:
-            flow = flows.end_flow if announced else flows.status_flow
+            flow = flows.final_status_flow if announced else flows.status_flow
             return client.run(flow(self.settings.api, generation_id, media, utc_now))
 
     async def aget_generation(self, generation_id: str, media: Media = "video") -> Generation:
@@ -206,7 +206,7 @@ class SeedanceHook(BaseHook):
 
         :param report: Called with every reading, to show progress.
         """
-        from airflow_provider_seedance.polling.wait_state import begin, on_reading
+        from airflow_provider_seedance.polling.wait_state import begin, on_poll
 
         waiting = _waiting(generation_id, media, time.time() + timeout, poll_interval, estimated_wait)
         step = begin(waiting, time.time())
@@ -215,7 +215,7 @@ class SeedanceHook(BaseHook):
             while step.kind == "wait":
                 time.sleep(max(0.0, step.at - time.time()))
                 reading = _attempt(client, generation_id, media)
-                step = on_reading(step.waiting, reading, time.time())
+                step = on_poll(step.waiting, reading, time.time())
                 if report and isinstance(reading, Generation):
                     report(reading)
                 if step.waiting.last and step.waiting.last.status is not seen:
@@ -232,7 +232,7 @@ class SeedanceHook(BaseHook):
         poll_interval: float | None = None,
     ) -> Generation:
         """Wait until a generation has succeeded; see :meth:`wait`."""
-        from airflow_provider_seedance.polling.wait_state import begin, on_reading
+        from airflow_provider_seedance.polling.wait_state import begin, on_poll
 
         settings = await self.asettings()
         step = begin(_waiting(generation_id, media, time.time() + timeout, poll_interval, None), time.time())
@@ -245,7 +245,7 @@ class SeedanceHook(BaseHook):
                     reading = await client.run(flow)
                 except errors.SeedanceError as error:
                     reading = error
-                step = on_reading(step.waiting, reading, time.time())
+                step = on_poll(step.waiting, reading, time.time())
         return raise_unless_succeeded(finished(step, generation_id, timeout))
 
     def cancel(self, generation_id: str, media: Media = "video") -> Cancellation:
@@ -370,9 +370,9 @@ def _waiting(
     estimated_wait: float | None,
 ) -> Any:
     from airflow_provider_seedance.polling.schedule import Knowledge
-    from airflow_provider_seedance.polling.wait_state import WORKER_QUOTA_PATIENCE, Waiting
+    from airflow_provider_seedance.polling.wait_state import WORKER_QUOTA_PATIENCE, WaitState
 
-    return Waiting(
+    return WaitState(
         generation_id=generation_id,
         media=media,
         deadline=deadline,

@@ -21,7 +21,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.batch.resume_state import Course, Stop, halted, read_course, refused, stopped
+from airflow_provider_seedance.batch.resume_state import (
+    ResumeState,
+    StopReason,
+    halted,
+    read_course,
+    refused,
+    stopped,
+)
 from airflow_provider_seedance.operators import pace
 from airflow_provider_seedance.operators.base import LONGEST_QUOTA_WAIT, SeedanceOperator
 from airflow_provider_seedance.operators.checks import check_arguments, check_batch, check_rendered
@@ -30,9 +37,9 @@ from airflow_provider_seedance.version_compat import TaskDeferralError, TaskDefe
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
-    from airflow_provider_seedance.batch.batch import Campaign
-    from airflow_provider_seedance.batch.items import Render
-    from airflow_provider_seedance.batch.record_store import Ledger
+    from airflow_provider_seedance.batch.batch import Batch
+    from airflow_provider_seedance.batch.items import BatchItem
+    from airflow_provider_seedance.batch.record_store import BatchRecordStore
     from airflow_provider_seedance.batch.requests import Item
     from airflow_provider_seedance.hooks.seedance import SeedanceHook
     from airflow_provider_seedance.settings import Settings
@@ -130,7 +137,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Submit what may be in flight, and wait for it in the triggerer or here."""
-        return self._run(context, Course(entered_at=time.time()), None)
+        return self._run(context, ResumeState(entered_at=time.time()), None)
 
     def execute_complete(
         self, context: Context, event: Any = None, course: dict[str, Any] | None = None
@@ -161,11 +168,11 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
                 "billed; a retry waits for them again and does not submit them."
             ) from error
 
-    def _run(self, context: Context, course: Course, event: Any) -> dict[str, Any]:
-        from airflow_provider_seedance.batch.record_store import Ledger
+    def _run(self, context: Context, course: ResumeState, event: Any) -> dict[str, Any]:
+        from airflow_provider_seedance.batch.record_store import BatchRecordStore
         from airflow_provider_seedance.batch.requests import read_requests
         from airflow_provider_seedance.client.api_client import Client
-        from airflow_provider_seedance.polling.shared_quota import NoteTaker, QuotaNote
+        from airflow_provider_seedance.polling.shared_quota import SharedQuota, SharedQuotaObserver
         from airflow_provider_seedance.triggers.seedance import read_batch_event
 
         check_arguments(self)
@@ -181,11 +188,11 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
         if self.only_estimate:
             return self._estimate(hook.settings, items)
         renders = self._judge(hook.settings, items, context)
-        ledger = Ledger(context.get("task_state_store"))
+        ledger = BatchRecordStore(context.get("task_state_store"))
         ledger.load(course.carried)
-        note = QuotaNote(hook.settings.identity)
+        note = SharedQuota(hook.settings.identity)
         ended, unknown, overdue, turn = read_batch_event(event)
-        with Client(hook.settings, observer=NoteTaker(note)) as client:
+        with Client(hook.settings, observer=SharedQuotaObserver(note)) as client:
             campaign = self._campaign(
                 client, ledger, renders, course, context, note if self.deferrable else None, allowed=int(turn)
             )
@@ -199,7 +206,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
                 raise self._unrecorded(campaign, error) from error
 
     def _go_on(
-        self, context: Context, hook: SeedanceHook, campaign: Campaign, course: Course, *, turn: bool
+        self, context: Context, hook: SeedanceHook, campaign: Batch, course: ResumeState, *, turn: bool
     ) -> dict[str, Any]:
         from airflow_provider_seedance.batch.items import Totals
 
@@ -227,15 +234,15 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
 
     # ------------------------------------------------------------------ the requests
 
-    def _judge(self, settings: Settings, items: Iterable[Item], context: Context) -> list[Render]:
+    def _judge(self, settings: Settings, items: Iterable[Item], context: Context) -> list[BatchItem]:
         """
         Judge every request, and give each its record's name; nothing is sent.
 
         :raises SeedanceRequestError: with ``on_item_failure="fail"``, naming what the service does not take.
         """
         from airflow_provider_seedance.batch.estimates import prepare
-        from airflow_provider_seedance.batch.items import Phase, Render, failure_of
-        from airflow_provider_seedance.batch.record_store import take_names
+        from airflow_provider_seedance.batch.items import BatchItem, Phase, failure_of
+        from airflow_provider_seedance.batch.record_store import record_keys
         from airflow_provider_seedance.batch.results import refusal_of
         from airflow_provider_seedance.generations import VideoRequest
         from airflow_provider_seedance.submission.records import Attempt, Fingerprint
@@ -243,7 +250,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
         tries = _tries(context)
         renders, told = [], Counter[str]()
         for item in items:
-            render = Render(item=item)
+            render = BatchItem(item=item)
             renders.append(render)
             try:
                 render.prepared = prepared = prepare(settings, VideoRequest.from_arguments(item.arguments))
@@ -257,7 +264,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
         for line, count in told.most_common(20):
             self.log.info("%s (%d requests)", line, count)
         judged = [render for render in renders if render.attempt]
-        names = take_names(render.attempt.fingerprint for render in judged if render.attempt)
+        names = record_keys(render.attempt.fingerprint for render in judged if render.attempt)
         for render, name in zip(judged, names, strict=True):
             render.name = name
         if why := refusal_of(
@@ -277,24 +284,24 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
     def _campaign(
         self,
         client: Any,
-        ledger: Ledger,
+        ledger: BatchRecordStore,
         renders: Any,
-        course: Course,
+        course: ResumeState,
         context: Context,
         note: Any,
         *,
         allowed: int,
-    ) -> Campaign:
-        from airflow_provider_seedance.batch.batch import Campaign
+    ) -> Batch:
+        from airflow_provider_seedance.batch.batch import Batch
         from airflow_provider_seedance.polling.wait_state import QUOTA_PATIENCE, WORKER_QUOTA_PATIENCE
         from airflow_provider_seedance.submission.records import NO_REQUEST, Attempt
-        from airflow_provider_seedance.submission.submitter import Policy
+        from airflow_provider_seedance.submission.submitter import SubmissionPolicy
 
-        return Campaign(
+        return Batch(
             client=client,
             ledger=ledger,
             renders=renders,
-            policy=Policy(
+            policy=SubmissionPolicy(
                 on_uncertain_submit=self.on_uncertain_submit,  # type: ignore[arg-type]
                 on_clear=self.on_clear,  # type: ignore[arg-type]
             ),
@@ -305,20 +312,21 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
             note=note,
             attempt=Attempt(fingerprint=NO_REQUEST, **_tries(context)),
             allowed=allowed,
-            doubted=course.refused is not None and course.refused[0] == "SeedanceServerError",
+            last_submission_uncertain=course.refused is not None
+            and course.refused[0] == "SeedanceServerError",
             quota_patience=QUOTA_PATIENCE if self.deferrable else WORKER_QUOTA_PATIENCE,
         )
 
     # ------------------------------------------------------------------ waiting
 
-    def _is_over(self, campaign: Campaign, stop: Stop) -> bool:
+    def _is_over(self, campaign: Batch, stop: StopReason) -> bool:
         from airflow_provider_seedance.batch.items import Phase
 
         if campaign.of(Phase.IN_FLIGHT, Phase.UNREAD):
             return False
         return stop.why not in ("quota", "unreachable", "put_off", "full")
 
-    def _give_up(self, campaign: Campaign, stop: Stop, course: Course) -> None:
+    def _give_up(self, campaign: Batch, stop: StopReason, course: ResumeState) -> None:
         """
         Fail where it is not worth waiting for the service any longer.
 
@@ -334,7 +342,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
         if too_long or unreachable or not self.deferrable:
             raise stop.error
 
-    def _trigger(self, campaign: Campaign, stop: Stop, course: Course) -> SeedanceBatchTrigger:
+    def _trigger(self, campaign: Batch, stop: StopReason, course: ResumeState) -> SeedanceBatchTrigger:
         from airflow_provider_seedance.batch.items import Phase
         from airflow_provider_seedance.triggers.seedance import SeedanceBatchTrigger
 
@@ -345,7 +353,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
             # What only has to be read again is read at the end, in one wait: its results have no other place
             # than the event of the trigger.
             awaited, linger = campaign.unread(), pace.LINGER_UNREAD
-        facts: list[dict[str, Any]] = []
+        result_defaults: list[dict[str, Any]] = []
         if stop.postponed and course.not_before is not None:
             self.log.warning(
                 "%s %d renders wait to be submitted, for %.0f s at least.",
@@ -355,8 +363,8 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
             )
         return SeedanceBatchTrigger(
             seedance_conn_id=self.seedance_conn_id,
-            generations=[_awaited(render, facts) for render in awaited],
-            facts=facts,
+            generations=[_awaited(render, result_defaults) for render in awaited],
+            result_defaults=result_defaults,
             enough=max(1, math.ceil(campaign.max_in_flight * pace.REFILL))
             if refill
             else max(1, len(awaited)),
@@ -366,7 +374,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
             cancel_on_kill=self.cancel_on_kill,
         )
 
-    def _defer(self, campaign: Campaign, trigger: SeedanceBatchTrigger, course: Course) -> NoReturn:
+    def _defer(self, campaign: Batch, trigger: SeedanceBatchTrigger, course: ResumeState) -> NoReturn:
         from airflow_provider_seedance.polling.wait_state import deferral_timeout
 
         deadlines = [generation[1] for generation in trigger.generations]
@@ -381,7 +389,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
         )
 
     def _wait_here(
-        self, context: Context, hook: SeedanceHook, campaign: Campaign, trigger: SeedanceBatchTrigger
+        self, context: Context, hook: SeedanceHook, campaign: Batch, trigger: SeedanceBatchTrigger
     ) -> bool:
         async def look_up(_: str) -> Settings:
             return hook.settings
@@ -400,7 +408,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
     def _manifest(self) -> Any:
         return self.manifest_path if str(self.manifest_path or "None").strip() not in ("", "None") else None
 
-    def _recover(self, campaign: Campaign) -> None:
+    def _recover(self, campaign: Batch) -> None:
         """Take results that the records had no room for from the manifest."""
         from airflow_provider_seedance.batch.items import Phase
         from airflow_provider_seedance.batch.manifest import read_manifest
@@ -412,7 +420,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
         except errors.SeedanceError as error:
             self.log.info("The results are asked for again: %s", error.message)
 
-    def _write_manifest(self, campaign: Campaign, *, final: bool = False, must: bool = False) -> None:
+    def _write_manifest(self, campaign: Batch, *, final: bool = False, must: bool = False) -> None:
         from airflow_provider_seedance.batch.items import Phase
         from airflow_provider_seedance.batch.manifest import write_manifest
 
@@ -427,7 +435,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
                 raise
             self.log.warning("%s It is written again when more has ended.", error.message)
 
-    def _tell(self, campaign: Campaign, course: Course) -> None:
+    def _tell(self, campaign: Batch, course: ResumeState) -> None:
         from airflow_provider_seedance.batch.items import Totals
 
         seconds = time.time() - course.entered_at
@@ -438,7 +446,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
 
     # ------------------------------------------------------------------ the end
 
-    def _finish(self, context: Context, campaign: Campaign, stop: Stop) -> dict[str, Any]:
+    def _finish(self, context: Context, campaign: Batch, stop: StopReason) -> dict[str, Any]:
         from airflow_provider_seedance.batch.items import Totals
         from airflow_provider_seedance.batch.results import error_of, result_of
 
@@ -461,22 +469,22 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
         self.log.info("%s", totals.summary())
         return result_of(campaign.renders, self._manifest)
 
-    def _may_be_retried(self, campaign: Campaign) -> bool:
+    def _may_be_retried(self, campaign: Batch) -> bool:
         """Whether a retry would find the paid renders again (not below Airflow 3.3), or may pay twice."""
         return campaign.ledger.durable or self.on_uncertain_submit == "resubmit" or not campaign.paid()
 
     @staticmethod
-    def _unrecorded(campaign: Campaign, error: BaseException) -> errors.SeedanceUnrecordedError:
+    def _unrecorded(campaign: Batch, error: BaseException) -> errors.SeedanceUnrecordedError:
         from airflow_provider_seedance.batch.results import unrecorded
 
         return unrecorded(error, campaign.paid())
 
 
-def _awaited(render: Render, facts: list[dict[str, Any]]) -> list[Any]:
-    known = render.prepared.facts.as_dict() if render.prepared else {}
-    if known not in facts:
-        facts.append(known)
-    number = facts.index(known)
+def _awaited(render: BatchItem, result_defaults: list[dict[str, Any]]) -> list[Any]:
+    known = render.prepared.result_defaults.as_dict() if render.prepared else {}
+    if known not in result_defaults:
+        result_defaults.append(known)
+    number = result_defaults.index(known)
     return [render.generation_id, render.deadline, render.submitted_at, render.estimated_wait, number]
 
 

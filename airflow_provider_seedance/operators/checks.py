@@ -133,7 +133,7 @@ def check_price(api: Api, prepared: Prepared, max_credits: float | None) -> None
     """
     if max_credits is None:
         return
-    price = prepared.facts.credits
+    price = prepared.result_defaults.credits
     if price is None:
         known = "for this request" if api.publishes_prices else "at all"
         raise errors.SeedanceConfigurationError(

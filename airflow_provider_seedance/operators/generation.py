@@ -37,7 +37,12 @@ if TYPE_CHECKING:
     from airflow_provider_seedance.apis.validation import Prepared
     from airflow_provider_seedance.hooks.seedance import SeedanceHook
     from airflow_provider_seedance.submission.records import Record, RecordStore
-    from airflow_provider_seedance.submission.submitter import Entered, Postponed, Submission, Unanswered
+    from airflow_provider_seedance.submission.submitter import (
+        AwaitingCallback,
+        RetryLater,
+        Submission,
+        SubmissionResult,
+    )
 
 
 class SeedanceGenerationOperator(SeedanceOperator):
@@ -77,7 +82,7 @@ class SeedanceGenerationOperator(SeedanceOperator):
         context: Context,
         event: Any = None,
         record: dict[str, Any] | None = None,
-        may_repeat: bool = True,
+        resubmits_left: bool = True,
         told: list[str] | None = None,
     ) -> dict[str, Any]:
         """
@@ -96,7 +101,8 @@ class SeedanceGenerationOperator(SeedanceOperator):
         with self._paid_for(self._store(context), named):
             intent = Record.from_value(record)
             return self._run(
-                context, settle=lambda submission: submission.settle(intent, ids, may_repeat=may_repeat)
+                context,
+                settle=lambda submission: submission.settle(intent, ids, resubmits_left=resubmits_left),
             )
 
     def _run(
@@ -105,9 +111,9 @@ class SeedanceGenerationOperator(SeedanceOperator):
         *,
         refusals: int = 0,
         since: float | None = None,
-        settle: Callable[[Submission], Entered] | None = None,
+        settle: Callable[[Submission], SubmissionResult] | None = None,
     ) -> dict[str, Any]:
-        from airflow_provider_seedance.submission.submitter import Postponed, Unanswered
+        from airflow_provider_seedance.submission.submitter import AwaitingCallback, RetryLater
 
         self.output_url = ""
         check_arguments(self)
@@ -116,12 +122,14 @@ class SeedanceGenerationOperator(SeedanceOperator):
         prepared = self._prepare(hook, context)
         if self.deferrable:
             # A trigger that cannot be made or stored must fail before money is spent, not after.
-            trigger = self._trigger("not-submitted-yet", prepared.facts.as_dict(), time.time(), None)
+            trigger = self._trigger(
+                "not-submitted-yet", prepared.result_defaults.as_dict(), time.time(), None
+            )
             json.dumps(trigger.serialize(), allow_nan=False)
         entered = self._enter(hook, prepared, context, refusals=refusals, settle=settle)
-        if isinstance(entered, Unanswered):
+        if isinstance(entered, AwaitingCallback):
             self._await_call(entered)
-        if isinstance(entered, Postponed):
+        if isinstance(entered, RetryLater):
             self._postpone(entered, refusals, since or time.time())
         generation, record = entered.generation, entered.record
         with self._paid_for(self._store(context), generation.generation_id):
@@ -132,7 +140,9 @@ class SeedanceGenerationOperator(SeedanceOperator):
             if self.deferrable:
                 submitted = record.submitted_at.timestamp() if record.submitted_at else None
                 nonce = record.callback_nonce if self.use_callback else None
-                self._defer(generation, dict(record.facts), deadline, submitted, callback_nonce=nonce)
+                self._defer(
+                    generation, dict(record.result_defaults), deadline, submitted, callback_nonce=nonce
+                )
             return self._wait_here(hook, generation, record, context)
 
     def execute_complete(
@@ -140,7 +150,7 @@ class SeedanceGenerationOperator(SeedanceOperator):
         context: Context,
         event: Any = None,
         generation_id: str | None = None,
-        facts: dict[str, Any] | None = None,
+        result_defaults: dict[str, Any] | None = None,
         deadline: float | None = None,
         callback_nonce: str | None = None,
     ) -> dict[str, Any]:
@@ -162,12 +172,12 @@ class SeedanceGenerationOperator(SeedanceOperator):
                 "The task was resumed, but neither the deferral nor the task state store names a generation. "
                 "Look for it in the console of the service; clearing the task submits anew."
             )
-        facts = facts or (dict(record.facts) if record else {})
+        result_defaults = result_defaults or (dict(record.result_defaults) if record else {})
         with self._paid_for(store, expected):
             generation = read_event(event, expected) or self._ask(
-                expected, facts, deadline, callback_nonce, announced=is_call(event)
+                expected, result_defaults, deadline, callback_nonce, announced=is_call(event)
             )
-            return self._deliver(generation.fill(facts), record, context)
+            return self._deliver(generation.with_defaults(result_defaults), record, context)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume; a trigger that broke or was lost costs nobody a finished render."""
@@ -226,19 +236,19 @@ class SeedanceGenerationOperator(SeedanceOperator):
         context: Context,
         *,
         refusals: int,
-        settle: Callable[[Submission], Entered] | None,
-    ) -> Entered:
+        settle: Callable[[Submission], SubmissionResult] | None,
+    ) -> SubmissionResult:
         from airflow_provider_seedance.client.api_client import Client
         from airflow_provider_seedance.operators.resuming import attempt_of
-        from airflow_provider_seedance.polling.shared_quota import NoteTaker, QuotaNote
+        from airflow_provider_seedance.polling.shared_quota import SharedQuota, SharedQuotaObserver
         from airflow_provider_seedance.submission.callback_url import addresses
         from airflow_provider_seedance.submission.records import Fingerprint
-        from airflow_provider_seedance.submission.submitter import Policy, Postponed, Submission
+        from airflow_provider_seedance.submission.submitter import RetryLater, Submission, SubmissionPolicy
 
         settings, ti = hook.settings, context["ti"]
         asked = Fingerprint.of(prepared.asked, api=settings.api.name, base_url=settings.base_url)
-        note = QuotaNote(settings.identity)
-        with Client(settings, observer=NoteTaker(note)) as client:
+        note = SharedQuota(settings.identity)
+        with Client(settings, observer=SharedQuotaObserver(note)) as client:
             submission = Submission(
                 client=client,
                 store=self._store(context),
@@ -246,8 +256,8 @@ class SeedanceGenerationOperator(SeedanceOperator):
                 attempt=attempt_of(ti, asked),
                 # The triggerer lets a submission through when its turn has come; only a first one asks here.
                 note=note if self.deferrable and not refusals else None,
-                patient=not refusals,
-                policy=Policy(
+                retry_inline=not refusals,
+                policy=SubmissionPolicy(
                     on_uncertain_submit=self.on_uncertain_submit,  # type: ignore[arg-type]
                     on_clear=self.on_clear,  # type: ignore[arg-type]
                     end_from_trigger=self.end_from_trigger,
@@ -255,11 +265,11 @@ class SeedanceGenerationOperator(SeedanceOperator):
                 ),
             )
             entered = settle(submission) if settle else submission.enter()
-        if isinstance(entered, Postponed) and not self.deferrable:
+        if isinstance(entered, RetryLater) and not self.deferrable:
             raise entered.error
         return entered
 
-    def _await_call(self, unanswered: Unanswered) -> NoReturn:
+    def _await_call(self, unanswered: AwaitingCallback) -> NoReturn:
         from airflow_provider_seedance.triggers.seedance import SeedanceCallbackTrigger
 
         nonce = unanswered.record.callback_nonce
@@ -275,12 +285,12 @@ class SeedanceGenerationOperator(SeedanceOperator):
             method_name="resume_uncertain",
             kwargs={
                 "record": unanswered.record.as_dict(),
-                "may_repeat": unanswered.may_repeat,
+                "resubmits_left": unanswered.resubmits_left,
                 "told": list(unanswered.told),
             },
         )
 
-    def _postpone(self, postponed: Postponed, refusals: int, since: float) -> NoReturn:
+    def _postpone(self, postponed: RetryLater, refusals: int, since: float) -> NoReturn:
         from airflow_provider_seedance.polling.wait_state import deferral_timeout
         from airflow_provider_seedance.triggers.seedance import SeedanceQuotaTrigger
 
@@ -323,7 +333,7 @@ class SeedanceGenerationOperator(SeedanceOperator):
     def _trigger(
         self,
         generation_id: str,
-        facts: dict[str, Any],
+        result_defaults: dict[str, Any],
         deadline: float,
         estimate: float | None,
         submitted_at: float | None = None,
@@ -342,7 +352,7 @@ class SeedanceGenerationOperator(SeedanceOperator):
             submitted_at=submitted_at,
             cancel_on_kill=self.cancel_on_kill,
             end_from_trigger=self.end_from_trigger,
-            facts=facts,
+            result_defaults=result_defaults,
             callback_nonce=callback_nonce,
             called=called,
         )
@@ -350,7 +360,7 @@ class SeedanceGenerationOperator(SeedanceOperator):
     def _defer(
         self,
         generation: Generation,
-        facts: dict[str, Any],
+        result_defaults: dict[str, Any],
         deadline: float,
         submitted_at: float | None = None,
         *,
@@ -368,7 +378,7 @@ class SeedanceGenerationOperator(SeedanceOperator):
         self.defer(
             trigger=self._trigger(
                 generation.generation_id,
-                facts,
+                result_defaults,
                 deadline,
                 generation.estimated_wait,
                 submitted_at,
@@ -378,7 +388,7 @@ class SeedanceGenerationOperator(SeedanceOperator):
             method_name="execute_complete",
             kwargs={
                 "generation_id": generation.generation_id,
-                "facts": facts,
+                "result_defaults": result_defaults,
                 "deadline": deadline if over is None else over,
                 "callback_nonce": callback_nonce,
             },
@@ -399,12 +409,12 @@ class SeedanceGenerationOperator(SeedanceOperator):
             )
         finally:
             self._waiting_for = None
-        return self._deliver(end.fill(record.facts), record, context)
+        return self._deliver(end.with_defaults(record.result_defaults), record, context)
 
     def _ask(
         self,
         generation_id: str,
-        facts: dict[str, Any],
+        result_defaults: dict[str, Any],
         deadline: float | None,
         callback_nonce: str | None = None,
         *,
@@ -430,14 +440,18 @@ class SeedanceGenerationOperator(SeedanceOperator):
             self.log.warning("%s Reading generation %s again in %.0f s.", error.message, generation_id, wait)
             waiting = replace(unseen, estimated_wait=wait)
             until = max(over, time.time() + wait)
-            self._defer(waiting, facts, until, callback_nonce=callback_nonce, called=announced, over=over)
+            self._defer(
+                waiting, result_defaults, until, callback_nonce=callback_nonce, called=announced, over=over
+            )
         except errors.SeedanceError as error:
             self.log.warning("The state of generation %s could not be read: %s", generation_id, error)
         if last is not None and last.status.terminal:
             return last
         if deadline is not None and time.time() < deadline:
             self.log.info("Generation %s has not ended; the task was resumed early.", generation_id)
-            self._defer(last or unseen, facts, deadline, callback_nonce=callback_nonce, called=announced)
+            self._defer(
+                last or unseen, result_defaults, deadline, callback_nonce=callback_nonce, called=announced
+            )
         raise timed_out(generation_id, self.timeout, last)
 
     @contextmanager

@@ -105,7 +105,7 @@ def _prior() -> _Weights:
 PRIOR = _prior()
 
 
-class Belief:
+class DurationModel:
     """
     What is believed of the time that a kind of render takes. Never changes.
 
@@ -114,7 +114,7 @@ class Belief:
 
     def __init__(self, weights: _Weights = PRIOR) -> None:
         self.weights = weights
-        self._expecting: dict[int, Belief] = {}
+        self._expecting: dict[int, DurationModel] = {}
 
     def after(self, elapsed: float) -> float:
         """Return when to poll next, in seconds since the submission; infinite where nothing is believed."""
@@ -149,7 +149,7 @@ class Belief:
                 costs[cell] += (1.0 - seen) * cost
         return masses, costs
 
-    def learned(self, low: float, high: float) -> Belief:
+    def learned(self, low: float, high: float) -> DurationModel:
         """Return what is believed after a render that ended between two moments, in seconds."""
         first, last = _cell(low), _cell(high)
         rows = []
@@ -164,9 +164,9 @@ class Belief:
                     for weight, before, chance in zip(row, prior, chances, strict=True)
                 ]
             )
-        return Belief(_normal(rows))
+        return DurationModel(_normal(rows))
 
-    def expecting(self, seconds: float | None) -> Belief:
+    def expecting(self, seconds: float | None) -> DurationModel:
         """Return what is believed of a render for which the service gave an estimate."""
         if seconds is None or not TIMES[0] <= seconds <= TIMES[-1]:
             return self
@@ -178,7 +178,7 @@ class Belief:
                 for cell in _MEDIANS
             ]
             rows = [[weight * lean for weight, lean in zip(row, tilt, strict=True)] for row in self.weights]
-            self._expecting[bucket] = Belief(_normal(rows))
+            self._expecting[bucket] = DurationModel(_normal(rows))
         return self._expecting[bucket]
 
     def _hypotheses(self) -> Iterator[tuple[_Spread, int, float]]:
@@ -187,7 +187,7 @@ class Belief:
                 yield spread, median, weight
 
 
-class _Unlearned(Belief):
+class _Unlearned(DurationModel):
     """What is believed of a kind that was never seen."""
 
     def after(self, elapsed: float) -> float:
@@ -213,7 +213,7 @@ def _cell(seconds: float) -> int:
 
 
 @cache
-def unlearned() -> Belief:
+def unlearned() -> DurationModel:
     """Return what is believed of a kind that was never seen; all of them share one plan."""
     return _Unlearned()
 
@@ -240,13 +240,13 @@ class _Kind:
             self.planned, self.unplanned = self.latest, 0
 
 
-class Beliefs:
+class DurationModels:
     """What a process has learned, kind by kind; without clock or storage, and of bounded size."""
 
     def __init__(self) -> None:
         self._kinds: OrderedDict[Hashable, _Kind] = OrderedDict()
 
-    def of(self, kind: Hashable) -> Belief:
+    def of(self, kind: Hashable) -> DurationModel:
         """Return what is believed of a kind."""
         known = self._kinds.get(kind)
         if known is None:

@@ -32,11 +32,11 @@ from airflow_provider_seedance.exceptions import (
 )
 from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
 from airflow_provider_seedance.observability import metrics
-from airflow_provider_seedance.polling.duration_model import Beliefs
+from airflow_provider_seedance.polling.duration_model import DurationModels
 from airflow_provider_seedance.polling.quota import Quota
-from airflow_provider_seedance.polling.request_queue import Turns
-from airflow_provider_seedance.polling.shared_quota import QuotaNote
-from airflow_provider_seedance.polling.wait_state import Next, Waiting, begin, on_reading
+from airflow_provider_seedance.polling.request_queue import RequestQueue
+from airflow_provider_seedance.polling.shared_quota import SharedQuota
+from airflow_provider_seedance.polling.wait_state import WaitState, WaitStep, begin, on_poll
 from airflow_provider_seedance.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class _Connections:
 
 
 @dataclass(eq=False, slots=True)
-class _Seat:
+class _Waiter:
     """
     One who waits in the hub.
 
@@ -99,22 +99,22 @@ class _Seat:
 
     future: asyncio.Future[Any]
     conn_id: str = ""
-    step: Next | None = None
+    step: WaitStep | None = None
     kind: Hashable = None
     alone: bool = False
     report: Report | None = None
 
     @property
-    def planned(self) -> Next:
+    def planned(self) -> WaitStep:
         assert self.step is not None
         return self.step
 
     @property
-    def waiting(self) -> Waiting:
+    def waiting(self) -> WaitState:
         return self.planned.waiting
 
 
-def _alive(seat: _Seat) -> bool:
+def _alive(seat: _Waiter) -> bool:
     return not seat.future.done()
 
 
@@ -130,18 +130,20 @@ class Hub:
         #: Whether the scheduler died; a broken hub is replaced by the next one who comes.
         self.broken = False
         self._connections = connections
-        self._note = QuotaNote(settings.identity)
+        self._note = SharedQuota(settings.identity)
         self._quota = Quota()
         self._heard_at = 0.0
-        self._turns: Turns[_Seat] = Turns(self._quota, alive=_alive, cost=settings.api.requests_per_reading)
+        self._turns: RequestQueue[_Waiter] = RequestQueue(
+            self._quota, alive=_alive, cost=settings.api.requests_per_status
+        )
         # One, as long as the connections that meet here stay the same.
         self._clients: dict[tuple[str, ...], AsyncClient] = {}
         self._use(settings)
         self._slots = asyncio.Semaphore(POOL_SIZE)
         self._wake = asyncio.Event()
-        self._seats: set[_Seat] = set()
+        self._seats: set[_Waiter] = set()
         self._polls: set[asyncio.Task[None]] = set()
-        self._most = settings.api.most_at_once
+        self._most = settings.api.max_ids_per_status_call
         # A context of its own: log lines of the hub must not be pinned to the task that came first.
         self._scheduler = asyncio.create_task(self._run(), context=contextvars.Context())
 
@@ -152,33 +154,33 @@ class Hub:
 
     async def wait(
         self,
-        waiting: Waiting,
+        waiting: WaitState,
         conn_id: str,
         *,
         kind: Hashable,
         not_before: float,
         report: Report | None = None,
-    ) -> Next:
+    ) -> WaitStep:
         """Wait until the generation has ended, is unknown, or the deadline has passed."""
         step = begin(waiting, time.time(), not_before=not_before, belief=_beliefs.of(kind))
         if step.kind != "wait":
             return step
         if waiting.told and waiting.submitted_at is not None:
-            self._quota.saw_submission(waiting.submitted_at, time.time())
+            self._quota.on_observed_submission(waiting.submitted_at, time.time())
         step = self._stretched(step, time.time())
-        seat = _Seat(asyncio.get_running_loop().create_future(), conn_id, step, kind, report=report)
+        seat = _Waiter(asyncio.get_running_loop().create_future(), conn_id, step, kind, report=report)
         self._turns.poll(seat, step.at)
         self._turns.end(seat, waiting.end)
-        ended: Next = await self._sit(seat)
+        ended: WaitStep = await self._sit(seat)
         return ended
 
     async def wait_to_submit(self, moment: float) -> None:
         """Wait until the quota has room for a submission, which is then expected to follow."""
-        seat = _Seat(asyncio.get_running_loop().create_future())
+        seat = _Waiter(asyncio.get_running_loop().create_future())
         self._turns.submit(seat, moment)
         await self._sit(seat)
 
-    async def _sit(self, seat: _Seat) -> Any:
+    async def _sit(self, seat: _Waiter) -> Any:
         self._seats.add(seat)
         self._wake.set()
         try:
@@ -226,7 +228,7 @@ class Hub:
                 self._wake.clear()
                 now = time.time()
                 for seat in self._turns.over(now):  # while the quota allows nothing, too
-                    _settle(seat, Next("deadline", seat.waiting))
+                    _settle(seat, WaitStep("deadline", seat.waiting))
                 if self._slots.locked():
                     # Whose turn it is may look different when there is a connection for it.
                     await self._sleep(_LONGEST_SLEEP)
@@ -266,7 +268,7 @@ class Hub:
             async with asyncio.timeout(max(0.0, seconds)):
                 await self._wake.wait()
 
-    async def _poll(self, seats: tuple[_Seat, ...]) -> None:
+    async def _poll(self, seats: tuple[_Waiter, ...]) -> None:
         try:
             seats = tuple(seat for seat in seats if not self._out_of_time(seat))
             for group in self._groups(seats):
@@ -282,21 +284,21 @@ class Hub:
             self._slots.release()
             self._wake.set()
 
-    def _groups(self, seats: tuple[_Seat, ...]) -> list[list[_Seat]]:
+    def _groups(self, seats: tuple[_Waiter, ...]) -> list[list[_Waiter]]:
         """Return who can be asked for in one request: connections may have come to mean different keys."""
-        groups: dict[Hashable, list[_Seat]] = {}
+        groups: dict[Hashable, list[_Waiter]] = {}
         for seat in seats:
             groups.setdefault(seat if seat.alone else seat.conn_id, []).append(seat)
         return list(groups.values())
 
-    def _out_of_time(self, seat: _Seat) -> bool:
+    def _out_of_time(self, seat: _Waiter) -> bool:
         """End the wait of one whose patience is over; the last reading is the worker's, much later than now."""
         if time.time() < seat.waiting.deadline:
             return False
-        _settle(seat, Next("deadline", seat.waiting))
+        _settle(seat, WaitStep("deadline", seat.waiting))
         return True
 
-    async def _read_together(self, seats: list[_Seat]) -> None:
+    async def _read_together(self, seats: list[_Waiter]) -> None:
         """Read many with one request; whoever it does not tell about is asked for alone from now on."""
         ids = [seat.waiting.generation_id for seat in seats]
         found: Any = await self._run_flow(seats[0].conn_id, lambda api: api.status_many_flow(ids, utc_now()))
@@ -316,21 +318,21 @@ class Hub:
                 seat.alone = True
                 self._turns.poll(seat, now)
 
-    def _take_in(self, seat: _Seat, reading: Generation | SeedanceError) -> None:
+    def _take_in(self, seat: _Waiter, reading: Generation | SeedanceError) -> None:
         try:
             if _alive(seat):
                 self._go_on(seat, reading)
         except Exception as error:
             _fail(seat, error)
 
-    def _go_on(self, seat: _Seat, reading: Generation | SeedanceError) -> None:
+    def _go_on(self, seat: _Waiter, reading: Generation | SeedanceError) -> None:
         now, before = time.time(), seat.waiting
         if isinstance(reading, SeedanceRateLimitError) and now < before.end:
             # Not a reading at all: it keeps its place, and the quota says when.
             seat.step = replace(seat.planned, waiting=replace(before, refused=True))
             self._turns.poll(seat, seat.step.at)
             return
-        step = on_reading(before, reading, now, _beliefs.of(seat.kind))
+        step = on_poll(before, reading, now, _beliefs.of(seat.kind))
         if step.kind == "wait":
             if seat.report and isinstance(reading, Generation) and reading.progress is not None:
                 seat.report(float(reading.progress))
@@ -342,16 +344,18 @@ class Hub:
             _learn(seat.kind, before, step.waiting.known.asked, reading, now)
         _settle(seat, step)
 
-    def _stretched(self, step: Next, now: float) -> Next:
+    def _stretched(self, step: WaitStep, now: float) -> WaitStep:
         """Put a reading off where the quota is short; the user's own interval is kept."""
         if step.waiting.known.poll_interval is not None:
             return step
-        stretch = self._quota.stretch(now, len(self._seats))
-        return replace(step, at=min(now + stretch * (step.at - now), max(step.waiting.deadline, step.at)))
+        interval_factor = self._quota.interval_factor(now, len(self._seats))
+        return replace(
+            step, at=min(now + interval_factor * (step.at - now), max(step.waiting.deadline, step.at))
+        )
 
     # ------------------------------------------------------------------ reading
 
-    async def _read(self, seat: _Seat) -> Generation | SeedanceError:
+    async def _read(self, seat: _Waiter) -> Generation | SeedanceError:
         waiting = seat.waiting
         reading: Generation | SeedanceError = await self._run_flow(
             seat.conn_id,
@@ -390,17 +394,17 @@ class Hub:
         return self._clients[key]
 
 
-def _settle(seat: _Seat, result: Next | None) -> None:
+def _settle(seat: _Waiter, result: WaitStep | None) -> None:
     if not seat.future.done():
         seat.future.set_result(result)
 
 
-def _fail(seat: _Seat, error: Exception) -> None:
+def _fail(seat: _Waiter, error: Exception) -> None:
     if not seat.future.done():
         seat.future.set_exception(error)
 
 
-def _learn(kind: Hashable, before: Waiting, asked: int, ended: Generation, now: float) -> None:
+def _learn(kind: Hashable, before: WaitState, asked: int, ended: Generation, now: float) -> None:
     """Remember how long a render took: longer than until it was seen running, at most until now."""
     delay = max(0.0, now - ended.completed_at.timestamp()) if ended.completed_at else None
     metrics.render_ended(api=ended.api, outcome=ended.status.value, polls=asked, delay=delay)
@@ -420,18 +424,18 @@ def identity(settings: Settings) -> tuple[str, ...]:
 _hubs: dict[tuple[_Loop, tuple[str, str]], Hub] = {}
 _connections: dict[_Loop, _Connections] = {}
 #: How long renders take, as far as this process has seen; it outlives the hubs.
-_beliefs = Beliefs()
+_beliefs = DurationModels()
 
 
 async def wait_for_generation(
-    waiting: Waiting,
+    waiting: WaitState,
     conn_id: str,
     look_up: LookUp,
     *,
     not_before: float,
-    facts: Mapping[str, Any] | None = None,
+    result_defaults: Mapping[str, Any] | None = None,
     report: Report | None = None,
-) -> Next:
+) -> WaitStep:
     """
     Wait in the hub of a connection.
 
@@ -442,7 +446,7 @@ async def wait_for_generation(
     :raises SeedanceConfigurationError: the connection is unusable.
     """
     async with _hub(conn_id, look_up) as (hub, settings):
-        like = tuple((facts or {}).get(name) for name in ("model", "duration", "resolution"))
+        like = tuple((result_defaults or {}).get(name) for name in ("model", "duration", "resolution"))
         kind = (settings.base_url, waiting.media, *like)
         return await hub.wait(waiting, conn_id, kind=kind, not_before=not_before, report=report)
 

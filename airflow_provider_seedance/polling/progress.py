@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 from airflow_provider_seedance.polling import duration_model
-from airflow_provider_seedance.polling.duration_model import TIMES, Belief
+from airflow_provider_seedance.polling.duration_model import TIMES, DurationModel
 from airflow_provider_seedance.polling.poll_plan import plan
 
 #: Standard deviation of what is reported, in points.
@@ -36,7 +36,9 @@ _UNRELIABLE = 0.04
 _ANYWHERE = (1.1, 1.25, 1.5, 2.0, 3.0)
 
 
-def next_by_progress(readings: Sequence[tuple[float, float]], elapsed: float, belief: Belief) -> float | None:
+def next_by_progress(
+    readings: Sequence[tuple[float, float]], elapsed: float, belief: DurationModel
+) -> float | None:
     """
     Return the moment of the next poll, or ``None`` where progress tells nothing.
 
@@ -65,7 +67,7 @@ def _stands_still(told: Sequence[tuple[float, float]]) -> bool:
     return len(told) >= 3 and told[-1][1] <= told[-3][1]
 
 
-def _ends(told: Sequence[tuple[float, float]], belief: Belief) -> list[tuple[float, float]]:
+def _ends(told: Sequence[tuple[float, float]], belief: DurationModel) -> list[tuple[float, float]]:
     """Return possible ends, each with its weight."""
     masses, _ = belief.masses
     latest, percent = told[-1]

@@ -91,7 +91,7 @@ class Quota:
         self.spend(now)
         self._promised.append(now)
 
-    def saw_submission(self, at: float, now: float) -> None:
+    def on_observed_submission(self, at: float, now: float) -> None:
         """Count a submission of another process, where no header tells of it."""
         if self._promised:
             self._promised.popleft()
@@ -174,7 +174,7 @@ class Quota:
             return KEPT_FOR_SUBMISSIONS * self.requests_per_hour
         return 0.0
 
-    def stretch(self, now: float, waiting: int) -> float:
+    def interval_factor(self, now: float, waiting: int) -> float:
         """
         Return how many times longer the waits should be than the schedule's, for the quota to last.
 

@@ -40,7 +40,7 @@ def _always(_: object) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn(Generic[T]):
+class Grant(Generic[T]):
     """
     What to do now.
 
@@ -55,7 +55,7 @@ class Turn(Generic[T]):
 
 
 @dataclass(slots=True)
-class Turns(Generic[T]):
+class RequestQueue(Generic[T]):
     """
     Those who wait, each with the moment from which it does.
 
@@ -114,7 +114,7 @@ class Turns(Generic[T]):
     def __len__(self) -> int:
         return max(len(self._polls) + len(self._submissions), len(self._ends))
 
-    def next(self, now: float, *, most: int = 1) -> Turn[T]:
+    def next(self, now: float, *, most: int = 1) -> Grant[T]:
         """
         Return what to do now.
 
@@ -126,14 +126,14 @@ class Turns(Generic[T]):
         if submit_at <= now and not (self._submission_was_last and poll_at <= now):
             self._submission_was_last, self._last_submission = True, now
             self.quota.promise(now)
-            return Turn(submission=heapq.heappop(self._submissions)[2])
+            return Grant(submission=heapq.heappop(self._submissions)[2])
         if poll_at <= now:
             self._submission_was_last = False
             self._paced = max(self._paced, now) + self._shortest_gap()
             self.quota.hold(self.cost)
-            return Turn(polls=self._take(now, most))
+            return Grant(polls=self._take(now, most))
         end_at = self._ends[0][0] if self._ends else math.inf
-        return Turn(until=min(poll_at, submit_at, end_at))
+        return Grant(until=min(poll_at, submit_at, end_at))
 
     def done(self) -> None:
         """Take notice that polls that were handed out are over."""

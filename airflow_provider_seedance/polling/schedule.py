@@ -2,7 +2,7 @@
 When to ask a service about a generation: a pure function of what is known about it.
 
 This is the one place that decides. It knows nothing of clocks, tasks or event loops. How long such
-renders take is a :class:`~airflow_provider_seedance.polling.duration_model.Belief`; progress that the service
+renders take is a :class:`~airflow_provider_seedance.polling.duration_model.DurationModel`; progress that the service
 reports narrows it down for this one.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from airflow_provider_seedance.polling.duration_model import Belief, unlearned
+from airflow_provider_seedance.polling.duration_model import DurationModel, unlearned
 from airflow_provider_seedance.polling.progress import next_by_progress
 
 #: Shortest wait, in seconds, but for the user's own interval.
@@ -68,7 +68,7 @@ class Knowledge:
 
 
 def next_poll(
-    known: Knowledge, *, elapsed: float, belief: Belief | None = None, jitter: float | None = None
+    known: Knowledge, *, elapsed: float, belief: DurationModel | None = None, jitter: float | None = None
 ) -> float:
     """
     Return the seconds until the next status request.
@@ -90,7 +90,7 @@ def next_poll(
     return wait
 
 
-def _adaptive(known: Knowledge, elapsed: float, belief: Belief) -> float:
+def _adaptive(known: Knowledge, elapsed: float, belief: DurationModel) -> float:
     belief = belief.expecting(known.estimated_wait)
     if known.called_back:
         return _safety_net(elapsed, belief)
@@ -101,7 +101,7 @@ def _adaptive(known: Knowledge, elapsed: float, belief: Belief) -> float:
     return max(SHORTEST, min(longest, at - elapsed))
 
 
-def _safety_net(elapsed: float, belief: Belief) -> float:
+def _safety_net(elapsed: float, belief: DurationModel) -> float:
     first = max(SAFETY_FIRST, SAFETY_FACTOR * belief.by(SAFETY_SHARE))
     if elapsed < first:
         return first - elapsed

@@ -43,7 +43,7 @@ def directory() -> Path:
     return Path(tempfile.gettempdir()) / f"airflow-provider-seedance-{os.getuid()}"
 
 
-class QuotaNote:
+class SharedQuota:
     """
     The note about one base URL and key.
 
@@ -132,10 +132,10 @@ class QuotaNote:
         return io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+")
 
 
-class NoteTaker:
+class SharedQuotaObserver:
     """Writes down what the replies to one process tell."""
 
-    def __init__(self, note: QuotaNote) -> None:
+    def __init__(self, note: SharedQuota) -> None:
         self._note = note
 
     def sent(self) -> None:

@@ -1,5 +1,5 @@
 """
-Waiting for many generations at once, in the hub of their connection.
+WaitState for many generations at once, in the hub of their connection.
 
 Each is waited for as a single one is; here it is decided when there is enough to tell. The triggerer and a
 worker that waits itself both use this.
@@ -17,7 +17,7 @@ from typing import Any
 from airflow_provider_seedance.generations import Generation
 from airflow_provider_seedance.polling.hub import LookUp, wait_for_generation, wait_for_turn
 from airflow_provider_seedance.polling.schedule import Knowledge
-from airflow_provider_seedance.polling.wait_state import Next, Waiting
+from airflow_provider_seedance.polling.wait_state import WaitState, WaitStep
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ REPORT = 60.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Awaited:
+class PendingGeneration:
     """
     One generation that is waited for.
 
@@ -43,11 +43,11 @@ class Awaited:
     deadline: float
     submitted_at: float | None = None
     estimated_wait: float | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
+    result_defaults: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
+class ResumeWhen:
     """
     When there is enough to tell.
 
@@ -68,7 +68,7 @@ class Patience:
 
 
 @dataclass(kw_only=True)
-class Ends:
+class WaitResult:
     """
     What a wait has brought.
 
@@ -86,18 +86,18 @@ class Ends:
         return len(self.ended) + len(self.unknown) + len(self.overdue)
 
 
-_End = tuple[str, Next | None]
+_End = tuple[str, WaitStep | None]
 
 
 async def wait_for_many(
-    awaited: Sequence[Awaited],
-    patience: Patience,
+    awaited: Sequence[PendingGeneration],
+    patience: ResumeWhen,
     conn_id: str,
     look_up: LookUp,
     *,
     poll_interval: float | None = None,
     report: Callable[[int, int], None] | None = None,
-) -> Ends:
+) -> WaitResult:
     """
     Wait until enough of the generations have ended, or a submission has its turn.
 
@@ -127,10 +127,10 @@ async def wait_for_many(
 async def _collect(
     queue: asyncio.Queue[_End],
     total: int,
-    patience: Patience,
+    patience: ResumeWhen,
     report: Callable[[int, int], None] | None,
-) -> Ends:
-    ends = Ends()
+) -> WaitResult:
+    ends = WaitResult()
     first_at: float | None = None
     reported_at = time.time()
     while True:
@@ -154,7 +154,7 @@ async def _collect(
             first_at = time.time()
 
 
-def _add(ends: Ends, end: _End) -> None:
+def _add(ends: WaitResult, end: _End) -> None:
     generation_id, step = end
     if step is None:
         ends.turn = True
@@ -167,14 +167,14 @@ def _add(ends: Ends, end: _End) -> None:
 
 
 async def _wait_for_one(
-    one: Awaited,
+    one: PendingGeneration,
     conn_id: str,
     look_up: LookUp,
     poll_interval: float | None,
-    patience: Patience,
+    patience: ResumeWhen,
     queue: asyncio.Queue[_End],
 ) -> None:
-    waiting = Waiting(
+    waiting = WaitState(
         generation_id=one.generation_id,
         media="video",
         deadline=one.deadline,
@@ -186,13 +186,13 @@ async def _wait_for_one(
     while True:
         try:
             step = await wait_for_generation(
-                waiting, conn_id, look_up, not_before=patience.not_before, facts=one.facts
+                waiting, conn_id, look_up, not_before=patience.not_before, result_defaults=one.result_defaults
             )
             break
         except Exception as error:
             log.warning("The wait for generation %s broke and begins again: %s", one.generation_id, error)
             if time.time() >= one.deadline:
-                step = Next("deadline", waiting)
+                step = WaitStep("deadline", waiting)
                 break
             await asyncio.sleep(MENDING)
     await queue.put((one.generation_id, step))

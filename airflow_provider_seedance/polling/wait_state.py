@@ -15,7 +15,7 @@ from typing import Literal
 
 from airflow_provider_seedance.exceptions import SeedanceError, SeedanceNotFoundError, SeedanceRateLimitError
 from airflow_provider_seedance.generations import Generation, Media
-from airflow_provider_seedance.polling.duration_model import Belief
+from airflow_provider_seedance.polling.duration_model import DurationModel
 from airflow_provider_seedance.polling.schedule import KEPT_PROGRESS, Knowledge, next_poll
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ _told: set[tuple[str, str | None]] = set()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Waiting:
+class WaitState:
     """
     Where somebody stands who waits for a generation.
 
@@ -84,7 +84,7 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Next:
+class WaitStep:
     """
     What follows from a reading.
 
@@ -94,7 +94,7 @@ class Next:
     """
 
     kind: Literal["ended", "unknown", "deadline", "wait"]
-    waiting: Waiting
+    waiting: WaitState
     at: float = 0.0
 
 
@@ -108,7 +108,9 @@ def quota_pause(error: SeedanceRateLimitError) -> float:
     return error.retry_after or UNKNOWN_QUOTA_PAUSE
 
 
-def begin(waiting: Waiting, now: float, *, not_before: float = 0.0, belief: Belief | None = None) -> Next:
+def begin(
+    waiting: WaitState, now: float, *, not_before: float = 0.0, belief: DurationModel | None = None
+) -> WaitStep:
     """
     Return when to read for the first time.
 
@@ -120,16 +122,16 @@ def begin(waiting: Waiting, now: float, *, not_before: float = 0.0, belief: Beli
     return _wait(waiting, now, belief, not_before=not_before)
 
 
-def on_reading(
-    waiting: Waiting, reading: Generation | SeedanceError, now: float, belief: Belief | None = None
-) -> Next:
+def on_poll(
+    waiting: WaitState, reading: Generation | SeedanceError, now: float, belief: DurationModel | None = None
+) -> WaitStep:
     """Return what follows from a reading."""
     if isinstance(reading, Generation):
         return _on_state(waiting, reading, now, belief)
     return _on_failure(waiting, reading, now, belief)
 
 
-def _on_state(waiting: Waiting, reading: Generation, now: float, belief: Belief | None) -> Next:
+def _on_state(waiting: WaitState, reading: Generation, now: float, belief: DurationModel | None) -> WaitStep:
     known = waiting.known
     _tell_unknown_word(reading)
     if known.failures >= TELL_AFTER:
@@ -142,14 +144,14 @@ def _on_state(waiting: Waiting, reading: Generation, now: float, belief: Belief 
     )
     known = replace(known, asked=known.asked + 1, failures=0, retry_after=None)
     if reading.status.terminal:
-        return Next("ended", replace(waiting, known=known))
+        return WaitStep("ended", replace(waiting, known=known))
     if reading.progress is not None and waiting.submitted_at is not None:
         seen = (now - waiting.submitted_at, float(reading.progress))
         known = replace(known, progress=(*known.progress, seen)[-KEPT_PROGRESS:])
     return _wait(replace(waiting, known=known, running_at=now), now, belief)
 
 
-def _dated(waiting: Waiting, reading: Generation, now: float) -> Waiting:
+def _dated(waiting: WaitState, reading: Generation, now: float) -> WaitState:
     """Take the service's word for the time of the submission where nobody here knows it."""
     if waiting.told or waiting.running_at is not None or reading.created_at is None:
         return waiting
@@ -157,7 +159,9 @@ def _dated(waiting: Waiting, reading: Generation, now: float) -> Waiting:
     return replace(waiting, submitted_at=created) if 0 <= now - created <= LONGEST_RENDER else waiting
 
 
-def _on_failure(waiting: Waiting, error: SeedanceError, now: float, belief: Belief | None) -> Next:
+def _on_failure(
+    waiting: WaitState, error: SeedanceError, now: float, belief: DurationModel | None
+) -> WaitStep:
     not_found = waiting.not_found + 1 if isinstance(error, SeedanceNotFoundError) else 0
     refused = isinstance(error, SeedanceRateLimitError)
     failures = waiting.known.failures + 1
@@ -176,7 +180,7 @@ def _on_failure(waiting: Waiting, error: SeedanceError, now: float, belief: Beli
         known=replace(waiting.known, failures=failures, retry_after=error.retry_after),
     )
     if not_found >= NOT_FOUND_LIMIT:
-        return Next("unknown", waiting)
+        return WaitStep("unknown", waiting)
     return _wait(waiting, now, belief)
 
 
@@ -194,12 +198,14 @@ def _tell_unknown_word(generation: Generation) -> None:
     )
 
 
-def _wait(waiting: Waiting, now: float, belief: Belief | None, *, not_before: float = 0.0) -> Next:
+def _wait(
+    waiting: WaitState, now: float, belief: DurationModel | None, *, not_before: float = 0.0
+) -> WaitStep:
     elapsed = max(0.0, now - waiting.submitted_at) if waiting.submitted_at is not None else 0.0
     at = now + max(next_poll(waiting.known, elapsed=elapsed, belief=belief), not_before)
     if now < waiting.deadline:
-        return Next("wait", waiting, min(at, waiting.deadline))
+        return WaitStep("wait", waiting, min(at, waiting.deadline))
     if waiting.refused and now < waiting.end:
         # The quota kept us from the last reading, which may find the render finished.
-        return Next("wait", waiting, min(at, waiting.end))
-    return Next("deadline", waiting)
+        return WaitStep("wait", waiting, min(at, waiting.end))
+    return WaitStep("deadline", waiting)

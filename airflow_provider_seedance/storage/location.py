@@ -52,7 +52,7 @@ _PIECE = 1024 * 1024
 
 
 @dataclass(frozen=True)
-class Place:
+class StorageLocation:
     """
     One path in one filesystem; a file, or a directory for files.
 
@@ -67,7 +67,7 @@ class Place:
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     @classmethod
-    def of(cls, destination: Any, conn_id: str | None, *, what: str = "destination") -> Place:
+    def of(cls, destination: Any, conn_id: str | None, *, what: str = "destination") -> StorageLocation:
         """
         Find the filesystem of a destination.
 
@@ -90,7 +90,7 @@ class Place:
                 f"{what} {str(destination)!r} cannot be used: {error} Nothing was sent."
             ) from error
 
-    def below(self, name: str) -> Place:
+    def below(self, name: str) -> StorageLocation:
         """Return the place of a file in this directory."""
         return replace(self, shown=f"{self.shown.rstrip('/')}/{name}", path=f"{self.path.rstrip('/')}/{name}")
 
@@ -207,7 +207,7 @@ class Writer(ABC):
     :param exclusive: Whether it may not replace another file.
     """
 
-    def __init__(self, place: Place, exclusive: bool) -> None:
+    def __init__(self, place: StorageLocation, exclusive: bool) -> None:
         self.place = place
         self.exclusive = exclusive
         self._done = False
@@ -266,7 +266,7 @@ class Writer(ABC):
 
 
 class _LocalWriter(Writer):
-    def __init__(self, place: Place, exclusive: bool) -> None:
+    def __init__(self, place: StorageLocation, exclusive: bool) -> None:
         super().__init__(place, exclusive)
         self._path = place._local
         directory, name = os.path.split(os.path.abspath(self._path))
@@ -321,12 +321,12 @@ class _LocalWriter(Writer):
 class _UploadWriter(Writer):
     """Uploads while the bytes come; the store shows nothing before the upload is completed."""
 
-    def __init__(self, place: Place, exclusive: bool, file: AbstractBufferedFile) -> None:
+    def __init__(self, place: StorageLocation, exclusive: bool, file: AbstractBufferedFile) -> None:
         super().__init__(place, exclusive)
         self._file = file
 
     @classmethod
-    def begin(cls, place: Place, exclusive: bool) -> _UploadWriter | None:
+    def begin(cls, place: StorageLocation, exclusive: bool) -> _UploadWriter | None:
         """Begin an upload, or return ``None`` where the store cannot hold a file back."""
         if not _may_hold_back(place.fs):
             return None
@@ -361,7 +361,7 @@ class _UploadWriter(Writer):
 class _SpoolWriter(Writer):
     """Keeps the bytes on the worker's disk until they are verified."""
 
-    def __init__(self, place: Place, exclusive: bool) -> None:
+    def __init__(self, place: StorageLocation, exclusive: bool) -> None:
         super().__init__(place, exclusive)
         self._file = tempfile.NamedTemporaryFile(prefix="seedance-", suffix=".part")  # noqa: SIM115
 
@@ -420,7 +420,7 @@ class _SpoolWriter(Writer):
 
 
 @contextmanager
-def _partial_removed(place: Place) -> Iterator[None]:
+def _partial_removed(place: StorageLocation) -> Iterator[None]:
     """Remove what a failed upload left under the name, but never a file that it did not touch."""
     before = place.size()
     try:
@@ -467,7 +467,7 @@ def _holds_back(file: Any) -> bool:
     return isinstance(file, AbstractBufferedFile) and _overrides(type(file))
 
 
-def _open_held_back(place: Place, exclusive: bool) -> Any:
+def _open_held_back(place: StorageLocation, exclusive: bool) -> Any:
     def attempt(mode: str) -> Any:
         return place.fs.open(place.path, mode, block_size=PART, autocommit=False)
 

@@ -18,9 +18,9 @@ def read_text(path: Any, conn_id: str | None, *, largest: int, what: str) -> str
     :raises SeedanceConfigurationError: it is not there, too large, or no text; a retry cannot help.
     :raises SeedanceMediaError: the store could not be read; a retry helps.
     """
-    from airflow_provider_seedance.storage.location import Place
+    from airflow_provider_seedance.storage.location import StorageLocation
 
-    place = Place.of(path, conn_id, what=what)
+    place = StorageLocation.of(path, conn_id, what=what)
     try:
         with place.fs.open(place.path, "rb") as file:
             data: bytes = file.read(largest + 1)

@@ -29,7 +29,7 @@ def addresses(settings: Settings, ti: Any, timeout: float) -> Callable[[str], st
         )
 
     def address(nonce: str) -> str:
-        ticket = tokens.Ticket(
+        ticket = tokens.CallbackClaims(
             dag_id=ti.dag_id,
             run_id=ti.run_id,
             task_id=ti.task_id,

@@ -163,7 +163,7 @@ class Record:
     generation_id: str | None = None
     correlation: str | None = None
     callback_nonce: str | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    result_defaults: Mapping[str, Any] = field(default_factory=dict)
     result: Mapping[str, Any] | None = None
     status: GenerationStatus | None = None
     intended_at: datetime | None = None
@@ -187,7 +187,7 @@ class Record:
             "generation_id": self.generation_id,
             "correlation": self.correlation,
             "callback_nonce": self.callback_nonce,
-            "facts": dict(self.facts),
+            "result_defaults": dict(self.result_defaults),
             "result": dict(self.result) if self.result else None,
             "status": self.status.value if self.status else None,
             "intended_at": iso(self.intended_at),
@@ -226,7 +226,7 @@ class Record:
                 generation_id=_typed(value.get("generation_id"), str, NoneType),
                 correlation=_typed(value.get("correlation"), str, NoneType),
                 callback_nonce=_typed(value.get("callback_nonce"), str, NoneType),
-                facts=_typed(value.get("facts"), dict, NoneType) or {},
+                result_defaults=_typed(value.get("result_defaults"), dict, NoneType) or {},
                 result=_typed(value.get("result"), dict, NoneType) or None,
                 status=GenerationStatus(value["status"]) if value.get("status") else None,
                 **{name: read_time(value.get(name)) for name in ("intended_at", "submitted_at", "ended_at")},
@@ -252,12 +252,12 @@ def _typed(value: Any, *types: type) -> Any:
     return value
 
 
-def intend(
+def intent_record(
     attempt: Attempt,
     now: datetime,
     *,
     correlates: bool,
-    facts: Mapping[str, Any],
+    result_defaults: Mapping[str, Any],
     end_from_trigger: bool,
     calls_back: bool = False,
 ) -> Record:
@@ -270,7 +270,7 @@ def intend(
         end_from_trigger=end_from_trigger,
         correlation=f"airflow-{secrets.token_hex(16)}" if correlates else None,
         callback_nonce=secrets.token_urlsafe(12) if calls_back else None,
-        facts=facts,
+        result_defaults=result_defaults,
         intended_at=now,
     )
 
@@ -297,7 +297,7 @@ def ended(record: Record, generation: Generation, now: datetime) -> Record:
     return replace(record, state=RecordState.ENDED, status=generation.status, ended_at=now)
 
 
-def adopted(record: Record, attempt: Attempt, *, generation_id: str | None = None) -> Record:
+def taken_over(record: Record, attempt: Attempt, *, generation_id: str | None = None) -> Record:
     """Return the record as the present attempt takes it over."""
     return replace(
         record,
@@ -382,7 +382,7 @@ class RecordStore:
             log.error("The id of generation %s still cannot be recorded: %s", generation_id, error.message)
         return record
 
-    def write_stubbornly(self, record: Record) -> bool:
+    def write_with_retries(self, record: Record) -> bool:
         """Write what is already paid for: keep trying, complain aloud, and never raise."""
         for pause in (*WRITE_PAUSES, None):
             try:

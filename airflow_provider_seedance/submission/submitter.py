@@ -29,7 +29,7 @@ from airflow_provider_seedance.apis.validation import Prepared
 from airflow_provider_seedance.client import flows
 from airflow_provider_seedance.client.api_client import Client
 from airflow_provider_seedance.generations import Generation, GenerationRequest, GenerationStatus, utc_now
-from airflow_provider_seedance.polling.shared_quota import QuotaNote
+from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.submission import decisions
 from airflow_provider_seedance.submission import records as rec
 
@@ -50,7 +50,7 @@ LONGEST_STEP = 3600.0
 
 
 @dataclass(frozen=True)
-class Attached:
+class HasGeneration:
     """
     There is a generation for this task.
 
@@ -63,7 +63,7 @@ class Attached:
 
 
 @dataclass(frozen=True)
-class Postponed:
+class RetryLater:
     """The service takes no submission now, and certainly has taken none: ``error`` says until when."""
 
     error: errors.SeedanceError
@@ -82,7 +82,7 @@ class Postponed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unanswered:
+class AwaitingCallback:
     """
     A submission was sent, its fate is unknown, and the service may still call back about it.
 
@@ -94,16 +94,16 @@ class Unanswered:
 
     record: rec.Record
     until: float
-    may_repeat: bool
+    resubmits_left: bool
     told: tuple[str, ...] = ()
 
 
 #: What an entry into a task comes to.
-Entered = Attached | Postponed | Unanswered
+SubmissionResult = HasGeneration | RetryLater | AwaitingCallback
 
 
 @dataclass(frozen=True, kw_only=True)
-class Policy:
+class SubmissionPolicy:
     """
     What the Dag author decided.
 
@@ -137,11 +137,11 @@ class Submission:
         store: rec.RecordStore,
         prepared: Prepared,
         attempt: rec.Attempt,
-        policy: Policy,
-        patient: bool = True,
-        note: QuotaNote | None = None,
+        policy: SubmissionPolicy,
+        retry_inline: bool = True,
+        note: SharedQuota | None = None,
     ) -> None:
-        self.patient = patient
+        self.retry_inline = retry_inline
         self.note = note
         #: The record as it was found: what a submission that was not taken must not make forgotten.
         self.found: rec.Record | None = None
@@ -157,9 +157,9 @@ class Submission:
         #: Why the service could not be asked for the submission in question, where it can be at other times.
         self.unasked: errors.SeedanceError | None = None
         #: Whether a submission of unknown fate may be followed by another, if the policy says so.
-        self.may_repeat = True
+        self.resubmits_left = True
 
-    def enter(self) -> Entered:
+    def enter(self) -> SubmissionResult:
         """
         Find the generation of this task, or submit it.
 
@@ -168,7 +168,7 @@ class Submission:
         """
         return self._decide(self.store.read())
 
-    def settle(self, intent: rec.Record, told: Sequence[str], *, may_repeat: bool) -> Entered:
+    def settle(self, intent: rec.Record, told: Sequence[str], *, resubmits_left: bool) -> SubmissionResult:
         """
         Go on with a submission whose reply was lost, after a callback or in its absence.
 
@@ -177,10 +177,10 @@ class Submission:
         :raises SeedanceError: as :meth:`enter`.
         """
         self.told = tuple(told)
-        self.may_repeat = may_repeat
+        self.resubmits_left = resubmits_left
         return self._decide(self.store.read() or intent, settling=True)
 
-    def _decide(self, record: rec.Record | None, *, settling: bool = False) -> Entered:
+    def _decide(self, record: rec.Record | None, *, settling: bool = False) -> SubmissionResult:
         self.found = record
         verdict: Any = decisions.decide(record, self.attempt, self._on_uncertain)
         if isinstance(verdict, decisions.LookUp):
@@ -192,15 +192,15 @@ class Submission:
                 record, self.attempt, self.policy.on_clear, self._remote(record), utc_now()
             )
         if settling and isinstance(verdict, decisions.Submit):
-            self.may_repeat = False
+            self.resubmits_left = False
         return self._carry_out(verdict, record)
 
     @property
     def _on_uncertain(self) -> decisions.OnUncertain:
-        return self.policy.on_uncertain_submit if self.may_repeat else "fail"
+        return self.policy.on_uncertain_submit if self.resubmits_left else "fail"
 
-    def _carry_out(self, verdict: Any, record: rec.Record | None) -> Entered:
-        if isinstance(verdict, Unanswered):
+    def _carry_out(self, verdict: Any, record: rec.Record | None) -> SubmissionResult:
+        if isinstance(verdict, AwaitingCallback):
             return verdict
         if isinstance(verdict, decisions.Fail):
             if record is not None and isinstance(verdict.error, errors.SeedanceUncertainSubmitError):
@@ -209,16 +209,16 @@ class Submission:
         if isinstance(verdict, decisions.Submit):
             if verdict.note:
                 log.warning("%s", verdict.note)
-            return self._submit(may_repeat=self._on_uncertain == "resubmit")
+            return self._submit(resubmits_left=self._on_uncertain == "resubmit")
         assert record is not None
         assert isinstance(verdict, (decisions.Reattach, decisions.Deliver))
         log.info("%s", verdict.note)
-        record = rec.adopted(record, self.attempt)
+        record = rec.taken_over(record, self.attempt)
         if isinstance(verdict, decisions.Deliver):
-            return Attached(verdict.generation, rec.ended(record, verdict.generation, utc_now()))
+            return HasGeneration(verdict.generation, rec.ended(record, verdict.generation, utc_now()))
         # Only which try goes on with it is new; nothing is lost if that cannot be written.
         self._try_write(record, "The generation is known all the same.")
-        return Attached(self._unseen(record), record)
+        return HasGeneration(self._unseen(record), record)
 
     # ------------------------------------------------------------------ an earlier submission
 
@@ -228,7 +228,7 @@ class Submission:
             return record, self._unanswered(record) or self.give_up(record)
         # max_tries stays: it tells a clear from a retry until the decision is made.
         record = replace(record, state=rec.RecordState.SUBMITTED, generation_id=found)
-        self.store.write_stubbornly(record)
+        self.store.write_with_retries(record)
         return record, decisions.decide(record, self.attempt, self._on_uncertain)
 
     def give_up(self, record: rec.Record) -> decisions.ReadRemote | decisions.Submit | decisions.Fail:
@@ -237,7 +237,11 @@ class Submission:
         if error := self._ask_again(decisions.left_no_id(record)):
             return decisions.Fail(error)
         return decisions.decide_uncertain(
-            record, self.attempt, self.policy.on_uncertain_submit, found=None, repeated=not self.may_repeat
+            record,
+            self.attempt,
+            self.policy.on_uncertain_submit,
+            found=None,
+            repeated=not self.resubmits_left,
         )
 
     def _ask_again(self, what: str) -> errors.SeedanceError | None:
@@ -249,7 +253,7 @@ class Submission:
         # Without a record the next try would submit; the ids that were told would be gone.
         return decisions.unrecorded(self.unasked, " or ".join(self.unread)) if self.unread else None
 
-    def _unanswered(self, intent: rec.Record) -> Unanswered | None:
+    def _unanswered(self, intent: rec.Record) -> AwaitingCallback | None:
         """Return what to wait for where a call may still tell the fate of a submission."""
         if intent.state is not rec.RecordState.INTENT or not intent.callback_nonce or not self.policy.address:
             return None
@@ -258,7 +262,9 @@ class Submission:
             return None
         if self.unasked is not None:
             until = min(until, time.time() + ASK_AGAIN)
-        return Unanswered(record=intent, until=until, may_repeat=self.may_repeat, told=self.told)
+        return AwaitingCallback(
+            record=intent, until=until, resubmits_left=self.resubmits_left, told=self.told
+        )
 
     def _called_back(self, record: rec.Record) -> str | None:
         """Return the id that a callback told; the service has to know it, for a callback is only a hint."""
@@ -320,7 +326,7 @@ class Submission:
             )
         except errors.SeedanceError as error:
             return error
-        return generation.fill(record.facts)
+        return generation.with_defaults(record.result_defaults)
 
     def _unseen(self, record: rec.Record) -> Generation:
         assert record.generation_id is not None
@@ -329,19 +335,19 @@ class Submission:
             api=self.api.name,
             media=self.prepared.request.media,
             status=GenerationStatus.QUEUED,
-        ).fill(record.facts)
+        ).with_defaults(record.result_defaults)
 
     # ------------------------------------------------------------------ a new one
 
-    def _submit(self, *, may_repeat: bool) -> Entered:
+    def _submit(self, *, resubmits_left: bool) -> SubmissionResult:
         request = self.prepared.request
         if postponed := self._used_up():
             return postponed
-        intent = rec.intend(
+        intent = rec.intent_record(
             self.attempt,
             utc_now(),
             correlates=self.api.correlates(request),
-            facts=self.prepared.facts.as_dict(),
+            result_defaults=self.prepared.result_defaults.as_dict(),
             end_from_trigger=self.policy.end_from_trigger,
             calls_back=self.policy.address is not None,
         )
@@ -358,16 +364,16 @@ class Submission:
             return self._record_accepted(intent, outcome.generation, utc_now())
         if isinstance(outcome, (NotAccepted, Refused)):
             return self._not_taken(intent, outcome)
-        return self._uncertain(intent, outcome, may_repeat=may_repeat)
+        return self._uncertain(intent, outcome, resubmits_left=resubmits_left)
 
     def _address(self, intent: rec.Record) -> str | None:
         wanted = self.policy.address and intent.callback_nonce
         return self.policy.address(intent.callback_nonce) if wanted else None  # type: ignore[misc, arg-type]
 
-    def _used_up(self) -> Postponed | None:
+    def _used_up(self) -> RetryLater | None:
         """Take one request out of the quota as it was noted; a short wait for it is spent here."""
         wait = self.note.reserve(time.time()) if self.note else 0.0
-        if self.note and self.patient and 0.0 < wait <= flows.LONGEST_SUBMIT_PAUSE:
+        if self.note and self.retry_inline and 0.0 < wait <= flows.LONGEST_SUBMIT_PAUSE:
             time.sleep(wait)
             wait = self.note.reserve(time.time())
         if not wait:
@@ -375,10 +381,10 @@ class Submission:
         error = errors.SeedanceRateLimitError(
             f"The quota at {self.api.title} is used up, by what it told last.", retry_after=wait
         )
-        return Postponed(error)
+        return RetryLater(error)
 
     def _send(self, call: HttpCall, request: GenerationRequest) -> SubmitOutcome:
-        flow = flows.submit_flow(self.api, call, request, utc_now, patient=self.patient)
+        flow = flows.submit_flow(self.api, call, request, utc_now, retry_inline=self.retry_inline)
         try:
             return self.client.run(flow)
         except (Exception, AirflowTaskTimeout) as error:
@@ -400,38 +406,38 @@ class Submission:
                 f"{error.message} Without a record of the intent nothing is submitted; retry later."
             ) from error
 
-    def _record_accepted(self, intent: rec.Record, generation: Generation, now: datetime) -> Attached:
+    def _record_accepted(self, intent: rec.Record, generation: Generation, now: datetime) -> HasGeneration:
         # Images that come with the answer are told nowhere else, so the record keeps all of them. A video
         # has an id to ask by, and an answer to that brings links that still work.
         told_once = generation.media == "image" or generation.generation_id.startswith(flows.LOCAL_PREFIX)
         synchronous = told_once and generation.status is GenerationStatus.SUCCEEDED
         record = rec.submitted(intent, generation, now, synchronous=synchronous)
-        self.store.write_stubbornly(record)
+        self.store.write_with_retries(record)
         log.info(
             "Submitted generation %s to %s; it is billed from now on.",
             generation.generation_id,
             self.api.title,
         )
-        return Attached(generation, record)
+        return HasGeneration(generation, record)
 
-    def _not_taken(self, intent: rec.Record, outcome: NotAccepted | Refused) -> Postponed:
+    def _not_taken(self, intent: rec.Record, outcome: NotAccepted | Refused) -> RetryLater:
         # What was paid for before stays known: a later clear may still want to deliver it.
         paid_before = self.found if self.found and self.found.generation_id else None
         self._try_write(paid_before or replace(intent, state=rec.RecordState.NOT_SUBMITTED))
         error = outcome.error
         waits = isinstance(error, errors.SeedanceRateLimitError) or error.retry_after is not None
         if isinstance(outcome, NotAccepted) and waits:
-            return Postponed(error)
+            return RetryLater(error)
         raise error
 
-    def _uncertain(self, intent: rec.Record, outcome: Uncertain, *, may_repeat: bool) -> Entered:
+    def _uncertain(self, intent: rec.Record, outcome: Uncertain, *, resubmits_left: bool) -> SubmissionResult:
         if found := self.find(intent):
             generation = Generation(
                 generation_id=found,
                 api=self.api.name,
                 media=self.prepared.request.media,
                 status=GenerationStatus.QUEUED,
-            ).fill(intent.facts)
+            ).with_defaults(intent.result_defaults)
             return self._record_accepted(intent, generation, utc_now())
         if unanswered := self._unanswered(intent):
             log.warning("The submission was sent and its fate is unknown: %s", outcome.error.message)
@@ -439,16 +445,16 @@ class Submission:
         what = f"The submission was sent and its fate is unknown: {outcome.error.message}"
         if later := self._ask_again(what.rstrip(".")):
             raise later
-        if may_repeat:
+        if resubmits_left:
             log.warning("%s on_uncertain_submit='resubmit': submitting again, which may pay twice.", what)
-            return self._submit(may_repeat=False)
+            return self._submit(resubmits_left=False)
         self._report_uncertain(intent)
         raise decisions.uncertain_failure(
             what.rstrip("."), self.api.name, outcome.error, on_uncertain=self.policy.on_uncertain_submit
         )
 
     def _report_uncertain(self, record: rec.Record) -> None:
-        self._try_write(rec.adopted(replace(record, state=rec.RecordState.UNCERTAIN), self.attempt))
+        self._try_write(rec.taken_over(replace(record, state=rec.RecordState.UNCERTAIN), self.attempt))
 
     def _try_write(
         self,

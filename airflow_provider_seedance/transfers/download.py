@@ -32,7 +32,7 @@ from airflow_provider_seedance.exceptions import (
     SeedanceMediaTooLargeError,
     SeedanceOutputGoneError,
 )
-from airflow_provider_seedance.urls import show_url, without_query
+from airflow_provider_seedance.urls import redact_url, without_query
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ def download(
 
     :param begin: Makes the sink when the first good reply has come, or returns ``None`` to leave it.
     :param progress: Called after every piece with the bytes so far and in all.
-    :param stop: Ends the download when set.
+    :param stop: WaitResult the download when set.
     :param sleep: Replaces waiting, for tests.
     :returns: What was downloaded, or ``None`` if ``begin`` left it.
     :raises SeedanceOutputGoneError: the output is no longer to be had.
@@ -226,7 +226,7 @@ class _Run:
                 return None
             except MediaAddressError as error:
                 raise SeedanceMediaHostError(
-                    f"{capital(self.source.what)} may not be downloaded from {show_url(self.url)}: {error}. The "
+                    f"{capital(self.source.what)} may not be downloaded from {redact_url(self.url)}: {error}. The "
                     "render is paid for and is not lost by this. If that host is to be trusted, name it in "
                     "media_hosts in the connection's extra and clear this task, which pays nothing.",
                     generation_id=self.source.generation_id,
@@ -359,7 +359,7 @@ class _Run:
         wait = failure.retry_after
         if self.futile >= MAX_FUTILE_TRIES or self.tries >= MAX_TRIES or (wait or 0) > LONGEST_PAUSE:
             raise self._error(
-                f"could not be downloaded from {show_url(self.url)}: {failure.reason} "
+                f"could not be downloaded from {redact_url(self.url)}: {failure.reason} "
                 f"(after {self.tries} tries and {self._so_far()})",
                 status=failure.status,
                 retry_after=wait,
@@ -383,7 +383,7 @@ class _Run:
         self._note_progress()
         if self.same_again:
             raise SeedanceOutputGoneError(
-                f"{capital(self.source.what)} is no longer there: {show_url(self.url)} answers "
+                f"{capital(self.source.what)} is no longer there: {redact_url(self.url)} answers "
                 f"{refusal.reason}, and the service gives no other URL. It was rendered and is billed; look for "
                 "it in the console of the service. Only a new generation makes it again, and is paid for: clear "
                 'the generating task with on_clear="new" or a changed request; as it is, a clear may deliver the '
@@ -394,14 +394,14 @@ class _Run:
         if self.refreshes >= MAX_REFRESHES:
             raise self._error(
                 f"could not be downloaded: the host refuses every URL the service gives, the last one "
-                f"({show_url(self.url)}) with {refusal.reason}",
+                f"({redact_url(self.url)}) with {refusal.reason}",
                 status=refusal.status,
             )
         self.refreshes += 1
         log.warning(
             "%s is refused at %s (%s); asking the service for its URL again.",
             capital(self.source.what),
-            show_url(self.url),
+            redact_url(self.url),
             refusal.reason,
         )
         try:
@@ -428,7 +428,7 @@ class _Run:
     def _explained(self, error: SeedanceError, refusal: _Refused) -> SeedanceError:
         details = {**error.details(), "generation_id": self.source.generation_id}
         return type(error)(
-            f"{capital(self.source.what)} is refused at {show_url(self.url)} ({refusal.reason}), and no new URL "
+            f"{capital(self.source.what)} is refused at {redact_url(self.url)} ({refusal.reason}), and no new URL "
             f"could be had: {error.message}",
             **details,
         )
@@ -440,7 +440,7 @@ class _Run:
     def _check_size(self, size: int) -> None:
         most = self.client.max_bytes
         if size > most:
-            raise too_large(self.source, show_url(self.url), size, most)
+            raise too_large(self.source, redact_url(self.url), size, most)
 
     def _so_far(self) -> str:
         return f"{self.received} of {self.total if self.total is not None else 'unknown'} bytes"

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import Generation, GenerationStatus
-from airflow_provider_seedance.urls import show_url
+from airflow_provider_seedance.urls import redact_url
 
 if TYPE_CHECKING:
-    from airflow_provider_seedance.storage.location import Place
+    from airflow_provider_seedance.storage.location import StorageLocation
 
 Overwrite = Literal["yes", "no", "if-changed"]
 
@@ -173,7 +173,7 @@ def _from_text(text: str) -> Any:
             return parse(text.strip())
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             continue
-    shown = show_url(text)
+    shown = redact_url(text)
     raise _not_a_result(f"it is the text {shown[:60] + '…' if len(shown) > 60 else shown!r}")
 
 
@@ -214,7 +214,7 @@ def destination_text(destination: Any) -> str:
     return text
 
 
-def against_a_file(place: Place, text: str, count: int, template: str | None) -> str | None:
+def against_a_file(place: StorageLocation, text: str, count: int, template: str | None) -> str | None:
     """Say why a destination that is one file cannot be used, or return ``None``."""
     if count > 1:
         return (

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import Generation, utc_now
-from airflow_provider_seedance.storage.location import Place
+from airflow_provider_seedance.storage.location import StorageLocation
 from airflow_provider_seedance.transfers.download import (
     Announced,
     Downloaded,
@@ -28,7 +28,7 @@ from airflow_provider_seedance.transfers.file_names import (
 )
 from airflow_provider_seedance.transfers.inline import store_data_url
 from airflow_provider_seedance.transfers.inputs import Overwrite
-from airflow_provider_seedance.urls import show_url
+from airflow_provider_seedance.urls import redact_url
 
 if TYPE_CHECKING:
     from airflow_provider_seedance.client.media_client import MediaClient
@@ -53,7 +53,7 @@ class Output:
     count: int
     generation: Generation
     url: str
-    place: Place
+    place: StorageLocation
     naming: Naming | None
 
     @property
@@ -62,7 +62,7 @@ class Output:
         number = f"output {self.index} of {self.count}" if self.count > 1 else "the output"
         return f"{number} of generation {self.generation.generation_id}"
 
-    def known_place(self) -> Place | None:
+    def known_place(self) -> StorageLocation | None:
         """Return where it goes, or ``None`` if that takes the type of the file, which is not known yet."""
         if self.naming is None:
             return self.place
@@ -71,7 +71,7 @@ class Output:
             return None
         return self.place.below(self.naming.name(self.index, extension or ""))
 
-    def place_for(self, content_type: str) -> Place:
+    def place_for(self, content_type: str) -> StorageLocation:
         """Return where it goes, given the type the media host tells."""
         known = self.known_place()
         if known is not None or self.naming is None:
@@ -312,7 +312,7 @@ def joined(failures: list[BaseException], done: list[Stored], count: int) -> Bas
 
 def show_media_url(url: str) -> str:
     """Return a URL for logs and messages: without signatures, and without data."""
-    return url.partition(",")[0] + ",…" if url.startswith("data:") else show_url(url)
+    return url.partition(",")[0] + ",…" if url.startswith("data:") else redact_url(url)
 
 
 def megabytes(size: int | None) -> str:

@@ -162,7 +162,7 @@ class SeedanceToObjectStorageOperator(BaseOperator):
     def _execute_many(self, context: Context, many: Many, overwrite: Overwrite) -> dict[str, Any]:
         from airflow_provider_seedance.client.media_client import MediaClient
         from airflow_provider_seedance.hooks.seedance import SeedanceHook
-        from airflow_provider_seedance.storage.location import Place
+        from airflow_provider_seedance.storage.location import StorageLocation
         from airflow_provider_seedance.transfers.transfer_run import (
             Errand,
             ManyTransfer,
@@ -171,7 +171,7 @@ class SeedanceToObjectStorageOperator(BaseOperator):
         )
 
         text = destination_text(self.destination)
-        place = Place.of(self.destination, self.object_storage_conn_id or None)
+        place = StorageLocation.of(self.destination, self.object_storage_conn_id or None)
         if not text.endswith("/") and not place.is_local_directory:
             raise errors.SeedanceConfigurationError(
                 f"generation is many, and destination {text!r} is one file: they need a directory, written as text "
@@ -224,14 +224,14 @@ class SeedanceToObjectStorageOperator(BaseOperator):
     # ------------------------------------------------------------------ before anything is sent
 
     def _plan(self, generation: Generation, key: str | None) -> list[Output]:
-        from airflow_provider_seedance.storage.location import Place
+        from airflow_provider_seedance.storage.location import StorageLocation
         from airflow_provider_seedance.transfers.file_names import Naming
         from airflow_provider_seedance.transfers.output import Output
 
         text = destination_text(self.destination)
         count = len(generation.urls)
         template = self._template
-        place = Place.of(self.destination, self.object_storage_conn_id or None)
+        place = StorageLocation.of(self.destination, self.object_storage_conn_id or None)
         directory = text.endswith("/") or (not isinstance(self.destination, str) and place.is_local_directory)
         if not directory:
             why = against_a_file(place, text, count, template)

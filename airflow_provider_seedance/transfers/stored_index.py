@@ -18,7 +18,7 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.batch.manifest import LARGEST, parse_manifest, write_lines
 
 if TYPE_CHECKING:
-    from airflow_provider_seedance.storage.location import Place
+    from airflow_provider_seedance.storage.location import StorageLocation
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class StoredRecord:
     :param directory: Of the files.
     """
 
-    def __init__(self, directory: Place) -> None:
+    def __init__(self, directory: StorageLocation) -> None:
         self.place = directory.below(RECORD_NAME)
         #: Whether there is such a file.
         self.exists = False

@@ -26,7 +26,7 @@ from airflow_provider_seedance.transfers.stored_index import RECORD_NAME, Stored
 if TYPE_CHECKING:
     from airflow_provider_seedance.client.media_client import MediaClient
     from airflow_provider_seedance.hooks.seedance import SeedanceHook
-    from airflow_provider_seedance.storage.location import Place
+    from airflow_provider_seedance.storage.location import StorageLocation
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Errand:
 
     hook: SeedanceHook
     client: MediaClient
-    place: Place
+    place: StorageLocation
     template: str | None
     overwrite: Overwrite
     max_parallel: int
@@ -81,7 +81,7 @@ class Errand:
     again: bool
 
 
-def outputs_of(many: Many, place: Place, template: str | None) -> list[tuple[Wanted, Output]]:
+def outputs_of(many: Many, place: StorageLocation, template: str | None) -> list[tuple[Wanted, Output]]:
     """
     Name every output before anything is sent.
 
@@ -332,7 +332,7 @@ class ManyTransfer:
     def _name(self, stored: Stored) -> str:
         return stored.path.removeprefix(self._errand.place.shown.rstrip("/") + "/")
 
-    def _tag(self, place: Place) -> str | None:
+    def _tag(self, place: StorageLocation) -> str | None:
         if place.is_local:
             return None
         try:
@@ -371,7 +371,7 @@ class ManyTransfer:
                 '"if-changed", and clear the task: the renders are paid for, and nothing is paid again.'
             )
 
-    def _taken(self, place: Place) -> bool:
+    def _taken(self, place: StorageLocation) -> bool:
         return not self._errand.stop.is_set() and place.look() is not None
 
     def _note_begun(self) -> None:

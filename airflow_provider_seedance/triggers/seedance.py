@@ -16,14 +16,14 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_seedance.generations import Generation, GenerationStatus, Media
 from airflow_provider_seedance.polling.schedule import Knowledge
-from airflow_provider_seedance.polling.wait_state import Next, Waiting
+from airflow_provider_seedance.polling.wait_state import WaitState, WaitStep
 from airflow_provider_seedance.triggers.cancellation import CancellingTrigger
 from airflow_provider_seedance.triggers.xcom import Progress, push
 
 if TYPE_CHECKING:
     from airflow_provider_seedance.hooks.seedance import SeedanceHook
     from airflow_provider_seedance.polling.hub import LookUp
-    from airflow_provider_seedance.polling.wait_many import Ends
+    from airflow_provider_seedance.polling.wait_many import WaitResult
 
 #: No trigger fires sooner after it began: a task that resumes within the first seconds of its deferral
 #: can be failed by the scheduler, which takes the end of the deferring process for its own.
@@ -73,7 +73,7 @@ class SeedanceGenerationTrigger(CancellingTrigger):
         submitted_at: float | None = None,
         cancel_on_kill: bool = True,
         end_from_trigger: bool = False,
-        facts: dict[str, Any] | None = None,
+        result_defaults: dict[str, Any] | None = None,
         callback_nonce: str | None = None,
         called: bool = False,
     ) -> None:
@@ -87,7 +87,7 @@ class SeedanceGenerationTrigger(CancellingTrigger):
         self.submitted_at = submitted_at
         self.cancel_on_kill = cancel_on_kill
         self.end_from_trigger = end_from_trigger
-        self.facts = facts or {}
+        self.result_defaults = result_defaults or {}
         self.callback_nonce = callback_nonce
         self.called = called
 
@@ -105,7 +105,7 @@ class SeedanceGenerationTrigger(CancellingTrigger):
                 "submitted_at": self.submitted_at,
                 "cancel_on_kill": self.cancel_on_kill,
                 "end_from_trigger": self.end_from_trigger,
-                "facts": self.facts,
+                "result_defaults": self.result_defaults,
                 "callback_nonce": self.callback_nonce,
                 "called": self.called,
             },
@@ -116,7 +116,7 @@ class SeedanceGenerationTrigger(CancellingTrigger):
         from airflow_provider_seedance.hooks.seedance import look_up_settings
         from airflow_provider_seedance.polling.hub import wait_for_generation
 
-        waiting = Waiting(
+        waiting = WaitState(
             generation_id=self.generation_id,
             media=self.media,
             deadline=self.deadline,
@@ -134,7 +134,7 @@ class SeedanceGenerationTrigger(CancellingTrigger):
             self.seedance_conn_id,
             look_up_settings,
             not_before=EARLIEST,
-            facts=self.facts,
+            result_defaults=self.result_defaults,
             report=Progress(self.task_instance),
         )
         await asyncio.sleep(max(0.0, began + EARLIEST - time.time()))
@@ -147,11 +147,11 @@ class SeedanceGenerationTrigger(CancellingTrigger):
     async def _cancel_all(self, hook: SeedanceHook) -> None:
         await self._cancel_one(hook, self.generation_id, self.media)
 
-    async def _end(self, step: Next) -> TriggerEvent:
+    async def _end(self, step: WaitStep) -> TriggerEvent:
         generation = step.waiting.last
         if step.kind != "ended" or generation is None:
             return GenerationEvent({"generation_id": self.generation_id, "outcome": step.kind})
-        generation = generation.fill(self.facts)
+        generation = generation.with_defaults(self.result_defaults)
         if self.end_from_trigger and generation.status is GenerationStatus.SUCCEEDED and generation.urls:
             return await self._succeed(generation)
         return GenerationEvent(make_event(generation))
@@ -184,7 +184,7 @@ class SeedanceBatchTrigger(CancellingTrigger):
         *,
         seedance_conn_id: str,
         generations: list[list[Any]],
-        facts: list[dict[str, Any]],
+        result_defaults: list[dict[str, Any]],
         enough: int,
         linger: float,
         moment: float | None = None,
@@ -194,7 +194,7 @@ class SeedanceBatchTrigger(CancellingTrigger):
         super().__init__()  # type: ignore[no-untyped-call]
         self.seedance_conn_id = seedance_conn_id
         self.generations = generations
-        self.facts = facts
+        self.result_defaults = result_defaults
         self.enough = enough
         self.linger = linger
         self.moment = moment
@@ -208,7 +208,7 @@ class SeedanceBatchTrigger(CancellingTrigger):
             {
                 "seedance_conn_id": self.seedance_conn_id,
                 "generations": self.generations,
-                "facts": self.facts,
+                "result_defaults": self.result_defaults,
                 "enough": self.enough,
                 "linger": self.linger,
                 "moment": self.moment,
@@ -237,25 +237,25 @@ class SeedanceBatchTrigger(CancellingTrigger):
             }
         )
 
-    async def wait(self, look_up: LookUp, *, not_before: float, quota: float | None = None) -> Ends:
+    async def wait(self, look_up: LookUp, *, not_before: float, quota: float | None = None) -> WaitResult:
         """
         Wait until there is enough to tell.
 
         :param quota: Seconds past a deadline for which the quota may keep us from a reading.
         """
-        from airflow_provider_seedance.polling.wait_many import Awaited, Patience, wait_for_many
+        from airflow_provider_seedance.polling.wait_many import PendingGeneration, ResumeWhen, wait_for_many
 
         awaited = [
-            Awaited(
+            PendingGeneration(
                 generation_id=generation_id,
                 deadline=deadline,
                 submitted_at=submitted_at,
                 estimated_wait=estimated_wait,
-                facts=self.facts[number],
+                result_defaults=self.result_defaults[number],
             )
             for generation_id, deadline, submitted_at, estimated_wait, number in self.generations
         ]
-        patience = Patience(
+        patience = ResumeWhen(
             enough=self.enough, linger=self.linger, moment=self.moment, not_before=not_before, quota=quota
         )
         return await wait_for_many(

@@ -72,8 +72,8 @@ def test_what_cannot_be_guarded_is_not_served(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "airflow.api_fastapi.core_api.security", None)
-    for name in ("guards", "api", "media"):
-        monkeypatch.delitem(sys.modules, f"airflow_provider_seedance.ui.{name}")
+    for name in ("permissions", "renders_api", "media"):
+        monkeypatch.delitem(sys.modules, f"airflow_provider_seedance.api_server.{name}")
     app = build()
     assert ask(app, "/api/runs")[0] == 404
     assert ask(app, "/renders")[0] == 200

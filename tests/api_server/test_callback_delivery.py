@@ -27,17 +27,17 @@ from sqlalchemy.exc import OperationalError
 
 from airflow_provider_seedance.api_server import callback_delivery
 from airflow_provider_seedance.callbacks.inbox import key_for, with_id
-from airflow_provider_seedance.callbacks.payload import Hint
-from airflow_provider_seedance.callbacks.tokens import Ticket
+from airflow_provider_seedance.callbacks.payload import CallbackPayload
+from airflow_provider_seedance.callbacks.tokens import CallbackClaims
 from airflow_provider_seedance.generations import Generation, GenerationStatus
 from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS
 
 RUN = "manual__2026-01-01T00:00:00+00:00/odd"
-TICKET = Ticket(
+TICKET = CallbackClaims(
     dag_id="dag", run_id=RUN, task_id="task", map_index=2, conn_id="seedance", nonce="n1", expires=2**40
 )
-ENDED = Hint(generation_id="g1", status=GenerationStatus.SUCCEEDED)
-WAITS = {"generation_id": "g1", "media": "video", "callback_nonce": "n1", "facts": {}}
+ENDED = CallbackPayload(generation_id="g1", status=GenerationStatus.SUCCEEDED)
+WAITS = {"generation_id": "g1", "media": "video", "callback_nonce": "n1", "result_defaults": {}}
 VERSION = DagVersion.__table__.c.id.type.python_type(str(uuid.uuid4()))
 OURS = "airflow_provider_seedance.triggers.seedance.SeedanceGenerationTrigger"
 
@@ -176,7 +176,7 @@ def unchanged(look: Callable[[], callback_delivery.Outcome], map_index: int = 2)
 
 def test_a_task_that_waits_is_resumed(database: None) -> None:
     add()
-    assert callback_delivery.hand_over(TICKET, ENDED).kind == "resumed"
+    assert callback_delivery.deliver(TICKET, ENDED).kind == "resumed"
     ti = found()
     assert (ti.state, ti.trigger_id, ti.next_method) == ("scheduled", None, "execute_complete")
     assert event_of(ti) == {"outcome": "callback", "generation_id": "g1"}
@@ -184,7 +184,9 @@ def test_a_task_that_waits_is_resumed(database: None) -> None:
 
 def test_a_call_that_names_no_id_is_about_the_render_of_its_address(database: None) -> None:
     add()
-    assert callback_delivery.hand_over(TICKET, Hint(status=GenerationStatus.FAILED)).kind == "resumed"
+    assert (
+        callback_delivery.deliver(TICKET, CallbackPayload(status=GenerationStatus.FAILED)).kind == "resumed"
+    )
     assert event_of(found()) == {"outcome": "callback", "generation_id": "g1"}
 
 
@@ -197,7 +199,7 @@ def test_of_many_at_once_one_resumes(database: None) -> None:
         together.wait()
         for _ in range(20):
             try:
-                kinds.append(callback_delivery.hand_over(TICKET, ENDED).kind)
+                kinds.append(callback_delivery.deliver(TICKET, ENDED).kind)
                 return
             except OperationalError:
                 pass  # the database is locked: whoever pursues a callback tries again
@@ -215,27 +217,27 @@ def test_of_many_at_once_one_resumes(database: None) -> None:
 def test_what_the_service_told_goes_to_the_worker(database: None) -> None:
     add()
     event = {"outcome": "ended", "generation_id": "g1"}
-    assert callback_delivery.hand_over(TICKET, ENDED, on_worker=True, event=event).kind == "resumed"
+    assert callback_delivery.deliver(TICKET, ENDED, on_worker=True, event=event).kind == "resumed"
     assert event_of(found()) == event
 
 
 @pytest.mark.parametrize(
     "hint",
     [
-        Hint(generation_id="g1", status=GenerationStatus.RUNNING),
-        Hint(generation_id="g1", status=GenerationStatus.QUEUED),
-        Hint(generation_id="another", status=GenerationStatus.RUNNING),
-        Hint(),
+        CallbackPayload(generation_id="g1", status=GenerationStatus.RUNNING),
+        CallbackPayload(generation_id="g1", status=GenerationStatus.QUEUED),
+        CallbackPayload(generation_id="another", status=GenerationStatus.RUNNING),
+        CallbackPayload(),
     ],
 )
-def test_what_tells_of_no_end_changes_nothing(database: None, hint: Hint) -> None:
+def test_what_tells_of_no_end_changes_nothing(database: None, hint: CallbackPayload) -> None:
     add()
-    assert unchanged(lambda: callback_delivery.hand_over(TICKET, hint)).kind == "ignored"
+    assert unchanged(lambda: callback_delivery.deliver(TICKET, hint)).kind == "ignored"
 
 
 def test_an_id_and_nothing_else_is_a_reason_to_ask(database: None) -> None:
     add()
-    outcome = unchanged(lambda: callback_delivery.hand_over(TICKET, Hint(generation_id="g1")))
+    outcome = unchanged(lambda: callback_delivery.deliver(TICKET, CallbackPayload(generation_id="g1")))
     assert outcome.kind == "ask"
     assert outcome.waits["generation_id"] == "g1"
 
@@ -247,7 +249,7 @@ def test_an_id_that_is_not_ours_is_a_reason_to_ask_about_ours(
 ) -> None:
     add(waits={**WAITS, "end_from_trigger": ends})
     outcome = unchanged(
-        lambda: callback_delivery.hand_over(TICKET, Hint(generation_id="another", status=status))
+        lambda: callback_delivery.deliver(TICKET, CallbackPayload(generation_id="another", status=status))
     )
     assert outcome.kind == "ask"
     assert outcome.waits["generation_id"] == "g1"
@@ -258,8 +260,8 @@ def test_an_id_that_is_not_ours_is_a_reason_to_ask_about_ours(
 def test_what_the_service_says_about_ours_goes_to_the_worker(database: None) -> None:
     add()
     event = {"outcome": "ended", "generation_id": "g1"}
-    hint = Hint(generation_id="another", status=GenerationStatus.FAILED)
-    assert callback_delivery.hand_over(TICKET, hint, on_worker=True, event=event).kind == "resumed"
+    hint = CallbackPayload(generation_id="another", status=GenerationStatus.FAILED)
+    assert callback_delivery.deliver(TICKET, hint, on_worker=True, event=event).kind == "resumed"
     assert event_of(found()) == event
     if AIRFLOW_V_3_3_PLUS:
         assert kept() is None
@@ -267,7 +269,7 @@ def test_what_the_service_says_about_ours_goes_to_the_worker(database: None) -> 
 
 def test_a_callback_for_another_submission_changes_nothing(database: None) -> None:
     add(waits={**WAITS, "callback_nonce": "n2"})
-    assert unchanged(lambda: callback_delivery.hand_over(TICKET, ENDED)).kind == "ignored"
+    assert unchanged(lambda: callback_delivery.deliver(TICKET, ENDED)).kind == "ignored"
     assert not callback_delivery.finish(TICKET, {})
 
 
@@ -282,12 +284,12 @@ def test_a_callback_for_another_submission_changes_nothing(database: None) -> No
 )
 def test_a_trigger_that_expects_no_call_changes_nothing(database: None, trigger: dict[str, Any]) -> None:
     add(**trigger)
-    assert unchanged(lambda: callback_delivery.hand_over(TICKET, ENDED)).kind == "ignored"
+    assert unchanged(lambda: callback_delivery.deliver(TICKET, ENDED)).kind == "ignored"
 
 
 def test_a_task_that_has_just_deferred_is_left_alone_for_some_seconds(database: None) -> None:
     add(age=1.0)
-    outcome = unchanged(lambda: callback_delivery.hand_over(TICKET, ENDED))
+    outcome = unchanged(lambda: callback_delivery.deliver(TICKET, ENDED))
     assert outcome.kind == "later"
     assert 0 < outcome.seconds <= callback_delivery.EARLIEST
 
@@ -295,7 +297,7 @@ def test_a_task_that_has_just_deferred_is_left_alone_for_some_seconds(database: 
 def test_another_item_of_a_mapped_task_is_left_alone(database: None) -> None:
     add()
     add(map_index=3, waits={**WAITS, "callback_nonce": "n3"})
-    assert unchanged(lambda: callback_delivery.hand_over(TICKET, ENDED), map_index=3).kind == "resumed"
+    assert unchanged(lambda: callback_delivery.deliver(TICKET, ENDED), map_index=3).kind == "resumed"
 
 
 @pytest.mark.parametrize(
@@ -304,8 +306,8 @@ def test_another_item_of_a_mapped_task_is_left_alone(database: None) -> None:
 )
 def test_a_task_that_does_not_exist(database: None, other: dict[str, Any]) -> None:
     add()
-    ticket = Ticket(**{**vars(TICKET), **other})
-    assert unchanged(lambda: callback_delivery.hand_over(ticket, ENDED)).kind == "ignored"
+    ticket = CallbackClaims(**{**vars(TICKET), **other})
+    assert unchanged(lambda: callback_delivery.deliver(ticket, ENDED)).kind == "ignored"
     assert not callback_delivery.finish(ticket, {})
 
 
@@ -316,7 +318,7 @@ def test_a_task_that_does_not_exist(database: None, other: dict[str, Any]) -> No
 @pytest.mark.parametrize("state", ["running", "queued", "scheduled", "restarting"])
 def test_who_is_about_to_defer_finds_what_was_told(database: None, state: str) -> None:
     add(state)
-    assert unchanged(lambda: callback_delivery.hand_over(TICKET, ENDED)).kind == "later"
+    assert unchanged(lambda: callback_delivery.deliver(TICKET, ENDED)).kind == "later"
     assert kept() == with_id(None, "g1")
 
 
@@ -324,7 +326,7 @@ def test_who_is_about_to_defer_finds_what_was_told(database: None, state: str) -
 @pytest.mark.parametrize("state", ["failed", "up_for_retry", None])
 def test_whoever_comes_next_finds_what_was_told(database: None, state: str | None) -> None:
     add(state)
-    assert unchanged(lambda: callback_delivery.hand_over(TICKET, ENDED)).kind == "kept"
+    assert unchanged(lambda: callback_delivery.deliver(TICKET, ENDED)).kind == "kept"
     assert kept() == with_id(None, "g1")
     assert kept("n2") is None
 
@@ -333,14 +335,17 @@ def test_whoever_comes_next_finds_what_was_told(database: None, state: str | Non
 @pytest.mark.parametrize("state", ["success", "skipped", "removed", "upstream_failed", "up_for_reschedule"])
 def test_nobody_comes_next(database: None, state: str) -> None:
     add(state)
-    outcome = unchanged(lambda: callback_delivery.hand_over(TICKET, ENDED))
+    outcome = unchanged(lambda: callback_delivery.deliver(TICKET, ENDED))
     assert outcome.kind == ("kept" if state == "up_for_reschedule" else "ignored")
 
 
 @needs_store
 def test_what_names_no_id_is_not_kept(database: None) -> None:
     add("failed")
-    assert callback_delivery.hand_over(TICKET, Hint(status=GenerationStatus.SUCCEEDED)).kind == "ignored"
+    assert (
+        callback_delivery.deliver(TICKET, CallbackPayload(status=GenerationStatus.SUCCEEDED)).kind
+        == "ignored"
+    )
     assert kept() is None
 
 
@@ -348,14 +353,14 @@ def test_what_names_no_id_is_not_kept(database: None) -> None:
 def test_no_call_makes_another_forgotten(database: None) -> None:
     add("running")
     for told in ("g1", "rubbish", "g1"):
-        callback_delivery.hand_over(TICKET, Hint(generation_id=told))
+        callback_delivery.deliver(TICKET, CallbackPayload(generation_id=told))
     assert kept() == with_id(with_id(None, "g1"), "rubbish")
 
 
 def test_without_a_store_nothing_is_kept(database: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callback_delivery, "_keep", lambda *_: False)
     add("failed")
-    assert callback_delivery.hand_over(TICKET, ENDED).kind == "ignored"
+    assert callback_delivery.deliver(TICKET, ENDED).kind == "ignored"
 
 
 # ---------------------------------------------------------------------- an uncertain submission
@@ -364,8 +369,8 @@ def test_without_a_store_nothing_is_kept(database: None, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("status", [None, GenerationStatus.RUNNING, GenerationStatus.SUCCEEDED])
 def test_an_uncertain_submission_learns_its_id(database: None, status: GenerationStatus | None) -> None:
     add(waits={"moment": 1.0, "callback_nonce": "n1"})
-    hint = Hint(generation_id="g7", status=status)
-    assert callback_delivery.hand_over(TICKET, hint).kind == "resumed"
+    hint = CallbackPayload(generation_id="g7", status=status)
+    assert callback_delivery.deliver(TICKET, hint).kind == "resumed"
     assert event_of(found()) == {"outcome": "callback", "generation_id": "g7"}
     if AIRFLOW_V_3_3_PLUS:
         assert kept() == with_id(None, "g7")
@@ -373,8 +378,8 @@ def test_an_uncertain_submission_learns_its_id(database: None, status: Generatio
 
 def test_an_uncertain_submission_needs_an_id(database: None) -> None:
     add(waits={"moment": 1.0, "callback_nonce": "n1"})
-    hint = Hint(status=GenerationStatus.SUCCEEDED)
-    assert unchanged(lambda: callback_delivery.hand_over(TICKET, hint)).kind == "ignored"
+    hint = CallbackPayload(status=GenerationStatus.SUCCEEDED)
+    assert unchanged(lambda: callback_delivery.deliver(TICKET, hint)).kind == "ignored"
 
 
 # ---------------------------------------------------------------------- ending from here
@@ -392,7 +397,7 @@ RESULT = Generation(
 @needs_store
 def test_a_task_is_ended_with_its_result(database: None) -> None:
     add(waits={**WAITS, "end_from_trigger": True})
-    outcome = unchanged(lambda: callback_delivery.hand_over(TICKET, ENDED))
+    outcome = unchanged(lambda: callback_delivery.deliver(TICKET, ENDED))
     assert outcome.kind == "finish"
     assert outcome.waits["generation_id"] == "g1"
     with create_session() as session:
@@ -422,12 +427,12 @@ def test_a_task_is_ended_with_its_result(database: None) -> None:
 def test_xcom_of_another_kind_is_left_to_a_worker(database: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__CORE__XCOM_BACKEND", "somewhere.Else")
     add(waits={**WAITS, "end_from_trigger": True})
-    assert callback_delivery.hand_over(TICKET, ENDED).kind == "resumed"
+    assert callback_delivery.deliver(TICKET, ENDED).kind == "resumed"
 
 
 def test_on_a_worker_where_that_is_asked_for(database: None) -> None:
     add(waits={**WAITS, "end_from_trigger": True})
-    assert callback_delivery.hand_over(TICKET, ENDED, on_worker=True).kind == "resumed"
+    assert callback_delivery.deliver(TICKET, ENDED, on_worker=True).kind == "resumed"
 
 
 # ---------------------------------------------------------------------- connections

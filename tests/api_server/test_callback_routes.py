@@ -23,8 +23,8 @@ from support import emulator_settings, on_loop, smallest
 
 from airflow_provider_seedance.api_server import callback_confirmation, callback_delivery, callback_routes
 from airflow_provider_seedance.api_server.callback_delivery import Outcome
-from airflow_provider_seedance.callbacks.payload import LONGEST_BODY, Hint
-from airflow_provider_seedance.callbacks.tokens import Ticket, sign
+from airflow_provider_seedance.callbacks.payload import LONGEST_BODY, CallbackPayload
+from airflow_provider_seedance.callbacks.tokens import CallbackClaims, sign
 from airflow_provider_seedance.client.api_client import Client
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
@@ -33,7 +33,7 @@ from airflow_provider_seedance.submission.submitter import CALL_PATIENCE
 SECRET = "signs the addresses"
 SIGNED_WITH = "signs the bodies"
 DONE = b'{"id": "g1", "status": "succeeded"}'
-TICKET = Ticket(
+TICKET = CallbackClaims(
     dag_id="dag", run_id="run", task_id="task", map_index=-1, conn_id="ours", nonce="n1", expires=2**40
 )
 TOKEN = sign(TICKET, SECRET)
@@ -55,7 +55,7 @@ class Airflow:
             "broken": "{",
         }
         self.looked_up: list[str] = []
-        self.calls: list[tuple[Ticket, Hint, bool, Any]] = []
+        self.calls: list[tuple[CallbackClaims, CallbackPayload, bool, Any]] = []
         self.finished: list[Any] = []
         #: What comes of the next calls; ``resumed`` after these.
         self.outcomes: list[Outcome | Exception] = []
@@ -68,14 +68,16 @@ class Airflow:
         extra = self.connections.get(conn_id)
         return None if extra is None else connection(extra=extra)
 
-    def hand_over(self, ticket: Ticket, hint: Hint, *, on_worker: bool = False, event: Any = None) -> Outcome:
+    def deliver(
+        self, ticket: CallbackClaims, hint: CallbackPayload, *, on_worker: bool = False, event: Any = None
+    ) -> Outcome:
         self.calls.append((ticket, hint, on_worker, event))
         outcome = self.outcomes.pop(0) if self.outcomes else Outcome(kind="resumed")
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
-    def finish(self, ticket: Ticket, result: Any) -> bool:
+    def finish(self, ticket: CallbackClaims, result: Any) -> bool:
         self.finished.append(result)
         return True
 
@@ -87,7 +89,7 @@ def airflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Airflow]:
     async def sleep(seconds: float) -> None:
         made.slept.append(seconds)
 
-    for name in ("look_up", "hand_over", "finish"):
+    for name in ("look_up", "deliver", "finish"):
         monkeypatch.setattr(callback_delivery, name, getattr(made, name))
     monkeypatch.setattr(
         callback_delivery, "ends_from_trigger", lambda waits: bool(waits.get("end_from_trigger"))
@@ -140,7 +142,7 @@ def post(
 
 
 def token_for(secret: str = SECRET, **changes: Any) -> str:
-    return sign(Ticket(**{**vars(TICKET), **changes}), secret)
+    return sign(CallbackClaims(**{**vars(TICKET), **changes}), secret)
 
 
 # ---------------------------------------------------------------------- answers
@@ -150,7 +152,7 @@ def test_a_callback(airflow: Airflow) -> None:
     answer = post()
     assert (answer.status_code, answer.content) == (202, b"")
     assert answer.headers["cache-control"] == "no-store"
-    hint = Hint(generation_id="g1", status=GenerationStatus.SUCCEEDED)
+    hint = CallbackPayload(generation_id="g1", status=GenerationStatus.SUCCEEDED)
     assert airflow.calls == [(TICKET, hint, False, None)]
 
 
@@ -495,7 +497,11 @@ def test_who_tells_too_much_at_once_is_not_listened_to_and_told_nothing(airflow:
     async def do(http: httpx.AsyncClient) -> list[int]:
         # All of them are begun before one of them is worked on.
         return [
-            (202 if callback_routes._begin(TICKET, Hint(generation_id=body.decode()), settings) else 503)
+            (
+                202
+                if callback_routes._begin(TICKET, CallbackPayload(generation_id=body.decode()), settings)
+                else 503
+            )
             for body in bodies
         ]
 
@@ -530,7 +536,7 @@ def waits(airflow: Airflow, services: SeedanceEmulator, monkeypatch: pytest.Monk
             flows.submit_flow(settings.api, settings.api.submit_call(request), request, utc_now)
         )
     generation_id = outcome.generation.generation_id  # type: ignore[union-attr]
-    return {"generation_id": generation_id, "media": "video", "facts": {"credits": 7}}
+    return {"generation_id": generation_id, "media": "video", "result_defaults": {"credits": 7}}
 
 
 def body(waits: dict[str, Any], **more: Any) -> bytes:
@@ -636,7 +642,7 @@ def test_whoever_knows_an_address_cannot_use_up_a_quota(
     assert asked[:5] == [0.0, 15.0, 45.0, 105.0, 225.0]
     assert len(asked) < 20
     # Another render is another matter, and what is long ago is forgotten.
-    other = Ticket(**{**vars(TICKET), "nonce": "n2"})
+    other = CallbackClaims(**{**vars(TICKET), "nonce": "n2"})
     assert callback_routes._until_asked_again(other) == 0.0
     now[0] += 3600.0
     assert [callback_routes._until_asked_again(other) for _ in range(2)] == [0.0, 15.0]

@@ -17,7 +17,7 @@ from s3fs import S3FileSystem
 from airflow_provider_seedance.api_server import media
 from airflow_provider_seedance.api_server.http_range import Span
 from airflow_provider_seedance.api_server.renders import Task, may_be_read
-from airflow_provider_seedance.storage.location import Place
+from airflow_provider_seedance.storage.location import StorageLocation
 
 CONTENT = bytes(range(256)) * 5000
 
@@ -148,13 +148,13 @@ def test_connection_of_the_store(
     monkeypatch: pytest.MonkeyPatch, path: str, rendered: str | None, expected: str | None
 ) -> None:
     seen = []
-    monkeypatch.setattr(Place, "of", lambda path, conn_id, what: seen.append((path, conn_id)))
+    monkeypatch.setattr(StorageLocation, "of", lambda path, conn_id, what: seen.append((path, conn_id)))
     media._place(path, stored(path, object_storage_conn_id=rendered))
     assert seen == [(path, expected)]
 
 
 def test_a_file_is_read_in_small_pieces(file: Path) -> None:
-    place = Place.of(str(file), None)
+    place = StorageLocation.of(str(file), None)
     pieces = list(media._pieces(place, Span(first=5, last=len(CONTENT) - 1)))
     assert b"".join(pieces) == CONTENT[5:]
     assert max(map(len, pieces)) <= media.PIECE
@@ -163,11 +163,11 @@ def test_a_file_is_read_in_small_pieces(file: Path) -> None:
 
 def test_a_file_that_becomes_shorter_ends_the_answer(file: Path) -> None:
     with pytest.raises(OSError, match="shorter"):
-        list(media._pieces(Place.of(str(file), None), Span(first=0, last=len(CONTENT))))
+        list(media._pieces(StorageLocation.of(str(file), None), Span(first=0, last=len(CONTENT))))
 
 
 @pytest.fixture
-def s3() -> Iterator[Place]:
+def s3() -> Iterator[StorageLocation]:
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     _, port = server.get_host_and_port()
@@ -180,11 +180,13 @@ def s3() -> Iterator[Place]:
     )
     fs.call_s3("create_bucket", Bucket="bucket")
     fs.pipe_file("bucket/clip.mp4", CONTENT)
-    yield Place(shown="s3://bucket/clip.mp4", fs=fs, path="bucket/clip.mp4")
+    yield StorageLocation(shown="s3://bucket/clip.mp4", fs=fs, path="bucket/clip.mp4")
     server.stop()
 
 
-def test_parts_of_an_object(monkeypatch: pytest.MonkeyPatch, serving: SimpleNamespace, s3: Place) -> None:
+def test_parts_of_an_object(
+    monkeypatch: pytest.MonkeyPatch, serving: SimpleNamespace, s3: StorageLocation
+) -> None:
     monkeypatch.setattr(media, "_place", lambda path, task: s3)
     serving.task = stored(s3.shown)
     part = serving.get(wanted_range="bytes=-1000")

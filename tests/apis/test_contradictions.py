@@ -20,7 +20,7 @@ from airflow_provider_seedance.apis.rate_limits import read_rate_limit
 from airflow_provider_seedance.apis.registry import get_api
 from airflow_provider_seedance.generations import GenerationStatus as Status
 from airflow_provider_seedance.generations import read_status_word
-from airflow_provider_seedance.urls import normal_base_url
+from airflow_provider_seedance.urls import normalize_base_url
 
 S2A = get_api("seedance2api")
 V1 = get_api("seedanceapi-v1")
@@ -312,7 +312,7 @@ def test_row_21_other_words_count_as_running(word: str) -> None:
     ],
 )
 def test_row_22_a_version_written_twice_is_one(host: str, base: str) -> None:
-    assert normal_base_url(host) == base
+    assert normalize_base_url(host) == base
 
 
 def test_row_23_the_aspect_ratios_of_each_service_and_none_unasked() -> None:

@@ -411,7 +411,8 @@ def test_nothing_is_published_about_prices_or_cancelling() -> None:
 
 def test_after_a_callback_only_the_result_is_asked() -> None:
     generation, steps = drive(
-        API.end_flow("task-123-abc", "video", NOW), [reply(200, fixture("seedance2api_result_completed"))]
+        API.final_status_flow("task-123-abc", "video", NOW),
+        [reply(200, fixture("seedance2api_result_completed"))],
     )
     assert [call.path for call in calls(steps)] == ["/results/task-123-abc"]
     assert generation.status is Status.SUCCEEDED
@@ -430,7 +431,7 @@ def test_after_a_callback_only_the_result_is_asked() -> None:
 )
 def test_where_there_is_no_result_the_state_is_asked(first: Any) -> None:
     generation, steps = drive(
-        API.end_flow("task-123-abc", "video", NOW),
+        API.final_status_flow("task-123-abc", "video", NOW),
         [first, reply(200, {"task_id": "task-123-abc", "status": "processing"})],
     )
     assert [call.path for call in calls(steps)] == ["/results/task-123-abc", "/tasks/task-123-abc"]
@@ -439,4 +440,7 @@ def test_where_there_is_no_result_the_state_is_asked(first: Any) -> None:
 
 def test_a_refusal_for_quota_is_not_asked_around() -> None:
     with pytest.raises(errors.SeedanceRateLimitError):
-        drive(API.end_flow("task-123-abc", "video", NOW), [reply(429, {"error": {"message": "slow down"}})])
+        drive(
+            API.final_status_flow("task-123-abc", "video", NOW),
+            [reply(429, {"error": {"message": "slow down"}})],
+        )

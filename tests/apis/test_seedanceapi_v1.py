@@ -152,8 +152,13 @@ def test_extra_params_count_for_the_price_and_nonsense_in_them_leaves_it_open() 
 
 
 def test_the_price_is_among_the_facts_of_a_prepared_request() -> None:
-    facts = prepare(NAME, video(duration="12", resolution="480p")).facts
-    assert facts.as_dict() == {"duration": 12, "resolution": "480p", "credits": 19, "cost_usd": 0.095}
+    result_defaults = prepare(NAME, video(duration="12", resolution="480p")).result_defaults
+    assert result_defaults.as_dict() == {
+        "duration": 12,
+        "resolution": "480p",
+        "credits": 19,
+        "cost_usd": 0.095,
+    }
 
 
 # ---------------------------------------------------------------------- replies

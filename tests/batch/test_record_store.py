@@ -12,7 +12,7 @@ from support import Store
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.batch.record_codec import Failure
-from airflow_provider_seedance.batch.record_store import LEDGER_KEY, Ledger, take_names
+from airflow_provider_seedance.batch.record_store import LEDGER_KEY, BatchRecordStore, record_keys
 from airflow_provider_seedance.generations import Generation, GenerationStatus
 from airflow_provider_seedance.submission import records as rec
 
@@ -45,8 +45,10 @@ def generation(number: int, **changes: Any) -> Generation:
     return Generation(**known)
 
 
-def intent(prompt: str = "a", **facts: Any) -> rec.Record:
-    return rec.intend(attempt(prompt), NOW, correlates=True, facts=facts, end_from_trigger=False)
+def intent(prompt: str = "a", **result_defaults: Any) -> rec.Record:
+    return rec.intent_record(
+        attempt(prompt), NOW, correlates=True, result_defaults=result_defaults, end_from_trigger=False
+    )
 
 
 def full(number: int, **changes: Any) -> rec.Record:
@@ -55,15 +57,15 @@ def full(number: int, **changes: Any) -> rec.Record:
     return rec.replace(rec.ended(record, made, NOW), result=made.result())
 
 
-def loaded(store: Any, carried: Any = None) -> Ledger:
-    ledger = Ledger(store)
+def loaded(store: Any, carried: Any = None) -> BatchRecordStore:
+    ledger = BatchRecordStore(store)
     ledger.load(carried)
     return ledger
 
 
 def test_names_tell_takes_apart_and_do_not_depend_on_order() -> None:
-    first = take_names(map(fingerprint, ["a", "b", "a"]))
-    second = take_names(map(fingerprint, ["b", "a", "a"]))
+    first = record_keys(map(fingerprint, ["a", "b", "a"]))
+    second = record_keys(map(fingerprint, ["b", "a", "a"]))
     assert len(set(first)) == 3
     assert first == [second[1], second[0], second[2]]
 
@@ -85,7 +87,7 @@ def test_names_tell_takes_apart_and_do_not_depend_on_order() -> None:
 @pytest.mark.parametrize("failure", [None, Failure(kind="failed", error="GPU on fire", final=True)])
 def test_a_record_is_read_as_it_was_written(record: rec.Record, failure: Failure | None) -> None:
     store = Store()
-    (name,) = take_names([fingerprint("a")])
+    (name,) = record_keys([fingerprint("a")])
     ledger = loaded(store)
     ledger.register([name])
     ledger.note(name, record, failure)
@@ -220,29 +222,29 @@ def test_below_airflow_3_3_the_deferral_carries_all() -> None:
         [],
         "text",
         7,
-        {"version": 2, "groups": 1, "facts": [], "items": {}},
-        {"version": 1, "groups": 0, "facts": [], "items": {}},
-        {"version": 1, "groups": "1", "facts": [], "items": {}},
-        {"version": 1, "groups": 1, "facts": [], "items": {"a.0": []}},
+        {"version": 2, "groups": 1, "result_defaults": [], "items": {}},
+        {"version": 1, "groups": 0, "result_defaults": [], "items": {}},
+        {"version": 1, "groups": "1", "result_defaults": [], "items": {}},
+        {"version": 1, "groups": 1, "result_defaults": [], "items": {"a.0": []}},
         {
             "version": 1,
             "groups": 1,
-            "facts": [],
+            "result_defaults": [],
             "items": {"a.0": ["s", 1, 1, None, None, 0, 0, 0, 0, None, None]},
         },
         {
             "version": 1,
             "groups": 1,
-            "facts": [{}],
+            "result_defaults": [{}],
             "items": {"a.0": ["s", 1, 1, None, None, 0, 0, 0, 0, None, None]},
         },
         {
             "version": 1,
             "groups": 1,
-            "facts": [{}],
+            "result_defaults": [{}],
             "items": {"a.0": ["x", 1, 1, "g", None, 0, 0, 0, 0, None, None]},
         },
-        {"version": 1, "groups": 2, "facts": [], "items": {}},
+        {"version": 1, "groups": 2, "result_defaults": [], "items": {}},
     ],
 )
 def test_what_cannot_be_understood_is_not_none(value: Any) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_seedance.apis.registry import get_api
-from airflow_provider_seedance.callbacks.payload import LONGEST_ID, Hint, read_hint
+from airflow_provider_seedance.callbacks.payload import LONGEST_ID, CallbackPayload, parse_payload
 from airflow_provider_seedance.generations import GenerationStatus
 
 S = GenerationStatus
@@ -28,8 +28,8 @@ json_values = st.recursive(
 )
 
 
-def read(api: str, body: Any) -> Hint:
-    return read_hint(get_api(api), body if isinstance(body, bytes) else json.dumps(body).encode())
+def read(api: str, body: Any) -> CallbackPayload:
+    return parse_payload(get_api(api), body if isinstance(body, bytes) else json.dumps(body).encode())
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def read(api: str, body: Any) -> Hint:
     ],
 )
 def test_what_services_send(api: str, body: Any, status: S) -> None:
-    assert read(api, body) == Hint(generation_id="g1", status=status)
+    assert read(api, body) == CallbackPayload(generation_id="g1", status=status)
 
 
 @pytest.mark.parametrize("api", ALL_APIS)
@@ -83,7 +83,7 @@ def test_what_services_send(api: str, body: Any, status: S) -> None:
 )
 def test_rubbish_hints_at_nothing(api: str, body: bytes) -> None:
     hint = read(api, body)
-    assert hint == Hint()
+    assert hint == CallbackPayload()
     assert not hint
 
 

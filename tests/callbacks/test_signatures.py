@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_seedance.callbacks.signatures import MOST, TOLERANCE, Signing, is_genuine
+from airflow_provider_seedance.callbacks.signatures import MOST, TOLERANCE, SignatureScheme, verify_signature
 
 NOW = 1_800_000_000.0
 BODY = b'{"task_id": "1"}'
-PLAIN = Signing(header="X-Signature", secret="shared with the service")
+PLAIN = SignatureScheme(header="X-Signature", secret="shared with the service")
 TIMED = replace(PLAIN, scheme="hmac-sha256-timestamp")
 
 
@@ -25,9 +25,9 @@ def digest(message: bytes = BODY, secret: str = PLAIN.secret) -> bytes:
 
 
 def genuine(
-    header: str, *, signing: Signing = PLAIN, body: bytes = BODY, now: float = NOW, **other: str
+    header: str, *, signing: SignatureScheme = PLAIN, body: bytes = BODY, now: float = NOW, **other: str
 ) -> bool:
-    return is_genuine(signing, {"x-signature": header, **other}, body, now)
+    return verify_signature(signing, {"x-signature": header, **other}, body, now)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_the_name_of_the_header_in_any_case() -> None:
 
 
 def test_without_a_signature() -> None:
-    assert not is_genuine(PLAIN, {}, BODY, NOW)
+    assert not verify_signature(PLAIN, {}, BODY, NOW)
     assert not genuine("")
     assert not genuine("sha256=")
 
@@ -74,8 +74,8 @@ def test_the_raw_bytes_are_signed(body: bytes, secret: str) -> None:
 
 
 @given(st.text(), st.text(), st.binary(), st.sampled_from([PLAIN, TIMED]))
-def test_rubbish_is_never_genuine(header: str, stamp: str, body: bytes, signing: Signing) -> None:
-    assert not is_genuine(signing, {"x-signature": header, "x-timestamp": stamp}, body, NOW)
+def test_rubbish_is_never_genuine(header: str, stamp: str, body: bytes, signing: SignatureScheme) -> None:
+    assert not verify_signature(signing, {"x-signature": header, "x-timestamp": stamp}, body, NOW)
 
 
 @given(st.data())

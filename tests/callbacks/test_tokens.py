@@ -12,17 +12,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_seedance.callbacks import tokens
-from airflow_provider_seedance.callbacks.tokens import Ticket, address, claimed, proves, sign
+from airflow_provider_seedance.callbacks.tokens import (
+    CallbackClaims,
+    address,
+    decode_unverified,
+    proves,
+    sign,
+)
 
 SECRET = "a secret that is long enough"
-TICKET = Ticket(
+TICKET = CallbackClaims(
     dag_id="dag", run_id="run", task_id="task", map_index=-1, conn_id="seedance", nonce="n", expires=1000
 )
 
 # What a database can hold, which no half of a character is.
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=250)
 tickets = st.builds(
-    Ticket,
+    CallbackClaims,
     dag_id=names,
     run_id=names,
     task_id=names,
@@ -34,15 +40,15 @@ tickets = st.builds(
 
 
 @given(tickets, st.text(min_size=1))
-def test_what_was_signed_is_claimed_and_proved_until_it_expires(ticket: Ticket, secret: str) -> None:
+def test_what_was_signed_is_claimed_and_proved_until_it_expires(ticket: CallbackClaims, secret: str) -> None:
     token = sign(ticket, secret)
-    assert claimed(token) == ticket
+    assert decode_unverified(token) == ticket
     assert proves(token, secret, ticket.expires - 1)
     assert not proves(token, secret, ticket.expires)
 
 
 @given(tickets)
-def test_a_token_fits_into_one_segment_of_a_path(ticket: Ticket) -> None:
+def test_a_token_fits_into_one_segment_of_a_path(ticket: CallbackClaims) -> None:
     token = sign(ticket, SECRET)
     assert set(token) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
     assert len(token) <= tokens.LONGEST
@@ -61,7 +67,7 @@ def test_the_longest_names_fit() -> None:
 @pytest.mark.parametrize("run_id", ["manual__2026-01-01T00:00:00+00:00", "a/b/../c", "a b?c=d#e%2F", "ünï"])
 def test_odd_run_ids(run_id: str) -> None:
     ticket = replace(TICKET, run_id=run_id)
-    assert claimed(sign(ticket, SECRET)) == ticket
+    assert decode_unverified(sign(ticket, SECRET)) == ticket
 
 
 def test_a_token_does_not_show_its_secret() -> None:
@@ -84,7 +90,7 @@ def test_every_part_of_a_token_is_refused(data: st.DataObject) -> None:
 
 
 @given(tickets, st.text(min_size=1), st.text())
-def test_no_other_secret_proves(ticket: Ticket, secret: str, other: str) -> None:
+def test_no_other_secret_proves(ticket: CallbackClaims, secret: str, other: str) -> None:
     # What cannot be encoded counts as a question mark; both sides of a connection read the same text.
     if secret.encode("utf-8", "replace") != other.encode("utf-8", "replace"):
         assert not proves(sign(ticket, secret), other, 0)
@@ -100,7 +106,7 @@ def test_without_a_secret_nothing_is_proved(secret: str) -> None:
 
 @given(st.one_of(st.text(), st.binary().map(lambda raw: raw.decode("utf-8", "surrogateescape"))))
 def test_rubbish_claims_and_proves_nothing(token: str) -> None:
-    assert claimed(token) is None
+    assert decode_unverified(token) is None
     assert not proves(token, SECRET, 0)
     assert not proves(token, None, 0)
 
@@ -108,7 +114,7 @@ def test_rubbish_claims_and_proves_nothing(token: str) -> None:
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists))
 def test_other_json_claims_nothing(value: Any) -> None:
     said = tokens._encode(json.dumps(value).encode())
-    assert claimed(f"{said}.{tokens._mac(said, SECRET)}") is None
+    assert decode_unverified(f"{said}.{tokens._mac(said, SECRET)}") is None
 
 
 @pytest.mark.parametrize(
@@ -125,14 +131,14 @@ def test_other_json_claims_nothing(value: Any) -> None:
 def test_a_signed_list_of_another_form_is_no_ticket(values: list[Any]) -> None:
     said = tokens._encode(json.dumps(values).encode())
     token = f"{said}.{tokens._mac(said, SECRET)}"
-    assert claimed(token) is None
+    assert decode_unverified(token) is None
     assert not proves(token, SECRET, 0)
 
 
 def test_deep_and_long_rubbish() -> None:
     for text in ("[" * 4000, "9" * 5000):
-        assert claimed(tokens._encode(text.encode()) + ".x") is None
-    assert claimed("A" * (tokens.LONGEST + 1) + ".x") is None
+        assert decode_unverified(tokens._encode(text.encode()) + ".x") is None
+    assert decode_unverified("A" * (tokens.LONGEST + 1) + ".x") is None
 
 
 @pytest.mark.parametrize("base", ["https://airflow.example.com", "https://airflow.example.com/"])

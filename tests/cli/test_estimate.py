@@ -395,10 +395,10 @@ def test_bundles_that_cannot_be_read(
     assert "could not be read" in capsys.readouterr().err
 
 
-def test_nothing_is_sent(in_dag: InDag, connection: SeedanceEmulator, connect: Callable[..., None]) -> None:
+def test_nothing_is_sent(in_dag: InDag, services: SeedanceEmulator, connect: Callable[..., None]) -> None:
     connect("seedanceapi-v1")
     in_dag("Video(task_id='v', prompt='a')\nBatch(task_id='b', requests=['a'])", *WEEK, api="")
-    assert connection.ledger.requests == []
+    assert services.ledger.requests == []
 
 
 @pytest.mark.parametrize(
@@ -539,7 +539,7 @@ def test_connections_of_a_database_are_found_where_there_is_one(
         seen.append(os.environ.get("_AIRFLOW_PROCESS_CONTEXT"))
         return real()
 
-    monkeypatch.setattr(connection, "connection_from_environment", noted)
+    monkeypatch.setattr("airflow_provider_seedance.cli.estimate.connection_from_environment", noted)
     monkeypatch.setenv("SEEDANCE_API_KEY", "k")
     path = tmp_path / "requests.jsonl"
     path.write_text('"a lamp"\n')

@@ -537,7 +537,9 @@ def test_trouble_with_the_books_decides_nothing(
     with serving(says(answer(200, b'{"code": 200, "data": {"task_id": "paid-1"}}'))) as server:
         found = at(server)
         call = found.api.submit_call(request)
-        outcome = twin.run(found, flows.submit_flow(found.api, call, request, lambda: NOW, patient=False))
+        outcome = twin.run(
+            found, flows.submit_flow(found.api, call, request, lambda: NOW, retry_inline=False)
+        )
     assert isinstance(outcome, Accepted)
     assert outcome.generation.generation_id == "paid-1"
     assert sum("are not kept" in line for line in caplog.messages) == 2
@@ -568,7 +570,9 @@ def test_a_service_that_repeats_the_key_does_not_make_it_show(twin: Twin, status
     with serving(says(answer(status, ECHO))) as server:
         found = at(server)
         call = found.api.submit_call(request)
-        outcome = twin.run(found, flows.submit_flow(found.api, call, request, lambda: NOW, patient=False))
+        outcome = twin.run(
+            found, flows.submit_flow(found.api, call, request, lambda: NOW, retry_inline=False)
+        )
         assert KEY not in everything(outcome.error)
         assert "***" in outcome.error.message
         with pytest.raises(errors.SeedanceError) as caught:

@@ -40,9 +40,11 @@ def ark_task(name: str) -> HttpReply:
     return reply(200, {**fixture(name), "id": "g1"})
 
 
-def submit(*answers: HttpReply | TransportFailure, patient: bool = True) -> tuple[Any, list[Any]]:
+def submit(*answers: HttpReply | TransportFailure, retry_inline: bool = True) -> tuple[Any, list[Any]]:
     request = prepare("seedanceapi-v2", video()).request
-    return drive(flows.submit_flow(V2, V2.submit_call(request), request, now, patient=patient), answers)
+    return drive(
+        flows.submit_flow(V2, V2.submit_call(request), request, now, retry_inline=retry_inline), answers
+    )
 
 
 # ---------------------------------------------------------------------- submissions
@@ -127,7 +129,7 @@ def test_a_long_pause_is_not_spent_on_a_worker() -> None:
 
 
 def test_without_patience_the_first_answer_stands() -> None:
-    outcome, steps = submit(BUSY, patient=False)
+    outcome, steps = submit(BUSY, retry_inline=False)
     assert isinstance(outcome, NotAccepted)
     assert len(steps) == 1
 

@@ -19,7 +19,7 @@ from airflow.models.trigger import Trigger
 from airflow.models.xcom import XComModel
 
 from airflow_provider_seedance.api_server import callback_confirmation, callback_delivery, callback_routes
-from airflow_provider_seedance.callbacks.tokens import Ticket
+from airflow_provider_seedance.callbacks.tokens import CallbackClaims
 
 #: So many turns of the loop without an end are a hang.
 _MOST_TURNS = 10_000
@@ -191,7 +191,7 @@ class ApiServer:
     # ------------------------------------------------------------------ what the hand-over finds
 
     @contextmanager
-    def _task_instance(self, ticket: Ticket) -> Iterator[tuple[Any, Any]]:
+    def _task_instance(self, ticket: CallbackClaims) -> Iterator[tuple[Any, Any]]:
         if self.failures:
             self.failures -= 1
             raise ConnectionError("the database is away")

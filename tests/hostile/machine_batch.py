@@ -24,7 +24,7 @@ from support import Store, TaskInstance, make_context
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.ark import Ark
-from airflow_provider_seedance.batch.record_store import Ledger, take_names
+from airflow_provider_seedance.batch.record_store import BatchRecordStore, record_keys
 from airflow_provider_seedance.generations import VideoRequest, utc_now
 from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoBatchOperator
 from airflow_provider_seedance.submission import records as rec
@@ -127,7 +127,7 @@ class BatchTask(Connected, World):
         """Return the record of an item as it lies there."""
         before, self.store.before = self.store.before, lambda what: None
         try:
-            ledger = Ledger(self.store)
+            ledger = BatchRecordStore(self.store)
             ledger.load()
         finally:
             self.store.before = before
@@ -136,7 +136,7 @@ class BatchTask(Connected, World):
     def name_of(self, prompt: str) -> str:
         prepared = self.api.prepare(VideoRequest(prompt=prompt), base_url=BASE)
         print_ = rec.Fingerprint.of(prepared.asked, api=self.api.name, base_url=BASE)
-        return take_names([print_])[0]
+        return record_keys([print_])[0]
 
     def mentions(self, text: str) -> set[str]:
         return {paid.id for paid in self.paid if f'"{paid.id}"' in text}
@@ -341,7 +341,7 @@ class BatchTask(Connected, World):
                 assert paid.id in awaited, f"{post} is not waited for"
 
     def failed_in_this_try(self, prompt: str) -> bool:
-        ledger = Ledger(self.store)
+        ledger = BatchRecordStore(self.store)
         ledger.load()
         return ledger.failure(self.name_of(prompt)) is not None
 

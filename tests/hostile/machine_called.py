@@ -39,7 +39,7 @@ from airflow_provider_seedance.apis.messages import HttpCall, HttpReply, Transpo
 from airflow_provider_seedance.callbacks import tokens
 from airflow_provider_seedance.generations import Generation
 from airflow_provider_seedance.submission import records
-from airflow_provider_seedance.submission.submitter import CALL_PATIENCE, Unanswered
+from airflow_provider_seedance.submission.submitter import CALL_PATIENCE, AwaitingCallback
 from airflow_provider_seedance.version_compat import TaskDeferralError
 from hostile.api_server import ApiServer
 from hostile.machine_task import Task, Throughout
@@ -99,9 +99,9 @@ class CalledTask(Task):
         found = super().settings
         if not self.signs:
             return found
-        from airflow_provider_seedance.callbacks.signatures import Signing
+        from airflow_provider_seedance.callbacks.signatures import SignatureScheme
 
-        signing = Signing(header="X-Signature", secret=SIGNED_WITH, scheme="hmac-sha256-timestamp")
+        signing = SignatureScheme(header="X-Signature", secret=SIGNED_WITH, scheme="hmac-sha256-timestamp")
         return replace(found, callback_signing=signing)
 
     # ------------------------------------------------------------------ what Airflow knows of the task
@@ -155,14 +155,16 @@ class CalledTask(Task):
         super().leave()
         self.unanswered = self.event = None
 
-    def waits_for_a_call(self, deferred: TaskDeferred) -> Unanswered:
+    def waits_for_a_call(self, deferred: TaskDeferred) -> AwaitingCallback:
         self.count("waits for a call")
         kwargs = json.loads(json.dumps(deferred.kwargs))
         assert deferred.trigger.moment <= time.time() + CALL_PATIENCE
         assert self.store.value["state"] == "intent"
         self.unanswered, self.deferred_at = deferred, self.api_server.clock.time()
         record = records.Record.from_value(kwargs["record"])
-        return Unanswered(record=record, until=deferred.trigger.moment, may_repeat=kwargs["may_repeat"])
+        return AwaitingCallback(
+            record=record, until=deferred.trigger.moment, resubmits_left=kwargs["resubmits_left"]
+        )
 
     def finish(self, deferred: TaskDeferred, event: Any, *arguments: Any) -> None:
         self.leave()
@@ -285,7 +287,7 @@ class CalledTask(Task):
     def send(self, paid_id: str, body: bytes, *, forgery: str = "") -> int:
         """Call at the address of a render."""
         token = self.addresses[paid_id].rpartition("/")[2]
-        ticket = tokens.claimed(token)
+        ticket = tokens.decode_unverified(token)
         assert ticket is not None
         now = self.api_server.clock.time()
         if forgery == "forged":

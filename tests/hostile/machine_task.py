@@ -31,7 +31,12 @@ from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoOperator
 from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.submission import records
-from airflow_provider_seedance.submission.submitter import Attached, Entered, Postponed, Unanswered
+from airflow_provider_seedance.submission.submitter import (
+    AwaitingCallback,
+    HasGeneration,
+    RetryLater,
+    SubmissionResult,
+)
 from airflow_provider_seedance.triggers.seedance import make_event
 
 
@@ -75,7 +80,7 @@ class Connected:
         operator._hook = lambda: hook
         return operator
 
-    def api_client(self) -> Any:
+    def client(self) -> Any:
         machine = self
 
         class Wire:
@@ -102,7 +107,7 @@ class Throughout:
     def __init__(self, machine: Task, work: Callable[[], Any]) -> None:
         self.machine, self.work = machine, work
 
-    def enter(self) -> Entered:
+    def enter(self) -> SubmissionResult:
         machine = self.machine
         try:
             result = self.work()
@@ -111,15 +116,15 @@ class Throughout:
         machine.count("delivered at once")
         machine.succeeded = True
         generation = Generation.from_result(result)
-        return Attached(generation, machine.record_of(generation.generation_id))
+        return HasGeneration(generation, machine.record_of(generation.generation_id))
 
-    def put_off(self, deferred: TaskDeferred) -> Entered:
+    def put_off(self, deferred: TaskDeferred) -> SubmissionResult:
         machine, kwargs = self.machine, deferred.kwargs
         assert kwargs is not None
         json.dumps([kwargs, deferred.trigger.serialize()])
         if deferred.method_name == "resume_submit":
             machine.count("put off")
-            return Postponed(errors.SeedanceRateLimitError("later"))
+            return RetryLater(errors.SeedanceRateLimitError("later"))
         if deferred.method_name == "resume_uncertain":
             return machine.waits_for_a_call(deferred)
         machine.count("deferred")
@@ -127,7 +132,7 @@ class Throughout:
         known = Generation(
             generation_id=kwargs["generation_id"], api="ark", media="video", status=GenerationStatus.QUEUED
         )
-        return Attached(known, machine.record_of(known.generation_id))
+        return HasGeneration(known, machine.record_of(known.generation_id))
 
 
 class Task(Connected, Machine):
@@ -174,7 +179,7 @@ class Task(Connected, Machine):
         self.pushed: dict[str, Any] = {}  # XCom outlives deferrals, and no try
         return Throughout(self, lambda: self.operator().execute(self.context()))
 
-    def waits_for_a_call(self, deferred: TaskDeferred) -> Unanswered:
+    def waits_for_a_call(self, deferred: TaskDeferred) -> AwaitingCallback:
         raise AssertionError("nobody was given an address to call")
 
     def report(self) -> None:

@@ -33,8 +33,8 @@ from airflow_provider_seedance.apis.messages import (
 from airflow_provider_seedance.apis.rate_limits import RateLimit, read_rate_limit
 from airflow_provider_seedance.apis.registry import get_api
 from airflow_provider_seedance.batch import record_codec, record_store, requests
-from airflow_provider_seedance.batch.batch import Campaign
-from airflow_provider_seedance.batch.items import Phase, Render, Totals
+from airflow_provider_seedance.batch.batch import Batch
+from airflow_provider_seedance.batch.items import BatchItem, Phase, Totals
 from airflow_provider_seedance.batch.manifest import parse_manifest
 from airflow_provider_seedance.client import media_client
 from airflow_provider_seedance.client.api_client import Client
@@ -44,7 +44,7 @@ from airflow_provider_seedance.generations import Generation, GenerationStatus
 from airflow_provider_seedance.polling.quota import Quota
 from airflow_provider_seedance.settings import read_settings
 from airflow_provider_seedance.submission import records
-from airflow_provider_seedance.submission.submitter import Policy
+from airflow_provider_seedance.submission.submitter import SubmissionPolicy
 from airflow_provider_seedance.transfers import file_names, inputs, stored_index
 from airflow_provider_seedance.transfers.download import Source
 from airflow_provider_seedance.transfers.inline import store_data_url
@@ -210,7 +210,7 @@ def headers(data: bytes) -> None:
         quota.spend(moment)
         assert quota.free(moment) >= 0
         assert quota.kept(moment) >= 0
-        assert 1 <= quota.stretch(moment, 3) <= 10
+        assert 1 <= quota.interval_factor(moment, 3) <= 10
         assert quota.rate >= 0
         assert moment <= quota.opens_at(moment)
         quota.told()
@@ -294,16 +294,16 @@ def result(data: bytes) -> None:
 
 def recovery(data: bytes) -> None:
     """A manifest from which a campaign takes the results that its records had no room for."""
-    render = Render(item=requests.Item(index=0, key="a", arguments={}), name="n", generation_id="cgt-1")
+    render = BatchItem(item=requests.Item(index=0, key="a", arguments={}), name="n", generation_id="cgt-1")
     render.phase, render.attempt = Phase.UNREAD, _TRY
-    book = record_store.Ledger(None)
+    book = record_store.BatchRecordStore(None)
     book.register(["n"])
     book.note("n", _ENDED)
-    entry = Campaign(
+    entry = Batch(
         client=cast(Client, SimpleNamespace(settings=SimpleNamespace(api=get_api("ark")))),
-        record_store=book,
+        ledger=book,
         renders=[render],
-        policy=Policy(),
+        policy=SubmissionPolicy(),
         max_in_flight=1,
         max_credits=100.0,
         timeout=10.0,
@@ -339,7 +339,7 @@ def address(data: bytes) -> None:
     """The URL of an output, what it redirects to, and the names that are made of it."""
     hosts = urls.MediaHosts()
     text = data.decode("utf-8", "replace")
-    urls.show_url(text)
+    urls.redact_url(text)
     file_names.extension_of_url(text)
     if text.startswith("data:"):
         source = Source(what="it", generation_id="g", url=text, refresh=lambda: text)
@@ -349,12 +349,12 @@ def address(data: bytes) -> None:
     with suppress(media_client.MediaAddressError):
         for _ in range(2):
             taken = media_client._Address.of(url)
-            if urls.explain_media_url(taken.url, hosts) is None:
+            if urls.media_url_problem(taken.url, hosts) is None:
                 _is_harmless(taken)
             # A header comes as Latin-1.
             url = media_client._follow(taken.url, location.encode().decode("latin-1"))
     with suppress(SeedanceConfigurationError):
-        urls.normal_base_url(text)
+        urls.normalize_base_url(text)
 
 
 def _is_harmless(taken: media_client._Address) -> None:
@@ -471,7 +471,7 @@ WORDS = [
     "state",
     "max_tries",
     "try_number",
-    "facts",
+    "result_defaults",
     "outcome",
     "ended",
     "unknown",

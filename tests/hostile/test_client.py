@@ -183,7 +183,7 @@ def outcome(twin: Twin, body: bytes, status: int = 200) -> Any:
     with serving(says(answer(status, body))) as server:
         found = settings(server.url, timeout=2)
         call = found.api.submit_call(request)
-        return twin.run(found, flows.submit_flow(found.api, call, request, lambda: NOW, patient=False))
+        return twin.run(found, flows.submit_flow(found.api, call, request, lambda: NOW, retry_inline=False))
 
 
 def test_deep_and_wide_json(twin: Twin) -> None:

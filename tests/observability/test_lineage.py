@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from support import PROMPT, SECRET, Store, make_context
 
-import airflow_provider_seedance
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance import observability
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import Generation, GenerationStatus
 from airflow_provider_seedance.observability import lineage
@@ -338,7 +338,7 @@ def test_without_openlineage_nothing_is_told(
     monkeypatch.setitem(sys.modules, missing, None)
     # Whoever had it before has imported this already.
     monkeypatch.delitem(sys.modules, "airflow_provider_seedance.observability.lineage_facets", raising=False)
-    monkeypatch.delattr(airflow_provider_seedance, "lineage_facets", raising=False)
+    monkeypatch.delattr(observability, "lineage_facets", raising=False)
     assert lineage.of_generations(generation().result()) is None
     assert lineage.of_generations(batch(2)) is None
     assert lineage.of_transfer(stored("/x/a.mp4"), [generation()]) is None

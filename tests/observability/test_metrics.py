@@ -17,7 +17,7 @@ SAY = """
 import contextlib
 with contextlib.suppress(ImportError):
     import airflow.sdk.serde  # as task runner and triggerer do, which sets the statistics up
-from airflow_provider_seedance import metrics
+from airflow_provider_seedance.observability import metrics
 metrics.count_request("ark", "submit")
 metrics.count_refusal("ark")
 metrics.render_ended(api="ark", outcome="succeeded", polls=4, delay=2.5)

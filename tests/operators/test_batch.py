@@ -949,7 +949,7 @@ def test_progress_is_told(services: SeedanceEmulator, connect: Connect, log: Log
     said = "\n".join(log.lines)
     assert "1 of 3 done, 0 failed, 1 in flight, 1 waiting" in said
     assert "to go" in said
-    assert log.lines[-1].startswith("Campaign of 3 renders: 3 succeeded, 0 failed, 0 not submitted; cost ")
+    assert log.lines[-1].startswith("Batch of 3 renders: 3 succeeded, 0 failed, 0 not submitted; cost ")
 
 
 def test_end_from_trigger_is_refused() -> None:

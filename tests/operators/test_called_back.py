@@ -129,7 +129,7 @@ def test_the_service_is_told_where_to_call(held: SeedanceEmulator, connect: Conn
     assert url.startswith(f"{NOWHERE}/seedance/callbacks/")
     token = url.rpartition("/")[2]
     assert tokens.proves(token, SECRET, time.time())
-    ticket = tokens.claimed(token)
+    ticket = tokens.decode_unverified(token)
     assert ticket is not None
     assert (ticket.nonce, ticket.dag_id, ticket.conn_id) == (nonce, "dag", "seedance_default")
 
@@ -560,7 +560,7 @@ def test_the_second_submission_is_waited_for_and_not_repeated(
     assert isinstance(second.trigger, SeedanceCallbackTrigger)
     assert second.trigger.callback_nonce != first.trigger.callback_nonce
     assert second.kwargs is not None
-    assert second.kwargs["may_repeat"] is False
+    assert second.kwargs["resubmits_left"] is False
     assert bold.posts == 2
     bold.store.change(intended_at="2026-01-01T00:00:00+00:00")
     with pytest.raises(errors.SeedanceUncertainSubmitError, match="submitted again once"):

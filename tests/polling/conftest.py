@@ -8,20 +8,20 @@ from typing import Any
 import pytest
 
 from airflow_provider_seedance.polling import hub
-from airflow_provider_seedance.polling.duration_model import Beliefs
+from airflow_provider_seedance.polling.duration_model import DurationModels
 from polling.simulated import Service, simulate
 
 
 @pytest.fixture
-def beliefs(monkeypatch: pytest.MonkeyPatch) -> Beliefs:
+def beliefs(monkeypatch: pytest.MonkeyPatch) -> DurationModels:
     """What is learned in one test is not known in another."""
-    known = Beliefs()
+    known = DurationModels()
     monkeypatch.setattr(hub, "_beliefs", known)
     return known
 
 
 @pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch, beliefs: Beliefs) -> Service:
+def service(monkeypatch: pytest.MonkeyPatch, beliefs: DurationModels) -> Service:
     """A service that every hub speaks to."""
     return Service().serve(monkeypatch)
 

@@ -24,7 +24,7 @@ from airflow_provider_seedance.apis.rate_limits import read_rate_limit
 from airflow_provider_seedance.polling import hub
 from airflow_provider_seedance.polling.hub import wait_for_generation
 from airflow_provider_seedance.polling.schedule import Knowledge
-from airflow_provider_seedance.polling.wait_state import Waiting
+from airflow_provider_seedance.polling.wait_state import WaitState
 from airflow_provider_seedance.settings import Settings
 
 #: When simulated time begins, in seconds since 1970.
@@ -216,9 +216,9 @@ def connection(api: str = "runbase", conn_id: str = CONN, **changes: Any) -> Set
 
 def waiting(
     generation_id: str = "g", *, interval: float | None = 10.0, patience: float = HOUR, **changes: Any
-) -> Waiting:
+) -> WaitState:
     known = Knowledge(poll_interval=interval)
-    return Waiting(
+    return WaitState(
         **{
             "generation_id": generation_id,
             "media": "video",

@@ -15,10 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_seedance.polling import duration_model as module
-from airflow_provider_seedance.polling.duration_model import PRIOR, TIMES, Belief, Beliefs, unlearned
+from airflow_provider_seedance.polling.duration_model import (
+    PRIOR,
+    TIMES,
+    DurationModel,
+    DurationModels,
+    unlearned,
+)
 
 
-def median(belief: Belief) -> float:
+def median(belief: DurationModel) -> float:
     """Return the time before which half of the renders end, as is believed."""
     masses, _ = belief.masses
     total = 0.0
@@ -29,7 +35,9 @@ def median(belief: Belief) -> float:
     raise AssertionError("half of all renders never end")
 
 
-def teach(known: Beliefs, seconds: float, renders: int, *, spread: float = 0.2, seed: int = 1) -> Belief:
+def teach(
+    known: DurationModels, seconds: float, renders: int, *, spread: float = 0.2, seed: int = 1
+) -> DurationModel:
     rng = random.Random(seed)
     for _ in range(renders):
         end = seconds * rng.lognormvariate(0, spread)
@@ -38,13 +46,13 @@ def teach(known: Beliefs, seconds: float, renders: int, *, spread: float = 0.2, 
 
 
 def test_nothing_is_known_of_a_new_kind() -> None:
-    assert Beliefs().of("kind") is unlearned()
+    assert DurationModels().of("kind") is unlearned()
     assert 60 < median(unlearned()) < 300
 
 
 @pytest.mark.parametrize("seconds", [8.0, 45.0, 120.0, 900.0, 3600.0])
 def test_a_few_renders_tell_how_long_they_take(seconds: float) -> None:
-    known = Beliefs()
+    known = DurationModels()
     assert median(teach(known, seconds, 5)) == pytest.approx(seconds, rel=0.35)
     assert median(teach(known, seconds, 60, seed=2)) == pytest.approx(seconds, rel=0.12)
     assert known.of("another kind") is unlearned()
@@ -52,13 +60,13 @@ def test_a_few_renders_tell_how_long_they_take(seconds: float) -> None:
 
 @pytest.mark.parametrize("factor", [0.5, 2.0])
 def test_a_change_is_learned_soon(factor: float) -> None:
-    known = Beliefs()
+    known = DurationModels()
     teach(known, 120.0, 300)
     assert median(teach(known, 120.0 * factor, 50, seed=3)) == pytest.approx(120.0 * factor, rel=0.15)
 
 
 def test_one_strange_render_changes_little() -> None:
-    known = Beliefs()
+    known = DurationModels()
     before = median(teach(known, 120.0, 200))
     known.learn("kind", 2000.0, 2100.0)
     assert median(known.of("kind")) == pytest.approx(before, rel=0.2)
@@ -66,7 +74,7 @@ def test_one_strange_render_changes_little() -> None:
 
 
 def test_wide_intervals_tell_less_than_narrow_ones() -> None:
-    wide, narrow = Beliefs(), Beliefs()
+    wide, narrow = DurationModels(), DurationModels()
     for _ in range(5):
         wide.learn("kind", 10.0, 900.0)
         narrow.learn("kind", 95.0, 105.0)
@@ -79,25 +87,25 @@ def test_wide_intervals_tell_less_than_narrow_ones() -> None:
     ("low", "high"), [(5.0, 5.0), (9.0, 3.0), (-1.0, 5.0), (math.nan, 5.0), (1.0, math.nan), (1.0, math.inf)]
 )
 def test_what_cannot_be_is_not_learned(low: float, high: float) -> None:
-    known = Beliefs()
+    known = DurationModels()
     known.learn("kind", low, high)
     assert known.of("kind") is unlearned()
 
 
 @pytest.mark.parametrize("low", [0.0, 0.5])
 def test_a_render_that_the_first_look_found_finished_is_learned_from(low: float) -> None:
-    known = Beliefs()
+    known = DurationModels()
     known.learn("kind", low, 12.0)
     assert median(known.of("kind")) < 20 < median(unlearned())
     assert min(map(min, known.of("kind").weights)) >= 0  # nothing is less likely than impossible
 
 
 def test_so_many_kinds_are_remembered_those_seen_last() -> None:
-    known = Beliefs()
+    known = DurationModels()
     for number in range(module.MOST_KINDS):
         known.learn(number, 1.0, 60.0)
     assert known.of(0) is not unlearned()
-    known = Beliefs()
+    known = DurationModels()
     for number in range(module.MOST_KINDS + 5):
         known.learn(number, 1.0, 60.0)
         known.of(5)
@@ -110,13 +118,13 @@ def test_an_estimate_leans_the_belief_of_one_render() -> None:
     assert median(unlearned().expecting(600.0)) == pytest.approx(600, rel=0.4)
     assert unlearned().expecting(600.0) is unlearned().expecting(601.0)
     assert unlearned().expecting(None) is unlearned()
-    sharp = teach(Beliefs(), 100.0, 100)
+    sharp = teach(DurationModels(), 100.0, 100)
     assert median(sharp.expecting(300.0)) == pytest.approx(100, rel=0.2)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e6)), max_size=25), st.floats(0, 1e6))
 def test_whatever_is_seen_a_belief_stays_one(seen: list[tuple[float, float]], elapsed: float) -> None:
-    known = Beliefs()
+    known = DurationModels()
     for low, high in seen:
         known.learn("kind", min(low, high), max(low, high))
     belief = known.of("kind")
@@ -194,14 +202,14 @@ def test_polls_of_short_renders_cost_more(seconds: float, polls: float) -> None:
 
 def test_what_is_learned_is_what_bayes_says(fresh: Any) -> None:
     """Each hypothesis counts by the chance it gave to the interval, after a little of all went back to the prior."""
-    first = fresh.Belief().learned(50.0, 60.0)
+    first = fresh.DurationModel().learned(50.0, 60.0)
     second = first.learned(80.0, 90.0)
     for before, after, (low, high) in (
-        (fresh.Belief(), first, (50.0, 60.0)),
+        (fresh.DurationModel(), first, (50.0, 60.0)),
         (first, second, (80.0, 90.0)),
         # Seen as finished by the first look, and a little later.
-        (fresh.Belief(), fresh.Belief().learned(0.0, 12.0), (0.0, 12.0)),
-        (fresh.Belief(), fresh.Belief().learned(0.5, 12.0), (0.5, 12.0)),
+        (fresh.DurationModel(), fresh.DurationModel().learned(0.0, 12.0), (0.0, 12.0)),
+        (fresh.DurationModel(), fresh.DurationModel().learned(0.5, 12.0), (0.5, 12.0)),
     ):
         # The interval as whole cells of the grid.
         edges = [fresh.TIMES[bisect_left(fresh.TIMES, edge)] if edge else 1e-9 for edge in (low, high)]
@@ -217,7 +225,7 @@ def test_what_is_learned_is_what_bayes_says(fresh: Any) -> None:
 
 
 def test_the_masses_are_those_of_all_hypotheses(fresh: Any) -> None:
-    belief = fresh.Belief().learned(95.0, 105.0)
+    belief = fresh.DurationModel().learned(95.0, 105.0)
     masses, costs = belief.masses
     expected, prices = [0.0] * len(masses), [0.0] * len(masses)
     for row, sigma in zip(belief.weights, fresh._SPREADS, strict=True):
@@ -247,7 +255,7 @@ def test_an_estimate_at_the_edge_of_what_is_possible_counts(seconds: float) -> N
 
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
 def test_by_when_a_share_of_the_renders_has_ended(share: float) -> None:
-    belief = Belief().learned(95.0, 105.0)
+    belief = DurationModel().learned(95.0, 105.0)
     masses, _ = belief.masses
     last = TIMES.index(belief.by(share))
     total = math.fsum(masses)
@@ -255,7 +263,7 @@ def test_by_when_a_share_of_the_renders_has_ended(share: float) -> None:
 
 
 def test_nobody_waits_longer_than_is_possible() -> None:
-    assert Belief().learned(95.0, 105.0).by(2.0) == TIMES[-1]
+    assert DurationModel().learned(95.0, 105.0).by(2.0) == TIMES[-1]
 
 
 @pytest.mark.parametrize(
@@ -270,12 +278,12 @@ def test_nobody_waits_longer_than_is_possible() -> None:
 )
 def test_a_belief_about_other_hypotheses_is_none(weights: Any, use: Any) -> None:
     with pytest.raises(ValueError, match="argument"):
-        use(Belief(weights))
+        use(DurationModel(weights))
 
 
 def test_an_estimate_leans_by_its_own_spread(fresh: Any) -> None:
     """Estimates are taken to the next fifth, and may be wrong by a factor of about 1.6."""
-    before = fresh.Belief()
+    before = fresh.DurationModel()
     after = before.expecting(math.exp(5.0))
     expected = [
         weight * (math.exp(-2 * (cell * fresh._STEP - 5.0) ** 2) + 1e-3)
@@ -291,7 +299,7 @@ def test_an_estimate_leans_by_its_own_spread(fresh: Any) -> None:
 
 
 def test_plans_are_made_anew_at_first_with_every_render_and_then_with_every_tenth() -> None:
-    known = Beliefs()
+    known = DurationModels()
     made, last = [], None
     for number in range(1, 261):
         known.learn("kind", 100.0, 110.0)

@@ -22,7 +22,7 @@ from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.polling import hub as module
 from airflow_provider_seedance.polling.hub import wait_for_generation
 from airflow_provider_seedance.polling.schedule import Knowledge
-from airflow_provider_seedance.polling.wait_state import NOT_FOUND_LIMIT, Waiting
+from airflow_provider_seedance.polling.wait_state import NOT_FOUND_LIMIT, WaitState
 from airflow_provider_seedance.settings import Settings
 
 CONN = "seedance_default"
@@ -82,8 +82,8 @@ def _nothing_stays() -> Iterator[None]:
     assert module._connections == {}
 
 
-def waiting(generation_id: str, *, deadline: float | None = None, poll_interval: float = 0.01) -> Waiting:
-    return Waiting(
+def waiting(generation_id: str, *, deadline: float | None = None, poll_interval: float = 0.01) -> WaitState:
+    return WaitState(
         generation_id=generation_id,
         media="video",
         deadline=deadline or time.time() + 60,
@@ -557,11 +557,11 @@ def test_how_long_renders_take_is_learned_from_those_that_succeed(
     monkeypatch.setattr(module._beliefs, "learn", lambda *told: learned.append(told))
     settings = emulator_settings(services, "runbase")
     look_up = Connections(settings)
-    facts = {"model": "m", "duration": 5, "resolution": "720p", "credits": 9}
+    result_defaults = {"model": "m", "duration": 5, "resolution": "720p", "credits": 9}
 
     async def one(generation_id: str, submitted_at: float | None) -> None:
         known = replace(waiting(generation_id), submitted_at=submitted_at, told=submitted_at is not None)
-        await wait_for_generation(known, CONN, look_up, not_before=0.0, facts=facts)
+        await wait_for_generation(known, CONN, look_up, not_before=0.0, result_defaults=result_defaults)
 
     services.hold()
     good, bad, unknown = (submitted(services, "runbase") for _ in range(3))
@@ -629,14 +629,14 @@ def test_a_failure_in_one_poll_reaches_its_waiter_only(
 ) -> None:
     look_up = Connections(emulator_settings(services, "ark"))
     good, bad = submitted(services, "ark"), submitted(services, "ark")
-    plain = module.on_reading
+    plain = module.on_poll
 
-    def on_reading(step: Any, reading: Any, now: float, belief: Any) -> Any:
+    def on_poll(step: Any, reading: Any, now: float, belief: Any) -> Any:
         if step.generation_id == bad:
             raise RuntimeError("a bug")
         return plain(step, reading, now, belief)
 
-    monkeypatch.setattr(module, "on_reading", on_reading)
+    monkeypatch.setattr(module, "on_poll", on_poll)
 
     async def main() -> list[Any]:
         return await asyncio.gather(*(wait(i, look_up) for i in (good, bad)), return_exceptions=True)

@@ -16,7 +16,7 @@ from airflow_provider_seedance.apis.messages import TransportFailure
 from airflow_provider_seedance.client.api_client import POOL_SIZE
 from airflow_provider_seedance.polling import hub as module
 from airflow_provider_seedance.polling.request_queue import BURST, MOST_PER_SECOND
-from airflow_provider_seedance.polling.wait_state import NOT_FOUND_LIMIT, Next, Waiting
+from airflow_provider_seedance.polling.wait_state import NOT_FOUND_LIMIT, WaitState, WaitStep
 from airflow_provider_seedance.settings import Settings
 from polling.simulated import (
     CONN,
@@ -356,14 +356,14 @@ def test_a_bug_in_one_reading_reaches_its_waiter_only(
 ) -> None:
     service.ends = {"good": 15.0, "bad": 15.0}
     look_up = Connections(connection(api))
-    plain = module.on_reading
+    plain = module.on_poll
 
-    def on_reading(step: Waiting, *told: Any) -> Next:
+    def on_poll(step: WaitState, *told: Any) -> WaitStep:
         if step.generation_id == "bad":
             raise ZeroDivisionError("a bug")
         return plain(step, *told)
 
-    monkeypatch.setattr(module, "on_reading", on_reading)
+    monkeypatch.setattr(module, "on_poll", on_poll)
 
     async def main() -> list[Any]:
         return await wait_for_all(wait(look_up, "bad"), wait(look_up, "good"))

@@ -14,10 +14,10 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.rate_limits import RateLimit
 from airflow_provider_seedance.client.api_client import POOL_SIZE
 from airflow_provider_seedance.polling import hub as module
-from airflow_provider_seedance.polling.duration_model import Beliefs
+from airflow_provider_seedance.polling.duration_model import DurationModels
 from airflow_provider_seedance.polling.hub import wait_for_turn, wait_to_submit
 from airflow_provider_seedance.polling.quota import MARGIN
-from airflow_provider_seedance.polling.shared_quota import QUEUE_LIFETIME, QuotaNote
+from airflow_provider_seedance.polling.shared_quota import QUEUE_LIFETIME, SharedQuota
 from airflow_provider_seedance.settings import Settings
 from polling.simulated import (
     CONN,
@@ -279,9 +279,9 @@ def test_a_turn_is_waited_for_whatever_is_wrong_with_the_connection(service: Ser
 # ---------------------------------------------------------------------- the note of other processes
 
 
-def note(look_up: Connections) -> QuotaNote:
+def note(look_up: Connections) -> SharedQuota:
     (known,) = look_up.known.values()
-    return QuotaNote(known.identity)
+    return SharedQuota(known.identity)
 
 
 def test_what_another_process_was_told_is_heard(service: Service, run: Any) -> None:
@@ -401,17 +401,19 @@ def test_what_took_how_long_is_learned(service: Service, run: Any, monkeypatch: 
     monkeypatch.setattr(module._beliefs, "learn", lambda *told: learned.append(told))
     service.ends = {"a": 25.0, "quick": 5.0, "nobody-knows": 5.0, "failed": 5.0, "bare": 5.0}
     service.bodies = lambda generation_id, at: {"status": "failed"} if generation_id == "failed" else {}
-    facts = {"model": "m", "duration": 5, "resolution": "720p", "credits": 9}
+    result_defaults = {"model": "m", "duration": 5, "resolution": "720p", "credits": 9}
     known = connection()
     look_up = Connections(known)
 
     async def main() -> None:
         told: dict[str, Any] = {"submitted_at": EPOCH - 100.0, "told": True}
         await wait_for_all(
-            wait(look_up, "a", more={"facts": facts}, **told),
-            wait(look_up, "quick", more={"facts": facts}, **told),
-            wait(look_up, "failed", more={"facts": facts}, **told),
-            wait(look_up, "nobody-knows", more={"facts": facts}, submitted_at=EPOCH - 100.0),
+            wait(look_up, "a", more={"result_defaults": result_defaults}, **told),
+            wait(look_up, "quick", more={"result_defaults": result_defaults}, **told),
+            wait(look_up, "failed", more={"result_defaults": result_defaults}, **told),
+            wait(
+                look_up, "nobody-knows", more={"result_defaults": result_defaults}, submitted_at=EPOCH - 100.0
+            ),
             wait(look_up, "bare", interval=15.0, **told),
         )
 
@@ -422,27 +424,31 @@ def test_what_took_how_long_is_learned(service: Service, run: Any, monkeypatch: 
     assert learned == [(kind, 0.0, 110.0), (bare, 0.0, 115.0), (kind, 120.0, 130.0)]
 
 
-def test_what_was_learned_of_a_kind_is_gone_by(service: Service, run: Any, beliefs: Beliefs) -> None:
+def test_what_was_learned_of_a_kind_is_gone_by(service: Service, run: Any, beliefs: DurationModels) -> None:
     known = connection()
-    facts = {"model": "m", "duration": 5, "resolution": "720p"}
+    result_defaults = {"model": "m", "duration": 5, "resolution": "720p"}
     for _ in range(60):
         beliefs.learn((known.base_url, "video", "m", 5, "720p"), 395.0, 405.0)
 
-    def first(facts: dict[str, Any]) -> list[float]:
+    def first(result_defaults: dict[str, Any]) -> list[float]:
         service.requests.clear()
         service.ends["g"] = 400.0
         submitted = {"submitted_at": EPOCH, "told": True}
-        run(lambda: wait(Connections(known), interval=None, more={"facts": facts}, **submitted))
+        run(
+            lambda: wait(
+                Connections(known), interval=None, more={"result_defaults": result_defaults}, **submitted
+            )
+        )
         return service.times()
 
-    like, other = first(facts), first({**facts, "model": "another"})
+    like, other = first(result_defaults), first({**result_defaults, "model": "another"})
     assert like[0] > 250.0
     assert len(like) < len(other)
     assert other[0] < 20.0
 
 
 def test_what_others_took_is_known_from_the_next_reading_on(
-    service: Service, run: Any, beliefs: Beliefs
+    service: Service, run: Any, beliefs: DurationModels
 ) -> None:
     known = connection()
     service.ends["g"] = 400.0

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from airflow_provider_seedance.polling.hub import wait_to_submit
-from airflow_provider_seedance.polling.wait_many import Awaited, Patience, wait_for_many
+from airflow_provider_seedance.polling.wait_many import PendingGeneration, ResumeWhen, wait_for_many
 from polling.simulated import CONN, EPOCH, HOUR, Connections, Service, connection, passed, wait
 
 
@@ -36,11 +36,11 @@ def test_a_wait_ends_while_no_reading_is_allowed(service: Service, run: Any) -> 
 def test_so_does_a_wait_for_many(service: Service, run: Any) -> None:
     service.headers = used_up(10 * HOUR)
     service.ends = dict.fromkeys("ab", 9 * HOUR)
-    awaited = [Awaited(generation_id=name, deadline=EPOCH + 100.0) for name in "ab"]
+    awaited = [PendingGeneration(generation_id=name, deadline=EPOCH + 100.0) for name in "ab"]
     look_up = Connections(connection("seedance2api"))
 
     async def main() -> Any:
-        ends = await wait_for_many(awaited, Patience(enough=2, linger=1.0, quota=50.0), CONN, look_up)
+        ends = await wait_for_many(awaited, ResumeWhen(enough=2, linger=1.0, quota=50.0), CONN, look_up)
         return sorted(ends.overdue), passed()
 
     assert run(main) == (["a", "b"], 150.0)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_seedance.polling import progress as module
-from airflow_provider_seedance.polling.duration_model import TIMES, Belief, price, unlearned
+from airflow_provider_seedance.polling.duration_model import TIMES, DurationModel, price, unlearned
 from airflow_provider_seedance.polling.progress import next_by_progress
 
 
@@ -99,9 +99,11 @@ TOLD = (
 
 
 @pytest.mark.parametrize("told", TOLD)
-@pytest.mark.parametrize("belief", [unlearned(), Belief().learned(95.0, 105.0)], ids=["unknown", "known"])
+@pytest.mark.parametrize(
+    "belief", [unlearned(), DurationModel().learned(95.0, 105.0)], ids=["unknown", "known"]
+)
 def test_an_end_is_as_likely_as_what_is_believed_and_the_readings_make_it(
-    told: tuple[tuple[float, float], ...], belief: Belief
+    told: tuple[tuple[float, float], ...], belief: DurationModel
 ) -> None:
     """Bayes: how likely renders end then, that they wait so long in a queue, and that this would be reported."""
     latest, percent = told[-1]

@@ -145,7 +145,7 @@ def test_submissions_on_their_way_count_in_the_window_they_fall_into() -> None:
     quota.learn(told(5), NOW)
     for _ in range(3):
         quota.promise(NOW + 595)
-    quota.saw_submission(NOW + 596, NOW + 596)
+    quota.on_observed_submission(NOW + 596, NOW + 596)
     assert quota.free(NOW + 600 + MARGIN) == 8
     quota = Quota()
     quota.learn(told(5), NOW)
@@ -181,14 +181,14 @@ def test_the_plan_alone_bounds_what_is_sent_in_any_hour() -> None:
 def test_submissions_of_others_count_where_no_header_tells_of_them() -> None:
     quota = Quota(requests_per_hour=3)
     quota.promise(NOW)
-    quota.saw_submission(NOW, NOW)  # the one that was promised
+    quota.on_observed_submission(NOW, NOW)  # the one that was promised
     assert quota.free(NOW) == 2
-    quota.saw_submission(NOW, NOW)
+    quota.on_observed_submission(NOW, NOW)
     assert quota.free(NOW) == 1
-    quota.saw_submission(NOW - 3600, NOW)  # of an hour that is over, seen after a restart
+    quota.on_observed_submission(NOW - 3600, NOW)  # of an hour that is over, seen after a restart
     assert quota.free(NOW) == 1
     quota.learn(told(9), NOW)
-    quota.saw_submission(NOW, NOW)
+    quota.on_observed_submission(NOW, NOW)
     assert quota.free(NOW) == 1
 
 
@@ -209,16 +209,16 @@ def test_what_is_kept_for_submissions_shrinks_with_the_window() -> None:
 
 
 def test_waits_are_stretched_where_the_quota_is_short() -> None:
-    assert Quota().stretch(NOW, 1000) == 1
+    assert Quota().interval_factor(NOW, 1000) == 1
     quota = Quota()
     quota.learn(told(100, limit=100), NOW)  # and nothing is kept so near to the end
-    assert quota.stretch(NOW + 599, 10) == 1
-    waits = [quota.stretch(NOW + 599, waiting) for waiting in (20, 25, 30, 40, 100, 10**6)]
+    assert quota.interval_factor(NOW + 599, 10) == 1
+    waits = [quota.interval_factor(NOW + 599, waiting) for waiting in (20, 25, 30, 40, 100, 10**6)]
     assert waits == sorted(waits)
     assert waits[0] == pytest.approx(1, rel=0.05)
     assert waits[-1] == MOST_STRETCH
     quota.refuse(50, NOW + 599)
-    assert quota.stretch(NOW + 599, 1) == MOST_STRETCH
+    assert quota.interval_factor(NOW + 599, 1) == MOST_STRETCH
 
 
 @given(
@@ -249,7 +249,7 @@ def test_whatever_happens_there_is_room_again_in_the_end(
         elif what == "refuse":
             quota.refuse(seconds, now)
         else:
-            quota.saw_submission(now, now)
+            quota.on_observed_submission(now, now)
         assert quota.free(now) >= 0
         assert quota.kept(now) >= 0
     for _ in range(500):
@@ -291,7 +291,7 @@ def test_waits_are_stretched_by_what_is_left_for_each(remaining: int, waiting: i
     quota.learn(
         RateLimit(limit=100, remaining=remaining), NOW
     )  # and no window, of which something would be kept
-    assert quota.stretch(NOW, waiting) == pytest.approx(factor)
+    assert quota.interval_factor(NOW, waiting) == pytest.approx(factor)
 
 
 def test_the_rate_of_a_quota() -> None:

@@ -15,7 +15,7 @@ from airflow_provider_seedance.polling.request_queue import (
     MOST_PER_SECOND,
     SUBMISSION_GAP,
     TAKEN_ALONG,
-    Turns,
+    RequestQueue,
 )
 
 NOW = 1_800_000_000.0
@@ -28,7 +28,7 @@ def quota(remaining: int, *, limit: int = 100, left: float = 600.0) -> Quota:
     return known
 
 
-def drain(turns: Turns[str], until: float, *, now: float = NOW) -> list[tuple[float, str]]:
+def drain(turns: RequestQueue[str], until: float, *, now: float = NOW) -> list[tuple[float, str]]:
     """Carry out every turn up to a moment; a reading takes one request."""
     done: list[tuple[float, str]] = []
     while now <= until:
@@ -47,7 +47,7 @@ def drain(turns: Turns[str], until: float, *, now: float = NOW) -> list[tuple[fl
 
 
 def test_the_most_overdue_comes_first() -> None:
-    turns: Turns[str] = Turns(Quota())
+    turns: RequestQueue[str] = RequestQueue(Quota())
     turns.poll("late", NOW - 1)
     turns.poll("later", NOW - 5)
     turns.poll("not yet", NOW + 5)
@@ -56,12 +56,12 @@ def test_the_most_overdue_comes_first() -> None:
 
 
 def test_nobody_waiting_is_nothing_to_do() -> None:
-    assert Turns(Quota()).next(NOW).until == float("inf")
+    assert RequestQueue(Quota()).next(NOW).until == float("inf")
 
 
 def test_whoever_waits_no_longer_is_passed_over() -> None:
     gone = {"gone"}
-    turns: Turns[str] = Turns(Quota(), alive=lambda item: item not in gone)
+    turns: RequestQueue[str] = RequestQueue(Quota(), alive=lambda item: item not in gone)
     turns.poll("gone", NOW - 5)
     turns.poll("there", NOW - 1)
     turns.submit("gone", NOW - 5)
@@ -73,7 +73,7 @@ def test_whoever_waits_no_longer_is_passed_over() -> None:
 
 
 def test_submissions_and_status_requests_take_turns() -> None:
-    turns: Turns[str] = Turns(quota(100))
+    turns: RequestQueue[str] = RequestQueue(quota(100))
     for number in range(3):
         turns.poll(f"poll {number}", NOW - 5)
         turns.submit(f"submit {number}", NOW - 1)
@@ -82,7 +82,7 @@ def test_submissions_and_status_requests_take_turns() -> None:
 
 
 def test_room_is_kept_for_submissions() -> None:
-    turns: Turns[str] = Turns(quota(25))  # a quarter of a hundred is kept at the beginning
+    turns: RequestQueue[str] = RequestQueue(quota(25))  # a quarter of a hundred is kept at the beginning
     turns.poll("poll", NOW)
     turns.submit("submit", NOW)
     assert [who for _, who in drain(turns, NOW + 1)] == ["submit"]
@@ -90,7 +90,7 @@ def test_room_is_kept_for_submissions() -> None:
 
 
 def test_a_used_up_quota_is_waited_for() -> None:
-    turns: Turns[str] = Turns(quota(0))
+    turns: RequestQueue[str] = RequestQueue(quota(0))
     turns.poll("poll", NOW)
     turns.submit("submit", NOW)
     assert turns.next(NOW).until == NOW + 600 + MARGIN
@@ -101,29 +101,29 @@ def test_a_used_up_quota_is_waited_for() -> None:
 
 def test_who_waits_for_no_quota_is_no_queue() -> None:
     """One refusal must not let every later submission stand in a line that keeps itself alive."""
-    unknown: Turns[str] = Turns(Quota())
+    unknown: RequestQueue[str] = RequestQueue(Quota())
     unknown.submit("submit", NOW)
-    roomy: Turns[str] = Turns(quota(5))
+    roomy: RequestQueue[str] = RequestQueue(quota(5))
     roomy.submit("submit", NOW)
     assert not unknown.queue(NOW)
     assert not roomy.queue(NOW)
 
 
 def test_a_reading_that_may_take_two_requests_needs_room_for_both() -> None:
-    turns: Turns[str] = Turns(quota(1, left=0.5), cost=2)
+    turns: RequestQueue[str] = RequestQueue(quota(1, left=0.5), cost=2)
     turns.poll("poll", NOW)
     assert drain(turns, NOW + 0.5) == []
     assert [who for _, who in drain(turns, NOW + 2)] == ["poll"]
 
 
 def test_a_quota_of_one_request_still_polls() -> None:
-    turns: Turns[str] = Turns(quota(1, limit=1), cost=2)
+    turns: RequestQueue[str] = RequestQueue(quota(1, limit=1), cost=2)
     turns.poll("poll", NOW)
     assert [who for _, who in drain(turns, NOW + 601)] == ["poll"]
 
 
 def test_more_than_the_quota_are_served_in_the_order_they_fell_due() -> None:
-    turns: Turns[str] = Turns(quota(50))
+    turns: RequestQueue[str] = RequestQueue(quota(50))
     for number in range(200):
         turns.poll(str(number), NOW - 200 + number)
     done = drain(turns, NOW + 600)
@@ -132,14 +132,14 @@ def test_more_than_the_quota_are_served_in_the_order_they_fell_due() -> None:
 
 
 def test_few_are_not_held_back() -> None:
-    turns: Turns[str] = Turns(quota(90))
+    turns: RequestQueue[str] = RequestQueue(quota(90))
     for number in range(10):
         turns.poll(str(number), NOW)
     assert [moment for moment, _ in drain(turns, NOW + 1)] == [0.0] * 10
 
 
 def test_an_unknown_quota_is_not_flooded() -> None:
-    turns: Turns[str] = Turns(Quota())
+    turns: RequestQueue[str] = RequestQueue(Quota())
     for number in range(500):
         turns.poll(str(number), NOW)
     done = drain(turns, NOW + 10)
@@ -151,7 +151,7 @@ def test_an_unknown_quota_is_not_flooded() -> None:
 
 
 def test_a_request_for_many_takes_along_what_is_due_soon() -> None:
-    turns: Turns[str] = Turns(Quota())
+    turns: RequestQueue[str] = RequestQueue(Quota())
     for number in range(5):
         turns.poll(str(number), NOW + number * TAKEN_ALONG / 3)
     assert turns.next(NOW, most=100).polls == ("0", "1", "2", "3")
@@ -169,7 +169,7 @@ def test_everybody_has_a_turn_and_no_quota_is_broken(
     polls: list[float], submissions: list[float], limit: int, cost: int, window: float
 ) -> None:
     known = quota(limit, limit=limit, left=window)
-    turns: Turns[str] = Turns(known, cost=cost)
+    turns: RequestQueue[str] = RequestQueue(known, cost=cost)
     for number, at in enumerate(polls):
         turns.poll(f"p{number}", NOW + at)
     for number, at in enumerate(submissions):
@@ -201,7 +201,7 @@ def test_everybody_has_a_turn_and_no_quota_is_broken(
         if turn.polls:
             turns.done()
         else:
-            known.saw_submission(now, now)
+            known.on_observed_submission(now, now)
         done += list(turn.polls) or [turn.submission]
     assert sorted(done) == sorted(
         [f"p{i}" for i in range(len(polls))] + [f"s{i}" for i in range(len(submissions))]
@@ -209,12 +209,12 @@ def test_everybody_has_a_turn_and_no_quota_is_broken(
 
 
 def test_submissions_stand_in_line_only_where_less_than_one_is_free() -> None:
-    one: Turns[str] = Turns(quota(1))
+    one: RequestQueue[str] = RequestQueue(quota(1))
     one.submit("submit", NOW)
     assert not one.queue(NOW)
     one.quota.hold(1)
     assert one.queue(NOW)
-    nobody: Turns[str] = Turns(quota(0))
+    nobody: RequestQueue[str] = RequestQueue(quota(0))
     assert not nobody.queue(NOW)
     nobody.poll("poll", NOW)
     assert not nobody.queue(NOW)
@@ -222,7 +222,7 @@ def test_submissions_stand_in_line_only_where_less_than_one_is_free() -> None:
 
 
 def test_a_reading_takes_along_what_is_due_soon() -> None:
-    turns: Turns[str] = Turns(Quota())
+    turns: RequestQueue[str] = RequestQueue(Quota())
     for name, due in (("now", 0.0), ("soon", TAKEN_ALONG), ("later", TAKEN_ALONG + 0.1)):
         turns.poll(name, NOW + due)
     assert turns.next(NOW, most=10).polls == ("now", "soon")
@@ -233,7 +233,7 @@ def test_a_reading_takes_along_what_is_due_soon() -> None:
 
 
 def test_submissions_to_an_unknown_quota_are_let_through_one_by_one() -> None:
-    turns: Turns[str] = Turns(Quota())
+    turns: RequestQueue[str] = RequestQueue(Quota())
     for name in "ab":
         turns.submit(name, NOW - 1)
     assert turns.next(NOW).submission == "a"
@@ -242,7 +242,7 @@ def test_submissions_to_an_unknown_quota_are_let_through_one_by_one() -> None:
 
 
 def test_submissions_to_a_known_quota_need_no_gap() -> None:
-    turns: Turns[str] = Turns(quota(5))
+    turns: RequestQueue[str] = RequestQueue(quota(5))
     for name in "ab":
         turns.submit(name, NOW)
     assert [turns.next(NOW).submission for _ in "ab"] == ["a", "b"]
@@ -250,7 +250,7 @@ def test_submissions_to_a_known_quota_need_no_gap() -> None:
 
 
 def test_a_reading_holds_its_requests_until_it_is_done() -> None:
-    turns: Turns[str] = Turns(quota(90), cost=2)
+    turns: RequestQueue[str] = RequestQueue(quota(90), cost=2)
     turns.poll("poll", NOW)
     assert turns.next(NOW).polls == ("poll",)
     assert turns.quota.free(NOW) == 88
@@ -259,7 +259,7 @@ def test_a_reading_holds_its_requests_until_it_is_done() -> None:
 
 
 def test_what_is_kept_is_given_to_readings_as_the_window_ends() -> None:
-    turns: Turns[str] = Turns(quota(20))  # of a hundred, twenty-five are kept at first
+    turns: RequestQueue[str] = RequestQueue(quota(20))  # of a hundred, twenty-five are kept at first
     turns.poll("poll", NOW)
     at = turns.next(NOW).until
     # Twenty-four are missing one: with 24 / 25 of the window gone by there is room for one.
@@ -268,7 +268,7 @@ def test_what_is_kept_is_given_to_readings_as_the_window_ends() -> None:
 
 
 def test_a_submission_needs_no_more_than_one_free_request() -> None:
-    turns: Turns[str] = Turns(quota(1))
+    turns: RequestQueue[str] = RequestQueue(quota(1))
     turns.submit("early", NOW + 5)
     assert turns.next(NOW).until == NOW + 5
     assert turns.next(NOW + 5).submission == "early"
@@ -276,7 +276,7 @@ def test_a_submission_needs_no_more_than_one_free_request() -> None:
 
 def test_whoever_left_is_not_taken_along() -> None:
     gone: set[str] = set()
-    turns: Turns[str] = Turns(Quota(), alive=lambda item: item not in gone)
+    turns: RequestQueue[str] = RequestQueue(Quota(), alive=lambda item: item not in gone)
     for name in "abc":
         turns.poll(name, NOW)
     gone.add("b")
@@ -284,7 +284,7 @@ def test_whoever_left_is_not_taken_along() -> None:
 
 
 def test_after_a_burst_polls_come_as_fast_as_the_quota_or_the_bound_allow() -> None:
-    turns: Turns[str] = Turns(Quota())
+    turns: RequestQueue[str] = RequestQueue(Quota())
     for number in range(BURST + 10):
         turns.poll(str(number), NOW)
     moments = [moment for moment, _ in drain(turns, NOW + 60)]
@@ -294,7 +294,7 @@ def test_after_a_burst_polls_come_as_fast_as_the_quota_or_the_bound_allow() -> N
 
 def test_a_wait_ends_without_a_turn_where_the_quota_allows_none() -> None:
     gone: set[str] = set()
-    turns: Turns[str] = Turns(quota(0), alive=lambda who: who not in gone)
+    turns: RequestQueue[str] = RequestQueue(quota(0), alive=lambda who: who not in gone)
     for who, end in (("a", 20.0), ("b", 30.0), ("gone", 10.0)):
         turns.poll(who, NOW)
         turns.end(who, NOW + end)
@@ -307,7 +307,7 @@ def test_a_wait_ends_without_a_turn_where_the_quota_allows_none() -> None:
 
 def test_the_ends_of_those_who_left_are_tidied_away() -> None:
     gone: set[str] = set()
-    turns: Turns[str] = Turns(Quota(), alive=lambda who: who not in gone)
+    turns: RequestQueue[str] = RequestQueue(Quota(), alive=lambda who: who not in gone)
     for number in range(10):
         turns.poll(str(number), NOW + number)
         turns.end(str(number), NOW + 1000.0 + number)

@@ -12,23 +12,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_seedance.polling import schedule
-from airflow_provider_seedance.polling.duration_model import Belief, Beliefs
+from airflow_provider_seedance.polling.duration_model import DurationModel, DurationModels
 from airflow_provider_seedance.polling.schedule import KEPT_PROGRESS, Knowledge, next_poll
 
 
-def wait(elapsed: float = 0.0, belief: Belief | None = None, jitter: float = 0.5, **known: Any) -> float:
+def wait(
+    elapsed: float = 0.0, belief: DurationModel | None = None, jitter: float = 0.5, **known: Any
+) -> float:
     return next_poll(Knowledge(**known), elapsed=elapsed, belief=belief, jitter=jitter)
 
 
-def learned(seconds: float, spread: float = 0.1, renders: int = 60) -> Belief:
-    known, rng = Beliefs(), random.Random(1)
+def learned(seconds: float, spread: float = 0.1, renders: int = 60) -> DurationModel:
+    known, rng = DurationModels(), random.Random(1)
     for _ in range(renders):
         end = seconds * rng.lognormvariate(0, spread)
         known.learn("kind", end - 2, end + 2)
     return known.of("kind")
 
 
-def polls(end: float, belief: Belief | None = None, **known: Any) -> list[float]:
+def polls(end: float, belief: DurationModel | None = None, **known: Any) -> list[float]:
     """Return the moments of all polls of a render."""
     moments = [wait(0.0, belief, **known)]
     while moments[-1] < end:

@@ -27,7 +27,7 @@ import pytest
 from airflow_provider_seedance.apis.rate_limits import RateLimit
 from airflow_provider_seedance.polling import shared_quota
 from airflow_provider_seedance.polling.quota import MARGIN, Quota
-from airflow_provider_seedance.polling.shared_quota import NoteTaker, QuotaNote
+from airflow_provider_seedance.polling.shared_quota import SharedQuota, SharedQuotaObserver
 
 IDENTITY = ("https://vendor.example/v1", "digest-of-a-key")
 
@@ -46,26 +46,26 @@ def told(remaining: int, *, now: float, left: float = 600.0) -> RateLimit:
 
 def test_without_a_note_nothing_is_held_up(place: Path) -> None:
     now = float(int(time.time()))
-    assert QuotaNote(IDENTITY).reserve(now) == 0
-    assert QuotaNote(IDENTITY).read(now).limit is None
+    assert SharedQuota(IDENTITY).reserve(now) == 0
+    assert SharedQuota(IDENTITY).read(now).limit is None
 
 
 def test_what_one_process_was_told_another_knows() -> None:
     now = float(int(time.time()))
-    QuotaNote(IDENTITY).learn(told(2, now=now), now)
-    assert QuotaNote(IDENTITY).reserve(now) == 0
-    assert QuotaNote(IDENTITY).reserve(now) == 0
-    assert QuotaNote(IDENTITY).reserve(now) == pytest.approx(600 + MARGIN, abs=1)
-    assert QuotaNote(("https://vendor.example/v1", "another key")).reserve(now) == 0
+    SharedQuota(IDENTITY).learn(told(2, now=now), now)
+    assert SharedQuota(IDENTITY).reserve(now) == 0
+    assert SharedQuota(IDENTITY).reserve(now) == 0
+    assert SharedQuota(IDENTITY).reserve(now) == pytest.approx(600 + MARGIN, abs=1)
+    assert SharedQuota(("https://vendor.example/v1", "another key")).reserve(now) == 0
 
 
 def test_other_processes_too() -> None:
     now = float(int(time.time()))
-    QuotaNote(IDENTITY).learn(told(1, now=now), now)
+    SharedQuota(IDENTITY).learn(told(1, now=now), now)
     code = (
         "import sys, time; from pathlib import Path; from airflow_provider_seedance.polling import shared_quota\n"
         f"shared_quota.directory = lambda: Path({str(shared_quota.directory())!r})\n"
-        f"print(shared_quota.QuotaNote({IDENTITY!r}).reserve({now!r}))"
+        f"print(shared_quota.SharedQuota({IDENTITY!r}).reserve({now!r}))"
     )
     waits = [
         float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
@@ -77,44 +77,44 @@ def test_other_processes_too() -> None:
 
 def test_a_window_that_is_over_holds_nobody_up() -> None:
     now = float(int(time.time()))
-    QuotaNote(IDENTITY).learn(told(0, now=now), now)
-    assert QuotaNote(IDENTITY).reserve(now + 600) > 0
-    assert QuotaNote(IDENTITY).reserve(now + 600 + MARGIN) == 0
-    assert QuotaNote(IDENTITY).reserve(now + 5000) == 0
+    SharedQuota(IDENTITY).learn(told(0, now=now), now)
+    assert SharedQuota(IDENTITY).reserve(now + 600) > 0
+    assert SharedQuota(IDENTITY).reserve(now + 600 + MARGIN) == 0
+    assert SharedQuota(IDENTITY).reserve(now + 5000) == 0
 
 
 def test_only_replies_are_noted_not_refusals() -> None:
     now = float(int(time.time()))
-    taker = NoteTaker(QuotaNote(IDENTITY))
+    taker = SharedQuotaObserver(SharedQuota(IDENTITY))
     taker.answered(told(0, now=now), refused=True)
-    assert QuotaNote(IDENTITY).reserve(now) == 0
+    assert SharedQuota(IDENTITY).reserve(now) == 0
     taker.answered(told(0, now=now), refused=False)
-    assert QuotaNote(IDENTITY).reserve(now) > 0
+    assert SharedQuota(IDENTITY).reserve(now) > 0
 
 
 def test_whoever_comes_stands_behind_those_who_wait() -> None:
     now = float(int(time.time()))
-    QuotaNote(IDENTITY).learn(told(5, now=now), now)
-    QuotaNote(IDENTITY).queue(now)
-    assert QuotaNote(IDENTITY).reserve(now) == shared_quota.QUEUE_LIFETIME
-    QuotaNote(IDENTITY).learn(told(4, now=now), now)
-    assert QuotaNote(IDENTITY).reserve(now + 1) == shared_quota.QUEUE_LIFETIME
-    assert QuotaNote(IDENTITY).reserve(now + shared_quota.QUEUE_LIFETIME) == 0
-    assert QuotaNote(IDENTITY).read(now).free(now) == 3
+    SharedQuota(IDENTITY).learn(told(5, now=now), now)
+    SharedQuota(IDENTITY).queue(now)
+    assert SharedQuota(IDENTITY).reserve(now) == shared_quota.QUEUE_LIFETIME
+    SharedQuota(IDENTITY).learn(told(4, now=now), now)
+    assert SharedQuota(IDENTITY).reserve(now + 1) == shared_quota.QUEUE_LIFETIME
+    assert SharedQuota(IDENTITY).reserve(now + shared_quota.QUEUE_LIFETIME) == 0
+    assert SharedQuota(IDENTITY).read(now).free(now) == 3
 
 
 @pytest.mark.parametrize("missing", ["limit", "remaining", "reset_at"])
 def test_half_a_window_is_not_noted(place: Path, missing: str) -> None:
     now = float(int(time.time()))
-    QuotaNote(IDENTITY).learn(replace(told(0, now=now), **{missing: None}), now)
+    SharedQuota(IDENTITY).learn(replace(told(0, now=now), **{missing: None}), now)
     assert not place.exists()
-    assert QuotaNote(IDENTITY).reserve(now) == 0
+    assert SharedQuota(IDENTITY).reserve(now) == 0
 
 
 @pytest.mark.parametrize("missing", ["limit", "remaining", "reset_at"])
 def test_half_a_note_is_none(missing: str) -> None:
     now = float(int(time.time()))
-    note = QuotaNote(IDENTITY)
+    note = SharedQuota(IDENTITY)
     note.learn(told(0, now=now), now)
     note._path.write_text(json.dumps({**json.loads(note._path.read_text()), missing: None}))
     assert note.reserve(now) == 0
@@ -123,7 +123,7 @@ def test_half_a_note_is_none(missing: str) -> None:
 
 def test_a_note_of_any_length_is_not_read() -> None:
     now = float(int(time.time()))
-    note = QuotaNote(IDENTITY)
+    note = SharedQuota(IDENTITY)
     note.learn(told(0, now=now), now)
     note._path.write_text(" " * 1_000_000 + note._path.read_text())
     assert note.reserve(now) == 0
@@ -131,8 +131,8 @@ def test_a_note_of_any_length_is_not_read() -> None:
 
 def test_a_window_is_noted_whole() -> None:
     now = float(int(time.time()))
-    QuotaNote(IDENTITY).learn(told(4, now=now), now)
-    noted = QuotaNote(IDENTITY).read(now + 60)
+    SharedQuota(IDENTITY).learn(told(4, now=now), now)
+    noted = SharedQuota(IDENTITY).read(now + 60)
     assert (noted.limit, noted.remaining, noted.reset_at, noted.window) == (10, 4, now + 600, 600)
 
 
@@ -152,7 +152,7 @@ def test_a_window_is_noted_whole() -> None:
 )
 def test_a_damaged_note_is_none(place: Path, rubbish: str) -> None:
     now = float(int(time.time()))
-    note = QuotaNote(IDENTITY)
+    note = SharedQuota(IDENTITY)
     note.learn(told(3, now=now), now)
     note._path.write_text(rubbish)
     assert note.reserve(now) == 0
@@ -162,7 +162,7 @@ def test_a_damaged_note_is_none(place: Path, rubbish: str) -> None:
 
 def test_the_note_is_this_users_own(place: Path) -> None:
     now = float(int(time.time()))
-    note = QuotaNote(IDENTITY)
+    note = SharedQuota(IDENTITY)
     note.learn(told(0, now=now), now)
     assert stat.S_IMODE(place.stat().st_mode) == 0o700
     assert stat.S_IMODE(note._path.stat().st_mode) == 0o600
@@ -175,10 +175,10 @@ def test_a_place_that_cannot_be_had_is_no_trouble(monkeypatch: pytest.MonkeyPatc
     (tmp_path / "file").touch()
     monkeypatch.setattr(shared_quota, "directory", lambda: tmp_path / "file" / "notes")
     now = float(int(time.time()))
-    QuotaNote(IDENTITY).learn(told(0, now=now), now)
-    QuotaNote(IDENTITY).queue(now)
-    assert QuotaNote(IDENTITY).reserve(now) == 0
-    assert QuotaNote(IDENTITY).read(now) == Quota()
+    SharedQuota(IDENTITY).learn(told(0, now=now), now)
+    SharedQuota(IDENTITY).queue(now)
+    assert SharedQuota(IDENTITY).reserve(now) == 0
+    assert SharedQuota(IDENTITY).read(now) == Quota()
 
 
 def test_a_link_is_not_followed(place: Path, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_link_is_not_followed(place: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_text("keep")
     place.mkdir(mode=0o700)
-    note = QuotaNote(IDENTITY)
+    note = SharedQuota(IDENTITY)
     os.symlink(target, note._path)
     note.learn(told(0, now=now), now)
     assert target.read_text() == "keep"
@@ -196,11 +196,11 @@ def test_a_link_is_not_followed(place: Path, tmp_path: Path) -> None:
 def test_each_airflow_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     now = float(int(time.time()))
     monkeypatch.setenv("AIRFLOW_HOME", "/one")
-    QuotaNote(IDENTITY).learn(told(0, now=now), now)
+    SharedQuota(IDENTITY).learn(told(0, now=now), now)
     monkeypatch.setenv("AIRFLOW_HOME", "/two")
-    assert QuotaNote(IDENTITY).reserve(now) == 0
+    assert SharedQuota(IDENTITY).reserve(now) == 0
     monkeypatch.delenv("AIRFLOW_HOME")
-    assert QuotaNote(IDENTITY).reserve(now) == 0
+    assert SharedQuota(IDENTITY).reserve(now) == 0
 
 
 def test_the_notes_of_each_user_are_apart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,18 +227,18 @@ def full_disk() -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, before)
 
 
-def use(note: QuotaNote, now: float) -> None:
+def use(note: SharedQuota, now: float) -> None:
     """Do all that can be done with a note."""
     note.learn(told(0, now=now), now)
     note.queue(now)
     assert note.reserve(now) == 0
     assert note.read(now) == Quota()
-    NoteTaker(note).answered(told(0, now=now), refused=False)
+    SharedQuotaObserver(note).answered(told(0, now=now), refused=False)
 
 
 def test_a_full_disk_is_no_trouble() -> None:
     with full_disk():
-        use(QuotaNote(IDENTITY), float(int(time.time())))
+        use(SharedQuota(IDENTITY), float(int(time.time())))
 
 
 def test_nor_is_having_no_directory_for_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +246,7 @@ def test_nor_is_having_no_directory_for_temporary_files(monkeypatch: pytest.Monk
         raise FileNotFoundError("no usable temporary directory found")
 
     monkeypatch.setattr(shared_quota, "directory", missing)
-    use(QuotaNote(IDENTITY), float(int(time.time())))
+    use(SharedQuota(IDENTITY), float(int(time.time())))
 
 
 def test_nor_is_a_file_system_without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,7 +254,7 @@ def test_nor_is_a_file_system_without_locks(monkeypatch: pytest.MonkeyPatch) -> 
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(shared_quota.fcntl, "flock", flock)
-    use(QuotaNote(IDENTITY), float(int(time.time())))
+    use(SharedQuota(IDENTITY), float(int(time.time())))
 
 
 def test_nor_is_a_disk_that_complains_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,8 +265,8 @@ def test_nor_is_a_disk_that_complains_at_the_end(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(shared_quota.io, "FileIO", Late)
     now = float(int(time.time()))
-    QuotaNote(IDENTITY).learn(told(3, now=now), now)
-    assert QuotaNote(IDENTITY).read(now).remaining == 3
+    SharedQuota(IDENTITY).learn(told(3, now=now), now)
+    assert SharedQuota(IDENTITY).read(now).remaining == 3
 
 
 def test_who_finds_the_note_in_use_does_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +274,7 @@ def test_who_finds_the_note_in_use_does_without_it(monkeypatch: pytest.MonkeyPat
     naps: list[float] = []
     monkeypatch.setattr(shared_quota.time, "sleep", naps.append)
     now = float(int(time.time()))
-    note = QuotaNote(IDENTITY)
+    note = SharedQuota(IDENTITY)
     note.learn(told(0, now=now), now)
     with note._path.open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -289,7 +289,7 @@ def test_who_finds_the_note_in_use_does_without_it(monkeypatch: pytest.MonkeyPat
 
 def test_the_end_of_a_window_that_is_far_away_is_not_noted() -> None:
     now = float(int(time.time()))
-    note = QuotaNote(IDENTITY)
+    note = SharedQuota(IDENTITY)
     note.learn(told(0, now=now, left=86401.0), now)
     assert note.reserve(now) == 0
     note.learn(told(0, now=now, left=86400.0), now)

@@ -12,8 +12,13 @@ import pytest
 from airflow_provider_seedance.generations import Generation, GenerationStatus
 from airflow_provider_seedance.polling import wait_many as module
 from airflow_provider_seedance.polling.schedule import Knowledge
-from airflow_provider_seedance.polling.wait_many import Awaited, Ends, Patience, wait_for_many
-from airflow_provider_seedance.polling.wait_state import Next, Waiting
+from airflow_provider_seedance.polling.wait_many import (
+    PendingGeneration,
+    ResumeWhen,
+    WaitResult,
+    wait_for_many,
+)
+from airflow_provider_seedance.polling.wait_state import WaitState, WaitStep
 from polling.simulated import EPOCH, passed, simulate
 
 CONN = "seedance_default"
@@ -35,14 +40,14 @@ class Hub:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **ends: tuple[float, str]) -> None:
         self.ends = ends
         self.turn: float | None = None
-        self.waits: list[tuple[Waiting, str, Any, dict[str, Any]]] = []
+        self.waits: list[tuple[WaitState, str, Any, dict[str, Any]]] = []
         self.turns: list[tuple[float, str | None, Any]] = []
         self.broken = 0
         self.left: list[str] = []
         monkeypatch.setattr(module, "wait_for_generation", self.wait)
         monkeypatch.setattr(module, "wait_for_turn", self.wait_for_turn)
 
-    async def wait(self, waiting: Waiting, conn_id: str, look_up: Any, **more: Any) -> Next:
+    async def wait(self, waiting: WaitState, conn_id: str, look_up: Any, **more: Any) -> WaitStep:
         self.waits.append((waiting, conn_id, look_up, more))
         generation_id = waiting.generation_id
         if self.broken:
@@ -62,22 +67,22 @@ class Hub:
         await asyncio.sleep(1e9 if self.turn is None else self.turn)
 
 
-def step(waiting: Waiting, kind: Any) -> Next:
+def step(waiting: WaitState, kind: Any) -> WaitStep:
     if kind != "ended":
-        return Next(kind, waiting)
+        return WaitStep(kind, waiting)
     last = Generation(
         generation_id=waiting.generation_id, api="ark", media="video", status=GenerationStatus.SUCCEEDED
     )
-    return Next(
+    return WaitStep(
         "ended",
-        Waiting(
+        WaitState(
             generation_id=waiting.generation_id, media="video", deadline=0.0, known=waiting.known, last=last
         ),
     )
 
 
 @pytest.fixture
-def collect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Ends, float]]:
+def collect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[WaitResult, float]]:
     """Wait, and return what came of it and when."""
 
     def run(
@@ -88,22 +93,24 @@ def collect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Ends, float]
         not_before: float = 0.0,
         report: Callable[[int, int], None] | None = None,
         **more: Any,
-    ) -> tuple[Ends, float]:
-        patience = Patience(enough=enough, linger=linger, moment=moment, not_before=not_before)
-        awaited = [Awaited(generation_id=generation_id, deadline=LATER, **more) for generation_id in ids]
+    ) -> tuple[WaitResult, float]:
+        patience = ResumeWhen(enough=enough, linger=linger, moment=moment, not_before=not_before)
+        awaited = [
+            PendingGeneration(generation_id=generation_id, deadline=LATER, **more) for generation_id in ids
+        ]
 
-        async def main() -> tuple[Ends, float]:
+        async def main() -> tuple[WaitResult, float]:
             ends = await wait_for_many(awaited, patience, CONN, look_up, poll_interval=7.0, report=report)
             assert asyncio.all_tasks() == {asyncio.current_task()}
             return ends, passed()
 
-        found: tuple[Ends, float] = simulate(monkeypatch, main)
+        found: tuple[WaitResult, float] = simulate(monkeypatch, main)
         return found
 
     return run
 
 
-def ids(ends: Ends) -> list[str]:
+def ids(ends: WaitResult) -> list[str]:
     return [generation.generation_id for generation in ends.ended]
 
 
@@ -171,9 +178,11 @@ def test_each_is_waited_for_as_a_single_one(
     monkeypatch: pytest.MonkeyPatch, collect: Any, submitted_at: float | None
 ) -> None:
     hub = Hub(monkeypatch, a=(10.0, "ended"))
-    facts = {"model": "m"}
-    collect("a", submitted_at=submitted_at, estimated_wait=90.0, facts=facts, not_before=3.0)
-    waiting = Waiting(
+    result_defaults = {"model": "m"}
+    collect(
+        "a", submitted_at=submitted_at, estimated_wait=90.0, result_defaults=result_defaults, not_before=3.0
+    )
+    waiting = WaitState(
         generation_id="a",
         media="video",
         deadline=LATER,
@@ -181,7 +190,7 @@ def test_each_is_waited_for_as_a_single_one(
         submitted_at=submitted_at,
         told=submitted_at is not None,
     )
-    assert hub.waits == [(waiting, CONN, look_up, {"not_before": 3.0, "facts": facts})]
+    assert hub.waits == [(waiting, CONN, look_up, {"not_before": 3.0, "result_defaults": result_defaults})]
 
 
 def test_how_many_have_ended_is_reported_every_minute(monkeypatch: pytest.MonkeyPatch, collect: Any) -> None:

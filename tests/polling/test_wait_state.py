@@ -14,9 +14,15 @@ from hypothesis import strategies as st
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import Generation, GenerationStatus
 from airflow_provider_seedance.polling import wait_state as module
-from airflow_provider_seedance.polling.duration_model import Belief
+from airflow_provider_seedance.polling.duration_model import DurationModel
 from airflow_provider_seedance.polling.schedule import Knowledge
-from airflow_provider_seedance.polling.wait_state import NOT_FOUND_LIMIT, Next, Waiting, begin, on_reading
+from airflow_provider_seedance.polling.wait_state import (
+    NOT_FOUND_LIMIT,
+    WaitState,
+    WaitStep,
+    begin,
+    on_poll,
+)
 
 NOW = 1_000_000.0
 
@@ -26,8 +32,8 @@ def _nothing_told_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_told", set())
 
 
-def waiting(deadline: float = NOW + 3600, **changes: Any) -> Waiting:
-    return Waiting(
+def waiting(deadline: float = NOW + 3600, **changes: Any) -> WaitState:
+    return WaitState(
         **{
             "generation_id": "g-1",
             "media": "video",
@@ -46,7 +52,7 @@ def generation(status: str, **known: Any) -> Generation:
 
 
 def test_the_first_reading() -> None:
-    assert begin(waiting(), NOW) == Next("wait", replace(waiting(), submitted_at=NOW), NOW + 10)
+    assert begin(waiting(), NOW) == WaitStep("wait", replace(waiting(), submitted_at=NOW), NOW + 10)
     assert begin(waiting(), NOW, not_before=60).at == NOW + 60
     assert begin(waiting(), NOW, not_before=5).at == NOW + 10
 
@@ -68,18 +74,18 @@ def test_a_reading_is_never_planned_beyond_the_deadline() -> None:
 def test_the_end(status: GenerationStatus) -> None:
     ended = generation(status)
     for deadline in (NOW + 3600, NOW - 3600):  # an end counts, however late it is read
-        step = on_reading(waiting(deadline), ended, NOW)
+        step = on_poll(waiting(deadline), ended, NOW)
         assert step.kind == "ended"
         assert step.waiting.last is ended
 
 
 @pytest.mark.parametrize("status", ["queued", "running"])
 def test_not_yet(status: str) -> None:
-    step = on_reading(waiting(), generation(status), NOW)
+    step = on_poll(waiting(), generation(status), NOW)
     assert (step.kind, step.at) == ("wait", NOW + 10)
     assert step.waiting.known.asked == 1
     assert step.waiting.last is not None
-    assert on_reading(waiting(NOW), generation(status), NOW).kind == "deadline"
+    assert on_poll(waiting(NOW), generation(status), NOW).kind == "deadline"
 
 
 FAILURES = [
@@ -97,12 +103,12 @@ FAILURES = [
 def test_a_failed_reading_is_never_a_failed_render(error: errors.SeedanceError) -> None:
     step = begin(waiting(NOW + 1e6), NOW)
     for number in range(1, 50):
-        step = on_reading(step.waiting, error, NOW)
+        step = on_poll(step.waiting, error, NOW)
         assert step.kind == "wait"
         assert step.waiting.known.failures == number
         assert step.at >= NOW + (error.retry_after or 0)
     assert step.waiting.last is None
-    step = on_reading(step.waiting, generation("running"), NOW)
+    step = on_poll(step.waiting, generation("running"), NOW)
     assert (step.waiting.known.failures, step.waiting.known.retry_after) == (0, None)
     assert step.at == NOW + 10
 
@@ -110,15 +116,15 @@ def test_a_failed_reading_is_never_a_failed_render(error: errors.SeedanceError) 
 @pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
 def test_a_deadline_ends_the_wait_for_an_unreadable_state(error: errors.SeedanceError) -> None:
     if error.retry_after is None:
-        assert on_reading(waiting(NOW), error, NOW).kind == "deadline"
+        assert on_poll(waiting(NOW), error, NOW).kind == "deadline"
 
 
 def test_a_deadline_does_not_end_a_wait_that_the_quota_kept_from_reading() -> None:
-    step = on_reading(waiting(NOW), errors.SeedanceRateLimitError("429", retry_after=1800), NOW)
+    step = on_poll(waiting(NOW), errors.SeedanceRateLimitError("429", retry_after=1800), NOW)
     assert step.kind == "wait"
     assert step.at >= NOW + 1800
-    assert on_reading(step.waiting, generation("succeeded"), step.at).kind == "ended"
-    assert on_reading(step.waiting, generation("running"), step.at).kind == "deadline"
+    assert on_poll(step.waiting, generation("succeeded"), step.at).kind == "ended"
+    assert on_poll(step.waiting, generation("running"), step.at).kind == "deadline"
 
 
 @pytest.mark.parametrize("retry_after", [None, 1.0, 1800.0, 86400.0])
@@ -126,7 +132,7 @@ def test_a_quota_that_never_comes_back_ends_the_wait(retry_after: float | None) 
     refusal = errors.SeedanceRateLimitError("429", retry_after=retry_after)
     now, state = NOW, waiting(NOW)
     for _ in range(100_000):
-        step = on_reading(state, refusal, now)
+        step = on_poll(state, refusal, now)
         if step.kind != "wait":
             break
         assert now < step.at <= state.end
@@ -136,8 +142,8 @@ def test_a_quota_that_never_comes_back_ends_the_wait(retry_after: float | None) 
 
 
 def test_a_quota_that_comes_back_late_still_brings_the_end() -> None:
-    step = on_reading(waiting(NOW), errors.SeedanceRateLimitError("429", retry_after=80_000), NOW)
-    assert on_reading(step.waiting, generation("succeeded"), NOW + 10 * 86400).kind == "ended"
+    step = on_poll(waiting(NOW), errors.SeedanceRateLimitError("429", retry_after=80_000), NOW)
+    assert on_poll(step.waiting, generation("succeeded"), NOW + 10 * 86400).kind == "ended"
 
 
 def test_a_service_may_know_a_new_id_a_little_late() -> None:
@@ -145,7 +151,7 @@ def test_a_service_may_know_a_new_id_a_little_late() -> None:
     step = begin(waiting(), NOW)
     kinds = []
     for _ in range(NOT_FOUND_LIMIT):
-        step = on_reading(step.waiting, missing, NOW)
+        step = on_poll(step.waiting, missing, NOW)
         kinds.append(step.kind)
     assert kinds == ["wait"] * (NOT_FOUND_LIMIT - 1) + ["unknown"]
 
@@ -156,9 +162,9 @@ def test_not_found_counts_in_a_row_only(between: Any) -> None:
     step = begin(waiting(), NOW)
     for _ in range(5):
         for _ in range(NOT_FOUND_LIMIT - 1):
-            step = on_reading(step.waiting, missing, NOW)
+            step = on_poll(step.waiting, missing, NOW)
             assert step.kind == "wait"
-        step = on_reading(step.waiting, between, NOW)
+        step = on_poll(step.waiting, between, NOW)
         assert step.kind == "wait"
 
 
@@ -176,7 +182,7 @@ def test_any_course_of_readings_ends_in_time(course: list[Any], patience: float)
         assert now < step.at
         assert step.at <= NOW + patience or step.waiting.known.retry_after is not None
         now = step.at
-        step = on_reading(step.waiting, reading, now)
+        step = on_poll(step.waiting, reading, now)
         if step.kind != "wait":
             break
     if step.kind == "ended":
@@ -193,7 +199,7 @@ def test_nothing_is_said_per_reading(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, logger=module.__name__):
         step = begin(waiting(), NOW)
         for _ in range(100):
-            step = on_reading(step.waiting, generation("running"), NOW)
+            step = on_poll(step.waiting, generation("running"), NOW)
     assert caplog.records == []
 
 
@@ -201,8 +207,8 @@ def test_a_state_that_stays_unreadable_is_said_once(caplog: pytest.LogCaptureFix
     with caplog.at_level(logging.INFO, logger=module.__name__):
         step = begin(waiting(), NOW)
         for _ in range(50):
-            step = on_reading(step.waiting, errors.SeedanceServerError("sorry"), NOW)
-        on_reading(step.waiting, generation("running"), NOW)
+            step = on_poll(step.waiting, errors.SeedanceServerError("sorry"), NOW)
+        on_poll(step.waiting, generation("running"), NOW)
     assert [line.levelname for line in caplog.records] == ["WARNING", "INFO"]
     assert "g-1" in caplog.text
     assert "the render goes on" in caplog.text
@@ -212,15 +218,15 @@ def test_a_state_that_stays_unreadable_is_said_once(caplog: pytest.LogCaptureFix
 def test_a_quota_is_not_worth_a_word(caplog: pytest.LogCaptureFixture) -> None:
     step = begin(waiting(), NOW)
     for _ in range(10):
-        step = on_reading(step.waiting, errors.SeedanceRateLimitError("429"), NOW)
+        step = on_poll(step.waiting, errors.SeedanceRateLimitError("429"), NOW)
     assert caplog.records == []
 
 
 def test_a_word_nobody_documented_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     strange = generation("running", word="moderating", documented=False)
     for _ in range(3):
-        assert on_reading(waiting(), strange, NOW).kind == "wait"
-    on_reading(waiting(), replace(strange, word="polishing"), NOW)
+        assert on_poll(waiting(), strange, NOW).kind == "wait"
+    on_poll(waiting(), replace(strange, word="polishing"), NOW)
     assert len(caplog.records) == 2
     assert "'moderating'" in caplog.text
     assert "counts as running" in caplog.text
@@ -230,7 +236,7 @@ def test_the_line_about_an_unreadable_state_names_everything(caplog: pytest.LogC
     step = begin(waiting(), NOW)
     for number in range(module.TELL_AFTER):
         assert len(caplog.records) == 0, number
-        step = on_reading(step.waiting, errors.SeedanceServerError("sorry"), NOW)
+        step = on_poll(step.waiting, errors.SeedanceServerError("sorry"), NOW)
     assert [line.getMessage() for line in caplog.records] == [
         "The status of generation g-1 could not be read 3 times in a row (sorry); the render goes on, and so does the wait."
     ]
@@ -239,7 +245,7 @@ def test_the_line_about_an_unreadable_state_names_everything(caplog: pytest.LogC
 def test_the_line_about_a_word_names_everything_and_no_more_than_a_word(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    on_reading(waiting(), generation("running", word="x" * 500, documented=False), NOW)
+    on_poll(waiting(), generation("running", word="x" * 500, documented=False), NOW)
     assert [line.getMessage() for line in caplog.records] == [
         f"ark reports the status {'x' * 80!r} for generation g-1, which no document names; it counts as running."
     ]
@@ -247,7 +253,7 @@ def test_the_line_about_a_word_names_everything_and_no_more_than_a_word(
 
 def test_a_service_that_makes_up_words_is_not_given_a_line_for_each(caplog: pytest.LogCaptureFixture) -> None:
     for number in range(module.MOST_WORDS + 20):
-        on_reading(waiting(), generation("running", word=f"word {number}", documented=False), NOW)
+        on_poll(waiting(), generation("running", word=f"word {number}", documented=False), NOW)
     assert len(caplog.records) == module.MOST_WORDS
 
 
@@ -257,7 +263,7 @@ def test_a_service_that_makes_up_words_is_not_given_a_line_for_each(caplog: pyte
 def test_an_unknown_generation_is_told_with_all_that_was_known() -> None:
     step = begin(waiting(), NOW)
     for _ in range(NOT_FOUND_LIMIT):
-        step = on_reading(step.waiting, errors.SeedanceNotFoundError("404"), NOW)
+        step = on_poll(step.waiting, errors.SeedanceNotFoundError("404"), NOW)
     assert step.kind == "unknown"
     assert step.waiting.generation_id == "g-1"
     assert step.waiting.not_found == NOT_FOUND_LIMIT
@@ -273,7 +279,7 @@ def test_how_long_to_stay_away_after_a_refusal() -> None:
     assert module.quota_pause(errors.SeedanceRateLimitError("429")) == module.UNKNOWN_QUOTA_PAUSE
 
 
-class Expecting(Belief):
+class Expecting(DurationModel):
     """Believes in one moment."""
 
     def __init__(self, moment: float) -> None:
@@ -285,7 +291,7 @@ class Expecting(Belief):
         self.asked.append(elapsed)
         return self.moment
 
-    def expecting(self, seconds: float | None) -> Belief:
+    def expecting(self, seconds: float | None) -> DurationModel:
         return self
 
 
@@ -297,7 +303,7 @@ def test_what_is_believed_of_the_kind_counts_after_every_reading() -> None:
     )  # spread a little, so that a batch is not asked for in step
     belief.moment = 30.0
     for reading in (generation("running"), errors.SeedanceServerError("500")):
-        later = on_reading(step.waiting, reading, NOW + 10, belief)
+        later = on_poll(step.waiting, reading, NOW + 10, belief)
         assert NOW + 10 < later.at < NOW + 45
         assert belief.asked[-1] == 10.0
 
@@ -327,7 +333,7 @@ def at(moment: float) -> datetime:
 def test_the_service_is_asked_for_the_time_of_a_submission_nobody_here_saw(
     created: float, submitted_at: float
 ) -> None:
-    step = on_reading(waiting(submitted_at=NOW - 10), generation("running", created_at=at(created)), NOW)
+    step = on_poll(waiting(submitted_at=NOW - 10), generation("running", created_at=at(created)), NOW)
     assert step.waiting.submitted_at == submitted_at
     assert step.waiting.running_at == NOW
 
@@ -335,16 +341,16 @@ def test_the_service_is_asked_for_the_time_of_a_submission_nobody_here_saw(
 def test_what_is_known_here_counts_more_than_what_the_service_says() -> None:
     reading = generation("running", created_at=at(NOW - 30))
     told = waiting(submitted_at=NOW - 10, told=True)
-    assert on_reading(told, reading, NOW).waiting.submitted_at == NOW - 10
+    assert on_poll(told, reading, NOW).waiting.submitted_at == NOW - 10
     seen = waiting(submitted_at=NOW - 10, running_at=NOW - 5)
-    assert on_reading(seen, reading, NOW).waiting.submitted_at == NOW - 10
+    assert on_poll(seen, reading, NOW).waiting.submitted_at == NOW - 10
 
 
 def test_progress_is_kept_with_its_time() -> None:
-    step = on_reading(waiting(submitted_at=NOW - 10), generation("running", progress=30), NOW)
+    step = on_poll(waiting(submitted_at=NOW - 10), generation("running", progress=30), NOW)
     assert step.waiting.known.progress == ((10.0, 30.0),)
     for number in range(20):
-        step = on_reading(step.waiting, generation("running", progress=40 + number), NOW + number)
+        step = on_poll(step.waiting, generation("running", progress=40 + number), NOW + number)
     assert len(step.waiting.known.progress) == module.KEPT_PROGRESS
     assert step.waiting.known.progress[-1] == (29.0, 59.0)
 
@@ -353,7 +359,7 @@ def test_a_kind_that_is_known_to_be_short_is_read_again_soon_after_a_failure() -
     belief = Expecting(0.0)
     step = begin(waiting(known=Knowledge()), NOW, belief=belief)
     asked = len(belief.asked)
-    on_reading(step.waiting, errors.SeedanceServerError("500"), NOW + 10, belief)
+    on_poll(step.waiting, errors.SeedanceServerError("500"), NOW + 10, belief)
     assert len(belief.asked) == asked + 1
 
 
@@ -363,7 +369,7 @@ def test_the_line_about_a_state_that_can_be_read_again_comes_after_the_one_that_
     for failures in (module.TELL_AFTER - 1, module.TELL_AFTER):
         caplog.clear()
         with caplog.at_level(logging.INFO, logger=module.__name__):
-            on_reading(waiting(known=Knowledge(failures=failures)), generation("running"), NOW)
+            on_poll(waiting(known=Knowledge(failures=failures)), generation("running"), NOW)
         lines = [line.getMessage() for line in caplog.records]
         assert lines == (
             ["The status of generation g-1 can be read again."] if failures == module.TELL_AFTER else []
@@ -371,12 +377,10 @@ def test_the_line_about_a_state_that_can_be_read_again_comes_after_the_one_that_
 
 
 def test_an_end_is_told_with_all_that_was_known() -> None:
-    step = on_reading(
-        waiting(refused=True, known=Knowledge(asked=4, failures=1)), generation("succeeded"), NOW
-    )
+    step = on_poll(waiting(refused=True, known=Knowledge(asked=4, failures=1)), generation("succeeded"), NOW)
     assert step.waiting.known == Knowledge(asked=5)
     assert step.waiting.refused is False
 
 
 def test_a_deadline_is_told_with_all_that_was_known() -> None:
-    assert on_reading(waiting(NOW), generation("running"), NOW).waiting.last == generation("running")
+    assert on_poll(waiting(NOW), generation("running"), NOW).waiting.last == generation("running")

@@ -24,7 +24,7 @@ from airflow_provider_seedance.exceptions import (
     SeedanceMediaError,
 )
 from airflow_provider_seedance.storage import location
-from airflow_provider_seedance.storage.location import Place
+from airflow_provider_seedance.storage.location import StorageLocation
 
 DATA = bytes(range(256)) * 400
 OTHER = b"what was there before"
@@ -52,22 +52,22 @@ def memory() -> Iterator[MemoryFileSystem]:
     fs.pseudo_dirs[:] = [""]
 
 
-def place_in(fs: Any, path: str = "bucket/v/a.mp4") -> Place:
-    return Place(shown=f"{fs.protocol}://{path}", fs=fs, path=path)
+def place_in(fs: Any, path: str = "bucket/v/a.mp4") -> StorageLocation:
+    return StorageLocation(shown=f"{fs.protocol}://{path}", fs=fs, path=path)
 
 
-def local(path: Path) -> Place:
-    return Place.of(str(path), None)
+def local(path: Path) -> StorageLocation:
+    return StorageLocation.of(str(path), None)
 
 
-def store(place: Place, data: bytes = DATA, *, exclusive: bool = False) -> None:
+def store(place: StorageLocation, data: bytes = DATA, *, exclusive: bool = False) -> None:
     with place.write(exclusive=exclusive) as writer:
         for start in range(0, len(data), 7000):
             writer.write(data[start : start + 7000])
         writer.commit()
 
 
-def fail_midway(place: Place) -> None:
+def fail_midway(place: StorageLocation) -> None:
     with suppress(ZeroDivisionError), place.write(exclusive=False) as writer:
         writer.write(DATA)
         raise ZeroDivisionError
@@ -75,21 +75,21 @@ def fail_midway(place: Place) -> None:
 
 # ---------------------------------------------------------------------- every kind of place
 
-Make = Callable[[], Place]
+Make = Callable[[], StorageLocation]
 
 
 @pytest.fixture(params=["local", "memory", "holding", "eager", "direct"])
-def place(request: pytest.FixtureRequest, tmp_path: Path, memory: MemoryFileSystem) -> Place:
+def place(request: pytest.FixtureRequest, tmp_path: Path, memory: MemoryFileSystem) -> StorageLocation:
     return {
         "local": lambda: local(tmp_path / "v" / "a.mp4"),
-        "memory": lambda: Place.of("memory://bucket/v/a.mp4", None),
+        "memory": lambda: StorageLocation.of("memory://bucket/v/a.mp4", None),
         "holding": lambda: place_in(HoldingStore()),
         "eager": lambda: place_in(EagerStore()),
         "direct": lambda: place_in(DirectStore()),
     }[request.param]()
 
 
-def test_a_file_is_stored(place: Place, spool: Path) -> None:
+def test_a_file_is_stored(place: StorageLocation, spool: Path) -> None:
     assert place.size() is None
     store(place)
     assert place.size() == len(DATA)
@@ -97,7 +97,7 @@ def test_a_file_is_stored(place: Place, spool: Path) -> None:
     assert list(spool.iterdir()) == []
 
 
-def test_nothing_is_visible_before_the_commit(place: Place) -> None:
+def test_nothing_is_visible_before_the_commit(place: StorageLocation) -> None:
     with place.write(exclusive=False) as writer:
         writer.write(DATA)
         assert place.size() is None
@@ -105,7 +105,7 @@ def test_nothing_is_visible_before_the_commit(place: Place) -> None:
         assert place.size() == len(DATA)
 
 
-def test_what_was_there_stays_until_the_commit(place: Place) -> None:
+def test_what_was_there_stays_until_the_commit(place: StorageLocation) -> None:
     store(place, OTHER)
     with place.write(exclusive=False) as writer:
         writer.write(DATA)
@@ -114,19 +114,19 @@ def test_what_was_there_stays_until_the_commit(place: Place) -> None:
     assert place.size() == len(DATA)
 
 
-def test_an_error_leaves_nothing(place: Place, spool: Path) -> None:
+def test_an_error_leaves_nothing(place: StorageLocation, spool: Path) -> None:
     fail_midway(place)
     assert place.size() is None
     assert list(spool.iterdir()) == []
 
 
-def test_an_error_leaves_what_was_there(place: Place) -> None:
+def test_an_error_leaves_what_was_there(place: StorageLocation) -> None:
     store(place, OTHER)
     fail_midway(place)
     assert place.digest()[1] == hashlib.sha256(OTHER).hexdigest()
 
 
-def test_a_fresh_start(place: Place) -> None:
+def test_a_fresh_start(place: StorageLocation) -> None:
     with place.write(exclusive=False) as writer:
         writer.write(OTHER * 5000)
         writer.restart()
@@ -135,14 +135,14 @@ def test_a_fresh_start(place: Place) -> None:
     assert place.digest() == (len(DATA), hashlib.sha256(DATA).hexdigest())
 
 
-def test_nothing_is_overwritten(place: Place) -> None:
+def test_nothing_is_overwritten(place: StorageLocation) -> None:
     store(place, OTHER)
     with pytest.raises(SeedanceDestinationExistsError, match="overwrite=False"):
         store(place, exclusive=True)
     assert place.digest()[1] == hashlib.sha256(OTHER).hexdigest()
 
 
-def test_a_file_that_comes_in_between_is_not_overwritten(place: Place) -> None:
+def test_a_file_that_comes_in_between_is_not_overwritten(place: StorageLocation) -> None:
     with place.write(exclusive=True) as writer:
         writer.write(DATA)
         store(place, OTHER)
@@ -151,7 +151,7 @@ def test_a_file_that_comes_in_between_is_not_overwritten(place: Place) -> None:
     assert place.size() == len(OTHER)
 
 
-def test_an_empty_restart_and_an_abort(place: Place) -> None:
+def test_an_empty_restart_and_an_abort(place: StorageLocation) -> None:
     with place.write(exclusive=False) as writer:
         writer.restart()
     assert place.size() is None
@@ -390,12 +390,12 @@ def test_a_store_with_an_upload_of_its_own(spool: Path) -> None:
 )
 @pytest.mark.parametrize("kind", [str, ObjectStoragePath])
 def test_a_destination(text: str, shown: str, kind: Any) -> None:
-    assert Place.of(kind(text), None).shown == shown
+    assert StorageLocation.of(kind(text), None).shown == shown
 
 
 @pytest.mark.parametrize("text", ["file:///data/", "/data/", "memory://bucket/data/", "/"])
 def test_a_file_in_a_directory(text: str) -> None:
-    below = Place.of(text, None).below("x/a.mp4")
+    below = StorageLocation.of(text, None).below("x/a.mp4")
     assert below.shown == str(ObjectStoragePath(f"{text}x/a.mp4"))
     assert below.path.endswith("/x/a.mp4")
     assert "//" not in below.path
@@ -404,5 +404,5 @@ def test_a_file_in_a_directory(text: str) -> None:
 @pytest.mark.parametrize("conn_id", [None, "store"])
 def test_a_store_nobody_knows(conn_id: str | None) -> None:
     with pytest.raises(SeedanceConfigurationError, match="nosuch") as caught:
-        Place.of("nosuch://bucket/a.mp4", conn_id)
+        StorageLocation.of("nosuch://bucket/a.mp4", conn_id)
     assert "Nothing was sent" in str(caught.value)

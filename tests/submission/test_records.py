@@ -50,7 +50,7 @@ def full() -> Record:
         generation_id="g-1",
         correlation="airflow-0f",
         callback_nonce="n-1",
-        facts={"model": "m", "duration": 5, "credits": 2.5},
+        result_defaults={"model": "m", "duration": 5, "credits": 2.5},
         result={"generation_id": "g-1", "urls": ["https://cdn.example/x.png"]},
         status=GenerationStatus.SUCCEEDED,
         intended_at=NOW,
@@ -234,7 +234,7 @@ def test_what_the_record_says() -> None:
         "generation_id": "g-1",
         "correlation": "airflow-0f",
         "callback_nonce": "n-1",
-        "facts": {"model": "m", "duration": 5, "credits": 2.5},
+        "result_defaults": {"model": "m", "duration": 5, "credits": 2.5},
         "result": {"generation_id": "g-1", "urls": ["https://cdn.example/x.png"]},
         "status": "succeeded",
         "intended_at": "2026-02-07T10:40:00+00:00",
@@ -282,8 +282,8 @@ def test_another_version_is_not_understood(version: Any) -> None:
         {"max_tries": "many"},
         {"max_tries": None},
         {"status": "lunch"},
-        {"facts": 5},
-        {"facts": ["model"]},
+        {"result_defaults": 5},
+        {"result_defaults": ["model"]},
         {"generation_id": None},
         {"generation_id": ""},
         {"generation_id": 5},
@@ -350,8 +350,12 @@ ATTEMPT = Attempt(fingerprint=fingerprint(video()), max_tries=2, try_number=1)
 
 
 def intent(**changes: Any) -> Record:
-    values: dict[str, Any] = {"correlates": False, "facts": {"model": "m"}, "end_from_trigger": False}
-    return rec.intend(ATTEMPT, NOW, **{**values, **changes})
+    values: dict[str, Any] = {
+        "correlates": False,
+        "result_defaults": {"model": "m"},
+        "end_from_trigger": False,
+    }
+    return rec.intent_record(ATTEMPT, NOW, **{**values, **changes})
 
 
 def generation(status: str = "queued", **known: Any) -> Generation:
@@ -366,7 +370,7 @@ def test_an_intent() -> None:
         max_tries=2,
         try_number=1,
         end_from_trigger=True,
-        facts={"model": "m"},
+        result_defaults={"model": "m"},
         intended_at=NOW,
     )
 
@@ -425,11 +429,11 @@ def test_the_end() -> None:
 
 def test_adoption_takes_the_try_over() -> None:
     later = Attempt(fingerprint=ATTEMPT.fingerprint, max_tries=5, try_number=4)
-    record = rec.adopted(intent(), later)
+    record = rec.taken_over(intent(), later)
     assert (record.max_tries, record.try_number, record.state) == (5, 4, RecordState.INTENT)
-    found = rec.adopted(intent(), later, generation_id="g-2")
+    found = rec.taken_over(intent(), later, generation_id="g-2")
     assert (found.state, found.generation_id) == (RecordState.SUBMITTED, "g-2")
-    again = rec.adopted(found, later)
+    again = rec.taken_over(found, later)
     assert (again.state, again.generation_id) == (RecordState.SUBMITTED, "g-2")
 
 
@@ -457,7 +461,7 @@ def test_without_a_store_nothing_is_remembered() -> None:
     store = RecordStore(None)
     assert not store.durable
     store.write(full())
-    assert store.write_stubbornly(full())
+    assert store.write_with_retries(full())
     assert store.read() is None
     assert RecordStore(Store()).durable
 
@@ -501,7 +505,7 @@ def test_what_is_paid_for_is_written_stubbornly(caplog: pytest.LogCaptureFixture
     accessor.break_down("set", times=3)
     slept: list[float] = []
     with caplog.at_level(logging.ERROR, logger=rec.__name__):
-        assert RecordStore(accessor, sleep=slept.append).write_stubbornly(full())
+        assert RecordStore(accessor, sleep=slept.append).write_with_retries(full())
     assert accessor.value == full().as_dict()
     assert slept == list(rec.WRITE_PAUSES[:3])
     assert len(caplog.records) == 3
@@ -516,7 +520,7 @@ def test_a_store_that_stays_away_never_raises(caplog: pytest.LogCaptureFixture) 
     accessor.break_down("set")
     slept: list[float] = []
     with caplog.at_level(logging.ERROR, logger=rec.__name__):
-        assert not RecordStore(accessor, sleep=slept.append).write_stubbornly(full())
+        assert not RecordStore(accessor, sleep=slept.append).write_with_retries(full())
     assert slept == list(rec.WRITE_PAUSES)
     assert "a retry cannot find it" in caplog.records[-1].message
 

@@ -21,7 +21,13 @@ from airflow_provider_seedance.apis.ark import TASKS, Ark
 from airflow_provider_seedance.apis.messages import HttpCall, HttpReply, Pause, TransportFailure
 from airflow_provider_seedance.generations import VideoRequest, utc_now
 from airflow_provider_seedance.submission import records as rec
-from airflow_provider_seedance.submission.submitter import Attached, Policy, Postponed, Submission, Unanswered
+from airflow_provider_seedance.submission.submitter import (
+    AwaitingCallback,
+    HasGeneration,
+    RetryLater,
+    Submission,
+    SubmissionPolicy,
+)
 
 RETRIES = 2
 BASE = "https://ark.example/api/v3"
@@ -235,7 +241,7 @@ class Machine(World):
         self.entered = False
         self.paid: list[Paid] = []
         self.posts: list[Post] = []
-        self.attached: Attached | None = None
+        self.attached: HasGeneration | None = None
         self.cleared_now = False
 
     # ------------------------------------------------------------------ the promise: never twice
@@ -343,9 +349,9 @@ class Machine(World):
             self.cleared_now = False
             uncertain = sum(not post.disproved for post in self.posts[-self.posted :]) if self.posted else 0
             assert uncertain <= (2 if self.on_uncertain == "resubmit" else 1)
-        if isinstance(outcome, Unanswered):
+        if isinstance(outcome, AwaitingCallback):
             return  # the service may still call
-        if isinstance(outcome, Postponed):
+        if isinstance(outcome, RetryLater):
             assert not self.posted or self.posts[-1].disproved
             return
         self.check_attached(outcome)
@@ -366,7 +372,7 @@ class Machine(World):
                 max_tries=self.max_tries,
                 try_number=self.try_number,
             ),
-            policy=Policy(on_clear=self.on_clear, on_uncertain_submit=self.on_uncertain),
+            policy=SubmissionPolicy(on_clear=self.on_clear, on_uncertain_submit=self.on_uncertain),
         )
 
     # ------------------------------------------------------------------ the promise: never lost
@@ -378,7 +384,7 @@ class Machine(World):
             if not post.settled and post.paid and post.paid.status not in ("failed", "expired")
         ]
 
-    def check_attached(self, outcome: Attached) -> None:
+    def check_attached(self, outcome: HasGeneration) -> None:
         paid = next(paid for paid in self.paid if paid.id == outcome.generation.generation_id)
         assert paid.prompt == self.prompt, "somebody else's video"
         assert outcome.record.generation_id == paid.id

@@ -19,7 +19,13 @@ from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import GenerationRequest, GenerationStatus, utc_now
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission import submitter as module
-from airflow_provider_seedance.submission.submitter import Attached, Policy, Postponed, Submission, Unanswered
+from airflow_provider_seedance.submission.submitter import (
+    AwaitingCallback,
+    HasGeneration,
+    RetryLater,
+    Submission,
+    SubmissionPolicy,
+)
 
 NEVER = [api for api in ALL_APIS if api != "ark"]  # services that cannot be asked for a lost submission
 
@@ -33,7 +39,7 @@ def enter(
     request: GenerationRequest | None = None,
     extra: dict[str, Any] | None = None,
     **policy: Any,
-) -> Attached | Postponed:
+) -> HasGeneration | RetryLater:
     """Enter a task as the operator does."""
     settings = emulator_settings(emulator, api, **(extra or {}))
     ti = ti or TaskInstance()
@@ -50,12 +56,12 @@ def enter(
                 max_tries=ti.max_tries,
                 try_number=ti.try_number,
             ),
-            policy=Policy(**policy),
+            policy=SubmissionPolicy(**policy),
         ).enter()
 
 
-def attached(outcome: Attached | Postponed) -> Attached:
-    assert isinstance(outcome, Attached)
+def attached(outcome: HasGeneration | RetryLater) -> HasGeneration:
+    assert isinstance(outcome, HasGeneration)
     return outcome
 
 
@@ -98,7 +104,12 @@ def test_a_submission(services: SeedanceEmulator, api: str, caplog: pytest.LogCa
 def test_what_the_request_tells_is_in_the_record(services: SeedanceEmulator) -> None:
     store = Store()
     enter(services, "seedanceapi-v1", store, request=video(PROMPT, duration=8, resolution="480p"))
-    assert store.value["facts"] == {"duration": 8, "resolution": "480p", "credits": 14, "cost_usd": 0.07}
+    assert store.value["result_defaults"] == {
+        "duration": 8,
+        "resolution": "480p",
+        "credits": 14,
+        "cost_usd": 0.07,
+    }
 
 
 def test_the_record_holds_no_prompt_no_key_and_no_url(services: SeedanceEmulator) -> None:
@@ -406,7 +417,7 @@ def test_a_long_quota_is_not_waited_for_on_a_worker(services: SeedanceEmulator, 
     services.fault("rate_limit", retry_after=1800)
     store = Store()
     outcome = enter(services, api, store)
-    assert isinstance(outcome, Postponed)
+    assert isinstance(outcome, RetryLater)
     assert outcome.seconds(0) == pytest.approx(1800, abs=30)
     assert isinstance(outcome.error, errors.SeedanceRateLimitError)
     assert len(services.ledger.posts()) == 1
@@ -416,17 +427,17 @@ def test_a_long_quota_is_not_waited_for_on_a_worker(services: SeedanceEmulator, 
 
 
 def test_a_quota_that_names_no_time() -> None:
-    assert Postponed(errors.SeedanceRateLimitError("429")).seconds(0) == module.DEFAULT_RETRY_AFTER
-    assert Postponed(errors.SeedanceRateLimitError("429", retry_after=0)).seconds(0) == 0
+    assert RetryLater(errors.SeedanceRateLimitError("429")).seconds(0) == module.DEFAULT_RETRY_AFTER
+    assert RetryLater(errors.SeedanceRateLimitError("429", retry_after=0)).seconds(0) == 0
 
 
 def test_a_service_that_keeps_refusing_is_asked_ever_less_often() -> None:
-    postponed = Postponed(errors.SeedanceRateLimitError("429", retry_after=0))
+    postponed = RetryLater(errors.SeedanceRateLimitError("429", retry_after=0))
     waits = [postponed.seconds(refusals) for refusals in range(1, 400)]
     assert waits[:3] == [30, 60, 120]
     assert waits == sorted(waits)
     assert waits[-1] == module.LONGEST_STEP
-    assert Postponed(errors.SeedanceRateLimitError("429", retry_after=9000)).seconds(5) == 9000
+    assert RetryLater(errors.SeedanceRateLimitError("429", retry_after=9000)).seconds(5) == 9000
 
 
 def test_a_submission_that_was_put_off_before_is_tried_once(services: SeedanceEmulator) -> None:
@@ -440,10 +451,10 @@ def test_a_submission_that_was_put_off_before_is_tried_once(services: SeedanceEm
             store=rec.RecordStore(Store()),
             prepared=prepared,
             attempt=rec.Attempt(fingerprint=fingerprint, max_tries=1, try_number=1),
-            policy=Policy(),
-            patient=False,
+            policy=SubmissionPolicy(),
+            retry_inline=False,
         ).enter()
-    assert isinstance(outcome, Postponed)
+    assert isinstance(outcome, RetryLater)
     assert len(services.ledger.posts()) == 1
 
 
@@ -478,7 +489,7 @@ def test_an_interrupted_submission_without_a_store_is_final(
 def test_a_quota_that_stays_is_given_up_after_a_few_tries(services: SeedanceEmulator) -> None:
     services.fault("rate_limit", retry_after=None, times=None)
     outcome = enter(services, "seedanceapi-v2", Store())
-    assert isinstance(outcome, Postponed)
+    assert isinstance(outcome, RetryLater)
     assert len(services.ledger.posts()) == 4
 
 
@@ -752,7 +763,7 @@ def test_a_lost_reply_is_waited_for_where_the_service_calls(services: SeedanceEm
 
     services.fault("drop_reply")
     outcome = enter(services, "seedanceapi-v1", store, address=address)
-    assert isinstance(outcome, Unanswered)
+    assert isinstance(outcome, AwaitingCallback)
     assert nonces == [store.value["callback_nonce"]]
     assert outcome.record.callback_nonce == nonces[0]
     assert outcome.record.intended_at is not None

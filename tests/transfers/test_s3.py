@@ -16,7 +16,7 @@ from s3fs import S3FileSystem
 
 from airflow_provider_seedance.exceptions import SeedanceDestinationExistsError, SeedanceMediaError
 from airflow_provider_seedance.storage import location
-from airflow_provider_seedance.storage.location import Place
+from airflow_provider_seedance.storage.location import StorageLocation
 
 PART = 5 * 1024 * 1024
 DATA = bytes(range(256)) * (PART // 256 * 2 + 1000)
@@ -45,14 +45,14 @@ def smallest_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def place(s3: S3FileSystem) -> Iterator[Place]:
-    yield Place(shown="s3://bucket/v/a.mp4", fs=s3, path="bucket/v/a.mp4")
+def place(s3: S3FileSystem) -> Iterator[StorageLocation]:
+    yield StorageLocation(shown="s3://bucket/v/a.mp4", fs=s3, path="bucket/v/a.mp4")
     s3.invalidate_cache()
     if s3.exists("bucket/v/a.mp4"):
         s3.rm("bucket/v/a.mp4")
 
 
-def store(place: Place, data: bytes = DATA, *, exclusive: bool = False) -> None:
+def store(place: StorageLocation, data: bytes = DATA, *, exclusive: bool = False) -> None:
     with place.write(exclusive=exclusive) as writer:
         for start in range(0, len(data), 1 << 20):
             writer.write(data[start : start + (1 << 20)])
@@ -65,14 +65,14 @@ def pending(s3: S3FileSystem) -> list[Any]:
 
 @pytest.mark.parametrize("data", [b"x", DATA[:PART], DATA], ids=["small", "one part", "parts"])
 @pytest.mark.parametrize("exclusive", [False, True])
-def test_an_object(place: Place, s3: S3FileSystem, data: bytes, exclusive: bool) -> None:
+def test_an_object(place: StorageLocation, s3: S3FileSystem, data: bytes, exclusive: bool) -> None:
     store(place, data, exclusive=exclusive)
     assert place.size() == len(data)
     assert place.digest() == (len(data), hashlib.sha256(data).hexdigest())
     assert pending(s3) == []
 
 
-def test_nothing_is_visible_before_the_commit(place: Place, s3: S3FileSystem) -> None:
+def test_nothing_is_visible_before_the_commit(place: StorageLocation, s3: S3FileSystem) -> None:
     with place.write(exclusive=False) as writer:
         writer.write(DATA)
         assert len(pending(s3)) == 1
@@ -82,7 +82,7 @@ def test_nothing_is_visible_before_the_commit(place: Place, s3: S3FileSystem) ->
 
 
 @pytest.mark.parametrize("data", [b"x", DATA], ids=["small", "parts"])
-def test_an_error_aborts_the_upload(place: Place, s3: S3FileSystem, data: bytes) -> None:
+def test_an_error_aborts_the_upload(place: StorageLocation, s3: S3FileSystem, data: bytes) -> None:
     with suppress(ZeroDivisionError), place.write(exclusive=False) as writer:
         writer.write(data)
         raise ZeroDivisionError
@@ -90,7 +90,7 @@ def test_an_error_aborts_the_upload(place: Place, s3: S3FileSystem, data: bytes)
     assert pending(s3) == []
 
 
-def test_a_fresh_start(place: Place, s3: S3FileSystem) -> None:
+def test_a_fresh_start(place: StorageLocation, s3: S3FileSystem) -> None:
     with place.write(exclusive=False) as writer:
         writer.write(DATA)
         writer.restart()
@@ -100,7 +100,7 @@ def test_a_fresh_start(place: Place, s3: S3FileSystem) -> None:
     assert pending(s3) == []
 
 
-def test_nothing_is_overwritten(place: Place, s3: S3FileSystem) -> None:
+def test_nothing_is_overwritten(place: StorageLocation, s3: S3FileSystem) -> None:
     with place.write(exclusive=True) as writer:
         writer.write(DATA)
         store(place, b"another task was faster")
@@ -111,12 +111,12 @@ def test_nothing_is_overwritten(place: Place, s3: S3FileSystem) -> None:
 
 
 def test_a_bucket_that_does_not_exist(s3: S3FileSystem) -> None:
-    place = Place(shown="s3://nowhere/a.mp4", fs=s3, path="nowhere/a.mp4")
+    place = StorageLocation(shown="s3://nowhere/a.mp4", fs=s3, path="nowhere/a.mp4")
     with pytest.raises(SeedanceMediaError, match=r"s3://nowhere/a\.mp4 could not be written"):
         store(place)
 
 
-def test_the_store_says_which_version_is_there(place: Place) -> None:
+def test_the_store_says_which_version_is_there(place: StorageLocation) -> None:
     assert place.look() is None
     store(place, b"one")
     first = place.look()
@@ -176,7 +176,7 @@ def permitted(actions: list[str]) -> Iterator[S3FileSystem]:
 
 def transfer(fs: S3FileSystem) -> int | None:
     """Store what the transfer stores: look, upload in parts, look again, and give one up."""
-    place = Place(shown="s3://ours/a.mp4", fs=fs, path="ours/a.mp4")
+    place = StorageLocation(shown="s3://ours/a.mp4", fs=fs, path="ours/a.mp4")
     assert place.look() is None
     for exclusive, data in ((True, b"small"), (False, DATA)):
         store(place, data, exclusive=exclusive)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.storage.location import Place
+from airflow_provider_seedance.storage.location import StorageLocation
 from airflow_provider_seedance.transfers.stored_index import RECORD_NAME, StoredFile, StoredRecord
 from transfers.stores import HoldingStore
 
@@ -21,7 +21,7 @@ def file(name: str = "a.mp4", generation_id: str = "gen-a", **changes: Any) -> S
 
 
 def opened(directory: Path) -> StoredRecord:
-    made = StoredRecord(Place.of(f"{directory}/", None))
+    made = StoredRecord(StorageLocation.of(f"{directory}/", None))
     made.load()
     return made
 
@@ -145,7 +145,7 @@ def test_a_store_that_cannot_be_read_is_no_empty_record() -> None:
 
     fs = Down()
     fs.objects[f"dir/{RECORD_NAME}"] = b"precious"
-    record = StoredRecord(Place(shown="holding://dir", fs=fs, path="dir"))
+    record = StoredRecord(StorageLocation(shown="holding://dir", fs=fs, path="dir"))
     with pytest.raises(errors.SeedanceMediaError, match="hung up") as caught:
         record.load()
     assert caught.value.retry_helps

@@ -181,8 +181,8 @@ WORKER = """
 import json, sys
 from support import TaskInstance
 from transfers.campaigns import run
-from airflow_provider_seedance.transfers import many
-many.PROGRESS_SECONDS = float(sys.argv[3])
+from airflow_provider_seedance.transfers import transfer_run
+transfer_run.PROGRESS_SECONDS = float(sys.argv[3])
 run(json.loads(sys.argv[1]), sys.argv[2], {"ti": TaskInstance()}, overwrite=sys.argv[4], max_parallel=1)
 """
 

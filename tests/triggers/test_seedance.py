@@ -98,7 +98,7 @@ def fire(trigger: Any) -> Any:
             estimated_wait=90.0,
             cancel_on_kill=False,
             end_from_trigger=True,
-            facts={"model": "m", "duration": 5, "credits": 2.5},
+            result_defaults={"model": "m", "duration": 5, "credits": 2.5},
         ),
         SeedanceQuotaTrigger(moment=1795219150.5),
     ],
@@ -121,7 +121,7 @@ def test_it_fires_once_when_the_generation_has_ended(
 ) -> None:
     connect(api)
     generation_id = submitted(services, api)
-    event = fire(make(generation_id, facts={"model": "asked-for", "resolution": "720p"}))
+    event = fire(make(generation_id, result_defaults={"model": "asked-for", "resolution": "720p"}))
     generation = read_event(json.loads(json.dumps(event.payload)), generation_id)
     assert generation is not None
     assert generation.status is GenerationStatus.SUCCEEDED
@@ -338,9 +338,9 @@ def test_it_ends_the_task_with_the_result_of_a_worker(
 
     monkeypatch.setattr(BaseXCom, "aset", aset)
     generation_id = submitted(services, "seedanceapi-v1")
-    facts = {"resolution": "720p", "duration": 8}
-    plain = fire(make(generation_id, facts=facts))
-    trigger = make(generation_id, facts=facts, end_from_trigger=True)
+    result_defaults = {"resolution": "720p", "duration": 8}
+    plain = fire(make(generation_id, result_defaults=result_defaults))
+    trigger = make(generation_id, result_defaults=result_defaults, end_from_trigger=True)
     trigger.task_instance.map_index = map_index  # type: ignore[union-attr]
     event = fire(trigger)
     assert isinstance(event, TaskSuccessEvent)

@@ -94,19 +94,19 @@ RESUMES: list[tuple[type[Any], str, dict[str, Any]]] = [
     (
         SeedanceGenerateVideoOperator,
         "execute_complete",
-        {"generation_id": "gen-7f3a", "facts": {"model": "seedance-2.0"}, "deadline": 1795257600.5},
+        {"generation_id": "gen-7f3a", "result_defaults": {"model": "seedance-2.0"}, "deadline": 1795257600.5},
     ),
     (
         SeedanceGenerateVideoOperator,
         "execute_complete",
         {
             "generation_id": "gen-7f3a",
-            "facts": {},
+            "result_defaults": {},
             "deadline": 1795257600.5,
             "callback_nonce": "Zk3vQ0aT9bXy12Lw",
         },
     ),
-    (SeedanceGenerateVideoOperator, "resume_uncertain", {"record": {"version": 1}, "may_repeat": True}),
+    (SeedanceGenerateVideoOperator, "resume_uncertain", {"record": {"version": 1}, "resubmits_left": True}),
     (SeedanceGenerateVideoOperator, "resume_submit", {"refusals": 1, "since": 1795254000.25}),
     (SeedanceGenerateVideoBatchOperator, "execute_complete", {"course": {}}),
     (SeedanceGenerationSensor, "execute_complete", {"deadline": 1795257600.5}),
