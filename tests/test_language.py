@@ -1,0 +1,204 @@
+"""Language of code, messages and pages: plain technical English."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.source_tree import MODULES, ROOT, name_of, source_of, tree_of
+
+REPOSITORY = ROOT.parent
+
+#: Words that neither code nor pages use: they stand for an actor or a field's noun that has a name.
+BANNED_WORDS = re.compile(
+    r"\b(nobody|somebody|whoever|anybody|everybody|whatever|told|asked|errands?|mailbox|stubborn(ly)?|patience"
+    r"|so many|so often|for ever|at the (most|least)|begins? anew|is no \w+)\b",
+    re.IGNORECASE,
+)
+
+#: Parts of identifiers that once were private language.
+BANNED_NAME_PARTS = {
+    *("told", "asked", "nobody", "somebody", "whoever", "anybody", "whatever"),
+    *("seat", "turn", "turns", "course", "others", "pace", "hint", "hints", "mailbox", "belief", "beliefs"),
+    *("patience", "errand", "books", "stubborn", "stubbornly", "campaign", "campaigns"),
+}
+
+#: First words of docstrings that describe nothing: a docstring begins with a noun phrase or an imperative.
+BANNED_FIRST_WORDS = {"What", "Whether", "Whoever", "How", "Where"}
+
+MAX_WORDS_OF_A_SENTENCE = 35
+
+#: Findings that are left. They are only ever lowered, down to zero.
+STILL = {
+    "banned words in the package": 420,
+    "banned names in the package": 210,
+    "first words of docstrings": 190,
+}
+
+
+#: Pages that are yet to be written in this language. Entries are only ever removed.
+STILL_PAGES = {
+    *("CHANGELOG", "CONTRIBUTING", "README", "SECURITY", "adding-a-service", "callbacks", "batches"),
+    *("connection", "first-render", "index", "migrating", "operators", "polling-and-quotas", "production"),
+    *(
+        "renders-page",
+        "submitting-and-retries",
+        "testing-your-dags",
+        "transfer",
+        "troubleshooting",
+        "versions",
+    ),
+}
+PAGES = [
+    page
+    for page in sorted([*(REPOSITORY / "docs").rglob("*.md"), *REPOSITORY.glob("*.md")])
+    if page.stem not in STILL_PAGES
+]
+
+
+def at_most(kind: str, found: list[str]) -> None:
+    """Fail with all findings of a kind if they are more than what is left."""
+    assert len(found) <= STILL.get(kind, 0), "\n".join(["", *found])
+
+
+# ---------------------------------------------------------------------- code
+
+
+def texts(source: str) -> Iterator[tuple[int, str]]:
+    """Return the line and text of each comment and string of a module."""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.lineno, " ".join(node.value.split())
+
+
+def defined_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Return the line and name of all that a module defines: functions, classes, arguments, variables."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.lineno, node.name
+        elif isinstance(node, ast.arg):
+            yield node.lineno, node.arg
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.attr
+
+
+def name_parts(name: str) -> set[str]:
+    """Return the words of an identifier: ``HTTPTurnQueue`` and ``turn_queue`` have ``turn`` and ``queue``."""
+    return {part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)}
+
+
+def docstrings(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Return the line and text of each docstring, attributes' ``#:`` comments not included."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            text = ast.get_docstring(node)
+            if text:
+                yield getattr(node, "lineno", 1), text
+
+
+def test_code_has_no_banned_words() -> None:
+    at_most(
+        "banned words in the package",
+        [
+            f"{name_of(path)}:{line}: {found[0]}"
+            for path in MODULES
+            for line, text in texts(source_of(path))
+            for found in BANNED_WORDS.finditer(text)
+        ],
+    )
+
+
+def test_code_has_no_banned_names() -> None:
+    at_most(
+        "banned names in the package",
+        [
+            f"{name_of(path)}:{line}: {name}"
+            for path in MODULES
+            for line, name in defined_names(tree_of(path))
+            if name_parts(name) & BANNED_NAME_PARTS
+        ],
+    )
+
+
+def test_docstrings_begin_with_a_noun_or_an_imperative() -> None:
+    at_most(
+        "first words of docstrings",
+        [
+            f"{name_of(path)}:{line}: {text.splitlines()[0]}"
+            for path in MODULES
+            for line, text in docstrings(tree_of(path))
+            if re.split(r"\W", text, maxsplit=1)[0] in BANNED_FIRST_WORDS
+        ],
+    )
+
+
+def test_findings_in_code_are_found() -> None:
+    source = '"""Whoever asked."""\nTurnQueue = 1  # is no queue\ndef f(hint): ...\n'
+    assert [found[0] for _, text in texts(source) for found in BANNED_WORDS.finditer(text)] == [
+        "is no queue",
+        "Whoever",
+        "asked",
+    ]
+    assert [name for _, name in defined_names(ast.parse(source)) if name_parts(name) & BANNED_NAME_PARTS] == [
+        "TurnQueue",
+        "hint",
+    ]
+    assert [text for _, text in docstrings(ast.parse(source))] == ["Whoever asked."]
+
+
+# ---------------------------------------------------------------------- pages
+
+
+def sentences(text: str) -> Iterator[str]:
+    """Return the sentences of a page: code left out, cells of tables and items of lists on their own."""
+    text = re.sub(r"^ *```.*?^ *```$|<!--.*?-->", "\n\n", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^(    .*\n?)+", "\n", text, flags=re.MULTILINE) if "\n    " in text else text
+    text = re.sub(r"``?[^`]+``?", "CODE", text)
+    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    for block in re.split(r"\n\s*\n|\n(?=\s*(?:[*-]|\d+\.) )|\n(?=\|)|(?<=\|)\n", text):
+        for cell in block.split("|") if block.lstrip().startswith("|") else [block]:
+            yield from (found for found in re.split(r"(?<=[.!?…])[)*]*\s+", " ".join(cell.split())) if found)
+
+
+def length(sentence: str) -> int:
+    return len([word for word in sentence.split() if re.search(r"\w", word)])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_sentences_of_pages_are_short(page: Path) -> None:
+    assert [found for found in sentences(source_of(page)) if length(found) > MAX_WORDS_OF_A_SENTENCE] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_pages_have_no_banned_words(page: Path) -> None:
+    assert [
+        f"{found[0]}: {sentence}"
+        for sentence in sentences(source_of(page))
+        for found in BANNED_WORDS.finditer(sentence)
+    ] == []
+
+
+def test_sentences_are_found() -> None:
+    page = "# A heading\n\nOne. Two `x. y`\nlines.\n\n    code. code\n\n* An item.\n* Two.\n\n| a | b. c |\n|---|---|\n"
+    assert [found for found in sentences(page) if length(found)] == [
+        "# A heading",
+        "One.",
+        "Two CODE lines.",
+        "* An item.",
+        "* Two.",
+        "a",
+        "b.",
+        "c",
+    ]
+    assert length("one (two) - three `four`") == 4
