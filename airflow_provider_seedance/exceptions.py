@@ -36,7 +36,7 @@ what to do next. They never carry the API key.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
@@ -69,6 +69,8 @@ __all__ = [
     "SeedanceUnrecordedError",
 ]
 
+Scope = Literal["item", "permission", "account", "service", "task"]
+
 
 class SeedanceError(AirflowException):
     """
@@ -86,6 +88,12 @@ class SeedanceError(AirflowException):
     #: Whether an automatic retry of the task can end better. Where it cannot, the class is also an
     #: ``AirflowFailException``, so that Airflow fails the task at once on every version.
     retry_helps: ClassVar[bool] = True
+    #: What the error rules out: this request or its generation (``item``), requests that the key has no permission
+    #: for (``permission``), every request of the account (``account``), every request for now (``service``), or
+    #: nothing at the service, only this attempt of the task (``task``).
+    scope: ClassVar[Scope] = "task"
+    #: Word that the result and the manifest of a batch report for an item that failed with this error.
+    kind: ClassVar[str] = "error"
 
     def __init__(
         self,
@@ -147,57 +155,93 @@ class _Final(AirflowFailException):
 class SeedanceConfigurationError(_Final, SeedanceError):
     """The connection, its extra, or an operator argument is unusable. Nothing was sent; a retry cannot help."""
 
+    kind: ClassVar[str] = "configuration"
+
 
 class SeedanceRequestError(_Final, SeedanceError):
     """The service does not take this request (found before sending, or HTTP 400/422). Not billed; a retry cannot help."""
+
+    scope: ClassVar[Scope] = "item"
+    kind: ClassVar[str] = "request"
 
 
 class SeedanceRequestChangedError(SeedanceRequestError):
     """A retry came to another request than the one already paid for. Nothing new was submitted; a retry cannot help."""
 
+    kind: ClassVar[str] = "changed"
+
 
 class SeedanceAuthenticationError(_Final, SeedanceError):
     """The service did not accept the API key (HTTP 401). Not billed; a retry cannot help before the connection is mended."""
+
+    scope: ClassVar[Scope] = "account"
+    kind: ClassVar[str] = "authentication"
 
 
 class SeedanceInsufficientCreditsError(_Final, SeedanceError):
     """The account has too few credits (HTTP 402). Not billed; a retry cannot help before it is topped up."""
 
+    scope: ClassVar[Scope] = "account"
+    kind: ClassVar[str] = "insufficient_credits"
+
 
 class SeedanceForbiddenError(_Final, SeedanceError):
     """The key may not do this: plan, spend limit, address or region (HTTP 403). Not billed; a retry cannot help."""
+
+    scope: ClassVar[Scope] = "permission"
+    kind: ClassVar[str] = "forbidden"
 
 
 class SeedanceNotFoundError(_Final, SeedanceError):
     """The service does not know this generation, or not under this key (HTTP 404). A retry cannot help."""
 
+    scope: ClassVar[Scope] = "item"
+    kind: ClassVar[str] = "not_found"
+
 
 class SeedanceRateLimitError(SeedanceError):
     """The quota of the key is used up (HTTP 429). Not billed; a retry helps after ``retry_after`` seconds."""
+
+    scope: ClassVar[Scope] = "service"
 
 
 class SeedanceModerationError(_Final, SeedanceError):
     """The service refused the prompt, an input or the output on content grounds. The same request is refused again."""
 
+    scope: ClassVar[Scope] = "item"
+    kind: ClassVar[str] = "moderation"
+
 
 class SeedanceServerError(SeedanceError):
     """The service failed or answered in a way nobody documented. A retry helps; a paid render is found again."""
+
+    scope: ClassVar[Scope] = "service"
 
 
 class SeedanceConnectionError(SeedanceError):
     """The service could not be reached, or the connection broke. A retry helps; a paid render is found again."""
 
+    scope: ClassVar[Scope] = "service"
+
 
 class SeedanceUncertainSubmitError(_Final, SeedanceError):
     """A submission was sent and its fate is unknown: it may have been billed. Never repeated without a decision by a person."""
+
+    scope: ClassVar[Scope] = "item"
+    kind: ClassVar[str] = "uncertain"
 
 
 class SeedanceGenerationFailedError(SeedanceError):
     """The service ended the generation as failed or expired. A retry submits (and pays for) a new one."""
 
+    scope: ClassVar[Scope] = "item"
+    kind: ClassVar[str] = "failed"
+
 
 class SeedanceGenerationCancelledError(_Final, SeedanceGenerationFailedError):
     """The generation was cancelled at the service by a person. Not repeated by a retry; clear the task to submit anew."""
+
+    kind: ClassVar[str] = "cancelled"
 
 
 class SeedanceBatchError(SeedanceError):
@@ -210,6 +254,8 @@ class SeedanceBatchFinalError(_Final, SeedanceBatchError):
 
 class SeedanceTimeoutError(SeedanceError):
     """The generation did not end in time. It goes on and is billed; a retry waits for the same one again."""
+
+    kind: ClassVar[str] = "timeout"
 
 
 class SeedanceMediaError(SeedanceError):
@@ -226,6 +272,9 @@ class SeedanceMediaTooLargeError(_Final, SeedanceMediaError):
 
 class SeedanceOutputGoneError(_Final, SeedanceMediaError):
     """The generation succeeded and was billed, but its output is no longer there. A retry cannot help."""
+
+    scope: ClassVar[Scope] = "item"
+    kind: ClassVar[str] = "output_gone"
 
 
 class SeedanceDestinationExistsError(_Final, SeedanceMediaError):

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from airflow_provider_seedance.apis.base import Api, Prepared
+from airflow_provider_seedance.apis.base import Api
 from airflow_provider_seedance.apis.messages import (
     HttpCall,
     HttpReply,
@@ -18,8 +18,10 @@ from airflow_provider_seedance.apis.messages import (
     TransportFailure,
 )
 from airflow_provider_seedance.apis.registry import SERVICES, get_api
+from airflow_provider_seedance.apis.validation import Prepared, prepare_request
 from airflow_provider_seedance.generations import GenerationRequest, ImageRequest, VideoRequest
 from airflow_provider_seedance.settings import Settings, read_settings
+from airflow_provider_seedance.urls import MediaHosts
 
 NOW = datetime(2026, 2, 7, 10, 40, tzinfo=UTC)
 
@@ -52,10 +54,10 @@ def image(prompt: str = "A lamp", **arguments: Any) -> ImageRequest:
 
 
 def prepare(name: str, request: GenerationRequest, **options: Any) -> Prepared:
-    """Prepare a request for a service at its own address."""
+    """Prepare a request for a service at its own address; options are attributes of the settings."""
     api = get_api(name)
-    options.setdefault("base_url", api.default_base_url)
-    return api.prepare(request, **options)
+    fields = {"base_url": api.default_base_url, "media_hosts": MediaHosts(), "model": None, **options}
+    return prepare_request(SimpleNamespace(api=api, **fields), request)
 
 
 def call_for(name: str, request: GenerationRequest, **options: Any) -> HttpCall:

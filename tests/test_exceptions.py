@@ -52,6 +52,45 @@ def test_what_a_retry_cannot_cure_fails_the_task_at_once(cls: type[errors.Seedan
     assert issubclass(cls, AirflowFailException) is (cls not in RETRIED)
 
 
+def test_scopes_say_what_an_error_rules_out() -> None:
+    scopes = {cls: cls.scope for cls in CLASSES if cls.scope != "task"}
+    assert scopes == {
+        errors.SeedanceRequestError: "item",
+        errors.SeedanceRequestChangedError: "item",
+        errors.SeedanceNotFoundError: "item",
+        errors.SeedanceModerationError: "item",
+        errors.SeedanceUncertainSubmitError: "item",
+        errors.SeedanceGenerationFailedError: "item",
+        errors.SeedanceGenerationCancelledError: "item",
+        errors.SeedanceOutputGoneError: "item",
+        errors.SeedanceForbiddenError: "permission",
+        errors.SeedanceAuthenticationError: "account",
+        errors.SeedanceInsufficientCreditsError: "account",
+        errors.SeedanceRateLimitError: "service",
+        errors.SeedanceServerError: "service",
+        errors.SeedanceConnectionError: "service",
+    }
+
+
+def test_kinds_are_the_words_that_a_batch_reports() -> None:
+    kinds = {cls: cls.kind for cls in CLASSES if cls.kind != "error"}
+    assert kinds == {
+        errors.SeedanceConfigurationError: "configuration",
+        errors.SeedanceRequestError: "request",
+        errors.SeedanceRequestChangedError: "changed",
+        errors.SeedanceAuthenticationError: "authentication",
+        errors.SeedanceInsufficientCreditsError: "insufficient_credits",
+        errors.SeedanceForbiddenError: "forbidden",
+        errors.SeedanceNotFoundError: "not_found",
+        errors.SeedanceModerationError: "moderation",
+        errors.SeedanceUncertainSubmitError: "uncertain",
+        errors.SeedanceGenerationFailedError: "failed",
+        errors.SeedanceGenerationCancelledError: "cancelled",
+        errors.SeedanceTimeoutError: "timeout",
+        errors.SeedanceOutputGoneError: "output_gone",
+    }
+
+
 @pytest.mark.parametrize("cls", CLASSES)
 def test_every_docstring_says_what_a_retry_or_the_bill_comes_to(cls: type[errors.SeedanceError]) -> None:
     said = (cls.__doc__ or "").lower()

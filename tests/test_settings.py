@@ -321,15 +321,13 @@ def test_what_shares_a_quota() -> None:
 def test_the_default_model_of_the_connection_is_for_its_kind_of_media() -> None:
     from helpers import image
 
-    prepared = prepare("seedance2api", video(), connection_model="seedance-2.0")
+    prepared = prepare("seedance2api", video(), model="seedance-2.0")
     assert prepared.request.model == "seedance-2.0"
     assert prepared.defaults[0] == "model='seedance-2.0' (from the connection)"
-    assert prepare("seedance2api", image(), connection_model="seedance-2.0").request.model == "seedream-4.5"
-    assert prepare("seedance2api", image(), connection_model="seedream-5.0").request.model == "seedream-5.0"
-    assert (
-        prepare("seedance2api", video(), connection_model="seedream-5.0").request.model == "seedance-1.5-pro"
-    )
-    assert prepare("seedance2api", video(model="m"), connection_model="seedance-2.0").request.model == "m"
+    assert prepare("seedance2api", image(), model="seedance-2.0").request.model == "seedream-4.5"
+    assert prepare("seedance2api", image(), model="seedream-5.0").request.model == "seedream-5.0"
+    assert prepare("seedance2api", video(), model="seedream-5.0").request.model == "seedance-1.5-pro"
+    assert prepare("seedance2api", video(model="m"), model="seedance-2.0").request.model == "m"
 
 
 def test_the_extra_is_plain_json() -> None:

@@ -2,7 +2,7 @@
 What every service adapter is made of: pure functions that build calls and read replies.
 
 An adapter is one subclass of :class:`Api` in a file of its own, and one line in
-:data:`airflow_provider_seedance.apis.registry.SERVICES`. Here stands what they share: judging a request, telling the
+:data:`airflow_provider_seedance.apis.registry.SERVICES`. Here stands what they share: telling the
 four fates of a submission apart (design: *submitting at most once*), and turning error replies into errors.
 """
 
@@ -31,7 +31,6 @@ from airflow_provider_seedance.apis.messages import (
 )
 from airflow_provider_seedance.apis.rate_limits import read_rate_limit, read_retry_after
 from airflow_provider_seedance.apis.rules import Rule
-from airflow_provider_seedance.apis.validation import Prepared, judge
 from airflow_provider_seedance.generations import (
     Estimate,
     Generation,
@@ -43,7 +42,6 @@ from airflow_provider_seedance.generations import (
     read_number,
     read_time,
 )
-from airflow_provider_seedance.urls import MediaHosts
 
 T = TypeVar("T")
 
@@ -114,23 +112,6 @@ class Api(abc.ABC):
     def price(self, request: GenerationRequest) -> Estimate | None:
         """Return what the request costs by the published table, or ``None`` where no row fits."""
         return None
-
-    def prepare(
-        self,
-        request: GenerationRequest,
-        *,
-        base_url: str,
-        hosts: MediaHosts | None = None,
-        connection_model: str | None = None,
-    ) -> Prepared:
-        """
-        Fill in defaults and judge a request.
-
-        :param connection_model: Default model of the connection; used for the kind of media it is for.
-        :raises SeedanceRequestError: the service does not take it, with every problem in one message;
-            nothing was sent, a retry cannot help.
-        """
-        return judge(self, request, base_url, hosts or MediaHosts(), connection_model)
 
     def result_defaults(self, request: GenerationRequest) -> ResultDefaults:
         """Return what a prepared request already tells of its result."""

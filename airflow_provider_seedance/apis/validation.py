@@ -1,58 +1,72 @@
-"""Judging a request by the rules of a service, before anything is sent."""
+"""Validation of a request by the rules of a service, before anything is sent."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from airflow_provider_seedance.apis.base import Api
 from airflow_provider_seedance.apis.messages import DEEPEST
 from airflow_provider_seedance.apis.rules import Inputs, Rule, Text
 from airflow_provider_seedance.exceptions import SeedanceRequestError
 from airflow_provider_seedance.generations import GenerationRequest, ImageRequest, MediaInput, ResultDefaults
 from airflow_provider_seedance.urls import MediaHosts
 
-if TYPE_CHECKING:
-    from airflow_provider_seedance.apis.base import Api
+
+class ServiceSettings(Protocol):
+    """The settings of a connection that decide which requests its service accepts."""
+
+    @property
+    def api(self) -> Api:
+        """Adapter of the service."""
+
+    @property
+    def base_url(self) -> str:
+        """Base URL without a slash at the end."""
+
+    @property
+    def media_hosts(self) -> MediaHosts:
+        """Hosts that input media may come from in addition to public https ones."""
+
+    @property
+    def model(self) -> str | None:
+        """Default model of the connection; used for the kind of media it is for."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
     """
-    A request that its service will take.
+    A validated request.
 
     :param request: The request with every required default filled in.
-    :param asked: The request as the user and the connection gave it, without the service's defaults.
-    :param defaults: What was filled in, in words.
-    :param warnings: What is doubtful, in words.
-    :param facts: What the request already tells of the result.
+    :param as_requested: The request as the user and the connection gave it, without the service's defaults.
+    :param defaults: The defaults that were filled in, for the log.
+    :param warnings: Warnings for the log.
+    :param result_defaults: Values of the result that the request already determines.
     """
 
     request: GenerationRequest
-    asked: GenerationRequest
+    as_requested: GenerationRequest
     defaults: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     result_defaults: ResultDefaults = field(default_factory=ResultDefaults)
 
 
-def judge(
-    api: Api,
-    request: GenerationRequest,
-    base_url: str,
-    hosts: MediaHosts,
-    connection_model: str | None,
-) -> Prepared:
-    """Fill in defaults and judge a request; see :meth:`~airflow_provider_seedance.apis.base.Api.prepare`."""
-    if malformed := _malformed(api, request, base_url):
-        raise _refused(api, malformed)
-    filled = []
-    if connection_model and request.model is None and _fits(connection_model, request):
-        request = request.with_default(model=connection_model)
-        filled.append(f"model={connection_model!r} (from the connection)")
-    asked = request
-    rules = api.rules(request, base_url)
-    if not rules:
+def prepare_request(settings: ServiceSettings, request: GenerationRequest) -> Prepared:
+    """
+    Fill in the defaults of a request and validate it.
+
+    :raises SeedanceRequestError: the service does not accept it, with every problem in one message;
+        nothing was sent, a retry cannot help.
+    """
+    api, base_url = settings.api, settings.base_url
+    if problems := _structural_problems(api, request, base_url):
+        raise _refused(api, problems)
+    model = settings.model if request.model is None and _fits(settings.model, request) else None
+    as_requested = request.with_default(model=model) if model else request
+    if not api.rules(as_requested, base_url):
         makes = "videos" if isinstance(request, ImageRequest) else "images"
         raise SeedanceRequestError(
             f"{api.name} ({api.title}) makes {makes} only; nothing was sent. "
@@ -60,30 +74,35 @@ def judge(
         )
     defaults = {
         name: value
-        for name, value in api.defaults(request, base_url).items()
-        if getattr(request, name) is None
+        for name, value in api.defaults(as_requested, base_url).items()
+        if getattr(as_requested, name) is None
     }
-    if defaults:
-        request = request.with_default(**defaults)
-        filled += [f"{name}={value!r} (default of {api.name})" for name, value in defaults.items()]
-        rules = api.rules(request, base_url)
-    problems = _problems(api, request, rules, hosts)
-    problems += api.cross_check(request, base_url) if not problems else []
-    problems += _unwritable(api, request) if not problems else []
-    if problems:
-        source = " The model comes from the connection." if filled and "model" not in rules else ""
+    prepared = as_requested.with_default(**defaults) if defaults else as_requested
+    rules = api.rules(prepared, base_url)
+    if problems := _problems(settings, prepared, rules):
+        source = " The model comes from the connection." if model and "model" not in rules else ""
         raise _refused(api, problems, source)
-    doubts = [
-        f"{name}: {doubt}"
-        for name, value in request.arguments().items()
-        if name in rules and (doubt := rules[name].warning(value))
-    ]
+    filled = [f"model={model!r} (from the connection)"] if model else []
+    filled += [f"{name}={value!r} (default of {api.name})" for name, value in defaults.items()]
     return Prepared(
-        request=request,
-        asked=asked,
+        request=prepared,
+        as_requested=as_requested,
         defaults=tuple(filled),
-        warnings=tuple(doubts),
-        result_defaults=api.result_defaults(request),
+        warnings=tuple(
+            f"{name}: {warning}"
+            for name, value in prepared.arguments().items()
+            if name in rules and (warning := rules[name].warning(value))
+        ),
+        result_defaults=api.result_defaults(prepared),
+    )
+
+
+def _problems(settings: ServiceSettings, request: GenerationRequest, rules: Mapping[str, Rule]) -> list[str]:
+    api = settings.api
+    return (
+        _argument_problems(api, request, rules, settings.media_hosts)
+        or api.cross_check(request, settings.base_url)
+        or _not_serializable(api, request)
     )
 
 
@@ -93,7 +112,7 @@ def _refused(api: Api, problems: Iterable[str], source: str = "") -> SeedanceReq
     )
 
 
-def _malformed(api: Api, request: GenerationRequest, base_url: str) -> list[str]:
+def _structural_problems(api: Api, request: GenerationRequest, base_url: str) -> list[str]:
     """
     Return what the rules cannot even look at.
 
@@ -105,7 +124,7 @@ def _malformed(api: Api, request: GenerationRequest, base_url: str) -> list[str]
     ]
     if not found and not isinstance(given.get("model", ""), str):
         rule = api.rules(replace(request, model=None), base_url).get("model", Text())
-        found.append(f"model={_shown(given['model'])} is not accepted: {api.name} takes {rule.describe()}")
+        found.append(f"model={_preview(given['model'])} is not accepted: {api.name} takes {rule.describe()}")
     return found
 
 
@@ -127,12 +146,12 @@ def _parts(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple, set, frozenset)) else []
 
 
-def _fits(model: str, request: GenerationRequest) -> bool:
+def _fits(model: str | None, request: GenerationRequest) -> bool:
     # One connection serves both operators; its default model is for the kind of media it names.
-    return ("seedream" in model.lower()) == isinstance(request, ImageRequest)
+    return model is not None and ("seedream" in model.lower()) == isinstance(request, ImageRequest)
 
 
-def _problems(
+def _argument_problems(
     api: Api, request: GenerationRequest, rules: Mapping[str, Rule], hosts: MediaHosts
 ) -> list[str]:
     found = _prompt_problems(api, request)
@@ -146,19 +165,19 @@ def _problems(
         rule = rules.get(name)
         if rule is None:
             takes = ", ".join(sorted(rules))
-            found.append(f"{name}={_shown(value)} is not an argument of {api.name}, which takes {takes}")
+            found.append(f"{name}={_preview(value)} is not an argument of {api.name}, which takes {takes}")
         elif isinstance(rule, Inputs):
             if wrong := rule.problems(value, hosts):
                 found.append(f"images: {', '.join(wrong)}; {api.name} takes {rule.describe()}")
         elif not rule.accepts(value):
-            found.append(f"{name}={_shown(value)} is not accepted: {api.name} takes {rule.describe()}")
+            found.append(f"{name}={_preview(value)} is not accepted: {api.name} takes {rule.describe()}")
     return found
 
 
 def _prompt_problems(api: Api, request: GenerationRequest) -> list[str]:
     prompt: Any = request.prompt
     if not isinstance(prompt, str):
-        return [f"prompt must be text, not {_shown(prompt)}"]
+        return [f"prompt must be text, not {_preview(prompt)}"]
     if not prompt.strip() and not api.prompt_optional(request):
         return ["prompt is empty"]
     if prompt.strip() == "None":
@@ -166,7 +185,7 @@ def _prompt_problems(api: Api, request: GenerationRequest) -> list[str]:
     return []
 
 
-def _unwritable(api: Api, request: GenerationRequest) -> list[str]:
+def _not_serializable(api: Api, request: GenerationRequest) -> list[str]:
     # Found later, between the intent and the POST, it would look like a submission of unknown fate.
     try:
         json.dumps(api.submit_call(request).json, ensure_ascii=False, allow_nan=False).encode()
@@ -175,7 +194,7 @@ def _unwritable(api: Api, request: GenerationRequest) -> list[str]:
     return []
 
 
-def _shown(value: Any, limit: int = 80) -> str:
+def _preview(value: Any, limit: int = 80) -> str:
     shown = repr(value)
     if len(shown) <= limit:
         return shown

@@ -25,8 +25,6 @@ from airflow_provider_seedance.batch.orphans import reconcile_orphans
 from airflow_provider_seedance.batch.record_codec import Failure
 from airflow_provider_seedance.batch.record_store import BatchRecordStore, ItemRecordStore
 from airflow_provider_seedance.batch.resume_state import (
-    ACCOUNT_ERRORS,
-    ITEM_ERRORS,
     StopReason,
     circuit_breaker,
 )
@@ -370,32 +368,36 @@ class Batch:
         """Bring one render to a generation, or say why no further one can be submitted."""
         try:
             entered = self._submission(render, self._place()).enter()
-        except ACCOUNT_ERRORS as error:
-            self._note_unasked(render)
-            return StopReason(why="halted", error=error)
-        except ITEM_ERRORS as error:
-            if isinstance(error, errors.SeedanceForbiddenError) and self._note_unasked(render):
-                return StopReason(why="halted", error=error)  # the key may not look for what was submitted
-            self._fail(render, error)
-            self._row = [*self._row, error] if self._row and type(self._row[0]) is type(error) else [error]
-            return None
         except errors.SeedanceStateError as error:
             if not self.of(Phase.IN_FLIGHT):
                 raise
             # What is in flight is waited for, and the ids that could not be written go with the deferral.
             return StopReason(why="unreachable", error=error, postponed=RetryLater(error))
-        except flows.NOT_NOW as error:
-            self._note_unasked(render)
-            limited = isinstance(error, errors.SeedanceRateLimitError)
-            return StopReason(
-                why="quota" if limited else "unreachable", error=error, postponed=RetryLater(error)
-            )
+        except errors.SeedanceError as error:
+            if error.scope == "task":
+                raise
+            return self._on_submit_error(render, error)
         if isinstance(entered, RetryLater):
             return StopReason(why="quota", error=entered.error, postponed=entered)
         self._row = []
         assert isinstance(entered, HasGeneration)  # no item of a batch waits to be called back
         self._attach(render, entered)
         return None
+
+    def _on_submit_error(self, render: BatchItem, error: errors.SeedanceError) -> StopReason | None:
+        """Fail one item, or return why nothing more is submitted."""
+        pending_lookup = error.scope != "item" and self._note_unasked(render)
+        # A 403 may be about the model of this item only.
+        if error.scope == "item" or (error.scope == "permission" and not pending_lookup):
+            self._fail(render, error)
+            self._row = [*self._row, error] if self._row and type(self._row[0]) is type(error) else [error]
+            return None
+        if error.scope == "service":
+            limited = isinstance(error, errors.SeedanceRateLimitError)
+            return StopReason(
+                why="quota" if limited else "unreachable", error=error, postponed=RetryLater(error)
+            )
+        return StopReason(why="halted", error=error)
 
     def _note_unasked(self, render: BatchItem) -> bool:
         """Note, and return, whether an error has left a submission that has to be looked for."""

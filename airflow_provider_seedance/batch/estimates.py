@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.apis.validation import Prepared
+from airflow_provider_seedance.apis.validation import Prepared, prepare_request
 from airflow_provider_seedance.batch.requests import Item
-from airflow_provider_seedance.generations import GenerationRequest, VideoRequest
+from airflow_provider_seedance.generations import VideoRequest
 from airflow_provider_seedance.settings import Settings
 
 UNKNOWN = "unknown"
@@ -149,21 +149,10 @@ def estimate_items(settings: Settings, items: Iterable[Item]) -> BatchEstimate:
     problems = []
     for item in items:
         try:
-            prepared.append(prepare(settings, VideoRequest.from_arguments(item.arguments)))
+            prepared.append(prepare_request(settings, VideoRequest.from_arguments(item.arguments)))
         except errors.SeedanceRequestError as error:
             problems.append((item.key, error.message))
     return estimate(settings, prepared, problems)
-
-
-def prepare(settings: Settings, request: GenerationRequest) -> Prepared:
-    """
-    Fill in defaults and judge a request; nothing is sent.
-
-    :raises SeedanceRequestError: the service does not take it.
-    """
-    return settings.api.prepare(
-        request, base_url=settings.base_url, hosts=settings.media_hosts, connection_model=settings.model
-    )
 
 
 def estimate(

@@ -17,23 +17,6 @@ from airflow_provider_seedance.batch.requests import Item
 from airflow_provider_seedance.generations import Generation, GenerationStatus
 from airflow_provider_seedance.submission.records import Attempt
 
-#: One word for each class of error that ends an item; the first class that fits counts.
-_KINDS: tuple[tuple[type[errors.SeedanceError], str], ...] = (
-    (errors.SeedanceModerationError, "moderation"),
-    (errors.SeedanceRequestChangedError, "changed"),
-    (errors.SeedanceRequestError, "request"),
-    (errors.SeedanceAuthenticationError, "authentication"),
-    (errors.SeedanceInsufficientCreditsError, "insufficient_credits"),
-    (errors.SeedanceForbiddenError, "forbidden"),
-    (errors.SeedanceNotFoundError, "not_found"),
-    (errors.SeedanceUncertainSubmitError, "uncertain"),
-    (errors.SeedanceGenerationCancelledError, "cancelled"),
-    (errors.SeedanceGenerationFailedError, "failed"),
-    (errors.SeedanceTimeoutError, "timeout"),
-    (errors.SeedanceOutputGoneError, "output_gone"),
-    (errors.SeedanceConfigurationError, "configuration"),
-)
-
 
 class Phase(StrEnum):
     """Where a render stands in this entry into the task."""
@@ -104,7 +87,7 @@ class BatchItem:
 
 def failure_of(error: errors.SeedanceError, generation: Generation | None = None) -> Failure:
     """Return how an error is remembered and reported."""
-    kind = next((word for cls, word in _KINDS if isinstance(error, cls)), "error")
+    kind = error.kind
     if kind == "failed" and generation and generation.status is GenerationStatus.EXPIRED:
         kind = "expired"
     return Failure(kind=kind, error=str(error), final=not error.retry_helps)

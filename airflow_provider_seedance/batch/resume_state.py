@@ -13,23 +13,6 @@ if TYPE_CHECKING:
     from airflow_provider_seedance.apis.base import Api
     from airflow_provider_seedance.submission.submitter import RetryLater
 
-#: Errors that stand against every further submission; waiting for what is in flight goes on.
-ACCOUNT_ERRORS = (
-    errors.SeedanceAuthenticationError,
-    errors.SeedanceInsufficientCreditsError,
-)
-
-#: Errors of an item that leave the others alone; a 403 may be about its model only.
-ITEM_ERRORS = (
-    errors.SeedanceForbiddenError,
-    errors.SeedanceRequestError,
-    errors.SeedanceModerationError,
-    errors.SeedanceNotFoundError,
-    errors.SeedanceUncertainSubmitError,
-    errors.SeedanceGenerationFailedError,
-    errors.SeedanceOutputGoneError,
-)
-
 #: So many refusals of the same kind in a row are not about the items.
 _IN_A_ROW = {errors.SeedanceForbiddenError: 3, errors.SeedanceUncertainSubmitError: 2}
 

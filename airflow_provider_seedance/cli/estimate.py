@@ -16,7 +16,8 @@ from typing import Any
 
 from airflow_provider_seedance import __version__
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.batch.estimates import UNKNOWN, BatchEstimate, estimate, prepare
+from airflow_provider_seedance.apis.validation import prepare_request
+from airflow_provider_seedance.batch.estimates import UNKNOWN, BatchEstimate, estimate
 from airflow_provider_seedance.batch.requests import read_requests
 from airflow_provider_seedance.cli.connection import (
     API_VARIABLE,
@@ -63,7 +64,7 @@ class _Sum:
         prepared, problems = [], []
         for key, request in requests:
             try:
-                prepared.append(prepare(self.settings, request))
+                prepared.append(prepare_request(self.settings, request))
             except errors.SeedanceRequestError as error:
                 problems.append((key, error.message))
         return estimate(self.settings, prepared, problems, unknown=unknown)

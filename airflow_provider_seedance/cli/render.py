@@ -36,15 +36,6 @@ if TYPE_CHECKING:
     from airflow_provider_seedance.hooks.seedance import SeedanceHook
 
 
-#: Errors after which asking for the generation again brings nothing.
-_HOPELESS = (
-    errors.SeedanceGenerationFailedError,
-    errors.SeedanceModerationError,
-    errors.SeedanceNotFoundError,
-    errors.SeedanceOutputGoneError,
-)
-
-
 @dataclass
 class _Course:
     """
@@ -81,7 +72,7 @@ def render(args: argparse.Namespace) -> int:
         print(f"\n{error}", file=sys.stderr)
         course.sent = False  # the error itself tells what became of the submission
         course.generation_id = course.generation_id or error.generation_id
-        if not isinstance(error, _HOPELESS) or _is_local(course):
+        if error.scope != "item" or _is_local(course):
             _tell_how_to_go_on(course, args)
         return 1
     except Exception:

@@ -45,16 +45,8 @@ READ_PAUSES = (0.5, 1.5)
 #: Pauses between looks for a lost submission: the service may list it a little later.
 LOOK_UP_PAUSES = (1.0, 3.0)
 
-#: Errors of a look-up that may not be there later.
-NOT_NOW = (errors.SeedanceConnectionError, errors.SeedanceServerError, errors.SeedanceRateLimitError)
-
-#: Errors of a look-up after which nobody has looked: of these a person has to cure some first.
-NOT_ASKED = (
-    *NOT_NOW,
-    errors.SeedanceAuthenticationError,
-    errors.SeedanceForbiddenError,
-    errors.SeedanceInsufficientCreditsError,
-)
+#: Scopes of the errors after which a look-up has not been answered; some of them a person has to cure first.
+_UNANSWERED: frozenset[errors.Scope] = frozenset({"service", "account", "permission"})
 
 #: Begin of the ids that were made here, for answers without one.
 LOCAL_PREFIX = "local-"
@@ -174,7 +166,7 @@ def look_up_flow(api: Api, correlation: str, since: datetime, now: Now) -> Flow[
 
     Finding nothing proves nothing: the fate stays uncertain.
 
-    :raises SeedanceError: one of `NOT_ASKED`: the service could not be asked in the end, and later it may answer.
+    :raises SeedanceError: the service could not be asked (see its ``scope``); later it may answer.
     """
     failure: errors.SeedanceError | None = None
     for number, pause in enumerate((0.0, *LOOK_UP_PAUSES)):
@@ -188,7 +180,7 @@ def look_up_flow(api: Api, correlation: str, since: datetime, now: Now) -> Flow[
         if found:
             return found
         failure = None
-    if isinstance(failure, NOT_ASKED):
+    if failure and failure.scope in _UNANSWERED:
         raise failure
     return None
 

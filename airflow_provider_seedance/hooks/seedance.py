@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.apis.validation import Prepared, prepare_request
 from airflow_provider_seedance.client import flows
 from airflow_provider_seedance.generations import (
     Estimate,
@@ -24,7 +25,6 @@ from airflow_provider_seedance.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from airflow_provider_seedance.apis.messages import HttpCall
-    from airflow_provider_seedance.apis.validation import Prepared
     from airflow_provider_seedance.client.api_client import AsyncClient, Client
     from airflow_provider_seedance.client.flows import Cancellation
 
@@ -102,12 +102,11 @@ class SeedanceHook(BaseHook):
 
     def prepare(self, request: GenerationRequest) -> Prepared:
         """
-        Fill in defaults and judge a request; nothing is sent.
+        Fill in the defaults of a request and validate it; nothing is sent.
 
         :raises SeedanceRequestError: the service does not take it.
         """
-        settings = self.settings
-        return _prepare(settings, request)
+        return prepare_request(self.settings, request)
 
     def estimate(self, request: GenerationRequest) -> Estimate:
         """
@@ -345,17 +344,8 @@ def timed_out(generation_id: str, timeout: float, last: Generation | None) -> er
     )
 
 
-def _prepare(settings: Settings, request: GenerationRequest) -> Prepared:
-    return settings.api.prepare(
-        request,
-        base_url=settings.base_url,
-        hosts=settings.media_hosts,
-        connection_model=settings.model,
-    )
-
-
 def _submission(settings: Settings, request: GenerationRequest) -> tuple[HttpCall, GenerationRequest]:
-    prepared = _prepare(settings, request)
+    prepared = prepare_request(settings, request)
     for line in (*prepared.defaults, *prepared.warnings):
         log.info("%s", line)
     call = settings.api.submit_call(prepared.request, image_timeout=settings.image_timeout)

@@ -240,7 +240,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
 
         :raises SeedanceRequestError: with ``on_item_failure="fail"``, naming what the service does not take.
         """
-        from airflow_provider_seedance.batch.estimates import prepare
+        from airflow_provider_seedance.apis.validation import prepare_request
         from airflow_provider_seedance.batch.items import BatchItem, Phase, failure_of
         from airflow_provider_seedance.batch.record_store import record_keys
         from airflow_provider_seedance.batch.results import refusal_of
@@ -253,13 +253,17 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
             render = BatchItem(item=item)
             renders.append(render)
             try:
-                render.prepared = prepared = prepare(settings, VideoRequest.from_arguments(item.arguments))
+                render.prepared = prepared = prepare_request(
+                    settings, VideoRequest.from_arguments(item.arguments)
+                )
             except (errors.SeedanceRequestError, TypeError, ValueError) as problem:
                 error = problem if isinstance(problem, errors.SeedanceError) else _unusable(problem)
                 render.phase, render.failure = Phase.FAILED, failure_of(error)
                 continue
             told.update([*(f"Default applied: {line}" for line in prepared.defaults), *prepared.warnings])
-            fingerprint = Fingerprint.of(prepared.asked, api=settings.api.name, base_url=settings.base_url)
+            fingerprint = Fingerprint.of(
+                prepared.as_requested, api=settings.api.name, base_url=settings.base_url
+            )
             render.attempt = Attempt(fingerprint=fingerprint, **tries)
         for line, count in told.most_common(20):
             self.log.info("%s (%d requests)", line, count)

@@ -246,7 +246,7 @@ class SeedanceGenerationOperator(SeedanceOperator):
         from airflow_provider_seedance.submission.submitter import RetryLater, Submission, SubmissionPolicy
 
         settings, ti = hook.settings, context["ti"]
-        asked = Fingerprint.of(prepared.asked, api=settings.api.name, base_url=settings.base_url)
+        asked = Fingerprint.of(prepared.as_requested, api=settings.api.name, base_url=settings.base_url)
         note = SharedQuota(settings.identity)
         with Client(settings, observer=SharedQuotaObserver(note)) as client:
             submission = Submission(

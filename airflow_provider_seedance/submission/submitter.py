@@ -296,7 +296,7 @@ class Submission:
         since = record.intended_at or utc_now()
         try:
             found = self.client.run(flows.look_up_flow(self.api, record.correlation, since, utc_now))
-        except flows.NOT_ASKED as error:
+        except errors.SeedanceError as error:
             log.warning("Whether the submission was taken cannot be found out now: %s", error.message)
             self.unasked = self.unasked or error
             return None

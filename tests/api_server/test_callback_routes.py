@@ -23,6 +23,7 @@ from support import emulator_settings, on_loop, smallest
 
 from airflow_provider_seedance.api_server import callback_confirmation, callback_delivery, callback_routes
 from airflow_provider_seedance.api_server.callback_delivery import Outcome
+from airflow_provider_seedance.apis.validation import prepare_request
 from airflow_provider_seedance.callbacks.payload import LONGEST_BODY, CallbackPayload
 from airflow_provider_seedance.callbacks.tokens import CallbackClaims, sign
 from airflow_provider_seedance.client.api_client import Client
@@ -528,7 +529,7 @@ def waits(airflow: Airflow, services: SeedanceEmulator, monkeypatch: pytest.Monk
     services.hold()
     settings = emulator_settings(services, "ark", callback_secret=SECRET)
     monkeypatch.setattr(callback_routes, "read_settings", lambda conn_id, made: settings)
-    request = settings.api.prepare(smallest("ark"), base_url=settings.base_url).request
+    request = prepare_request(settings, smallest("ark")).request
     with Client(settings) as http:
         from airflow_provider_seedance.client import flows
 

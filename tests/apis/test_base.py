@@ -71,7 +71,7 @@ def test_what_is_nested_too_deep_is_refused_before_anything_is_recorded(name: st
 @pytest.mark.parametrize("name", ALL_APIS)
 def test_what_is_nested_as_deep_as_may_be_has_a_fingerprint(name: str) -> None:
     found = prepare(name, video(extra_params={"beta": nested(63)}))
-    assert Fingerprint.of(found.asked, api=name, base_url="x").arguments["extra_params"]
+    assert Fingerprint.of(found.as_requested, api=name, base_url="x").arguments["extra_params"]
 
 
 @pytest.mark.parametrize("name", ALL_APIS)
@@ -110,7 +110,7 @@ def test_named_hosts_may_hold_the_inputs(name: str) -> None:
     request = video(images="http://minio:9000/1.png")
     with pytest.raises(errors.SeedanceRequestError, match="media_hosts"):
         prepare(name, request)
-    assert prepare(name, request, hosts=MediaHosts.parse(["minio:9000"])).request.images
+    assert prepare(name, request, media_hosts=MediaHosts.parse(["minio:9000"])).request.images
 
 
 @pytest.mark.parametrize("name", ["seedanceapi-v1", "seedanceapi-v2", "runbase"])

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_seedance.apis.seedanceapi_v1 import PRICES
-from airflow_provider_seedance.batch.estimates import estimate, estimate_items, prepare
+from airflow_provider_seedance.apis.validation import prepare_request
+from airflow_provider_seedance.batch.estimates import estimate, estimate_items
 from airflow_provider_seedance.batch.requests import read_requests
 from airflow_provider_seedance.generations import VideoRequest
 from airflow_provider_seedance.settings import Settings, read_settings
@@ -84,7 +85,7 @@ def test_what_has_no_price_makes_the_sum_a_lower_bound() -> None:
 
 def test_requests_of_which_nothing_is_known_but_their_number() -> None:
     service = settings("seedanceapi-v1")
-    prepared = [prepare(service, VideoRequest(prompt="a"))]
+    prepared = [prepare_request(service, VideoRequest(prompt="a"))]
     found = estimate(service, prepared, unknown=2)
     assert (found.renders, found.unpriced, found.credits, found.known_credits) == (3, 2, None, 28)
     assert found.summary() == "at least 28 credits ($0.14), 2 renders of unknown price"

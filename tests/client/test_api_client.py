@@ -303,9 +303,10 @@ def sent(got: Any) -> None:
 
 @pytest.mark.parametrize("call", [GET, POST], ids=["GET", "POST"])
 def test_a_refused_connection_is_unsent(twin: Twin, call: HttpCall) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    unsent(twin.send(settings(f"http://127.0.0.1:{port}", timeout=0.3), call))
+    with socket.socket() as bound:  # and not listening; kept open, so that no other process gets the port
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+        unsent(twin.send(settings(f"http://127.0.0.1:{port}", timeout=0.3), call))
 
 
 def test_a_name_that_does_not_resolve_is_unsent(twin: Twin) -> None:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import hypothesis.strategies as st
 from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
+from helpers import prepare
 from hypothesis.stateful import initialize, invariant, precondition, rule
 from submission.test_submission_model import BASE, RETRIES, WEATHERS, Blind, Crash, Paid, Post, World
 from support import Store, TaskInstance, make_context
@@ -134,8 +135,8 @@ class BatchTask(Connected, World):
         return ledger.record(self.name_of(prompt))
 
     def name_of(self, prompt: str) -> str:
-        prepared = self.api.prepare(VideoRequest(prompt=prompt), base_url=BASE)
-        print_ = rec.Fingerprint.of(prepared.asked, api=self.api.name, base_url=BASE)
+        prepared = prepare(self.api.name, VideoRequest(prompt=prompt), base_url=BASE)
+        print_ = rec.Fingerprint.of(prepared.as_requested, api=self.api.name, base_url=BASE)
         return record_keys([print_])[0]
 
     def mentions(self, text: str) -> set[str]:

@@ -145,13 +145,13 @@ def test_another_service() -> None:
 def test_a_default_of_the_service_may_change_under_a_render() -> None:
     prepared = prepare("seedance2api", video())
     assert prepared.request.duration == 5
-    assert fingerprint(prepared.asked) == fingerprint(video())
-    assert fingerprint(prepared.asked) != fingerprint(prepared.request)
+    assert fingerprint(prepared.as_requested) == fingerprint(video())
+    assert fingerprint(prepared.as_requested) != fingerprint(prepared.request)
 
 
 def test_the_model_of_the_connection_counts() -> None:
-    prepared = prepare("seedance2api", video(), connection_model="seedance-2.0")
-    assert fingerprint(prepared.asked).differences(fingerprint(video())) == ["model"]
+    prepared = prepare("seedance2api", video(), model="seedance-2.0")
+    assert fingerprint(prepared.as_requested).differences(fingerprint(video())) == ["model"]
 
 
 def test_it_holds_digests_only() -> None:

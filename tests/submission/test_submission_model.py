@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import hypothesis.strategies as st
-from helpers import reply
+from helpers import prepare, reply
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from support import Store
@@ -359,7 +359,7 @@ class Machine(World):
             assert outcome.generation.generation_id == left[0].paid.id  # type: ignore[union-attr]
 
     def submission(self) -> Submission:
-        prepared = self.api.prepare(VideoRequest(prompt=self.prompt), base_url=BASE)
+        prepared = prepare(self.api.name, VideoRequest(prompt=self.prompt), base_url=BASE)
         client: Any = SimpleNamespace(
             settings=SimpleNamespace(api=self.api, image_timeout=600.0), run=self.run
         )
@@ -368,7 +368,7 @@ class Machine(World):
             store=rec.RecordStore(self.store, sleep=lambda seconds: None),
             prepared=prepared,
             attempt=rec.Attempt(
-                fingerprint=rec.Fingerprint.of(prepared.asked, api=self.api.name, base_url=BASE),
+                fingerprint=rec.Fingerprint.of(prepared.as_requested, api=self.api.name, base_url=BASE),
                 max_tries=self.max_tries,
                 try_number=self.try_number,
             ),

@@ -14,6 +14,7 @@ from helpers import ALL_APIS, image, video
 from support import PROMPT, Store, TaskInstance, emulator_settings
 
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.apis.validation import prepare_request
 from airflow_provider_seedance.client.api_client import Client
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import GenerationRequest, GenerationStatus, utc_now
@@ -43,16 +44,14 @@ def enter(
     """Enter a task as the operator does."""
     settings = emulator_settings(emulator, api, **(extra or {}))
     ti = ti or TaskInstance()
-    prepared = settings.api.prepare(
-        request or video(PROMPT), base_url=settings.base_url, hosts=settings.media_hosts
-    )
+    prepared = prepare_request(settings, request or video(PROMPT))
     with Client(settings) as client:
         return Submission(
             client=client,
             store=rec.RecordStore(store),
             prepared=prepared,
             attempt=rec.Attempt(
-                fingerprint=rec.Fingerprint.of(prepared.asked, api=api, base_url=settings.base_url),
+                fingerprint=rec.Fingerprint.of(prepared.as_requested, api=api, base_url=settings.base_url),
                 max_tries=ti.max_tries,
                 try_number=ti.try_number,
             ),
@@ -443,8 +442,8 @@ def test_a_service_that_keeps_refusing_is_asked_ever_less_often() -> None:
 def test_a_submission_that_was_put_off_before_is_tried_once(services: SeedanceEmulator) -> None:
     services.fault("rate_limit", times=None, retry_after=0)
     settings = emulator_settings(services, "runbase")
-    prepared = settings.api.prepare(video(PROMPT), base_url=settings.base_url)
-    fingerprint = rec.Fingerprint.of(prepared.asked, api="runbase", base_url=settings.base_url)
+    prepared = prepare_request(settings, video(PROMPT))
+    fingerprint = rec.Fingerprint.of(prepared.as_requested, api="runbase", base_url=settings.base_url)
     with Client(settings) as client:
         outcome = Submission(
             client=client,

@@ -11,6 +11,7 @@ from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from support import Log, TaskInstance, emulator_settings, on_loop, smallest
 
+from airflow_provider_seedance.apis.validation import prepare_request
 from airflow_provider_seedance.client import flows
 from airflow_provider_seedance.client.api_client import Client
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
@@ -32,7 +33,7 @@ def queued(services: SeedanceEmulator, connect: Callable[..., None]) -> Seedance
     connect("ark")
     services.hold()
     settings = emulator_settings(services, "ark")
-    request = settings.api.prepare(smallest("ark"), base_url=settings.base_url).request
+    request = prepare_request(settings, smallest("ark")).request
     with Client(settings) as client:
         outcome: Any = client.run(
             flows.submit_flow(settings.api, settings.api.submit_call(request), request, utc_now)

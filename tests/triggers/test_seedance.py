@@ -22,6 +22,7 @@ from support import Log, TaskInstance, emulator_settings, on_loop, smallest
 from versions import ENDING_FROM_TRIGGERS, deserialize, needs, serialize
 
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.apis.validation import prepare_request
 from airflow_provider_seedance.client import flows
 from airflow_provider_seedance.client.api_client import Client
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
@@ -56,7 +57,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Log:
 
 def submitted(emulator: SeedanceEmulator, api: str) -> str:
     settings = emulator_settings(emulator, api)
-    request = settings.api.prepare(smallest(api), base_url=settings.base_url).request
+    request = prepare_request(settings, smallest(api)).request
     with Client(settings) as client:
         call = settings.api.submit_call(request)
         outcome = client.run(flows.submit_flow(settings.api, call, request, utc_now))

@@ -21,6 +21,7 @@ from airflow.triggers.base import BaseTrigger
 from support import emulator_settings, smallest
 from versions import deserialize, serialize
 
+from airflow_provider_seedance.apis.validation import prepare_request
 from airflow_provider_seedance.client import flows
 from airflow_provider_seedance.client.api_client import Client
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
@@ -62,7 +63,7 @@ def test_what_was_stored_still_waits(
     monkeypatch.setattr(module, "EARLIEST", 0.0)
     connect("seedanceapi-v2", conn_id="renders")
     settings = emulator_settings(services, "seedanceapi-v2")
-    request = settings.api.prepare(smallest("seedanceapi-v2"), base_url=settings.base_url).request
+    request = prepare_request(settings, smallest("seedanceapi-v2")).request
     with Client(settings) as client:
         call = settings.api.submit_call(request)
         outcome = client.run(flows.submit_flow(settings.api, call, request, utc_now))
