@@ -252,7 +252,7 @@ class Batch:
         self.ledger.flush()
 
     def _end(self, render: BatchItem, generation: Generation) -> None:
-        from airflow_provider_seedance.hooks.seedance import raise_unless_succeeded
+        from airflow_provider_seedance.polling.outcomes import raise_unless_succeeded
 
         record = self._store(render).read()
         assert record is not None
@@ -268,7 +268,7 @@ class Batch:
                 self._fail(render, error, generation)
 
     def _lose(self, render: BatchItem) -> None:
-        from airflow_provider_seedance.hooks.seedance import unknown_to_the_service
+        from airflow_provider_seedance.polling.outcomes import unknown_to_the_service
 
         record = self._store(render).read()
         assert record is not None
@@ -279,7 +279,7 @@ class Batch:
             self._decide(render, record, error)
 
     def _read_last(self, render: BatchItem) -> None:
-        from airflow_provider_seedance.hooks.seedance import timed_out
+        from airflow_provider_seedance.polling.outcomes import timed_out
 
         reading = self._read(render)
         if isinstance(reading, Generation) and reading.status.terminal:

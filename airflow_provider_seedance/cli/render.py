@@ -156,7 +156,7 @@ def _submit(hook: SeedanceHook, args: argparse.Namespace, course: _Course) -> No
 def _wait(hook: SeedanceHook, media: Media, args: argparse.Namespace, course: _Course) -> Generation:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from airflow_provider_seedance.hooks.seedance import raise_unless_succeeded
+    from airflow_provider_seedance.polling.outcomes import raise_unless_succeeded
 
     if course.ended is None:
         assert course.generation_id is not None

@@ -21,6 +21,7 @@ from airflow_provider_seedance.generations import (
     Media,
     utc_now,
 )
+from airflow_provider_seedance.polling.outcomes import generation_of, raise_unless_succeeded
 from airflow_provider_seedance.settings import Settings, read_settings
 
 if TYPE_CHECKING:
@@ -220,7 +221,7 @@ class SeedanceHook(BaseHook):
                 if step.waiting.last and step.waiting.last.status is not seen:
                     seen = step.waiting.last.status
                     log.info("Generation %s is %s.", generation_id, seen.value)
-        return finished(step, generation_id, timeout)
+        return generation_of(step, timeout)
 
     async def await_generation(
         self,
@@ -245,7 +246,7 @@ class SeedanceHook(BaseHook):
                 except errors.SeedanceError as error:
                     reading = error
                 step = on_poll(step.waiting, reading, time.time())
-        return raise_unless_succeeded(finished(step, generation_id, timeout))
+        return raise_unless_succeeded(generation_of(step, timeout))
 
     def cancel(self, generation_id: str, media: Media = "video") -> Cancellation:
         """
@@ -268,80 +269,6 @@ async def look_up_settings(conn_id: str) -> Settings:
     from airflow.providers.common.compat.connection import get_async_connection
 
     return read_settings(conn_id, await get_async_connection(conn_id))
-
-
-def raise_unless_succeeded(generation: Generation) -> Generation:
-    """
-    Return a generation that succeeded, or raise what its end means.
-
-    :raises SeedanceModerationError: its content was refused.
-    :raises SeedanceGenerationCancelledError: a person cancelled it.
-    :raises SeedanceOutputGoneError: it succeeded but there is nothing to download.
-    :raises SeedanceGenerationFailedError: it failed or expired.
-    """
-    from airflow_provider_seedance.apis.parsing import is_moderation
-
-    known: dict[str, Any] = {"generation_id": generation.generation_id, "vendor_code": generation.error_code}
-    said = f": {generation.error_message}" if generation.error_message else ""
-    if generation.status is GenerationStatus.SUCCEEDED:
-        if not generation.output_gone(utc_now()):
-            return generation
-        raise errors.SeedanceOutputGoneError(
-            f"Generation {generation.generation_id} succeeded and is billed, but its output cannot be had{said}. "
-            "Look for it in the console of the service.",
-            **known,
-        )
-    if is_moderation(generation.error_code) or is_moderation(generation.error_message):
-        raise errors.SeedanceModerationError(
-            f"{generation.api} refused the content of generation {generation.generation_id}{said}. The same "
-            "request would be refused again, so it is not retried.",
-            **known,
-        )
-    if generation.status is GenerationStatus.CANCELLED:
-        raise errors.SeedanceGenerationCancelledError(
-            f"Generation {generation.generation_id} was cancelled at {generation.api} by a person{said}. It is not "
-            "submitted again by a retry; clear the task to submit anew.",
-            **known,
-        )
-    raise errors.SeedanceGenerationFailedError(
-        f"Generation {generation.generation_id} {generation.status.value} at {generation.api}{said}. Whether a "
-        f"{generation.status.value} render is billed is the service's decision; a retry submits a new one.",
-        **known,
-    )
-
-
-def finished(step: Any, generation_id: str, timeout: float) -> Generation:
-    """
-    Return the generation that a wait ended with.
-
-    :raises SeedanceTimeoutError: the wait ended before the generation did.
-    :raises SeedanceNotFoundError: the service does not know the generation.
-    """
-    if step.kind == "ended":
-        generation: Generation = step.waiting.last
-        return generation
-    if step.kind == "unknown":
-        raise unknown_to_the_service(generation_id)
-    raise timed_out(generation_id, timeout, step.waiting.last)
-
-
-def unknown_to_the_service(generation_id: str) -> errors.SeedanceNotFoundError:
-    """Return the error for a generation that the service took and does not know."""
-    return errors.SeedanceNotFoundError(
-        f"The service says repeatedly that it does not know generation {generation_id}, which it had "
-        "accepted: does the connection use another key or base URL now? It may be billed.",
-        generation_id=generation_id,
-    )
-
-
-def timed_out(generation_id: str, timeout: float, last: Generation | None) -> errors.SeedanceTimeoutError:
-    """Return the error for a wait that was too short."""
-    state = f"was {last.status.value} when last read" if last else "could not be read"
-    return errors.SeedanceTimeoutError(
-        f"Generation {generation_id} did not end within {timeout:g} s and {state}. The render goes on and is "
-        "billed; a retry waits for the same one and does not submit again.",
-        generation_id=generation_id,
-    )
 
 
 def _submission(settings: Settings, request: GenerationRequest) -> tuple[HttpCall, GenerationRequest]:

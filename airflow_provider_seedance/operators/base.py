@@ -11,7 +11,6 @@ from airflow.providers.common.compat.sdk import BaseOperator
 from airflow_provider_seedance.generations import VideoRequest
 from airflow_provider_seedance.operators.checks import check_arguments
 from airflow_provider_seedance.policies.retry import SeedanceRetryPolicy
-from airflow_provider_seedance.task_states import ABANDONED, state_of
 from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS
 
 if TYPE_CHECKING:
@@ -109,14 +108,14 @@ class SeedanceOperator(BaseOperator):
         thread.join(KILL_PATIENCE)
 
     def _cancel_if_abandoned(self, context: Context, generation_ids: list[str]) -> None:
+        # Loads airflow.triggers, which a Dag file does not need.
+        from airflow_provider_seedance.triggers.cancellation import is_abandoned, read_task_state
+
         ti = context["ti"]
         what = generation_ids[0] if len(generation_ids) == 1 else f"any of {len(generation_ids)}"
         try:
-            states = ti.get_task_states(
-                dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=ti.map_index
-            )
-            state = state_of(states, ti.run_id, ti.task_id, ti.map_index)
-            if state not in ABANDONED:
+            state = read_task_state(ti, ti.get_task_states)
+            if not is_abandoned(state):
                 self.log.info("The task is %s: generation %s is not cancelled.", state, what)
                 return
             hook = self._hook()

@@ -421,7 +421,7 @@ class SeedanceGenerationOperator(SeedanceOperator):
         announced: bool = False,
     ) -> Generation:
         """Ask the service after a resume that brought no answer; wait on if there is time left."""
-        from airflow_provider_seedance.hooks.seedance import timed_out
+        from airflow_provider_seedance.polling.outcomes import timed_out
         from airflow_provider_seedance.polling.wait_state import QUOTA_PATIENCE, quota_pause
 
         media = self.request_class.media
@@ -469,7 +469,7 @@ class SeedanceGenerationOperator(SeedanceOperator):
     # ------------------------------------------------------------------ the end
 
     def _deliver(self, generation: Generation, record: Record | None, context: Context) -> dict[str, Any]:
-        from airflow_provider_seedance.hooks.seedance import raise_unless_succeeded
+        from airflow_provider_seedance.polling.outcomes import raise_unless_succeeded
 
         store = self._store(context)
         if record is not None:

@@ -98,9 +98,14 @@ class WaitStep:
     at: float = 0.0
 
 
-def deferral_timeout(deadline: float, now: float) -> timedelta:
-    """Return the timeout of a deferral that waits until a deadline: a safety net, never the first to act."""
-    return timedelta(seconds=max(0.0, deadline - now) + DEFERRAL_GRACE)
+def deferral_timeout(deadline: float, now: float, *, rate_limited: bool = False) -> timedelta:
+    """
+    Return the timeout of a deferral: a safety net, later than the deadline that the trigger keeps itself.
+
+    :param rate_limited: Whether a rate limit extends the wait past the deadline.
+    """
+    extra = DEFERRAL_GRACE + (QUOTA_PATIENCE if rate_limited else 0.0)
+    return timedelta(seconds=max(0.0, deadline - now) + extra)
 
 
 def quota_pause(error: SeedanceRateLimitError) -> float:

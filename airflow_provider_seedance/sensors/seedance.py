@@ -79,13 +79,13 @@ class SeedanceGenerationSensor(BaseSensorOperator):
         self._check()
         if not self.deferrable:
             return super().execute(context)
-        generation = None
+        reading: Any = None
         try:
-            generation = self._read()
+            reading = self._read()
         except errors.SeedanceNotFoundError as error:
             self._not_known_yet(error)
-        if generation is not None and generation.status.terminal:
-            return self._deliver(generation)
+        if isinstance(reading, Generation) and reading.status.terminal:
+            return self._deliver(reading)
         self._defer(time.time() + self._seconds())
         return None
 
@@ -95,9 +95,9 @@ class SeedanceGenerationSensor(BaseSensorOperator):
 
         # Rescheduled sensors begin anew each time; there, the number of readings stands in for the misses.
         missed = max(self._not_found, int(context.get("task_reschedule_count") or 0))
-        generation = None
+        reading: Any = None
         try:
-            generation = self._read()
+            reading = self._read()
         except errors.SeedanceNotFoundError as error:
             if missed + 1 >= NOT_FOUND_LIMIT:
                 raise
@@ -105,38 +105,29 @@ class SeedanceGenerationSensor(BaseSensorOperator):
             self._not_found += 1
         else:
             self._not_found = 0
-        if generation is None or not generation.status.terminal:
+        if not isinstance(reading, Generation) or not reading.status.terminal:
             return PokeReturnValue(is_done=False)
-        return PokeReturnValue(is_done=True, xcom_value=self._deliver(generation))
+        return PokeReturnValue(is_done=True, xcom_value=self._deliver(reading))
 
     def execute_complete(
         self, context: Context, event: Any = None, deadline: float | None = None
     ) -> dict[str, Any]:
         """Deliver after a deferral; asks the service where the event is not a complete answer."""
-        from airflow_provider_seedance.hooks.seedance import timed_out
-        from airflow_provider_seedance.polling.wait_state import QUOTA_PATIENCE, quota_pause
+        from airflow_provider_seedance.polling.outcomes import after_resume, timed_out
         from airflow_provider_seedance.triggers.seedance import read_event
 
         self.output_url = ""
         generation = read_event(event, self.generation_id)
-        if generation is None:
-            try:
-                generation = self._read(quota_may_pass=False)
-            except errors.SeedanceRateLimitError as error:
-                over = time.time() if deadline is None else deadline
-                if time.time() >= over + QUOTA_PATIENCE:
-                    raise timed_out(self.generation_id, self._seconds(), None) from error
-                # Our quota keeps us from reading; that must not fail the wait for a render that may have ended.
-                wait = quota_pause(error)
-                self.log.warning(
-                    "%s Reading generation %s again in %.0f s.", error.message, self.generation_id, wait
-                )
-                self._defer(max(over, time.time() + wait), over=over)
-        if generation is not None and generation.status.terminal:
+        if generation is not None:
             return self._deliver(generation)
-        if deadline is not None and time.time() < deadline:
-            self._defer(deadline)
-        raise timed_out(self.generation_id, self._seconds(), generation)
+        now = time.time()
+        deadline = now if deadline is None else deadline
+        step = after_resume(self._read(), deadline=deadline, now=now)
+        if step.kind == "ended" and step.generation is not None:
+            return self._deliver(step.generation)
+        if step.kind == "wait":
+            self._defer(step.until, deadline=deadline, rate_limited=step.rate_limited)
+        raise timed_out(self.generation_id, self._seconds(), step.generation)
 
     def _check(self) -> None:
         if not isinstance(self.generation_id, str) or not self.generation_id.strip():
@@ -153,20 +144,20 @@ class SeedanceGenerationSensor(BaseSensorOperator):
 
         return SeedanceHook(self.seedance_conn_id)
 
-    def _read(self, *, quota_may_pass: bool = True) -> Generation | None:
+    def _read(self) -> Generation | errors.SeedanceError:
         """
-        Read the generation; ``None`` if that failed in a way that may pass.
+        Send one status request.
 
-        :param quota_may_pass: Whether a used-up quota is such a way; without, it is raised.
+        :return: The generation, or an error after which a later request may succeed.
+        :raises SeedanceError: a later request cannot succeed.
         """
         try:
             return self._hook().get_generation(self.generation_id, self.media)
         except errors.SeedanceError as error:
-            exhausted = isinstance(error, errors.SeedanceRateLimitError) and not quota_may_pass
-            if exhausted or not error.retry_helps:
+            if not error.retry_helps:
                 raise
             self.log.warning("The state of generation %s could not be read: %s", self.generation_id, error)
-            return None
+            return error
 
     def _not_known_yet(self, error: errors.SeedanceNotFoundError) -> None:
         """Go on after a first "not found": a service may know a new id a little late."""
@@ -175,7 +166,7 @@ class SeedanceGenerationSensor(BaseSensorOperator):
         self.log.warning("%s A new generation may be known a little late; asking again.", error.message)
 
     def _deliver(self, generation: Generation) -> dict[str, Any]:
-        from airflow_provider_seedance.hooks.seedance import raise_unless_succeeded
+        from airflow_provider_seedance.polling.outcomes import raise_unless_succeeded
 
         raise_unless_succeeded(generation)
         self.log.info("%s", generation.summary())
@@ -186,13 +177,14 @@ class SeedanceGenerationSensor(BaseSensorOperator):
         timeout: Any = self.timeout
         return timeout.total_seconds() if isinstance(timeout, timedelta) else float(timeout)
 
-    def _defer(self, deadline: float, *, over: float | None = None) -> None:
+    def _defer(self, until: float, *, deadline: float | None = None, rate_limited: bool = False) -> None:
         """
-        Defer until a deadline.
+        Defer until a point in time.
 
-        :param over: When patience ended, where only the quota keeps us from the last reading.
+        :param deadline: When the timeout passes, if that is not ``until``.
+        :param rate_limited: Whether a rate limit extends the wait past the deadline.
         """
-        from airflow_provider_seedance.polling.wait_state import QUOTA_PATIENCE, deferral_timeout
+        from airflow_provider_seedance.polling.wait_state import deferral_timeout
         from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger
 
         self.defer(
@@ -200,12 +192,12 @@ class SeedanceGenerationSensor(BaseSensorOperator):
                 seedance_conn_id=self.seedance_conn_id,
                 generation_id=self.generation_id,
                 media=self.media,
-                deadline=deadline,
+                deadline=until,
                 poll_interval=self.poll_interval,
-                # Somebody else submitted it; giving up the wait is no reason to cancel it.
+                # Another task submitted it; the end of this wait is not a reason to cancel it.
                 cancel_on_kill=False,
             ),
             method_name="execute_complete",
-            kwargs={"deadline": deadline if over is None else over},
-            timeout=deferral_timeout(deadline + (0.0 if over is None else QUOTA_PATIENCE), time.time()),
+            kwargs={"deadline": until if deadline is None else deadline},
+            timeout=deferral_timeout(until, time.time(), rate_limited=rate_limited),
         )

@@ -1,25 +1,48 @@
-"""
-What the triggers that wait for generations do when Airflow kills them: cancel what nobody goes on with.
-"""
+"""Cancellation of generations whose task was ended by a user, for ``on_kill`` of triggers and operators."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger
 
 from airflow_provider_seedance.generations import Media
-from airflow_provider_seedance.task_states import ABANDONED, state_of
 
 if TYPE_CHECKING:
     from airflow_provider_seedance.hooks.seedance import SeedanceHook
+
+#: States of a task instance in which no try continues with its generation.
+ABANDONED_STATES = frozenset({"failed", "success", "skipped", "removed"})
 
 #: Seconds for a cancellation after Airflow has stopped waiting for it.
 CANCEL_PATIENCE = 30.0
 
 # Cancellations outlive the trigger that began them; a task without a reference may be collected.
 _cancellations: set[asyncio.Task[None]] = set()
+
+
+def read_task_state(ti: Any, get_task_states: Callable[..., Any]) -> str | None:
+    """
+    Return the current state of a task instance, or ``None`` if Airflow does not return it.
+
+    :param get_task_states: Airflow's ``RuntimeTaskInstance.get_task_states``.
+    """
+    map_index = ti.map_index if ti.map_index is not None else -1
+    states = get_task_states(
+        dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=map_index
+    )
+    run = states.get(ti.run_id) if isinstance(states, dict) else None
+    if not isinstance(run, dict):
+        return None
+    state = run.get(ti.task_id if map_index < 0 else f"{ti.task_id}_{map_index}")
+    return str(getattr(state, "value", state)) if state is not None else None
+
+
+def is_abandoned(state: str | None) -> bool:
+    """Return whether no try of a task in this state continues with its generation."""
+    return state in ABANDONED_STATES
 
 
 class CancellingTrigger(BaseTrigger):
@@ -87,7 +110,7 @@ class CancellingTrigger(BaseTrigger):
         if state == "success" and await self._delivered():
             self.log.info("The task has delivered its result: there is nothing to cancel.")
             return False
-        if state in ABANDONED:
+        if is_abandoned(state):
             return True
         self.log.info("The task is %s: %s goes on.", state or "of unknown state", self._what)
         return False
@@ -119,9 +142,4 @@ class CancellingTrigger(BaseTrigger):
         from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
         from asgiref.sync import sync_to_async
 
-        ti: Any = self.task_instance
-        map_index = ti.map_index if ti.map_index is not None else -1
-        states = await sync_to_async(RuntimeTaskInstance.get_task_states)(
-            dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=map_index
-        )
-        return state_of(states, ti.run_id, ti.task_id, map_index)
+        return await sync_to_async(read_task_state)(self.task_instance, RuntimeTaskInstance.get_task_states)

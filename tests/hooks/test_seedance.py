@@ -13,7 +13,8 @@ from support import PROMPT, SECRET, on_loop
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import Estimate, Generation, GenerationStatus
-from airflow_provider_seedance.hooks.seedance import SeedanceHook, look_up_settings, raise_unless_succeeded
+from airflow_provider_seedance.hooks.seedance import SeedanceHook, look_up_settings
+from airflow_provider_seedance.polling.outcomes import raise_unless_succeeded
 
 Connect = Callable[..., None]
 

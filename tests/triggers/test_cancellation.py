@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from airflow.sdk import TaskInstanceState
 from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from support import Log, TaskInstance, emulator_settings, on_loop, smallest
@@ -17,6 +18,7 @@ from airflow_provider_seedance.client.api_client import Client
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import utc_now
 from airflow_provider_seedance.triggers import seedance as module
+from airflow_provider_seedance.triggers.cancellation import ABANDONED_STATES, is_abandoned, read_task_state
 from airflow_provider_seedance.triggers.seedance import SeedanceCallbackTrigger, SeedanceGenerationTrigger
 
 
@@ -121,3 +123,40 @@ def test_it_is_made_again_as_it_was() -> None:
     path, kwargs = SeedanceCallbackTrigger(moment=5.0, callback_nonce="n1").serialize()
     assert path == "airflow_provider_seedance.triggers.seedance.SeedanceCallbackTrigger"
     assert SeedanceCallbackTrigger(**kwargs).serialize() == (path, kwargs)
+
+
+# ---------------------------------------------------------------------- the state of the task
+
+
+@pytest.mark.parametrize(
+    ("states", "map_index", "state"),
+    [
+        ({"run": {"task": "failed"}}, -1, "failed"),
+        ({"run": {"task": "failed"}}, None, "failed"),
+        ({"run": {"task_3": "success", "task": "failed"}}, 3, "success"),
+        ({"run": {"task": TaskInstanceState.FAILED}}, -1, "failed"),
+        ({"run": {"task_3": None}}, 3, None),
+        ({"run": {}}, -1, None),
+        ({}, -1, None),
+        ({"run": None}, -1, None),
+        (None, -1, None),
+        ([], -1, None),
+    ],
+)
+def test_task_state_is_read_from_the_reply_of_airflow(
+    states: Any, map_index: int | None, state: str | None
+) -> None:
+    ti = TaskInstance()
+    ti.map_index = map_index  # type: ignore[assignment]
+    assert read_task_state(ti, lambda **which: states) == state
+
+
+def test_only_ended_states_are_abandoned() -> None:
+    states = [*TaskInstanceState, None]
+    assert {state for state in states if is_abandoned(state)} == {
+        TaskInstanceState.FAILED,
+        TaskInstanceState.SUCCESS,
+        TaskInstanceState.SKIPPED,
+        TaskInstanceState.REMOVED,
+    }
+    assert all(is_abandoned(state) for state in ABANDONED_STATES)

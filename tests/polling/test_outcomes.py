@@ -1,0 +1,47 @@
+"""Errors and decisions at the end of a wait."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.generations import Generation, GenerationStatus
+from airflow_provider_seedance.polling.outcomes import ResumeStep, after_resume
+
+DEADLINE = 1000.0
+RUNNING = Generation(generation_id="g", api="runbase", media="video", status=GenerationStatus.RUNNING)
+FAILED = replace(RUNNING, status=GenerationStatus.FAILED)
+
+
+def rate_limited(retry_after: float | None = None) -> errors.SeedanceRateLimitError:
+    return errors.SeedanceRateLimitError("too many requests", retry_after=retry_after)
+
+
+@pytest.mark.parametrize(
+    ("reading", "now", "step"),
+    [
+        (FAILED, 2000.0, ResumeStep("ended", FAILED)),
+        (RUNNING, 999.0, ResumeStep("wait", RUNNING, until=DEADLINE)),
+        (RUNNING, 1000.0, ResumeStep("deadline", RUNNING)),
+        (errors.SeedanceServerError("down"), 999.0, ResumeStep("wait", until=DEADLINE)),
+        (errors.SeedanceServerError("down"), 1000.0, ResumeStep("deadline")),
+        (errors.SeedanceAuthenticationError("wrong key"), 999.0, ResumeStep("wait", until=DEADLINE)),
+        (errors.SeedanceNotFoundError("unknown"), 999.0, ResumeStep("unknown")),
+        (rate_limited(5.0), 900.0, ResumeStep("wait", until=DEADLINE, rate_limited=True)),
+        (rate_limited(500.0), 900.0, ResumeStep("wait", until=1400.0, rate_limited=True)),
+        (rate_limited(), 1049.0, ResumeStep("wait", until=1109.0, rate_limited=True)),
+        (rate_limited(5.0), 1050.0, ResumeStep("deadline")),
+    ],
+)
+def test_after_resume(reading: Any, now: float, step: ResumeStep) -> None:
+    assert after_resume(reading, deadline=DEADLINE, now=now, max_quota_wait=50.0) == step
+
+
+def test_rate_limit_extends_a_deferred_wait_by_a_day() -> None:
+    day = 86400.0
+    step = after_resume(rate_limited(5.0), deadline=DEADLINE, now=DEADLINE + day - 1)
+    assert step == ResumeStep("wait", until=DEADLINE + day + 4, rate_limited=True)
+    assert after_resume(rate_limited(5.0), deadline=DEADLINE, now=DEADLINE + day).kind == "deadline"
