@@ -105,7 +105,7 @@ def _place(path: str, task: Task) -> StorageLocation:
 def _look(place: StorageLocation) -> tuple[int, str]:
     """Return the length of a file and an entity tag that changes when it is written again."""
     try:
-        seen = place.look()
+        seen = place.stat()
         if seen is None:
             raise HTTPException(404, _NOT_FOUND)
         size, tag = seen
@@ -115,7 +115,7 @@ def _look(place: StorageLocation) -> tuple[int, str]:
         raise
     except Exception as error:
         _unreachable(error)
-    return size, f'"{sha256(f"{place.shown}|{size}|{version}".encode()).hexdigest()[:32]}"'
+    return size, f'"{sha256(f"{place.display}|{size}|{version}".encode()).hexdigest()[:32]}"'
 
 
 def _unreachable(error: Exception) -> NoReturn:
@@ -133,6 +133,6 @@ def _pieces(place: StorageLocation, span: Span) -> Iterator[bytes]:
             piece = file.read(min(PIECE, left))
             if not piece:
                 # The length was promised: a connection that ends early is how a reader learns of it.
-                raise OSError(f"{place.shown} has become shorter while it was read")
+                raise OSError(f"{place.display} has become shorter while it was read")
             left -= len(piece)
             yield piece

@@ -159,9 +159,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _file(path: Any, conn_id: str | None, problems: list[str]) -> Iterator[_Entry]:
-    from airflow_provider_seedance.storage.text_files import read_text
+    from airflow_provider_seedance.storage.jsonl import read_text
 
-    text = read_text(path, conn_id, largest=LARGEST_FILE, what="requests")
+    text = read_text(path, conn_id, max_bytes=LARGEST_FILE, what="requests")
     begins = text[:4096].lstrip()[:1]
     suffix = PurePath(str(path)).suffix.lower()
     if suffix == ".csv":

@@ -186,6 +186,7 @@ def _download(hook: SeedanceHook, generation: Generation, output: Path) -> tuple
 
     from airflow_provider_seedance.client.media_client import MediaClient
     from airflow_provider_seedance.storage.location import StorageLocation
+    from airflow_provider_seedance.storage.writers import open_writer
     from airflow_provider_seedance.transfers.download import Source, download
     from airflow_provider_seedance.transfers.inline import store_data_url
     from airflow_provider_seedance.transfers.output import FreshUrls
@@ -202,7 +203,7 @@ def _download(hook: SeedanceHook, generation: Generation, output: Path) -> tuple
     with (
         Progress(*columns) as bar,
         MediaClient(hook.settings) as client,
-        StorageLocation.of(output.as_uri(), None).write(exclusive=False) as writer,
+        open_writer(StorageLocation.of(output.as_uri(), None), exclusive=False) as writer,
     ):
         task = bar.add_task("download", total=None)
         if source.url.startswith("data:"):

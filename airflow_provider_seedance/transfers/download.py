@@ -32,6 +32,7 @@ from airflow_provider_seedance.exceptions import (
     SeedanceMediaTooLargeError,
     SeedanceOutputGoneError,
 )
+from airflow_provider_seedance.storage.location import RETRY_IS_FREE
 from airflow_provider_seedance.urls import redact_url, without_query
 
 log = logging.getLogger(__name__)
@@ -65,8 +66,6 @@ _PAGES = frozenset(
         "application/xml",
     }
 )
-
-SAFE = "The render is paid for and is not lost by this; a retry downloads again and pays nothing."
 
 
 class Sink(Protocol):
@@ -449,7 +448,7 @@ class _Run:
         self, what: str, *, status: int | None = None, retry_after: float | None = None
     ) -> SeedanceMediaError:
         return SeedanceMediaError(
-            f"{capital(self.source.what)} {what}. {SAFE}",
+            f"{capital(self.source.what)} {what}. {RETRY_IS_FREE}",
             http_status=status,
             retry_after=retry_after,
             generation_id=self.source.generation_id,

@@ -173,8 +173,8 @@ def _from_text(text: str) -> Any:
             return parse(text.strip())
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             continue
-    shown = redact_url(text)
-    raise _not_a_result(f"it is the text {shown[:60] + '…' if len(shown) > 60 else shown!r}")
+    display = redact_url(text)
+    raise _not_a_result(f"it is the text {display[:60] + '…' if len(display) > 60 else display!r}")
 
 
 def _not_a_result(why: str) -> errors.SeedanceRequestError:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import Generation, utc_now
-from airflow_provider_seedance.storage.location import StorageLocation
+from airflow_provider_seedance.storage.location import StorageLocation, exists_error
+from airflow_provider_seedance.storage.writers import open_writer
 from airflow_provider_seedance.transfers.download import (
     Announced,
     Downloaded,
@@ -69,7 +70,7 @@ class Output:
         extension = extension_of_url(self.url)
         if extension is None and self.naming.needs_extension:
             return None
-        return self.place.below(self.naming.name(self.index, extension or ""))
+        return self.place.child(self.naming.name(self.index, extension or ""))
 
     def place_for(self, content_type: str) -> StorageLocation:
         """Return where it goes, given the type the media host tells."""
@@ -77,7 +78,7 @@ class Output:
         if known is not None or self.naming is None:
             return known or self.place
         extension = extension_of_type(content_type) or default_extension(self.generation.media)
-        return self.place.below(self.naming.name(self.index, extension))
+        return self.place.child(self.naming.name(self.index, extension))
 
 
 @dataclass(frozen=True)
@@ -152,28 +153,29 @@ class _Begun:
         self._place = place = self._output.place_for(announced.content_type)
         overwrite = self._transfer.overwrite
         if overwrite != "yes":
-            size = place.size()
+            seen = place.stat()
+            size = seen.size if seen else None
             may_be_left = overwrite == "if-changed" or self._transfer.begun_before
             if size is not None and size == announced.length and may_be_left:
                 return None
             if size is not None and overwrite == "no":
-                raise place.exists_error()
+                raise exists_error(place.display)
         length = megabytes(announced.length) if announced.length is not None else "length not announced"
         log.info(
             "Downloading %s from %s to %s (%s).",
             self._output.what,
             show_media_url(self._output.url),
-            place.shown,
+            place.display,
             length,
         )
-        self._writer = self._stack.enter_context(place.write(exclusive=overwrite == "no"))
+        self._writer = self._stack.enter_context(open_writer(place, exclusive=overwrite == "no"))
         writer: Sink = self._writer
         return writer
 
     def progress(self, received: int, total: int | None) -> None:
         """Log progress now and then."""
         if line := self._progress.line(received, total):
-            log.info("%s: %s.", self._place.shown, line)
+            log.info("%s: %s.", self._place.display, line)
 
     def finish(self, done: Downloaded | None) -> Stored:
         """Make the file visible and say so."""
@@ -183,21 +185,21 @@ class _Begun:
             log.info(
                 "%s is left as it is: it has the %d bytes that the media host announces (the length was "
                 "compared, not the content). sha256 %s.",
-                place.shown,
+                place.display,
                 size,
                 sha256,
             )
-            return Stored(place.shown, size, sha256, downloaded=False)
+            return Stored(place.display, size, sha256, downloaded=False)
         self._writer.commit()
         seconds = max(time.monotonic() - self._started, 1e-3)
         log.info(
             "Stored %s: %d bytes, sha256 %s, %.1f MB/s.",
-            place.shown,
+            place.display,
             done.size,
             done.sha256,
             done.size / 1e6 / seconds,
         )
-        return Stored(place.shown, done.size, done.sha256)
+        return Stored(place.display, done.size, done.sha256)
 
 
 @dataclass

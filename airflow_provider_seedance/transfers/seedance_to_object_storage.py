@@ -292,8 +292,10 @@ class SeedanceToObjectStorageOperator(BaseOperator):
 def _refuse_existing(outputs: list[Output]) -> None:
     for output in outputs:
         place = output.known_place()
-        if place is not None and place.size() is not None:
-            raise place.exists_error()
+        if place is not None and place.stat() is not None:
+            from airflow_provider_seedance.storage.location import exists_error
+
+            raise exists_error(place.display)
 
 
 def _identity(ti: Any) -> str:

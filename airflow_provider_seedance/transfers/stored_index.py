@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.batch.manifest import LARGEST, parse_manifest, write_lines
+from airflow_provider_seedance.batch.manifest import MAX_MANIFEST_BYTES
+from airflow_provider_seedance.storage.jsonl import parse_lines, write_lines
 
 if TYPE_CHECKING:
     from airflow_provider_seedance.storage.location import StorageLocation
@@ -60,7 +61,7 @@ class StoredRecord:
     """
 
     def __init__(self, directory: StorageLocation) -> None:
-        self.place = directory.below(RECORD_NAME)
+        self.place = directory.child(RECORD_NAME)
         #: Whether there is such a file.
         self.exists = False
         self._files: dict[str, StoredFile] = {}
@@ -75,14 +76,14 @@ class StoredRecord:
 
         :raises SeedanceMediaError: the store could not be read; a retry helps.
         """
-        data = self.place.read(LARGEST)
+        data = self.place.read(MAX_MANIFEST_BYTES)
         self.exists = data is not None
         if data is None:
             return
         try:
-            files = [_read(line) for line in parse_manifest(data, self.place.shown)]
+            files = [_read(line) for line in parse_lines(data, self.place.display)]
         except (errors.SeedanceConfigurationError, ValueError) as error:
-            log.warning("%s is not a record of stored files and is not used (%s).", self.place.shown, error)
+            log.warning("%s is not a record of stored files and is not used (%s).", self.place.display, error)
             return
         for file in files:
             if file.name not in self._own:

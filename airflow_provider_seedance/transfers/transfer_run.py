@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.transfers.download import SAFE
+from airflow_provider_seedance.storage.location import RETRY_IS_FREE
 from airflow_provider_seedance.transfers.file_names import Naming, distinct
 from airflow_provider_seedance.transfers.inputs import Many, Overwrite, Wanted
 from airflow_provider_seedance.transfers.output import FreshUrls, Output, Stored, Transfer, megabytes
@@ -163,13 +163,13 @@ class ManyTransfer:
         self._sum_up()
         if stopped and len(self._done) + len(self._failures) < self._count:
             raise errors.SeedanceMediaError(
-                f"The transfer was stopped when {len(self._done)} of {self._count} files were stored, which stay. {SAFE}"
+                f"The transfer was stopped when {len(self._done)} of {self._count} files were stored, which stay. {RETRY_IS_FREE}"
             )
         if self._failures:
             raise _failed(self._failures, len(self._done), self._count)
         ordered = [self._done[number] for number in range(len(self._outputs))]
         return {
-            "path": f"{self._errand.place.shown.rstrip('/')}/",
+            "path": f"{self._errand.place.display.rstrip('/')}/",
             "paths": [done.stored.path for done in ordered],
             "bytes": sum(done.stored.size for done in ordered),
             "sha256": [done.stored.sha256 for done in ordered],
@@ -177,7 +177,7 @@ class ManyTransfer:
             "generation_ids": [done.output.generation.generation_id for done in ordered],
             "stored": sum(done.how == "stored" for done in ordered),
             "skipped": sum(done.how != "stored" for done in ordered),
-            "manifest": self._record.place.shown if self._record.exists else None,
+            "manifest": self._record.place.display if self._record.exists else None,
         }
 
     # ------------------------------------------------------------------ all of them
@@ -264,7 +264,7 @@ class ManyTransfer:
     def _store(self, wanted: Wanted, output: Output) -> _Done:
         errand = self._errand
         if errand.stop.is_set():
-            raise errors.SeedanceMediaError(f"The transfer of {output.what} was stopped. {SAFE}")
+            raise errors.SeedanceMediaError(f"The transfer of {output.what} was stopped. {RETRY_IS_FREE}")
         overwrite: Overwrite = errand.overwrite
         own = self._own(output)
         told = wanted.sha256[output.index - 1] if output.index <= len(wanted.sha256) else None
@@ -290,11 +290,11 @@ class ManyTransfer:
                 told,
             )
         how: How = "stored" if stored.downloaded else "size"
-        return _Done(output, wanted, stored, how, self._tag(errand.place.below(self._name(stored))))
+        return _Done(output, wanted, stored, how, self._tag(errand.place.child(self._name(stored))))
 
     def _find(self, output: Output) -> StoredFile | None:
         known = output.known_place()
-        name = known.shown.removeprefix(self._errand.place.shown.rstrip("/") + "/") if known else None
+        name = known.display.removeprefix(self._errand.place.display.rstrip("/") + "/") if known else None
         return self._record.find(output.generation.generation_id, output.index, name)
 
     def _own(self, output: Output) -> StoredFile | None:
@@ -306,17 +306,17 @@ class ManyTransfer:
         """Return what is stored if it is this very output, without asking the media host."""
         file = self._find(output)
         expected = told or (file.sha256 if file else None)
-        place = output.known_place() or (self._errand.place.below(file.name) if file else None)
-        if expected is None or place is None or (seen := place.look()) is None:
+        place = output.known_place() or (self._errand.place.child(file.name) if file else None)
+        if expected is None or place is None or (seen := place.stat()) is None:
             return None
         size, tag = seen
         how: How
-        if file is None or file.sha256 != expected or self._errand.place.below(file.name) != place:
+        if file is None or file.sha256 != expected or self._errand.place.child(file.name) != place:
             # Only the hash is known: the file is read, wherever it is.
             same, how = place.digest()[1] == expected, "hash"
         elif file.bytes != size:
             return None
-        elif place.is_local:
+        elif place.reads_are_free:
             same, how = place.digest()[1] == expected, "hash"
         elif file.tag is not None and tag is not None:
             same, how = file.tag == tag, "version"
@@ -326,17 +326,17 @@ class ManyTransfer:
             return None
         if told is None and file is not None and file.by_length:
             how = "size"  # it has not changed since, but was never compared
-        log.debug("%s is left as it is (by its %s).", place.shown, how)
-        return _Done(output, wanted, Stored(place.shown, size, expected, downloaded=False), how, tag)
+        log.debug("%s is left as it is (by its %s).", place.display, how)
+        return _Done(output, wanted, Stored(place.display, size, expected, downloaded=False), how, tag)
 
     def _name(self, stored: Stored) -> str:
-        return stored.path.removeprefix(self._errand.place.shown.rstrip("/") + "/")
+        return stored.path.removeprefix(self._errand.place.display.rstrip("/") + "/")
 
     def _tag(self, place: StorageLocation) -> str | None:
-        if place.is_local:
+        if place.reads_are_free:
             return None
         try:
-            seen = place.look()
+            seen = place.stat()
         except errors.SeedanceError as error:
             # It is stored; the next transfer compares less.
             log.warning("%s", error.message)
@@ -360,7 +360,7 @@ class ManyTransfer:
         ]
         with ThreadPoolExecutor(self._errand.max_parallel, thread_name_prefix="seedance-transfer") as pool:
             there = [
-                place.shown
+                place.display
                 for place, found in zip(places, pool.map(self._taken, places), strict=True)
                 if found
             ]
@@ -372,7 +372,7 @@ class ManyTransfer:
             )
 
     def _taken(self, place: StorageLocation) -> bool:
-        return not self._errand.stop.is_set() and place.look() is not None
+        return not self._errand.stop.is_set() and place.stat() is not None
 
     def _note_begun(self) -> None:
         """
@@ -387,7 +387,7 @@ class ManyTransfer:
             place = output.known_place() or output.place_for("")
             self._record.add(
                 StoredFile(
-                    name=place.shown.removeprefix(self._errand.place.shown.rstrip("/") + "/"),
+                    name=place.display.removeprefix(self._errand.place.display.rstrip("/") + "/"),
                     key=wanted.key,
                     generation_id=output.generation.generation_id,
                     index=output.index,
@@ -406,7 +406,7 @@ class ManyTransfer:
         kept = [f"{counts[how]} {words[how]}" for how in ("hash", "version", "size") if counts[how]]
         log.info(
             "%s: %d of %d files stored (%s)%s, %d failed.",
-            self._errand.place.shown,
+            self._errand.place.display,
             counts["stored"],
             self._count,
             megabytes(self._downloaded()),
@@ -446,7 +446,7 @@ def _failed(failures: Sequence[tuple[str, BaseException]], done: int, count: int
 
 def _reason(error: BaseException) -> str:
     said = error.message if isinstance(error, errors.SeedanceError) else f"{type(error).__name__}: {error}"
-    return _cut(said.removesuffix(SAFE).strip().rstrip("."), LONGEST_REASON)
+    return _cut(said.removesuffix(RETRY_IS_FREE).strip().rstrip("."), LONGEST_REASON)
 
 
 def describe(result: dict[str, Any]) -> dict[str, Any]:

@@ -180,7 +180,7 @@ def s3() -> Iterator[StorageLocation]:
     )
     fs.call_s3("create_bucket", Bucket="bucket")
     fs.pipe_file("bucket/clip.mp4", CONTENT)
-    yield StorageLocation(shown="s3://bucket/clip.mp4", fs=fs, path="bucket/clip.mp4")
+    yield StorageLocation(display="s3://bucket/clip.mp4", fs=fs, path="bucket/clip.mp4")
     server.stop()
 
 
@@ -188,7 +188,7 @@ def test_parts_of_an_object(
     monkeypatch: pytest.MonkeyPatch, serving: SimpleNamespace, s3: StorageLocation
 ) -> None:
     monkeypatch.setattr(media, "_place", lambda path, task: s3)
-    serving.task = stored(s3.shown)
+    serving.task = stored(s3.display)
     part = serving.get(wanted_range="bytes=-1000")
     assert (part.status_code, body(part)) == (206, CONTENT[-1000:])
     etag = serving.get(method="HEAD").headers["etag"]

@@ -19,7 +19,7 @@ from airflow_provider_seedance.batch.manifest import read_manifest, read_result,
 LINES = [{"key": "a", "status": "succeeded", "url": "https://x.example/1"}, {"key": "b", "status": "failed"}]
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_written_manifest_is_read(tmp_path: Path) -> None:
     path = f"file://{tmp_path}/deep/manifest.jsonl"
     write_manifest(path, LINES)
     assert read_manifest(path) == LINES
@@ -48,7 +48,7 @@ def test_any_line_survives(tmp_path: Path, lines: list[dict[str, Any]]) -> None:
     assert len((tmp_path / "any.jsonl").read_text("utf-8").splitlines()) == len(lines)
 
 
-def test_one_that_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
+def test_failed_write_leaves_the_previous_manifest(tmp_path: Path) -> None:
     path = str(tmp_path / "manifest.jsonl")
     write_manifest(path, LINES)
     with pytest.raises(ValueError, match="JSON"):
@@ -57,7 +57,7 @@ def test_one_that_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> Non
     assert os.listdir(tmp_path) == ["manifest.jsonl"]
 
 
-def test_a_torn_last_line_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_incomplete_last_line_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "manifest.jsonl"
     path.write_text('{"key": "a"}\n{"key": "b", "sta')
     with caplog.at_level(logging.WARNING):
@@ -67,7 +67,9 @@ def test_a_torn_last_line_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureF
     assert len(read_manifest(str(path))) == 2
 
 
-def test_a_line_torn_within_a_character(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_incomplete_last_line_ends_within_a_character(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "manifest.jsonl"
     whole = '{"key": "a"}\n{"key": "灯'.encode()
     for torn in (whole[:-1], whole[:-2]):
@@ -80,13 +82,13 @@ def test_a_line_torn_within_a_character(tmp_path: Path, caplog: pytest.LogCaptur
         read_manifest(str(path))
 
 
-def test_what_editors_leave_is_read(tmp_path: Path) -> None:
+def test_byte_order_mark_and_carriage_returns(tmp_path: Path) -> None:
     path = tmp_path / "manifest.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"key": "a"}\r\n\r\n{"key": "b"}\r\n')
     assert read_manifest(str(path)) == [{"key": "a"}, {"key": "b"}]
 
 
-def test_a_line_is_compact_and_as_it_is(tmp_path: Path) -> None:
+def test_lines_are_compact_utf_8(tmp_path: Path) -> None:
     path = tmp_path / "manifest.jsonl"
     write_manifest(str(path), [{"key": "灯", "urls": ["x"]}, {"key": "\ud800"}])
     assert path.read_bytes() == '{"key":"灯","urls":["x"]}\n{"key":"\\ud800"}\n'.encode()
@@ -96,9 +98,9 @@ def test_a_line_is_compact_and_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
-def test_what_could_not_be_written_again_is_no_number(tmp_path: Path, number: str) -> None:
+def test_numbers_that_json_cannot_express(tmp_path: Path, number: str) -> None:
     (tmp_path / "manifest.jsonl").write_text('{"key": "a", "x": 1e3}\n{"key": "b", "x": [' + number + "]}\n")
-    with pytest.raises(errors.SeedanceConfigurationError, match=rf"Line 2 .*{number} is no number"):
+    with pytest.raises(errors.SeedanceConfigurationError, match=rf"Line 2 .*{number} is not a number"):
         read_manifest(str(tmp_path / "manifest.jsonl"))
 
 
@@ -111,7 +113,7 @@ DONE = {
 }
 
 
-def test_the_result_of_a_line() -> None:
+def test_result_of_a_line() -> None:
     found = read_result({**DONE, "key": "a", "model": "\ud800\0", "credits": [1]})
     assert found
     assert (found.generation_id, found.model, found.credits) == ("g", "\ufffd\ufffd", None)
@@ -123,28 +125,28 @@ def test_the_result_of_a_line() -> None:
 
 
 @pytest.mark.parametrize("text", ["rubbish\n", '{"key": 1}\n', "[]\n", '{"key": "a"}\n{"sta\n{"key": "b"}\n'])
-def test_what_is_no_manifest(tmp_path: Path, text: str) -> None:
+def test_malformed_manifest(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.jsonl").write_text(text)
     with pytest.raises(errors.SeedanceConfigurationError, match="Line"):
         read_manifest(str(tmp_path / "manifest.jsonl"))
 
 
 @pytest.mark.parametrize("name", ["manifest.jsonl", "", "no/manifest.jsonl", "file/manifest.jsonl"])
-def test_none_at_all(tmp_path: Path, name: str) -> None:
+def test_missing_manifest(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("a file is no directory")
     with pytest.raises(errors.SeedanceConfigurationError, match="no such file"):
         read_manifest(f"{tmp_path}/{name}")
 
 
-def test_a_store_that_nobody_knows() -> None:
+def test_unknown_scheme() -> None:
     with pytest.raises(
-        errors.SeedanceConfigurationError, match=r"manifest 'nobody://x/m\.jsonl' cannot be used"
+        errors.SeedanceConfigurationError, match=r"manifest 'nosuch://x/m\.jsonl' cannot be used"
     ):
-        read_manifest("nobody://x/m.jsonl")
+        read_manifest("nosuch://x/m.jsonl")
 
 
-def test_one_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifest, "LARGEST", 20)
+def test_manifest_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "MAX_MANIFEST_BYTES", 20)
     path = tmp_path / "manifest.jsonl"
     path.write_text('{"key": "a"}\n')
     assert len(read_manifest(str(path))) == 1
@@ -157,7 +159,7 @@ def test_one_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     "error", [ConnectionError("hung up"), PermissionError("not now"), TimeoutError("late")]
 )
-def test_a_store_in_trouble_is_worth_a_retry(
+def test_unreachable_store_is_worth_a_retry(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, error: Exception
 ) -> None:
     def fail(*arguments: Any, **options: Any) -> Any:

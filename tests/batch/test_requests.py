@@ -268,7 +268,7 @@ def test_jsonl(tmp_path: Path) -> None:
 
 
 def test_a_store_and_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    from airflow_provider_seedance.storage import text_files
+    from airflow_provider_seedance.storage import jsonl
 
     asked: list[tuple[str, str | None]] = []
 
@@ -276,7 +276,7 @@ def test_a_store_and_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append((str(path), conn_id))
         return '"A lamp"'
 
-    monkeypatch.setattr(text_files, "read_text", read_text)
+    monkeypatch.setattr(jsonl, "read_text", read_text)
     read_requests("s3://aws@bucket/x.jsonl")
     read_requests("s3://bucket/x.ndjson", conn_id="aws")
     assert asked == [("s3://aws@bucket/x.jsonl", None), ("s3://bucket/x.ndjson", "aws")]
@@ -408,14 +408,14 @@ def test_a_store_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
     monkeypatch.setattr(LocalFileSystem, "open", broken)
     with pytest.raises(errors.SeedanceMediaError, match="no route") as caught:
-        read_requests(str(tmp_path / "r.jsonl"))
+        read_requests(written(tmp_path / "r.jsonl", ""))
     assert caught.value.retry_helps
 
 
 @pytest.mark.parametrize("name", ["r.jsonl", "r.csv", "r"])
 @pytest.mark.parametrize("data", [b"\x89PNG\r\n\x1a\n\xff\xd8", b'\xff\xfe"\x00', b'"A lamp \xe4"'])
 def test_a_file_that_is_no_text(tmp_path: Path, name: str, data: bytes) -> None:
-    with pytest.raises(errors.SeedanceConfigurationError, match="no UTF-8 text"):
+    with pytest.raises(errors.SeedanceConfigurationError, match="not UTF-8 text"):
         read_requests(written(tmp_path / name, data))
 
 

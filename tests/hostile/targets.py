@@ -35,7 +35,6 @@ from airflow_provider_seedance.apis.registry import get_api
 from airflow_provider_seedance.batch import record_codec, record_store, requests
 from airflow_provider_seedance.batch.batch import Batch
 from airflow_provider_seedance.batch.items import BatchItem, Phase, Totals
-from airflow_provider_seedance.batch.manifest import parse_manifest
 from airflow_provider_seedance.client import media_client
 from airflow_provider_seedance.client.api_client import Client
 from airflow_provider_seedance.client.flows import cancel_flow, look_up_flow, probe_flow
@@ -43,6 +42,7 @@ from airflow_provider_seedance.exceptions import SeedanceConfigurationError, See
 from airflow_provider_seedance.generations import Generation, GenerationStatus
 from airflow_provider_seedance.polling.quota import Quota
 from airflow_provider_seedance.settings import read_settings
+from airflow_provider_seedance.storage.jsonl import parse_lines
 from airflow_provider_seedance.submission import records
 from airflow_provider_seedance.submission.submitter import SubmissionPolicy
 from airflow_provider_seedance.transfers import file_names, inputs, stored_index
@@ -218,7 +218,7 @@ def headers(data: bytes) -> None:
 
 def manifest(data: bytes) -> None:
     try:
-        lines = parse_manifest(data, "s3://bucket/manifest.jsonl")
+        lines = parse_lines(data, "s3://bucket/manifest.jsonl")
     except SeedanceConfigurationError as error:
         readable(error)
         return
@@ -313,7 +313,7 @@ def recovery(data: bytes) -> None:
         quota_patience=1.0,
     )
     try:
-        entry.recover(parse_manifest(data, "s3://bucket/manifest.jsonl"))
+        entry.recover(parse_lines(data, "s3://bucket/manifest.jsonl"))
     except SeedanceConfigurationError as error:
         readable(error)
     assert render.phase in (Phase.UNREAD, Phase.SUCCEEDED), "a line fails no render"

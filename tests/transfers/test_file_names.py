@@ -113,8 +113,8 @@ def test_what_fits_is_not_cut() -> None:
 
 @given(values=st.lists(st.text("x漢/", min_size=60, max_size=200), unique=True, max_size=5))
 def test_different_values_have_different_names_however_long(values: list[str]) -> None:
-    shown = distinct(values)
-    assert len({naming("{key}.{ext}", key=shown[value]).name(1, "mp4") for value in values}) == len(values)
+    display = distinct(values)
+    assert len({naming("{key}.{ext}", key=display[value]).name(1, "mp4") for value in values}) == len(values)
 
 
 def test_an_unknown_model() -> None:

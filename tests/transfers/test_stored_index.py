@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from storage.stores import ObjectStore
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.storage.location import StorageLocation
 from airflow_provider_seedance.transfers.stored_index import RECORD_NAME, StoredFile, StoredRecord
-from transfers.stores import HoldingStore
 
 
 def file(name: str = "a.mp4", generation_id: str = "gen-a", **changes: Any) -> StoredFile:
@@ -139,13 +139,13 @@ def test_a_torn_line_costs_one_file(tmp_path: Path) -> None:
 
 
 def test_a_store_that_cannot_be_read_is_no_empty_record() -> None:
-    class Down(HoldingStore):
+    class Down(ObjectStore):
         def info(self, path: str, **options: Any) -> dict[str, Any]:
             raise ConnectionError("the store hung up")
 
     fs = Down()
     fs.objects[f"dir/{RECORD_NAME}"] = b"precious"
-    record = StoredRecord(StorageLocation(shown="holding://dir", fs=fs, path="dir"))
+    record = StoredRecord(StorageLocation(display="object://dir", fs=fs, path="dir"))
     with pytest.raises(errors.SeedanceMediaError, match="hung up") as caught:
         record.load()
     assert caught.value.retry_helps

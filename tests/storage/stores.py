@@ -1,0 +1,89 @@
+"""Filesystems for tests, as fsspec has them: object stores, and remote disks with and without a rename."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fsspec import AbstractFileSystem
+from fsspec.spec import AbstractBufferedFile
+
+
+class _Store(AbstractFileSystem):
+    """Keeps its objects in a dict."""
+
+    cachable = False
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.objects: dict[str, bytes] = {}
+        #: Operations, in order.
+        self.events: list[str] = []
+        #: Called with the path of each upload when half of it was sent.
+        self.on_upload: Callable[[str], None] = lambda path: None
+
+    def info(self, path: str, **options: Any) -> dict[str, Any]:
+        path = self._strip_protocol(path)
+        if path not in self.objects:
+            raise FileNotFoundError(path)
+        return {"name": path, "size": len(self.objects[path]), "type": "file"}
+
+    def cat_file(self, path: str, start: Any = None, end: Any = None, **options: Any) -> bytes:
+        return self.objects[self._strip_protocol(path)][start:end]
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        return AbstractBufferedFile(self, path, mode, cache_type="none")
+
+    def _rm(self, path: str) -> None:
+        self.events.append("remove")
+        del self.objects[path]
+
+    def rm(self, path: str, recursive: bool = False, maxdepth: Any = None) -> None:
+        self._rm(self._strip_protocol(path))
+
+
+class ObjectStore(_Store):
+    """A store like S3 or GCS: an object appears when its upload is complete."""
+
+    protocol = "object"
+    async_impl = True
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.options: list[dict[str, Any]] = []
+
+    def put_file(
+        self, lpath: str, rpath: str, chunksize: int = 0, mode: str = "overwrite", **options: Any
+    ) -> None:
+        self.options.append({"chunksize": chunksize, "mode": mode, **options})
+        self.on_upload(rpath)
+        if mode == "create" and rpath in self.objects:
+            raise OSError(22, "PreconditionFailed")
+        self.objects[rpath] = Path(lpath).read_bytes()
+
+
+class RemoteDisk(_Store):
+    """A store like SFTP: a file grows under its name while it is uploaded, and can be renamed."""
+
+    protocol = "disk"
+
+    def put_file(self, lpath: str, rpath: str, **options: Any) -> None:
+        data = Path(lpath).read_bytes()
+        self.events.append("upload")
+        self.objects[rpath] = data[: len(data) // 2]
+        self.on_upload(rpath)
+        self.objects[rpath] = data
+
+    def mv(self, path1: str, path2: str, **options: Any) -> None:
+        self.events.append("rename")
+        self.objects[path2] = self.objects.pop(path1)
+
+
+class DiskWithoutRename(RemoteDisk):
+    """A store that can neither rename nor copy."""
+
+    protocol = "rigid"
+
+    def mv(self, path1: str, path2: str, **options: Any) -> None:
+        raise NotImplementedError

@@ -1,0 +1,343 @@
+"""Files become visible when they are whole, and leave nothing behind when they do not."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from airflow_provider_seedance.exceptions import SeedanceDestinationExistsError, SeedanceMediaError
+from airflow_provider_seedance.storage import writers
+from airflow_provider_seedance.storage.location import StorageLocation
+from airflow_provider_seedance.storage.writers import open_writer
+from storage.stores import DiskWithoutRename, ObjectStore, RemoteDisk
+
+DATA = bytes(range(256)) * 400
+OTHER = b"the previous file"
+PATH = "bucket/v/a.mp4"
+
+
+@pytest.fixture(autouse=True)
+def worker_disk(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary files of uploads go."""
+    directory = tmp_path_factory.mktemp("worker")
+    monkeypatch.setattr(writers.tempfile, "tempdir", str(directory))
+    return directory
+
+
+@pytest.fixture
+def memory() -> Iterator[MemoryFileSystem]:
+    fs = fsspec.filesystem("memory")
+    yield fs
+    fs.store.clear()
+    fs.pseudo_dirs[:] = [""]
+
+
+def location_in(fs: Any) -> StorageLocation:
+    return StorageLocation(display=f"{fs.protocol}://{PATH}", fs=fs, path=PATH)
+
+
+def local(path: Path) -> StorageLocation:
+    return StorageLocation.of(str(path), None)
+
+
+def size_of(location: StorageLocation) -> int | None:
+    found = location.stat()
+    return found.size if found else None
+
+
+def store(location: StorageLocation, data: bytes = DATA, *, exclusive: bool = False) -> None:
+    with open_writer(location, exclusive=exclusive) as writer:
+        for start in range(0, len(data), 7000):
+            writer.write(data[start : start + 7000])
+        writer.commit()
+
+
+def fail_midway(location: StorageLocation) -> None:
+    with suppress(ZeroDivisionError), open_writer(location, exclusive=False) as writer:
+        writer.write(DATA)
+        raise ZeroDivisionError
+
+
+# ---------------------------------------------------------------------- every kind of store
+
+
+@pytest.fixture(params=["local", "memory", ObjectStore, RemoteDisk, DiskWithoutRename])
+def location(request: pytest.FixtureRequest, tmp_path: Path, memory: MemoryFileSystem) -> StorageLocation:
+    if request.param == "local":
+        return local(tmp_path / "v" / "a.mp4")
+    if request.param == "memory":
+        return StorageLocation.of(f"memory://{PATH}", None)
+    return location_in(request.param())
+
+
+def test_file_is_stored(location: StorageLocation, worker_disk: Path) -> None:
+    assert size_of(location) is None
+    store(location)
+    assert size_of(location) == len(DATA)
+    assert location.digest() == (len(DATA), hashlib.sha256(DATA).hexdigest())
+    assert list(worker_disk.iterdir()) == []
+
+
+def test_nothing_is_visible_before_the_commit(location: StorageLocation) -> None:
+    with open_writer(location, exclusive=False) as writer:
+        writer.write(DATA)
+        assert size_of(location) is None
+        writer.commit()
+        assert size_of(location) == len(DATA)
+
+
+def test_previous_file_stays_until_the_commit(location: StorageLocation) -> None:
+    store(location, OTHER)
+    with open_writer(location, exclusive=False) as writer:
+        writer.write(DATA)
+        assert size_of(location) == len(OTHER)
+        writer.commit()
+    assert size_of(location) == len(DATA)
+
+
+def test_error_leaves_nothing(location: StorageLocation, worker_disk: Path) -> None:
+    fail_midway(location)
+    assert size_of(location) is None
+    assert list(worker_disk.iterdir()) == []
+
+
+def test_error_leaves_the_previous_file(location: StorageLocation) -> None:
+    store(location, OTHER)
+    fail_midway(location)
+    assert location.digest()[1] == hashlib.sha256(OTHER).hexdigest()
+
+
+def test_restart(location: StorageLocation) -> None:
+    with open_writer(location, exclusive=False) as writer:
+        writer.write(OTHER * 5000)
+        writer.restart()
+        writer.write(DATA)
+        writer.commit()
+    assert location.digest() == (len(DATA), hashlib.sha256(DATA).hexdigest())
+
+
+def test_exclusive_write_replaces_nothing(location: StorageLocation) -> None:
+    store(location, OTHER)
+    with pytest.raises(SeedanceDestinationExistsError, match="overwrite=False"):
+        store(location, exclusive=True)
+    assert location.digest()[1] == hashlib.sha256(OTHER).hexdigest()
+
+
+def test_file_created_before_the_commit_is_not_replaced(location: StorageLocation) -> None:
+    with open_writer(location, exclusive=True) as writer:
+        writer.write(DATA)
+        store(location, OTHER)
+        with pytest.raises(SeedanceDestinationExistsError):
+            writer.commit()
+    assert size_of(location) == len(OTHER)
+
+
+def test_restart_and_abort_of_an_empty_file(location: StorageLocation) -> None:
+    with open_writer(location, exclusive=False) as writer:
+        writer.restart()
+    assert size_of(location) is None
+
+
+# ---------------------------------------------------------------------- local files
+
+
+def test_temporary_file_is_beside_the_destination(tmp_path: Path) -> None:
+    with open_writer(local(tmp_path / "deep" / "er" / "a.mp4"), exclusive=False) as writer:
+        (temporary,) = (tmp_path / "deep" / "er").iterdir()
+        assert temporary.name.startswith(".a.mp4.")
+        assert temporary.name.endswith(".part")
+        writer.write(DATA)
+        writer.commit()
+    assert [path.name for path in (tmp_path / "deep" / "er").iterdir()] == ["a.mp4"]
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_temporary_file_is_removed(tmp_path: Path, exclusive: bool) -> None:
+    path = tmp_path / ("ü" * 120 + ".mp4")
+    store(local(path), exclusive=exclusive)
+    assert list(tmp_path.iterdir()) == [path]
+    path.unlink()
+    fail_midway(local(path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_permissions_follow_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        store(local(tmp_path / "a.mp4"))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.mp4").stat().st_mode) == 0o640
+
+
+def test_one_of_two_concurrent_exclusive_writers_wins(tmp_path: Path) -> None:
+    location = local(tmp_path / "a.mp4")
+    barrier = threading.Barrier(2)
+    won: list[bytes] = []
+    lost: list[BaseException] = []
+
+    def race(data: bytes) -> None:
+        try:
+            with open_writer(location, exclusive=True) as writer:
+                writer.write(data)
+                barrier.wait()
+                writer.commit()
+            won.append(data)
+        except SeedanceDestinationExistsError as error:
+            lost.append(error)
+
+    threads = [threading.Thread(target=race, args=(data,)) for data in (DATA, OTHER)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(lost) == 1
+    assert [(tmp_path / "a.mp4").read_bytes()] == won
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_disk_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*paths: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    location = local(tmp_path / "a.mp4")
+    store(location, exclusive=True)
+    with pytest.raises(SeedanceDestinationExistsError):
+        store(location, OTHER, exclusive=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+    assert size_of(location) == len(DATA)
+
+
+@pytest.mark.parametrize("step", ["write", "fsync", "replace"])
+def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    class FullFile(io.FileIO):
+        write = full  # type: ignore[assignment]
+
+    def attempt() -> None:
+        with open_writer(local(tmp_path / "a.mp4"), exclusive=False) as writer:
+            if step == "write":
+                writer._file.close()
+                writer._file = FullFile(writer._file.name, "wb")  # type: ignore[assignment]
+            else:
+                monkeypatch.setattr(os, step, full)
+            writer.write(DATA)
+            writer.commit()
+
+    with pytest.raises(SeedanceMediaError, match="No space left") as caught:
+        attempt()
+    assert "pays nothing" in str(caught.value)
+    assert caught.value.retry_helps
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_directory_that_cannot_be_created(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(SeedanceMediaError, match="could not be written"):
+        open_writer(local(tmp_path / "file" / "a.mp4"), exclusive=False)
+
+
+# ---------------------------------------------------------------------- uploads
+
+
+@pytest.mark.parametrize("kind", [ObjectStore, RemoteDisk, DiskWithoutRename])
+def test_store_is_not_touched_before_the_commit(kind: Any, worker_disk: Path) -> None:
+    fs = kind()
+    with open_writer(location_in(fs), exclusive=False) as writer:
+        writer.write(DATA)
+        assert (fs.events, fs.objects) == ([], {})
+        assert [path.suffix for path in worker_disk.iterdir()] == [".mp4"]
+        writer.commit()
+    assert fs.objects == {PATH: DATA}
+    assert list(worker_disk.iterdir()) == []
+
+
+def test_object_store_gets_bounded_parts_and_a_precondition() -> None:
+    fs = ObjectStore()
+    store(location_in(fs))
+    fs.objects.clear()
+    store(location_in(fs), exclusive=True)
+    assert fs.options == [
+        {"chunksize": writers.PART_BYTES, "mode": "overwrite"},
+        {"chunksize": writers.PART_BYTES, "mode": "create"},
+    ]
+
+
+def test_object_created_during_an_exclusive_upload_is_not_replaced() -> None:
+    fs = ObjectStore()
+    fs.on_upload = lambda path: fs.objects.update({path: OTHER})
+    with pytest.raises(SeedanceDestinationExistsError):
+        store(location_in(fs), exclusive=True)
+    assert fs.objects == {PATH: OTHER}
+
+
+def test_store_with_an_overwrite_flag() -> None:
+    class Blobs(ObjectStore):
+        """Takes ``overwrite`` in place of a mode, like adlfs."""
+
+        def put_file(self, lpath: str, rpath: str, overwrite: bool = False) -> None:  # type: ignore[override]
+            if rpath in self.objects and not overwrite:
+                raise FileExistsError(rpath)
+            self.objects[rpath] = Path(lpath).read_bytes()
+
+    fs = Blobs()
+    store(location_in(fs), OTHER)
+    store(location_in(fs))
+    with pytest.raises(SeedanceDestinationExistsError):
+        store(location_in(fs), OTHER, exclusive=True)
+    assert fs.objects == {PATH: DATA}
+
+
+@pytest.mark.parametrize("previous", [None, OTHER])
+def test_remote_file_is_renamed_when_it_is_whole(previous: bytes | None) -> None:
+    fs = RemoteDisk()
+    fs.objects.update({PATH: previous} if previous else {})
+    fs.on_upload = lambda path: visible.append(fs.objects.get(PATH))
+    visible: list[bytes | None] = []
+    store(location_in(fs))
+    assert visible == [previous]
+    assert fs.events == ["upload", "rename"]
+    assert fs.objects == {PATH: DATA}
+
+
+@pytest.mark.parametrize("kind", [ObjectStore, RemoteDisk, DiskWithoutRename])
+@pytest.mark.parametrize("previous", [None, OTHER])
+def test_failed_upload_leaves_no_part(kind: Any, previous: bytes | None) -> None:
+    def hang_up(path: str) -> None:
+        raise ConnectionError("the store hung up")
+
+    fs = kind()
+    fs.objects.update({PATH: previous} if previous else {})
+    fs.on_upload = hang_up
+    with pytest.raises(SeedanceMediaError, match=rf"{fs.protocol}://bucket/v/a\.mp4.*hung up") as caught:
+        store(location_in(fs))
+    assert caught.value.retry_helps
+    assert fs.objects == ({PATH: previous} if previous else {})
+
+
+def test_failed_upload_under_the_final_name_is_removed() -> None:
+    def hang_up(path: str) -> None:
+        if path == PATH:
+            raise ConnectionError("the store hung up")
+
+    fs = DiskWithoutRename()
+    fs.on_upload = hang_up
+    with pytest.raises(SeedanceMediaError, match="hung up"):
+        store(location_in(fs))
+    assert fs.events == ["upload", "remove", "upload", "remove"]
+    assert fs.objects == {}
