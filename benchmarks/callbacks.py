@@ -26,9 +26,9 @@ from pathlib import Path
 
 import httpx
 from deferred import CALLBACK_SECRET, Bench, bench, wait_until
+from private_airflow import LocalAirflow
 
 from airflow_provider_seedance.callbacks import tokens
-from airflow_provider_seedance.local_airflow import LocalAirflow
 from airflow_provider_seedance.testing import SeedanceEmulator
 
 SERVICES = ("seedance2api", "seedanceapi-v1", "seedanceapi-v2", "ark")

@@ -19,7 +19,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_seedance.local_airflow import LocalAirflow
+from private_airflow import LocalAirflow
+
 from airflow_provider_seedance.testing import SeedanceEmulator
 
 DAG = """

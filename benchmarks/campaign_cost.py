@@ -25,8 +25,8 @@ from typing import Any
 
 import httpx
 import psutil
+from private_airflow import LocalAirflow
 
-from airflow_provider_seedance.local_airflow import LocalAirflow
 from airflow_provider_seedance.testing import SeedanceEmulator
 
 DAGS = """

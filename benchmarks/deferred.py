@@ -20,8 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
-
-from airflow_provider_seedance.local_airflow import LocalAirflow
+from private_airflow import LocalAirflow
 
 HERE = Path(__file__).parent
 SERVICES = ("seedance2api", "runbase", "ark")

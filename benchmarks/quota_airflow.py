@@ -14,7 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from airflow_provider_seedance.local_airflow import LocalAirflow
+from private_airflow import LocalAirflow
+
 from airflow_provider_seedance.testing import SeedanceEmulator
 
 SPEED = 10.0

@@ -180,7 +180,7 @@ def test_every_error_is_there_with_what_a_retry_does_and_what_it_costs() -> None
 
 
 #: Commands say what is wrong with their own arguments, and the emulator speaks to testers.
-_NOT_IN_TASKS = ("cli", "emulator", "local_airflow")
+_NOT_IN_TASKS = ("cli", "emulator")
 
 
 def _template(node: ast.expr) -> str | None:

@@ -18,7 +18,6 @@ from tests.source_tree import FUNCTIONS, MODULES, PACKAGE, ROOT, name_of, runtim
 TOOLS = {
     "get_provider_info": {"apis"},
     "emulator": set[str](),
-    "local_airflow": set[str](),
     "testing": {"emulator"},
 }
 

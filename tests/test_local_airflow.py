@@ -13,13 +13,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from local_airflow import LocalAirflow, LocalAirflowError, environment, processes
+from local_airflow.database import moment, native
+from local_airflow.logs import LineFollower, task_log
 
-import airflow_provider_seedance
-from airflow_provider_seedance.local_airflow import LocalAirflow, LocalAirflowError, environment, processes
-from airflow_provider_seedance.local_airflow.database import moment, native
-from airflow_provider_seedance.local_airflow.logs import LineFollower, task_log
-
-ROOT = Path(airflow_provider_seedance.__file__).parents[1]
+TESTS = Path(__file__).parent
 
 
 def test_nothing_of_another_airflow_gets_in(tmp_path: Path) -> None:
@@ -98,21 +96,6 @@ def test_settings_of_the_caller_win(tmp_path: Path) -> None:
     assert local.environment["AIRFLOW__CORE__LOAD_EXAMPLES"] == "True"
 
 
-def test_importing_it_loads_neither_airflow_nor_a_client() -> None:
-    script = (
-        "import sys; import airflow_provider_seedance.local_airflow;"
-        "print([name for name in ('airflow', 'httpx', 'psutil') if name in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
-    assert done.stdout.strip() == "[]"
-
-
 def family() -> subprocess.Popen[str]:
     """A session of three: one process that ignores SIGTERM, its child, and an orphan in another group."""
     script = textwrap.dedent(
@@ -153,7 +136,7 @@ def test_the_guard_acts_when_its_parent_is_killed() -> None:
         assert leader.stdout is not None
         pids = [leader.pid, *(int(pid) for pid in leader.stdout.readline().split())]
         script = (
-            "import time; from airflow_provider_seedance.local_airflow.processes import Guard;"
+            "import time; from local_airflow.processes import Guard;"
             f"guard = Guard(); guard.add({leader.pid});"
             "print('ready', flush=True); time.sleep(600)"
         )
@@ -162,7 +145,7 @@ def test_the_guard_acts_when_its_parent_is_killed() -> None:
             [sys.executable, "-c", script],
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=os.environ | {"PYTHONPATH": str(TESTS)},
         ) as parent:
             assert parent.stdout is not None
             assert parent.stdout.readline() == "ready\n"

@@ -1,77 +1,85 @@
 """
 ``airflow seedance demo``: the main job on a private Airflow, from prompt to stored file.
 
-Without further ado it runs against the emulator and costs nothing. With ``SEEDANCE_API_KEY`` and
-``SEEDANCE_API`` it uses the real service, after printing the estimate and asking.
+By default it runs against the emulator and costs nothing. With ``SEEDANCE_API_KEY`` and ``SEEDANCE_API`` it
+uses the real service, after printing the estimate and a confirmation.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import signal
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import airflow_provider_seedance
 from airflow_provider_seedance.cli.connection import KEY_VARIABLE, connection_from_environment, makes_images
+from airflow_provider_seedance.cli.demo_airflow import DemoAirflow, DemoError, run_url
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError
 from airflow_provider_seedance.generations import Estimate, GenerationRequest, ImageRequest, VideoRequest
-
-if TYPE_CHECKING:
-    from airflow_provider_seedance.local_airflow import LocalAirflow
+from airflow_provider_seedance.hooks.seedance import SeedanceHook
+from airflow_provider_seedance.plugin import RUN_ROUTE
 
 PROMPT = "A paper boat sails down a rainy street, cinematic"
 
-#: Seconds after which a run counts as stuck. A real service may take long for its renders.
-PATIENCE_EMULATOR = 150.0
-PATIENCE_SERVICE = 3600.0
+#: Limits of a run: renders of the emulator take seconds, those of a real service up to an hour.
+EMULATOR_TIMEOUT_SECONDS = 150.0
+SERVICE_TIMEOUT_SECONDS = 3600.0
 
-#: Seconds between the lines that say that it still goes on.
-HEARTBEAT = 10.0
+#: Maximum silence, so that a long render does not look like a hang.
+PROGRESS_INTERVAL_SECONDS = 10.0
+_POLL_INTERVAL_SECONDS = 0.5
 
-
-class DemoError(Exception):
-    """The demo failed; the message says why."""
+#: Prints a line with the seconds since the start.
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class DemoPlan:
     """
-    What the demo runs.
+    The Dag run of the demo.
 
     :param dag_id: The example Dag.
+    :param video_task: Its task that generates the video.
     :param store_task: Its task that stores the file.
     :param connections: Connection id to JSON.
-    :param patience: Seconds for the run.
+    :param timeout_seconds: Limit of the run.
+    :param is_billed: Whether it uses a real service.
     """
 
     dag_id: str
     store_task: str
     video_task: str
     connections: dict[str, str]
-    patience: float
+    timeout_seconds: float
+    is_billed: bool
 
 
 def demo(args: argparse.Namespace) -> int:
-    """Run the demo; returns the exit code."""
-    began = time.monotonic()
+    """Run the demo and return the exit code."""
+    started = time.monotonic()
+
+    def say(line: str) -> None:
+        print(f"[{time.monotonic() - started:4.0f} s] {line}", flush=True)
+
     output = Path(args.output).absolute()
     with _interruptible():
         try:
             with ExitStack() as stack:
                 plan = _real_plan(args) or _emulated_plan(args, stack)
-                _run(plan, output, keep=args.keep, began=began, stack=stack)
+                _run(plan, output, keep=args.keep, stack=stack, say=say)
         except KeyboardInterrupt:
-            _say(began, "Interrupted; everything that was started has been stopped.")
+            say("Interrupted; all processes of the demo have been stopped.")
             return 130
         except (DemoError, SeedanceConfigurationError) as error:
             print(f"\nThe demo failed: {error}", file=sys.stderr)
@@ -82,10 +90,10 @@ def demo(args: argparse.Namespace) -> int:
     return 0
 
 
-# ---------------------------------------------------------------------- what to run
+# ---------------------------------------------------------------------- service and Dag
 
 
-def _emulated_plan(args: argparse.Namespace, stack: ExitStack) -> Plan:
+def _emulated_plan(args: argparse.Namespace, stack: ExitStack) -> DemoPlan:
     try:
         from airflow_provider_seedance.testing import SeedanceEmulator
 
@@ -93,28 +101,27 @@ def _emulated_plan(args: argparse.Namespace, stack: ExitStack) -> Plan:
     except ImportError as error:
         raise DemoError(str(error)) from error
     print(
-        f"No {KEY_VARIABLE} is set, so nothing is paid: a stand-in for the services runs at\n"
+        f"No {KEY_VARIABLE} is set, so nothing is billed: an emulator of the services runs at\n"
         f"{emulator.url} and renders {args.speed:g} times faster than the real ones.\n"
     )
-    return Plan(
+    return DemoPlan(
         dag_id="example_seedance_image_to_video",
         store_task="store",
         video_task="video",
         connections={
             "seedance_images": emulator.connection_json("seedance2api"),
-            # The service with a published price list, so that the demo can say what it would cost.
+            # The service with a published price list, so that the demo can print a price.
             "seedance_default": emulator.connection_json("seedanceapi-v1"),
         },
-        patience=PATIENCE_EMULATOR,
+        timeout_seconds=EMULATOR_TIMEOUT_SECONDS,
+        is_billed=False,
     )
 
 
-def _real_plan(args: argparse.Namespace) -> Plan | None:
+def _real_plan(args: argparse.Namespace) -> DemoPlan | None:
     connection = connection_from_environment()
     if connection is None:
         return None
-    from airflow_provider_seedance.hooks.seedance import SeedanceHook
-
     # The hook reads connections as every Airflow process does: from the environment.
     os.environ["AIRFLOW_CONN_SEEDANCE_DEFAULT"] = connection
     hook = SeedanceHook()
@@ -124,18 +131,19 @@ def _real_plan(args: argparse.Namespace) -> Plan | None:
     print(f"This uses {hook.settings.api.title} with the key in {KEY_VARIABLE} and costs money:")
     for request in requests:
         print(f"  1 {request.media}: {_price(hook.estimate(request))}")
-    if not args.yes and not _agreed():
-        raise DemoError("not agreed to; nothing was sent. --yes agrees without asking.")
-    return Plan(
+    if not args.yes and not _confirmed():
+        raise DemoError("not confirmed; nothing was sent. --yes confirms without a prompt.")
+    return DemoPlan(
         dag_id="example_seedance_image_to_video" if images else "example_seedance_upload",
         store_task="store" if images else "upload",
         video_task="video" if images else "render",
         connections={"seedance_default": connection, **({"seedance_images": connection} if images else {})},
-        patience=PATIENCE_SERVICE,
+        timeout_seconds=SERVICE_TIMEOUT_SECONDS,
+        is_billed=True,
     )
 
 
-def _agreed() -> bool:
+def _confirmed() -> bool:
     if not sys.stdin.isatty():
         return False
     return input("Go on? [y/N] ").strip().lower() in ("y", "yes")
@@ -147,110 +155,116 @@ def _price(estimate: Estimate) -> str:
     return f"{estimate.credits:g} credits (${estimate.cost_usd:g})"
 
 
-# ---------------------------------------------------------------------- running it
+# ---------------------------------------------------------------------- run
 
 
-def _run(plan: Plan, output: Path, *, keep: bool, began: float, stack: ExitStack) -> None:
-    from airflow_provider_seedance.local_airflow import LocalAirflow
-    from airflow_provider_seedance.local_airflow.api import quoted
-    from airflow_provider_seedance.plugin import RUN_ROUTE
-
+def _run(plan: DemoPlan, output: Path, *, keep: bool, stack: ExitStack, say: Say) -> None:
     home = Path(
         stack.enter_context(tempfile.TemporaryDirectory(prefix="seedance-demo-", ignore_cleanup_errors=True))
     )
     output.mkdir(parents=True, exist_ok=True)
-    dags = home / "dags"
-    dags.mkdir()
-    # Only this one: another example runs by itself every day, which a real key would pay for.
-    shutil.copy(_examples() / f"{plan.dag_id}.py", dags)
-    _say(began, "Starting Airflow: scheduler, Dag processor, triggerer and API server …")
-    airflow = LocalAirflow(
-        home=home / "airflow",
-        dags_folder=dags,
-        connections=plan.connections,
-        env={"SEEDANCE_EXAMPLE_DESTINATION": output.as_uri()},
+    (home / "dags").mkdir()
+    # Only this file: another example is scheduled daily, which would spend money with a real key.
+    shutil.copy(_example_dags() / f"{plan.dag_id}.py", home / "dags")
+    say("Starting Airflow: scheduler, Dag processor, triggerer and API server …")
+    airflow = stack.enter_context(
+        DemoAirflow(
+            home=home,
+            connections=plan.connections,
+            variables={"SEEDANCE_EXAMPLE_DESTINATION": output.as_uri()},
+        )
     )
-    stack.enter_context(airflow)
-    airflow.wait_parsed(plan.dag_id, 60)
-    airflow.unpause(plan.dag_id)
+    airflow.wait_for_dag(plan.dag_id)
     run_id = airflow.trigger(plan.dag_id)
-    _say(began, f"Airflow runs {plan.dag_id}:")
-    _watch(airflow, plan, run_id, began)
-    _report(airflow, plan, run_id, began)
+    say(f"Airflow runs {plan.dag_id}:")
+    try:
+        _watch(airflow, plan, run_id, say)
+        _report(airflow, plan, run_id, say)
+    except BaseException:
+        if plan.is_billed:
+            _print_recovery(airflow, plan, run_id, output)
+        raise
     if keep:
-        run = f"{airflow.url}/dags/{quoted(plan.dag_id)}/runs/{quoted(run_id)}"
+        url = run_url(airflow, plan.dag_id, run_id)
         print(
-            f"\nAirflow is still running: {run}\nPress Ctrl-C to stop it.\n\nRenders: {run}/plugin/{RUN_ROUTE}",
+            f"\nAirflow is still running: {url}\nPress Ctrl-C to stop it.\n\nRenders: {url}/plugin/{RUN_ROUTE}",
             flush=True,
         )
-        # Stopping what was kept is how a demo that succeeded ends.
+        # Ctrl-C is the normal end of --keep.
         with suppress(KeyboardInterrupt):
             threading.Event().wait()
-        _say(began, "Stopping Airflow.")
+        say("Stopping Airflow.")
 
 
-def _watch(airflow: LocalAirflow, plan: Plan, run_id: str, began: float) -> None:
-    told: dict[str, str | None] = {}
-    changed = threading.Event()
-
-    def on_change(states: dict[str, str | None]) -> None:
+def _watch(airflow: DemoAirflow, plan: DemoPlan, run_id: str, say: Say) -> None:
+    """Print each change of a task's state until the run has ended."""
+    shown: dict[str, str | None] = {}
+    started = printed = time.monotonic()
+    while True:
+        run_state, states = airflow.states(plan.dag_id, run_id)
         for task, state in states.items():
-            if state is not None and told.get(task) != state:
-                told[task] = state
-                changed.set()
-                _say(began, f"  {task:<8} {_WORDS.get(state, state)}")
+            if state is not None and shown.get(task) != state:
+                say(f"  {task:<8} {_STATE_TEXTS.get(state, state)}")
+                printed = time.monotonic()
+        shown = states
+        if run_state == "success":
+            return
+        if run_state == "failed":
+            failed = [task for task, state in states.items() if state == "failed"]
+            logs = "\n".join(f"--- log of {task}\n{airflow.log(task)}" for task in failed)
+            raise DemoError(f"the Dag run failed in {', '.join(failed)}\n{logs}")
+        if time.monotonic() > started + plan.timeout_seconds:
+            raise DemoError(f"the Dag run has not ended within {plan.timeout_seconds:g} s:\n{airflow.log()}")
+        if time.monotonic() > printed + PROGRESS_INTERVAL_SECONDS:
+            waiting = [task for task, state in states.items() if state in ("running", "deferred", "queued")]
+            say(f"  … {', '.join(waiting) or 'Airflow'} still running")
+            printed = time.monotonic()
+        time.sleep(_POLL_INTERVAL_SECONDS)
 
-    with _heartbeat(told, changed, began):
-        state = airflow.wait_run(plan.dag_id, run_id, plan.patience, on_change)
-    if state != "success":
-        failed = [task for task, state in told.items() if state in ("failed", "upstream_failed")]
-        logs = "\n".join(
-            f"--- log of {task}\n{airflow.task_log(plan.dag_id, run_id, task)[-3000:]}"
-            for task in failed
-            if told[task] == "failed"
-        )
-        raise DemoError(f"the Dag run ended as {state}; failed: {', '.join(failed)}\n{logs}")
 
-
-_WORDS = {
+_STATE_TEXTS = {
     "deferred": "deferred: waiting in the triggerer, holding no worker",
     "success": "done",
 }
 
 
-@contextmanager
-def _heartbeat(told: dict[str, str | None], changed: threading.Event, began: float) -> Iterator[None]:
-    """Say now and then what is being waited for, so that silence never looks like a hang."""
-    done = threading.Event()
-
-    def beat() -> None:
-        while not done.wait(HEARTBEAT):
-            if not changed.is_set():
-                waiting = [task for task, state in told.items() if state in ("running", "deferred", "queued")]
-                _say(began, f"  … {', '.join(waiting) or 'Airflow'} still at it")
-            changed.clear()
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
-def _report(airflow: LocalAirflow, plan: Plan, run_id: str, began: float) -> None:
+def _report(airflow: DemoAirflow, plan: DemoPlan, run_id: str, say: Say) -> None:
     stored: dict[str, Any] = airflow.xcom(plan.dag_id, run_id, plan.store_task)
     video: dict[str, Any] = airflow.xcom(plan.dag_id, run_id, plan.video_task)
     path = Path(str(stored["path"]).removeprefix("file://"))
     if not path.is_file() or path.stat().st_size != stored["bytes"]:
         raise DemoError(f"the stored file {path} is not what the upload task reported: {stored}")
-    _say(began, "Finished.\n")
+    say("Finished.\n")
     print(f"Video:  {path}")
     print(f"        {stored['bytes']:,} bytes, {_playable(path)}")
     price = _price(Estimate(credits=video["credits"], cost_usd=video["cost_usd"]))
-    real = KEY_VARIABLE in os.environ
-    print(f"Price:  {'' if real else 'at the real service '}{price}", flush=True)
+    print(f"Price:  {'' if plan.is_billed else 'at the real service '}{price}", flush=True)
+
+
+def _print_recovery(airflow: DemoAirflow, plan: DemoPlan, run_id: str, output: Path) -> None:
+    """Print the commands that fetch the generations which have been submitted, and so billed."""
+    found = False
+    for task_id, file_name, options in (
+        ("image", "image.png", ["--still"]),
+        (plan.video_task, "video.mp4", []),
+    ):
+        # No such task, or it has not submitted.
+        with suppress(OSError):
+            generation_id = str(airflow.xcom(plan.dag_id, run_id, task_id, "generation_id"))
+            command = ["airflow", "seedance", "render", "--generation-id", generation_id, *options]
+            command += ["-o", str(output / file_name)]
+            found = True
+            print(
+                f"\nGeneration {generation_id} is paid for and not lost. Fetch it, without paying again, with:\n"
+                f"  {shlex.join(command)}",
+                file=sys.stderr,
+            )
+    if not found:
+        print(
+            "\nNo generation is known. Look in the console of the service before you run the demo again: a "
+            "request may have been on its way.",
+            file=sys.stderr,
+        )
 
 
 def _playable(path: Path) -> str:
@@ -267,10 +281,7 @@ def _playable(path: Path) -> str:
         return f"{seconds:.1f} s, {stream.width}x{stream.height}, {frames} frames, all decoded"
 
 
-# ---------------------------------------------------------------------- small helpers
-
-
-def _examples() -> Path:
+def _example_dags() -> Path:
     package = Path(airflow_provider_seedance.__file__).parent
     for folder in (package / "example_dags", package.parent / "example_dags"):
         if folder.is_dir():
@@ -280,17 +291,14 @@ def _examples() -> Path:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let SIGTERM stop everything in order, as Ctrl-C does."""
+    """Treat SIGTERM and SIGHUP (a closed terminal) like Ctrl-C."""
 
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, stop)
+    previous = {each: signal.signal(each, stop) for each in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def _say(began: float, line: str) -> None:
-    print(f"[{time.monotonic() - began:4.0f} s] {line}", flush=True)
+        for each, handler in previous.items():
+            signal.signal(each, handler)

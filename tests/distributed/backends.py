@@ -20,9 +20,8 @@ import psutil  # type: ignore[import-untyped]
 import psycopg2
 import psycopg2.extras
 import redis
-
-from airflow_provider_seedance.local_airflow import processes
-from airflow_provider_seedance.local_airflow.database import Database
+from local_airflow import processes
+from local_airflow.database import Database
 
 _PATIENCE = 60.0
 # PostgreSQL refuses to run as root; whoever has no rights of any other kind runs it then.

@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 import psutil  # type: ignore[import-untyped]
 from cluster import Cluster
 from history import Doubt, Place
+from local_airflow.processes import TaskProcess
 from tcp_proxy import TcpProxy
-
-from airflow_provider_seedance.local_airflow.processes import TaskProcess
 
 #: How often each kind of accident happens, relative to the others.
 ACCIDENTS = {

@@ -18,12 +18,12 @@ from typing import Self
 
 from backends import Postgres, PostgresDatabase, Redis, free_port
 from history import Place
+from local_airflow import environment, processes
+from local_airflow.api import Api
+from local_airflow.client import Client, LocalAirflowError
+from local_airflow.processes import Component, Guard, TaskProcess
 
 import airflow_provider_seedance
-from airflow_provider_seedance.local_airflow import environment, processes
-from airflow_provider_seedance.local_airflow.api import Api
-from airflow_provider_seedance.local_airflow.client import Client, LocalAirflowError
-from airflow_provider_seedance.local_airflow.processes import Component, Guard, TaskProcess
 
 _JOBS = {"scheduler": "SchedulerJob", "dag-processor": "DagProcessorJob", "triggerer": "TriggererJob"}
 

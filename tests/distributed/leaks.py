@@ -8,8 +8,7 @@ from collections.abc import Iterable
 
 import psutil  # type: ignore[import-untyped]
 from cluster import Cluster
-
-from airflow_provider_seedance.local_airflow.processes import session_members
+from local_airflow.processes import session_members
 
 
 def strays(cluster: Cluster) -> list[str]:

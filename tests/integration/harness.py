@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_seedance.local_airflow import LocalAirflow
-from airflow_provider_seedance.local_airflow.processes import send
+from local_airflow import LocalAirflow
+from local_airflow.processes import send
 
 #: Connection id to the service it stands for, for those that the shared Airflow has.
 CONNECTIONS = {

@@ -12,9 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 from harness import TestAirflow
+from local_airflow import DagImportError, LocalAirflow, LocalAirflowError
 from versions import STATE_STORE, needs
-
-from airflow_provider_seedance.local_airflow import DagImportError, LocalAirflow, LocalAirflowError
 
 TRIGGERS = """
     import asyncio, os
@@ -304,9 +303,11 @@ def test_nothing_outlives_a_killed_parent(tmp_path: Path, database_template: Pat
         """
         import json, sys, time
         from pathlib import Path
-        from airflow_provider_seedance.local_airflow import LocalAirflow
 
-        home, template = map(Path, sys.argv[1:])
+        home, template, tests = map(Path, sys.argv[1:])
+        sys.path.insert(0, str(tests))
+        from local_airflow import LocalAirflow
+
         local = LocalAirflow(
             home=home, dags_folder=home / "dags", connections={}, database_template=template, api_server=False
         )
@@ -316,7 +317,7 @@ def test_nothing_outlives_a_killed_parent(tmp_path: Path, database_template: Pat
         """
     )
     with subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path), str(database_template)],
+        [sys.executable, "-c", script, str(tmp_path), str(database_template), str(Path(__file__).parents[1])],
         stdout=subprocess.PIPE,
         text=True,
     ) as parent:

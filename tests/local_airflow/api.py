@@ -1,4 +1,4 @@
-"""A client of the REST API of a private Airflow: what a person does in the UI, on the same code path."""
+"""Client of the REST API of a private Airflow, the same code path as the UI."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Api:
         self._passwords = passwords
         self._admin = admin
         self._token: str | None = None
-        # One request at a time: what writes at the same moment may lock the one database file for long.
-        self._one = threading.Lock()
-        # Loopback only: a proxy configured on the machine has no business here.
+        # One request at a time: concurrent writes may lock the sqlite file for a long time.
+        self._lock = threading.Lock()
+        # Requests go to loopback, never through a proxy that is configured on the machine.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def token(self, user: str | None = None) -> str:
-        """A bearer token for a user of the simple auth manager; without one, of the administrator."""
+        """Return a bearer token of a user of the simple auth manager, by default the administrator."""
         user = user or self._admin
         if user is None:
             answer = self._send("GET", "/auth/token", None, {})
@@ -48,8 +48,8 @@ class Api:
     def request(
         self, method: str, path: str, body: Any = None, query: Mapping[str, Any] | None = None
     ) -> Any:
-        """The parsed answer to one request below ``/api/v2``."""
-        with self._one:
+        """Send a request below ``/api/v2`` and return the parsed response."""
+        with self._lock:
             return self._request(method, path, body, query)
 
     def _request(self, method: str, path: str, body: Any, query: Mapping[str, Any] | None) -> Any:
@@ -62,12 +62,12 @@ class Api:
         except ApiError as error:
             if error.status != 401:
                 raise
-        # A token ends after a day, and a restart with other keys ends all of them.
+        # A token expires after a day, and a restart with new keys invalidates all tokens.
         self._token = self.token()
         return self._send(method, f"/api/v2{path}", body, {"Authorization": f"Bearer {self._token}"})
 
     def healthy(self) -> bool:
-        """Whether the server answers."""
+        """Return whether the server responds."""
         try:
             self._send("GET", "/api/v2/version", None, {}, timeout=2)
         except (ApiError, OSError):
@@ -78,7 +78,7 @@ class Api:
         self, method: str, path: str, body: Any, headers: Mapping[str, str], timeout: float = 30.0
     ) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(  # noqa: S310  (always our own http URL)
+        request = urllib.request.Request(
             self.url + path,
             data=data,
             method=method,
@@ -93,7 +93,7 @@ class Api:
             except urllib.error.HTTPError as error:
                 with error:
                     text = error.read().decode(errors="replace")
-                # Two processes wrote to the one database file at the same moment.
+                # Two processes wrote to the sqlite file at the same time.
                 if "database is locked" in text and attempt < attempts:
                     time.sleep(0.5)
                     continue
@@ -102,5 +102,5 @@ class Api:
 
 
 def quoted(part: str) -> str:
-    """A run id and the like as one part of a path."""
+    """Return a run id or similar, escaped as one segment of a path."""
     return urllib.parse.quote(part, safe="")

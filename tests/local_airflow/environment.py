@@ -1,4 +1,4 @@
-"""The environment that every process of a private Airflow gets: pure functions, no I/O but random keys."""
+"""The environment of a private Airflow's processes: pure functions, except for random keys."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 Config = Mapping[tuple[str, str], str]
 
-# Settings of the user's own Airflow, and switches that would change what the child processes print.
+# Settings of the user's own Airflow, and variables that change the output of child processes.
 _FOREIGN_PREFIXES = ("AIRFLOW_", "_AIRFLOW_", "AIRFLOW__")
 _FOREIGN_NAMES = frozenset({"PYTHONWARNINGS", "PYTHONSTARTUP", "PYTEST_CURRENT_TEST", "FORCE_COLOR"})
 
@@ -18,7 +18,7 @@ _FOREIGN_NAMES = frozenset({"PYTHONWARNINGS", "PYTHONSTARTUP", "PYTEST_CURRENT_T
 def default_config(
     *, home: Path, dags_folder: Path, port: int, execution_port: int
 ) -> dict[tuple[str, str], str]:
-    """The settings: Airflow's defaults, but quick to react, private, and quiet."""
+    """Return Airflow's defaults with short intervals, private paths and ports, and little output."""
     url = f"http://127.0.0.1:{port}"
     return {
         ("core", "dags_folder"): str(dags_folder),
@@ -30,10 +30,10 @@ def default_config(
         ("core", "fernet_key"): base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
         ("core", "simple_auth_manager_all_admins"): "True",
         ("core", "execution_api_server_url"): f"http://127.0.0.1:{execution_port}/execution/",
-        # A Dag file that is written again takes effect at once, not half a minute later.
+        # A changed Dag file takes effect at once, not half a minute later.
         ("core", "min_serialized_dag_update_interval"): "0",
         ("core", "min_serialized_dag_fetch_interval"): "0",
-        # The processes share one file: whoever finds it locked waits rather than fails.
+        # The processes share one file: a locked file makes them wait instead of fail.
         ("database", "sql_alchemy_conn"): f"sqlite:///{home / 'airflow.db'}?timeout=30",
         ("database", "load_default_connections"): "False",
         ("api", "host"): "127.0.0.1",
@@ -47,22 +47,22 @@ def default_config(
         ("scheduler", "scheduler_heartbeat_sec"): "1",
         ("scheduler", "scheduler_health_check_threshold"): "10",
         ("scheduler", "orphaned_tasks_check_interval"): "5",
-        # A task whose supervisor is gone is found after this time. Low enough to test with, and high
-        # enough that a busy machine does not lose a supervisor that is merely slow.
+        # Timeout of a task whose supervisor is gone: low enough to test with, high enough that a busy
+        # machine does not lose a supervisor that is merely slow.
         ("scheduler", "task_instance_heartbeat_timeout"): "15",
         ("scheduler", "task_instance_heartbeat_timeout_detection_interval"): "2",
         ("scheduler", "trigger_timeout_check_interval"): "2",
         ("scheduler", "catchup_by_default"): "False",
         ("scheduler", "enable_health_check"): "False",
         ("workers", "min_heartbeat_interval"): "2",
-        # A restart of the API server takes longer than three heartbeats: its tasks outlive it.
+        # A restart of the API server takes longer than three heartbeats; tasks must survive it.
         ("workers", "max_failed_heartbeats"): "20",
         ("triggerer", "job_heartbeat_sec"): "1",
         # The triggers of a killed triggerer move to the next one after this time.
         ("triggerer", "triggerer_health_check_threshold"): "6",
         ("dag_processor", "refresh_interval"): "1",
         ("dag_processor", "bundle_refresh_check_interval"): "1",
-        # A changed file is parsed at once whatever this says; an unchanged one need not be parsed again.
+        # A changed file is parsed at once regardless; an unchanged one need not be parsed again.
         ("dag_processor", "min_file_process_interval"): "30",
         ("dag_processor", "parsing_processes"): "2",
         ("dag_processor", "print_stats_interval"): "0",
@@ -82,7 +82,7 @@ def build(
     python_path: list[Path],
     extra: Mapping[str, str],
 ) -> dict[str, str]:
-    """The complete environment: ``base`` without anything of another Airflow, and ours on top of it."""
+    """Return the complete environment: ``base`` without any settings of another Airflow, plus ours."""
     environment = {
         name: value
         for name, value in base.items()
@@ -98,7 +98,7 @@ def build(
         "PYTHONPATH": os.pathsep.join(search),
         "PYTHONUNBUFFERED": "1",
         "NO_COLOR": "1",
-        # The Execution API is on the loopback interface: a proxy of the machine must not see it.
+        # The Execution API listens on loopback: requests must not go through a proxy of the machine.
         "NO_PROXY": no_proxy_value,
         "no_proxy": no_proxy_value,
         "SCARF_ANALYTICS": "false",

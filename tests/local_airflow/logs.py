@@ -1,4 +1,4 @@
-"""Reads the logs of a private Airflow: what the components print, and what the tasks wrote."""
+"""Component and task logs of a private Airflow."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 
 class LineFollower:
-    """Hands on every line that is added to some files, from a thread of its own."""
+    """Thread that passes every line appended to some files to a callback."""
 
     def __init__(self, files: Mapping[str, Path], on_line: Callable[[str, str], None]) -> None:
         self._files = files
         self._on_line = on_line
-        # What an earlier start left in the files is not news.
+        # Skip lines of an earlier start.
         self._positions = {name: path.stat().st_size if path.exists() else 0 for name, path in files.items()}
         self._partial = dict.fromkeys(files, b"")
         self._stopped = threading.Event()
@@ -23,7 +23,7 @@ class LineFollower:
         self._thread.start()
 
     def stop(self) -> None:
-        """Hand on what is left, and end."""
+        """Pass the remaining lines and end the thread."""
         self._stopped.set()
         if threading.current_thread() is not self._thread:
             self._thread.join()
@@ -49,7 +49,7 @@ class LineFollower:
 def task_log(
     folder: Path, dag_id: str, run_id: str, task_id: str, try_number: int | None, map_index: int
 ) -> str:
-    """The log of a task instance as text: worker's and triggerer's parts of one try, or of all."""
+    """Return the log of a task instance as text: worker's and triggerer's parts of one try, or of all."""
     parts = folder / f"dag_id={dag_id}" / f"run_id={run_id}" / f"task_id={task_id}"
     if map_index >= 0:
         parts /= f"map_index={map_index}"
@@ -66,7 +66,7 @@ def task_log(
 
 
 def _rendered(line: str) -> str:
-    """A line of structured log as people read it; any other line as it is."""
+    """Format a line of a structured log; return any other line unchanged."""
     try:
         record: Any = json.loads(line)
     except ValueError:

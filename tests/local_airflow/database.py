@@ -1,4 +1,4 @@
-"""Reads a private Airflow's database directly: quicker than the REST API, and it works while that is down."""
+"""Direct queries of a private Airflow's database: faster than the REST API, and independent of it."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ _TASK_INSTANCES = """
 
 
 class Database:
-    """Read-only questions to the sqlite file."""
+    """Read-only queries of the sqlite file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def rows(self, sql: str, *parameters: Any) -> list[dict[str, Any]]:
-        """The answer to any query, as dictionaries."""
-        # as_uri() escapes what a path may contain and a URI may not.
+        """Return the rows of any query as dictionaries."""
+        # as_uri() escapes the characters of a path that a URI does not allow.
         uri = f"{self.path.absolute().as_uri()}?mode=ro"
         with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=30)) as connection:
             connection.row_factory = sqlite3.Row
             return [dict(row) for row in connection.execute(sql, parameters)]
 
     def run_state(self, dag_id: str, run_id: str) -> str | None:
-        """The state of a Dag run; None when there is no such run."""
+        """Return the state of a Dag run, or None if it does not exist."""
         found = self.rows("SELECT state FROM dag_run WHERE dag_id = ? AND run_id = ?", dag_id, run_id)
         return found[0]["state"] if found else None
 
     def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        """The task instances of a run, by task id and map index, with their rendered fields."""
+        """Return the task instances of a run, ordered by task id and map index, with their rendered fields."""
         found = self.rows(_TASK_INSTANCES, dag_id, run_id)
         for row in found:
             row["id"] = str(uuid.UUID(row["id"]))
@@ -54,7 +54,7 @@ class Database:
         return found
 
     def task_instance_names(self) -> Mapping[str, dict[str, Any]]:
-        """Which task instance an id belongs to, for those being executed."""
+        """Return the unfinished task instances by id."""
         found = self.rows(
             "SELECT id, dag_id, run_id, task_id, map_index, try_number FROM task_instance"
             " WHERE state NOT IN ('success', 'skipped') OR state IS NULL"
@@ -62,7 +62,7 @@ class Database:
         return {str(uuid.UUID(row.pop("id"))): row for row in found}
 
     def state_store(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> dict[str, Any]:
-        """What the task has in its state store (Airflow 3.3 and later)."""
+        """Return the content of a task instance's state store (Airflow 3.3 and later)."""
         found = self.rows(
             "SELECT s.key, s.value FROM task_state_store s WHERE s.dag_id = ? AND s.run_id = ?"
             " AND s.task_id = ? AND s.map_index = ?",
@@ -74,7 +74,7 @@ class Database:
         return {row["key"]: _parsed(row["value"]) for row in found}
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, key: str, map_index: int = -1) -> Any:
-        """An XCom's value. Not through the REST API, which parses strings that look like JSON."""
+        """Return an XCom's value. (The REST API would parse strings that look like JSON.)"""
         found = self.rows(
             "SELECT value FROM xcom WHERE dag_id = ? AND run_id = ? AND task_id = ? AND map_index = ?"
             " AND key = ?",
@@ -91,11 +91,11 @@ class Database:
         return native(json.loads(value) if isinstance(value, str) else value)
 
     def last_job(self) -> int:
-        """The largest id in the job table."""
+        """Return the largest id in the job table."""
         return int(self.rows("SELECT COALESCE(MAX(id), 0) AS id FROM job")[0]["id"])
 
     def has_job(self, job_type: str, after: int) -> bool:
-        """Whether a job of this type runs that was started after the given one."""
+        """Return whether a job of this type runs that was started after the given one."""
         return bool(
             self.rows(
                 "SELECT 1 FROM job WHERE job_type = ? AND id > ? AND state = 'running'"
@@ -106,7 +106,7 @@ class Database:
         )
 
     def parsed_at(self, dag_id: str) -> datetime | None:
-        """When the Dag was last parsed; None while it is unknown, or gone from its file."""
+        """Return when the Dag was last parsed; None if it is unknown or no longer in its file."""
         found = self.rows(
             "SELECT last_parsed_time FROM dag WHERE dag_id = ? AND NOT is_stale"
             " AND EXISTS (SELECT 1 FROM serialized_dag s WHERE s.dag_id = dag.dag_id)",
@@ -115,7 +115,7 @@ class Database:
         return moment(found[0]["last_parsed_time"]) if found else None
 
     def import_errors(self) -> list[dict[str, Any]]:
-        """File name, time and stack trace of every Dag file that cannot be imported."""
+        """Return file name, time and stack trace of every Dag file that cannot be imported."""
         found = self.rows("SELECT filename, timestamp, stacktrace FROM import_error")
         for row in found:
             row["timestamp"] = moment(row["timestamp"])
@@ -123,12 +123,12 @@ class Database:
 
 
 def moment(text: str | None) -> datetime | None:
-    """A time as the database has it: UTC, without saying so."""
+    """Parse a time of the database, which stores UTC without an offset."""
     return None if text is None else datetime.fromisoformat(f"{text.split('+')[0]}+00:00")
 
 
 def native(value: Any) -> Any:
-    """Airflow's serialized form without its wrapping of Python's own collections."""
+    """Unwrap Python's own collections in Airflow's serialized form."""
     if isinstance(value, dict):
         if str(value.get("__classname__", "")).startswith("builtins."):
             return native(value.get("__data__"))
@@ -139,7 +139,7 @@ def native(value: Any) -> Any:
 
 
 def _parsed(text: Any) -> Any:
-    """JSON where it is JSON."""
+    """Parse text that is JSON; return anything else unchanged."""
     if not isinstance(text, str):
         return text
     try:

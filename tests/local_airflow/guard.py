@@ -1,10 +1,9 @@
-"""Runs as a process of its own, and ends the Airflow processes when the one that started them vanished.
+"""Process that kills the Airflow processes when their parent was killed.
 
-A parent that is killed cannot clean up after itself. Its end of the pipe to this process closes all
-the same, and that is the sign. (Linux' parent-death signal would reach only direct children, and is
-tied to the starting thread rather than to the process.)
+A killed parent cannot clean up after itself, but its end of the pipe to this process closes. (Linux'
+parent-death signal reaches direct children only, and is tied to the starting thread, not to the process.)
 
-Lines on standard input: ``+ID`` and ``-ID`` add and remove a session; ``done`` means that all is well.
+Lines on standard input: ``+ID`` and ``-ID`` add and remove a session; ``done`` ends the guard.
 """
 
 import contextlib
@@ -17,7 +16,7 @@ import psutil  # type: ignore[import-untyped]
 
 
 def end_sessions(sessions: set[int]) -> bool:
-    """Send SIGKILL to all members of the sessions; whether there was none left."""
+    """Send SIGKILL to all members of the sessions; return whether none was left."""
     members = []
     for pid in psutil.pids():
         with contextlib.suppress(OSError):
@@ -30,7 +29,7 @@ def end_sessions(sessions: set[int]) -> bool:
 
 
 def main() -> None:
-    """Follow the instructions until the end of input; then end what is left."""
+    """Read commands until the end of input; then kill the remaining sessions."""
     sessions: set[int] = set()
     for line in sys.stdin:
         word = line.strip()

@@ -1,8 +1,7 @@
-"""The processes of a private Airflow: start them, find all they started, and end them.
+"""Start, find and end the processes of a private Airflow.
 
 Every component leads a session of its own. Task runners form process groups of their own, and
-processes whose parent died get another parent, but the session stays the same: it is what tells
-which processes belong to which component.
+orphaned processes get another parent, but the session of a process never changes: it identifies the component.
 """
 
 from __future__ import annotations
@@ -17,19 +16,17 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import psutil  # type: ignore[import-untyped]
+import psutil  # type: ignore[import-untyped]
 
-# The process that executes the operator names itself after the id of the task instance, once it has
-# its orders and before it imports the Dag. Its supervisor has a longer title of the executor's.
+# Title of the process that executes the operator: it contains the id of the task instance, and is set before
+# the Dag is imported. The supervisor has a longer title, set by the executor.
 _RUNNER_TITLE = re.compile(r"airflow worker -- ([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
 
 @dataclass(frozen=True)
 class TaskProcess:
-    """A task instance that is being executed: who executes it, and who watches over that."""
+    """The processes of a task instance that is being executed."""
 
     ti_id: str
     runner: psutil.Process
@@ -42,13 +39,11 @@ class TaskProcess:
 
 
 def session_members(sessions: Iterable[int]) -> list[int]:
-    """The ids of all live processes of the sessions (zombies are not alive)."""
-    import psutil
-
+    """Return the ids of all live processes (no zombies) of the sessions."""
     wanted = set(sessions)
     members = []
     for pid in psutil.pids():
-        # A process of somebody else's, or one that ended since it was listed.
+        # Another user's process, or one that has ended since it was listed.
         with contextlib.suppress(OSError, psutil.Error):
             if os.getsid(pid) in wanted and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
                 members.append(pid)
@@ -63,7 +58,7 @@ def send(pids: Iterable[int], sig: int) -> None:
 
 
 def end_sessions(sessions: Iterable[int], timeout: float = 10.0) -> None:
-    """SIGKILL everything in the sessions, and wait until nothing is left of them."""
+    """Send SIGKILL to all processes of the sessions, and wait for their end."""
     wanted = set(sessions)
     deadline = time.monotonic() + timeout
     while members := session_members(wanted):
@@ -74,9 +69,7 @@ def end_sessions(sessions: Iterable[int], timeout: float = 10.0) -> None:
 
 
 def running_tasks(session: int) -> list[tuple[str, psutil.Process, psutil.Process | None]]:
-    """What is being executed below a scheduler: task instance id, task runner, supervisor."""
-    import psutil
-
+    """Return task instance id, task runner and supervisor of each running task of a scheduler."""
     found = []
     for pid in session_members([session]):
         with contextlib.suppress(psutil.Error):
@@ -84,7 +77,7 @@ def running_tasks(session: int) -> list[tuple[str, psutil.Process, psutil.Proces
             title = " ".join(process.cmdline()).replace("\0", " ").strip()
             if match := _RUNNER_TITLE.fullmatch(title):
                 parent = process.parent()
-                # An orphaned runner has been given to init, or to whichever process collects orphans.
+                # An orphaned runner's parent is init or another process that collects orphans.
                 is_ours = parent is not None and os.getsid(parent.pid) == session
                 found.append((match[1], process, parent if is_ours else None))
     return found
@@ -92,30 +85,30 @@ def running_tasks(session: int) -> list[tuple[str, psutil.Process, psutil.Proces
 
 @dataclass
 class Component:
-    """One process of Airflow that we start, and all that it starts in turn."""
+    """A process of Airflow with all its child processes."""
 
     name: str
     arguments: list[str]
     log_path: Path
     process: subprocess.Popen[bytes] | None = None
-    # Whether it was ended on purpose: then nobody is to complain that it is dead.
+    # Whether it was ended on purpose, so that its end is no error.
     ended: bool = True
-    # The largest id in the job table before the start: a larger one is this start's.
+    # The largest id in the job table before the start: a larger one belongs to this start.
     jobs_before: int = 0
     started_at: float = field(default=0.0)
 
     def start(self, python: str, environment: Mapping[str, str], directory: Path) -> int:
-        """Start it as the leader of a session of its own; returns its process id."""
+        """Start it as the leader of a session of its own and return its process id."""
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(  # noqa: S603  (our own arguments)
+            self.process = subprocess.Popen(
                 [python, "-m", "airflow", *self.arguments],
                 env=dict(environment),
                 cwd=directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # Ctrl-C in the terminal reaches only us: we stop the others, in order.
+                # Ctrl-C in the terminal reaches only this process, which stops the others in order.
                 start_new_session=True,
             )
         self.ended = False
@@ -123,16 +116,16 @@ class Component:
         return self.process.pid
 
     def died(self) -> bool:
-        """Whether it ended without having been told to."""
+        """Return whether it ended unexpectedly."""
         return not self.ended and self.process is not None and self.process.poll() is not None
 
     def tail(self, lines: int = 40) -> str:
-        """The end of its log."""
+        """Return the end of its log."""
         return tail(self.log_path, lines)
 
 
 def tail(path: Path, lines: int = 40) -> str:
-    """The last lines of a log file; empty when there is none yet."""
+    """Return the last lines of a log file, or an empty text if it does not exist yet."""
     try:
         text = path.read_text(errors="replace")
     except FileNotFoundError:
@@ -141,10 +134,10 @@ def tail(path: Path, lines: int = 40) -> str:
 
 
 class Guard:
-    """The process that ends the sessions when this process is gone; see `guard.py`."""
+    """Handle of the process that kills the sessions when this process is gone; see `guard.py`."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(  # noqa: S603  (our own script)
+        self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("guard.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -154,27 +147,27 @@ class Guard:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """Process id of the guard."""
         return self._process.pid
 
     def add(self, session: int) -> None:
-        """Have this session ended when we vanish."""
-        self._tell(f"+{session}")
+        """Add a session to kill when this process is gone."""
+        self._write(f"+{session}")
 
     def remove(self, session: int) -> None:
-        """This session has ended; its number may belong to somebody else soon."""
-        self._tell(f"-{session}")
+        """Remove a session that has ended; the system may reuse its id."""
+        self._write(f"-{session}")
 
     def dismiss(self) -> None:
-        """All is well: the guard leaves."""
-        self._tell("done")
+        """End the guard without killing anything."""
+        self._write("done")
         if self._process.stdin is not None:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
         self._process.wait()
 
-    def _tell(self, word: str) -> None:
-        # A guard that somebody killed must not break an orderly stop.
+    def _write(self, word: str) -> None:
+        # A guard that was killed must not break an orderly stop.
         if self._process.stdin is not None:
             with contextlib.suppress(OSError):
                 self._process.stdin.write(f"{word}\n".encode())

@@ -1,4 +1,4 @@
-"""What one can do with a running Airflow, and see of it; actions go through its REST API."""
+"""Actions on a running Airflow, through its REST API, and views of its state."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_seedance.local_airflow.api import Api, quoted
-from airflow_provider_seedance.local_airflow.logs import task_log
+from local_airflow.api import Api, quoted
+from local_airflow.logs import task_log
 
 if TYPE_CHECKING:
-    from airflow_provider_seedance.local_airflow.database import Database
+    from local_airflow.database import Database
 
 _FINAL_RUN_STATES = frozenset({"success", "failed"})
 _POLL = 0.1
 
 
 class LocalAirflowError(Exception):
-    """The private Airflow could not be started, or a part of it died. Its log is in the message."""
+    """The private Airflow failed to start, or one of its components ended. The message contains its log."""
 
 
 class DagImportError(LocalAirflowError):
-    """The Dag file cannot be imported. The stack trace is in the message."""
+    """The Dag file cannot be imported. The message contains the stack trace."""
 
 
 class Client:
-    """Acts on an Airflow on this machine, through its REST API, its database file and its log files."""
+    """Client of an Airflow on this machine, through its REST API, its database and its log files."""
 
     def __init__(self, *, database: Database, api: Api, task_logs: Path) -> None:
         self.database = database
         self.api = api
         self._task_logs = task_logs
 
-    # -- what a person does --------------------------------------------------------------------------
+    # -- actions -------------------------------------------------------------------------------------
 
     def rest(self, method: str, path: str, body: Any = None, query: Mapping[str, Any] | None = None) -> Any:
-        """Any request to the REST API; the path is the part behind ``/api/v2``."""
+        """Send any request to the REST API; the path is the part behind ``/api/v2``."""
         return self.api.request(method, path, body, query)
 
     def trigger(
@@ -101,45 +101,45 @@ class Client:
         """Set a Dag run to ``failed``, ``success`` or ``queued``."""
         self.rest("PATCH", f"/dags/{quoted(dag_id)}/dagRuns/{quoted(run_id)}", {"state": state})
 
-    # -- what can be seen ----------------------------------------------------------------------------
+    # -- state ---------------------------------------------------------------------------------------
 
     def run_state(self, dag_id: str, run_id: str) -> str | None:
-        """The state of a Dag run; None when there is none of that id."""
+        """Return the state of a Dag run, or None if it does not exist."""
         return self.database.run_state(dag_id, run_id)
 
     def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        """The task instances of a run, by task id and map index: state, tries, times, rendered fields."""
+        """Return the task instances of a run, ordered by task id and map index."""
         return self.database.task_instances(dag_id, run_id)
 
     def task_instance(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> dict[str, Any]:
-        """One task instance; empty when there is none."""
+        """Return one task instance, or an empty dict if it does not exist."""
         for row in self.task_instances(dag_id, run_id):
             if (row["task_id"], row["map_index"]) == (task_id, map_index):
                 return row
         return {}
 
     def task_state(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> str | None:
-        """The state of a task instance; None when it has none, or does not exist."""
+        """Return the state of a task instance; None without a state or task instance."""
         return self.task_instance(dag_id, run_id, task_id, map_index).get("state")
 
     def state_store(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> dict[str, Any]:
-        """What a task instance has in its state store (Airflow 3.3 and later)."""
+        """Return the content of a task instance's state store (Airflow 3.3 and later)."""
         return self.database.state_store(dag_id, run_id, task_id, map_index)
 
     def xcom(
         self, dag_id: str, run_id: str, task_id: str, key: str = "return_value", map_index: int = -1
     ) -> Any:
-        """The value of an XCom as a downstream task gets it, as far as JSON can say it; None without one."""
+        """Return the value of an XCom as a downstream task gets it, as far as JSON can represent it."""
         return self.database.xcom(dag_id, run_id, task_id, key, map_index)
 
     def asset_events(self, **query: Any) -> list[dict[str, Any]]:
-        """The asset events; filters as in the REST API (``source_dag_id=…``)."""
+        """Return the asset events; filters as in the REST API (``source_dag_id=…``)."""
         return list(self.rest("GET", "/assets/events", query=query)["asset_events"])
 
     def task_log(
         self, dag_id: str, run_id: str, task_id: str, try_number: int | None = None, map_index: int = -1
     ) -> str:
-        """The log of a task instance, triggerer's part included: one try, or all of them."""
+        """Return the log of a task instance, including the triggerer's part: of one try, or of all."""
         return task_log(self._task_logs, dag_id, run_id, task_id, try_number, map_index)
 
     # -- waiting -------------------------------------------------------------------------------------
@@ -152,10 +152,10 @@ class Client:
         filename: str | None = None,
         since: datetime | None = None,
     ) -> None:
-        """Wait until a Dag is known; raise the import error if its file has one.
+        """Wait until a Dag is parsed; raise the import error if its file has one.
 
         :param filename: the file in the Dags folder. Without it any file's import error is raised.
-        :param since: parsed later than this: for a file that has been written again.
+        :param since: ignore earlier parses: for a file that has been rewritten.
         """
 
         def look() -> bool:
@@ -175,7 +175,7 @@ class Client:
         timeout: float = 120.0,
         on_change: Callable[[dict[str, str | None]], None] | None = None,
     ) -> str:
-        """Wait for the end of a Dag run; returns its state.
+        """Wait for the end of a Dag run and return its state.
 
         :param on_change: called with the states of all tasks (``task`` or ``task[index]``) on each change.
         """
@@ -203,7 +203,7 @@ class Client:
         *,
         try_number: int | None = None,
     ) -> str:
-        """Wait until a task instance is in one of the states (in that try, if given); returns which."""
+        """Wait until a task instance is in one of the states (of that try, if given); return its state."""
         found: list[str] = []
 
         def look() -> bool:
@@ -228,17 +228,17 @@ class Client:
         while not look():
             self._check()
             if time.monotonic() > deadline:
-                lines = [f"no sign of {what} within {timeout:g} s"]
+                lines = [f"timed out waiting for {what} after {timeout:g} s"]
                 if dag_id is not None and run_id is not None:
                     lines.append(f"run: {self.run_state(dag_id, run_id)}, {self._states(dag_id, run_id)}")
                 raise TimeoutError("\n".join([*lines, *self._report()]))
             time.sleep(_POLL)
 
     def _check(self) -> None:
-        """Raise an error if waiting is pointless."""
+        """Raise an error if a component has ended."""
 
     def _report(self) -> list[str]:
-        """What helps to find out why something did not happen."""
+        """Return the ends of the component logs, for error messages."""
         return []
 
     def _states(self, dag_id: str, run_id: str) -> dict[str, str | None]:

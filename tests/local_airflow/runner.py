@@ -1,4 +1,4 @@
-"""`LocalAirflow`: starts a private Airflow, lets one act on it, and leaves nothing behind."""
+"""`LocalAirflow`: start a private Airflow, act on it, and stop it without leaving anything behind."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from types import TracebackType
 from typing import Self
 
 import airflow_provider_seedance
-from airflow_provider_seedance.local_airflow import environment, processes
-from airflow_provider_seedance.local_airflow.api import Api
-from airflow_provider_seedance.local_airflow.client import Client, LocalAirflowError
-from airflow_provider_seedance.local_airflow.database import Database
-from airflow_provider_seedance.local_airflow.logs import LineFollower
-from airflow_provider_seedance.local_airflow.processes import Component, Guard, TaskProcess
+from local_airflow import environment, processes
+from local_airflow.api import Api
+from local_airflow.client import Client, LocalAirflowError
+from local_airflow.database import Database
+from local_airflow.logs import LineFollower
+from local_airflow.processes import Component, Guard, TaskProcess
 
 _API_SERVERS = ("api-server", "execution-api")
 _JOBS = {"scheduler": "SchedulerJob", "dag-processor": "DagProcessorJob", "triggerer": "TriggererJob"}
@@ -31,19 +31,19 @@ _JOBS = {"scheduler": "SchedulerJob", "dag-processor": "DagProcessorJob", "trigg
 class LocalAirflow(Client):
     """A private Airflow: scheduler with LocalExecutor, Dag processor, triggerer, API server, sqlite.
 
-    Everything it writes is in ``home``; component logs are ``home/logs/<component>.log``. It prints
-    nothing. All its processes end with `stop`, and also when this process is killed.
+    It writes below ``home`` only; component logs are ``home/logs/<component>.log``. It prints nothing. All its
+    processes end with `stop`, and also when this process is killed.
 
-    :param home: an empty or missing directory, or that of an earlier `LocalAirflow`, which goes on there.
-    :param dags_folder: also on the import path of every process, so that triggers can live there.
+    :param home: an empty or missing directory, or that of an earlier `LocalAirflow` to continue.
+    :param dags_folder: also on the import path of every process, so that triggers can be imported from it.
     :param connections: connection id to its JSON.
     :param env: further environment variables; they win over everything else.
     :param config: further settings, as ``{(section, key): value}``.
     :param python: the interpreter that has Airflow.
-    :param api_server: whether to start one. Without it no task can run: for parsing and the like.
+    :param api_server: whether to start an API server; tasks cannot run without one.
     :param on_line: called with component and line for every line of the component logs, in a thread.
-    :param database_template: keeps the empty database for the next `LocalAirflow` of the same Airflow
-        version, which saves some seconds: copied from there, or to there if it does not exist yet.
+    :param database_template: file that keeps the migrated, empty database for the next `LocalAirflow` of the
+        same Airflow version; created if it does not exist.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class LocalAirflow(Client):
         self.config = environment.default_config(
             home=self.home, dags_folder=self.dags_folder, port=port, execution_port=execution_port
         ) | {
-            # Nobody listens there (logs are read from the files), least of all another Airflow.
+            # Unused ports: logs are read from the files.
             ("logging", "worker_log_server_port"): str(worker_logs),
             ("logging", "trigger_log_server_port"): str(trigger_logs),
             **(config or {}),
@@ -99,9 +99,9 @@ class LocalAirflow(Client):
             "triggerer": ["triggerer", "--skip-serve-logs"],
         }
         if api_server:
-            # Two: on sqlite, one API server cannot serve a person and a task at the same time. It writes
-            # its audit log on its event loop, and so waits for a lock whose holder waits for the event
-            # loop, until the time for locks (half a minute) is over.
+            # Two processes: on sqlite, one API server cannot serve a user and a task at the same time. It
+            # writes its audit log on its event loop and blocks on a lock whose holder waits for the event
+            # loop, until the lock timeout (half a minute).
             commands = {
                 "api-server": ["api-server", "--apps", "core"],
                 "execution-api": ["api-server", "--apps", "execution", "--port", str(execution_port)],
@@ -115,7 +115,7 @@ class LocalAirflow(Client):
     # -- life cycle ----------------------------------------------------------------------------------
 
     def start(self, timeout: float = 120.0) -> None:
-        """Create the database, start the processes, and wait until all of them work."""
+        """Create the database, start the processes, and wait until all of them are healthy."""
         try:
             (self.home / "logs").mkdir(parents=True, exist_ok=True)
             self.dags_folder.mkdir(parents=True, exist_ok=True)
@@ -130,15 +130,15 @@ class LocalAirflow(Client):
             for name in self._components:
                 self._wait_healthy(name, timeout)
         except BaseException:
-            # Ctrl-C while starting, too, must not leave anything behind.
+            # Ctrl-C during the start must not leave processes behind either.
             self.stop()
             raise
 
     def stop(self, grace: float = 5.0) -> None:
-        """End all processes, running tasks included; may be called again, or before the start.
+        """End all processes, including running tasks; may be called again, or before the start.
 
-        :param grace: how long the components may take to end by themselves. A scheduler would wait
-            for its running tasks without limit.
+        :param grace: seconds until components that handle SIGTERM are killed. A scheduler waits for its
+            running tasks without limit.
         """
         with self._lock:
             started = [c for c in self._components.values() if c.process is not None]
@@ -150,14 +150,13 @@ class LocalAirflow(Client):
                         processes.send([component.process.pid], signal.SIGTERM)
                 deadline = time.monotonic() + grace
                 while time.monotonic() < deadline and any(
-                    # An API server needs seconds to end after it has served its last request, and
-                    # has nothing to lose by then.
+                    # An API server needs seconds to end after its last request, and has no state to lose.
                     c.name not in _API_SERVERS and c.process is not None and c.process.poll() is None
                     for c in started
                 ):
                     time.sleep(0.05)
             finally:
-                # Even when Ctrl-C interrupts the waiting.
+                # Also when Ctrl-C interrupts the wait.
                 processes.end_sessions(sessions)
                 for component in started:
                     if component.process is not None:
@@ -180,22 +179,21 @@ class LocalAirflow(Client):
         self.stop()
 
     def pid(self, component: str) -> int:
-        """The process id of a component, which is its session id as well."""
+        """Return the process id of a component, which is also its session id."""
         process = self._components[component].process
         if process is None:
             raise LocalAirflowError(f"{component} does not run")
         return process.pid
 
     def processes(self) -> list[int]:
-        """The ids of all live processes of this Airflow."""
+        """Return the ids of all live processes of this Airflow."""
         sessions = [c.process.pid for c in self._components.values() if c.process is not None]
         return processes.session_members(sessions)
 
     def kill(self, component: str, sig: int = signal.SIGKILL, *, tree: bool = True) -> None:
-        """End a component as a failure of its machine would.
+        """Kill a component, as a failure of its machine does.
 
-        :param tree: its whole tree, so for the scheduler all tasks with it. Otherwise only the process
-            itself gets the signal, and what it started may go on for a while, or for ever.
+        :param tree: signal all its child processes, too (of the scheduler: all tasks). Otherwise they continue.
         """
         with self._lock:
             which = self._components[component]
@@ -210,7 +208,7 @@ class LocalAirflow(Client):
                 which.process.wait()
 
     def restart(self, component: str, timeout: float = 60.0) -> None:
-        """Start a component again (ending it first if it runs), and wait until it works."""
+        """Restart a component and wait until it is healthy."""
         with self._lock:
             which = self._components[component]
             if which.process is not None:
@@ -230,8 +228,8 @@ class LocalAirflow(Client):
         self._wait_healthy(component, timeout)
 
     def cli(self, *arguments: str, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
-        """Run ``airflow …`` in this Airflow; raises nothing when that fails."""
-        return subprocess.run(  # noqa: S603  (the caller's own arguments)
+        """Run ``airflow …`` in this Airflow and return the completed process, also of a failure."""
+        return subprocess.run(
             [self.python, "-m", "airflow", *arguments],
             env=self.environment,
             cwd=self.home,
@@ -246,7 +244,7 @@ class LocalAirflow(Client):
     # -- task processes ------------------------------------------------------------------------------
 
     def task_processes(self) -> list[TaskProcess]:
-        """The task instances being executed at this moment, with their processes."""
+        """Return the task instances that are being executed, with their processes."""
         running = processes.running_tasks(self.pid("scheduler"))
         names = self.database.task_instance_names() if running else {}
         return [
@@ -257,7 +255,7 @@ class LocalAirflow(Client):
     def task_process(
         self, dag_id: str, run_id: str, task_id: str, map_index: int = -1, timeout: float = 30.0
     ) -> TaskProcess:
-        """The processes of one task instance, as soon as it is being executed."""
+        """Wait until a task instance is being executed and return its processes."""
         wanted = (dag_id, run_id, task_id, map_index)
         found: list[TaskProcess] = []
 
@@ -283,19 +281,19 @@ class LocalAirflow(Client):
         supervisor: bool = False,
         timeout: float = 30.0,
     ) -> TaskProcess:
-        """Kill the process that executes a task instance; waits until there is one.
+        """Wait for the process that executes a task instance, and kill it.
 
-        It may not have come to the operator yet: to kill it at a certain point, wait for a sign of
+        The process may not have reached the operator yet: to kill it at a certain point, wait for a sign of
         that point first. Never kill an idle worker of the LocalExecutor: one of them holds the lock of
-        the task queue, and with it dies the executor.
+        the task queue, and the executor would block.
 
-        :param supervisor: kill its supervisor first, so that nobody reports the death: what the loss
-            of a worker machine looks like. Airflow notices after ``task_instance_heartbeat_timeout``.
+        :param supervisor: kill its supervisor first, so that no process reports the death, as after the loss of
+            a worker machine. Airflow notices after ``task_instance_heartbeat_timeout``.
         """
         task = self.task_process(dag_id, run_id, task_id, map_index, timeout)
         if supervisor:
             if task.supervisor is None:
-                raise LocalAirflowError(f"{task} has no supervisor any more")
+                raise LocalAirflowError(f"the supervisor of {task} has ended")
             task.supervisor.send_signal(sig)
         task.runner.send_signal(sig)
         return task
@@ -313,7 +311,7 @@ class LocalAirflow(Client):
         if done.returncode != 0:
             raise LocalAirflowError(f"`airflow db migrate` failed:\n{done.stdout}\n{done.stderr}")
         if self._template is not None:
-            # sqlite's own copy takes what is still in the write-ahead log along.
+            # sqlite's own backup includes the write-ahead log.
             partial = self._template.with_suffix(f".{os.getpid()}")
             source, target = sqlite3.connect(path), sqlite3.connect(partial)
             try:
@@ -358,7 +356,7 @@ class LocalAirflow(Client):
 
 
 def _listens(port: int) -> bool:
-    """Whether somebody listens on a port of this machine."""
+    """Return whether a process listens on a port of this machine."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1):
             return True
@@ -367,7 +365,7 @@ def _listens(port: int) -> bool:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports nobody listens on: all held at the same time, so that they differ."""
+    """Return distinct free ports: all are bound at the same time."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for each in sockets:
