@@ -1,16 +1,15 @@
 """
-What a Dag will ask to be generated over a range of dates, read from its file; nothing is run or written.
+The requests of a Dag over a range of dates, read from its file; nothing is executed or written.
 
-Templates are rendered as far as that is possible outside of a run. What needs one (XCom, results of other
-tasks) stays unknown, and is said to be: an estimate that guesses is worth less than one that does not know.
+Templates are rendered as far as possible outside of a run. Values that need a run (XCom, results of other tasks)
+are reported as unknown: an estimate must not guess.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,60 +19,55 @@ import pendulum
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance import version_compat
+from airflow_provider_seedance.batch.requests import read_requests
 from airflow_provider_seedance.operators.base import SeedanceOperator
 from airflow_provider_seedance.operators.batch import SeedanceGenerateVideoBatchOperator
 
 log = logging.getLogger(__name__)
 
-#: Stand for what only a run can know, and what no price depends on.
-UNKNOWN_PROMPT = "(known in a run)"
-UNKNOWN_INPUT = "https://known-in-a-run.example/input.png"
-_FREE: Mapping[str, Any] = {"prompt": UNKNOWN_PROMPT, "images": [UNKNOWN_INPUT], "seed": None}
+#: Placeholders for arguments that are unknown until the task runs, and that no price depends on.
+UNKNOWN_PROMPT = "(unknown until it runs)"
+UNKNOWN_INPUT = "https://unknown-until-it-runs.example/input.png"
+_PRICE_NEUTRAL: Mapping[str, Any] = {"prompt": UNKNOWN_PROMPT, "images": [UNKNOWN_INPUT], "seed": None}
 
-#: Runs of one Dag, and tasks mapped from one, that are looked at.
-MOST_RUNS = 10_000
-MOST_MAPPED = 10_000
+#: Limits of one estimate, so that a mistyped date or a product of long lists does not take hours.
+MAX_RUNS = 10_000
+MAX_MAPPED_TASKS = 10_000
 
 DEFAULT_CONNECTION = "seedance_default"
-
-#: Combinations of values of one mapped task whose price is told, where their number is not known.
-MOST_COMBINATIONS = 100
-
-#: Stands for the unknown names that expand_kwargs() may give arguments to.
-ANY = "what expand_kwargs() is given"
-
 
 #: A connection, and the arguments of a request to its service.
 Request = tuple[str, dict[str, Any]]
 
+#: The logical date of a run, and the start and end of its data interval.
+DagRunDates = tuple[datetime, datetime, datetime]
+
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class TaskRequests:
     """
-    What one task asks in one run.
+    The requests of one task in one run.
 
-    :param requests: Those of which it is known that they will be made, each once.
-    :param unpriced: The connection of each further one, whose arguments only the run knows.
-    :param several: Those of which only the run knows how often they will be made.
-    :param uncounted: Whether there may be more, of which not even the price of one is known.
-    :param notes: What is not known, in words.
+    :param requests: Requests with known arguments.
+    :param unpriced: The connection of each further request, whose arguments are unknown until it runs.
+    :param uncounted: Whether there may be more requests, in an unknown number.
+    :param notes: What is unknown, for the user.
     """
 
     task_id: str
     operator: type[SeedanceOperator]
     requests: tuple[Request, ...] = ()
     unpriced: tuple[str, ...] = ()
-    several: tuple[Request, ...] = ()
     uncounted: bool = False
     notes: tuple[str, ...] = ()
 
 
-# ---------------------------------------------------------------------- finding a Dag and its runs
+# ---------------------------------------------------------------------- Dag and runs
 
 
 def load_dag(dag_id: str, file: str | None = None) -> Any:
     """
-    Parse the file of a Dag, as Airflow does, but without telling the database.
+    Parse the file of a Dag, as Airflow does, but without writing to the database.
 
     :param file: The file; without it all bundles are searched.
     :raises SeedanceConfigurationError: there is no such Dag.
@@ -81,7 +75,7 @@ def load_dag(dag_id: str, file: str | None = None) -> Any:
     if file and not Path(file).expanduser().exists():
         raise errors.SeedanceConfigurationError(f"There is no file {file}. Nothing was sent.")
     problems: list[str] = []
-    for bundle, path in _places(file):
+    for bundle, path in _bundles_and_paths(file):
         module = version_compat.dag_bag_module()
         bag = module.BundleDagBag(dag_folder=str(path), bundle_path=bundle)
         if dag := bag.dags.get(dag_id):
@@ -96,8 +90,8 @@ def load_dag(dag_id: str, file: str | None = None) -> Any:
     )
 
 
-def _places(file: str | None) -> Iterator[tuple[Path, Path]]:
-    """Return what to parse, with the folder of its bundle, from which Dag files import."""
+def _bundles_and_paths(file: str | None) -> Iterator[tuple[Path, Path]]:
+    """Yield the root of each bundle, from which Dag files import, with the path to parse."""
     if file is None:
         yield from ((bundle, bundle) for bundle in _bundles())
         return
@@ -125,27 +119,27 @@ def _bundles() -> Iterator[Path]:
         ) from error
 
 
-def runs_between(dag: Any, since: datetime, until: datetime) -> list[tuple[datetime, datetime, datetime]]:
+def runs_between(dag: Any, since: datetime, until: datetime) -> list[DagRunDates]:
     """
-    Return the logical date and the data interval of each run that a backfill of this range makes.
+    Return the dates of each run that a backfill of this range creates.
 
-    :raises SeedanceConfigurationError: the Dag has no schedule that could be followed.
+    :raises SeedanceConfigurationError: the Dag has no periodic schedule, or too many runs.
     """
     serialized = version_compat.serialized(dag)
     if not serialized.timetable.periodic:
         raise errors.SeedanceConfigurationError(
-            f"{dag.dag_id} has no periodic schedule, so a range of dates says nothing of its runs. Leave --from and "
-            "--to out to estimate one run. Nothing was sent."
+            f"{dag.dag_id} has no periodic schedule, so a range of dates does not determine its runs. Omit --from "
+            "and --to to estimate one run. Nothing was sent."
         )
     found = []
-    for info in itertools.islice(serialized.iter_dagrun_infos_between(since, until), MOST_RUNS + 1):
+    for info in itertools.islice(serialized.iter_dagrun_infos_between(since, until), MAX_RUNS + 1):
         if info.logical_date is None or info.data_interval is None:
             found.append((info.run_after, info.run_after, info.run_after))
         else:
             found.append((info.logical_date, info.data_interval.start, info.data_interval.end))
-    if len(found) > MOST_RUNS:
+    if len(found) > MAX_RUNS:
         raise errors.SeedanceConfigurationError(
-            f"The range holds more than {MOST_RUNS} runs of {dag.dag_id}; take a shorter one. Nothing was sent."
+            f"The range holds more than {MAX_RUNS} runs of {dag.dag_id}; choose a shorter one. Nothing was sent."
         )
     return found
 
@@ -154,7 +148,7 @@ def day_range(since: str, until: str) -> tuple[datetime, datetime]:
     """
     Read ``--from`` and ``--to``; a date without a time includes its whole day.
 
-    :raises SeedanceConfigurationError: they are no dates, or the wrong way round.
+    :raises SeedanceConfigurationError: not dates, or in the wrong order.
     """
     try:
         first, last = (datetime.fromisoformat(text.strip()) for text in (since, until))
@@ -162,7 +156,7 @@ def day_range(since: str, until: str) -> tuple[datetime, datetime]:
         raise errors.SeedanceConfigurationError(
             f"--from and --to take dates such as 2026-01-31: {error}. Nothing was sent."
         ) from None
-    first, last = (one if one.tzinfo else one.replace(tzinfo=UTC) for one in (first, last))
+    first, last = (date if date.tzinfo else date.replace(tzinfo=UTC) for date in (first, last))
     if len(until.strip()) <= len("2026-01-31"):
         last += timedelta(days=1, microseconds=-1)
     if last < first:
@@ -170,228 +164,171 @@ def day_range(since: str, until: str) -> tuple[datetime, datetime]:
     return pendulum.instance(first), pendulum.instance(last)
 
 
-# ---------------------------------------------------------------------- what the tasks of a run ask
+# ---------------------------------------------------------------------- requests of a run
 
 
+@dataclass(frozen=True)
 class _TaskInstance:
     """
-    Of a task instance, what is known before the run: which of the mapped ones it is.
+    The attributes of a task instance that are known before the run.
 
-    Everything else is missing, so that a template that asks for it fails, and is unknown.
+    All others are missing, so that a template which uses them fails, and its value is unknown.
     """
 
-    def __init__(self, task_id: str, map_index: int) -> None:
-        self.task_id = task_id
-        self.map_index = map_index
+    task_id: str
+    map_index: int
 
 
 @dataclass
-class _Known:
-    """The arguments of one task instance, rendered, and the names of those that only a run knows."""
+class _Arguments:
+    """The rendered arguments of one task instance, and the names of those that are unknown until it runs."""
 
     conn_id: str = DEFAULT_CONNECTION
-    arguments: dict[str, Any] = field(default_factory=dict)
-    missing: list[str] = field(default_factory=list)
+    values: dict[str, Any] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
 
 
-class _Reading:
-    """One task in one run."""
+class _TaskInspector:
+    """Finds the requests of one task in one run."""
 
-    def __init__(self, task: Any, kind: type[SeedanceOperator], context: Mapping[str, Any]) -> None:
+    def __init__(self, task: Any, operator: type[SeedanceOperator], context: Mapping[str, Any]) -> None:
         self.task = task
-        self.kind = kind
+        self.operator = operator
         self.context = context
-        self.mapped = bool(getattr(task, "is_mapped", False))
+        self.is_mapped = bool(getattr(task, "is_mapped", False))
+        self.is_decorated = hasattr(operator, "custom_operator_name")
+        self.is_batch = issubclass(operator, SeedanceGenerateVideoBatchOperator)
+        self.fields = (*operator.request_fields, *(("requests",) if self.is_batch else ()))
         self.environment = task.get_template_env()
-        self.batch = issubclass(kind, SeedanceGenerateVideoBatchOperator)
-        self.fields = (*kind.request_fields, *(("requests",) if self.batch else ()))
         self.notes: list[str] = []
 
-    def asked(self) -> Asked:
-        """Return what the task asks."""
-        if self._given({}).get("dry_run") or getattr(self.task, "only_estimate", False):
-            return self._of("dry_run: it sends nothing")
-        count, own = self._expansion()
-        if count is None:
-            return self._several(own)
-        if count > MOST_MAPPED:
-            return self._of(f"mapped to {count} tasks, which is more than is looked at", uncounted=True)
+    def inspect(self) -> TaskRequests:
+        """Return the requests of the task."""
+        if self._is_dry_run():
+            return self._result("dry_run: it sends nothing")
+        mappings = self._mappings()
+        if mappings is None:
+            return self._result("mapped: how many renders is unknown until it runs", uncounted=True)
+        if len(mappings) > MAX_MAPPED_TASKS:
+            return self._result(f"mapped to more than {MAX_MAPPED_TASKS} tasks", uncounted=True)
         requests: list[Request] = []
         unpriced: list[str] = []
         uncounted = False
-        for index in range(count):
-            known = self._render(index, self._mapping(own, index))
-            found = self._requests(known)
-            if found is None and self.batch:
+        for index, mapping in enumerate(mappings):
+            arguments = self._render(index if self.is_mapped else -1, mapping)
+            found = self._requests(arguments)
+            if found is None and self.is_batch:
                 uncounted = True
             elif found is None:
-                unpriced.append(known.conn_id)
-            requests += [(known.conn_id, one) for one in found or ()]
-        return self._of(requests=tuple(requests), unpriced=tuple(unpriced), uncounted=uncounted)
+                unpriced.append(arguments.conn_id)
+            requests += [(arguments.conn_id, request) for request in found or ()]
+        return self._result(requests=tuple(requests), unpriced=tuple(unpriced), uncounted=uncounted)
 
-    def _of(self, note: str | None = None, **found: Any) -> Asked:
+    def _result(self, note: str | None = None, **found: Any) -> TaskRequests:
         notes = dict.fromkeys([*self.notes, *([note] if note else ())])
-        return Asked(task_id=self.task.task_id, operator=self.kind, notes=tuple(notes), **found)
+        return TaskRequests(task_id=self.task.task_id, operator=self.operator, notes=tuple(notes), **found)
 
-    # ------------------------------------------------------------------ mapping
+    def _is_dry_run(self) -> bool:
+        if self.is_mapped:
+            return bool(self.task.partial_kwargs.get("dry_run"))
+        return bool(getattr(self.task, "only_estimate", False))
 
-    def _expansion(self) -> tuple[int | None, Any]:
-        """Return how many tasks this one becomes, if that is known, and what they differ in."""
-        own = None
-        if self.mapped:
-            own = self.task._get_specified_expand_input()
-            inputs = [own]
-        else:
-            groups = getattr(self.task, "iter_mapped_task_groups", lambda: ())()
-            inputs = [group._expand_input for group in groups]
-        counts = [_count(one) for one in inputs]
-        if None in counts or len(counts) > 1:
-            return None, own
-        return (counts[0] if counts else 1), own
+    def _mappings(self) -> list[Any] | None:
+        """
+        Return the mapped arguments of each task instance; ``None`` if their number is unknown until it runs.
 
-    def _mapping(self, own: Any, index: int) -> dict[str, Any]:
-        """Return the arguments that belong to one mapped task; :data:`ANY` if they are not known."""
-        if own is None:
-            return {}
-        try:
-            mapping, _ = own.resolve({**self.context, "ti": _TaskInstance(self.task.task_id, index)})
-        except Exception as error:
-            log.debug("%s: %s", self.task.task_id, error)
-            return {ANY: None}
-        return dict(mapping)
+        Only lists that stand in the Dag file are known. An unmapped task has one task instance.
+        """
+        if not self.is_mapped:
+            is_in_mapped_group = any(self.task.iter_mapped_task_groups())
+            return None if is_in_mapped_group else [{}]
+        # The arguments of a decorated task go to its function.
+        expansion = self.task.op_kwargs_expand_input if self.is_decorated else self.task.expand_input
+        if isinstance(expansion.value, list):
+            return list(expansion.value)
+        if not isinstance(expansion.value, Mapping):
+            return None
+        values = list(expansion.value.values())
+        if not all(isinstance(each, list | tuple) for each in values):
+            return None
+        combinations = itertools.islice(itertools.product(*values), MAX_MAPPED_TASKS + 1)
+        return [dict(zip(expansion.value, each, strict=True)) for each in combinations]
 
-    def _several(self, own: Any) -> Asked:
-        """Return what a task asks of which only the run knows how many there will be."""
-        literal, unknown = self._axes(own)
-        found: list[Request] = []
-        for combination in itertools.islice(itertools.product(*literal.values()), MOST_COMBINATIONS):
-            known = self._render(-1, dict(zip(literal, combination, strict=True)), unknown)
-            found += [(known.conn_id, one) for one in self._requests(known) or ()]
-        self.notes.append(
-            f"mapped over {self._origin(own)}: how many renders is known in a run only, "
-            + ("see the price of one" if found else "and none is counted")
-        )
-        return self._of(several=tuple(found), uncounted=True)
-
-    def _axes(self, own: Any) -> tuple[dict[str, list[Any]], list[str]]:
-        """Return the arguments that are mapped over values in the Dag file, and those that only a run knows."""
-        if own is None or self._is_decorated:
-            return {}, []  # of a group: rendering finds out; of a decorated task: they go to the function
-        if not isinstance(own.value, Mapping):
-            return {}, [ANY]
-        literal = {name: found for name, given in own.value.items() if (found := _values(given)) is not None}
-        return literal, [name for name in own.value if name not in literal]
-
-    def _origin(self, own: Any) -> str:
-        """Say what the task is mapped over."""
-        inputs = (
-            [own] if own is not None else [one._expand_input for one in self.task.iter_mapped_task_groups()]
-        )
-        try:
-            names = sorted({operator.task_id for one in inputs for operator, _ in one.iter_references()})
-        except Exception as error:
-            log.debug("%s: %s", self.task.task_id, error)
-            names = []
-        return f"the result of another task ({', '.join(names)})" if names else "several levels"
-
-    # ------------------------------------------------------------------ arguments
-
-    @property
-    def _is_decorated(self) -> bool:
-        return hasattr(self.kind, "custom_operator_name")
-
-    def _given(self, mapping: Mapping[str, Any]) -> dict[str, Any]:
+    def _given(self, mapping: Any) -> dict[str, Any]:
         """Return the arguments of the operator as they stand in the Dag file."""
-        if self.mapped:
-            return {**self.task.partial_kwargs, **({} if self._is_decorated else mapping)}
-        return {name: getattr(self.task, name, None) for name in (*self.fields, "seedance_conn_id")}
+        if not self.is_mapped:
+            return {name: getattr(self.task, name, None) for name in (*self.fields, "seedance_conn_id")}
+        mapped = mapping if isinstance(mapping, Mapping) and not self.is_decorated else {}
+        return {**self.task.partial_kwargs, **mapped}
 
-    def _render(self, index: int, mapping: Mapping[str, Any], unknown: Sequence[str] = ()) -> _Known:
+    def _render(self, map_index: int, mapping: Any) -> _Arguments:
         given = self._given(mapping)
-        context = {**self.context, "ti": _TaskInstance(self.task.task_id, index), "task": self.task}
-        context["task_instance"] = context["ti"]
-        known = _Known()
+        ti = _TaskInstance(self.task.task_id, map_index)
+        context = {**self.context, "ti": ti, "task_instance": ti, "task": self.task}
+        arguments = _Arguments()
         for name in (*self.fields, "seedance_conn_id"):
-            value = given.get(name)
             try:
-                if name in unknown:
-                    raise LookupError(name)
-                value = self.task.render_template(value, context, self.environment, set())
+                value = self.task.render_template(given.get(name), context, self.environment, set())
             except Exception as error:
                 log.debug("%s of %s: %s", name, self.task.task_id, error)
-                if name not in _FREE:
-                    known.missing.append(name)
-                value = _FREE.get(name)
-            known.arguments[name] = value
-        known.conn_id = str(known.arguments.pop("seedance_conn_id", None) or DEFAULT_CONNECTION)
-        if ANY in mapping or ANY in unknown:
-            known.missing.append(ANY)
-        return known
+                if name not in _PRICE_NEUTRAL:
+                    arguments.unknown.append(name)
+                value = _PRICE_NEUTRAL.get(name)
+            arguments.values[name] = value
+        arguments.conn_id = str(arguments.values.pop("seedance_conn_id", None) or DEFAULT_CONNECTION)
+        if not isinstance(mapping, Mapping):
+            arguments.unknown.append("an element of expand_kwargs()")
+        return arguments
 
-    def _requests(self, known: _Known) -> list[dict[str, Any]] | None:
-        """Return the arguments of each request, or ``None``, with a note, if they are not known."""
-        if known.missing:
-            names = " and ".join(known.missing)
-            what = "its renders are not counted" if "requests" in known.missing else "its price is unknown"
-            self.notes.append(f"{names}: known in a run only, {what}")
+    def _requests(self, arguments: _Arguments) -> list[dict[str, Any]] | None:
+        """Return the arguments of each request, or add a note and return ``None`` if they are unknown."""
+        if arguments.unknown:
+            names = " and ".join(arguments.unknown)
+            effect = (
+                "its renders are not counted" if "requests" in arguments.unknown else "its price is unknown"
+            )
+            self.notes.append(f"{names}: unknown until it runs, {effect}")
             return None
-        given = {name: value for name, value in known.arguments.items() if value is not None}
-        if self.batch:
-            return self._listed(given)
-        if self._is_decorated:
+        given = {name: value for name, value in arguments.values.items() if value is not None}
+        if self.is_batch:
+            return self._read_requests(given)
+        if self.is_decorated:
             given["prompt"] = UNKNOWN_PROMPT
-            self.notes.append("its function may set more than the prompt; counted as the decorator says")
+            self.notes.append(
+                "its function may set more than the prompt; priced by the decorator's arguments"
+            )
         return [{"prompt": UNKNOWN_PROMPT, **given}]
 
-    def _listed(self, given: dict[str, Any]) -> list[dict[str, Any]] | None:
-        from airflow_provider_seedance.batch.requests import read_requests
-
+    def _read_requests(self, given: dict[str, Any]) -> list[dict[str, Any]] | None:
         try:
             return [item.arguments for item in read_requests(given.pop("requests", None), given)]
         except errors.SeedanceError as error:
-            # Often a file that an earlier task of the run is to write.
+            # Often a file that an earlier task of the run writes.
             self.notes.append(f"its renders are not counted: {error.message}")
             return None
 
 
-def asked_in(dag: Any, moment: tuple[datetime, datetime, datetime] | None) -> list[Asked]:
+def requests_of_run(dag: Any, run: DagRunDates | None) -> list[TaskRequests]:
     """
-    Return what each task of this package asks in one run.
+    Return the requests of each task of this package in one run.
 
-    :param moment: Logical date and data interval; ``None`` for now.
+    :param run: Its dates; ``None`` for a run now.
     """
-    context = _context(dag, moment)
+    context = _context(dag, run)
     return [
-        _Reading(task, kind, {**context, "params": _params(dag, task)}).asked()
+        _TaskInspector(task, operator, {**context, "params": _params(dag, task)}).inspect()
         for task in dag.tasks
-        if (kind := _kind(task)) is not None
+        if (operator := _operator_of(task)) is not None
     ]
 
 
-def _kind(task: Any) -> type[SeedanceOperator] | None:
-    kind = getattr(task, "operator_class", None) if getattr(task, "is_mapped", False) else type(task)
-    return kind if isinstance(kind, type) and issubclass(kind, SeedanceOperator) else None
-
-
-def _values(given: Any) -> list[Any] | None:
-    """Return what ``expand()`` goes through, if it stands in the Dag file."""
-    if isinstance(given, Mapping):
-        return list(given.items())
-    if isinstance(given, Sequence) and not isinstance(given, str):
-        return list(given)
-    return None
-
-
-def _count(expansion: Any) -> int | None:
-    value = getattr(expansion, "value", None)
-    if isinstance(value, Mapping):
-        lengths = [None if (found := _values(one)) is None else len(found) for one in value.values()]
-        return None if None in lengths else math.prod(length or 0 for length in lengths)
-    return len(value) if isinstance(value, Sequence) and not isinstance(value, str) else None
+def _operator_of(task: Any) -> type[SeedanceOperator] | None:
+    operator = getattr(task, "operator_class", None) if getattr(task, "is_mapped", False) else type(task)
+    return operator if isinstance(operator, type) and issubclass(operator, SeedanceOperator) else None
 
 
 def _params(dag: Any, task: Any) -> dict[str, Any]:
-    """Return the params that have a value; a run can be given others, but nobody knows which."""
+    """Return the default values of the params; those without a default are missing."""
     found: dict[str, Any] = {}
     for params in (dag.params, getattr(task, "params", None) or {}):
         for name in params:
@@ -404,8 +341,8 @@ def _params(dag: Any, task: Any) -> dict[str, Any]:
     return found
 
 
-def _context(dag: Any, moment: tuple[datetime, datetime, datetime] | None) -> dict[str, Any]:
-    logical, start, end = (pendulum.instance(one) for one in (moment or (pendulum.now("UTC"),) * 3))
+def _context(dag: Any, run: DagRunDates | None) -> dict[str, Any]:
+    logical, start, end = (pendulum.instance(date) for date in (run or (pendulum.now("UTC"),) * 3))
     context: dict[str, Any] = {
         "dag": dag,
         "logical_date": logical,

@@ -9,24 +9,26 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
 
 from airflow_provider_seedance import __version__
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.validation import prepare_request
-from airflow_provider_seedance.batch.estimates import UNKNOWN, BatchEstimate, estimate
+from airflow_provider_seedance.batch.estimates import BatchEstimate, estimate
 from airflow_provider_seedance.batch.requests import read_requests
+from airflow_provider_seedance.cli import dag_requests
 from airflow_provider_seedance.cli.connection import (
     API_VARIABLE,
     KEY_VARIABLE,
     airflows_database,
     connection_from_environment,
 )
+from airflow_provider_seedance.cli.dag_requests import TaskRequests
 from airflow_provider_seedance.generations import GenerationRequest, VideoRequest
-from airflow_provider_seedance.settings import Settings
+from airflow_provider_seedance.hooks.seedance import SeedanceHook
+from airflow_provider_seedance.settings import Settings, read_settings
 
 _FOOTNOTE = (
     "An estimate: each request counted as one render that succeeds at once, nothing that a retry or a cleared task "
@@ -36,63 +38,53 @@ _FOOTNOTE = (
 
 _DEFAULTS = ("model", "duration", "resolution", "aspect_ratio")
 
-#: So many remarks are told.
-_TOLD = 20
+#: Limit of the notes that are printed, so that the totals stay visible.
+_MAX_NOTES = 20
 
 
 @dataclass
-class _Sum:
-    """Requests to one service; the first of each pair names them in a refusal."""
+class _ConnectionRequests:
+    """
+    The requests of one connection.
+
+    :param requests: Pairs of the name of a request in error messages, and the request.
+    :param unpriced: Number of further requests, whose price is unknown.
+    """
 
     settings: Settings
     requests: list[tuple[str, GenerationRequest]] = field(default_factory=list)
     unpriced: int = 0
-    several: list[tuple[str, GenerationRequest]] = field(default_factory=list)
 
     def estimate(self) -> BatchEstimate:
-        return self._priced(self.requests, self.unpriced)
-
-    def each(self) -> dict[str, BatchEstimate]:
-        """Return the price of one render of each kind of which nobody knows the number, by task."""
-        found: dict[str, list[tuple[str, GenerationRequest]]] = {}
-        for one in self.several:
-            if one not in found.setdefault(one[0], []):
-                found[one[0]].append(one)
-        return {task_id: self._priced(requests) for task_id, requests in found.items()}
-
-    def _priced(self, requests: Iterable[tuple[str, GenerationRequest]], unknown: int = 0) -> BatchEstimate:
         prepared, problems = [], []
-        for key, request in requests:
+        for task_id, request in self.requests:
             try:
                 prepared.append(prepare_request(self.settings, request))
             except errors.SeedanceRequestError as error:
-                problems.append((key, error.message))
-        return estimate(self.settings, prepared, problems, unknown=unknown)
+                problems.append((task_id, error.message))
+        return estimate(self.settings, prepared, problems, unknown=self.unpriced)
 
 
 def estimate_command(args: argparse.Namespace) -> int:
-    """Print the estimate; returns the exit code: 0 if there is one, otherwise 2."""
+    """Print the estimate; return the exit code: 0 if there is one, otherwise 2."""
     logging.getLogger("airflow_provider_seedance").setLevel(logging.ERROR)
     try:
         if bool(args.requests) == bool(args.dag):
             raise errors.SeedanceConfigurationError("Give either a file of requests or --dag.")
-        # Dag files, templates and Airflow may talk; what is printed here is for others to read.
+        # Dag files and Airflow may print; standard output is for the estimate only, which may be JSON.
         with contextlib.redirect_stdout(sys.stderr), airflows_database():
-            sums, notes = _of_dag(args) if args.dag else _of_file(args)
+            groups, notes = _of_dag(args) if args.dag else _of_file(args)
     except errors.SeedanceError as error:
         print(error.message, file=sys.stderr)
         return 2
-    print(_json(sums, notes) if args.output == "json" else _table(sums, notes))
+    print(_json(groups, notes) if args.output == "json" else _table(groups, notes))
     return 0
 
 
-def _json(sums: Sequence[_Sum], notes: Sequence[str]) -> str:
+def _json(groups: Sequence[_ConnectionRequests], notes: Sequence[str]) -> str:
     found = {
-        "estimates": [{"prices": _source(one.settings), **one.estimate().as_dict()} for one in sums],
-        "unknown_number": [
-            {"task_id": task_id, "each": priced.as_dict()}
-            for one in sums
-            for task_id, priced in one.each().items()
+        "estimates": [
+            {"prices": _price_source(each.settings), **each.estimate().as_dict()} for each in groups
         ],
         "notes": list(notes),
         "version": __version__,
@@ -100,66 +92,44 @@ def _json(sums: Sequence[_Sum], notes: Sequence[str]) -> str:
     return json.dumps(found, indent=2)
 
 
-def _table(sums: Sequence[_Sum], notes: Sequence[str]) -> str:
-    blocks = [f"{one.settings.api.name}\n{one.estimate().table()}" for one in sums]
-    each = [
-        f"  {task_id}: {_each(row.credits, row.cost_usd)} ({row.model or 'default model'}, "
-        f"{row.resolution or 'default resolution'})"
-        for one in sums
-        for task_id, priced in one.each().items()
-        for row in _units(one, task_id, priced)
-    ]
-    if each:
-        blocks.append("\n".join(["Of unknown number and in no total; each render costs", *each]))
+def _table(groups: Sequence[_ConnectionRequests], notes: Sequence[str]) -> str:
+    blocks = [f"{each.settings.api.name}\n{each.estimate().table()}" for each in groups]
     if notes:
         blocks.append("\n".join(f"Note: {note}." for note in notes))
-    sources = dict.fromkeys(_source(one.settings) for one in sums)
+    sources = dict.fromkeys(_price_source(each.settings) for each in groups)
     return "\n\n".join([*blocks, "\n".join([*sources, _FOOTNOTE])])
 
 
-def _units(one: _Sum, task_id: str, priced: BatchEstimate) -> Iterable[Any]:
-    """Return a row for each kind of render; those of one model and resolution may differ in length."""
-    if not priced.rows:
-        return
-    for key, request in one.several:
-        if key == task_id:
-            yield from one._priced([(key, request)]).rows
-
-
-def _each(credits: float | None, usd: float | None) -> str:
-    return UNKNOWN if credits is None or usd is None else f"{credits:g} credits, ${usd:g}"
-
-
-def _source(settings: Settings) -> str:
+def _price_source(settings: Settings) -> str:
     api = settings.api
     if not api.publishes_prices:
-        return f"{api.name}: version {__version__} of this package knows no price list of {api.title}."
+        return (
+            f"{api.name}: {api.title} publishes no prices that version {__version__} of this package knows."
+        )
     return f"{api.name}: prices as published by {api.title}, as version {__version__} of this package knows them."
 
 
 # ---------------------------------------------------------------------- a file
 
 
-def _of_file(args: argparse.Namespace) -> tuple[list[_Sum], list[str]]:
+def _of_file(args: argparse.Namespace) -> tuple[list[_ConnectionRequests], list[str]]:
     defaults = {name: getattr(args, name) for name in _DEFAULTS}
     items = read_requests(_local(args.requests), defaults)
     if not items:
         raise errors.SeedanceConfigurationError(f"{args.requests} holds no requests. Nothing was sent.")
-    one = _Sum(_settings(args, args.conn_id))
-    one.requests += [(item.key, VideoRequest.from_arguments(item.arguments)) for item in items]
-    return [one], []
+    requests: list[tuple[str, GenerationRequest]] = [
+        (item.key, VideoRequest.from_arguments(item.arguments)) for item in items
+    ]
+    return [_ConnectionRequests(_settings(args, args.conn_id), requests)], []
 
 
 def _local(path: str) -> str:
-    """Return a path of this machine as object storage takes it."""
+    """Return the absolute form of a local path; return a URL unchanged."""
     return path if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
 def _settings(args: argparse.Namespace, conn_id: str | None) -> Settings:
-    """Read the connection; an estimate needs no key, so naming the service is enough."""
-    from airflow_provider_seedance.hooks.seedance import SeedanceHook
-    from airflow_provider_seedance.settings import read_settings
-
+    """Read the connection; ``--api`` is enough, because an estimate needs no key."""
     if args.api:
         extra = json.dumps({"api": args.api})
         nothing = dict.fromkeys(("host", "port", "schema"))
@@ -181,68 +151,60 @@ def _settings(args: argparse.Namespace, conn_id: str | None) -> Settings:
 # ---------------------------------------------------------------------- a Dag
 
 
-def _of_dag(args: argparse.Namespace) -> tuple[list[_Sum], list[str]]:
-    from airflow_provider_seedance.cli import dag_requests
-
+def _of_dag(args: argparse.Namespace) -> tuple[list[_ConnectionRequests], list[str]]:
     if given := [f"--{name.replace('_', '-')}" for name in _DEFAULTS if getattr(args, name)]:
         raise errors.SeedanceConfigurationError(
-            f"{', '.join(given)} cannot be used with --dag: the tasks say what they ask. Nothing was sent."
+            f"{', '.join(given)} cannot be used with --dag: the tasks have their own arguments. Nothing was sent."
         )
     if bool(args.since) != bool(args.until):
         raise errors.SeedanceConfigurationError("--from and --to belong together. Nothing was sent.")
     days = dag_requests.day_range(args.since, args.until) if args.since else None
     dag = dag_requests.load_dag(args.dag, args.file)
-    moments: Sequence[Any] = [None]
+    runs: Sequence[dag_requests.DagRunDates | None] = [None]
     if days:
-        moments = dag_requests.runs_between(dag, *days)
-        if not moments:
+        runs = dag_requests.runs_between(dag, *days)
+        if not runs:
             raise errors.SeedanceConfigurationError(
                 f"{args.dag} has no run between {args.since} and {args.until}. Nothing was sent."
             )
-    asked = [one for moment in moments for one in dag_requests.asked_in(dag, moment)]
-    if not asked:
+    tasks = [task for run in runs for task in dag_requests.requests_of_run(dag, run)]
+    if not tasks:
         raise errors.SeedanceConfigurationError(
             f"No task of {args.dag} generates anything: it has no operator of this package. Nothing was sent."
         )
-    left_out = dict.fromkeys(one.task_id for one in asked if one.uncounted)
-    also = (
-        [f"not in the totals, because their number is not known: {', '.join(left_out)}"] if left_out else []
-    )
-    runs = f"{len(moments)} run{'' if len(moments) == 1 else 's'} of {args.dag}"
-    return _sums(args, asked), [runs, *also, *_notes(asked)]
+    notes = [f"{len(runs)} run{'' if len(runs) == 1 else 's'} of {args.dag}"]
+    if uncounted := dict.fromkeys(task.task_id for task in tasks if task.uncounted):
+        notes.append(
+            f"not in the totals, because their number is unknown until they run: {', '.join(uncounted)}"
+        )
+    return _by_connection(args, tasks), [*notes, *_notes(tasks)]
 
 
-def _sums(args: argparse.Namespace, asked: Iterable[Any]) -> list[_Sum]:
-    sums: dict[str, _Sum] = {}
+def _by_connection(args: argparse.Namespace, tasks: Iterable[TaskRequests]) -> list[_ConnectionRequests]:
+    groups: dict[str, _ConnectionRequests] = {}
 
-    def sum_of(conn_id: str) -> _Sum:
+    def group_of(conn_id: str) -> _ConnectionRequests:
         name = args.api or args.conn_id or conn_id
-        if name not in sums:
-            sums[name] = _Sum(_settings(args, args.conn_id or conn_id))
-        return sums[name]
+        if name not in groups:
+            groups[name] = _ConnectionRequests(_settings(args, args.conn_id or conn_id))
+        return groups[name]
 
-    for one in asked:
-        for conn_id, arguments in one.requests:
-            sum_of(conn_id).requests.append(_named(one, arguments))
-        for conn_id in one.unpriced:
-            sum_of(conn_id).unpriced += 1
-        for conn_id, arguments in one.several:
-            several = sum_of(conn_id).several
-            if (named := _named(one, arguments)) not in several:
-                several.append(named)
-    return list(sums.values())
+    for task in tasks:
+        for conn_id, arguments in task.requests:
+            request = task.operator.request_class.from_arguments(arguments)
+            group_of(conn_id).requests.append((task.task_id, request))
+        for conn_id in task.unpriced:
+            group_of(conn_id).unpriced += 1
+    return list(groups.values())
 
 
-def _named(one: Any, arguments: Mapping[str, Any]) -> tuple[str, GenerationRequest]:
-    return one.task_id, one.operator.request_class.from_arguments(arguments)
-
-
-def _notes(asked: Sequence[Any]) -> list[str]:
-    counts = Counter((one.task_id, note) for one in asked for note in one.notes)
-    runs = Counter(one.task_id for one in asked)
+def _notes(tasks: Sequence[TaskRequests]) -> list[str]:
+    counts = Counter((task.task_id, note) for task in tasks for note in task.notes)
+    runs = Counter(task.task_id for task in tasks)
     notes = [
         f"{task_id}: {note.rstrip('.')}"
         + ("" if count == runs[task_id] else f" ({count} of {runs[task_id]} runs)")
         for (task_id, note), count in counts.items()
     ]
-    return [*notes[:_TOLD], *([f"and {len(notes) - _TOLD} more of the kind"] if len(notes) > _TOLD else [])]
+    omitted = len(notes) - _MAX_NOTES
+    return [*notes[:_MAX_NOTES], *([f"and {omitted} more notes"] if omitted > 0 else [])]
