@@ -93,13 +93,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     from airflow_provider_seedance.apis import seedance2api
     from airflow_provider_seedance.client import api_client, flows
     from airflow_provider_seedance.polling import quota, schedule
-    from airflow_provider_seedance.submission import records
+    from airflow_provider_seedance.submission import store
 
     monkeypatch.setattr(flows, "SUBMIT_PAUSES", (0.0,) * len(flows.SUBMIT_PAUSES))
     monkeypatch.setattr(flows, "READ_PAUSES", (0.0,) * len(flows.READ_PAUSES))
     monkeypatch.setattr(flows, "LOOK_UP_PAUSES", (0.0,) * len(flows.LOOK_UP_PAUSES))
     monkeypatch.setattr(seedance2api, "_RESULT_PAUSES", (0.0,))
-    monkeypatch.setattr(records, "WRITE_PAUSES", (0.0,) * len(records.WRITE_PAUSES))
+    monkeypatch.setattr(store, "WRITE_PAUSES", (0.0,) * len(store.WRITE_PAUSES))
     for name in ("SHORTEST", "LONGEST", "LONGEST_AFTER_FAILURE"):
         monkeypatch.setattr(schedule, name, 0.01)
     monkeypatch.setattr(schedule, "LONGEST_SHARE", 0.0)

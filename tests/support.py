@@ -13,8 +13,9 @@ from helpers import connection
 
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import ImageRequest, VideoRequest
+from airflow_provider_seedance.ledger.task_state import STATE_KEY
 from airflow_provider_seedance.settings import Settings, read_settings
-from airflow_provider_seedance.submission.records import RECORD_KEY
+from airflow_provider_seedance.submission.store import GENERATION_KEY
 
 #: A key that is long and odd enough to be found wherever it should not be.
 SECRET = "sk-test-9f8e7d6c5b4a"
@@ -24,16 +25,18 @@ PROMPT = "A quartz heron over teal dunes"
 
 
 class Store:
-    """Stands in for ``context["task_state_store"]``; takes JSON only, as Airflow does."""
+    """Fake ``context["task_state_store"]``; accepts JSON only, as Airflow does."""
 
     def __init__(self, value: Any = None) -> None:
-        self.texts: dict[str, str] = {} if value is None else {RECORD_KEY: json.dumps(value)}
-        #: The state in every record that was written, in order.
+        self.texts: dict[str, str] = {}
+        if value is not None:
+            self.value = value
+        #: The states of the record of a single generation, one for each write.
         self.states: list[str] = []
         self.retentions: list[Any] = []
         #: Every access with its key, in order.
         self.reads_and_writes: list[tuple[str, str]] = []
-        #: Called before each access with ``get`` or ``set``; raises what the access shall raise.
+        #: Called before each access with ``get`` or ``set``; its exceptions are those of the access.
         self.before: Callable[[str], None] = lambda what: None
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -44,22 +47,28 @@ class Store:
     def set(self, key: str, value: Any, *, retention: Any = None) -> None:
         self.before("set")
         self.texts[key] = json.dumps(value, allow_nan=False)
-        if "state" in value:  # of a single render
-            self.states.append(value["state"])
+        if record := value.get("records", {}).get(GENERATION_KEY):
+            self.states.append(record["state"])
         self.reads_and_writes.append(("set", key))
         self.retentions.append(retention)
 
     @property
     def value(self) -> Any:
-        """The record as it lies there."""
-        return json.loads(self.texts[RECORD_KEY]) if RECORD_KEY in self.texts else None
+        """The stored record of a single generation."""
+        return (
+            json.loads(self.texts[STATE_KEY])["records"][GENERATION_KEY] if STATE_KEY in self.texts else None
+        )
+
+    @value.setter
+    def value(self, value: Any) -> None:
+        self.texts[STATE_KEY] = json.dumps({"groups": 1, "records": {GENERATION_KEY: value}})
 
     def change(self, **changes: Any) -> None:
-        """Change the record behind the back of the task."""
-        self.texts[RECORD_KEY] = json.dumps({**self.value, **changes})
+        """Change fields of the stored record."""
+        self.value = {**self.value, **changes}
 
     def break_down(self, *accesses: str, times: int = 1000) -> None:
-        """Let the next accesses fail."""
+        """Make the next accesses fail."""
         left = [times]
 
         def fail(what: str) -> None:

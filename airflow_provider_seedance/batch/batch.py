@@ -22,20 +22,19 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.batch.items import BatchItem, Phase, failure_of
 from airflow_provider_seedance.batch.manifest import read_result
 from airflow_provider_seedance.batch.orphans import reconcile_orphans
-from airflow_provider_seedance.batch.record_codec import Failure
-from airflow_provider_seedance.batch.record_store import BatchRecordStore, ItemRecordStore
 from airflow_provider_seedance.batch.resume_state import (
     StopReason,
     circuit_breaker,
 )
 from airflow_provider_seedance.client import flows
 from airflow_provider_seedance.client.api_client import Client
-from airflow_provider_seedance.generations import Generation, GenerationStatus, read_number, utc_now
+from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
 from airflow_provider_seedance.observability import metrics
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.polling.wait_state import quota_pause
 from airflow_provider_seedance.submission import decisions
 from airflow_provider_seedance.submission import records as rec
+from airflow_provider_seedance.submission.store import RecordStore
 from airflow_provider_seedance.submission.submitter import (
     HasGeneration,
     RetryLater,
@@ -64,7 +63,7 @@ class Batch:
         self,
         *,
         client: Client,
-        ledger: BatchRecordStore,
+        ledger: RecordStore,
         renders: Sequence[BatchItem],
         policy: SubmissionPolicy,
         max_in_flight: int,
@@ -106,7 +105,7 @@ class Batch:
         """Return the renders whose results only the service has, with those this entry would forget, too."""
         if not self.of(Phase.UNREAD):
             return []
-        forgotten = self.ledger.without_room()
+        forgotten = self.ledger.results_not_persisted()
         return [
             render
             for render in self.renders
@@ -149,9 +148,10 @@ class Batch:
         return bool(render.name) and render.phase is not Phase.FAILED
 
     def _recall(self, render: BatchItem) -> None:
-        record, failure = self._store(render).read(), self.ledger.failure(render.name)
+        record = self.ledger.read(render.name)
         if record is None:
             return
+        failure = record.failure
         attempt = _attempt(render)
         render.generation_id = record.generation_id
         render.submitted_at = record.submitted_at.timestamp() if record.submitted_at else None
@@ -170,8 +170,8 @@ class Batch:
     def _recall_uncertain(self, render: BatchItem, record: rec.Record) -> None:
         submission = self._submission(render)
         if found := submission.find(record):
-            record = replace(record, state=rec.RecordState.SUBMITTED, generation_id=found)
-            self.ledger.note(render.name, record)
+            record = rec.with_id(record, found)
+            self.ledger.update(render.name, record)
             render.generation_id = found
             self._recall_submitted(render, record)
             return
@@ -181,7 +181,7 @@ class Batch:
                 log.warning("%s: %s", render.item.key, verdict.error.message)
                 self._unasked.add(render.name)
                 return
-            self.ledger.note(render.name, replace(record, state=rec.RecordState.UNCERTAIN))
+            self.ledger.update(render.name, replace(record, state=rec.RecordState.UNCERTAIN))
             self._fail(render, verdict.error)
         else:
             log.warning("%s: %s", render.item.key, getattr(verdict, "note", ""))
@@ -197,7 +197,8 @@ class Batch:
         again = not mine and decisions.is_cleared(record, _attempt(render)) and self.policy.on_clear == "new"
         if record.status is GenerationStatus.SUCCEEDED:
             if record.result is not None:
-                generation = Generation.from_result(record.result).with_defaults(record.result_defaults)
+                generation = record.known_end()
+                assert generation is not None
                 if mine:
                     render.phase, render.generation = Phase.SUCCEEDED, generation
                 else:
@@ -206,7 +207,7 @@ class Batch:
                 render.phase = Phase.UNREAD
                 render.deadline = self.entered_at + self.timeout
         elif not mine:
-            self._decide(render, record, self._unseen(render, record))
+            self._decide(render, record, record.placeholder_generation())
 
     def _decide(
         self, render: BatchItem, record: rec.Record, remote: Generation | errors.SeedanceError
@@ -216,11 +217,11 @@ class Batch:
         log.debug("%s: %s", render.item.key, getattr(verdict, "note", None))
         if isinstance(verdict, decisions.Submit):
             if isinstance(remote, Generation) and remote.status.terminal:
-                record = rec.ended(record, remote, utc_now())
-            self.ledger.note(render.name, record)
+                record = rec.as_ended(record, remote, utc_now())
+            self.ledger.update(render.name, record)
             render.phase, render.generation_id = Phase.WAITING, None
         elif isinstance(verdict, decisions.Reattach):
-            self.ledger.note(render.name, rec.taken_over(record, _attempt(render)))
+            self.ledger.update(render.name, rec.taken_over(record, _attempt(render)))
             self._in_flight(render)
         elif isinstance(verdict, decisions.Deliver):
             self._succeed(render, verdict.generation)
@@ -254,7 +255,7 @@ class Batch:
     def _end(self, render: BatchItem, generation: Generation) -> None:
         from airflow_provider_seedance.polling.outcomes import raise_unless_succeeded
 
-        record = self._store(render).read()
+        record = self.ledger.read(render.name)
         assert record is not None
         succeeded = generation.status is GenerationStatus.SUCCEEDED and not generation.output_gone(utc_now())
         if succeeded:
@@ -270,7 +271,7 @@ class Batch:
     def _lose(self, render: BatchItem) -> None:
         from airflow_provider_seedance.polling.outcomes import unknown_to_the_service
 
-        record = self._store(render).read()
+        record = self.ledger.read(render.name)
         assert record is not None
         error = unknown_to_the_service(str(render.generation_id))
         if decisions.is_of_this_try(record, _attempt(render)):
@@ -347,12 +348,12 @@ class Batch:
 
     def committed(self) -> float:
         """Return the credits that are spent, or may be by what is in flight or uncertain."""
-        total = self.ledger.spent_before + self.left_behind
+        total = self.ledger.replaced_credits + self.left_behind
         for render in self.renders:
             if render.phase in (Phase.SUCCEEDED, Phase.IN_FLIGHT, Phase.UNREAD) or (
                 self._may_have_cost(render) if render.phase is Phase.FAILED else self._is_doubtful(render)
             ):
-                told = render.credits if render.credits is not None else self.ledger.told(render.name)
+                told = render.credits if render.credits is not None else self._reported_credits(render)
                 total += told if told is not None else render.price or 0.0
         return total
 
@@ -401,7 +402,7 @@ class Batch:
 
     def _note_unasked(self, render: BatchItem) -> bool:
         """Note, and return, whether an error has left a submission that has to be looked for."""
-        record = self.ledger.record(render.name)
+        record = self.ledger.read(render.name)
         if record is None or record.state not in (rec.RecordState.INTENT, rec.RecordState.UNCERTAIN):
             return False
         self._unasked.add(render.name)
@@ -418,7 +419,8 @@ class Batch:
         assert render.prepared is not None
         return Submission(
             client=self.client,
-            store=self._store(render),
+            store=self.ledger,
+            key=render.name,
             prepared=render.prepared,
             attempt=_attempt(render),
             policy=self.policy,
@@ -447,19 +449,19 @@ class Batch:
     # ------------------------------------------------------------------ ends
 
     def _succeed(self, render: BatchItem, generation: Generation) -> None:
-        record = self._store(render).read()
+        record = self.ledger.read(render.name)
         assert record is not None
         generation = generation.with_defaults(record.result_defaults)
         if record.state is not rec.RecordState.ENDED:
             metrics.credits_spent(generation.api, generation.credits)
         render.phase, render.generation, render.failure = Phase.SUCCEEDED, generation, None
         render.generation_id = generation.generation_id
-        self.ledger.note(render.name, self._ended(render, record, generation))
+        self.ledger.update(render.name, self._ended(render, record, generation))
 
     def _fail(
         self, render: BatchItem, error: errors.SeedanceError, generation: Generation | None = None
     ) -> None:
-        record = self._store(render).read()
+        record = self.ledger.read(render.name)
         render.generation = generation if generation and generation.status.terminal else None
         if record is not None:
             render.generation_id = record.generation_id
@@ -470,34 +472,26 @@ class Batch:
         failure = failure_of(error, generation)
         log.warning("%s failed (%s): %s", render.item.key, failure.kind, failure.error)
         render.phase, render.failure = Phase.FAILED, failure
-        self.ledger.note(render.name, record, failure)
+        if record is not None:
+            self.ledger.update(render.name, replace(record, failure=failure))
 
-    def _failed(self, render: BatchItem, failure: Failure, record: rec.Record) -> None:
+    def _failed(self, render: BatchItem, failure: rec.Failure, record: rec.Record) -> None:
         """Recall a failure."""
         if failure.kind == "uncertain" and failure.error.endswith("…"):
             # The records had no room for what a person needs to know.
             advice = decisions.uncertain_failure(failure.error, self.api.name)
             failure = replace(failure, error=advice.message)
         render.phase, render.failure = Phase.FAILED, failure
-        if record.result:
-            told = read_number(record.result.get("credits"))
-            render.generation = replace(self._unseen(render, record), credits=told)
+        if record.status is not None:
+            render.generation = record.placeholder_generation()
 
     def _ended(self, render: BatchItem, record: rec.Record, generation: Generation) -> rec.Record:
-        ended = rec.ended(record, generation, record.ended_at or utc_now())
+        ended = rec.as_ended(record, generation, record.ended_at or utc_now())
         return replace(rec.taken_over(ended, _attempt(render)), result=generation.result())
 
-    def _unseen(self, render: BatchItem, record: rec.Record) -> Generation:
-        assert render.prepared is not None
-        return Generation(
-            generation_id=str(record.generation_id),
-            api=self.api.name,
-            media="video",
-            status=record.status or GenerationStatus.QUEUED,
-        )
-
-    def _store(self, render: BatchItem) -> ItemRecordStore:
-        return self.ledger.store(render.name, _attempt(render).fingerprint)
+    def _reported_credits(self, render: BatchItem) -> float | None:
+        record = self.ledger.read(render.name)
+        return record.reported_credits if record else None
 
 
 def _attempt(render: BatchItem) -> rec.Attempt:

@@ -12,10 +12,9 @@ from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.validation import Prepared
-from airflow_provider_seedance.batch.record_codec import Failure
 from airflow_provider_seedance.batch.requests import Item
 from airflow_provider_seedance.generations import Generation, GenerationStatus
-from airflow_provider_seedance.submission.records import Attempt
+from airflow_provider_seedance.submission.records import Attempt, Failure
 
 
 class Phase(StrEnum):

@@ -7,18 +7,17 @@ from collections.abc import Iterable, Sequence
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.batch.items import BatchItem, Phase, failure_of
-from airflow_provider_seedance.batch.record_codec import Entry
-from airflow_provider_seedance.batch.record_store import BatchRecordStore
 from airflow_provider_seedance.batch.requests import Item
 from airflow_provider_seedance.generations import GenerationStatus, iso
 from airflow_provider_seedance.submission import decisions
 from airflow_provider_seedance.submission import records as rec
+from airflow_provider_seedance.submission.store import RecordStore
 
 log = logging.getLogger(__name__)
 
 
 def reconcile_orphans(
-    renders: Sequence[BatchItem], ledger: BatchRecordStore, attempt: rec.Attempt, *, resubmits: bool
+    renders: Sequence[BatchItem], ledger: RecordStore, attempt: rec.Attempt, *, resubmits: bool
 ) -> tuple[list[BatchItem], float]:
     """
     Deal with submissions of requests that are not in the list any more.
@@ -31,9 +30,9 @@ def reconcile_orphans(
     :returns: Renders that stand for what is missing in the list; and what all that is left behind has cost,
         in credits.
     """
-    others = ledger.others(render.name for render in renders if render.name)
-    cost = sum(entry.credits for entry in others.values())
-    paid = [record for entry in others.values() if (record := _paid(entry))]
+    others = ledger.orphans(render.name for render in renders if render.name)
+    cost = sum(record.credits for record in others.values())
+    paid = [record for record in others.values() if _may_be_paid(record)]
     cleared = [record for record in paid if resubmits or decisions.is_cleared(record, attempt)]
     if cleared:
         log.warning(
@@ -45,7 +44,7 @@ def reconcile_orphans(
     missing = [] if resubmits else [record for record in paid if not decisions.is_cleared(record, attempt)]
     if missing:
         for render in renders:
-            if render.name and not ledger.known(render.name):
+            if render.name and not ledger.is_registered(render.name):
                 render.phase, render.failure = Phase.FAILED, failure_of(_new_in_a_retry(missing))
     return [_stand_in(record, len(renders)) for record in missing], cost
 
@@ -60,14 +59,9 @@ def _stand_in(record: rec.Record, index: int) -> BatchItem:
     )
 
 
-def _paid(entry: Entry) -> rec.Record | None:
-    """Return the record of a render that was or may have been paid for, and was not seen to fail."""
-    record = entry.record
-    if record is None or (
-        record.state is rec.RecordState.ENDED and record.status is not GenerationStatus.SUCCEEDED
-    ):
-        return None
-    return record
+def _may_be_paid(record: rec.Record) -> bool:
+    """Return whether a generation was or may have been paid for, and was not seen to fail."""
+    return record.state is not rec.RecordState.ENDED or record.status is GenerationStatus.SUCCEEDED
 
 
 def _new_in_a_retry(missing: Iterable[rec.Record]) -> errors.SeedanceError:

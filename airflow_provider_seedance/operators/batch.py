@@ -39,10 +39,10 @@ if TYPE_CHECKING:
 
     from airflow_provider_seedance.batch.batch import Batch
     from airflow_provider_seedance.batch.items import BatchItem
-    from airflow_provider_seedance.batch.record_store import BatchRecordStore
     from airflow_provider_seedance.batch.requests import Item
     from airflow_provider_seedance.hooks.seedance import SeedanceHook
     from airflow_provider_seedance.settings import Settings
+    from airflow_provider_seedance.submission.store import RecordStore
     from airflow_provider_seedance.triggers.seedance import SeedanceBatchTrigger
 
 
@@ -169,9 +169,9 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
             ) from error
 
     def _run(self, context: Context, course: ResumeState, event: Any) -> dict[str, Any]:
-        from airflow_provider_seedance.batch.record_store import BatchRecordStore
         from airflow_provider_seedance.batch.requests import read_requests
         from airflow_provider_seedance.client.api_client import Client
+        from airflow_provider_seedance.ledger import open_store
         from airflow_provider_seedance.polling.shared_quota import SharedQuota, SharedQuotaObserver
         from airflow_provider_seedance.triggers.seedance import read_batch_event
 
@@ -188,7 +188,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
         if self.only_estimate:
             return self._estimate(hook.settings, items)
         renders = self._judge(hook.settings, items, context)
-        ledger = BatchRecordStore(context.get("task_state_store"))
+        ledger = open_store(context)
         ledger.load(course.carried)
         note = SharedQuota(hook.settings.identity)
         ended, unknown, overdue, turn = read_batch_event(event)
@@ -242,10 +242,9 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
         """
         from airflow_provider_seedance.apis.validation import prepare_request
         from airflow_provider_seedance.batch.items import BatchItem, Phase, failure_of
-        from airflow_provider_seedance.batch.record_store import record_keys
         from airflow_provider_seedance.batch.results import refusal_of
         from airflow_provider_seedance.generations import VideoRequest
-        from airflow_provider_seedance.submission.records import Attempt, Fingerprint
+        from airflow_provider_seedance.submission.records import Attempt, Fingerprint, record_keys
 
         tries = _tries(context)
         renders, told = [], Counter[str]()
@@ -288,7 +287,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
     def _campaign(
         self,
         client: Any,
-        ledger: BatchRecordStore,
+        ledger: RecordStore,
         renders: Any,
         course: ResumeState,
         context: Context,
@@ -383,7 +382,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
 
         deadlines = [generation[1] for generation in trigger.generations]
         deadlines += [trigger.moment + LONGEST_QUOTA_WAIT] if trigger.moment is not None else []
-        course = replace(course, carried=campaign.ledger.carried())
+        course = replace(course, carried=campaign.ledger.for_deferral())
         self.log.info("Deferring until %s has ended.", trigger._what if deadlines else "nothing")
         self.defer(
             trigger=trigger,

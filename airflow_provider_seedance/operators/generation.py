@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_seedance.apis.validation import Prepared
     from airflow_provider_seedance.hooks.seedance import SeedanceHook
-    from airflow_provider_seedance.submission.records import Record, RecordStore
+    from airflow_provider_seedance.submission.records import Record
+    from airflow_provider_seedance.submission.store import RecordStore
     from airflow_provider_seedance.submission.submitter import (
         AwaitingCallback,
         RetryLater,
@@ -482,10 +483,11 @@ class SeedanceGenerationOperator(SeedanceOperator):
         return self.delivered
 
     def _record_end(self, store: RecordStore, record: Record, generation: Generation) -> None:
-        from airflow_provider_seedance.submission.records import ended
+        from airflow_provider_seedance.submission.records import as_ended
+        from airflow_provider_seedance.submission.store import GENERATION_KEY
 
         try:
-            store.write(ended(record, generation, utc_now()))
+            store.write(GENERATION_KEY, as_ended(record, generation, utc_now()))
         except errors.SeedanceStateError as error:
             self.log.warning("%s The next try asks the service how the generation ended.", error.message)
 
@@ -493,17 +495,21 @@ class SeedanceGenerationOperator(SeedanceOperator):
 
     @staticmethod
     def _store(context: Context) -> RecordStore:
-        from airflow_provider_seedance.submission.records import RecordStore
+        from airflow_provider_seedance.ledger import open_store
 
-        return RecordStore(context.get("task_state_store"))
+        return open_store(context)
 
     def _known_record(self, store: RecordStore, generation_id: str | None) -> Record | None:
         """Return the record on a resume; the deferral's own id wins over what the store says or cannot say."""
+        from airflow_provider_seedance.submission.store import GENERATION_KEY
+
         try:
-            record = store.read()
+            record = store.read(GENERATION_KEY)
         except errors.SeedanceStateError as error:
             self.log.warning("%s", error.message)
             return None
         if record is None or generation_id is None or record.generation_id == generation_id:
             return record
-        return store.complete(record, generation_id) if record.generation_id is None else None
+        return (
+            store.backfill_id(GENERATION_KEY, record, generation_id) if record.generation_id is None else None
+        )

@@ -1,55 +1,43 @@
 """
-The record of a submission: what it says, what identifies a request, and where it is kept.
+Records of submissions: what identifies a request, and how far its generation came.
 
-A record that cannot be read is not an empty one: every doubt here is an error, never ``None``.
-:class:`RecordStore` keeps it in Airflow's task state store, which outlives retries and clears
-(Airflow 3.3 and later). What to do with a record is decided in
-:mod:`airflow_provider_seedance.submission.decisions`.
+They are kept by a :class:`~airflow_provider_seedance.submission.store.RecordStore`. What follows from a record
+is decided in :mod:`airflow_provider_seedance.submission.decisions`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import secrets
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from types import NoneType
 from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.callbacks.inbox import key_for, read_ids
 from airflow_provider_seedance.generations import (
     Generation,
     GenerationRequest,
     GenerationStatus,
     MediaInput,
     iso,
+    read_number,
     read_time,
 )
 from airflow_provider_seedance.urls import without_query
-from airflow_provider_seedance.version_compat import never_expire
 
-log = logging.getLogger(__name__)
-
-#: Key of the record in the task state store. Renaming it would orphan every render in flight.
-RECORD_KEY = "seedance_generation"
-
-#: Version of the record's form. A record of a newer one is not understood, and never overwritten.
+#: Version of the serialized record. A record of another version is not understood, and never overwritten.
 VERSION = 1
-
-#: Pauses between the tries to write down an id that is already paid for.
-WRITE_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 # ---------------------------------------------------------------------- fingerprint
 
 
-#: Where a result is announced does not change what it is.
+#: The callback address of a request does not change its result.
 _CALLBACK_FIELDS = ("callback_url", "webhook_url")
 
 
@@ -74,10 +62,10 @@ def _digest(value: Any) -> str:
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
     """
-    What identifies a request: service, base URL, and a digest per argument.
+    Identity of a request: service, base URL, and a digest per argument.
 
     Query and user info of media URLs do not count: presigned links change on every try. Arguments the
-    user left out do not count either, so that a default may change under a render in flight.
+    user left out do not count either, so that a default may change under a generation in flight.
     """
 
     api: str
@@ -87,7 +75,7 @@ class Fingerprint:
 
     @classmethod
     def of(cls, request: GenerationRequest, *, api: str, base_url: str) -> Fingerprint:
-        """Take the fingerprint of a request as the user (and the connection) gave it."""
+        """Return the fingerprint of a request as the user (and the connection) gave it."""
         digests = {
             name: _digest(value if name == "prompt" else _plain(value))
             for name, value in request.arguments().items()
@@ -99,31 +87,47 @@ class Fingerprint:
         return cls(api=api, base_url=base_url, media=request.media, arguments=digests)
 
     def differences(self, other: Fingerprint) -> list[str]:
-        """Return the names of what differs."""
+        """Return the names of the arguments that differ."""
         found = [name for name in ("api", "base_url", "media") if getattr(self, name) != getattr(other, name)]
         names = sorted(set(self.arguments) | set(other.arguments))
         return found + [name for name in names if self.arguments.get(name) != other.arguments.get(name)]
 
+    def digest(self) -> str:
+        """Return one digest of the whole request."""
+        parts = [self.api, self.base_url, self.media]
+        parts += [f"{name}={digest}" for name, digest in sorted(self.arguments.items())]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20]
 
-#: Of no request in particular.
+
+#: Fingerprint of no request in particular.
 NO_REQUEST = Fingerprint(api="", base_url="", media="video", arguments={})
+
+
+def record_keys(fingerprints: Iterable[Fingerprint]) -> list[str]:
+    """Return the record keys of a batch's requests: a digest, and a number for each identical request."""
+    seen: Counter[str] = Counter()
+    keys = []
+    for digest in (fingerprint.digest() for fingerprint in fingerprints):
+        keys.append(f"{digest}.{seen[digest]}")
+        seen[digest] += 1
+    return keys
 
 
 # ---------------------------------------------------------------------- record
 
 
 class RecordState(StrEnum):
-    """How far a submission came."""
+    """Progress of a submission."""
 
     #: About to be sent, or sent; the id is not known.
     INTENT = "intent"
-    #: As INTENT, and a task has failed because of it: clearing that task was a person's decision.
+    #: As INTENT, and a task has failed because of it, so that clearing that task is a person's decision.
     UNCERTAIN = "uncertain"
-    #: Provably nothing was billed: as good as no record.
+    #: Provably nothing was billed; the same as no record.
     NOT_SUBMITTED = "not_submitted"
     #: The id is known.
     SUBMITTED = "submitted"
-    #: The id is known, and how it ended.
+    #: The id and the terminal status are known.
     ENDED = "ended"
 
 
@@ -133,8 +137,8 @@ class Attempt:
     The try of the task instance that is running.
 
     :param fingerprint: Of the request as it renders now.
-    :param max_tries: Of the task instance. A clear raises it, an automatic retry does not; that is
-        how the two are told apart.
+    :param max_tries: Of the task instance. A clear raises it, an automatic retry does not, which tells the two
+        apart.
     :param try_number: Of the task instance.
     """
 
@@ -142,17 +146,43 @@ class Attempt:
     max_tries: int
     try_number: int
 
+    @classmethod
+    def of(cls, ti: Any, fingerprint: Fingerprint = NO_REQUEST) -> Attempt:
+        """Return the attempt of a running task instance."""
+        return cls(
+            fingerprint=fingerprint,
+            max_tries=int(getattr(ti, "max_tries", 0) or 0),
+            try_number=int(getattr(ti, "try_number", 0) or 0),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """
+    Recorded failure of an item of a batch.
+
+    :param kind: One word for the class of error.
+    :param error: Message of the error.
+    :param final: Whether an automatic retry does not repeat the item.
+    """
+
+    kind: str
+    error: str
+    final: bool = False
+
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """
-    What is known of the latest submission of a task instance.
+    The latest submission of a task instance, or of an item of a batch.
 
     :param correlation: Value sent along by which the service can find the generation again.
-    :param callback_nonce: What a callback for this very submission carries; ``None`` where none was asked for.
-    :param facts: What the request told of the result.
-    :param result: The whole result of a synchronous answer: it stands nowhere else.
-    :param status: How the generation ended.
+    :param callback_nonce: Nonce in the callback URL of this submission; ``None`` where it has none.
+    :param result_defaults: Fields of the result that follow from the request.
+    :param result: The complete result, where only the record has it, or reading it again would cost a request.
+    :param status: The terminal status.
+    :param failure: Failure of an item of a batch.
+    :param reported_credits: Credits as the service reported them; kept where ``result`` is left out.
     """
 
     state: RecordState
@@ -166,21 +196,54 @@ class Record:
     result_defaults: Mapping[str, Any] = field(default_factory=dict)
     result: Mapping[str, Any] | None = None
     status: GenerationStatus | None = None
+    failure: Failure | None = None
+    reported_credits: float | None = None
     intended_at: datetime | None = None
     submitted_at: datetime | None = None
     ended_at: datetime | None = None
+
+    @property
+    def credits(self) -> float:
+        """Return the credits of the generation, as reported, else by the price list, else 0."""
+        listed = self.result_defaults.get("credits")
+        return float(read_number(listed if self.reported_credits is None else self.reported_credits) or 0.0)
+
+    def placeholder_generation(self) -> Generation:
+        """Return the generation without its output; one that succeeded is queued, because that has to be read."""
+        ended = None if self.status is GenerationStatus.SUCCEEDED else self.status
+        generation = Generation(
+            generation_id=str(self.generation_id),
+            api=self.fingerprint.api,
+            media="image" if self.fingerprint.media == "image" else "video",
+            status=ended or GenerationStatus.QUEUED,
+        )
+        if ended:
+            return replace(generation, credits=self.reported_credits)
+        return generation.with_defaults(self.result_defaults)
+
+    def known_end(self) -> Generation | None:
+        """
+        Return the terminal generation where it need not be read from the service.
+
+        :raises SeedanceRecordError: the recorded result is damaged.
+        """
+        if self.result is not None:
+            try:
+                return Generation.from_result(self.result).with_defaults(self.result_defaults)
+            except ValueError as error:
+                raise errors.SeedanceRecordError(
+                    f"The recorded result cannot be read: {error}", generation_id=self.generation_id
+                ) from error
+        if self.status in (GenerationStatus.FAILED, GenerationStatus.EXPIRED, GenerationStatus.CANCELLED):
+            return self.placeholder_generation()
+        return None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the record as a JSON value."""
         return {
             "version": VERSION,
             "state": self.state.value,
-            "fingerprint": {
-                "api": self.fingerprint.api,
-                "base_url": self.fingerprint.base_url,
-                "media": self.fingerprint.media,
-                "arguments": dict(self.fingerprint.arguments),
-            },
+            "fingerprint": asdict(self.fingerprint),
             "max_tries": self.max_tries,
             "try_number": self.try_number,
             "end_from_trigger": self.end_from_trigger,
@@ -190,6 +253,8 @@ class Record:
             "result_defaults": dict(self.result_defaults),
             "result": dict(self.result) if self.result else None,
             "status": self.status.value if self.status else None,
+            "failure": asdict(self.failure) if self.failure else None,
+            "reported_credits": self.reported_credits,
             "intended_at": iso(self.intended_at),
             "submitted_at": iso(self.submitted_at),
             "ended_at": iso(self.ended_at),
@@ -198,55 +263,61 @@ class Record:
     @classmethod
     def from_value(cls, value: Any) -> Record:
         """
-        Read what :meth:`as_dict` wrote.
+        Read the value of :meth:`as_dict`.
 
-        :raises SeedanceRecordError: it is something else, or of a newer version.
+        :raises SeedanceRecordError: it is damaged, or of another version.
         """
         try:
-            version = value["version"]
-            if version != VERSION:
+            if (version := value["version"]) != VERSION:
                 raise errors.SeedanceRecordError(
-                    f"The record of an earlier submission has version {version!r}, this package reads "
-                    f"{VERSION}: it was written by another release of this package. Nothing was submitted. "
-                    "Run the task with that release, or look the generation up at the service and delete "
-                    f"the state {RECORD_KEY!r} of this task instance."
+                    f"A record of a submission has version {version!r}, this release reads version {VERSION}. "
+                    "Nothing was submitted. Run the task with the release that wrote it."
                 )
-            prints = value["fingerprint"]
-            record = cls(
-                state=RecordState(value["state"]),
-                fingerprint=Fingerprint(
-                    api=_typed(prints["api"], str),
-                    base_url=_typed(prints["base_url"], str),
-                    media=_typed(prints["media"], str),
-                    arguments=_typed(prints["arguments"], dict),
-                ),
-                max_tries=_typed(value["max_tries"], int),
-                try_number=_typed(value["try_number"], int),
-                end_from_trigger=bool(value.get("end_from_trigger")),
-                generation_id=_typed(value.get("generation_id"), str, NoneType),
-                correlation=_typed(value.get("correlation"), str, NoneType),
-                callback_nonce=_typed(value.get("callback_nonce"), str, NoneType),
-                result_defaults=_typed(value.get("result_defaults"), dict, NoneType) or {},
-                result=_typed(value.get("result"), dict, NoneType) or None,
-                status=GenerationStatus(value["status"]) if value.get("status") else None,
-                **{name: read_time(value.get(name)) for name in ("intended_at", "submitted_at", "ended_at")},
-            )
+            record = cls._from_dict(value)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise errors.SeedanceRecordError(
-                "The record of an earlier submission cannot be understood; an unreadable record is not an "
-                "empty one, so nothing was submitted. Look for the generation in the console of the "
-                f"service, then delete the state {RECORD_KEY!r} of this task instance."
+                "A record of a submission was damaged, or written by something else. Nothing was submitted."
             ) from error
         if record.state in (RecordState.SUBMITTED, RecordState.ENDED) and not record.generation_id:
             raise errors.SeedanceRecordError(
-                "The record of an earlier submission says it was submitted but names no generation; "
-                "nothing was submitted."
+                "A record says submitted but names no generation. Nothing was submitted."
             )
         return record
 
+    @classmethod
+    def _from_dict(cls, value: Any) -> Record:
+        fingerprint, failure = value["fingerprint"], value.get("failure")
+        return cls(
+            state=RecordState(value["state"]),
+            fingerprint=Fingerprint(
+                api=_typed(fingerprint["api"], str),
+                base_url=_typed(fingerprint["base_url"], str),
+                media=_typed(fingerprint["media"], str),
+                arguments=_typed(fingerprint["arguments"], dict),
+            ),
+            max_tries=_typed(value["max_tries"], int),
+            try_number=_typed(value["try_number"], int),
+            end_from_trigger=bool(value.get("end_from_trigger")),
+            generation_id=_typed(value.get("generation_id"), str, NoneType),
+            correlation=_typed(value.get("correlation"), str, NoneType),
+            callback_nonce=_typed(value.get("callback_nonce"), str, NoneType),
+            result_defaults=_typed(value.get("result_defaults"), dict, NoneType) or {},
+            result=_typed(value.get("result"), dict, NoneType) or None,
+            status=GenerationStatus(value["status"]) if value.get("status") else None,
+            failure=Failure(
+                kind=_typed(failure["kind"], str),
+                error=_typed(failure["error"], str),
+                final=bool(failure["final"]),
+            )
+            if failure
+            else None,
+            reported_credits=read_number(value.get("reported_credits")),
+            **{name: read_time(value.get(name)) for name in ("intended_at", "submitted_at", "ended_at")},
+        )
+
 
 def _typed(value: Any, *types: type) -> Any:
-    """Return a value that is of one of these types; a damaged record may hold anything."""
+    """Return a value that is of one of these types; a damaged record may contain anything."""
     if type(value) not in types:
         raise TypeError(f"expected {' or '.join(kind.__name__ for kind in types)}, got {value!r:.80}")
     return value
@@ -275,128 +346,36 @@ def intent_record(
     )
 
 
-def submitted(record: Record, generation: Generation, now: datetime, *, synchronous: bool) -> Record:
-    """Return the record to write after a submission was accepted."""
-    if generation.status.terminal:
-        return replace(
-            record,
-            state=RecordState.ENDED,
-            generation_id=generation.generation_id,
-            status=generation.status,
-            result=generation.result() if synchronous else None,
-            submitted_at=now,
-            ended_at=now,
-        )
-    return replace(
-        record, state=RecordState.SUBMITTED, generation_id=generation.generation_id, submitted_at=now
-    )
+def as_submitted(record: Record, generation: Generation, now: datetime, *, synchronous: bool) -> Record:
+    """
+    Return the record to write after a submission was accepted.
+
+    :param synchronous: Whether the answer is the complete result, which the service does not store.
+    """
+    record = replace(record, generation_id=generation.generation_id, submitted_at=now)
+    if not generation.status.terminal:
+        return replace(record, state=RecordState.SUBMITTED)
+    return replace(as_ended(record, generation, now), result=generation.result() if synchronous else None)
 
 
-def ended(record: Record, generation: Generation, now: datetime) -> Record:
+def as_ended(record: Record, generation: Generation, now: datetime) -> Record:
     """Return the record to write when the generation has ended."""
-    return replace(record, state=RecordState.ENDED, status=generation.status, ended_at=now)
-
-
-def taken_over(record: Record, attempt: Attempt, *, generation_id: str | None = None) -> Record:
-    """Return the record as the present attempt takes it over."""
+    credits = generation.credits
     return replace(
         record,
-        state=RecordState.SUBMITTED if generation_id else record.state,
-        generation_id=generation_id or record.generation_id,
-        max_tries=attempt.max_tries,
-        try_number=attempt.try_number,
+        state=RecordState.ENDED,
+        status=generation.status,
+        failure=None,
+        reported_credits=record.reported_credits if credits is None else credits,
+        ended_at=now,
     )
 
 
-# ---------------------------------------------------------------------- store
+def with_id(record: Record, generation_id: str) -> Record:
+    """Return the record of an uncertain submission whose id was found."""
+    return replace(record, state=RecordState.SUBMITTED, generation_id=generation_id, failure=None)
 
 
-class RecordStore:
-    """
-    The record of one task instance in Airflow's task state store.
-
-    :param accessor: ``context["task_state_store"]``, or ``None`` below Airflow 3.3: then nothing is
-        remembered beyond this process.
-    :param sleep: Replaces :func:`time.sleep`, for tests.
-    """
-
-    def __init__(self, accessor: Any | None, *, sleep: Callable[[float], None] = time.sleep) -> None:
-        self._accessor = accessor
-        self._sleep = sleep
-
-    @property
-    def durable(self) -> bool:
-        """Whether a record outlives the process."""
-        return self._accessor is not None
-
-    def read(self) -> Record | None:
-        """
-        Return the record, or ``None`` if there is none.
-
-        :raises SeedanceStateError: the store could not be read; a retry helps.
-        :raises SeedanceRecordError: a record is there and cannot be understood.
-        """
-        if self._accessor is None:
-            return None
-        try:
-            value = self._accessor.get(RECORD_KEY)
-        except Exception as error:
-            raise errors.SeedanceStateError(
-                f"Airflow's task state store could not be read ({type(error).__name__}: {error}), so it is "
-                "unknown whether an earlier try has submitted. Nothing was submitted; retry later."
-            ) from error
-        return None if value is None else Record.from_value(value)
-
-    def called_back(self, nonce: str) -> list[str]:
-        """Return the ids that callbacks told of a submission; none if none did, or nobody can tell."""
-        if self._accessor is None:
-            return []
-        try:
-            return read_ids(self._accessor.get(key_for(nonce)))
-        except Exception as error:
-            log.warning("Whether the service has called back could not be read: %s", error)
-            return []
-
-    def write(self, record: Record) -> None:
-        """
-        Write the record.
-
-        :raises SeedanceStateError: it could not be written.
-        """
-        if self._accessor is None:
-            return
-        try:
-            self._accessor.set(RECORD_KEY, record.as_dict(), retention=never_expire())
-        except Exception as error:
-            raise errors.SeedanceStateError(
-                f"Airflow's task state store could not be written ({type(error).__name__}: {error}).",
-                generation_id=record.generation_id,
-            ) from error
-
-    def complete(self, record: Record, generation_id: str) -> Record:
-        """Write down an id that only the deferral knew: it could not be written when the service told it."""
-        record = replace(record, state=RecordState.SUBMITTED, generation_id=generation_id)
-        try:
-            self.write(record)
-        except errors.SeedanceStateError as error:
-            log.error("The id of generation %s still cannot be recorded: %s", generation_id, error.message)
-        return record
-
-    def write_with_retries(self, record: Record) -> bool:
-        """Write what is already paid for: keep trying, complain aloud, and never raise."""
-        for pause in (*WRITE_PAUSES, None):
-            try:
-                self.write(record)
-                return True
-            except errors.SeedanceStateError as error:
-                log.error(
-                    "Generation %s was submitted and is billed, but its id could not be recorded: %s %s",
-                    record.generation_id,
-                    error.message,
-                    "Trying again."
-                    if pause is not None
-                    else "If this task fails now, a retry cannot find it.",
-                )
-            if pause is not None:
-                self._sleep(pause)
-        return False
+def taken_over(record: Record, attempt: Attempt) -> Record:
+    """Return the record as the present attempt takes it over, without the failure of an earlier one."""
+    return replace(record, max_tries=attempt.max_tries, try_number=attempt.try_number, failure=None)

@@ -32,6 +32,7 @@ from airflow_provider_seedance.generations import Generation, GenerationRequest,
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.submission import decisions
 from airflow_provider_seedance.submission import records as rec
+from airflow_provider_seedance.submission.store import GENERATION_KEY, RecordStore
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +123,8 @@ class Submission:
     Brings one request of one task instance to a generation.
 
     :param client: Of the service.
-    :param store: Where the record is.
+    :param store: Of the records of the task instance.
+    :param key: Of the record of this submission.
     :param prepared: The request, judged.
     :param attempt: The try that is running.
     :param policy: The Dag author's decisions.
@@ -134,7 +136,8 @@ class Submission:
         self,
         *,
         client: Client,
-        store: rec.RecordStore,
+        store: RecordStore,
+        key: str = GENERATION_KEY,
         prepared: Prepared,
         attempt: rec.Attempt,
         policy: SubmissionPolicy,
@@ -147,6 +150,7 @@ class Submission:
         self.found: rec.Record | None = None
         self.client = client
         self.store = store
+        self.key = key
         self.prepared = prepared
         self.attempt = attempt
         self.policy = policy
@@ -166,7 +170,7 @@ class Submission:
         :raises SeedanceError: what the record or the service stands against; see
             :mod:`airflow_provider_seedance.submission.decisions`.
         """
-        return self._decide(self.store.read())
+        return self._decide(self.store.read(self.key))
 
     def settle(self, intent: rec.Record, told: Sequence[str], *, resubmits_left: bool) -> SubmissionResult:
         """
@@ -178,7 +182,7 @@ class Submission:
         """
         self.told = tuple(told)
         self.resubmits_left = resubmits_left
-        return self._decide(self.store.read() or intent, settling=True)
+        return self._decide(self.store.read(self.key) or intent, settling=True)
 
     def _decide(self, record: rec.Record | None, *, settling: bool = False) -> SubmissionResult:
         self.found = record
@@ -215,10 +219,10 @@ class Submission:
         log.info("%s", verdict.note)
         record = rec.taken_over(record, self.attempt)
         if isinstance(verdict, decisions.Deliver):
-            return HasGeneration(verdict.generation, rec.ended(record, verdict.generation, utc_now()))
+            return HasGeneration(verdict.generation, rec.as_ended(record, verdict.generation, utc_now()))
         # Only which try goes on with it is new; nothing is lost if that cannot be written.
         self._try_write(record, "The generation is known all the same.")
-        return HasGeneration(self._unseen(record), record)
+        return HasGeneration(record.placeholder_generation(), record)
 
     # ------------------------------------------------------------------ an earlier submission
 
@@ -227,8 +231,8 @@ class Submission:
         if found is None:
             return record, self._unanswered(record) or self.give_up(record)
         # max_tries stays: it tells a clear from a retry until the decision is made.
-        record = replace(record, state=rec.RecordState.SUBMITTED, generation_id=found)
-        self.store.write_with_retries(record)
+        record = rec.with_id(record, found)
+        self.store.write_with_retries(self.key, record)
         return record, decisions.decide(record, self.attempt, self._on_uncertain)
 
     def give_up(self, record: rec.Record) -> decisions.ReadRemote | decisions.Submit | decisions.Fail:
@@ -270,7 +274,7 @@ class Submission:
         """Return the id that a callback told; the service has to know it, for a callback is only a hint."""
         if not record.callback_nonce:
             return None
-        self.told = tuple(dict.fromkeys((*self.told, *self.store.called_back(record.callback_nonce))))
+        self.told = tuple(dict.fromkeys((*self.told, *self.store.callback_ids(record.callback_nonce))))
         media = self.prepared.request.media
         for told in self.told:
             try:
@@ -306,19 +310,8 @@ class Submission:
 
     def _remote(self, record: rec.Record) -> Generation | errors.SeedanceError:
         """Return what is known of a recorded generation; asks the service only where that is needed."""
-        if record.result is not None:
-            try:
-                return Generation.from_result(record.result)
-            except ValueError as error:
-                raise errors.SeedanceRecordError(
-                    f"The recorded result cannot be read: {error}", generation_id=record.generation_id
-                ) from error
-        if record.status in (
-            GenerationStatus.FAILED,
-            GenerationStatus.EXPIRED,
-            GenerationStatus.CANCELLED,
-        ):
-            return replace(self._unseen(record), status=record.status)
+        if end := record.known_end():
+            return end
         assert record.generation_id is not None
         try:
             generation = self.client.run(
@@ -327,15 +320,6 @@ class Submission:
         except errors.SeedanceError as error:
             return error
         return generation.with_defaults(record.result_defaults)
-
-    def _unseen(self, record: rec.Record) -> Generation:
-        assert record.generation_id is not None
-        return Generation(
-            generation_id=record.generation_id,
-            api=self.api.name,
-            media=self.prepared.request.media,
-            status=GenerationStatus.QUEUED,
-        ).with_defaults(record.result_defaults)
 
     # ------------------------------------------------------------------ a new one
 
@@ -400,7 +384,7 @@ class Submission:
                 "and the end of this task, a retry cannot know of this submission and pays again."
             )
         try:
-            self.store.write(intent)
+            self.store.write(self.key, intent)
         except errors.SeedanceStateError as error:
             raise errors.SeedanceStateError(
                 f"{error.message} Without a record of the intent nothing is submitted; retry later."
@@ -411,8 +395,8 @@ class Submission:
         # has an id to ask by, and an answer to that brings links that still work.
         told_once = generation.media == "image" or generation.generation_id.startswith(flows.LOCAL_PREFIX)
         synchronous = told_once and generation.status is GenerationStatus.SUCCEEDED
-        record = rec.submitted(intent, generation, now, synchronous=synchronous)
-        self.store.write_with_retries(record)
+        record = rec.as_submitted(intent, generation, now, synchronous=synchronous)
+        self.store.write_with_retries(self.key, record)
         log.info(
             "Submitted generation %s to %s; it is billed from now on.",
             generation.generation_id,
@@ -432,12 +416,7 @@ class Submission:
 
     def _uncertain(self, intent: rec.Record, outcome: Uncertain, *, resubmits_left: bool) -> SubmissionResult:
         if found := self.find(intent):
-            generation = Generation(
-                generation_id=found,
-                api=self.api.name,
-                media=self.prepared.request.media,
-                status=GenerationStatus.QUEUED,
-            ).with_defaults(intent.result_defaults)
+            generation = rec.with_id(intent, found).placeholder_generation()
             return self._record_accepted(intent, generation, utc_now())
         if unanswered := self._unanswered(intent):
             log.warning("The submission was sent and its fate is unknown: %s", outcome.error.message)
@@ -463,6 +442,6 @@ class Submission:
     ) -> None:
         """Write what would only make a later try more careful if it were missing."""
         try:
-            self.store.write(record)
+            self.store.write(self.key, record)
         except errors.SeedanceStateError as error:
             log.warning("%s %s", error.message, otherwise)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_seedance.callbacks.inbox import MOST, key_for, read_ids, with_id
-from airflow_provider_seedance.submission.records import RECORD_KEY
+from airflow_provider_seedance.ledger.task_state import STATE_KEY
 
 
 def test_ids_are_read_as_they_were_written_and_nothing_drives_out_the_first() -> None:
@@ -26,7 +26,7 @@ def test_what_is_known_is_not_written_again() -> None:
 @given(st.text(), st.text())
 def test_every_submission_has_a_box_of_its_own(one: str, other: str) -> None:
     assert (key_for(one) == key_for(other)) is (one == other)
-    assert key_for(one) != RECORD_KEY
+    assert not key_for(one).startswith(STATE_KEY)
 
 
 @given(

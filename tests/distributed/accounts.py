@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 from cluster import Cluster
 
 from airflow_provider_seedance.emulator.ledger import Submission
-from airflow_provider_seedance.submission.records import RECORD_KEY
+from airflow_provider_seedance.ledger.packing import unpack
+from airflow_provider_seedance.ledger.task_state import STATE_KEY
+from airflow_provider_seedance.submission.records import RecordState
+from airflow_provider_seedance.submission.store import GENERATION_KEY
 from airflow_provider_seedance.testing import SeedanceEmulator
 
 _ENDED = ("success", "failed")
@@ -99,8 +102,9 @@ def _settle_tasks(cluster: Cluster, run: Run, sold: dict[str, str], accounts: Ac
             else:
                 accounts.lost[prompt] = f"success with {result}"
             continue
-        record = cluster.state_store(*place, index).get(RECORD_KEY) or {}
-        if row["state"] == "failed" and record.get("state") == "uncertain":
+        value = cluster.state_store(*place, index).get(STATE_KEY)
+        record = unpack(value)[GENERATION_KEY] if value else None
+        if row["state"] == "failed" and record and record.state is RecordState.UNCERTAIN:
             accounts.uncertain.append(prompt)
         else:
             accounts.lost[prompt] = f"{row['state']} in try {row['try_number']}, record {record}"

@@ -11,9 +11,9 @@ from typing import Any
 
 from backends import PostgresDatabase
 
-from airflow_provider_seedance.batch.record_codec import read_entries
-from airflow_provider_seedance.batch.record_store import LEDGER_KEY
-from airflow_provider_seedance.submission.records import RECORD_KEY, Record, RecordState
+from airflow_provider_seedance.ledger.packing import unpack
+from airflow_provider_seedance.ledger.task_state import STATE_KEY
+from airflow_provider_seedance.submission.records import Record, RecordState
 
 #: Dag, run, and map index of a task instance.
 Place = tuple[str, str, int]
@@ -73,8 +73,9 @@ def starts(database: PostgresDatabase, run_id: str) -> Counter[tuple[str, int]]:
 
 def was_recorded(database: PostgresDatabase, generation_id: str) -> bool:
     """Whether any task has ever had this id on record."""
-    sql = "SELECT 1 AS found FROM tests_history WHERE strpos(value, ?) > 0 LIMIT 1"
-    return bool(database.rows(sql, generation_id))
+    rows = database.rows("SELECT key, value FROM tests_history")
+    records = (record for row in rows for _, record in _records(row["key"], json.loads(row["value"])))
+    return any(record.generation_id == generation_id for record in records)
 
 
 def doubts(database: PostgresDatabase) -> list[Doubt]:
@@ -100,9 +101,7 @@ def doubts(database: PostgresDatabase) -> list[Doubt]:
 
 
 def _records(key: str, value: Any) -> Iterator[tuple[str, Record]]:
-    if key == RECORD_KEY:
-        yield "", Record.from_value(value)
-    elif key.startswith(LEDGER_KEY):
-        for name, entry in read_entries(value).items():
-            if entry.record is not None:
-                yield name, entry.record
+    if key.startswith(STATE_KEY):
+        for name, record in unpack(value).items():
+            if record is not None:
+                yield name, record

@@ -7,7 +7,10 @@ from datetime import UTC, datetime, timedelta
 import accounts
 from cluster import Cluster
 
-from airflow_provider_seedance.submission.records import RECORD_KEY
+from airflow_provider_seedance.ledger.packing import unpack
+from airflow_provider_seedance.ledger.task_state import STATE_KEY
+from airflow_provider_seedance.submission.records import RecordState
+from airflow_provider_seedance.submission.store import GENERATION_KEY
 from airflow_provider_seedance.testing import SeedanceEmulator
 
 PATIENCE = 300.0
@@ -43,8 +46,10 @@ def test_a_running_render_survives_every_clean_up(cluster: Cluster, emulator: Se
         for run in runs:
             assert cluster.task_state(run.dag_id, run.run_id, "render") == "deferred"
         single = runs[0]
-        record = cluster.state_store(single.dag_id, single.run_id, "render")[RECORD_KEY]
-        assert record["state"] == "submitted"
+        value = cluster.state_store(single.dag_id, single.run_id, "render")[STATE_KEY]
+        record = unpack(value)[GENERATION_KEY]
+        assert record
+        assert record.state is RecordState.SUBMITTED
         # The next try finds what the one before had paid for.
         for run in runs:
             cluster.clear(run.dag_id, run.run_id, ["render"])

@@ -25,8 +25,8 @@ from support import Store, TaskInstance, make_context
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.ark import Ark
-from airflow_provider_seedance.batch.record_store import BatchRecordStore, record_keys
 from airflow_provider_seedance.generations import VideoRequest, utc_now
+from airflow_provider_seedance.ledger.task_state import TaskStateStore
 from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoBatchOperator
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.triggers.seedance import make_event
@@ -128,16 +128,14 @@ class BatchTask(Connected, World):
         """Return the record of an item as it lies there."""
         before, self.store.before = self.store.before, lambda what: None
         try:
-            ledger = BatchRecordStore(self.store)
-            ledger.load()
+            return TaskStateStore(self.store).read(self.name_of(prompt))
         finally:
             self.store.before = before
-        return ledger.record(self.name_of(prompt))
 
     def name_of(self, prompt: str) -> str:
         prepared = prepare(self.api.name, VideoRequest(prompt=prompt), base_url=BASE)
         print_ = rec.Fingerprint.of(prepared.as_requested, api=self.api.name, base_url=BASE)
-        return record_keys([print_])[0]
+        return rec.record_keys([print_])[0]
 
     def mentions(self, text: str) -> set[str]:
         return {paid.id for paid in self.paid if f'"{paid.id}"' in text}
@@ -342,9 +340,8 @@ class BatchTask(Connected, World):
                 assert paid.id in awaited, f"{post} is not waited for"
 
     def failed_in_this_try(self, prompt: str) -> bool:
-        ledger = BatchRecordStore(self.store)
-        ledger.load()
-        return ledger.failure(self.name_of(prompt)) is not None
+        record = TaskStateStore(self.store).read(self.name_of(prompt))
+        return record is not None and record.failure is not None
 
     def check_result(self, result: dict[str, Any]) -> None:
         succeeded = {entry["key"]: entry for entry in result["succeeded"]}

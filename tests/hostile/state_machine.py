@@ -31,7 +31,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from airflow_provider_seedance.client import api_client
 from airflow_provider_seedance.polling import shared_quota
-from airflow_provider_seedance.submission import records
+from airflow_provider_seedance.submission import store
 from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS
 from hostile.machine_batch import BatchTask
 from hostile.machine_task import Task
@@ -51,7 +51,7 @@ def prepared(directory: Path) -> Iterator[None]:
         stack.enter_context(
             patch.object(api_client, "Client", api_client.Client)
         )  # the machines put their own there
-        stack.enter_context(patch.object(records, "WRITE_PAUSES", (0.0,) * len(records.WRITE_PAUSES)))
+        stack.enter_context(patch.object(store, "WRITE_PAUSES", (0.0,) * len(store.WRITE_PAUSES)))
         stack.enter_context(patch.object(shared_quota, "directory", lambda: directory / "notes"))
         yield
 

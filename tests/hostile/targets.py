@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import httpcore
 from helpers import ALL_APIS, FIXTURES, NOW, connection, image, prepare, video
+from support import Store
 
 from airflow_provider_seedance import urls
 from airflow_provider_seedance.apis.messages import (
@@ -32,7 +33,7 @@ from airflow_provider_seedance.apis.messages import (
 )
 from airflow_provider_seedance.apis.rate_limits import RateLimit, read_rate_limit
 from airflow_provider_seedance.apis.registry import get_api
-from airflow_provider_seedance.batch import record_codec, record_store, requests
+from airflow_provider_seedance.batch import requests
 from airflow_provider_seedance.batch.batch import Batch
 from airflow_provider_seedance.batch.items import BatchItem, Phase, Totals
 from airflow_provider_seedance.client import media_client
@@ -40,6 +41,7 @@ from airflow_provider_seedance.client.api_client import Client
 from airflow_provider_seedance.client.flows import cancel_flow, look_up_flow, probe_flow
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError, SeedanceError
 from airflow_provider_seedance.generations import Generation, GenerationStatus
+from airflow_provider_seedance.ledger.task_state import STATE_KEY, TaskStateStore
 from airflow_provider_seedance.polling.quota import Quota
 from airflow_provider_seedance.settings import read_settings
 from airflow_provider_seedance.storage.jsonl import parse_lines
@@ -264,7 +266,7 @@ def callback(data: bytes) -> None:
 
 
 def record(data: bytes) -> None:
-    """The record of a submission, and the ledger of a campaign."""
+    """The record of a submission, and a group of records."""
     value = _json(data)
     try:
         found = records.Record.from_value(value)
@@ -273,9 +275,12 @@ def record(data: bytes) -> None:
     else:
         found.as_dict()
     if isinstance(value, dict):
-        # What the ledger takes for "not mine"; it says so in an error of ours.
-        with suppress(KeyError, TypeError, ValueError, AttributeError, IndexError):
-            record_codec.read_entries(value)
+        store = Store()
+        store.texts[STATE_KEY] = json.dumps({"groups": 1, **value})
+        try:
+            TaskStateStore(store).load()
+        except SeedanceError as error:
+            assert error.message
 
 
 def result(data: bytes) -> None:
@@ -296,12 +301,11 @@ def recovery(data: bytes) -> None:
     """A manifest from which a campaign takes the results that its records had no room for."""
     render = BatchItem(item=requests.Item(index=0, key="a", arguments={}), name="n", generation_id="cgt-1")
     render.phase, render.attempt = Phase.UNREAD, _TRY
-    book = record_store.BatchRecordStore(None)
-    book.register(["n"])
-    book.note("n", _ENDED)
+    store = TaskStateStore(None)
+    store.update("n", _ENDED)
     entry = Batch(
         client=cast(Client, SimpleNamespace(settings=SimpleNamespace(api=get_api("ark")))),
-        ledger=book,
+        ledger=store,
         renders=[render],
         policy=SubmissionPolicy(),
         max_in_flight=1,

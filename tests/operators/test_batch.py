@@ -19,11 +19,12 @@ from support import SECRET, Log, Store, TaskInstance, deferral, make_context, on
 from versions import ENDING_FROM_TRIGGERS, deserialize, serialize
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.batch import record_store as ledgers
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from airflow_provider_seedance.ledger import task_state
 from airflow_provider_seedance.operators import pace
 from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoBatchOperator
-from airflow_provider_seedance.submission import records, submitter
+from airflow_provider_seedance.submission import store as stores
+from airflow_provider_seedance.submission import submitter
 from airflow_provider_seedance.triggers import seedance as triggers
 
 Connect = Callable[..., None]
@@ -342,7 +343,7 @@ def test_results_without_room_are_asked_for_again(
     services: SeedanceEmulator, connect: Connect, monkeypatch: pytest.MonkeyPatch, deferrable: bool
 ) -> None:
     connect("seedanceapi-v2")
-    monkeypatch.setattr(ledgers, "LONGEST_VALUE", 1)
+    monkeypatch.setattr(task_state, "MAX_VALUE_BYTES", 1)
     runner, op = Runner(), make(["a", "b", "c"], max_in_flight=1, deferrable=deferrable)
     first = runner.run(op)
     assert runner.entries <= 5
@@ -355,7 +356,7 @@ def test_credits_count_even_where_there_is_no_room_for_the_result(
     services: SeedanceEmulator, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connect("seedanceapi-v1")
-    monkeypatch.setattr(ledgers, "LONGEST_VALUE", 1)
+    monkeypatch.setattr(task_state, "MAX_VALUE_BYTES", 1)
     make_event = triggers.make_event
 
     def dearer(generation: Any) -> dict[str, Any]:
@@ -525,7 +526,7 @@ def test_ids_that_cannot_be_written_travel_with_the_deferral(
     services: SeedanceEmulator, connect: Connect, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     connect("seedanceapi-v2")
-    monkeypatch.setattr(records, "WRITE_PAUSES", ())
+    monkeypatch.setattr(stores, "WRITE_PAUSES", ())
     services.hold()
     runner = Runner()
     assert isinstance(runner.store, Store)
@@ -645,15 +646,15 @@ def test_records_that_cannot_be_read_are_not_none(services: SeedanceEmulator, co
     assert runner.store is not None
     good = dict(runner.store.texts)
     for damage in (
-        {"seedance_batch": "{}"},
-        {"seedance_batch": '{"version": 99}'},
-        {"seedance_batch_1": "[]"},
+        {"seedance_records": "{}"},
+        {"seedance_records": '{"version": 99}'},
+        {"seedance_records_1": "[]"},
     ):
         runner.store.texts = {**good, **damage}
         runner.ti.clear()
         with pytest.raises(errors.SeedanceRecordError):
             runner.run(op)
-    runner.store.texts = {"seedance_batch": good["seedance_batch"]}
+    runner.store.texts = {"seedance_records": good["seedance_records"]}
     with pytest.raises(errors.SeedanceRecordError, match="missing"):
         runner.run(op)
     assert len(paid(services)) == 150
@@ -815,7 +816,7 @@ def test_results_come_back_from_the_manifest(
     services: SeedanceEmulator, connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connect("seedanceapi-v2")
-    monkeypatch.setattr(ledgers, "LONGEST_VALUE", 1)
+    monkeypatch.setattr(task_state, "MAX_VALUE_BYTES", 1)
     path = tmp_path / "manifest.jsonl"
     runner, op = Runner(), make(["a", "b"], manifest_path=str(path))
     runner.run(op)
@@ -853,7 +854,7 @@ def test_rubbish_in_the_manifest_neither_stops_a_campaign_nor_loses_a_render(
     changes: dict[str, Any],
 ) -> None:
     connect("seedance2api")
-    monkeypatch.setattr(ledgers, "LONGEST_VALUE", 1)
+    monkeypatch.setattr(task_state, "MAX_VALUE_BYTES", 1)
     path = tmp_path / "manifest.jsonl"
     runner, op = Runner(), make(["a", "b"], manifest_path=str(path))
     runner.run(op)

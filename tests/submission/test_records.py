@@ -1,9 +1,8 @@
-"""Fingerprints, records as JSON, and the store that keeps them."""
+"""Fingerprints, records as JSON, and their changes."""
 
 from __future__ import annotations
 
 import json
-import logging
 import string
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -13,10 +12,8 @@ import pytest
 from helpers import NOW, image, prepare, video
 from hypothesis import given
 from hypothesis import strategies as st
-from support import Store
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.callbacks.inbox import key_for, with_id
 from airflow_provider_seedance.generations import (
     Generation,
     GenerationRequest,
@@ -26,12 +23,11 @@ from airflow_provider_seedance.generations import (
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission.records import (
     Attempt,
+    Failure,
     Fingerprint,
     Record,
     RecordState,
-    RecordStore,
 )
-from airflow_provider_seedance.version_compat import never_expire
 
 BASE = "https://seedanceapi.org/v2"
 
@@ -53,6 +49,8 @@ def full() -> Record:
         result_defaults={"model": "m", "duration": 5, "credits": 2.5},
         result={"generation_id": "g-1", "urls": ["https://cdn.example/x.png"]},
         status=GenerationStatus.SUCCEEDED,
+        failure=Failure(kind="failed", error="GPU on fire", final=True),
+        reported_credits=2.5,
         intended_at=NOW,
         submitted_at=NOW,
         ended_at=NOW,
@@ -237,11 +235,12 @@ def test_what_the_record_says() -> None:
         "result_defaults": {"model": "m", "duration": 5, "credits": 2.5},
         "result": {"generation_id": "g-1", "urls": ["https://cdn.example/x.png"]},
         "status": "succeeded",
+        "failure": {"kind": "failed", "error": "GPU on fire", "final": True},
+        "reported_credits": 2.5,
         "intended_at": "2026-02-07T10:40:00+00:00",
         "submitted_at": "2026-02-07T10:40:00+00:00",
         "ended_at": "2026-02-07T10:40:00+00:00",
     }
-    assert rec.RECORD_KEY == "seedance_generation"
 
 
 def test_fields_of_a_later_release_of_the_same_version_are_ignored() -> None:
@@ -268,7 +267,6 @@ def test_another_version_is_not_understood(version: Any) -> None:
         Record.from_value({**full().as_dict(), "version": version})
     assert repr(version) in caught.value.message
     assert "Nothing was submitted" in caught.value.message
-    assert rec.RECORD_KEY in caught.value.message
 
 
 @pytest.mark.parametrize(
@@ -292,6 +290,8 @@ def test_another_version_is_not_understood(version: Any) -> None:
         {"callback_nonce": 5},
         {"result": "text"},
         {"result": [1]},
+        {"failure": ["failed"]},
+        {"failure": {"kind": "failed"}},
         {"fingerprint": {"api": 1, "base_url": "x", "media": "video", "arguments": {}}},
     ],
     ids=repr,
@@ -393,14 +393,14 @@ def test_a_correlation_value_is_made_anew_for_each_submission() -> None:
 
 
 def test_after_a_submission() -> None:
-    record = rec.submitted(intent(), generation(), NOW, synchronous=False)
+    record = rec.as_submitted(intent(), generation(), NOW, synchronous=False)
     assert (record.state, record.generation_id, record.submitted_at) == (RecordState.SUBMITTED, "g-9", NOW)
     assert (record.status, record.result, record.ended_at) == (None, None, None)
 
 
 def test_a_synchronous_answer_is_kept_whole() -> None:
     done = generation("succeeded", urls=("https://cdn.example/1.png",))
-    record = rec.submitted(intent(), done, NOW, synchronous=True)
+    record = rec.as_submitted(intent(), done, NOW, synchronous=True)
     assert record == replace(
         intent(),
         state=RecordState.ENDED,
@@ -414,15 +414,15 @@ def test_a_synchronous_answer_is_kept_whole() -> None:
 
 
 def test_an_end_that_the_service_can_tell_again_is_not_kept_whole() -> None:
-    record = rec.submitted(intent(), generation("failed"), NOW, synchronous=False)
+    record = rec.as_submitted(intent(), generation("failed"), NOW, synchronous=False)
     assert (record.state, record.status) == (RecordState.ENDED, GenerationStatus.FAILED)
     assert record.result is None
 
 
 def test_the_end() -> None:
-    known = rec.submitted(intent(), generation(), NOW, synchronous=False)
+    known = rec.as_submitted(intent(), generation(), NOW, synchronous=False)
     later = NOW + timedelta(minutes=3)
-    assert rec.ended(known, generation("failed"), later) == replace(
+    assert rec.as_ended(known, generation("failed"), later) == replace(
         known, state=RecordState.ENDED, status=GenerationStatus.FAILED, ended_at=later
     )
 
@@ -431,113 +431,10 @@ def test_adoption_takes_the_try_over() -> None:
     later = Attempt(fingerprint=ATTEMPT.fingerprint, max_tries=5, try_number=4)
     record = rec.taken_over(intent(), later)
     assert (record.max_tries, record.try_number, record.state) == (5, 4, RecordState.INTENT)
-    found = rec.taken_over(intent(), later, generation_id="g-2")
+    found = rec.with_id(intent(), "g-2")
     assert (found.state, found.generation_id) == (RecordState.SUBMITTED, "g-2")
     again = rec.taken_over(found, later)
     assert (again.state, again.generation_id) == (RecordState.SUBMITTED, "g-2")
-
-
-# ---------------------------------------------------------------------- store
-
-
-def test_nothing_is_there_at_first() -> None:
-    assert RecordStore(Store()).read() is None
-
-
-def test_what_is_written_is_read() -> None:
-    accessor = Store()
-    RecordStore(accessor).write(full())
-    assert RecordStore(accessor).read() == full()
-
-
-def test_it_never_expires() -> None:
-    accessor = Store()
-    RecordStore(accessor).write(full())
-    (retention,) = accessor.retentions
-    assert retention is never_expire()  # Airflow compares by identity
-
-
-def test_without_a_store_nothing_is_remembered() -> None:
-    store = RecordStore(None)
-    assert not store.durable
-    store.write(full())
-    assert store.write_with_retries(full())
-    assert store.read() is None
-    assert RecordStore(Store()).durable
-
-
-@pytest.mark.parametrize("error", [ConnectionError("away"), RuntimeError("404"), ValueError("odd")])
-def test_a_store_that_cannot_be_read_is_not_an_empty_one(error: Exception) -> None:
-    accessor = Store(full().as_dict())
-
-    def fail(what: str) -> None:
-        raise error
-
-    accessor.before = fail
-    with pytest.raises(errors.SeedanceStateError) as caught:
-        RecordStore(accessor).read()
-    assert type(caught.value) is errors.SeedanceStateError
-    assert caught.value.retry_helps
-    assert f"{type(error).__name__}: {error}" in caught.value.message
-    assert "Nothing was submitted" in caught.value.message
-
-
-@pytest.mark.parametrize("value", ["", 0, False, [], {}, "text"])
-def test_an_empty_value_is_not_an_empty_record(value: Any) -> None:
-    accessor = Store()
-    accessor.texts[rec.RECORD_KEY] = json.dumps(value)
-    with pytest.raises(errors.SeedanceRecordError):
-        RecordStore(accessor).read()
-
-
-def test_a_store_that_cannot_be_written_says_so() -> None:
-    accessor = Store()
-    accessor.break_down("set")
-    with pytest.raises(errors.SeedanceStateError) as caught:
-        RecordStore(accessor).write(full())
-    assert caught.value.generation_id == "g-1"
-    assert "ConnectionError: the API server is away" in caught.value.message
-    assert caught.value.retry_helps
-
-
-def test_what_is_paid_for_is_written_stubbornly(caplog: pytest.LogCaptureFixture) -> None:
-    accessor = Store()
-    accessor.break_down("set", times=3)
-    slept: list[float] = []
-    with caplog.at_level(logging.ERROR, logger=rec.__name__):
-        assert RecordStore(accessor, sleep=slept.append).write_with_retries(full())
-    assert accessor.value == full().as_dict()
-    assert slept == list(rec.WRITE_PAUSES[:3])
-    assert len(caplog.records) == 3
-    for line in caplog.messages:
-        assert line.startswith("Generation g-1 was submitted and is billed")
-        assert "the API server is away" in line  # why
-        assert line.endswith("Trying again.")
-
-
-def test_a_store_that_stays_away_never_raises(caplog: pytest.LogCaptureFixture) -> None:
-    accessor = Store()
-    accessor.break_down("set")
-    slept: list[float] = []
-    with caplog.at_level(logging.ERROR, logger=rec.__name__):
-        assert not RecordStore(accessor, sleep=slept.append).write_with_retries(full())
-    assert slept == list(rec.WRITE_PAUSES)
-    assert "a retry cannot find it" in caplog.records[-1].message
-
-
-def test_who_called_back_is_read_under_the_key_of_the_submission(caplog: pytest.LogCaptureFixture) -> None:
-    accessor = Store()
-    accessor.texts[key_for("n-1")] = json.dumps(with_id(with_id(None, "g-1"), "g-2"))
-    store = RecordStore(accessor)
-    assert store.called_back("n-1") == ["g-1", "g-2"]
-    assert store.called_back("n-2") == []
-    assert RecordStore(None).called_back("n-1") == []
-    assert caplog.messages == []
-    # Not knowing proves nothing, and is no failure of the task.
-    accessor.break_down("get")
-    assert store.called_back("n-1") == []
-    (line,) = caplog.messages
-    assert "called back could not be read: the API server is away" in line
 
 
 def test_times_are_utc() -> None:

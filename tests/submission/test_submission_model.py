@@ -20,7 +20,9 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.ark import TASKS, Ark
 from airflow_provider_seedance.apis.messages import HttpCall, HttpReply, Pause, TransportFailure
 from airflow_provider_seedance.generations import VideoRequest, utc_now
+from airflow_provider_seedance.ledger.task_state import TaskStateStore
 from airflow_provider_seedance.submission import records as rec
+from airflow_provider_seedance.submission.store import GENERATION_KEY
 from airflow_provider_seedance.submission.submitter import (
     AwaitingCallback,
     HasGeneration,
@@ -365,7 +367,7 @@ class Machine(World):
         )
         return Submission(
             client=client,
-            store=rec.RecordStore(self.store, sleep=lambda seconds: None),
+            store=TaskStateStore(self.store, sleep=lambda seconds: None),
             prepared=prepared,
             attempt=rec.Attempt(
                 fingerprint=rec.Fingerprint.of(prepared.as_requested, api=self.api.name, base_url=BASE),
@@ -392,7 +394,9 @@ class Machine(World):
         self.attached = outcome
         if outcome.generation.status.terminal:
             assert outcome.generation.urls
-            rec.RecordStore(self.store).write(rec.ended(outcome.record, outcome.generation, utc_now()))
+            TaskStateStore(self.store).write(
+                GENERATION_KEY, rec.as_ended(outcome.record, outcome.generation, utc_now())
+            )
         for post in self.posts:
             if post.paid is paid:
                 # Where nobody could write down that the clear was made use of, the next try finds it once more.
@@ -452,7 +456,9 @@ class Machine(World):
                     self.describe(paid), paid.id, media="video", now=utc_now()
                 ).status,
             )
-            rec.RecordStore(self.store).write(rec.ended(self.attached.record, end, utc_now()))
+            TaskStateStore(self.store).write(
+                GENERATION_KEY, rec.as_ended(self.attached.record, end, utc_now())
+            )
             self.attached = None
 
 

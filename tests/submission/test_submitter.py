@@ -18,8 +18,10 @@ from airflow_provider_seedance.apis.validation import prepare_request
 from airflow_provider_seedance.client.api_client import Client
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import GenerationRequest, GenerationStatus, utc_now
+from airflow_provider_seedance.ledger.task_state import TaskStateStore
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission import submitter as module
+from airflow_provider_seedance.submission.store import WRITE_PAUSES
 from airflow_provider_seedance.submission.submitter import (
     AwaitingCallback,
     HasGeneration,
@@ -48,7 +50,7 @@ def enter(
     with Client(settings) as client:
         return Submission(
             client=client,
-            store=rec.RecordStore(store),
+            store=TaskStateStore(store),
             prepared=prepared,
             attempt=rec.Attempt(
                 fingerprint=rec.Fingerprint.of(prepared.as_requested, api=api, base_url=settings.base_url),
@@ -170,7 +172,7 @@ def test_an_id_that_cannot_be_written_is_still_waited_for(
     assert outcome.generation.generation_id == services.ledger.submissions[0].generation_id
     assert store.states == ["intent"]
     errors_logged = [line for line in caplog.records if line.levelno == logging.ERROR]
-    assert len(errors_logged) == len(rec.WRITE_PAUSES) + 1
+    assert len(errors_logged) == len(WRITE_PAUSES) + 1
     # The next try knows of the intent, and does not repeat it.
     store.before = lambda what: None
     with pytest.raises(errors.SeedanceUncertainSubmitError):
@@ -447,7 +449,7 @@ def test_a_submission_that_was_put_off_before_is_tried_once(services: SeedanceEm
     with Client(settings) as client:
         outcome = Submission(
             client=client,
-            store=rec.RecordStore(Store()),
+            store=TaskStateStore(Store()),
             prepared=prepared,
             attempt=rec.Attempt(fingerprint=fingerprint, max_tries=1, try_number=1),
             policy=SubmissionPolicy(),

@@ -17,7 +17,8 @@ from harness import TestAirflow
 
 from airflow_provider_seedance.emulator.faults import Fault
 from airflow_provider_seedance.emulator.ledger import RequestEntry, Submission
-from airflow_provider_seedance.submission.records import RECORD_KEY
+from airflow_provider_seedance.ledger.task_state import STATE_KEY
+from airflow_provider_seedance.submission.store import GENERATION_KEY
 from airflow_provider_seedance.testing import SeedanceEmulator
 
 #: Not a word that could stand in a log for any other reason.
@@ -250,8 +251,8 @@ class Task:
     @property
     def record(self) -> dict[str, Any]:
         """Its record in the task state store; empty while there is none."""
-        found = self.store.get(RECORD_KEY)
-        return found if isinstance(found, dict) else {}
+        found = self.store.get(STATE_KEY)
+        return found["records"][GENERATION_KEY] if isinstance(found, dict) else {}
 
     @property
     def result(self) -> dict[str, Any]:

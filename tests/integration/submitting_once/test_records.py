@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_seedance.submission.records import RECORD_KEY, VERSION
+from airflow_provider_seedance.ledger.task_state import STATE_KEY
+from airflow_provider_seedance.submission.records import VERSION
+from airflow_provider_seedance.submission.store import GENERATION_KEY
 
 from .airflow_fixture import STANDS_AFTER_ID, AirflowFixture, Task
 
@@ -21,20 +23,24 @@ def _write(boat: Task, text: str) -> None:
         text,
         boat.run_id,
         boat.task_id,
-        RECORD_KEY,
+        STATE_KEY,
     )
 
 
+def _value(record: dict[str, Any]) -> str:
+    return json.dumps({"groups": 1, "records": {GENERATION_KEY: record}})
+
+
 def _newer(boat: Task) -> str:
-    return json.dumps({**boat.record, "version": VERSION + 1})
+    return _value({**boat.record, "version": VERSION + 1})
 
 
 def _another_form(boat: Task) -> str:
-    return json.dumps({"version": VERSION, "job": boat.record["generation_id"]})
+    return _value({"version": VERSION, "job": boat.record["generation_id"]})
 
 
 def _without_id(boat: Task) -> str:
-    return json.dumps({**boat.record, "generation_id": None})
+    return _value({**boat.record, "generation_id": None})
 
 
 def _a_text(boat: Task) -> str:
@@ -56,15 +62,15 @@ def test_a_record_that_is_not_understood_fails_the_task(
     _enter_again(boat, how)
     boat.until("failed", try_number=2)
     boat.check("failed", posts=1)
-    boat.check_says("The record of an earlier submission", "othing was submitted", try_number=2)
-    assert boat.store[RECORD_KEY] == json.loads(written)
+    boat.check_says("The records of this task's earlier submissions", "othing was submitted", try_number=2)
+    assert boat.store[STATE_KEY] == json.loads(written)
 
 
 @pytest.mark.parametrize("how", ["retry", "clear"])
 def test_a_record_that_cannot_be_read_fails_the_task_until_it_can(airflow: AirflowFixture, how: str) -> None:
     """The API server answers with an error for it, which another try may not see."""
     boat = _left_behind(airflow, 1 if how == "retry" else 0, on_clear="new")
-    record = json.dumps(boat.record)
+    record = _value(boat.record)
     _write(boat, "{ not JSON")
     _enter_again(boat, how)
     boat.until("failed", try_number=2)

@@ -1,0 +1,279 @@
+"""
+The record store on Airflow's task state store, which outlives retries and clears (Airflow 3.3 and later).
+
+The task state store answers one request per value, so the records of a batch are kept in groups of a
+hundred. A single generation is a group of one.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.callbacks.inbox import key_for, read_ids
+from airflow_provider_seedance.generations import read_number
+from airflow_provider_seedance.ledger.packing import pack, unpack
+from airflow_provider_seedance.submission.records import Record, RecordState
+from airflow_provider_seedance.submission.store import RecordStore
+from airflow_provider_seedance.version_compat import never_expire
+
+log = logging.getLogger(__name__)
+
+#: Key of the first group; the following ones end with their number.
+STATE_KEY = "seedance_records"
+
+#: Records in a group, so that a group of packed records with their results stays below `MAX_VALUE_BYTES`.
+GROUP_SIZE = 100
+
+#: Limit of the records in a value: with the fields beside them it stays below the 64 KiB that Airflow warns of.
+MAX_VALUE_BYTES = 62 * 1024
+
+#: Limit of the number of groups; more is a damaged value.
+_MAX_GROUPS = 10_000
+
+#: Errors of reading a damaged value.
+_DAMAGE = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
+
+
+@dataclass(slots=True)
+class _Group:
+    number: int
+    records: dict[str, Record | None] = field(default_factory=dict)
+    #: Whether it differs from what is stored.
+    dirty: bool = False
+    #: Whether the latest write failed, so that the deferral has to carry it.
+    unwritten: bool = False
+
+    @property
+    def state_key(self) -> str:
+        return f"{STATE_KEY}_{self.number}" if self.number else STATE_KEY
+
+
+class TaskStateStore(RecordStore):
+    """
+    Records of a task instance in Airflow's task state store.
+
+    :param accessor: ``context["task_state_store"]``, or ``None`` below Airflow 3.3: then the records live as
+        long as this process and the deferrals of this try.
+    :param sleep: Replaces :func:`time.sleep`, for tests.
+    """
+
+    def __init__(self, accessor: Any | None, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        super().__init__(sleep=sleep)
+        self._accessor = accessor
+        self._loaded = False
+        self._groups: list[_Group] = []
+        self._group_by_key: dict[str, _Group] = {}
+        #: Generation id and credits of the record that an intent has replaced, by key.
+        self._replaced: dict[str, tuple[str | None, float]] = {}
+        self._replaced_credits = 0.0
+
+    @property
+    def durable(self) -> bool:
+        """Return whether records outlive the try."""
+        return self._accessor is not None
+
+    @property
+    def replaced_credits(self) -> float:
+        """Return the credits of generations whose records were replaced by later submissions."""
+        self.load()
+        return self._replaced_credits
+
+    # ------------------------------------------------------------------ reading
+
+    def load(self, deferred: Any = None) -> None:
+        """
+        Read all records, with one request per hundred.
+
+        :param deferred: Value of :meth:`for_deferral` before the deferral.
+        """
+        if not self._loaded:
+            carried = deferred if isinstance(deferred, list) else []
+            self._groups, self._group_by_key = [], {}
+            for number, value in enumerate(carried if self._accessor is None else self._stored_values()):
+                self._add_group(number, value)
+            if self._accessor is not None:
+                for value in carried:
+                    self._merge_deferred(value)
+            self._loaded = True
+
+    def _stored_values(self) -> list[Any]:
+        first = self._get(_Group(0).state_key)
+        if first is None:
+            return []
+        count = first.get("groups") if isinstance(first, dict) else None
+        if not isinstance(count, int) or not 1 <= count <= _MAX_GROUPS:
+            raise _unreadable("they were damaged, or written by something else")
+        values = [first, *(self._get(_Group(number).state_key) for number in range(1, count))]
+        if None in values:
+            raise _unreadable("a part of them is missing")
+        return values
+
+    def _get(self, state_key: str) -> Any:
+        assert self._accessor is not None
+        try:
+            return self._accessor.get(state_key)
+        except Exception as error:
+            raise errors.SeedanceStateError(
+                f"Airflow's task state store could not be read ({type(error).__name__}: {error}), so it is "
+                "unknown what earlier tries have submitted. Nothing was submitted; retry later."
+            ) from error
+
+    def _add_group(self, number: int, value: Any) -> None:
+        group = _Group(number, _unpack(value))
+        if number == 0:
+            self._replaced_credits = float(read_number(value.get("replaced_credits")) or 0.0)
+        self._groups.append(group)
+        self._group_by_key.update(dict.fromkeys(group.records, group))
+
+    def _merge_deferred(self, value: Any) -> None:
+        """Take over the ids that a deferral carried and that are missing in the store."""
+        for key, record in _unpack(value).items():
+            group = self._group_by_key.get(key)
+            if group is None or record is None or record.generation_id is None:
+                continue
+            stored = group.records[key]
+            if stored is None or stored.generation_id is None:
+                group.records[key] = record
+                group.dirty = True
+
+    def read(self, key: str) -> Record | None:
+        """Return the record of a key, or ``None`` if nothing was submitted for it."""
+        self.load()
+        group = self._group_by_key.get(key)
+        return group.records[key] if group else None
+
+    def records(self) -> Mapping[str, Record | None]:
+        """Return the records of all registered keys."""
+        self.load()
+        return {key: group.records[key] for key, group in self._group_by_key.items()}
+
+    def is_registered(self, key: str) -> bool:
+        """Return whether a key is on record, even if nothing was submitted for it."""
+        self.load()
+        return key in self._group_by_key
+
+    def callback_ids(self, nonce: str) -> list[str]:
+        """Return the generation ids that callbacks named for a submission."""
+        if self._accessor is None:
+            return []
+        try:
+            return read_ids(self._accessor.get(key_for(nonce)))
+        except Exception as error:
+            log.warning("Callbacks of the service could not be read: %s", error)
+            return []
+
+    # ------------------------------------------------------------------ writing
+
+    def register(self, keys: Iterable[str]) -> None:
+        """Put keys on record before anything is submitted for them."""
+        self.load()
+        for key in keys:
+            if key not in self._group_by_key:
+                self._add_key(key)
+        self.flush()
+
+    def _add_key(self, key: str) -> None:
+        group = next((group for group in self._groups if len(group.records) < GROUP_SIZE), None)
+        if group is None:
+            group = _Group(len(self._groups))
+            self._groups.append(group)
+        group.records[key] = None
+        self._group_by_key[key] = group
+        group.dirty = self._groups[0].dirty = True  # the first one contains the number of groups
+
+    def update(self, key: str, record: Record) -> None:
+        """Change a record in memory, to be written by the next :meth:`flush`."""
+        self.load()
+        if key not in self._group_by_key:
+            self._add_key(key)
+        group = self._group_by_key[key]
+        self._count_replaced(key, group.records[key], record)
+        group.records[key] = record
+        group.dirty = True
+
+    def _count_replaced(self, key: str, before: Record | None, record: Record) -> None:
+        if before is None:
+            return
+        credits = 0.0
+        if record.state is RecordState.INTENT and before.state is not RecordState.NOT_SUBMITTED:
+            credits = before.credits
+            self._replaced[key] = (before.generation_id, credits)
+        elif before.state is RecordState.INTENT and key in self._replaced:
+            # The service rejected the new submission, and the previous record is restored.
+            generation_id, replaced = self._replaced.pop(key)
+            credits = -replaced if record.generation_id == generation_id else 0.0
+        if credits:
+            self._replaced_credits += credits
+            self._groups[0].dirty = True
+
+    def flush(self) -> None:
+        """Write every change, the first group last: it contains the number of groups."""
+        if self._accessor is None:
+            return
+        for group in reversed(self._groups):
+            if group.dirty:
+                self._write_group(group)
+
+    def _write_group(self, group: _Group) -> None:
+        assert self._accessor is not None
+        try:
+            self._accessor.set(group.state_key, self._value(group, MAX_VALUE_BYTES), retention=never_expire())
+        except Exception as error:
+            group.unwritten = True
+            raise errors.SeedanceStateError(
+                f"Airflow's task state store could not be written ({type(error).__name__}: {error})."
+            ) from error
+        group.dirty = group.unwritten = False
+
+    def write(self, key: str, record: Record) -> None:
+        """Write a record now."""
+        before, credits = self.read(key), self._replaced_credits
+        self.update(key, record)
+        try:
+            self.flush()
+        except errors.SeedanceStateError as error:
+            if record.state is RecordState.INTENT:
+                # Nothing is sent without it, so no later write may contain it.
+                self._group_by_key[key].records[key], self._replaced_credits = before, credits
+                self._replaced.pop(key, None)
+            error.generation_id = record.generation_id
+            raise
+
+    def results_not_persisted(self) -> set[str]:
+        """Return the keys of the records whose results the store has no room for."""
+        if self._accessor is None:
+            return set()
+        return set().union(*(pack(group.records, max_bytes=MAX_VALUE_BYTES)[1] for group in self._groups))
+
+    def for_deferral(self) -> list[dict[str, Any]] | None:
+        """Return the records that a deferral has to carry: those that are not in the store."""
+        groups = [group for group in self._groups if group.unwritten or self._accessor is None]
+        return [self._value(group, None) for group in groups] or None
+
+    def _value(self, group: _Group, max_bytes: int | None) -> dict[str, Any]:
+        value, _ = pack(group.records, max_bytes=max_bytes)
+        if group.number == 0:
+            value = {"groups": len(self._groups), "replaced_credits": self._replaced_credits, **value}
+        return value
+
+
+def _unpack(value: Any) -> dict[str, Record | None]:
+    try:
+        return unpack(value)
+    except errors.SeedanceRecordError as error:
+        raise _unreadable(error.message) from error
+    except _DAMAGE as error:
+        raise _unreadable("they were damaged, or written by something else") from error
+
+
+def _unreadable(why: str) -> errors.SeedanceRecordError:
+    return errors.SeedanceRecordError(
+        f"The records of this task's earlier submissions cannot be understood ({why.rstrip('.')}); unreadable "
+        "records are not the same as none, so nothing was submitted. Look for the generations in the console of "
+        f"the service, then delete the states {STATE_KEY!r} … of this task instance."
+    )

@@ -1,0 +1,152 @@
+"""
+The interface of the stores that keep the records of a task instance.
+
+A store keeps one record per key: :data:`GENERATION_KEY` for a task that submits one generation, and one key
+per item for a batch (:func:`~airflow_provider_seedance.submission.records.record_keys`).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.submission.records import Record, RecordState, with_id
+
+log = logging.getLogger(__name__)
+
+#: Key of the record of a task that submits one generation.
+GENERATION_KEY = "generation"
+
+#: Pauses between the attempts to write the id of a generation that is already billed.
+WRITE_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
+
+#: Why there are no durable records, for messages.
+NO_STORE = "This Airflow has no task state store (it came with 3.3)"
+
+
+class RecordStore(ABC):
+    """
+    Records of the submissions of one task instance.
+
+    The contract of every store:
+
+    * An intent is durable when :meth:`write` returns. If it raises, nothing may be submitted, and no later write
+      contains the intent.
+    * Records that cannot be read are an error, never an empty store.
+    * The id of a billed generation is written by :meth:`write_with_retries`, which never raises. What it could
+      not write stays in memory, is written by the next :meth:`flush`, and is part of :meth:`for_deferral`.
+    * Records never expire.
+
+    Every method that reads raises :class:`~airflow_provider_seedance.exceptions.SeedanceStateError` if the store
+    cannot be reached (a retry helps), and :class:`~airflow_provider_seedance.exceptions.SeedanceRecordError` if
+    its content cannot be understood. Every method that writes raises the former, unless it says otherwise.
+
+    :param sleep: Replaces :func:`time.sleep`, for tests.
+    """
+
+    def __init__(self, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._sleep = sleep
+
+    @property
+    @abstractmethod
+    def durable(self) -> bool:
+        """Return whether records outlive the try."""
+
+    @property
+    @abstractmethod
+    def replaced_credits(self) -> float:
+        """Return the credits of generations whose records were replaced by later submissions."""
+
+    @abstractmethod
+    def load(self, deferred: Any = None) -> None:
+        """
+        Read all records; without this call they are read when first needed.
+
+        :param deferred: Value of :meth:`for_deferral` before the deferral; its ids are taken over where the
+            store does not have them.
+        """
+
+    @abstractmethod
+    def read(self, key: str) -> Record | None:
+        """Return the record of a key, or ``None`` if nothing was submitted for it."""
+
+    @abstractmethod
+    def records(self) -> Mapping[str, Record | None]:
+        """Return the records of all registered keys."""
+
+    @abstractmethod
+    def is_registered(self, key: str) -> bool:
+        """Return whether a key is on record, even if nothing was submitted for it."""
+
+    @abstractmethod
+    def callback_ids(self, nonce: str) -> list[str]:
+        """
+        Return the generation ids that callbacks named for a submission; never raises.
+
+        :param nonce: Of the submission's record.
+        """
+
+    @abstractmethod
+    def register(self, keys: Iterable[str]) -> None:
+        """Put keys on record before anything is submitted for them, so that a retry recognizes a changed list."""
+
+    @abstractmethod
+    def update(self, key: str, record: Record) -> None:
+        """Change a record in memory, to be written by the next :meth:`flush`."""
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Write every change."""
+
+    @abstractmethod
+    def write(self, key: str, record: Record) -> None:
+        """Write a record now."""
+
+    @abstractmethod
+    def results_not_persisted(self) -> set[str]:
+        """Return the keys of the records whose results the store has no room for."""
+
+    @abstractmethod
+    def for_deferral(self) -> Any:
+        """Return the records that a deferral has to carry, as a JSON value: those that are not in the store."""
+
+    def orphans(self, keys: Iterable[str]) -> dict[str, Record]:
+        """Return the records of submissions whose keys are not among these."""
+        own = set(keys)
+        return {
+            key: record
+            for key, record in self.records().items()
+            if key not in own and record is not None and record.state is not RecordState.NOT_SUBMITTED
+        }
+
+    def backfill_id(self, key: str, record: Record, generation_id: str) -> Record:
+        """Write the id that only the deferral carried, because the store did not take it; never raises."""
+        record = with_id(record, generation_id)
+        try:
+            self.write(key, record)
+        except errors.SeedanceStateError as error:
+            log.error("The id of generation %s still cannot be recorded: %s", generation_id, error.message)
+        return record
+
+    def write_with_retries(self, key: str, record: Record) -> bool:
+        """Write the record of a billed generation; logs every failure, and never raises."""
+        for pause in (*WRITE_PAUSES, None):
+            try:
+                self.write(key, record)
+                return True
+            except errors.SeedanceStateError as error:
+                log.error(
+                    "Generation %s was submitted and is billed, but its id could not be recorded: %s %s",
+                    record.generation_id,
+                    error.message,
+                    "Trying again."
+                    if pause is not None
+                    else "If this task fails now, a retry cannot find it.",
+                )
+            if pause is not None:
+                self._sleep(pause)
+        return False

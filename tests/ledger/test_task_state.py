@@ -1,0 +1,367 @@
+"""The record store on Airflow's task state store: one record, many, and everything that fails."""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from helpers import video
+from support import Store
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.callbacks.inbox import key_for, with_id
+from airflow_provider_seedance.generations import Generation, GenerationStatus
+from airflow_provider_seedance.ledger.task_state import STATE_KEY, TaskStateStore
+from airflow_provider_seedance.submission import records as rec
+from airflow_provider_seedance.submission import store as stores
+from airflow_provider_seedance.submission.store import GENERATION_KEY
+from airflow_provider_seedance.version_compat import never_expire
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
+
+
+def fingerprint(prompt: str) -> rec.Fingerprint:
+    return rec.Fingerprint.of(video(prompt), api="ark", base_url="https://ark.example")
+
+
+def attempt(prompt: str = "a") -> rec.Attempt:
+    return rec.Attempt(fingerprint=fingerprint(prompt), max_tries=2, try_number=1)
+
+
+def generation(number: int, **changes: Any) -> Generation:
+    known: dict[str, Any] = {
+        "generation_id": f"cgt-20260102030405-{number:05}",
+        "api": "ark",
+        "media": "video",
+        "status": GenerationStatus.SUCCEEDED,
+        "model": "seedance-1-5-pro",
+        "urls": (f"https://media.example/{number}.mp4?X-Signature={'5' * 60}",),
+        "duration": 5,
+        "resolution": "720p",
+        "credits": 14,
+        "cost_usd": 0.07,
+        "completed_at": NOW,
+        **changes,
+    }
+    return Generation(**known)
+
+
+def intent(prompt: str = "a", **result_defaults: Any) -> rec.Record:
+    return rec.intent_record(
+        attempt(prompt), NOW, correlates=True, result_defaults=result_defaults, end_from_trigger=False
+    )
+
+
+def ended(number: int, failure: rec.Failure | None = None, **changes: Any) -> rec.Record:
+    made = generation(number, **changes)
+    record = rec.as_submitted(intent(f"prompt {number}", credits=14), made, NOW, synchronous=True)
+    return rec.replace(record, failure=failure)
+
+
+ENDED = ended(1)
+
+
+def loaded(accessor: Any, deferred: Any = None) -> TaskStateStore:
+    store = TaskStateStore(accessor)
+    store.load(deferred)
+    return store
+
+
+# ---------------------------------------------------------------------- one record
+
+
+def test_a_new_store_is_empty() -> None:
+    store = TaskStateStore(Store())
+    assert store.read(GENERATION_KEY) is None
+    assert store.records() == {}
+    assert store.durable
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        intent(),
+        rec.replace(intent(model="m"), state=rec.RecordState.UNCERTAIN),
+        rec.replace(intent(), state=rec.RecordState.NOT_SUBMITTED),
+        rec.as_submitted(
+            intent(credits=14), generation(1, status=GenerationStatus.RUNNING), NOW, synchronous=False
+        ),
+        ended(1),
+        ended(2, status=GenerationStatus.FAILED, urls=()),
+        ended(3, rec.Failure(kind="failed", error="GPU on fire", final=True)),
+    ],
+    ids=lambda record: record.state.value,
+)
+@pytest.mark.parametrize("count", [1, 60])
+def test_a_record_is_read_as_it_was_written(record: rec.Record, count: int) -> None:
+    accessor = Store()
+    store = TaskStateStore(accessor)
+    for number in range(count):
+        store.update(f"a.{number}", record)
+    store.flush()
+    assert loaded(accessor).records() == {f"a.{number}": record for number in range(count)}
+
+
+def test_a_single_record_is_readable_json() -> None:
+    accessor = Store()
+    TaskStateStore(accessor).write(GENERATION_KEY, ENDED)
+    assert accessor.value == ENDED.as_dict()
+
+
+def test_records_never_expire() -> None:
+    accessor = Store()
+    TaskStateStore(accessor).write(GENERATION_KEY, intent())
+    (retention,) = accessor.retentions
+    assert retention is never_expire()  # Airflow compares by identity
+
+
+@pytest.mark.parametrize("error", [ConnectionError("away"), RuntimeError("404"), ValueError("odd")])
+def test_a_store_that_cannot_be_read_is_not_empty(error: Exception) -> None:
+    accessor = Store(ENDED.as_dict())
+
+    def fail(what: str) -> None:
+        raise error
+
+    accessor.before = fail
+    with pytest.raises(errors.SeedanceStateError) as caught:
+        TaskStateStore(accessor).read(GENERATION_KEY)
+    assert type(caught.value) is errors.SeedanceStateError
+    assert caught.value.retry_helps
+    assert f"{type(error).__name__}: {error}" in caught.value.message
+    assert "unknown what earlier tries have submitted" in caught.value.message
+    assert "Nothing was submitted" in caught.value.message
+
+
+def test_a_store_that_cannot_be_written_raises() -> None:
+    accessor = Store()
+    accessor.break_down("set")
+    with pytest.raises(errors.SeedanceStateError) as caught:
+        TaskStateStore(accessor).write(GENERATION_KEY, ENDED)
+    assert caught.value.generation_id == ENDED.generation_id
+    assert "ConnectionError: the API server is away" in caught.value.message
+    assert caught.value.retry_helps
+
+
+def test_a_store_that_cannot_be_read_is_not_overwritten() -> None:
+    accessor = Store({**intent().as_dict(), "version": 2})
+    before = dict(accessor.texts)
+    with pytest.raises(errors.SeedanceRecordError, match="version 2"):
+        TaskStateStore(accessor).write(GENERATION_KEY, intent())
+    assert accessor.texts == before
+
+
+def test_the_id_of_a_billed_generation_is_written_with_retries(caplog: pytest.LogCaptureFixture) -> None:
+    accessor = Store()
+    accessor.break_down("set", times=3)
+    slept: list[float] = []
+    store = TaskStateStore(accessor, sleep=slept.append)
+    with caplog.at_level(logging.ERROR, logger=stores.__name__):
+        assert store.write_with_retries(GENERATION_KEY, ENDED)
+    assert accessor.value == ENDED.as_dict()
+    assert slept == list(stores.WRITE_PAUSES[:3])
+    assert len(caplog.records) == 3
+    for line in caplog.messages:
+        assert line.startswith(f"Generation {ENDED.generation_id} was submitted and is billed")
+        assert "the API server is away" in line  # why
+        assert line.endswith("Trying again.")
+
+
+def test_a_store_that_stays_away_never_raises(caplog: pytest.LogCaptureFixture) -> None:
+    accessor = Store()
+    accessor.break_down("set")
+    slept: list[float] = []
+    store = TaskStateStore(accessor, sleep=slept.append)
+    with caplog.at_level(logging.ERROR, logger=stores.__name__):
+        assert not store.write_with_retries(GENERATION_KEY, ENDED)
+    assert slept == list(stores.WRITE_PAUSES)
+    assert "a retry cannot find it" in caplog.records[-1].message
+
+
+def test_callback_ids_are_read_under_the_nonce_of_the_submission(caplog: pytest.LogCaptureFixture) -> None:
+    accessor = Store()
+    accessor.texts[key_for("n-1")] = json.dumps(with_id(with_id(None, "g-1"), "g-2"))
+    store = TaskStateStore(accessor)
+    assert store.callback_ids("n-1") == ["g-1", "g-2"]
+    assert store.callback_ids("n-2") == []
+    assert TaskStateStore(None).callback_ids("n-1") == []
+    assert caplog.messages == []
+    # Not knowing proves nothing, and does not fail the task.
+    accessor.break_down("get")
+    assert store.callback_ids("n-1") == []
+    (line,) = caplog.messages
+    assert "Callbacks of the service could not be read: the API server is away" in line
+
+
+# ---------------------------------------------------------------------- the records of a batch
+
+
+def test_keys_differ_for_identical_requests_and_do_not_depend_on_order() -> None:
+    first = rec.record_keys(map(fingerprint, ["a", "b", "a"]))
+    second = rec.record_keys(map(fingerprint, ["b", "a", "a"]))
+    assert len(set(first)) == 3
+    assert first == [second[1], second[0], second[2]]
+
+
+@pytest.mark.parametrize("count", [1, 99, 100, 101, 250])
+def test_one_read_per_hundred(count: int) -> None:
+    accessor, keys = Store(), [f"{number:020}.0" for number in range(count)]
+    loaded(accessor).register(keys)
+    accessor.reads_and_writes.clear()
+    store = loaded(accessor)
+    assert len(accessor.reads_and_writes) <= 1 + count / 100
+    assert all(store.is_registered(key) for key in keys)
+
+
+def test_registered_keys_are_written_before_anything_is_submitted() -> None:
+    accessor = Store()
+    accessor.break_down("set")
+    with pytest.raises(errors.SeedanceStateError):
+        TaskStateStore(accessor).register(["a.0"])
+
+
+@pytest.mark.parametrize("url", ["https://m.example/a.mp4", "https://m.example/" + "x" * 5000])
+def test_no_value_exceeds_the_limit_of_the_store(url: str) -> None:
+    accessor, keys = Store(), [f"{number:020}.0" for number in range(100)]
+    store = loaded(accessor)
+    store.register(keys)
+    failure = rec.Failure(kind="failed", error="错误" * 500)
+    for number, key in enumerate(keys):
+        store.update(key, ended(number, failure, urls=(url,), model=f"model {number}"))
+    store.flush()
+    assert max(map(len, accessor.texts.values())) <= 64 * 1024
+    record = loaded(accessor).read(keys[7])
+    assert record is not None
+    assert record.generation_id == generation(7).generation_id
+
+
+def test_credits_of_replaced_records_still_count() -> None:
+    store, key = loaded(Store()), "x.0"
+    store.register([key])
+    store.write(key, ended(1))
+    assert store.replaced_credits == 0
+    store.write(key, intent(credits=14))
+    assert store.replaced_credits == 14
+    store.write(key, ended(2))
+    assert store.replaced_credits == 14
+
+
+def test_credits_of_a_restored_record_count_once() -> None:
+    accessor = Store()
+    store, key = loaded(accessor), "x.0"
+    store.register([key])
+    store.write(key, ended(1))
+    for _ in range(3):
+        store.write(key, intent(credits=14))
+        store.write(key, ended(1))
+    assert store.replaced_credits == 0
+    assert loaded(accessor).replaced_credits == 0
+
+
+def test_a_rejected_submission_has_cost_nothing() -> None:
+    store, key = loaded(Store()), "x.0"
+    store.register([key])
+    store.write(key, rec.replace(intent(credits=14), state=rec.RecordState.NOT_SUBMITTED))
+    store.write(key, intent(credits=14))
+    assert store.replaced_credits == 0
+
+
+def test_what_could_not_be_written_is_carried_by_the_deferral() -> None:
+    accessor = Store()
+    store, keys = loaded(accessor), [f"{number}.0" for number in range(150)]
+    store.register(keys)
+    store.write(keys[120], intent(credits=14))
+    accessor.break_down("set")
+    with pytest.raises(errors.SeedanceStateError):
+        store.write(keys[120], ended(120))
+    deferred = json.loads(json.dumps(store.for_deferral()))
+    assert len(deferred) == 1
+    accessor.before = lambda what: None
+    again = loaded(accessor, deferred)
+    record = again.read(keys[120])
+    assert record is not None
+    assert record.generation_id == generation(120).generation_id
+    assert again.for_deferral() is None
+    again.flush()
+    assert loaded(accessor).read(keys[120]) == record
+
+
+def test_an_intent_that_could_not_be_written_is_in_no_later_write() -> None:
+    accessor = Store()
+    store = loaded(accessor)
+    store.register(["a.0", "b.0"])
+    accessor.break_down("set", times=1)
+    with pytest.raises(errors.SeedanceStateError):
+        store.write("a.0", intent())
+    store.write("b.0", intent("b"))
+    assert loaded(accessor).read("a.0") is None
+
+
+def test_a_deferred_record_does_not_replace_one_that_knows_more() -> None:
+    accessor = Store()
+    store = loaded(accessor)
+    store.register(["a.0"])
+    store.write("a.0", intent())
+    deferred = [json.loads(accessor.texts[STATE_KEY])]
+    store.write("a.0", ENDED)
+    assert loaded(accessor, deferred).read("a.0") == ENDED
+
+
+def test_orphans_are_submissions_of_requests_that_are_not_in_the_list() -> None:
+    store = loaded(Store())
+    store.register(["a.0", "b.0", "c.0"])
+    store.write("b.0", ended(1))
+    store.write("c.0", rec.replace(intent(), state=rec.RecordState.NOT_SUBMITTED))
+    assert set(store.orphans(["a.0"])) == {"b.0"}
+    assert store.orphans(["a.0", "b.0"]) == {}
+
+
+def test_below_airflow_3_3_the_deferral_carries_all_records() -> None:
+    store = loaded(None)
+    assert not store.durable
+    store.register(["a.0"])
+    long, begun = ended(1, urls=("https://m.example/" + "x" * 5000,)), intent()
+    store.write("a.0", long)
+    assert store.write_with_retries("b.0", begun)
+    deferred = json.loads(json.dumps(store.for_deferral()))
+    assert loaded(None, deferred).records() == {"a.0": long, "b.0": begun}
+    assert loaded(Store()).for_deferral() is None
+    assert loaded(None).read("a.0") is None
+
+
+# ---------------------------------------------------------------------- damage
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {},
+        [],
+        "",
+        "text",
+        0,
+        7,
+        False,
+        {"groups": 1},
+        {"groups": 0, "records": {}},
+        {"groups": "1", "records": {}},
+        {"groups": 1, "records": []},
+        {"groups": 1, "records": {"a.0": []}},
+        {"groups": 1, "records": {"a.0": {}}},
+        {"groups": 1, "records": {"a.0": {**ENDED.as_dict(), "version": 2}}},
+        {"groups": 1, "records": {"a.0": {**ENDED.as_dict(), "generation_id": None}}},
+        {"groups": 1, "packed": 7},
+        {"groups": 1, "packed": "not base64"},
+        {"groups": 1, "packed": "AAAA"},
+        {"groups": 2, "records": {}},
+    ],
+)
+def test_records_that_cannot_be_understood_are_not_none(value: Any) -> None:
+    accessor = Store()
+    accessor.texts[STATE_KEY] = json.dumps(value)
+    with pytest.raises(errors.SeedanceRecordError, match="nothing was submitted") as caught:
+        loaded(accessor)
+    assert STATE_KEY in caught.value.message
+    assert not caught.value.retry_helps
