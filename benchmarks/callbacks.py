@@ -277,7 +277,7 @@ async def fire(url: str, kind: str, count: int) -> tuple[float, list[int]]:
     from fill import CALLED, called_id, called_nonce
 
     async def one(number: int, http: httpx.AsyncClient) -> int:
-        ticket = tokens.Ticket(
+        claims = tokens.CallbackClaims(
             dag_id="waiting",
             run_id=kind,
             task_id="task",
@@ -287,9 +287,9 @@ async def fire(url: str, kind: str, count: int) -> tuple[float, list[int]]:
             expires=int(time.time()) + 3600,
         )
         body = {"id": called_id(number), "status": "succeeded"}
-        if "seedance2api" in ticket.conn_id:
+        if "seedance2api" in claims.conn_id:
             body = {"task_id": called_id(number), "status": "completed"}
-        address = tokens.address(url, tokens.sign(ticket, CALLBACK_SECRET))
+        address = tokens.callback_url(url, tokens.sign(claims, CALLBACK_SECRET))
         try:
             return (await http.post(address, content=json.dumps(body))).status_code
         except httpx.HTTPError as error:

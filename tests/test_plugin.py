@@ -1,4 +1,4 @@
-"""What Airflow loads of this package into each of its processes."""
+"""The plugin that every process of Airflow loads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from airflow_provider_seedance.plugin import PREFIX, LazyApp, SeedancePlugin
 ROOT = Path(__file__).parents[1]
 
 
-def test_loading_the_plugin_costs_nothing() -> None:
+def test_loading_the_plugin_imports_nothing_else() -> None:
     code = """
 import sys
 from airflow.providers.common.compat.sdk import AirflowPlugin
@@ -32,7 +32,7 @@ assert "airflow.api_fastapi.core_api.security" not in sys.modules
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 
 
-def test_airflow_finds_the_plugin_once() -> None:
+def test_the_plugin_is_registered_once() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["entry-points"]["airflow.plugins"] == {
         "seedance": "airflow_provider_seedance.plugin:SeedancePlugin"
@@ -45,7 +45,7 @@ def test_airflow_accepts_the_plugin() -> None:
 
     try:
         valid = is_valid_plugin(SeedancePlugin)
-    except TypeError:  # Airflow 3.1 takes what is loaded already as well
+    except TypeError:  # Airflow 3.1 has another argument
         pytest.skip("this Airflow checks plugins in another way")
     assert valid
     assert [view["destination"] for view in SeedancePlugin.external_views] == [

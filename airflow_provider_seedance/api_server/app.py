@@ -1,4 +1,4 @@
-"""The application that the plugin mounts: its routes, and the headers that every answer carries."""
+"""The FastAPI application that the plugin mounts: its routes, and the headers of every response."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Modules with a ``router``. Each guards its own routes: an application of a plugin is open by default.
+#: Modules with a ``router``. Each guards its own routes: Airflow does not guard the application of a plugin.
 ROUTES = (
     "airflow_provider_seedance.api_server.pages",
     "airflow_provider_seedance.api_server.renders_api",
@@ -22,7 +22,7 @@ ROUTES = (
     "airflow_provider_seedance.api_server.callback_routes",
 )
 
-#: Every answer has these, unless the route sets its own.
+#: Headers of every response, unless the route sets its own.
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'self'; base-uri 'none'; form-action 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -32,8 +32,8 @@ _HEADERS = {
 }
 
 
-class _SafeHeaders:
-    """Adds the headers, to errors too."""
+class _SecurityHeaders:
+    """ASGI middleware that adds the headers, also to errors."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -50,15 +50,14 @@ class _SafeHeaders:
 
 
 def build() -> FastAPI:
-    """Build the application. It describes itself to nobody: no schema, no documentation pages."""
+    """Build the application, without schema and documentation pages."""
     app = FastAPI(title="Seedance", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    app.add_middleware(_SafeHeaders)
+    app.add_middleware(_SecurityHeaders)
     for name in ROUTES:
         try:
             module: Any = import_module(name)
         except ImportError:
-            # An Airflow whose internal interfaces have changed: routes that nobody can guard are not served, and
-            # the others go on.
+            # Airflow's internal interfaces have changed: routes without their guards are not served, others are.
             log.exception("%s cannot be served by this version of Airflow.", name)
             continue
         app.include_router(module.router)

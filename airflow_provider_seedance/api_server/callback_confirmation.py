@@ -1,15 +1,17 @@
-"""Asking the service what came of a render, from the API server, because a callback is only a hint."""
+"""Status requests of the API server, because a callback is only a hint that a generation has ended."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Hashable, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
+from airflow_provider_seedance.api_server.callback_limits import DEFAULT_LIMITS, CallbackLimits
 from airflow_provider_seedance.client import flows
 from airflow_provider_seedance.client.api_client import AsyncClient
 from airflow_provider_seedance.exceptions import SeedanceError
@@ -18,50 +20,77 @@ from airflow_provider_seedance.settings import Settings
 
 log = logging.getLogger(__name__)
 
-#: So many questions to one service are open at once.
-AT_ONCE = 8
 
+class _SharedClient:
+    """A client that concurrent status requests share, because its TLS context takes a while to make."""
 
-class _Shared:
-    """A client that all who ask at the same time have in common: to make one takes a while."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.made = asyncio.create_task(run_in_threadpool(AsyncClient, settings))
-        self.slots = asyncio.Semaphore(AT_ONCE)
+    def __init__(self, client: asyncio.Task[AsyncClient], max_requests: int) -> None:
+        self.client = client
+        self.slots = asyncio.Semaphore(max_requests)
         self.users = 0
 
 
-_shared: dict[Hashable, _Shared] = {}
+class StatusReader:
+    """Reads the final status of generations."""
+
+    def __init__(self, limits: CallbackLimits = DEFAULT_LIMITS) -> None:
+        self._limits = limits
+        self._clients: dict[Hashable, _SharedClient] = {}
+
+    async def read_final(self, trigger_kwargs: Mapping[str, Any], settings: Settings) -> Generation | None:
+        """
+        Return the state of the generation that a trigger waits for; ``None`` if the service does not report it.
+
+        :param trigger_kwargs: The kwargs of the waiting trigger.
+        """
+        generation_id = trigger_kwargs["generation_id"]
+        try:
+            async with self._client(settings) as client:
+                flow = flows.final_status_flow(settings.api, generation_id, trigger_kwargs["media"], utc_now)
+                generation = await client.run(flow)
+        except SeedanceError as error:
+            log.info("The status of generation %s could not be read: %s", generation_id, error.message)
+            return None
+        return generation.with_defaults(trigger_kwargs.get("result_defaults") or {})
+
+    @asynccontextmanager
+    async def _client(self, settings: Settings) -> AsyncIterator[AsyncClient]:
+        key = (settings.conn_id, settings.identity)
+        shared = self._clients.get(key)
+        if shared is None:
+            connecting = asyncio.create_task(self._connect(settings))
+            shared = self._clients[key] = _SharedClient(connecting, self._limits.max_status_requests)
+        shared.users += 1
+        try:
+            client = await asyncio.shield(shared.client)
+            async with shared.slots:
+                yield client
+        finally:
+            shared.users -= 1
+            if not shared.users:
+                del self._clients[key]
+                if shared.client.done() and not shared.client.exception():
+                    await shared.client.result().close()
+
+    async def _connect(self, settings: Settings) -> AsyncClient:
+        return await run_in_threadpool(AsyncClient, settings)
 
 
-@asynccontextmanager
-async def _client(settings: Settings) -> AsyncIterator[AsyncClient]:
-    key = (asyncio.get_running_loop(), settings.conn_id, settings.identity)
-    shared = _shared.get(key) or _shared.setdefault(key, _Shared(settings))
-    shared.users += 1
-    try:
-        client = await asyncio.shield(shared.made)
-        async with shared.slots:
-            yield client
-    finally:
-        shared.users -= 1
-        if not shared.users:
-            del _shared[key]
-            if shared.made.done() and not shared.made.exception():
-                await shared.made.result().close()
+class StatusBackoff:
+    """Doubling backoff between the status requests for one submission."""
 
+    def __init__(self, limits: CallbackLimits, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limits, self._clock = limits, clock
+        #: By submission: time of the next request, and the pause after that.
+        self._next: dict[Hashable, tuple[float, float]] = {}
 
-async def read_end(waits: Mapping[str, Any], settings: Settings) -> Generation | None:
-    """
-    Ask the service what came of a render; ``None`` if it does not say.
-
-    :param waits: The kwargs of the trigger that waits for it.
-    """
-    try:
-        async with _client(settings) as client:
-            flow = flows.final_status_flow(settings.api, waits["generation_id"], waits["media"], utc_now)
-            generation = await client.run(flow)
-    except SeedanceError as error:
-        log.info("The end of generation %s could not be read: %s", waits["generation_id"], error.message)
-        return None
-    return generation.with_defaults(waits.get("result_defaults") or {})
+    def reserve(self, submission: Hashable) -> float:
+        """Return 0 and count a request, or return the seconds until one is allowed."""
+        now, limits = self._clock(), self._limits
+        for other in [key for key, (at, _) in self._next.items() if at + limits.max_status_backoff <= now]:
+            del self._next[other]
+        at, pause = self._next.get(submission, (now, limits.status_backoff))
+        if at > now:
+            return at - now
+        self._next[submission] = (now + pause, min(2 * pause, limits.max_status_backoff))
+        return 0.0

@@ -1,9 +1,8 @@
 """
-What a callback does to a task: the one file that knows Airflow's internals for it.
+Delivery of callbacks to task instances: the one module that knows Airflow's internals for it.
 
-Runs in the API server and uses its models as the triggerer, the scheduler and the API server itself do
-(Airflow 3.1 to 3.3). Where something of that is missing or refuses, the polls of the triggerer finish the
-job. Airflow's models are imported late: plugins are loaded by every process.
+It uses Airflow's models as the triggerer, the scheduler and the API server do (Airflow 3.1 to 3.3). Where a part of
+them is missing or fails, the polls of the triggerer find the end of the generation.
 """
 
 from __future__ import annotations
@@ -15,211 +14,189 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
+from airflow.configuration import conf
+from airflow.models.taskinstance import TaskInstance
+from airflow.models.trigger import Trigger
+from airflow.models.xcom import XComModel
+from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
+from airflow.utils.session import create_session
+from sqlalchemy import select
+
 from airflow_provider_seedance.callbacks.inbox import RETENTION_DAYS, key_for, with_id
 from airflow_provider_seedance.callbacks.payload import CallbackPayload
 from airflow_provider_seedance.callbacks.tokens import CallbackClaims
 
-#: No task resumes sooner, in seconds after its deferral: the scheduler could take the end of the deferring
-#: process for its own, and fail the task.
-EARLIEST = 5.0
+#: Minimum time between a deferral and its resumption: sooner, the scheduler could take the end of the deferring
+#: process for the end of the resumed one, and fail the task.
+MIN_DEFERRAL_SECONDS = 5.0
 
-#: Seconds for which a row that somebody holds is waited for, on PostgreSQL. All callbacks share few slots.
-LONGEST_LOCK = 3
-
-#: Seconds until somebody who is about to defer is looked for again.
-SOON = 3.0
+#: Timeout for a row lock on PostgreSQL; few deliveries run at once, and one must not block the others.
+LOCK_TIMEOUT_SECONDS = 3
 
 _TRIGGERS = "airflow_provider_seedance.triggers."
 
-#: States in which a task is on its way to the deferral that the callback is for.
-_BEFORE = ("running", "queued", "scheduled", "restarting")
+#: States of a task that may still defer.
+_BEFORE_DEFERRAL = ("running", "queued", "scheduled", "restarting")
 
-#: States of a task that has ended, and whose next try or clear may want to know what was told.
+#: States of a task whose next try or clear may read the stored id.
 _FAILED = ("failed", "up_for_retry", "up_for_reschedule", None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """
-    What became of a callback.
+    Outcome of a delivery.
 
-    :param kind: ``resumed``; ``later``, to be tried again in ``seconds``; ``finish``, the task is to be ended
-        by :func:`finish` with what the service tells; ``ask``, nothing was told but an id, or it is not the
-        one we know, and the service is to be asked whether *our* render has ended; ``kept`` for whoever comes
-        next; ``ignored``.
-    :param waits: With ``finish`` and ``ask``: the kwargs of the trigger that waits.
+    :param kind: ``resumed``; ``retry`` later; ``complete``: end the task with :func:`complete_task` if the service
+        confirms it; ``confirm``: resume the task if the service says that its generation has ended, because the
+        payload named only an id, or another one; ``stored`` for the next try; ``ignored``.
+    :param seconds: With ``retry``: when, if known.
+    :param trigger_kwargs: With ``complete`` and ``confirm``: the kwargs of the waiting trigger.
     """
 
-    kind: Literal["resumed", "later", "finish", "ask", "kept", "ignored"]
-    seconds: float = 0.0
-    waits: dict[str, Any] = field(default_factory=dict)
-
-
-def look_up(conn_id: str) -> Any:
-    """Return an Airflow connection; ``None`` if there is none by this id, or one of another type."""
-    from airflow.models.connection import Connection
-    from airflow.providers.common.compat.sdk import AirflowNotFoundException
-
-    try:
-        connection = Connection.get_connection_from_secrets(conn_id)
-    except AirflowNotFoundException:
-        return None
-    return connection if connection.conn_type == "seedance" else None
+    kind: Literal["resumed", "retry", "complete", "confirm", "stored", "ignored"]
+    seconds: float | None = None
+    trigger_kwargs: dict[str, Any] = field(default_factory=dict)
 
 
 def deliver(
-    ticket: CallbackClaims,
-    hint: CallbackPayload,
+    claims: CallbackClaims,
+    payload: CallbackPayload,
     *,
     on_worker: bool = False,
     event: dict[str, Any] | None = None,
 ) -> Outcome:
     """
-    Resume the task that a callback is for, or keep what it told.
+    Resume the task instance that a callback is for, or store the id that it names.
 
-    Duplicates, replays, callbacks for an older submission, for a cleared or a finished task change nothing.
+    Duplicates, replays, and callbacks for an older submission, a cleared or an ended task change nothing.
 
-    :param on_worker: Whether to resume on a worker, whatever the task says.
-    :param event: What the worker is told, where the service was asked already.
-    :raises Exception: the database failed; nothing was changed.
+    :param on_worker: Resume on a worker, even if the task could be ended here.
+    :param event: Event for the worker, if the service has reported the end.
+    :raises Exception: The database failed; nothing has changed.
     """
-    with _task_instance(ticket) as (ti, session):
+    with _locked_task_instance(claims) as (ti, session):
         if ti is None:
             return Outcome(kind="ignored")
         if ti.state == "deferred":
-            return _wake(ticket, hint, ti, session, on_worker=on_worker, event=event)
-        if ti.state in _BEFORE:
-            _keep(ticket, hint, session)
-            return Outcome(kind="later", seconds=SOON)
-        if ti.state in _FAILED and _keep(ticket, hint, session):
-            return Outcome(kind="kept")
+            return _resume_task(claims, payload, ti, session, on_worker=on_worker, event=event)
+        if ti.state in _BEFORE_DEFERRAL:
+            _store_id(claims, payload, session)
+            return Outcome(kind="retry")
+        if ti.state in _FAILED and _store_id(claims, payload, session):
+            return Outcome(kind="stored")
         return Outcome(kind="ignored")
 
 
-def finish(ticket: CallbackClaims, result: dict[str, Any]) -> bool:
+def complete_task(claims: CallbackClaims, result: dict[str, Any]) -> Outcome:
     """
-    End a task with the result of its render, as its trigger would have; whether it was still there.
+    End a task with the result of its generation, as its trigger would.
 
-    :raises Exception: the database failed; nothing was changed.
+    :raises Exception: The database failed; nothing has changed.
     """
-    from airflow.models.trigger import Trigger
-    from airflow.models.xcom import XComModel
-    from airflow.triggers.base import TaskSuccessEvent
-
-    with _task_instance(ticket) as (ti, session):
-        if ti is None or ti.state != "deferred":
-            return False
-        if (_waits(ti, session) or {}).get("callback_nonce") != ticket.nonce:
-            return False
+    with _locked_task_instance(claims) as (ti, session):
+        kwargs = _trigger_kwargs(ti, session) if ti is not None and ti.state == "deferred" else None
+        if kwargs is None or kwargs.get("callback_nonce") != claims.nonce:
+            return Outcome(kind="ignored")
         for key, value in (("return_value", result), ("_link_SeedanceOutputLink", result.get("url") or "")):
             XComModel.set(
                 key,
                 value,
-                dag_id=ticket.dag_id,
-                run_id=ticket.run_id,
-                task_id=ticket.task_id,
-                map_index=ticket.map_index,
+                dag_id=claims.dag_id,
+                run_id=claims.run_id,
+                task_id=claims.task_id,
+                map_index=claims.map_index,
                 serialize=False,
                 session=session,
             )
         Trigger.submit_event(ti.trigger_id, TaskSuccessEvent(), session=session)
-        return True
+        return Outcome(kind="resumed")
 
 
 @contextmanager
-def _task_instance(ticket: CallbackClaims) -> Iterator[tuple[Any, Any]]:
-    """Hold the task instance, so that of two callbacks at once one finds it resumed."""
-    from airflow.models.taskinstance import TaskInstance
-    from airflow.utils.session import create_session
-    from sqlalchemy import select
-
+def _locked_task_instance(claims: CallbackClaims) -> Iterator[tuple[Any, Any]]:
+    """Lock the row, so that the second of two concurrent callbacks finds the task resumed."""
     with create_session() as session:
-        _prepare(session)
+        _prepare_locking(session)
         names = ("dag_id", "run_id", "task_id", "map_index")
-        chosen = (getattr(TaskInstance, name) == getattr(ticket, name) for name in names)
-        query = select(TaskInstance).where(*chosen).with_for_update(of=TaskInstance)
-        yield session.scalar(query), session
+        same = (getattr(TaskInstance, name) == getattr(claims, name) for name in names)
+        yield session.scalar(select(TaskInstance).where(*same).with_for_update(of=TaskInstance)), session
 
 
-def _prepare(session: Any) -> None:
+def _prepare_locking(session: Any) -> None:
     """
-    Say how rows are held, which databases differ in.
+    Adapt the transaction to the database.
 
-    sqlite knows no locks on rows: nobody may write between our reading and our writing, or two callbacks at
-    once could both find the task waiting, and the second would set it back to scheduled while it runs already.
-    PostgreSQL waits for a lock without end, and with it would all other callbacks.
+    sqlite has no row locks: without a write lock, two concurrent callbacks could both find the task deferred, and
+    the second would reschedule it while it runs. PostgreSQL waits for a lock without a limit.
     """
     dialect = session.get_bind().dialect.name
     if dialect == "sqlite":
         session.connection().exec_driver_sql("BEGIN IMMEDIATE")
     elif dialect == "postgresql":
-        session.connection().exec_driver_sql(f"SET LOCAL lock_timeout = '{LONGEST_LOCK}s'")
+        session.connection().exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'")
 
 
-def _wake(
-    ticket: CallbackClaims,
-    hint: CallbackPayload,
+def _resume_task(
+    claims: CallbackClaims,
+    payload: CallbackPayload,
     ti: Any,
     session: Any,
     *,
     on_worker: bool,
     event: dict[str, Any] | None,
 ) -> Outcome:
-    from airflow.models.trigger import Trigger
-    from airflow.triggers.base import TriggerEvent
-
-    waits = _waits(ti, session)
-    if waits is None or waits.get("callback_nonce") != ticket.nonce or not _tells(hint, waits):
+    kwargs = _trigger_kwargs(ti, session)
+    if kwargs is None or kwargs.get("callback_nonce") != claims.nonce or not _is_relevant(payload, kwargs):
         return Outcome(kind="ignored")
-    if (early := waits["since"] + EARLIEST - datetime.now(UTC).timestamp()) > 0:
-        return Outcome(kind="later", seconds=early)
-    expected = waits.get("generation_id")
-    another = expected is not None and hint.generation_id not in (None, expected)
+    early = kwargs["deferred_at"] + MIN_DEFERRAL_SECONDS - datetime.now(UTC).timestamp()
+    if early > 0:
+        return Outcome(kind="retry", seconds=early)
+    expected = kwargs.get("generation_id")
+    mismatch = expected is not None and payload.generation_id not in (None, expected)
     if not on_worker and expected is not None:
-        if hint.status is None or another:
-            return Outcome(kind="ask", waits=waits)
-        if ends_from_trigger(waits):
-            return Outcome(kind="finish", waits=waits)
-    if not another:
-        _keep(ticket, hint, session)
-    payload = event or {
-        "outcome": "callback",
-        "generation_id": expected or hint.generation_id,
-    }
-    Trigger.submit_event(ti.trigger_id, TriggerEvent(payload), session=session)  # type: ignore[no-untyped-call]
+        if payload.status is None or mismatch:
+            return Outcome(kind="confirm", trigger_kwargs=kwargs)
+        if ends_from_trigger(kwargs):
+            return Outcome(kind="complete", trigger_kwargs=kwargs)
+    if not mismatch:
+        _store_id(claims, payload, session)
+    event = event or {"outcome": "callback", "generation_id": expected or payload.generation_id}
+    Trigger.submit_event(ti.trigger_id, TriggerEvent(event), session=session)  # type: ignore[no-untyped-call]
     return Outcome(kind="resumed")
 
 
-def _tells(hint: CallbackPayload, waits: dict[str, Any]) -> bool:
+def _is_relevant(payload: CallbackPayload, kwargs: dict[str, Any]) -> bool:
     """
-    Whether a hint may be about what is waited for: an id that is not known yet, or the end of a render.
+    Return whether a payload may mean the awaited event: an unknown id, or the end of a generation.
 
-    The address tells which submission it is about, so an id that is not ours counts, too: the bodies of some
-    services are documented nowhere, and what looks like the id of a render may be that of an event.
+    The token identifies the submission, so another id counts too: some bodies are undocumented, and their id may be
+    that of an event.
     """
-    if waits.get("generation_id") is None or hint.status is None:
-        return hint.generation_id is not None
-    return hint.ended
+    if kwargs.get("generation_id") is None or payload.status is None:
+        return payload.generation_id is not None
+    return payload.ended
 
 
-def ends_from_trigger(waits: dict[str, Any]) -> bool:
-    """Whether a task can be ended without a worker, and its author wants that."""
-    return bool(waits.get("end_from_trigger")) and _plain_xcom()
+def ends_from_trigger(kwargs: dict[str, Any]) -> bool:
+    """Return whether the task asks to end without a worker, and can: only workers write to a custom XCom backend."""
+    backend = conf.get("core", "xcom_backend", fallback="")
+    return bool(kwargs.get("end_from_trigger")) and backend.endswith(
+        "airflow.sdk.execution_time.xcom.BaseXCom"
+    )
 
 
-def _waits(ti: Any, session: Any) -> dict[str, Any] | None:
-    """Return what a trigger of ours waits for, and since when; ``None`` for any other."""
-    from airflow.models.trigger import Trigger
-
+def _trigger_kwargs(ti: Any, session: Any) -> dict[str, Any] | None:
+    """Return the kwargs of a trigger of this package, and ``deferred_at``; ``None`` for any other trigger."""
     trigger = session.get(Trigger, ti.trigger_id) if ti.trigger_id is not None else None
     if trigger is None or not trigger.classpath.startswith(_TRIGGERS):
         return None
-    return {**trigger.kwargs, "since": trigger.created_date.timestamp()}
+    return {**trigger.kwargs, "deferred_at": trigger.created_date.timestamp()}
 
 
-def _keep(ticket: CallbackClaims, hint: CallbackPayload, session: Any) -> bool:
-    """Put what was told where the task finds it, if this Airflow has such a place (3.3 and later)."""
-    if hint.generation_id is None:
+def _store_id(claims: CallbackClaims, payload: CallbackPayload, session: Any) -> bool:
+    """Store the id for the task; returns ``False`` without an id or a task state store (before Airflow 3.3)."""
+    if payload.generation_id is None:
         return False
     try:
         from airflow._shared.state import TaskScope
@@ -227,21 +204,12 @@ def _keep(ticket: CallbackClaims, hint: CallbackPayload, session: Any) -> bool:
     except ImportError:
         return False
     scope = TaskScope(
-        dag_id=ticket.dag_id, run_id=ticket.run_id, task_id=ticket.task_id, map_index=ticket.map_index
+        dag_id=claims.dag_id, run_id=claims.run_id, task_id=claims.task_id, map_index=claims.map_index
     )
-    backend, key = get_state_backend(), key_for(ticket.nonce)
+    backend, key = get_state_backend(), key_for(claims.nonce)
     stored = backend.get(scope, key, session=session)
-    kept = with_id(json.loads(stored) if stored else None, hint.generation_id)
-    if kept is not None:
-        until = datetime.now(UTC) + timedelta(days=RETENTION_DAYS)
-        backend.set(scope, key, json.dumps(kept), expires_at=until, session=session)
+    value = with_id(json.loads(stored) if stored else None, payload.generation_id)
+    if value is not None:
+        expires_at = datetime.now(UTC) + timedelta(days=RETENTION_DAYS)
+        backend.set(scope, key, json.dumps(value), expires_at=expires_at, session=session)
     return True
-
-
-def _plain_xcom() -> bool:
-    """Whether XCom is kept in Airflow's own database; any other place only a worker can write to."""
-    from airflow.configuration import conf
-
-    return bool(
-        conf.get("core", "xcom_backend", fallback="").endswith("airflow.sdk.execution_time.xcom.BaseXCom")
-    )

@@ -1,40 +1,38 @@
-"""Which bytes of a file a request wants: the ``Range`` header, as a pure function (RFC 9110, section 14)."""
+"""The ``Range`` request header (RFC 9110, section 14), as a pure function."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-_ONE = re.compile(r"bytes\s*=\s*(\d{0,19})-(\d{0,19})\s*")
+_RANGE = re.compile(r"bytes\s*=\s*(\d{0,19})-(\d{0,19})\s*")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Span:
-    """Bytes of a file, the last one included."""
+class ByteRange:
+    """A range of a file; ``last`` is included."""
 
     first: int
     last: int
 
     @property
     def length(self) -> int:
-        """How many bytes it has."""
+        """Number of bytes."""
         return self.last - self.first + 1
 
 
 class UnsatisfiableRange(Exception):
-    """The file has none of the bytes that are wanted."""
+    """The file has no byte of the range."""
 
 
-def wanted(header: str | None, size: int) -> Span | None:
+def parse_range(header: str | None, size: int) -> ByteRange | None:
     """
-    Return the bytes that a ``Range`` header wants.
+    Return the requested range of a file of ``size`` bytes.
 
-    :param size: Of the file, in bytes.
-    :returns: ``None`` for the whole file, also where the header is none that is understood: several ranges at
-        once, for one, may be answered by the whole file.
-    :raises UnsatisfiableRange: There are no such bytes.
+    :returns: ``None`` for the whole file, which also answers several ranges and invalid headers.
+    :raises UnsatisfiableRange: The file has no byte of the range.
     """
-    match = _ONE.fullmatch(header.strip()) if header else None
+    match = _RANGE.fullmatch(header.strip()) if header else None
     if match is None:
         return None
     first, last = match.groups()
@@ -43,9 +41,9 @@ def wanted(header: str | None, size: int) -> Span | None:
             return None
         if int(last) == 0 or size == 0:
             raise UnsatisfiableRange
-        return Span(first=max(0, size - int(last)), last=size - 1)
+        return ByteRange(first=max(0, size - int(last)), last=size - 1)
     if last and int(last) < int(first):
         return None
     if int(first) >= size:
         raise UnsatisfiableRange
-    return Span(first=int(first), last=min(int(last), size - 1) if last else size - 1)
+    return ByteRange(first=int(first), last=min(int(last), size - 1) if last else size - 1)

@@ -1,8 +1,8 @@
 """
-Who may see what: the only file of the page that knows Airflow's internal access checks.
+Access checks: the only module of the Renders page that knows Airflow's internal ones.
 
-Whoever may not read a Dag, its runs, its task instances and its XComs gets 403, and learns no more from it than
-whether the answer was no: a Dag that does not exist is refused in the same way.
+A user needs read access to a Dag, its runs, its task instances and its XComs. The refusal is the same 403 for a Dag
+that does not exist.
 """
 
 from __future__ import annotations
@@ -16,28 +16,26 @@ from airflow.models.dag import DagModel
 from fastapi import Depends
 from fastapi.params import Depends as Dependency
 
-__all__ = ["MAY_SEE_RENDERS", "GetUserDep", "readable"]
+__all__ = ["CAN_READ_RENDERS", "GetUserDep", "readable_dag_ids"]
 
-#: What a render is read from: all of it must be readable.
 _ENTITIES = (DagAccessEntity.RUN, DagAccessEntity.TASK_INSTANCE, DagAccessEntity.XCOM)
 
 #: Dependencies of every route with a ``dag_id`` in its path.
-MAY_SEE_RENDERS: list[Dependency] = [
+CAN_READ_RENDERS: list[Dependency] = [
     Depends(requires_access_dag(method="GET", access_entity=entity)) for entity in _ENTITIES
 ]
 
 
-def readable(dag_ids: Iterable[str], user: GetUserDep) -> set[str]:
-    """Return those of the Dags whose renders the user may see."""
+def readable_dag_ids(dag_ids: Iterable[str], user: GetUserDep) -> set[str]:
+    """Return the Dags whose renders the user may read."""
     manager = get_auth_manager()
-    permitted = manager.get_authorized_dag_ids(user=user, method="GET")
-    return {dag_id for dag_id in set(dag_ids) & set(permitted) if _may_see(dag_id, user)}
 
+    def can_read(dag_id: str) -> bool:
+        details = DagDetails(id=dag_id, team_name=DagModel.get_team_name(dag_id))
+        return all(
+            manager.is_authorized_dag(method="GET", access_entity=entity, details=details, user=user)
+            for entity in _ENTITIES
+        )
 
-def _may_see(dag_id: str, user: GetUserDep) -> bool:
-    manager = get_auth_manager()
-    details = DagDetails(id=dag_id, team_name=DagModel.get_team_name(dag_id))
-    return all(
-        manager.is_authorized_dag(method="GET", access_entity=entity, details=details, user=user)
-        for entity in _ENTITIES
-    )
+    permitted = set(dag_ids) & manager.get_authorized_dag_ids(user=user, method="GET")
+    return {dag_id for dag_id in permitted if can_read(dag_id)}

@@ -1,4 +1,4 @@
-"""What the page asks Airflow's metadata database: one query for each kind of thing, however many renders there are."""
+"""Queries of the Renders page on Airflow's metadata database: one per kind of row, for any number of renders."""
 
 from __future__ import annotations
 
@@ -15,28 +15,48 @@ from sqlalchemy import Text, and_, cast, func, or_, select
 
 from airflow_provider_seedance.api_server.renders import (
     ID_KEY,
-    OURS,
     PROGRESS_KEY,
     RESULT_KEY,
-    TRANSFERS,
+    SEEDANCE_OPERATORS,
+    TRANSFER_OPERATORS,
     Task,
-    plain,
-    read_value,
+    parse_xcom,
+    unwrap,
 )
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-__all__ = ["Run", "Scope", "find_run", "one_task", "recent_runs", "run_dag_ids", "stamp", "tasks_of"]
+_RUN = (
+    DagRun.dag_id,
+    DagRun.run_id,
+    DagRun.state.label("state"),
+    DagRun.start_date.label("started_at"),
+    DagRun.end_date.label("ended_at"),
+    DagRun.logical_date,
+    DagRun.run_after,
+)
+
+_TASK = (
+    TI.task_id,
+    TI.map_index,
+    TI._rendered_map_index.label("label"),
+    TI.operator,
+    TI.custom_operator_name,
+    TI.state,
+    TI.try_number,
+    TI.start_date.label("started_at"),
+    TI.end_date.label("ended_at"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scope:
     """
-    What a page is about.
+    Subject of a page: a run, or its renders of one task.
 
-    :param task_id: Only the renders of this task; ``None`` for the whole run.
-    :param map_index: Only of this instance of it; ``None`` for all.
+    :param task_id: The task; ``None`` for the whole run.
+    :param map_index: A mapped instance of the task; ``None`` for all.
     """
 
     dag_id: str
@@ -59,203 +79,139 @@ class Run:
 
     @property
     def active(self) -> bool:
-        """Whether it goes on."""
+        """Whether it has not ended."""
         return self.state in ("queued", "running")
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for the page."""
-        times = ("started_at", "ended_at", "logical_date", "run_after")
-        shown = {name: moment.isoformat() if (moment := getattr(self, name)) else None for name in times}
-        return {"dag_id": self.dag_id, "run_id": self.run_id, "state": self.state, **shown}
-
-
-_RUN = (
-    DagRun.dag_id,
-    DagRun.run_id,
-    DagRun.state,
-    DagRun.start_date,
-    DagRun.end_date,
-    DagRun.logical_date,
-    DagRun.run_after,
-)
-
-
-def _run(row: Any) -> Run:
-    return Run(
-        dag_id=row[0],
-        run_id=row[1],
-        state=str(row[2]) if row[2] is not None else None,
-        started_at=row[3],
-        ended_at=row[4],
-        logical_date=row[5],
-        run_after=row[6],
-    )
+        return {
+            name: value.isoformat() if isinstance(value, datetime) else value
+            for name, value in vars(self).items()
+        }
 
 
 def find_run(session: Session, scope: Scope) -> Run | None:
-    """Return the run, or ``None`` if there is no such run."""
-    query = select(*_RUN).where(DagRun.dag_id == scope.dag_id, DagRun.run_id == scope.run_id)
-    row = session.execute(query).first()
-    return _run(row) if row else None
+    """Return the run, or ``None`` if it does not exist."""
+    row = session.execute(select(*_RUN).where(*_in_run(DagRun, scope))).first()
+    return Run(**row._mapping) if row else None
 
 
-def stamp(session: Session, scope: Scope) -> tuple[Any, ...]:
-    """Return something that changes whenever the renders of a run may have changed."""
-    here = [TI.dag_id == scope.dag_id, TI.run_id == scope.run_id]
-    tasks = session.execute(select(func.count(), func.max(TI.updated_at)).where(*here)).one()
-    values = session.execute(
-        select(func.count(), func.max(XComModel.timestamp)).where(
-            XComModel.dag_id == scope.dag_id, XComModel.run_id == scope.run_id
-        )
-    ).one()
-    fields = session.execute(
-        select(func.count()).where(Fields.dag_id == scope.dag_id, Fields.run_id == scope.run_id)
-    ).one()
-    return (*tasks, *values, *fields)
+def revision(session: Session, scope: Scope) -> tuple[Any, ...]:
+    """Return values that change whenever the renders of a run may have changed."""
+    counts = (
+        select(func.count(), func.max(TI.updated_at)).where(*_in_run(TI, scope)),
+        select(func.count(), func.max(XComModel.timestamp)).where(*_in_run(XComModel, scope)),
+        select(func.count()).where(*_in_run(Fields, scope)),
+    )
+    return tuple(value for query in counts for value in session.execute(query).one())
 
 
 def tasks_of(session: Session, scope: Scope) -> list[Task]:
     """
     Return the task instances of a run that may know of renders, in the order of task and map index.
 
-    With a task in the scope: its own, and those that store files or return results.
+    All of the run, whatever the task of the scope: transfers and results of other tasks belong to its renders.
     """
-    values = _xcoms(session, scope)
-    known = set(values)
+    xcoms = _xcoms(session, scope)
     query = (
-        select(
-            TI.task_id,
-            TI.map_index,
-            TI._rendered_map_index,
-            TI.operator,
-            TI.custom_operator_name,
-            TI.state,
-            TI.try_number,
-            TI.start_date,
-            TI.end_date,
-        )
-        .where(TI.dag_id == scope.dag_id, TI.run_id == scope.run_id)
+        select(*_TASK)
+        .where(*_in_run(TI, scope))
         .order_by(TI.start_date.is_(None), TI.start_date, TI.task_id, TI.map_index)
     )
     rows = [
-        row for row in session.execute(query) if row[3] in OURS or row[4] in OURS or (row[0], row[1]) in known
+        row
+        for row in session.execute(query)
+        if {row.operator, row.custom_operator_name} & SEEDANCE_OPERATORS
+        or (row.task_id, row.map_index) in xcoms
     ]
-    fields = _fields(session, scope, {row[0] for row in rows})
-    first: dict[str, int] = {}
+    fields = _rendered_fields(session, scope, {row.task_id for row in rows})
+    position: dict[str, int] = {}
     for number, row in enumerate(rows):
-        first.setdefault(row[0], number)
-    # The instances of one task stay together, in the order of their indexes.
-    rows.sort(key=lambda row: (first[row[0]], row[1]))
-    return [
-        Task(
-            task_id=row[0],
-            map_index=row[1],
-            label=row[2],
-            operator=row[4] if row[4] in OURS else row[3],
-            state=str(row[5]) if row[5] is not None else None,
-            try_number=row[6],
-            started_at=row[7],
-            ended_at=row[8],
-            xcoms=values.get((row[0], row[1]), {}),
-            fields=fields.get((row[0], row[1]), {}),
-        )
-        for row in rows
-    ]
+        position.setdefault(row.task_id, number)
+    # The instances of one task stay together, by map index.
+    rows.sort(key=lambda row: (position[row.task_id], row.map_index))
+    return [_task(row, xcoms, fields) for row in rows]
 
 
-def _xcoms(session: Session, scope: Scope) -> dict[tuple[str, int], dict[str, Any]]:
-    # A task of a user's own class is recognised by what it returns. Other results may be large: they are not read.
-    ours = or_(TI.operator.in_(OURS), TI.custom_operator_name.in_(OURS))
-    telling = or_(ours, cast(XComModel.value, Text).like(f"%{ID_KEY}%"))
+def find_transfer(session: Session, scope: Scope) -> Task | None:
+    """Return a task instance of the transfer operator, with its result and rendered fields."""
+    instance = (TI.task_id == scope.task_id, TI.map_index == scope.map_index)
+    query = select(*_TASK).where(*_in_run(TI, scope), *instance, TI.operator.in_(TRANSFER_OPERATORS))
+    row = session.execute(query).first()
+    if row is None:
+        return None
+    xcoms = _xcoms(session, scope, instance)
+    return _task(row, xcoms, _rendered_fields(session, scope, {row.task_id}))
+
+
+_ByInstance = dict[tuple[str, int], dict[str, Any]]
+
+
+def _task(row: Any, xcoms: _ByInstance, fields: _ByInstance) -> Task:
+    values = dict(row._mapping)
+    if (custom := values.pop("custom_operator_name")) in SEEDANCE_OPERATORS:
+        values["operator"] = custom
+    instance = (row.task_id, row.map_index)
+    return Task(**values, xcoms=xcoms.get(instance, {}), fields=fields.get(instance, {}))
+
+
+def _in_run(model: Any, scope: Scope) -> tuple[Any, ...]:
+    return model.dag_id == scope.dag_id, model.run_id == scope.run_id
+
+
+def _xcoms(session: Session, scope: Scope, instance: tuple[Any, ...] = ()) -> _ByInstance:
+    # A task of a user's own class is recognised by its result. Other results may be large and are not read.
+    recognised = or_(
+        TI.operator.in_(SEEDANCE_OPERATORS),
+        TI.custom_operator_name.in_(SEEDANCE_OPERATORS),
+        cast(XComModel.value, Text).like(f"%{ID_KEY}%"),
+    )
+    names = ("dag_id", "run_id", "task_id", "map_index")
     query = (
         select(XComModel.task_id, XComModel.map_index, XComModel.key, XComModel.value)
-        .join(
-            TI,
-            and_(
-                TI.dag_id == XComModel.dag_id,
-                TI.run_id == XComModel.run_id,
-                TI.task_id == XComModel.task_id,
-                TI.map_index == XComModel.map_index,
-            ),
-        )
+        .join(TI, and_(*(getattr(TI, name) == getattr(XComModel, name) for name in names)))
         .where(
-            XComModel.dag_id == scope.dag_id,
-            XComModel.run_id == scope.run_id,
+            *_in_run(XComModel, scope),
+            *instance,
             or_(
                 XComModel.key.in_((ID_KEY, PROGRESS_KEY)),
-                and_(XComModel.key == RESULT_KEY, telling),
+                and_(XComModel.key == RESULT_KEY, recognised),
             ),
         )
     )
-    found: dict[tuple[str, int], dict[str, Any]] = {}
+    found: _ByInstance = {}
     for task_id, map_index, key, value in session.execute(query):
-        found.setdefault((task_id, map_index), {})[key] = read_value(value)
+        found.setdefault((task_id, map_index), {})[key] = parse_xcom(value)
     return found
 
 
-def _fields(
-    session: Session, scope: Scope, task_ids: Collection[str]
-) -> dict[tuple[str, int], dict[str, Any]]:
+def _rendered_fields(session: Session, scope: Scope, task_ids: Collection[str]) -> _ByInstance:
     query = select(Fields.task_id, Fields.map_index, Fields.rendered_fields).where(
-        Fields.dag_id == scope.dag_id, Fields.run_id == scope.run_id, Fields.task_id.in_(task_ids)
+        *_in_run(Fields, scope), Fields.task_id.in_(task_ids)
     )
     return {
-        (task_id, map_index): plain(fields) if isinstance(fields, dict) else {}
+        (task_id, map_index): unwrap(fields) if isinstance(fields, dict) else {}
         for task_id, map_index, fields in session.execute(query)
     }
 
 
-def one_task(session: Session, scope: Scope) -> Task | None:
-    """Return one task instance with its result and its rendered fields, or ``None`` if there is none."""
-    here = (scope.dag_id, scope.run_id, scope.task_id, scope.map_index)
-    row = session.execute(
-        select(TI.operator, TI.state).where(
-            TI.dag_id == here[0], TI.run_id == here[1], TI.task_id == here[2], TI.map_index == here[3]
-        )
-    ).first()
-    if row is None:
-        return None
-    values = session.execute(
-        select(XComModel.value).where(
-            XComModel.dag_id == here[0],
-            XComModel.run_id == here[1],
-            XComModel.task_id == here[2],
-            XComModel.map_index == here[3],
-            XComModel.key == RESULT_KEY,
-        )
-    ).first()
-    fields = _fields(session, scope, {str(scope.task_id)})
-    return Task(
-        task_id=str(scope.task_id),
-        map_index=-1 if scope.map_index is None else scope.map_index,
-        operator=row[0],
-        state=str(row[1]) if row[1] is not None else None,
-        xcoms={RESULT_KEY: read_value(values[0])} if values else {},
-        fields=fields.get((str(scope.task_id), -1 if scope.map_index is None else scope.map_index), {}),
-    )
-
-
-def run_dag_ids(session: Session) -> set[str]:
-    """Return the Dags that have run tasks of ours."""
+def dag_ids_with_renders(session: Session) -> set[str]:
+    """Return the Dags that have generated something."""
     return set(session.scalars(select(TI.dag_id).where(_generates()).distinct()))
 
 
 def recent_runs(session: Session, dag_ids: Collection[str], limit: int) -> list[dict[str, Any]]:
-    """Return the latest runs of these Dags that have renders, with the number of their task instances by state."""
+    """Return the latest runs of these Dags that have renders, with their number of task instances by state."""
+    with_renders = select(TI.id).where(TI.dag_id == DagRun.dag_id, TI.run_id == DagRun.run_id, _generates())
     query = (
         select(*_RUN)
-        .where(
-            DagRun.dag_id.in_(dag_ids),
-            select(TI.id)
-            .where(TI.dag_id == DagRun.dag_id, TI.run_id == DagRun.run_id, _generates())
-            .exists(),
-        )
+        .where(DagRun.dag_id.in_(dag_ids), with_renders.exists())
         .order_by(DagRun.run_after.desc(), DagRun.id.desc())
         .limit(limit)
     )
-    runs = [_run(row) for row in session.execute(query)]
+    runs = [Run(**row._mapping) for row in session.execute(query)]
     counts: dict[tuple[str, str], dict[str, int]] = {}
-    numbers = (
+    by_state = (
         select(TI.dag_id, TI.run_id, TI.state, func.count())
         .where(
             TI.dag_id.in_({run.dag_id for run in runs}),
@@ -264,11 +220,11 @@ def recent_runs(session: Session, dag_ids: Collection[str], limit: int) -> list[
         )
         .group_by(TI.dag_id, TI.run_id, TI.state)
     )
-    for dag_id, run_id, state, number in session.execute(numbers) if runs else ():
-        counts.setdefault((dag_id, run_id), {})[str(state) if state is not None else "none"] = number
+    for dag_id, run_id, state, number in session.execute(by_state) if runs else ():
+        counts.setdefault((dag_id, run_id), {})[state or "none"] = number
     return [{**run.as_dict(), "tasks": counts.get((run.dag_id, run.run_id), {})} for run in runs]
 
 
 def _generates() -> Any:
-    names = OURS - TRANSFERS
+    names = SEEDANCE_OPERATORS - TRANSFER_OPERATORS
     return or_(TI.operator.in_(names), TI.custom_operator_name.in_(names))

@@ -1,9 +1,9 @@
 """
-What the page shows of a run: pure functions of what Airflow knows about its task instances.
+Content of the Renders page: pure functions of the task instances of a run.
 
-A render is found in the XComs of the task that made it, in a batch result or its manifest; stored files are found
-in the results of transfers, and belong to a render by its generation id. Everything here was written by tasks and
-by the service, so every value may be of any type: what has another than expected is left out.
+Renders come from the XComs of the tasks that made them, and from batch results and manifests. Stored files come from
+the results of transfers, and belong to a render by its generation id. Tasks and services wrote all of this, so a
+value may have any type; one of another type than expected is left out.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-#: XCom keys that are read; see `airflow_provider_seedance.operators` for who writes them.
+#: XCom keys that operators and triggers write.
 RESULT_KEY = "return_value"
 ID_KEY = "generation_id"
 PROGRESS_KEY = "seedance_progress"
 
-#: The operators of this package, by the name that Airflow keeps of a task instance's class.
+#: Operators of this package, by the class name that Airflow stores.
 IMAGE_OPERATORS = frozenset({"SeedreamGenerateImageOperator"})
 BATCH_OPERATORS = frozenset({"SeedanceGenerateVideoBatchOperator"})
-GENERATING = (
+GENERATION_OPERATORS = (
     IMAGE_OPERATORS
     | BATCH_OPERATORS
     | {"SeedanceGenerateVideoOperator", "_SeedanceVideoDecoratedOperator", "@task.seedance_video"}
 )
 SENSORS = frozenset({"SeedanceGenerationSensor"})
-TRANSFERS = frozenset({"SeedanceToObjectStorageOperator"})
-OURS = GENERATING | SENSORS | TRANSFERS
+TRANSFER_OPERATORS = frozenset({"SeedanceToObjectStorageOperator"})
+SEEDANCE_OPERATORS = GENERATION_OPERATORS | SENSORS | TRANSFER_OPERATORS
 
-#: What a browser may be given from storage, by the end of the name. No SVG: it can carry scripts.
+#: Content types of stored files that the page plays, by suffix. No SVG: it can contain scripts.
 MEDIA_TYPES = {
     ".mp4": "video/mp4",
     ".m4v": "video/mp4",
@@ -48,17 +48,10 @@ MEDIA_TYPES = {
     ".avif": "image/avif",
 }
 
-#: Order of the states in totals and filters.
+#: States of renders, in the order of totals and filters.
 STATES = (
-    "waiting",
-    "queued",
-    "running",
-    "retrying",
-    "succeeded",
-    "failed",
-    "expired",
-    "cancelled",
-    "skipped",
+    *("waiting", "queued", "running", "retrying", "succeeded"),
+    *("failed", "expired", "cancelled", "skipped"),
 )
 
 _STATE_OF_TASK = {
@@ -77,11 +70,11 @@ _STATE_OF_TASK = {
     "skipped": "skipped",
     "removed": "cancelled",
 }
-_ENDED = frozenset({"succeeded", "failed", "expired", "cancelled", "skipped"})
+_TERMINAL = frozenset({"succeeded", "failed", "expired", "cancelled", "skipped"})
 _FROM_RESULT = ("generation_id", "api", "model", "duration", "resolution", "credits", "cost_usd")
 
-#: Longest prompt and error that are sent to the page, in characters.
-LONGEST_TEXT = 4000
+#: Maximum length of a prompt or error on the page.
+MAX_TEXT_CHARS = 4000
 
 ReadManifest = Callable[[str], Iterable[Mapping[str, Any]]]
 
@@ -89,11 +82,11 @@ ReadManifest = Callable[[str], Iterable[Mapping[str, Any]]]
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """
-    A task instance, as far as the page needs it.
+    A task instance.
 
-    :param label: What Airflow calls a mapped one, where the Dag says so.
+    :param label: Its ``map_index_template``, rendered.
     :param xcoms: Its XComs of the keys above.
-    :param fields: Its rendered template fields; empty before it ran, and of old runs.
+    :param fields: Its rendered template fields; empty before it ran, and in old runs.
     """
 
     task_id: str
@@ -109,113 +102,109 @@ class Task:
 
     @property
     def result(self) -> Any:
-        """What it returned; ``None`` while it is not known to be of its present try."""
-        ended = _STATE_OF_TASK.get(self.state, "running") in _ENDED
-        return self.xcoms.get(RESULT_KEY) if ended else None
+        """Its return value; ``None`` until it has ended, since the XCom may be of an earlier try."""
+        return self.xcoms.get(RESULT_KEY) if self.shown_state in _TERMINAL else None
+
+    @property
+    def shown_state(self) -> str:
+        """Its state, as one of :data:`STATES`."""
+        return _STATE_OF_TASK.get(self.state, "running")
 
 
-def plain(value: Any) -> Any:
-    """Return an XCom without the wrapping that Airflow gives to Python's own collections."""
+def unwrap(value: Any) -> Any:
+    """Return an XCom without Airflow's serialization of Python's own collections."""
     if isinstance(value, Mapping):
         if str(value.get("__classname__", "")).startswith("builtins."):
-            return plain(value.get("__data__"))
-        return {str(name): plain(item) for name, item in value.items()}
+            return unwrap(value.get("__data__"))
+        return {str(name): unwrap(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [unwrap(item) for item in value]
     return value
 
 
-def read_value(stored: Any) -> Any:
-    """Return the value of an XCom, which may be stored as JSON text once more."""
+def parse_xcom(stored: Any) -> Any:
+    """Return the value of an XCom, which may be encoded as JSON twice."""
     if isinstance(stored, str) and stored[:1] in ("{", "["):
         try:
             stored = json.loads(stored)
         except (ValueError, RecursionError):
             return stored
-    return plain(stored)
+    return unwrap(stored)
 
 
 # ---------------------------------------------------------------------- stored files
 
-# Not a file that was stored: chained filesystems, queries, and what speaks to other servers.
-_ELSEWHERE = re.compile(r"::|[?]|^(?:https?|ftp|data|jsonrpc|github)\b", re.IGNORECASE)
+# Not a stored file: chained filesystems, queries, and protocols of other servers.
+_FOREIGN = re.compile(r"::|[?]|^(?:https?|ftp|data|jsonrpc|github)\b", re.IGNORECASE)
 
 
 def stored_paths(result: Any) -> list[str]:
-    """Return the paths that a transfer's result names; nothing for any other result."""
-    if not isinstance(result, Mapping) or "sha256" not in result or "paths" not in result:
+    """Return the paths in the result of a transfer; an empty list for any other result."""
+    if not isinstance(result, Mapping) or "sha256" not in result:
         return []
-    paths = result["paths"]
-    return [path for path in paths if isinstance(path, str)] if isinstance(paths, list) else []
+    return [path for path in _list(result.get("paths")) if isinstance(path, str)]
 
 
-def may_be_read(path: str, destination: Any) -> bool:
+def is_in_destination(path: str, destination: Any) -> bool:
     """
-    Whether a stored file is where its transfer was told to store.
+    Return whether a path is within the destination of its transfer.
 
-    :param destination: As it was rendered for the transfer.
+    :param destination: The rendered field.
     """
-    told = destination if isinstance(destination, str) else ""
-    scheme, authority, inner = _parts(path)
-    told_scheme, told_authority, told_inner = _parts(told)
-    folder = told_inner if told.endswith("/") else told_inner.rpartition("/")[0] + "/"
-    return (
-        bool(told)
-        and not _ELSEWHERE.search(path)
-        and (scheme, authority) == (told_scheme, told_authority)
-        and (inner == told_inner or inner.startswith((folder, told_inner + "/")))
-        and ".." not in inner.split("/")
-    )
+    if not isinstance(destination, str) or not destination or _FOREIGN.search(path):
+        return False
+    store, inner = _split(path)
+    expected_store, expected = _split(destination)
+    folder = expected if destination.endswith("/") else expected.rpartition("/")[0] + "/"
+    below = inner == expected or inner.startswith((folder, expected + "/"))
+    return store == expected_store and below and ".." not in inner.split("/")
 
 
-def _parts(path: str) -> tuple[str, str, str]:
-    """Return scheme, connection with bucket, and the rest of a path; a plain one is a local file."""
+def _split(path: str) -> tuple[tuple[str, str], str]:
+    """Return the store (scheme, and connection with bucket) and the path in it; a bare path is a local file."""
     scheme, separator, rest = path.partition("://")
     if not separator:
-        return "file", "", path
+        return ("file", ""), path
     if scheme.lower() in ("file", "local"):
-        return "file", "", rest
+        return ("file", ""), rest
     authority, _, inner = rest.partition("/")
-    return scheme.lower(), authority, "/" + inner
+    return (scheme.lower(), authority), "/" + inner
 
 
-def served_path(task: Task, index: int) -> str | None:
-    """Return the path of a file that a task instance has stored, if the page may play it; else ``None``."""
-    paths = stored_paths(task.result) if task.operator in TRANSFERS else []
+def playable_path(task: Task, index: int) -> str | None:
+    """Return the path of a file that a task instance stored; ``None`` if the page must not play it."""
+    paths = stored_paths(task.result) if task.operator in TRANSFER_OPERATORS else []
     if index >= len(paths) or not media_type_of(paths[index]):
         return None
-    return paths[index] if may_be_read(paths[index], task.fields.get("destination")) else None
+    return paths[index] if is_in_destination(paths[index], task.fields.get("destination")) else None
 
 
 def media_type_of(path: str) -> str | None:
-    """Return the content type of a stored file, or ``None`` if the page does not play such files."""
+    """Return the content type of a stored file; ``None`` if the page does not play such files."""
     return MEDIA_TYPES.get(PurePosixPath(path).suffix.lower())
 
 
 def _files(tasks: Iterable[Task]) -> dict[str, list[dict[str, Any]]]:
-    """Find the stored files by the id of their generation."""
+    """Return the stored files by generation id."""
     found: dict[str, list[dict[str, Any]]] = {}
     for task in tasks:
-        result = task.result
-        paths = stored_paths(result)
+        paths = stored_paths(task.result)
         if not paths:
             continue
-        ids = result.get("generation_ids")
-        # The result of one generation names it once, that of many names it for each path.
-        owners = ids if isinstance(ids, list) else [result.get("generation_id")] * len(paths)
+        # The result of a batch has an id for each path, that of one generation a single id.
+        ids = task.result.get("generation_ids")
+        owners = ids if isinstance(ids, list) else [task.result.get("generation_id")] * len(paths)
         for index, (path, owner) in enumerate(zip(paths, owners, strict=False)):
-            kind = media_type_of(path)
-            if isinstance(owner, str) and kind and served_path(task, index):
-                found.setdefault(owner, []).append(
-                    {
-                        "task_id": task.task_id,
-                        "map_index": task.map_index,
-                        "index": index,
-                        "name": PurePosixPath(path).name,
-                        "path": path,
-                        "media": kind.partition("/")[0],
-                    }
-                )
+            if isinstance(owner, str) and playable_path(task, index):
+                file = {
+                    "task_id": task.task_id,
+                    "map_index": task.map_index,
+                    "index": index,
+                    "name": PurePosixPath(path).name,
+                    "path": path,
+                    "media": str(media_type_of(path)).partition("/")[0],
+                }
+                found.setdefault(owner, []).append(file)
     return found
 
 
@@ -226,48 +215,45 @@ def renders_of(tasks: Sequence[Task], read_manifest: ReadManifest) -> list[dict[
     """
     Return the renders of a run, in the order of its task instances.
 
-    :param read_manifest: Reads the manifest that a batch result names; may raise anything, which is shown.
+    :param read_manifest: Reads the manifest of a batch result. It may raise any error, which the page shows.
     """
     files = _files(tasks)
     found: list[dict[str, Any]] = []
-    places: dict[str, int] = {}
-    # Who made a render comes before who waited for it, and both before who only passed its result on.
+    by_id: dict[str, dict[str, Any]] = {}
+    # The task that made a render comes before a sensor for it, and both before tasks that returned its result.
     for task in sorted(tasks, key=_rank):
-        for render in _of_task(task, read_manifest):
+        for render in _renders_of_task(task, read_manifest):
             generation_id = render["generation_id"]
-            if generation_id in places:
-                _complete(found[places[generation_id]], render)
+            if generation_id in by_id:
+                _merge(by_id[generation_id], render)
                 continue
             if generation_id is not None:
-                places[generation_id] = len(found)
+                by_id[generation_id] = render
+            render["files"] = files.get(generation_id, [])
             found.append(render)
-    for render in found:
-        render["files"] = files.get(render["generation_id"], [])
     order = {(task.task_id, task.map_index): number for number, task in enumerate(tasks)}
     return sorted(found, key=lambda render: order[render["task_id"], render["map_index"]])
 
 
 def _rank(task: Task) -> int:
-    if task.operator in GENERATING:
+    if task.operator in GENERATION_OPERATORS:
         return 0
     if task.operator in SENSORS:
         return 2
-    return 1 if task.xcoms.get(ID_KEY) and task.operator not in TRANSFERS else 3
+    return 1 if task.xcoms.get(ID_KEY) and task.operator not in TRANSFER_OPERATORS else 3
 
 
-def _of_task(task: Task, read_manifest: ReadManifest) -> Iterator[dict[str, Any]]:
+def _renders_of_task(task: Task, read_manifest: ReadManifest) -> Iterator[dict[str, Any]]:
     result = task.result
-    if task.operator in TRANSFERS or stored_paths(result):
+    if task.operator in TRANSFER_OPERATORS or stored_paths(result):
         return
     if isinstance(result, Mapping) and "counts" in result and "succeeded" in result:
-        yield from _of_batch(task, result, read_manifest)
+        yield from _renders_of_batch(task, result, read_manifest)
         return
-    known = task.operator in GENERATING or task.operator in SENSORS or _text(task.xcoms.get(ID_KEY))
-    shaped = [item for item in (result if isinstance(result, list) else [result]) if _is_result(item)]
-    if shaped:
-        for number, item in enumerate(shaped):
-            yield _render(task, item, number if len(shaped) > 1 else None)
-    elif known:
+    results = [item for item in (result if isinstance(result, list) else [result]) if _is_result(item)]
+    for number, item in enumerate(results):
+        yield _render(task, item, number if len(results) > 1 else None)
+    if not results and (task.operator in GENERATION_OPERATORS | SENSORS or _text(task.xcoms.get(ID_KEY))):
         yield _render(task, {}, None)
 
 
@@ -275,38 +261,44 @@ def _is_result(value: Any) -> bool:
     return isinstance(value, Mapping) and _text(value.get("generation_id")) is not None and "urls" in value
 
 
-def _of_batch(task: Task, result: Mapping[str, Any], read_manifest: ReadManifest) -> Iterator[dict[str, Any]]:
-    if "estimate" in result:  # a dry run: nothing was rendered
+def _renders_of_batch(
+    task: Task, result: Mapping[str, Any], read_manifest: ReadManifest
+) -> Iterator[dict[str, Any]]:
+    if "estimate" in result:  # a dry run
         return
-    path = _text(result.get("manifest"))
-    if path:
-        try:
-            # Nothing but what a batch of ours was told to write: XCom can name anything.
-            if task.operator not in BATCH_OPERATORS or path != task.fields.get("manifest_path"):
-                raise LookupError(path)
-            lines = list(read_manifest(path))
-        except Exception:
-            # The store may be out of the API server's reach. What Airflow itself knows is still told.
-            yield _render(task, {}, None) | {
-                "credits": _number(result.get("credits")),
-                "cost_usd": _number(result.get("cost_usd")),
-                "error": "The manifest of this campaign cannot be read from here.",
-                "count": _count(result),
-            }
-            return
-    else:
-        lines = [
-            *({"status": "succeeded", **item} for item in _mappings(result.get("succeeded"))),
-            *({"status": "failed", **item} for item in _mappings(result.get("failed"))),
-            *({"status": "not_submitted", "key": key} for key in _list(result.get("not_submitted"))),
-        ]
+    try:
+        items = _batch_items(task, result, read_manifest)
+    except Exception:
+        # The API server may not reach the store. The result itself still has the totals.
+        yield _render(task, {}, None) | {
+            "credits": _number(result.get("credits")),
+            "cost_usd": _number(result.get("cost_usd")),
+            "error": "The manifest of this batch cannot be read from here.",
+            "count": _count(result),
+        }
+        return
     prompts = _prompts(task.fields.get("requests"))
-    for number, line in enumerate(lines):
-        render = _render(task, line, number)
-        render["key"] = key = _text(line.get("key"))
-        if key is not None and not _text(line.get("prompt")):
+    for number, item in enumerate(items):
+        render = _render(task, item, number)
+        render["key"] = key = _text(item.get("key"))
+        if key is not None and not _text(item.get("prompt")):
             render["prompt"] = prompts.get(key, render["prompt"])
         yield render
+
+
+def _batch_items(
+    task: Task, result: Mapping[str, Any], read_manifest: ReadManifest
+) -> list[Mapping[str, Any]]:
+    if path := _text(result.get("manifest")):
+        # Only the manifest that a batch operator was configured to write: an XCom can name any path.
+        if task.operator not in BATCH_OPERATORS or path != task.fields.get("manifest_path"):
+            raise LookupError(path)
+        return list(read_manifest(path))
+    return [
+        *({"status": "succeeded", **item} for item in _mappings(result.get("succeeded"))),
+        *({"status": "failed", **item} for item in _mappings(result.get("failed"))),
+        *({"status": "not_submitted", "key": key} for key in _list(result.get("not_submitted"))),
+    ]
 
 
 def _count(result: Mapping[str, Any]) -> int | None:
@@ -316,14 +308,14 @@ def _count(result: Mapping[str, Any]) -> int | None:
 
 
 def _prompts(requests: Any) -> dict[str, str]:
-    """Read the prompts of a campaign by key, as far as Airflow kept its requests."""
-    requests = read_value(requests)
+    """Return the prompts of a batch by key, as far as Airflow stored its requests."""
+    requests = parse_xcom(requests)
     found: dict[str, str] = {}
     for index, request in enumerate(requests if isinstance(requests, list) else []):
         if isinstance(request, str):
-            found[str(index)] = request[:LONGEST_TEXT]
+            found[str(index)] = request[:MAX_TEXT_CHARS]
         elif isinstance(request, Mapping) and isinstance(request.get("prompt"), str):
-            found[str(request.get("key", index))] = request["prompt"][:LONGEST_TEXT]
+            found[str(request.get("key", index))] = request["prompt"][:MAX_TEXT_CHARS]
     return found
 
 
@@ -333,7 +325,7 @@ def _render(task: Task, result: Mapping[str, Any], number: int | None) -> dict[s
     urls = [url for url in _list(result.get("urls")) if is_web_url(url)]
     progress = _number(task.xcoms.get(PROGRESS_KEY))
     images = task.operator in IMAGE_OPERATORS
-    ended = state in _ENDED
+    ended = state in _TERMINAL
     return {
         "id": f"{task.task_id}/{task.map_index}" + ("" if number is None else f"/{number}"),
         "task_id": task.task_id,
@@ -346,7 +338,9 @@ def _render(task: Task, result: Mapping[str, Any], number: int | None) -> dict[s
         or (None if waiting or number is not None else _text(task.xcoms.get(ID_KEY))),
         "model": _text(result.get("model")) or _text(task.fields.get("model")),
         "media": _text(result.get("media")) or ("image" if images else "video"),
-        "prompt": _text(result.get("prompt")) or _prompt(task),
+        "prompt": _text(result.get("prompt"))
+        or _text(task.fields.get("prompt"))
+        or _text(task.fields.get("_prompt")),
         "state": state,
         "task_state": task.state,
         "progress": None if state != "running" or progress is None else int(min(max(progress, 0), 100)),
@@ -355,41 +349,32 @@ def _render(task: Task, result: Mapping[str, Any], number: int | None) -> dict[s
         "ended_at": (_text(result.get("completed_at")) or _iso(task.ended_at)) if ended else None,
         "urls": urls,
         "expires_at": _text(result.get("expires_at")),
-        "count": _campaign_size(task) if task.operator in BATCH_OPERATORS and not result else None,
+        "count": _batch_size(task) if task.operator in BATCH_OPERATORS and not result else None,
         "files": [],
     }
 
 
 def _state(task: Task, result: Mapping[str, Any]) -> str:
-    told = _text(result.get("status"))
-    if told == "not_submitted":
+    status = _text(result.get("status"))
+    if status == "not_submitted":
         return "skipped"
-    if told == "failed" and result.get("kind") in ("cancelled", "expired"):
+    if status == "failed" and result.get("kind") in ("cancelled", "expired"):
         return str(result["kind"])
-    if told in ("succeeded", "failed", "cancelled", "expired"):
-        return told
-    state = _STATE_OF_TASK.get(task.state, "running")
-    # Deferred without an id, it has not been submitted: it waits for its turn.
+    if status in ("succeeded", "failed", "cancelled", "expired"):
+        return status
+    # Deferred without an id, the task waits for the quota before it submits.
     if task.state == "deferred" and task.operator not in BATCH_OPERATORS | SENSORS:
         return "running" if _text(task.xcoms.get(ID_KEY)) else "queued"
-    return state
+    return task.shown_state
 
 
-def _prompt(task: Task) -> str | None:
-    for name in ("prompt", "_prompt"):
-        text = _text(task.fields.get(name))
-        if text:
-            return text
-    return None
-
-
-def _campaign_size(task: Task) -> int | None:
-    requests = read_value(task.fields.get("requests"))
+def _batch_size(task: Task) -> int | None:
+    requests = parse_xcom(task.fields.get("requests"))
     return len(requests) if isinstance(requests, list) else None
 
 
-def _complete(render: dict[str, Any], other: Mapping[str, Any]) -> None:
-    """Add to a render what another task instance knows of the same generation."""
+def _merge(render: dict[str, Any], other: Mapping[str, Any]) -> None:
+    """Fill the unknown fields of a render from another task instance with the same generation."""
     for name in (*_FROM_RESULT, "prompt", "expires_at"):
         if render[name] is None:
             render[name] = other[name]
@@ -400,7 +385,7 @@ def _complete(render: dict[str, Any], other: Mapping[str, Any]) -> None:
 
 
 def totals_of(renders: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the numbers on top: by state, seconds of video, credits, dollars, and how many prices are unknown."""
+    """Return the totals: renders by state, seconds of video, credits, cost, and the number without a price."""
     counts = {state: sum(render["state"] == state for render in renders) for state in STATES}
     done = [render for render in renders if render["state"] == "succeeded"]
     return {
@@ -419,11 +404,11 @@ def _sum(renders: Iterable[Mapping[str, Any]], name: str) -> float | None:
     return round(sum(values), 6) if values else None
 
 
-# ---------------------------------------------------------------------- values of any type
+# ---------------------------------------------------------------------- values of unknown type
 
 
 def is_web_url(value: Any) -> bool:
-    """Whether a value is the address of something on the web, and not a script or a file."""
+    """Return whether a value is an HTTP URL, and not a script or a file."""
     if not isinstance(value, str) or not value.isprintable():
         return False
     try:
@@ -434,7 +419,7 @@ def is_web_url(value: Any) -> bool:
 
 
 def _text(value: Any) -> str | None:
-    return value[:LONGEST_TEXT] if isinstance(value, str) and value and value != "None" else None
+    return value[:MAX_TEXT_CHARS] if isinstance(value, str) and value and value != "None" else None
 
 
 def _number(value: Any) -> float | None:

@@ -1,9 +1,8 @@
 """
-What a callback hints at. Never more than that: what came of a render, the service says when it is asked.
+Bodies of callbacks. They are hints only: the result is read from the service.
 
-The bodies are hardly documented. seedance2api.com shows one (S002: an event around what the status call
-tells), ark sends what its status call answers, the others show none. So they are read as tolerantly as
-replies are, by the same adapters.
+The formats are hardly documented. seedance2api.com shows one (S002: an event around its status reply), ark sends
+its status reply, the others show none. The adapters therefore parse them as tolerantly as replies.
 """
 
 from __future__ import annotations
@@ -17,20 +16,20 @@ from airflow_provider_seedance.apis import parsing
 from airflow_provider_seedance.apis.base import Api
 from airflow_provider_seedance.generations import GenerationStatus
 
-#: No body is longer, in bytes: it tells of one render.
-LONGEST_BODY = 256 * 1024
+#: Maximum length of a body: it describes one generation.
+MAX_BODY_BYTES = 256 * 1024
 
-#: No id is longer, in characters.
-LONGEST_ID = 512
+#: Maximum length of a generation id.
+MAX_ID_CHARS = 512
 
 
 @dataclass(frozen=True, kw_only=True)
 class CallbackPayload:
     """
-    What a callback tells.
+    Content of a callback.
 
-    :param generation_id: Of the render, where it is named.
-    :param status: What is said about it; ``None`` where nothing is.
+    :param generation_id: The generation, if named.
+    :param status: Its status, if reported.
     """
 
     generation_id: str | None = None
@@ -38,7 +37,7 @@ class CallbackPayload:
 
     @property
     def ended(self) -> bool:
-        """Whether the render is said to have ended, well or not."""
+        """Whether the payload reports a terminal status."""
         return self.status is not None and self.status.terminal
 
     def __bool__(self) -> bool:
@@ -46,23 +45,22 @@ class CallbackPayload:
 
 
 def parse_payload(api: Api, body: bytes) -> CallbackPayload:
-    """Read the body of a callback; an empty hint for rubbish. Never raises."""
+    """Parse the body of a callback; returns an empty payload for rubbish and never raises."""
     try:
-        told = json.loads(body)
+        value = json.loads(body)
     except (ValueError, RecursionError):
         return CallbackPayload()
-    if not isinstance(told, Mapping):
+    if not isinstance(value, Mapping):
         return CallbackPayload()
-    found = api.find_id(told)
-    payload = parsing.unwrap(told)
-    # The words of the envelope tell of a call, and this is none of ours.
-    word = payload.get("status")
-    is_word = isinstance(word, str) and bool(word.strip())
-    if payload is told and is_word and str(word).strip().lower() in api.envelope_words:
-        is_word = False
-    generation = api.read_generation(told, found or "", media="video", now=datetime.now(UTC))
-    known = (is_word and generation.documented) or bool(generation.urls)
+    generation_id = api.find_id(value)
+    inner = parsing.unwrap(value)
+    word = inner.get("status")
+    has_status = isinstance(word, str) and bool(word.strip())
+    if inner is value and has_status and str(word).strip().lower() in api.envelope_words:
+        has_status = False  # the status of an HTTP call, not of a generation
+    generation = api.read_generation(value, generation_id or "", media="video", now=datetime.now(UTC))
+    known = (has_status and generation.documented) or bool(generation.urls)
     return CallbackPayload(
-        generation_id=found if found and len(found) <= LONGEST_ID else None,
+        generation_id=generation_id if generation_id and len(generation_id) <= MAX_ID_CHARS else None,
         status=generation.status if known else None,
     )

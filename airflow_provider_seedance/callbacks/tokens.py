@@ -1,43 +1,44 @@
 """
-The addresses that services call: whom a callback is for, signed, and good for a limited time.
+Callback URLs: each carries a signed token that names the task instance and the submission, and expires.
 
-A token names the task instance, the connection and the submission. Whoever knows one can tell this
-Airflow that *this* render may have ended; what came of it is asked of the service. Only where the reply to
-the submission was lost does a call say more: which generation it was. That the service has to know it by the
-same key, and nothing else, is asked then.
+A token authorizes little. A callback is a hint that *this* generation may have ended, and Airflow reads the result
+from the service. Only after a lost submission reply does a callback add information, the generation id, and the
+service has to confirm that id.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import hmac
 import json
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 
-#: Below the API server's address: where the plugin listens.
+from itsdangerous import BadData, Signer
+from itsdangerous.encoding import base64_decode, base64_encode
+
+#: Path of the plugin below the API server's URL.
 PREFIX = "/seedance"
 ROUTE = "/callbacks/{token}"
 
-#: Seconds that a token outlives the deadline of the render it was made for.
-GRACE = 86400.0
+#: Lifetime of a token beyond the deadline of its generation, in seconds: services may call late.
+GRACE_SECONDS = 86400.0
 
-#: No token is longer: names of Dags, runs and tasks are 250 characters each, and four bytes at most each.
-LONGEST = 8192
+#: Maximum token length. Ids of Dags, runs and tasks have up to 250 characters of up to four bytes.
+MAX_TOKEN_CHARS = 8192
 
-#: A secret of fewer characters is warned about.
-SHORTEST_SECRET = 16
+#: Shorter secrets cause a warning.
+MIN_SECRET_CHARS = 16
 
-_DOMAIN = b"seedance callback 1\n"
+_SALT = b"seedance callback"
+_TYPES = {"str": str, "int": int}
 
 
 @dataclass(frozen=True, kw_only=True)
 class CallbackClaims:
     """
-    Whom a callback is for.
+    Claims of a token.
 
-    :param nonce: Of the submission; it stands in its record, too.
+    :param nonce: Identifies the submission; its record has the same nonce.
     :param expires: Seconds since 1970.
     """
 
@@ -50,77 +51,51 @@ class CallbackClaims:
     expires: int
 
 
-_FIELDS: dict[str, type] = {
-    "dag_id": str,
-    "run_id": str,
-    "task_id": str,
-    "map_index": int,
-    "conn_id": str,
-    "nonce": str,
-    "expires": int,
-}
+_FIELD_TYPES = {field.name: _TYPES[str(field.type)] for field in fields(CallbackClaims)}
 
 
-def sign(ticket: CallbackClaims, secret: str) -> str:
-    """Return the token of a ticket: it fits into one segment of a path."""
-    values = [getattr(ticket, name) for name in _FIELDS]
-    said = _encode(json.dumps(values, separators=(",", ":"), ensure_ascii=False).encode())
-    return f"{said}.{_mac(said, secret)}"
+def sign(claims: CallbackClaims, secret: str) -> str:
+    """Return the token for claims; it fits in one path segment."""
+    payload = json.dumps(astuple(claims), separators=(",", ":"), ensure_ascii=False)
+    return _signer(secret).sign(base64_encode(payload)).decode("ascii")
 
 
 def decode_unverified(token: str) -> CallbackClaims | None:
     """
-    Return what a token claims, **unproved**: only to learn with whose secret it must be proved.
+    Return the claims of a token **without proof**, to find the connection whose secret verifies it.
 
-    ``None`` for anything that is no token. Never raises.
+    Returns ``None`` for an invalid token and never raises.
     """
-    said, _, mac = token.partition(".")
-    if len(token) > LONGEST or not mac:
+    payload, _, signature = token.partition(".")
+    if len(token) > MAX_TOKEN_CHARS or not signature:
         return None
     try:
-        values = json.loads(_decode(said))
-    except (ValueError, RecursionError):
+        values = json.loads(base64_decode(payload))
+    except (BadData, ValueError, RecursionError):
         return None
-    if not isinstance(values, list) or len(values) != len(_FIELDS):
+    if not isinstance(values, list) or [type(value) for value in values] != list(_FIELD_TYPES.values()):
         return None
-    if any(type(value) is not kind for value, kind in zip(values, _FIELDS.values(), strict=True)):
-        return None
-    return CallbackClaims(**dict(zip(_FIELDS, values, strict=True)))
+    return CallbackClaims(**dict(zip(_FIELD_TYPES, values, strict=True)))
 
 
-def proves(token: str, secret: str | None, now: float) -> bool:
+def verify(token: str, secret: str | None, now: float) -> bool:
     """
-    Whether a token was signed with this secret and has not expired.
+    Return whether a token was signed with this secret and has not expired.
 
-    Takes the same time for every token, and also where there is no secret to prove it with.
+    Takes the same time for every token, and without a secret too.
     """
-    said, _, mac = token.partition(".")
-    genuine = hmac.compare_digest(_mac(said, secret or "none").encode(), mac.encode("utf-8", "replace"))
-    ticket = decode_unverified(token)
-    return genuine and bool(secret) and ticket is not None and now < ticket.expires
+    given = token.encode("utf-8", "replace")
+    # Compared as a whole: several spellings in base64 decode to one signature.
+    genuine = hmac.compare_digest(_signer(secret or "none").sign(given.partition(b".")[0]), given)
+    claims = decode_unverified(token)
+    return genuine and bool(secret) and claims is not None and now < claims.expires
 
 
-def address(base_url: str, token: str) -> str:
-    """Return the URL to give to a service."""
+def callback_url(base_url: str, token: str) -> str:
+    """Return the URL that a service calls."""
     return base_url.rstrip("/") + PREFIX + ROUTE.format(token=token)
 
 
-def _mac(said: str, secret: str) -> str:
-    return _encode(
-        hmac.digest(
-            secret.encode("utf-8", "replace"), _DOMAIN + said.encode("utf-8", "replace"), hashlib.sha256
-        )
-    )
-
-
-def _encode(value: bytes) -> str:
-    return base64.urlsafe_b64encode(value).rstrip(b"=").decode("ascii")
-
-
-def _decode(text: str) -> str:
-    try:
-        return base64.b64decode(
-            text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True
-        ).decode()
-    except binascii.Error as error:
-        raise ValueError(str(error)) from None
+def _signer(secret: str) -> Signer:
+    # Not itsdangerous' URLSafeSerializer: it compresses, so that a forged token could be decompressed without a bound.
+    return Signer(secret.encode("utf-8", "replace"), salt=_SALT, digest_method=hashlib.sha256)

@@ -242,7 +242,7 @@ class SeedanceGenerationOperator(SeedanceOperator):
         from airflow_provider_seedance.client.api_client import Client
         from airflow_provider_seedance.operators.resuming import attempt_of
         from airflow_provider_seedance.polling.shared_quota import SharedQuota, SharedQuotaObserver
-        from airflow_provider_seedance.submission.callback_url import addresses
+        from airflow_provider_seedance.submission.callback_url import callback_url_factory
         from airflow_provider_seedance.submission.records import Fingerprint
         from airflow_provider_seedance.submission.submitter import RetryLater, Submission, SubmissionPolicy
 
@@ -262,7 +262,7 @@ class SeedanceGenerationOperator(SeedanceOperator):
                     on_uncertain_submit=self.on_uncertain_submit,  # type: ignore[arg-type]
                     on_clear=self.on_clear,  # type: ignore[arg-type]
                     end_from_trigger=self.end_from_trigger,
-                    address=addresses(settings, ti, self.timeout) if self.use_callback else None,
+                    address=callback_url_factory(settings, ti, self.timeout) if self.use_callback else None,
                 ),
             )
             entered = settle(submission) if settle else submission.enter()

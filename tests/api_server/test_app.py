@@ -1,4 +1,4 @@
-"""The application that Airflow mounts, as far as it can be seen without Airflow."""
+"""The application that Airflow mounts, without Airflow."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from airflow_provider_seedance.api_server.app import build
-from airflow_provider_seedance.api_server.permissions import MAY_SEE_RENDERS
+from airflow_provider_seedance.api_server.permissions import CAN_READ_RENDERS
 from airflow_provider_seedance.callbacks.tokens import ROUTE
 from airflow_provider_seedance.plugin import LazyApp
 
 
-def ask(app: Any, path: str, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
+def send_request(app: Any, path: str, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
     """Send one request to an ASGI application."""
     sent: list[dict[str, Any]] = []
 
@@ -45,7 +45,7 @@ def ask(app: Any, path: str, method: str = "GET") -> tuple[int, dict[str, str], 
 
 
 def routes_of(router: Any) -> Iterator[Any]:
-    """Every route; later versions of FastAPI keep those of a router together."""
+    """Return all routes; later versions of FastAPI nest those of a router."""
     for route in router.routes:
         included = getattr(route, "original_router", None)
         yield from routes_of(included) if included else (route,)
@@ -56,10 +56,10 @@ def test_every_route_with_a_dag_is_guarded() -> None:
     assert len(routes) == 2
     for route in routes:
         guards = [dependency.dependency for dependency in route.dependencies]
-        assert guards == [dependency.dependency for dependency in MAY_SEE_RENDERS]
+        assert guards == [dependency.dependency for dependency in CAN_READ_RENDERS]
 
 
-def test_nothing_but_a_proved_callback_changes_anything() -> None:
+def test_only_the_callback_route_changes_anything() -> None:
     changing = {
         getattr(route, "path", "")
         for route in routes_of(build())
@@ -68,32 +68,32 @@ def test_nothing_but_a_proved_callback_changes_anything() -> None:
     assert changing == {ROUTE}
 
 
-def test_what_cannot_be_guarded_is_not_served(
+def test_routes_without_their_guards_are_not_served(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "airflow.api_fastapi.core_api.security", None)
     for name in ("permissions", "renders_api", "media"):
         monkeypatch.delitem(sys.modules, f"airflow_provider_seedance.api_server.{name}")
     app = build()
-    assert ask(app, "/api/runs")[0] == 404
-    assert ask(app, "/renders")[0] == 200
+    assert send_request(app, "/api/runs")[0] == 404
+    assert send_request(app, "/renders")[0] == 200
     assert "cannot be served by this version of Airflow" in caplog.text
 
 
-def test_it_is_built_by_the_first_request_and_only_once() -> None:
+def test_the_application_is_built_once_at_the_first_request() -> None:
     app = LazyApp()
     assert app._app is None
-    assert ask(app, "/renders")[0] == 200
+    assert send_request(app, "/renders")[0] == 200
     built = app._app
-    assert ask(app, "/static/renders.css")[0] == 200
+    assert send_request(app, "/static/renders.css")[0] == 200
     assert app._app is built
 
 
 @pytest.mark.parametrize(
     "path", ["/renders", "/static/renders.js", "/nothing", "/docs", "/openapi.json", "/api/x"]
 )
-def test_every_answer_is_safe(path: str) -> None:
-    status, headers, body = ask(build(), path)
+def test_every_response_has_the_security_headers(path: str) -> None:
+    status, headers, body = send_request(build(), path)
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["referrer-policy"] == "no-referrer"
     assert "default-src 'none'" in headers["content-security-policy"]

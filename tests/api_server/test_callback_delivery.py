@@ -1,4 +1,4 @@
-"""What a callback does to a task, in a metadata database of Airflow's own making."""
+"""Delivery of callbacks to task instances, in a metadata database of Airflow."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from airflow_provider_seedance.generations import Generation, GenerationStatus
 from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS
 
 RUN = "manual__2026-01-01T00:00:00+00:00/odd"
-TICKET = CallbackClaims(
+CLAIMS = CallbackClaims(
     dag_id="dag", run_id=RUN, task_id="task", map_index=2, conn_id="seedance", nonce="n1", expires=2**40
 )
-ENDED = CallbackPayload(generation_id="g1", status=GenerationStatus.SUCCEEDED)
-WAITS = {"generation_id": "g1", "media": "video", "callback_nonce": "n1", "result_defaults": {}}
+SUCCEEDED = CallbackPayload(generation_id="g1", status=GenerationStatus.SUCCEEDED)
+KWARGS = {"generation_id": "g1", "media": "video", "callback_nonce": "n1", "result_defaults": {}}
 VERSION = DagVersion.__table__.c.id.type.python_type(str(uuid.uuid4()))
-OURS = "airflow_provider_seedance.triggers.seedance.SeedanceGenerationTrigger"
+GENERATION_TRIGGER = "airflow_provider_seedance.triggers.seedance.SeedanceGenerationTrigger"
 
 needs_store = pytest.mark.skipif(not AIRFLOW_V_3_3_PLUS, reason="the task state store came with Airflow 3.3")
 
@@ -92,16 +92,16 @@ def _store() -> Any:
 def add(
     state: str | None = "deferred",
     *,
-    waits: dict[str, Any] | None = WAITS,
-    classpath: str = OURS,
+    kwargs: dict[str, Any] | None = KWARGS,
+    classpath: str = GENERATION_TRIGGER,
     age: float = 60.0,
     map_index: int = 2,
 ) -> None:
-    """Put the task instance there, with its trigger."""
+    """Add the task instance, with its trigger."""
     with create_session() as session:
         trigger_id = None
-        if state == "deferred" and waits is not None:
-            trigger = Trigger(classpath, waits)
+        if state == "deferred" and kwargs is not None:
+            trigger = Trigger(classpath, kwargs)
             trigger.created_date = datetime.now(UTC) - timedelta(seconds=age)
             session.add(trigger)
             session.flush()
@@ -129,17 +129,17 @@ def add(
         session.execute(insert(TaskInstance.__table__).values(values))
 
 
-def test_on_postgresql_a_row_that_somebody_holds_is_not_waited_for_without_end() -> None:
-    said: list[str] = []
+def test_on_postgresql_a_row_lock_times_out() -> None:
+    statements: list[str] = []
     session = SimpleNamespace(
         get_bind=lambda: SimpleNamespace(dialect=SimpleNamespace(name="postgresql")),
-        connection=lambda: SimpleNamespace(exec_driver_sql=said.append),
+        connection=lambda: SimpleNamespace(exec_driver_sql=statements.append),
     )
-    callback_delivery._prepare(session)
-    assert said == ["SET LOCAL lock_timeout = '3s'"]
+    callback_delivery._prepare_locking(session)
+    assert statements == ["SET LOCAL lock_timeout = '3s'"]
 
 
-def found(map_index: int = 2) -> Any:
+def task_instance(map_index: int = 2) -> Any:
     with create_session() as session:
         ti = session.scalars(select(TaskInstance).where(TaskInstance.map_index == map_index)).one()
         session.expunge(ti)
@@ -155,17 +155,19 @@ def event_of(ti: Any) -> Any:
     return kwargs["event"]
 
 
-def kept(nonce: str = "n1") -> Any:
+def stored_ids(nonce: str = "n1") -> Any:
     with create_session() as session:
         value = session.scalar(select(_store().value).where(_store().key == key_for(nonce)))
     return value if value is None else json.loads(value)
 
 
-def unchanged(look: Callable[[], callback_delivery.Outcome], map_index: int = 2) -> callback_delivery.Outcome:
-    """Do something and check that the task waits as it did."""
-    before = found(map_index)
-    outcome = look()
-    after = found(map_index)
+def assert_unchanged(
+    call: Callable[[], callback_delivery.Outcome], map_index: int = 2
+) -> callback_delivery.Outcome:
+    """Deliver, and check that the task instance is unchanged."""
+    before = task_instance(map_index)
+    outcome = call()
+    after = task_instance(map_index)
     for name in ("state", "trigger_id", "next_method", "next_kwargs", "try_number", "updated_at"):
         assert getattr(after, name) == getattr(before, name), name
     return outcome
@@ -174,23 +176,23 @@ def unchanged(look: Callable[[], callback_delivery.Outcome], map_index: int = 2)
 # ---------------------------------------------------------------------- resuming
 
 
-def test_a_task_that_waits_is_resumed(database: None) -> None:
+def test_a_deferred_task_is_resumed(database: None) -> None:
     add()
-    assert callback_delivery.deliver(TICKET, ENDED).kind == "resumed"
-    ti = found()
+    assert callback_delivery.deliver(CLAIMS, SUCCEEDED).kind == "resumed"
+    ti = task_instance()
     assert (ti.state, ti.trigger_id, ti.next_method) == ("scheduled", None, "execute_complete")
     assert event_of(ti) == {"outcome": "callback", "generation_id": "g1"}
 
 
-def test_a_call_that_names_no_id_is_about_the_render_of_its_address(database: None) -> None:
+def test_a_payload_without_an_id_is_about_the_generation_of_its_token(database: None) -> None:
     add()
     assert (
-        callback_delivery.deliver(TICKET, CallbackPayload(status=GenerationStatus.FAILED)).kind == "resumed"
+        callback_delivery.deliver(CLAIMS, CallbackPayload(status=GenerationStatus.FAILED)).kind == "resumed"
     )
-    assert event_of(found()) == {"outcome": "callback", "generation_id": "g1"}
+    assert event_of(task_instance()) == {"outcome": "callback", "generation_id": "g1"}
 
 
-def test_of_many_at_once_one_resumes(database: None) -> None:
+def test_one_of_many_concurrent_callbacks_resumes(database: None) -> None:
     add()
     kinds: list[str] = []
     together = threading.Barrier(8)
@@ -199,30 +201,30 @@ def test_of_many_at_once_one_resumes(database: None) -> None:
         together.wait()
         for _ in range(20):
             try:
-                kinds.append(callback_delivery.deliver(TICKET, ENDED).kind)
+                kinds.append(callback_delivery.deliver(CLAIMS, SUCCEEDED).kind)
                 return
             except OperationalError:
-                pass  # the database is locked: whoever pursues a callback tries again
+                pass  # the database is locked: the queue retries
 
     threads = [threading.Thread(target=call) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    # Those who come second find a task that is scheduled: what they tell is kept, and it is let alone.
-    assert sorted(kinds) == ["later"] * 7 + ["resumed"]
-    assert found().state == "scheduled"
+    # The others find a scheduled task: their id is stored, and the task is not touched.
+    assert sorted(kinds) == ["resumed"] + ["retry"] * 7
+    assert task_instance().state == "scheduled"
 
 
-def test_what_the_service_told_goes_to_the_worker(database: None) -> None:
+def test_the_event_goes_to_the_worker(database: None) -> None:
     add()
     event = {"outcome": "ended", "generation_id": "g1"}
-    assert callback_delivery.deliver(TICKET, ENDED, on_worker=True, event=event).kind == "resumed"
-    assert event_of(found()) == event
+    assert callback_delivery.deliver(CLAIMS, SUCCEEDED, on_worker=True, event=event).kind == "resumed"
+    assert event_of(task_instance()) == event
 
 
 @pytest.mark.parametrize(
-    "hint",
+    "payload",
     [
         CallbackPayload(generation_id="g1", status=GenerationStatus.RUNNING),
         CallbackPayload(generation_id="g1", status=GenerationStatus.QUEUED),
@@ -230,74 +232,74 @@ def test_what_the_service_told_goes_to_the_worker(database: None) -> None:
         CallbackPayload(),
     ],
 )
-def test_what_tells_of_no_end_changes_nothing(database: None, hint: CallbackPayload) -> None:
+def test_a_status_that_is_not_terminal_changes_nothing(database: None, payload: CallbackPayload) -> None:
     add()
-    assert unchanged(lambda: callback_delivery.deliver(TICKET, hint)).kind == "ignored"
+    assert assert_unchanged(lambda: callback_delivery.deliver(CLAIMS, payload)).kind == "ignored"
 
 
-def test_an_id_and_nothing_else_is_a_reason_to_ask(database: None) -> None:
+def test_an_id_without_a_status_has_to_be_confirmed(database: None) -> None:
     add()
-    outcome = unchanged(lambda: callback_delivery.deliver(TICKET, CallbackPayload(generation_id="g1")))
-    assert outcome.kind == "ask"
-    assert outcome.waits["generation_id"] == "g1"
+    outcome = assert_unchanged(lambda: callback_delivery.deliver(CLAIMS, CallbackPayload(generation_id="g1")))
+    assert outcome.kind == "confirm"
+    assert outcome.trigger_kwargs["generation_id"] == "g1"
 
 
 @pytest.mark.parametrize("status", [None, GenerationStatus.SUCCEEDED, GenerationStatus.FAILED])
 @pytest.mark.parametrize("ends", [True, False])
-def test_an_id_that_is_not_ours_is_a_reason_to_ask_about_ours(
-    database: None, status: GenerationStatus | None, ends: bool
-) -> None:
-    add(waits={**WAITS, "end_from_trigger": ends})
-    outcome = unchanged(
-        lambda: callback_delivery.deliver(TICKET, CallbackPayload(generation_id="another", status=status))
+def test_another_id_has_to_be_confirmed(database: None, status: GenerationStatus | None, ends: bool) -> None:
+    add(kwargs={**KWARGS, "end_from_trigger": ends})
+    outcome = assert_unchanged(
+        lambda: callback_delivery.deliver(CLAIMS, CallbackPayload(generation_id="another", status=status))
     )
-    assert outcome.kind == "ask"
-    assert outcome.waits["generation_id"] == "g1"
+    assert outcome.kind == "confirm"
+    assert outcome.trigger_kwargs["generation_id"] == "g1"
     if AIRFLOW_V_3_3_PLUS:
-        assert kept() is None
+        assert stored_ids() is None
 
 
-def test_what_the_service_says_about_ours_goes_to_the_worker(database: None) -> None:
+def test_a_confirmed_end_goes_to_the_worker_without_storing_another_id(database: None) -> None:
     add()
     event = {"outcome": "ended", "generation_id": "g1"}
-    hint = CallbackPayload(generation_id="another", status=GenerationStatus.FAILED)
-    assert callback_delivery.deliver(TICKET, hint, on_worker=True, event=event).kind == "resumed"
-    assert event_of(found()) == event
+    payload = CallbackPayload(generation_id="another", status=GenerationStatus.FAILED)
+    assert callback_delivery.deliver(CLAIMS, payload, on_worker=True, event=event).kind == "resumed"
+    assert event_of(task_instance()) == event
     if AIRFLOW_V_3_3_PLUS:
-        assert kept() is None
+        assert stored_ids() is None
 
 
 def test_a_callback_for_another_submission_changes_nothing(database: None) -> None:
-    add(waits={**WAITS, "callback_nonce": "n2"})
-    assert unchanged(lambda: callback_delivery.deliver(TICKET, ENDED)).kind == "ignored"
-    assert not callback_delivery.finish(TICKET, {})
+    add(kwargs={**KWARGS, "callback_nonce": "n2"})
+    assert assert_unchanged(lambda: callback_delivery.deliver(CLAIMS, SUCCEEDED)).kind == "ignored"
+    assert callback_delivery.complete_task(CLAIMS, {}).kind == "ignored"
 
 
 @pytest.mark.parametrize(
     "trigger",
     [
-        {"waits": {**WAITS, "callback_nonce": None}},
-        {"waits": {"generation_id": "g1"}},
-        {"classpath": "somebody.elses.Trigger"},
-        {"waits": None},
+        {"kwargs": {**KWARGS, "callback_nonce": None}},
+        {"kwargs": {"generation_id": "g1"}},
+        {"classpath": "another.provider.Trigger"},
+        {"kwargs": None},
     ],
 )
-def test_a_trigger_that_expects_no_call_changes_nothing(database: None, trigger: dict[str, Any]) -> None:
+def test_a_task_with_another_trigger_is_not_resumed(database: None, trigger: dict[str, Any]) -> None:
     add(**trigger)
-    assert unchanged(lambda: callback_delivery.deliver(TICKET, ENDED)).kind == "ignored"
+    assert assert_unchanged(lambda: callback_delivery.deliver(CLAIMS, SUCCEEDED)).kind == "ignored"
 
 
-def test_a_task_that_has_just_deferred_is_left_alone_for_some_seconds(database: None) -> None:
+def test_a_task_is_not_resumed_right_after_its_deferral(database: None) -> None:
     add(age=1.0)
-    outcome = unchanged(lambda: callback_delivery.deliver(TICKET, ENDED))
-    assert outcome.kind == "later"
-    assert 0 < outcome.seconds <= callback_delivery.EARLIEST
+    outcome = assert_unchanged(lambda: callback_delivery.deliver(CLAIMS, SUCCEEDED))
+    assert outcome.kind == "retry"
+    assert 0 < outcome.seconds <= callback_delivery.MIN_DEFERRAL_SECONDS
 
 
-def test_another_item_of_a_mapped_task_is_left_alone(database: None) -> None:
+def test_another_mapped_instance_is_not_resumed(database: None) -> None:
     add()
-    add(map_index=3, waits={**WAITS, "callback_nonce": "n3"})
-    assert unchanged(lambda: callback_delivery.deliver(TICKET, ENDED), map_index=3).kind == "resumed"
+    add(map_index=3, kwargs={**KWARGS, "callback_nonce": "n3"})
+    assert (
+        assert_unchanged(lambda: callback_delivery.deliver(CLAIMS, SUCCEEDED), map_index=3).kind == "resumed"
+    )
 
 
 @pytest.mark.parametrize(
@@ -306,83 +308,83 @@ def test_another_item_of_a_mapped_task_is_left_alone(database: None) -> None:
 )
 def test_a_task_that_does_not_exist(database: None, other: dict[str, Any]) -> None:
     add()
-    ticket = CallbackClaims(**{**vars(TICKET), **other})
-    assert unchanged(lambda: callback_delivery.deliver(ticket, ENDED)).kind == "ignored"
-    assert not callback_delivery.finish(ticket, {})
+    claims = CallbackClaims(**{**vars(CLAIMS), **other})
+    assert assert_unchanged(lambda: callback_delivery.deliver(claims, SUCCEEDED)).kind == "ignored"
+    assert callback_delivery.complete_task(claims, {}).kind == "ignored"
 
 
-# ---------------------------------------------------------------------- keeping
+# ---------------------------------------------------------------------- storing ids
 
 
 @needs_store
 @pytest.mark.parametrize("state", ["running", "queued", "scheduled", "restarting"])
-def test_who_is_about_to_defer_finds_what_was_told(database: None, state: str) -> None:
+def test_the_id_is_stored_for_a_task_that_has_not_deferred(database: None, state: str) -> None:
     add(state)
-    assert unchanged(lambda: callback_delivery.deliver(TICKET, ENDED)).kind == "later"
-    assert kept() == with_id(None, "g1")
+    assert assert_unchanged(lambda: callback_delivery.deliver(CLAIMS, SUCCEEDED)).kind == "retry"
+    assert stored_ids() == with_id(None, "g1")
 
 
 @needs_store
 @pytest.mark.parametrize("state", ["failed", "up_for_retry", None])
-def test_whoever_comes_next_finds_what_was_told(database: None, state: str | None) -> None:
+def test_the_id_is_stored_for_the_next_try(database: None, state: str | None) -> None:
     add(state)
-    assert unchanged(lambda: callback_delivery.deliver(TICKET, ENDED)).kind == "kept"
-    assert kept() == with_id(None, "g1")
-    assert kept("n2") is None
+    assert assert_unchanged(lambda: callback_delivery.deliver(CLAIMS, SUCCEEDED)).kind == "stored"
+    assert stored_ids() == with_id(None, "g1")
+    assert stored_ids("n2") is None
 
 
 @needs_store
 @pytest.mark.parametrize("state", ["success", "skipped", "removed", "upstream_failed", "up_for_reschedule"])
-def test_nobody_comes_next(database: None, state: str) -> None:
+def test_no_id_is_stored_for_an_ended_task(database: None, state: str) -> None:
     add(state)
-    outcome = unchanged(lambda: callback_delivery.deliver(TICKET, ENDED))
-    assert outcome.kind == ("kept" if state == "up_for_reschedule" else "ignored")
+    outcome = assert_unchanged(lambda: callback_delivery.deliver(CLAIMS, SUCCEEDED))
+    assert outcome.kind == ("stored" if state == "up_for_reschedule" else "ignored")
 
 
 @needs_store
-def test_what_names_no_id_is_not_kept(database: None) -> None:
+def test_nothing_is_stored_without_an_id(database: None) -> None:
     add("failed")
     assert (
-        callback_delivery.deliver(TICKET, CallbackPayload(status=GenerationStatus.SUCCEEDED)).kind
+        callback_delivery.deliver(CLAIMS, CallbackPayload(status=GenerationStatus.SUCCEEDED)).kind
         == "ignored"
     )
-    assert kept() is None
+    assert stored_ids() is None
 
 
 @needs_store
-def test_no_call_makes_another_forgotten(database: None) -> None:
+def test_later_ids_do_not_replace_earlier_ones(database: None) -> None:
     add("running")
-    for told in ("g1", "rubbish", "g1"):
-        callback_delivery.deliver(TICKET, CallbackPayload(generation_id=told))
-    assert kept() == with_id(with_id(None, "g1"), "rubbish")
+    for generation_id in ("g1", "rubbish", "g1"):
+        callback_delivery.deliver(CLAIMS, CallbackPayload(generation_id=generation_id))
+    assert stored_ids() == with_id(with_id(None, "g1"), "rubbish")
 
 
-def test_without_a_store_nothing_is_kept(database: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(callback_delivery, "_keep", lambda *_: False)
+def test_without_a_store_nothing_is_stored(database: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callback_delivery, "_store_id", lambda *_: False)
     add("failed")
-    assert callback_delivery.deliver(TICKET, ENDED).kind == "ignored"
+    assert callback_delivery.deliver(CLAIMS, SUCCEEDED).kind == "ignored"
 
 
 # ---------------------------------------------------------------------- an uncertain submission
 
 
 @pytest.mark.parametrize("status", [None, GenerationStatus.RUNNING, GenerationStatus.SUCCEEDED])
-def test_an_uncertain_submission_learns_its_id(database: None, status: GenerationStatus | None) -> None:
-    add(waits={"moment": 1.0, "callback_nonce": "n1"})
-    hint = CallbackPayload(generation_id="g7", status=status)
-    assert callback_delivery.deliver(TICKET, hint).kind == "resumed"
-    assert event_of(found()) == {"outcome": "callback", "generation_id": "g7"}
+def test_an_uncertain_submission_gets_its_id(database: None, status: GenerationStatus | None) -> None:
+    add(kwargs={"moment": 1.0, "callback_nonce": "n1"})
+    payload = CallbackPayload(generation_id="g7", status=status)
+    assert callback_delivery.deliver(CLAIMS, payload).kind == "resumed"
+    assert event_of(task_instance()) == {"outcome": "callback", "generation_id": "g7"}
     if AIRFLOW_V_3_3_PLUS:
-        assert kept() == with_id(None, "g7")
+        assert stored_ids() == with_id(None, "g7")
 
 
 def test_an_uncertain_submission_needs_an_id(database: None) -> None:
-    add(waits={"moment": 1.0, "callback_nonce": "n1"})
-    hint = CallbackPayload(status=GenerationStatus.SUCCEEDED)
-    assert unchanged(lambda: callback_delivery.deliver(TICKET, hint)).kind == "ignored"
+    add(kwargs={"moment": 1.0, "callback_nonce": "n1"})
+    payload = CallbackPayload(status=GenerationStatus.SUCCEEDED)
+    assert assert_unchanged(lambda: callback_delivery.deliver(CLAIMS, payload)).kind == "ignored"
 
 
-# ---------------------------------------------------------------------- ending from here
+# ---------------------------------------------------------------------- completing a task
 
 
 RESULT = Generation(
@@ -395,11 +397,11 @@ RESULT = Generation(
 
 
 @needs_store
-def test_a_task_is_ended_with_its_result(database: None) -> None:
-    add(waits={**WAITS, "end_from_trigger": True})
-    outcome = unchanged(lambda: callback_delivery.deliver(TICKET, ENDED))
-    assert outcome.kind == "finish"
-    assert outcome.waits["generation_id"] == "g1"
+def test_a_task_is_completed_with_its_result(database: None) -> None:
+    add(kwargs={**KWARGS, "end_from_trigger": True})
+    outcome = assert_unchanged(lambda: callback_delivery.deliver(CLAIMS, SUCCEEDED))
+    assert outcome.kind == "complete"
+    assert outcome.trigger_kwargs["generation_id"] == "g1"
     with create_session() as session:
         session.execute(
             insert(XComModel.__table__).values(
@@ -412,8 +414,8 @@ def test_a_task_is_ended_with_its_result(database: None) -> None:
                 map_index=2,
             )
         )
-    assert callback_delivery.finish(TICKET, RESULT)
-    assert found().state == "success"
+    assert callback_delivery.complete_task(CLAIMS, RESULT).kind == "resumed"
+    assert task_instance().state == "success"
     with create_session() as session:
         rows = session.execute(select(XComModel.key, XComModel.value, XComModel.map_index)).all()
     assert {key: value for key, value, _ in rows} == {
@@ -421,26 +423,17 @@ def test_a_task_is_ended_with_its_result(database: None) -> None:
         "_link_SeedanceOutputLink": RESULT["url"],
     }
     assert {map_index for *_, map_index in rows} == {2}
-    assert not callback_delivery.finish(TICKET, RESULT)
+    assert callback_delivery.complete_task(CLAIMS, RESULT).kind == "ignored"
 
 
-def test_xcom_of_another_kind_is_left_to_a_worker(database: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_a_custom_xcom_backend_a_worker_ends_the_task(
+    database: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AIRFLOW__CORE__XCOM_BACKEND", "somewhere.Else")
-    add(waits={**WAITS, "end_from_trigger": True})
-    assert callback_delivery.deliver(TICKET, ENDED).kind == "resumed"
+    add(kwargs={**KWARGS, "end_from_trigger": True})
+    assert callback_delivery.deliver(CLAIMS, SUCCEEDED).kind == "resumed"
 
 
-def test_on_a_worker_where_that_is_asked_for(database: None) -> None:
-    add(waits={**WAITS, "end_from_trigger": True})
-    assert callback_delivery.deliver(TICKET, ENDED, on_worker=True).kind == "resumed"
-
-
-# ---------------------------------------------------------------------- connections
-
-
-def test_connections(monkeypatch: pytest.MonkeyPatch, tables: None) -> None:
-    monkeypatch.setenv("AIRFLOW_CONN_OURS", json.dumps({"conn_type": "seedance", "password": "key"}))
-    monkeypatch.setenv("AIRFLOW_CONN_OTHER", json.dumps({"conn_type": "http", "password": "key"}))
-    assert callback_delivery.look_up("ours").password == "key"
-    assert callback_delivery.look_up("other") is None
-    assert callback_delivery.look_up("none") is None
+def test_on_worker_overrides_end_from_trigger(database: None) -> None:
+    add(kwargs={**KWARGS, "end_from_trigger": True})
+    assert callback_delivery.deliver(CLAIMS, SUCCEEDED, on_worker=True).kind == "resumed"

@@ -1,10 +1,10 @@
-"""Which bytes a ``Range`` header wants."""
+"""Parsing of the ``Range`` header."""
 
 from __future__ import annotations
 
 import pytest
 
-from airflow_provider_seedance.api_server.http_range import Span, UnsatisfiableRange, wanted
+from airflow_provider_seedance.api_server.http_range import ByteRange, UnsatisfiableRange, parse_range
 
 
 @pytest.mark.parametrize(
@@ -19,26 +19,26 @@ from airflow_provider_seedance.api_server.http_range import Span, UnsatisfiableR
         (" bytes = 5-6 ", 5, 6),
     ],
 )
-def test_part(header: str, first: int, last: int) -> None:
-    span = wanted(header, 100)
-    assert span == Span(first=first, last=last)
-    assert span.length == last - first + 1
+def test_range(header: str, first: int, last: int) -> None:
+    part = parse_range(header, 100)
+    assert part == ByteRange(first=first, last=last)
+    assert part.length == last - first + 1
 
 
 @pytest.mark.parametrize(
     "header", [None, "", "bytes=-", "bytes=9-3", "bytes=0-1,3-4", "items=0-1", "bytes=a-b", "bytes=+1-2"]
 )
-def test_whole_file_where_nothing_is_understood(header: str | None) -> None:
-    assert wanted(header, 100) is None
+def test_other_headers_mean_the_whole_file(header: str | None) -> None:
+    assert parse_range(header, 100) is None
 
 
 @pytest.mark.parametrize(
     ("header", "size"), [("bytes=100-", 100), ("bytes=-0", 100), ("bytes=0-", 0), ("bytes=-1", 0)]
 )
-def test_nothing_there(header: str, size: int) -> None:
+def test_unsatisfiable(header: str, size: int) -> None:
     with pytest.raises(UnsatisfiableRange):
-        wanted(header, size)
+        parse_range(header, size)
 
 
-def test_a_number_of_thousands_of_digits_is_no_range() -> None:
-    assert wanted(f"bytes=0-{'9' * 5000}", 100) is None
+def test_a_number_with_thousands_of_digits_is_ignored() -> None:
+    assert parse_range(f"bytes=0-{'9' * 5000}", 100) is None

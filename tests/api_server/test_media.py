@@ -1,4 +1,4 @@
-"""Stored files: which ones are served, from where, and in which parts."""
+"""The media route: which stored files it serves, from where, and in which ranges."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
 from airflow_provider_seedance.api_server import media
-from airflow_provider_seedance.api_server.http_range import Span
-from airflow_provider_seedance.api_server.renders import Task, may_be_read
+from airflow_provider_seedance.api_server.http_range import ByteRange
+from airflow_provider_seedance.api_server.renders import Task, is_in_destination
 from airflow_provider_seedance.storage.location import StorageLocation
 
 CONTENT = bytes(range(256)) * 5000
@@ -43,7 +43,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    """The route with a task of our own in place of the database."""
+    """The route, with a task of the test in place of the database."""
     here = SimpleNamespace(task=None)
 
     class NoSession:
@@ -54,7 +54,7 @@ def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
             return None
 
     monkeypatch.setattr(media, "create_session", NoSession)
-    monkeypatch.setattr(media.queries, "one_task", lambda session, scope: here.task)
+    monkeypatch.setattr(media.queries, "find_transfer", lambda session, scope: here.task)
     here.get = lambda index=0, method="GET", **headers: media.media(
         SimpleNamespace(method=method),  # type: ignore[arg-type]
         dag_id="d",
@@ -84,28 +84,30 @@ def test_whole_file(serving: SimpleNamespace, file: Path) -> None:
     assert body(answer) == CONTENT
 
 
-def test_part(serving: SimpleNamespace, file: Path) -> None:
+def test_range(serving: SimpleNamespace, file: Path) -> None:
     serving.task = stored(str(file))
-    answer = serving.get(wanted_range="bytes=1000-400000")
+    answer = serving.get(range_header="bytes=1000-400000")
     assert answer.status_code == 206
     assert answer.headers["content-range"] == f"bytes 1000-400000/{len(CONTENT)}"
     assert body(answer) == CONTENT[1000:400001]
 
 
-def test_head_and_unchanged_and_nothing_there(serving: SimpleNamespace, file: Path) -> None:
+def test_head_and_conditional_requests(serving: SimpleNamespace, file: Path) -> None:
     serving.task = stored(str(file))
     head = serving.get(method="HEAD")
     assert (head.status_code, head.body, head.headers["content-length"]) == (200, b"", str(len(CONTENT)))
     assert serving.get(if_none_match=head.headers["etag"]).status_code == 304
-    beyond = serving.get(wanted_range=f"bytes={len(CONTENT)}-")
+    beyond = serving.get(range_header=f"bytes={len(CONTENT)}-")
     assert (beyond.status_code, beyond.headers["content-range"]) == (416, f"bytes */{len(CONTENT)}")
-    changed = serving.get(wanted_range="bytes=0-9", if_range='"of before"')
+    changed = serving.get(range_header="bytes=0-9", if_range='"of before"')
     assert changed.status_code == 200
     file.write_bytes(b"another")
     assert serving.get(method="HEAD").headers["etag"] != head.headers["etag"]
 
 
-def test_what_no_result_names_is_not_there(serving: SimpleNamespace, file: Path, tmp_path: Path) -> None:
+def test_files_that_no_result_names_are_not_served(
+    serving: SimpleNamespace, file: Path, tmp_path: Path
+) -> None:
     (tmp_path / "notes.txt").write_text("private")
     (tmp_path / "picture.svg").write_text("<svg/>")
     for task, index in (
@@ -126,7 +128,7 @@ def test_what_no_result_names_is_not_there(serving: SimpleNamespace, file: Path,
         assert str(tmp_path) not in str(refused.value.detail)
 
 
-def test_a_store_out_of_reach_is_told_without_details(serving: SimpleNamespace) -> None:
+def test_an_unreachable_store_is_reported_without_details(serving: SimpleNamespace) -> None:
     serving.task = stored("nosuchstore://secret-bucket/clip.mp4")
     with pytest.raises(HTTPException) as refused:
         serving.get()
@@ -144,26 +146,26 @@ def test_a_store_out_of_reach_is_told_without_details(serving: SimpleNamespace) 
         ("s3://b/at@home.mp4", "aws", "aws"),
     ],
 )
-def test_connection_of_the_store(
+def test_connection_of_the_location(
     monkeypatch: pytest.MonkeyPatch, path: str, rendered: str | None, expected: str | None
 ) -> None:
     seen = []
     monkeypatch.setattr(StorageLocation, "of", lambda path, conn_id, what: seen.append((path, conn_id)))
-    media._place(path, stored(path, object_storage_conn_id=rendered))
+    media._location(path, stored(path, object_storage_conn_id=rendered))
     assert seen == [(path, expected)]
 
 
 def test_a_file_is_read_in_small_pieces(file: Path) -> None:
-    place = StorageLocation.of(str(file), None)
-    pieces = list(media._pieces(place, Span(first=5, last=len(CONTENT) - 1)))
+    location = StorageLocation.of(str(file), None)
+    pieces = list(media._pieces(location, ByteRange(first=5, last=len(CONTENT) - 1)))
     assert b"".join(pieces) == CONTENT[5:]
-    assert max(map(len, pieces)) <= media.PIECE
-    assert list(media._pieces(place, Span(first=0, last=-1))) == []
+    assert max(map(len, pieces)) <= media.PIECE_BYTES
+    assert list(media._pieces(location, ByteRange(first=0, last=-1))) == []
 
 
-def test_a_file_that_becomes_shorter_ends_the_answer(file: Path) -> None:
+def test_a_file_that_becomes_shorter_ends_the_response(file: Path) -> None:
     with pytest.raises(OSError, match="shorter"):
-        list(media._pieces(StorageLocation.of(str(file), None), Span(first=0, last=len(CONTENT))))
+        list(media._pieces(StorageLocation.of(str(file), None), ByteRange(first=0, last=len(CONTENT))))
 
 
 @pytest.fixture
@@ -184,12 +186,12 @@ def s3() -> Iterator[StorageLocation]:
     server.stop()
 
 
-def test_parts_of_an_object(
+def test_range_of_an_object(
     monkeypatch: pytest.MonkeyPatch, serving: SimpleNamespace, s3: StorageLocation
 ) -> None:
-    monkeypatch.setattr(media, "_place", lambda path, task: s3)
+    monkeypatch.setattr(media, "_location", lambda path, task: s3)
     serving.task = stored(s3.display)
-    part = serving.get(wanted_range="bytes=-1000")
+    part = serving.get(range_header="bytes=-1000")
     assert (part.status_code, body(part)) == (206, CONTENT[-1000:])
     etag = serving.get(method="HEAD").headers["etag"]
     assert serving.get(method="HEAD").headers["etag"] == etag
@@ -198,7 +200,7 @@ def test_parts_of_an_object(
 
 
 @pytest.mark.parametrize(
-    ("path", "destination", "allowed"),
+    ("path", "destination", "expected"),
     [
         ("s3://b/day/lamp.mp4", "s3://b/day/", True),
         ("s3://b/day/deep/lamp.mp4", "s3://b/day/", True),
@@ -219,11 +221,11 @@ def test_parts_of_an_object(
         ("/data/day/lamp.mp4", "", False),
     ],
 )
-def test_only_what_is_below_the_destination_is_read(path: str, destination: Any, allowed: bool) -> None:
-    assert may_be_read(path, destination) is allowed
+def test_only_files_in_the_destination_are_served(path: str, destination: Any, expected: bool) -> None:
+    assert is_in_destination(path, destination) is expected
 
 
-def test_whatever_another_task_returns_is_not_read(serving: SimpleNamespace, file: Path) -> None:
+def test_results_of_other_operators_are_not_served(serving: SimpleNamespace, file: Path) -> None:
     task = stored(str(file))
     serving.task = replace(task, operator="PythonOperator")
     with pytest.raises(HTTPException) as caught:

@@ -1,4 +1,4 @@
-"""The shell of the page: its policy, its files, and what they do not contain."""
+"""The Renders page: its security policy and its static files."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from airflow_provider_seedance.api_server import pages
 SCRIPTS = sorted(pages.STATIC.glob("*.js"))
 
 
-def test_policy_allows_nothing_foreign_to_run() -> None:
-    rules = dict(rule.split(" ", 1) for rule in pages.policy("airflow.example").split("; "))
+def test_the_policy_allows_no_foreign_code() -> None:
+    rules = dict(rule.split(" ", 1) for rule in pages.content_security_policy("airflow.example").split("; "))
     assert rules["default-src"] == "'none'"
     for name in ("script-src", "style-src", "connect-src", "frame-ancestors"):
         assert rules[name] == "'self'"
@@ -22,20 +22,20 @@ def test_policy_allows_nothing_foreign_to_run() -> None:
     assert rules["media-src"] == rules["img-src"] == "'self' https:"
 
 
-def test_media_of_this_machine_only_for_a_viewer_on_this_machine() -> None:
-    assert "http://127.0.0.1:*" in pages.policy("localhost")
-    assert "http:" not in pages.policy("10.0.0.1").replace("https:", "")
-    assert "http:" not in pages.policy(None).replace("https:", "")
+def test_loopback_media_is_allowed_only_on_loopback() -> None:
+    assert "http://127.0.0.1:*" in pages.content_security_policy("localhost")
+    assert "http:" not in pages.content_security_policy("10.0.0.1").replace("https:", "")
+    assert "http:" not in pages.content_security_policy(None).replace("https:", "")
 
 
 @pytest.mark.parametrize("name", ["../pages.py", "nothing.js", "", ".", "renders.html.bak"])
-def test_only_the_files_of_the_page_are_served(name: str) -> None:
+def test_only_static_files_are_served(name: str) -> None:
     with pytest.raises(pages.HTTPException) as refused:
         asyncio.run(pages.static(name))
     assert refused.value.status_code == 404
 
 
-def test_static_files_have_a_type_and_a_tag() -> None:
+def test_static_files_have_a_content_type_and_an_etag() -> None:
     first = asyncio.run(pages.static("renders.js"))
     assert first.headers["content-type"].startswith("text/javascript")
     again = asyncio.run(pages.static("renders.js", first.headers["etag"]))
@@ -43,7 +43,7 @@ def test_static_files_have_a_type_and_a_tag() -> None:
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
-def test_no_script_makes_markup_of_text(path: Path) -> None:
+def test_no_script_parses_markup(path: Path) -> None:
     dangerous = (
         r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|DOMParser|srcdoc"
     )
@@ -51,7 +51,7 @@ def test_no_script_makes_markup_of_text(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
-def test_every_script_imports_what_exists(path: Path) -> None:
+def test_every_imported_name_exists(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     for names, other in re.findall(r"import \{([^}]*)\} from \"\./([^\"]+)\"", text):
         source = (pages.STATIC / other).read_text(encoding="utf-8")
@@ -61,7 +61,7 @@ def test_every_script_imports_what_exists(path: Path) -> None:
             ), f"{name} of {other}"
 
 
-def test_the_shell_has_no_inline_code() -> None:
-    shell = (pages.STATIC / "renders.html").read_text(encoding="utf-8")
-    assert re.findall(r"<script[^>]*>", shell) == ['<script type="module" src="static/renders.js">']
-    assert not re.search(r"\son\w+=|\sstyle=|<style", shell)
+def test_the_page_has_no_inline_code() -> None:
+    page = (pages.STATIC / "renders.html").read_text(encoding="utf-8")
+    assert re.findall(r"<script[^>]*>", page) == ['<script type="module" src="static/renders.js">']
+    assert not re.search(r"\son\w+=|\sstyle=|<style", page)

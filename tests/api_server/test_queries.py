@@ -1,4 +1,4 @@
-"""What the page asks the metadata database, on a real schema in memory."""
+"""Queries of the Renders page, on a real schema in memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STORE = "SeedanceToObjectStorageOperator"
 
 
 class Database:
-    """An empty metadata database, and what a test writes into it."""
+    """A metadata database in memory."""
 
     def __init__(self) -> None:
         self.engine = create_engine(
@@ -40,9 +40,9 @@ class Database:
         self.session = Session(self.engine)
         self.statements: list[str] = []
         self._runs: dict[tuple[str, str], int] = {}
-        event.listen(self.engine, "before_cursor_execute", self._note)
+        event.listen(self.engine, "before_cursor_execute", self._record)
 
-    def _note(self, connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+    def _record(self, connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
         self.statements.append(statement)
 
     def run(self, dag_id: str = "d", run_id: str = "r/1", state: str = "running", **more: Any) -> None:
@@ -103,7 +103,7 @@ def database() -> Iterator[Database]:
     made.engine.dispose()
 
 
-def test_run(database: Database) -> None:
+def test_find_run(database: Database) -> None:
     database.run(state="queued")
     run = queries.find_run(database.session, HERE)
     assert run is not None
@@ -140,7 +140,7 @@ def test_tasks_with_their_xcoms_and_fields(database: Database) -> None:
     assert found["waits"].state is None
 
 
-def test_mapped_tasks_come_in_order(database: Database) -> None:
+def test_mapped_tasks_are_in_order(database: Database) -> None:
     database.run()
     for index in (2, 0, 1):
         started = NOW.replace(minute=10 - index)
@@ -155,7 +155,7 @@ def test_mapped_tasks_come_in_order(database: Database) -> None:
     ]
 
 
-def test_a_thousand_tasks_take_as_many_queries_as_one(database: Database) -> None:
+def test_the_number_of_queries_does_not_depend_on_the_number_of_tasks(database: Database) -> None:
     database.run()
     database.task("video", VIDEO, map_index=0, xcoms={"generation_id": "g0"}, fields={})
     counts = []
@@ -168,26 +168,26 @@ def test_a_thousand_tasks_take_as_many_queries_as_one(database: Database) -> Non
     assert counts == [3, 3]
 
 
-def test_the_stamp_changes_with_what_is_shown(database: Database) -> None:
+def test_the_revision_changes_with_the_content(database: Database) -> None:
     database.run()
-    seen = [queries.stamp(database.session, HERE)]
+    seen = [queries.revision(database.session, HERE)]
     database.task("video", VIDEO)
-    seen.append(queries.stamp(database.session, HERE))
+    seen.append(queries.revision(database.session, HERE))
     database.task("next", VIDEO, xcoms={"generation_id": "g"}, updated_at=NOW)
-    seen.append(queries.stamp(database.session, HERE))
+    seen.append(queries.revision(database.session, HERE))
     database.task("last", VIDEO, updated_at=NOW.replace(hour=13), fields={})
-    seen.append(queries.stamp(database.session, HERE))
+    seen.append(queries.revision(database.session, HERE))
     assert len(set(seen)) == 4
-    assert queries.stamp(database.session, HERE) == seen[-1]
+    assert queries.revision(database.session, HERE) == seen[-1]
 
 
-def test_one_task(database: Database) -> None:
+def test_find_transfer(database: Database) -> None:
     database.run()
     stored = {"paths": ["s3://b/x.mp4"], "sha256": ["0"], "generation_id": "g"}
     fields = {"object_storage_conn_id": "aws"}
     database.task("store", STORE, map_index=3, xcoms={"return_value": stored}, fields=fields)
     here = Scope(dag_id="d", run_id="r/1", task_id="store", map_index=3)
-    task = queries.one_task(database.session, here)
+    task = queries.find_transfer(database.session, here)
     assert task is not None
     assert task.result == stored
     assert task.fields == fields
@@ -196,7 +196,7 @@ def test_one_task(database: Database) -> None:
         Scope(dag_id="d", run_id="r", task_id="store", map_index=3),
         Scope(dag_id="D", run_id="r/1", task_id="store", map_index=3),
     ):
-        assert queries.one_task(database.session, other) is None
+        assert queries.find_transfer(database.session, other) is None
 
 
 def test_recent_runs(database: Database) -> None:
@@ -209,7 +209,7 @@ def test_recent_runs(database: Database) -> None:
         database.task("video", VIDEO, run_id=run_id, map_index=1, state=None)
     database.task("store", STORE, run_id="without")
     database.task("video", VIDEO, dag_id="hidden")
-    assert queries.run_dag_ids(database.session) == {"d", "hidden"}
+    assert queries.dag_ids_with_renders(database.session) == {"d", "hidden"}
     found = queries.recent_runs(database.session, {"d"}, 10)
     assert [(run["run_id"], run["tasks"]) for run in found] == [
         ("new", {"success": 1, "none": 1}),

@@ -1,4 +1,4 @@
-"""What the page shows of a run, from what Airflow knows."""
+"""Content of the Renders page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_seedance.api_server import renders
-from airflow_provider_seedance.api_server.renders import Task, is_web_url, read_value, renders_of, totals_of
+from airflow_provider_seedance.api_server.renders import Task, is_web_url, parse_xcom, renders_of, totals_of
 from airflow_provider_seedance.decorators.seedance import _SeedanceVideoDecoratedOperator
 from airflow_provider_seedance.operators.seedance import (
     SeedanceGenerateVideoBatchOperator,
@@ -99,9 +99,9 @@ def test_the_names_of_our_operators_are_those_of_the_classes() -> None:
         _SeedanceVideoDecoratedOperator,
     )
     names = {kind.__name__ for kind in generating} | {_SeedanceVideoDecoratedOperator.custom_operator_name}
-    assert names == renders.GENERATING
+    assert names == renders.GENERATION_OPERATORS
     assert {SeedanceGenerationSensor.__name__} == renders.SENSORS
-    assert {SeedanceToObjectStorageOperator.__name__} == renders.TRANSFERS
+    assert {SeedanceToObjectStorageOperator.__name__} == renders.TRANSFER_OPERATORS
 
 
 def test_a_finished_render() -> None:
@@ -143,7 +143,7 @@ def test_state(state: str | None, submitted: bool, expected: str) -> None:
     assert (render["ended_at"] is not None) == (state == "failed")
 
 
-def test_progress_is_shown_only_while_it_runs() -> None:
+def test_only_a_running_render_has_progress() -> None:
     xcoms = {"generation_id": "g1", "seedance_progress": 42}
     assert shown(video("deferred", xcoms=xcoms))[0]["progress"] == 42
     assert shown(video("failed", xcoms=xcoms))[0]["progress"] is None
@@ -151,17 +151,17 @@ def test_progress_is_shown_only_while_it_runs() -> None:
     assert shown(video("deferred", xcoms={**xcoms, "seedance_progress": "lots"}))[0]["progress"] is None
 
 
-def test_the_result_of_an_earlier_try_is_not_shown() -> None:
+def test_the_result_of_an_earlier_try_is_ignored() -> None:
     (render,) = shown(video("queued", result(), xcoms={"generation_id": "g1"}))
     assert (render["state"], render["generation_id"], render["urls"]) == ("queued", None, [])
 
 
-def test_tasks_of_other_operators_are_left_out() -> None:
+def test_other_operators_are_ignored() -> None:
     other = Task(task_id="other", operator="BashOperator", state="success", xcoms={"return_value": {"a": 1}})
     assert shown(other) == []
 
 
-def test_an_operator_of_somebody_elses_is_known_by_its_result() -> None:
+def test_a_custom_operator_is_recognised_by_its_result() -> None:
     (render,) = shown(video("success", result(), operator="OurOwnVideoOperator"))
     assert render["generation_id"] == "g1"
 
@@ -182,7 +182,7 @@ def test_one_generation_is_one_render() -> None:
     assert found[0]["urls"] == ["https://media.example/g1.mp4"]
 
 
-def test_a_sensor_on_a_foreign_generation_is_a_render() -> None:
+def test_a_sensor_for_another_generation_is_a_render() -> None:
     (render,) = shown(Task(task_id="wait", operator="SeedanceGenerationSensor", state="deferred"))
     assert render["state"] == "running"
 
@@ -206,16 +206,16 @@ def test_stored_files_belong_to_their_generation() -> None:
     assert shown(video("success", result()), store("s3://b/one.mp4", state="running"))[0]["files"] == []
 
 
-def test_stored_files_of_a_campaign() -> None:
-    campaign = batch(
+def test_stored_files_of_a_batch() -> None:
+    batch_task = batch(
         {"succeeded": [result("g1"), result("g2")], "failed": [], "not_submitted": [], "counts": {}}
     )
     stored = store("/a/1.mp4", "/a/2.mp4", generation_id=None, generation_ids=["g2", "g1"])
-    first, second = shown(campaign, stored)
+    first, second = shown(batch_task, stored)
     assert (first["files"][0]["index"], second["files"][0]["index"]) == (1, 0)
 
 
-def test_a_campaign() -> None:
+def test_a_batch() -> None:
     returned = {
         "succeeded": [{**result("g1"), "key": "shoes"}],
         "failed": [
@@ -240,41 +240,41 @@ def test_a_campaign() -> None:
     assert len({item["id"] for item in found}) == 4
 
 
-def test_a_campaign_that_goes_on_says_how_many() -> None:
+def test_a_running_batch_has_a_count() -> None:
     (render,) = shown(
         video("deferred", operator="SeedanceGenerateVideoBatchOperator", fields={"requests": ["a", "b"]})
     )
     assert (render["state"], render["count"]) == ("running", 2)
 
 
-def test_a_dry_run_has_rendered_nothing() -> None:
+def test_a_dry_run_has_no_renders() -> None:
     assert shown(batch({"succeeded": [], "counts": {}, "not_submitted": ["a"], "estimate": {}})) == []
 
 
-def test_a_campaign_with_a_manifest() -> None:
+def test_a_batch_with_a_manifest() -> None:
     lines = [{**result("g1"), "key": "shoes", "prompt": "Shoes"}, {"key": "lamp", "status": "not_submitted"}]
-    asked = []
+    paths_read = []
 
     def read(path: str) -> Iterable[Mapping[str, Any]]:
-        asked.append(path)
+        paths_read.append(path)
         return lines
 
     returned = {"succeeded": [], "counts": {"total": 2}, "manifest": "s3://b/m.jsonl"}
     task = replace(batch(returned), fields={"manifest_path": "s3://b/m.jsonl"})
     found = renders_of([task], read)
-    assert asked == ["s3://b/m.jsonl"]
-    # XCom can name anything, and any task can return such a thing.
+    assert paths_read == ["s3://b/m.jsonl"]
+    # An XCom can name any path, and any task can return one.
     for other in (
         replace(task, fields={}),
         replace(task, fields={"manifest_path": "s3://b/another.jsonl"}),
         replace(task, operator="PythonOperator"),
     ):
         assert renders_of([other], read)[0]["count"] == 2
-    assert asked == ["s3://b/m.jsonl"]
+    assert paths_read == ["s3://b/m.jsonl"]
     assert [(item["key"], item["state"]) for item in found] == [("shoes", "succeeded"), ("lamp", "skipped")]
 
 
-def test_a_manifest_that_cannot_be_read_hides_nothing_else() -> None:
+def test_an_unreadable_manifest_hides_nothing_else() -> None:
     def read(path: str) -> Iterable[Mapping[str, Any]]:
         raise OSError("no such bucket: secret-name")
 
@@ -301,12 +301,12 @@ def test_a_manifest_that_cannot_be_read_hides_nothing_else() -> None:
         7,
     ],
 )
-def test_strange_results_break_nothing(strange: Any) -> None:
+def test_results_of_any_shape(strange: Any) -> None:
     found = shown(video("success", strange, xcoms={"generation_id": ["x"], "seedance_progress": {}}))
     json.dumps(totals_of(found), allow_nan=False)
 
 
-def test_only_addresses_of_the_web_are_given_to_the_page() -> None:
+def test_only_http_urls_reach_the_page() -> None:
     hostile = [
         "javascript:alert(1)",
         "data:text/html,<script>alert(1)</script>",
@@ -322,17 +322,17 @@ def test_only_addresses_of_the_web_are_given_to_the_page() -> None:
     assert not is_web_url(None)
 
 
-def test_a_long_prompt_is_cut() -> None:
+def test_a_long_prompt_is_truncated() -> None:
     (render,) = shown(video("success", result(), fields={"prompt": "x" * 100_000}))
-    assert len(render["prompt"]) == renders.LONGEST_TEXT
+    assert len(render["prompt"]) == renders.MAX_TEXT_CHARS
 
 
-def test_xcoms_are_read_as_airflow_writes_them() -> None:
+def test_parse_xcom() -> None:
     wrapped = {"__classname__": "builtins.tuple", "__version__": 1, "__data__": [1, 2]}
-    assert read_value({"a": wrapped}) == {"a": [1, 2]}
-    assert read_value('{"a": 1}') == {"a": 1}
-    assert read_value("{no json") == "{no json"
-    assert read_value("plain") == "plain"
+    assert parse_xcom({"a": wrapped}) == {"a": [1, 2]}
+    assert parse_xcom('{"a": 1}') == {"a": 1}
+    assert parse_xcom("{no json") == "{no json"
+    assert parse_xcom("plain") == "plain"
 
 
 def test_totals() -> None:
@@ -354,6 +354,6 @@ def test_totals() -> None:
     assert totals_of([])["credits"] is None
 
 
-def test_a_thousand_renders_are_no_work() -> None:
+def test_a_thousand_renders() -> None:
     tasks = [video("success", result(f"g{index}"), map_index=index) for index in range(1000)]
     assert totals_of(shown(*tasks))["total"] == 1000

@@ -1,4 +1,4 @@
-"""The JSON that the page asks for: kept answers, and the renders of one task."""
+"""The JSON routes of the Renders page: caching, and the renders of one task."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ STORED = Task(
 
 @pytest.fixture
 def airflow(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """What the database would answer, and how often it was asked for everything."""
-    here = SimpleNamespace(run=RUN, stamp=(1,), tasks=[task(0), task(1), STORED], read=0)
+    """The rows of the database, and the number of full reads."""
+    here = SimpleNamespace(run=RUN, revision=(1,), tasks=[task(0), task(1), STORED], read=0)
 
     class NoSession:
         def __enter__(self) -> None:
@@ -54,9 +54,9 @@ def airflow(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         return list(here.tasks)
 
     monkeypatch.setattr(renders_api, "create_session", NoSession)
-    monkeypatch.setattr(renders_api, "_answers", renders_api._Answers())
+    monkeypatch.setattr(renders_api, "_cache", renders_api._PageCache())
     monkeypatch.setattr(renders_api.queries, "find_run", lambda session, scope: here.run)
-    monkeypatch.setattr(renders_api.queries, "stamp", lambda session, scope: here.stamp)
+    monkeypatch.setattr(renders_api.queries, "revision", lambda session, scope: here.revision)
     monkeypatch.setattr(renders_api.queries, "tasks_of", tasks_of)
     return here
 
@@ -66,49 +66,49 @@ def body(answer: Any) -> Any:
 
 
 def test_renders_of_a_run(airflow: SimpleNamespace) -> None:
-    told = body(renders_api.renders("d", "r"))
-    assert told["active"] is True
-    assert told["totals"]["total"] == 2
-    assert [render["generation_id"] for render in told["renders"]] == ["g0", "g1"]
+    page = body(renders_api.renders("d", "r"))
+    assert page["active"] is True
+    assert page["totals"]["total"] == 2
+    assert [render["generation_id"] for render in page["renders"]] == ["g0", "g1"]
 
 
 def test_renders_of_one_task(airflow: SimpleNamespace) -> None:
     assert len(body(renders_api.renders("d", "r", "video"))["renders"]) == 2
     (one,) = body(renders_api.renders("d", "r", "video", 1))["renders"]
     assert one["generation_id"] == "g1"
-    # What a transfer has stored is shown on the page of the transfer.
+    # The page of a transfer shows the renders that it stored.
     (one,) = body(renders_api.renders("d", "r", "store"))["renders"]
     assert one["generation_id"] == "g1"
     assert body(renders_api.renders("d", "r", "another"))["totals"]["total"] == 0
 
 
-def test_nothing_is_read_again_until_something_changes(airflow: SimpleNamespace) -> None:
+def test_nothing_is_read_until_something_changes(airflow: SimpleNamespace) -> None:
     etag = renders_api.renders("d", "r").headers["etag"]
     again = renders_api.renders("d", "r", if_none_match=etag)
     assert (again.status_code, again.body, airflow.read) == (304, b"", 1)
     assert renders_api.renders("d", "r", if_none_match=f"W/{etag}").status_code == 304
-    airflow.stamp = (2,)
-    assert renders_api.renders("d", "r", if_none_match=etag).status_code == 304  # it looks the same
+    airflow.revision = (2,)
+    assert renders_api.renders("d", "r", if_none_match=etag).status_code == 304  # the content is the same
     assert airflow.read == 2
-    airflow.stamp, airflow.tasks = (3,), [task(0)]
+    airflow.revision, airflow.tasks = (3,), [task(0)]
     changed = renders_api.renders("d", "r", if_none_match=etag)
     assert (changed.status_code, body(changed)["totals"]["total"]) == (200, 1)
 
 
-def test_few_answers_are_kept(airflow: SimpleNamespace) -> None:
+def test_the_cache_is_bounded(airflow: SimpleNamespace) -> None:
     for number in range(100):
         renders_api.renders("d", "r", f"task {number}")
-    assert len(renders_api._answers._answers) <= 16
+    assert len(renders_api._cache._pages) <= renders_api.MAX_CACHED_PAGES
 
 
-def test_no_such_run(airflow: SimpleNamespace) -> None:
+def test_a_missing_run(airflow: SimpleNamespace) -> None:
     airflow.run = None
     with pytest.raises(HTTPException) as refused:
         renders_api.renders("d", "r")
     assert refused.value.status_code == 404
 
 
-def test_a_manifest_out_of_reach_is_an_entry_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unreadable_manifest_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(Exception, match="nosuchstore"):
-        renders_api._manifest("nosuchstore://b/m.jsonl")
+        renders_api._read_manifest("nosuchstore://b/m.jsonl")
     assert "cannot be read for the Renders page" in caplog.text

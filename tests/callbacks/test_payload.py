@@ -1,4 +1,4 @@
-"""What bodies hint at: those that are documented, those that are likely, and all others."""
+"""Parsing of callback bodies: documented ones, likely ones, and rubbish."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_seedance.apis.registry import get_api
-from airflow_provider_seedance.callbacks.payload import LONGEST_ID, CallbackPayload, parse_payload
+from airflow_provider_seedance.callbacks.payload import MAX_ID_CHARS, CallbackPayload, parse_payload
 from airflow_provider_seedance.generations import GenerationStatus
 
 S = GenerationStatus
@@ -60,7 +60,7 @@ def read(api: str, body: Any) -> CallbackPayload:
         ("ark", {"id": "g1", "status": "expired"}, S.EXPIRED),
     ],
 )
-def test_what_services_send(api: str, body: Any, status: S) -> None:
+def test_bodies_of_services(api: str, body: Any, status: S) -> None:
     assert read(api, body) == CallbackPayload(generation_id="g1", status=status)
 
 
@@ -81,36 +81,35 @@ def test_what_services_send(api: str, body: Any, status: S) -> None:
         b"\x00",
     ],
 )
-def test_rubbish_hints_at_nothing(api: str, body: bytes) -> None:
-    hint = read(api, body)
-    assert hint == CallbackPayload()
-    assert not hint
+def test_rubbish_is_an_empty_payload(api: str, body: bytes) -> None:
+    payload = read(api, body)
+    assert payload == CallbackPayload()
+    assert not payload
 
 
 @pytest.mark.parametrize("api", ALL_APIS)
-def test_a_word_that_nobody_knows_is_no_end(api: str) -> None:
-    hint = read(api, {"id": "g1", "task_id": "g1", "status": "almost there"})
-    assert not hint.ended
+def test_an_unknown_status_is_not_terminal(api: str) -> None:
+    assert not read(api, {"id": "g1", "task_id": "g1", "status": "almost there"}).ended
 
 
 @pytest.mark.parametrize("api", ALL_APIS)
-def test_the_words_of_an_envelope_tell_of_the_call_and_not_of_a_render(api: str) -> None:
+def test_the_status_of_an_envelope_is_not_the_status_of_a_generation(api: str) -> None:
     for word in get_api(api).envelope_words:
         assert not read(api, {"status": word, "message": "received"}).ended
 
 
-def test_an_id_that_is_too_long_is_none() -> None:
-    body = {"id": "x" * (LONGEST_ID + 1), "status": "succeeded"}
+def test_a_too_long_id_is_ignored() -> None:
+    body = {"id": "x" * (MAX_ID_CHARS + 1), "status": "succeeded"}
     assert read("ark", body).generation_id is None
 
 
 @pytest.mark.parametrize("api", ALL_APIS)
 @given(value=json_values)
-def test_any_json_is_read(api: str, value: Any) -> None:
+def test_any_json_is_parsed(api: str, value: Any) -> None:
     read(api, value)
 
 
 @pytest.mark.parametrize("api", ALL_APIS)
 @given(body=st.binary())
-def test_any_bytes_are_read(api: str, body: bytes) -> None:
+def test_any_bytes_are_parsed(api: str, body: bytes) -> None:
     read(api, body)

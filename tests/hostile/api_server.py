@@ -1,6 +1,6 @@
 """
-The API server of Airflow, as far as callbacks need one: the real route and the real hand-over, with a task
-instance in memory in place of the database, a clock that is set, and a loop that runs until all is quiet.
+The API server of Airflow, as far as callbacks need one: the real route, queue and delivery, with a task instance in
+memory in place of the database, a simulated clock, and an event loop that runs until nothing is left to do.
 """
 
 from __future__ import annotations
@@ -18,36 +18,43 @@ import airflow.state
 from airflow.models.trigger import Trigger
 from airflow.models.xcom import XComModel
 
-from airflow_provider_seedance.api_server import callback_confirmation, callback_delivery, callback_routes
+from airflow_provider_seedance.api_server import callback_delivery, callback_routes
+from airflow_provider_seedance.api_server.callback_confirmation import StatusReader
+from airflow_provider_seedance.api_server.callback_limits import CallbackLimits
+from airflow_provider_seedance.api_server.callback_queue import CallbackQueue
+from airflow_provider_seedance.api_server.callback_settings import SettingsCache
 from airflow_provider_seedance.callbacks.tokens import CallbackClaims
 
-#: So many turns of the loop without an end are a hang.
-_MOST_TURNS = 10_000
+#: Limits of the simulated server.
+LIMITS = CallbackLimits(quiet_period=0.0)
+
+#: Maximum iterations of the event loop until a callback counts as hanging.
+_MAX_ITERATIONS = 10_000
 
 
 class Instance(Protocol):
-    """The one task instance there is."""
+    """The only task instance."""
 
     #: The texts in its state store, by key.
     texts: dict[str, str]
 
     @property
     def state(self) -> str | None:
-        """The state that Airflow has for it."""
+        """Its state in Airflow."""
 
     @property
-    def waits(self) -> tuple[str, dict[str, Any], float] | None:
-        """Class path and kwargs of its trigger, and the moment of its deferral."""
+    def trigger(self) -> tuple[str, dict[str, Any], float] | None:
+        """Class path and kwargs of its trigger, and the time of its deferral."""
 
     def resumed(self, payload: Any) -> None:
-        """Take what the task is resumed with."""
+        """Resume the task with an event."""
 
     def ended(self, xcoms: dict[str, Any]) -> None:
-        """Take that it has ended well, without a worker."""
+        """End the task successfully, without a worker."""
 
 
 class Clock:
-    """Tells the time, and goes forward when it is told to."""
+    """The real time, and what a test adds to it."""
 
     def __init__(self) -> None:
         self.ahead = 0.0
@@ -60,98 +67,122 @@ class Clock:
 
 
 class Transaction:
-    """Stands in for the session in which the API server looks at a task instance."""
+    """In place of the database session of a delivery."""
 
     def __init__(self, api_server: ApiServer) -> None:
         self.api_server = api_server
 
     def get(self, model: Any, key: int) -> Any:
-        waits = self.api_server.instance.waits
+        trigger = self.api_server.instance.trigger
         assert (model, key) == (Trigger, 1)
-        if waits is None:
+        if trigger is None:
             return None
-        classpath, kwargs, since = waits
-        # The hand-over goes by the clock on the wall.
-        began = datetime.fromtimestamp(time.time() - (self.api_server.clock.time() - since), UTC)
-        return SimpleNamespace(classpath=classpath, kwargs=kwargs, created_date=began)
+        classpath, kwargs, deferred_at = trigger
+        # The delivery uses the wall clock.
+        created = datetime.fromtimestamp(time.time() - (self.api_server.clock.time() - deferred_at), UTC)
+        return SimpleNamespace(classpath=classpath, kwargs=kwargs, created_date=created)
+
+
+class Reader(StatusReader):
+    """Reads the status from the simulated service."""
+
+    def __init__(self, client: Any) -> None:
+        super().__init__(LIMITS)
+        self.client = client
+
+    async def _connect(self, settings: Any) -> Any:
+        return self.client
 
 
 class ApiServer:
     """
-    Takes calls for one task instance.
+    An API server that receives callbacks for one task instance.
 
-    :param client: Makes the client with which the service is asked, from settings.
     :param settings: Returns the settings of the only connection.
+    :param answer: Drives a flow against the service.
     """
 
     def __init__(
-        self, instance: Instance, settings: Callable[[], Any], ask: Callable[[Any], Any], loop: asyncio.Runner
+        self,
+        instance: Instance,
+        settings: Callable[[], Any],
+        answer: Callable[[Any], Any],
+        loop: asyncio.Runner,
     ) -> None:
-        self.instance, self.settings, self.ask, self.loop = instance, settings, ask, loop
+        self.instance, self.settings, self.answer, self.loop = instance, settings, answer, loop
         self.clock = Clock()
-        #: So many accesses to the database fail from now on.
+        #: Number of next deliveries that fail.
         self.failures = 0
         self.xcoms: dict[str, Any] = {}
         self.sleepers: list[tuple[float, asyncio.Future[None]]] = []
-        #: What must not happen, and did: whoever works on a call takes every exception for a database that is away.
-        self.faults: list[AssertionError] = []
+        #: Violations: the queue takes every exception for a database error.
+        self.violations: list[AssertionError] = []
+        self.start()
+
+    def start(self) -> None:
+        """Start the process, with nothing in memory."""
+        self.cache = SettingsCache(
+            LIMITS,
+            read=lambda conn_id: self.settings() if conn_id != "none" else None,
+            clock=self.clock.monotonic,
+            run_in_thread=_run_inline,
+        )
+        self.queue = CallbackQueue(
+            LIMITS,
+            reader=Reader(self),
+            clock=self.clock.monotonic,
+            sleep=self._sleep,
+            run_in_thread=_run_inline,
+        )
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Put it in the place of the real one."""
+        """Replace Airflow's database with this instance."""
         with ExitStack() as stack:
             for owner, name, value in (
                 (callback_routes, "time", self.clock),
-                (callback_routes, "_sleep", self._sleep),
-                (callback_routes, "QUIET", 0.0),
-                (callback_routes, "run_in_threadpool", _at_once),
-                (callback_routes, "read_settings", lambda conn_id, connection: self.settings()),
-                (callback_confirmation, "run_in_threadpool", _at_once),
-                (callback_confirmation, "AsyncClient", self._client),
-                (callback_delivery, "look_up", lambda conn_id: object() if conn_id != "none" else None),
-                (callback_delivery, "_task_instance", self._task_instance),
+                (callback_delivery, "_locked_task_instance", self._locked_task_instance),
                 (airflow.state, "get_state_backend", lambda: self),
                 (Trigger, "submit_event", self._submit_event),
                 (XComModel, "set", self._push),
             ):
                 stack.enter_context(patch.object(owner, name, value))
-            for known in (
-                callback_routes._working,
-                callback_routes._of_one,
-                callback_routes._settings,
-                callback_routes._asked,
-            ):
-                known.clear()  # type: ignore[attr-defined]
             yield
 
-    # ------------------------------------------------------------------ what the service does
+    @property
+    def in_flight(self) -> int:
+        """Number of callbacks in flight."""
+        return len(self.queue._in_flight)
+
+    # ------------------------------------------------------------------ requests and time
 
     def receive(self, token: str, body: bytes, headers: dict[str, str]) -> int:
-        """Take a call, work on it until there is nothing to do at once, and return what was answered."""
+        """Receive a callback, deliver it as far as possible, and return the HTTP status."""
 
         async def stream() -> AsyncIterator[bytes]:
             yield body
 
         async def do() -> int:
             request: Any = SimpleNamespace(headers=headers, stream=stream)
-            answer = await callback_routes.receive(token, request)
-            await self._quiet()
-            return answer.status_code
+            status = await callback_routes.receive(token, request, self.cache, self.queue)
+            await self._run_until_quiet()
+            return status
 
         return self.loop.run(do())
 
     def pass_time(self, seconds: float) -> None:
-        """Let time go by: whoever sleeps for less goes on."""
+        """Advance the clock, and wake the tasks whose sleep is over."""
         self.clock.ahead += seconds
         self.loop.run(self._wake())
 
     def stop(self) -> None:
-        """Stop as a server is stopped: what it was working on is forgotten."""
+        """Stop the process: the callbacks in flight are lost."""
 
         async def cancel() -> None:
-            for task in list(callback_routes._working.values()):
+            tasks = list(self.queue._in_flight.values())
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*callback_routes._working.values(), return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             await asyncio.sleep(0)
 
         self.loop.run(cancel())
@@ -163,17 +194,17 @@ class ApiServer:
         self.sleepers = [sleeper for sleeper in self.sleepers if sleeper[1] not in due]
         for future in due:
             future.set_result(None)
-        await self._quiet()
+        await self._run_until_quiet()
 
-    async def _quiet(self) -> None:
-        """Wait until everybody who works on a call has ended, or sleeps."""
-        for _ in range(_MOST_TURNS):
+    async def _run_until_quiet(self) -> None:
+        """Wait until every callback in flight sleeps or is delivered."""
+        for _ in range(_MAX_ITERATIONS):
             await asyncio.sleep(0)
-            if len(self.sleepers) >= len(callback_routes._working):
-                if self.faults:
-                    raise self.faults.pop()
+            if len(self.sleepers) >= self.in_flight:
+                if self.violations:
+                    raise self.violations.pop()
                 return
-        raise AssertionError("a call is worked on without an end")
+        raise AssertionError("a delivery hangs")
 
     async def _sleep(self, seconds: float) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -181,42 +212,40 @@ class ApiServer:
         await future
 
     @contextmanager
-    def _noted(self) -> Iterator[None]:
+    def _recording(self) -> Iterator[None]:
         try:
             yield
         except AssertionError as error:
-            self.faults.append(error)
+            self.violations.append(error)
             raise
 
-    # ------------------------------------------------------------------ what the hand-over finds
+    # ------------------------------------------------------------------ Airflow's database
 
     @contextmanager
-    def _task_instance(self, ticket: CallbackClaims) -> Iterator[tuple[Any, Any]]:
+    def _locked_task_instance(self, claims: CallbackClaims) -> Iterator[tuple[Any, Any]]:
         if self.failures:
             self.failures -= 1
             raise ConnectionError("the database is away")
         instance = None
-        if (ticket.dag_id, ticket.run_id, ticket.task_id, ticket.map_index) == ("dag", "run", "task", -1):
+        if (claims.dag_id, claims.run_id, claims.task_id, claims.map_index) == ("dag", "run", "task", -1):
             state = self.instance.state
             instance = SimpleNamespace(state=state, trigger_id=1 if state == "deferred" else None)
         yield instance, Transaction(self)
 
     def _submit_event(self, trigger_id: int, event: Any, *, session: Any) -> None:
-        with self._noted():
-            assert self.instance.state == "deferred", "a task is resumed that does not wait"
+        with self._recording():
+            assert self.instance.state == "deferred", "a task that is not deferred is resumed"
             if type(event).__name__ == "TaskSuccessEvent":
                 self.instance.ended(dict(self.xcoms))
             else:
                 self.instance.resumed(event.payload)
 
     def _push(self, key: str, value: Any, **where: Any) -> None:
-        assert (where["dag_id"], where["run_id"], where["task_id"], where["map_index"]) == (
-            *("dag", "run", "task"),
-            -1,
-        )
+        names = ("dag_id", "run_id", "task_id", "map_index")
+        assert tuple(where[name] for name in names) == ("dag", "run", "task", -1)
         self.xcoms[key] = value
 
-    # The state backend: keys of the task's own store, and texts.
+    # The state backend.
 
     def get(self, scope: Any, key: str, *, session: Any) -> str | None:
         return self.instance.texts.get(key)
@@ -224,18 +253,15 @@ class ApiServer:
     def set(self, scope: Any, key: str, value: str, *, expires_at: datetime, session: Any) -> None:
         self.instance.texts[key] = value
 
-    # ------------------------------------------------------------------ asking the service
+    # The client of the service.
 
-    def _client(self, settings: Any) -> Any:
-        async def run(flow: Any) -> Any:
-            with self._noted():
-                return self.ask(flow)
+    async def run(self, flow: Any) -> Any:
+        with self._recording():
+            return self.answer(flow)
 
-        async def close() -> None:
-            pass
-
-        return SimpleNamespace(run=run, close=close)
+    async def close(self) -> None:
+        pass
 
 
-async def _at_once(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+async def _run_inline(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
     return function(*arguments, **named)

@@ -1,17 +1,17 @@
 """
-The life of a task that the service calls back: :mod:`hostile.machine_task`, and calls at any moment.
+A task with callbacks: :mod:`hostile.machine_task`, and callbacks at any moment.
 
-They go through the real route and the real hand-over (:mod:`hostile.api_server`): true ones, repeated ones,
-ones that tell nothing but an id or nothing but an end, lies, ids of other renders, rubbish; before the reply
-to the submission, before the deferral, after the end; at addresses that are forged, expired or of no task,
-without the signature that the connection asks for, or with an old one.
+They go through the real route and the real delivery (:mod:`hostile.api_server`): true ones, duplicates, ones with only
+an id or only a status, false ones, ids of other generations, rubbish; before the submission reply, before the
+deferral, after the end; with tokens that are forged, expired or of no task, without the configured signature or with
+an old one.
 
-Beyond *never twice* and *never lost*: **no call makes a task believe an id that the service has not
-confirmed**, or the end of a render that goes on; none submits; and none makes the service be asked more often
-than every so many seconds, whoever knows the address.
+Beyond *never pay twice* and *never lose a generation*: **no callback makes a task accept an id that the service has not
+confirmed**, or the end of a generation that is still running; none submits; and none causes status requests faster
+than the backoff allows.
 
-Whoever knows the address of a submission *whose id is unknown* can name any render of the same key: that is
-the one thing a call is believed, and why addresses are secrets between us and the service.
+Whoever has the URL of a submission *whose id is unknown* can name any generation of the same key. This is the one
+piece of information that a callback adds, and the reason why callback URLs are secrets.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR
 from hypothesis.stateful import initialize, invariant, precondition, rule
 from submission.test_submission_model import WEATHERS, Crash, Paid
 
-from airflow_provider_seedance.api_server import callback_routes
 from airflow_provider_seedance.apis.ark import TASKS
 from airflow_provider_seedance.apis.messages import HttpCall, HttpReply, TransportFailure
 from airflow_provider_seedance.callbacks import tokens
@@ -41,22 +40,22 @@ from airflow_provider_seedance.generations import Generation
 from airflow_provider_seedance.submission import records
 from airflow_provider_seedance.submission.submitter import CALL_PATIENCE, AwaitingCallback
 from airflow_provider_seedance.version_compat import TaskDeferralError
-from hostile.api_server import ApiServer
+from hostile.api_server import LIMITS, ApiServer
 from hostile.machine_task import Task, Throughout
 
 SECRET = "the secret of the addresses"
-SIGNED_WITH = "the secret of the service"
+SIGNATURE_SECRET = "the secret of the service"
 
-#: What a call says, at an address that is ours.
-WORDS = (
-    *("the truth", "the truth", "the truth", "its id", "its end", "a lie", "another id", "another end"),
-    *("somebody else's end", "rubbish"),
+#: Kinds of payloads, sent with a valid token.
+PAYLOADS = (
+    *("true", "true", "true", "id only", "status only", "false status", "unknown id", "end of unknown id"),
+    *("end of another generation", "rubbish"),
 )
 
-#: Calls that are none of ours.
+#: Kinds of forged callbacks.
 FORGERIES = ("forged", "expired", "of no task", "of no connection", "unsigned", "replayed")
 
-#: A render of the same key that another task has paid for.
+#: A generation of the same key that another task has paid for.
 STRANGER = Paid("cgt-of-another-task", "A cat", None, status="succeeded")
 
 _loop = asyncio.Runner()
@@ -65,7 +64,7 @@ _loop = asyncio.Runner()
 class CalledTask(Task):
     """One task instance with ``use_callback=True``."""
 
-    title = "a task that is called back"
+    title = "a task with callbacks"
     counts: ClassVar[Counter[str]] = Counter()
     extra: ClassVar[dict[str, Any]] = {
         "callback_base_url": "https://airflow.example",
@@ -77,14 +76,14 @@ class CalledTask(Task):
         self.signs = signs
         self.arguments = {"use_callback": True, "end_from_trigger": ends_from_trigger}
         self.unanswered: TaskDeferred | None = None
-        self.working = self.speaks_early = False
+        self.working = self.calls_back_early = False
         self.deferred_at = 0.0
-        #: Where the service was told to call about a render, and what it was asked about when.
+        #: Callback URLs, and times of the API server's status requests, by generation id.
         self.addresses: dict[str, str] = {}
-        self.questions: dict[str, list[float]] = {}
-        #: The ids that the service has told in a reply.
+        self.status_requests: dict[str, list[float]] = {}
+        #: The ids in replies of the service.
         self.confirmed: set[str] = set()
-        self.api_server = ApiServer(self, lambda: self.settings, self.ask, _loop)
+        self.api_server = ApiServer(self, lambda: self.settings, self.answer_api_server, _loop)
         self.installed = self.api_server.installed()
         self.installed.__enter__()
 
@@ -101,7 +100,9 @@ class CalledTask(Task):
             return found
         from airflow_provider_seedance.callbacks.signatures import SignatureScheme
 
-        signing = SignatureScheme(header="X-Signature", secret=SIGNED_WITH, scheme="hmac-sha256-timestamp")
+        signing = SignatureScheme(
+            header="X-Signature", secret=SIGNATURE_SECRET, scheme="hmac-sha256-timestamp"
+        )
         return replace(found, callback_signing=signing)
 
     # ------------------------------------------------------------------ what Airflow knows of the task
@@ -121,7 +122,7 @@ class CalledTask(Task):
         return "up_for_retry" if self.entered and not self.cleared_now else None
 
     @property
-    def waits(self) -> tuple[str, dict[str, Any], float] | None:
+    def trigger(self) -> tuple[str, dict[str, Any], float] | None:
         deferred = self.deferred or self.unanswered
         if deferred is None:
             return None
@@ -129,21 +130,21 @@ class CalledTask(Task):
         return classpath, json.loads(json.dumps(kwargs)), self.deferred_at
 
     def resumed(self, payload: Any) -> None:
-        self.count("resumed by a call")
+        self.count("resumed by a callback")
         self.event = json.loads(json.dumps(payload))
 
     def ended(self, xcoms: dict[str, Any]) -> None:
-        """The API server has ended the task itself."""
+        """The API server ended the task."""
         assert self.deferred is not None
         assert self.deferred.kwargs is not None
-        self.count("ended by a call")
+        self.count("ended by a callback")
         self.check_end(Generation.from_result(xcoms["return_value"]), self.deferred.kwargs["generation_id"])
         self.deferred, self.succeeded, self.attached = None, True, None
 
-    def check_end(self, told: Generation, generation_id: str) -> None:
+    def check_end(self, reported: Generation, generation_id: str) -> None:
         paid = next(paid for paid in self.paid if paid.id == generation_id)
-        assert told.generation_id == paid.id
-        assert told.status.value == paid.status, "the end that was told is not the render's"
+        assert reported.generation_id == paid.id
+        assert reported.status.value == paid.status, "the reported end is not that of the generation"
 
     # ------------------------------------------------------------------ a worker
 
@@ -156,7 +157,7 @@ class CalledTask(Task):
         self.unanswered = self.event = None
 
     def waits_for_a_call(self, deferred: TaskDeferred) -> AwaitingCallback:
-        self.count("waits for a call")
+        self.count("waits for a callback")
         kwargs = json.loads(json.dumps(deferred.kwargs))
         assert deferred.trigger.moment <= time.time() + CALL_PATIENCE
         assert self.store.value["state"] == "intent"
@@ -185,7 +186,7 @@ class CalledTask(Task):
         trouble=st.sampled_from(["none"] * 5 + ["unreadable", "unwritable", "dies before", "dies after"]),
     )
     def resume_called(self, reads_broken: bool, trouble: str) -> None:
-        """A worker goes on after a call."""
+        """A worker resumes after a callback."""
         deferred = self.deferred
         assert deferred is not None
         assert deferred.kwargs is not None
@@ -204,13 +205,13 @@ class CalledTask(Task):
     def settle(
         self, how: str, weather: str, later_weather: str, reads_broken: bool, trouble: str, at_write: int
     ) -> None:
-        """The wait for a call ends: somebody has called, or nobody did."""
+        """The wait for a callback ends, with or without one."""
         deferred, event = self.unanswered, self.event
         assert deferred is not None
         if event is None and how == "silence":
             event = {"outcome": "silence"}
         self.resuming = (deferred, event, how)
-        self.count("settled by a call" if self.event else "settled without a call")
+        self.count("resolved by a callback" if self.event else "resolved without a callback")
         settle, self.submission = self.submission, self.settling  # type: ignore[method-assign]
         try:
             self.go_in(weather, later_weather, reads_broken, trouble, at_write)
@@ -255,18 +256,20 @@ class CalledTask(Task):
         finally:
             for paid in self.paid[known:]:
                 self.addresses[paid.id] = call.json["callback_url"]
-                if self.speaks_early:
-                    self.count("calls before the reply")
+                if self.calls_back_early:
+                    self.count("callbacks before the reply")
                     self.send(paid.id, json.dumps(self.describe(paid)).encode())
 
-    def ask(self, flow: Any) -> Any:
-        """A question of the API server."""
-        broken, self.reads_broken = getattr(self, "reads_broken", False), self.reads_broken_for_calls
+    def answer_api_server(self, flow: Any) -> Any:
+        """Answer a status request of the API server."""
+        broken, self.reads_broken = getattr(self, "reads_broken", False), self.reads_broken_for_api_server
         posts = len(self.posts)
         before = {paid.id: paid.listed for paid in self.paid}
         call = flow.send(None)
         assert call.method == "GET"
-        self.questions.setdefault(call.path.rpartition("/")[2], []).append(self.api_server.clock.monotonic())
+        self.status_requests.setdefault(call.path.rpartition("/")[2], []).append(
+            self.api_server.clock.monotonic()
+        )
         try:
             answer: Any = self.answer(call)
             while True:
@@ -278,99 +281,99 @@ class CalledTask(Task):
             self.reads_broken = broken
             for paid in self.paid:
                 paid.listed = before[paid.id]
-            assert len(self.posts) == posts, "a call submits"
+            assert len(self.posts) == posts, "a callback submits"
 
-    reads_broken_for_calls = False
+    reads_broken_for_api_server = False
 
-    # ------------------------------------------------------------------ calls
+    # ------------------------------------------------------------------ callbacks
 
     def send(self, paid_id: str, body: bytes, *, forgery: str = "") -> int:
-        """Call at the address of a render."""
+        """Send a callback to the URL of a generation."""
         token = self.addresses[paid_id].rpartition("/")[2]
-        ticket = tokens.decode_unverified(token)
-        assert ticket is not None
+        claims = tokens.decode_unverified(token)
+        assert claims is not None
         now = self.api_server.clock.time()
         if forgery == "forged":
-            token = tokens.sign(ticket, "another secret")
+            token = tokens.sign(claims, "another secret")
         elif forgery == "expired":
-            token = tokens.sign(replace(ticket, expires=int(now) - 1), SECRET)
+            token = tokens.sign(replace(claims, expires=int(now) - 1), SECRET)
         elif forgery == "of no task":
-            token = tokens.sign(replace(ticket, task_id="none"), SECRET)
+            token = tokens.sign(replace(claims, task_id="none"), SECRET)
         elif forgery == "of no connection":
-            token = tokens.sign(replace(ticket, conn_id="none"), SECRET)
+            token = tokens.sign(replace(claims, conn_id="none"), SECRET)
         headers = {"Content-Type": "application/json"}
         if self.signs and forgery != "unsigned":
             stamp = str(int(now - (1000 if forgery == "replayed" else 0)))
-            digest = hmac.new(SIGNED_WITH.encode(), f"{stamp}.".encode() + body, hashlib.sha256)
+            digest = hmac.new(SIGNATURE_SECRET.encode(), f"{stamp}.".encode() + body, hashlib.sha256)
             headers |= {"X-Signature": f"sha256={digest.hexdigest()}", "X-Timestamp": stamp}
         return self.api_server.receive(token, body, headers)
 
-    def body(self, paid: Paid, words: str) -> bytes:
+    def body(self, paid: Paid, kind: str) -> bytes:
         described = self.describe(paid)
-        if words == "its id":
+        if kind == "id only":
             described = {"id": paid.id}
-        elif words == "its end":
+        elif kind == "status only":
             described = {"status": paid.status}
-        elif words == "a lie":
+        elif kind == "false status":
             described |= {"status": "failed" if paid.status == "succeeded" else "succeeded"}
-        elif words == "another id":
+        elif kind == "unknown id":
             described = {"id": "cgt-made-up"}
-        elif words == "another end":
+        elif kind == "end of unknown id":
             described |= {"id": "cgt-made-up", "status": "succeeded"}
-        elif words == "somebody else's end":
+        elif kind == "end of another generation":
             described = self.describe(STRANGER)
-        return b"[" * 2000 if words == "rubbish" else json.dumps(described).encode()
+        return b"[" * 2000 if kind == "rubbish" else json.dumps(described).encode()
 
     @precondition(lambda self: self.addresses)
     @rule(
         which=st.sampled_from([0, 0, 0, 1, 2]),
-        words=st.sampled_from(WORDS),
+        kind=st.sampled_from(PAYLOADS),
         later=st.sampled_from([0.0, 30.0, 30.0]),
         times=st.sampled_from([1, 1, 1, 2, 12]),
         failures=st.sampled_from([0, 0, 0, 1, 9]),
         reads_broken=st.sampled_from([False, False, True]),
     )
     def call(
-        self, which: int, words: str, later: float, times: int, failures: int, reads_broken: bool
+        self, which: int, kind: str, later: float, times: int, failures: int, reads_broken: bool
     ) -> None:
-        """The service calls, or somebody who knows the address; perhaps again and again."""
+        """A callback with a valid token, once or several times."""
         paid = self.called_about(which)
-        if words == "somebody else's end" and not self.is_known(paid):
+        if kind == "end of another generation" and not self.is_known(paid):
             return
-        self.reads_broken_for_calls = reads_broken
+        self.reads_broken_for_api_server = reads_broken
         self.api_server.pass_time(later)
         self.api_server.failures = failures
         for _ in range(times):
-            self.count("calls")
-            assert self.send(paid.id, self.body(paid, words)) == 202
+            self.count("callbacks")
+            assert self.send(paid.id, self.body(paid, kind)) == 202
         self.api_server.failures = 0
 
     @precondition(lambda self: self.addresses)
-    @rule(words=st.sampled_from(["the truth", "the truth", "its id", "its end", "a lie"]))
-    def end_and_call(self, words: str) -> None:
-        """The ordinary way: the latest render ends, and the service calls and can be asked. Or somebody lies."""
+    @rule(kind=st.sampled_from(["true", "true", "id only", "status only", "false status"]))
+    def end_and_call(self, kind: str) -> None:
+        """The ordinary case: the latest generation ends, the service calls back and its status is readable. Or a false status."""
         paid = self.called_about(0)
-        if words != "a lie" and paid.status in ("queued", "running"):
+        if kind != "false status" and paid.status in ("queued", "running"):
             paid.status = "succeeded"
         self.api_server.pass_time(30.0)
-        self.reads_broken_for_calls = False
-        self.count("calls")
-        assert self.send(paid.id, self.body(paid, words)) == 202
+        self.reads_broken_for_api_server = False
+        self.count("callbacks")
+        assert self.send(paid.id, self.body(paid, kind)) == 202
 
     def called_about(self, which: int) -> Paid:
-        """Return a render that the service may call about, counted from the latest."""
+        """Return a submitted generation, counted from the latest."""
         ids = list(reversed(self.addresses))
         return next(paid for paid in self.paid if paid.id == ids[which % len(ids)])
 
     def is_known(self, paid: Paid) -> bool:
-        """Whether the submission that the address is of has an id on record."""
+        """Return whether the record of the submission has its id."""
         record = self.store.value
         return record is not None and record["generation_id"] == paid.id and not self.unanswered
 
     @precondition(lambda self: self.addresses)
     @rule(which=st.sampled_from([0, 0, 1]), forgery=st.sampled_from(FORGERIES))
     def forge(self, which: int, forgery: str) -> None:
-        """Somebody calls who knows no address, or not how to sign."""
+        """A callback with an invalid token or signature."""
         if forgery in ("unsigned", "replayed") and not self.signs:
             return
         paid = self.called_about(which)
@@ -378,60 +381,62 @@ class CalledTask(Task):
             dict(self.texts),
             self.state,
             self.event,
-            dict(self.questions),
-            len(callback_routes._working),
+            dict(self.status_requests),
+            self.api_server.in_flight,
         )
-        self.count("forged calls")
-        answer = self.send(paid.id, self.body(paid, "the truth"), forgery=forgery)
-        # The address of another task is as good as any, but there is no such task.
+        self.count("forged callbacks")
+        answer = self.send(paid.id, self.body(paid, "true"), forgery=forgery)
+        # A valid token, but there is no such task.
         assert answer == (202 if forgery == "of no task" else 404)
         after = (
             dict(self.texts),
             self.state,
             self.event,
-            dict(self.questions),
-            len(callback_routes._working),
+            dict(self.status_requests),
+            self.api_server.in_flight,
         )
-        assert after == before, f"a call that was {forgery} changes something"
+        assert after == before, f"a callback that is {forgery} changes something"
 
     @rule(early=st.booleans())
-    def speak_early(self, early: bool) -> None:
-        """The service calls before it answers, or does not."""
-        self.speaks_early = early
+    def call_back_early(self, early: bool) -> None:
+        """Whether the service calls back before its submission reply."""
+        self.calls_back_early = early
 
     @rule(seconds=st.sampled_from([1.0, 6.0, 20.0, 200.0]))
     def pass_time(self, seconds: float) -> None:
-        """Time goes by; calls that came too early are tried again."""
+        """Time passes; early callbacks are retried."""
         self.api_server.pass_time(seconds)
 
     @precondition(lambda self: self.unanswered is not None)
     @rule()
-    def lose_patience(self) -> None:
-        """So much time goes by that nobody expects a call about the lost reply any more."""
+    def time_out(self) -> None:
+        """The wait for a callback after a lost reply times out."""
         self.store.change(intended_at=(datetime.now(UTC) - timedelta(seconds=2 * CALL_PATIENCE)).isoformat())
 
     @rule()
     def restart(self) -> None:
-        """The API server is restarted."""
+        """The API server restarts."""
         self.api_server.stop()
+        self.api_server.start()
+        self.status_requests.clear()  # the backoff is in memory
 
     # ------------------------------------------------------------------ what must hold
 
     @invariant()
-    def _believes_only_what_is_confirmed(self) -> None:
+    def _accepts_only_confirmed_ids(self) -> None:
         if not hasattr(self, "confirmed") or not hasattr(self, "store"):
             return
         value = self.store.value
-        believed = {value["generation_id"]} if value else set()
+        accepted = {value["generation_id"]} if value else set()
         if self.deferred and self.deferred.kwargs:
-            believed.add(self.deferred.kwargs["generation_id"])
-        assert believed - {None} <= self.confirmed, "an id that the service never confirmed is believed"
+            accepted.add(self.deferred.kwargs["generation_id"])
+        assert accepted - {None} <= self.confirmed, "an id that the service never confirmed is accepted"
 
     @invariant()
-    def _asks_seldom(self) -> None:
-        for times in getattr(self, "questions", {}).values():
+    def _status_requests_keep_the_backoff(self) -> None:
+        for times in getattr(self, "status_requests", {}).values():
             for earlier, later in pairwise(times):
-                assert later - earlier >= callback_routes.BETWEEN_QUESTIONS - 0.001, "calls use up the quota"
+                assert later - earlier >= LIMITS.status_backoff - 0.001, "callbacks use up the quota"
 
 
 class Working(Throughout):

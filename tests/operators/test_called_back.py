@@ -128,7 +128,7 @@ def test_the_service_is_told_where_to_call(held: SeedanceEmulator, connect: Conn
     assert url
     assert url.startswith(f"{NOWHERE}/seedance/callbacks/")
     token = url.rpartition("/")[2]
-    assert tokens.proves(token, SECRET, time.time())
+    assert tokens.verify(token, SECRET, time.time())
     ticket = tokens.decode_unverified(token)
     assert ticket is not None
     assert (ticket.nonce, ticket.dag_id, ticket.conn_id) == (nonce, "dag", "seedance_default")

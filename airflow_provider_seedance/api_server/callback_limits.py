@@ -1,0 +1,58 @@
+"""Limits of the callbacks in one process of the API server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallbackLimits:
+    """
+    Limits, timeouts and backoffs; times in seconds.
+
+    :param body_timeout: For the arrival of a body: it is small, so a slow one is an attack.
+    :param max_in_flight: Callbacks not yet delivered. Beyond it the answer is 503, and the polls remain.
+    :param max_payloads: Different payloads in flight for one submission; services send one or two.
+    :param max_deliveries: Concurrent deliveries, each a database transaction.
+    :param retry_timeout: For a callback that arrived before the task deferred, or met database errors.
+    :param id_retry_timeout: The same for database errors and a payload with a generation id. After a lost submission
+        reply a task waits ten minutes for this id, and only the callback has it.
+    :param min_attempts: Minimum attempts, because one slow attempt may exceed the whole timeout.
+    :param early_backoff: First pause of a callback that arrived before the task deferred.
+    :param error_backoff: First pause after a database error.
+    :param max_backoff: Longest of these pauses, which double.
+    :param quiet_period: Seconds without a request before deliveries start, so that a burst is answered first.
+    :param max_quiet_wait: Longest such wait of one delivery.
+    :param max_status_requests: Concurrent status requests to one service.
+    :param status_backoff: Initial backoff between status requests triggered by callbacks for one submission, so
+        that a leaked URL cannot use up the quota. It doubles.
+    :param max_status_backoff: Longest such backoff.
+    :param connection_ttl: Lifetime of a cached connection.
+    :param missing_connection_ttl: Lifetime of a cached failure to find one.
+    :param stale_connection_ttl: How long an expired connection is used while lookups do not find it: Airflow
+        reports a failing secrets backend as a missing connection.
+    :param max_connections: Cached connections.
+    """
+
+    body_timeout: float = 10.0
+    max_in_flight: int = 20_000
+    max_payloads: int = 8
+    max_deliveries: int = 2
+    retry_timeout: float = 120.0
+    id_retry_timeout: float = 900.0
+    min_attempts: int = 5
+    early_backoff: float = 3.0
+    error_backoff: float = 0.5
+    max_backoff: float = 15.0
+    quiet_period: float = 0.03
+    max_quiet_wait: float = 1.5
+    max_status_requests: int = 8
+    status_backoff: float = 15.0
+    max_status_backoff: float = 600.0
+    connection_ttl: float = 30.0
+    missing_connection_ttl: float = 3.0
+    stale_connection_ttl: float = 600.0
+    max_connections: int = 256
+
+
+DEFAULT_LIMITS = CallbackLimits()

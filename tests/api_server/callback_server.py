@@ -1,0 +1,145 @@
+"""The callback route of an API server, with a scripted delivery in place of Airflow's database."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from helpers import connection
+from support import on_loop
+
+from airflow_provider_seedance.api_server import callback_delivery
+from airflow_provider_seedance.api_server.callback_confirmation import StatusReader
+from airflow_provider_seedance.api_server.callback_delivery import Outcome
+from airflow_provider_seedance.api_server.callback_limits import CallbackLimits
+from airflow_provider_seedance.api_server.callback_queue import CallbackQueue
+from airflow_provider_seedance.api_server.callback_routes import make_router
+from airflow_provider_seedance.api_server.callback_settings import SettingsCache
+from airflow_provider_seedance.callbacks.payload import CallbackPayload
+from airflow_provider_seedance.callbacks.tokens import CallbackClaims, sign
+from airflow_provider_seedance.settings import Settings, read_settings
+
+SECRET = "signs the addresses"
+SIGNATURE_SECRET = "signs the bodies"
+SUCCEEDED = b'{"id": "g1", "status": "succeeded"}'
+CLAIMS = CallbackClaims(
+    dag_id="dag", run_id="run", task_id="task", map_index=-1, conn_id="ours", nonce="n1", expires=2**40
+)
+TOKEN = sign(CLAIMS, SECRET)
+
+
+def token_for(secret: str = SECRET, **changes: Any) -> str:
+    return sign(replace(CLAIMS, **changes), secret)
+
+
+class CallbackServer:
+    """
+    One process of the API server.
+
+    Pauses take no time, but the clock advances by them.
+    """
+
+    def __init__(self, limits: CallbackLimits) -> None:
+        self.connections: dict[str, Any] = {
+            "ours": {"api": "ark", "callback_secret": SECRET},
+            "signed": {
+                "api": "ark",
+                "callback_secret": SECRET,
+                "callback_signature_header": "X-Signature",
+                "callback_signature_secret": SIGNATURE_SECRET,
+            },
+            "without": {"api": "ark"},
+            "broken": "{",
+        }
+        #: The settings of every connection, if set.
+        self.settings: Settings | None = None
+        self.lookups: list[str] = []
+        self.calls: list[tuple[CallbackClaims, CallbackPayload, bool, Any]] = []
+        self.results: list[Any] = []
+        #: Outcomes of the next deliveries; ``resumed`` after these.
+        self.outcomes: list[Outcome | Exception] = []
+        self.pauses: list[float] = []
+        self.start(limits)
+
+    def start(self, limits: CallbackLimits) -> None:
+        """Start the process again, with other limits."""
+        self.reader = StatusReader(limits)
+        self.cache = SettingsCache(limits, read=self.read_connection, clock=self.clock)
+        self.queue = CallbackQueue(limits, reader=self.reader, clock=self.clock, sleep=self.sleep)
+
+    def clock(self) -> float:
+        return time.monotonic() + sum(self.pauses)
+
+    async def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+
+    def read_connection(self, conn_id: str) -> Settings | None:
+        self.lookups.append(conn_id)
+        if conn_id == "away":
+            raise ConnectionError("the secrets backend is away")
+        extra = self.connections.get(conn_id)
+        if extra is None:
+            return None
+        return self.settings or read_settings(conn_id, connection(extra=extra))
+
+    def deliver(
+        self, claims: CallbackClaims, payload: CallbackPayload, *, on_worker: bool = False, event: Any = None
+    ) -> Outcome:
+        self.calls.append((claims, payload, on_worker, event))
+        outcome = self.outcomes.pop(0) if self.outcomes else Outcome(kind="resumed")
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def complete_task(self, claims: CallbackClaims, result: Any) -> Outcome:
+        self.results.append(result)
+        return Outcome(kind="resumed")
+
+    def app(self) -> FastAPI:
+        made = FastAPI(redirect_slashes=False)
+        made.include_router(make_router(self.cache, self.queue))
+        return made
+
+    def run(self, do: Callable[[httpx.AsyncClient], Any]) -> Any:
+        """Send requests, and wait until all callbacks are delivered."""
+
+        async def session() -> Any:
+            transport = httpx.ASGITransport(app=self.app())
+            async with httpx.AsyncClient(transport=transport, base_url="http://airflow") as http:
+                answer = await do(http)
+                await self.drain()
+                return answer
+
+        return on_loop(session())
+
+    async def drain(self) -> None:
+        while tasks := list(self.queue._in_flight.values()):
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.sleep(0)
+
+    def post(
+        self,
+        token: str = TOKEN,
+        body: Any = SUCCEEDED,
+        headers: dict[str, str] | None = None,
+        method: str = "POST",
+    ) -> httpx.Response:
+        async def do(http: httpx.AsyncClient) -> httpx.Response:
+            return await http.request(method, f"/callbacks/{token}", content=body, headers=headers)
+
+        return self.run(do)  # type: ignore[no-any-return]
+
+
+def patch_delivery(server: CallbackServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deliver to the server's script."""
+    for name in ("deliver", "complete_task"):
+        monkeypatch.setattr(callback_delivery, name, getattr(server, name))
+    monkeypatch.setattr(
+        callback_delivery, "ends_from_trigger", lambda kwargs: bool(kwargs.get("end_from_trigger"))
+    )

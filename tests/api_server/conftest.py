@@ -1,0 +1,20 @@
+"""Fixtures of the API server's tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from airflow_provider_seedance.api_server.callback_limits import CallbackLimits
+from api_server.callback_server import CallbackServer, patch_delivery
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[CallbackServer]:
+    made = CallbackServer(CallbackLimits(quiet_period=0.0))
+    patch_delivery(made, monkeypatch)
+    yield made
+    assert not made.queue._in_flight
+    assert not made.queue._payloads
+    assert not made.reader._clients

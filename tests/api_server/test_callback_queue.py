@@ -1,0 +1,130 @@
+"""Callbacks in flight: retries, backoff, and limits."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import httpx
+import pytest
+
+from airflow_provider_seedance.api_server.callback_delivery import Outcome
+from airflow_provider_seedance.api_server.callback_limits import DEFAULT_LIMITS, CallbackLimits
+from airflow_provider_seedance.callbacks.payload import CallbackPayload
+from airflow_provider_seedance.submission.submitter import CALL_PATIENCE
+from api_server.callback_server import CLAIMS, SUCCEEDED, TOKEN, CallbackServer
+
+WITHOUT_ID = b'{"status": "succeeded"}'
+RETRY = Outcome(kind="retry")
+
+
+def test_an_early_callback_is_retried_with_growing_pauses(server: CallbackServer) -> None:
+    server.outcomes = [RETRY] * 4
+    server.post()
+    assert len(server.calls) == 5
+    assert server.pauses == sorted(server.pauses)
+    assert server.pauses[0] == DEFAULT_LIMITS.early_backoff
+
+
+def test_a_known_moment_is_kept(server: CallbackServer) -> None:
+    server.outcomes = [Outcome(kind="retry", seconds=1.25)]
+    server.post()
+    assert server.pauses == [1.25]
+
+
+def test_retries_end(server: CallbackServer) -> None:
+    server.outcomes = [RETRY] * 1000
+    server.post()
+    limits = DEFAULT_LIMITS
+    assert limits.retry_timeout < sum(server.pauses) <= limits.retry_timeout + limits.max_backoff
+
+
+@pytest.mark.parametrize("body", [SUCCEEDED, WITHOUT_ID])
+def test_a_database_that_is_away_for_a_while_loses_no_callback(server: CallbackServer, body: bytes) -> None:
+    server.outcomes = [ConnectionError("connection refused")] * 11
+    assert server.post(body=body).status_code == 202
+    assert len(server.calls) == 12
+    assert server.pauses == sorted(server.pauses)
+    assert server.pauses[0] < 1
+    assert server.pauses[-1] == DEFAULT_LIMITS.max_backoff
+    assert 60 < sum(server.pauses) < DEFAULT_LIMITS.retry_timeout
+
+
+def test_an_id_outlasts_the_wait_after_a_lost_reply(server: CallbackServer) -> None:
+    """Such a task polls nothing: without the id of the callback its paid generation would be lost."""
+    server.outcomes = [ConnectionError("connection refused")] * 46
+    server.post()
+    assert len(server.calls) == 47
+    assert sum(server.pauses) > CALL_PATIENCE
+
+
+def test_a_task_has_the_full_time_to_defer_after_database_errors(server: CallbackServer) -> None:
+    server.outcomes = [*[ConnectionError("connection refused")] * 20, RETRY, RETRY]
+    server.post()
+    assert len(server.calls) == 23
+    assert sum(server.pauses) > DEFAULT_LIMITS.retry_timeout
+
+
+@pytest.mark.parametrize(
+    ("body", "timeout"),
+    [(SUCCEEDED, DEFAULT_LIMITS.id_retry_timeout), (WITHOUT_ID, DEFAULT_LIMITS.retry_timeout)],
+)
+def test_a_lasting_error_is_logged_once(
+    server: CallbackServer, caplog: pytest.LogCaptureFixture, body: bytes, timeout: float
+) -> None:
+    server.outcomes = [ImportError("no such module")] * 1000
+    assert server.post(body=body).status_code == 202
+    assert timeout < sum(server.pauses) <= timeout + DEFAULT_LIMITS.max_backoff
+    assert caplog.text.count("is given up") == 1
+    assert "on_uncertain_submit" in caplog.text
+
+
+def test_a_minimum_of_attempts_is_made_even_if_they_exceed_the_timeout(server: CallbackServer) -> None:
+    limits = CallbackLimits(id_retry_timeout=-1.0)
+    server.start(limits)
+    server.outcomes = [ConnectionError("timed out")] * (limits.min_attempts - 1)
+    server.post()
+    assert len(server.calls) == limits.min_attempts
+
+
+def test_concurrent_duplicates_are_delivered_once(server: CallbackServer) -> None:
+    async def do(http: httpx.AsyncClient) -> list[int]:
+        answers = await asyncio.gather(
+            *(http.post(f"/callbacks/{TOKEN}", content=SUCCEEDED) for _ in range(30))
+        )
+        return [answer.status_code for answer in answers]
+
+    assert server.run(do) == [202] * 30
+    assert len(server.calls) < 30
+
+
+def test_too_many_payloads_for_one_submission_are_dropped_silently(server: CallbackServer) -> None:
+    server.outcomes = [RETRY] * 100
+    settings = server.read_connection("ours")
+    assert settings is not None
+    payloads = [CallbackPayload(generation_id=f"g{number}") for number in range(60)]
+
+    async def do(http: httpx.AsyncClient) -> list[bool]:
+        return [server.queue.enqueue(CLAIMS, payload, settings) for payload in payloads]
+
+    assert server.run(do) == [True] * 60
+    assert len({payload.generation_id for _, payload, *_ in server.calls}) == DEFAULT_LIMITS.max_payloads
+
+
+def test_a_full_queue_is_answered_503(server: CallbackServer) -> None:
+    server.start(CallbackLimits(max_in_flight=0))
+    assert server.post().status_code == 503
+    assert server.calls == []
+
+
+def test_a_burst_is_answered_before_it_is_delivered(server: CallbackServer) -> None:
+    server.start(CallbackLimits(quiet_period=0.2))
+
+    async def do(http: httpx.AsyncClient) -> int:
+        for number in range(20):
+            body = json.dumps({"id": f"g{number % 8}", "status": "succeeded"})
+            await http.post(f"/callbacks/{TOKEN}", content=body)
+        return len(server.calls)
+
+    assert server.run(do) == 0
+    assert len(server.calls) == 8
