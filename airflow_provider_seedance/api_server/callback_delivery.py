@@ -47,14 +47,13 @@ class Outcome:
     """
     Outcome of a delivery.
 
-    :param kind: ``resumed``; ``retry`` later; ``complete``: end the task with :func:`complete_task` if the service
-        confirms it; ``confirm``: resume the task if the service says that its generation has ended, because the
-        payload named only an id, or another one; ``stored`` for the next try; ``ignored``.
+    :param kind: ``resumed``; ``retry`` later; ``confirm``: the service has to be asked, because the payload has no
+        status or another id, or the task ends without a worker; ``stored`` for the next try; ``ignored``.
     :param seconds: With ``retry``: when, if known.
-    :param trigger_kwargs: With ``complete`` and ``confirm``: the kwargs of the waiting trigger.
+    :param trigger_kwargs: With ``confirm``: the kwargs of the waiting trigger.
     """
 
-    kind: Literal["resumed", "retry", "complete", "confirm", "stored", "ignored"]
+    kind: Literal["resumed", "retry", "confirm", "stored", "ignored"]
     seconds: float | None = None
     trigger_kwargs: dict[str, Any] = field(default_factory=dict)
 
@@ -153,13 +152,10 @@ def _resume_task(
     if early > 0:
         return Outcome(kind="retry", seconds=early)
     expected = kwargs.get("generation_id")
-    mismatch = expected is not None and payload.generation_id not in (None, expected)
-    if not on_worker and expected is not None:
-        if payload.status is None or mismatch:
-            return Outcome(kind="confirm", trigger_kwargs=kwargs)
-        if ends_from_trigger(kwargs):
-            return Outcome(kind="complete", trigger_kwargs=kwargs)
-    if not mismatch:
+    sufficient = expected is None or (reports_end(payload, expected) and not ends_from_trigger(kwargs))
+    if not on_worker and not sufficient:
+        return Outcome(kind="confirm", trigger_kwargs=kwargs)
+    if payload.generation_id in (None, expected) or expected is None:
         _store_id(claims, payload, session)
     event = event or {"outcome": "callback", "generation_id": expected or payload.generation_id}
     Trigger.submit_event(ti.trigger_id, TriggerEvent(event), session=session)  # type: ignore[no-untyped-call]
@@ -176,6 +172,11 @@ def _is_relevant(payload: CallbackPayload, kwargs: dict[str, Any]) -> bool:
     if kwargs.get("generation_id") is None or payload.status is None:
         return payload.generation_id is not None
     return payload.ended
+
+
+def reports_end(payload: CallbackPayload, generation_id: str) -> bool:
+    """Return whether a payload reports the end of this generation, by its id or by the token alone."""
+    return payload.ended and payload.generation_id in (None, generation_id)
 
 
 def ends_from_trigger(kwargs: dict[str, Any]) -> bool:

@@ -107,8 +107,8 @@ class CallbackQueue:
         async with self._slots:
             await self._wait_for_quiet(started)
             outcome: Outcome = await self._run_in_thread(callback_delivery.deliver, claims, payload)
-        if outcome.kind in ("confirm", "complete"):
-            return await self._confirm(claims, payload, settings, outcome)
+        if outcome.kind == "confirm":
+            return await self._confirm(claims, payload, settings, outcome.trigger_kwargs)
         return outcome
 
     async def _wait_for_quiet(self, started: float) -> None:
@@ -117,20 +117,19 @@ class CallbackQueue:
             await asyncio.sleep(wait)
 
     async def _confirm(
-        self, claims: CallbackClaims, payload: CallbackPayload, settings: Settings, outcome: Outcome
+        self, claims: CallbackClaims, payload: CallbackPayload, settings: Settings, kwargs: dict[str, Any]
     ) -> Outcome:
         """Read the status from the service, and end or resume the task accordingly."""
         if (seconds := self._status_backoff.reserve(claims)) > 0:
             return Outcome(kind="retry", seconds=seconds)
-        generation = await self._reader.read_final(outcome.trigger_kwargs, settings)
-        if generation is None:
-            if outcome.kind == "confirm":
-                return Outcome(kind="ignored")
-        elif not generation.status.terminal:
+        generation = await self._reader.read_final(kwargs, settings)
+        confirmed = generation and generation.status.terminal
+        unreadable = generation is None and callback_delivery.reports_end(payload, kwargs["generation_id"])
+        if not confirmed and not unreadable:
             return Outcome(kind="ignored")
         succeeded = generation and generation.status is GenerationStatus.SUCCEEDED and generation.urls
         async with self._slots:
-            if generation and succeeded and callback_delivery.ends_from_trigger(outcome.trigger_kwargs):
+            if generation and succeeded and callback_delivery.ends_from_trigger(kwargs):
                 result: Outcome = await self._run_in_thread(
                     callback_delivery.complete_task, claims, generation.result()
                 )

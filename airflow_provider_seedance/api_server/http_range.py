@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 _RANGE = re.compile(r"bytes\s*=\s*(\d{0,19})-(\d{0,19})\s*")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ByteRange:
-    """A range of a file; ``last`` is included."""
-
-    first: int
-    last: int
-
-    @property
-    def length(self) -> int:
-        """Number of bytes."""
-        return self.last - self.first + 1
 
 
 class UnsatisfiableRange(Exception):
     """The file has no byte of the range."""
 
 
-def parse_range(header: str | None, size: int) -> ByteRange | None:
+def parse_range(header: str | None, size: int) -> range | None:
     """
-    Return the requested range of a file of ``size`` bytes.
+    Return the requested positions in a file of ``size`` bytes.
 
     :returns: ``None`` for the whole file, which also answers several ranges and invalid headers.
     :raises UnsatisfiableRange: The file has no byte of the range.
@@ -41,9 +27,9 @@ def parse_range(header: str | None, size: int) -> ByteRange | None:
             return None
         if int(last) == 0 or size == 0:
             raise UnsatisfiableRange
-        return ByteRange(first=max(0, size - int(last)), last=size - 1)
+        return range(max(0, size - int(last)), size)
     if last and int(last) < int(first):
         return None
     if int(first) >= size:
         raise UnsatisfiableRange
-    return ByteRange(first=int(first), last=min(int(last), size - 1) if last else size - 1)
+    return range(int(first), min(int(last) + 1, size) if last else size)

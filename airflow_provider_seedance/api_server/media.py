@@ -19,7 +19,7 @@ from fastapi import APIRouter, Header, HTTPException, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from airflow_provider_seedance.api_server import queries
-from airflow_provider_seedance.api_server.http_range import ByteRange, UnsatisfiableRange, parse_range
+from airflow_provider_seedance.api_server.http_range import UnsatisfiableRange, parse_range
 from airflow_provider_seedance.api_server.permissions import CAN_READ_RENDERS
 from airflow_provider_seedance.api_server.queries import Scope
 from airflow_provider_seedance.api_server.renders import Task, media_type_of, playable_path
@@ -75,14 +75,16 @@ def media(
         part = parse_range(range_header, size) if if_range in (None, etag) else None
     except UnsatisfiableRange:
         return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{size}"})
-    wanted = part or ByteRange(first=0, last=size - 1)
-    headers["Content-Length"] = str(wanted.length)
+    positions = part or range(size)
+    headers["Content-Length"] = str(len(positions))
     if part:
-        headers["Content-Range"] = f"bytes {part.first}-{part.last}/{size}"
+        headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{size}"
     status, kind = 206 if part else 200, media_type_of(path)
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=kind)
-    return StreamingResponse(_pieces(location, wanted), status_code=status, headers=headers, media_type=kind)
+    return StreamingResponse(
+        _pieces(location, positions), status_code=status, headers=headers, media_type=kind
+    )
 
 
 def _location(path: str, task: Task) -> StorageLocation:
@@ -118,12 +120,12 @@ def _unreachable(error: Exception) -> NoReturn:
     raise HTTPException(502, "The store of this file cannot be read from Airflow's API server.") from None
 
 
-def _pieces(location: StorageLocation, wanted: ByteRange) -> Iterator[bytes]:
-    left = wanted.length
-    if left <= 0:
+def _pieces(location: StorageLocation, positions: range) -> Iterator[bytes]:
+    left = len(positions)
+    if not left:
         return
     with location.fs.open(location.path, "rb") as file:
-        file.seek(wanted.first)
+        file.seek(positions.start)
         while left > 0:
             piece = file.read(min(PIECE_BYTES, left))
             if not piece:

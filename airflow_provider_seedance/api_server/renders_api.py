@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from time import monotonic
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from airflow.utils.session import create_session
 from fastapi import APIRouter, Header, HTTPException, Query, Response
@@ -22,7 +20,7 @@ from fastapi import APIRouter, Header, HTTPException, Query, Response
 from airflow_provider_seedance.api_server import queries
 from airflow_provider_seedance.api_server.permissions import CAN_READ_RENDERS, GetUserDep, readable_dag_ids
 from airflow_provider_seedance.api_server.queries import Run, Scope
-from airflow_provider_seedance.api_server.renders import Task, renders_of, totals_of
+from airflow_provider_seedance.api_server.renders import renders_of, totals_of
 from airflow_provider_seedance.batch.manifest import read_manifest
 
 log = logging.getLogger(__name__)
@@ -32,41 +30,16 @@ router = APIRouter(prefix="/api")
 #: Maximum runs in the list of the navigation entry.
 MAX_RUNS = 50
 
-#: Cached pages, one for each run or task that is viewed, and their lifetime: a manifest may change unnoticed.
+#: Maximum cached pages, one for each run or task that is viewed.
 MAX_CACHED_PAGES = 16
-PAGE_TTL_SECONDS = 60.0
+
+#: Maximum age of a cached page, because a manifest may change without a change in the database.
+MAX_PAGE_AGE_SECONDS = 60
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Page:
-    revision: tuple[Any, ...]
+class _Page(NamedTuple):
     body: bytes
     etag: str
-    created_at: float
-
-
-class _PageCache:
-    """The latest pages, for every user who may read the Dag; the route checks that before."""
-
-    def __init__(self) -> None:
-        self._pages: OrderedDict[Scope, _Page] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, scope: Scope, revision: tuple[Any, ...]) -> _Page | None:
-        with self._lock:
-            page = self._pages.get(scope)
-        fresh = page and page.revision == revision and monotonic() - page.created_at < PAGE_TTL_SECONDS
-        return page if fresh else None
-
-    def put(self, scope: Scope, page: _Page) -> None:
-        with self._lock:
-            self._pages[scope] = page
-            self._pages.move_to_end(scope)
-            while len(self._pages) > MAX_CACHED_PAGES:
-                self._pages.popitem(last=False)
-
-
-_cache = _PageCache()
 
 
 @router.get("/dags/{dag_id}/runs/{run_id:path}/renders", dependencies=CAN_READ_RENDERS)
@@ -83,14 +56,18 @@ def renders(
         run = queries.find_run(session, scope)
         if run is None:
             raise HTTPException(404, "There is no such run.")
-        revision = (run, *queries.revision(session, scope))
-        page = _cache.get(scope, revision)
-        tasks = queries.tasks_of(session, scope) if page is None else []
+        revision = queries.revision(session, scope)
+    return _respond(_page_of(scope, run, revision, int(monotonic() // MAX_PAGE_AGE_SECONDS)), if_none_match)
+
+
+@lru_cache(maxsize=MAX_CACHED_PAGES)
+def _page_of(scope: Scope, run: Run, _revision: tuple[Any, ...], _period: int) -> _Page:
+    """Return the page for every user who may read the Dag; the last two arguments are keys of the cache."""
+    with create_session() as session:
+        tasks = queries.tasks_of(session, scope)
     # Outside the session: reading a manifest from object storage may take long.
-    if page is None:
-        page = _page(_content(run, scope, tasks), revision)
-        _cache.put(scope, page)
-    return _respond(page, if_none_match)
+    found = [render for render in renders_of(tasks, _read_manifest) if _in_scope(render, scope)]
+    return _page({"run": run.as_dict(), "active": run.active, "totals": totals_of(found), "renders": found})
 
 
 @router.get("/runs")
@@ -99,14 +76,8 @@ def runs(user: GetUserDep, if_none_match: Annotated[str | None, Header()] = None
     with create_session() as session:
         dag_ids = readable_dag_ids(queries.dag_ids_with_renders(session), user)
         found = queries.recent_runs(session, dag_ids, MAX_RUNS)
-    return _respond(
-        _page({"runs": found, "active": any(run["state"] == "running" for run in found)}), if_none_match
-    )
-
-
-def _content(run: Run, scope: Scope, tasks: list[Task]) -> dict[str, Any]:
-    found = [render for render in renders_of(tasks, _read_manifest) if _in_scope(render, scope)]
-    return {"run": run.as_dict(), "active": run.active, "totals": totals_of(found), "renders": found}
+    page = _page({"runs": found, "active": any(run["state"] == "running" for run in found)})
+    return _respond(page, if_none_match)
 
 
 def _in_scope(render: Mapping[str, Any], scope: Scope) -> bool:
@@ -125,10 +96,9 @@ def _read_manifest(path: str) -> Iterable[Mapping[str, Any]]:
         raise
 
 
-def _page(content: Any, revision: tuple[Any, ...] = ()) -> _Page:
+def _page(content: Any) -> _Page:
     body = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
-    etag = f'"{sha256(body).hexdigest()[:32]}"'
-    return _Page(revision=revision, body=body, etag=etag, created_at=monotonic())
+    return _Page(body, f'"{sha256(body).hexdigest()[:32]}"')
 
 
 def _respond(page: _Page, if_none_match: str | None) -> Response:

@@ -40,8 +40,8 @@ def body(waiting: dict[str, Any], **more: Any) -> bytes:
     return json.dumps({"id": waiting["generation_id"], **more}).encode()
 
 
-def complete(waiting: dict[str, Any]) -> Outcome:
-    return Outcome(kind="complete", trigger_kwargs={**waiting, "end_from_trigger": True})
+def completing(waiting: dict[str, Any]) -> Outcome:
+    return Outcome(kind="confirm", trigger_kwargs={**waiting, "end_from_trigger": True})
 
 
 def confirm(waiting: dict[str, Any]) -> Outcome:
@@ -52,7 +52,7 @@ def test_a_task_with_end_from_trigger_is_completed_with_the_result_of_the_servic
     server: CallbackServer, services: SeedanceEmulator, waiting: dict[str, Any]
 ) -> None:
     services.finish(waiting["generation_id"])
-    server.outcomes = [complete(waiting)]
+    server.outcomes = [completing(waiting)]
     server.post(body=body(waiting, status="succeeded", content={"video_url": "https://evil.example/1.mp4"}))
     (result,) = server.results
     assert Generation.from_result(result).status is GenerationStatus.SUCCEEDED
@@ -64,7 +64,7 @@ def test_a_task_with_end_from_trigger_is_completed_with_the_result_of_the_servic
 def test_a_false_success_starts_no_worker(
     server: CallbackServer, services: SeedanceEmulator, waiting: dict[str, Any]
 ) -> None:
-    server.outcomes = [complete(waiting)]
+    server.outcomes = [completing(waiting)]
     server.post(body=body(waiting, status="succeeded"))
     assert server.results == []
     assert [(on_worker, event) for *_, on_worker, event in server.calls] == [(False, None)]
@@ -74,7 +74,7 @@ def test_a_failed_generation_resumes_on_a_worker(
     server: CallbackServer, services: SeedanceEmulator, waiting: dict[str, Any]
 ) -> None:
     services.fail(waiting["generation_id"], "no herons")
-    server.outcomes = [complete(waiting)]
+    server.outcomes = [completing(waiting)]
     server.post(body=body(waiting, status="failed"))
     assert server.results == []
     *_, on_worker, event = server.calls[-1]
@@ -86,7 +86,7 @@ def test_a_worker_reads_the_status_that_the_api_server_cannot_read(
     server: CallbackServer, services: SeedanceEmulator, waiting: dict[str, Any]
 ) -> None:
     services.fault("refuse", on="status", status=500, times=100)
-    server.outcomes = [complete(waiting)]
+    server.outcomes = [completing(waiting)]
     server.post(body=body(waiting, status="succeeded"))
     assert [(on_worker, event) for *_, on_worker, event in server.calls][1:] == [(True, None)]
 

@@ -400,7 +400,7 @@ RESULT = Generation(
 def test_a_task_is_completed_with_its_result(database: None) -> None:
     add(kwargs={**KWARGS, "end_from_trigger": True})
     outcome = assert_unchanged(lambda: callback_delivery.deliver(CLAIMS, SUCCEEDED))
-    assert outcome.kind == "complete"
+    assert outcome.kind == "confirm"
     assert outcome.trigger_kwargs["generation_id"] == "g1"
     with create_session() as session:
         session.execute(

@@ -54,7 +54,7 @@ def airflow(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         return list(here.tasks)
 
     monkeypatch.setattr(renders_api, "create_session", NoSession)
-    monkeypatch.setattr(renders_api, "_cache", renders_api._PageCache())
+    renders_api._page_of.cache_clear()
     monkeypatch.setattr(renders_api.queries, "find_run", lambda session, scope: here.run)
     monkeypatch.setattr(renders_api.queries, "revision", lambda session, scope: here.revision)
     monkeypatch.setattr(renders_api.queries, "tasks_of", tasks_of)
@@ -98,7 +98,7 @@ def test_nothing_is_read_until_something_changes(airflow: SimpleNamespace) -> No
 def test_the_cache_is_bounded(airflow: SimpleNamespace) -> None:
     for number in range(100):
         renders_api.renders("d", "r", f"task {number}")
-    assert len(renders_api._cache._pages) <= renders_api.MAX_CACHED_PAGES
+    assert renders_api._page_of.cache_info().currsize <= renders_api.MAX_CACHED_PAGES
 
 
 def test_a_missing_run(airflow: SimpleNamespace) -> None:

@@ -421,7 +421,7 @@ def test_empty_missing_and_unreachable(browser: Chrome, finished: Stage) -> None
         browser.execute_script("document.dispatchEvent(new Event('visibilitychange'))")
         wait(
             browser,
-            "return document.getElementById('notice').innerText.includes('does not answer')",
+            "return document.getElementById('notice').innerText.includes('does not respond')",
             "the notice",
         )
         assert browser.execute_script("return document.querySelectorAll('.card').length") == 2
@@ -514,7 +514,7 @@ def test_a_thousand_renders(browser: Chrome, big: Stage) -> None:
     assert browser.execute_script(playing) <= 8
     hostile = browser.execute_script(
         "const card = document.querySelectorAll('.card')[1];"
-        "return [card.querySelector('.facts').textContent, card.querySelectorAll('video, img').length,"
+        "return [card.querySelector('.details').textContent, card.querySelectorAll('video, img').length,"
         " [...card.querySelectorAll('a')].map((link) => link.protocol).join()]"
     )
     assert HOSTILE in hostile[0]

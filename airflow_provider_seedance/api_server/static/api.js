@@ -1,6 +1,6 @@
-// Asking the server: an answer that has not changed costs next to nothing.
+// Conditional GET requests: an unchanged response has no body.
 
-export class Failure extends Error {
+export class RequestError extends Error {
   constructor(status, message) {
     super(message);
     this.status = status;
@@ -13,26 +13,26 @@ const MESSAGES = {
   404: "There is no such Dag run.",
 };
 
-/** A source of answers from one address. */
-export class Source {
-  constructor(address) {
-    this.address = address;
+/** A resource that is polled. */
+export class Resource {
+  constructor(url) {
+    this.url = url;
     this.etag = null;
   }
 
-  /** The answer and the server's time, or null if the answer is the one before. */
-  async ask() {
+  /** The value and the server's time, or null if it has not changed. */
+  async poll() {
     const headers = { Accept: "application/json" };
     if (this.etag !== null) headers["If-None-Match"] = this.etag;
     let response;
     try {
-      response = await fetch(this.address, { headers, credentials: "same-origin", cache: "no-store" });
+      response = await fetch(this.url, { headers, credentials: "same-origin", cache: "no-store" });
     } catch {
-      throw new Failure(0, "Airflow does not answer.");
+      throw new RequestError(0, "Airflow does not respond.");
     }
     if (response.status === 304) return null;
     if (!response.ok) {
-      throw new Failure(response.status, MESSAGES[response.status] ?? `Airflow answers with an error (${response.status}).`);
+      throw new RequestError(response.status, MESSAGES[response.status] ?? `Airflow responded with an error (${response.status}).`);
     }
     const value = await response.json();
     this.etag = response.headers.get("ETag");

@@ -1,7 +1,7 @@
-// One card for each render. A card is made once and then changed only where its render has changed.
+// A card for each render, made once and updated when its render changes.
 
-import { leavingLink, element, setText } from "./dom.js";
-import { elapsed, money, number, plural, sources, span, taskPage, webAddress } from "./format.js";
+import { topLevelLink, element, setText } from "./dom.js";
+import { elapsed, money, number, plural, sources, timeSpan, taskPage, httpUrl } from "./format.js";
 import { dismiss, player } from "./players.js";
 
 export const STATES = {
@@ -16,16 +16,16 @@ export const STATES = {
   skipped: "Skipped",
 };
 
-const HINTS = {
-  waiting: "Waiting for its turn",
+const PLACEHOLDERS = {
+  waiting: "Waiting to be scheduled",
   queued: "Waiting to be submitted",
   running: "Rendering",
-  retrying: "Will be tried again",
-  failed: "The log of its task says why",
-  expired: "The service let it expire",
+  retrying: "Waiting for its next try",
+  failed: "See the log of its task",
+  expired: "Expired at the service",
   cancelled: "Cancelled",
   skipped: "Not submitted",
-  succeeded: "The address of the service has expired, and no file was stored",
+  succeeded: "The URL of the service has expired, and no file was stored",
 };
 
 export class Card {
@@ -43,12 +43,12 @@ export class Card {
     this.bar.setAttribute("aria-valuemin", "0");
     this.bar.setAttribute("aria-valuemax", "100");
     this.prompt = element("p", "prompt");
-    this.facts = element("ul", "facts");
+    this.details = element("ul", "details");
     this.error = element("p", "error");
     this.links = element("p", "links");
     this.node.append(
       this.stage,
-      element("div", "body", element("div", "status", this.badge, this.time), this.bar, this.prompt, this.error, this.facts, this.links),
+      element("div", "body", element("div", "status", this.badge, this.time), this.bar, this.prompt, this.error, this.details, this.links),
     );
     this.node.addEventListener("focusin", () => {
       for (const video of this.stage.querySelectorAll("video")) video.controls = true;
@@ -56,7 +56,7 @@ export class Card {
     this.update(render, Date.now());
   }
 
-  /** Show a render; does nothing if it is as before. */
+  /** Show a render, if it has changed. */
   update(render, now) {
     const text = JSON.stringify(render);
     if (text === this.text) return;
@@ -73,26 +73,26 @@ export class Card {
     setText(this.badge, STATES[render.state] ?? render.state);
     this.showPrompt();
     this.showProgress();
-    this.showFacts();
+    this.showDetails();
     setText(this.error, render.error ?? "");
     this.error.hidden = !render.error;
     this.showMedia(now);
     this.tick(now);
   }
 
-  /** Keep the time of what goes on. */
+  /** Update the elapsed time. */
   tick(now) {
-    const taken = elapsed(this.render, now);
-    setText(this.time, taken === null ? "" : span(taken));
+    const milliseconds = elapsed(this.render, now);
+    setText(this.time, milliseconds === null ? "" : timeSpan(milliseconds));
   }
 
-  get goesOn() {
+  get inProgress() {
     return this.render.ended_at === null && this.render.started_at !== null;
   }
 
   showPrompt() {
     const { prompt, count, key } = this.render;
-    const text = prompt ?? (count ? `A campaign of ${plural(count, "render")}` : key ? `Item ${key}` : "The prompt is not known yet");
+    const text = prompt ?? (count ? `A batch of ${plural(count, "render")}` : key ? `Item ${key}` : "The prompt is not known yet");
     setText(this.prompt, text);
     this.prompt.classList.toggle("unknown", !prompt);
     this.prompt.title = prompt ?? "";
@@ -109,24 +109,24 @@ export class Card {
     if (progress !== null) setText(this.badge, `${STATES[state]} ${progress} %`);
   }
 
-  showFacts() {
+  showDetails() {
     const { model, api, duration, resolution, credits, cost_usd: cost, key, label } = this.render;
-    const facts = [
-      ["model", model ?? api, model === null ? "Service; it names no model" : api ? `Model, at ${api}` : "Model"],
+    const details = [
+      ["model", model ?? api, model === null ? "Service, which reports no model" : api ? `Model, at ${api}` : "Model"],
       ["", typeof duration === "number" ? number(duration) + " s" : duration, "Length of the clip"],
       ["", resolution, "Resolution"],
-      ["", typeof credits === "number" ? plural(credits, "credit") : null, "What it took"],
-      ["cost", typeof cost === "number" ? money(cost) : null, "What it cost"],
+      ["", typeof credits === "number" ? plural(credits, "credit") : null, "Credits"],
+      ["cost", typeof cost === "number" ? money(cost) : null, "Cost"],
       ["", key, "Key of its item"],
       ["", label, "Mapped task instance"],
     ];
-    this.facts.replaceChildren(
-      ...facts
+    this.details.replaceChildren(
+      ...details
         .filter(([, value]) => value !== null && value !== undefined && value !== "")
         .map(([kind, value, title]) => {
-          const fact = element("li", kind, value);
-          fact.title = title;
-          return fact;
+          const detail = element("li", kind, value);
+          detail.title = title;
+          return detail;
         }),
     );
   }
@@ -145,13 +145,13 @@ export class Card {
     this.release();
     const source = found[this.index];
     if (!source) {
-      this.stage.replaceChildren(this.hint(HINTS[this.render.state] ?? this.render.state));
+      this.stage.replaceChildren(this.placeholder(PLACEHOLDERS[this.render.state] ?? this.render.state));
       return;
     }
     const label = found.length > 1 ? `${this.name} (${this.index + 1} of ${found.length})` : this.name;
     const media = player(source, label, () => {
       this.release();
-      this.stage.replaceChildren(this.hint("This file cannot be played from here"));
+      this.stage.replaceChildren(this.placeholder("This file cannot be played from here"));
     });
     this.stage.replaceChildren(media, ...(found.length > 1 ? [this.pager(found)] : []));
   }
@@ -171,23 +171,23 @@ export class Card {
     return element("div", "pager", step(-1, "‹", "Previous output"), element("span", "", `${this.index + 1} / ${found.length}`), step(1, "›", "Next output"));
   }
 
-  hint(text) {
-    return element("div", "hint", element("span", "mark"), element("span", "", text));
+  placeholder(text) {
+    return element("div", "placeholder", element("span", "mark"), element("span", "", text));
   }
 
   showLinks(found) {
     const { render } = this;
     const name = render.map_index >= 0 ? `${render.task_id} [${render.map_index}]` : render.task_id;
-    const links = [leavingLink(taskPage(this.run, render), name, { title: "Show the task instance" })];
+    const links = [topLevelLink(taskPage(this.run, render), name, { title: "Show the task instance" })];
     render.files.forEach((file, index) => {
       const source = found[index];
       if (!source?.stored) return;
-      const link = leavingLink(source.url, file.name, { download: file.name, title: file.path });
+      const link = topLevelLink(source.url, file.name, { download: file.name, title: file.path });
       link.classList.add("file");
       links.push(link);
     });
-    const origin = render.files.length === 0 ? webAddress(found[0]?.url) : null;
-    if (origin) links.push(leavingLink(origin, "At the service", { target: "_blank", title: origin }));
+    const origin = render.files.length === 0 ? httpUrl(found[0]?.url) : null;
+    if (origin) links.push(topLevelLink(origin, "At the service", { target: "_blank", title: origin }));
     this.links.replaceChildren(...links);
   }
 

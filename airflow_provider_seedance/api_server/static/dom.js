@@ -1,4 +1,4 @@
-// Making elements. Text becomes text nodes and nothing else: there is no way here to make markup of it.
+// Elements. Text becomes text nodes only and is never parsed as markup.
 
 export const $ = (id) => document.getElementById(id);
 
@@ -10,17 +10,16 @@ export function element(tag, className, ...children) {
   return made;
 }
 
-/** Set the text of an element, if it is another one: what has not changed is not announced again. */
+/** Set the text of an element, if it differs: screen readers announce every change. */
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
 /**
- * A link that leaves this page: to Airflow itself, to a download, to the service. Inside Airflow this page lives in a
- * sandboxed frame, which may neither navigate the window around it nor open another one (nor download, in Airflow
- * 3.1); so the link is followed by that window.
+ * A link to Airflow, to a download or to the service. Airflow shows this page in a sandboxed frame, which may neither
+ * navigate the outer window nor open another one (nor download, in Airflow 3.1); so the outer window follows the link.
  */
-export function leavingLink(address, text, { target = "_top", download = null, title = "" } = {}) {
+export function topLevelLink(address, text, { target = "_top", download = null, title = "" } = {}) {
   const link = element("a", "link", text);
   link.href = address;
   link.target = target;
@@ -37,15 +36,15 @@ export function leavingLink(address, text, { target = "_top", download = null, t
       const twin = outer.createElement("a");
       twin.href = link.href;
       twin.rel = link.rel;
-      const aside = event.ctrlKey || event.metaKey || event.shiftKey;
-      twin.target = aside ? "_blank" : link.target;
+      const newTab = event.ctrlKey || event.metaKey || event.shiftKey;
+      twin.target = newTab ? "_blank" : link.target;
       if (download !== null) twin.download = download;
       outer.body.append(twin);
       event.preventDefault();
       twin.click();
       twin.remove();
     } catch {
-      // Shown by a page of another origin: the link does what the browser allows.
+      // The outer page has another origin: the browser decides.
     }
   });
   return link;

@@ -1,4 +1,4 @@
-// Numbers, times and addresses as the page shows them. No function here touches the document.
+// Formats of numbers, times and URLs. No function here touches the document.
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
 const dollars = new Intl.NumberFormat("en", { style: "currency", currency: "USD", maximumFractionDigits: 4 });
@@ -16,7 +16,7 @@ export function plural(count, word) {
 }
 
 /** Milliseconds as "48 s", "3 min 05 s" or "2 h 10 min". */
-export function span(milliseconds) {
+export function timeSpan(milliseconds) {
   const seconds = Math.max(0, Math.round(milliseconds / 1000));
   if (seconds < 60) return `${seconds} s`;
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${String(seconds % 60).padStart(2, "0")} s`;
@@ -24,26 +24,26 @@ export function span(milliseconds) {
 }
 
 /** The milliseconds since 1970 of a time as the server writes it, or null. */
-export function moment(text) {
+export function parseTime(text) {
   const found = typeof text === "string" ? Date.parse(text) : NaN;
   return Number.isNaN(found) ? null : found;
 }
 
 export function dateTime(text) {
-  const at = moment(text);
+  const at = parseTime(text);
   return at === null ? "" : new Date(at).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
 }
 
-/** How long a render takes or has taken, in milliseconds, or null. */
+/** The elapsed time of a render in milliseconds, or null. */
 export function elapsed(render, now) {
-  const begun = moment(render.started_at);
-  if (begun === null) return null;
-  const end = moment(render.ended_at);
-  return end === null ? now - begun : end - begun;
+  const start = parseTime(render.started_at);
+  if (start === null) return null;
+  const end = parseTime(render.ended_at);
+  return end === null ? now - start : end - start;
 }
 
-/** An address of the web, or null: nothing else than http and https ever becomes a link or a source. */
-export function webAddress(text) {
+/** An HTTP URL, or null: nothing else becomes a link or a source. */
+export function httpUrl(text) {
   if (typeof text !== "string") return null;
   try {
     const url = new URL(text);
@@ -55,17 +55,17 @@ export function webAddress(text) {
 
 const segment = encodeURIComponent;
 
-/** Our own route for a stored file. */
-export function fileAddress(run, file) {
+/** The media route of a stored file. */
+export function fileUrl(run, file) {
   const query = new URLSearchParams({ task_id: file.task_id, map_index: file.map_index, index: file.index });
-  return `${runAddress(run)}/media?${query}`;
+  return `${runUrl(run)}/media?${query}`;
 }
 
-export function runAddress(run) {
+export function runUrl(run) {
   return `api/dags/${segment(run.dag_id)}/runs/${segment(run.run_id)}`;
 }
 
-/** The page of a task instance in Airflow, relative to Airflow's own address. */
+/** The page of a task instance in Airflow, relative to Airflow's base URL. */
 export function taskPage(run, render) {
   const task = `${runPage(run)}/tasks/${encodeURIComponent(render.task_id)}`;
   return render.map_index >= 0 ? `${task}/mapped/${render.map_index}` : task;
@@ -75,14 +75,14 @@ export function runPage(run) {
   return `../dags/${encodeURIComponent(run.dag_id)}/runs/${encodeURIComponent(run.run_id)}`;
 }
 
-/** What a render can be played from: its stored files, or else the service's own addresses until they expire. */
+/** The sources of a render: its stored files, or else the URLs of the service until they expire. */
 export function sources(run, render, now) {
-  const stored = render.files.map((file) => ({ url: fileAddress(run, file), media: file.media, stored: true, name: file.name }));
+  const stored = render.files.map((file) => ({ url: fileUrl(run, file), media: file.media, stored: true, name: file.name }));
   if (stored.length > 0) return stored;
-  const expiry = moment(render.expires_at);
+  const expiry = parseTime(render.expires_at);
   if (expiry !== null && expiry <= now) return [];
   return render.urls
-    .map(webAddress)
+    .map(httpUrl)
     .filter((url) => url !== null)
     .map((url) => ({ url, media: render.media === "image" ? "image" : "video", stored: false, name: "" }));
 }

@@ -1,6 +1,6 @@
-// Videos and pictures: loaded when they come near the window, played while they are seen, let go when they are far.
+// Videos and images: loaded near the viewport, played while visible, unloaded when far away.
 
-const calm = matchMedia("(prefers-reduced-motion: reduce)");
+const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 
 const near = new IntersectionObserver(
   (entries) => {
@@ -9,42 +9,41 @@ const near = new IntersectionObserver(
   { rootMargin: "300px 0px" },
 );
 
-// Playing costs a decoder each: what only passes by while the page is scrolled does not begin, and of all that are
-// seen the first ones play.
-const DWELL = 250;
-const MOST = 8;
+// Each playing video uses a decoder: a video that scrolls by does not start, and of the visible ones the first play.
+const DWELL_MS = 250;
+const MAX_PLAYING = 8;
 const visible = new Set();
-let settling = 0;
+let timer = 0;
 
-const seen = new IntersectionObserver(
+const inView = new IntersectionObserver(
   (entries) => {
     for (const { target, intersectionRatio } of entries) {
       const video = target;
       if (intersectionRatio >= 0.5) visible.add(video);
       else if (visible.delete(video) && !video.matches(":hover, :focus")) video.pause();
     }
-    settle();
+    playVisible();
   },
   { threshold: [0, 0.5] },
 );
 
-function settle() {
-  clearTimeout(settling);
-  settling = setTimeout(() => {
-    if (calm.matches || document.hidden) return;
+function playVisible() {
+  clearTimeout(timer);
+  timer = setTimeout(() => {
+    if (reducedMotion.matches || document.hidden) return;
     const inOrder = [...visible].sort((one, other) => (one.compareDocumentPosition(other) & Node.DOCUMENT_POSITION_FOLLOWING ? -1 : 1));
     inOrder.forEach((video, place) => {
-      if (place >= MOST) {
+      if (place >= MAX_PLAYING) {
         if (!video.matches(":hover, :focus")) video.pause();
       } else if (!video.dataset.stopped) start(video);
     });
-  }, DWELL);
+  }, DWELL_MS);
 }
 
 function load(media) {
   if (!media.getAttribute("src")) {
     media.src = media.dataset.source;
-    if (visible.has(media)) settle();
+    if (visible.has(media)) playVisible();
   }
 }
 
@@ -57,12 +56,12 @@ function release(media) {
 }
 
 function start(video) {
-  // Refused where a browser allows no playing by itself: the controls are there.
+  // A browser without autoplay refuses: the controls remain.
   video.play().catch(() => {});
 }
 
 document.addEventListener("visibilitychange", () => {
-  if (!document.hidden) settle();
+  if (!document.hidden) playVisible();
   else for (const video of visible) video.pause();
 });
 
@@ -79,24 +78,24 @@ export function player(source, label, onError) {
     Object.assign(media, { preload: "metadata", muted: true, defaultMuted: true, loop: true, playsInline: true });
     media.setAttribute("playsinline", "");
     media.setAttribute("aria-label", label);
-    // Its controls are many elements, so that only a video that somebody turns to has them.
+    // Controls are many elements, so only a video under the pointer or in focus has them.
     media.addEventListener("pointerenter", () => (media.controls = true));
-    // A person's pause outlasts scrolling away and back.
+    // A pause by the user outlasts scrolling away and back.
     media.addEventListener("pause", () => media.matches(":hover, :focus") && (media.dataset.stopped = "yes"));
     media.addEventListener("play", () => delete media.dataset.stopped);
     media.addEventListener("mouseenter", () => !media.dataset.stopped && start(media));
-    media.addEventListener("mouseleave", () => calm.matches && media.pause());
+    media.addEventListener("mouseleave", () => reducedMotion.matches && media.pause());
     media.addEventListener("focus", () => !media.dataset.stopped && start(media));
-    seen.observe(media);
+    inView.observe(media);
   }
   near.observe(media);
   return media;
 }
 
-/** Let go of a player that leaves the page. */
+/** Release a player that leaves the page. */
 export function dismiss(media) {
   near.unobserve(media);
-  seen.unobserve(media);
+  inView.unobserve(media);
   visible.delete(media);
   release(media);
 }

@@ -1,32 +1,32 @@
-// The Renders page: what a Dag run has rendered, kept up to date while it goes on.
+// The Renders page of a Dag run, updated while the run is active.
 
-import { Failure, Source } from "./api.js";
+import { RequestError, Resource } from "./api.js";
 import { Card, STATES } from "./cards.js";
-import { $, leavingLink, element, setText } from "./dom.js";
-import { keepFilters, matches, readFilters } from "./filters.js";
-import { money, number, plural, runAddress, runPage, span } from "./format.js";
+import { $, topLevelLink, element, setText } from "./dom.js";
+import { saveFilters, matches, readFilters } from "./filters.js";
+import { money, number, plural, runUrl, runPage, timeSpan } from "./format.js";
 import { showRuns } from "./runs.js";
 import { followTheme } from "./theme.js";
 
-const LIVE = 3000;
-const RESTING = 20000;
+const ACTIVE_POLL_MS = 3000;
+const IDLE_POLL_MS = 20000;
 
-const given = parameters(location.search);
-const run = given("dag_id") && given("run_id") ? { dag_id: given("dag_id"), run_id: given("run_id") } : null;
+const param = parameters(location.search);
+const run = param("dag_id") && param("run_id") ? { dag_id: param("dag_id"), run_id: param("run_id") } : null;
 
 const cards = new Map();
 let filters = readFilters();
-let drift = 0;
+let clockOffset = 0;
 let active = false;
 let timer = 0;
 let announced = "";
 
-const now = () => Date.now() + drift;
+const now = () => Date.now() + clockOffset;
 
 /**
- * The parameters of the address. Airflow 3.1 writes ids into it as they are, later ones encode them: so a plus is a plus,
- * and an ampersand ends a value only before the name of another one. What does not apply is left as it is by
- * Airflow: "{MAP_INDEX}" of a task that is not mapped.
+ * The parameters of the URL. Airflow 3.1 does not encode ids, later versions do: so a plus is a plus, and an ampersand
+ * ends a value only before the name of another parameter. Airflow leaves placeholders that do not apply:
+ * "{MAP_INDEX}" of a task that is not mapped.
  */
 function parameters(search) {
   const parts = search.split(/[?&](dag_id|run_id|task_id|map_index|from)=/);
@@ -44,13 +44,13 @@ function parameters(search) {
 }
 
 followTheme();
-const source = new Source(run ? `${runAddress(run)}/renders${scope()}` : "api/runs");
+const resource = new Resource(run ? `${runUrl(run)}/renders${scope()}` : "api/runs");
 heading();
 refresh();
 
 function scope() {
   const query = new URLSearchParams();
-  for (const name of ["task_id", "map_index"]) if (given(name)) query.set(name, given(name));
+  for (const name of ["task_id", "map_index"]) if (param(name)) query.set(name, param(name));
   return query.size > 0 ? `?${query}` : "";
 }
 
@@ -60,31 +60,31 @@ function heading() {
     return;
   }
   document.title = `Renders of ${run.dag_id}`;
-  const parts = [leavingLink(runPage(run), run.dag_id), element("span", "run-id", run.run_id)];
-  if (given("task_id")) parts.push(element("span", "", given("task_id") + (given("map_index") ? ` [${given("map_index")}]` : "")));
+  const parts = [topLevelLink(runPage(run), run.dag_id), element("span", "run-id", run.run_id)];
+  if (param("task_id")) parts.push(element("span", "", param("task_id") + (param("map_index") ? ` [${param("map_index")}]` : "")));
   $("subtitle").replaceChildren(...parts);
-  if (given("from") === "runs") {
+  if (param("from") === "runs") {
     const back = element("a", "link back", "All runs");
     back.href = location.pathname;
     $("subtitle").prepend(back);
   }
 }
 
-// ---------------------------------------------------------------- asking
+// ---------------------------------------------------------------- polling
 
 async function refresh() {
   clearTimeout(timer);
   try {
-    const answer = await source.ask();
+    const answer = await resource.poll();
     notice(null);
     if (answer) {
-      drift = answer.serverNow - Date.now();
+      clockOffset = answer.serverNow - Date.now();
       active = answer.value.active;
       if (run) showPage(answer.value);
       else showList(answer.value.runs);
     }
   } catch (error) {
-    if (!(error instanceof Failure)) throw error;
+    if (!(error instanceof RequestError)) throw error;
     failed(error);
     if ([401, 403, 404].includes(error.status)) return;
   } finally {
@@ -92,7 +92,7 @@ async function refresh() {
     document.body.classList.add("ready");
   }
   live();
-  if (!document.hidden) timer = setTimeout(refresh, active ? LIVE : RESTING);
+  if (!document.hidden) timer = setTimeout(refresh, active ? ACTIVE_POLL_MS : IDLE_POLL_MS);
 }
 
 document.addEventListener("visibilitychange", () => {
@@ -102,7 +102,7 @@ document.addEventListener("visibilitychange", () => {
 
 setInterval(() => {
   if (document.hidden) return;
-  for (const card of cards.values()) if (card.goesOn) card.tick(now());
+  for (const card of cards.values()) if (card.inProgress) card.tick(now());
 }, 1000);
 
 function live() {
@@ -115,7 +115,7 @@ function failed(error) {
   active = false;
   $("live").hidden = true;
   if (cards.size > 0) {
-    notice(`${error.message} What you see may be out of date.`);
+    notice(`${error.message} The page may be out of date.`);
     active = ![401, 403, 404].includes(error.status);
     return;
   }
@@ -156,7 +156,7 @@ function showPage({ renders, totals }) {
       cards.set(render.id, card);
       if (first) added.append(card.node);
     }
-    // What is in its place stays there: a video that is moved begins anew.
+    // A card in its place is not moved: that would restart its video.
     if (!first && card.node !== (previous ? previous.nextElementSibling : $("grid").firstElementChild)) {
       if (previous) previous.after(card.node);
       else $("grid").prepend(card.node);
@@ -181,7 +181,7 @@ function showTotals(totals) {
   const rows = [
     ["Renders", number(totals.total), ""],
     ["Succeeded", number(done), totals.total > 0 ? `${Math.round((100 * done) / totals.total)} %` : ""],
-    ["Video", totals.seconds === null ? "–" : span(totals.seconds * 1000), ""],
+    ["Video", totals.seconds === null ? "–" : timeSpan(totals.seconds * 1000), ""],
     ["Credits", totals.credits === null ? "–" : number(totals.credits), ""],
     ["Cost", totals.cost_usd === null ? "–" : money(totals.cost_usd), unpriced],
     ["Stored", number(totals.stored), ""],
@@ -189,8 +189,8 @@ function showTotals(totals) {
   $("totals").replaceChildren(
     ...rows.map(([name, value, note]) => element("div", "total", element("dt", "", name), element("dd", "", value, note ? element("small", "", note) : null))),
   );
-  const told = Object.entries(totals.states).map(([state, count]) => `${count} ${(STATES[state] ?? state).toLowerCase()}`);
-  const text = `${plural(totals.total, "render")}: ${told.join(", ")}`;
+  const counts = Object.entries(totals.states).map(([state, count]) => `${count} ${(STATES[state] ?? state).toLowerCase()}`);
+  const text = `${plural(totals.total, "render")}: ${counts.join(", ")}`;
   if (text !== announced) setText($("announce"), (announced = text));
 }
 
@@ -216,7 +216,7 @@ function chip(state) {
   button.addEventListener("click", () => {
     if (!filters.states.delete(state)) filters.states.add(state);
     button.setAttribute("aria-pressed", String(filters.states.has(state)));
-    keepFilters(filters);
+    saveFilters(filters);
     filter();
   });
   return button;
@@ -225,17 +225,17 @@ function chip(state) {
 function filter() {
   let shown = 0;
   for (const card of cards.values()) {
-    const fits = matches(card, filters);
-    if (card.node.hidden === fits) card.node.hidden = !fits;
-    shown += fits;
+    const visible = matches(card, filters);
+    if (card.node.hidden === visible) card.node.hidden = !visible;
+    shown += visible;
   }
   $("toolbar").hidden = cards.size === 0;
-  const narrowed = filters.text || filters.states.size > 0;
-  setText($("shown"), narrowed ? `${number(shown)} of ${plural(cards.size, "render")}` : "");
+  const filtered = filters.text || filters.states.size > 0;
+  setText($("shown"), filtered ? `${number(shown)} of ${plural(cards.size, "render")}` : "");
   if (cards.size === 0) blank("empty", "No renders in this run", active ? "They appear here as soon as a Seedance or Seedream task starts." : "No task of this run has generated anything.");
-  else if (shown === 0) blank("empty", "Nothing matches", "No render fits the text and the states that are chosen.");
+  else if (shown === 0) blank("empty", "Nothing matches", "No render has this text and these states.");
   else blank("", null, "");
-  rove(document.activeElement?.closest(".card") ?? null);
+  setTabStop(document.activeElement?.closest(".card") ?? null);
 }
 
 // ---------------------------------------------------------------- keyboard
@@ -243,7 +243,7 @@ function filter() {
 $("search").value = filters.text;
 $("search").addEventListener("input", () => {
   filters.text = $("search").value.trim();
-  keepFilters(filters);
+  saveFilters(filters);
   filter();
 });
 
@@ -254,8 +254,8 @@ window.addEventListener("hashchange", () => {
   filter();
 });
 
-/** One card can be reached with Tab, the others from there with the arrow keys. */
-function rove(card) {
+/** Tab reaches one card, and the arrow keys the others (a roving tabindex). */
+function setTabStop(card) {
   const chosen = card && !card.hidden ? card : $("grid").querySelector(".card:not([hidden])");
   for (const other of $("grid").querySelectorAll('.card[tabindex="0"]')) if (other !== chosen) other.tabIndex = -1;
   if (chosen) chosen.tabIndex = 0;
@@ -269,7 +269,7 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && event.target === $("search")) $("grid").querySelector('.card[tabindex="0"]')?.focus();
 });
 
-$("grid").addEventListener("focusin", (event) => rove(event.target.closest(".card")));
+$("grid").addEventListener("focusin", (event) => setTabStop(event.target.closest(".card")));
 
 $("grid").addEventListener("keydown", (event) => {
   const card = event.target;

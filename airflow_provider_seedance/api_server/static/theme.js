@@ -1,16 +1,16 @@
-// Light or dark: as Airflow itself is shown, or else as the browser prefers.
+// Light or dark: the theme of Airflow, or else the preference of the browser.
 
 function outerTheme() {
   try {
     if (window.parent !== window) {
       const root = window.parent.document.documentElement;
-      const told = root.dataset.theme || [...root.classList].find((name) => name === "dark" || name === "light");
-      if (told === "dark" || told === "light") return told;
+      const theme = root.dataset.theme || [...root.classList].find((name) => name === "dark" || name === "light");
+      if (theme === "dark" || theme === "light") return theme;
     }
-    const kept = localStorage.getItem("theme");
-    if (kept === "dark" || kept === "light") return kept;
+    const stored = localStorage.getItem("theme");
+    if (stored === "dark" || stored === "light") return stored;
   } catch {
-    // No access to the page around, or to storage.
+    // No access to the outer page, or to storage.
   }
   return null;
 }
