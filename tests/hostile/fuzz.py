@@ -1,8 +1,8 @@
 """
-Fuzz everything that reads bytes from outside, guided by coverage: ``make fuzz``, or ``make fuzz SECONDS=3600``.
+Fuzz every reader of untrusted bytes, guided by coverage: ``make fuzz``, or ``make fuzz SECONDS=3600``.
 
-Needs atheris. It ends with status 0 when nothing was found; otherwise the input is kept in the work
-directory and can be given to this program again, as a file name, to see the same thing happen.
+Needs atheris. The exit status is 0 without a finding. Otherwise the input is kept in the work
+directory; give its file name to this program to reproduce the finding.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("inputs", nargs="*", help="files to run once each, instead of fuzzing")
     parser.add_argument("--seconds", type=int, default=600)
-    parser.add_argument("--work", type=Path, help="where the corpus and the findings are kept")
+    parser.add_argument("--work", type=Path, help="directory of the corpus and the findings")
     options = parser.parse_args()
 
     home = tempfile.TemporaryDirectory(prefix="airflow-fuzz-", ignore_cleanup_errors=True)

@@ -1,11 +1,13 @@
 """
-The life of a batch task, driven through its operator: submit some, die between any two steps, retry, clear,
-resume with what a trigger may tell, and every way in which an item fails or the service refuses.
+State machine of a batch task, driven through its operator.
 
-What must hold after every entry of a worker. *Never twice*: no submission of an item while an earlier one may
-be paid for and nobody decided to leave it; one that died between its POST and its id is uncertain, and told
-so. *Never lost*: what is paid for is on record with its id or as uncertain (or carried by the deferral), is
-waited for while it goes on, and is part of what the task returns or raises.
+It submits items, dies between any two steps, retries, is cleared, and resumes with any event of a trigger.
+Items fail, and the service refuses, in every way.
+
+Two invariants hold after every entry of a worker. *Never twice*: no item is submitted while an earlier
+submission of it may be paid for and no user decided to leave it. A submission whose worker died between POST
+and id is uncertain, and reported so. *Never lost*: every paid render is on record with its id or as uncertain
+(or carried by the deferral), is waited for while it runs, and is in the task's result or error.
 """
 
 from __future__ import annotations
@@ -32,11 +34,11 @@ from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.triggers.seedance import make_event
 from hostile.machine_task import Connected, Quiet
 
-#: Lists of requests as a template may render them; mostly the same.
+#: Request lists that a template may render; mostly the same one.
 LISTS = (("a", "b", "c"),) * 5 + (("a", "c"), ("c", "b", "a"), ("a", "b", "c", "d"), ("d", "e"))
 
-#: So many entries bring every campaign to its end when nothing goes wrong.
-_ENOUGH = 30
+#: Maximum entries of a worker until a batch without failures ends.
+_MAX_ENTRIES = 30
 
 TROUBLES = ("none",) * 8 + ("unreadable", "unwritable", "dies before", "dies after")
 
@@ -66,7 +68,7 @@ class BatchTask(Connected, World):
         self.prompts: tuple[str, ...] = ()
         self.on_uncertain = "fail"
         self.paid, self.posts, self.posted = [], [], 0
-        #: In which try a submission was made, and when that was intended.
+        #: The try of each submission, and the time of its intent.
         self.tries: dict[int, int] = {}
         self.intents: dict[int, Any] = {}
         self.weathers: list[str] = []
@@ -96,14 +98,14 @@ class BatchTask(Connected, World):
         assert record is not None, "a submission without a record of the intent"
         assert record.state is rec.RecordState.INTENT
         assert record.try_number == self.try_number
-        assert prompt in self.prompts, "an item that is not in the list is submitted"
+        assert prompt in self.prompts, "an item outside the list is submitted"
         mine = [post for post in self.posts if post.prompt == prompt]
         for post in mine:
             if not post.settled:
                 assert self.may_be_left(post), f"{post} is submitted again"
                 post.settled = True
         now = [post for post in mine if self.tries[id(post)] == self.try_number and not post.disproved]
-        if self.on_uncertain == "resubmit":  # once more in each entry, by the Dag author's decision
+        if self.on_uncertain == "resubmit":  # the Dag author allows one more in each entry
             now = [post for post in now if post in self.posts[self.posts_before :]]
         assert len(now) <= (self.on_uncertain == "resubmit"), "an item is submitted twice in a try"
 
@@ -125,7 +127,7 @@ class BatchTask(Connected, World):
     # ------------------------------------------------------------------ the records
 
     def record_of(self, prompt: str) -> rec.Record | None:
-        """Return the record of an item as it lies there."""
+        """Return the stored record of an item."""
         before, self.store.before = self.store.before, lambda what: None
         try:
             return TaskStateStore(self.store).read(self.name_of(prompt))
@@ -174,7 +176,7 @@ class BatchTask(Connected, World):
         trouble: str,
         at_write: int,
     ) -> None:
-        """A try begins."""
+        """Begin a try."""
         self.begin_try(prompts, on_uncertain)
         self.work(lambda: self.operator().execute(self.context()), weathers, reads_broken, trouble, at_write)
 
@@ -205,7 +207,7 @@ class BatchTask(Connected, World):
         trouble: str,
         at_write: int,
     ) -> None:
-        """The wait ends, one way or another, and a worker goes on."""
+        """End the wait with an event, nothing, or an error, and resume on a worker."""
         assert self.deferred is not None
         event: Any = None
         if how == "event":
@@ -223,14 +225,14 @@ class BatchTask(Connected, World):
         assert deferred is not None
         name, kwargs = deferred.method_name, {**json.loads(json.dumps(deferred.kwargs)), "event": event}
         self.carried = json.dumps(kwargs["course"])
-        if how in ("timeout", "broken trigger"):  # what the deferral carried is gone then
+        if how in ("timeout", "broken trigger"):  # the state in the deferral is lost
             error = TriggerFailureReason.TRIGGER_TIMEOUT if how == "timeout" else "TriggerFailure"
             self.carried = ""
             name, kwargs = TRIGGER_FAIL_REPR, {"error": error, "traceback": None}
         return lambda: self.operator().resume_execution(name, kwargs, self.context())
 
     def event(self, trigger: Any, *, overdue: bool, turn: bool) -> Any:
-        """Return what the trigger would tell."""
+        """Return the event of the trigger."""
         awaited = {generation[0] for generation in trigger.generations}
         mine = [paid for paid in self.paid if paid.id in awaited]
         ended = [paid for paid in mine if paid.status not in ("queued", "running") and not paid.forgotten]
@@ -254,7 +256,7 @@ class BatchTask(Connected, World):
         trouble: str,
         at_write: int,
     ) -> None:
-        """Let a worker do something, and judge what it comes to."""
+        """Run a worker, and check the invariants."""
         self.weathers, self.reads_broken, self.posted = list(weathers), reads_broken, 0
         self.posts_before = len(self.posts)
         self.known = self.mentions("".join(self.store.texts.values())) | self.mentions(self.carried)
@@ -293,7 +295,7 @@ class BatchTask(Connected, World):
     # ------------------------------------------------------------------ never lost
 
     def unsettled(self) -> list[tuple[Post, Paid]]:
-        """Return the submissions that are paid for, and that nobody has decided to leave."""
+        """Return the paid submissions that no user decided to leave."""
         return [
             (post, post.paid)
             for post in self.posts
@@ -307,12 +309,12 @@ class BatchTask(Connected, World):
             if record and record.generation_id == paid.id:
                 post.cleared &= record.max_tries != self.max_tries
             elif paid.id not in carried and not (record and self.is_uncertain(record, post)):
-                # A record that made room for another intent was a decision, even if nothing was posted then.
-                assert self.may_be_left(post), f"{post} is forgotten"
+                # Replacing the record by another intent was a decision, even without a POST.
+                assert self.may_be_left(post), f"{post} has no record"
                 post.settled = True
 
     def is_uncertain(self, record: rec.Record, post: Post) -> bool:
-        """Whether a record says of this very submission that its fate is unknown."""
+        """Return whether a record reports this very submission as uncertain."""
         unknown = record.state in (rec.RecordState.INTENT, rec.RecordState.UNCERTAIN)
         return unknown and not record.generation_id and record.intended_at == self.intents[id(post)]
 
@@ -330,13 +332,15 @@ class BatchTask(Connected, World):
         json.dumps([kwargs, deferred.kwargs], allow_nan=False)
         awaited = [generation[0] for generation in kwargs["generations"]]
         assert len(awaited) == len(set(awaited))
-        assert len(awaited) <= self.max_in_flight or not self.posted, "more than may be are in flight"
+        assert len(awaited) <= self.max_in_flight or not self.posted, "too many are in flight"
         assert awaited or kwargs["moment"] is not None, "it waits for nothing"
         for post, paid in self.unsettled():
             record = self.record_of(post.prompt)
-            flying = record and record.state is rec.RecordState.SUBMITTED and record.generation_id == paid.id
+            in_flight = (
+                record and record.state is rec.RecordState.SUBMITTED and record.generation_id == paid.id
+            )
             done_with = self.failed_in_this_try(post.prompt) or self.may_be_left(post)
-            if flying and post.prompt in self.prompts and not done_with:
+            if in_flight and post.prompt in self.prompts and not done_with:
                 assert paid.id in awaited, f"{post} is not waited for"
 
     def failed_in_this_try(self, prompt: str) -> bool:
@@ -346,12 +350,12 @@ class BatchTask(Connected, World):
     def check_result(self, result: dict[str, Any]) -> None:
         succeeded = {entry["key"]: entry for entry in result["succeeded"]}
         failed = {entry["key"]: entry for entry in result["failed"]}
-        told = Counter([*succeeded, *failed, *result["not_submitted"]])
-        assert all(told[prompt] == 1 for prompt in self.prompts), "an item is told of twice, or not at all"
+        counted = Counter([*succeeded, *failed, *result["not_submitted"]])
+        assert all(counted[prompt] == 1 for prompt in self.prompts), "an item is missing, or reported twice"
         assert result["counts"]["succeeded"] == len(succeeded)
         for prompt, entry in succeeded.items():
             paid = next(paid for paid in self.paid if paid.id == entry["generation_id"])
-            assert (paid.prompt, paid.status) == (prompt, "succeeded"), "somebody else's video"
+            assert (paid.prompt, paid.status) == (prompt, "succeeded"), "another item's video"
             assert entry["urls"]
         for post, paid in self.unsettled():
             if post.prompt not in self.prompts:
@@ -365,7 +369,7 @@ class BatchTask(Connected, World):
 
     @staticmethod
     def was_overdue(entry: dict[str, Any]) -> bool:
-        """Whether nobody can have known that it had succeeded."""
+        """Return whether the task could not know that it had succeeded."""
         return entry["kind"] in ("uncertain", "timeout")
 
     def check_error(self, error: errors.SeedanceError) -> None:
@@ -380,7 +384,7 @@ class BatchTask(Connected, World):
     @precondition(lambda self: self.entered and not self.cleared_now)
     @rule(on_clear=st.sampled_from(["reuse", "reuse", "new"]))
     def clear(self, on_clear: str) -> None:
-        """A person clears the task, and may have decided for other takes."""
+        """Clear the task as a user, perhaps for another take."""
         self.count("cleared")
         self.cleared_now, self.on_clear, self.deferred = True, on_clear, None
         self.max_tries = self.try_number + RETRIES
@@ -390,13 +394,13 @@ class BatchTask(Connected, World):
 
     @precondition(lambda self: self.entered)
     @rule(prompts=st.sampled_from(LISTS))
-    def come_to_an_end(self, prompts: tuple[str, ...]) -> None:
-        """From now on nothing goes wrong: the task ends, and accounts for every item."""
+    def end_without_failures(self, prompts: tuple[str, ...]) -> None:
+        """Run without failures: the task ends, and reports every item."""
         self.begin_try(prompts, "fail")
         self.work(lambda: self.operator().execute(self.context()), [], False, "none", 1)
-        for _ in range(_ENOUGH):
+        for _ in range(_MAX_ENTRIES):
             if self.deferred is None:
-                self.count("came to an end")
+                self.count("ended")
                 return
             for paid in self.paid:
                 if paid.status in ("queued", "running"):

@@ -41,7 +41,7 @@ from airflow_provider_seedance.submission import records
 from airflow_provider_seedance.submission.submitter import CALL_PATIENCE, AwaitingCallback
 from airflow_provider_seedance.version_compat import TaskDeferralError
 from hostile.api_server import LIMITS, ApiServer
-from hostile.machine_task import Task, Throughout
+from hostile.machine_task import OperatorSubmission, Task
 
 SECRET = "the secret of the addresses"
 SIGNATURE_SECRET = "the secret of the service"
@@ -156,7 +156,7 @@ class CalledTask(Task):
         super().leave()
         self.unanswered = self.event = None
 
-    def waits_for_a_call(self, deferred: TaskDeferred) -> AwaitingCallback:
+    def await_callback(self, deferred: TaskDeferred) -> AwaitingCallback:
         self.count("waits for a callback")
         kwargs = json.loads(json.dumps(deferred.kwargs))
         assert deferred.trigger.moment <= time.time() + CALL_PATIENCE
@@ -439,7 +439,7 @@ class CalledTask(Task):
                 assert later - earlier >= LIMITS.status_backoff - 0.001, "callbacks use up the quota"
 
 
-class Working(Throughout):
+class Working(OperatorSubmission):
     """A worker has the task in hand meanwhile."""
 
     machine: CalledTask

@@ -1,11 +1,12 @@
 """
-The life of a task, driven through the operator itself: submit, crash at every access to the store, lost
-reply, retry, clear, poll, and every way in which a render ends.
+State machine of a task, driven through its operator.
 
-It is the model of :mod:`operators.test_submission_model` with the real operator in place of the bare
-submission: what a worker would do in ``execute`` and after a deferral in ``resume_execution``. Two things
-must hold after every step. *Never twice*: no submission while an earlier one may be paid for and nobody
-decided to leave it. *Never lost*: what is paid for is delivered, or an error names it.
+It submits, crashes at every access to the store, loses replies, retries, is cleared, polls, and its render
+ends in every way. It is the model of :mod:`submission.test_submission_model` with the real operator in place of
+the bare submission: a worker runs ``execute``, and ``resume_execution`` after a deferral.
+
+Two invariants hold after every step. *Never twice*: no submission while an earlier one may be paid for and no
+user decided to leave it. *Never lost*: a paid render is delivered, or an error names it.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from airflow_provider_seedance.triggers.seedance import make_event
 
 
 class Quiet:
-    """A log that keeps nothing: a task of thousands of tries says a lot."""
+    """A log that discards everything: thousands of tries log a lot."""
 
     def info(self, *arguments: Any) -> None:
         pass
@@ -54,7 +55,7 @@ class _Operator(SeedanceGenerateVideoOperator):
 
 
 class Connected:
-    """A machine whose operators reach the model of a service, and that counts what it does over all of its runs."""
+    """A machine whose operators use the model of a service. It counts its steps over all runs."""
 
     title: ClassVar[str]
     counts: ClassVar[Counter[str]]
@@ -62,7 +63,7 @@ class Connected:
     api: Any
     run: Callable[[Any], Any]
 
-    #: What more the connection says.
+    #: Further keys of the connection's extra.
     extra: ClassVar[dict[str, Any]] = {}
 
     def count(self, what: str, number: int = 1) -> None:
@@ -83,8 +84,8 @@ class Connected:
     def client(self) -> Any:
         machine = self
 
-        class Wire:
-            """The client, of which only the wire is missing."""
+        class FakeClient:
+            """A client that sends requests to the model instead of the network."""
 
             def __init__(self, found: Any, **options: Any) -> None:
                 self.settings = found
@@ -98,11 +99,11 @@ class Connected:
             def __exit__(self, *why: object) -> None:
                 pass
 
-        return Wire
+        return FakeClient
 
 
-class Throughout:
-    """Stands in for :class:`Submission`: enters by way of the operator."""
+class OperatorSubmission:
+    """Stand-in for :class:`Submission` that submits through the operator."""
 
     def __init__(self, machine: Task, work: Callable[[], Any]) -> None:
         self.machine, self.work = machine, work
@@ -112,21 +113,21 @@ class Throughout:
         try:
             result = self.work()
         except TaskDeferred as deferred:
-            return self.put_off(deferred)
+            return self.on_deferred(deferred)
         machine.count("delivered at once")
         machine.succeeded = True
         generation = Generation.from_result(result)
         return HasGeneration(generation, machine.record_of(generation.generation_id))
 
-    def put_off(self, deferred: TaskDeferred) -> SubmissionResult:
+    def on_deferred(self, deferred: TaskDeferred) -> SubmissionResult:
         machine, kwargs = self.machine, deferred.kwargs
         assert kwargs is not None
         json.dumps([kwargs, deferred.trigger.serialize()])
         if deferred.method_name == "resume_submit":
-            machine.count("put off")
+            machine.count("deferred before submitting")
             return RetryLater(errors.SeedanceRateLimitError("later"))
         if deferred.method_name == "resume_uncertain":
-            return machine.waits_for_a_call(deferred)
+            return machine.await_callback(deferred)
         machine.count("deferred")
         machine.deferred = deferred
         known = Generation(
@@ -141,11 +142,11 @@ class Task(Connected, Machine):
     title = "a task"
     counts: ClassVar[Counter[str]] = Counter()
 
-    #: What more the operator says.
+    #: Further arguments of the operator.
     arguments: dict[str, Any] = {}
-    #: What a call has resumed the task with; see :mod:`machine_called`.
+    #: The event of a callback; see :mod:`machine_called`.
     event: Any = None
-    #: Whether the task has delivered, and nobody cleared it since.
+    #: The task has delivered, and was not cleared since.
     succeeded = False
 
     @initialize()
@@ -176,18 +177,18 @@ class Task(Connected, Machine):
 
     def submission(self) -> Any:
         self.leave()
-        self.pushed: dict[str, Any] = {}  # XCom outlives deferrals, and no try
-        return Throughout(self, lambda: self.operator().execute(self.context()))
+        self.pushed: dict[str, Any] = {}  # XCom outlives deferrals, not tries
+        return OperatorSubmission(self, lambda: self.operator().execute(self.context()))
 
-    def waits_for_a_call(self, deferred: TaskDeferred) -> AwaitingCallback:
-        raise AssertionError("nobody was given an address to call")
+    def await_callback(self, deferred: TaskDeferred) -> AwaitingCallback:
+        raise AssertionError("the task has no callback URL")
 
     def report(self) -> None:
         self.count("uncertain")
         super().report()
 
     def record_of(self, generation_id: str) -> records.Record:
-        """Return the record as it lies there; an id that could not be written is in the deferral."""
+        """Return the stored record; an id that could not be written comes from the deferral."""
         found = records.Record.from_value(self.store.value)
         return replace(found, generation_id=generation_id, max_tries=self.max_tries)
 
@@ -200,7 +201,7 @@ class Task(Connected, Machine):
         trouble=st.sampled_from(["none"] * 5 + ["unreadable", "unwritable", "dies before", "dies after"]),
     )
     def resume(self, how: str, reads_broken: bool, trouble: str) -> None:
-        """The wait ends, one way or another, and a worker goes on."""
+        """End the wait with an event, nothing, or an error, and resume on a worker."""
         deferred = self.deferred
         assert deferred is not None
         assert deferred.kwargs is not None
@@ -222,8 +223,10 @@ class Task(Connected, Machine):
         posts = len(self.posts)
         self.reads_broken = reads_broken
         self.set_trouble(trouble, 1)
-        told = isinstance(event, dict) and event["outcome"] == "ended" and event["generation_id"] == paid.id
-        readable = told or not (reads_broken or paid.forgotten)
+        has_result = (
+            isinstance(event, dict) and event["outcome"] == "ended" and event["generation_id"] == paid.id
+        )
+        readable = has_result or not (reads_broken or paid.forgotten)
         name, kwargs = deferred.method_name, {**(deferred.kwargs or {}), "event": event}
         if how == "broken trigger":
             name, kwargs = TRIGGER_FAIL_REPR, {"error": "TriggerFailure", "traceback": None}
@@ -245,7 +248,7 @@ class Task(Connected, Machine):
                     "a paid render is lost"
                 )
         except Exception:
-            # Airflow's own word for a trigger that broke; without a store nothing says what it waited for.
+            # Airflow's own error for a broken trigger: without a store the generation is unknown.
             assert how == "broken trigger"
             assert trouble == "unreadable"
         else:

@@ -1,9 +1,9 @@
 """
-The lives of tasks against a model of a service, for tens of thousands of steps: ``make state-machine``.
+Run state machines of tasks against a model of a service, for tens of thousands of steps: ``make state-machine``.
 
-Each machine is described in its module: one task (:mod:`hostile.machine_task`), one that the service calls back
-(:mod:`hostile.machine_called`), and a batch (:mod:`hostile.machine_batch`). What is paid twice or lost ends the run
-with the shortest way there.
+Each machine has a module: one task (:mod:`hostile.machine_task`), one with callbacks
+(:mod:`hostile.machine_called`), and a batch (:mod:`hostile.machine_batch`). A render that is paid twice or lost ends
+the run with the shortest steps to it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from hostile.machine_task import Task
 
 MACHINES: tuple[Any, ...] = (Task, BatchTask)
 
-if AIRFLOW_V_3_3_PLUS:  # what the API server keeps of a call is in the task state store
+if AIRFLOW_V_3_3_PLUS:  # the API server stores callbacks in the task state store
     from hostile.machine_called import CalledTask
 
     MACHINES = (Task, CalledTask, BatchTask)
@@ -46,18 +46,18 @@ if AIRFLOW_V_3_3_PLUS:  # what the API server keeps of a call is in the task sta
 
 @contextmanager
 def prepared(directory: Path) -> Iterator[None]:
-    """Take the waiting out of it, keep its notes apart, and leave all as it was."""
+    """Patch out pauses and the shared quota file, and restore them afterwards."""
     with ExitStack() as stack:
         stack.enter_context(
             patch.object(api_client, "Client", api_client.Client)
-        )  # the machines put their own there
+        )  # restored: the machines replace it
         stack.enter_context(patch.object(store, "WRITE_PAUSES", (0.0,) * len(store.WRITE_PAUSES)))
-        stack.enter_context(patch.object(shared_quota, "directory", lambda: directory / "notes"))
+        stack.enter_context(patch.object(shared_quota, "directory", lambda: directory / "quotas"))
         yield
 
 
 def run(machine: Any, *, examples: int, steps: int, **options: Any) -> None:
-    """Run a machine for some examples of so many steps at most."""
+    """Run a machine for some examples, each with a maximum number of steps."""
     machine.counts["runs"] += 1
     run_state_machine_as_test(
         machine,
@@ -71,11 +71,11 @@ def run(machine: Any, *, examples: int, steps: int, **options: Any) -> None:
     )
 
 
-def told(counts: Counter[str]) -> str:
-    """Say what a machine has done, its sums first."""
+def summary(counts: Counter[str]) -> str:
+    """Return the counts of a machine as text, its totals first."""
     first = ("steps", "paid", "uncertain")
     rest = sorted(
-        ((what, n) for what, n in counts.items() if what not in (*first, "runs")), key=lambda one: -one[1]
+        ((what, n) for what, n in counts.items() if what not in (*first, "runs")), key=lambda count: -count[1]
     )
     return ", ".join(f"{n} {what}" for what, n in [*((what, counts[what]) for what in first), *rest])
 
@@ -83,7 +83,9 @@ def told(counts: Counter[str]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Run the state machines for many steps.")
     parser.add_argument("--only", choices=[machine.__name__ for machine in MACHINES])
-    parser.add_argument("--steps", type=int, default=30_000, help="of all machines together, at the least")
+    parser.add_argument(
+        "--steps", type=int, default=30_000, help="minimum number of steps, over all machines"
+    )
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
     machines = [machine for machine in MACHINES if options.only in (None, machine.__name__)]
@@ -92,7 +94,7 @@ def main() -> None:
         for machine in machines:
             while machine.counts["steps"] < each:
                 run(machine, examples=40, steps=50, database=None)
-            print(f"{machine.title}: {told(machine.counts)}", flush=True)
+            print(f"{machine.title}: {summary(machine.counts)}", flush=True)
     total = sum((machine.counts for machine in machines), Counter[str]())
     print(
         f"{total['steps']} steps, {total['paid']} renders paid, {total['uncertain']} reported as uncertain: "

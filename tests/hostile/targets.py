@@ -1,8 +1,8 @@
 """
-Everything that reads bytes from outside, as functions of bytes: what the property tests and the fuzzer share.
+Readers of untrusted bytes as functions, shared by the property tests and the fuzzer.
 
-A target returns when what was read is a result, "still running", or one of our errors. Anything else comes
-out of it as an exception: that is a finding.
+A target returns if the bytes became a result, "still running", or an error of this package. Any other
+exception is a finding.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ from airflow_provider_seedance.triggers.seedance import read_batch_event, read_e
 STATUSES = (200, 200, 200, 200, 201, 202, 204, 302, 307, 400, 401, 402, 403, 404, 408, 409, 410)
 STATUSES += (413, 422, 425, 429, 429, 451, 500, 502, 503, 503, 504, 520, 524, 599, 600, 199)
 
-#: Stands between the replies of one conversation. No text of JSON holds it.
-BETWEEN = b"\x1e"
+#: Separates the replies of one conversation. It cannot occur in JSON.
+SEPARATOR = b"\x1e"
 
 _PREPARED = {
     (name, request.media): prepare(name, request).request
@@ -79,43 +79,44 @@ _ENDED = records.Record(
     ended_at=NOW,
 )
 
-#: The escape, and not the text of one.
+#: An escaped NUL, but not an escaped backslash before "u0000".
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
-def storable(value: Any) -> None:
+def check_storable(value: Any) -> None:
     """Check that a value can go into XCom, a record and a trigger's row on every database."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    text.encode()  # no half characters, which no API server takes
-    assert not _NUL.search(text), "PostgreSQL keeps no NUL in JSON"
+    text.encode()  # API servers reject unpaired surrogates
+    assert not _NUL.search(text), "PostgreSQL stores no NUL in JSON"
 
 
-def readable(error: SeedanceError) -> None:
+def check_error(error: SeedanceError) -> None:
     """Check that an error can be shown and stored."""
     assert error.message
     str(error).encode()
-    storable({**error.details(), "message": error.message})
+    check_storable({**error.details(), "message": error.message})
     assert error.retry_after is None or 0 <= error.retry_after <= 86400
 
 
-def whole(generation: Generation) -> None:
+def check_generation(generation: Generation) -> None:
     """Check that a generation can be delivered."""
-    storable(generation.result())
-    storable([generation.error_message, generation.error_code, generation.word])
+    check_storable(generation.result())
+    check_storable([generation.error_message, generation.error_code, generation.word])
     assert bool(generation.urls) <= (generation.status.value == "succeeded")
     assert Generation.from_result(json.loads(json.dumps(generation.result()))).result() == generation.result()
     generation.summary()
 
 
 def _head(data: bytes) -> tuple[int, int, bytes]:
+    """Return the first two bytes, which choose a case, and the rest."""
     first, second = (data[:2] + b"\0\0")[:2]
     return first, second, data[2:]
 
 
 def _reply(data: bytes) -> HttpReply | TransportFailure:
-    """One byte of status; header lines up to an empty one where the next byte is a tab; the rest is the body."""
+    """Return a reply: one byte of status, header lines up to an empty one after a tab, and the body."""
     if not data:
-        return TransportFailure("it broke", sent=True)
+        return TransportFailure("reset", sent=True)
     status, rest = STATUSES[data[0] % len(STATUSES)], data[1:]
     headers: dict[str, str] = {}
     if rest[:1] == b"\t":
@@ -127,61 +128,61 @@ def _reply(data: bytes) -> HttpReply | TransportFailure:
 
 
 def _replies(data: bytes) -> Iterator[HttpReply | TransportFailure]:
-    for part in data.split(BETWEEN):
+    for part in data.split(SEPARATOR):
         yield _reply(part)
 
 
 def _converse(flow: Any, data: bytes) -> Any:
-    """Drive a flow; the replies repeat, so that one that never ends is found."""
+    """Drive a flow with these replies, over and over, to find a flow that never ends."""
     parts = list(_replies(data))
-    answer: Any = None
+    reply: Any = None
     try:
         for number in range(100):
-            step = flow.send(answer)
-            answer = parts[number % len(parts)] if isinstance(step, HttpCall) else None
+            step = flow.send(reply)
+            reply = parts[number % len(parts)] if isinstance(step, HttpCall) else None
     except StopIteration as stop:
         return stop.value
     except SeedanceError as error:
-        readable(error)
+        check_error(error)
         return None
-    raise AssertionError("a conversation without an end")
+    raise AssertionError("the flow does not end")
 
 
-def submission(data: bytes) -> None:
+def submit_reply(data: bytes) -> None:
     which, _, rest = _head(data)
     name, kind = _KINDS[which % len(_KINDS)]
     api, request = get_api(name), _PREPARED[name, kind]
-    answer = _reply(rest)
-    outcome = api.read_submit(answer, api.submit_call(request), request, NOW)
+    reply = _reply(rest)
+    outcome = api.read_submit(reply, api.submit_call(request), request, NOW)
     if isinstance(outcome, Accepted):
-        assert isinstance(answer, HttpReply)
-        assert 200 <= answer.status < 300
+        assert isinstance(reply, HttpReply)
+        assert 200 <= reply.status < 300
         assert outcome.generation.generation_id
-        whole(outcome.generation)
+        check_generation(outcome.generation)
         api.status_call(outcome.generation.generation_id)
         return
     assert isinstance(outcome, (NotAccepted, Refused, Uncertain))
-    readable(outcome.error)
+    check_error(outcome.error)
 
 
-def status(data: bytes) -> None:
+def status_reply(data: bytes) -> None:
     which, _, rest = _head(data)
     api = get_api(ALL_APIS[which % len(ALL_APIS)])
     result = _converse(api.status_flow("cgt-1", "video", NOW), rest)
     if result is not None:
-        whole(result)
+        check_generation(result)
         assert result.generation_id == "cgt-1"
 
 
-def many(data: bytes) -> None:
+def status_list_reply(data: bytes) -> None:
     result = _converse(get_api("ark").status_many_flow(["cgt-1", "cgt-2"], NOW), data)
     for name, generation in (result or {}).items():
         assert name in ("cgt-1", "cgt-2")
-        whole(generation)
+        check_generation(generation)
 
 
-def others(data: bytes) -> None:
-    """Looking a submission up, cancelling, and testing the connection."""
+def other_replies(data: bytes) -> None:
+    """Look a submission up, cancel it, and test the connection."""
     which, kind, rest = _head(data)
     api = get_api(ALL_APIS[which % len(ALL_APIS)])
     if kind % 3 == 0:
@@ -194,13 +195,13 @@ def others(data: bytes) -> None:
         _converse(probe_flow(api, lambda: NOW), rest)
 
 
-def headers(data: bytes) -> None:
-    """Quota headers, and the book that is kept of them."""
+def quota_headers(data: bytes) -> None:
+    """Read rate-limit headers into a quota."""
     quota, now = Quota(requests_per_hour=100), NOW.timestamp()
-    for number, part in enumerate(data.split(BETWEEN)[:10]):
-        answer = _reply(b"\0\t" + part)
-        assert isinstance(answer, HttpReply)
-        limit = read_rate_limit(answer.headers, NOW)
+    for number, part in enumerate(data.split(SEPARATOR)[:10]):
+        reply = _reply(b"\0\t" + part)
+        assert isinstance(reply, HttpReply)
+        limit = read_rate_limit(reply.headers, NOW)
         assert isinstance(limit, RateLimit)
         assert limit.reset_at is None or limit.reset_at.tzinfo
         assert limit.retry_after is None or 0 <= limit.retry_after <= 86400
@@ -218,11 +219,11 @@ def headers(data: bytes) -> None:
         quota.told()
 
 
-def manifest(data: bytes) -> None:
+def manifest_lines(data: bytes) -> None:
     try:
         lines = parse_lines(data, "s3://bucket/manifest.jsonl")
     except SeedanceConfigurationError as error:
-        readable(error)
+        check_error(error)
         return
     for line in lines:
         assert isinstance(line["key"], str)
@@ -232,8 +233,8 @@ def manifest(data: bytes) -> None:
             assert not {"", ".", ".."} & set(file.name.split("/"))
 
 
-def extra(data: bytes) -> None:
-    """A connection: its extra, and its host before a tab."""
+def connection_extra(data: bytes) -> None:
+    """Read the extra of a connection, and its host before a tab."""
     host, tab, rest = data.decode("utf-8", "surrogateescape").rpartition("\t")
     try:
         found = read_settings("seedance_default", connection(host=host if tab else None, extra=rest))
@@ -249,13 +250,13 @@ def _json(data: bytes) -> Any:
     return HttpReply(200, {}, data).json
 
 
-def callback(data: bytes) -> None:
-    """A body about a generation that nobody asked for, and the event of a trigger."""
+def callback_body(data: bytes) -> None:
+    """Read the body of a callback, and the event of a trigger."""
     which, _, rest = _head(data)
     body = _json(rest)
     if isinstance(body, dict):
         api = get_api(ALL_APIS[which % len(ALL_APIS)])
-        whole(api.read_generation(body, api.find_id(body) or "cgt-1", media="video", now=NOW))
+        check_generation(api.read_generation(body, api.find_id(body) or "cgt-1", media="video", now=NOW))
         api.read_error(body)
         api.wrote(body)
     if (generation := read_event(body, "cgt-1")) is not None:
@@ -265,8 +266,8 @@ def callback(data: bytes) -> None:
         assert generation.status.terminal
 
 
-def record(data: bytes) -> None:
-    """The record of a submission, and a group of records."""
+def stored_record(data: bytes) -> None:
+    """Read the record of a submission, and a group of records."""
     value = _json(data)
     try:
         found = records.Record.from_value(value)
@@ -283,8 +284,8 @@ def record(data: bytes) -> None:
             assert error.message
 
 
-def result(data: bytes) -> None:
-    """What is handed to the transfer."""
+def transfer_input(data: bytes) -> None:
+    """Read the input of a transfer."""
     value = _json(data)
     for read in (inputs.read_generation, inputs.read_many):
         if isinstance(value, str) and inputs.is_path(value):
@@ -297,8 +298,8 @@ def result(data: bytes) -> None:
             assert error.message
 
 
-def recovery(data: bytes) -> None:
-    """A manifest from which a campaign takes the results that its records had no room for."""
+def manifest_recovery(data: bytes) -> None:
+    """Read results back from a manifest that were too large for the records."""
     render = BatchItem(item=requests.Item(index=0, key="a", arguments={}), name="n", generation_id="cgt-1")
     render.phase, render.attempt = Phase.UNREAD, _TRY
     store = TaskStateStore(None)
@@ -319,18 +320,18 @@ def recovery(data: bytes) -> None:
     try:
         entry.recover(parse_lines(data, "s3://bucket/manifest.jsonl"))
     except SeedanceConfigurationError as error:
-        readable(error)
-    assert render.phase in (Phase.UNREAD, Phase.SUCCEEDED), "a line fails no render"
+        check_error(error)
+    assert render.phase in (Phase.UNREAD, Phase.SUCCEEDED), "a line of the manifest failed an item"
     assert (render.phase is Phase.SUCCEEDED) == (render.generation is not None)
     entry.committed()
     totals = Totals.of([render])
     totals.summary()
     totals.progress(seconds=1.0, ended_before=0)
-    storable([render.line(), render.result(), totals.counts(), totals.credits, totals.cost_usd])
+    check_storable([render.line(), render.result(), totals.counts(), totals.credits, totals.cost_usd])
 
 
-def campaign(data: bytes) -> None:
-    """A file of requests."""
+def request_file(data: bytes) -> None:
+    """Read a file of requests."""
     which, _, rest = _head(data)
     text, problems = rest.decode("utf-8", "replace"), list[str]()
     read = (requests._lines, requests._rows)[which % 2]
@@ -339,8 +340,8 @@ def campaign(data: bytes) -> None:
         requests.read_requests(found)
 
 
-def address(data: bytes) -> None:
-    """The URL of an output, what it redirects to, and the names that are made of it."""
+def output_url(data: bytes) -> None:
+    """Check the URL of an output and of a redirect, and the file names from it."""
     hosts = urls.MediaHosts()
     text = data.decode("utf-8", "replace")
     urls.redact_url(text)
@@ -352,23 +353,23 @@ def address(data: bytes) -> None:
     url, _, location = text.partition("\n")
     with suppress(media_client.MediaAddressError):
         for _ in range(2):
-            taken = media_client._Address.of(url)
-            if urls.media_url_problem(taken.url, hosts) is None:
-                _is_harmless(taken)
-            # A header comes as Latin-1.
-            url = media_client._follow(taken.url, location.encode().decode("latin-1"))
+            address = media_client._Address.of(url)
+            if urls.media_url_problem(address.url, hosts) is None:
+                _check_harmless(address)
+            # Header values are Latin-1.
+            url = media_client._follow(address.url, location.encode().decode("latin-1"))
     with suppress(SeedanceConfigurationError):
         urls.normalize_base_url(text)
 
 
-def _is_harmless(taken: media_client._Address) -> None:
-    """What is connected to is what was judged, and neither an address that is not public nor a user's name."""
-    target = taken.target
+def _check_harmless(address: media_client._Address) -> None:
+    """Check that the connection goes to the validated host, which is public, without a user name."""
+    target = address.target
     assert target.scheme == b"https"
     host = target.host.decode("ascii")
     assert host
-    assert "@" not in taken.host_header
-    assert str(urlsplit(taken.url).hostname).lower() == host.lower()
+    assert "@" not in address.host_header
+    assert str(urlsplit(address.url).hostname).lower() == host.lower()
     for numeric in ("127.0.0.1", "10.", "169.254.169.254", "::1", "0x", "localhost"):
         if numeric == host or (numeric in ("10.", "0x") and host.startswith(numeric)):
             last = host.rstrip(".").rpartition(".")[2]
@@ -378,9 +379,9 @@ def _is_harmless(taken: media_client._Address) -> None:
     assert not set(bytes(target.target)) & set(b"\r\n \0")
 
 
-def name(data: bytes) -> None:
-    """What the files of an output are called, whatever its id, key and model say."""
-    parts = [part.decode("utf-8", "replace") for part in data.split(BETWEEN)]
+def file_name(data: bytes) -> None:
+    """Make file names from hostile ids, keys and models."""
+    parts = [part.decode("utf-8", "replace") for part in data.split(SEPARATOR)]
     values = {"generation_id": parts[0], "model": parts[-1], "key": parts[len(parts) // 2]}
     for template in (None, "{generation_id}/{model}-{index}.{ext}", "{key}.{ext}"):
         naming = file_names.Naming(template=template, values=values, count=2)
@@ -396,23 +397,23 @@ def name(data: bytes) -> None:
 
 
 TARGETS: tuple[Callable[[bytes], None], ...] = (
-    submission,
-    status,
-    many,
-    others,
-    headers,
-    manifest,
-    extra,
-    callback,
-    record,
-    result,
-    campaign,
-    address,
-    name,
-    recovery,
+    submit_reply,
+    status_reply,
+    status_list_reply,
+    other_replies,
+    quota_headers,
+    manifest_lines,
+    connection_extra,
+    callback_body,
+    stored_record,
+    transfer_input,
+    request_file,
+    output_url,
+    file_name,
+    manifest_recovery,
 )
 
-#: Words that the readers look for.
+#: Words with a meaning for a reader.
 WORDS = [
     "task_id",
     "id",
@@ -528,7 +529,7 @@ WORDS = [
 
 
 def seeds() -> list[bytes]:
-    """Return inputs to begin with: every sample of the documents for every reader."""
+    """Return seed inputs: every documented sample for every reader."""
     samples = [path.read_bytes() for path in sorted(FIXTURES.glob("*.json"))]
     samples += [json.dumps(json.loads(sample)).encode() for sample in samples]
     more = [
@@ -555,17 +556,17 @@ def seeds() -> list[bytes]:
     for number, target in enumerate(TARGETS):
         for which, sample in enumerate((*samples, *more)):
             head = bytes([number])
-            if target in (submission, status, others, callback):
+            if target in (submit_reply, status_reply, other_replies, callback_body):
                 head += bytes([which % 10, which % 3])
-            if target in (campaign,):
+            if target is request_file:
                 head += b"\0\0" if sample[:1] == b"{" else b"\1\0"
-            if target in (submission, status, many, others):
+            if target in (submit_reply, status_reply, status_list_reply, other_replies):
                 head += b"\0"
             found.append(head + sample)
     return found
 
 
 def run(data: bytes) -> None:
-    """Give bytes to the target that the first of them names."""
+    """Run the target that the first byte names on the others."""
     if data:
         TARGETS[data[0] % len(TARGETS)](data[1:])

@@ -1,4 +1,4 @@
-"""What an audit of the dependencies says, without asking anybody."""
+"""Reports of ``tools/audit.py``, without a request to the advisory database."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def audit() -> ModuleType:
     return module
 
 
-def test_what_is_direct(audit: ModuleType) -> None:
+def test_direct_dependencies_are_recognized(audit: ModuleType) -> None:
     requirements = ["httpx>=0.27", "Apache_Airflow>=3.1", 'av>=13; extra == "emulator"']
     assert audit.direct(requirements) == {"httpx", "apache-airflow"}
 
 
 @pytest.mark.parametrize(("name", "status"), [("HTTPX", 1), ("other", 0)])
-def test_only_what_we_depend_on_fails(
+def test_only_direct_dependencies_fail_the_audit(
     audit: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -44,7 +44,7 @@ def test_only_what_we_depend_on_fails(
     assert "CVE-1 (fixed in 2)" in capsys.readouterr().out
 
 
-def test_a_database_that_cannot_be_reached_is_said_aloud(
+def test_an_unreachable_database_is_reported_as_skipped(
     audit: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def late(*arguments: Any, **options: Any) -> Any:

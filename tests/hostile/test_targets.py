@@ -1,4 +1,4 @@
-"""What the fuzzer does for as long as one likes, for a moment: any bytes end as a result or as one of our errors."""
+"""A short run of what ``make fuzz`` does: any bytes become a result or an error of this package."""
 
 from __future__ import annotations
 
@@ -14,34 +14,38 @@ SEEDS = targets.seeds()
 WORDS = st.sampled_from(
     [*targets.WORDS, '"', "{", "[", "}", "]", ":", ",", "\x1e", "\t", "\n", "\\u0000", "\\ud800"]
 )
-SOUP = st.lists(WORDS | st.text(max_size=4), max_size=30).map(
+FRAGMENTS = st.lists(WORDS | st.text(max_size=4), max_size=30).map(
     lambda words: "".join(words).encode("utf-8", "replace")
 )
 
 
 @st.composite
 def damaged(draw: st.DrawFn, number: int) -> bytes:
-    """Return a sample for one reader with something else in place of a part of it."""
+    """Return a sample for one reader with a part of it replaced."""
     seed = draw(st.sampled_from([seed[1:] for seed in SEEDS if seed[0] == number]))
     start = draw(st.integers(0, len(seed)))
     end = draw(st.integers(start, min(len(seed), start + 40)))
-    return seed[:start] + draw(SOUP | st.binary(max_size=8)) + seed[end:]
+    return seed[:start] + draw(FRAGMENTS | st.binary(max_size=8)) + seed[end:]
 
 
-@pytest.mark.parametrize("number", range(len(targets.TARGETS)), ids=[one.__name__ for one in targets.TARGETS])
-def test_any_bytes_are_read(number: int) -> None:
+@pytest.mark.parametrize(
+    "number", range(len(targets.TARGETS)), ids=[target.__name__ for target in targets.TARGETS]
+)
+def test_any_bytes_become_a_result_or_an_error(number: int) -> None:
     target: Callable[[bytes], None] = targets.TARGETS[number]
 
     @settings(deadline=None, max_examples=60)
-    @given(data=damaged(number) | SOUP | st.binary(max_size=200))
+    @given(data=damaged(number) | FRAGMENTS | st.binary(max_size=200))
     def check(data: bytes) -> None:
         target(data)
 
     check()
 
 
-@pytest.mark.parametrize("number", range(len(targets.TARGETS)), ids=[one.__name__ for one in targets.TARGETS])
-def test_every_sample_is_read(number: int) -> None:
+@pytest.mark.parametrize(
+    "number", range(len(targets.TARGETS)), ids=[target.__name__ for target in targets.TARGETS]
+)
+def test_every_documented_sample_is_read(number: int) -> None:
     for seed in SEEDS:
         if seed[0] == number:
             targets.run(seed)
@@ -50,11 +54,11 @@ def test_every_sample_is_read(number: int) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        # What the fuzzer found, each once.
+        # Earlier findings of the fuzzer.
         b'\x03\x02\x02\x00\x00{"error": {"code": "X", "message": "\\u0000"}}',
         b"\x0bhttps\x01\x00://a.example/b\nhttps:)/127.0.0.1/",
         b"\x0bhttps:evil.example/a.mp4",
     ],
 )
-def test_what_was_found_once(data: bytes) -> None:
+def test_earlier_findings(data: bytes) -> None:
     targets.run(data)

@@ -14,7 +14,7 @@ import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 from helpers import ALL_APIS
-from hostile.targets import storable
+from hostile.targets import check_storable
 from support import SECRET, Log, Store, TaskInstance, deferral, make_context, on_loop
 from versions import ENDING_FROM_TRIGGERS, deserialize, serialize
 
@@ -863,7 +863,7 @@ def test_rubbish_in_the_manifest_neither_stops_a_campaign_nor_loses_a_render(
     runner.ti.clear()
     result = runner.run(op)
     assert result["counts"]["succeeded"] == 2
-    storable([result, lines(path)])
+    check_storable([result, lines(path)])
     assert [line["urls"] for line in lines(path)] == [first["urls"], second["urls"]]
     assert len(paid(services)) == 2
 

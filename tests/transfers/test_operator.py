@@ -323,7 +323,9 @@ def test_overwriting(host: MediaServer, tmp_path: Path, overwrite: Any) -> None:
 @pytest.mark.parametrize("overwrite", [False, "False"])
 def test_not_overwriting(host: MediaServer, tmp_path: Path, overwrite: Any) -> None:
     (tmp_path / "out.mp4").write_bytes(b"before")
-    with pytest.raises(errors.SeedanceDestinationExistsError, match=r"the destination exists: .*out\.mp4") as caught:
+    with pytest.raises(
+        errors.SeedanceDestinationExistsError, match=r"the destination exists: .*out\.mp4"
+    ) as caught:
         run(result(host.put("/v.mp4", DATA)), f"{tmp_path}/out.mp4", overwrite=overwrite)
     assert not caught.value.retry_helps
     assert (tmp_path / "out.mp4").read_bytes() == b"before"
