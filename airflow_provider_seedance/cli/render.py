@@ -188,15 +188,14 @@ def _download(hook: SeedanceHook, generation: Generation, output: Path) -> tuple
     from airflow_provider_seedance.storage.location import StorageLocation
     from airflow_provider_seedance.storage.writers import open_writer
     from airflow_provider_seedance.transfers.download import Source, download
-    from airflow_provider_seedance.transfers.inline import store_data_url
-    from airflow_provider_seedance.transfers.output import FreshUrls
+    from airflow_provider_seedance.transfers.output import UrlRefresher
 
-    urls = FreshUrls(generation, hook)
+    urls = UrlRefresher(generation, hook)
     source = Source(
-        what=f"the output of generation {generation.generation_id}",
+        label=f"the output of generation {generation.generation_id}",
         generation_id=generation.generation_id,
         url=generation.urls[0],
-        refresh=lambda *_: urls.instead_of(1),
+        refresh=lambda *_: urls.refresh(1),
         stale=urls.stale(utc_now()),
     )
     columns = (TextColumn("{task.description:<10}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
@@ -206,16 +205,13 @@ def _download(hook: SeedanceHook, generation: Generation, output: Path) -> tuple
         open_writer(StorageLocation.of(output.as_uri(), None), exclusive=False) as writer,
     ):
         task = bar.add_task("download", total=None)
-        if source.url.startswith("data:"):
-            done = store_data_url(source, lambda _: writer, most=client.max_bytes)
-        else:
-            done = download(
-                client,
-                source,
-                lambda _: writer,
-                progress=lambda received, total: bar.update(task, completed=received, total=total),
-                now=utc_now,
-            )
+        done = download(
+            client,
+            source,
+            lambda _: writer,
+            progress=lambda received, total: bar.update(task, completed=received, total=total),
+            now=utc_now,
+        )
         writer.commit()
     assert done is not None
     return done.size, done.sha256

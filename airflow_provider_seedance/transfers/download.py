@@ -1,22 +1,26 @@
 """
-One download, through broken connections, expired URLs and servers of all kinds, in constant memory.
+Download of one file through broken connections, expired URLs and servers of all kinds, in constant memory.
 
-What holds at every moment: the sink has been given ``received`` bytes from the beginning of the file, and
-the hash is theirs. A reply is taken only if it goes on exactly there and belongs to the same file;
-otherwise the sink starts over. The caller makes the sink visible after :func:`download` has returned, that
-is, after the length was checked.
+Invariant: the sink has received ``received`` bytes from the beginning of the file, and the hash is theirs. A reply
+is used only if it continues exactly there and belongs to the same file; otherwise the sink starts over. The caller
+makes the file visible after :func:`download` has returned, that is, after the length was checked.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import logging
+import re
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
+from urllib.parse import unquote
 
+from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.rate_limits import read_retry_after
 from airflow_provider_seedance.client.media_client import (
     MediaAddressError,
@@ -25,66 +29,53 @@ from airflow_provider_seedance.client.media_client import (
     MediaStream,
     MediaTooSlowError,
 )
-from airflow_provider_seedance.exceptions import (
-    SeedanceError,
-    SeedanceMediaError,
-    SeedanceMediaHostError,
-    SeedanceMediaTooLargeError,
-    SeedanceOutputGoneError,
-)
 from airflow_provider_seedance.storage.location import RETRY_IS_FREE
 from airflow_provider_seedance.urls import redact_url, without_query
 
 log = logging.getLogger(__name__)
 
-#: Tries in a row that may bring nothing new.
-MAX_FUTILE_TRIES = 5
+#: Consecutive attempts without new bytes; a host that is down for longer is left to Airflow's retry.
+MAX_FUTILE_ATTEMPTS = 5
 
-#: Tries of one download in all.
-MAX_TRIES = 200
+#: Attempts of one download in all, so that a host that sends a few bytes at a time ends as well.
+MAX_ATTEMPTS = 200
 
-#: URLs asked for in a row, each costing a request of the quota, while none of them works.
-MAX_REFRESHES = 2
+#: Consecutive URL refreshes that all fail (each costs one request of the quota).
+MAX_URL_REFRESHES = 2
 
-#: Seconds before the next try after something new came; they double with every futile try.
-FIRST_PAUSE = 0.25
+#: Pause before the first retry; it doubles with every futile attempt.
+FIRST_BACKOFF_SECONDS = 0.25
 
-#: Seconds before a refused URL is tried again that the service stands by: a host may be late with a new file.
-SAME_URL_PAUSE = 2.0
+#: Limit of the doubling pauses.
+MAX_BACKOFF_SECONDS = 30.0
 
-#: Longest pause on a worker, in seconds; a longer one is for Airflow to make.
-LONGEST_PAUSE = 60.0
+#: Pause before a refused URL is retried that the service confirmed: a host may be late with a new file.
+CONFIRMED_URL_BACKOFF_SECONDS = 2.0
+
+#: Limit of a Retry-After that a worker waits for; a longer one is left to Airflow's retry.
+MAX_RETRY_AFTER_SECONDS = 60.0
 
 #: Types of error pages, which some hosts send with status 200.
-_PAGES = frozenset(
-    {
-        "text/html",
-        "text/xml",
-        "application/json",
-        "application/problem+json",
-        "application/xhtml+xml",
-        "application/xml",
-    }
-)
+_ERROR_PAGE_TYPE = re.compile(r"[/+](html|xml|json)$")
 
 
 class Sink(Protocol):
-    """Where a download goes."""
+    """Destination of a download."""
 
     def write(self, data: bytes) -> None:
-        """Take the next bytes."""
+        """Append bytes."""
 
     def restart(self) -> None:
-        """Forget every byte taken so far."""
+        """Discard all bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Announced:
     """
-    What the first reply told of the file.
+    Facts about the file in the first reply.
 
-    :param length: Bytes of the whole file, or ``None`` where the server did not tell.
-    :param content_type: Media type, empty where the server did not tell.
+    :param length: Bytes of the whole file, or ``None`` where the server does not announce it.
+    :param content_type: Media type, empty where the server does not send it.
     """
 
     length: int | None
@@ -107,21 +98,25 @@ class Downloaded:
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """
-    What is downloaded.
+    Origin of a download.
 
-    :param what: What it is called in messages: ``output 2 of 3 of generation gen-1``.
+    :param label: Its name in messages: ``output 2 of 3 of generation gen-1``.
     :param generation_id: For errors.
-    :param url: Where it is.
-    :param stale: Whether the URL has expired by what the service said of it.
-    :param refresh: Asks the service for the URL again, which may turn out to be the same. It raises
+    :param stale: The URL has expired by the service's own account.
+    :param refresh: Requests the URL from the service again, which may turn out to be the same. It raises
         :class:`SeedanceOutputGoneError` where there is none, and costs a request of the quota.
     """
 
-    what: str
+    label: str
     generation_id: str
     url: str
     refresh: Callable[[], str]
     stale: bool = False
+
+    @property
+    def subject(self) -> str:
+        """The label at the beginning of a sentence."""
+        return self.label[:1].upper() + self.label[1:]
 
 
 Begin = Callable[[Announced], Sink | None]
@@ -136,26 +131,59 @@ def download(
     progress: Progress,
     now: Callable[[], datetime],
     stop: threading.Event | None = None,
-    sleep: Callable[[float], None] | None = None,
+    sleep: Callable[[float], object] | None = None,
 ) -> Downloaded | None:
     """
-    Download a file into a sink.
+    Download a file, or the data in a ``data:`` URL, into a sink.
 
-    :param begin: Makes the sink when the first good reply has come, or returns ``None`` to leave it.
+    :param begin: Opens the sink at the first good reply, or returns ``None`` to leave the file.
     :param progress: Called after every piece with the bytes so far and in all.
-    :param stop: WaitResult the download when set.
+    :param stop: Ends the download when set.
     :param sleep: Replaces waiting, for tests.
-    :returns: What was downloaded, or ``None`` if ``begin`` left it.
-    :raises SeedanceOutputGoneError: the output is no longer to be had.
+    :returns: The download, or ``None`` if ``begin`` left the file.
+    :raises SeedanceOutputGoneError: the output is no longer available.
     :raises SeedanceMediaTooLargeError: it is larger than the connection allows.
     :raises SeedanceMediaError: it could not be downloaded this time.
     """
-    run = _Run(client, source, begin, progress, now, stop or threading.Event(), sleep)
-    return run.to_the_end()
+    if source.url.startswith("data:"):
+        return store_data_url(source, begin, max_bytes=client.max_bytes)
+    stop = stop or threading.Event()
+    return _Run(client, source, begin, progress, now, stop, sleep or stop.wait, source.url, source.url).run()
 
 
-class _Failed(Exception):
-    """A try failed in a way that another one may not."""
+def store_data_url(source: Source, begin: Begin, *, max_bytes: int) -> Downloaded | None:
+    """
+    Store the content of a ``data:`` URL, which ``ark`` can answer with.
+
+    :raises SeedanceMediaError: it cannot be decoded.
+    :raises SeedanceMediaTooLargeError: it holds more than ``max_bytes``.
+    """
+    head, comma, payload = source.url.partition(",")
+    if not comma or not head.endswith(";base64"):
+        raise _undecodable(source, "it is not in base64")
+    payload = unquote(payload) if "%" in payload else payload
+    # Checked before decoding, so that a payload that is too large is not held twice.
+    min_bytes = 3 * (len(payload.rstrip("=")) // 4)
+    if min_bytes > max_bytes:
+        raise _too_large(source, "its URL", min_bytes, max_bytes)
+    try:
+        data = base64.b64decode(payload, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise _undecodable(source, str(error)) from None
+    if not data:
+        raise _undecodable(source, "it is empty")
+    if len(data) > max_bytes:
+        raise _too_large(source, "its URL", len(data), max_bytes)
+    content_type = head[len("data:") :].partition(";")[0].lower()
+    sink = begin(Announced(length=len(data), content_type=content_type))
+    if sink is None:
+        return None
+    sink.write(data)
+    return Downloaded(size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+class _AttemptFailed(Exception):
+    """An attempt failed in a way that another one may not."""
 
     def __init__(self, reason: str, *, status: int | None = None, retry_after: float | None = None) -> None:
         super().__init__(reason)
@@ -164,56 +192,48 @@ class _Failed(Exception):
         self.retry_after = retry_after
 
 
-class _Slow(_Failed):
-    """A try brought so little that it counts for nothing."""
+class _TooSlow(_AttemptFailed):
+    """An attempt brought so little that it does not count as progress."""
 
 
-class _Refused(_Failed):
-    """The host does not give out the file under this URL."""
+class _UrlRefused(_AttemptFailed):
+    """The host does not deliver the file under this URL."""
 
 
 class _Left(Exception):
     """``begin`` left the file."""
 
 
+@dataclass
 class _Run:
-    def __init__(
-        self,
-        client: MediaClient,
-        source: Source,
-        begin: Begin,
-        progress: Progress,
-        now: Callable[[], datetime],
-        stop: threading.Event,
-        sleep: Callable[[float], None] | None,
-    ) -> None:
-        self.client = client
-        self.source = source
-        self.begin = begin
-        self.progress = progress
-        self.now = now
-        self.stop = stop
-        self.sleep: Callable[[float], object] = sleep or stop.wait
-        self.url = source.url
-        self.sink: Sink | None = None
-        self.hash = hashlib.sha256()
-        self.received = 0
-        self.total: int | None = None
-        #: What tells whether it is still the same file, and the URL that it was begun from.
-        self.validator: str | None = None
-        self.begun_from = source.url
-        self.ranges = True
-        #: Most bytes ever received: what shows progress over tries and new beginnings.
-        self.furthest = 0
-        self.furthest_before = 0
-        self.tries = 0
-        self.futile = 0
-        self.refreshes = 0
-        self.same_again = False
+    client: MediaClient
+    source: Source
+    begin: Begin
+    progress: Progress
+    now: Callable[[], datetime]
+    stop: threading.Event
+    sleep: Callable[[float], object]
+    url: str
+    #: The URL of the first byte in the sink.
+    started_from: str
+    sink: Sink | None = None
+    hash: Any = field(default_factory=hashlib.sha256)
+    received: int = 0
+    total: int | None = None
+    #: ETag or date of the file, for `If-Range`.
+    validator: str | None = None
+    ranges: bool = True
+    #: Most bytes ever received, which shows progress over attempts and restarts; and before the last attempt.
+    furthest: int = 0
+    furthest_before: int = 0
+    attempts: int = 0
+    futile: int = 0
+    refreshes: int = 0
+    confirmed: bool = False
 
-    # ------------------------------------------------------------------ tries
+    # ------------------------------------------------------------------ attempts
 
-    def to_the_end(self) -> Downloaded | None:
+    def run(self) -> Downloaded | None:
         if self.source.stale:
             self._refresh_early()
         while True:
@@ -224,32 +244,32 @@ class _Run:
             except _Left:
                 return None
             except MediaAddressError as error:
-                raise SeedanceMediaHostError(
-                    f"{capital(self.source.what)} may not be downloaded from {redact_url(self.url)}: {error}. The "
+                raise errors.SeedanceMediaHostError(
+                    f"{self.source.subject} may not be downloaded from {redact_url(self.url)}: {error}. The "
                     "render is paid for and is not lost by this. If that host is to be trusted, name it in "
                     "media_hosts in the connection's extra and clear this task, which pays nothing.",
                     generation_id=self.source.generation_id,
                 ) from error
             except MediaTooSlowError as error:
-                self._failed(_Slow(str(error)))
+                self._retry_later(_TooSlow(str(error)))
             except MediaConnectionError as error:
-                self._failed(_Failed(str(error)))
-            except _Refused as refusal:
-                self._refused(refusal)
-            except _Failed as failure:
-                self._failed(failure)
+                self._retry_later(_AttemptFailed(str(error)))
+            except _UrlRefused as refusal:
+                self._refresh_url(refusal)
+            except _AttemptFailed as failure:
+                self._retry_later(failure)
 
     def _attempt(self) -> None:
         offset = self.received if self._resumable() else 0
-        self.tries += 1
+        self.attempts += 1
         with self.client.open(self.url, offset=offset, validator=self.validator) as stream:
-            if stream.status == 416 and self._is_whole(stream, offset):
+            if stream.status == 416 and self._is_complete(stream, offset):
                 return
-            self._judge(stream, offset)
-            self._take(stream, offset)
+            self._check_reply(stream, offset)
+            self._receive(stream, offset)
 
-    def _is_whole(self, stream: MediaStream, offset: int) -> bool:
-        """Whether there is nothing left: the connection broke at the end of a file of unannounced length."""
+    def _is_complete(self, stream: MediaStream, offset: int) -> bool:
+        """Return whether the file is whole: the connection broke at the end of a file of unannounced length."""
         part = stream.content_range
         return bool(offset and part and part.total == offset and self.total in (None, offset))
 
@@ -257,42 +277,42 @@ class _Run:
         if not self.ranges:
             return False
         # Without a validator only the same path is trusted to be the same file; its signature may differ.
-        return self.validator is not None or without_query(self.url) == without_query(self.begun_from)
+        return self.validator is not None or without_query(self.url) == without_query(self.started_from)
 
-    def _judge(self, stream: MediaStream, offset: int) -> None:
-        """Raise unless the reply holds (the rest of) the file."""
+    def _check_reply(self, stream: MediaStream, offset: int) -> None:
+        """Raise unless the reply holds the file, or the rest of it."""
         status = stream.status
         if status == 416 and offset:
             whole = stream.content_range
             self.ranges = False
-            raise _Failed(
+            raise _AttemptFailed(
                 f"the host has no bytes from {offset} on (of {whole.total if whole else 'unknown'})",
                 status=status,
             )
         if status in (408, 425, 429) or status >= 500:
-            raise _Failed(
+            raise _AttemptFailed(
                 f"HTTP {status}", status=status, retry_after=read_retry_after(stream.headers, self.now())
             )
         if status >= 400:
-            raise _Refused(f"HTTP {status}", status=status)
+            raise _UrlRefused(f"HTTP {status}", status=status)
         if status not in (200, 206):
-            raise _Failed(f"HTTP {status}, which is no reply to a download", status=status)
-        if stream.content_type in _PAGES:
-            raise _Refused(f"a page of type {stream.content_type} in place of the file", status=status)
+            raise _AttemptFailed(f"unexpected HTTP {status}", status=status)
+        if _ERROR_PAGE_TYPE.search(stream.content_type):
+            raise _UrlRefused(f"a page of type {stream.content_type} in place of the file", status=status)
         if stream.content_encoding:
             raise self._error(
-                f"is sent with content encoding {stream.content_encoding} although it was asked for as it is"
+                f"is sent with content encoding {stream.content_encoding} although none was requested"
             )
 
-    def _take(self, stream: MediaStream, offset: int) -> None:
-        total = self._position(stream, offset)
+    def _receive(self, stream: MediaStream, offset: int) -> None:
+        total = self._align(stream, offset)
         self._check_size(total or 0)
         if self.sink is None:
             self.sink = self.begin(Announced(length=total, content_type=stream.content_type))
             if self.sink is None:
                 raise _Left
             if total is None:
-                log.warning("The host announces no length for %s: it cannot be checked.", self.source.what)
+                log.warning("The host announces no length for %s: it cannot be checked.", self.source.label)
         for chunk in stream.chunks():
             self._check_stop()
             self._check_size(self.received + len(chunk))
@@ -302,95 +322,94 @@ class _Run:
             self.progress(self.received, self.total)
         self.furthest = max(self.furthest, self.received)
         if not self.received:
-            raise _Failed("the file is empty")
+            raise _AttemptFailed("the file is empty")
         if self.total is not None and self.received != self.total:
             if self.received > self.total:
                 self.ranges = False
-            raise _Failed(f"{self.received} bytes came, {self.total} were announced")
+            raise _AttemptFailed(f"{self.received} bytes came, {self.total} were announced")
 
-    def _position(self, stream: MediaStream, offset: int) -> int | None:
-        """Come to the byte that the reply begins with, and return the announced length of the file."""
+    def _align(self, stream: MediaStream, offset: int) -> int | None:
+        """Move to the first byte of the reply, and return the announced length of the file."""
         if stream.status == 200:
-            self._start_over(stream)
+            self._restart(stream)
             return self.total
         part = stream.content_range
         if part is None or part.start != offset:
             self.ranges = False
-            raise _Failed(f"the host sent another range than from {offset} on", status=206)
+            raise _AttemptFailed(f"the host sent another range than from {offset} on", status=206)
         if not offset:
-            self._start_over(stream)
+            self._restart(stream)
             self.total = part.total
             return self.total
         other_length = part.total is not None and self.total is not None and part.total != self.total
         other_file = self.validator and stream.validator and stream.validator != self.validator
         if other_length or other_file:
             self.ranges = False
-            raise _Failed("the file changed while it was downloaded", status=206)
+            raise _AttemptFailed("the file changed while it was downloaded", status=206)
         if self.total is None:
             self.total = part.total
         return self.total
 
-    def _start_over(self, stream: MediaStream) -> None:
+    def _restart(self, stream: MediaStream) -> None:
         if self.received and self.sink is not None:
-            log.info("The host sends %s from its first byte.", self.source.what)
+            log.info("The host sends %s from its first byte.", self.source.label)
             self.sink.restart()
         self.furthest = max(self.furthest, self.received)
         self.received = 0
         self.hash = hashlib.sha256()
         self.total = stream.content_length
         self.validator = stream.validator
-        self.begun_from = self.url
+        self.started_from = self.url
         self.ranges = True
 
     # ------------------------------------------------------------------ failures
 
-    def _note_progress(self, *, slow: bool = False) -> None:
+    def _count_progress(self, *, slow: bool = False) -> None:
         self.furthest = max(self.furthest, self.received)
         if self.furthest > self.furthest_before and not slow:
             self.furthest_before = self.furthest
             self.futile = 0
             self.refreshes = 0
-            self.same_again = False
+            self.confirmed = False
         self.futile += 1
 
-    def _failed(self, failure: _Failed) -> None:
-        self._note_progress(slow=isinstance(failure, _Slow))
+    def _retry_later(self, failure: _AttemptFailed) -> None:
+        self._count_progress(slow=isinstance(failure, _TooSlow))
         wait = failure.retry_after
-        if self.futile >= MAX_FUTILE_TRIES or self.tries >= MAX_TRIES or (wait or 0) > LONGEST_PAUSE:
+        if (
+            self.futile >= MAX_FUTILE_ATTEMPTS
+            or self.attempts >= MAX_ATTEMPTS
+            or (wait or 0) > MAX_RETRY_AFTER_SECONDS
+        ):
             raise self._error(
                 f"could not be downloaded from {redact_url(self.url)}: {failure.reason} "
-                f"(after {self.tries} tries and {self._so_far()})",
+                f"(after {self.attempts} attempts and {self._received_of_total()})",
                 status=failure.status,
                 retry_after=wait,
             )
-        pause = wait if wait is not None else self._backoff()
+        backoff = min(FIRST_BACKOFF_SECONDS * 2 ** (self.futile - 1), MAX_BACKOFF_SECONDS)
+        pause = wait if wait is not None else backoff
         then = "it is resumed" if self.received and self._resumable() else "it is tried again"
         log.warning(
             "The download of %s broke after %s: %s; %s in %.1f s.",
-            self.source.what,
-            self._so_far(),
+            self.source.label,
+            self._received_of_total(),
             failure.reason,
             then,
             pause,
         )
         self.sleep(pause)
 
-    def _backoff(self) -> float:
-        return float(min(FIRST_PAUSE * 2 ** (self.futile - 1), 30.0))
-
-    def _refused(self, refusal: _Refused) -> None:
-        self._note_progress()
-        if self.same_again:
-            raise SeedanceOutputGoneError(
-                f"{capital(self.source.what)} is no longer there: {redact_url(self.url)} answers "
-                f"{refusal.reason}, and the service gives no other URL. It was rendered and is billed; look for "
-                "it in the console of the service. Only a new generation makes it again, and is paid for: clear "
-                'the generating task with on_clear="new" or a changed request; as it is, a clear may deliver the '
-                "same dead URL.",
-                http_status=refusal.status,
-                generation_id=self.source.generation_id,
+    def _refresh_url(self, refusal: _UrlRefused) -> None:
+        self._count_progress()
+        if self.confirmed:
+            raise output_gone_error(
+                f"{self.source.subject} is no longer there: {redact_url(self.url)} answers {refusal.reason}, and "
+                "the service gives no other URL.",
+                self.source.generation_id,
+                refusal.status,
             )
-        if self.refreshes >= MAX_REFRESHES:
+        if self.refreshes >= MAX_URL_REFRESHES:
             raise self._error(
                 f"could not be downloaded: the host refuses every URL the service gives, the last one "
                 f"({redact_url(self.url)}) with {refusal.reason}",
@@ -398,37 +417,39 @@ class _Run:
             )
         self.refreshes += 1
         log.warning(
-            "%s is refused at %s (%s); asking the service for its URL again.",
-            capital(self.source.what),
+            "%s is refused at %s (%s); requesting its URL from the service.",
+            self.source.subject,
             redact_url(self.url),
             refusal.reason,
         )
         try:
             fresh = self.source.refresh()
-        except SeedanceError as error:
-            raise self._explained(error, refusal) from error
+        except errors.SeedanceError as error:
+            raise self._refresh_failed(error, refusal) from error
         if fresh == self.url:
-            self.same_again = True
-            self.sleep(SAME_URL_PAUSE)
+            self.confirmed = True
+            self.sleep(CONFIRMED_URL_BACKOFF_SECONDS)
         self.url = fresh
 
     def _refresh_early(self) -> None:
         try:
             fresh = self.source.refresh()
-        except SeedanceError as error:
+        except errors.SeedanceError as error:
             # Clocks differ and services round: the URL may work all the same, and trying it costs nothing.
             log.warning(
-                "The URL of %s has expired, and there is no new one (%s); trying it.", self.source.what, error
+                "The URL of %s has expired, and there is no new one (%s); trying it.",
+                self.source.label,
+                error,
             )
         else:
-            log.info("The URL of %s has expired; the service was asked again.", self.source.what)
+            log.info("The URL of %s had expired and was renewed.", self.source.label)
             self.url = fresh
 
-    def _explained(self, error: SeedanceError, refusal: _Refused) -> SeedanceError:
+    def _refresh_failed(self, error: errors.SeedanceError, refusal: _UrlRefused) -> errors.SeedanceError:
         details = {**error.details(), "generation_id": self.source.generation_id}
         return type(error)(
-            f"{capital(self.source.what)} is refused at {redact_url(self.url)} ({refusal.reason}), and no new URL "
-            f"could be had: {error.message}",
+            f"{self.source.subject} is refused at {redact_url(self.url)} ({refusal.reason}), and no new URL "
+            f"is available: {error.message}",
             **details,
         )
 
@@ -437,34 +458,49 @@ class _Run:
             raise self._error("is not downloaded: the task was stopped")
 
     def _check_size(self, size: int) -> None:
-        most = self.client.max_bytes
-        if size > most:
-            raise too_large(self.source, redact_url(self.url), size, most)
+        max_bytes = self.client.max_bytes
+        if size > max_bytes:
+            raise _too_large(self.source, redact_url(self.url), size, max_bytes)
 
-    def _so_far(self) -> str:
+    def _received_of_total(self) -> str:
         return f"{self.received} of {self.total if self.total is not None else 'unknown'} bytes"
 
     def _error(
-        self, what: str, *, status: int | None = None, retry_after: float | None = None
-    ) -> SeedanceMediaError:
-        return SeedanceMediaError(
-            f"{capital(self.source.what)} {what}. {RETRY_IS_FREE}",
+        self, problem: str, *, status: int | None = None, retry_after: float | None = None
+    ) -> errors.SeedanceMediaError:
+        return errors.SeedanceMediaError(
+            f"{self.source.subject} {problem}. {RETRY_IS_FREE}",
             http_status=status,
             retry_after=retry_after,
             generation_id=self.source.generation_id,
         )
 
 
-def too_large(source: Source, where: str, size: int, most: int) -> SeedanceMediaTooLargeError:
-    """Return the error for an output of more bytes than the connection allows."""
-    return SeedanceMediaTooLargeError(
-        f"{capital(source.what)} is larger than media may be: {where} has at least {size} bytes, "
-        f"and {most} are allowed. Nothing of it is kept; the render is paid for and not lost. If the file is what "
-        "it should be, raise max_media_bytes in the connection's extra and clear this task, which pays nothing.",
+def output_gone_error(
+    reason: str, generation_id: str, http_status: int | None = None
+) -> errors.SeedanceOutputGoneError:
+    """Return the error for an output that is no longer available."""
+    return errors.SeedanceOutputGoneError(
+        f"{reason} It was rendered and is billed; look for it in the console of the service. Only a new generation "
+        'makes it again, and is paid for: clear the generating task with on_clear="new" or a changed request; as it '
+        "is, a clear may deliver the same dead URL. Transfer outputs soon after they are made.",
+        http_status=http_status,
+        generation_id=generation_id,
+    )
+
+
+def _undecodable(source: Source, reason: str) -> errors.SeedanceMediaError:
+    return errors.SeedanceMediaError(
+        f"{source.subject} came as data in its URL, which cannot be read: {reason}. It is billed; look for it in the "
+        "console of the service.",
         generation_id=source.generation_id,
     )
 
 
-def capital(text: str) -> str:
-    """Return a text that begins a sentence."""
-    return text[:1].upper() + text[1:]
+def _too_large(source: Source, origin: str, size: int, max_bytes: int) -> errors.SeedanceMediaTooLargeError:
+    return errors.SeedanceMediaTooLargeError(
+        f"{source.subject} is larger than media may be: {origin} has at least {size} bytes, and {max_bytes} are "
+        "allowed. Nothing of it is kept; the render is paid for and not lost. If the file is what it should be, "
+        "raise max_media_bytes in the connection's extra and clear this task, which pays nothing.",
+        generation_id=source.generation_id,
+    )

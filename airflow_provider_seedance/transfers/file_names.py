@@ -1,13 +1,14 @@
 """
-How outputs are called in a directory: pure functions.
+Names of outputs in a directory: pure functions.
 
-The values that go into a name come from a service, so they can neither leave the directory nor make one.
+The values in a name come from a service, so they can neither leave the directory nor create one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -35,124 +36,112 @@ _EXTENSIONS = {
 _KNOWN = frozenset({*_EXTENSIONS.values(), "jpeg", "tif"})
 _DEFAULTS = {"video": "mp4", "image": "png"}
 
-#: Longest value in a name, in bytes: a file name has 255, and a letter up to four.
-_LONGEST = 200
+#: Limit of one value in a name: a file name has at most 255 bytes, with index and extension.
+MAX_VALUE_BYTES = 200
 
 
 @dataclass(frozen=True, kw_only=True)
 class Naming:
     """
-    Names the outputs of one generation.
+    Names of the outputs of one generation.
 
-    :param template: ``name_template`` of the operator, or ``None`` for ``{generation_id}.{ext}`` and, for
-        several outputs, ``{generation_id}-{index}.{ext}``.
-    :param values: What the placeholders stand for, without ``index`` and ``ext``.
-    :param count: How many outputs there are.
+    :param template: Text with placeholders. Several outputs get ``-{index}`` unless it has an index.
+    :param values: Values of the placeholders, without ``index`` and ``ext``.
+    :param count: Number of outputs.
     """
 
-    template: str | None
+    template: str
     values: dict[str, Any]
     count: int
 
     @property
-    def pattern(self) -> str:
-        """The template in use."""
-        return self.template if self.template is not None else "{generation_id}.{ext}"
-
-    @property
     def needs_extension(self) -> bool:
-        """Whether a name cannot be told before the type of the file is known."""
+        """Return whether a name depends on the type of the file."""
         return "ext" in self._placeholders()
-
-    def check(self) -> None:
-        """
-        Judge the template before anything is sent.
-
-        :raises SeedanceConfigurationError: it has unknown placeholders or makes names that are none.
-        """
-        try:
-            used = self._placeholders()
-            unknown = sorted(used - set(PLACEHOLDERS))
-        except ValueError as error:
-            raise self._wrong(str(error)) from None
-        if unknown:
-            raise self._wrong(f"there is no placeholder {', '.join(repr(name) for name in unknown)}")
-        names = {self.name(index, "ext") for index in range(1, self.count + 1)}
-        if len(names) < self.count:
-            raise self._wrong("it gives several outputs the same name")
 
     def name(self, index: int, extension: str) -> str:
         """
         Return the name of an output below the directory.
 
         :param index: Counted from 1.
-        :raises SeedanceConfigurationError: the template does not make a name.
+        :raises SeedanceConfigurationError: the template has unknown placeholders or no usable names.
         """
+        placeholders = self._placeholders()
         values: dict[str, Any] = {name: _safe(value) for name, value in self.values.items()}
         try:
-            name = self.pattern.format(**values, index=index, ext=extension)
+            name = self.template.format(**values, index=index, ext=extension)
         except (ValueError, LookupError, AttributeError, TypeError) as error:
-            raise self._wrong(str(error)) from None
-        if self.count > 1 and "index" not in self._placeholders():
+            raise self._unusable(str(error)) from None
+        if self.count > 1 and "index" not in placeholders:
             path = PurePosixPath(name)
             name = name.removesuffix(path.suffix) + f"-{index}{path.suffix}"
         segments = name.split("/")
         if any(segment in ("", ".", "..") for segment in segments) or not name.isprintable():
-            raise self._wrong(f"{name!r} is not a name below the destination")
+            raise self._unusable(f"{name!r} is not a name below the destination")
         if any(len(segment.encode()) > 255 for segment in segments):
-            raise self._wrong("it makes a name longer than 255 bytes")
+            raise self._unusable("its name is longer than 255 bytes")
         return name
 
     def _placeholders(self) -> set[str]:
         found = set()
-        for _, name, spec, conversion in Formatter().parse(self.pattern):
-            if name is None:
-                continue
-            if conversion or "{" in (spec or ""):
-                raise ValueError(f"placeholder {name!r} is not a plain one")
-            found.add(name)
+        try:
+            for _, name, spec, conversion in Formatter().parse(self.template):
+                if conversion or "{" in (spec or ""):
+                    raise ValueError(f"placeholder {name!r} has a conversion or a nested placeholder")
+                if name is not None:
+                    found.add(name)
+        except ValueError as error:
+            raise self._unusable(str(error)) from None
+        if unknown := sorted(found - set(PLACEHOLDERS)):
+            raise self._unusable(f"there is no placeholder {', '.join(map(repr, unknown))}")
         return found
 
-    def _wrong(self, why: str) -> SeedanceConfigurationError:
+    def _unusable(self, reason: str) -> SeedanceConfigurationError:
         known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
         return SeedanceConfigurationError(
-            f"name_template {self.pattern!r} cannot be used: {why}. It takes {known}. Nothing was sent."
+            f"name_template {self.template!r} cannot be used: {reason}. It takes {known}. Nothing was sent."
         )
 
 
 def _safe(value: Any) -> str:
-    told = str(value) if value is not None else "unknown"
-    text = re.sub(r"[^\w.\-]", "_", told)
-    if len(text.encode()) > _LONGEST:
-        # What only differs behind the cut must not be stored in one file.
-        text = _with_digest(text, told)
+    original = str(value) if value is not None else "unknown"
+    text = re.sub(r"[^\w.\-]", "_", original)
+    if len(text.encode()) > MAX_VALUE_BYTES:
+        # Values that differ only behind the cut must not share a file.
+        text = _with_digest(text, original)
     return text if text.strip(".") else "_" * max(1, len(text))
 
 
 def _with_digest(text: str, value: str) -> str:
-    """Return the beginning of a text, in whole letters, and a digest of the value that it stands for."""
+    """Return the beginning of a text, in whole characters, and a digest of the value that it stands for."""
     digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    return f"{text.encode()[: _LONGEST - 9].decode('utf-8', 'ignore')}-{digest}"
+    return f"{text.encode()[: MAX_VALUE_BYTES - 9].decode('utf-8', 'ignore')}-{digest}"
+
+
+def folded(name: str) -> str:
+    """Return a name as filesystems compare it that ignore case and the composition of characters."""
+    return unicodedata.normalize("NFC", name.casefold())
 
 
 def distinct(values: Iterable[str]) -> dict[str, str]:
     """
-    Return what stands for each value in a name, so that what differs in the values differs in the names.
+    Return the text that stands for each value in a name, so that different values get different names.
 
-    Values that would look the same get a digest of what they really are, unless they look as they are.
+    Values with the same name, in any case of its letters, get a digest of the value, unless their name is the
+    value itself in lower case.
     """
-    alike: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for value in dict.fromkeys(values):
-        alike.setdefault(_safe(value), []).append(value)
+        groups.setdefault(folded(_safe(value)), []).append(value)
     return {
-        value: value if len(group) == 1 or value == safe else _with_digest(safe, value)
-        for safe, group in alike.items()
+        value: value if len(group) == 1 or value == name else _with_digest(_safe(value), value)
+        for name, group in groups.items()
         for value in group
     }
 
 
 def extension_of_url(url: str) -> str | None:
-    """Return the extension that the path of a URL (or the type of a ``data:`` URL) tells, if any."""
+    """Return the extension in the path of a URL, or of the type of a ``data:`` URL, if it is known."""
     if url.startswith("data:"):
         return extension_of_type(url[5:].partition(",")[0].partition(";")[0])
     try:
@@ -168,5 +157,5 @@ def extension_of_type(content_type: str | None) -> str | None:
 
 
 def default_extension(media: str) -> str:
-    """Return the extension for files of which nothing is known."""
+    """Return the extension for files of unknown type."""
     return _DEFAULTS.get(media, "bin")

@@ -1,4 +1,4 @@
-"""Reading the operator's arguments, in every form that a Dag or a template gives them; nothing is sent."""
+"""The operator's arguments, in every form that a Dag or a template gives them. Nothing is sent."""
 
 from __future__ import annotations
 
@@ -7,24 +7,28 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+from airflow.providers.common.compat.sdk import ObjectStoragePath
 
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.batch.manifest import read_manifest
 from airflow_provider_seedance.generations import Generation, GenerationStatus
+from airflow_provider_seedance.storage.location import StorageLocation
 from airflow_provider_seedance.urls import redact_url
-
-if TYPE_CHECKING:
-    from airflow_provider_seedance.storage.location import StorageLocation
 
 Overwrite = Literal["yes", "no", "if-changed"]
 
+#: Limit of a rejected value that an error quotes.
+MAX_QUOTED_CHARS = 60
+
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class TransferItem:
     """
-    One generation of many.
+    One generation to transfer.
 
-    :param key: Of its item; its id where it has none.
+    :param key: Key of its batch item; the generation id where there is none.
     :param sha256: Of its outputs, as far as known.
     """
 
@@ -34,137 +38,116 @@ class Wanted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Many:
+class TransferInput:
     """
-    What a campaign made.
+    All generations to transfer.
 
-    :param left_out: Items that failed or were not submitted: they have nothing to transfer.
-    :param broken: Keys of items that are said to have succeeded and cannot be transferred, and why.
+    :param single: The argument was one generation, not a batch or a list.
+    :param left_out: Number of items that failed or were not submitted, so that they have no output.
+    :param broken: Keys of items that are reported as succeeded and cannot be transferred, with the reason.
     """
 
-    wanted: tuple[Wanted, ...]
+    items: tuple[TransferItem, ...]
+    single: bool = False
     left_out: int = 0
     broken: tuple[tuple[str, errors.SeedanceError], ...] = ()
 
 
-def read_many(value: Any) -> Many | None:
+def read_input(value: Any) -> TransferInput:
     """
-    Read the operator's ``generation`` if it is many: a batch result, its manifest, or a list of results.
+    Read the operator's ``generation``: a result, a batch result, its manifest, a list of results, or their text.
 
-    :returns: ``None`` if it is a single one.
-    :raises SeedanceRequestError: it is neither; nothing was sent, a retry cannot help.
+    :raises SeedanceRequestError: it has no outputs to transfer; nothing was sent, a retry cannot help.
     :raises SeedanceConfigurationError: there is no such manifest.
     """
     if isinstance(value, str) and not is_path(value):
         value = _from_text(value)
     if is_path(value):
         return _from_manifest(value.strip() if isinstance(value, str) else value)
-    if isinstance(value, Mapping):
-        if "succeeded" not in value or "counts" not in value:
-            return None
+    if isinstance(value, Mapping) and "succeeded" in value and "counts" in value:
         return _from_batch(value)
-    if isinstance(value, (Generation, str, bytes)) or not isinstance(value, Iterable):
-        return None
-    entries = [_from_text(entry) if isinstance(entry, str) else entry for entry in value]
-    for entry in entries:
-        _shaped(entry)  # what is no result at all is a mistake in the Dag
-    return _gathered(entries, left_out=0) if entries else None
+    if isinstance(value, Iterable) and not isinstance(value, (Mapping, Generation, str, bytes)):
+        entries = [_from_text(entry) if isinstance(entry, str) else entry for entry in value]
+        for entry in entries:
+            _to_generation(entry)  # anything but a result is a mistake in the Dag
+        if entries:
+            return _collect(entries)
+    return TransferInput(items=(_to_item(value),), single=True)
 
 
 def is_path(value: Any) -> bool:
-    """Whether a value names a manifest. The URL of a video does not, though it looks like a path."""
+    """Return whether a value names a manifest. The URL of a video does not, though it looks like a path."""
     if not isinstance(value, str):
-        from airflow.providers.common.compat.sdk import ObjectStoragePath
-
         return isinstance(value, ObjectStoragePath)
     text = value.strip()
     scheme, separator, _ = text.partition("://")
     if "\n" in text or scheme.lower() in ("http", "https"):
         return False
-    known = bool(separator) and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.\-]*", scheme) is not None
-    return known or text.startswith("/") or text.endswith((".jsonl", ".ndjson"))
+    has_scheme = bool(separator) and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.\-]*", scheme) is not None
+    return has_scheme or text.startswith("/") or text.endswith((".jsonl", ".ndjson"))
 
 
-def _from_batch(value: Mapping[str, Any]) -> Many:
+def _from_batch(value: Mapping[str, Any]) -> TransferInput:
     if value.get("manifest"):
         return _from_manifest(value["manifest"])
     succeeded, rest = value.get("succeeded"), (value.get("failed"), value.get("not_submitted"))
     if not isinstance(succeeded, (list, tuple)):
         raise _not_a_result("its succeeded is not a list")
-    return _gathered(succeeded, left_out=sum(len(part) for part in rest if isinstance(part, (list, tuple))))
+    return _collect(succeeded, left_out=sum(len(part) for part in rest if isinstance(part, (list, tuple))))
 
 
-def _from_manifest(path: Any) -> Many:
-    from airflow_provider_seedance.batch.manifest import read_manifest
-
+def _from_manifest(path: Any) -> TransferInput:
     lines = read_manifest(path)
     succeeded = [line for line in lines if line.get("status") == GenerationStatus.SUCCEEDED.value]
-    return _gathered(succeeded, left_out=len(lines) - len(succeeded))
+    return _collect(succeeded, left_out=len(lines) - len(succeeded))
 
 
-def _gathered(entries: Iterable[Any], *, left_out: int) -> Many:
-    wanted: list[Wanted] = []
+def _collect(entries: Iterable[Any], *, left_out: int = 0) -> TransferInput:
+    items: list[TransferItem] = []
     broken: list[tuple[str, errors.SeedanceError]] = []
     for number, entry in enumerate(entries, start=1):
         try:
-            generation, key = _shaped(entry)
-            if generation.status is not GenerationStatus.SUCCEEDED:
+            if _to_generation(entry).status is not GenerationStatus.SUCCEEDED:
                 left_out += 1
                 continue
-            _check_transferable(generation)
+            items.append(_to_item(entry))
         except errors.SeedanceRequestError as error:
-            # One item is no reason to let the URLs of all others expire.
-            named = entry.get("key") or entry.get("generation_id") if isinstance(entry, Mapping) else None
-            broken.append((str(named or f"item {number}"), error))
-            continue
-        told = entry.get("sha256") if isinstance(entry, Mapping) else None
-        hashes = told if isinstance(told, (list, tuple)) else [told]
-        wanted.append(
-            Wanted(
-                generation=generation,
-                key=key if key is not None else generation.generation_id,
-                sha256=tuple(map(_hash, hashes)),
-            )
+            # One item is not a reason to let the URLs of all others expire.
+            name = entry.get("key") or entry.get("generation_id") if isinstance(entry, Mapping) else None
+            broken.append((str(name or f"item {number}"), error))
+    return TransferInput(items=tuple(items), left_out=left_out, broken=tuple(broken))
+
+
+def _to_item(value: Any) -> TransferItem:
+    generation = _to_generation(value)
+    generation_id = generation.generation_id
+    if generation.status is not GenerationStatus.SUCCEEDED:
+        raise _not_a_result(
+            f"generation {generation_id} is {generation.status.value}, so there is nothing to transfer"
         )
-    return Many(wanted=tuple(wanted), left_out=left_out, broken=tuple(broken))
+    if not generation.urls or not all(url.strip() for url in generation.urls):
+        raise _not_a_result(f"generation {generation_id} has no output URLs")
+    fields = value if isinstance(value, Mapping) else {}
+    key, hashes = fields.get("key"), fields.get("sha256")
+    return TransferItem(
+        generation=generation,
+        key=str(key) if key is not None else generation_id,
+        sha256=tuple(map(_sha256, hashes if isinstance(hashes, (list, tuple)) else [hashes])),
+    )
 
 
-def _hash(told: Any) -> str | None:
-    """Read a SHA-256 that somebody else wrote; what is none is not known."""
-    text = told.strip().lower() if isinstance(told, str) else ""
+def _sha256(value: Any) -> str | None:
+    text = value.strip().lower() if isinstance(value, str) else ""
     return text if re.fullmatch(r"[0-9a-f]{64}", text) else None
 
 
-def read_generation(value: Any) -> tuple[Generation, str | None]:
-    """
-    Read the operator's ``generation``: a result, or its text as templates write it.
-
-    :returns: The generation, and the key of a batch item if it is one.
-    :raises SeedanceRequestError: it is not a result with outputs; nothing was sent, a retry cannot help.
-    """
-    generation, key = _shaped(_from_text(value) if isinstance(value, str) else value)
-    _check_transferable(generation)
-    return generation, key
-
-
-def _shaped(value: Any) -> tuple[Generation, str | None]:
+def _to_generation(value: Any) -> Generation:
     if isinstance(value, Generation):
-        return value, None
+        return value
     try:
-        generation = Generation.from_result(value)
+        return Generation.from_result(value)
     except ValueError as error:
         raise _not_a_result(str(error)) from None
-    key = value.get("key")
-    return generation, str(key) if key is not None else None
-
-
-def _check_transferable(generation: Generation) -> None:
-    if generation.status is not GenerationStatus.SUCCEEDED:
-        raise _not_a_result(
-            f"generation {generation.generation_id} is {generation.status.value}, so there is nothing to transfer"
-        )
-    if not generation.urls or not all(url.strip() for url in generation.urls):
-        raise _not_a_result(f"generation {generation.generation_id} has no output URLs")
 
 
 def _from_text(text: str) -> Any:
@@ -173,13 +156,15 @@ def _from_text(text: str) -> Any:
             return parse(text.strip())
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             continue
-    display = redact_url(text)
-    raise _not_a_result(f"it is the text {display[:60] + '…' if len(display) > 60 else display!r}")
+    quoted = redact_url(text)
+    raise _not_a_result(
+        f"it is the text {quoted[:MAX_QUOTED_CHARS] + '…' if len(quoted) > MAX_QUOTED_CHARS else quoted!r}"
+    )
 
 
-def _not_a_result(why: str) -> errors.SeedanceRequestError:
+def _not_a_result(reason: str) -> errors.SeedanceRequestError:
     return errors.SeedanceRequestError(
-        f"generation cannot be transferred: {why}. Give the operator the result of one Seedance or Seedream task, "
+        f"generation cannot be transferred: {reason}. Give the operator the result of one Seedance or Seedream task, "
         "such as generation=video.output or \"{{ ti.xcom_pull(task_ids='video') }}\", of a batch task, or the path of "
         "its manifest. Nothing was sent."
     )
@@ -189,7 +174,7 @@ def read_overwrite(value: Any) -> Overwrite:
     """
     Read the operator's ``overwrite``.
 
-    :raises SeedanceConfigurationError: it is none of the three; nothing was sent.
+    :raises SeedanceConfigurationError: it has another value; nothing was sent.
     """
     words: Mapping[str, Overwrite] = {"true": "yes", "false": "no", "if-changed": "if-changed"}
     word = words.get(str(value).strip().lower()) if isinstance(value, (bool, str)) else None
@@ -200,32 +185,36 @@ def read_overwrite(value: Any) -> Overwrite:
     return word
 
 
-def destination_text(destination: Any) -> str:
+def read_destination(
+    destination: Any, conn_id: str | None, *, single_file: bool, name_template: str | None
+) -> tuple[StorageLocation, bool]:
     """
-    Return a destination as text.
+    Read the operator's ``destination``, and whether it is a directory.
 
-    :raises SeedanceConfigurationError: there is none; nothing was sent.
+    :param single_file: There is one output of one generation.
+    :raises SeedanceConfigurationError: it cannot be used; nothing was sent.
     """
     text = str(destination).strip() if destination is not None else ""
     if text in ("", "None"):
-        raise errors.SeedanceConfigurationError(
-            "destination is empty; it takes a path such as s3://bucket/videos/. Nothing was sent."
+        raise _unusable("destination is empty; it takes a path such as s3://bucket/videos/.")
+    location = StorageLocation.of(destination, conn_id)
+    is_local_directory = location.is_local_directory
+    if text.endswith("/") or (is_local_directory and not (single_file and isinstance(destination, str))):
+        return location, True
+    if not single_file:
+        raise _unusable(
+            f"destination {text!r} is one file: a batch and several outputs need a directory, written as text with "
+            "a / at the end."
         )
-    return text
-
-
-def against_a_file(place: StorageLocation, text: str, count: int, template: str | None) -> str | None:
-    """Say why a destination that is one file cannot be used, or return ``None``."""
-    if count > 1:
-        return (
-            f"The generation has {count} outputs, and destination {text!r} is one file: several need a "
-            "directory, written as text with a / at the end."
-        )
-    if template is not None:
-        return (
+    if name_template is not None:
+        raise _unusable(
             f"name_template names files in a directory, and destination {text!r} is a file: write a directory "
             "as text with a / at the end, or leave name_template out."
         )
-    if place.is_local_directory:
-        return f"destination {text!r} is a directory: write it with a / at the end."
-    return None
+    if is_local_directory:
+        raise _unusable(f"destination {text!r} is a directory: write it with a / at the end.")
+    return location, False
+
+
+def _unusable(reason: str) -> errors.SeedanceConfigurationError:
+    return errors.SeedanceConfigurationError(f"{reason} Nothing was sent.")

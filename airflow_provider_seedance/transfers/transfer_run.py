@@ -1,442 +1,340 @@
 """
-Many generations on their way to one directory: a few at a time, each for itself.
+The run of a transfer task: all outputs of all generations, a few at a time, each independent of the others.
 
-What is there already is left as it is, where that can be told: by the hash of the stored file on the
-worker's own disk, by what the store says of its version elsewhere, else by its length.
+Nothing about earlier transfers is remembered: a file is left as it is when the destination itself shows that it
+is the output, by the hash of its item or by the length that the media host announces.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.storage.location import RETRY_IS_FREE
-from airflow_provider_seedance.transfers.file_names import Naming, distinct
-from airflow_provider_seedance.transfers.inputs import Many, Overwrite, Wanted
-from airflow_provider_seedance.transfers.output import FreshUrls, Output, Stored, Transfer, megabytes
-from airflow_provider_seedance.transfers.stored_index import RECORD_NAME, StoredFile, StoredRecord
-
-if TYPE_CHECKING:
-    from airflow_provider_seedance.client.media_client import MediaClient
-    from airflow_provider_seedance.hooks.seedance import SeedanceHook
-    from airflow_provider_seedance.storage.location import StorageLocation
+from airflow_provider_seedance.client.media_client import MediaClient
+from airflow_provider_seedance.generations import Generation
+from airflow_provider_seedance.hooks.seedance import SeedanceHook
+from airflow_provider_seedance.storage.location import RETRY_IS_FREE, StorageLocation, exists_error
+from airflow_provider_seedance.transfers.file_names import Naming, distinct, folded
+from airflow_provider_seedance.transfers.inputs import (
+    Overwrite,
+    TransferInput,
+    TransferItem,
+    read_destination,
+    read_input,
+    read_overwrite,
+)
+from airflow_provider_seedance.transfers.output import (
+    Output,
+    OutputTransfer,
+    Stored,
+    UrlRefresher,
+    display_media_url,
+    megabytes,
+)
 
 log = logging.getLogger(__name__)
 
-#: Seconds between lines of progress, and between writes of the record.
-PROGRESS_SECONDS = 10.0
+#: Seconds between two lines of progress in the log.
+PROGRESS_INTERVAL_SECONDS = 10.0
 
-#: So many items are named in an error or in the event of an asset, ...
-NAMED = 10
-IN_EVENT = 100
+#: Limits of what an error names, so that it stays readable in the log of a task.
+MAX_NAMED = 10
+MAX_KEY_CHARS = 80
+MAX_REASON_CHARS = 300
 
-#: ... each with so many characters of its key and of its reason.
-LONGEST_KEY = 80
-LONGEST_REASON = 300
-
-How = Literal["stored", "hash", "version", "size"]
-
-
-@dataclass(frozen=True)
-class _Done:
-    """
-    One output that is where it belongs.
-
-    :param how: Stored now, or what showed that it was there already.
-    :param tag: What the store says of its version.
-    """
-
-    output: Output
-    wanted: Wanted
-    stored: Stored
-    how: How
-    tag: str | None
+#: Limit of paths and generation ids in the event of an asset, which the database keeps.
+MAX_PATHS_IN_EVENT = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Errand:
+class TransferOptions:
     """
-    What all outputs of a transfer of many have in common.
+    Rendered arguments of the operator, not yet validated.
 
-    :param place: The directory.
-    :param by: This task instance and its retries, see :class:`StoredFile`.
-    :param again: Whether this is a retry, so that what an earlier try stored is not downloaded again.
+    :param is_retry: An earlier try of the task may have stored some of the files.
     """
 
-    hook: SeedanceHook
-    client: MediaClient
-    place: StorageLocation
-    template: str | None
-    overwrite: Overwrite
+    generation: Any
+    destination: Any
+    name_template: str | None
     max_parallel: int
-    stop: threading.Event
-    by: str
-    again: bool
+    seedance_conn_id: str
+    object_storage_conn_id: str | None
+    overwrite: Any
+    is_retry: bool
 
 
-def outputs_of(many: Many, place: StorageLocation, template: str | None) -> list[tuple[Wanted, Output]]:
+@dataclass(frozen=True, kw_only=True)
+class TransferResult:
     """
-    Name every output before anything is sent.
+    A finished transfer.
 
-    :raises SeedanceConfigurationError: two would get the same name.
+    :param result: Result of the task.
+    :param event_extra: Extra of the asset events.
     """
-    found: list[tuple[Wanted, Output]] = []
-    names: dict[str, str] = {}
-    keys = distinct(wanted.key for wanted in many.wanted)
-    for wanted in many.wanted:
-        generation = wanted.generation
-        count = len(generation.urls)
-        naming = Naming(
-            template=template or "{key}.{ext}",
-            count=count,
-            values={
-                "generation_id": generation.generation_id,
-                "media": generation.media,
-                "model": generation.model,
-                "key": keys[wanted.key],
-            },
-        )
-        naming.check()
-        for index, url in enumerate(generation.urls, start=1):
-            # The type of a file may not be known yet; names that differ in nothing else are not trusted to differ.
+
+    result: dict[str, Any]
+    event_extra: dict[str, Any]
+    generations: tuple[Generation, ...]
+
+
+def run(options: TransferOptions, stop: threading.Event) -> TransferResult:
+    """
+    Store everything, then return where it is.
+
+    :param stop: Ends the transfer when set.
+    :raises SeedanceRequestError: there is nothing to transfer; nothing was sent.
+    :raises SeedanceConfigurationError: the arguments cannot be used; nothing was sent.
+    :raises SeedanceDestinationExistsError: a file exists that may not be replaced.
+    :raises SeedanceMediaError: some could not be stored; the others are.
+    """
+    overwrite = read_overwrite(options.overwrite)
+    given = read_input(options.generation)
+    template = None if options.name_template in (None, "", "None") else options.name_template
+    destination, is_directory = read_destination(
+        options.destination,
+        options.object_storage_conn_id or None,
+        single_file=given.single and len(given.items[0].generation.urls) == 1,
+        name_template=template,
+    )
+    if not is_directory:
+        outputs = [Output(item=given.items[0], index=1, destination=destination, naming=None)]
+    else:
+        default = "{generation_id}.{ext}" if given.single else "{key}.{ext}"
+        outputs = plan_outputs(given.items, destination, template or default)
+    if given.left_out:
+        log.warning("%d items failed or were not submitted: they have no output to store.", given.left_out)
+    if not outputs and not given.broken:
+        log.warning("No item of the batch has succeeded: there is nothing to store.")
+    hook = SeedanceHook(options.seedance_conn_id)
+    with MediaClient(hook.settings) as client:
+        stored = TransferRun(
+            outputs,
+            given.broken,
+            client=client,
+            hook=hook,
+            overwrite=overwrite,
+            is_retry=options.is_retry,
+            max_parallel=options.max_parallel,
+            stop=stop,
+        ).run()
+    return _result(given, outputs, stored, f"{destination.display.rstrip('/')}/")
+
+
+def plan_outputs(items: Sequence[TransferItem], directory: StorageLocation, template: str) -> list[Output]:
+    """
+    Name every output in a directory.
+
+    :raises SeedanceConfigurationError: two have the same name, in any case of its letters: stores and filesystems
+        that ignore case would keep one of them.
+    """
+    outputs: list[Output] = []
+    keys_by_name: dict[str, str] = {}
+    keys = distinct(item.key for item in items)
+    for item in items:
+        generation = item.generation
+        values = {
+            "generation_id": generation.generation_id,
+            "media": generation.media,
+            "model": generation.model,
+            "key": keys[item.key],
+        }
+        naming = Naming(template=template, count=len(generation.urls), values=values)
+        for index in range(1, len(generation.urls) + 1):
+            # The type of a file may not be known yet, so names must differ in something else.
             name = naming.name(index, "ext")
-            if name.partition("/")[0] == RECORD_NAME:
-                raise _same_name(name, "the record of what is stored", wanted.key)
-            if name in names:
-                raise _same_name(name, names[name], wanted.key)
-            names[name] = wanted.key
-            found.append((wanted, Output(index, count, generation, url, place, naming)))
-    return found
+            if folded(name) in keys_by_name:
+                raise _same_name(name, keys_by_name[folded(name)], item.key)
+            keys_by_name[folded(name)] = item.key
+            outputs.append(Output(item=item, index=index, destination=directory, naming=naming))
+    return outputs
 
 
-def _same_name(name: str, one: str, other: str) -> errors.SeedanceConfigurationError:
+def _same_name(name: str, key: str, other_key: str) -> errors.SeedanceConfigurationError:
     return errors.SeedanceConfigurationError(
-        f"{_cut(one, LONGEST_KEY)!r} and {_cut(other, LONGEST_KEY)!r} would both be stored as {name!r}: give "
-        "name_template something that tells them apart, such as {generation_id}. Nothing was sent."
+        f"{_shorten(key, MAX_KEY_CHARS)!r} and {_shorten(other_key, MAX_KEY_CHARS)!r} would both be stored as {name!r}: "
+        "give name_template a placeholder that tells them apart, such as {generation_id} or {index}. Nothing was sent."
     )
 
 
-class ManyTransfer:
+class TransferRun:
     """
-    Carries out a transfer of many.
+    Stores the outputs of one task.
 
-    :param broken: Items that cannot be transferred whatever is done, and why.
+    :param broken: Keys of items that cannot be transferred, with the reason.
+    :param stop: Ends the transfer when set; it is set when the run ends.
     """
 
     def __init__(
         self,
-        errand: Errand,
-        outputs: Sequence[tuple[Wanted, Output]],
-        broken: Sequence[tuple[str, errors.SeedanceError]] = (),
+        outputs: Sequence[Output],
+        broken: Sequence[tuple[str, errors.SeedanceError]],
+        *,
+        client: MediaClient,
+        hook: SeedanceHook,
+        overwrite: Overwrite,
+        is_retry: bool,
+        max_parallel: int,
+        stop: threading.Event,
     ) -> None:
-        self._errand = errand
-        self._outputs = outputs
-        self._record = StoredRecord(errand.place)
-        self._urls: dict[str, FreshUrls] = {}
-        self._lock = threading.Lock()
-        self._done: dict[int, _Done] = {}
-        self._failures: list[tuple[str, BaseException]] = list(broken)
+        self._broken = broken
+        self._overwrite = overwrite
+        self._is_retry = is_retry
+        self._max_parallel = max_parallel
+        self._stop = stop
         self._count = len(outputs) + len(broken)
-
-    def run(self) -> dict[str, Any]:
-        """
-        Store everything, then return where it is.
-
-        :raises SeedanceDestinationExistsError: something is there that may not be replaced; nothing was sent.
-        :raises SeedanceMediaError: some could not be stored; the others are.
-        """
-        if not self._count:
-            log.warning("Nothing of the campaign has succeeded: there is nothing to store.")
-        if self._errand.again or self._errand.overwrite != "yes":
-            self._record.load()
-        if self._errand.overwrite == "no":
-            self._refuse_existing()
-            self._note_begun()
-        stopped = self._store_all()
-        self._sum_up()
-        if stopped and len(self._done) + len(self._failures) < self._count:
-            raise errors.SeedanceMediaError(
-                f"The transfer was stopped when {len(self._done)} of {self._count} files were stored, which stay. {RETRY_IS_FREE}"
+        refreshers: dict[str, UrlRefresher] = {}
+        self._transfers = [
+            OutputTransfer(
+                output,
+                client=client,
+                urls=refreshers.setdefault(
+                    output.generation.generation_id, UrlRefresher(output.generation, hook)
+                ),
+                overwrite=overwrite,
+                is_retry=is_retry,
+                stop=stop,
             )
-        if self._failures:
-            raise _failed(self._failures, len(self._done), self._count)
-        ordered = [self._done[number] for number in range(len(self._outputs))]
-        return {
-            "path": f"{self._errand.place.display.rstrip('/')}/",
-            "paths": [done.stored.path for done in ordered],
-            "bytes": sum(done.stored.size for done in ordered),
-            "sha256": [done.stored.sha256 for done in ordered],
-            "generation_id": None,
-            "generation_ids": [done.output.generation.generation_id for done in ordered],
-            "stored": sum(done.how == "stored" for done in ordered),
-            "skipped": sum(done.how != "stored" for done in ordered),
-            "manifest": self._record.place.display if self._record.exists else None,
-        }
-
-    # ------------------------------------------------------------------ all of them
-
-    def _store_all(self) -> bool:
-        """Try every output, then return whether that was stopped before its end."""
-        stop = self._errand.stop
-        futures: dict[Future[_Done], int] = {}
-        last = time.monotonic()
-        # Not a `with` block: it would wait for downloads that the stop below is to end.
-        pool = ThreadPoolExecutor(self._errand.max_parallel, thread_name_prefix="seedance-transfer")
-        try:
-            for number, (wanted, output) in enumerate(self._outputs):
-                futures[pool.submit(self._store, wanted, output)] = number
-            for future in as_completed(futures):
-                if stop.is_set():
-                    return True
-                self._take(futures[future], future)
-                if time.monotonic() - last >= PROGRESS_SECONDS:
-                    last = time.monotonic()
-                    self._save()
-                    self._tell()
-            return False
-        finally:
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            # What ended meanwhile is noted as well: a retry need not store it again.
-            for future, number in futures.items():
-                if number not in self._done and not future.cancelled() and future.exception() is None:
-                    self._take(number, future)
-            self._save()
-
-    def _take(self, number: int, future: Future[_Done]) -> None:
-        wanted, _ = self._outputs[number]
-        error = future.exception()
-        if error is not None:
-            log.warning("%s could not be stored: %s", _cut(wanted.key, LONGEST_KEY), error)
-            self._failures.append((wanted.key, error))
-            return
-        done = self._done[number] = future.result()
-        generation_id, index = done.output.generation.generation_id, done.output.index
-        name = self._name(done.stored)
-        known = self._record.find(generation_id, index, name)
-        file = StoredFile(
-            name=name,
-            key=wanted.key,
-            generation_id=generation_id,
-            index=index,
-            bytes=done.stored.size,
-            sha256=done.stored.sha256,
-            tag=done.tag,
-            by=self._errand.by,
-            # What was never compared is not made certain by looking at it again.
-            by_length=done.how == "size" and (known is None or known.sha256 is None or known.by_length),
-        )
-        if done.how != "stored" and known is not None and known.sha256 is not None:
-            file = replace(file, key=known.key, by=known.by)
-        self._record.add(file)
-
-    def _tell(self) -> None:
-        counts = Counter(done.how for done in self._done.values())
-        log.info(
-            "%d of %d files: %d stored (%s), %d skipped, %d failed.",
-            len(self._done) + len(self._failures),
-            self._count,
-            counts["stored"],
-            megabytes(self._downloaded()),
-            len(self._done) - counts["stored"],
-            len(self._failures),
-        )
-
-    def _downloaded(self) -> int:
-        return sum(done.stored.size for done in self._done.values() if done.how == "stored")
-
-    def _save(self) -> None:
-        try:
-            self._record.save()
-        except errors.SeedanceError as error:
-            # The files are there; only the next transfer knows less.
-            log.warning("%s", error.message)
-
-    # ------------------------------------------------------------------ one of them
-
-    def _store(self, wanted: Wanted, output: Output) -> _Done:
-        errand = self._errand
-        if errand.stop.is_set():
-            raise errors.SeedanceMediaError(f"The transfer of {output.what} was stopped. {RETRY_IS_FREE}")
-        overwrite: Overwrite = errand.overwrite
-        own = self._own(output)
-        told = wanted.sha256[output.index - 1] if output.index <= len(wanted.sha256) else None
-        if overwrite == "if-changed" or own is not None:
-            found = self._already_there(wanted, output, told)
-            if found is not None:
-                return found
-            noted = self._find(output)
-            if overwrite == "if-changed" and (told or (noted and noted.sha256)):
-                # What is there is something else, whatever its length.
-                overwrite = "yes"
-        stored = Transfer(
-            client=errand.client,
-            urls=self._fresh(output),
-            overwrite=overwrite,
-            stop=errand.stop,
-            begun_before=own is not None and own.sha256 is None,
-        ).store(output)
-        if stored.downloaded and told and told != stored.sha256:
-            log.warning(
-                "%s was stored as the media host sent it, and has not the sha256 that its item tells (%s).",
-                stored.path,
-                told,
-            )
-        how: How = "stored" if stored.downloaded else "size"
-        return _Done(output, wanted, stored, how, self._tag(errand.place.child(self._name(stored))))
-
-    def _find(self, output: Output) -> StoredFile | None:
-        known = output.known_place()
-        name = known.display.removeprefix(self._errand.place.display.rstrip("/") + "/") if known else None
-        return self._record.find(output.generation.generation_id, output.index, name)
-
-    def _own(self, output: Output) -> StoredFile | None:
-        """Return what an earlier try of this task instance noted of it."""
-        file = self._find(output)
-        return file if self._errand.again and file is not None and file.by == self._errand.by else None
-
-    def _already_there(self, wanted: Wanted, output: Output, told: str | None) -> _Done | None:
-        """Return what is stored if it is this very output, without asking the media host."""
-        file = self._find(output)
-        expected = told or (file.sha256 if file else None)
-        place = output.known_place() or (self._errand.place.child(file.name) if file else None)
-        if expected is None or place is None or (seen := place.stat()) is None:
-            return None
-        size, tag = seen
-        how: How
-        if file is None or file.sha256 != expected or self._errand.place.child(file.name) != place:
-            # Only the hash is known: the file is read, wherever it is.
-            same, how = place.digest()[1] == expected, "hash"
-        elif file.bytes != size:
-            return None
-        elif place.reads_are_free:
-            same, how = place.digest()[1] == expected, "hash"
-        elif file.tag is not None and tag is not None:
-            same, how = file.tag == tag, "version"
-        else:
-            same, how = True, "size"
-        if not same:
-            return None
-        if told is None and file is not None and file.by_length:
-            how = "size"  # it has not changed since, but was never compared
-        log.debug("%s is left as it is (by its %s).", place.display, how)
-        return _Done(output, wanted, Stored(place.display, size, expected, downloaded=False), how, tag)
-
-    def _name(self, stored: Stored) -> str:
-        return stored.path.removeprefix(self._errand.place.display.rstrip("/") + "/")
-
-    def _tag(self, place: StorageLocation) -> str | None:
-        if place.reads_are_free:
-            return None
-        try:
-            seen = place.stat()
-        except errors.SeedanceError as error:
-            # It is stored; the next transfer compares less.
-            log.warning("%s", error.message)
-            return None
-        return seen[1] if seen else None
-
-    def _fresh(self, output: Output) -> FreshUrls:
-        with self._lock:
-            generation = output.generation
-            if generation.generation_id not in self._urls:
-                self._urls[generation.generation_id] = FreshUrls(generation, self._errand.hook)
-            return self._urls[generation.generation_id]
-
-    # ------------------------------------------------------------------ before and after
-
-    def _refuse_existing(self) -> None:
-        places = [
-            place
-            for _, output in self._outputs
-            if self._own(output) is None and (place := output.known_place()) is not None
+            for output in outputs
         ]
-        with ThreadPoolExecutor(self._errand.max_parallel, thread_name_prefix="seedance-transfer") as pool:
-            there = [
-                place.display
-                for place, found in zip(places, pool.map(self._taken, places), strict=True)
-                if found
-            ]
-        if there:
-            raise errors.SeedanceDestinationExistsError(
-                f"{len(there)} of {self._count} files exist and overwrite=False: {_some(there)}. Nothing was sent, "
-                "and they were not touched. Remove them, choose another destination, or set overwrite to True or "
-                '"if-changed", and clear the task: the renders are paid for, and nothing is paid again.'
+
+    def run(self) -> list[Stored]:
+        """Store every output and return them in order; see :func:`run`."""
+        futures: list[Future[Stored]] = []
+        # Not a `with` block: it would wait for downloads that the stop below is to end.
+        pool = ThreadPoolExecutor(self._max_parallel, thread_name_prefix="seedance-transfer")
+        try:
+            if self._overwrite == "no" and not self._is_retry:
+                self._refuse_existing(pool)
+            futures = [pool.submit(self._store, transfer) for transfer in self._transfers]
+            while wait(futures, timeout=PROGRESS_INTERVAL_SECONDS).not_done:
+                self._log_progress(futures)
+            stopped = self._stop.is_set()
+        finally:
+            self._stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+        stored, failures = self._outcomes(futures)
+        self._log_summary(stored, failures)
+        if stopped and len(stored) < self._count:
+            raise errors.SeedanceMediaError(
+                f"The task was stopped when {len(stored)} of {self._count} files were stored, which stay. {RETRY_IS_FREE}"
             )
+        if failures:
+            raise _error_of(failures, self._count)
+        return stored
 
-    def _taken(self, place: StorageLocation) -> bool:
-        return not self._errand.stop.is_set() and place.stat() is not None
+    def _store(self, transfer: OutputTransfer) -> Stored:
+        try:
+            if self._stop.is_set():
+                raise errors.SeedanceMediaError(f"The task was stopped. {RETRY_IS_FREE}")
+            return transfer.run()
+        except Exception as error:
+            if not self._stop.is_set():
+                log.warning("%s could not be stored: %s", _name(transfer.output), error)
+            raise
 
-    def _note_begun(self) -> None:
-        """
-        Note what is about to be stored, where nothing may be overwritten.
+    def _outcomes(
+        self, futures: Sequence[Future[Stored]]
+    ) -> tuple[list[Stored], list[tuple[str, Exception]]]:
+        stored: list[Stored] = []
+        failures: list[tuple[str, Exception]] = list(self._broken)
+        for transfer, future in zip(self._transfers, futures, strict=True):
+            try:
+                stored.append(future.result())
+            except Exception as error:
+                failures.append((_name(transfer.output), error))
+        return stored, failures
 
-        A worker that is killed cannot note any more what it has stored; without this, the retry would take it
-        for something that may not be touched, and never get on.
-        """
-        for wanted, output in self._outputs:
-            if self._own(output) is not None or output.naming is None:
-                continue
-            place = output.known_place() or output.place_for("")
-            self._record.add(
-                StoredFile(
-                    name=place.display.removeprefix(self._errand.place.display.rstrip("/") + "/"),
-                    key=wanted.key,
-                    generation_id=output.generation.generation_id,
-                    index=output.index,
-                    by=self._errand.by,
-                )
-            )
-        self._save()
+    def _refuse_existing(self, pool: ThreadPoolExecutor) -> None:
+        locations = [
+            location for transfer in self._transfers if (location := transfer.output.location()) is not None
+        ]
+        exists = pool.map(lambda location: location.stat() is not None, locations)
+        found = [location.display for location, there in zip(locations, exists, strict=True) if there]
+        if found:
+            more = f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
+            raise exists_error(", ".join(found[:MAX_NAMED]) + more)
 
-    def _sum_up(self) -> None:
-        counts = Counter(done.how for done in self._done.values())
-        words = {
-            "hash": "left as they are by their hash",
-            "version": "left as they are by what the store says of their version",
-            "size": "left as they are by their length, contents were not compared",
-        }
-        kept = [f"{counts[how]} {words[how]}" for how in ("hash", "version", "size") if counts[how]]
+    def _log_progress(self, futures: Sequence[Future[Stored]]) -> None:
         log.info(
-            "%s: %d of %d files stored (%s)%s, %d failed.",
-            self._errand.place.display,
-            counts["stored"],
+            "%d of %d files done, %s downloaded.",
+            sum(future.done() for future in futures),
             self._count,
-            megabytes(self._downloaded()),
-            "".join(f", {one}" for one in kept),
-            len(self._failures),
+            megabytes(sum(transfer.received for transfer in self._transfers)),
+        )
+
+    def _log_summary(self, stored: Sequence[Stored], failures: Sequence[tuple[str, Exception]]) -> None:
+        counts = Counter(one.verified_by for one in stored)
+        log.info(
+            "%d of %d files stored (%s), %d left as they are by their hash, %d by their length, %d failed.",
+            counts["download"],
+            self._count,
+            megabytes(sum(one.size for one in stored if one.verified_by == "download")),
+            counts["hash"],
+            counts["size"],
+            len(failures),
         )
 
 
-def _failed(failures: Sequence[tuple[str, BaseException]], done: int, count: int) -> BaseException:
+def _result(
+    given: TransferInput, outputs: Sequence[Output], stored: Sequence[Stored], directory: str
+) -> TransferResult:
+    generations = tuple(item.generation for item in given.items)
+    paths = [one.path for one in stored]
+    result: dict[str, Any] = {
+        "path": paths[0] if given.single else directory,
+        "paths": paths,
+        "bytes": sum(one.size for one in stored),
+        "sha256": [one.sha256 for one in stored],
+        "generation_id": generations[0].generation_id if given.single else None,
+    }
+    extra = {name: result[name] for name in ("path", "generation_id")}
+    if given.single:
+        extra["url"] = display_media_url(generations[0].urls[0])
+        return TransferResult(result=result, event_extra=extra, generations=generations)
+    skipped = sum(one.verified_by != "download" for one in stored)
+    result |= {
+        "generation_ids": [output.generation.generation_id for output in outputs],
+        "stored": len(stored) - skipped,
+        "skipped": skipped,
+    }
+    extra |= {name: result[name] for name in ("stored", "skipped", "bytes")}
+    extra |= {name: result[name][:MAX_PATHS_IN_EVENT] for name in ("paths", "generation_ids")}
+    extra |= {"url": directory, "files": len(paths)}
+    return TransferResult(result=result, event_extra=extra, generations=generations)
+
+
+def _error_of(failures: Sequence[tuple[str, Exception]], count: int) -> Exception:
     """
     Return the error of a task of which some files could not be stored.
 
-    One that a retry can cure comes first: a retry saves what can be saved, before it expires as well.
+    It has the type of an error that a retry can cure, if there is one: a retry saves the others before they expire.
     """
     ordered = sorted(failures, key=lambda failure: not getattr(failure[1], "retry_helps", True))
     first = ordered[0][1]
+    if count == 1:
+        return first
     curable = sum(bool(getattr(error, "retry_helps", True)) for _, error in failures)
-    named = [f"{_cut(key, LONGEST_KEY)} ({_reason(error)})" for key, error in ordered[:NAMED]]
-    more = f"; and {len(failures) - NAMED} more" if len(failures) > NAMED else ""
-    again = (
-        f"A retry goes on with the others and pays nothing; it may help {curable} of them."
+    named = [f"{name} ({_reason(error)})" for name, error in ordered[:MAX_NAMED]]
+    more = f"; and {len(failures) - MAX_NAMED} more" if len(failures) > MAX_NAMED else ""
+    advice = (
+        f"A retry goes on with the failed files and pays nothing; it may help {curable} of them."
         if curable
-        else "A retry cannot help any of them, and was not begun; nothing was paid."
+        else "A retry cannot help any of them; nothing was paid."
     )
     message = (
-        f"{len(failures)} of {count} files could not be stored: {'; '.join(named)}{more}. {done} are stored and "
-        f"stay. {again} The renders are paid for; the log tells of each file."
+        f"{len(failures)} of {count} files could not be stored: {'; '.join(named)}{more}. {count - len(failures)} are "
+        f"stored and stay. {advice} The renders are paid for; the log has the reason for each file."
     )
+    ids = {getattr(error, "generation_id", None) for _, error in failures}
     error = (
-        type(first)(message, **{**first.details(), "generation_id": None})
+        type(first)(message, **{**first.details(), "generation_id": ids.pop() if len(ids) == 1 else None})
         if isinstance(first, errors.SeedanceError)
         else errors.SeedanceMediaError(message)
     )
@@ -444,31 +342,16 @@ def _failed(failures: Sequence[tuple[str, BaseException]], done: int, count: int
     return error
 
 
-def _reason(error: BaseException) -> str:
-    said = error.message if isinstance(error, errors.SeedanceError) else f"{type(error).__name__}: {error}"
-    return _cut(said.removesuffix(RETRY_IS_FREE).strip().rstrip("."), LONGEST_REASON)
+def _name(output: Output) -> str:
+    """Return the name of an output in messages about many."""
+    key, count = _shorten(output.item.key, MAX_KEY_CHARS), len(output.generation.urls)
+    return f"{key} output {output.index} of {count}" if count > 1 else key
 
 
-def describe(result: dict[str, Any]) -> dict[str, Any]:
-    """Return what the event of an asset tells of a transfer of many; it stays small, however many there are."""
-    return {
-        "path": result["path"],
-        "url": result["path"],
-        "generation_id": None,
-        "generation_ids": result["generation_ids"][:IN_EVENT],
-        "paths": result["paths"][:IN_EVENT],
-        "files": len(result["paths"]),
-        "stored": result["stored"],
-        "skipped": result["skipped"],
-        "bytes": result["bytes"],
-        "manifest": result["manifest"],
-    }
+def _reason(error: Exception) -> str:
+    text = error.message if isinstance(error, errors.SeedanceError) else f"{type(error).__name__}: {error}"
+    return _shorten(text.removesuffix(RETRY_IS_FREE).strip().rstrip("."), MAX_REASON_CHARS)
 
 
-def _some(words: Sequence[str]) -> str:
-    more = f" and {len(words) - NAMED} more" if len(words) > NAMED else ""
-    return ", ".join(words[:NAMED]) + more
-
-
-def _cut(text: str, longest: int) -> str:
-    return text if len(text) <= longest else text[: longest - 1] + "…"
+def _shorten(text: str, max_chars: int) -> str:
+    return text if len(text) <= max_chars else text[: max_chars - 1] + "…"

@@ -47,9 +47,8 @@ from airflow_provider_seedance.settings import read_settings
 from airflow_provider_seedance.storage.jsonl import parse_lines
 from airflow_provider_seedance.submission import records
 from airflow_provider_seedance.submission.submitter import SubmissionPolicy
-from airflow_provider_seedance.transfers import file_names, inputs, stored_index
-from airflow_provider_seedance.transfers.download import Source
-from airflow_provider_seedance.transfers.inline import store_data_url
+from airflow_provider_seedance.transfers import file_names, inputs
+from airflow_provider_seedance.transfers.download import Source, store_data_url
 from airflow_provider_seedance.triggers.seedance import read_batch_event, read_event
 
 STATUSES = (200, 200, 200, 200, 201, 202, 204, 302, 307, 400, 401, 402, 403, 404, 408, 409, 410)
@@ -227,10 +226,6 @@ def manifest_lines(data: bytes) -> None:
         return
     for line in lines:
         assert isinstance(line["key"], str)
-    with suppress(ValueError):
-        for line in lines:
-            file = stored_index._read(line)
-            assert not {"", ".", ".."} & set(file.name.split("/"))
 
 
 def connection_extra(data: bytes) -> None:
@@ -287,15 +282,14 @@ def stored_record(data: bytes) -> None:
 def transfer_input(data: bytes) -> None:
     """Read the input of a transfer."""
     value = _json(data)
-    for read in (inputs.read_generation, inputs.read_many):
-        if isinstance(value, str) and inputs.is_path(value):
-            continue
-        if isinstance(value, dict) and value.get("manifest"):
-            continue
-        try:
-            read(value)
-        except SeedanceError as error:
-            assert error.message
+    if isinstance(value, str) and inputs.is_path(value):
+        return
+    if isinstance(value, dict) and value.get("manifest"):
+        return
+    try:
+        inputs.read_input(value)
+    except SeedanceError as error:
+        assert error.message
 
 
 def manifest_recovery(data: bytes) -> None:
@@ -347,9 +341,9 @@ def output_url(data: bytes) -> None:
     urls.redact_url(text)
     file_names.extension_of_url(text)
     if text.startswith("data:"):
-        source = Source(what="it", generation_id="g", url=text, refresh=lambda: text)
+        source = Source(label="it", generation_id="g", url=text, refresh=lambda: text)
         with suppress(SeedanceError):
-            store_data_url(source, lambda announced: None, most=1_000_000)
+            store_data_url(source, lambda announced: None, max_bytes=1_000_000)
     url, _, location = text.partition("\n")
     with suppress(media_client.MediaAddressError):
         for _ in range(2):
@@ -383,14 +377,14 @@ def file_name(data: bytes) -> None:
     """Make file names from hostile ids, keys and models."""
     parts = [part.decode("utf-8", "replace") for part in data.split(SEPARATOR)]
     values = {"generation_id": parts[0], "model": parts[-1], "key": parts[len(parts) // 2]}
-    for template in (None, "{generation_id}/{model}-{index}.{ext}", "{key}.{ext}"):
+    for template in ("{generation_id}.{ext}", "{generation_id}/{model}-{index}.{ext}", "{key}.{ext}"):
         naming = file_names.Naming(template=template, values=values, count=2)
         try:
             made = naming.name(1, "mp4")
         except SeedanceConfigurationError:
             continue
         segments = made.split("/")
-        assert len(segments) == (2 if template and "/" in template else 1)
+        assert len(segments) == (2 if "/" in template else 1)
         assert not {"", ".", ".."} & set(segments)
         assert "\\" not in made
         assert "\0" not in made

@@ -35,8 +35,8 @@ DATA = bytes(range(256)) * 400
 
 @pytest.fixture(autouse=True)
 def _small(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FIRST_PAUSE", 0.0)
-    monkeypatch.setattr(module, "SAME_URL_PAUSE", 0.0)
+    monkeypatch.setattr(module, "FIRST_BACKOFF_SECONDS", 0.0)
+    monkeypatch.setattr(module, "CONFIRMED_URL_BACKOFF_SECONDS", 0.0)
     monkeypatch.setattr(media_client, "PACE_SECONDS", 0.2)
 
 
@@ -59,7 +59,7 @@ def fetch(url: str, kept: Kept | None = None, **extra: Any) -> Any:
     def begin(announced: Announced) -> Kept:
         return sink
 
-    source = Source(what="the output", generation_id="g1", url=url, refresh=lambda: url)
+    source = Source(label="the output", generation_id="g1", url=url, refresh=lambda: url)
     with MediaClient(make_settings(**{"timeout": 0.25, **extra})) as client:
         return download(
             client,

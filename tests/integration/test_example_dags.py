@@ -148,7 +148,7 @@ def test_a_campaign_in_one_task(examples: TestAirflow, runs: dict[str, str], sto
     result = examples.xcom(dag_id, run_id, "render")
     assert (result["succeeded"], result["counts"]["succeeded"]) == ([], 3)
     assert result["manifest"] == f"{folder.as_uri()}/manifest.jsonl"
-    names = ["lamp.mp4", "manifest.jsonl", "satchel.mp4", "seedance-stored.jsonl", "shoes.mp4"]
+    names = ["lamp.mp4", "manifest.jsonl", "satchel.mp4", "shoes.mp4"]
     assert sorted(path.name for path in folder.iterdir()) == names
     # Whoever waits for the asset is told where its files are.
     report = "example_seedance_batch_report"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,6 +10,8 @@ import pytest
 from helpers import connection
 from support import SECRET
 
+from airflow_provider_seedance.generations import Generation
+from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.settings import Settings, read_settings
 from airflow_provider_seedance.transfers import download
 from transfers.server import MediaServer
@@ -16,8 +19,8 @@ from transfers.server import MediaServer
 
 @pytest.fixture(autouse=True)
 def no_pauses(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "FIRST_PAUSE", 0.0)
-    monkeypatch.setattr(download, "SAME_URL_PAUSE", 0.0)
+    monkeypatch.setattr(download, "FIRST_BACKOFF_SECONDS", 0.0)
+    monkeypatch.setattr(download, "CONFIRMED_URL_BACKOFF_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -85,3 +88,44 @@ def connected(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(socket, "create_connection", refuse)
     return tried
+
+
+@pytest.fixture
+def conn(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Set the connection; call it to change the extra."""
+
+    def make(**extra: Any) -> None:
+        monkeypatch.setenv("AIRFLOW_CONN_SEEDANCE_DEFAULT", connection_json(**extra))
+
+    make()
+    return make
+
+
+class Service:
+    """Answers of the service to requests for the generation."""
+
+    def __init__(self) -> None:
+        self.answers: list[Any] = []
+        self.requests: list[tuple[str, str]] = []
+
+    def __call__(self, hook: SeedanceHook, generation_id: str, media: Any = "video") -> Generation:
+        self.requests.append((generation_id, media))
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return Generation.from_result(answer)
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> Service:
+    """Replace the requests of the hook."""
+    fake = Service()
+    monkeypatch.setattr(SeedanceHook, "get_generation", lambda self, *args: fake(self, *args))
+    return fake
+
+
+@pytest.fixture
+def info(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """Capture the log from level INFO."""
+    caplog.set_level(logging.INFO, "airflow_provider_seedance")
+    return caplog

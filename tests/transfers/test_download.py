@@ -25,8 +25,8 @@ from airflow_provider_seedance.transfers.download import (
     Downloaded,
     Source,
     download,
+    store_data_url,
 )
-from airflow_provider_seedance.transfers.inline import store_data_url
 from transfers.conftest import make_settings
 from transfers.server import MediaServer, Reply
 
@@ -70,7 +70,7 @@ class Run:
 
     def __call__(self) -> Downloaded | None:
         source = Source(
-            what="the output of generation gen-1",
+            label="the output of generation gen-1",
             generation_id="gen-1",
             url=self.url,
             refresh=self._refresh,
@@ -119,7 +119,7 @@ class Run:
 # ---------------------------------------------------------------------- the plain way
 
 
-def test_a_download(host: MediaServer) -> None:
+def test_download(host: MediaServer) -> None:
     run = Run(host.put("/a.mp4", DATA, etag='"1"'))
     run.succeeds()
     assert run.announced == [Announced(length=len(DATA), content_type="video/mp4")]
@@ -128,7 +128,7 @@ def test_a_download(host: MediaServer) -> None:
     assert (len(host.requests), run.slept, run.refreshed) == (1, [], 0)
 
 
-def test_a_download_without_an_announced_length(host: MediaServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_download_without_an_announced_length(host: MediaServer, caplog: pytest.LogCaptureFixture) -> None:
     run = Run(host.put("/a.mp4", DATA))
     host.script("/a.mp4", Reply(headers={"Content-Length": None}))
     run.succeeds()
@@ -136,7 +136,7 @@ def test_a_download_without_an_announced_length(host: MediaServer, caplog: pytes
     assert "announces no length" in caplog.text
 
 
-def test_a_file_that_is_left(host: MediaServer) -> None:
+def test_file_is_left(host: MediaServer) -> None:
     run = Run(host.put("/a.mp4", DATA))
     run.leave = True
     assert run() is None
@@ -152,7 +152,7 @@ def test_a_file_that_is_left(host: MediaServer) -> None:
     [{"etag": '"1"'}, {"modified": "Sat, 07 Feb 2026 10:40:00 GMT"}, {"etag": 'W/"1"'}, {}],
     ids=["etag", "date", "weak", "nothing"],
 )
-def test_a_broken_download_is_resumed(host: MediaServer, options: dict[str, Any], reset: bool) -> None:
+def test_broken_download_is_resumed(host: MediaServer, options: dict[str, Any], reset: bool) -> None:
     run = Run(host.put("/a.mp4", DATA, **options))
     host.script("/a.mp4", Reply(cut=100_000, reset=reset), Reply(cut=50_000, reset=reset))
     run.succeeds()
@@ -167,21 +167,21 @@ def test_a_broken_download_is_resumed(host: MediaServer, options: dict[str, Any]
     assert host.requests[1].headers.get("if-range") == validator
 
 
-def test_a_connection_that_breaks_at_once(host: MediaServer) -> None:
+def test_connection_breaks_at_once(host: MediaServer) -> None:
     run = Run(host.put("/a.mp4", DATA))
     host.script("/a.mp4", Reply(cut=0), Reply(cut=0, reset=True))
     run.succeeds()
     assert host.ranges("/a.mp4") == [None, None, None]
 
 
-def test_a_host_that_ignores_ranges(host: MediaServer) -> None:
+def test_host_without_ranges(host: MediaServer) -> None:
     run = Run(host.put("/a.mp4", DATA, etag='"1"', ranges=False))
     host.script("/a.mp4", Reply(cut=100_000))
     run.succeeds()
     assert run.sink.restarts == 1
 
 
-def test_a_file_that_changed_meanwhile(host: MediaServer) -> None:
+def test_file_changes_during_the_download(host: MediaServer) -> None:
     run = Run(host.put("/a.mp4", DATA, etag='"1"'))
 
     def change() -> None:
@@ -194,7 +194,7 @@ def test_a_file_that_changed_meanwhile(host: MediaServer) -> None:
 
 
 @pytest.mark.parametrize("length", [len(NEW), len(DATA)])
-def test_a_file_that_changed_at_a_host_that_ignores_if_range(host: MediaServer, length: int) -> None:
+def test_file_changes_at_a_host_without_if_range(host: MediaServer, length: int) -> None:
     new = bytes(reversed(DATA))[:length]
     run = Run(host.put("/a.mp4", DATA, etag='"1"', if_range=False))
     host.script("/a.mp4", Reply(cut=100_000))
@@ -209,14 +209,14 @@ def test_a_file_that_changed_at_a_host_that_ignores_if_range(host: MediaServer, 
     "wrong",
     ["bytes 0-9/307200", "bytes 100001-307199/307200", "bytes */307200", "nonsense"],
 )
-def test_a_host_that_sends_another_range(host: MediaServer, wrong: str) -> None:
+def test_host_sends_another_range(host: MediaServer, wrong: str) -> None:
     run = Run(host.put("/a.mp4", DATA, etag='"1"'))
     host.script("/a.mp4", Reply(cut=100_000), Reply(headers={"Content-Range": wrong}))
     run.succeeds()
     assert host.ranges("/a.mp4") == [None, "bytes=100000-", None]
 
 
-def test_a_host_that_sends_a_range_piece_by_piece(host: MediaServer) -> None:
+def test_host_sends_a_part_of_the_range(host: MediaServer) -> None:
     run = Run(host.put("/a.mp4", DATA, etag='"1"'))
     host.script(
         "/a.mp4",
@@ -231,7 +231,7 @@ def test_a_host_that_sends_a_range_piece_by_piece(host: MediaServer) -> None:
     assert host.ranges("/a.mp4") == [None, "bytes=100000-", "bytes=150000-"]
 
 
-def test_a_part_without_having_been_asked(host: MediaServer) -> None:
+def test_part_without_a_range_request(host: MediaServer) -> None:
     run = Run(host.put("/a.mp4", DATA))
     size = len(DATA)
     host.script(
@@ -243,14 +243,14 @@ def test_a_part_without_having_been_asked(host: MediaServer) -> None:
     assert len(host.requests) == 2
 
 
-def test_a_range_that_is_refused(host: MediaServer) -> None:
+def test_range_is_refused(host: MediaServer) -> None:
     run = Run(host.put("/a.mp4", DATA, etag='"1"'))
     host.script("/a.mp4", Reply(cut=100_000), Reply(status=416))
     run.succeeds()
     assert run.sink.restarts == 1
 
 
-def test_nothing_left_of_a_file_of_unknown_length(host: MediaServer) -> None:
+def test_complete_file_of_unknown_length(host: MediaServer) -> None:
     run = Run(host.put("/a.mp4", DATA, etag='"1"'))
     chunked: dict[str, str | None] = {"Content-Length": None, "Transfer-Encoding": "chunked"}
     body = b"%x\r\n%s\r\n" % (len(DATA), DATA)  # and no last chunk
@@ -265,16 +265,16 @@ def test_nothing_left_of_a_file_of_unknown_length(host: MediaServer) -> None:
 # ---------------------------------------------------------------------- lengths
 
 
-def test_a_length_that_is_never_reached(host: MediaServer) -> None:
+def test_announced_length_is_never_reached(host: MediaServer) -> None:
     run = Run(host.put("/a.mp4", DATA))
     host.always["/a.mp4"] = Reply(headers={"Content-Length": str(len(DATA) + 1)}, cut=len(DATA), whole=True)
     error = run.fails()
     assert f"{len(DATA)} of {len(DATA) + 1} bytes" in str(error)
     assert "a retry downloads again and pays nothing" in str(error)
-    assert len(host.requests) == module.MAX_FUTILE_TRIES
+    assert len(host.requests) == module.MAX_FUTILE_ATTEMPTS
 
 
-def test_a_total_that_is_less_than_what_comes(host: MediaServer) -> None:
+def test_announced_length_is_exceeded(host: MediaServer) -> None:
     run = Run(host.put("/a.mp4", DATA, etag='"1"'))
     host.script(
         "/a.mp4",
@@ -284,12 +284,12 @@ def test_a_total_that_is_less_than_what_comes(host: MediaServer) -> None:
     assert run.sink.restarts == 1
 
 
-def test_an_empty_file(host: MediaServer) -> None:
+def test_empty_file(host: MediaServer) -> None:
     run = Run(host.put("/a.mp4", b""))
     assert "the file is empty" in str(run.fails())
 
 
-def test_a_compressed_reply(host: MediaServer) -> None:
+def test_compressed_reply(host: MediaServer) -> None:
     run = Run(host.put("/a.mp4", DATA))
     host.script("/a.mp4", Reply(headers={"Content-Encoding": "gzip"}))
     assert "content encoding gzip" in str(run.fails())
@@ -301,7 +301,7 @@ def test_a_compressed_reply(host: MediaServer) -> None:
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
-def test_a_host_in_trouble(host: MediaServer, status: int) -> None:
+def test_temporary_status(host: MediaServer, status: int) -> None:
     run = Run(host.put("/a.mp4", DATA))
     host.script("/a.mp4", Reply(status=status), Reply(status=status, headers={"Retry-After": "7"}))
     run.succeeds()
@@ -309,14 +309,14 @@ def test_a_host_in_trouble(host: MediaServer, status: int) -> None:
     assert run.refreshed == 0
 
 
-def test_a_host_that_stays_in_trouble(host: MediaServer) -> None:
+def test_permanent_server_error(host: MediaServer) -> None:
     host.always["/a.mp4"] = Reply(status=503)
     error = Run(host.url("/a.mp4")).fails()
     assert error.http_status == 503
-    assert len(host.requests) == module.MAX_FUTILE_TRIES
+    assert len(host.requests) == module.MAX_FUTILE_ATTEMPTS
 
 
-def test_a_host_that_wants_a_long_pause(host: MediaServer) -> None:
+def test_long_retry_after_is_left_to_airflow(host: MediaServer) -> None:
     """Airflow makes it, without a worker: the retry policy reads ``retry_after``."""
     host.always["/a.mp4"] = Reply(status=429, headers={"Retry-After": "1800"})
     run = Run(host.url("/a.mp4"))
@@ -324,29 +324,29 @@ def test_a_host_that_wants_a_long_pause(host: MediaServer) -> None:
     assert (error.retry_after, error.retry_helps, run.slept) == (1800, True, [])
 
 
-def test_tries_begin_anew_with_progress(host: MediaServer) -> None:
+def test_progress_resets_the_attempts(host: MediaServer) -> None:
     run = Run(host.put("/a.mp4", DATA, etag='"1"'))
     host.script("/a.mp4", *[Reply(cut=20_000)] * 12)
     run.succeeds()
     assert len(host.requests) == 13
 
 
-def test_beginning_again_is_no_progress(host: MediaServer) -> None:
+def test_restart_is_not_progress(host: MediaServer) -> None:
     run = Run(host.put("/a.mp4", DATA, ranges=False))
     host.always["/a.mp4"] = Reply(cut=100_000)
     run.fails()
-    assert len(host.requests) == module.MAX_FUTILE_TRIES
+    assert len(host.requests) == module.MAX_FUTILE_ATTEMPTS
 
 
-def test_tries_come_to_an_end(host: MediaServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_TRIES", 8)
+def test_attempts_are_limited(host: MediaServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_ATTEMPTS", 8)
     run = Run(host.put("/a.mp4", DATA, etag='"1"'))
     host.always["/a.mp4"] = Reply(cut=100)
     assert "800 of 307200 bytes" in str(run.fails())
 
 
-def test_pauses_grow(host: MediaServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FIRST_PAUSE", 0.25)
+def test_backoff_doubles(host: MediaServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_BACKOFF_SECONDS", 0.25)
     host.always["/a.mp4"] = Reply(status=500)
     run = Run(host.url("/a.mp4"))
     run.fails()
@@ -354,7 +354,7 @@ def test_pauses_grow(host: MediaServer, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("status", [204, 300, 304])
-def test_a_status_that_is_no_reply_to_a_download(host: MediaServer, status: int) -> None:
+def test_unexpected_status(host: MediaServer, status: int) -> None:
     run = Run(host.put("/a.mp4", DATA))
     host.script("/a.mp4", Reply(status=status))
     run.succeeds()
@@ -364,7 +364,7 @@ def test_a_status_that_is_no_reply_to_a_download(host: MediaServer, status: int)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
-def test_a_refused_url_is_asked_for_again(host: MediaServer, status: int) -> None:
+def test_refused_url_is_renewed(host: MediaServer, status: int) -> None:
     host.always["/old.mp4"] = Reply(status=status)
     run = Run(host.url("/old.mp4?sig=1"), host.put("/new.mp4", DATA))
     run.succeeds()
@@ -374,14 +374,14 @@ def test_a_refused_url_is_asked_for_again(host: MediaServer, status: int) -> Non
 @pytest.mark.parametrize(
     "kind", ["text/html; charset=utf-8", "application/json", "application/xml", "TEXT/XML"]
 )
-def test_a_page_in_place_of_the_file(host: MediaServer, kind: str) -> None:
+def test_error_page_with_status_200(host: MediaServer, kind: str) -> None:
     host.put("/old.mp4", b"<html>expired</html>", content_type=kind)
     run = Run(host.url("/old.mp4"), host.put("/new.mp4", DATA))
     run.succeeds()
     assert run.refreshed == 1
 
 
-def test_a_url_that_expires_on_the_way(host: MediaServer) -> None:
+def test_url_expires_during_the_download(host: MediaServer) -> None:
     """The signature is new, the file is the same: it goes on where it was."""
     url = host.put("/a.mp4", DATA)
     host.script("/a.mp4", Reply(cut=100_000), Reply(status=403))
@@ -391,7 +391,7 @@ def test_a_url_that_expires_on_the_way(host: MediaServer) -> None:
     assert host.requests[2].path == "/a.mp4?sig=2"
 
 
-def test_another_path_without_a_validator_begins_again(host: MediaServer) -> None:
+def test_other_path_without_a_validator_starts_over(host: MediaServer) -> None:
     host.put("/old.mp4", DATA)
     host.script("/old.mp4", Reply(cut=100_000), Reply(status=403))
     run = Run(host.url("/old.mp4"), host.put("/new.mp4", NEW))
@@ -399,7 +399,7 @@ def test_another_path_without_a_validator_begins_again(host: MediaServer) -> Non
     assert host.ranges("/new.mp4") == [None]
 
 
-def test_another_path_with_the_same_tag_goes_on(host: MediaServer) -> None:
+def test_other_path_with_the_same_etag_is_resumed(host: MediaServer) -> None:
     host.put("/old.mp4", DATA, etag='"1"')
     host.script("/old.mp4", Reply(cut=100_000), Reply(status=403))
     run = Run(host.url("/old.mp4"), host.put("/new.mp4", DATA, etag='"1"'))
@@ -407,7 +407,7 @@ def test_another_path_with_the_same_tag_goes_on(host: MediaServer) -> None:
     assert host.ranges("/new.mp4") == ["bytes=100000-"]
 
 
-def test_a_file_that_is_late(host: MediaServer) -> None:
+def test_late_file_at_a_confirmed_url(host: MediaServer) -> None:
     """The service stands by its URL, and the host has the file a moment later."""
     url = host.put("/a.mp4", DATA)
     host.script("/a.mp4", Reply(status=404))
@@ -416,7 +416,7 @@ def test_a_file_that_is_late(host: MediaServer) -> None:
     assert run.refreshed == 1
 
 
-def test_no_other_url(host: MediaServer) -> None:
+def test_output_is_gone(host: MediaServer) -> None:
     url = host.url("/a.mp4?sig=secret")
     run = Run(url, url)
     error = run.fails(SeedanceOutputGoneError)
@@ -433,7 +433,7 @@ def test_every_url_is_refused(host: MediaServer) -> None:
     assert (run.refreshed, error.retry_helps) == (2, True)
 
 
-def test_the_service_cannot_be_asked(host: MediaServer) -> None:
+def test_service_is_rate_limited(host: MediaServer) -> None:
     run = Run(host.url("/a.mp4"), SeedanceRateLimitError("The quota is used up.", retry_after=900))
     with pytest.raises(SeedanceRateLimitError) as caught:
         run()
@@ -442,24 +442,24 @@ def test_the_service_cannot_be_asked(host: MediaServer) -> None:
     assert "HTTP 404" in str(caught.value)
 
 
-def test_an_expired_url_is_not_even_tried(host: MediaServer) -> None:
+def test_expired_url_is_renewed_first(host: MediaServer) -> None:
     run = Run(host.url("/old.mp4"), host.put("/new.mp4", DATA), stale=True)
     run.succeeds()
     assert host.ranges("/old.mp4") == []
 
 
-def test_an_expired_url_that_works_all_the_same(host: MediaServer) -> None:
+def test_expired_url_still_works(host: MediaServer) -> None:
     gone = SeedanceOutputGoneError("The generation is not known to the service any more.")
     run = Run(host.put("/old.mp4", DATA), gone, stale=True)
     run.succeeds()
 
 
-def test_an_expired_url_that_cannot_be_replaced(host: MediaServer) -> None:
+def test_expired_url_without_a_replacement(host: MediaServer) -> None:
     gone = SeedanceOutputGoneError("The generation is not known to the service any more.")
     Run(host.url("/old.mp4"), gone, gone, stale=True).fails(SeedanceOutputGoneError)
 
 
-def test_a_url_that_media_may_not_come_from(host: MediaServer) -> None:
+def test_private_host(host: MediaServer) -> None:
     run = Run(host.put("/a.mp4", DATA), media_hosts=None)
     error = run.fails(SeedanceMediaHostError)
     assert "media_hosts" in str(error)
@@ -470,7 +470,7 @@ def test_a_url_that_media_may_not_come_from(host: MediaServer) -> None:
 # ---------------------------------------------------------------------- stopping
 
 
-def test_a_download_is_stopped(host: MediaServer) -> None:
+def test_stop(host: MediaServer) -> None:
     run = Run(host.put("/a.mp4", DATA))
     run.on_progress = lambda received: run.stop.set()
     assert "the task was stopped" in str(run.fails())
@@ -481,23 +481,23 @@ def test_a_download_is_stopped(host: MediaServer) -> None:
 
 
 def from_url(
-    url: str, leave: bool = False, most: int = 10_000_000
+    url: str, leave: bool = False, max_bytes: int = 10_000_000
 ) -> tuple[Downloaded | None, bytes, list[Announced]]:
     sink = Memory()
     announced: list[Announced] = []
 
-    def begin(told: Announced) -> Memory | None:
-        announced.append(told)
+    def begin(found: Announced) -> Memory | None:
+        announced.append(found)
         return None if leave else sink
 
     def refresh() -> str:
-        raise AssertionError("there is nothing to ask for")
+        raise AssertionError("requested")
 
-    source = Source(what="the output", generation_id="local-1", url=url, refresh=refresh)
-    return store_data_url(source, begin, most=most), bytes(sink.data), announced
+    source = Source(label="the output", generation_id="local-1", url=url, refresh=refresh)
+    return store_data_url(source, begin, max_bytes=max_bytes), bytes(sink.data), announced
 
 
-def test_data_in_the_url() -> None:
+def test_data_url() -> None:
     url = "data:image/webp;base64," + base64.b64encode(DATA).decode()
     done, data, announced = from_url(url)
     assert data == DATA
@@ -508,13 +508,13 @@ def test_data_in_the_url() -> None:
 
 
 @pytest.mark.parametrize("more", [0, 1, 2])
-def test_data_that_is_too_large_is_not_stored(more: int) -> None:
+def test_data_url_too_large(more: int) -> None:
     data = DATA + b"x" * more
     url = "data:image/webp;base64," + base64.b64encode(data).decode()
-    assert from_url(url, most=len(data))[1] == data
+    assert from_url(url, max_bytes=len(data))[1] == data
     for written in (url, url.replace("+", "%2B").replace("=", "%3D")):
         with pytest.raises(SeedanceMediaTooLargeError) as caught:
-            from_url(written, most=len(data) - 1)
+            from_url(written, max_bytes=len(data) - 1)
         assert not caught.value.retry_helps
         assert caught.value.generation_id == "local-1"
         for said in ("max_media_bytes", str(len(data) - 1), "clear this task", "pays nothing"):
@@ -522,18 +522,18 @@ def test_data_that_is_too_large_is_not_stored(more: int) -> None:
         assert len(caught.value.message) < 500
 
 
-def test_data_that_is_far_too_large_is_not_even_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_data_url_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     def unpack(*arguments: Any, **named: Any) -> bytes:
         raise AssertionError("unpacked")
 
     monkeypatch.setattr(base64, "b64decode", unpack)
     with pytest.raises(SeedanceMediaTooLargeError):
-        from_url("data:image/png;base64," + "QUFB" * 50_000, most=100_000)
+        from_url("data:image/png;base64," + "QUFB" * 50_000, max_bytes=100_000)
 
 
 @pytest.mark.parametrize(
     "url", ["data:image/png", "data:image/png,abc", "data:image/png;base64,", "data:image/png;base64,!!!"]
 )
-def test_data_that_cannot_be_read(url: str) -> None:
+def test_undecodable_data_url(url: str) -> None:
     with pytest.raises(SeedanceMediaError, match="cannot be read"):
         from_url(url)

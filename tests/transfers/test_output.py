@@ -1,0 +1,247 @@
+"""Outputs of one generation: files that exist already, URLs that are renewed, and failures."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.transfers.output import OutputTransfer
+from transfers.conftest import Service
+from transfers.results import names_in, operator, run, single
+from transfers.server import MediaServer, Reply
+
+DATA = bytes(range(256)) * 1200
+SHA256 = hashlib.sha256(DATA).hexdigest()
+SECOND = DATA[::-1] * 2
+
+pytestmark = pytest.mark.usefixtures("conn", "service")
+
+
+# ---------------------------------------------------------------------- overwrite
+
+
+@pytest.mark.parametrize("overwrite", [True, "True", "true"])
+def test_overwrite_true(host: MediaServer, tmp_path: Path, overwrite: Any) -> None:
+    (tmp_path / "out.mp4").write_bytes(b"before")
+    run(single(host.put("/v.mp4", DATA)), f"{tmp_path}/out.mp4", overwrite=overwrite)
+    assert (tmp_path / "out.mp4").read_bytes() == DATA
+
+
+@pytest.mark.parametrize("overwrite", [False, "False"])
+def test_overwrite_false(host: MediaServer, tmp_path: Path, overwrite: Any) -> None:
+    (tmp_path / "out.mp4").write_bytes(b"before")
+    with pytest.raises(
+        errors.SeedanceDestinationExistsError, match=r"the destination exists: .*out\.mp4"
+    ) as caught:
+        run(single(host.put("/v.mp4", DATA)), f"{tmp_path}/out.mp4", overwrite=overwrite)
+    assert not caught.value.retry_helps
+    assert (tmp_path / "out.mp4").read_bytes() == b"before"
+    assert host.requests == []
+
+
+def test_overwrite_false_with_one_of_several(host: MediaServer, tmp_path: Path) -> None:
+    (tmp_path / "gen-1-2.mp4").write_bytes(b"before")
+    with pytest.raises(errors.SeedanceDestinationExistsError):
+        run(single(host.put("/1.mp4", DATA), host.put("/2.mp4", DATA)), f"{tmp_path}/", overwrite=False)
+    assert host.requests == []
+    assert names_in(tmp_path) == ["gen-1-2.mp4"]
+
+
+def test_overwrite_false_with_a_name_from_the_media_type(host: MediaServer, tmp_path: Path) -> None:
+    (tmp_path / "gen-1.webm").write_bytes(b"before")
+    with pytest.raises(errors.SeedanceDestinationExistsError):
+        run(single(host.put("/v", DATA, content_type="video/webm")), f"{tmp_path}/", overwrite=False)
+    assert (tmp_path / "gen-1.webm").read_bytes() == b"before"
+
+
+def test_overwrite_false_with_a_file_created_meanwhile(host: MediaServer, tmp_path: Path) -> None:
+    url = host.put("/v.mp4", DATA)
+    other = tmp_path / "other"
+    other.write_bytes(b"faster")
+    host.script("/v.mp4", Reply(during=lambda: other.rename(tmp_path / "out.mp4")))
+    with pytest.raises(errors.SeedanceDestinationExistsError):
+        run(single(url), f"{tmp_path}/out.mp4", overwrite=False)
+    assert (tmp_path / "out.mp4").read_bytes() == b"faster"
+    assert names_in(tmp_path) == ["out.mp4"]
+
+
+def test_if_changed(host: MediaServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    generation = single(host.put("/v.mp4", DATA))
+    first = run(generation, f"{tmp_path}/out.mp4", overwrite="if-changed")
+    before = (tmp_path / "out.mp4").stat()
+    assert run(generation, f"{tmp_path}/out.mp4", overwrite="if-changed") == first
+    assert (tmp_path / "out.mp4").stat().st_mtime_ns == before.st_mtime_ns
+    assert "is left as it is (size compared)" in caplog.text
+    host.put("/v.mp4", SECOND)
+    assert run(generation, f"{tmp_path}/out.mp4", overwrite="if-changed")["bytes"] == len(SECOND)
+
+
+def test_if_changed_without_an_announced_length(host: MediaServer, tmp_path: Path) -> None:
+    (tmp_path / "out.mp4").write_bytes(DATA[::-1])
+    generation = single(host.put("/v.mp4", DATA))
+    host.script("/v.mp4", Reply(headers={"Content-Length": None}))
+    assert run(generation, f"{tmp_path}/out.mp4", overwrite="if-changed")["sha256"] == [SHA256]
+
+
+# ---------------------------------------------------------------------- new URLs
+
+
+def test_refused_url_is_renewed(host: MediaServer, tmp_path: Path, service: Service) -> None:
+    host.script("/v.mp4", Reply(status=403))
+    url = host.put("/v.mp4", DATA)
+    service.answers = [single(url + "?sig=2")]
+    run(single(url + "?sig=1", media="image"), f"{tmp_path}/out.png")
+    assert service.requests == [("gen-1", "image")]
+    assert (tmp_path / "out.png").read_bytes() == DATA
+
+
+def test_expired_url_is_renewed_before_the_download(
+    host: MediaServer, tmp_path: Path, service: Service
+) -> None:
+    service.answers = [single(host.put("/new.mp4", DATA))]
+    run(single(host.put("/old.mp4", SECOND), expires_at="2020-01-01T00:00:00+00:00"), f"{tmp_path}/out.mp4")
+    assert len(service.requests) == 1
+    assert host.ranges("/old.mp4") == []
+
+
+def test_one_request_renews_the_urls_of_all_outputs(
+    host: MediaServer, tmp_path: Path, service: Service
+) -> None:
+    """The quota may be ten requests an hour."""
+    old = [host.url(f"/old-{index}.png") for index in range(4)]
+    service.answers = [single(*[host.put(f"/new-{index}.png", DATA) for index in range(4)], media="image")]
+    run(single(*old, media="image"), f"{tmp_path}/")
+    assert len(service.requests) == 1
+    assert len(names_in(tmp_path)) == 4
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (errors.SeedanceNotFoundError("404"), "not known to the service any more"),
+        (single(), "0 of 1 outputs"),
+        (single(status="expired"), "is expired there"),
+    ],
+)
+def test_output_is_gone(host: MediaServer, tmp_path: Path, service: Service, answer: Any, said: str) -> None:
+    service.answers = [answer]
+    with pytest.raises(errors.SeedanceOutputGoneError) as caught:
+        run(single(host.url("/v.mp4")), f"{tmp_path}/out.mp4")
+    assert said in str(caught.value)
+    assert "is billed" in str(caught.value)
+    assert 'on_clear="new"' in str(caught.value)
+    assert not caught.value.retry_helps
+
+
+def test_service_confirms_a_dead_url(host: MediaServer, tmp_path: Path, service: Service) -> None:
+    service.answers = [single(host.url("/v.mp4"))]
+    with pytest.raises(errors.SeedanceOutputGoneError, match="no other URL"):
+        run(single(host.url("/v.mp4")), f"{tmp_path}/out.mp4")
+
+
+def test_generation_without_a_record_cannot_be_renewed(
+    host: MediaServer, tmp_path: Path, service: Service
+) -> None:
+    with pytest.raises(errors.SeedanceOutputGoneError, match="keeps no record"):
+        run(single(host.url("/v.png"), generation_id="local-1"), f"{tmp_path}/out.png")
+    assert service.requests == []
+
+
+def test_rate_limit_of_the_service(host: MediaServer, tmp_path: Path, service: Service) -> None:
+    service.answers = [errors.SeedanceRateLimitError("The quota is used up.", retry_after=900)]
+    with pytest.raises(errors.SeedanceRateLimitError) as caught:
+        run(single(host.url("/v.mp4")), f"{tmp_path}/out.mp4")
+    assert caught.value.retry_after == 900
+
+
+# ---------------------------------------------------------------------- errors
+
+
+def test_failed_download_leaves_nothing(host: MediaServer, tmp_path: Path) -> None:
+    host.put("/v.mp4", DATA)
+    host.always["/v.mp4"] = Reply(cut=1000, whole=True)
+    with pytest.raises(errors.SeedanceMediaError) as caught:
+        run(single(host.url("/v.mp4?sig=hidden")), f"{tmp_path}/out.mp4")
+    assert list(tmp_path.iterdir()) == []
+    assert caught.value.generation_id == "gen-1"
+    for word in ("gen-1", "paid for", "a retry downloads again and pays nothing"):
+        assert word in str(caught.value)
+    assert "hidden" not in str(caught.value)
+
+
+def test_private_host(host: MediaServer, tmp_path: Path, conn: Any) -> None:
+    conn(media_hosts=None)
+    with pytest.raises(errors.SeedanceMediaError, match="name it in media_hosts"):
+        run(single(host.put("/v.mp4", DATA)), f"{tmp_path}/out.mp4")
+    assert host.requests == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_of_several_outputs_fails(host: MediaServer, tmp_path: Path) -> None:
+    host.always["/2.mp4"] = Reply(status=500)
+    urls = [host.put("/1.mp4", DATA), host.url("/2.mp4"), host.put("/3.mp4", DATA)]
+    with pytest.raises(errors.SeedanceMediaError) as caught:
+        run(single(*urls), f"{tmp_path}/")
+    assert names_in(tmp_path) == ["gen-1-1.mp4", "gen-1-3.mp4"]
+    message = str(caught.value)
+    assert (
+        "1 of 3 files could not be stored: gen-1 output 2 of 3 (Output 2 of 3 of generation gen-1" in message
+    )
+    assert "2 are stored and stay" in message
+    assert caught.value.generation_id == "gen-1"
+    host.always.clear()
+    host.put("/2.mp4", DATA)
+    assert len(run(single(*urls), f"{tmp_path}/")["paths"]) == 3
+
+
+def test_curable_failure_comes_first(host: MediaServer, tmp_path: Path, service: Service) -> None:
+    """A retry stores what can still be stored, before that expires too."""
+    host.always["/2.mp4"] = Reply(status=500)
+    urls = [host.url("/1.mp4"), host.url("/2.mp4")]
+    service.answers = [single(*urls)]
+    with pytest.raises(errors.SeedanceMediaError, match="0 are stored") as caught:
+        run(single(*urls), f"{tmp_path}/")
+    assert caught.value.retry_helps
+    host.always.clear()
+    host.put("/2.mp4", DATA)
+    with pytest.raises(errors.SeedanceOutputGoneError):
+        run(single(*urls), f"{tmp_path}/")
+    assert names_in(tmp_path) == ["gen-1-2.mp4"]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_killed_task_leaves_nothing(host: MediaServer, tmp_path: Path, count: int) -> None:
+    host.put("/v.mp4", DATA)
+    task = operator(single(*[host.url("/v.mp4")] * count), f"{tmp_path}/")
+    host.always["/v.mp4"] = Reply(during=task.on_kill)
+    with pytest.raises(errors.SeedanceMediaError, match="he task was stopped"):
+        task.execute({})
+    assert names_in(tmp_path) == []
+
+
+def test_airflow_timeout_leaves_nothing(host: MediaServer, tmp_path: Path) -> None:
+    class TimeIsUp(BaseException):
+        pass
+
+    def end(*arguments: Any) -> None:
+        raise TimeIsUp
+
+    host.put("/v.mp4", DATA)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OutputTransfer, "_on_progress", end)
+        with pytest.raises(TimeIsUp):
+            run(single(host.url("/v.mp4")), f"{tmp_path}/out.mp4")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_killing_before_and_after(host: MediaServer, tmp_path: Path) -> None:
+    task = operator(single(host.put("/v.mp4", DATA)), f"{tmp_path}/out.mp4")
+    task.on_kill()
+    task.execute({})
+    task.on_kill()

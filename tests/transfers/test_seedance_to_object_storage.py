@@ -1,0 +1,331 @@
+"""The operator, from arguments to result, with files on a local media host."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from airflow.sdk import DAG, Asset, AssetAlias, ObjectStoragePath
+from airflow.sdk.execution_time.context import OutletEventAccessors
+from support import SECRET
+from versions import RETRY_POLICIES, needs
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.generations import Generation
+from airflow_provider_seedance.policies.retry import SeedanceRetryPolicy
+from airflow_provider_seedance.transfers.output import megabytes
+from airflow_provider_seedance.transfers.seedance_to_object_storage import SeedanceToObjectStorageOperator
+from transfers.results import names_in, operator, run, single
+from transfers.server import MediaServer, Reply
+
+DATA = bytes(range(256)) * 1200
+SHA256 = hashlib.sha256(DATA).hexdigest()
+SECOND = DATA[::-1] * 2
+
+pytestmark = pytest.mark.usefixtures("conn", "service")
+
+
+# ---------------------------------------------------------------------- what is stored and returned
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+@pytest.mark.parametrize("kind", [str, ObjectStoragePath])
+def test_single_file(host: MediaServer, tmp_path: Path, scheme: str, kind: Any) -> None:
+    path = f"{scheme}{tmp_path}/deep/out.mp4"
+    assert run(single(host.put("/v.mp4", DATA)), kind(path)) == {
+        "path": path,
+        "paths": [path],
+        "bytes": len(DATA),
+        "sha256": [SHA256],
+        "generation_id": "gen-1",
+    }
+    assert (tmp_path / "deep" / "out.mp4").read_bytes() == DATA
+    assert names_in(tmp_path) == ["deep/out.mp4"]
+
+
+def test_directory(host: MediaServer, tmp_path: Path) -> None:
+    done = run(single(host.put("/v.mp4", DATA)), f"{tmp_path}/")
+    assert done["path"] == f"{tmp_path}/gen-1.mp4"
+    assert names_in(tmp_path) == ["gen-1.mp4"]
+
+
+def test_object_storage_path_of_a_local_directory(host: MediaServer, tmp_path: Path) -> None:
+    assert run(single(host.put("/v.mp4", DATA)), ObjectStoragePath(f"{tmp_path}/"))["paths"] == [
+        f"{tmp_path}/gen-1.mp4"
+    ]
+
+
+def test_several_outputs_are_numbered(host: MediaServer, tmp_path: Path) -> None:
+    urls = [
+        host.put(f"/{name}", DATA[:size], content_type="image/png")
+        for name, size in (("b.png", 5), ("a.png", 9))
+    ]
+    done = run(single(*urls, media="image"), f"{tmp_path}/")
+    assert done["paths"] == [f"{tmp_path}/gen-1-1.png", f"{tmp_path}/gen-1-2.png"]
+    assert done["path"] == done["paths"][0]
+    assert done["bytes"] == 14
+    assert done["sha256"] == [hashlib.sha256(DATA[:size]).hexdigest() for size in (5, 9)]
+    assert (tmp_path / "gen-1-2.png").read_bytes() == DATA[:9]
+
+
+@pytest.mark.parametrize("count", [1, 3, 9])
+@pytest.mark.parametrize("max_parallel", [1, 4])
+def test_name_template(host: MediaServer, tmp_path: Path, count: int, max_parallel: int) -> None:
+    urls = [host.put(f"/{index}.mp4", DATA[:index]) for index in range(1, count + 1)]
+    done = run(
+        single(*urls, key="intro"),
+        f"{tmp_path}/",
+        name_template="{media}/{key}_{index:02d}.{ext}",
+        max_parallel=max_parallel,
+    )
+    assert done["paths"] == [f"{tmp_path}/video/intro_{index:02d}.mp4" for index in range(1, count + 1)]
+    assert done["bytes"] == sum(range(1, count + 1))
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type", "name"),
+    [
+        ("/v", "image/webp", "gen-1.webp"),
+        ("/v", "application/octet-stream", "gen-1.mp4"),
+        ("/v", None, "gen-1.mp4"),
+        ("/v.mov", "video/mp4", "gen-1.mov"),
+    ],
+)
+def test_extension(host: MediaServer, tmp_path: Path, path: str, content_type: str | None, name: str) -> None:
+    run(single(host.put(path, DATA, content_type=content_type)), f"{tmp_path}/")
+    assert names_in(tmp_path) == [name]
+
+
+def test_data_urls(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    payload = base64.b64encode(DATA).decode()
+    url = f"data:image/jpeg;base64,{payload}"
+    done = run(single(url, url, media="image", generation_id="local-1"), f"{tmp_path}/")
+    assert names_in(tmp_path) == ["local-1-1.jpg", "local-1-2.jpg"]
+    assert done["sha256"] == [SHA256, SHA256]
+    assert payload[:100] not in caplog.text
+
+
+def test_data_urls_are_bounded(conn: Callable[..., None], tmp_path: Path) -> None:
+    conn(max_media_bytes=len(DATA) - 1)
+    url = f"data:image/jpeg;base64,{base64.b64encode(DATA).decode()}"
+    with pytest.raises(errors.SeedanceMediaTooLargeError, match="max_media_bytes") as caught:
+        run(single(url, media="image", generation_id="local-1"), f"{tmp_path}/")
+    assert len(str(caught.value)) < 1000
+    assert names_in(tmp_path) == []
+
+
+def test_memory(host: MediaServer) -> None:
+    fs = fsspec.filesystem("memory")
+    done = run(single(host.put("/v.mp4", DATA)), "memory://bucket/videos/")
+    assert done["path"] == str(ObjectStoragePath("memory://bucket/videos/gen-1.mp4"))
+    assert fs.cat("/bucket/videos/gen-1.mp4") == DATA
+    fs.store.clear()
+
+
+@pytest.mark.parametrize("store", ["file", "memory"])
+def test_nothing_is_visible_while_it_is_downloaded(host: MediaServer, tmp_path: Path, store: str) -> None:
+    fs = fsspec.filesystem("memory")
+    path = f"{tmp_path}/out.mp4" if store == "file" else "memory://bucket/out.mp4"
+    seen: list[bool] = []
+    url = host.put("/v.mp4", DATA)
+
+    def look() -> None:
+        seen.append((tmp_path / "out.mp4").exists() or fs.exists("/bucket/out.mp4"))
+
+    host.script("/v.mp4", Reply(during=look))
+    run(single(url), path)
+    assert seen == [False]
+    fs.store.clear()
+
+
+def test_key_is_not_sent_to_the_media_host(
+    host: MediaServer, other_host: MediaServer, tmp_path: Path
+) -> None:
+    host.script("/v.mp4", Reply(status=302, headers={"Location": other_host.put("/w.mp4", DATA)}))
+    run(single(host.url("/v.mp4")), f"{tmp_path}/out.mp4")
+    assert SECRET not in repr(host.requests + other_host.requests)
+    assert "authorization" not in host.requests[0].headers | other_host.requests[0].headers
+
+
+# ---------------------------------------------------------------------- forms of the argument
+
+
+@pytest.mark.parametrize("write", [json.dumps, str, lambda value: f"  {json.dumps(value)}\n"])
+def test_result_as_text(host: MediaServer, tmp_path: Path, write: Any) -> None:
+    assert run(write(single(host.put("/v.mp4", DATA))), f"{tmp_path}/out.mp4")["bytes"] == len(DATA)
+
+
+def test_generation_of_the_hook(host: MediaServer, tmp_path: Path) -> None:
+    generation = Generation.from_result(single(host.put("/v.mp4", DATA)))
+    assert run(generation, f"{tmp_path}/out.mp4")["generation_id"] == "gen-1"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (None, "NoneType"),
+        ("None", "NoneType"),
+        ("", "the text ''"),
+        ("gen-1", "gen-1"),
+        ("https://cdn.example/a.mp4?sig=hidden", "https://cdn.example/a.mp4"),
+        (7, "int"),
+        ([], "list"),
+        ({}, "generation_id"),
+        ({"path": "s3://bucket/a.mp4"}, "generation_id"),
+        ({"succeeded": [], "failed": []}, "generation_id"),
+        (single(), "no output URLs"),
+        (single(""), "no output URLs"),
+        (single("https://cdn.example/a.mp4", status="running"), "is running"),
+        (single("https://cdn.example/a.mp4", status="failed"), "is failed"),
+        ({**single(), "urls": "https://cdn.example/a.mp4"}, "list of strings"),
+        ({**single("https://cdn.example/a.mp4"), "media": "audio"}, "media"),
+    ],
+)
+def test_values_without_a_result(
+    tmp_path: Path, value: Any, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AIRFLOW_CONN_SEEDANCE_DEFAULT")
+    with pytest.raises(errors.SeedanceRequestError) as caught:
+        run(value, f"{tmp_path}/out.mp4")
+    assert said in str(caught.value)
+    assert "Nothing was sent" in str(caught.value)
+    assert "hidden" not in str(caught.value)
+    assert not caught.value.retry_helps
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"destination": ""}, "destination is empty"),
+        ({"destination": None}, "destination is empty"),
+        ({"destination": "nosuch://bucket/a.mp4"}, "nosuch"),
+        ({"destination": "{tmp}"}, "with a / at the end"),
+        ({"destination": "{tmp}/a.mp4", "name_template": "{key}"}, "name_template"),
+        ({"destination": "{tmp}/", "name_template": "{prompt}"}, "'prompt'"),
+        ({"destination": "{tmp}/", "name_template": "../{key}"}, "below the destination"),
+        ({"destination": "{tmp}/a.mp4", "overwrite": "maybe"}, "overwrite"),
+        ({"destination": "{tmp}/a.mp4", "overwrite": None}, "overwrite"),
+        ({"destination": "{tmp}/a.mp4", "overwrite": 1}, "overwrite"),
+        ({"destination": "{tmp}/a.mp4", "count": 2}, "several outputs need a directory"),
+    ],
+)
+def test_unusable_arguments(host: MediaServer, tmp_path: Path, arguments: dict[str, Any], said: str) -> None:
+    destination = arguments["destination"] and arguments["destination"].replace("{tmp}", str(tmp_path))
+    rest = {name: value for name, value in arguments.items() if name not in ("destination", "count")}
+    url = host.put("/v.mp4", DATA)
+    with pytest.raises(errors.SeedanceConfigurationError) as caught:
+        run(single(*[url] * arguments.get("count", 1)), destination, **rest)
+    assert said in str(caught.value)
+    assert "Nothing was sent" in str(caught.value)
+    assert host.requests == []
+
+
+@pytest.mark.parametrize("value", [0, -1, True, 2.0, "4", None])
+def test_max_parallel(value: Any) -> None:
+    with pytest.raises(errors.SeedanceConfigurationError, match="max_parallel"):
+        operator(single(), "/x", max_parallel=value)
+
+
+def test_empty_name_template(host: MediaServer, tmp_path: Path) -> None:
+    for nothing in ("", "None"):
+        run(single(host.put("/v.mp4", DATA)), f"{tmp_path}/out.mp4", name_template=nothing)
+
+
+# ---------------------------------------------------------------------- the log
+
+
+def test_log(host: MediaServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    run(single(host.put("/v.mp4", DATA) + "?sig=hidden"), f"{tmp_path}/out.mp4")
+    assert f"Downloading the output of generation gen-1 from {host.url('/v.mp4')} to" in caplog.text
+    assert "(0.3 MB)" in caplog.text
+    assert f"Stored {tmp_path}/out.mp4: {len(DATA)} bytes, sha256 {SHA256}" in caplog.text
+    assert "1 of 1 files stored (0.3 MB)" in caplog.text
+    assert "hidden" not in caplog.text
+
+
+def test_megabytes() -> None:
+    assert [megabytes(size) for size in (None, 5, 12_345_678)] == ["unknown length", "5 bytes", "12.3 MB"]
+
+
+# ---------------------------------------------------------------------- Airflow
+
+
+def test_asset_event(host: MediaServer, tmp_path: Path) -> None:
+    asset, other = Asset("s3://bucket/videos"), AssetAlias("videos")
+    events = OutletEventAccessors()
+    run(
+        single(host.put("/v.mp4", DATA) + "?sig=hidden"),
+        f"{tmp_path}/out.mp4",
+        {"outlet_events": events},
+        outlets=[asset, other],
+    )
+    assert events[asset].extra == {
+        "path": f"{tmp_path}/out.mp4",
+        "generation_id": "gen-1",
+        "url": host.url("/v.mp4"),
+    }
+
+
+def test_asset_event_that_cannot_be_described(host: MediaServer, tmp_path: Path) -> None:
+    run(
+        single(host.put("/v.mp4", DATA)),
+        f"{tmp_path}/out.mp4",
+        context={"outlet_events": {}},
+        outlets=[Asset("s3://bucket/v")],
+    )
+    assert names_in(tmp_path) == ["out.mp4"]
+
+
+def test_templates(host: MediaServer, tmp_path: Path) -> None:
+    with DAG("dag"):
+        task = SeedanceToObjectStorageOperator(
+            task_id="store",
+            generation="{{ params.made }}",
+            destination="{{ params.root }}/{{ ds }}/",
+            name_template="{{ ds_nodash }}-{generation_id}.{ext}",
+            overwrite="{{ params.overwrite }}",
+            seedance_conn_id="{{ params.conn }}",
+            object_storage_conn_id="{{ params.nothing }}",
+        )
+    params = {
+        "made": single(host.put("/v.mp4", DATA)),
+        "root": str(tmp_path),
+        "overwrite": False,
+        "conn": "seedance_default",
+        "nothing": "",
+    }
+    context: Any = {"ds": "2026-02-07", "ds_nodash": "20260207", "params": params}
+    task.render_template_fields(context)
+    assert task.execute(context)["path"] == f"{tmp_path}/2026-02-07/20260207-gen-1.mp4"
+
+
+def test_mapping() -> None:
+    with DAG("dag") as dag:
+        SeedanceToObjectStorageOperator.partial(task_id="store", destination="/data/").expand(
+            generation=[single("https://cdn.example/a.mp4")]
+        )
+    assert dag.get_task("store").is_mapped
+
+
+@needs(RETRY_POLICIES)
+def test_retry_policy() -> None:
+    assert isinstance(operator(single(), "/x").retry_policy, SeedanceRetryPolicy)
+
+    class Other(SeedanceRetryPolicy):
+        pass
+
+    assert type(operator(single(), "/x", retry_policy=Other()).retry_policy) is Other
+
+
+@pytest.fixture(autouse=True)
+def empty_memory() -> Iterator[None]:
+    yield
+    fsspec.filesystem("memory").store.clear()
