@@ -73,7 +73,7 @@ COMMANDS = (
     Command(
         name="emulator",
         help="Serve a local stand-in for all services, with real media files",
-        target=f"{_CLI}.emulator:emulator",
+        target=f"{_CLI}.serve_emulator:emulator",
         arguments=(
             _argument("--host", default="127.0.0.1", help="Address to listen on (%(default)s)"),
             _argument("--port", type=int, default=8123, help="Port to listen on (%(default)s)"),

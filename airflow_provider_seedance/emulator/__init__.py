@@ -1,5 +1,6 @@
-"""A local stand-in for the five services. See :class:`airflow_provider_seedance.testing.SeedanceEmulator`.
+"""
+A local emulator of the five documented services. See :class:`airflow_provider_seedance.testing.SeedanceEmulator`.
 
-Nothing here is imported in production, and nothing here imports the adapters that production uses: it is
-a second, independent reading of the vendors' documents.
+It runs in tests and in the demo only, and does not import the adapters that production uses: it is a second,
+independent implementation of the vendors' documents.
 """

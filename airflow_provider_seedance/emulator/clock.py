@@ -1,4 +1,4 @@
-"""The real clock, and the emulated time that renders follow."""
+"""Real time, and the emulated time of renders."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 
 class Clock:
-    """The real clock, and emulated seconds counted from it.
+    """
+    Real time, and emulated seconds derived from it.
 
-    :param speed: emulated seconds in a real one.
-    :param source: gives the real time in seconds since the epoch.
+    :param speed: Emulated seconds per real second.
+    :param source: Returns the real time in seconds since the epoch.
     """
 
     def __init__(self, *, speed: float, source: Callable[[], float] = time.time) -> None:
@@ -22,19 +23,19 @@ class Clock:
 
     @property
     def held(self) -> bool:
-        """Whether renders stand still."""
+        """Whether the time of renders is stopped."""
         return self._held_since is not None
 
     def wall(self) -> float:
-        """Real time, seconds since the epoch."""
+        """Return the real time in seconds since the epoch."""
         return self._source()
 
     def elapsed(self) -> float:
-        """Emulated seconds since the start."""
+        """Return the emulated seconds since the start."""
         return (self._source() - self._origin) * self.speed
 
     def rendered(self) -> float:
-        """Emulated seconds that renders have been going on: those while held don't count."""
+        """Return the emulated seconds since the start, without those on hold."""
         now = self._source() if self._held_since is None else self._held_since
         return (now - self._origin - self._held) * self.speed
 
@@ -44,7 +45,7 @@ class Clock:
             self._held_since = self._source()
 
     def release(self) -> None:
-        """Let the time of renders go on."""
+        """Continue the time of renders."""
         if self._held_since is not None:
             self._held += self._source() - self._held_since
             self._held_since = None

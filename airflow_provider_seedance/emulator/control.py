@@ -1,4 +1,5 @@
-"""The control API under ``/_emulator/``: the emulator's own methods for tests in other processes.
+"""
+The control API under ``/_emulator/``: the emulator's methods for tests in other processes.
 
 It needs no key: an emulator is for tests.
 """
@@ -6,12 +7,11 @@ It needs no key: an emulator is for tests.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from airflow_provider_seedance.emulator.faults import Faults
+from airflow_provider_seedance.emulator.interface import EmulatorInterface, FaultSpec
 
 #: Path prefix of the control API.
 CONTROL_PREFIX = "/_emulator/"
@@ -26,27 +26,19 @@ class _UnknownPathError(Exception):
 class Control:
     """Maps paths to the methods of an emulator."""
 
-    def __init__(self, emulator: SeedanceEmulator) -> None:
+    def __init__(self, emulator: EmulatorInterface, faults: Faults) -> None:
         self._emulator = emulator
+        self._faults = faults
 
-    def handle(self, method: str, path: str, query: Mapping[str, list[str]], body: bytes) -> tuple[int, Any]:
-        """Serve a control request.
-
-        :return: HTTP status and a JSON value.
-        """
-        del query
+    def handle(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
+        """Serve a control request; return HTTP status and a JSON value."""
         steps = [step for step in path.removeprefix(CONTROL_PREFIX).split("/") if step]
         try:
             data = json.loads(body) if body else {}
             if not isinstance(data, dict):
                 raise ValueError("the body must be a JSON object")
-            if method == "GET":
-                return 200, self._read(steps)
-            if steps[:1] == ["faults"]:
-                return 200, self._faults(method, steps[1:], data)
-            if method == "POST":
-                return 200, self._act(steps, data)
-            raise _UnknownPathError
+            serve = self._faults_call if steps[:1] == ["faults"] else self._emulator_call
+            return 200, serve(method, steps, data)
         except _UnknownPathError:
             return 404, {"error": f"{method} {path} is not part of the control API"}
         except KeyError as error:
@@ -54,74 +46,69 @@ class Control:
         except (TypeError, ValueError) as error:
             return 400, {"error": str(error)}
 
-    def _read(self, steps: list[str]) -> Any:
+    def _faults_call(self, method: str, steps: list[str], data: dict[str, Any]) -> Any:
+        faults = self._faults
+        match method, *steps[1:]:
+            case ["GET"]:
+                return [fault.as_dict() for fault in faults.all()]
+            case ["POST"]:
+                return faults.add(_fault_spec(data)).as_dict()
+            case ["DELETE"]:
+                faults.clear()
+                return {}
+            case ["GET", fault_id]:
+                pass
+            case ["POST", fault_id, "release"]:
+                faults.get(fault_id).release()
+            case ["DELETE", fault_id]:
+                faults.get(fault_id).remove()
+            case _:
+                raise _UnknownPathError
+        return faults.get(fault_id).as_dict()
+
+    def _emulator_call(self, method: str, steps: list[str], data: dict[str, Any]) -> Any:
         emulator = self._emulator
-        if not steps:
-            return {"url": emulator.url, "key": emulator.key, "speed": emulator.speed}
-        if steps == ["ledger"]:
-            return emulator.ledger.as_dict()
-        if steps == ["generations"]:
-            return [asdict(generation) for generation in emulator.generations]
-        if steps == ["faults"]:
-            return [fault.as_dict() for fault in emulator.faults.all()]
-        if len(steps) == 2 and steps[0] == "generations":
-            return asdict(emulator.generation(steps[1]))
-        if len(steps) == 2 and steps[0] == "faults":
-            return self._fault(steps[1]).as_dict()
-        raise _UnknownPathError
-
-    def _fault(self, fault_id: str) -> Any:
-        fault = self._emulator.faults.get(fault_id)
-        if fault is None:
-            raise KeyError(fault_id)
-        return fault
-
-    def _faults(self, method: str, steps: list[str], data: dict[str, Any]) -> Any:
-        if method == "POST" and not steps:
-            named = {name: data.pop(name) for name in _FAULT_FIELDS if name in data}
-            if "kind" not in named:
-                raise ValueError("kind is required")
-            options = {**data.pop("options", {}), **data}
-            return self._emulator.fault(named.pop("kind"), **named, **options).as_dict()
-        if method == "DELETE" and not steps:
-            self._emulator.faults.clear()
-            return {}
-        if method == "DELETE" and len(steps) == 1:
-            self._fault(steps[0]).remove()
-            return self._fault(steps[0]).as_dict()
-        if method == "POST" and len(steps) == 2 and steps[1] == "release":
-            self._fault(steps[0]).release()
-            return self._fault(steps[0]).as_dict()
-        raise _UnknownPathError
-
-    def _act(self, steps: list[str], data: dict[str, Any]) -> Any:
-        emulator = self._emulator
-        if len(steps) == 3 and steps[0] == "generations":
-            return self._change(steps[1], steps[2], data)
-        if steps == ["hold"]:
-            emulator.hold()
-        elif steps == ["release"]:
-            emulator.release()
-        elif steps == ["expire_urls"]:
-            emulator.expire_urls(data.get("id"))
-        elif steps == ["rate_limit"]:
-            limit, window = data.get("limit"), data.get("window_seconds", 3600)
-            emulator.set_rate_limit(None if limit is None else int(limit), float(window))
-        else:
-            raise _UnknownPathError
+        match method, *steps:
+            case ["GET"]:
+                return {"url": emulator.url, "key": emulator.key}
+            case ["GET", "ledger"]:
+                return emulator.ledger.as_dict()
+            case ["GET", "generations"]:
+                return [asdict(generation) for generation in emulator.generations]
+            case ["GET", "generations", generation_id]:
+                return asdict(emulator.generation(generation_id))
+            case ["POST", "generations", generation_id, change]:
+                self._change(generation_id, change, data)
+            case ["POST", "hold"]:
+                emulator.hold()
+            case ["POST", "release"]:
+                emulator.release()
+            case ["POST", "expire_urls"]:
+                emulator.expire_urls(data.get("id"))
+            case ["POST", "rate_limit"]:
+                limit, window = data.get("limit"), data.get("window_seconds", 3600)
+                emulator.set_rate_limit(None if limit is None else int(limit), float(window))
+            case _:
+                raise _UnknownPathError
         return {}
 
-    def _change(self, generation_id: str, change: str, data: dict[str, Any]) -> Any:
+    def _change(self, generation_id: str, change: str, data: dict[str, Any]) -> None:
         emulator = self._emulator
+        methods = {
+            "finish": emulator.finish,
+            "expire": emulator.expire,
+            "cancel": emulator.cancel_remote,
+            "forget": emulator.forget,
+        }
         if change == "fail":
-            message = data.get("message", "The generation failed.")
-            emulator.fail(generation_id, message, code=data.get("code"))
-        elif change == "forget":
-            emulator.forget(generation_id)
-            return {}
-        elif change in ("finish", "expire", "cancel"):
-            method = {"finish": emulator.finish, "expire": emulator.expire, "cancel": emulator.cancel_remote}
-            method[change](generation_id)
+            emulator.fail(generation_id, data.get("message", "The generation failed."), data.get("code"))
+        elif change in methods:
+            methods[change](generation_id)
         else:
             raise _UnknownPathError
-        return asdict(emulator.generation(generation_id))
+
+
+def _fault_spec(data: dict[str, Any]) -> FaultSpec:
+    """Read a fault, whose options may stand in ``options`` or beside the other fields."""
+    fields = {name: data.pop(name) for name in _FAULT_FIELDS if name in data}
+    return FaultSpec(**fields, options={**data.pop("options", {}), **data})

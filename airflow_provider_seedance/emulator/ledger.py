@@ -1,7 +1,8 @@
-"""What the emulator was asked, what it accepted and what it billed.
+"""
+The emulator's ledger: requests received, generations accepted and billed.
 
-Entries are values: a test compares them, prints them and keeps them. Requests are listed in the order
-in which they arrived, including those that were never answered (their ``status`` stays ``None``).
+Entries are values. Requests are listed in the order of arrival, including those without a reply (their
+``status`` stays ``None``).
 """
 
 from __future__ import annotations
@@ -11,24 +12,24 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-#: What a request is for; also the points at which a fault can strike.
+#: Kinds of requests; faults affect requests by kind.
 REQUEST_KINDS = ("submit", "status", "result", "list", "cancel", "media", "other")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RequestEntry:
-    """One HTTP request.
+    """
+    An HTTP request.
 
-    :param at: when it arrived, seconds since the epoch.
-    :param api: the service it was for; for media, the service that made the file; empty if unknown.
-    :param method: HTTP method.
-    :param path: the path with the service's prefix.
-    :param query: the query parameters, a list of values for each.
-    :param headers: request headers by lower-case name; keys are masked.
-    :param body: the decoded JSON body, the text if it is not JSON, or ``None``.
-    :param status: status of the reply, or ``None`` if no reply was sent (yet).
-    :param generation_id: the generation it made or asked about, as far as known.
-    :param kind: one of :data:`REQUEST_KINDS`.
+    :param at: Time of arrival, seconds since the epoch.
+    :param api: The service; for media, the service that made the file; empty if unknown.
+    :param path: The path with the service's prefix.
+    :param query: The query parameters, a list of values for each.
+    :param headers: Request headers by lower-case name; keys are masked.
+    :param body: The decoded JSON body, the text if it is not JSON, or ``None``.
+    :param status: Status of the reply, or ``None`` if no reply was sent (yet).
+    :param generation_id: The generation that it created or named, as far as known.
+    :param kind: One of :data:`REQUEST_KINDS`.
     """
 
     at: float
@@ -44,12 +45,13 @@ class RequestEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Submission:
-    """One accepted generation: this is what the vendor would bill.
+class SubmissionEntry:
+    """
+    An accepted generation, which a vendor would bill.
 
-    :param request: the body of the request as it was sent.
-    :param billed: credits billed; 0 for a queued render that was cancelled.
-    :param callback_url: where the end of the render is reported, if that was asked for.
+    :param request: The body of the request as it was sent.
+    :param billed: Credits billed; 0 for a queued render that was cancelled.
+    :param callback_url: The callback URL of the request.
     """
 
     at: float
@@ -63,12 +65,13 @@ class Submission:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Deletion:
-    """An accepted cancel call.
+class DeletionEntry:
+    """
+    An accepted cancel call.
 
     :param effect: ``cancelled`` (it left the queue, nothing is billed) or ``deleted`` (a finished record,
         paid for, was destroyed).
-    :param was: the status before the call.
+    :param was: The status before the call.
     """
 
     at: float
@@ -80,9 +83,10 @@ class Deletion:
 
 @dataclass(frozen=True, kw_only=True)
 class CallbackEntry:
-    """One callback the emulator sent.
+    """
+    A callback that the emulator sent.
 
-    :param status: HTTP status of the answer, or ``None`` if nobody answered.
+    :param status: HTTP status of the response, or ``None`` without one.
     """
 
     at: float
@@ -93,77 +97,79 @@ class CallbackEntry:
     status: int | None
 
 
-class Ledger:
-    """The books of an emulator; safe to read while it runs. The lists it returns are copies."""
+class EmulatorLedger:
+    """The ledger of an emulator; safe to read while it runs. The lists it returns are copies."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._requests: list[RequestEntry] = []
-        self._submissions: list[Submission] = []
-        self._deletions: list[Deletion] = []
+        self._submissions: list[SubmissionEntry] = []
+        self._deletions: list[DeletionEntry] = []
         self._callbacks: list[CallbackEntry] = []
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Ledger:
-        """The ledger that :meth:`as_dict` described, for instance in another process."""
+    def from_dict(cls, data: Mapping[str, Any]) -> EmulatorLedger:
+        """Create a ledger from the output of :meth:`as_dict`, for instance of another process."""
         ledger = cls()
         ledger._requests = [RequestEntry(**entry) for entry in data["requests"]]
-        ledger._submissions = [Submission(**entry) for entry in data["submissions"]]
-        ledger._deletions = [Deletion(**entry) for entry in data["deletions"]]
+        ledger._submissions = [SubmissionEntry(**entry) for entry in data["submissions"]]
+        ledger._deletions = [DeletionEntry(**entry) for entry in data["deletions"]]
         ledger._callbacks = [CallbackEntry(**entry) for entry in data["callbacks"]]
         return ledger
 
     @property
     def requests(self) -> list[RequestEntry]:
-        """Every request, in the order of arrival; calls of the control API are not listed."""
+        """All requests in the order of arrival, without those to the control API."""
         with self._lock:
             return list(self._requests)
 
     @property
-    def submissions(self) -> list[Submission]:
-        """Every accepted generation, in the order of acceptance."""
+    def submissions(self) -> list[SubmissionEntry]:
+        """All accepted generations in the order of acceptance."""
         with self._lock:
             return list(self._submissions)
 
     @property
-    def deletions(self) -> list[Deletion]:
-        """Every accepted cancel or delete call."""
+    def deletions(self) -> list[DeletionEntry]:
+        """All accepted cancel or delete calls."""
         with self._lock:
             return list(self._deletions)
 
     @property
     def callbacks(self) -> list[CallbackEntry]:
-        """Every callback sent."""
+        """All callbacks sent."""
         with self._lock:
             return list(self._callbacks)
 
     @property
     def billed(self) -> float:
-        """Credits billed in all."""
+        """Total of the credits billed."""
         return sum(entry.billed or 0 for entry in self.submissions)
 
     def posts(self, api: str | None = None, prompt: str | None = None) -> list[RequestEntry]:
-        """The submit requests that arrived, accepted or not.
+        """
+        Return the submit requests, accepted or not.
 
-        :param api: only those of this service.
-        :param prompt: only those whose body holds exactly this prompt, at any depth.
+        :param api: Only those to this service.
+        :param prompt: Only those whose body contains exactly this prompt, at any depth.
         """
         return [
             entry
             for entry in self.requests
             if entry.kind == "submit"
             and (api is None or entry.api == api)
-            and (prompt is None or _holds_text(entry.body, prompt))
+            and (prompt is None or _contains_text(entry.body, prompt))
         ]
 
     def cancels(self) -> list[RequestEntry]:
-        """The cancel requests that arrived, allowed or not; see :attr:`deletions` for their effects."""
+        """Return the cancel requests, allowed or not; see :attr:`deletions` for their effects."""
         return [entry for entry in self.requests if entry.kind == "cancel"]
 
     def count(self, kind: str, api: str | None = None, generation_id: str | None = None) -> int:
-        """How many requests of a kind arrived.
+        """
+        Return the number of requests of a kind.
 
-        :param kind: one of :data:`REQUEST_KINDS`, or ``any``.
+        :param kind: One of :data:`REQUEST_KINDS`, or ``any``.
         """
         return sum(
             1
@@ -174,7 +180,7 @@ class Ledger:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, as JSON can carry it."""
+        """Return all entries as a JSON value."""
         with self._lock:
             return {
                 "requests": [asdict(entry) for entry in self._requests],
@@ -184,50 +190,51 @@ class Ledger:
             }
 
     def arrived(self, entry: RequestEntry) -> int:
-        """Enter a request before anything is done with it.
+        """
+        Add a request before it is processed.
 
-        :return: its position, for :meth:`answered`.
+        :return: Its position, for :meth:`answered`.
         """
         with self._lock:
             self._requests.append(entry)
             return len(self._requests) - 1
 
     def answered(self, position: int, status: int | None, generation_id: str | None) -> None:
-        """Complete a request's entry just before its reply is sent."""
+        """Complete the entry of a request just before its reply is sent."""
         with self._lock:
             entry = self._requests[position]
             self._requests[position] = replace(
                 entry, status=status, generation_id=generation_id or entry.generation_id
             )
 
-    def submitted(self, entry: Submission) -> None:
-        """Enter an accepted generation."""
+    def submitted(self, entry: SubmissionEntry) -> None:
+        """Add an accepted generation."""
         with self._lock:
             self._submissions.append(entry)
 
     def refunded(self, generation_id: str) -> None:
-        """Nothing is billed for this generation after all."""
+        """Set the credits billed for a generation to 0."""
         with self._lock:
             self._submissions = [
                 replace(entry, billed=0) if entry.generation_id == generation_id else entry
                 for entry in self._submissions
             ]
 
-    def deleted(self, entry: Deletion) -> None:
-        """Enter the effect of a cancel call."""
+    def deleted(self, entry: DeletionEntry) -> None:
+        """Add the effect of a cancel call."""
         with self._lock:
             self._deletions.append(entry)
 
     def called_back(self, entry: CallbackEntry) -> None:
-        """Enter a callback that was sent."""
+        """Add a callback."""
         with self._lock:
             self._callbacks.append(entry)
 
 
-def _holds_text(value: Any, text: str) -> bool:
-    """Whether a decoded JSON value holds this string anywhere."""
+def _contains_text(value: Any, text: str) -> bool:
+    """Return whether a decoded JSON value contains this string at any depth."""
     if isinstance(value, dict):
-        return any(_holds_text(item, text) for item in value.values())
+        return any(_contains_text(item, text) for item in value.values())
     if isinstance(value, list):
-        return any(_holds_text(item, text) for item in value)
+        return any(_contains_text(item, text) for item in value)
     return isinstance(value, str) and value == text

@@ -1,8 +1,8 @@
-"""Real media files, made when they are first asked for.
+"""
+Real media files, encoded on their first request.
 
-The prompt is drawn into every file, so that a person sees at once which render it is; a video also has
-a bar that moves and a time counter. Frames are drawn a few times a second and repeated up to the frame
-rate: what costs time is drawing, not encoding what did not change.
+Every file shows its prompt; a video also has a moving bar and a time counter. Frames are drawn a few times a second
+and repeated up to the frame rate, because drawing is slower than encoding.
 """
 
 from __future__ import annotations
@@ -31,22 +31,23 @@ CONTENT_TYPES = {"mp4": "video/mp4", "mov": "video/quicktime", "png": "image/png
 
 _DRAWN_PER_SECOND = 6
 _SAMPLE_RATE = 48_000
-# Pillow's own font has no glyphs beyond ASCII; these are tried for other prompts, where installed.
+# Pillow's own font has only ASCII glyphs; other prompts use the first of these that is installed.
 _WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf", "wqy-zenhei.ttc", "DejaVuSans.ttf")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MediaSpec:
-    """What a file is to be.
+    """
+    Specification of a file.
 
     :param kind: ``video`` or ``image``.
-    :param prompt: the text drawn into it.
-    :param width: pixels, like ``height``.
-    :param seconds: duration of a video.
-    :param fps: frames a second of a video.
-    :param audio: whether a video has a sound track.
+    :param prompt: The text drawn into it.
+    :param width: Pixels, like ``height``.
+    :param seconds: Duration of a video.
+    :param fps: Frames per second of a video.
+    :param audio: Whether a video has a sound track.
     :param format: mp4, mov, png or jpeg.
-    :param variant: position in a group; each looks different.
+    :param variant: Position in a group; each looks different.
     """
 
     kind: str
@@ -62,9 +63,10 @@ class MediaSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class MediaFile:
-    """A file that was made.
+    """
+    An encoded file.
 
-    :param etag: the entity tag with its quotes, a digest of the content.
+    :param etag: The entity tag with its quotes, a digest of the content.
     """
 
     path: Path
@@ -74,10 +76,11 @@ class MediaFile:
 
 
 def frame_size(resolution: str, ratio: str) -> tuple[int, int]:
-    """Width and height in pixels, both even.
+    """
+    Return width and height in pixels, both even.
 
-    :param resolution: a key of :data:`SHORT_SIDE`: the length of the short side.
-    :param ratio: aspect ratio such as ``16:9``.
+    :param resolution: A key of :data:`SHORT_SIDE`: the length of the short side.
+    :param ratio: Aspect ratio such as ``16:9``.
     """
     short = SHORT_SIDE[resolution]
     across, down = (int(part) for part in ratio.split(":"))
@@ -86,11 +89,12 @@ def frame_size(resolution: str, ratio: str) -> tuple[int, int]:
 
 
 class MediaStore:
-    """Makes files and keeps them in a temporary directory.
+    """
+    Encodes files and keeps them in a temporary directory.
 
-    :param real: whether to encode what was asked for; otherwise every video is the same tiny MP4 and
-        every image the same tiny PNG, and no codec is needed.
-    :raises ImportError: if real media are wanted and PyAV or Pillow is missing.
+    :param real: Whether to encode real files; otherwise every video is the same tiny MP4 and every image the
+        same tiny PNG, and no codec is needed.
+    :raises ImportError: ``real`` is set and PyAV or Pillow is missing.
     """
 
     def __init__(self, *, real: bool = True) -> None:
@@ -109,7 +113,7 @@ class MediaStore:
                 self._directory.cleanup()
 
     def file(self, spec: MediaSpec) -> MediaFile:
-        """The file of a specification, made now if it does not exist yet."""
+        """Return the file of a specification; encode it if it does not exist yet."""
         with self._lock:
             if self._directory is None:
                 self._directory = tempfile.TemporaryDirectory(
@@ -118,12 +122,11 @@ class MediaStore:
             directory = Path(self._directory.name)
             lock = self._locks.setdefault(spec, threading.Lock())
         with lock:
-            made = self._files.get(spec)
-            if made is None:
-                made = self._files[spec] = self._make(spec, directory)
-            return made
+            if spec not in self._files:
+                self._files[spec] = self._encode(spec, directory)
+            return self._files[spec]
 
-    def _make(self, spec: MediaSpec, directory: Path) -> MediaFile:
+    def _encode(self, spec: MediaSpec, directory: Path) -> MediaFile:
         name = hashlib.sha256(repr(spec).encode()).hexdigest()[:24]
         path = directory / f"{name}.{spec.format}"
         if not self._real:
@@ -148,13 +151,13 @@ def _require_codecs() -> None:
     ]
     if missing:
         raise ImportError(
-            f"The emulator makes real media files with {' and '.join(missing)}, which is not installed: "
+            f"The emulator encodes real media files with {' and '.join(missing)}, which is not installed: "
             "pip install 'airflow-provider-seedance[emulator]'. With media=False it needs neither."
         )
 
 
 def encode_image(spec: MediaSpec, path: Path) -> None:
-    """Draw an image of the size asked for."""
+    """Draw an image."""
     image = _background(spec)
     if spec.format == "jpeg":
         image.save(path, "JPEG", quality=80)
@@ -163,7 +166,7 @@ def encode_image(spec: MediaSpec, path: Path) -> None:
 
 
 def encode_video(spec: MediaSpec, path: Path) -> None:
-    """Encode a video of the size, duration and frame rate asked for, playable while it downloads."""
+    """Encode a video that is playable while it downloads."""
     import av
 
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
@@ -198,7 +201,7 @@ def _encode_frames(spec: MediaSpec, container: Any, stream: Any) -> None:
 
 
 def _encode_tone(spec: MediaSpec, container: Any, stream: Any) -> None:
-    """A quiet tone for as long as the video; its pitch depends on the prompt."""
+    """Encode a quiet tone of the video's length; its pitch depends on the prompt."""
     import av
 
     total = round(spec.seconds * _SAMPLE_RATE)
@@ -226,7 +229,7 @@ def _digest(spec: MediaSpec) -> bytes:
 
 
 def _background(spec: MediaSpec) -> Image:
-    """A plain ground in a colour of the prompt's own, with the prompt and what was asked for."""
+    """Draw prompt, size and duration on a background whose colour depends on the prompt."""
     from PIL import Image, ImageDraw
 
     digest = _digest(spec)
@@ -238,13 +241,13 @@ def _background(spec: MediaSpec) -> Image:
     prompt, font = _prompt_font(spec.prompt, big)
     text = _wrapped(draw, prompt, font, spec.width - 2 * margin, 8)
     draw.multiline_text((margin, margin), text, font=font, fill="white")
-    facts = f"{spec.width}x{spec.height}"
+    details = f"{spec.width}x{spec.height}"
     if spec.kind == "video":
-        facts += f"  {spec.seconds:g} s  {spec.fps} fps" + ("  sound" if spec.audio else "")
+        details += f"  {spec.seconds:g} s  {spec.fps} fps" + ("  sound" if spec.audio else "")
     elif spec.variant:
-        facts += f"  no. {spec.variant + 1}"
+        details += f"  no. {spec.variant + 1}"
     place = (margin, spec.height - margin - 3 * small)
-    draw.text(place, facts, font=_font(small), fill=(255, 255, 255))
+    draw.text(place, details, font=_font(small), fill=(255, 255, 255))
     return image
 
 
@@ -271,7 +274,7 @@ def _font(size: int) -> Any:
 
 
 def _prompt_font(prompt: str, size: int) -> tuple[str, Any]:
-    """A font for the prompt, and the prompt as that font can show it."""
+    """Return the prompt as its font can show it, and the font."""
     from PIL import ImageFont
 
     if not prompt.isascii():
@@ -280,14 +283,14 @@ def _prompt_font(prompt: str, size: int) -> tuple[str, Any]:
                 return prompt, ImageFont.truetype(name, size)
             except OSError:
                 continue
-        # Without such a font accents are dropped; other scripts show as boxes.
+        # Without such a font accents are removed; other scripts show as boxes.
         decomposed = unicodedata.normalize("NFKD", prompt)
         prompt = "".join(character for character in decomposed if not unicodedata.combining(character))
     return prompt, _font(size)
 
 
-def _wrapped(draw: ImageDraw, text: str, font: Any, width: int, most: int) -> str:
-    """The text in lines that fit, at most so many; words that are too long are broken."""
+def _wrapped(draw: ImageDraw, text: str, font: Any, width: int, max_lines: int) -> str:
+    """Wrap the text into lines that fit; words that are too long are split."""
     lines = [""]
     for word in text.split():
         candidate = f"{lines[-1]} {word}".strip()
@@ -300,8 +303,8 @@ def _wrapped(draw: ImageDraw, text: str, font: Any, width: int, most: int) -> st
             if lines[-1] and draw.textlength(lines[-1] + character, font=font) > width:
                 lines.append("")
             lines[-1] += character
-        if len(lines) > most:
+        if len(lines) > max_lines:
             break
-    if len(lines) > most:
-        lines = [*lines[: most - 1], lines[most - 1][:-3] + "..."]
+    if len(lines) > max_lines:
+        lines = [*lines[: max_lines - 1], lines[max_lines - 1][:-3] + "..."]
     return "\n".join(lines)

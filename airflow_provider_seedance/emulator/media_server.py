@@ -1,4 +1,4 @@
-"""The media server: files by expiring URLs, with ranges, as object stores serve them."""
+"""The media server: files at expiring URLs, with ranges, like an object store."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from email.utils import formatdate
 from airflow_provider_seedance.emulator.media_encoder import MediaFile, MediaStore
 from airflow_provider_seedance.emulator.models import Link
 from airflow_provider_seedance.emulator.replies import storage_error
-from airflow_provider_seedance.emulator.services.base import Reply
+from airflow_provider_seedance.emulator.services.service import Reply
 from airflow_provider_seedance.emulator.state import Backend
 
 #: Path prefix of media URLs.
@@ -17,7 +17,7 @@ MEDIA_PREFIX = "/_media"
 
 
 def find_link(backend: Backend, path: str, query: Mapping[str, list[str]]) -> Link | None:
-    """The link that a media URL is, or ``None`` for one that was never handed out."""
+    """Return the link of a media URL, or ``None`` for an unknown one."""
     token = (query.get("token") or [""])[0]
     link = backend.link(token)
     if link is None or path != f"{MEDIA_PREFIX}/{link.generation_id}/{link.name}":
@@ -33,10 +33,11 @@ def serve_media(
     *,
     ranges: bool = True,
 ) -> Reply:
-    """The reply to a GET; a HEAD gets the same without the body.
+    """
+    Return the reply to a GET; a HEAD gets the same without the body.
 
-    :param headers: of the request, by lower-case name.
-    :param ranges: whether to honour ranges.
+    :param headers: Headers of the request, by lower-case name.
+    :param ranges: Whether ranges are supported.
     """
     if link is None:
         return storage_error(403, "SignatureDoesNotMatch", "The request signature does not match.")
@@ -59,7 +60,7 @@ def serve_media(
 def _ranged(file: MediaFile, wanted: str, common: Mapping[str, str]) -> Reply:
     match = re.fullmatch(r"bytes=(\d*)-(\d*)", wanted.strip())
     if match is None or not (match[1] or match[2]):
-        # No range, several or not one that can be read: the whole file, as RFC 9110 allows.
+        # No range, several ones or an invalid one: the whole file, as RFC 9110 allows.
         return Reply(body=file.path.read_bytes(), headers=common)
     if match[1]:
         first = int(match[1])

@@ -1,4 +1,4 @@
-"""The values that the emulator works with: settings, requests as understood, renders, links."""
+"""The emulator's values: options, validated requests, renders, links."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from typing import Any
 
 from airflow_provider_seedance.emulator.media_encoder import MediaSpec
 
-APIS = ("seedance2api", "seedanceapi-v1", "seedanceapi-v2", "runbase", "ark")
 SHAPES = ("documented", "flat", "nested")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How an emulator behaves; see :class:`SeedanceEmulator` for the meaning of each."""
+class EmulatorOptions:
+    """Options of an emulator; see :class:`SeedanceEmulator`."""
 
     key: str = "emulator-key"
     speed: float = 60.0
@@ -32,10 +31,11 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failure:
-    """Why a render failed.
+class RenderFailure:
+    """
+    The reason of a failed render.
 
-    :param code: the vendor's code, or ``None`` for the service's usual one.
+    :param code: The vendor's code, or ``None`` for the service's usual one.
     """
 
     message: str
@@ -44,28 +44,29 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """How and when (seconds since the epoch) a render ended, and at how many percent."""
+    """The end of a render: status, time (seconds since the epoch) and percentage."""
 
     status: str
     at: float
     progress: int
-    failure: Failure | None = None
+    failure: RenderFailure | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """A valid request, as its service understood it.
+    """
+    A validated request.
 
     :param media: ``video`` or ``image``.
-    :param request: the request with its defaults, as the service reports it.
-    :param sent: the body as it was sent, for the ledger.
-    :param resolution: 480p, 720p, 1080p or 4k; what a render takes and costs depends on it.
-    :param fast: whether the model is one of the fast ones.
-    :param credits: the published price, or ``None`` where there is none.
-    :param renewable: whether asking again gives a new URL after the old one has expired.
-    :param url_lifetime: how long the service's URLs live by its documents, in emulated seconds.
-    :param expires_after: how long it may wait and render, in emulated seconds.
-    :param details: whatever else the service wants to find again.
+    :param request: The request with its defaults, as the service reports it.
+    :param sent: The body as it was sent, for the ledger.
+    :param resolution: 480p, 720p, 1080p or 4k; render time and cost depend on it.
+    :param fast: Whether the model is one of the fast ones.
+    :param credits: The published price, or ``None`` without one.
+    :param renewable: Whether another status request returns a new URL after the old one has expired.
+    :param url_lifetime: The documented lifetime of URLs, in emulated seconds.
+    :param expires_after: The limit of waiting and rendering, in emulated seconds.
+    :param details: Further data of the service.
     """
 
     api: str
@@ -88,13 +89,14 @@ class Draft:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generation:
-    """A render as it is at this moment.
+class EmulatedGeneration:
+    """
+    The current state of a generation.
 
     :param status: queued, running, succeeded, failed, cancelled or expired.
-    :param progress: percent, 0 to 100.
-    :param created_at: seconds since the epoch, like ``ended_at``.
-    :param queue_seconds: emulated seconds in the queue; ``render_seconds``: emulated seconds after it.
+    :param progress: Percentage, 0 to 100.
+    :param created_at: Seconds since the epoch, like ``ended_at``.
+    :param queue_seconds: Emulated seconds in the queue; ``render_seconds``: emulated seconds after it.
     """
 
     id: str
@@ -107,7 +109,7 @@ class Generation:
     progress: int
     created_at: float
     ended_at: float | None
-    failure: Failure | None
+    failure: RenderFailure | None
     credits: float
     callback_url: str | None
     queue_seconds: float
@@ -116,7 +118,7 @@ class Generation:
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """A URL handed out for one output: an opaque token that may expire (in emulated seconds)."""
+    """A URL of one output: an opaque token that may expire (in emulated seconds)."""
 
     token: str
     api: str
@@ -127,24 +129,29 @@ class Link:
     expires: float | None
 
 
-class Render:
-    """A render's record. Only :class:`Backend` changes it, under its lock."""
+@dataclass(kw_only=True, eq=False)
+class EmulatedRender:
+    """
+    The record of a render. Only :class:`Backend` changes it, under its lock.
 
-    def __init__(
-        self, *, draft: Draft, queue: float, rendering: float, begun: float, at: float, credits: float
-    ) -> None:
-        self.draft = draft
-        self.queue = queue
-        self.rendering = rendering
-        self.begun = begun
-        self.at = at
-        self.credits = credits
-        self.planned_failure: Failure | None = None
-        self.failed_items: frozenset[int] = frozenset()
-        self.ending: Ending | None = None
-        self.links: dict[str, Link] = {}
+    :param queue: Emulated seconds in the queue.
+    :param rendering: Emulated seconds after it.
+    :param started: Emulated time of the submission.
+    :param at: Real time of the submission, seconds since the epoch.
+    """
+
+    draft: Draft
+    queue: float
+    rendering: float
+    started: float
+    at: float
+    credits: float
+    planned_failure: RenderFailure | None = None
+    failed_items: frozenset[int] = frozenset()
+    ending: Ending | None = None
+    links: dict[str, Link] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
-        """The generation id."""
+        """Generation id."""
         return self.draft.generation_id

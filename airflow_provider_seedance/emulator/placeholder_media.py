@@ -1,4 +1,4 @@
-"""The smallest playable files: what an emulator without codecs serves."""
+"""Minimal playable files, which an emulator without codecs serves."""
 
 from __future__ import annotations
 

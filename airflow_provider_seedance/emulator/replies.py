@@ -1,4 +1,4 @@
-"""The replies that faults and limits put in place of a service's own."""
+"""Replies of faults and rate limits instead of a service's own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from email.utils import formatdate
 from typing import Any
 
 from airflow_provider_seedance.emulator.faults import Fault
-from airflow_provider_seedance.emulator.services.base import ApiError, Reply, Service, json_reply
+from airflow_provider_seedance.emulator.services.service import ApiError, Reply, Service, json_reply
 
 _GATEWAY_PAGE = (
     "<!DOCTYPE html><html><head><title>{status} error</title></head>"
@@ -17,30 +17,29 @@ _GATEWAY_PAGE = (
 
 
 def storage_error(status: int, code: str, message: str) -> Reply:
-    """An error as object stores write it."""
+    """Return an error in the form of object stores."""
     body = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>{message}</Message></Error>'
     return Reply(status=status, body=body.encode(), headers={"Content-Type": "application/xml"})
 
 
 def refusal(service: Service | None, status: int, message: str, code: str | None = None) -> Reply:
-    """An error in the shape of a service, or of an object store where there is no service."""
+    """Return an error in the form of a service, or of an object store without a service."""
     if service is None:
         return storage_error(status, code or "AccessDenied", message)
     return service.error(ApiError(message, status=status, code=code))
 
 
-def limited(
-    service: Service | None, headers: Mapping[str, str], message: str = "Rate limit exceeded"
-) -> Reply:
-    """A 429 with the headers that tell when to come back."""
-    reply = refusal(service, 429, message)
+def rate_limited(service: Service | None, headers: Mapping[str, str]) -> Reply:
+    """Return a 429 with the headers of the rate limit."""
+    reply = refusal(service, 429, "Rate limit exceeded")
     return Reply(status=429, body=reply.body, headers={**reply.headers, **headers})
 
 
-def quota_headers(api: str, *, limit: int, remaining: int, reset: float, now: float) -> dict[str, str]:
-    """The documented headers of seedance2api; none for the others while there is something left.
+def rate_limit_headers(api: str, *, limit: int, remaining: int, reset: float, now: float) -> dict[str, str]:
+    """
+    Return the documented headers of seedance2api; of the others ``Retry-After`` once the limit is reached.
 
-    :param reset: when the quota is full again, seconds since the epoch.
+    :param reset: End of the window, seconds since the epoch.
     """
     wait = max(0, math.ceil(reset - now))
     if api == "seedance2api":
@@ -54,9 +53,10 @@ def quota_headers(api: str, *, limit: int, remaining: int, reset: float, now: fl
 
 
 def fault_reply(fault: Fault, service: Service | None, api: str, now: float) -> Reply:
-    """What a fault answers.
+    """
+    Return the reply of a fault.
 
-    :param now: seconds since the epoch, for times in headers.
+    :param now: Seconds since the epoch, for times in headers.
     """
     options = fault.options
     if fault.kind == "refuse":
@@ -65,7 +65,7 @@ def fault_reply(fault: Fault, service: Service | None, api: str, now: float) -> 
             service, status, options.get("message", "The request was refused."), options.get("code")
         )
     if fault.kind == "rate_limit":
-        return limited(service, _limit_headers(options, api, now))
+        return rate_limited(service, _limit_headers(options, api, now))
     if fault.kind == "redirect":
         location = options.get("location", "https://elsewhere.invalid/")
         return Reply(status=int(options.get("status", 307)), headers={"Location": location})
@@ -97,4 +97,4 @@ def _limit_headers(options: Mapping[str, Any], api: str, now: float) -> dict[str
     if options.get("retry_after_date"):
         return {"Retry-After": formatdate(now + float(wait), usegmt=True)}
     limit = int(options.get("limit", 1000))
-    return quota_headers(api, limit=limit, remaining=0, reset=now + float(wait), now=now)
+    return rate_limit_headers(api, limit=limit, remaining=0, reset=now + float(wait), now=now)

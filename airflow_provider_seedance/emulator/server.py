@@ -1,7 +1,9 @@
-"""HTTP: connections, routing, and faults that need the socket itself.
+"""
+The emulator's HTTP server: connections, routing, and faults that need the socket.
 
-The standard library's server is used because a fault may have to break a connection in the middle of
-a reply, which frameworks take care to prevent.
+It is built on the standard library, because faults have to reset a socket in the middle of a reply, close a
+connection without a byte, and announce a wrong length. Uvicorn with Starlette and pytest-httpserver hide the socket
+and correct such replies.
 """
 
 from __future__ import annotations
@@ -10,33 +12,41 @@ import json
 import select
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from airflow_provider_seedance.emulator.callbacks import CallbackSender
+from airflow_provider_seedance.emulator.callback_sender import CallbackSender
 from airflow_provider_seedance.emulator.control import CONTROL_PREFIX, Control
 from airflow_provider_seedance.emulator.faults import Fault
 from airflow_provider_seedance.emulator.ledger import RequestEntry
 from airflow_provider_seedance.emulator.media_encoder import MediaStore
 from airflow_provider_seedance.emulator.media_server import MEDIA_PREFIX, find_link, serve_media
 from airflow_provider_seedance.emulator.models import Link
-from airflow_provider_seedance.emulator.quota import Quota
-from airflow_provider_seedance.emulator.replies import fault_reply, limited, quota_headers
-from airflow_provider_seedance.emulator.services.base import ApiError, Call, Reply, Route, Service, json_reply
+from airflow_provider_seedance.emulator.rate_limiter import RateLimiter
+from airflow_provider_seedance.emulator.replies import fault_reply, rate_limit_headers, rate_limited
+from airflow_provider_seedance.emulator.services.service import (
+    ApiError,
+    Call,
+    Reply,
+    Route,
+    Service,
+    json_reply,
+)
 from airflow_provider_seedance.emulator.state import Backend
 
-_LARGEST_BODY = 64 * 1024 * 1024
-_POLL_SECONDS = 0.02
-_JOIN_SECONDS = 5.0
+_MAX_BODY_BYTES = 64 * 1024 * 1024
+_POLL_INTERVAL_SECONDS = 0.02
+_JOIN_TIMEOUT_SECONDS = 5.0
 
 
 @dataclass(kw_only=True)
-class Request:
-    """An HTTP request that has been read, and what is known about it."""
+class IncomingRequest:
+    """An HTTP request, with its service, kind and generation as far as known."""
 
     method: str
     path: str
@@ -51,32 +61,33 @@ class Request:
 
     @property
     def is_media(self) -> bool:
-        """Whether it is for a file."""
+        """Whether it requests a file."""
         return self.route.kind == "media"
 
     @property
     def key(self) -> str:
-        """The key it carries, valid or not."""
+        """The API key of the request, valid or not."""
         return self.headers.get("x-api-key") or self.headers.get("authorization", "").removeprefix("Bearer ")
 
 
 @dataclass(kw_only=True)
 class Parts:
-    """What the HTTP server serves."""
+    """The components behind the HTTP server."""
 
     backend: Backend
     services: Mapping[str, Service]
     media: MediaStore
-    quota: Quota
+    rate_limiter: RateLimiter
     callbacks: CallbackSender
     control: Control
     log: Callable[[str], None] | None = None
 
 
 class EmulatorServer(ThreadingHTTPServer):
-    """Serves until :meth:`stop`, which leaves no thread and no socket behind.
+    """
+    Serves until :meth:`stop`, which leaves no thread and no socket behind.
 
-    :param address: host and port; port 0 takes a free one.
+    :param address: Host and port; port 0 chooses a free one.
     """
 
     daemon_threads = True
@@ -94,16 +105,16 @@ class EmulatorServer(ThreadingHTTPServer):
     def start(self) -> None:
         """Serve in a thread of its own."""
         self._main = threading.Thread(
-            target=self.serve_forever, args=(_POLL_SECONDS,), name="seedance-emulator", daemon=True
+            target=self.serve_forever, args=(_POLL_INTERVAL_SECONDS,), name="seedance-emulator", daemon=True
         )
         self._main.start()
 
     def stop(self) -> None:
-        """Break all connections and end all threads."""
+        """Close all connections and end all threads."""
         self.parts.backend.stopping.set()
         if self._main is not None:
             self.shutdown()
-            self._main.join(_JOIN_SECONDS)
+            self._main.join(_JOIN_TIMEOUT_SECONDS)
         self.server_close()
         with self._guard:
             still_open = dict(self._open)
@@ -113,17 +124,17 @@ class EmulatorServer(ThreadingHTTPServer):
             except OSError:
                 continue  # it has just been closed
         for thread in still_open.values():
-            thread.join(_JOIN_SECONDS)
+            thread.join(_JOIN_TIMEOUT_SECONDS)
 
     def server_bind(self) -> None:
-        """Bind without asking the name service for this machine's name, which can take seconds."""
+        """Bind without a DNS lookup of this machine's name, which can take seconds."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve a connection in a thread that :meth:`stop` knows of."""
+        """Serve a connection in a thread that :meth:`stop` can end."""
         thread = threading.Thread(
             target=self.process_request_thread,
             args=(request, client_address),
@@ -141,9 +152,7 @@ class EmulatorServer(ThreadingHTTPServer):
             self._open.pop(request, None)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away is no error here; anything else is logged."""
-        import sys
-
+        """Log errors other than a client that disconnects."""
         error = sys.exception()
         if self.parts.log is not None and not isinstance(error, OSError):
             self.parts.log(f"error in the emulator: {error!r}")
@@ -156,19 +165,19 @@ class Handler(BaseHTTPRequestHandler):
     server_version = "seedance-emulator"
     sys_version = ""
     disable_nagle_algorithm = True
-    # Headers and body leave in one packet.
+    # Send headers and body in one packet.
     wbufsize = -1
     server: EmulatorServer
 
     def finish(self) -> None:
-        """Close the connection's files, even if the client has gone and the last bytes cannot be sent."""
+        """Close the connection's files, even if the client has disconnected."""
         try:
             super().finish()
         except OSError:
             self.rfile.close()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Silent: the emulator has its own log."""
+        """Do nothing: the emulator has its own log."""
 
     def do_GET(self) -> None:
         """Serve a request."""
@@ -182,7 +191,7 @@ class Handler(BaseHTTPRequestHandler):
         if body is None:
             return
         split = urlsplit(self.path)
-        request = Request(
+        request = IncomingRequest(
             method=self.command,
             path=split.path,
             query=parse_qs(split.query, keep_blank_values=True),
@@ -190,12 +199,12 @@ class Handler(BaseHTTPRequestHandler):
             body=body,
         )
         if request.path.startswith(CONTROL_PREFIX):
-            status, answer = parts.control.handle(request.method, request.path, request.query, body)
+            status, answer = parts.control.handle(request.method, request.path, body)
             self._send(json_reply(answer, status=status))
             return
         _identify(parts, request)
         position = parts.backend.ledger.arrived(_entry(parts.backend, request))
-        delays, fault = parts.backend.faults.take(
+        delays, fault = parts.backend.faults.reserve(
             request.route.kind, request.api, request.prompt, request.route.generation_id
         )
         reply = self._answer(request, delays, fault)
@@ -204,26 +213,26 @@ class Handler(BaseHTTPRequestHandler):
         status_sent = None if reply is None or lost else reply.status
         parts.backend.ledger.answered(position, status_sent, generation_id)
         if fault is not None:
-            fault.struck()
+            fault.record_use()
         self._log(request, status_sent, generation_id, fault)
         if reply is not None:
             self._deliver(request, reply, fault, position)
 
     def _read_body(self) -> bytes | None:
-        """The request's body, or ``None`` if it cannot be read: then the request has been answered."""
+        """Return the body, or reply with an error and return ``None`` if it cannot be read."""
         length = self.headers.get("Content-Length", "0")
-        if "Transfer-Encoding" in self.headers or not length.isdigit() or int(length) > _LARGEST_BODY:
+        if "Transfer-Encoding" in self.headers or not length.isdigit() or int(length) > _MAX_BODY_BYTES:
             self.close_connection = True
             status = 411 if "Transfer-Encoding" in self.headers else 413 if length.isdigit() else 400
             self._send(json_reply({"error": "the body cannot be read"}, status=status))
             return None
         return self.rfile.read(int(length))
 
-    def _answer(self, request: Request, delays: list[Fault], fault: Fault | None) -> Reply | None:
-        """The reply, or ``None`` when the connection was broken before anything was accepted."""
+    def _answer(self, request: IncomingRequest, delays: list[Fault], fault: Fault | None) -> Reply | None:
+        """Return the reply, or ``None`` if the connection was closed before anything was accepted."""
         parts = self.server.parts
         for delay in delays:
-            delay.struck()
+            delay.record_use()
             if delay.options.get("hold") and not delay.hold(self._client_gone):
                 self.close_connection = True
                 return None
@@ -234,21 +243,15 @@ class Handler(BaseHTTPRequestHandler):
         if fault is not None and fault.kind == "cut":
             self._reset()
             return None
-        if fault is not None and fault.kind in _INSTEAD:
+        if fault is not None and fault.kind in _REPLY_FAULTS:
             reply = fault_reply(fault, request.service, request.api, parts.backend.clock.wall())
             if fault.options.get("accept", fault.kind == "rubbish"):
-                accepted = self._handle(request, fault)
-                return Reply(
-                    status=reply.status,
-                    body=reply.body,
-                    headers=reply.headers,
-                    generation_id=accepted.generation_id,
-                )
+                return replace(reply, generation_id=self._handle(request, fault).generation_id)
             return reply
         return self._handle(request, fault)
 
-    def _handle(self, request: Request, fault: Fault | None) -> Reply:
-        """What the service, or the media server, answers."""
+    def _handle(self, request: IncomingRequest, fault: Fault | None) -> Reply:
+        """Return the reply of the service or the media server."""
         parts = self.server.parts
         if request.is_media:
             ranges = fault is None or fault.kind != "no_range"
@@ -256,34 +259,25 @@ class Handler(BaseHTTPRequestHandler):
         if request.service is None:
             return json_reply({"error": f"No service at {request.path}"}, status=404)
         now = parts.backend.clock.wall()
-        allowance = parts.quota.spend(request.api, request.key, now)
+        state = parts.rate_limiter.spend(request.api, request.key, now)
         headers: dict[str, str] = {}
-        if allowance is not None:
-            headers = quota_headers(
-                request.api,
-                limit=allowance.limit,
-                remaining=allowance.remaining,
-                reset=allowance.reset,
-                now=now,
+        if state is not None:
+            headers = rate_limit_headers(
+                request.api, limit=state.limit, remaining=state.remaining, reset=state.reset, now=now
             )
-            if not allowance.allowed:
-                return limited(request.service, headers)
+            if not state.allowed:
+                return rate_limited(request.service, headers)
             headers = headers if request.api == "seedance2api" else {}
-        reply = self._served(request.service, _call(request))
+        reply = self._call_service(request.service, _call(request))
         if request.route.kind == "submit" and reply.generation_id and reply.status < 300:
             self._watch(reply.generation_id)
-        return Reply(
-            status=reply.status,
-            body=reply.body,
-            headers={**reply.headers, **headers},
-            generation_id=reply.generation_id,
-        )
+        return replace(reply, headers={**reply.headers, **headers})
 
-    def _served(self, service: Service, call: Call) -> Reply:
+    def _call_service(self, service: Service, call: Call) -> Reply:
         try:
             return service.handle(call)
         except Exception as error:
-            # A mistake of the emulator's own: seen by the client rather than lost in a thread.
+            # An error of the emulator itself: reported to the client, not lost in a thread.
             return service.error(ApiError(f"The emulator failed: {error!r}", status=500))
 
     def _watch(self, generation_id: str) -> None:
@@ -291,12 +285,12 @@ class Handler(BaseHTTPRequestHandler):
         try:
             render = parts.backend.get(generation_id)
         except KeyError:
-            return  # forgotten already
+            return  # its record was removed
         if render.draft.callback_url:
             parts.callbacks.watch(generation_id)
 
-    def _deliver(self, request: Request, reply: Reply, fault: Fault | None, position: int) -> None:
-        """Send the reply, or as much of it as a fault leaves."""
+    def _deliver(self, request: IncomingRequest, reply: Reply, fault: Fault | None, position: int) -> None:
+        """Send the reply, or the part of it that a fault leaves."""
         kind = fault.kind if fault is not None else ""
         if fault is not None and kind == "hold_reply":
             if not fault.hold(self._client_gone):
@@ -329,15 +323,14 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def _reset(self) -> None:
-        """Break the connection so that the client sees a reset, not an orderly end."""
+        """Close the connection with a reset instead of an orderly end."""
         self.close_connection = True
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        # The descriptor is closed when the last of the handler's files is: before the server's own
-        # orderly shutdown, which then finds nothing to shut down.
+        # The descriptor closes with the last of the handler's files, before the server's own orderly shutdown.
         self.connection.close()
 
     def _client_gone(self) -> bool:
-        """Whether the client has closed the connection, or the emulator stops."""
+        """Return whether the client has closed the connection, or the emulator stops."""
         if self.server.parts.backend.stopping.is_set():
             return True
         try:
@@ -347,7 +340,7 @@ class Handler(BaseHTTPRequestHandler):
             return True
 
     def _log(
-        self, request: Request, status: int | None, generation_id: str | None, fault: Fault | None
+        self, request: IncomingRequest, status: int | None, generation_id: str | None, fault: Fault | None
     ) -> None:
         log = self.server.parts.log
         if log is None:
@@ -360,10 +353,10 @@ class Handler(BaseHTTPRequestHandler):
         log(" ".join(words))
 
 
-_INSTEAD = ("refuse", "rate_limit", "redirect", "gateway_error", "rubbish")
+_REPLY_FAULTS = ("refuse", "rate_limit", "redirect", "gateway_error", "rubbish")
 
 
-def _call(request: Request) -> Call:
+def _call(request: IncomingRequest) -> Call:
     prefix = request.service.prefix if request.service else ""
     return Call(
         method=request.method,
@@ -374,8 +367,8 @@ def _call(request: Request) -> Call:
     )
 
 
-def _identify(parts: Parts, request: Request) -> None:
-    """Find out what a request is for: service, kind, generation and prompt."""
+def _identify(parts: Parts, request: IncomingRequest) -> None:
+    """Set the service, kind, generation and prompt of a request."""
     if request.path.startswith(f"{MEDIA_PREFIX}/"):
         request.link = find_link(parts.backend, request.path, request.query)
         known = request.link is not None and request.method in ("GET", "HEAD")
@@ -399,7 +392,7 @@ def _identify(parts: Parts, request: Request) -> None:
             return
 
 
-def _entry(backend: Backend, request: Request) -> RequestEntry:
+def _entry(backend: Backend, request: IncomingRequest) -> RequestEntry:
     body: Any = None
     if request.body:
         try:

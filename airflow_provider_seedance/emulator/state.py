@@ -1,8 +1,8 @@
-"""The renders of the emulated services and the clock they follow.
+"""
+The renders of the emulated services, and their state by the clock.
 
-Nothing runs in the background: what has become of a render is worked out from the clock whenever
-somebody asks. *Emulated* seconds are real seconds times the speed factor; a render takes its time in
-emulated seconds, while the times that are reported to clients are those of the real clock.
+Nothing runs in the background: the state of a render is computed from the clock for each request. *Emulated*
+seconds are real seconds times the speed; render times are emulated seconds, reported times are real ones.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from typing import Any
 
 from airflow_provider_seedance.emulator.clock import Clock
 from airflow_provider_seedance.emulator.faults import Faults
-from airflow_provider_seedance.emulator.ledger import Deletion, Ledger, Submission
+from airflow_provider_seedance.emulator.ledger import DeletionEntry, EmulatorLedger, SubmissionEntry
 from airflow_provider_seedance.emulator.media_encoder import MediaSpec
 from airflow_provider_seedance.emulator.models import (
     Draft,
+    EmulatedGeneration,
+    EmulatedRender,
+    EmulatorOptions,
     Ending,
-    Failure,
-    Generation,
     Link,
-    Render,
-    Settings,
+    RenderFailure,
 )
 
 DAY = 86_400.0
@@ -37,31 +37,34 @@ _RESOLUTION_TIME = {"480p": 0.7, "720p": 1.0, "1080p": 1.35, "4k": 2.0}
 
 
 class OutOfCreditsError(Exception):
-    """The account cannot pay for this render."""
+    """The account has too few credits for this render."""
 
 
 class Backend:
-    """What stands behind all five services: renders, account, links, ledger and faults."""
+    """The state behind all five services: renders, account, links, ledger and faults."""
 
-    def __init__(self, *, settings: Settings, clock: Clock, ledger: Ledger, faults: Faults) -> None:
-        self.settings = settings
+    def __init__(
+        self, *, options: EmulatorOptions, clock: Clock, ledger: EmulatorLedger, faults: Faults
+    ) -> None:
+        self.options = options
         self.clock = clock
         self.ledger = ledger
         self.faults = faults
         self.lock = threading.RLock()
         self.media_url = ""
         self.stopping = threading.Event()
-        self.credits = settings.credits
-        self._renders: dict[str, Render] = {}
+        self.credits = options.credits
+        self._renders: dict[str, EmulatedRender] = {}
         self._links: dict[str, Link] = {}
         self._repeats: Counter[tuple[str, str, str]] = Counter()
 
     # Submitting
 
-    def submit(self, draft: Draft) -> Render:
-        """Accept and bill a render.
+    def submit(self, draft: Draft) -> EmulatedRender:
+        """
+        Accept and bill a render.
 
-        :raises OutOfCreditsError: if the account cannot pay; nothing is accepted then.
+        :raises OutOfCreditsError: The account has too few credits; nothing is accepted then.
         """
         with self.lock:
             price = draft.credits if draft.credits is not None else _plausible_price(draft)
@@ -71,11 +74,11 @@ class Backend:
             if self.credits is not None:
                 self.credits -= price
             queue, rendering = self._timing(draft)
-            render = Render(
+            render = EmulatedRender(
                 draft=draft,
                 queue=queue,
                 rendering=rendering,
-                begun=self.clock.rendered(),
+                started=self.clock.rendered(),
                 at=self.clock.wall(),
                 credits=price,
             )
@@ -83,7 +86,7 @@ class Backend:
                 _plan_failure(render, fault.options)
             self._renders[render.id] = render
             self.ledger.submitted(
-                Submission(
+                SubmissionEntry(
                     at=render.at,
                     api=draft.api,
                     generation_id=render.id,
@@ -97,18 +100,18 @@ class Backend:
             return render
 
     def _timing(self, draft: Draft) -> tuple[float, float]:
-        """Seconds in the queue and seconds of rendering: the same for the same seed and requests."""
+        """Return the seconds in the queue and of rendering: the same for the same seed and requests."""
         repeated = (draft.api, draft.model, draft.prompt)
         self._repeats[repeated] += 1
-        # Not for secrets: the point is that a test sees the same times again.
-        chance = random.Random(f"{self.settings.seed}|{repeated}|{self._repeats[repeated]}")  # noqa: S311
+        # Not for secrets: a test must see the same times again.
+        chance = random.Random(f"{self.options.seed}|{repeated}|{self._repeats[repeated]}")  # noqa: S311
         if draft.media == "image":
             queue, rendering = chance.uniform(0, 1), chance.uniform(4, 10) * (1 + 0.3 * (draft.outputs - 1))
         else:
             queue = chance.uniform(5, 20)
             rendering = (25 + 11 * draft.spec.seconds) * chance.uniform(0.85, 1.15)
         rendering *= _RESOLUTION_TIME.get(draft.resolution, 1.0) * (0.5 if draft.fast else 1.0)
-        fixed = self.settings.render_seconds
+        fixed = self.options.render_seconds
         if fixed is not None:
             queue = min(queue, fixed / 10)
             rendering = fixed - queue
@@ -116,32 +119,33 @@ class Backend:
 
     # Reading
 
-    def find(self, api: str, generation_id: str) -> Render | None:
-        """The render of this id, if this service made it."""
+    def find(self, api: str, generation_id: str) -> EmulatedRender | None:
+        """Return the render of this id, if it belongs to this service."""
         with self.lock:
             render = self._renders.get(generation_id)
             return render if render is not None and render.draft.api == api else None
 
-    def get(self, generation_id: str) -> Render:
-        """The render of this id.
+    def get(self, generation_id: str) -> EmulatedRender:
+        """
+        Return the render of this id.
 
-        :raises KeyError: if there is none.
+        :raises KeyError: There is none.
         """
         with self.lock:
             return self._renders[generation_id]
 
-    def renders(self, api: str | None = None) -> list[Render]:
-        """All renders, oldest first."""
+    def renders(self, api: str | None = None) -> list[EmulatedRender]:
+        """Return all renders, oldest first."""
         with self.lock:
             return [render for render in self._renders.values() if api in (None, render.draft.api)]
 
-    def view(self, render: Render) -> Generation:
-        """What has become of a render by now."""
+    def view(self, render: EmulatedRender) -> EmulatedGeneration:
+        """Return the current state of a render."""
         with self.lock:
             status, progress = self._progress(render)
             ending = render.ending
             draft = render.draft
-            return Generation(
+            return EmulatedGeneration(
                 id=render.id,
                 api=draft.api,
                 media=draft.media,
@@ -159,26 +163,26 @@ class Backend:
                 render_seconds=render.rendering,
             )
 
-    def wait(self, render: Render) -> Generation:
+    def wait(self, render: EmulatedRender) -> EmulatedGeneration:
         """Block until a render has ended, or the emulator stops."""
         while True:
             generation = self.view(render)
             if generation.ended_at is not None or self.stopping.wait(_WAIT_SECONDS):
                 return generation
 
-    def _progress(self, render: Render) -> tuple[str, int]:
+    def _progress(self, render: EmulatedRender) -> tuple[str, int]:
         self._settle(render)
         if render.ending is not None:
             return render.ending.status, render.ending.progress
-        passed = self.clock.rendered() - render.begun
-        # A render that has just been accepted is queued, even if the queue takes no time.
+        passed = self.clock.rendered() - render.started
+        # A render is queued at first even if the queue takes no time.
         return ("queued", 0) if passed <= render.queue else ("running", _percent(render, passed))
 
-    def _settle(self, render: Render) -> None:
-        """Write down the end of a render whose time has come; none comes while they are held."""
+    def _settle(self, render: EmulatedRender) -> None:
+        """Record the end of a render that is due; none is due while renders are on hold."""
         if render.ending is not None or self.clock.held:
             return
-        passed = self.clock.rendered() - render.begun
+        passed = self.clock.rendered() - render.started
         needed = render.queue + render.rendering
         limit = render.draft.expires_after
         if limit is not None and limit < needed:
@@ -189,44 +193,44 @@ class Backend:
             status, failure = "succeeded", None
         if passed >= needed:
             at = self.clock.wall() - (passed - needed) / self.clock.speed
-            self._write_end(render, status, max(render.at, at), needed, failure)
+            self._record_end(render, status, max(render.at, at), needed, failure)
 
-    def _write_end(
-        self, render: Render, status: str, at: float, passed: float, failure: Failure | None
+    def _record_end(
+        self, render: EmulatedRender, status: str, at: float, passed: float, failure: RenderFailure | None
     ) -> None:
         progress = 100 if status == "succeeded" else _percent(render, passed)
         render.ending = Ending(status=status, at=at, progress=progress, failure=failure)
 
     # Links
 
-    def urls(self, render: Render) -> list[str]:
-        """One URL per output that was made; see :meth:`url`."""
+    def urls(self, render: EmulatedRender) -> list[str]:
+        """Return a URL per successful output; see :meth:`url`."""
         return [
             self.url(render, f"{index}.{render.draft.spec.format}", self.spec(render, index))
             for index in range(render.draft.outputs)
             if index not in render.failed_items
         ]
 
-    def spec(self, render: Render, index: int) -> MediaSpec:
-        """The media of one output."""
+    def spec(self, render: EmulatedRender, index: int) -> MediaSpec:
+        """Return the media of one output."""
         return replace(render.draft.spec, variant=index)
 
-    def url(self, render: Render, name: str, spec: MediaSpec) -> str:
-        """The URL of one file: the same until it expires, then a new one where the service renews it."""
+    def url(self, render: EmulatedRender, name: str, spec: MediaSpec) -> str:
+        """Return the URL of one file: the same until it expires, then a new one if the service renews it."""
         with self.lock:
             link = render.links.get(name)
             if link is None or (self.link_expired(link) and render.draft.renewable):
                 link = self._link(render, name, spec)
             return f"{self.media_url}/{render.id}/{name}?token={link.token}"
 
-    def _link(self, render: Render, name: str, spec: MediaSpec) -> Link:
-        lifetime = self.settings.url_lifetime
+    def _link(self, render: EmulatedRender, name: str, spec: MediaSpec) -> Link:
+        lifetime = self.options.url_lifetime
         if lifetime is None:
             lifetime = render.draft.url_lifetime
-        begun = self.clock.elapsed()
+        start = self.clock.elapsed()
         if not render.draft.renewable and render.ending is not None:
-            # Such URLs live from the end of the render, not from the first look at them.
-            begun -= (self.clock.wall() - render.ending.at) * self.clock.speed
+            # Such URLs live from the end of the render, not from the first status request.
+            start -= (self.clock.wall() - render.ending.at) * self.clock.speed
         link = Link(
             token=secrets.token_urlsafe(12),
             api=render.draft.api,
@@ -234,62 +238,63 @@ class Backend:
             prompt=render.draft.prompt,
             name=name,
             spec=spec,
-            expires=None if lifetime is None else begun + lifetime,
+            expires=None if lifetime is None else start + lifetime,
         )
         render.links[name] = self._links[link.token] = link
         return link
 
     def link(self, token: str) -> Link | None:
-        """The link of this token, expired or not."""
+        """Return the link of this token, expired or not."""
         with self.lock:
             return self._links.get(token)
 
     def link_expired(self, link: Link) -> bool:
-        """Whether a link is of no use any more."""
+        """Return whether a link has expired."""
         return link.expires is not None and self.clock.elapsed() >= link.expires
 
     def expire_urls(self, generation_id: str | None = None) -> None:
-        """Let the URLs handed out so far expire now."""
+        """Expire the URLs handed out so far."""
         with self.lock:
             renders = self.renders() if generation_id is None else [self.get(generation_id)]
             for render in renders:
-                # A service that doesn't renew its URLs may not have been asked for them yet.
+                # URLs that are not renewed exist from the end of the render, also without a status request.
                 if not render.draft.renewable and self.view(render).status == "succeeded":
                     self.urls(render)
                 for name, link in render.links.items():
                     expired = replace(link, expires=-math.inf)
                     render.links[name] = self._links[link.token] = expired
 
-    # What people and tests do to renders
+    # Changes
 
-    def end(self, generation_id: str, status: str, failure: Failure | None = None) -> None:
-        """Let a render end now.
+    def end(self, generation_id: str, status: str, failure: RenderFailure | None = None) -> None:
+        """
+        End a render now.
 
-        :raises KeyError: if there is none of this id.
-        :raises ValueError: if it has already ended.
+        :raises KeyError: There is none of this id.
+        :raises ValueError: It has already ended.
         """
         with self.lock:
             render = self.get(generation_id)
             self._settle(render)
             if render.ending is not None:
                 raise ValueError(f"{generation_id} has already {render.ending.status}")
-            passed = self.clock.rendered() - render.begun
-            self._write_end(render, status, self.clock.wall(), passed, failure)
+            passed = self.clock.rendered() - render.started
+            self._record_end(render, status, self.clock.wall(), passed, failure)
 
     def finish(self, generation_id: str) -> None:
-        """Let a render succeed now, or fail if it was to fail."""
+        """End a render now: it succeeds, or fails if a fault planned that."""
         failure = self.get(generation_id).planned_failure
         self.end(generation_id, "failed" if failure else "succeeded", failure)
 
     def cancel(self, generation_id: str) -> None:
-        """Take a render out of the queue; nothing is billed for it."""
+        """Cancel a render; nothing is billed for it."""
         with self.lock:
             render = self.get(generation_id)
             self.end(generation_id, "cancelled")
             self.refund(render)
 
-    def refund(self, render: Render) -> None:
-        """Bill nothing for a render."""
+    def refund(self, render: EmulatedRender) -> None:
+        """Refund the credits of a render."""
         with self.lock:
             if self.credits is not None:
                 self.credits += render.credits
@@ -297,15 +302,16 @@ class Backend:
             self.ledger.refunded(render.id)
 
     def forget(self, generation_id: str) -> None:
-        """Remove a render's record: the service no longer knows it.
+        """
+        Remove the record of a render: the service no longer knows it.
 
-        :raises KeyError: if there is none of this id.
+        :raises KeyError: There is none of this id.
         """
         with self.lock:
             del self._renders[generation_id]
 
-    def delete(self, render: Render) -> None:
-        """What a cancel call does: leave the queue, or destroy the record of a finished render."""
+    def delete(self, render: EmulatedRender) -> None:
+        """Cancel a queued render, or destroy the record of a finished one."""
         with self.lock:
             was = self.view(render).status
             if was == "queued":
@@ -314,7 +320,7 @@ class Backend:
                 self.forget(render.id)
             effect = "cancelled" if was == "queued" else "deleted"
             self.ledger.deleted(
-                Deletion(
+                DeletionEntry(
                     at=self.clock.wall(),
                     api=render.draft.api,
                     generation_id=render.id,
@@ -324,40 +330,40 @@ class Backend:
             )
 
     def hold(self) -> None:
-        """Let no render progress or end until :meth:`release`."""
+        """Stop the progress of all renders until :meth:`release`."""
         with self.lock:
             for render in self.renders():
                 self._settle(render)
             self.clock.hold()
 
     def release(self) -> None:
-        """Undo :meth:`hold`."""
+        """Continue after :meth:`hold`."""
         with self.lock:
             self.clock.release()
 
 
-def _plan_failure(render: Render, options: Mapping[str, Any]) -> None:
+def _plan_failure(render: EmulatedRender, options: Mapping[str, Any]) -> None:
     items = options.get("items")
     if items is not None:
         render.failed_items = frozenset(items)
-    render.planned_failure = Failure(
+    render.planned_failure = RenderFailure(
         message=options.get("message") or "The generation failed.", code=options.get("code")
     )
     if items is not None and len(render.failed_items) < render.draft.outputs:
-        # Some outputs of a group fail on their own; the group succeeds.
+        # Only some outputs of a group fail; the group succeeds.
         render.draft.details["item_failure"] = render.planned_failure
         render.planned_failure = None
 
 
-def _percent(render: Render, passed: float) -> int:
-    """Progress of a render that has not succeeded (yet)."""
+def _percent(render: EmulatedRender, passed: float) -> int:
+    """Return the progress of a render that has not succeeded (yet)."""
     if render.rendering <= 0:
         return 0
     return max(0, min(99, int(100 * (passed - render.queue) / render.rendering)))
 
 
 def _plausible_price(draft: Draft) -> float:
-    """Credits for the services that publish no price."""
+    """Return a plausible price for services that publish none."""
     factor = _RESOLUTION_COST.get(draft.resolution, 1.0) * (0.5 if draft.fast else 1.0)
     if draft.media == "image":
         return float(math.ceil(4 * factor * draft.outputs))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from cluster import Cluster
 
-from airflow_provider_seedance.emulator.ledger import Submission
+from airflow_provider_seedance.emulator.ledger import SubmissionEntry
 from airflow_provider_seedance.ledger.packing import unpack
 from airflow_provider_seedance.ledger.task_state import STATE_KEY
 from airflow_provider_seedance.submission.records import RecordState
@@ -73,7 +73,7 @@ def unfinished(cluster: Cluster, runs: Sequence[Run]) -> list[str]:
 
 def settle(cluster: Cluster, emulator: SeedanceEmulator, runs: Sequence[Run]) -> Accounts:
     """Draw up the accounts of runs that have ended."""
-    submissions: list[Submission] = emulator.ledger.submissions
+    submissions: list[SubmissionEntry] = emulator.ledger.submissions
     wanted = {prompt for run in runs for prompt in run.prompts}
     sold = {entry.generation_id: entry.prompt for entry in submissions if entry.prompt in wanted}
     accounts = Accounts(renders=len(wanted), paid=Counter(sold.values()))

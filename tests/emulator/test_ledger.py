@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from airflow_provider_seedance.emulator.ledger import Ledger, RequestEntry, Submission
+from airflow_provider_seedance.emulator.ledger import EmulatorLedger, RequestEntry, SubmissionEntry
 
 
 def entry(kind: str = "submit", api: str = "ark", **changes: object) -> RequestEntry:
@@ -13,14 +13,14 @@ def entry(kind: str = "submit", api: str = "ark", **changes: object) -> RequestE
     return RequestEntry(**fields)  # type: ignore[arg-type]
 
 
-def submission(generation_id: str, billed: float) -> Submission:
-    return Submission(
+def submission(generation_id: str, billed: float) -> SubmissionEntry:
+    return SubmissionEntry(
         at=1, api="ark", generation_id=generation_id, media="video", prompt="p", request={}, billed=billed
     )
 
 
 def test_requests_keep_the_order_of_arrival() -> None:
-    ledger = Ledger()
+    ledger = EmulatorLedger()
     first, second = ledger.arrived(entry(path="/1")), ledger.arrived(entry(path="/2"))
     ledger.answered(second, 200, "b")
     ledger.answered(first, 500, None)
@@ -31,7 +31,7 @@ def test_requests_keep_the_order_of_arrival() -> None:
 
 
 def test_an_unanswered_request_has_no_status() -> None:
-    ledger = Ledger()
+    ledger = EmulatorLedger()
     ledger.arrived(entry())
     assert ledger.requests[0].status is None
 
@@ -42,7 +42,7 @@ def test_entries_are_values() -> None:
 
 
 def test_posts_are_found_by_prompt_at_any_depth() -> None:
-    ledger = Ledger()
+    ledger = EmulatorLedger()
     ledger.arrived(entry(body={"content": [{"type": "text", "text": "kite"}]}))
     ledger.arrived(entry(api="runbase", body={"input": {"prompt": "kite"}}))
     ledger.arrived(entry(body={"prompt": "kites"}))
@@ -53,7 +53,7 @@ def test_posts_are_found_by_prompt_at_any_depth() -> None:
 
 
 def test_count() -> None:
-    ledger = Ledger()
+    ledger = EmulatorLedger()
     ledger.arrived(entry(kind="status", generation_id="a"))
     ledger.arrived(entry(kind="status", generation_id="b"))
     ledger.arrived(entry(kind="cancel", api="runbase"))
@@ -64,7 +64,7 @@ def test_count() -> None:
 
 
 def test_refunds() -> None:
-    ledger = Ledger()
+    ledger = EmulatorLedger()
     ledger.submitted(submission("a", 10))
     ledger.submitted(submission("b", 5))
     ledger.refunded("a")
@@ -73,9 +73,9 @@ def test_refunds() -> None:
 
 
 def test_the_ledger_survives_json() -> None:
-    ledger = Ledger()
+    ledger = EmulatorLedger()
     ledger.arrived(entry(body={"prompt": "kite"}))
     ledger.submitted(submission("a", 10))
-    copy = Ledger.from_dict(json.loads(json.dumps(ledger.as_dict())))
+    copy = EmulatorLedger.from_dict(json.loads(json.dumps(ledger.as_dict())))
     assert copy.requests == ledger.requests
     assert copy.submissions == ledger.submissions

@@ -6,9 +6,10 @@ import pytest
 
 from airflow_provider_seedance.emulator.clock import Clock
 from airflow_provider_seedance.emulator.faults import Faults
-from airflow_provider_seedance.emulator.ledger import Ledger
+from airflow_provider_seedance.emulator.interface import FaultSpec
+from airflow_provider_seedance.emulator.ledger import EmulatorLedger
 from airflow_provider_seedance.emulator.media_encoder import MediaSpec
-from airflow_provider_seedance.emulator.models import Draft, Settings
+from airflow_provider_seedance.emulator.models import Draft, EmulatorOptions
 from airflow_provider_seedance.emulator.state import Backend, OutOfCreditsError
 
 
@@ -20,9 +21,12 @@ class Time:
 
 
 def backend(time: Time, **settings: Any) -> Backend:
-    chosen = Settings(**{"speed": 10.0, **settings})
+    chosen = EmulatorOptions(**{"speed": 10.0, **settings})
     return Backend(
-        settings=chosen, clock=Clock(speed=chosen.speed, source=time), ledger=Ledger(), faults=Faults()
+        options=chosen,
+        clock=Clock(speed=chosen.speed, source=time),
+        ledger=EmulatorLedger(),
+        faults=Faults(),
     )
 
 
@@ -119,7 +123,7 @@ def test_expiry_of_a_render() -> None:
 def test_a_render_that_fails() -> None:
     time = Time()
     state = backend(time, render_seconds=100)
-    state.faults.add("fail", prompt="kite", options={"message": "no", "code": "X"})
+    state.faults.add(FaultSpec("fail", prompt="kite", options={"message": "no", "code": "X"}))
     render = state.submit(draft())
     assert state.view(render).status == "queued"
     time.now += 10
@@ -195,4 +199,4 @@ def test_expiring_urls_on_demand() -> None:
 @pytest.mark.parametrize("settings", [{"speed": 0}, {"shape": "round"}])
 def test_settings_are_checked(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
-        Settings(**settings)
+        EmulatorOptions(**settings)

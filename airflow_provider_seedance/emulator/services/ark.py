@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from airflow_provider_seedance.emulator.media_encoder import MediaSpec, frame_size
-from airflow_provider_seedance.emulator.models import Draft, Failure, Generation, Render
-from airflow_provider_seedance.emulator.services.ark_images import ImageRequest, parse_images
-from airflow_provider_seedance.emulator.services.ark_requests import TaskRequest, parse_task
-from airflow_provider_seedance.emulator.services.base import (
+from airflow_provider_seedance.emulator.models import Draft, EmulatedGeneration, EmulatedRender, RenderFailure
+from airflow_provider_seedance.emulator.services.ark_images import ArkImageRequest, parse_images
+from airflow_provider_seedance.emulator.services.ark_requests import ArkTaskRequest, parse_task
+from airflow_provider_seedance.emulator.services.service import (
     ApiError,
     Call,
     Reply,
@@ -44,7 +44,6 @@ class Ark(Service):
     """Replies are flat, as the vendor's SDK reads them; only ``created`` differs between shapes."""
 
     api = "ark"
-    prefix = "/ark/api/v3"
 
     def route(self, call: Call) -> Route:
         """Create, get, list and delete tasks; make images."""
@@ -99,17 +98,17 @@ class Ark(Service):
         }
         return {"error": body}
 
-    def callback_body(self, generation: Generation) -> dict[str, Any]:
+    def callback_body(self, generation: EmulatedGeneration) -> dict[str, Any]:
         """The same as the reply to a status call."""
         return self._task(generation)
 
-    def callback_due(self, generation: Generation) -> bool:
+    def callback_due(self, generation: EmulatedGeneration) -> bool:
         """Every status but cancelled is reported."""
         return generation.status != "cancelled"
 
     # Video tasks
 
-    def _create(self, task: TaskRequest) -> Reply:
+    def _create(self, task: ArkTaskRequest) -> Reply:
         width, height = frame_size(task.resolution, task.ratio)
         day = datetime.fromtimestamp(self.backend.clock.wall(), UTC)
         render = self.submit(
@@ -145,7 +144,7 @@ class Ark(Service):
             body["safety_identifier"] = task.safety_identifier
         return json_reply(body, generation_id=render.id)
 
-    def find(self, generation_id: str | None) -> Render:
+    def find(self, generation_id: str | None) -> EmulatedRender:
         """A task is known for a week, a cancelled one for a day."""
         render = self.backend.find(self.api, generation_id or "")
         if render is None or render.draft.media != "video" or self._aged(self.backend.view(render)):
@@ -157,15 +156,15 @@ class Ark(Service):
             )
         return render
 
-    def _aged(self, generation: Generation) -> bool:
+    def _aged(self, generation: EmulatedGeneration) -> bool:
         clock = self.backend.clock
         if generation.status == "cancelled" and generation.ended_at is not None:
             return (clock.wall() - generation.ended_at) * clock.speed > _CANCELLED_LIFETIME
         return (clock.wall() - generation.created_at) * clock.speed > _TASK_LIFETIME
 
-    def _task(self, generation: Generation) -> dict[str, Any]:
+    def _task(self, generation: EmulatedGeneration) -> dict[str, Any]:
         render = self.backend.get(generation.id)
-        task: TaskRequest = render.draft.details["task"]
+        task: ArkTaskRequest = render.draft.details["task"]
         body: dict[str, Any] = {
             "id": generation.id,
             "model": task.model,
@@ -200,7 +199,7 @@ class Ark(Service):
             body["usage"] = {"completion_tokens": tokens, "total_tokens": tokens}
         return body
 
-    def _outputs(self, render: Render, task: TaskRequest) -> dict[str, str]:
+    def _outputs(self, render: EmulatedRender, task: ArkTaskRequest) -> dict[str, str]:
         content = {"video_url": self.backend.urls(render)[0]}
         if task.return_last_frame:
             spec = render.draft.spec
@@ -227,7 +226,7 @@ class Ark(Service):
         found = []
         for render in reversed(self._listed(ids)):
             generation = self.backend.view(render)
-            task: TaskRequest = render.draft.details["task"]
+            task: ArkTaskRequest = render.draft.details["task"]
             if self._aged(generation) or (status is not None and generation.status != status):
                 continue
             if wanted["model"] in (None, task.model) and wanted["service_tier"] in (None, task.service_tier):
@@ -235,7 +234,7 @@ class Ark(Service):
         page = found[(number - 1) * size : number * size]
         return json_reply({"total": len(found), "items": [self._task(generation) for generation in page]})
 
-    def _listed(self, ids: list[str] | None) -> list[Render]:
+    def _listed(self, ids: list[str] | None) -> list[EmulatedRender]:
         if ids is None:
             renders = self.backend.renders(self.api)
         else:
@@ -243,7 +242,7 @@ class Ark(Service):
             renders = [render for render in known if render is not None]
         return [render for render in renders if render.draft.media == "video"]
 
-    def _delete(self, render: Render) -> Reply:
+    def _delete(self, render: EmulatedRender) -> Reply:
         with self.backend.lock:
             status = self.backend.view(render).status
             if status in ("running", "cancelled"):
@@ -292,7 +291,7 @@ class Ark(Service):
             return self._stream(body, render)
         return json_reply(body, generation_id=render.id)
 
-    def _image_body(self, request: ImageRequest, render: Render) -> dict[str, Any]:
+    def _image_body(self, request: ArkImageRequest, render: EmulatedRender) -> dict[str, Any]:
         size = f"{request.width}x{request.height}"
         failure = render.draft.details.get("item_failure")
         data: list[dict[str, Any]] = []
@@ -316,7 +315,7 @@ class Ark(Service):
         created = "created" if self.shape == "documented" else "created_at"
         return {"model": request.model, created: int(render.at), "data": data, "usage": usage}
 
-    def _stream(self, body: dict[str, Any], render: Render) -> Reply:
+    def _stream(self, body: dict[str, Any], render: EmulatedRender) -> Reply:
         """Server-sent events, one per image and one at the end."""
         events: list[dict[str, Any]] = []
         for index, item in enumerate(body["data"]):
@@ -331,7 +330,7 @@ class Ark(Service):
         )
 
 
-def _error(failure: Failure | None) -> dict[str, str]:
+def _error(failure: RenderFailure | None) -> dict[str, str]:
     if failure is None:
         return {"code": "InternalServiceError", "message": "The service encountered an error."}
     return {"code": failure.code or "InternalServiceError", "message": failure.message}

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_provider_seedance.emulator.services.base import ApiError, Fields, is_http_url
+from airflow_provider_seedance.emulator.services.service import ApiError, Fields, is_http_url
 
 _MODEL = re.compile(r"(?:doubao-|dreamina-)?seedream-(3-0-t2i|4-0|4-5|5-0|5-0-lite)-\d{6}")
 _SIZES = {
@@ -40,7 +40,7 @@ _FIELDS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageRequest:
+class ArkImageRequest:
     """A valid request.
 
     :param count: how many images the group has.
@@ -60,7 +60,7 @@ class ImageRequest:
     given: dict[str, Any]
 
 
-def parse_images(data: Any) -> ImageRequest:
+def parse_images(data: Any) -> ArkImageRequest:
     """Read the body of an image call.
 
     :raises ApiError: for whatever the documents do not allow.
@@ -85,7 +85,7 @@ def parse_images(data: Any) -> ImageRequest:
     fields.flag("layer_decomposition")
     _options(fields)
     width, height = _size(fields, match[1] if match else "4-0")
-    return ImageRequest(
+    return ArkImageRequest(
         model=model,
         prompt=fields.prompt(),
         width=width,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_provider_seedance.emulator.services.base import ApiError, Fields, is_http_url, is_loopback
+from airflow_provider_seedance.emulator.services.service import ApiError, Fields, is_http_url, is_loopback
 
 RATIOS = ("16:9", "4:3", "1:1", "3:4", "9:16", "21:9")
 _SEED_LIMIT = 2**32 - 1
@@ -54,7 +54,7 @@ _SUFFIX = re.compile(r"--(rs|resolution|rt|ratio|dur|duration|seed|cf|camerafixe
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class ArkModelFamily:
     """What a family of models takes.
 
     :param durations: shortest and longest, in seconds.
@@ -82,7 +82,7 @@ class Model:
     fast: bool = False
 
 
-def _first(**changes: Any) -> Model:
+def _first(**changes: Any) -> ArkModelFamily:
     """The 1.0 family, with what differs."""
     defaults: dict[str, Any] = {
         "resolutions": ("480p", "720p", "1080p"),
@@ -98,11 +98,11 @@ def _first(**changes: Any) -> Model:
         "references": 0,
         "ratio": "16:9",
     }
-    return Model(**{**defaults, **changes})
+    return ArkModelFamily(**{**defaults, **changes})
 
 
 MODELS = {
-    "2-5": Model(
+    "2-5": ArkModelFamily(
         resolutions=("480p", "720p", "1080p"),
         durations=(4, 30),
         duration=-1,
@@ -110,10 +110,10 @@ MODELS = {
         references=30,
         omni=True,
     ),
-    "2-0": Model(resolutions=("480p", "720p", "1080p", "4k")),
-    "2-0-fast": Model(resolutions=("480p", "720p"), fast=True),
-    "2-0-mini": Model(resolutions=("480p", "720p"), fast=True),
-    "1-5-pro": Model(
+    "2-0": ArkModelFamily(resolutions=("480p", "720p", "1080p", "4k")),
+    "2-0-fast": ArkModelFamily(resolutions=("480p", "720p"), fast=True),
+    "2-0-mini": ArkModelFamily(resolutions=("480p", "720p"), fast=True),
+    "1-5-pro": ArkModelFamily(
         resolutions=("480p", "720p", "1080p"),
         durations=(4, 12),
         draft=True,
@@ -131,7 +131,7 @@ MODELS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskRequest:
+class ArkTaskRequest:
     """A valid request with the values that hold for the render.
 
     :param duration: seconds, or ``None`` when the number of frames was given.
@@ -139,7 +139,7 @@ class TaskRequest:
     """
 
     model: str
-    family: Model
+    family: ArkModelFamily
     prompt: str
     resolution: str
     ratio: str
@@ -169,7 +169,7 @@ class TaskRequest:
         return float(self.duration or 5)
 
 
-def parse_task(data: Any) -> TaskRequest:
+def parse_task(data: Any) -> ArkTaskRequest:
     """Read the body of a create call.
 
     :raises ApiError: for whatever the documents do not allow.
@@ -198,7 +198,7 @@ def parse_task(data: Any) -> TaskRequest:
     fields.text("omni_reference_task_type", choices=("auto", "reference", "edit", "extend"))
     audio = fields.flag("generate_audio")
     seed = fields.integer("seed", low=-1, high=_SEED_LIMIT)
-    return TaskRequest(
+    return ArkTaskRequest(
         model=name,
         family=family,
         prompt=prompt,
@@ -219,13 +219,13 @@ def parse_task(data: Any) -> TaskRequest:
         return_last_frame=fields.flag("return_last_frame") or False,
         output_format=fields.text("output_format", choices=("mp4", "mov")) or "mp4",
         tools=_tools(fields),
-        safety_identifier=fields.text("safety_identifier", longest=64),
+        safety_identifier=fields.text("safety_identifier", max_chars=64),
         callback_url=fields.callback("callback_url"),
         given={key: value for key, value in data.items() if value is not None},
     )
 
 
-def _family(name: str) -> Model:
+def _family(name: str) -> ArkModelFamily:
     if re.fullmatch(r"ep-[\w-]+", name):
         return MODELS["2-0"]
     match = _VIDEO_MODEL.fullmatch(name)
@@ -248,7 +248,7 @@ def _not_taken(fields: Fields, name: str, model: str) -> ApiError:
     return fields.error(name, f"is not supported by {model} or not with the other parameters", "unsupported")
 
 
-def _length(fields: Fields, family: Model, suffix: dict[str, str]) -> tuple[int | None, int | None]:
+def _length(fields: Fields, family: ArkModelFamily, suffix: dict[str, str]) -> tuple[int | None, int | None]:
     """Frames and duration: one of them is ``None``; frames win."""
     shortest, longest = family.durations
     duration = fields.integer("duration")
@@ -289,7 +289,7 @@ def _suffix(prompt: str) -> dict[str, str]:
     return found
 
 
-def _content(value: Any, family: Model) -> tuple[str, str | None]:
+def _content(value: Any, family: ArkModelFamily) -> tuple[str, str | None]:
     """Check the content items.
 
     :return: the prompt and the id of a draft task.
@@ -343,7 +343,7 @@ def _valid_source(url: str, *, base64: bool) -> bool:
     return is_http_url(url) and (url.startswith("https:") or is_loopback(url))
 
 
-def _check_modes(roles: list[str | None], content: list[Any], family: Model) -> None:
+def _check_modes(roles: list[str | None], content: list[Any], family: ArkModelFamily) -> None:
     """First frame, first and last frame, and references exclude each other."""
     count: Callable[[str], int] = roles.count
     first, last, images = count("first_frame"), count("last_frame"), count("reference_image")

@@ -6,8 +6,8 @@ import uuid
 from typing import Any
 
 from airflow_provider_seedance.emulator.media_encoder import MediaSpec, frame_size
-from airflow_provider_seedance.emulator.models import Draft, Generation, Render
-from airflow_provider_seedance.emulator.services.base import (
+from airflow_provider_seedance.emulator.models import Draft, EmulatedGeneration, EmulatedRender
+from airflow_provider_seedance.emulator.services.service import (
     ApiError,
     Call,
     Fields,
@@ -29,7 +29,6 @@ class Runbase(Service):
     """
 
     api = "runbase"
-    prefix = "/runbase/api/v1"
 
     def route(self, call: Call) -> Route:
         """POST runs, GET one run."""
@@ -58,11 +57,11 @@ class Runbase(Service):
             return {"error": {"code": error.code, "message": error.message}}
         return {"error": error.message}
 
-    def callback_body(self, generation: Generation) -> dict[str, Any]:
+    def callback_body(self, generation: EmulatedGeneration) -> dict[str, Any]:
         """There are no callbacks here."""
         return self._run(generation)
 
-    def _create(self, call: Call) -> Render:
+    def _create(self, call: Call) -> EmulatedRender:
         return self.submit(self._draft(Fields(self.body(call))))
 
     def _draft(self, body: Fields) -> Draft:
@@ -98,7 +97,7 @@ class Runbase(Service):
             resolution=resolution,
         )
 
-    def _run(self, generation: Generation) -> dict[str, Any]:
+    def _run(self, generation: EmulatedGeneration) -> dict[str, Any]:
         output: dict[str, Any] | None = None
         if generation.status == "succeeded":
             urls = self.backend.urls(self.backend.get(generation.id))

@@ -7,8 +7,8 @@ import uuid
 from typing import Any
 
 from airflow_provider_seedance.emulator.media_encoder import MediaSpec, frame_size
-from airflow_provider_seedance.emulator.models import Draft, Generation, Render
-from airflow_provider_seedance.emulator.services.base import (
+from airflow_provider_seedance.emulator.models import Draft, EmulatedGeneration, EmulatedRender
+from airflow_provider_seedance.emulator.services.service import (
     ApiError,
     Call,
     Fields,
@@ -43,7 +43,6 @@ class Seedance2Api(Service):
     """
 
     api = "seedance2api"
-    prefix = "/seedance2api/v1"
 
     def route(self, call: Call) -> Route:
         """POST two generate endpoints, GET tasks and results."""
@@ -57,7 +56,7 @@ class Seedance2Api(Service):
     def authenticate(self, call: Call) -> None:
         """Two headers are documented."""
         key = call.headers.get("x-api-key")
-        if key is not None and hmac.compare_digest(key.encode(), self.backend.settings.key.encode()):
+        if key is not None and hmac.compare_digest(key.encode(), self.backend.options.key.encode()):
             return
         super().authenticate(call)
 
@@ -81,7 +80,7 @@ class Seedance2Api(Service):
             body["details"] = details if error.limit is None else {**details, "limit": error.limit}
         return {"status": "error", "error": body}
 
-    def callback_body(self, generation: Generation) -> dict[str, Any]:
+    def callback_body(self, generation: EmulatedGeneration) -> dict[str, Any]:
         """The documented event; ``task.failed`` is not documented but follows from it."""
         render = self.backend.get(generation.id)
         data: dict[str, Any] = {"task_id": generation.id, "status": _word(generation.status)}
@@ -100,7 +99,7 @@ class Seedance2Api(Service):
         fields.only(
             "prompt", "model", "duration", "resolution", "fps", "image_input", "webhook_url"
         )  # webhook_url is in the prose of one of the two pages only
-        prompt = fields.prompt(longest=300)
+        prompt = fields.prompt(max_chars=300)
         model = fields.text("model", required=True, choices=_VIDEO_MODELS) or ""
         duration = fields.integer("duration", required=True, low=5, high=30) or 5
         resolution = fields.text("resolution", choices=("720p", "1080p", "4k")) or "720p"
@@ -128,7 +127,7 @@ class Seedance2Api(Service):
 
     def _image(self, fields: Fields) -> Reply:
         fields.only("prompt", "model", "resolution", "quality", "num_images", "seed", "style", "webhook_url")
-        prompt = fields.prompt(longest=300)
+        prompt = fields.prompt(max_chars=300)
         model = fields.text("model", required=True, choices=_IMAGE_MODELS) or ""
         resolution = fields.text("resolution", choices=tuple(_IMAGE_SIDES)) or "1024x1024"
         quality = fields.text("quality", choices=("standard", "high")) or "standard"
@@ -152,9 +151,9 @@ class Seedance2Api(Service):
                 callback_url=fields.callback("webhook_url"),
             )
         )
-        return self._accepted(render) if self.backend.settings.images_as_task else self._images(render)
+        return self._accepted(render) if self.backend.options.images_as_task else self._images(render)
 
-    def _accepted(self, render: Render) -> Reply:
+    def _accepted(self, render: EmulatedRender) -> Reply:
         seconds = (render.queue + render.rendering) / self.backend.clock.speed
         data = {
             "task_id": render.id,
@@ -165,7 +164,7 @@ class Seedance2Api(Service):
         body = data if self.shape == "flat" else {"status": "accepted", "data": data}
         return json_reply(body, generation_id=render.id)
 
-    def _images(self, render: Render) -> Reply:
+    def _images(self, render: EmulatedRender) -> Reply:
         """The synchronous answer: all of the result at once."""
         generation = self.wait(render)
         if generation.status != "succeeded":
@@ -182,7 +181,7 @@ class Seedance2Api(Service):
         body = data if self.shape == "flat" else {"status": "success", "data": data}
         return json_reply(body, generation_id=render.id)
 
-    def _outputs(self, render: Render) -> dict[str, Any]:
+    def _outputs(self, render: EmulatedRender) -> dict[str, Any]:
         urls = self.backend.urls(render)
         spec = render.draft.spec
         if render.draft.media == "video":
@@ -202,7 +201,7 @@ class Seedance2Api(Service):
         ]
         return {"images": images}
 
-    def _status(self, render: Render) -> Reply:
+    def _status(self, render: EmulatedRender) -> Reply:
         generation = self.backend.view(render)
         body: dict[str, Any] = {
             "task_id": render.id,
@@ -217,7 +216,7 @@ class Seedance2Api(Service):
             body["result"] = self._outputs(render)
         return self._read(body, render)
 
-    def _result(self, render: Render) -> Reply:
+    def _result(self, render: EmulatedRender) -> Reply:
         generation = self.backend.view(render)
         body: dict[str, Any] = {"task_id": render.id, "status": _word(generation.status)}
         if generation.status == "succeeded":
@@ -228,7 +227,7 @@ class Seedance2Api(Service):
             body["completed_at"] = timestamp(generation.ended_at)
         return self._read(body, render)
 
-    def _read(self, body: dict[str, Any], render: Render) -> Reply:
+    def _read(self, body: dict[str, Any], render: EmulatedRender) -> Reply:
         wrapped = {"status": "success", "data": body} if self.shape == "nested" else body
         return json_reply(wrapped, generation_id=render.id)
 
@@ -238,5 +237,5 @@ def _word(status: str) -> str:
     return _STATUSES.get(status, "failed")
 
 
-def _message(generation: Generation) -> str:
+def _message(generation: EmulatedGeneration) -> str:
     return generation.failure.message if generation.failure else f"The task is {generation.status}."

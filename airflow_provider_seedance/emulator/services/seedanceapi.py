@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from airflow_provider_seedance.emulator.media_encoder import MediaSpec, frame_size
-from airflow_provider_seedance.emulator.models import Draft, Generation, Render
-from airflow_provider_seedance.emulator.services.base import (
+from airflow_provider_seedance.emulator.models import Draft, EmulatedGeneration, EmulatedRender
+from airflow_provider_seedance.emulator.services.service import (
     ApiError,
     Call,
     Fields,
@@ -19,7 +21,7 @@ from airflow_provider_seedance.emulator.services.base import (
     timestamp,
 )
 
-#: Credits by resolution, duration and sound: a table, since the prices are not proportional.
+#: Credits by resolution, duration and sound; the prices are not proportional.
 V1_PRICES = {
     ("480p", "4", False): 8,
     ("480p", "8", False): 14,
@@ -55,11 +57,16 @@ _FIELD_CODES = {
 
 
 class _SeedanceApi(Service):
-    """What both versions share: paths, envelope, errors.
+    """
+    The base of both versions: paths, envelope, errors.
 
     The documented envelope is ``{"code", "message", "data"}``. The other shapes: ``flat`` has none and
-    gives the URL as ``video_url`` too, ``nested`` writes ``code`` 0 and errors as objects.
+    also returns the URL as ``video_url``, ``nested`` writes ``code`` 0 and errors as objects.
     """
+
+    _defaults: ClassVar[dict[str, Any]]
+    _id_format: ClassVar[str]
+    _prices: ClassVar[Mapping[tuple[str, str, bool], int]] = {}
 
     def route(self, call: Call) -> Route:
         """POST generate, GET status with the id in the query."""
@@ -79,8 +86,40 @@ class _SeedanceApi(Service):
         render = self.submit(self._draft(Fields(self.body(call))))
         return self._reply({"task_id": render.id, "status": "IN_PROGRESS"}, render)
 
+    @abstractmethod
+    def _validate(self, fields: Fields) -> None:
+        """Refuse fields and values that this version does not document."""
+
     def _draft(self, fields: Fields) -> Draft:
-        raise NotImplementedError
+        self._validate(fields)
+        callback_url = fields.callback("callback_url")
+        request = {**self._defaults, **fields.given}
+        request.pop("callback_url", None)
+        resolution = request.get("resolution", "720p")
+        audio = request.get("generate_audio", False)
+        width, height = frame_size(resolution, request["aspect_ratio"])
+        model = request.get("model", _V2_MODELS[0])
+        return Draft(
+            api=self.api,
+            generation_id=self._id_format.format(self.new_id()[:20]),
+            media="video",
+            model=model,
+            prompt=request["prompt"],
+            request=request,
+            sent=fields.given,
+            spec=MediaSpec(
+                kind="video",
+                prompt=request["prompt"],
+                width=width,
+                height=height,
+                seconds=int(request["duration"]),
+                audio=audio,
+            ),
+            resolution=resolution,
+            fast=model.endswith("-fast"),
+            credits=self._prices.get((resolution, request["duration"], audio)),
+            callback_url=callback_url,
+        )
 
     def error_body(self, error: ApiError) -> Any:
         """No body is documented, only the codes; success has code and message at the top."""
@@ -91,11 +130,11 @@ class _SeedanceApi(Service):
             return {"code": error.status, "message": error.message, "error": code}
         return {"code": code, "message": error.message}
 
-    def callback_body(self, generation: Generation) -> dict[str, Any]:
+    def callback_body(self, generation: EmulatedGeneration) -> dict[str, Any]:
         """No body is documented: the status body."""
         return self._envelope(self._task(generation))
 
-    def _reply(self, data: dict[str, Any], render: Render) -> Reply:
+    def _reply(self, data: dict[str, Any], render: EmulatedRender) -> Reply:
         return json_reply(self._envelope(data), generation_id=render.id)
 
     def _envelope(self, data: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +143,7 @@ class _SeedanceApi(Service):
             return {**data, "video_url": urls[0]} if urls else data
         return {"code": 0 if self.shape == "nested" else 200, "message": "success", "data": data}
 
-    def _task(self, generation: Generation) -> dict[str, Any]:
+    def _task(self, generation: EmulatedGeneration) -> dict[str, Any]:
         status = {"queued": "IN_PROGRESS", "running": "IN_PROGRESS", "succeeded": "SUCCESS"}
         task: dict[str, Any] = {
             "task_id": generation.id,
@@ -124,12 +163,14 @@ class _SeedanceApi(Service):
 
 
 class SeedanceApiV1(_SeedanceApi):
-    """Version 1: durations are strings, one image, no model."""
+    """Version 1: durations are strings, one image, no model, published prices."""
 
     api = "seedanceapi-v1"
-    prefix = "/seedanceapi-v1/v1"
+    _defaults = {"aspect_ratio": "1:1", "resolution": "720p", "duration": "8"}
+    _id_format = "seed15{}pro"
+    _prices = V1_PRICES
 
-    def _draft(self, fields: Fields) -> Draft:
+    def _validate(self, fields: Fields) -> None:
         fields.only(
             "prompt",
             "aspect_ratio",
@@ -140,50 +181,27 @@ class SeedanceApiV1(_SeedanceApi):
             "image_urls",
             "callback_url",
         )
-        prompt = fields.prompt(longest=2000)
-        ratio = fields.text("aspect_ratio", choices=_V1_RATIOS) or "1:1"
-        resolution = fields.text("resolution", choices=("480p", "720p")) or "720p"
-        duration = fields.text("duration", choices=("4", "8", "12")) or "8"
-        audio = fields.flag("generate_audio") or False
-        fixed_lens = fields.flag("fixed_lens")
-        images = fields.urls("image_urls", most=1)
-        request: dict[str, Any] = {
-            "prompt": prompt,
-            "aspect_ratio": ratio,
-            "resolution": resolution,
-            "duration": duration,
-            **({"generate_audio": audio} if "generate_audio" in fields else {}),
-            **({"fixed_lens": fixed_lens} if fixed_lens is not None else {}),
-            **({"image_urls": images} if images else {}),
-        }
-        width, height = frame_size(resolution, ratio)
-        return Draft(
-            api=self.api,
-            generation_id=f"seed15{self.new_id()[:20]}pro",
-            media="video",
-            model="seedance-2.0",
-            prompt=prompt,
-            request=request,
-            sent=fields.given,
-            spec=MediaSpec(
-                kind="video", prompt=prompt, width=width, height=height, seconds=int(duration), audio=audio
-            ),
-            resolution=resolution,
-            credits=V1_PRICES[resolution, duration, audio],
-            callback_url=fields.callback("callback_url"),
-        )
+        fields.prompt(max_chars=2000)
+        fields.text("aspect_ratio", choices=_V1_RATIOS)
+        fields.text("resolution", choices=("480p", "720p"))
+        fields.text("duration", choices=("4", "8", "12"))
+        fields.flag("generate_audio")
+        fields.flag("fixed_lens")
+        fields.urls("image_urls", max_items=1)
 
 
 class SeedanceApiV2(_SeedanceApi):
-    """Version 2: durations are integers, up to four images.
+    """
+    Version 2: durations are integers, up to four images.
 
-    ``resolution`` and ``generate_audio`` are not documented, but clients send them: they are taken.
+    ``resolution`` and ``generate_audio`` are accepted because clients send them, although they are not documented.
     """
 
     api = "seedanceapi-v2"
-    prefix = "/seedanceapi-v2/v2"
+    _defaults = {"model": _V2_MODELS[0], "duration": 5, "aspect_ratio": "16:9"}
+    _id_format = "seed20{}"
 
-    def _draft(self, fields: Fields) -> Draft:
+    def _validate(self, fields: Fields) -> None:
         fields.only(
             "model",
             "prompt",
@@ -194,38 +212,13 @@ class SeedanceApiV2(_SeedanceApi):
             "resolution",
             "generate_audio",
         )
-        model = fields.text("model", choices=_V2_MODELS) or _V2_MODELS[0]
-        prompt = fields.prompt(longest=2000)
-        duration = fields.integer("duration", choices=(5, 10, 15)) or 5
-        ratio = fields.text("aspect_ratio", choices=_V2_RATIOS) or "16:9"
-        images = fields.urls("images", least=1, most=4, valid=_is_https)
-        resolution = fields.text("resolution", choices=("480p", "720p", "1080p")) or "720p"
-        audio = fields.flag("generate_audio") or False
-        request: dict[str, Any] = {
-            "model": model,
-            "prompt": prompt,
-            "duration": duration,
-            "aspect_ratio": ratio,
-            **({"images": images} if images else {}),
-            **({"resolution": resolution} if "resolution" in fields else {}),
-            **({"generate_audio": audio} if "generate_audio" in fields else {}),
-        }
-        width, height = frame_size(resolution, ratio)
-        return Draft(
-            api=self.api,
-            generation_id=f"seed20{self.new_id()[:20]}",
-            media="video",
-            model=model,
-            prompt=prompt,
-            request=request,
-            sent=fields.given,
-            spec=MediaSpec(
-                kind="video", prompt=prompt, width=width, height=height, seconds=duration, audio=audio
-            ),
-            resolution=resolution,
-            fast=model.endswith("-fast"),
-            callback_url=fields.callback("callback_url"),
-        )
+        fields.text("model", choices=_V2_MODELS)
+        fields.prompt(max_chars=2000)
+        fields.integer("duration", choices=(5, 10, 15))
+        fields.text("aspect_ratio", choices=_V2_RATIOS)
+        fields.urls("images", min_items=1, max_items=4, valid=_is_https)
+        fields.text("resolution", choices=("480p", "720p", "1080p"))
+        fields.flag("generate_audio")
 
 
 def _code(error: ApiError) -> str:
@@ -239,5 +232,5 @@ def _code(error: ApiError) -> str:
 
 
 def _is_https(value: object) -> bool:
-    """HTTPS is documented; plain http is taken from this machine, where another emulator's output is."""
+    """Accept https, as documented, and plain http of this machine, for the output of another emulator."""
     return is_http_url(value) and isinstance(value, str) and (value[:6] == "https:" or is_loopback(value))

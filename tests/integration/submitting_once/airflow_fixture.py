@@ -16,7 +16,7 @@ from typing import Any
 from harness import TestAirflow
 
 from airflow_provider_seedance.emulator.faults import Fault
-from airflow_provider_seedance.emulator.ledger import RequestEntry, Submission
+from airflow_provider_seedance.emulator.ledger import RequestEntry, SubmissionEntry
 from airflow_provider_seedance.ledger.task_state import STATE_KEY
 from airflow_provider_seedance.submission.store import GENERATION_KEY
 from airflow_provider_seedance.testing import SeedanceEmulator
@@ -278,7 +278,7 @@ class Task:
         return sum(self.word in json.dumps(entry.body) for entry in self.emulator.ledger.posts())
 
     @property
-    def taken(self) -> list[Submission]:
+    def taken(self) -> list[SubmissionEntry]:
         """The submissions that the service took: what is billed."""
         return [entry for entry in self.emulator.ledger.submissions if entry.prompt.startswith(self.word)]
 

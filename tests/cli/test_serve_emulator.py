@@ -9,8 +9,9 @@ import time
 
 import httpx
 
-from airflow_provider_seedance.emulator.models import APIS
-from airflow_provider_seedance.emulator.serve import run
+from airflow_provider_seedance.cli.serve_emulator import serve
+from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from airflow_provider_seedance.emulator.interface import APIS
 
 
 def wait_for(lines: list[str], text: str) -> str:
@@ -23,12 +24,11 @@ def wait_for(lines: list[str], text: str) -> str:
         time.sleep(0.01)
 
 
-def test_it_says_how_to_use_it_and_what_it_is_asked() -> None:
+def test_it_prints_connections_and_requests() -> None:
     lines: list[str] = []
     stop = threading.Event()
-    thread = threading.Thread(
-        target=run, kwargs={"port": 0, "echo": lines.append, "stop": stop, "media": False}
-    )
+    emulator = SeedanceEmulator(media=False, log=lines.append)
+    thread = threading.Thread(target=serve, args=(emulator,), kwargs={"echo": lines.append, "stop": stop})
     thread.start()
     ledger = wait_for(lines, "/_emulator/ledger").rpartition(" ")[2]
     url = ledger.removesuffix("/_emulator/ledger")
@@ -44,7 +44,7 @@ def test_it_says_how_to_use_it_and_what_it_is_asked() -> None:
     assert lines[-1] == "The emulator has stopped."
 
 
-def test_signals_stop_it_and_are_restored() -> None:
+def test_signals_stop_it_and_their_handlers_are_restored() -> None:
     lines: list[str] = []
     before = signal.getsignal(signal.SIGTERM)
 
@@ -54,7 +54,7 @@ def test_signals_stop_it_and_are_restored() -> None:
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    run(port=0, echo=lines.append, media=False)
+    serve(SeedanceEmulator(media=False), echo=lines.append)
     thread.join()
     assert lines[-1] == "The emulator has stopped."
     assert signal.getsignal(signal.SIGTERM) is before

@@ -1,7 +1,8 @@
-"""Callbacks: one small thread that reports the status of renders to the URLs that asked for it.
+"""
+The sender of callbacks: a thread that posts the status of renders to their callback URLs.
 
-It starts with the first render that has a callback URL. Nothing is repeated: a client must not depend
-on a callback to arrive.
+It starts with the first render that has a callback URL. A failed callback is not retried, so that clients cannot
+depend on callbacks.
 """
 
 from __future__ import annotations
@@ -14,18 +15,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow_provider_seedance.emulator.ledger import CallbackEntry
-from airflow_provider_seedance.emulator.models import Generation
-from airflow_provider_seedance.emulator.services.base import Service
+from airflow_provider_seedance.emulator.models import EmulatedGeneration
+from airflow_provider_seedance.emulator.services.service import Service
 from airflow_provider_seedance.emulator.state import Backend
 
-_LOOK_SECONDS = 0.02
+_POLL_SECONDS = 0.02
 _TIMEOUT_SECONDS = 5.0
 
 
 class CallbackSender:
-    """Sends callbacks.
+    """
+    Sends callbacks.
 
-    :param services: by API name; each knows which statuses it reports and in which body.
+    :param services: By API name; each determines the statuses that it reports, and the body.
     """
 
     def __init__(self, *, backend: Backend, services: Mapping[str, Service]) -> None:
@@ -37,7 +39,7 @@ class CallbackSender:
         self._thread: threading.Thread | None = None
 
     def watch(self, generation_id: str) -> None:
-        """Report on a render from now on."""
+        """Send callbacks for a render from now on."""
         with self._lock:
             self._watched.add(generation_id)
             if self._thread is None:
@@ -52,20 +54,20 @@ class CallbackSender:
             self._thread.join(_TIMEOUT_SECONDS + 1)
 
     def _run(self) -> None:
-        while not self._backend.stopping.wait(_LOOK_SECONDS):
+        while not self._backend.stopping.wait(_POLL_SECONDS):
             with self._lock:
                 watched = list(self._watched)
             for generation_id in watched:
-                self._look(generation_id)
+                self._send_due(generation_id)
 
-    def _look(self, generation_id: str) -> None:
+    def _send_due(self, generation_id: str) -> None:
         try:
             generation = self._backend.view(self._backend.get(generation_id))
             service = self._services[generation.api]
             due = service.callback_due(generation) and (generation_id, generation.status) not in self._sent
             body = service.callback_body(generation) if due else {}
         except KeyError:
-            # The record is gone; there is nothing left to report.
+            # The record was removed.
             with self._lock:
                 self._watched.discard(generation_id)
             return
@@ -76,7 +78,7 @@ class CallbackSender:
             with self._lock:
                 self._watched.discard(generation_id)
 
-    def _send(self, generation: Generation, body: dict[str, Any]) -> None:
+    def _send(self, generation: EmulatedGeneration, body: dict[str, Any]) -> None:
         url = generation.callback_url or ""
         # Only http and https pass the services' validation.
         request = urllib.request.Request(  # noqa: S310
@@ -106,5 +108,5 @@ class CallbackSender:
         )
 
 
-# No proxy: callbacks go to this machine or to where the test says, not through the environment's proxy.
+# Callbacks never go through the environment's proxy.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))

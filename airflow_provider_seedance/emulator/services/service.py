@@ -1,7 +1,8 @@
-"""What all services share: requests and replies as values, validation, authentication.
+"""
+The base of all services: requests and replies as values, validation, authentication.
 
-A service reads its vendor's documents strictly: what they do not list is refused, in the shape and with
-the codes that they give.
+A service implements its vendor's documents strictly: it refuses everything that they do not list, in their form and
+with their codes.
 """
 
 from __future__ import annotations
@@ -16,18 +17,20 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
+from airflow_provider_seedance.emulator.interface import SERVICE_PREFIXES
 from airflow_provider_seedance.emulator.media_encoder import MediaStore
-from airflow_provider_seedance.emulator.models import Draft, Generation, Render
+from airflow_provider_seedance.emulator.models import Draft, EmulatedGeneration, EmulatedRender
 from airflow_provider_seedance.emulator.state import Backend, OutOfCreditsError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """One API request.
+    """
+    An API request.
 
-    :param path: below the service's prefix, such as ``/generate``.
-    :param query: the values of each query parameter.
-    :param headers: by lower-case name.
+    :param path: Below the service's prefix, such as ``/generate``.
+    :param query: The values of each query parameter.
+    :param headers: By lower-case name.
     """
 
     method: str
@@ -37,7 +40,7 @@ class Call:
     body: bytes = b""
 
     def json(self) -> Any:
-        """The decoded body, or ``None`` if it is not JSON."""
+        """Return the decoded body, or ``None`` if it is not JSON."""
         try:
             return json.loads(self.body)
         except ValueError:
@@ -46,10 +49,11 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """What a request is for.
+    """
+    The purpose of a request.
 
-    :param kind: one of :data:`ledger.REQUEST_KINDS`.
-    :param generation_id: the generation it names.
+    :param kind: One of :data:`ledger.REQUEST_KINDS`.
+    :param generation_id: The generation that it names.
     """
 
     kind: str = "other"
@@ -58,9 +62,10 @@ class Route:
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """One reply.
+    """
+    An HTTP reply.
 
-    :param generation_id: the generation it is about, for the ledger.
+    :param generation_id: Its generation, for the ledger.
     """
 
     status: int = 200
@@ -70,10 +75,11 @@ class Reply:
 
 
 class ApiError(Exception):
-    """A request that the service refuses.
+    """
+    A request that the service refuses.
 
-    :param code: the vendor's code, or ``None`` for the one that fits status, field and constraint.
-    :param field: the field that is wrong, with ``value`` and the ``constraint`` it breaks (``type``,
+    :param code: The vendor's code, or ``None`` for the one that fits status, field and constraint.
+    :param field: The invalid field, with its ``value`` and the violated ``constraint`` (``type``,
         ``required``, ``unknown``, ``enum``, ``max_length``, ``max_items``, ``range`` …) and its ``limit``.
     """
 
@@ -105,7 +111,7 @@ def json_reply(
     headers: Mapping[str, str] | None = None,
     generation_id: str | None = None,
 ) -> Reply:
-    """A reply with a JSON body."""
+    """Return a reply with a JSON body."""
     return Reply(
         status=status,
         body=json.dumps(body, ensure_ascii=False).encode(),
@@ -115,12 +121,12 @@ def json_reply(
 
 
 def timestamp(seconds: float) -> str:
-    """ISO 8601 in UTC, whole seconds, as the vendors write it."""
+    """Format a time as the vendors do: ISO 8601 in UTC, whole seconds."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def is_loopback(url: str) -> bool:
-    """Whether a URL's host is this machine."""
+    """Return whether a URL's host is this machine."""
     host = urlsplit(url).hostname or ""
     if host == "localhost" or host.endswith(".localhost"):
         return True
@@ -131,7 +137,7 @@ def is_loopback(url: str) -> bool:
 
 
 def is_http_url(value: object) -> bool:
-    """Whether a value is an absolute http or https URL."""
+    """Return whether a value is an absolute http or https URL."""
     if not isinstance(value, str):
         return False
     try:
@@ -143,7 +149,7 @@ def is_http_url(value: object) -> bool:
 
 
 def is_private(url: str) -> bool:
-    """Whether a URL's host is an address that a vendor cannot reach. Names are not resolved."""
+    """Return whether a URL's host is an address that a vendor cannot reach. Names are not resolved."""
     try:
         return not ipaddress.ip_address(urlsplit(url).hostname or "").is_global
     except ValueError:
@@ -151,14 +157,15 @@ def is_private(url: str) -> bool:
 
 
 class Fields:
-    """The fields of a request, read strictly by name and type.
+    """
+    The fields of a request, read strictly by name and type.
 
     Every method raises :class:`ApiError` for a value of another type or outside the limits, and returns
-    ``None`` for a field that is not there.
+    ``None`` for a missing field.
 
-    :param data: the decoded object.
-    :param at: the name of the object, for messages: ``input`` gives ``input.prompt``.
-    :param nulls: whether ``null`` means the same as leaving the field out.
+    :param data: The decoded object.
+    :param at: The name of the object, for messages: ``input`` gives ``input.prompt``.
+    :param nulls: Whether ``null`` means the same as a missing field.
     """
 
     def __init__(self, data: Any, *, at: str = "", nulls: bool = False) -> None:
@@ -173,11 +180,11 @@ class Fields:
 
     @property
     def given(self) -> dict[str, Any]:
-        """A copy of what was sent."""
+        """A copy of the fields."""
         return dict(self._data)
 
     def only(self, *names: str) -> None:
-        """Refuse every field but these."""
+        """Refuse all other fields."""
         for name, value in self._data.items():
             if name not in names:
                 raise ApiError(
@@ -188,7 +195,7 @@ class Fields:
                 )
 
     def error(self, name: str, message: str, constraint: str, limit: Any = None) -> ApiError:
-        """The error that a field's value is wrong."""
+        """Create the error of an invalid value."""
         return ApiError(
             f"{self._at}{name} {message}",
             field=f"{self._at}{name}",
@@ -198,7 +205,7 @@ class Fields:
         )
 
     def raw(self, name: str, *, required: bool = False) -> Any:
-        """The value as it is."""
+        """Return the value without validation."""
         if name not in self._data:
             if required:
                 raise self.error(name, "is required", "required")
@@ -210,10 +217,10 @@ class Fields:
         name: str,
         *,
         required: bool = False,
-        longest: int | None = None,
+        max_chars: int | None = None,
         choices: Collection[str] | None = None,
     ) -> str | None:
-        """A string; a required one may not be blank. ``longest`` is in characters."""
+        """Return a string; a required one must not be blank."""
         value = self.raw(name, required=required)
         if value is None and name not in self._data:
             return None
@@ -221,16 +228,15 @@ class Fields:
             raise self.error(name, "must be a string", "type", "string")
         if required and not value.strip():
             raise self.error(name, "must not be empty", "min_length", 1)
-        if longest is not None and len(value) > longest:
-            raise self.error(name, f"is too long (max {longest} characters)", "max_length", longest)
+        if max_chars is not None and len(value) > max_chars:
+            raise self.error(name, f"is too long (max {max_chars} characters)", "max_length", max_chars)
         if choices is not None and value not in choices:
             raise self.error(name, f"must be one of {', '.join(choices)}", "enum", list(choices))
         return value
 
-    def prompt(self, *, longest: int | None = None) -> str:
-        """The required prompt."""
-        value = self.text("prompt", required=True, longest=longest)
-        return value or ""
+    def prompt(self, *, max_chars: int | None = None) -> str:
+        """Return the required prompt."""
+        return self.text("prompt", required=True, max_chars=max_chars) or ""
 
     def integer(
         self,
@@ -241,7 +247,7 @@ class Fields:
         high: int | None = None,
         choices: Collection[int] | None = None,
     ) -> int | None:
-        """An integer: a number in quotes or a boolean is none."""
+        """Return an integer, not a string of digits or a boolean."""
         value = self.raw(name, required=required)
         if value is None and name not in self._data:
             return None
@@ -255,7 +261,7 @@ class Fields:
         return value
 
     def number(self, name: str, *, low: float, high: float) -> float | None:
-        """A number within limits."""
+        """Return a number within limits."""
         value = self.raw(name)
         if value is None and name not in self._data:
             return None
@@ -266,7 +272,7 @@ class Fields:
         return float(value)
 
     def flag(self, name: str) -> bool | None:
-        """A boolean."""
+        """Return a boolean."""
         value = self.raw(name)
         if value is None and name not in self._data:
             return None
@@ -278,33 +284,33 @@ class Fields:
         self,
         name: str,
         *,
-        least: int = 0,
-        most: int | None = None,
+        min_items: int = 0,
+        max_items: int | None = None,
         valid: Callable[[object], bool] = is_http_url,
     ) -> list[str] | None:
-        """An array of URLs."""
+        """Return an array of URLs."""
         value = self.raw(name)
         if value is None and name not in self._data:
             return None
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise self.error(name, "must be an array of strings", "type", "string[]")
-        if most is not None and len(value) > most:
-            raise self.error(name, f"takes at most {most} URLs", "max_items", most)
-        if len(value) < least:
-            raise self.error(name, f"takes at least {least} URLs", "min_items", least)
+        if max_items is not None and len(value) > max_items:
+            raise self.error(name, f"takes at most {max_items} URLs", "max_items", max_items)
+        if len(value) < min_items:
+            raise self.error(name, f"takes at least {min_items} URLs", "min_items", min_items)
         if not all(valid(item) for item in value):
             raise self.error(name, "must hold valid image URLs", "url")
         return list(value)
 
     def url(self, name: str) -> str | None:
-        """One URL."""
+        """Return a URL."""
         value = self.text(name)
         if value is not None and not is_http_url(value):
             raise self.error(name, "must be an http or https URL", "url")
         return value
 
     def callback(self, name: str) -> str | None:
-        """A callback URL: a public one, as the documents want it, or one on this machine."""
+        """Return a callback URL: a public one, as documented, or one on this machine."""
         value = self.url(name)
         if value is not None and is_private(value) and not is_loopback(value):
             raise self.error(name, "must be publicly reachable", "public")
@@ -312,46 +318,55 @@ class Fields:
 
 
 class Service(ABC):
-    """One emulated service.
+    """
+    An emulated service.
 
-    :param backend: the renders, shared by all services.
-    :param media: makes the files.
+    :param backend: The renders, shared by all services.
+    :param media: The encoder of files.
     """
 
     api: ClassVar[str]
-    prefix: ClassVar[str]
 
     def __init__(self, *, backend: Backend, media: MediaStore) -> None:
         self.backend = backend
         self.media = media
 
     @property
+    def prefix(self) -> str:
+        """Path of the service on the emulator."""
+        return SERVICE_PREFIXES[self.api]
+
+    @property
     def shape(self) -> str:
-        """Which of the documented shapes to answer with."""
-        return self.backend.settings.shape
+        """Form of the replies; see :class:`SeedanceEmulator`."""
+        return self.backend.options.shape
 
     @abstractmethod
     def route(self, call: Call) -> Route:
-        """What a request is for; ``other`` for a path or method that doesn't exist."""
+        """Return the purpose of a request; ``other`` for an unknown path or method."""
 
     @abstractmethod
     def dispatch(self, call: Call, route: Route) -> Reply:
-        """Serve an authenticated request. Refuses with :class:`ApiError`."""
+        """
+        Serve an authenticated request.
+
+        :raises ApiError: The request is refused.
+        """
 
     @abstractmethod
     def error_body(self, error: ApiError) -> Any:
-        """An error in the service's own shape."""
+        """Return an error in the service's own form."""
 
     @abstractmethod
-    def callback_body(self, generation: Generation) -> dict[str, Any]:
-        """What is posted to a callback URL."""
+    def callback_body(self, generation: EmulatedGeneration) -> dict[str, Any]:
+        """Return the body of a callback."""
 
-    def callback_due(self, generation: Generation) -> bool:
-        """Whether a status is one of those that are reported to a callback URL."""
+    def callback_due(self, generation: EmulatedGeneration) -> bool:
+        """Return whether the service sends a callback for the current status."""
         return generation.status in ("succeeded", "failed", "expired")
 
     def prompt_of(self, body: Any) -> str | None:
-        """The prompt in a submit body, valid or not: faults may be meant for it."""
+        """Return the prompt of a submit body, valid or not, for faults by prompt."""
         prompt = body.get("prompt") if isinstance(body, dict) else None
         return prompt if isinstance(prompt, str) else None
 
@@ -370,19 +385,19 @@ class Service(ABC):
 
     def authenticate(self, call: Call) -> None:
         """Check the key."""
-        if call.headers.get("authorization", "") != f"Bearer {self.backend.settings.key}":
+        if call.headers.get("authorization", "") != f"Bearer {self.backend.options.key}":
             raise ApiError("API key is invalid or expired", status=401)
 
     def out_of_credits(self) -> ApiError:
-        """The error for an account that cannot pay."""
+        """Return the error for too few credits."""
         return ApiError("Insufficient credits for this request", status=402)
 
     def error(self, error: ApiError) -> Reply:
-        """The reply to a request that is refused."""
+        """Return the reply to a refused request."""
         return json_reply(self.error_body(error), status=error.status)
 
     def body(self, call: Call) -> Any:
-        """The decoded body of a POST."""
+        """Return the decoded body of a POST."""
         content_type = call.headers.get("content-type", "").partition(";")[0].strip().lower()
         if content_type != "application/json":
             raise ApiError("The Content-Type must be application/json", constraint="content_type")
@@ -391,24 +406,24 @@ class Service(ABC):
             raise ApiError("The request body is not valid JSON", constraint="json")
         return decoded
 
-    def find(self, generation_id: str | None) -> Render:
-        """The render a request names."""
+    def find(self, generation_id: str | None) -> EmulatedRender:
+        """Return the render that a request names."""
         render = self.backend.find(self.api, generation_id or "")
         if render is None:
             raise ApiError(f"Task {generation_id} was not found", status=404)
         return render
 
-    def submit(self, draft: Draft) -> Render:
-        """Accept and bill a request that is valid."""
+    def submit(self, draft: Draft) -> EmulatedRender:
+        """Accept and bill a valid request."""
         return self.backend.submit(draft)
 
-    def wait(self, render: Render) -> Generation:
-        """Block until a render has ended: for replies that hold the whole result."""
+    def wait(self, render: EmulatedRender) -> EmulatedGeneration:
+        """Block until a render has ended, for synchronous replies."""
         generation = self.backend.wait(render)
         if generation.ended_at is None:
             raise ApiError("The service is shutting down", status=503)
         return generation
 
     def new_id(self) -> str:
-        """An id nobody has had before."""
+        """Return a new id."""
         return uuid.uuid4().hex

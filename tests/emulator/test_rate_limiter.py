@@ -1,14 +1,14 @@
 from __future__ import annotations
 
-from airflow_provider_seedance.emulator.quota import Quota
+from airflow_provider_seedance.emulator.rate_limiter import RateLimiter
 
 
 def test_no_quota() -> None:
-    assert Quota().spend("ark", "key", 0) is None
+    assert RateLimiter().spend("ark", "key", 0) is None
 
 
 def test_a_window_is_used_up_and_begins_anew() -> None:
-    quota = Quota((2, 10))
+    quota = RateLimiter((2, 10))
     allowances = [quota.spend("ark", "key", now) for now in (100, 101, 102, 110)]
     assert [a.allowed for a in allowances if a] == [True, True, False, True]
     assert [a.remaining for a in allowances if a] == [1, 0, 0, 1]
@@ -16,7 +16,7 @@ def test_a_window_is_used_up_and_begins_anew() -> None:
 
 
 def test_each_key_and_service_has_its_own() -> None:
-    quota = Quota((1, 10))
+    quota = RateLimiter((1, 10))
     assert [quota.spend(*who, 0).allowed for who in (("ark", "a"), ("ark", "b"), ("runbase", "a"))] == [  # type: ignore[union-attr]
         True,
         True,
@@ -25,7 +25,7 @@ def test_each_key_and_service_has_its_own() -> None:
 
 
 def test_changing_the_quota_begins_anew() -> None:
-    quota = Quota((1, 10))
+    quota = RateLimiter((1, 10))
     quota.spend("ark", "a", 0)
     quota.set((1, 10))
     allowance = quota.spend("ark", "a", 0)

@@ -1,0 +1,79 @@
+"""``airflow seedance emulator``: an emulator that runs until it is interrupted and prints its requests."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from airflow_provider_seedance.emulator.interface import APIS
+
+
+def emulator(args: argparse.Namespace) -> int:
+    """Serve the emulator until Ctrl-C or SIGTERM; return the exit code."""
+    try:
+        running = SeedanceEmulator(host=args.host, port=args.port, speed=args.speed, key=args.key, log=_print)
+        serve(running, echo=_print)
+    except ImportError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"The emulator cannot listen on {args.host}:{args.port}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def serve(
+    emulator: SeedanceEmulator, *, echo: Callable[[str], None], stop: threading.Event | None = None
+) -> None:
+    """
+    Serve until Ctrl-C, SIGTERM or ``stop``.
+
+    :param echo: Prints a line.
+    :param stop: Ends it from another thread.
+    :raises OSError: The port is in use.
+    """
+    stopped = stop or threading.Event()
+    with _stopped_by_signals(stopped), emulator:
+        for line in _describe(emulator):
+            echo(line)
+        # With a timeout, so that signal handlers run on every platform.
+        while not stopped.wait(0.5):
+            continue
+    echo("The emulator has stopped.")
+
+
+def _describe(emulator: SeedanceEmulator) -> Iterator[str]:
+    """Yield the addresses, and the connection to each service."""
+    yield f"Seedance emulator at {emulator.url}, renders {emulator.speed:g} times faster than real ones."
+    yield "Point Airflow at one of its services with:"
+    for api in APIS:
+        yield ""
+        yield f"# {api}: {emulator.base_url(api)}"
+        yield f"export AIRFLOW_CONN_SEEDANCE_DEFAULT='{emulator.connection_json(api)}'"
+    yield ""
+    yield f"Requests and bills: {emulator.url}/_emulator/ledger"
+
+
+@contextmanager
+def _stopped_by_signals(stopped: threading.Event) -> Iterator[None]:
+    """Stop the emulator on SIGINT and SIGTERM; signals work in the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {
+        number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,59 @@
+"""The rate limit of the emulated services, as of the vendors' plans."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class RateLimitState:
+    """
+    State of the rate limit after a request.
+
+    :param allowed: Whether the request was within the limit.
+    :param reset: End of the window, seconds since the epoch.
+    """
+
+    allowed: bool
+    limit: int
+    remaining: int
+    reset: float
+
+
+class RateLimiter:
+    """
+    Counts requests per window, service and key. A fixed window starts with its first request.
+
+    :param rate_limit: Limit and window (in real seconds), or ``None`` for no limit.
+    """
+
+    def __init__(self, rate_limit: tuple[int, float] | None = None) -> None:
+        self._lock = threading.Lock()
+        self._rate_limit = rate_limit
+        self._windows: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def set(self, rate_limit: tuple[int, float] | None) -> None:
+        """Change the limit and reset all windows."""
+        with self._lock:
+            self._rate_limit = rate_limit
+            self._windows.clear()
+
+    def spend(self, api: str, key: str, now: float) -> RateLimitState | None:
+        """
+        Count a request.
+
+        :param now: Seconds since the epoch.
+        :return: ``None`` without a limit.
+        """
+        with self._lock:
+            if self._rate_limit is None:
+                return None
+            limit, window = self._rate_limit
+            start, used = self._windows.get((api, key), (now, 0))
+            if now >= start + window:
+                start, used = now, 0
+            allowed = used < limit
+            used += 1 if allowed else 0
+            self._windows[api, key] = (start, used)
+            return RateLimitState(allowed=allowed, limit=limit, remaining=limit - used, reset=start + window)

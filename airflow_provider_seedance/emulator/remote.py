@@ -1,0 +1,140 @@
+"""An emulator of another process, through its control API."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from typing import Any
+
+from airflow_provider_seedance.emulator.interface import EmulatorInterface, FaultSpec
+from airflow_provider_seedance.emulator.ledger import EmulatorLedger
+from airflow_provider_seedance.emulator.models import EmulatedGeneration, RenderFailure
+
+_TIMEOUT_SECONDS = 30.0
+_POLL_SECONDS = 0.05
+
+
+class RemoteFault:
+    """A fault of an emulator in another process; see :class:`FaultHandle`."""
+
+    def __init__(self, *, client: SeedanceEmulatorClient, fault_id: str) -> None:
+        self.id = fault_id
+        self._client = client
+
+    @property
+    def used(self) -> int:
+        """Number of requests that it has affected."""
+        return int(self._client.call("GET", f"faults/{self.id}")["used"])
+
+    def remove(self) -> None:
+        """Affect no further requests; requests that it holds continue."""
+        self._client.call("DELETE", f"faults/{self.id}")
+
+    def release(self) -> None:
+        """Let the requests that it holds, now and later, continue."""
+        self._client.call("POST", f"faults/{self.id}/release")
+
+    def wait(self, timeout: float = 10.0, *, used: int = 1) -> bool:
+        """Wait until it has affected a request; return whether it has."""
+        deadline = time.monotonic() + timeout
+        while self.used < used:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_POLL_SECONDS)
+        return True
+
+
+class SeedanceEmulatorClient(EmulatorInterface):
+    """
+    An emulator that runs in another process, with the methods of :class:`SeedanceEmulator`.
+
+    :param url: Its address, such as ``http://127.0.0.1:8123``.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/")
+        # The emulator is on this machine or near it, never behind the environment's proxy.
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def call(self, method: str, path: str, **body: Any) -> Any:
+        """
+        Call the control API.
+
+        :param path: Below ``/_emulator/``.
+        :raises KeyError: the emulator does not know the path, generation or fault.
+        :raises ValueError: the emulator refuses the request.
+        """
+        request = urllib.request.Request(  # noqa: S310 (the URL is the tester's own)
+            f"{self.url}/_emulator/{path}",
+            data=json.dumps(body).encode() if body else None,
+            headers={"Content-Type": "application/json"},
+            method=method,
+        )
+        try:
+            with self._opener.open(request, timeout=_TIMEOUT_SECONDS) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as error:
+            with error:
+                message = error.read().decode(errors="replace")
+            raise (KeyError if error.code == 404 else ValueError)(message) from None
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return self._url
+
+    @property
+    def key(self) -> str:
+        """The API key of every service."""
+        return str(self.call("GET", "")["key"])
+
+    @property
+    def ledger(self) -> EmulatorLedger:
+        """A copy of the ledger as it is now."""
+        return EmulatorLedger.from_dict(self.call("GET", "ledger"))
+
+    @property
+    def generations(self) -> list[EmulatedGeneration]:
+        """The current state of all generations, oldest first."""
+        return [_generation(data) for data in self.call("GET", "generations")]
+
+    def generation(self, generation_id: str) -> EmulatedGeneration:
+        return _generation(self.call("GET", f"generations/{generation_id}"))
+
+    def add_fault(self, spec: FaultSpec) -> RemoteFault:
+        fields = {**vars(spec), "options": dict(spec.options)}
+        return RemoteFault(client=self, fault_id=self.call("POST", "faults", **fields)["id"])
+
+    def set_rate_limit(self, limit: int | None, window_seconds: float = 3600.0) -> None:
+        self.call("POST", "rate_limit", limit=limit, window_seconds=window_seconds)
+
+    def finish(self, generation_id: str) -> None:
+        self.call("POST", f"generations/{generation_id}/finish")
+
+    def fail(self, generation_id: str, message: str, code: str | None = None) -> None:
+        self.call("POST", f"generations/{generation_id}/fail", message=message, code=code)
+
+    def expire(self, generation_id: str) -> None:
+        self.call("POST", f"generations/{generation_id}/expire")
+
+    def cancel_remote(self, generation_id: str) -> None:
+        self.call("POST", f"generations/{generation_id}/cancel")
+
+    def forget(self, generation_id: str) -> None:
+        self.call("POST", f"generations/{generation_id}/forget")
+
+    def expire_urls(self, generation_id: str | None = None) -> None:
+        self.call("POST", "expire_urls", id=generation_id)
+
+    def hold(self) -> None:
+        self.call("POST", "hold")
+
+    def release(self) -> None:
+        self.call("POST", "release")
+
+
+def _generation(data: dict[str, Any]) -> EmulatedGeneration:
+    failure = data.pop("failure")
+    return EmulatedGeneration(**data, failure=RenderFailure(**failure) if failure else None)
