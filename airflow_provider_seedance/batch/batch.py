@@ -168,15 +168,11 @@ class Batch:
             self._recall_submitted(render, record)
 
     def _recall_uncertain(self, render: BatchItem, record: rec.Record) -> None:
-        submission = self._submission(render)
-        if found := submission.find(record):
-            record = rec.with_id(record, found)
-            self.ledger.update(render.name, record)
-            render.generation_id = found
+        record, verdict = self._submission(render).look_up(record)
+        if isinstance(verdict, decisions.ReadRemote):
+            render.generation_id = record.generation_id
             self._recall_submitted(render, record)
-            return
-        verdict = submission.give_up(record)
-        if isinstance(verdict, decisions.Fail):
+        elif isinstance(verdict, decisions.Fail):
             if not isinstance(verdict.error, errors.SeedanceUncertainSubmitError):
                 log.warning("%s: %s", render.item.key, verdict.error.message)
                 self._unasked.add(render.name)
@@ -368,7 +364,7 @@ class Batch:
     def _enter(self, render: BatchItem) -> StopReason | None:
         """Bring one render to a generation, or say why no further one can be submitted."""
         try:
-            entered = self._submission(render, self._place()).enter()
+            entered = self._submission(render, self._place()).submit_or_attach()
         except errors.SeedanceStateError as error:
             if not self.of(Phase.IN_FLIGHT):
                 raise
@@ -426,7 +422,7 @@ class Batch:
             policy=self.policy,
             # A worker that waits a little for each of thousands waits for long.
             retry_inline=False,
-            note=note,
+            shared_quota=note,
         )
 
     def _attach(self, render: BatchItem, entered: HasGeneration) -> None:
@@ -479,7 +475,7 @@ class Batch:
         """Recall a failure."""
         if failure.kind == "uncertain" and failure.error.endswith("…"):
             # The records had no room for what a person needs to know.
-            advice = decisions.uncertain_failure(failure.error, self.api.name)
+            advice = decisions.uncertain_error(failure.error, self.api.name)
             failure = replace(failure, error=advice.message)
         render.phase, render.failure = Phase.FAILED, failure
         if record.status is not None:

@@ -122,15 +122,6 @@ def error_of(
     return (errors.SeedanceBatchError if curable else errors.SeedanceBatchFinalError)(" ".join(said))
 
 
-def unrecorded(error: BaseException, paid: Sequence[str]) -> errors.SeedanceUnrecordedError:
-    """Return the final error for a failure after which a retry would pay again (below Airflow 3.3)."""
-    said = error.message if isinstance(error, errors.SeedanceError) else str(error)
-    return errors.SeedanceUnrecordedError(
-        f"{said} The task had submitted {len(paid)} generations ({_some(paid)}), which are billed. This Airflow has "
-        "no task state store (it came with 3.3), so a retry would submit and pay again; it is not retried."
-    )
-
-
 def _named(renders: Iterable[BatchItem]) -> str:
     shown = [
         f"{render.item.key} ({render.failure.kind}: {render.failure.error})"

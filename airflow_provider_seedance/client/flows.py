@@ -94,24 +94,32 @@ def submit_flow(
 
 def raise_outcome(outcome: SubmitOutcome) -> Generation:
     """
-    Return the generation of an accepted submission, or raise what stands for its fate.
+    Return the generation of an accepted submission, or raise the error of its outcome.
 
-    :raises SeedanceUncertainSubmitError: nobody can tell whether it was billed.
-    :raises SeedanceError: it was not taken.
+    :raises SeedanceUncertainSubmitError: it is unknown whether it was billed.
+    :raises SeedanceError: the service rejected it.
     """
     if isinstance(outcome, Uncertain):
-        raise uncertain_error(outcome.error)
+        what = f"The submission was sent and its fate is unknown: {outcome.error.message}".rstrip(".")
+        next_step = "Submit again only if it is not there."
+        raise uncertain_error(what, "the service", next_step, cause=outcome.error)
     if isinstance(outcome, (NotAccepted, Refused)):
         raise outcome.error
     return outcome.generation
 
 
-def uncertain_error(cause: errors.SeedanceError) -> errors.SeedanceUncertainSubmitError:
-    """Return the error for a submission whose reply told nothing."""
+def uncertain_error(
+    what: str, api: str, next_step: str, *, cause: errors.SeedanceError | None = None
+) -> errors.SeedanceUncertainSubmitError:
+    """
+    Return the error for a submission whose fate is unknown.
+
+    :param next_step: What to do after a look into the console of the service.
+    """
     error = errors.SeedanceUncertainSubmitError(
-        f"The submission was sent, but whether it was taken is unknown: {cause.message} A generation may "
-        "have been billed. Check the console of the service before submitting again.",
-        **cause.details(),
+        f"{what}. One generation may have been billed at {api} without its id being known here; it is not "
+        f"submitted again. Check the console of the service for it. {next_step}",
+        **(cause.details() if cause else {}),
     )
     error.__cause__ = cause
     return error

@@ -159,7 +159,9 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
             course = (next_kwargs or {}).get("course")
             recorded = course is not None or context.get("task_state_store") is not None
             if not recorded and self.on_uncertain_submit != "resubmit":
-                raise _forgotten(error) from error
+                from airflow_provider_seedance.submission.decisions import unrecorded_error
+
+                raise unrecorded_error(error, ()) from error
             if isinstance(error, TaskDeferralTimeout):
                 # The deadline of every render is over; each is read once more, or waited for anew.
                 return self.execute_complete(context, None, course)
@@ -173,6 +175,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
         from airflow_provider_seedance.client.api_client import Client
         from airflow_provider_seedance.ledger import open_store
         from airflow_provider_seedance.polling.shared_quota import SharedQuota, SharedQuotaObserver
+        from airflow_provider_seedance.submission.decisions import unrecorded_error
         from airflow_provider_seedance.triggers.seedance import read_batch_event
 
         check_arguments(self)
@@ -203,7 +206,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
             except (Exception, AirflowTaskTimeout) as error:
                 if self._may_be_retried(campaign):
                     raise
-                raise self._unrecorded(campaign, error) from error
+                raise unrecorded_error(error, campaign.paid()) from error
 
     def _go_on(
         self, context: Context, hook: SeedanceHook, campaign: Batch, course: ResumeState, *, turn: bool
@@ -246,7 +249,6 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
         from airflow_provider_seedance.generations import VideoRequest
         from airflow_provider_seedance.submission.records import Attempt, Fingerprint, record_keys
 
-        tries = _tries(context)
         renders, told = [], Counter[str]()
         for item in items:
             render = BatchItem(item=item)
@@ -263,7 +265,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
             fingerprint = Fingerprint.of(
                 prepared.as_requested, api=settings.api.name, base_url=settings.base_url
             )
-            render.attempt = Attempt(fingerprint=fingerprint, **tries)
+            render.attempt = Attempt.of(context["ti"], fingerprint)
         for line, count in told.most_common(20):
             self.log.info("%s (%d requests)", line, count)
         judged = [render for render in renders if render.attempt]
@@ -297,7 +299,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
     ) -> Batch:
         from airflow_provider_seedance.batch.batch import Batch
         from airflow_provider_seedance.polling.wait_state import QUOTA_PATIENCE, WORKER_QUOTA_PATIENCE
-        from airflow_provider_seedance.submission.records import NO_REQUEST, Attempt
+        from airflow_provider_seedance.submission.records import Attempt
         from airflow_provider_seedance.submission.submitter import SubmissionPolicy
 
         return Batch(
@@ -313,7 +315,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
             timeout=self.timeout,
             entered_at=course.entered_at,
             note=note,
-            attempt=Attempt(fingerprint=NO_REQUEST, **_tries(context)),
+            attempt=Attempt.of(context["ti"]),
             allowed=allowed,
             last_submission_uncertain=course.refused is not None
             and course.refused[0] == "SeedanceServerError",
@@ -476,12 +478,6 @@ class SeedanceGenerateVideoBatchOperator(SeedanceOperator):
         """Whether a retry would find the paid renders again (not below Airflow 3.3), or may pay twice."""
         return campaign.ledger.durable or self.on_uncertain_submit == "resubmit" or not campaign.paid()
 
-    @staticmethod
-    def _unrecorded(campaign: Batch, error: BaseException) -> errors.SeedanceUnrecordedError:
-        from airflow_provider_seedance.batch.results import unrecorded
-
-        return unrecorded(error, campaign.paid())
-
 
 def _awaited(render: BatchItem, result_defaults: list[dict[str, Any]]) -> list[Any]:
     known = render.prepared.result_defaults.as_dict() if render.prepared else {}
@@ -491,17 +487,5 @@ def _awaited(render: BatchItem, result_defaults: list[dict[str, Any]]) -> list[A
     return [render.generation_id, render.deadline, render.submitted_at, render.estimated_wait, number]
 
 
-def _forgotten(error: BaseException) -> errors.SeedanceUnrecordedError:
-    return errors.SeedanceUnrecordedError(
-        f"The wait for the renders of this campaign ended without an answer ({error}). They go on and are billed. This "
-        "Airflow has no task state store (it came with 3.3), so a retry would submit and pay again; it is not retried."
-    )
-
-
 def _unusable(error: Exception) -> errors.SeedanceRequestError:
     return errors.SeedanceRequestError(f"An argument is of a type that no service takes ({error}).")
-
-
-def _tries(context: Context) -> dict[str, int]:
-    ti = context["ti"]
-    return {name: int(getattr(ti, name, 0) or 0) for name in ("max_tries", "try_number")}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -28,7 +28,6 @@ from airflow_provider_seedance.operators.checks import (
     check_price,
     check_rendered,
 )
-from airflow_provider_seedance.submission.decisions import unrecorded
 from airflow_provider_seedance.version_compat import TaskDeferralError, TaskDeferralTimeout
 
 if TYPE_CHECKING:
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
     from airflow_provider_seedance.submission.submitter import (
         AwaitingCallback,
         RetryLater,
-        Submission,
         SubmissionResult,
     )
 
@@ -68,43 +66,40 @@ class SeedanceGenerationOperator(SeedanceOperator):
         return self._run(context)
 
     def resume_submit(
-        self, context: Context, event: Any = None, refusals: int = 0, since: float | None = None
+        self,
+        context: Context,
+        event: Any = None,
+        refusals: int = 0,
+        since: float | None = None,
+        record: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         """
-        Submit after the time for which the service took no submissions.
+        Submit after the delay of a rate limit.
 
-        :param refusals: How often it was put off before.
-        :param since: Seconds since 1970 at which it was put off first.
+        :param refusals: Number of consecutive rejections.
+        :param since: Seconds since 1970 of the first one.
         """
-        return self._run(context, refusals=refusals, since=since)
+        return self._run(context, refusals=refusals, since=since, record=record)
 
     def resume_uncertain(
         self,
         context: Context,
         event: Any = None,
         record: dict[str, Any] | None = None,
-        resubmits_left: bool = True,
-        told: list[str] | None = None,
+        callback_ids: list[str] | None = None,
     ) -> dict[str, Any]:
         """
-        Go on after waiting for the service to call back about a submission whose reply was lost.
+        Go on after waiting for a callback about a submission whose reply was lost.
 
-        :param event: Names the generation, if it was called back.
-        :param record: Of the submission.
-        :param may_repeat: Whether ``on_uncertain_submit="resubmit"`` has not been made use of yet.
-        :param told: Ids that callbacks have named before, and the service has not confirmed yet.
+        :param event: Of the trigger; it contains the id of the generation if the service called back.
+        :param callback_ids: Ids that callbacks have named before, and that the service has not confirmed yet.
         """
-        from airflow_provider_seedance.submission.records import Record
         from airflow_provider_seedance.triggers.seedance import is_call
 
         named = event.get("generation_id") if is_call(event) else None
-        ids = [*(told or []), *([named] if isinstance(named, str) else [])]
+        ids = [*(callback_ids or []), *([named] if isinstance(named, str) else [])]
         with self._paid_for(self._store(context), named):
-            intent = Record.from_value(record)
-            return self._run(
-                context,
-                settle=lambda submission: submission.settle(intent, ids, resubmits_left=resubmits_left),
-            )
+            return self._run(context, record=record, callback_ids=ids)
 
     def _run(
         self,
@@ -112,7 +107,8 @@ class SeedanceGenerationOperator(SeedanceOperator):
         *,
         refusals: int = 0,
         since: float | None = None,
-        settle: Callable[[Submission], SubmissionResult] | None = None,
+        record: dict[str, Any] | None = None,
+        callback_ids: Sequence[str] = (),
     ) -> dict[str, Any]:
         from airflow_provider_seedance.submission.submitter import AwaitingCallback, RetryLater
 
@@ -127,24 +123,26 @@ class SeedanceGenerationOperator(SeedanceOperator):
                 "not-submitted-yet", prepared.result_defaults.as_dict(), time.time(), None
             )
             json.dumps(trigger.serialize(), allow_nan=False)
-        entered = self._enter(hook, prepared, context, refusals=refusals, settle=settle)
+        entered = self._enter(
+            hook, prepared, context, refusals=refusals, carried=record, callback_ids=callback_ids
+        )
         if isinstance(entered, AwaitingCallback):
             self._await_call(entered)
         if isinstance(entered, RetryLater):
             self._postpone(entered, refusals, since or time.time())
-        generation, record = entered.generation, entered.record
+        generation, known = entered.generation, entered.record
         with self._paid_for(self._store(context), generation.generation_id):
             self._push_id(context, generation.generation_id)
             if generation.status.terminal:
-                return self._deliver(generation, record, context)
+                return self._deliver(generation, known, context)
             deadline = time.time() + self.timeout
             if self.deferrable:
-                submitted = record.submitted_at.timestamp() if record.submitted_at else None
-                nonce = record.callback_nonce if self.use_callback else None
+                submitted = known.submitted_at.timestamp() if known.submitted_at else None
+                nonce = known.callback_nonce if self.use_callback else None
                 self._defer(
-                    generation, dict(record.result_defaults), deadline, submitted, callback_nonce=nonce
+                    generation, dict(known.result_defaults), deadline, submitted, callback_nonce=nonce
                 )
-            return self._wait_here(hook, generation, record, context)
+            return self._wait_here(hook, generation, known, context)
 
     def execute_complete(
         self,
@@ -185,11 +183,12 @@ class SeedanceGenerationOperator(SeedanceOperator):
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except (TaskDeferralTimeout, TaskDeferralError) as error:
-            from airflow_provider_seedance.operators.resuming import patience_ended, waited_to_submit
+            from airflow_provider_seedance.submission import decisions
+            from airflow_provider_seedance.submission.records import Attempt
 
             store = self._store(context)
             record = self._known_record(store, None)
-            if waited_to_submit(record, context["ti"]):
+            if decisions.was_waiting_for_quota(record, Attempt.of(context["ti"])):
                 self.log.warning("The wait for quota ended without an answer (%s); deciding anew.", error)
                 # For the last time: when it was put off first is lost, and a trigger may break each time.
                 return self._run(context, since=time.time() - LONGEST_QUOTA_WAIT)
@@ -199,7 +198,7 @@ class SeedanceGenerationOperator(SeedanceOperator):
                     raise
             self.log.warning("The deferral ended without an answer (%s); asking the service.", error)
             try:
-                deadline = patience_ended(record, self.timeout)
+                deadline = decisions.deadline_after_broken_deferral(record, self.timeout, time.time())
                 return self.execute_complete(context, None, generation_id, deadline=deadline)
             except errors.SeedanceTimeoutError as timeout:
                 if isinstance(error, TaskDeferralTimeout):
@@ -237,13 +236,13 @@ class SeedanceGenerationOperator(SeedanceOperator):
         context: Context,
         *,
         refusals: int,
-        settle: Callable[[Submission], SubmissionResult] | None,
+        carried: dict[str, Any] | None,
+        callback_ids: Sequence[str],
     ) -> SubmissionResult:
         from airflow_provider_seedance.client.api_client import Client
-        from airflow_provider_seedance.operators.resuming import attempt_of
         from airflow_provider_seedance.polling.shared_quota import SharedQuota, SharedQuotaObserver
         from airflow_provider_seedance.submission.callback_url import callback_url_factory
-        from airflow_provider_seedance.submission.records import Fingerprint
+        from airflow_provider_seedance.submission.records import Attempt, Fingerprint, Record
         from airflow_provider_seedance.submission.submitter import RetryLater, Submission, SubmissionPolicy
 
         settings, ti = hook.settings, context["ti"]
@@ -254,18 +253,21 @@ class SeedanceGenerationOperator(SeedanceOperator):
                 client=client,
                 store=self._store(context),
                 prepared=prepared,
-                attempt=attempt_of(ti, asked),
+                attempt=Attempt.of(ti, asked),
                 # The triggerer lets a submission through when its turn has come; only a first one asks here.
-                note=note if self.deferrable and not refusals else None,
+                shared_quota=note if self.deferrable and not refusals else None,
                 retry_inline=not refusals,
                 policy=SubmissionPolicy(
                     on_uncertain_submit=self.on_uncertain_submit,  # type: ignore[arg-type]
                     on_clear=self.on_clear,  # type: ignore[arg-type]
                     end_from_trigger=self.end_from_trigger,
-                    address=callback_url_factory(settings, ti, self.timeout) if self.use_callback else None,
+                    callback_url=callback_url_factory(settings, ti, self.timeout)
+                    if self.use_callback
+                    else None,
                 ),
             )
-            entered = settle(submission) if settle else submission.enter()
+            record = None if carried is None else Record.from_value(carried)
+            entered = submission.submit_or_attach(record, callback_ids)
         if isinstance(entered, RetryLater) and not self.deferrable:
             raise entered.error
         return entered
@@ -284,11 +286,7 @@ class SeedanceGenerationOperator(SeedanceOperator):
         self.defer(
             trigger=SeedanceCallbackTrigger(moment=unanswered.until, callback_nonce=nonce),
             method_name="resume_uncertain",
-            kwargs={
-                "record": unanswered.record.as_dict(),
-                "resubmits_left": unanswered.resubmits_left,
-                "told": list(unanswered.told),
-            },
+            kwargs={"record": unanswered.record.as_dict(), "callback_ids": list(unanswered.callback_ids)},
         )
 
     def _postpone(self, postponed: RetryLater, refusals: int, since: float) -> NoReturn:
@@ -303,12 +301,13 @@ class SeedanceGenerationOperator(SeedanceOperator):
             postponed.error.message,
             seconds,
         )
+        carried = {"record": postponed.record.as_dict()} if postponed.record else {}
         self.defer(
             trigger=SeedanceQuotaTrigger(
                 moment=time.time() + seconds, seedance_conn_id=self.seedance_conn_id
             ),
             method_name="resume_submit",
-            kwargs={"refusals": refusals + 1, "since": since},
+            kwargs={"refusals": refusals + 1, "since": since, **carried},
             timeout=deferral_timeout(since + LONGEST_QUOTA_WAIT, time.time()),
         )
 
@@ -465,7 +464,9 @@ class SeedanceGenerationOperator(SeedanceOperator):
                 raise
             if isinstance(error, AirflowFailException):
                 raise
-            raise unrecorded(error, generation_id) from error
+            from airflow_provider_seedance.submission.decisions import unrecorded_error
+
+            raise unrecorded_error(error, [generation_id] if generation_id else []) from error
 
     # ------------------------------------------------------------------ the end
 

@@ -1,16 +1,11 @@
 """
-Submitting at most once: what to do when a task finds (or does not find) a record of a submission.
+The decision table of submitting at most once: pure functions of the record, the attempt and the service's answer.
 
-The invariants:
-
-* No intent written, no POST. The record says *intent* before the first byte of a submission leaves.
+* No intent written, no POST: the record says *intent* before the first byte of a submission leaves.
 * A record that cannot be read is not an empty one.
-* An intent without an id is never repeated without a person's or the Dag author's decision, and not with it
-  while the service, which may know the id, cannot be asked.
-* A record belongs to a request: an id is only used for the request it was paid for.
-
-The decisions are pure functions of the record, the present attempt and (where the table of the design
-asks for it) what the service says about the generation.
+* An intent without an id is repeated only by decision of a person or the Dag author, and never while the service,
+  which may know the id, cannot be reached.
+* A record belongs to a request: its id is only used for the request that was paid for.
 """
 
 from __future__ import annotations
@@ -21,8 +16,15 @@ from datetime import datetime
 from typing import Literal
 
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.client import flows
 from airflow_provider_seedance.generations import Generation, GenerationStatus, iso
 from airflow_provider_seedance.submission.records import Attempt, Record, RecordState
+
+#: Why no record outlives a try, for messages.
+NO_STORE = "This Airflow has no task state store (it came with 3.3)"
+
+#: Limit of the ids in one message.
+MAX_NAMED_IDS = 10
 
 OnUncertain = Literal["fail", "resubmit"]
 OnClear = Literal["reuse", "new"]
@@ -30,19 +32,19 @@ OnClear = Literal["reuse", "new"]
 
 @dataclass(frozen=True)
 class Submit:
-    """Submit; ``note`` says why that is right, for the log, where it is not the first time."""
+    """Submit; ``note`` is the reason for the log, unless it is the first submission."""
 
     note: str | None = None
 
 
 @dataclass(frozen=True)
 class LookUp:
-    """Look for a generation whose id was never learned, then ask :func:`decide_uncertain`."""
+    """Look for the generation of an intent without an id; :func:`decide_uncertain` where there is none."""
 
 
 @dataclass(frozen=True)
 class ReadRemote:
-    """Read the state of the recorded generation, then ask :func:`decide_remote`."""
+    """Read the recorded generation from the service, then call :func:`decide_remote`."""
 
 
 @dataclass(frozen=True)
@@ -62,33 +64,61 @@ class Deliver:
 
 @dataclass(frozen=True)
 class Fail:
-    """Raise."""
+    """Raise the error; ``generation`` is the recorded one, if it has ended."""
 
     error: errors.SeedanceError
+    generation: Generation | None = None
+
+
+Verdict = Submit | LookUp | ReadRemote | Reattach | Deliver | Fail
 
 
 def is_cleared(record: Record, attempt: Attempt) -> bool:
     """
-    Whether a person cleared the task since the record was written (else: an automatic retry).
+    Return whether a person cleared the task since the record was written; otherwise it is an automatic retry.
 
-    Wrong only if ``retries`` was changed in the Dag to just the number that hides the clear; the task
-    is then treated as retried, which never pays twice, and another clear is recognised.
+    Wrong only if ``retries`` was changed in the Dag to just the number that hides the clear. The task is then
+    treated as retried, which never pays twice, and another clear is recognized.
     """
     return record.max_tries != attempt.max_tries
 
 
 def is_of_this_try(record: Record, attempt: Attempt) -> bool:
-    """Whether a record was written, or taken over, by the try that is running."""
+    """Return whether a record was written, or taken over, by the try that is running."""
     return (record.max_tries, record.try_number) == (attempt.max_tries, attempt.try_number)
+
+
+def was_waiting_for_quota(record: Record | None, attempt: Attempt) -> bool:
+    """
+    Return whether a deferral that broke was one for quota, with no submission in flight.
+
+    A rejected submission restores the record of what was paid for before, which is then of an earlier try.
+    """
+    if record is None:
+        return False
+    if record.generation_id is None:
+        return record.state is RecordState.NOT_SUBMITTED
+    return not is_of_this_try(record, attempt)
+
+
+def deadline_after_broken_deferral(record: Record | None, timeout: float, now: float) -> float:
+    """
+    Return the deadline of a wait whose deferral broke: at most now.
+
+    It is that of the submission, so that a trigger that breaks each time does not extend the wait.
+    """
+    if record is None or record.submitted_at is None:
+        return now
+    return min(now, record.submitted_at.timestamp() + timeout)
 
 
 def decide(
     record: Record | None, attempt: Attempt, on_uncertain: OnUncertain
 ) -> Submit | LookUp | ReadRemote | Fail:
-    """Take the first decision, from the record alone."""
+    """Decide on the record alone."""
     if record is None or record.state is RecordState.NOT_SUBMITTED:
         return Submit()
-    if record.state in (RecordState.INTENT, RecordState.UNCERTAIN):
+    if record.has_unknown_outcome:
         return LookUp()
     changed = record.fingerprint.differences(attempt.fingerprint)
     if not changed:
@@ -113,49 +143,40 @@ def decide(
     )
 
 
-def decide_uncertain(
-    record: Record, attempt: Attempt, on_uncertain: OnUncertain, *, found: str | None, repeated: bool = False
-) -> ReadRemote | Submit | Fail:
-    """
-    Decide on an intent without an id, after looking for it.
-
-    :param found: The id, if there was one.
-    :param repeated: Whether this try has submitted a second time already.
-    """
-    if found:
-        return ReadRemote()
+def decide_uncertain(record: Record, attempt: Attempt, on_uncertain: OnUncertain) -> Submit | Fail:
+    """Decide on an intent without an id that the service does not know either."""
     what = left_no_id(record)
     if is_cleared(record, attempt) and record.state is RecordState.UNCERTAIN:
         return Submit(
             f"{what}; that was reported, and the task was cleared since: submitting anew. If the earlier "
             "submission was taken, it is billed too."
         )
-    if on_uncertain == "resubmit" and not repeated:
+    if on_uncertain == "resubmit" and not (record.resubmitted and is_of_this_try(record, attempt)):
         return Submit(f"{what}; on_uncertain_submit='resubmit': submitting again, which may pay twice.")
-    return Fail(uncertain_failure(what, record.fingerprint.api, on_uncertain=on_uncertain))
+    return Fail(uncertain_error(what, record.fingerprint.api, on_uncertain=on_uncertain))
 
 
 def left_no_id(record: Record) -> str:
-    """Return what to say of an earlier try that is over."""
+    """Return the description of an uncertain submission of an earlier try, for messages."""
     when = f" at {iso(record.intended_at)}" if record.intended_at else ""
     return f"An earlier try was about to submit{when} and left no id"
 
 
-def not_looked_up(
-    what: str, api: str, cause: errors.SeedanceError, told: Sequence[str] = ()
+def lookup_failed_error(
+    what: str, api: str, cause: errors.SeedanceError, unconfirmed_ids: Sequence[str] = ()
 ) -> errors.SeedanceError:
     """
-    Return the error for a submission of unknown fate that the service cannot be asked for at the moment.
+    Return the error for an uncertain submission that cannot be looked up at the service at the moment.
 
-    :param told: The ids that callbacks named for it, and that could not be read.
+    :param unconfirmed_ids: Ids that callbacks named for it, and that could not be read.
     """
-    unread = (
-        f"{api} named {', '.join(told)} for it in a callback, which cannot be read now"
-        if told
+    why = (
+        f"{api} named {', '.join(unconfirmed_ids)} for it in a callback, which cannot be read now"
+        if unconfirmed_ids
         else f"{api} cannot be asked for it now"
     )
     error = type(cause)(
-        f"{what}. One generation may have been billed, and {unread}: {cause.message} "
+        f"{what}. One generation may have been billed, and {why}: {cause.message} "
         "Nothing is submitted; the next try, or one after a clear, looks for it again.",
         **cause.details(),
     )
@@ -163,38 +184,44 @@ def not_looked_up(
     return error
 
 
-def uncertain_failure(
+def uncertain_error(
     what: str,
     api: str,
     cause: errors.SeedanceError | None = None,
     *,
     on_uncertain: OnUncertain = "fail",
 ) -> errors.SeedanceUncertainSubmitError:
-    """Return the error for a submission whose fate is unknown, saying what a person should do."""
-    hint = (
-        " (on_uncertain_submit='resubmit' would submit again without asking.)"
+    """Return the error of a task for a submission whose fate is unknown, with what a person should do."""
+    resubmit = (
+        "(on_uncertain_submit='resubmit' would submit again without asking.)"
         if on_uncertain == "fail"
-        else " It was submitted again once, as on_uncertain_submit='resubmit' says; both may be billed."
+        else "It was submitted again once, as on_uncertain_submit='resubmit' says; both may be billed."
     )
-    error = errors.SeedanceUncertainSubmitError(
-        f"{what}. One generation may have been billed at {api} without its id being known here; it is not "
-        f"submitted again. Check the console of the service for it, then clear this task: that submits anew.{hint}",
-        **(cause.details() if cause else {}),
+    return flows.uncertain_error(
+        what, api, f"Then clear this task: that submits anew. {resubmit}", cause=cause
     )
-    error.__cause__ = cause
-    return error
 
 
-def unrecorded(error: BaseException, generation_id: str | None) -> errors.SeedanceUnrecordedError:
-    """Return the final error for a failure after which a retry would pay again (below Airflow 3.3)."""
-    said = error.message if isinstance(error, errors.SeedanceError) else f"{type(error).__name__}: {error}"
-    which = f"generation {generation_id}" if generation_id else "a generation of unknown id"
+def unrecorded_error(error: BaseException, generation_ids: Sequence[str]) -> errors.SeedanceUnrecordedError:
+    """
+    Return the final error for a failure after which a retry would pay again, because no record outlives the try.
+
+    :param generation_ids: Generations that were submitted, as far as their ids are known.
+    """
+    message = error.message if isinstance(error, errors.SeedanceError) else f"{type(error).__name__}: {error}"
     details = error.details() if isinstance(error, errors.SeedanceError) else {}
+    count = len(generation_ids)
+    if count > 1:
+        more = f" and {count - MAX_NAMED_IDS} more" if count > MAX_NAMED_IDS else ""
+        which = f"{count} generations ({', '.join(generation_ids[:MAX_NAMED_IDS])}{more}), which are"
+    else:
+        which = (
+            f"generation {generation_ids[0]}, which is" if count else "generations of unknown id, which are"
+        )
     return errors.SeedanceUnrecordedError(
-        f"{said} The task had submitted {which}, which is or may be billed. This Airflow has no task state "
-        "store (it came with 3.3), so a retry would submit and pay again; it is not retried. "
-        "SeedanceGenerationSensor can fetch a generation by its id.",
-        **{**details, "generation_id": generation_id},
+        f"{message} The task had submitted {which} or may be billed. {NO_STORE}, so a retry would submit and pay "
+        "again; it is not retried. SeedanceGenerationSensor can fetch a generation by its id.",
+        **{**details, "generation_id": generation_ids[0] if count == 1 else None},
     )
 
 
@@ -237,7 +264,8 @@ def decide_remote(
                 f"Generation {old} was cancelled at the service by a person, so a retry does not submit it "
                 "again. Clear the task to submit anew.",
                 generation_id=old,
-            )
+            ),
+            remote,
         )
     return Submit(f"Generation {old} ended as {remote.status.value}: submitting anew.")
 
@@ -257,7 +285,8 @@ def _decide_succeeded(
                 + (f" ({remote.error_message})" if remote.error_message else "")
                 + ". Nothing was submitted. Clear the task to submit (and pay for) a new one.",
                 generation_id=old,
-            )
+            ),
+            remote,
         )
     if cleared and on_clear == "new":
         return Submit(

@@ -177,6 +177,7 @@ class Record:
     The latest submission of a task instance, or of an item of a batch.
 
     :param correlation: Value sent along by which the service can find the generation again.
+    :param resubmitted: Whether it repeats an uncertain submission of the same try.
     :param callback_nonce: Nonce in the callback URL of this submission; ``None`` where it has none.
     :param result_defaults: Fields of the result that follow from the request.
     :param result: The complete result, where only the record has it, or reading it again would cost a request.
@@ -192,6 +193,7 @@ class Record:
     end_from_trigger: bool = False
     generation_id: str | None = None
     correlation: str | None = None
+    resubmitted: bool = False
     callback_nonce: str | None = None
     result_defaults: Mapping[str, Any] = field(default_factory=dict)
     result: Mapping[str, Any] | None = None
@@ -201,6 +203,11 @@ class Record:
     intended_at: datetime | None = None
     submitted_at: datetime | None = None
     ended_at: datetime | None = None
+
+    @property
+    def has_unknown_outcome(self) -> bool:
+        """Return whether it may have been submitted, while its id is not known."""
+        return self.state in (RecordState.INTENT, RecordState.UNCERTAIN)
 
     @property
     def credits(self) -> float:
@@ -249,6 +256,7 @@ class Record:
             "end_from_trigger": self.end_from_trigger,
             "generation_id": self.generation_id,
             "correlation": self.correlation,
+            "resubmitted": self.resubmitted,
             "callback_nonce": self.callback_nonce,
             "result_defaults": dict(self.result_defaults),
             "result": dict(self.result) if self.result else None,
@@ -300,6 +308,7 @@ class Record:
             end_from_trigger=bool(value.get("end_from_trigger")),
             generation_id=_typed(value.get("generation_id"), str, NoneType),
             correlation=_typed(value.get("correlation"), str, NoneType),
+            resubmitted=bool(value.get("resubmitted")),
             callback_nonce=_typed(value.get("callback_nonce"), str, NoneType),
             result_defaults=_typed(value.get("result_defaults"), dict, NoneType) or {},
             result=_typed(value.get("result"), dict, NoneType) or None,
@@ -331,6 +340,7 @@ def intent_record(
     result_defaults: Mapping[str, Any],
     end_from_trigger: bool,
     calls_back: bool = False,
+    resubmitted: bool = False,
 ) -> Record:
     """Return the record to write before a submission."""
     return Record(
@@ -340,6 +350,7 @@ def intent_record(
         try_number=attempt.try_number,
         end_from_trigger=end_from_trigger,
         correlation=f"airflow-{secrets.token_hex(16)}" if correlates else None,
+        resubmitted=resubmitted,
         callback_nonce=secrets.token_urlsafe(12) if calls_back else None,
         result_defaults=result_defaults,
         intended_at=now,

@@ -24,9 +24,6 @@ GENERATION_KEY = "generation"
 #: Pauses between the attempts to write the id of a generation that is already billed.
 WRITE_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 
-#: Why there are no durable records, for messages.
-NO_STORE = "This Airflow has no task state store (it came with 3.3)"
-
 
 class RecordStore(ABC):
     """

@@ -1,8 +1,8 @@
 """
-One entry into a task that may submit: reads the record, decides, and submits at most once.
+One submission of a task: reads its record, decides, and submits at most once.
 
-What to decide stands in :mod:`airflow_provider_seedance.submission.decisions`; here it is carried out, in the
-order that keeps the promises: record before POST, result before anything else.
+The decisions are those of :mod:`airflow_provider_seedance.submission.decisions`; here they are carried out in the
+order that keeps the promises: the record before the POST, the id before anything else.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
@@ -36,24 +35,24 @@ from airflow_provider_seedance.submission.store import GENERATION_KEY, RecordSto
 
 log = logging.getLogger(__name__)
 
-#: Seconds for which a call of the service may still tell the fate of a submission whose reply was lost.
-CALL_PATIENCE = 600.0
+#: Time after a submission within which a callback may still resolve its lost reply.
+CALLBACK_TIMEOUT_SECONDS = 600.0
 
-#: Seconds until the service is asked again about a generation that a callback named, where it cannot be read.
-ASK_AGAIN = 30.0
+#: Interval of the attempts to read a generation that a callback named, while the service does not answer.
+CONFIRM_INTERVAL_SECONDS = 30.0
 
-#: Seconds to stay away after a refusal for quota that names no time.
-DEFAULT_RETRY_AFTER = 60.0
+#: Delay after a rate limit that names none.
+DEFAULT_RETRY_AFTER_SECONDS = 60.0
 
-#: Seconds to stay away at the least after repeated refusals: doubled each time, up to an hour.
-FIRST_STEP = 15.0
-LONGEST_STEP = 3600.0
+#: Minimum delay after repeated rate limits, doubled each time up to the maximum.
+MIN_BACKOFF_SECONDS = 15.0
+MAX_BACKOFF_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
 class HasGeneration:
     """
-    There is a generation for this task.
+    The task has a generation.
 
     :param generation: As far as it is known; terminal, or to be waited for.
     :param record: Its record, as last written.
@@ -65,54 +64,56 @@ class HasGeneration:
 
 @dataclass(frozen=True)
 class RetryLater:
-    """The service takes no submission now, and certainly has taken none: ``error`` says until when."""
+    """
+    The service rejected the submission for now (rate limited); nothing was billed.
+
+    :param error: Error of the service, with the delay it named.
+    :param record: Record of an earlier submission to go on with, where the store is not durable.
+    """
 
     error: errors.SeedanceError
+    record: rec.Record | None = None
 
     def seconds(self, refusals: int) -> float:
         """
-        Return how long to stay away.
+        Return the delay before the next attempt.
 
-        :param refusals: How often it was put off before; a service that keeps refusing although it named a
-            short time is asked ever less often, since every refusal may count against the quota.
+        :param refusals: Number of consecutive rejections before. The delay grows with it even if the service names
+            a short one, because each rejection may count against the quota.
         """
-        named = DEFAULT_RETRY_AFTER if self.error.retry_after is None else self.error.retry_after
+        named = DEFAULT_RETRY_AFTER_SECONDS if self.error.retry_after is None else self.error.retry_after
         if not refusals:
             return named
-        return max(named, min(LONGEST_STEP, FIRST_STEP * 2.0 ** min(refusals, 20)))
+        return max(named, min(MAX_BACKOFF_SECONDS, MIN_BACKOFF_SECONDS * 2.0 ** min(refusals, 20)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class AwaitingCallback:
     """
-    A submission was sent, its fate is unknown, and the service may still call back about it.
+    The fate of a submission is unknown, and the service may still call back about it.
 
     :param record: The intent.
-    :param until: Seconds since 1970 until which that is waited for.
-    :param may_repeat: Whether ``on_uncertain_submit="resubmit"`` has not been made use of yet.
-    :param told: Ids that callbacks have named, and the service has not confirmed yet.
+    :param until: Seconds since 1970 until which to wait for the callback.
+    :param callback_ids: Ids that callbacks have named, and that the service has not confirmed yet.
     """
 
     record: rec.Record
     until: float
-    resubmits_left: bool
-    told: tuple[str, ...] = ()
+    callback_ids: tuple[str, ...] = ()
 
 
-#: What an entry into a task comes to.
 SubmissionResult = HasGeneration | RetryLater | AwaitingCallback
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubmissionPolicy:
     """
-    What the Dag author decided.
+    Decisions of the Dag author.
 
-    :param address: Makes the URL for the service to call from the nonce of a submission; ``None`` where it
-        is not to call.
+    :param callback_url: Makes the callback URL of a submission from its nonce; ``None`` without callbacks.
     """
 
-    address: Callable[[str], str] | None = None
+    callback_url: Callable[[str], str] | None = None
     on_uncertain_submit: decisions.OnUncertain = "fail"
     on_clear: decisions.OnClear = "reuse"
     end_from_trigger: bool = False
@@ -120,16 +121,16 @@ class SubmissionPolicy:
 
 class Submission:
     """
-    Brings one request of one task instance to a generation.
+    Brings one request to a generation, submitting it at most once.
 
     :param client: Of the service.
     :param store: Of the records of the task instance.
     :param key: Of the record of this submission.
-    :param prepared: The request, judged.
+    :param prepared: The validated request.
     :param attempt: The try that is running.
-    :param policy: The Dag author's decisions.
-    :param patient: Whether a refused submission is tried again for some seconds.
-    :param note: What others on this machine know of the quota; ``None`` where that is no matter.
+    :param policy: Decisions of the Dag author.
+    :param retry_inline: Whether to wait some seconds for a rejected submission and repeat it.
+    :param shared_quota: Quota state shared between processes, or ``None`` to ignore it.
     """
 
     def __init__(
@@ -142,246 +143,252 @@ class Submission:
         attempt: rec.Attempt,
         policy: SubmissionPolicy,
         retry_inline: bool = True,
-        note: SharedQuota | None = None,
+        shared_quota: SharedQuota | None = None,
     ) -> None:
-        self.retry_inline = retry_inline
-        self.note = note
-        #: The record as it was found: what a submission that was not taken must not make forgotten.
-        self.found: rec.Record | None = None
         self.client = client
         self.store = store
         self.key = key
         self.prepared = prepared
         self.attempt = attempt
         self.policy = policy
+        self.retry_inline = retry_inline
+        self.shared_quota = shared_quota
         self.api = client.settings.api
-        #: Ids that callbacks told of the submission in question, and those of them that could not be read.
-        self.told: tuple[str, ...] = ()
-        self.unread: tuple[str, ...] = ()
-        #: Why the service could not be asked for the submission in question, where it can be at other times.
-        self.unasked: errors.SeedanceError | None = None
-        #: Whether a submission of unknown fate may be followed by another, if the policy says so.
-        self.resubmits_left = True
+        #: Ids that callbacks named for the uncertain submission, and those of them that could not be read.
+        self.callback_ids: tuple[str, ...] = ()
+        self.unconfirmed_ids: tuple[str, ...] = ()
+        #: Error of the look-up of the uncertain submission, if the service did not answer it.
+        self.lookup_error: errors.SeedanceError | None = None
 
-    def enter(self) -> SubmissionResult:
+    def submit_or_attach(
+        self, record: rec.Record | None = None, callback_ids: Sequence[str] = ()
+    ) -> SubmissionResult:
         """
         Find the generation of this task, or submit it.
 
-        :raises SeedanceError: what the record or the service stands against; see
+        :param record: Record that the deferral carried; the store's wins.
+        :param callback_ids: Ids that callbacks named for it.
+        :raises SeedanceError: the record, the request or the service forbids both; see
             :mod:`airflow_provider_seedance.submission.decisions`.
         """
-        return self._decide(self.store.read(self.key))
+        self.callback_ids = tuple(callback_ids)
+        record = self.store.read(self.key) or record
+        verdict: decisions.Verdict | AwaitingCallback = self.classify(record)
+        if record and isinstance(verdict, decisions.LookUp):
+            record, verdict = self.look_up(record)
+        if record and isinstance(verdict, decisions.ReadRemote):
+            record, verdict = self.read_remote(record)
+        return verdict if isinstance(verdict, AwaitingCallback) else self.carry_out(verdict, record)
 
-    def settle(self, intent: rec.Record, told: Sequence[str], *, resubmits_left: bool) -> SubmissionResult:
+    # ------------------------------------------------------------------ decisions
+
+    def classify(self, record: rec.Record | None) -> decisions.Verdict:
+        """Decide on the record alone, without a request."""
+        verdict = decisions.decide(record, self.attempt, self.policy.on_uncertain_submit)
+        if record and isinstance(verdict, decisions.ReadRemote) and (end := record.known_end()):
+            return decisions.decide_remote(record, self.attempt, self.policy.on_clear, end, utc_now())
+        return verdict
+
+    def look_up(self, record: rec.Record) -> tuple[rec.Record, decisions.Verdict | AwaitingCallback]:
+        """Look for an uncertain submission; returns its record, with the id if that was found, and the verdict."""
+        found = self.find_lost_submission(record)
+        if found is None:
+            return record, self._await_callback(record) or self._decide_without_id(record)
+        # max_tries stays: it tells a clear from a retry until the decision is made.
+        record = rec.with_id(record, found)
+        self.store.write_with_retries(self.key, record)
+        return record, self.classify(record)
+
+    def read_remote(self, record: rec.Record) -> tuple[rec.Record, decisions.Verdict]:
+        """Read the recorded generation; returns its record, with the end if it has ended, and the verdict."""
+        remote: Generation | errors.SeedanceError
+        try:
+            remote = self._read(str(record.generation_id)).with_defaults(record.result_defaults)
+        except errors.SeedanceError as error:
+            remote = error
+        verdict = decisions.decide_remote(record, self.attempt, self.policy.on_clear, remote, utc_now())
+        if isinstance(remote, Generation) and remote.status.terminal:
+            record = rec.as_ended(record, remote, utc_now())
+        return record, verdict
+
+    def carry_out(self, verdict: decisions.Verdict, record: rec.Record | None) -> SubmissionResult:
         """
-        Go on with a submission whose reply was lost, after a callback or in its absence.
+        Submit, attach to the recorded generation, or raise the error of the verdict.
 
-        :param intent: The record as it was then; the store's counts, if there is a store.
-        :param told: The ids that callbacks named.
-        :raises SeedanceError: as :meth:`enter`.
+        :param verdict: Any but `LookUp` and `ReadRemote`, which :meth:`look_up` and :meth:`read_remote` resolve.
         """
-        self.told = tuple(told)
-        self.resubmits_left = resubmits_left
-        return self._decide(self.store.read(self.key) or intent, settling=True)
-
-    def _decide(self, record: rec.Record | None, *, settling: bool = False) -> SubmissionResult:
-        self.found = record
-        verdict: Any = decisions.decide(record, self.attempt, self._on_uncertain)
-        if isinstance(verdict, decisions.LookUp):
-            assert record is not None
-            record, verdict = self._look_up(record)
-        if isinstance(verdict, decisions.ReadRemote):
-            assert record is not None
-            verdict = decisions.decide_remote(
-                record, self.attempt, self.policy.on_clear, self._remote(record), utc_now()
-            )
-        if settling and isinstance(verdict, decisions.Submit):
-            self.resubmits_left = False
-        return self._carry_out(verdict, record)
-
-    @property
-    def _on_uncertain(self) -> decisions.OnUncertain:
-        return self.policy.on_uncertain_submit if self.resubmits_left else "fail"
-
-    def _carry_out(self, verdict: Any, record: rec.Record | None) -> SubmissionResult:
-        if isinstance(verdict, AwaitingCallback):
-            return verdict
         if isinstance(verdict, decisions.Fail):
-            if record is not None and isinstance(verdict.error, errors.SeedanceUncertainSubmitError):
+            if record and isinstance(verdict.error, errors.SeedanceUncertainSubmitError):
                 self._report_uncertain(record)
             raise verdict.error
         if isinstance(verdict, decisions.Submit):
             if verdict.note:
                 log.warning("%s", verdict.note)
-            return self._submit(resubmits_left=self._on_uncertain == "resubmit")
+            return self._submit(record)
         assert record is not None
         assert isinstance(verdict, (decisions.Reattach, decisions.Deliver))
         log.info("%s", verdict.note)
         record = rec.taken_over(record, self.attempt)
         if isinstance(verdict, decisions.Deliver):
             return HasGeneration(verdict.generation, rec.as_ended(record, verdict.generation, utc_now()))
-        # Only which try goes on with it is new; nothing is lost if that cannot be written.
+        # Only the number of the try is new; nothing is lost if that cannot be written.
         self._try_write(record, "The generation is known all the same.")
         return HasGeneration(record.placeholder_generation(), record)
 
-    # ------------------------------------------------------------------ an earlier submission
+    # ------------------------------------------------------------------ an uncertain submission
 
-    def _look_up(self, record: rec.Record) -> tuple[rec.Record, Any]:
-        found = self.find(record)
-        if found is None:
-            return record, self._unanswered(record) or self.give_up(record)
-        # max_tries stays: it tells a clear from a retry until the decision is made.
-        record = rec.with_id(record, found)
-        self.store.write_with_retries(self.key, record)
-        return record, decisions.decide(record, self.attempt, self._on_uncertain)
-
-    def give_up(self, record: rec.Record) -> decisions.ReadRemote | decisions.Submit | decisions.Fail:
-        """Decide on a submission whose reply was lost, and that :meth:`find` has not found."""
-        # Before every rule that would submit again: what was not asked for may be what was paid for.
-        if error := self._ask_again(decisions.left_no_id(record)):
-            return decisions.Fail(error)
-        return decisions.decide_uncertain(
-            record,
-            self.attempt,
-            self.policy.on_uncertain_submit,
-            found=None,
-            repeated=not self.resubmits_left,
-        )
-
-    def _ask_again(self, what: str) -> errors.SeedanceError | None:
-        """Return the error that leaves it to a later try to look for a submission, if it could not be looked for."""
-        if self.unasked is None:
-            return None
-        if self.store.durable:
-            return decisions.not_looked_up(what, self.api.title, self.unasked, self.unread)
-        # Without a record the next try would submit; the ids that were told would be gone.
-        return decisions.unrecorded(self.unasked, " or ".join(self.unread)) if self.unread else None
-
-    def _unanswered(self, intent: rec.Record) -> AwaitingCallback | None:
-        """Return what to wait for where a call may still tell the fate of a submission."""
-        if intent.state is not rec.RecordState.INTENT or not intent.callback_nonce or not self.policy.address:
-            return None
-        until = (intent.intended_at or utc_now()).timestamp() + CALL_PATIENCE
-        if time.time() >= until:
-            return None
-        if self.unasked is not None:
-            until = min(until, time.time() + ASK_AGAIN)
-        return AwaitingCallback(
-            record=intent, until=until, resubmits_left=self.resubmits_left, told=self.told
-        )
-
-    def _called_back(self, record: rec.Record) -> str | None:
-        """Return the id that a callback told; the service has to know it, for a callback is only a hint."""
-        if not record.callback_nonce:
-            return None
-        self.told = tuple(dict.fromkeys((*self.told, *self.store.callback_ids(record.callback_nonce))))
-        media = self.prepared.request.media
-        for told in self.told:
-            try:
-                self.client.run(flows.status_flow(self.api, told, media, utc_now))
-            except errors.SeedanceNotFoundError:
-                log.warning("A callback named generation %s, which the service does not know (yet).", told)
-            except errors.SeedanceError as error:
-                # Until it can be read it is not believed: the id may be of something else. Nor is it given up.
-                self.unread, self.unasked = (*self.unread, told), error
-                log.warning("Generation %s, named by a callback, cannot be read now: %s", told, error.message)
-            else:
-                log.info("The submission whose reply was lost was taken: it is generation %s.", told)
-                return told
-        return None
-
-    def find(self, record: rec.Record) -> str | None:
-        """Return the id of a submission whose reply was lost, if the service can be asked for it."""
-        self.unasked, self.unread = None, ()
-        if told := self._called_back(record):
-            return told
+    def find_lost_submission(self, record: rec.Record) -> str | None:
+        """Return the id of a submission whose reply was lost, if a callback or the service names it."""
+        self.lookup_error, self.unconfirmed_ids = None, ()
+        if found := self._ids_from_callbacks(record):
+            return found
         if not record.correlation or not self.api.can_look_up:
             return None
         since = record.intended_at or utc_now()
         try:
             found = self.client.run(flows.look_up_flow(self.api, record.correlation, since, utc_now))
         except errors.SeedanceError as error:
-            log.warning("Whether the submission was taken cannot be found out now: %s", error.message)
-            self.unasked = self.unasked or error
+            log.warning("The uncertain submission cannot be looked up now: %s", error.message)
+            self.lookup_error = self.lookup_error or error
             return None
         if found:
             log.info("The submission whose reply was lost was taken: it is generation %s.", found)
         return found
 
-    def _remote(self, record: rec.Record) -> Generation | errors.SeedanceError:
-        """Return what is known of a recorded generation; asks the service only where that is needed."""
-        if end := record.known_end():
-            return end
-        assert record.generation_id is not None
-        try:
-            generation = self.client.run(
-                flows.status_flow(self.api, record.generation_id, self.prepared.request.media, utc_now)
+    def _ids_from_callbacks(self, record: rec.Record) -> str | None:
+        """Return the id that a callback named and the service confirms; a callback alone proves nothing."""
+        if not record.callback_nonce:
+            return None
+        kept = self.store.callback_ids(record.callback_nonce)
+        self.callback_ids = tuple(dict.fromkeys((*self.callback_ids, *kept)))
+        for generation_id in self.callback_ids:
+            try:
+                self._read(generation_id)
+            except errors.SeedanceNotFoundError:
+                log.warning("A callback named generation %s, which the service does not know.", generation_id)
+            except errors.SeedanceError as error:
+                # Neither confirmed nor refuted: the id may belong to something else.
+                self.unconfirmed_ids, self.lookup_error = (*self.unconfirmed_ids, generation_id), error
+                log.warning(
+                    "Generation %s, named by a callback, cannot be read now: %s", generation_id, error.message
+                )
+            else:
+                log.info("The submission whose reply was lost was taken: it is generation %s.", generation_id)
+                return generation_id
+        return None
+
+    def _await_callback(self, intent: rec.Record) -> AwaitingCallback | None:
+        """Return until when to wait for a callback, where one may still resolve an uncertain submission."""
+        if (
+            intent.state is not rec.RecordState.INTENT
+            or not intent.callback_nonce
+            or not self.policy.callback_url
+        ):
+            return None
+        until = (intent.intended_at or utc_now()).timestamp() + CALLBACK_TIMEOUT_SECONDS
+        if time.time() >= until:
+            return None
+        if self.lookup_error is not None:
+            until = min(until, time.time() + CONFIRM_INTERVAL_SECONDS)
+        return AwaitingCallback(record=intent, until=until, callback_ids=self.callback_ids)
+
+    def _decide_without_id(self, record: rec.Record) -> decisions.Submit | decisions.Fail:
+        """Decide on an uncertain submission that was not found."""
+        # Before every rule that submits again: what could not be looked up may be billed.
+        if error := self._lookup_failure(decisions.left_no_id(record)):
+            return decisions.Fail(error)
+        return decisions.decide_uncertain(record, self.attempt, self.policy.on_uncertain_submit)
+
+    def _lookup_failure(self, what: str) -> errors.SeedanceError | None:
+        """Return the error that leaves the look-up to a later try, if the service did not answer it."""
+        if self.lookup_error is None:
+            return None
+        if self.store.durable:
+            return decisions.lookup_failed_error(
+                what, self.api.title, self.lookup_error, self.unconfirmed_ids
             )
-        except errors.SeedanceError as error:
-            return error
-        return generation.with_defaults(record.result_defaults)
+        # Without a durable record the next try would submit, and the ids of the callbacks would be lost.
+        if self.unconfirmed_ids:
+            return decisions.unrecorded_error(self.lookup_error, self.unconfirmed_ids)
+        return None
 
-    # ------------------------------------------------------------------ a new one
+    def _read(self, generation_id: str) -> Generation:
+        media = self.prepared.request.media
+        return self.client.run(flows.status_flow(self.api, generation_id, media, utc_now))
 
-    def _submit(self, *, resubmits_left: bool) -> SubmissionResult:
+    # ------------------------------------------------------------------ a new submission
+
+    def _submit(self, previous_record: rec.Record | None) -> SubmissionResult:
+        """
+        Submit once, and once more where that is uncertain and the Dag author wants it.
+
+        :param previous_record: Record to restore if the service rejects the submission.
+        """
+        if delayed := self._reserve_quota(previous_record):
+            return delayed
         request = self.prepared.request
-        if postponed := self._used_up():
-            return postponed
         intent = rec.intent_record(
             self.attempt,
             utc_now(),
             correlates=self.api.correlates(request),
             result_defaults=self.prepared.result_defaults.as_dict(),
             end_from_trigger=self.policy.end_from_trigger,
-            calls_back=self.policy.address is not None,
+            calls_back=self.policy.callback_url is not None,
+            resubmitted=previous_record is not None
+            and previous_record.has_unknown_outcome
+            and decisions.is_of_this_try(previous_record, self.attempt),
         )
-        self.told = ()
+        self.callback_ids = ()
         self._write_intent(intent)
         call = self.api.submit_call(
             request,
-            callback_url=self._address(intent),
+            callback_url=self._callback_url(intent),
             correlation=intent.correlation,
             image_timeout=self.client.settings.image_timeout,
         )
         outcome = self._send(call, request)
         if isinstance(outcome, Accepted):
-            return self._record_accepted(intent, outcome.generation, utc_now())
+            return self._on_accepted(intent, outcome.generation, utc_now())
         if isinstance(outcome, (NotAccepted, Refused)):
-            return self._not_taken(intent, outcome)
-        return self._uncertain(intent, outcome, resubmits_left=resubmits_left)
+            return self._on_rejected(intent, outcome, previous_record)
+        return self._on_uncertain(intent, outcome)
 
-    def _address(self, intent: rec.Record) -> str | None:
-        wanted = self.policy.address and intent.callback_nonce
-        return self.policy.address(intent.callback_nonce) if wanted else None  # type: ignore[misc, arg-type]
+    def _callback_url(self, intent: rec.Record) -> str | None:
+        if self.policy.callback_url is None or intent.callback_nonce is None:
+            return None
+        return self.policy.callback_url(intent.callback_nonce)
 
-    def _used_up(self) -> RetryLater | None:
-        """Take one request out of the quota as it was noted; a short wait for it is spent here."""
-        wait = self.note.reserve(time.time()) if self.note else 0.0
-        if self.note and self.retry_inline and 0.0 < wait <= flows.LONGEST_SUBMIT_PAUSE:
+    def _reserve_quota(self, previous_record: rec.Record | None) -> RetryLater | None:
+        """Reserve one request of the shared quota; a short wait for it is spent here."""
+        if self.shared_quota is None:
+            return None
+        wait = self.shared_quota.reserve(time.time())
+        if self.retry_inline and 0.0 < wait <= flows.LONGEST_SUBMIT_PAUSE:
             time.sleep(wait)
-            wait = self.note.reserve(time.time())
+            wait = self.shared_quota.reserve(time.time())
         if not wait:
             return None
         error = errors.SeedanceRateLimitError(
             f"The quota at {self.api.title} is used up, by what it told last.", retry_after=wait
         )
-        return RetryLater(error)
+        return RetryLater(error, previous_record)
 
     def _send(self, call: HttpCall, request: GenerationRequest) -> SubmitOutcome:
         flow = flows.submit_flow(self.api, call, request, utc_now, retry_inline=self.retry_inline)
         try:
             return self.client.run(flow)
         except (Exception, AirflowTaskTimeout) as error:
-            # With a store, the intent tells the next try; without one, nothing does.
+            # A durable intent is found by the next try.
             if self.store.durable or self.policy.on_uncertain_submit == "resubmit":
                 raise
-            raise decisions.unrecorded(error, None) from error
+            raise decisions.unrecorded_error(error, ()) from error
 
     def _write_intent(self, intent: rec.Record) -> None:
         if not self.store.durable:
             log.warning(
-                "This Airflow has no task state store (it came with 3.3): if the worker is lost between now "
-                "and the end of this task, a retry cannot know of this submission and pays again."
+                "%s: if the worker is lost between now and the end of this task, a retry cannot know of this "
+                "submission and pays again.",
+                decisions.NO_STORE,
             )
         try:
             self.store.write(self.key, intent)
@@ -390,11 +397,11 @@ class Submission:
                 f"{error.message} Without a record of the intent nothing is submitted; retry later."
             ) from error
 
-    def _record_accepted(self, intent: rec.Record, generation: Generation, now: datetime) -> HasGeneration:
-        # Images that come with the answer are told nowhere else, so the record keeps all of them. A video
-        # has an id to ask by, and an answer to that brings links that still work.
-        told_once = generation.media == "image" or generation.generation_id.startswith(flows.LOCAL_PREFIX)
-        synchronous = told_once and generation.status is GenerationStatus.SUCCEEDED
+    def _on_accepted(self, intent: rec.Record, generation: Generation, now: datetime) -> HasGeneration:
+        # The outputs of a synchronous answer are nowhere else, so the record contains all of them. A video is
+        # read by its id, which returns links that are still valid.
+        only_here = generation.media == "image" or generation.generation_id.startswith(flows.LOCAL_PREFIX)
+        synchronous = only_here and generation.status is GenerationStatus.SUCCEEDED
         record = rec.as_submitted(intent, generation, now, synchronous=synchronous)
         self.store.write_with_retries(self.key, record)
         log.info(
@@ -404,33 +411,40 @@ class Submission:
         )
         return HasGeneration(generation, record)
 
-    def _not_taken(self, intent: rec.Record, outcome: NotAccepted | Refused) -> RetryLater:
-        # What was paid for before stays known: a later clear may still want to deliver it.
-        paid_before = self.found if self.found and self.found.generation_id else None
-        self._try_write(paid_before or replace(intent, state=rec.RecordState.NOT_SUBMITTED))
+    def _on_rejected(
+        self, intent: rec.Record, outcome: NotAccepted | Refused, previous_record: rec.Record | None
+    ) -> RetryLater:
+        # What is or may be billed stays on record: a later try looks for it, or delivers it.
+        keep = previous_record is not None and (
+            previous_record.generation_id is not None or previous_record.has_unknown_outcome
+        )
+        restored = previous_record if keep else None
+        self._try_write(restored or replace(intent, state=rec.RecordState.NOT_SUBMITTED))
         error = outcome.error
         waits = isinstance(error, errors.SeedanceRateLimitError) or error.retry_after is not None
         if isinstance(outcome, NotAccepted) and waits:
-            return RetryLater(error)
+            return RetryLater(error, restored)
         raise error
 
-    def _uncertain(self, intent: rec.Record, outcome: Uncertain, *, resubmits_left: bool) -> SubmissionResult:
-        if found := self.find(intent):
+    def _on_uncertain(self, intent: rec.Record, outcome: Uncertain) -> SubmissionResult:
+        if found := self.find_lost_submission(intent):
             generation = rec.with_id(intent, found).placeholder_generation()
-            return self._record_accepted(intent, generation, utc_now())
-        if unanswered := self._unanswered(intent):
-            log.warning("The submission was sent and its fate is unknown: %s", outcome.error.message)
-            return unanswered
+            return self._on_accepted(intent, generation, utc_now())
         what = f"The submission was sent and its fate is unknown: {outcome.error.message}"
-        if later := self._ask_again(what.rstrip(".")):
+        if awaiting := self._await_callback(intent):
+            log.warning("%s", what)
+            return awaiting
+        if later := self._lookup_failure(what.rstrip(".")):
             raise later
-        if resubmits_left:
+        if self.policy.on_uncertain_submit == "resubmit" and not intent.resubmitted:
             log.warning("%s on_uncertain_submit='resubmit': submitting again, which may pay twice.", what)
-            return self._submit(resubmits_left=False)
+            return self._submit(intent)
         self._report_uncertain(intent)
-        raise decisions.uncertain_failure(
+        raise decisions.uncertain_error(
             what.rstrip("."), self.api.name, outcome.error, on_uncertain=self.policy.on_uncertain_submit
         )
+
+    # ------------------------------------------------------------------ records
 
     def _report_uncertain(self, record: rec.Record) -> None:
         self._try_write(rec.taken_over(replace(record, state=rec.RecordState.UNCERTAIN), self.attempt))
@@ -438,10 +452,10 @@ class Submission:
     def _try_write(
         self,
         record: rec.Record,
-        otherwise: str = "The next try will treat this submission as uncertain.",
+        consequence: str = "The next try will treat this submission as uncertain.",
     ) -> None:
-        """Write what would only make a later try more careful if it were missing."""
+        """Write a record without which a later try is only more careful."""
         try:
             self.store.write(self.key, record)
         except errors.SeedanceStateError as error:
-            log.warning("%s %s", error.message, otherwise)
+            log.warning("%s %s", error.message, consequence)

@@ -38,7 +38,7 @@ from airflow_provider_seedance.apis.messages import HttpCall, HttpReply, Transpo
 from airflow_provider_seedance.callbacks import tokens
 from airflow_provider_seedance.generations import Generation
 from airflow_provider_seedance.submission import records
-from airflow_provider_seedance.submission.submitter import CALL_PATIENCE, AwaitingCallback
+from airflow_provider_seedance.submission.submitter import CALLBACK_TIMEOUT_SECONDS, AwaitingCallback
 from airflow_provider_seedance.version_compat import TaskDeferralError
 from hostile.api_server import LIMITS, ApiServer
 from hostile.machine_task import OperatorSubmission, Task
@@ -159,13 +159,11 @@ class CalledTask(Task):
     def await_callback(self, deferred: TaskDeferred) -> AwaitingCallback:
         self.count("waits for a callback")
         kwargs = json.loads(json.dumps(deferred.kwargs))
-        assert deferred.trigger.moment <= time.time() + CALL_PATIENCE
+        assert deferred.trigger.moment <= time.time() + CALLBACK_TIMEOUT_SECONDS
         assert self.store.value["state"] == "intent"
         self.unanswered, self.deferred_at = deferred, self.api_server.clock.time()
         record = records.Record.from_value(kwargs["record"])
-        return AwaitingCallback(
-            record=record, until=deferred.trigger.moment, resubmits_left=kwargs["resubmits_left"]
-        )
+        return AwaitingCallback(record=record, until=deferred.trigger.moment)
 
     def finish(self, deferred: TaskDeferred, event: Any, *arguments: Any) -> None:
         self.leave()
@@ -411,7 +409,9 @@ class CalledTask(Task):
     @rule()
     def time_out(self) -> None:
         """The wait for a callback after a lost reply times out."""
-        self.store.change(intended_at=(datetime.now(UTC) - timedelta(seconds=2 * CALL_PATIENCE)).isoformat())
+        self.store.change(
+            intended_at=(datetime.now(UTC) - timedelta(seconds=2 * CALLBACK_TIMEOUT_SECONDS)).isoformat()
+        )
 
     @rule()
     def restart(self) -> None:
@@ -444,10 +444,10 @@ class Working(OperatorSubmission):
 
     machine: CalledTask
 
-    def enter(self) -> Any:
+    def submit_or_attach(self) -> Any:
         self.machine.working = True
         try:
-            return super().enter()
+            return super().submit_or_attach()
         finally:
             self.machine.working = False
             self.machine.deferred_at = self.machine.api_server.clock.time()

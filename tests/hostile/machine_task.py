@@ -108,7 +108,7 @@ class OperatorSubmission:
     def __init__(self, machine: Task, work: Callable[[], Any]) -> None:
         self.machine, self.work = machine, work
 
-    def enter(self) -> SubmissionResult:
+    def submit_or_attach(self) -> SubmissionResult:
         machine = self.machine
         try:
             result = self.work()

@@ -541,7 +541,7 @@ def test_ids_that_cannot_be_written_travel_with_the_deferral(
         services.release()
 
     runner.store.before, runner.before_resume = before, back
-    monkeypatch.setattr(submitter, "DEFAULT_RETRY_AFTER", 0.1)
+    monkeypatch.setattr(submitter, "DEFAULT_RETRY_AFTER_SECONDS", 0.1)
     result = runner.run(make([f"lamp {number}" for number in range(count)], on_item_failure="keep"))
     assert result["counts"] == {"total": count, "succeeded": count, "failed": 0, "not_submitted": 0}
     assert len(paid(services)) == count
@@ -553,8 +553,8 @@ def test_a_service_that_stops_answering_is_not_paid_blindly(
     connect("seedanceapi-v2")
     fault = services.fault("gateway_error", on="submit", accept=True, times=None, status=502)
     monkeypatch.setattr(pace, "MOST_UNREACHABLE", 1)
-    monkeypatch.setattr(submitter, "DEFAULT_RETRY_AFTER", 0.05)
-    monkeypatch.setattr(submitter, "FIRST_STEP", 0.05)
+    monkeypatch.setattr(submitter, "DEFAULT_RETRY_AFTER_SECONDS", 0.05)
+    monkeypatch.setattr(submitter, "MIN_BACKOFF_SECONDS", 0.05)
     runner, requests = Runner(), [f"lamp {number}" for number in range(60)]
     with pytest.raises(errors.SeedanceServerError, match="does not answer submissions"):
         runner.run(make(requests, on_item_failure="keep"))

@@ -106,7 +106,7 @@ def task(held: SeedanceEmulator, connect: Connect) -> Task:
 
 @pytest.fixture
 def out_of_patience(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    return lambda: monkeypatch.setattr(submitter, "CALL_PATIENCE", 0.0)
+    return lambda: monkeypatch.setattr(submitter, "CALLBACK_TIMEOUT_SECONDS", 0.0)
 
 
 def waits_for(deferred: TaskDeferred, generation_id: str) -> bool:
@@ -282,7 +282,7 @@ def test_a_call_tells_what_the_lost_reply_would_have(
     task = Task(held, store)
     waiting = task.execute()
     assert isinstance(waiting.trigger, SeedanceCallbackTrigger)
-    assert 590 < waiting.trigger.moment - time.time() <= submitter.CALL_PATIENCE
+    assert 590 < waiting.trigger.moment - time.time() <= submitter.CALLBACK_TIMEOUT_SECONDS
     assert waiting.trigger.callback_nonce == store.value["callback_nonce"]
 
     found = task.resume(waiting, call(task.paid))
@@ -543,7 +543,7 @@ def test_once_and_no_more(bold: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     bold.services.fault("drop_reply", times=None)
     first = bold.execute()
     # The second submission is waited for as the first was; both were sent, and that is enough.
-    monkeypatch.setattr(submitter, "CALL_PATIENCE", 0.0)
+    monkeypatch.setattr(submitter, "CALLBACK_TIMEOUT_SECONDS", 0.0)
     with pytest.raises(errors.SeedanceUncertainSubmitError):
         resume(bold.op, first, SILENCE, bold.context)
     assert bold.posts == 2
@@ -560,7 +560,7 @@ def test_the_second_submission_is_waited_for_and_not_repeated(
     assert isinstance(second.trigger, SeedanceCallbackTrigger)
     assert second.trigger.callback_nonce != first.trigger.callback_nonce
     assert second.kwargs is not None
-    assert second.kwargs["resubmits_left"] is False
+    assert second.kwargs["record"]["resubmitted"] is True
     assert bold.posts == 2
     bold.store.change(intended_at="2026-01-01T00:00:00+00:00")
     with pytest.raises(errors.SeedanceUncertainSubmitError, match="submitted again once"):

@@ -166,7 +166,7 @@ def judge(
     verdict: Any = decisions.decide(found, attempt, on_uncertain)
     if isinstance(verdict, LookUp):
         assert found is not None
-        verdict = decisions.decide_uncertain(found, attempt, on_uncertain, found=None)
+        verdict = decisions.decide_uncertain(found, attempt, on_uncertain)
     if isinstance(verdict, ReadRemote):
         assert found is not None
         verdict = decisions.decide_remote(found, attempt, on_clear, at_service, NOW)
@@ -219,13 +219,6 @@ def test_nothing_is_submitted_in_a_retry_after_a_live_or_delivered_generation(st
             assert isinstance(verdict, Submit)
         else:
             assert not isinstance(verdict, Submit)
-
-
-def test_a_submission_that_was_found_is_read_like_any_other() -> None:
-    for attempt in (AUTOMATIC, CLEARED):
-        for state in (RecordState.INTENT, RecordState.UNCERTAIN):
-            verdict = decisions.decide_uncertain(record(state), attempt, "fail", found=ID)
-            assert isinstance(verdict, ReadRemote)
 
 
 def test_looking_comes_before_deciding() -> None:
@@ -312,7 +305,7 @@ def test_an_uncertain_submission_says_what_may_have_been_billed() -> None:
 
 def test_an_uncertain_failure_carries_its_cause() -> None:
     cause = errors.SeedanceServerError("502", http_status=502, vendor_code="X")
-    error = decisions.uncertain_failure("Lost", "runbase", cause)
+    error = decisions.uncertain_error("Lost", "runbase", cause)
     assert (error.http_status, error.vendor_code, error.__cause__) == (502, "X", cause)
     assert "runbase" in error.message
 
@@ -395,13 +388,13 @@ def test_the_deciding_moment_is_handed_in() -> None:
 def uncertain(
     cause: errors.SeedanceError | None = None, **policy: Any
 ) -> errors.SeedanceUncertainSubmitError:
-    return decisions.uncertain_failure("The answer was lost", "runbase", cause, **policy)
+    return decisions.uncertain_error("The answer was lost", "runbase", cause, **policy)
 
 
 def test_an_uncertain_submission_says_what_may_be_billed_and_what_to_do() -> None:
     assert uncertain().message == (
         "The answer was lost. One generation may have been billed at runbase without its id being known here; it "
-        "is not submitted again. Check the console of the service for it, then clear this task: that submits anew. "
+        "is not submitted again. Check the console of the service for it. Then clear this task: that submits anew. "
         "(on_uncertain_submit='resubmit' would submit again without asking.)"
     )
     assert uncertain(on_uncertain="resubmit").message.endswith(
@@ -422,7 +415,7 @@ def test_an_uncertain_submission_keeps_the_facts_of_its_cause() -> None:
 
 def test_without_a_store_a_failure_names_the_generation_and_is_final() -> None:
     cause = errors.SeedanceServerError("The service failed.", http_status=500, generation_id="another")
-    error = decisions.unrecorded(cause, ID)
+    error = decisions.unrecorded_error(cause, [ID])
     assert error.message == (
         f"The service failed. The task had submitted generation {ID}, which is or may be billed. This Airflow has no "
         "task state store (it came with 3.3), so a retry would submit and pay again; it is not retried. "
@@ -432,10 +425,17 @@ def test_without_a_store_a_failure_names_the_generation_and_is_final() -> None:
     assert not error.retry_helps
 
 
-def test_without_a_store_any_failure_is_told() -> None:
-    error = decisions.unrecorded(ValueError("odd"), None)
+def test_without_a_store_a_failure_names_some_of_many_generations() -> None:
+    error = decisions.unrecorded_error(ValueError("odd"), [f"g{number}" for number in range(12)])
+    assert "had submitted 12 generations (g0, g1, " in error.message
+    assert "g9 and 2 more), which are or may be billed" in error.message
+    assert error.generation_id is None
+
+
+def test_without_a_store_any_failure_is_reported() -> None:
+    error = decisions.unrecorded_error(ValueError("odd"), [])
     assert error.message.startswith(
-        "ValueError: odd The task had submitted a generation of unknown id, which is"
+        "ValueError: odd The task had submitted generations of unknown id, which are"
     )
     assert error.generation_id is None
     assert error.http_status is None
@@ -497,12 +497,12 @@ NOTES: dict[str, tuple[Callable[[], Any], str]] = {
         "submitting anew, which pays again.",
     ),
     "reported, cleared": (
-        lambda: decisions.decide_uncertain(record(RecordState.UNCERTAIN), CLEARED, "fail", found=None),
+        lambda: decisions.decide_uncertain(record(RecordState.UNCERTAIN), CLEARED, "fail"),
         "An earlier try was about to submit at 2026-02-07T10:40:00+00:00 and left no id; that was reported, and the task "
         "was cleared since: submitting anew. If the earlier submission was taken, it is billed too.",
     ),
     "uncertain, resubmit": (
-        lambda: decisions.decide_uncertain(record(RecordState.INTENT), AUTOMATIC, "resubmit", found=None),
+        lambda: decisions.decide_uncertain(record(RecordState.INTENT), AUTOMATIC, "resubmit"),
         "An earlier try was about to submit at 2026-02-07T10:40:00+00:00 and left no id; on_uncertain_submit='resubmit': "
         "submitting again, which may pay twice.",
     ),
@@ -574,7 +574,7 @@ def test_an_unknown_generation_keeps_what_the_service_said() -> None:
 
 def test_an_intent_of_unknown_time_is_told_without_one() -> None:
     untimed = replace(record(RecordState.INTENT), intended_at=None)
-    decision = decisions.decide_uncertain(untimed, AUTOMATIC, "fail", found=None)
+    decision = decisions.decide_uncertain(untimed, AUTOMATIC, "fail")
     assert isinstance(decision, Fail)
     assert decision.error.message.startswith(
         "An earlier try was about to submit and left no id. One generation"
@@ -591,9 +591,10 @@ def test_all_that_changed_is_named() -> None:
 
 def test_a_submission_is_repeated_once_and_then_both_may_be_billed() -> None:
     intent = record(RecordState.INTENT)
-    once = decisions.decide_uncertain(intent, AUTOMATIC, "resubmit", found=None)
+    once = decisions.decide_uncertain(intent, AUTOMATIC, "resubmit")
     assert isinstance(once, Submit)
-    twice = decisions.decide_uncertain(intent, AUTOMATIC, "resubmit", found=None, repeated=True)
+    again = replace(intent, try_number=AUTOMATIC.try_number, resubmitted=True)
+    twice = decisions.decide_uncertain(again, AUTOMATIC, "resubmit")
     assert isinstance(twice, Fail)
     assert twice.error.message.endswith(
         "that submits anew. It was submitted again once, as on_uncertain_submit='resubmit' says; both may be billed."

@@ -337,7 +337,7 @@ class Machine(World):
         healthy = trouble == "none" and not reads_broken
         left = self.unsettled()
         try:
-            outcome = self.submission().enter()
+            outcome = self.submission().submit_or_attach()
         except Crash:
             if self.store.value and self.store.value["state"] == "uncertain":
                 self.report()  # it died between writing that and saying so: too late to tell the two apart

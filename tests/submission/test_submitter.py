@@ -58,7 +58,7 @@ def enter(
                 try_number=ti.try_number,
             ),
             policy=SubmissionPolicy(**policy),
-        ).enter()
+        ).submit_or_attach()
 
 
 def attached(outcome: HasGeneration | RetryLater) -> HasGeneration:
@@ -428,7 +428,7 @@ def test_a_long_quota_is_not_waited_for_on_a_worker(services: SeedanceEmulator, 
 
 
 def test_a_quota_that_names_no_time() -> None:
-    assert RetryLater(errors.SeedanceRateLimitError("429")).seconds(0) == module.DEFAULT_RETRY_AFTER
+    assert RetryLater(errors.SeedanceRateLimitError("429")).seconds(0) == module.DEFAULT_RETRY_AFTER_SECONDS
     assert RetryLater(errors.SeedanceRateLimitError("429", retry_after=0)).seconds(0) == 0
 
 
@@ -437,7 +437,7 @@ def test_a_service_that_keeps_refusing_is_asked_ever_less_often() -> None:
     waits = [postponed.seconds(refusals) for refusals in range(1, 400)]
     assert waits[:3] == [30, 60, 120]
     assert waits == sorted(waits)
-    assert waits[-1] == module.LONGEST_STEP
+    assert waits[-1] == module.MAX_BACKOFF_SECONDS
     assert RetryLater(errors.SeedanceRateLimitError("429", retry_after=9000)).seconds(5) == 9000
 
 
@@ -454,7 +454,7 @@ def test_a_submission_that_was_put_off_before_is_tried_once(services: SeedanceEm
             attempt=rec.Attempt(fingerprint=fingerprint, max_tries=1, try_number=1),
             policy=SubmissionPolicy(),
             retry_inline=False,
-        ).enter()
+        ).submit_or_attach()
     assert isinstance(outcome, RetryLater)
     assert len(services.ledger.posts()) == 1
 
@@ -763,12 +763,12 @@ def test_a_lost_reply_is_waited_for_where_the_service_calls(services: SeedanceEm
         return f"http://127.0.0.1:1/{nonce}"
 
     services.fault("drop_reply")
-    outcome = enter(services, "seedanceapi-v1", store, address=address)
+    outcome = enter(services, "seedanceapi-v1", store, callback_url=address)
     assert isinstance(outcome, AwaitingCallback)
     assert nonces == [store.value["callback_nonce"]]
     assert outcome.record.callback_nonce == nonces[0]
     assert outcome.record.intended_at is not None
-    assert outcome.until == outcome.record.intended_at.timestamp() + module.CALL_PATIENCE
+    assert outcome.until == outcome.record.intended_at.timestamp() + module.CALLBACK_TIMEOUT_SECONDS
     assert services.ledger.submissions[0].callback_url == f"http://127.0.0.1:1/{nonces[0]}"
     # The task has not failed yet, so nothing was reported.
     assert store.states == ["intent"]
@@ -778,14 +778,14 @@ def test_what_was_certainly_not_taken_is_not_waited_for(services: SeedanceEmulat
     store = Store()
     services.fault("refuse", status=400)
     with pytest.raises(errors.SeedanceRequestError):
-        enter(services, "seedanceapi-v1", store, address=lambda nonce: "http://127.0.0.1:1/")
+        enter(services, "seedanceapi-v1", store, callback_url=lambda nonce: "http://127.0.0.1:1/")
     assert store.states == ["intent", "not_submitted"]
 
 
 def test_a_nonce_says_nothing_about_its_submission(services: SeedanceEmulator) -> None:
     stores = [Store(), Store()]
     for store in stores:
-        enter(services, "ark", store, address=lambda nonce: "http://127.0.0.1:1/")
+        enter(services, "ark", store, callback_url=lambda nonce: "http://127.0.0.1:1/")
     one, other = (store.value["callback_nonce"] for store in stores)
     assert one != other
     assert len(one) >= 16

@@ -107,7 +107,7 @@ RESUMES: list[tuple[type[Any], str, dict[str, Any]]] = [
             "callback_nonce": "Zk3vQ0aT9bXy12Lw",
         },
     ),
-    (SeedanceGenerateVideoOperator, "resume_uncertain", {"record": {"version": 1}, "resubmits_left": True}),
+    (SeedanceGenerateVideoOperator, "resume_uncertain", {"record": {"version": 1}, "callback_ids": []}),
     (SeedanceGenerateVideoOperator, "resume_submit", {"refusals": 1, "since": 1795254000.25}),
     (SeedanceGenerateVideoBatchOperator, "execute_complete", {"course": {}}),
     (SeedanceGenerationSensor, "execute_complete", {"deadline": 1795257600.5}),
