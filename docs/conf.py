@@ -1,4 +1,4 @@
-"""How the site is built: ``make docs``. The pages are plain Markdown, which a code host shows as well."""
+"""Sphinx configuration of the site: ``make docs``. Code hosts show the same Markdown pages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tempfile
 
 from airflow_provider_seedance import __version__
 
-# Airflow makes directories where it is imported; whoever builds the docs keeps theirs as they are.
+# Importing Airflow creates directories in AIRFLOW_HOME.
 _home = tempfile.TemporaryDirectory(prefix="airflow-docs-", ignore_cleanup_errors=True)
 atexit.register(_home.cleanup)
 os.environ["AIRFLOW_HOME"] = _home.name
@@ -24,7 +24,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
-# Links to headings (`page.md#heading`) as code hosts have them.
+# Anchors of headings (`page.md#heading`), as on code hosts.
 myst_heading_anchors = 4
 
 # ---------------------------------------------------------------------- reference
@@ -34,7 +34,7 @@ autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
 autodoc_class_signature = "separated"
 autodoc_preserve_defaults = True
-# Our own names have to lead somewhere; those of others are theirs.
+# Every reference to a name of this package must resolve.
 nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!airflow_provider_seedance).*|.*\._\w+|.*\.emulator\..*|.*\.CancellingTrigger")

@@ -1,4 +1,4 @@
-"""The pages: complete, and true where a test can tell."""
+"""The pages: code that runs, links that lead somewhere, every public name and every message."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PACKAGE = ROOT / "airflow_provider_seedance"
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
 
-#: What is an interface. Everything else may change with any release.
+#: Public modules. Everything else may change with any release.
 PUBLIC = (
     "decorators.seedance",
     "exceptions",
@@ -40,7 +40,7 @@ PUBLIC = (
 
 
 def blocks(page: Path) -> Iterator[tuple[str, int, str]]:
-    """Every Python block of a page: what the comment before it says, its line, and its code."""
+    """Return each Python block of a page: the comment before it, its line, and its code."""
     pattern = r"(?:^ *<!-- (?P<note>[^>]*) -->\n)?^(?P<indent> *)```python\n(?P<code>.*?)^ *```$"
     text = page.read_text(encoding="utf-8")
     for found in re.finditer(pattern, text, flags=re.MULTILINE | re.DOTALL):
@@ -55,29 +55,31 @@ RUN = [param for param in BLOCKS if "DAG(" in param.values[1] and not param.valu
 
 
 @pytest.mark.parametrize(("note", "code"), BLOCKS)
-def test_every_block_of_python_is_python(note: str, code: str) -> None:
-    # An ellipsis stands for what a reader fills in.
+def test_every_python_block_compiles(note: str, code: str) -> None:
+    # A reader replaces the ellipsis.
     compile(code.replace("…", "..."), "page", "exec")
 
 
 @pytest.mark.parametrize(("note", "code"), RUN)
-def test_every_dag_of_the_pages_is_one(note: str, code: str) -> None:
-    """Each block with a whole Dag is run as Airflow runs a Dag file."""
+def test_every_dag_on_the_pages_is_valid(note: str, code: str) -> None:
+    """Run each block with a Dag as Airflow runs a Dag file."""
     names: dict[str, Any] = {"__name__": "page"}
-    exec(compile(code.replace(" DAG(", " Noted("), "page", "exec"), {"Noted": Noted, **names})
-    dag = Noted.made.pop()
+    exec(
+        compile(code.replace(" DAG(", " RecordedDAG("), "page", "exec"), {"RecordedDAG": RecordedDAG, **names}
+    )
+    dag = RecordedDAG.created.pop()
     assert dag.tasks
     if note.startswith("after: "):
         assert ", ".join(sorted(task.task_id for task in dag.tasks)) == note.removeprefix("after: ")
 
 
-class Noted(DAG):
-    """A Dag that is known afterwards."""
+class RecordedDAG(DAG):
+    """A Dag that the test finds after its file ran."""
 
-    made: ClassVar[list[DAG]] = []
+    created: ClassVar[list[DAG]] = []
 
     def __enter__(self) -> DAG:
-        self.made.append(self)
+        self.created.append(self)
         return super().__enter__()
 
 
@@ -85,7 +87,7 @@ class Noted(DAG):
 
 
 def links(page: Path) -> Iterator[str]:
-    """Every link of a page to something in this repository."""
+    """Return each link of a page into this repository."""
     text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if "://" not in target:
@@ -93,19 +95,19 @@ def links(page: Path) -> Iterator[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors that a code host gives to the headings of a page."""
+    """Return the anchors that a code host gives to the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_leads_somewhere(page: Path) -> None:
+def test_every_link_has_a_target(page: Path) -> None:
     for target in links(page):
         path, _, anchor = target.partition("#")
         to = (page.parent / path).resolve() if path else page
-        assert to.exists(), f"{target} leads nowhere"
+        assert to.exists(), f"{target} does not exist"
         if anchor:
-            assert anchor in anchors(to), f"{target}: there is no such heading"
+            assert anchor in anchors(to), f"{target}: no such heading"
 
 
 # ---------------------------------------------------------------------- the reference
@@ -117,15 +119,15 @@ def test_the_reference_has_every_public_module() -> None:
 
 
 @pytest.mark.parametrize("module", PUBLIC)
-def test_every_public_name_is_explained(module: str) -> None:
-    """What has no docstring is left out of the reference."""
+def test_every_public_name_has_a_docstring(module: str) -> None:
+    """The reference leaves out names without a docstring."""
     members = import_module(f"{PACKAGE.name}.{module}")
     for name in public_names(module):
         assert getattr(members, name).__doc__, f"{module}.{name} has no docstring"
 
 
 def public_names(module: str) -> list[str]:
-    """The public names that a module defines, or exports."""
+    """Return the public names that a module defines or exports."""
     members = import_module(f"{PACKAGE.name}.{module}")
     exported = getattr(members, "__all__", None)
     return (
@@ -141,20 +143,20 @@ def public_names(module: str) -> list[str]:
     )
 
 
-def test_what_airflow_is_told_of_is_public() -> None:
+def test_every_module_in_the_provider_info_is_public() -> None:
     from airflow_provider_seedance.get_provider_info import get_provider_info
 
     info = get_provider_info()
-    told = {
+    modules = {
         name
         for kind in ("hooks", "operators", "sensors", "triggers")
         for item in info[kind]
         for name in item["python-modules"]
     }
-    told |= {item["python-module"] for item in info["transfers"]}
-    told |= {item["class-name"].rpartition(".")[0] for item in info["task-decorators"]}
-    told |= {name.rpartition(".")[0] for name in info["extra-links"]}
-    assert told <= {f"{PACKAGE.name}.{module}" for module in PUBLIC}
+    modules |= {item["python-module"] for item in info["transfers"]}
+    modules |= {item["class-name"].rpartition(".")[0] for item in info["task-decorators"]}
+    modules |= {name.rpartition(".")[0] for name in info["extra-links"]}
+    assert modules <= {f"{PACKAGE.name}.{module}" for module in PUBLIC}
 
 
 # ---------------------------------------------------------------------- troubleshooting
@@ -163,28 +165,28 @@ TROUBLE = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
 
 
 def rows(section: str) -> list[list[str]]:
-    """The rows of the table in a section of the page, without its head."""
+    """Return the rows of the table in a section of the page, without its header."""
     text = TROUBLE.split(f"## {section}\n", 1)[1].split("\n## ", 1)[0]
     lines = [line for line in text.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
-def test_every_error_is_there_with_what_a_retry_does_and_what_it_costs() -> None:
-    told = {row[0].strip("`"): row for row in rows("By class")}
-    assert list(told) == [name for name in told if name in exceptions.__all__]
-    assert set(told) == set(exceptions.__all__)
-    for name, (_, retry, bill) in told.items():
+def test_every_error_is_listed_with_its_retry_and_its_bill() -> None:
+    listed = {row[0].strip("`"): row for row in rows("By class")}
+    assert list(listed) == [name for name in listed if name in exceptions.__all__]
+    assert set(listed) == set(exceptions.__all__)
+    for name, (_, retry, bill) in listed.items():
         if name != "SeedanceError":
             assert retry.startswith("helps") == getattr(exceptions, name).retry_helps, name
         assert bill
 
 
-#: Commands say what is wrong with their own arguments, and the emulator speaks to testers.
+#: Commands report errors of their own arguments, and the emulator is for testers.
 _NOT_IN_TASKS = ("cli", "emulator")
 
 
 def _template(node: ast.expr) -> str | None:
-    """The text of a message, with X for what is filled in; ``None`` if it has no text of its own."""
+    """Return the text of a message with X for each value; ``None`` if it has no text of its own."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):
@@ -195,7 +197,7 @@ def _template(node: ast.expr) -> str | None:
 
 
 def messages() -> Iterator[tuple[str, str]]:
-    """Every message that an error of a task is made with, and where."""
+    """Return each message of an error in a task, and its place."""
     for path in sorted(PACKAGE.rglob("*.py")):
         where = path.relative_to(PACKAGE)
         if where.parts[0] in _NOT_IN_TASKS:
@@ -205,7 +207,7 @@ def messages() -> Iterator[tuple[str, str]]:
                 continue
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             text = _template(node.args[0]) if name in exceptions.__all__ else None
-            # Some hand on what others have said, with no more than a full stop of their own.
+            # Some messages repeat another text and add only punctuation.
             if text and re.search("[a-z]{4}", text.replace("Nothing was sent", "")):
                 yield text, f"{where}:{node.lineno}"
 
@@ -215,7 +217,7 @@ MESSAGES = list(messages())
 
 @cache
 def patterns() -> dict[str, re.Pattern[str]]:
-    """The messages of the page; those that are hardly more than `…` match everything, and prove nothing."""
+    """Return the messages of the page, without those that match almost everything."""
     shown = [
         found
         for found in re.findall(r"^\| `([^`]+)` \|", TROUBLE, flags=re.MULTILINE)
@@ -226,12 +228,13 @@ def patterns() -> dict[str, re.Pattern[str]]:
 
 @pytest.mark.parametrize("text", [pytest.param(text, id=where) for text, where in MESSAGES])
 def test_every_message_is_on_the_page(text: str) -> None:
-    assert any(pattern.match(text) for pattern in patterns().values()), text
+    found = any(pattern.match(text) for pattern in patterns().values())
+    assert found, text
 
 
 @cache
-def told() -> str:
-    """Everything that the package may say."""
+def all_texts() -> str:
+    """Return all strings of the package."""
     texts = [text for text, _ in MESSAGES]
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -241,8 +244,9 @@ def told() -> str:
 
 
 @pytest.mark.parametrize("shown", patterns())
-def test_the_page_has_no_message_that_is_never_told(shown: str) -> None:
-    assert max(shown.split("…"), key=len).strip() in told()
+def test_every_message_on_the_page_exists(shown: str) -> None:
+    found = max(shown.split("…"), key=len).strip() in all_texts()
+    assert found, shown
 
 
 # ---------------------------------------------------------------------- completeness

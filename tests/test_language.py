@@ -18,7 +18,7 @@ REPOSITORY = ROOT.parent
 #: Words that neither code nor pages use: they stand for an actor or a field's noun that has a name.
 BANNED_WORDS = re.compile(
     r"\b(nobody|somebody|whoever|anybody|everybody|whatever|told|asked|errands?|mailbox|stubborn(ly)?|patience"
-    r"|so many|so often|for ever|at the (most|least)|begins? anew|is no \w+)\b",
+    r"|so many|so often|for ever|at the (most|least)|begins? anew|(?<!there )is no (?!such|longer|more)\w+)\b",
     re.IGNORECASE,
 )
 
@@ -36,13 +36,13 @@ MAX_WORDS_OF_A_SENTENCE = 35
 
 #: Findings that are left. They are only ever lowered, down to zero.
 STILL = {
-    "banned words in the package": 420,
-    "banned names in the package": 210,
-    "first words of docstrings": 190,
+    "banned words in the package": 310,
+    "banned names in the package": 155,
+    "first words of docstrings": 145,
 }
 
 #: Pages that are yet to be written in this language. Entries are only ever removed.
-STILL_PAGES = {"CONTRIBUTING", "troubleshooting"}
+STILL_PAGES = {"CONTRIBUTING"}
 
 PAGES = [
     page

@@ -11,7 +11,7 @@ import pytest
 from tests.source_tree import FUNCTIONS, MODULES, definitions, name_of, source_of, tree_of
 
 #: Maximum lines. They are only ever lowered.
-MAX_PACKAGE_LINES = 26_900
+MAX_PACKAGE_LINES = 25_500
 MAX_MODULE_LINES = 520
 MAX_CLASS_LINES = 470
 MAX_FUNCTION_LINES = 100
