@@ -1,8 +1,8 @@
 """
-The connection, read once into a frozen value.
+Settings of a connection, read once into a frozen value.
 
-Everything the extra may hold is judged here, so that a malformed connection is one clear error before
-anything is sent. The API key and the callback secret never show in a ``repr``.
+The whole extra is validated here, so that a malformed connection is one clear error before anything is sent.
+The API key and the callback secret never show in a ``repr`` or in a message.
 """
 
 from __future__ import annotations
@@ -13,56 +13,178 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, cast
-from urllib.parse import quote, unquote, urlsplit
+from typing import Annotated, Any, cast
+from urllib.parse import urlsplit
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from airflow_provider_seedance.apis.base import Api
 from airflow_provider_seedance.apis.registry import DEFAULT_API, SERVICES, get_api
 from airflow_provider_seedance.callbacks.signatures import SCHEMES, Scheme, SignatureScheme
-from airflow_provider_seedance.callbacks.tokens import PREFIX
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError
 from airflow_provider_seedance.generations import read_number
+from airflow_provider_seedance.redaction import Redactor, proxy_password
 from airflow_provider_seedance.urls import MediaHosts, normalize_base_url, redact_url
 
-DEFAULT_TIMEOUT = 30.0
-#: Synchronous image answers take as long as the image does.
-DEFAULT_IMAGE_TIMEOUT = 600.0
-#: No render comes near it; what goes beyond is a download without an end.
+DEFAULT_TIMEOUT_SECONDS = 30.0
+#: A synchronous image reply takes as long as the image does.
+DEFAULT_IMAGE_TIMEOUT_SECONDS = 600.0
+#: Far above the size of any render; a longer download has no end.
 DEFAULT_MAX_MEDIA_BYTES = 20 * 1024**3
 
-#: Bounds of the numbers. A timeout beyond them cannot be kept by a clock, or ends every submission uncertain.
-LEAST_TIMEOUT, MOST_TIMEOUT = 0.1, 86_400.0
-MOST_REQUESTS_PER_HOUR = 1_000_000
-MOST_MEDIA_BYTES = 1024**5
+#: Bounds of the extra's numbers. A clock cannot keep a longer timeout, and a shorter one makes every submission uncertain.
+MIN_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS = 0.1, 86_400.0
+MAX_REQUESTS_PER_HOUR = 1_000_000
+MAX_MAX_MEDIA_BYTES = 1024**5
 
-# Whoever reads the address that a service is to call can call it.
-_ADDRESS = re.compile(re.escape(PREFIX) + r"/callbacks/[\w.\-]+")
+#: Keys of the extra that hold secrets.
+_SECRET_KEYS = ("callback_secret", "callback_signature_secret", "proxy")
 
-_KEYS = (
-    "api",
-    "auth_header",
-    "model",
-    "timeout",
-    "requests_per_hour",
-    "callback_base_url",
-    "callback_secret",
-    "callback_signature_header",
-    "callback_signature_scheme",
-    "callback_signature_secret",
-    "callback_timestamp_header",
-    "media_hosts",
-    "max_media_bytes",
-    "proxy",
-    "verify",
-)
+_PROXY = re.compile(r"(https?|socks5h?)://[!-~]+")
+
+
+def _read_timeout(value: Any) -> float:
+    number = read_number(value)
+    if number is None or not MIN_TIMEOUT_SECONDS <= number <= MAX_TIMEOUT_SECONDS:
+        raise ValueError(
+            f"a positive number of seconds, {MIN_TIMEOUT_SECONDS:g} to {MAX_TIMEOUT_SECONDS:.0f}"
+        )
+    return float(number)
+
+
+def _read_count(unit: str, maximum: int) -> BeforeValidator:
+    def read(value: Any) -> int:
+        number = read_number(value)
+        if number is None or not 1 <= number <= maximum or not float(number).is_integer():
+            raise ValueError(f"a whole number of {unit}, at least 1 and at most {maximum}")
+        return int(number)
+
+    return BeforeValidator(read)
+
+
+class ConnectionExtra(BaseModel):
+    """
+    The extra of a connection.
+
+    Validators raise ``ValueError`` with the values that a key takes; the message around it is made by
+    :func:`read_settings`. Unknown keys are kept, to warn about them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
+
+    api: Any = DEFAULT_API
+    auth_header: Any = Field(default=None, validate_default=True)
+    model: str | None = None
+    timeout: Annotated[float, BeforeValidator(_read_timeout)] | None = None
+    requests_per_hour: Annotated[int, _read_count("requests", MAX_REQUESTS_PER_HOUR)] | None = None
+    callback_base_url: str | None = None
+    callback_secret: str | None = None
+    callback_signature_header: str | None = None
+    callback_signature_scheme: str = SCHEMES[0]
+    callback_signature_secret: str | None = None
+    callback_timestamp_header: str = "X-Timestamp"
+    media_hosts: Annotated[MediaHosts, BeforeValidator(MediaHosts.parse)] = Field(default_factory=MediaHosts)
+    max_media_bytes: Annotated[int, _read_count("bytes", MAX_MAX_MEDIA_BYTES)] = DEFAULT_MAX_MEDIA_BYTES
+    proxy: str | None = None
+    verify: Any = True
+
+    @field_validator("api")
+    @classmethod
+    def _known_service(cls, value: Any) -> str:
+        if not isinstance(value, str) or value not in SERVICES:
+            raise ValueError(", ".join(SERVICES))
+        return value
+
+    @field_validator("auth_header")
+    @classmethod
+    def _header_of_the_service(cls, value: Any, info: ValidationInfo) -> str | None:
+        if "api" not in info.data:
+            return None  # the api itself is wrong
+        api = get_api(info.data["api"])
+        chosen = value.strip().lower() if isinstance(value, str) else value
+        if chosen is not None and chosen not in api.auth_headers:
+            raise ValueError(f"{' or '.join(api.auth_headers)} with api {api.name}")
+        return chosen or api.auth_headers[0]
+
+    @field_validator("callback_base_url")
+    @classmethod
+    def _plain_url(cls, value: str) -> str:
+        try:
+            if "://" in value:
+                return normalize_base_url(value)
+        except SeedanceConfigurationError:
+            pass  # its message is about the connection's host
+        raise ValueError("the plain http(s) URL under which the services reach Airflow")
+
+    @field_validator("callback_signature_scheme")
+    @classmethod
+    def _known_scheme(cls, value: str) -> str:
+        if value not in SCHEMES:
+            raise ValueError(" or ".join(SCHEMES))
+        return value
+
+    @field_validator("proxy")
+    @classmethod
+    def _url_with_host(cls, value: str) -> str:
+        if _PROXY.fullmatch(value) and _has_host(value):
+            return value
+        raise ValueError(
+            "a URL in ASCII with a host, and a port from 1 to 65535 if any, such as http://HOST:3128"
+        )
+
+    @field_validator("verify")
+    @classmethod
+    def _flag_or_path(cls, value: Any) -> bool | str:
+        if isinstance(value, str) and value.strip().lower() in ("true", "false"):
+            return value.strip().lower() == "true"
+        if isinstance(value, bool) or (isinstance(value, str) and value.isprintable()):
+            return value
+        raise ValueError("true, false, or the path of a CA bundle")
+
+    def signature_scheme(self) -> SignatureScheme | None:
+        """
+        Return how callbacks are signed, or ``None`` where no header is configured.
+
+        :raises SeedanceConfigurationError: there is no secret to check the signature with.
+        """
+        if self.callback_signature_header is None:
+            return None
+        secret = self.callback_signature_secret or self.callback_secret
+        if not secret:
+            raise SeedanceConfigurationError(
+                "callback_signature_header in the extra needs callback_signature_secret (or callback_secret), to check "
+                "the signature with."
+            )
+        return SignatureScheme(
+            header=self.callback_signature_header,
+            secret=secret,
+            scheme=cast(Scheme, self.callback_signature_scheme),
+            timestamp_header=self.callback_timestamp_header,
+        )
+
+
+def _has_host(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """
-    How to speak to one service.
+    Settings of one service, as a connection gives them.
 
-    :param conn_id: The connection this was read from, for messages.
+    :param conn_id: Id of the connection, for messages.
     :param api: The adapter of the service.
     :param base_url: Base URL without a slash at the end.
     :param key: API key.
@@ -71,13 +193,13 @@ class Settings:
     :param timeout: Seconds per HTTP call, or ``None`` for the defaults of 30 (600 for images).
     :param requests_per_hour: Quota of the plan.
     :param callback_base_url: Where services reach this Airflow's API server.
-    :param callback_secret: Signs the addresses that services call.
-    :param callback_signing: How the service signs its calls, if it does.
+    :param callback_secret: Signs the callback addresses.
+    :param callback_signing: Signature scheme of the service's callbacks, if it signs them.
     :param media_hosts: Hosts media may come from in addition to public https ones.
     :param max_media_bytes: Largest file that is downloaded.
     :param proxy: URL of a proxy for all calls and downloads.
     :param verify: Whether to verify TLS certificates, or the path of a CA bundle.
-    :param warnings: What is doubtful about the connection, in words for the log.
+    :param warnings: Warnings about the connection, for the log.
     """
 
     conn_id: str
@@ -99,17 +221,17 @@ class Settings:
 
     @property
     def call_timeout(self) -> float:
-        """Seconds for a call."""
-        return self.timeout or DEFAULT_TIMEOUT
+        """Timeout of a call, in seconds."""
+        return self.timeout or DEFAULT_TIMEOUT_SECONDS
 
     @property
     def image_timeout(self) -> float:
-        """Seconds for a submission that is answered with images."""
-        return self.timeout or DEFAULT_IMAGE_TIMEOUT
+        """Timeout of a submission that is answered with images, in seconds."""
+        return self.timeout or DEFAULT_IMAGE_TIMEOUT_SECONDS
 
     @property
     def identity(self) -> tuple[str, str]:
-        """What one quota and one client belong to: the base URL and (a digest of) the key."""
+        """Base URL and a digest of the key: connections with the same identity share a quota and a client."""
         return self.base_url, hashlib.sha256(self.key.encode()).hexdigest()
 
     def auth(self) -> dict[str, str]:
@@ -118,37 +240,11 @@ class Settings:
             return {"X-API-Key": self.key}
         return {"Authorization": f"Bearer {self.key}"}
 
-    def redact(self, text: str) -> str:
-        """Remove the secrets from a text, in case a service or a library repeats them."""
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return _ADDRESS.sub(f"{PREFIX}/callbacks/***", text)
-
     @cached_property
-    def _secrets(self) -> tuple[str, ...]:
-        """Every spelling of every secret, the longest first: as it is, in a URL, and in JSON or a ``repr``."""
+    def redact(self) -> Redactor:
+        """Removes the secrets of the connection from a text, in case a service or a library repeats them."""
         signing = self.callback_signing.secret if self.callback_signing else None
-        plain = {self.key, self.callback_secret, signing, self.proxy, _password_of(self.proxy)}
-        spelled = {
-            spelling
-            for secret in plain
-            if secret and len(secret) >= 4
-            for spelling in (
-                secret,
-                quote(secret, safe="", errors="surrogatepass"),
-                quote(secret, errors="surrogatepass"),
-                json.dumps(secret)[1:-1],
-                repr(secret)[1:-1],
-            )
-        }
-        return tuple(sorted(spelled, key=len, reverse=True))
-
-
-def _password_of(proxy: str | None) -> str | None:
-    try:
-        return unquote(urlsplit(proxy or "").password or "")
-    except ValueError:
-        return None
+        return Redactor([self.key, self.callback_secret, signing, self.proxy, proxy_password(self.proxy)])
 
 
 def read_settings(conn_id: str, connection: Any) -> Settings:
@@ -162,229 +258,107 @@ def read_settings(conn_id: str, connection: Any) -> Settings:
         return _read(conn_id, connection)
     except SeedanceConfigurationError as error:
         message = error.message
-    # Raised out here, so that no traceback leads to a message that nothing was cut out of.
-    said = _without_secrets(message, connection)
-    raise SeedanceConfigurationError(said if repr(conn_id) in said else f"Connection {conn_id!r}: {said}")
+    # Raised out here, so that no traceback leads to the message that was not redacted.
+    shown = _redactor(connection)(message)
+    raise SeedanceConfigurationError(f"Connection {conn_id!r}: {shown}")
 
 
-def _without_secrets(message: str, connection: Any) -> str:
-    """Cut out of a message what is a secret of the connection, wherever somebody pasted it."""
+def _redactor(connection: Any) -> Redactor:
+    """Return what removes the secrets of a connection, which may be malformed, in whatever field they were pasted."""
     try:
-        extra = _extra("", getattr(connection, "extra", None))
+        extra = _load_extra(getattr(connection, "extra", None))
     except SeedanceConfigurationError:
         extra = {}
-    found = [getattr(connection, "password", None)]
-    found += [extra.get(key) for key in ("callback_secret", "callback_signature_secret", "proxy")]
-    texts = {text.strip() for text in found if isinstance(text, str)}
-    texts |= {_password_of(text) or "" for text in texts}
-    for secret in sorted(texts, key=len, reverse=True):
-        if len(secret) >= 4:
-            for spelling in (secret, quote(secret, safe="", errors="surrogatepass"), repr(secret)[1:-1]):
-                message = re.sub(re.escape(spelling), "***", message, flags=re.IGNORECASE)
-    return message
+    values = [getattr(connection, "password", None), *(extra.get(key) for key in _SECRET_KEYS)]
+    secrets = [value.strip() for value in values if isinstance(value, str)]
+    return Redactor([*secrets, *map(proxy_password, secrets)])
 
 
 def _read(conn_id: str, connection: Any) -> Settings:
-    extra = _extra(conn_id, getattr(connection, "extra", None))
-    unknown = sorted(set(extra) - set(_KEYS))
-    api = _api(extra)
-    key = (getattr(connection, "password", None) or "").strip()
-    if not key:
-        raise SeedanceConfigurationError(
-            f"Connection {conn_id!r} has no API key: put the key of {api.title} into the password."
-        )
-    if any(ord(character) < 33 or ord(character) > 126 for character in key):
-        raise SeedanceConfigurationError(
-            f"Connection {conn_id!r}: the API key in the password holds characters no key has (a line "
-            "break, a space, a typographic quote?)."
-        )
-    host = getattr(connection, "host", None)
-    base_url = api.default_base_url
-    if host and host.strip():
-        base_url = normalize_base_url(
-            host, port=getattr(connection, "port", None), scheme=getattr(connection, "schema", None)
-        )
-        base_url = api.base_url_for(base_url)
+    extra = _read_extra(_load_extra(getattr(connection, "extra", None)))
+    api = get_api(extra.api)
     return Settings(
         conn_id=conn_id,
         api=api,
-        base_url=base_url,
-        key=key,
-        auth_header=_auth_header(conn_id, api, extra),
-        model=_text(conn_id, extra, "model"),
-        timeout=_timeout(conn_id, extra),
-        requests_per_hour=_count(conn_id, extra, "requests_per_hour", "requests", MOST_REQUESTS_PER_HOUR),
-        callback_base_url=_callback_base_url(conn_id, extra),
-        callback_secret=_text(conn_id, extra, "callback_secret"),
-        callback_signing=_callback_signing(conn_id, extra),
-        media_hosts=MediaHosts.parse(extra.get("media_hosts") or None),
-        max_media_bytes=_count(conn_id, extra, "max_media_bytes", "bytes", MOST_MEDIA_BYTES)
-        or DEFAULT_MAX_MEDIA_BYTES,
-        proxy=_proxy(conn_id, extra),
-        verify=_verify(conn_id, extra),
+        base_url=_base_url(api, connection),
+        key=_key(api, connection),
+        auth_header=extra.auth_header,
+        model=extra.model,
+        timeout=extra.timeout,
+        requests_per_hour=extra.requests_per_hour,
+        callback_base_url=extra.callback_base_url,
+        callback_secret=extra.callback_secret,
+        callback_signing=extra.signature_scheme(),
+        media_hosts=extra.media_hosts,
+        max_media_bytes=extra.max_media_bytes,
+        proxy=extra.proxy,
+        verify=extra.verify,
         warnings=tuple(
-            f"Connection {conn_id!r}: the extra's {_without_secrets(repr(name), connection)} means nothing "
-            f"here. Known keys: {', '.join(_KEYS)}."
-            for name in unknown
+            f"Connection {conn_id!r}: the extra's {_redactor(connection)(repr(name))} has no meaning here. "
+            f"Known keys: {', '.join(ConnectionExtra.model_fields)}."
+            for name in sorted(extra.model_extra or {})
         ),
     )
 
 
-def _extra(conn_id: str, raw: Any) -> dict[str, Any]:
+def _key(api: Api, connection: Any) -> str:
+    key = (getattr(connection, "password", None) or "").strip()
+    if not key:
+        raise SeedanceConfigurationError(f"it has no API key: put the key of {api.title} into the password.")
+    if any(ord(character) < 33 or ord(character) > 126 for character in key):
+        raise SeedanceConfigurationError(
+            "the API key in the password holds characters that no key has (a line break, a space, a typographic quote?)."
+        )
+    return str(key)
+
+
+def _base_url(api: Api, connection: Any) -> str:
+    host = getattr(connection, "host", None)
+    if not host or not host.strip():
+        return api.default_base_url
+    port, scheme = getattr(connection, "port", None), getattr(connection, "schema", None)
+    return api.base_url_for(normalize_base_url(host, port=port, scheme=scheme))
+
+
+def _load_extra(raw: Any) -> dict[str, Any]:
     if raw is None or (isinstance(raw, str) and not raw.strip()):
         return {}
     try:
         extra = json.loads(raw) if isinstance(raw, (str, bytes)) else raw
     except (ValueError, RecursionError):
-        raise SeedanceConfigurationError(
-            f"Connection {conn_id!r}: the extra is not valid JSON. It must be an object such as "
-            '{"api": "seedanceapi-v2"}.'
-        ) from None
+        extra = None
     if not isinstance(extra, Mapping):
+        found = "invalid JSON" if extra is None else type(extra).__name__
         raise SeedanceConfigurationError(
-            f"Connection {conn_id!r}: the extra must be a JSON object such as "
-            f'{{"api": "seedanceapi-v2"}}, not {type(extra).__name__}.'
+            f'the extra must be a JSON object such as {{"api": "seedanceapi-v2"}}, not {found}.'
         )
     # The connection form stores an empty field as "" or null.
     return {str(key): value for key, value in extra.items() if value is not None and value != ""}
 
 
-def _api(extra: Mapping[str, Any]) -> Api:
-    name = extra.get("api") or DEFAULT_API
-    if not isinstance(name, str) or name not in SERVICES:
-        raise SeedanceConfigurationError(
-            f"The connection's api is {_shown(name)}; this package knows {', '.join(SERVICES)}."
-        )
-    return get_api(name)
+def _read_extra(values: dict[str, Any]) -> ConnectionExtra:
+    try:
+        return ConnectionExtra(**values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+    key = str(first["loc"][0])
+    value = values.get(key)
+    takes = str(first["ctx"]["error"]) if first["type"] == "value_error" else "text"
+    raise SeedanceConfigurationError(f"{key} in the extra is {_preview(key, value)}; it takes {takes}.")
 
 
 _WORD = re.compile(r"(?!sk-)[a-z_-]*([0-9]{1,3}[a-z_-]*)?", re.IGNORECASE)
 _NUMBER = re.compile(r"[+-]?[0-9]{1,6}(\.[0-9]{1,6})?(e[+-]?[0-9]{1,3})?", re.IGNORECASE)
 
 
-def _shown(value: Any) -> str:
-    """Return a value for a message: what may be a key that somebody put into the wrong field does not show."""
+def _preview(key: str, value: Any) -> str:
+    """Return a value for a message; one that may be a secret, pasted into the wrong field, is not shown."""
     if isinstance(value, bool):
         return repr(value)
+    if key == "callback_base_url" and isinstance(value, str):
+        return repr(redact_url(value))
     text = str(value) if isinstance(value, (str, float)) or value in range(-999_999, 1_000_000) else ""
-    if text and len(text) <= 30 and (_WORD.fullmatch(text) or _NUMBER.fullmatch(text)):
+    plain = _WORD.fullmatch(text) or _NUMBER.fullmatch(text)
+    if plain and 0 < len(text) <= 30 and key not in _SECRET_KEYS:
         return repr(value)
-    return f"something else ({type(value).__name__}, not shown)"
-
-
-def _wrong(conn_id: str, key: str, value: Any, takes: str) -> SeedanceConfigurationError:
-    return SeedanceConfigurationError(
-        f"Connection {conn_id!r}: {key} in the extra is {_shown(value)}; it takes {takes}."
-    )
-
-
-def _no_text(conn_id: str, key: str, value: Any) -> SeedanceConfigurationError:
-    return SeedanceConfigurationError(
-        f"Connection {conn_id!r}: {key} in the extra is of the type {type(value).__name__}; it takes text."
-    )
-
-
-def _text(conn_id: str, extra: Mapping[str, Any], key: str) -> str | None:
-    value = extra.get(key)
-    if value is not None and not isinstance(value, str):
-        raise _no_text(conn_id, key, value)
-    return value
-
-
-def _timeout(conn_id: str, extra: Mapping[str, Any]) -> float | None:
-    value = extra.get("timeout")
-    if value is None:
-        return None
-    number = read_number(value)
-    if number is None or not LEAST_TIMEOUT <= number <= MOST_TIMEOUT:
-        takes = f"a positive number of seconds, {LEAST_TIMEOUT:g} to {MOST_TIMEOUT:.0f}"
-        raise _wrong(conn_id, "timeout", value, takes)
-    return float(number)
-
-
-def _count(conn_id: str, extra: Mapping[str, Any], key: str, of: str, most: int) -> int | None:
-    value = extra.get(key)
-    if value is None:
-        return None
-    number = read_number(value)
-    if number is None or not 1 <= number <= most or not float(number).is_integer():
-        raise _wrong(conn_id, key, value, f"a whole number of {of}, at least 1 and at most {most}")
-    return int(number)
-
-
-def _auth_header(conn_id: str, api: Api, extra: Mapping[str, Any]) -> str:
-    value = extra.get("auth_header")
-    if value is None:
-        return api.auth_headers[0]
-    chosen = value.strip().lower() if isinstance(value, str) else value
-    if chosen not in api.auth_headers:
-        raise _wrong(conn_id, "auth_header", value, f"{' or '.join(api.auth_headers)} with api {api.name}")
-    return str(chosen)
-
-
-def _callback_base_url(conn_id: str, extra: Mapping[str, Any]) -> str | None:
-    value = _text(conn_id, extra, "callback_base_url")
-    if value is None:
-        return None
-    try:
-        if "://" in value:
-            return normalize_base_url(value)
-    except SeedanceConfigurationError:
-        pass  # it speaks of the host; said below of this key
-    raise SeedanceConfigurationError(
-        f"Connection {conn_id!r}: callback_base_url in the extra is {redact_url(value)!r}; it takes the plain "
-        "http(s) URL under which the services reach Airflow."
-    )
-
-
-def _callback_signing(conn_id: str, extra: Mapping[str, Any]) -> SignatureScheme | None:
-    header = _text(conn_id, extra, "callback_signature_header")
-    scheme = _text(conn_id, extra, "callback_signature_scheme") or SCHEMES[0]
-    secret = _text(conn_id, extra, "callback_signature_secret") or _text(conn_id, extra, "callback_secret")
-    stamp = _text(conn_id, extra, "callback_timestamp_header") or "X-Timestamp"
-    if scheme not in SCHEMES:
-        raise _wrong(conn_id, "callback_signature_scheme", scheme, " or ".join(SCHEMES))
-    if header is None:
-        return None
-    if not secret:
-        raise SeedanceConfigurationError(
-            f"Connection {conn_id!r}: callback_signature_header in the extra needs callback_signature_secret "
-            "(or callback_secret), to check the signature with."
-        )
-    return SignatureScheme(header=header, secret=secret, scheme=cast(Scheme, scheme), timestamp_header=stamp)
-
-
-_PROXY = re.compile(r"(https?|socks5h?)://[!-~]+")
-
-
-def _proxy(conn_id: str, extra: Mapping[str, Any]) -> str | None:
-    value = _text(conn_id, extra, "proxy")
-    if value is None or (_PROXY.fullmatch(value) and _has_host(value)):
-        return value
-    # The value may hold a password, so it is not repeated.
-    raise SeedanceConfigurationError(
-        f"Connection {conn_id!r}: proxy in the extra must be a URL with a host, a port from 1 to 65535 if any, and "
-        "nothing beyond ASCII, such as http://proxy.example:3128."
-    )
-
-
-def _has_host(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
-
-
-def _verify(conn_id: str, extra: Mapping[str, Any]) -> bool | str:
-    value = extra.get("verify", True)
-    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
-        return value.strip().lower() == "true"
-    takes = "true, false, or the path of a CA bundle"
-    if not isinstance(value, (bool, str)):
-        raise _wrong(conn_id, "verify", value, takes)
-    if (
-        isinstance(value, str) and not value.isprintable()
-    ):  # no control characters, nothing that is half a character
-        raise _wrong(conn_id, "verify", value, takes)
-    return value
+    return f"a value of the type {type(value).__name__} (not shown)"

@@ -144,15 +144,11 @@ class MediaHosts:
         """
         Read the connection's ``media_hosts``: a list, or text with commas.
 
-        :raises SeedanceConfigurationError: it is neither.
+        :raises ValueError: it is neither; the message names what ``media_hosts`` takes.
         """
-        if value is None:
-            return cls()
         items = value.split(",") if isinstance(value, str) else value
         if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
-            raise SeedanceConfigurationError(
-                f"media_hosts in the connection's extra must be a list of host names, not {type(value).__name__}."
-            )
+            raise ValueError("a list of host names")
         return cls(frozenset(_host_name(item) for item in items if item.strip()))
 
     def allows(self, host: str | None, port: int | None) -> bool:

@@ -95,9 +95,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     from airflow_provider_seedance.polling import quota, schedule
     from airflow_provider_seedance.submission import store
 
-    monkeypatch.setattr(flows, "SUBMIT_PAUSES", (0.0,) * len(flows.SUBMIT_PAUSES))
-    monkeypatch.setattr(flows, "READ_PAUSES", (0.0,) * len(flows.READ_PAUSES))
-    monkeypatch.setattr(flows, "LOOK_UP_PAUSES", (0.0,) * len(flows.LOOK_UP_PAUSES))
+    monkeypatch.setattr(flows, "SUBMIT_BACKOFF_SECONDS", (0.0,) * len(flows.SUBMIT_BACKOFF_SECONDS))
+    monkeypatch.setattr(flows, "READ_BACKOFF_SECONDS", (0.0,) * len(flows.READ_BACKOFF_SECONDS))
+    monkeypatch.setattr(flows, "LOOK_UP_BACKOFF_SECONDS", (0.0,) * len(flows.LOOK_UP_BACKOFF_SECONDS))
     monkeypatch.setattr(seedance2api, "_RESULT_PAUSES", (0.0,))
     monkeypatch.setattr(store, "WRITE_PAUSES", (0.0,) * len(store.WRITE_PAUSES))
     for name in ("SHORTEST", "LONGEST", "LONGEST_AFTER_FAILURE"):
@@ -113,3 +113,11 @@ def notes_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from airflow_provider_seedance.polling import shared_quota
 
     monkeypatch.setattr(shared_quota, "directory", lambda: tmp_path / "seedance-notes")
+
+
+@pytest.fixture(params=["sync", "async"])
+def either_client(request: pytest.FixtureRequest) -> Any:
+    """The synchronous and the asynchronous client, one after the other."""
+    from either_client import EitherClient
+
+    return EitherClient(request.param)

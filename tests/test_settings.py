@@ -90,8 +90,8 @@ def test_verify(value: Any, verify: Any) -> None:
     ("key", "value", "says"),
     [
         ("api", "openai", "seedance2api, seedanceapi-v1, seedanceapi-v2, runbase, ark"),
-        ("api", 5, "api is 5"),
-        ("api", ["ark"], "api is"),
+        ("api", 5, "api in the extra is 5"),
+        ("api", ["ark"], "api in the extra is"),
         ("auth_header", "cookie", "authorization"),
         ("auth_header", "x-api-key", "authorization with api seedanceapi-v2"),
         ("auth_header", 5, "authorization"),
@@ -117,14 +117,14 @@ def test_verify(value: Any, verify: Any) -> None:
         ("requests_per_hour", "many", "whole number"),
         ("requests_per_hour", True, "whole number"),
         ("callback_base_url", 5, "text"),
-        ("callback_base_url", "airflow.example.com", "plain http"),
+        ("callback_base_url", "airflow.example.com", "airflow.example.com'; it takes the plain http"),
         ("callback_base_url", "ftp://airflow.example.com", "plain http"),
         ("callback_base_url", "https://", "plain http"),
         ("callback_base_url", "https://a.example/?x=1", "plain http"),
         ("callback_secret", 5, "text"),
         ("media_hosts", 5, "list of host names"),
         ("media_hosts", {"a": 1}, "list of host names"),
-        ("proxy", "proxy.example:3128", "must be a URL"),
+        ("proxy", "proxy.example:3128", "takes a URL"),
         ("proxy", 5, "text"),
         ("proxy", "http://", "with a host"),
         ("proxy", "http://u:p@", "with a host"),
@@ -251,7 +251,7 @@ def test_a_connection_without_a_key(password: str | None) -> None:
 
 @pytest.mark.parametrize("password", ["sk-a b", "sk-a\nb", "sk-“quoted”", "sk-é", "a\x00b", "a\tb"])
 def test_a_key_that_no_header_can_carry(password: str) -> None:
-    with pytest.raises(SeedanceConfigurationError, match="characters no key has") as caught:
+    with pytest.raises(SeedanceConfigurationError, match="characters that no key has") as caught:
         read_settings("c", connection(password=password))
     assert password not in str(caught.value)
 

@@ -239,7 +239,8 @@ class Ark(base.Api):
             if not isinstance(item, Mapping) or not parsing.text(item.get("status")):
                 continue
             if (known := self.find_id(item)) and known in generation_ids:
-                found[known] = self.read_generation(item, known, media="video", now=now)
+                generation = self.read_generation(item, known, media="video", now=now)
+                found[known] = reply.clean(generation)
         return found
 
     def probe_call(self) -> HttpCall:
@@ -305,7 +306,7 @@ class Ark(base.Api):
         code, message = parsing.text(error.get("code")), parsing.text(error.get("message"))
         return VendorError(code=code, message=message) if code or message else None
 
-    def wrote(self, body: Mapping[str, Any]) -> bool:
+    def is_service_error(self, body: Mapping[str, Any]) -> bool:
         # The codes are words; a number is what gateways and load balancers write.
         return isinstance(parsing.mapping(body.get("error")).get("code"), str)
 

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis import parsing
 from airflow_provider_seedance.apis.messages import (
+    MAX_WORD_CHARS,
     Accepted,
     HttpCall,
     HttpReply,
@@ -187,12 +188,14 @@ class Api(abc.ABC):
         vendor = self.read_error(body) if body is not None else None
         if answer.ok:
             if body is not None and (generation := self.read_created(body, request, now)):
-                return Accepted(generation)
+                return Accepted(answer.clean(generation))
             if vendor:
                 return Refused(self._refusal(answer, call, vendor, now))
-            return Uncertain(self._strange(answer, call, "carries neither an id nor an output"))
+            return Uncertain(self._unexpected_reply(answer, call, "carries neither an id nor an output"))
         error = self.error_for(answer, call, now=now)
-        if answer.status == 429 or (answer.status == 503 and body is not None and self.wrote(body)):
+        if answer.status == 429 or (
+            answer.status == 503 and body is not None and self.is_service_error(body)
+        ):
             return NotAccepted(error, error.retry_after)
         if 400 <= answer.status < 500 and answer.status not in parsing.UNCERTAIN_4XX:
             return Refused(error)
@@ -237,7 +240,8 @@ class Api(abc.ABC):
         if isinstance(error, errors.SeedanceServerError):
             # A 2xx that carries an error is a refusal, whatever the error is called.
             return errors.SeedanceRequestError(
-                f"{self.name} refused the submission: {vendor.message or vendor.code}", **error.details()
+                f"{self.name} refused the submission: {answer.line(vendor.message or vendor.code or '')}",
+                **error.details(),
             )
         return error
 
@@ -287,8 +291,10 @@ class Api(abc.ABC):
         if known and payload is body and str(word).strip().lower() == "error":
             known = self.find_id(body) is not None  # else it tells of the call
         if not known and not self.outputs(payload):
-            raise self._strange(reply, call, "does not tell the state of the generation", generation_id)
-        return self.read_generation(body, generation_id, media=media, now=now)
+            raise self._unexpected_reply(
+                reply, call, "does not tell the state of the generation", generation_id
+            )
+        return reply.clean(self.read_generation(body, generation_id, media=media, now=now))
 
     def check_identity(self, reply: HttpReply, call: HttpCall, generation_id: str) -> None:
         """
@@ -304,7 +310,7 @@ class Api(abc.ABC):
             return
         ids = {found.strip() for found in self._ids(reply.json)}
         if ids and generation_id.strip() not in ids:
-            raise self._strange(reply, call, "is about another generation", generation_id)
+            raise self._unexpected_reply(reply, call, "is about another generation", generation_id)
 
     @abc.abstractmethod
     def status_call(self, generation_id: str) -> HttpCall:
@@ -381,7 +387,7 @@ class Api(abc.ABC):
                 return answer
             raise self.error_for(answer, call, now=now, generation_id=generation_id)
         if answer.ok:
-            raise self._strange(answer, call, "is not a JSON object", generation_id)
+            raise self._unexpected_reply(answer, call, "is not a JSON object", generation_id)
         raise self.error_for(answer, call, now=now, generation_id=generation_id)
 
     def reports_generation(self, body: Mapping[str, Any]) -> bool:
@@ -397,7 +403,7 @@ class Api(abc.ABC):
     def read_error(self, body: Mapping[str, Any]) -> VendorError | None:
         """Read the service's own error body, or return ``None`` where the body is no such thing."""
 
-    def wrote(self, body: Mapping[str, Any]) -> bool:
+    def is_service_error(self, body: Mapping[str, Any]) -> bool:
         """
         Whether the service itself wrote an error body, rather than a gateway in front of it.
 
@@ -425,18 +431,18 @@ class Api(abc.ABC):
         wait = read_retry_after(reply.headers, now) if status == 503 else None
         if status == 429:  # the quota headers stand on every reply and mean something on this one only
             wait = read_rate_limit(reply.headers, now).retry_after
-        message = parsing.words_for(self.name, reply, vendor)
+        message = parsing.error_message(self.name, reply, vendor)
         return cls(
             message,
             http_status=reply.status,
-            vendor_code=vendor.code,
+            vendor_code=reply.line(vendor.code, MAX_WORD_CHARS) if vendor.code else None,
             method=call.method,
             path=call.path,
             generation_id=generation_id,
             retry_after=wait,
         )
 
-    def _strange(
+    def _unexpected_reply(
         self, reply: HttpReply, call: HttpCall, what: str, generation_id: str | None = None
     ) -> errors.SeedanceServerError:
         return errors.SeedanceServerError(

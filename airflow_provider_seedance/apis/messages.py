@@ -1,5 +1,5 @@
 """
-The values that travel between the adapters, the flows and the client: calls, replies, outcomes.
+Calls, replies and outcomes: the values that adapters, flows and the client exchange.
 
 Adapters make :class:`HttpCall` objects and read :class:`HttpReply` objects; only the client knows
 how one becomes the other.
@@ -10,30 +10,36 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from airflow_provider_seedance.exceptions import SeedanceError
 from airflow_provider_seedance.generations import Generation
 
-#: Most values that a JSON body may hold. Small ones take fifty times their bytes in memory; no service sends
-#: a hundredth of this.
-MOST_VALUES = 1_000_000
+#: Values that a JSON body may hold. Small values take fifty times their bytes in memory; no service sends a
+#: hundredth of this.
+MAX_JSON_VALUES = 1_000_000
 
-#: How deep they may be nested. What is deeper could be read, but not walked through or written again.
-DEEPEST = 64
+#: Nesting of a JSON body. Deeper ones could be parsed, but neither walked through nor serialized again.
+MAX_JSON_DEPTH = 64
 
-#: Stands for what can be no part of a text: half characters, which no API server takes; NUL, which
-#: PostgreSQL does not keep; and what makes a terminal do something.
+#: Replaces unpaired surrogates, which no API server accepts; NUL, which PostgreSQL does not store; and terminal
+#: control characters.
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
-#: Most characters of a service's words that are looked at to show some of them, ...
-_LOOKED_AT = 64 * 1024
-#: ... and how many of these are not shown where there are more: the last may be the half of a secret, which no
-#: longer looks like one.
-_UNSEEN = 16 * 1024
+#: Texts of a service that are shown and stored: its messages, and its other words.
+MAX_MESSAGE_CHARS = 4000
+MAX_WORD_CHARS = 200
+
+#: Characters of a service's text that are processed to show its beginning, ...
+_MAX_PROCESSED_CHARS = 64 * 1024
+#: ... and characters at the end of these that are dropped where the text goes on: they may hold a part of a secret,
+#: which redaction cannot recognize.
+_DROPPED_CHARS = 16 * 1024
+#: Texts of a generation that the service chooses.
+_WORDS = ("model", "resolution", "error_code", "word")
 _SUSPECT = re.compile(r"\\u|[\x7f-\x9f]")
 
 
@@ -61,12 +67,15 @@ class HttpCall:
 @dataclass(frozen=True)
 class HttpReply:
     """
-    What a service answered.
+    Reply of a service.
+
+    Texts of the service enter messages and generations through :meth:`line`, :meth:`excerpt` and :meth:`clean`,
+    which redact them.
 
     :param status: HTTP status.
     :param headers: Header fields by lower-case name.
-    :param body: The body as it came, decoded from its transfer encoding.
-    :param redact: Removes secrets from a text that is about to be shown.
+    :param body: The body, decoded from its transfer encoding.
+    :param redact: Removes secrets from a text.
     """
 
     status: int
@@ -77,10 +86,9 @@ class HttpReply:
     @cached_property
     def json(self) -> Any:
         """
-        The body read as JSON, or ``None`` where it is not JSON that a service could mean.
+        The body read as JSON, or ``None`` where it is not JSON within the bounds of :func:`read_json`.
 
-        A character in the wrong encoding makes no text unreadable: the id beside it may be of a paid
-        generation.
+        Wrongly encoded characters are replaced: the id beside them may be of a paid generation.
         """
         try:
             return read_json(self.body)
@@ -94,51 +102,61 @@ class HttpReply:
 
     def excerpt(self, limit: int = 300) -> str:
         """Return the beginning of the body as one line of text, for messages."""
-        # Enough for more characters than are looked at, if there are more.
-        return self.line(self.body[: 4 * (_LOOKED_AT + 1)].decode("utf-8", "replace"), limit)
+        # A character takes up to four bytes.
+        return self.line(self.body[: 4 * (_MAX_PROCESSED_CHARS + 1)].decode("utf-8", "replace"), limit)
 
     def line(self, text: str, limit: int = 1000) -> str:
-        """Return what a service wrote as one line for messages: without secrets, harmless, and not too long."""
-        # Not all of it: each word costs many times its length in memory.
-        more = len(text) > _LOOKED_AT
-        shown = _UNPRINTABLE.sub(REPLACEMENT, self.redact(" ".join(text[:_LOOKED_AT].split())))
+        """Return a text of the service as one redacted, printable line of limited length, for messages."""
+        # Splitting costs many times the length of the text in memory.
+        more = len(text) > _MAX_PROCESSED_CHARS
+        shown = _UNPRINTABLE.sub(REPLACEMENT, self.redact(" ".join(text[:_MAX_PROCESSED_CHARS].split())))
         if more:
-            shown = shown[:-_UNSEEN]
+            shown = shown[:-_DROPPED_CHARS]
         return shown[:limit] + "…" if more or len(shown) > limit else shown
+
+    def clean(self, generation: Generation) -> Generation:
+        """Return a generation that was read from this reply with the service's texts redacted and shortened."""
+        limits = {**dict.fromkeys(_WORDS, MAX_WORD_CHARS), "error_message": MAX_MESSAGE_CHARS}
+        texts: dict[str, Any] = {
+            name: self.line(text, limit)
+            for name, limit in limits.items()
+            if (text := getattr(generation, name))
+        }
+        return replace(generation, **texts)
 
 
 def read_json(body: bytes) -> Any:
     """
-    Read JSON from outside.
+    Parse untrusted JSON.
 
-    :raises ValueError: it is none, or so large or deep that reading it would harm us.
+    :raises ValueError: it is not JSON, or exceeds :data:`MAX_JSON_VALUES` or :data:`MAX_JSON_DEPTH`.
     """
     text = body.decode(json.detect_encoding(body), "replace").removeprefix("\ufeff")
     brackets = text.count("[") + text.count("{")
-    if text.count(",") + brackets > MOST_VALUES:
-        raise ValueError(f"more than {MOST_VALUES} values")
+    if text.count(",") + brackets > MAX_JSON_VALUES:
+        raise ValueError(f"more than {MAX_JSON_VALUES} values")
     value = json.loads(text)
-    return _tidy(value, 0) if brackets > DEEPEST or _SUSPECT.search(text) else value
+    return _sanitize(value, 0) if brackets > MAX_JSON_DEPTH or _SUSPECT.search(text) else value
 
 
-def _tidy(value: Any, depth: int) -> Any:
-    if depth > DEEPEST:
-        raise ValueError(f"nested deeper than {DEEPEST}")
+def _sanitize(value: Any, depth: int) -> Any:
+    if depth > MAX_JSON_DEPTH:
+        raise ValueError(f"nested deeper than {MAX_JSON_DEPTH}")
     if isinstance(value, str):
         return _UNPRINTABLE.sub(REPLACEMENT, value)
     if isinstance(value, dict):
-        return {_tidy(name, depth): _tidy(inner, depth + 1) for name, inner in value.items()}
+        return {_sanitize(name, depth): _sanitize(inner, depth + 1) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_tidy(inner, depth + 1) for inner in value]
+        return [_sanitize(inner, depth + 1) for inner in value]
     return value
 
 
 @dataclass(frozen=True)
 class TransportFailure:
     """
-    A call that got no (whole) reply.
+    A call without a (complete) reply.
 
-    :param message: What broke, without secrets.
+    :param message: Description of the failure, redacted.
     :param sent: Whether the first byte of the request may have left this machine. ``False`` is
         certain: the service cannot have seen the request.
     """
@@ -149,7 +167,7 @@ class TransportFailure:
 
 @dataclass(frozen=True)
 class Pause:
-    """A flow asks its driver to wait this many seconds."""
+    """Request of a flow to wait before its next step."""
 
     seconds: float
 
@@ -157,11 +175,11 @@ class Pause:
 @dataclass(frozen=True, kw_only=True)
 class VendorError:
     """
-    An error as the service itself wrote it.
+    Error body of a service.
 
     :param code: Its code, as text.
     :param message: Its message.
-    :param status: HTTP status that the body claims, where it differs from the real one.
+    :param status: HTTP status given in the body, where it differs from the real one.
     """
 
     code: str | None = None
@@ -171,7 +189,7 @@ class VendorError:
 
 @dataclass(frozen=True)
 class Accepted:
-    """The service took the submission: it is billed from now on."""
+    """The service accepted the submission, which is billed from now on."""
 
     generation: Generation
 
@@ -179,10 +197,10 @@ class Accepted:
 @dataclass(frozen=True)
 class NotAccepted:
     """
-    The service certainly did not take the submission; sending it again pays once.
+    The service certainly did not accept the submission; it can be sent again without paying twice.
 
-    :param error: What to raise when there is no more time to send it again.
-    :param retry_after: Seconds after which the service said it would take it.
+    :param error: Error to raise when the submission is not sent again.
+    :param retry_after: Seconds after which the service allows another attempt.
     """
 
     error: SeedanceError
@@ -198,7 +216,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Uncertain:
-    """Nobody can tell whether the submission was taken and billed."""
+    """Whether the submission was accepted and billed is unknown."""
 
     error: SeedanceError
 

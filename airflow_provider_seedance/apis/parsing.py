@@ -16,7 +16,7 @@ from airflow_provider_seedance.generations import GenerationStatus, read_status_
 ENVELOPE_WORDS = ("success", "accepted", "error")
 
 #: Longest id, in characters: a longer one makes a URL that servers refuse.
-LONGEST_ID = 1000
+MAX_ID_CHARS = 1000
 
 #: Statuses of a submission's reply that say nothing about whether it was taken.
 UNCERTAIN_4XX = (408, 409, 425)
@@ -58,7 +58,7 @@ def identifier(value: Any) -> str | None:
     """Return the id that a field holds, as text; ``None`` for what cannot be asked for again."""
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
-    if not isinstance(value, str) or not value.strip() or len(value) > LONGEST_ID:
+    if not isinstance(value, str) or not value.strip() or len(value) > MAX_ID_CHARS:
         return None
     # Damaged, or half a character that no URL can carry: it would ask for another generation, or for none.
     return value if value.strip().isprintable() and REPLACEMENT not in value else None
@@ -156,8 +156,8 @@ def class_for(status: int, code: str | None) -> type[errors.SeedanceError]:
     return errors.SeedanceServerError
 
 
-def words_for(name: str, reply: HttpReply, vendor: VendorError) -> str:
-    """Say what a service answered, and what that most likely means."""
+def error_message(name: str, reply: HttpReply, vendor: VendorError) -> str:
+    """Describe an error reply, and its most likely cause."""
     said = reply.line(vendor.message or vendor.code or "")
     message = f"{name} answered {reply.status}" + (f": {said}" if said else "")
     if not said and reply.body:

@@ -88,7 +88,7 @@ class Runbase(base.Api):
             return VendorError(code=parsing.text(body.get("code")), message=message or error)
         return None
 
-    def wrote(self, body: Mapping[str, Any]) -> bool:
+    def is_service_error(self, body: Mapping[str, Any]) -> bool:
         # A bare text under "error" is what gateways and frameworks write, with or without status and path.
         return isinstance(body.get("error"), Mapping) and self.read_error(body) is not None
 

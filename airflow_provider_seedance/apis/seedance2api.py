@@ -100,7 +100,7 @@ class Seedance2Api(base.Api):
             reply = yield from self.fetch(call, generation_id, now)
         except (errors.SeedanceNotFoundError, errors.SeedanceRequestError, errors.SeedanceServerError):
             return (yield from self.status_flow(generation_id, media, now))
-        result = self.read_generation(reply.json, generation_id, media=media, now=now)
+        result = reply.clean(self.read_generation(reply.json, generation_id, media=media, now=now))
         if result.status is GenerationStatus.SUCCEEDED and result.urls:
             return result
         # A failed generation has no result, and an announcement may be wrong.
@@ -122,8 +122,8 @@ class Seedance2Api(base.Api):
                 raise errors.SeedanceServerError(
                     f"{error.message}; {self._said(generation, status)}", **error.details()
                 ) from error
-            result = self.read_generation(
-                reply.json, generation.generation_id, media=generation.media, now=now
+            result = reply.clean(
+                self.read_generation(reply.json, generation.generation_id, media=generation.media, now=now)
             )
             if result.urls:
                 return _merged(generation, result)
@@ -165,7 +165,7 @@ class Seedance2Api(base.Api):
             return VendorError(message=parsing.text(error) or parsing.text(body.get("message")) or "error")
         return None
 
-    def wrote(self, body: Mapping[str, Any]) -> bool:
+    def is_service_error(self, body: Mapping[str, Any]) -> bool:
         return body.get("status") == "error" and isinstance(body.get("error"), Mapping)
 
 

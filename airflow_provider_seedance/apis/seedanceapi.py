@@ -71,7 +71,7 @@ class SeedanceOrgApi(base.Api):
             status=claimed_status if claimed_status and claimed_status >= 400 else None,
         )
 
-    def wrote(self, body: Mapping[str, Any]) -> bool:
+    def is_service_error(self, body: Mapping[str, Any]) -> bool:
         # Every error of the table has a code; a bare "error" or "message" is what gateways write.
         vendor = self.read_error(body)
         return vendor is not None and vendor.code is not None

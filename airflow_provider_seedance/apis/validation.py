@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from airflow_provider_seedance.apis.base import Api
-from airflow_provider_seedance.apis.messages import DEEPEST
+from airflow_provider_seedance.apis.messages import MAX_JSON_DEPTH
 from airflow_provider_seedance.apis.rules import Inputs, Rule, Text
 from airflow_provider_seedance.exceptions import SeedanceRequestError
 from airflow_provider_seedance.generations import GenerationRequest, ImageRequest, MediaInput, ResultDefaults
@@ -120,7 +120,9 @@ def _structural_problems(api: Api, request: GenerationRequest, base_url: str) ->
     """
     given = request.arguments()
     found = [
-        f"{name} is nested deeper than {DEEPEST} levels" for name, value in given.items() if _too_deep(value)
+        f"{name} is nested deeper than {MAX_JSON_DEPTH} levels"
+        for name, value in given.items()
+        if _too_deep(value)
     ]
     if not found and not isinstance(given.get("model", ""), str):
         rule = api.rules(replace(request, model=None), base_url).get("model", Text())
@@ -131,7 +133,7 @@ def _structural_problems(api: Api, request: GenerationRequest, base_url: str) ->
 def _too_deep(value: Any) -> bool:
     # Level by level, and each object once a level: what holds itself has no end.
     level = [value]
-    for _ in range(DEEPEST + 1):
+    for _ in range(MAX_JSON_DEPTH + 1):
         if not (level := [inner for outer in level for inner in _parts(outer)]):
             return False
         level = list({id(inner): inner for inner in level}.values())

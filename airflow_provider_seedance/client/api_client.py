@@ -11,42 +11,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar, cast
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any, Protocol, Self, TypeVar
 
 import httpx
 
 from airflow_provider_seedance import __version__
 from airflow_provider_seedance.apis.base import Flow
-from airflow_provider_seedance.apis.messages import (
-    Accepted,
-    HttpCall,
-    HttpReply,
-    NotAccepted,
-    Pause,
-    Refused,
-    TransportFailure,
-    Uncertain,
-)
+from airflow_provider_seedance.apis.messages import HttpCall, HttpReply, Pause, TransportFailure
 from airflow_provider_seedance.apis.rate_limits import RateLimit, read_rate_limit
 from airflow_provider_seedance.client.deadlines import (
-    PHASES,
-    SENDING,
-    Body,
-    Budget,
-    NoCookies,
+    MIN_SEND_TIMEOUT_SECONDS,
+    PHASES_OF_A_CALL,
+    NetworkTimeout,
+    ReplyBody,
+    ReplyLimitError,
     TimedBackend,
-    TooLong,
-    of_a_proxy,
-    within,
+    enforce,
+    is_socks_error,
 )
-from airflow_provider_seedance.client.flows import Cancellation
-from airflow_provider_seedance.closing import Closing
-from airflow_provider_seedance.exceptions import SeedanceConfigurationError, SeedanceError
-from airflow_provider_seedance.generations import Generation, utc_now
+from airflow_provider_seedance.exceptions import SeedanceConfigurationError
+from airflow_provider_seedance.generations import utc_now
 from airflow_provider_seedance.observability import metrics
 from airflow_provider_seedance.settings import Settings
 
@@ -55,56 +43,20 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 C = TypeVar("C", httpx.Client, httpx.AsyncClient)
 
-#: Longest message of a service that is kept, in characters.
-LONGEST_MESSAGE = 4000
-#: Longest of the other words of a service that are shown and stored.
-LONGEST_WORD = 200
-
-#: An honest name: edges in front of the services refuse the default ones of HTTP libraries.
+#: Identifies this package: proxies in front of the services refuse the default names of HTTP libraries.
 USER_AGENT = f"airflow-provider-seedance/{__version__}"
 
-#: Longest body that is read of a reply.
-LONGEST_BODY = 64 * 1024 * 1024
-
-#: Longest body that is read of the reply to a submission of images: in base64 they stand nowhere else.
-LONGEST_IMAGE_BODY = 1024 * 1024 * 1024
-
-#: Longest body that is read of a reply that is no success: it holds words.
-LONGEST_ERROR_BODY = 1024 * 1024
+#: Decompressed size of a reply.
+MAX_BODY_BYTES = 64 * 1024 * 1024
+#: Decompressed size of the reply to a submission of images, which may hold them in base64.
+MAX_IMAGE_BODY_BYTES = 1024 * 1024 * 1024
+#: Decompressed size of an error reply, of which only the message is used.
+MAX_ERROR_BODY_BYTES = 1024 * 1024
 
 #: Connections that all generations of one base URL and key share in a triggerer.
-POOL_SIZE = 16
+MAX_CONNECTIONS = 16
 
-
-class _Wire:
-    """Follows one request through the transport and notes whether its first byte was sent."""
-
-    def __init__(self, method: str, answered_in: float) -> None:
-        self._method = method.encode()
-        self._answered_in = answered_in
-        self.sent = False
-        #: What came back, as soon as its headers did.
-        self.response: httpx.Response | None = None
-        #: What is left of the time for this request.
-        self.budget = Budget(max(SENDING, answered_in))
-        #: The same on an event loop.
-        self.timeout = asyncio.Timeout(None)
-
-    def note(self, event: str, info: Mapping[str, Any]) -> None:
-        if event.endswith(".send_request_headers.started"):
-            request = info.get("request")
-            # A proxy is sent a CONNECT first; that one is not ours.
-            self.sent = self.sent or request is None or request.method == self._method
-        elif event.endswith(".send_request_body.complete"):
-            self.budget.renew(self._answered_in)
-
-    async def anote(self, event: str, info: Mapping[str, Any]) -> None:
-        self.note(event, info)
-        if event.endswith(".send_request_body.complete"):
-            self.timeout.reschedule(asyncio.get_running_loop().time() + self._answered_in)
-
-
-_FAILURES: Mapping[type[Exception], str] = {
+_TIMEOUT_MESSAGES: Mapping[type[Exception], str] = {
     httpx.ConnectTimeout: "connecting took too long",
     httpx.ReadTimeout: "no answer in time",
     httpx.WriteTimeout: "the request could not be sent in time",
@@ -112,42 +64,61 @@ _FAILURES: Mapping[type[Exception], str] = {
     TimeoutError: "no answer in time",
 }
 
+_READ_ERRORS = (httpx.HTTPError, ReplyLimitError, OSError, ValueError)
 
-_READ_ERRORS = (httpx.HTTPError, TooLong, OSError, ValueError)
-
-
-def _longest(response: httpx.Response, call: HttpCall) -> int:
-    if not response.is_success:
-        return LONGEST_ERROR_BODY
-    return LONGEST_IMAGE_BODY if call.images else LONGEST_BODY
+#: Label of a request in the metrics, by HTTP method.
+_REQUEST_KINDS: Mapping[str, str] = {"POST": "submit", "DELETE": "cancel"}
 
 
-def _body_of(response: httpx.Response, call: HttpCall) -> Body:
-    return Body(
+class _RequestTrace:
+    """Trace of one request through the transport, to know whether its first byte was sent."""
+
+    def __init__(self, method: str, answer_timeout: float) -> None:
+        self._method = method.encode()
+        self._answer_timeout = answer_timeout
+        self.sent = False
+        #: The response, as soon as its headers were received.
+        self.response: httpx.Response | None = None
+        #: Timeout of the whole request in a synchronous client, ...
+        self.network_timeout = NetworkTimeout(max(MIN_SEND_TIMEOUT_SECONDS, answer_timeout))
+        #: ... and on an event loop.
+        self.timeout = asyncio.Timeout(None)
+
+    def trace(self, event: str, info: Mapping[str, Any]) -> None:
+        if event.endswith(".send_request_headers.started"):
+            request = info.get("request")
+            # A proxy is sent a CONNECT first, which is not the request itself.
+            self.sent = self.sent or request is None or request.method == self._method
+        elif event.endswith(".send_request_body.complete"):
+            self.network_timeout.restart(self._answer_timeout)
+
+    async def atrace(self, event: str, info: Mapping[str, Any]) -> None:
+        self.trace(event, info)
+        if event.endswith(".send_request_body.complete"):
+            self.timeout.reschedule(asyncio.get_running_loop().time() + self._answer_timeout)
+
+
+def _body_of(response: httpx.Response, call: HttpCall) -> ReplyBody:
+    max_bytes = MAX_IMAGE_BODY_BYTES if call.images else MAX_BODY_BYTES
+    return ReplyBody(
         response.headers.get("content-encoding", ""),
-        longest=_longest(response, call),
-        seconds=response.request.extensions["timeout"]["read"],
+        max_bytes=max_bytes if response.is_success else MAX_ERROR_BODY_BYTES,
+        timeout=response.request.extensions["timeout"]["read"],
     )
 
 
-#: What a service says of a generation in words of its own.
-_WORDS = ("model", "resolution", "error_code", "word")
-
-_KINDS: Mapping[str, str] = {"POST": "submit", "DELETE": "cancel"}
-
-
 class Observer(Protocol):
-    """Somebody who keeps the books of a quota."""
+    """Observer of the requests of a client, which accounts for a quota."""
 
     def sent(self) -> None:
         """Count a request."""
 
     def answered(self, limit: RateLimit, *, refused: bool) -> None:
-        """Take in what a reply told of the quota."""
+        """Record the rate limit that a reply reports."""
 
 
 class _Base:
-    """What both clients share: how a call becomes a request and a failure becomes words."""
+    """Base of both clients: turns calls into requests, and failures into messages."""
 
     def __init__(self, settings: Settings, observer: Observer | None = None) -> None:
         self.settings = settings
@@ -158,7 +129,7 @@ class _Base:
         try:
             return kind(**self._options(), transport=transport(**self._transport_options(fresh)))
         except (ImportError, ValueError, httpx.InvalidURL) as error:
-            # What the library says of a proxy may repeat a part of its password.
+            # The message of the library may contain a part of the password.
             why = str(error) if isinstance(error, ImportError) else "its address cannot be read"
             raise SeedanceConfigurationError(
                 f"Connection {self.settings.conn_id!r}: no client can be made with its proxy: {why}"
@@ -166,23 +137,24 @@ class _Base:
 
     def _options(self) -> dict[str, Any]:
         settings = self.settings
-        # What a body is unpacked from is decided here, not by the codecs that happen to be installed.
+        # Not every encoding that an installed codec supports: replies are decompressed within bounds.
         accepted = {"Accept": "application/json", "Accept-Encoding": "gzip"}
         return {
             "headers": {"User-Agent": USER_AGENT, **accepted, **settings.auth()},
             "timeout": settings.call_timeout,
-            "cookies": NoCookies(),
+            # A service could make every later request larger with cookies.
+            "cookies": CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
             "follow_redirects": False,
             "trust_env": False,
         }
 
     def _transport_options(self, fresh: bool) -> dict[str, Any]:
-        kept = 0 if fresh else POOL_SIZE
+        kept = 0 if fresh else MAX_CONNECTIONS
         return {
             "proxy": self.settings.proxy,
             "verify": self._tls,
             "trust_env": False,
-            "limits": httpx.Limits(max_connections=POOL_SIZE, max_keepalive_connections=kept),
+            "limits": httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=kept),
         }
 
     def _request(self, call: HttpCall) -> dict[str, Any]:
@@ -196,112 +168,62 @@ class _Base:
             request["json"] = call.json
         return request
 
-    def _begin(self, call: HttpCall) -> _Wire:
-        """Keep the books of a call that is about to be made."""
-        self._keep_books(self._count, call)
+    def _start_request(self, call: HttpCall) -> _RequestTrace:
+        self._notify_observer(self._count, call)
         timeout = call.timeout if call.timeout is not None else self.settings.call_timeout
-        return _Wire(call.method, PHASES * timeout)
+        return _RequestTrace(call.method, PHASES_OF_A_CALL * timeout)
 
     def _count(self, call: HttpCall) -> None:
-        metrics.count_request(self.settings.api.name, _KINDS.get(call.method, "read"))
+        metrics.count_request(self.settings.api.name, _REQUEST_KINDS.get(call.method, "read"))
         if self._observer:
             self._observer.sent()
 
-    def _told(self, response: httpx.Response) -> None:
+    def _observe_response(self, response: httpx.Response) -> None:
         refused = response.status_code == 429
         if refused:
             metrics.count_refusal(self.settings.api.name)
         if self._observer:
             self._observer.answered(read_rate_limit(response.headers, utc_now()), refused=refused)
 
-    def _keep_books(self, keep: Callable[[T], None], what: T) -> None:
-        """Let books be kept; trouble with them decides nothing: the reply may be about a paid generation."""
+    def _notify_observer(self, notify: Callable[[T], None], subject: T) -> None:
+        """Notify the observer; its errors are only logged, because the reply may be about a paid generation."""
         try:
-            keep(what)
+            notify(subject)
         except Exception as error:
-            said = self.settings.redact(f"{type(error).__name__}: {error}")
-            log.warning("The books about the requests to %s are not kept: %s", self.settings.api.title, said)
+            reason = self.settings.redact(f"{type(error).__name__}: {error}")
+            log.warning("Rate-limit accounting for %s failed: %s", self.settings.api.title, reason)
 
     def _failure(self, error: Exception, sent: bool) -> TransportFailure:
-        name = _FAILURES.get(type(error))
-        detail = self.settings.redact(str(error))
-        said = name or detail or type(error).__name__
+        reason = (
+            _TIMEOUT_MESSAGES.get(type(error)) or self.settings.redact(str(error)) or type(error).__name__
+        )
         where = f"the request to {self.settings.api.title} at {self.settings.base_url} failed"
-        return TransportFailure(f"{where}: {said}.", sent=sent)
+        return TransportFailure(f"{where}: {reason}.", sent=sent)
 
     def _reply(self, response: httpx.Response, body: bytes) -> HttpReply:
         headers = {name.lower(): value for name, value in response.headers.items()}
         return HttpReply(status=response.status_code, headers=headers, body=body, redact=self.settings.redact)
 
-    def _broken(self, response: httpx.Response, body: Body, error: Exception) -> HttpReply | TransportFailure:
+    def _incomplete_reply(
+        self, response: httpx.Response, body: ReplyBody, error: Exception
+    ) -> HttpReply | TransportFailure:
         """
-        Judge a reply whose body broke off.
+        Return the reply whose body broke off where it can be used, else the failure.
 
-        A refusal is one whatever its body; and an acceptance that can be read holds the id of a paid
-        generation, whatever came after it.
+        A refusal is one whatever its body; and an acceptance that can be read holds the id of a paid generation.
         """
-        reply = self._reply(response, body.take())
+        reply = self._reply(response, body.detach())
         if 400 <= reply.status < 500 or (reply.ok and isinstance(reply.json, dict)):
             return reply
-        return self._failure(body.too_late() if body.late else error, sent=True)
-
-    def _redacted(self, error: SeedanceError) -> SeedanceError:
-        """Clean an error and what it came from, since tracebacks show both."""
-        current: BaseException | None = error
-        seen: set[int] = set()
-        while current is not None and id(current) not in seen:
-            seen.add(id(current))
-            if isinstance(current, SeedanceError):
-                self._clean_error(current)
-            before = current.__cause__ or current.__context__
-            if before is not None and not isinstance(before, SeedanceError):
-                said = str(before)
-                if self.settings.redact(said) != said:
-                    # Not ours to rewrite.
-                    current.__cause__ = current.__context__ = None
-                    before = None
-            current = before
-        return error
-
-    def _clean_error(self, error: SeedanceError) -> SeedanceError:
-        error.message = self._cut(error.message, LONGEST_MESSAGE)
-        error.vendor_code = self._cut(error.vendor_code, LONGEST_WORD) if error.vendor_code else None
-        error.args = (error.message,)
-        return error
-
-    def _cut(self, text: str, longest: int) -> str:
-        # Before it is cut: half a secret is a secret that no longer looks like one.
-        text = self.settings.redact(text)
-        return text if len(text) <= longest else text[:longest] + "…"
-
-    def _clean(self, result: T) -> T:
-        # What a flow returns instead of raising is shown to people later on.
-        cleaned: Any = result
-        if isinstance(result, (NotAccepted, Refused, Uncertain)):
-            self._redacted(result.error)
-        elif isinstance(result, Cancellation):
-            cleaned = replace(result, reason=self._cut(result.reason, LONGEST_MESSAGE))
-        elif isinstance(result, Accepted):
-            cleaned = replace(result, generation=self._clean(result.generation))
-        elif isinstance(result, Mapping):  # of a reading of many
-            cleaned = {name: self._clean(value) for name, value in result.items()}
-        elif isinstance(result, Generation):
-            words = {"error_message": LONGEST_MESSAGE} | dict.fromkeys(_WORDS, LONGEST_WORD)
-            told: dict[str, Any] = {
-                name: self._cut(text, longest)
-                for name, longest in words.items()
-                if isinstance(text := getattr(result, name), str)
-            }
-            cleaned = replace(result, **told)
-        return cast(T, cleaned)
+        return self._failure(body.timeout_error() if body.timed_out else error, sent=True)
 
 
-class Client(_Base, Closing):
+class Client(_Base):
     """
     Drives flows with blocking calls.
 
     :param settings: The connection.
-    :param observer: Who is told of every request and reply.
+    :param observer: Notified of every request and reply.
     :param sleep: Replaces :func:`time.sleep`, for tests.
     """
 
@@ -334,43 +256,41 @@ class Client(_Base, Closing):
                     answer = self.send(step)
         except StopIteration as stop:
             result: T = stop.value
-            return self._clean(result)
-        except SeedanceError as error:
-            raise self._redacted(error)  # noqa: B904 (the same error, its words cleaned)
+            return result
 
     def send(self, call: HttpCall) -> HttpReply | TransportFailure:
         """Make one call. Never raises for what the network or the service does."""
-        wire = self._begin(call)
-        answer = self._exchange(call, wire)
-        if wire.response is not None:
-            self._keep_books(self._told, wire.response)
+        trace = self._start_request(call)
+        answer = self._exchange(call, trace)
+        if trace.response is not None:
+            self._notify_observer(self._observe_response, trace.response)
         return answer
 
-    def _exchange(self, call: HttpCall, wire: _Wire) -> HttpReply | TransportFailure:
+    def _exchange(self, call: HttpCall, trace: _RequestTrace) -> HttpReply | TransportFailure:
         try:
             http = self._for(call)
             with (
-                within(wire.budget),
-                http.stream(**self._request(call), extensions={"trace": wire.note}) as response,
+                enforce(trace.network_timeout),
+                http.stream(**self._request(call), extensions={"trace": trace.trace}) as response,
             ):
-                wire.response, body = response, _body_of(response, call)
-                wire.budget.renew(body.seconds)
+                trace.response, body = response, _body_of(response, call)
+                trace.network_timeout.restart(body.timeout)
                 try:
                     for chunk in response.iter_raw():
                         body.add(chunk)
                 except _READ_ERRORS as error:
-                    return self._broken(response, body, error)
-            return self._reply(response, body.take())
+                    return self._incomplete_reply(response, body, error)
+            return self._reply(response, body.detach())
         except (*_READ_ERRORS, httpx.InvalidURL) as error:
-            return self._failure(error, wire.sent)
+            return self._failure(error, trace.sent)
         except Exception as error:
-            if not of_a_proxy(error):
+            if not is_socks_error(error):
                 raise
-            return self._failure(error, wire.sent)
+            return self._failure(error, trace.sent)
 
     def _for(self, call: HttpCall) -> httpx.Client:
-        # A connection kept from an earlier call may have been closed by the other side just now; a
-        # submission that dies on it would be uncertain for no reason. So each gets one of its own.
+        # The service may be closing a connection that is kept alive; a submission that fails on it would be
+        # uncertain for no reason. So each submission opens a connection.
         if call.method != "POST":
             return self._http
         if self._submissions is None:
@@ -382,6 +302,12 @@ class Client(_Base, Closing):
         self._http.close()
         if self._submissions is not None:
             self._submissions.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
 
 
 class AsyncClient(_Base):
@@ -409,41 +335,39 @@ class AsyncClient(_Base):
                     answer = await self.send(step)
         except StopIteration as stop:
             result: T = stop.value
-            return self._clean(result)
-        except SeedanceError as error:
-            raise self._redacted(error)  # noqa: B904 (the same error, its words cleaned)
+            return result
 
     async def send(self, call: HttpCall) -> HttpReply | TransportFailure:
         """Make one call. Never raises for what the network or the service does."""
-        wire = self._begin(call)
-        answer = await self._exchange(call, wire)
-        if wire.response is not None:
-            self._keep_books(self._told, wire.response)
+        trace = self._start_request(call)
+        answer = await self._exchange(call, trace)
+        if trace.response is not None:
+            self._notify_observer(self._observe_response, trace.response)
         return answer
 
-    async def _exchange(self, call: HttpCall, wire: _Wire) -> HttpReply | TransportFailure:
+    async def _exchange(self, call: HttpCall, trace: _RequestTrace) -> HttpReply | TransportFailure:
         try:
             http = self._for(call)
-            wire.timeout = asyncio.timeout(wire.budget.left)
+            trace.timeout = asyncio.timeout(trace.network_timeout.remaining)
             async with (
-                wire.timeout,
-                http.stream(**self._request(call), extensions={"trace": wire.anote}) as response,
+                trace.timeout,
+                http.stream(**self._request(call), extensions={"trace": trace.atrace}) as response,
             ):
-                wire.response, body = response, _body_of(response, call)
-                wire.timeout.reschedule(None)
+                trace.response, body = response, _body_of(response, call)
+                trace.timeout.reschedule(None)
                 try:
-                    async with asyncio.timeout(body.seconds):
+                    async with asyncio.timeout(body.timeout):
                         async for chunk in response.aiter_raw():
                             body.add(chunk)
                 except _READ_ERRORS as error:
-                    return self._broken(response, body, error)
-            return self._reply(response, body.take())
+                    return self._incomplete_reply(response, body, error)
+            return self._reply(response, body.detach())
         except (*_READ_ERRORS, httpx.InvalidURL) as error:
-            return self._failure(error, wire.sent)
+            return self._failure(error, trace.sent)
         except Exception as error:
-            if not of_a_proxy(error):
+            if not is_socks_error(error):
                 raise
-            return self._failure(error, wire.sent)
+            return self._failure(error, trace.sent)
 
     def _for(self, call: HttpCall) -> httpx.AsyncClient:
         if call.method != "POST":
@@ -461,37 +385,28 @@ class AsyncClient(_Base):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         await self.close()
 
 
 def _timed_transport(**options: Any) -> httpx.HTTPTransport:
     transport = httpx.HTTPTransport(**options)
-    # There is no public way to it. Should the attribute move, slow servers hold a worker longer; the tests
-    # with such servers would tell.
+    # httpx has no public option for this. If the attribute moves, slow servers hold a worker longer, and the tests
+    # with such servers fail.
     transport._pool._network_backend = TimedBackend()
     return transport
 
 
-def tls_context(verify: bool | str) -> Any:
+def tls_context(verify: bool | str) -> ssl.SSLContext:
     """
-    Return what httpx takes for ``verify``.
+    Return the TLS context for the connection's ``verify``.
 
     :raises SeedanceConfigurationError: the CA bundle cannot be read; nothing was sent.
     """
-    if isinstance(verify, bool):
-        return httpx.create_ssl_context(
-            verify=verify, trust_env=False
-        )  # once: reading the certificates takes a while
-    import ssl
-
     try:
-        return ssl.create_default_context(cafile=verify)
+        if isinstance(verify, str):
+            return ssl.create_default_context(cafile=verify)
+        return httpx.create_ssl_context(verify=verify, trust_env=False)
     except OSError as error:
         raise SeedanceConfigurationError(
             f"verify in the connection's extra names {verify!r}, which is not a readable CA bundle: {error}"

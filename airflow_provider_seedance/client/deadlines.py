@@ -1,10 +1,10 @@
 """
-How long and how much: what the other side of a connection may make us wait for, and hold in memory.
+Bounds of time and memory for what a server sends.
 
-The timeouts of HTTP libraries are between two bytes. A server that sends one byte now and then, or one
-interim response after the other, never breaks them and would hold a worker for ever; a few kilobytes of
-compressed zeros become gigabytes. So a call has a :class:`Budget` of time, which every read and write of
-its connection draws on, and a :class:`Body` is unpacked here, piece by piece, within bounds.
+The timeouts of HTTP libraries apply between two bytes. A server that sends a byte now and then, or one interim
+response after the other, never exceeds them and would hold a worker without end; a few kilobytes of compressed
+zeros become gigabytes. So a call has a :class:`NetworkTimeout`, which every read and write of its connection
+counts against, and a :class:`ReplyBody` is decompressed piece by piece, within bounds.
 """
 
 from __future__ import annotations
@@ -14,93 +14,92 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from http.cookiejar import CookieJar
 from typing import Any
 
 import httpcore
 
-#: A call may take so many times its timeout: to connect, to wait for the answer, and to read it.
-PHASES = 3
+#: Phases of a call, each of which may take its timeout: connecting, waiting for the answer, reading it.
+PHASES_OF_A_CALL = 3
 
-#: Seconds that sending a request may take at the least; inputs can be large and uplinks slow.
-SENDING = 600.0
+#: Timeout for sending a request: inputs can be large and uplinks slow.
+MIN_SEND_TIMEOUT_SECONDS = 600.0
 
-#: Bytes that are written between two looks at the budget.
-_PIECE = 64 * 1024
+#: Bytes that are written before the timeout is checked again.
+_WRITE_CHUNK_BYTES = 64 * 1024
 
-#: Bytes that are unpacked at once.
-_UNPACKED = 1024 * 1024
+#: Bytes that are decompressed at once.
+_INFLATE_CHUNK_BYTES = 1024 * 1024
 
 
-class Budget:
+class NetworkTimeout:
     """
-    Seconds that may be spent on the network.
+    Time that the network operations of a call may take together; time between them does not count.
 
-    :param seconds: How many.
+    :param seconds: Time until the timeout.
     """
 
     def __init__(self, seconds: float) -> None:
-        self.left = seconds
+        self.remaining = seconds
 
-    def renew(self, seconds: float) -> None:
-        """Begin a new phase with so many seconds."""
-        self.left = seconds
+    def restart(self, seconds: float) -> None:
+        """Start a new phase of the call."""
+        self.remaining = seconds
 
     @contextmanager
-    def spend(self, timeout: float | None, error: type[Exception]) -> Iterator[float]:
+    def measure(self, timeout: float | None, error: type[Exception]) -> Iterator[float]:
         """
-        Spend time on one operation, which is given the timeout that is left to it.
+        Count one operation, and return the timeout that is left for it.
 
-        :raises httpcore.TimeoutException: nothing is left.
+        :raises httpcore.TimeoutException: no time is left.
         """
-        if self.left <= 0:
+        if self.remaining <= 0:
             raise error("it went on for too long")
-        began = time.monotonic()
+        started = time.monotonic()
         try:
-            yield self.left if timeout is None else min(timeout, self.left)
+            yield self.remaining if timeout is None else min(timeout, self.remaining)
         finally:
-            self.left -= time.monotonic() - began
+            self.remaining -= time.monotonic() - started
 
 
-_budget: ContextVar[Budget | None] = ContextVar("seedance_network_budget", default=None)
+_current: ContextVar[NetworkTimeout | None] = ContextVar("seedance_network_timeout", default=None)
 
 
 @contextmanager
-def within(budget: Budget) -> Iterator[None]:
-    """Let what is read and written by :class:`TimedBackend` connections meanwhile draw on a budget."""
-    token = _budget.set(budget)
+def enforce(timeout: NetworkTimeout) -> Iterator[None]:
+    """Count the reads and writes of :class:`TimedBackend` connections in this block against a timeout."""
+    token = _current.set(timeout)
     try:
         yield
     finally:
-        _budget.reset(token)
+        _current.reset(token)
 
 
 @contextmanager
-def _spend(timeout: float | None, error: type[Exception]) -> Iterator[float | None]:
-    budget = _budget.get()
-    if budget is None:
+def _measured(timeout: float | None, error: type[Exception]) -> Iterator[float | None]:
+    current = _current.get()
+    if current is None:
         yield timeout
         return
-    with budget.spend(timeout, error) as left:
-        yield left
+    with current.measure(timeout, error) as remaining:
+        yield remaining
 
 
 class TimedStream(httpcore.NetworkStream):
-    """A connection whose reads and writes draw on the budget of the call that makes them."""
+    """Connection whose operations count against the :class:`NetworkTimeout` of the call that makes them."""
 
     def __init__(self, stream: httpcore.NetworkStream) -> None:
         self._stream = stream
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """Read what is there."""
-        with _spend(timeout, httpcore.ReadTimeout) as left:
-            return self._stream.read(max_bytes, left)
+        """Read at most that many bytes."""
+        with _measured(timeout, httpcore.ReadTimeout) as remaining:
+            return self._stream.read(max_bytes, remaining)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """Write, in pieces: a peer that takes a byte now and then is one that hangs."""
-        for start in range(0, len(buffer), _PIECE):
-            with _spend(timeout, httpcore.WriteTimeout) as left:
-                self._stream.write(buffer[start : start + _PIECE], left)
+        """Write in chunks, so that a peer that accepts a byte now and then runs into the timeout."""
+        for start in range(0, len(buffer), _WRITE_CHUNK_BYTES):
+            with _measured(timeout, httpcore.WriteTimeout) as remaining:
+                self._stream.write(buffer[start : start + _WRITE_CHUNK_BYTES], remaining)
 
     def close(self) -> None:
         """Close the connection."""
@@ -109,17 +108,17 @@ class TimedStream(httpcore.NetworkStream):
     def start_tls(
         self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        """Go on in TLS."""
-        with _spend(timeout, httpcore.ConnectTimeout) as left:
-            return TimedStream(self._stream.start_tls(ssl_context, server_hostname, left))
+        """Start TLS on the connection."""
+        with _measured(timeout, httpcore.ConnectTimeout) as remaining:
+            return TimedStream(self._stream.start_tls(ssl_context, server_hostname, remaining))
 
     def get_extra_info(self, info: str) -> Any:
-        """Return what the connection tells of itself."""
+        """Return information about the connection."""
         return self._stream.get_extra_info(info)
 
 
 class TimedBackend(httpcore.NetworkBackend):
-    """Makes connections that draw on the budget of the call that uses them (:func:`within`)."""
+    """Network backend of connections that count against a timeout (:func:`enforce`)."""
 
     def __init__(self, backend: httpcore.NetworkBackend | None = None) -> None:
         self._backend = backend or httpcore.SyncBackend()
@@ -133,84 +132,79 @@ class TimedBackend(httpcore.NetworkBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
         """Connect."""
-        with _spend(timeout, httpcore.ConnectTimeout) as left:
-            return TimedStream(self._backend.connect_tcp(host, port, left, local_address, socket_options))
+        with _measured(timeout, httpcore.ConnectTimeout) as remaining:
+            return TimedStream(
+                self._backend.connect_tcp(host, port, remaining, local_address, socket_options)
+            )
 
 
-def of_a_proxy(error: Exception) -> bool:
-    """Whether a SOCKS proxy spoke nonsense: the one library (an optional one) whose errors nobody translates."""
+def is_socks_error(error: Exception) -> bool:
+    """Return whether ``socksio``, an optional library whose errors httpcore does not translate, raised an error."""
     return type(error).__module__.startswith("socksio")
 
 
-class TooLong(Exception):
-    """A reply went on beyond any documented length, or for too long."""
+class ReplyLimitError(Exception):
+    """The body of a reply exceeds its size or its time."""
 
 
-class NoCookies(CookieJar):
-    """Keeps none: a service could make every later request larger, and a triggerer's memory with them."""
-
-    def extract_cookies(self, response: Any, request: Any) -> None:
-        """Keep nothing."""
-
-
-class Body:
+class ReplyBody:
     """
-    Collects the body of a reply as it comes from the wire.
+    Body of a reply, collected and decompressed as it is received.
 
-    :param encoding: The ``Content-Encoding``: ``gzip`` or none. Several of them, one around the other,
-        multiply what a bomb weighs, and no service sends them.
-    :param longest: Most bytes, unpacked.
-    :param seconds: Most seconds until it is complete.
+    :param encoding: The ``Content-Encoding``: ``gzip`` or none. Nested encodings, which multiply what a
+        decompression bomb expands to, are refused; no service sends them.
+    :param max_bytes: Size limit after decompression.
+    :param timeout: Seconds until it has to be complete.
     """
 
-    def __init__(self, encoding: str, *, longest: int, seconds: float) -> None:
-        self.seconds = seconds
-        self._until = time.monotonic() + seconds
-        self._longest = longest
+    def __init__(self, encoding: str, *, max_bytes: int, timeout: float) -> None:
+        self.timeout = timeout
+        self._deadline = time.monotonic() + timeout
+        self._max_bytes = max_bytes
         self._bytes = bytearray()
         self._encoding = encoding.strip().lower()
-        self._unpack = zlib.decompressobj(31) if self._encoding in ("gzip", "x-gzip") else None
+        self._inflater = zlib.decompressobj(31) if self._encoding in ("gzip", "x-gzip") else None
 
     def add(self, chunk: bytes) -> None:
         """
-        Take in what came.
+        Add a chunk.
 
-        :raises TooLong: it is too much, or too late.
-        :raises ValueError: it cannot be unpacked.
+        :raises ReplyLimitError: the body is too large, or the timeout has passed.
+        :raises ValueError: it cannot be decompressed.
         """
-        if self._unpack is not None:
-            self._inflate(self._unpack, chunk)
+        if self._inflater is not None:
+            self._inflate(self._inflater, chunk)
         elif self._encoding in ("", "identity"):
             self._bytes += chunk
         else:
-            raise ValueError(f"the answer is packed as {self._encoding[:40]!r}, which nobody asked for")
-        if len(self._bytes) > self._longest:
-            raise TooLong(f"the answer is longer than {self._longest} bytes")
-        if self.late:
-            raise self.too_late()
+            raise ValueError(f"the answer has the encoding {self._encoding[:40]!r}, which was not requested")
+        if len(self._bytes) > self._max_bytes:
+            raise ReplyLimitError(f"the answer is longer than {self._max_bytes} bytes")
+        if self.timed_out:
+            raise self.timeout_error()
 
-    def _inflate(self, unpack: Any, chunk: bytes) -> None:
+    def _inflate(self, inflater: Any, chunk: bytes) -> None:
         try:
-            # In pieces: at once there would be two copies of all that a few bytes become.
-            while room := min(_UNPACKED, self._longest + 1 - len(self._bytes)):
-                piece = unpack.decompress(chunk, room)
+            # In pieces: the decompressed chunk would be in memory twice.
+            while room := min(_INFLATE_CHUNK_BYTES, self._max_bytes + 1 - len(self._bytes)):
+                piece = inflater.decompress(chunk, room)
                 self._bytes += piece
-                chunk = unpack.unconsumed_tail
+                chunk = inflater.unconsumed_tail
                 if len(piece) < room and not chunk:
                     break
         except zlib.error as error:
-            raise ValueError(f"the answer cannot be unpacked: {error}") from None
+            raise ValueError(f"the answer cannot be decompressed: {error}") from None
 
     @property
-    def late(self) -> bool:
-        """Whether it should be complete by now."""
-        return time.monotonic() >= self._until
+    def timed_out(self) -> bool:
+        """Whether the timeout has passed."""
+        return time.monotonic() >= self._deadline
 
-    def too_late(self) -> TooLong:
-        """Return the error that says so."""
-        return TooLong(f"the answer was not complete {self.seconds:g} seconds after it began")
+    def timeout_error(self) -> ReplyLimitError:
+        """Return the error for a body that was not complete in time."""
+        return ReplyLimitError(f"the answer was not complete {self.timeout:g} seconds after it began")
 
-    def take(self) -> bytes:
-        """Return what has come, and keep nothing of it: it may be large."""
-        taken, self._bytes = self._bytes, bytearray()
-        return bytes(taken)
+    def detach(self) -> bytes:
+        """Return the bytes received so far, and release them: they may be many."""
+        received, self._bytes = self._bytes, bytearray()
+        return bytes(received)

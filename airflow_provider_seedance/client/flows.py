@@ -34,16 +34,16 @@ from airflow_provider_seedance.generations import Generation, GenerationRequest,
 T = TypeVar("T")
 
 #: Pauses between the tries of a submission that was not accepted, where the service names none.
-SUBMIT_PAUSES = (1.0, 2.0, 4.0)
+SUBMIT_BACKOFF_SECONDS = (1.0, 2.0, 4.0)
 
 #: Longest wait on a worker for a submission to be accepted; beyond it the task defers or fails.
-LONGEST_SUBMIT_PAUSE = 10.0
+MAX_INLINE_WAIT_SECONDS = 10.0
 
 #: Pauses between the tries of a read.
-READ_PAUSES = (0.5, 1.5)
+READ_BACKOFF_SECONDS = (0.5, 1.5)
 
 #: Pauses between looks for a lost submission: the service may list it a little later.
-LOOK_UP_PAUSES = (1.0, 3.0)
+LOOK_UP_BACKOFF_SECONDS = (1.0, 3.0)
 
 #: Scopes of the errors after which a look-up has not been answered; some of them a person has to cure first.
 _UNANSWERED: frozenset[errors.Scope] = frozenset({"service", "account", "permission"})
@@ -78,7 +78,7 @@ def submit_flow(
 
     :param patient: Whether to wait at all; without, the first answer stands.
     """
-    pauses = SUBMIT_PAUSES if retry_inline else ()
+    pauses = SUBMIT_BACKOFF_SECONDS if retry_inline else ()
     for attempt in range(len(pauses) + 1):
         answer = yield call
         assert answer is not None
@@ -86,7 +86,7 @@ def submit_flow(
         if not isinstance(outcome, NotAccepted) or attempt == len(pauses):
             return outcome
         pause = pauses[attempt] if outcome.retry_after is None else outcome.retry_after
-        if pause > LONGEST_SUBMIT_PAUSE:
+        if pause > MAX_INLINE_WAIT_SECONDS:
             return outcome
         yield Pause(pause)
     raise AssertionError("unreachable")
@@ -125,7 +125,7 @@ def uncertain_error(
     return error
 
 
-def read_flow(make: Callable[[], Flow[T]], *, pauses: tuple[float, ...] = READ_PAUSES) -> Flow[T]:
+def read_flow(make: Callable[[], Flow[T]], *, pauses: tuple[float, ...] = READ_BACKOFF_SECONDS) -> Flow[T]:
     """
     Repeat a reading flow after broken connections and server errors.
 
@@ -156,7 +156,9 @@ def status_flow(
             "only be had from the result that came with it.",
             generation_id=generation_id,
         )
-    return read_flow(lambda: api.status_flow(generation_id, media, now()), pauses=() if once else READ_PAUSES)
+    return read_flow(
+        lambda: api.status_flow(generation_id, media, now()), pauses=() if once else READ_BACKOFF_SECONDS
+    )
 
 
 def final_status_flow(api: Api, generation_id: str, media: Media, now: Now) -> Flow[Generation]:
@@ -177,7 +179,7 @@ def look_up_flow(api: Api, correlation: str, since: datetime, now: Now) -> Flow[
     :raises SeedanceError: the service could not be asked (see its ``scope``); later it may answer.
     """
     failure: errors.SeedanceError | None = None
-    for number, pause in enumerate((0.0, *LOOK_UP_PAUSES)):
+    for number, pause in enumerate((0.0, *LOOK_UP_BACKOFF_SECONDS)):
         if number:
             yield Pause(pause)
         try:

@@ -1,16 +1,16 @@
 """
 Downloads of generated media, from public https hosts only.
 
-A result URL is data from outside: it may name a host of the own network, by its text, by what its name
-resolves to, or by a redirect. So every hop is judged by its text (:func:`media_url_problem`) and by all
-addresses its name resolves to (:func:`address_problem`), and the connection goes to a judged address
-itself, so that a name cannot resolve to another one in between; TLS still checks the host's name. Hosts
-named in ``media_hosts`` are trusted by name, whatever they resolve to.
+A result URL is untrusted: it may lead into the own network, by its text, by the addresses of its name, or by a
+redirect. So for every hop the text (:func:`media_url_problem`) and all addresses of the name
+(:func:`address_problem`) are checked, and the connection is made to a checked address, so that the name cannot
+resolve to another one in between; TLS still verifies the host's name. Hosts named in ``media_hosts`` are trusted
+by name, independent of their addresses.
 
-Behind ``proxy`` the proxy resolves names. There the text of the URL is judged, names and literal addresses,
-and nothing else: what a name resolves to is for the proxy to police.
+With ``proxy`` the proxy resolves names: only the text of the URL is checked, and the proxy has to restrict what
+names resolve to.
 
-Nothing but the request for the file is sent: no API key, no cookies, no user info of the URL.
+Requests carry no API key, no cookies, and no user info of the URL.
 """
 
 from __future__ import annotations
@@ -20,67 +20,72 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 import httpcore
 
 from airflow_provider_seedance.client import api_client
-from airflow_provider_seedance.client.deadlines import PHASES, Budget, TimedBackend, of_a_proxy, within
-from airflow_provider_seedance.closing import Closing
+from airflow_provider_seedance.client.deadlines import (
+    PHASES_OF_A_CALL,
+    NetworkTimeout,
+    TimedBackend,
+    enforce,
+    is_socks_error,
+)
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError
 from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.urls import MediaHosts, address_problem, media_url_problem, redact_url
 
 MAX_REDIRECTS = 5
 
-#: Seconds of waiting for a media host, in which less than :data:`LEAST_BYTES` must not come. What storing them
-#: takes does not count.
-PACE_SECONDS = 120.0
-LEAST_BYTES = 128 * 1024
+#: Network time after which a download fails that has received less than :data:`MIN_BYTES_PER_STALL_TIMEOUT` in it.
+#: The time for storing the bytes does not count.
+STALL_TIMEOUT_SECONDS = 120.0
+MIN_BYTES_PER_STALL_TIMEOUT = 128 * 1024
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
-#: Everything of ASCII that a URL may hold already; a signature would not survive quoting anew.
+#: Printable ASCII is not quoted again: that would invalidate the signature of a URL.
 _KEPT = "".join(chr(code) for code in range(33, 127))
 
 
 class MediaAddressError(Exception):
-    """A URL, or where it leads, is not one that media may come from. Nothing was sent there."""
+    """Media may not be downloaded from this URL, or from an address it leads to. Nothing was sent there."""
 
 
 class MediaConnectionError(Exception):
-    """A media host could not be reached, or the connection broke. Another try may do better."""
+    """A media host could not be reached, or the connection broke. A retry helps."""
 
 
 class MediaTooSlowError(MediaConnectionError):
-    """A media host sends next to nothing, and would go on like that for days."""
+    """A media host sends too little (:data:`MIN_BYTES_PER_STALL_TIMEOUT`)."""
 
 
 @dataclass(frozen=True)
 class ContentRange:
     """
-    What a partial reply holds.
+    Range of a partial reply.
 
-    :param start: First byte, or ``None`` where a range was refused.
-    :param total: Bytes of the whole file, or ``None`` where the server does not tell.
+    :param start: First byte, or ``None`` where the range was refused.
+    :param total: Size of the whole file in bytes, or ``None`` where the server does not send it.
     """
 
     start: int | None
     total: int | None
 
 
-class MediaStream(Closing):
+class MediaStream:
     """
-    One reply of a media host; its body is read piece by piece. Close it after use.
+    Reply of a media host, whose body is read in chunks. Close it after use.
 
-    :param url: Where the reply came from, after redirects.
-    :param headers: Names in lower case.
+    :param url: URL of the reply, after redirects.
     """
 
     def __init__(self, url: str, response: httpcore.Response, settings: Settings) -> None:
         self.url = url
         self.status: int = response.status
+        #: Header fields by lower-case name.
         self.headers: Mapping[str, str] = {
             name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers
         }
@@ -89,24 +94,24 @@ class MediaStream(Closing):
 
     @property
     def content_type(self) -> str:
-        """The media type in lower case, without parameters; empty where none was sent."""
+        """Media type in lower case, without parameters; empty where none was sent."""
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
 
     @property
     def content_encoding(self) -> str | None:
-        """How the body is packed, although we asked for it as it is; ``None`` if it is not."""
+        """Encoding of the body, although none was requested; ``None`` if there is none."""
         encoding = self.headers.get("content-encoding", "").strip().lower()
         return None if encoding in ("", "identity") else encoding
 
     @property
     def content_length(self) -> int | None:
-        """Bytes of this body as announced, or ``None``."""
+        """Size of this body by its header, or ``None``."""
         text = self.headers.get("content-length", "")
         return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
 
     @property
     def content_range(self) -> ContentRange | None:
-        """What part of the file this is, or ``None`` where the server does not (intelligibly) tell."""
+        """Range of the file in this body, or ``None`` without a valid header."""
         match = re.fullmatch(
             r"bytes\s+(?:([0-9]{1,18})-[0-9]{1,18}|\*)/([0-9]{1,18}|\*)",
             self.headers.get("content-range", "").strip().lower(),
@@ -118,7 +123,7 @@ class MediaStream(Closing):
 
     @property
     def validator(self) -> str | None:
-        """What ``If-Range`` takes to tell whether the file is still the same: a strong ETag, or a date."""
+        """Value for ``If-Range``: a strong ETag, or the date of the last change."""
         etag = self.headers.get("etag", "").strip()
         if etag.startswith('"'):
             return etag
@@ -126,21 +131,21 @@ class MediaStream(Closing):
 
     def chunks(self) -> Iterator[bytes]:
         """
-        Yield the body as it comes, in pieces of at most 64 KiB.
+        Yield the body in chunks of at most 64 KiB.
 
         :raises MediaConnectionError: the connection broke, or the body is shorter than announced.
-        :raises MediaTooSlowError: the host does not get on with it.
+        :raises MediaTooSlowError: the host sends too little.
         """
-        pieces = iter(self._response.iter_stream())
-        budget, received = Budget(PACE_SECONDS), 0
+        body = iter(self._response.iter_stream())
+        timeout, received = NetworkTimeout(STALL_TIMEOUT_SECONDS), 0
         while True:
-            with _network_errors(self._settings, self.url, budget), within(budget):
-                chunk = next(pieces, None)
+            with _network_errors(self._settings, self.url, timeout), enforce(timeout):
+                chunk = next(body, None)
             if chunk is None:
                 return
             received += len(chunk)
-            if received >= LEAST_BYTES:
-                budget.renew(PACE_SECONDS)
+            if received >= MIN_BYTES_PER_STALL_TIMEOUT:
+                timeout.restart(STALL_TIMEOUT_SECONDS)
                 received = 0
             if chunk:
                 yield chunk
@@ -149,10 +154,16 @@ class MediaStream(Closing):
         """Close the reply, and its connection if the body was not read to its end."""
         self._response.close()
 
+    def __enter__(self) -> Self:
+        return self
 
-class MediaClient(Closing):
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+class MediaClient:
     """
-    Fetches media for one connection. May be used by several threads at once.
+    Client for downloads of one connection, safe to share between threads.
 
     :param settings: The connection: ``media_hosts``, ``proxy``, ``verify`` and ``timeout`` apply.
     """
@@ -163,11 +174,12 @@ class MediaClient(Closing):
 
     def open(self, url: str, *, offset: int = 0, validator: str | None = None) -> MediaStream:
         """
-        Ask for a file, following redirects, and return the reply whatever its status.
+        Request a file, following redirects, and return the reply with any status.
 
-        :param offset: First byte wanted.
-        :param validator: Of an earlier reply; a file that changed since is sent from its first byte.
-        :raises MediaAddressError: media may not come from there.
+        :param offset: First byte to request.
+        :param validator: :attr:`MediaStream.validator` of an earlier reply; a file that has changed since is sent
+            from its first byte.
+        :raises MediaAddressError: media may not be downloaded from there.
         :raises MediaConnectionError: the host could not be reached.
         """
         headers = {"User-Agent": api_client.USER_AGENT, "Accept": "*/*", "Accept-Encoding": "identity"}
@@ -196,23 +208,31 @@ class MediaClient(Closing):
             headers=[("Host", address.host_header), *headers.items()],
             extensions={"timeout": dict.fromkeys(("connect", "read", "write", "pool"), seconds)},
         )
-        budget = Budget(PHASES * seconds)
-        with _network_errors(self._settings, address.url), within(budget):
+        with (
+            _network_errors(self._settings, address.url),
+            enforce(NetworkTimeout(PHASES_OF_A_CALL * seconds)),
+        ):
             return MediaStream(address.url, self._pool.handle_request(request), self._settings)
 
     @property
     def max_bytes(self) -> int:
-        """Most bytes that one file may have."""
+        """Size limit of a file."""
         return self._settings.max_media_bytes
 
     def close(self) -> None:
         """Close every connection."""
         self._pool.close()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
 
 @dataclass(frozen=True)
 class _Address:
-    """A URL taken apart once, so that what is judged is what is connected to."""
+    """URL that is parsed once, so that the checked address and the one connected to are the same."""
 
     url: str
     target: httpcore.URL = field(compare=False)
@@ -227,7 +247,7 @@ class _Address:
                 host = host.encode("idna").decode("ascii")
         except ValueError:  # UnicodeError is one
             raise MediaAddressError(f"it is not a URL: {redact_url(url)!r}") from None
-        if not host:  # put together again, its path would be taken for a host that nobody connects to
+        if not host:  # put together again, the path would become the host
             raise MediaAddressError(f"it is not an http(s) URL: {redact_url(url)!r}")
         bracketed = f"[{host}]" if ":" in host else host
         netloc = f"{bracketed}:{port}" if port is not None else bracketed
@@ -240,7 +260,7 @@ class _Address:
 
 def _follow(url: str, location: str) -> str:
     try:
-        # Header values come as Latin-1; a location beyond ASCII is UTF-8 in practice.
+        # Header values are decoded as Latin-1; a location beyond ASCII is UTF-8 in practice.
         location = location.encode("latin-1").decode("utf-8")
         return urljoin(url, location)
     except ValueError:
@@ -248,7 +268,7 @@ def _follow(url: str, location: str) -> str:
 
 
 class _GuardedBackend(httpcore.NetworkBackend):
-    """Connects to public addresses only, and to the very addresses it judged."""
+    """Network backend that connects to the addresses it has checked only."""
 
     def __init__(self, hosts: MediaHosts) -> None:
         self._hosts = hosts
@@ -284,7 +304,7 @@ def _resolve(host: str, port: int) -> list[str]:
 
 
 def _pool(settings: Settings) -> httpcore.ConnectionPool:
-    # No connection is kept: files are few and long, and each connection is judged when it is made.
+    # No connection is kept alive: files are few and long, and each connection is checked when it is made.
     options: dict[str, Any] = {
         "ssl_context": api_client.tls_context(settings.verify),
         "max_connections": None,
@@ -307,7 +327,7 @@ def _pool(settings: Settings) -> httpcore.ConnectionPool:
             return httpcore.SOCKSProxy(**options)
         return httpcore.HTTPProxy(**options)
     except (ImportError, RuntimeError, TypeError, ValueError) as error:
-        # What the library says of a proxy may repeat a part of its password.
+        # The message of the library may contain a part of the password.
         why = str(error) if isinstance(error, (ImportError, RuntimeError)) else "its address cannot be read"
         raise SeedanceConfigurationError(
             f"Connection {settings.conn_id!r}: media cannot be fetched through its proxy: {why}"
@@ -315,7 +335,7 @@ def _pool(settings: Settings) -> httpcore.ConnectionPool:
 
 
 @contextmanager
-def _network_errors(settings: Settings, url: str, budget: Budget | None = None) -> Iterator[None]:
+def _network_errors(settings: Settings, url: str, timeout: NetworkTimeout | None = None) -> Iterator[None]:
     try:
         yield
     except (
@@ -327,13 +347,13 @@ def _network_errors(settings: Settings, url: str, budget: Budget | None = None) 
         OSError,
     ) as error:
         host = urlsplit(url).hostname
-        if budget is not None and budget.left <= 0:
+        if timeout is not None and timeout.remaining <= 0:
             raise MediaTooSlowError(
-                f"{host}: less than {LEAST_BYTES} bytes came in {PACE_SECONDS:g} seconds"
+                f"{host}: less than {MIN_BYTES_PER_STALL_TIMEOUT} bytes were received in {STALL_TIMEOUT_SECONDS:g} seconds"
             ) from error
-        said = settings.redact(str(error)) or type(error).__name__
-        raise MediaConnectionError(f"{host}: {said}") from error
+        reason = settings.redact(str(error)) or type(error).__name__
+        raise MediaConnectionError(f"{host}: {reason}") from error
     except Exception as error:
-        if not of_a_proxy(error):
+        if not is_socks_error(error):
             raise
         raise MediaConnectionError(f"{urlsplit(url).hostname}: {settings.redact(str(error))}") from error

@@ -21,7 +21,7 @@ from typing import Any
 from airflow_provider_seedance.apis.base import Api, Flow
 from airflow_provider_seedance.apis.rate_limits import RateLimit
 from airflow_provider_seedance.client import flows
-from airflow_provider_seedance.client.api_client import POOL_SIZE, AsyncClient
+from airflow_provider_seedance.client.api_client import MAX_CONNECTIONS, AsyncClient
 from airflow_provider_seedance.exceptions import (
     SeedanceAuthenticationError,
     SeedanceError,
@@ -139,7 +139,7 @@ class Hub:
         # One, as long as the connections that meet here stay the same.
         self._clients: dict[tuple[str, ...], AsyncClient] = {}
         self._use(settings)
-        self._slots = asyncio.Semaphore(POOL_SIZE)
+        self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
         self._wake = asyncio.Event()
         self._seats: set[_Waiter] = set()
         self._polls: set[asyncio.Task[None]] = set()

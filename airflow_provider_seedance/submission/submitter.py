@@ -363,7 +363,7 @@ class Submission:
         if self.shared_quota is None:
             return None
         wait = self.shared_quota.reserve(time.time())
-        if self.retry_inline and 0.0 < wait <= flows.LONGEST_SUBMIT_PAUSE:
+        if self.retry_inline and 0.0 < wait <= flows.MAX_INLINE_WAIT_SECONDS:
             time.sleep(wait)
             wait = self.shared_quota.reserve(time.time())
         if not wait:

@@ -1,4 +1,4 @@
-"""Budgets of time and bounded bodies by themselves; real servers that try them are in ``tests/hostile``."""
+"""Network timeouts and bounded bodies by themselves; servers that exceed them are in ``tests/hostile``."""
 
 from __future__ import annotations
 
@@ -11,19 +11,25 @@ import httpcore
 import pytest
 
 from airflow_provider_seedance.client import deadlines
-from airflow_provider_seedance.client.deadlines import Body, Budget, TimedBackend, TooLong, within
+from airflow_provider_seedance.client.deadlines import (
+    NetworkTimeout,
+    ReplyBody,
+    ReplyLimitError,
+    TimedBackend,
+    enforce,
+)
 
 
-def test_a_budget_is_spent_and_renewed() -> None:
-    budget = Budget(0.0)
-    with pytest.raises(httpcore.ReadTimeout), budget.spend(None, httpcore.ReadTimeout):
+def test_a_timeout_counts_down_and_restarts() -> None:
+    timeout = NetworkTimeout(0.0)
+    with pytest.raises(httpcore.ReadTimeout), timeout.measure(None, httpcore.ReadTimeout):
         raise AssertionError("not reached")
-    budget.renew(5.0)
-    with budget.spend(None, httpcore.ReadTimeout) as left:
+    timeout.restart(5.0)
+    with timeout.measure(None, httpcore.ReadTimeout) as left:
         assert left == 5.0
-    with budget.spend(1.0, httpcore.ReadTimeout) as left:
+    with timeout.measure(1.0, httpcore.ReadTimeout) as left:
         assert left == 1.0
-    assert budget.left < 5.0
+    assert timeout.remaining < 5.0
 
 
 class Stream(httpcore.NetworkStream):
@@ -66,9 +72,9 @@ class Backend(httpcore.NetworkBackend):
         return self.stream
 
 
-def test_every_operation_draws_on_the_budget_of_its_call() -> None:
+def test_every_operation_counts_against_the_timeout_of_its_call() -> None:
     backend = Backend()
-    with within(Budget(2.0)):
+    with enforce(NetworkTimeout(2.0)):
         stream = TimedBackend(backend).connect_tcp("a", 1, 60.0).start_tls(None, "a", 60.0)
         stream.read(1, 60.0)
         stream.write(b"b" * 200_000, 60.0)
@@ -77,7 +83,7 @@ def test_every_operation_draws_on_the_budget_of_its_call() -> None:
     assert backend.stream.written == b"b" * 200_000
     stream.read(1, 60.0)
     assert backend.stream.timeouts[-1] == 60.0
-    with within(Budget(0.0)):
+    with enforce(NetworkTimeout(0.0)):
         for operation in (lambda: stream.read(1), lambda: stream.write(b"a"), lambda: stream.start_tls(None)):
             with pytest.raises(httpcore.TimeoutException):
                 operation()
@@ -86,45 +92,45 @@ def test_every_operation_draws_on_the_budget_of_its_call() -> None:
     assert backend.stream.closed
 
 
-def body(encoding: str = "", longest: int = 1000, seconds: float = 60.0) -> Body:
-    return Body(encoding, longest=longest, seconds=seconds)
+def body(encoding: str = "", max_bytes: int = 1000, timeout: float = 60.0) -> ReplyBody:
+    return ReplyBody(encoding, max_bytes=max_bytes, timeout=timeout)
 
 
 @pytest.mark.parametrize("encoding", ["", "identity", " Identity "])
-def test_a_body_as_it_is(encoding: str) -> None:
+def test_a_body_without_encoding(encoding: str) -> None:
     whole = body(encoding)
     whole.add(b"a" * 600)
     whole.add(b"b" * 400)
-    assert whole.take() == b"a" * 600 + b"b" * 400
-    assert whole.take() == b""  # nothing is kept twice
+    assert whole.detach() == b"a" * 600 + b"b" * 400
+    assert whole.detach() == b""  # nothing is kept twice
     whole.add(b"d" * 1000)
-    with pytest.raises(TooLong, match="longer than 1000 bytes"):
+    with pytest.raises(ReplyLimitError, match="longer than 1000 bytes"):
         whole.add(b"c")
 
 
-def test_a_packed_body_in_pieces() -> None:
+def test_a_compressed_body_in_pieces() -> None:
     whole, raw = body("GZIP"), gzip.compress(bytes(range(256)) * 3)
     for number in range(len(raw)):
         whole.add(raw[number : number + 1])
-    assert whole.take() == bytes(range(256)) * 3
+    assert whole.detach() == bytes(range(256)) * 3
 
 
-def test_a_bomb_is_unpacked_as_far_as_there_is_room() -> None:
+def test_a_decompression_bomb_stops_at_the_limit() -> None:
     whole = body("gzip")
-    with pytest.raises(TooLong):
+    with pytest.raises(ReplyLimitError):
         whole.add(gzip.compress(b"\0" * 10_000_000))
-    assert len(whole.take()) == 1001
+    assert len(whole.detach()) == 1001
 
 
 @pytest.mark.parametrize("size", [0, 1, 1024 * 1024 - 1, 1024 * 1024, 1024 * 1024 + 1, 5_000_000])
-def test_what_is_unpacked_in_pieces_is_whole(size: int) -> None:
-    whole = body("gzip", longest=5_000_000)
+def test_decompression_in_pieces_is_complete(size: int) -> None:
+    whole = body("gzip", max_bytes=5_000_000)
     whole.add(gzip.compress(b"\0" * size))
-    assert whole.take() == b"\0" * size
+    assert whole.detach() == b"\0" * size
 
 
-def test_what_is_unpacked_is_not_held_twice() -> None:
-    whole, raw = body("gzip", longest=40_000_000), gzip.compress(b"\0" * 40_000_000)
+def test_decompressed_bytes_are_in_memory_once() -> None:
+    whole, raw = body("gzip", max_bytes=40_000_000), gzip.compress(b"\0" * 40_000_000)
     tracemalloc.start()
     try:
         whole.add(raw)
@@ -135,20 +141,20 @@ def test_what_is_unpacked_is_not_held_twice() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "deflate", "gzip, gzip", "x" * 1000])
-def test_a_packing_nobody_asked_for(encoding: str) -> None:
-    with pytest.raises(ValueError, match="nobody asked for") as caught:
+def test_an_encoding_that_was_not_requested(encoding: str) -> None:
+    with pytest.raises(ValueError, match="which was not requested") as caught:
         body(encoding).add(zlib.compress(b"a"))
     assert len(str(caught.value)) < 200
 
 
-def test_what_cannot_be_unpacked() -> None:
-    with pytest.raises(ValueError, match="cannot be unpacked"):
+def test_a_body_that_cannot_be_decompressed() -> None:
+    with pytest.raises(ValueError, match="cannot be decompressed"):
         body("gzip").add(b"not gzip at all")
 
 
-def test_a_body_that_comes_too_late() -> None:
-    whole = body(seconds=0.0)
-    assert whole.late
-    with pytest.raises(TooLong, match="not complete 0 seconds after it began"):
+def test_a_body_that_is_not_complete_in_time() -> None:
+    whole = body(timeout=0.0)
+    assert whole.timed_out
+    with pytest.raises(ReplyLimitError, match="not complete 0 seconds after it began"):
         whole.add(b"a")
-    assert deadlines.PHASES > 1
+    assert deadlines.PHASES_OF_A_CALL > 1

@@ -15,7 +15,7 @@ STEPS = 400
 _gap = threading.Event()
 
 
-def asked(peer: socket.socket) -> None:
+def read_request(peer: socket.socket) -> None:
     """Read a request, so that its end is seen."""
     data = b""
     while b"\r\n\r\n" not in data:
@@ -38,85 +38,85 @@ def head(status: str = "200 OK", *lines: str) -> bytes:
 
 def endless_interim(peer: socket.socket) -> None:
     """One interim response after the other, and never the answer."""
-    asked(peer)
+    read_request(peer)
     drip(peer, [b"HTTP/1.1 100 Continue\r\n\r\n" for _ in range(STEPS)])
 
 
 def dripping_status_line(peer: socket.socket) -> None:
-    asked(peer)
+    read_request(peer)
     drip(peer, [b"HTTP/1.1 200 ", *[b"O" for _ in range(STEPS)]])
 
 
 def dripping_headers(peer: socket.socket) -> None:
-    asked(peer)
+    read_request(peer)
     drip(peer, [b"HTTP/1.1 200 OK\r\n", *[f"X-{number}: a\r\n".encode() for number in range(STEPS)]])
 
 
 def dripping_chunk_size(peer: socket.socket) -> None:
-    asked(peer)
+    read_request(peer)
     drip(peer, [head("200 OK", "Transfer-Encoding: chunked"), b"5;", *[b"a" for _ in range(STEPS)]])
 
 
 def dripping_zeros(peer: socket.socket) -> None:
     """A packed body of which nothing comes out: the name in its head has no end."""
-    asked(peer)
+    read_request(peer)
     start = [head("200 OK", "Transfer-Encoding: chunked", "Content-Encoding: gzip")]
     drip(peer, [*start, b"a\r\n\x1f\x8b\x08\x08\0\0\0\0\0\3\r\n", *[b"1\r\na\r\n" for _ in range(STEPS)]])
 
 
 def header_flood(peer: socket.socket) -> None:
-    asked(peer)
+    read_request(peer)
     peer.sendall(b"HTTP/1.1 200 OK\r\n")
     for number in range(STEPS * 10):
         peer.sendall(f"X-{number}: {'a' * 1000}\r\n".encode())
 
 
 def one_huge_header(peer: socket.socket) -> None:
-    asked(peer)
+    read_request(peer)
     peer.sendall(b"HTTP/1.1 200 OK\r\nX-A: ")
     for _ in range(STEPS):
         peer.sendall(b"a" * 10_000)
 
 
 def endless_body(peer: socket.socket) -> None:
-    asked(peer)
+    read_request(peer)
     peer.sendall(head("200 OK"))
     for _ in range(STEPS * 10):
         peer.sendall(b" " * 10_000)
 
 
 def says_more_than_it_sends(peer: socket.socket) -> None:
-    asked(peer)
+    read_request(peer)
     peer.sendall(head("200 OK", "Content-Length: 1000000") + b"{}")
 
 
 def two_lengths(peer: socket.socket) -> None:
-    asked(peer)
+    read_request(peer)
     peer.sendall(head("200 OK", "Content-Length: 2", "Content-Length: 3") + b"{}")
 
 
 def a_negative_length(peer: socket.socket) -> None:
-    asked(peer)
+    read_request(peer)
     peer.sendall(head("200 OK", "Content-Length: -2") + b"{}")
 
 
 def a_length_beyond_numbers(peer: socket.socket) -> None:
-    asked(peer)
+    read_request(peer)
     peer.sendall(head("200 OK", f"Content-Length: {'9' * 30}") + b"{}")
 
 
 def a_broken_chunk(peer: socket.socket) -> None:
-    asked(peer)
+    read_request(peer)
     peer.sendall(head("200 OK", "Transfer-Encoding: chunked") + b"zz\r\n{}\r\n0\r\n\r\n")
 
 
 def a_status_beyond_numbers(peer: socket.socket) -> None:
-    asked(peer)
+    read_request(peer)
     peer.sendall(head("99999 OK"))
 
 
 def switching_protocols(peer: socket.socket) -> None:
-    asked(peer)
+    read_request(peer)
     peer.sendall(
         head("101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade") + b"\x81\x05hello"
     )
@@ -128,13 +128,13 @@ def another_protocol(peer: socket.socket) -> None:
 
 def two_answers(peer: socket.socket) -> None:
     """The second answers a request that was never made."""
-    asked(peer)
+    read_request(peer)
     peer.sendall(2 * (head("204 No Content", "Content-Length: 0")))
 
 
 def packed(body: bytes, encoding: str) -> Script:
     def script(peer: socket.socket) -> None:
-        asked(peer)
+        read_request(peer)
         peer.sendall(head("200 OK", f"Content-Encoding: {encoding}", f"Content-Length: {len(body)}") + body)
 
     return script

@@ -253,7 +253,7 @@ def callback_body(data: bytes) -> None:
         api = get_api(ALL_APIS[which % len(ALL_APIS)])
         check_generation(api.read_generation(body, api.find_id(body) or "cgt-1", media="video", now=NOW))
         api.read_error(body)
-        api.wrote(body)
+        api.is_service_error(body)
     if (generation := read_event(body, "cgt-1")) is not None:
         assert generation.generation_id == "cgt-1"
         assert generation.status.terminal

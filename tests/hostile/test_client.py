@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from client.test_api_client import GET, POST, Twin, answer, says, serving, twin
+from either_client import GET, POST, EitherClient
 from helpers import KEY, NOW, connection, prepare, settings, video
+from scripted_server import answer, replies, serving
 
 from airflow_provider_seedance.apis.messages import Accepted, HttpReply, TransportFailure, Uncertain
 from airflow_provider_seedance.client import api_client, flows
@@ -20,14 +21,12 @@ from airflow_provider_seedance.settings import Settings, read_settings
 from . import fake_transports
 from .certificates import listening, self_signed
 
-__all__ = ["twin"]  # a fixture
-
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api_client, "LONGEST_BODY", 10_000_000)
-    monkeypatch.setattr(api_client, "LONGEST_IMAGE_BODY", 10_000_000)
-    monkeypatch.setattr(api_client, "SENDING", 2.0)
+    monkeypatch.setattr(api_client, "MAX_BODY_BYTES", 10_000_000)
+    monkeypatch.setattr(api_client, "MAX_IMAGE_BODY_BYTES", 10_000_000)
+    monkeypatch.setattr(api_client, "MIN_SEND_TIMEOUT_SECONDS", 2.0)
 
 
 def at(url: str) -> Settings:
@@ -43,16 +42,20 @@ def broke(got: Any) -> TransportFailure:
 
 
 @pytest.mark.parametrize("script", fake_transports.SLOW, ids=lambda script: script.__name__)
-def test_no_silence_is_too_long_and_yet_it_ends(twin: Twin, script: fake_transports.Script) -> None:
+def test_no_silence_is_too_long_and_yet_it_ends(
+    either_client: EitherClient, script: fake_transports.Script
+) -> None:
     with serving(script) as server:
-        broke(twin.send(at(server.url), GET))
+        broke(either_client.send(at(server.url), GET))
 
 
 @pytest.mark.parametrize("script", fake_transports.WRONG, ids=lambda script: script.__name__)
 @pytest.mark.parametrize("call", [GET, POST], ids=["GET", "POST"])
-def test_what_is_no_answer_is_a_failure(twin: Twin, script: fake_transports.Script, call: Any) -> None:
+def test_what_is_no_answer_is_a_failure(
+    either_client: EitherClient, script: fake_transports.Script, call: Any
+) -> None:
     with serving(script) as server:
-        got = twin.send(at(server.url), call)
+        got = either_client.send(at(server.url), call)
     # A protocol of its own may speak before it was spoken to.
     if script is fake_transports.another_protocol:
         assert isinstance(got, TransportFailure)
@@ -63,38 +66,38 @@ def test_what_is_no_answer_is_a_failure(twin: Twin, script: fake_transports.Scri
         broke(got)
 
 
-def test_a_body_without_an_end(twin: Twin) -> None:
+def test_a_body_without_an_end(either_client: EitherClient) -> None:
     with serving(fake_transports.endless_body) as server:
-        broke(twin.send(at(server.url), GET))
+        broke(either_client.send(at(server.url), GET))
 
 
 @pytest.mark.parametrize(
     "script", [fake_transports.gzip_bomb, fake_transports.gzip_in_gzip, fake_transports.an_unknown_codec]
 )
-def test_a_bomb_does_not_go_off(twin: Twin, script: fake_transports.Script) -> None:
+def test_a_bomb_does_not_go_off(either_client: EitherClient, script: fake_transports.Script) -> None:
     with serving(script) as server:
         tracemalloc.start()
         try:
-            broke(twin.send(at(server.url), GET))
+            broke(either_client.send(at(server.url), GET))
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
     assert peak < 60_000_000
 
 
-def test_a_packed_answer_is_read(twin: Twin) -> None:
+def test_a_packed_answer_is_read(either_client: EitherClient) -> None:
     raw = answer(200, gzip.compress(b'{"a": 1}'), "Content-Encoding: gzip\r\n")
-    with serving(says(raw)) as server:
-        assert twin.send(at(server.url), GET).json == {"a": 1}
+    with serving(replies(raw)) as server:
+        assert either_client.send(at(server.url), GET).json == {"a": 1}
 
 
-def test_an_answer_whose_packing_is_torn_is_no_result(twin: Twin) -> None:
+def test_an_answer_whose_packing_is_torn_is_no_result(either_client: EitherClient) -> None:
     with serving(fake_transports.torn_gzip) as server:
-        got = twin.send(at(server.url), GET)
+        got = either_client.send(at(server.url), GET)
     assert isinstance(got, TransportFailure) or got.json is None
 
 
-def test_cookies_are_neither_kept_nor_returned(twin: Twin) -> None:
+def test_cookies_are_neither_kept_nor_returned(either_client: EitherClient) -> None:
     seen: list[bytes] = []
 
     def script(peer: Any) -> None:
@@ -106,17 +109,17 @@ def test_cookies_are_neither_kept_nor_returned(twin: Twin) -> None:
             peer.sendall(answer(200, b"{}", f"Set-Cookie: a{number}={'x' * 1000}; Path=/\r\n"))
 
     with serving(script) as server:
-        twin.send(at(server.url), GET, GET)
+        either_client.send(at(server.url), GET, GET)
     assert len(seen) == 2
     assert b"cookie" not in seen[1].lower()
 
 
-def test_an_answer_nobody_asked_for_is_not_taken_for_the_next_one(twin: Twin) -> None:
+def test_an_answer_nobody_asked_for_is_not_taken_for_the_next_one(either_client: EitherClient) -> None:
     """Bytes that follow an answer are dropped with their connection."""
     with serving(fake_transports.two_answers) as server:
-        first = twin.send(at(server.url), GET)
+        first = either_client.send(at(server.url), GET)
         assert isinstance(first, (HttpReply, TransportFailure))
-        again = twin.send(at(server.url), GET, GET)
+        again = either_client.send(at(server.url), GET, GET)
         assert isinstance(again, (HttpReply, TransportFailure))
 
 
@@ -145,10 +148,10 @@ def secure(certificate: Path) -> Iterator[str]:
 
 
 def test_a_certificate_that_nobody_vouches_for_is_refused_and_the_key_stays_here(
-    twin: Twin, certificate: Path
+    either_client: EitherClient, certificate: Path
 ) -> None:
     with listening(certificate) as (url, seen):
-        got = twin.send(read_settings("c", connection(host=url, extra={"timeout": 2})), POST)
+        got = either_client.send(read_settings("c", connection(host=url, extra={"timeout": 2})), POST)
     assert isinstance(got, TransportFailure)
     assert not got.sent
     assert "certificate" in got.message
@@ -157,20 +160,20 @@ def test_a_certificate_that_nobody_vouches_for_is_refused_and_the_key_stays_here
 
 @pytest.mark.parametrize("which", ["of_another", "expired"])
 def test_so_is_one_that_is_trusted_but_not_good(
-    twin: Twin, which: str, request: pytest.FixtureRequest
+    either_client: EitherClient, which: str, request: pytest.FixtureRequest
 ) -> None:
     pem = request.getfixturevalue(which)
     with listening(pem) as (url, seen):
         extra = {"timeout": 2, "verify": str(pem)}
-        got = twin.send(read_settings("c", connection(host=url, extra=extra)), POST)
+        got = either_client.send(read_settings("c", connection(host=url, extra=extra)), POST)
     assert isinstance(got, TransportFailure)
     assert not got.sent
     assert seen == []
 
 
-def test_a_certificate_that_is_trusted(twin: Twin, secure: str, certificate: Path) -> None:
+def test_a_certificate_that_is_trusted(either_client: EitherClient, secure: str, certificate: Path) -> None:
     extra = {"timeout": 5, "verify": str(certificate)}
-    got = twin.send(read_settings("c", connection(host=secure, extra=extra)), GET)
+    got = either_client.send(read_settings("c", connection(host=secure, extra=extra)), GET)
     assert isinstance(got, HttpReply)
     assert got.json == {}
 
@@ -178,15 +181,17 @@ def test_a_certificate_that_is_trusted(twin: Twin, secure: str, certificate: Pat
 # ---------------------------------------------------------------------- what is read of it
 
 
-def outcome(twin: Twin, body: bytes, status: int = 200) -> Any:
+def outcome(either_client: EitherClient, body: bytes, status: int = 200) -> Any:
     request = prepare("seedanceapi-v2", video()).request
-    with serving(says(answer(status, body))) as server:
+    with serving(replies(answer(status, body))) as server:
         found = settings(server.url, timeout=2)
         call = found.api.submit_call(request)
-        return twin.run(found, flows.submit_flow(found.api, call, request, lambda: NOW, retry_inline=False))
+        return either_client.run(
+            found, flows.submit_flow(found.api, call, request, lambda: NOW, retry_inline=False)
+        )
 
 
-def test_deep_and_wide_json(twin: Twin) -> None:
+def test_deep_and_wide_json(either_client: EitherClient) -> None:
     for body in (
         b"[" * 1_000_000,
         b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
@@ -194,7 +199,7 @@ def test_deep_and_wide_json(twin: Twin) -> None:
         b"[" + b"{}," * 1_200_000 + b"{}]",
         b'{"task_id": ' + b"9" * 5000 + b"}",
     ):
-        assert isinstance(outcome(twin, body), Uncertain)
+        assert isinstance(outcome(either_client, body), Uncertain)
 
 
 @pytest.mark.parametrize(
@@ -207,8 +212,10 @@ def test_deep_and_wide_json(twin: Twin) -> None:
     ],
     ids=["latin-1", "escapes", "bom", "utf-16"],
 )
-def test_the_id_of_a_paid_generation_is_found_whatever_stands_beside_it(twin: Twin, body: bytes) -> None:
-    accepted = outcome(twin, body)
+def test_the_id_of_a_paid_generation_is_found_whatever_stands_beside_it(
+    either_client: EitherClient, body: bytes
+) -> None:
+    accepted = outcome(either_client, body)
     assert isinstance(accepted, Accepted)
     assert accepted.generation.generation_id == "paid-1"
     text = json.dumps(accepted.generation.result(), ensure_ascii=False)
@@ -218,21 +225,21 @@ def test_the_id_of_a_paid_generation_is_found_whatever_stands_beside_it(twin: Tw
 
 
 @pytest.mark.parametrize("damaged", ["a\\ud800", "a\\u0000b", "x" * 1001, "a\\u202eb", "a\\nb"])
-def test_an_id_that_cannot_be_asked_for_is_none(twin: Twin, damaged: str) -> None:
+def test_an_id_that_cannot_be_asked_for_is_none(either_client: EitherClient, damaged: str) -> None:
     body = f'{{"code": 200, "data": {{"task_id": "{damaged}"}}}}'.encode()
-    assert isinstance(outcome(twin, body), Uncertain)
+    assert isinstance(outcome(either_client, body), Uncertain)
 
 
-def test_what_a_service_says_is_one_line_of_a_sane_length(twin: Twin) -> None:
+def test_what_a_service_says_is_one_line_of_a_sane_length(either_client: EitherClient) -> None:
     said = "no\nERROR forged line\x1b[2J" + "x" * 100_000
-    refused = outcome(twin, json.dumps({"code": "A" * 5000, "message": said}).encode(), 400)
+    refused = outcome(either_client, json.dumps({"code": "A" * 5000, "message": said}).encode(), 400)
     assert "\n" not in refused.error.message
     assert "\x1b" not in refused.error.message
     assert len(str(refused.error)) < 10_000
 
 
-def test_the_key_does_not_show_in_words_about_a_paid_generation(twin: Twin) -> None:
+def test_the_key_does_not_show_in_words_about_a_paid_generation(either_client: EitherClient) -> None:
     told = {"code": 200, "data": {"task_id": "paid-1", "status": f"x {KEY}", "model": KEY}}
-    accepted = outcome(twin, json.dumps(told).encode())
+    accepted = outcome(either_client, json.dumps(told).encode())
     assert isinstance(accepted, Accepted)
     assert KEY not in repr(accepted)

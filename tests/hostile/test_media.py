@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from client.test_api_client import serving
 from helpers import NOW
+from scripted_server import serving
 from transfers.conftest import host, make_settings, names
 from transfers.server import MediaServer, Reply
 
@@ -37,7 +37,7 @@ DATA = bytes(range(256)) * 400
 def _small(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FIRST_BACKOFF_SECONDS", 0.0)
     monkeypatch.setattr(module, "CONFIRMED_URL_BACKOFF_SECONDS", 0.0)
-    monkeypatch.setattr(media_client, "PACE_SECONDS", 0.2)
+    monkeypatch.setattr(media_client, "STALL_TIMEOUT_SECONDS", 0.2)
 
 
 class Kept:
@@ -95,7 +95,7 @@ def test_a_reply_that_drips_ends(script: fake_transports.Script) -> None:
 
 
 def dripping_file(peer: socket.socket) -> None:
-    fake_transports.asked(peer)
+    fake_transports.read_request(peer)
     fake_transports.drip(
         peer,
         [
@@ -110,7 +110,7 @@ def test_a_file_that_drips_ends_and_what_dripped_is_no_progress() -> None:
     with bad(dripping_file) as url, MediaClient(make_settings(timeout=0.25)) as client:
         with client.open(url) as stream, pytest.raises(MediaTooSlowError, match="less than"):
             list(stream.chunks())
-        with pytest.raises(SeedanceMediaError, match="after 5 tries") as caught:
+        with pytest.raises(SeedanceMediaError, match="after 5 attempts") as caught:
             fetch(url)
     assert caught.value.retry_helps
 
@@ -118,17 +118,17 @@ def test_a_file_that_drips_ends_and_what_dripped_is_no_progress() -> None:
 def test_what_the_reader_takes_its_time_for_is_not_the_hosts_fault(
     host: MediaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(media_client, "PACE_SECONDS", 5.0)
+    monkeypatch.setattr(media_client, "STALL_TIMEOUT_SECONDS", 5.0)
     url = host.put("/a.mp4", DATA * 4)
     pause = threading.Event()
     with MediaClient(make_settings()) as client, client.open(url) as stream:
         received = 0
         for number, chunk in enumerate(stream.chunks()):
             if not number:
-                monkeypatch.setattr(media_client, "PACE_SECONDS", 0.0)
+                monkeypatch.setattr(media_client, "STALL_TIMEOUT_SECONDS", 0.0)
                 pause.wait(0.05)
             received += len(chunk)
-            monkeypatch.setattr(media_client, "PACE_SECONDS", 5.0)
+            monkeypatch.setattr(media_client, "STALL_TIMEOUT_SECONDS", 5.0)
     assert received == len(DATA) * 4
 
 
@@ -136,7 +136,7 @@ def test_what_the_reader_takes_its_time_for_is_not_the_hosts_fault(
 
 
 def endless_file(peer: socket.socket) -> None:
-    fake_transports.asked(peer)
+    fake_transports.read_request(peer)
     peer.sendall(fake_transports.head("200 OK", "Content-Type: video/mp4"))
     for _ in range(fake_transports.STEPS * 10):
         peer.sendall(b"a" * 10_000)

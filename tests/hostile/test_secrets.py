@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow.sdk import DAG
-from client.test_api_client import answer, serving
+from scripted_server import answer, serving
 from support import PROMPT, Store, TaskInstance, make_context
 from versions import DagSerialization
 
@@ -26,6 +26,7 @@ from airflow_provider_seedance.triggers import seedance as triggers
 KEY = "sk+te/st=9x8y\"7z6w'5v4u\\3"
 CALLBACK = "callback/secret=77qq+55"
 PROXY_PASSWORD = "pr0xy/pa55"
+TOKEN = "WyJk-_.AbC-_9"
 FORBIDDEN = (
     KEY,
     CALLBACK,
@@ -37,6 +38,10 @@ FORBIDDEN = (
     "77qq",
     "callback%2Fsecret",
     PROXY_PASSWORD,
+    TOKEN,
+    "callback\\/secret",
+    "sk+te\\/st",
+    "u0073\\u006b\\u002b\\u0074",
 )
 
 
@@ -96,6 +101,13 @@ def echo(status: int, **more: Any) -> bytes:
     return answer(status, json.dumps(body).encode(), f"X-Echo: {words}\r\nRetry-After: {KEY}\r\n")
 
 
+def escaped(status: int) -> bytes:
+    """An answer that repeats them in JSON with every escape, cut short so that it is shown as text."""
+    words = json.dumps(f"{KEY} {CALLBACK} https://a.example/seedance/callbacks/{TOKEN}").replace("/", "\\/")
+    in_unicode = "".join(f"\\u{ord(character):04x}" for character in f"{KEY} {CALLBACK}")
+    return answer(status, f'{{"error": {words}, "detail": "{in_unicode}'.encode())
+
+
 def created(api: str, status: str = "running") -> bytes:
     """An acceptance that repeats them."""
     told = {"id": "g-1", "task_id": "g-1", "run_id": "g-1", "status": status, "model": KEY, "resolution": KEY}
@@ -143,6 +155,8 @@ FATES: dict[str, bytes] = {
     },
     "rubbish": answer(200, f"<html>{KEY} {CALLBACK}".encode()),
     "gateway": answer(504, f"<html>{KEY} {CALLBACK}".encode()),
+    "escaped": escaped(200),
+    "escaped by a gateway": escaped(502),
     "torn": echo(200)[:-20],
     "closed": b"",
     "not http": f"{KEY} {CALLBACK}\r\n\r\n".encode(),
@@ -209,7 +223,7 @@ def test_a_proxy_that_refuses(quick: None, at: Any, capfd: pytest.CaptureFixture
     refusal = answer(407, f"{PROXY_PASSWORD} {KEY}".encode(), f"Proxy-Authenticate: {PROXY_PASSWORD}\r\n")
     with always(refusal) as server:
         for scheme in ("http", "socks5"):
-            at(1, "ark", proxy=f"{scheme}://user:pr0xy%2Fpa55@127.0.0.1:{server.port}")
+            at(1, "ark", timeout=0.5, proxy=f"{scheme}://user:pr0xy%2Fpa55@127.0.0.1:{server.port}")
             left.run(operator().execute)
             left.ti.retry()
     out, err = capfd.readouterr()

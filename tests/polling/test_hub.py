@@ -135,7 +135,7 @@ def test_calls_at_a_time_are_bounded(services: SeedanceEmulator, clients: Client
         await asyncio.gather(*(wait(generation_id, look_up) for generation_id in ids))
 
     run(main)
-    assert 1 < clients.concurrent <= module.POOL_SIZE
+    assert 1 < clients.concurrent <= module.MAX_CONNECTIONS
 
 
 def test_two_connections_to_the_same_account_share(services: SeedanceEmulator, clients: Clients) -> None:
@@ -468,7 +468,7 @@ def test_a_refusal_stops_everybody_and_is_logged_once(
 
     run(main)
     # Those that were on their way already; nobody after them.
-    assert 1 <= fault.used <= module.POOL_SIZE
+    assert 1 <= fault.used <= module.MAX_CONNECTIONS
     lines = [line.getMessage() for line in caplog.records if "quota" in line.getMessage()]
     assert len(lines) == 1
     assert "no render is lost" in lines[0]

@@ -13,7 +13,7 @@ from helpers import reply, settings
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.messages import TransportFailure
-from airflow_provider_seedance.client.api_client import POOL_SIZE
+from airflow_provider_seedance.client.api_client import MAX_CONNECTIONS
 from airflow_provider_seedance.polling import hub as module
 from airflow_provider_seedance.polling.request_queue import BURST, MOST_PER_SECOND
 from airflow_provider_seedance.polling.wait_state import NOT_FOUND_LIMIT, WaitState, WaitStep
@@ -75,7 +75,7 @@ def test_an_unknown_generation_ends_the_wait(service: Service, run: Any) -> None
 
 def test_many_are_read_at_a_time_but_not_more_than_there_are_connections(service: Service, run: Any) -> None:
     service.latency = 5.0
-    names = [f"g{number}" for number in range(2 * POOL_SIZE + 3)]
+    names = [f"g{number}" for number in range(2 * MAX_CONNECTIONS + 3)]
     service.ends = dict.fromkeys(names, 0.0)
     look_up = Connections(connection())
 
@@ -84,7 +84,7 @@ def test_many_are_read_at_a_time_but_not_more_than_there_are_connections(service
 
     steps = run(main)
     assert [step.waiting.last.generation_id for step in steps] == names
-    assert service.most_running == POOL_SIZE
+    assert service.most_running == MAX_CONNECTIONS
     # As soon as a connection is free the next one has it.
     assert sorted(set(service.times())) == [15.0, 20.0, 25.0]
     assert len(service.clients) == len(look_up.looked_up) == 1

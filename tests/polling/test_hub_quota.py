@@ -12,7 +12,7 @@ import pytest
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.rate_limits import RateLimit
-from airflow_provider_seedance.client.api_client import POOL_SIZE
+from airflow_provider_seedance.client.api_client import MAX_CONNECTIONS
 from airflow_provider_seedance.polling import hub as module
 from airflow_provider_seedance.polling.duration_model import DurationModels
 from airflow_provider_seedance.polling.hub import wait_for_turn, wait_to_submit
@@ -52,7 +52,7 @@ def test_a_refusal_stops_everybody_and_is_said_once(
     steps = run(main)
     assert {(step.kind, step.waiting.known.failures) for step in steps} == {("ended", 0)}
     refused = [at for at in service.times() if at < 300.0]
-    assert len(refused) <= POOL_SIZE  # what was on its way
+    assert len(refused) <= MAX_CONNECTIONS  # what was on its way
     assert min(at for at in service.times() if at > 300.0) == pytest.approx(11.0 + 600.0, abs=2.0)
     (line,) = caplog.messages
     assert "30 polls and submissions" in line

@@ -1,0 +1,258 @@
+"""The client driving flows: observers, redaction, and submissions whose reply breaks off."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import traceback
+from typing import Any
+
+import pytest
+from either_client import GET, EitherClient
+from helpers import KEY, NOW, prepare, settings, video
+from scripted_server import answer, at, keeps, replies, serving, silent
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.apis.base import Flow
+from airflow_provider_seedance.apis.messages import (
+    Accepted,
+    HttpReply,
+    NotAccepted,
+    Pause,
+    Refused,
+    Uncertain,
+)
+from airflow_provider_seedance.apis.rate_limits import RateLimit
+from airflow_provider_seedance.client import api_client, flows
+
+# ---------------------------------------------------------------------- flows, quota, secrets
+
+
+def test_a_flow_is_driven_to_its_end(either_client: EitherClient) -> None:
+    def flow() -> Flow[int]:
+        first = yield GET
+        assert isinstance(first, HttpReply)
+        nothing = yield Pause(0)
+        assert nothing is None
+        second = yield GET
+        assert isinstance(second, HttpReply)
+        return first.status + second.status
+
+    with serving(keeps(answer(200), answer(201))) as server:
+        assert either_client.run(at(server), flow()) == 401
+
+
+def test_an_error_of_a_flow_comes_out_of_it(either_client: EitherClient) -> None:
+    with serving(replies(answer(404, b'{"code": "TASK_NOT_FOUND", "message": "m"}'))) as server:
+        found = at(server)
+        with pytest.raises(errors.SeedanceNotFoundError) as caught:
+            either_client.run(found, flows.status_flow(found.api, "g1", "video", lambda: NOW))
+    assert caught.value.generation_id == "g1"
+
+
+def test_an_observer_is_told_of_every_request_and_reply(either_client: EitherClient) -> None:
+    headers = "X-RateLimit-Limit: 1000\r\nX-RateLimit-Remaining: 999\r\nX-RateLimit-Reset: 1705315200\r\n"
+    with serving(replies(answer(200, b"{}", headers))) as server:
+        observer = either_client.observe(at(server), GET)
+    [(limit, refused)] = observer.replies
+    assert (limit.limit, limit.remaining, refused, observer.requests) == (1000, 999, False, 1)
+    with serving(replies(answer(429, b"", "Retry-After: 5\r\n"))) as server:
+        [(limit, refused)] = either_client.observe(at(server), GET).replies
+    assert (limit.retry_after, refused) == (5, True)
+    with serving(replies(answer())) as server:
+        [(limit, refused)] = either_client.observe(at(server), GET).replies
+    assert (limit.known, refused) == (False, False)
+
+
+class FailingObserver:
+    """An observer that cannot write its observer."""
+
+    def __init__(self, error: type[Exception]) -> None:
+        self.error = error
+
+    def sent(self) -> None:
+        raise self.error(f"sent {KEY}")
+
+    def answered(self, limit: RateLimit, *, refused: bool) -> None:
+        raise self.error(f"answered {KEY}")
+
+
+@pytest.mark.parametrize("error", [OSError, ValueError, TimeoutError, RuntimeError])
+def test_trouble_with_the_books_decides_nothing(
+    either_client: EitherClient, error: type[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The reply may hold the id of a paid generation."""
+    request = prepare("seedanceapi-v2", video()).request
+    either_client.observer = FailingObserver(error)
+    with serving(replies(answer(200, b'{"code": 200, "data": {"task_id": "paid-1"}}'))) as server:
+        found = at(server)
+        call = found.api.submit_call(request)
+        outcome = either_client.run(
+            found, flows.submit_flow(found.api, call, request, lambda: NOW, retry_inline=False)
+        )
+    assert isinstance(outcome, Accepted)
+    assert outcome.generation.generation_id == "paid-1"
+    assert sum("accounting" in line for line in caplog.messages) == 2
+    assert KEY not in caplog.text
+
+
+def test_a_request_that_fails_is_counted_too(either_client: EitherClient) -> None:
+    with serving(replies(b"")) as server:
+        observer = either_client.observe(at(server), GET)
+    assert (observer.requests, observer.replies) == (1, [])
+
+
+ECHO = json.dumps({"code": f"BAD {KEY}", "message": f"the key {KEY} is not known"}).encode()
+
+
+def everything(error: BaseException | None) -> str:
+    """Return all that a log could show of an error and of what caused it."""
+    shown = ""
+    while error is not None:
+        shown += f"{error} {error!r} {error.args} {vars(error)}"
+        error = error.__cause__ or error.__context__
+    return shown
+
+
+@pytest.mark.parametrize("status", [200, 401, 500, 503])
+def test_a_service_that_repeats_the_key_does_not_make_it_show(
+    either_client: EitherClient, status: int
+) -> None:
+    request = prepare("seedanceapi-v2", video()).request
+    with serving(replies(answer(status, ECHO))) as server:
+        found = at(server)
+        call = found.api.submit_call(request)
+        outcome = either_client.run(
+            found, flows.submit_flow(found.api, call, request, lambda: NOW, retry_inline=False)
+        )
+        assert KEY not in everything(outcome.error)
+        assert "***" in outcome.error.message
+        with pytest.raises(errors.SeedanceError) as caught:
+            flows.raise_outcome(outcome)
+        assert KEY not in everything(caught.value)
+        with pytest.raises(errors.SeedanceError) as caught:
+            either_client.run(found, flows.status_flow(found.api, "g1", "video", lambda: NOW, once=True))
+        assert KEY not in everything(caught.value)
+
+
+def test_nor_does_an_attempt_to_cancel_or_the_reason_of_a_failure(either_client: EitherClient) -> None:
+    refusal = json.dumps({"error": {"code": "AccessDenied", "message": KEY}}).encode()
+    with serving(replies(answer(403, refusal))) as server:
+        found = at(server, api="ark")
+        result = either_client.run(found, flows.cancel_flow(found.api, "g1", "video", lambda: NOW))
+        assert "***" in result.reason
+        assert KEY not in result.reason
+    failed = json.dumps({"id": "g1", "status": "failed", "error": {"code": "X", "message": KEY}}).encode()
+    with serving(replies(answer(200, failed))) as server:
+        found = at(server, api="ark")
+        generation = either_client.run(found, flows.status_flow(found.api, "g1", "video", lambda: NOW))
+        assert generation.error_message == "***"
+
+
+def test_a_lost_submission_ends_as_uncertain(either_client: EitherClient) -> None:
+    request = prepare("seedanceapi-v2", video()).request
+    with serving(silent) as server:
+        found = at(server)
+        call = found.api.submit_call(request)
+        outcome = either_client.run(found, flows.submit_flow(found.api, call, request, lambda: NOW))
+        assert isinstance(outcome, Uncertain)
+        assert "no answer in time" in outcome.error.message
+    assert len(server.seen) == 1
+
+
+def test_a_refused_submission_ends_as_refused(either_client: EitherClient) -> None:
+    request = prepare("seedanceapi-v2", video()).request
+    with serving(replies(answer(402, b'{"code": "INSUFFICIENT_CREDITS", "message": "m"}'))) as server:
+        found = at(server)
+        call = found.api.submit_call(request)
+        outcome = either_client.run(found, flows.submit_flow(found.api, call, request, lambda: NOW))
+    assert isinstance(outcome, Refused)
+    assert len(server.seen) == 1
+
+
+NOT_GZIP = "Content-Encoding: gzip\r\n"
+
+
+def cut(status: int, body: bytes, headers: str = "") -> bytes:
+    """Write a response that announces more than it holds."""
+    return f"HTTP/1.1 {status} X\r\nContent-Length: {len(body) + 50}\r\n{headers}\r\n".encode() + body
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [cut(402, b'{"code": "INSUFF'), answer(400, b"not gzip at all", NOT_GZIP), cut(404, b"")],
+    ids=["cut", "gzip", "empty"],
+)
+def test_a_refusal_is_one_whatever_becomes_of_its_body(either_client: EitherClient, raw: bytes) -> None:
+    request = prepare("seedanceapi-v2", video()).request
+    with serving(replies(raw)) as server:
+        found = at(server)
+        call = found.api.submit_call(request)
+        outcome = either_client.run(found, flows.submit_flow(found.api, call, request, lambda: NOW))
+    assert isinstance(outcome, Refused)
+    assert len(server.seen) == 1
+
+
+def test_a_refusal_for_quota_keeps_its_wait_whatever_becomes_of_its_body(either_client: EitherClient) -> None:
+    request = prepare("seedanceapi-v2", video()).request
+    with serving(replies(cut(429, b"{", "Retry-After: 1800\r\n"))) as server:
+        found = at(server)
+        call = found.api.submit_call(request)
+        outcome = either_client.run(found, flows.submit_flow(found.api, call, request, lambda: NOW))
+    assert isinstance(outcome, NotAccepted)
+    assert outcome.retry_after == 1800
+
+
+def test_the_id_of_a_paid_generation_is_not_lost_with_the_end_of_its_reply(
+    either_client: EitherClient,
+) -> None:
+    request = prepare("seedanceapi-v2", video()).request
+    whole = b'{"code": 200, "data": {"task_id": "paid-1", "status": "IN_PROGRESS"}}'
+    for raw, kind in ((cut(200, whole), Accepted), (cut(200, whole[:-1]), Uncertain)):
+        with serving(replies(raw)) as server:
+            found = at(server)
+            call = found.api.submit_call(request)
+            outcome = either_client.run(found, flows.submit_flow(found.api, call, request, lambda: NOW))
+        assert isinstance(outcome, kind)
+
+
+def test_the_key_does_not_show_where_a_long_answer_is_cut(either_client: EitherClient) -> None:
+    for before in range(300 - len(KEY) - 5, 305):
+        with serving(replies(answer(500, b"x" * before + KEY.encode() + b"y" * 400))) as server:
+            found = at(server)
+            with pytest.raises(errors.SeedanceError) as caught:
+                either_client.run(found, flows.status_flow(found.api, "g1", "video", lambda: NOW, once=True))
+        assert KEY[:6] not in everything(caught.value)
+
+
+def test_the_key_does_not_show_in_what_an_error_came_from(either_client: EitherClient) -> None:
+    done = json.dumps({"task_id": "g1", "status": "completed"}).encode()
+    broken = json.dumps({"status": "error", "error": {"code": "X", "message": f"Bearer {KEY}"}}).encode()
+    with serving(keeps(answer(200, done), answer(500, broken))) as server:
+        found = at(server, api="seedance2api")
+        with pytest.raises(errors.SeedanceError) as caught:
+            either_client.run(found, flows.status_flow(found.api, "g1", "video", lambda: NOW, once=True))
+    assert KEY not in "".join(traceback.format_exception(caught.value))
+
+
+def test_the_password_of_a_proxy_does_not_show(either_client: EitherClient) -> None:
+    found = dataclasses.replace(settings(), proxy="http://user:sEcretPw/x@proxy:3128")
+    with pytest.raises(errors.SeedanceConfigurationError) as caught:
+        either_client.use(found, lambda it: [])
+    assert "sEcretPw" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"verify": "/no/such/bundle.pem"}, {"verify": __file__}, {"proxy": "http://h:port"}]
+)
+def test_what_no_client_can_be_made_of_is_a_configuration_error(
+    either_client: EitherClient, wrong: dict[str, Any]
+) -> None:
+    found = dataclasses.replace(settings(), **wrong)
+    with pytest.raises(errors.SeedanceConfigurationError):
+        either_client.use(found, lambda it: [])
+
+
+def test_tls_is_verified_unless_the_connection_says_otherwise() -> None:
+    assert api_client.tls_context(True).check_hostname is True
+    assert api_client.tls_context(False).check_hostname is False
