@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import PurePosixPath
-from types import TracebackType
 from typing import IO, Self
 
 from airflow_provider_seedance.storage.location import StorageLocation, exists_error
@@ -80,12 +79,7 @@ class Writer(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         try:
             with suppress(FileNotFoundError):
                 os.unlink(self._file.name)

@@ -140,7 +140,7 @@ def download(
     :param progress: Called after every piece with the bytes so far and in all.
     :param stop: Ends the download when set.
     :param sleep: Replaces waiting, for tests.
-    :returns: The download, or ``None`` if ``begin`` left the file.
+    :returns: ``None`` if ``begin`` left the file.
     :raises SeedanceOutputGoneError: the output is no longer available.
     :raises SeedanceMediaTooLargeError: it is larger than the connection allows.
     :raises SeedanceMediaError: it could not be downloaded this time.
@@ -163,17 +163,15 @@ def store_data_url(source: Source, begin: Begin, *, max_bytes: int) -> Downloade
         raise _undecodable(source, "it is not in base64")
     payload = unquote(payload) if "%" in payload else payload
     # Checked before decoding, so that a payload that is too large is not held twice.
-    min_bytes = 3 * (len(payload.rstrip("=")) // 4)
-    if min_bytes > max_bytes:
-        raise _too_large(source, "its URL", min_bytes, max_bytes)
+    size = len(payload) * 3 // 4 - payload[-2:].count("=")
+    if size > max_bytes:
+        raise _too_large(source, "its URL", size, max_bytes)
     try:
         data = base64.b64decode(payload, validate=True)
     except (binascii.Error, ValueError) as error:
         raise _undecodable(source, str(error)) from None
     if not data:
         raise _undecodable(source, "it is empty")
-    if len(data) > max_bytes:
-        raise _too_large(source, "its URL", len(data), max_bytes)
     content_type = head[len("data:") :].partition(";")[0].lower()
     sink = begin(Announced(length=len(data), content_type=content_type))
     if sink is None:
@@ -182,18 +180,18 @@ def store_data_url(source: Source, begin: Begin, *, max_bytes: int) -> Downloade
     return Downloaded(size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
+@dataclass(eq=False)
 class _AttemptFailed(Exception):
-    """An attempt failed in a way that another one may not."""
+    """
+    An attempt failed in a way that another one may not.
 
-    def __init__(self, reason: str, *, status: int | None = None, retry_after: float | None = None) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.status = status
-        self.retry_after = retry_after
+    :param slow: It brought so little that it does not count as progress.
+    """
 
-
-class _TooSlow(_AttemptFailed):
-    """An attempt brought so little that it does not count as progress."""
+    reason: str
+    status: int | None = None
+    retry_after: float | None = None
+    slow: bool = False
 
 
 class _UrlRefused(_AttemptFailed):
@@ -231,8 +229,6 @@ class _Run:
     refreshes: int = 0
     confirmed: bool = False
 
-    # ------------------------------------------------------------------ attempts
-
     def run(self) -> Downloaded | None:
         if self.source.stale:
             self._refresh_early()
@@ -250,10 +246,8 @@ class _Run:
                     "media_hosts in the connection's extra and clear this task, which pays nothing.",
                     generation_id=self.source.generation_id,
                 ) from error
-            except MediaTooSlowError as error:
-                self._retry_later(_TooSlow(str(error)))
             except MediaConnectionError as error:
-                self._retry_later(_AttemptFailed(str(error)))
+                self._retry_later(_AttemptFailed(str(error), slow=isinstance(error, MediaTooSlowError)))
             except _UrlRefused as refusal:
                 self._refresh_url(refusal)
             except _AttemptFailed as failure:
@@ -362,8 +356,6 @@ class _Run:
         self.started_from = self.url
         self.ranges = True
 
-    # ------------------------------------------------------------------ failures
-
     def _count_progress(self, *, slow: bool = False) -> None:
         self.furthest = max(self.furthest, self.received)
         if self.furthest > self.furthest_before and not slow:
@@ -374,7 +366,7 @@ class _Run:
         self.futile += 1
 
     def _retry_later(self, failure: _AttemptFailed) -> None:
-        self._count_progress(slow=isinstance(failure, _TooSlow))
+        self._count_progress(slow=failure.slow)
         wait = failure.retry_after
         if (
             self.futile >= MAX_FUTILE_ATTEMPTS

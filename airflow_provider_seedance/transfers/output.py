@@ -95,33 +95,36 @@ class Stored:
     verified_by: VerifiedBy = "download"
 
 
+@dataclass(frozen=True, kw_only=True)
+class TransferOptions:
+    """
+    Options of all outputs of a task.
+
+    :param is_retry: An earlier try of the task may have stored some of them.
+    :param stop: Ends all downloads when set.
+    """
+
+    client: MediaClient
+    overwrite: Overwrite
+    is_retry: bool
+    stop: threading.Event
+
+
 class OutputTransfer:
     """
     Transfer of one output.
 
     :param urls: Renews the URLs of its generation.
-    :param is_retry: An earlier try of the task may have stored it.
-    :param stop: Ends the download when set.
     """
 
-    def __init__(
-        self,
-        output: Output,
-        *,
-        client: MediaClient,
-        urls: UrlRefresher,
-        overwrite: Overwrite,
-        is_retry: bool,
-        stop: threading.Event,
-    ) -> None:
+    def __init__(self, output: Output, urls: UrlRefresher, options: TransferOptions) -> None:
         self.output = output
         #: Bytes of the download so far.
         self.received = 0
-        self._client = client
         self._urls = urls
-        self._exclusive = overwrite == "no"
-        self._may_leave = is_retry or overwrite == "if-changed"
-        self._stop = stop
+        self._options = options
+        self._exclusive = options.overwrite == "no"
+        self._may_leave = options.is_retry or options.overwrite == "if-changed"
         self._stack: ExitStack
         self._writer: Writer
         self._left: Stored
@@ -146,7 +149,12 @@ class OutputTransfer:
         )
         with ExitStack() as self._stack:
             done = download(
-                self._client, source, self._begin, progress=self._on_progress, now=utc_now, stop=self._stop
+                self._options.client,
+                source,
+                self._begin,
+                progress=self._on_progress,
+                now=utc_now,
+                stop=self._options.stop,
             )
             if done is None:
                 return self._left

@@ -105,21 +105,21 @@ class SeedanceToObjectStorageOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Copy every output, then return where they are."""
-        from airflow_provider_seedance.transfers.transfer_run import TransferOptions, run
+        from airflow_provider_seedance.transfers.transfer_run import run
 
-        options = TransferOptions(
-            generation=self.generation,
-            destination=self.destination,
-            name_template=self.name_template,
-            max_parallel=self.max_parallel,
-            seedance_conn_id=self.seedance_conn_id,
-            object_storage_conn_id=self.object_storage_conn_id,
-            overwrite=self.overwrite,
-            is_retry=self._is_retry(context.get("ti")),
-        )
         self._stop = threading.Event()
         try:
-            done = run(options, self._stop)
+            done = run(
+                generation=self.generation,
+                destination=self.destination,
+                name_template=self.name_template,
+                max_parallel=self.max_parallel,
+                seedance_conn_id=self.seedance_conn_id,
+                object_storage_conn_id=self.object_storage_conn_id,
+                overwrite=self.overwrite,
+                is_retry=self._is_retry(context.get("ti")),
+                stop=self._stop,
+            )
         finally:
             self._stop = None
         self._describe_events(context, done.event_extra)

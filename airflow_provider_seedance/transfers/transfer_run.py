@@ -22,7 +22,6 @@ from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.storage.location import RETRY_IS_FREE, StorageLocation, exists_error
 from airflow_provider_seedance.transfers.file_names import Naming, distinct, folded
 from airflow_provider_seedance.transfers.inputs import (
-    Overwrite,
     TransferInput,
     TransferItem,
     read_destination,
@@ -33,6 +32,7 @@ from airflow_provider_seedance.transfers.output import (
     Output,
     OutputTransfer,
     Stored,
+    TransferOptions,
     UrlRefresher,
     display_media_url,
     megabytes,
@@ -53,24 +53,6 @@ MAX_PATHS_IN_EVENT = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransferOptions:
-    """
-    Rendered arguments of the operator, not yet validated.
-
-    :param is_retry: An earlier try of the task may have stored some of the files.
-    """
-
-    generation: Any
-    destination: Any
-    name_template: str | None
-    max_parallel: int
-    seedance_conn_id: str
-    object_storage_conn_id: str | None
-    overwrite: Any
-    is_retry: bool
-
-
-@dataclass(frozen=True, kw_only=True)
 class TransferResult:
     """
     A finished transfer.
@@ -84,47 +66,54 @@ class TransferResult:
     generations: tuple[Generation, ...]
 
 
-def run(options: TransferOptions, stop: threading.Event) -> TransferResult:
+def run(
+    *,
+    generation: Any,
+    destination: Any,
+    name_template: str | None,
+    max_parallel: int,
+    seedance_conn_id: str,
+    object_storage_conn_id: str | None,
+    overwrite: Any,
+    is_retry: bool,
+    stop: threading.Event,
+) -> TransferResult:
     """
-    Store everything, then return where it is.
+    Store everything, then return where it is. The arguments are those of the operator, rendered.
 
+    :param is_retry: An earlier try of the task may have stored some of the files.
     :param stop: Ends the transfer when set.
     :raises SeedanceRequestError: there is nothing to transfer; nothing was sent.
     :raises SeedanceConfigurationError: the arguments cannot be used; nothing was sent.
     :raises SeedanceDestinationExistsError: a file exists that may not be replaced.
     :raises SeedanceMediaError: some could not be stored; the others are.
     """
-    overwrite = read_overwrite(options.overwrite)
-    given = read_input(options.generation)
-    template = None if options.name_template in (None, "", "None") else options.name_template
-    destination, is_directory = read_destination(
-        options.destination,
-        options.object_storage_conn_id or None,
-        single_file=given.single and len(given.items[0].generation.urls) == 1,
-        name_template=template,
-    )
-    if not is_directory:
-        outputs = [Output(item=given.items[0], index=1, destination=destination, naming=None)]
-    else:
-        default = "{generation_id}.{ext}" if given.single else "{key}.{ext}"
-        outputs = plan_outputs(given.items, destination, template or default)
+    mode = read_overwrite(overwrite)
+    given = read_input(generation)
+    template = None if name_template in (None, "", "None") else name_template
+    location, outputs = _plan(given, destination, object_storage_conn_id or None, template)
     if given.left_out:
         log.warning("%d items failed or were not submitted: they have no output to store.", given.left_out)
     if not outputs and not given.broken:
         log.warning("No item of the batch has succeeded: there is nothing to store.")
-    hook = SeedanceHook(options.seedance_conn_id)
+    hook = SeedanceHook(seedance_conn_id)
     with MediaClient(hook.settings) as client:
-        stored = TransferRun(
-            outputs,
-            given.broken,
-            client=client,
-            hook=hook,
-            overwrite=overwrite,
-            is_retry=options.is_retry,
-            max_parallel=options.max_parallel,
-            stop=stop,
-        ).run()
-    return _result(given, outputs, stored, f"{destination.display.rstrip('/')}/")
+        options = TransferOptions(client=client, overwrite=mode, is_retry=is_retry, stop=stop)
+        stored = TransferRun(outputs, given.broken, hook, options).run(max_parallel)
+    return _result(given, outputs, stored, f"{location.display.rstrip('/')}/")
+
+
+def _plan(
+    given: TransferInput, destination: Any, conn_id: str | None, template: str | None
+) -> tuple[StorageLocation, list[Output]]:
+    single_file = given.single and len(given.items[0].generation.urls) == 1
+    location, is_directory = read_destination(
+        destination, conn_id, single_file=single_file, name_template=template
+    )
+    if not is_directory:
+        return location, [Output(item=given.items[0], index=1, destination=location, naming=None)]
+    default = "{generation_id}.{ext}" if given.single else "{key}.{ext}"
+    return location, plan_outputs(given.items, location, template or default)
 
 
 def plan_outputs(items: Sequence[TransferItem], directory: StorageLocation, template: str) -> list[Output]:
@@ -168,59 +157,43 @@ class TransferRun:
     Stores the outputs of one task.
 
     :param broken: Keys of items that cannot be transferred, with the reason.
-    :param stop: Ends the transfer when set; it is set when the run ends.
     """
 
     def __init__(
         self,
         outputs: Sequence[Output],
         broken: Sequence[tuple[str, errors.SeedanceError]],
-        *,
-        client: MediaClient,
         hook: SeedanceHook,
-        overwrite: Overwrite,
-        is_retry: bool,
-        max_parallel: int,
-        stop: threading.Event,
+        options: TransferOptions,
     ) -> None:
         self._broken = broken
-        self._overwrite = overwrite
-        self._is_retry = is_retry
-        self._max_parallel = max_parallel
-        self._stop = stop
+        self._options = options
         self._count = len(outputs) + len(broken)
-        refreshers: dict[str, UrlRefresher] = {}
+        urls: dict[str, UrlRefresher] = {}
+        for output in outputs:
+            urls.setdefault(output.generation.generation_id, UrlRefresher(output.generation, hook))
         self._transfers = [
-            OutputTransfer(
-                output,
-                client=client,
-                urls=refreshers.setdefault(
-                    output.generation.generation_id, UrlRefresher(output.generation, hook)
-                ),
-                overwrite=overwrite,
-                is_retry=is_retry,
-                stop=stop,
-            )
-            for output in outputs
+            OutputTransfer(output, urls[output.generation.generation_id], options) for output in outputs
         ]
 
-    def run(self) -> list[Stored]:
+    def run(self, max_parallel: int) -> list[Stored]:
         """Store every output and return them in order; see :func:`run`."""
         futures: list[Future[Stored]] = []
+        stop = self._options.stop
         # Not a `with` block: it would wait for downloads that the stop below is to end.
-        pool = ThreadPoolExecutor(self._max_parallel, thread_name_prefix="seedance-transfer")
+        pool = ThreadPoolExecutor(max_parallel, thread_name_prefix="seedance-transfer")
         try:
-            if self._overwrite == "no" and not self._is_retry:
+            if self._options.overwrite == "no" and not self._options.is_retry:
                 self._refuse_existing(pool)
             futures = [pool.submit(self._store, transfer) for transfer in self._transfers]
             while wait(futures, timeout=PROGRESS_INTERVAL_SECONDS).not_done:
                 self._log_progress(futures)
-            stopped = self._stop.is_set()
+            stopped = stop.is_set()
         finally:
-            self._stop.set()
+            stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
         stored, failures = self._outcomes(futures)
-        self._log_summary(stored, failures)
+        self._log_progress(futures)
         if stopped and len(stored) < self._count:
             raise errors.SeedanceMediaError(
                 f"The task was stopped when {len(stored)} of {self._count} files were stored, which stay. {RETRY_IS_FREE}"
@@ -231,11 +204,11 @@ class TransferRun:
 
     def _store(self, transfer: OutputTransfer) -> Stored:
         try:
-            if self._stop.is_set():
+            if self._options.stop.is_set():
                 raise errors.SeedanceMediaError(f"The task was stopped. {RETRY_IS_FREE}")
             return transfer.run()
         except Exception as error:
-            if not self._stop.is_set():
+            if not self._options.stop.is_set():
                 log.warning("%s could not be stored: %s", _name(transfer.output), error)
             raise
 
@@ -262,23 +235,18 @@ class TransferRun:
             raise exists_error(", ".join(found[:MAX_NAMED]) + more)
 
     def _log_progress(self, futures: Sequence[Future[Stored]]) -> None:
+        done = [future for future in futures if future.done() and not future.cancelled()]
+        counts = Counter(future.result().verified_by for future in done if future.exception() is None)
         log.info(
-            "%d of %d files done, %s downloaded.",
-            sum(future.done() for future in futures),
+            "%d of %d files done: %d stored, %d left as they are by their hash, %d by their length, %d failed. "
+            "%s downloaded.",
+            len(done) + len(self._broken),
             self._count,
-            megabytes(sum(transfer.received for transfer in self._transfers)),
-        )
-
-    def _log_summary(self, stored: Sequence[Stored], failures: Sequence[tuple[str, Exception]]) -> None:
-        counts = Counter(one.verified_by for one in stored)
-        log.info(
-            "%d of %d files stored (%s), %d left as they are by their hash, %d by their length, %d failed.",
             counts["download"],
-            self._count,
-            megabytes(sum(one.size for one in stored if one.verified_by == "download")),
             counts["hash"],
             counts["size"],
-            len(failures),
+            len(done) + len(self._broken) - counts.total(),
+            megabytes(sum(transfer.received for transfer in self._transfers)),
         )
 
 

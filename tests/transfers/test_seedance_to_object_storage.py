@@ -247,7 +247,7 @@ def test_log(host: MediaServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert f"Downloading the output of generation gen-1 from {host.url('/v.mp4')} to" in caplog.text
     assert "(0.3 MB)" in caplog.text
     assert f"Stored {tmp_path}/out.mp4: {len(DATA)} bytes, sha256 {SHA256}" in caplog.text
-    assert "1 of 1 files stored (0.3 MB)" in caplog.text
+    assert "1 of 1 files done: 1 stored, 0 left" in caplog.text
     assert "hidden" not in caplog.text
 
 

@@ -376,13 +376,16 @@ def test_progress_log(
     run_into(tmp_path, batch(items(host, "a")))
     host.always["/1.mp4"] = Reply(status=500)
     host.always["/2.mp4"] = Reply(
-        during=lambda: wait_for(lambda: "2 of 3 files done, 500 bytes" in info.text)
+        during=lambda: wait_for(
+            lambda: (
+                "2 of 3 files done: 0 stored, 0 left as they are by their hash, 1 by their length, 1 failed. 500 bytes"
+                in info.text
+            )
+        )
     )
     with pytest.raises(errors.SeedanceMediaError):
         run_into(tmp_path, batch(items(host, "a", "b", "c")), overwrite="if-changed", max_parallel=1)
-    summary = (
-        "1 of 3 files stored (1000 bytes), 0 left as they are by their hash, 1 by their length, 1 failed."
-    )
+    summary = "3 of 3 files done: 1 stored, 0 left as they are by their hash, 1 by their length, 1 failed. 1000 bytes"
     assert summary in info.text
 
 

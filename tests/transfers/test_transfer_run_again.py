@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -146,7 +147,7 @@ def test_files_that_are_finished_while_the_task_is_stopped_count(
 
     def run(self: OutputTransfer) -> Stored:
         stored = store(self)
-        self._stop.set()
+        self._options.stop.set()
         return stored
 
     monkeypatch.setattr(OutputTransfer, "run", run)
@@ -160,38 +161,39 @@ WORKER = """
 import json, sys
 from support import TaskInstance
 from transfers.results import run_into
-run_into(sys.argv[2], json.loads(sys.argv[1]), {"ti": TaskInstance()}, overwrite=sys.argv[3], max_parallel=1)
+run_into(sys.argv[2], json.loads(sys.argv[1]), {"ti": TaskInstance()}, overwrite=False, max_parallel=1)
 """
 
 
-@pytest.mark.parametrize("overwrite", ["True", "False"])
-def test_killed_worker(host: MediaServer, tmp_path: Path, overwrite: str) -> None:
+def test_killed_worker(host: MediaServer, tmp_path: Path) -> None:
     out = tmp_path / "out"
     results = items(host, "a", "b", "c", "d")
     worker: list[subprocess.Popen[bytes]] = []
-    begun = threading.Event()
+    started = threading.Event()
 
     def kill() -> None:
-        begun.wait(60)
+        started.wait(60)
         worker[0].kill()
         worker[0].wait()
 
     host.always["/2.mp4"] = Reply(during=kill)
-    arguments = [json.dumps(batch(results)), str(out), overwrite]
+    arguments = [json.dumps(batch(results)), str(out)]
     paths = f"{TESTS.parent}{os.pathsep}{TESTS}"
     with subprocess.Popen(
         [sys.executable, "-c", WORKER, *arguments], env={**os.environ, "PYTHONPATH": paths}
     ) as process:
         worker.append(process)
-        begun.set()
+        started.set()
         assert process.wait(120) == -9
     assert sorted(path.name for path in out.glob("[a-z]*.mp4")) == ["a.mp4", "b.mp4"]
     del host.always["/2.mp4"]
-    ti = TaskInstance()
-    ti.retry()
-    result = run_into(out, batch(results), {"ti": ti}, overwrite=overwrite)
-    assert (result["stored"], result["skipped"]) == (2, 2)
-    assert [Path(path).read_bytes() for path in result["paths"]] == [data_of(key) for key in "abcd"]
+    for overwrite in (True, False):
+        copy = shutil.copytree(out, tmp_path / str(overwrite))
+        ti = TaskInstance()
+        ti.retry()
+        result = run_into(copy, batch(results), {"ti": ti}, overwrite=overwrite)
+        assert (result["stored"], result["skipped"]) == (2, 2)
+        assert [Path(path).read_bytes() for path in result["paths"]] == [data_of(key) for key in "abcd"]
 
 
 # ---------------------------------------------------------------------- unchanged files
@@ -232,7 +234,7 @@ def test_if_changed_compares_the_announced_length(
     assert run_into(tmp_path, batch(results), overwrite="if-changed") == {**first, "stored": 1, "skipped": 1}
     assert (tmp_path / "b.mp4").stat().st_mtime_ns == before.st_mtime_ns
     assert [seen.path for seen in host.requests] == ["/0.mp4", "/1.mp4"]
-    assert "0 left as they are by their hash, 1 by their length, 0 failed" in info.text
+    assert "1 stored, 0 left as they are by their hash, 1 by their length, 0 failed" in info.text
 
 
 def test_if_changed_compares_the_hash_of_the_item(host: MediaServer, tmp_path: Path) -> None:
