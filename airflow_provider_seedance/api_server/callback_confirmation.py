@@ -1,4 +1,4 @@
-"""Status requests of the API server, because a callback is only a hint that a generation has ended."""
+"""Status requests of the API server, because a callback does not prove the end of a generation."""
 
 from __future__ import annotations
 

@@ -47,8 +47,8 @@ class Outcome:
     """
     Outcome of a delivery.
 
-    :param kind: ``resumed``; ``retry`` later; ``confirm``: the service has to be asked, because the payload has no
-        status or another id, or the task ends without a worker; ``stored`` for the next try; ``ignored``.
+    :param kind: ``resumed``; ``retry`` later; ``confirm``: the status has to be read first, because the payload has
+        none or another id, or the task ends without a worker; ``stored`` for the next try; ``ignored``.
     :param seconds: With ``retry``: when, if known.
     :param trigger_kwargs: With ``confirm``: the kwargs of the waiting trigger.
     """

@@ -110,7 +110,7 @@ def tasks_of(session: Session, scope: Scope) -> list[Task]:
     """
     Return the task instances of a run that may know of renders, in the order of task and map index.
 
-    All of the run, whatever the task of the scope: transfers and results of other tasks belong to its renders.
+    All of the run, also for the page of one task: transfers and results of other tasks belong to its renders.
     """
     xcoms = _xcoms(session, scope)
     query = (

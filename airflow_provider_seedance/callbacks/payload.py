@@ -1,5 +1,5 @@
 """
-Bodies of callbacks. They are hints only: the result is read from the service.
+Bodies of callbacks. Nothing relies on them: the result is read from the service.
 
 The formats are hardly documented. seedance2api.com shows one (S002: an event around its status reply), ark sends
 its status reply, the others show none. The adapters therefore parse them as tolerantly as replies.

@@ -1,8 +1,8 @@
 """
 Callback URLs: each carries a signed token that names the task instance and the submission, and expires.
 
-A token authorizes little. A callback is a hint that *this* generation may have ended, and Airflow reads the result
-from the service. Only after a lost submission reply does a callback add information, the generation id, and the
+A token authorizes little. A callback says that *this* generation may have ended, and Airflow reads the result from
+the service. Only after a lost submission reply does a callback add information, the generation id, and the
 service has to confirm that id.
 """
 

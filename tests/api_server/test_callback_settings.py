@@ -25,7 +25,7 @@ def test_a_connection_is_looked_up_again_when_it_expires(server: CallbackServer)
     assert server.lookups == ["ours", "ours"]
 
 
-def test_a_secrets_backend_that_is_away_is_asked_again(server: CallbackServer) -> None:
+def test_a_secrets_backend_that_is_away_is_not_cached(server: CallbackServer) -> None:
     server.post(token_for(conn_id="away"))
     server.post(token_for(conn_id="away"))
     assert server.lookups == ["away", "away"]
