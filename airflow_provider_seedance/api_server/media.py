@@ -8,10 +8,12 @@ everything that Airflow can may still change XComs. The user needs read access t
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 from urllib.parse import quote
 
 from airflow.utils.session import create_session
@@ -29,10 +31,53 @@ log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/api")
 
-#: Bytes per read, and in memory for each viewer.
+#: Bytes per read, which a stream holds in memory.
 PIECE_BYTES = 256 * 1024
 
+#: Maximum concurrent streams; a paused player keeps its stream.
+MAX_STREAMS = 64
+
+#: Maximum concurrent reads, in threads of their own: a slow store must not take those that serve heartbeats.
+MAX_READS = 8
+
 _NOT_FOUND = "There is no such file."
+
+_T = TypeVar("_T")
+
+
+class StoreReader:
+    """Reads stores, with bounds on threads and streams."""
+
+    def __init__(self, max_streams: int = MAX_STREAMS) -> None:
+        self.max_streams = max_streams
+        self.streams = 0
+        self._threads = ThreadPoolExecutor(MAX_READS, thread_name_prefix="seedance-media")
+
+    async def run(self, function: Callable[..., _T], *arguments: Any) -> _T:
+        """Run a function that blocks in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+
+    async def stream(self, location: StorageLocation, positions: range) -> AsyncIterator[bytes]:
+        """Yield these bytes of a file in pieces, and fetch nothing else."""
+        self.streams += 1
+        file = None
+        try:
+            file = await self.run(_open, location, positions.start)
+            left = len(positions)
+            while left:
+                piece = await self.run(file.read, min(PIECE_BYTES, left))
+                if not piece:
+                    # The header promised a length: closing the connection early tells the client.
+                    raise OSError(f"{location.display} has become shorter while it was read")
+                left -= len(piece)
+                yield piece
+        finally:
+            self.streams -= 1
+            if file is not None:
+                await self.run(file.close)
+
+
+_reader = StoreReader()
 
 
 @router.api_route(
@@ -40,7 +85,7 @@ _NOT_FOUND = "There is no such file."
     methods=["GET", "HEAD"],
     dependencies=CAN_READ_RENDERS,
 )
-def media(
+async def media(
     request: Request,
     dag_id: str,
     run_id: str,
@@ -51,19 +96,14 @@ def media(
     if_range: Annotated[str | None, Header()] = None,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """Return a stored file, or a range of it; runs in a thread, since reading a store blocks."""
+    """Return a stored file, or a range of it."""
     scope = Scope(dag_id=dag_id, run_id=run_id, task_id=task_id, map_index=map_index)
-    with create_session() as session:
-        task = queries.find_transfer(session, scope)
-    path = playable_path(task, index) if task else None
-    if task is None or path is None:
-        raise HTTPException(404, _NOT_FOUND)
-    location = _location(path, task)
-    size, etag = _stat(location)
+    location, size, etag = await _reader.run(_find, scope, index)
+    name = location.display.rsplit("/", 1)[-1]
     headers = {
         "Accept-Ranges": "bytes",
         "ETag": etag,
-        "Content-Disposition": f"inline; filename*=UTF-8''{quote(path.rsplit('/', 1)[-1], safe='')}",
+        "Content-Disposition": f"inline; filename*=UTF-8''{quote(name, safe='')}",
         "Content-Security-Policy": "sandbox; default-src 'none'",
         # Airflow must not compress media, nor change a part of a file.
         "Content-Encoding": "identity",
@@ -79,12 +119,24 @@ def media(
     headers["Content-Length"] = str(len(positions))
     if part:
         headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{size}"
-    status, kind = 206 if part else 200, media_type_of(path)
+    status, kind = 206 if part else 200, media_type_of(name)
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=kind)
-    return StreamingResponse(
-        _pieces(location, positions), status_code=status, headers=headers, media_type=kind
-    )
+    if _reader.streams >= _reader.max_streams:
+        raise HTTPException(503, "Too many files are being played.", headers={"Retry-After": "5"})
+    content = _reader.stream(location, positions)
+    return StreamingResponse(content, status_code=status, headers=headers, media_type=kind)
+
+
+def _find(scope: Scope, index: int) -> tuple[StorageLocation, int, str]:
+    """Return the location of a file, its size and its entity tag."""
+    with create_session() as session:
+        task = queries.find_transfer(session, scope)
+    path = playable_path(task, index) if task else None
+    if task is None or path is None:
+        raise HTTPException(404, _NOT_FOUND)
+    location = _location(path, task)
+    return location, *_stat(location)
 
 
 def _location(path: str, task: Task) -> StorageLocation:
@@ -120,16 +172,12 @@ def _unreachable(error: Exception) -> NoReturn:
     raise HTTPException(502, "The store of this file cannot be read from Airflow's API server.") from None
 
 
-def _pieces(location: StorageLocation, positions: range) -> Iterator[bytes]:
-    left = len(positions)
-    if not left:
-        return
-    with location.fs.open(location.path, "rb") as file:
-        file.seek(positions.start)
-        while left > 0:
-            piece = file.read(min(PIECE_BYTES, left))
-            if not piece:
-                # The header promised a length: closing the connection early tells the client.
-                raise OSError(f"{location.display} has become shorter while it was read")
-            left -= len(piece)
-            yield piece
+def _open(location: StorageLocation, position: int) -> Any:
+    """Open a file at a position, without the read-ahead of fsspec: it fetches up to 50 MiB for a small range."""
+    try:
+        file = location.fs.open(location.path, "rb", block_size=PIECE_BYTES, cache_type="none")
+    except TypeError:  # a filesystem without these options
+        file = location.fs.open(location.path, "rb")
+    if position:
+        file.seek(position)
+    return file

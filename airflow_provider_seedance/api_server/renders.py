@@ -137,6 +137,8 @@ def parse_xcom(stored: Any) -> Any:
 # Not a stored file: chained filesystems, queries, and protocols of other servers.
 _FOREIGN = re.compile(r"::|[?]|^(?:https?|ftp|data|jsonrpc|github)\b", re.IGNORECASE)
 
+_LOCAL = ("file", "")
+
 
 def stored_paths(result: Any) -> list[str]:
     """Return the paths in the result of a transfer; an empty list for any other result."""
@@ -147,7 +149,9 @@ def stored_paths(result: Any) -> list[str]:
 
 def is_in_destination(path: str, destination: Any) -> bool:
     """
-    Return whether a path is within the destination of its transfer.
+    Return whether a path is within the destination of its transfer: the file itself, or a file in the directory.
+
+    In the root of a bucket only its direct children are: anyone who can change XComs could read the whole bucket.
 
     :param destination: The rendered field.
     """
@@ -155,18 +159,22 @@ def is_in_destination(path: str, destination: Any) -> bool:
         return False
     store, inner = _split(path)
     expected_store, expected = _split(destination)
-    folder = expected if destination.endswith("/") else expected.rpartition("/")[0] + "/"
-    below = inner == expected or inner.startswith((folder, expected + "/"))
-    return store == expected_store and below and ".." not in inner.split("/")
+    if store != expected_store or ".." in inner.split("/"):
+        return False
+    # A path object has no slash at its end; the transfer takes one only for a local directory.
+    if not destination.endswith("/") and (inner == expected or store != _LOCAL):
+        return inner == expected
+    folder = expected.rstrip("/") + "/"
+    return inner.startswith(folder) and (folder != "/" or inner.count("/") == 1)
 
 
 def _split(path: str) -> tuple[tuple[str, str], str]:
     """Return the store (scheme, and connection with bucket) and the path in it; a bare path is a local file."""
     scheme, separator, rest = path.partition("://")
     if not separator:
-        return ("file", ""), path
+        return _LOCAL, path
     if scheme.lower() in ("file", "local"):
-        return ("file", ""), rest
+        return _LOCAL, rest
     authority, _, inner = rest.partition("/")
     return (scheme.lower(), authority), "/" + inner
 

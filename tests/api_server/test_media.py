@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +13,13 @@ from typing import Any
 
 import pytest
 from fastapi import HTTPException
+from fsspec import AbstractFileSystem
+from fsspec.spec import AbstractBufferedFile
 from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
 from airflow_provider_seedance.api_server import media
+from airflow_provider_seedance.api_server.media import StoreReader
 from airflow_provider_seedance.api_server.renders import Task, is_in_destination
 from airflow_provider_seedance.storage.location import StorageLocation
 
@@ -54,14 +59,13 @@ def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
 
     monkeypatch.setattr(media, "create_session", NoSession)
     monkeypatch.setattr(media.queries, "find_transfer", lambda session, scope: here.task)
-    here.get = lambda index=0, method="GET", **headers: media.media(
-        SimpleNamespace(method=method),  # type: ignore[arg-type]
-        dag_id="d",
-        run_id="r",
-        task_id="store",
-        index=index,
-        **headers,
-    )
+
+    def get(index: int = 0, method: str = "GET", **headers: Any) -> Any:
+        request: Any = SimpleNamespace(method=method)
+        scope = {"dag_id": "d", "run_id": "r", "task_id": "store", "index": index}
+        return asyncio.run(media.media(request, **scope, **headers))
+
+    here.get = get
     return here
 
 
@@ -154,17 +158,24 @@ def test_connection_of_the_location(
     assert seen == [(path, expected)]
 
 
+def stream(location: StorageLocation, positions: range) -> list[bytes]:
+    async def read() -> list[bytes]:
+        return [piece async for piece in StoreReader().stream(location, positions)]
+
+    return asyncio.run(read())
+
+
 def test_a_file_is_read_in_small_pieces(file: Path) -> None:
     location = StorageLocation.of(str(file), None)
-    pieces = list(media._pieces(location, range(5, len(CONTENT))))
+    pieces = stream(location, range(5, len(CONTENT)))
     assert b"".join(pieces) == CONTENT[5:]
     assert max(map(len, pieces)) <= media.PIECE_BYTES
-    assert list(media._pieces(location, range(0))) == []
+    assert stream(location, range(0)) == []
 
 
 def test_a_file_that_becomes_shorter_ends_the_response(file: Path) -> None:
     with pytest.raises(OSError, match="shorter"):
-        list(media._pieces(StorageLocation.of(str(file), None), range(len(CONTENT) + 1)))
+        stream(StorageLocation.of(str(file), None), range(len(CONTENT) + 1))
 
 
 @pytest.fixture
@@ -208,6 +219,17 @@ def test_range_of_an_object(
         ("file:///data/day/lamp.mp4", "/data/day/", True),
         ("/data/day/lamp.mp4", "file:///data/day/", True),
         ("/data/day/lamp.mp4", "/data/day", True),
+        ("/data/clip.mp4", "/data/clip.mp4", True),
+        ("s3://b/clip.mp4", "s3://b/", True),
+        # A destination that is one file:
+        ("s3://b/day/other.mp4", "s3://b/day/clip.mp4", False),
+        ("s3://b/other.mp4", "s3://b/clip.mp4", False),
+        ("s3://b/clip.mp4/other.mp4", "s3://b/clip.mp4", False),
+        ("/data/other.mp4", "/data/clip.mp4", False),
+        # The root of a bucket:
+        ("s3://b/deep/secret.mp4", "s3://b/", False),
+        ("s3://b/secret.mp4", "s3://b", False),
+        ("/etc/secret.png", "/", False),
         ("s3://other@b/day/lamp.mp4", "s3://b/day/", False),
         ("s3://c/day/lamp.mp4", "s3://b/day/", False),
         ("gs://b/day/lamp.mp4", "s3://b/day/", False),
@@ -230,3 +252,111 @@ def test_results_of_other_operators_are_not_served(serving: SimpleNamespace, fil
     with pytest.raises(HTTPException) as caught:
         serving.get()
     assert caught.value.status_code == 404
+
+
+# ---------------------------------------------------------------------- the cost of a range
+
+
+class CountedFile(AbstractBufferedFile):  # type: ignore[misc, unused-ignore]
+    """A file of a store that counts the bytes it sends."""
+
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        self.fs.sent += end - start
+        return CONTENT[start:end]
+
+
+class Store(AbstractFileSystem):  # type: ignore[misc, unused-ignore]
+    """A store with one file; its files know ranges, or are streams."""
+
+    cachable = False
+
+    def __init__(self, ranges: bool) -> None:
+        super().__init__()
+        self.ranges = ranges
+        self.sent = 0
+        self.opened = 0
+        self.closed = 0
+
+    def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
+        return {"name": path, "size": len(CONTENT), "type": "file"}
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        if self.ranges:
+            options.pop("autocommit", None)
+            return CountedFile(self, path, mode, size=len(CONTENT), **options)
+        if "cache_type" in options:
+            raise TypeError("_open() got an unexpected keyword argument 'cache_type'")
+        self.opened += 1
+        store, file = self, io.BytesIO(CONTENT)
+
+        class Stream(io.RawIOBase):
+            def read(self, length: int = -1) -> bytes:
+                data = file.read(length)
+                store.sent += len(data)
+                return data
+
+            def seek(self, position: int, whence: int = 0) -> int:
+                return file.seek(position, whence)
+
+            def close(self) -> None:
+                store.closed += 1
+
+        return Stream()
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_range_costs_what_it_is(
+    monkeypatch: pytest.MonkeyPatch, serving: SimpleNamespace, ranges: bool
+) -> None:
+    store = Store(ranges)
+    location = StorageLocation(display="store://b/clip.mp4", fs=store, path="b/clip.mp4")
+    monkeypatch.setattr(media, "_location", lambda path, task: location)
+    serving.task = stored("store://b/clip.mp4")
+    part = serving.get(range_header="bytes=65536-131071")
+    tracemalloc.start()
+    assert body(part) == CONTENT[65536:131072]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert store.sent <= 128 * 1024
+    assert peak < 4 * 1024 * 1024
+    assert store.closed >= store.opened
+
+
+def test_a_range_of_an_object_costs_what_it_is(
+    monkeypatch: pytest.MonkeyPatch, serving: SimpleNamespace, s3: StorageLocation
+) -> None:
+    s3.fs.pipe_file(s3.path, CONTENT * 16)  # 20 MB
+    ranges: list[str] = []
+    call = s3.fs._call_s3
+
+    async def record(method: str, *arguments: Any, **named: Any) -> Any:
+        if method == "get_object":
+            ranges.append(named["Range"])
+        return await call(method, *arguments, **named)
+
+    monkeypatch.setattr(s3.fs, "_call_s3", record)
+    monkeypatch.setattr(media, "_location", lambda path, task: s3)
+    serving.task = stored(s3.display)
+    assert len(body(serving.get(range_header="bytes=100000-165535"))) == 65536
+    assert ranges == ["bytes=100000-165535"]
+
+
+def test_streams_are_bounded(monkeypatch: pytest.MonkeyPatch, serving: SimpleNamespace, file: Path) -> None:
+    monkeypatch.setattr(media, "_reader", StoreReader(max_streams=1))
+    serving.task = stored(str(file))
+
+    async def play() -> tuple[int, bytes]:
+        request: Any = SimpleNamespace(method="GET")
+        scope = {"dag_id": "d", "run_id": "r", "task_id": "store", "index": 0}
+        first = await media.media(request, **scope)
+        pieces = first.body_iterator
+        await anext(pieces)
+        with pytest.raises(HTTPException) as refused:
+            await media.media(request, **scope)
+        assert (await media.media(SimpleNamespace(method="HEAD"), **scope)).status_code == 200
+        await pieces.aclose()
+        again = await media.media(request, **scope)
+        return refused.value.status_code, await _body(again)
+
+    assert asyncio.run(play()) == (503, CONTENT)
+    assert media._reader.streams == 0
