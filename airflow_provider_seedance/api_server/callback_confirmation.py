@@ -76,21 +76,26 @@ class StatusReader:
         return await run_in_threadpool(AsyncClient, settings)
 
 
-class StatusBackoff:
-    """Doubling backoff between the status requests for one submission."""
+class SubmissionBackoff:
+    """Doubling backoff between the reads for one submission that callbacks cause."""
 
     def __init__(self, limits: CallbackLimits, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits, self._clock = limits, clock
-        #: By submission: time of the next request, and the pause after that.
+        #: By submission: time of the next read, and the pause after that.
         self._next: dict[Hashable, tuple[float, float]] = {}
 
     def reserve(self, submission: Hashable) -> float:
-        """Return 0 and count a request, or return the seconds until one is allowed."""
+        """Return 0 and count a read, or return the seconds until one is allowed."""
         now, limits = self._clock(), self._limits
         for other in [key for key, (at, _) in self._next.items() if at + limits.max_status_backoff <= now]:
             del self._next[other]
-        at, pause = self._next.get(submission, (now, limits.status_backoff))
-        if at > now:
-            return at - now
+        if (wait := self.remaining(submission)) > 0:
+            return wait
+        _, pause = self._next.get(submission, (now, limits.status_backoff))
         self._next[submission] = (now + pause, min(2 * pause, limits.max_status_backoff))
         return 0.0
+
+    def remaining(self, submission: Hashable) -> float:
+        """Return the seconds until a read is allowed."""
+        now = self._clock()
+        return self._next.get(submission, (now, 0.0))[0] - now

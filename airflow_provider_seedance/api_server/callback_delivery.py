@@ -50,7 +50,7 @@ class Outcome:
     :param kind: ``resumed``; ``retry`` later; ``confirm``: the status has to be read first, because the payload has
         none or another id, or the task ends without a worker; ``stored`` for the next try; ``ignored``.
     :param seconds: With ``retry``: when, if known.
-    :param trigger_kwargs: With ``confirm``: the kwargs of the waiting trigger.
+    :param trigger_kwargs: With ``resumed`` and ``confirm``: the kwargs of the trigger.
     """
 
     kind: Literal["resumed", "retry", "confirm", "stored", "ignored"]
@@ -159,7 +159,7 @@ def _resume_task(
         _store_id(claims, payload, session)
     event = event or {"outcome": "callback", "generation_id": expected or payload.generation_id}
     Trigger.submit_event(ti.trigger_id, TriggerEvent(event), session=session)  # type: ignore[no-untyped-call]
-    return Outcome(kind="resumed")
+    return Outcome(kind="resumed", trigger_kwargs=kwargs)
 
 
 def _is_relevant(payload: CallbackPayload, kwargs: dict[str, Any]) -> bool:

@@ -24,14 +24,18 @@ class CallbackLimits:
     :param quiet_period: Seconds without a request before deliveries start, so that a burst is answered first.
     :param max_quiet_wait: Longest such wait of one delivery.
     :param max_status_requests: Concurrent status requests to one service.
-    :param status_backoff: Initial backoff between status requests triggered by callbacks for one submission, so
-        that a leaked URL cannot use up the quota. It doubles.
+    :param status_backoff: Initial backoff between status requests, and between worker starts, triggered by
+        callbacks for one submission, so that a leaked URL cannot use up the quota. It doubles.
     :param max_status_backoff: Longest such backoff.
     :param connection_ttl: Lifetime of a cached connection.
     :param missing_connection_ttl: Lifetime of a cached failure to find one.
     :param stale_connection_ttl: How long an expired connection is used while lookups do not find it: Airflow
         reports a failing secrets backend as a missing connection.
     :param max_connections: Cached connections.
+    :param max_lookups: Concurrent lookups of known connections, and as many of unknown ones.
+    :param unknown_lookups_per_second: Rate of lookups of connections that are not known to exist: tokens that name
+        them may be forged. Beyond it the answer is 503.
+    :param unknown_lookup_burst: Such lookups at once.
     """
 
     body_timeout: float = 10.0
@@ -53,6 +57,9 @@ class CallbackLimits:
     missing_connection_ttl: float = 3.0
     stale_connection_ttl: float = 600.0
     max_connections: int = 256
+    max_lookups: int = 2
+    unknown_lookups_per_second: float = 2.0
+    unknown_lookup_burst: int = 20
 
 
 DEFAULT_LIMITS = CallbackLimits()

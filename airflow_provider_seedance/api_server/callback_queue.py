@@ -12,7 +12,7 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 
 from airflow_provider_seedance.api_server import callback_delivery
-from airflow_provider_seedance.api_server.callback_confirmation import StatusBackoff, StatusReader
+from airflow_provider_seedance.api_server.callback_confirmation import StatusReader, SubmissionBackoff
 from airflow_provider_seedance.api_server.callback_delivery import Outcome
 from airflow_provider_seedance.api_server.callback_limits import DEFAULT_LIMITS, CallbackLimits
 from airflow_provider_seedance.callbacks.payload import CallbackPayload
@@ -46,7 +46,8 @@ class CallbackQueue:
         self._in_flight: dict[tuple[CallbackClaims, CallbackPayload], asyncio.Task[None]] = {}
         self._payloads: Counter[CallbackClaims] = Counter()
         self._slots = asyncio.Semaphore(limits.max_deliveries)
-        self._status_backoff = StatusBackoff(limits, clock)
+        self._status_backoff = SubmissionBackoff(limits, clock)
+        self._worker_backoff = SubmissionBackoff(limits, clock)
         self._last_request = 0.0
 
     def on_request(self) -> None:
@@ -104,11 +105,15 @@ class CallbackQueue:
     async def _deliver(
         self, claims: CallbackClaims, payload: CallbackPayload, settings: Settings, started: float
     ) -> Outcome:
+        if payload.ended and (seconds := self._worker_backoff.remaining(claims)) > 0:
+            return Outcome(kind="retry", seconds=seconds)  # a replay: a worker has just read the status
         async with self._slots:
             await self._wait_for_quiet(started)
             outcome: Outcome = await self._run_in_thread(callback_delivery.deliver, claims, payload)
         if outcome.kind == "confirm":
             return await self._confirm(claims, payload, settings, outcome.trigger_kwargs)
+        if outcome.kind == "resumed" and outcome.trigger_kwargs.get("generation_id"):
+            self._worker_backoff.reserve(claims)
         return outcome
 
     async def _wait_for_quiet(self, started: float) -> None:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
 from airflow_provider_seedance.api_server.callback_queue import CallbackQueue
-from airflow_provider_seedance.api_server.callback_settings import SettingsCache
+from airflow_provider_seedance.api_server.callback_settings import SettingsCache, TooManyLookups
 from airflow_provider_seedance.callbacks.payload import MAX_BODY_BYTES, parse_payload
 from airflow_provider_seedance.callbacks.signatures import verify_signature
 from airflow_provider_seedance.callbacks.tokens import ROUTE, decode_unverified, verify
@@ -34,12 +34,16 @@ async def receive(token: str, request: Request, connections: SettingsCache, queu
     """
     Accept a callback and return the HTTP status: 202 for a valid token, 404 for any other.
 
-    413, 408 and 400 are for bodies that are too long, too slow or cut off, 503 for a full queue.
+    413, 408 and 400 are for bodies that are too long, too slow or cut off, 503 for a full queue and
+    for too many unknown connections.
     """
     queue.on_request()
     claims = decode_unverified(token)
     now = time.time()
-    settings = await connections.get(claims.conn_id) if claims else None
+    try:
+        settings = await connections.get(claims.conn_id) if claims else None
+    except TooManyLookups:
+        return 503
     # Before the body is read: a request without a valid token must not use memory.
     verified = verify(token, settings.callback_secret if settings else None, now)
     if claims is None or settings is None or not verified:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from airflow.models.connection import Connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
-from starlette.concurrency import run_in_threadpool
 
 from airflow_provider_seedance.api_server.callback_limits import DEFAULT_LIMITS, CallbackLimits
 from airflow_provider_seedance.exceptions import SeedanceError
@@ -27,9 +27,16 @@ def read_connection(conn_id: str) -> Settings | None:
     return read_settings(conn_id, connection) if connection.conn_type == "seedance" else None
 
 
+class TooManyLookups(Exception):
+    """Too many tokens name connections that are not known to exist."""
+
+
 class SettingsCache:
     """
-    Cache of settings by connection id: anyone can send any number of tokens.
+    Cache of settings by connection id.
+
+    The ids come from tokens that are not verified yet, so anyone can send any number of them. Lookups therefore have
+    threads of their own, and those of unknown ids a limited rate.
 
     :param read: Returns the settings of a connection.
     """
@@ -40,37 +47,63 @@ class SettingsCache:
         *,
         read: Callable[[str], Settings | None] = read_connection,
         clock: Callable[[], float] = time.monotonic,
-        run_in_thread: Callable[..., Awaitable[Any]] = run_in_threadpool,
     ) -> None:
-        self._limits, self._read, self._clock, self._run_in_thread = limits, read, clock, run_in_thread
-        #: Expiry by the monotonic clock, and settings or ``None`` for a missing connection.
+        self._limits, self._read, self._clock = limits, read, clock
+        #: Expiry by the clock, and settings or ``None`` for a missing connection.
         self._cached: dict[str, tuple[float, Settings | None]] = {}
+        self._lookups: dict[str, asyncio.Task[Settings | None]] = {}
+        self._tokens, self._refilled_at = float(limits.unknown_lookup_burst), clock()
+        # Unknown ids must not delay known ones.
+        self._known_threads = ThreadPoolExecutor(limits.max_lookups, "seedance-connections")
+        self._unknown_threads = ThreadPoolExecutor(limits.max_lookups, "seedance-unknown-connections")
 
     async def get(self, conn_id: str) -> Settings | None:
-        """Return the settings of a connection, ``None`` if they cannot be had."""
-        expires, settings = self._cached.get(conn_id, (0.0, None))
-        if expires > self._clock():
+        """
+        Return the settings of a connection, ``None`` if they cannot be had.
+
+        :raises TooManyLookups: The connection is unknown, and the limit is reached.
+        """
+        now = self._clock()
+        expires, settings = self._cached.get(conn_id, (now, None))
+        if expires > now:
             return settings
+        lookup = self._lookups.get(conn_id)
+        if lookup is None:
+            if settings is None:
+                self._take_token(now)
+            threads = self._unknown_threads if settings is None else self._known_threads
+            lookup = self._lookups[conn_id] = asyncio.create_task(self._look_up(conn_id, threads))
+            lookup.add_done_callback(lambda _: self._lookups.pop(conn_id, None))
+        return await asyncio.shield(lookup)
+
+    def _take_token(self, now: float) -> None:
+        limits = self._limits
+        refill = (now - self._refilled_at) * limits.unknown_lookups_per_second
+        self._tokens, self._refilled_at = min(self._tokens + refill, limits.unknown_lookup_burst), now
+        if self._tokens < 1:
+            raise TooManyLookups
+        self._tokens -= 1
+
+    async def _look_up(self, conn_id: str, threads: ThreadPoolExecutor) -> Settings | None:
+        found = None
         try:
-            found = await self._run_in_thread(self._read, conn_id)
+            found = await asyncio.get_running_loop().run_in_executor(threads, self._read, conn_id)
         except SeedanceError as error:
             log.warning("Callbacks cannot be verified: %s", error.message)
-            found = None
         except Exception as error:
             log.warning("Callbacks of connection %r cannot be verified: %s", conn_id, type(error).__name__)
-            return None
         return self._store(conn_id, found)
 
     def _store(self, conn_id: str, found: Settings | None) -> Settings | None:
-        if len(self._cached) >= self._limits.max_connections:
-            # Made-up names must not evict real connections.
+        limits, now = self._limits, self._clock()
+        if len(self._cached) >= limits.max_connections:
+            # Unknown ids must not evict real connections.
             self._cached = {name: entry for name, entry in self._cached.items() if entry[1] is not None}
-        if len(self._cached) >= self._limits.max_connections:
+        if len(self._cached) >= limits.max_connections:
             self._cached.clear()
-        now = self._clock()
-        expires, known = self._cached.get(conn_id, (0.0, None))
-        if found is None and known is not None and now < expires + self._limits.stale_connection_ttl:
+        expires, known = self._cached.get(conn_id, (now, None))
+        if found is None and known is not None and now < expires + limits.stale_connection_ttl:
             return known
-        ttl = self._limits.missing_connection_ttl if found is None else self._limits.connection_ttl
+        ttl = limits.missing_connection_ttl if found is None else limits.connection_ttl
         self._cached[conn_id] = (now + ttl, found)
         return found

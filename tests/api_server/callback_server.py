@@ -84,6 +84,8 @@ class CallbackServer:
         if conn_id == "away":
             raise ConnectionError("the secrets backend is away")
         extra = self.connections.get(conn_id)
+        if isinstance(extra, Exception):
+            raise extra
         if extra is None:
             return None
         return self.settings or read_settings(conn_id, connection(extra=extra))

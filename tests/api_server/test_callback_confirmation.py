@@ -11,7 +11,7 @@ import pytest
 from support import emulator_settings, on_loop, smallest
 
 from airflow_provider_seedance.api_server import callback_confirmation
-from airflow_provider_seedance.api_server.callback_confirmation import StatusBackoff, StatusReader
+from airflow_provider_seedance.api_server.callback_confirmation import StatusReader, SubmissionBackoff
 from airflow_provider_seedance.api_server.callback_delivery import Outcome
 from airflow_provider_seedance.api_server.callback_limits import DEFAULT_LIMITS
 from airflow_provider_seedance.apis.validation import prepare_request
@@ -148,7 +148,7 @@ def test_another_id_causes_a_status_request_for_the_known_one(
 
 def test_the_backoff_doubles_and_is_forgotten() -> None:
     now = [0.0]
-    backoff = StatusBackoff(DEFAULT_LIMITS, lambda: now[0])
+    backoff = SubmissionBackoff(DEFAULT_LIMITS, lambda: now[0])
     allowed = []
     while now[0] < 7200.0:
         if not backoff.reserve(CLAIMS):

@@ -12,7 +12,7 @@ from airflow_provider_seedance.api_server.callback_delivery import Outcome
 from airflow_provider_seedance.api_server.callback_limits import DEFAULT_LIMITS, CallbackLimits
 from airflow_provider_seedance.callbacks.payload import CallbackPayload
 from airflow_provider_seedance.submission.submitter import CALLBACK_TIMEOUT_SECONDS
-from api_server.callback_server import CLAIMS, SUCCEEDED, TOKEN, CallbackServer
+from api_server.callback_server import CLAIMS, SUCCEEDED, TOKEN, CallbackServer, token_for
 
 WITHOUT_ID = b'{"status": "succeeded"}'
 RETRY = Outcome(kind="retry")
@@ -128,3 +128,27 @@ def test_a_burst_is_answered_before_it_is_delivered(server: CallbackServer) -> N
 
     assert server.run(do) == 0
     assert len(server.calls) == 8
+
+
+# ---------------------------------------------------------------------- replays
+
+
+def test_replays_start_workers_with_growing_pauses(server: CallbackServer) -> None:
+    """A worker reads the status, finds the generation running, and defers again; the next replay must not repeat that."""
+    resumed = Outcome(kind="resumed", trigger_kwargs={"generation_id": "g1"})
+    for _ in range(6):
+        server.outcomes = [resumed]
+        server.post(body=b'{"id": "g1", "status": "failed"}')
+    assert len(server.calls) == 6
+    assert server.pauses == [pytest.approx(seconds, abs=5) for seconds in (15, 30, 60, 120, 240)]
+
+
+def test_other_submissions_and_unknown_ids_are_not_paused(server: CallbackServer) -> None:
+    server.outcomes = [Outcome(kind="resumed", trigger_kwargs={"generation_id": "g1"})]
+    server.post()
+    server.post(token_for(nonce="n2"))
+    # After a lost reply the id is unknown, and any callback may have it.
+    server.outcomes = [Outcome(kind="resumed", trigger_kwargs={"generation_id": None})] * 2
+    server.post(token_for(nonce="n3"))
+    server.post(token_for(nonce="n3"), body=b'{"id": "g2", "status": "failed"}')
+    assert server.pauses == []

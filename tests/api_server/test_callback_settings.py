@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
+from collections import Counter
+from typing import Any
 
+import anyio.to_thread
+import httpx
 import pytest
 
-from airflow_provider_seedance.api_server.callback_limits import CallbackLimits
+from airflow_provider_seedance.api_server.callback_limits import DEFAULT_LIMITS, CallbackLimits
 from airflow_provider_seedance.api_server.callback_settings import read_connection
-from api_server.callback_server import CallbackServer, token_for
+from api_server.callback_server import SUCCEEDED, TOKEN, CallbackServer, token_for
 
 
 def test_a_connection_is_not_looked_up_for_every_callback(server: CallbackServer) -> None:
@@ -25,17 +31,24 @@ def test_a_connection_is_looked_up_again_when_it_expires(server: CallbackServer)
     assert server.lookups == ["ours", "ours"]
 
 
-def test_a_secrets_backend_that_is_away_is_not_cached(server: CallbackServer) -> None:
-    server.post(token_for(conn_id="away"))
+def test_a_failing_lookup_is_repeated_after_a_moment(server: CallbackServer) -> None:
+    for _ in range(3):
+        server.post(token_for(conn_id="away"))
+    assert server.lookups == ["away"]
+    server.pauses.append(DEFAULT_LIMITS.missing_connection_ttl)
     server.post(token_for(conn_id="away"))
     assert server.lookups == ["away", "away"]
 
 
-def test_a_known_connection_outlasts_failing_lookups(server: CallbackServer) -> None:
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_known_connection_outlasts_failing_lookups(server: CallbackServer, raises: bool) -> None:
     """Airflow reports a failing secrets backend as a missing connection."""
     limits = CallbackLimits()
     assert server.post().status_code == 202
-    del server.connections["ours"]
+    if raises:
+        server.connections["ours"] = ConnectionError("the secrets backend is away")
+    else:
+        del server.connections["ours"]
     server.pauses.append(limits.connection_ttl + 1)
     assert server.post().status_code == 202
     server.pauses.append(limits.stale_connection_ttl)
@@ -51,13 +64,66 @@ def test_a_missing_connection_that_appears_is_found(server: CallbackServer) -> N
 
 
 def test_made_up_names_do_not_evict_real_connections(server: CallbackServer) -> None:
-    server.start(CallbackLimits(max_connections=10))
+    server.start(CallbackLimits(max_connections=10, unknown_lookup_burst=100))
     server.post()
     for number in range(50):
         server.post(token_for(conn_id=f"made up {number}"))
     assert len(server.cache._cached) <= 10
     server.post()
     assert server.lookups.count("ours") == 1
+
+
+def test_forged_tokens_cause_few_lookups(server: CallbackServer) -> None:
+    """The names in tokens that are not verified yet can be made up by anyone."""
+
+    async def do(http: httpx.AsyncClient) -> list[int]:
+        forged = [token_for("guess", conn_id=f"made up {number}") for number in range(400)]
+        answers = await asyncio.gather(*(http.post(f"/callbacks/{token}") for token in forged))
+        return [answer.status_code for answer in answers]
+
+    statuses = Counter(server.run(do))
+    assert set(statuses) == {404, 503}
+    assert DEFAULT_LIMITS.unknown_lookup_burst <= len(server.lookups) == statuses[404] < 50
+    # The rate recovers.
+    server.pauses.append(5.0)
+    assert server.post(token_for("guess", conn_id="another")).status_code == 404
+
+
+def test_forged_tokens_do_not_delay_known_connections_nor_other_threads(server: CallbackServer) -> None:
+    """A lookup may take long: those of unknown names use neither the threads of known ones nor the server's own."""
+    server.post()
+    server.pauses.append(DEFAULT_LIMITS.connection_ttl + 1)
+    backend = threading.Event()
+    read = server.read_connection
+
+    def slow(conn_id: str) -> Any:
+        if conn_id != "ours":
+            assert backend.wait(60)
+        return read(conn_id)
+
+    server.cache._read = slow
+
+    async def do(http: httpx.AsyncClient) -> int:
+        forged = [token_for("guess", conn_id=f"made up {number}") for number in range(19)]
+        waiting = [asyncio.create_task(http.post(f"/callbacks/{token}")) for token in forged]
+        await asyncio.sleep(0)
+        genuine = await http.post(f"/callbacks/{TOKEN}", content=SUCCEEDED)
+        # The threads that serve heartbeats are all free.
+        assert anyio.to_thread.current_default_thread_limiter().borrowed_tokens <= 1
+        backend.set()
+        await asyncio.gather(*waiting)
+        return genuine.status_code
+
+    assert server.run(do) == 202
+
+
+def test_concurrent_callbacks_share_a_lookup(server: CallbackServer) -> None:
+    async def do(http: httpx.AsyncClient) -> set[int]:
+        answers = await asyncio.gather(*(http.post(f"/callbacks/{TOKEN}") for _ in range(50)))
+        return {answer.status_code for answer in answers}
+
+    assert server.run(do) == {202}
+    assert server.lookups == ["ours"]
 
 
 def test_read_connection(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,7 +125,6 @@ class ApiServer:
             LIMITS,
             read=lambda conn_id: self.settings() if conn_id != "none" else None,
             clock=self.clock.monotonic,
-            run_in_thread=_run_inline,
         )
         self.queue = CallbackQueue(
             LIMITS,
