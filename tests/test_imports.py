@@ -116,7 +116,6 @@ def folder_graph(graph: dict[str, set[str]]) -> dict[str, set[str]]:
 
 #: Known circles. Entries are only ever removed.
 STILL_MODULES = [
-    {"operators.base", "operators.batch", "operators.checks"},
 ]
 STILL_FOLDERS: list[set[str]] = []
 

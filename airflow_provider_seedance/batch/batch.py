@@ -1,495 +1,364 @@
 """
-One entry into a batch task: what every record means, what has ended, and which renders are submitted now.
+The items of a batch task: what their records say, and what waiting for them brings.
 
-The rules of one render are those of :mod:`airflow_provider_seedance.submission.decisions`, carried out by
-:class:`~airflow_provider_seedance.submission.submitter.Submission`; here they are applied to many, so that
-one item never stops the others:
-
-* An item that is refused, moderated, uncertain or failed is an item's failure.
-* What stands against every submission (key, credits, quota, no connection) stops submitting, not waiting.
-* One at a time is between its intent and its id: a lost worker leaves one uncertain at the most.
+The rules for one item are those of :mod:`airflow_provider_seedance.submission.decisions`; here they are applied
+to many, so that an item that is refused, moderated, uncertain or failed never stops the others.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.batch.items import BatchItem, Phase, failure_of
+from airflow_provider_seedance.apis.base import Api
+from airflow_provider_seedance.batch.items import BatchItem, Phase
 from airflow_provider_seedance.batch.manifest import read_result
 from airflow_provider_seedance.batch.orphans import reconcile_orphans
-from airflow_provider_seedance.batch.resume_state import (
-    StopReason,
-    circuit_breaker,
-)
 from airflow_provider_seedance.client import flows
 from airflow_provider_seedance.client.api_client import Client
 from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
 from airflow_provider_seedance.observability import metrics
+from airflow_provider_seedance.polling.outcomes import (
+    after_resume,
+    raise_unless_succeeded,
+    timed_out,
+    unknown_to_the_service,
+)
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
-from airflow_provider_seedance.polling.wait_state import quota_pause
 from airflow_provider_seedance.submission import decisions
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission.store import RecordStore
-from airflow_provider_seedance.submission.submitter import (
-    HasGeneration,
-    RetryLater,
-    Submission,
-    SubmissionPolicy,
-)
+from airflow_provider_seedance.submission.submitter import HasGeneration, Submission, SubmissionPolicy
 
 log = logging.getLogger(__name__)
 
+_UNCERTAIN = errors.SeedanceUncertainSubmitError.kind
 
+
+@dataclass(kw_only=True)
 class Batch:
     """
-    The renders of one entry into a batch task.
+    The items of one entry into a batch task, and their records.
 
-    :param renders: All of them, in request order.
-    :param max_in_flight: So many are submitted and not ended at a time.
-    :param max_credits: The sum of all renders of the task instance may not exceed this.
-    :param note: What others on this machine know of the quota; ``None`` where that is no matter.
-    :param attempt: The try that is running, of no request in particular.
-    :param allowed: Submissions that the triggerer has let through already.
-    :param doubted: Whether the latest submissions were of unknown fate: then one more is enough to stop.
-    :param quota_patience: Seconds past a render's deadline for which the quota may keep us from reading it.
+    :param items: All items, in request order.
+    :param attempt: The running try, without a request.
+    :param timeout: Seconds to wait for each generation.
+    :param reattached_at: Seconds since 1970 from which the timeout counts for generations submitted before.
+    :param quota_patience: Seconds past a deadline for which the quota may prevent the last status request.
     """
 
-    def __init__(
-        self,
-        *,
-        client: Client,
-        ledger: RecordStore,
-        renders: Sequence[BatchItem],
-        policy: SubmissionPolicy,
-        max_in_flight: int,
-        max_credits: float | None,
-        timeout: float,
-        entered_at: float,
-        note: SharedQuota | None,
-        attempt: rec.Attempt,
-        allowed: int = 0,
-        last_submission_uncertain: bool = False,
-        quota_patience: float,
-    ) -> None:
-        self.client = client
-        self.ledger = ledger
-        self.renders = list(renders)
-        self.attempt = attempt
-        self.last_submission_uncertain = last_submission_uncertain
-        self.quota_patience = quota_patience
-        #: What renders have cost whose requests are not in the list any more.
-        self.left_behind = 0.0
-        #: Names of what may have been paid for, while the service cannot be asked for it.
-        self._unasked: set[str] = set()
-        #: The latest errors of items at submission, as long as they are of one kind.
-        self._row: list[errors.SeedanceError] = []
-        self.policy = policy
-        self.max_in_flight = max_in_flight
-        self.max_credits = max_credits
-        self.timeout = timeout
-        self.entered_at = entered_at
-        self.note = note
-        self.allowed = allowed
-        self.api = client.settings.api
+    client: Client
+    records: RecordStore
+    items: list[BatchItem]
+    policy: SubmissionPolicy
+    attempt: rec.Attempt
+    timeout: float
+    reattached_at: float
+    quota_patience: float
+    #: Credits that orphans have cost.
+    orphaned_credits: float = 0.0
+    #: Record keys of submissions of unknown outcome that the service cannot be asked for at the moment.
+    pending_lookup: set[str] = field(default_factory=set)
+
+    @property
+    def api(self) -> Api:
+        """The service."""
+        return self.client.settings.api
 
     def of(self, *phases: Phase) -> list[BatchItem]:
-        """Return the renders that are in one of these phases."""
-        return [render for render in self.renders if render.phase in phases]
+        """Return the items in one of these phases."""
+        return [item for item in self.items if item.phase in phases]
 
-    def unread(self) -> list[BatchItem]:
-        """Return the renders whose results only the service has, with those this entry would forget, too."""
-        if not self.of(Phase.UNREAD):
+    def results_to_read(self) -> list[BatchItem]:
+        """Return the items whose results must be read again, including those that this entry cannot store."""
+        if not self.of(Phase.RESULT_PENDING):
             return []
-        forgotten = self.ledger.results_not_persisted()
+        not_stored = self.records.results_not_persisted()
         return [
-            render
-            for render in self.renders
-            if render.phase is Phase.UNREAD or (render.phase is Phase.SUCCEEDED and render.name in forgotten)
+            item
+            for item in self.items
+            if item.phase is Phase.RESULT_PENDING
+            or (item.phase is Phase.SUCCEEDED and item.record_key in not_stored)
         ]
 
-    def paid(self) -> list[str]:
-        """Return the ids of what was submitted; an unknown one stands for a submission of unknown fate."""
+    def paid_ids(self) -> list[str]:
+        """Return the ids of submitted generations; an unknown id stands for a submission of unknown outcome."""
         uncertain = [
-            "an unknown id"
-            for render in self.of(Phase.FAILED)
-            if render.failure and render.failure.kind == "uncertain"
+            "an unknown id" for item in self.items if item.phase is Phase.FAILED and item.may_be_billed_unseen
         ]
-        return [render.generation_id for render in self.renders if render.generation_id] + uncertain
+        return [item.generation_id for item in self.items if item.generation_id] + uncertain
 
-    def overdue(self, now: float) -> list[str]:
-        """Return the ids with which patience is over, whatever a trigger told."""
-        return [str(render.generation_id) for render in self.of(Phase.IN_FLIGHT) if now >= render.deadline]
+    def overdue_ids(self, now: float) -> list[str]:
+        """Return the ids of generations past their deadline."""
+        return [str(item.generation_id) for item in self.of(Phase.IN_FLIGHT) if now >= item.deadline]
 
-    # ------------------------------------------------------------------ what the records say
+    def committed_credits(self) -> float:
+        """Return the credits that are spent, or may be by what is in flight or uncertain."""
+        total = self.records.replaced_credits + self.orphaned_credits
+        for item in self.items:
+            if self._may_cost(item):
+                record = self.records.read(item.record_key)
+                reported = record.reported_credits if record else None
+                total += reported if reported is not None else item.price or 0.0
+        return total
 
-    def recall(self) -> None:
+    def _may_cost(self, item: BatchItem) -> bool:
+        if item.phase is Phase.FAILED:
+            return item.may_be_billed_unseen or item.generation_id is not None
+        return item.phase is not Phase.WAITING or self.needs_lookup(item)
+
+    def needs_lookup(self, item: BatchItem) -> bool:
+        """Return whether the service must be asked for an earlier submission before anything else."""
+        return item.phase is Phase.WAITING and item.record_key in self.pending_lookup
+
+    # ------------------------------------------------------------------ records
+
+    def load_records(self) -> None:
         """
-        Find out from the records where every render stands; asks the service only where it has to.
+        Restore every item from its record; asks the service only where a record requires it.
 
         :raises SeedanceStateError: the records could not be written; nothing was submitted.
         """
-        missing, self.left_behind = reconcile_orphans(
-            self.renders, self.ledger, self.attempt, resubmits=self.policy.on_uncertain_submit == "resubmit"
+        missing, self.orphaned_credits = reconcile_orphans(
+            self.items, self.records, self.attempt, resubmits=self.policy.on_uncertain_submit == "resubmit"
         )
-        self.renders += missing
-        self.ledger.register(render.name for render in self.renders if self._is_recorded(render))
-        for render in self.renders:
-            if self._is_recorded(render):
-                self._recall(render)
-        self.ledger.flush()
+        recorded = [item for item in self.items if item.record_key and item.phase is not Phase.FAILED]
+        self.items += missing
+        self.records.register(item.record_key for item in recorded)
+        for item in recorded:
+            if (record := self.records.read(item.record_key)) is not None:
+                self._restore(item, record)
+        self.records.flush()
 
-    @staticmethod
-    def _is_recorded(render: BatchItem) -> bool:
-        return bool(render.name) and render.phase is not Phase.FAILED
+    def _restore(self, item: BatchItem, record: rec.Record) -> None:
+        failure, attempt = record.failure, attempt_of(item)
+        item.generation_id = record.generation_id
+        item.submitted_at = record.submitted_at.timestamp() if record.submitted_at else None
+        same_try = decisions.is_of_this_try(record, attempt)
+        uncertain = record.state in (rec.RecordState.INTENT, rec.RecordState.UNCERTAIN)
+        repeatable = uncertain or decisions.is_cleared(record, attempt)
+        if failure and (same_try or (failure.final and not repeatable)):
+            self._restore_failure(item, failure, record)
+        elif same_try and record.state is rec.RecordState.ENDED:
+            item.generation = record.known_end()
+            item.phase = Phase.SUCCEEDED if item.generation else Phase.RESULT_PENDING
+            item.deadline = self.reattached_at + self.timeout
+        elif record.state is not rec.RecordState.NOT_SUBMITTED:
+            self._classify(item, record)
 
-    def _recall(self, render: BatchItem) -> None:
-        record = self.ledger.read(render.name)
-        if record is None:
-            return
-        failure = record.failure
-        attempt = _attempt(render)
-        render.generation_id = record.generation_id
-        render.submitted_at = record.submitted_at.timestamp() if record.submitted_at else None
-        mine = decisions.is_of_this_try(record, attempt)
-        if failure and mine:
-            self._failed(render, failure, record)
-        elif record.state in (rec.RecordState.INTENT, rec.RecordState.UNCERTAIN):
-            self._recall_uncertain(render, record)
-        elif failure and failure.final and not decisions.is_cleared(record, attempt):
-            self._failed(render, failure, record)
-        elif record.state is rec.RecordState.ENDED:
-            self._recall_ended(render, record, mine=mine)
-        elif record.state is rec.RecordState.SUBMITTED:
-            self._recall_submitted(render, record)
+    def _restore_failure(self, item: BatchItem, failure: rec.Failure, record: rec.Record) -> None:
+        if failure.kind == _UNCERTAIN and failure.error.endswith("…"):
+            # The record had no room for the advice that a person needs.
+            advice = decisions.uncertain_error(failure.error, self.api.name)
+            failure = replace(failure, error=advice.message)
+        item.phase, item.failure = Phase.FAILED, failure
+        if record.status is not None:
+            item.generation = record.placeholder_generation()
 
-    def _recall_uncertain(self, render: BatchItem, record: rec.Record) -> None:
-        record, verdict = self._submission(render).look_up(record)
-        if isinstance(verdict, decisions.ReadRemote):
-            render.generation_id = record.generation_id
-            self._recall_submitted(render, record)
-        elif isinstance(verdict, decisions.Fail):
-            if not isinstance(verdict.error, errors.SeedanceUncertainSubmitError):
-                log.warning("%s: %s", render.item.key, verdict.error.message)
-                self._unasked.add(render.name)
+    def _classify(self, item: BatchItem, record: rec.Record) -> None:
+        """Restore an item by the verdict on its record."""
+        submission, ended = self.submission(item), record.state is rec.RecordState.ENDED
+        verdict: Any = submission.classify(record)
+        if isinstance(verdict, decisions.LookUp):
+            record, verdict = submission.look_up(record)
+            item.generation_id = record.generation_id
+            if isinstance(verdict, decisions.Fail) and verdict.error.kind != _UNCERTAIN:
+                log.warning("%s: %s", item.key, verdict.error.message)
+                self.pending_lookup.add(item.record_key)
                 return
-            self.ledger.update(render.name, replace(record, state=rec.RecordState.UNCERTAIN))
-            self._fail(render, verdict.error)
-        else:
-            log.warning("%s: %s", render.item.key, getattr(verdict, "note", ""))
+        wants_new = self.policy.on_clear == "new" and decisions.is_cleared(record, attempt_of(item))
+        if not isinstance(verdict, decisions.ReadRemote):
+            self._apply(item, record, verdict, record.known_end())
+        elif wants_new and not ended:
+            # Another take is wanted, unless this one is still in flight: only the service knows.
+            self._apply(item, *submission.read_remote(record))
+        elif not ended:
+            self.wait_for(item)
+        elif not wants_new:
+            item.phase = Phase.RESULT_PENDING
+            item.deadline = self.reattached_at + self.timeout
 
-    def _recall_submitted(self, render: BatchItem, record: rec.Record) -> None:
-        if decisions.is_cleared(record, _attempt(render)) and self.policy.on_clear == "new":
-            # Another take is wanted, unless this one is still going on: only the service knows.
-            self._decide(render, record, self._read(render))
-        else:
-            self._in_flight(render)
+    def _decide(self, item: BatchItem, record: rec.Record, remote: Generation | errors.SeedanceError) -> None:
+        """Decide on a generation of an earlier try, from the state that a wait brought."""
+        generation = remote if isinstance(remote, Generation) else None
+        verdict = decisions.decide_remote(record, attempt_of(item), self.policy.on_clear, remote, utc_now())
+        if isinstance(verdict, decisions.Submit) and generation:
+            record = rec.as_ended(record, generation, utc_now())
+        self._apply(item, record, verdict, generation)
 
-    def _recall_ended(self, render: BatchItem, record: rec.Record, *, mine: bool) -> None:
-        again = not mine and decisions.is_cleared(record, _attempt(render)) and self.policy.on_clear == "new"
-        if record.status is GenerationStatus.SUCCEEDED:
-            if record.result is not None:
-                generation = record.known_end()
-                assert generation is not None
-                if mine:
-                    render.phase, render.generation = Phase.SUCCEEDED, generation
-                else:
-                    self._decide(render, record, generation)
-            elif not again:
-                render.phase = Phase.UNREAD
-                render.deadline = self.entered_at + self.timeout
-        elif not mine:
-            self._decide(render, record, record.placeholder_generation())
-
-    def _decide(
-        self, render: BatchItem, record: rec.Record, remote: Generation | errors.SeedanceError
+    def _apply(
+        self, item: BatchItem, record: rec.Record, verdict: Any, generation: Generation | None = None
     ) -> None:
-        """Decide on a generation of an earlier try by what is known of it."""
-        verdict = decisions.decide_remote(record, _attempt(render), self.policy.on_clear, remote, utc_now())
-        log.debug("%s: %s", render.item.key, getattr(verdict, "note", None))
+        log.debug("%s: %s", item.key, getattr(verdict, "note", None))
         if isinstance(verdict, decisions.Submit):
-            if isinstance(remote, Generation) and remote.status.terminal:
-                record = rec.as_ended(record, remote, utc_now())
-            self.ledger.update(render.name, record)
-            render.phase, render.generation_id = Phase.WAITING, None
+            self.records.update(item.record_key, record)
+            item.phase, item.generation_id = Phase.WAITING, None
         elif isinstance(verdict, decisions.Reattach):
-            self.ledger.update(render.name, rec.taken_over(record, _attempt(render)))
-            self._in_flight(render)
+            self.records.update(item.record_key, rec.taken_over(record, attempt_of(item)))
+            self.wait_for(item)
         elif isinstance(verdict, decisions.Deliver):
-            self._succeed(render, verdict.generation)
+            self._succeed(item, verdict.generation)
         else:
-            self._fail(render, verdict.error, remote if isinstance(remote, Generation) else None)
+            if verdict.error.kind == _UNCERTAIN:
+                self.records.update(item.record_key, replace(record, state=rec.RecordState.UNCERTAIN))
+            self.fail(item, verdict.error, generation)
 
-    # ------------------------------------------------------------------ what has ended
+    # ------------------------------------------------------------------ ends
 
-    def take_in(
+    def apply_wait_result(
         self, ended: Iterable[Generation], unknown: Iterable[str] = (), overdue: Iterable[str] = ()
     ) -> None:
         """
-        Take in what a wait has brought.
+        Apply the result of a wait.
 
-        :param ended: Generations that have ended.
-        :param unknown: Ids that the service says repeatedly it does not know.
-        :param overdue: Ids with which patience is over; they are read once more.
+        :param ended: Terminal generations.
+        :param unknown: Ids that the service repeatedly does not know.
+        :param overdue: Ids of generations past their deadline; each is read once more.
         """
-        awaited = {render.generation_id: render for render in self.of(Phase.IN_FLIGHT, Phase.UNREAD)}
+        pending = {item.generation_id: item for item in self.of(Phase.IN_FLIGHT, Phase.RESULT_PENDING)}
         for generation in ended:
-            if render := awaited.get(generation.generation_id):
-                self._end(render, generation)
+            if item := pending.get(generation.generation_id):
+                self._on_terminal(item, generation)
         for generation_id in unknown:
-            if render := awaited.get(generation_id):
-                self._lose(render)
+            if item := pending.get(generation_id):
+                self._on_not_found(item)
         for generation_id in overdue:
-            if (render := awaited.get(generation_id)) and render.phase in (Phase.IN_FLIGHT, Phase.UNREAD):
-                self._read_last(render)
-        self.ledger.flush()
+            item = pending.get(generation_id)
+            if item and item.phase in (Phase.IN_FLIGHT, Phase.RESULT_PENDING):
+                self._read_last(item)
+        self.records.flush()
 
-    def _end(self, render: BatchItem, generation: Generation) -> None:
-        from airflow_provider_seedance.polling.outcomes import raise_unless_succeeded
+    def load_from_manifest(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """
+        Take results from a manifest of an earlier entry; the records say which ones count.
 
-        record = self.ledger.read(render.name)
-        assert record is not None
-        succeeded = generation.status is GenerationStatus.SUCCEEDED and not generation.output_gone(utc_now())
-        if succeeded:
-            self._succeed(render, generation)
-        elif not decisions.is_of_this_try(record, _attempt(render)):
-            self._decide(render, record, generation)
+        A line without an output fails nothing: the service is asked for that generation.
+        """
+        pending = {item.generation_id: item for item in self.of(Phase.RESULT_PENDING)}
+        for line in lines:
+            generation_id = line.get("generation_id")
+            item = pending.get(generation_id) if isinstance(generation_id, str) else None
+            if item is None or item.phase is not Phase.RESULT_PENDING:
+                continue
+            found = read_result(line)
+            if found and found.status is GenerationStatus.SUCCEEDED and not found.output_gone(utc_now()):
+                self._on_terminal(item, found)
+
+    def attach(self, item: BatchItem, submitted: HasGeneration) -> None:
+        """Take the generation that a submission came to."""
+        record, generation = submitted.record, submitted.generation
+        item.generation_id = generation.generation_id
+        item.submitted_at = record.submitted_at.timestamp() if record.submitted_at else None
+        item.estimated_wait = generation.estimated_wait
+        if generation.status.terminal:
+            self._on_terminal(item, generation)
+        else:
+            self.wait_for(item)
+
+    def wait_for(self, item: BatchItem) -> None:
+        """Mark an item as in flight."""
+        item.phase = Phase.IN_FLIGHT
+        item.deadline = self._deadline(item)
+
+    def _deadline(self, item: BatchItem) -> float:
+        return max(item.submitted_at or 0.0, self.reattached_at) + self.timeout
+
+    def _on_terminal(self, item: BatchItem, generation: Generation) -> None:
+        record = self._record(item)
+        if generation.status is GenerationStatus.SUCCEEDED and not generation.output_gone(utc_now()):
+            self._succeed(item, generation)
+        elif not decisions.is_of_this_try(record, attempt_of(item)):
+            self._decide(item, record, generation)
         else:
             try:
                 raise_unless_succeeded(generation)
             except errors.SeedanceError as error:
-                self._fail(render, error, generation)
+                self.fail(item, error, generation)
 
-    def _lose(self, render: BatchItem) -> None:
-        from airflow_provider_seedance.polling.outcomes import unknown_to_the_service
-
-        record = self.ledger.read(render.name)
-        assert record is not None
-        error = unknown_to_the_service(str(render.generation_id))
-        if decisions.is_of_this_try(record, _attempt(render)):
-            self._fail(render, error)
+    def _on_not_found(self, item: BatchItem) -> None:
+        record, error = self._record(item), unknown_to_the_service(str(item.generation_id))
+        if decisions.is_of_this_try(record, attempt_of(item)):
+            self.fail(item, error)
         else:
-            self._decide(render, record, error)
+            self._decide(item, record, error)
 
-    def _read_last(self, render: BatchItem) -> None:
-        from airflow_provider_seedance.polling.outcomes import timed_out
-
-        reading = self._read(render)
-        if isinstance(reading, Generation) and reading.status.terminal:
-            self._end(render, reading)
-        elif isinstance(reading, errors.SeedanceRateLimitError) and (
-            time.time() < self._patience_ends(render) + self.quota_patience
-        ):
-            # Our quota keeps us from reading; that must not fail a render that may have ended.
-            render.deadline = time.time() + quota_pause(reading)
-        elif isinstance(reading, errors.SeedanceNotFoundError):
-            self._lose(render)
+    def _read_last(self, item: BatchItem) -> None:
+        reading, now = self._read(item), time.time()
+        deadline = min(self._deadline(item), now)
+        step = after_resume(reading, deadline=deadline, now=now, max_quota_wait=self.quota_patience)
+        if step.kind == "ended" and step.generation:
+            self._on_terminal(item, step.generation)
+        elif step.kind == "unknown":
+            self._on_not_found(item)
+        elif step.kind == "wait":
+            item.deadline = step.until
         else:
-            last = reading if isinstance(reading, Generation) else None
-            self._fail(render, timed_out(str(render.generation_id), self.timeout, last))
+            self.fail(item, timed_out(str(item.generation_id), self.timeout, step.generation))
 
-    def _read(self, render: BatchItem) -> Generation | errors.SeedanceError:
+    def _read(self, item: BatchItem) -> Generation | errors.SeedanceError:
         try:
-            return self.client.run(flows.status_flow(self.api, str(render.generation_id), "video", utc_now))
+            return self.client.run(flows.status_flow(self.api, str(item.generation_id), "video", utc_now))
         except errors.SeedanceError as error:
             return error
 
-    def recover(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """
-        Take results from a manifest that an earlier entry wrote; only what is on record here counts.
-
-        A line without an output fails nothing: the service is asked for that render.
-        """
-        missing = {render.generation_id: render for render in self.of(Phase.UNREAD)}
-        for line in lines:
-            told = line.get("generation_id")
-            render = missing.get(told) if isinstance(told, str) else None
-            if render is None or render.phase is not Phase.UNREAD:
-                continue
-            found = read_result(line)
-            if found and found.status is GenerationStatus.SUCCEEDED and not found.output_gone(utc_now()):
-                self._end(render, found)
-
-    # ------------------------------------------------------------------ submitting
-
-    def submit(self, progress: Callable[[], None] = lambda: None) -> StopReason:
-        """
-        Submit as many as may be, in request order, each at most once.
-
-        :param progress: Called after each.
-        :raises SeedanceStateError: a record could not be written; nothing was submitted without one.
-        """
-        committed = self.committed()
-        in_flight = len(self.of(Phase.IN_FLIGHT))
-        # First what may have been paid for already: nothing may end before that is known.
-        for render in sorted(self.of(Phase.WAITING), key=self._is_doubtful, reverse=True):
-            if in_flight >= self.max_in_flight:
-                return StopReason(why="full")
-            doubtful = self._is_doubtful(render)
-            price = 0.0 if doubtful else render.price or 0.0  # that of the others is committed
-            if not doubtful and self.max_credits is not None and committed + price > self.max_credits:
-                return StopReason(why="budget")
-            if stop := self._enter(render) or circuit_breaker(
-                self._row, self.api, last_submission_uncertain=self.last_submission_uncertain
-            ):
-                return stop
-            in_flight += render.phase is Phase.IN_FLIGHT
-            committed += price if render.generation_id or render.failure else 0.0
-            progress()
-        return StopReason(why="done")
-
-    def committed(self) -> float:
-        """Return the credits that are spent, or may be by what is in flight or uncertain."""
-        total = self.ledger.replaced_credits + self.left_behind
-        for render in self.renders:
-            if render.phase in (Phase.SUCCEEDED, Phase.IN_FLIGHT, Phase.UNREAD) or (
-                self._may_have_cost(render) if render.phase is Phase.FAILED else self._is_doubtful(render)
-            ):
-                told = render.credits if render.credits is not None else self._reported_credits(render)
-                total += told if told is not None else render.price or 0.0
-        return total
-
-    def _is_doubtful(self, render: BatchItem) -> bool:
-        """Whether it has to be looked for at the service before anything else is done with it."""
-        return render.phase is Phase.WAITING and render.name in self._unasked
-
-    def _may_have_cost(self, render: BatchItem) -> bool:
-        uncertain = render.failure is not None and render.failure.kind == "uncertain"
-        return uncertain or render.generation_id is not None
-
-    def _enter(self, render: BatchItem) -> StopReason | None:
-        """Bring one render to a generation, or say why no further one can be submitted."""
-        try:
-            entered = self._submission(render, self._place()).submit_or_attach()
-        except errors.SeedanceStateError as error:
-            if not self.of(Phase.IN_FLIGHT):
-                raise
-            # What is in flight is waited for, and the ids that could not be written go with the deferral.
-            return StopReason(why="unreachable", error=error, postponed=RetryLater(error))
-        except errors.SeedanceError as error:
-            if error.scope == "task":
-                raise
-            return self._on_submit_error(render, error)
-        if isinstance(entered, RetryLater):
-            return StopReason(why="quota", error=entered.error, postponed=entered)
-        self._row = []
-        assert isinstance(entered, HasGeneration)  # no item of a batch waits to be called back
-        self._attach(render, entered)
-        return None
-
-    def _on_submit_error(self, render: BatchItem, error: errors.SeedanceError) -> StopReason | None:
-        """Fail one item, or return why nothing more is submitted."""
-        pending_lookup = error.scope != "item" and self._note_unasked(render)
-        # A 403 may be about the model of this item only.
-        if error.scope == "item" or (error.scope == "permission" and not pending_lookup):
-            self._fail(render, error)
-            self._row = [*self._row, error] if self._row and type(self._row[0]) is type(error) else [error]
-            return None
-        if error.scope == "service":
-            limited = isinstance(error, errors.SeedanceRateLimitError)
-            return StopReason(
-                why="quota" if limited else "unreachable", error=error, postponed=RetryLater(error)
-            )
-        return StopReason(why="halted", error=error)
-
-    def _note_unasked(self, render: BatchItem) -> bool:
-        """Note, and return, whether an error has left a submission that has to be looked for."""
-        record = self.ledger.read(render.name)
-        if record is None or record.state not in (rec.RecordState.INTENT, rec.RecordState.UNCERTAIN):
-            return False
-        self._unasked.add(render.name)
-        return True
-
-    def _place(self) -> SharedQuota | None:
-        """Take the place that the triggerer has waited for; without one, the note of the quota says if there is room."""
-        if not self.allowed:
-            return self.note
-        self.allowed -= 1
-        return None
-
-    def _submission(self, render: BatchItem, note: SharedQuota | None = None) -> Submission:
-        assert render.prepared is not None
-        return Submission(
-            client=self.client,
-            store=self.ledger,
-            key=render.name,
-            prepared=render.prepared,
-            attempt=_attempt(render),
-            policy=self.policy,
-            # A worker that waits a little for each of thousands waits for long.
-            retry_inline=False,
-            shared_quota=note,
-        )
-
-    def _attach(self, render: BatchItem, entered: HasGeneration) -> None:
-        record, generation = entered.record, entered.generation
-        render.generation_id = generation.generation_id
-        render.submitted_at = record.submitted_at.timestamp() if record.submitted_at else None
-        render.estimated_wait = generation.estimated_wait
-        if generation.status.terminal:
-            self._end(render, generation)
-        else:
-            self._in_flight(render)
-
-    def _in_flight(self, render: BatchItem) -> None:
-        render.phase = Phase.IN_FLIGHT
-        render.deadline = self._patience_ends(render)
-
-    def _patience_ends(self, render: BatchItem) -> float:
-        return max(render.submitted_at or 0.0, self.entered_at) + self.timeout
-
-    # ------------------------------------------------------------------ ends
-
-    def _succeed(self, render: BatchItem, generation: Generation) -> None:
-        record = self.ledger.read(render.name)
-        assert record is not None
+    def _succeed(self, item: BatchItem, generation: Generation) -> None:
+        record = self._record(item)
         generation = generation.with_defaults(record.result_defaults)
         if record.state is not rec.RecordState.ENDED:
             metrics.credits_spent(generation.api, generation.credits)
-        render.phase, render.generation, render.failure = Phase.SUCCEEDED, generation, None
-        render.generation_id = generation.generation_id
-        self.ledger.update(render.name, self._ended(render, record, generation))
+        item.phase, item.generation, item.failure = Phase.SUCCEEDED, generation, None
+        item.generation_id = generation.generation_id
+        self.records.update(item.record_key, self._ended(item, record, generation))
 
-    def _fail(
-        self, render: BatchItem, error: errors.SeedanceError, generation: Generation | None = None
+    def fail(
+        self, item: BatchItem, error: errors.SeedanceError, generation: Generation | None = None
     ) -> None:
-        record = self.ledger.read(render.name)
-        render.generation = generation if generation and generation.status.terminal else None
+        """Fail an item, and record that."""
+        record = self.records.read(item.record_key)
+        item.generation = generation if generation and generation.status.terminal else None
         if record is not None:
-            render.generation_id = record.generation_id
-            if render.generation:
-                record = self._ended(render, record, render.generation)
-            else:
-                record = rec.taken_over(record, _attempt(render))
-        failure = failure_of(error, generation)
-        log.warning("%s failed (%s): %s", render.item.key, failure.kind, failure.error)
-        render.phase, render.failure = Phase.FAILED, failure
+            item.generation_id = record.generation_id
+            record = rec.taken_over(record, attempt_of(item))
+            if item.generation:
+                record = self._ended(item, record, item.generation)
+        item.fail(error, generation)
+        assert item.failure is not None
+        log.warning("%s failed (%s): %s", item.key, item.failure.kind, item.failure.error)
         if record is not None:
-            self.ledger.update(render.name, replace(record, failure=failure))
+            self.records.update(item.record_key, replace(record, failure=item.failure))
 
-    def _failed(self, render: BatchItem, failure: rec.Failure, record: rec.Record) -> None:
-        """Recall a failure."""
-        if failure.kind == "uncertain" and failure.error.endswith("…"):
-            # The records had no room for what a person needs to know.
-            advice = decisions.uncertain_error(failure.error, self.api.name)
-            failure = replace(failure, error=advice.message)
-        render.phase, render.failure = Phase.FAILED, failure
-        if record.status is not None:
-            render.generation = record.placeholder_generation()
-
-    def _ended(self, render: BatchItem, record: rec.Record, generation: Generation) -> rec.Record:
+    def _ended(self, item: BatchItem, record: rec.Record, generation: Generation) -> rec.Record:
         ended = rec.as_ended(record, generation, record.ended_at or utc_now())
-        return replace(rec.taken_over(ended, _attempt(render)), result=generation.result())
+        return replace(rec.taken_over(ended, attempt_of(item)), result=generation.result())
 
-    def _reported_credits(self, render: BatchItem) -> float | None:
-        record = self.ledger.read(render.name)
-        return record.reported_credits if record else None
+    # ------------------------------------------------------------------ one item
+
+    def submission(self, item: BatchItem, quota: SharedQuota | None = None) -> Submission:
+        """Return the submission of one item."""
+        assert item.prepared is not None
+        return Submission(
+            client=self.client,
+            store=self.records,
+            key=item.record_key,
+            prepared=item.prepared,
+            attempt=attempt_of(item),
+            policy=self.policy,
+            # Short waits inline would add up over thousands of items.
+            retry_inline=False,
+            shared_quota=quota,
+        )
+
+    def _record(self, item: BatchItem) -> rec.Record:
+        record = self.records.read(item.record_key)
+        assert record is not None
+        return record
 
 
-def _attempt(render: BatchItem) -> rec.Attempt:
-    assert render.attempt is not None
-    return render.attempt
+def attempt_of(item: BatchItem) -> rec.Attempt:
+    """Return the running try of an item whose request is valid."""
+    assert item.attempt is not None
+    return item.attempt

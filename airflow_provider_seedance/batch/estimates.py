@@ -1,7 +1,7 @@
 """
-What a campaign will cost, by the published prices, before anything is sent; pure functions.
+Estimated cost of a batch by the published prices, before anything is sent; pure functions.
 
-What has no published price stays unknown: it is never counted as nothing.
+A request without a published price stays unknown: it never counts as free.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.validation import Prepared, prepare_request
-from airflow_provider_seedance.batch.requests import Item
+from airflow_provider_seedance.batch.items import BatchItem, known_sum
 from airflow_provider_seedance.generations import VideoRequest
 from airflow_provider_seedance.settings import Settings
 
 UNKNOWN = "unknown"
 
-#: What is not named is left to the service.
+#: Shown for an argument that is left to the service.
 DEFAULT = "(default)"
 
-#: So many refusals are told.
-_TOLD = 20
+#: Maximum number of refused requests in a table.
+_MAX_LISTED = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """
-    Requests that are alike in model and resolution.
+    Requests of the same model and resolution.
 
-    :param credits: Of all of them together; ``None`` if the price of any is unknown.
+    :param credits: Sum of their credits; ``None`` if the price of any is unknown.
     :param cost_usd: The same in US dollars.
     """
 
@@ -49,10 +49,10 @@ class Row:
 @dataclass(frozen=True, kw_only=True)
 class BatchEstimate:
     """
-    What requests will cost.
+    Estimated cost of requests.
 
-    :param problems: What the service will not take, which costs nothing: key and reason.
-    :param unpriced: How many have no published price.
+    :param problems: Requests that the service does not accept, which cost nothing: key and reason.
+    :param unpriced: Number of requests without a published price.
     :param known_credits: Credits of those that have one; ``None`` if none has.
     :param known_usd: The same in US dollars.
     """
@@ -66,7 +66,7 @@ class BatchEstimate:
 
     @property
     def renders(self) -> int:
-        """How many there are."""
+        """Number of requests."""
         return sum(row.renders for row in self.rows)
 
     @property
@@ -80,7 +80,7 @@ class BatchEstimate:
         return None if self.unpriced else self.known_usd
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as a JSON value; what is unknown is ``None``."""
+        """Return it as a JSON value; unknown values are ``None``."""
         return {
             "api": self.api,
             "renders": self.renders,
@@ -93,7 +93,7 @@ class BatchEstimate:
         }
 
     def table(self) -> str:
-        """Return it as a table for people."""
+        """Return it as a text table."""
         head = ("model", "resolution", "renders", "credits", "cost")
         lines = [
             (
@@ -133,18 +133,18 @@ class BatchEstimate:
         return f"at least {write(known)}" if self.unpriced and known is not None else write(known)
 
     def _refusals(self) -> list[str]:
-        """Return a line for each different refusal; over many runs of a Dag they are many of a kind."""
+        """Return a line for each distinct refusal; many runs of a Dag repeat the same one."""
         counts = Counter(self.problems)
         lines = [
             f"refused: {key}: {error}{f' ({count} times)' if count > 1 else ''}"
             for (key, error), count in counts.items()
         ]
-        more = [f"and {len(lines) - _TOLD} more"] if len(lines) > _TOLD else []
-        return [*lines[:_TOLD], *more]
+        more = [f"and {len(lines) - _MAX_LISTED} more"] if len(lines) > _MAX_LISTED else []
+        return [*lines[:_MAX_LISTED], *more]
 
 
-def estimate_items(settings: Settings, items: Iterable[Item]) -> BatchEstimate:
-    """Judge and price the requests of a campaign; nothing is sent."""
+def estimate_items(settings: Settings, items: Iterable[BatchItem]) -> BatchEstimate:
+    """Validate and price the requests of a batch; nothing is sent."""
     prepared: list[Prepared] = []
     problems = []
     for item in items:
@@ -163,49 +163,42 @@ def estimate(
     unknown: int = 0,
 ) -> BatchEstimate:
     """
-    Price requests that were judged.
+    Price validated requests.
 
-    :param unknown: How many further ones there are of which nothing is known but that they will be made.
+    :param unknown: Number of further requests of unknown arguments.
     """
-    alike: dict[tuple[str, str], list[tuple[float | None, float | None]]] = {}
-    for one in prepared:
-        price = settings.api.price(one.request)
-        result_defaults = one.result_defaults
-        like = (
-            str(result_defaults.model or one.request.model or ""),
-            str(result_defaults.resolution or one.request.resolution or ""),
+    groups: dict[tuple[str, str], list[tuple[float | None, float | None]]] = {}
+    for request in prepared:
+        price = settings.api.price(request.request)
+        defaults = request.result_defaults
+        group = (
+            str(defaults.model or request.request.model or ""),
+            str(defaults.resolution or request.request.resolution or ""),
         )
-        alike.setdefault(like, []).append((price.credits, price.cost_usd) if price else (None, None))
-    rows = [_row(like, prices) for like, prices in sorted(alike.items())]
+        groups.setdefault(group, []).append((price.credits, price.cost_usd) if price else (None, None))
+    rows = [_row(group, prices) for group, prices in sorted(groups.items())]
     if unknown:
         rows.append(Row(model=UNKNOWN, resolution=UNKNOWN, renders=unknown, credits=None, cost_usd=None))
-    every = [price for prices in alike.values() for price in prices]
+    every = [price for prices in groups.values() for price in prices]
     return BatchEstimate(
         api=settings.api.name,
         rows=tuple(rows),
         problems=tuple(problems),
         unpriced=unknown + sum(None in price for price in every),
-        known_credits=_total(
-            (credits for credits, _ in every), empty=0.0 if not (every or unknown) else None
-        ),
-        known_usd=_total((usd for _, usd in every), empty=0.0 if not (every or unknown) else None),
+        known_credits=known_sum(credits for credits, _ in every) if every or unknown else 0.0,
+        known_usd=known_sum(usd for _, usd in every) if every or unknown else 0.0,
     )
 
 
-def _row(like: tuple[str, str], prices: Sequence[tuple[float | None, float | None]]) -> Row:
+def _row(group: tuple[str, str], prices: Sequence[tuple[float | None, float | None]]) -> Row:
     credits, usd = zip(*prices, strict=True)
     return Row(
-        model=like[0] or None,
-        resolution=like[1] or None,
+        model=group[0] or None,
+        resolution=group[1] or None,
         renders=len(prices),
-        credits=None if None in credits else _total(credits),
-        cost_usd=None if None in usd else _total(usd),
+        credits=None if None in credits else known_sum(credits),
+        cost_usd=None if None in usd else known_sum(usd),
     )
-
-
-def _total(values: Iterable[float | None], empty: float | None = None) -> float | None:
-    known = [value for value in values if value is not None]
-    return round(sum(known), 6) if known else empty
 
 
 def _amount(value: float | None) -> str:
@@ -213,5 +206,5 @@ def _amount(value: float | None) -> str:
 
 
 def _dollars(value: float | None) -> str:
-    # Half a cent is the price of a credit: a sum of few is not to be rounded away.
+    # A credit costs half a cent: a small sum must not be rounded away.
     return UNKNOWN if value is None else f"${value:,.2f}" if round(value, 2) == value else f"${value:,.3f}"

@@ -1,6 +1,4 @@
-"""
-The renders of a campaign as one entry into its task sees them, and the sums over them: values, no I/O.
-"""
+"""The items of a batch as one entry into its task sees them, and their totals: values without I/O."""
 
 from __future__ import annotations
 
@@ -12,20 +10,19 @@ from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.validation import Prepared
-from airflow_provider_seedance.batch.requests import Item
 from airflow_provider_seedance.generations import Generation, GenerationStatus
 from airflow_provider_seedance.submission.records import Attempt, Failure
 
 
 class Phase(StrEnum):
-    """Where a render stands in this entry into the task."""
+    """State of an item in this entry into the task."""
 
     #: To be submitted.
     WAITING = "waiting"
     #: Submitted, and not known to have ended.
     IN_FLIGHT = "in flight"
     #: Succeeded, but the record had no room for the result: the service is asked once more.
-    UNREAD = "unread"
+    RESULT_PENDING = "result pending"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
 
@@ -33,15 +30,19 @@ class Phase(StrEnum):
 @dataclass(slots=True, kw_only=True)
 class BatchItem:
     """
-    One item of a campaign.
+    One request of a batch, and its generation.
 
-    :param name: Of its record in the ledger; empty for a request that was refused before anything was sent.
-    :param prepared: Its request, judged; ``None`` likewise.
-    :param deadline: Seconds since 1970 at which patience with it ends.
+    :param key: The user's key, or the position in the list.
+    :param arguments: Arguments of the request, the batch's defaults included.
+    :param record_key: Key of its record; empty for a request that was refused before anything was sent.
+    :param prepared: The validated request; ``None`` likewise.
+    :param deadline: Seconds since 1970 at which the wait for its generation ends.
+    :param estimated_wait: Seconds the service expected the render to take, at submission.
     """
 
-    item: Item
-    name: str = ""
+    key: str
+    arguments: dict[str, Any]
+    record_key: str = ""
     prepared: Prepared | None = None
     attempt: Attempt | None = None
     phase: Phase = Phase.WAITING
@@ -50,26 +51,33 @@ class BatchItem:
     failure: Failure | None = None
     deadline: float = 0.0
     submitted_at: float | None = None
-    #: Seconds the service expected it to take, at submission.
     estimated_wait: float | None = None
 
     @property
     def price(self) -> float | None:
-        """Credits by the published prices; ``None`` where there is none."""
+        """Credits by the published prices; ``None`` where there is no price."""
         return self.prepared.result_defaults.credits if self.prepared else None
 
     @property
-    def credits(self) -> float | None:
-        """Credits as the service told, or as its prices say; ``None`` if nobody does."""
-        return self.generation.credits if self.generation else None
+    def may_be_billed_unseen(self) -> bool:
+        """Whether a submission of unknown outcome failed the item."""
+        return self.failure is not None and self.failure.kind == errors.SeedanceUncertainSubmitError.kind
+
+    def fail(self, error: errors.SeedanceError, generation: Generation | None = None) -> None:
+        """Fail the item, as it is recorded and reported."""
+        kind = error.kind
+        if kind == "failed" and generation and generation.status is GenerationStatus.EXPIRED:
+            kind = "expired"
+        self.phase = Phase.FAILED
+        self.failure = Failure(kind=kind, error=str(error), final=not error.retry_helps)
 
     def result(self) -> dict[str, Any]:
-        """Return the item of the task's result."""
+        """Return the entry of the task's result."""
         if self.phase is Phase.SUCCEEDED and self.generation is not None:
-            return {**self.generation.result(), "key": self.item.key}
+            return {**self.generation.result(), "key": self.key}
         failure = self.failure or Failure(kind="error", error="")
         return {
-            "key": self.item.key,
+            "key": self.key,
             "generation_id": self.generation_id,
             "error": failure.error,
             "kind": failure.kind,
@@ -78,23 +86,15 @@ class BatchItem:
     def line(self) -> dict[str, Any]:
         """Return the line of the manifest."""
         if self.phase is Phase.SUCCEEDED:
-            return {"key": self.item.key, **self.result()}
+            return {"key": self.key, **self.result()}
         if self.phase is Phase.FAILED:
             return {"status": "failed", **self.result()}
-        return {"key": self.item.key, "status": "not_submitted"}
-
-
-def failure_of(error: errors.SeedanceError, generation: Generation | None = None) -> Failure:
-    """Return how an error is remembered and reported."""
-    kind = error.kind
-    if kind == "failed" and generation and generation.status is GenerationStatus.EXPIRED:
-        kind = "expired"
-    return Failure(kind=kind, error=str(error), final=not error.retry_helps)
+        return {"key": self.key, "status": "not_submitted"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Totals:
-    """How far a campaign is."""
+    """Counts and cost of a batch."""
 
     total: int
     succeeded: int
@@ -105,20 +105,24 @@ class Totals:
     cost_usd: float | None
 
     @classmethod
-    def of(cls, renders: Sequence[BatchItem]) -> Totals:
+    def of(cls, items: Sequence[BatchItem]) -> Totals:
         """Count."""
-        phases = Counter(render.phase for render in renders)
-        ended = [render.generation for render in renders if render.phase is Phase.SUCCEEDED]
-        ended += [render.generation for render in renders if render.phase is Phase.FAILED]
+        phases = Counter(item.phase for item in items)
+        ended = [item.generation for item in items if item.phase in (Phase.SUCCEEDED, Phase.FAILED)]
         return cls(
-            total=len(renders),
-            succeeded=phases[Phase.SUCCEEDED] + phases[Phase.UNREAD],
+            total=len(items),
+            succeeded=phases[Phase.SUCCEEDED] + phases[Phase.RESULT_PENDING],
             failed=phases[Phase.FAILED],
             in_flight=phases[Phase.IN_FLIGHT],
             waiting=phases[Phase.WAITING],
-            credits=_sum(generation.credits for generation in ended if generation),
-            cost_usd=_sum(generation.cost_usd for generation in ended if generation),
+            credits=known_sum(generation.credits for generation in ended if generation),
+            cost_usd=known_sum(generation.cost_usd for generation in ended if generation),
         )
+
+    @property
+    def ended(self) -> int:
+        """Number of items that need nothing more."""
+        return self.succeeded + self.failed
 
     def counts(self) -> dict[str, int]:
         """Return the counts of the task's result."""
@@ -131,12 +135,11 @@ class Totals:
 
     def progress(self, *, seconds: float, ended_before: int) -> str:
         """
-        Say in one line how far it is.
+        Return a line of progress for the log.
 
-        :param seconds: Since this try began.
-        :param ended_before: How many had ended by then.
+        :param seconds: Time since this try started.
+        :param ended_before: Number of items that had ended by then.
         """
-        done = self.succeeded + self.failed
         parts = [
             f"{self.succeeded} of {self.total} done",
             f"{self.failed} failed",
@@ -144,13 +147,13 @@ class Totals:
             f"{self.waiting} waiting",
             f"{self.credits:g} credits" if self.credits is not None else "credits not reported",
         ]
-        fresh, left = done - ended_before, self.total - done
+        fresh, left = self.ended - ended_before, self.total - self.ended
         if fresh > 0 and left and seconds > 0:
             parts.append(f"about {_duration(left * seconds / fresh)} to go")
         return ", ".join(parts)
 
     def summary(self) -> str:
-        """Say in one line what came out and what it cost; the last line of the task's log."""
+        """Return the last line of the task's log: what came out and what it cost."""
         cost = [f"{self.credits:g} credits"] if self.credits is not None else []
         if self.cost_usd is not None:
             cost.append(f"${round(self.cost_usd, 4):g}")
@@ -161,7 +164,8 @@ class Totals:
         )
 
 
-def _sum(values: Iterable[float | None]) -> float | None:
+def known_sum(values: Iterable[float | None]) -> float | None:
+    """Return the sum of the values that are known; ``None`` if none is."""
     known = [value for value in values if value is not None]
     return round(sum(known), 6) if known else None
 

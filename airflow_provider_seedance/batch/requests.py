@@ -1,8 +1,8 @@
 """
-Reading the requests of a campaign: a list, the text of one, or a file in object storage.
+Requests of a batch: a list, the text of a list, or a file in object storage.
 
-Everything that is wrong with them is said at once, before anything is sent: a campaign that stops at its
-first typing error would be mended, and paid for, in pieces.
+Every problem is reported at once, before anything is sent: a batch that stops at its first typing error would
+be corrected, and paid for, in pieces.
 """
 
 from __future__ import annotations
@@ -12,25 +12,27 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from itertools import islice
 from pathlib import PurePath
 from typing import Any, NoReturn
 
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.batch.items import BatchItem
 from airflow_provider_seedance.generations import VideoRequest
+from airflow_provider_seedance.storage.jsonl import read_text
 
-#: Most renders of one campaign; more belong into several tasks.
-MOST_ITEMS = 10_000
+#: Maximum number of requests of one batch; more belong into several tasks.
+MAX_ITEMS = 10_000
 
-#: Largest file of requests, in bytes.
-LARGEST_FILE = 64 * 1024 * 1024
+#: Maximum size of a file of requests.
+MAX_FILE_BYTES = 64 * 1024 * 1024
 
-#: Longest key, in characters.
-LONGEST_KEY = 200
+#: Maximum length of a key.
+MAX_KEY_CHARS = 200
 
-#: So many problems are told at once.
-_TOLD = 10
+#: Maximum number of problems in a message.
+_MAX_LISTED = 10
 
 _ARGUMENTS = frozenset(item.name for item in fields(VideoRequest))
 
@@ -38,61 +40,46 @@ _TAKES = "it takes a list of prompts or of dicts of request arguments, or the pa
 _FREE = "Nothing was sent, nothing is billed."
 
 
-@dataclass(frozen=True, kw_only=True)
-class Item:
-    """
-    One render of a campaign.
-
-    :param index: Its place in the list, counted from 0.
-    :param key: What it is called: the user's key, or its index.
-    :param arguments: Of its request, the campaign's defaults included.
-    """
-
-    index: int
-    key: str
-    arguments: dict[str, Any]
-
-
 def read_requests(
     value: Any, defaults: Mapping[str, Any] | None = None, *, conn_id: str | None = None
-) -> tuple[Item, ...]:
+) -> list[BatchItem]:
     """
-    Read the requests of a campaign; nothing is sent, whatever they say.
+    Read the requests of a batch.
 
     :param value: A list of prompts or of dicts of request arguments with an optional ``key``; the text of
         such a list, as templates write it; or the path of a JSONL or CSV file of them.
     :param defaults: Arguments for every request; an item's own win, except where they are ``None``.
-    :param conn_id: The connection of the store in which the file is.
-    :return: In the order of the list; empty if the list is.
-    :raises SeedanceRequestError: with everything that is wrong; a retry cannot help.
+    :param conn_id: The connection of the store that holds the file.
+    :return: In the order of the list.
+    :raises SeedanceRequestError: with every problem; a retry cannot help.
     :raises SeedanceConfigurationError: the file is not there or cannot be used; a retry cannot help.
     :raises SeedanceMediaError: the store could not be read; a retry helps.
     """
     problems: list[str] = []
-    entries = list(islice(_entries(value, conn_id, problems), MOST_ITEMS + 1))
-    if len(entries) > MOST_ITEMS:
+    entries = list(islice(_entries(value, conn_id, problems), MAX_ITEMS + 1))
+    if len(entries) > MAX_ITEMS:
         raise errors.SeedanceRequestError(
-            f"There are more than {MOST_ITEMS} requests, which is the most that one task takes. {_FREE} Divide "
+            f"There are more than {MAX_ITEMS} requests, the maximum of one task. {_FREE} Divide "
             "them among several tasks."
         )
     base = {name: given for name, given in (defaults or {}).items() if not _unset(given)}
-    items = [
-        item
+    items = {
+        index: item
         for index, (where, entry) in enumerate(entries)
         if (item := _item(index, where, entry, base, problems))
-    ]
-    _find_twins(items, problems)
+    }
+    _find_duplicate_keys(items, problems)
     if problems:
-        more = f"; and {len(problems) - _TOLD} more" if len(problems) > _TOLD else ""
+        more = f"; and {len(problems) - _MAX_LISTED} more" if len(problems) > _MAX_LISTED else ""
         raise errors.SeedanceRequestError(
-            f"The requests cannot be used: {'; '.join(problems[:_TOLD])}{more}. {_FREE} Mend them and clear the task."
+            f"The requests cannot be used: {'; '.join(problems[:_MAX_LISTED])}{more}. {_FREE} Correct them and clear the task."
         )
-    return tuple(items)
+    return list(items.values())
 
 
-# ---------------------------------------------------------------------- where they come from
+# ---------------------------------------------------------------------- sources
 
-#: A request, and the place it comes from, in words.
+#: A request, after its place in the source, for messages.
 _Entry = tuple[str, Any]
 
 
@@ -105,7 +92,7 @@ def _entries(value: Any, conn_id: str | None, problems: list[str]) -> Iterator[_
             raise _unusable(f"requests is the text {text[:60]!r}")
         return _file(text, conn_id, problems)
     if isinstance(value, (set, frozenset)):
-        # A retry would find other indexes, and with them other keys.
+        # A retry would find other positions, and with them other keys.
         raise _unusable("requests is a set, which has no order")
     if isinstance(value, PurePath):
         return _file(str(value), conn_id, problems)
@@ -133,21 +120,21 @@ def _literal(text: str, what: str) -> Iterable[Any]:
             continue
         if isinstance(found, (list, tuple)):
             return found
-    raise errors.SeedanceRequestError(f"{what} is no list of JSON or Python: {text[:60]!r}. {_FREE}")
+    raise errors.SeedanceRequestError(f"{what} is not a list in JSON or Python: {text[:60]!r}. {_FREE}")
 
 
 def _json(text: str) -> Any:
     """
     Read JSON, and only JSON.
 
-    :raises ValueError: it is none, or it is ambiguous: of a name that is given twice, Python takes the last
-        without a word, and a render of the wrong one would be paid for.
+    :raises ValueError: it is not JSON, or has a name twice: Python silently uses the last value, and a render of
+        the wrong one would be paid for.
     """
     return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no value of JSON")
+    raise ValueError(f"{name} is not a JSON value")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -159,9 +146,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _file(path: Any, conn_id: str | None, problems: list[str]) -> Iterator[_Entry]:
-    from airflow_provider_seedance.storage.jsonl import read_text
-
-    text = read_text(path, conn_id, max_bytes=LARGEST_FILE, what="requests")
+    text = read_text(path, conn_id, max_bytes=MAX_FILE_BYTES, what="requests")
     begins = text[:4096].lstrip()[:1]
     suffix = PurePath(str(path)).suffix.lower()
     if suffix == ".csv":
@@ -174,7 +159,7 @@ def _file(path: Any, conn_id: str | None, problems: list[str]) -> Iterator[_Entr
 
 
 def _split(text: str) -> Iterator[str]:
-    # Neither splitlines(), which also splits inside of text, nor split(), which holds a file twice.
+    # splitlines() also splits inside text, and split() holds the file twice.
     start = 0
     while (end := text.find("\n", start)) >= 0:
         yield text[start:end]
@@ -189,10 +174,12 @@ def _lines(text: str, problems: list[str]) -> Iterator[_Entry]:
         try:
             entry = _json(line)
         except (ValueError, RecursionError) as error:
-            # The line that the decoder counts is always the first.
-            said = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
-            problems.append(f"line {number} is not JSON ({said})")
-            if len(problems) > MOST_ITEMS:
+            # The decoder's own line number is always 1.
+            reason = (
+                f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+            )
+            problems.append(f"line {number} is not JSON ({reason})")
+            if len(problems) > MAX_ITEMS:
                 return
             continue
         yield f"line {number}", entry
@@ -229,38 +216,38 @@ def _header_problems(names: Sequence[str]) -> list[str]:
 
 
 class _Row(dict[str, Any]):
-    """A row of CSV: the cells that are filled, by their column; too many of them are a problem of the row."""
+    """Filled cells of a CSV row by column name; ``unnamed`` is a cell without a column."""
 
     def __init__(self, names: Sequence[str], cells: Sequence[str]) -> None:
         filled = [(place, cell) for place, cell in enumerate(cells) if cell.strip()]
         known = {place: name for place, name in enumerate(names) if name}
-        self.homeless = next((cell for place, cell in filled if place not in known), None)
+        self.unnamed = next((cell for place, cell in filled if place not in known), None)
         super().__init__(
             {known[place]: _cell(known[place], cell) for place, cell in filled if place in known}
         )
 
 
 def _cell(name: str, cell: str) -> Any:
-    """Read the cells that hold several values; what else there is to read, a request reads itself."""
+    """Split a cell that holds several values; the request itself reads numbers and flags."""
     if name != "images":
         return cell
     text = cell.strip()
     return text if text[:1] in ("[", "{") or text.startswith("data:") else text.split()
 
 
-# ---------------------------------------------------------------------- what they say
+# ---------------------------------------------------------------------- items
 
 
 def _item(
     index: int, where: str, entry: Any, defaults: Mapping[str, Any], problems: list[str]
-) -> Item | None:
+) -> BatchItem | None:
     if isinstance(entry, str):
         entry = {"prompt": entry}
     if not isinstance(entry, Mapping):
         problems.append(f"{where} is {_kind(entry)}, neither a prompt nor a dict of request arguments")
         return None
-    if isinstance(entry, _Row) and entry.homeless is not None:
-        problems.append(f"{where} has {entry.homeless[:40]!r} in a column without a name")
+    if isinstance(entry, _Row) and entry.unnamed is not None:
+        problems.append(f"{where} has {entry.unnamed[:40]!r} in a column without a name")
         return None
     given = {str(name): value for name, value in entry.items()}
     key = _key(given.pop("key", None), index, where, problems)
@@ -272,7 +259,7 @@ def _item(
     if wrong := _prompt_problem(arguments):
         problems.append(f"{where} {wrong}")
         return None
-    return Item(index=index, key=key, arguments=arguments)
+    return BatchItem(key=key, arguments=arguments)
 
 
 def _unset(value: Any) -> bool:
@@ -294,7 +281,7 @@ def _prompt_problem(arguments: Mapping[str, Any]) -> str | None:
         return "has no prompt"
     if not isinstance(prompt, str):
         return f"has a prompt that is {_kind(prompt)}, not text"
-    # With an input, a service may do without words; whether it does is for its adapter to judge.
+    # With an input, some services need no prompt; the adapter of the service decides.
     if _unset(prompt) and not arguments.get("images"):
         return "has an empty prompt"
     return None
@@ -305,21 +292,21 @@ def _key(value: Any, index: int, where: str, problems: list[str]) -> str:
         return str(index)
     key = ""
     if isinstance(value, (str, int)) and not isinstance(value, bool):
-        # A number of thousands of digits is not even written as text.
-        key = value if isinstance(value, str) else f"{value}" if abs(value) < 10**LONGEST_KEY else ""
-    if not key.strip() or len(key) > LONGEST_KEY or not key.isprintable():
+        # Python refuses to write a number of thousands of digits as text.
+        key = value if isinstance(value, str) else f"{value}" if abs(value) < 10**MAX_KEY_CHARS else ""
+    if not key.strip() or len(key) > MAX_KEY_CHARS or not key.isprintable():
         problems.append(
-            f"{where} has the key {_shown(value)}; a key is printable text of at most {LONGEST_KEY} characters"
+            f"{where} has the key {_shown(value)}; a key is printable text of at most {MAX_KEY_CHARS} characters"
         )
     return key
 
 
-def _find_twins(items: Iterable[Item], problems: list[str]) -> None:
+def _find_duplicate_keys(items: Mapping[int, BatchItem], problems: list[str]) -> None:
     seen: dict[str, int] = {}
-    for item in items:
+    for index, item in items.items():
         if item.key in seen:
-            problems.append(f"requests {seen[item.key]} and {item.index} have the same key {item.key[:60]!r}")
-        seen.setdefault(item.key, item.index)
+            problems.append(f"requests {seen[item.key]} and {index} have the same key {item.key[:60]!r}")
+        seen.setdefault(item.key, index)
 
 
 def _kind(value: Any) -> str:

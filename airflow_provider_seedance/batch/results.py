@@ -1,4 +1,4 @@
-"""How a campaign ends: what it returns, and what it raises; pure functions of its renders."""
+"""Result, log lines and final error of a batch; pure functions of its items."""
 
 from __future__ import annotations
 
@@ -9,27 +9,26 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.base import Api
 from airflow_provider_seedance.batch.estimates import BatchEstimate
 from airflow_provider_seedance.batch.items import BatchItem, Phase, Totals
-from airflow_provider_seedance.batch.requests import Item
 
-#: So many items are named in an error.
-_NAMED = 10
+#: Maximum number of items that a message names.
+_MAX_NAMED = 10
 
 
 def refusal_of(
-    api: Api, renders: Sequence[BatchItem], *, keep: bool, max_credits: float | None
+    api: Api, items: Sequence[BatchItem], *, keep: bool, max_credits: float | None
 ) -> errors.SeedanceError | None:
     """
-    Return why a campaign must not begin: a request that cannot succeed, a bound that cannot be held.
+    Return why a batch must not start: invalid requests, or a limit that cannot be enforced.
 
-    :param keep: Whether requests that the service does not take are failures of their items only.
+    :param keep: Whether an invalid request fails its item only.
     """
-    bad = [render for render in renders if render.prepared is None]
-    if bad and not keep:
+    invalid = [item for item in items if item.prepared is None]
+    if invalid and not keep:
         return errors.SeedanceRequestError(
-            f"{len(bad)} of {len(renders)} requests cannot be sent to {api.name}, so none was: {_named(bad)}. "
-            "Nothing was sent, nothing is billed. Mend them, or set on_item_failure='keep' to render the others."
+            f"{len(invalid)} of {len(items)} requests cannot be sent to {api.name}, so none was: {_named(invalid)}. "
+            "Nothing was sent, nothing is billed. Correct them, or set on_item_failure='keep' to render the others."
         )
-    unpriced = [render for render in renders if render.prepared and render.price is None]
+    unpriced = [item for item in items if item.prepared and item.price is None]
     if max_credits is not None and unpriced:
         known = "for some of the requests" if api.publishes_prices else "at all"
         return errors.SeedanceConfigurationError(
@@ -39,18 +38,18 @@ def refusal_of(
     return None
 
 
-def result_of(renders: Sequence[BatchItem], manifest: Any) -> dict[str, Any]:
+def result_of(items: Sequence[BatchItem], manifest: Any) -> dict[str, Any]:
     """
-    Return what the task returns.
+    Return the result of the task.
 
-    :param manifest: Path of the manifest that holds the items, if there is one.
+    :param manifest: Path of the manifest that holds the entries instead, if there is one.
     """
-    totals = Totals.of(renders)
-    listed = renders if manifest is None else ()
+    totals = Totals.of(items)
+    listed = items if manifest is None else ()
     return {
-        "succeeded": [render.result() for render in listed if render.phase is Phase.SUCCEEDED],
-        "failed": [render.result() for render in listed if render.phase is Phase.FAILED],
-        "not_submitted": [render.item.key for render in listed if render.phase is Phase.WAITING],
+        "succeeded": [item.result() for item in listed if item.phase is Phase.SUCCEEDED],
+        "failed": [item.result() for item in listed if item.phase is Phase.FAILED],
+        "not_submitted": [item.key for item in listed if item.phase is Phase.WAITING],
         "counts": totals.counts(),
         "credits": totals.credits,
         "cost_usd": totals.cost_usd,
@@ -58,84 +57,101 @@ def result_of(renders: Sequence[BatchItem], manifest: Any) -> dict[str, Any]:
     }
 
 
-def estimated(items: Sequence[Item], found: BatchEstimate) -> dict[str, Any]:
-    """Return what the task returns that only estimates."""
-    refused = dict(found.problems)
+def estimate_result(items: Sequence[BatchItem], estimate: BatchEstimate) -> dict[str, Any]:
+    """Return the result of a task with ``dry_run=True``."""
+    refused = dict(estimate.problems)
     return {
         "succeeded": [],
         "failed": [
             {"key": key, "generation_id": None, "error": error, "kind": "request"}
-            for key, error in found.problems
+            for key, error in estimate.problems
         ],
         "not_submitted": [item.key for item in items if item.key not in refused],
         "counts": {
             "total": len(items),
             "succeeded": 0,
             "failed": len(refused),
-            "not_submitted": found.renders,
+            "not_submitted": estimate.renders,
         },
-        "credits": found.credits,
-        "cost_usd": found.cost_usd,
+        "credits": estimate.credits,
+        "cost_usd": estimate.cost_usd,
         "manifest": None,
-        "estimate": found.as_dict(),
+        "estimate": estimate.as_dict(),
     }
 
 
 def error_of(
-    renders: Sequence[BatchItem],
+    items: Sequence[BatchItem],
     *,
     stopped: errors.SeedanceError | None,
     keep: bool,
     max_credits: float | None,
 ) -> errors.SeedanceError | None:
     """
-    Return what the task raises at its end, or ``None``.
+    Return the final error of the task, or ``None``.
 
-    :param stopped: What stood against every further submission.
+    :param stopped: The error that ruled out every further submission.
     :param keep: Whether failures of items are part of the result.
     """
-    failed = [render for render in renders if render.phase is Phase.FAILED]
-    left = [render for render in renders if render.phase is Phase.WAITING]
-    totals = Totals.of(renders)
+    failed = [item for item in items if item.phase is Phase.FAILED]
+    waiting = [item for item in items if item.phase is Phase.WAITING]
+    totals = Totals.of(items)
     no_credits = isinstance(stopped, errors.SeedanceInsufficientCreditsError)
     if stopped is not None and not (keep and no_credits and totals.succeeded):
-        # Not an item's failure: whoever holds the key has to do something.
+        # Not an item's failure: the owner of the API key has to act.
         error = type(stopped)(
-            f"{stopped.message} {totals.summary()} What succeeded is kept; when that is mended, clear the task to "
+            f"{stopped.message} {totals.summary()} What succeeded is kept; when that is fixed, clear the task to "
             "submit the rest.",
             **stopped.details(),
         )
         error.__cause__ = stopped
         return error
-    if keep or not (failed or left):
+    if keep or not (failed or waiting):
         return None
-    curable = [render for render in failed if render.failure and not render.failure.final]
-    said = [f"{len(failed)} of {totals.total} renders failed: {_named(failed)}."] if failed else []
-    if left:
-        said.append(
-            f"{len(left)} were not submitted, because the next could exceed max_credits={max_credits:g}: {_keys(left)}."
+    retried = [item for item in failed if item.failure and not item.failure.final]
+    lines = [f"{len(failed)} of {totals.total} renders failed: {_named(failed)}."] if failed else []
+    if waiting:
+        lines.append(
+            f"{len(waiting)} were not submitted, because the next could exceed max_credits={max_credits:g}: "
+            f"{_keys(waiting)}."
         )
-    said.append(f"{totals.succeeded} succeeded and are not paid for again.")
-    if curable:
-        said.append(f"A retry submits {len(curable)} of the failed ones again, and nothing else.")
-    said.append(totals.summary())
-    return (errors.SeedanceBatchError if curable else errors.SeedanceBatchFinalError)(" ".join(said))
+    lines.append(f"{totals.succeeded} succeeded and are not paid for again.")
+    if retried:
+        lines.append(f"A retry submits {len(retried)} of the failed ones again, and nothing else.")
+    lines.append(totals.summary())
+    return (errors.SeedanceBatchError if retried else errors.SeedanceBatchFinalError)(" ".join(lines))
 
 
-def _named(renders: Iterable[BatchItem]) -> str:
+def max_credits_notice(
+    items: Sequence[BatchItem], *, max_credits: float | None, committed: float
+) -> str | None:
+    """
+    Return the log line for a batch that ``max_credits`` stops, or ``None`` if it stops nothing.
+
+    :param committed: Credits that are spent, or may be.
+    """
+    waiting = [item for item in items if item.phase is Phase.WAITING]
+    if max_credits is None or not waiting:
+        return None
+    return (
+        f"max_credits={max_credits:g}: {committed:g} credits are spent and {max(0.0, max_credits - committed):g} left, "
+        f"less than the {waiting[0].price or 0.0:g} of the next render. {len(waiting)} renders were not submitted: "
+        f"{_keys(waiting)}."
+    )
+
+
+def _named(items: Iterable[BatchItem]) -> str:
     shown = [
-        f"{render.item.key} ({render.failure.kind}: {render.failure.error})"
-        if render.failure
-        else render.item.key
-        for render in renders
+        f"{item.key} ({item.failure.kind}: {item.failure.error})" if item.failure else item.key
+        for item in items
     ]
-    return _some(shown, separator="; ")
+    return _listed(shown, separator="; ")
 
 
-def _keys(renders: Iterable[BatchItem]) -> str:
-    return _some([render.item.key for render in renders])
+def _keys(items: Iterable[BatchItem]) -> str:
+    return _listed([item.key for item in items])
 
 
-def _some(words: Sequence[str], separator: str = ", ") -> str:
-    more = f"{separator}and {len(words) - _NAMED} more" if len(words) > _NAMED else ""
-    return separator.join(words[:_NAMED]) + more
+def _listed(words: Sequence[str], separator: str = ", ") -> str:
+    more = f"{separator}and {len(words) - _MAX_NAMED} more" if len(words) > _MAX_NAMED else ""
+    return separator.join(words[:_MAX_NAMED]) + more

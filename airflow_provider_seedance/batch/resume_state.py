@@ -1,20 +1,21 @@
-"""What one entry into a batch task hands on to the next of the same try, through the deferral."""
+"""State that a batch task carries across its deferrals (within one try), and the reasons to stop submitting."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.apis.base import Api
+from airflow_provider_seedance.submission.submitter import RetryLater
 
-if TYPE_CHECKING:
-    from airflow_provider_seedance.apis.base import Api
-    from airflow_provider_seedance.submission.submitter import RetryLater
-
-#: So many refusals of the same kind in a row are not about the items.
-_IN_A_ROW = {errors.SeedanceForbiddenError: 3, errors.SeedanceUncertainSubmitError: 2}
+#: Consecutive item errors of one class that open the circuit breaker: together they are not about the items.
+BREAKER_THRESHOLDS: dict[type[errors.SeedanceError], int] = {
+    errors.SeedanceForbiddenError: 3,
+    errors.SeedanceUncertainSubmitError: 2,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,116 +23,112 @@ class StopReason:
     """
     Why submitting has stopped.
 
-    :param why: ``done`` (nothing waits), ``full`` (enough is in flight), ``quota`` or ``unreachable`` (the service
-        takes none now), ``put_off`` (it has said so before), ``budget`` (the next could exceed ``max_credits``),
-        ``halted`` (it takes none at all, see ``error``).
+    :param kind: ``done`` (no item waits), ``full`` (``max_in_flight`` is reached), ``rate_limited`` or
+        ``unreachable`` (the service accepts no submission now), ``backing_off`` (an earlier refusal still holds),
+        ``max_credits`` (the next item could exceed it), ``fatal`` (the account cannot submit, see ``error``).
     """
 
-    why: Literal["done", "full", "quota", "unreachable", "put_off", "budget", "halted"]
+    kind: Literal["done", "full", "rate_limited", "unreachable", "backing_off", "max_credits", "fatal"]
     error: errors.SeedanceError | None = None
-    postponed: RetryLater | None = None
+    retry_later: RetryLater | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResumeState:
     """
-    What an entry hands on to the next of the same try, in the deferral.
+    State that an entry into the task hands on to the next one of the same try.
 
-    :param entered_at: Seconds since 1970 at which the try began.
-    :param ended_before: How many renders had ended by then.
-    :param refusals: How often in a row the service took no submission.
-    :param not_before: Seconds since 1970 before which none is tried again.
-    :param refused: Why, as class name and message.
-    :param since: Seconds since 1970 at which that began.
-    :param halted: What stands against every further submission, as class name and message.
-    :param carried: The records, below Airflow 3.3.
+    :param started_at: Seconds since 1970 at which the try started.
+    :param ended_before: Number of generations that had ended by then.
+    :param refusals: Number of consecutive refusals to accept a submission.
+    :param refused_since: Seconds since 1970 of the first of them.
+    :param not_before: Seconds since 1970 before which the next submission is not tried.
+    :param refusal: The latest refusal, as class name and message.
+    :param fatal: Error that rules out every further submission, as class name and message.
+    :param records: The records that the store does not hold (below Airflow 3.3: all of them).
     """
 
-    entered_at: float
+    started_at: float
     ended_before: int | None = None
     refusals: int = 0
-    since: float | None = None
+    refused_since: float | None = None
     not_before: float | None = None
-    refused: list[str] | None = None
-    halted: list[str] | None = None
-    carried: list[dict[str, Any]] | None = None
+    refusal: list[str] | None = None
+    fatal: list[str] | None = None
+    records: list[dict[str, Any]] | None = None
 
+    @classmethod
+    def from_kwargs(cls, value: Any) -> ResumeState:
+        """Read the state from the arguments of a deferral, which another release may have written."""
+        known = {item.name: value[item.name] for item in fields(cls) if item.name in value} if value else {}
+        return cls(**{"started_at": time.time(), **known})
 
-def halted(stop: StopReason, course: ResumeState) -> ResumeState:
-    """Return a course that knows what stands against every further submission."""
-    if stop.why != "halted" or stop.error is None:
-        return course
-    return replace(course, halted=_told(stop.error))
+    @property
+    def last_submission_uncertain(self) -> bool:
+        """Whether submitting stopped because the outcome of the latest submissions was unknown."""
+        return self.refusal is not None and self.refusal[0] == errors.SeedanceServerError.__name__
 
+    def after(self, stop: StopReason, now: float) -> ResumeState:
+        """Return the state after submitting has stopped: how long to back off, or that the account cannot submit."""
+        if stop.kind == "backing_off":
+            return self
+        state = replace(self, fatal=_stored(stop.error)) if stop.kind == "fatal" and stop.error else self
+        if stop.retry_later is None or stop.error is None:
+            return replace(state, refusals=0, refused_since=None, not_before=None, refusal=None)
+        return replace(
+            state,
+            refusals=self.refusals + 1,
+            refused_since=self.refused_since or now,
+            not_before=now + stop.retry_later.seconds(self.refusals),
+            refusal=_stored(stop.error),
+        )
 
-def refused(stop: StopReason, course: ResumeState, now: float) -> ResumeState:
-    """Return a course that knows until when no submission is tried, and that counts how often that was so."""
-    if stop.why == "put_off":
-        return course
-    if stop.postponed is None or stop.error is None:
-        return replace(course, refusals=0, since=None, not_before=None, refused=None)
-    return replace(
-        course,
-        refusals=course.refusals + 1,
-        since=course.since or now,
-        not_before=now + stop.postponed.seconds(course.refusals),
-        refused=_told(stop.error),
-    )
+    def stop_reason(self, now: float, *, granted: bool) -> StopReason | None:
+        """
+        Return why nothing may be submitted yet, from what earlier entries found.
 
-
-def stopped(course: ResumeState, now: float, *, turn: bool) -> StopReason | None:
-    """
-    Return why nothing may be submitted, by what entries before found.
-
-    :param turn: Whether the triggerer has waited for a turn in the quota, and this is it.
-    """
-    if course.halted:
-        return StopReason(why="halted", error=_error(course.halted))
-    if course.refused and course.not_before is not None and now < course.not_before and not turn:
-        return StopReason(why="put_off", error=_error(course.refused, retry_after=course.not_before - now))
-    return None
+        :param granted: Whether the triggerer has just granted a submission.
+        """
+        if self.fatal:
+            return StopReason(kind="fatal", error=_restored(self.fatal))
+        if self.refusal and self.not_before is not None and now < self.not_before and not granted:
+            return StopReason(kind="backing_off", error=_restored(self.refusal, self.not_before - now))
+        return None
 
 
 def circuit_breaker(
-    row: Sequence[errors.SeedanceError], api: Api, *, last_submission_uncertain: bool
+    consecutive: Sequence[errors.SeedanceError], api: Api, *, last_submission_uncertain: bool
 ) -> StopReason | None:
     """
-    Return why to stop after errors that were an item's each, and together are not.
+    Return why to stop after errors that were about single items, and together are not.
 
-    :param row: The latest ones, as long as they are of one kind.
-    :param doubted: Whether the latest submissions before were of unknown fate: then one more is enough.
+    :param consecutive: The latest errors, as long as they are of one class.
+    :param last_submission_uncertain: Whether the outcome of the submissions before was unknown: then one more opens it.
     """
-    from airflow_provider_seedance.submission.submitter import RetryLater
-
-    if not row:
+    if not consecutive:
         return None
-    error = row[-1]
-    most = next((count for kind, count in _IN_A_ROW.items() if isinstance(error, kind)), None)
-    if isinstance(error, errors.SeedanceUncertainSubmitError) and last_submission_uncertain:
-        most = 1
-    if most is None or len(row) < most:
+    error = consecutive[-1]
+    uncertain = isinstance(error, errors.SeedanceUncertainSubmitError)
+    threshold = next((count for cls, count in BREAKER_THRESHOLDS.items() if isinstance(error, cls)), None)
+    if uncertain and last_submission_uncertain:
+        threshold = 1
+    if threshold is None or len(consecutive) < threshold:
         return None
-    if isinstance(error, errors.SeedanceForbiddenError):
-        return StopReason(why="halted", error=error)
+    if not uncertain:
+        return StopReason(kind="fatal", error=error)
     # Every further submission could be billed without its id being known.
-    unclear = errors.SeedanceServerError(
-        f"{api.name} does not answer submissions ({len(row)} in a row): no more are sent for now.",
+    silent = errors.SeedanceServerError(
+        f"{api.name} does not answer submissions ({len(consecutive)} in a row): no more are sent for now.",
         http_status=error.http_status,
     )
-    return StopReason(why="unreachable", error=unclear, postponed=RetryLater(unclear))
+    return StopReason(kind="unreachable", error=silent, retry_later=RetryLater(silent))
 
 
-def _told(error: errors.SeedanceError) -> list[str]:
+def _stored(error: errors.SeedanceError) -> list[str]:
     return [type(error).__name__, error.message]
 
 
-def _error(told: list[str], retry_after: float | None = None) -> errors.SeedanceError:
-    name, message = told
+def _restored(stored: list[str], retry_after: float | None = None) -> errors.SeedanceError:
+    name, message = stored
     known = getattr(errors, name, None) if name in errors.__all__ else None
     return (known or errors.SeedanceError)(message, retry_after=retry_after)
-
-
-def read_course(value: Any) -> ResumeState:
-    """Read what the entry before handed on; a newer or older release may have handed on something else."""
-    known = {name: value[name] for name in ResumeState.__dataclass_fields__ if name in value} if value else {}
-    return ResumeState(**{"entered_at": time.time(), **known})

@@ -1,49 +1,53 @@
-"""What all operators that generate have in common: the arguments, and what stands behind the connection id."""
+"""Arguments, validation and ``on_kill`` shared by the operators that generate media."""
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
+from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import VideoRequest
-from airflow_provider_seedance.operators.checks import check_arguments
-from airflow_provider_seedance.policies.retry import SeedanceRetryPolicy
+from airflow_provider_seedance.policies.retry import SeedanceTaskMixin
 from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
     from airflow_provider_seedance.generations import GenerationRequest
-    from airflow_provider_seedance.hooks.seedance import SeedanceHook
 
-#: Longest that a task waits for the service to take its submission, in seconds: a week.
-LONGEST_QUOTA_WAIT = 7 * 86400.0
+#: Upper limit of arguments in seconds: a longer time is a mistake, and dates overflow.
+MAX_ARGUMENT_SECONDS = 366 * 86400.0
 
-#: Seconds that the worker gives to a cancellation when it is being stopped itself.
-KILL_PATIENCE = 10.0
+#: Limit of the wait for the rate limit of a service before a submission: a week.
+MAX_QUOTA_WAIT_SECONDS = 7 * 86400.0
+
+#: Timeout of a cancellation by a worker that is being stopped.
+KILL_TIMEOUT_SECONDS = 10.0
 
 
-class SeedanceOperator(BaseOperator):
+class SeedanceOperator(SeedanceTaskMixin, BaseOperator):
     """
-    Generates at the service of a connection.
+    Base of the operators that generate media at the service of a connection.
 
     :param seedance_conn_id: The Airflow connection, of type ``seedance``.
-    :param deferrable: Whether to wait in the triggerer, without a worker. Otherwise a worker waits.
-    :param poll_interval: Seconds between status requests; ``None`` chooses them.
-    :param timeout: Seconds of patience by the wall clock, from submission or the latest re-attachment.
-        When it is over the task fails, the render goes on and is billed, and a retry waits for it again.
+    :param deferrable: Whether to wait in the triggerer, without a worker slot. Otherwise the worker waits.
+    :param poll_interval: Seconds between status requests; ``None`` chooses adaptively.
+    :param timeout: Seconds to wait, by the wall clock, from submission or the latest re-attachment. At the
+        timeout the task fails, the render goes on and is billed, and a retry waits for the same render.
     :param use_callback: Let the service call Airflow when the render ends, so that the task resumes at once. Needs
-        ``deferrable=True``, ``callback_base_url`` and ``callback_secret`` in the connection, and a service that
-        calls; refused for batches.
-    :param on_uncertain_submit: What to do when nobody can tell whether a submission was taken:
+        ``deferrable=True``, ``callback_base_url`` and ``callback_secret`` in the connection, and a service with
+        callbacks; refused for batches.
+    :param on_uncertain_submit: What to do when it is unknown whether the service accepted a submission:
         ``"fail"`` for good, or ``"resubmit"`` at the risk of paying twice.
     :param on_clear: What a cleared task does whose generation had succeeded: ``"reuse"`` delivers it,
         ``"new"`` makes (and pays for) another take. A template.
     :param cancel_on_kill: Whether to cancel the generation when a person ends the task, where the
-        service can and only while it is queued.
+        service supports it and only while the generation is queued.
     :param end_from_trigger: Whether the triggerer ends a successful task itself, which saves the second
         worker start. Needs Airflow 3.3; no callbacks, listeners, asset events or mapping over the result.
     :param max_credits: Refuse to submit what costs more credits by the published prices. Refused where
@@ -51,14 +55,14 @@ class SeedanceOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = ("seedance_conn_id", "on_clear")
-    ui_color = "#efe6ff"
 
-    #: The kind of request, and the names of the operator's arguments that make it up.
+    #: The kind of request, and the names of the arguments that make it up.
     request_class: ClassVar[type[GenerationRequest]] = VideoRequest
     request_fields: ClassVar[tuple[str, ...]] = ()
 
-    #: What this process delivered.
+    #: Result of this process, for OpenLineage, and its URL for the link: empty without output, ``None`` before the run.
     delivered: dict[str, Any] | None = None
+    output_url: str | None = None
 
     def __init__(
         self,
@@ -86,45 +90,163 @@ class SeedanceOperator(BaseOperator):
         self.cancel_on_kill = cancel_on_kill
         self.end_from_trigger = end_from_trigger
         self.max_credits = max_credits
-        #: While a worker waits itself: for which generations.
-        self._waiting_for: tuple[Context, list[str]] | None = None
-        if AIRFLOW_V_3_3_PLUS and getattr(self, "retry_policy", None) is None:
-            self.retry_policy = SeedanceRetryPolicy()
-        check_arguments(self)
+        #: Cancels the generations that this worker waits for, unless another try continues with them.
+        self.cancel_abandoned: Callable[[], None] | None = None
+        self.set_retry_policy()
+        self.validate_arguments()
+
+    def request_arguments(self, context: Context) -> dict[str, Any]:
+        """Return the rendered arguments of the request."""
+        return {name: value for name in self.request_fields if (value := getattr(self, name)) is not None}
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
-        """Tell OpenLineage, where that is installed, which generations were made and what they cost."""
+        """Report the generations and their cost to OpenLineage, where that is installed."""
         from airflow_provider_seedance.observability import lineage
 
         return lineage.of_generations(self.delivered)
 
     def on_kill(self) -> None:
-        """Cancel what nobody goes on with, when the worker is stopped while it waits."""
-        if not self.cancel_on_kill or self._waiting_for is None:
+        """Cancel abandoned generations when the worker is stopped while it waits."""
+        if not self.cancel_on_kill or self.cancel_abandoned is None:
             return
-        # The signal may have interrupted a conversation with the supervisor, which holds its lock.
-        thread = threading.Thread(target=self._cancel_if_abandoned, args=self._waiting_for, daemon=True)
+        # The signal may have interrupted a call to the supervisor, which still holds its lock.
+        thread = threading.Thread(target=self.cancel_abandoned, daemon=True)
         thread.start()
-        thread.join(KILL_PATIENCE)
+        thread.join(KILL_TIMEOUT_SECONDS)
 
-    def _cancel_if_abandoned(self, context: Context, generation_ids: list[str]) -> None:
-        # Loads airflow.triggers, which a Dag file does not need.
-        from airflow_provider_seedance.triggers.cancellation import is_abandoned, read_task_state
+    # ------------------------------------------------------------------ validation
 
-        ti = context["ti"]
-        what = generation_ids[0] if len(generation_ids) == 1 else f"any of {len(generation_ids)}"
-        try:
-            state = read_task_state(ti, ti.get_task_states)
-            if not is_abandoned(state):
-                self.log.info("The task is %s: generation %s is not cancelled.", state, what)
-                return
-            hook = self._hook()
-            for generation_id in generation_ids:
-                self.log.info("%s", hook.cancel(generation_id, self.request_class.media).reason)
-        except Exception as error:
-            self.log.warning("Generation %s was not cancelled, it goes on and is billed: %s", what, error)
+    def validate_arguments(self) -> None:
+        """
+        Validate the arguments that are not templates.
 
-    def _hook(self) -> SeedanceHook:
-        from airflow_provider_seedance.hooks.seedance import SeedanceHook
+        :raises SeedanceConfigurationError: with every problem in one message; nothing was sent.
+        """
+        problems = []
+        if self.on_uncertain_submit not in ("fail", "resubmit"):
+            problems.append(
+                f"on_uncertain_submit is {self.on_uncertain_submit!r}; it takes 'fail' or 'resubmit'"
+            )
+        for name in ("timeout", "poll_interval"):
+            value = getattr(self, name)
+            if not (value is None and name == "poll_interval") and not _is_duration(value):
+                problems.append(f"{name} is {value!r}; it takes a positive number of seconds, at most a year")
+        problems += flag_problems(
+            deferrable=self.deferrable,
+            use_callback=self.use_callback,
+            cancel_on_kill=self.cancel_on_kill,
+            end_from_trigger=self.end_from_trigger,
+        )
+        credits = self.max_credits
+        if credits is not None and not (_is_finite(credits) and credits >= 0):
+            problems.append(f"max_credits is {credits!r}; it takes a number of credits")
+        if self.use_callback is True and self.deferrable is False:
+            problems.append(
+                "use_callback needs deferrable=True: a callback cannot resume a task that waits on a worker"
+            )
+        if self.end_from_trigger is True:
+            problems += self._end_from_trigger_problems()
+        refuse(problems)
 
-        return SeedanceHook(self.seedance_conn_id)
+    def validate_rendered(self) -> None:
+        """
+        Validate what is known only when the task runs.
+
+        :raises SeedanceConfigurationError: nothing was sent.
+        """
+        if self.on_clear not in ("reuse", "new"):
+            refuse([f"on_clear is {self.on_clear!r}; it takes 'reuse' or 'new'"])
+        if self.end_from_trigger and self.get_dag() and any(self.iter_mapped_dependants()):
+            refuse(
+                [
+                    "end_from_trigger cannot be used while another task is mapped over the result: Airflow would not "
+                    "learn its length"
+                ]
+            )
+
+    def _end_from_trigger_problems(self) -> list[str]:
+        problems = []
+        if not AIRFLOW_V_3_3_PLUS:
+            problems.append("end_from_trigger needs Airflow 3.3: before it, a trigger cannot write XCom")
+        if not self.deferrable:
+            problems.append("end_from_trigger needs deferrable=True: there is no trigger otherwise")
+        if self.outlets:
+            problems.append("end_from_trigger cannot be used with outlets: no asset event would be sent")
+        if self.on_success_callback:
+            problems.append(
+                "end_from_trigger cannot be used with on_success_callback: it would not be called"
+            )
+        if not self.do_xcom_push or self.multiple_outputs:
+            problems.append(
+                "end_from_trigger cannot be used with do_xcom_push=False or multiple_outputs=True"
+            )
+        return problems
+
+
+class SeedanceVideoArguments(SeedanceOperator):
+    """
+    The request arguments of videos, which the single and the batch operator share.
+
+    They are documented in :class:`~airflow_provider_seedance.operators.seedance.SeedanceGenerateVideoOperator`.
+    """
+
+    request_class: ClassVar[type[GenerationRequest]] = VideoRequest
+    request_fields: ClassVar[tuple[str, ...]] = tuple(item.name for item in fields(VideoRequest))
+    template_fields: Sequence[str] = (*request_fields, *SeedanceOperator.template_fields)
+    template_fields_renderers: ClassVar[dict[str, str]] = {"extra_params": "json", "images": "json"}
+
+    def __init__(
+        self,
+        *,
+        prompt: str,
+        model: str | None = None,
+        duration: int | str | None = None,
+        resolution: str | None = None,
+        aspect_ratio: str | None = None,
+        fps: int | str | None = None,
+        images: Any = None,
+        seed: int | str | None = None,
+        generate_audio: bool | str | None = None,
+        fixed_lens: bool | str | None = None,
+        extra_params: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.prompt = prompt
+        self.model = model
+        self.duration = duration
+        self.resolution = resolution
+        self.aspect_ratio = aspect_ratio
+        self.fps = fps
+        self.images = images
+        self.seed = seed
+        self.generate_audio = generate_audio
+        self.fixed_lens = fixed_lens
+        self.extra_params = extra_params
+
+
+def refuse(problems: Iterable[str]) -> None:
+    """
+    Raise problems of arguments, if there are any, in one message.
+
+    :raises SeedanceConfigurationError: nothing was sent.
+    """
+    if message := "; ".join(problems):
+        raise errors.SeedanceConfigurationError(f"{message}. Nothing was sent.")
+
+
+def flag_problems(**flags: object) -> list[str]:
+    """Return the problems of arguments that take ``True`` or ``False``."""
+    return [
+        f"{name} is {value!r}; it takes True or False"
+        for name, value in flags.items()
+        if not isinstance(value, bool)
+    ]
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_duration(value: Any) -> bool:
+    return _is_finite(value) and 0 < value <= MAX_ARGUMENT_SECONDS

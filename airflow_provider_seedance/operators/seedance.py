@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any, ClassVar
 
-from airflow_provider_seedance.generations import GenerationRequest, ImageRequest, VideoRequest
+from airflow_provider_seedance.generations import GenerationRequest, ImageRequest
+from airflow_provider_seedance.operators.base import SeedanceVideoArguments
 from airflow_provider_seedance.operators.batch import SeedanceGenerateVideoBatchOperator
 from airflow_provider_seedance.operators.generation import SeedanceGenerationOperator
 
@@ -16,16 +18,15 @@ __all__ = [
 ]
 
 
-class SeedanceGenerateVideoOperator(SeedanceGenerationOperator):
+class SeedanceGenerateVideoOperator(SeedanceVideoArguments, SeedanceGenerationOperator):
     """
     Generates a video and returns its result (URL, model, duration, credits …) through XCom.
 
-    What the chosen service does not take, or takes with other values, is refused before anything is
-    sent. Further arguments are those of
-    :class:`~airflow_provider_seedance.operators.generation.SeedanceGenerationOperator`.
-    All request arguments are templates and can be mapped.
+    Arguments and values that the chosen service does not support are refused before anything is sent. All
+    request arguments are templates and can be mapped. Further arguments are those of
+    :class:`~airflow_provider_seedance.operators.base.SeedanceOperator`.
 
-    :param prompt: What to show, in words; at most 300 to 2000 characters, by service.
+    :param prompt: Description of the clip; at most 300 to 2000 characters, by service.
     :param model: Model name; default of the connection, then of the service.
     :param duration: Length of the clip in seconds.
     :param resolution: ``480p``, ``720p``, ``1080p`` or ``4k``, by service.
@@ -39,68 +40,21 @@ class SeedanceGenerateVideoOperator(SeedanceGenerationOperator):
     :param extra_params: Further fields of the service, sent as they are, unchecked.
     """
 
-    request_class: ClassVar[type[GenerationRequest]] = VideoRequest
-    request_fields: ClassVar[tuple[str, ...]] = (
-        "prompt",
-        "model",
-        "duration",
-        "resolution",
-        "aspect_ratio",
-        "fps",
-        "images",
-        "seed",
-        "generate_audio",
-        "fixed_lens",
-        "extra_params",
-    )
-    template_fields: Sequence[str] = (*request_fields, *SeedanceGenerationOperator.template_fields)
-    template_fields_renderers = {"extra_params": "json", "images": "json"}
-
-    def __init__(
-        self,
-        *,
-        prompt: str,
-        model: str | None = None,
-        duration: int | str | None = None,
-        resolution: str | None = None,
-        aspect_ratio: str | None = None,
-        fps: int | str | None = None,
-        images: Any = None,
-        seed: int | str | None = None,
-        generate_audio: bool | str | None = None,
-        fixed_lens: bool | str | None = None,
-        extra_params: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.prompt = prompt
-        self.model = model
-        self.duration = duration
-        self.resolution = resolution
-        self.aspect_ratio = aspect_ratio
-        self.fps = fps
-        self.images = images
-        self.seed = seed
-        self.generate_audio = generate_audio
-        self.fixed_lens = fixed_lens
-        self.extra_params = extra_params
-
 
 class SeedreamGenerateImageOperator(SeedanceGenerationOperator):
     """
     Generates images and returns their result through XCom; ``seedance2api`` and ``ark`` only.
 
-    These services answer with the images themselves, so the task usually neither waits nor defers.
-    Further arguments are those of
-    :class:`~airflow_provider_seedance.operators.generation.SeedanceGenerationOperator`.
-    All request arguments are templates and can be mapped.
+    These services reply with the images themselves, so the task usually neither waits nor defers. All request
+    arguments are templates and can be mapped. Further arguments are those of
+    :class:`~airflow_provider_seedance.operators.base.SeedanceOperator`.
 
-    :param prompt: What to show, in words.
+    :param prompt: Description of the image.
     :param model: Model name; default of the connection if that names a Seedream model, then of the service.
     :param resolution: ``1024x1024``, ``2048x2048`` or ``4k`` (``seedance2api``); ``1K`` to ``4K`` or a
         size in pixels (``ark``).
     :param quality: ``standard`` or ``high`` (``seedance2api``).
-    :param num_images: How many images; each is billed.
+    :param num_images: Number of images; each is billed.
     :param style: Artistic style (``seedance2api``).
     :param images: Reference images (``ark``), in the forms the video operator takes.
     :param seed: Makes an image repeatable as far as the model allows.
@@ -108,19 +62,9 @@ class SeedreamGenerateImageOperator(SeedanceGenerationOperator):
     """
 
     request_class: ClassVar[type[GenerationRequest]] = ImageRequest
-    request_fields: ClassVar[tuple[str, ...]] = (
-        "prompt",
-        "model",
-        "resolution",
-        "quality",
-        "num_images",
-        "style",
-        "images",
-        "seed",
-        "extra_params",
-    )
+    request_fields: ClassVar[tuple[str, ...]] = tuple(item.name for item in fields(ImageRequest))
     template_fields: Sequence[str] = (*request_fields, *SeedanceGenerationOperator.template_fields)
-    template_fields_renderers = {"extra_params": "json", "images": "json"}
+    template_fields_renderers: ClassVar[dict[str, str]] = {"extra_params": "json", "images": "json"}
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_seedance.exceptions import SeedanceError
-from airflow_provider_seedance.version_compat import RetryDecision, RetryPolicy
+from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS, RetryDecision, RetryPolicy
 
 if TYPE_CHECKING:
     from typing import Self
@@ -53,3 +53,15 @@ class SeedanceRetryPolicy(RetryPolicy):
     def deserialize(cls, data: dict[str, Any]) -> Self:
         """Make the policy again."""
         return cls()
+
+
+class SeedanceTaskMixin:
+    """What the operators and sensors of this package share: color, and retry policy unless the Dag sets one."""
+
+    ui_color = "#efe6ff"
+    retry_policy: RetryPolicy | None
+
+    def set_retry_policy(self) -> None:
+        """Set :class:`SeedanceRetryPolicy` on a task that has no other (Airflow 3.3 and later)."""
+        if AIRFLOW_V_3_3_PLUS and getattr(self, "retry_policy", None) is None:
+            self.retry_policy = SeedanceRetryPolicy()

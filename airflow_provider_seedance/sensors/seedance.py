@@ -12,8 +12,7 @@ from airflow.providers.common.compat.sdk import AirflowSkipException, BaseSensor
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import Generation, Media
 from airflow_provider_seedance.links.seedance import SeedanceOutputLink
-from airflow_provider_seedance.policies.retry import SeedanceRetryPolicy
-from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS
+from airflow_provider_seedance.policies.retry import SeedanceTaskMixin
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from airflow_provider_seedance.hooks.seedance import SeedanceHook
 
 
-class SeedanceGenerationSensor(BaseSensorOperator):
+class SeedanceGenerationSensor(SeedanceTaskMixin, BaseSensorOperator):
     """
     Waits for a generation and returns the same result as the operator that submits one. Pays nothing.
 
@@ -35,7 +34,6 @@ class SeedanceGenerationSensor(BaseSensorOperator):
 
     template_fields: Sequence[str] = ("generation_id", "media", "seedance_conn_id")
     operator_extra_links = (SeedanceOutputLink(),)
-    ui_color = "#efe6ff"
 
     #: For the link; see the operators.
     output_url: str | None = None
@@ -61,8 +59,7 @@ class SeedanceGenerationSensor(BaseSensorOperator):
         self.seedance_conn_id = seedance_conn_id
         self.poll_interval = poll_interval
         self.deferrable = deferrable
-        if AIRFLOW_V_3_3_PLUS and getattr(self, "retry_policy", None) is None:
-            self.retry_policy = SeedanceRetryPolicy()
+        self.set_retry_policy()
 
     def execute(self, context: Context) -> Any:
         """Return the result if the generation has ended; otherwise wait, in the triggerer or here."""

@@ -16,8 +16,7 @@ from airflow.providers.common.compat.sdk import Asset, BaseOperator
 
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError
 from airflow_provider_seedance.generations import Generation
-from airflow_provider_seedance.policies.retry import SeedanceRetryPolicy
-from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS
+from airflow_provider_seedance.policies.retry import SeedanceTaskMixin
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class SeedanceToObjectStorageOperator(BaseOperator):
+class SeedanceToObjectStorageOperator(SeedanceTaskMixin, BaseOperator):
     """
     Copies the outputs of a generation, or of a whole batch, to object storage, and returns where they are.
 
@@ -70,7 +69,6 @@ class SeedanceToObjectStorageOperator(BaseOperator):
         "object_storage_conn_id",
         "overwrite",
     )
-    ui_color = "#efe6ff"
 
     def __init__(
         self,
@@ -92,8 +90,7 @@ class SeedanceToObjectStorageOperator(BaseOperator):
         self.seedance_conn_id = seedance_conn_id
         self.object_storage_conn_id = object_storage_conn_id
         self.overwrite = overwrite
-        if AIRFLOW_V_3_3_PLUS and getattr(self, "retry_policy", None) is None:
-            self.retry_policy = SeedanceRetryPolicy()
+        self.set_retry_policy()
         if isinstance(max_parallel, bool) or not isinstance(max_parallel, int) or max_parallel < 1:
             raise SeedanceConfigurationError(
                 f"max_parallel is {max_parallel!r}; it takes a whole number of downloads, at least 1."

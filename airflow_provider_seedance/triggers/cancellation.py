@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger
@@ -43,6 +43,26 @@ def read_task_state(ti: Any, get_task_states: Callable[..., Any]) -> str | None:
 def is_abandoned(state: str | None) -> bool:
     """Return whether no try of a task in this state continues with its generation."""
     return state in ABANDONED_STATES
+
+
+def cancel_abandoned(
+    hook: SeedanceHook, ti: Any, generation_ids: Sequence[str], media: Media, log: Any
+) -> None:
+    """
+    Cancel the generations of a worker that is being stopped, unless another try continues with them; never raises.
+
+    :param ti: The task instance of the worker.
+    """
+    what = generation_ids[0] if len(generation_ids) == 1 else f"any of {len(generation_ids)}"
+    try:
+        state = read_task_state(ti, ti.get_task_states)
+        if not is_abandoned(state):
+            log.info("The task is %s: generation %s is not cancelled.", state, what)
+            return
+        for generation_id in generation_ids:
+            log.info("%s", hook.cancel(generation_id, media).reason)
+    except Exception as error:
+        log.warning("Generation %s was not cancelled, it goes on and is billed: %s", what, error)
 
 
 class CancellingTrigger(BaseTrigger):

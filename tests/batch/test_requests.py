@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.batch import requests
-from airflow_provider_seedance.batch.requests import LONGEST_KEY, MOST_ITEMS, Item, read_requests
+from airflow_provider_seedance.batch.items import BatchItem
+from airflow_provider_seedance.batch.requests import MAX_ITEMS, MAX_KEY_CHARS, read_requests
 from airflow_provider_seedance.generations import MediaInput, VideoRequest
 
 
@@ -45,15 +46,15 @@ def arguments(value: Any, defaults: dict[str, Any] | None = None) -> list[dict[s
 
 
 def test_prompts_and_dicts() -> None:
-    assert read_requests(["A lamp", {"prompt": "A bag", "key": "bag", "duration": 8}], {"duration": 4}) == (
-        Item(index=0, key="0", arguments={"prompt": "A lamp", "duration": 4}),
-        Item(index=1, key="bag", arguments={"prompt": "A bag", "duration": 8}),
-    )
+    assert read_requests(["A lamp", {"prompt": "A bag", "key": "bag", "duration": 8}], {"duration": 4}) == [
+        BatchItem(key="0", arguments={"prompt": "A lamp", "duration": 4}),
+        BatchItem(key="bag", arguments={"prompt": "A bag", "duration": 8}),
+    ]
 
 
 @pytest.mark.parametrize("value", [[], (), "[]", "()", " [] ", iter(())])
 def test_nothing_is_nothing(value: Any) -> None:
-    assert read_requests(value, {"duration": 4}) == ()
+    assert read_requests(value, {"duration": 4}) == []
 
 
 def test_anything_that_can_be_gone_through() -> None:
@@ -111,14 +112,14 @@ def test_too_many(tmp_path: Path) -> None:
         while True:
             yield "A lamp"
 
-    assert len(read_requests(["A lamp"] * MOST_ITEMS)) == MOST_ITEMS
+    assert len(read_requests(["A lamp"] * MAX_ITEMS)) == MAX_ITEMS
     for value in (
-        ["A lamp"] * (MOST_ITEMS + 1),
+        ["A lamp"] * (MAX_ITEMS + 1),
         endless(),
-        written(tmp_path / "many.jsonl", '"A lamp"\n' * (MOST_ITEMS + 1)),
-        written(tmp_path / "many.csv", "prompt\n" + "A lamp\n" * (MOST_ITEMS + 1)),
+        written(tmp_path / "many.jsonl", '"A lamp"\n' * (MAX_ITEMS + 1)),
+        written(tmp_path / "many.csv", "prompt\n" + "A lamp\n" * (MAX_ITEMS + 1)),
     ):
-        assert f"more than {MOST_ITEMS}" in refused(value)
+        assert f"more than {MAX_ITEMS}" in refused(value)
 
 
 def test_a_file_of_nothing_but_bad_lines_is_not_read_to_its_end(
@@ -132,9 +133,9 @@ def test_a_file_of_nothing_but_bad_lines_is_not_read_to_its_end(
         return real(text)
 
     monkeypatch.setattr(requests, "_json", counted)
-    said = refused(written(tmp_path / "bad.jsonl", "x\n" * (3 * MOST_ITEMS)))
+    said = refused(written(tmp_path / "bad.jsonl", "x\n" * (3 * MAX_ITEMS)))
     assert "line 1 is not JSON" in said
-    assert len(read) == MOST_ITEMS + 1
+    assert len(read) == MAX_ITEMS + 1
 
 
 # ---------------------------------------------------------------------- what an item says
@@ -177,7 +178,7 @@ def test_the_callers_own_values_stay_as_they_were() -> None:
         (None, "0"),
         ("", "0"),
         ("ä ö/ü", "ä ö/ü"),
-        ("x" * LONGEST_KEY,) * 2,
+        ("x" * MAX_KEY_CHARS,) * 2,
     ],
 )
 def test_keys(key: Any, read: str) -> None:
@@ -197,14 +198,14 @@ def test_keys(key: Any, read: str) -> None:
         "a\nb",
         "a\0",
         "\ud800",
-        "x" * (LONGEST_KEY + 1),
-        10**LONGEST_KEY,
+        "x" * (MAX_KEY_CHARS + 1),
+        10**MAX_KEY_CHARS,
         -(10**5000),
     ],
     ids=lambda key: "large" if isinstance(key, int) else repr(key)[:20],
 )
 def test_keys_that_are_none(key: Any) -> None:
-    assert f"at most {LONGEST_KEY} characters" in refused([{"prompt": "A lamp", "key": key}])
+    assert f"at most {MAX_KEY_CHARS} characters" in refused([{"prompt": "A lamp", "key": key}])
 
 
 def test_twins_are_named() -> None:
@@ -259,24 +260,22 @@ def test_names_that_are_too_long_to_be_repeated_are_not() -> None:
 def test_jsonl(tmp_path: Path) -> None:
     text = '\ufeff"A lamp"\r\n\r\n  \n{"prompt": "A bag\u2028", "key": 3, "images": null}\n'
     path = written(tmp_path / "requests.jsonl", text)
-    expected = (
-        Item(index=0, key="0", arguments={"prompt": "A lamp", "duration": 4}),
-        Item(index=1, key="3", arguments={"prompt": "A bag\u2028", "duration": 4}),
-    )
+    expected = [
+        BatchItem(key="0", arguments={"prompt": "A lamp", "duration": 4}),
+        BatchItem(key="3", arguments={"prompt": "A bag\u2028", "duration": 4}),
+    ]
     for value in (path, f"file://{path}", f" {path}\n", tmp_path / "requests.jsonl", ObjectStoragePath(path)):
         assert read_requests(value, {"duration": 4}) == expected
 
 
 def test_a_store_and_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    from airflow_provider_seedance.storage import jsonl
-
     asked: list[tuple[str, str | None]] = []
 
     def read_text(path: Any, conn_id: str | None, **options: Any) -> str:
         asked.append((str(path), conn_id))
         return '"A lamp"'
 
-    monkeypatch.setattr(jsonl, "read_text", read_text)
+    monkeypatch.setattr(requests, "read_text", read_text)
     read_requests("s3://aws@bucket/x.jsonl")
     read_requests("s3://bucket/x.ndjson", conn_id="aws")
     assert asked == [("s3://aws@bucket/x.jsonl", None), ("s3://bucket/x.ndjson", "aws")]
@@ -385,7 +384,7 @@ def test_without_a_suffix_the_content_tells(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize("name", ["r.jsonl", "r.ndjson", "r.csv", "r"])
 @pytest.mark.parametrize("text", ["", "\n\n", "\ufeff"])
 def test_an_empty_file_holds_no_requests(tmp_path: Path, name: str, text: str) -> None:
-    assert read_requests(written(tmp_path / name, text)) == ()
+    assert read_requests(written(tmp_path / name, text)) == []
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
@@ -420,7 +419,7 @@ def test_a_file_that_is_no_text(tmp_path: Path, name: str, data: bytes) -> None:
 
 
 def test_a_file_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requests, "LARGEST_FILE", 2 * 1024**2)
+    monkeypatch.setattr(requests, "MAX_FILE_BYTES", 2 * 1024**2)
     path = written(tmp_path / "r.jsonl", b'"A lamp"' + b" " * (2 * 1024**2 - 8))
     assert arguments(path) == [{"prompt": "A lamp"}]
     with pytest.raises(errors.SeedanceConfigurationError, match="larger than 2 MiB"):
@@ -468,14 +467,14 @@ def test_a_list_that_was_written_is_the_list(
     assert read_requests(repr(items), defaults) == direct
 
 
-def read_or_refused(value: Any) -> tuple[Item, ...]:
+def read_or_refused(value: Any) -> list[BatchItem]:
     """Return the requests; none where they are refused as they should be."""
     free = "Nothing was sent"
     try:
         return read_requests(value)
     except (errors.SeedanceRequestError, errors.SeedanceConfigurationError) as error:
         if free in error.message:
-            return ()
+            return []
         raise
 
 
@@ -484,7 +483,6 @@ def read_or_refused(value: Any) -> tuple[Item, ...]:
 @pytest.mark.parametrize("name", ["r.jsonl", "r.csv", "r"])
 def test_any_bytes_are_read_or_refused(tmp_path: Path, name: str, data: bytes) -> None:
     items = read_or_refused(written(tmp_path / name, data))
-    assert [item.index for item in items] == list(range(len(items)))
     assert len({item.key for item in items}) == len(items)
 
 

@@ -224,7 +224,7 @@ class BatchTask(Connected, World):
         deferred, self.deferred = self.deferred, None
         assert deferred is not None
         name, kwargs = deferred.method_name, {**json.loads(json.dumps(deferred.kwargs)), "event": event}
-        self.carried = json.dumps(kwargs["course"])
+        self.carried = json.dumps(kwargs["state"])
         if how in ("timeout", "broken trigger"):  # the state in the deferral is lost
             error = TriggerFailureReason.TRIGGER_TIMEOUT if how == "timeout" else "TriggerFailure"
             self.carried = ""

@@ -26,9 +26,9 @@ from submission.test_submission_model import BASE, Crash, Machine
 from support import Store, TaskInstance, make_context
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.client import api_client
 from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
+from airflow_provider_seedance.operators import batch_run, generation_run
 from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoOperator
 from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.submission import records
@@ -75,10 +75,11 @@ class Connected:
 
     def connected(self, operator: Any) -> Any:
         """Connect an operator to the model."""
-        api_client.Client = self.client()  # type: ignore[misc]
         hook = SeedanceHook("seedance_default")
         hook._settings = self.settings
-        operator._hook = lambda: hook
+        for module in (generation_run, batch_run):
+            module.Client = self.client()  # type: ignore[attr-defined]
+            module.SeedanceHook = lambda conn_id: hook  # type: ignore[attr-defined]
         return operator
 
     def client(self) -> Any:

@@ -29,7 +29,7 @@ if __name__ == "__main__":
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from airflow_provider_seedance.client import api_client
+from airflow_provider_seedance.operators import batch_run, generation_run
 from airflow_provider_seedance.polling import shared_quota
 from airflow_provider_seedance.submission import store
 from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS
@@ -48,9 +48,9 @@ if AIRFLOW_V_3_3_PLUS:  # the API server stores callbacks in the task state stor
 def prepared(directory: Path) -> Iterator[None]:
     """Patch out pauses and the shared quota file, and restore them afterwards."""
     with ExitStack() as stack:
-        stack.enter_context(
-            patch.object(api_client, "Client", api_client.Client)
-        )  # restored: the machines replace it
+        for module in (generation_run, batch_run):  # the machines replace these
+            stack.enter_context(patch.object(module, "Client", module.Client))  # type: ignore[attr-defined]
+            stack.enter_context(patch.object(module, "SeedanceHook", module.SeedanceHook))  # type: ignore[attr-defined]
         stack.enter_context(patch.object(store, "WRITE_PAUSES", (0.0,) * len(store.WRITE_PAUSES)))
         stack.enter_context(patch.object(shared_quota, "directory", lambda: directory / "quotas"))
         yield

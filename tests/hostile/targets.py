@@ -294,34 +294,31 @@ def transfer_input(data: bytes) -> None:
 
 def manifest_recovery(data: bytes) -> None:
     """Read results back from a manifest that were too large for the records."""
-    render = BatchItem(item=requests.Item(index=0, key="a", arguments={}), name="n", generation_id="cgt-1")
-    render.phase, render.attempt = Phase.UNREAD, _TRY
+    item = BatchItem(key="a", arguments={}, record_key="n", generation_id="cgt-1")
+    item.phase, item.attempt = Phase.RESULT_PENDING, _TRY
     store = TaskStateStore(None)
     store.update("n", _ENDED)
-    entry = Batch(
+    batch = Batch(
         client=cast(Client, SimpleNamespace(settings=SimpleNamespace(api=get_api("ark")))),
-        ledger=store,
-        renders=[render],
+        records=store,
+        items=[item],
         policy=SubmissionPolicy(),
-        max_in_flight=1,
-        max_credits=100.0,
         timeout=10.0,
-        entered_at=NOW.timestamp(),
-        note=None,
+        reattached_at=NOW.timestamp(),
         attempt=_TRY,
         quota_patience=1.0,
     )
     try:
-        entry.recover(parse_lines(data, "s3://bucket/manifest.jsonl"))
+        batch.load_from_manifest(parse_lines(data, "s3://bucket/manifest.jsonl"))
     except SeedanceConfigurationError as error:
         check_error(error)
-    assert render.phase in (Phase.UNREAD, Phase.SUCCEEDED), "a line of the manifest failed an item"
-    assert (render.phase is Phase.SUCCEEDED) == (render.generation is not None)
-    entry.committed()
-    totals = Totals.of([render])
+    assert item.phase in (Phase.RESULT_PENDING, Phase.SUCCEEDED), "a line fails no item"
+    assert (item.phase is Phase.SUCCEEDED) == (item.generation is not None)
+    batch.committed_credits()
+    totals = Totals.of([item])
     totals.summary()
     totals.progress(seconds=1.0, ended_before=0)
-    check_storable([render.line(), render.result(), totals.counts(), totals.credits, totals.cost_usd])
+    check_storable([item.line(), item.result(), totals.counts(), totals.credits, totals.cost_usd])
 
 
 def request_file(data: bytes) -> None:

@@ -21,7 +21,7 @@ from versions import ENDING_FROM_TRIGGERS, deserialize, serialize
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.ledger import task_state
-from airflow_provider_seedance.operators import pace
+from airflow_provider_seedance.operators.batch_run import BatchTiming
 from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoBatchOperator
 from airflow_provider_seedance.submission import store as stores
 from airflow_provider_seedance.submission import submitter
@@ -43,10 +43,14 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Log:
     return log
 
 
-def make(requests: Any, **arguments: Any) -> SeedanceGenerateVideoBatchOperator:
-    return SeedanceGenerateVideoBatchOperator(
+def make(
+    requests: Any, timing: BatchTiming | None = None, **arguments: Any
+) -> SeedanceGenerateVideoBatchOperator:
+    op = SeedanceGenerateVideoBatchOperator(
         **{"task_id": "task", "requests": requests, "poll_interval": 0.01, **arguments}
     )
+    op.timing = timing
+    return op
 
 
 class Runner:
@@ -552,12 +556,11 @@ def test_a_service_that_stops_answering_is_not_paid_blindly(
 ) -> None:
     connect("seedanceapi-v2")
     fault = services.fault("gateway_error", on="submit", accept=True, times=None, status=502)
-    monkeypatch.setattr(pace, "MOST_UNREACHABLE", 1)
     monkeypatch.setattr(submitter, "DEFAULT_RETRY_AFTER_SECONDS", 0.05)
     monkeypatch.setattr(submitter, "MIN_BACKOFF_SECONDS", 0.05)
     runner, requests = Runner(), [f"lamp {number}" for number in range(60)]
     with pytest.raises(errors.SeedanceServerError, match="does not answer submissions"):
-        runner.run(make(requests, on_item_failure="keep"))
+        runner.run(make(requests, on_item_failure="keep", timing=BatchTiming(max_unreachable=1)))
     assert len(paid(services)) == 3
     fault.remove()
     runner.ti.retry()
@@ -698,7 +701,7 @@ def test_a_deferral_that_airflow_ended_is_never_paid_for_again(
         op.resume_execution, TRIGGER_FAIL_REPR, {"error": reason, "traceback": ["Traceback"]}, context
     )
     if not store:
-        with pytest.raises(errors.SeedanceUnrecordedError, match="go on and are billed") as caught:
+        with pytest.raises(errors.SeedanceUnrecordedError, match="may be billed") as caught:
             resume()
         assert not caught.value.retry_helps
     elif reason == TriggerFailureReason.TRIGGER_TIMEOUT:
@@ -923,9 +926,8 @@ def test_a_service_that_cannot_be_reached_fails_the_task_in_the_end(
     monkeypatch.setenv(
         "AIRFLOW_CONN_SEEDANCE_DEFAULT", json.dumps({**url, "host": "http://127.0.0.1:9/seedanceapi-v2/v2"})
     )
-    monkeypatch.setattr(pace, "MOST_UNREACHABLE", 0)
     with pytest.raises(errors.SeedanceConnectionError):
-        Runner().run(make(["a"]))
+        Runner().run(make(["a"], timing=BatchTiming(max_unreachable=0)))
 
 
 def test_an_event_of_anybody_else_ends_nothing(services: SeedanceEmulator, connect: Connect) -> None:

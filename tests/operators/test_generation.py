@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,14 +20,16 @@ from versions import ENDING_FROM_TRIGGERS, UNREADABLE_EXTRA, deserialize, needs,
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
-from airflow_provider_seedance.operators import base, checks
-from airflow_provider_seedance.operators import generation as module
+from airflow_provider_seedance.hooks.seedance import SeedanceHook
+from airflow_provider_seedance.operators import base
 from airflow_provider_seedance.operators.seedance import (
     SeedanceGenerateVideoOperator,
     SeedreamGenerateImageOperator,
 )
+from airflow_provider_seedance.policies import retry
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.triggers import seedance as triggers
+from airflow_provider_seedance.triggers.cancellation import cancel_abandoned
 from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger, SeedanceQuotaTrigger
 from airflow_provider_seedance.version_compat import TaskDeferralError, TaskDeferralTimeout
 
@@ -449,7 +452,7 @@ def test_end_from_trigger_is_refused_with_what_it_would_break() -> None:
 
 def test_end_from_trigger_needs_airflow_3_3(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "AIRFLOW_V_3_3_PLUS", False)
-    monkeypatch.setattr(checks, "AIRFLOW_V_3_3_PLUS", False)
+    monkeypatch.setattr(retry, "AIRFLOW_V_3_3_PLUS", False)
     with pytest.raises(errors.SeedanceConfigurationError, match=r"needs Airflow 3\.3"):
         make(end_from_trigger=True)
     assert getattr(make(), "retry_policy", None) is None
@@ -766,7 +769,7 @@ def test_a_quota_wait_that_breaks_is_not_begun_again_without_end(
     deferred = deferral(lambda: op.execute(context))
     # Nothing of ours ends later than Airflow's own word.
     assert deferred.timeout is not None
-    assert base.LONGEST_QUOTA_WAIT < deferred.timeout.total_seconds() < base.LONGEST_QUOTA_WAIT + 3600
+    assert base.MAX_QUOTA_WAIT_SECONDS < deferred.timeout.total_seconds() < base.MAX_QUOTA_WAIT_SECONDS + 3600
     with pytest.raises(errors.SeedanceRateLimitError):
         failed_by_airflow(op, context, reason)
     assert services.ledger.submissions == []
@@ -1012,6 +1015,11 @@ def test_below_3_3_every_submission_is_warned_about(
 # ---------------------------------------------------------------------- killed while waiting on a worker
 
 
+def wait_for(op: Any, context: Any, generation_id: str) -> None:
+    hook = SeedanceHook("seedance_default")
+    op.cancel_abandoned = partial(cancel_abandoned, hook, context["ti"], [generation_id], "video", op.log)
+
+
 def wait_in_thread(op: Any, context: Any) -> threading.Thread:
     def run() -> None:
         with pytest.raises(errors.SeedanceGenerationCancelledError):
@@ -1035,7 +1043,7 @@ def test_on_kill_cancels_only_what_nobody_goes_on_with(
     op, context = make(deferrable=False), make_context(Store())
     generation_id = deferral(lambda: make().execute(context)).trigger.generation_id
     context["ti"].state = state
-    op._waiting_for = (context, [generation_id])
+    wait_for(op, context, generation_id)
     op.on_kill()
     assert services.generation(generation_id).status == ("cancelled" if cancelled else "queued")
     assert len(services.ledger.deletions) == int(cancelled)
@@ -1060,7 +1068,7 @@ def test_on_kill_has_nothing_to_do(services: SeedanceEmulator, connect: Connect)
     op, context = make(deferrable=False, cancel_on_kill=False), make_context(Store())
     context["ti"].state = "failed"
     make().on_kill()
-    op._waiting_for = (context, "some-id")
+    wait_for(op, context, "some-id")
     op.on_kill()
     assert services.ledger.requests == []
 
@@ -1069,7 +1077,7 @@ def test_on_kill_never_raises(services: SeedanceEmulator, connect: Connect, log:
     connect("ark")
     op, context = make(deferrable=False), make_context(Store())
     context["ti"] = object()
-    op._waiting_for = (context, "some-id")
+    wait_for(op, context, "some-id")
     op.on_kill()
     assert services.ledger.requests == []
     assert "was not cancelled, it goes on and is billed" in log.lines[-1]
@@ -1133,7 +1141,7 @@ def test_a_submission_is_not_put_off_for_ever(services: SeedanceEmulator, connec
     assert first.kwargs["refusals"] == 1
     second = deferral(lambda: make().resume_submit(make_context(Store()), None, **first.kwargs))
     assert second.kwargs == {"refusals": 2, "since": first.kwargs["since"]}
-    long_ago = time.time() - module.LONGEST_QUOTA_WAIT
+    long_ago = time.time() - base.MAX_QUOTA_WAIT_SECONDS
     with pytest.raises(errors.SeedanceRateLimitError):
         make().resume_submit(make_context(Store()), None, refusals=9, since=long_ago)
     assert services.ledger.submissions == []

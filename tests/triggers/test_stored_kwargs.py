@@ -109,7 +109,7 @@ RESUMES: list[tuple[type[Any], str, dict[str, Any]]] = [
     ),
     (SeedanceGenerateVideoOperator, "resume_uncertain", {"record": {"version": 1}, "callback_ids": []}),
     (SeedanceGenerateVideoOperator, "resume_submit", {"refusals": 1, "since": 1795254000.25}),
-    (SeedanceGenerateVideoBatchOperator, "execute_complete", {"course": {}}),
+    (SeedanceGenerateVideoBatchOperator, "execute_complete", {"state": {}}),
     (SeedanceGenerationSensor, "execute_complete", {"deadline": 1795257600.5}),
 ]
 

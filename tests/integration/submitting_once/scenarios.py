@@ -41,9 +41,16 @@ class _FromConf:
         self._stand_still(context, "resume")
         return super().execute_complete(context, *args, **kwargs)  # type: ignore[misc]
 
-    def _push_id(self, context: Context, generation_id: str) -> None:
-        self._stand_still(context, "id")
-        super()._push_id(context, generation_id)  # type: ignore[misc]
+    def _run(self, context: Context) -> Any:
+        run = super()._run(context)  # type: ignore[misc]
+        push_id = run._push_id
+
+        def push_id_after_standing_still(generation_id: str) -> None:
+            self._stand_still(context, "id")
+            push_id(generation_id)
+
+        run._push_id = push_id_after_standing_still
+        return run
 
     def _take_arguments(self, context: Context, *, templates: bool = True) -> None:
         conf = context["dag_run"].conf or {}

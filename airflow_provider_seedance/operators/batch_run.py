@@ -1,0 +1,436 @@
+"""
+One run of a batch task on a worker.
+
+Each entry is short: it takes in what has ended, submits as much as may be in flight, and defers until enough of
+that has ended. The items are in :mod:`airflow_provider_seedance.batch`; here are the order of an entry and its
+two ends, the deferral and the result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.apis.validation import prepare_request
+from airflow_provider_seedance.batch.batch import Batch
+from airflow_provider_seedance.batch.estimates import estimate_items
+from airflow_provider_seedance.batch.items import BatchItem, Phase, Totals
+from airflow_provider_seedance.batch.manifest import read_manifest, write_manifest
+from airflow_provider_seedance.batch.requests import read_requests
+from airflow_provider_seedance.batch.results import (
+    error_of,
+    estimate_result,
+    max_credits_notice,
+    refusal_of,
+    result_of,
+)
+from airflow_provider_seedance.batch.resume_state import ResumeState, StopReason
+from airflow_provider_seedance.batch.submitting import BatchSubmitter
+from airflow_provider_seedance.client.api_client import Client
+from airflow_provider_seedance.generations import VideoRequest
+from airflow_provider_seedance.hooks.seedance import SeedanceHook
+from airflow_provider_seedance.ledger import open_store
+from airflow_provider_seedance.operators.base import MAX_QUOTA_WAIT_SECONDS, SeedanceOperator
+from airflow_provider_seedance.polling.shared_quota import SharedQuota, SharedQuotaObserver
+from airflow_provider_seedance.polling.wait_state import (
+    QUOTA_PATIENCE,
+    WORKER_QUOTA_PATIENCE,
+    deferral_timeout,
+)
+from airflow_provider_seedance.settings import Settings
+from airflow_provider_seedance.submission.decisions import unrecorded_error
+from airflow_provider_seedance.submission.records import Attempt, Fingerprint, record_keys
+from airflow_provider_seedance.submission.submitter import SubmissionPolicy
+from airflow_provider_seedance.triggers.cancellation import cancel_abandoned
+from airflow_provider_seedance.triggers.seedance import SeedanceBatchTrigger, read_batch_event
+from airflow_provider_seedance.version_compat import TaskDeferralTimeout
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.context import Context
+
+#: Number of results from which the log suggests a manifest: XCom is not made for large values.
+_LARGE_RESULT = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchTiming:
+    """
+    When the worker of a batch task resumes, and how often it reports progress.
+
+    :param max_in_flight: Generations in flight at a time, unless the Dag author says otherwise.
+    :param refill_share: Share of ``max_in_flight`` that must have ended before the worker submits more.
+    :param refill_linger_seconds: Time after the first end at which fewer are enough to submit more, ...
+    :param manifest_linger_seconds: ... to write the manifest, ...
+    :param linger_seconds: ... or to write records.
+    :param max_unreachable: Consecutive refusals by an unreachable service before a task without generations in
+        flight fails.
+    :param progress_interval_seconds: Interval of progress lines while submitting.
+    """
+
+    max_in_flight: int = 100
+    refill_share: float = 0.25
+    refill_linger_seconds: float = 30.0
+    manifest_linger_seconds: float = 60.0
+    linger_seconds: float = 300.0
+    max_unreachable: int = 5
+    progress_interval_seconds: float = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchOptions:
+    """Arguments that only the batch operator has."""
+
+    requests: Any
+    max_in_flight: int | None
+    keep_failures: bool
+    manifest_path: Any
+    dry_run: bool
+
+    @property
+    def manifest(self) -> Any:
+        """Path of the manifest, or ``None``; a template that renders ``None`` arrives as text."""
+        return self.manifest_path if str(self.manifest_path or "None").strip() not in ("", "None") else None
+
+
+class BatchRun:
+    """
+    One entry of a worker into a batch task.
+
+    :param operator: Holds the arguments; gets the delivered result.
+    :param timing: Tuning, which tests replace.
+    """
+
+    def __init__(
+        self,
+        operator: SeedanceOperator,
+        context: Context,
+        options: BatchOptions,
+        timing: BatchTiming | None = None,
+    ) -> None:
+        self.operator = operator
+        self.context = context
+        self.options = options
+        self.timing = timing or BatchTiming()
+        self.log = operator.log
+        self.hook = SeedanceHook(operator.seedance_conn_id)
+        self.records = open_store(context)
+
+    # ------------------------------------------------------------------ entries
+
+    def run(self, event: Any = None, carried: Any = None) -> dict[str, Any]:
+        """
+        Take in what has ended, submit what may be in flight, then defer, wait here, or return the result.
+
+        :param event: Event of the trigger; a generation without a complete result in it is waited for again.
+        :param carried: State that the entry before handed on.
+        """
+        self.operator.validate_arguments()
+        self.operator.validate_rendered()
+        operator, options, settings = self.operator, self.options, self.hook.settings
+        state = ResumeState.from_kwargs(carried)
+        if options.manifest is not None and str(options.manifest).strip() == str(options.requests).strip():
+            raise errors.SeedanceConfigurationError(
+                "manifest_path names the file of the requests, which the manifest would replace. Nothing was sent."
+            )
+        items = read_requests(options.requests, operator.request_arguments(self.context))
+        if options.dry_run:
+            return self._estimate(settings, items)
+        self._validate_items(settings, items)
+        self.records.load(state.records)
+        ended, unknown, overdue, granted = read_batch_event(event)
+        quota = SharedQuota(settings.identity)
+        with Client(settings, observer=SharedQuotaObserver(quota)) as client:
+            batch = self._batch(client, items, state)
+            submitter = BatchSubmitter(
+                batch=batch,
+                max_in_flight=self._max_in_flight,
+                max_credits=operator.max_credits,
+                shared_quota=quota if operator.deferrable else None,
+                granted_submissions=int(granted),
+                last_submission_uncertain=state.last_submission_uncertain,
+            )
+            with self._final_without_store(batch):
+                batch.load_records()
+                batch.apply_wait_result(ended, unknown, {*overdue, *batch.overdue_ids(time.time())})
+                return self._submit_and_wait(batch, submitter, state, granted=granted)
+
+    def recover(self, error: BaseException, carried: Any) -> dict[str, Any]:
+        """
+        Continue after a deferral whose trigger broke or timed out.
+
+        Airflow then hands on the error in place of the arguments of the deferral.
+        """
+        recorded = carried is not None or self.records.durable
+        if not recorded and self.operator.on_uncertain_submit != "resubmit":
+            raise unrecorded_error(error, ()) from error
+        if isinstance(error, TaskDeferralTimeout):
+            # The deadline of every render is over; each is read once more, or waited for again.
+            return self.run(None, carried)
+        raise errors.SeedanceServerError(
+            f"The trigger that waited for the renders of this batch broke ({error}). They go on and are "
+            "billed; a retry waits for them again and does not submit them."
+        ) from error
+
+    def _submit_and_wait(
+        self, batch: Batch, submitter: BatchSubmitter, state: ResumeState, *, granted: bool
+    ) -> dict[str, Any]:
+        first = state.ended_before is None
+        if first:
+            state = replace(state, ended_before=Totals.of(batch.items).ended)
+        progress = _throttled(
+            self.timing.progress_interval_seconds, partial(self._log_progress, batch, state)
+        )
+        while True:
+            self._load_from_manifest(batch)
+            # What has ended is on file before anything else can fail, and a manifest that cannot be written is
+            # reported before anything is paid for.
+            self._write_manifest(batch, required=first)
+            first = False
+            stop = state.stop_reason(time.time(), granted=granted) or submitter.submit(progress)
+            state = state.after(stop, time.time())
+            self._raise_hopeless(batch, stop, state)
+            if self._is_over(batch, stop):
+                return self._finish(batch, stop)
+            self._log_progress(batch, state)
+            trigger = self._trigger(batch, stop, state)
+            if self.operator.deferrable:
+                self._defer(trigger, state)
+            granted = self._wait_here(batch, trigger)
+
+    # ------------------------------------------------------------------ requests
+
+    def _validate_items(self, settings: Settings, items: Sequence[BatchItem]) -> None:
+        """
+        Validate every request and name its record; nothing is sent.
+
+        :raises SeedanceRequestError: with ``on_item_failure="fail"``, naming the invalid requests.
+        """
+        attempt, notes = Attempt.of(self.context["ti"]), Counter[str]()
+        valid: list[tuple[BatchItem, Fingerprint]] = []
+        for item in items:
+            try:
+                item.prepared = prepared = prepare_request(
+                    settings, VideoRequest.from_arguments(item.arguments)
+                )
+            except errors.SeedanceRequestError as error:
+                item.fail(error)
+            except (TypeError, ValueError) as error:
+                item.fail(
+                    errors.SeedanceRequestError(
+                        f"An argument is of a type that no service accepts ({error})."
+                    )
+                )
+            else:
+                notes.update(
+                    [*(f"Default applied: {line}" for line in prepared.defaults), *prepared.warnings]
+                )
+                fingerprint = Fingerprint.of(
+                    prepared.as_requested, api=settings.api.name, base_url=settings.base_url
+                )
+                item.attempt = replace(attempt, fingerprint=fingerprint)
+                valid.append((item, fingerprint))
+        for line, count in notes.most_common(20):
+            self.log.info("%s (%d requests)", line, count)
+        keys = record_keys(fingerprint for _, fingerprint in valid)
+        for (item, _), key in zip(valid, keys, strict=True):
+            item.record_key = key
+        if refusal := refusal_of(
+            settings.api, items, keep=self.options.keep_failures, max_credits=self.operator.max_credits
+        ):
+            raise refusal
+
+    def _estimate(self, settings: Settings, items: Sequence[BatchItem]) -> dict[str, Any]:
+        estimate = estimate_items(settings, items)
+        self.log.info(
+            "dry_run: nothing was sent. By the published prices it would cost\n%s", estimate.table()
+        )
+        return estimate_result(items, estimate)
+
+    @property
+    def _max_in_flight(self) -> int:
+        return self.options.max_in_flight or self.timing.max_in_flight
+
+    def _batch(self, client: Client, items: list[BatchItem], state: ResumeState) -> Batch:
+        operator = self.operator
+        return Batch(
+            client=client,
+            records=self.records,
+            items=items,
+            policy=SubmissionPolicy(
+                on_uncertain_submit=operator.on_uncertain_submit,  # type: ignore[arg-type]
+                on_clear=operator.on_clear,  # type: ignore[arg-type]
+            ),
+            attempt=Attempt.of(self.context["ti"]),
+            timeout=operator.timeout,
+            reattached_at=state.started_at,
+            quota_patience=QUOTA_PATIENCE if operator.deferrable else WORKER_QUOTA_PATIENCE,
+        )
+
+    # ------------------------------------------------------------------ waiting
+
+    def _is_over(self, batch: Batch, stop: StopReason) -> bool:
+        if batch.of(Phase.IN_FLIGHT, Phase.RESULT_PENDING):
+            return False
+        return stop.kind in ("done", "max_credits", "fatal")
+
+    def _raise_hopeless(self, batch: Batch, stop: StopReason, state: ResumeState) -> None:
+        """
+        Fail where waiting longer for the service is not worthwhile.
+
+        :raises SeedanceError: its refusal.
+        """
+        if state.not_before is None or batch.of(Phase.IN_FLIGHT):
+            return
+        assert stop.error is not None
+        too_long = state.not_before - (state.refused_since or state.not_before) > MAX_QUOTA_WAIT_SECONDS
+        unreachable = stop.kind == "unreachable" and state.refusals > self.timing.max_unreachable
+        if too_long or unreachable or not self.operator.deferrable:
+            raise stop.error
+
+    def _trigger(self, batch: Batch, stop: StopReason, state: ResumeState) -> SeedanceBatchTrigger:
+        timing, pending = self.timing, batch.of(Phase.IN_FLIGHT)
+        linger = timing.manifest_linger_seconds if self.options.manifest else timing.linger_seconds
+        enough = len(pending)
+        if stop.kind == "full":
+            linger = timing.refill_linger_seconds
+            enough = math.ceil(self._max_in_flight * timing.refill_share)
+        elif not pending and state.not_before is None:
+            # Results that only have to be read again are read at the end, in one wait that ends with the last of
+            # them: the event of the trigger is the only place that holds them.
+            pending, linger = batch.results_to_read(), MAX_QUOTA_WAIT_SECONDS
+            enough = len(pending)
+        if stop.retry_later and state.not_before is not None:
+            self.log.warning(
+                "%s %d renders wait to be submitted, for %.0f s at least.",
+                stop.retry_later.error.message,
+                len(batch.of(Phase.WAITING)),
+                state.not_before - time.time(),
+            )
+        result_defaults: list[dict[str, Any]] = []
+        return SeedanceBatchTrigger(
+            seedance_conn_id=self.operator.seedance_conn_id,
+            generations=[_pending(item, result_defaults) for item in pending],
+            result_defaults=result_defaults,
+            enough=max(1, enough),
+            linger=linger,
+            moment=state.not_before,
+            poll_interval=self.operator.poll_interval,
+            cancel_on_kill=self.operator.cancel_on_kill,
+        )
+
+    def _defer(self, trigger: SeedanceBatchTrigger, state: ResumeState) -> NoReturn:
+        deadlines = [generation[1] for generation in trigger.generations]
+        deadlines += [trigger.moment + MAX_QUOTA_WAIT_SECONDS] if trigger.moment is not None else []
+        self.log.info("Deferring until %s has ended.", trigger._what if deadlines else "nothing")
+        self.operator.defer(
+            trigger=trigger,
+            method_name="execute_complete",
+            kwargs={"state": asdict(replace(state, records=self.records.for_deferral()))},
+            timeout=deferral_timeout(max(deadlines), time.time()),
+        )
+
+    def _wait_here(self, batch: Batch, trigger: SeedanceBatchTrigger) -> bool:
+        async def look_up(_: str) -> Settings:
+            return self.hook.settings
+
+        ids = [generation[0] for generation in trigger.generations]
+        self.operator.cancel_abandoned = partial(
+            cancel_abandoned, self.hook, self.context["ti"], ids, "video", self.log
+        )
+        try:
+            result = asyncio.run(trigger.wait(look_up, not_before=0.0, quota=batch.quota_patience))
+        finally:
+            self.operator.cancel_abandoned = None
+        batch.apply_wait_result(result.ended, result.unknown, result.overdue)
+        return result.turn
+
+    # ------------------------------------------------------------------ manifest and progress
+
+    def _load_from_manifest(self, batch: Batch) -> None:
+        """Take the results that the records had no room for from the manifest."""
+        if self.options.manifest is None or not batch.of(Phase.RESULT_PENDING):
+            return
+        try:
+            batch.load_from_manifest(read_manifest(self.options.manifest))
+        except errors.SeedanceError as error:
+            self.log.info("The results are read from the service again: %s", error.message)
+
+    def _write_manifest(self, batch: Batch, *, final: bool = False, required: bool = False) -> None:
+        if self.options.manifest is None:
+            return
+        phases = (Phase.SUCCEEDED, Phase.FAILED, *((Phase.WAITING,) if final else ()))
+        lines = [item.line() for item in batch.of(*phases)]
+        try:
+            write_manifest(self.options.manifest, lines)
+        except errors.SeedanceError as error:
+            if required:
+                raise
+            self.log.warning("%s It is written again when more has ended.", error.message)
+
+    def _log_progress(self, batch: Batch, state: ResumeState) -> None:
+        totals, seconds = Totals.of(batch.items), time.time() - state.started_at
+        progress = totals.progress(seconds=seconds, ended_before=state.ended_before or 0)
+        self.log.info("%s.", progress.capitalize())
+
+    # ------------------------------------------------------------------ the end
+
+    def _finish(self, batch: Batch, stop: StopReason) -> dict[str, Any]:
+        options, max_credits, items = self.options, self.operator.max_credits, batch.items
+        self._write_manifest(batch, final=True, required=True)
+        result = result_of(items, options.manifest)
+        self.operator.delivered = {**result_of(items, None), "manifest": result["manifest"]}
+        if stop.kind == "max_credits":
+            self.log.warning(
+                "%s",
+                max_credits_notice(items, max_credits=max_credits, committed=batch.committed_credits()),
+            )
+        error = error_of(items, stopped=stop.error, keep=options.keep_failures, max_credits=max_credits)
+        if error is not None:
+            raise error
+        if options.manifest is None and len(items) > _LARGE_RESULT:
+            self.log.info("The whole result goes into XCom; manifest_path would keep it small.")
+        self.log.info("%s", Totals.of(items).summary())
+        return result
+
+    @contextmanager
+    def _final_without_store(self, batch: Batch) -> Iterator[None]:
+        """Make every failure final where a retry could not find the paid generations again (below Airflow 3.3)."""
+        try:
+            yield
+        except (Exception, AirflowTaskTimeout) as error:
+            paid = batch.paid_ids()
+            if self.records.durable or self.operator.on_uncertain_submit == "resubmit" or not paid:
+                raise
+            raise unrecorded_error(error, paid) from error
+
+
+def _pending(item: BatchItem, result_defaults: list[dict[str, Any]]) -> list[Any]:
+    """Return a generation as the trigger stores it, its result defaults by their number in a shared list."""
+    known = item.prepared.result_defaults.as_dict() if item.prepared else {}
+    if known not in result_defaults:
+        result_defaults.append(known)
+    number = result_defaults.index(known)
+    return [item.generation_id, item.deadline, item.submitted_at, item.estimated_wait, number]
+
+
+def _throttled(seconds: float, call: Callable[[], None]) -> Callable[[], None]:
+    """Return a function that calls another one at most once in an interval."""
+    last = time.monotonic()
+
+    def maybe() -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            call()
+
+    return maybe

@@ -1,0 +1,433 @@
+"""
+One run of a single-generation task on a worker: submit, wait with or without the worker, deliver.
+
+``submit`` brings the request to a generation (at most one is paid for), then defers or waits. ``complete``
+takes the end from the trigger's event, or asks the service where the event is not a complete result of the
+task's own trigger.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.apis.validation import Prepared, prepare_request
+from airflow_provider_seedance.client.api_client import Client
+from airflow_provider_seedance.generations import Generation, utc_now
+from airflow_provider_seedance.hooks.seedance import SeedanceHook
+from airflow_provider_seedance.ledger import open_store
+from airflow_provider_seedance.observability import metrics
+from airflow_provider_seedance.operators.base import MAX_QUOTA_WAIT_SECONDS, SeedanceOperator
+from airflow_provider_seedance.polling.outcomes import (
+    after_resume,
+    raise_unless_succeeded,
+    timed_out,
+)
+from airflow_provider_seedance.polling.shared_quota import SharedQuota, SharedQuotaObserver
+from airflow_provider_seedance.polling.wait_state import QUOTA_PATIENCE, deferral_timeout, quota_pause
+from airflow_provider_seedance.submission import decisions
+from airflow_provider_seedance.submission.callback_url import callback_url_factory
+from airflow_provider_seedance.submission.preflight import check_callback, check_price
+from airflow_provider_seedance.submission.records import Attempt, Fingerprint, Record, as_ended
+from airflow_provider_seedance.submission.store import GENERATION_KEY
+from airflow_provider_seedance.submission.submitter import (
+    AwaitingCallback,
+    HasGeneration,
+    RetryLater,
+    Submission,
+    SubmissionPolicy,
+    SubmissionResult,
+)
+from airflow_provider_seedance.triggers.cancellation import cancel_abandoned
+from airflow_provider_seedance.triggers.seedance import (
+    SeedanceCallbackTrigger,
+    SeedanceGenerationTrigger,
+    SeedanceQuotaTrigger,
+    is_call,
+    read_event,
+)
+from airflow_provider_seedance.version_compat import TaskDeferralTimeout
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.context import Context
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Wait:
+    """The wait for one generation, as it travels through a deferral to ``execute_complete``."""
+
+    generation_id: str
+    deadline: float | None
+    result_defaults: dict[str, Any] = field(default_factory=dict)
+    callback_nonce: str | None = None
+
+
+class GenerationRun:
+    """
+    One entry of a worker into a single-generation task.
+
+    :param operator: Holds the arguments; gets the delivered result.
+    """
+
+    def __init__(self, operator: SeedanceOperator, context: Context) -> None:
+        self.operator = operator
+        self.context = context
+        self.log = operator.log
+        self.media = operator.request_class.media
+        self.hook = SeedanceHook(operator.seedance_conn_id)
+        self.store = open_store(context)
+        operator.output_url = ""
+
+    # ------------------------------------------------------------------ entries
+
+    def submit(
+        self,
+        *,
+        refusals: int = 0,
+        since: float | None = None,
+        carried: Any = None,
+        callback_ids: Sequence[str] = (),
+    ) -> dict[str, Any]:
+        """
+        Bring the request to a generation, wait for it, and return its result.
+
+        :param refusals: Number of times the submission was deferred before.
+        :param since: Seconds since 1970 of the first of these deferrals.
+        :param carried: Record that the deferral carried; that of a durable store wins.
+        :param callback_ids: Ids that callbacks named for it.
+        """
+        operator = self.operator
+        operator.validate_arguments()
+        operator.validate_rendered()
+        prepared = self._prepare()
+        if operator.deferrable:
+            # A trigger that cannot be created or stored must fail before money is spent, not after.
+            probe = _Wait(
+                generation_id="not-submitted-yet",
+                deadline=time.time(),
+                result_defaults=prepared.result_defaults.as_dict(),
+            )
+            json.dumps(self._trigger(probe).serialize(), allow_nan=False)
+        record = None if carried is None else Record.from_value(carried)
+        result = self._submit_or_attach(prepared, record, callback_ids, first=not refusals)
+        if isinstance(result, AwaitingCallback):
+            self._defer_for_callback(result)
+        if isinstance(result, RetryLater):
+            self._defer_submission(result, refusals, since or time.time())
+        with self._final_without_store(result.generation.generation_id):
+            return self._wait_for(result)
+
+    def resolve_uncertain(self, event: Any, record: Any, callback_ids: Sequence[str]) -> dict[str, Any]:
+        """Continue after the wait for a callback; see the operator's ``resume_uncertain``."""
+        named = event.get("generation_id") if is_call(event) else None
+        ids = [*callback_ids, *([named] if isinstance(named, str) else [])]
+        with self._final_without_store(named):
+            return self.submit(carried=record, callback_ids=ids)
+
+    def complete(
+        self,
+        event: Any,
+        generation_id: str | None,
+        result_defaults: dict[str, Any] | None = None,
+        *,
+        deadline: float | None,
+        callback_nonce: str | None = None,
+    ) -> dict[str, Any]:
+        """
+        Deliver the result after a deferral; see the operator's ``execute_complete``.
+
+        :raises SeedanceRecordError: neither the deferral nor the record names a generation.
+        """
+        record = self._known_record(generation_id)
+        expected = generation_id or (record.generation_id if record else None)
+        if expected is None:
+            raise errors.SeedanceRecordError(
+                "The task was resumed, but neither the deferral nor the task state store names a generation. "
+                "Look for it in the console of the service; clearing the task submits anew."
+            )
+        wait = _Wait(
+            generation_id=expected,
+            deadline=deadline,
+            result_defaults=result_defaults or dict(record.result_defaults if record else {}),
+            callback_nonce=callback_nonce,
+        )
+        with self._final_without_store(expected):
+            generation = read_event(event, expected)
+            if generation is None:
+                generation = self._poll_or_defer(wait, called_back=is_call(event))
+            return self._deliver(generation.with_defaults(wait.result_defaults), record)
+
+    def recover(self, error: BaseException) -> dict[str, Any]:
+        """
+        Continue after a deferral whose trigger broke or timed out.
+
+        Airflow then drops the arguments of the deferral, so only the record says what the task waited for.
+        """
+        record = self._known_record(None)
+        if decisions.was_waiting_for_quota(record, Attempt.of(self.context["ti"])):
+            self.log.warning("The wait for the rate limit ended without an event (%s); deciding anew.", error)
+            # Only once: the time of the first deferral is lost, and the trigger may break each time.
+            return self.submit(since=time.time() - MAX_QUOTA_WAIT_SECONDS)
+        generation_id = (record.generation_id if record else None) or self._pushed_id()
+        if generation_id is None:
+            with self._final_without_store(None):
+                raise error
+        self.log.warning("The deferral ended without an event (%s); asking the service.", error)
+        deadline = decisions.deadline_after_broken_deferral(record, self.operator.timeout, time.time())
+        try:
+            return self.complete(None, generation_id, deadline=deadline)
+        except errors.SeedanceTimeoutError as timeout:
+            if isinstance(error, TaskDeferralTimeout):
+                raise
+            raise errors.SeedanceServerError(
+                f"The trigger that waited for generation {generation_id} broke ({error}). The render "
+                "goes on and is billed; a retry waits for it again and does not submit.",
+                generation_id=generation_id,
+            ) from timeout
+
+    # ------------------------------------------------------------------ submitting
+
+    def _prepare(self) -> Prepared:
+        operator, settings = self.operator, self.hook.settings
+        request = operator.request_class.from_arguments(operator.request_arguments(self.context))
+        prepared = prepare_request(settings, request)
+        for line in prepared.defaults:
+            self.log.info("Default applied: %s", line)
+        for line in prepared.warnings:
+            self.log.warning("%s", line)
+        check_price(settings.api, prepared, operator.max_credits)
+        if operator.use_callback:
+            check_callback(settings, prepared)
+        return prepared
+
+    def _submit_or_attach(
+        self, prepared: Prepared, record: Record | None, callback_ids: Sequence[str], *, first: bool
+    ) -> SubmissionResult:
+        operator, settings, ti = self.operator, self.hook.settings, self.context["ti"]
+        fingerprint = Fingerprint.of(prepared.as_requested, api=settings.api.name, base_url=settings.base_url)
+        quota = SharedQuota(settings.identity)
+        with Client(settings, observer=SharedQuotaObserver(quota)) as client:
+            submission = Submission(
+                client=client,
+                store=self.store,
+                prepared=prepared,
+                attempt=Attempt.of(ti, fingerprint),
+                # A later submission has been granted by the triggerer already.
+                shared_quota=quota if operator.deferrable and first else None,
+                retry_inline=first,
+                policy=SubmissionPolicy(
+                    on_uncertain_submit=operator.on_uncertain_submit,  # type: ignore[arg-type]
+                    on_clear=operator.on_clear,  # type: ignore[arg-type]
+                    end_from_trigger=operator.end_from_trigger,
+                    callback_url=callback_url_factory(settings, ti, operator.timeout)
+                    if operator.use_callback
+                    else None,
+                ),
+            )
+            result = submission.submit_or_attach(record, callback_ids)
+        if isinstance(result, RetryLater) and not operator.deferrable:
+            raise result.error
+        return result
+
+    def _defer_for_callback(self, awaiting: AwaitingCallback) -> NoReturn:
+        nonce = awaiting.record.callback_nonce
+        assert nonce is not None
+        self.log.warning(
+            "One generation may have been billed without its id being known here. The service has a callback URL: the "
+            "task defers for up to %.0f s, until the callback arrives. After that on_uncertain_submit=%r applies.",
+            awaiting.until - time.time(),
+            self.operator.on_uncertain_submit,
+        )
+        self.operator.defer(
+            trigger=SeedanceCallbackTrigger(moment=awaiting.until, callback_nonce=nonce),
+            method_name="resume_uncertain",
+            kwargs={
+                "record": awaiting.record.as_dict(),
+                "callback_ids": list(awaiting.callback_ids),
+            },
+        )
+
+    def _defer_submission(self, later: RetryLater, refusals: int, since: float) -> NoReturn:
+        seconds = later.seconds(refusals)
+        record = {"record": later.record.as_dict()} if later.record else {}
+        if time.time() + seconds - since > MAX_QUOTA_WAIT_SECONDS:
+            raise later.error
+        self.log.warning(
+            "%s Nothing was submitted and nothing is billed; the task defers for %.0f s and submits then.",
+            later.error.message,
+            seconds,
+        )
+        self.operator.defer(
+            trigger=SeedanceQuotaTrigger(
+                moment=time.time() + seconds, seedance_conn_id=self.operator.seedance_conn_id
+            ),
+            method_name="resume_submit",
+            kwargs={"refusals": refusals + 1, "since": since, **record},
+            timeout=deferral_timeout(since + MAX_QUOTA_WAIT_SECONDS, time.time()),
+        )
+
+    def _push_id(self, generation_id: str) -> None:
+        try:
+            self.context["ti"].xcom_push(key="generation_id", value=generation_id)
+        except Exception as error:
+            # The render is paid for: a convenience must not fail the task now.
+            self.log.warning("XCom generation_id could not be pushed: %s", error)
+
+    def _pushed_id(self) -> str | None:
+        """Return the id that this try pushed: all that is left of a broken deferral below Airflow 3.3."""
+        ti = self.context["ti"]
+        try:
+            pushed = ti.xcom_pull(task_ids=ti.task_id, key="generation_id", map_indexes=ti.map_index)
+        except Exception as error:
+            self.log.warning("XCom generation_id could not be pulled: %s", error)
+            return None
+        return pushed if isinstance(pushed, str) else None
+
+    # ------------------------------------------------------------------ waiting
+
+    def _wait_for(self, submitted: HasGeneration) -> dict[str, Any]:
+        generation, record, operator = submitted.generation, submitted.record, self.operator
+        self._push_id(generation.generation_id)
+        if generation.status.terminal:
+            return self._deliver(generation, record)
+        if operator.deferrable:
+            wait = _Wait(
+                generation_id=generation.generation_id,
+                deadline=time.time() + operator.timeout,
+                result_defaults=dict(record.result_defaults),
+                callback_nonce=record.callback_nonce if operator.use_callback else None,
+            )
+            submitted_at = record.submitted_at.timestamp() if record.submitted_at else None
+            self._defer(wait, estimated_wait=generation.estimated_wait, submitted_at=submitted_at)
+        return self._wait_here(generation, record)
+
+    def _trigger(
+        self, wait: _Wait, *, deadline: float | None = None, called_back: bool = False, **known: Any
+    ) -> SeedanceGenerationTrigger:
+        operator = self.operator
+        return SeedanceGenerationTrigger(
+            **{**asdict(wait), "deadline": wait.deadline if deadline is None else deadline},
+            seedance_conn_id=operator.seedance_conn_id,
+            media=self.media,
+            poll_interval=operator.poll_interval,
+            cancel_on_kill=operator.cancel_on_kill,
+            end_from_trigger=operator.end_from_trigger,
+            called=called_back,
+            **known,
+        )
+
+    def _defer(self, wait: _Wait, *, until: float | None = None, **options: Any) -> NoReturn:
+        """
+        Defer until a generation has ended.
+
+        :param until: Deadline of the trigger, where the quota moves it past that of the wait.
+        """
+        deadline = until or wait.deadline or time.time()
+        self.log.info(
+            "Deferring until generation %s has ended, for at most %.0f s.",
+            wait.generation_id,
+            deadline - time.time(),
+        )
+        self.operator.defer(
+            trigger=self._trigger(wait, deadline=deadline, **options),
+            method_name="execute_complete",
+            kwargs=asdict(wait),
+            timeout=deferral_timeout(deadline + (QUOTA_PATIENCE if until else 0.0), time.time()),
+        )
+
+    def _wait_here(self, generation: Generation, record: Record) -> dict[str, Any]:
+        operator, generation_id = self.operator, generation.generation_id
+        operator.cancel_abandoned = partial(
+            cancel_abandoned, self.hook, self.context["ti"], [generation_id], self.media, self.log
+        )
+        try:
+            end = self.hook.wait_for_end(
+                generation_id,
+                operator.timeout,
+                media=self.media,
+                poll_interval=operator.poll_interval,
+                estimated_wait=generation.estimated_wait,
+            )
+        finally:
+            operator.cancel_abandoned = None
+        return self._deliver(end.with_defaults(record.result_defaults), record)
+
+    def _poll_or_defer(self, wait: _Wait, *, called_back: bool) -> Generation:
+        """Ask the service after a resume without a complete result; defer again if there is time left."""
+        generation_id, now = wait.generation_id, time.time()
+        reading = self._read(generation_id, called_back=called_back)
+        if isinstance(reading, errors.SeedanceError):
+            self.log.warning("The state of generation %s could not be read: %s", generation_id, reading)
+        deadline = now if wait.deadline is None else wait.deadline
+        step = after_resume(reading, deadline=deadline, now=now)
+        if step.kind == "ended" and step.generation:
+            return step.generation
+        if step.kind == "unknown" and isinstance(reading, errors.SeedanceError):
+            raise reading
+        if step.kind == "wait":
+            self.log.info("Generation %s has not ended; waiting again.", generation_id)
+            pause = quota_pause(reading) if isinstance(reading, errors.SeedanceRateLimitError) else None
+            self._defer(
+                replace(wait, deadline=deadline),
+                until=step.until if step.rate_limited else None,
+                estimated_wait=step.generation.estimated_wait if step.generation else pause,
+                called_back=called_back,
+            )
+        raise timed_out(generation_id, self.operator.timeout, step.generation)
+
+    def _read(self, generation_id: str, *, called_back: bool) -> Generation | errors.SeedanceError:
+        try:
+            return self.hook.get_generation(generation_id, self.media, announced=called_back)
+        except errors.SeedanceError as error:
+            return error
+
+    # ------------------------------------------------------------------ the end
+
+    @contextmanager
+    def _final_without_store(self, generation_id: str | None) -> Iterator[None]:
+        """Make every failure final where a retry could not find the paid generation again (below Airflow 3.3)."""
+        try:
+            yield
+        except (Exception, AirflowTaskTimeout) as error:
+            if self.store.durable or self.operator.on_uncertain_submit == "resubmit":
+                raise
+            if isinstance(error, AirflowFailException):
+                raise
+            raise decisions.unrecorded_error(error, [generation_id] if generation_id else []) from error
+
+    def _deliver(self, generation: Generation, record: Record | None) -> dict[str, Any]:
+        if record is not None:
+            self._record_end(record, generation)
+        raise_unless_succeeded(generation)
+        metrics.credits_spent(generation.api, generation.credits)
+        self.log.info("%s", generation.summary())
+        self.operator.output_url = generation.url or ""
+        self.operator.delivered = generation.result()
+        return self.operator.delivered
+
+    def _record_end(self, record: Record, generation: Generation) -> None:
+        try:
+            self.store.write(GENERATION_KEY, as_ended(record, generation, utc_now()))
+        except errors.SeedanceStateError as error:
+            self.log.warning("%s The next try asks the service how the generation ended.", error.message)
+
+    def _known_record(self, generation_id: str | None) -> Record | None:
+        """Return the record on a resume; the id in the deferral wins over an unknown id in the store."""
+        try:
+            record = self.store.read(GENERATION_KEY)
+        except errors.SeedanceStateError as error:
+            self.log.warning("%s", error.message)
+            return None
+        if record is None or generation_id is None or record.generation_id == generation_id:
+            return record
+        if record.generation_id is not None:
+            return None
+        return self.store.backfill_id(GENERATION_KEY, record, generation_id)

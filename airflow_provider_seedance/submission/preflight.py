@@ -1,0 +1,56 @@
+"""Checks of a prepared request against the connection and the budget of its task, before anything is sent."""
+
+from __future__ import annotations
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.apis.base import Api
+from airflow_provider_seedance.apis.validation import Prepared
+from airflow_provider_seedance.settings import Settings
+
+
+def check_callback(settings: Settings, prepared: Prepared) -> None:
+    """
+    Check whether the service can call this Airflow about a request.
+
+    :raises SeedanceConfigurationError: the connection lacks a setting of callbacks; nothing was sent.
+    :raises SeedanceRequestError: the service sends no callback for this request; nothing was sent.
+    """
+    api, request = settings.api, prepared.request
+    missing = [name for name in ("callback_base_url", "callback_secret") if not getattr(settings, name)]
+    if missing:
+        raise errors.SeedanceConfigurationError(
+            f"use_callback=True needs {' and '.join(missing)} in the extra of connection {settings.conn_id!r}. "
+            "Nothing was sent."
+        )
+    if not api.callback_field or not api.takes_callback(request):
+        raise errors.SeedanceRequestError(
+            f"use_callback is True, but {api.name} does not call back for a request for {request.media}. Leave it "
+            "out: the render is polled for. Nothing was sent."
+        )
+    if api.callback_field in (request.extra_params or {}):
+        raise errors.SeedanceRequestError(
+            f"use_callback is True, and extra_params names a {api.callback_field!r} of its own: the service calls "
+            "one address only. Nothing was sent."
+        )
+
+
+def check_price(api: Api, prepared: Prepared, max_credits: float | None) -> None:
+    """
+    Check the price of a request against ``max_credits``.
+
+    :raises SeedanceConfigurationError: the service publishes no price for it; nothing was sent.
+    :raises SeedanceRequestError: it costs more; nothing was sent.
+    """
+    if max_credits is None:
+        return
+    price = prepared.result_defaults.credits
+    if price is None:
+        known = "for this request" if api.publishes_prices else "at all"
+        raise errors.SeedanceConfigurationError(
+            f"max_credits={max_credits:g} cannot be honoured: {api.name} publishes no price {known}. "
+            "Remove max_credits or use a service with prices. Nothing was sent."
+        )
+    if price > max_credits:
+        raise errors.SeedanceRequestError(
+            f"The request costs {price:g} credits, more than max_credits={max_credits:g}. Nothing was sent."
+        )
