@@ -330,6 +330,31 @@ def test_failed_upload_leaves_no_part(kind: Any, previous: bytes | None) -> None
     assert fs.objects == ({PATH: previous} if previous else {})
 
 
+def test_memory_filesystem_keeps_no_temporary_file(memory: MemoryFileSystem) -> None:
+    store(StorageLocation.of(f"memory://{PATH}", None), OTHER)
+    store(StorageLocation.of(f"memory://{PATH}", None))
+    assert [path for path in memory.store if not path.endswith("a.mp4")] == []
+    assert memory.cat(f"/{PATH}") == DATA
+
+
+def test_rename_that_is_refused_for_an_existing_file() -> None:
+    class Share(RemoteDisk):
+        """Renames only to free names, like SMB."""
+
+        def mv(self, path1: str, path2: str, **options: Any) -> None:
+            if path2 in self.objects:
+                raise FileExistsError(path2)
+            super().mv(path1, path2, **options)
+
+    fs = Share()
+    store(location_in(fs), OTHER)
+    store(location_in(fs))
+    assert fs.objects == {PATH: DATA}
+    with pytest.raises(SeedanceDestinationExistsError):
+        store(location_in(fs), OTHER, exclusive=True)
+    assert fs.objects == {PATH: DATA}
+
+
 def test_failed_upload_under_the_final_name_is_removed() -> None:
     def hang_up(path: str) -> None:
         if path == PATH:

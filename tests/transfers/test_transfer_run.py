@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG, Asset, ObjectStoragePath
 from airflow.sdk.execution_time.context import OutletEventAccessors
+from storage.stores import ObjectStore
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.client.media_client import MediaClient, MediaStream
 from airflow_provider_seedance.generations import Generation
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
+from airflow_provider_seedance.storage import location
 from airflow_provider_seedance.transfers import transfer_run
 from airflow_provider_seedance.transfers.seedance_to_object_storage import SeedanceToObjectStorageOperator
 from transfers.conftest import connection_json
@@ -223,6 +225,38 @@ def test_keys_with_equal_names_get_different_files(host: MediaServer, tmp_path: 
     assert [Path(path).name for path in run_into(tmp_path / "2", batch(items(host, "a b")))["paths"]] == [
         "a_b.mp4"
     ]
+
+
+class CaseInsensitiveStore(ObjectStore):
+    """A store that ignores the case of names, like the disks of macOS and Windows and many file shares."""
+
+    protocol = "folded"
+
+    def info(self, path: str, **options: Any) -> dict[str, Any]:
+        return super().info(path.casefold(), **options)
+
+    def put_file(self, lpath: str, rpath: str, **options: Any) -> None:  # type: ignore[override]
+        super().put_file(lpath, rpath.casefold(), **options)
+
+
+def test_keys_that_differ_only_in_case_get_different_files(
+    host: MediaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = CaseInsensitiveStore()
+    monkeypatch.setattr(location, "_filesystem", lambda path: store)
+    result = run_into("memory://clips", batch(items(host, "Lamp", "lamp", "LAMP")))
+    assert len(store.objects) == len(result["paths"]) == 3
+    assert result["paths"][1].endswith("/lamp.mp4")
+    assert sorted(store.objects.values()) == sorted(data_of(key) for key in ("Lamp", "lamp", "LAMP"))
+
+
+def test_names_that_differ_only_in_case_are_refused(host: MediaServer, tmp_path: Path) -> None:
+    results = [{**one, "generation_id": name} for one, name in zip(items(host, "a", "b"), "Gg", strict=True)]
+    with pytest.raises(
+        errors.SeedanceConfigurationError, match="'a' and 'b' would both be stored as 'g.ext'"
+    ):
+        run_into(tmp_path, batch(results), name_template="{generation_id}.{ext}")
+    assert host.requests == []
 
 
 def test_equal_names_are_refused_before_anything_is_sent(host: MediaServer, tmp_path: Path) -> None:
