@@ -3,32 +3,41 @@ When to poll: polls against delay, beside the alternatives and the optimum.
 
     python benchmarks/polling.py [--renders 10000] [--plot docs/polling-frontier.png]
 
-Renders are simulated, polls are planned by the package itself. Its one knob, what a second of delay is
-worth, is turned until the mean delay is that of the comparison; then polls are counted.
+Renders are simulated, polls are planned by the package itself. Its one parameter, the
+worth of a second of delay, is adjusted until the mean delay equals that of the comparison; then polls are counted.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import random
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from optimum import Times, fewest_polls
+from poll_simulation import (
+    HISTORY,
+    SIGMAS,
+    WORTH,
+    Result,
+    backoff,
+    by_model,
+    fixed,
+    learned,
+    learned_result,
+    observe,
+    polled,
+    progress_result,
+    set_worth,
+    tune_to,
+)
+from polling_frontier import draw
 
-from airflow_provider_seedance.polling import duration_model, schedule
-from airflow_provider_seedance.polling.duration_model import DurationModel, DurationModels, unlearned
-from airflow_provider_seedance.polling.schedule import Knowledge, next_poll
+from airflow_provider_seedance.polling.duration_model import DurationModels, unlearned
 
-SIGMAS = (0.2, 0.35, 0.6)
 MEDIANS = (30.0, 60.0, 120.0, 300.0, 600.0)
 DELAY = 5.0
-HISTORY = 300
-NOISE = 5.0
 
 #: The targets: against the optimum once learned, without history, soon after a change; polls with progress;
 #: 95th percentile of the delay against that of polling every ten seconds.
@@ -36,116 +45,8 @@ LEARNED, NO_HISTORY, CHANGED, PROGRESS, TAIL = 1.12, 1.5, 1.25, 4.0, 2.0
 FIXED_P95 = 9.5
 
 
-@dataclass(frozen=True)
-class Result:
-    """Means over many renders; ``p95`` is the 95th percentile of the delay, in seconds."""
-
-    polls: float
-    delay: float
-    p95: float
-
-    @classmethod
-    def of(cls, seen: Iterable[tuple[int, float]]) -> Result:
-        """Sum up polls and delay of each render."""
-        polls, delays = np.array(list(seen)).T
-        return cls(float(polls.mean()), float(delays.mean()), float(np.quantile(delays, 0.95)))
-
-
-# ---------------------------------------------------------------------- one render
-
-
-def polled(end: float, wait: Callable[[int, float], float]) -> tuple[int, float]:
-    """Return polls and delay of a render, with the wait after so many polls at a moment."""
-    now, polls = 0.0, 0
-    while now < end:
-        now += wait(polls, now)
-        polls += 1
-    return polls, now - end
-
-
-def by_belief(belief: DurationModel) -> Callable[[int, float], float]:
-    """Return the package's own schedule."""
-    return lambda asked, now: next_poll(Knowledge(asked=asked), elapsed=now, belief=belief)
-
-
-def with_progress(end: float, queued: float, belief: DurationModel, rng: random.Random) -> tuple[int, float]:
-    """Return polls and delay of a render that reports progress."""
-    now, polls, told = 0.0, 0, ()
-    while True:
-        now += next_poll(Knowledge(asked=polls, progress=told), elapsed=now, belief=belief)
-        polls += 1
-        if now >= end:
-            return polls, now - end
-        percent = 0
-        if now > queued:
-            true = 100 * (now - queued) / (end - queued)
-            percent = int(min(99, max(0, round(true + rng.uniform(-NOISE, NOISE)))))
-        told = (*told, (now, float(percent)))[-schedule.KEPT_PROGRESS :]
-
-
-def fixed(seconds: float) -> Callable[[int, float], float]:
-    """Poll every so many seconds."""
-    return lambda *_: seconds
-
-
-def backoff(first: float, factor: float, longest: float) -> Callable[[int, float], float]:
-    """Poll ever less often."""
-    return lambda asked, _: min(longest, first * factor**asked)
-
-
-# ---------------------------------------------------------------------- the knob
-
-
-def learned(times: Times, history: int = HISTORY, seed: int = 1) -> DurationModel:
-    """Return what is believed after so many renders, seen through the package's own polls only."""
-    known = DurationModels()
-    for end in times.draw(history, seed)[1]:
-        observe(known, float(end))
-    return known.of("kind")
-
-
-def observe(known: DurationModels, end: float) -> tuple[int, float]:
-    """Poll one render to its end, and learn from it."""
-    wait = by_belief(known.of("kind"))
-    low = now = 0.0
-    polls = 0
-    while now < end:
-        low, now = now, now + wait(polls, now)
-        polls += 1
-    known.learn("kind", low, now)
-    return polls, now - end
-
-
-def turn_to(delay: float, run: Callable[[], Result]) -> None:
-    """Turn the knob until the mean delay is as wanted."""
-    low, high = 0.02, 50.0
-    for _ in range(12):
-        set_worth(math.sqrt(low * high))
-        if run().delay > delay:
-            low = duration_model.PATIENCE
-        else:
-            high = duration_model.PATIENCE
-
-
-_WORTH, _GAP = duration_model.PATIENCE, duration_model.GAP
-
-
-def set_worth(worth: float) -> None:
-    """Set what a second of delay is worth; without history, the gaps follow from it."""
-    duration_model.PATIENCE = worth
-    duration_model.GAP = _GAP * math.sqrt(_WORTH / worth)
-
-
-def again(belief: DurationModel) -> DurationModel:
-    """Return the same belief with nothing planned yet."""
-    return belief if belief is unlearned() else DurationModel(belief.weights)
-
-
-# ---------------------------------------------------------------------- the tables
-
-
 class Report:
-    """Prints the tables and remembers whether every target is met."""
+    """Prints the tables and records whether every target is met."""
 
     def __init__(self, renders: int) -> None:
         self.renders = renders
@@ -161,10 +62,10 @@ class Report:
         self.line(*cells)
         self.line(*("---" for _ in cells))
 
-    def mark(self, value: float, most: float) -> str:
+    def mark(self, value: float, limit: float) -> str:
         """Show a figure beside its target."""
-        self.met &= value <= most
-        return f"{value:.2f} (at most {most:g})" + ("" if value <= most else " **missed**")
+        self.met &= value <= limit
+        return f"{value:.2f} (at most {limit:g})" + ("" if value <= limit else " **missed**")
 
     # -- each target
 
@@ -187,16 +88,16 @@ class Report:
         )
         for sigma in SIGMAS:
             times = Times(120.0, sigma)
-            belief = learned(times)
+            model = learned(times)
             few, many = times.draw(1500, 2)[1], times.draw(self.renders, 3)[1]
-            turn_to(DELAY, lambda few=few, belief=belief: self._run(few, belief))
-            got = self._run(many, belief)
+            tune_to(DELAY, lambda few=few, model=model: learned_result(few, model))
+            got = learned_result(many, model)
             self._row(sigma, got, fewest_polls(times, got.delay), LEARNED)
-            set_worth(_WORTH)
+            set_worth(WORTH)
 
     def no_history(self) -> None:
         self.head(
-            "No history, one prior and one setting of the knob for all medians (mean delay 5 s over all)",
+            "No history, one prior and one setting for all medians (mean delay 5 s over all)",
             "sigma",
             "median",
             "polls",
@@ -210,11 +111,13 @@ class Report:
         everywhere = []
         for sigma in SIGMAS:
             drawn = {m: Times(m, sigma).draw(2000, int(m))[1] for m in MEDIANS}
-            turn_to(DELAY, lambda drawn=drawn: self._run(np.concatenate(list(drawn.values())), unlearned()))
+            tune_to(
+                DELAY, lambda drawn=drawn: learned_result(np.concatenate(list(drawn.values())), unlearned())
+            )
             ratios, others = [], []
             for median in MEDIANS:
                 times = Times(median, sigma)
-                got = self._run(times.draw(self.renders, int(median) + 1)[1], unlearned())
+                got = learned_result(times.draw(self.renders, int(median) + 1)[1], unlearned())
                 own, at_five = fewest_polls(times, round(got.delay, 2)), fewest_polls(times, DELAY)
                 ratios.append(got.polls / own)
                 others.append(got.polls / at_five)
@@ -231,7 +134,7 @@ class Report:
                 )
             everywhere += ratios
             self.line(sigma, "mean", "", "", "", "", f"{np.mean(ratios):.2f}", "", f"{np.mean(others):.2f}")
-            set_worth(_WORTH)
+            set_worth(WORTH)
         print(f"\nOn average over all of them: {self.mark(float(np.mean(everywhere)), NO_HISTORY)}")
 
     def progress(self) -> None:
@@ -241,15 +144,15 @@ class Report:
             "polls",
             "mean delay",
             "95 %",
-            "polls before anything was learned, same delay",
+            "polls with nothing learned, same delay",
         )
         for sigma in SIGMAS:
             times = Times(120.0, sigma)
             cells = []
-            for belief in (learned(times), unlearned()):
-                turn_to(DELAY, lambda belief=belief, times=times: self._progress(times, belief, 800))
-                cells.append(self._progress(times, belief, self.renders))
-                set_worth(_WORTH)
+            for model in (learned(times), unlearned()):
+                tune_to(DELAY, lambda model=model, times=times: progress_result(times, model, 800))
+                cells.append(progress_result(times, model, self.renders))
+                set_worth(WORTH)
             got, before = cells
             self.line(
                 sigma,
@@ -280,7 +183,7 @@ class Report:
                     for end in Times(after, sigma).draw(50, 100 + repetition)[1]:
                         observe(known, float(end))
                     for end in Times(after, sigma).draw(1000, 200 + repetition)[1]:
-                        seen.append(polled(float(end), by_belief(known.of("kind"))))
+                        seen.append(polled(float(end), by_model(known.of("kind"))))
                 got = Result.of(seen)
                 optimum = fewest_polls(Times(after, sigma), round(got.delay, 2))
                 self.line(
@@ -307,40 +210,28 @@ class Report:
         for name, wait in ALTERNATIVES.items():
             got = Result.of(polled(float(end), wait) for end in ends)
             self._plain(name, got, times)
-        self._plain("this provider, nothing learned", self._run(ends, unlearned()), times)
-        self._plain("this provider, learned", self._run(ends, learned(times)), times)
+        self._plain("this provider, nothing learned", learned_result(ends, unlearned()), times)
+        self._plain("this provider, learned", learned_result(ends, learned(times)), times)
         self._plain(
             "this provider, learned, with progress",
-            self._progress(times, learned(times), self.renders),
+            progress_result(times, learned(times), self.renders),
             times,
         )
 
-    # -- inside
-
-    def _run(self, ends: np.ndarray, belief: DurationModel) -> Result:
-        wait = by_belief(again(belief))
-        return Result.of(polled(float(end), wait) for end in ends)
-
-    def _progress(self, times: Times, belief: DurationModel, count: int) -> Result:
-        rng, belief = random.Random(4), again(belief)
-        queued, ends = times.draw(count, 5)
-        return Result.of(
-            with_progress(float(end), float(queue), belief, rng)
-            for queue, end in zip(queued, ends, strict=True)
-        )
+    # -- rows
 
     def _tail(self, got: Result) -> str:
         self.met &= got.p95 < TAIL * FIXED_P95
         return f"{got.p95:.1f} s" + ("" if got.p95 < TAIL * FIXED_P95 else " **missed**")
 
-    def _row(self, sigma: float, got: Result, optimum: float, most: float) -> None:
+    def _row(self, sigma: float, got: Result, optimum: float, limit: float) -> None:
         self.line(
             sigma,
             f"{got.polls:.1f}",
             f"{got.delay:.1f} s",
             self._tail(got),
             f"{optimum:.1f}",
-            self.mark(got.polls / optimum, most),
+            self.mark(got.polls / optimum, limit),
         )
 
     def _plain(self, name: str, got: Result, times: Times) -> None:
@@ -376,9 +267,7 @@ def main() -> int:
     report.progress()
     report.change()
     if options.plot:
-        from frontier import draw
-
-        draw(options.plot, report)
+        draw(options.plot)
     print("\nAll targets are met." if report.met else "\nA target is missed.")
     return 0 if report.met else 1
 

@@ -1,20 +1,30 @@
-"""Draws polls against delay: what a poll less costs in delay, for each way of polling."""
+"""Plot of polls against delay for each way of polling."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 from optimum import Times, fewest_polls
+from poll_simulation import (
+    SIGMAS,
+    WORTH,
+    Result,
+    backoff,
+    fixed,
+    learned,
+    learned_result,
+    polled,
+    progress_result,
+    set_worth,
+)
+
+from airflow_provider_seedance.polling.duration_model import unlearned
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-
-if TYPE_CHECKING:
-    from polling import Report, Result
 
 RENDERS = 2000
 DELAYS = (2.5, 3.5, 5.0, 7.0, 10.0, 14.0)
@@ -24,28 +34,21 @@ WORTHS = (0.25, 0.5, 1.0, 1.4, 2.5, 5.0)
 FIXED, BACKOFF, OURS, NOTHING, PROGRESS = "#56B4E9", "#E69F00", "#0072B2", "#009E73", "#CC79A7"
 
 
-def draw(path: Path, report: Report) -> None:
+def draw(path: Path) -> None:
     """Draw the frontier for each spread of render times."""
-    from polling import SIGMAS
-
     plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
     figure, panels = plt.subplots(1, len(SIGMAS), figsize=(11, 4.6), sharey=True, constrained_layout=True)
     for panel, sigma in zip(panels, SIGMAS, strict=True):
-        _panel(panel, Times(120.0, sigma), report)
+        _panel(panel, Times(120.0, sigma))
     panels[0].set_ylabel("polls for each render")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    figure.suptitle("What it takes to notice the end of a render: median 120 s, queueing of 20 s")
+    figure.suptitle("Polls and delay until the end of a render is noticed: median 120 s, queueing of 20 s")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
-def _panel(panel: Axes, times: Times, report: Report) -> None:
-    from polling import _WORTH as usual
-    from polling import Result, backoff, fixed, learned, polled, set_worth
-
-    from airflow_provider_seedance.polling.duration_model import unlearned
-
+def _panel(panel: Axes, times: Times) -> None:
     ends = [float(end) for end in times.draw(RENDERS, 11)[1]]
 
     def line(results: list[Result], label: str, colour: str, marker: str) -> None:
@@ -63,7 +66,7 @@ def _panel(panel: Axes, times: Times, report: Report) -> None:
         for value in values:
             set_worth(value)
             results.append(run(value))
-        set_worth(usual)
+        set_worth(WORTH)
         return results
 
     line(
@@ -79,17 +82,15 @@ def _panel(panel: Axes, times: Times, report: Report) -> None:
         BACKOFF,
         "^-",
     )
-    belief = learned(times)
+    model = learned(times)
     line(
-        each(lambda _: report._run(times.draw(RENDERS, 12)[1], unlearned()), WORTHS),
+        each(lambda _: learned_result(times.draw(RENDERS, 12)[1], unlearned()), WORTHS),
         "nothing learned yet",
         NOTHING,
         "D-",
     )
-    line(each(lambda _: report._run(times.draw(RENDERS, 12)[1], belief), WORTHS), "learned", OURS, "o-")
-    line(
-        each(lambda _: report._progress(times, belief, 800), WORTHS), "learned, with progress", PROGRESS, "v-"
-    )
+    line(each(lambda _: learned_result(times.draw(RENDERS, 12)[1], model), WORTHS), "learned", OURS, "o-")
+    line(each(lambda _: progress_result(times, model, 800), WORTHS), "learned, with progress", PROGRESS, "v-")
     panel.plot(
         DELAYS,
         [fewest_polls(times, delay) for delay in DELAYS],
