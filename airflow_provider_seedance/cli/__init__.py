@@ -1,8 +1,8 @@
 """
 The command line: ``airflow seedance …`` (Airflow 3.2 and later) and ``python -m airflow_provider_seedance …``.
 
-The commands are described once, in :data:`COMMANDS`; Airflow's parser and our own are made from that.
-Airflow loads this module at every ``airflow`` command, so it imports nothing heavy.
+Airflow's parser and our own are created from :data:`COMMANDS`. Airflow loads this module at every ``airflow``
+command, so it imports each command on use only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument of a command: flags, and what ``argparse`` calls its options."""
+    """Flags of an argument, and the keyword arguments of ``argparse``'s ``add_argument``."""
 
     flags: tuple[str, ...]
     options: dict[str, Any] = field(default_factory=dict)
@@ -29,9 +29,9 @@ class Argument:
 @dataclass(frozen=True, kw_only=True)
 class Command:
     """
-    One command.
+    A command.
 
-    :param target: Module and function that carry it out, as ``module:function``.
+    :param target: Its implementation, as ``module:function``.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Command:
     arguments: tuple[Argument, ...] = ()
 
     def __call__(self, args: argparse.Namespace) -> None:
-        """Carry the command out and leave with its exit code."""
+        """Run the command and exit with its exit code."""
         module, function = self.target.split(":")
         code = getattr(import_module(module), function)(args)
         if code:
@@ -56,23 +56,25 @@ _CLI = "airflow_provider_seedance.cli"
 COMMANDS = (
     Command(
         name="demo",
-        help="Run the example Dags on a private Airflow, against a local stand-in or the real service",
+        help="Run an example Dag on a private Airflow, with a local emulator or the real service",
         target=f"{_CLI}.demo:demo",
         arguments=(
             _argument("--keep", action="store_true", help="Leave Airflow running and print its address"),
-            _argument("--yes", action="store_true", help="Spend money on the real service without asking"),
+            _argument(
+                "--yes", action="store_true", help="Spend money on the real service without a confirmation"
+            ),
             _argument("--output", default="seedance-demo", help="Directory for the results (%(default)s)"),
             _argument(
                 "--speed",
                 type=float,
                 default=4.0,
-                help="How many times faster than real the stand-in renders (%(default)s)",
+                help="Speed of the emulator, as a multiple of the real service's (%(default)s)",
             ),
         ),
     ),
     Command(
         name="emulator",
-        help="Serve a local stand-in for all services, with real media files",
+        help="Serve a local emulator of all services, with real media files",
         target=f"{_CLI}.serve_emulator:emulator",
         arguments=(
             _argument("--host", default="127.0.0.1", help="Address to listen on (%(default)s)"),
@@ -81,30 +83,30 @@ COMMANDS = (
                 "--speed",
                 type=float,
                 default=10.0,
-                help="How many times faster than real it renders (%(default)s)",
+                help="Speed, as a multiple of the real service's (%(default)s)",
             ),
             _argument("--key", default="emulator-key", help="API key it accepts (%(default)s)"),
         ),
     ),
     Command(
         name="estimate",
-        help="Tell what a file of requests, or a Dag over a range of dates, will cost; sends nothing",
+        help="Estimate the cost of a file of requests, or of a Dag over a range of dates; sends nothing",
         target=f"{_CLI}.estimate:estimate_command",
         arguments=(
             _argument("requests", nargs="?", help="JSONL or CSV file of requests, local or s3://…"),
-            _argument("--dag", help="A Dag instead of a file"),
-            _argument("--file", help="The file of that Dag; without it all bundles are searched"),
+            _argument("--dag", help="Dag id, instead of a file of requests"),
+            _argument("--file", help="The file of that Dag (default: search all bundles)"),
             _argument(
                 "--from", dest="since", help="First date of a backfill of that Dag, such as 2026-01-01"
             ),
             _argument("--to", dest="until", help="Last date, included"),
             _argument("--conn-id", help="Airflow connection (seedance_default, or that of the tasks)"),
-            _argument("--api", help="Service, where there is no connection: an estimate needs no key"),
-            _argument("--model", help="For requests of a file that name none"),
-            _argument("--duration", help="Likewise, in seconds"),
-            _argument("--resolution", help="Likewise, such as 720p"),
-            _argument("--aspect-ratio", help="Likewise, such as 16:9"),
-            _argument("--output", choices=("table", "json"), default="table", help="Form (%(default)s)"),
+            _argument("--api", help="Service, instead of a connection: an estimate needs no key"),
+            _argument("--model", help="Model of requests of a file that name none"),
+            _argument("--duration", help="Their duration in seconds"),
+            _argument("--resolution", help="Their resolution, such as 720p"),
+            _argument("--aspect-ratio", help="Their aspect ratio, such as 16:9"),
+            _argument("--output", choices=("table", "json"), default="table", help="Format (%(default)s)"),
         ),
     ),
     Command(
@@ -112,7 +114,7 @@ COMMANDS = (
         help="Make one render without a Dag",
         target=f"{_CLI}.render:render",
         arguments=(
-            _argument("prompt", nargs="?", help="What to show, in words"),
+            _argument("prompt", nargs="?", help="Description of the video or image"),
             _argument("-o", "--output", required=True, help="File to write, such as clip.mp4"),
             _argument("--conn-id", help="Airflow connection (seedance_default)"),
             _argument("--model", help="Model name"),
@@ -122,7 +124,9 @@ COMMANDS = (
             _argument("--image", action="append", help="URL of an input image; can be repeated"),
             _argument("--audio", action="store_true", help="Make a sound track"),
             _argument("--still", action="store_true", help="Make an image instead of a video"),
-            _argument("--timeout", type=float, default=3600, help="Seconds of patience (%(default)s)"),
+            _argument(
+                "--timeout", type=float, default=3600, help="Seconds to wait for the end (%(default)s)"
+            ),
             _argument("--poll-interval", type=float, help="Seconds between status requests"),
             _argument("--generation-id", help="Fetch this generation instead of submitting one"),
         ),
@@ -131,7 +135,7 @@ COMMANDS = (
 
 
 def get_seedance_cli_commands() -> list[CLICommand]:
-    """Return the commands in Airflow's form."""
+    """Return the commands for Airflow's command line."""
     from airflow.cli.cli_config import ActionCommand, Arg, GroupCommand
 
     return [
@@ -155,7 +159,7 @@ def get_seedance_cli_commands() -> list[CLICommand]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run a command from its own command line, the same on every Airflow."""
+    """Run a command line, the same on every version of Airflow."""
     parser = argparse.ArgumentParser(prog="airflow seedance", description=__doc__.split("\n\n")[0].strip())
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pendulum
+from airflow.dag_processing.bundles.manager import DagBundlesManager
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance import version_compat
@@ -70,7 +71,7 @@ def load_dag(dag_id: str, file: str | None = None) -> Any:
     Parse the file of a Dag, as Airflow does, but without writing to the database.
 
     :param file: The file; without it all bundles are searched.
-    :raises SeedanceConfigurationError: there is no such Dag.
+    :raises SeedanceConfigurationError: the Dag does not exist.
     """
     if file and not Path(file).expanduser().exists():
         raise errors.SeedanceConfigurationError(f"There is no file {file}. Nothing was sent.")
@@ -106,8 +107,6 @@ def _bundles_and_paths(file: str | None) -> Iterator[tuple[Path, Path]]:
 
 def _bundles() -> Iterator[Path]:
     try:
-        from airflow.dag_processing.bundles.manager import DagBundlesManager
-
         manager: Any = DagBundlesManager()  # type: ignore[no-untyped-call]
         for bundle in manager.get_all_dag_bundles():
             bundle.initialize()

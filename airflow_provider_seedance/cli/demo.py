@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import shutil
 import signal
 import sys
@@ -25,8 +24,15 @@ from typing import Any
 import airflow_provider_seedance
 from airflow_provider_seedance.cli.connection import KEY_VARIABLE, connection_from_environment, makes_images
 from airflow_provider_seedance.cli.demo_airflow import DemoAirflow, DemoError, run_url
+from airflow_provider_seedance.cli.render import price_text, print_fetch_command
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError
-from airflow_provider_seedance.generations import Estimate, GenerationRequest, ImageRequest, VideoRequest
+from airflow_provider_seedance.generations import (
+    Estimate,
+    GenerationRequest,
+    ImageRequest,
+    Media,
+    VideoRequest,
+)
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.plugin import RUN_ROUTE
 
@@ -130,7 +136,7 @@ def _real_plan(args: argparse.Namespace) -> DemoPlan | None:
     requests.append(VideoRequest(prompt=PROMPT))
     print(f"This uses {hook.settings.api.title} with the key in {KEY_VARIABLE} and costs money:")
     for request in requests:
-        print(f"  1 {request.media}: {_price(hook.estimate(request))}")
+        print(f"  1 {request.media}: {price_text(hook.estimate(request))}")
     if not args.yes and not _confirmed():
         raise DemoError("not confirmed; nothing was sent. --yes confirms without a prompt.")
     return DemoPlan(
@@ -147,12 +153,6 @@ def _confirmed() -> bool:
     if not sys.stdin.isatty():
         return False
     return input("Go on? [y/N] ").strip().lower() in ("y", "yes")
-
-
-def _price(estimate: Estimate) -> str:
-    if estimate.credits is None:
-        return "the service publishes no price"
-    return f"{estimate.credits:g} credits (${estimate.cost_usd:g})"
 
 
 # ---------------------------------------------------------------------- run
@@ -237,32 +237,27 @@ def _report(airflow: DemoAirflow, plan: DemoPlan, run_id: str, say: Say) -> None
     say("Finished.\n")
     print(f"Video:  {path}")
     print(f"        {stored['bytes']:,} bytes, {_playable(path)}")
-    price = _price(Estimate(credits=video["credits"], cost_usd=video["cost_usd"]))
+    price = price_text(Estimate(credits=video["credits"], cost_usd=video["cost_usd"]))
     print(f"Price:  {'' if plan.is_billed else 'at the real service '}{price}", flush=True)
 
 
 def _print_recovery(airflow: DemoAirflow, plan: DemoPlan, run_id: str, output: Path) -> None:
     """Print the commands that fetch the generations which have been submitted, and so billed."""
     found = False
-    for task_id, file_name, options in (
-        ("image", "image.png", ["--still"]),
-        (plan.video_task, "video.mp4", []),
-    ):
+    outputs: list[tuple[str, Media, str]] = [
+        ("image", "image", "image.png"),
+        (plan.video_task, "video", "video.mp4"),
+    ]
+    for task_id, media, file_name in outputs:
         # No such task, or it has not submitted.
         with suppress(OSError):
             generation_id = str(airflow.xcom(plan.dag_id, run_id, task_id, "generation_id"))
-            command = ["airflow", "seedance", "render", "--generation-id", generation_id, *options]
-            command += ["-o", str(output / file_name)]
+            print_fetch_command(generation_id, str(output / file_name), media)
             found = True
-            print(
-                f"\nGeneration {generation_id} is paid for and not lost. Fetch it, without paying again, with:\n"
-                f"  {shlex.join(command)}",
-                file=sys.stderr,
-            )
     if not found:
         print(
-            "\nNo generation is known. Look in the console of the service before you run the demo again: a "
-            "request may have been on its way.",
+            "\nNo generation is known, but a request may have been sent. Look in the console of the service before "
+            "you run the demo again.",
             file=sys.stderr,
         )
 

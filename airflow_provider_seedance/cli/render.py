@@ -8,9 +8,20 @@ import os
 import shlex
 import sys
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.cli.connection import (
@@ -19,6 +30,8 @@ from airflow_provider_seedance.cli.connection import (
     airflows_database,
     connection_from_environment,
 )
+from airflow_provider_seedance.client.flows import LOCAL_PREFIX
+from airflow_provider_seedance.client.media_client import MediaClient
 from airflow_provider_seedance.generations import (
     Estimate,
     Generation,
@@ -29,56 +42,62 @@ from airflow_provider_seedance.generations import (
     VideoRequest,
     utc_now,
 )
-
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
-    from airflow_provider_seedance.hooks.seedance import SeedanceHook
+from airflow_provider_seedance.hooks.seedance import SeedanceHook
+from airflow_provider_seedance.polling.outcomes import raise_unless_succeeded
+from airflow_provider_seedance.storage.location import StorageLocation
+from airflow_provider_seedance.storage.writers import open_writer
+from airflow_provider_seedance.transfers.download import Source, download
+from airflow_provider_seedance.transfers.output import UrlRefresher
 
 
 @dataclass
-class _Course:
+class _RenderState:
     """
-    How far a render came, which decides what is to be told where it stops.
+    Progress of the command, which determines how to recover the render after an error.
 
-    :param sent: Whether a submission may have left.
+    :param sent: Whether a submission may have been sent.
     :param generation_id: The generation, once it is known.
-    :param ended: How it ended, once that is known.
+    :param ended: The terminal state of the generation, once it is known.
     """
 
     sent: bool = False
     generation_id: str | None = None
     ended: Generation | None = None
 
+    @property
+    def is_local(self) -> bool:
+        """Generation with outputs that the service keeps no record of."""
+        return bool(self.ended and self.ended.urls and self.ended.generation_id.startswith(LOCAL_PREFIX))
+
 
 def render(args: argparse.Namespace) -> int:
-    """Make one render; returns the exit code."""
-    # What is worth telling is printed here; the log lines would only tear the progress bar.
+    """Make one render and return the exit code."""
+    # Log lines would break the progress bar.
     logging.getLogger("airflow_provider_seedance").setLevel(logging.ERROR)
     media: Media = "image" if args.still else "video"
-    course = _Course(generation_id=args.generation_id)
+    state = _RenderState(generation_id=args.generation_id)
     try:
         output = _writable(args.output)
         hook = _hook(args)
-        if course.generation_id is None:
-            _submit(hook, args, course)
-        generation = _wait(hook, media, args, course)
+        if state.generation_id is None:
+            _submit(hook, args, state)
+        generation = _wait(hook, media, args, state)
         size, sha256 = _download(hook, generation, output)
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
-        _tell_how_to_go_on(course, args)
+        _print_recovery(state, args)
         return 130
     except errors.SeedanceError as error:
         print(f"\n{error}", file=sys.stderr)
-        course.sent = False  # the error itself tells what became of the submission
-        course.generation_id = course.generation_id or error.generation_id
-        if error.scope != "item" or _is_local(course):
-            _tell_how_to_go_on(course, args)
+        state.sent = False  # the message of the error contains the outcome of the submission
+        state.generation_id = state.generation_id or error.generation_id
+        if error.scope != "item" or state.is_local:
+            _print_recovery(state, args)
         return 1
     except Exception:
-        # Whatever went wrong, the way to the paid render must stand at the end.
+        # The recovery command is printed last, after the traceback.
         traceback.print_exc()
-        _tell_how_to_go_on(course, args)
+        _print_recovery(state, args)
         return 1
     print(generation.summary())
     print(f"{output}: {size:,} bytes, sha256 {sha256}")
@@ -86,7 +105,7 @@ def render(args: argparse.Namespace) -> int:
 
 
 def _writable(output: str) -> Path:
-    """Check before anything is paid that the file can be written."""
+    """Check that the file can be written, before anything is billed."""
     path = Path(output).expanduser().absolute()
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise errors.SeedanceConfigurationError(
@@ -96,14 +115,12 @@ def _writable(output: str) -> Path:
 
 
 def _hook(args: argparse.Namespace) -> SeedanceHook:
-    from airflow_provider_seedance.hooks.seedance import SeedanceHook
-
     if args.conn_id is None and (connection := connection_from_environment()):
         os.environ["AIRFLOW_CONN_SEEDANCE_DEFAULT"] = connection
     hook = SeedanceHook(args.conn_id or "seedance_default")
     try:
         with airflows_database():
-            hook.settings  # noqa: B018 (read now: an unusable connection is told before anything else)
+            hook.settings  # noqa: B018 (read now, so that an unusable connection is the first error)
     except errors.SeedanceError:
         raise
     except Exception as error:
@@ -133,44 +150,35 @@ def _request(args: argparse.Namespace) -> GenerationRequest:
     )
 
 
-def _submit(hook: SeedanceHook, args: argparse.Namespace, course: _Course) -> None:
+def _submit(hook: SeedanceHook, args: argparse.Namespace, state: _RenderState) -> None:
     request = _request(args)
     prepared = hook.prepare(request)
     for line in (*prepared.defaults, *prepared.warnings):
         print(line)
-    price = hook.settings.api.price(prepared.request) or Estimate()
-    cost = (
-        "it publishes no price"
-        if price.credits is None
-        else f"{price.credits:g} credits, ${price.cost_usd:g}"
-    )
-    print(f"Submitting to {hook.settings.api.title} ({cost}) …", flush=True)
-    course.sent = True
+    price = price_text(hook.settings.api.price(prepared.request) or Estimate())
+    print(f"Submitting to {hook.settings.api.title}: {price} …", flush=True)
+    state.sent = True
     generation = hook.submit(request)
-    course.generation_id = generation.generation_id
+    state.generation_id = generation.generation_id
     if generation.status.terminal:
-        course.ended = generation
+        state.ended = generation
     print(f"Generation {generation.generation_id} is billed from now on.", flush=True)
 
 
-def _wait(hook: SeedanceHook, media: Media, args: argparse.Namespace, course: _Course) -> Generation:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from airflow_provider_seedance.polling.outcomes import raise_unless_succeeded
-
-    if course.ended is None:
-        assert course.generation_id is not None
+def _wait(hook: SeedanceHook, media: Media, args: argparse.Namespace, state: _RenderState) -> Generation:
+    if state.ended is None:
+        assert state.generation_id is not None
         bar = Progress(TextColumn("{task.description:<10}"), BarColumn(), TimeElapsedColumn())
         with bar:
             task = bar.add_task("waiting", total=None)
-            course.ended = hook.wait_for_end(
-                course.generation_id,
+            state.ended = hook.wait_for_end(
+                state.generation_id,
                 args.timeout,
                 media=media,
                 poll_interval=args.poll_interval,
                 report=lambda reading: _show(bar, task, reading),
             )
-    return raise_unless_succeeded(course.ended)
+    return raise_unless_succeeded(state.ended)
 
 
 def _show(bar: Progress, task: TaskID, reading: Generation) -> None:
@@ -182,14 +190,6 @@ def _show(bar: Progress, task: TaskID, reading: Generation) -> None:
 
 
 def _download(hook: SeedanceHook, generation: Generation, output: Path) -> tuple[int, str]:
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    from airflow_provider_seedance.client.media_client import MediaClient
-    from airflow_provider_seedance.storage.location import StorageLocation
-    from airflow_provider_seedance.storage.writers import open_writer
-    from airflow_provider_seedance.transfers.download import Source, download
-    from airflow_provider_seedance.transfers.output import UrlRefresher
-
     urls = UrlRefresher(generation, hook)
     source = Source(
         label=f"the output of generation {generation.generation_id}",
@@ -217,41 +217,45 @@ def _download(hook: SeedanceHook, generation: Generation, output: Path) -> tuple
     return done.size, done.sha256
 
 
-def _is_local(course: _Course) -> bool:
-    """Whether the generation is known here only, with outputs that no service can be asked for again."""
-    from airflow_provider_seedance.client.flows import LOCAL_PREFIX
-
-    return bool(course.ended and course.ended.urls and course.ended.generation_id.startswith(LOCAL_PREFIX))
-
-
-def _tell_how_to_go_on(course: _Course, args: argparse.Namespace) -> None:
-    """Say on the error output how to get at what was paid for, or may have been."""
-    if course.generation_id is None:
-        if course.sent:
+def _print_recovery(state: _RenderState, args: argparse.Namespace) -> None:
+    """Print how to get a generation that is billed, or may be, to standard error."""
+    if state.generation_id is None:
+        if state.sent:
             print(
-                "This happened while the request was being submitted: one generation may have been billed. Look "
-                "for it in the console of the service before you submit again.",
+                "The command ended during the submission: a generation may have been billed. Look for it in the "
+                "console of the service before you submit again.",
                 file=sys.stderr,
             )
         return
-    if _is_local(course) and course.ended is not None:
-        # In full, with their signatures: nothing else leads to them.
+    if state.is_local and state.ended is not None:
+        # With their signatures: no status request returns them.
         print(
-            f"Generation {course.generation_id} is paid for, and the service keeps no record of it. These are its "
+            f"Generation {state.generation_id} is paid for, and the service keeps no record of it. These are its "
             "outputs; download them before the URLs expire:",
-            *(f"  {url}" for url in course.ended.urls),
+            *(f"  {url}" for url in state.ended.urls),
             sep="\n",
             file=sys.stderr,
         )
         return
-    if course.ended is not None and course.ended.status is not GenerationStatus.SUCCEEDED:
+    if state.ended is not None and state.ended.status is not GenerationStatus.SUCCEEDED:
         return
-    command = ["airflow", "seedance", "render", "--generation-id", course.generation_id]
-    command += ["--still"] if args.still else []
-    command += ["--conn-id", args.conn_id] if args.conn_id else []
-    command += ["-o", args.output]
+    options = ["--conn-id", args.conn_id] if args.conn_id else []
+    print_fetch_command(state.generation_id, args.output, "image" if args.still else "video", options)
+
+
+def print_fetch_command(generation_id: str, output: str, media: Media, options: Sequence[str] = ()) -> None:
+    """Print the command that fetches a generation which has been billed to standard error."""
+    command = ["airflow", "seedance", "render", "--generation-id", generation_id]
+    command += [*(["--still"] if media == "image" else []), *options, "-o", output]
     print(
-        f"Generation {course.generation_id} is paid for and not lost. Fetch it, without paying again, with:\n"
+        f"Generation {generation_id} is paid for and not lost. Fetch it, without paying again, with:\n"
         f"  {shlex.join(command)}",
         file=sys.stderr,
     )
+
+
+def price_text(price: Estimate) -> str:
+    """Return a price as text."""
+    if price.credits is None:
+        return "the service publishes no price"
+    return f"{price.credits:g} credits (${price.cost_usd:g})"

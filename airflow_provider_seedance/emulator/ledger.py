@@ -117,6 +117,11 @@ class EmulatorLedger:
         ledger._callbacks = [CallbackEntry(**entry) for entry in data["callbacks"]]
         return ledger
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return all entries as a JSON value."""
+        names = ("requests", "submissions", "deletions", "callbacks")
+        return {name: [asdict(entry) for entry in getattr(self, name)] for name in names}
+
     @property
     def requests(self) -> list[RequestEntry]:
         """All requests in the order of arrival, without those to the control API."""
@@ -178,16 +183,6 @@ class EmulatorLedger:
             and (api is None or entry.api == api)
             and (generation_id is None or entry.generation_id == generation_id)
         )
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return all entries as a JSON value."""
-        with self._lock:
-            return {
-                "requests": [asdict(entry) for entry in self._requests],
-                "submissions": [asdict(entry) for entry in self._submissions],
-                "deletions": [asdict(entry) for entry in self._deletions],
-                "callbacks": [asdict(entry) for entry in self._callbacks],
-            }
 
     def arrived(self, entry: RequestEntry) -> int:
         """

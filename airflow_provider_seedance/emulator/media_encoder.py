@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import math
 import tempfile
+import textwrap
 import threading
 import unicodedata
 from array import array
@@ -23,7 +24,6 @@ from airflow_provider_seedance.emulator.placeholder_media import TINY_MP4, TINY_
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from PIL.ImageDraw import ImageDraw
 
 #: Short side in pixels by resolution.
 SHORT_SIDE = {"480p": 480, "720p": 720, "1080p": 1080, "4k": 2160}
@@ -239,7 +239,7 @@ def _background(spec: MediaSpec) -> Image:
     margin = max(2, min(spec.width, spec.height) // 16)
     big, small = max(8, spec.height // 16), max(8, spec.height // 32)
     prompt, font = _prompt_font(spec.prompt, big)
-    text = _wrapped(draw, prompt, font, spec.width - 2 * margin, 8)
+    text = _wrapped(prompt, font, spec.width - 2 * margin)
     draw.multiline_text((margin, margin), text, font=font, fill="white")
     details = f"{spec.width}x{spec.height}"
     if spec.kind == "video":
@@ -289,22 +289,7 @@ def _prompt_font(prompt: str, size: int) -> tuple[str, Any]:
     return prompt, _font(size)
 
 
-def _wrapped(draw: ImageDraw, text: str, font: Any, width: int, max_lines: int) -> str:
-    """Wrap the text into lines that fit; words that are too long are split."""
-    lines = [""]
-    for word in text.split():
-        candidate = f"{lines[-1]} {word}".strip()
-        if draw.textlength(candidate, font=font) <= width:
-            lines[-1] = candidate
-            continue
-        if lines[-1]:
-            lines.append("")
-        for character in word:
-            if lines[-1] and draw.textlength(lines[-1] + character, font=font) > width:
-                lines.append("")
-            lines[-1] += character
-        if len(lines) > max_lines:
-            break
-    if len(lines) > max_lines:
-        lines = [*lines[: max_lines - 1], lines[max_lines - 1][:-3] + "..."]
-    return "\n".join(lines)
+def _wrapped(text: str, font: Any, width: int) -> str:
+    """Wrap the text into at most eight lines that fit."""
+    widest = max((font.getlength(character) for character in set(text)), default=1)
+    return "\n".join(textwrap.wrap(text, max(4, int(width / widest)), max_lines=8, placeholder=" ..."))

@@ -131,7 +131,7 @@ def test_interrupted_while_submitting_it_says_what_may_have_been_billed(
     monkeypatch.setattr(SeedanceHook, "submit", interrupt)
     assert render.render(arguments("A lamp", "-o", str(tmp_path / "lamp.mp4"))) == 130
     said = capsys.readouterr().err
-    assert "one generation may have been billed" in said
+    assert "a generation may have been billed" in said
     assert "console of the service" in said
     monkeypatch.setattr(SeedanceHook, "prepare", interrupt)
     assert render.render(arguments("A lamp", "-o", str(tmp_path / "lamp.mp4"))) == 130

@@ -41,12 +41,12 @@ _CANCELLED_LIFETIME = DAY
 
 
 class Ark(Service):
-    """Replies are flat, as the vendor's SDK reads them; only ``created`` differs between shapes."""
+    """ModelArk. Replies are flat, as the vendor's SDK reads them; only ``created`` differs between shapes."""
 
     api = "ark"
 
     def route(self, call: Call) -> Route:
-        """Create, get, list and delete tasks; make images."""
+        """Route calls that create, get, list and delete tasks, or make images."""
         if call.method == "POST" and call.path in (_TASKS, "/images/generations"):
             return Route(kind="submit")
         if call.method == "GET" and call.path == _TASKS:
@@ -58,7 +58,7 @@ class Ark(Service):
         return Route()
 
     def prompt_of(self, body: Any) -> str | None:
-        """The text items of a video task are its prompt."""
+        """Return the text items of a video task."""
         content = body.get("content") if isinstance(body, dict) else None
         if not isinstance(content, list):
             return super().prompt_of(body)
@@ -78,7 +78,7 @@ class Ark(Service):
         return json_reply(self._task(self.backend.view(render)), generation_id=render.id)
 
     def out_of_credits(self) -> ApiError:
-        """An overdue account is forbidden here, not asked to pay."""
+        """Return 403, which ModelArk uses for an overdue account."""
         return ApiError(
             "The request failed because your account has an overdue balance.",
             status=403,
@@ -99,11 +99,11 @@ class Ark(Service):
         return {"error": body}
 
     def callback_body(self, generation: EmulatedGeneration) -> dict[str, Any]:
-        """The same as the reply to a status call."""
+        """Return the same body as for a status call."""
         return self._task(generation)
 
     def callback_due(self, generation: EmulatedGeneration) -> bool:
-        """Every status but cancelled is reported."""
+        """Return true for every status but cancelled."""
         return generation.status != "cancelled"
 
     # Video tasks
@@ -145,9 +145,9 @@ class Ark(Service):
         return json_reply(body, generation_id=render.id)
 
     def find(self, generation_id: str | None) -> EmulatedRender:
-        """A task is known for a week, a cancelled one for a day."""
+        """Return the render of a task, which is known for a week, or for a day if cancelled."""
         render = self.backend.find(self.api, generation_id or "")
-        if render is None or render.draft.media != "video" or self._aged(self.backend.view(render)):
+        if render is None or render.draft.media != "video" or self._is_removed(self.backend.view(render)):
             raise ApiError(
                 f"The specified task {generation_id} is not found.",
                 status=404,
@@ -156,7 +156,7 @@ class Ark(Service):
             )
         return render
 
-    def _aged(self, generation: EmulatedGeneration) -> bool:
+    def _is_removed(self, generation: EmulatedGeneration) -> bool:
         clock = self.backend.clock
         if generation.status == "cancelled" and generation.ended_at is not None:
             return (clock.wall() - generation.ended_at) * clock.speed > _CANCELLED_LIFETIME
@@ -227,7 +227,7 @@ class Ark(Service):
         for render in reversed(self._listed(ids)):
             generation = self.backend.view(render)
             task: ArkTaskRequest = render.draft.details["task"]
-            if self._aged(generation) or (status is not None and generation.status != status):
+            if self._is_removed(generation) or (status is not None and generation.status != status):
                 continue
             if wanted["model"] in (None, task.model) and wanted["service_tier"] in (None, task.service_tier):
                 found.append(generation)
@@ -316,7 +316,7 @@ class Ark(Service):
         return {"model": request.model, created: int(render.at), "data": data, "usage": usage}
 
     def _stream(self, body: dict[str, Any], render: EmulatedRender) -> Reply:
-        """Server-sent events, one per image and one at the end."""
+        """Return server-sent events, one per image and one at the end."""
         events: list[dict[str, Any]] = []
         for index, item in enumerate(body["data"]):
             kind = "partial_failed" if "error" in item else "partial_succeeded"
@@ -337,7 +337,7 @@ def _error(failure: RenderFailure | None) -> dict[str, str]:
 
 
 def _tokens(spec: MediaSpec) -> int:
-    """The vendor's own formula: pixels times frames by 1024."""
+    """Return the tokens by the vendor's formula: pixels times frames by 1024."""
     return round(spec.width * spec.height * spec.fps * spec.seconds / 1024)
 
 

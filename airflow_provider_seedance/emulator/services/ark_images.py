@@ -1,4 +1,4 @@
-"""ModelArk's image endpoint (Seedream): the whole answer in one reply."""
+"""Request bodies of ModelArk's image endpoint (Seedream)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _SIZES = {
     "5-0-lite": ("2K", "3K", "4K"),
 }
 _SIDES = {"1K": 1024, "2K": 2048, "3K": 3072, "4K": 4096}
-_MOST_IMAGES = 15
-_MOST_REFERENCES = 14
+_MAX_IMAGES = 15
+_MAX_REFERENCES = 14
 _FIELDS = (
     "model",
     "prompt",
@@ -41,11 +41,12 @@ _FIELDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class ArkImageRequest:
-    """A valid request.
+    """
+    A valid request.
 
-    :param count: how many images the group has.
-    :param references: how many images were given.
-    :param base64: whether the images themselves are in the reply.
+    :param count: Number of images in the group.
+    :param references: Number of input images.
+    :param base64: Whether the reply contains the images themselves.
     """
 
     model: str
@@ -61,9 +62,10 @@ class ArkImageRequest:
 
 
 def parse_images(data: Any) -> ArkImageRequest:
-    """Read the body of an image call.
+    """
+    Read the body of an image call.
 
-    :raises ApiError: for whatever the documents do not allow.
+    :raises ApiError: The documents do not allow the request.
     """
     fields = Fields(data, nulls=True)
     fields.only(*_FIELDS)
@@ -104,8 +106,8 @@ def _references(fields: Fields) -> int:
     images = [value] if isinstance(value, str) else (value or [])
     if not isinstance(images, list) or not all(_is_image(image) for image in images):
         raise fields.error("image", "must be a URL or data URI, or an array of them", "url")
-    if len(images) > _MOST_REFERENCES:
-        raise fields.error("image", f"takes at most {_MOST_REFERENCES}", "max_items", _MOST_REFERENCES)
+    if len(images) > _MAX_REFERENCES:
+        raise fields.error("image", f"takes at most {_MAX_REFERENCES}", "max_items", _MAX_REFERENCES)
     return len(images)
 
 
@@ -144,17 +146,17 @@ def _size(fields: Fields, family: str) -> tuple[int, int]:
 
 def _count(fields: Fields, references: int) -> int:
     mode = fields.text("sequential_image_generation", choices=("auto", "disabled")) or "disabled"
-    most: int | None = None
+    max_images: int | None = None
     if "sequential_image_generation_options" in fields:
         name = "sequential_image_generation_options"
         options = Fields(fields.raw(name), at=name, nulls=True)
         options.only("max_images")
-        most = options.integer("max_images", low=1, high=_MOST_IMAGES)
+        max_images = options.integer("max_images", low=1, high=_MAX_IMAGES)
     if mode == "disabled":
         return 1
-    if most is not None and references + most > _MOST_IMAGES:
+    if max_images is not None and references + max_images > _MAX_IMAGES:
         raise fields.error(
-            "sequential_image_generation_options", f"with references: {_MOST_IMAGES} at most", "range"
+            "sequential_image_generation_options", f"with references: {_MAX_IMAGES} at most", "range"
         )
-    # Left to itself the model decides how many a prompt calls for.
-    return most if most is not None else min(3, _MOST_IMAGES - references)
+    # By default the model chooses the number by the prompt.
+    return max_images if max_images is not None else min(3, _MAX_IMAGES - references)

@@ -1,4 +1,4 @@
-"""The bodies that ModelArk's video task endpoint takes: models, limits, content items and their modes."""
+"""Request bodies of ModelArk's video task endpoint: models, limits, content items and their modes."""
 
 from __future__ import annotations
 
@@ -49,17 +49,18 @@ _ROLES = {
     "video_url": ("reference_video",),
     "audio_url": ("reference_audio",),
 }
-# Written behind the prompt in the older style; wrong values are ignored there.
+# Parameters behind the prompt, an older style; invalid values are ignored there.
 _SUFFIX = re.compile(r"--(rs|resolution|rt|ratio|dur|duration|seed|cf|camerafixed|wm|watermark)\s+(\S+)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArkModelFamily:
-    """What a family of models takes.
+    """
+    The limits of a family of models.
 
-    :param durations: shortest and longest, in seconds.
-    :param auto_duration: whether -1 lets the model choose.
-    :param references: the most reference images; 0 if it takes none.
+    :param durations: Minimum and maximum, in seconds.
+    :param auto_duration: Whether -1 lets the model choose.
+    :param references: Maximum number of reference images.
     """
 
     resolutions: tuple[str, ...]
@@ -83,7 +84,7 @@ class ArkModelFamily:
 
 
 def _first(**changes: Any) -> ArkModelFamily:
-    """The 1.0 family, with what differs."""
+    """Return the limits of a 1.0 model, with its differences."""
     defaults: dict[str, Any] = {
         "resolutions": ("480p", "720p", "1080p"),
         "resolution": "1080p",
@@ -132,10 +133,11 @@ MODELS = {
 
 @dataclass(frozen=True, kw_only=True)
 class ArkTaskRequest:
-    """A valid request with the values that hold for the render.
+    """
+    A valid request, with its defaults.
 
-    :param duration: seconds, or ``None`` when the number of frames was given.
-    :param given: the body as sent, without nulls.
+    :param duration: Seconds, or ``None`` if the number of frames was given.
+    :param given: The body as sent, without nulls.
     """
 
     model: str
@@ -163,16 +165,17 @@ class ArkTaskRequest:
 
     @property
     def seconds(self) -> float:
-        """The length of the video."""
+        """Length of the video."""
         if self.frames is not None:
             return self.frames / 24
         return float(self.duration or 5)
 
 
 def parse_task(data: Any) -> ArkTaskRequest:
-    """Read the body of a create call.
+    """
+    Read the body of a create call.
 
-    :raises ApiError: for whatever the documents do not allow.
+    :raises ApiError: The documents do not allow the request.
     """
     fields = Fields(data, nulls=True)
     fields.only(*_BODY_FIELDS)
@@ -203,7 +206,7 @@ def parse_task(data: Any) -> ArkTaskRequest:
         family=family,
         prompt=prompt,
         resolution=resolution,
-        # What "adaptive" comes to depends on images that nobody fetches here.
+        # "adaptive" depends on the images, which are not downloaded here.
         ratio="16:9" if ratio == "adaptive" else ratio,
         duration=duration,
         frames=frames,
@@ -249,7 +252,7 @@ def _not_taken(fields: Fields, name: str, model: str) -> ApiError:
 
 
 def _length(fields: Fields, family: ArkModelFamily, suffix: dict[str, str]) -> tuple[int | None, int | None]:
-    """Frames and duration: one of them is ``None``; frames win."""
+    """Return frames and duration, one of which is ``None``; frames take precedence."""
     shortest, longest = family.durations
     duration = fields.integer("duration")
     if duration is not None and not (shortest <= duration <= longest):
@@ -281,7 +284,7 @@ def _tools(fields: Fields) -> list[dict[str, Any]] | None:
 
 
 def _suffix(prompt: str) -> dict[str, str]:
-    """The parameters written behind a prompt, by field name."""
+    """Return the parameters behind a prompt, by field name."""
     names = {"rs": "resolution", "rt": "ratio", "dur": "duration"}
     found = {names.get(name, name): value for name, value in _SUFFIX.findall(prompt)}
     if found.get("ratio") not in (*RATIOS, "adaptive"):
@@ -290,10 +293,7 @@ def _suffix(prompt: str) -> dict[str, str]:
 
 
 def _content(value: Any, family: ArkModelFamily) -> tuple[str, str | None]:
-    """Check the content items.
-
-    :return: the prompt and the id of a draft task.
-    """
+    """Check the content items; return the prompt and the id of a draft task."""
     if not isinstance(value, list) or not value:
         raise ApiError("content must be a non-empty array", field="content", constraint="type")
     texts: list[str] = []
@@ -314,7 +314,7 @@ def _content(value: Any, family: ArkModelFamily) -> tuple[str, str | None]:
 
 
 def _item(item: Any, at: str) -> tuple[str, str, str | None]:
-    """One item's type, its text, URL or id, and its role."""
+    """Return the type of an item, its text, URL or id, and its role."""
     fields = Fields(item, at=at, nulls=True)
     kind = fields.text("type", required=True, choices=tuple(_ITEMS)) or ""
     roles = _ROLES.get(kind)
@@ -354,8 +354,8 @@ def _check_modes(roles: list[str | None], content: list[Any], family: ArkModelFa
         raise _conflict("there may be one first_frame and one last_frame; give several images a role")
     if last and not first:
         raise _conflict("a last_frame needs a first_frame")
-    untold = [item for item in content if item.get("type") == "image_url" and item.get("role") is None]
-    if last and untold:
+    without_role = [item for item in content if item.get("type") == "image_url" and item.get("role") is None]
+    if last and without_role:
         raise _conflict("with two images both need their role")
     if (first or references) and not family.images:
         raise _conflict("this model takes text only")

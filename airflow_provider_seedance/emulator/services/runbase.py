@@ -23,15 +23,16 @@ _STATUSES = {"queued": "pending", "running": "running", "succeeded": "succeeded"
 
 
 class Runbase(Service):
-    """The page names the path, ``status`` and ``output.urls``; the rest is what its clients read.
+    """
+    runbase.net. Its page documents the path, ``status`` and ``output.urls``; the rest is as its clients read it.
 
-    The other shapes: ``flat`` gives ``run_id`` and ``output.url``, ``nested`` puts all under ``data``.
+    The other shapes: ``flat`` has ``run_id`` and ``output.url``, ``nested`` has everything under ``data``.
     """
 
     api = "runbase"
 
     def route(self, call: Call) -> Route:
-        """POST runs, GET one run."""
+        """Route ``POST /runs`` and ``GET /runs/ID``."""
         if call.method == "POST" and call.path == "/runs":
             return Route(kind="submit")
         parts = call.path.split("/")
@@ -40,7 +41,7 @@ class Runbase(Service):
         return Route()
 
     def prompt_of(self, body: Any) -> str | None:
-        """The prompt is in ``input``."""
+        """Return the prompt in ``input``."""
         return super().prompt_of(body.get("input")) if isinstance(body, dict) else None
 
     def dispatch(self, call: Call, route: Route) -> Reply:
@@ -50,7 +51,7 @@ class Runbase(Service):
         return json_reply(self._run(self.backend.view(render)), generation_id=render.id)
 
     def error_body(self, error: ApiError) -> Any:
-        """No body and no codes are documented: clients read ``error`` as a string."""
+        """Return ``error`` as a string, as clients read it; neither body nor codes are documented."""
         if self.shape == "flat":
             return {"message": error.message}
         if self.shape == "nested":
@@ -58,7 +59,7 @@ class Runbase(Service):
         return {"error": error.message}
 
     def callback_body(self, generation: EmulatedGeneration) -> dict[str, Any]:
-        """There are no callbacks here."""
+        """Return the run; the service has no callbacks."""
         return self._run(generation)
 
     def _create(self, call: Call) -> EmulatedRender:

@@ -36,7 +36,8 @@ _CODES = {
 
 
 class Seedance2Api(Service):
-    """The documented envelope is on POST replies only; GET replies are flat.
+    """
+    seedance2api.com. The documented envelope is on POST replies only; GET replies are flat.
 
     The other shapes: ``flat`` has no envelope anywhere, ``nested`` has one everywhere and embeds the
     result in the status.
@@ -45,7 +46,7 @@ class Seedance2Api(Service):
     api = "seedance2api"
 
     def route(self, call: Call) -> Route:
-        """POST two generate endpoints, GET tasks and results."""
+        """Route the two generate endpoints, tasks and results."""
         if call.method == "POST" and call.path in ("/seedance/generate", "/seedream/generate"):
             return Route(kind="submit")
         parts = call.path.split("/")
@@ -54,7 +55,7 @@ class Seedance2Api(Service):
         return Route()
 
     def authenticate(self, call: Call) -> None:
-        """Two headers are documented."""
+        """Check the key in either of the two documented headers."""
         key = call.headers.get("x-api-key")
         if key is not None and hmac.compare_digest(key.encode(), self.backend.options.key.encode()):
             return
@@ -70,7 +71,7 @@ class Seedance2Api(Service):
         return self._image(fields) if call.path.startswith("/seedream") else self._video(fields)
 
     def error_body(self, error: ApiError) -> Any:
-        """``{"status": "error", "error": {"code", "message", "details"?}}``."""
+        """Return ``{"status": "error", "error": {"code", "message", "details"?}}``."""
         code = error.code or _CODES.get(error.status, "INVALID_REQUEST")
         if error.code is None and error.status == 400 and error.field == "prompt":
             code = "INVALID_PROMPT"
@@ -81,7 +82,7 @@ class Seedance2Api(Service):
         return {"status": "error", "error": body}
 
     def callback_body(self, generation: EmulatedGeneration) -> dict[str, Any]:
-        """The documented event; ``task.failed`` is not documented but follows from it."""
+        """Return the documented event, or ``task.failed``, which is not documented but analogous."""
         render = self.backend.get(generation.id)
         data: dict[str, Any] = {"task_id": generation.id, "status": _word(generation.status)}
         data["model"] = generation.model
@@ -165,7 +166,7 @@ class Seedance2Api(Service):
         return json_reply(body, generation_id=render.id)
 
     def _images(self, render: EmulatedRender) -> Reply:
-        """The synchronous answer: all of the result at once."""
+        """Return the synchronous reply with the whole result."""
         generation = self.wait(render)
         if generation.status != "succeeded":
             self.backend.refund(render)
@@ -233,7 +234,7 @@ class Seedance2Api(Service):
 
 
 def _word(status: str) -> str:
-    """The service's word for a status; it has none for cancelled and expired."""
+    """Return the service's name of a status; it has none for cancelled and expired."""
     return _STATUSES.get(status, "failed")
 
 

@@ -69,7 +69,7 @@ class _SeedanceApi(Service):
     _prices: ClassVar[Mapping[tuple[str, str, bool], int]] = {}
 
     def route(self, call: Call) -> Route:
-        """POST generate, GET status with the id in the query."""
+        """Route ``POST /generate`` and ``GET /status`` with the id in the query."""
         if call.method == "POST" and call.path == "/generate":
             return Route(kind="submit")
         if call.method == "GET" and call.path == "/status":
@@ -122,7 +122,7 @@ class _SeedanceApi(Service):
         )
 
     def error_body(self, error: ApiError) -> Any:
-        """No body is documented, only the codes; success has code and message at the top."""
+        """Return code and message at the top level, as on success; only the codes are documented."""
         code = error.code or _code(error)
         if self.shape == "flat":
             return {"error": {"code": code, "message": error.message}}
@@ -131,7 +131,7 @@ class _SeedanceApi(Service):
         return {"code": code, "message": error.message}
 
     def callback_body(self, generation: EmulatedGeneration) -> dict[str, Any]:
-        """No body is documented: the status body."""
+        """Return the same body as for a status call; none is documented."""
         return self._envelope(self._task(generation))
 
     def _reply(self, data: dict[str, Any], render: EmulatedRender) -> Reply:

@@ -212,6 +212,14 @@ class Fields:
             return None
         return self._data[name]
 
+    def _typed(self, name: str, kind: Any, label: str, *, required: bool = False) -> Any:
+        value = self.raw(name, required=required)
+        is_valid = isinstance(value, kind) and isinstance(value, bool) is (kind is bool)
+        if name in self._data and not is_valid:
+            article = "an" if label == "integer" else "a"
+            raise self.error(name, f"must be {article} {label}", "type", label)
+        return value
+
     def text(
         self,
         name: str,
@@ -221,11 +229,9 @@ class Fields:
         choices: Collection[str] | None = None,
     ) -> str | None:
         """Return a string; a required one must not be blank."""
-        value = self.raw(name, required=required)
-        if value is None and name not in self._data:
+        value: str | None = self._typed(name, str, "string", required=required)
+        if value is None:
             return None
-        if not isinstance(value, str):
-            raise self.error(name, "must be a string", "type", "string")
         if required and not value.strip():
             raise self.error(name, "must not be empty", "min_length", 1)
         if max_chars is not None and len(value) > max_chars:
@@ -248,11 +254,9 @@ class Fields:
         choices: Collection[int] | None = None,
     ) -> int | None:
         """Return an integer, not a string of digits or a boolean."""
-        value = self.raw(name, required=required)
-        if value is None and name not in self._data:
+        value: int | None = self._typed(name, int, "integer", required=required)
+        if value is None:
             return None
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise self.error(name, "must be an integer", "type", "integer")
         if choices is not None and value not in choices:
             listed = ", ".join(str(choice) for choice in choices)
             raise self.error(name, f"must be one of {listed}", "enum", list(choices))
@@ -262,22 +266,16 @@ class Fields:
 
     def number(self, name: str, *, low: float, high: float) -> float | None:
         """Return a number within limits."""
-        value = self.raw(name)
-        if value is None and name not in self._data:
+        value: float | None = self._typed(name, (int, float), "number")
+        if value is None:
             return None
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
-            raise self.error(name, "must be a number", "type", "number")
         if not low <= value <= high:
             raise self.error(name, f"must be from {low} to {high}", "range", [low, high])
         return float(value)
 
     def flag(self, name: str) -> bool | None:
         """Return a boolean."""
-        value = self.raw(name)
-        if value is None and name not in self._data:
-            return None
-        if not isinstance(value, bool):
-            raise self.error(name, "must be a boolean", "type", "boolean")
+        value: bool | None = self._typed(name, bool, "boolean")
         return value
 
     def urls(
