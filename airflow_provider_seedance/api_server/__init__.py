@@ -1,1 +1,1 @@
-"""What Airflow's API server runs: the callback route and the Renders page. No other process imports it."""
+"""Code of Airflow's API server: the callback route and the Renders page. No other process imports it."""

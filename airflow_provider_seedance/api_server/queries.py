@@ -79,7 +79,7 @@ class Run:
 
     @property
     def active(self) -> bool:
-        """Whether it has not ended."""
+        """``True`` until it has ended."""
         return self.state in ("queued", "running")
 
     def as_dict(self) -> dict[str, Any]:

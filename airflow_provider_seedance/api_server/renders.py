@@ -54,15 +54,12 @@ STATES = (
     *("failed", "expired", "cancelled", "skipped"),
 )
 
+#: By the state of the task instance; in any other state its generation is running.
 _STATE_OF_TASK = {
     None: "waiting",
     "scheduled": "waiting",
-    "queued": "queued",
-    "running": "running",
-    "restarting": "running",
-    "deferred": "running",
     "awaiting_input": "waiting",
-    "up_for_reschedule": "running",
+    "queued": "queued",
     "up_for_retry": "retrying",
     "success": "succeeded",
     "failed": "failed",
@@ -330,7 +327,7 @@ def _prompts(requests: Any) -> dict[str, str]:
 def _render(task: Task, result: Mapping[str, Any], number: int | None) -> dict[str, Any]:
     state = _state(task, result)
     waiting = state in ("waiting", "queued", "retrying")
-    urls = [url for url in _list(result.get("urls")) if is_web_url(url)]
+    urls = [url for url in _list(result.get("urls")) if is_http_url(url)]
     progress = _number(task.xcoms.get(PROGRESS_KEY))
     images = task.operator in IMAGE_OPERATORS
     ended = state in _TERMINAL
@@ -415,7 +412,7 @@ def _sum(renders: Iterable[Mapping[str, Any]], name: str) -> float | None:
 # ---------------------------------------------------------------------- values of unknown type
 
 
-def is_web_url(value: Any) -> bool:
+def is_http_url(value: Any) -> bool:
     """Return whether a value is an HTTP URL, and not a script or a file."""
     if not isinstance(value, str) or not value.isprintable():
         return False

@@ -37,7 +37,7 @@ class CallbackPayload:
 
     @property
     def ended(self) -> bool:
-        """Whether the payload reports a terminal status."""
+        """``True`` if the payload reports a terminal status."""
         return self.status is not None and self.status.terminal
 
     def __bool__(self) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass
 
 from itsdangerous import BadData, Signer
 from itsdangerous.encoding import base64_decode, base64_encode
@@ -30,10 +30,9 @@ MAX_TOKEN_CHARS = 8192
 MIN_SECRET_CHARS = 16
 
 _SALT = b"seedance callback"
-_TYPES = {"str": str, "int": int}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class CallbackClaims:
     """
     Claims of a token.
@@ -51,7 +50,8 @@ class CallbackClaims:
     expires: int
 
 
-_FIELD_TYPES = {field.name: _TYPES[str(field.type)] for field in fields(CallbackClaims)}
+#: In the order of the fields.
+_TYPES = [str, str, str, int, str, str, int]
 
 
 def sign(claims: CallbackClaims, secret: str) -> str:
@@ -73,9 +73,8 @@ def decode_unverified(token: str) -> CallbackClaims | None:
         values = json.loads(base64_decode(payload))
     except (BadData, ValueError, RecursionError):
         return None
-    if not isinstance(values, list) or [type(value) for value in values] != list(_FIELD_TYPES.values()):
-        return None
-    return CallbackClaims(**dict(zip(_FIELD_TYPES, values, strict=True)))
+    valid = isinstance(values, list) and [type(value) for value in values] == _TYPES
+    return CallbackClaims(*values) if valid else None
 
 
 def verify(token: str, secret: str | None, now: float) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_seedance.api_server import renders
-from airflow_provider_seedance.api_server.renders import Task, is_web_url, parse_xcom, renders_of, totals_of
+from airflow_provider_seedance.api_server.renders import Task, is_http_url, parse_xcom, renders_of, totals_of
 from airflow_provider_seedance.decorators.seedance import _SeedanceVideoDecoratedOperator
 from airflow_provider_seedance.operators.seedance import (
     SeedanceGenerateVideoBatchOperator,
@@ -319,7 +319,7 @@ def test_only_http_urls_reach_the_page() -> None:
     ]
     (render,) = shown(video("success", result(urls=hostile)))
     assert render["urls"] == ["https://ok.example/<script>.mp4"]
-    assert not is_web_url(None)
+    assert not is_http_url(None)
 
 
 def test_a_long_prompt_is_truncated() -> None:

@@ -10,7 +10,7 @@ Beyond *never pay twice* and *never lose a generation*: **no callback makes a ta
 confirmed**, or the end of a generation that is still running; none submits; and none causes status requests faster
 than the backoff allows.
 
-Whoever has the URL of a submission *whose id is unknown* can name any generation of the same key. This is the one
+The owner of the URL of a submission *whose id is unknown* can name any generation of the same key. This is the one
 piece of information that a callback adds, and the reason why callback URLs are secrets.
 """
 
@@ -397,7 +397,7 @@ class CalledTask(Task):
 
     @rule(early=st.booleans())
     def call_back_early(self, early: bool) -> None:
-        """Whether the service calls back before its submission reply."""
+        """The service calls back before its submission reply, or after it."""
         self.calls_back_early = early
 
     @rule(seconds=st.sampled_from([1.0, 6.0, 20.0, 200.0]))
