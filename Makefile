@@ -1,4 +1,4 @@
-# Everything here makes its own environment: Python 3.11 or later, make and git are all it needs.
+# Each target creates its own environment. Requirements: Python 3.11 or later, make and git.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,7 +9,7 @@ ARGS ?=
 .PHONY: help demo test test-oldest test-newest test-versions test-distributed lint types unit integration fuzz state-machine audit coverage coverage-emulator \
 	mutation docs dist dist-all bench clean
 
-help:  ## Say what there is
+help:  ## List the targets
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## /  make \1\t/' | expand -t 22
 
 $(VENV)/installed: pyproject.toml
@@ -25,35 +25,35 @@ demo: $(VENV)/installed  ## Render a video through a real Airflow; ARGS=--keep l
 
 test: unit integration  ## Run every test
 
-unit: $(VENV)/installed  ## Run the tests that need no Airflow processes
+unit: $(VENV)/installed  ## Run the tests without Airflow processes
 	$(BIN)/python -m pytest -q -n auto -m 'not integration' $(ARGS)
 
-# Each file has an Airflow of its own and mostly waits, so some run at a time.
-AT_ONCE ?= $(shell $(PYTHON) -c 'import os; print(min(4, max(2, (os.cpu_count() or 2) - 1)))')
+# Each file has an Airflow of its own and mostly waits, so several run in parallel.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, max(2, (os.cpu_count() or 2) - 1)))')
 
-integration: $(VENV)/installed  ## Run the tests on real Airflow processes
-	$(BIN)/python -m pytest -q -n $(AT_ONCE) --dist loadgroup -m integration --durations=10 $(ARGS)
+integration: $(VENV)/installed  ## Run the tests with real Airflow processes
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup -m integration --durations=10 $(ARGS)
 
-# Airflow and Python together; of each Airflow the newest patch. Every pair has its own environment.
+# Pairs of Airflow (its newest patch) and Python, each with its own environment.
 AIRFLOWS := 3.1 3.2 3.3
 PYTHONS := 3.11 3.12 3.13
 OLDEST := 3.1-py3.11
 NEWEST := 3.3-py3.13
 PAIRS := $(foreach airflow,$(AIRFLOWS),$(foreach python,$(PYTHONS),$(airflow)-py$(python)))
-# The official constraints of an Airflow are used where they are named: CONSTRAINTS=https://… or a file.
+# Optional constraints of Airflow: CONSTRAINTS=https://… or a file.
 CONSTRAINTS ?=
 JOBS ?= auto
 
-test-oldest:  ## Run the tests on the oldest pair, without what takes longest
+test-oldest:  ## Run the tests on the oldest pair, without the slowest ones
 	@tests/run_pair.sh $(OLDEST) $(VENV) $(JOBS) short "$(CONSTRAINTS)" $(ARGS)
 
 test-newest:  ## Run every test on the newest pair
 	@tests/run_pair.sh $(NEWEST) $(VENV) $(JOBS) all "$(CONSTRAINTS)" $(ARGS)
 
-test-versions:  ## Run every test on every pair of Airflow and Python, whatever fails before (hours)
+test-versions:  ## Run every test on every pair of Airflow and Python, also after failures (hours)
 	@failed=; for pair in $(PAIRS); do \
 		tests/run_pair.sh $$pair $(VENV) $(JOBS) all "$(CONSTRAINTS)" $(ARGS) || failed="$$failed $$pair"; \
-	done; if [ -n "$$failed" ]; then echo "Failed:$$failed"; exit 1; fi; echo "All pairs are through; see above for what was skipped."
+	done; if [ -n "$$failed" ]; then echo "Failed:$$failed"; exit 1; fi; echo "All pairs have passed; skipped tests are listed above."
 
 test-on-%:  ## Run every test on one pair: make test-on-3.2-py3.12
 	@tests/run_pair.sh $* $(VENV) $(JOBS) all "$(CONSTRAINTS)" $(ARGS)
@@ -62,7 +62,7 @@ $(VENV)/distributed: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -e '.[dev,distributed]'
 	@touch $@
 
-test-distributed: $(VENV)/distributed  ## Run the tests on PostgreSQL, Redis and Celery, with two of everything
+test-distributed: $(VENV)/distributed  ## Run the tests on PostgreSQL, Redis and Celery, with two processes of each component
 	$(BIN)/python -m pytest -q -s -rs --durations=10 tests/distributed $(ARGS)
 
 lint: $(VENV)/installed  ## Check style
@@ -74,30 +74,30 @@ types: $(VENV)/installed  ## Check types
 
 SECONDS ?= 600
 
-# atheris has no wheels for every Python; nobody needs it for anything else.
+# Only for fuzzing: atheris has no wheels for every Python.
 $(VENV)/fuzz: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet atheris
 	@touch $@
 
-fuzz: $(VENV)/fuzz  ## Fuzz everything that reads bytes from outside; SECONDS=600
+fuzz: $(VENV)/fuzz  ## Fuzz all parsers of external input; SECONDS=600
 	$(BIN)/python -W ignore tests/hostile/fuzz.py --seconds $(SECONDS) $(ARGS)
 
 STEPS ?= 30000
 
-state-machine: $(VENV)/installed  ## Submit, crash, retry, clear, call back and poll at random; STEPS=30000
+state-machine: $(VENV)/installed  ## Submit, crash, retry, clear, call back and poll in random order; STEPS=30000
 	$(BIN)/python -W ignore tests/hostile/state_machine.py --steps $(STEPS)
 
 $(VENV)/audit: $(VENV)/installed
 	-$(BIN)/python -m pip install --quiet pip-audit
 	@touch $@
 
-audit: $(VENV)/audit  ## Look the installed packages up in an advisory database
+audit: $(VENV)/audit  ## Check the installed packages for known vulnerabilities
 	$(BIN)/python tools/audit.py
 
-coverage: $(VENV)/installed  ## Measure what the unit tests cover, by branch; fails below 95 %
+coverage: $(VENV)/installed  ## Measure the branch coverage of the unit tests; fails below 95 %
 	$(BIN)/python -m pytest -q -n auto -m 'not integration' --cov --cov-report=term-missing $(ARGS)
 
-coverage-emulator: $(VENV)/installed  ## Measure the stand-in for the services, too
+coverage-emulator: $(VENV)/installed  ## Measure the branch coverage of the emulator
 	$(BIN)/python -m pytest -q -n auto tests/emulator tests/test_testing.py --cov-config=/dev/null \
 		--cov=airflow_provider_seedance.emulator --cov-branch --cov-report=term-missing $(ARGS)
 
@@ -105,8 +105,8 @@ $(VENV)/mutation: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -e '.[mutation]'
 	@touch $@
 
-# mutmut remembers what it has run; what is printed is of this run.
-mutation: $(VENV)/mutation  ## Change what keeps the promises, and say how much of it the tests notice (a quarter of an hour)
+# mutmut keeps earlier results; they are removed first.
+mutation: $(VENV)/mutation  ## Run mutation tests of submission and polling (15 minutes)
 	rm -rf mutants
 	HYPOTHESIS_PROFILE=mutation $(BIN)/mutmut run $(ARGS)
 	$(BIN)/python tools/mutation.py 85
@@ -115,34 +115,34 @@ $(VENV)/docs: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -e '.[docs]'
 	@touch $@
 
-docs: $(VENV)/docs  ## Build the site into build/docs; every warning is an error
+docs: $(VENV)/docs  ## Build the documentation into build/docs; warnings are errors
 	rm -rf build/docs
 	$(BIN)/sphinx-build -W --keep-going -q -b html -d build/doctrees docs build/docs
 	$(BIN)/python -W ignore tools/check_reference.py build/docs
 	@echo "build/docs/index.html"
 
 dist: BESIDE ?= 3.3
-dist: $(VENV)/installed  ## Build sdist and wheel, check them, and install them beside the newest Airflow 3.3
+dist: $(VENV)/installed  ## Build and check sdist and wheel, and install them with the newest Airflow 3.3
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist .
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/check-wheel-contents dist/*.whl
 	$(BIN)/python tools/check_dist.py dist $(BESIDE)
 
-dist-all:  ## The same, beside the newest Airflow 3.1, 3.2 and 3.3
+dist-all:  ## The same with the newest Airflow 3.1, 3.2 and 3.3
 	$(MAKE) dist BESIDE='3.3 3.2 3.1'
 
-BENCHMARKS := import_time polling quota alternatives quota_airflow triggerer campaign campaign_cost callbacks
+BENCHMARKS := import_time polling quota alternatives quota_airflow triggerer batch batch_cost callbacks
 
 bench: $(addprefix bench-,$(BENCHMARKS))  ## Run every benchmark (an hour)
 
-# The SDKs are what the benchmarks compare with, and nothing that this package is built on.
+# The SDKs are for comparison only; this package does not use them.
 $(VENV)/bench: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -e '.[bench]' seedance-sdk volcengine-ark-runtime
 	@touch $@
 
-bench-%: $(VENV)/bench  ## Run one: import_time, polling, quota, alternatives, quota_airflow, triggerer, campaign, campaign_cost or callbacks
+bench-%: $(VENV)/bench  ## Run one: import_time, polling, quota, alternatives, quota_airflow, triggerer, batch, batch_cost or callbacks
 	$(BIN)/python benchmarks/$*.py $(ARGS)
 
-clean:  ## Remove what make made
+clean:  ## Remove all generated files
 	rm -rf $(VENV) $(VENV)-3.* build dist mutants .coverage .mypy_cache .ruff_cache .pytest_cache seedance-demo

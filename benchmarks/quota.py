@@ -161,7 +161,7 @@ def served_by(service: Service) -> Iterator[Settings]:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a campaign went; times in simulated seconds."""
+    """Results of a run; times in simulated seconds."""
 
     name: str
     took: float
@@ -250,8 +250,8 @@ class FixedInterval:
             await asyncio.sleep(float(reply.headers["retry-after"]))
 
 
-def campaign(kind: type[Ours] | type[FixedInterval], *, renders: int, limit: int, window: float) -> Outcome:
-    """Run a campaign of tasks that are all due at once."""
+def run_tasks(kind: type[Ours] | type[FixedInterval], *, renders: int, limit: int, window: float) -> Outcome:
+    """Run tasks that are all due at once."""
     service = Service(limit=limit, window=window, render_seconds=60.0)
 
     async def main() -> tuple[float, list[float]]:
@@ -260,7 +260,7 @@ def campaign(kind: type[Ours] | type[FixedInterval], *, renders: int, limit: int
         delays = await asyncio.gather(*(tasks.task(number) for number in range(renders)))
         return time.time() - began, delays
 
-    hub._beliefs = type(hub._beliefs)()  # nothing learned from the campaign before
+    hub._beliefs = type(hub._beliefs)()  # nothing learned from the run before
     with served_by(service) as settings:
         took, delays = simulate(main)
     return Outcome(
@@ -299,7 +299,7 @@ def main() -> int:
             "|---|---|---|---|---|---|"
         )
         for kind in (Ours, FixedInterval):
-            got = campaign(kind, renders=renders, limit=limit, window=window)
+            got = run_tasks(kind, renders=renders, limit=limit, window=window)
             ratio = f"{got.took / least:.2f}" if least else "-"
             print(
                 f"| {got.name} | {got.paid} | {got.requests / renders:.2f} | {got.refused} "

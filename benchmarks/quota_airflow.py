@@ -27,7 +27,7 @@ from airflow.sdk import DAG
 
 from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoOperator
 
-with DAG("campaign", schedule=None, max_active_tasks={renders}):
+with DAG("mapped", schedule=None, max_active_tasks={renders}):
     SeedanceGenerateVideoOperator.partial(task_id="render", duration=5).expand(
         prompt=[f"a paper boat, take {{number}}" for number in range({renders})]
     )
@@ -49,7 +49,7 @@ def main() -> int:
 
 def run(options: argparse.Namespace, directory: Path) -> int:
     (directory / "dags").mkdir()
-    (directory / "dags" / "campaign.py").write_text(DAG.format(renders=options.renders))
+    (directory / "dags" / "mapped.py").write_text(DAG.format(renders=options.renders))
     emulator = SeedanceEmulator(
         media=False,
         speed=SPEED,
@@ -64,11 +64,11 @@ def run(options: argparse.Namespace, directory: Path) -> int:
             config={("core", "parallelism"): str(options.parallelism)},
         )
         with airflow:
-            airflow.wait_parsed("campaign")
-            airflow.unpause("campaign")
+            airflow.wait_parsed("mapped")
+            airflow.unpause("mapped")
             began = time.time()
-            run_id = airflow.trigger("campaign")
-            state = airflow.wait_run("campaign", run_id, timeout=3600)
+            run_id = airflow.trigger("mapped")
+            state = airflow.wait_run("mapped", run_id, timeout=3600)
             took = time.time() - began
         requests = emulator.ledger.requests
     refused = sum(entry.status == 429 for entry in requests)

@@ -1,15 +1,15 @@
 """
-## A campaign in one task
+## A batch in one task
 
-All clips of a day in one task instance, at most eight of them in flight, with a manifest of what came out,
-stored under the names of their items. What fails is in the manifest and stops nothing else; running the
-task again pays only for that.
+Generates all clips of a day in one task instance, with at most eight in flight, writes a manifest of the results, and
+stores each clip under the key of its item. A failed item is in the manifest and does not stop the others; clearing the
+task pays for failed items only.
 
-What it would cost, before anything is sent:
+Estimate the cost before anything is sent:
 
     airflow seedance estimate --dag example_seedance_batch --from 2026-01-01 --to 2026-01-31
 
-The second Dag runs whenever the first one has stored its clips, and is told where they are.
+The second Dag runs when the first one has stored its clips, and gets their paths from the asset event.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from airflow_provider_seedance.transfers.seedance_to_object_storage import Seeda
 
 DESTINATION = os.environ.get("SEEDANCE_EXAMPLE_DESTINATION", "file:///tmp/seedance-examples")
 PRODUCTS = {"lamp": "a ceramic lamp", "satchel": "a leather satchel", "shoes": "running shoes"}
-CLIPS = Asset("seedance_campaign_clips")
+CLIPS = Asset("seedance_batch_clips")
 
 with DAG(
     dag_id="example_seedance_batch",
@@ -35,7 +35,7 @@ with DAG(
     doc_md=__doc__,
     tags=["example", "seedance", "batch"],
 ):
-    campaign = SeedanceGenerateVideoBatchOperator(
+    batch = SeedanceGenerateVideoBatchOperator(
         task_id="render",
         requests=[
             {"key": key, "prompt": f"Product film of {product}, season opening of {{{{ ds }}}}"}
@@ -49,7 +49,7 @@ with DAG(
 
     SeedanceToObjectStorageOperator(
         task_id="store",
-        generation=campaign.output,
+        generation=batch.output,
         destination=DESTINATION + "/{{ dag.dag_id }}/{{ ds }}/",
         name_template="{key}.{ext}",
         overwrite="if-changed",
@@ -66,7 +66,7 @@ with DAG(
 
     @task
     def report(triggering_asset_events=None) -> list[str]:
-        """Tell what was stored, from what the event of the asset says."""
+        """Return the paths of the stored clips, from the asset event."""
         return [path for event in triggering_asset_events[CLIPS] for path in event.extra["paths"]]
 
     report()

@@ -1,9 +1,9 @@
 """
-## Called back instead of polled for
+## Callbacks instead of polling
 
-The service calls Airflow when a clip is ready, and the task resumes at once. The connection
-`seedance_callbacks` needs `callback_base_url`, where the service reaches this Airflow, and
-`callback_secret`, a long random text. If a call gets lost, polls find the end all the same.
+The service sends a callback to Airflow when a clip is ready, and the task resumes at once. The connection
+`seedance_callbacks` needs `callback_base_url`, the address of this Airflow for the service, and `callback_secret`, a
+long random text. Infrequent polls find the end if a callback gets lost.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
 ## Daily generation
 
-One clip a day, from a templated prompt. The task holds no worker while the service renders, and a
-retry, a lost worker or a cleared task never pays for the same day twice.
+Generates one clip a day from a templated prompt. The task holds no worker while the service renders. A retry, a lost
+worker or a cleared task does not pay for the same day twice.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
 ## Image to video
 
-A Seedream image becomes the first frame of a Seedance video; the video is stored, and a last task reads
-what came out. Images are made by `seedance2api` and `ark`, so the image has a connection of its own.
+Generates an image with Seedream, uses it as the first frame of a Seedance video, stores the video, and reads the
+results in a last task. The image has a connection of its own, because not every service generates images.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ with DAG(
     video = SeedanceGenerateVideoOperator(
         task_id="video",
         prompt="The camera slowly circles {{ params.subject }}, waves move below",
-        # The result of the image task is an input as it is.
+        # The result of an image task is a valid input.
         images=image.output,
     )
 
@@ -51,7 +51,7 @@ with DAG(
 
     @task
     def report(video: dict[str, Any], stored: dict[str, Any]) -> str:
-        """Read what the tasks before returned."""
+        """Print path, size and price of the video."""
         cost = "an unpublished price" if video["cost_usd"] is None else f"${video['cost_usd']:g}"
         line = f"{stored['path']}: {stored['bytes']} bytes, {video['duration']} s, for {cost}"
         print(line)

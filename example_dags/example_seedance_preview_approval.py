@@ -1,8 +1,8 @@
 """
 ## Preview, approval, full render
 
-Two cheap previews with `seedance-2.0-fast`; a person looks at them and approves in Airflow (the task
-*approve* waits under *Required actions*); only then the full render is paid for. Rejecting skips it.
+Generates two cheap previews with `seedance-2.0-fast`. A user reviews them and approves in Airflow (the task *approve*
+waits under *Required actions*), then the full render is submitted. A rejection skips it.
 """
 
 from __future__ import annotations

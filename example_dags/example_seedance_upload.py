@@ -1,8 +1,8 @@
 """
 ## Render and upload
 
-The address of a render expires; the upload task stores the file for good. If the upload fails, only the
-upload is done again: clearing or reprocessing the run delivers the finished render and pays nothing.
+The URL of a render expires; the upload task stores the file permanently. If the upload fails, only the upload is
+repeated: clearing or reprocessing the run reuses the finished render and pays nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from airflow.sdk import DAG, Param
 from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoOperator
 from airflow_provider_seedance.transfers.seedance_to_object_storage import SeedanceToObjectStorageOperator
 
-#: Any object storage that Airflow knows: s3://, gs://, abfs://, file:// …
+#: Any object storage that Airflow supports: s3://, gs://, abfs://, file:// …
 DESTINATION = os.environ.get("SEEDANCE_EXAMPLE_DESTINATION", "file:///tmp/seedance-examples")
 
 with DAG(

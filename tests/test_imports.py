@@ -115,8 +115,7 @@ def folder_graph(graph: dict[str, set[str]]) -> dict[str, set[str]]:
 
 
 #: Known circles. Entries are only ever removed.
-STILL_MODULES = [
-]
+STILL_MODULES = []
 STILL_FOLDERS: list[set[str]] = []
 
 

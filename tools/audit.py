@@ -1,9 +1,8 @@
 """
-Look the installed packages up in an advisory database: ``make audit``.
+Check the installed packages for known vulnerabilities: ``make audit``.
 
-Status 1 if a package that this one depends on directly has a known vulnerability. What others bring along is
-told, and is theirs to mend. Where the database cannot be reached nothing is known: that is said aloud, with
-status 0, since a gate must not depend on somebody else's server.
+Status 1 if a direct dependency has a known vulnerability. Vulnerabilities of indirect dependencies are printed only.
+If the advisory database cannot be reached, that is printed, with status 0: a merge must not depend on its server.
 """
 
 from __future__ import annotations
@@ -18,33 +17,33 @@ from typing import Any
 DISTRIBUTION = "airflow-provider-seedance"
 
 
-def normal(name: str) -> str:
-    """Return a name as package indexes compare it."""
+def normalized(name: str) -> str:
+    """Return the normalized form of a package name."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def direct(requirements: list[str]) -> set[str]:
-    """Return the names of what is required without asking for an extra."""
+def direct_dependencies(requirements: list[str]) -> set[str]:
+    """Return the names of the requirements without extras."""
     plain = [one for one in requirements if "extra ==" not in one]
-    return {normal(found[0]) for one in plain if (found := re.match(r"[A-Za-z0-9._-]+", one))}
+    return {normalized(found[0]) for one in plain if (found := re.match(r"[A-Za-z0-9._-]+", one))}
 
 
-def judge(report: dict[str, Any], ours: set[str]) -> tuple[list[str], bool]:
-    """Return what to say of a report, and whether something of ours is in it."""
+def summarize(report: dict[str, Any], ours: set[str]) -> tuple[list[str], bool]:
+    """Return the lines to print, and whether a direct dependency is vulnerable."""
     lines, bad = [], False
     for package in report.get("dependencies", []):
         for found in package.get("vulns", []):
-            mine = normal(package["name"]) in ours
-            bad = bad or mine
+            is_direct = normalized(package["name"]) in ours
+            bad = bad or is_direct
             fixed = ", ".join(found.get("fix_versions") or []) or "none yet"
-            whose = "DIRECT" if mine else "indirect"
-            lines.append(f"{whose}: {package['name']} {package['version']}: {found['id']} (fixed in {fixed})")
+            kind = "DIRECT" if is_direct else "indirect"
+            lines.append(f"{kind}: {package['name']} {package['version']}: {found['id']} (fixed in {fixed})")
     return sorted(lines), bad
 
 
-def skipped(why: str) -> int:
-    """Say that nothing is known."""
-    print(f"SKIPPED: the dependencies were NOT audited: {why}")
+def skip(reason: str) -> int:
+    """Print that there was no audit."""
+    print(f"SKIPPED: the dependencies were NOT audited: {reason}")
     return 0
 
 
@@ -59,14 +58,14 @@ def main() -> int:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return skipped("the advisory database did not answer in five minutes")
+        return skip("the advisory database did not answer in five minutes")
     try:
         report = json.loads(done.stdout)
     except ValueError:
         said = done.stderr.strip().splitlines()
-        return skipped(said[-1][:300] if said else f"pip-audit ended with status {done.returncode}")
-    ours = direct(importlib.metadata.requires(DISTRIBUTION) or [])
-    lines, bad = judge(report, ours)
+        return skip(said[-1][:300] if said else f"pip-audit ended with status {done.returncode}")
+    ours = direct_dependencies(importlib.metadata.requires(DISTRIBUTION) or [])
+    lines, bad = summarize(report, ours)
     print("\n".join(lines) or "no known vulnerability")
     print(f"{len(report.get('dependencies', []))} packages audited, {len(ours)} of them direct dependencies")
     return int(bad)

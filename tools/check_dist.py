@@ -1,8 +1,8 @@
 """
-Check what `python -m build` made, and that Airflow discovers it.
+Check the output of `python -m build`, and that Airflow discovers the provider.
 
-    python tools/check_dist.py dist 3.3          # contents, then installed beside the newest Airflow 3.3
-    python tools/check_dist.py dist 3.3 3.2 3.1  # beside each of them
+    python tools/check_dist.py dist 3.3          # contents, then installed with the newest Airflow 3.3
+    python tools/check_dist.py dist 3.3 3.2 3.1  # with each of them
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def main() -> None:
-    """Check everything, and stop at the first thing that is wrong."""
+    """Run all checks, and stop at the first failure."""
     directory, versions = Path(sys.argv[1]), sys.argv[2:]
     (wheel,), (sdist,) = directory.glob("*.whl"), directory.glob("*.tar.gz")
     version = check_wheel(wheel)
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def check_wheel(wheel: Path) -> str:
-    """Return the version, if the wheel holds the package, its types and its license, and nothing else."""
+    """Check that the wheel contains the package, its types and its license only; return the version."""
     with zipfile.ZipFile(wheel) as file:
         names = file.namelist()
         (metadata,) = [name for name in names if name.endswith(".dist-info/METADATA")]
@@ -58,7 +58,7 @@ def check_wheel(wheel: Path) -> str:
 
 
 def check_sdist(sdist: Path) -> None:
-    """Demand that the sdist can be built, tested and documented from."""
+    """Check that the sdist contains what builds, tests and documentation need."""
     with tarfile.open(sdist) as file:
         names = [name.partition("/")[2] for name in file.getnames()]
     tell(sdist, names)
@@ -69,14 +69,14 @@ def check_sdist(sdist: Path) -> None:
 
 
 def check_changelog(version: str) -> None:
-    """Demand that the changelog begins with this version."""
+    """Check that the first entry of the changelog is this version."""
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     (first, *_) = re.findall(r"^## (\S+)", text, flags=re.MULTILINE)
-    demand(first == version, f"the changelog begins with {first}, not with {version}")
+    demand(first == version, f"the first entry of the changelog is {first}, not {version}")
 
 
 def check_installed(wheel: Path, airflow: str, version: str) -> None:
-    """Install the wheel beside the newest patch of an Airflow, and let that say what it has found."""
+    """Install the wheel with the newest patch of an Airflow, and check that Airflow discovers it."""
     with tempfile.TemporaryDirectory(prefix="seedance-dist-") as directory:
         home = Path(directory)
         venv.create(home / "venv", with_pip=True)

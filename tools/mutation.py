@@ -1,8 +1,8 @@
 """
-Say how much of what keeps the promises is noticed by tests when it is changed.
+Print the results of the mutation tests.
 
-Run by `make mutation` after mutmut: prints the figure by module and in all, and the changes that no test noticed;
-fails below the share that is asked for. A change that makes a test run for ever counts as noticed.
+Run by `make mutation` after mutmut: prints the share of killed mutants by module and in total, and the survivors; fails
+below the given percentage. A timeout counts as killed.
 
     python tools/mutation.py 85
 """
@@ -14,8 +14,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-#: What mutmut notes of a mutant: the exit code of pytest, or of the process that it ran in.
-NOTICED = {
+#: mutmut's results: the exit code of pytest, or of its process.
+KILLED = {
     1: "killed",
     3: "killed",
     24: "timeout",
@@ -24,39 +24,39 @@ NOTICED = {
     152: "timeout",
     255: "timeout",
 }
-MISSED = {0: "survived", 5: "no tests", 33: "no tests"}
+SURVIVED = {0: "survived", 5: "no tests", 33: "no tests"}
 
 
 def main() -> None:
     """Print the figures."""
-    least = float(sys.argv[1])
+    minimum = float(sys.argv[1])
     total: Counter[str] = Counter()
-    missed: list[str] = []
+    survivors: list[str] = []
     for path in sorted(Path("mutants").rglob("*.meta")):
         codes = json.loads(path.read_text(encoding="utf-8"))["exit_code_by_key"]
-        ends = {name: NOTICED.get(code) or MISSED.get(code) or "not run" for name, code in codes.items()}
+        ends = {name: KILLED.get(code) or SURVIVED.get(code) or "not run" for name, code in codes.items()}
         if not ends:
             continue
         counted = Counter(ends.values())
         total += counted
-        missed += [name for name, end in ends.items() if end not in NOTICED.values()]
+        survivors += [name for name, end in ends.items() if end not in KILLED.values()]
         print(f"{path.relative_to('mutants').with_suffix('')!s:55} {figure(counted)}")
-    for name in missed:
-        print("  not noticed:", name)
+    for name in survivors:
+        print("  survived:", name)
     print(f"{'all':55} {figure(total)}")
-    if 100 * noticed(total) < least * total.total():
-        sys.exit(f"Fewer than {least:g} % of the changes were noticed.")
+    if 100 * killed(total) < minimum * total.total():
+        sys.exit(f"Fewer than {minimum:g} % of the mutants were killed.")
 
 
-def noticed(counted: Counter[str]) -> int:
-    """How many were noticed."""
-    return sum(counted[end] for end in set(NOTICED.values()))
+def killed(counted: Counter[str]) -> int:
+    """Return the number of killed mutants."""
+    return sum(counted[end] for end in set(KILLED.values()))
 
 
 def figure(counted: Counter[str]) -> str:
-    """The figure in words."""
+    """Format the results."""
     rest = ", ".join(f"{count} {end}" for end, count in sorted(counted.items()) if end != "killed")
-    return f"{noticed(counted):5} of {counted.total():5} = {100 * noticed(counted) / counted.total():5.1f} %  ({rest})"
+    return f"{killed(counted):5} of {counted.total():5} = {100 * killed(counted) / counted.total():5.1f} %  ({rest})"
 
 
 if __name__ == "__main__":

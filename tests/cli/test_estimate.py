@@ -425,9 +425,9 @@ def test_dags_that_cannot_be_estimated(
     assert told.out == ""
 
 
-def test_the_example_campaign(capsys: pytest.CaptureFixture[str]) -> None:
-    file = EXAMPLES / "example_seedance_campaign.py"
-    line = ("--dag", "example_seedance_campaign", "--file", str(file), "--api", "seedanceapi-v1")
+def test_the_example_of_a_backfill(capsys: pytest.CaptureFixture[str]) -> None:
+    file = EXAMPLES / "example_seedance_backfill.py"
+    line = ("--dag", "example_seedance_backfill", "--file", str(file), "--api", "seedanceapi-v1")
     found = estimate(capsys, *line, "--from", "2026-01-01", "--to", "2026-01-03")
     assert (found["estimates"][0]["renders"], found["estimates"][0]["credits"]) == (9, 9 * 28)
 
@@ -445,9 +445,9 @@ def test_the_example_campaign(capsys: pytest.CaptureFixture[str]) -> None:
             [
                 *(
                     "--dag",
-                    "example_seedance_campaign",
+                    "example_seedance_backfill",
                     "--file",
-                    str(EXAMPLES / "example_seedance_campaign.py"),
+                    str(EXAMPLES / "example_seedance_backfill.py"),
                 ),
                 *("--from", "2026-02-01", "--to", "2026-01-01"),
             ],
@@ -457,9 +457,9 @@ def test_the_example_campaign(capsys: pytest.CaptureFixture[str]) -> None:
             [
                 *(
                     "--dag",
-                    "example_seedance_campaign",
+                    "example_seedance_backfill",
                     "--file",
-                    str(EXAMPLES / "example_seedance_campaign.py"),
+                    str(EXAMPLES / "example_seedance_backfill.py"),
                 ),
                 *("--from", "2026-01-01T01:00", "--to", "2026-01-01T02:00"),
             ],
@@ -469,9 +469,9 @@ def test_the_example_campaign(capsys: pytest.CaptureFixture[str]) -> None:
             [
                 *(
                     "--dag",
-                    "example_seedance_campaign",
+                    "example_seedance_backfill",
                     "--file",
-                    str(EXAMPLES / "example_seedance_campaign.py"),
+                    str(EXAMPLES / "example_seedance_backfill.py"),
                 ),
                 *("--from", "soon", "--to", "later"),
             ],

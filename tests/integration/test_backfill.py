@@ -1,4 +1,4 @@
-"""``airflow backfill create`` over the example campaign: it pays for what is missing, and for nothing else."""
+"""``airflow backfill create`` over the example: it pays for missing renders, and for nothing else."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from versions import STATE_STORE, needs
 
 from airflow_provider_seedance.testing import SeedanceEmulator
 
-EXAMPLE = Path(__file__).parents[2] / "example_dags" / "example_seedance_campaign.py"
-DAG_ID = "example_seedance_campaign"
+EXAMPLE = Path(__file__).parents[2] / "example_dags" / "example_seedance_backfill.py"
+DAG_ID = "example_seedance_backfill"
 PRODUCTS = 3
 SLOTS = 4
 
@@ -30,7 +30,7 @@ PATIENCE = 240.0
 
 @dataclass
 class Field:
-    """An Airflow with the example campaign, and the service behind it."""
+    """An Airflow with the example, and the service behind it."""
 
     airflow: TestAirflow
     emulator: SeedanceEmulator
@@ -100,7 +100,7 @@ def field(tmp_path_factory: pytest.TempPathFactory, database_template: Path) -> 
             database_template=database_template,
         ) as airflow,
     ):
-        airflow.cli("pools", "set", "seedance_campaign", str(SLOTS), "for the test", "--include-deferred")
+        airflow.cli("pools", "set", "seedance_renders", str(SLOTS), "for the test", "--include-deferred")
         airflow.wait_parsed(DAG_ID, 120)
         airflow.unpause(DAG_ID)
         field = Field(airflow=airflow, emulator=emulator, stored=stored)

@@ -13,14 +13,14 @@ import pytest
 from harness import TestAirflow
 
 EXAMPLES = Path(__file__).parents[2] / "example_dags"
-POOL = "seedance_campaign"
+POOL = "seedance_renders"
 RUNS: dict[str, dict[str, Any]] = {
     "example_seedance_daily": {},
     "example_seedance_callbacks": {},
     "example_seedance_upload": {"conf": {"prompt": "A paper boat, from the test"}},
     "example_seedance_image_to_video": {"conf": {"subject": "a kiosk in the snow"}},
     "example_seedance_preview_approval": {"conf": {"prompt": "A watch that waits for approval"}},
-    "example_seedance_campaign": {"logical_date": datetime(2026, 1, 5, tzinfo=UTC)},
+    "example_seedance_backfill": {"logical_date": datetime(2026, 1, 5, tzinfo=UTC)},
     "example_seedance_batch": {"logical_date": datetime(2026, 1, 6, tzinfo=UTC)},
 }
 
@@ -130,18 +130,18 @@ def test_image_to_video(examples: TestAirflow, runs: dict[str, str], emulator: A
     assert examples.xcom(dag_id, run_id, "store")["path"] in report
 
 
-def test_campaign_in_a_pool(examples: TestAirflow, runs: dict[str, str], stored: Path) -> None:
-    run_id = succeeded(examples, runs, "example_seedance_campaign")
-    files = sorted((stored / "example_seedance_campaign" / "2026-01-05").iterdir())
+def test_mapped_tasks_in_a_pool(examples: TestAirflow, runs: dict[str, str], stored: Path) -> None:
+    run_id = succeeded(examples, runs, "example_seedance_backfill")
+    files = sorted((stored / "example_seedance_backfill" / "2026-01-05").iterdir())
     assert len(files) == 3
     prompts = {
-        examples.xcom("example_seedance_campaign", run_id, "render", map_index=index)["generation_id"]
+        examples.xcom("example_seedance_backfill", run_id, "render", map_index=index)["generation_id"]
         for index in range(3)
     }
     assert len(prompts) == 3
 
 
-def test_a_campaign_in_one_task(examples: TestAirflow, runs: dict[str, str], stored: Path) -> None:
+def test_a_batch_in_one_task(examples: TestAirflow, runs: dict[str, str], stored: Path) -> None:
     dag_id = "example_seedance_batch"
     run_id = succeeded(examples, runs, dag_id)
     folder = stored / dag_id / "2026-01-06"

@@ -1,7 +1,7 @@
 """
-A campaign in one task instance whose process is killed again and again: is each render paid for once?
+Kill the process of a batch task repeatedly, and check that each render is paid for once.
 
-    python benchmarks/campaign.py [--items 1000] [--kills 10] [--in-flight 100]
+    python benchmarks/batch.py [--items 1000] [--kills 10] [--in-flight 100]
 
 A real Airflow and the emulator. The task process is killed with SIGKILL at random moments; Airflow retries
 the task, which goes on where it was. A kill between the POST and its reply leaves that one render uncertain:
@@ -30,7 +30,7 @@ from airflow.sdk import DAG
 
 from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoBatchOperator
 
-with DAG("campaign", schedule=None):
+with DAG("batch", schedule=None):
     SeedanceGenerateVideoBatchOperator(
         task_id="render",
         requests=[f"a paper boat, take {{number}}" for number in range({items})],
@@ -58,7 +58,7 @@ def main() -> int:
 
 def run(options: argparse.Namespace, directory: Path) -> int:
     (directory / "dags").mkdir()
-    (directory / "dags" / "campaign.py").write_text(
+    (directory / "dags" / "batch.py").write_text(
         DAG.format(items=options.items, in_flight=options.in_flight)
     )
     with SeedanceEmulator(media=False, speed=10, render_seconds=100) as emulator:
@@ -68,15 +68,15 @@ def run(options: argparse.Namespace, directory: Path) -> int:
             connections={"seedance_default": emulator.connection_json(options.api)},
         )
         with airflow:
-            airflow.wait_parsed("campaign")
-            airflow.unpause("campaign")
+            airflow.wait_parsed("batch")
+            airflow.unpause("batch")
             began = time.time()
-            run_id = airflow.trigger("campaign")
+            run_id = airflow.trigger("batch")
             kills = kill_at_random(airflow, run_id, options)
-            state = airflow.wait_run("campaign", run_id, timeout=3600)
+            state = airflow.wait_run("batch", run_id, timeout=3600)
             took = time.time() - began
-            result = airflow.xcom("campaign", run_id, "render") or {}
-            tries = airflow.task_instance("campaign", run_id, "render")["try_number"]
+            result = airflow.xcom("batch", run_id, "render") or {}
+            tries = airflow.task_instance("batch", run_id, "render")["try_number"]
         return judge(options, emulator, state, result, took, kills, tries)
 
 
@@ -84,9 +84,9 @@ def kill_at_random(airflow: LocalAirflow, run_id: str, options: argparse.Namespa
     rng = random.Random(options.seed)
     for kill in range(options.kills):
         # The process must be there, and somewhere in the middle of what it does.
-        airflow.task_process("campaign", run_id, "render", timeout=600)
+        airflow.task_process("batch", run_id, "render", timeout=600)
         time.sleep(rng.uniform(0.5, 4.0))
-        airflow.kill_task("campaign", run_id, "render", timeout=600)
+        airflow.kill_task("batch", run_id, "render", timeout=600)
         print(f"killed {kill + 1} of {options.kills}", flush=True)
     return int(options.kills)
 

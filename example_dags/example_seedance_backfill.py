@@ -1,16 +1,16 @@
 """
-## Mapped campaign, made to be backfilled
+## Mapped tasks and a backfill
 
-Each day renders the same products with that day's prompt and stores the clips. Create the pool once:
+Generates one clip per product and day, and stores the clips. Create the pool once:
 
-    airflow pools set seedance_campaign 8 "Renders in flight over all days" --include-deferred
+    airflow pools set seedance_renders 8 "Renders in flight over all days" --include-deferred
 
-and then fill in a range of days:
+Then create the backfill of a range of days:
 
-    airflow backfill create --dag-id example_seedance_campaign --from-date 2026-01-01 --to-date 2026-01-07
+    airflow backfill create --dag-id example_seedance_backfill --from-date 2026-01-01 --to-date 2026-01-07
 
-`--include-deferred` is what makes the pool bound the renders in flight: a waiting render is a deferred
-task. Running the backfill again with `--reprocess-behavior failed` submits nothing that had succeeded.
+With `--include-deferred` the pool limits the renders in flight, because a task is deferred while it waits. A second
+backfill with `--reprocess-behavior failed` submits failed renders only.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoOp
 from airflow_provider_seedance.transfers.seedance_to_object_storage import SeedanceToObjectStorageOperator
 
 DESTINATION = os.environ.get("SEEDANCE_EXAMPLE_DESTINATION", "file:///tmp/seedance-examples")
-POOL = os.environ.get("SEEDANCE_EXAMPLE_POOL", "seedance_campaign")
+POOL = os.environ.get("SEEDANCE_EXAMPLE_POOL", "seedance_renders")
 PRODUCTS = ("a ceramic lamp", "a leather satchel", "running shoes")
 
 with DAG(
-    dag_id="example_seedance_campaign",
+    dag_id="example_seedance_backfill",
     schedule="@daily",
     start_date=datetime(2026, 1, 1),
     catchup=False,

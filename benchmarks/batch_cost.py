@@ -1,7 +1,7 @@
 """
 What 200 clips cost Airflow: the batch operator, the mapped operator, and a mapped PythonOperator with an SDK.
 
-    python benchmarks/campaign_cost.py [--clips 200]
+    python benchmarks/batch_cost.py [--clips 200]
 
 One real Airflow runs one after the other against the emulator. The third-party SDK (``seedance-sdk``, left
 out aloud where it is not installed) speaks another vendor's protocol, so a shim translates for it.
