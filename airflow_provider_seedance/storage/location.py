@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import fsspec
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
-from fsspec.implementations.memory import MemoryFileSystem
 
 from airflow_provider_seedance.exceptions import (
     SeedanceConfigurationError,
@@ -29,12 +28,7 @@ _READ_BYTES = 1024 * 1024
 
 
 class FileStat(NamedTuple):
-    """
-    Size and version of a stored file.
-
-    :param size: In bytes.
-    :param version: ETag or checksum, from stores that have one.
-    """
+    """Bytes of a stored file, and its ETag or checksum from stores that have one."""
 
     size: int
     version: str | None
@@ -88,23 +82,18 @@ class StorageLocation:
 
     @property
     def is_local(self) -> bool:
-        """Whether this is on a disk of the worker."""
+        """Return whether this is on a disk of the worker."""
         return isinstance(self.fs, LocalFileSystem)
 
     @property
     def local_path(self) -> str:
-        """The path on the worker's disk; only where :attr:`is_local`."""
+        """Return the path on the worker's disk; only where :attr:`is_local`."""
         return str(self.fs._strip_protocol(self.path))
 
     @property
     def is_local_directory(self) -> bool:
-        """Whether this is an existing directory of the worker."""
+        """Return whether this is an existing directory of the worker."""
         return self.is_local and os.path.isdir(self.local_path)
-
-    @property
-    def reads_are_free(self) -> bool:
-        """Whether reading a file sends nothing over the network."""
-        return isinstance(self.fs, (LocalFileSystem, MemoryFileSystem))
 
     def stat(self) -> FileStat | None:
         """

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import unquote
 
 from airflow_provider_seedance import exceptions as errors
@@ -69,27 +69,15 @@ class Sink(Protocol):
         """Discard all bytes."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Announced:
-    """
-    Facts about the file in the first reply.
-
-    :param length: Bytes of the whole file, or ``None`` where the server does not announce it.
-    :param content_type: Media type, empty where the server does not send it.
-    """
+class Announced(NamedTuple):
+    """Length of the whole file and its media type in the first reply, ``None`` and empty where it has none."""
 
     length: int | None
     content_type: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Downloaded:
-    """
-    A complete download.
-
-    :param size: In bytes.
-    :param sha256: Of those bytes, in hexadecimal.
-    """
+class Downloaded(NamedTuple):
+    """Bytes of a complete download, and their SHA-256 in hexadecimal."""
 
     size: int
     sha256: str
@@ -131,15 +119,13 @@ def download(
     progress: Progress,
     now: Callable[[], datetime],
     stop: threading.Event | None = None,
-    sleep: Callable[[float], object] | None = None,
 ) -> Downloaded | None:
     """
     Download a file, or the data in a ``data:`` URL, into a sink.
 
     :param begin: Opens the sink at the first good reply, or returns ``None`` to leave the file.
     :param progress: Called after every piece with the bytes so far and in all.
-    :param stop: Ends the download when set.
-    :param sleep: Replaces waiting, for tests.
+    :param stop: Ends the download, and every pause, when set.
     :returns: ``None`` if ``begin`` left the file.
     :raises SeedanceOutputGoneError: the output is no longer available.
     :raises SeedanceMediaTooLargeError: it is larger than the connection allows.
@@ -147,8 +133,8 @@ def download(
     """
     if source.url.startswith("data:"):
         return store_data_url(source, begin, max_bytes=client.max_bytes)
-    stop = stop or threading.Event()
-    return _Run(client, source, begin, progress, now, stop, sleep or stop.wait, source.url, source.url).run()
+    run = _Run(client, source, begin, progress, now, stop or threading.Event(), source.url, source.url)
+    return run.run()
 
 
 def store_data_url(source: Source, begin: Begin, *, max_bytes: int) -> Downloaded | None:
@@ -210,7 +196,6 @@ class _Run:
     progress: Progress
     now: Callable[[], datetime]
     stop: threading.Event
-    sleep: Callable[[float], object]
     url: str
     #: The URL of the first byte in the sink.
     started_from: str
@@ -390,7 +375,7 @@ class _Run:
             then,
             pause,
         )
-        self.sleep(pause)
+        self.stop.wait(pause)
 
     def _refresh_url(self, refusal: _UrlRefused) -> None:
         self._count_progress()
@@ -420,7 +405,7 @@ class _Run:
             raise self._refresh_failed(error, refusal) from error
         if fresh == self.url:
             self.confirmed = True
-            self.sleep(CONFIRMED_URL_BACKOFF_SECONDS)
+            self.stop.wait(CONFIRMED_URL_BACKOFF_SECONDS)
         self.url = fresh
 
     def _refresh_early(self) -> None:

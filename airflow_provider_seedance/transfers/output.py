@@ -223,7 +223,7 @@ class UrlRefresher:
         self._lock = threading.Lock()
 
     def stale(self, now: datetime) -> bool:
-        """Return whether the URLs have expired by the service's own account, and it can be asked for others."""
+        """Return whether the URLs have expired and the service can renew them."""
         expires_at = self._generation.expires_at
         return expires_at is not None and expires_at <= now and self._has_record
 

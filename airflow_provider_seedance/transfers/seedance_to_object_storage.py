@@ -58,7 +58,7 @@ class SeedanceToObjectStorageOperator(SeedanceTaskMixin, BaseOperator):
     :param object_storage_conn_id: The connection of the store. A template.
     :param overwrite: ``True`` replaces existing files. ``False`` fails if one exists. ``"if-changed"`` leaves a
         file that has the length which the media host announces, or the ``sha256`` of its item where the item
-        has one. A retry does so whatever ``overwrite`` says. A template.
+        has one. A retry does so for every value of ``overwrite``. A template.
     """
 
     template_fields: Sequence[str] = (

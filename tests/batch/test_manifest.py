@@ -133,7 +133,7 @@ def test_malformed_manifest(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("name", ["manifest.jsonl", "", "no/manifest.jsonl", "file/manifest.jsonl"])
 def test_missing_manifest(tmp_path: Path, name: str) -> None:
-    (tmp_path / "file").write_text("a file is no directory")
+    (tmp_path / "file").write_text("not a directory")
     with pytest.raises(errors.SeedanceConfigurationError, match="no such file"):
         read_manifest(f"{tmp_path}/{name}")
 

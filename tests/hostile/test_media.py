@@ -67,7 +67,6 @@ def fetch(url: str, kept: Kept | None = None, **extra: Any) -> Any:
             begin,
             progress=lambda received, total: None,
             now=lambda: NOW,
-            sleep=lambda _: None,
         )
 
 

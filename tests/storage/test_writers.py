@@ -30,7 +30,7 @@ PATH = "bucket/v/a.mp4"
 
 @pytest.fixture(autouse=True)
 def worker_disk(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary files of uploads go."""
+    """Return the directory for temporary files of uploads."""
     directory = tmp_path_factory.mktemp("worker")
     monkeypatch.setattr(writers.tempfile, "tempdir", str(directory))
     return directory

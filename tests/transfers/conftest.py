@@ -36,7 +36,7 @@ def other_host() -> Iterator[MediaServer]:
 
 
 def make_settings(**extra: Any) -> Settings:
-    """Settings of a connection that trusts the media host of the tests, unless told otherwise."""
+    """Settings of a connection that trusts the media host of the tests, unless ``extra`` says otherwise."""
     return read_settings(
         "seedance_default", connection(password=SECRET, extra={"media_hosts": ["127.0.0.1"], **extra})
     )
@@ -57,10 +57,10 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Names:
     real = socket.getaddrinfo
 
     def set_up(table: dict[str, list[str]]) -> list[str]:
-        asked: list[str] = []
+        lookups: list[str] = []
 
         def look_up(name: Any, port: Any, *rest: Any, **options: Any) -> Any:
-            asked.append(name)
+            lookups.append(name)
             addresses = table.get(name)
             if addresses is None:
                 return real(name, port, *rest, **options)
@@ -72,7 +72,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Names:
             ]
 
         monkeypatch.setattr(socket, "getaddrinfo", look_up)
-        return asked
+        return lookups
 
     return set_up
 

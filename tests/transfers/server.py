@@ -18,7 +18,7 @@ from typing import Any, Self
 @dataclass
 class File:
     """
-    What a path gives.
+    The reply to a path.
 
     :param ranges: Whether range requests are honoured.
     :param if_range: Whether ``If-Range`` is.
@@ -35,11 +35,11 @@ class File:
 @dataclass
 class Reply:
     """
-    How one request is answered instead of properly.
+    An unusual reply to one request.
 
     :param status: A status with ``body``, in place of the file.
     :param headers: Added to the reply; ``None`` removes one.
-    :param cut: The connection breaks after so many bytes of the body.
+    :param cut: The connection breaks after this number of bytes of the body.
     :param reset: Whether it breaks with a reset instead of an end.
     :param during: Called when half of the body was sent.
     :param whole: Whether a range request is ignored.

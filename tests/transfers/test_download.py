@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import threading
 from collections.abc import Callable
@@ -15,7 +14,6 @@ from airflow_provider_seedance.client.media_client import MediaClient
 from airflow_provider_seedance.exceptions import (
     SeedanceMediaError,
     SeedanceMediaHostError,
-    SeedanceMediaTooLargeError,
     SeedanceOutputGoneError,
     SeedanceRateLimitError,
 )
@@ -25,7 +23,6 @@ from airflow_provider_seedance.transfers.download import (
     Downloaded,
     Source,
     download,
-    store_data_url,
 )
 from transfers.conftest import make_settings
 from transfers.server import MediaServer, Reply
@@ -51,6 +48,18 @@ class Memory:
         self.restarts += 1
 
 
+class RecordingEvent(threading.Event):
+    """Records pauses in place of waiting."""
+
+    def __init__(self, pauses: list[float]) -> None:
+        super().__init__()
+        self._pauses = pauses
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self._pauses.append(timeout or 0.0)
+        return self.is_set()
+
+
 class Run:
     """A download with everything that can be seen of it."""
 
@@ -64,7 +73,7 @@ class Run:
         self.progress: list[tuple[int, int | None]] = []
         self.slept: list[float] = []
         self.refreshed = 0
-        self.stop = threading.Event()
+        self.stop = RecordingEvent(self.slept)
         self.leave = False
         self.on_progress: Callable[[int], None] = lambda received: None
 
@@ -84,7 +93,6 @@ class Run:
                 progress=self._progress,
                 now=lambda: NOW,
                 stop=self.stop,
-                sleep=self.slept.append,
             )
 
     def fails(self, kind: type[SeedanceMediaError] = SeedanceMediaError) -> SeedanceMediaError:
@@ -475,65 +483,3 @@ def test_stop(host: MediaServer) -> None:
     run.on_progress = lambda received: run.stop.set()
     assert "the task was stopped" in str(run.fails())
     assert len(run.progress) == 1
-
-
-# ---------------------------------------------------------------------- data in the URL
-
-
-def from_url(
-    url: str, leave: bool = False, max_bytes: int = 10_000_000
-) -> tuple[Downloaded | None, bytes, list[Announced]]:
-    sink = Memory()
-    announced: list[Announced] = []
-
-    def begin(found: Announced) -> Memory | None:
-        announced.append(found)
-        return None if leave else sink
-
-    def refresh() -> str:
-        raise AssertionError("requested")
-
-    source = Source(label="the output", generation_id="local-1", url=url, refresh=refresh)
-    return store_data_url(source, begin, max_bytes=max_bytes), bytes(sink.data), announced
-
-
-def test_data_url() -> None:
-    url = "data:image/webp;base64," + base64.b64encode(DATA).decode()
-    done, data, announced = from_url(url)
-    assert data == DATA
-    assert done == Downloaded(size=len(DATA), sha256=SHA256)
-    assert announced == [Announced(length=len(DATA), content_type="image/webp")]
-    assert from_url(url.replace("+", "%2B").replace("=", "%3D"))[1] == DATA
-    assert from_url(url, leave=True)[0] is None
-
-
-@pytest.mark.parametrize("more", [0, 1, 2])
-def test_data_url_too_large(more: int) -> None:
-    data = DATA + b"x" * more
-    url = "data:image/webp;base64," + base64.b64encode(data).decode()
-    assert from_url(url, max_bytes=len(data))[1] == data
-    for written in (url, url.replace("+", "%2B").replace("=", "%3D")):
-        with pytest.raises(SeedanceMediaTooLargeError) as caught:
-            from_url(written, max_bytes=len(data) - 1)
-        assert not caught.value.retry_helps
-        assert caught.value.generation_id == "local-1"
-        for said in ("max_media_bytes", str(len(data) - 1), "clear this task", "pays nothing"):
-            assert said in caught.value.message
-        assert len(caught.value.message) < 500
-
-
-def test_large_data_url_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unpack(*arguments: Any, **named: Any) -> bytes:
-        raise AssertionError("unpacked")
-
-    monkeypatch.setattr(base64, "b64decode", unpack)
-    with pytest.raises(SeedanceMediaTooLargeError):
-        from_url("data:image/png;base64," + "QUFB" * 50_000, max_bytes=100_000)
-
-
-@pytest.mark.parametrize(
-    "url", ["data:image/png", "data:image/png,abc", "data:image/png;base64,", "data:image/png;base64,!!!"]
-)
-def test_undecodable_data_url(url: str) -> None:
-    with pytest.raises(SeedanceMediaError, match="cannot be read"):
-        from_url(url)

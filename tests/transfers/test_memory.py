@@ -38,7 +38,7 @@ def test_constant_memory(
     monkeypatch.setattr(location, "_filesystem", lambda path: store if kind == "store" else path.fs)
     with (tmp_path / "source").open("w+b") as source:
         source.truncate(SIZE)
-        # Mapped, not held; let go of by whoever sends the last of it.
+        # Mapped, not held; closed by the thread that sends the last of it.
         served = mmap.mmap(source.fileno(), 0)
         url: Any = host.put("/v.mp4", served)  # type: ignore[arg-type]
         result = {

@@ -78,7 +78,7 @@ def as_text_of_a_manifest(value: Any, tmp_path: Path) -> Any:
 
 
 class Lazy(Sequence[Any]):
-    """What Airflow gives for the outputs of mapped tasks: a sequence that is no list."""
+    """A sequence other than a list, as Airflow has for the outputs of mapped tasks."""
 
     def __init__(self, values: list[Any]) -> None:
         self._values = values
@@ -253,7 +253,7 @@ def test_keys_that_differ_only_in_case_get_different_files(
 def test_names_that_differ_only_in_case_are_refused(host: MediaServer, tmp_path: Path) -> None:
     results = [{**one, "generation_id": name} for one, name in zip(items(host, "a", "b"), "Gg", strict=True)]
     with pytest.raises(
-        errors.SeedanceConfigurationError, match="'a' and 'b' would both be stored as 'g.ext'"
+        errors.SeedanceConfigurationError, match=r"'a' and 'b' would both be stored as 'g\.ext'"
     ):
         run_into(tmp_path, batch(results), name_template="{generation_id}.{ext}")
     assert host.requests == []
@@ -373,7 +373,7 @@ def test_error_is_short_and_begins_with_a_curable_failure(host: MediaServer, tmp
         host.always[f"/{number}.mp4"] = Reply(
             status=200, body=b"<html>", headers={"Content-Type": "text/html"}
         )
-        results[number]["generation_id"] = f"local-{number}"  # cannot be asked for again
+        results[number]["generation_id"] = f"local-{number}"  # has no record at the service
     host.always["/39.mp4"] = Reply(status=500)
     with pytest.raises(errors.SeedanceMediaError, match=r"^40 of 40 files .* stored: 39-long") as caught:
         run_into(tmp_path, batch(results))

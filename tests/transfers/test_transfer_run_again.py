@@ -135,7 +135,7 @@ def test_name_with_the_extension_of_the_media_type(host: MediaServer, tmp_path: 
     ("try_number", "max_tries", "expected"),
     [(1, 2, False), (2, 2, True), (3, 2, True), (3, 4, False), (4, 4, True), (None, None, False)],
 )
-def test_retries_are_told_from_clears(try_number: Any, max_tries: Any, expected: bool) -> None:
+def test_is_retry(try_number: Any, max_tries: Any, expected: bool) -> None:
     ti = SimpleNamespace(try_number=try_number, max_tries=max_tries)
     assert operator(None, "/x", retries=2)._is_retry(ti) is expected
 

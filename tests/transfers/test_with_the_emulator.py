@@ -25,7 +25,7 @@ def test_every_service(api: str, connect: Any, tmp_path: Path) -> None:
     made = hook.wait(hook.submit(VideoRequest(prompt="A lamp")).generation_id).result()
     stored = transfer(made, f"{tmp_path}/out.mp4")
     assert stored["bytes"] == (tmp_path / "out.mp4").stat().st_size > 0
-    # A URL that no longer works: the service is asked for the one that does.
+    # A URL that no longer works: the service renews it.
     made["urls"] = [made["urls"][0].partition("?")[0] + "-gone"]
     assert transfer(made, f"{tmp_path}/again.mp4")["sha256"] == stored["sha256"]
 
