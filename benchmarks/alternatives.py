@@ -1,10 +1,10 @@
 """
-WaitState for renders as others do it, beside this provider, in one run against the emulator.
+Other ways to wait for renders, compared with this provider in one run against the emulator.
 
     python benchmarks/alternatives.py [--renders 12] [--seconds 45]
 
-Each alternative waits as its documentation shows, with its own defaults. Renders take about as long as told,
-in real time. What is not installed is left out, aloud: ``apache-airflow-providers-http``, ``seedance-sdk`` and
+Each alternative waits as its documentation shows, with its own defaults. Renders take about the given time,
+in real time. Packages that are not installed are skipped, with a message: ``apache-airflow-providers-http``, ``seedance-sdk`` and
 ``volcengine-ark-runtime``.
 """
 
@@ -37,7 +37,7 @@ Noticed = dict[str, float]
 
 
 class Bench:
-    """Renders at the emulator, and who waits for them."""
+    """Renders at the emulator, and the alternatives that wait for them."""
 
     def __init__(self, emulator: SeedanceEmulator, renders: int, seconds: float) -> None:
         self.emulator, self.renders, self.seconds = emulator, renders, seconds
@@ -77,7 +77,7 @@ class Bench:
         return found
 
     def run(self, name: str, holds: str, api: str, wait: Callable[[Bench, list[str]], Noticed]) -> None:
-        """Let somebody wait for new renders, and print what it took."""
+        """Let an alternative wait for new renders, and print the cost."""
         ids = self.submit(api)
         before = len(self.emulator.ledger.requests)
         try:
@@ -137,7 +137,7 @@ def ours(bench: Bench, ids: list[str]) -> Noticed:
 
 
 def client_each(bench: Bench, ids: list[str]) -> Noticed:
-    """Wait with a client for every trigger, every ten seconds."""
+    """Wait with a client per trigger, every ten seconds."""
 
     async def wait(name: str) -> None:
         async with httpx.AsyncClient(headers=bench.headers()) as client:

@@ -58,9 +58,7 @@ def main() -> int:
 
 def run(options: argparse.Namespace, directory: Path) -> int:
     (directory / "dags").mkdir()
-    (directory / "dags" / "batch.py").write_text(
-        DAG.format(items=options.items, in_flight=options.in_flight)
-    )
+    (directory / "dags" / "batch.py").write_text(DAG.format(items=options.items, in_flight=options.in_flight))
     with SeedanceEmulator(media=False, speed=10, render_seconds=100) as emulator:
         airflow = LocalAirflow(
             home=directory / "home",

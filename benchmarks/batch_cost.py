@@ -146,7 +146,7 @@ def finished(airflow: LocalAirflow, dag_id: str) -> int:
 
 def measure(airflow: LocalAirflow, emulator: SeedanceEmulator, dag_id: str, clips: int) -> tuple[Any, ...]:
     scheduler = psutil.Process(airflow.pid("scheduler"))
-    before, asked, paid = cpu(scheduler), len(emulator.ledger.requests), len(emulator.ledger.submissions)
+    before, requests, paid = cpu(scheduler), len(emulator.ledger.requests), len(emulator.ledger.submissions)
     airflow.unpause(dag_id)
     began = time.time()
     with Watch(airflow) as watch:
@@ -161,7 +161,7 @@ def measure(airflow: LocalAirflow, emulator: SeedanceEmulator, dag_id: str, clip
         bought,
         finished(airflow, dag_id),
         f"{watch.held:.0f} s",
-        f"{(len(emulator.ledger.requests) - asked) / clips:.1f}",
+        f"{(len(emulator.ledger.requests) - requests) / clips:.1f}",
         f"{cpu(scheduler) - before:.0f} s",
         f"{took:.0f} s",
     )

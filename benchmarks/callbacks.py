@@ -88,7 +88,7 @@ class Row:
 
     @property
     def met(self) -> bool:
-        """Whether the targets are."""
+        """Met targets."""
         if not self.way.startswith("called"):
             return not self.way.endswith("end") or self.starts <= STARTS
         few = self.requests <= REQUESTS and (not self.way.endswith("end") or self.starts <= STARTS)
@@ -137,7 +137,7 @@ def one_service(airflow: LocalAirflow, emulator: SeedanceEmulator, service: str,
         (task["task_id"], task["map_index"]): task["end_date"].timestamp()
         for task in airflow.database.task_instances(dag_id, run_id)
     }
-    asked = [entry.generation_id for entry in emulator.ledger.requests]
+    requested = [entry.generation_id for entry in emulator.ledger.requests]
     renderings = {
         (way, int(number)): generation
         for generation in emulator.generations
@@ -151,7 +151,7 @@ def one_service(airflow: LocalAirflow, emulator: SeedanceEmulator, service: str,
             Row(
                 service=service,
                 way=way,
-                requests=sum(asked.count(generation.id) for generation in of_way.values()) / len(of_way),
+                requests=sum(requested.count(generation.id) for generation in of_way.values()) / len(of_way),
                 starts=starts(airflow, run_id, way) / len(of_way),
                 delays=[
                     ended[key] - generation.ended_at
@@ -212,7 +212,7 @@ def line(row: Row) -> str:
 
 
 def how_many(directory: Path, count: int, *, end: bool) -> bool:
-    """Fire callbacks for all of so many deferred tasks within a second; whether all were honoured."""
+    """Send callbacks for a number of deferred tasks within a second; return whether all resumed."""
     kind = "called_end" if end else "called"
     with bench(count + 100, directory) as made:
         made.fill(kind, count)
@@ -347,7 +347,7 @@ def together(rows: Iterable[Row], way: str) -> str:
 
 
 def raise_limit(files: int) -> None:
-    """Allow so many open files."""
+    """Set the limit of open files."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, max(files, 4096)), most))
 

@@ -160,7 +160,7 @@ class Bench:
         return int(str(self.query(sql, *parameters)[0][0]))
 
     def fill(self, kind: str, count: int, poll_interval: float | None = None) -> None:
-        """Defer so many task instances, all with one kind of trigger; nothing else is left waiting."""
+        """Defer a number of task instances with one kind of trigger, and remove all others."""
         self.query("delete from task_instance")
         self.query("delete from dag_run")
         self.query("delete from trigger")
@@ -219,7 +219,7 @@ def bench(capacity: int, directory: Path, template: Path | None = None) -> Itera
     """
     Make the database, and start the status server.
 
-    :param capacity: So many triggers the triggerer takes.
+    :param capacity: Maximum triggers of the triggerer.
     :param directory: Empty; everything is written there.
     :param template: An empty metadata database, if there is one already.
     """
@@ -265,7 +265,7 @@ def _airflow(capacity: int, directory: Path, port: int, template: Path | None) -
         connections={**connections, "http_status": json.dumps({"conn_type": "http", "host": url})},
         config={
             ("triggerer", "capacity"): str(capacity),
-            # So many triggers are taken in one turn of about a second; the default of 50, which lets several
+            # Triggers loaded in one loop of about a second; the default of 50, which lets several
             # triggerers share them, would make the start take minutes.
             ("triggerer", "max_trigger_to_select_per_loop"): "500",
             ("secrets", "backend"): "lookups.CountingBackend",

@@ -117,7 +117,7 @@ KINDS: dict[str, Callable[[int, float | None], BaseTrigger]] = {
 
 
 def fill(kind: str, count: int, poll_interval: float | None) -> None:
-    """Defer so many instances of the one task."""
+    """Defer a number of instances of the task."""
     with create_session() as session:
         dag = DBDagBag().get_latest_version_of_dag("waiting", session=session)
         now = timezone.utcnow()

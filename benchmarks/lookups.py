@@ -1,4 +1,4 @@
-"""A secrets backend that knows nothing, and counts how often it is asked for a connection."""
+"""A secrets backend that counts the look-ups of connections and has none."""
 
 from __future__ import annotations
 

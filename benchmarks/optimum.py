@@ -50,7 +50,7 @@ def _distribution(times: Times) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _solve(times: Times, worth: float) -> tuple[float, float]:
-    """Return polls and mean delay where a second of delay is worth so many polls."""
+    """Return polls and mean delay where a second of delay is worth a number of polls."""
     grid, ended, moment = _distribution(times)
     last = len(grid) - 1
     best, following = np.zeros(last + 1), np.full(last + 1, last)

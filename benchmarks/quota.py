@@ -73,7 +73,7 @@ def simulate(main: Callable[[], Awaitable[Any]]) -> Any:
 
 @dataclass(kw_only=True)
 class Service:
-    """seedance2api with a quota of so many requests per window, and renders of about the same length."""
+    """seedance2api with a quota of requests per window, and renders of about the same length."""
 
     limit: int
     window: float

@@ -1,7 +1,7 @@
 """
-A status server as lean as can be: three services, thousands of renders, and a count of what is asked.
+Minimal status server: three services, thousands of renders, and counters of the requests.
 
-It runs in a process of its own, so that what it costs is not charged to the triggerer that it answers.
+It runs in a process of its own, so that its cost does not count as the triggerer's.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ class StatusServer:
     """
     Answers for ``/seedance2api``, ``/runbase`` and ``/ark``, and with a 404 until the end at ``/unless-404``.
 
-    ``/finish`` ends every render, ``/reset`` makes them run again and begins to count anew, ``/counts`` tells
-    the requests by method, as ``read`` how many renders were asked for, and as ``renders`` how many different
-    ones.
+    ``/finish`` ends every render, ``/reset`` restarts them and resets the counters, ``/counts`` returns the requests by
+    method, the number of statuses sent as ``read``, and the number of different renders as ``renders``.
     """
 
     def __init__(self) -> None:

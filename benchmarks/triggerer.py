@@ -24,10 +24,10 @@ from deferred import BLOCKED, Bench, Reading, Triggerer, bench, wait_until
 
 #: The targets: memory per generation in KiB, CPU in percent of a core, both beyond what idle triggers need.
 MEMORY, CPU = 8.0, 5.0
-#: So many are ended by a person.
+#: Number of tasks that a user marks as failed.
 CANCELLED = 200
-#: Seconds within which everything has to have resumed; the hub asks ten times a second for each key.
-PATIENCE = 1800.0
+#: Limit for all tasks to resume; the hub sends ten requests a second for each key.
+TIMEOUT_SECONDS = 1800.0
 
 ALTERNATIVES = {
     "ours": "SeedanceGenerationTrigger, three connections",
@@ -125,7 +125,7 @@ def end_some_kill_finish(bench: Bench, triggerer: Triggerer, count: int) -> bool
     blocked = triggerer.logged(BLOCKED)
     before = bench.ask("counts")
     bench.ask("finish")
-    resumed = wait_until(lambda: bench.deferred() == 0, PATIENCE, "all to resume")
+    resumed = wait_until(lambda: bench.deferred() == 0, TIMEOUT_SECONDS, "all to resume")
     time.sleep(5)
     after = bench.ask("counts")
     left = triggerer.connections(bench.port)
@@ -150,7 +150,7 @@ def end_by_hand(bench: Bench, count: int, cancelled: int = CANCELLED) -> None:
         min(cancelled, count),
     )
     wait_until(lambda: bench.number("select count(*) from trigger") <= bench.deferred(), 60, "clean-up")
-    # Whoever is cancelled reads the state of its render first.
+    # A cancelled trigger reads the state of its render first.
     time.sleep(5)
 
 
@@ -182,9 +182,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--generations", type=int, default=10_000, help="0 leaves this part out")
-    parser.add_argument(
-        "--alternatives", type=int, default=500, help="so many of each; 0 leaves this part out"
-    )
+    parser.add_argument("--alternatives", type=int, default=500, help="number of each; 0 skips this part")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long to measure")
     options = parser.parse_args()
     most = max(options.generations, options.alternatives)

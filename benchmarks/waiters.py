@@ -1,4 +1,4 @@
-"""Triggers to measure beside ours: one that does nothing, and the one that people write first."""
+"""Triggers for comparison: an idle one, and a simple one with a client of its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 
 class IdleTrigger(BaseTrigger):
-    """Waits for ever: what Airflow itself needs for a deferred task."""
+    """Waits without end, to measure Airflow's own cost of a deferred task."""
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what Airflow needs to make the trigger again."""

@@ -156,7 +156,7 @@ def test_the_guard_acts_when_its_parent_is_killed() -> None:
         assert alive == []
 
 
-def test_a_dismissed_guard_harms_nobody() -> None:
+def test_a_dismissed_guard_kills_nothing() -> None:
     with family() as leader:
         assert leader.stdout is not None
         leader.stdout.readline()

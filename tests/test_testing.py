@@ -36,7 +36,7 @@ def submit(emulator: SeedanceEmulator, prompt: str = "kite") -> str:
 
 
 def test_nothing_heavy_is_imported() -> None:
-    """The module is loaded in every pytest session of whoever has the provider."""
+    """The module is loaded in every pytest session of an environment with the provider."""
     code = """
 import sys
 import airflow_provider_seedance.testing
@@ -92,12 +92,12 @@ def test_marked(seedance_emulator):
     assert "1 passed" in loaded.stdout
 
 
-def test_what_is_not_there() -> None:
+def test_an_unknown_name() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'Lunch'"):
         _ = testing.Lunch
 
 
-def test_a_client_tells_what_the_emulator_does(
+def test_a_client_reads_the_state_of_the_emulator(
     emulator: SeedanceEmulator, remote: SeedanceEmulatorClient
 ) -> None:
     generation_id = submit(emulator)
@@ -110,7 +110,7 @@ def test_a_client_tells_what_the_emulator_does(
     assert remote.base_url("runbase") == emulator.base_url("runbase")
 
 
-def test_a_client_asks_for_faults(emulator: SeedanceEmulator, remote: SeedanceEmulatorClient) -> None:
+def test_a_client_adds_faults(emulator: SeedanceEmulator, remote: SeedanceEmulatorClient) -> None:
     fault = remote.fault("refuse", api="runbase", prompt="kite", times=None, status=503)
     with pytest.raises(httpx.HTTPStatusError):
         submit(emulator)

@@ -1,7 +1,7 @@
 """
-What the tests need of an Airflow that may have less: a marker for what only later versions have, and names that moved.
+Features that depend on the version of Airflow: markers to skip tests, and names that moved.
 
-The tests of what a version does not have are skipped, with the reason; what happens there instead has tests of its own.
+Tests of a missing feature are skipped, with the reason; the behaviour without it has tests of its own.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TRIGGER_ON_KILL = Feature("on_kill of triggers", "3.3", AIRFLOW_V_3_3_PLUS)
 PROVIDER_COMMANDS = Feature("commands of providers", "3.2", AIRFLOW_V_3_2_PLUS)
 CONNECTION_FIELDS = Feature("conn-fields", "3.2", AIRFLOW_V_3_2_PLUS)
 #: Airflow 3.1 writes every connection as a URI on the way to its user, and takes one where it cannot for missing.
-UNREADABLE_EXTRA = Feature("connection whose Extra is no JSON object", "3.2", AIRFLOW_V_3_2_PLUS)
+UNREADABLE_EXTRA = Feature("connection whose Extra is not a JSON object", "3.2", AIRFLOW_V_3_2_PLUS)
 
 
 def needs(feature: Feature) -> pytest.MarkDecorator:
@@ -50,7 +50,7 @@ def _why(feature: Feature) -> str:
     return f"Airflow {AIRFLOW} has no {feature.name} (since {feature.since})"
 
 
-#: What lies below 3.3, tested with the Airflow that has it, not only with a later one that is told to forget it.
+#: Behaviour below 3.3, tested with such an Airflow, not only with a later one whose features are patched away.
 below_3_3 = pytest.mark.skipif(AIRFLOW_V_3_3_PLUS, reason=f"Airflow {AIRFLOW} is not below 3.3")
 
 

@@ -420,9 +420,9 @@ def test_dags_that_cannot_be_estimated(
     with pytest.raises(SystemExit) as caught:
         in_dag(tasks, *line)
     assert caught.value.code == 2
-    told = capsys.readouterr()
-    assert said in told.err
-    assert told.out == ""
+    printed = capsys.readouterr()
+    assert said in printed.err
+    assert printed.out == ""
 
 
 def test_the_example_of_a_backfill(capsys: pytest.CaptureFixture[str]) -> None:

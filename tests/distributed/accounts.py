@@ -1,4 +1,4 @@
-"""What became of each render: what the service was paid for, against what Airflow has to show for it."""
+"""The accounts of a run: generations that the service billed, compared with the results in Airflow."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class Accounts:
     paid: Counter[str] = field(default_factory=Counter)
     delivered: list[str] = field(default_factory=list)
     uncertain: list[str] = field(default_factory=list)
-    #: Uncertain, and billed: somebody has to look for these at the service's console.
+    #: Uncertain, and billed: a user has to look for these in the service's console.
     orphans: list[str] = field(default_factory=list)
     #: Neither delivered nor uncertain, and why.
     lost: dict[str, str] = field(default_factory=dict)
 
     @property
     def duplicates(self) -> list[str]:
-        """What was paid for more than once."""
+        """Requests that were billed more than once."""
         return [prompt for prompt, count in self.paid.items() if count > 1]
 
     def __str__(self) -> str:

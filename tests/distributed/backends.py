@@ -1,4 +1,4 @@
-"""What a distributed Airflow stands on: a private PostgreSQL and a private Redis, from installed binaries."""
+"""Backends of a distributed Airflow: a private PostgreSQL and a private Redis, from installed binaries."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ import redis
 from local_airflow import processes
 from local_airflow.database import Database
 
-_PATIENCE = 60.0
-# PostgreSQL refuses to run as root; whoever has no rights of any other kind runs it then.
-_NOBODY = "nobody"
+_TIMEOUT_SECONDS = 60.0
+# PostgreSQL refuses to run as root; then it runs as a user without other rights.
+_UNPRIVILEGED_USER = "nobody"
 
 
 def find_postgres() -> Path | None:
-    """Where ``initdb`` and ``postgres`` are; distributions keep them out of the search path."""
+    """Return the directory of ``initdb`` and ``postgres``, which may not be on the search path."""
     found = shutil.which("initdb")
     places = [Path(found).parent] if found else []
     places += sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=_version, reverse=True)
@@ -54,12 +54,12 @@ def _binary(name: str) -> Path:
 
 
 def find_redis() -> str | None:
-    """Where ``redis-server`` is."""
+    """Return the path of ``redis-server``."""
     return shutil.which("redis-server")
 
 
 def missing() -> str | None:
-    """What has to be installed before anything here can run; None when all is there."""
+    """Return the missing requirements; None if all are installed."""
     lacking = [
         name for name, place in (("PostgreSQL", find_postgres()), ("Redis", find_redis())) if place is None
     ]
@@ -67,7 +67,7 @@ def missing() -> str | None:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
@@ -83,8 +83,8 @@ class Postgres:
     def __init__(self) -> None:
         self.port = free_port()
         self._password = secrets.token_urlsafe(24)
-        self._user = _NOBODY if os.geteuid() == 0 else None
-        # Not below pytest's directory, which nobody else may enter.
+        self._user = _UNPRIVILEGED_USER if os.geteuid() == 0 else None
+        # Not below pytest's directory, which other users may not enter.
         self._home = Path(tempfile.mkdtemp(prefix="seedance-postgres-"))
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -149,7 +149,7 @@ class Postgres:
         for child in children:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
-        psutil.wait_procs(children, timeout=_PATIENCE)
+        psutil.wait_procs(children, timeout=_TIMEOUT_SECONDS)
         return self._process.pid
 
     def stop(self) -> None:
@@ -163,7 +163,7 @@ class Postgres:
 
     @property
     def log(self) -> str:
-        """What it has said."""
+        """Return its log."""
         return (self._home / "log").read_text(errors="replace")
 
     def connect(self) -> Any:
@@ -239,7 +239,7 @@ class Redis:
 
 
 class PostgresDatabase(Database):
-    """The questions that a `LocalAirflow` has for its database, asked of PostgreSQL."""
+    """The queries of `LocalAirflow`'s database, on PostgreSQL."""
 
     def __init__(self, server: Postgres) -> None:
         super().__init__(Path("/nowhere"))
@@ -259,7 +259,7 @@ class PostgresDatabase(Database):
             return int(cursor.rowcount)
 
     def connections(self) -> int:
-        """How many connections others than the tests hold."""
+        """Return the number of connections other than the tests'."""
         sql = (
             "SELECT COUNT(*) AS found FROM pg_stat_activity"
             " WHERE backend_type = 'client backend' AND application_name <> 'tests'"
@@ -274,7 +274,7 @@ def _plain(value: Any) -> Any:
 
 
 def _wait(look: Callable[[], bool], what: str, log: Callable[[], str] = str) -> None:
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
     while not look():
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what} does not answer\n{log()}")

@@ -1,4 +1,4 @@
-"""Where services call: what comes is kept, until a test delivers it, as often and to whom it likes."""
+"""Server for the services' callbacks, which records them until a test delivers them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class CallbackRecorder:
 
     @property
     def url(self) -> str:
-        """What a service is told to call."""
+        """Callback base URL."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     @property
@@ -44,7 +44,7 @@ class CallbackRecorder:
         return list(self._calls)
 
     def deliver(self, servers: Collection[str], times: int = 1) -> list[int]:
-        """Repeat every call at all of these servers, all at once, and so often; returns the answers' codes."""
+        """Repeat every call to all of these servers at once a number of times; return the status codes."""
         orders = [(server, path, body) for path, body in self.calls for server in servers] * times
         with ThreadPoolExecutor(len(orders)) as pool:
             return list(pool.map(lambda order: _post(*order), orders))

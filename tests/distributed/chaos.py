@@ -1,4 +1,4 @@
-"""Kills whatever there is, at random but by a seed, and keeps starting it again."""
+"""Kill components at random, by a seed, and restart them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Accident:
 
     def explains(self, doubt: Doubt) -> bool:
         """
-        Whether this is why nobody learned the fate of a submission.
+        Return whether this explains an uncertain submission.
 
         A try that was killed knows nothing any more; one that goes on has lost its connection.
         """
@@ -174,8 +174,8 @@ class Chaos:
         now = time.time()
         # Until what dies is dead, on a busy machine.
         self.accidents.append(Accident(name or kind, now, now + 3.0, places))
-        told = f" {sorted(places)}" if places else ""
-        self._say(f"{at:6.1f} s  {time.strftime('%H:%M:%S')}  {name or kind}{told}")
+        suffix = f" {sorted(places)}" if places else ""
+        self._say(f"{at:6.1f} s  {time.strftime('%H:%M:%S')}  {name or kind}{suffix}")
 
     def _last_outage(self, until: float) -> None:
         at = max(index for index, accident in enumerate(self.accidents) if accident.kind == "outage")

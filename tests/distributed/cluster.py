@@ -121,7 +121,7 @@ class Cluster(Client):
 
     @property
     def mark(self) -> str:
-        """What stands in the environment of every process that belongs here."""
+        """Return the variable that marks the processes of this cluster."""
         return self._mark
 
     def start(self) -> None:
@@ -222,7 +222,7 @@ class Cluster(Client):
         return process.pid
 
     def runs(self, name: str) -> bool:
-        """Whether it has been started and not killed."""
+        """Return whether it has been started and not killed."""
         return self._components[name].process is not None
 
     def wait_healthy(self, name: str, timeout: float = 180.0) -> None:
@@ -230,7 +230,7 @@ class Cluster(Client):
         self.wait_until(lambda: self.healthy(name), timeout, f"the {name}")
 
     def healthy(self, name: str) -> bool:
-        """Whether a component has come to work since it was started."""
+        """Return whether a component is healthy since its start."""
         component = self._components[name]
         kind = name if name in _JOBS else name.rpartition("-")[0]
         if not self.runs(name):
@@ -292,7 +292,7 @@ class Cluster(Client):
         return frozenset((row["dag_id"], row["run_id"], row["map_index"]) for row in rows)
 
     def triggerers(self) -> dict[int, int]:
-        """How many triggers each live triggerer has, by the id of its job."""
+        """Return the number of triggers of each live triggerer, by the id of its job."""
         rows = self.database.rows(
             "SELECT j.id, COUNT(t.id) AS found FROM job j LEFT JOIN trigger t ON t.triggerer_id = j.id"
             " WHERE j.job_type = 'TriggererJob' AND j.state = 'running'"
@@ -301,7 +301,7 @@ class Cluster(Client):
         return {row["id"]: row["found"] for row in rows}
 
     def temporary_files(self) -> list[Path]:
-        """What this package has left among the temporary files of all components."""
+        """Return the temporary files of this package in all components."""
         return [file for file in self._machines.glob("*/*seedance*/**/*") if file.is_file()]
 
     def _jobs(self) -> int:

@@ -24,7 +24,7 @@ RENDER_SECONDS = 20.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How long and how often the chaos goes on."""
+    """Add options for the length and seed of the chaos."""
     group = parser.getgroup("distributed")
     group.addoption("--chaos-seconds", type=float, default=80.0, help="how long things are killed")
     group.addoption("--chaos-seed", type=int, default=26, help="decides what is killed, and when")
@@ -67,7 +67,7 @@ def tcp_proxy(emulator: SeedanceEmulator) -> Iterator[TcpProxy]:
 
 @pytest.fixture(scope="session")
 def callback_recorder() -> Iterator[CallbackRecorder]:
-    """Where the services call."""
+    """Receive the services' callbacks."""
     from callback_recorder import CallbackRecorder
 
     with CallbackRecorder() as made:

@@ -1,4 +1,4 @@
-"""What tasks have ever written into their state stores, and how often they ran: the last state does not tell."""
+"""History of the tasks' state stores and of their starts, which the final state does not show."""
 
 from __future__ import annotations
 
@@ -66,20 +66,20 @@ def install(database: PostgresDatabase) -> None:
 
 
 def starts(database: PostgresDatabase, run_id: str) -> Counter[tuple[str, int]]:
-    """How often a worker has started on each task of a run, by task id and map index."""
+    """Return the number of starts of each task of a run, by task id and map index."""
     rows = database.rows("SELECT task_id, map_index FROM tests_starts WHERE run_id = ?", run_id)
     return Counter((row["task_id"], row["map_index"]) for row in rows)
 
 
 def was_recorded(database: PostgresDatabase, generation_id: str) -> bool:
-    """Whether any task has ever had this id on record."""
+    """Return whether any task has ever recorded this id."""
     rows = database.rows("SELECT key, value FROM tests_history")
     records = (record for row in rows for _, record in _records(row["key"], json.loads(row["value"])))
     return any(record.generation_id == generation_id for record in records)
 
 
 def doubts(database: PostgresDatabase) -> list[Doubt]:
-    """Every submission that was given up as uncertain, in the order of its being told."""
+    """Return every submission that was reported as uncertain, in the order of the reports."""
     intents: dict[tuple[Place, str], Record] = {}
     found = []
     for row in database.rows("SELECT * FROM tests_history ORDER BY number"):

@@ -1,4 +1,4 @@
-"""What a whole Airflow holds: processes, open files, connections."""
+"""Resources of a whole Airflow: processes, open files, connections."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def strays(cluster: Cluster) -> list[str]:
 
 
 def open_files(sessions: Iterable[int]) -> dict[int, int]:
-    """How many descriptors each process of the sessions holds."""
+    """Return the number of descriptors of each process of the sessions."""
     found = {}
     for pid in session_members(sessions):
         with contextlib.suppress(OSError):

@@ -11,7 +11,7 @@ from backends import free_port
 
 class TcpProxy:
     """
-    Hands every connection on to a server. While it is cut, nobody is connected and nobody can connect.
+    Forwards connections to a server. While it is cut, existing connections are closed and new ones refused.
 
     :param port: Of the server, on this machine.
     """
@@ -21,7 +21,7 @@ class TcpProxy:
         self._listener = socket.socket()
         # To listen again beside connections that are not quite gone.
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Only a port that was asked for by its number is kept by a listener that is shut down.
+        # Only an explicit port number is kept by a listener that is shut down.
         self._address = ("127.0.0.1", free_port())
         self._listener.bind(self._address)
         self._listener.listen(256)
@@ -35,12 +35,12 @@ class TcpProxy:
 
     @property
     def url(self) -> str:
-        """Where Airflow finds the service."""
+        """Address of the service for Airflow."""
         return f"http://127.0.0.1:{self._address[1]}"
 
     @property
     def connections(self) -> int:
-        """How many connections there are."""
+        """Number of open connections."""
         with self._lock:
             return len(self._pairs)
 
@@ -104,7 +104,7 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
             target.sendall(data)
-    # Whoever has ended on one side has nothing to wait for on the other: HTTP has no half connections.
+    # A side that has ended closes the other one: HTTP has no half-open connections.
     _shut(source, target)
 
 

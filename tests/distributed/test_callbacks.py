@@ -13,7 +13,7 @@ from cluster import Cluster
 
 from airflow_provider_seedance.testing import SeedanceEmulator
 
-PATIENCE = 300.0
+TIMEOUT_SECONDS = 300.0
 
 #: Each is rendered twice: ended by a worker, and without one.
 PROMPTS = [f"a boat that calls, {number}" for number in range(10)]
@@ -32,7 +32,7 @@ def servers(cluster: Cluster) -> Iterator[list[str]]:
 
 
 def waiting(cluster: Cluster, run_id: str) -> int:
-    """How many tasks wait for long enough to be resumed at once."""
+    """Return the number of deferred tasks that can be resumed at once."""
     sql = (
         "SELECT COUNT(*) AS found FROM task_instance t JOIN trigger g ON g.id = t.trigger_id"
         " WHERE t.run_id = ? AND t.state = 'deferred' AND g.created_date < now() - interval '6 seconds'"
@@ -48,26 +48,28 @@ def test_two_api_servers_resume_each_render_once(
     emulator.hold()
     try:
         run_id = cluster.trigger("called", conf={"prompts": PROMPTS})
-        cluster.wait_until(lambda: waiting(cluster, run_id) == renders, PATIENCE, "deferred tasks")
+        cluster.wait_until(lambda: waiting(cluster, run_id) == renders, TIMEOUT_SECONDS, "deferred tasks")
         polled = len(emulator.ledger.requests)
     finally:
         emulator.release()
     for generation in emulator.generations:
         if generation.prompt in PROMPTS:
             emulator.finish(generation.id)
-    cluster.wait_until(lambda: len(callback_recorder.calls) == renders, PATIENCE, "calls")
+    cluster.wait_until(lambda: len(callback_recorder.calls) == renders, TIMEOUT_SECONDS, "calls")
 
     held = [cluster.task_instance("called", run_id, "render", index)["id"] for index in range(HELD)]
     with closing(cluster.postgres.connect()) as holder, holder.cursor() as cursor:
-        # Whoever does not let go of some rows keeps no other call waiting for long.
+        # A lock on some rows does not delay other callbacks for long.
         holder.autocommit = False
         cursor.execute("SELECT 1 FROM task_instance WHERE id::text = ANY(%s) FOR UPDATE", (held,))
         began = time.monotonic()
         assert set(callback_recorder.deliver(servers, times=2)) == {202}
-        cluster.wait_until(lambda: done(cluster, run_id) == renders - HELD, PATIENCE, "the others to end")
+        cluster.wait_until(
+            lambda: done(cluster, run_id) == renders - HELD, TIMEOUT_SECONDS, "the remaining tasks to end"
+        )
         others = time.monotonic() - began
         holder.rollback()
-    assert cluster.wait_run("called", run_id, PATIENCE) == "success"
+    assert cluster.wait_run("called", run_id, TIMEOUT_SECONDS) == "success"
     print(f"{renders - HELD} renders ended {others:.1f} s after {4 * renders} calls at two API servers")
 
     expected = {("render", index): 2 for index in range(len(PROMPTS))}
@@ -77,11 +79,11 @@ def test_two_api_servers_resume_each_render_once(
     requests = emulator.ledger.requests[before:]
     assert [entry.kind for entry in requests].count("submit") == renders
     # Each server may ask once about a render that ends without a worker.
-    asked = [entry for entry in requests[polled - before :] if entry.kind in ("status", "result", "list")]
-    assert len(asked) <= 3 * renders
-    # Their triggers were dropped, which is no reason to cancel anything.
+    polls = [entry for entry in requests[polled - before :] if entry.kind in ("status", "result", "list")]
+    assert len(polls) <= 3 * renders
+    # Their triggers were deleted, which must not cancel anything.
     cluster.wait_until(
-        lambda: not cluster.database.rows("SELECT id FROM trigger"), PATIENCE, "triggers to be gone"
+        lambda: not cluster.database.rows("SELECT id FROM trigger"), TIMEOUT_SECONDS, "triggers to be gone"
     )
     assert not [entry for entry in emulator.ledger.requests if entry.kind == "cancel"]
     sold = {entry.generation_id: entry.prompt for entry in emulator.ledger.submissions}
@@ -93,6 +95,6 @@ def test_two_api_servers_resume_each_render_once(
 
 
 def done(cluster: Cluster, run_id: str) -> int:
-    """How many renders have succeeded."""
+    """Return the number of successful renders."""
     rows = cluster.task_instances("called", run_id)
     return sum(row["state"] == "success" for row in rows if row["task_id"] in ("render", "ended"))

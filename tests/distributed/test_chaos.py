@@ -20,7 +20,7 @@ from tcp_proxy import TcpProxy
 from airflow_provider_seedance.testing import SeedanceEmulator
 
 #: Seconds for the end of all runs after the last kill, on a machine that has other things to do.
-PATIENCE = 900.0
+TIMEOUT_SECONDS = 900.0
 
 #: Renders of each run: tasks of their own, mapped tasks, items of a batch.
 SIZES = {"single": 1, "mapped": 10, "batch": 20}
@@ -47,7 +47,7 @@ def service(number: int) -> str:
 
 
 def wait(look: Callable[[], Any], what: Callable[[], object], cluster: Cluster) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while not look():
         cluster.revive()
         if time.monotonic() > deadline:
@@ -79,7 +79,7 @@ def check_uncertain(
     assert unexplained == []
     assert len(doubts) == len(sums.uncertain)
     assert [found for found in billed if history.was_recorded(cluster.database, found)] == []
-    # Where a service can be asked for a submission, whatever it has taken is found.
+    # If a service lists its generations, every accepted submission is found.
     assert [entry for entry in billed.values() if entry.api == "ark"] == []
 
 
@@ -136,7 +136,7 @@ def test_every_render_is_paid_once_and_arrives(
         generation.prompt
         for generation in emulator.generations
         if generation.status in ("queued", "running") and generation.prompt not in sums.orphans
-    ] == [], "nobody waits for these"
+    ] == [], "no task waits for these"
 
     cluster.wait_whole()
     stuck = "SELECT dag_id, run_id, map_index FROM task_instance WHERE state = 'deferred'"

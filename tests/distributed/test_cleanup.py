@@ -1,4 +1,4 @@
-"""What keeps the database small must not touch a render that goes on."""
+"""Cleaning the database must not affect a render in progress."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from airflow_provider_seedance.submission.records import RecordState
 from airflow_provider_seedance.submission.store import GENERATION_KEY
 from airflow_provider_seedance.testing import SeedanceEmulator
 
-PATIENCE = 300.0
+TIMEOUT_SECONDS = 300.0
 LONG_AGO = timedelta(days=60)
 KEPT = timedelta(days=30)
 
 
 def test_a_running_render_survives_every_clean_up(cluster: Cluster, emulator: SeedanceEmulator) -> None:
     old = accounts.start(cluster, "single", ["a boat of long ago"])
-    assert cluster.wait_run(old.dag_id, old.run_id, PATIENCE) == "success"
+    assert cluster.wait_run(old.dag_id, old.run_id, TIMEOUT_SECONDS) == "success"
     emulator.hold()
     try:
         runs = [
@@ -28,9 +28,9 @@ def test_a_running_render_survives_every_clean_up(cluster: Cluster, emulator: Se
             accounts.start(cluster, "batch", ["a boat and", "another boat"]),
         ]
         for run in runs:
-            cluster.wait_task(run.dag_id, run.run_id, "render", ["deferred"], timeout=PATIENCE)
+            cluster.wait_task(run.dag_id, run.run_id, "render", ["deferred"], timeout=TIMEOUT_SECONDS)
         make_old(cluster, old)
-        # Even if nobody has touched the record for longer than the store keeps anything.
+        # Also if the record is older than the retention of the store.
         for table in ("task_state_store",):
             assert cluster.database.write(f"UPDATE {table} SET updated_at = ?", datetime.now(UTC) - LONG_AGO)
 
@@ -56,7 +56,7 @@ def test_a_running_render_survives_every_clean_up(cluster: Cluster, emulator: Se
     finally:
         emulator.release()
     for run in runs:
-        assert cluster.wait_run(run.dag_id, run.run_id, PATIENCE) == "success"
+        assert cluster.wait_run(run.dag_id, run.run_id, TIMEOUT_SECONDS) == "success"
     sums = accounts.settle(cluster, emulator, runs)
     assert sums.duplicates == []
     assert len(sums.delivered) == 3

@@ -11,18 +11,18 @@ from cluster import Cluster
 
 from airflow_provider_seedance.testing import SeedanceEmulator
 
-PATIENCE = 300.0
+TIMEOUT_SECONDS = 300.0
 
 #: More than one triggerer takes at a time.
 RENDERS = 24
 
-#: So many times as many are started until both triggerers have some.
+#: Maximum rounds of starts until both triggerers have triggers.
 WAVES = 5
 
 
 @pytest.fixture
 def held(emulator: SeedanceEmulator) -> Iterator[None]:
-    """No render ends before somebody says so, or the test has."""
+    """Hold all renders until the test releases them."""
     emulator.hold()
     yield
     emulator.release()
@@ -36,17 +36,17 @@ def wave(cluster: Cluster, number: int) -> accounts.Run:
     """Start renders, and wait until each is with a triggerer."""
     prompts = [f"a boat that moves, {number}.{each}" for each in range(RENDERS)]
     run = accounts.start(cluster, "mapped", prompts)
-    cluster.wait_until(lambda: deferred(cluster, run) == RENDERS, PATIENCE, "deferred tasks")
+    cluster.wait_until(lambda: deferred(cluster, run) == RENDERS, TIMEOUT_SECONDS, "deferred tasks")
     cluster.wait_until(
         lambda: sum(cluster.triggerers().values()) == (number + 1) * RENDERS,
-        PATIENCE,
+        TIMEOUT_SECONDS,
         "renders at triggerers",
     )
     return run
 
 
 def check_all_paid_once(cluster: Cluster, emulator: SeedanceEmulator, run: accounts.Run) -> None:
-    assert cluster.wait_run(run.dag_id, run.run_id, PATIENCE) == "success"
+    assert cluster.wait_run(run.dag_id, run.run_id, TIMEOUT_SECONDS) == "success"
     sums = accounts.settle(cluster, emulator, [run])
     assert set(sums.paid.values()) == {1}
     assert sorted(sums.delivered) == sorted(run.prompts)
@@ -66,7 +66,9 @@ def test_the_loss_of_a_triggerer_moves_its_renders_and_nothing_else(
 
     cluster.kill("triggerer-1")
     cluster.wait_until(
-        lambda: list(cluster.triggerers().values()) == [waiting], PATIENCE, "all renders at one triggerer"
+        lambda: list(cluster.triggerers().values()) == [waiting],
+        TIMEOUT_SECONDS,
+        "all renders at one triggerer",
     )
     since = Counter(entry.kind for entry in emulator.ledger.requests) - sent
     assert set(since) <= {"status"}

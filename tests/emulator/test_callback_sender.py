@@ -110,7 +110,7 @@ def test_ark_sends_its_task_at_every_change(
     assert body["status"] == "succeeded"
 
 
-def test_nobody_answers(emulator: SeedanceEmulator, vendor: Callable[..., Vendor]) -> None:
+def test_a_callback_without_a_response(emulator: SeedanceEmulator, vendor: Callable[..., Vendor]) -> None:
     submit(vendor(emulator, "seedance2api"), "http://127.0.0.1:9/hook")
     entered(emulator, 1)
     assert emulator.ledger.callbacks[0].status is None

@@ -16,14 +16,14 @@ def reserve(faults: Faults, on: str = "submit", prompt: str | None = "kite", **a
     return faults.reserve(on, at.get("api", "ark"), prompt, at.get("generation_id"))[1]
 
 
-def test_a_fault_strikes_as_often_as_told() -> None:
+def test_a_fault_affects_its_number_of_requests() -> None:
     faults = Faults()
     fault = add(faults, "cut", times=2)
     assert [reserve(faults), reserve(faults), reserve(faults)] == [fault, fault, None]
     assert not fault.active
 
 
-def test_times_none_strikes_until_removed() -> None:
+def test_times_none_affects_requests_until_removed() -> None:
     faults = Faults()
     fault = add(faults, "cut", times=None)
     assert all(reserve(faults) is fault for _ in range(5))
@@ -67,7 +67,7 @@ def test_a_delay_leaves_room_for_another_fault() -> None:
     assert faults.reserve("submit", "ark", "kite", None) == ([delay], cut)
 
 
-def test_failing_prompts_are_not_taken_as_network_faults() -> None:
+def test_failing_prompts_are_no_network_faults() -> None:
     faults = Faults()
     fault = add(faults, "fail", prompt="kite")
     assert reserve(faults) is None
@@ -85,7 +85,7 @@ def test_used_counts_what_has_happened() -> None:
     assert fault.wait(timeout=0)
 
 
-def test_hold_ends_by_release_or_when_nobody_is_left() -> None:
+def test_hold_ends_by_release_or_when_the_client_is_gone() -> None:
     fault = add(Faults(), "hold_reply")
     assert fault.hold(lambda: True) is False
     fault.release()
@@ -96,12 +96,12 @@ def test_hold_ends_by_release_or_when_nobody_is_left() -> None:
     ("kind", "arguments"),
     [("explode", {}), ("cut", {"on": "lunch"}), ("cut", {"options": {"after": 3}})],
 )
-def test_what_does_not_exist_is_refused(kind: str, arguments: dict[str, object]) -> None:
+def test_unknown_kinds_points_and_options_are_refused(kind: str, arguments: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"Unknown|no option"):
         add(Faults(), kind, **arguments)  # type: ignore[arg-type]
 
 
-def test_every_kind_can_be_asked_for() -> None:
+def test_every_kind_can_be_added() -> None:
     faults = Faults()
     for kind in FAULT_OPTIONS:
         add(faults, kind)

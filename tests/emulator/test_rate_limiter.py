@@ -7,7 +7,7 @@ def test_no_quota() -> None:
     assert RateLimiter().spend("ark", "key", 0) is None
 
 
-def test_a_window_is_used_up_and_begins_anew() -> None:
+def test_a_window_is_used_up_and_restarts() -> None:
     quota = RateLimiter((2, 10))
     allowances = [quota.spend("ark", "key", now) for now in (100, 101, 102, 110)]
     assert [a.allowed for a in allowances if a] == [True, True, False, True]
@@ -24,7 +24,7 @@ def test_each_key_and_service_has_its_own() -> None:
     ]
 
 
-def test_changing_the_quota_begins_anew() -> None:
+def test_changing_the_limit_resets_the_windows() -> None:
     quota = RateLimiter((1, 10))
     quota.spend("ark", "a", 0)
     quota.set((1, 10))

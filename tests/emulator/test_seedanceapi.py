@@ -49,9 +49,11 @@ def test_v1_from_submit_to_result(v1: Vendor) -> None:
     assert v1.http.get(data["response"][0]).status_code == 200
 
 
-@pytest.mark.parametrize(("asked", "price"), V1_PRICES.items(), ids=str)
-def test_v1_prices(asked: tuple[str, str, bool], price: int, v1: Vendor, emulator: SeedanceEmulator) -> None:
-    resolution, duration, audio = asked
+@pytest.mark.parametrize(("request_fields", "price"), V1_PRICES.items(), ids=str)
+def test_v1_prices(
+    request_fields: tuple[str, str, bool], price: int, v1: Vendor, emulator: SeedanceEmulator
+) -> None:
+    resolution, duration, audio = request_fields
     body = {"prompt": "kite", "resolution": resolution, "duration": duration, "generate_audio": audio}
     v1.post("/generate", body).raise_for_status()
     assert emulator.ledger.submissions[0].billed == price
@@ -97,7 +99,7 @@ def test_v1_takes_everything_documented(v1: Vendor, emulator: SeedanceEmulator) 
 
 
 def test_errors(v1: Vendor, start: Start, vendor: Vendors) -> None:
-    assert v1.status("nobody").json()["code"] == "TASK_NOT_FOUND"
+    assert v1.status("unknown-id").json()["code"] == "TASK_NOT_FOUND"
     assert v1.get("/status").status_code == 400
     poor = vendor(start(credits=10), "seedanceapi-v1").submit()
     assert (poor.status_code, poor.json()["code"]) == (402, "INSUFFICIENT_CREDITS")
@@ -158,7 +160,7 @@ def test_other_shapes(start: Start, vendor: Vendors) -> None:
     flat = vendor(start(shape="flat"), "seedanceapi-v2")
     task = flat.status(flat.submit_id()).json()
     assert task["video_url"] == task["response"][0]
-    assert flat.status("nobody").json()["error"]["code"] == "TASK_NOT_FOUND"
+    assert flat.status("unknown-id").json()["error"]["code"] == "TASK_NOT_FOUND"
     nested = vendor(start(shape="nested"), "seedanceapi-v2")
     assert nested.submit().json()["code"] == 0
-    assert nested.status("nobody").json()["code"] == 404
+    assert nested.status("unknown-id").json()["code"] == 404

@@ -93,7 +93,7 @@ def test_a_wrong_key(emulator: SeedanceEmulator, api: str, vendor: Vendors) -> N
 
 def test_unknown_things(emulator: SeedanceEmulator, api: str, vendor: Vendors) -> None:
     client = vendor(emulator, api)
-    assert client.status("nobody").status_code == 404
+    assert client.status("unknown-id").status_code == 404
     assert client.get("/lunch").status_code == 404
     assert client.call("PUT", VALID_SUBMITS[api][0]).status_code == 404
 

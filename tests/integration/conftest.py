@@ -25,20 +25,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _interruptible() -> None:
-    """A shell makes what it runs in the background deaf to Ctrl-C, and the commands we start would be, too."""
+    """Handle Ctrl-C although a shell ignores it for background processes, and so for the commands we start."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def database_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the empty database of the first Airflow is kept for the others."""
+    """Path of the empty database of the first Airflow, which the other ones copy."""
     return tmp_path_factory.mktemp("database") / "empty.db"
 
 
 @pytest.fixture(scope="session")
 def emulator() -> Iterator[SeedanceEmulator]:
-    """The stand-in for all services; it listens before Airflow starts, whose connections name its port."""
+    """Run the emulator of all services, before Airflow starts, whose connections contain its port."""
     from airflow_provider_seedance.testing import SeedanceEmulator
 
     with SeedanceEmulator(speed=10) as running:

@@ -1,4 +1,4 @@
-"""A private Airflow for the integration tests: `LocalAirflow`, and what tests need beyond it."""
+"""The private Airflow of the integration tests: `LocalAirflow` with methods that write Dag files."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class TestAirflow(LocalAirflow):
 
     @contextlib.contextmanager
     def halted(self, timeout: float = 60.0) -> Iterator[None]:
-        """Nothing of this Airflow moves inside, and none of it holds the database.
+        """Suspend all processes of this Airflow while none of them locks the database.
 
         For commands that read and then write in one transaction: on sqlite they fail with
         "database is locked" when another process has written in between, and may leave half of
@@ -77,7 +77,7 @@ class TestAirflow(LocalAirflow):
                     return
             finally:
                 send(processes, signal.SIGCONT)
-            assert time.monotonic() < deadline, "the database is never free"
+            assert time.monotonic() < deadline, "the database is always locked"
             time.sleep(0.1)
 
     def _is_free(self) -> bool:

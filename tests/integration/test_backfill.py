@@ -25,7 +25,7 @@ SLOTS = 4
 UNSCHEDULED = "2026-02"
 
 #: Seconds for anything that must happen: only a test that fails waits that long.
-PATIENCE = 240.0
+TIMEOUT_SECONDS = 240.0
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Field:
         return found
 
     def until(self, look: Callable[[], Any], what: str) -> Any:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while not (found := look()):
             assert time.monotonic() < deadline, f"no sign of {what}: {self.states()}"
             time.sleep(0.5)
@@ -113,7 +113,7 @@ def test_each_date_renders_its_own_prompts_in_a_pool_and_under_a_quota(field: Fi
     backfill = field.backfill("2026-01-01", "2026-01-04", "--max-active-runs", "4")
     most = 0
     ended = False
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while not ended and time.monotonic() < deadline:
         flying = [one for one in field.emulator.generations if one.status in ("queued", "running")]
         most = max(most, len(flying))

@@ -65,7 +65,7 @@ def test_a_failed_render_is_rendered_again_where_that_is_asked_for(
     assert len(paid(emulator, dag_id)) == 2
 
 
-def test_a_cleared_task_renders_anew(airflow: TestAirflow, emulator: SeedanceEmulator) -> None:
+def test_a_cleared_task_submits_again(airflow: TestAirflow, emulator: SeedanceEmulator) -> None:
     dag_id = "below_cleared"
     airflow.load_dag(dag_id, DAG.format(dag_id=dag_id, arguments=""))
     run_id, state = airflow.run(dag_id)

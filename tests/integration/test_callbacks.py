@@ -1,5 +1,5 @@
 """
-Services that call back, on real Airflow: tasks resume and end, and nobody else can do anything with it.
+Callbacks of services on a real Airflow: tasks resume and end, and forged callbacks have no effect.
 
 Nothing here is timed. Where something must *not* happen, it is given two seconds to happen.
 """
@@ -28,7 +28,7 @@ from airflow_provider_seedance.testing import SeedanceEmulator
 APIS = {"s2a": "seedance2api", "v1": "seedanceapi-v1", "v2": "seedanceapi-v2", "ark": "ark"}
 SECRET = "what the addresses are signed with"
 SIGNED_WITH = "what the service signs with"
-PATIENCE = 60.0
+TIMEOUT_SECONDS = 60.0
 #: The tasks that render and are called back, of each service: two that a worker ends, one that the trigger ends.
 CALLED = [("{}", 0), ("{}", 1), *([("end_{}", 0)] if ENDING_FROM_TRIGGERS.there else [])]
 
@@ -102,7 +102,7 @@ def airflow(
     )
     connect("nowhere", "seedanceapi-v2", base_url=f"http://127.0.0.1:{_closed_port()}")
     with made:
-        made.wait_parsed("silent", PATIENCE)
+        made.wait_parsed("silent", TIMEOUT_SECONDS)
         yield made
 
 
@@ -153,7 +153,7 @@ def waiting(airflow: TestAirflow, dag_id: str) -> None:
                 dag_id,
             )
         ),
-        PATIENCE,
+        TIMEOUT_SECONDS,
         f"{dag_id} to wait",
     )
 
@@ -220,7 +220,7 @@ def test_the_result_is_of_the_form_it_always_has(airflow: TestAirflow, called: s
             key: value for key, value in polled.items() if key not in own
         }
         for key in own:
-            # seedance2api tells in two places, and after a callback only that of the result is asked.
+            # seedance2api has two endpoints, and after a callback only that of the result is read.
             untold = name == "s2a" and key == "created_at"
             assert got[key] is None if untold else type(got[key]) is type(polled[key]), key
         link = airflow.database.xcom("called", called, task_id, "_link_SeedanceOutputLink", map_index)
@@ -231,7 +231,7 @@ def test_nothing_was_cancelled_when_the_triggers_were_dropped(
     airflow: TestAirflow, services: SeedanceEmulator, called: str
 ) -> None:
     airflow.wait_until(
-        lambda: not airflow.database.rows("SELECT 1 FROM trigger"), PATIENCE, "triggers to be dropped"
+        lambda: not airflow.database.rows("SELECT 1 FROM trigger"), TIMEOUT_SECONDS, "triggers to be dropped"
     )
     assert services.ledger.cancels() == []
     assert services.ledger.deletions == []
@@ -242,8 +242,8 @@ def test_a_lost_reply_is_made_up_for_by_the_call(
 ) -> None:
     (post,) = services.ledger.posts("seedanceapi-v1", "lost")
     assert task(airflow, "lost", runs["lost"])["try_number"] == 1
-    told = airflow.database.xcom("lost", runs["lost"], "render", "return_value")
-    assert told["generation_id"] == post.generation_id
+    result = airflow.database.xcom("lost", runs["lost"], "render", "return_value")
+    assert result["generation_id"] == post.generation_id
 
 
 def test_a_call_that_never_comes_is_not_missed(services: SeedanceEmulator, runs: dict[str, str]) -> None:
@@ -252,7 +252,7 @@ def test_a_call_that_never_comes_is_not_missed(services: SeedanceEmulator, runs:
     assert [entry.status for entry in about] == [None]
 
 
-# ---------------------------------------------------------------------- what nobody can do
+# ---------------------------------------------------------------------- forged callbacks
 
 
 def test_hostile_calls_change_nothing(airflow: TestAirflow, held: SeedanceEmulator) -> None:
@@ -279,7 +279,7 @@ def test_hostile_calls_change_nothing(airflow: TestAirflow, held: SeedanceEmulat
         "another secret": other("a guess at the secret"),
         "no secret": other(""),
         "expired": other(expires=int(time.time()) - 1),
-        "another connection": other(conn_id="seedance_of_somebody_else"),
+        "another connection": other(conn_id="seedance_of_another_user"),
         "too long": f"{base}/{'A' * 9000}.{mac}",
     }
     assert {what: call(url, done) for what, url in refused.items()} == dict.fromkeys(refused, 404)
@@ -291,8 +291,8 @@ def test_hostile_calls_change_nothing(airflow: TestAirflow, held: SeedanceEmulat
         (address, "[" * 50_000),
         (address, "null"),
         (address, {"id": generation_id, "status": "running"}),
-        (address, {"status": "a word that nobody knows"}),
-        (address, {"id": "cgt-of-somebody-else", "status": "succeeded"}),
+        (address, {"status": "an unknown status"}),
+        (address, {"id": "cgt-of-another-user", "status": "succeeded"}),
         (other(dag_id="no_such_dag"), done),
         (other(run_id="a/run+with %2F odd", task_id="none"), done),
         (other(map_index=7), done),
@@ -304,20 +304,20 @@ def test_hostile_calls_change_nothing(airflow: TestAirflow, held: SeedanceEmulat
     nothing_happens()
     assert state_of(airflow, "one") == before
     # An id that is not ours is a reason to ask once about the render that is, and for nothing else.
-    asked = held.ledger.requests[requests:]
-    assert [(one.method, one.path.endswith(generation_id)) for one in asked] == [("GET", True)]
+    sent = held.ledger.requests[requests:]
+    assert [(one.method, one.path.endswith(generation_id)) for one in sent] == [("GET", True)]
     requests = len(held.ledger.requests)
 
-    # A word that nobody knows may mean anything: the service is asked, without a worker.
+    # An unknown status leads to a status request, without a worker.
     assert call(address, {"id": generation_id, "status": "finally"}) == 202
-    airflow.wait_until(lambda: len(held.ledger.requests) > requests, PATIENCE, "the service to be asked")
+    airflow.wait_until(lambda: len(held.ledger.requests) > requests, TIMEOUT_SECONDS, "a status request")
     nothing_happens()
     assert state_of(airflow, "one") == before
     requests = len(held.ledger.requests)
 
     # Too early: a worker looks, and the task waits on.
     assert call(address, done) == 202
-    airflow.wait_until(lambda: len(held.ledger.requests) > requests, PATIENCE, "somebody to look")
+    airflow.wait_until(lambda: len(held.ledger.requests) > requests, TIMEOUT_SECONDS, "a status request")
     waiting(airflow, "one")
     assert task(airflow, "one", run_id)["state"] == "deferred"
 
@@ -325,7 +325,7 @@ def test_hostile_calls_change_nothing(airflow: TestAirflow, held: SeedanceEmulat
     held.finish(generation_id)
     with ThreadPoolExecutor(20) as pool:
         assert set(pool.map(lambda _: call(address, done), range(20))) == {202}
-    assert airflow.wait_run("one", run_id, PATIENCE) == "success"
+    assert airflow.wait_run("one", run_id, TIMEOUT_SECONDS) == "success"
     after, requests = state_of(airflow, "one"), len(held.ledger.requests)
     assert call(address, done) == 202
     nothing_happens()
@@ -333,9 +333,11 @@ def test_hostile_calls_change_nothing(airflow: TestAirflow, held: SeedanceEmulat
     assert len(held.ledger.requests) == requests
     assert len(held.ledger.posts("ark", "one")) == 1
 
-    # Another take: what was told of the first one is nothing to it.
+    # Another take: callbacks of the first one do not affect it.
     airflow.clear("one", run_id)
-    airflow.wait_until(lambda: len(held.ledger.posts("ark", "one")) == 2, PATIENCE, "the second submission")
+    airflow.wait_until(
+        lambda: len(held.ledger.posts("ark", "one")) == 2, TIMEOUT_SECONDS, "the second submission"
+    )
     waiting(airflow, "one")
     before, requests = state_of(airflow, "one"), len(held.ledger.requests)
     assert call(address, done) == 202
@@ -343,7 +345,7 @@ def test_hostile_calls_change_nothing(airflow: TestAirflow, held: SeedanceEmulat
     assert state_of(airflow, "one") == before
     assert len(held.ledger.requests) == requests
     held.finish(held.ledger.submissions[-1].generation_id)
-    assert airflow.wait_run("one", run_id, PATIENCE) == "success"
+    assert airflow.wait_run("one", run_id, TIMEOUT_SECONDS) == "success"
     assert held.ledger.cancels() == []
 
 
@@ -363,7 +365,7 @@ def test_signatures_are_checked(airflow: TestAirflow, held: SeedanceEmulator) ->
     assert state_of(airflow, "signed") == before
     signature = hmac.new(SIGNED_WITH.encode(), body.encode(), hashlib.sha256).hexdigest()
     assert call(address, body, **{"X-Signature": f"sha256={signature}"}) == 202
-    assert airflow.wait_run("signed", run_id, PATIENCE) == "success"
+    assert airflow.wait_run("signed", run_id, TIMEOUT_SECONDS) == "success"
 
 
 @needs(TRIGGER_ON_KILL)
@@ -376,4 +378,4 @@ def test_a_person_still_cancels_what_is_queued(airflow: TestAirflow, held: Seeda
     def cancelled() -> bool:
         return held.generation(generation_id).status == "cancelled"
 
-    airflow.wait_until(cancelled, PATIENCE, "the abandoned render to be cancelled")
+    airflow.wait_until(cancelled, TIMEOUT_SECONDS, "the abandoned render to be cancelled")

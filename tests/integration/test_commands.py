@@ -59,7 +59,7 @@ def until(look: Callable[[], bool], process: subprocess.Popen[str], timeout: flo
     deadline = time.monotonic() + timeout
     while not look():
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.1)
 
 
@@ -108,13 +108,13 @@ def test_render_takes_service_and_key_from_the_environment(service: SeedanceEmul
     env = environment(
         tmp_path / "home",
         SEEDANCE_API="ark",
-        SEEDANCE_API_KEY="a-wrong-key-nobody-should-see",
+        SEEDANCE_API_KEY="a-wrong-secret-key",
         SEEDANCE_BASE_URL=service.base_url("ark"),
     )
     code, output = finish(start(["render", "A kite", "-o", "kite.mp4"], env, tmp_path))
     assert code == 1
     assert "401" in output
-    assert "a-wrong-key-nobody-should-see" not in output
+    assert "a-wrong-secret-key" not in output
     assert len(service.ledger.posts()) == 1
     assert service.ledger.submissions == []
 

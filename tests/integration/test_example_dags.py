@@ -27,7 +27,7 @@ RUNS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the example Dags store their files."""
+    """Directory of the example Dags' files."""
     return tmp_path_factory.mktemp("stored")
 
 
@@ -150,21 +150,21 @@ def test_a_batch_in_one_task(examples: TestAirflow, runs: dict[str, str], stored
     assert result["manifest"] == f"{folder.as_uri()}/manifest.jsonl"
     names = ["lamp.mp4", "manifest.jsonl", "satchel.mp4", "shoes.mp4"]
     assert sorted(path.name for path in folder.iterdir()) == names
-    # Whoever waits for the asset is told where its files are.
+    # The asset event contains the paths of the files.
     report = "example_seedance_batch_report"
-    told: list[str] = []
+    paths: list[str] = []
 
     def look() -> bool:
         found = examples.rest("GET", f"/dags/{report}/dagRuns")["dag_runs"]
         ended = [run["dag_run_id"] for run in found if run["state"] == "success"]
         # The run of today, which the scheduler makes, stores clips as well.
-        told[:] = [
+        paths[:] = [
             path for run in ended for path in examples.xcom(report, run, "report") if "2026-01-06" in path
         ]
-        return bool(told)
+        return bool(paths)
 
     examples.wait_until(look, 120, "the run that the asset starts")
-    assert [Path(path).name for path in told] == ["lamp.mp4", "satchel.mp4", "shoes.mp4"]
+    assert [Path(path).name for path in paths] == ["lamp.mp4", "satchel.mp4", "shoes.mp4"]
 
 
 def test_full_render_waits_for_approval(examples: TestAirflow, runs: dict[str, str], emulator: Any) -> None:
@@ -174,7 +174,7 @@ def test_full_render_waits_for_approval(examples: TestAirflow, runs: dict[str, s
         lambda: _pending(examples, dag_id, run_id), 120, "the question for approval", dag_id, run_id
     )
     models = [item.request["model"] for item in _submissions(emulator)]
-    assert models == ["seedance-2.0-fast"] * 2, "the full render was paid for before anybody approved"
+    assert models == ["seedance-2.0-fast"] * 2, "the full render was paid for before the approval"
 
     detail = examples.rest("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/approve/-1/hitlDetails")
     assert "preview 2" in detail["body"]
@@ -194,7 +194,7 @@ def _submissions(emulator: Any) -> list[Any]:
 
 def _pending(airflow: TestAirflow, dag_id: str, run_id: str) -> bool:
     """
-    Whether the question waits for an answer, and the scheduler is through with the process that asked it.
+    Return whether the approval is pending, and its task process has ended.
 
     Airflow fails a task that goes on before the scheduler has seen the end of its first process; no person
     answers that quickly, but a test does.

@@ -77,7 +77,7 @@ class Stage:
         return f"/seedance/api/dags/{quote(dag_id, safe='')}/runs/{run}/{what}?{urlencode(query)}"
 
     def ask(self, path: str, user: str | None = "admin", method: str = "GET", **headers: str) -> Answer:
-        """Ask as a user; ``None`` is nobody."""
+        """Send a request as a user, or without a login for ``None``."""
         if user is not None:
             headers["Authorization"] = f"Bearer {self.airflow.api.token(user)}"
         named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -160,14 +160,14 @@ def finished(stage: Stage) -> Stage:
 
 @pytest.fixture(scope="module")
 def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    """A browser that nobody has used before."""
+    """A new browser."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     from selenium.webdriver.chrome.service import Service
 
     binary = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
     driver = shutil.which("chromedriver")
     if binary is None or driver is None:
-        pytest.skip("there is no Chromium, or no chromedriver, on this machine")
+        pytest.skip("Chromium or chromedriver is not installed")
     options = webdriver.ChromeOptions()
     options.binary_location = binary
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
@@ -194,7 +194,7 @@ def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 
 @pytest.fixture(scope="module")
 def browser(chrome: Chrome, stage: Stage) -> Chrome:
-    """The browser of somebody who has logged in through Airflow's own form."""
+    """The browser of a user who has logged in through Airflow's own form."""
     passwords = json.loads((stage.airflow.home / "simple_auth_manager_passwords.json.generated").read_text())
     chrome.get(stage.url)
     wait(chrome, "return document.querySelector('input[type=password]') !== null", "the login form")
@@ -439,12 +439,12 @@ def test_a_second_user_sees_nothing_of_a_hidden_dag(browser: Chrome, finished: S
     browser.add_cookie({"name": "_token", "value": finished.airflow.api.token("viewer")})
     try:
         open_page(browser, finished.page(SECRET))
-        told = browser.execute_script("return document.body.innerText")
-        assert "You may not see the renders of this Dag" in told
-        assert HOSTILE not in told
+        text = browser.execute_script("return document.body.innerText")
+        assert "You may not see the renders of this Dag" in text
+        assert HOSTILE not in text
         assert browser.execute_script("return document.querySelectorAll('.card').length") == 0
-        told = browser.execute_script("return fetch(arguments[0]).then((answer) => answer.status)", media)
-        assert told == 403
+        status = browser.execute_script("return fetch(arguments[0]).then((answer) => answer.status)", media)
+        assert status == 403
         open_page(browser, f"{finished.url}/seedance/renders")
         listed = browser.execute_script("return document.getElementById('grid').innerText")
         assert DAG in listed
@@ -475,10 +475,10 @@ def big(finished: Stage) -> Stage:
         for index in range(MANY):
             here = {"run_id": BIG, "map_index": index}
             _insert(connection, "task_instance", {**dict(task), **here, "id": uuid.uuid4().hex})
-            told = {**result, "generation_id": f"copy-{index}"}
+            copy = {**result, "generation_id": f"copy-{index}"}
             if index == 1:
-                told |= {"model": HOSTILE, "urls": ["javascript:window.hacked='url'"], "resolution": HOSTILE}
-            changed = {**here, "dag_run_id": run_key, "value": json.dumps(told)}
+                copy |= {"model": HOSTILE, "urls": ["javascript:window.hacked='url'"], "resolution": HOSTILE}
+            changed = {**here, "dag_run_id": run_key, "value": json.dumps(copy)}
             _insert(connection, "xcom", {**dict(value), **changed})
         connection.commit()
     return finished
@@ -538,7 +538,7 @@ def test_who_may_not_read_the_dag_sees_nothing(finished: Stage) -> None:
         assert refused.json == {"detail": "Forbidden"}
         assert finished.ask(path, None).status == 401
     assert finished.ask(media, "viewer", "HEAD").status == 403
-    # A Dag that does not exist is no different from what the guard of Airflow itself says.
+    # A Dag that does not exist is not distinguishable from Airflow's own refusal.
     assert finished.ask(finished.api("no_such_dag", run_id="x")).status == 404
     assert len(finished.renders(DAG, "viewer")) == 2
     assert {run["dag_id"] for run in finished.ask("/seedance/api/runs").json["runs"]} == {DAG, SECRET}
@@ -595,11 +595,11 @@ def test_a_stored_file_is_served_in_parts(finished: Stage) -> None:
 
 
 def test_looking_again_costs_next_to_nothing(finished: Stage, emulator: Any) -> None:
-    asked = len(emulator.ledger.requests)
+    requests = len(emulator.ledger.requests)
     first = finished.ask(finished.api(DAG))
     again = finished.ask(finished.api(DAG), If_None_Match=str(first.header("ETag")))
     assert (again.status, again.body) == (304, b"")
-    assert len(emulator.ledger.requests) == asked, "a viewer has cost requests of the quota"
+    assert len(emulator.ledger.requests) == requests, "a viewer has cost requests of the quota"
 
 
 def test_any_run_id_finds_its_run(big: Stage) -> None:

@@ -118,7 +118,7 @@ def stored(airflow: TestAirflow) -> Iterator[tuple[str, str]]:
                 yield table, "\n".join(decrypted(value, fernet) for row in rows for value in row)
 
 
-def told_of(text: str | bytes) -> list[str]:
+def secrets_in(text: str | bytes) -> list[str]:
     """Return the secrets that something holds."""
     data = text.encode() if isinstance(text, str) else text
     return [secret for secret in SECRETS if secret.encode() in data]
@@ -145,9 +145,9 @@ class Page:
         except urllib.error.HTTPError as error:
             answer = error
         with answer:
-            status, body, told = answer.status, answer.read(), str(answer.headers)
+            status, body, headers = answer.status, answer.read(), str(answer.headers)
         self.statuses[status] = self.statuses.get(status, 0) + 1
-        if found := told_of(told) + told_of(body):
+        if found := secrets_in(headers) + secrets_in(body):
             self.found[path] = found
         return status, body
 
@@ -183,7 +183,7 @@ def test_nothing_that_airflow_stores_logs_or_shows_holds_a_secret(
         tables = {table: text for table, text in stored(airflow) if table in ("trigger", "task_instance")}
         seen = tables["trigger"]
     assert "callback_nonce" in seen
-    assert told_of(seen) == []
+    assert secrets_in(seen) == []
     assert {render["state"] for render in page.look()} & {"queued", "running", "waiting"}
     services.release()
     assert airflow.wait_run("secrets", run_id, 180) == "failed"
@@ -202,8 +202,8 @@ def test_nothing_that_airflow_stores_logs_or_shows_holds_a_secret(
     assert "A lamp" in tables["rendered_task_instance_fields"]
     assert "secret_one" in tables["serialized_dag"]
     assert "generation_id" in tables["xcom"]
-    found = [name for name, text in tables.items() if told_of(text)]
+    found = [name for name, text in tables.items() if secrets_in(text)]
     files = [path for path in airflow.home.rglob("*") if path.is_file()]
     assert any(path.name.endswith("attempt=1.log") for path in files)
-    found += [str(path) for path in files if told_of(path.read_bytes())]
+    found += [str(path) for path in files if secrets_in(path.read_bytes())]
     assert found == []

@@ -20,7 +20,7 @@ COUNT = 240
 ENDED = 30
 
 #: Seconds for anything that must happen: only a test that fails waits that long.
-PATIENCE = 180.0
+TIMEOUT_SECONDS = 180.0
 
 
 @pytest.fixture
@@ -37,26 +37,26 @@ def test_a_killed_triggerers_work_is_taken_over_without_submitting_or_cancelling
     from deferred import wait_until
 
     bench.fill("ours", COUNT, poll_interval=2.0)
-    first = bench.start("first", timeout=PATIENCE)
-    # Every trigger waits by now, each service was asked with the key that was looked up once.
-    wait_until(lambda: bench.ask("counts")["renders"] == COUNT, PATIENCE, "the first round")
+    first = bench.start("first", timeout=TIMEOUT_SECONDS)
+    # Every trigger waits by now, and each connection was looked up once.
+    wait_until(lambda: bench.ask("counts")["renders"] == COUNT, TIMEOUT_SECONDS, "the first round")
     assert bench.lookups() == 3
 
     bench.query("update task_instance set state = 'failed', trigger_id = null where map_index < ?", ENDED)
     # Airflow drops the triggers of those that were ended, and asks them to clean up; nothing is cancelled.
     wait_until(
         lambda: bench.number("select count(*) from trigger") == COUNT - ENDED,
-        PATIENCE,
+        TIMEOUT_SECONDS,
         "the triggers of those that were ended",
     )
     first.stop(signal.SIGKILL)
-    second = bench.start("second", timeout=PATIENCE)
+    second = bench.start("second", timeout=TIMEOUT_SECONDS)
     bench.ask("finish")
-    wait_until(lambda: bench.deferred() == 0, PATIENCE, "all to resume")
+    wait_until(lambda: bench.deferred() == 0, TIMEOUT_SECONDS, "all to resume")
 
-    asked = bench.ask("counts")
+    counts = bench.ask("counts")
     states = dict(bench.query("select state, count(*) from task_instance group by state"))
     assert states == {"failed": ENDED, "scheduled": COUNT - ENDED}
-    assert set(asked) == {"GET", "read", "renders"}
-    wait_until(lambda: not second.connections(bench.port), PATIENCE, "the connections to be closed")
+    assert set(counts) == {"GET", "read", "renders"}
+    wait_until(lambda: not second.connections(bench.port), TIMEOUT_SECONDS, "the connections to be closed")
     assert first.logged("Traceback") + second.logged("Traceback") == 0

@@ -12,7 +12,7 @@ from airflow_provider_seedance.operators.seedance import (
     SeedanceGenerateVideoOperator,
 )
 
-# Whoever is killed again and again needs many tries; what fails for good does not use them.
+# Tasks that are killed repeatedly need many tries; permanent failures do not use them.
 COMMON: dict[str, Any] = {
     "schedule": None,
     "default_args": {"retries": 60, "retry_delay": timedelta(seconds=1)},

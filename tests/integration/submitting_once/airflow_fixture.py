@@ -1,4 +1,4 @@
-"""What the scenarios are played on: a private Airflow, two emulators, and a handle on each render."""
+"""Fixture of the scenarios: a private Airflow, two emulators, and a handle of each render."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from airflow_provider_seedance.testing import SeedanceEmulator
 API_KEY = "sk-scenarios-4c1d77b0e2"
 
 #: Seconds for anything that must happen: only a test that fails waits that long.
-PATIENCE = 180.0
+TIMEOUT_SECONDS = 180.0
 
 #: Seconds between the polls of a sync worker that is to notice nothing by itself.
 NEVER = 3600.0
@@ -56,11 +56,11 @@ class AirflowFixture:
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
     def video(self, conn_id: str = "ark", *, dag_id: str | None = None, **options: Any) -> Task:
-        """A render of a video that nobody has started yet; see :class:`Task`."""
+        """Return the handle of a video task that has not started; see :class:`Task`."""
         return self._task("video", conn_id, dag_id, options)
 
     def image(self, conn_id: str, **options: Any) -> Task:
-        """A render of an image that nobody has started yet; see :class:`Task`."""
+        """Return the handle of an image task that has not started; see :class:`Task`."""
         return self._task("image", conn_id, None, options)
 
     def _task(self, kind: str, conn_id: str, dag_id: str | None, options: dict[str, Any]) -> Task:
@@ -77,7 +77,7 @@ class AirflowFixture:
 
     def until(self, look: Callable[[], Any], what: str, task: Task | None = None) -> Any:
         """Wait until something is true, and return it."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while not (found := look()):
             if self.stopped.is_set():
                 raise RuntimeError(f"stopped while waiting for {what}")
@@ -141,13 +141,13 @@ class Task:
         return self
 
     def fault(self, kind: str, **options: Any) -> Fault:
-        """Let something go wrong with the requests of this render; see the emulator."""
+        """Add a fault to the requests of this render; see the emulator."""
         return self.emulator.fault(kind, prompt=f"{self.word}*", **options)
 
     def kill(self) -> None:
         """SIGKILL the process that executes it."""
         self.airflow.airflow.kill_task(
-            self.dag_id, self.run_id, self.task_id, self.map_index, timeout=PATIENCE
+            self.dag_id, self.run_id, self.task_id, self.map_index, timeout=TIMEOUT_SECONDS
         )
 
     def clear(self) -> None:
@@ -178,7 +178,7 @@ class Task:
         """
         Wait until the Dag run has ended.
 
-        The scheduler may end a run whose task was cleared just now, and then nobody runs that task.
+        The scheduler may end a run whose task was cleared just now; then the task does not run.
         """
         self.airflow.until(
             lambda: self.airflow.airflow.run_state(self.dag_id, self.run_id) in _ENDED,
@@ -256,7 +256,7 @@ class Task:
 
     @property
     def result(self) -> dict[str, Any]:
-        """What it returned; empty if it did not."""
+        """Return its result; empty without one."""
         found = self.airflow.airflow.xcom(self.dag_id, self.run_id, self.task_id, map_index=self.map_index)
         return found or {}
 
@@ -274,7 +274,7 @@ class Task:
 
     @property
     def posts(self) -> int:
-        """How many submissions arrived for it, taken or not."""
+        """Return the number of its submit requests, accepted or not."""
         return sum(self.word in json.dumps(entry.body) for entry in self.emulator.ledger.posts())
 
     @property
@@ -298,7 +298,7 @@ class Task:
 
     @property
     def cancels(self) -> int:
-        """How many requests to cancel it arrived."""
+        """Return the number of its cancel requests."""
         return len(self.requests("cancel"))
 
     def finish(self) -> None:

@@ -66,12 +66,12 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, database_template: Path) -
     with (
         SeedanceEmulator(key=API_KEY, speed=60, render_seconds=160_000, media=False) as rendering,
         SeedanceEmulator(key=API_KEY, speed=0.001, media=False) as queueing,
-        socket.socket() as nobody,
+        socket.socket() as closed,
     ):
-        nobody.bind(("127.0.0.1", 0))  # taken, and nobody listens
-        away = {**rendering.connection("ark"), "host": f"http://127.0.0.1:{nobody.getsockname()[1]}/api/v3"}
+        closed.bind(("127.0.0.1", 0))  # in use, but without a listener
+        away = {**rendering.connection("ark"), "host": f"http://127.0.0.1:{closed.getsockname()[1]}/api/v3"}
         connections = {name.replace("-", "_"): rendering.connection_json(name) for name in SERVICES}
-        connections |= {"ark_queue": queueing.connection_json("ark"), "nobody": json.dumps(away)}
+        connections |= {"ark_queue": queueing.connection_json("ark"), "unreachable": json.dumps(away)}
         (home / "dags").mkdir()
         shutil.copy(HERE / "scenarios.py", home / "dags")
         with TestAirflow(

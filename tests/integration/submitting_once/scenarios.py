@@ -1,9 +1,9 @@
 """
 The Dags of the scenarios: one file for all of them, copied into the Dags folder and parsed once.
 
-What a render is asked for stands in the ``conf`` of the Dag run, so that a situation costs a run and no
+The arguments of a render are in the ``conf`` of the Dag run, so that a scenario costs a run and no
 Dag of its own: ``arguments`` of the operator, those that differ in ``later`` tries, and where the first
-try is to stand still (``pause_at``) until somebody kills it, or takes away the file that says so.
+try is to stand still (``pause_at``) until a test kills it, or removes the file that says so.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from .airflow_fixture import NEVER, PATIENCE, STANDS_AFTER_ID, AirflowFixture, Task
+from .airflow_fixture import NEVER, STANDS_AFTER_ID, TIMEOUT_SECONDS, AirflowFixture, Task
 
 pytestmark = pytest.mark.side_by_side
 
@@ -177,11 +177,11 @@ def _mapped(airflow: AirflowFixture, retries: int) -> tuple[Task, list[Task], li
 def _reorder(boat: Task) -> None:
     boat.airflow.airflow.clear(boat.dag_id, boat.run_id, ["items"])
     boat.airflow.airflow.wait_task(
-        boat.dag_id, boat.run_id, "items", {"success"}, timeout=PATIENCE, try_number=2
+        boat.dag_id, boat.run_id, "items", {"success"}, timeout=TIMEOUT_SECONDS, try_number=2
     )
 
 
-def test_nobody_gets_the_video_of_another_item_in_a_retry(airflow: AirflowFixture) -> None:
+def test_no_item_gets_the_video_of_another_one_in_a_retry(airflow: AirflowFixture) -> None:
     boat, items, paid = _mapped(airflow, 1)
     _reorder(boat)
     for each in paid:
@@ -197,7 +197,7 @@ def test_nobody_gets_the_video_of_another_item_in_a_retry(airflow: AirflowFixtur
     assert boat.posts == 2
 
 
-def test_nobody_gets_the_video_of_another_item_after_a_clear(airflow: AirflowFixture) -> None:
+def test_no_item_gets_the_video_of_another_one_after_a_clear(airflow: AirflowFixture) -> None:
     boat, items, paid = _mapped(airflow, 0)
     for each in paid:
         boat.emulator.finish(each)

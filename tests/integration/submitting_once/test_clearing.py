@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .airflow_fixture import NEVER, PATIENCE, STANDS_AFTER_ID, AirflowFixture, Task
+from .airflow_fixture import NEVER, STANDS_AFTER_ID, TIMEOUT_SECONDS, AirflowFixture, Task
 
 pytestmark = pytest.mark.side_by_side
 
@@ -82,7 +82,7 @@ def test_images_are_delivered_again(airflow: AirflowFixture, conn_id: str) -> No
     assert boat.emulator.ledger.count("any", generation_id=paid) == requests  # it stands in the record
 
 
-def test_images_with_on_clear_new_are_made_anew(airflow: AirflowFixture) -> None:
+def test_images_with_on_clear_new_are_generated_again(airflow: AirflowFixture) -> None:
     boat = airflow.image("seedance2api", later={"on_clear": "new"})
     paid = _succeeded(boat)
     boat.clear()
@@ -96,10 +96,10 @@ def test_images_with_on_clear_new_are_made_anew(airflow: AirflowFixture) -> None
 def test_a_whole_run_that_is_cleared_does_not_pay_again(airflow: AirflowFixture) -> None:
     boat = airflow.video("ark", dag_id="chain")
     paid = _succeeded(boat)
-    assert airflow.airflow.wait_run(boat.dag_id, boat.run_id, PATIENCE) == "failed"  # the upload
+    assert airflow.airflow.wait_run(boat.dag_id, boat.run_id, TIMEOUT_SECONDS) == "failed"  # the upload
     airflow.airflow.clear(boat.dag_id, boat.run_id)
     boat.until("success", try_number=2)
-    assert airflow.airflow.wait_run(boat.dag_id, boat.run_id, PATIENCE) == "success"
+    assert airflow.airflow.wait_run(boat.dag_id, boat.run_id, TIMEOUT_SECONDS) == "success"
     boat.check_delivered(paid)
     assert airflow.airflow.xcom(boat.dag_id, boat.run_id, "upload") == paid
 
@@ -107,7 +107,7 @@ def test_a_whole_run_that_is_cleared_does_not_pay_again(airflow: AirflowFixture)
 # ---------------------------------------------------------------------- after a failure that was seen
 
 
-def test_a_render_that_failed_is_submitted_anew_by_a_retry(airflow: AirflowFixture) -> None:
+def test_a_render_that_failed_is_submitted_again_by_a_retry(airflow: AirflowFixture) -> None:
     boat = airflow.video("seedanceapi_v1", retries=1).start()
     first = boat.until_deferred()
     boat.emulator.fail(first, "The renderer broke down.")
@@ -119,7 +119,7 @@ def test_a_render_that_failed_is_submitted_anew_by_a_retry(airflow: AirflowFixtu
     boat.check_says(f"Generation {first} ended as failed: submitting anew", try_number=2)
 
 
-def test_a_render_that_failed_is_submitted_anew_by_a_clear(airflow: AirflowFixture) -> None:
+def test_a_render_that_failed_is_submitted_again_by_a_clear(airflow: AirflowFixture) -> None:
     boat = airflow.video("runbase").start()
     boat.emulator.fail(boat.until_deferred(), "The renderer broke down.")
     boat.until("failed")

@@ -114,7 +114,7 @@ def test_killed_after_the_post_that_followed_the_wait_a_retry_does_not_submit_ag
     boat.check_says("An earlier try was about to submit", try_number=2)
 
 
-def test_a_quota_that_is_used_up_while_reading_costs_nobody_a_render(airflow: AirflowFixture) -> None:
+def test_a_quota_that_is_used_up_by_polls_fails_no_task(airflow: AirflowFixture) -> None:
     boat = airflow.video("seedanceapi_v2")
     fault = boat.fault("rate_limit", on="status", retry_after=1, times=3)
     boat.start()

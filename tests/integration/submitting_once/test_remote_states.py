@@ -32,7 +32,7 @@ def _enter_again(boat: Task, how: str) -> None:
 
 
 def _succeeded_body(generation_id: str, **fields: Any) -> dict[str, Any]:
-    """What ark says of a render that ended yesterday."""
+    """Return ark's state of a render that ended yesterday."""
     ended = int((datetime.now(UTC) - timedelta(hours=25)).timestamp())
     return {
         "id": generation_id,
@@ -137,7 +137,7 @@ def test_a_retry_fails_for_good_when_the_output_is_gone(
 
 @pytest.mark.parametrize("gone", [_expired, _without_output])
 @pytest.mark.parametrize("on_clear", ["reuse", "new"])
-def test_a_cleared_task_submits_anew_when_the_output_is_gone(
+def test_a_cleared_task_submits_again_when_the_output_is_gone(
     airflow: AirflowFixture, gone: Callable[[Task, str], None], on_clear: str
 ) -> None:
     boat, paid = _left_behind(airflow, "clear", on_clear=on_clear)
@@ -150,7 +150,7 @@ def test_a_cleared_task_submits_anew_when_the_output_is_gone(
 
 
 @pytest.mark.parametrize("how", ["retry", "clear"])
-def test_a_failed_render_is_submitted_anew(airflow: AirflowFixture, how: str) -> None:
+def test_a_failed_render_is_submitted_again(airflow: AirflowFixture, how: str) -> None:
     boat, paid = _left_behind(airflow, how)
     boat.emulator.fail(paid, "The renderer broke down.")
     _enter_again(boat, how)
@@ -158,7 +158,7 @@ def test_a_failed_render_is_submitted_anew(airflow: AirflowFixture, how: str) ->
 
 
 @pytest.mark.parametrize("how", ["retry", "clear"])
-def test_an_expired_render_is_submitted_anew(airflow: AirflowFixture, how: str) -> None:
+def test_an_expired_render_is_submitted_again(airflow: AirflowFixture, how: str) -> None:
     boat, paid = _left_behind(airflow, how)
     boat.emulator.expire(paid)
     _enter_again(boat, how)
@@ -214,7 +214,7 @@ def test_a_retry_fails_for_good_when_the_service_does_not_know_the_render(airflo
     boat.check_says(f"Generation {paid} was submitted by this task, but the service does not know it")
 
 
-def test_a_cleared_task_submits_anew_when_the_service_does_not_know_the_render(
+def test_a_cleared_task_submits_again_when_the_service_does_not_know_the_render(
     airflow: AirflowFixture,
 ) -> None:
     boat, paid = _left_behind(airflow, "clear")

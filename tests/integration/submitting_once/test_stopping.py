@@ -1,4 +1,4 @@
-"""A task that people end: cancelled remotely where that is safe, told of where not, never by mistake."""
+"""Tasks that users end: cancelled remotely where that is safe, reported otherwise, never by mistake."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_marked_failed_while_a_worker_waits_what_cannot_be_cancelled_goes_on(
 # ---------------------------------------------------------------------- and cleared afterwards
 
 
-def test_marked_failed_and_cleared_a_cancelled_render_is_submitted_anew(airflow: AirflowFixture) -> None:
+def test_marked_failed_and_cleared_a_cancelled_render_is_submitted_again(airflow: AirflowFixture) -> None:
     boat, paid = _waiting(airflow, "ark_queue")
     boat.mark("failed")
     boat.until_remote("cancelled")

@@ -24,7 +24,7 @@ UNCERTAIN: dict[str, tuple[str, dict[str, Any], bool]] = {
     "408": ("refuse", {"status": 408, "message": "too slow"}, False),
     "409": ("refuse", {"status": 409, "message": "already there"}, False),
     "425": ("refuse", {"status": 425, "message": "too early"}, False),
-    "200 that is no JSON": ("rubbish", {}, True),
+    "200 that is not JSON": ("rubbish", {}, True),
     "200 without an id": ("rubbish", {"body": {"status": "ok"}}, True),
 }
 
@@ -62,7 +62,7 @@ def test_an_uncertain_submission_fails_for_good(airflow: AirflowFixture, service
 
 
 @pytest.mark.parametrize("service", ["seedance2api", "runbase"])
-def test_the_clear_after_the_report_submits_anew(airflow: AirflowFixture, service: str) -> None:
+def test_the_clear_after_the_report_submits_again(airflow: AirflowFixture, service: str) -> None:
     boat = _started(airflow.video(_conn(service), retries=1), "reply lost")
     boat.until("failed")
     boat.clear()
@@ -102,7 +102,7 @@ def test_the_author_does_not_allow_a_third_one(airflow: AirflowFixture) -> None:
 # ---------------------------------------------------------------------- ark: looked up
 
 
-@pytest.mark.parametrize("mishap", ["reply lost", "502 after it was taken", "200 that is no JSON"])
+@pytest.mark.parametrize("mishap", ["reply lost", "502 after it was taken", "200 that is not JSON"])
 @pytest.mark.parametrize("on_uncertain_submit", ["fail", "resubmit"])
 def test_a_lost_reply_is_made_up_for_where_the_service_can_list(
     airflow: AirflowFixture, mishap: str, on_uncertain_submit: str
@@ -157,7 +157,9 @@ def test_images_cannot_be_looked_up(airflow: AirflowFixture, service: str) -> No
 
 
 def test_a_service_that_cannot_be_reached_has_taken_nothing(airflow: AirflowFixture) -> None:
-    boat = airflow.video("nobody", retries=1, later={"seedance_conn_id": "ark", "deferrable": True}).start()
+    boat = airflow.video(
+        "unreachable", retries=1, later={"seedance_conn_id": "ark", "deferrable": True}
+    ).start()
     boat.until("deferred", try_number=2)
     boat.finish()
     boat.until("success", try_number=2)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from .airflow_fixture import PATIENCE, SERVICES, STANDS_AFTER_ID, AirflowFixture, Task
+from .airflow_fixture import SERVICES, STANDS_AFTER_ID, TIMEOUT_SECONDS, AirflowFixture, Task
 
 pytestmark = pytest.mark.side_by_side
 
@@ -195,7 +195,7 @@ def test_killed_on_the_last_try_after_the_id_a_clear_delivers(airflow: AirflowFi
 
 
 def test_killed_on_the_last_try_after_the_post_the_first_clear_only_reports(airflow: AirflowFixture) -> None:
-    """Nobody was told of the submission yet, so that clearing cannot have been a decision about it."""
+    """The submission has not been reported, so that a clear cannot be a decision about it."""
     boat = _killed_after_the_post(airflow.video("seedanceapi_v2"))
     boat.until("failed", try_number=1)
     boat.clear()
@@ -269,7 +269,7 @@ def test_a_machine_that_was_only_away_pays_for_nothing_when_it_comes_back(airflo
     boat.go_on()
     for process in (frozen.supervisor, frozen.runner):
         process.send_signal(signal.SIGCONT)
-    frozen.runner.wait(PATIENCE)
+    frozen.runner.wait(TIMEOUT_SECONDS)
     boat.finish()
     boat.until("success", try_number=2)
     boat.check_delivered(boat.generations[0])

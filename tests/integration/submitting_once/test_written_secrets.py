@@ -1,4 +1,4 @@
-"""What all the scenarios have left on disk; this file runs last."""
+"""Secrets in the files that all scenarios have written; this file runs last."""
 
 from __future__ import annotations
 
