@@ -44,7 +44,7 @@ def reconcile_orphans(
     missing = [] if resubmits else [record for record in paid if not decisions.is_cleared(record, attempt)]
     if missing:
         for item in items:
-            if item.record_key and not records.is_registered(item.record_key):
+            if item.record_key and item.record_key not in records.records():
                 item.fail(_new_in_a_retry(missing))
     return [_placeholder_item(record) for record in missing], sum(
         record.credits for record in orphans.values()

@@ -42,7 +42,7 @@ _DAMAGE = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
 @dataclass(slots=True)
 class _Group:
     number: int
-    records: dict[str, Record | None] = field(default_factory=dict)
+    keys: list[str] = field(default_factory=list)
     #: Whether it differs from what is stored.
     dirty: bool = False
     #: Whether the latest write failed, so that the deferral has to carry it.
@@ -66,6 +66,7 @@ class TaskStateStore(RecordStore):
         super().__init__(sleep=sleep)
         self._accessor = accessor
         self._loaded = False
+        self._records: dict[str, Record | None] = {}
         self._groups: list[_Group] = []
         self._group_by_key: dict[str, _Group] = {}
         #: Generation id and credits of the record that an intent has replaced, by key.
@@ -86,20 +87,23 @@ class TaskStateStore(RecordStore):
     # ------------------------------------------------------------------ reading
 
     def load(self, deferred: Any = None) -> None:
-        """
-        Read all records, with one request per hundred.
-
-        :param deferred: Value of :meth:`for_deferral` before the deferral.
-        """
-        if not self._loaded:
-            carried = deferred if isinstance(deferred, list) else []
-            self._groups, self._group_by_key = [], {}
-            for number, value in enumerate(carried if self._accessor is None else self._stored_values()):
-                self._add_group(number, value)
-            if self._accessor is not None:
-                for value in carried:
-                    self._merge_deferred(value)
-            self._loaded = True
+        """Read all records, with one request per hundred."""
+        if self._loaded:
+            return
+        self._records, self._groups, self._group_by_key = {}, [], {}
+        carried = deferred if isinstance(deferred, list) else []
+        for number, value in enumerate(carried if self._accessor is None else self._stored_values()):
+            records = _unpack(value)
+            group = _Group(number, list(records))
+            self._groups.append(group)
+            self._records |= records
+            self._group_by_key |= dict.fromkeys(records, group)
+            if number == 0:
+                self._replaced_credits = float(read_number(value.get("replaced_credits")) or 0.0)
+        if self._accessor is not None:
+            for value in carried:
+                self._merge_deferred(_unpack(value))
+        self._loaded = True
 
     def _stored_values(self) -> list[Any]:
         first = self._get(_Group(0).state_key)
@@ -123,42 +127,26 @@ class TaskStateStore(RecordStore):
                 "unknown what earlier tries have submitted. Nothing was submitted; retry later."
             ) from error
 
-    def _add_group(self, number: int, value: Any) -> None:
-        group = _Group(number, _unpack(value))
-        if number == 0:
-            self._replaced_credits = float(read_number(value.get("replaced_credits")) or 0.0)
-        self._groups.append(group)
-        self._group_by_key.update(dict.fromkeys(group.records, group))
-
-    def _merge_deferred(self, value: Any) -> None:
+    def _merge_deferred(self, records: Mapping[str, Record | None]) -> None:
         """Take over the ids that a deferral carried and that are missing in the store."""
-        for key, record in _unpack(value).items():
-            group = self._group_by_key.get(key)
-            if group is None or record is None or record.generation_id is None:
-                continue
-            stored = group.records[key]
-            if stored is None or stored.generation_id is None:
-                group.records[key] = record
-                group.dirty = True
-
-    def read(self, key: str) -> Record | None:
-        """Return the record of a key, or ``None`` if nothing was submitted for it."""
-        self.load()
-        group = self._group_by_key.get(key)
-        return group.records[key] if group else None
+        for key, record in records.items():
+            stored = self._records.get(key)
+            if (
+                key in self._records
+                and record
+                and record.generation_id
+                and not (stored and stored.generation_id)
+            ):
+                self._records[key] = record
+                self._group_by_key[key].dirty = True
 
     def records(self) -> Mapping[str, Record | None]:
         """Return the records of all registered keys."""
         self.load()
-        return {key: group.records[key] for key, group in self._group_by_key.items()}
-
-    def is_registered(self, key: str) -> bool:
-        """Return whether a key is on record, even if nothing was submitted for it."""
-        self.load()
-        return key in self._group_by_key
+        return self._records
 
     def callback_ids(self, nonce: str) -> list[str]:
-        """Return the generation ids that callbacks named for a submission."""
+        """Return the generation ids that callbacks named for a submission; never raises."""
         if self._accessor is None:
             return []
         try:
@@ -173,32 +161,31 @@ class TaskStateStore(RecordStore):
         """Put keys on record before anything is submitted for them."""
         self.load()
         for key in keys:
-            if key not in self._group_by_key:
+            if key not in self._records:
                 self._add_key(key)
         self.flush()
 
     def _add_key(self, key: str) -> None:
-        group = next((group for group in self._groups if len(group.records) < GROUP_SIZE), None)
+        group = next((group for group in self._groups if len(group.keys) < GROUP_SIZE), None)
         if group is None:
             group = _Group(len(self._groups))
             self._groups.append(group)
-        group.records[key] = None
+        group.keys.append(key)
+        self._records[key] = None
         self._group_by_key[key] = group
         group.dirty = self._groups[0].dirty = True  # the first one contains the number of groups
 
     def update(self, key: str, record: Record) -> None:
         """Change a record in memory, to be written by the next :meth:`flush`."""
-        self.load()
-        if key not in self._group_by_key:
+        before = self.read(key)
+        if key not in self._records:
             self._add_key(key)
-        group = self._group_by_key[key]
-        self._count_replaced(key, group.records[key], record)
-        group.records[key] = record
-        group.dirty = True
+        if before is not None:
+            self._count_replaced(key, before, record)
+        self._records[key] = record
+        self._group_by_key[key].dirty = True
 
-    def _count_replaced(self, key: str, before: Record | None, record: Record) -> None:
-        if before is None:
-            return
+    def _count_replaced(self, key: str, before: Record, record: Record) -> None:
         credits = 0.0
         if record.state is RecordState.INTENT and before.state is not RecordState.NOT_SUBMITTED:
             credits = before.credits
@@ -216,19 +203,17 @@ class TaskStateStore(RecordStore):
         if self._accessor is None:
             return
         for group in reversed(self._groups):
-            if group.dirty:
-                self._write_group(group)
-
-    def _write_group(self, group: _Group) -> None:
-        assert self._accessor is not None
-        try:
-            self._accessor.set(group.state_key, self._value(group, MAX_VALUE_BYTES), retention=never_expire())
-        except Exception as error:
-            group.unwritten = True
-            raise errors.SeedanceStateError(
-                f"Airflow's task state store could not be written ({type(error).__name__}: {error})."
-            ) from error
-        group.dirty = group.unwritten = False
+            if not group.dirty:
+                continue
+            value = self._value(group, MAX_VALUE_BYTES)
+            try:
+                self._accessor.set(group.state_key, value, retention=never_expire())
+            except Exception as error:
+                group.unwritten = True
+                raise errors.SeedanceStateError(
+                    f"Airflow's task state store could not be written ({type(error).__name__}: {error})."
+                ) from error
+            group.dirty = group.unwritten = False
 
     def write(self, key: str, record: Record) -> None:
         """Write a record now."""
@@ -239,7 +224,7 @@ class TaskStateStore(RecordStore):
         except errors.SeedanceStateError as error:
             if record.state is RecordState.INTENT:
                 # Nothing is sent without it, so no later write may contain it.
-                self._group_by_key[key].records[key], self._replaced_credits = before, credits
+                self._records[key], self._replaced_credits = before, credits
                 self._replaced.pop(key, None)
             error.generation_id = record.generation_id
             raise
@@ -248,7 +233,7 @@ class TaskStateStore(RecordStore):
         """Return the keys of the records whose results the store has no room for."""
         if self._accessor is None:
             return set()
-        return set().union(*(pack(group.records, max_bytes=MAX_VALUE_BYTES)[1] for group in self._groups))
+        return set().union(*(self._pack(group, MAX_VALUE_BYTES)[1] for group in self._groups))
 
     def for_deferral(self) -> list[dict[str, Any]] | None:
         """Return the records that a deferral has to carry: those that are not in the store."""
@@ -256,10 +241,13 @@ class TaskStateStore(RecordStore):
         return [self._value(group, None) for group in groups] or None
 
     def _value(self, group: _Group, max_bytes: int | None) -> dict[str, Any]:
-        value, _ = pack(group.records, max_bytes=max_bytes)
-        if group.number == 0:
-            value = {"groups": len(self._groups), "replaced_credits": self._replaced_credits, **value}
-        return value
+        value, _ = self._pack(group, max_bytes)
+        if group.number:
+            return value
+        return {"groups": len(self._groups), "replaced_credits": self._replaced_credits, **value}
+
+    def _pack(self, group: _Group, max_bytes: int | None) -> tuple[dict[str, Any], set[str]]:
+        return pack({key: self._records[key] for key in group.keys}, max_bytes=max_bytes)
 
 
 def _unpack(value: Any) -> dict[str, Record | None]:

@@ -12,11 +12,13 @@ import json
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from types import NoneType
+from functools import cache
 from typing import Any
+
+from pydantic import FiniteFloat, TypeAdapter
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import (
@@ -24,14 +26,15 @@ from airflow_provider_seedance.generations import (
     GenerationRequest,
     GenerationStatus,
     MediaInput,
-    iso,
     read_number,
-    read_time,
 )
 from airflow_provider_seedance.urls import without_query
 
 #: Version of the serialized record. A record of another version is not understood, and never overwritten.
 VERSION = 1
+
+#: Limit of the message of a failure in a stored record, because a store keeps a hundred of them in one value.
+MAX_FAILURE_CHARS = 480
 
 
 # ---------------------------------------------------------------------- fingerprint
@@ -199,7 +202,7 @@ class Record:
     result: Mapping[str, Any] | None = None
     status: GenerationStatus | None = None
     failure: Failure | None = None
-    reported_credits: float | None = None
+    reported_credits: FiniteFloat | None = None
     intended_at: datetime | None = None
     submitted_at: datetime | None = None
     ended_at: datetime | None = None
@@ -247,26 +250,10 @@ class Record:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the record as a JSON value."""
-        return {
-            "version": VERSION,
-            "state": self.state.value,
-            "fingerprint": asdict(self.fingerprint),
-            "max_tries": self.max_tries,
-            "try_number": self.try_number,
-            "end_from_trigger": self.end_from_trigger,
-            "generation_id": self.generation_id,
-            "correlation": self.correlation,
-            "resubmitted": self.resubmitted,
-            "callback_nonce": self.callback_nonce,
-            "result_defaults": dict(self.result_defaults),
-            "result": dict(self.result) if self.result else None,
-            "status": self.status.value if self.status else None,
-            "failure": asdict(self.failure) if self.failure else None,
-            "reported_credits": self.reported_credits,
-            "intended_at": iso(self.intended_at),
-            "submitted_at": iso(self.submitted_at),
-            "ended_at": iso(self.ended_at),
-        }
+        failure = self.failure
+        if failure and len(failure.error) > MAX_FAILURE_CHARS:
+            failure = replace(failure, error=f"{failure.error[: MAX_FAILURE_CHARS - 2]} …")
+        return {"version": VERSION, **_adapter().dump_python(replace(self, failure=failure), mode="json")}
 
     @classmethod
     def from_value(cls, value: Any) -> Record:
@@ -281,8 +268,8 @@ class Record:
                     f"A record of a submission has version {version!r}, this release reads version {VERSION}. "
                     "Nothing was submitted. Run the task with the release that wrote it."
                 )
-            record = cls._from_dict(value)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            record = _adapter().validate_python(value)
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise errors.SeedanceRecordError(
                 "A record of a submission was damaged, or written by something else. Nothing was submitted."
             ) from error
@@ -292,44 +279,10 @@ class Record:
             )
         return record
 
-    @classmethod
-    def _from_dict(cls, value: Any) -> Record:
-        fingerprint, failure = value["fingerprint"], value.get("failure")
-        return cls(
-            state=RecordState(value["state"]),
-            fingerprint=Fingerprint(
-                api=_typed(fingerprint["api"], str),
-                base_url=_typed(fingerprint["base_url"], str),
-                media=_typed(fingerprint["media"], str),
-                arguments=_typed(fingerprint["arguments"], dict),
-            ),
-            max_tries=_typed(value["max_tries"], int),
-            try_number=_typed(value["try_number"], int),
-            end_from_trigger=bool(value.get("end_from_trigger")),
-            generation_id=_typed(value.get("generation_id"), str, NoneType),
-            correlation=_typed(value.get("correlation"), str, NoneType),
-            resubmitted=bool(value.get("resubmitted")),
-            callback_nonce=_typed(value.get("callback_nonce"), str, NoneType),
-            result_defaults=_typed(value.get("result_defaults"), dict, NoneType) or {},
-            result=_typed(value.get("result"), dict, NoneType) or None,
-            status=GenerationStatus(value["status"]) if value.get("status") else None,
-            failure=Failure(
-                kind=_typed(failure["kind"], str),
-                error=_typed(failure["error"], str),
-                final=bool(failure["final"]),
-            )
-            if failure
-            else None,
-            reported_credits=read_number(value.get("reported_credits")),
-            **{name: read_time(value.get(name)) for name in ("intended_at", "submitted_at", "ended_at")},
-        )
 
-
-def _typed(value: Any, *types: type) -> Any:
-    """Return a value that is of one of these types; a damaged record may contain anything."""
-    if type(value) not in types:
-        raise TypeError(f"expected {' or '.join(kind.__name__ for kind in types)}, got {value!r:.80}")
-    return value
+@cache
+def _adapter() -> TypeAdapter[Record]:
+    return TypeAdapter(Record)  # not at import, which a Dag file pays for
 
 
 def intent_record(

@@ -68,16 +68,8 @@ class RecordStore(ABC):
         """
 
     @abstractmethod
-    def read(self, key: str) -> Record | None:
-        """Return the record of a key, or ``None`` if nothing was submitted for it."""
-
-    @abstractmethod
     def records(self) -> Mapping[str, Record | None]:
-        """Return the records of all registered keys."""
-
-    @abstractmethod
-    def is_registered(self, key: str) -> bool:
-        """Return whether a key is on record, even if nothing was submitted for it."""
+        """Return the records of all registered keys; ``None`` where nothing was submitted yet."""
 
     @abstractmethod
     def callback_ids(self, nonce: str) -> list[str]:
@@ -110,6 +102,10 @@ class RecordStore(ABC):
     @abstractmethod
     def for_deferral(self) -> Any:
         """Return the records that a deferral has to carry, as a JSON value: those that are not in the store."""
+
+    def read(self, key: str) -> Record | None:
+        """Return the record of a key, or ``None`` if nothing was submitted for it."""
+        return self.records().get(key)
 
     def orphans(self, keys: Iterable[str]) -> dict[str, Record]:
         """Return the records of submissions whose keys are not among these."""

@@ -239,9 +239,9 @@ def test_what_the_record_says() -> None:
         "status": "succeeded",
         "failure": {"kind": "failed", "error": "GPU on fire", "final": True},
         "reported_credits": 2.5,
-        "intended_at": "2026-02-07T10:40:00+00:00",
-        "submitted_at": "2026-02-07T10:40:00+00:00",
-        "ended_at": "2026-02-07T10:40:00+00:00",
+        "intended_at": "2026-02-07T10:40:00Z",
+        "submitted_at": "2026-02-07T10:40:00Z",
+        "ended_at": "2026-02-07T10:40:00Z",
     }
 
 
@@ -253,7 +253,6 @@ def test_a_record_without_what_may_be_missing() -> None:
     whole = full().as_dict()
     needed = ("version", "state", "fingerprint", "max_tries", "try_number", "generation_id")
     bare = Record.from_value({name: whole[name] for name in needed})
-    assert bare == Record.from_value({**dict.fromkeys(whole), **{name: whole[name] for name in needed}})
     assert bare == Record(
         state=RecordState.ENDED,
         fingerprint=full().fingerprint,
@@ -305,10 +304,10 @@ def test_a_damaged_record_is_not_an_empty_one(change: dict[str, Any]) -> None:
     assert not caught.value.retry_helps
 
 
-def test_what_is_wrong_with_a_damaged_record_is_told() -> None:
+def test_the_cause_names_the_damaged_field() -> None:
     with pytest.raises(errors.SeedanceRecordError) as caught:
         Record.from_value({**full().as_dict(), "correlation": 5})
-    assert str(caught.value.__cause__) == "expected str or NoneType, got 5"
+    assert "correlation" in str(caught.value.__cause__)
 
 
 json_values = st.recursive(
@@ -441,7 +440,7 @@ def test_adoption_takes_the_try_over() -> None:
 
 def test_times_are_utc() -> None:
     record = replace(full(), intended_at=datetime(2026, 2, 7, 10, 40, tzinfo=UTC))
-    assert record.as_dict()["intended_at"].endswith("+00:00")
+    assert record.as_dict()["intended_at"].endswith("Z")
 
 
 def test_where_a_result_is_announced_does_not_make_another_request() -> None:
