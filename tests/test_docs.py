@@ -234,11 +234,13 @@ def test_every_message_is_on_the_page(text: str) -> None:
 
 @cache
 def all_texts() -> str:
-    """Return all strings of the package."""
+    """Return all strings of the package but the docstrings."""
     texts = [text for text, _ in MESSAGES]
     for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in alone:
                 texts.append(node.value)
     return "\n".join(texts)
 

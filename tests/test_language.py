@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from tests.source_tree import MODULES, ROOT, name_of, source_of, tree_of
+from source_tree import MODULES, ROOT, name_of, source_of, tree_of
 
 REPOSITORY = ROOT.parent
 
@@ -36,9 +35,9 @@ MAX_WORDS_OF_A_SENTENCE = 35
 
 #: Findings that are left. They are only ever lowered, down to zero.
 STILL = {
-    "banned words in the package": 310,
-    "banned names in the package": 155,
-    "first words of docstrings": 145,
+    "banned words in the package": 160,
+    "banned names in the package": 75,
+    "first words of docstrings": 80,
 }
 
 #: Pages that are yet to be written in this language. Entries are only ever removed.

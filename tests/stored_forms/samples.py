@@ -1,0 +1,212 @@
+"""
+Everything that this release stores across processes, made by its own operators and triggers.
+
+Airflow's database keeps it while users upgrade, so its names are an interface: class paths and kwargs of triggers,
+names and kwargs of methods that resume a task, payloads of events, records, ids from callbacks, and manifest lines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from airflow.providers.common.compat.sdk import TaskDeferred
+from support import Store, TaskInstance, make_context
+from versions import serialize
+
+from airflow_provider_seedance.callbacks import inbox
+from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from airflow_provider_seedance.operators.seedance import (
+    SeedanceGenerateVideoBatchOperator,
+    SeedanceGenerateVideoOperator,
+)
+from airflow_provider_seedance.sensors.seedance import SeedanceGenerationSensor
+from airflow_provider_seedance.triggers import seedance as triggers
+
+API = "seedanceapi-v2"
+
+#: Port of the emulator for frozen samples: the base URL is part of a record.
+FROZEN_PORT = 18_311
+
+_CALLBACKS = {"callback_base_url": "https://airflow.example.com", "callback_secret": "a-callback-secret"}
+
+OPERATORS: dict[str, Callable[..., Any]] = {
+    "video": SeedanceGenerateVideoOperator,
+    "batch": SeedanceGenerateVideoBatchOperator,
+    "sensor": SeedanceGenerationSensor,
+}
+
+
+def collect(directory: Path, *, port: int = 0) -> dict[str, Any]:
+    """
+    Return all stored forms as a JSON value.
+
+    :param directory: Of the manifest.
+    :param port: Of the emulator; 0 for a free one.
+    """
+    with SeedanceEmulator(port=port, media=False, render_seconds=0) as emulator, connected(emulator):
+        return {
+            "connection": emulator.connection(API),
+            "deferrals": {
+                "video": video(emulator),
+                "video after a rate limit": rate_limited_video(emulator),
+                "video after a lost reply": uncertain_video(emulator),
+                "batch": batch(emulator, directory / "manifest.jsonl"),
+                "batch below Airflow 3.3": batch_without_store(emulator),
+                "sensor": sensor(emulator),
+            },
+            "callbacks": {inbox.key_for("nonce"): inbox.with_id(inbox.with_id(None, "gen-1"), "gen-2")},
+            "manifest": (directory / "manifest.jsonl").read_text(encoding="utf-8").splitlines(),
+        }
+
+
+@contextmanager
+def connected(emulator: SeedanceEmulator) -> Iterator[None]:
+    """Connect tasks to the emulator, and let triggers fire without delay."""
+    connection = emulator.connection_json(API, **_CALLBACKS)
+    with (
+        patch.dict(os.environ, {"AIRFLOW_CONN_SEEDANCE_DEFAULT": connection}),
+        patch.object(triggers, "EARLIEST", 0.0),
+    ):
+        yield
+
+
+# ---------------------------------------------------------------------- deferrals
+
+
+def video(emulator: SeedanceEmulator) -> dict[str, Any]:
+    emulator.hold()
+    task = Task("video", prompt="A lamp", duration=5, poll_interval=1)
+    task.defer()
+    emulator.release()
+    return task.form(event=fire(task.deferred.trigger))
+
+
+def rate_limited_video(emulator: SeedanceEmulator) -> dict[str, Any]:
+    emulator.fault("rate_limit", retry_after=1800)
+    task = Task("video", prompt="A bell")
+    task.defer()
+    return task.form(event=fire_at_once(task.deferred.trigger))
+
+
+def uncertain_video(emulator: SeedanceEmulator) -> dict[str, Any]:
+    emulator.fault("drop_reply")
+    task = Task("video", prompt="A kite", use_callback=True)
+    task.defer()
+    return task.form(event=fire_at_once(task.deferred.trigger))
+
+
+def batch(emulator: SeedanceEmulator, manifest: Path) -> dict[str, Any]:
+    """Defer a batch after one of its items was refused, and write its manifest on a resume."""
+    emulator.fault("refuse", prompt="b", status=400)
+    emulator.hold()
+    requests = [{"key": key, "prompt": key} for key in "abc"]
+    task = Task(
+        "batch",
+        requests=requests,
+        poll_interval=1,
+        on_item_failure="keep",
+        manifest_path=str(manifest),
+    )
+    task.defer()
+    emulator.release()
+    form = task.form(event=fire(task.deferred.trigger))
+    task.resume(form["event"])
+    return form
+
+
+def batch_without_store(emulator: SeedanceEmulator) -> dict[str, Any]:
+    """Defer a batch whose deferral carries so many records that they are packed."""
+    emulator.hold()
+    task = Task("batch", stored=False, requests=[f"prompt {number}" for number in range(20)], poll_interval=1)
+    task.defer()
+    emulator.release()
+    return task.form(event=fire(task.deferred.trigger))
+
+
+def sensor(emulator: SeedanceEmulator) -> dict[str, Any]:
+    emulator.hold()
+    Task("video", prompt="A fox").defer()
+    generation_id = emulator.ledger.submissions[-1].generation_id
+    task = Task("sensor", generation_id=generation_id, poll_interval=1, timeout=3600)
+    task.defer()
+    emulator.release()
+    return task.form(event=fire(task.deferred.trigger))
+
+
+class Task:
+    """
+    One task instance of an operator.
+
+    :param kind: Of its operator.
+    :param stored: Give it a task state store.
+    """
+
+    def __init__(self, kind: str, *, stored: bool = True, **arguments: Any) -> None:
+        self.kind, self.arguments = kind, arguments
+        self.store = Store() if stored else None
+        self.ti = TaskInstance()
+        self.deferred: Any = None
+
+    def operator(self) -> Any:
+        return OPERATORS[self.kind](task_id="task", **self.arguments)
+
+    def defer(self) -> None:
+        """Execute the task until it defers."""
+        self._run(lambda: self.operator().execute(self.context()))
+
+    def resume(self, event: Any) -> Any:
+        """Resume the task with an event; returns its result unless it defers again."""
+        method, kwargs = self.deferred.method_name, {**(self.deferred.kwargs or {}), "event": event}
+        return self._run(lambda: self.operator().resume_execution(method, kwargs, self.context()))
+
+    def context(self) -> Any:
+        return make_context(self.store, self.ti)
+
+    def _run(self, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except TaskDeferred as deferred:
+            self.deferred = deferred
+
+    def form(self, *, event: Any) -> dict[str, Any]:
+        """Return what Airflow stores of the deferred task."""
+        classpath, kwargs = self.deferred.trigger.serialize()
+        return as_json(
+            {
+                "operator": self.kind,
+                "arguments": self.arguments,
+                "trigger": {"classpath": classpath, "kwargs": serialize(kwargs)},
+                "method": self.deferred.method_name,
+                "kwargs": serialize(self.deferred.kwargs or {}),
+                "event": event,
+                "task_state": self.store
+                and {key: json.loads(text) for key, text in self.store.texts.items()},
+            }
+        )
+
+
+def fire(trigger: Any) -> Any:
+    """Run a trigger to its event, and return the payload."""
+
+    async def first() -> Any:
+        async with asyncio.timeout(30):
+            return await anext(trigger.run())
+
+    return as_json(asyncio.run(first()).payload)
+
+
+def fire_at_once(trigger: Any) -> Any:
+    """Run a trigger that waits for a moment, as if that had passed."""
+    _, kwargs = trigger.serialize()
+    return fire(type(trigger)(**{**kwargs, "moment": 0.0}))
+
+
+def as_json(value: Any) -> Any:
+    return json.loads(json.dumps(value, allow_nan=False))
