@@ -1,37 +1,37 @@
 """
-Every error of this package: one class per meaning.
+Errors of this package, one class per meaning.
 
-The tree (``!`` marks errors that no retry can cure; Airflow does not retry those)::
+The tree (``!`` marks errors that a retry cannot cure; Airflow does not retry those)::
 
     SeedanceError                          (AirflowException)
     ├── SeedanceConfigurationError       ! the connection or an operator argument is unusable
-    ├── SeedanceRequestError             ! the service does not take this request (400, 422)
-    │   └── SeedanceRequestChangedError  ! a retry found another request than the one paid for
+    ├── SeedanceRequestError             ! the service does not accept this request (400, 422)
+    │   └── SeedanceRequestChangedError  ! the request of a retry is not the one that was paid for
     ├── SeedanceAuthenticationError      ! 401
     ├── SeedanceInsufficientCreditsError ! 402
     ├── SeedanceForbiddenError           ! 403
     ├── SeedanceNotFoundError            ! 404
     ├── SeedanceRateLimitError             429, carries ``retry_after``
     ├── SeedanceModerationError          ! the prompt, an input or the output was refused
-    ├── SeedanceServerError                5xx, or a reply that cannot be understood
-    ├── SeedanceConnectionError            no reply at all
-    ├── SeedanceUncertainSubmitError     ! nobody can tell whether a generation was billed
+    ├── SeedanceServerError                5xx, or a reply that cannot be parsed
+    ├── SeedanceConnectionError            no reply
+    ├── SeedanceUncertainSubmitError     ! whether a generation was billed is unknown
     ├── SeedanceGenerationFailedError      the service ended the generation without an output
     │   └── SeedanceGenerationCancelledError ! a person cancelled it
-    ├── SeedanceBatchError                 some renders of a campaign failed; the rest is kept
-    │   └── SeedanceBatchFinalError      ! no retry can cure any of them
-    ├── SeedanceTimeoutError               our patience ended; the render goes on
+    ├── SeedanceBatchError                 some renders of a batch failed; the others are kept
+    │   └── SeedanceBatchFinalError      ! a retry can cure none of them
+    ├── SeedanceTimeoutError               the timeout passed; the render goes on
     ├── SeedanceMediaError                 an output could not be fetched or stored
-    │   ├── SeedanceMediaHostError       ! it would come from where media may not come from
+    │   ├── SeedanceMediaHostError       ! its host is not allowed (``media_hosts``)
     │   ├── SeedanceMediaTooLargeError   ! it is larger than ``max_media_bytes``
-    │   ├── SeedanceOutputGoneError      ! paid for and rendered, but no longer there
+    │   ├── SeedanceOutputGoneError      ! paid for and rendered, but no longer available
     │   └── SeedanceDestinationExistsError ! ``overwrite=False``
     └── SeedanceStateError                 the record of the submission could not be read or written
-        ├── SeedanceRecordError          ! it was read, and cannot be understood
-        └── SeedanceUnrecordedError      ! no record exists that a retry could find the render by
+        ├── SeedanceRecordError          ! it was read, and cannot be parsed
+        └── SeedanceUnrecordedError      ! without a record a retry cannot find the render
 
 Messages say what happened, to which generation, whether money was or may have been spent, and
-what to do next. They never carry the API key.
+what to do next. They never contain the API key.
 """
 
 from __future__ import annotations
@@ -78,15 +78,15 @@ class SeedanceError(AirflowException):
 
     :param message: What happened and what to do next.
     :param http_status: HTTP status of the reply, if there was one.
-    :param vendor_code: The service's own error code, as it wrote it (``INVALID_PROMPT``).
+    :param vendor_code: Error code of the service, such as ``INVALID_PROMPT``.
     :param method: HTTP method of the request that failed.
     :param path: Path of that request, below the base URL.
-    :param generation_id: The generation this is about, as far as it is known.
-    :param retry_after: Seconds after which the service allows another try, if it said so.
+    :param generation_id: Id of the generation, as far as it is known.
+    :param retry_after: Seconds after which the service allows another attempt, if it reports them.
     """
 
-    #: Whether an automatic retry of the task can end better. Where it cannot, the class is also an
-    #: ``AirflowFailException``, so that Airflow fails the task at once on every version.
+    #: Whether an automatic retry of the task can succeed. Where it cannot, the class is also an
+    #: ``AirflowFailException``, so that every version of Airflow fails the task at once.
     retry_helps: ClassVar[bool] = True
     #: What the error rules out: this request or its generation (``item``), requests that the key has no permission
     #: for (``permission``), every request of the account (``account``), every request for now (``service``), or
@@ -116,22 +116,22 @@ class SeedanceError(AirflowException):
         self.retry_after = retry_after
 
     def __str__(self) -> str:
-        """Return the message, followed by the facts that are known about the call."""
-        facts = {
+        """Return the message, followed by what is known about the call."""
+        details = {
             "generation": self.generation_id,
             "HTTP status": self.http_status,
             "code": self.vendor_code,
             "call": f"{self.method} {self.path}" if self.method and self.path else None,
         }
-        known = ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
+        known = ", ".join(f"{name} {value}" for name, value in details.items() if value is not None)
         return f"{self.message} ({known})" if known else self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Survive pickling between processes with every attribute in place."""
+        """Support pickling with every attribute."""
         return _rebuild, (type(self), self.message, self.details())
 
     def details(self) -> dict[str, Any]:
-        """Return the keyword arguments this error was made with."""
+        """Return the keyword arguments of the error."""
         return {
             "http_status": self.http_status,
             "vendor_code": self.vendor_code,
@@ -147,7 +147,7 @@ def _rebuild(cls: type[SeedanceError], message: str, details: dict[str, Any]) ->
 
 
 class _Final(AirflowFailException):
-    """Mixed into the errors that a retry cannot cure."""
+    """Mixin of errors that a retry cannot cure."""
 
     retry_helps: ClassVar[bool] = False
 
@@ -159,20 +159,20 @@ class SeedanceConfigurationError(_Final, SeedanceError):
 
 
 class SeedanceRequestError(_Final, SeedanceError):
-    """The service does not take this request (found before sending, or HTTP 400/422). Not billed; a retry cannot help."""
+    """The service does not accept this request (found before sending, or HTTP 400/422). Not billed; a retry cannot help."""
 
     scope: ClassVar[Scope] = "item"
     kind: ClassVar[str] = "request"
 
 
 class SeedanceRequestChangedError(SeedanceRequestError):
-    """A retry came to another request than the one already paid for. Nothing new was submitted; a retry cannot help."""
+    """The request of a retry differs from the one that was paid for. Nothing new was submitted; a retry cannot help."""
 
     kind: ClassVar[str] = "changed"
 
 
 class SeedanceAuthenticationError(_Final, SeedanceError):
-    """The service did not accept the API key (HTTP 401). Not billed; a retry cannot help before the connection is mended."""
+    """The service did not accept the API key (HTTP 401). Not billed; a retry cannot help before the connection is corrected."""
 
     scope: ClassVar[Scope] = "account"
     kind: ClassVar[str] = "authentication"
@@ -186,7 +186,7 @@ class SeedanceInsufficientCreditsError(_Final, SeedanceError):
 
 
 class SeedanceForbiddenError(_Final, SeedanceError):
-    """The key may not do this: plan, spend limit, address or region (HTTP 403). Not billed; a retry cannot help."""
+    """The key has no permission: plan, spend limit, IP address or region (HTTP 403). Not billed; a retry cannot help."""
 
     scope: ClassVar[Scope] = "permission"
     kind: ClassVar[str] = "forbidden"
@@ -213,19 +213,19 @@ class SeedanceModerationError(_Final, SeedanceError):
 
 
 class SeedanceServerError(SeedanceError):
-    """The service failed or answered in a way nobody documented. A retry helps; a paid render is found again."""
+    """The service failed, or its reply is not documented. A retry helps; a paid render is re-attached."""
 
     scope: ClassVar[Scope] = "service"
 
 
 class SeedanceConnectionError(SeedanceError):
-    """The service could not be reached, or the connection broke. A retry helps; a paid render is found again."""
+    """The service could not be reached, or the connection broke. A retry helps; a paid render is re-attached."""
 
     scope: ClassVar[Scope] = "service"
 
 
 class SeedanceUncertainSubmitError(_Final, SeedanceError):
-    """A submission was sent and its fate is unknown: it may have been billed. Never repeated without a decision by a person."""
+    """The outcome of a submission is unknown: it may have been billed. Never repeated without a decision by a person."""
 
     scope: ClassVar[Scope] = "item"
     kind: ClassVar[str] = "uncertain"
@@ -245,7 +245,7 @@ class SeedanceGenerationCancelledError(_Final, SeedanceGenerationFailedError):
 
 
 class SeedanceBatchError(SeedanceError):
-    """Some renders of a campaign failed. A retry submits (and pays for) only those that it can cure; the rest is kept."""
+    """Some renders of a batch failed. A retry submits (and pays for) only those that it can cure; the others are kept."""
 
 
 class SeedanceBatchFinalError(_Final, SeedanceBatchError):
@@ -263,15 +263,15 @@ class SeedanceMediaError(SeedanceError):
 
 
 class SeedanceMediaHostError(_Final, SeedanceMediaError):
-    """An output's URL leads where media may not come from (see ``media_hosts``). Nothing was sent there; a retry cannot help."""
+    """The host of an output's URL is not allowed (see ``media_hosts``). Nothing was sent there; a retry cannot help."""
 
 
 class SeedanceMediaTooLargeError(_Final, SeedanceMediaError):
-    """An output is larger than ``max_media_bytes`` of the connection. Nothing of it was kept; a retry cannot help."""
+    """An output is larger than ``max_media_bytes`` of the connection. It was not stored; a retry cannot help."""
 
 
 class SeedanceOutputGoneError(_Final, SeedanceMediaError):
-    """The generation succeeded and was billed, but its output is no longer there. A retry cannot help."""
+    """The generation succeeded and was billed, but its output is no longer available. A retry cannot help."""
 
     scope: ClassVar[Scope] = "item"
     kind: ClassVar[str] = "output_gone"
@@ -286,8 +286,8 @@ class SeedanceStateError(SeedanceError):
 
 
 class SeedanceRecordError(_Final, SeedanceStateError):
-    """The record of an earlier submission cannot be understood. Nothing was submitted: it is not the same as no record."""
+    """The record of an earlier submission cannot be parsed. Nothing was submitted: it is not the same as no record."""
 
 
 class SeedanceUnrecordedError(_Final, SeedanceStateError):
-    """Something failed after a submission that no retry could find again (Airflow below 3.3). A retry would pay twice."""
+    """The task failed after a submission without a record (Airflow below 3.3). A retry would pay twice."""

@@ -1,10 +1,9 @@
 """
-What is asked of a service, and what comes back: frozen values without any I/O.
+Requests and generations: frozen values without I/O.
 
-:class:`VideoRequest` and :class:`ImageRequest` hold the arguments of an operator, tidied (numbers
-written as text, one URL instead of a list, the result of an image task as an input) but not yet
-judged: what a service accepts is the business of its adapter. :class:`Generation` is one generation
-as a service described it, in the words of this package.
+:class:`VideoRequest` and :class:`ImageRequest` hold the arguments of an operator, normalized (numbers
+written as text, one URL instead of a list, the result of an image task as an input) but not validated:
+that is up to the adapter of the service. :class:`Generation` is a generation as the service describes it.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ Media = Literal["video", "image"]
 
 
 class GenerationStatus(StrEnum):
-    """The six words this package knows for the state of a generation, whatever the service calls it."""
+    """Status of a generation, the same for all services."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -37,7 +36,7 @@ class GenerationStatus(StrEnum):
 
     @property
     def terminal(self) -> bool:
-        """Whether nothing can change any more."""
+        """True for a final status."""
         return self not in (GenerationStatus.QUEUED, GenerationStatus.RUNNING)
 
 
@@ -57,9 +56,9 @@ _WORDS: Mapping[str, GenerationStatus] = {
 
 def read_status_word(word: object) -> tuple[GenerationStatus, bool]:
     """
-    Translate a service's status word; the second value tells whether anybody documented the word.
+    Return the status for a service's word, and whether the word is documented.
 
-    Case does not matter. An undocumented word counts as running: taking it for an end could lose a
+    Case is ignored. An undocumented word counts as running: taking it for an end could lose a
     paid render, and the deadline bounds the wait (vendor-apis.md, contradiction 21).
     """
     known = _WORDS.get(str(word).strip().lower()) if isinstance(word, str) else None
@@ -71,8 +70,7 @@ class MediaInput:
     """
     One input of a generation: an image, or on ``ark`` also a video, an audio file or a draft.
 
-    :param url: Address of the input (https; ``ark`` also takes ``data:`` and ``asset://``), or the
-        id of a draft generation.
+    :param url: URL of the input (https; ``ark`` also takes ``data:`` and ``asset://``), or the id of a draft.
     :param role: ``first_frame``, ``last_frame``, ``reference_image``, ``reference_video``,
         ``reference_audio``, ``draft_task``, or ``None`` to let the adapter choose. ``ark`` only.
     """
@@ -82,7 +80,7 @@ class MediaInput:
 
 
 def _unset(value: object) -> bool:
-    # A template that renders None arrives as the text "None", an empty one as "".
+    # A template renders None as the text "None".
     return value is None or (isinstance(value, str) and value.strip() in ("", "None"))
 
 
@@ -106,7 +104,7 @@ def _flag(value: Any) -> Any:
 
 
 def _parsed(value: str) -> Any:
-    """Read a list or dict that a template wrote as text; anything else stays as it is."""
+    """Parse a list or dict that a template rendered as text; return any other text unchanged."""
     if value.strip()[:1] in ("[", "{"):
         for parse in (json.loads, ast.literal_eval):
             try:
@@ -117,7 +115,7 @@ def _parsed(value: str) -> Any:
 
 
 def _media_inputs(value: Any) -> tuple[Any, ...]:
-    """Read ``images`` in each form that a Dag may give it; what cannot be read stays, to be refused."""
+    """Normalize each form of ``images``; invalid items are kept, to be refused by the adapter."""
     if isinstance(value, str):
         value = _parsed(value)
     if isinstance(value, (str, Mapping, MediaInput)) or not isinstance(value, Iterable):
@@ -125,8 +123,8 @@ def _media_inputs(value: Any) -> tuple[Any, ...]:
     inputs: list[Any] = []
     for item in value:
         if isinstance(item, Mapping) and "generation_id" in item:
-            # The result of an image task, straight from XCom. One of a video, or without outputs, stays,
-            # to be refused: leaving it out would pay for a render without the input it was meant to have.
+            # The result of an image task, from XCom. A result of a video or without outputs is kept, to be
+            # refused: without it the render would be paid for and lack its input.
             given = item.get("urls") if item.get("media") == "image" else ()
             urls = given if isinstance(given, (list, tuple)) else ()
             inputs.extend([MediaInput(url=url) for url in urls if isinstance(url, str)] or [item])
@@ -143,7 +141,7 @@ def _media_inputs(value: Any) -> tuple[Any, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Request:
-    """What both kinds of request share."""
+    """Base of both kinds of request."""
 
     media: ClassVar[Media]
     _numbers: ClassVar[tuple[str, ...]] = ()
@@ -176,7 +174,7 @@ class _Request:
         """
         Make a request from operator arguments.
 
-        :raises SeedanceRequestError: an argument does not exist; a retry cannot help, nothing was sent.
+        :raises SeedanceRequestError: an argument does not exist; nothing was sent, a retry cannot help.
         """
         known = {item.name for item in fields(cls)}
         unknown = sorted(set(arguments) - known)
@@ -203,9 +201,9 @@ class _Request:
 @dataclass(frozen=True, kw_only=True)
 class VideoRequest(_Request):
     """
-    A video to generate with Seedance. Which arguments and values exist depends on the service.
+    Request for a Seedance video. Which arguments and values are accepted depends on the service.
 
-    :param prompt: What to show, in words; limits are counted in characters (300 to 2000 by service).
+    :param prompt: Description of the video; services accept 300 to 2000 characters or more.
     :param model: Model name; default per connection, then per service.
     :param duration: Length of the clip in seconds.
     :param resolution: ``480p``, ``720p``, ``1080p`` or ``4k``.
@@ -233,13 +231,13 @@ class VideoRequest(_Request):
 @dataclass(frozen=True, kw_only=True)
 class ImageRequest(_Request):
     """
-    One or several images to generate with Seedream.
+    Request for one or several Seedream images.
 
-    :param prompt: What to show, in words.
+    :param prompt: Description of the images.
     :param model: Model name; default per connection, then per service.
     :param resolution: Size of the image: ``2048x2048``, ``4k`` and the like.
     :param quality: ``standard`` or ``high`` (``seedance2api``).
-    :param num_images: How many images to make; each is billed.
+    :param num_images: Number of images; each is billed.
     :param style: Artistic style (``seedance2api``).
     :param images: Reference images (``ark``).
     :param seed: Number that makes an image repeatable as far as the model allows.
@@ -264,20 +262,20 @@ _RESULT_TIMES = ("created_at", "completed_at", "expires_at")
 @dataclass(frozen=True, kw_only=True)
 class Generation:
     """
-    One generation, as the service described it last.
+    A generation, as the service described it last.
 
     :param generation_id: The service's id (opaque), or ``local-`` and a digest for a synchronous
-        answer that carries none.
-    :param urls: Addresses of the outputs, in the service's order; empty until it succeeded.
+        reply without an id.
+    :param urls: URLs of the outputs, in the service's order; empty until it succeeded.
     :param duration: Length of the clip in seconds.
     :param credits: Credits consumed, in the service's own unit.
     :param cost_usd: Cost in US dollars.
-    :param expires_at: When the outputs stop being available.
-    :param progress: Percent done, 0 to 100, where the service tells.
-    :param estimated_wait: Seconds the service expects the render to take, where it tells.
-    :param error_message: Why it failed, in the service's words.
+    :param expires_at: End of the outputs' availability.
+    :param progress: Percent done, 0 to 100, where the service reports it.
+    :param estimated_wait: Expected duration of the render in seconds, where the service reports it.
+    :param error_message: Reason of a failure, in the service's words.
     :param word: The service's own status word.
-    :param documented: Whether that word is a documented one; if not, it counts as running.
+    :param documented: Whether that word is documented; an undocumented one counts as running.
     """
 
     generation_id: str
@@ -306,13 +304,13 @@ class Generation:
         return self.urls[0] if self.urls else None
 
     def output_gone(self, now: datetime) -> bool:
-        """Whether it succeeded but nothing can be downloaded (any more)."""
+        """Return whether the generation succeeded, but has no output that can be downloaded (any more)."""
         if self.status is not GenerationStatus.SUCCEEDED:
             return False
         return not self.urls or (self.expires_at is not None and self.expires_at <= now)
 
     def with_defaults(self, result_defaults: Mapping[str, Any]) -> Generation:
-        """Return a copy in which what the service did not tell is taken from what was asked of it."""
+        """Return a copy in which values that the service does not report are taken from the request."""
         missing = {
             name: value
             for name, value in result_defaults.items()
@@ -332,22 +330,19 @@ class Generation:
             "model": self.model,
             "url": self.url,
             "urls": list(self.urls),
-            "duration": self.duration,
-            "resolution": self.resolution,
-            "credits": self.credits,
-            "cost_usd": self.cost_usd,
+            **{name: getattr(self, name) for name in ("duration", "resolution", "credits", "cost_usd")},
             **{name: iso(getattr(self, name)) for name in _RESULT_TIMES},
         }
 
     def summary(self) -> str:
-        """Say in one line what came out and what it cost; the last line of a task's log."""
-        what: list[str] = [self.media]
+        """Return outputs and cost in one line, the last one of a task's log."""
+        outputs: list[str] = [self.media]
         if self.duration is not None:
-            what.append(f"{self.duration:g} s")
+            outputs.append(f"{self.duration:g} s")
         if self.resolution:
-            what.append(self.resolution)
+            outputs.append(self.resolution)
         if len(self.urls) > 1:
-            what.append(f"{len(self.urls)} outputs")
+            outputs.append(f"{len(self.urls)} outputs")
         cost = []
         if self.credits is not None:
             cost.append(f"{self.credits:g} credits")
@@ -355,17 +350,17 @@ class Generation:
             cost.append(f"${self.cost_usd:g}")
         paid = f"cost {' / '.join(cost)}" if cost else "cost not reported by the service"
         model = f" with {self.model}" if self.model else ""
-        return f"Generation {self.generation_id} succeeded{model}: {', '.join(what)}; {paid}."
+        return f"Generation {self.generation_id} succeeded{model}: {', '.join(outputs)}; {paid}."
 
     @classmethod
     def from_result(cls, result: object) -> Generation:
         """
-        Read a value of the shape that :meth:`result` writes.
+        Read a value that :meth:`result` wrote.
 
-        It may have been in files and in hands since. What it tells beside the outputs is left out where it
-        is of another type: sums are made of the numbers, and a paid output is not worth less without them.
+        It may have been edited since: values beside the outputs that have another type are ignored, because the
+        paid output can be delivered without them.
 
-        :raises ValueError: it is not such a value.
+        :raises ValueError: it is not the result of a generation.
         """
         if not isinstance(result, Mapping):
             raise ValueError(f"expected the result of a generation (a dict), got {type(result).__name__}")
@@ -397,10 +392,10 @@ class Generation:
 @dataclass(frozen=True, kw_only=True)
 class ResultDefaults:
     """
-    What the request already tells of the result, for services that do not repeat it.
+    Values of the result that the request determines, for services that do not report them.
 
-    Carried in the record and in trigger kwargs, so that the result is the same from every path. It
-    holds no prompt and no URL: both places are shown to people.
+    Stored in the record and in trigger kwargs, so that the result is the same from every path. Both are
+    visible to users, so it contains neither prompt nor URL.
     """
 
     model: str | None = None
@@ -410,14 +405,14 @@ class ResultDefaults:
     cost_usd: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the facts that are known."""
+        """Return the values that are known."""
         return {key: value for key, value in self.__dict__.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """
-    What a request will cost, by the price table of its service.
+    Cost of a request by the price table of its service.
 
     :param credits: Credits, or ``None`` where the service publishes no price.
     :param cost_usd: US dollars, or ``None`` where the service publishes no price.
@@ -429,20 +424,20 @@ class Estimate:
 
 
 def utc_now() -> datetime:
-    """Return the present moment."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)
 
 
 def iso(moment: datetime | None) -> str | None:
-    """Write a moment as ISO 8601 in UTC."""
+    """Format a time as ISO 8601 in UTC."""
     return pendulum.instance(moment).in_timezone("UTC").isoformat() if moment else None
 
 
 def read_time(value: object) -> datetime | None:
     """
-    Read a moment from ISO 8601 text or seconds since 1970; anything else is ``None``.
+    Parse ISO 8601 text or seconds since 1970; return ``None`` for anything else.
 
-    A time without an offset is UTC, as in every sample of the documents.
+    A time without an offset is in UTC, as in every documented sample.
     """
     if isinstance(value, bool) or value is None:
         return None
@@ -462,7 +457,7 @@ def _text(value: object) -> str | None:
 
 
 def read_number(value: object) -> float | int | None:
-    """Read a finite number from a number or its text; anything else is ``None``."""
+    """Return a finite number, given as a number or as text; ``None`` for anything else."""
     number = _number(value)
     if isinstance(number, bool) or not isinstance(number, (int, float)):
         return None

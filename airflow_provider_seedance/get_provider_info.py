@@ -1,12 +1,10 @@
-"""What Airflow learns of this package at discovery, without importing anything heavy."""
+"""Description of the provider, which Airflow reads at discovery in every process."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from airflow_provider_seedance.apis.registry import DEFAULT_API, SERVICES
-
-_TEXT = {"type": ["string", "null"]}
 
 
 def get_provider_info() -> dict[str, Any]:
@@ -30,10 +28,10 @@ def get_provider_info() -> dict[str, Any]:
                 "tags": ["software"],
             },
         ],
-        "hooks": [{"integration-name": integration, "python-modules": [f"{package}.hooks.seedance"]}],
-        "operators": [{"integration-name": integration, "python-modules": [f"{package}.operators.seedance"]}],
-        "sensors": [{"integration-name": integration, "python-modules": [f"{package}.sensors.seedance"]}],
-        "triggers": [{"integration-name": integration, "python-modules": [f"{package}.triggers.seedance"]}],
+        **{
+            kind: [{"integration-name": integration, "python-modules": [f"{package}.{kind}.seedance"]}]
+            for kind in ("hooks", "operators", "sensors", "triggers")
+        },
         "transfers": [
             {
                 "source-integration-name": integration,
@@ -61,91 +59,68 @@ def _connection_type(hook: str) -> dict[str, Any]:
         "ui-field-behaviour": {
             "hidden-fields": ["schema", "login", "port"],
             "relabeling": {"password": "API key", "host": "Base URL"},
-            "placeholders": {"host": "left empty: the address of the chosen service"},
+            "placeholders": {"host": "empty: the address of the chosen service"},
         },
         "conn-fields": {
-            "api": {
-                "label": "Service",
-                "description": "The service that the API key belongs to.",
-                "schema": {
-                    "type": ["string", "null"],
-                    "default": DEFAULT_API,
-                    "enum": list(SERVICES),
-                },
-            },
-            "auth_header": {
-                "label": "Authentication header",
-                "description": "seedance2api only; the other services take the Authorization header.",
-                "schema": {"type": ["string", "null"], "enum": ["authorization", "x-api-key", None]},
-            },
-            "model": {
-                "label": "Default model",
-                "description": "Used where a task names none. Left empty: the service's default.",
-                "schema": _TEXT,
-            },
-            "timeout": {
-                "label": "Timeout per call (seconds)",
-                "description": "30, and 600 for synchronous images, if left empty.",
-                "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
-            },
-            "requests_per_hour": {
-                "label": "Requests per hour",
-                "description": "The quota of the plan, submissions included. Left empty: none known.",
-                "schema": {"type": ["integer", "null"], "minimum": 1},
-            },
-            "callback_base_url": {
-                "label": "Callback base URL",
-                "description": "Public address of this Airflow's API server, for callbacks of the service.",
-                "schema": _TEXT,
-            },
-            "callback_secret": {
-                "label": "Callback secret",
-                "description": "Signs the callback addresses.",
-                "schema": {"type": ["string", "null"], "format": "password"},
-            },
-            "callback_signature_header": {
-                "label": "Callback signature header",
-                "description": "Header in which the service signs its callbacks. Left empty: it does not.",
-                "schema": _TEXT,
-            },
-            "callback_signature_scheme": {
-                "label": "Callback signature scheme",
-                "description": "hmac-sha256 of the raw body, or hmac-sha256-timestamp of time, dot and body.",
-                "schema": {
-                    "type": ["string", "null"],
-                    "enum": ["hmac-sha256", "hmac-sha256-timestamp", None],
-                },
-            },
-            "callback_signature_secret": {
-                "label": "Callback signature secret",
-                "description": "What the service signs with; left empty, the callback secret.",
-                "schema": {"type": ["string", "null"], "format": "password"},
-            },
-            "callback_timestamp_header": {
-                "label": "Callback timestamp header",
-                "description": "Header that carries the signed time; X-Timestamp if left empty.",
-                "schema": _TEXT,
-            },
-            "media_hosts": {
-                "label": "Media hosts",
-                "description": "Hosts, separated by commas, that media may come from in addition to public "
-                "https ones: anything private, loopback or plain http.",
-                "schema": _TEXT,
-            },
-            "max_media_bytes": {
-                "label": "Largest download (bytes)",
-                "description": "A longer output is not downloaded. Left empty: 20 GiB.",
-                "schema": {"type": ["integer", "null"], "minimum": 1},
-            },
-            "proxy": {
-                "label": "Proxy",
-                "description": "URL of a proxy for calls and downloads.",
-                "schema": {"type": ["string", "null"], "format": "password"},
-            },
-            "verify": {
-                "label": "Verify TLS",
-                "description": "true, false, or the path of a CA bundle.",
-                "schema": _TEXT,
-            },
+            "api": _field(
+                "Service", "The service that the API key belongs to.", enum=[*SERVICES], default=DEFAULT_API
+            ),
+            "auth_header": _field(
+                "Authentication header",
+                "seedance2api only; the other services use the Authorization header.",
+                enum=["authorization", "x-api-key", None],
+            ),
+            "model": _field("Default model", "For tasks without a model. Empty: the service's default."),
+            "timeout": _field(
+                "Timeout per call (seconds)",
+                "Empty: 30, and 600 for synchronous images.",
+                type="number",
+                exclusiveMinimum=0,
+            ),
+            "requests_per_hour": _field(
+                "Requests per hour",
+                "Quota of the plan, submissions included. Empty: unknown.",
+                type="integer",
+                minimum=1,
+            ),
+            "callback_base_url": _field(
+                "Callback base URL",
+                "Public address of this Airflow's API server, for callbacks of the service.",
+            ),
+            "callback_secret": _field("Callback secret", "Signs the callback addresses.", format="password"),
+            "callback_signature_header": _field(
+                "Callback signature header",
+                "Header in which the service signs its callbacks. Empty: not signed.",
+            ),
+            "callback_signature_scheme": _field(
+                "Callback signature scheme",
+                "hmac-sha256 of the raw body, or hmac-sha256-timestamp of time, dot and body.",
+                enum=["hmac-sha256", "hmac-sha256-timestamp", None],
+            ),
+            "callback_signature_secret": _field(
+                "Callback signature secret",
+                "Secret that the service signs with. Empty: the callback secret.",
+                format="password",
+            ),
+            "callback_timestamp_header": _field(
+                "Callback timestamp header", "Header with the signed time. Empty: X-Timestamp."
+            ),
+            "media_hosts": _field(
+                "Media hosts",
+                "Hosts, separated by commas, that media may come from in addition to public https ones: private and "
+                "loopback addresses, plain http.",
+            ),
+            "max_media_bytes": _field(
+                "Largest download (bytes)",
+                "Larger outputs are not downloaded. Empty: 20 GiB.",
+                type="integer",
+                minimum=1,
+            ),
+            "proxy": _field("Proxy", "URL of a proxy for calls and downloads.", format="password"),
+            "verify": _field("Verify TLS", "true, false, or the path of a CA bundle."),
         },
     }
+
+
+def _field(label: str, description: str, *, type: str = "string", **schema: Any) -> dict[str, Any]:
+    return {"label": label, "description": description, "schema": {"type": [type, "null"], **schema}}

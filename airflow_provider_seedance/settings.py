@@ -264,7 +264,7 @@ def read_settings(conn_id: str, connection: Any) -> Settings:
 
 
 def _redactor(connection: Any) -> Redactor:
-    """Return what removes the secrets of a connection, which may be malformed, in whatever field they were pasted."""
+    """Return the redactor of a connection that may be malformed: secrets are often pasted into the wrong field."""
     try:
         extra = _load_extra(getattr(connection, "extra", None))
     except SeedanceConfigurationError:

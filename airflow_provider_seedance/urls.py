@@ -1,7 +1,7 @@
 """
-Decisions about addresses: base URLs, what identifies a media URL, and where media may come from.
+Checks of URLs and addresses: base URLs, the identity of media URLs, and where media may come from.
 
-Pure functions; names are resolved elsewhere and the addresses handed in.
+Pure functions: names are resolved by the caller.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from airflow_provider_seedance.exceptions import SeedanceConfigurationError
 
 def without_query(url: str) -> str:
     """
-    Return what a media URL identifies: without query, fragment and user info.
+    Return a media URL without query, fragment and user info; any other text is returned unchanged.
 
-    Presigned links carry a signature and an expiry there, which change every time they are made. Any other
-    text, such as a prompt, comes back as it is. The result is for comparing and for digests, never to be
-    shown: that is what :func:`redact_url` is for.
+    Presigned links carry a signature and an expiry in the query, which change every time they are made. The
+    result is for comparisons and digests; for messages use :func:`redact_url`.
     """
     try:
         parts = urlsplit(url)
@@ -34,47 +33,33 @@ def without_query(url: str) -> str:
 
 
 def redact_url(url: str) -> str:
-    """
-    Return a URL for logs and messages: without what may be secret in it.
+    """Return a URL for logs and messages, without user info, query and fragment; or :data:`NOT_SHOWN`."""
+    text = url.strip()
+    try:
+        parts = urlsplit(text)
+        parts.port  # noqa: B018 (raises for an invalid port, which may be a part of a password)
+    except ValueError:
+        return NOT_SHOWN
+    user_info, _, host = parts.netloc.rpartition("@")
+    rest = f"{host}{parts.path}?{parts.query}#{parts.fragment}"
+    if (at_signs := list(_AT_SIGNS.finditer(rest))) and (
+        # A password may contain "/", "?" and "#": what precedes an "@" may be user info.
+        user_info or not host or ":" in rest[: at_signs[-1].start()] or _AT_SIGNS.search(host)
+    ):
+        return NOT_SHOWN
+    shown = urlunsplit((parts.scheme, host, parts.path, "", ""))
+    return shown if len(shown) <= MAX_SHOWN_CHARS else shown[:MAX_SHOWN_CHARS] + "…"
 
-    Works on the text, because what no parser takes for a URL may hold a password as well.
-    """
-    shown = _without_secrets(url.strip().translate(_DROPPED))
-    return shown if len(shown) <= 200 else shown[:200] + "…"
 
-
-#: What URL parsers drop, so that it cannot hide anything from them, nor break a line of a log.
-_DROPPED = dict.fromkeys(map(ord, "\t\r\n"))
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*:)?", re.IGNORECASE)
-_HOST = re.compile(r"(\[[0-9a-z:.%]*\]|[^\s:@\[\]\\]+)(:[0-9]*)?", re.IGNORECASE)
-#: Spellings of "@" that some parsers take for one.
+#: Replaces a URL that may contain a password outside of its user info.
+NOT_SHOWN = "(URL not shown)"
+#: A ``data:`` URL has megabytes.
+MAX_SHOWN_CHARS = 200
+#: Spellings of "@" that some parsers accept.
 _AT_SIGNS = re.compile("@|%40|\uff20|\ufe6b", re.IGNORECASE)
 
 
-def _without_secrets(text: str) -> str:
-    """Cut user info, query and fragment out of a text; where they cannot be told apart, all that may be some."""
-    head = re.split("[?#]", text, maxsplit=1)[0]
-    before, slashes, rest = head.partition("//")
-    if not slashes:
-        if not _AT_SIGNS.search(text):
-            return head
-        # A password may hold a "?" or "#" itself, and then what comes before it is not shown either.
-        return "…" if _AT_SIGNS.search(text[len(head) :]) else "…" + _AT_SIGNS.split(head)[-1]
-    netloc, slash, path = rest.partition("/")
-    info, at, host = netloc.rpartition("@")
-    if _AT_SIGNS.search(text) and not _SCHEME.fullmatch(before):
-        before = "…"  # some text with a URL in it, or a password with "//" in it
-    if (at and not _HOST.fullmatch(host)) or _AT_SIGNS.search(host):
-        return f"{before}//…"
-    after = text.partition("//")[2][len(info) + len(at) :]
-    later = list(_AT_SIGNS.finditer(after))
-    if later and (at or ":" in after[: later[-1].start()] or not host):
-        # Before an "@" that comes late all may be user info, of which a "/" or a "?" is a part.
-        return f"{before}//…"
-    return f"{before}//{host}{slash}{path}"
-
-
-#: Control characters, spaces and halves of characters.
+#: Control characters, spaces and unpaired surrogates.
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\xa0\ud800-\udfff]")
 
 
@@ -103,16 +88,16 @@ def normalize_base_url(host: str, *, port: int | None = None, scheme: str | None
     try:
         parts = urlsplit(text)
         netloc = parts.netloc
-        named = parts.port  # reading it is what finds a port that is none
+        named = parts.port
         if port and named is None:
             named, netloc = int(port), f"{netloc}:{port}"
         if _UNPRINTABLE.search(text) or not (named is None or 0 < named < 65_536):
             raise ValueError
     except ValueError:
-        # What the parser says may repeat a part of a password.
+        # The message of the parser may contain a part of a password.
         raise SeedanceConfigurationError(
-            f"The connection's host {redact_url(text)!r} is not an address: a bracket, a character or its port "
-            "(1 to 65535) is none that an address has."
+            f"The connection's host {redact_url(text)!r} is not a valid address (invalid bracket, character, or "
+            "port, which is 1 to 65535)."
         ) from None
     if parts.scheme.lower() not in ("http", "https") or not parts.hostname:
         raise SeedanceConfigurationError(
@@ -144,7 +129,7 @@ class MediaHosts:
         """
         Read the connection's ``media_hosts``: a list, or text with commas.
 
-        :raises ValueError: it is neither; the message names what ``media_hosts`` takes.
+        :raises ValueError: it is neither; the message is what ``media_hosts`` takes.
         """
         items = value.split(",") if isinstance(value, str) else value
         if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
@@ -152,7 +137,7 @@ class MediaHosts:
         return cls(frozenset(_host_name(item) for item in items if item.strip()))
 
     def allows(self, host: str | None, port: int | None) -> bool:
-        """Whether the host is named, with this port or without any."""
+        """Return whether the host is listed, with this port or without a port."""
         if not host:
             return False
         host = host.lower()
@@ -175,7 +160,7 @@ def _split(url: str) -> tuple[str, str | None, int | None]:
 
 
 def input_url_problem(url: str, hosts: MediaHosts) -> str | None:
-    """Say why a URL cannot be the input of a generation, or return ``None``."""
+    """Return why a URL cannot be the input of a generation, or ``None``."""
     try:
         scheme, host, port = _split(url)
     except ValueError:
@@ -192,18 +177,18 @@ def input_url_problem(url: str, hosts: MediaHosts) -> str | None:
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 
-# After the IANA registries of special-purpose addresses. What is_global knows of them depends on the patch
-# release of Python: some let 192.0.0.192, 192.88.99.1 or 3fff::1 pass.
+# The IANA registries of special-purpose addresses. is_global depends on the patch release of Python: some accept
+# 192.0.0.192, 192.88.99.1 or 3fff::1.
 _SPECIAL_4 = tuple(
     ipaddress.IPv4Network(network)
     for network in (
         *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
         *("192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15"),
         *("198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
-        "168.63.129.16/32",  # in no registry: the host that virtual machines of Azure run on
+        "168.63.129.16/32",  # not registered: the host of Azure's virtual machines
     )
 )
-#: Those outside 2000::/3, where nothing is public, are named for whoever compares this with the registry.
+# Networks outside of 2000::/3, which are not public anyway, are listed for comparison with the registry.
 _SPECIAL_6 = tuple(
     ipaddress.IPv6Network(network)
     for network in (
@@ -214,7 +199,7 @@ _SPECIAL_6 = tuple(
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is a public one, seen through IPv4 addresses wrapped in IPv6."""
+    """Return whether an IP address is public; an IPv4 address embedded in an IPv6 address decides."""
     try:
         ip = ipaddress.ip_address(address.split("%", 1)[0])
     except ValueError:
@@ -226,7 +211,7 @@ def is_public(address: str) -> bool:
         inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
     if inner is not None:
         return _is_public_4(inner)
-    # ::127.0.0.1 is one of those that is_global lets pass.
+    # is_global accepts ::127.0.0.1, for example.
     return ip in _GLOBAL_UNICAST and ip.is_global and not any(ip in network for network in _SPECIAL_6)
 
 
@@ -239,10 +224,9 @@ _NUMERIC_HOST = re.compile(r"^(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+)){0,3}\
 
 def media_url_problem(url: str, hosts: MediaHosts) -> str | None:
     """
-    Say why media may not be downloaded from a URL by its text alone, or return ``None``.
+    Return why the text of a URL rules out a download, or ``None``.
 
-    A host given as an address is judged here; a name still has to be judged by what it resolves to
-    (:func:`address_problem`).
+    The addresses that a host name resolves to are checked by :func:`address_problem`.
     """
     try:
         scheme, host, port = _split(url)
@@ -258,18 +242,18 @@ def media_url_problem(url: str, hosts: MediaHosts) -> str | None:
 
 
 def _not_public(host: str) -> bool:
-    """Whether the text of a host alone shows that it is not public."""
+    """Return whether the text of a host shows that it is not public."""
     try:
         literal = ipaddress.ip_address(host.split("%", 1)[0])
     except ValueError:
-        # Spellings such as 2130706433 or 0x7f.1 are addresses to some resolvers and names to none.
+        # Some resolvers accept spellings such as 2130706433 or 0x7f.1 as addresses.
         name = host.rstrip(".")
         return bool(_NUMERIC_HOST.match(host)) or name == "localhost" or name.endswith(".localhost")
     return not is_public(str(literal))
 
 
 def address_problem(host: str, port: int, addresses: Iterable[str], hosts: MediaHosts) -> str | None:
-    """Say why what a name resolved to may not be connected to, or return ``None``."""
+    """Return why the addresses of a host rule out a connection, or ``None``."""
     if hosts.allows(host, port):
         return None
     private = [address for address in addresses if not is_public(address)]

@@ -1,7 +1,7 @@
 """
-What differs between the supported versions of Airflow; the one module that knows versions.
+Differences between the supported versions of Airflow, which no other module knows.
 
-Names that only moved come from ``airflow.providers.common.compat.sdk``; here is what that does not have.
+Names that only moved are imported from ``airflow.providers.common.compat.sdk``.
 """
 
 from __future__ import annotations
@@ -38,11 +38,10 @@ else:
         RetryPolicy = object
         RetryDecision = None
 
-#: Airflow 3.2 brought commands of providers and the fields of the connection form; nothing here needs to ask.
+#: Airflow 3.2 has commands of providers and fields of the connection form.
 AIRFLOW_V_3_2_PLUS = TaskDeferralError.__module__.startswith("airflow.sdk.")
 
-#: Airflow 3.3 brought what this package builds on: the task state store, retry policies, ``on_kill`` of
-#: triggers, and XCom that triggers can write.
+#: Airflow 3.3 has the task state store, retry policies, ``on_kill`` of triggers, and XCom written by triggers.
 AIRFLOW_V_3_3_PLUS = RetryPolicy is not object
 
 
@@ -71,6 +70,6 @@ def dag_serialization() -> Any:
 
 
 def serialized(dag: Any) -> Any:
-    """Return a Dag as the scheduler knows it: with a timetable that tells its runs."""
+    """Return a Dag as the scheduler deserializes it, with the timetable of its runs."""
     form = dag_serialization()
     return form.from_dict(form.to_dict(dag))

@@ -98,7 +98,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flows, "SUBMIT_BACKOFF_SECONDS", (0.0,) * len(flows.SUBMIT_BACKOFF_SECONDS))
     monkeypatch.setattr(flows, "READ_BACKOFF_SECONDS", (0.0,) * len(flows.READ_BACKOFF_SECONDS))
     monkeypatch.setattr(flows, "LOOK_UP_BACKOFF_SECONDS", (0.0,) * len(flows.LOOK_UP_BACKOFF_SECONDS))
-    monkeypatch.setattr(seedance2api, "_RESULT_PAUSES", (0.0,))
+    monkeypatch.setattr(seedance2api, "_RESULT_BACKOFF_SECONDS", (0.0,))
     monkeypatch.setattr(store, "WRITE_PAUSES", (0.0,) * len(store.WRITE_PAUSES))
     for name in ("SHORTEST", "LONGEST", "LONGEST_AFTER_FAILURE"):
         monkeypatch.setattr(schedule, name, 0.01)

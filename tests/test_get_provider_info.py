@@ -76,7 +76,7 @@ def test_the_form_offers_every_service() -> None:
 
 
 def test_the_form_has_every_key_of_the_extra() -> None:
-    assert list(FIELDS) == list(settings._KEYS)
+    assert list(FIELDS) == list(settings.ConnectionExtra.model_fields)
 
 
 def test_the_form_offers_every_auth_header() -> None:

@@ -1,8 +1,8 @@
 """
 ByteDance's own API: BytePlus ModelArk and Volcengine Ark (vendor-apis.md part 3).
 
-The same paths and bodies at two hosts with different model ids. Videos are tasks that can be listed
-and, while queued, cancelled; images are answered synchronously.
+Two hosts with the same paths and bodies, and different model ids. Videos are tasks that can be listed
+and, while queued, cancelled; images are returned synchronously.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from airflow_provider_seedance.generations import (
 TASKS = "/contents/generations/tasks"
 IMAGES = "/images/generations"
 
-#: How long outputs can be downloaded.
+#: Availability of outputs.
 OUTPUT_LIFETIME = timedelta(hours=24)
 
-#: A list call returns this many tasks.
+#: Tasks per page of a list call.
 LIST_PAGE_SIZE = 100
-#: So many pages are read in search of a task: the list cannot be filtered by time, and a busy account is long.
-_LIST_PAGES = 200
+#: Pages that are read to find a task: the list cannot be filtered by time, and a busy account has many tasks.
+_MAX_LIST_PAGES = 200
 
 _BYTEPLUS_VIDEO = (
     "dreamina-seedance-2-5-260628",
@@ -69,7 +69,7 @@ _ANY_DURATION = Whole(2, 30, " (seconds)", also=(-1,))
 _FRAMES = ("first_frame", "last_frame")
 _REFERENCES = ("reference_image", "reference_video", "reference_audio")
 _ITEM_TYPES = {"reference_video": "video_url", "reference_audio": "audio_url"}
-_MOST_REFERENCES = {"2.0": 9, "2.5": 30}
+_MAX_REFERENCES = {"2.0": 9, "2.5": 30}
 
 _CODES: Mapping[str, type[errors.SeedanceError]] = {
     "AccountOverdueError": errors.SeedanceInsufficientCreditsError,
@@ -86,8 +86,7 @@ def model_family(model: str | None) -> tuple[str | None, str | None]:
     """
     Return version and variant of a Seedance model id, such as ``("2.0", "fast")``.
 
-    Unknown for endpoint ids (``ep-…``) and models that are not documented: those are judged by the
-    widest rules.
+    ``None`` for endpoint ids (``ep-…``) and undocumented models, to which the widest rules apply.
     """
     found = re.search(r"seedance-(\d)-(\d)(?:-(pro-fast|pro|fast|mini|lite))?", model or "")
     return (f"{found[1]}.{found[2]}", found[3]) if found else (None, None)
@@ -98,7 +97,7 @@ def _volcengine(base_url: str) -> bool:
 
 
 class Ark(base.Api):
-    """BytePlus ModelArk, or Volcengine Ark where the host says so."""
+    """BytePlus ModelArk, or Volcengine Ark at its host."""
 
     name = "ark"
     title = "BytePlus ModelArk / Volcengine Ark"
@@ -135,7 +134,7 @@ class Ark(base.Api):
             "aspect_ratio": OneOf(("16:9", "4:3", "1:1", "3:4", "9:16", "21:9", "adaptive")),
             "seed": Whole(-1, 2**32 - 1),
             "images": Inputs(
-                most=_MOST_REFERENCES.get(version or ""),
+                maximum=_MAX_REFERENCES.get(version or ""),
                 roles=(*_FRAMES, *_REFERENCES, "draft_task"),
                 schemes=("data", "asset"),
             ),
@@ -158,7 +157,7 @@ class Ark(base.Api):
             ),
             "num_images": Whole(1, 15),
             "seed": Whole(-1, 2**32 - 1),
-            "images": Inputs(most=14, schemes=("data",)),
+            "images": Inputs(maximum=14, schemes=("data",)),
         }
 
     def defaults(self, request: GenerationRequest, base_url: str) -> Mapping[str, Any]:
@@ -206,7 +205,7 @@ class Ark(base.Api):
         return isinstance(request, VideoRequest) and "safety_identifier" not in (request.extra_params or {})
 
     def correlate(self, body: dict[str, Any], correlation: str) -> None:
-        # The one field that is kept with a task, returned by the list, and without effect on the render.
+        # The only field that is stored with a task, returned by the list, and without effect on the render.
         body.setdefault("safety_identifier", correlation)
 
     # ------------------------------------------------------------------ calls
@@ -234,8 +233,7 @@ class Ark(base.Api):
         items = reply.json.get("items")
         found: dict[str, Generation] = {}
         for item in items if isinstance(items, list) else []:
-            # A task is shown here as it is alone. One that was not asked for, or that tells no state, is
-            # none of ours: a filter that is ignored must confuse nobody.
+            # A service that ignores the filter returns other tasks as well.
             if not isinstance(item, Mapping) or not parsing.text(item.get("status")):
                 continue
             if (known := self.find_id(item)) and known in generation_ids:
@@ -248,8 +246,8 @@ class Ark(base.Api):
 
     def look_up_flow(self, correlation: str, since: datetime, now: datetime) -> base.Flow[str | None]:
         seen = 0
-        falling = _Falling()
-        for page in range(1, _LIST_PAGES + 1):
+        times: list[datetime] = []
+        for page in range(1, _MAX_LIST_PAGES + 1):
             reply = yield from self.fetch(self.list_call(page), None, now)
             items = reply.json.get("items")
             items = [item for item in items if isinstance(item, Mapping)] if isinstance(items, list) else []
@@ -257,17 +255,17 @@ class Ark(base.Api):
                 if item.get("safety_identifier") == correlation and (found := self.find_id(item)):
                     return found
             seen += len(items)
-            times = [moment for item in items if (moment := read_time(item.get("created_at")))]
-            falling.see(times)
-            # Clocks differ; an hour is more than any of them will be wrong. The documents do not promise an
-            # order, so age ends the search only where one was seen.
-            passed = bool(falling) and bool(times) and max(times) < since - timedelta(hours=1)
+            times += [moment for item in items if (moment := read_time(item.get("created_at")))]
+            # Clocks differ by less than an hour. The order is not documented, so the age of a task ends the search
+            # only where the list proved to be sorted.
+            newest_first = len(set(times)) > 1 and times == sorted(times, reverse=True)
+            passed = newest_first and times[-1] < since - timedelta(hours=1)
             total = read_number(reply.json.get("total"))
             if not items or passed or (total and seen >= total):
                 return None
         raise errors.SeedanceServerError(
-            f"{self.title} lists more than {seen} tasks, and none of them is the one that was looked for: "
-            "the list could not be seen to its end."
+            f"{self.title} lists more than {seen} tasks, and the submission is not among these: the list "
+            "could not be read to its end."
         )
 
     # ------------------------------------------------------------------ replies
@@ -307,32 +305,13 @@ class Ark(base.Api):
         return VendorError(code=code, message=message) if code or message else None
 
     def is_service_error(self, body: Mapping[str, Any]) -> bool:
-        # The codes are words; a number is what gateways and load balancers write.
+        # Codes of the service are words; gateways and load balancers write numbers.
         return isinstance(parsing.mapping(body.get("error")).get("code"), str)
 
     def classify(self, status: int, code: str | None) -> type[errors.SeedanceError] | None:
         if parsing.is_moderation(code):
             return errors.SeedanceModerationError
         return _CODES.get((code or "").split(".", 1)[0])
-
-
-class _Falling:
-    """Whether the moments seen so far came newest first; true only after at least two different ones."""
-
-    def __init__(self) -> None:
-        self._last: datetime | None = None
-        self._fell = False
-        self._rose = False
-
-    def see(self, moments: list[datetime]) -> None:
-        for moment in moments:
-            if self._last is not None:
-                self._fell = self._fell or moment < self._last
-                self._rose = self._rose or moment > self._last
-            self._last = moment
-
-    def __bool__(self) -> bool:
-        return self._fell and not self._rose
 
 
 def _lifetime_from(moment: datetime) -> datetime | None:
@@ -350,7 +329,7 @@ def _resolutions(version: str | None, variant: str | None) -> tuple[str, ...]:
 
 
 def _with_roles(inputs: tuple[MediaInput, ...]) -> list[tuple[MediaInput, str]]:
-    """Give inputs without a role the one their number implies: a frame, two frames, or references."""
+    """Return inputs with roles; without one, their number decides: a frame, two frames, or references."""
     free = [item for item in inputs if item.role is None]
     given = {item.role for item in inputs} - {None}
     if given & set(_REFERENCES) or len(free) > 2:
@@ -391,7 +370,7 @@ def _image_body(request: ImageRequest) -> dict[str, Any]:
     if request.seed is not None:
         body["seed"] = request.seed
     if request.num_images is not None and request.num_images > 1:
-        # There is no count; a group has at most so many images, and the prompt should ask for them.
+        # A maximum, not a count: the prompt has to request as many images.
         body["sequential_image_generation"] = "auto"
         body["sequential_image_generation_options"] = {"max_images": request.num_images}
     return body
@@ -415,7 +394,7 @@ def _image_size(payload: Mapping[str, Any]) -> str | None:
 
 
 def _all_images_failed(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the first error of a group of images of which none came out."""
+    """Return the first error of a group of images, all of which failed."""
     data = body.get("data")
     items = [item for item in data if isinstance(item, Mapping)] if isinstance(data, list) else []
     failures = [item["error"] for item in items if isinstance(item.get("error"), Mapping)]

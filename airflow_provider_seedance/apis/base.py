@@ -1,9 +1,9 @@
 """
-What every service adapter is made of: pure functions that build calls and read replies.
+Base class of the service adapters: pure functions that build calls and read replies.
 
-An adapter is one subclass of :class:`Api` in a file of its own, and one line in
-:data:`airflow_provider_seedance.apis.registry.SERVICES`. Here stands what they share: telling the
-four fates of a submission apart (design: *submitting at most once*), and turning error replies into errors.
+An adapter is a subclass of :class:`Api` in a module of its own, and a line in
+:data:`airflow_provider_seedance.apis.registry.SERVICES`. The base class decides between the four outcomes of a
+submission (design: *submitting at most once*), and turns error replies into errors.
 """
 
 from __future__ import annotations
@@ -46,42 +46,42 @@ from airflow_provider_seedance.generations import (
 
 T = TypeVar("T")
 
-#: A conversation with a service: yields calls (and pauses), receives replies, returns what was learned.
-#: The synchronous and the asynchronous client drive the same flows.
+#: Exchange with a service: yields calls and pauses, receives replies, returns a result. The synchronous and the
+#: asynchronous client drive the same flows.
 Flow = Generator[HttpCall | Pause, HttpReply | TransportFailure | None, T]
 
 
 class Api(abc.ABC):
-    """One service, by its documents."""
+    """Adapter of a service, by its documentation."""
 
     #: The value of ``api`` in the connection's extra.
     name: ClassVar[str]
-    #: For people.
+    #: Name of the service in messages.
     title: ClassVar[str]
-    #: Where the service lives unless the connection's host says otherwise.
+    #: Base URL of a connection without a host.
     default_base_url: ClassVar[str]
-    #: Further official addresses, with their path.
+    #: Further official base URLs.
     other_base_urls: ClassVar[tuple[str, ...]] = ()
-    #: Values of ``auth_header`` that the service takes; the first is the default.
+    #: Values of ``auth_header`` that the service accepts; the first is the default.
     auth_headers: ClassVar[tuple[str, ...]] = ("authorization",)
-    #: Whether the service publishes prices, so that ``max_credits`` can be honoured.
+    #: Whether the service publishes prices, which ``max_credits`` needs.
     publishes_prices: ClassVar[bool] = False
-    #: Field of the request that takes a callback URL, or ``None``.
+    #: Field of the request for a callback URL, or ``None``.
     callback_field: ClassVar[str | None] = None
-    #: Whether a lost submission can be looked up by a correlation value of ours.
+    #: Whether a lost submission can be looked up by its correlation value.
     can_look_up: ClassVar[bool] = False
-    #: Whether a generation that has not begun can be cancelled.
+    #: Whether a queued generation can be cancelled.
     can_cancel: ClassVar[bool] = False
     #: Generations that one request can read.
     max_ids_per_status_call: ClassVar[int] = 1
-    #: Requests that one reading of a generation may take.
+    #: Requests that reading the status of a generation may take.
     requests_per_status: ClassVar[int] = 1
-    #: Whether the probe asks for a generation that does not exist, so that "not found" is a good answer.
+    #: Whether the probe requests a generation that does not exist, so that "not found" proves that the key is valid.
     probe_misses: ClassVar[bool] = True
-    #: Where the id of a generation stands in a reply, in order of preference.
+    #: Fields of a reply for the id of a generation, in order of preference.
     id_fields: ClassVar[tuple[str, ...]] = ("task_id", "id", "run_id")
 
-    #: Words that tell of the call where they stand in a body without an envelope.
+    #: Values of ``status`` that are about the call, in a body without an envelope.
     envelope_words: ClassVar[tuple[str, ...]] = ()
 
     # ------------------------------------------------------------------ requests
@@ -89,33 +89,33 @@ class Api(abc.ABC):
     @abc.abstractmethod
     def rules(self, request: GenerationRequest, base_url: str) -> Mapping[str, Rule]:
         """
-        Return the rule for each argument the service takes for this kind of request.
+        Return the rule for each argument that the service accepts for this kind of request.
 
         Empty where the service does not make this kind of media.
         """
 
     def defaults(self, request: GenerationRequest, base_url: str) -> Mapping[str, Any]:
-        """Return values for what the service requires and the user may leave out."""
+        """Return values for required arguments that the user may omit."""
         return {}
 
     def cross_check(self, request: GenerationRequest, base_url: str) -> list[str]:
-        """Return problems that no single argument shows."""
+        """Return problems of arguments in combination."""
         return []
 
     @abc.abstractmethod
     def body(self, request: GenerationRequest) -> dict[str, Any]:
-        """Return the documented body for a prepared request, without callback and extra_params."""
+        """Return the body of a prepared request, without callback and ``extra_params``."""
 
     @abc.abstractmethod
     def submit_path(self, request: GenerationRequest) -> str:
-        """Return the path that takes this request."""
+        """Return the path of the submission."""
 
     def price(self, request: GenerationRequest) -> Estimate | None:
-        """Return what the request costs by the published table, or ``None`` where no row fits."""
+        """Return the cost of the request by the published prices, or ``None`` where none applies."""
         return None
 
     def result_defaults(self, request: GenerationRequest) -> ResultDefaults:
-        """Return what a prepared request already tells of its result."""
+        """Return the values of the result that a prepared request determines."""
         price = self.price(request)
         return ResultDefaults(
             model=request.model,
@@ -126,7 +126,7 @@ class Api(abc.ABC):
         )
 
     def prompt_optional(self, request: GenerationRequest) -> bool:
-        """Whether this request may go without words."""
+        """Return whether the prompt of this request may be empty."""
         return False
 
     def submit_call(
@@ -140,9 +140,9 @@ class Api(abc.ABC):
         """
         Build the submission of a prepared request.
 
-        :param callback_url: Address the service shall call when the generation ends.
-        :param correlation: Value that :attr:`can_look_up` services keep with the generation.
-        :param image_timeout: Seconds for a synchronous image answer.
+        :param callback_url: URL that the service calls when the generation ends.
+        :param correlation: Value that the service stores with the generation, where :attr:`can_look_up`.
+        :param image_timeout: Timeout of a synchronous image reply, in seconds.
         """
         body = self.body(request)
         if callback_url and self.callback_field and self.takes_callback(request):
@@ -155,15 +155,15 @@ class Api(abc.ABC):
         return HttpCall(method="POST", path=path, json=body, timeout=timeout, images=images)
 
     def takes_callback(self, request: GenerationRequest) -> bool:
-        """Whether the service calls back for this kind of request, given that it has a field for it."""
+        """Return whether :attr:`callback_field` applies to this kind of request."""
         return True
 
     def add_extra(self, body: dict[str, Any], extra: Mapping[str, Any]) -> None:
-        """Add the user's own fields where the service expects its parameters."""
+        """Add ``extra_params`` where the service expects its parameters."""
         body.update(extra)
 
     def correlate(self, body: dict[str, Any], correlation: str) -> None:
-        """Put a value of ours into the body by which the generation can be found again."""
+        """Add the correlation value to the body."""
         return
 
     # ------------------------------------------------------------------ replies to a submission
@@ -176,9 +176,9 @@ class Api(abc.ABC):
         now: datetime,
     ) -> SubmitOutcome:
         """
-        Tell which of the four fates a submission met.
+        Return which of the four outcomes a submission has.
 
-        Only what the service provably did not take may be repeated; everything that is not clearly
+        Only a submission that the service certainly did not accept may be repeated; one that is not clearly
         accepted, refused or unsent is uncertain.
         """
         if isinstance(answer, TransportFailure):
@@ -211,13 +211,13 @@ class Api(abc.ABC):
         if generation_id is None and not urls:
             return None
         if isinstance(body.get("error"), Mapping) and not (payload.get("status") or urls):
-            # An error and no state of anything: the id may be that of the request.
+            # An error without a status: the id may be that of the request.
             return None
         generation = self.read_generation(
             body, generation_id or parsing.local_id(body), media=request.media, now=now
         )
         if generation.status is GenerationStatus.SUCCEEDED and not generation.urls:
-            # "success" on a submission tells of the submission; the output is still to come.
+            # "success" is about the submission; the output follows.
             generation = replace(generation, status=GenerationStatus.QUEUED)
         return generation.with_defaults(self.result_defaults(request).as_dict())
 
@@ -238,7 +238,7 @@ class Api(abc.ABC):
     ) -> errors.SeedanceError:
         error = self.error_for(answer, call, now=now)
         if isinstance(error, errors.SeedanceServerError):
-            # A 2xx that carries an error is a refusal, whatever the error is called.
+            # A 2xx with an error body is a refusal, even if its code is that of a server error.
             return errors.SeedanceRequestError(
                 f"{self.name} refused the submission: {answer.line(vendor.message or vendor.code or '')}",
                 **error.details(),
@@ -249,25 +249,25 @@ class Api(abc.ABC):
 
     def status_flow(self, generation_id: str, media: Media, now: datetime) -> Flow[Generation]:
         """
-        Read the state of a generation, in as few requests as the service allows.
+        Read the status of a generation, in as few requests as the service allows.
 
-        :raises SeedanceError: it could not be read; that says nothing about the generation.
+        :raises SeedanceError: it could not be read, which proves nothing about the generation.
         """
         call = self.status_call(generation_id)
         reply = yield from self.fetch(call, generation_id, now)
         return self.read_state(reply, call, generation_id, media=media, now=now)
 
     def final_status_flow(self, generation_id: str, media: Media, now: datetime) -> Flow[Generation]:
-        """Read a generation whose end was announced, in as few requests as the service allows."""
+        """Read a generation after the callback about its end, in as few requests as the service allows."""
         return self.status_flow(generation_id, media, now)
 
     def status_many_flow(
         self, generation_ids: Sequence[str], now: datetime
     ) -> Flow[Mapping[str, Generation]]:
         """
-        Read the states of many videos in one request; only where :attr:`max_ids_per_status_call` allows it.
+        Read the status of several videos in one request; only where :attr:`max_ids_per_status_call` allows it.
 
-        Whoever is missing in the answer was not told about, which proves nothing.
+        A generation that is missing in the result may exist nevertheless.
 
         :raises SeedanceError: nothing could be read.
         """
@@ -278,9 +278,9 @@ class Api(abc.ABC):
         self, reply: HttpReply, call: HttpCall, generation_id: str, *, media: Media, now: datetime
     ) -> Generation:
         """
-        Read a reply to a request for the state of a generation.
+        Read the reply to a status request.
 
-        :raises SeedanceServerError: it tells no state; taking it for a queued or failed generation could
+        :raises SeedanceServerError: it contains no status; to treat the generation as queued or failed could
             cancel or repeat a paid one.
         """
         self.check_identity(reply, call, generation_id)
@@ -289,22 +289,21 @@ class Api(abc.ABC):
         word = payload.get("status")
         known = isinstance(word, str) and bool(word.strip())
         if known and payload is body and str(word).strip().lower() == "error":
-            known = self.find_id(body) is not None  # else it tells of the call
+            known = self.find_id(body) is not None  # else it is about the call
         if not known and not self.outputs(payload):
             raise self._unexpected_reply(
-                reply, call, "does not tell the state of the generation", generation_id
+                reply, call, "does not contain the status of the generation", generation_id
             )
         return reply.clean(self.read_generation(body, generation_id, media=media, now=now))
 
     def check_identity(self, reply: HttpReply, call: HttpCall, generation_id: str) -> None:
         """
-        Make sure that a reply is not about another generation than the one that was asked for.
+        Verify that a reply is about the requested generation, where the id is sent in the query.
 
-        Checked where the id travels in the query: a cache in between that ignores queries would mix the
-        generations up. An id in the path makes each of them a resource of its own.
+        A cache that ignores queries would return another generation. With an id in the path each of them is a
+        resource of its own.
 
-        :raises SeedanceServerError: every id in it is another one; delivering it would deliver somebody
-            else's video.
+        :raises SeedanceServerError: every id in it is another one; the output would be another user's video.
         """
         if not call.query:
             return
@@ -314,12 +313,12 @@ class Api(abc.ABC):
 
     @abc.abstractmethod
     def status_call(self, generation_id: str) -> HttpCall:
-        """Build the request for the state of a generation."""
+        """Build the request for the status of a generation."""
 
     def read_generation(
         self, body: Mapping[str, Any], generation_id: str, *, media: Media, now: datetime
     ) -> Generation:
-        """Read a generation from the body of a reply about it, in any documented shape. Never raises."""
+        """Read a generation from a body of any documented shape. Never raises."""
         payload = parsing.unwrap(body)
         urls = self.outputs(payload)
         status, documented, word = parsing.status_of(
@@ -351,7 +350,7 @@ class Api(abc.ABC):
     def details(
         self, payload: Mapping[str, Any], status: GenerationStatus, now: datetime
     ) -> Mapping[str, Any]:
-        """Return what a service tells of a generation in its own way, as fields of :class:`Generation`."""
+        """Return fields of :class:`Generation` that the service reports in its own way."""
         return {}
 
     @abc.abstractmethod
@@ -360,7 +359,7 @@ class Api(abc.ABC):
 
     def fetch(self, call: HttpCall, generation_id: str | None, now: datetime) -> Flow[HttpReply]:
         """
-        Make one call and return its reply, known to be a JSON object that reports no error.
+        Make a call and return the reply, a JSON object without an error.
 
         :raises SeedanceError: anything else.
         """
@@ -374,13 +373,13 @@ class Api(abc.ABC):
         generation_id: str | None,
         now: datetime,
     ) -> HttpReply:
-        """Return the reply to a read as :meth:`fetch` does."""
+        """Return the reply to a read, or raise its error, as :meth:`fetch` does."""
         if isinstance(answer, TransportFailure):
             raise errors.SeedanceConnectionError(
                 answer.message, method=call.method, path=call.path, generation_id=generation_id
             )
         if answer is None:
-            raise RuntimeError("a driver must answer a call")
+            raise RuntimeError("the driver has to answer a call")
         body = answer.json
         if answer.ok and isinstance(body, Mapping):
             if self.read_error(body) is None or self.reports_generation(body):
@@ -391,7 +390,7 @@ class Api(abc.ABC):
         raise self.error_for(answer, call, now=now, generation_id=generation_id)
 
     def reports_generation(self, body: Mapping[str, Any]) -> bool:
-        """Whether a body with an error in it describes a generation (a failed one), not a failed call."""
+        """Return whether a body with an error describes a failed generation, not a failed call."""
         word = parsing.unwrap(body).get("status")
         if not isinstance(word, str):
             return False
@@ -401,35 +400,35 @@ class Api(abc.ABC):
 
     @abc.abstractmethod
     def read_error(self, body: Mapping[str, Any]) -> VendorError | None:
-        """Read the service's own error body, or return ``None`` where the body is no such thing."""
+        """Return the error in a body of the service, or ``None``."""
 
     def is_service_error(self, body: Mapping[str, Any]) -> bool:
         """
-        Whether the service itself wrote an error body, rather than a gateway in front of it.
+        Return whether the service itself wrote an error body, not a gateway in front of it.
 
-        Judged strictly: a submission is repeated on the strength of it.
+        Strict, because a submission is repeated because of it.
         """
         return self.read_error(body) is not None
 
     def classify(self, status: int, code: str | None) -> type[errors.SeedanceError] | None:
-        """Return the class for a code whose meaning its HTTP status does not tell, or ``None``."""
+        """Return the error class for a code that says more than its HTTP status, or ``None``."""
         return None
 
     def error_for(
         self, reply: HttpReply, call: HttpCall, *, now: datetime, generation_id: str | None = None
     ) -> errors.SeedanceError:
-        """Turn an error reply into the error to raise. HTTP status first, then the service's code."""
+        """Return the error to raise for an error reply, by its HTTP status first, then by the service's code."""
         body = reply.json
         vendor = (self.read_error(body) if isinstance(body, Mapping) else None) or VendorError()
         status = reply.status
         if reply.ok:
             status = vendor.status or parsing.STATUS_BY_CODE.get(str(vendor.code).upper(), 500)
-        # On a read these say all by themselves; a code refines only what a status leaves open.
+        # On a read these statuses are sufficient; a code only refines other ones.
         plain = call.method == "GET" and (reply.status in (401, 404, 429) or reply.status >= 500)
         code = None if plain else vendor.code
         cls = self.classify(status, code) or parsing.class_for(status, code)
         wait = read_retry_after(reply.headers, now) if status == 503 else None
-        if status == 429:  # the quota headers stand on every reply and mean something on this one only
+        if status == 429:  # every reply has the headers, and only here they are a wait
             wait = read_rate_limit(reply.headers, now).retry_after
         message = parsing.error_message(self.name, reply, vendor)
         return cls(
@@ -443,10 +442,10 @@ class Api(abc.ABC):
         )
 
     def _unexpected_reply(
-        self, reply: HttpReply, call: HttpCall, what: str, generation_id: str | None = None
+        self, reply: HttpReply, call: HttpCall, problem: str, generation_id: str | None = None
     ) -> errors.SeedanceServerError:
         return errors.SeedanceServerError(
-            f"{self.name} answered {reply.status}, but the answer {what}: {reply.excerpt()}",
+            f"{self.name} answered {reply.status}, but the answer {problem}: {reply.excerpt()}",
             http_status=reply.status,
             method=call.method,
             path=call.path,
@@ -454,30 +453,30 @@ class Api(abc.ABC):
         )
 
     def correlates(self, request: GenerationRequest) -> bool:
-        """Whether a submission of this request can carry a correlation value of ours."""
+        """Return whether a submission of this request can carry a correlation value."""
         return self.can_look_up
 
     def probe_call(self) -> HttpCall:
-        """Build a call that shows whether the key works and that cannot cost money."""
+        """Build a call that verifies the key and cannot cost money."""
         return self.status_call("airflow-connection-test")
 
     def cancel_call(self, generation_id: str) -> HttpCall:
-        """Build the request that cancels a generation; only where :attr:`can_cancel`."""
+        """Build the request to cancel a generation; only where :attr:`can_cancel`."""
         raise errors.SeedanceConfigurationError(f"{self.name} cannot cancel a generation ({generation_id}).")
 
     def may_cancel(self, generation: Generation) -> bool:
-        """Whether cancelling a generation in this state is safe and has an effect."""
-        # Only by the service's own word: without one, "queued" is our reading of a reply that told nothing.
+        """Return whether it is safe and effective to cancel a generation with this status."""
+        # Only with the service's own word: without one, "queued" is a default.
         queued = generation.status is GenerationStatus.QUEUED and generation.word is not None
         return self.can_cancel and queued
 
     def look_up_flow(self, correlation: str, since: datetime, now: datetime) -> Flow[str | None]:
-        """Find the id of the generation that carries a correlation value; only where :attr:`can_look_up`."""
+        """Return the id of the generation with a correlation value; only where :attr:`can_look_up`."""
         yield from ()
         return None
 
     def base_url_for(self, url: str) -> str:
-        """Complete an official host that was given without its path."""
+        """Add the path to an official base URL without one."""
         parts = urlsplit(url)
         for official in (self.default_base_url, *self.other_base_urls):
             if parts.netloc == urlsplit(official).netloc and not parts.path:

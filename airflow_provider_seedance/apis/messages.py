@@ -97,7 +97,7 @@ class HttpReply:
 
     @property
     def ok(self) -> bool:
-        """Whether the status is 2xx."""
+        """True for a 2xx status."""
         return 200 <= self.status < 300
 
     def excerpt(self, limit: int = 300) -> str:
@@ -216,7 +216,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Uncertain:
-    """Whether the submission was accepted and billed is unknown."""
+    """It is unknown whether the submission was accepted and billed."""
 
     error: SeedanceError
 

@@ -1,4 +1,4 @@
-"""Reading replies: the small steps that several adapters take, none of which ever raises."""
+"""Parsing of replies: functions that several adapters use. None of them raises."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.messages import REPLACEMENT, HttpReply, VendorError
 from airflow_provider_seedance.generations import GenerationStatus, read_status_word
 
-#: Words that tell of the call, not of the generation, where both stand under the key ``status``.
+#: Values of ``status`` that are about the call, where it may also be about the generation.
 ENVELOPE_WORDS = ("success", "accepted", "error")
 
-#: Longest id, in characters: a longer one makes a URL that servers refuse.
+#: Length of an id: servers refuse longer URLs.
 MAX_ID_CHARS = 1000
 
-#: Statuses of a submission's reply that say nothing about whether it was taken.
+#: HTTP statuses after which it is unknown whether a submission was accepted.
 UNCERTAIN_4XX = (408, 409, 425)
 
 STATUS_BY_CODE: Mapping[str, int] = {
@@ -37,7 +37,7 @@ _MODERATION_MARKS = ("sensitivecontent", "moderation", "content_policy", "policy
 
 
 def unwrap(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what an envelope holds under ``data``, or the body itself where there is no envelope."""
+    """Return the content of an envelope (``data``), or the body itself without an envelope."""
     data = body.get("data")
     return data if isinstance(data, Mapping) else body
 
@@ -48,24 +48,24 @@ def mapping(value: Any) -> Mapping[str, Any]:
 
 
 def segment(generation_id: str) -> str:
-    """Return an id as one path segment; ids are opaque and may hold anything."""
+    """Return an id as a path segment; ids are opaque and may contain any character."""
     quoted = quote(generation_id, safe="")
-    # "." and ".." are one segment of text, but lead elsewhere in a path.
+    # Quoting does not change "." and "..", which a path resolves.
     return quoted.replace(".", "%2E") if not quoted.strip(".") else quoted
 
 
 def identifier(value: Any) -> str | None:
-    """Return the id that a field holds, as text; ``None`` for what cannot be asked for again."""
+    """Return the id in a field, as text; ``None`` for a value that a status request cannot carry."""
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or not value.strip() or len(value) > MAX_ID_CHARS:
         return None
-    # Damaged, or half a character that no URL can carry: it would ask for another generation, or for none.
+    # A damaged id would request another generation.
     return value if value.strip().isprintable() and REPLACEMENT not in value else None
 
 
 def local_id(body: Mapping[str, Any]) -> str:
-    """Make an id for an answer that carries outputs but no id."""
+    """Return an id for a reply that has outputs but no id."""
     canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), default=str)
     return f"local-{hashlib.sha256(canonical.encode()).hexdigest()[:24]}"
 
@@ -95,7 +95,7 @@ def urls(value: Any) -> tuple[str, ...]:
 
 
 def text(value: Any) -> str | None:
-    """Return text, or a number as text; anything else and nothing is ``None``."""
+    """Return text, or a number as text; ``None`` for anything else and for empty text."""
     if isinstance(value, str):
         return value or None
     if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -104,7 +104,7 @@ def text(value: Any) -> str | None:
 
 
 def failure_message(*sources: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """Return message and code of a failed generation from the first place that has one."""
+    """Return message and code of a failed generation from the first source that has one."""
     for source in sources:
         error = source.get("error")
         if isinstance(error, Mapping):
@@ -112,7 +112,7 @@ def failure_message(*sources: Mapping[str, Any]) -> tuple[str | None, str | None
             if any(found):
                 return found
         for name in ("error_message", "error", "message", "detail"):
-            # The envelope of a failed generation says "success": the call was one.
+            # The envelope of a failed generation says "success", about the call.
             if isinstance(source.get(name), str) and source[name].lower() not in ("", "success", "ok"):
                 return source[name], text(source.get("error_code"))
     return None, None
@@ -122,9 +122,9 @@ def status_of(
     word: Any, urls: tuple[str, ...], envelope_words: tuple[str, ...] = ()
 ) -> tuple[GenerationStatus, bool, str | None]:
     """
-    Read a status word that may be an envelope's or missing.
+    Return status, whether the word is documented, and the word, which may be missing or that of an envelope.
 
-    Without a word of its own, a generation that has outputs succeeded and any other is queued.
+    Without a word, a generation with outputs has succeeded, and any other is queued.
     """
     if not isinstance(word, str) or not word.strip() or word.strip().lower() in envelope_words:
         return (GenerationStatus.SUCCEEDED if urls else GenerationStatus.QUEUED), True, None
@@ -133,7 +133,7 @@ def status_of(
 
 
 def is_moderation(code: str | None) -> bool:
-    """Whether a code says that the content was refused."""
+    """Return whether a code says that the content was refused."""
     plain = (code or "").lower()
     return any(mark in plain or mark in plain.replace("_", "") for mark in _MODERATION_MARKS)
 
@@ -158,9 +158,9 @@ def class_for(status: int, code: str | None) -> type[errors.SeedanceError]:
 
 def error_message(name: str, reply: HttpReply, vendor: VendorError) -> str:
     """Describe an error reply, and its most likely cause."""
-    said = reply.line(vendor.message or vendor.code or "")
-    message = f"{name} answered {reply.status}" + (f": {said}" if said else "")
-    if not said and reply.body:
+    reason = reply.line(vendor.message or vendor.code or "")
+    message = f"{name} answered {reply.status}" + (f": {reason}" if reason else "")
+    if not reason and reply.body:
         message += f" with an answer that is not its own: {reply.excerpt()}"
     if reply.status == 403 and not isinstance(reply.json, Mapping):
         message += " (most likely a block at the edge of the network, not a matter of the key)"

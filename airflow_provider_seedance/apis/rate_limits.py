@@ -1,4 +1,4 @@
-"""Reading the quota from response headers (vendor-apis.md, contradiction 10)."""
+"""Rate limits in the headers of a reply (vendor-apis.md, contradiction 10)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-#: Longest wait that is believed, in seconds. The longest quota window anybody documents is a day; a header
-#: with more is nonsense that would defer a task for ever, or overflow a date.
-LONGEST_WAIT = 86400.0
+#: Wait that a header may ask for. The longest documented quota window is a day; a longer wait is an error that
+#: would defer a task without end, or overflow a date.
+MAX_WAIT_SECONDS = 86400.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class RateLimit:
     """
-    The quota of a key, as the service reported it on a reply.
+    Quota of a key, as a reply reports it.
 
     :param limit: Requests in the current window.
     :param remaining: Requests left in it.
@@ -32,18 +32,18 @@ class RateLimit:
 
     @property
     def known(self) -> bool:
-        """Whether the reply told anything about the quota."""
+        """True if the reply reports a quota."""
         return self.limit is not None or self.remaining is not None or self.reset_at is not None
 
 
-def believed(wait: float) -> float:
-    """Return for how long a wait that a service asks for is waited, in seconds."""
-    return min(wait, LONGEST_WAIT)
+def limit_wait(wait: float) -> float:
+    """Return a wait that a service asks for, limited to :data:`MAX_WAIT_SECONDS`."""
+    return min(wait, MAX_WAIT_SECONDS)
 
 
-def near(moment: float, now: float) -> bool:
-    """Whether the end of a window, in seconds since 1970, is one that is believed."""
-    return believed(moment - now) == moment - now
+def is_plausible_reset(moment: float, now: float) -> bool:
+    """Return whether the end of a window, in seconds since 1970, is at most :data:`MAX_WAIT_SECONDS` away."""
+    return limit_wait(moment - now) == moment - now
 
 
 def _number(text: str | None) -> float | None:
@@ -72,21 +72,21 @@ def _epoch(seconds: float | None) -> datetime | None:
 
 
 def read_retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
-    """Read the seconds of ``Retry-After-Ms`` or ``Retry-After`` (seconds or a date), a day at most."""
+    """Return the seconds of ``Retry-After-Ms`` or ``Retry-After`` (seconds or a date), limited to a day."""
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
-        return believed(milliseconds / 1000)
+        return limit_wait(milliseconds / 1000)
     wait = _number(headers.get("retry-after"))
     if wait is None and (date := _date(headers.get("retry-after"))):
         wait = max(0.0, (date - now).total_seconds())
-    return believed(wait) if wait is not None else None
+    return limit_wait(wait) if wait is not None else None
 
 
 def read_rate_limit(headers: Mapping[str, str], now: datetime) -> RateLimit:
     """
-    Read every known quota header; nonsense in one of them leaves that one unknown.
+    Read every known quota header; an invalid one is ignored.
 
-    The wait is taken from ``Retry-After-Ms``, ``Retry-After`` (seconds or a date),
+    The wait is read from ``Retry-After-Ms``, ``Retry-After`` (seconds or a date),
     ``X-RateLimit-RetryAfter``, then ``X-RateLimit-Reset`` minus now.
     """
     limit = _number(headers.get("x-ratelimit-limit"))
@@ -101,5 +101,5 @@ def read_rate_limit(headers: Mapping[str, str], now: datetime) -> RateLimit:
         limit=int(limit) if limit is not None else None,
         remaining=int(remaining) if remaining is not None else None,
         reset_at=reset_at,
-        retry_after=believed(wait) if wait is not None else None,
+        retry_after=limit_wait(wait) if wait is not None else None,
     )

@@ -1,7 +1,7 @@
 """
-What a service accepts for each argument, as data: a rule judges a value and says what it takes.
+Rules for the arguments of a request: each accepts values, and describes what it accepts.
 
-The adapters list a rule per argument; an argument without a rule does not exist at that service.
+Adapters list a rule per argument; the service has no argument without a rule.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ from airflow_provider_seedance.urls import MediaHosts, input_url_problem
 
 
 class Rule(abc.ABC):
-    """What one argument accepts."""
+    """Values that one argument accepts."""
 
     @abc.abstractmethod
     def accepts(self, value: Any) -> bool:
-        """Whether the service documents this value."""
+        """Return whether the value is accepted."""
 
     @abc.abstractmethod
     def describe(self) -> str:
-        """Say what is accepted, to follow the word *takes*."""
+        """Return a description of the accepted values, to follow the word *takes*."""
 
     def warning(self, value: Any) -> str | None:
-        """Say what is doubtful about a value that is accepted, or ``None``."""
+        """Return a warning about an accepted value, or ``None``."""
         return None
 
 
 @dataclass(frozen=True)
 class Text(Rule):
-    """Text of at most ``longest`` characters (not bytes)."""
+    """Text of at most ``max_chars`` characters (not bytes)."""
 
-    longest: int | None = None
+    max_chars: int | None = None
 
     def accepts(self, value: Any) -> bool:
-        return isinstance(value, str) and (self.longest is None or len(value) <= self.longest)
+        return isinstance(value, str) and (self.max_chars is None or len(value) <= self.max_chars)
 
     def describe(self) -> str:
-        return f"text of at most {self.longest} characters" if self.longest else "text"
+        return f"text of at most {self.max_chars} characters" if self.max_chars else "text"
 
 
 @dataclass(frozen=True)
 class OneOf(Rule):
-    """One of a few documented values."""
+    """One of the documented values."""
 
     values: tuple[Any, ...]
     unit: str = ""
@@ -63,7 +63,7 @@ class OneOf(Rule):
 
 @dataclass(frozen=True)
 class Pattern(Rule):
-    """Text of a form, such as a size in pixels."""
+    """Text that matches a pattern, such as a size in pixels."""
 
     pattern: str
     description: str
@@ -79,8 +79,8 @@ class Pattern(Rule):
 class Whole(Rule):
     """A whole number in a range, ends included; ``also`` holds special values outside of it."""
 
-    least: int | None = None
-    most: int | None = None
+    minimum: int | None = None
+    maximum: int | None = None
     unit: str = ""
     also: tuple[int, ...] = ()
 
@@ -89,13 +89,15 @@ class Whole(Rule):
             return False
         if value in self.also:
             return True
-        return (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
+        return (self.minimum is None or value >= self.minimum) and (
+            self.maximum is None or value <= self.maximum
+        )
 
     def describe(self) -> str:
-        if self.least is None or self.most is None:
+        if self.minimum is None or self.maximum is None:
             return f"a whole number{self.unit}"
         special = "".join(f" or {value}" for value in self.also)
-        return f"a whole number from {self.least} to {self.most}{self.unit}{special}"
+        return f"a whole number from {self.minimum} to {self.maximum}{self.unit}{special}"
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class Flag(Rule):
 
 @dataclass(frozen=True)
 class Model(Rule):
-    """A model name. The services add models faster than documents follow: an unknown one only warns."""
+    """Model name. Services add models faster than they document them, so an unknown name is a warning only."""
 
     known: tuple[str, ...]
     prefixes: tuple[str, ...] = ()
@@ -125,12 +127,12 @@ class Model(Rule):
     def warning(self, value: Any) -> str | None:
         if value in self.known or str(value).startswith(self.prefixes or ("\0",)):
             return None
-        return f"model {value!r} is not one that is documented ({', '.join(self.known)}); sent as it is"
+        return f"model {value!r} is not documented ({', '.join(self.known)}); sent unchanged"
 
 
 @dataclass(frozen=True)
 class Undocumented(Rule):
-    """An argument the documents leave out but clients are seen to send: passed on, with a warning."""
+    """Argument that is not documented, but that public clients send: sent with a warning."""
 
     rule: Rule
     note: str
@@ -153,12 +155,12 @@ class Inputs(Rule):
     """
     Input media.
 
-    :param most: How many at the most; ``None`` where no limit is documented.
-    :param roles: The roles that may be given; none means that roles do not exist here.
-    :param schemes: URL schemes taken beside https.
+    :param maximum: Number of inputs; ``None`` where no limit is documented.
+    :param roles: Accepted roles; empty where the service has no roles.
+    :param schemes: URL schemes that are accepted in addition to https.
     """
 
-    most: int | None = None
+    maximum: int | None = None
     roles: tuple[str, ...] = ()
     schemes: tuple[str, ...] = ()
 
@@ -166,17 +168,19 @@ class Inputs(Rule):
         return not self.problems(value, MediaHosts())
 
     def describe(self) -> str:
-        count = f"at most {self.most} image{'s' if self.most != 1 else ''}" if self.most else "images"
+        count = (
+            f"at most {self.maximum} image{'s' if self.maximum != 1 else ''}" if self.maximum else "images"
+        )
         other = f" (or {', '.join(self.schemes)} URLs)" if self.schemes else ""
         roles = f", each with a role of {', '.join(self.roles)} or none" if self.roles else ""
         return f"{count} as https URLs{other}{roles}"
 
     def problems(self, value: Iterable[Any], hosts: MediaHosts) -> list[str]:
-        """Return what is wrong with each input, in words that name it."""
+        """Return the problems of each input, by its number."""
         inputs = list(value)
         found = []
         images = [item for item in inputs if getattr(item, "role", None) not in _NOT_IMAGES]
-        if self.most is not None and len(images) > self.most:
+        if self.maximum is not None and len(images) > self.maximum:
             found.append(f"{len(images)} images were given")
         for number, item in enumerate(inputs, 1):
             if not isinstance(item, MediaInput):
@@ -186,6 +190,6 @@ class Inputs(Rule):
                 found.append(f"image {number} has the role {item.role!r}")
             if item.role == "draft_task" or item.url.split(":", 1)[0].lower() in self.schemes:
                 continue
-            if wrong := input_url_problem(item.url, hosts):
-                found.append(f"image {number} {wrong}")
+            if problem := input_url_problem(item.url, hosts):
+                found.append(f"image {number} {problem}")
         return found

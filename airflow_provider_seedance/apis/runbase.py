@@ -78,7 +78,7 @@ class Runbase(base.Api):
         return parsing.urls(output)
 
     def read_error(self, body: Mapping[str, Any]) -> VendorError | None:
-        # No body is documented; clients have seen the message alone under "error".
+        # No body is documented; clients have received the message alone under "error".
         error = body.get("error")
         if isinstance(error, Mapping):
             code, message = parsing.text(error.get("code")), parsing.text(error.get("message"))
@@ -89,7 +89,7 @@ class Runbase(base.Api):
         return None
 
     def is_service_error(self, body: Mapping[str, Any]) -> bool:
-        # A bare text under "error" is what gateways and frameworks write, with or without status and path.
+        # Gateways and frameworks write bare text under "error", with or without status and path.
         return isinstance(body.get("error"), Mapping) and self.read_error(body) is not None
 
 

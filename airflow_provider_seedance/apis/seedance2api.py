@@ -1,8 +1,8 @@
 """
 seedance2api.com v1 (vendor-apis.md 1A; seeds 000 and 002).
 
-The one service here with images beside videos, quota headers, progress, and a result that stands at
-another address than the status: ``/tasks/<id>`` tells how far it is, ``/results/<id>`` what came out.
+It makes images and videos, and sends quota headers and progress. The result has a URL of its own: ``/tasks/<id>``
+returns the status, ``/results/<id>`` the outputs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from airflow_provider_seedance.generations import (
     read_number,
 )
 
-_PROMPT = Text(longest=300)
+_PROMPT = Text(max_chars=300)
 
 _VIDEO_RULES: Mapping[str, Rule] = {
     "prompt": _PROMPT,
@@ -33,7 +33,7 @@ _VIDEO_RULES: Mapping[str, Rule] = {
     "duration": Whole(5, 30, " (seconds)"),
     "resolution": OneOf(("720p", "1080p", "4k")),
     "fps": OneOf((24, 30, 60)),
-    "images": Inputs(most=1),
+    "images": Inputs(maximum=1),
 }
 
 _IMAGE_RULES: Mapping[str, Rule] = {
@@ -46,8 +46,8 @@ _IMAGE_RULES: Mapping[str, Rule] = {
     "style": Text(),
 }
 
-# Seconds between the tries for a result that a completed task does not show yet (contradiction 3).
-_RESULT_PAUSES = (1.0, 2.0, 4.0)
+# Backoff for the result that a completed task does not return yet (contradiction 3).
+_RESULT_BACKOFF_SECONDS = (1.0, 2.0, 4.0)
 
 
 class Seedance2Api(base.Api):
@@ -103,35 +103,35 @@ class Seedance2Api(base.Api):
         result = reply.clean(self.read_generation(reply.json, generation_id, media=media, now=now))
         if result.status is GenerationStatus.SUCCEEDED and result.urls:
             return result
-        # A failed generation has no result, and an announcement may be wrong.
+        # A failed generation has no result, and a callback may be wrong.
         return (yield from self.status_flow(generation_id, media, now))
 
     def _result_flow(self, generation: Generation, status: HttpReply, now: datetime) -> base.Flow[Generation]:
         call = self.result_call(generation.generation_id)
-        trouble: errors.SeedanceError | None = None
-        for pause in (0.0, *_RESULT_PAUSES):
+        failure: errors.SeedanceError | None = None
+        for pause in (0.0, *_RESULT_BACKOFF_SECONDS):
             if pause:
                 yield Pause(pause)
             try:
                 reply = yield from self.fetch(call, generation.generation_id, now)
             except errors.SeedanceNotFoundError as error:
-                trouble = error
+                failure = error
                 continue
             except errors.SeedanceServerError as error:
-                # The service is unwell, the render is not: whoever waits asks again later.
+                # The service fails, the render does not: the wait goes on.
                 raise errors.SeedanceServerError(
-                    f"{error.message}; {self._said(generation, status)}", **error.details()
+                    f"{error.message}; {self._status_excerpt(generation, status)}", **error.details()
                 ) from error
             result = reply.clean(
                 self.read_generation(reply.json, generation.generation_id, media=generation.media, now=now)
             )
             if result.urls:
                 return _merged(generation, result)
-            trouble = errors.SeedanceServerError(f"{call.path} holds no output: {reply.excerpt()}")
-        seen = f"{trouble}; {self._said(generation, status)}"
+            failure = errors.SeedanceServerError(f"{call.path} holds no output: {reply.excerpt()}")
+        seen = f"{failure}; {self._status_excerpt(generation, status)}"
         return _merged(generation, generation, error_message=seen)
 
-    def _said(self, generation: Generation, status: HttpReply) -> str:
+    def _status_excerpt(self, generation: Generation, status: HttpReply) -> str:
         return f"{self.status_call(generation.generation_id).path} said {status.excerpt()}"
 
     def details(
@@ -170,7 +170,7 @@ class Seedance2Api(base.Api):
 
 
 def _merged(status: Generation, result: Generation, **changes: Any) -> Generation:
-    """Join what the status and the result told; the result wins, what neither told stays unknown."""
+    """Merge status and result; values of the result win."""
     known = {
         name: value
         for name, value in vars(result).items()

@@ -1,4 +1,4 @@
-"""What versions 1 and 2 of seedanceapi.org share: the envelope, the status call, the error body."""
+"""Base of versions 1 and 2 of seedanceapi.org: envelope, status call, error body."""
 
 from __future__ import annotations
 
@@ -29,18 +29,19 @@ class SeedanceOrgApi(base.Api):
         return HttpCall(method="GET", path="/status", query=(("task_id", generation_id),))
 
     def cost(self, consumed: float | None) -> float | None:
-        """Return what consumed credits cost in US dollars, where the version publishes a rate."""
+        """Return the cost of credits in US dollars, or ``None`` where the version publishes no rate."""
         return None
 
     def details(
         self, payload: Mapping[str, Any], status: GenerationStatus, now: datetime
     ) -> Mapping[str, Any]:
-        asked = parsing.mapping(payload.get("request"))
+        as_requested = parsing.mapping(payload.get("request"))
         consumed = read_number(payload.get("consumed_credits"))
         return {
-            "model": parsing.text(asked.get("model")) or parsing.text(payload.get("model")),
-            "duration": read_number(asked.get("duration", payload.get("duration"))),
-            "resolution": parsing.text(asked.get("resolution")) or parsing.text(payload.get("resolution")),
+            "model": parsing.text(as_requested.get("model")) or parsing.text(payload.get("model")),
+            "duration": read_number(as_requested.get("duration", payload.get("duration"))),
+            "resolution": parsing.text(as_requested.get("resolution"))
+            or parsing.text(payload.get("resolution")),
             "credits": consumed,
             "cost_usd": self.cost(consumed),
         }
@@ -72,6 +73,6 @@ class SeedanceOrgApi(base.Api):
         )
 
     def is_service_error(self, body: Mapping[str, Any]) -> bool:
-        # Every error of the table has a code; a bare "error" or "message" is what gateways write.
+        # Every documented error has a code; gateways write a bare "error" or "message".
         vendor = self.read_error(body)
         return vendor is not None and vendor.code is not None

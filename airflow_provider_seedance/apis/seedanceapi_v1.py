@@ -10,13 +10,13 @@ from airflow_provider_seedance.apis.seedanceapi import SeedanceOrgApi
 from airflow_provider_seedance.generations import Estimate, GenerationRequest, ImageRequest, read_number
 
 _RULES: Mapping[str, Rule] = {
-    "prompt": Text(longest=2000),
+    "prompt": Text(max_chars=2000),
     "aspect_ratio": OneOf(("1:1", "16:9", "9:16", "4:3", "3:4", "21:9", "9:21")),
     "resolution": OneOf(("480p", "720p")),
     "duration": OneOf((4, 8, 12), " (seconds)"),
     "generate_audio": Flag(),
     "fixed_lens": Flag(),
-    "images": Inputs(most=1),
+    "images": Inputs(maximum=1),
 }
 
 #: US dollars per credit; the same in every row of the price table.
@@ -54,19 +54,19 @@ class SeedanceApiV1(SeedanceOrgApi):
         body = request.arguments()
         body.pop("extra_params", None)
         if "duration" in body:
-            # The documents have durations as text here, as numbers elsewhere (contradiction 16).
+            # Documented as text here, as numbers elsewhere (contradiction 16).
             body["duration"] = str(body["duration"])
         if "images" in body:
             body["image_urls"] = [item.url for item in body.pop("images")]
         return body
 
     def price(self, request: GenerationRequest) -> Estimate | None:
-        asked = {**self.body(request), **(request.extra_params or {})}
-        duration = read_number(asked.get("duration", 8))
-        key = (asked.get("resolution", "720p"), duration, asked.get("generate_audio", False))
+        sent = {**self.body(request), **(request.extra_params or {})}
+        duration = read_number(sent.get("duration", 8))
+        key = (sent.get("resolution", "720p"), duration, sent.get("generate_audio", False))
         try:
             credits = PRICES.get(key)  # type: ignore[arg-type]
-        except TypeError:  # something unhashable in extra_params
+        except TypeError:  # an unhashable value in extra_params
             return None
         return Estimate(credits=credits, cost_usd=self.cost(credits)) if credits is not None else None
 

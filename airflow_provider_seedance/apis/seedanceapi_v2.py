@@ -12,11 +12,11 @@ from airflow_provider_seedance.generations import GenerationRequest, ImageReques
 _NOT_IN_GUIDE = "the documents of seedanceapi-v2 do not mention this argument; it may have no effect"
 
 _RULES: Mapping[str, Rule] = {
-    "prompt": Text(longest=2000),
+    "prompt": Text(max_chars=2000),
     "model": Model(("seedance-2.0", "seedance-2.0-fast")),
     "duration": OneOf((5, 10, 15), " (seconds)"),
     "aspect_ratio": OneOf(("16:9", "9:16", "4:3", "3:4")),
-    "images": Inputs(most=4),
+    "images": Inputs(maximum=4),
     # Contradiction 18: silent documents, but clients are seen to send them. Never sent unasked.
     "resolution": Undocumented(Text(), _NOT_IN_GUIDE),
     "generate_audio": Undocumented(Flag(), _NOT_IN_GUIDE),

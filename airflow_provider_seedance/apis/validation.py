@@ -114,9 +114,9 @@ def _refused(api: Api, problems: Iterable[str], source: str = "") -> SeedanceReq
 
 def _structural_problems(api: Api, request: GenerationRequest, base_url: str) -> list[str]:
     """
-    Return what the rules cannot even look at.
+    Return problems that prevent the rules from being applied.
 
-    What is nested too deep breaks every message and digest of it, and the model decides which rules there are.
+    Deep nesting breaks messages and digests, and the model decides which rules apply.
     """
     given = request.arguments()
     found = [
@@ -131,7 +131,7 @@ def _structural_problems(api: Api, request: GenerationRequest, base_url: str) ->
 
 
 def _too_deep(value: Any) -> bool:
-    # Level by level, and each object once a level: what holds itself has no end.
+    # Level by level, and each object once per level: an object may contain itself.
     level = [value]
     for _ in range(MAX_JSON_DEPTH + 1):
         if not (level := [inner for outer in level for inner in _parts(outer)]):
@@ -149,7 +149,7 @@ def _parts(value: Any) -> list[Any]:
 
 
 def _fits(model: str | None, request: GenerationRequest) -> bool:
-    # One connection serves both operators; its default model is for the kind of media it names.
+    # A connection is used for videos and images; its default model is for one of them.
     return model is not None and ("seedream" in model.lower()) == isinstance(request, ImageRequest)
 
 
@@ -169,8 +169,8 @@ def _argument_problems(
             takes = ", ".join(sorted(rules))
             found.append(f"{name}={_preview(value)} is not an argument of {api.name}, which takes {takes}")
         elif isinstance(rule, Inputs):
-            if wrong := rule.problems(value, hosts):
-                found.append(f"images: {', '.join(wrong)}; {api.name} takes {rule.describe()}")
+            if found_inputs := rule.problems(value, hosts):
+                found.append(f"images: {', '.join(found_inputs)}; {api.name} takes {rule.describe()}")
         elif not rule.accepts(value):
             found.append(f"{name}={_preview(value)} is not accepted: {api.name} takes {rule.describe()}")
     return found
@@ -183,12 +183,12 @@ def _prompt_problems(api: Api, request: GenerationRequest) -> list[str]:
     if not prompt.strip() and not api.prompt_optional(request):
         return ["prompt is empty"]
     if prompt.strip() == "None":
-        return ["prompt is the text 'None', which is what a template makes of a missing value"]
+        return ["prompt is the text 'None', which a template renders for a missing value"]
     return []
 
 
 def _not_serializable(api: Api, request: GenerationRequest) -> list[str]:
-    # Found later, between the intent and the POST, it would look like a submission of unknown fate.
+    # Between the intent and the POST, this error would make the submission uncertain.
     try:
         json.dumps(api.submit_call(request).json, ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:

@@ -1,10 +1,10 @@
 """
-HTTP, and the one module that imports httpx.
+HTTP clients of the services; the only module that imports httpx.
 
 The flows (:mod:`airflow_provider_seedance.client.flows`) decide what to send; a client sends it.
-:class:`Client` and :class:`AsyncClient` differ in a few ``await`` only. Whether a request left this
-machine before it failed is taken from the transport itself, not guessed from the kind of exception:
-that is what tells *not accepted* from *uncertain*.
+:class:`Client` and :class:`AsyncClient` differ in a few ``await`` only. Whether the first byte of a request was
+sent before it failed is taken from the transport, not from the kind of exception: it distinguishes *not accepted*
+from *uncertain*.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ class _Base:
         """
         Return the reply whose body broke off where it can be used, else the failure.
 
-        A refusal is one whatever its body; and an acceptance that can be read holds the id of a paid generation.
+        A refusal needs no body, and an acceptance that can be parsed contains the id of a paid generation.
         """
         reply = self._reply(response, body.detach())
         if 400 <= reply.status < 500 or (reply.ok and isinstance(reply.json, dict)):
@@ -220,7 +220,7 @@ class _Base:
 
 class Client(_Base):
     """
-    Drives flows with blocking calls.
+    Client that drives flows with blocking calls.
 
     :param settings: The connection.
     :param observer: Notified of every request and reply.
@@ -243,7 +243,7 @@ class Client(_Base):
         """
         Drive a flow to its end.
 
-        :raises SeedanceError: whatever the flow raises.
+        :raises SeedanceError: the error of the flow.
         """
         answer: HttpReply | TransportFailure | None = None
         try:
@@ -259,7 +259,7 @@ class Client(_Base):
             return result
 
     def send(self, call: HttpCall) -> HttpReply | TransportFailure:
-        """Make one call. Never raises for what the network or the service does."""
+        """Make one call. Never raises for failures of the network or the service."""
         trace = self._start_request(call)
         answer = self._exchange(call, trace)
         if trace.response is not None:
@@ -311,7 +311,7 @@ class Client(_Base):
 
 
 class AsyncClient(_Base):
-    """Drives flows on an event loop; see :class:`Client`."""
+    """Client that drives flows on an event loop; see :class:`Client`."""
 
     def __init__(self, settings: Settings, *, observer: Observer | None = None) -> None:
         super().__init__(settings, observer)
@@ -322,7 +322,7 @@ class AsyncClient(_Base):
         """
         Drive a flow to its end.
 
-        :raises SeedanceError: whatever the flow raises.
+        :raises SeedanceError: the error of the flow.
         """
         answer: HttpReply | TransportFailure | None = None
         try:
@@ -338,7 +338,7 @@ class AsyncClient(_Base):
             return result
 
     async def send(self, call: HttpCall) -> HttpReply | TransportFailure:
-        """Make one call. Never raises for what the network or the service does."""
+        """Make one call. Never raises for failures of the network or the service."""
         trace = self._start_request(call)
         answer = await self._exchange(call, trace)
         if trace.response is not None:

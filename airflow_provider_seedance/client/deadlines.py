@@ -197,7 +197,7 @@ class ReplyBody:
 
     @property
     def timed_out(self) -> bool:
-        """Whether the timeout has passed."""
+        """True after the timeout."""
         return time.monotonic() >= self._deadline
 
     def timeout_error(self) -> ReplyLimitError:

@@ -1,13 +1,13 @@
 """
-Conversations with a service that take more than one call, as generators without I/O.
+Exchanges with a service that take more than one call, as generators without I/O.
 
 A flow yields :class:`~airflow_provider_seedance.apis.messages.HttpCall` and
 :class:`~airflow_provider_seedance.apis.messages.Pause` and is sent replies; the client drives it, with
-or without ``await``. So the rules of repeating a request stand here once:
+or without ``await``. So both clients retry by the same rules:
 
-* A **submission** is repeated only after an answer that proves it was not taken, only for a few
-  seconds, and never again after anything that is uncertain.
-* A **read** costs nothing but quota, so it is repeated after broken connections and server errors.
+* A **submission** is repeated only after a reply that proves that it was not accepted, only for a few
+  seconds, and never after an uncertain outcome.
+* A **read** costs quota only, so it is repeated after broken connections and server errors.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from airflow_provider_seedance.generations import Generation, GenerationRequest,
 
 T = TypeVar("T")
 
-#: Pauses between the tries of a submission that was not accepted, where the service names none.
+#: Backoff of a submission that was not accepted, where the service reports no wait.
 SUBMIT_BACKOFF_SECONDS = (1.0, 2.0, 4.0)
 
-#: Longest wait on a worker for a submission to be accepted; beyond it the task defers or fails.
+#: Wait on a worker for a submission to be accepted; for a longer one the task defers or fails.
 MAX_INLINE_WAIT_SECONDS = 10.0
 
-#: Pauses between the tries of a read.
+#: Backoff of a read.
 READ_BACKOFF_SECONDS = (0.5, 1.5)
 
-#: Pauses between looks for a lost submission: the service may list it a little later.
+#: Backoff of the look-up of a lost submission: the service may list it a little later.
 LOOK_UP_BACKOFF_SECONDS = (1.0, 3.0)
 
-#: Scopes of the errors after which a look-up has not been answered; some of them a person has to cure first.
+#: Scopes of the errors that leave a look-up unanswered; some of them a person has to solve first.
 _UNANSWERED: frozenset[errors.Scope] = frozenset({"service", "account", "permission"})
 
-#: Begin of the ids that were made here, for answers without one.
+#: Prefix of ids that this package assigns to replies without an id.
 LOCAL_PREFIX = "local-"
 
 Now = Callable[[], datetime]
@@ -57,10 +57,10 @@ Now = Callable[[], datetime]
 @dataclass(frozen=True, kw_only=True)
 class Cancellation:
     """
-    What became of an attempt to cancel.
+    Result of an attempt to cancel.
 
-    :param cancelled: Whether the service took the generation out of its queue.
-    :param reason: In words, for the log: why not, and that it goes on and is billed.
+    :param cancelled: Whether the service removed the generation from its queue.
+    :param reason: Explanation for the log; if not cancelled, why, and that it goes on and is billed.
     """
 
     cancelled: bool
@@ -74,9 +74,9 @@ def submit_flow(
     api: Api, call: HttpCall, request: GenerationRequest, now: Now, *, retry_inline: bool = True
 ) -> Flow[SubmitOutcome]:
     """
-    Submit once, repeating only what the service provably did not take.
+    Submit once; repeat only a submission that the service certainly did not accept.
 
-    :param patient: Whether to wait at all; without, the first answer stands.
+    :param retry_inline: Whether to repeat it here, after short waits.
     """
     pauses = SUBMIT_BACKOFF_SECONDS if retry_inline else ()
     for attempt in range(len(pauses) + 1):
@@ -129,7 +129,7 @@ def read_flow(make: Callable[[], Flow[T]], *, pauses: tuple[float, ...] = READ_B
     """
     Repeat a reading flow after broken connections and server errors.
 
-    A 429 is not repeated here: whoever schedules the reads has to know of it.
+    A 429 is raised: the scheduler of the polls has to account for it.
     """
     for pause in pauses:
         try:
@@ -145,9 +145,8 @@ def status_flow(
     """
     Read a generation.
 
-    :param once: Whether to ask only once, for callers who ask again anyway.
-    :raises SeedanceNotFoundError: the service does not know it, or it is a synchronous answer that never
-        had an id at the service.
+    :param once: Whether to try once only, for callers that repeat it themselves.
+    :raises SeedanceNotFoundError: the service does not know it, or it is a synchronous reply without an id.
     :raises SeedanceError: its state could not be read.
     """
     if generation_id.startswith(LOCAL_PREFIX):
@@ -163,7 +162,7 @@ def status_flow(
 
 def final_status_flow(api: Api, generation_id: str, media: Media, now: Now) -> Flow[Generation]:
     """
-    Read a generation whose end was announced; announcements may be wrong, the answer is what counts.
+    Read a generation after the callback about its end, which may be wrong.
 
     :raises SeedanceError: its state could not be read.
     """
@@ -172,11 +171,11 @@ def final_status_flow(api: Api, generation_id: str, media: Media, now: Now) -> F
 
 def look_up_flow(api: Api, correlation: str, since: datetime, now: Now) -> Flow[str | None]:
     """
-    Look for a submission whose reply was lost; ``None`` if it cannot be found.
+    Look up a submission whose reply was lost; return ``None`` if it is not found.
 
-    Finding nothing proves nothing: the fate stays uncertain.
+    That proves nothing: the outcome remains uncertain.
 
-    :raises SeedanceError: the service could not be asked (see its ``scope``); later it may answer.
+    :raises SeedanceError: the look-up was not answered (see ``scope``); it may be later.
     """
     failure: errors.SeedanceError | None = None
     for number, pause in enumerate((0.0, *LOOK_UP_BACKOFF_SECONDS)):
@@ -197,9 +196,9 @@ def look_up_flow(api: Api, correlation: str, since: datetime, now: Now) -> Flow[
 
 def cancel_flow(api: Api, generation_id: str, media: Media, now: Now) -> Flow[Cancellation]:
     """
-    Cancel a generation where that is safe: where the service can, and only while it is queued.
+    Cancel a generation, if the service can and the generation is queued.
 
-    At ark the same call on a finished generation deletes a paid result, so the state is read first.
+    At ark the same call deletes the result of a finished generation, so the status is read first.
     """
     goes_on = f"generation {generation_id} goes on at {api.name} and is billed"
     if not api.can_cancel:
@@ -234,17 +233,17 @@ def cancel_flow(api: Api, generation_id: str, media: Media, now: Now) -> Flow[Ca
 
 def probe_flow(api: Api, now: Now) -> Flow[str]:
     """
-    Find out whether the key works, by a call that cannot cost money.
+    Verify the key, by a call that cannot cost money.
 
-    :raises SeedanceError: it does not, or the service cannot be reached.
+    :raises SeedanceError: it is not accepted, or the service cannot be reached.
     """
     call = api.probe_call()
     answer = yield call
     try:
         api.check(answer, call, None, now())
     except (errors.SeedanceNotFoundError, errors.SeedanceRequestError):
-        # Both say that the service read the key, took it, and looked for the generation; unless it was
-        # some other server that knows no such page.
+        # Both prove that the service accepted the key and looked for the generation, unless another server
+        # replied that does not know the path.
         if not api.probe_misses or not isinstance(answer, HttpReply) or not isinstance(answer.json, dict):
             raise
     return f"{api.title} accepts the API key."

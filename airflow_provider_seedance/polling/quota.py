@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from airflow_provider_seedance.apis.rate_limits import RateLimit, believed, near
+from airflow_provider_seedance.apis.rate_limits import RateLimit, is_plausible_reset, limit_wait
 
 #: Share of a window that status requests leave to submissions; it shrinks with the window.
 KEPT_FOR_SUBMISSIONS = 0.25
@@ -104,7 +104,7 @@ class Quota:
             return
         self._turn_over(now)
         reset_at = told.reset_at.timestamp() if told.reset_at else None
-        if reset_at is not None and not near(reset_at, now):
+        if reset_at is not None and not is_plausible_reset(reset_at, now):
             reset_at = None
         if reset_at is not None and reset_at + MARGIN <= now:
             return  # of a window that is over
@@ -126,7 +126,7 @@ class Quota:
         :return: Whether that is news.
         """
         news = now >= self.blocked_until
-        pause = UNKNOWN_PAUSE if retry_after is None else max(SHORTEST_PAUSE, believed(retry_after))
+        pause = UNKNOWN_PAUSE if retry_after is None else max(SHORTEST_PAUSE, limit_wait(retry_after))
         self.blocked_until = max(self.blocked_until, now + pause)
         if self.remaining is not None:
             self.remaining = 0

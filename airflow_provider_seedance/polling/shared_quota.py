@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from airflow_provider_seedance.apis.rate_limits import RateLimit, near
+from airflow_provider_seedance.apis.rate_limits import RateLimit, is_plausible_reset
 from airflow_provider_seedance.generations import read_number
 from airflow_provider_seedance.polling.quota import MARGIN, Quota
 
@@ -184,7 +184,7 @@ def _read(file: io.FileIO, now: float) -> tuple[Quota, float]:
         queue_until = 0.0
     if limit is None or remaining is None or reset_at is None:
         return Quota(), queue_until
-    if not now - MARGIN < reset_at or not near(reset_at, now):
+    if not now - MARGIN < reset_at or not is_plausible_reset(reset_at, now):
         return Quota(), queue_until
     quota = Quota(limit=int(limit), remaining=int(remaining), reset_at=float(reset_at), window=window)
     return quota, queue_until

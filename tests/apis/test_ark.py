@@ -206,7 +206,7 @@ def test_the_host_tells_the_region_and_with_it_the_model_names() -> None:
     assert prepare(NAME, image(), base_url=CHINA).request.model == "doubao-seedream-4-5-251128"
     assert prepare(NAME, image()).request.model == "seedream-4-5-251128"
     foreign = prepare(NAME, video(model="doubao-seedance-2-0-260128"))
-    assert "not one that is documented" in foreign.warnings[0]
+    assert "is not documented" in foreign.warnings[0]
     assert prepare(NAME, video(model="doubao-seedance-2-0-260128"), base_url=CHINA).warnings == ()
 
 

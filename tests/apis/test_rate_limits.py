@@ -6,9 +6,9 @@ import pytest
 from helpers import NOW
 
 from airflow_provider_seedance.apis.rate_limits import (
-    LONGEST_WAIT,
+    MAX_WAIT_SECONDS,
     RateLimit,
-    near,
+    is_plausible_reset,
     read_rate_limit,
     read_retry_after,
 )
@@ -63,12 +63,12 @@ def test_a_wait_alone_tells_nothing_of_the_quota() -> None:
     ],
 )
 def test_no_wait_is_longer_than_a_day(headers: dict[str, str]) -> None:
-    assert read_rate_limit(headers, NOW).retry_after == LONGEST_WAIT == 86400
-    assert read_retry_after(headers, NOW) in (None, LONGEST_WAIT)
+    assert read_rate_limit(headers, NOW).retry_after == MAX_WAIT_SECONDS == 86400
+    assert read_retry_after(headers, NOW) in (None, MAX_WAIT_SECONDS)
 
 
-def test_the_end_of_a_window_is_believed_up_to_a_day() -> None:
-    assert near(NOW.timestamp() + LONGEST_WAIT, NOW.timestamp())
-    assert near(0.0, NOW.timestamp())
-    assert not near(NOW.timestamp() + LONGEST_WAIT + 1, NOW.timestamp())
-    assert not near(float("nan"), NOW.timestamp())
+def test_the_end_of_a_window_is_plausible_up_to_a_day() -> None:
+    assert is_plausible_reset(NOW.timestamp() + MAX_WAIT_SECONDS, NOW.timestamp())
+    assert is_plausible_reset(0.0, NOW.timestamp())
+    assert not is_plausible_reset(NOW.timestamp() + MAX_WAIT_SECONDS + 1, NOW.timestamp())
+    assert not is_plausible_reset(float("nan"), NOW.timestamp())

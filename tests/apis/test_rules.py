@@ -27,7 +27,7 @@ OUT = (MediaInput(url="https://a.example/1.png"),)
     ("rule", "good", "bad", "says"),
     [
         (Text(), ["", "x" * 9999], [5, None, b"x"], "text"),
-        (Text(longest=3), ["abc", "🎬🎬🎬"], ["abcd"], "text of at most 3 characters"),
+        (Text(max_chars=3), ["abc", "🎬🎬🎬"], ["abcd"], "text of at most 3 characters"),
         (OneOf((4, 8), " (seconds)"), [4, 8], [5, "4", True, 4.0, None, [4]], "4 or 8 (seconds)"),
         (OneOf((1,)), [1], [True, "1"], "1"),
         (OneOf(("a", "b", "c")), ["a"], ["A", "d", ""], "a, b or c"),
@@ -42,7 +42,7 @@ OUT = (MediaInput(url="https://a.example/1.png"),)
         (Whole(), [-(10**30), 0, 10**30], [0.5, "0"], "a whole number"),
         (Flag(), [True, False], [0, 1, "true", None], "true or false"),
         (Model(("m-1", "m-2")), ["m-1", "anything"], [5, None], "a model name such as m-1, m-2"),
-        (Inputs(most=1), [OUT, ()], [OUT * 2, (5,), (None,)], "at most 1 image as https URLs"),
+        (Inputs(maximum=1), [OUT, ()], [OUT * 2, (5,), (None,)], "at most 1 image as https URLs"),
         (Inputs(), [OUT * 99], [("x",)], "images as https URLs"),
         (Undocumented(Flag(), "who knows"), [True], ["true"], "true or false"),
     ],

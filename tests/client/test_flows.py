@@ -242,7 +242,7 @@ def test_age_ends_the_look_up_only_in_a_list_that_was_seen_to_be_newest_first(mi
 def test_a_list_that_is_not_seen_to_its_end_is_not_one_without_the_match() -> None:
     old = page(*[task(n, created=SINCE - timedelta(hours=9 - n)) for n in range(5)], total=5000)
     with pytest.raises(
-        errors.SeedanceServerError, match=r"lists more than 1000 tasks.* not be seen to its end"
+        errors.SeedanceServerError, match=r"lists more than 1000 tasks.* not be read to its end"
     ):
         look_up(*[old] * 600)
 
