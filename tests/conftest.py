@@ -87,8 +87,16 @@ def connect(services: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch) -> Call
     return make
 
 
+@pytest.fixture(scope="session")
+def cached_tls_context() -> Callable[..., Any]:
+    """Create each TLS context once: reading the certificates takes longer than most tests."""
+    from airflow_provider_seedance.client import api_client
+
+    return functools.cache(api_client.tls_context)
+
+
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch, cached_tls_context: Callable[..., Any]) -> None:
     """Take the waiting out of everything that waits, and the reading of certificates out of every client."""
     from airflow_provider_seedance.apis import seedance2api
     from airflow_provider_seedance.client import api_client, flows
@@ -104,7 +112,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(schedule, name, 0.01)
     monkeypatch.setattr(schedule, "LONGEST_SHARE", 0.0)
     monkeypatch.setattr(quota, "SHORTEST_PAUSE", 0.01)
-    monkeypatch.setattr(api_client, "tls_context", functools.cache(api_client.tls_context))
+    monkeypatch.setattr(api_client, "tls_context", cached_tls_context)
 
 
 @pytest.fixture(autouse=True)

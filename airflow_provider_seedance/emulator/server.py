@@ -40,7 +40,7 @@ from airflow_provider_seedance.emulator.services.service import (
 from airflow_provider_seedance.emulator.state import Backend
 
 _MAX_BODY_BYTES = 64 * 1024 * 1024
-_POLL_INTERVAL_SECONDS = 0.02
+_POLL_INTERVAL_SECONDS = 0.005
 _JOIN_TIMEOUT_SECONDS = 5.0
 
 

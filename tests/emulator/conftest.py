@@ -12,14 +12,14 @@ from emulator.vendor import VALID_SUBMITS, Vendor
 
 @pytest.fixture
 def emulator() -> Iterator[SeedanceEmulator]:
-    """Renders that take no time, and files that need no codec."""
+    """Run an emulator whose renders end at once, and whose files need no codec."""
     with SeedanceEmulator(media=False, render_seconds=0) as running:
         yield running
 
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., SeedanceEmulator]]:
-    """Starts emulators with arguments of the test's own."""
+    """Start emulators with arguments of the test."""
     running: list[SeedanceEmulator] = []
 
     def start_one(**arguments: Any) -> SeedanceEmulator:
@@ -33,8 +33,9 @@ def start() -> Iterator[Callable[..., SeedanceEmulator]]:
         emulator.stop()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def http() -> Iterator[httpx.Client]:
+    """One client for all tests: its TLS context takes longer to create than most tests run."""
     with httpx.Client(trust_env=False, timeout=20) as client:
         yield client
 

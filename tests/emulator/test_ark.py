@@ -255,7 +255,10 @@ def test_list(held: tuple[SeedanceEmulator, Vendor]) -> None:
     assert [task["id"] for task in listed(status="succeeded")["items"]] == [ids[0]]
     assert listed(model=V2)["total"] == 2
     assert listed(service_tier="flex")["total"] == 0
-    assert {task["id"] for task in listed(task_ids=[ids[0], ids[2], "unknown-id"])["items"]} == {ids[0], ids[2]}
+    assert {task["id"] for task in listed(task_ids=[ids[0], ids[2], "unknown-id"])["items"]} == {
+        ids[0],
+        ids[2],
+    }
     page = ark.get(ARK_TASKS, params={"page_num": 2, "page_size": 2}).json()
     assert (page["total"], [task["id"] for task in page["items"]]) == (3, [ids[0]])
     assert emulator.ledger.count("list", api="ark") == 6
