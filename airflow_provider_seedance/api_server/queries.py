@@ -15,7 +15,6 @@ from sqlalchemy import Text, and_, cast, func, or_, select
 
 from airflow_provider_seedance.api_server.renders import (
     ID_KEY,
-    PROGRESS_KEY,
     RESULT_KEY,
     SEEDANCE_OPERATORS,
     TRANSFER_OPERATORS,
@@ -23,6 +22,7 @@ from airflow_provider_seedance.api_server.renders import (
     parse_xcom,
     unwrap,
 )
+from airflow_provider_seedance.triggers.xcom import PROGRESS_KEY
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session

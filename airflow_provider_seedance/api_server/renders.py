@@ -17,10 +17,11 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+from airflow_provider_seedance.triggers.xcom import PROGRESS_KEY
+
 #: XCom keys that operators and triggers write.
 RESULT_KEY = "return_value"
 ID_KEY = "generation_id"
-PROGRESS_KEY = "seedance_progress"
 
 #: Operators of this package, by the class name that Airflow stores.
 IMAGE_OPERATORS = frozenset({"SeedreamGenerateImageOperator"})

@@ -11,7 +11,6 @@ from airflow.sdk.bases.xcom import BaseXCom
 from support import on_loop
 from versions import ENDING_FROM_TRIGGERS, needs
 
-from airflow_provider_seedance.api_server import renders
 from airflow_provider_seedance.triggers import xcom
 from airflow_provider_seedance.triggers.xcom import Progress
 
@@ -42,7 +41,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any, int]]:
 def test_progress_is_written_when_it_is_worth_it(written: list[tuple[str, Any, int]]) -> None:
     on_loop(told([0, 1, 4.4, 7, 9, 30, 20, 250, float("nan")]))
     assert [value for _, value, _ in written] == [7, 30, 100]
-    assert {(key, map_index) for key, _, map_index in written} == {(renders.PROGRESS_KEY, -1)}
+    assert {(key, map_index) for key, _, map_index in written} == {("seedance_progress", -1)}
 
 
 def test_progress_that_cannot_be_written_is_nobodys_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
