@@ -157,13 +157,12 @@ def _stat(location: StorageLocation) -> tuple[int, str]:
         found = location.stat()
         if found is None:
             raise HTTPException(404, _NOT_FOUND)
-        size, version = found
-        if version is None:  # a local file
-            version = location.fs.info(location.path).get("mtime")
+        version = found.version or found.modified  # a local file has no version
     except HTTPException:
         raise
     except Exception as error:
         _unreachable(error)
+    size = found.size
     return size, f'"{sha256(f"{location.display}|{size}|{version}".encode()).hexdigest()[:32]}"'
 
 

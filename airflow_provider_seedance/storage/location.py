@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import fsspec
+from airflow.providers.common.compat.sdk import ObjectStoragePath
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
@@ -28,10 +30,11 @@ _READ_BYTES = 1024 * 1024
 
 
 class FileStat(NamedTuple):
-    """Bytes of a stored file, and its ETag or checksum from stores that have one."""
+    """Bytes of a stored file; its ETag or checksum, and the time of its last change, from stores that have them."""
 
     size: int
-    version: str | None
+    version: str | None = None
+    modified: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,6 @@ class StorageLocation:
         :param what: The argument that holds it, for errors.
         :raises SeedanceConfigurationError: there is no such filesystem; nothing was sent.
         """
-        # Airflow's object storage loads universal_pathlib, which a Dag file need not pay for.
-        from airflow.providers.common.compat.sdk import ObjectStoragePath
-
         try:
             path = destination
             if not isinstance(path, ObjectStoragePath):
@@ -112,7 +112,7 @@ class StorageLocation:
                 return None
             versions = (info.get(name) for name in ("ETag", "etag", "md5Hash", "crc32c"))
             version = next((str(found).strip('"') for found in versions if found), None)
-            return FileStat(int(info.get("size") or 0), version)
+            return FileStat(int(info.get("size") or 0), version, _modified(info))
 
     def read(self, max_bytes: int) -> bytes | None:
         """
@@ -151,6 +151,27 @@ class StorageLocation:
             raise SeedanceMediaError(
                 f"{self.display} could not be {action}: {reason}. {RETRY_IS_FREE}"
             ) from error
+
+
+def _modified(info: Mapping[str, Any]) -> datetime | None:
+    for name in (
+        "LastModified",
+        "last_modified",
+        "mtime",
+        "updated",
+        "created",
+    ):  # each store has its own name
+        value = info.get(name)
+        try:
+            if isinstance(value, str):
+                value = datetime.fromisoformat(value)
+            if isinstance(value, (int, float)):
+                return datetime.fromtimestamp(value, UTC)
+        except (ValueError, OverflowError):
+            continue
+        if isinstance(value, datetime):
+            return value if value.tzinfo else value.replace(tzinfo=UTC)
+    return None
 
 
 def exists_error(display: str) -> SeedanceDestinationExistsError:

@@ -13,7 +13,7 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.client.media_client import MediaClient
 from airflow_provider_seedance.generations import Generation, utc_now
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
-from airflow_provider_seedance.storage.location import StorageLocation, exists_error
+from airflow_provider_seedance.storage.location import FileStat, StorageLocation, exists_error
 from airflow_provider_seedance.storage.writers import Writer, open_writer
 from airflow_provider_seedance.transfers.download import Announced, Source, download, output_gone_error
 from airflow_provider_seedance.transfers.file_names import (
@@ -27,7 +27,7 @@ from airflow_provider_seedance.urls import redact_url
 
 log = logging.getLogger(__name__)
 
-VerifiedBy = Literal["download", "hash", "size"]
+VerifiedBy = Literal["download", "hash", "size", "time"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,15 +137,18 @@ class OutputTransfer:
         :raises SeedanceMediaError: it could not be downloaded or stored; nothing of it is visible.
         """
         output = self.output
-        location = output.location()
-        if self._may_leave and output.sha256 and location and (existing := self._existing(location, None)):
-            return existing
+        stale = self._urls.stale(utc_now())
+        # The length of an expired URL would cost a request of the quota, so a retry compares times.
+        if (output.sha256 and self._may_leave) or (self._options.is_retry and stale):
+            location = output.location()
+            if location and (existing := self._existing(location, None)):
+                return existing
         source = Source(
             label=output.label,
             generation_id=output.generation.generation_id,
             url=output.url,
             refresh=lambda: self._urls.refresh(output.index),
-            stale=self._urls.stale(utc_now()),
+            stale=stale,
         )
         with ExitStack() as self._stack:
             done = download(
@@ -174,7 +177,8 @@ class OutputTransfer:
         output = self.output
         location = output.location(announced.content_type)
         assert location is not None
-        if self._may_leave and (existing := self._existing(location, announced.length)):
+        known = announced.length is not None or output.sha256
+        if self._may_leave and known and (existing := self._existing(location, announced.length)):
             self._left = existing
             return None
         if self._exclusive and location.stat() is not None:
@@ -193,17 +197,25 @@ class OutputTransfer:
         self.received = received
 
     def _existing(self, location: StorageLocation, announced: int | None) -> Stored | None:
-        """Return the file in the store if it is this output: by its hash if that is known, else by its length."""
+        """Return the file in the store if it is this output, given its length where the media host announces it."""
         found = location.stat()
-        expected = self.output.sha256
-        if found is None or (expected is None and found.size != announced):
+        verified_by = self._comparison(found, announced) if found else None
+        if verified_by is None:
             return None
         size, sha256 = location.digest()
-        if expected not in (None, sha256):
+        if verified_by == "hash" and sha256 != self.output.sha256:
             return None
-        verified_by: VerifiedBy = "hash" if expected else "size"
         log.info("%s is left as it is (%s compared). sha256 %s.", location.display, verified_by, sha256)
         return Stored(location.display, size, sha256, verified_by)
+
+    def _comparison(self, found: FileStat, announced: int | None) -> VerifiedBy | None:
+        if self.output.sha256:
+            return "hash"
+        if announced is not None:
+            return "size" if found.size == announced else None
+        generation = self.output.generation
+        made_at = generation.completed_at or generation.created_at
+        return "time" if made_at and found.modified and found.modified > made_at else None
 
 
 class UrlRefresher:

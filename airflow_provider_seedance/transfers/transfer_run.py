@@ -2,7 +2,7 @@
 The run of a transfer task: all outputs of all generations, a few at a time, each independent of the others.
 
 Nothing about earlier transfers is remembered: a file is left as it is when the destination itself shows that it
-is the output, by the hash of its item or by the length that the media host announces.
+is the output: by the hash of its item, by the length that the media host announces, or by its time.
 """
 
 from __future__ import annotations
@@ -238,13 +238,13 @@ class TransferRun:
         done = [future for future in futures if future.done() and not future.cancelled()]
         counts = Counter(future.result().verified_by for future in done if future.exception() is None)
         log.info(
-            "%d of %d files done: %d stored, %d left as they are by their hash, %d by their length, %d failed. "
+            "%d of %d files done: %d stored, %d left as they are (%d by hash, %d by length, %d by time), %d failed. "
             "%s downloaded.",
             len(done) + len(self._broken),
             self._count,
             counts["download"],
-            counts["hash"],
-            counts["size"],
+            counts.total() - counts["download"],
+            *(counts[verified_by] for verified_by in ("hash", "size", "time")),
             len(done) + len(self._broken) - counts.total(),
             megabytes(sum(transfer.received for transfer in self._transfers)),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from airflow_provider_seedance.storage.location import FileStat, StorageLocation
 from storage.stores import ObjectStore
 
 DATA = bytes(range(256)) * 100
+NOW = datetime(2026, 2, 7, 10, 40, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +61,8 @@ def test_local_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert file.stat() is None
     assert file.read(10) is None
     (tmp_path / "a.mp4").write_bytes(DATA)
-    assert file.stat() == FileStat(len(DATA), None)
+    modified = datetime.fromtimestamp((tmp_path / "a.mp4").stat().st_mtime, UTC)
+    assert file.stat() == FileStat(len(DATA), None, modified)
     assert file.read(10) == DATA[:11]
     assert file.digest() == (len(DATA), hashlib.sha256(DATA).hexdigest())
 
@@ -72,6 +75,11 @@ def test_local_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"size": 3, "md5Hash": "x"}, FileStat(3, "x")),
         ({"size": None}, FileStat(0, None)),
         ({"size": 3, "type": "directory"}, None),
+        ({"size": 3, "LastModified": NOW}, FileStat(3, None, NOW)),
+        ({"size": 3, "last_modified": NOW.replace(tzinfo=None)}, FileStat(3, None, NOW)),
+        ({"size": 3, "mtime": NOW.timestamp()}, FileStat(3, None, NOW)),
+        ({"size": 3, "mtime": 1e300, "updated": "2026-02-07T10:40:00Z"}, FileStat(3, None, NOW)),
+        ({"size": 3, "mtime": "yesterday"}, FileStat(3)),
     ],
 )
 def test_stat_of_a_store(

@@ -412,14 +412,14 @@ def test_progress_log(
     host.always["/2.mp4"] = Reply(
         during=lambda: wait_for(
             lambda: (
-                "2 of 3 files done: 0 stored, 0 left as they are by their hash, 1 by their length, 1 failed. 500 bytes"
+                "2 of 3 files done: 0 stored, 1 left as they are (0 by hash, 1 by length, 0 by time), 1 failed. 500 bytes"
                 in info.text
             )
         )
     )
     with pytest.raises(errors.SeedanceMediaError):
         run_into(tmp_path, batch(items(host, "a", "b", "c")), overwrite="if-changed", max_parallel=1)
-    summary = "3 of 3 files done: 1 stored, 0 left as they are by their hash, 1 by their length, 1 failed. 1000 bytes"
+    summary = "3 of 3 files done: 1 stored, 1 left as they are (0 by hash, 1 by length, 0 by time), 1 failed. 1000 bytes"
     assert summary in info.text
 
 

@@ -18,6 +18,7 @@ from support import TaskInstance
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.transfers.output import OutputTransfer, Stored
+from transfers.conftest import Service
 from transfers.results import batch, data_of, items, operator, run_into, single
 from transfers.server import MediaServer, Reply
 
@@ -131,6 +132,36 @@ def test_name_with_the_extension_of_the_media_type(host: MediaServer, tmp_path: 
     assert run_into(tmp_path, batch([one]), {"ti": ti}, overwrite=False)["skipped"] == 1
 
 
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_retry_after_the_urls_expired_costs_no_request_for_stored_files(
+    host: MediaServer, tmp_path: Path, service: Service, overwrite: bool
+) -> None:
+    times = {"completed_at": "2026-01-01T00:00:00+00:00", "expires_at": "2026-01-01T01:00:00+00:00"}
+    stored, missing = [{**one, **times} for one in items(host, "a", "b")]
+    (tmp_path / "a.mp4").write_bytes(data_of("a"))
+    service.answers = [missing]
+    ti = TaskInstance()
+    ti.retry()
+    result = run_into(tmp_path, batch([stored, missing]), {"ti": ti}, overwrite=overwrite)
+    assert (result["stored"], result["skipped"]) == (1, 1)
+    assert [generation_id for generation_id, _ in service.requests] == ["gen-b"]
+
+
+def test_retry_replaces_a_file_older_than_its_generation(
+    host: MediaServer, tmp_path: Path, service: Service
+) -> None:
+    times = {"completed_at": "2026-01-01T00:00:00+00:00", "expires_at": "2026-01-01T01:00:00+00:00"}
+    (one,) = items(host, "a")
+    one |= times
+    (tmp_path / "a.mp4").write_bytes(b"of another generation")
+    os.utime(tmp_path / "a.mp4", (1.7e9, 1.7e9))
+    service.answers = [one]
+    ti = TaskInstance()
+    ti.retry()
+    assert run_into(tmp_path, batch([one]), {"ti": ti})["stored"] == 1
+    assert (tmp_path / "a.mp4").read_bytes() == data_of("a")
+
+
 @pytest.mark.parametrize(
     ("try_number", "max_tries", "expected"),
     [(1, 2, False), (2, 2, True), (3, 2, True), (3, 4, False), (4, 4, True), (None, None, False)],
@@ -160,6 +191,7 @@ def test_files_that_are_finished_while_the_task_is_stopped_count(
 WORKER = """
 import json, sys
 from support import TaskInstance
+from transfers.conftest import Service
 from transfers.results import run_into
 run_into(sys.argv[2], json.loads(sys.argv[1]), {"ti": TaskInstance()}, overwrite=False, max_parallel=1)
 """
@@ -234,7 +266,7 @@ def test_if_changed_compares_the_announced_length(
     assert run_into(tmp_path, batch(results), overwrite="if-changed") == {**first, "stored": 1, "skipped": 1}
     assert (tmp_path / "b.mp4").stat().st_mtime_ns == before.st_mtime_ns
     assert [seen.path for seen in host.requests] == ["/0.mp4", "/1.mp4"]
-    assert "1 stored, 0 left as they are by their hash, 1 by their length, 0 failed" in info.text
+    assert "1 stored, 1 left as they are (0 by hash, 1 by length, 0 by time), 0 failed" in info.text
 
 
 def test_if_changed_compares_the_hash_of_the_item(host: MediaServer, tmp_path: Path) -> None:
