@@ -47,7 +47,8 @@ class Batch:
     :param items: All items, in request order.
     :param attempt: The running try, without a request.
     :param timeout: Seconds to wait for each generation.
-    :param reattached_at: Seconds since 1970 from which the timeout counts for generations submitted before.
+    :param reattached_at: Seconds since 1970 from which the timeout counts for generations submitted before;
+        0 leaves their deadlines as they are on record.
     :param quota_patience: Seconds past a deadline for which the quota may prevent the last status request.
     """
 
@@ -59,8 +60,6 @@ class Batch:
     timeout: float
     reattached_at: float
     quota_patience: float
-    #: Credits that orphans have cost.
-    orphaned_credits: float = 0.0
     #: Record keys of submissions of unknown outcome that the service cannot be asked for at the moment.
     pending_lookup: set[str] = field(default_factory=set)
 
@@ -85,31 +84,19 @@ class Batch:
             or (item.phase is Phase.SUCCEEDED and item.record_key in not_stored)
         ]
 
-    def paid_ids(self) -> list[str]:
-        """Return the ids of submitted generations; an unknown id stands for a submission of unknown outcome."""
-        uncertain = [
-            "an unknown id" for item in self.items if item.phase is Phase.FAILED and item.may_be_billed_unseen
-        ]
-        return [item.generation_id for item in self.items if item.generation_id] + uncertain
-
     def overdue_ids(self, now: float) -> list[str]:
         """Return the ids of generations past their deadline."""
-        return [str(item.generation_id) for item in self.of(Phase.IN_FLIGHT) if now >= item.deadline]
+        pending = self.of(Phase.IN_FLIGHT, Phase.RESULT_PENDING)
+        return [str(item.generation_id) for item in pending if now >= item.deadline]
 
     def committed_credits(self) -> float:
-        """Return the credits that are spent, or may be by what is in flight or uncertain."""
-        total = self.records.replaced_credits + self.orphaned_credits
-        for item in self.items:
-            if self._may_cost(item):
-                record = self.records.read(item.record_key)
-                reported = record.reported_credits if record else None
-                total += reported if reported is not None else item.price or 0.0
-        return total
+        """Return the credits of all submissions on record, ended or not, of this try and earlier ones."""
+        records = self.records.records().values()
+        return self.records.replaced_credits + sum(_committed(record) for record in records)
 
-    def _may_cost(self, item: BatchItem) -> bool:
-        if item.phase is Phase.FAILED:
-            return item.may_be_billed_unseen or item.generation_id is not None
-        return item.phase is not Phase.WAITING or self.needs_lookup(item)
+    def committed_for(self, item: BatchItem) -> float:
+        """Return the part of the committed credits that a submission of an item changes."""
+        return self.records.replaced_credits + _committed(self.records.read(item.record_key))
 
     def needs_lookup(self, item: BatchItem) -> bool:
         """Return whether the service must be asked for an earlier submission before anything else."""
@@ -123,7 +110,7 @@ class Batch:
 
         :raises SeedanceStateError: the records could not be written; nothing was submitted.
         """
-        missing, self.orphaned_credits = reconcile_orphans(
+        missing = reconcile_orphans(
             self.items, self.records, self.attempt, resubmits=self.policy.on_uncertain_submit == "resubmit"
         )
         recorded = [item for item in self.items if item.record_key and item.phase is not Phase.FAILED]
@@ -146,7 +133,7 @@ class Batch:
         elif same_try and record.state is rec.RecordState.ENDED:
             item.generation = record.known_end()
             item.phase = Phase.SUCCEEDED if item.generation else Phase.RESULT_PENDING
-            item.deadline = self.reattached_at + self.timeout
+            item.deadline = self._deadline(item)
         elif record.state is not rec.RecordState.NOT_SUBMITTED:
             self._classify(item, record)
 
@@ -180,7 +167,7 @@ class Batch:
             self.wait_for(item)
         elif not wants_new:
             item.phase = Phase.RESULT_PENDING
-            item.deadline = self.reattached_at + self.timeout
+            item.deadline = self._deadline(item)
 
     def _decide(self, item: BatchItem, record: rec.Record, remote: Generation | errors.SeedanceError) -> None:
         """Decide on a generation of an earlier try, from the state that a wait brought."""
@@ -362,3 +349,7 @@ def attempt_of(item: BatchItem) -> rec.Attempt:
     """Return the running try of an item whose request is valid."""
     assert item.attempt is not None
     return item.attempt
+
+
+def _committed(record: rec.Record | None) -> float:
+    return 0.0 if record is None or record.state is rec.RecordState.NOT_SUBMITTED else record.credits

@@ -58,11 +58,6 @@ class BatchItem:
         """Credits by the published prices; ``None`` where there is no price."""
         return self.prepared.result_defaults.credits if self.prepared else None
 
-    @property
-    def may_be_billed_unseen(self) -> bool:
-        """Whether a submission of unknown outcome failed the item."""
-        return self.failure is not None and self.failure.kind == errors.SeedanceUncertainSubmitError.kind
-
     def fail(self, error: errors.SeedanceError, generation: Generation | None = None) -> None:
         """Fail the item, as it is recorded and reported."""
         kind = error.kind

@@ -20,7 +20,7 @@ _MAX_LISTED = 5
 
 def reconcile_orphans(
     items: Sequence[BatchItem], records: RecordStore, attempt: rec.Attempt, *, resubmits: bool
-) -> tuple[list[BatchItem], float]:
+) -> list[BatchItem]:
     """
     Find submissions whose requests are not in the list any more.
 
@@ -29,7 +29,7 @@ def reconcile_orphans(
 
     :param attempt: The running try.
     :param resubmits: Whether ``on_uncertain_submit="resubmit"`` allows to pay for a changed list.
-    :returns: Placeholder items for the missing requests, and the credits that all orphans have cost.
+    :returns: Placeholder items for the missing requests.
     """
     orphans = records.orphans(item.record_key for item in items if item.record_key)
     paid = [record for record in orphans.values() if _may_be_billed(record)]
@@ -46,9 +46,7 @@ def reconcile_orphans(
         for item in items:
             if item.record_key and item.record_key not in records.records():
                 item.fail(_new_in_a_retry(missing))
-    return [_placeholder_item(record) for record in missing], sum(
-        record.credits for record in orphans.values()
-    )
+    return [_placeholder_item(record) for record in missing]
 
 
 def _placeholder_item(record: rec.Record) -> BatchItem:

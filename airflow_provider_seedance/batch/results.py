@@ -145,13 +145,14 @@ def _named(items: Iterable[BatchItem]) -> str:
         f"{item.key} ({item.failure.kind}: {item.failure.error})" if item.failure else item.key
         for item in items
     ]
-    return _listed(shown, separator="; ")
+    return listed(shown, separator="; ")
 
 
 def _keys(items: Iterable[BatchItem]) -> str:
-    return _listed([item.key for item in items])
+    return listed([item.key for item in items])
 
 
-def _listed(words: Sequence[str], separator: str = ", ") -> str:
+def listed(words: Sequence[str], separator: str = ", ") -> str:
+    """Return the first words of a list, and the number of the others."""
     more = f"{separator}and {len(words) - _MAX_NAMED} more" if len(words) > _MAX_NAMED else ""
     return separator.join(words[:_MAX_NAMED]) + more

@@ -39,6 +39,8 @@ class ResumeState:
     State that an entry into the task hands on to the next one of the same try.
 
     :param started_at: Seconds since 1970 at which the try started.
+    :param reattached_at: Seconds since 1970 from which timeouts count; 0 after a deferral without an event, which
+        must not extend them.
     :param ended_before: Number of generations that had ended by then.
     :param refusals: Number of consecutive refusals to accept a submission.
     :param refused_since: Seconds since 1970 of the first of them.
@@ -49,6 +51,7 @@ class ResumeState:
     """
 
     started_at: float
+    reattached_at: float
     ended_before: int | None = None
     refusals: int = 0
     refused_since: float | None = None
@@ -61,7 +64,7 @@ class ResumeState:
     def from_kwargs(cls, value: Any) -> ResumeState:
         """Read the state from the arguments of a deferral, which another release may have written."""
         known = {item.name: value[item.name] for item in fields(cls) if item.name in value} if value else {}
-        return cls(**{"started_at": time.time(), **known})
+        return cls(**{"started_at": time.time(), "reattached_at": time.time(), **known})
 
     @property
     def last_submission_uncertain(self) -> bool:

@@ -55,9 +55,10 @@ class BatchSubmitter:
             if in_flight >= self.max_in_flight:
                 return StopReason(kind="full")
             pending = batch.needs_lookup(item)
-            price = 0.0 if pending else item.price or 0.0  # that of a pending one is committed already
-            if not pending and self.max_credits is not None and committed + price > self.max_credits:
+            over = self.max_credits is not None and committed + (item.price or 0.0) > self.max_credits
+            if over and not pending:  # the price of a pending one is committed already
                 return StopReason(kind="max_credits")
+            before = batch.committed_for(item)
             if stop := self._submit_one(item) or circuit_breaker(
                 self._consecutive_errors,
                 batch.api,
@@ -65,7 +66,7 @@ class BatchSubmitter:
             ):
                 return stop
             in_flight += item.phase is Phase.IN_FLIGHT
-            committed += price if item.generation_id or item.failure else 0.0
+            committed += batch.committed_for(item) - before
             progress()
         return StopReason(kind="done")
 

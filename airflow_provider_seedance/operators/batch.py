@@ -68,21 +68,18 @@ class SeedanceGenerateVideoBatchOperator(SeedanceVideoArguments):
         dry_run: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(prompt="", **kwargs)  # each request has its own
+        # Before the rest, since the base class validates all arguments.
         self.requests = requests
         self.max_in_flight = max_in_flight
         self.on_item_failure = on_item_failure
         self.manifest_path = manifest_path
         # Airflow's base operator has a method named dry_run.
         self.only_estimate = dry_run
-        self.validate_batch()
+        super().__init__(prompt="", **kwargs)  # each request has its own
 
-    def validate_batch(self) -> None:
-        """
-        Validate the arguments that only batches have, and those that they cannot have.
-
-        :raises SeedanceConfigurationError: with every problem in one message; nothing was sent.
-        """
+    def validate_arguments(self) -> None:
+        """Validate the arguments that are not templates, and those that a batch cannot have."""
+        super().validate_arguments()
         problems = flag_problems(dry_run=self.only_estimate)
         limit: object = self.max_in_flight
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
@@ -121,13 +118,12 @@ class SeedanceGenerateVideoBatchOperator(SeedanceVideoArguments):
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except (TaskDeferralTimeout, TaskDeferralError) as error:
-            return self._run(context).recover(error, (next_kwargs or {}).get("state"))
+            return self._run(context).recover(error)
 
     def _run(self, context: Context) -> BatchRun:
         # Imported on workers only, so that a Dag file that uses the operator parses quickly.
         from airflow_provider_seedance.operators.batch_run import BatchOptions, BatchRun
 
-        self.validate_batch()
         options = BatchOptions(
             requests=self.requests,
             max_in_flight=self.max_in_flight,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,7 @@ from airflow_provider_seedance.batch.requests import read_requests
 from airflow_provider_seedance.batch.results import (
     error_of,
     estimate_result,
+    listed,
     max_credits_notice,
     refusal_of,
     result_of,
@@ -49,7 +51,7 @@ from airflow_provider_seedance.polling.wait_state import (
 )
 from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.submission.decisions import unrecorded_error
-from airflow_provider_seedance.submission.records import Attempt, Fingerprint, record_keys
+from airflow_provider_seedance.submission.records import Attempt, Fingerprint, RecordState, record_keys
 from airflow_provider_seedance.submission.submitter import SubmissionPolicy
 from airflow_provider_seedance.triggers.cancellation import cancel_abandoned
 from airflow_provider_seedance.triggers.seedance import SeedanceBatchTrigger, read_batch_event
@@ -60,6 +62,11 @@ if TYPE_CHECKING:
 
 #: Number of results from which the log suggests a manifest: XCom is not made for large values.
 _LARGE_RESULT = 500
+
+#: XCom key of the records that a deferral carries.
+_RECORDS_XCOM = "seedance_records"
+
+_NOTHING_SENT = re.compile(r" ?Nothing was sent(, nothing is billed)?\.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,19 +141,20 @@ class BatchRun:
         :param event: Event of the trigger; a generation without a complete result in it is waited for again.
         :param carried: State that the entry before handed on.
         """
-        self.operator.validate_arguments()
-        self.operator.validate_rendered()
-        operator, options, settings = self.operator, self.options, self.hook.settings
         state = ResumeState.from_kwargs(carried)
-        if options.manifest is not None and str(options.manifest).strip() == str(options.requests).strip():
-            raise errors.SeedanceConfigurationError(
-                "manifest_path names the file of the requests, which the manifest would replace. Nothing was sent."
-            )
-        items = read_requests(options.requests, operator.request_arguments(self.context))
-        if options.dry_run:
-            return self._estimate(settings, items)
-        self._validate_items(settings, items)
+        # First of all, so that every error after it names what was paid for.
         self.records.load(state.records)
+        with self._final_without_store():
+            try:
+                items = self._items()
+            except errors.SeedanceError as error:
+                raise self._with_paid_ids(error) from error
+            if self.options.dry_run:
+                return self._estimate(items)
+            return self._run_items(items, state, event)
+
+    def _run_items(self, items: list[BatchItem], state: ResumeState, event: Any) -> dict[str, Any]:
+        operator, settings = self.operator, self.hook.settings
         ended, unknown, overdue, granted = read_batch_event(event)
         quota = SharedQuota(settings.identity)
         with Client(settings, observer=SharedQuotaObserver(quota)) as client:
@@ -159,27 +167,26 @@ class BatchRun:
                 granted_submissions=int(granted),
                 last_submission_uncertain=state.last_submission_uncertain,
             )
-            with self._final_without_store(batch):
-                batch.load_records()
-                batch.apply_wait_result(ended, unknown, {*overdue, *batch.overdue_ids(time.time())})
-                return self._submit_and_wait(batch, submitter, state, granted=granted)
+            batch.load_records()
+            batch.apply_wait_result(ended, unknown, {*overdue, *batch.overdue_ids(time.time())})
+            return self._submit_and_wait(batch, submitter, state, granted=granted)
 
-    def recover(self, error: BaseException, carried: Any) -> dict[str, Any]:
+    def recover(self, error: BaseException) -> dict[str, Any]:
         """
         Continue after a deferral whose trigger broke or timed out.
 
-        Airflow then hands on the error in place of the arguments of the deferral.
+        Airflow then drops the arguments of the deferral; records that are in no store are pulled from XCom.
         """
-        recorded = carried is not None or self.records.durable
-        if not recorded and self.operator.on_uncertain_submit != "resubmit":
-            raise unrecorded_error(error, ()) from error
+        records = self._pulled_records()
         if isinstance(error, TaskDeferralTimeout):
-            # The deadline of every render is over; each is read once more, or waited for again.
-            return self.run(None, carried)
-        raise errors.SeedanceServerError(
-            f"The trigger that waited for the renders of this batch broke ({error}). They go on and are "
-            "billed; a retry waits for them again and does not submit them."
-        ) from error
+            # Deadlines are those on record: what is overdue is read now, and fails if it has not ended.
+            return self.run(None, {"records": records, "reattached_at": 0.0})
+        self.records.load(records)
+        with self._final_without_store():
+            raise errors.SeedanceServerError(
+                f"The trigger that waited for the renders of this batch broke ({error}). They go on and are "
+                "billed; a retry waits for them again and does not submit them."
+            ) from error
 
     def _submit_and_wait(
         self, batch: Batch, submitter: BatchSubmitter, state: ResumeState, *, granted: bool
@@ -209,9 +216,28 @@ class BatchRun:
 
     # ------------------------------------------------------------------ requests
 
+    def _items(self) -> list[BatchItem]:
+        """
+        Read and validate arguments and requests; nothing is sent.
+
+        :raises SeedanceConfigurationError: the arguments cannot be used.
+        :raises SeedanceRequestError: the requests cannot be used.
+        """
+        options = self.options
+        self.operator.validate_arguments()
+        self.operator.validate_rendered()
+        if options.manifest is not None and str(options.manifest).strip() == str(options.requests).strip():
+            raise errors.SeedanceConfigurationError(
+                "manifest_path names the file of the requests, which the manifest would replace. Nothing was sent."
+            )
+        items = read_requests(options.requests, self.operator.request_arguments(self.context))
+        if not options.dry_run:
+            self._validate_items(self.hook.settings, items)
+        return items
+
     def _validate_items(self, settings: Settings, items: Sequence[BatchItem]) -> None:
         """
-        Validate every request and name its record; nothing is sent.
+        Validate every request and name its record.
 
         :raises SeedanceRequestError: with ``on_item_failure="fail"``, naming the invalid requests.
         """
@@ -249,8 +275,8 @@ class BatchRun:
         ):
             raise refusal
 
-    def _estimate(self, settings: Settings, items: Sequence[BatchItem]) -> dict[str, Any]:
-        estimate = estimate_items(settings, items)
+    def _estimate(self, items: Sequence[BatchItem]) -> dict[str, Any]:
+        estimate = estimate_items(self.hook.settings, items)
         self.log.info(
             "dry_run: nothing was sent. By the published prices it would cost\n%s", estimate.table()
         )
@@ -272,7 +298,7 @@ class BatchRun:
             ),
             attempt=Attempt.of(self.context["ti"]),
             timeout=operator.timeout,
-            reattached_at=state.started_at,
+            reattached_at=state.reattached_at,
             quota_patience=QUOTA_PATIENCE if operator.deferrable else WORKER_QUOTA_PATIENCE,
         )
 
@@ -331,11 +357,13 @@ class BatchRun:
     def _defer(self, trigger: SeedanceBatchTrigger, state: ResumeState) -> NoReturn:
         deadlines = [generation[1] for generation in trigger.generations]
         deadlines += [trigger.moment + MAX_QUOTA_WAIT_SECONDS] if trigger.moment is not None else []
+        if records := self.records.for_deferral():
+            self._push_records(records)
         self.log.info("Deferring until %s has ended.", trigger._what if deadlines else "nothing")
         self.operator.defer(
             trigger=trigger,
             method_name="execute_complete",
-            kwargs={"state": asdict(replace(state, records=self.records.for_deferral()))},
+            kwargs={"state": asdict(replace(state, records=records))},
             timeout=deferral_timeout(max(deadlines), time.time()),
         )
 
@@ -402,16 +430,50 @@ class BatchRun:
         self.log.info("%s", Totals.of(items).summary())
         return result
 
+    # ------------------------------------------------------------------ paid generations
+
+    def _paid_ids(self) -> list[str]:
+        return [
+            record.generation_id or "an unknown id"
+            for record in self.records.records().values()
+            if record and record.state is not RecordState.NOT_SUBMITTED
+        ]
+
+    def _with_paid_ids(self, error: errors.SeedanceError) -> errors.SeedanceError:
+        """Return an error about the requests; after submissions it must not claim that nothing is billed."""
+        if not (paid := self._paid_ids()):
+            return error
+        return type(error)(
+            f"{_NOTHING_SENT.sub('', error.message)} {len(paid)} generations of this batch were submitted before and "
+            f"are billed ({listed(paid)}).",
+            **error.details(),
+        )
+
     @contextmanager
-    def _final_without_store(self, batch: Batch) -> Iterator[None]:
+    def _final_without_store(self) -> Iterator[None]:
         """Make every failure final where a retry could not find the paid generations again (below Airflow 3.3)."""
         try:
             yield
         except (Exception, AirflowTaskTimeout) as error:
-            paid = batch.paid_ids()
+            paid = self._paid_ids()
             if self.records.durable or self.operator.on_uncertain_submit == "resubmit" or not paid:
                 raise
             raise unrecorded_error(error, paid) from error
+
+    def _push_records(self, records: Any) -> None:
+        """Push the records that are in no store to XCom, where a failed deferral finds them."""
+        try:
+            self.context["ti"].xcom_push(key=_RECORDS_XCOM, value=records)
+        except Exception as error:
+            self.log.warning("XCom %s could not be pushed: %s", _RECORDS_XCOM, error)
+
+    def _pulled_records(self) -> Any:
+        ti = self.context["ti"]
+        try:
+            return ti.xcom_pull(task_ids=ti.task_id, key=_RECORDS_XCOM, map_indexes=ti.map_index)
+        except Exception as error:
+            self.log.warning("XCom %s could not be pulled: %s", _RECORDS_XCOM, error)
+            return None
 
 
 def _pending(item: BatchItem, result_defaults: list[dict[str, Any]]) -> list[Any]:
