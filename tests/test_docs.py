@@ -257,3 +257,14 @@ def test_every_message_on_the_page_exists(shown: str) -> None:
 @pytest.mark.parametrize("api", SERVICES)
 def test_every_service_is_in_the_readme(api: str) -> None:
     assert f"| `{api}` |" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_map_of_the_package_names_existing_modules() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(rows) > 40
+    for row in rows:
+        folders = re.findall(r"`([a-z_]+)/`", row.split("|")[1]) or ["."]
+        for name in re.findall(r"`([a-z_/]+\.py)`", row):
+            places = [PACKAGE / folder / name for folder in folders] + [PACKAGE / name, ROOT / name]
+            assert any(place.exists() for place in places), f"{name} in {row}"
