@@ -31,7 +31,7 @@ class CallbackLimits:
     :param missing_connection_ttl: Lifetime of a cached failure to find one.
     :param stale_connection_ttl: How long an expired connection is used while lookups do not find it: Airflow
         reports a failing secrets backend as a missing connection.
-    :param max_connections: Cached connections.
+    :param max_connections: Cached connections, beyond which the missing ones are dropped.
     :param max_lookups: Concurrent lookups of known connections, and as many of unknown ones.
     :param unknown_lookups_per_second: Rate of lookups of connections that are not known to exist: tokens that name
         them may be forged. Beyond it the answer is 503.

@@ -7,6 +7,8 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from math import inf
+from typing import NamedTuple
 
 from airflow.models.connection import Connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
@@ -31,6 +33,17 @@ class TooManyLookups(Exception):
     """Too many tokens name connections that are not known to exist."""
 
 
+class _Entry(NamedTuple):
+    """Settings, or ``None`` for a missing connection; times by the monotonic clock."""
+
+    expires: float
+    settings: Settings | None
+    usable_until: float
+
+
+_UNKNOWN = _Entry(expires=-inf, settings=None, usable_until=-inf)
+
+
 class SettingsCache:
     """
     Cache of settings by connection id.
@@ -49,8 +62,7 @@ class SettingsCache:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limits, self._read, self._clock = limits, read, clock
-        #: Expiry by the clock, and settings or ``None`` for a missing connection.
-        self._cached: dict[str, tuple[float, Settings | None]] = {}
+        self._cached: dict[str, _Entry] = {}
         self._lookups: dict[str, asyncio.Task[Settings | None]] = {}
         self._tokens, self._refilled_at = float(limits.unknown_lookup_burst), clock()
         # Unknown ids must not delay known ones.
@@ -64,14 +76,14 @@ class SettingsCache:
         :raises TooManyLookups: The connection is unknown, and the limit is reached.
         """
         now = self._clock()
-        expires, settings = self._cached.get(conn_id, (now, None))
-        if expires > now:
-            return settings
+        entry = self._cached.get(conn_id, _UNKNOWN)
+        if entry.expires > now:
+            return entry.settings
         lookup = self._lookups.get(conn_id)
         if lookup is None:
-            if settings is None:
+            if entry.settings is None:
                 self._take_token(now)
-            threads = self._unknown_threads if settings is None else self._known_threads
+            threads = self._unknown_threads if entry.settings is None else self._known_threads
             lookup = self._lookups[conn_id] = asyncio.create_task(self._look_up(conn_id, threads))
             lookup.add_done_callback(lambda _: self._lookups.pop(conn_id, None))
         return await asyncio.shield(lookup)
@@ -97,13 +109,14 @@ class SettingsCache:
     def _store(self, conn_id: str, found: Settings | None) -> Settings | None:
         limits, now = self._limits, self._clock()
         if len(self._cached) >= limits.max_connections:
-            # Unknown ids must not evict real connections.
-            self._cached = {name: entry for name, entry in self._cached.items() if entry[1] is not None}
-        if len(self._cached) >= limits.max_connections:
-            self._cached.clear()
-        expires, known = self._cached.get(conn_id, (now, None))
-        if found is None and known is not None and now < expires + limits.stale_connection_ttl:
-            return known
-        ttl = limits.missing_connection_ttl if found is None else limits.connection_ttl
-        self._cached[conn_id] = (now + ttl, found)
-        return found
+            # Unknown ids could be any number. Known ones are as many as the deployment has, and stay.
+            self._cached = {name: entry for name, entry in self._cached.items() if entry.settings}
+        if found is not None:
+            expires = now + limits.connection_ttl
+            entry = _Entry(expires, found, usable_until=expires + limits.stale_connection_ttl)
+        else:
+            known = self._cached.get(conn_id, _UNKNOWN)
+            entry = known if now < known.usable_until else _UNKNOWN
+            entry = entry._replace(expires=now + limits.missing_connection_ttl)
+        self._cached[conn_id] = entry
+        return entry.settings
