@@ -133,8 +133,8 @@ def download(
     """
     if source.url.startswith("data:"):
         return store_data_url(source, begin, max_bytes=client.max_bytes)
-    run = _Run(client, source, begin, progress, now, stop or threading.Event(), source.url, source.url)
-    return run.run()
+    stop = stop or threading.Event()
+    return _Download(client, source, begin, progress, now, stop, source.url, source.url).run()
 
 
 def store_data_url(source: Source, begin: Begin, *, max_bytes: int) -> Downloaded | None:
@@ -189,7 +189,7 @@ class _Left(Exception):
 
 
 @dataclass
-class _Run:
+class _Download:
     client: MediaClient
     source: Source
     begin: Begin

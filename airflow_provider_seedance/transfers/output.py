@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Literal
 
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.client.flows import LOCAL_PREFIX
 from airflow_provider_seedance.client.media_client import MediaClient
 from airflow_provider_seedance.generations import Generation, utc_now
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
@@ -229,6 +230,7 @@ class UrlRefresher:
         self._generation = generation
         self._hook = hook
         self._urls = generation.urls
+        self._has_record = not generation.generation_id.startswith(LOCAL_PREFIX)
         self._refreshed = False
         #: The outputs that have received the latest URLs.
         self._served: set[int] = set()
@@ -238,10 +240,6 @@ class UrlRefresher:
         """Return whether the URLs have expired and the service can renew them."""
         expires_at = self._generation.expires_at
         return expires_at is not None and expires_at <= now and self._has_record
-
-    @property
-    def _has_record(self) -> bool:
-        return not self._generation.generation_id.startswith("local-")
 
     def refresh(self, index: int) -> str:
         """

@@ -1,4 +1,4 @@
-"""The transfer behind a whole service: its own URLs, expiries and outputs."""
+"""The transfer from every emulated service: its URLs, their expiry, its outputs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,7 @@ import pytest
 
 from airflow_provider_seedance.generations import ImageRequest, VideoRequest
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
-from airflow_provider_seedance.transfers.seedance_to_object_storage import SeedanceToObjectStorageOperator
-
-
-def transfer(result: Any, destination: str) -> dict[str, Any]:
-    task = SeedanceToObjectStorageOperator(task_id="store", generation=result, destination=destination)
-    stored: dict[str, Any] = task.execute({})
-    return stored
+from transfers.results import run
 
 
 @pytest.mark.parametrize("api", ["seedance2api", "seedanceapi-v1", "seedanceapi-v2", "runbase", "ark"])
@@ -23,11 +17,11 @@ def test_every_service(api: str, connect: Any, tmp_path: Path) -> None:
     connect(api)
     hook = SeedanceHook()
     made = hook.wait(hook.submit(VideoRequest(prompt="A lamp")).generation_id).result()
-    stored = transfer(made, f"{tmp_path}/out.mp4")
+    stored = run(made, f"{tmp_path}/out.mp4")
     assert stored["bytes"] == (tmp_path / "out.mp4").stat().st_size > 0
     # A URL that no longer works: the service renews it.
     made["urls"] = [made["urls"][0].partition("?")[0] + "-gone"]
-    assert transfer(made, f"{tmp_path}/again.mp4")["sha256"] == stored["sha256"]
+    assert run(made, f"{tmp_path}/again.mp4")["sha256"] == stored["sha256"]
 
 
 def test_images(connect: Any, tmp_path: Path) -> None:
@@ -35,5 +29,5 @@ def test_images(connect: Any, tmp_path: Path) -> None:
     hook = SeedanceHook()
     submitted = hook.submit(ImageRequest(prompt="A lamp", num_images=3))
     made = hook.wait(submitted.generation_id, media="image").result()
-    stored = transfer(made, f"{tmp_path}/")
+    stored = run(made, f"{tmp_path}/")
     assert len(stored["paths"]) == len(made["urls"]) == len(list(tmp_path.iterdir()))
