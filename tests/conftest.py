@@ -116,11 +116,11 @@ def quick(monkeypatch: pytest.MonkeyPatch, cached_tls_context: Callable[..., Any
 
 
 @pytest.fixture(autouse=True)
-def notes_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep what one test was told of a quota from the next one."""
+def separate_shared_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each test a shared quota file of its own."""
     from airflow_provider_seedance.polling import shared_quota
 
-    monkeypatch.setattr(shared_quota, "directory", lambda: tmp_path / "seedance-notes")
+    monkeypatch.setattr(shared_quota, "directory", lambda: tmp_path / "seedance-quotas")
 
 
 @pytest.fixture(params=["sync", "async"])

@@ -1,4 +1,4 @@
-"""A sixth service that nobody offers: what a new adapter has to consist of, and no more."""
+"""An invented service: the smallest adapter."""
 
 from __future__ import annotations
 

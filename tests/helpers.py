@@ -85,7 +85,7 @@ def read(api: Api, body: Any, generation_id: str | None = None, media: Any = "vi
     """
     Read the state of a generation from the body of one status reply (and of no other).
 
-    :param generation_id: The generation asked for; without it, the one that the body is about.
+    :param generation_id: The generation to read; without it, the one in the body.
     """
     if generation_id is None:
         generation_id = (api.find_id(body) if isinstance(body, dict) else None) or "g1"
@@ -105,7 +105,7 @@ def drive(flow: Any, answers: Iterable[HttpReply | TransportFailure]) -> tuple[A
             answer = None if isinstance(step, Pause) else next(script)
     except StopIteration as stop:
         left = list(script)
-        assert not left, f"{len(left)} answers were not asked for"
+        assert not left, f"{len(left)} replies were not requested"
         return stop.value, steps
 
 

@@ -250,8 +250,10 @@ def test_when_an_output_is_gone(changes: dict[str, Any], gone: bool) -> None:
 def test_facts_of_the_request_fill_in_only_what_is_unknown() -> None:
     result_defaults = ResultDefaults(model="m", duration=8, credits=28).as_dict()
     assert result_defaults == {"model": "m", "duration": 8, "credits": 28}
-    filled = generation(model="told").with_defaults({**result_defaults, "urls": ["x"], "status": "failed"})
-    assert (filled.model, filled.duration, filled.credits) == ("told", 8, 28)
+    filled = generation(model="reported").with_defaults(
+        {**result_defaults, "urls": ["x"], "status": "failed"}
+    )
+    assert (filled.model, filled.duration, filled.credits) == ("reported", 8, 28)
     assert (filled.urls, filled.status) == ((), GenerationStatus.SUCCEEDED)
     assert generation(credits=0).with_defaults({"credits": 28}).credits == 0
 

@@ -1,4 +1,4 @@
-"""The one module that knows versions: what it says is what this Airflow has, and nobody else asks."""
+"""``version_compat`` describes this Airflow, and no other module checks versions."""
 
 from __future__ import annotations
 
@@ -82,13 +82,13 @@ def test_everything_is_exported() -> None:
     assert all(hasattr(version_compat, name) for name in version_compat.__all__)
 
 
-def test_nobody_else_knows_versions() -> None:
-    asking = [
+def test_no_other_module_checks_versions() -> None:
+    checking = [
         str(path.relative_to(HOUSE))
         for path in sorted(HOUSE.rglob("*.py"))
         if path.name != "version_compat.py" and QUESTIONS.search(path.read_text(encoding="utf-8"))
     ]
-    assert asking == []
+    assert checking == []
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ def test_each_date_renders_its_own_prompts_in_a_pool_and_under_a_quota(field: Fi
 
 
 @needs(STATE_STORE)
-def test_reprocessing_what_failed_pays_nothing_for_what_had_succeeded(field: Field) -> None:
+def test_reprocessing_failed_runs_pays_nothing_for_succeeded_renders(field: Field) -> None:
     before = field.paid()
     fault = field.emulator.fault("refuse", on="media", prompt="*satchel*2026-01-06*", times=None, status=404)
     field.finish(field.backfill("2026-01-05", "2026-01-06"))
@@ -150,7 +150,7 @@ def test_reprocessing_what_failed_pays_nothing_for_what_had_succeeded(field: Fie
     assert field.paid() == paid
 
 
-def test_a_cancelled_backfill_submits_no_more_and_delivers_what_is_paid_for(field: Field) -> None:
+def test_a_cancelled_backfill_submits_no_more_and_delivers_paid_renders(field: Field) -> None:
     field.emulator.hold()
     try:
         backfill = field.backfill("2026-01-10", "2026-01-12", "--max-active-runs", "1")

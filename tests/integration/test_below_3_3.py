@@ -53,7 +53,7 @@ def test_a_failed_render_is_final(airflow: TestAirflow, emulator: SeedanceEmulat
     assert "it is not retried" in log
 
 
-def test_a_failed_render_is_rendered_again_where_that_is_asked_for(
+def test_a_failed_render_is_rendered_again_with_resubmit(
     airflow: TestAirflow, emulator: SeedanceEmulator
 ) -> None:
     dag_id = "below_resubmit"

@@ -209,7 +209,7 @@ def test_at_most_two_requests_a_render(services: SeedanceEmulator, called: str, 
 
 
 @pytest.mark.parametrize("name", APIS)
-def test_the_result_is_of_the_form_it_always_has(airflow: TestAirflow, called: str, name: str) -> None:
+def test_the_result_has_the_same_shape(airflow: TestAirflow, called: str, name: str) -> None:
     polled = airflow.database.xcom("called", called, f"polled_{name}", "return_value")
     for task_id, map_index in CALLED:
         task_id = task_id.format(name)
@@ -221,8 +221,8 @@ def test_the_result_is_of_the_form_it_always_has(airflow: TestAirflow, called: s
         }
         for key in own:
             # seedance2api has two endpoints, and after a callback only that of the result is read.
-            untold = name == "s2a" and key == "created_at"
-            assert got[key] is None if untold else type(got[key]) is type(polled[key]), key
+            unreported = name == "s2a" and key == "created_at"
+            assert got[key] is None if unreported else type(got[key]) is type(polled[key]), key
         link = airflow.database.xcom("called", called, task_id, "_link_SeedanceOutputLink", map_index)
         assert link == got["url"]
 
@@ -237,7 +237,7 @@ def test_nothing_was_cancelled_when_the_triggers_were_dropped(
     assert services.ledger.deletions == []
 
 
-def test_a_lost_reply_is_made_up_for_by_the_call(
+def test_a_callback_resolves_a_lost_reply(
     airflow: TestAirflow, services: SeedanceEmulator, runs: dict[str, str]
 ) -> None:
     (post,) = services.ledger.posts("seedanceapi-v1", "lost")
@@ -246,7 +246,7 @@ def test_a_lost_reply_is_made_up_for_by_the_call(
     assert result["generation_id"] == post.generation_id
 
 
-def test_a_call_that_never_comes_is_not_missed(services: SeedanceEmulator, runs: dict[str, str]) -> None:
+def test_polls_find_the_end_without_a_callback(services: SeedanceEmulator, runs: dict[str, str]) -> None:
     (post,) = services.ledger.posts("seedanceapi-v2", "silent")
     about = [entry for entry in services.ledger.callbacks if entry.generation_id == post.generation_id]
     assert [entry.status for entry in about] == [None]
@@ -369,7 +369,7 @@ def test_signatures_are_checked(airflow: TestAirflow, held: SeedanceEmulator) ->
 
 
 @needs(TRIGGER_ON_KILL)
-def test_a_person_still_cancels_what_is_queued(airflow: TestAirflow, held: SeedanceEmulator) -> None:
+def test_a_user_still_cancels_a_queued_render(airflow: TestAirflow, held: SeedanceEmulator) -> None:
     run_id = airflow.trigger("one")
     waiting(airflow, "one")
     generation_id = held.ledger.submissions[-1].generation_id

@@ -160,7 +160,7 @@ def test_demo_interrupted_leaves_no_process(tmp_path: Path) -> None:
     assert alive == []
 
 
-def test_demo_refuses_to_spend_money_unasked(service: SeedanceEmulator, tmp_path: Path) -> None:
+def test_demo_refuses_to_spend_money_without_confirmation(service: SeedanceEmulator, tmp_path: Path) -> None:
     env = environment(
         tmp_path / "home",
         SEEDANCE_API="seedanceapi-v1",

@@ -527,7 +527,7 @@ def test_a_thousand_renders(browser: Chrome, big: Stage) -> None:
 # ---------------------------------------------------------------------- who may see what
 
 
-def test_who_may_not_read_the_dag_sees_nothing(finished: Stage) -> None:
+def test_a_user_without_access_to_the_dag_sees_nothing(finished: Stage) -> None:
     (render,) = finished.renders(SECRET)
     (file,) = render["files"]
     media = finished.api(SECRET, "media", task_id=file["task_id"], map_index=-1, index=0)
@@ -560,7 +560,7 @@ def test_a_file_of_a_hidden_dag_cannot_be_reached_through_another(finished: Stag
         )
 
 
-def test_nothing_but_reading(finished: Stage) -> None:
+def test_every_route_only_reads(finished: Stage) -> None:
     for path in (finished.api(DAG), finished.api(DAG, "media", task_id="store"), "/seedance/api/runs"):
         for method in ("POST", "PUT", "PATCH", "DELETE"):
             assert finished.ask(path, method=method).status == 405
@@ -594,7 +594,7 @@ def test_a_stored_file_is_served_in_parts(finished: Stage) -> None:
     assert finished.ask(path, Range="bytes=0-9", If_Range='"another"').status == 200
 
 
-def test_looking_again_costs_next_to_nothing(finished: Stage, emulator: Any) -> None:
+def test_a_second_view_costs_few_requests(finished: Stage, emulator: Any) -> None:
     requests = len(emulator.ledger.requests)
     first = finished.ask(finished.api(DAG))
     again = finished.ask(finished.api(DAG), If_None_Match=str(first.header("ETag")))

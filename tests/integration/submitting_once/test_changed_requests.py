@@ -50,7 +50,7 @@ def test_a_cleared_task_submits_its_new_request(airflow: AirflowFixture, on_clea
     )
 
 
-def test_a_retry_submits_its_new_request_where_the_author_says_so(airflow: AirflowFixture) -> None:
+def test_a_retry_submits_its_new_request_with_resubmit(airflow: AirflowFixture) -> None:
     boat, paid = _left_behind(airflow, 1, on_uncertain_submit="resubmit")
     _ends_as_another_one(boat, paid)
     boat.check_says("on_uncertain_submit='resubmit': submitting anew, which pays again", try_number=2)

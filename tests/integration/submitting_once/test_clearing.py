@@ -61,7 +61,7 @@ def test_on_clear_is_a_template(airflow: AirflowFixture) -> None:
     boat.check("success", posts=2)
 
 
-def test_what_the_trigger_ended_is_delivered_again(airflow: AirflowFixture) -> None:
+def test_a_result_of_end_from_trigger_is_delivered_again(airflow: AirflowFixture) -> None:
     boat = airflow.video("ark", arguments={"end_from_trigger": True}, later={"deferrable": True})
     paid = _succeeded(boat)
     boat.check_delivered(paid)
@@ -131,7 +131,7 @@ def test_a_render_that_failed_is_submitted_again_by_a_clear(airflow: AirflowFixt
     boat.check("success", posts=2)
 
 
-def test_a_render_that_a_person_cancelled_is_not_retried_but_cleared(airflow: AirflowFixture) -> None:
+def test_a_render_that_a_user_cancelled_is_submitted_again_only_by_a_clear(airflow: AirflowFixture) -> None:
     boat = airflow.video("ark_queue", retries=2).start()
     boat.emulator.cancel_remote(boat.until_deferred())
     boat.until("failed")
@@ -201,7 +201,7 @@ def test_cleared_while_deferred_the_render_goes_on_under_the_new_try(
     boat.check_delivered(paid)
 
 
-def test_cleared_again_and_again_while_deferred(airflow: AirflowFixture) -> None:
+def test_repeated_clears_while_deferred(airflow: AirflowFixture) -> None:
     boat = airflow.video("ark_queue", later={"deferrable": True}).start()
     paid = boat.until_deferred()
     for attempt in (2, 3, 4):

@@ -53,7 +53,7 @@ def _an_empty_object(boat: Task) -> str:
 
 @pytest.mark.parametrize("how", ["retry", "clear"])
 @pytest.mark.parametrize("content", [_newer, _another_form, _without_id, _a_text, _an_empty_object])
-def test_a_record_that_is_not_understood_fails_the_task(
+def test_an_unreadable_record_fails_the_task(
     airflow: AirflowFixture, content: Callable[[Task], str], how: str
 ) -> None:
     boat = _left_behind(airflow, 2 if how == "retry" else 0, on_clear="new", on_uncertain_submit="resubmit")
@@ -112,7 +112,7 @@ def test_an_id_that_cannot_be_written_is_waited_for_all_the_same(airflow: Airflo
     boat.check_delivered(paid)
 
 
-def test_a_record_is_kept_for_good(airflow: AirflowFixture) -> None:
+def test_a_record_never_expires(airflow: AirflowFixture) -> None:
     boat = airflow.video("ark").start()
     boat.until_deferred()
     rows = airflow.airflow.database.rows(

@@ -59,7 +59,7 @@ def _without_output(boat: Task, generation_id: str) -> None:
 
 @pytest.mark.parametrize("how", ["retry", "clear"])
 @pytest.mark.parametrize("conn_id", ["ark_queue", "ark"])
-def test_a_render_under_way_is_waited_for(airflow: AirflowFixture, conn_id: str, how: str) -> None:
+def test_a_running_render_is_waited_for(airflow: AirflowFixture, conn_id: str, how: str) -> None:
     boat, paid = _left_behind(airflow, how, conn_id)
     status = "queued" if conn_id == "ark_queue" else "running"
     boat.until_remote(status)
@@ -70,7 +70,7 @@ def test_a_render_under_way_is_waited_for(airflow: AirflowFixture, conn_id: str,
     boat.check_delivered(paid)
 
 
-def test_a_render_under_way_is_waited_for_even_if_clearing_means_another_take(
+def test_a_running_render_is_waited_for_even_with_on_clear_new(
     airflow: AirflowFixture,
 ) -> None:
     boat, paid = _left_behind(airflow, "clear", on_clear="new")
@@ -115,7 +115,7 @@ def test_on_clear_new_makes_another_take_after_a_clear(airflow: AirflowFixture) 
     _ends_as_another_one(boat, paid, "on_clear='reuse' would deliver the old one")
 
 
-def test_on_clear_new_means_nothing_to_a_retry(airflow: AirflowFixture) -> None:
+def test_on_clear_new_does_not_apply_to_a_retry(airflow: AirflowFixture) -> None:
     boat, paid = _left_behind(airflow, "retry", on_clear="new")
     boat.emulator.finish(paid)
     _enter_again(boat, "retry")
@@ -165,7 +165,7 @@ def test_an_expired_render_is_submitted_again(airflow: AirflowFixture, how: str)
     _ends_as_another_one(boat, paid, f"Generation {paid} ended as expired: submitting anew")
 
 
-def test_a_retry_does_not_repeat_what_a_person_cancelled(airflow: AirflowFixture) -> None:
+def test_a_retry_does_not_repeat_a_render_that_a_user_cancelled(airflow: AirflowFixture) -> None:
     boat, paid = _left_behind(airflow, "retry", "ark_queue")
     boat.emulator.cancel_remote(paid)
     _enter_again(boat, "retry")
@@ -174,7 +174,7 @@ def test_a_retry_does_not_repeat_what_a_person_cancelled(airflow: AirflowFixture
     boat.check_says(f"Generation {paid} was cancelled at the service by a person", try_number=2)
 
 
-def test_a_cleared_task_repeats_what_a_person_cancelled(airflow: AirflowFixture) -> None:
+def test_a_cleared_task_repeats_a_render_that_a_user_cancelled(airflow: AirflowFixture) -> None:
     boat, paid = _left_behind(airflow, "clear", "ark_queue")
     boat.emulator.cancel_remote(paid)
     _enter_again(boat, "clear")

@@ -18,7 +18,7 @@ def _waiting(airflow: AirflowFixture, conn_id: str, **options: object) -> tuple[
 
 
 @pytest.mark.parametrize("state", ["failed", "success", "skipped"])
-def test_marked_while_queued_it_is_cancelled_once(airflow: AirflowFixture, state: str) -> None:
+def test_a_queued_render_of_a_marked_task_is_cancelled_once(airflow: AirflowFixture, state: str) -> None:
     boat, paid = _waiting(airflow, "ark_queue")
     boat.mark(state)
     boat.until_remote("cancelled")

@@ -78,7 +78,7 @@ def test_the_clear_after_the_report_submits_again(airflow: AirflowFixture, servi
 
 
 @pytest.mark.parametrize("service", SERVICES[:4])
-def test_an_uncertain_submission_is_repeated_where_the_author_says_so(
+def test_an_uncertain_submission_is_repeated_with_resubmit(
     airflow: AirflowFixture, service: str
 ) -> None:
     boat = airflow.video(_conn(service), arguments={"on_uncertain_submit": "resubmit"})
@@ -91,7 +91,7 @@ def test_an_uncertain_submission_is_repeated_where_the_author_says_so(
     boat.check_says("on_uncertain_submit='resubmit': submitting again, which may pay twice")
 
 
-def test_the_author_does_not_allow_a_third_one(airflow: AirflowFixture) -> None:
+def test_resubmit_allows_no_third_submission(airflow: AirflowFixture) -> None:
     boat = airflow.video("seedanceapi_v2", arguments={"on_uncertain_submit": "resubmit"})
     boat.fault("drop_reply", times=2)
     boat.start()
@@ -104,7 +104,7 @@ def test_the_author_does_not_allow_a_third_one(airflow: AirflowFixture) -> None:
 
 @pytest.mark.parametrize("mishap", ["reply lost", "502 after it was taken", "200 that is not JSON"])
 @pytest.mark.parametrize("on_uncertain_submit", ["fail", "resubmit"])
-def test_a_lost_reply_is_made_up_for_where_the_service_can_list(
+def test_a_lost_reply_is_resolved_where_the_service_can_list(
     airflow: AirflowFixture, mishap: str, on_uncertain_submit: str
 ) -> None:
     boat = airflow.video("ark", arguments={"on_uncertain_submit": on_uncertain_submit})
@@ -116,7 +116,7 @@ def test_a_lost_reply_is_made_up_for_where_the_service_can_list(
     boat.check_says(f"The submission whose reply was lost was taken: it is generation {paid}")
 
 
-def test_what_cannot_be_found_stays_uncertain(airflow: AirflowFixture) -> None:
+def test_a_submission_that_is_not_found_stays_uncertain(airflow: AirflowFixture) -> None:
     boat = _started(airflow.video("ark", retries=1), "reset before it was taken")
     boat.until("failed")
     boat.check("failed", posts=1, taken=0)
@@ -128,7 +128,7 @@ def test_what_cannot_be_found_stays_uncertain(airflow: AirflowFixture) -> None:
     boat.check("success", posts=2, taken=1)
 
 
-def test_only_the_own_correlation_value_is_taken_for_proof(airflow: AirflowFixture) -> None:
+def test_only_the_own_correlation_value_is_adopted(airflow: AirflowFixture) -> None:
     """Two tasks ask for the same; the render of the one is not the lost render of the other."""
     other = airflow.video("ark").start()
     other.until_deferred()
@@ -156,7 +156,7 @@ def test_images_cannot_be_looked_up(airflow: AirflowFixture, service: str) -> No
 # ---------------------------------------------------------------------- not uncertain
 
 
-def test_a_service_that_cannot_be_reached_has_taken_nothing(airflow: AirflowFixture) -> None:
+def test_an_unreachable_service_has_accepted_nothing(airflow: AirflowFixture) -> None:
     boat = airflow.video(
         "unreachable", retries=1, later={"seedance_conn_id": "ark", "deferrable": True}
     ).start()
@@ -178,7 +178,7 @@ def test_a_503_of_the_service_itself_is_repeated_within_the_try(airflow: Airflow
 
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404])
-def test_a_refused_submission_is_not_repeated_and_leaves_no_doubt(
+def test_a_refused_submission_is_not_repeated_and_not_uncertain(
     airflow: AirflowFixture, status: int
 ) -> None:
     boat = airflow.video("ark", retries=1)

@@ -60,7 +60,7 @@ def test_killed_after_the_intent_a_retry_does_not_submit(airflow: AirflowFixture
     boat.check_says("that was reported, and the task was cleared since: submitting anew", try_number=3)
 
 
-def test_killed_after_the_intent_a_retry_submits_again_where_the_author_says_so(
+def test_killed_after_the_intent_a_retry_submits_again_with_resubmit(
     airflow: AirflowFixture,
 ) -> None:
     boat = _killed_after_the_intent(
@@ -95,7 +95,7 @@ def test_killed_after_the_post_a_retry_finds_the_render_where_the_service_can_li
     boat.check_delivered(paid)
 
 
-def test_killed_after_the_post_a_retry_submits_again_where_the_author_says_so(
+def test_killed_after_the_post_a_retry_submits_again_with_resubmit(
     airflow: AirflowFixture,
 ) -> None:
     boat = _killed_after_the_post(
@@ -220,7 +220,7 @@ def test_killed_on_the_last_try_after_the_post_a_clear_finds_the_render(airflow:
 
 
 def test_two_uncertain_submissions_need_two_decisions(airflow: AirflowFixture) -> None:
-    """The decision to submit anew is about the submission that was reported, not about the next one."""
+    """The decision to submit again is about the submission that was reported, not about the next one."""
     boat = _killed_after_the_post(airflow.video("seedanceapi_v1", retries=1))
     boat.until("failed", try_number=2)
     fault = boat.fault("hold_reply")
@@ -259,7 +259,7 @@ def test_a_lost_machine(airflow: AirflowFixture, arguments: dict[str, Any]) -> N
     boat.check_delivered(boat.generations[0])
 
 
-def test_a_machine_that_was_only_away_pays_for_nothing_when_it_comes_back(airflow: AirflowFixture) -> None:
+def test_a_suspended_machine_pays_for_nothing_when_it_resumes(airflow: AirflowFixture) -> None:
     boat = airflow.video("seedanceapi_v2", retries=1, pause_at="start").start()
     boat.until_paused()
     place = (boat.dag_id, boat.run_id, boat.task_id)
