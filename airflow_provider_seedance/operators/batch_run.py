@@ -43,6 +43,7 @@ from airflow_provider_seedance.generations import VideoRequest
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.ledger import open_store
 from airflow_provider_seedance.operators.base import MAX_QUOTA_WAIT_SECONDS, SeedanceOperator
+from airflow_provider_seedance.operators.xcom import pull_xcom, push_xcom
 from airflow_provider_seedance.polling.shared_quota import SharedQuota, SharedQuotaObserver
 from airflow_provider_seedance.polling.wait_state import (
     QUOTA_PATIENCE,
@@ -177,7 +178,7 @@ class BatchRun:
 
         Airflow then drops the arguments of the deferral; records that are in no store are pulled from XCom.
         """
-        records = self._pulled_records()
+        records = pull_xcom(self.context["ti"], _RECORDS_XCOM)
         if isinstance(error, TaskDeferralTimeout):
             # Deadlines are those on record: what is overdue is read now, and fails if it has not ended.
             return self.run(None, {"records": records, "reattached_at": 0.0})
@@ -358,7 +359,7 @@ class BatchRun:
         deadlines = [generation[1] for generation in trigger.generations]
         deadlines += [trigger.moment + MAX_QUOTA_WAIT_SECONDS] if trigger.moment is not None else []
         if records := self.records.for_deferral():
-            self._push_records(records)
+            push_xcom(self.context["ti"], _RECORDS_XCOM, records)
         self.log.info("Deferring until %s has ended.", trigger._what if deadlines else "nothing")
         self.operator.defer(
             trigger=trigger,
@@ -459,21 +460,6 @@ class BatchRun:
             if self.records.durable or self.operator.on_uncertain_submit == "resubmit" or not paid:
                 raise
             raise unrecorded_error(error, paid) from error
-
-    def _push_records(self, records: Any) -> None:
-        """Push the records that are in no store to XCom, where a failed deferral finds them."""
-        try:
-            self.context["ti"].xcom_push(key=_RECORDS_XCOM, value=records)
-        except Exception as error:
-            self.log.warning("XCom %s could not be pushed: %s", _RECORDS_XCOM, error)
-
-    def _pulled_records(self) -> Any:
-        ti = self.context["ti"]
-        try:
-            return ti.xcom_pull(task_ids=ti.task_id, key=_RECORDS_XCOM, map_indexes=ti.map_index)
-        except Exception as error:
-            self.log.warning("XCom %s could not be pulled: %s", _RECORDS_XCOM, error)
-            return None
 
 
 def _pending(item: BatchItem, result_defaults: list[dict[str, Any]]) -> list[Any]:

@@ -26,6 +26,7 @@ from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.ledger import open_store
 from airflow_provider_seedance.observability import metrics
 from airflow_provider_seedance.operators.base import MAX_QUOTA_WAIT_SECONDS, SeedanceOperator
+from airflow_provider_seedance.operators.xcom import pull_xcom, push_xcom
 from airflow_provider_seedance.polling.outcomes import (
     after_resume,
     raise_unless_succeeded,
@@ -58,6 +59,9 @@ from airflow_provider_seedance.version_compat import TaskDeferralTimeout
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
+
+#: XCom key that says whether a deferred task has submitted nothing so far.
+_NOT_SUBMITTED_XCOM = "seedance_not_submitted"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,13 +175,15 @@ class GenerationRun:
 
         Airflow then drops the arguments of the deferral, so only the record says what the task waited for.
         """
-        record = self._known_record(None)
-        if decisions.was_waiting_for_quota(record, Attempt.of(self.context["ti"])):
+        record, ti = self._known_record(None), self.context["ti"]
+        # XCom is all that is left of a broken deferral below Airflow 3.3.
+        generation_id = (record.generation_id if record else None) or pull_xcom(ti, "generation_id")
+        not_submitted = generation_id is None and pull_xcom(ti, _NOT_SUBMITTED_XCOM) is True
+        if not_submitted or decisions.was_waiting_for_quota(record, Attempt.of(ti)):
             self.log.warning("The wait for the rate limit ended without an event (%s); deciding anew.", error)
             # Only once: the time of the first deferral is lost, and the trigger may break each time.
             return self.submit(since=time.time() - MAX_QUOTA_WAIT_SECONDS)
-        generation_id = (record.generation_id if record else None) or self._pushed_id()
-        if generation_id is None:
+        if not isinstance(generation_id, str):
             with self._final_without_store(None):
                 raise error
         self.log.warning("The deferral ended without an event (%s); asking the service.", error)
@@ -240,6 +246,7 @@ class GenerationRun:
     def _defer_for_callback(self, awaiting: AwaitingCallback) -> NoReturn:
         nonce = awaiting.record.callback_nonce
         assert nonce is not None
+        push_xcom(self.context["ti"], _NOT_SUBMITTED_XCOM, False)
         self.log.warning(
             "One generation may have been billed without its id being known here. The service has a callback URL: the "
             "task defers for up to %.0f s, until the callback arrives. After that on_uncertain_submit=%r applies.",
@@ -260,6 +267,8 @@ class GenerationRun:
         record = {"record": later.record.as_dict()} if later.record else {}
         if time.time() + seconds - since > MAX_QUOTA_WAIT_SECONDS:
             raise later.error
+        # A deferral that breaks loses its arguments, and the record may not exist yet.
+        push_xcom(self.context["ti"], _NOT_SUBMITTED_XCOM, later.record is None)
         self.log.warning(
             "%s Nothing was submitted and nothing is billed; the task defers for %.0f s and submits then.",
             later.error.message,
@@ -275,21 +284,7 @@ class GenerationRun:
         )
 
     def _push_id(self, generation_id: str) -> None:
-        try:
-            self.context["ti"].xcom_push(key="generation_id", value=generation_id)
-        except Exception as error:
-            # The render is paid for: a convenience must not fail the task now.
-            self.log.warning("XCom generation_id could not be pushed: %s", error)
-
-    def _pushed_id(self) -> str | None:
-        """Return the id that this try pushed: all that is left of a broken deferral below Airflow 3.3."""
-        ti = self.context["ti"]
-        try:
-            pushed = ti.xcom_pull(task_ids=ti.task_id, key="generation_id", map_indexes=ti.map_index)
-        except Exception as error:
-            self.log.warning("XCom generation_id could not be pulled: %s", error)
-            return None
-        return pushed if isinstance(pushed, str) else None
+        push_xcom(self.context["ti"], "generation_id", generation_id)
 
     # ------------------------------------------------------------------ waiting
 

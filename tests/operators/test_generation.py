@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from airflow_provider_seedance.operators.seedance import (
     SeedreamGenerateImageOperator,
 )
 from airflow_provider_seedance.policies import retry
+from airflow_provider_seedance.polling import shared_quota
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.triggers import seedance as triggers
 from airflow_provider_seedance.triggers.cancellation import cancel_abandoned
@@ -738,6 +740,25 @@ def test_a_broken_trigger_whose_render_goes_on(services: SeedanceEmulator, conne
 def test_a_broken_quota_wait_has_no_generation(reason: str, connect: Connect) -> None:
     with pytest.raises((TaskDeferralTimeout, TaskDeferralError)):
         failed_by_airflow(make(), make_context(Store()), reason)
+
+
+@pytest.mark.parametrize("store", [True, False])
+@pytest.mark.parametrize("reason", list(TriggerFailureReason))
+def test_broken_quota_wait_before_any_record_submits(
+    services: SeedanceEmulator, connect: Connect, reason: str, store: bool
+) -> None:
+    connect("seedance2api")
+    services.hold()
+    services.set_rate_limit(1, 3600)
+    deferral(lambda: make().execute(make_context(Store())))
+    op, context = make(), make_context(Store() if store else None)
+    assert isinstance(deferral(lambda: op.execute(context)).trigger, SeedanceQuotaTrigger)
+    assert len(services.ledger.posts()) == 1
+    services.set_rate_limit(None)
+    shutil.rmtree(shared_quota.directory())
+    again = deferral(lambda: failed_by_airflow(op, context, reason))
+    assert isinstance(again.trigger, SeedanceGenerationTrigger)
+    assert len(services.ledger.submissions) == 2
 
 
 @pytest.mark.parametrize("reason", list(TriggerFailureReason))
