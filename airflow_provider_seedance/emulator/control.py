@@ -1,5 +1,5 @@
 """
-The control API under ``/_emulator/``: the emulator's methods for tests in other processes.
+The control API under ``/_emulator/``: changes and queries by tests, also in other processes.
 
 It needs no key: an emulator is for tests.
 """
@@ -10,8 +10,10 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from airflow_provider_seedance.emulator.faults import Faults
-from airflow_provider_seedance.emulator.interface import EmulatorInterface, FaultSpec
+from airflow_provider_seedance.emulator.interface import FaultSpec
+from airflow_provider_seedance.emulator.models import RenderFailure
+from airflow_provider_seedance.emulator.rate_limiter import RateLimiter
+from airflow_provider_seedance.emulator.state import Backend
 
 #: Path prefix of the control API.
 CONTROL_PREFIX = "/_emulator/"
@@ -19,36 +21,68 @@ CONTROL_PREFIX = "/_emulator/"
 _FAULT_FIELDS = ("kind", "on", "api", "prompt", "generation_id", "times")
 
 
-class _UnknownPathError(Exception):
-    pass
-
-
 class Control:
-    """Maps paths to the methods of an emulator."""
+    """Maps paths of the control API to changes and queries of the backend."""
 
-    def __init__(self, emulator: EmulatorInterface, faults: Faults) -> None:
-        self._emulator = emulator
-        self._faults = faults
+    def __init__(self, *, backend: Backend, rate_limiter: RateLimiter) -> None:
+        self._backend = backend
+        self._rate_limiter = rate_limiter
 
     def handle(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
         """Serve a control request; return HTTP status and a JSON value."""
-        steps = [step for step in path.removeprefix(CONTROL_PREFIX).split("/") if step]
         try:
             data = json.loads(body) if body else {}
             if not isinstance(data, dict):
                 raise ValueError("the body must be a JSON object")
-            serve = self._faults_call if steps[:1] == ["faults"] else self._emulator_call
-            return 200, serve(method, steps, data)
-        except _UnknownPathError:
-            return 404, {"error": f"{method} {path} is not part of the control API"}
+            return 200, self.call(method, path.removeprefix(CONTROL_PREFIX), data)
         except KeyError as error:
-            return 404, {"error": f"unknown: {error}"}
+            return 404, {"error": f"{method} {path}: unknown {error}"}
         except (TypeError, ValueError) as error:
             return 400, {"error": str(error)}
 
-    def _faults_call(self, method: str, steps: list[str], data: dict[str, Any]) -> Any:
-        faults = self._faults
-        match method, *steps[1:]:
+    def call(self, method: str, path: str, data: dict[str, Any]) -> Any:
+        """
+        Serve a call and return a JSON value.
+
+        :raises KeyError: The path, generation or fault is unknown.
+        :raises ValueError: The call is invalid.
+        """
+        match method, *(step for step in path.split("/") if step):
+            case [_, "faults", *steps]:
+                return self._faults(method, steps, data)
+            case ["GET", *steps]:
+                return self._read(steps)
+            case ["POST", "generations", generation_id, change]:
+                return self._change(generation_id, change, data)
+            case ["POST", "hold"]:
+                self._backend.hold()
+            case ["POST", "release"]:
+                self._backend.release()
+            case ["POST", "expire_urls"]:
+                self._backend.expire_urls(data.get("id"))
+            case ["POST", "rate_limit"]:
+                limit, window = data.get("limit"), data.get("window_seconds", 3600)
+                self._rate_limiter.set(None if limit is None else (int(limit), float(window)))
+            case _:
+                raise KeyError(path)
+        return {}
+
+    def _read(self, steps: list[str]) -> Any:
+        backend = self._backend
+        match steps:
+            case []:
+                return {"key": backend.options.key}
+            case ["ledger"]:
+                return backend.ledger.as_dict()
+            case ["generations"]:
+                return [asdict(backend.view(render)) for render in backend.renders()]
+            case ["generations", generation_id]:
+                return asdict(backend.view(backend.get(generation_id)))
+        raise KeyError("/".join(steps))
+
+    def _faults(self, method: str, steps: list[str], data: dict[str, Any]) -> Any:
+        faults = self._backend.faults
+        match method, *steps:
             case ["GET"]:
                 return [fault.as_dict() for fault in faults.all()]
             case ["POST"]:
@@ -63,52 +97,31 @@ class Control:
             case ["DELETE", fault_id]:
                 faults.get(fault_id).remove()
             case _:
-                raise _UnknownPathError
+                raise KeyError("/".join(steps))
         return faults.get(fault_id).as_dict()
 
-    def _emulator_call(self, method: str, steps: list[str], data: dict[str, Any]) -> Any:
-        emulator = self._emulator
-        match method, *steps:
-            case ["GET"]:
-                return {"url": emulator.url, "key": emulator.key}
-            case ["GET", "ledger"]:
-                return emulator.ledger.as_dict()
-            case ["GET", "generations"]:
-                return [asdict(generation) for generation in emulator.generations]
-            case ["GET", "generations", generation_id]:
-                return asdict(emulator.generation(generation_id))
-            case ["POST", "generations", generation_id, change]:
-                self._change(generation_id, change, data)
-            case ["POST", "hold"]:
-                emulator.hold()
-            case ["POST", "release"]:
-                emulator.release()
-            case ["POST", "expire_urls"]:
-                emulator.expire_urls(data.get("id"))
-            case ["POST", "rate_limit"]:
-                limit, window = data.get("limit"), data.get("window_seconds", 3600)
-                emulator.set_rate_limit(None if limit is None else int(limit), float(window))
+    def _change(self, generation_id: str, change: str, data: dict[str, Any]) -> Any:
+        backend = self._backend
+        match change:
+            case "finish":
+                backend.finish(generation_id)
+            case "fail":
+                message = data.get("message", "The generation failed.")
+                backend.end(generation_id, "failed", RenderFailure(message=message, code=data.get("code")))
+            case "expire":
+                backend.end(generation_id, "expired")
+            case "cancel":
+                backend.cancel(generation_id)
+            case "forget":
+                backend.forget(generation_id)
             case _:
-                raise _UnknownPathError
+                raise KeyError(change)
         return {}
-
-    def _change(self, generation_id: str, change: str, data: dict[str, Any]) -> None:
-        emulator = self._emulator
-        methods = {
-            "finish": emulator.finish,
-            "expire": emulator.expire,
-            "cancel": emulator.cancel_remote,
-            "forget": emulator.forget,
-        }
-        if change == "fail":
-            emulator.fail(generation_id, data.get("message", "The generation failed."), data.get("code"))
-        elif change in methods:
-            methods[change](generation_id)
-        else:
-            raise _UnknownPathError
 
 
 def _fault_spec(data: dict[str, Any]) -> FaultSpec:
     """Read a fault, whose options may stand in ``options`` or beside the other fields."""
     fields = {name: data.pop(name) for name in _FAULT_FIELDS if name in data}
+    if "kind" not in fields:
+        raise ValueError("kind is required")
     return FaultSpec(**fields, options={**data.pop("options", {}), **data})

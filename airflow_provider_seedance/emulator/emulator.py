@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from airflow_provider_seedance.emulator.callback_sender import CallbackSender
 from airflow_provider_seedance.emulator.clock import Clock
@@ -15,7 +15,7 @@ from airflow_provider_seedance.emulator.interface import EmulatorInterface, Faul
 from airflow_provider_seedance.emulator.ledger import EmulatorLedger
 from airflow_provider_seedance.emulator.media_encoder import MediaStore
 from airflow_provider_seedance.emulator.media_server import MEDIA_PREFIX
-from airflow_provider_seedance.emulator.models import EmulatedGeneration, EmulatorOptions, RenderFailure
+from airflow_provider_seedance.emulator.models import EmulatedGeneration, EmulatorOptions
 from airflow_provider_seedance.emulator.rate_limiter import RateLimiter
 from airflow_provider_seedance.emulator.server import EmulatorServer, Parts
 from airflow_provider_seedance.emulator.services.ark import Ark
@@ -78,36 +78,35 @@ class SeedanceEmulator(EmulatorInterface):
         clock: Callable[[], float] = time.time,
         log: Callable[[str], None] | None = None,
     ) -> None:
-        emulator_options = EmulatorOptions(
-            key=key,
-            speed=speed,
-            render_seconds=render_seconds,
-            url_lifetime=url_lifetime,
-            credits=credits,
-            images_as_task=images_as_task,
-            shape=shape,
-            seed=seed,
-        )
         self.speed = speed
-        self._key = key
-        self._ledger = EmulatorLedger()
         self.faults = Faults()
         self._address = (host, port)
         self._backend = Backend(
-            options=emulator_options,
+            options=EmulatorOptions(
+                key=key,
+                speed=speed,
+                render_seconds=render_seconds,
+                url_lifetime=url_lifetime,
+                credits=credits,
+                images_as_task=images_as_task,
+                shape=shape,
+                seed=seed,
+            ),
             clock=Clock(speed=speed, source=clock),
-            ledger=self._ledger,
+            ledger=EmulatorLedger(),
             faults=self.faults,
         )
         self._media = MediaStore(real=media)
+        rate_limiter = RateLimiter(rate_limit)
+        self._control = Control(backend=self._backend, rate_limiter=rate_limiter)
         services = {service.api: service(backend=self._backend, media=self._media) for service in _SERVICES}
         self._parts = Parts(
             backend=self._backend,
             services=services,
             media=self._media,
-            rate_limiter=RateLimiter(rate_limit),
+            rate_limiter=rate_limiter,
             callbacks=CallbackSender(backend=self._backend, services=services),
-            control=Control(self, self.faults),
+            control=self._control,
             log=log,
         )
         self._server: EmulatorServer | None = None
@@ -165,21 +164,17 @@ class SeedanceEmulator(EmulatorInterface):
 
     @property
     def key(self) -> str:
-        """The API key of every service."""
-        return self._key
+        return self._backend.options.key
 
     @property
     def ledger(self) -> EmulatorLedger:
-        """The requests received, accepted and billed so far."""
-        return self._ledger
+        return self._backend.ledger
 
     def add_fault(self, spec: FaultSpec) -> Fault:
         return self.faults.add(spec)
 
-    def set_rate_limit(self, limit: int | None, window_seconds: float = 3600.0) -> None:
-        self._parts.rate_limiter.set(None if limit is None else (limit, window_seconds))
-
-    # Generations
+    def post(self, path: str, **body: Any) -> Any:
+        return self._control.call("POST", path, body)
 
     @property
     def credits(self) -> float | None:
@@ -188,32 +183,7 @@ class SeedanceEmulator(EmulatorInterface):
 
     @property
     def generations(self) -> list[EmulatedGeneration]:
-        """The current state of all generations, oldest first."""
         return [self._backend.view(render) for render in self._backend.renders()]
 
     def generation(self, generation_id: str) -> EmulatedGeneration:
         return self._backend.view(self._backend.get(generation_id))
-
-    def finish(self, generation_id: str) -> None:
-        self._backend.finish(generation_id)
-
-    def fail(self, generation_id: str, message: str, code: str | None = None) -> None:
-        self._backend.end(generation_id, "failed", RenderFailure(message=message, code=code))
-
-    def expire(self, generation_id: str) -> None:
-        self._backend.end(generation_id, "expired")
-
-    def cancel_remote(self, generation_id: str) -> None:
-        self._backend.cancel(generation_id)
-
-    def forget(self, generation_id: str) -> None:
-        self._backend.forget(generation_id)
-
-    def expire_urls(self, generation_id: str | None = None) -> None:
-        self._backend.expire_urls(generation_id)
-
-    def hold(self) -> None:
-        self._backend.hold()
-
-    def release(self) -> None:
-        self._backend.release()

@@ -214,6 +214,23 @@ class EmulatorInterface(ABC):
         """Add a fault and return its handle."""
 
     @abstractmethod
+    def generation(self, generation_id: str) -> EmulatedGeneration:
+        """
+        Return the current state of a generation.
+
+        :raises KeyError: It is unknown.
+        """
+
+    @abstractmethod
+    def post(self, path: str, **body: Any) -> Any:
+        """
+        Send a POST request to the control API.
+
+        :param path: Below ``/_emulator/``.
+        :raises KeyError: The emulator does not know the path or generation.
+        :raises ValueError: The emulator refuses the request.
+        """
+
     def set_rate_limit(self, limit: int | None, window_seconds: float = 3600.0) -> None:
         """
         Change the rate limit.
@@ -221,50 +238,43 @@ class EmulatorInterface(ABC):
         :param limit: Requests per window, for each service and key; ``None`` for no limit.
         :param window_seconds: Real seconds.
         """
+        self.post("rate_limit", limit=limit, window_seconds=window_seconds)
 
-    @abstractmethod
-    def generation(self, generation_id: str) -> EmulatedGeneration:
-        """
-        Return the current state of a generation.
-
-        :raises KeyError: if it is unknown.
-        """
-
-    @abstractmethod
     def finish(self, generation_id: str) -> None:
         """
         End a generation now: it succeeds, or fails if a fault planned that.
 
-        :raises ValueError: if it has ended, as do the three methods that follow.
+        :raises ValueError: It has ended, as for the three methods that follow.
         """
+        self.post(f"generations/{generation_id}/finish")
 
-    @abstractmethod
     def fail(self, generation_id: str, message: str, code: str | None = None) -> None:
         """Let a generation fail now."""
+        self.post(f"generations/{generation_id}/fail", message=message, code=code)
 
-    @abstractmethod
     def expire(self, generation_id: str) -> None:
         """Let a generation expire now. Services other than ``ark`` report a failure: they have no such status."""
+        self.post(f"generations/{generation_id}/expire")
 
-    @abstractmethod
     def cancel_remote(self, generation_id: str) -> None:
         """Cancel a generation as in the vendor's console; nothing is billed for it."""
+        self.post(f"generations/{generation_id}/cancel")
 
-    @abstractmethod
     def forget(self, generation_id: str) -> None:
         """Remove the record of a generation: the service answers 404 from now on."""
+        self.post(f"generations/{generation_id}/forget")
 
-    @abstractmethod
     def expire_urls(self, generation_id: str | None = None) -> None:
         """Expire the media URLs handed out so far, of one generation or of all."""
+        self.post("expire_urls", id=generation_id)
 
-    @abstractmethod
     def hold(self) -> None:
         """Stop the progress of all generations until :meth:`release`."""
+        self.post("hold")
 
-    @abstractmethod
     def release(self) -> None:
         """Continue after :meth:`hold`."""
+        self.post("release")
 
 
 def _matches(pattern: str, prompt: str) -> bool:

@@ -82,12 +82,10 @@ class SeedanceEmulatorClient(EmulatorInterface):
 
     @property
     def url(self) -> str:
-        """Its address."""
         return self._url
 
     @property
     def key(self) -> str:
-        """The API key of every service."""
         return str(self.call("GET", "")["key"])
 
     @property
@@ -97,7 +95,6 @@ class SeedanceEmulatorClient(EmulatorInterface):
 
     @property
     def generations(self) -> list[EmulatedGeneration]:
-        """The current state of all generations, oldest first."""
         return [_generation(data) for data in self.call("GET", "generations")]
 
     def generation(self, generation_id: str) -> EmulatedGeneration:
@@ -107,32 +104,8 @@ class SeedanceEmulatorClient(EmulatorInterface):
         fields = {**vars(spec), "options": dict(spec.options)}
         return RemoteFault(client=self, fault_id=self.call("POST", "faults", **fields)["id"])
 
-    def set_rate_limit(self, limit: int | None, window_seconds: float = 3600.0) -> None:
-        self.call("POST", "rate_limit", limit=limit, window_seconds=window_seconds)
-
-    def finish(self, generation_id: str) -> None:
-        self.call("POST", f"generations/{generation_id}/finish")
-
-    def fail(self, generation_id: str, message: str, code: str | None = None) -> None:
-        self.call("POST", f"generations/{generation_id}/fail", message=message, code=code)
-
-    def expire(self, generation_id: str) -> None:
-        self.call("POST", f"generations/{generation_id}/expire")
-
-    def cancel_remote(self, generation_id: str) -> None:
-        self.call("POST", f"generations/{generation_id}/cancel")
-
-    def forget(self, generation_id: str) -> None:
-        self.call("POST", f"generations/{generation_id}/forget")
-
-    def expire_urls(self, generation_id: str | None = None) -> None:
-        self.call("POST", "expire_urls", id=generation_id)
-
-    def hold(self) -> None:
-        self.call("POST", "hold")
-
-    def release(self) -> None:
-        self.call("POST", "release")
+    def post(self, path: str, **body: Any) -> Any:
+        return self.call("POST", path, **body)
 
 
 def _generation(data: dict[str, Any]) -> EmulatedGeneration:

@@ -66,7 +66,6 @@ class Ark(Service):
         return "\n".join(text for text in texts if isinstance(text, str))
 
     def dispatch(self, call: Call, route: Route) -> Reply:
-        """Serve a request."""
         if route.kind == "submit":
             decoded = self.body(call)
             return self._create(parse_task(decoded)) if call.path == _TASKS else self._images(decoded)

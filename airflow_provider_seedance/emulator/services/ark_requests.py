@@ -191,14 +191,7 @@ def parse_task(data: Any) -> ArkTaskRequest:
     resolution = fields.text("resolution", choices=family.resolutions) or suffix.get("resolution")
     if resolution not in family.resolutions:
         resolution = family.resolution
-    _only_where(fields, "generate_audio", family.audio, name)
-    _only_where(fields, "draft", family.draft, name)
-    _only_where(fields, "camera_fixed", family.camera_fixed, name)
-    _only_where(fields, "priority", family.priority and tier == "default", name)
-    _only_where(fields, "tools", family.tools, name)
-    _only_where(fields, "output_format", family.omni, name)
-    _only_where(fields, "omni_reference_task_type", family.omni, name)
-    fields.text("omni_reference_task_type", choices=("auto", "reference", "edit", "extend"))
+    _check_support(fields, family, tier, name)
     audio = fields.flag("generate_audio")
     seed = fields.integer("seed", low=-1, high=_SEED_LIMIT)
     return ArkTaskRequest(
@@ -240,6 +233,18 @@ def _family(name: str) -> ArkModelFamily:
             field="model",
         )
     return MODELS[match[1]]
+
+
+def _check_support(fields: Fields, family: ArkModelFamily, tier: str, name: str) -> None:
+    """Refuse fields that the model does not support."""
+    _only_where(fields, "generate_audio", family.audio, name)
+    _only_where(fields, "draft", family.draft, name)
+    _only_where(fields, "camera_fixed", family.camera_fixed, name)
+    _only_where(fields, "priority", family.priority and tier == "default", name)
+    _only_where(fields, "tools", family.tools, name)
+    _only_where(fields, "output_format", family.omni, name)
+    _only_where(fields, "omni_reference_task_type", family.omni, name)
+    fields.text("omni_reference_task_type", choices=("auto", "reference", "edit", "extend"))
 
 
 def _only_where(fields: Fields, name: str, allowed: bool, model: str) -> None:

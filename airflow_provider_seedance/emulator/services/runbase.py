@@ -45,7 +45,6 @@ class Runbase(Service):
         return super().prompt_of(body.get("input")) if isinstance(body, dict) else None
 
     def dispatch(self, call: Call, route: Route) -> Reply:
-        """Serve a request."""
         submitting = route.kind == "submit"
         render = self._create(call) if submitting else self.find(route.generation_id)
         return json_reply(self._run(self.backend.view(render)), generation_id=render.id)

@@ -62,7 +62,6 @@ class Seedance2Api(Service):
         super().authenticate(call)
 
     def dispatch(self, call: Call, route: Route) -> Reply:
-        """Serve a request."""
         if route.kind == "status":
             return self._status(self.find(route.generation_id))
         if route.kind == "result":

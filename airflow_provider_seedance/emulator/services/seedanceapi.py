@@ -77,7 +77,6 @@ class _SeedanceApi(Service):
         return Route()
 
     def dispatch(self, call: Call, route: Route) -> Reply:
-        """Serve a request."""
         if route.kind == "status":
             if not route.generation_id:
                 raise ApiError("task_id is required", field="task_id", constraint="required")
