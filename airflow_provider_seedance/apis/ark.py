@@ -245,12 +245,14 @@ class Ark(base.Api):
         return self.list_call(size=1)
 
     def look_up_flow(self, correlation: str, since: datetime, now: datetime) -> base.Flow[str | None]:
-        seen = 0
+        seen, total = 0, 0.0
         times: list[datetime] = []
         for page in range(1, _MAX_LIST_PAGES + 1):
-            reply = yield from self.fetch(self.list_call(page), None, now)
+            call = self.list_call(page)
+            reply = yield from self.fetch(call, None, now)
             items = reply.json.get("items")
-            items = [item for item in items if isinstance(item, Mapping)] if isinstance(items, list) else []
+            if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
+                raise self._unexpected_reply(reply, call, "is not a list of tasks")
             for item in items:
                 if item.get("safety_identifier") == correlation and (found := self.find_id(item)):
                     return found
@@ -260,9 +262,11 @@ class Ark(base.Api):
             # only where the list proved to be sorted.
             newest_first = len(set(times)) > 1 and times == sorted(times, reverse=True)
             passed = newest_first and times[-1] < since - timedelta(hours=1)
-            total = read_number(reply.json.get("total"))
-            if not items or passed or (total and seen >= total):
+            total = read_number(reply.json.get("total")) or 0.0
+            if passed or (seen >= total and (total or not items)):
                 return None
+            if not items:
+                raise self._unexpected_reply(reply, call, f"is empty after {seen} of {total:g} tasks")
         raise errors.SeedanceServerError(
             f"{self.title} lists more than {seen} tasks, and the submission is not among these: the list "
             "could not be read to its end."
@@ -307,6 +311,18 @@ class Ark(base.Api):
     def is_service_error(self, body: Mapping[str, Any]) -> bool:
         # Codes of the service are words; gateways and load balancers write numbers.
         return isinstance(parsing.mapping(body.get("error")).get("code"), str)
+
+    def permanent_rate_limit(self, vendor: VendorError) -> str | None:
+        if vendor.code == "SetLimitExceeded":
+            return (
+                "The model is paused at its spend limit until the account's owner changes its limit, or turns off Safe "
+                "Experience Mode, on the model activation page of the console."
+            )
+        message = (vendor.message or "").lower()
+        # The code is also used for queues and plan windows, which recover.
+        if vendor.code == "QuotaExceeded" and ("free trial" in message or "免费试用" in message):
+            return "The account's owner has to activate the model in the console."
+        return None
 
     def classify(self, status: int, code: str | None) -> type[errors.SeedanceError] | None:
         if parsing.is_moderation(code):

@@ -193,7 +193,7 @@ class Api(abc.ABC):
                 return Refused(self._refusal(answer, call, vendor, now))
             return Uncertain(self._unexpected_reply(answer, call, "carries neither an id nor an output"))
         error = self.error_for(answer, call, now=now)
-        if answer.status == 429 or (
+        if isinstance(error, errors.SeedanceRateLimitError) or (
             answer.status == 503 and body is not None and self.is_service_error(body)
         ):
             return NotAccepted(error, error.retry_after)
@@ -414,6 +414,10 @@ class Api(abc.ABC):
         """Return the error class for a code that says more than its HTTP status, or ``None``."""
         return None
 
+    def permanent_rate_limit(self, vendor: VendorError) -> str | None:
+        """Return who has to do what after a 429 that no waiting ends, or ``None`` for any other 429."""
+        return None
+
     def error_for(
         self, reply: HttpReply, call: HttpCall, *, now: datetime, generation_id: str | None = None
     ) -> errors.SeedanceError:
@@ -431,6 +435,8 @@ class Api(abc.ABC):
         if status == 429:  # every reply has the headers, and only here they are a wait
             wait = read_rate_limit(reply.headers, now).retry_after
         message = parsing.error_message(self.name, reply, vendor)
+        if status == 429 and call.method == "POST" and (solution := self.permanent_rate_limit(vendor)):
+            cls, wait, message = errors.SeedanceForbiddenError, None, f"{message} {solution}"
         return cls(
             message,
             http_status=reply.status,

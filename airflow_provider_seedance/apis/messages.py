@@ -20,6 +20,8 @@ from airflow_provider_seedance.generations import Generation
 #: Values that a JSON body may hold. Small values take fifty times their bytes in memory; no service sends a
 #: hundredth of this.
 MAX_JSON_VALUES = 1_000_000
+#: Values of the reply to a read: parsing more would block the event loop of a triggerer.
+MAX_READ_JSON_VALUES = 50_000
 
 #: Nesting of a JSON body. Deeper ones could be parsed, but neither walked through nor serialized again.
 MAX_JSON_DEPTH = 64
@@ -76,12 +78,14 @@ class HttpReply:
     :param headers: Header fields by lower-case name.
     :param body: The body, decoded from its transfer encoding.
     :param redact: Removes secrets from a text.
+    :param max_values: Limit for the values of a JSON body.
     """
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = field(default=b"", repr=False)
     redact: Callable[[str], str] = field(default=str, repr=False, compare=False)
+    max_values: int = field(default=MAX_JSON_VALUES, repr=False, compare=False)
 
     @cached_property
     def json(self) -> Any:
@@ -91,7 +95,7 @@ class HttpReply:
         Wrongly encoded characters are replaced: the id beside them may be of a paid generation.
         """
         try:
-            return read_json(self.body)
+            return read_json(self.body, self.max_values)
         except (ValueError, RecursionError, MemoryError):
             return None
 
@@ -125,16 +129,16 @@ class HttpReply:
         return replace(generation, **texts)
 
 
-def read_json(body: bytes) -> Any:
+def read_json(body: bytes, max_values: int = MAX_JSON_VALUES) -> Any:
     """
     Parse untrusted JSON.
 
-    :raises ValueError: it is not JSON, or exceeds :data:`MAX_JSON_VALUES` or :data:`MAX_JSON_DEPTH`.
+    :raises ValueError: it is not JSON, or exceeds the number of values or :data:`MAX_JSON_DEPTH`.
     """
     text = body.decode(json.detect_encoding(body), "replace").removeprefix("\ufeff")
     brackets = text.count("[") + text.count("{")
-    if text.count(",") + brackets > MAX_JSON_VALUES:
-        raise ValueError(f"more than {MAX_JSON_VALUES} values")
+    if text.count(",") + brackets > max_values:
+        raise ValueError(f"more than {max_values} values")
     value = json.loads(text)
     return _sanitize(value, 0) if brackets > MAX_JSON_DEPTH or _SUSPECT.search(text) else value
 

@@ -138,6 +138,11 @@ def is_moderation(code: str | None) -> bool:
     return any(mark in plain or mark in plain.replace("_", "") for mark in _MODERATION_MARKS)
 
 
+def is_invalid_request(code: str | None) -> bool:
+    """Return whether the code of a failed generation says that the same request always fails."""
+    return (code or "").split(".", 1)[0] == "InvalidParameter"
+
+
 def class_for(status: int, code: str | None) -> type[errors.SeedanceError]:
     """Return the error class for an HTTP status, or for a code that says the content was refused."""
     if is_moderation(code):

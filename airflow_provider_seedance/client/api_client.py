@@ -21,7 +21,14 @@ import httpx
 
 from airflow_provider_seedance import __version__
 from airflow_provider_seedance.apis.base import Flow
-from airflow_provider_seedance.apis.messages import HttpCall, HttpReply, Pause, TransportFailure
+from airflow_provider_seedance.apis.messages import (
+    MAX_JSON_VALUES,
+    MAX_READ_JSON_VALUES,
+    HttpCall,
+    HttpReply,
+    Pause,
+    TransportFailure,
+)
 from airflow_provider_seedance.apis.rate_limits import RateLimit, read_rate_limit
 from airflow_provider_seedance.client.deadlines import (
     MIN_SEND_TIMEOUT_SECONDS,
@@ -46,8 +53,10 @@ C = TypeVar("C", httpx.Client, httpx.AsyncClient)
 #: Identifies this package: proxies in front of the services refuse the default names of HTTP libraries.
 USER_AGENT = f"airflow-provider-seedance/{__version__}"
 
-#: Decompressed size of a reply.
+#: Decompressed size of the reply to a submission.
 MAX_BODY_BYTES = 64 * 1024 * 1024
+#: Decompressed size of the reply to a read: parsing a larger one would block the event loop of a triggerer.
+MAX_READ_BODY_BYTES = 1024 * 1024
 #: Decompressed size of the reply to a submission of images, which may hold them in base64.
 MAX_IMAGE_BODY_BYTES = 1024 * 1024 * 1024
 #: Decompressed size of an error reply, of which only the message is used.
@@ -100,6 +109,8 @@ class _RequestTrace:
 
 def _body_of(response: httpx.Response, call: HttpCall) -> ReplyBody:
     max_bytes = MAX_IMAGE_BODY_BYTES if call.images else MAX_BODY_BYTES
+    if call.method == "GET":
+        max_bytes = MAX_READ_BODY_BYTES
     return ReplyBody(
         response.headers.get("content-encoding", ""),
         max_bytes=max_bytes if response.is_success else MAX_ERROR_BODY_BYTES,
@@ -202,7 +213,13 @@ class _Base:
 
     def _reply(self, response: httpx.Response, body: bytes) -> HttpReply:
         headers = {name.lower(): value for name, value in response.headers.items()}
-        return HttpReply(status=response.status_code, headers=headers, body=body, redact=self.settings.redact)
+        return HttpReply(
+            status=response.status_code,
+            headers=headers,
+            body=body,
+            redact=self.settings.redact,
+            max_values=MAX_READ_JSON_VALUES if response.request.method == "GET" else MAX_JSON_VALUES,
+        )
 
     def _incomplete_reply(
         self, response: httpx.Response, body: ReplyBody, error: Exception

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.apis.parsing import is_moderation
+from airflow_provider_seedance.apis.parsing import is_invalid_request, is_moderation
 from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
 from airflow_provider_seedance.polling import wait_state
 from airflow_provider_seedance.polling.wait_state import WaitStep, quota_pause
@@ -83,6 +83,7 @@ def raise_unless_succeeded(generation: Generation) -> Generation:
     :raises SeedanceModerationError: its content was refused.
     :raises SeedanceGenerationCancelledError: a user cancelled it.
     :raises SeedanceOutputGoneError: it succeeded but its output cannot be downloaded.
+    :raises SeedanceRequestError: it failed because of the arguments of the request.
     :raises SeedanceGenerationFailedError: it failed or expired.
     """
     known: dict[str, Any] = {"generation_id": generation.generation_id, "vendor_code": generation.error_code}
@@ -105,6 +106,12 @@ def raise_unless_succeeded(generation: Generation) -> Generation:
         raise errors.SeedanceGenerationCancelledError(
             f"Generation {generation.generation_id} was cancelled at {generation.api} by a person{reason}. A retry "
             "does not submit it again; clear the task to submit anew.",
+            **known,
+        )
+    if is_invalid_request(generation.error_code):
+        raise errors.SeedanceRequestError(
+            f"Generation {generation.generation_id} failed at {generation.api}{reason}. The same request would fail "
+            "again, so it is not retried. Correct its arguments and clear the task.",
             **known,
         )
     raise errors.SeedanceGenerationFailedError(

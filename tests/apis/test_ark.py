@@ -428,7 +428,7 @@ def test_no_images_and_no_error_is_uncertain() -> None:
         (404, "ModelNotOpen", Refused, errors.SeedanceForbiddenError),
         (400, "ModelNotOpen", Refused, errors.SeedanceForbiddenError),
         (429, "QuotaExceeded", NotAccepted, errors.SeedanceRateLimitError),
-        (429, "SetLimitExceeded", NotAccepted, errors.SeedanceRateLimitError),
+        (429, "SetLimitExceeded", Refused, errors.SeedanceForbiddenError),
         (429, "RateLimitExceeded.EndpointRPMExceeded", NotAccepted, errors.SeedanceRateLimitError),
         (429, "ModelAccountRpmRateLimitExceeded", NotAccepted, errors.SeedanceRateLimitError),
         (429, "ServerOverloaded", NotAccepted, errors.SeedanceRateLimitError),
@@ -451,6 +451,41 @@ def test_every_documented_error_code(status: int, code: str, fate: type, cls: ty
     assert type(outcome.error) is cls
     assert outcome.error.vendor_code == code
     assert outcome.error.http_status == status
+
+
+@pytest.mark.parametrize(
+    ("message", "fate", "cls", "solution"),
+    [
+        (
+            "Your account [1] has exhausted its free trial quota for the [m] model.",
+            Refused,
+            errors.SeedanceForbiddenError,
+            "activate the model",
+        ),
+        (
+            "当前账号 1 对 m 模型的免费试用额度已消耗完毕",
+            Refused,
+            errors.SeedanceForbiddenError,
+            "activate the model",
+        ),
+        ("The number of queued tasks has reached the limit.", NotAccepted, errors.SeedanceRateLimitError, ""),
+        ("The plan is used up until 2026-11-28 10:00.", NotAccepted, errors.SeedanceRateLimitError, ""),
+    ],
+)
+def test_the_message_tells_which_exceeded_quota_returns(
+    message: str, fate: type, cls: type, solution: str
+) -> None:
+    outcome = submit(NAME, reply(429, {"error": {"code": "QuotaExceeded", "message": message}}))
+    assert isinstance(outcome, fate)
+    assert type(outcome.error) is cls
+    assert solution in outcome.error.message
+
+
+def test_a_paused_model_says_who_has_to_resume_it() -> None:
+    outcome = submit(NAME, reply(429, {"error": {"code": "SetLimitExceeded", "message": "paused"}}))
+    assert isinstance(outcome, Refused)
+    assert "Safe Experience Mode" in outcome.error.message
+    assert outcome.error.retry_after is None
 
 
 def test_the_error_samples() -> None:

@@ -216,7 +216,7 @@ def test_a_reset_right_after_connecting_is_not_taken_for_unsent_once_writing_beg
 def test_a_body_that_does_not_end_is_cut(
     either_client: EitherClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api_client, "MAX_BODY_BYTES", 1000)
+    monkeypatch.setattr(api_client, "MAX_READ_BODY_BYTES", 1000)
     with serving(replies(answer(200, b"x" * 1001))) as server:
         got = either_client.send(at(server), GET)
         sent(got)
@@ -229,12 +229,13 @@ IMAGES = HttpCall(method="POST", path="/images", json={}, images=True)
 
 
 @pytest.mark.parametrize(
-    ("call", "status", "longest"), [(GET, 200, 300), (POST, 200, 300), (IMAGES, 200, 400), (IMAGES, 500, 200)]
+    ("call", "status", "longest"), [(GET, 200, 100), (POST, 200, 300), (IMAGES, 200, 400), (IMAGES, 500, 200)]
 )
 def test_only_replies_that_may_hold_images_may_be_very_long(
     either_client: EitherClient, monkeypatch: pytest.MonkeyPatch, call: HttpCall, status: int, longest: int
 ) -> None:
     for name, bound in (
+        ("MAX_READ_BODY_BYTES", 100),
         ("MAX_BODY_BYTES", 300),
         ("MAX_IMAGE_BODY_BYTES", 400),
         ("MAX_ERROR_BODY_BYTES", 200),
@@ -244,6 +245,26 @@ def test_only_replies_that_may_hold_images_may_be_very_long(
         assert len(either_client.send(at(server), call).body) == longest
     with serving(replies(answer(status, b"x" * (longest + 1)))) as server:
         sent(either_client.send(at(server), call))
+
+
+def test_a_status_reply_is_limited_to_a_mebibyte(either_client: EitherClient) -> None:
+    """Parsing a larger one would block the event loop of a triggerer for a second."""
+    for padding, parsed in ((1024 * 1024 - 12, True), (2 * 1024 * 1024, False)):
+        body = b'{"a": "' + b"x" * padding + b'"}'
+        with serving(replies(answer(200, body))) as server:
+            got = either_client.send(at(server), GET)
+            assert isinstance(got, HttpReply) is parsed
+        with serving(replies(answer(200, body))) as server:
+            assert either_client.send(at(server), POST).status == 200
+
+
+def test_a_status_reply_is_limited_to_50_000_values(either_client: EitherClient) -> None:
+    for values, parsed in ((49_000, True), (51_000, False)):
+        body = b'{"a": [' + b",".join([b"1"] * values) + b"]}"
+        with serving(keeps(answer(200, body), answer(200, body))) as server:
+            assert (either_client.send(at(server), GET).json is not None) is parsed
+        with serving(replies(answer(200, body))) as server:
+            assert either_client.send(at(server), POST).json is not None
 
 
 def test_a_refusal_without_an_end_is_one(

@@ -279,14 +279,32 @@ def test_not_being_able_to_look_proves_nothing() -> None:
         (reply(429, {"error": {"code": "TooMany", "message": "later"}}), errors.SeedanceRateLimitError),
     ],
 )
-def test_who_cannot_be_asked_now_may_be_asked_later(last: Any, kind: type[errors.SeedanceError]) -> None:
+def test_a_look_up_without_an_answer_can_be_repeated_later(
+    last: Any, kind: type[errors.SeedanceError]
+) -> None:
     with pytest.raises(kind):
         look_up(page(total=0), reply(404), last)
 
 
-@pytest.mark.parametrize("body", [{}, {"items": None}, {"items": [5, None, "x"]}, {"items": {"id": "x"}}])
-def test_a_list_in_no_known_shape_finds_nothing(body: Any) -> None:
-    found, _ = look_up(*[reply(200, body)] * 3)
+@pytest.mark.parametrize(
+    "body", [{}, {"items": None}, {"items": [5, None, "x"]}, {"items": {"id": "x"}}, b"<html>", []]
+)
+def test_a_reply_without_a_list_is_not_a_list_without_the_match(body: Any) -> None:
+    with pytest.raises(errors.SeedanceServerError):
+        look_up(*[reply(200, body)] * 3)
+
+
+def test_an_empty_page_before_the_total_is_not_the_end_of_the_list() -> None:
+    first = page(*[task(n) for n in range(100)], total=250)
+    with pytest.raises(errors.SeedanceServerError, match="100 of 250"):
+        look_up(*[first, page(total=250)] * 3)
+    with pytest.raises(errors.SeedanceServerError, match="0 of 1"):
+        look_up(*[page(total=1)] * 3)
+
+
+@pytest.mark.parametrize("total", [0, None])
+def test_an_empty_list_has_no_match(total: int | None) -> None:
+    found, _ = look_up(*[page(total=total)] * 3)
     assert found is None
 
 

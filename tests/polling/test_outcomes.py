@@ -9,7 +9,7 @@ import pytest
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import Generation, GenerationStatus
-from airflow_provider_seedance.polling.outcomes import ResumeStep, after_resume
+from airflow_provider_seedance.polling.outcomes import ResumeStep, after_resume, raise_unless_succeeded
 
 DEADLINE = 1000.0
 RUNNING = Generation(generation_id="g", api="runbase", media="video", status=GenerationStatus.RUNNING)
@@ -45,3 +45,19 @@ def test_rate_limit_extends_a_deferred_wait_by_a_day() -> None:
     step = after_resume(rate_limited(5.0), deadline=DEADLINE, now=DEADLINE + day - 1)
     assert step == ResumeStep("wait", until=DEADLINE + day + 4, rate_limited=True)
     assert after_resume(rate_limited(5.0), deadline=DEADLINE, now=DEADLINE + day).kind == "deadline"
+
+
+@pytest.mark.parametrize(
+    "code", ["InvalidParameter", "InvalidParameter.TaskTypeConstraint", "InvalidParameter.TaskTypeMismatch"]
+)
+def test_a_failure_by_the_request_itself_is_not_retried(code: str) -> None:
+    """The same request fails again."""
+    with pytest.raises(errors.SeedanceRequestError, match="why") as caught:
+        raise_unless_succeeded(replace(FAILED, error_code=code, error_message="why"))
+    assert (caught.value.vendor_code, caught.value.retry_helps) == (code, False)
+
+
+@pytest.mark.parametrize("code", [None, "InternalServiceError", "InvalidParameters"])
+def test_any_other_failure_is_retried(code: str | None) -> None:
+    with pytest.raises(errors.SeedanceGenerationFailedError):
+        raise_unless_succeeded(replace(FAILED, error_code=code))
