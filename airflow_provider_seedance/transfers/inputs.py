@@ -156,10 +156,7 @@ def _from_text(text: str) -> Any:
             return parse(text.strip())
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             continue
-    quoted = redact_url(text)
-    raise _not_a_result(
-        f"it is the text {quoted[:MAX_QUOTED_CHARS] + '…' if len(quoted) > MAX_QUOTED_CHARS else quoted!r}"
-    )
+    raise _not_a_result(f"it is the text {shorten(redact_url(text), MAX_QUOTED_CHARS)!r}")
 
 
 def _not_a_result(reason: str) -> errors.SeedanceRequestError:
@@ -218,3 +215,8 @@ def read_destination(
 
 def _unusable(reason: str) -> errors.SeedanceConfigurationError:
     return errors.SeedanceConfigurationError(f"{reason} Nothing was sent.")
+
+
+def shorten(text: str, max_chars: int) -> str:
+    """Return a text for messages, cut to a length."""
+    return text if len(text) <= max_chars else text[: max_chars - 1] + "…"

@@ -27,6 +27,7 @@ from airflow_provider_seedance.transfers.inputs import (
     read_destination,
     read_input,
     read_overwrite,
+    shorten,
 )
 from airflow_provider_seedance.transfers.output import (
     Output,
@@ -147,7 +148,7 @@ def plan_outputs(items: Sequence[TransferItem], directory: StorageLocation, temp
 
 def _same_name(name: str, key: str, other_key: str) -> errors.SeedanceConfigurationError:
     return errors.SeedanceConfigurationError(
-        f"{_shorten(key, MAX_KEY_CHARS)!r} and {_shorten(other_key, MAX_KEY_CHARS)!r} would both be stored as {name!r}: "
+        f"{shorten(key, MAX_KEY_CHARS)!r} and {shorten(other_key, MAX_KEY_CHARS)!r} would both be stored as {name!r}: "
         "give name_template a placeholder that tells them apart, such as {generation_id} or {index}. Nothing was sent."
     )
 
@@ -209,7 +210,9 @@ class TransferRun:
             return transfer.run()
         except Exception as error:
             if not self._options.stop.is_set():
-                log.warning("%s could not be stored: %s", _name(transfer.output), error)
+                log.warning(
+                    "%s could not be stored: %s", shorten(transfer.output.item.key, MAX_KEY_CHARS), error
+                )
             raise
 
     def _outcomes(
@@ -221,7 +224,7 @@ class TransferRun:
             try:
                 stored.append(future.result())
             except Exception as error:
-                failures.append((_name(transfer.output), error))
+                failures.append((transfer.output.item.key, error))
         return stored, failures
 
     def _refuse_existing(self, pool: ThreadPoolExecutor) -> None:
@@ -289,7 +292,7 @@ def _error_of(failures: Sequence[tuple[str, Exception]], count: int) -> Exceptio
     if count == 1:
         return first
     curable = sum(bool(getattr(error, "retry_helps", True)) for _, error in failures)
-    named = [f"{name} ({_reason(error)})" for name, error in ordered[:MAX_NAMED]]
+    named = [f"{shorten(key, MAX_KEY_CHARS)} ({_reason(error)})" for key, error in ordered[:MAX_NAMED]]
     more = f"; and {len(failures) - MAX_NAMED} more" if len(failures) > MAX_NAMED else ""
     advice = (
         f"A retry goes on with the failed files and pays nothing; it may help {curable} of them."
@@ -310,16 +313,6 @@ def _error_of(failures: Sequence[tuple[str, Exception]], count: int) -> Exceptio
     return error
 
 
-def _name(output: Output) -> str:
-    """Return the name of an output in messages about many."""
-    key, count = _shorten(output.item.key, MAX_KEY_CHARS), len(output.generation.urls)
-    return f"{key} output {output.index} of {count}" if count > 1 else key
-
-
 def _reason(error: Exception) -> str:
     text = error.message if isinstance(error, errors.SeedanceError) else f"{type(error).__name__}: {error}"
-    return _shorten(text.removesuffix(RETRY_IS_FREE).strip().rstrip("."), MAX_REASON_CHARS)
-
-
-def _shorten(text: str, max_chars: int) -> str:
-    return text if len(text) <= max_chars else text[: max_chars - 1] + "…"
+    return shorten(text.removesuffix(RETRY_IS_FREE).strip().rstrip("."), MAX_REASON_CHARS)

@@ -190,9 +190,7 @@ def test_one_of_several_outputs_fails(host: MediaServer, tmp_path: Path) -> None
         run(single(*urls), f"{tmp_path}/")
     assert names_in(tmp_path) == ["gen-1-1.mp4", "gen-1-3.mp4"]
     message = str(caught.value)
-    assert (
-        "1 of 3 files could not be stored: gen-1 output 2 of 3 (Output 2 of 3 of generation gen-1" in message
-    )
+    assert "1 of 3 files could not be stored: gen-1 (Output 2 of 3 of generation gen-1" in message
     assert "2 are stored and stay" in message
     assert caught.value.generation_id == "gen-1"
     host.always.clear()

@@ -279,7 +279,7 @@ def test_keys_stay_in_the_directory(host: MediaServer, tmp_path: Path, key: str)
 # ---------------------------------------------------------------------- failures of items
 
 
-def test_failed_item_does_not_stop_the_others(host: MediaServer, tmp_path: Path) -> None:
+def test_failed_item_does_not_stop_the_rest(host: MediaServer, tmp_path: Path) -> None:
     results = items(host, "a", "b", "c")
     host.always["/1.mp4"] = Reply(status=500)
     with pytest.raises(
@@ -354,7 +354,7 @@ def test_expired_urls_are_renewed_per_generation(
     assert (tmp_path / "b.mp4").read_bytes() == data_of("b")
 
 
-def test_item_without_urls_does_not_stop_the_others(host: MediaServer, tmp_path: Path) -> None:
+def test_item_without_urls_does_not_stop_the_rest(host: MediaServer, tmp_path: Path) -> None:
     results = items(host, "a", "b")
     broken = {**results[0], "key": "broken", "urls": []}
     nothing = {"key": "nothing", "status": "succeeded"}
