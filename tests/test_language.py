@@ -35,9 +35,9 @@ MAX_WORDS_OF_A_SENTENCE = 35
 
 #: Findings that are left. They are only ever lowered, down to zero.
 STILL = {
-    "banned words in the package": 160,
-    "banned names in the package": 75,
-    "first words of docstrings": 80,
+    "banned words in the package": 115,
+    "banned names in the package": 68,
+    "first words of docstrings": 38,
 }
 
 PAGES = sorted([*(REPOSITORY / "docs").rglob("*.md"), *REPOSITORY.glob("*.md")])
