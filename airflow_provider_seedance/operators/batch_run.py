@@ -179,6 +179,9 @@ class BatchRun:
         Airflow then drops the arguments of the deferral; records that are in no store are pulled from XCom.
         """
         records = pull_xcom(self.context["ti"], _RECORDS_XCOM)
+        if records is None and not self.records.durable and self.operator.on_uncertain_submit != "resubmit":
+            # What was submitted is unknown, so nothing may be submitted again.
+            raise unrecorded_error(error, ()) from error
         if isinstance(error, TaskDeferralTimeout):
             # Deadlines are those on record: what is overdue is read now, and fails if it has not ended.
             return self.run(None, {"records": records, "reattached_at": 0.0})

@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
-from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 from helpers import ALL_APIS
-from support import Store, deferral, make_context
+from support import Store, make_context
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.batch import requests
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.ledger import task_state
 from airflow_provider_seedance.operators.batch_run import BatchTiming
@@ -417,86 +414,3 @@ def test_deferral_carries_the_records_below_airflow_3_3(services: SeedanceEmulat
     services.fault("fail", prompt="b", message="no")
     with pytest.raises(errors.SeedanceUnrecordedError, match="no task state store"):
         Runner(store=None).run(make(["a", "b", "c"]))
-
-
-@pytest.mark.parametrize("store", [True, False])
-@pytest.mark.parametrize("problem", ["bad line", "unreachable"])
-def test_problem_with_the_requests_on_a_resume_names_paid_generations(
-    services: SeedanceEmulator,
-    connect: Connect,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    problem: str,
-    store: bool,
-) -> None:
-    connect("seedanceapi-v2")
-    path = tmp_path / "requests.jsonl"
-    path.write_text('"a"\n"b"\n')
-    services.hold()
-    runner, op = Runner(store=store), make(str(path))
-
-    def break_requests(_: TaskDeferred) -> None:
-        services.release()
-        if problem == "bad line":
-            path.write_text('"a"\n"b"\n{"colour": 1}\n')
-        else:
-            monkeypatch.setattr(requests, "read_text", unreachable)
-
-    def unreachable(*_: Any, **__: Any) -> str:
-        raise errors.SeedanceMediaError("The store answers 503. Nothing was sent.")
-
-    runner.before_resume = break_requests
-    with pytest.raises(errors.SeedanceError) as caught:
-        runner.run(op)
-    assert isinstance(caught.value, errors.SeedanceUnrecordedError) is not store
-    assert all(one.generation_id in caught.value.message for one in services.ledger.submissions)
-    assert "othing is billed" not in caught.value.message
-    assert "othing was sent" not in caught.value.message
-    assert sorted(paid(services)) == ["a", "b"]
-
-
-@pytest.mark.parametrize("store", [True, False])
-def test_timed_out_deferral_reads_overdue_generations(
-    services: SeedanceEmulator, connect: Connect, store: bool
-) -> None:
-    connect("seedanceapi-v2")
-    services.hold()
-    op, context = (
-        make(["a", "b"], timeout=0.05, on_item_failure="keep"),
-        make_context(Store() if store else None),
-    )
-    deferral(lambda: op.execute(context))
-    services.finish(services.ledger.submissions[0].generation_id)
-    time.sleep(0.1)
-    result = op.resume_execution(
-        TRIGGER_FAIL_REPR, {"error": TriggerFailureReason.TRIGGER_TIMEOUT, "traceback": None}, context
-    )
-    assert keys(result["succeeded"]) == ["0"]
-    assert [(entry["key"], entry["kind"]) for entry in result["failed"]] == [("1", "timeout")]
-    assert sorted(paid(services)) == ["a", "b"]
-
-
-@pytest.mark.parametrize("reason", [TriggerFailureReason.TRIGGER_TIMEOUT, "Trigger failure"])
-@pytest.mark.parametrize("store", [True, False])
-def test_failed_deferral_is_never_paid_for_again(
-    services: SeedanceEmulator, connect: Connect, store: bool, reason: str
-) -> None:
-    """Airflow then hands on the reason, and none of the arguments of the deferral."""
-    connect("seedanceapi-v2")
-    services.hold()
-    op, context = make(["a", "b"]), make_context(Store() if store else None)
-    deferral(lambda: op.execute(context))
-    resume = partial(
-        op.resume_execution, TRIGGER_FAIL_REPR, {"error": reason, "traceback": ["Traceback"]}, context
-    )
-    if reason == TriggerFailureReason.TRIGGER_TIMEOUT:
-        assert len(deferral(resume).trigger.generations) == 2
-    elif not store:
-        with pytest.raises(errors.SeedanceUnrecordedError, match="may be billed") as caught:
-            resume()
-        assert not caught.value.retry_helps
-        assert all(one.generation_id in caught.value.message for one in services.ledger.submissions)
-    else:
-        with pytest.raises(errors.SeedanceServerError, match="a retry waits for them again"):
-            resume()
-    assert sorted(paid(services)) == ["a", "b"]
