@@ -11,25 +11,54 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError
 
+#: Query parameters that sign a link or limit its lifetime, in lower case. Every other parameter may name the file.
+_SIGNATURE_PARAMETERS = {
+    *("expires", "signature", "key-pair-id", "policy", "ossaccesskeyid", "awsaccesskeyid", "googleaccessid"),
+    *("security-token", "token", "auth_key", "x-expires", "x-signature", "hdnts", "hdnea", "__token__"),
+    *("q-ak", "q-key-time", "q-header-list", "q-url-param-list", "q-signature"),
+}
+_SIGNATURE_PREFIXES = ("x-amz-", "x-goog-", "x-tos-", "x-oss-", "q-sign-")
 
-def without_query(url: str) -> str:
+#: Parameters with these prefixes that change the file.
+_NO_SIGNATURE = {"x-oss-process", "x-tos-process"}
+
+#: Parameters of Azure, which are a signature only beside ``sig``: as words they are too short to be sure.
+_AZURE_PARAMETERS = {
+    *("sig", "se", "st", "sp", "sv", "sr", "spr", "skoid", "sktid", "skt", "ske", "sks", "skv", "sip", "si"),
+}
+
+
+def split_signature(url: str) -> tuple[str, str]:
     """
-    Return a media URL without query, fragment and user info; any other text is returned unchanged.
+    Return the part of a media URL that identifies the file, and the part that changes when the link is renewed.
 
-    Presigned links carry a signature and an expiry in the query, which change every time they are made. The
-    result is for comparisons and digests; for messages use :func:`redact_url`.
+    The latter is user info, fragment and the parameters of a signature. Any other text, such as a prompt, is
+    returned as it is. Both are for comparison and digests, never to be shown; see :func:`redact_url`.
     """
     try:
         parts = urlsplit(url)
-        if parts.scheme.lower() not in ("http", "https"):
-            return url
-        return urlunsplit((parts.scheme.lower(), parts.netloc.rpartition("@")[2].lower(), parts.path, "", ""))
     except ValueError:
-        return url
+        return url, ""
+    if parts.scheme.lower() not in ("http", "https"):
+        return url, ""
+    user, _, host = parts.netloc.rpartition("@")
+    parameters = [(unquote(item.partition("=")[0]).lower(), item) for item in parts.query.split("&")]
+    is_azure = any(name == "sig" for name, _ in parameters)
+    signing = {name for name, _ in parameters if _signs(name, is_azure=is_azure)}
+    kept = sorted(item for name, item in parameters if name not in signing)
+    dropped = sorted(item for name, item in parameters if name in signing)
+    identity = urlunsplit((parts.scheme.lower(), host.lower(), parts.path, "&".join(kept), ""))
+    return identity, "&".join(filter(None, [user, *dropped, parts.fragment]))
+
+
+def _signs(name: str, *, is_azure: bool) -> bool:
+    if name in _SIGNATURE_PARAMETERS or (is_azure and name in _AZURE_PARAMETERS):
+        return True
+    return name.startswith(_SIGNATURE_PREFIXES) and name not in _NO_SIGNATURE
 
 
 def redact_url(url: str) -> str:

@@ -52,7 +52,13 @@ from airflow_provider_seedance.polling.wait_state import (
 )
 from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.submission.decisions import unrecorded_error
-from airflow_provider_seedance.submission.records import Attempt, Fingerprint, RecordState, record_keys
+from airflow_provider_seedance.submission.records import (
+    Attempt,
+    Fingerprint,
+    RecordState,
+    count_signed_twins,
+    record_keys,
+)
 from airflow_provider_seedance.submission.submitter import SubmissionPolicy
 from airflow_provider_seedance.triggers.cancellation import cancel_abandoned
 from airflow_provider_seedance.triggers.seedance import SeedanceBatchTrigger, read_batch_event
@@ -271,7 +277,13 @@ class BatchRun:
                 valid.append((item, fingerprint))
         for line, count in notes.most_common(20):
             self.log.info("%s (%d requests)", line, count)
-        keys = record_keys(fingerprint for _, fingerprint in valid)
+        fingerprints = [fingerprint for _, fingerprint in valid]
+        if twins := count_signed_twins(fingerprints):
+            self.log.warning(
+                "%d requests differ from others in the signatures of their links only: they count as identical.",
+                twins,
+            )
+        keys = record_keys(fingerprints)
         for (item, _), key in zip(valid, keys, strict=True):
             item.record_key = key
         if refusal := refusal_of(

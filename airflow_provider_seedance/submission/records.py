@@ -28,7 +28,7 @@ from airflow_provider_seedance.generations import (
     MediaInput,
     read_number,
 )
-from airflow_provider_seedance.urls import without_query
+from airflow_provider_seedance.urls import split_signature
 
 #: Version of the serialized record. A record of another version is not understood, and never overwritten.
 VERSION = 1
@@ -44,16 +44,19 @@ MAX_FAILURE_CHARS = 480
 _CALLBACK_FIELDS = ("callback_url", "webhook_url")
 
 
-def _plain(value: Any) -> Any:
-    """Return a value in a form whose JSON is stable, with signed links reduced to what they point at."""
+def _plain(value: Any, signatures: list[str]) -> Any:
+    """Return a value whose JSON is stable; the signatures of its links are moved to the list."""
     if isinstance(value, MediaInput):
-        return {"url": without_query(value.url), "role": value.role}
+        return {"url": _plain(value.url, signatures), "role": value.role}
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _plain(item, signatures) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_plain(item, signatures) for item in value]
     if isinstance(value, str):
-        return without_query(value)
+        identity, signature = split_signature(value)
+        if signature:
+            signatures.append(signature)
+        return identity
     return value
 
 
@@ -67,27 +70,37 @@ class Fingerprint:
     """
     Identity of a request: service, base URL, and a digest per argument.
 
-    Query and user info of media URLs do not count: presigned links change on every try. Arguments the
-    user left out do not count either, so that a default may change under a generation in flight.
+    Signatures of media URLs do not count: presigned links change on every try. Arguments the user left out do
+    not count either, so that a default may change under a generation in flight.
+
+    :param signatures: Digest of the signatures that do not count; empty where there are none.
     """
 
     api: str
     base_url: str
     media: str
     arguments: Mapping[str, str]
+    signatures: str = field(default="", compare=False)
 
     @classmethod
     def of(cls, request: GenerationRequest, *, api: str, base_url: str) -> Fingerprint:
         """Return the fingerprint of a request as the user (and the connection) gave it."""
-        digests = {
-            name: _digest(value if name == "prompt" else _plain(value))
-            for name, value in request.arguments().items()
-        }
+        arguments, signatures = request.arguments(), list[str]()
         extra = request.extra_params
         if isinstance(extra, Mapping) and not extra.keys().isdisjoint(_CALLBACK_FIELDS):
             kept = {name: value for name, value in extra.items() if name not in _CALLBACK_FIELDS}
-            digests["extra_params"] = _digest(_plain(kept))
-        return cls(api=api, base_url=base_url, media=request.media, arguments=digests)
+            arguments = {**arguments, "extra_params": kept}
+        digests = {
+            name: _digest(value if name == "prompt" else _plain(value, signatures))
+            for name, value in arguments.items()
+        }
+        return cls(
+            api=api,
+            base_url=base_url,
+            media=request.media,
+            arguments=digests,
+            signatures=_digest(signatures) if signatures else "",
+        )
 
     def differences(self, other: Fingerprint) -> list[str]:
         """Return the names of the arguments that differ."""
@@ -114,6 +127,14 @@ def record_keys(fingerprints: Iterable[Fingerprint]) -> list[str]:
         keys.append(f"{digest}.{seen[digest]}")
         seen[digest] += 1
     return keys
+
+
+def count_signed_twins(fingerprints: Iterable[Fingerprint]) -> int:
+    """Return how many requests differ from an earlier one in the signatures of their links only."""
+    first: dict[str, str] = {}
+    return sum(
+        first.setdefault(found.digest(), found.signatures) != found.signatures for found in fingerprints
+    )
 
 
 # ---------------------------------------------------------------------- record

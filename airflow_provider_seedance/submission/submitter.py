@@ -228,6 +228,12 @@ class Submission:
         assert record is not None
         assert isinstance(verdict, (decisions.Reattach, decisions.Deliver))
         log.info("%s", verdict.note)
+        if record.fingerprint.signatures != self.attempt.fingerprint.signatures:
+            log.warning(
+                "The inputs of generation %s and of this request differ in the signatures of their links only; "
+                "they count as the same files.",
+                record.generation_id,
+            )
         record = rec.taken_over(record, self.attempt)
         if isinstance(verdict, decisions.Deliver):
             return HasGeneration(verdict.generation, rec.as_ended(record, verdict.generation, utc_now()))

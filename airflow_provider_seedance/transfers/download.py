@@ -30,7 +30,7 @@ from airflow_provider_seedance.client.media_client import (
     MediaTooSlowError,
 )
 from airflow_provider_seedance.storage.location import RETRY_IS_FREE
-from airflow_provider_seedance.urls import redact_url, without_query
+from airflow_provider_seedance.urls import redact_url, split_signature
 
 log = logging.getLogger(__name__)
 
@@ -255,8 +255,8 @@ class _Download:
     def _resumable(self) -> bool:
         if not self.ranges:
             return False
-        # Without a validator only the same path is trusted to be the same file; its signature may differ.
-        return self.validator is not None or without_query(self.url) == without_query(self.started_from)
+        # Without a validator only the same link is trusted to be the same file; its signature may differ.
+        return self.validator is not None or split_signature(self.url)[0] == split_signature(self.started_from)[0]
 
     def _check_reply(self, stream: MediaStream, offset: int) -> None:
         """Raise unless the reply holds the file, or the rest of it."""

@@ -19,6 +19,40 @@ from airflow_provider_seedance.ledger import task_state
 from airflow_provider_seedance.operators.batch_run import BatchTiming
 from operators.batch_runner import Connect, Runner, keys, make, paid
 
+# ---------------------------------------------------------------------- identity of requests
+
+
+def test_inputs_that_differ_in_their_query_are_different_requests(
+    services: SeedanceEmulator, connect: Connect, log: Log
+) -> None:
+    """A cleared batch whose list is in another order delivers to each item its own render."""
+    connect("ark")
+    requests = [
+        {"prompt": "A lamp", "images": [f"https://b.example/uc?id={name}"], "key": name} for name in "AB"
+    ]
+    runner = Runner()
+    first = runner.run(make(requests))
+    runner.ti.clear()
+    again = runner.run(make(requests[::-1]))
+    ids = [{item["key"]: item["generation_id"] for item in result["succeeded"]} for result in (first, again)]
+    assert ids[0] == ids[1]
+    assert len(paid(services)) == 2
+    assert not [line for line in log.lines if "signatures" in line]
+
+
+def test_inputs_that_differ_in_their_signature_only_are_identical_requests(
+    services: SeedanceEmulator, connect: Connect, log: Log
+) -> None:
+    connect("ark")
+    requests = [
+        {"prompt": "A lamp", "images": [f"https://b.example/a.png?token={name}"], "key": name}
+        for name in "AB"
+    ]
+    assert len(Runner().run(make(requests))["succeeded"]) == 2
+    (line,) = {line for line in log.lines if "signatures" in line}
+    assert line.startswith("1 requests differ from others in the signatures of their links only")
+
+
 # ---------------------------------------------------------------------- result
 
 

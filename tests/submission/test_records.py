@@ -65,8 +65,8 @@ def full() -> Record:
     ("one", "other"),
     [
         pytest.param(
-            video(images=["https://b.example/a.png?X-Sig=1&Expires=5"]),
-            video(images="https://b.example/a.png?X-Sig=2&Expires=9#top"),
+            video(images=["https://b.example/a.png?X-Amz-Signature=1&Expires=5"]),
+            video(images="https://b.example/a.png?X-Amz-Signature=2&Expires=9#top"),
             id="presigned",
         ),
         pytest.param(
@@ -122,6 +122,12 @@ def test_the_same_request(one: GenerationRequest, other: GenerationRequest) -> N
             ["images"],
         ),
         (video(extra_params={"a": 1}), video(extra_params={"a": 2}), ["extra_params"]),
+        # The file may be named in the query.
+        (
+            video(images=["https://b.example/uc?id=A"]),
+            video(images=["https://b.example/uc?id=B"]),
+            ["images"],
+        ),
         (
             video(images=["data:image/png;base64,AA?x"]),
             video(images=["data:image/png;base64,AA?y"]),
@@ -133,6 +139,17 @@ def test_the_same_request(one: GenerationRequest, other: GenerationRequest) -> N
 def test_another_request(one: GenerationRequest, other: GenerationRequest, named: list[str]) -> None:
     assert fingerprint(one).differences(fingerprint(other)) == named
     assert fingerprint(other).differences(fingerprint(one)) == named
+
+
+def test_links_that_differ_in_their_signature_are_noticed() -> None:
+    signed = [fingerprint(video(images=[f"https://b.example/a.png?token={token}"])) for token in "112"]
+    assert signed[0] == signed[2]
+    assert signed[0].signatures == signed[1].signatures != signed[2].signatures
+    assert rec.count_signed_twins(signed) == 1
+    assert (
+        rec.count_signed_twins([fingerprint(video("a")), fingerprint(video("b")), fingerprint(video("a"))])
+        == 0
+    )
 
 
 def test_another_service() -> None:
@@ -154,8 +171,8 @@ def test_the_model_of_the_connection_counts() -> None:
 
 
 def test_it_holds_digests_only() -> None:
-    shown = repr(fingerprint(video("a secret prompt", images=["https://user:pw@b.example/a.png?sig=1"])))
-    for secret in ("secret", "pw", "sig", "b.example"):
+    shown = repr(fingerprint(video("a secret prompt", images=["https://user:pw@b.example/a.png?sig=42x"])))
+    for secret in ("secret", "pw", "42x", "b.example"):
         assert secret not in shown
 
 
@@ -226,6 +243,7 @@ def test_what_the_record_says() -> None:
             "base_url": BASE,
             "media": "video",
             "arguments": dict(full().fingerprint.arguments),
+            "signatures": "",
         },
         "max_tries": 3,
         "try_number": 2,

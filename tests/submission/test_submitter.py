@@ -66,6 +66,18 @@ def attached(outcome: HasGeneration | RetryLater) -> HasGeneration:
     return outcome
 
 
+def test_a_link_that_was_signed_anew_is_reported(
+    services: SeedanceEmulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store()
+    for token in "12":
+        request = video(PROMPT, images=[f"https://b.example/a.png?token={token}"])
+        attached(enter(services, "ark", store, request=request))
+    assert len(services.ledger.posts()) == 1
+    (line,) = [line for line in caplog.messages if "signatures" in line]
+    assert "count as the same files" in line
+
+
 # ---------------------------------------------------------------------- the order of things
 
 
