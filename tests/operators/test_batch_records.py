@@ -414,3 +414,17 @@ def test_deferral_carries_the_records_below_airflow_3_3(services: SeedanceEmulat
     services.fault("fail", prompt="b", message="no")
     with pytest.raises(errors.SeedanceUnrecordedError, match="no task state store"):
         Runner(store=None).run(make(["a", "b", "c"]))
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_alternating_lost_replies_and_rate_limits_submit_an_item_twice_at_most(
+    services: SeedanceEmulator, connect: Connect, stored: bool
+) -> None:
+    connect("runbase")
+    for _ in range(4):
+        services.fault("drop_reply")
+        services.fault("rate_limit", retry_after=0)
+    op = make(["A lamp"], on_item_failure="keep", on_uncertain_submit="resubmit")
+    (failed,) = Runner(store=stored).run(op)["failed"]
+    assert failed["kind"] == "uncertain"
+    assert len(paid(services)) == 2

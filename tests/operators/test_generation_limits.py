@@ -217,3 +217,20 @@ def test_on_kill_never_raises(services: SeedanceEmulator, connect: Connect, log:
     op.on_kill()
     assert services.ledger.requests == []
     assert "was not cancelled, it goes on and is billed" in log.lines[-1]
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_alternating_lost_replies_and_rate_limits_submit_twice_at_most(
+    services: SeedanceEmulator, connect: Connect, stored: bool
+) -> None:
+    connect("runbase")
+    for _ in range(4):
+        services.fault("drop_reply")
+        services.fault("rate_limit", retry_after=1800)
+    op, context = make(on_uncertain_submit="resubmit"), make_context(Store() if stored else None)
+    waiting = deferral(lambda: op.execute(context))
+    assert waiting.method_name == "resume_submit"
+    with pytest.raises(errors.SeedanceUncertainSubmitError, match="submitted again once"):
+        resume(op, waiting, None, context)
+    assert len(services.ledger.submissions) == 2
+    assert len(services.ledger.posts()) == 3

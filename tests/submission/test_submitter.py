@@ -278,6 +278,20 @@ def test_a_person_who_clears_what_was_reported_pays_again_only_after_one_more_lo
     assert len(services.ledger.posts()) == 2
 
 
+def test_a_rejected_resubmission_restores_the_uncertain_record(services: SeedanceEmulator) -> None:
+    """On ark the generation of the first submission can still be found by its correlation."""
+    store, written = Store(), list[Any]()
+    store.before = lambda what: written.append(store.value) if store.value else None
+    services.fault("cut")
+    services.fault("rate_limit", retry_after=1800)
+    outcome = enter(services, "ark", store, on_uncertain_submit="resubmit")
+    assert isinstance(outcome, RetryLater)
+    assert store.states == ["intent", "intent", "intent"]
+    assert store.value == outcome.record.as_dict() if outcome.record else False
+    assert store.value["correlation"] == written[0]["correlation"] != written[-1]["correlation"]
+    assert (written[0]["resubmitted"], written[-1]["resubmitted"]) == (False, True)
+
+
 @pytest.mark.parametrize("later", [False, True], ids=["at once", "in a retry"])
 def test_nothing_is_submitted_again_while_the_service_cannot_be_asked(
     services: SeedanceEmulator, later: bool
