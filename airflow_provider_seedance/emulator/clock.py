@@ -23,7 +23,7 @@ class Clock:
 
     @property
     def held(self) -> bool:
-        """Whether the time of renders is stopped."""
+        """True while the time of renders is stopped."""
         return self._held_since is not None
 
     def wall(self) -> float:

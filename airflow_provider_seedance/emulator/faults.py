@@ -40,7 +40,7 @@ class Fault:
 
     @property
     def active(self) -> bool:
-        """Whether it will affect further requests."""
+        """True while it affects further requests."""
         with self._changed:
             return self._has_uses_left()
 

@@ -61,7 +61,7 @@ class IncomingRequest:
 
     @property
     def is_media(self) -> bool:
-        """Whether it requests a file."""
+        """True for a request of a file."""
         return self.route.kind == "media"
 
     @property

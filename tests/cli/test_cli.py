@@ -62,13 +62,13 @@ def test_both_parsers_read_the_same(line: list[str], called: list[argparse.Names
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
-def test_every_command_has_something_to_carry_it_out(command: Command) -> None:
+def test_every_command_has_an_implementation(command: Command) -> None:
     module, function = command.target.split(":")
     assert callable(getattr(import_module(module), function))
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
-def test_every_argument_is_explained(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_argument_has_a_help_text(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.help
     assert all(argument.options.get("help") for argument in command.arguments)
     with pytest.raises(SystemExit) as left:
@@ -90,7 +90,7 @@ def test_the_exit_code(monkeypatch: pytest.MonkeyPatch, code: Any, left_with: in
 
 
 @pytest.mark.parametrize("line", [[], ["lunch"], ["render", "A lamp"], ["emulator", "--port", "x"]])
-def test_a_wrong_line(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_command_line(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(line)
     assert left.value.code == 2

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_seedance.cli import connection, main
+from airflow_provider_seedance.cli import connection, dag_requests, main
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 
 InDag = Callable[..., Any]
@@ -67,11 +67,11 @@ def test_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "requests.csv"
     path.write_text("key,prompt,duration\na,a lamp,4\nb,a shoe,8\n")
     main(["estimate", str(path), "--api", "seedanceapi-v1", "--resolution", "720p"])
-    said = capsys.readouterr().out
-    assert said.startswith("seedanceapi-v1\nmodel")
-    assert "720p" in said
-    assert "total" in said
-    assert "Nothing was sent, nothing is billed." in said
+    output = capsys.readouterr().out
+    assert output.startswith("seedanceapi-v1\nmodel")
+    assert "720p" in output
+    assert "total" in output
+    assert "Nothing was sent, nothing is billed." in output
 
 
 def test_the_connection_says_which_service(
@@ -173,7 +173,7 @@ def test_requests_of_a_dag(tasks: str, in_dag: InDag) -> None:
         "Video.partial(task_id='v').expand_kwargs([many])",
     ],
 )
-def test_a_price_that_only_a_run_knows(tasks: str, in_dag: InDag) -> None:
+def test_a_price_that_is_unknown_until_the_task_runs(tasks: str, in_dag: InDag) -> None:
     found = in_dag(f"{tasks}\nVideo(task_id='known', prompt='a', duration=4)")
     (one,) = found["estimates"]
     assert (one["renders"], one["unknown"], one["credits"]) == (2, 1, None)
@@ -213,7 +213,7 @@ def test_mapped_tasks_of_unknown_number_are_in_no_total(tasks: str, in_dag: InDa
     )
 
 
-def test_requests_that_only_a_run_has_are_in_no_total(in_dag: InDag) -> None:
+def test_unknown_requests_of_a_batch_are_in_no_total(in_dag: InDag) -> None:
     tasks = """
     Batch(task_id="from_xcom", requests=many)
     Batch(task_id="to_be_written", requests="/no/such/{{ ds }}.jsonl")
@@ -242,13 +242,13 @@ def test_each_connection_has_its_own_prices(in_dag: InDag, monkeypatch: pytest.M
     assert [one["renders"] for one in in_dag(tasks)["estimates"]] == [3]
 
 
-def test_images_are_of_the_kind_that_they_are(in_dag: InDag) -> None:
+def test_an_image_operator_makes_image_requests(in_dag: InDag) -> None:
     tasks = "Image(task_id='i', prompt='a')"
     assert "makes videos only" in in_dag(tasks)["estimates"][0]["refused"][0]["error"]
     assert in_dag(tasks, api="ark")["estimates"][0]["renders"] == 1
 
 
-def test_a_refusal_of_each_day_is_told_once(in_dag: InDag, tmp_path: Path, capsys: Any) -> None:
+def test_a_refusal_of_each_day_is_printed_once(in_dag: InDag, tmp_path: Path, capsys: Any) -> None:
     in_dag("Video(task_id='v', prompt='a', duration=5)")
     main(
         [
@@ -262,9 +262,9 @@ def test_a_refusal_of_each_day_is_told_once(in_dag: InDag, tmp_path: Path, capsy
             *WEEK,
         ]
     )
-    said = capsys.readouterr().out
-    assert said.count("refused: v: ") == 1
-    assert "(7 times)" in said
+    output = capsys.readouterr().out
+    assert output.count("refused: v: ") == 1
+    assert "(7 times)" in output
 
 
 def test_the_table_of_a_dag(in_dag: InDag, tmp_path: Path, capsys: Any) -> None:
@@ -280,14 +280,14 @@ def test_the_table_of_a_dag(in_dag: InDag, tmp_path: Path, capsys: Any) -> None:
             "seedanceapi-v1",
         ]
     )
-    said = capsys.readouterr().out
-    assert "480p" in said
-    assert "$0.11" in said
-    assert "prices as published by seedanceapi.org v1, as version" in said
-    assert "Nothing was sent, nothing is billed." in said
+    output = capsys.readouterr().out
+    assert "480p" in output
+    assert "$0.11" in output
+    assert "prices as published by seedanceapi.org v1, as version" in output
+    assert "Nothing was sent, nothing is billed." in output
 
 
-def test_what_a_dag_file_prints_is_not_in_the_output(in_dag: InDag) -> None:
+def test_output_of_a_dag_file_goes_to_standard_error(in_dag: InDag) -> None:
     assert in_dag("print('hello')\nVideo(task_id='v', prompt='a')")["estimates"]
 
 
@@ -307,13 +307,13 @@ def test_templates_that_become_values(tmp_path: Path, in_dag: InDag) -> None:
     assert in_dag(tasks)["estimates"][0]["renders"] == 2
 
 
-def test_a_dag_file_imports_what_lies_beside_it(in_dag: InDag, tmp_path: Path) -> None:
+def test_a_dag_file_imports_modules_of_its_folder(in_dag: InDag, tmp_path: Path) -> None:
     (tmp_path / "beside_the_estimated.py").write_text("SECONDS = 4\n")
     tasks = "from beside_the_estimated import SECONDS\nVideo(task_id='v', prompt='a', duration=SECONDS)"
     assert in_dag(tasks)["estimates"][0]["credits"] == 14
 
 
-def test_all_files_of_a_folder(in_dag: InDag, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_of_dag_files(in_dag: InDag, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     in_dag("Video(task_id='v', prompt='a')")
     (tmp_path / "deep").mkdir()
     (tmp_path / "beside_the_folder.py").write_text("SECONDS = 4\n")
@@ -355,9 +355,9 @@ def test_a_dag_of_the_bundles(
     with pytest.raises(SystemExit) as caught:
         main(["estimate", "--dag", "nope", "--api", "ark"])
     assert caught.value.code == 2
-    said = capsys.readouterr().err
-    assert "There is no Dag 'nope' in the bundles" in said
-    assert "ValueError: half written" in said
+    output = capsys.readouterr().err
+    assert "There is no Dag 'nope' in the bundles" in output
+    assert "ValueError: half written" in output
 
 
 def test_bundles_that_cannot_be_read(
@@ -395,7 +395,7 @@ def test_both_ends_of_a_range_are_included(since: str, until: str, runs: int, in
 
 
 @pytest.mark.parametrize(
-    ("tasks", "line", "said"),
+    ("tasks", "line", "output"),
     [
         ("", [], "No task of estimated generates anything"),
         ("Video(task_id='v', prompt='a')", ["--duration", "4"], "--duration cannot be used with --dag"),
@@ -406,23 +406,28 @@ def test_both_ends_of_a_range_are_included(since: str, until: str, runs: int, in
         ),
         ("Video(task_id='v', prompt='a')", ["--from", "2026-01-01", "--to", "12:30"], "take dates"),
         ("Video(task_id='v', prompt='a')", ["--from", "2026-01", "--to", "2026-02"], "take dates"),
-        (
-            "Video(task_id='v', prompt='a')",
-            ["--from", "2020-01-01", "--to", "2060-01-01"],
-            "more than 10000 runs",
-        ),
         ("raise ValueError('broken')", [], "ValueError: broken"),
     ],
 )
 def test_dags_that_cannot_be_estimated(
-    tasks: str, line: Sequence[str], said: str, in_dag: InDag, capsys: pytest.CaptureFixture[str]
+    tasks: str, line: Sequence[str], output: str, in_dag: InDag, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
         in_dag(tasks, *line)
     assert caught.value.code == 2
     printed = capsys.readouterr()
-    assert said in printed.err
+    assert output in printed.err
     assert printed.out == ""
+
+
+def test_a_range_with_too_many_runs(
+    in_dag: InDag, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dag_requests, "MAX_RUNS", 10)
+    in_dag("Video(task_id='v', prompt='a')", "--from", "2026-01-01", "--to", "2026-01-10")
+    with pytest.raises(SystemExit):
+        in_dag("Video(task_id='v', prompt='a')", "--from", "2026-01-01", "--to", "2026-01-11")
+    assert "more than 10 runs" in capsys.readouterr().err
 
 
 def test_the_example_of_a_backfill(capsys: pytest.CaptureFixture[str]) -> None:
@@ -433,7 +438,7 @@ def test_the_example_of_a_backfill(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "output"),
     [
         ([], "Give either a file of requests or --dag"),
         (["requests.csv", "--dag", "d"], "Give either"),
@@ -479,14 +484,16 @@ def test_the_example_of_a_backfill(capsys: pytest.CaptureFixture[str]) -> None:
         ),
     ],
 )
-def test_what_cannot_be_estimated(line: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_arguments_that_cannot_be_estimated(
+    line: list[str], output: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["estimate", *line])
     assert caught.value.code == 2
-    assert said in capsys.readouterr().err
+    assert output in capsys.readouterr().err
 
 
-def test_without_a_connection_it_says_what_would_do(
+def test_without_a_connection_the_error_names_the_alternatives(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "requests.jsonl"
@@ -497,7 +504,7 @@ def test_without_a_connection_it_says_what_would_do(
 
 
 @pytest.mark.parametrize(("there", "context"), [(True, "server"), (False, None)])
-def test_connections_of_a_database_are_found_where_there_is_one(
+def test_connections_are_read_from_an_existing_database(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

@@ -70,24 +70,24 @@ def test_the_outputs_of_a_synchronous_image_are_shown_in_full(
         shown.clear()
         monkeypatch.setattr(render, "_download", failure)
         assert render.render(arguments("A lamp", "--still", "-o", str(tmp_path / "lamp.png"))) == code
-        said = capsys.readouterr().err
+        printed = capsys.readouterr().err
         assert shown
-        assert all(f"  {url}\n" in said for url in shown)
-        assert "paid for" in said
-        assert "--generation-id" not in said
+        assert all(f"  {url}\n" in printed for url in shown)
+        assert "paid for" in printed
+        assert "--generation-id" not in printed
 
 
-def test_what_did_not_succeed_is_not_said_to_be_had(
+def test_no_fetch_command_for_a_generation_that_did_not_succeed(
     services: SeedanceEmulator, connect: Connect, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     connect("ark")
     for message in ("no luck", "InputTextSensitiveContentDetected"):
         services.fault("fail", message=message)
         assert render.render(arguments("A lamp", "-o", str(tmp_path / "lamp.mp4"))) == 1
-        said = capsys.readouterr().err
-        assert message in said
-        assert "not lost" not in said
-        assert "--generation-id" not in said
+        printed = capsys.readouterr().err
+        assert message in printed
+        assert "not lost" not in printed
+        assert "--generation-id" not in printed
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_what_did_not_succeed_is_not_said_to_be_had(
         errors.SeedanceNotFoundError("who?", generation_id="g1"),
     ],
 )
-def test_no_advice_where_there_is_nothing_to_fetch(
+def test_no_fetch_command_without_a_generation(
     services: SeedanceEmulator,
     connect: Connect,
     tmp_path: Path,
@@ -115,12 +115,12 @@ def test_no_advice_where_there_is_nothing_to_fetch(
 
     monkeypatch.setattr(SeedanceHook, "wait_for_end", fail)
     assert render.render(arguments("A lamp", "-o", str(tmp_path / "lamp.mp4"))) == 1
-    said = capsys.readouterr().err
-    assert error.message in said
-    assert "not lost" not in said
+    printed = capsys.readouterr().err
+    assert error.message in printed
+    assert "not lost" not in printed
 
 
-def test_interrupted_while_submitting_it_says_what_may_have_been_billed(
+def test_an_interrupt_during_the_submission_warns_of_a_possible_bill(
     services: SeedanceEmulator,
     connect: Connect,
     tmp_path: Path,
@@ -130,15 +130,15 @@ def test_interrupted_while_submitting_it_says_what_may_have_been_billed(
     connect("ark")
     monkeypatch.setattr(SeedanceHook, "submit", interrupt)
     assert render.render(arguments("A lamp", "-o", str(tmp_path / "lamp.mp4"))) == 130
-    said = capsys.readouterr().err
-    assert "a generation may have been billed" in said
-    assert "console of the service" in said
+    printed = capsys.readouterr().err
+    assert "a generation may have been billed" in printed
+    assert "console of the service" in printed
     monkeypatch.setattr(SeedanceHook, "prepare", interrupt)
     assert render.render(arguments("A lamp", "-o", str(tmp_path / "lamp.mp4"))) == 130
     assert "billed" not in capsys.readouterr().err
 
 
-def test_the_advice_can_be_pasted(
+def test_the_fetch_command_is_quoted_for_a_shell(
     services: SeedanceEmulator,
     connect: Connect,
     tmp_path: Path,

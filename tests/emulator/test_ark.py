@@ -64,7 +64,7 @@ def test_only_the_id_without_a_safety_identifier(ark: Vendor) -> None:
     assert set(create(ark).json()) == {"id"}
 
 
-def test_null_is_the_same_as_leaving_out(ark: Vendor, emulator: SeedanceEmulator) -> None:
+def test_null_is_the_same_as_a_missing_field(ark: Vendor, emulator: SeedanceEmulator) -> None:
     assert create(ark, seed=None, callback_url=None, frames=None).status_code == 200
     assert emulator.ledger.submissions[0].request == {"model": V2, "content": [TEXT]}
 
@@ -90,7 +90,7 @@ def test_last_frame_and_frames(ark: Vendor) -> None:
         ("ep-20260101-abcde", {}),
     ],
 )
-def test_what_is_taken(model: str, body: dict[str, Any], ark: Vendor) -> None:
+def test_accepted_requests(model: str, body: dict[str, Any], ark: Vendor) -> None:
     assert create(ark, model, **body).status_code == 200
 
 
@@ -122,7 +122,7 @@ def test_what_is_taken(model: str, body: dict[str, Any], ark: Vendor) -> None:
         (V2, {"prompt": "kite"}),
     ],
 )
-def test_what_is_refused(model: str, body: dict[str, Any], ark: Vendor, emulator: SeedanceEmulator) -> None:
+def test_refused_requests(model: str, body: dict[str, Any], ark: Vendor, emulator: SeedanceEmulator) -> None:
     reply = create(ark, model, **body)
     assert reply.status_code == 400
     error = reply.json()["error"]
@@ -155,7 +155,7 @@ def test_unknown_models(model: str, ark: Vendor) -> None:
         ("seedance-1-0-lite-i2v-250428", [TEXT, image("first_frame")]),
     ],
 )
-def test_content_that_is_taken(model: str, content: list[Any], ark: Vendor) -> None:
+def test_accepted_content(model: str, content: list[Any], ark: Vendor) -> None:
     reply = create(ark, model, content=content)
     assert reply.status_code == 200, reply.text
 
@@ -184,7 +184,7 @@ def test_content_that_is_taken(model: str, content: list[Any], ark: Vendor) -> N
         ("seedance-1-0-lite-i2v-250428", [TEXT]),
     ],
 )
-def test_content_that_is_refused(model: str, content: Any, ark: Vendor) -> None:
+def test_refused_content(model: str, content: Any, ark: Vendor) -> None:
     reply = create(ark, model, content=content)
     assert reply.status_code == 400
     assert reply.json()["error"]["param"].startswith("content")
@@ -272,7 +272,7 @@ def test_list_is_strict(query: dict[str, str], ark: Vendor) -> None:
     assert ark.get(ARK_TASKS, params=query).status_code == 400
 
 
-def test_what_people_do(held: tuple[SeedanceEmulator, Vendor]) -> None:
+def test_changes_by_users(held: tuple[SeedanceEmulator, Vendor]) -> None:
     emulator, ark = held
     ids = [create(ark).json()["id"] for _ in range(4)]
     emulator.expire(ids[0])

@@ -35,7 +35,7 @@ V1 = {"prompt": KITE, "resolution": "480p", "duration": "4"}
     ],
     ids=["seedance2api", "v1", "v2", "runbase", "ark"],
 )  # fmt: skip
-def test_videos_are_what_was_asked_for(
+def test_videos_have_the_requested_format(
     api: str,
     path: str,
     body: dict[str, Any],

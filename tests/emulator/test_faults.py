@@ -61,7 +61,7 @@ def test_media_faults_are_for_media_by_default() -> None:
     assert add(Faults(), "cut").spec.point == "submit"
 
 
-def test_a_delay_leaves_room_for_another_fault() -> None:
+def test_a_delay_combines_with_another_fault() -> None:
     faults = Faults()
     delay, cut = add(faults, "delay"), add(faults, "cut")
     assert faults.reserve("submit", "ark", "kite", None) == ([delay], cut)
@@ -75,7 +75,7 @@ def test_failing_prompts_are_no_network_faults() -> None:
     assert fault.used == 1
 
 
-def test_used_counts_what_has_happened() -> None:
+def test_used_counts_affected_requests() -> None:
     fault = add(Faults(), "cut")
     fault.reserve("submit", "ark", None, None)
     assert fault.used == 0

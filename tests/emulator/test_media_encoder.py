@@ -61,7 +61,7 @@ def test_frame_size(resolution: str, ratio: str, size: tuple[int, int]) -> None:
     ],
     ids=["720p", "portrait60", "fraction", "mov"],
 )
-def test_a_video_is_what_was_asked_for(spec: MediaSpec, tmp_path: Path) -> None:
+def test_a_video_has_the_requested_format(spec: MediaSpec, tmp_path: Path) -> None:
     path = tmp_path / f"video.{spec.format}"
     encode_video(spec, path)
     with av.open(path) as container:
@@ -119,7 +119,7 @@ def test_a_file_is_made_once(store: MediaStore) -> None:
     assert store.file(video(seconds=1.0, variant=1)).etag != store.file(video(seconds=1.0)).etag
 
 
-def test_files_go_with_the_store(store: MediaStore) -> None:
+def test_files_are_removed_with_the_store(store: MediaStore) -> None:
     path = store.file(video(seconds=1.0)).path
     store.close()
     assert not path.exists()

@@ -76,7 +76,7 @@ def test_if_range(url: str, http: httpx.Client) -> None:
     assert http.get(url, headers={"Range": "bytes=0-1", "If-Range": '"old"'}).status_code == 200
 
 
-def test_a_made_up_url(url: str, http: httpx.Client) -> None:
+def test_an_unknown_url(url: str, http: httpx.Client) -> None:
     reply = http.get(url.replace("token=", "token=x"))
     assert reply.status_code == 403
     assert "<Code>SignatureDoesNotMatch</Code>" in reply.text

@@ -78,7 +78,7 @@ def test_times_are_the_same_for_the_same_seed() -> None:
     assert times[0] == times[1] != times[2]
 
 
-def test_held_renders_stand_still() -> None:
+def test_renders_on_hold_do_not_progress() -> None:
     time = Time()
     state = backend(time, render_seconds=100)
     render = state.submit(draft())
@@ -100,7 +100,7 @@ def test_a_render_that_takes_no_time_waits_for_the_release_too() -> None:
     assert state.view(render).status == "succeeded"
 
 
-def test_what_ended_before_a_hold_has_ended_then() -> None:
+def test_a_render_that_ended_before_a_hold_stays_ended() -> None:
     time = Time()
     state = backend(time, render_seconds=100)
     render = state.submit(draft())
@@ -133,7 +133,7 @@ def test_a_render_that_fails() -> None:
     assert (seen.failure.message, seen.failure.code) == ("no", "X")
 
 
-def test_ending_by_hand() -> None:
+def test_ending_a_render() -> None:
     state = backend(Time(), render_seconds=100)
     for generation_id in "abc":
         state.submit(draft(generation_id))

@@ -78,9 +78,7 @@ def test_the_clear_after_the_report_submits_again(airflow: AirflowFixture, servi
 
 
 @pytest.mark.parametrize("service", SERVICES[:4])
-def test_an_uncertain_submission_is_repeated_with_resubmit(
-    airflow: AirflowFixture, service: str
-) -> None:
+def test_an_uncertain_submission_is_repeated_with_resubmit(airflow: AirflowFixture, service: str) -> None:
     boat = airflow.video(_conn(service), arguments={"on_uncertain_submit": "resubmit"})
     _started(boat, "reply lost")
     boat.until_deferred()
@@ -178,9 +176,7 @@ def test_a_503_of_the_service_itself_is_repeated_within_the_try(airflow: Airflow
 
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404])
-def test_a_refused_submission_is_not_repeated_and_not_uncertain(
-    airflow: AirflowFixture, status: int
-) -> None:
+def test_a_refused_submission_is_not_repeated_and_not_uncertain(airflow: AirflowFixture, status: int) -> None:
     boat = airflow.video("ark", retries=1)
     boat.fault("refuse", status=status, message="not like this")
     boat.start()
