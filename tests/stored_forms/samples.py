@@ -186,6 +186,7 @@ class Task:
                 "method": self.deferred.method_name,
                 "kwargs": serialize(self.deferred.kwargs or {}),
                 "event": event,
+                "xcom": self.ti.pushed,
                 "task_state": self.store
                 and {key: json.loads(text) for key, text in self.store.texts.items()},
             }

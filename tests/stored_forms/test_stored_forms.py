@@ -234,7 +234,7 @@ def test_this_release_stores_every_frozen_name(present: Any) -> None:
             now = present["deferrals"][name]
             assert now["trigger"]["classpath"] == form["trigger"]["classpath"]
             assert now["method"] == form["method"]
-            for part in ("trigger", "kwargs", "event"):
+            for part in ("trigger", "kwargs", "event", "xcom"):
                 assert list(missing_names(form[part], now[part])) == [], f"{part} of {name}"
             assert (form["task_state"] or {}).keys() <= (now["task_state"] or {}).keys()
         stored, now = ([json.loads(line) for line in values["manifest"]] for values in (forms, present))
@@ -247,7 +247,7 @@ def test_a_new_name_is_frozen_with_its_release(present: Any) -> None:
         pytest.skip(f"{__version__} is not frozen yet")
     for name, now in present["deferrals"].items():
         form = RELEASES[__version__]["deferrals"][name]
-        for part in ("trigger", "kwargs", "event"):
+        for part in ("trigger", "kwargs", "event", "xcom"):
             assert list(missing_names(now[part], form[part])) == [], f"{part} of {name}"
 
 
