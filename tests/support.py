@@ -1,4 +1,4 @@
-"""What the tests of the Airflow faces share: a state store, a task instance, connections, an emulator's settings."""
+"""Shared helpers: a fake state store, a task instance, connections, settings of an emulator."""
 
 from __future__ import annotations
 

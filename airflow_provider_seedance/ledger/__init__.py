@@ -1,4 +1,4 @@
-"""Where records of submissions are stored."""
+"""Stores of the records of submissions."""
 
 from __future__ import annotations
 

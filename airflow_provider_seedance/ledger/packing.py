@@ -24,7 +24,7 @@ def pack(
     """
     Return records as a JSON value, and the keys of those whose results it has no room for.
 
-    The longest results are left out first: the service can be asked for them again.
+    The longest results are left out first: they can be read from the service again.
     """
     with_result = {
         key: len(str(record.result)) for key, record in records.items() if record and record.result

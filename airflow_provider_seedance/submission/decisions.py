@@ -173,7 +173,7 @@ def lookup_failed_error(
     why = (
         f"{api} named {', '.join(unconfirmed_ids)} for it in a callback, which cannot be read now"
         if unconfirmed_ids
-        else f"{api} cannot be asked for it now"
+        else f"{api} cannot be queried for it now"
     )
     error = type(cause)(
         f"{what}. One generation may have been billed, and {why}: {cause.message} "
@@ -293,5 +293,5 @@ def _decide_succeeded(
             f"Generation {old} succeeded before; the task was cleared and on_clear='new': submitting another "
             "take. on_clear='reuse' would deliver the old one."
         )
-    hint = " on_clear='new' or a changed request would make another take." if cleared else ""
-    return Deliver(remote, f"Generation {old} succeeded before: delivering it, nothing is paid.{hint}")
+    advice = " on_clear='new' or a changed request would make another take." if cleared else ""
+    return Deliver(remote, f"Generation {old} succeeded before: delivering it, nothing is paid.{advice}")

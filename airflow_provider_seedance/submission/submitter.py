@@ -375,7 +375,7 @@ class Submission:
         if not wait:
             return None
         error = errors.SeedanceRateLimitError(
-            f"The quota at {self.api.title} is used up, by what it told last.", retry_after=wait
+            f"The quota at {self.api.title} is used up, by its latest rate-limit headers.", retry_after=wait
         )
         return RetryLater(error, previous_record)
 

@@ -87,7 +87,7 @@ TABLE: list[tuple[Record | None, Any, dict[tuple[Any, ...], Any]]] = [
             {
                 RETRY_FAIL: errors.SeedanceUncertainSubmitError,
                 RETRY_RESUBMIT: Submit,
-                # Nobody has been told yet, so the clear was no decision about it.
+                # It was not reported yet, so the clear was not a decision about it.
                 CLEAR_FAIL: errors.SeedanceUncertainSubmitError,
                 CLEAR_RESUBMIT: Submit,
             },
@@ -212,7 +212,7 @@ def test_the_table(found: Record | None, at_service: Any, cell: tuple[Any, ...],
 
 @pytest.mark.parametrize("state", list(RecordState))
 def test_nothing_is_submitted_in_a_retry_after_a_live_or_delivered_generation(state: RecordState) -> None:
-    """The promise in one sentence, whatever else changes."""
+    """The promise in one sentence."""
     for status in ("queued", "running", "succeeded"):
         verdict = judge(record(state), remote(status), cleared=False)
         if state is RecordState.NOT_SUBMITTED:
@@ -367,7 +367,7 @@ def test_every_argument_that_changed_is_named(changed: Fingerprint, named: list[
         assert name in message
 
 
-def test_a_clear_is_told_by_max_tries_alone() -> None:
+def test_a_clear_is_recognized_by_max_tries_alone() -> None:
     found = record(RecordState.SUBMITTED)
     assert not decisions.is_cleared(found, replace(AUTOMATIC, try_number=99))
     assert decisions.is_cleared(found, replace(AUTOMATIC, max_tries=3))
@@ -382,7 +382,7 @@ def test_the_deciding_moment_is_handed_in() -> None:
     assert isinstance(verdict, Deliver)
 
 
-# ---------------------------------------------------------------------- what people are told
+# ---------------------------------------------------------------------- messages
 
 
 def uncertain(
@@ -572,7 +572,7 @@ def test_an_unknown_generation_keeps_what_the_service_said() -> None:
     assert decision.error.details() == {**said.details(), "generation_id": ID}
 
 
-def test_an_intent_of_unknown_time_is_told_without_one() -> None:
+def test_an_intent_of_unknown_time_is_reported_without_one() -> None:
     untimed = replace(record(RecordState.INTENT), intended_at=None)
     decision = decisions.decide_uncertain(untimed, AUTOMATIC, "fail")
     assert isinstance(decision, Fail)

@@ -40,7 +40,7 @@ class Crash(BaseException):
 
 
 class Blind(Ark):
-    """A service that cannot be asked for a submission whose reply was lost."""
+    """A service without a look-up of submissions whose reply was lost."""
 
     can_look_up = False
 
@@ -58,7 +58,7 @@ class Paid:
     status: str = "queued"
     gone: bool = False
     forgotten: bool = False
-    #: Whether the client was told the id by a look-up.
+    #: Whether a look-up returned the id.
     listed: bool = False
 
 
@@ -74,7 +74,7 @@ class Post:
     reported: bool = False
     reported_before_clear: bool = False
     cleared: bool = False
-    #: Whether somebody decided to go on without it.
+    #: Whether a person decided to go on without it.
     settled: bool = False
 
 
@@ -249,7 +249,7 @@ class Machine(World):
     # ------------------------------------------------------------------ the promise: never twice
 
     def leave(self) -> None:
-        """Whatever the task waits for, it does so no more."""
+        """The task stops waiting."""
 
     def next_weather(self) -> str:
         weather, self.weather = self.weather, self.later_weather
@@ -388,7 +388,7 @@ class Machine(World):
 
     def check_attached(self, outcome: HasGeneration) -> None:
         paid = next(paid for paid in self.paid if paid.id == outcome.generation.generation_id)
-        assert paid.prompt == self.prompt, "somebody else's video"
+        assert paid.prompt == self.prompt, "the video of another request"
         assert outcome.record.generation_id == paid.id
         assert outcome.record.max_tries == self.max_tries
         self.attached = outcome
@@ -399,7 +399,7 @@ class Machine(World):
             )
         for post in self.posts:
             if post.paid is paid:
-                # Where nobody could write down that the clear was made use of, the next try finds it once more.
+                # Where the use of the clear could not be written, the next try finds it once more.
                 post.cleared &= self.store.value["max_tries"] != self.max_tries
 
     def check_error(self, error: errors.SeedanceError, trouble: str) -> None:
@@ -414,7 +414,7 @@ class Machine(World):
             assert trouble in ("unreadable", "unwritable")
             return
         if "may have been billed" in error.message:
-            # The service cannot be asked now. The record stays as it was, and a retry asks.
+            # The look-up failed. The record stays as it was, and a retry repeats the look-up.
             assert self.reads_broken
             assert error.retry_helps
             assert self.store.value["state"] in ("intent", "uncertain")

@@ -30,7 +30,7 @@ from airflow_provider_seedance.submission.submitter import (
     SubmissionPolicy,
 )
 
-NEVER = [api for api in ALL_APIS if api != "ark"]  # services that cannot be asked for a lost submission
+NEVER = [api for api in ALL_APIS if api != "ark"]  # services that cannot look up a lost submission
 
 
 def enter(
@@ -209,9 +209,7 @@ def test_an_id_that_cannot_be_written_is_still_waited_for(
         ("redirect", {}),
     ],
 )
-def test_a_fate_nobody_knows(
-    services: SeedanceEmulator, api: str, kind: str, options: dict[str, Any]
-) -> None:
+def test_an_unknown_fate(services: SeedanceEmulator, api: str, kind: str, options: dict[str, Any]) -> None:
     store = Store()
     services.fault(kind, **options)
     with pytest.raises(errors.SeedanceUncertainSubmitError) as caught:
@@ -239,10 +237,10 @@ def test_a_lost_reply_is_looked_up_where_the_service_can(services: SeedanceEmula
     assert outcome.generation.generation_id == services.ledger.submissions[0].generation_id
     assert len(services.ledger.posts()) == 1
     assert store.states == ["intent", "submitted"]
-    assert outcome.generation.model == "dreamina-seedance-2-0-260128"  # from what was asked
+    assert outcome.generation.model == "dreamina-seedance-2-0-260128"  # from the request
 
 
-def test_a_service_that_cannot_be_asked_for_a_lost_reply_is_asked_by_the_next_try(
+def test_a_failed_look_up_is_repeated_by_the_next_try(
     services: SeedanceEmulator,
 ) -> None:
     store, ti = Store(), TaskInstance()
@@ -293,10 +291,8 @@ def test_a_rejected_resubmission_restores_the_uncertain_record(services: Seedanc
 
 
 @pytest.mark.parametrize("later", [False, True], ids=["at once", "in a retry"])
-def test_nothing_is_submitted_again_while_the_service_cannot_be_asked(
-    services: SeedanceEmulator, later: bool
-) -> None:
-    """What was paid for may be there: to submit again is for what was looked for and not found."""
+def test_nothing_is_submitted_again_while_the_look_up_fails(services: SeedanceEmulator, later: bool) -> None:
+    """The first submission may be billed: only a look-up without a match allows another one."""
     store, ti = Store(), TaskInstance()
     services.fault("drop_reply")
     services.fault("cut", on="list", times=6 if later else 3)
@@ -342,7 +338,7 @@ def test_without_a_store_nothing_is_left_to_a_later_try(services: SeedanceEmulat
         enter(services, "ark", None)
 
 
-def test_somebody_elses_generation_is_not_adopted(services: SeedanceEmulator) -> None:
+def test_a_generation_of_another_task_is_not_adopted(services: SeedanceEmulator) -> None:
     """The same prompt, submitted by another task a moment ago, is not this task's."""
     enter(services, "ark", Store())
     services.fault("cut")
@@ -458,7 +454,7 @@ def test_a_quota_that_names_no_time() -> None:
     assert RetryLater(errors.SeedanceRateLimitError("429", retry_after=0)).seconds(0) == 0
 
 
-def test_a_service_that_keeps_refusing_is_asked_ever_less_often() -> None:
+def test_the_delay_grows_with_consecutive_rejections() -> None:
     postponed = RetryLater(errors.SeedanceRateLimitError("429", retry_after=0))
     waits = [postponed.seconds(refusals) for refusals in range(1, 400)]
     assert waits[:3] == [30, 60, 120]
@@ -610,7 +606,7 @@ def test_a_generation_that_failed_is_made_anew(
     assert len(emulator.ledger.submissions) == 2
 
 
-def test_how_it_ended_is_not_asked_again_where_the_record_says(services: SeedanceEmulator) -> None:
+def test_a_recorded_end_is_not_read_again(services: SeedanceEmulator) -> None:
     store = Store()
     enter(services, "runbase", store)
     store.change(state="ended", status="failed")
@@ -711,12 +707,12 @@ def test_images_are_recorded_whole_and_delivered_without_a_request(
     assert first.generation.status is GenerationStatus.SUCCEEDED
     assert store.states == ["intent", "ended"]
     assert store.value["result"] == first.generation.result()
-    asked = len(services.ledger.requests)
+    before = len(services.ledger.requests)
     for step in (ti.retry, ti.clear):
         step()
         again = attached(enter(services, api, store, ti=ti, request=image(PROMPT, num_images=2)))
         assert again.generation.result() == first.generation.result()
-    assert len(services.ledger.requests) == asked
+    assert len(services.ledger.requests) == before
 
 
 def test_a_video_that_is_ready_at_once_is_read_again_by_its_id(services: SeedanceEmulator) -> None:
