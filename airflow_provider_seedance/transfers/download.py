@@ -256,7 +256,10 @@ class _Download:
         if not self.ranges:
             return False
         # Without a validator only the same link is trusted to be the same file; its signature may differ.
-        return self.validator is not None or split_signature(self.url)[0] == split_signature(self.started_from)[0]
+        return (
+            self.validator is not None
+            or split_signature(self.url)[0] == split_signature(self.started_from)[0]
+        )
 
     def _check_reply(self, stream: MediaStream, offset: int) -> None:
         """Raise unless the reply holds the file, or the rest of it."""
