@@ -1,4 +1,4 @@
-"""What the tests of the pure core share: replies, a fixed clock, and a driver for flows without a network."""
+"""Helpers for tests of the pure core: replies, a fixed clock, and a driver for flows without a network."""
 
 from __future__ import annotations
 

@@ -181,9 +181,9 @@ def test_no_message_repeats_a_key_in_the_wrong_field(
     host: str | None, schema: str | None, extra: dict[str, Any], password: str
 ) -> None:
     if password != PASTED and host in (f"https://{PASTED}:x", f"ftp://{PASTED}"):
-        pytest.skip("what stands where a host name does is told apart from one by the password alone")
+        pytest.skip("only the password shows that it is not a host name")
     if password != PASTED and schema:
-        pytest.skip("so is a schema")
+        pytest.skip("only the password shows that it is not a schema")
     with pytest.raises(SeedanceConfigurationError) as caught:
         read_settings("c", connection(host=host, schema=schema, password=password, extra=extra))
     said = "".join(traceback.format_exception(caught.value)) + repr(caught.value.__context__)

@@ -295,18 +295,11 @@ class Ark(base.Api):
                 for field in ("video_url", "file_url", "last_frame_url")
                 for url in parsing.urls(content.get(field))
             )
-        data = payload.get("data")
-        items = data if isinstance(data, list) else []
-        return tuple(
-            url for item in items if isinstance(item, Mapping) and (url := _image_url(item, payload))
-        )
+        return tuple(url for item in _images(payload) if (url := _image_url(item, payload)))
 
     def read_error(self, body: Mapping[str, Any]) -> VendorError | None:
         error = body.get("error")
-        if not isinstance(error, Mapping):
-            error = _all_images_failed(body)
-        code, message = parsing.text(error.get("code")), parsing.text(error.get("message"))
-        return VendorError(code=code, message=message) if code or message else None
+        return parsing.vendor_error(error if isinstance(error, Mapping) else _all_images_failed(body))
 
     def is_service_error(self, body: Mapping[str, Any]) -> bool:
         # Codes of the service are words; gateways and load balancers write numbers.
@@ -392,6 +385,11 @@ def _image_body(request: ImageRequest) -> dict[str, Any]:
     return body
 
 
+def _images(payload: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    data = payload.get("data")
+    return [item for item in data if isinstance(item, Mapping)] if isinstance(data, list) else []
+
+
 def _image_url(item: Mapping[str, Any], payload: Mapping[str, Any]) -> str | None:
     if found := parsing.strings(item.get("url")):
         return found[0]
@@ -403,16 +401,12 @@ def _image_url(item: Mapping[str, Any], payload: Mapping[str, Any]) -> str | Non
 
 
 def _image_size(payload: Mapping[str, Any]) -> str | None:
-    data = payload.get("data")
-    items = data if isinstance(data, list) else []
-    sizes = [parsing.text(item.get("size")) for item in items if isinstance(item, Mapping)]
-    return next((size for size in sizes if size), None)
+    return next((size for item in _images(payload) if (size := parsing.text(item.get("size")))), None)
 
 
 def _all_images_failed(body: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the first error of a group of images, all of which failed."""
-    data = body.get("data")
-    items = [item for item in data if isinstance(item, Mapping)] if isinstance(data, list) else []
+    items = _images(body)
     failures = [item["error"] for item in items if isinstance(item.get("error"), Mapping)]
     return failures[0] if failures and len(failures) == len(items) else {}
 

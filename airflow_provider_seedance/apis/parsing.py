@@ -103,6 +103,12 @@ def text(value: Any) -> str | None:
     return None
 
 
+def vendor_error(error: Mapping[str, Any]) -> VendorError | None:
+    """Return the error in an object with ``code`` and ``message``, or ``None`` without either."""
+    code, message = text(error.get("code")), text(error.get("message"))
+    return VendorError(code=code, message=message) if code or message else None
+
+
 def failure_message(*sources: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """Return message and code of a failed generation from the first source that has one."""
     for source in sources:

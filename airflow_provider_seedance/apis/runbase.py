@@ -81,8 +81,7 @@ class Runbase(base.Api):
         # No body is documented; clients have received the message alone under "error".
         error = body.get("error")
         if isinstance(error, Mapping):
-            code, message = parsing.text(error.get("code")), parsing.text(error.get("message"))
-            return VendorError(code=code, message=message) if code or message else None
+            return parsing.vendor_error(error)
         if isinstance(error, str) and error:
             message = parsing.text(body.get("message"))
             return VendorError(code=parsing.text(body.get("code")), message=message or error)

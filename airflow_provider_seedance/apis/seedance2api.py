@@ -159,8 +159,7 @@ class Seedance2Api(base.Api):
     def read_error(self, body: Mapping[str, Any]) -> VendorError | None:
         error = body.get("error")
         if isinstance(error, Mapping):
-            code, message = parsing.text(error.get("code")), parsing.text(error.get("message"))
-            return VendorError(code=code, message=message) if code or message else None
+            return parsing.vendor_error(error)
         if body.get("status") == "error":
             return VendorError(message=parsing.text(error) or parsing.text(body.get("message")) or "error")
         return None

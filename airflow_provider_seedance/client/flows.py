@@ -78,18 +78,18 @@ def submit_flow(
 
     :param retry_inline: Whether to repeat it here, after short waits.
     """
-    pauses = SUBMIT_BACKOFF_SECONDS if retry_inline else ()
-    for attempt in range(len(pauses) + 1):
+    backoff = iter(SUBMIT_BACKOFF_SECONDS if retry_inline else ())
+    while True:
         answer = yield call
         assert answer is not None
         outcome = api.read_submit(answer, call, request, now())
-        if not isinstance(outcome, NotAccepted) or attempt == len(pauses):
+        pause = next(backoff, None)
+        if not isinstance(outcome, NotAccepted) or pause is None:
             return outcome
-        pause = pauses[attempt] if outcome.retry_after is None else outcome.retry_after
+        pause = pause if outcome.retry_after is None else outcome.retry_after
         if pause > MAX_INLINE_WAIT_SECONDS:
             return outcome
         yield Pause(pause)
-    raise AssertionError("unreachable")
 
 
 def raise_outcome(outcome: SubmitOutcome) -> Generation:
@@ -202,33 +202,32 @@ def cancel_flow(api: Api, generation_id: str, media: Media, now: Now) -> Flow[Ca
     """
     goes_on = f"generation {generation_id} goes on at {api.name} and is billed"
     if not api.can_cancel:
-        return Cancellation(cancelled=False, reason=f"{api.name} offers no way to cancel: {goes_on}")
+        return _not_cancelled(f"{api.name} offers no way to cancel: {goes_on}")
     try:
         generation = yield from status_flow(api, generation_id, media, now, once=True)
     except errors.SeedanceError as error:
-        return Cancellation(
-            cancelled=False, reason=f"its state could not be read ({error.message}): {goes_on}"
-        )
+        return _not_cancelled(f"its state could not be read ({error.message}): {goes_on}")
+    if generation.status.terminal:
+        return _not_cancelled(f"generation {generation_id} has already ended: {generation.status.value}")
     if not api.may_cancel(generation):
-        word = generation.status.value
-        if generation.status.terminal:
-            return Cancellation(
-                cancelled=False, reason=f"generation {generation_id} has already ended: {word}"
-            )
-        return Cancellation(
-            cancelled=False, reason=f"{api.name} cancels only what is queued, and it is {word}: {goes_on}"
+        return _not_cancelled(
+            f"{api.name} cancels only what is queued, and it is {generation.status.value}: {goes_on}"
         )
     call = api.cancel_call(generation_id)
     answer = yield call
     assert answer is not None
     if isinstance(answer, TransportFailure):
-        return Cancellation(cancelled=False, reason=f"the request to cancel failed ({answer.message})")
+        return _not_cancelled(f"the request to cancel failed ({answer.message})")
     if not answer.ok:
         refusal = api.error_for(answer, call, now=now(), generation_id=generation_id)
-        return Cancellation(cancelled=False, reason=f"{refusal.message}: {goes_on}")
+        return _not_cancelled(f"{refusal.message}: {goes_on}")
     return Cancellation(
         cancelled=True, reason=f"generation {generation_id} was queued and is cancelled; it is not billed"
     )
+
+
+def _not_cancelled(reason: str) -> Cancellation:
+    return Cancellation(cancelled=False, reason=reason)
 
 
 def probe_flow(api: Api, now: Now) -> Flow[str]:

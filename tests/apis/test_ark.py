@@ -529,7 +529,7 @@ def many(body: Any, *ids: str) -> Mapping[str, Generation]:
     return found
 
 
-def test_many_are_asked_for_by_their_ids() -> None:
+def test_several_generations_are_requested_by_their_ids() -> None:
     call = API.list_of_call(["a", "b"])
     assert call.query == (
         ("page_num", "1"),
@@ -567,7 +567,7 @@ def test_each_in_a_list_is_read_as_if_it_were_alone() -> None:
         "x",
         [],
         [None, 5, "a", []],
-        [{"id": "somebody-elses", "status": "succeeded", "content": {"video_url": "https://x/v.mp4"}}],
+        [{"id": "of-another-user", "status": "succeeded", "content": {"video_url": "https://x/v.mp4"}}],
         [{"id": "a"}, {"id": "a", "status": None}, {"id": "a", "status": ""}, {"status": "running"}],
     ],
 )

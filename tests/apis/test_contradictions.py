@@ -126,7 +126,7 @@ def test_row_6_the_callback_url_under_each_services_name() -> None:
     assert url not in str(body_of("runbase", video(), callback_url=url))
 
 
-def test_rows_7_and_8_a_webhook_is_read_by_its_data_whatever_its_event() -> None:
+def test_rows_7_and_8_a_webhook_is_read_by_its_data_with_any_event() -> None:
     body = fixture("seedance2api_webhook_completed")
     for event in ("task.completed", "task.progress", "something.else"):
         generation = S2A.read_generation({**body, "event": event}, "t", media="video", now=NOW)
@@ -228,7 +228,7 @@ def test_row_17_images_by_name_and_number_of_each_service() -> None:
             prepare(name, video(images=[one, two]))
 
 
-def test_row_18_what_the_guide_leaves_out_is_sent_only_when_asked_and_with_a_warning() -> None:
+def test_row_18_undocumented_arguments_are_sent_only_if_set_and_with_a_warning() -> None:
     assert set(body_of("seedanceapi-v2", video())) == {"prompt", "model"}
     prepared = prepare("seedanceapi-v2", video(resolution="720p", generate_audio=True))
     assert len(prepared.warnings) == 2
@@ -315,7 +315,7 @@ def test_row_22_a_version_written_twice_is_one(host: str, base: str) -> None:
     assert normalize_base_url(host) == base
 
 
-def test_row_23_the_aspect_ratios_of_each_service_and_none_unasked() -> None:
+def test_row_23_the_aspect_ratios_of_each_service_and_none_by_default() -> None:
     for name in ("seedanceapi-v1", "seedanceapi-v2", "runbase", "ark"):
         assert "aspect_ratio" not in str(body_of(name, video()))
         if name != "seedanceapi-v1":

@@ -56,7 +56,7 @@ class TestEveryService:
         assert type(outcome.error) is errors.SeedanceConnectionError
 
     @pytest.mark.parametrize("body", [None, *FOREIGN.values()], ids=["none", *FOREIGN])
-    def test_too_many_requests_may_be_repeated_whoever_says_so(self, name: str, body: Any) -> None:
+    def test_a_429_may_be_repeated_with_any_body(self, name: str, body: Any) -> None:
         outcome = submit(name, reply(429, body))
         assert isinstance(outcome, NotAccepted)
         assert type(outcome.error) is errors.SeedanceRateLimitError
@@ -106,7 +106,7 @@ class TestEveryService:
         assert outcome.error.http_status == status
 
     @pytest.mark.parametrize("status", [code for code in range(400, 500) if code not in (408, 409, 425, 429)])
-    def test_every_other_4xx_is_a_refusal_whatever_its_body(self, name: str, status: int) -> None:
+    def test_every_other_4xx_is_a_refusal_with_any_body(self, name: str, status: int) -> None:
         for body in (None, own_error(name), b"<html>", {"id": "x", "task_id": "x"}):
             outcome = submit(name, reply(status, body))
             assert isinstance(outcome, Refused)
@@ -136,7 +136,7 @@ class TestEveryService:
             600,
         ],
     )
-    def test_everything_else_is_uncertain_whatever_its_body(self, name: str, status: int) -> None:
+    def test_every_other_status_is_uncertain_with_any_body(self, name: str, status: int) -> None:
         for body in (None, own_error(name), b"<html>", {"id": "x", "task_id": "x"}):
             assert isinstance(submit(name, reply(status, body)), Uncertain)
 
@@ -173,8 +173,13 @@ class TestEveryService:
     @pytest.mark.parametrize("status", [200, 201, 202, 299])
     def test_an_id_is_acceptance(self, name: str, status: int) -> None:
         field = "task_id" if name.startswith("seedance") else "id"
-        told = {field: "g1", "status": "queued", **own_error(name)}
-        for body in ({field: "g1"}, {"data": {field: "g1"}}, told, {field: "g1", "error": "deprecated"}):
+        with_error = {field: "g1", "status": "queued", **own_error(name)}
+        for body in (
+            {field: "g1"},
+            {"data": {field: "g1"}},
+            with_error,
+            {field: "g1", "error": "deprecated"},
+        ):
             outcome = submit(name, reply(status, body))
             assert isinstance(outcome, Accepted)
             assert outcome.generation.generation_id == "g1"

@@ -150,7 +150,7 @@ def test_an_error_without_an_id_is_not_a_failed_run(body: Any) -> None:
 @pytest.mark.parametrize(
     "body", [{"error": "why"}, {"error": {"code": "x", "message": "why"}}, {"message": "why"}, b"why", None]
 )
-def test_the_error_table_whatever_the_body(status: int, fate: type, cls: type, body: Any) -> None:
+def test_the_error_table_with_any_body(status: int, fate: type, cls: type, body: Any) -> None:
     outcome = submit(NAME, reply(status, body))
     assert isinstance(outcome, fate)
     assert type(outcome.error) is cls

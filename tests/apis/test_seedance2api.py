@@ -316,7 +316,7 @@ def test_a_failed_task_says_why_and_needs_no_result_call() -> None:
         assert (generation.error_message, generation.error_code) == (message, code)
 
 
-def test_the_result_is_asked_for_again_until_it_is_there() -> None:
+def test_the_result_is_requested_again_until_it_is_available() -> None:
     answers = [
         reply(200, completed()),
         reply(404, {"status": "error", "error": {"code": "NOT_FOUND", "message": "m"}}),
@@ -409,7 +409,7 @@ def test_nothing_is_published_about_prices_or_cancelling() -> None:
 # ---------------------------------------------------------------------- after a callback
 
 
-def test_after_a_callback_only_the_result_is_asked() -> None:
+def test_after_a_callback_only_the_result_is_requested() -> None:
     generation, steps = drive(
         API.final_status_flow("task-123-abc", "video", NOW),
         [reply(200, fixture("seedance2api_result_completed"))],
@@ -429,7 +429,7 @@ def test_after_a_callback_only_the_result_is_asked() -> None:
         reply(200, {"task_id": "task-123-abc", "status": "processing"}),
     ],
 )
-def test_where_there_is_no_result_the_state_is_asked(first: Any) -> None:
+def test_without_a_result_the_status_is_requested(first: Any) -> None:
     generation, steps = drive(
         API.final_status_flow("task-123-abc", "video", NOW),
         [first, reply(200, {"task_id": "task-123-abc", "status": "processing"})],
@@ -438,7 +438,7 @@ def test_where_there_is_no_result_the_state_is_asked(first: Any) -> None:
     assert generation.status is Status.RUNNING
 
 
-def test_a_refusal_for_quota_is_not_asked_around() -> None:
+def test_a_rate_limit_on_the_result_sends_no_status_request() -> None:
     with pytest.raises(errors.SeedanceRateLimitError):
         drive(
             API.final_status_flow("task-123-abc", "video", NOW),

@@ -60,7 +60,7 @@ def test_every_field_goes_to_its_documented_name_and_type() -> None:
     }
 
 
-def test_nothing_is_sent_unasked() -> None:
+def test_only_arguments_that_are_set_are_sent() -> None:
     prepared = prepare(NAME, video())
     assert API.submit_call(prepared.request).json == {"prompt": "A lamp"}
     assert prepared.defaults == ()
@@ -107,7 +107,7 @@ def test_other_values_are_refused(name: str, value: Any, takes: str) -> None:
     assert name in str(caught.value)
 
 
-def test_every_problem_is_told_at_once() -> None:
+def test_one_message_lists_every_problem() -> None:
     with pytest.raises(errors.SeedanceRequestError) as caught:
         prepare(NAME, video(duration=5, resolution="4k", fps=24))
     for name in ("duration=5", "resolution='4k'", "fps=24"):
@@ -215,7 +215,7 @@ def test_the_word_of_the_envelope_is_not_the_reason_of_a_failure() -> None:
 
 
 @pytest.mark.parametrize("code", [500, 400, "INTERNAL_ERROR", 0, 200])
-def test_a_failed_task_stays_one_whatever_the_envelope_says(code: Any) -> None:
+def test_a_failed_task_stays_one_in_any_envelope(code: Any) -> None:
     body = {"code": code, "message": "m", "data": {"task_id": "t", "status": "FAILED", "error_message": "no"}}
     generation = read(API, body)
     assert (generation.status, generation.error_message) == (Status.FAILED, "no")

@@ -198,7 +198,7 @@ def bad_encoding(peer: socket.socket) -> None:
     ],
 )
 @pytest.mark.parametrize("call", [GET, POST], ids=["GET", "POST"])
-def test_whatever_breaks_after_the_first_byte_counts_as_sent(
+def test_a_failure_after_the_first_byte_counts_as_sent(
     either_client: EitherClient, script: Script, call: HttpCall
 ) -> None:
     with serving(script) as server:

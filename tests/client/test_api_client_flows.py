@@ -50,7 +50,7 @@ def test_an_error_of_a_flow_comes_out_of_it(either_client: EitherClient) -> None
     assert caught.value.generation_id == "g1"
 
 
-def test_an_observer_is_told_of_every_request_and_reply(either_client: EitherClient) -> None:
+def test_an_observer_is_notified_of_every_request_and_reply(either_client: EitherClient) -> None:
     headers = "X-RateLimit-Limit: 1000\r\nX-RateLimit-Remaining: 999\r\nX-RateLimit-Reset: 1705315200\r\n"
     with serving(replies(answer(200, b"{}", headers))) as server:
         observer = either_client.observe(at(server), GET)
@@ -78,7 +78,7 @@ class FailingObserver:
 
 
 @pytest.mark.parametrize("error", [OSError, ValueError, TimeoutError, RuntimeError])
-def test_trouble_with_the_books_decides_nothing(
+def test_a_failing_observer_does_not_lose_a_reply(
     either_client: EitherClient, error: type[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
     """The reply may hold the id of a paid generation."""
@@ -183,7 +183,7 @@ def cut(status: int, body: bytes, headers: str = "") -> bytes:
     [cut(402, b'{"code": "INSUFF'), answer(400, b"not gzip at all", NOT_GZIP), cut(404, b"")],
     ids=["cut", "gzip", "empty"],
 )
-def test_a_refusal_is_one_whatever_becomes_of_its_body(either_client: EitherClient, raw: bytes) -> None:
+def test_a_refusal_with_an_incomplete_body_is_a_refusal(either_client: EitherClient, raw: bytes) -> None:
     request = prepare("seedanceapi-v2", video()).request
     with serving(replies(raw)) as server:
         found = at(server)
@@ -193,7 +193,7 @@ def test_a_refusal_is_one_whatever_becomes_of_its_body(either_client: EitherClie
     assert len(server.seen) == 1
 
 
-def test_a_refusal_for_quota_keeps_its_wait_whatever_becomes_of_its_body(either_client: EitherClient) -> None:
+def test_a_rate_limit_with_an_incomplete_body_keeps_its_wait(either_client: EitherClient) -> None:
     request = prepare("seedanceapi-v2", video()).request
     with serving(replies(cut(429, b"{", "Retry-After: 1800\r\n"))) as server:
         found = at(server)

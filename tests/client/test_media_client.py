@@ -36,7 +36,7 @@ def fetch(url: str, **extra: Any) -> bytes:
         return b"".join(stream.chunks())
 
 
-# ---------------------------------------------------------------------- what is asked and read
+# ---------------------------------------------------------------------- requests and replies
 
 
 def test_a_file(host: MediaServer) -> None:
@@ -199,11 +199,11 @@ def test_a_name_that_resolves_to_a_private_address(
 
 
 def test_the_connection_goes_to_the_address_that_was_judged(names: Names, connected: list[Any]) -> None:
-    asked = names({"cdn.example.org": [PUBLIC, "2606:2800:220:1::1"]})
+    resolved = names({"cdn.example.org": [PUBLIC, "2606:2800:220:1::1"]})
     with pytest.raises(MediaConnectionError):
         fetch("https://cdn.example.org/a.mp4")
     assert connected == [(PUBLIC, 443), ("2606:2800:220:1::1", 443)]
-    assert asked == ["cdn.example.org"]
+    assert resolved == ["cdn.example.org"]
 
 
 def test_a_name_that_resolves_to_something_else_the_second_time(
@@ -287,11 +287,11 @@ def test_a_redirect_to_nowhere_is_a_reply(host: MediaServer) -> None:
 
 def test_a_proxy(host: MediaServer, names: Names) -> None:
     """The proxy resolves the name; we do not even try."""
-    asked = names({})
+    resolved = names({})
     host.put("http://media.internal/a.mp4", DATA)
     proxy = f"http://user:p%40ss@127.0.0.1:{host.port}"
     assert fetch("http://media.internal/a.mp4", media_hosts=["media.internal"], proxy=proxy) == DATA
-    assert set(asked) == {"127.0.0.1"}
+    assert set(resolved) == {"127.0.0.1"}
     assert host.requests[0].path == "http://media.internal/a.mp4"
     assert host.requests[0].headers["host"] == "media.internal"
     assert host.requests[0].headers["proxy-authorization"] == "Basic dXNlcjpwQHNz"
@@ -309,7 +309,7 @@ def test_a_redirect_behind_a_proxy(host: MediaServer) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["http", "https", "socks5", "socks5h"])
-def test_the_password_of_a_proxy_is_not_told(scheme: str, connected: list[Any], names: Names) -> None:
+def test_the_password_of_a_proxy_is_not_shown(scheme: str, connected: list[Any], names: Names) -> None:
     names({"proxy.example.org": ["10.0.0.1"]})
     with pytest.raises(MediaConnectionError) as caught:
         fetch("https://cdn.example.org/a.mp4", proxy=f"{scheme}://user:hidden-word@proxy.example.org:1")

@@ -1,4 +1,4 @@
-"""Servers that do to a connection whatever they like: raw sockets, and one script for each misbehaviour."""
+"""Hostile servers on raw sockets, one script for each misbehaviour."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 Script = Callable[[socket.socket], None]
 
-#: How long a script goes on at the most, in steps; the peer should have left long before.
+#: Limit of the steps of a script; the client should have disconnected long before.
 STEPS = 400
 _gap = threading.Event()
 
@@ -26,7 +26,7 @@ def read_request(peer: socket.socket) -> None:
 
 
 def drip(peer: socket.socket, pieces: Iterator[bytes] | list[bytes], gap: float = 0.05) -> None:
-    """Send pieces, one now and then, until the peer has had enough."""
+    """Send pieces, one now and then, until the peer disconnects."""
     for piece in pieces:
         peer.sendall(piece)
         _gap.wait(gap)

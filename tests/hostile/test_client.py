@@ -114,7 +114,7 @@ def test_cookies_are_neither_kept_nor_returned(either_client: EitherClient) -> N
     assert b"cookie" not in seen[1].lower()
 
 
-def test_an_answer_nobody_asked_for_is_not_taken_for_the_next_one(either_client: EitherClient) -> None:
+def test_a_second_reply_is_not_taken_for_the_next_one(either_client: EitherClient) -> None:
     """Bytes that follow an answer are dropped with their connection."""
     with serving(fake_transports.two_answers) as server:
         first = either_client.send(at(server.url), GET)
@@ -147,7 +147,7 @@ def secure(certificate: Path) -> Iterator[str]:
         yield url
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused_and_the_key_stays_here(
+def test_an_untrusted_certificate_is_refused_and_the_key_is_not_sent(
     either_client: EitherClient, certificate: Path
 ) -> None:
     with listening(certificate) as (url, seen):
@@ -212,7 +212,7 @@ def test_deep_and_wide_json(either_client: EitherClient) -> None:
     ],
     ids=["latin-1", "escapes", "bom", "utf-16"],
 )
-def test_the_id_of_a_paid_generation_is_found_whatever_stands_beside_it(
+def test_the_id_of_a_paid_generation_is_found_beside_any_other_value(
     either_client: EitherClient, body: bytes
 ) -> None:
     accepted = outcome(either_client, body)
@@ -225,7 +225,7 @@ def test_the_id_of_a_paid_generation_is_found_whatever_stands_beside_it(
 
 
 @pytest.mark.parametrize("damaged", ["a\\ud800", "a\\u0000b", "x" * 1001, "a\\u202eb", "a\\nb"])
-def test_an_id_that_cannot_be_asked_for_is_none(either_client: EitherClient, damaged: str) -> None:
+def test_an_id_that_no_request_can_carry_is_none(either_client: EitherClient, damaged: str) -> None:
     body = f'{{"code": 200, "data": {{"task_id": "{damaged}"}}}}'.encode()
     assert isinstance(outcome(either_client, body), Uncertain)
 
@@ -239,7 +239,7 @@ def test_what_a_service_says_is_one_line_of_a_sane_length(either_client: EitherC
 
 
 def test_the_key_does_not_show_in_words_about_a_paid_generation(either_client: EitherClient) -> None:
-    told = {"code": 200, "data": {"task_id": "paid-1", "status": f"x {KEY}", "model": KEY}}
-    accepted = outcome(either_client, json.dumps(told).encode())
+    body = {"code": 200, "data": {"task_id": "paid-1", "status": f"x {KEY}", "model": KEY}}
+    accepted = outcome(either_client, json.dumps(body).encode())
     assert isinstance(accepted, Accepted)
     assert KEY not in repr(accepted)

@@ -184,7 +184,7 @@ def test_what_is_no_file_is_an_error_of_ours(script: fake_transports.Script) -> 
         fetch(url, max_media_bytes=100_000_000)
 
 
-def test_a_certificate_that_nobody_vouches_for(tmp_path: Path) -> None:
+def test_an_untrusted_certificate(tmp_path: Path) -> None:
     pem = self_signed(tmp_path / "one.pem", "127.0.0.1")
     with listening(pem) as (url, seen), pytest.raises(SeedanceMediaError, match="certificate"):
         fetch(url, timeout=2)

@@ -1,4 +1,4 @@
-"""The key and the callback secret, looked for in all that a task leaves behind, whatever became of it."""
+"""The key and the callback secret, searched in everything that a task leaves behind, with any outcome."""
 
 from __future__ import annotations
 
@@ -110,9 +110,16 @@ def escaped(status: int) -> bytes:
 
 def created(api: str, status: str = "running") -> bytes:
     """An acceptance that repeats them."""
-    told = {"id": "g-1", "task_id": "g-1", "run_id": "g-1", "status": status, "model": KEY, "resolution": KEY}
+    fields = {
+        "id": "g-1",
+        "task_id": "g-1",
+        "run_id": "g-1",
+        "status": status,
+        "model": KEY,
+        "resolution": KEY,
+    }
     failure = {"error_message": KEY, "error": KEY, "message": KEY}
-    return answer(200, json.dumps({**told, **failure, "data": {**told, **failure}}).encode())
+    return answer(200, json.dumps({**fields, **failure, "data": {**fields, **failure}}).encode())
 
 
 @pytest.fixture
