@@ -6,13 +6,15 @@ import math
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from optimum import Times
 
-from airflow_provider_seedance.polling import duration_model, schedule
-from airflow_provider_seedance.polling.duration_model import DurationModel, DurationModels, unlearned
-from airflow_provider_seedance.polling.schedule import Knowledge, next_poll
+from airflow_provider_seedance.polling import duration_model
+from airflow_provider_seedance.polling.duration_model import DurationModel, DurationModels, prior_model
+from airflow_provider_seedance.polling.schedule import next_poll
+from airflow_provider_seedance.polling.wait_state import MAX_PROGRESS_READINGS, WaitState
 
 #: Spreads of render times that are compared.
 SIGMAS = (0.2, 0.35, 0.6)
@@ -48,16 +50,21 @@ def polled(end: float, wait: Callable[[int, float], float]) -> tuple[int, float]
     return polls, now - end
 
 
+def wait_state(**known: Any) -> WaitState:
+    """Return the state of a wait."""
+    return WaitState(generation_id="g", media="video", deadline=0.0, **known)
+
+
 def by_model(model: DurationModel) -> Callable[[int, float], float]:
     """Return the package's own schedule."""
-    return lambda polls, now: next_poll(Knowledge(asked=polls), elapsed=now, belief=model)
+    return lambda polls, now: next_poll(wait_state(poll_count=polls), elapsed=now, model=model)
 
 
 def with_progress(end: float, queued: float, model: DurationModel, rng: random.Random) -> tuple[int, float]:
     """Return polls and delay of a render that reports progress."""
     now, polls, progress = 0.0, 0, ()
     while True:
-        now += next_poll(Knowledge(asked=polls, progress=progress), elapsed=now, belief=model)
+        now += next_poll(wait_state(poll_count=polls, progress=progress), elapsed=now, model=model)
         polls += 1
         if now >= end:
             return polls, now - end
@@ -65,7 +72,7 @@ def with_progress(end: float, queued: float, model: DurationModel, rng: random.R
         if now > queued:
             true = 100 * (now - queued) / (end - queued)
             percent = int(min(99, max(0, round(true + rng.uniform(-NOISE, NOISE)))))
-        progress = (*progress, (now, float(percent)))[-schedule.KEPT_PROGRESS :]
+        progress = (*progress, (now, float(percent)))[-MAX_PROGRESS_READINGS:]
 
 
 def fixed(seconds: float) -> Callable[[int, float], float]:
@@ -94,7 +101,7 @@ def observe(known: DurationModels, end: float) -> tuple[int, float]:
     while now < end:
         low, now = now, now + wait(polls, now)
         polls += 1
-    known.learn("kind", low, now)
+    known.observe("kind", low, now)
     return polls, now - end
 
 
@@ -104,23 +111,23 @@ def tune_to(delay: float, run: Callable[[], Result]) -> None:
     for _ in range(12):
         set_worth(math.sqrt(low * high))
         if run().delay > delay:
-            low = duration_model.PATIENCE
+            low = duration_model.DELAY_COST
         else:
-            high = duration_model.PATIENCE
+            high = duration_model.DELAY_COST
 
 
-WORTH, _GAP = duration_model.PATIENCE, duration_model.GAP
+WORTH, _GAP = duration_model.DELAY_COST, duration_model.GAP_SECONDS
 
 
 def set_worth(worth: float) -> None:
     """Set the worth of a second of delay in polls; the gaps without a history follow from it."""
-    duration_model.PATIENCE = worth
-    duration_model.GAP = _GAP * math.sqrt(WORTH / worth)
+    duration_model.DELAY_COST = worth
+    duration_model.GAP_SECONDS = _GAP * math.sqrt(WORTH / worth)
 
 
 def without_plan(model: DurationModel) -> DurationModel:
     """Return the same model without a cached plan."""
-    return model if model is unlearned() else DurationModel(model.weights)
+    return model if model is prior_model() else DurationModel(model.weights)
 
 
 def learned_result(ends: np.ndarray, model: DurationModel) -> Result:

@@ -34,7 +34,7 @@ from poll_simulation import (
 )
 from polling_frontier import draw
 
-from airflow_provider_seedance.polling.duration_model import DurationModels, unlearned
+from airflow_provider_seedance.polling.duration_model import DurationModels, prior_model
 
 MEDIANS = (30.0, 60.0, 120.0, 300.0, 600.0)
 DELAY = 5.0
@@ -112,12 +112,12 @@ class Report:
         for sigma in SIGMAS:
             drawn = {m: Times(m, sigma).draw(2000, int(m))[1] for m in MEDIANS}
             tune_to(
-                DELAY, lambda drawn=drawn: learned_result(np.concatenate(list(drawn.values())), unlearned())
+                DELAY, lambda drawn=drawn: learned_result(np.concatenate(list(drawn.values())), prior_model())
             )
             ratios, others = [], []
             for median in MEDIANS:
                 times = Times(median, sigma)
-                got = learned_result(times.draw(self.renders, int(median) + 1)[1], unlearned())
+                got = learned_result(times.draw(self.renders, int(median) + 1)[1], prior_model())
                 own, at_five = fewest_polls(times, round(got.delay, 2)), fewest_polls(times, DELAY)
                 ratios.append(got.polls / own)
                 others.append(got.polls / at_five)
@@ -149,7 +149,7 @@ class Report:
         for sigma in SIGMAS:
             times = Times(120.0, sigma)
             cells = []
-            for model in (learned(times), unlearned()):
+            for model in (learned(times), prior_model()):
                 tune_to(DELAY, lambda model=model, times=times: progress_result(times, model, 800))
                 cells.append(progress_result(times, model, self.renders))
                 set_worth(WORTH)
@@ -210,7 +210,7 @@ class Report:
         for name, wait in ALTERNATIVES.items():
             got = Result.of(polled(float(end), wait) for end in ends)
             self._plain(name, got, times)
-        self._plain("this provider, nothing learned", learned_result(ends, unlearned()), times)
+        self._plain("this provider, nothing learned", learned_result(ends, prior_model()), times)
         self._plain("this provider, learned", learned_result(ends, learned(times)), times)
         self._plain(
             "this provider, learned, with progress",

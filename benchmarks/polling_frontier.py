@@ -20,7 +20,7 @@ from poll_simulation import (
     set_worth,
 )
 
-from airflow_provider_seedance.polling.duration_model import unlearned
+from airflow_provider_seedance.polling.duration_model import prior_model
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -84,7 +84,7 @@ def _panel(panel: Axes, times: Times) -> None:
     )
     model = learned(times)
     line(
-        each(lambda _: learned_result(times.draw(RENDERS, 12)[1], unlearned()), WORTHS),
+        each(lambda _: learned_result(times.draw(RENDERS, 12)[1], prior_model()), WORTHS),
         "nothing learned yet",
         NOTHING,
         "D-",

@@ -185,7 +185,7 @@ class Ours:
         moment, refusals = 0.0, 0
         while True:
             if moment:
-                trigger = SeedanceQuotaTrigger(moment=moment, seedance_conn_id="seedance_default")
+                trigger = SeedanceQuotaTrigger(not_before=moment, seedance_conn_id="seedance_default")
                 async for _ in trigger.run():
                     pass
             async with self.workers:
@@ -260,7 +260,7 @@ def run_tasks(kind: type[Ours] | type[FixedInterval], *, renders: int, limit: in
         delays = await asyncio.gather(*(tasks.task(number) for number in range(renders)))
         return time.time() - began, delays
 
-    hub._beliefs = type(hub._beliefs)()  # nothing learned from the run before
+    hub._durations = type(hub._durations)()  # nothing learned from the run before
     with served_by(service) as settings:
         took, delays = simulate(main)
     return Outcome(

@@ -98,9 +98,10 @@ def cached_tls_context() -> Callable[..., Any]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, cached_tls_context: Callable[..., Any]) -> None:
     """Take the waiting out of everything that waits, and the reading of certificates out of every client."""
+    from helpers import set_policy, set_timing
+
     from airflow_provider_seedance.apis import seedance2api
     from airflow_provider_seedance.client import api_client, flows
-    from airflow_provider_seedance.polling import quota, schedule
     from airflow_provider_seedance.submission import store
 
     monkeypatch.setattr(flows, "SUBMIT_BACKOFF_SECONDS", (0.0,) * len(flows.SUBMIT_BACKOFF_SECONDS))
@@ -108,10 +109,16 @@ def quick(monkeypatch: pytest.MonkeyPatch, cached_tls_context: Callable[..., Any
     monkeypatch.setattr(flows, "LOOK_UP_BACKOFF_SECONDS", (0.0,) * len(flows.LOOK_UP_BACKOFF_SECONDS))
     monkeypatch.setattr(seedance2api, "_RESULT_BACKOFF_SECONDS", (0.0,))
     monkeypatch.setattr(store, "WRITE_PAUSES", (0.0,) * len(store.WRITE_PAUSES))
-    for name in ("SHORTEST", "LONGEST", "LONGEST_AFTER_FAILURE"):
-        monkeypatch.setattr(schedule, name, 0.01)
-    monkeypatch.setattr(schedule, "LONGEST_SHARE", 0.0)
-    monkeypatch.setattr(quota, "SHORTEST_PAUSE", 0.01)
+    set_timing(
+        monkeypatch,
+        min_interval=0.01,
+        max_interval=0.01,
+        max_interval_share=0.0,
+        max_backoff=0.01,
+        min_trigger_time=0.0,
+        min_retry_delay=0.01,
+    )
+    set_policy(monkeypatch, min_backoff=0.01)
     monkeypatch.setattr(api_client, "tls_context", cached_tls_context)
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 from airflow_provider_seedance.apis.base import Api
 from airflow_provider_seedance.apis.messages import (
@@ -20,6 +23,7 @@ from airflow_provider_seedance.apis.messages import (
 from airflow_provider_seedance.apis.registry import SERVICES, get_api
 from airflow_provider_seedance.apis.validation import Prepared, prepare_request
 from airflow_provider_seedance.generations import GenerationRequest, ImageRequest, VideoRequest
+from airflow_provider_seedance.polling import quota, wait_state
 from airflow_provider_seedance.settings import Settings, read_settings
 from airflow_provider_seedance.urls import MediaHosts
 
@@ -136,3 +140,13 @@ def connection(
 def settings(host: str | None = None, **extra: Any) -> Settings:
     """Read the settings of a connection with this host and extra."""
     return read_settings("seedance_test", connection(host=host, extra=extra))
+
+
+def set_timing(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Change the timing of all waits that are not given another."""
+    monkeypatch.setattr(wait_state, "TIMING", replace(wait_state.TIMING, **changes))
+
+
+def set_policy(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Change the rules of all quotas that are not given others."""
+    monkeypatch.setattr(quota, "POLICY", replace(quota.POLICY, **changes))

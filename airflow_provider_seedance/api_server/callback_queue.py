@@ -18,8 +18,9 @@ from airflow_provider_seedance.api_server.callback_limits import DEFAULT_LIMITS,
 from airflow_provider_seedance.callbacks.payload import CallbackPayload
 from airflow_provider_seedance.callbacks.tokens import CallbackClaims
 from airflow_provider_seedance.generations import GenerationStatus
+from airflow_provider_seedance.polling.wait_state import lacks_output
 from airflow_provider_seedance.settings import Settings
-from airflow_provider_seedance.triggers.seedance import make_event
+from airflow_provider_seedance.triggers.events import make_event
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +140,7 @@ class CallbackQueue:
                     callback_delivery.complete_task, claims, generation.result()
                 )
                 return result
-            event = make_event(generation) if generation else None
+            event = make_event(generation) if generation and not lacks_output(generation) else None
             resumed: Outcome = await self._run_in_thread(
                 callback_delivery.deliver, claims, payload, on_worker=True, event=event
             )

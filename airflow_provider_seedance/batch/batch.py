@@ -49,7 +49,7 @@ class Batch:
     :param timeout: Seconds to wait for each generation.
     :param reattached_at: Seconds since 1970 from which the timeout counts for generations submitted before;
         0 leaves their deadlines as they are on record.
-    :param quota_patience: Seconds past a deadline for which the quota may prevent the last status request.
+    :param max_quota_wait: Seconds past a deadline for which the quota may prevent the last status request.
     """
 
     client: Client
@@ -59,7 +59,7 @@ class Batch:
     attempt: rec.Attempt
     timeout: float
     reattached_at: float
-    quota_patience: float
+    max_quota_wait: float
     #: Record keys of submissions of unknown outcome that the service cannot be asked for at the moment.
     pending_lookup: set[str] = field(default_factory=set)
 
@@ -276,7 +276,7 @@ class Batch:
     def _read_last(self, item: BatchItem) -> None:
         reading, now = self._read(item), time.time()
         deadline = min(self._deadline(item), now)
-        step = after_resume(reading, deadline=deadline, now=now, max_quota_wait=self.quota_patience)
+        step = after_resume(reading, deadline=deadline, now=now, max_quota_wait=self.max_quota_wait)
         if step.kind == "ended" and step.generation:
             self._on_terminal(item, step.generation)
         elif step.kind == "unknown":

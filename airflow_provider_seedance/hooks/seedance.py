@@ -1,4 +1,4 @@
-"""The hook: the connection, and the services behind it, for operators and for users' own code."""
+"""Hook: the connection, and the service behind it, for operators and for user code."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
 
+from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.apis.messages import HttpCall
 from airflow_provider_seedance.apis.validation import Prepared, prepare_request
 from airflow_provider_seedance.client import flows
+from airflow_provider_seedance.client.api_client import AsyncClient, Client
+from airflow_provider_seedance.client.flows import Cancellation
 from airflow_provider_seedance.generations import (
     Estimate,
     Generation,
@@ -21,13 +27,15 @@ from airflow_provider_seedance.generations import (
     Media,
     utc_now,
 )
-from airflow_provider_seedance.polling.outcomes import generation_of, raise_unless_succeeded
+from airflow_provider_seedance.polling.hub import wait_for_generation
+from airflow_provider_seedance.polling.outcomes import (
+    after_resume,
+    generation_of,
+    raise_unless_succeeded,
+    timed_out,
+)
+from airflow_provider_seedance.polling.wait_state import WaitState, default_timing
 from airflow_provider_seedance.settings import Settings, read_settings
-
-if TYPE_CHECKING:
-    from airflow_provider_seedance.apis.messages import HttpCall
-    from airflow_provider_seedance.client.api_client import AsyncClient, Client
-    from airflow_provider_seedance.client.flows import Cancellation
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +44,8 @@ class SeedanceHook(BaseHook):
     """
     Submits, reads, awaits and cancels generations at the service of a connection.
 
-    ``submit`` and ``asubmit`` **cost money and remember nothing**: the promise to submit at most once is
-    kept by the operators. Reading, waiting and estimating cost nothing but quota.
+    ``submit`` and ``asubmit`` **cost money and keep no record**: only the operators submit at most once. Reading,
+    waiting and estimating cost nothing but quota.
 
     :param seedance_conn_id: The Airflow connection, of type ``seedance``.
     """
@@ -62,7 +70,9 @@ class SeedanceHook(BaseHook):
         :raises SeedanceConfigurationError: it is malformed.
         """
         if self._settings is None:
-            self._settings = self._accept(self.get_connection(self.seedance_conn_id))
+            self._settings = read_settings(self.seedance_conn_id, self.get_connection(self.seedance_conn_id))
+            for warning in self._settings.warnings:
+                log.warning("%s", warning)
         return self._settings
 
     async def asettings(self) -> Settings:
@@ -71,26 +81,16 @@ class SeedanceHook(BaseHook):
             self._settings = await look_up_settings(self.seedance_conn_id)
         return self._settings
 
-    def _accept(self, connection: Any) -> Settings:
-        settings = read_settings(self.seedance_conn_id, connection)
-        for warning in settings.warnings:
-            log.warning("%s", warning)
-        return settings
-
     def get_conn(self) -> Client:
         """Return a client of the service; close it after use, or use it as a context manager."""
-        from airflow_provider_seedance.client.api_client import Client
-
         return Client(self.settings)
 
     async def aget_conn(self) -> AsyncClient:
         """Return an asynchronous client of the service; close it after use."""
-        from airflow_provider_seedance.client.api_client import AsyncClient
-
         return AsyncClient(await self.asettings())
 
     def test_connection(self) -> tuple[bool, str]:
-        """Make a call that cannot cost money, and tell whether the service takes the key."""
+        """Return whether the service accepts the key, by a call that cannot cost money."""
         try:
             with self.get_conn() as client:
                 return True, client.run(flows.probe_flow(self.settings.api, utc_now))
@@ -176,10 +176,10 @@ class SeedanceHook(BaseHook):
         """
         Wait until a generation has succeeded.
 
-        :param timeout: Seconds of patience, by the wall clock; two hours more at the most where the quota keeps
-            us from the last reading.
-        :param poll_interval: Seconds between status requests; ``None`` chooses them.
-        :raises SeedanceTimeoutError: patience ended; the render goes on and is billed.
+        :param timeout: Seconds by the wall clock, extended by at most two hours if a rate limit prevents the last
+            status request.
+        :param poll_interval: Seconds between status requests; ``None`` is adaptive.
+        :raises SeedanceTimeoutError: the timeout has passed; the render goes on and is billed.
         :raises SeedanceGenerationFailedError: it failed, expired or was cancelled.
         """
         generation = self.wait_for_end(
@@ -191,37 +191,16 @@ class SeedanceHook(BaseHook):
         )
         return raise_unless_succeeded(generation)
 
-    def wait_for_end(
-        self,
-        generation_id: str,
-        timeout: float,
-        *,
-        media: Media = "video",
-        poll_interval: float | None = None,
-        estimated_wait: float | None = None,
-        report: Callable[[Generation], None] | None = None,
-    ) -> Generation:
-        """
-        Wait until a generation has ended, however it ended; see :meth:`wait`.
-
-        :param report: Called with every reading, to show progress.
-        """
-        from airflow_provider_seedance.polling.wait_state import begin, on_poll
-
-        waiting = _waiting(generation_id, media, time.time() + timeout, poll_interval, estimated_wait)
-        step = begin(waiting, time.time())
-        seen: GenerationStatus | None = None
-        with self.get_conn() as client:
-            while step.kind == "wait":
-                time.sleep(max(0.0, step.at - time.time()))
-                reading = _attempt(client, generation_id, media)
-                step = on_poll(step.waiting, reading, time.time())
-                if report and isinstance(reading, Generation):
-                    report(reading)
-                if step.waiting.last and step.waiting.last.status is not seen:
-                    seen = step.waiting.last.status
-                    log.info("Generation %s is %s.", generation_id, seen.value)
-        return generation_of(step, timeout)
+    def wait_for_end(self, generation_id: str, timeout: float, **options: Any) -> Generation:
+        """Wait until a generation has ended, successfully or not; see :meth:`await_end`."""
+        settings = self.settings  # read here, because a worker's connection is read synchronously
+        waiting = self._await_end(settings, generation_id, timeout, **options)
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(waiting)
+        with ThreadPoolExecutor(1) as thread:  # for callers that block a loop of their own, such as notebooks
+            return thread.submit(asyncio.run, waiting).result()
 
     async def await_generation(
         self,
@@ -232,21 +211,57 @@ class SeedanceHook(BaseHook):
         poll_interval: float | None = None,
     ) -> Generation:
         """Wait until a generation has succeeded; see :meth:`wait`."""
-        from airflow_provider_seedance.polling.wait_state import begin, on_poll
-
         settings = await self.asettings()
-        step = begin(_waiting(generation_id, media, time.time() + timeout, poll_interval, None), time.time())
-        async with await self.aget_conn() as client:
-            while step.kind == "wait":
-                await asyncio.sleep(max(0.0, step.at - time.time()))
-                flow = flows.status_flow(settings.api, generation_id, media, utc_now, once=True)
-                reading: Generation | errors.SeedanceError
-                try:
-                    reading = await client.run(flow)
-                except errors.SeedanceError as error:
-                    reading = error
-                step = on_poll(step.waiting, reading, time.time())
-        return raise_unless_succeeded(generation_of(step, timeout))
+        generation = await self._await_end(
+            settings, generation_id, timeout, media=media, poll_interval=poll_interval
+        )
+        return raise_unless_succeeded(generation)
+
+    async def _await_end(
+        self,
+        settings: Settings,
+        generation_id: str,
+        timeout: float,  # noqa: ASYNC109 (a deadline by the wall clock)
+        *,
+        media: Media = "video",
+        poll_interval: float | None = None,
+        estimated_wait: float | None = None,
+        report: Callable[[Generation], None] | None = None,
+    ) -> Generation:
+        """
+        Wait in the hub, and send a last status request at the deadline.
+
+        :param report: Called with every reading, to show progress.
+        """
+
+        async def look_up(conn_id: str) -> Settings:
+            return settings if conn_id == self.seedance_conn_id else await look_up_settings(conn_id)
+
+        deadline, max_quota_wait = time.time() + timeout, default_timing().max_worker_quota_wait
+        state = WaitState(
+            generation_id=generation_id,
+            media=media,
+            deadline=deadline,
+            poll_interval=poll_interval,
+            estimated_wait=estimated_wait,
+            max_quota_wait=max_quota_wait,
+        )
+        on_reading = _StatusLog(report)
+        while True:
+            step = await wait_for_generation(
+                state, self.seedance_conn_id, look_up, not_before=0.0, report=on_reading
+            )
+            if step.kind != "deadline":
+                return generation_of(step, timeout)
+            reading = await _read_once(settings, generation_id, media)
+            resume = after_resume(reading, deadline=deadline, now=time.time(), max_quota_wait=max_quota_wait)
+            if resume.kind == "ended" and resume.generation is not None:
+                on_reading(resume.generation)
+                return resume.generation
+            if resume.kind != "wait":
+                raise timed_out(generation_id, timeout, resume.generation)
+            left = deadline + max_quota_wait - resume.until
+            state = replace(state, deadline=resume.until, max_quota_wait=max(0.0, left))
 
     def cancel(self, generation_id: str, media: Media = "video") -> Cancellation:
         """
@@ -266,8 +281,6 @@ class SeedanceHook(BaseHook):
 
 async def look_up_settings(conn_id: str) -> Settings:
     """Read a connection on an event loop."""
-    from airflow.providers.common.compat.connection import get_async_connection
-
     return read_settings(conn_id, await get_async_connection(conn_id))
 
 
@@ -279,28 +292,26 @@ def _submission(settings: Settings, request: GenerationRequest) -> tuple[HttpCal
     return call, prepared.request
 
 
-def _waiting(
-    generation_id: str,
-    media: Media,
-    deadline: float,
-    poll_interval: float | None,
-    estimated_wait: float | None,
-) -> Any:
-    from airflow_provider_seedance.polling.schedule import Knowledge
-    from airflow_provider_seedance.polling.wait_state import WORKER_QUOTA_PATIENCE, WaitState
-
-    return WaitState(
-        generation_id=generation_id,
-        media=media,
-        deadline=deadline,
-        known=Knowledge(poll_interval=poll_interval, estimated_wait=estimated_wait),
-        quota_patience=WORKER_QUOTA_PATIENCE,
-    )
+async def _read_once(
+    settings: Settings, generation_id: str, media: Media
+) -> Generation | errors.SeedanceError:
+    async with AsyncClient(settings) as client:
+        try:
+            return await client.run(flows.status_flow(settings.api, generation_id, media, utc_now, once=True))
+        except errors.SeedanceError as error:
+            return error
 
 
-def _attempt(client: Client, generation_id: str, media: Media) -> Generation | errors.SeedanceError:
-    flow = flows.status_flow(client.settings.api, generation_id, media, utc_now, once=True)
-    try:
-        return client.run(flow)
-    except errors.SeedanceError as error:
-        return error
+class _StatusLog:
+    """Logs each new status of a generation, and passes the readings on."""
+
+    def __init__(self, report: Callable[[Generation], None] | None) -> None:
+        self._report = report
+        self._status: GenerationStatus | None = None
+
+    def __call__(self, reading: Generation) -> None:
+        if self._report:
+            self._report(reading)
+        if reading.status is not self._status:
+            self._status = reading.status
+            log.info("Generation %s is %s.", reading.generation_id, reading.status.value)

@@ -45,11 +45,7 @@ from airflow_provider_seedance.ledger import open_store
 from airflow_provider_seedance.operators.base import MAX_QUOTA_WAIT_SECONDS, SeedanceOperator
 from airflow_provider_seedance.operators.xcom import pull_xcom, push_xcom
 from airflow_provider_seedance.polling.shared_quota import SharedQuota, SharedQuotaObserver
-from airflow_provider_seedance.polling.wait_state import (
-    QUOTA_PATIENCE,
-    WORKER_QUOTA_PATIENCE,
-    deferral_timeout,
-)
+from airflow_provider_seedance.polling.wait_state import WaitState, default_timing, deferral_timeout
 from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.submission.decisions import unrecorded_error
 from airflow_provider_seedance.submission.records import (
@@ -61,7 +57,8 @@ from airflow_provider_seedance.submission.records import (
 )
 from airflow_provider_seedance.submission.submitter import SubmissionPolicy
 from airflow_provider_seedance.triggers.cancellation import cancel_abandoned
-from airflow_provider_seedance.triggers.seedance import SeedanceBatchTrigger, read_batch_event
+from airflow_provider_seedance.triggers.events import read_batch_event
+from airflow_provider_seedance.triggers.seedance import SeedanceBatchTrigger
 from airflow_provider_seedance.version_compat import TaskDeferralTimeout
 
 if TYPE_CHECKING:
@@ -162,7 +159,8 @@ class BatchRun:
 
     def _run_items(self, items: list[BatchItem], state: ResumeState, event: Any) -> dict[str, Any]:
         operator, settings = self.operator, self.hook.settings
-        ended, unknown, overdue, granted = read_batch_event(event)
+        waited = read_batch_event(event)
+        granted = waited.submission_granted
         quota = SharedQuota(settings.identity)
         with Client(settings, observer=SharedQuotaObserver(quota)) as client:
             batch = self._batch(client, items, state)
@@ -175,7 +173,8 @@ class BatchRun:
                 last_submission_uncertain=state.last_submission_uncertain,
             )
             batch.load_records()
-            batch.apply_wait_result(ended, unknown, {*overdue, *batch.overdue_ids(time.time())})
+            overdue = {*waited.overdue, *batch.overdue_ids(time.time())}
+            batch.apply_wait_result(waited.ended, waited.unknown, overdue)
             return self._submit_and_wait(batch, submitter, state, granted=granted)
 
     def recover(self, error: BaseException) -> dict[str, Any]:
@@ -303,7 +302,7 @@ class BatchRun:
         return self.options.max_in_flight or self.timing.max_in_flight
 
     def _batch(self, client: Client, items: list[BatchItem], state: ResumeState) -> Batch:
-        operator = self.operator
+        operator, wait_timing = self.operator, default_timing()
         return Batch(
             client=client,
             records=self.records,
@@ -315,7 +314,9 @@ class BatchRun:
             attempt=Attempt.of(self.context["ti"]),
             timeout=operator.timeout,
             reattached_at=state.reattached_at,
-            quota_patience=QUOTA_PATIENCE if operator.deferrable else WORKER_QUOTA_PATIENCE,
+            max_quota_wait=wait_timing.max_quota_wait
+            if operator.deferrable
+            else wait_timing.max_worker_quota_wait,
         )
 
     # ------------------------------------------------------------------ waiting
@@ -358,24 +359,23 @@ class BatchRun:
                 len(batch.of(Phase.WAITING)),
                 state.not_before - time.time(),
             )
-        result_defaults: list[dict[str, Any]] = []
-        return SeedanceBatchTrigger(
+        return SeedanceBatchTrigger.for_waits(
+            [_pending(item) for item in pending],
             seedance_conn_id=self.operator.seedance_conn_id,
-            generations=[_pending(item, result_defaults) for item in pending],
-            result_defaults=result_defaults,
-            enough=max(1, enough),
-            linger=linger,
-            moment=state.not_before,
+            min_ended=max(1, enough),
+            max_linger=linger,
+            submit_not_before=state.not_before,
             poll_interval=self.operator.poll_interval,
             cancel_on_kill=self.operator.cancel_on_kill,
         )
 
     def _defer(self, trigger: SeedanceBatchTrigger, state: ResumeState) -> NoReturn:
-        deadlines = [generation[1] for generation in trigger.generations]
-        deadlines += [trigger.moment + MAX_QUOTA_WAIT_SECONDS] if trigger.moment is not None else []
+        deadlines = list(trigger.generations["deadline"])
+        if trigger.submit_not_before is not None:
+            deadlines.append(trigger.submit_not_before + MAX_QUOTA_WAIT_SECONDS)
         if records := self.records.for_deferral():
             push_xcom(self.context["ti"], _RECORDS_XCOM, records)
-        self.log.info("Deferring until %s has ended.", trigger._what if deadlines else "nothing")
+        self.log.info("Deferring until %s has ended.", trigger.description if deadlines else "nothing")
         self.operator.defer(
             trigger=trigger,
             method_name="execute_complete",
@@ -387,16 +387,15 @@ class BatchRun:
         async def look_up(_: str) -> Settings:
             return self.hook.settings
 
-        ids = [generation[0] for generation in trigger.generations]
         self.operator.cancel_abandoned = partial(
-            cancel_abandoned, self.hook, self.context["ti"], ids, "video", self.log
+            cancel_abandoned, self.hook, self.context["ti"], trigger.generation_ids, "video", self.log
         )
         try:
-            result = asyncio.run(trigger.wait(look_up, not_before=0.0, quota=batch.quota_patience))
+            result = asyncio.run(trigger.wait(look_up, max_quota_wait=batch.max_quota_wait))
         finally:
             self.operator.cancel_abandoned = None
         batch.apply_wait_result(result.ended, result.unknown, result.overdue)
-        return result.turn
+        return result.submission_granted
 
     # ------------------------------------------------------------------ manifest and progress
 
@@ -477,13 +476,15 @@ class BatchRun:
             raise unrecorded_error(error, paid) from error
 
 
-def _pending(item: BatchItem, result_defaults: list[dict[str, Any]]) -> list[Any]:
-    """Return a generation as the trigger stores it, its result defaults by their number in a shared list."""
-    known = item.prepared.result_defaults.as_dict() if item.prepared else {}
-    if known not in result_defaults:
-        result_defaults.append(known)
-    number = result_defaults.index(known)
-    return [item.generation_id, item.deadline, item.submitted_at, item.estimated_wait, number]
+def _pending(item: BatchItem) -> WaitState:
+    return WaitState(
+        generation_id=str(item.generation_id),
+        media="video",
+        deadline=item.deadline,
+        submitted_at=item.submitted_at,
+        estimated_wait=item.estimated_wait,
+        result_defaults=item.prepared.result_defaults.as_dict() if item.prepared else {},
+    )
 
 
 def _throttled(seconds: float, call: Callable[[], None]) -> Callable[[], None]:

@@ -33,7 +33,7 @@ from airflow_provider_seedance.polling.outcomes import (
     timed_out,
 )
 from airflow_provider_seedance.polling.shared_quota import SharedQuota, SharedQuotaObserver
-from airflow_provider_seedance.polling.wait_state import QUOTA_PATIENCE, deferral_timeout, quota_pause
+from airflow_provider_seedance.polling.wait_state import deferral_timeout, quota_backoff
 from airflow_provider_seedance.submission import decisions
 from airflow_provider_seedance.submission.callback_url import callback_url_factory
 from airflow_provider_seedance.submission.preflight import check_callback, check_price
@@ -48,12 +48,11 @@ from airflow_provider_seedance.submission.submitter import (
     SubmissionResult,
 )
 from airflow_provider_seedance.triggers.cancellation import cancel_abandoned
+from airflow_provider_seedance.triggers.events import is_callback, read_event
 from airflow_provider_seedance.triggers.seedance import (
     SeedanceCallbackTrigger,
     SeedanceGenerationTrigger,
     SeedanceQuotaTrigger,
-    is_call,
-    read_event,
 )
 from airflow_provider_seedance.version_compat import TaskDeferralTimeout
 
@@ -131,7 +130,7 @@ class GenerationRun:
 
     def resolve_uncertain(self, event: Any, record: Any, callback_ids: Sequence[str]) -> dict[str, Any]:
         """Continue after the wait for a callback; see the operator's ``resume_uncertain``."""
-        named = event.get("generation_id") if is_call(event) else None
+        named = event.get("generation_id") if is_callback(event) else None
         ids = [*callback_ids, *([named] if isinstance(named, str) else [])]
         with self._final_without_store(named):
             return self.submit(carried=record, callback_ids=ids)
@@ -166,7 +165,7 @@ class GenerationRun:
         with self._final_without_store(expected):
             generation = read_event(event, expected)
             if generation is None:
-                generation = self._poll_or_defer(wait, called_back=is_call(event))
+                generation = self._poll_or_defer(wait, called_back=is_callback(event))
             return self._deliver(generation.with_defaults(wait.result_defaults), record)
 
     def recover(self, error: BaseException) -> dict[str, Any]:
@@ -254,7 +253,7 @@ class GenerationRun:
             self.operator.on_uncertain_submit,
         )
         self.operator.defer(
-            trigger=SeedanceCallbackTrigger(moment=awaiting.until, callback_nonce=nonce),
+            trigger=SeedanceCallbackTrigger(deadline=awaiting.until, callback_nonce=nonce),
             method_name="resume_uncertain",
             kwargs={
                 "record": awaiting.record.as_dict(),
@@ -276,7 +275,7 @@ class GenerationRun:
         )
         self.operator.defer(
             trigger=SeedanceQuotaTrigger(
-                moment=time.time() + seconds, seedance_conn_id=self.operator.seedance_conn_id
+                not_before=time.time() + seconds, seedance_conn_id=self.operator.seedance_conn_id
             ),
             method_name="resume_submit",
             kwargs={"refusals": refusals + 1, "since": since, **record},
@@ -315,7 +314,7 @@ class GenerationRun:
             poll_interval=operator.poll_interval,
             cancel_on_kill=operator.cancel_on_kill,
             end_from_trigger=operator.end_from_trigger,
-            called=called_back,
+            callback_received=called_back,
             **known,
         )
 
@@ -335,7 +334,7 @@ class GenerationRun:
             trigger=self._trigger(wait, deadline=deadline, **options),
             method_name="execute_complete",
             kwargs=asdict(wait),
-            timeout=deferral_timeout(deadline + (QUOTA_PATIENCE if until else 0.0), time.time()),
+            timeout=deferral_timeout(deadline, time.time(), rate_limited=until is not None),
         )
 
     def _wait_here(self, generation: Generation, record: Record) -> dict[str, Any]:
@@ -369,7 +368,7 @@ class GenerationRun:
             raise reading
         if step.kind == "wait":
             self.log.info("Generation %s has not ended; waiting again.", generation_id)
-            pause = quota_pause(reading) if isinstance(reading, errors.SeedanceRateLimitError) else None
+            pause = quota_backoff(reading) if isinstance(reading, errors.SeedanceRateLimitError) else None
             self._defer(
                 replace(wait, deadline=deadline),
                 until=step.until if step.rate_limited else None,

@@ -1,4 +1,4 @@
-"""The retry policy of the operators (Airflow 3.3 and later)."""
+"""Retry policy of the operators and the sensor (Airflow 3.3 and later)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 class SeedanceRetryPolicy(RetryPolicy):
     """
-    Retries what a retry can cure, when it can cure it.
+    Retries errors that a retry can help, when it can help.
 
-    * An error that no retry can cure (``SeedanceError.retry_helps`` is false) fails the task at once.
-    * An error that names the time after which the service takes requests again is retried then. That
-      uses up one of the task's ``retries``; a deferrable task waits for its quota without using one.
-    * Anything else follows ``retries`` and ``retry_delay`` of the task.
+    * An error that a retry cannot help (``SeedanceError.retry_helps`` is false) fails the task immediately.
+    * An error that names the time after which the service accepts requests again is retried then. That uses up one of
+      the task's ``retries``; a deferrable task waits for its quota without using one.
+    * Other errors follow ``retries`` and ``retry_delay`` of the task.
 
     The operators set it unless the Dag sets another.
     """
@@ -33,7 +33,7 @@ class SeedanceRetryPolicy(RetryPolicy):
         max_tries: int,
         context: Context | None = None,
     ) -> RetryDecision:
-        """Decide what follows from an exception; see the class."""
+        """Return the decision for an exception; see the class."""
         if not isinstance(exception, SeedanceError):
             return RetryDecision.default()
         if not exception.retry_helps:
@@ -41,27 +41,27 @@ class SeedanceRetryPolicy(RetryPolicy):
         if exception.retry_after is not None:
             return RetryDecision.retry(
                 timedelta(seconds=exception.retry_after),
-                f"the service takes requests again in {exception.retry_after:.0f} s; this uses up a retry",
+                f"the service accepts requests again in {exception.retry_after:.0f} s; this uses up a retry",
             )
         return RetryDecision.default()
 
     def serialize(self) -> dict[str, Any]:
-        """Return what is needed to make the policy again: nothing."""
+        """Return the arguments of the policy: none."""
         return {}
 
     @classmethod
     def deserialize(cls, data: dict[str, Any]) -> Self:
-        """Make the policy again."""
+        """Return the policy."""
         return cls()
 
 
 class SeedanceTaskMixin:
-    """What the operators and sensors of this package share: color, and retry policy unless the Dag sets one."""
+    """Color and retry policy of all operators and sensors of this package."""
 
     ui_color = "#efe6ff"
-    retry_policy: RetryPolicy | None
+    retry_policy: Any
 
     def set_retry_policy(self) -> None:
-        """Set :class:`SeedanceRetryPolicy` on a task that has no other (Airflow 3.3 and later)."""
+        """Set the retry policy unless the Dag has set one; call this at the end of ``__init__``."""
         if AIRFLOW_V_3_3_PLUS and getattr(self, "retry_policy", None) is None:
             self.retry_policy = SeedanceRetryPolicy()

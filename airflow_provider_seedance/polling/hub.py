@@ -1,10 +1,12 @@
 """
-One client, one quota and one scheduler for all who wait on a base URL and key in a triggerer.
+Hub of a base URL and key in a triggerer: one client, one quota and one scheduler for all waits.
 
-All triggers of a triggerer run on one event loop, so a hub is found by (loop, base URL, key) at module
-level; the first trigger in opens it, the last one out closes it. Who has a turn, and when, is decided in
-:mod:`airflow_provider_seedance.polling.request_queue`; what a reading means, in
-:mod:`airflow_provider_seedance.polling.wait_state`. Nothing is logged per poll.
+All triggers of a triggerer run on one event loop, so a hub is found by (loop, base URL, key) at module level; the
+first wait opens it, the last one closes it. The queue of requests is in
+:mod:`airflow_provider_seedance.polling.request_queue`; the meaning of a reading, in
+:mod:`airflow_provider_seedance.polling.schedule`. Nothing is logged per poll.
+
+Polls follow the clock of the event loop, deadlines the wall clock: a wall clock that is set back stops nothing.
 """
 
 from __future__ import annotations
@@ -13,9 +15,10 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from airflow_provider_seedance.apis.base import Api, Flow
@@ -32,129 +35,112 @@ from airflow_provider_seedance.exceptions import (
 )
 from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
 from airflow_provider_seedance.observability import metrics
+from airflow_provider_seedance.polling.connections import Connections, LookUp
 from airflow_provider_seedance.polling.duration_model import DurationModels
 from airflow_provider_seedance.polling.quota import Quota
 from airflow_provider_seedance.polling.request_queue import RequestQueue
+from airflow_provider_seedance.polling.schedule import on_poll, start_wait
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
-from airflow_provider_seedance.polling.wait_state import WaitState, WaitStep, begin, on_poll
+from airflow_provider_seedance.polling.wait_state import PollTiming, WaitState, WaitStep, default_timing
 from airflow_provider_seedance.settings import Settings
 
 log = logging.getLogger(__name__)
 
-#: Seconds after which a connection is looked up again, since keys are rotated.
-CONNECTION_LIFETIME = 900.0
+#: Maximum number of cancelled waits in the queue before it is pruned.
+MAX_DEAD_WAITERS = 100
 
-#: Seconds between look-ups while the service refuses a key: one for all who are refused.
-_REFUSED_KEY_PATIENCE = 30.0
+#: Maximum drift between wall clock and loop clock that is ignored, so that equal times stay equal after conversion.
+MAX_CLOCK_DRIFT_SECONDS = 0.5
 
-#: So many who left without their turn may be remembered before the list is tidied.
-_MOST_GONE = 100
-
-#: Seconds between looks at what other processes noted of the quota.
-_HEARING = 2.0
-
-#: Longest sleep of the scheduler; bounds how late it notices that the wall clock was set.
-_LONGEST_SLEEP = 30.0
-
-LookUp = Callable[[str], Awaitable[Settings]]
-Report = Callable[[float], None]
-Complain = Callable[..., None]
+Report = Callable[[Generation], None]
 _Loop = asyncio.AbstractEventLoop
 
-
-class _Connections:
-    """The settings of each connection id, looked up once for all triggers of a loop."""
-
-    def __init__(self, look_up: LookUp) -> None:
-        self._look_up = look_up
-        self._known: dict[str, tuple[Settings, float]] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
-
-    def last(self, conn_id: str) -> Settings:
-        """Return the settings as they were known last."""
-        return self._known[conn_id][0]
-
-    async def get(self, conn_id: str, *, max_age: float = CONNECTION_LIFETIME) -> Settings:
-        """Return the settings, looked up anew if they are older than ``max_age`` seconds."""
-        async with self._locks.setdefault(conn_id, asyncio.Lock()):
-            known = self._known.get(conn_id)
-            if known and time.time() - known[1] < max_age:
-                return known[0]
-            settings = await self._look_up(conn_id)
-            self._known[conn_id] = (settings, time.time())
-            return settings
+#: Durations of generations, as far as this process has observed them; they outlive the hubs.
+_durations = DurationModels()
 
 
 @dataclass(eq=False, slots=True)
 class _Waiter:
     """
-    One who waits in the hub.
+    A wait in the hub.
 
-    :param future: Is told how it ended; cancelled when nobody waits any more.
-    :param step: Of the generation that is waited for; ``None`` where somebody waits to submit, who needs nothing
-        of the rest either.
-    :param kind: Renders of the same kind take about the same time.
-    :param alone: Whether a request for many did not tell about this one.
+    :param future: Receives the last step; cancelled with the wait.
+    :param step: Next step of the wait for a generation; ``None`` for a submission, which needs none of the rest.
+    :param kind: Key of generations that take about as long.
+    :param due: Time of the next poll, by the clock of the loop.
+    :param single: Whether a request for many generations did not return this one.
     """
 
     future: asyncio.Future[Any]
     conn_id: str = ""
     step: WaitStep | None = None
     kind: Hashable = None
-    alone: bool = False
+    single: bool = False
+    due: float = 0.0
     report: Report | None = None
 
     @property
-    def planned(self) -> WaitStep:
+    def current(self) -> WaitStep:
         assert self.step is not None
         return self.step
 
     @property
-    def waiting(self) -> WaitState:
-        return self.planned.waiting
+    def state(self) -> WaitState:
+        return self.current.state
 
+    @property
+    def alive(self) -> bool:
+        return not self.future.done()
 
-def _alive(seat: _Waiter) -> bool:
-    return not seat.future.done()
+    def resolve(self, result: WaitStep | None) -> None:
+        if not self.future.done():
+            self.future.set_result(result)
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
 
 
 class Hub:
     """
-    Polls the generations of one base URL and key, and lets submissions through that wait for its quota.
+    Polls the generations of one base URL and key, and grants submissions that wait for its quota.
 
     :param settings: Of the connection that came first.
-    :param connections: Where to learn a new key when the service refuses this one.
+    :param connections: Source of a new key when the service refuses this one.
     """
 
-    def __init__(self, settings: Settings, connections: _Connections) -> None:
-        #: Whether the scheduler died; a broken hub is replaced by the next one who comes.
+    def __init__(self, settings: Settings, connections: Connections, timing: PollTiming) -> None:
+        #: Whether the scheduler failed; the next wait replaces a broken hub.
         self.broken = False
+        self._loop = asyncio.get_running_loop()
+        self._offset = time.time() - self._loop.time()
+        self._timing = timing
         self._connections = connections
-        self._note = SharedQuota(settings.identity)
+        self._shared_quota = SharedQuota(settings.identity)
         self._quota = Quota()
-        self._heard_at = 0.0
-        self._turns: RequestQueue[_Waiter] = RequestQueue(
-            self._quota, alive=_alive, cost=settings.api.requests_per_status
+        self._synced_at = -timing.shared_quota_interval
+        self._queue: RequestQueue[_Waiter] = RequestQueue(
+            self._quota, alive=lambda waiter: waiter.alive, cost=settings.api.requests_per_status
         )
-        # One, as long as the connections that meet here stay the same.
+        # One, as long as the connections that share the hub do not change.
         self._clients: dict[tuple[str, ...], AsyncClient] = {}
         self._use(settings)
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
         self._wake = asyncio.Event()
-        self._seats: set[_Waiter] = set()
+        self._waiters: set[_Waiter] = set()
         self._polls: set[asyncio.Task[None]] = set()
-        self._most = settings.api.max_ids_per_status_call
-        # A context of its own: log lines of the hub must not be pinned to the task that came first.
+        self._max_ids = settings.api.max_ids_per_status_call
+        # An empty context: log lines of the hub must not be attributed to the task that came first.
         self._scheduler = asyncio.create_task(self._run(), context=contextvars.Context())
 
     @property
     def idle(self) -> bool:
-        """Whether nobody waits here."""
-        return not self._seats
+        """Whether the hub has no waits."""
+        return not self._waiters
 
     async def wait(
         self,
-        waiting: WaitState,
+        state: WaitState,
         conn_id: str,
         *,
         kind: Hashable,
@@ -162,36 +148,35 @@ class Hub:
         report: Report | None = None,
     ) -> WaitStep:
         """Wait until the generation has ended, is unknown, or the deadline has passed."""
-        step = begin(waiting, time.time(), not_before=not_before, belief=_beliefs.of(kind))
+        step = start_wait(state, time.time(), not_before=not_before, model=_durations.of(kind))
         if step.kind != "wait":
             return step
-        if waiting.told and waiting.submitted_at is not None:
-            self._quota.on_observed_submission(waiting.submitted_at, time.time())
-        step = self._stretched(step, time.time())
-        seat = _Waiter(asyncio.get_running_loop().create_future(), conn_id, step, kind, report=report)
-        self._turns.poll(seat, step.at)
-        self._turns.end(seat, waiting.end)
-        ended: WaitStep = await self._sit(seat)
-        return ended
+        if state.submitted_at_known and state.submitted_at is not None:
+            self._quota.on_observed_submission(self._to_loop(state.submitted_at), self._now())
+        waiter = _Waiter(self._loop.create_future(), conn_id, kind=kind, report=report)
+        self._schedule(waiter, self._stretched(step))
+        self._queue.set_deadline(waiter, state.deadline)
+        last_step: WaitStep = await self._wait_for(waiter)
+        return last_step
 
-    async def wait_to_submit(self, moment: float) -> None:
+    async def wait_to_submit(self, not_before: float) -> None:
         """Wait until the quota has room for a submission, which is then expected to follow."""
-        seat = _Waiter(asyncio.get_running_loop().create_future())
-        self._turns.submit(seat, moment)
-        await self._sit(seat)
+        waiter = _Waiter(self._loop.create_future())
+        self._queue.push_submission(waiter, self._to_loop(not_before))
+        await self._wait_for(waiter)
 
-    async def _sit(self, seat: _Waiter) -> Any:
-        self._seats.add(seat)
+    async def _wait_for(self, waiter: _Waiter) -> Any:
+        self._waiters.add(waiter)
         self._wake.set()
         try:
-            return await seat.future
+            return await waiter.future
         finally:
-            self._seats.discard(seat)
-            if len(self._turns) > 2 * len(self._seats) + _MOST_GONE:
-                self._turns.tidy()
+            self._waiters.discard(waiter)
+            if len(self._queue) > 2 * len(self._waiters) + MAX_DEAD_WAITERS:
+                self._queue.prune()
 
     async def close(self) -> None:
-        """Stop polling and close the client."""
+        """Stop polling and close the clients."""
         tasks = [self._scheduler, *self._polls]
         for task in tasks:
             task.cancel()
@@ -199,220 +184,228 @@ class Hub:
         for client in self._clients.values():
             await client.close()
 
-    # ------------------------------------------------------------------ what clients tell
+    # ------------------------------------------------------------------ observer of the clients
 
     def sent(self) -> None:
         """Count a request."""
-        self._quota.spend(time.time())
+        self._quota.spend(self._now())
 
     def answered(self, limit: RateLimit, *, refused: bool) -> None:
-        """Take in what a reply told of the quota."""
-        now = time.time()
+        """Apply the rate-limit headers of a reply."""
+        now = self._now()
         if limit.known:
-            self._quota.learn(limit, now)
+            self._quota.learn(self._in_loop_time(limit), now)
         if not refused:
-            self._note.learn(limit, now)
+            self._shared_quota.learn(limit, time.time())
         elif self._quota.refuse(limit.retry_after, now):
             log.warning(
-                "The quota is used up: %s polls and submissions that wait here stay away for %.0f s; no render "
-                "is lost.",
-                len(self._seats),
+                "The quota is used up: %s polls and submissions are delayed by %.0f s; no render is lost.",
+                len(self._waiters),
                 self._quota.blocked_until - now,
             )
 
-    # ------------------------------------------------------------------ the scheduler
+    # ------------------------------------------------------------------ clocks
+
+    def _now(self) -> float:
+        return self._loop.time()
+
+    def _to_loop(self, at: float) -> float:
+        """Convert seconds since 1970 to the clock of the loop."""
+        offset = time.time() - self._now()
+        if abs(offset - self._offset) > MAX_CLOCK_DRIFT_SECONDS:
+            self._offset = offset
+        return at - self._offset
+
+    def _in_loop_time(self, limit: RateLimit) -> RateLimit:
+        if limit.reset_at is None:
+            return limit
+        reset_at = self._to_loop(limit.reset_at.timestamp())
+        return replace(limit, reset_at=datetime.fromtimestamp(reset_at, UTC))
+
+    # ------------------------------------------------------------------ scheduler
 
     async def _run(self) -> None:
         try:
             while True:
                 self._wake.clear()
-                now = time.time()
-                for seat in self._turns.over(now):  # while the quota allows nothing, too
-                    _settle(seat, WaitStep("deadline", seat.waiting))
+                self._expire(time.time())
                 if self._slots.locked():
-                    # Whose turn it is may look different when there is a connection for it.
-                    await self._sleep(_LONGEST_SLEEP)
-                    continue
-                self._hear(now)
-                turn = self._turns.next(now, most=self._most)
-                if turn.submission is not None:
-                    _settle(turn.submission, None)
-                elif turn.polls:
-                    await self._slots.acquire()
-                    task = asyncio.create_task(self._poll(turn.polls))
-                    self._polls.add(task)
-                    task.add_done_callback(self._polls.discard)
-                    # It has to begin before the next turn: only what was sent is counted.
-                    await asyncio.sleep(0)
+                    # The next request is chosen when there is a connection for it.
+                    await self._sleep(self._timing.max_sleep)
                 else:
-                    longest = _HEARING if self._turns.queue(now) else _LONGEST_SLEEP
-                    await self._sleep(min(longest, turn.until - now))
+                    await self._send_next(self._now())
         except Exception as error:
             self.broken = True
-            for seat in list(self._seats):
-                _fail(seat, error)
+            log.warning("The polling of %s waits broke and starts again: %r", len(self._waiters), error)
+            for waiter in list(self._waiters):
+                waiter.fail(error)
 
-    def _hear(self, now: float) -> None:
-        """Take in what the other processes of this machine noted of the quota, and tell them of the queue."""
-        if now - self._heard_at >= _HEARING:
-            self._heard_at = now
-            noted = self._note.read(now)
-            if noted.limit is not None:
-                self._quota.learn(noted.told(), now)
-            if self._turns.queue(now):
-                self._note.queue(now)
+    def _expire(self, now: float) -> None:
+        """End the waits whose deadline has passed; those that only the quota keeps from a poll end later."""
+        for waiter in self._queue.pop_expired(now):
+            if waiter.due <= self._now() and now < waiter.state.final_deadline:
+                self._queue.set_deadline(waiter, waiter.state.final_deadline)
+            else:
+                waiter.resolve(WaitStep("deadline", waiter.state))
+
+    async def _send_next(self, now: float) -> None:
+        """Send the request that is due, or sleep until there is one."""
+        self._sync_shared_quota(now)
+        grant = self._queue.next(now, max_ids=self._max_ids)
+        if grant.submission is not None:
+            grant.submission.resolve(None)
+        elif grant.polls:
+            await self._slots.acquire()
+            task = asyncio.create_task(self._poll(grant.polls))
+            self._polls.add(task)
+            task.add_done_callback(self._polls.discard)
+            # It has to start before the next grant: only sent requests are counted.
+            await asyncio.sleep(0)
+        else:
+            timing = self._timing
+            blocked = self._queue.has_blocked_submissions(now)
+            longest = timing.shared_quota_interval if blocked else timing.max_sleep
+            await self._sleep(min(longest, grant.until - now, self._queue.next_deadline - time.time()))
+
+    def _sync_shared_quota(self, now: float) -> None:
+        """Read the quota state of other processes of this machine, and tell them of queued submissions."""
+        if now - self._synced_at >= self._timing.shared_quota_interval:
+            self._synced_at = now
+            shared = self._shared_quota.read(time.time())
+            if shared.limit is not None:
+                self._quota.learn(self._in_loop_time(shared.as_rate_limit()), now)
+            if self._queue.has_blocked_submissions(now):
+                self._shared_quota.record_queue(time.time())
 
     async def _sleep(self, seconds: float) -> None:
-        # Not wait_for: on Python 3.11 it can swallow the cancellation that is to end this loop.
+        # Not wait_for: on Python 3.11 it can swallow the cancellation that ends this loop.
         with suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, seconds)):
                 await self._wake.wait()
 
-    async def _poll(self, seats: tuple[_Waiter, ...]) -> None:
+    async def _poll(self, waiters: tuple[_Waiter, ...]) -> None:
         try:
-            seats = tuple(seat for seat in seats if not self._out_of_time(seat))
-            for group in self._groups(seats):
+            groups: dict[Hashable, list[_Waiter]] = {}
+            for waiter in waiters:
+                if time.time() >= waiter.state.deadline:
+                    # The last reading is the worker's, which comes later.
+                    waiter.resolve(WaitStep("deadline", waiter.state))
+                else:
+                    # Connections may use different keys by now.
+                    groups.setdefault(waiter if waiter.single else waiter.conn_id, []).append(waiter)
+            for group in groups.values():
                 if len(group) > 1:
                     await self._read_together(group)
                 else:
-                    self._take_in(group[0], await self._read(group[0]))
+                    self._on_poll_result(group[0], await self._read(group[0]))
         except Exception as error:
-            for seat in seats:
-                _fail(seat, error)
+            for waiter in waiters:
+                waiter.fail(error)
         finally:
-            self._turns.done()
+            self._queue.release()
             self._slots.release()
             self._wake.set()
 
-    def _groups(self, seats: tuple[_Waiter, ...]) -> list[list[_Waiter]]:
-        """Return who can be asked for in one request: connections may have come to mean different keys."""
-        groups: dict[Hashable, list[_Waiter]] = {}
-        for seat in seats:
-            groups.setdefault(seat if seat.alone else seat.conn_id, []).append(seat)
-        return list(groups.values())
-
-    def _out_of_time(self, seat: _Waiter) -> bool:
-        """End the wait of one whose patience is over; the last reading is the worker's, much later than now."""
-        if time.time() < seat.waiting.deadline:
-            return False
-        _settle(seat, WaitStep("deadline", seat.waiting))
-        return True
-
-    async def _read_together(self, seats: list[_Waiter]) -> None:
-        """Read many with one request; whoever it does not tell about is asked for alone from now on."""
-        ids = [seat.waiting.generation_id for seat in seats]
-        found: Any = await self._run_flow(seats[0].conn_id, lambda api: api.status_many_flow(ids, utc_now()))
-        now = time.time()
+    async def _read_together(self, waiters: list[_Waiter]) -> None:
+        """Read many generations with one request; those it does not return are read one by one from now on."""
+        ids = [waiter.state.generation_id for waiter in waiters]
+        found: Any = await self._run_flow(
+            waiters[0].conn_id, lambda api: api.status_many_flow(ids, utc_now())
+        )
         if isinstance(found, SeedanceError):
             if isinstance(found, (SeedanceNotFoundError, SeedanceRequestError, SeedanceForbiddenError)):
-                log.warning("Reading many generations at once is refused (%s); reading one by one.", found)
-                self._most = 1
+                log.warning("The service refuses to list generations (%s); they are read one by one.", found)
+                self._max_ids = 1
                 found = {}
             else:
                 found = dict.fromkeys(ids, found)
-        for seat in seats:
-            reading = found.get(seat.waiting.generation_id)
+        now = self._now()
+        for waiter in waiters:
+            reading = found.get(waiter.state.generation_id)
             if reading is not None:
-                self._take_in(seat, reading)
+                self._on_poll_result(waiter, reading)
             else:  # proves nothing: the list may lag behind
-                seat.alone = True
-                self._turns.poll(seat, now)
+                waiter.single = True
+                self._queue.push_poll(waiter, now)
 
-    def _take_in(self, seat: _Waiter, reading: Generation | SeedanceError) -> None:
+    def _on_poll_result(self, waiter: _Waiter, reading: Generation | SeedanceError) -> None:
         try:
-            if _alive(seat):
-                self._go_on(seat, reading)
+            if waiter.alive:
+                self._apply(waiter, reading)
         except Exception as error:
-            _fail(seat, error)
+            waiter.fail(error)
 
-    def _go_on(self, seat: _Waiter, reading: Generation | SeedanceError) -> None:
-        now, before = time.time(), seat.waiting
-        if isinstance(reading, SeedanceRateLimitError) and now < before.end:
-            # Not a reading at all: it keeps its place, and the quota says when.
-            seat.step = replace(seat.planned, waiting=replace(before, refused=True))
-            self._turns.poll(seat, seat.step.at)
+    def _apply(self, waiter: _Waiter, reading: Generation | SeedanceError) -> None:
+        now, before = time.time(), waiter.state
+        if isinstance(reading, SeedanceRateLimitError) and now < before.final_deadline:
+            # Not a reading: the waiter keeps its place, and the quota decides when it is polled.
+            waiter.step = replace(waiter.current, state=replace(before, rate_limited=True))
+            self._queue.push_poll(waiter, waiter.due)
             return
-        step = on_poll(before, reading, now, _beliefs.of(seat.kind))
+        step = on_poll(before, reading, now, _durations.of(waiter.kind))
+        if waiter.report and isinstance(reading, Generation):
+            waiter.report(reading)
         if step.kind == "wait":
-            if seat.report and isinstance(reading, Generation) and reading.progress is not None:
-                seat.report(float(reading.progress))
-            # What an unfinished generation looks like is nothing to keep ten thousand times.
-            seat.step = self._stretched(replace(step, waiting=replace(step.waiting, last=None)), now)
-            self._turns.poll(seat, seat.step.at)
+            # The reading of an unfinished generation is not worth the memory of thousands.
+            self._schedule(waiter, self._stretched(replace(step, state=replace(step.state, last=None))))
             return
         if step.kind == "ended" and isinstance(reading, Generation):
-            _learn(seat.kind, before, step.waiting.known.asked, reading, now)
-        _settle(seat, step)
+            _learn(waiter.kind, before, step.state.poll_count, reading, now)
+        waiter.resolve(step)
 
-    def _stretched(self, step: WaitStep, now: float) -> WaitStep:
-        """Put a reading off where the quota is short; the user's own interval is kept."""
-        if step.waiting.known.poll_interval is not None:
+    def _schedule(self, waiter: _Waiter, step: WaitStep) -> None:
+        waiter.step, waiter.due = step, self._to_loop(step.at)
+        self._queue.push_poll(waiter, waiter.due)
+
+    def _stretched(self, step: WaitStep) -> WaitStep:
+        """Delay a poll where the quota is short; the user's own interval is kept."""
+        if step.state.poll_interval is not None:
             return step
-        interval_factor = self._quota.interval_factor(now, len(self._seats))
-        return replace(
-            step, at=min(now + interval_factor * (step.at - now), max(step.waiting.deadline, step.at))
-        )
+        now = time.time()
+        factor = self._quota.interval_factor(self._now(), len(self._waiters))
+        return replace(step, at=min(now + factor * (step.at - now), max(step.state.deadline, step.at)))
 
-    # ------------------------------------------------------------------ reading
+    # ------------------------------------------------------------------ requests
 
-    async def _read(self, seat: _Waiter) -> Generation | SeedanceError:
-        waiting = seat.waiting
+    async def _read(self, waiter: _Waiter) -> Generation | SeedanceError:
+        state = waiter.state
         reading: Generation | SeedanceError = await self._run_flow(
-            seat.conn_id,
-            lambda api: flows.status_flow(api, waiting.generation_id, waiting.media, utc_now, once=True),
+            waiter.conn_id,
+            lambda api: flows.status_flow(api, state.generation_id, state.media, utc_now, once=True),
         )
         return reading
 
     async def _run_flow(self, conn_id: str, make: Callable[[Api], Flow[Any]]) -> Any:
-        """Drive a reading flow; an error of ours is a result, too."""
+        """Run a flow that reads; return its result or its error."""
         try:
-            client = await self._client(conn_id, max_age=CONNECTION_LIFETIME)
+            client = self._use(await self._connections.get(conn_id))
             return await client.run(make(client.settings.api))
         except SeedanceAuthenticationError as error:
-            await self._client(conn_id, max_age=_REFUSED_KEY_PATIENCE)
+            self._use(await self._connections.get(conn_id, max_age=self._timing.refused_key_interval))
             return error
         except SeedanceError as error:
             return error
 
-    async def _client(self, conn_id: str, *, max_age: float) -> AsyncClient:
-        """Return the client for a connection as it is now; one that cannot be looked up stays as it was."""
-        try:
-            settings = await self._connections.get(conn_id, max_age=max_age)
-        except Exception as error:
-            log.warning("Connection %r could not be looked up again: %s", conn_id, type(error).__name__)
-            settings = self._connections.last(conn_id)
-        return self._use(settings)
-
     def _use(self, settings: Settings) -> AsyncClient:
-        """Return the client for a connection, and take in what it says of the quota."""
+        """Return the client of a connection, and apply its configured quota."""
         key = identity(settings)
         if key not in self._clients:
-            # The old one stays until the hub closes: polls may be in the middle of it.
+            # The old one stays open until the hub closes: polls may be using it.
             self._clients[key] = AsyncClient(settings, observer=self)
-            told = [c.settings.requests_per_hour for c in self._clients.values()]
-            self._quota.requests_per_hour = min((rate for rate in told if rate is not None), default=None)
+            rates = [client.settings.requests_per_hour for client in self._clients.values()]
+            self._quota.requests_per_hour = min((rate for rate in rates if rate is not None), default=None)
         return self._clients[key]
 
 
-def _settle(seat: _Waiter, result: WaitStep | None) -> None:
-    if not seat.future.done():
-        seat.future.set_result(result)
-
-
-def _fail(seat: _Waiter, error: Exception) -> None:
-    if not seat.future.done():
-        seat.future.set_exception(error)
-
-
-def _learn(kind: Hashable, before: WaitState, asked: int, ended: Generation, now: float) -> None:
-    """Remember how long a render took: longer than until it was seen running, at most until now."""
+def _learn(kind: Hashable, before: WaitState, poll_count: int, ended: Generation, now: float) -> None:
+    """Observe the duration of a generation: it ended after the last reading before this one."""
     delay = max(0.0, now - ended.completed_at.timestamp()) if ended.completed_at else None
-    metrics.render_ended(api=ended.api, outcome=ended.status.value, polls=asked, delay=delay)
-    if not before.told or before.submitted_at is None:
+    metrics.render_ended(api=ended.api, outcome=ended.status.value, polls=poll_count, delay=delay)
+    if not before.submitted_at_known or before.submitted_at is None:
         return
     if ended.status is GenerationStatus.SUCCEEDED:
         low = (before.running_at or before.submitted_at) - before.submitted_at
-        _beliefs.learn(kind, max(0.0, low), max(0.0, now - before.submitted_at))
+        _durations.observe(kind, max(0.0, low), max(0.0, now - before.submitted_at))
 
 
 def identity(settings: Settings) -> tuple[str, ...]:
@@ -422,79 +415,85 @@ def identity(settings: Settings) -> tuple[str, ...]:
 
 
 _hubs: dict[tuple[_Loop, tuple[str, str]], Hub] = {}
-_connections: dict[_Loop, _Connections] = {}
-#: How long renders take, as far as this process has seen; it outlives the hubs.
-_beliefs = DurationModels()
+_connections: dict[_Loop, Connections] = {}
 
 
 async def wait_for_generation(
-    waiting: WaitState,
-    conn_id: str,
-    look_up: LookUp,
-    *,
-    not_before: float,
-    result_defaults: Mapping[str, Any] | None = None,
-    report: Report | None = None,
+    state: WaitState, conn_id: str, look_up: LookUp, *, not_before: float, report: Report | None = None
 ) -> WaitStep:
     """
-    Wait in the hub of a connection.
+    Wait in the hub of a connection; start again after a failed look-up or a broken hub, until the deadline.
 
     :param look_up: Reads the settings of a connection id.
-    :param not_before: Seconds before which nothing is asked, see airflow's race after a deferral.
-    :param facts: What the request told; renders alike in it take about as long.
-    :param report: Called with the progress, in percent, that a reading tells; must not raise.
-    :raises SeedanceConfigurationError: the connection is unusable.
+    :param not_before: Seconds before which no request is sent, because a task must not resume too early.
+    :param report: Called with each reading; must not raise.
     """
-    async with _hub(conn_id, look_up) as (hub, settings):
-        like = tuple((result_defaults or {}).get(name) for name in ("model", "duration", "resolution"))
-        kind = (settings.base_url, waiting.media, *like)
-        return await hub.wait(waiting, conn_id, kind=kind, not_before=not_before, report=report)
+    failures = 0
+    with _connections_of_loop(look_up) as connections:
+        while True:
+            try:
+                async with _hub(conn_id, connections) as (hub, settings):
+                    kind = (settings.base_url, state.kind)
+                    return await hub.wait(state, conn_id, kind=kind, not_before=not_before, report=report)
+            except Exception as error:
+                left = state.deadline - time.time()
+                if left <= 0:
+                    return WaitStep("deadline", state)
+                log.debug("The wait for generation %s starts again: %s", state.generation_id, error)
+                await asyncio.sleep(min(left, state.timing.retry_delay(failures)))
+                failures += 1
 
 
-async def wait_to_submit(conn_id: str, look_up: LookUp, *, moment: float) -> None:
+async def wait_for_submission(not_before: float, conn_id: str | None, look_up: LookUp) -> None:
     """
-    Wait until a submission has a turn in the quota of a connection.
+    Wait for a time, and then for room for a submission in the quota of a connection, if that is usable.
 
-    :param moment: Seconds since 1970 before which it has none.
-    :raises SeedanceConfigurationError: the connection is unusable.
+    :param not_before: Seconds since 1970.
+    :param conn_id: ``None`` waits for the time only.
     """
-    async with _hub(conn_id, look_up) as (hub, _):
-        await hub.wait_to_submit(moment)
+    if conn_id is not None:
+        try:
+            with _connections_of_loop(look_up) as connections:
+                async with _hub(conn_id, connections) as (hub, _):
+                    await hub.wait_to_submit(not_before)
+        except Exception as error:
+            # The worker reports best what is wrong with the connection.
+            log.warning("The quota of connection %r could not be waited for: %s", conn_id, error)
+    await asyncio.sleep(max(0.0, not_before - time.time()))
 
 
-async def wait_for_turn(moment: float, conn_id: str | None, look_up: LookUp, *, complain: Complain) -> None:
-    """
-    Wait for a moment, and then for a turn in the quota of a connection; whatever is wrong with it, not for ever.
+async def settings_of(conn_id: str, look_up: LookUp) -> Settings:
+    """Return the settings of a connection, as the waits of the running loop know it."""
+    with _connections_of_loop(look_up) as connections:
+        return await connections.get(conn_id)
 
-    :param moment: Seconds since 1970.
-    :param conn_id: ``None`` waits for the moment only.
-    :param complain: Writes to the log of whoever waits.
-    """
+
+@contextmanager
+def _connections_of_loop(look_up: LookUp) -> Iterator[Connections]:
+    """Return the connections of the running loop; the last wait drops them."""
+    loop = asyncio.get_running_loop()
+    connections = _connections.setdefault(loop, Connections(look_up, default_timing()))
+    connections.users += 1
     try:
-        if conn_id is not None:
-            await wait_to_submit(conn_id, look_up, moment=moment)
-    except Exception as error:
-        # The task says best itself what is wrong with its connection.
-        complain("No turn in the quota could be waited for: %s", error)
-    await asyncio.sleep(max(0.0, moment - time.time()))
+        yield connections
+    finally:
+        connections.users -= 1
+        if not connections.users:
+            del _connections[loop]
 
 
 @asynccontextmanager
-async def _hub(conn_id: str, look_up: LookUp) -> AsyncIterator[tuple[Hub, Settings]]:
-    """Give the hub of a connection; the last one out closes it."""
-    loop = asyncio.get_running_loop()
-    connections = _connections.setdefault(loop, _Connections(look_up))
+async def _hub(conn_id: str, connections: Connections) -> AsyncIterator[tuple[Hub, Settings]]:
+    """Return the hub of a connection; the last wait closes it."""
     settings = await connections.get(conn_id)
-    key = (loop, settings.identity)
+    key = (asyncio.get_running_loop(), settings.identity)
     hub = _hubs.get(key)
     if hub is None or hub.broken:
-        hub = _hubs[key] = Hub(settings, connections)
+        hub = _hubs[key] = Hub(settings, connections, default_timing())
     try:
         yield hub, settings
     finally:
         if hub.idle:
             if _hubs.get(key) is hub:  # and not the one that replaced it
                 del _hubs[key]
-            if not any(other is loop for other, _ in _hubs):
-                _connections.pop(loop, None)
             await asyncio.shield(hub.close())

@@ -8,8 +8,7 @@ from typing import Any, Literal
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.parsing import is_invalid_request, is_moderation
 from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
-from airflow_provider_seedance.polling import wait_state
-from airflow_provider_seedance.polling.wait_state import WaitStep, quota_pause
+from airflow_provider_seedance.polling.wait_state import WaitStep, default_timing, lacks_output, quota_backoff
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +45,18 @@ def after_resume(
         deferred wait by default.
     """
     generation = reading if isinstance(reading, Generation) else None
-    if generation is not None and generation.status.terminal:
+    if (
+        generation is not None
+        and generation.status.terminal
+        and not (lacks_output(generation) and now < deadline)
+    ):
         return ResumeStep("ended", generation)
     if isinstance(reading, errors.SeedanceNotFoundError):
         return ResumeStep("unknown")
-    limit = wait_state.QUOTA_PATIENCE if max_quota_wait is None else max_quota_wait
+    limit = default_timing().max_quota_wait if max_quota_wait is None else max_quota_wait
     if isinstance(reading, errors.SeedanceRateLimitError) and now < deadline + limit:
         # Our own rate limit prevented the request, so the generation may have ended in time.
-        until = max(deadline, now + quota_pause(reading))
+        until = max(deadline, now + quota_backoff(reading))
         return ResumeStep("wait", until=until, rate_limited=True)
     if now < deadline:
         return ResumeStep("wait", generation, until=deadline)
@@ -68,12 +71,12 @@ def generation_of(step: WaitStep, timeout: float) -> Generation:
     :raises SeedanceTimeoutError: the deadline passed before the generation ended.
     :raises SeedanceNotFoundError: the service does not know the generation.
     """
-    if step.kind == "ended" and step.waiting.last is not None:
-        return step.waiting.last
-    generation_id = step.waiting.generation_id
+    if step.kind == "ended" and step.state.last is not None:
+        return step.state.last
+    generation_id = step.state.generation_id
     if step.kind == "unknown":
         raise unknown_to_the_service(generation_id)
-    raise timed_out(generation_id, timeout, step.waiting.last)
+    raise timed_out(generation_id, timeout, step.state.last)
 
 
 def raise_unless_succeeded(generation: Generation) -> Generation:

@@ -1,10 +1,9 @@
 """
-The fewest polls for a delay: dynamic programming over a distribution of ends.
+Minimum number of polls for a delay: dynamic programming over a distribution of end times.
 
-A poll costs one; a second between the end of a render and the poll that notices it costs
-``patience``. Given how likely the end is at which moment, the cheapest sequence of polls follows
-backwards: after a poll that finds the render running, the best next poll is the one whose price, the
-delay it leaves behind, and the best continuation together are least.
+A poll costs one; a second between the end of a generation and the poll that notices it costs ``delay_cost``.
+The cheapest sequence of polls is computed backwards: after a poll that finds the generation running, the best
+next poll minimizes the sum of its price, the delay before it and the cost of the best continuation.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 
-class Plan:
+class PollPlan:
     """
-    When to poll next, wherever one is.
+    Time of the next poll for every elapsed time.
 
-    :param times: Moments at which polls are considered, in seconds since the submission, rising.
-    :param following: For each of them the index of the next poll after one there.
+    :param times: Times at which polls are considered, in ascending seconds since the submission.
+    :param following: For each of them the index of the next poll after it.
     """
 
     __slots__ = ("_following", "_times")
@@ -29,46 +28,48 @@ class Plan:
         self._times = times
         self._following = following
 
-    def after(self, elapsed: float) -> float:
-        """Return the moment of the next poll after a moment; infinite beyond the plan."""
+    def next_poll_at(self, elapsed: float) -> float:
+        """Return the time of the next poll, in seconds since the submission; infinite beyond the plan."""
         times, following = self._times, self._following
         here = bisect_right(times, elapsed) - 1
         if here + 1 >= len(times):
             return math.inf
         if here < 0:
             return times[following[0]]
-        # Between two moments of the grid, between what follows on each.
+        # Between two times of the grid, interpolate between their next polls.
         share = (elapsed - times[here]) / (times[here + 1] - times[here])
-        one, other = times[following[here]], times[following[here + 1]]
-        return one + share * (max(one, other) - one)
+        low, high = times[following[here]], times[following[here + 1]]
+        return low + share * (max(low, high) - low)
 
 
-def plan(times: Sequence[float], masses: Sequence[float], costs: Sequence[float], *, patience: float) -> Plan:
+def plan(
+    times: Sequence[float], masses: Sequence[float], costs: Sequence[float], *, delay_cost: float
+) -> PollPlan:
     """
     Return the cheapest plan.
 
-    :param times: Moments at which polls are considered, rising.
-    :param masses: How likely the end lies between the moment before and this one.
-    :param costs: The same, weighted with what a poll of such a render costs.
-    :param patience: What one second of delay costs.
+    :param times: Times at which polls are considered, ascending.
+    :param masses: Probability that the generation ends between the preceding time and this one.
+    :param costs: The same, weighted with the cost of a poll of such a generation.
+    :param delay_cost: Cost of one second of delay.
     """
     last = len(times) - 1
     ended = list(accumulate(masses))
-    waiting = [0.0] * (last + 1)
+    running = [0.0] * (last + 1)
     for index in range(last - 1, -1, -1):
-        waiting[index] = waiting[index + 1] + costs[index + 1]
+        running[index] = running[index + 1] + costs[index + 1]
     best = [0.0] * (last + 1)
     following = [last] * (last + 1)
     latest = last
     for here in range(last - 1, -1, -1):
         cheapest, choice = math.inf, last
-        # The best next poll never moves back as one moves on, so it is not sought beyond the one found last.
+        # The best next poll moves monotonically with the time, so the one found last is the upper bound.
         for there in range(here + 1, latest + 1):
-            # Seconds from the submission to the poll, not from the end: what lies between is the same for every plan.
+            # Counted from the submission instead of the end: the difference is the same for every plan.
             noticed = times[there] * (ended[there] - ended[here])
-            price = patience * noticed + best[there]
+            price = delay_cost * noticed + best[there]
             if price < cheapest:
                 cheapest, choice = price, there
-        best[here] = waiting[here] + cheapest
+        best[here] = running[here] + cheapest
         following[here] = latest = choice
-    return Plan(times, following)
+    return PollPlan(times, following)

@@ -1,9 +1,9 @@
 """
-What the progress that a service reports says of the end of a render.
+Estimate of the end of a generation from the progress that a service reports.
 
-A render waits in a queue for an unknown time, at zero percent, and then progresses about evenly; what is
-reported is off by some points. Each pair of a time in the queue and a speed that fits the readings is one
-possible end; the planner finds the poll that suits all of them.
+A generation waits in a queue for an unknown time, at zero percent, and then progresses about evenly; reports are
+off by some points. Each pair of a queue time and a speed that fits the readings is one possible end; the planner
+finds the poll that is best for all of them.
 """
 
 from __future__ import annotations
@@ -16,73 +16,78 @@ from airflow_provider_seedance.polling import duration_model
 from airflow_provider_seedance.polling.duration_model import TIMES, DurationModel
 from airflow_provider_seedance.polling.poll_plan import plan
 
-#: Standard deviation of what is reported, in points.
+#: Standard deviation of reports, in points.
 NOISE = 3.0
 
-# What a second of delay is worth here, as a share of what it is worth where no progress is reported: planning
-# ahead, one cannot count on it, but the next reading will tell more.
-_WORTH = 0.4
+# Cost of a second of delay, as a share of the cost without progress reports: the plan cannot take into account that
+# the next reading will make the estimate better.
+_DELAY_COST_SHARE = 0.4
 
-# Times in the queue that are considered, as shares of the time until the latest reading; and how long it
-# takes on average, in seconds or as a share of that time, if that is more.
-_QUEUES = tuple(step / 16 for step in range(13))
-_QUEUE_SECONDS, _QUEUE_SHARE = 20.0, 0.2
+# Queue times that are considered, as shares of the time until the latest reading; and the average, in seconds or as
+# a share of that time if that is more.
+_QUEUE_SHARES = tuple(step / 16 for step in range(13))
+_AVERAGE_QUEUE_SECONDS, _AVERAGE_QUEUE_SHARE = 20.0, 0.2
 # Errors of the latest reading that are considered, in points.
 _ERRORS = tuple(float(points) for points in range(-5, 6))
-# Sooner after the submission, in seconds, a reading shows no speed.
-_SOONEST = 1.0
-# The chance that progress says nothing: then the end is expected at these multiples of the time passed.
+# Earlier after the submission a reading shows no speed.
+_MIN_READING_SECONDS = 1.0
+# Probability that the reports mean nothing: then the end is expected at these multiples of the elapsed time.
 _UNRELIABLE = 0.04
-_ANYWHERE = (1.1, 1.25, 1.5, 2.0, 3.0)
+_UNRELIABLE_ENDS = (1.1, 1.25, 1.5, 2.0, 3.0)
 
 
 def next_by_progress(
-    readings: Sequence[tuple[float, float]], elapsed: float, belief: DurationModel
+    readings: Sequence[tuple[float, float]], elapsed: float, model: DurationModel
 ) -> float | None:
     """
-    Return the moment of the next poll, or ``None`` where progress tells nothing.
+    Return the time of the next poll in seconds since the submission, or ``None`` without usable progress.
 
     :param readings: Seconds since the submission and percent, oldest first.
     :param elapsed: Seconds since the submission, now.
     """
-    told = [(at, percent) for at, percent in readings if at >= _SOONEST and 0.0 < percent <= 100.0]
-    if not told or _stands_still(told):
+    usable = [
+        (at, percent) for at, percent in readings if at >= _MIN_READING_SECONDS and 0.0 < percent <= 100.0
+    ]
+    if not usable or _is_stalled(usable):
         return None
-    ends = sorted(end for end in _ends(told, belief) if end[0] > elapsed)
+    ends = sorted(end for end in _ends(usable, model) if end[0] > elapsed)
     total = math.fsum(weight for _, weight in ends)
     if total <= 0.0:
         return None
-    masses = [(moment, (1 - _UNRELIABLE) * weight / total) for moment, weight in ends]
-    masses += [(elapsed * share, _UNRELIABLE / len(_ANYWHERE)) for share in _ANYWHERE]
+    masses = [(end, (1 - _UNRELIABLE) * weight / total) for end, weight in ends]
+    masses += [(elapsed * share, _UNRELIABLE / len(_UNRELIABLE_ENDS)) for share in _UNRELIABLE_ENDS]
     masses.sort()
-    times = [elapsed, *(moment for moment, _ in masses)]
-    chances = [0.0, *(chance for _, chance in masses)]
-    price = duration_model.price(ends[len(ends) // 2][0])
-    costs = [price * chance for chance in chances]
-    return plan(times, chances, costs, patience=_WORTH * duration_model.PATIENCE).after(elapsed)
+    times = [elapsed, *(end for end, _ in masses)]
+    probabilities = [0.0, *(mass for _, mass in masses)]
+    cost = duration_model.poll_cost(ends[len(ends) // 2][0])
+    costs = [cost * probability for probability in probabilities]
+    delay_cost = _DELAY_COST_SHARE * duration_model.DELAY_COST
+    return plan(times, probabilities, costs, delay_cost=delay_cost).next_poll_at(elapsed)
 
 
-def _stands_still(told: Sequence[tuple[float, float]]) -> bool:
-    """Whether the last readings show no progress: such as of a service that stays at 99 percent."""
-    return len(told) >= 3 and told[-1][1] <= told[-3][1]
+def _is_stalled(readings: Sequence[tuple[float, float]]) -> bool:
+    """Return whether the last readings show no progress, as of a service that stays at 99 percent."""
+    return len(readings) >= 3 and readings[-1][1] <= readings[-3][1]
 
 
-def _ends(told: Sequence[tuple[float, float]], belief: DurationModel) -> list[tuple[float, float]]:
+def _ends(readings: Sequence[tuple[float, float]], model: DurationModel) -> list[tuple[float, float]]:
     """Return possible ends, each with its weight."""
-    masses, _ = belief.masses
-    latest, percent = told[-1]
-    queued = max(_QUEUE_SECONDS, _QUEUE_SHARE * latest)
+    masses, _ = model.masses
+    latest, percent = readings[-1]
+    average_queue = max(_AVERAGE_QUEUE_SECONDS, _AVERAGE_QUEUE_SHARE * latest)
     ends = []
-    for queue in _QUEUES:
-        began = queue * latest
+    for queue_share in _QUEUE_SHARES:
+        started = queue_share * latest
         for error in _ERRORS:
             share = min(100.0, percent + error) / 100.0
             if share <= 0.005:
                 continue
-            rendering = (latest - began) / share
-            misfit = sum((max(0.0, 100.0 * (at - began) / rendering) - seen) ** 2 for at, seen in told)
-            end = began + rendering
+            rendering = (latest - started) / share
+            misfit = sum(
+                (max(0.0, 100.0 * (at - started) / rendering) - reported) ** 2 for at, reported in readings
+            )
+            end = started + rendering
             cell = min(bisect_left(TIMES, end), len(TIMES) - 1)
-            weight = (masses[cell] + 1e-6) * math.exp(-0.5 * misfit / NOISE**2 - began / queued)
+            weight = (masses[cell] + 1e-6) * math.exp(-0.5 * misfit / NOISE**2 - started / average_queue)
             ends.append((end, weight))
     return ends

@@ -1,8 +1,8 @@
 """
-Whose turn it is: status requests and submissions of one base URL and key, within their quota.
+Queue of status requests and submissions of one base URL and key, within their quota.
 
-Pure: moments are handed in, and nothing is sent here. The hub carries out what this decides, and the
-benchmarks run it in simulated time.
+Pure: times are passed in, and nothing is sent here. The hub carries out what this decides, and the benchmarks run it
+in simulated time.
 """
 
 from __future__ import annotations
@@ -18,22 +18,6 @@ from airflow_provider_seedance.polling.quota import Quota
 
 T = TypeVar("T")
 
-#: Status requests a second, at most, unless the quota is known to allow more. Far above every plan that is
-#: documented; it keeps thousands of renders from occupying the triggerer.
-MOST_PER_SECOND = 6.0
-
-#: So many of them may follow each other at once after a quiet time.
-BURST = 50
-
-#: Seconds between submissions that are let through to a service whose quota nobody knows.
-SUBMISSION_GAP = 0.5
-
-#: Shortest time until the room for status requests is looked at again, in seconds.
-SHORTEST_LOOK = 0.05
-
-#: One request that reads many takes along what is due within this many seconds.
-TAKEN_ALONG = 10.0
-
 
 def _always(_: object) -> bool:
     return True
@@ -42,10 +26,10 @@ def _always(_: object) -> bool:
 @dataclass(frozen=True, slots=True)
 class Grant(Generic[T]):
     """
-    What to do now.
+    Permission to send requests now.
 
-    :param polls: Whose status to read, in one request if there are several.
-    :param submission: Who may submit.
+    :param polls: Items whose status to read, in one request if there are several.
+    :param submission: Item that may submit.
     :param until: With neither: seconds since 1970 until which there is nothing to do.
     """
 
@@ -57,14 +41,13 @@ class Grant(Generic[T]):
 @dataclass(slots=True)
 class RequestQueue(Generic[T]):
     """
-    Those who wait, each with the moment from which it does.
+    Priority queue of due polls and submissions.
 
-    The one that has waited longest comes first, so nobody starves; submissions and status requests
-    take turns where there are both. Who is taken out has to be put in again to have another turn, and
-    whoever was handed polls calls :meth:`done` after them.
+    The item that is due longest comes first; submissions and status requests alternate. Popped items must be pushed
+    again; call :meth:`release` after granted polls.
 
-    :param alive: Whether somebody still waits; whoever does not is passed over.
-    :param cost: Requests that one reading may take.
+    :param alive: Returns whether an item is still waiting; others are skipped.
+    :param cost: Maximum number of requests of one reading.
     """
 
     quota: Quota
@@ -72,85 +55,90 @@ class RequestQueue(Generic[T]):
     cost: int = 1
     _polls: list[tuple[float, int, T]] = field(default_factory=list)
     _submissions: list[tuple[float, int, T]] = field(default_factory=list)
-    _ends: list[tuple[float, int, T]] = field(default_factory=list)
+    _deadlines: list[tuple[float, int, T]] = field(default_factory=list)
     _order: itertools.count[int] = field(default_factory=itertools.count)
-    _paced: float = 0.0
-    _last_submission: float = 0.0
+    _rate_limited_until: float = 0.0
+    _last_submission: float = -math.inf
     _submission_was_last: bool = False
 
-    def poll(self, item: T, at: float) -> None:
-        """Put in a status request that is due at a moment."""
+    def push_poll(self, item: T, at: float) -> None:
+        """Add a status request that is due at a time."""
         heapq.heappush(self._polls, (at, next(self._order), item))
 
-    def submit(self, item: T, at: float) -> None:
-        """Put in a submission that may be sent from a moment on."""
+    def push_submission(self, item: T, at: float) -> None:
+        """Add a submission that may be sent from a time on."""
         heapq.heappush(self._submissions, (at, next(self._order), item))
 
-    def end(self, item: T, at: float) -> None:
-        """Note when the wait of one who is put in ends, whether there is a turn or not."""
-        heapq.heappush(self._ends, (at, next(self._order), item))
+    def set_deadline(self, item: T, at: float) -> None:
+        """Set when the wait of an item ends, in seconds since 1970, even if no request is granted."""
+        heapq.heappush(self._deadlines, (at, next(self._order), item))
 
-    def over(self, now: float) -> list[T]:
-        """Take out those whose wait has ended without a turn."""
-        ended = []
-        while self._ends and self._ends[0][0] <= now:
-            item = heapq.heappop(self._ends)[2]
+    def pop_expired(self, now: float) -> list[T]:
+        """Remove and return the items whose deadline has passed."""
+        expired = []
+        while self._deadlines and self._deadlines[0][0] <= now:
+            item = heapq.heappop(self._deadlines)[2]
             if self.alive(item):
-                ended.append(item)
-        return ended
+                expired.append(item)
+        return expired
 
-    def tidy(self) -> None:
-        """Forget those who wait no longer and whose turn has not come."""
-        for heap in (self._polls, self._submissions, self._ends):
+    @property
+    def next_deadline(self) -> float:
+        """Seconds since 1970 of the earliest deadline."""
+        return self._deadlines[0][0] if self._deadlines else math.inf
+
+    def prune(self) -> None:
+        """Remove items that no longer wait."""
+        for heap in (self._polls, self._submissions, self._deadlines):
             heap[:] = [entry for entry in heap if self.alive(entry[2])]
             heapq.heapify(heap)
 
-    def queue(self, now: float) -> bool:
-        """Whether submissions are due for which the quota has no room."""
-        self._pass_over()
+    def has_blocked_submissions(self, now: float) -> bool:
+        """Return whether submissions are due that the quota has no room for."""
+        self._skip_dead()
         due = bool(self._submissions) and self._submissions[0][0] <= now
         return due and self.quota.known and self.quota.free(now) < 1
 
     def __len__(self) -> int:
-        return max(len(self._polls) + len(self._submissions), len(self._ends))
+        return max(len(self._polls) + len(self._submissions), len(self._deadlines))
 
-    def next(self, now: float, *, most: int = 1) -> Grant[T]:
+    def next(self, now: float, *, max_ids: int = 1) -> Grant[T]:
         """
-        Return what to do now.
+        Return what may be sent now.
 
-        :param most: So many generations can be read in one request.
+        :param max_ids: Maximum number of generations that one request can read.
         """
-        self._pass_over()
+        self._skip_dead()
         free = self.quota.free(now)
         poll_at, submit_at = self._poll_at(now, free), self._submit_at(now, free)
         if submit_at <= now and not (self._submission_was_last and poll_at <= now):
             self._submission_was_last, self._last_submission = True, now
-            self.quota.promise(now)
+            self.quota.expect_submission(now)
             return Grant(submission=heapq.heappop(self._submissions)[2])
         if poll_at <= now:
             self._submission_was_last = False
-            self._paced = max(self._paced, now) + self._shortest_gap()
-            self.quota.hold(self.cost)
-            return Grant(polls=self._take(now, most))
-        end_at = self._ends[0][0] if self._ends else math.inf
-        return Grant(until=min(poll_at, submit_at, end_at))
+            self._rate_limited_until = max(self._rate_limited_until, now) + self._min_gap()
+            self.quota.reserve(self.cost)
+            return Grant(polls=self._pop_polls(now, max_ids))
+        return Grant(until=min(poll_at, submit_at))
 
-    def done(self) -> None:
-        """Take notice that polls that were handed out are over."""
+    def release(self) -> None:
+        """Release the quota reserved for granted polls."""
         self.quota.release(self.cost)
 
-    def _pass_over(self) -> None:
-        for heap in (self._polls, self._submissions, self._ends):
+    def _skip_dead(self) -> None:
+        for heap in (self._polls, self._submissions, self._deadlines):
             while heap and not self.alive(heap[0][2]):
                 heapq.heappop(heap)
 
-    def _take(self, now: float, most: int) -> tuple[T, ...]:
-        taken = [heapq.heappop(self._polls)[2]]
-        while len(taken) < most and self._polls and self._polls[0][0] <= now + TAKEN_ALONG:
+    def _pop_polls(self, now: float, max_ids: int) -> tuple[T, ...]:
+        popped = [heapq.heappop(self._polls)[2]]
+        horizon = now + self.quota.policy.coalesce
+        while len(popped) < max_ids and self._polls and self._polls[0][0] <= horizon:
             item = heapq.heappop(self._polls)[2]
             if self.alive(item):
-                taken.append(item)
-        return tuple(taken)
+                popped.append(item)
+        return tuple(popped)
 
     def _poll_at(self, now: float, free: float) -> float:
         if not self._polls:
@@ -158,10 +146,10 @@ class RequestQueue(Generic[T]):
         due = self._polls[0][0]
         if due > now:
             return due
-        budget = free - self.quota.kept(now)
-        if free < 1 or budget < min(self.cost, self.quota.limit or self.cost):
+        available = free - self.quota.reserved_for_submissions(now)
+        if free < 1 or available < min(self.cost, self.quota.capacity or self.cost):
             return self._room_at(now, free)
-        return max(now, self._paced - BURST * self._shortest_gap())
+        return max(now, self._rate_limited_until - self.quota.policy.max_burst * self._min_gap())
 
     def _submit_at(self, now: float, free: float) -> float:
         if not self._submissions:
@@ -171,16 +159,17 @@ class RequestQueue(Generic[T]):
             return at
         if free < 1:
             return self.quota.opens_at(now)
-        return max(now, self._last_submission + (0.0 if self.quota.known else SUBMISSION_GAP))
+        interval = 0.0 if self.quota.known else self.quota.policy.submission_interval
+        return max(now, self._last_submission + interval)
 
     def _room_at(self, now: float, free: float) -> float:
-        """Return when there may be room for a status request; what is kept for submissions shrinks."""
+        """Return when there may be room for a status request; the share of submissions shrinks with time."""
         opens = self.quota.opens_at(now)
         left = self.quota.left_in_window(now)
-        if left is None or free < self.cost or not (kept := self.quota.kept(now)):
+        if left is None or free < self.cost or not (reserved := self.quota.reserved_for_submissions(now)):
             return opens
-        missing = self.cost - (free - kept)
-        return min(opens, now + max(SHORTEST_LOOK, left * missing / kept))
+        missing = self.cost - (free - reserved)
+        return min(opens, now + max(self.quota.policy.min_recheck, left * missing / reserved))
 
-    def _shortest_gap(self) -> float:
-        return 1.0 / max(MOST_PER_SECOND, self.quota.rate)
+    def _min_gap(self) -> float:
+        return 1.0 / max(self.quota.policy.max_polls_per_second, self.quota.rate)

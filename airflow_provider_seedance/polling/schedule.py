@@ -1,108 +1,163 @@
 """
-When to ask a service about a generation: a pure function of what is known about it.
+When to poll next, and what a reading means: pure functions of the state of a wait.
 
-This is the one place that decides. It knows nothing of clocks, tasks or event loops. How long such
-renders take is a :class:`~airflow_provider_seedance.polling.duration_model.DurationModel`; progress that the service
-reports narrows it down for this one.
+The synchronous wait, the triggerer and a worker that waits for a batch use the same functions. The time that
+generations take is a :class:`~airflow_provider_seedance.polling.duration_model.DurationModel`; progress that the
+service reports narrows it down. A failed status request never fails a generation. The exception is a service
+that says repeatedly that it does not know the generation.
 """
 
 from __future__ import annotations
 
+import logging
 import random
-from dataclasses import dataclass
+from dataclasses import replace
 
-from airflow_provider_seedance.polling.duration_model import DurationModel, unlearned
+from airflow_provider_seedance.exceptions import SeedanceError, SeedanceNotFoundError, SeedanceRateLimitError
+from airflow_provider_seedance.generations import Generation
+from airflow_provider_seedance.polling.duration_model import DurationModel, prior_model
 from airflow_provider_seedance.polling.progress import next_by_progress
+from airflow_provider_seedance.polling.wait_state import WaitState, WaitStep, lacks_output
 
-#: Shortest wait, in seconds, but for the user's own interval.
-SHORTEST = 2.0
-#: Longest wait, in seconds, ...
-LONGEST = 300.0
-#: ... or this share of the time that has passed, if that is more.
-LONGEST_SHARE = 0.25
-#: Longest wait after failures of the status call, in seconds.
-LONGEST_AFTER_FAILURE = 60.0
+log = logging.getLogger(__name__)
 
-#: So many of the latest readings with progress are of use.
-KEPT_PROGRESS = 6
+#: Maximum exponent of the backoff, beyond which it is at its maximum anyway and floats would overflow.
+_MAX_EXPONENT = 50
 
-#: Where the service calls back, polls only make up for calls that got lost: the first comes so many times after
-#: nearly all such renders (this share of them) have ended, and never sooner than so many seconds; ...
-SAFETY_FACTOR = 1.5
-SAFETY_SHARE = 0.95
-SAFETY_FIRST = 60.0
-#: ... the next ones are so far apart, in seconds and as a share of the time that has passed, ...
-SAFETY_GAP = 120.0
-SAFETY_GROWTH = 0.5
-#: ... and never further than this.
-SAFETY_LONGEST = 3600.0
+#: Maximum number of undocumented status words that are logged, so that a service cannot flood the log.
+MAX_LOGGED_STATUSES = 100
 
-#: Waits are spread by this share, so that what was submitted together is not asked for in step.
-JITTER = 0.03
-
-#: Exponents end here, where every wait is at its longest: a wait of days asks thousands of times.
-_MANY = 50
+_logged_statuses: set[tuple[str, str | None]] = set()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Knowledge:
+def start_wait(
+    state: WaitState, now: float, *, not_before: float = 0.0, model: DurationModel | None = None
+) -> WaitStep:
     """
-    What is known about a generation that is being waited for.
+    Return the step of the first status request.
 
-    :param asked: How often its status was read.
-    :param failures: How often in a row that failed.
-    :param retry_after: Seconds the service told to stay away, if it did.
-    :param estimated_wait: Seconds the service expected the render to take, at submission.
-    :param poll_interval: The user's own interval; it wins over everything but ``retry_after``.
-    :param called_back: Whether the service is to call when the render has ended.
-    :param progress: The latest readings that told one: seconds since the submission, and percent.
+    :param not_before: Seconds until the earliest request, so that a trigger does not fire too early.
+    :param model: Durations of such generations.
     """
+    if state.submitted_at is None:
+        state = replace(state, submitted_at=now)
+    return _wait(state, now, model, not_before=not_before)
 
-    asked: int = 0
-    failures: int = 0
-    retry_after: float | None = None
-    estimated_wait: float | None = None
-    poll_interval: float | None = None
-    called_back: bool = False
-    progress: tuple[tuple[float, float], ...] = ()
+
+def on_poll(
+    state: WaitState, reading: Generation | SeedanceError, now: float, model: DurationModel | None = None
+) -> WaitStep:
+    """Return the step that follows a status request."""
+    if isinstance(reading, SeedanceError):
+        return _on_error(state, reading, now, model)
+    _log_undocumented_status(reading)
+    if state.failures >= state.timing.warn_after_failures:
+        log.info("The status of generation %s can be read again.", state.generation_id)
+    state = _with_submission_time(state, reading, now).with_poll(reading, now)
+    if lacks_output(reading):
+        since = now if state.succeeded_at is None else state.succeeded_at
+        if now < min(since + state.timing.max_output_delay, state.deadline):
+            return _wait(replace(state, succeeded_at=since), now, model)
+    if reading.status.terminal:
+        return WaitStep("ended", state)
+    return _wait(replace(state, running_at=now), now, model)
 
 
 def next_poll(
-    known: Knowledge, *, elapsed: float, belief: DurationModel | None = None, jitter: float | None = None
+    state: WaitState, *, elapsed: float, model: DurationModel | None = None, jitter: float | None = None
 ) -> float:
     """
     Return the seconds until the next status request.
 
     :param elapsed: Seconds since the submission.
-    :param belief: How long such renders take; without one, what holds for any.
+    :param model: Durations of such generations; those of any generation by default.
     :param jitter: A number from 0 to 1 that spreads the requests of a batch; random by default.
     """
+    timing = state.timing
     jitter = random.random() if jitter is None else jitter  # noqa: S311 (spreads load, guards nothing)
-    if known.poll_interval is not None:
-        wait = known.poll_interval
+    if state.poll_interval is not None:
+        interval = state.poll_interval
     else:
-        wait = _adaptive(known, max(0.0, elapsed), belief or unlearned())
-        wait *= 1.0 + JITTER * (2.0 * jitter - 1.0)
-    if known.failures:
-        wait = max(wait, min(LONGEST_AFTER_FAILURE, 2.0 ** min(known.failures, _MANY)))
-    if known.retry_after is not None:
-        wait = max(wait, known.retry_after * (1 + 0.1 * jitter))
-    return wait
+        interval = _adaptive_interval(state, max(0.0, elapsed), model or prior_model())
+        interval *= 1.0 + timing.jitter * (2.0 * jitter - 1.0)
+    if state.failures:
+        interval = max(interval, min(timing.max_backoff, 2.0 ** min(state.failures, _MAX_EXPONENT)))
+    if state.retry_after is not None:
+        interval = max(interval, state.retry_after * (1 + 0.1 * jitter))
+    return interval
 
 
-def _adaptive(known: Knowledge, elapsed: float, belief: DurationModel) -> float:
-    belief = belief.expecting(known.estimated_wait)
-    if known.called_back:
-        return _safety_net(elapsed, belief)
-    at = next_by_progress(known.progress, elapsed, belief)
+def _adaptive_interval(state: WaitState, elapsed: float, model: DurationModel) -> float:
+    timing = state.timing
+    model = model.with_estimate(state.estimated_wait)
+    if state.expects_callback:
+        return _interval_with_callback(state, elapsed, model)
+    at = next_by_progress(state.progress, elapsed, model)
     if at is None:
-        at = belief.after(elapsed)
-    longest = max(LONGEST, LONGEST_SHARE * elapsed)
-    return max(SHORTEST, min(longest, at - elapsed))
+        at = model.next_poll_at(elapsed)
+    longest = max(timing.max_interval, timing.max_interval_share * elapsed)
+    return max(timing.min_interval, min(longest, at - elapsed))
 
 
-def _safety_net(elapsed: float, belief: DurationModel) -> float:
-    first = max(SAFETY_FIRST, SAFETY_FACTOR * belief.by(SAFETY_SHARE))
+def _interval_with_callback(state: WaitState, elapsed: float, model: DurationModel) -> float:
+    timing = state.timing
+    likely_end = timing.callback_factor * model.quantile(timing.callback_quantile)
+    first = max(timing.callback_min_delay, likely_end)
     if elapsed < first:
         return first - elapsed
-    return min(SAFETY_LONGEST, max(SAFETY_GAP, SAFETY_GROWTH * elapsed))
+    interval = max(timing.callback_min_interval, timing.callback_interval_share * elapsed)
+    return min(timing.callback_max_interval, interval)
+
+
+def _with_submission_time(state: WaitState, reading: Generation, now: float) -> WaitState:
+    """Take the time of the submission from the service where it is not known here."""
+    if state.submitted_at_known or state.running_at is not None or reading.created_at is None:
+        return state
+    created = reading.created_at.timestamp()
+    return replace(state, submitted_at=created) if 0 <= now - created <= state.timing.max_age else state
+
+
+def _on_error(state: WaitState, error: SeedanceError, now: float, model: DurationModel | None) -> WaitStep:
+    rate_limited = isinstance(error, SeedanceRateLimitError)
+    state = replace(
+        state,
+        failures=state.failures + 1,
+        not_found=state.not_found + 1 if isinstance(error, SeedanceNotFoundError) else 0,
+        rate_limited=rate_limited,
+        retry_after=error.retry_after,
+    )
+    if state.failures == state.timing.warn_after_failures and not rate_limited:
+        log.warning(
+            "The status of generation %s could not be read %s times in a row (%s); the render goes on, and so "
+            "does the wait.",
+            state.generation_id,
+            state.failures,
+            error.message,
+        )
+    if state.not_found >= state.timing.max_not_found:
+        return WaitStep("unknown", state)
+    return _wait(state, now, model)
+
+
+def _wait(state: WaitState, now: float, model: DurationModel | None, *, not_before: float = 0.0) -> WaitStep:
+    at = now + max(next_poll(state, elapsed=state.elapsed(now), model=model), not_before)
+    if now < state.deadline:
+        return WaitStep("wait", state, min(at, state.deadline))
+    if state.rate_limited and now < state.final_deadline:
+        # The rate limit prevented the last status request, which may find that the generation has ended.
+        return WaitStep("wait", state, min(at, state.final_deadline))
+    return WaitStep("deadline", state)
+
+
+def _log_undocumented_status(generation: Generation) -> None:
+    """Log an undocumented status word, once per word and process."""
+    status = (generation.api, generation.word)
+    if generation.documented or status in _logged_statuses or len(_logged_statuses) >= MAX_LOGGED_STATUSES:
+        return
+    _logged_statuses.add(status)
+    log.warning(
+        "%s reports the status %r for generation %s, which no document names; it counts as running.",
+        generation.api,
+        str(generation.word)[:80],
+        generation.generation_id,
+    )

@@ -1,11 +1,11 @@
 """
-What the processes of one machine tell each other about a quota: a note in the directory for temporary files.
+Quota state shared between the processes of one machine: a file in the directory for temporary files.
 
-Each task process is new and knows nothing; without the note, every task that starts while a quota is
-used up would learn so by a refused request of its own. The note is advice: where it cannot be written
-or read (another machine, another user, no such directory), the service's refusal says the same, one
-request later. So nothing here raises, and nobody on an event loop waits for it. It holds numbers only.
-Refusals are not noted, replies are: what a reply says is left is true for everybody.
+Each task process starts without knowledge; without the file, every task that starts while a quota is used up would
+learn it from a refused request of its own. The file is advice: if it cannot be read or written (another machine,
+another user), the service's refusal says the same, one request later. So nothing here raises, and an event loop
+never waits for it. It holds numbers only. Replies are recorded, refusals are not: what a reply says is left is true
+for every process.
 """
 
 from __future__ import annotations
@@ -24,28 +24,26 @@ from pathlib import Path
 
 from airflow_provider_seedance.apis.rate_limits import RateLimit, is_plausible_reset
 from airflow_provider_seedance.generations import read_number
-from airflow_provider_seedance.polling.quota import MARGIN, Quota
+from airflow_provider_seedance.polling.quota import Quota, default_policy
 
 log = logging.getLogger(__name__)
 
-#: Seconds for which a triggerer's word counts that others wait for the quota already.
-QUEUE_LIFETIME = 20.0
+#: Maximum size of the file that is read; it holds five numbers.
+_MAX_FILE_BYTES = 1000
 
-_LONGEST_NOTE = 1000
-
-#: So often a worker looks whether the note is free, and so many seconds apart: what others do with it is short.
-_LOOKS = 20
-_LOOK_AGAIN = 0.005
+#: Attempts of a worker to lock the file, and the time between them: other processes hold the lock for a short time.
+_LOCK_ATTEMPTS = 20
+_LOCK_INTERVAL_SECONDS = 0.005
 
 
 def directory() -> Path:
-    """Return where the notes of this user are."""
+    """Return the directory of the files of this user."""
     return Path(tempfile.gettempdir()) / f"airflow-provider-seedance-{os.getuid()}"
 
 
 class SharedQuota:
     """
-    The note about one base URL and key.
+    Shared state of the quota of one base URL and key.
 
     :param identity: Base URL and digest of the key.
     """
@@ -57,42 +55,42 @@ class SharedQuota:
 
     @property
     def _path(self) -> Path:
-        # Not before it is used: on a full disk there may be no directory for temporary files at all.
+        # Resolved on use: on a full disk there may be no directory for temporary files.
         return directory() / self._name
 
     def read(self, now: float) -> Quota:
-        """Return the quota as it was noted; an empty one where nothing usable is."""
+        """Return the quota as it was recorded; an empty one if nothing usable is."""
         with self._opened() as file:
             return _read(file, now)[0] if file else Quota()
 
-    def learn(self, told: RateLimit, now: float) -> None:
-        """Note what a reply told."""
-        if told.remaining is None or told.limit is None or told.reset_at is None:
+    def learn(self, reported: RateLimit, now: float) -> None:
+        """Record the headers of a reply."""
+        if reported.remaining is None or reported.limit is None or reported.reset_at is None:
             return
         with self._opened() as file:
             if file:
                 quota, queue_until = _read(file, now)
-                quota.learn(told, now)
+                quota.learn(reported, now)
                 _write(file, quota, queue_until)
 
-    def queue(self, now: float) -> None:
-        """Note that submissions wait for their turn in a triggerer: whoever comes now stands behind them."""
+    def record_queue(self, now: float) -> None:
+        """Record that submissions are queued in a triggerer, so that new ones queue behind them."""
         with self._opened() as file:
             if file:
-                _write(file, _read(file, now)[0], now + QUEUE_LIFETIME)
+                _write(file, _read(file, now)[0], now + default_policy().queue_lifetime)
 
     def reserve(self, now: float) -> float:
         """
-        Take one request out of what is left. Not for an event loop: it may wait a moment for its turn.
+        Reserve one request of what is left. Not for an event loop: it may wait for the lock.
 
-        :return: Zero, or the seconds until there may be one.
+        :return: Zero, or the seconds until one may be left.
         """
-        with self._opened(looks=_LOOKS) as file:
+        with self._opened(attempts=_LOCK_ATTEMPTS) as file:
             if file is None:
                 return 0.0
             quota, queue_until = _read(file, now)
             if queue_until > now:
-                return QUEUE_LIFETIME
+                return quota.policy.queue_lifetime
             if quota.free(now) < 1:
                 return max(0.0, quota.opens_at(now) - now)
             if quota.limit is not None:
@@ -101,22 +99,22 @@ class SharedQuota:
             return 0.0
 
     @contextmanager
-    def _opened(self, *, looks: int = 1) -> Iterator[io.FileIO | None]:
-        """Open the note for one process at a time; ``None`` if that cannot be had now."""
-        file = self._lock(looks)
+    def _opened(self, *, attempts: int = 1) -> Iterator[io.FileIO | None]:
+        """Open and lock the file; ``None`` if that is not possible now."""
+        file = self._lock(attempts)
         try:
             yield file
         finally:
             if file is not None:
                 _close(file)
 
-    def _lock(self, looks: int) -> io.FileIO | None:
+    def _lock(self, attempts: int) -> io.FileIO | None:
         try:
             file = self._open()
         except OSError as error:
-            log.debug("No note about the quota: %s", error)
+            log.debug("No shared quota: %s", error)
             return None
-        if _locked(file, looks):
+        if _try_lock(file, attempts):
             return file
         _close(file)
         return None
@@ -124,40 +122,40 @@ class SharedQuota:
     def _open(self) -> io.FileIO:
         path = self._path
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        place = path.parent.lstat()
-        if place.st_uid != os.getuid() or place.st_mode & 0o077:
-            # Somebody else made it: they could hold all submissions up.
-            raise PermissionError(f"{path.parent} is not this user's own")
-        # Without a buffer: closing one writes again what could not be written.
+        found = path.parent.lstat()
+        if found.st_uid != os.getuid() or found.st_mode & 0o077:
+            # Another user made it and could delay all submissions.
+            raise PermissionError(f"{path.parent} does not belong to this user alone")
+        # Unbuffered: closing a buffer would repeat a failed write.
         return io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+")
 
 
 class SharedQuotaObserver:
-    """Writes down what the replies to one process tell."""
+    """Records the rate-limit headers of the replies to one process."""
 
-    def __init__(self, note: SharedQuota) -> None:
-        self._note = note
+    def __init__(self, shared_quota: SharedQuota) -> None:
+        self._shared_quota = shared_quota
 
     def sent(self) -> None:
-        """Do nothing: what is sent was reserved before."""
+        """Do nothing: the request was reserved before."""
 
     def answered(self, limit: RateLimit, *, refused: bool) -> None:
-        """Note what a reply told."""
+        """Record the headers of a reply."""
         if not refused:
-            self._note.learn(limit, time.time())
+            self._shared_quota.learn(limit, time.time())
 
 
-def _locked(file: io.FileIO, looks: int) -> bool:
-    """Whether the note is ours; a file system without locks has none that could be shared."""
-    for look in range(looks):
-        if look:
-            time.sleep(_LOOK_AGAIN)
+def _try_lock(file: io.FileIO, attempts: int) -> bool:
+    """Return whether the file could be locked; on a file system without locks it cannot be shared."""
+    for attempt in range(attempts):
+        if attempt:
+            time.sleep(_LOCK_INTERVAL_SECONDS)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             continue
         except OSError as error:
-            log.debug("The note about the quota cannot be locked: %s", error)
+            log.debug("The shared quota cannot be locked: %s", error)
             return False
         return True
     return False
@@ -167,34 +165,35 @@ def _close(file: io.FileIO) -> None:
     try:
         file.close()
     except OSError as error:
-        log.debug("The note about the quota was not closed: %s", error)
+        log.debug("The shared quota was not closed: %s", error)
 
 
 def _read(file: io.FileIO, now: float) -> tuple[Quota, float]:
-    """Return the quota as it was noted, and until when submissions stand in line."""
+    """Return the quota as it was recorded, and until when submissions are queued."""
     try:
         file.seek(0)
-        noted = json.loads(file.read(_LONGEST_NOTE) or "{}")
-        limit, remaining = read_number(noted["limit"]), read_number(noted["remaining"])
-        reset_at, window = read_number(noted["reset_at"]), read_number(noted["window"])
-        queue_until = read_number(noted["queue_until"]) or 0.0
+        recorded = json.loads(file.read(_MAX_FILE_BYTES) or "{}")
+        limit, remaining = read_number(recorded["limit"]), read_number(recorded["remaining"])
+        reset_at, window = read_number(recorded["reset_at"]), read_number(recorded["window"])
+        queue_until = read_number(recorded["queue_until"]) or 0.0
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return Quota(), 0.0
-    if queue_until > now + QUEUE_LIFETIME:
+    policy = default_policy()
+    if queue_until > now + policy.queue_lifetime:
         queue_until = 0.0
     if limit is None or remaining is None or reset_at is None:
         return Quota(), queue_until
-    if not now - MARGIN < reset_at or not is_plausible_reset(reset_at, now):
+    if not now - policy.reset_margin < reset_at or not is_plausible_reset(reset_at, now):
         return Quota(), queue_until
     quota = Quota(limit=int(limit), remaining=int(remaining), reset_at=float(reset_at), window=window)
     return quota, queue_until
 
 
 def _write(file: io.FileIO, quota: Quota, queue_until: float) -> None:
-    noted = {name: getattr(quota, name) for name in ("limit", "remaining", "reset_at", "window")}
+    recorded = {name: getattr(quota, name) for name in ("limit", "remaining", "reset_at", "window")}
     try:
         file.seek(0)
         file.truncate()
-        file.write(json.dumps({**noted, "queue_until": queue_until}).encode())
+        file.write(json.dumps({**recorded, "queue_until": queue_until}).encode())
     except OSError as error:
-        log.debug("The note about the quota was not written: %s", error)
+        log.debug("The shared quota was not written: %s", error)

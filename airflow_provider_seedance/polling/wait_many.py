@@ -1,203 +1,135 @@
 """
-WaitState for many generations at once, in the hub of their connection.
+Wait for many generations at once, in the hub of their connection.
 
-Each is waited for as a single one is; here it is decided when there is enough to tell. The triggerer and a
-worker that waits itself both use this.
+The triggerer and a worker that waits itself both use this; each generation is waited for as a single one is.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from airflow_provider_seedance.generations import Generation
-from airflow_provider_seedance.polling.hub import LookUp, wait_for_generation, wait_for_turn
-from airflow_provider_seedance.polling.schedule import Knowledge
-from airflow_provider_seedance.polling.wait_state import WaitState, WaitStep
-
-log = logging.getLogger(__name__)
-
-#: Seconds until a wait that broke is begun again: a connection that cannot be looked up may be mended.
-MENDING = 30.0
-
-#: Seconds between reports of how many have ended.
-REPORT = 60.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PendingGeneration:
-    """
-    One generation that is waited for.
-
-    :param deadline: Seconds since 1970 at which patience with it ends.
-    :param submitted_at: Seconds since 1970 of its submission, as far as known.
-    :param estimated_wait: Seconds the service expected the render to take.
-    :param facts: What the request told; renders alike in it take about as long.
-    """
-
-    generation_id: str
-    deadline: float
-    submitted_at: float | None = None
-    estimated_wait: float | None = None
-    result_defaults: dict[str, Any] = field(default_factory=dict)
+from airflow_provider_seedance.polling.connections import LookUp
+from airflow_provider_seedance.polling.hub import wait_for_generation, wait_for_submission
+from airflow_provider_seedance.polling.wait_state import WaitState, WaitStep, default_timing
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResumeWhen:
     """
-    When there is enough to tell.
+    Conditions under which the wait of a batch ends.
 
-    :param enough: So many that have ended.
-    :param linger: Seconds after the first end at which fewer are enough, too.
-    :param moment: Seconds since 1970 from which a submission waits for its turn in the quota; having it is
-        enough. ``None`` where none waits.
-    :param not_before: Seconds before which nothing is told.
-    :param quota: Seconds past a deadline for which the quota may keep us from a reading; ``None`` for what a
-        wait that holds no worker bears.
+    :param min_ended: Number of generations that have ended, or
+    :param max_linger: seconds after the first end.
+    :param submit_not_before: Seconds since 1970 from which a submission waits for the quota; a granted submission ends
+        the wait. ``None`` if none waits.
+    :param min_seconds: Minimum duration of the wait.
+    :param max_quota_wait: Seconds past a deadline for which a rate limit extends the wait for a generation; the
+        limit of a deferred wait by default.
     """
 
-    enough: int
-    linger: float
-    moment: float | None = None
-    not_before: float = 0.0
-    quota: float | None = None
+    min_ended: int
+    max_linger: float
+    submit_not_before: float | None = None
+    min_seconds: float = 0.0
+    max_quota_wait: float | None = None
 
 
 @dataclass(kw_only=True)
 class WaitResult:
     """
-    What a wait has brought.
+    Result of a wait for many generations.
 
     :param unknown: Ids that the service says repeatedly it does not know.
-    :param overdue: Ids with which patience is over.
-    :param turn: Whether a submission has its turn.
+    :param overdue: Ids of generations whose deadline has passed.
+    :param submission_granted: Whether a submission may be sent.
     """
 
     ended: list[Generation] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     overdue: list[str] = field(default_factory=list)
-    turn: bool = False
+    submission_granted: bool = False
 
     def __len__(self) -> int:
         return len(self.ended) + len(self.unknown) + len(self.overdue)
 
+    def add(self, step: WaitStep | None) -> None:
+        """Add the last step of a wait; ``None`` is a granted submission."""
+        if step is None:
+            self.submission_granted = True
+        elif step.kind == "ended" and step.state.last is not None:
+            self.ended.append(step.state.last)
+        else:
+            ids = self.unknown if step.kind == "unknown" else self.overdue
+            ids.append(step.state.generation_id)
 
-_End = tuple[str, WaitStep | None]
+
+Report = Callable[[int, int], None]
+_Queue = asyncio.Queue[WaitStep | None]
 
 
 async def wait_for_many(
-    awaited: Sequence[PendingGeneration],
-    patience: ResumeWhen,
+    pending: Sequence[WaitState],
+    resume_when: ResumeWhen,
     conn_id: str,
     look_up: LookUp,
     *,
-    poll_interval: float | None = None,
-    report: Callable[[int, int], None] | None = None,
+    report: Report | None = None,
 ) -> WaitResult:
     """
-    Wait until enough of the generations have ended, or a submission has its turn.
+    Wait until enough of the generations have ended, or a submission is granted.
 
-    :param poll_interval: Seconds between status requests; ``None`` chooses them.
-    :param report: Called now and then with the numbers of ended and awaited generations.
+    :param report: Called periodically with the numbers of ended and of all generations.
     """
-    queue: asyncio.Queue[_End] = asyncio.Queue()
-    began = time.time()
-    tasks = [
-        asyncio.create_task(_wait_for_one(one, conn_id, look_up, poll_interval, patience, queue))
-        for one in awaited
-    ]
-    if patience.moment is not None:
-        tasks.append(asyncio.create_task(_wait_for_turn(patience.moment, conn_id, look_up, queue)))
+    queue: _Queue = asyncio.Queue()
+    started_at = time.time()
+
+    async def wait_for_one(state: WaitState) -> None:
+        state = replace(state, max_quota_wait=resume_when.max_quota_wait)
+        await queue.put(
+            await wait_for_generation(state, conn_id, look_up, not_before=resume_when.min_seconds)
+        )
+
+    async def wait_to_submit(not_before: float) -> None:
+        await wait_for_submission(not_before, conn_id, look_up)
+        await queue.put(None)
+
+    tasks = [asyncio.create_task(wait_for_one(state)) for state in pending]
+    if resume_when.submit_not_before is not None:
+        tasks.append(asyncio.create_task(wait_to_submit(resume_when.submit_not_before)))
     try:
-        ends = await _collect(queue, len(awaited), patience, report)
-        await asyncio.sleep(max(0.0, began + patience.not_before - time.time()))
+        result = await _collect(queue, len(pending), resume_when, report)
+        await asyncio.sleep(max(0.0, started_at + resume_when.min_seconds - time.time()))
         while not queue.empty():
-            _add(ends, queue.get_nowait())
-        return ends
+            result.add(queue.get_nowait())
+        return result
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _collect(
-    queue: asyncio.Queue[_End],
-    total: int,
-    patience: ResumeWhen,
-    report: Callable[[int, int], None] | None,
-) -> WaitResult:
-    ends = WaitResult()
-    first_at: float | None = None
-    reported_at = time.time()
+async def _collect(queue: _Queue, total: int, resume_when: ResumeWhen, report: Report | None) -> WaitResult:
+    interval = default_timing().report_interval
+    result = WaitResult()
+    linger_until = float("inf")
+    report_at = time.time() + interval
     while True:
         now = time.time()
-        if ends.turn or (total and len(ends) >= min(patience.enough, total)):
-            return ends
-        if first_at is not None and now >= first_at + patience.linger:
-            return ends
-        if now >= reported_at + REPORT:
-            reported_at = now
+        enough = total and len(result) >= min(resume_when.min_ended, total)
+        if result.submission_granted or enough or now >= linger_until:
+            return result
+        if now >= report_at:
+            report_at = now + interval
             if report:
-                report(len(ends), total)
-        moments = [reported_at + REPORT] + ([first_at + patience.linger] if first_at is not None else [])
+                report(len(result), total)
         try:
-            async with asyncio.timeout(max(0.01, min(moments) - now)):
-                end = await queue.get()
+            async with asyncio.timeout(max(0.01, min(report_at, linger_until) - now)):
+                result.add(await queue.get())
         except TimeoutError:
             continue
-        _add(ends, end)
-        if len(ends) and first_at is None:
-            first_at = time.time()
-
-
-def _add(ends: WaitResult, end: _End) -> None:
-    generation_id, step = end
-    if step is None:
-        ends.turn = True
-    elif step.kind == "ended" and step.waiting.last is not None:
-        ends.ended.append(step.waiting.last)
-    elif step.kind == "unknown":
-        ends.unknown.append(generation_id)
-    else:
-        ends.overdue.append(generation_id)
-
-
-async def _wait_for_one(
-    one: PendingGeneration,
-    conn_id: str,
-    look_up: LookUp,
-    poll_interval: float | None,
-    patience: ResumeWhen,
-    queue: asyncio.Queue[_End],
-) -> None:
-    waiting = WaitState(
-        generation_id=one.generation_id,
-        media="video",
-        deadline=one.deadline,
-        known=Knowledge(poll_interval=poll_interval, estimated_wait=one.estimated_wait),
-        submitted_at=one.submitted_at,
-        told=one.submitted_at is not None,
-        quota_patience=patience.quota,
-    )
-    while True:
-        try:
-            step = await wait_for_generation(
-                waiting, conn_id, look_up, not_before=patience.not_before, result_defaults=one.result_defaults
-            )
-            break
-        except Exception as error:
-            log.warning("The wait for generation %s broke and begins again: %s", one.generation_id, error)
-            if time.time() >= one.deadline:
-                step = WaitStep("deadline", waiting)
-                break
-            await asyncio.sleep(MENDING)
-    await queue.put((one.generation_id, step))
-
-
-async def _wait_for_turn(moment: float, conn_id: str, look_up: LookUp, queue: asyncio.Queue[_End]) -> None:
-    await wait_for_turn(moment, conn_id, look_up, complain=log.warning)
-    await queue.put(("", None))
+        if len(result) and linger_until == float("inf"):
+            linger_until = time.time() + resume_when.max_linger

@@ -1,101 +1,196 @@
-"""
-What one status reading means for somebody who waits: the rules that the synchronous wait and the
-triggerer's hub share.
-
-A failed reading is never a failed render. The one exception is a service that keeps saying it does
-not know the generation.
-"""
+"""State of the wait for one generation, and the timing of all waits."""
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass, replace
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Literal
 
-from airflow_provider_seedance.exceptions import SeedanceError, SeedanceNotFoundError, SeedanceRateLimitError
-from airflow_provider_seedance.generations import Generation, Media
-from airflow_provider_seedance.polling.duration_model import DurationModel
-from airflow_provider_seedance.polling.schedule import KEPT_PROGRESS, Knowledge, next_poll
+from airflow_provider_seedance.exceptions import SeedanceRateLimitError
+from airflow_provider_seedance.generations import Generation, GenerationStatus, Media
 
-log = logging.getLogger(__name__)
+#: Number of the latest progress readings that the schedule uses.
+MAX_PROGRESS_READINGS = 6
 
-#: So many answers of "not found" in a row end the wait: a service may know a new id a little late.
-NOT_FOUND_LIMIT = 4
 
-#: Seconds by which Airflow's own deferral timeout is later than ours, which knows what to say.
-DEFERRAL_GRACE = 900.0
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PollTiming:
+    """
+    Timing of status requests and deferrals. Durations are in seconds.
 
-#: Seconds past the deadline for which a quota may keep us from the last reading: more than any plan's period, with
-#: all that wait for their turn in it. A service that answers nothing else for longer ends the wait.
-QUOTA_PATIENCE = 86400.0
+    :param min_interval: Minimum time between two status requests; a ``poll_interval`` of the user may be shorter.
+    :param max_interval: Maximum time between two status requests, or
+    :param max_interval_share: this share of the elapsed time if that is more.
+    :param max_backoff: Maximum backoff after failed status requests.
+    :param jitter: Share by which intervals are spread, so that a batch is not polled in step.
+    :param callback_quantile: Where the service sends callbacks, polls only replace lost ones. The first comes when
+        this share of such generations has ended, times
+    :param callback_factor: this factor, and not before
+    :param callback_min_delay: this time. The following ones are
+    :param callback_min_interval: at least this far apart, and
+    :param callback_interval_share: at least this share of the elapsed time, but not more than
+    :param callback_max_interval: this time.
+    :param max_not_found: Consecutive "not found" replies that end a wait: a service may know a new id late.
+    :param warn_after_failures: Consecutive failed status requests after which the log says so, once.
+    :param max_age: Maximum age that a service may report for a generation; beyond it the report is ignored.
+    :param deferral_grace: Time by which Airflow's deferral timeout is later than the deadline of the trigger.
+    :param quota_backoff: Time until the next request after a rate limit that names none.
+    :param max_quota_wait: Time past the deadline for which a rate limit extends a deferred wait: longer than the
+        quota window of any documented plan.
+    :param max_worker_quota_wait: The same while a worker waits: quotas are by the hour.
+    :param max_output_delay: Time for which a generation that succeeded without an output is polled on.
+    :param min_trigger_time: Minimum run time of a trigger: the scheduler may fail a task that resumes within the
+        first seconds of its deferral, because it mistakes the exit of the deferring process for that of the task.
+    :param connection_lifetime: Time after which a connection is looked up again, because keys are rotated.
+    :param refused_key_interval: Minimum time between look-ups of a connection whose key the service refuses.
+    :param min_retry_delay: Initial backoff after a failed look-up of a connection or a broken hub, and
+    :param max_retry_delay: its maximum.
+    :param shared_quota_interval: Time between two reads of the quota state that other processes share.
+    :param max_sleep: Maximum sleep of the hub, which bounds how late it notices a deadline after the wall clock was
+        set.
+    :param report_interval: Time between two log lines about the progress of a batch.
+    """
 
-#: The same for somebody who holds a worker meanwhile: the quotas of the services are by the hour.
-WORKER_QUOTA_PATIENCE = 2 * 3600.0
+    min_interval: float = 2.0
+    max_interval: float = 300.0
+    max_interval_share: float = 0.25
+    max_backoff: float = 60.0
+    jitter: float = 0.03
+    callback_quantile: float = 0.95
+    callback_factor: float = 1.5
+    callback_min_delay: float = 60.0
+    callback_min_interval: float = 120.0
+    callback_interval_share: float = 0.5
+    callback_max_interval: float = 3600.0
+    max_not_found: int = 4
+    warn_after_failures: int = 3
+    max_age: float = 7 * 86400.0
+    deferral_grace: float = 900.0
+    quota_backoff: float = 60.0
+    max_quota_wait: float = 86400.0
+    max_worker_quota_wait: float = 2 * 3600.0
+    max_output_delay: float = 300.0
+    min_trigger_time: float = 5.0
+    connection_lifetime: float = 900.0
+    refused_key_interval: float = 30.0
+    min_retry_delay: float = 5.0
+    max_retry_delay: float = 60.0
+    shared_quota_interval: float = 2.0
+    max_sleep: float = 30.0
+    report_interval: float = 60.0
 
-#: Seconds until the next look after a refusal for quota that names no time.
-UNKNOWN_QUOTA_PAUSE = 60.0
+    def retry_delay(self, failures: int) -> float:
+        """Return the backoff after a number of earlier failures."""
+        return min(self.max_retry_delay, self.min_retry_delay * 2.0 ** min(failures, 10))
 
-#: A service that says a generation is older than this many seconds is not believed.
-LONGEST_RENDER = 7 * 86400.0
 
-#: Failed readings in a row after which the log says so, once.
-TELL_AFTER = 3
+#: The timing of waits that are not given another.
+TIMING = PollTiming()
 
-#: So many undocumented words are warned about; a service that makes up more gets no more lines.
-MOST_WORDS = 100
 
-_told: set[tuple[str, str | None]] = set()
+def default_timing() -> PollTiming:
+    """Return the timing of waits that are not given another."""
+    return TIMING
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WaitState:
     """
-    Where somebody stands who waits for a generation.
+    State of one wait.
 
-    :param deadline: Seconds since 1970 at which patience ends.
-    :param known: What the schedule goes by.
-    :param submitted_at: Seconds since 1970 of the submission, or of the begin of the wait where nobody knows.
-    :param told: Whether somebody does, so that others can learn from how long the render took.
-    :param running_at: Seconds since 1970 of the latest reading that found the render not ended.
-    :param not_found: How often in a row the service did not know the generation.
-    :param refused: Whether our quota kept us from the latest reading.
+    :param deadline: Seconds since 1970 at which the timeout passes.
+    :param submitted_at: Seconds since 1970 of the submission, or of the start of the wait.
+    :param submitted_at_known: Whether ``submitted_at`` is that of the submission, so that the duration can be learned.
+    :param estimated_wait: Seconds the service expected the generation to take, at submission.
+    :param poll_interval: The user's interval in seconds; it takes precedence over all but ``retry_after``.
+    :param expects_callback: Whether the service sends a callback when the generation has ended.
+    :param result_defaults: What the request says of the result. Generations of the same model, duration and
+        resolution take about as long.
+    :param max_quota_wait: Seconds past the deadline for which a rate limit extends the wait.
+    :param poll_count: Number of status requests that were answered.
+    :param failures: Number of consecutive failures.
+    :param not_found: Number of consecutive "not found" replies.
+    :param retry_after: Seconds to the next request that the service named, if it did.
+    :param rate_limited: Whether the rate limit prevented the latest status request.
+    :param progress: The latest progress readings: seconds since the submission, and percent.
+    :param running_at: Seconds since 1970 of the latest reading that found the generation not ended.
+    :param succeeded_at: Seconds since 1970 of the first reading that found it succeeded, but without an output.
     :param last: The generation as it was last read.
-    :param quota_patience: Seconds past the deadline for which the quota may keep us from a reading;
-        :data:`QUOTA_PATIENCE` by default.
     """
 
     generation_id: str
     media: Media
     deadline: float
-    known: Knowledge
     submitted_at: float | None = None
-    told: bool = False
-    running_at: float | None = None
+    submitted_at_known: bool = False
+    estimated_wait: float | None = None
+    poll_interval: float | None = None
+    expects_callback: bool = False
+    result_defaults: dict[str, object] = field(default_factory=dict)
+    max_quota_wait: float | None = None
+    timing: PollTiming = field(default_factory=default_timing)
+    poll_count: int = 0
+    failures: int = 0
     not_found: int = 0
-    refused: bool = False
+    retry_after: float | None = None
+    rate_limited: bool = False
+    progress: tuple[tuple[float, float], ...] = ()
+    running_at: float | None = None
+    succeeded_at: float | None = None
     last: Generation | None = None
-    quota_patience: float | None = None
 
     @property
-    def end(self) -> float:
-        """Seconds since 1970 at which even a quota that keeps us from reading ends the wait."""
-        return self.deadline + (QUOTA_PATIENCE if self.quota_patience is None else self.quota_patience)
+    def final_deadline(self) -> float:
+        """Seconds since 1970 at which the wait ends even if a rate limit prevents every status request."""
+        extra = self.timing.max_quota_wait if self.max_quota_wait is None else self.max_quota_wait
+        return self.deadline + extra
+
+    @property
+    def kind(self) -> Hashable:
+        """Key of generations that take about as long, at one service."""
+        return (self.media, *map(self.result_defaults.get, ("model", "duration", "resolution")))
+
+    def elapsed(self, now: float) -> float:
+        """Return the seconds since the submission."""
+        return max(0.0, now - self.submitted_at) if self.submitted_at is not None else 0.0
+
+    def with_poll(self, reading: Generation, now: float) -> WaitState:
+        """Return the state after a status request that was answered."""
+        progress = self.progress
+        if reading.progress is not None and not reading.status.terminal and self.submitted_at is not None:
+            latest = (now - self.submitted_at, float(reading.progress))
+            progress = (*progress, latest)[-MAX_PROGRESS_READINGS:]
+        return replace(
+            self,
+            last=reading,
+            poll_count=self.poll_count + 1,
+            failures=0,
+            not_found=0,
+            retry_after=None,
+            rate_limited=False,
+            progress=progress,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class WaitStep:
     """
-    What follows from a reading.
+    Next step of a wait.
 
-    :param kind: ``ended`` (terminal generation in ``waiting.last``), ``unknown`` (the service does not
-        know it), ``deadline`` (patience is over), or ``wait`` until ``at``.
-    :param at: Seconds since 1970 of the next reading, or of the deadline.
+    :param kind: ``ended`` (terminal generation in ``state.last``), ``unknown`` (the service does not know the
+        generation), ``deadline`` (the timeout has passed), or ``wait`` until ``at``.
+    :param at: Seconds since 1970 of the next status request, or of the deadline.
     """
 
     kind: Literal["ended", "unknown", "deadline", "wait"]
-    waiting: WaitState
+    state: WaitState
     at: float = 0.0
+
+
+def lacks_output(generation: Generation) -> bool:
+    """Return whether a generation succeeded without an output, which may follow a little later."""
+    return generation.status is GenerationStatus.SUCCEEDED and not generation.urls
 
 
 def deferral_timeout(deadline: float, now: float, *, rate_limited: bool = False) -> timedelta:
@@ -104,113 +199,10 @@ def deferral_timeout(deadline: float, now: float, *, rate_limited: bool = False)
 
     :param rate_limited: Whether a rate limit extends the wait past the deadline.
     """
-    extra = DEFERRAL_GRACE + (QUOTA_PATIENCE if rate_limited else 0.0)
+    extra = TIMING.deferral_grace + (TIMING.max_quota_wait if rate_limited else 0.0)
     return timedelta(seconds=max(0.0, deadline - now) + extra)
 
 
-def quota_pause(error: SeedanceRateLimitError) -> float:
-    """Return the seconds until a reading that the quota refused is worth another try."""
-    return error.retry_after or UNKNOWN_QUOTA_PAUSE
-
-
-def begin(
-    waiting: WaitState, now: float, *, not_before: float = 0.0, belief: DurationModel | None = None
-) -> WaitStep:
-    """
-    Return when to read for the first time.
-
-    :param not_before: Seconds that keep a trigger from firing too early.
-    :param belief: What is known of how long such renders take.
-    """
-    if waiting.submitted_at is None:
-        waiting = replace(waiting, submitted_at=now)
-    return _wait(waiting, now, belief, not_before=not_before)
-
-
-def on_poll(
-    waiting: WaitState, reading: Generation | SeedanceError, now: float, belief: DurationModel | None = None
-) -> WaitStep:
-    """Return what follows from a reading."""
-    if isinstance(reading, Generation):
-        return _on_state(waiting, reading, now, belief)
-    return _on_failure(waiting, reading, now, belief)
-
-
-def _on_state(waiting: WaitState, reading: Generation, now: float, belief: DurationModel | None) -> WaitStep:
-    known = waiting.known
-    _tell_unknown_word(reading)
-    if known.failures >= TELL_AFTER:
-        log.info("The status of generation %s can be read again.", waiting.generation_id)
-    waiting = replace(
-        _dated(waiting, reading, now),
-        last=reading,
-        not_found=0,
-        refused=False,
-    )
-    known = replace(known, asked=known.asked + 1, failures=0, retry_after=None)
-    if reading.status.terminal:
-        return WaitStep("ended", replace(waiting, known=known))
-    if reading.progress is not None and waiting.submitted_at is not None:
-        seen = (now - waiting.submitted_at, float(reading.progress))
-        known = replace(known, progress=(*known.progress, seen)[-KEPT_PROGRESS:])
-    return _wait(replace(waiting, known=known, running_at=now), now, belief)
-
-
-def _dated(waiting: WaitState, reading: Generation, now: float) -> WaitState:
-    """Take the service's word for the time of the submission where nobody here knows it."""
-    if waiting.told or waiting.running_at is not None or reading.created_at is None:
-        return waiting
-    created = reading.created_at.timestamp()
-    return replace(waiting, submitted_at=created) if 0 <= now - created <= LONGEST_RENDER else waiting
-
-
-def _on_failure(
-    waiting: WaitState, error: SeedanceError, now: float, belief: DurationModel | None
-) -> WaitStep:
-    not_found = waiting.not_found + 1 if isinstance(error, SeedanceNotFoundError) else 0
-    refused = isinstance(error, SeedanceRateLimitError)
-    failures = waiting.known.failures + 1
-    if failures == TELL_AFTER and not refused:
-        log.warning(
-            "The status of generation %s could not be read %s times in a row (%s); the render goes on, and so "
-            "does the wait.",
-            waiting.generation_id,
-            failures,
-            error.message,
-        )
-    waiting = replace(
-        waiting,
-        not_found=not_found,
-        refused=refused,
-        known=replace(waiting.known, failures=failures, retry_after=error.retry_after),
-    )
-    if not_found >= NOT_FOUND_LIMIT:
-        return WaitStep("unknown", waiting)
-    return _wait(waiting, now, belief)
-
-
-def _tell_unknown_word(generation: Generation) -> None:
-    """Warn about a status word that nobody documented, once per word and process."""
-    word = (generation.api, generation.word)
-    if generation.documented or word in _told or len(_told) >= MOST_WORDS:
-        return
-    _told.add(word)
-    log.warning(
-        "%s reports the status %r for generation %s, which no document names; it counts as running.",
-        generation.api,
-        str(generation.word)[:80],
-        generation.generation_id,
-    )
-
-
-def _wait(
-    waiting: WaitState, now: float, belief: DurationModel | None, *, not_before: float = 0.0
-) -> WaitStep:
-    elapsed = max(0.0, now - waiting.submitted_at) if waiting.submitted_at is not None else 0.0
-    at = now + max(next_poll(waiting.known, elapsed=elapsed, belief=belief), not_before)
-    if now < waiting.deadline:
-        return WaitStep("wait", waiting, min(at, waiting.deadline))
-    if waiting.refused and now < waiting.end:
-        # The quota kept us from the last reading, which may find the render finished.
-        return WaitStep("wait", waiting, min(at, waiting.end))
-    return WaitStep("deadline", waiting)
+def quota_backoff(error: SeedanceRateLimitError) -> float:
+    """Return the seconds until the next status request after a rate limit."""
+    return error.retry_after or TIMING.quota_backoff

@@ -1,4 +1,4 @@
-"""The sensor: waits for a generation that something else submitted."""
+"""Sensor: waits for a generation that something else submitted."""
 
 from __future__ import annotations
 
@@ -17,28 +17,26 @@ from airflow_provider_seedance.policies.retry import SeedanceTaskMixin
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
-    from airflow_provider_seedance.hooks.seedance import SeedanceHook
-
 
 class SeedanceGenerationSensor(SeedanceTaskMixin, BaseSensorOperator):
     """
-    Waits for a generation and returns the same result as the operator that submits one. Pays nothing.
+    Waits for a generation and returns the same result as the operator that submits one. Costs nothing.
 
     :param generation_id: The generation. A template.
     :param media: ``video`` or ``image``.
     :param seedance_conn_id: The Airflow connection, of type ``seedance``. A template.
-    :param poll_interval: Seconds between status requests; ``None`` chooses them.
-    :param timeout: Seconds of patience, by the wall clock.
+    :param poll_interval: Seconds between status requests; ``None`` is adaptive.
+    :param timeout: Timeout in seconds, by the wall clock.
     :param deferrable: Whether to wait in the triggerer, without a worker.
     """
 
     template_fields: Sequence[str] = ("generation_id", "media", "seedance_conn_id")
     operator_extra_links = (SeedanceOutputLink(),)
 
-    #: For the link; see the operators.
+    #: Value of the link; see the operators.
     output_url: str | None = None
 
-    #: How often in a row the service did not know the generation.
+    #: Number of consecutive "not found" replies.
     _not_found = 0
 
     def __init__(
@@ -66,39 +64,40 @@ class SeedanceGenerationSensor(SeedanceTaskMixin, BaseSensorOperator):
         try:
             return self._execute(context)
         except errors.SeedanceError as error:
-            # Airflow does this for every error of a deferred sensor, but only for some while it pokes.
+            # Airflow does this for every error of a deferred sensor, but only for some errors of a poke.
             if self.soft_fail or self.never_fail:
                 raise AirflowSkipException(f"Skipped instead of failed: {error}") from error
             raise
 
     def _execute(self, context: Context) -> Any:
         self.output_url = ""
-        self._check()
+        self._validate()
         if not self.deferrable:
             return super().execute(context)
         reading: Any = None
         try:
             reading = self._read()
         except errors.SeedanceNotFoundError as error:
-            self._not_known_yet(error)
+            self._log_not_found(error)
         if isinstance(reading, Generation) and reading.status.terminal:
             return self._deliver(reading)
-        self._defer(time.time() + self._seconds())
+        self._defer(time.time() + self._timeout_seconds())
         return None
 
     def poke(self, context: Context) -> PokeReturnValue:
-        """Read the generation once."""
-        from airflow_provider_seedance.polling.wait_state import NOT_FOUND_LIMIT
+        """Send one status request."""
+        # Loaded on the worker only, as are the other imports in functions.
+        from airflow_provider_seedance.polling.wait_state import default_timing
 
-        # Rescheduled sensors begin anew each time; there, the number of readings stands in for the misses.
-        missed = max(self._not_found, int(context.get("task_reschedule_count") or 0))
+        # In reschedule mode each poke is a new process; the number of pokes is the upper bound of the misses.
+        not_found = max(self._not_found, int(context.get("task_reschedule_count") or 0))
         reading: Any = None
         try:
             reading = self._read()
         except errors.SeedanceNotFoundError as error:
-            if missed + 1 >= NOT_FOUND_LIMIT:
+            if not_found + 1 >= default_timing().max_not_found:
                 raise
-            self._not_known_yet(error)
+            self._log_not_found(error)
             self._not_found += 1
         else:
             self._not_found = 0
@@ -109,9 +108,9 @@ class SeedanceGenerationSensor(SeedanceTaskMixin, BaseSensorOperator):
     def execute_complete(
         self, context: Context, event: Any = None, deadline: float | None = None
     ) -> dict[str, Any]:
-        """Deliver after a deferral; asks the service where the event is not a complete answer."""
+        """Return the result after a deferral; read the status if the event is not complete."""
         from airflow_provider_seedance.polling.outcomes import after_resume, timed_out
-        from airflow_provider_seedance.triggers.seedance import read_event
+        from airflow_provider_seedance.triggers.events import read_event
 
         self.output_url = ""
         generation = read_event(event, self.generation_id)
@@ -124,9 +123,9 @@ class SeedanceGenerationSensor(SeedanceTaskMixin, BaseSensorOperator):
             return self._deliver(step.generation)
         if step.kind == "wait":
             self._defer(step.until, deadline=deadline, rate_limited=step.rate_limited)
-        raise timed_out(self.generation_id, self._seconds(), step.generation)
+        raise timed_out(self.generation_id, self._timeout_seconds(), step.generation)
 
-    def _check(self) -> None:
+    def _validate(self) -> None:
         if not isinstance(self.generation_id, str) or not self.generation_id.strip():
             raise errors.SeedanceConfigurationError(
                 f"generation_id is {self.generation_id!r}; it must be the id of a generation. Nothing was sent."
@@ -136,11 +135,6 @@ class SeedanceGenerationSensor(SeedanceTaskMixin, BaseSensorOperator):
                 f"media is {self.media!r}; it takes 'video' or 'image'. Nothing was sent."
             )
 
-    def _hook(self) -> SeedanceHook:
-        from airflow_provider_seedance.hooks.seedance import SeedanceHook
-
-        return SeedanceHook(self.seedance_conn_id)
-
     def _read(self) -> Generation | errors.SeedanceError:
         """
         Send one status request.
@@ -148,19 +142,21 @@ class SeedanceGenerationSensor(SeedanceTaskMixin, BaseSensorOperator):
         :return: The generation, or an error after which a later request may succeed.
         :raises SeedanceError: a later request cannot succeed.
         """
+        from airflow_provider_seedance.hooks.seedance import SeedanceHook
+
         try:
-            return self._hook().get_generation(self.generation_id, self.media)
+            return SeedanceHook(self.seedance_conn_id).get_generation(self.generation_id, self.media)
         except errors.SeedanceError as error:
             if not error.retry_helps:
                 raise
             self.log.warning("The state of generation %s could not be read: %s", self.generation_id, error)
             return error
 
-    def _not_known_yet(self, error: errors.SeedanceNotFoundError) -> None:
-        """Go on after a first "not found": a service may know a new id a little late."""
-        if error.http_status is None:  # said without asking: no service keeps a record under this id
+    def _log_not_found(self, error: errors.SeedanceNotFoundError) -> None:
+        """Continue after a first "not found", because a service may know a new id a little late."""
+        if error.http_status is None:  # decided without a request: the service keeps no record of this id
             raise error
-        self.log.warning("%s A new generation may be known a little late; asking again.", error.message)
+        self.log.warning("%s A new generation may be known a little late; reading it again.", error.message)
 
     def _deliver(self, generation: Generation) -> dict[str, Any]:
         from airflow_provider_seedance.polling.outcomes import raise_unless_succeeded
@@ -170,13 +166,13 @@ class SeedanceGenerationSensor(SeedanceTaskMixin, BaseSensorOperator):
         self.output_url = generation.url or ""
         return generation.result()
 
-    def _seconds(self) -> float:
+    def _timeout_seconds(self) -> float:
         timeout: Any = self.timeout
         return timeout.total_seconds() if isinstance(timeout, timedelta) else float(timeout)
 
     def _defer(self, until: float, *, deadline: float | None = None, rate_limited: bool = False) -> None:
         """
-        Defer until a point in time.
+        Defer until a time.
 
         :param deadline: When the timeout passes, if that is not ``until``.
         :param rate_limited: Whether a rate limit extends the wait past the deadline.

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
+from airflow.sdk.bases.xcom import BaseXCom
 from airflow.triggers.base import BaseTrigger
+from asgiref.sync import sync_to_async
 
-from airflow_provider_seedance.generations import Media
-
-if TYPE_CHECKING:
-    from airflow_provider_seedance.hooks.seedance import SeedanceHook
+from airflow_provider_seedance.client import flows
+from airflow_provider_seedance.client.api_client import AsyncClient
+from airflow_provider_seedance.generations import Media, utc_now
+from airflow_provider_seedance.hooks.seedance import SeedanceHook, look_up_settings
+from airflow_provider_seedance.polling.hub import identity, settings_of
+from airflow_provider_seedance.settings import Settings
 
 #: States of a task instance in which no try continues with its generation.
 ABANDONED_STATES = frozenset({"failed", "success", "skipped", "removed"})
 
-#: Seconds for a cancellation after Airflow has stopped waiting for it.
-CANCEL_PATIENCE = 30.0
+#: Timeout of the cancellation of one generation, after Airflow has stopped waiting for it.
+CANCEL_TIMEOUT_SECONDS = 30.0
 
-# Cancellations outlive the trigger that began them; a task without a reference may be collected.
+#: Maximum number of concurrent cancellations at a service: a user may end hundreds of tasks at once.
+MAX_CONCURRENT_CANCELLATIONS = 4
+
+# Cancellations outlive the trigger that started them, and the event loop keeps no reference to a task.
 _cancellations: set[asyncio.Task[None]] = set()
 
 
@@ -65,58 +74,92 @@ def cancel_abandoned(
         log.warning("Generation %s was not cancelled, it goes on and is billed: %s", what, error)
 
 
+@dataclass(slots=True)
+class _SharedClient:
+    """A client that all cancellations at a service share."""
+
+    client: AsyncClient
+    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_CONCURRENT_CANCELLATIONS))
+    users: int = 0
+
+
+_clients: dict[tuple[asyncio.AbstractEventLoop, tuple[str, ...]], _SharedClient] = {}
+
+
+@asynccontextmanager
+async def _shared_client(settings: Settings) -> AsyncIterator[AsyncClient]:
+    """Return a client for one of few concurrent cancellations; the last one closes it."""
+    key = (asyncio.get_running_loop(), identity(settings))
+    shared = _clients.get(key)
+    if shared is None:
+        shared = _clients[key] = _SharedClient(AsyncClient(settings))
+    shared.users += 1
+    try:
+        async with shared.slots:
+            yield shared.client
+    finally:
+        shared.users -= 1
+        if not shared.users:
+            del _clients[key]
+            await shared.client.close()
+
+
 class CancellingTrigger(BaseTrigger):
     """
-    A trigger whose generations are cancelled if a person ended the task, and only then.
+    A trigger whose generations are cancelled if a user ended the task, and only then.
 
-    Airflow also calls ``on_kill`` when the task was cleared (a new try goes on with the generations), and
-    when something other than this trigger resumed it.
+    Airflow also calls ``on_kill`` when the task was cleared (a new try continues with the generations), and when
+    something other than this trigger resumed it.
     """
 
     seedance_conn_id: str
     cancel_on_kill: bool
 
     async def on_kill(self) -> None:
-        """Cancel what nobody goes on with."""
+        """Cancel the generations if the task is abandoned."""
         if not self.cancel_on_kill:
             return
         task = asyncio.create_task(self._cancel_if_abandoned())
         _cancellations.add(task)
         task.add_done_callback(_cancellations.discard)
-        # Airflow gives this call about a second before it is cancelled in turn.
+        # Airflow cancels this call after about a second.
         await asyncio.shield(task)
 
     @property
-    def _what(self) -> str:
-        """What is cancelled, for the log."""
+    def description(self) -> str:
+        """The generations, for the log."""
         raise NotImplementedError
 
-    async def _cancel_all(self, hook: SeedanceHook) -> None:
-        """Cancel what can be, where :meth:`_abandoned` still says so."""
+    async def _cancel_all(self, client: AsyncClient) -> None:
+        """Cancel all generations, as long as the task is abandoned."""
         raise NotImplementedError
 
     async def _cancel_if_abandoned(self) -> None:
-        from airflow_provider_seedance.hooks.seedance import SeedanceHook
-
         try:
-            hook = SeedanceHook(self.seedance_conn_id)
-            if await self._abandoned():
-                await self._cancel_all(hook)
+            settings = await settings_of(self.seedance_conn_id, look_up_settings)
+            if not settings.api.can_cancel:
+                self.log.info(
+                    "%s offers no way to cancel: %s goes on and is billed.",
+                    settings.api.name,
+                    self.description,
+                )
+            elif await self._is_abandoned():
+                async with _shared_client(settings) as client:
+                    await self._cancel_all(client)
         except Exception as error:
-            self.log.warning("Not cancelled, goes on and is billed: %s (%s)", self._what, error)
+            self.log.warning("Not cancelled, goes on and is billed: %s (%s)", self.description, error)
 
-    async def _cancel_one(self, hook: SeedanceHook, generation_id: str, media: Media) -> bool:
-        """Cancel one generation; ``False`` if somebody goes on with the task."""
+    async def _cancel_one(self, client: AsyncClient, generation_id: str, media: Media) -> bool:
+        """Cancel one generation; return ``False`` if another try continues with the task."""
+        api = client.settings.api
         try:
-            async with asyncio.timeout(CANCEL_PATIENCE):
-                api = (await hook.asettings()).api
-                if api.can_cancel:
-                    # Reading takes a while, in which the task may have been cleared: a new try goes on with
-                    # the generation then. So the task is looked at once more, just before the end.
-                    generation = await hook.aget_generation(generation_id, media)
-                    if api.may_cancel(generation) and not await self._abandoned():
-                        return False
-                result = await hook.acancel(generation_id, media)
+            async with asyncio.timeout(CANCEL_TIMEOUT_SECONDS):
+                # A user may clear the task while this is read, and a new try continues with the generation then. So
+                # the state of the task is read again immediately before the cancellation.
+                generation = await client.run(flows.status_flow(api, generation_id, media, utc_now))
+                if api.may_cancel(generation) and not await self._is_abandoned():
+                    return False
+                result = await client.run(flows.cancel_flow(api, generation_id, media, utc_now))
                 self.log.info("%s", result.reason)
         except Exception as error:
             self.log.warning(
@@ -124,29 +167,29 @@ class CancellingTrigger(BaseTrigger):
             )
         return True
 
-    async def _abandoned(self) -> bool:
-        """Whether nobody goes on with the generation; says so if somebody does."""
-        state = await self._task_state()
-        if state == "success" and await self._delivered():
-            self.log.info("The task has delivered its result: there is nothing to cancel.")
+    async def _is_abandoned(self) -> bool:
+        """Return whether no try continues with the generations; log it if one does."""
+        # Loads the task runner, which a triggerer needs for this only.
+        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+        state = await sync_to_async(read_task_state)(self.task_instance, RuntimeTaskInstance.get_task_states)
+        if state == "success" and await self._has_result():
+            self.log.info("The task has returned its result: there is nothing to cancel.")
             return False
         if is_abandoned(state):
             return True
-        self.log.info("The task is %s: %s goes on.", state or "of unknown state", self._what)
+        self.log.info("The task is %s: %s goes on.", state or "of unknown state", self.description)
         return False
 
-    async def _delivered(self) -> bool:
+    async def _has_result(self) -> bool:
         """
-        Whether the task has ended with its result: a callback resumed it, and nobody ended it by hand.
+        Return whether the task has ended with its result, because a callback resumed it.
 
-        Where that cannot be told, the generation itself is asked whether there is anything to cancel.
+        If that cannot be read, the status of the generation decides whether there is anything to cancel.
         """
-        from airflow.sdk.bases.xcom import BaseXCom
-        from asgiref.sync import sync_to_async
-
         ti: Any = self.task_instance
         try:
-            found = await sync_to_async(BaseXCom.get_one)(
+            result = await sync_to_async(BaseXCom.get_one)(
                 key="return_value",
                 dag_id=ti.dag_id,
                 task_id=ti.task_id,
@@ -156,10 +199,4 @@ class CancellingTrigger(BaseTrigger):
         except Exception as error:
             self.log.debug("XCom could not be read: %s", error)
             return False
-        return isinstance(found, dict) and found.get("status") == "succeeded"
-
-    async def _task_state(self) -> str | None:
-        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
-        from asgiref.sync import sync_to_async
-
-        return await sync_to_async(read_task_state)(self.task_instance, RuntimeTaskInstance.get_task_states)
+        return isinstance(result, dict) and result.get("status") == "succeeded"

@@ -1,64 +1,65 @@
 """
-The triggers: waiting for a generation in the triggerer, and waiting for the quota to come back.
+Triggers: waits for generations, for the quota, and for callbacks.
 
-Trigger kwargs and events are shown and logged by Airflow, so they hold no secret and no prompt; the
-event's ``repr``, which goes into the log, holds no URL either, since URLs of outputs may be signed.
+Trigger kwargs are shown and logged by Airflow, so they hold no secret and no prompt.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Self
 
-from airflow.triggers.base import BaseTrigger, TriggerEvent
+from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
+from airflow_provider_seedance.client.api_client import AsyncClient
 from airflow_provider_seedance.generations import Generation, GenerationStatus, Media
-from airflow_provider_seedance.polling.schedule import Knowledge
-from airflow_provider_seedance.polling.wait_state import WaitState, WaitStep
+from airflow_provider_seedance.hooks.seedance import look_up_settings
+from airflow_provider_seedance.polling.connections import LookUp
+from airflow_provider_seedance.polling.hub import wait_for_generation, wait_for_submission
+from airflow_provider_seedance.polling.wait_many import ResumeWhen, WaitResult, wait_for_many
+from airflow_provider_seedance.polling.wait_state import WaitState, WaitStep, default_timing
 from airflow_provider_seedance.triggers.cancellation import CancellingTrigger
-from airflow_provider_seedance.triggers.xcom import Progress, push
+from airflow_provider_seedance.triggers.events import GenerationEvent, make_batch_event, make_event
+from airflow_provider_seedance.triggers.xcom import ProgressReporter, push
 
-if TYPE_CHECKING:
-    from airflow_provider_seedance.hooks.seedance import SeedanceHook
-    from airflow_provider_seedance.polling.hub import LookUp
-    from airflow_provider_seedance.polling.wait_many import WaitResult
-
-#: No trigger fires sooner after it began: a task that resumes within the first seconds of its deferral
-#: can be failed by the scheduler, which takes the end of the deferring process for its own.
-EARLIEST = 5.0
+#: Fields of a pending generation in the kwargs of :class:`SeedanceBatchTrigger`.
+_PENDING_FIELDS = ("generation_id", "deadline", "submitted_at", "estimated_wait")
 
 
-class GenerationEvent(TriggerEvent):
-    """The end of a wait. Airflow logs events whole, so its ``repr`` is kept short and free of URLs."""
+class _SeedanceTrigger(BaseTrigger):
+    """Trigger whose kwargs are its attributes of the same names."""
 
-    def __init__(self, payload: Any, **kwargs: Any) -> None:
-        super().__init__(payload, **kwargs)  # type: ignore[no-untyped-call]
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
 
-    def __repr__(self) -> str:
-        payload = self.payload if isinstance(self.payload, dict) else {}
-        return f"GenerationEvent<{payload.get('generation_id')} {payload.get('outcome')}>"
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the class path and the kwargs that Airflow stores."""
+        names = inspect.signature(type(self)).parameters
+        return (
+            f"{type(self).__module__}.{type(self).__qualname__}",
+            {name: getattr(self, name) for name in names},
+        )
 
-    __str__ = __repr__
 
-
-class SeedanceGenerationTrigger(CancellingTrigger):
+class SeedanceGenerationTrigger(_SeedanceTrigger, CancellingTrigger):
     """
     Waits until a generation has ended.
 
     :param seedance_conn_id: The Airflow connection.
     :param generation_id: The generation.
     :param media: ``video`` or ``image``.
-    :param deadline: Seconds since 1970 at which patience ends; it does not move with restarts.
-    :param poll_interval: Seconds between status requests; ``None`` chooses them.
-    :param estimated_wait: Seconds the service expected the render to take.
-    :param submitted_at: Seconds since 1970 of the submission, as far as known.
-    :param cancel_on_kill: Whether to cancel when a person ends the task.
+    :param deadline: Seconds since 1970 at which the timeout passes; it does not move with restarts.
+    :param poll_interval: Seconds between status requests; ``None`` is adaptive.
+    :param estimated_wait: Seconds the service expected the generation to take.
+    :param submitted_at: Seconds since 1970 of the submission, if known.
+    :param cancel_on_kill: Whether to cancel when a user ends the task.
     :param end_from_trigger: Whether to end a successful task without a worker.
-    :param facts: What the request told of the result.
-    :param callback_nonce: What a callback for this submission carries, if the service is to call.
-    :param called: Whether it has called already, too early: then the polls are those of a render without.
+    :param result_defaults: What the request says of the result.
+    :param callback_nonce: Nonce of the callback for this submission, if the service sends one.
+    :param callback_received: A callback already arrived before the generation ended, so poll at the normal rate.
     """
 
     def __init__(
@@ -75,9 +76,9 @@ class SeedanceGenerationTrigger(CancellingTrigger):
         end_from_trigger: bool = False,
         result_defaults: dict[str, Any] | None = None,
         callback_nonce: str | None = None,
-        called: bool = False,
+        callback_received: bool = False,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.seedance_conn_id = seedance_conn_id
         self.generation_id = generation_id
         self.media: Media = media
@@ -89,322 +90,211 @@ class SeedanceGenerationTrigger(CancellingTrigger):
         self.end_from_trigger = end_from_trigger
         self.result_defaults = result_defaults or {}
         self.callback_nonce = callback_nonce
-        self.called = called
-
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return what Airflow needs to make the trigger again."""
-        return (
-            f"{type(self).__module__}.{type(self).__qualname__}",
-            {
-                "seedance_conn_id": self.seedance_conn_id,
-                "generation_id": self.generation_id,
-                "media": self.media,
-                "deadline": self.deadline,
-                "poll_interval": self.poll_interval,
-                "estimated_wait": self.estimated_wait,
-                "submitted_at": self.submitted_at,
-                "cancel_on_kill": self.cancel_on_kill,
-                "end_from_trigger": self.end_from_trigger,
-                "result_defaults": self.result_defaults,
-                "callback_nonce": self.callback_nonce,
-                "called": self.called,
-            },
-        )
+        self.callback_received = callback_received
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait in the hub of the connection, then fire once."""
-        from airflow_provider_seedance.hooks.seedance import look_up_settings
-        from airflow_provider_seedance.polling.hub import wait_for_generation
-
-        waiting = WaitState(
+        min_seconds = default_timing().min_trigger_time
+        state = WaitState(
             generation_id=self.generation_id,
             media=self.media,
             deadline=self.deadline,
-            known=Knowledge(
-                poll_interval=self.poll_interval,
-                estimated_wait=self.estimated_wait,
-                called_back=self.callback_nonce is not None and not self.called,
-            ),
             submitted_at=self.submitted_at,
-            told=self.submitted_at is not None,
+            submitted_at_known=self.submitted_at is not None,
+            estimated_wait=self.estimated_wait,
+            poll_interval=self.poll_interval,
+            expects_callback=self.callback_nonce is not None and not self.callback_received,
+            result_defaults=self.result_defaults,
         )
-        began = time.time()
+        started_at = time.time()
         step = await wait_for_generation(
-            waiting,
+            state,
             self.seedance_conn_id,
             look_up_settings,
-            not_before=EARLIEST,
-            result_defaults=self.result_defaults,
-            report=Progress(self.task_instance),
+            not_before=min_seconds,
+            report=ProgressReporter(self.task_instance),
         )
-        await asyncio.sleep(max(0.0, began + EARLIEST - time.time()))
+        await asyncio.sleep(max(0.0, started_at + min_seconds - time.time()))
         yield await self._end(step)
 
     @property
-    def _what(self) -> str:
+    def description(self) -> str:
+        """The generation, for the log."""
         return f"generation {self.generation_id}"
 
-    async def _cancel_all(self, hook: SeedanceHook) -> None:
-        await self._cancel_one(hook, self.generation_id, self.media)
+    async def _cancel_all(self, client: AsyncClient) -> None:
+        await self._cancel_one(client, self.generation_id, self.media)
 
     async def _end(self, step: WaitStep) -> TriggerEvent:
-        generation = step.waiting.last
+        generation = step.state.last
         if step.kind != "ended" or generation is None:
             return GenerationEvent({"generation_id": self.generation_id, "outcome": step.kind})
         generation = generation.with_defaults(self.result_defaults)
         if self.end_from_trigger and generation.status is GenerationStatus.SUCCEEDED and generation.urls:
-            return await self._succeed(generation)
+            return await self._end_task(generation)
         return GenerationEvent(make_event(generation))
 
-    async def _succeed(self, generation: Generation) -> TriggerEvent:
-        """Write what a worker would have written, and let Airflow end the task."""
-        from airflow.triggers.base import TaskSuccessEvent
-
+    async def _end_task(self, generation: Generation) -> TriggerEvent:
+        """Write the XComs that a worker would write, and let Airflow end the task."""
         await push(self.task_instance, "return_value", generation.result())
         await push(self.task_instance, "_link_SeedanceOutputLink", generation.url or "")
         return TaskSuccessEvent()
 
 
-class SeedanceBatchTrigger(CancellingTrigger):
+class SeedanceBatchTrigger(_SeedanceTrigger, CancellingTrigger):
     """
     Waits for the generations of a batch task, until enough of them have ended for a worker to go on.
 
     :param seedance_conn_id: The Airflow connection.
-    :param generations: Of each: id, deadline, time of submission, expected wait, and the number of its facts.
-    :param facts: What the requests told of the results; few, since most requests of a batch are alike.
-    :param enough: So many that have ended resume the task.
-    :param linger: Seconds after the first end at which fewer resume it, too.
-    :param moment: Seconds since 1970 from which a submission waits for its turn; having it resumes the task.
-    :param poll_interval: Seconds between status requests; ``None`` chooses them.
-    :param cancel_on_kill: Whether to cancel when a person ends the task.
+    :param generations: A list for each field of the pending generations (``generation_id``, ``deadline``,
+        ``submitted_at``, ``estimated_wait``), and for each generation the index of its ``result_defaults``.
+    :param result_defaults: What the requests say of the results; few, because most requests of a batch are alike.
+    :param min_ended: Number of ended generations that resume the task.
+    :param max_linger: Seconds after the first end at which fewer resume it, too.
+    :param submit_not_before: Seconds since 1970 from which a submission waits for the quota; if granted, it resumes
+        the task.
+    :param poll_interval: Seconds between status requests; ``None`` is adaptive.
+    :param cancel_on_kill: Whether to cancel when a user ends the task.
     """
 
     def __init__(
         self,
         *,
         seedance_conn_id: str,
-        generations: list[list[Any]],
+        generations: dict[str, list[Any]],
         result_defaults: list[dict[str, Any]],
-        enough: int,
-        linger: float,
-        moment: float | None = None,
+        min_ended: int,
+        max_linger: float,
+        submit_not_before: float | None = None,
         poll_interval: float | None = None,
         cancel_on_kill: bool = True,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.seedance_conn_id = seedance_conn_id
         self.generations = generations
         self.result_defaults = result_defaults
-        self.enough = enough
-        self.linger = linger
-        self.moment = moment
+        self.min_ended = min_ended
+        self.max_linger = max_linger
+        self.submit_not_before = submit_not_before
         self.poll_interval = poll_interval
         self.cancel_on_kill = cancel_on_kill
 
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return what Airflow needs to make the trigger again."""
-        return (
-            f"{type(self).__module__}.{type(self).__qualname__}",
-            {
-                "seedance_conn_id": self.seedance_conn_id,
-                "generations": self.generations,
-                "result_defaults": self.result_defaults,
-                "enough": self.enough,
-                "linger": self.linger,
-                "moment": self.moment,
-                "poll_interval": self.poll_interval,
-                "cancel_on_kill": self.cancel_on_kill,
-            },
+    @classmethod
+    def for_waits(cls, pending: Sequence[WaitState], **kwargs: Any) -> Self:
+        """Return a trigger for waits; ``kwargs`` are the other arguments."""
+        result_defaults: list[dict[str, Any]] = []
+        indexes = []
+        for state in pending:
+            if state.result_defaults not in result_defaults:
+                result_defaults.append(dict(state.result_defaults))
+            indexes.append(result_defaults.index(state.result_defaults))
+        columns: dict[str, list[Any]] = {
+            name: [getattr(state, name) for state in pending] for name in _PENDING_FIELDS
+        }
+        return cls(
+            generations={**columns, "result_defaults": indexes}, result_defaults=result_defaults, **kwargs
         )
 
+    @property
+    def generation_ids(self) -> list[str]:
+        """The ids of the pending generations."""
+        return [str(generation_id) for generation_id in self.generations["generation_id"]]
+
+    @property
+    def pending(self) -> list[WaitState]:
+        """The waits for the pending generations."""
+        rows = zip(*(self.generations[name] for name in (*_PENDING_FIELDS, "result_defaults")), strict=True)
+        return [
+            WaitState(
+                **dict(zip(_PENDING_FIELDS, values, strict=True)),
+                media="video",
+                submitted_at_known=values[2] is not None,
+                poll_interval=self.poll_interval,
+                result_defaults=self.result_defaults[index],
+            )
+            for *values, index in rows
+        ]
+
     def __repr__(self) -> str:
-        """Say how many there are: Airflow logs triggers, and thousands of ids are nothing to read."""
-        return f"<SeedanceBatchTrigger {self._what}>"
+        """Return a short text: Airflow logs triggers, and a batch may have thousands of ids."""
+        return f"<SeedanceBatchTrigger {self.description}>"
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait in the hub of the connection, then fire once."""
-        from airflow_provider_seedance.hooks.seedance import look_up_settings
+        result = await self.wait(look_up_settings, min_seconds=default_timing().min_trigger_time)
+        yield GenerationEvent(make_batch_event(result, len(self.generation_ids)))
 
-        ends = await self.wait(look_up_settings, not_before=EARLIEST)
-        yield GenerationEvent(
-            {
-                "outcome": "many",
-                "generation_id": f"{len(ends)} of {len(self.generations)}",
-                "ended": [make_event(generation) for generation in ends.ended],
-                "unknown": ends.unknown,
-                "overdue": ends.overdue,
-                "turn": ends.turn,
-            }
-        )
-
-    async def wait(self, look_up: LookUp, *, not_before: float, quota: float | None = None) -> WaitResult:
+    async def wait(
+        self, look_up: LookUp, *, min_seconds: float = 0.0, max_quota_wait: float | None = None
+    ) -> WaitResult:
         """
-        Wait until there is enough to tell.
+        Wait until enough generations have ended.
 
-        :param quota: Seconds past a deadline for which the quota may keep us from a reading.
+        :param max_quota_wait: Seconds past a deadline for which a rate limit extends the wait for a generation.
         """
-        from airflow_provider_seedance.polling.wait_many import PendingGeneration, ResumeWhen, wait_for_many
-
-        awaited = [
-            PendingGeneration(
-                generation_id=generation_id,
-                deadline=deadline,
-                submitted_at=submitted_at,
-                estimated_wait=estimated_wait,
-                result_defaults=self.result_defaults[number],
-            )
-            for generation_id, deadline, submitted_at, estimated_wait, number in self.generations
-        ]
-        patience = ResumeWhen(
-            enough=self.enough, linger=self.linger, moment=self.moment, not_before=not_before, quota=quota
+        resume_when = ResumeWhen(
+            min_ended=self.min_ended,
+            max_linger=self.max_linger,
+            submit_not_before=self.submit_not_before,
+            min_seconds=min_seconds,
+            max_quota_wait=max_quota_wait,
         )
         return await wait_for_many(
-            awaited,
-            patience,
-            self.seedance_conn_id,
-            look_up,
-            poll_interval=self.poll_interval,
-            report=self._report,
+            self.pending, resume_when, self.seedance_conn_id, look_up, report=self._log_progress
         )
 
-    def _report(self, ended: int, total: int) -> None:
+    def _log_progress(self, ended: int, total: int) -> None:
         self.log.info("%d of %d renders in flight have ended since the task deferred.", ended, total)
 
     @property
-    def _what(self) -> str:
-        ids = [str(generation[0]) for generation in self.generations]
+    def description(self) -> str:
+        """The number of generations and some of their ids, for the log."""
+        ids = self.generation_ids
         shown = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
         return f"{len(ids)} generations ({shown})" if ids else "no generation"
 
-    async def _cancel_all(self, hook: SeedanceHook) -> None:
-        api = (await hook.asettings()).api
-        if not api.can_cancel:
-            self.log.info("%s offers no way to cancel: goes on and is billed: %s.", api.name, self._what)
-            return
-        for generation in self.generations:
-            if not await self._cancel_one(hook, str(generation[0]), "video"):
+    async def _cancel_all(self, client: AsyncClient) -> None:
+        for generation_id in self.generation_ids:
+            if not await self._cancel_one(client, generation_id, "video"):
                 return
 
 
-class SeedanceQuotaTrigger(BaseTrigger):
+class SeedanceQuotaTrigger(_SeedanceTrigger):
     """
-    Waits until a service takes submissions again, and then for a turn among all who wait for that.
+    Waits until a service accepts submissions again, and then for room in the quota.
 
-    :param moment: Seconds since 1970 before which the service takes none.
-    :param seedance_conn_id: The Airflow connection whose quota it is; without one, only the moment counts.
+    :param not_before: Seconds since 1970 before which the service accepts none.
+    :param seedance_conn_id: The Airflow connection of the quota; without one, the trigger waits for the time only.
     """
 
-    def __init__(self, *, moment: float, seedance_conn_id: str | None = None) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.moment = moment
+    def __init__(self, *, not_before: float, seedance_conn_id: str | None = None) -> None:
+        super().__init__()
+        self.not_before = not_before
         self.seedance_conn_id = seedance_conn_id
-
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return what Airflow needs to make the trigger again."""
-        return (
-            f"{type(self).__module__}.{type(self).__qualname__}",
-            {"moment": self.moment, "seedance_conn_id": self.seedance_conn_id},
-        )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, then fire once."""
-        from airflow_provider_seedance.hooks.seedance import look_up_settings
-        from airflow_provider_seedance.polling.hub import wait_for_turn
-
-        moment = max(self.moment, time.time() + EARLIEST)
-        await wait_for_turn(moment, self.seedance_conn_id, look_up_settings, complain=self.log.warning)
-        yield TriggerEvent({"moment": self.moment})  # type: ignore[no-untyped-call]
+        not_before = max(self.not_before, time.time() + default_timing().min_trigger_time)
+        await wait_for_submission(not_before, self.seedance_conn_id, look_up_settings)
+        yield TriggerEvent({"not_before": self.not_before})  # type: ignore[no-untyped-call]
 
 
-class SeedanceCallbackTrigger(BaseTrigger):
+class SeedanceCallbackTrigger(_SeedanceTrigger):
     """
-    Waits for the service to call back about a submission whose reply was lost.
+    Waits for the callback for a submission whose reply was lost.
 
-    Only a callback says which generation it was, so there is nothing to poll for and nothing to cancel.
+    Only the callback names the generation, so there is nothing to poll and nothing to cancel.
 
-    :param moment: Seconds since 1970 at which patience ends.
-    :param callback_nonce: What a callback for this submission carries.
+    :param deadline: Seconds since 1970 at which the wait ends without a callback.
+    :param callback_nonce: Nonce of the callback for this submission.
     """
 
-    def __init__(self, *, moment: float, callback_nonce: str) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.moment = moment
+    def __init__(self, *, deadline: float, callback_nonce: str) -> None:
+        super().__init__()
+        self.deadline = deadline
         self.callback_nonce = callback_nonce
 
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return what Airflow needs to make the trigger again."""
-        return (
-            f"{type(self).__module__}.{type(self).__qualname__}",
-            {"moment": self.moment, "callback_nonce": self.callback_nonce},
-        )
-
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait, then fire once: nobody called."""
-        await asyncio.sleep(max(EARLIEST, self.moment - time.time()))
-        yield TriggerEvent({"outcome": "silence"})  # type: ignore[no-untyped-call]
-
-
-def make_event(generation: Generation) -> dict[str, Any]:
-    """Return the payload that carries a generation that has ended."""
-    return {
-        "generation_id": generation.generation_id,
-        "outcome": "ended",
-        "result": generation.result(),
-        "error_message": generation.error_message,
-        "error_code": generation.error_code,
-    }
-
-
-def read_batch_event(event: Any) -> tuple[list[Generation], list[str], list[str], bool]:
-    """
-    Read what a batch trigger tells: ended generations, unknown ids, overdue ids, and whether it is one's turn.
-
-    Whatever is not a complete end is left out: the generation is waited for again.
-    """
-    if not isinstance(event, dict) or event.get("outcome") != "many":
-        return [], [], [], False
-    ended = []
-    for told in _listed(event.get("ended")):
-        generation_id = told.get("generation_id") if isinstance(told, dict) else None
-        if isinstance(generation_id, str) and (generation := read_event(told, generation_id)):
-            ended.append(generation)
-    names = ("unknown", "overdue")
-    unknown, overdue = ([one for one in _listed(event.get(name)) if isinstance(one, str)] for name in names)
-    return ended, unknown, overdue, event.get("turn") is True
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def is_call(event: Any) -> bool:
-    """Whether a task was resumed because the service has called."""
-    return isinstance(event, dict) and event.get("outcome") == "callback"
-
-
-def read_event(event: Any, generation_id: str) -> Generation | None:
-    """
-    Read the end of a generation from an event.
-
-    ``None`` for anything that is not the complete end of this very generation: the service is asked.
-    """
-    if not isinstance(event, dict) or event.get("outcome") != "ended":
-        return None
-    if event.get("generation_id") != generation_id:
-        return None
-    try:
-        generation = Generation.from_result(event.get("result"))
-    except ValueError:
-        return None
-    if generation.generation_id != generation_id or not generation.status.terminal:
-        return None
-    if generation.status is GenerationStatus.SUCCEEDED:
-        return generation if generation.urls else None
-    message, code = event.get("error_message"), event.get("error_code")
-    return Generation(
-        **{
-            **vars(generation),
-            "error_message": message if isinstance(message, str) else None,
-            "error_code": code if isinstance(code, str) else None,
-        }
-    )
+        """Wait for the deadline, then fire once; a callback resumes the task earlier."""
+        await asyncio.sleep(max(default_timing().min_trigger_time, self.deadline - time.time()))
+        yield TriggerEvent({"outcome": "no_callback"})  # type: ignore[no-untyped-call]

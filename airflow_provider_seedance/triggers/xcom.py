@@ -1,4 +1,4 @@
-"""XCom that triggers write: results, and how far a render is (Airflow 3.3 and later)."""
+"""XCom that triggers write: results, and the progress of a generation (Airflow 3.3 and later)."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import asyncio
 import logging
 from typing import Any
 
+from airflow.sdk.bases.xcom import BaseXCom
+
+from airflow_provider_seedance.generations import Generation
 from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS
 
 log = logging.getLogger(__name__)
 
-#: XCom that tells how far a render is, in percent; the Renders page shows it.
+#: Key of the XCom with the progress of a generation in percent; the Renders page shows it.
 PROGRESS_KEY = "seedance_progress"
 
-#: Fewer percent more than were told last are not worth a write.
-STEP = 5
+#: Minimum increase in percent that is written: each write costs a request to the API server.
+MIN_STEP = 5
 
-# A task without a reference may be collected.
-_telling: set[asyncio.Task[None]] = set()
+# The event loop keeps no reference to a task.
+_pushes: set[asyncio.Task[None]] = set()
 
 
 async def push(ti: Any, key: str, value: Any) -> None:
@@ -27,8 +30,6 @@ async def push(ti: Any, key: str, value: Any) -> None:
     :param ti: As the trigger knows it.
     :raises Exception: it could not be written.
     """
-    from airflow.sdk.bases.xcom import BaseXCom
-
     await BaseXCom.aset(
         key,
         value,
@@ -39,32 +40,35 @@ async def push(ti: Any, key: str, value: Any) -> None:
     )
 
 
-class Progress:
+class ProgressReporter:
     """
-    Tells how far a render is, without keeping anybody waiting.
+    Writes the progress of a generation in the background.
 
     :param ti: The task instance, as its trigger knows it.
     """
 
-    __slots__ = ("_ti", "_told")
+    __slots__ = ("_reported", "_ti")
 
     def __init__(self, ti: Any) -> None:
         self._ti = ti
-        self._told = 0
+        self._reported = 0
 
-    def __call__(self, percent: float) -> None:
-        """Take in what a reading told; never raises."""
-        told = round(min(max(percent, 0.0), 100.0)) if percent == percent else 0
-        if not AIRFLOW_V_3_3_PLUS or self._ti is None or told < self._told + STEP:
+    def __call__(self, reading: Generation) -> None:
+        """Write the progress of a reading if it has increased enough; never raises."""
+        progress = reading.progress
+        if progress is None or progress != progress or reading.status.terminal:
             return
-        self._told = told
-        task = asyncio.create_task(self._push(told))
-        _telling.add(task)
-        task.add_done_callback(_telling.discard)
+        percent = round(min(max(progress, 0.0), 100.0))
+        if not AIRFLOW_V_3_3_PLUS or self._ti is None or percent < self._reported + MIN_STEP:
+            return
+        self._reported = percent
+        task = asyncio.create_task(self._push(percent))
+        _pushes.add(task)
+        task.add_done_callback(_pushes.discard)
 
     async def _push(self, percent: int) -> None:
         try:
             await push(self._ti, PROGRESS_KEY, percent)
         except Exception as error:
-            # Nice to have: the render goes on, and its end is told in other ways.
-            log.debug("The progress of a render could not be told: %s", error)
+            # Optional: the end of the generation is reported in other ways.
+            log.debug("The progress of a generation could not be written: %s", error)

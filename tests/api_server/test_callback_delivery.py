@@ -370,7 +370,7 @@ def test_without_a_store_nothing_is_stored(database: None, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("status", [None, GenerationStatus.RUNNING, GenerationStatus.SUCCEEDED])
 def test_an_uncertain_submission_gets_its_id(database: None, status: GenerationStatus | None) -> None:
-    add(kwargs={"moment": 1.0, "callback_nonce": "n1"})
+    add(kwargs={"deadline": 1.0, "callback_nonce": "n1"})
     payload = CallbackPayload(generation_id="g7", status=status)
     assert callback_delivery.deliver(CLAIMS, payload).kind == "resumed"
     assert event_of(task_instance()) == {"outcome": "callback", "generation_id": "g7"}
@@ -379,7 +379,7 @@ def test_an_uncertain_submission_gets_its_id(database: None, status: GenerationS
 
 
 def test_an_uncertain_submission_needs_an_id(database: None) -> None:
-    add(kwargs={"moment": 1.0, "callback_nonce": "n1"})
+    add(kwargs={"deadline": 1.0, "callback_nonce": "n1"})
     payload = CallbackPayload(status=GenerationStatus.SUCCEEDED)
     assert assert_unchanged(lambda: callback_delivery.deliver(CLAIMS, payload)).kind == "ignored"
 

@@ -31,7 +31,7 @@ from airflow_provider_seedance.generations import VideoRequest, utc_now
 from airflow_provider_seedance.ledger.task_state import TaskStateStore
 from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoBatchOperator
 from airflow_provider_seedance.submission import records as rec
-from airflow_provider_seedance.triggers.seedance import make_event
+from airflow_provider_seedance.triggers.events import make_event
 from hostile.machine_task import Connected, Quiet
 
 #: Request lists that a template may render; mostly the same one.
@@ -233,7 +233,7 @@ class BatchTask(Connected, World):
 
     def event(self, trigger: Any, *, overdue: bool, turn: bool) -> Any:
         """Return the event of the trigger."""
-        awaited = {generation[0] for generation in trigger.generations}
+        awaited = set(trigger.generation_ids)
         mine = [paid for paid in self.paid if paid.id in awaited]
         ended = [paid for paid in mine if paid.status not in ("queued", "running") and not paid.forgotten]
         return {
@@ -242,7 +242,7 @@ class BatchTask(Connected, World):
             "ended": [make_event(self.reading(paid)) for paid in ended],
             "unknown": [paid.id for paid in mine if paid.forgotten],
             "overdue": [paid.id for paid in mine if paid not in ended and overdue],
-            "turn": trigger.moment is not None and turn,
+            "submission_granted": trigger.submit_not_before is not None and turn,
         }
 
     def reading(self, paid: Paid) -> Any:
@@ -330,10 +330,10 @@ class BatchTask(Connected, World):
         classpath, kwargs = deferred.trigger.serialize()
         assert classpath.endswith("SeedanceBatchTrigger")
         json.dumps([kwargs, deferred.kwargs], allow_nan=False)
-        awaited = [generation[0] for generation in kwargs["generations"]]
+        awaited = kwargs["generations"]["generation_id"]
         assert len(awaited) == len(set(awaited))
         assert len(awaited) <= self.max_in_flight or not self.posted, "too many are in flight"
-        assert awaited or kwargs["moment"] is not None, "it waits for nothing"
+        assert awaited or kwargs["submit_not_before"] is not None, "it waits for nothing"
         for post, paid in self.unsettled():
             record = self.record_of(post.prompt)
             in_flight = (

@@ -159,11 +159,11 @@ class CalledTask(Task):
     def await_callback(self, deferred: TaskDeferred) -> AwaitingCallback:
         self.count("waits for a callback")
         kwargs = json.loads(json.dumps(deferred.kwargs))
-        assert deferred.trigger.moment <= time.time() + CALLBACK_TIMEOUT_SECONDS
+        assert deferred.trigger.deadline <= time.time() + CALLBACK_TIMEOUT_SECONDS
         assert self.store.value["state"] == "intent"
         self.unanswered, self.deferred_at = deferred, self.api_server.clock.time()
         record = records.Record.from_value(kwargs["record"])
-        return AwaitingCallback(record=record, until=deferred.trigger.moment)
+        return AwaitingCallback(record=record, until=deferred.trigger.deadline)
 
     def finish(self, deferred: TaskDeferred, event: Any, *arguments: Any) -> None:
         self.leave()

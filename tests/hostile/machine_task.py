@@ -38,7 +38,7 @@ from airflow_provider_seedance.submission.submitter import (
     RetryLater,
     SubmissionResult,
 )
-from airflow_provider_seedance.triggers.seedance import make_event
+from airflow_provider_seedance.triggers.events import make_event
 
 
 class Quiet:

@@ -49,7 +49,7 @@ from airflow_provider_seedance.submission import records
 from airflow_provider_seedance.submission.submitter import SubmissionPolicy
 from airflow_provider_seedance.transfers import file_names, inputs
 from airflow_provider_seedance.transfers.download import Source, store_data_url
-from airflow_provider_seedance.triggers.seedance import read_batch_event, read_event
+from airflow_provider_seedance.triggers.events import read_batch_event, read_event
 
 STATUSES = (200, 200, 200, 200, 201, 202, 204, 302, 307, 400, 401, 402, 403, 404, 408, 409, 410)
 STATUSES += (413, 422, 425, 429, 429, 451, 500, 502, 503, 503, 504, 520, 524, 599, 600, 199)
@@ -257,7 +257,7 @@ def callback_body(data: bytes) -> None:
     if (generation := read_event(body, "cgt-1")) is not None:
         assert generation.generation_id == "cgt-1"
         assert generation.status.terminal
-    for generation in read_batch_event(body)[0]:
+    for generation in read_batch_event(body).ended:
         assert generation.status.terminal
 
 
@@ -472,7 +472,7 @@ WORDS = [
     "ended",
     "unknown",
     "overdue",
-    "turn",
+    "submission_granted",
     "manifest",
     "counts",
     "base_url",

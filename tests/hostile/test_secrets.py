@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow.sdk import DAG
+from helpers import set_timing
 from scripted_server import answer, serving
 from support import PROMPT, Store, TaskInstance, make_context
 from versions import DagSerialization
@@ -20,7 +21,6 @@ from airflow_provider_seedance.operators.seedance import (
     SeedanceGenerateVideoBatchOperator,
     SeedanceGenerateVideoOperator,
 )
-from airflow_provider_seedance.triggers import seedance as triggers
 
 #: With everything that is written differently in a URL, in JSON and in a repr; no part could be one of a random number.
 KEY = "sk+te/st=9x8y\"7z6w'5v4u\\3"
@@ -204,7 +204,7 @@ def test_after_every_fate_of_a_reading(
     api: str,
     fate: str,
 ) -> None:
-    monkeypatch.setattr(triggers, "EARLIEST", 0.0)
+    set_timing(monkeypatch, min_trigger_time=0.0)
     left = Left()
     ends = {"failed": created(api, "FAILED"), "succeeded without outputs": created(api, "completed")}
     reading = ends.get(fate) or FATES[fate]

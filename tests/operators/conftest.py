@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from helpers import set_timing
 from support import Log, Store
 
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.operators.base import SeedanceOperator
 from airflow_provider_seedance.submission import submitter
-from airflow_provider_seedance.triggers import seedance as triggers
 from operators.callback_task import CALLED, Connect, Task
 from operators.generation_task import Path
 
 
 @pytest.fixture(autouse=True)
 def _fire_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triggers, "EARLIEST", 0.0)
+    set_timing(monkeypatch, min_trigger_time=0.0)
 
 
 @pytest.fixture

@@ -254,7 +254,7 @@ def test_rate_limit_in_the_middle_defers(services: SeedanceEmulator, connect: Co
     result = runner.run(make(["a", "b", "c", "d"]))
     assert result["counts"]["succeeded"] == 4
     assert sorted(paid(services)) == ["a", "b", "c", "d"]
-    moments = [deferred.trigger.moment for deferred in runner.deferrals]
+    moments = [deferred.trigger.submit_not_before for deferred in runner.deferrals]
     assert any(moment is not None for moment in moments)
 
 
@@ -331,7 +331,8 @@ def test_each_render_has_its_own_deadline(services: SeedanceEmulator, connect: C
 
     def look(deferred: TaskDeferred) -> None:
         services.release()
-        ((_, deadline, submitted_at, _, _),) = deferred.trigger.generations
+        (state,) = deferred.trigger.pending
+        deadline, submitted_at = state.deadline, state.submitted_at
         assert before + 1800 <= deadline <= time.time() + 1800
         assert before - 1 <= submitted_at <= time.time()
 

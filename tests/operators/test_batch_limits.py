@@ -15,7 +15,7 @@ from support import Log
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.ledger import task_state
-from airflow_provider_seedance.triggers import seedance as triggers
+from airflow_provider_seedance.triggers import events
 from operators.batch_runner import Connect, Runner, keys, lines, make, paid
 
 # ---------------------------------------------------------------------- max_credits
@@ -72,13 +72,13 @@ def test_failed_render_that_consumed_nothing_is_not_counted(
 ) -> None:
     connect("seedanceapi-v1")
     price = Runner().run(make(["z"]))["credits"]
-    read_event = triggers.read_event
+    read_event = events.read_event
 
     def nothing_consumed(event: Any, generation_id: str) -> Any:
         generation = read_event(event, generation_id)
         return generation and replace(generation, credits=0.0 if generation.error_message else price)
 
-    monkeypatch.setattr(triggers, "read_event", nothing_consumed)
+    monkeypatch.setattr(events, "read_event", nothing_consumed)
     services.fault("fail", prompt="a", message="no")
     runner, op = Runner(), make(["a", "b"], max_credits=2 * price)
     with pytest.raises(errors.SeedanceBatchError):

@@ -19,7 +19,7 @@ from airflow_provider_seedance.ledger import task_state
 from airflow_provider_seedance.operators.batch_run import BatchTiming
 from airflow_provider_seedance.submission import store as stores
 from airflow_provider_seedance.submission import submitter
-from airflow_provider_seedance.triggers import seedance as triggers
+from airflow_provider_seedance.triggers import events
 from operators.batch_runner import Connect, Runner, keys, lines, make, paid
 
 # ---------------------------------------------------------------------- records
@@ -90,13 +90,13 @@ def test_reported_credits_count_without_stored_result(
 ) -> None:
     connect("seedanceapi-v1")
     monkeypatch.setattr(task_state, "MAX_VALUE_BYTES", 1)
-    make_event = triggers.make_event
+    make_event = events.make_event
 
     def dearer(generation: Any) -> dict[str, Any]:
         event = make_event(generation)
         return {**event, "result": {**event["result"], "credits": 40}}
 
-    monkeypatch.setattr(triggers, "make_event", dearer)
+    monkeypatch.setattr(events, "make_event", dearer)
     requests = [f"lamp {number}" for number in range(8)]
     result = Runner().run(make(requests, max_in_flight=1, max_credits=100, on_item_failure="keep"))
     # 28 by the price list, 40 as reported: a third render could make it 108.
@@ -317,8 +317,8 @@ def test_nothing_is_submitted_before_retry_after(
 
     def note(deferred: TaskDeferred) -> None:
         trigger = deferred.trigger
-        waits.append(trigger.moment)
-        if not trigger.generations:
+        waits.append(trigger.submit_not_before)
+        if not trigger.generation_ids:
             raise Enough
 
     runner.before_resume = note

@@ -103,7 +103,7 @@ def test_failed_deferral_is_never_paid_for_again(
         op.resume_execution, TRIGGER_FAIL_REPR, {"error": reason, "traceback": ["Traceback"]}, context
     )
     if reason == TriggerFailureReason.TRIGGER_TIMEOUT:
-        assert len(deferral(resume).trigger.generations) == 2
+        assert len(deferral(resume).trigger.generation_ids) == 2
     elif not store:
         with pytest.raises(errors.SeedanceUnrecordedError, match="may be billed") as caught:
             resume()

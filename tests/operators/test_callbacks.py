@@ -80,7 +80,7 @@ def test_early_callback_ends_nothing(held: SeedanceEmulator, connect: Connect, a
     again = task.resume(first, {**call(task.paid), "status": status})
     assert waits_for(again, task.paid)
     # From now on it is polled for as if there were no calls, and calls count as before.
-    assert again.trigger.called
+    assert again.trigger.callback_received
     assert again.trigger.callback_nonce == first.trigger.callback_nonce
     held.finish(task.paid)
     assert resume(task.op, again, call(task.paid), task.context)["status"] == "succeeded"

@@ -40,7 +40,7 @@ def test_callback_names_the_generation_of_a_lost_reply(
     task = Task(held, store)
     waiting = task.execute()
     assert isinstance(waiting.trigger, SeedanceCallbackTrigger)
-    assert 590 < waiting.trigger.moment - time.time() <= submitter.CALLBACK_TIMEOUT_SECONDS
+    assert 590 < waiting.trigger.deadline - time.time() <= submitter.CALLBACK_TIMEOUT_SECONDS
     assert waiting.trigger.callback_nonce == store.value["callback_nonce"]
 
     found = task.resume(waiting, call(task.paid))
@@ -162,7 +162,7 @@ def test_unreadable_id_in_a_callback_is_not_adopted(
     # The first call names an event of the service's own.
     again = task.resume(waiting, call("evt-1"))
     assert isinstance(again.trigger, SeedanceCallbackTrigger)
-    assert again.trigger.moment < waiting.trigger.moment
+    assert again.trigger.deadline < waiting.trigger.deadline
     if store:
         assert task.store is not None
         assert task.store.value["state"] == "intent"
@@ -243,7 +243,7 @@ def test_early_retry_waits_for_the_callback_too(task: Task) -> None:
     second = task.execute()
     assert isinstance(second.trigger, SeedanceCallbackTrigger)
     assert second.trigger.callback_nonce == first.trigger.callback_nonce
-    assert abs(second.trigger.moment - first.trigger.moment) < 1.0
+    assert abs(second.trigger.deadline - first.trigger.deadline) < 1.0
     assert waits_for(task.resume(second, call(task.paid)), task.paid)
     assert task.posts == 1
 

@@ -31,10 +31,10 @@ def test_long_rate_limit_defers_and_then_submits(services: SeedanceEmulator, con
     before = time.time()
     deferred = deferral(lambda: op.execute(context))
     assert isinstance(deferred.trigger, SeedanceQuotaTrigger)
-    assert before + 1700 < deferred.trigger.moment < time.time() + 1900
+    assert before + 1700 < deferred.trigger.not_before < time.time() + 1900
     assert deferred.method_name == "resume_submit"
     assert "generation_id" not in context["ti"].pushed
-    again = deferral(lambda: resume(op, deferred, {"moment": 1}, context))
+    again = deferral(lambda: resume(op, deferred, {"not_before": 1}, context))
     assert isinstance(again.trigger, SeedanceGenerationTrigger)
     assert len(services.ledger.submissions) == 1
 
@@ -51,12 +51,12 @@ def test_quota_used_up_by_another_task_costs_no_rejected_request(
     deferred = deferral(lambda: op.execute(context))
     assert isinstance(deferred.trigger, SeedanceQuotaTrigger)
     assert deferred.trigger.seedance_conn_id == "seedance_default"
-    assert time.time() + 3500 < deferred.trigger.moment < time.time() + 3700
+    assert time.time() + 3500 < deferred.trigger.not_before < time.time() + 3700
     assert len(services.ledger.posts()) == 1
     assert store.states == []  # nothing was sent, so there is nothing to remember
     # Let through by the triggerer it submits, whatever was noted before.
     services.set_rate_limit(None)
-    again = deferral(lambda: resume(op, deferred, {"moment": 1}, context))
+    again = deferral(lambda: resume(op, deferred, {"not_before": 1}, context))
     assert isinstance(again.trigger, SeedanceGenerationTrigger)
     assert len(services.ledger.submissions) == 2
 

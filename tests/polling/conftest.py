@@ -13,15 +13,15 @@ from polling.simulated import Service, simulate
 
 
 @pytest.fixture
-def beliefs(monkeypatch: pytest.MonkeyPatch) -> DurationModels:
+def durations(monkeypatch: pytest.MonkeyPatch) -> DurationModels:
     """What is learned in one test is not known in another."""
     known = DurationModels()
-    monkeypatch.setattr(hub, "_beliefs", known)
+    monkeypatch.setattr(hub, "_durations", known)
     return known
 
 
 @pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch, beliefs: DurationModels) -> Service:
+def service(monkeypatch: pytest.MonkeyPatch, durations: DurationModels) -> Service:
     """A service that every hub speaks to."""
     return Service().serve(monkeypatch)
 

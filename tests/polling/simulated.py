@@ -23,7 +23,6 @@ from airflow_provider_seedance.apis.messages import HttpCall, HttpReply, Transpo
 from airflow_provider_seedance.apis.rate_limits import read_rate_limit
 from airflow_provider_seedance.polling import hub
 from airflow_provider_seedance.polling.hub import wait_for_generation
-from airflow_provider_seedance.polling.schedule import Knowledge
 from airflow_provider_seedance.polling.wait_state import WaitState
 from airflow_provider_seedance.settings import Settings
 
@@ -217,13 +216,12 @@ def connection(api: str = "runbase", conn_id: str = CONN, **changes: Any) -> Set
 def waiting(
     generation_id: str = "g", *, interval: float | None = 10.0, patience: float = HOUR, **changes: Any
 ) -> WaitState:
-    known = Knowledge(poll_interval=interval)
     return WaitState(
         **{
             "generation_id": generation_id,
             "media": "video",
             "deadline": time.time() + patience,
-            "known": known,
+            "poll_interval": interval,
             **changes,
         }
     )

@@ -20,13 +20,13 @@ from airflow_provider_seedance.polling.duration_model import (
     TIMES,
     DurationModel,
     DurationModels,
-    unlearned,
+    prior_model,
 )
 
 
-def median(belief: DurationModel) -> float:
+def median(model: DurationModel) -> float:
     """Return the time before which half of the renders end, as is believed."""
-    masses, _ = belief.masses
+    masses, _ = model.masses
     total = 0.0
     for moment, mass in zip(TIMES, masses, strict=True):
         total += mass
@@ -41,13 +41,13 @@ def teach(
     rng = random.Random(seed)
     for _ in range(renders):
         end = seconds * rng.lognormvariate(0, spread)
-        known.learn("kind", end * 0.97, end * 1.03)
+        known.observe("kind", end * 0.97, end * 1.03)
     return known.of("kind")
 
 
 def test_nothing_is_known_of_a_new_kind() -> None:
-    assert DurationModels().of("kind") is unlearned()
-    assert 60 < median(unlearned()) < 300
+    assert DurationModels().of("kind") is prior_model()
+    assert 60 < median(prior_model()) < 300
 
 
 @pytest.mark.parametrize("seconds", [8.0, 45.0, 120.0, 900.0, 3600.0])
@@ -55,7 +55,7 @@ def test_a_few_renders_tell_how_long_they_take(seconds: float) -> None:
     known = DurationModels()
     assert median(teach(known, seconds, 5)) == pytest.approx(seconds, rel=0.35)
     assert median(teach(known, seconds, 60, seed=2)) == pytest.approx(seconds, rel=0.12)
-    assert known.of("another kind") is unlearned()
+    assert known.of("another kind") is prior_model()
 
 
 @pytest.mark.parametrize("factor", [0.5, 2.0])
@@ -68,7 +68,7 @@ def test_a_change_is_learned_soon(factor: float) -> None:
 def test_one_strange_render_changes_little() -> None:
     known = DurationModels()
     before = median(teach(known, 120.0, 200))
-    known.learn("kind", 2000.0, 2100.0)
+    known.observe("kind", 2000.0, 2100.0)
     assert median(known.of("kind")) == pytest.approx(before, rel=0.2)
     assert median(teach(known, 120.0, 10, seed=4)) == pytest.approx(before, rel=0.2)
 
@@ -76,9 +76,9 @@ def test_one_strange_render_changes_little() -> None:
 def test_wide_intervals_tell_less_than_narrow_ones() -> None:
     wide, narrow = DurationModels(), DurationModels()
     for _ in range(5):
-        wide.learn("kind", 10.0, 900.0)
-        narrow.learn("kind", 95.0, 105.0)
-    prior = median(unlearned())
+        wide.observe("kind", 10.0, 900.0)
+        narrow.observe("kind", 95.0, 105.0)
+    prior = median(prior_model())
     assert abs(math.log(median(wide.of("kind")) / prior)) < 0.6
     assert median(narrow.of("kind")) == pytest.approx(100, rel=0.2)
 
@@ -88,49 +88,49 @@ def test_wide_intervals_tell_less_than_narrow_ones() -> None:
 )
 def test_what_cannot_be_is_not_learned(low: float, high: float) -> None:
     known = DurationModels()
-    known.learn("kind", low, high)
-    assert known.of("kind") is unlearned()
+    known.observe("kind", low, high)
+    assert known.of("kind") is prior_model()
 
 
 @pytest.mark.parametrize("low", [0.0, 0.5])
 def test_a_render_that_the_first_look_found_finished_is_learned_from(low: float) -> None:
     known = DurationModels()
-    known.learn("kind", low, 12.0)
-    assert median(known.of("kind")) < 20 < median(unlearned())
+    known.observe("kind", low, 12.0)
+    assert median(known.of("kind")) < 20 < median(prior_model())
     assert min(map(min, known.of("kind").weights)) >= 0  # nothing is less likely than impossible
 
 
 def test_so_many_kinds_are_remembered_those_seen_last() -> None:
     known = DurationModels()
-    for number in range(module.MOST_KINDS):
-        known.learn(number, 1.0, 60.0)
-    assert known.of(0) is not unlearned()
+    for number in range(module.MAX_KINDS):
+        known.observe(number, 1.0, 60.0)
+    assert known.of(0) is not prior_model()
     known = DurationModels()
-    for number in range(module.MOST_KINDS + 5):
-        known.learn(number, 1.0, 60.0)
+    for number in range(module.MAX_KINDS + 5):
+        known.observe(number, 1.0, 60.0)
         known.of(5)
-    assert known.of(0) is unlearned()
-    assert known.of(5) is not unlearned()
-    assert known.of(module.MOST_KINDS + 4) is not unlearned()
+    assert known.of(0) is prior_model()
+    assert known.of(5) is not prior_model()
+    assert known.of(module.MAX_KINDS + 4) is not prior_model()
 
 
-def test_an_estimate_leans_the_belief_of_one_render() -> None:
-    assert median(unlearned().expecting(600.0)) == pytest.approx(600, rel=0.4)
-    assert unlearned().expecting(600.0) is unlearned().expecting(601.0)
-    assert unlearned().expecting(None) is unlearned()
+def test_an_estimate_leans_the_model_of_one_render() -> None:
+    assert median(prior_model().with_estimate(600.0)) == pytest.approx(600, rel=0.4)
+    assert prior_model().with_estimate(600.0) is prior_model().with_estimate(601.0)
+    assert prior_model().with_estimate(None) is prior_model()
     sharp = teach(DurationModels(), 100.0, 100)
-    assert median(sharp.expecting(300.0)) == pytest.approx(100, rel=0.2)
+    assert median(sharp.with_estimate(300.0)) == pytest.approx(100, rel=0.2)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e6)), max_size=25), st.floats(0, 1e6))
-def test_whatever_is_seen_a_belief_stays_one(seen: list[tuple[float, float]], elapsed: float) -> None:
+def test_whatever_is_seen_a_model_stays_one(seen: list[tuple[float, float]], elapsed: float) -> None:
     known = DurationModels()
     for low, high in seen:
-        known.learn("kind", min(low, high), max(low, high))
-    belief = known.of("kind")
-    assert math.fsum(map(math.fsum, belief.weights)) == pytest.approx(1)
-    assert min(map(min, belief.weights)) >= 0
-    assert belief.after(elapsed) > elapsed
+        known.observe("kind", min(low, high), max(low, high))
+    model = known.of("kind")
+    assert math.fsum(map(math.fsum, model.weights)) == pytest.approx(1)
+    assert min(map(min, model.weights)) >= 0
+    assert model.next_poll_at(elapsed) > elapsed
 
 
 # ---------------------------------------------------------------------- the numbers
@@ -192,24 +192,24 @@ def test_what_is_believed_of_a_kind_that_was_never_seen(fresh: Any) -> None:
     ],
 )
 def test_an_unknown_kind_is_asked_for_evenly(elapsed: float, then: float) -> None:
-    assert unlearned().after(elapsed) == pytest.approx(then)
+    assert prior_model().next_poll_at(elapsed) == pytest.approx(then)
 
 
 @pytest.mark.parametrize(("seconds", "polls"), [(30.0, 2.0), (120.0, 1.0), (480.0, 0.5)])
 def test_polls_of_short_renders_cost_more(seconds: float, polls: float) -> None:
-    assert module.price(seconds) == pytest.approx(polls)
+    assert module.poll_cost(seconds) == pytest.approx(polls)
 
 
 def test_what_is_learned_is_what_bayes_says(fresh: Any) -> None:
     """Each hypothesis counts by the chance it gave to the interval, after a little of all went back to the prior."""
-    first = fresh.DurationModel().learned(50.0, 60.0)
-    second = first.learned(80.0, 90.0)
+    first = fresh.DurationModel().updated(50.0, 60.0)
+    second = first.updated(80.0, 90.0)
     for before, after, (low, high) in (
         (fresh.DurationModel(), first, (50.0, 60.0)),
         (first, second, (80.0, 90.0)),
         # Seen as finished by the first look, and a little later.
-        (fresh.DurationModel(), fresh.DurationModel().learned(0.0, 12.0), (0.0, 12.0)),
-        (fresh.DurationModel(), fresh.DurationModel().learned(0.5, 12.0), (0.5, 12.0)),
+        (fresh.DurationModel(), fresh.DurationModel().updated(0.0, 12.0), (0.0, 12.0)),
+        (fresh.DurationModel(), fresh.DurationModel().updated(0.5, 12.0), (0.5, 12.0)),
     ):
         # The interval as whole cells of the grid.
         edges = [fresh.TIMES[bisect_left(fresh.TIMES, edge)] if edge else 1e-9 for edge in (low, high)]
@@ -225,10 +225,10 @@ def test_what_is_learned_is_what_bayes_says(fresh: Any) -> None:
 
 
 def test_the_masses_are_those_of_all_hypotheses(fresh: Any) -> None:
-    belief = fresh.DurationModel().learned(95.0, 105.0)
-    masses, costs = belief.masses
+    model = fresh.DurationModel().updated(95.0, 105.0)
+    masses, costs = model.masses
     expected, prices = [0.0] * len(masses), [0.0] * len(masses)
-    for row, sigma in zip(belief.weights, fresh._SPREADS, strict=True):
+    for row, sigma in zip(model.weights, fresh._SPREADS, strict=True):
         for weight, median_cell in zip(row, fresh._MEDIANS, strict=True):
             normal = NormalDist(median_cell, sigma / fresh._STEP)
             seconds = fresh.TIMES[median_cell]
@@ -245,38 +245,38 @@ def test_the_masses_are_those_of_all_hypotheses(fresh: Any) -> None:
 
 @pytest.mark.parametrize("seconds", [None, 0.5, -1.0, 23_000.0, math.nan, math.inf])
 def test_an_estimate_beyond_what_is_possible_is_none(seconds: float | None) -> None:
-    assert unlearned().expecting(seconds) is unlearned()
+    assert prior_model().with_estimate(seconds) is prior_model()
 
 
 @pytest.mark.parametrize("seconds", [TIMES[0], TIMES[-1]])
 def test_an_estimate_at_the_edge_of_what_is_possible_counts(seconds: float) -> None:
-    assert unlearned().expecting(seconds) is not unlearned()
+    assert prior_model().with_estimate(seconds) is not prior_model()
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
 def test_by_when_a_share_of_the_renders_has_ended(share: float) -> None:
-    belief = DurationModel().learned(95.0, 105.0)
-    masses, _ = belief.masses
-    last = TIMES.index(belief.by(share))
+    model = DurationModel().updated(95.0, 105.0)
+    masses, _ = model.masses
+    last = TIMES.index(model.quantile(share))
     total = math.fsum(masses)
     assert math.fsum(masses[:last]) < share * total <= math.fsum(masses[: last + 1])
 
 
 def test_nobody_waits_longer_than_is_possible() -> None:
-    assert DurationModel().learned(95.0, 105.0).by(2.0) == TIMES[-1]
+    assert DurationModel().updated(95.0, 105.0).quantile(2.0) == TIMES[-1]
 
 
 @pytest.mark.parametrize(
     ("weights", "use"),
     [
-        (PRIOR[:-1], lambda belief: belief.masses),
-        (PRIOR[:-1], lambda belief: belief.learned(5.0, 6.0)),
-        (tuple(row[:-1] for row in PRIOR), lambda belief: belief.masses),
-        (tuple(row[:-1] for row in PRIOR), lambda belief: belief.learned(5.0, 6.0)),
-        (tuple(row[:-1] for row in PRIOR), lambda belief: belief.expecting(60.0)),
+        (PRIOR[:-1], lambda model: model.masses),
+        (PRIOR[:-1], lambda model: model.updated(5.0, 6.0)),
+        (tuple(row[:-1] for row in PRIOR), lambda model: model.masses),
+        (tuple(row[:-1] for row in PRIOR), lambda model: model.updated(5.0, 6.0)),
+        (tuple(row[:-1] for row in PRIOR), lambda model: model.with_estimate(60.0)),
     ],
 )
-def test_a_belief_about_other_hypotheses_is_none(weights: Any, use: Any) -> None:
+def test_a_model_about_other_hypotheses_is_none(weights: Any, use: Any) -> None:
     with pytest.raises(ValueError, match="argument"):
         use(DurationModel(weights))
 
@@ -284,7 +284,7 @@ def test_a_belief_about_other_hypotheses_is_none(weights: Any, use: Any) -> None
 def test_an_estimate_leans_by_its_own_spread(fresh: Any) -> None:
     """Estimates are taken to the next fifth, and may be wrong by a factor of about 1.6."""
     before = fresh.DurationModel()
-    after = before.expecting(math.exp(5.0))
+    after = before.with_estimate(math.exp(5.0))
     expected = [
         weight * (math.exp(-2 * (cell * fresh._STEP - 5.0) ** 2) + 1e-3)
         for row in before.weights
@@ -294,15 +294,15 @@ def test_an_estimate_leans_by_its_own_spread(fresh: Any) -> None:
     assert [weight for row in after.weights for weight in row] == pytest.approx(
         [one / total for one in expected]
     )
-    assert before.expecting(math.exp(5.09)) is after
-    assert before.expecting(math.exp(5.11)) is not after
+    assert before.with_estimate(math.exp(5.09)) is after
+    assert before.with_estimate(math.exp(5.11)) is not after
 
 
 def test_plans_are_made_anew_at_first_with_every_render_and_then_with_every_tenth() -> None:
     known = DurationModels()
     made, last = [], None
     for number in range(1, 261):
-        known.learn("kind", 100.0, 110.0)
+        known.observe("kind", 100.0, 110.0)
         if known.of("kind") is not last:
             last = known.of("kind")
             made.append(number)

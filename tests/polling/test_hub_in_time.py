@@ -15,8 +15,8 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.messages import TransportFailure
 from airflow_provider_seedance.client.api_client import MAX_CONNECTIONS
 from airflow_provider_seedance.polling import hub as module
-from airflow_provider_seedance.polling.request_queue import BURST, MOST_PER_SECOND
-from airflow_provider_seedance.polling.wait_state import NOT_FOUND_LIMIT, WaitState, WaitStep
+from airflow_provider_seedance.polling.quota import POLICY
+from airflow_provider_seedance.polling.wait_state import TIMING, WaitState, WaitStep
 from airflow_provider_seedance.settings import Settings
 from polling.simulated import (
     CONN,
@@ -39,8 +39,8 @@ def test_a_render_is_read_at_the_users_interval_until_it_ends(service: Service, 
     service.ends["g"] = 25.0
     look_up = Connections(connection())
     step = run(lambda: wait(look_up))
-    assert (step.kind, step.waiting.known.asked) == ("ended", 3)
-    assert (step.waiting.last.status, step.waiting.last.media) == ("succeeded", "video")
+    assert (step.kind, step.state.poll_count) == ("ended", 3)
+    assert (step.state.last.status, step.state.last.media) == ("succeeded", "video")
     assert service.times() == [10.0, 20.0, 30.0]
     assert look_up.looked_up == [(0.0, CONN)]
 
@@ -59,7 +59,7 @@ def test_patience_ends_at_the_deadline_without_another_request(service: Service,
 
     step, at = run(main)
     assert (step.kind, at) == ("deadline", 35.0)
-    assert step.waiting.last is None  # what an unfinished render looked like is not kept
+    assert step.state.last is None  # what an unfinished render looked like is not kept
     assert service.times() == [10.0, 20.0, 30.0]
 
 
@@ -70,7 +70,7 @@ def test_a_deadline_that_has_passed_asks_nothing(service: Service, run: Any) -> 
 
 def test_an_unknown_generation_ends_the_wait(service: Service, run: Any) -> None:
     assert run(lambda: wait(Connections(connection()))).kind == "unknown"
-    assert len(service.requests) == NOT_FOUND_LIMIT
+    assert len(service.requests) == TIMING.max_not_found
 
 
 def test_many_are_read_at_a_time_but_not_more_than_there_are_connections(service: Service, run: Any) -> None:
@@ -83,7 +83,7 @@ def test_many_are_read_at_a_time_but_not_more_than_there_are_connections(service
         return await wait_for_all(*(wait(look_up, name) for name in names))
 
     steps = run(main)
-    assert [step.waiting.last.generation_id for step in steps] == names
+    assert [step.state.last.generation_id for step in steps] == names
     assert service.most_running == MAX_CONNECTIONS
     # As soon as a connection is free the next one has it.
     assert sorted(set(service.times())) == [15.0, 20.0, 25.0]
@@ -100,35 +100,41 @@ def test_thousands_are_read_in_a_steady_stream(service: Service, run: Any) -> No
 
     assert {step.kind for step in run(main)} == {"ended"}
     times = service.times()
-    assert times.count(10.0) == pytest.approx(BURST, abs=2)
-    assert times[-1] - 10.0 == pytest.approx((len(names) - BURST) / MOST_PER_SECOND, rel=0.05)
+    assert times.count(10.0) == pytest.approx(POLICY.max_burst, abs=2)
+    assert times[-1] - 10.0 == pytest.approx(
+        (len(names) - POLICY.max_burst) / POLICY.max_polls_per_second, rel=0.05
+    )
 
 
-def test_a_wall_clock_that_was_set_is_noticed_soon(
-    service: Service, run: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("shift", "kind", "ended"), [(6 * HOUR, "deadline", 3 * HOUR), (-6 * HOUR, "ended", 5 * HOUR)]
+)
+def test_wall_clock_moves_deadlines_but_not_polls(
+    service: Service, run: Any, monkeypatch: pytest.MonkeyPatch, shift: float, kind: str, ended: float
 ) -> None:
-    service.ends["g"] = 0.0
+    service.ends["g"] = -HOUR * 24
 
     async def main() -> float:
         task = asyncio.create_task(wait(Connections(connection()), interval=5 * HOUR, patience=9 * HOUR))
         await asyncio.sleep(100.0)
         loop = asyncio.get_running_loop()
-        began = loop.time()
         with monkeypatch.context() as patched:
-            patched.setattr(time, "time", lambda: EPOCH + 6 * HOUR + loop.time())
-            assert (await task).kind == "ended"
-        return loop.time() - began
+            patched.setattr(time, "time", lambda: EPOCH + shift + loop.time())
+            assert (await task).kind == kind
+        return loop.time()
 
-    assert run(main) <= module._LONGEST_SLEEP
+    assert run(main) == pytest.approx(ended, abs=TIMING.max_sleep)
 
 
 def test_waiting_costs_next_to_nothing(service: Service, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     service.ends["g"] = 0.0
     woke_up: list[float] = []
-    hear = module.Hub._hear
-    monkeypatch.setattr(module.Hub, "_hear", lambda hub, now: (woke_up.append(now), hear(hub, now)))
+    hear = module.Hub._sync_shared_quota
+    monkeypatch.setattr(
+        module.Hub, "_sync_shared_quota", lambda hub, now: (woke_up.append(now), hear(hub, now))
+    )
     assert run(lambda: wait(Connections(connection()), interval=HOUR, patience=2 * HOUR)).kind == "ended"
-    assert len(woke_up) <= HOUR / module._LONGEST_SLEEP + 5
+    assert len(woke_up) <= HOUR / TIMING.max_sleep + 5
 
 
 def test_the_hub_has_a_context_of_its_own(service: Service, run: Any) -> None:
@@ -221,7 +227,7 @@ def test_a_connection_is_looked_up_again_after_a_while_once_for_all(service: Ser
 
     assert {step.kind for step in run(main)} == {"ended"}
     moments = [at for at, _ in look_up.looked_up]
-    assert moments == [module.CONNECTION_LIFETIME * number for number in range(9)]
+    assert moments == [TIMING.connection_lifetime * number for number in range(9)]
 
 
 def test_a_connection_that_cannot_be_looked_up_again_stays_as_it_was(
@@ -236,10 +242,9 @@ def test_a_connection_that_cannot_be_looked_up_again_stays_as_it_was(
         return await known(conn_id)
 
     step = run(lambda: wait(look_up, interval=100.0))
-    assert (step.kind, step.waiting.known.failures, step.waiting.known.asked) == ("ended", 0, 10)
+    assert (step.kind, step.state.failures, step.state.poll_count) == ("ended", 0, 10)
     assert caplog.messages == [
-        f"Connection {CONN!r} could not be looked up again: ConnectionError",
-        f"Connection {CONN!r} could not be looked up again: ConnectionError",
+        f"Connection {CONN!r} could not be looked up, which is repeated until it can: ConnectionError"
     ]
 
 
@@ -259,18 +264,39 @@ def test_a_connection_that_is_slow_to_look_up_holds_up_no_other(service: Service
     assert service.times("b") == [10.0 + 1.0]
 
 
-def test_a_connection_that_cannot_be_looked_up_at_first_is_the_waiters_affair(
-    service: Service, run: Any
+def test_failed_look_up_is_repeated_once_for_all_waits(
+    service: Service, run: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
+    names = [f"g{number}" for number in range(20)]
+    service.ends = dict.fromkeys(names, 0.0)
+    known = Connections(connection())
+    look_ups: list[float] = []
+
+    async def look_up(conn_id: str) -> Settings:
+        look_ups.append(passed())
+        if passed() < 200.0:
+            raise ConnectionError("the secrets backend is down")
+        return await known(conn_id)
+
+    async def main() -> list[Any]:
+        return await wait_for_all(*(wait(look_up, name) for name in names))
+
+    assert {step.kind for step in run(main)} == {"ended"}
+    gaps = [later - before for before, later in itertools.pairwise(look_ups)]
+    assert len(look_ups) <= 8
+    assert all(TIMING.min_retry_delay <= gap <= 2 * TIMING.max_retry_delay for gap in gaps)
+    assert len(caplog.messages) == 1
+
+
+def test_look_up_that_keeps_failing_ends_with_the_deadline(service: Service, run: Any) -> None:
     async def look_up(conn_id: str) -> Settings:
         raise errors.SeedanceConfigurationError("no API key")
 
-    async def main() -> None:
-        with pytest.raises(errors.SeedanceConfigurationError, match="no API key"):
-            await wait(look_up)
-        module._connections.clear()
+    async def main() -> Any:
+        return (await wait(look_up, patience=500.0)).kind, passed()
 
-    run(main)
+    assert run(main) == ("deadline", 500.0)
+    assert service.requests == []
 
 
 def test_a_key_that_was_changed_is_used_from_the_first_refusal_on(service: Service, run: Any) -> None:
@@ -288,7 +314,7 @@ def test_a_key_that_was_changed_is_used_from_the_first_refusal_on(service: Servi
 
     steps = run(main)
     assert {step.kind for step in steps} == {"ended"}
-    assert {step.waiting.known.failures for step in steps} == {0}
+    assert {step.state.failures for step in steps} == {0}
     assert [at for at, _ in look_up.looked_up] == [0.0, 41.0]
     assert [client.settings.key for client in service.clients] == ["old", "new"]
     assert service.times() == [41.0] * 5 + [82.0] * 5
@@ -317,12 +343,12 @@ def test_those_who_left_are_forgotten(service: Service, run: Any) -> None:
 
     async def main() -> None:
         stays = asyncio.create_task(wait(look_up, "stays", interval=HOUR, patience=9 * HOUR))
-        for number in range(5 * module._MOST_GONE):
+        for number in range(5 * module.MAX_DEAD_WAITERS):
             gone = asyncio.create_task(wait(look_up, f"g{number}", interval=HOUR + 1))
             await asyncio.sleep(0.01)
             await leave(gone)
             (hub,) = module._hubs.values()
-            assert len(hub._turns) <= module._MOST_GONE + 5
+            assert len(hub._queue) <= module.MAX_DEAD_WAITERS + 5
         assert (await stays).kind == "ended"
 
     run(main)
@@ -346,7 +372,7 @@ def test_a_failed_reading_is_a_failure_of_the_reading_only(service: Service, run
     service.ends["g"] = 0.0
     service.answer = lambda request: failure if request.at < 25.0 else None
     step = run(lambda: wait(Connections(connection())))
-    assert (step.kind, step.waiting.known.asked, step.waiting.known.failures) == ("ended", 1, 0)
+    assert (step.kind, step.state.poll_count, step.state.failures) == ("ended", 1, 0)
     assert service.times() == [10.0, 20.0, 30.0]
 
 
@@ -369,8 +395,7 @@ def test_a_bug_in_one_reading_reaches_its_waiter_only(
         return await wait_for_all(wait(look_up, "bad"), wait(look_up, "good"))
 
     bad, good = run(main)
-    assert type(bad) is ZeroDivisionError
-    assert good.kind == "ended"
+    assert (bad.kind, good.kind) == ("deadline", "ended")
 
 
 def test_a_bug_in_the_request_reaches_those_who_were_read_by_it(
@@ -389,31 +414,26 @@ def test_a_bug_in_the_request_reaches_those_who_were_read_by_it(
         return await wait_for_all(wait(look_up, "a"), wait(look_up, "b"))
 
     broken, good = run(main)
-    assert type(broken) is ZeroDivisionError
-    assert good.kind == "ended"
+    assert (broken.kind, good.kind) == ("deadline", "ended")
 
 
-def test_a_scheduler_that_broke_says_so_to_all_and_is_replaced(
-    service: Service, run: Any, monkeypatch: pytest.MonkeyPatch
+def test_broken_scheduler_is_replaced_and_logged_once(
+    service: Service, run: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     service.ends = {"a": 15.0, "b": 15.0}
     look_up = Connections(connection())
 
     async def main() -> None:
-        async def wait_again(name: str) -> Any:
-            with pytest.raises(ZeroDivisionError):
-                await wait(look_up, name)
-            # Before all others have left the broken one.
-            return await wait(look_up, name)
-
-        tasks = [asyncio.create_task(wait_again(name)) for name in "ab"]
+        tasks = [asyncio.create_task(wait(look_up, name)) for name in "ab"]
         await asyncio.sleep(1.0)
         (hub,) = module._hubs.values()
-        monkeypatch.setattr(hub, "_hear", lambda now: 1 / 0)
+        monkeypatch.setattr(hub, "_sync_shared_quota", lambda now: 1 / 0)
         assert {step.kind for step in await asyncio.gather(*tasks)} == {"ended"}
 
     run(main)
     assert len(service.clients) == 2
+    (line,) = caplog.messages
+    assert "2 waits broke and starts again" in line
 
 
 # ---------------------------------------------------------------------- many in one request
@@ -430,7 +450,7 @@ def test_what_is_due_soon_is_read_in_one_request(service: Service, run: Any) -> 
         )
 
     steps = run(main)
-    assert [step.waiting.last.generation_id for step in steps] == list(intervals)
+    assert [step.state.last.generation_id for step in steps] == list(intervals)
     assert [(request.at, request.ids) for request in service.requests] == [
         (30.0, ("a", "b", "c")),
         (50.0, ("later",)),
@@ -452,7 +472,7 @@ def test_one_that_a_list_does_not_tell_about_is_read_alone_from_then_on(service:
 
     steps = run(main)
     assert {step.kind for step in steps} == {"ended"}
-    assert {step.waiting.known.failures for step in steps} == {0}
+    assert {step.state.failures for step in steps} == {0}
     assert {(request.at, request.ids) for request in service.requests} == {
         (20.0, ("a", "b", "c")),
         (20.0, ("b",)),
@@ -480,7 +500,7 @@ def test_a_list_that_is_refused_is_not_asked_for_again(
         )
 
     steps = run(main)
-    assert {(step.kind, step.waiting.known.failures) for step in steps} == {("ended", 0)}
+    assert {(step.kind, step.state.failures) for step in steps} == {("ended", 0)}
     assert [len(request.ids) for request in service.requests] == [3] + [1] * 11
     (line,) = caplog.messages
     assert "there is no such list" in line
@@ -497,7 +517,7 @@ def test_a_list_that_fails_is_a_failed_reading_of_each(service: Service, run: An
         return await wait_for_all(*(wait(look_up, name) for name in "abc"))
 
     steps = run(main)
-    assert {(step.kind, step.waiting.known.asked) for step in steps} == {("ended", 2)}
+    assert {(step.kind, step.state.poll_count) for step in steps} == {("ended", 2)}
     assert [(request.at, len(request.ids)) for request in service.requests] == [
         (10.0, 3),
         (20.0, 3),

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from airflow_provider_seedance.polling.hub import wait_to_submit
-from airflow_provider_seedance.polling.wait_many import PendingGeneration, ResumeWhen, wait_for_many
+from airflow_provider_seedance.polling.hub import wait_for_submission
+from airflow_provider_seedance.polling.wait_many import ResumeWhen, wait_for_many
+from airflow_provider_seedance.polling.wait_state import WaitState
 from polling.simulated import CONN, EPOCH, HOUR, Connections, Service, connection, passed, wait
 
 
@@ -26,7 +27,7 @@ def test_a_wait_ends_while_no_reading_is_allowed(service: Service, run: Any) -> 
     look_up = Connections(connection("seedance2api"))
 
     async def main() -> Any:
-        step = await wait(look_up, patience=100.0, quota_patience=50.0)
+        step = await wait(look_up, patience=100.0, max_quota_wait=50.0)
         return step.kind, passed()
 
     assert run(main) == ("deadline", 150.0)
@@ -36,11 +37,13 @@ def test_a_wait_ends_while_no_reading_is_allowed(service: Service, run: Any) -> 
 def test_so_does_a_wait_for_many(service: Service, run: Any) -> None:
     service.headers = used_up(10 * HOUR)
     service.ends = dict.fromkeys("ab", 9 * HOUR)
-    awaited = [PendingGeneration(generation_id=name, deadline=EPOCH + 100.0) for name in "ab"]
+    awaited = [WaitState(generation_id=name, media="video", deadline=EPOCH + 100.0) for name in "ab"]
     look_up = Connections(connection("seedance2api"))
 
     async def main() -> Any:
-        ends = await wait_for_many(awaited, ResumeWhen(enough=2, linger=1.0, quota=50.0), CONN, look_up)
+        ends = await wait_for_many(
+            awaited, ResumeWhen(min_ended=2, max_linger=1.0, max_quota_wait=50.0), CONN, look_up
+        )
         return sorted(ends.overdue), passed()
 
     assert run(main) == (["a", "b"], 150.0)
@@ -53,7 +56,7 @@ def test_the_end_of_a_window_in_the_far_future_holds_nobody_up(service: Service,
     look_up = Connections(connection("seedance2api"))
 
     async def main() -> Any:
-        step, _ = await asyncio.gather(wait(look_up), wait_to_submit(CONN, look_up, moment=EPOCH + 20.0))
+        step, _ = await asyncio.gather(wait(look_up), wait_for_submission(EPOCH + 20.0, CONN, look_up))
         return step.kind, passed()
 
     kind, ended = run(main)

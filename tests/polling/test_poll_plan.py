@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_seedance.polling.poll_plan import Plan, plan
+from airflow_provider_seedance.polling.poll_plan import PollPlan, plan
 
 
-def price(times: list[float], masses: list[float], polls: list[int], patience: float) -> float:
+def poll_cost(times: list[float], masses: list[float], polls: list[int], patience: float) -> float:
     """Return what polls at these moments cost on average, counted one by one."""
     total = 0.0
     for index in range(1, len(times)):
@@ -32,25 +32,25 @@ def test_no_other_plan_is_cheaper(steps: list[tuple[float, float]], patience: fl
     total = sum(mass for _, mass in steps)
     masses = [0.0, *(mass / total for _, mass in steps)]
     last = len(times) - 1
-    found = plan(times, masses, masses, patience=patience)
+    found = plan(times, masses, masses, delay_cost=patience)
     polls, now = [], 0.0
     while now < times[-1]:
-        now = found.after(now)
+        now = found.next_poll_at(now)
         polls.append(min(range(len(times)), key=lambda index: abs(times[index] - now)))
     cheapest = min(
-        price(times, masses, [*chosen, last], patience)
+        poll_cost(times, masses, [*chosen, last], patience)
         for count in range(last)
         for chosen in itertools.combinations(range(1, last), count)
     )
-    assert price(times, masses, polls, patience) == pytest.approx(cheapest)
+    assert poll_cost(times, masses, polls, patience) == pytest.approx(cheapest)
 
 
 def test_the_next_poll_is_always_ahead() -> None:
     times = [1.0, 2.0, 4.0, 8.0]
-    found = plan(times, [0.25] * 4, [0.25] * 4, patience=1.0)
+    found = plan(times, [0.25] * 4, [0.25] * 4, delay_cost=1.0)
     for elapsed in (0.0, 0.5, 1.0, 1.7, 2.0, 3.9, 4.0, 7.9):
-        assert elapsed < found.after(elapsed) <= 8.0
-    assert found.after(8.0) == found.after(99.0) == math.inf
+        assert elapsed < found.next_poll_at(elapsed) <= 8.0
+    assert found.next_poll_at(8.0) == found.next_poll_at(99.0) == math.inf
 
 
 def test_impatience_polls_more_often() -> None:
@@ -58,42 +58,42 @@ def test_impatience_polls_more_often() -> None:
     masses = [0.0] + [0.01] * 100
     counts = []
     for patience in (0.01, 0.1, 1.0):
-        found, now, polls = plan(times, masses, masses, patience=patience), 0.0, 0
+        found, now, polls = plan(times, masses, masses, delay_cost=patience), 0.0, 0
         while now < 100:
-            now, polls = found.after(now), polls + 1
+            now, polls = found.next_poll_at(now), polls + 1
         counts.append(polls)
     assert counts == sorted(set(counts))
 
 
 def test_between_two_moments_of_the_grid_is_between_what_follows_on_each() -> None:
-    found = Plan([0.0, 10.0, 20.0, 40.0, 80.0], [2, 3, 4, 4, 4])
-    assert found.after(-1.0) == 20.0
-    assert found.after(0.0) == 20.0
-    assert found.after(5.0) == 30.0
-    assert found.after(10.0) == 40.0
-    assert found.after(12.5) == 50.0
-    assert found.after(39.0) == 80.0
-    assert found.after(79.9) == 80.0
-    assert found.after(80.0) == math.inf
+    found = PollPlan([0.0, 10.0, 20.0, 40.0, 80.0], [2, 3, 4, 4, 4])
+    assert found.next_poll_at(-1.0) == 20.0
+    assert found.next_poll_at(0.0) == 20.0
+    assert found.next_poll_at(5.0) == 30.0
+    assert found.next_poll_at(10.0) == 40.0
+    assert found.next_poll_at(12.5) == 50.0
+    assert found.next_poll_at(39.0) == 80.0
+    assert found.next_poll_at(79.9) == 80.0
+    assert found.next_poll_at(80.0) == math.inf
 
 
 def test_a_plan_never_goes_back() -> None:
-    assert Plan([0.0, 10.0, 20.0, 40.0], [3, 2, 3, 3]).after(5.0) == 40.0
+    assert PollPlan([0.0, 10.0, 20.0, 40.0], [3, 2, 3, 3]).next_poll_at(5.0) == 40.0
 
 
 def test_a_certain_end_is_asked_for_once() -> None:
     times = [0.0, 1.0, 2.0, 3.0, 4.0]
     for end in (1, 2, 3, 4):
         masses = [1.0 if index == end else 0.0 for index in range(5)]
-        assert plan(times, masses, masses, patience=1.0).after(0.0) == times[end]
+        assert plan(times, masses, masses, delay_cost=1.0).next_poll_at(0.0) == times[end]
 
 
 def test_a_poll_is_worth_it_where_the_delay_it_saves_costs_more() -> None:
     """Half of the renders end within the first second and half within the tenth: one poll or two?"""
     times, masses = [0.0, 1.0, 9.0, 10.0], [0.0, 0.5, 0.0, 0.5]
     # A poll after a second costs half a poll more and saves half of the renders nine seconds.
-    assert plan(times, masses, masses, patience=0.12).after(0.0) == 1.0
-    assert plan(times, masses, masses, patience=0.11).after(0.0) == 10.0
+    assert plan(times, masses, masses, delay_cost=0.12).next_poll_at(0.0) == 1.0
+    assert plan(times, masses, masses, delay_cost=0.11).next_poll_at(0.0) == 10.0
     costly = [2 * mass for mass in masses]
-    assert plan(times, masses, costly, patience=0.23).after(0.0) == 1.0
-    assert plan(times, masses, costly, patience=0.22).after(0.0) == 10.0
+    assert plan(times, masses, costly, delay_cost=0.23).next_poll_at(0.0) == 1.0
+    assert plan(times, masses, costly, delay_cost=0.22).next_poll_at(0.0) == 10.0

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_seedance.polling import progress as module
-from airflow_provider_seedance.polling.duration_model import TIMES, DurationModel, price, unlearned
+from airflow_provider_seedance.polling.duration_model import TIMES, DurationModel, poll_cost, prior_model
 from airflow_provider_seedance.polling.progress import next_by_progress
 
 
 def after(*readings: tuple[float, float]) -> float | None:
-    return next_by_progress(readings, readings[-1][0] if readings else 0.0, unlearned())
+    return next_by_progress(readings, readings[-1][0] if readings else 0.0, prior_model())
 
 
 @pytest.mark.parametrize(
@@ -51,12 +51,12 @@ def test_more_progress_is_an_earlier_end() -> None:
 )
 def test_whatever_is_told_the_next_poll_is_ahead(readings: list[tuple[float, float]], more: float) -> None:
     elapsed = max((at for at, _ in readings), default=0.0) + more
-    found = next_by_progress(readings, elapsed, unlearned())
+    found = next_by_progress(readings, elapsed, prior_model())
     assert found is None or found > elapsed
 
 
 def test_a_reading_in_the_very_moment_of_the_submission_tells_nothing() -> None:
-    assert next_by_progress([(5e-324, 1.0)], 0.0, unlearned()) is None
+    assert next_by_progress([(5e-324, 1.0)], 0.0, prior_model()) is None
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_the_least_and_the_most_that_can_be_told(reading: tuple[float, float]) -
 @pytest.mark.parametrize("reading", [(0.9, 20.0), (60.0, 100.1)])
 def test_what_cannot_be_tells_nothing_and_spoils_nothing(reading: tuple[float, float]) -> None:
     told = ((50.0, 40.0), (70.0, 60.0))
-    assert next_by_progress([*told, reading], 70.0, unlearned()) == after(*told)
+    assert next_by_progress([*told, reading], 70.0, prior_model()) == after(*told)
 
 
 TOLD = (
@@ -100,10 +100,10 @@ TOLD = (
 
 @pytest.mark.parametrize("told", TOLD)
 @pytest.mark.parametrize(
-    "belief", [unlearned(), DurationModel().learned(95.0, 105.0)], ids=["unknown", "known"]
+    "model", [prior_model(), DurationModel().updated(95.0, 105.0)], ids=["unknown", "known"]
 )
 def test_an_end_is_as_likely_as_what_is_believed_and_the_readings_make_it(
-    told: tuple[tuple[float, float], ...], belief: DurationModel
+    told: tuple[tuple[float, float], ...], model: DurationModel
 ) -> None:
     """Bayes: how likely renders end then, that they wait so long in a queue, and that this would be reported."""
     latest, percent = told[-1]
@@ -116,13 +116,13 @@ def test_an_end_is_as_likely_as_what_is_believed_and_the_readings_make_it(
                 continue
             end = began + (latest - began) * 100 / done
             seconds = next((moment for moment in TIMES if moment >= end), TIMES[-1])
-            likely = belief.masses[0][TIMES.index(seconds)] + 1e-6
+            likely = model.masses[0][TIMES.index(seconds)] + 1e-6
             likely *= math.exp(-began / max(20.0, latest / 5))
             for at, seen in told:
                 line = 100 * (at - began) / (end - began)
                 likely *= reported.pdf(min(100.0, max(0.0, line)) - seen) / reported.pdf(0)
             expected.append((end, likely))
-    found = module._ends(told, belief)
+    found = module._ends(told, model)
     assert [end for end, _ in found] == pytest.approx([end for end, _ in expected])
     assert [weight for _, weight in found] == pytest.approx(
         [weight for _, weight in expected], rel=1e-9, abs=1e-300
@@ -143,7 +143,7 @@ def test_what_the_next_poll_is_planned_by(
 
     monkeypatch.setattr(module, "plan", note)
     elapsed = told[-1][0] + since
-    assert next_by_progress(told, elapsed, unlearned()) is not None
+    assert next_by_progress(told, elapsed, prior_model()) is not None
     ((times, chances, costs, more),) = planned
     assert times == sorted(times)
     assert (times[0], chances[0]) == (elapsed, 0.0)
@@ -154,14 +154,14 @@ def test_what_the_next_poll_is_planned_by(
     for share in (1.1, 1.25, 1.5, 2.0, 3.0):
         assert (elapsed * share, pytest.approx(0.04 / 5)) in planned_for
     # A poll costs what it costs for renders that end in the middle of what is possible.
-    ends = sorted(end for end, _ in module._ends(told, unlearned()) if end > elapsed)
-    cost = price(ends[len(ends) // 2])
+    ends = sorted(end for end, _ in module._ends(told, prior_model()) if end > elapsed)
+    cost = poll_cost(ends[len(ends) // 2])
     assert costs == pytest.approx([cost * chance for chance in chances])
     # A second of delay is worth less than without progress: the next reading tells more.
-    assert more == {"patience": pytest.approx(0.4 * 1.4)}
+    assert more == {"delay_cost": pytest.approx(0.4 * 1.4)}
 
 
 def test_an_end_in_this_very_moment_is_none() -> None:
     """What is finished by now would have been read as finished."""
-    assert next_by_progress([(60.0, 100.0)], 60.0, unlearned()) > 60.0  # type: ignore[operator]
-    assert next_by_progress([(60.0, 100.0)], 600.0, unlearned()) is None
+    assert next_by_progress([(60.0, 100.0)], 60.0, prior_model()) > 60.0  # type: ignore[operator]
+    assert next_by_progress([(60.0, 100.0)], 600.0, prior_model()) is None

@@ -10,13 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_seedance.apis.rate_limits import RateLimit
-from airflow_provider_seedance.polling.quota import (
-    KEPT_FOR_SUBMISSIONS,
-    MARGIN,
-    MOST_STRETCH,
-    UNKNOWN_PAUSE,
-    Quota,
-)
+from airflow_provider_seedance.polling.quota import POLICY, Quota
 
 NOW = 1_800_000_000.0
 
@@ -31,7 +25,7 @@ def test_nothing_known_is_no_limit() -> None:
     quota = Quota()
     assert quota.free(NOW) == math.inf
     assert not quota.known
-    assert quota.kept(NOW) == 0
+    assert quota.reserved_for_submissions(NOW) == 0
     assert quota.rate == 0
 
 
@@ -63,9 +57,9 @@ def test_others_on_the_same_key_are_seen_in_the_headers() -> None:
 def test_a_window_that_ends_is_full_again_a_moment_later() -> None:
     quota = Quota()
     quota.learn(told(0), NOW)
-    assert quota.opens_at(NOW) == NOW + 600 + MARGIN
+    assert quota.opens_at(NOW) == NOW + 600 + POLICY.reset_margin
     assert quota.free(NOW + 600) == 0
-    assert quota.free(NOW + 600 + MARGIN) == 10
+    assert quota.free(NOW + 600 + POLICY.reset_margin) == 10
 
 
 def test_a_new_window_replaces_the_old_one() -> None:
@@ -81,8 +75,8 @@ def test_a_reply_of_a_window_that_is_over_tells_nothing() -> None:
     quota.learn(told(0, reset=600), NOW + 602)
     assert quota.free(NOW + 602) == 8
     quota = Quota()
-    quota.learn(told(0), NOW + 600 + MARGIN)
-    assert quota.free(NOW + 600 + MARGIN) == math.inf
+    quota.learn(told(0), NOW + 600 + POLICY.reset_margin)
+    assert quota.free(NOW + 600 + POLICY.reset_margin) == math.inf
 
 
 @pytest.mark.parametrize(
@@ -101,7 +95,7 @@ def test_a_quota_of_one_request_is_one() -> None:
     assert quota.free(NOW) == 1
     quota.spend(NOW)
     assert quota.free(NOW) == 0
-    assert quota.free(NOW + 600 + MARGIN) == 1
+    assert quota.free(NOW + 600 + POLICY.reset_margin) == 1
 
 
 def test_a_refusal_stops_everybody_until_it_passes_and_is_news_once() -> None:
@@ -117,7 +111,7 @@ def test_a_refusal_stops_everybody_until_it_passes_and_is_news_once() -> None:
 def test_a_refusal_that_names_no_time() -> None:
     quota = Quota()
     quota.refuse(None, NOW)
-    assert quota.opens_at(NOW) == NOW + UNKNOWN_PAUSE
+    assert quota.opens_at(NOW) == NOW + POLICY.default_backoff
 
 
 def test_a_refusal_empties_the_window() -> None:
@@ -125,14 +119,14 @@ def test_a_refusal_empties_the_window() -> None:
     quota.learn(told(5), NOW)
     quota.refuse(30, NOW)
     assert quota.free(NOW + 31) == 0  # the window goes on, and others have used it up
-    assert quota.free(NOW + 600 + MARGIN) == 10
+    assert quota.free(NOW + 600 + POLICY.reset_margin) == 10
 
 
 def test_a_submission_that_was_let_through_counts_once() -> None:
     quota = Quota()
     quota.learn(told(5), NOW)
-    quota.promise(NOW)
-    quota.promise(NOW)
+    quota.expect_submission(NOW)
+    quota.expect_submission(NOW)
     assert quota.free(NOW) == 3
     quota.learn(told(4), NOW)  # one of the two has arrived
     assert quota.free(NOW) == 3
@@ -144,12 +138,12 @@ def test_submissions_on_their_way_count_in_the_window_they_fall_into() -> None:
     quota = Quota()
     quota.learn(told(5), NOW)
     for _ in range(3):
-        quota.promise(NOW + 595)
+        quota.expect_submission(NOW + 595)
     quota.on_observed_submission(NOW + 596, NOW + 596)
-    assert quota.free(NOW + 600 + MARGIN) == 8
+    assert quota.free(NOW + 600 + POLICY.reset_margin) == 8
     quota = Quota()
     quota.learn(told(5), NOW)
-    quota.promise(NOW + 599)
+    quota.expect_submission(NOW + 599)
     quota.learn(told(9, reset=1200), NOW + 600.5)
     assert quota.free(NOW + 600.5) == 8
     # One that has not come for so long will not come any more.
@@ -160,7 +154,7 @@ def test_submissions_on_their_way_count_in_the_window_they_fall_into() -> None:
 def test_a_reading_holds_what_it_may_need() -> None:
     quota = Quota()
     quota.learn(told(5), NOW)
-    quota.hold(2)
+    quota.reserve(2)
     assert quota.free(NOW) == 3
     quota.spend(NOW)
     quota.release(2)
@@ -180,7 +174,7 @@ def test_the_plan_alone_bounds_what_is_sent_in_any_hour() -> None:
 
 def test_submissions_of_others_count_where_no_header_tells_of_them() -> None:
     quota = Quota(requests_per_hour=3)
-    quota.promise(NOW)
+    quota.expect_submission(NOW)
     quota.on_observed_submission(NOW, NOW)  # the one that was promised
     assert quota.free(NOW) == 2
     quota.on_observed_submission(NOW, NOW)
@@ -203,9 +197,9 @@ def test_the_smaller_of_plan_and_headers_counts() -> None:
 def test_what_is_kept_for_submissions_shrinks_with_the_window() -> None:
     quota = Quota()
     quota.learn(told(100, limit=100), NOW)
-    assert quota.kept(NOW) == pytest.approx(100 * KEPT_FOR_SUBMISSIONS)
-    assert quota.kept(NOW + 300) == pytest.approx(50 * KEPT_FOR_SUBMISSIONS)
-    assert quota.kept(NOW + 600) == pytest.approx(0)
+    assert quota.reserved_for_submissions(NOW) == pytest.approx(100 * POLICY.submission_share)
+    assert quota.reserved_for_submissions(NOW + 300) == pytest.approx(50 * POLICY.submission_share)
+    assert quota.reserved_for_submissions(NOW + 600) == pytest.approx(0)
 
 
 def test_waits_are_stretched_where_the_quota_is_short() -> None:
@@ -216,9 +210,9 @@ def test_waits_are_stretched_where_the_quota_is_short() -> None:
     waits = [quota.interval_factor(NOW + 599, waiting) for waiting in (20, 25, 30, 40, 100, 10**6)]
     assert waits == sorted(waits)
     assert waits[0] == pytest.approx(1, rel=0.05)
-    assert waits[-1] == MOST_STRETCH
+    assert waits[-1] == POLICY.max_interval_factor
     quota.refuse(50, NOW + 599)
-    assert quota.interval_factor(NOW + 599, 1) == MOST_STRETCH
+    assert quota.interval_factor(NOW + 599, 1) == POLICY.max_interval_factor
 
 
 @given(
@@ -243,7 +237,7 @@ def test_whatever_happens_there_is_room_again_in_the_end(
         if what == "spend":
             quota.spend(now)
         elif what == "promise":
-            quota.promise(now)
+            quota.expect_submission(now)
         elif what == "learn":
             quota.learn(told(number, limit=20, reset=now - NOW + (seconds or 0)), now)
         elif what == "refuse":
@@ -251,7 +245,7 @@ def test_whatever_happens_there_is_room_again_in_the_end(
         else:
             quota.on_observed_submission(now, now)
         assert quota.free(now) >= 0
-        assert quota.kept(now) >= 0
+        assert quota.reserved_for_submissions(now) >= 0
     for _ in range(500):
         if quota.free(now) >= 1:
             break
@@ -266,10 +260,10 @@ def test_whatever_happens_there_is_room_again_in_the_end(
 
 def test_what_is_known_is_told_as_a_reply_would() -> None:
     quota = Quota()
-    assert quota.told() == RateLimit()
+    assert quota.as_rate_limit() == RateLimit()
     quota.learn(told(7), NOW)
     quota.spend(NOW)
-    assert quota.told() == told(6)
+    assert quota.as_rate_limit() == told(6)
 
 
 @pytest.mark.parametrize(
@@ -278,8 +272,8 @@ def test_what_is_known_is_told_as_a_reply_would() -> None:
         (100, 20, 1.0),  # five readings for each is enough
         (100, 25, (5 / 4) ** 2),
         (100, 40, (5 / 2.5) ** 2),
-        (100, 100, MOST_STRETCH),
-        (0, 1, MOST_STRETCH),
+        (100, 100, POLICY.max_interval_factor),
+        (0, 1, POLICY.max_interval_factor),
         (5, 1, 1.0),
         (5, 0, 1.0),
         (4, 1, (5 / 4) ** 2),
@@ -302,14 +296,14 @@ def test_the_rate_of_a_quota() -> None:
 
 
 def test_what_the_plan_keeps_for_submissions() -> None:
-    assert Quota(requests_per_hour=40).kept(NOW) == 10
+    assert Quota(requests_per_hour=40).reserved_for_submissions(NOW) == 10
     quota = Quota(requests_per_hour=40)
     quota.learn(RateLimit(limit=8, remaining=8), NOW)  # no window is known, so nothing is known of its end
-    assert quota.kept(NOW) == 0
+    assert quota.reserved_for_submissions(NOW) == 0
     quota.learn(told(8, limit=8), NOW)
-    assert quota.kept(NOW) == 2
-    assert quota.kept(NOW + 700) == 0
-    assert quota.kept(NOW - 700) == 2
+    assert quota.reserved_for_submissions(NOW) == 2
+    assert quota.reserved_for_submissions(NOW + 700) == 0
+    assert quota.reserved_for_submissions(NOW - 700) == 2
 
 
 def test_what_is_left_of_a_window() -> None:
@@ -321,7 +315,7 @@ def test_what_is_left_of_a_window() -> None:
 
 
 @pytest.mark.parametrize(
-    ("named", "pause"), [(None, UNKNOWN_PAUSE), (0.0, 1.0), (0.5, 1.0), (1.5, 1.5), (7200.0, 7200.0)]
+    ("named", "pause"), [(None, POLICY.default_backoff), (0.0, 1.0), (0.5, 1.0), (1.5, 1.5), (7200.0, 7200.0)]
 )
 def test_how_long_a_refusal_keeps_everybody_away(named: float | None, pause: float) -> None:
     quota = Quota()
@@ -350,10 +344,10 @@ def test_a_refusal_leaves_a_longer_window_as_it_is() -> None:
 
 def test_when_there_may_be_more() -> None:
     quota = Quota()
-    assert quota.opens_at(NOW) == NOW + MARGIN
-    quota.promise(NOW - 20)
+    assert quota.opens_at(NOW) == NOW + POLICY.reset_margin
+    quota.expect_submission(NOW - 20)
     assert quota.opens_at(NOW) == NOW + 100  # a submission that does not come any more gives its place back
-    assert quota.opens_at(NOW + 100) == NOW + 100 + MARGIN
+    assert quota.opens_at(NOW + 100) == NOW + 100 + POLICY.reset_margin
     quota = Quota(requests_per_hour=1)
     quota.spend(NOW)
     assert quota.free(NOW + 3629) == 0
@@ -409,22 +403,22 @@ def test_the_plan_is_counted_by_the_half_minute() -> None:
 def test_no_submission_is_awaited_for_ever() -> None:
     quota = Quota()
     quota.learn(told(5), NOW)
-    quota.promise(NOW)
-    assert quota.free(NOW + 600 + MARGIN) == 10
+    quota.expect_submission(NOW)
+    assert quota.free(NOW + 600 + POLICY.reset_margin) == 10
     quota = Quota()
     quota.learn(told(5, reset=60), NOW)
-    quota.promise(NOW)
-    assert quota.free(NOW + 60 + MARGIN) == 9
-    assert len(quota._promised) == 1
+    quota.expect_submission(NOW)
+    assert quota.free(NOW + 60 + POLICY.reset_margin) == 9
+    assert len(quota._expected) == 1
     quota.free(NOW + 120)
-    assert not quota._promised
+    assert not quota._expected
 
 
 def test_readings_at_the_same_time_hold_what_each_may_need() -> None:
     quota = Quota()
     quota.learn(told(9), NOW)
-    quota.hold(2)
-    quota.hold(3)
+    quota.reserve(2)
+    quota.reserve(3)
     assert quota.free(NOW) == 4
     quota.release(2)
     assert quota.free(NOW) == 6
@@ -451,7 +445,7 @@ def test_where_nobody_says_when_there_is_more_it_is_tried_after_a_while(left: in
     quota = Quota()
     quota.learn(told(left, reset=None), NOW)
     assert quota.free(NOW) == left
-    assert NOW + MARGIN < quota.opens_at(NOW) <= NOW + 62
+    assert NOW + POLICY.reset_margin < quota.opens_at(NOW) <= NOW + 62
     assert quota.free(NOW + 62) == 10
 
 

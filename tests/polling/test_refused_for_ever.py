@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from helpers import set_timing
 from support import PROMPT, Store, TaskInstance, deferral, make_context, on_loop
 
 from airflow_provider_seedance import exceptions as errors
@@ -18,7 +19,6 @@ from airflow_provider_seedance.operators.seedance import (
     SeedanceGenerateVideoBatchOperator,
     SeedanceGenerateVideoOperator,
 )
-from airflow_provider_seedance.polling import wait_state
 from airflow_provider_seedance.sensors.seedance import SeedanceGenerationSensor
 from airflow_provider_seedance.triggers import seedance as triggers
 
@@ -31,13 +31,13 @@ DAY = 86400.0
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, name in (
-        (wait_state, "QUOTA_PATIENCE"),
-        (wait_state, "WORKER_QUOTA_PATIENCE"),
-        (wait_state, "UNKNOWN_QUOTA_PAUSE"),
-    ):
-        monkeypatch.setattr(module, name, PATIENCE)
-    monkeypatch.setattr(triggers, "EARLIEST", 0.0)
+    set_timing(
+        monkeypatch,
+        max_quota_wait=PATIENCE,
+        max_worker_quota_wait=PATIENCE,
+        quota_backoff=PATIENCE,
+        min_trigger_time=0.0,
+    )
 
 
 @pytest.fixture(params=FAULTS, ids=["429", "503"])
@@ -164,7 +164,7 @@ def test_the_patience_is_counted_from_the_deadline_and_not_from_the_latest_refus
 ) -> None:
     connect("seedanceapi-v2")
     services.hold()
-    monkeypatch.setattr(wait_state, "QUOTA_PATIENCE", DAY)
+    set_timing(monkeypatch, max_quota_wait=DAY)
     op, context = make(timeout=3600), make_context(Store())
     deferred = deferral(lambda: op.execute(context))
     services.fault("rate_limit", on="status", times=None, retry_after=1800)

@@ -26,7 +26,7 @@ import pytest
 
 from airflow_provider_seedance.apis.rate_limits import RateLimit
 from airflow_provider_seedance.polling import shared_quota
-from airflow_provider_seedance.polling.quota import MARGIN, Quota
+from airflow_provider_seedance.polling.quota import POLICY, Quota
 from airflow_provider_seedance.polling.shared_quota import SharedQuota, SharedQuotaObserver
 
 IDENTITY = ("https://vendor.example/v1", "digest-of-a-key")
@@ -55,7 +55,7 @@ def test_what_one_process_was_told_another_knows() -> None:
     SharedQuota(IDENTITY).learn(told(2, now=now), now)
     assert SharedQuota(IDENTITY).reserve(now) == 0
     assert SharedQuota(IDENTITY).reserve(now) == 0
-    assert SharedQuota(IDENTITY).reserve(now) == pytest.approx(600 + MARGIN, abs=1)
+    assert SharedQuota(IDENTITY).reserve(now) == pytest.approx(600 + POLICY.reset_margin, abs=1)
     assert SharedQuota(("https://vendor.example/v1", "another key")).reserve(now) == 0
 
 
@@ -79,7 +79,7 @@ def test_a_window_that_is_over_holds_nobody_up() -> None:
     now = float(int(time.time()))
     SharedQuota(IDENTITY).learn(told(0, now=now), now)
     assert SharedQuota(IDENTITY).reserve(now + 600) > 0
-    assert SharedQuota(IDENTITY).reserve(now + 600 + MARGIN) == 0
+    assert SharedQuota(IDENTITY).reserve(now + 600 + POLICY.reset_margin) == 0
     assert SharedQuota(IDENTITY).reserve(now + 5000) == 0
 
 
@@ -95,11 +95,11 @@ def test_only_replies_are_noted_not_refusals() -> None:
 def test_whoever_comes_stands_behind_those_who_wait() -> None:
     now = float(int(time.time()))
     SharedQuota(IDENTITY).learn(told(5, now=now), now)
-    SharedQuota(IDENTITY).queue(now)
-    assert SharedQuota(IDENTITY).reserve(now) == shared_quota.QUEUE_LIFETIME
+    SharedQuota(IDENTITY).record_queue(now)
+    assert SharedQuota(IDENTITY).reserve(now) == POLICY.queue_lifetime
     SharedQuota(IDENTITY).learn(told(4, now=now), now)
-    assert SharedQuota(IDENTITY).reserve(now + 1) == shared_quota.QUEUE_LIFETIME
-    assert SharedQuota(IDENTITY).reserve(now + shared_quota.QUEUE_LIFETIME) == 0
+    assert SharedQuota(IDENTITY).reserve(now + 1) == POLICY.queue_lifetime
+    assert SharedQuota(IDENTITY).reserve(now + POLICY.queue_lifetime) == 0
     assert SharedQuota(IDENTITY).read(now).free(now) == 3
 
 
@@ -176,7 +176,7 @@ def test_a_place_that_cannot_be_had_is_no_trouble(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(shared_quota, "directory", lambda: tmp_path / "file" / "notes")
     now = float(int(time.time()))
     SharedQuota(IDENTITY).learn(told(0, now=now), now)
-    SharedQuota(IDENTITY).queue(now)
+    SharedQuota(IDENTITY).record_queue(now)
     assert SharedQuota(IDENTITY).reserve(now) == 0
     assert SharedQuota(IDENTITY).read(now) == Quota()
 
@@ -230,7 +230,7 @@ def full_disk() -> Iterator[None]:
 def use(note: SharedQuota, now: float) -> None:
     """Do all that can be done with a note."""
     note.learn(told(0, now=now), now)
-    note.queue(now)
+    note.record_queue(now)
     assert note.reserve(now) == 0
     assert note.read(now) == Quota()
     SharedQuotaObserver(note).answered(told(0, now=now), refused=False)
@@ -279,7 +279,7 @@ def test_who_finds_the_note_in_use_does_without_it(monkeypatch: pytest.MonkeyPat
     with note._path.open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         note.learn(told(5, now=now), now)
-        note.queue(now)
+        note.record_queue(now)
         assert note.read(now) == Quota()
         assert naps == []
         assert note.reserve(now) == 0  # a worker may look again

@@ -13,15 +13,16 @@ from hypothesis import strategies as st
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import Generation, GenerationStatus
-from airflow_provider_seedance.polling import wait_state as module
+from airflow_provider_seedance.polling import schedule as module
 from airflow_provider_seedance.polling.duration_model import DurationModel
-from airflow_provider_seedance.polling.schedule import Knowledge
+from airflow_provider_seedance.polling.schedule import on_poll, start_wait
 from airflow_provider_seedance.polling.wait_state import (
-    NOT_FOUND_LIMIT,
+    MAX_PROGRESS_READINGS,
+    TIMING,
     WaitState,
     WaitStep,
-    begin,
-    on_poll,
+    deferral_timeout,
+    quota_backoff,
 )
 
 NOW = 1_000_000.0
@@ -29,7 +30,7 @@ NOW = 1_000_000.0
 
 @pytest.fixture(autouse=True)
 def _nothing_told_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_told", set())
+    monkeypatch.setattr(module, "_logged_statuses", set())
 
 
 def waiting(deadline: float = NOW + 3600, **changes: Any) -> WaitState:
@@ -38,7 +39,7 @@ def waiting(deadline: float = NOW + 3600, **changes: Any) -> WaitState:
             "generation_id": "g-1",
             "media": "video",
             "deadline": deadline,
-            "known": Knowledge(poll_interval=10),
+            "poll_interval": 10,
             **changes,
         }
     )
@@ -52,19 +53,19 @@ def generation(status: str, **known: Any) -> Generation:
 
 
 def test_the_first_reading() -> None:
-    assert begin(waiting(), NOW) == WaitStep("wait", replace(waiting(), submitted_at=NOW), NOW + 10)
-    assert begin(waiting(), NOW, not_before=60).at == NOW + 60
-    assert begin(waiting(), NOW, not_before=5).at == NOW + 10
+    assert start_wait(waiting(), NOW) == WaitStep("wait", replace(waiting(), submitted_at=NOW), NOW + 10)
+    assert start_wait(waiting(), NOW, not_before=60).at == NOW + 60
+    assert start_wait(waiting(), NOW, not_before=5).at == NOW + 10
 
 
 @pytest.mark.parametrize("deadline", [NOW, NOW - 1, 0.0])
 def test_a_wait_that_is_over_before_it_begins(deadline: float) -> None:
-    assert begin(waiting(deadline), NOW).kind == "deadline"
+    assert start_wait(waiting(deadline), NOW).kind == "deadline"
 
 
 def test_a_reading_is_never_planned_beyond_the_deadline() -> None:
-    assert begin(waiting(NOW + 3), NOW).at == NOW + 3
-    assert begin(waiting(NOW + 3), NOW, not_before=60).at == NOW + 3
+    assert start_wait(waiting(NOW + 3), NOW).at == NOW + 3
+    assert start_wait(waiting(NOW + 3), NOW, not_before=60).at == NOW + 3
 
 
 # ---------------------------------------------------------------------- readings
@@ -72,19 +73,19 @@ def test_a_reading_is_never_planned_beyond_the_deadline() -> None:
 
 @pytest.mark.parametrize("status", [status for status in GenerationStatus if status.terminal])
 def test_the_end(status: GenerationStatus) -> None:
-    ended = generation(status)
+    ended = generation(status, urls=("https://media.example/v.mp4",))
     for deadline in (NOW + 3600, NOW - 3600):  # an end counts, however late it is read
         step = on_poll(waiting(deadline), ended, NOW)
         assert step.kind == "ended"
-        assert step.waiting.last is ended
+        assert step.state.last is ended
 
 
 @pytest.mark.parametrize("status", ["queued", "running"])
 def test_not_yet(status: str) -> None:
     step = on_poll(waiting(), generation(status), NOW)
     assert (step.kind, step.at) == ("wait", NOW + 10)
-    assert step.waiting.known.asked == 1
-    assert step.waiting.last is not None
+    assert step.state.poll_count == 1
+    assert step.state.last is not None
     assert on_poll(waiting(NOW), generation(status), NOW).kind == "deadline"
 
 
@@ -101,15 +102,15 @@ FAILURES = [
 
 @pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
 def test_a_failed_reading_is_never_a_failed_render(error: errors.SeedanceError) -> None:
-    step = begin(waiting(NOW + 1e6), NOW)
+    step = start_wait(waiting(NOW + 1e6), NOW)
     for number in range(1, 50):
-        step = on_poll(step.waiting, error, NOW)
+        step = on_poll(step.state, error, NOW)
         assert step.kind == "wait"
-        assert step.waiting.known.failures == number
+        assert step.state.failures == number
         assert step.at >= NOW + (error.retry_after or 0)
-    assert step.waiting.last is None
-    step = on_poll(step.waiting, generation("running"), NOW)
-    assert (step.waiting.known.failures, step.waiting.known.retry_after) == (0, None)
+    assert step.state.last is None
+    step = on_poll(step.state, generation("running"), NOW)
+    assert (step.state.failures, step.state.retry_after) == (0, None)
     assert step.at == NOW + 10
 
 
@@ -123,8 +124,8 @@ def test_a_deadline_does_not_end_a_wait_that_the_quota_kept_from_reading() -> No
     step = on_poll(waiting(NOW), errors.SeedanceRateLimitError("429", retry_after=1800), NOW)
     assert step.kind == "wait"
     assert step.at >= NOW + 1800
-    assert on_poll(step.waiting, generation("succeeded"), step.at).kind == "ended"
-    assert on_poll(step.waiting, generation("running"), step.at).kind == "deadline"
+    assert on_poll(step.state, generation("succeeded"), step.at).kind == "ended"
+    assert on_poll(step.state, generation("running"), step.at).kind == "deadline"
 
 
 @pytest.mark.parametrize("retry_after", [None, 1.0, 1800.0, 86400.0])
@@ -135,36 +136,36 @@ def test_a_quota_that_never_comes_back_ends_the_wait(retry_after: float | None) 
         step = on_poll(state, refusal, now)
         if step.kind != "wait":
             break
-        assert now < step.at <= state.end
-        now, state = step.at, step.waiting
+        assert now < step.at <= state.final_deadline
+        now, state = step.at, step.state
     assert step.kind == "deadline"
-    assert now == state.end == NOW + module.QUOTA_PATIENCE
+    assert now == state.final_deadline == NOW + TIMING.max_quota_wait
 
 
 def test_a_quota_that_comes_back_late_still_brings_the_end() -> None:
     step = on_poll(waiting(NOW), errors.SeedanceRateLimitError("429", retry_after=80_000), NOW)
-    assert on_poll(step.waiting, generation("succeeded"), NOW + 10 * 86400).kind == "ended"
+    assert on_poll(step.state, generation("succeeded"), NOW + 10 * 86400).kind == "ended"
 
 
 def test_a_service_may_know_a_new_id_a_little_late() -> None:
     missing = errors.SeedanceNotFoundError("404")
-    step = begin(waiting(), NOW)
+    step = start_wait(waiting(), NOW)
     kinds = []
-    for _ in range(NOT_FOUND_LIMIT):
-        step = on_poll(step.waiting, missing, NOW)
+    for _ in range(TIMING.max_not_found):
+        step = on_poll(step.state, missing, NOW)
         kinds.append(step.kind)
-    assert kinds == ["wait"] * (NOT_FOUND_LIMIT - 1) + ["unknown"]
+    assert kinds == ["wait"] * (TIMING.max_not_found - 1) + ["unknown"]
 
 
 @pytest.mark.parametrize("between", [generation("running"), errors.SeedanceServerError("500")])
 def test_not_found_counts_in_a_row_only(between: Any) -> None:
     missing = errors.SeedanceNotFoundError("404")
-    step = begin(waiting(), NOW)
+    step = start_wait(waiting(), NOW)
     for _ in range(5):
-        for _ in range(NOT_FOUND_LIMIT - 1):
-            step = on_poll(step.waiting, missing, NOW)
+        for _ in range(TIMING.max_not_found - 1):
+            step = on_poll(step.state, missing, NOW)
             assert step.kind == "wait"
-        step = on_poll(step.waiting, between, NOW)
+        step = on_poll(step.state, between, NOW)
         assert step.kind == "wait"
 
 
@@ -175,19 +176,19 @@ readings = st.sampled_from(
 
 @given(st.lists(readings, max_size=30), st.floats(1, 1e5))
 def test_any_course_of_readings_ends_in_time(course: list[Any], patience: float) -> None:
-    step = begin(waiting(NOW + patience), NOW)
+    step = start_wait(waiting(NOW + patience), NOW)
     now = NOW
     for reading in course:
         assert step.kind == "wait"
         assert now < step.at
-        assert step.at <= NOW + patience or step.waiting.known.retry_after is not None
+        assert step.at <= NOW + patience or step.state.retry_after is not None
         now = step.at
-        step = on_poll(step.waiting, reading, now)
+        step = on_poll(step.state, reading, now)
         if step.kind != "wait":
             break
     if step.kind == "ended":
-        assert step.waiting.last is not None
-        assert step.waiting.last.status.terminal
+        assert step.state.last is not None
+        assert step.state.last.status.terminal
     if step.kind == "deadline":
         assert now >= NOW + patience
 
@@ -197,18 +198,18 @@ def test_any_course_of_readings_ends_in_time(course: list[Any], patience: float)
 
 def test_nothing_is_said_per_reading(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, logger=module.__name__):
-        step = begin(waiting(), NOW)
+        step = start_wait(waiting(), NOW)
         for _ in range(100):
-            step = on_poll(step.waiting, generation("running"), NOW)
+            step = on_poll(step.state, generation("running"), NOW)
     assert caplog.records == []
 
 
 def test_a_state_that_stays_unreadable_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger=module.__name__):
-        step = begin(waiting(), NOW)
+        step = start_wait(waiting(), NOW)
         for _ in range(50):
-            step = on_poll(step.waiting, errors.SeedanceServerError("sorry"), NOW)
-        on_poll(step.waiting, generation("running"), NOW)
+            step = on_poll(step.state, errors.SeedanceServerError("sorry"), NOW)
+        on_poll(step.state, generation("running"), NOW)
     assert [line.levelname for line in caplog.records] == ["WARNING", "INFO"]
     assert "g-1" in caplog.text
     assert "the render goes on" in caplog.text
@@ -216,9 +217,9 @@ def test_a_state_that_stays_unreadable_is_said_once(caplog: pytest.LogCaptureFix
 
 
 def test_a_quota_is_not_worth_a_word(caplog: pytest.LogCaptureFixture) -> None:
-    step = begin(waiting(), NOW)
+    step = start_wait(waiting(), NOW)
     for _ in range(10):
-        step = on_poll(step.waiting, errors.SeedanceRateLimitError("429"), NOW)
+        step = on_poll(step.state, errors.SeedanceRateLimitError("429"), NOW)
     assert caplog.records == []
 
 
@@ -233,10 +234,10 @@ def test_a_word_nobody_documented_is_told_once(caplog: pytest.LogCaptureFixture)
 
 
 def test_the_line_about_an_unreadable_state_names_everything(caplog: pytest.LogCaptureFixture) -> None:
-    step = begin(waiting(), NOW)
-    for number in range(module.TELL_AFTER):
+    step = start_wait(waiting(), NOW)
+    for number in range(TIMING.warn_after_failures):
         assert len(caplog.records) == 0, number
-        step = on_poll(step.waiting, errors.SeedanceServerError("sorry"), NOW)
+        step = on_poll(step.state, errors.SeedanceServerError("sorry"), NOW)
     assert [line.getMessage() for line in caplog.records] == [
         "The status of generation g-1 could not be read 3 times in a row (sorry); the render goes on, and so does the wait."
     ]
@@ -252,31 +253,31 @@ def test_the_line_about_a_word_names_everything_and_no_more_than_a_word(
 
 
 def test_a_service_that_makes_up_words_is_not_given_a_line_for_each(caplog: pytest.LogCaptureFixture) -> None:
-    for number in range(module.MOST_WORDS + 20):
+    for number in range(module.MAX_LOGGED_STATUSES + 20):
         on_poll(waiting(), generation("running", word=f"word {number}", documented=False), NOW)
-    assert len(caplog.records) == module.MOST_WORDS
+    assert len(caplog.records) == module.MAX_LOGGED_STATUSES
 
 
 # ---------------------------------------------------------------------- what is handed on
 
 
 def test_an_unknown_generation_is_told_with_all_that_was_known() -> None:
-    step = begin(waiting(), NOW)
-    for _ in range(NOT_FOUND_LIMIT):
-        step = on_poll(step.waiting, errors.SeedanceNotFoundError("404"), NOW)
+    step = start_wait(waiting(), NOW)
+    for _ in range(TIMING.max_not_found):
+        step = on_poll(step.state, errors.SeedanceNotFoundError("404"), NOW)
     assert step.kind == "unknown"
-    assert step.waiting.generation_id == "g-1"
-    assert step.waiting.not_found == NOT_FOUND_LIMIT
+    assert step.state.generation_id == "g-1"
+    assert step.state.not_found == TIMING.max_not_found
 
 
 def test_airflows_own_timeout_is_later_than_ours() -> None:
-    assert module.deferral_timeout(NOW + 60, NOW).total_seconds() == 60 + module.DEFERRAL_GRACE
-    assert module.deferral_timeout(NOW - 60, NOW).total_seconds() == module.DEFERRAL_GRACE
+    assert deferral_timeout(NOW + 60, NOW).total_seconds() == 60 + TIMING.deferral_grace
+    assert deferral_timeout(NOW - 60, NOW).total_seconds() == TIMING.deferral_grace
 
 
 def test_how_long_to_stay_away_after_a_refusal() -> None:
-    assert module.quota_pause(errors.SeedanceRateLimitError("429", retry_after=7.0)) == 7.0
-    assert module.quota_pause(errors.SeedanceRateLimitError("429")) == module.UNKNOWN_QUOTA_PAUSE
+    assert quota_backoff(errors.SeedanceRateLimitError("429", retry_after=7.0)) == 7.0
+    assert quota_backoff(errors.SeedanceRateLimitError("429")) == TIMING.quota_backoff
 
 
 class Expecting(DurationModel):
@@ -287,32 +288,32 @@ class Expecting(DurationModel):
         self.moment = moment
         self.asked: list[float] = []
 
-    def after(self, elapsed: float) -> float:
+    def next_poll_at(self, elapsed: float) -> float:
         self.asked.append(elapsed)
         return self.moment
 
-    def expecting(self, seconds: float | None) -> DurationModel:
+    def with_estimate(self, seconds: float | None) -> DurationModel:
         return self
 
 
 def test_what_is_believed_of_the_kind_counts_after_every_reading() -> None:
-    belief = Expecting(200.0)
-    step = begin(waiting(known=Knowledge()), NOW, belief=belief)
+    model = Expecting(200.0)
+    step = start_wait(waiting(poll_interval=None), NOW, model=model)
     assert step.at == pytest.approx(
         NOW + 200, abs=21
     )  # spread a little, so that a batch is not asked for in step
-    belief.moment = 30.0
+    model.moment = 30.0
     for reading in (generation("running"), errors.SeedanceServerError("500")):
-        later = on_poll(step.waiting, reading, NOW + 10, belief)
+        later = on_poll(step.state, reading, NOW + 10, model)
         assert NOW + 10 < later.at < NOW + 45
-        assert belief.asked[-1] == 10.0
+        assert model.asked[-1] == 10.0
 
 
 def test_time_counts_from_the_submission() -> None:
-    belief = Expecting(1e9)
-    begin(waiting(known=Knowledge(), submitted_at=NOW - 50), NOW, belief=belief)
-    begin(waiting(known=Knowledge(), submitted_at=NOW + 50), NOW, belief=belief)  # clocks differ
-    assert belief.asked == [50.0, 0.0]
+    model = Expecting(1e9)
+    start_wait(waiting(poll_interval=None, submitted_at=NOW - 50), NOW, model=model)
+    start_wait(waiting(poll_interval=None, submitted_at=NOW + 50), NOW, model=model)  # clocks differ
+    assert model.asked == [50.0, 0.0]
 
 
 def at(moment: float) -> datetime:
@@ -324,63 +325,65 @@ def at(moment: float) -> datetime:
     [
         (NOW - 30, NOW - 30),
         (NOW, NOW),
-        (NOW - module.LONGEST_RENDER, NOW - module.LONGEST_RENDER),
+        (NOW - TIMING.max_age, NOW - TIMING.max_age),
         # A service that is wrong about the time is not believed.
         (NOW + 1, NOW - 10),
-        (NOW - module.LONGEST_RENDER - 1, NOW - 10),
+        (NOW - TIMING.max_age - 1, NOW - 10),
     ],
 )
 def test_the_service_is_asked_for_the_time_of_a_submission_nobody_here_saw(
     created: float, submitted_at: float
 ) -> None:
     step = on_poll(waiting(submitted_at=NOW - 10), generation("running", created_at=at(created)), NOW)
-    assert step.waiting.submitted_at == submitted_at
-    assert step.waiting.running_at == NOW
+    assert step.state.submitted_at == submitted_at
+    assert step.state.running_at == NOW
 
 
 def test_what_is_known_here_counts_more_than_what_the_service_says() -> None:
     reading = generation("running", created_at=at(NOW - 30))
-    told = waiting(submitted_at=NOW - 10, told=True)
-    assert on_poll(told, reading, NOW).waiting.submitted_at == NOW - 10
+    told = waiting(submitted_at=NOW - 10, submitted_at_known=True)
+    assert on_poll(told, reading, NOW).state.submitted_at == NOW - 10
     seen = waiting(submitted_at=NOW - 10, running_at=NOW - 5)
-    assert on_poll(seen, reading, NOW).waiting.submitted_at == NOW - 10
+    assert on_poll(seen, reading, NOW).state.submitted_at == NOW - 10
 
 
 def test_progress_is_kept_with_its_time() -> None:
     step = on_poll(waiting(submitted_at=NOW - 10), generation("running", progress=30), NOW)
-    assert step.waiting.known.progress == ((10.0, 30.0),)
+    assert step.state.progress == ((10.0, 30.0),)
     for number in range(20):
-        step = on_poll(step.waiting, generation("running", progress=40 + number), NOW + number)
-    assert len(step.waiting.known.progress) == module.KEPT_PROGRESS
-    assert step.waiting.known.progress[-1] == (29.0, 59.0)
+        step = on_poll(step.state, generation("running", progress=40 + number), NOW + number)
+    assert len(step.state.progress) == MAX_PROGRESS_READINGS
+    assert step.state.progress[-1] == (29.0, 59.0)
 
 
 def test_a_kind_that_is_known_to_be_short_is_read_again_soon_after_a_failure() -> None:
-    belief = Expecting(0.0)
-    step = begin(waiting(known=Knowledge()), NOW, belief=belief)
-    asked = len(belief.asked)
-    on_poll(step.waiting, errors.SeedanceServerError("500"), NOW + 10, belief)
-    assert len(belief.asked) == asked + 1
+    model = Expecting(0.0)
+    step = start_wait(waiting(poll_interval=None), NOW, model=model)
+    asked = len(model.asked)
+    on_poll(step.state, errors.SeedanceServerError("500"), NOW + 10, model)
+    assert len(model.asked) == asked + 1
 
 
 def test_the_line_about_a_state_that_can_be_read_again_comes_after_the_one_that_said_it_could_not(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    for failures in (module.TELL_AFTER - 1, module.TELL_AFTER):
+    for failures in (TIMING.warn_after_failures - 1, TIMING.warn_after_failures):
         caplog.clear()
         with caplog.at_level(logging.INFO, logger=module.__name__):
-            on_poll(waiting(known=Knowledge(failures=failures)), generation("running"), NOW)
+            on_poll(waiting(failures=failures), generation("running"), NOW)
         lines = [line.getMessage() for line in caplog.records]
         assert lines == (
-            ["The status of generation g-1 can be read again."] if failures == module.TELL_AFTER else []
+            ["The status of generation g-1 can be read again."]
+            if failures == TIMING.warn_after_failures
+            else []
         )
 
 
 def test_an_end_is_told_with_all_that_was_known() -> None:
-    step = on_poll(waiting(refused=True, known=Knowledge(asked=4, failures=1)), generation("succeeded"), NOW)
-    assert step.waiting.known == Knowledge(asked=5)
-    assert step.waiting.refused is False
+    step = on_poll(waiting(rate_limited=True, poll_count=4, failures=1), generation("succeeded"), NOW)
+    state = step.state
+    assert (state.poll_count, state.failures, state.rate_limited) == (5, 0, False)
 
 
 def test_a_deadline_is_told_with_all_that_was_known() -> None:
-    assert on_poll(waiting(NOW), generation("running"), NOW).waiting.last == generation("running")
+    assert on_poll(waiting(NOW), generation("running"), NOW).state.last == generation("running")

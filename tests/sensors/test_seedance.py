@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowSkipException
-from helpers import ALL_APIS
+from helpers import ALL_APIS, set_timing
 from support import deferral, make_context, on_loop
 from triggers.test_seedance import submitted
 
@@ -20,9 +20,8 @@ from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import GenerationStatus
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.policies.retry import SeedanceRetryPolicy
-from airflow_provider_seedance.polling.wait_state import NOT_FOUND_LIMIT
+from airflow_provider_seedance.polling.wait_state import PollTiming
 from airflow_provider_seedance.sensors.seedance import SeedanceGenerationSensor
-from airflow_provider_seedance.triggers import seedance as triggers
 from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS
 
 Connect = Callable[..., None]
@@ -30,7 +29,7 @@ Connect = Callable[..., None]
 
 @pytest.fixture(autouse=True)
 def _no_race_to_mind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triggers, "EARLIEST", 0.0)
+    set_timing(monkeypatch, min_trigger_time=0.0)
 
 
 def make(generation_id: str, **arguments: Any) -> SeedanceGenerationSensor:
@@ -98,18 +97,18 @@ def test_a_generation_nobody_knows_ends_the_poking(services: SeedanceEmulator, c
     connect("ark")
     with pytest.raises(errors.SeedanceNotFoundError):
         poked(make("no-such"))
-    assert services.ledger.count("status") == NOT_FOUND_LIMIT
+    assert services.ledger.count("status") == PollTiming().max_not_found
 
 
 def test_rescheduled_pokes_for_a_generation_nobody_knows_end(
     services: SeedanceEmulator, connect: Connect
 ) -> None:
     connect("ark")
-    for count in range(NOT_FOUND_LIMIT - 1):
+    for count in range(PollTiming().max_not_found - 1):
         context = {**make_context(None), "task_reschedule_count": count}
         assert not make("no-such").poke(context).is_done
     with pytest.raises(errors.SeedanceNotFoundError):
-        make("no-such").poke({**make_context(None), "task_reschedule_count": NOT_FOUND_LIMIT - 1})
+        make("no-such").poke({**make_context(None), "task_reschedule_count": PollTiming().max_not_found - 1})
 
 
 def test_a_generation_that_is_known_a_little_late(

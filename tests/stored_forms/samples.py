@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -26,8 +27,8 @@ from airflow_provider_seedance.operators.seedance import (
     SeedanceGenerateVideoBatchOperator,
     SeedanceGenerateVideoOperator,
 )
+from airflow_provider_seedance.polling import wait_state
 from airflow_provider_seedance.sensors.seedance import SeedanceGenerationSensor
-from airflow_provider_seedance.triggers import seedance as triggers
 
 API = "seedanceapi-v2"
 
@@ -72,7 +73,7 @@ def connected(emulator: SeedanceEmulator) -> Iterator[None]:
     connection = emulator.connection_json(API, **_CALLBACKS)
     with (
         patch.dict(os.environ, {"AIRFLOW_CONN_SEEDANCE_DEFAULT": connection}),
-        patch.object(triggers, "EARLIEST", 0.0),
+        patch.object(wait_state, "TIMING", replace(wait_state.TIMING, min_trigger_time=0.0)),
     ):
         yield
 
@@ -206,7 +207,8 @@ def fire(trigger: Any) -> Any:
 def fire_at_once(trigger: Any) -> Any:
     """Run a trigger that waits for a moment, as if that had passed."""
     _, kwargs = trigger.serialize()
-    return fire(type(trigger)(**{**kwargs, "moment": 0.0}))
+    past = {name: 0.0 for name in ("not_before", "deadline") if name in kwargs}
+    return fire(type(trigger)(**{**kwargs, **past}))
 
 
 def as_json(value: Any) -> Any:

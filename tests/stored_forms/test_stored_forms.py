@@ -20,7 +20,7 @@ from airflow_provider_seedance.ledger.packing import unpack
 from airflow_provider_seedance.storage.jsonl import parse_lines
 from airflow_provider_seedance.submission.records import Record
 from airflow_provider_seedance.triggers import seedance as triggers
-from airflow_provider_seedance.triggers.seedance import read_batch_event, read_event
+from airflow_provider_seedance.triggers.events import read_batch_event, read_event
 
 from . import samples
 
@@ -81,29 +81,25 @@ def test_the_trigger_still_waits(form: dict[str, Any], services: SeedanceEmulato
         kwargs: Any = deserialize(form["trigger"]["kwargs"])
         _, running = render.deferred.trigger.serialize()
         if "generations" in kwargs:
-            ids = {"generation_id": running["generation_id"], "deadline": running["deadline"]}
-            kwargs |= {"generations": [with_ids(kwargs["generations"][0], ids)], "enough": 1, "moment": None}
+            columns = {name: values[:1] for name, values in kwargs["generations"].items()}
+            columns |= {name: [running[name]] for name in ("generation_id", "deadline")}
+            kwargs |= {"generations": columns, "min_ended": 1, "submit_not_before": None}
         elif "generation_id" in kwargs:
             kwargs |= {"generation_id": running["generation_id"], "deadline": running["deadline"]}
         else:
-            kwargs |= {"moment": 0.0}
+            kwargs |= {name: 0.0 for name in ("not_before", "deadline") if name in kwargs}
         event = samples.fire(pkgutil.resolve_name(form["trigger"]["classpath"])(**kwargs))
-    assert event.get("outcome", "moment") in ("ended", "many", "silence", "moment")
-
-
-def with_ids(generation: list[Any], ids: dict[str, Any]) -> list[Any]:
-    """Return a generation of a batch trigger with another id and deadline."""
-    return [ids["generation_id"], ids["deadline"], *generation[2:]]
+    assert event.get("outcome", "quota") in ("ended", "many", "no_callback", "quota")
 
 
 def test_a_dropped_trigger_argument_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     class Dropped(triggers.SeedanceCallbackTrigger):
-        def __init__(self, *, moment: float) -> None:
-            super().__init__(moment=moment, callback_nonce="n")
+        def __init__(self, *, deadline: float) -> None:
+            super().__init__(deadline=deadline, callback_nonce="n")
 
     form = {
         "classpath": f"{triggers.__name__}.SeedanceCallbackTrigger",
-        "kwargs": {"moment": 1.0, "callback_nonce": "n"},
+        "kwargs": {"deadline": 1.0, "callback_nonce": "n"},
     }
     check_trigger(form)
     monkeypatch.setattr(triggers, "SeedanceCallbackTrigger", Dropped)
@@ -152,7 +148,7 @@ def test_the_event_is_read(form: dict[str, Any]) -> None:
     if event.get("outcome") == "ended":
         assert read_event(event, event["generation_id"])
     elif event.get("outcome") == "many":
-        assert len(read_batch_event(event)[0]) == len(event["ended"])
+        assert len(read_batch_event(event).ended) == len(event["ended"])
 
 
 # ---------------------------------------------------------------------- records

@@ -10,6 +10,7 @@ import pytest
 from airflow.sdk import TaskInstanceState
 from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+from helpers import set_timing
 from support import Log, TaskInstance, emulator_settings, on_loop, smallest
 
 from airflow_provider_seedance.apis.validation import prepare_request
@@ -17,7 +18,6 @@ from airflow_provider_seedance.client import flows
 from airflow_provider_seedance.client.api_client import Client
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import utc_now
-from airflow_provider_seedance.triggers import seedance as module
 from airflow_provider_seedance.triggers.cancellation import ABANDONED_STATES, is_abandoned, read_task_state
 from airflow_provider_seedance.triggers.seedance import SeedanceCallbackTrigger, SeedanceGenerationTrigger
 
@@ -109,18 +109,18 @@ def test_what_a_person_ended_is_cancelled(
 
 
 def test_nobody_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "EARLIEST", 0.0)
+    set_timing(monkeypatch, min_trigger_time=0.0)
 
     async def first() -> Any:
-        async for event in SeedanceCallbackTrigger(moment=time.time(), callback_nonce="n1").run():
+        async for event in SeedanceCallbackTrigger(deadline=time.time(), callback_nonce="n1").run():
             return event
         raise AssertionError("no event")
 
-    assert on_loop(first()).payload == {"outcome": "silence"}
+    assert on_loop(first()).payload == {"outcome": "no_callback"}
 
 
 def test_it_is_made_again_as_it_was() -> None:
-    path, kwargs = SeedanceCallbackTrigger(moment=5.0, callback_nonce="n1").serialize()
+    path, kwargs = SeedanceCallbackTrigger(deadline=5.0, callback_nonce="n1").serialize()
     assert path == "airflow_provider_seedance.triggers.seedance.SeedanceCallbackTrigger"
     assert SeedanceCallbackTrigger(**kwargs).serialize() == (path, kwargs)
 

@@ -14,7 +14,7 @@ import pytest
 from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from airflow.triggers.base import DiscrimatedTriggerEvent, TaskSuccessEvent, TriggerEvent
-from helpers import ALL_APIS
+from helpers import ALL_APIS, set_timing
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
@@ -28,24 +28,23 @@ from airflow_provider_seedance.client.api_client import Client
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
 from airflow_provider_seedance.polling import hub
+from airflow_provider_seedance.polling.wait_state import PollTiming
 from airflow_provider_seedance.triggers import cancellation
 from airflow_provider_seedance.triggers import seedance as module
-from airflow_provider_seedance.triggers.seedance import (
-    GenerationEvent,
-    SeedanceGenerationTrigger,
-    SeedanceQuotaTrigger,
-    make_event,
-    read_event,
-)
+from airflow_provider_seedance.triggers.events import GenerationEvent, make_event, read_event
+from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger, SeedanceQuotaTrigger
 
 Connect = Callable[..., None]
+#: Seconds in which no trigger may fire.
+EARLIEST = PollTiming().min_trigger_time
+
 URL = "https://cdn.example/out.mp4?X-Signature=topsecret"
 
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """No task process to race with."""
-    monkeypatch.setattr(module, "EARLIEST", 0.0)
+    set_timing(monkeypatch, min_trigger_time=0.0)
 
 
 @pytest.fixture
@@ -101,7 +100,7 @@ def fire(trigger: Any) -> Any:
             end_from_trigger=True,
             result_defaults={"model": "m", "duration": 5, "credits": 2.5},
         ),
-        SeedanceQuotaTrigger(moment=1795219150.5),
+        SeedanceQuotaTrigger(not_before=1795219150.5),
     ],
 )
 def test_a_trigger_is_made_again_from_what_it_serializes(trigger: Any) -> None:
@@ -179,16 +178,16 @@ def test_nothing_fires_in_the_first_seconds(monkeypatch: pytest.MonkeyPatch, end
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
-    async def wait(waiting: Any, conn_id: str, look_up: Any, *, not_before: float, **_: Any) -> Any:
-        assert not_before == module.EARLIEST
-        return SimpleNamespace(kind="deadline", waiting=waiting)
+    async def wait(state: Any, conn_id: str, look_up: Any, *, not_before: float, **_: Any) -> Any:
+        assert not_before == EARLIEST
+        return SimpleNamespace(kind="deadline", state=state)
 
     monkeypatch.setattr(module.asyncio, "sleep", sleep)
-    monkeypatch.setattr(hub, "wait_for_generation", wait)
+    monkeypatch.setattr(module, "wait_for_generation", wait)
     monkeypatch.setattr(module.time, "time", lambda: 1000.0)
     fire(make("g", deadline=1000.0 + ends))
-    assert module.EARLIEST >= 5
-    assert slept == [module.EARLIEST]
+    assert EARLIEST >= 5
+    assert slept == [EARLIEST]
 
 
 @pytest.mark.parametrize(("moment", "pause"), [(1000.0, 5.0), (500.0, 5.0), (2800.0, 1800.0)])
@@ -200,7 +199,7 @@ def test_the_quota_is_waited_for(monkeypatch: pytest.MonkeyPatch, moment: float,
 
     monkeypatch.setattr(module.asyncio, "sleep", sleep)
     monkeypatch.setattr(module.time, "time", lambda: 1000.0)
-    assert fire(SeedanceQuotaTrigger(moment=moment)).payload == {"moment": moment}
+    assert fire(SeedanceQuotaTrigger(not_before=moment)).payload == {"not_before": moment}
     assert slept == [pause]
 
 
@@ -208,33 +207,33 @@ async def _no_sleep(seconds: float) -> None:
     """Do not wait."""
 
 
-def test_a_connection_that_is_gone_keeps_no_submission_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def wait(*arguments: Any, **more: Any) -> None:
+def test_missing_connection_does_not_delay_a_submission(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def look_up(conn_id: str) -> None:
         raise errors.SeedanceConfigurationError("there is no such connection")
 
-    monkeypatch.setattr(hub, "wait_to_submit", wait)
+    monkeypatch.setattr(module, "look_up_settings", look_up)
     monkeypatch.setattr(module.asyncio, "sleep", _no_sleep)
-    trigger = SeedanceQuotaTrigger(moment=1.0, seedance_conn_id="gone")
-    assert fire(trigger).payload == {"moment": 1.0}
+    trigger = SeedanceQuotaTrigger(not_before=1.0, seedance_conn_id="gone")
+    assert fire(trigger).payload == {"not_before": 1.0}
+    assert hub._connections == {}
 
 
 @pytest.mark.parametrize(("moment", "until"), [(1000.0, 1005.0), (2800.0, 2800.0)])
-def test_a_submission_waits_for_its_turn_in_the_quota(
+def test_submission_waits_for_the_quota_of_its_connection(
     monkeypatch: pytest.MonkeyPatch, moment: float, until: float
 ) -> None:
-    waited: list[tuple[str, float]] = []
+    waits: list[tuple[float, str | None]] = []
 
-    async def wait(conn_id: str, look_up: Any, *, moment: float) -> None:
-        waited.append((conn_id, moment))
+    async def wait(not_before: float, conn_id: str | None, look_up: Any) -> None:
+        waits.append((not_before, conn_id))
 
-    monkeypatch.setattr(hub, "wait_to_submit", wait)
-    monkeypatch.setattr(module.asyncio, "sleep", _no_sleep)
+    monkeypatch.setattr(module, "wait_for_submission", wait)
     monkeypatch.setattr(module.time, "time", lambda: 1000.0)
-    trigger = SeedanceQuotaTrigger(moment=moment, seedance_conn_id="mine")
+    trigger = SeedanceQuotaTrigger(not_before=moment, seedance_conn_id="mine")
     _, kwargs = trigger.serialize()
-    assert kwargs == {"moment": moment, "seedance_conn_id": "mine"}
-    assert fire(trigger).payload == {"moment": moment}
-    assert waited == [("mine", until)]
+    assert kwargs == {"not_before": moment, "seedance_conn_id": "mine"}
+    assert fire(trigger).payload == {"not_before": moment}
+    assert waits == [(until, "mine")]
 
 
 # ---------------------------------------------------------------------- events
@@ -266,6 +265,7 @@ def test_an_event_passes_through_airflow() -> None:
     "ended",
     [
         generation(credits=2.5, duration=5, model="m", completed_at=datetime(2026, 2, 7, tzinfo=UTC)),
+        generation(urls=()),
         generation("failed", error_message="no", error_code="X"),
         generation("cancelled"),
         generation("expired"),
@@ -278,9 +278,10 @@ def test_what_is_written_is_read(ended: Generation) -> None:
 @pytest.mark.parametrize(
     "event",
     [
-        make_event(generation(urls=())),
         make_event(generation("running")),
         make_event(generation("queued")),
+        {**make_event(generation(urls=())), "outcome": "ended"},
+        {**make_event(generation()), "outcome": "no_output"},
         {**make_event(generation()), "outcome": "callback"},
         {**make_event(generation()), "generation_id": "g-2"},
         {**make_event(generation()), "result": None},
@@ -315,7 +316,9 @@ def test_any_damaged_event_is_asked_for_or_whole(outer: dict[str, Any], inner: d
     if read is not None:
         assert read.generation_id == "g-1"
         assert read.status.terminal
-        assert read.urls or read.status is not GenerationStatus.SUCCEEDED
+        assert (
+            read.urls or read.status is not GenerationStatus.SUCCEEDED or outer.get("outcome") == "no_output"
+        )
         json.dumps(read.result())
 
 
@@ -466,7 +469,7 @@ def test_a_cancellation_that_takes_too_long_is_given_up(
     services: SeedanceEmulator, queued: str, state: Callable[[Any], None], log: Log, monkeypatch: Any
 ) -> None:
     state({"run": {"task": "failed"}})
-    monkeypatch.setattr(cancellation, "CANCEL_PATIENCE", 0.05)
+    monkeypatch.setattr(cancellation, "CANCEL_TIMEOUT_SECONDS", 0.05)
     fault = services.fault("delay", on="status", hold=True)
     try:
         on_loop(make(queued).on_kill())

@@ -1,4 +1,4 @@
-"""XCom that triggers write: little, in time, and never in the way."""
+"""XCom that triggers write: few writes, none of which fails a wait."""
 
 from __future__ import annotations
 
@@ -11,48 +11,57 @@ from airflow.sdk.bases.xcom import BaseXCom
 from support import on_loop
 from versions import ENDING_FROM_TRIGGERS, needs
 
+from airflow_provider_seedance.generations import Generation, GenerationStatus
 from airflow_provider_seedance.triggers import xcom
-from airflow_provider_seedance.triggers.xcom import Progress
+from airflow_provider_seedance.triggers.xcom import ProgressReporter
 
 pytestmark = needs(ENDING_FROM_TRIGGERS)
 
 TI = SimpleNamespace(dag_id="dag", task_id="task", run_id="run", map_index=None)
 
 
-async def told(percents: list[float], ti: Any = TI) -> None:
-    progress = Progress(ti)
+async def report(percents: list[float | None], ti: Any = TI) -> None:
+    reporter = ProgressReporter(ti)
     for percent in percents:
-        progress(percent)
-    await asyncio.gather(*xcom._telling)
+        reporter(
+            Generation(
+                generation_id="g",
+                api="ark",
+                media="video",
+                status=GenerationStatus.RUNNING,
+                progress=percent,
+            )
+        )
+    await asyncio.gather(*xcom._pushes)
 
 
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any, int]]:
-    found: list[tuple[str, Any, int]] = []
+    writes: list[tuple[str, Any, int]] = []
 
     async def aset(key: str, value: Any, *, map_index: int, **names: str) -> None:
         assert names == {"dag_id": "dag", "task_id": "task", "run_id": "run"}
-        found.append((key, value, map_index))
+        writes.append((key, value, map_index))
 
     monkeypatch.setattr(BaseXCom, "aset", aset)
-    return found
+    return writes
 
 
-def test_progress_is_written_when_it_is_worth_it(written: list[tuple[str, Any, int]]) -> None:
-    on_loop(told([0, 1, 4.4, 7, 9, 30, 20, 250, float("nan")]))
+def test_progress_is_written_in_steps(written: list[tuple[str, Any, int]]) -> None:
+    on_loop(report([None, 0, 1, 4.4, 7, 9, 30, 20, 250, float("nan")]))
     assert [value for _, value, _ in written] == [7, 30, 100]
     assert {(key, map_index) for key, _, map_index in written} == {("seedance_progress", -1)}
 
 
-def test_progress_that_cannot_be_written_is_nobodys_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     async def aset(*_: Any, **__: Any) -> None:
         raise ConnectionError("the supervisor is away")
 
     monkeypatch.setattr(BaseXCom, "aset", aset)
-    on_loop(told([50]))
-    assert xcom._telling == set()
+    on_loop(report([50]))
+    assert xcom._pushes == set()
 
 
-def test_a_trigger_without_a_task_tells_nothing(written: list[tuple[str, Any, int]]) -> None:
-    on_loop(told([50], ti=None))
+def test_trigger_without_task_instance_writes_nothing(written: list[tuple[str, Any, int]]) -> None:
+    on_loop(report([50], ti=None))
     assert written == []

@@ -1,0 +1,78 @@
+"""Settings of the connections of an event loop, looked up once for all waits."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from airflow_provider_seedance.polling.wait_state import PollTiming
+from airflow_provider_seedance.settings import Settings
+
+log = logging.getLogger(__name__)
+
+LookUp = Callable[[str], Awaitable[Settings]]
+
+
+@dataclass(slots=True)
+class _Connection:
+    """Latest settings of a connection, and the error of the look-ups since."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    settings: Settings | None = None
+    looked_up_at: float = 0.0
+    error: Exception | None = None
+    failures: int = 0
+    retry_at: float = 0.0
+
+
+class Connections:
+    """
+    Settings of each connection id, looked up once for all waits of a loop.
+
+    :param look_up: Reads the settings of a connection id.
+    """
+
+    def __init__(self, look_up: LookUp, timing: PollTiming) -> None:
+        #: Number of waits that use these connections.
+        self.users = 0
+        self._look_up = look_up
+        self._timing = timing
+        self._known: dict[str, _Connection] = {}
+
+    async def get(self, conn_id: str, *, max_age: float | None = None) -> Settings:
+        """
+        Return the settings, looked up again if they are older than ``max_age`` seconds.
+
+        While look-ups fail they are repeated with backoff, and the latest settings are returned.
+
+        :raises Exception: the first look-up failed.
+        """
+        age = self._timing.connection_lifetime if max_age is None else max_age
+        known = self._known.setdefault(conn_id, _Connection())
+        async with known.lock:
+            now = asyncio.get_running_loop().time()
+            stale = known.settings is None or now >= known.looked_up_at + age
+            if stale and now >= known.retry_at:
+                await self._refresh(conn_id, known, now)
+        if known.settings is None:
+            assert known.error is not None
+            raise known.error
+        return known.settings
+
+    async def _refresh(self, conn_id: str, known: _Connection, now: float) -> None:
+        try:
+            known.settings = await self._look_up(conn_id)
+        except Exception as error:
+            if not known.failures:
+                log.warning(
+                    "Connection %r could not be looked up, which is repeated until it can: %s",
+                    conn_id,
+                    type(error).__name__,
+                )
+            known.error = error
+            known.retry_at = now + self._timing.retry_delay(known.failures)
+            known.failures += 1
+        else:
+            known.looked_up_at, known.failures, known.retry_at = now, 0, 0.0
