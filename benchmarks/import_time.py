@@ -2,8 +2,8 @@
 Parse time of a Dag file with ten tasks of an operator, compared with the same file with ten ``EmptyOperator``s.
 
 Each file is executed in fresh interpreters, which have imported what a Dag-file process has: ``airflow.sdk`` and the
-``EmptyOperator``. The files alternate, so that a slow moment of the machine does not affect one of them only. Prints
-a Markdown table of medians.
+``EmptyOperator``. Times are CPU times, and the files alternate, so that other load on the machine has little effect.
+Prints a Markdown table of medians.
 
     python benchmarks/import_time.py [runs]
 """
@@ -51,14 +51,14 @@ with DAG("parsed", schedule=None):
         {task}
 """
 
-#: Runs the Dag file named on the command line, and prints the milliseconds that took.
+#: Runs the Dag file named on the command line, and prints the milliseconds of CPU time.
 PARSE = """
 import runpy, sys, time
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG
-start = time.perf_counter()
+start = time.process_time()
 runpy.run_path(sys.argv[1])
-print(1000 * (time.perf_counter() - start))
+print(1000 * (time.process_time() - start))
 """
 
 

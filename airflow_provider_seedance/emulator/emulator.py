@@ -13,8 +13,8 @@ from airflow_provider_seedance.emulator.control import Control
 from airflow_provider_seedance.emulator.faults import Fault, Faults
 from airflow_provider_seedance.emulator.interface import EmulatorInterface, FaultSpec
 from airflow_provider_seedance.emulator.ledger import EmulatorLedger
-from airflow_provider_seedance.emulator.media_encoder import MediaStore
 from airflow_provider_seedance.emulator.media_server import MEDIA_PREFIX
+from airflow_provider_seedance.emulator.media_store import MediaStore
 from airflow_provider_seedance.emulator.models import EmulatedGeneration, EmulatorOptions
 from airflow_provider_seedance.emulator.rate_limiter import RateLimiter
 from airflow_provider_seedance.emulator.server import EmulatorServer, Parts

@@ -1,5 +1,5 @@
 """
-Real media files, encoded on their first request.
+Real media files.
 
 Every file shows its prompt; a video also has a moving bar and a time counter. Frames are drawn a few times a second
 and repeated up to the frame rate, because drawing is slower than encoding.
@@ -8,152 +8,23 @@ and repeated up to the frame rate, because drawing is slower than encoding.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import math
-import tempfile
 import textwrap
-import threading
 import unicodedata
 from array import array
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from airflow_provider_seedance.emulator.placeholder_media import TINY_MP4, TINY_PNG
+import av
+from PIL import Image, ImageDraw, ImageFont
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-#: Short side in pixels by resolution.
-SHORT_SIDE = {"480p": 480, "720p": 720, "1080p": 1080, "4k": 2160}
-CONTENT_TYPES = {"mp4": "video/mp4", "mov": "video/quicktime", "png": "image/png", "jpeg": "image/jpeg"}
+from airflow_provider_seedance.emulator.models import MediaSpec
 
 _DRAWN_PER_SECOND = 6
 _SAMPLE_RATE = 48_000
 # Pillow's own font has only ASCII glyphs; other prompts use the first of these that is installed.
 _WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf", "wqy-zenhei.ttc", "DejaVuSans.ttf")
-
-
-@dataclass(frozen=True, kw_only=True)
-class MediaSpec:
-    """
-    Specification of a file.
-
-    :param kind: ``video`` or ``image``.
-    :param prompt: The text drawn into it.
-    :param width: Pixels, like ``height``.
-    :param seconds: Duration of a video.
-    :param fps: Frames per second of a video.
-    :param audio: Whether a video has a sound track.
-    :param format: mp4, mov, png or jpeg.
-    :param variant: Position in a group; each looks different.
-    """
-
-    kind: str
-    prompt: str
-    width: int
-    height: int
-    seconds: float = 0.0
-    fps: int = 24
-    audio: bool = False
-    format: str = "mp4"
-    variant: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class MediaFile:
-    """
-    An encoded file.
-
-    :param etag: The entity tag with its quotes, a digest of the content.
-    """
-
-    path: Path
-    size: int
-    etag: str
-    content_type: str
-
-
-def frame_size(resolution: str, ratio: str) -> tuple[int, int]:
-    """
-    Return width and height in pixels, both even.
-
-    :param resolution: A key of :data:`SHORT_SIDE`: the length of the short side.
-    :param ratio: Aspect ratio such as ``16:9``.
-    """
-    short = SHORT_SIDE[resolution]
-    across, down = (int(part) for part in ratio.split(":"))
-    long = 2 * round(short * max(across, down) / min(across, down) / 2)
-    return (long, short) if across >= down else (short, long)
-
-
-class MediaStore:
-    """
-    Encodes files and keeps them in a temporary directory.
-
-    :param real: Whether to encode real files; otherwise every video is the same tiny MP4 and every image the
-        same tiny PNG, and no codec is needed.
-    :raises ImportError: ``real`` is set and PyAV or Pillow is missing.
-    """
-
-    def __init__(self, *, real: bool = True) -> None:
-        if real:
-            _require_codecs()
-        self._real = real
-        self._directory: tempfile.TemporaryDirectory[str] | None = None
-        self._lock = threading.Lock()
-        self._locks: dict[MediaSpec, threading.Lock] = {}
-        self._files: dict[MediaSpec, MediaFile] = {}
-
-    def close(self) -> None:
-        """Remove all files."""
-        with self._lock:
-            if self._directory is not None:
-                self._directory.cleanup()
-
-    def file(self, spec: MediaSpec) -> MediaFile:
-        """Return the file of a specification; encode it if it does not exist yet."""
-        with self._lock:
-            if self._directory is None:
-                self._directory = tempfile.TemporaryDirectory(
-                    prefix="seedance-emulator-", ignore_cleanup_errors=True
-                )
-            directory = Path(self._directory.name)
-            lock = self._locks.setdefault(spec, threading.Lock())
-        with lock:
-            if spec not in self._files:
-                self._files[spec] = self._encode(spec, directory)
-            return self._files[spec]
-
-    def _encode(self, spec: MediaSpec, directory: Path) -> MediaFile:
-        name = hashlib.sha256(repr(spec).encode()).hexdigest()[:24]
-        path = directory / f"{name}.{spec.format}"
-        if not self._real:
-            path.write_bytes(TINY_MP4 if spec.kind == "video" else TINY_PNG)
-        elif spec.kind == "video":
-            encode_video(spec, path)
-        else:
-            encode_image(spec, path)
-        data = path.read_bytes()
-        content_type = CONTENT_TYPES[spec.format]
-        if not self._real:
-            content_type = CONTENT_TYPES["mp4" if spec.kind == "video" else "png"]
-        etag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
-        return MediaFile(path=path, size=len(data), etag=etag, content_type=content_type)
-
-
-def _require_codecs() -> None:
-    missing = [
-        wheel
-        for module, wheel in (("av", "PyAV"), ("PIL", "Pillow"))
-        if importlib.util.find_spec(module) is None
-    ]
-    if missing:
-        raise ImportError(
-            f"The emulator encodes real media files with {' and '.join(missing)}, which is not installed: "
-            "pip install 'airflow-provider-seedance[emulator]'. With media=False it needs neither."
-        )
 
 
 def encode_image(spec: MediaSpec, path: Path) -> None:
@@ -167,8 +38,6 @@ def encode_image(spec: MediaSpec, path: Path) -> None:
 
 def encode_video(spec: MediaSpec, path: Path) -> None:
     """Encode a video that is playable while it downloads."""
-    import av
-
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     options = {"preset": "ultrafast", "crf": "28"} if codec == "libx264" else {"q": "6"}
     with av.open(path, "w", format=spec.format, options={"movflags": "+faststart"}) as container:
@@ -184,8 +53,6 @@ def encode_video(spec: MediaSpec, path: Path) -> None:
 
 
 def _encode_frames(spec: MediaSpec, container: Any, stream: Any) -> None:
-    import av
-
     video_frame: Any = av.VideoFrame
     background = _background(spec)
     count = max(1, round(spec.seconds * spec.fps))
@@ -202,8 +69,6 @@ def _encode_frames(spec: MediaSpec, container: Any, stream: Any) -> None:
 
 def _encode_tone(spec: MediaSpec, container: Any, stream: Any) -> None:
     """Encode a quiet tone of the video's length; its pitch depends on the prompt."""
-    import av
-
     total = round(spec.seconds * _SAMPLE_RATE)
     # A whole number of periods fits the second that is repeated.
     pitch = 220 + _digest(spec)[3]
@@ -228,10 +93,8 @@ def _digest(spec: MediaSpec) -> bytes:
     return hashlib.sha256(f"{spec.prompt}|{spec.variant}".encode()).digest()
 
 
-def _background(spec: MediaSpec) -> Image:
+def _background(spec: MediaSpec) -> Image.Image:
     """Draw prompt, size and duration on a background whose colour depends on the prompt."""
-    from PIL import Image, ImageDraw
-
     digest = _digest(spec)
     colour = (30 + digest[0] // 3, 30 + digest[1] // 3, 30 + digest[2] // 3)
     image = Image.new("RGB", (spec.width, spec.height), colour)
@@ -251,9 +114,7 @@ def _background(spec: MediaSpec) -> Image:
     return image
 
 
-def _draw_frame(background: Image, position: float, now: float, seconds: float) -> Image:
-    from PIL import ImageDraw
-
+def _draw_frame(background: Image.Image, position: float, now: float, seconds: float) -> Image.Image:
     image = background.copy()
     draw = ImageDraw.Draw(image)
     width, height = image.size
@@ -268,15 +129,11 @@ def _draw_frame(background: Image, position: float, now: float, seconds: float) 
 
 
 def _font(size: int) -> Any:
-    from PIL import ImageFont
-
     return ImageFont.load_default(size)
 
 
 def _prompt_font(prompt: str, size: int) -> tuple[str, Any]:
     """Return the prompt as its font can show it, and the font."""
-    from PIL import ImageFont
-
     if not prompt.isascii():
         for name in _WIDE_FONTS:
             try:

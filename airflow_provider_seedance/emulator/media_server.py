@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from email.utils import formatdate
 
-from airflow_provider_seedance.emulator.media_encoder import MediaFile, MediaStore
+from airflow_provider_seedance.emulator.media_store import MediaFile, MediaStore
 from airflow_provider_seedance.emulator.models import Link
 from airflow_provider_seedance.emulator.replies import storage_error
 from airflow_provider_seedance.emulator.services.service import Reply

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_provider_seedance.emulator.media_encoder import MediaSpec
-
+#: Short side in pixels by resolution.
+SHORT_SIDE = {"480p": 480, "720p": 720, "1080p": 1080, "4k": 2160}
 SHAPES = ("documented", "flat", "nested")
 
 
@@ -50,6 +50,32 @@ class Ending:
     at: float
     progress: int
     failure: RenderFailure | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaSpec:
+    """
+    Specification of a file.
+
+    :param kind: ``video`` or ``image``.
+    :param prompt: The text drawn into it.
+    :param width: Pixels, like ``height``.
+    :param seconds: Duration of a video.
+    :param fps: Frames per second of a video.
+    :param audio: Whether a video has a sound track.
+    :param format: mp4, mov, png or jpeg.
+    :param variant: Position in a group; each looks different.
+    """
+
+    kind: str
+    prompt: str
+    width: int
+    height: int
+    seconds: float = 0.0
+    fps: int = 24
+    audio: bool = False
+    format: str = "mp4"
+    variant: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,3 +181,16 @@ class EmulatedRender:
     def id(self) -> str:
         """Generation id."""
         return self.draft.generation_id
+
+
+def frame_size(resolution: str, ratio: str) -> tuple[int, int]:
+    """
+    Return width and height in pixels, both even.
+
+    :param resolution: A key of :data:`SHORT_SIDE`: the length of the short side.
+    :param ratio: Aspect ratio such as ``16:9``.
+    """
+    short = SHORT_SIDE[resolution]
+    across, down = (int(part) for part in ratio.split(":"))
+    long = 2 * round(short * max(across, down) / min(across, down) / 2)
+    return (long, short) if across >= down else (short, long)

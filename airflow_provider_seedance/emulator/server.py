@@ -24,8 +24,8 @@ from airflow_provider_seedance.emulator.callback_sender import CallbackSender
 from airflow_provider_seedance.emulator.control import CONTROL_PREFIX, Control
 from airflow_provider_seedance.emulator.faults import Fault
 from airflow_provider_seedance.emulator.ledger import RequestEntry
-from airflow_provider_seedance.emulator.media_encoder import MediaStore
 from airflow_provider_seedance.emulator.media_server import MEDIA_PREFIX, find_link, serve_media
+from airflow_provider_seedance.emulator.media_store import MediaStore
 from airflow_provider_seedance.emulator.models import Link
 from airflow_provider_seedance.emulator.rate_limiter import RateLimiter
 from airflow_provider_seedance.emulator.replies import fault_reply, rate_limit_headers, rate_limited

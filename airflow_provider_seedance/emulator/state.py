@@ -19,7 +19,6 @@ from typing import Any
 from airflow_provider_seedance.emulator.clock import Clock
 from airflow_provider_seedance.emulator.faults import Faults
 from airflow_provider_seedance.emulator.ledger import DeletionEntry, EmulatorLedger, SubmissionEntry
-from airflow_provider_seedance.emulator.media_encoder import MediaSpec
 from airflow_provider_seedance.emulator.models import (
     Draft,
     EmulatedGeneration,
@@ -27,6 +26,7 @@ from airflow_provider_seedance.emulator.models import (
     EmulatorOptions,
     Ending,
     Link,
+    MediaSpec,
     RenderFailure,
 )
 

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_seedance.emulator.media_encoder import (
-    MediaSpec,
-    MediaStore,
-    encode_image,
-    encode_video,
-    frame_size,
-)
+from airflow_provider_seedance.emulator.media_store import MediaStore
+from airflow_provider_seedance.emulator.models import MediaSpec, frame_size
 from airflow_provider_seedance.emulator.placeholder_media import TINY_MP4, TINY_PNG
 
 av = pytest.importorskip("av")
 Image = pytest.importorskip("PIL.Image")
+
+from airflow_provider_seedance.emulator.media_encoder import (  # noqa: E402  (it needs both)
+    encode_image,
+    encode_video,
+)
 
 
 @pytest.fixture

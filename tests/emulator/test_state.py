@@ -8,8 +8,7 @@ from airflow_provider_seedance.emulator.clock import Clock
 from airflow_provider_seedance.emulator.faults import Faults
 from airflow_provider_seedance.emulator.interface import FaultSpec
 from airflow_provider_seedance.emulator.ledger import EmulatorLedger
-from airflow_provider_seedance.emulator.media_encoder import MediaSpec
-from airflow_provider_seedance.emulator.models import Draft, EmulatorOptions
+from airflow_provider_seedance.emulator.models import Draft, EmulatorOptions, MediaSpec
 from airflow_provider_seedance.emulator.state import Backend, OutOfCreditsError
 
 

@@ -8,8 +8,14 @@ import secrets
 from datetime import UTC, datetime
 from typing import Any
 
-from airflow_provider_seedance.emulator.media_encoder import MediaSpec, frame_size
-from airflow_provider_seedance.emulator.models import Draft, EmulatedGeneration, EmulatedRender, RenderFailure
+from airflow_provider_seedance.emulator.models import (
+    Draft,
+    EmulatedGeneration,
+    EmulatedRender,
+    MediaSpec,
+    RenderFailure,
+    frame_size,
+)
 from airflow_provider_seedance.emulator.services.ark_images import ArkImageRequest, parse_images
 from airflow_provider_seedance.emulator.services.ark_requests import ArkTaskRequest, parse_task
 from airflow_provider_seedance.emulator.services.service import (

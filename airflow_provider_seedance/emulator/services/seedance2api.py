@@ -6,8 +6,13 @@ import hmac
 import uuid
 from typing import Any
 
-from airflow_provider_seedance.emulator.media_encoder import MediaSpec, frame_size
-from airflow_provider_seedance.emulator.models import Draft, EmulatedGeneration, EmulatedRender
+from airflow_provider_seedance.emulator.models import (
+    Draft,
+    EmulatedGeneration,
+    EmulatedRender,
+    MediaSpec,
+    frame_size,
+)
 from airflow_provider_seedance.emulator.services.service import (
     ApiError,
     Call,

@@ -6,8 +6,13 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from airflow_provider_seedance.emulator.media_encoder import MediaSpec, frame_size
-from airflow_provider_seedance.emulator.models import Draft, EmulatedGeneration, EmulatedRender
+from airflow_provider_seedance.emulator.models import (
+    Draft,
+    EmulatedGeneration,
+    EmulatedRender,
+    MediaSpec,
+    frame_size,
+)
 from airflow_provider_seedance.emulator.services.service import (
     ApiError,
     Call,

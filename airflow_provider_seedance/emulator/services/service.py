@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from airflow_provider_seedance.emulator.interface import SERVICE_PREFIXES
-from airflow_provider_seedance.emulator.media_encoder import MediaStore
+from airflow_provider_seedance.emulator.media_store import MediaStore
 from airflow_provider_seedance.emulator.models import Draft, EmulatedGeneration, EmulatedRender
 from airflow_provider_seedance.emulator.state import Backend, OutOfCreditsError
 
