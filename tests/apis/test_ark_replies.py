@@ -1,0 +1,296 @@
+"""Replies of BytePlus ModelArk and Volcengine Ark, against part 3 of the collected facts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from helpers import NOW, fixture, image, read, reply, submit, video
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.apis.messages import Accepted, HttpReply, NotAccepted, Refused, Uncertain
+from airflow_provider_seedance.apis.registry import get_api
+from airflow_provider_seedance.generations import Generation
+from airflow_provider_seedance.generations import GenerationStatus as Status
+
+NAME = "ark"
+API = get_api(NAME)
+CHINA = "https://ark.cn-beijing.volces.com/api/v3"
+
+
+# ---------------------------------------------------------------------- replies
+
+
+def test_a_created_task() -> None:
+    outcome = submit(NAME, reply(200, fixture("ark_created")), video(duration=5, resolution="720p"))
+    assert isinstance(outcome, Accepted)
+    generation = outcome.generation
+    assert generation.generation_id == "cgt-20260207103000-abcde"
+    assert generation.status is Status.QUEUED
+    assert (generation.model, generation.duration) == ("dreamina-seedance-2-0-260128", 5)
+
+
+@pytest.mark.parametrize("word", ["queued", "running", "succeeded", "failed", "cancelled", "expired"])
+def test_every_status_of_a_task(word: str) -> None:
+    generation = read(API, fixture(f"ark_task_{word}"), "cgt-20260207103000-abcde")
+    assert generation.status.value == word
+    assert generation.documented
+    assert bool(generation.urls) == (word == "succeeded")
+    assert (generation.completed_at is not None) == (word not in ("queued", "running"))
+
+
+def test_a_finished_task() -> None:
+    task = fixture("ark_task_succeeded")
+    result = read(API, task, task["id"]).result()
+    assert result["urls"] == [task["content"]["video_url"], task["content"]["last_frame_url"]]
+    assert result["url"] == task["content"]["video_url"]
+    assert (result["model"], result["duration"], result["resolution"]) == (task["model"], 5, "720p")
+    assert result["created_at"] == "2026-02-07T10:30:00+00:00"
+    assert result["completed_at"] == "2026-02-07T10:35:00+00:00"
+    assert result["expires_at"] == "2026-02-08T10:35:00+00:00"
+
+
+def test_a_failed_task_is_a_generation_not_a_failed_call() -> None:
+    generation = read(API, fixture("ark_task_failed"))
+    assert generation.status is Status.FAILED
+    assert generation.error_code == "OutputVideoSensitiveContentDetected"
+    assert "sensitive information" in generation.error_message
+
+
+def test_a_finished_task_without_content_has_lost_its_output() -> None:
+    generation = read(API, {**fixture("ark_task_succeeded"), "content": None})
+    assert generation.status is Status.SUCCEEDED
+    assert generation.output_gone(NOW)
+
+
+def test_times_at_the_end_of_the_calendar_do_no_harm() -> None:
+    generation = read(API, {**fixture("ark_task_succeeded"), "updated_at": "9999-12-31T23:59:59Z"})
+    assert generation.expires_at is None
+
+
+def test_images_are_answered_at_once_and_get_an_id_of_their_own() -> None:
+    body = fixture("ark_image_success")
+    outcome = submit(NAME, reply(200, body), image())
+    assert isinstance(outcome, Accepted)
+    generation = outcome.generation
+    assert generation.generation_id.startswith("local-")
+    assert generation.status is Status.SUCCEEDED
+    assert generation.urls == (body["data"][0]["url"],)
+    assert generation.resolution == "2048x2048"
+    assert generation.created_at == datetime(2026, 2, 7, 10, 30, tzinfo=UTC)
+    assert generation.expires_at == generation.created_at + timedelta(hours=24)
+    again = submit(NAME, reply(200, body), image())
+    assert isinstance(again, Accepted)
+    assert again.generation.generation_id == generation.generation_id
+    other = submit(NAME, reply(200, {**body, "created": 1770460201}), image())
+    assert isinstance(other, Accepted)
+    assert other.generation.generation_id != generation.generation_id
+
+
+@pytest.mark.parametrize(
+    "times",
+    [{"created": 1770460200}, {"created_at": 1770460200}, {"created_at": None, "created": 1770460200}],
+)
+def test_both_names_of_the_time_are_read(times: dict[str, Any]) -> None:
+    body = {"data": [{"url": "https://a.example/1"}], **times}
+    generation = API.read_generation(body, "g", media="image", now=NOW)
+    assert generation.created_at == datetime(2026, 2, 7, 10, 30, tzinfo=UTC)
+
+
+def test_one_image_of_a_group_can_fail_alone() -> None:
+    outcome = submit(NAME, reply(200, fixture("ark_image_partial")), image(num_images=2))
+    assert isinstance(outcome, Accepted)
+    assert outcome.generation.status is Status.SUCCEEDED
+    assert outcome.generation.urls == ("https://ark-content.example.com/image/1.jpeg",)
+
+
+def test_a_group_of_which_no_image_came_out_is_refused() -> None:
+    body = fixture("ark_image_partial")
+    body["data"] = body["data"][1:] * 2
+    outcome = submit(NAME, reply(200, body), image(num_images=2))
+    assert isinstance(outcome, Refused)
+    assert type(outcome.error) is errors.SeedanceModerationError
+    body["data"] = [{"error": {"code": "Odd", "message": "why"}}]
+    outcome = submit(NAME, reply(200, body), image())
+    assert isinstance(outcome, Refused)
+    assert "why" in outcome.error.message
+
+
+def test_images_without_a_url_come_as_data() -> None:
+    for more, kind in [({}, "jpeg"), ({"output_format": "png"}, "png")]:
+        body = {"model": "m", "created": 1, "data": [{"b64_json": "AAAA", "size": "1x1", **more}]}
+        outcome = submit(NAME, reply(200, body), image())
+        assert isinstance(outcome, Accepted)
+        assert outcome.generation.urls == (f"data:image/{kind};base64,AAAA",)
+
+
+def test_no_images_and_no_error_is_uncertain() -> None:
+    outcome = submit(NAME, reply(200, {"model": "m", "created": 1, "data": []}), image())
+    assert isinstance(outcome, Uncertain)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "fate", "cls"),
+    [
+        (400, "InvalidParameter", Refused, errors.SeedanceRequestError),
+        (400, "InvalidParameter.TaskTypeConstraint", Refused, errors.SeedanceRequestError),
+        (400, "InvalidParameter.TaskTypeMismatch", Refused, errors.SeedanceRequestError),
+        (400, "MissingParameter", Refused, errors.SeedanceRequestError),
+        (401, "AuthenticationError", Refused, errors.SeedanceAuthenticationError),
+        (403, "AccessDenied", Refused, errors.SeedanceForbiddenError),
+        (403, "AccountOverdueError", Refused, errors.SeedanceInsufficientCreditsError),
+        (404, "InvalidEndpointOrModel.NotFound", Refused, errors.SeedanceRequestError),
+        (404, "ModelNotOpen", Refused, errors.SeedanceForbiddenError),
+        (400, "ModelNotOpen", Refused, errors.SeedanceForbiddenError),
+        (429, "QuotaExceeded", NotAccepted, errors.SeedanceRateLimitError),
+        (429, "SetLimitExceeded", Refused, errors.SeedanceForbiddenError),
+        (429, "RateLimitExceeded.EndpointRPMExceeded", NotAccepted, errors.SeedanceRateLimitError),
+        (429, "ModelAccountRpmRateLimitExceeded", NotAccepted, errors.SeedanceRateLimitError),
+        (429, "ServerOverloaded", NotAccepted, errors.SeedanceRateLimitError),
+        (429, "RequestBurstTooFast", NotAccepted, errors.SeedanceRateLimitError),
+        (500, "InternalServiceError", Uncertain, errors.SeedanceServerError),
+        (503, "ServerOverloaded", NotAccepted, errors.SeedanceServerError),
+        *[
+            (400, f"{way}{kind}SensitiveContentDetected{more}", Refused, errors.SeedanceModerationError)
+            for way in ("Input", "Output")
+            for kind in ("Text", "Image", "Video", "Audio")
+            for more in ("", ".PolicyViolation", ".PrivacyInformation")
+        ],
+    ],
+)
+def test_every_documented_error_code(status: int, code: str, fate: type, cls: type) -> None:
+    outcome = submit(
+        NAME, reply(status, {"error": {"code": code, "message": "why", "param": "", "type": "t"}})
+    )
+    assert isinstance(outcome, fate)
+    assert type(outcome.error) is cls
+    assert outcome.error.vendor_code == code
+    assert outcome.error.http_status == status
+
+
+@pytest.mark.parametrize(
+    ("message", "fate", "cls", "solution"),
+    [
+        (
+            "Your account [1] has exhausted its free trial quota for the [m] model.",
+            Refused,
+            errors.SeedanceForbiddenError,
+            "activate the model",
+        ),
+        (
+            "当前账号 1 对 m 模型的免费试用额度已消耗完毕",
+            Refused,
+            errors.SeedanceForbiddenError,
+            "activate the model",
+        ),
+        ("The number of queued tasks has reached the limit.", NotAccepted, errors.SeedanceRateLimitError, ""),
+        ("The plan is used up until 2026-11-28 10:00.", NotAccepted, errors.SeedanceRateLimitError, ""),
+    ],
+)
+def test_the_message_tells_which_exceeded_quota_returns(
+    message: str, fate: type, cls: type, solution: str
+) -> None:
+    outcome = submit(NAME, reply(429, {"error": {"code": "QuotaExceeded", "message": message}}))
+    assert isinstance(outcome, fate)
+    assert type(outcome.error) is cls
+    assert solution in outcome.error.message
+
+
+def test_a_paused_model_says_who_has_to_resume_it() -> None:
+    outcome = submit(NAME, reply(429, {"error": {"code": "SetLimitExceeded", "message": "paused"}}))
+    assert isinstance(outcome, Refused)
+    assert "Safe Experience Mode" in outcome.error.message
+    assert outcome.error.retry_after is None
+
+
+def test_the_error_samples() -> None:
+    outcome = submit(NAME, reply(400, fixture("ark_error_400")))
+    assert isinstance(outcome, Refused)
+    assert "`duration`" in outcome.error.message
+    assert isinstance(submit(NAME, reply(503, fixture("ark_error_503"))), NotAccepted)
+    google = {"error": {"code": 503, "message": "no healthy upstream", "status": "UNAVAILABLE"}}
+    assert isinstance(submit(NAME, reply(503, google)), Uncertain)
+
+
+def test_calls() -> None:
+    assert API.status_call("cgt-1").path == "/contents/generations/tasks/cgt-1"
+    cancel = API.cancel_call("cgt/1")
+    assert (cancel.method, cancel.path) == ("DELETE", "/contents/generations/tasks/cgt%2F1")
+    probe = API.probe_call()
+    assert (probe.method, probe.path) == ("GET", "/contents/generations/tasks")
+    assert probe.query == (("page_num", "1"), ("page_size", "1"))
+
+
+def test_only_what_is_queued_by_the_services_own_word_may_be_cancelled() -> None:
+    for word in ("running", "succeeded", "failed", "cancelled", "expired"):
+        assert not API.may_cancel(read(API, fixture(f"ark_task_{word}")))
+    assert API.may_cancel(read(API, fixture("ark_task_queued")))
+    assert not API.may_cancel(API.read_generation({"id": "g"}, "g", media="video", now=NOW))
+
+
+# ---------------------------------------------------------------------- many at once
+
+
+def many(body: Any, *ids: str) -> Mapping[str, Generation]:
+    flow = API.status_many_flow(ids, NOW)
+    next(flow)
+    with pytest.raises(StopIteration) as stop:
+        flow.send(HttpReply(status=200, headers={}, body=json.dumps(body).encode()))
+    found: Mapping[str, Generation] = stop.value.value
+    return found
+
+
+def test_several_generations_are_requested_by_their_ids() -> None:
+    call = API.list_of_call(["a", "b"])
+    assert call.query == (
+        ("page_num", "1"),
+        ("page_size", "2"),
+        ("filter.task_ids", "a"),
+        ("filter.task_ids", "b"),
+    )
+
+
+def test_each_in_a_list_is_read_as_if_it_were_alone() -> None:
+    items = [
+        {"id": "a", "status": "running"},
+        {
+            "id": "b",
+            "status": "succeeded",
+            "content": {"video_url": "https://x/v.mp4"},
+            "updated_at": 1700000000,
+        },
+        {"id": "c", "status": "failed", "error": {"code": "X", "message": "no"}},
+    ]
+    found = many({"total": 3, "items": items}, "a", "b", "c")
+    assert {name: one.status.value for name, one in found.items()} == {
+        "a": "running",
+        "b": "succeeded",
+        "c": "failed",
+    }
+    assert found["b"].urls == ("https://x/v.mp4",)
+    assert (found["c"].error_code, found["c"].error_message) == ("X", "no")
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        None,
+        "x",
+        [],
+        [None, 5, "a", []],
+        [{"id": "of-another-user", "status": "succeeded", "content": {"video_url": "https://x/v.mp4"}}],
+        [{"id": "a"}, {"id": "a", "status": None}, {"id": "a", "status": ""}, {"status": "running"}],
+    ],
+)
+def test_what_a_list_does_not_tell_of_is_absent(items: Any) -> None:
+    assert many({"total": 1, "items": items}, "a") == {}
+
+
+def test_a_list_that_fails_is_an_error() -> None:
+    flow = API.status_many_flow(["a"], NOW)
+    next(flow)
+    with pytest.raises(errors.SeedanceRateLimitError):
+        flow.send(HttpReply(status=429, headers={}, body=b""))
