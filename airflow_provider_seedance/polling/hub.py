@@ -429,7 +429,7 @@ async def wait_for_generation(
     :param report: Called with each reading; must not raise.
     """
     failures = 0
-    with _connections_of_loop(look_up) as connections:
+    with loop_connections(look_up) as connections:
         while True:
             try:
                 async with _hub(conn_id, connections) as (hub, settings):
@@ -453,7 +453,7 @@ async def wait_for_submission(not_before: float, conn_id: str | None, look_up: L
     """
     if conn_id is not None:
         try:
-            with _connections_of_loop(look_up) as connections:
+            with loop_connections(look_up) as connections:
                 async with _hub(conn_id, connections) as (hub, _):
                     await hub.wait_to_submit(not_before)
         except Exception as error:
@@ -462,14 +462,8 @@ async def wait_for_submission(not_before: float, conn_id: str | None, look_up: L
     await asyncio.sleep(max(0.0, not_before - time.time()))
 
 
-async def settings_of(conn_id: str, look_up: LookUp) -> Settings:
-    """Return the settings of a connection, as the waits of the running loop know it."""
-    with _connections_of_loop(look_up) as connections:
-        return await connections.get(conn_id)
-
-
 @contextmanager
-def _connections_of_loop(look_up: LookUp) -> Iterator[Connections]:
+def loop_connections(look_up: LookUp) -> Iterator[Connections]:
     """Return the connections of the running loop; the last wait drops them."""
     loop = asyncio.get_running_loop()
     connections = _connections.setdefault(loop, Connections(look_up, default_timing()))

@@ -16,7 +16,7 @@ from airflow_provider_seedance.client import flows
 from airflow_provider_seedance.client.api_client import AsyncClient
 from airflow_provider_seedance.generations import Media, utc_now
 from airflow_provider_seedance.hooks.seedance import SeedanceHook, look_up_settings
-from airflow_provider_seedance.polling.hub import identity, settings_of
+from airflow_provider_seedance.polling.hub import identity, loop_connections
 from airflow_provider_seedance.settings import Settings
 
 #: States of a task instance in which no try continues with its generation.
@@ -136,16 +136,16 @@ class CancellingTrigger(BaseTrigger):
 
     async def _cancel_if_abandoned(self) -> None:
         try:
-            settings = await settings_of(self.seedance_conn_id, look_up_settings)
-            if not settings.api.can_cancel:
-                self.log.info(
-                    "%s offers no way to cancel: %s goes on and is billed.",
-                    settings.api.name,
-                    self.description,
-                )
-            elif await self._is_abandoned():
-                async with _shared_client(settings) as client:
-                    await self._cancel_all(client)
+            with loop_connections(look_up_settings) as connections:
+                settings = await connections.get(self.seedance_conn_id)
+                if not settings.api.can_cancel:
+                    name = settings.api.name
+                    self.log.info(
+                        "%s offers no way to cancel: %s goes on and is billed.", name, self.description
+                    )
+                elif await self._is_abandoned():
+                    async with _shared_client(settings) as client:
+                        await self._cancel_all(client)
         except Exception as error:
             self.log.warning("Not cancelled, goes on and is billed: %s (%s)", self.description, error)
 

@@ -13,6 +13,7 @@ from airflow_provider_seedance.polling.outcomes import ResumeStep, after_resume,
 
 DEADLINE = 1000.0
 RUNNING = Generation(generation_id="g", api="runbase", media="video", status=GenerationStatus.RUNNING)
+NO_OUTPUT = replace(RUNNING, status=GenerationStatus.SUCCEEDED)
 FAILED = replace(RUNNING, status=GenerationStatus.FAILED)
 
 
@@ -24,6 +25,8 @@ def rate_limited(retry_after: float | None = None) -> errors.SeedanceRateLimitEr
     ("reading", "now", "step"),
     [
         (FAILED, 2000.0, ResumeStep("ended", FAILED)),
+        (NO_OUTPUT, 999.0, ResumeStep("wait", NO_OUTPUT, until=DEADLINE)),
+        (NO_OUTPUT, 1000.0, ResumeStep("ended", NO_OUTPUT)),
         (RUNNING, 999.0, ResumeStep("wait", RUNNING, until=DEADLINE)),
         (RUNNING, 1000.0, ResumeStep("deadline", RUNNING)),
         (errors.SeedanceServerError("down"), 999.0, ResumeStep("wait", until=DEADLINE)),

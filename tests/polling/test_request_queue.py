@@ -313,3 +313,19 @@ def test_the_ends_of_those_who_left_are_tidied_away() -> None:
     gone.update(map(str, range(1, 10)))
     queue.prune()
     assert len(queue) == 1
+
+
+@pytest.mark.parametrize(("requests_per_hour", "cost"), [(1, 1), (1, 2), (2, 2), (3, 2), (10, 2)])
+def test_small_plans_without_headers_are_polled(requests_per_hour: int, cost: int) -> None:
+    queue: RequestQueue[str] = RequestQueue(Quota(requests_per_hour=requests_per_hour), cost=cost)
+    queue.push_poll("poll", NOW)
+    assert [item for _, item in drain(queue, NOW + 1)] == ["poll"]
+
+
+def test_share_of_submissions_without_headers_is_released_within_the_hour() -> None:
+    queue: RequestQueue[str] = RequestQueue(Quota(requests_per_hour=20))
+    for number in range(30):
+        queue.push_poll(str(number), NOW)
+    times = [at for at, _ in drain(queue, NOW + 3599)]
+    assert sum(at < 60 for at in times) == 15
+    assert len(times) >= 19

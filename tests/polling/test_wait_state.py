@@ -387,3 +387,23 @@ def test_an_end_is_told_with_all_that_was_known() -> None:
 
 def test_a_deadline_is_told_with_all_that_was_known() -> None:
     assert on_poll(waiting(NOW), generation("running"), NOW).state.last == generation("running")
+
+
+# ---------------------------------------------------------------------- success without an output
+
+
+def test_success_without_output_is_polled_for_some_minutes() -> None:
+    step = on_poll(waiting(submitted_at=NOW - 60), generation("succeeded"), NOW)
+    assert (step.kind, step.at) == ("wait", NOW + 10)
+    later = NOW + TIMING.max_output_delay
+    step = on_poll(step.state, generation("succeeded"), later - 1)
+    assert step.kind == "wait"
+    assert on_poll(step.state, generation("succeeded", urls=("https://x/y",)), later - 1).kind == "ended"
+    step = on_poll(step.state, generation("succeeded"), later)
+    assert (step.kind, step.state.last) == ("ended", generation("succeeded"))
+
+
+def test_success_without_output_ends_with_the_deadline() -> None:
+    step = on_poll(waiting(NOW + 20), generation("succeeded"), NOW)
+    assert step.kind == "wait"
+    assert on_poll(step.state, generation("succeeded"), NOW + 20).kind == "ended"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,7 @@ from airflow_provider_seedance.client import flows
 from airflow_provider_seedance.client.api_client import Client
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import utc_now
+from airflow_provider_seedance.triggers import cancellation
 from airflow_provider_seedance.triggers.cancellation import ABANDONED_STATES, is_abandoned, read_task_state
 from airflow_provider_seedance.triggers.seedance import SeedanceCallbackTrigger, SeedanceGenerationTrigger
 
@@ -160,3 +162,51 @@ def test_only_ended_states_are_abandoned() -> None:
         TaskInstanceState.REMOVED,
     }
     assert all(is_abandoned(state) for state in ABANDONED_STATES)
+
+
+# ---------------------------------------------------------------------- many at once
+
+
+def test_many_cancellations_share_one_look_up_and_one_client(
+    services: SeedanceEmulator,
+    queued: SeedanceGenerationTrigger,
+    airflow_says: Any,
+    log: Log,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    airflow_says("failed", None)
+    look_ups: list[str] = []
+    clients: list[Any] = []
+
+    async def look_up(conn_id: str) -> Any:
+        look_ups.append(conn_id)
+        return emulator_settings(services, "ark")
+
+    class Counted(cancellation.AsyncClient):
+        def __init__(self, settings: Any) -> None:
+            super().__init__(settings)
+            clients.append(self)
+
+    monkeypatch.setattr(cancellation, "look_up_settings", look_up)
+    monkeypatch.setattr(cancellation, "AsyncClient", Counted)
+
+    async def kill_all() -> None:
+        await asyncio.gather(*(queued.on_kill() for _ in range(50)))
+
+    on_loop(kill_all())
+    assert (len(look_ups), len(clients)) == (1, 1)
+    assert services.generation(queued.generation_id).status == "cancelled"
+    assert cancellation._clients == {}
+
+
+def test_services_that_cannot_cancel_cost_no_read_of_the_task_state(
+    services: SeedanceEmulator, connect: Callable[..., None], monkeypatch: pytest.MonkeyPatch, log: Log
+) -> None:
+    connect("runbase")
+    monkeypatch.setattr(SeedanceGenerationTrigger, "_is_abandoned", None)
+    trigger = SeedanceGenerationTrigger(
+        seedance_conn_id="seedance_default", generation_id="g", deadline=time.time() + 60
+    )
+    on_loop(trigger.on_kill())
+    assert services.ledger.requests == []
+    assert "offers no way to cancel" in log.lines[-1]
