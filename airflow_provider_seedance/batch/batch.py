@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.apis.base import Api
 from airflow_provider_seedance.batch.items import BatchItem, Phase
 from airflow_provider_seedance.batch.manifest import read_result
 from airflow_provider_seedance.batch.orphans import reconcile_orphans
@@ -62,11 +61,6 @@ class Batch:
     max_quota_wait: float
     #: Record keys of submissions of unknown outcome that the service cannot be asked for at the moment.
     pending_lookup: set[str] = field(default_factory=set)
-
-    @property
-    def api(self) -> Api:
-        """The service."""
-        return self.client.settings.api
 
     def of(self, *phases: Phase) -> list[BatchItem]:
         """Return the items in one of these phases."""
@@ -140,7 +134,7 @@ class Batch:
     def _restore_failure(self, item: BatchItem, failure: rec.Failure, record: rec.Record) -> None:
         if failure.kind == _UNCERTAIN and failure.error.endswith("…"):
             # The record had no room for the advice that a person needs.
-            advice = decisions.uncertain_error(failure.error, self.api.name)
+            advice = decisions.uncertain_error(failure.error, self.client.settings.api.name)
             failure = replace(failure, error=advice.message)
         item.phase, item.failure = Phase.FAILED, failure
         if record.status is not None:
@@ -288,7 +282,9 @@ class Batch:
 
     def _read(self, item: BatchItem) -> Generation | errors.SeedanceError:
         try:
-            return self.client.run(flows.status_flow(self.api, str(item.generation_id), "video", utc_now))
+            return self.client.run(
+                flows.status_flow(self.client.settings.api, str(item.generation_id), "video", utc_now)
+            )
         except errors.SeedanceError as error:
             return error
 

@@ -32,6 +32,11 @@ class StopReason:
     error: errors.SeedanceError | None = None
     retry_later: RetryLater | None = None
 
+    @property
+    def final(self) -> bool:
+        """Whether nothing more will be submitted by this try."""
+        return self.kind in ("done", "max_credits", "fatal")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ResumeState:

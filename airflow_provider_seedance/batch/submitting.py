@@ -61,7 +61,7 @@ class BatchSubmitter:
             before = batch.committed_for(item)
             if stop := self._submit_one(item) or circuit_breaker(
                 self._consecutive_errors,
-                batch.api,
+                batch.client.settings.api,
                 last_submission_uncertain=self.last_submission_uncertain,
             ):
                 return stop

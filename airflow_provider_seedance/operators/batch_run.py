@@ -12,7 +12,6 @@ import asyncio
 import math
 import re
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -22,11 +21,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.apis.validation import prepare_request
 from airflow_provider_seedance.batch.batch import Batch
 from airflow_provider_seedance.batch.estimates import estimate_items
 from airflow_provider_seedance.batch.items import BatchItem, Phase, Totals
 from airflow_provider_seedance.batch.manifest import read_manifest, write_manifest
+from airflow_provider_seedance.batch.preparation import prepare_items
 from airflow_provider_seedance.batch.requests import read_requests
 from airflow_provider_seedance.batch.results import (
     error_of,
@@ -39,7 +38,6 @@ from airflow_provider_seedance.batch.results import (
 from airflow_provider_seedance.batch.resume_state import ResumeState, StopReason
 from airflow_provider_seedance.batch.submitting import BatchSubmitter
 from airflow_provider_seedance.client.api_client import Client
-from airflow_provider_seedance.generations import VideoRequest
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.ledger import open_store
 from airflow_provider_seedance.operators.base import MAX_QUOTA_WAIT_SECONDS, SeedanceOperator
@@ -48,13 +46,7 @@ from airflow_provider_seedance.polling.shared_quota import SharedQuota, SharedQu
 from airflow_provider_seedance.polling.wait_state import WaitState, default_timing, deferral_timeout
 from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.submission.decisions import unrecorded_error
-from airflow_provider_seedance.submission.records import (
-    Attempt,
-    Fingerprint,
-    RecordState,
-    count_signed_twins,
-    record_keys,
-)
+from airflow_provider_seedance.submission.records import Attempt, RecordState
 from airflow_provider_seedance.submission.submitter import SubmissionPolicy
 from airflow_provider_seedance.triggers.cancellation import cancel_abandoned
 from airflow_provider_seedance.triggers.events import read_batch_event
@@ -66,6 +58,9 @@ if TYPE_CHECKING:
 
 #: Number of results from which the log suggests a manifest: XCom is not made for large values.
 _LARGE_RESULT = 500
+
+#: Maximum number of applied defaults and warnings in the log.
+_MAX_NOTES = 20
 
 #: XCom key of the records that a deferral carries.
 _RECORDS_XCOM = "seedance_records"
@@ -152,9 +147,9 @@ class BatchRun:
             try:
                 items = self._items()
             except errors.SeedanceError as error:
-                raise self._with_paid_ids(error) from error
+                raise _with_paid_ids(error, self._paid_ids()) from error
             if self.options.dry_run:
-                return self._estimate(items)
+                return _estimate(self.operator, self.hook.settings, items)
             return self._run_items(items, state, event)
 
     def _run_items(self, items: list[BatchItem], state: ResumeState, event: Any) -> dict[str, Any]:
@@ -215,7 +210,7 @@ class BatchRun:
             stop = state.stop_reason(time.time(), granted=granted) or submitter.submit(progress)
             state = state.after(stop, time.time())
             self._raise_hopeless(batch, stop, state)
-            if self._is_over(batch, stop):
+            if stop.final and not batch.of(Phase.IN_FLIGHT, Phase.RESULT_PENDING):
                 return self._finish(batch, stop)
             self._log_progress(batch, state)
             trigger = self._trigger(batch, stop, state)
@@ -240,62 +235,15 @@ class BatchRun:
                 "manifest_path names the file of the requests, which the manifest would replace. Nothing was sent."
             )
         items = read_requests(options.requests, self.operator.request_arguments(self.context))
-        if not options.dry_run:
-            self._validate_items(self.hook.settings, items)
-        return items
-
-    def _validate_items(self, settings: Settings, items: Sequence[BatchItem]) -> None:
-        """
-        Validate every request and name its record.
-
-        :raises SeedanceRequestError: with ``on_item_failure="fail"``, naming the invalid requests.
-        """
-        attempt, notes = Attempt.of(self.context["ti"]), Counter[str]()
-        valid: list[tuple[BatchItem, Fingerprint]] = []
-        for item in items:
-            try:
-                item.prepared = prepared = prepare_request(
-                    settings, VideoRequest.from_arguments(item.arguments)
-                )
-            except errors.SeedanceRequestError as error:
-                item.fail(error)
-            except (TypeError, ValueError) as error:
-                item.fail(
-                    errors.SeedanceRequestError(
-                        f"An argument is of a type that no service accepts ({error})."
-                    )
-                )
-            else:
-                notes.update(
-                    [*(f"Default applied: {line}" for line in prepared.defaults), *prepared.warnings]
-                )
-                fingerprint = Fingerprint.of(
-                    prepared.as_requested, api=settings.api.name, base_url=settings.base_url
-                )
-                item.attempt = replace(attempt, fingerprint=fingerprint)
-                valid.append((item, fingerprint))
-        for line, count in notes.most_common(20):
+        if options.dry_run:
+            return items
+        settings, max_credits = self.hook.settings, self.operator.max_credits
+        notes = prepare_items(settings, items, Attempt.of(self.context["ti"]))
+        for line, count in notes.most_common(_MAX_NOTES):
             self.log.info("%s (%d requests)", line, count)
-        fingerprints = [fingerprint for _, fingerprint in valid]
-        if twins := count_signed_twins(fingerprints):
-            self.log.warning(
-                "%d requests differ from others in the signatures of their links only: they count as identical.",
-                twins,
-            )
-        keys = record_keys(fingerprints)
-        for (item, _), key in zip(valid, keys, strict=True):
-            item.record_key = key
-        if refusal := refusal_of(
-            settings.api, items, keep=self.options.keep_failures, max_credits=self.operator.max_credits
-        ):
+        if refusal := refusal_of(settings.api, items, keep=options.keep_failures, max_credits=max_credits):
             raise refusal
-
-    def _estimate(self, items: Sequence[BatchItem]) -> dict[str, Any]:
-        estimate = estimate_items(self.hook.settings, items)
-        self.log.info(
-            "dry_run: nothing was sent. By the published prices it would cost\n%s", estimate.table()
-        )
-        return estimate_result(items, estimate)
+        return items
 
     @property
     def _max_in_flight(self) -> int:
@@ -320,11 +268,6 @@ class BatchRun:
         )
 
     # ------------------------------------------------------------------ waiting
-
-    def _is_over(self, batch: Batch, stop: StopReason) -> bool:
-        if batch.of(Phase.IN_FLIGHT, Phase.RESULT_PENDING):
-            return False
-        return stop.kind in ("done", "max_credits", "fatal")
 
     def _raise_hopeless(self, batch: Batch, stop: StopReason, state: ResumeState) -> None:
         """
@@ -454,16 +397,6 @@ class BatchRun:
             if record and record.state is not RecordState.NOT_SUBMITTED
         ]
 
-    def _with_paid_ids(self, error: errors.SeedanceError) -> errors.SeedanceError:
-        """Return an error about the requests; after submissions it must not claim that nothing is billed."""
-        if not (paid := self._paid_ids()):
-            return error
-        return type(error)(
-            f"{_NOTHING_SENT.sub('', error.message)} {len(paid)} generations of this batch were submitted before and "
-            f"are billed ({listed(paid)}).",
-            **error.details(),
-        )
-
     @contextmanager
     def _final_without_store(self) -> Iterator[None]:
         """Make every failure final where a retry could not find the paid generations again (below Airflow 3.3)."""
@@ -474,6 +407,25 @@ class BatchRun:
             if self.records.durable or self.operator.on_uncertain_submit == "resubmit" or not paid:
                 raise
             raise unrecorded_error(error, paid) from error
+
+
+def _estimate(operator: SeedanceOperator, settings: Settings, items: Sequence[BatchItem]) -> dict[str, Any]:
+    estimate = estimate_items(settings, items)
+    operator.log.info(
+        "dry_run: nothing was sent. By the published prices it would cost\n%s", estimate.table()
+    )
+    return estimate_result(items, estimate)
+
+
+def _with_paid_ids(error: errors.SeedanceError, paid: Sequence[str]) -> errors.SeedanceError:
+    """Return an error about the requests; after submissions it must not claim that nothing is billed."""
+    if not paid:
+        return error
+    return type(error)(
+        f"{_NOTHING_SENT.sub('', error.message)} {len(paid)} generations of this batch were submitted before and "
+        f"are billed ({listed(paid)}).",
+        **error.details(),
+    )
 
 
 def _pending(item: BatchItem) -> WaitState:

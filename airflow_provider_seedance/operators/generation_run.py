@@ -9,6 +9,7 @@ task's own trigger.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTas
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.validation import Prepared, prepare_request
 from airflow_provider_seedance.client.api_client import Client
-from airflow_provider_seedance.generations import Generation, utc_now
+from airflow_provider_seedance.generations import Generation, Media, utc_now
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.ledger import open_store
 from airflow_provider_seedance.observability import metrics
@@ -34,11 +35,12 @@ from airflow_provider_seedance.polling.outcomes import (
 )
 from airflow_provider_seedance.polling.shared_quota import SharedQuota, SharedQuotaObserver
 from airflow_provider_seedance.polling.wait_state import deferral_timeout, quota_backoff
+from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.submission import decisions
 from airflow_provider_seedance.submission.callback_url import callback_url_factory
 from airflow_provider_seedance.submission.preflight import check_callback, check_price
 from airflow_provider_seedance.submission.records import Attempt, Fingerprint, Record, as_ended
-from airflow_provider_seedance.submission.store import GENERATION_KEY
+from airflow_provider_seedance.submission.store import GENERATION_KEY, RecordStore
 from airflow_provider_seedance.submission.submitter import (
     AwaitingCallback,
     HasGeneration,
@@ -58,6 +60,8 @@ from airflow_provider_seedance.version_compat import TaskDeferralTimeout
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
+
+log = logging.getLogger(__name__)
 
 #: XCom key that says whether a deferred task has submitted nothing so far.
 _NOT_SUBMITTED_XCOM = "seedance_not_submitted"
@@ -110,7 +114,7 @@ class GenerationRun:
         operator = self.operator
         operator.validate_arguments()
         operator.validate_rendered()
-        prepared = self._prepare()
+        prepared = _prepare(operator, self.hook.settings, self.context)
         if operator.deferrable:
             # A trigger that cannot be created or stored must fail before money is spent, not after.
             probe = _Wait(
@@ -118,7 +122,7 @@ class GenerationRun:
                 deadline=time.time(),
                 result_defaults=prepared.result_defaults.as_dict(),
             )
-            json.dumps(self._trigger(probe).serialize(), allow_nan=False)
+            json.dumps(_trigger(operator, probe).serialize(), allow_nan=False)
         record = None if carried is None else Record.from_value(carried)
         result = self._submit_or_attach(prepared, record, callback_ids, first=not refusals)
         if isinstance(result, AwaitingCallback):
@@ -149,7 +153,7 @@ class GenerationRun:
 
         :raises SeedanceRecordError: neither the deferral nor the record names a generation.
         """
-        record = self._known_record(generation_id)
+        record = _known_record(self.store, generation_id)
         expected = generation_id or (record.generation_id if record else None)
         if expected is None:
             raise errors.SeedanceRecordError(
@@ -174,7 +178,7 @@ class GenerationRun:
 
         Airflow then drops the arguments of the deferral, so only the record says what the task waited for.
         """
-        record, ti = self._known_record(None), self.context["ti"]
+        record, ti = _known_record(self.store, None), self.context["ti"]
         # XCom is all that is left of a broken deferral below Airflow 3.3.
         generation_id = (record.generation_id if record else None) or pull_xcom(ti, "generation_id")
         not_submitted = generation_id is None and pull_xcom(ti, _NOT_SUBMITTED_XCOM) is True
@@ -199,19 +203,6 @@ class GenerationRun:
             ) from timeout
 
     # ------------------------------------------------------------------ submitting
-
-    def _prepare(self) -> Prepared:
-        operator, settings = self.operator, self.hook.settings
-        request = operator.request_class.from_arguments(operator.request_arguments(self.context))
-        prepared = prepare_request(settings, request)
-        for line in prepared.defaults:
-            self.log.info("Default applied: %s", line)
-        for line in prepared.warnings:
-            self.log.warning("%s", line)
-        check_price(settings.api, prepared, operator.max_credits)
-        if operator.use_callback:
-            check_callback(settings, prepared)
-        return prepared
 
     def _submit_or_attach(
         self, prepared: Prepared, record: Record | None, callback_ids: Sequence[str], *, first: bool
@@ -303,21 +294,6 @@ class GenerationRun:
             self._defer(wait, estimated_wait=generation.estimated_wait, submitted_at=submitted_at)
         return self._wait_here(generation, record)
 
-    def _trigger(
-        self, wait: _Wait, *, deadline: float | None = None, called_back: bool = False, **known: Any
-    ) -> SeedanceGenerationTrigger:
-        operator = self.operator
-        return SeedanceGenerationTrigger(
-            **{**asdict(wait), "deadline": wait.deadline if deadline is None else deadline},
-            seedance_conn_id=operator.seedance_conn_id,
-            media=self.media,
-            poll_interval=operator.poll_interval,
-            cancel_on_kill=operator.cancel_on_kill,
-            end_from_trigger=operator.end_from_trigger,
-            callback_received=called_back,
-            **known,
-        )
-
     def _defer(self, wait: _Wait, *, until: float | None = None, **options: Any) -> NoReturn:
         """
         Defer until a generation has ended.
@@ -331,7 +307,7 @@ class GenerationRun:
             deadline - time.time(),
         )
         self.operator.defer(
-            trigger=self._trigger(wait, deadline=deadline, **options),
+            trigger=_trigger(self.operator, wait, deadline=deadline, **options),
             method_name="execute_complete",
             kwargs=asdict(wait),
             timeout=deferral_timeout(deadline, time.time(), rate_limited=until is not None),
@@ -357,7 +333,7 @@ class GenerationRun:
     def _poll_or_defer(self, wait: _Wait, *, called_back: bool) -> Generation:
         """Ask the service after a resume without a complete result; defer again if there is time left."""
         generation_id, now = wait.generation_id, time.time()
-        reading = self._read(generation_id, called_back=called_back)
+        reading = _read(self.hook, generation_id, self.media, called_back=called_back)
         if isinstance(reading, errors.SeedanceError):
             self.log.warning("The state of generation %s could not be read: %s", generation_id, reading)
         deadline = now if wait.deadline is None else wait.deadline
@@ -377,12 +353,6 @@ class GenerationRun:
             )
         raise timed_out(generation_id, self.operator.timeout, step.generation)
 
-    def _read(self, generation_id: str, *, called_back: bool) -> Generation | errors.SeedanceError:
-        try:
-            return self.hook.get_generation(generation_id, self.media, announced=called_back)
-        except errors.SeedanceError as error:
-            return error
-
     # ------------------------------------------------------------------ the end
 
     @contextmanager
@@ -399,7 +369,7 @@ class GenerationRun:
 
     def _deliver(self, generation: Generation, record: Record | None) -> dict[str, Any]:
         if record is not None:
-            self._record_end(record, generation)
+            _record_end(self.store, record, generation)
         raise_unless_succeeded(generation)
         metrics.credits_spent(generation.api, generation.credits)
         self.log.info("%s", generation.summary())
@@ -407,21 +377,65 @@ class GenerationRun:
         self.operator.delivered = generation.result()
         return self.operator.delivered
 
-    def _record_end(self, record: Record, generation: Generation) -> None:
-        try:
-            self.store.write(GENERATION_KEY, as_ended(record, generation, utc_now()))
-        except errors.SeedanceStateError as error:
-            self.log.warning("%s The next try asks the service how the generation ended.", error.message)
 
-    def _known_record(self, generation_id: str | None) -> Record | None:
-        """Return the record on a resume; the id in the deferral wins over an unknown id in the store."""
-        try:
-            record = self.store.read(GENERATION_KEY)
-        except errors.SeedanceStateError as error:
-            self.log.warning("%s", error.message)
-            return None
-        if record is None or generation_id is None or record.generation_id == generation_id:
-            return record
-        if record.generation_id is not None:
-            return None
-        return self.store.backfill_id(GENERATION_KEY, record, generation_id)
+def _prepare(operator: SeedanceOperator, settings: Settings, context: Context) -> Prepared:
+    request = operator.request_class.from_arguments(operator.request_arguments(context))
+    prepared = prepare_request(settings, request)
+    for line in prepared.defaults:
+        operator.log.info("Default applied: %s", line)
+    for line in prepared.warnings:
+        operator.log.warning("%s", line)
+    check_price(settings.api, prepared, operator.max_credits)
+    if operator.use_callback:
+        check_callback(settings, prepared)
+    return prepared
+
+
+def _known_record(store: RecordStore, generation_id: str | None) -> Record | None:
+    """Return the record on a resume; the id in the deferral wins over an unknown id in the store."""
+    try:
+        record = store.read(GENERATION_KEY)
+    except errors.SeedanceStateError as error:
+        log.warning("%s", error.message)
+        return None
+    if record is None or generation_id is None or record.generation_id == generation_id:
+        return record
+    if record.generation_id is not None:
+        return None
+    return store.backfill_id(GENERATION_KEY, record, generation_id)
+
+
+def _record_end(store: RecordStore, record: Record, generation: Generation) -> None:
+    try:
+        store.write(GENERATION_KEY, as_ended(record, generation, utc_now()))
+    except errors.SeedanceStateError as error:
+        log.warning("%s The next try asks the service how the generation ended.", error.message)
+
+
+def _trigger(
+    operator: SeedanceOperator,
+    wait: _Wait,
+    *,
+    deadline: float | None = None,
+    called_back: bool = False,
+    **known: Any,
+) -> SeedanceGenerationTrigger:
+    return SeedanceGenerationTrigger(
+        **{**asdict(wait), "deadline": wait.deadline if deadline is None else deadline},
+        seedance_conn_id=operator.seedance_conn_id,
+        media=operator.request_class.media,
+        poll_interval=operator.poll_interval,
+        cancel_on_kill=operator.cancel_on_kill,
+        end_from_trigger=operator.end_from_trigger,
+        callback_received=called_back,
+        **known,
+    )
+
+
+def _read(
+    hook: SeedanceHook, generation_id: str, media: Media, *, called_back: bool
+) -> Generation | errors.SeedanceError:
+    try:
+        return hook.get_generation(generation_id, media, announced=called_back)
+    except errors.SeedanceError as error:
+        return error
