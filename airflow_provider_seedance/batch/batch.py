@@ -120,11 +120,10 @@ class Batch:
         item.generation_id = record.generation_id
         item.submitted_at = record.submitted_at.timestamp() if record.submitted_at else None
         same_try = decisions.is_of_this_try(record, attempt)
-        uncertain = record.state in (rec.RecordState.INTENT, rec.RecordState.UNCERTAIN)
-        repeatable = uncertain or decisions.is_cleared(record, attempt)
+        repeatable = record.has_unknown_outcome or decisions.is_cleared(record, attempt)
         if failure and (same_try or (failure.final and not repeatable)):
             self._restore_failure(item, failure, record)
-        elif same_try and record.state is rec.RecordState.ENDED:
+        elif same_try and record.status is GenerationStatus.SUCCEEDED:
             item.generation = record.known_end()
             item.phase = Phase.SUCCEEDED if item.generation else Phase.RESULT_PENDING
             item.deadline = self._deadline(item)

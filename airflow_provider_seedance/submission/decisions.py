@@ -64,10 +64,9 @@ class Deliver:
 
 @dataclass(frozen=True)
 class Fail:
-    """Raise the error; ``generation`` is the recorded one, if it has ended."""
+    """Raise the error."""
 
     error: errors.SeedanceError
-    generation: Generation | None = None
 
 
 Verdict = Submit | LookUp | ReadRemote | Reattach | Deliver | Fail
@@ -264,8 +263,7 @@ def decide_remote(
                 f"Generation {old} was cancelled at the service by a person, so a retry does not submit it "
                 "again. Clear the task to submit anew.",
                 generation_id=old,
-            ),
-            remote,
+            )
         )
     return Submit(f"Generation {old} ended as {remote.status.value}: submitting anew.")
 
@@ -285,8 +283,7 @@ def _decide_succeeded(
                 + (f" ({remote.error_message})" if remote.error_message else "")
                 + ". Nothing was submitted. Clear the task to submit (and pay for) a new one.",
                 generation_id=old,
-            ),
-            remote,
+            )
         )
     if cleared and on_clear == "new":
         return Submit(
