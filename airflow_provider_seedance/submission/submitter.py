@@ -31,6 +31,7 @@ from airflow_provider_seedance.generations import Generation, GenerationRequest,
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.submission import decisions
 from airflow_provider_seedance.submission import records as rec
+from airflow_provider_seedance.submission.lookup import SubmissionLookup
 from airflow_provider_seedance.submission.store import GENERATION_KEY, RecordStore
 
 log = logging.getLogger(__name__)
@@ -154,11 +155,7 @@ class Submission:
         self.retry_inline = retry_inline
         self.shared_quota = shared_quota
         self.api = client.settings.api
-        #: Ids that callbacks named for the uncertain submission, and those of them that could not be read.
-        self.callback_ids: tuple[str, ...] = ()
-        self.unconfirmed_ids: tuple[str, ...] = ()
-        #: Error of the look-up of the uncertain submission, if the service did not answer it.
-        self.lookup_error: errors.SeedanceError | None = None
+        self._lookup = SubmissionLookup(client, store, prepared.request.media)
 
     def submit_or_attach(
         self, record: rec.Record | None = None, callback_ids: Sequence[str] = ()
@@ -171,7 +168,7 @@ class Submission:
         :raises SeedanceError: the record, the request or the service forbids both; see
             :mod:`airflow_provider_seedance.submission.decisions`.
         """
-        self.callback_ids = tuple(callback_ids)
+        self._lookup.callback_ids = tuple(callback_ids)
         record = self.store.read(self.key) or record
         verdict: decisions.Verdict | AwaitingCallback = self.classify(record)
         if record and isinstance(verdict, decisions.LookUp):
@@ -191,7 +188,7 @@ class Submission:
 
     def look_up(self, record: rec.Record) -> tuple[rec.Record, decisions.Verdict | AwaitingCallback]:
         """Look for an uncertain submission; returns its record, with the id if that was found, and the verdict."""
-        found = self.find_lost_submission(record)
+        found = self._lookup.find_lost_submission(record)
         if found is None:
             return record, self._await_callback(record) or self._decide_without_id(record)
         # max_tries stays: it tells a clear from a retry until the decision is made.
@@ -203,7 +200,7 @@ class Submission:
         """Read the recorded generation; returns its record, with the end if it has ended, and the verdict."""
         remote: Generation | errors.SeedanceError
         try:
-            remote = self._read(str(record.generation_id)).with_defaults(record.result_defaults)
+            remote = self._lookup.read(str(record.generation_id)).with_defaults(record.result_defaults)
         except errors.SeedanceError as error:
             remote = error
         verdict = decisions.decide_remote(record, self.attempt, self.policy.on_clear, remote, utc_now())
@@ -243,46 +240,6 @@ class Submission:
 
     # ------------------------------------------------------------------ an uncertain submission
 
-    def find_lost_submission(self, record: rec.Record) -> str | None:
-        """Return the id of a submission whose reply was lost, if a callback or the service names it."""
-        self.lookup_error, self.unconfirmed_ids = None, ()
-        if found := self._ids_from_callbacks(record):
-            return found
-        if not record.correlation or not self.api.can_look_up:
-            return None
-        since = record.intended_at or utc_now()
-        try:
-            found = self.client.run(flows.look_up_flow(self.api, record.correlation, since, utc_now))
-        except errors.SeedanceError as error:
-            log.warning("The uncertain submission cannot be looked up now: %s", error.message)
-            self.lookup_error = self.lookup_error or error
-            return None
-        if found:
-            log.info("The submission whose reply was lost was taken: it is generation %s.", found)
-        return found
-
-    def _ids_from_callbacks(self, record: rec.Record) -> str | None:
-        """Return the id that a callback named and the service confirms; a callback alone proves nothing."""
-        if not record.callback_nonce:
-            return None
-        kept = self.store.callback_ids(record.callback_nonce)
-        self.callback_ids = tuple(dict.fromkeys((*self.callback_ids, *kept)))
-        for generation_id in self.callback_ids:
-            try:
-                self._read(generation_id)
-            except errors.SeedanceNotFoundError:
-                log.warning("A callback named generation %s, which the service does not know.", generation_id)
-            except errors.SeedanceError as error:
-                # Neither confirmed nor refuted: the id may belong to something else.
-                self.unconfirmed_ids, self.lookup_error = (*self.unconfirmed_ids, generation_id), error
-                log.warning(
-                    "Generation %s, named by a callback, cannot be read now: %s", generation_id, error.message
-                )
-            else:
-                log.info("The submission whose reply was lost was taken: it is generation %s.", generation_id)
-                return generation_id
-        return None
-
     def _await_callback(self, intent: rec.Record) -> AwaitingCallback | None:
         """Return until when to wait for a callback, where one may still resolve an uncertain submission."""
         if (
@@ -294,9 +251,9 @@ class Submission:
         until = (intent.intended_at or utc_now()).timestamp() + CALLBACK_TIMEOUT_SECONDS
         if time.time() >= until:
             return None
-        if self.lookup_error is not None:
+        if self._lookup.lookup_error is not None:
             until = min(until, time.time() + CONFIRM_INTERVAL_SECONDS)
-        return AwaitingCallback(record=intent, until=until, callback_ids=self.callback_ids)
+        return AwaitingCallback(record=intent, until=until, callback_ids=self._lookup.callback_ids)
 
     def _decide_without_id(self, record: rec.Record) -> decisions.Submit | decisions.Fail:
         """Decide on an uncertain submission that was not found."""
@@ -307,20 +264,16 @@ class Submission:
 
     def _lookup_failure(self, what: str) -> errors.SeedanceError | None:
         """Return the error that leaves the look-up to a later try, if the service did not answer it."""
-        if self.lookup_error is None:
+        if self._lookup.lookup_error is None:
             return None
         if self.store.durable:
             return decisions.lookup_failed_error(
-                what, self.api.title, self.lookup_error, self.unconfirmed_ids
+                what, self.api.title, self._lookup.lookup_error, self._lookup.unconfirmed_ids
             )
         # Without a durable record the next try would submit, and the ids of the callbacks would be lost.
-        if self.unconfirmed_ids:
-            return decisions.unrecorded_error(self.lookup_error, self.unconfirmed_ids)
+        if self._lookup.unconfirmed_ids:
+            return decisions.unrecorded_error(self._lookup.lookup_error, self._lookup.unconfirmed_ids)
         return None
-
-    def _read(self, generation_id: str) -> Generation:
-        media = self.prepared.request.media
-        return self.client.run(flows.status_flow(self.api, generation_id, media, utc_now))
 
     # ------------------------------------------------------------------ a new submission
 
@@ -344,7 +297,7 @@ class Submission:
             and previous_record.has_unknown_outcome
             and decisions.is_of_this_try(previous_record, self.attempt),
         )
-        self.callback_ids = ()
+        self._lookup.callback_ids = ()
         self._write_intent(intent)
         call = self.api.submit_call(
             request,
@@ -433,7 +386,7 @@ class Submission:
         raise error
 
     def _on_uncertain(self, intent: rec.Record, outcome: Uncertain) -> SubmissionResult:
-        if found := self.find_lost_submission(intent):
+        if found := self._lookup.find_lost_submission(intent):
             generation = rec.with_id(intent, found).placeholder_generation()
             return self._on_accepted(intent, generation, utc_now())
         what = f"The submission was sent and its fate is unknown: {outcome.error.message}"

@@ -1,0 +1,79 @@
+"""Look-up of an uncertain submission: by the ids of callbacks, or by the correlation value sent along."""
+
+from __future__ import annotations
+
+import logging
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.client import flows
+from airflow_provider_seedance.client.api_client import Client
+from airflow_provider_seedance.generations import Generation, Media, utc_now
+from airflow_provider_seedance.submission.records import Record
+from airflow_provider_seedance.submission.store import RecordStore
+
+log = logging.getLogger(__name__)
+
+
+class SubmissionLookup:
+    """
+    Finds the generation of a submission whose reply was lost.
+
+    :param client: Of the service.
+    :param store: Of the records of the task instance, which contains the ids of callbacks.
+    :param media: Kind of the generation.
+    """
+
+    def __init__(self, client: Client, store: RecordStore, media: Media) -> None:
+        self.client = client
+        self.store = store
+        self.media = media
+        self.api = client.settings.api
+        #: Ids that callbacks named for the uncertain submission, and those of them that could not be read.
+        self.callback_ids: tuple[str, ...] = ()
+        self.unconfirmed_ids: tuple[str, ...] = ()
+        #: Error of the look-up, if the service did not answer it.
+        self.lookup_error: errors.SeedanceError | None = None
+
+    def find_lost_submission(self, record: Record) -> str | None:
+        """Return the id of a submission whose reply was lost, if a callback or the service names it."""
+        self.lookup_error, self.unconfirmed_ids = None, ()
+        if found := self._ids_from_callbacks(record):
+            return found
+        if not record.correlation or not self.api.can_look_up:
+            return None
+        since = record.intended_at or utc_now()
+        try:
+            found = self.client.run(flows.look_up_flow(self.api, record.correlation, since, utc_now))
+        except errors.SeedanceError as error:
+            log.warning("The uncertain submission cannot be looked up now: %s", error.message)
+            self.lookup_error = self.lookup_error or error
+            return None
+        if found:
+            log.info("The submission whose reply was lost was taken: it is generation %s.", found)
+        return found
+
+    def _ids_from_callbacks(self, record: Record) -> str | None:
+        """Return the id that a callback named and the service confirms; a callback alone proves nothing."""
+        if not record.callback_nonce:
+            return None
+        kept = self.store.callback_ids(record.callback_nonce)
+        self.callback_ids = tuple(dict.fromkeys((*self.callback_ids, *kept)))
+        for generation_id in self.callback_ids:
+            try:
+                self.read(generation_id)
+            except errors.SeedanceNotFoundError:
+                log.warning("A callback named generation %s, which the service does not know.", generation_id)
+            except errors.SeedanceError as error:
+                # Neither confirmed nor refuted: the id may belong to something else.
+                self.unconfirmed_ids, self.lookup_error = (*self.unconfirmed_ids, generation_id), error
+                log.warning(
+                    "Generation %s, named by a callback, cannot be read now: %s", generation_id, error.message
+                )
+            else:
+                log.info("The submission whose reply was lost was taken: it is generation %s.", generation_id)
+                return generation_id
+        return None
+
+    def read(self, generation_id: str) -> Generation:
+        """Read a generation from the service."""
+        return self.client.run(flows.status_flow(self.api, generation_id, self.media, utc_now))
