@@ -134,7 +134,7 @@ def test_tools_do_not_depend_on_the_package(tool: str) -> None:
 # ---------------------------------------------------------------------- imports in functions
 
 #: The maximum number of imports inside functions. It is only ever lowered.
-MAX_INNER_IMPORTS = 80
+MAX_INNER_IMPORTS = 40
 
 
 def inner_imports(tree: ast.AST) -> set[int]:
@@ -188,7 +188,7 @@ def test_pure_layers_have_no_clock_and_no_io(layer: str) -> None:
 # ---------------------------------------------------------------------- what a Dag file loads
 
 #: The maximum number of our modules that a Dag file with every operator loads.
-MAX_MODULES_OF_A_DAG_FILE = 25
+MAX_MODULES_OF_A_DAG_FILE = 20
 
 
 def loaded_on_import(name: str) -> tuple[set[str], set[str]]:

@@ -35,9 +35,9 @@ MAX_WORDS_OF_A_SENTENCE = 35
 
 #: Findings that are left. They are only ever lowered, down to zero.
 STILL = {
-    "banned words in the package": 115,
-    "banned names in the package": 68,
-    "first words of docstrings": 38,
+    "banned words in the package": 17,
+    "banned names in the package": 1,
+    "first words of docstrings": 8,
 }
 
 PAGES = sorted([*(REPOSITORY / "docs").rglob("*.md"), *REPOSITORY.glob("*.md")])
