@@ -126,7 +126,7 @@ class SeedanceHook(BaseHook):
 
         :raises SeedanceRequestError: the service does not take the request; not billed.
         :raises SeedanceRateLimitError: the quota is used up; not billed, see ``retry_after``.
-        :raises SeedanceUncertainSubmitError: nobody can tell whether it was billed; do not repeat blindly.
+        :raises SeedanceUncertainSubmitError: it is unknown whether it was billed; do not repeat it without checking.
         """
         call, prepared = _submission(self.settings, request)
         with self.get_conn() as client:

@@ -1,9 +1,8 @@
 """
-What this package tells OpenLineage of a task: which generations it made, with which model, for how much.
+OpenLineage events of a task: its generations, their model and cost.
 
-For whoever has the OpenLineage provider; without it nothing is told and nothing is imported. Nothing here
-ever raises: a task that paid for a render does not fail for its lineage. No prompt, no URL of a vendor and no
-key is told.
+Without the OpenLineage provider nothing is reported and nothing is imported. Nothing here raises: a task that paid
+for a generation does not fail because of its lineage. Prompts, URLs of the service and keys are not reported.
 """
 
 from __future__ import annotations
@@ -15,45 +14,45 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-#: So many generations of a campaign are named.
-MOST_NAMED = 100
+#: Maximum number of generations that are named.
+MAX_NAMED = 100
 
-#: Under what name the facets are found: OpenLineage wants a prefix of one's own and a name.
+#: Name of the facets; OpenLineage requires a prefix.
 FACET = "seedance_generation"
 
-#: Other names of a store, and the one that OpenLineage gives it.
+#: OpenLineage's names of stores.
 _STORES = {"": "file", "local": "file", "gcs": "gs", "s3a": "s3", "s3n": "s3"}
 
 
 def of_generations(result: Mapping[str, Any] | None) -> Any:
     """
-    Return the lineage of a task that generates: a dataset for each generation, and what they cost.
+    Return the lineage of a task that generates: a dataset for each generation, and its cost.
 
-    :param result: What the task returned, single or batch; ``None`` if it returned nothing.
+    :param result: Result of the task, single or batch; ``None`` if it has none.
     """
-    return _told(_generations, result)
+    return _lineage(_generations, result)
 
 
 def of_transfer(result: Mapping[str, Any] | None, made: Iterable[Any] = ()) -> Any:
     """
     Return the lineage of a transfer: from the generations to the file, or to the directory of many.
 
-    :param result: What the task returned.
+    :param result: Result of the task.
     :param made: The generations that were stored.
     """
-    return _told(_transfer, result, made)
+    return _lineage(_transfer, result, made)
 
 
-def _told(make: Any, result: Mapping[str, Any] | None, *rest: Any) -> Any:
+def _lineage(make: Any, result: Mapping[str, Any] | None, *rest: Any) -> Any:
     try:
         from airflow.providers.openlineage.extractors import OperatorLineage
 
-        # OpenLineage warns in the task's log if it is told None; an empty answer is one.
+        # OpenLineage logs a warning for None.
         return make(result, *rest) if result else OperatorLineage()
     except ImportError as error:
         log.debug("No lineage: %s", error)
     except Exception as error:
-        log.warning("The lineage of this task could not be told: %s", error)
+        log.warning("The lineage of this task could not be reported: %s", error)
     return None
 
 
@@ -72,7 +71,7 @@ def _generations(result: Mapping[str, Any]) -> Any:
         "manifest": _without_connection(result.get("manifest")),
     }
     return OperatorLineage(
-        outputs=[_generation(one) for one in made[:MOST_NAMED]],
+        outputs=[_generation(one) for one in made[:MAX_NAMED]],
         run_facets={FACET: facets.SeedanceRunFacet(**facts)},
         job_facets={FACET: facets.SeedanceJobFacet(**facts)},
     )
@@ -92,10 +91,10 @@ def _transfer(result: Mapping[str, Any], made: Iterable[Any]) -> Any:
         credits=_sum(one["credits"] for one in results),
         costUsd=_sum(one["cost_usd"] for one in results),
         bytes=result.get("bytes"),
-        sha256=list(result.get("sha256") or [])[:MOST_NAMED],
+        sha256=list(result.get("sha256") or [])[:MAX_NAMED],
     )
     return OperatorLineage(
-        inputs=[_generation(one) for one in results[:MOST_NAMED]],
+        inputs=[_generation(one) for one in results[:MAX_NAMED]],
         outputs=[Dataset(namespace=namespace, name=name, facets={FACET: stored})],
         job_facets={FACET: facets.SeedanceJobFacet(**facts)},
     )
@@ -118,7 +117,7 @@ def _facts(made: list[Any]) -> dict[str, Any]:
     return {
         "api": _one(made, "api"),
         "model": _one(made, "model"),
-        "generationIds": [str(one["generation_id"]) for one in made[:MOST_NAMED]],
+        "generationIds": [str(one["generation_id"]) for one in made[:MAX_NAMED]],
         "generations": len(made),
     }
 
@@ -134,12 +133,12 @@ def _sum(values: Iterable[Any]) -> float | None:
 
 
 def _stored_at(result: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the dataset of what was stored: the file, or the directory if there are several."""
+    """Return the dataset of the stored files: the file, or the directory of several."""
     names = [dataset_name(str(path)) for path in result.get("paths") or ()]
     path = str(result["path"])
     if len(names) < 2 or path.endswith("/"):
         return dataset_name(path)
-    # One generation of several outputs: its path is the first of them.
+    # A generation with several outputs: its path is the first of them.
     return names[0][0], posixpath.commonpath([posixpath.dirname(name) for _, name in names]) or "/"
 
 
@@ -147,14 +146,14 @@ def dataset_name(path: str) -> tuple[str, str]:
     """
     Return namespace and name of a path, as OpenLineage names datasets in object storage.
 
-    :param path: As Airflow's object storage shows it: what is before an ``@`` is a connection.
+    :param path: As Airflow's object storage shows it: the part before an ``@`` is a connection.
     """
     scheme, separator, rest = path.partition("://")
     if not separator:
         scheme, rest = "", path
     scheme = _STORES.get(scheme, scheme)
     if scheme == "file":
-        # Of file://connection@/path only the path is a place.
+        # The connection in file://connection@/path is not part of the name.
         name = rest[rest.find("/") :] if separator else rest
         return "file", name.rstrip("/") or "/"
     bucket, _, key = rest.partition("/")

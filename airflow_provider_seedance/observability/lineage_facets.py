@@ -1,5 +1,5 @@
 """
-The facets that OpenLineage is told; imported only where its client is installed.
+Facets of OpenLineage; imported only where its client is installed.
 
 They name the schema of their base class, which allows further fields, as Airflow's own facets do.
 """
@@ -12,15 +12,15 @@ import attrs
 from openlineage.client.facet_v2 import DatasetFacet, JobFacet, RunFacet
 
 
-@attrs.define(kw_only=True)
-class SeedanceRunFacet(RunFacet):
+@attrs.define(kw_only=True, slots=False)
+class _Generations:
     """
-    What a run generated.
+    Generations of a run, a job or a dataset.
 
-    :param api: The service, or several with commas between them.
-    :param generationIds: Of the first hundred.
-    :param generations: How many there are.
-    :param credits: Of all of them, in the service's own unit.
+    :param api: The service, or several separated by commas.
+    :param generationIds: Ids of the first hundred.
+    :param generations: Number of generations.
+    :param credits: Sum in the service's own unit.
     """
 
     api: str | None = None
@@ -29,33 +29,27 @@ class SeedanceRunFacet(RunFacet):
     generations: int = 0
     credits: float | None = None
     costUsd: float | None = None
+
+
+@attrs.define(kw_only=True)
+class SeedanceRunFacet(_Generations, RunFacet):
+    """Generations of a run."""
+
     counts: dict[str, Any] | None = None
     manifest: str | None = None
 
 
 @attrs.define(kw_only=True)
-class SeedanceJobFacet(JobFacet):
-    """What the latest run of a job generated; see :class:`SeedanceRunFacet`."""
+class SeedanceJobFacet(_Generations, JobFacet):
+    """Generations of the latest run of a job."""
 
-    api: str | None = None
-    model: str | None = None
-    generationIds: list[str] = attrs.field(factory=list)
-    generations: int = 0
-    credits: float | None = None
-    costUsd: float | None = None
     counts: dict[str, Any] | None = None
     manifest: str | None = None
 
 
 @attrs.define(kw_only=True)
-class SeedanceDatasetFacet(DatasetFacet):
-    """Which generations a dataset holds, and what they cost; see :class:`SeedanceRunFacet`."""
+class SeedanceDatasetFacet(_Generations, DatasetFacet):
+    """Generations that a dataset holds."""
 
-    api: str | None = None
-    model: str | None = None
-    generationIds: list[str] = attrs.field(factory=list)
-    generations: int = 0
-    credits: float | None = None
-    costUsd: float | None = None
     bytes: int | None = None
     sha256: list[str] = attrs.field(factory=list)

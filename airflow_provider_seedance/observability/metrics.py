@@ -1,5 +1,5 @@
 """
-What this package tells Airflow's own statistics, for whatever ``[metrics]`` is configured with.
+Metrics, sent to the backend that is configured in ``[metrics]`` of Airflow.
 
 ======================  ========  =======================  ==================================================
 name                    kind      tags                     meaning
@@ -7,13 +7,13 @@ name                    kind      tags                     meaning
 ``seedance.requests``   counter   ``api``, ``kind``        requests sent: ``submit``, ``read`` or ``cancel``
 ``seedance.refusals``   counter   ``api``                  requests refused for quota (429)
 ``seedance.renders``    counter   ``api``, ``outcome``     ends seen by a triggerer: ``succeeded``, ``failed`` …
-``seedance.polls``      timer     ``api``                  readings that a render took (a count, not a time)
-``seedance.delay``      timer     ``api``                  milliseconds from an end to our noticing it, where
-                                                           the service tells when it was
+``seedance.polls``      timer     ``api``                  status requests of a generation (a count, not a time)
+``seedance.delay``      timer     ``api``                  milliseconds from an end to the poll that found it, if
+                                                           the service reports when it ended
 ``seedance.credits``    counter   ``api``                  credits of the generations that were delivered
 ======================  ========  =======================  ==================================================
 
-Nothing here ever raises, and nothing names a task, a generation or a key.
+Nothing here raises, and no metric names a task, a generation or a key.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @cache
 def _stats() -> Any:
-    # Not at the top: Dag files import this package, and count nothing.
+    # Imported lazily: Dag files import this package, and send no metrics.
     try:
         from airflow.providers.common.compat.sdk import Stats
     except ImportError as error:
@@ -36,23 +36,23 @@ def _stats() -> Any:
     return Stats
 
 
-def _tell(method: str, name: str, value: float, **tags: str) -> None:
+def _send(method: str, name: str, value: float, **tags: str) -> None:
     try:
         if stats := _stats():
             getattr(stats, method)(f"seedance.{name}", value, tags=tags)
     except Exception as error:
-        # Whatever is wrong with the statistics is no trouble of a paid render.
+        # A failing metrics backend must not fail a paid generation.
         log.debug("No statistics: %s", error)
 
 
 def count_request(api: str, kind: str) -> None:
     """Count a request; ``kind`` is ``submit``, ``read`` or ``cancel``."""
-    _tell("incr", "requests", 1, api=api, kind=kind)
+    _send("incr", "requests", 1, api=api, kind=kind)
 
 
 def count_refusal(api: str) -> None:
     """Count a request that was refused for quota."""
-    _tell("incr", "refusals", 1, api=api)
+    _send("incr", "refusals", 1, api=api)
 
 
 def render_ended(*, api: str, outcome: str, polls: int, delay: float | None) -> None:
@@ -61,15 +61,15 @@ def render_ended(*, api: str, outcome: str, polls: int, delay: float | None) -> 
 
     :param outcome: Its status.
     :param polls: Readings it took.
-    :param delay: Seconds from its end to our noticing it, if the service told when it ended.
+    :param delay: Seconds from its end to the poll that found it, if the service reports when it ended.
     """
-    _tell("incr", "renders", 1, api=api, outcome=outcome)
-    _tell("timing", "polls", polls, api=api)
+    _send("incr", "renders", 1, api=api, outcome=outcome)
+    _send("timing", "polls", polls, api=api)
     if delay is not None:
-        _tell("timing", "delay", delay * 1000.0, api=api)
+        _send("timing", "delay", delay * 1000.0, api=api)
 
 
 def credits_spent(api: str, credits: float | None) -> None:
     """Count the credits of a generation that is delivered."""
     if credits:
-        _tell("incr", "credits", credits, api=api)
+        _send("incr", "credits", credits, api=api)
