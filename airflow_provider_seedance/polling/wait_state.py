@@ -24,8 +24,7 @@ class PollTiming:
     :param max_interval_share: this share of the elapsed time if that is more.
     :param max_backoff: Maximum backoff after failed status requests.
     :param jitter: Share by which intervals are spread, so that a batch is not polled in step.
-    :param callback_quantile: Where the service sends callbacks, polls only replace lost ones. The first comes when
-        this share of such generations has ended, times
+    :param callback_quantile: Polls replace lost callbacks. The first comes when this share has ended, times
     :param callback_factor: this factor, and not before
     :param callback_min_delay: this time. The following ones are
     :param callback_min_interval: at least this far apart, and
@@ -36,8 +35,7 @@ class PollTiming:
     :param max_age: Maximum age that a service may report for a generation; beyond it the report is ignored.
     :param deferral_grace: Time by which Airflow's deferral timeout is later than the deadline of the trigger.
     :param quota_backoff: Time until the next request after a rate limit that names none.
-    :param max_quota_wait: Time past the deadline for which a rate limit extends a deferred wait: longer than the
-        quota window of any documented plan.
+    :param max_quota_wait: Time past the deadline for which a rate limit extends a deferred wait: the longest window.
     :param max_worker_quota_wait: The same while a worker waits: quotas are by the hour.
     :param max_output_delay: Time for which a generation that succeeded without an output is polled on.
     :param min_trigger_time: Minimum run time of a trigger: the scheduler may fail a task that resumes within the
@@ -47,8 +45,7 @@ class PollTiming:
     :param min_retry_delay: Initial backoff after a failed look-up of a connection or a broken hub, and
     :param max_retry_delay: its maximum.
     :param shared_quota_interval: Time between two reads of the quota state that other processes share.
-    :param max_sleep: Maximum sleep of the hub, which bounds how late it notices a deadline after the wall clock was
-        set.
+    :param max_sleep: Maximum sleep of the hub: how late it notices that the wall clock was set.
     :param report_interval: Time between two log lines about the progress of a batch.
     """
 
