@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from airflow.cli.cli_config import CLICommand
 
 
-@dataclass(frozen=True)
 class Argument:
     """Flags of an argument, and the keyword arguments of ``argparse``'s ``add_argument``."""
 
-    flags: tuple[str, ...]
-    options: dict[str, Any] = field(default_factory=dict)
+    def __init__(self, *flags: str, **options: Any) -> None:
+        self.flags = flags
+        self.options = options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +47,6 @@ class Command:
             sys.exit(code)
 
 
-def _argument(*flags: str, **options: Any) -> Argument:
-    return Argument(flags, options)
-
-
 _CLI = "airflow_provider_seedance.cli"
 
 COMMANDS = (
@@ -59,12 +55,12 @@ COMMANDS = (
         help="Run an example Dag on a private Airflow, with a local emulator or the real service",
         target=f"{_CLI}.demo:demo",
         arguments=(
-            _argument("--keep", action="store_true", help="Leave Airflow running and print its address"),
-            _argument(
+            Argument("--keep", action="store_true", help="Leave Airflow running and print its address"),
+            Argument(
                 "--yes", action="store_true", help="Spend money on the real service without a confirmation"
             ),
-            _argument("--output", default="seedance-demo", help="Directory for the results (%(default)s)"),
-            _argument(
+            Argument("--output", default="seedance-demo", help="Directory for the results (%(default)s)"),
+            Argument(
                 "--speed",
                 type=float,
                 default=4.0,
@@ -77,15 +73,15 @@ COMMANDS = (
         help="Serve a local emulator of all services, with real media files",
         target=f"{_CLI}.serve_emulator:emulator",
         arguments=(
-            _argument("--host", default="127.0.0.1", help="Address to listen on (%(default)s)"),
-            _argument("--port", type=int, default=8123, help="Port to listen on (%(default)s)"),
-            _argument(
+            Argument("--host", default="127.0.0.1", help="Address to listen on (%(default)s)"),
+            Argument("--port", type=int, default=8123, help="Port to listen on (%(default)s)"),
+            Argument(
                 "--speed",
                 type=float,
                 default=10.0,
                 help="Speed, as a multiple of the real service's (%(default)s)",
             ),
-            _argument("--key", default="emulator-key", help="API key it accepts (%(default)s)"),
+            Argument("--key", default="emulator-key", help="API key it accepts (%(default)s)"),
         ),
     ),
     Command(
@@ -93,20 +89,18 @@ COMMANDS = (
         help="Estimate the cost of a file of requests, or of a Dag over a range of dates; sends nothing",
         target=f"{_CLI}.estimate:estimate_command",
         arguments=(
-            _argument("requests", nargs="?", help="JSONL or CSV file of requests, local or s3://…"),
-            _argument("--dag", help="Dag id, instead of a file of requests"),
-            _argument("--file", help="The file of that Dag (default: search all bundles)"),
-            _argument(
-                "--from", dest="since", help="First date of a backfill of that Dag, such as 2026-01-01"
-            ),
-            _argument("--to", dest="until", help="Last date, included"),
-            _argument("--conn-id", help="Airflow connection (seedance_default, or that of the tasks)"),
-            _argument("--api", help="Service, instead of a connection: an estimate needs no key"),
-            _argument("--model", help="Model of requests of a file that name none"),
-            _argument("--duration", help="Their duration in seconds"),
-            _argument("--resolution", help="Their resolution, such as 720p"),
-            _argument("--aspect-ratio", help="Their aspect ratio, such as 16:9"),
-            _argument("--output", choices=("table", "json"), default="table", help="Format (%(default)s)"),
+            Argument("requests", nargs="?", help="JSONL or CSV file of requests, local or s3://…"),
+            Argument("--dag", help="Dag id, instead of a file of requests"),
+            Argument("--file", help="The file of that Dag (default: search all bundles)"),
+            Argument("--from", dest="since", help="First date of a backfill of that Dag, such as 2026-01-01"),
+            Argument("--to", dest="until", help="Last date, included"),
+            Argument("--conn-id", help="Airflow connection (seedance_default, or that of the tasks)"),
+            Argument("--api", help="Service, instead of a connection: an estimate needs no key"),
+            Argument("--model", help="Model of requests of a file that name none"),
+            Argument("--duration", help="Their duration in seconds"),
+            Argument("--resolution", help="Their resolution, such as 720p"),
+            Argument("--aspect-ratio", help="Their aspect ratio, such as 16:9"),
+            Argument("--output", choices=("table", "json"), default="table", help="Format (%(default)s)"),
         ),
     ),
     Command(
@@ -114,21 +108,19 @@ COMMANDS = (
         help="Make one render without a Dag",
         target=f"{_CLI}.render:render",
         arguments=(
-            _argument("prompt", nargs="?", help="Description of the video or image"),
-            _argument("-o", "--output", required=True, help="File to write, such as clip.mp4"),
-            _argument("--conn-id", help="Airflow connection (seedance_default)"),
-            _argument("--model", help="Model name"),
-            _argument("--duration", help="Length of the clip in seconds"),
-            _argument("--resolution", help="Such as 720p"),
-            _argument("--aspect-ratio", help="Such as 16:9"),
-            _argument("--image", action="append", help="URL of an input image; can be repeated"),
-            _argument("--audio", action="store_true", help="Make a sound track"),
-            _argument("--still", action="store_true", help="Make an image instead of a video"),
-            _argument(
-                "--timeout", type=float, default=3600, help="Seconds to wait for the end (%(default)s)"
-            ),
-            _argument("--poll-interval", type=float, help="Seconds between status requests"),
-            _argument("--generation-id", help="Fetch this generation instead of submitting one"),
+            Argument("prompt", nargs="?", help="Description of the video or image"),
+            Argument("-o", "--output", required=True, help="File to write, such as clip.mp4"),
+            Argument("--conn-id", help="Airflow connection (seedance_default)"),
+            Argument("--model", help="Model name"),
+            Argument("--duration", help="Length of the clip in seconds"),
+            Argument("--resolution", help="Such as 720p"),
+            Argument("--aspect-ratio", help="Such as 16:9"),
+            Argument("--image", action="append", help="URL of an input image; can be repeated"),
+            Argument("--audio", action="store_true", help="Make a sound track"),
+            Argument("--still", action="store_true", help="Make an image instead of a video"),
+            Argument("--timeout", type=float, default=3600, help="Seconds to wait for the end (%(default)s)"),
+            Argument("--poll-interval", type=float, help="Seconds between status requests"),
+            Argument("--generation-id", help="Fetch this generation instead of submitting one"),
         ),
     ),
 )

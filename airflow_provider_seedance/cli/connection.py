@@ -12,8 +12,9 @@ from airflow.configuration import conf
 from sqlalchemy.engine import make_url
 
 from airflow_provider_seedance.apis.registry import DEFAULT_API, get_api
-from airflow_provider_seedance.exceptions import SeedanceConfigurationError
+from airflow_provider_seedance.exceptions import SeedanceConfigurationError, SeedanceError
 from airflow_provider_seedance.generations import ImageRequest
+from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.settings import Settings
 
 #: Environment variables that describe a service without an Airflow connection.
@@ -50,6 +51,29 @@ def connection_from_environment(environ: Mapping[str, str] = os.environ) -> str 
     ]:
         connection["extra"]["media_hosts"] = hosts
     return json.dumps(connection)
+
+
+def open_hook(conn_id: str | None, *, advice: str = "") -> SeedanceHook:
+    """
+    Return a hook whose connection has been read, so that an unusable one is the first error.
+
+    :param conn_id: Connection id; ``None`` for the service of the environment, or else the default connection.
+    :param advice: A further remedy, for the error.
+    """
+    if conn_id is None and (connection := connection_from_environment()):
+        os.environ["AIRFLOW_CONN_SEEDANCE_DEFAULT"] = connection
+    hook = SeedanceHook(conn_id or SeedanceHook.default_conn_name)
+    try:
+        with airflows_database():
+            hook.settings  # noqa: B018
+    except SeedanceError:
+        raise
+    except Exception as error:
+        raise SeedanceConfigurationError(
+            f"There is no usable connection {hook.seedance_conn_id!r} ({error}). Create it, or set {KEY_VARIABLE} "
+            f"and {API_VARIABLE}{advice}. Nothing was sent."
+        ) from error
+    return hook
 
 
 def makes_images(settings: Settings) -> bool:

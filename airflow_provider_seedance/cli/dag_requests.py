@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from airflow.dag_processing.bundles.manager import DagBundlesManager
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance import version_compat
 from airflow_provider_seedance.batch.requests import read_requests
+from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.operators.base import SeedanceOperator
 from airflow_provider_seedance.operators.batch import SeedanceGenerateVideoBatchOperator
 
@@ -34,8 +35,6 @@ _PRICE_NEUTRAL: Mapping[str, Any] = {"prompt": UNKNOWN_PROMPT, "images": [UNKNOW
 #: Limits of one estimate, so that a mistyped date or a product of long lists does not take hours.
 MAX_RUNS = 10_000
 MAX_MAPPED_TASKS = 10_000
-
-DEFAULT_CONNECTION = "seedance_default"
 
 #: A connection, and the arguments of a request to its service.
 Request = tuple[str, dict[str, Any]]
@@ -67,12 +66,7 @@ class TaskRequests:
 
 
 def load_dag(dag_id: str, file: str | None = None) -> Any:
-    """
-    Parse the file of a Dag, as Airflow does, but without writing to the database.
-
-    :param file: The file; without it all bundles are searched.
-    :raises SeedanceConfigurationError: the Dag does not exist.
-    """
+    """Parse the file of a Dag, or all bundles, as Airflow does, but without writing to the database."""
     if file and not Path(file).expanduser().exists():
         raise errors.SeedanceConfigurationError(f"There is no file {file}. Nothing was sent.")
     problems: list[str] = []
@@ -119,11 +113,7 @@ def _bundles() -> Iterator[Path]:
 
 
 def runs_between(dag: Any, since: datetime, until: datetime) -> list[DagRunDates]:
-    """
-    Return the dates of each run that a backfill of this range creates.
-
-    :raises SeedanceConfigurationError: the Dag has no periodic schedule, or too many runs.
-    """
+    """Return the dates of each run that a backfill of this range creates."""
     serialized = version_compat.serialized(dag)
     if not serialized.timetable.periodic:
         raise errors.SeedanceConfigurationError(
@@ -144,11 +134,7 @@ def runs_between(dag: Any, since: datetime, until: datetime) -> list[DagRunDates
 
 
 def day_range(since: str, until: str) -> tuple[datetime, datetime]:
-    """
-    Read ``--from`` and ``--to``; a date without a time includes its whole day.
-
-    :raises SeedanceConfigurationError: not dates, or in the wrong order.
-    """
+    """Read ``--from`` and ``--to``; a date without a time includes its whole day."""
     try:
         first, last = (datetime.fromisoformat(text.strip()) for text in (since, until))
     except ValueError as error:
@@ -178,15 +164,6 @@ class _TaskInstance:
     map_index: int
 
 
-@dataclass
-class _Arguments:
-    """The rendered arguments of one task instance, and the names of those that are unknown until it runs."""
-
-    conn_id: str = DEFAULT_CONNECTION
-    values: dict[str, Any] = field(default_factory=dict)
-    unknown: list[str] = field(default_factory=list)
-
-
 class _TaskInspector:
     """Finds the requests of one task in one run."""
 
@@ -214,13 +191,14 @@ class _TaskInspector:
         unpriced: list[str] = []
         uncounted = False
         for index, mapping in enumerate(mappings):
-            arguments = self._render(index if self.is_mapped else -1, mapping)
-            found = self._requests(arguments)
+            values, unknown = self._render(index if self.is_mapped else -1, mapping)
+            conn_id = str(values.pop("seedance_conn_id", None) or SeedanceHook.default_conn_name)
+            found = self._requests(values, unknown)
             if found is None and self.is_batch:
                 uncounted = True
             elif found is None:
-                unpriced.append(arguments.conn_id)
-            requests += [(arguments.conn_id, request) for request in found or ()]
+                unpriced.append(conn_id)
+            requests += [(conn_id, request) for request in found or ()]
         return self._result(requests=tuple(requests), unpriced=tuple(unpriced), uncounted=uncounted)
 
     def _result(self, note: str | None = None, **found: Any) -> TaskRequests:
@@ -260,35 +238,33 @@ class _TaskInspector:
         mapped = mapping if isinstance(mapping, Mapping) and not self.is_decorated else {}
         return {**self.task.partial_kwargs, **mapped}
 
-    def _render(self, map_index: int, mapping: Any) -> _Arguments:
+    def _render(self, map_index: int, mapping: Any) -> tuple[dict[str, Any], list[str]]:
+        """Return the arguments of a task instance, and the names of those that are unknown until it runs."""
         given = self._given(mapping)
         ti = _TaskInstance(self.task.task_id, map_index)
         context = {**self.context, "ti": ti, "task_instance": ti, "task": self.task}
-        arguments = _Arguments()
+        values: dict[str, Any] = {}
+        unknown: list[str] = []
         for name in (*self.fields, "seedance_conn_id"):
             try:
                 value = self.task.render_template(given.get(name), context, self.environment, set())
             except Exception as error:
                 log.debug("%s of %s: %s", name, self.task.task_id, error)
                 if name not in _PRICE_NEUTRAL:
-                    arguments.unknown.append(name)
+                    unknown.append(name)
                 value = _PRICE_NEUTRAL.get(name)
-            arguments.values[name] = value
-        arguments.conn_id = str(arguments.values.pop("seedance_conn_id", None) or DEFAULT_CONNECTION)
+            if value is not None:
+                values[name] = value
         if not isinstance(mapping, Mapping):
-            arguments.unknown.append("an element of expand_kwargs()")
-        return arguments
+            unknown.append("an element of expand_kwargs()")
+        return values, unknown
 
-    def _requests(self, arguments: _Arguments) -> list[dict[str, Any]] | None:
+    def _requests(self, given: dict[str, Any], unknown: list[str]) -> list[dict[str, Any]] | None:
         """Return the arguments of each request, or add a note and return ``None`` if they are unknown."""
-        if arguments.unknown:
-            names = " and ".join(arguments.unknown)
-            effect = (
-                "its renders are not counted" if "requests" in arguments.unknown else "its price is unknown"
-            )
-            self.notes.append(f"{names}: unknown until it runs, {effect}")
+        if unknown:
+            effect = "its renders are not counted" if "requests" in unknown else "its price is unknown"
+            self.notes.append(f"{' and '.join(unknown)}: unknown until it runs, {effect}")
             return None
-        given = {name: value for name, value in arguments.values.items() if value is not None}
         if self.is_batch:
             return self._read_requests(given)
         if self.is_decorated:
@@ -308,11 +284,7 @@ class _TaskInspector:
 
 
 def requests_of_run(dag: Any, run: DagRunDates | None) -> list[TaskRequests]:
-    """
-    Return the requests of each task of this package in one run.
-
-    :param run: Its dates; ``None`` for a run now.
-    """
+    """Return the requests of each task of this package in one run; ``None`` is a run now."""
     context = _context(dag, run)
     return [
         _TaskInspector(task, operator, {**context, "params": _params(dag, task)}).inspect()

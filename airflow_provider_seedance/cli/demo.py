@@ -10,13 +10,12 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from typing import Any
 import airflow_provider_seedance
 from airflow_provider_seedance.cli.connection import KEY_VARIABLE, connection_from_environment, makes_images
 from airflow_provider_seedance.cli.demo_airflow import DemoAirflow, DemoError, run_url
+from airflow_provider_seedance.cli.interrupts import interruptible
 from airflow_provider_seedance.cli.render import price_text, print_fetch_command
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError
 from airflow_provider_seedance.generations import (
@@ -52,20 +52,12 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class DemoPlan:
-    """
-    The Dag run of the demo.
-
-    :param dag_id: The example Dag.
-    :param video_task: Its task that generates the video.
-    :param store_task: Its task that stores the file.
-    :param connections: Connection id to JSON.
-    :param timeout_seconds: Limit of the run.
-    :param is_billed: Whether it uses a real service.
-    """
+    """The run of an example Dag, with its tasks that generate and store the video."""
 
     dag_id: str
     store_task: str
     video_task: str
+    #: Connection id to JSON.
     connections: dict[str, str]
     timeout_seconds: float
     is_billed: bool
@@ -79,7 +71,7 @@ def demo(args: argparse.Namespace) -> int:
         print(f"[{time.monotonic() - started:4.0f} s] {line}", flush=True)
 
     output = Path(args.output).absolute()
-    with _interruptible():
+    with interruptible():
         try:
             with ExitStack() as stack:
                 plan = _real_plan(args) or _emulated_plan(args, stack)
@@ -236,7 +228,7 @@ def _report(airflow: DemoAirflow, plan: DemoPlan, run_id: str, say: Say) -> None
         raise DemoError(f"the stored file {path} is not what the upload task reported: {stored}")
     say("Finished.\n")
     print(f"Video:  {path}")
-    print(f"        {stored['bytes']:,} bytes, {_playable(path)}")
+    print(f"        {stored['bytes']:,} bytes")
     price = price_text(Estimate(credits=video["credits"], cost_usd=video["cost_usd"]))
     print(f"Price:  {'' if plan.is_billed else 'at the real service '}{price}", flush=True)
 
@@ -262,38 +254,9 @@ def _print_recovery(airflow: DemoAirflow, plan: DemoPlan, run_id: str, output: P
         )
 
 
-def _playable(path: Path) -> str:
-    try:
-        import av
-    except ImportError:
-        return "not checked further (PyAV is not installed)"
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        frames = sum(1 for _ in container.decode(stream))
-        if not frames:
-            raise DemoError(f"{path} holds no frames")
-        seconds = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
-        return f"{seconds:.1f} s, {stream.width}x{stream.height}, {frames} frames, all decoded"
-
-
 def _example_dags() -> Path:
     package = Path(airflow_provider_seedance.__file__).parent
     for folder in (package / "example_dags", package.parent / "example_dags"):
         if folder.is_dir():
             return folder
     raise DemoError("the example Dags are not installed")
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Treat SIGTERM and SIGHUP (a closed terminal) like Ctrl-C."""
-
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    previous = {each: signal.signal(each, stop) for each in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for each, handler in previous.items():
-            signal.signal(each, handler)

@@ -109,11 +109,7 @@ class DemoAirflow:
             process.wait()
 
     def wait_for_dag(self, dag_id: str) -> None:
-        """
-        Wait until the API server responds and the Dag is parsed.
-
-        :raises DemoError: Airflow ended, or did not start in time.
-        """
+        """Wait until the API server responds and the Dag is parsed."""
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while True:
             with contextlib.suppress(OSError):
@@ -136,11 +132,7 @@ class DemoAirflow:
         return self.request("GET", path)["state"], {task["task_id"]: task["state"] for task in tasks}
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
-        """
-        Return the value of an XCom.
-
-        :raises OSError: there is none, or the API server does not respond.
-        """
+        """Return the value of an XCom, or raise ``OSError`` if there is none."""
         path = f"{_run_path(dag_id, run_id)}/taskInstances/{quote(task_id)}/xcomEntries/{quote(key)}"
         return self.request("GET", f"{path}?stringify=false")["value"]
 
@@ -152,11 +144,7 @@ class DemoAirflow:
         return text[-_MAX_LOG_CHARS:]
 
     def request(self, method: str, path: str, body: Any = None) -> Any:
-        """
-        Send a request to the REST API and return the parsed response.
-
-        :raises OSError: the API server does not respond, or refuses the request.
-        """
+        """Send a request to the REST API and return the parsed response."""
         if self._token is None:
             self._token = str(self._send("GET", "/auth/token", {}, None)["access_token"])
         return self._send(method, f"/api/v2{path}", {"Authorization": f"Bearer {self._token}"}, body)

@@ -19,12 +19,7 @@ from airflow_provider_seedance.apis.validation import prepare_request
 from airflow_provider_seedance.batch.estimates import BatchEstimate, estimate
 from airflow_provider_seedance.batch.requests import read_requests
 from airflow_provider_seedance.cli import dag_requests
-from airflow_provider_seedance.cli.connection import (
-    API_VARIABLE,
-    KEY_VARIABLE,
-    airflows_database,
-    connection_from_environment,
-)
+from airflow_provider_seedance.cli.connection import airflows_database, open_hook
 from airflow_provider_seedance.cli.dag_requests import TaskRequests
 from airflow_provider_seedance.generations import GenerationRequest, VideoRequest
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
@@ -134,18 +129,9 @@ def _settings(args: argparse.Namespace, conn_id: str | None) -> Settings:
         extra = json.dumps({"api": args.api})
         nothing = dict.fromkeys(("host", "port", "schema"))
         return read_settings("(none)", SimpleNamespace(password="-", extra=extra, **nothing))  # noqa: S106
-    name = conn_id or "seedance_default"
-    if name == "seedance_default" and (connection := connection_from_environment()):
-        os.environ["AIRFLOW_CONN_SEEDANCE_DEFAULT"] = connection
-    try:
-        return SeedanceHook(name).settings
-    except errors.SeedanceError:
-        raise
-    except Exception as error:
-        raise errors.SeedanceConfigurationError(
-            f"There is no usable connection {name!r} ({error}). Create it, set {KEY_VARIABLE} and "
-            f"{API_VARIABLE}, or name the service with --api: an estimate needs no key. Nothing was sent."
-        ) from error
+    name = None if conn_id == SeedanceHook.default_conn_name else conn_id
+    advice = ", or name the service with --api: an estimate needs no key"
+    return open_hook(name, advice=advice).settings
 
 
 # ---------------------------------------------------------------------- a Dag

@@ -24,12 +24,7 @@ from rich.progress import (
 )
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.cli.connection import (
-    API_VARIABLE,
-    KEY_VARIABLE,
-    airflows_database,
-    connection_from_environment,
-)
+from airflow_provider_seedance.cli.connection import open_hook
 from airflow_provider_seedance.client.flows import LOCAL_PREFIX
 from airflow_provider_seedance.client.media_client import MediaClient
 from airflow_provider_seedance.generations import (
@@ -78,7 +73,7 @@ def render(args: argparse.Namespace) -> int:
     state = _RenderState(generation_id=args.generation_id)
     try:
         output = _writable(args.output)
-        hook = _hook(args)
+        hook = open_hook(args.conn_id)
         if state.generation_id is None:
             _submit(hook, args, state)
         generation = _wait(hook, media, args, state)
@@ -112,23 +107,6 @@ def _writable(output: str) -> Path:
             f"{path} cannot be written: it must be a file in an existing directory. Nothing was sent."
         )
     return path
-
-
-def _hook(args: argparse.Namespace) -> SeedanceHook:
-    if args.conn_id is None and (connection := connection_from_environment()):
-        os.environ["AIRFLOW_CONN_SEEDANCE_DEFAULT"] = connection
-    hook = SeedanceHook(args.conn_id or "seedance_default")
-    try:
-        with airflows_database():
-            hook.settings  # noqa: B018 (read now, so that an unusable connection is the first error)
-    except errors.SeedanceError:
-        raise
-    except Exception as error:
-        raise errors.SeedanceConfigurationError(
-            f"There is no usable connection {hook.seedance_conn_id!r} ({error}). Create it, or set "
-            f"{KEY_VARIABLE} and {API_VARIABLE}. Nothing was sent."
-        ) from error
-    return hook
 
 
 def _request(args: argparse.Namespace) -> GenerationRequest:

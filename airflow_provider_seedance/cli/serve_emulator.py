@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 
+from airflow_provider_seedance.cli.interrupts import interruptible
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.emulator.interface import APIS
 
@@ -37,13 +37,10 @@ def serve(
     :param stop: Ends it from another thread.
     :raises OSError: The port is in use.
     """
-    stopped = stop or threading.Event()
-    with _stopped_by_signals(stopped), emulator:
+    with suppress(KeyboardInterrupt), interruptible(), emulator:
         for line in _describe(emulator):
             echo(line)
-        # With a timeout, so that signal handlers run on every platform.
-        while not stopped.wait(0.5):
-            continue
+        (stop or threading.Event()).wait()
     echo("The emulator has stopped.")
 
 
@@ -57,22 +54,6 @@ def _describe(emulator: SeedanceEmulator) -> Iterator[str]:
         yield f"export AIRFLOW_CONN_SEEDANCE_DEFAULT='{emulator.connection_json(api)}'"
     yield ""
     yield f"Requests and bills: {emulator.url}/_emulator/ledger"
-
-
-@contextmanager
-def _stopped_by_signals(stopped: threading.Event) -> Iterator[None]:
-    """Stop the emulator on SIGINT and SIGTERM; signals work in the main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = {
-        number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _print(line: str) -> None:

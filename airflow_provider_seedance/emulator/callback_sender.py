@@ -96,7 +96,7 @@ class CallbackSender:
             error.close()
         except OSError:
             pass
-        self._backend.ledger.called_back(
+        self._backend.ledger.add(
             CallbackEntry(
                 at=self._backend.clock.wall(),
                 api=generation.api,

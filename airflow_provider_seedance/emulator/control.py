@@ -41,12 +41,7 @@ class Control:
             return 400, {"error": str(error)}
 
     def call(self, method: str, path: str, data: dict[str, Any]) -> Any:
-        """
-        Serve a call and return a JSON value.
-
-        :raises KeyError: The path, generation or fault is unknown.
-        :raises ValueError: The call is invalid.
-        """
+        """Serve a call; see :meth:`EmulatorInterface.post`."""
         match method, *(step for step in path.split("/") if step):
             case [_, "faults", *steps]:
                 return self._faults(method, steps, data)

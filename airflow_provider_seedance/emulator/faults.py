@@ -13,51 +13,40 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from airflow_provider_seedance.emulator.interface import FaultSpec
+from airflow_provider_seedance.emulator.interface import FaultHandle, FaultSpec
 
 _POLL_SECONDS = 0.02
 
 
-class Fault:
-    """A fault of this emulator, and its handle; see :class:`FaultHandle`."""
+class Fault(FaultHandle):
+    """A fault of this emulator."""
 
     def __init__(self, fault_id: str, spec: FaultSpec) -> None:
         self.id = fault_id
         self.spec = spec
         self.kind = spec.kind
         self.options = dict(spec.options)
+        self._lock = threading.Lock()
         self._reserved = 0
         self._used = 0
         self._removed = False
-        self._changed = threading.Condition()
         self._released = threading.Event()
 
     @property
     def used(self) -> int:
-        """Number of requests that it has affected."""
-        with self._changed:
-            return self._used
+        return self._used
 
     @property
     def active(self) -> bool:
         """True while it affects further requests."""
-        with self._changed:
-            return self._has_uses_left()
+        return not self._removed and (self.spec.times is None or self._reserved < self.spec.times)
 
     def remove(self) -> None:
-        """Affect no further requests; requests that it holds continue."""
-        with self._changed:
-            self._removed = True
+        self._removed = True
         self._released.set()
 
     def release(self) -> None:
-        """Let the requests that it holds, now and later, continue."""
         self._released.set()
-
-    def wait(self, timeout: float = 10.0, *, used: int = 1) -> bool:
-        """Wait until it has affected a request; return whether it has."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._used >= used, timeout)
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as a JSON value."""
@@ -79,20 +68,16 @@ class Fault:
         """Reserve one use for a request that matches; :meth:`record_use` confirms it."""
         if not self.spec.matches(point, api, prompt, generation_id):
             return False
-        with self._changed:
-            if not self._has_uses_left():
+        with self._lock:
+            if not self.active:
                 return False
             self._reserved += 1
             return True
 
     def record_use(self) -> None:
-        """Count a use and wake those who wait for it."""
-        with self._changed:
+        """Count a use."""
+        with self._lock:
             self._used += 1
-            self._changed.notify_all()
-
-    def _has_uses_left(self) -> bool:
-        return not self._removed and (self.spec.times is None or self._reserved < self.spec.times)
 
 
 class Faults:
@@ -116,11 +101,7 @@ class Faults:
             return list(self._faults)
 
     def get(self, fault_id: str) -> Fault:
-        """
-        Return the fault of this id.
-
-        :raises KeyError: if there is none.
-        """
+        """Return the fault of this id, or raise ``KeyError``."""
         for fault in self.all():
             if fault.id == fault_id:
                 return fault

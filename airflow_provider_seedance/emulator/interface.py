@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 from airflow_provider_seedance.emulator.ledger import EmulatorLedger
@@ -43,6 +44,7 @@ FAULT_OPTIONS: Mapping[str, frozenset[str]] = {
     "short_length": frozenset({"extra"}),
 }
 
+_POLL_INTERVAL_SECONDS = 0.02
 _MEDIA_FAULTS = frozenset({"no_range", "short_length"})
 
 
@@ -86,18 +88,21 @@ class FaultSpec:
         )
 
 
-class FaultHandle(Protocol):
+class FaultHandle(ABC):
     """A fault of a running emulator."""
 
     id: str
 
     @property
+    @abstractmethod
     def used(self) -> int:
         """Number of requests that it has affected; a lost reply counts when the submission is accepted."""
 
+    @abstractmethod
     def remove(self) -> None:
         """Affect no further requests; requests that it holds continue."""
 
+    @abstractmethod
     def release(self) -> None:
         """Let the requests that it holds, now and later, continue."""
 
@@ -109,6 +114,12 @@ class FaultHandle(Protocol):
         :param used: Number of requests.
         :return: Whether it has.
         """
+        deadline = time.monotonic() + timeout
+        while self.used < used:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_POLL_INTERVAL_SECONDS)
+        return True
 
 
 class EmulatorInterface(ABC):

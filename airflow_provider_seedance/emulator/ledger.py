@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 #: Kinds of requests; faults affect requests by kind.
 REQUEST_KINDS = ("submit", "status", "result", "list", "cancel", "media", "other")
@@ -97,54 +97,60 @@ class CallbackEntry:
     status: int | None
 
 
+Entry = RequestEntry | SubmissionEntry | DeletionEntry | CallbackEntry
+_Entry = TypeVar("_Entry", bound=Entry)
+
+#: Entry types by the name of their list.
+_TYPES: Mapping[str, type[Entry]] = {
+    "requests": RequestEntry,
+    "submissions": SubmissionEntry,
+    "deletions": DeletionEntry,
+    "callbacks": CallbackEntry,
+}
+
+
 class EmulatorLedger:
     """The ledger of an emulator; safe to read while it runs. The lists it returns are copies."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._requests: list[RequestEntry] = []
-        self._submissions: list[SubmissionEntry] = []
-        self._deletions: list[DeletionEntry] = []
-        self._callbacks: list[CallbackEntry] = []
+        self._entries: dict[type[Any], list[Any]] = {kind: [] for kind in _TYPES.values()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> EmulatorLedger:
         """Create a ledger from the output of :meth:`as_dict`, for instance of another process."""
         ledger = cls()
-        ledger._requests = [RequestEntry(**entry) for entry in data["requests"]]
-        ledger._submissions = [SubmissionEntry(**entry) for entry in data["submissions"]]
-        ledger._deletions = [DeletionEntry(**entry) for entry in data["deletions"]]
-        ledger._callbacks = [CallbackEntry(**entry) for entry in data["callbacks"]]
+        for name, kind in _TYPES.items():
+            ledger._entries[kind] = [kind(**entry) for entry in data[name]]
         return ledger
 
     def as_dict(self) -> dict[str, Any]:
         """Return all entries as a JSON value."""
-        names = ("requests", "submissions", "deletions", "callbacks")
-        return {name: [asdict(entry) for entry in getattr(self, name)] for name in names}
+        return {name: [asdict(entry) for entry in self._copy(kind)] for name, kind in _TYPES.items()}
 
     @property
     def requests(self) -> list[RequestEntry]:
         """All requests in the order of arrival, without those to the control API."""
-        with self._lock:
-            return list(self._requests)
+        return self._copy(RequestEntry)
 
     @property
     def submissions(self) -> list[SubmissionEntry]:
         """All accepted generations in the order of acceptance."""
-        with self._lock:
-            return list(self._submissions)
+        return self._copy(SubmissionEntry)
 
     @property
     def deletions(self) -> list[DeletionEntry]:
         """All accepted cancel or delete calls."""
-        with self._lock:
-            return list(self._deletions)
+        return self._copy(DeletionEntry)
 
     @property
     def callbacks(self) -> list[CallbackEntry]:
         """All callbacks sent."""
+        return self._copy(CallbackEntry)
+
+    def _copy(self, kind: type[_Entry]) -> list[_Entry]:
         with self._lock:
-            return list(self._callbacks)
+            return list(self._entries[kind])
 
     @property
     def billed(self) -> float:
@@ -184,46 +190,31 @@ class EmulatorLedger:
             and (generation_id is None or entry.generation_id == generation_id)
         )
 
-    def arrived(self, entry: RequestEntry) -> int:
-        """
-        Add a request before it is processed.
-
-        :return: Its position, for :meth:`answered`.
-        """
+    def add(self, entry: Entry) -> int:
+        """Add an entry; return its position in the list of its type."""
         with self._lock:
-            self._requests.append(entry)
-            return len(self._requests) - 1
+            entries = self._entries[type(entry)]
+            entries.append(entry)
+            return len(entries) - 1
 
     def answered(self, position: int, status: int | None, generation_id: str | None) -> None:
-        """Complete the entry of a request just before its reply is sent."""
-        with self._lock:
-            entry = self._requests[position]
-            self._requests[position] = replace(
-                entry, status=status, generation_id=generation_id or entry.generation_id
-            )
+        """
+        Complete the entry of a request just before its reply is sent.
 
-    def submitted(self, entry: SubmissionEntry) -> None:
-        """Add an accepted generation."""
+        :param position: As returned by :meth:`add`, before the request was processed.
+        """
         with self._lock:
-            self._submissions.append(entry)
+            requests = self._entries[RequestEntry]
+            named = generation_id or requests[position].generation_id
+            requests[position] = replace(requests[position], status=status, generation_id=named)
 
     def refunded(self, generation_id: str) -> None:
         """Set the credits billed for a generation to 0."""
         with self._lock:
-            self._submissions = [
+            self._entries[SubmissionEntry] = [
                 replace(entry, billed=0) if entry.generation_id == generation_id else entry
-                for entry in self._submissions
+                for entry in self._entries[SubmissionEntry]
             ]
-
-    def deleted(self, entry: DeletionEntry) -> None:
-        """Add the effect of a cancel call."""
-        with self._lock:
-            self._deletions.append(entry)
-
-    def called_back(self, entry: CallbackEntry) -> None:
-        """Add a callback."""
-        with self._lock:
-            self._callbacks.append(entry)
 
 
 def _contains_text(value: Any, text: str) -> bool:

@@ -20,7 +20,7 @@ def find_link(backend: Backend, path: str, query: Mapping[str, list[str]]) -> Li
     """Return the link of a media URL, or ``None`` for an unknown one."""
     token = (query.get("token") or [""])[0]
     link = backend.link(token)
-    if link is None or path != f"{MEDIA_PREFIX}/{link.generation_id}/{link.name}":
+    if link is None or path != f"{MEDIA_PREFIX}/{link.draft.generation_id}/{link.name}":
         return None
     return link
 

@@ -70,17 +70,16 @@ class MediaStore:
     def _encode(self, spec: MediaSpec, directory: Path) -> MediaFile:
         name = hashlib.sha256(repr(spec).encode()).hexdigest()[:24]
         path = directory / f"{name}.{spec.format}"
-        if not self._real:
-            path.write_bytes(TINY_MP4 if spec.kind == "video" else TINY_PNG)
-        else:
+        is_video = spec.kind == "video"
+        content_type = CONTENT_TYPES[spec.format if self._real else "mp4" if is_video else "png"]
+        if self._real:
             # The codecs are optional: they belong to the extra "emulator".
             from airflow_provider_seedance.emulator.media_encoder import encode_image, encode_video
 
-            (encode_video if spec.kind == "video" else encode_image)(spec, path)
+            (encode_video if is_video else encode_image)(spec, path)
+        else:
+            path.write_bytes(TINY_MP4 if is_video else TINY_PNG)
         data = path.read_bytes()
-        content_type = CONTENT_TYPES[spec.format]
-        if not self._real:
-            content_type = CONTENT_TYPES["mp4" if spec.kind == "video" else "png"]
         etag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
         return MediaFile(path=path, size=len(data), etag=etag, content_type=content_type)
 

@@ -77,13 +77,18 @@ class MediaSpec:
     format: str = "mp4"
     variant: int = 0
 
+    @classmethod
+    def video(cls, prompt: str, resolution: str, ratio: str, **options: Any) -> MediaSpec:
+        """Return the specification of a video of this resolution and aspect ratio."""
+        width, height = frame_size(resolution, ratio)
+        return cls(kind="video", prompt=prompt, width=width, height=height, **options)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
     """
     A validated request.
 
-    :param media: ``video`` or ``image``.
     :param request: The request with its defaults, as the service reports it.
     :param sent: The body as it was sent, for the ledger.
     :param resolution: 480p, 720p, 1080p or 4k; render time and cost depend on it.
@@ -92,14 +97,11 @@ class Draft:
     :param renewable: Whether another status request returns a new URL after the old one has expired.
     :param url_lifetime: The documented lifetime of URLs, in emulated seconds.
     :param expires_after: The limit of waiting and rendering, in emulated seconds.
-    :param details: Further data of the service.
     """
 
     api: str
     generation_id: str
-    media: str
     model: str
-    prompt: str
     request: dict[str, Any]
     sent: dict[str, Any]
     spec: MediaSpec
@@ -111,7 +113,16 @@ class Draft:
     renewable: bool = True
     url_lifetime: float | None = None
     expires_after: float | None = None
-    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def media(self) -> str:
+        """Either ``video`` or ``image``."""
+        return self.spec.kind
+
+    @property
+    def prompt(self) -> str:
+        """The prompt."""
+        return self.spec.prompt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,15 +152,18 @@ class EmulatedGeneration:
     queue_seconds: float
     render_seconds: float
 
+    @property
+    def failure_message(self) -> str:
+        """The reason of the end, for services without a status for cancelled and expired tasks."""
+        return self.failure.message if self.failure else f"The task is {self.status}."
+
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
     """A URL of one output: an opaque token that may expire (in emulated seconds)."""
 
     token: str
-    api: str
-    generation_id: str
-    prompt: str
+    draft: Draft
     name: str
     spec: MediaSpec
     expires: float | None
@@ -164,6 +178,7 @@ class EmulatedRender:
     :param rendering: Emulated seconds after it.
     :param started: Emulated time of the submission.
     :param at: Real time of the submission, seconds since the epoch.
+    :param failed_items: The failures of single outputs of a group that succeeds.
     """
 
     draft: Draft
@@ -173,7 +188,7 @@ class EmulatedRender:
     at: float
     credits: float
     planned_failure: RenderFailure | None = None
-    failed_items: frozenset[int] = frozenset()
+    failed_items: dict[int, RenderFailure] = field(default_factory=dict)
     ending: Ending | None = None
     links: dict[str, Link] = field(default_factory=dict)
 

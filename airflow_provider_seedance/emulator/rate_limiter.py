@@ -12,6 +12,7 @@ class RateLimitState:
     State of the rate limit after a request.
 
     :param allowed: Whether the request was within the limit.
+    :param remaining: Number of further requests in the window.
     :param reset: End of the window, seconds since the epoch.
     """
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import time
 import urllib.error
 import urllib.request
 from typing import Any
 
-from airflow_provider_seedance.emulator.interface import EmulatorInterface, FaultSpec
+from airflow_provider_seedance.emulator.interface import EmulatorInterface, FaultHandle, FaultSpec
 from airflow_provider_seedance.emulator.ledger import EmulatorLedger
 from airflow_provider_seedance.emulator.models import EmulatedGeneration, RenderFailure
 
 _TIMEOUT_SECONDS = 30.0
-_POLL_SECONDS = 0.05
 
 
-class RemoteFault:
-    """A fault of an emulator in another process; see :class:`FaultHandle`."""
+class RemoteFault(FaultHandle):
+    """A fault of an emulator in another process."""
 
     def __init__(self, *, client: SeedanceEmulatorClient, fault_id: str) -> None:
         self.id = fault_id
@@ -25,25 +23,13 @@ class RemoteFault:
 
     @property
     def used(self) -> int:
-        """Number of requests that it has affected."""
         return int(self._client.call("GET", f"faults/{self.id}")["used"])
 
     def remove(self) -> None:
-        """Affect no further requests; requests that it holds continue."""
         self._client.call("DELETE", f"faults/{self.id}")
 
     def release(self) -> None:
-        """Let the requests that it holds, now and later, continue."""
         self._client.call("POST", f"faults/{self.id}/release")
-
-    def wait(self, timeout: float = 10.0, *, used: int = 1) -> bool:
-        """Wait until it has affected a request; return whether it has."""
-        deadline = time.monotonic() + timeout
-        while self.used < used:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(_POLL_SECONDS)
-        return True
 
 
 class SeedanceEmulatorClient(EmulatorInterface):
@@ -59,13 +45,7 @@ class SeedanceEmulatorClient(EmulatorInterface):
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def call(self, method: str, path: str, **body: Any) -> Any:
-        """
-        Call the control API.
-
-        :param path: Below ``/_emulator/``.
-        :raises KeyError: the emulator does not know the path, generation or fault.
-        :raises ValueError: the emulator refuses the request.
-        """
+        """Call the control API; see :meth:`EmulatorInterface.post`."""
         request = urllib.request.Request(  # noqa: S310 (the URL is the tester's own)
             f"{self.url}/_emulator/{path}",
             data=json.dumps(body).encode() if body else None,

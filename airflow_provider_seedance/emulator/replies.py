@@ -8,6 +8,7 @@ from email.utils import formatdate
 from typing import Any
 
 from airflow_provider_seedance.emulator.faults import Fault
+from airflow_provider_seedance.emulator.rate_limiter import RateLimitState
 from airflow_provider_seedance.emulator.services.service import ApiError, Reply, Service, json_reply
 
 _GATEWAY_PAGE = (
@@ -35,21 +36,17 @@ def rate_limited(service: Service | None, headers: Mapping[str, str]) -> Reply:
     return Reply(status=429, body=reply.body, headers={**reply.headers, **headers})
 
 
-def rate_limit_headers(api: str, *, limit: int, remaining: int, reset: float, now: float) -> dict[str, str]:
-    """
-    Return the documented headers of seedance2api; of the others ``Retry-After`` once the limit is reached.
-
-    :param reset: End of the window, seconds since the epoch.
-    """
-    wait = max(0, math.ceil(reset - now))
+def rate_limit_headers(api: str, state: RateLimitState, now: float) -> dict[str, str]:
+    """Return the documented headers of seedance2api; of the others ``Retry-After`` of refused requests."""
+    wait = max(0, math.ceil(state.reset - now))
     if api == "seedance2api":
         return {
-            "X-RateLimit-Limit": str(limit),
-            "X-RateLimit-Remaining": str(remaining),
-            "X-RateLimit-Reset": str(math.ceil(reset)),
+            "X-RateLimit-Limit": str(state.limit),
+            "X-RateLimit-Remaining": str(state.remaining),
+            "X-RateLimit-Reset": str(math.ceil(state.reset)),
             "X-RateLimit-RetryAfter": str(wait),
         }
-    return {} if remaining > 0 else {"Retry-After": str(wait)}
+    return {} if state.allowed else {"Retry-After": str(wait)}
 
 
 def fault_reply(fault: Fault, service: Service | None, api: str, now: float) -> Reply:
@@ -96,5 +93,7 @@ def _limit_headers(options: Mapping[str, Any], api: str, now: float) -> dict[str
         return {}
     if options.get("retry_after_date"):
         return {"Retry-After": formatdate(now + float(wait), usegmt=True)}
-    limit = int(options.get("limit", 1000))
-    return rate_limit_headers(api, limit=limit, remaining=0, reset=now + float(wait), now=now)
+    state = RateLimitState(
+        allowed=False, limit=int(options.get("limit", 1000)), remaining=0, reset=now + float(wait)
+    )
+    return rate_limit_headers(api, state, now)

@@ -8,7 +8,6 @@ and correct such replies.
 
 from __future__ import annotations
 
-import json
 import select
 import socket
 import struct
@@ -46,28 +45,14 @@ _JOIN_TIMEOUT_SECONDS = 5.0
 
 @dataclass(kw_only=True)
 class IncomingRequest:
-    """An HTTP request, with its service, kind and generation as far as known."""
+    """An HTTP request, with its service, purpose and prompt as far as known."""
 
-    method: str
-    path: str
-    query: dict[str, list[str]]
-    headers: dict[str, str]
-    body: bytes
+    call: Call
     service: Service | None = None
     link: Link | None = None
     route: Route = field(default_factory=Route)
     api: str = ""
     prompt: str | None = None
-
-    @property
-    def is_media(self) -> bool:
-        """True for a request of a file."""
-        return self.route.kind == "media"
-
-    @property
-    def key(self) -> str:
-        """The API key of the request, valid or not."""
-        return self.headers.get("x-api-key") or self.headers.get("authorization", "").removeprefix("Bearer ")
 
 
 @dataclass(kw_only=True)
@@ -191,19 +176,21 @@ class Handler(BaseHTTPRequestHandler):
         if body is None:
             return
         split = urlsplit(self.path)
-        request = IncomingRequest(
-            method=self.command,
-            path=split.path,
-            query=parse_qs(split.query, keep_blank_values=True),
-            headers={name.lower(): value for name, value in self.headers.items()},
-            body=body,
-        )
-        if request.path.startswith(CONTROL_PREFIX):
-            status, answer = parts.control.handle(request.method, request.path, body)
+        if split.path.startswith(CONTROL_PREFIX):
+            status, answer = parts.control.handle(self.command, split.path, body)
             self._send(json_reply(answer, status=status))
             return
-        _identify(parts, request)
-        position = parts.backend.ledger.arrived(_entry(parts.backend, request))
+        request = _identify(
+            parts,
+            Call(
+                method=self.command,
+                path=split.path,
+                query=parse_qs(split.query, keep_blank_values=True),
+                headers={name.lower(): value for name, value in self.headers.items()},
+                body=body,
+            ),
+        )
+        position = parts.backend.ledger.add(_entry(parts.backend, request))
         delays, fault = parts.backend.faults.reserve(
             request.route.kind, request.api, request.prompt, request.route.generation_id
         )
@@ -253,24 +240,23 @@ class Handler(BaseHTTPRequestHandler):
     def _handle(self, request: IncomingRequest, fault: Fault | None) -> Reply:
         """Return the reply of the service or the media server."""
         parts = self.server.parts
-        if request.is_media:
+        call = request.call
+        if request.route.kind == "media":
             ranges = fault is None or fault.kind != "no_range"
-            return serve_media(parts.backend, parts.media, request.link, request.headers, ranges=ranges)
+            return serve_media(parts.backend, parts.media, request.link, call.headers, ranges=ranges)
         if request.service is None:
-            return json_reply({"error": f"No service at {request.path}"}, status=404)
+            return json_reply({"error": f"No service at {call.path}"}, status=404)
         now = parts.backend.clock.wall()
-        state = parts.rate_limiter.spend(request.api, request.key, now)
-        headers: dict[str, str] = {}
-        if state is not None:
-            headers = rate_limit_headers(
-                request.api, limit=state.limit, remaining=state.remaining, reset=state.reset, now=now
-            )
-            if not state.allowed:
-                return rate_limited(request.service, headers)
-            headers = headers if request.api == "seedance2api" else {}
-        reply = self._call_service(request.service, _call(request))
-        if request.route.kind == "submit" and reply.generation_id and reply.status < 300:
-            self._watch(reply.generation_id)
+        key = call.headers.get("x-api-key") or call.headers.get("authorization", "")
+        limit = parts.rate_limiter.spend(request.api, key.removeprefix("Bearer "), now)
+        headers = rate_limit_headers(request.api, limit, now) if limit else {}
+        if limit and not limit.allowed:
+            return rate_limited(request.service, headers)
+        reply = self._call_service(request.service, call)
+        if request.route.kind == "submit":
+            render = parts.backend.find(request.api, reply.generation_id or "")
+            if render is not None and render.draft.callback_url:
+                parts.callbacks.watch(render.id)
         return replace(reply, headers={**reply.headers, **headers})
 
     def _call_service(self, service: Service, call: Call) -> Reply:
@@ -279,15 +265,6 @@ class Handler(BaseHTTPRequestHandler):
         except Exception as error:
             # An error of the emulator itself: reported to the client, not lost in a thread.
             return service.error(ApiError(f"The emulator failed: {error!r}", status=500))
-
-    def _watch(self, generation_id: str) -> None:
-        parts = self.server.parts
-        try:
-            render = parts.backend.get(generation_id)
-        except KeyError:
-            return  # its record was removed
-        if render.draft.callback_url:
-            parts.callbacks.watch(generation_id)
 
     def _deliver(self, request: IncomingRequest, reply: Reply, fault: Fault | None, position: int) -> None:
         """Send the reply, or the part of it that a fault leaves."""
@@ -345,7 +322,12 @@ class Handler(BaseHTTPRequestHandler):
         log = self.server.parts.log
         if log is None:
             return
-        words = [request.method, request.path, "->", "no reply" if status is None else str(status)]
+        words = [
+            request.call.method,
+            request.call.full_path,
+            "->",
+            "no reply" if status is None else str(status),
+        ]
         if generation_id:
             words.append(generation_id)
         if fault is not None:
@@ -356,57 +338,49 @@ class Handler(BaseHTTPRequestHandler):
 _REPLY_FAULTS = ("refuse", "rate_limit", "redirect", "gateway_error", "rubbish")
 
 
-def _call(request: IncomingRequest) -> Call:
-    prefix = request.service.prefix if request.service else ""
-    return Call(
-        method=request.method,
-        path=request.path.removeprefix(prefix),
-        query=request.query,
-        headers=request.headers,
-        body=request.body,
+def _identify(parts: Parts, call: Call) -> IncomingRequest:
+    """Determine the service, purpose and prompt of a request."""
+    if call.path.startswith(f"{MEDIA_PREFIX}/"):
+        return _identify_media(parts.backend, call)
+    for api, service in parts.services.items():
+        if call.path.startswith(f"{service.prefix}/"):
+            call = replace(call, prefix=service.prefix, path=call.path.removeprefix(service.prefix))
+            route = service.route(call)
+            prompt = None
+            if route.kind == "submit":
+                prompt = service.prompt_of(call.json())
+            elif route.generation_id and (render := parts.backend.find(api, route.generation_id)):
+                prompt = render.draft.prompt
+            return IncomingRequest(call=call, service=service, route=route, api=api, prompt=prompt)
+    return IncomingRequest(call=call)
+
+
+def _identify_media(backend: Backend, call: Call) -> IncomingRequest:
+    link = find_link(backend, call.path, call.query)
+    if link is None:
+        return IncomingRequest(call=call, route=Route(kind="media", generation_id=call.path.split("/")[2]))
+    return IncomingRequest(
+        call=call,
+        link=link if call.method in ("GET", "HEAD") else None,
+        route=Route(kind="media", generation_id=link.draft.generation_id),
+        api=link.draft.api,
+        prompt=link.draft.prompt,
     )
 
 
-def _identify(parts: Parts, request: IncomingRequest) -> None:
-    """Set the service, kind, generation and prompt of a request."""
-    if request.path.startswith(f"{MEDIA_PREFIX}/"):
-        request.link = find_link(parts.backend, request.path, request.query)
-        known = request.link is not None and request.method in ("GET", "HEAD")
-        if request.link is not None:
-            request.api, request.prompt = request.link.api, request.link.prompt
-        named = request.path.split("/")[2]
-        generation_id = request.link.generation_id if request.link else named
-        request.route = Route(kind="media", generation_id=generation_id)
-        request.link = request.link if known else None
-        return
-    for api, service in parts.services.items():
-        if request.path.startswith(f"{service.prefix}/"):
-            request.service, request.api = service, api
-            call = _call(request)
-            request.route = service.route(call)
-            if request.route.kind == "submit":
-                request.prompt = service.prompt_of(call.json())
-            elif request.route.generation_id:
-                render = parts.backend.find(api, request.route.generation_id)
-                request.prompt = render.draft.prompt if render else None
-            return
-
-
 def _entry(backend: Backend, request: IncomingRequest) -> RequestEntry:
-    body: Any = None
-    if request.body:
-        try:
-            body = json.loads(request.body)
-        except ValueError:
-            body = request.body.decode(errors="replace")
+    call = request.call
+    body = call.json() if call.body else None
+    if body is None and call.body:
+        body = call.body.decode(errors="replace")
     masked = ("authorization", "x-api-key")
     return RequestEntry(
         at=backend.clock.wall(),
         api=request.api,
-        method=request.method,
-        path=request.path,
-        query=request.query,
-        headers={name: "***" if name in masked else value for name, value in request.headers.items()},
+        method=call.method,
+        path=call.full_path,
+        query=dict(call.query),
+        headers={name: "***" if name in masked else value for name, value in call.headers.items()},
         body=body,
         generation_id=request.route.generation_id,
         kind=request.route.kind,

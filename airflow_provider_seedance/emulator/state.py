@@ -85,7 +85,7 @@ class Backend:
             if fault is not None:
                 _plan_failure(render, fault.options)
             self._renders[render.id] = render
-            self.ledger.submitted(
+            self.ledger.add(
                 SubmissionEntry(
                     at=render.at,
                     api=draft.api,
@@ -126,11 +126,7 @@ class Backend:
             return render if render is not None and render.draft.api == api else None
 
     def get(self, generation_id: str) -> EmulatedRender:
-        """
-        Return the render of this id.
-
-        :raises KeyError: There is none.
-        """
+        """Return the render of this id, or raise ``KeyError``."""
         with self.lock:
             return self._renders[generation_id]
 
@@ -233,9 +229,7 @@ class Backend:
             start -= (self.clock.wall() - render.ending.at) * self.clock.speed
         link = Link(
             token=secrets.token_urlsafe(12),
-            api=render.draft.api,
-            generation_id=render.id,
-            prompt=render.draft.prompt,
+            draft=render.draft,
             name=name,
             spec=spec,
             expires=None if lifetime is None else start + lifetime,
@@ -267,12 +261,7 @@ class Backend:
     # Changes
 
     def end(self, generation_id: str, status: str, failure: RenderFailure | None = None) -> None:
-        """
-        End a render now.
-
-        :raises KeyError: There is none of this id.
-        :raises ValueError: It has already ended.
-        """
+        """End a render now, or raise ``ValueError`` if it has ended already."""
         with self.lock:
             render = self.get(generation_id)
             self._settle(render)
@@ -302,11 +291,7 @@ class Backend:
             self.ledger.refunded(render.id)
 
     def forget(self, generation_id: str) -> None:
-        """
-        Remove the record of a render: the service no longer knows it.
-
-        :raises KeyError: There is none of this id.
-        """
+        """Remove the record of a render: the service no longer knows it."""
         with self.lock:
             del self._renders[generation_id]
 
@@ -319,7 +304,7 @@ class Backend:
             else:
                 self.forget(render.id)
             effect = "cancelled" if was == "queued" else "deleted"
-            self.ledger.deleted(
+            self.ledger.add(
                 DeletionEntry(
                     at=self.clock.wall(),
                     api=render.draft.api,
@@ -343,16 +328,14 @@ class Backend:
 
 
 def _plan_failure(render: EmulatedRender, options: Mapping[str, Any]) -> None:
-    items = options.get("items")
-    if items is not None:
-        render.failed_items = frozenset(items)
-    render.planned_failure = RenderFailure(
+    failure = RenderFailure(
         message=options.get("message") or "The generation failed.", code=options.get("code")
     )
-    if items is not None and len(render.failed_items) < render.draft.outputs:
-        # Only some outputs of a group fail; the group succeeds.
-        render.draft.details["item_failure"] = render.planned_failure
-        render.planned_failure = None
+    items = options.get("items")
+    if items is None or len(set(items)) >= render.draft.outputs:
+        render.planned_failure = failure
+    else:
+        render.failed_items = dict.fromkeys(items, failure)
 
 
 def _percent(render: EmulatedRender, passed: float) -> int:

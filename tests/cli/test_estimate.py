@@ -523,7 +523,7 @@ def test_connections_are_read_from_an_existing_database(
         seen.append(os.environ.get("_AIRFLOW_PROCESS_CONTEXT"))
         return real()
 
-    monkeypatch.setattr("airflow_provider_seedance.cli.estimate.connection_from_environment", noted)
+    monkeypatch.setattr("airflow_provider_seedance.cli.connection.connection_from_environment", noted)
     monkeypatch.setenv("SEEDANCE_API_KEY", "k")
     path = tmp_path / "requests.jsonl"
     path.write_text('"a lamp"\n')

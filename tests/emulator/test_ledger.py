@@ -21,7 +21,7 @@ def submission(generation_id: str, billed: float) -> SubmissionEntry:
 
 def test_requests_keep_the_order_of_arrival() -> None:
     ledger = EmulatorLedger()
-    first, second = ledger.arrived(entry(path="/1")), ledger.arrived(entry(path="/2"))
+    first, second = ledger.add(entry(path="/1")), ledger.add(entry(path="/2"))
     ledger.answered(second, 200, "b")
     ledger.answered(first, 500, None)
     assert [(r.path, r.status, r.generation_id) for r in ledger.requests] == [
@@ -32,7 +32,7 @@ def test_requests_keep_the_order_of_arrival() -> None:
 
 def test_an_unanswered_request_has_no_status() -> None:
     ledger = EmulatorLedger()
-    ledger.arrived(entry())
+    ledger.add(entry())
     assert ledger.requests[0].status is None
 
 
@@ -43,10 +43,10 @@ def test_entries_are_values() -> None:
 
 def test_posts_are_found_by_prompt_at_any_depth() -> None:
     ledger = EmulatorLedger()
-    ledger.arrived(entry(body={"content": [{"type": "text", "text": "kite"}]}))
-    ledger.arrived(entry(api="runbase", body={"input": {"prompt": "kite"}}))
-    ledger.arrived(entry(body={"prompt": "kites"}))
-    ledger.arrived(entry(kind="status"))
+    ledger.add(entry(body={"content": [{"type": "text", "text": "kite"}]}))
+    ledger.add(entry(api="runbase", body={"input": {"prompt": "kite"}}))
+    ledger.add(entry(body={"prompt": "kites"}))
+    ledger.add(entry(kind="status"))
     assert len(ledger.posts()) == 3
     assert len(ledger.posts(prompt="kite")) == 2
     assert len(ledger.posts(api="runbase", prompt="kite")) == 1
@@ -54,9 +54,9 @@ def test_posts_are_found_by_prompt_at_any_depth() -> None:
 
 def test_count() -> None:
     ledger = EmulatorLedger()
-    ledger.arrived(entry(kind="status", generation_id="a"))
-    ledger.arrived(entry(kind="status", generation_id="b"))
-    ledger.arrived(entry(kind="cancel", api="runbase"))
+    ledger.add(entry(kind="status", generation_id="a"))
+    ledger.add(entry(kind="status", generation_id="b"))
+    ledger.add(entry(kind="cancel", api="runbase"))
     assert ledger.count("status") == 2
     assert ledger.count("status", generation_id="a") == 1
     assert ledger.count("any", api="runbase") == 1
@@ -65,8 +65,8 @@ def test_count() -> None:
 
 def test_refunds() -> None:
     ledger = EmulatorLedger()
-    ledger.submitted(submission("a", 10))
-    ledger.submitted(submission("b", 5))
+    ledger.add(submission("a", 10))
+    ledger.add(submission("b", 5))
     ledger.refunded("a")
     assert [s.billed for s in ledger.submissions] == [0, 5]
     assert ledger.billed == 5
@@ -74,8 +74,8 @@ def test_refunds() -> None:
 
 def test_the_ledger_survives_json() -> None:
     ledger = EmulatorLedger()
-    ledger.arrived(entry(body={"prompt": "kite"}))
-    ledger.submitted(submission("a", 10))
+    ledger.add(entry(body={"prompt": "kite"}))
+    ledger.add(submission("a", 10))
     copy = EmulatorLedger.from_dict(json.loads(json.dumps(ledger.as_dict())))
     assert copy.requests == ledger.requests
     assert copy.submissions == ledger.submissions

@@ -34,9 +34,7 @@ def draft(generation_id: str = "a", **changes: Any) -> Draft:
     fields = {
         "api": "ark",
         "generation_id": generation_id,
-        "media": "video",
         "model": "m",
-        "prompt": "kite",
         "request": {},
         "sent": {},
         "spec": spec,

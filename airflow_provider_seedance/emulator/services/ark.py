@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import secrets
+import uuid
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,13 +16,13 @@ from airflow_provider_seedance.emulator.models import (
     EmulatedRender,
     MediaSpec,
     RenderFailure,
-    frame_size,
 )
 from airflow_provider_seedance.emulator.services.ark_images import ArkImageRequest, parse_images
-from airflow_provider_seedance.emulator.services.ark_requests import ArkTaskRequest, parse_task
+from airflow_provider_seedance.emulator.services.ark_requests import parse_task
 from airflow_provider_seedance.emulator.services.service import (
     ApiError,
     Call,
+    Fields,
     Reply,
     Route,
     Service,
@@ -73,8 +75,8 @@ class Ark(Service):
 
     def dispatch(self, call: Call, route: Route) -> Reply:
         if route.kind == "submit":
-            decoded = self.body(call)
-            return self._create(parse_task(decoded)) if call.path == _TASKS else self._images(decoded)
+            fields = Fields(self.body(call), nulls=True)
+            return self._create(fields) if call.path == _TASKS else self._images(fields)
         if route.kind == "list":
             return self._list(call)
         render = self.find(route.generation_id)
@@ -113,40 +115,36 @@ class Ark(Service):
 
     # Video tasks
 
-    def _create(self, task: ArkTaskRequest) -> Reply:
-        width, height = frame_size(task.resolution, task.ratio)
+    def _create(self, fields: Fields) -> Reply:
+        task = parse_task(fields)
         day = datetime.fromtimestamp(self.backend.clock.wall(), UTC)
-        render = self.submit(
+        reported = task.reported
+        render = self.backend.submit(
             Draft(
                 api=self.api,
                 generation_id=f"cgt-{day:%Y%m%d%H%M%S}-{secrets.token_hex(3)}",
-                media="video",
-                model=task.model,
-                prompt=task.prompt,
-                request=task.given,
-                sent=task.given,
-                spec=MediaSpec(
-                    kind="video",
-                    prompt=task.prompt,
-                    width=width,
-                    height=height,
+                model=reported["model"],
+                request=reported,
+                sent=fields.given,
+                spec=MediaSpec.video(
+                    task.prompt,
+                    reported["resolution"],
+                    reported["ratio"],
                     seconds=task.seconds,
-                    fps=24,
-                    audio=task.generate_audio,
-                    format=task.output_format,
+                    audio=reported["generate_audio"],
+                    format=reported["output_format"],
                 ),
-                resolution=task.resolution,
+                resolution=reported["resolution"],
                 fast=task.family.fast,
                 callback_url=task.callback_url,
                 renewable=False,
                 url_lifetime=DAY,
-                expires_after=float(task.execution_expires_after),
-                details={"task": task},
+                expires_after=float(reported["execution_expires_after"]),
             )
         )
         body = {"id": render.id}
-        if task.safety_identifier is not None:
-            body["safety_identifier"] = task.safety_identifier
+        if "safety_identifier" in reported:
+            body["safety_identifier"] = reported["safety_identifier"]
         return json_reply(body, generation_id=render.id)
 
     def find(self, generation_id: str | None) -> EmulatedRender:
@@ -169,48 +167,28 @@ class Ark(Service):
 
     def _task(self, generation: EmulatedGeneration) -> dict[str, Any]:
         render = self.backend.get(generation.id)
-        task: ArkTaskRequest = render.draft.details["task"]
         body: dict[str, Any] = {
+            **generation.request,
             "id": generation.id,
-            "model": task.model,
             "status": generation.status,
             "error": None,
             "created_at": int(generation.created_at),
             "updated_at": int(generation.ended_at or self.backend.clock.wall()),
-            "seed": task.seed if task.seed >= 0 else int(generation.created_at),
-            "resolution": task.resolution,
-            "ratio": task.ratio,
-            "framespersecond": 24,
-            "generate_audio": task.generate_audio,
-            "draft": task.draft,
-            "service_tier": task.service_tier,
-            "execution_expires_after": task.execution_expires_after,
-            "priority": task.priority,
-            "output_format": task.output_format,
         }
-        length = {"duration": task.duration} if task.frames is None else {"frames": task.frames}
-        body.update(length)
-        optional = {
-            "safety_identifier": task.safety_identifier,
-            "draft_task_id": task.draft_task_id,
-            "tools": task.tools,
-        }
-        body.update({name: value for name, value in optional.items() if value is not None})
+        if body["seed"] < 0:
+            body["seed"] = body["created_at"]
         if generation.status == "failed":
             body["error"] = _error(generation.failure)
         elif generation.status == "succeeded":
-            body["content"] = self._outputs(render, task)
+            body["content"] = self._outputs(render)
             tokens = _tokens(render.draft.spec)
             body["usage"] = {"completion_tokens": tokens, "total_tokens": tokens}
         return body
 
-    def _outputs(self, render: EmulatedRender, task: ArkTaskRequest) -> dict[str, str]:
+    def _outputs(self, render: EmulatedRender) -> dict[str, str]:
         content = {"video_url": self.backend.urls(render)[0]}
-        if task.return_last_frame:
-            spec = render.draft.spec
-            still = MediaSpec(
-                kind="image", prompt=spec.prompt, width=spec.width, height=spec.height, format="png"
-            )
+        if render.draft.sent.get("return_last_frame"):
+            still = replace(render.draft.spec, kind="image", format="png")
             content["last_frame_url"] = self.backend.url(render, "last_frame.png", still)
         return content
 
@@ -218,26 +196,17 @@ class Ark(Service):
         for name in call.query:
             if name not in _QUERY:
                 raise ApiError(f"Unknown parameter {name}", field=name, constraint="unknown")
-        number = _page(call, "page_num", 1)
-        size = _page(call, "page_size", 20)
-        status = _single(call, "filter.status")
-        if status is not None and status not in _STATUSES:
+        number, size = _page(call, "page_num", 1), _page(call, "page_size", 20)
+        wanted = {name: _single(call, f"filter.{name}") for name in ("status", "model", "service_tier")}
+        if wanted["status"] is not None and wanted["status"] not in _STATUSES:
             raise ApiError("filter.status is invalid", field="filter.status", constraint="enum")
-        wanted = {
-            "model": _single(call, "filter.model"),
-            "service_tier": _single(call, "filter.service_tier"),
-        }
-        ids = call.query.get("filter.task_ids")
-        found = []
-        for render in reversed(self._listed(ids)):
-            generation = self.backend.view(render)
-            task: ArkTaskRequest = render.draft.details["task"]
-            if self._is_removed(generation) or (status is not None and generation.status != status):
-                continue
-            if wanted["model"] in (None, task.model) and wanted["service_tier"] in (None, task.service_tier):
-                found.append(generation)
-        page = found[(number - 1) * size : number * size]
-        return json_reply({"total": len(found), "items": [self._task(generation) for generation in page]})
+        tasks = [
+            self._task(generation)
+            for render in reversed(self._listed(call.query.get("filter.task_ids")))
+            if not self._is_removed(generation := self.backend.view(render))
+        ]
+        found = [task for task in tasks if all(value in (None, task[name]) for name, value in wanted.items())]
+        return json_reply({"total": len(found), "items": found[(number - 1) * size : number * size]})
 
     def _listed(self, ids: list[str] | None) -> list[EmulatedRender]:
         if ids is None:
@@ -261,17 +230,16 @@ class Ark(Service):
 
     # Images
 
-    def _images(self, decoded: Any) -> Reply:
-        request = parse_images(decoded)
-        render = self.submit(
+    def _images(self, fields: Fields) -> Reply:
+        request = parse_images(fields)
+        given = fields.given
+        render = self.backend.submit(
             Draft(
                 api=self.api,
-                generation_id=f"img-{self.new_id()}",
-                media="image",
+                generation_id=f"img-{uuid.uuid4().hex}",
                 model=request.model,
-                prompt=request.prompt,
-                request=request.given,
-                sent=request.given,
+                request=given,
+                sent=given,
                 spec=MediaSpec(
                     kind="image",
                     prompt=request.prompt,
@@ -298,12 +266,11 @@ class Ark(Service):
 
     def _image_body(self, request: ArkImageRequest, render: EmulatedRender) -> dict[str, Any]:
         size = f"{request.width}x{request.height}"
-        failure = render.draft.details.get("item_failure")
         data: list[dict[str, Any]] = []
         urls = iter(self.backend.urls(render))
         for index in range(request.count):
             if index in render.failed_items:
-                data.append({"error": _error(failure)})
+                data.append({"error": _error(render.failed_items[index])})
                 continue
             url = next(urls)
             if request.base64:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
-from airflow_provider_seedance.emulator.services.service import ApiError, Fields, is_http_url
+from airflow_provider_seedance.emulator.services.ark_requests import ENDPOINT, tools, unknown_model
+from airflow_provider_seedance.emulator.services.service import Fields, is_http_url
 
 _MODEL = re.compile(r"(?:doubao-|dreamina-)?seedream-(3-0-t2i|4-0|4-5|5-0|5-0-lite)-\d{6}")
 _SIZES = {
@@ -19,24 +19,6 @@ _SIZES = {
 _SIDES = {"1K": 1024, "2K": 2048, "3K": 3072, "4K": 4096}
 _MAX_IMAGES = 15
 _MAX_REFERENCES = 14
-_FIELDS = (
-    "model",
-    "prompt",
-    "image",
-    "size",
-    "seed",
-    "guidance_scale",
-    "response_format",
-    "watermark",
-    "optimize_prompt",
-    "optimize_prompt_options",
-    "sequential_image_generation",
-    "sequential_image_generation_options",
-    "tools",
-    "output_format",
-    "layer_decomposition",
-    "stream",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,36 +40,27 @@ class ArkImageRequest:
     base64: bool
     output_format: str
     stream: bool
-    given: dict[str, Any]
 
 
-def parse_images(data: Any) -> ArkImageRequest:
-    """
-    Read the body of an image call.
-
-    :raises ApiError: The documents do not allow the request.
-    """
-    fields = Fields(data, nulls=True)
-    fields.only(*_FIELDS)
+def parse_images(fields: Fields) -> ArkImageRequest:
+    """Read the body of an image call."""
     model = fields.text("model", required=True) or ""
     match = _MODEL.fullmatch(model)
-    endpoint = re.fullmatch(r"ep-[\w-]+", model)
-    if match is None and endpoint is None:
-        raise ApiError(
-            f"The model or endpoint {model} does not exist or you do not have access to it.",
-            status=404,
-            code="InvalidEndpointOrModel.NotFound",
-            field="model",
-        )
+    if match is None and not ENDPOINT.fullmatch(model):
+        raise unknown_model(model)
     references = _references(fields)
     fields.integer("seed", low=-1, high=2**31 - 1)
     fields.number("guidance_scale", low=1, high=10)
-    fields.flag("watermark")
-    fields.flag("optimize_prompt")
-    fields.flag("layer_decomposition")
-    _options(fields)
+    for name in ("watermark", "optimize_prompt", "layer_decomposition"):
+        fields.flag(name)
+    tools(fields)
+    if "optimize_prompt_options" in fields:
+        options = Fields(fields.raw("optimize_prompt_options"), at="optimize_prompt_options", nulls=True)
+        options.text("mode", choices=("standard", "fast"))
+        options.raw("thinking")
+        options.refuse_unread()
     width, height = _size(fields, match[1] if match else "4-0")
-    return ArkImageRequest(
+    request = ArkImageRequest(
         model=model,
         prompt=fields.prompt(),
         width=width,
@@ -97,8 +70,9 @@ def parse_images(data: Any) -> ArkImageRequest:
         base64=fields.text("response_format", choices=("url", "b64_json")) == "b64_json",
         output_format=fields.text("output_format", choices=("png", "jpeg")) or "png",
         stream=fields.flag("stream") or False,
-        given={key: value for key, value in data.items() if value is not None},
     )
+    fields.refuse_unread()
+    return request
 
 
 def _references(fields: Fields) -> int:
@@ -113,18 +87,6 @@ def _references(fields: Fields) -> int:
 
 def _is_image(value: object) -> bool:
     return is_http_url(value) or (isinstance(value, str) and value.startswith("data:image/"))
-
-
-def _options(fields: Fields) -> None:
-    if "optimize_prompt_options" in fields:
-        options = Fields(fields.raw("optimize_prompt_options"), at="optimize_prompt_options", nulls=True)
-        options.only("mode", "thinking")
-        options.text("mode", choices=("standard", "fast"))
-    tools = fields.raw("tools")
-    if tools is not None and (
-        not isinstance(tools, list) or any(tool != {"type": "web_search"} for tool in tools)
-    ):
-        raise fields.error("tools", 'may hold {"type": "web_search"} only', "enum", ["web_search"])
 
 
 def _size(fields: Fields, family: str) -> tuple[int, int]:
@@ -150,8 +112,8 @@ def _count(fields: Fields, references: int) -> int:
     if "sequential_image_generation_options" in fields:
         name = "sequential_image_generation_options"
         options = Fields(fields.raw(name), at=name, nulls=True)
-        options.only("max_images")
         max_images = options.integer("max_images", low=1, high=_MAX_IMAGES)
+        options.refuse_unread()
     if mode == "disabled":
         return 1
     if max_images is not None and references + max_images > _MAX_IMAGES:

@@ -4,46 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from airflow_provider_seedance.emulator.services.service import ApiError, Fields, is_http_url, is_loopback
 
 RATIOS = ("16:9", "4:3", "1:1", "3:4", "9:16", "21:9")
+#: An inference endpoint of the account, in place of a model.
+ENDPOINT = re.compile(r"ep-[\w-]+")
 _SEED_LIMIT = 2**32 - 1
 _VIDEO_MODEL = re.compile(
     r"(?:doubao-|dreamina-)?seedance-(\d-\d(?:-pro-fast|-pro|-fast|-mini|-lite-[ti]2v)?)-\d{6}"
 )
 
-_BODY_FIELDS = (
-    "model",
-    "content",
-    "callback_url",
-    "return_last_frame",
-    "service_tier",
-    "execution_expires_after",
-    "priority",
-    "generate_audio",
-    "draft",
-    "camera_fixed",
-    "watermark",
-    "seed",
-    "resolution",
-    "ratio",
-    "duration",
-    "frames",
-    "tools",
-    "output_format",
-    "omni_reference_task_type",
-    "safety_identifier",
-)
-_ITEMS = {
-    "text": "text",
-    "image_url": "image_url",
-    "video_url": "video_url",
-    "audio_url": "audio_url",
-    "draft_task": "draft_task",
-}
+_ITEMS = ("text", "image_url", "video_url", "audio_url", "draft_task")
 _ROLES = {
     "image_url": ("first_frame", "last_frame", "reference_image"),
     "video_url": ("reference_video",),
@@ -58,206 +32,165 @@ class ArkModelFamily:
     """
     The limits of a family of models.
 
+    :param supports: The fields that not all models support, and ``flex`` for that service tier.
     :param durations: Minimum and maximum, in seconds.
     :param auto_duration: Whether -1 lets the model choose.
     :param references: Maximum number of reference images.
     """
 
     resolutions: tuple[str, ...]
+    supports: frozenset[str]
     resolution: str = "720p"
-    durations: tuple[int, int] = (4, 15)
+    durations: tuple[int, int]
     auto_duration: bool = True
-    duration: int = 5
-    audio: bool = True
-    draft: bool = False
-    flex: bool = False
-    camera_fixed: bool = False
-    priority: bool = True
-    frames: bool = False
-    tools: bool = True
-    references: int = 9
-    omni: bool = False
+    references: int = 0
     images: bool = True
     images_needed: bool = False
     ratio: str = "adaptive"
     fast: bool = False
 
 
-def _first(**changes: Any) -> ArkModelFamily:
-    """Return the limits of a 1.0 model, with its differences."""
-    defaults: dict[str, Any] = {
-        "resolutions": ("480p", "720p", "1080p"),
-        "resolution": "1080p",
-        "durations": (2, 12),
-        "auto_duration": False,
-        "audio": False,
-        "flex": True,
-        "camera_fixed": True,
-        "priority": False,
-        "frames": True,
-        "tools": False,
-        "references": 0,
-        "ratio": "16:9",
-    }
-    return ArkModelFamily(**{**defaults, **changes})
+_FIELDS_OF_SOME_MODELS = (
+    "generate_audio",
+    "draft",
+    "camera_fixed",
+    "frames",
+    "priority",
+    "tools",
+    "output_format",
+    "omni_reference_task_type",
+)
+_FIELDS_1_0 = frozenset({"flex", "camera_fixed", "frames"})
+_FIELDS_1_5 = frozenset({"flex", "camera_fixed", "generate_audio", "draft"})
+_FIELDS_2_0 = frozenset({"generate_audio", "priority", "tools"})
+_FIELDS_2_5 = _FIELDS_2_0 | {"draft", "output_format", "omni_reference_task_type"}
 
-
+_2_0 = ArkModelFamily(
+    resolutions=("480p", "720p", "1080p", "4k"), supports=_FIELDS_2_0, durations=(4, 15), references=9
+)
+_2_0_FAST = replace(_2_0, resolutions=("480p", "720p"), fast=True)
+_1_0 = ArkModelFamily(
+    resolutions=("480p", "720p", "1080p"),
+    supports=_FIELDS_1_0,
+    resolution="1080p",
+    durations=(2, 12),
+    auto_duration=False,
+    ratio="16:9",
+)
 MODELS = {
-    "2-5": ArkModelFamily(
+    "2-5": replace(
+        _2_0,
         resolutions=("480p", "720p", "1080p"),
+        supports=_FIELDS_2_5,
         durations=(4, 30),
-        duration=-1,
-        draft=True,
         references=30,
-        omni=True,
     ),
-    "2-0": ArkModelFamily(resolutions=("480p", "720p", "1080p", "4k")),
-    "2-0-fast": ArkModelFamily(resolutions=("480p", "720p"), fast=True),
-    "2-0-mini": ArkModelFamily(resolutions=("480p", "720p"), fast=True),
-    "1-5-pro": ArkModelFamily(
-        resolutions=("480p", "720p", "1080p"),
-        durations=(4, 12),
-        draft=True,
-        flex=True,
-        camera_fixed=True,
-        priority=False,
-        tools=False,
-        references=0,
-    ),
-    "1-0-pro": _first(),
-    "1-0-pro-fast": _first(fast=True),
-    "1-0-lite-t2v": _first(resolution="720p", images=False, fast=True),
-    "1-0-lite-i2v": _first(resolution="720p", images_needed=True, references=4, fast=True),
+    "2-0": _2_0,
+    "2-0-fast": _2_0_FAST,
+    "2-0-mini": _2_0_FAST,
+    "1-5-pro": ArkModelFamily(resolutions=("480p", "720p", "1080p"), supports=_FIELDS_1_5, durations=(4, 12)),
+    "1-0-pro": _1_0,
+    "1-0-pro-fast": replace(_1_0, fast=True),
+    "1-0-lite-t2v": replace(_1_0, resolution="720p", images=False, fast=True),
+    "1-0-lite-i2v": replace(_1_0, resolution="720p", images_needed=True, references=4, fast=True),
 }
+_DEFAULT_DURATION = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArkTaskRequest:
     """
-    A valid request, with its defaults.
+    A valid request.
 
-    :param duration: Seconds, or ``None`` if the number of frames was given.
-    :param given: The body as sent, without nulls.
+    :param reported: The parameters with their defaults, as a task reports them.
     """
 
-    model: str
     family: ArkModelFamily
     prompt: str
-    resolution: str
-    ratio: str
-    duration: int | None
-    frames: int | None
-    generate_audio: bool
-    seed: int
-    service_tier: str
-    execution_expires_after: int
-    priority: int
-    draft: bool
-    draft_task_id: str | None
-    watermark: bool
-    camera_fixed: bool
-    return_last_frame: bool
-    output_format: str
-    tools: list[dict[str, Any]] | None
-    safety_identifier: str | None
     callback_url: str | None
-    given: dict[str, Any]
+    reported: dict[str, Any]
 
     @property
     def seconds(self) -> float:
         """Length of the video."""
-        if self.frames is not None:
-            return self.frames / 24
-        return float(self.duration or 5)
+        if "frames" in self.reported:
+            return float(self.reported["frames"] / 24)
+        return float(self.reported["duration"])
 
 
-def parse_task(data: Any) -> ArkTaskRequest:
-    """
-    Read the body of a create call.
-
-    :raises ApiError: The documents do not allow the request.
-    """
-    fields = Fields(data, nulls=True)
-    fields.only(*_BODY_FIELDS)
+def parse_task(fields: Fields) -> ArkTaskRequest:
+    """Read the body of a create call."""
     name = fields.text("model", required=True) or ""
     family = _family(name)
     prompt, draft_task = _content(fields.raw("content", required=True), family)
     suffix = _suffix(prompt)
-    frames, duration = _length(fields, family, suffix)
     tier = fields.text("service_tier", choices=("default", "flex")) or "default"
-    if tier == "flex" and not family.flex:
-        raise _not_taken(fields, "service_tier", name)
     ratio = fields.text("ratio", choices=(*RATIOS, "adaptive")) or suffix.get("ratio") or family.ratio
     resolution = fields.text("resolution", choices=family.resolutions) or suffix.get("resolution")
-    if resolution not in family.resolutions:
-        resolution = family.resolution
-    _check_support(fields, family, tier, name)
     audio = fields.flag("generate_audio")
     seed = fields.integer("seed", low=-1, high=_SEED_LIMIT)
-    return ArkTaskRequest(
-        model=name,
-        family=family,
-        prompt=prompt,
-        resolution=resolution,
+    optional = {
+        "safety_identifier": fields.text("safety_identifier", max_chars=64),
+        "draft_task_id": draft_task,
+        "tools": tools(fields),
+    }
+    reported = {
+        "model": name,
+        "seed": -1 if seed is None else seed,
+        "resolution": resolution if resolution in family.resolutions else family.resolution,
         # "adaptive" depends on the images, which are not downloaded here.
-        ratio="16:9" if ratio == "adaptive" else ratio,
-        duration=duration,
-        frames=frames,
-        generate_audio=family.audio if audio is None else audio,
-        seed=-1 if seed is None else seed,
-        service_tier=tier,
-        execution_expires_after=fields.integer("execution_expires_after", low=3600, high=259_200) or 172_800,
-        priority=fields.integer("priority", low=0, high=9) or 0,
-        draft=fields.flag("draft") or False,
-        draft_task_id=draft_task,
-        watermark=fields.flag("watermark") or False,
-        camera_fixed=fields.flag("camera_fixed") or False,
-        return_last_frame=fields.flag("return_last_frame") or False,
-        output_format=fields.text("output_format", choices=("mp4", "mov")) or "mp4",
-        tools=_tools(fields),
-        safety_identifier=fields.text("safety_identifier", max_chars=64),
-        callback_url=fields.callback("callback_url"),
-        given={key: value for key, value in data.items() if value is not None},
-    )
+        "ratio": "16:9" if ratio == "adaptive" else ratio,
+        "framespersecond": 24,
+        "generate_audio": "generate_audio" in family.supports if audio is None else audio,
+        "draft": fields.flag("draft") or False,
+        "service_tier": tier,
+        "execution_expires_after": fields.integer("execution_expires_after", low=3600, high=259_200)
+        or 172_800,
+        "priority": fields.integer("priority", low=0, high=9) or 0,
+        "output_format": fields.text("output_format", choices=("mp4", "mov")) or "mp4",
+        **_length(fields, family, suffix),
+        **{name: value for name, value in optional.items() if value is not None},
+    }
+    for name in ("watermark", "camera_fixed", "return_last_frame"):
+        fields.flag(name)
+    fields.text("omni_reference_task_type", choices=("auto", "reference", "edit", "extend"))
+    callback_url = fields.callback("callback_url")
+    _check_support(fields, family, tier)
+    fields.refuse_unread()
+    return ArkTaskRequest(family=family, prompt=prompt, callback_url=callback_url, reported=reported)
 
 
 def _family(name: str) -> ArkModelFamily:
-    if re.fullmatch(r"ep-[\w-]+", name):
+    if ENDPOINT.fullmatch(name):
         return MODELS["2-0"]
     match = _VIDEO_MODEL.fullmatch(name)
     if match is None or match[1] not in MODELS:
-        raise ApiError(
-            f"The model or endpoint {name} does not exist or you do not have access to it.",
-            status=404,
-            code="InvalidEndpointOrModel.NotFound",
-            field="model",
-        )
+        raise unknown_model(name)
     return MODELS[match[1]]
 
 
-def _check_support(fields: Fields, family: ArkModelFamily, tier: str, name: str) -> None:
-    """Refuse fields that the model does not support."""
-    _only_where(fields, "generate_audio", family.audio, name)
-    _only_where(fields, "draft", family.draft, name)
-    _only_where(fields, "camera_fixed", family.camera_fixed, name)
-    _only_where(fields, "priority", family.priority and tier == "default", name)
-    _only_where(fields, "tools", family.tools, name)
-    _only_where(fields, "output_format", family.omni, name)
-    _only_where(fields, "omni_reference_task_type", family.omni, name)
-    fields.text("omni_reference_task_type", choices=("auto", "reference", "edit", "extend"))
+def unknown_model(name: str) -> ApiError:
+    """Return the error for a model that does not exist."""
+    return ApiError(
+        f"The model or endpoint {name} does not exist or you do not have access to it.",
+        status=404,
+        code="InvalidEndpointOrModel.NotFound",
+        field="model",
+    )
 
 
-def _only_where(fields: Fields, name: str, allowed: bool, model: str) -> None:
-    if name in fields and not allowed:
-        raise _not_taken(fields, name, model)
+def _check_support(fields: Fields, family: ArkModelFamily, tier: str) -> None:
+    """Refuse fields that the model does not support, or not in this tier."""
+    unsupported = set(_FIELDS_OF_SOME_MODELS) - family.supports
+    if tier == "flex":
+        unsupported |= {"priority"} if "flex" in family.supports else {"service_tier"}
+    for name in unsupported:
+        if name in fields:
+            raise fields.error(name, "is not supported by this model with these parameters", "unsupported")
 
 
-def _not_taken(fields: Fields, name: str, model: str) -> ApiError:
-    return fields.error(name, f"is not supported by {model} or not with the other parameters", "unsupported")
-
-
-def _length(fields: Fields, family: ArkModelFamily, suffix: dict[str, str]) -> tuple[int | None, int | None]:
-    """Return frames and duration, one of which is ``None``; frames take precedence."""
+def _length(fields: Fields, family: ArkModelFamily, suffix: dict[str, str]) -> dict[str, int]:
+    """Return the number of frames or the duration; frames take precedence."""
     shortest, longest = family.durations
     duration = fields.integer("duration")
     if duration is not None and not (shortest <= duration <= longest):
@@ -265,27 +198,26 @@ def _length(fields: Fields, family: ArkModelFamily, suffix: dict[str, str]) -> t
             raise fields.error(
                 "duration", f"must be from {shortest} to {longest}", "range", [shortest, longest]
             )
-        duration = 5
-    frames = fields.integer("frames")
+        duration = _DEFAULT_DURATION
+    frames = fields.integer("frames", low=29, high=289)
     if frames is not None:
-        if not family.frames or not 29 <= frames <= 289 or (frames - 25) % 4:
-            raise fields.error("frames", "must be 25 + 4n from 29 to 289, for 1.0 models", "range", [29, 289])
-        return frames, None
+        if (frames - 25) % 4:
+            raise fields.error("frames", "must be 25 + 4n", "range", [29, 289])
+        return {"frames": frames}
     written = suffix.get("duration", "")
     if duration is None and written.isdigit() and shortest <= int(written) <= longest:
         duration = int(written)
-    if duration is None:
-        duration = 5 if family.duration == -1 else family.duration
-    return None, duration
+    return {"duration": _DEFAULT_DURATION if duration is None else duration}
 
 
-def _tools(fields: Fields) -> list[dict[str, Any]] | None:
-    tools = fields.raw("tools")
-    if tools is None:
+def tools(fields: Fields) -> list[dict[str, Any]] | None:
+    """Return the tools of the model: only ``web_search`` is documented."""
+    value = fields.raw("tools")
+    if value is None:
         return None
-    if not isinstance(tools, list) or any(tool != {"type": "web_search"} for tool in tools):
+    if not isinstance(value, list) or any(tool != {"type": "web_search"} for tool in value):
         raise fields.error("tools", 'may hold {"type": "web_search"} only', "enum", ["web_search"])
-    return list(tools)
+    return list(value)
 
 
 def _suffix(prompt: str) -> dict[str, str]:
@@ -312,7 +244,7 @@ def _content(value: Any, family: ArkModelFamily) -> tuple[str, str | None]:
             drafts.append(payload)
         else:
             roles.append(role or ("first_frame" if kind == "image_url" else None))
-    if drafts and (len(value) > 1 or not family.draft):
+    if drafts and (len(value) > 1 or "draft" not in family.supports):
         raise _conflict("a draft_task stands alone, with a model that makes drafts")
     _check_modes(roles, value, family)
     return "\n".join(texts), drafts[0] if drafts else None
@@ -321,23 +253,21 @@ def _content(value: Any, family: ArkModelFamily) -> tuple[str, str | None]:
 def _item(item: Any, at: str) -> tuple[str, str, str | None]:
     """Return the type of an item, its text, URL or id, and its role."""
     fields = Fields(item, at=at, nulls=True)
-    kind = fields.text("type", required=True, choices=tuple(_ITEMS)) or ""
-    roles = _ROLES.get(kind)
-    fields.only("type", _ITEMS[kind], *(("role",) if roles else ()))
+    kind = fields.text("type", required=True, choices=_ITEMS) or ""
     if kind == "text":
-        return kind, fields.text("text", required=True) or "", None
-    payload = Fields(fields.raw(_ITEMS[kind], required=True), at=f"{at}.{_ITEMS[kind]}", nulls=True)
-    if kind == "draft_task":
-        payload.only("id")
-        return kind, payload.text("id", required=True) or "", None
-    payload.only("url")
-    url = payload.text("url", required=True) or ""
-    if not _valid_source(url, base64=kind != "video_url"):
+        text = fields.text("text", required=True) or ""
+        fields.refuse_unread()
+        return kind, text, None
+    payload = Fields(fields.raw(kind, required=True), at=f"{at}.{kind}", nulls=True)
+    name, role = ("id", None) if kind == "draft_task" else ("url", fields.text("role", choices=_ROLES[kind]))
+    value = payload.text(name, required=True) or ""
+    fields.refuse_unread()
+    payload.refuse_unread()
+    if name == "url" and not _valid_source(value, base64=kind != "video_url"):
         raise payload.error("url", "must be https, data: or asset://", "url")
-    role = fields.text("role", choices=roles)
-    if role is None and kind != "image_url":
+    if role is None and kind in ("video_url", "audio_url"):
         raise fields.error("role", "is required", "required")
-    return kind, url, role
+    return kind, value, role
 
 
 def _valid_source(url: str, *, base64: bool) -> bool:

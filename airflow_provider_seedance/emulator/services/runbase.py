@@ -5,13 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from airflow_provider_seedance.emulator.models import (
-    Draft,
-    EmulatedGeneration,
-    EmulatedRender,
-    MediaSpec,
-    frame_size,
-)
+from airflow_provider_seedance.emulator.models import Draft, EmulatedGeneration, MediaSpec
 from airflow_provider_seedance.emulator.services.service import (
     ApiError,
     Call,
@@ -24,6 +18,12 @@ from airflow_provider_seedance.emulator.services.service import (
 
 _MODEL = "bytedance/seedance-1.5-pro"
 _RATIOS = ("16:9", "9:16", "4:3", "3:4", "1:1", "21:9")
+_DEFAULTS: dict[str, Any] = {
+    "aspect_ratio": "16:9",
+    "resolution": "720p",
+    "duration": "4",
+    "generate_audio": False,
+}
 _STATUSES = {"queued": "pending", "running": "running", "succeeded": "succeeded"}
 
 
@@ -50,8 +50,10 @@ class Runbase(Service):
         return super().prompt_of(body.get("input")) if isinstance(body, dict) else None
 
     def dispatch(self, call: Call, route: Route) -> Reply:
-        submitting = route.kind == "submit"
-        render = self._create(call) if submitting else self.find(route.generation_id)
+        if route.kind == "submit":
+            render = self.backend.submit(self._draft(Fields(self.body(call))))
+        else:
+            render = self.find(route.generation_id)
         return json_reply(self._run(self.backend.view(render)), generation_id=render.id)
 
     def error_body(self, error: ApiError) -> Any:
@@ -66,40 +68,32 @@ class Runbase(Service):
         """Return the run; the service has no callbacks."""
         return self._run(generation)
 
-    def _create(self, call: Call) -> EmulatedRender:
-        return self.submit(self._draft(Fields(self.body(call))))
-
     def _draft(self, body: Fields) -> Draft:
-        body.only("model", "input")
-        model = body.text("model", required=True, choices=(_MODEL,)) or _MODEL
+        body.text("model", required=True, choices=(_MODEL,))
         fields = Fields(body.raw("input", required=True), at="input")
-        fields.only("prompt", "aspect_ratio", "resolution", "duration", "generate_audio", "image_urls")
+        body.refuse_unread()
         prompt = fields.prompt()
-        ratio = fields.text("aspect_ratio", choices=_RATIOS) or "16:9"
-        resolution = fields.text("resolution", choices=("480p", "720p", "1080p")) or "720p"
-        duration = fields.text("duration", choices=("4", "8", "12")) or "4"
-        audio = fields.flag("generate_audio") or False
-        images = fields.urls("image_urls")
-        width, height = frame_size(resolution, ratio)
+        fields.text("aspect_ratio", choices=_RATIOS)
+        fields.text("resolution", choices=("480p", "720p", "1080p"))
+        fields.text("duration", choices=("4", "8", "12"))
+        fields.flag("generate_audio")
+        fields.urls("image_urls")
+        fields.refuse_unread()
+        request: dict[str, Any] = {**_DEFAULTS, **fields.given}
         return Draft(
             api=self.api,
             generation_id=str(uuid.uuid4()),
-            media="video",
-            model=model,
-            prompt=prompt,
-            request={
-                "prompt": prompt,
-                "aspect_ratio": ratio,
-                "resolution": resolution,
-                "duration": duration,
-                "generate_audio": audio,
-                **({"image_urls": images} if images else {}),
-            },
+            model=_MODEL,
+            request=request,
             sent=body.given,
-            spec=MediaSpec(
-                kind="video", prompt=prompt, width=width, height=height, seconds=int(duration), audio=audio
+            spec=MediaSpec.video(
+                prompt,
+                request["resolution"],
+                request["aspect_ratio"],
+                seconds=int(request["duration"]),
+                audio=request["generate_audio"],
             ),
-            resolution=resolution,
+            resolution=request["resolution"],
         )
 
     def _run(self, generation: EmulatedGeneration) -> dict[str, Any]:

@@ -6,14 +6,9 @@ import hmac
 import uuid
 from typing import Any
 
-from airflow_provider_seedance.emulator.models import (
-    Draft,
-    EmulatedGeneration,
-    EmulatedRender,
-    MediaSpec,
-    frame_size,
-)
+from airflow_provider_seedance.emulator.models import Draft, EmulatedGeneration, EmulatedRender, MediaSpec
 from airflow_provider_seedance.emulator.services.service import (
+    ERROR_CODES,
     ApiError,
     Call,
     Fields,
@@ -28,16 +23,6 @@ _IMAGE_SIDES = {"1024x1024": 1024, "2048x2048": 2048, "4k": 4096}
 _IMAGE_MODELS = ("seedream-3.0", "seedream-4.0", "seedream-4.5", "seedream-5.0")
 _VIDEO_MODELS = ("seedance-1.0", "seedance-1.5-pro", "seedance-2.0")
 _STATUSES = {"queued": "queued", "running": "processing", "succeeded": "completed"}
-_CODES = {
-    400: "INVALID_REQUEST",
-    401: "INVALID_API_KEY",
-    402: "INSUFFICIENT_CREDITS",
-    403: "FORBIDDEN",
-    404: "NOT_FOUND",
-    429: "RATE_LIMITED",
-    500: "INTERNAL_ERROR",
-    503: "SERVICE_UNAVAILABLE",
-}
 
 
 class Seedance2Api(Service):
@@ -67,16 +52,14 @@ class Seedance2Api(Service):
         super().authenticate(call)
 
     def dispatch(self, call: Call, route: Route) -> Reply:
-        if route.kind == "status":
-            return self._status(self.find(route.generation_id))
-        if route.kind == "result":
-            return self._result(self.find(route.generation_id))
+        if route.kind in ("status", "result"):
+            return self._read(self.find(route.generation_id), route.kind)
         fields = Fields(self.body(call))
         return self._image(fields) if call.path.startswith("/seedream") else self._video(fields)
 
     def error_body(self, error: ApiError) -> Any:
         """Return ``{"status": "error", "error": {"code", "message", "details"?}}``."""
-        code = error.code or _CODES.get(error.status, "INVALID_REQUEST")
+        code = error.code or ERROR_CODES.get(error.status, "INVALID_REQUEST")
         if error.code is None and error.status == 400 and error.field == "prompt":
             code = "INVALID_PROMPT"
         body: dict[str, Any] = {"code": code, "message": error.message}
@@ -87,73 +70,69 @@ class Seedance2Api(Service):
 
     def callback_body(self, generation: EmulatedGeneration) -> dict[str, Any]:
         """Return the documented event, or ``task.failed``, which is not documented but analogous."""
-        render = self.backend.get(generation.id)
-        data: dict[str, Any] = {"task_id": generation.id, "status": _word(generation.status)}
-        data["model"] = generation.model
-        if generation.status == "succeeded":
-            data["result"] = self._outputs(render)
-        else:
-            data["error_message"] = _message(generation)
+        status = _word(generation.status)
+        data = {"task_id": generation.id, "status": status, "model": generation.model}
         return {
-            "event": f"task.{data['status']}",
+            "event": f"task.{status}",
             "timestamp": timestamp(generation.ended_at or generation.created_at),
-            "data": data,
+            "data": {**data, **self._outcome(generation)},
         }
 
     def _video(self, fields: Fields) -> Reply:
-        fields.only(
-            "prompt", "model", "duration", "resolution", "fps", "image_input", "webhook_url"
-        )  # webhook_url is in the prose of one of the two pages only
         prompt = fields.prompt(max_chars=300)
-        model = fields.text("model", required=True, choices=_VIDEO_MODELS) or ""
-        duration = fields.integer("duration", required=True, low=5, high=30) or 5
-        resolution = fields.text("resolution", choices=("720p", "1080p", "4k")) or "720p"
-        fps = fields.integer("fps", choices=(24, 30, 60)) or 24
-        image = fields.url("image_input")
-        width, height = frame_size(resolution, "16:9")
-        request = {"prompt": prompt, "model": model, "duration": duration, "resolution": resolution}
-        render = self.submit(
-            Draft(
-                api=self.api,
-                generation_id=f"task-{uuid.uuid4()}",
-                media="video",
-                model=model,
-                prompt=prompt,
-                request={**request, "fps": fps, **({"image_input": image} if image else {})},
-                sent=fields.given,
-                spec=MediaSpec(
-                    kind="video", prompt=prompt, width=width, height=height, seconds=duration, fps=fps
-                ),
-                resolution=resolution,
-                callback_url=fields.callback("webhook_url"),
+        fields.text("model", required=True, choices=_VIDEO_MODELS)
+        fields.integer("duration", required=True, low=5, high=30)
+        fields.text("resolution", choices=("720p", "1080p", "4k"))
+        fields.integer("fps", choices=(24, 30, 60))
+        fields.url("image_input")
+        # In the prose of one of the two pages only.
+        callback_url = fields.callback("webhook_url")
+        fields.refuse_unread()
+        request: dict[str, Any] = {"resolution": "720p", "fps": 24, **fields.given}
+        resolution, fps = request["resolution"], request["fps"]
+        return self._accepted(
+            self.backend.submit(
+                Draft(
+                    api=self.api,
+                    generation_id=f"task-{uuid.uuid4()}",
+                    model=request["model"],
+                    request=request,
+                    sent=fields.given,
+                    spec=MediaSpec.video(prompt, resolution, "16:9", seconds=request["duration"], fps=fps),
+                    resolution=resolution,
+                    callback_url=callback_url,
+                )
             )
         )
-        return self._accepted(render)
 
     def _image(self, fields: Fields) -> Reply:
-        fields.only("prompt", "model", "resolution", "quality", "num_images", "seed", "style", "webhook_url")
         prompt = fields.prompt(max_chars=300)
-        model = fields.text("model", required=True, choices=_IMAGE_MODELS) or ""
-        resolution = fields.text("resolution", choices=tuple(_IMAGE_SIDES)) or "1024x1024"
-        quality = fields.text("quality", choices=("standard", "high")) or "standard"
-        count = fields.integer("num_images", low=1, high=4)
+        fields.text("model", required=True, choices=_IMAGE_MODELS)
+        fields.text("resolution", choices=tuple(_IMAGE_SIDES))
+        fields.text("quality", choices=("standard", "high"))
+        fields.integer("num_images", low=1, high=4)
         fields.integer("seed")
         fields.text("style")
-        side = _IMAGE_SIDES[resolution]
-        request = {"prompt": prompt, "model": model, "resolution": resolution, "quality": quality}
-        render = self.submit(
+        callback_url = fields.callback("webhook_url")
+        fields.refuse_unread()
+        request: dict[str, Any] = {
+            "resolution": "1024x1024",
+            "quality": "standard",
+            "num_images": 1,
+            **fields.given,
+        }
+        side = _IMAGE_SIDES[request["resolution"]]
+        render = self.backend.submit(
             Draft(
                 api=self.api,
                 generation_id=f"task-{uuid.uuid4()}",
-                media="image",
-                model=model,
-                prompt=prompt,
-                request={**request, "num_images": count or 1},
+                model=request["model"],
+                request=request,
                 sent=fields.given,
                 spec=MediaSpec(kind="image", prompt=prompt, width=side, height=side, format="png"),
                 resolution={1024: "720p", 2048: "1080p", 4096: "4k"}[side],
-                outputs=count or 1,
-                callback_url=fields.callback("webhook_url"),
+                outputs=request["num_images"],
+                callback_url=callback_url,
             )
         )
         return self._accepted(render) if self.backend.options.images_as_task else self._images(render)
@@ -166,8 +145,7 @@ class Seedance2Api(Service):
             "estimated_wait_time_seconds": max(1, round(seconds)),
             "check_status_url": f"{self.prefix}/tasks/{render.id}",
         }
-        body = data if self.shape == "flat" else {"status": "accepted", "data": data}
-        return json_reply(body, generation_id=render.id)
+        return self._answered("accepted", data, render)
 
     def _images(self, render: EmulatedRender) -> Reply:
         """Return the synchronous reply with the whole result."""
@@ -175,7 +153,7 @@ class Seedance2Api(Service):
         if generation.status != "succeeded":
             self.backend.refund(render)
             code = generation.failure.code if generation.failure else None
-            raise ApiError(_message(generation), status=400 if code else 500, code=code)
+            raise ApiError(generation.failure_message, status=400 if code else 500, code=code)
         data = {
             "task_id": render.id,
             **self._outputs(render),
@@ -183,7 +161,11 @@ class Seedance2Api(Service):
             "resolution": generation.request["resolution"],
             "processing_time_ms": round(1000 * (render.queue + render.rendering)),
         }
-        body = data if self.shape == "flat" else {"status": "success", "data": data}
+        return self._answered("success", data, render)
+
+    def _answered(self, status: str, data: dict[str, Any], render: EmulatedRender) -> Reply:
+        """Return the reply to a POST."""
+        body = data if self.shape == "flat" else {"status": status, "data": data}
         return json_reply(body, generation_id=render.id)
 
     def _outputs(self, render: EmulatedRender) -> dict[str, Any]:
@@ -206,33 +188,26 @@ class Seedance2Api(Service):
         ]
         return {"images": images}
 
-    def _status(self, render: EmulatedRender) -> Reply:
-        generation = self.backend.view(render)
-        body: dict[str, Any] = {
-            "task_id": render.id,
-            "status": _word(generation.status),
-            "progress": generation.progress,
-            "created_at": timestamp(generation.created_at),
-            "updated_at": timestamp(generation.ended_at or self.backend.clock.wall()),
-        }
-        if _word(generation.status) == "failed":
-            body["error_message"] = _message(generation)
-        if self.shape == "nested" and generation.status == "succeeded":
-            body["result"] = self._outputs(render)
-        return self._read(body, render)
+    def _outcome(self, generation: EmulatedGeneration) -> dict[str, Any]:
+        """Return the result or error of a generation that has ended."""
+        if generation.status == "succeeded":
+            return {"result": self._outputs(self.backend.get(generation.id))}
+        return {} if generation.ended_at is None else {"error_message": generation.failure_message}
 
-    def _result(self, render: EmulatedRender) -> Reply:
+    def _read(self, render: EmulatedRender, kind: str) -> Reply:
+        """Return the reply to a status or result call."""
         generation = self.backend.view(render)
         body: dict[str, Any] = {"task_id": render.id, "status": _word(generation.status)}
-        if generation.status == "succeeded":
-            body["result"] = self._outputs(render)
-        elif body["status"] == "failed":
-            body["error_message"] = _message(generation)
-        if generation.ended_at is not None:
+        if kind == "status":
+            body |= {
+                "progress": generation.progress,
+                "created_at": timestamp(generation.created_at),
+                "updated_at": timestamp(generation.ended_at or self.backend.clock.wall()),
+            }
+        elif generation.ended_at is not None:
             body["completed_at"] = timestamp(generation.ended_at)
-        return self._read(body, render)
-
-    def _read(self, body: dict[str, Any], render: EmulatedRender) -> Reply:
+        if body["status"] == "failed" or kind == "result" or self.shape == "nested":
+            body |= self._outcome(generation)
         wrapped = {"status": "success", "data": body} if self.shape == "nested" else body
         return json_reply(wrapped, generation_id=render.id)
 
@@ -240,7 +215,3 @@ class Seedance2Api(Service):
 def _word(status: str) -> str:
     """Return the service's name of a status; it has none for cancelled and expired."""
     return _STATUSES.get(status, "failed")
-
-
-def _message(generation: EmulatedGeneration) -> str:
-    return generation.failure.message if generation.failure else f"The task is {generation.status}."

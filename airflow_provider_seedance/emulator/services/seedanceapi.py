@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from airflow_provider_seedance.emulator.models import (
-    Draft,
-    EmulatedGeneration,
-    EmulatedRender,
-    MediaSpec,
-    frame_size,
-)
+from airflow_provider_seedance.emulator.models import Draft, EmulatedGeneration, EmulatedRender, MediaSpec
 from airflow_provider_seedance.emulator.services.service import (
+    ERROR_CODES,
     ApiError,
     Call,
     Fields,
@@ -44,15 +40,7 @@ V1_PRICES = {
 _V1_RATIOS = ("1:1", "16:9", "9:16", "4:3", "3:4", "21:9", "9:21")
 _V2_RATIOS = ("16:9", "9:16", "4:3", "3:4")
 _V2_MODELS = ("seedance-2.0", "seedance-2.0-fast")
-_CODES = {
-    401: "INVALID_API_KEY",
-    402: "INSUFFICIENT_CREDITS",
-    403: "FORBIDDEN",
-    404: "TASK_NOT_FOUND",
-    429: "RATE_LIMITED",
-    500: "INTERNAL_ERROR",
-    503: "SERVICE_UNAVAILABLE",
-}
+_CODES = {**ERROR_CODES, 404: "TASK_NOT_FOUND"}
 _FIELD_CODES = {
     "prompt": "INVALID_PROMPT",
     "aspect_ratio": "INVALID_ASPECT_RATIO",
@@ -87,35 +75,32 @@ class _SeedanceApi(Service):
                 raise ApiError("task_id is required", field="task_id", constraint="required")
             render = self.find(route.generation_id)
             return self._reply(self._task(self.backend.view(render)), render)
-        render = self.submit(self._draft(Fields(self.body(call))))
+        render = self.backend.submit(self._draft(Fields(self.body(call))))
         return self._reply({"task_id": render.id, "status": "IN_PROGRESS"}, render)
 
     @abstractmethod
     def _validate(self, fields: Fields) -> None:
-        """Refuse fields and values that this version does not document."""
+        """Read the fields that this version documents."""
 
     def _draft(self, fields: Fields) -> Draft:
         self._validate(fields)
         callback_url = fields.callback("callback_url")
+        fields.refuse_unread()
         request = {**self._defaults, **fields.given}
         request.pop("callback_url", None)
         resolution = request.get("resolution", "720p")
         audio = request.get("generate_audio", False)
-        width, height = frame_size(resolution, request["aspect_ratio"])
         model = request.get("model", _V2_MODELS[0])
         return Draft(
             api=self.api,
-            generation_id=self._id_format.format(self.new_id()[:20]),
-            media="video",
+            generation_id=self._id_format.format(uuid.uuid4().hex[:20]),
             model=model,
-            prompt=request["prompt"],
             request=request,
             sent=fields.given,
-            spec=MediaSpec(
-                kind="video",
-                prompt=request["prompt"],
-                width=width,
-                height=height,
+            spec=MediaSpec.video(
+                request["prompt"],
+                resolution,
+                request["aspect_ratio"],
                 seconds=int(request["duration"]),
                 audio=audio,
             ),
@@ -161,8 +146,7 @@ class _SeedanceApi(Service):
             task["consumed_credits"] = round(generation.credits)
             task["response"] = self.backend.urls(self.backend.get(generation.id))
         elif task["status"] == "FAILED":
-            failure = generation.failure
-            task["error_message"] = failure.message if failure else f"The task is {generation.status}."
+            task["error_message"] = generation.failure_message
         return task
 
 
@@ -175,16 +159,6 @@ class SeedanceApiV1(_SeedanceApi):
     _prices = V1_PRICES
 
     def _validate(self, fields: Fields) -> None:
-        fields.only(
-            "prompt",
-            "aspect_ratio",
-            "resolution",
-            "duration",
-            "generate_audio",
-            "fixed_lens",
-            "image_urls",
-            "callback_url",
-        )
         fields.prompt(max_chars=2000)
         fields.text("aspect_ratio", choices=_V1_RATIOS)
         fields.text("resolution", choices=("480p", "720p"))
@@ -206,16 +180,6 @@ class SeedanceApiV2(_SeedanceApi):
     _id_format = "seed20{}"
 
     def _validate(self, fields: Fields) -> None:
-        fields.only(
-            "model",
-            "prompt",
-            "duration",
-            "aspect_ratio",
-            "images",
-            "callback_url",
-            "resolution",
-            "generate_audio",
-        )
         fields.text("model", choices=_V2_MODELS)
         fields.prompt(max_chars=2000)
         fields.integer("duration", choices=(5, 10, 15))

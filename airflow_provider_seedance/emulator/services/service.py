@@ -9,35 +9,53 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from airflow_provider_seedance.emulator.interface import SERVICE_PREFIXES
 from airflow_provider_seedance.emulator.media_store import MediaStore
-from airflow_provider_seedance.emulator.models import Draft, EmulatedGeneration, EmulatedRender
+from airflow_provider_seedance.emulator.models import EmulatedGeneration, EmulatedRender
 from airflow_provider_seedance.emulator.state import Backend, OutOfCreditsError
+
+#: Error codes by HTTP status, which seedance2api.com and seedanceapi.org share.
+ERROR_CODES = {
+    400: "INVALID_REQUEST",
+    401: "INVALID_API_KEY",
+    402: "INSUFFICIENT_CREDITS",
+    403: "FORBIDDEN",
+    404: "NOT_FOUND",
+    429: "RATE_LIMITED",
+    500: "INTERNAL_ERROR",
+    503: "SERVICE_UNAVAILABLE",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
     """
-    An API request.
+    An HTTP request.
 
-    :param path: Below the service's prefix, such as ``/generate``.
+    :param prefix: Path of the service; empty for other requests.
+    :param path: Below it, such as ``/generate``.
     :param query: The values of each query parameter.
     :param headers: By lower-case name.
     """
 
     method: str
     path: str
+    prefix: str = ""
     query: Mapping[str, list[str]] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+
+    @property
+    def full_path(self) -> str:
+        """The path with the service's prefix."""
+        return self.prefix + self.path
 
     def json(self) -> Any:
         """Return the decoded body, or ``None`` if it is not JSON."""
@@ -74,6 +92,7 @@ class Reply:
     generation_id: str | None = None
 
 
+@dataclass(eq=False)
 class ApiError(Exception):
     """
     A request that the service refuses.
@@ -83,39 +102,22 @@ class ApiError(Exception):
         ``required``, ``unknown``, ``enum``, ``max_length``, ``max_items``, ``range`` …) and its ``limit``.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        status: int = 400,
-        code: str | None = None,
-        field: str | None = None,
-        value: Any = None,
-        constraint: str | None = None,
-        limit: Any = None,
-    ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.status = status
-        self.code = code
-        self.field = field
-        self.value = value
-        self.constraint = constraint
-        self.limit = limit
+    message: str
+    _: KW_ONLY
+    status: int = 400
+    code: str | None = None
+    field: str | None = None
+    value: Any = None
+    constraint: str | None = None
+    limit: Any = None
 
 
-def json_reply(
-    body: Any,
-    *,
-    status: int = 200,
-    headers: Mapping[str, str] | None = None,
-    generation_id: str | None = None,
-) -> Reply:
+def json_reply(body: Any, *, status: int = 200, generation_id: str | None = None) -> Reply:
     """Return a reply with a JSON body."""
     return Reply(
         status=status,
         body=json.dumps(body, ensure_ascii=False).encode(),
-        headers={"Content-Type": "application/json", **(headers or {})},
+        headers={"Content-Type": "application/json"},
         generation_id=generation_id,
     )
 
@@ -128,12 +130,8 @@ def timestamp(seconds: float) -> str:
 def is_loopback(url: str) -> bool:
     """Return whether a URL's host is this machine."""
     host = urlsplit(url).hostname or ""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    address = _address(host)
+    return address.is_loopback if address else host == "localhost" or host.endswith(".localhost")
 
 
 def is_http_url(value: object) -> bool:
@@ -150,10 +148,15 @@ def is_http_url(value: object) -> bool:
 
 def is_private(url: str) -> bool:
     """Return whether a URL's host is an address that a vendor cannot reach. Names are not resolved."""
+    address = _address(urlsplit(url).hostname or "")
+    return address is not None and not address.is_global
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return not ipaddress.ip_address(urlsplit(url).hostname or "").is_global
+        return ipaddress.ip_address(host)
     except ValueError:
-        return False
+        return None
 
 
 class Fields:
@@ -161,7 +164,8 @@ class Fields:
     The fields of a request, read strictly by name and type.
 
     Every method raises :class:`ApiError` for a value of another type or outside the limits, and returns
-    ``None`` for a missing field.
+    ``None`` for a missing field. After all documented fields have been read, :meth:`refuse_unread` refuses
+    the rest.
 
     :param data: The decoded object.
     :param at: The name of the object, for messages: ``input`` gives ``input.prompt``.
@@ -174,6 +178,7 @@ class Fields:
             raise ApiError(f"{where} be a JSON object", field=at or None, constraint="type", limit="object")
         self._at = f"{at}." if at else ""
         self._data = {name: value for name, value in data.items() if not (nulls and value is None)}
+        self._unread = dict(self._data)
 
     def __contains__(self, name: str) -> bool:
         return name in self._data
@@ -183,16 +188,10 @@ class Fields:
         """A copy of the fields."""
         return dict(self._data)
 
-    def only(self, *names: str) -> None:
-        """Refuse all other fields."""
-        for name, value in self._data.items():
-            if name not in names:
-                raise ApiError(
-                    f"Unknown parameter {self._at}{name}",
-                    field=f"{self._at}{name}",
-                    value=value,
-                    constraint="unknown",
-                )
+    def refuse_unread(self) -> None:
+        """Refuse fields that have not been read."""
+        for name in self._unread:
+            raise self.error(name, "is an unknown parameter", "unknown")
 
     def error(self, name: str, message: str, constraint: str, limit: Any = None) -> ApiError:
         """Create the error of an invalid value."""
@@ -206,18 +205,21 @@ class Fields:
 
     def raw(self, name: str, *, required: bool = False) -> Any:
         """Return the value without validation."""
-        if name not in self._data:
-            if required:
-                raise self.error(name, "is required", "required")
-            return None
-        return self._data[name]
+        self._unread.pop(name, None)
+        if required and name not in self._data:
+            raise self.error(name, "is required", "required")
+        return self._data.get(name)
 
     def _typed(self, name: str, kind: Any, label: str, *, required: bool = False) -> Any:
         value = self.raw(name, required=required)
         is_valid = isinstance(value, kind) and isinstance(value, bool) is (kind is bool)
         if name in self._data and not is_valid:
-            article = "an" if label == "integer" else "a"
-            raise self.error(name, f"must be {article} {label}", "type", label)
+            raise self.error(name, f"must be of type {label}", "type", label)
+        return value
+
+    def _bounded(self, name: str, value: Any, low: float | None, high: float | None) -> Any:
+        if (low is not None and value < low) or (high is not None and value > high):
+            raise self.error(name, f"must be from {low} to {high}", "range", [low, high])
         return value
 
     def text(
@@ -260,18 +262,12 @@ class Fields:
         if choices is not None and value not in choices:
             listed = ", ".join(str(choice) for choice in choices)
             raise self.error(name, f"must be one of {listed}", "enum", list(choices))
-        if (low is not None and value < low) or (high is not None and value > high):
-            raise self.error(name, f"must be from {low} to {high}", "range", [low, high])
-        return value
+        return int(self._bounded(name, value, low, high))
 
     def number(self, name: str, *, low: float, high: float) -> float | None:
         """Return a number within limits."""
-        value: float | None = self._typed(name, (int, float), "number")
-        if value is None:
-            return None
-        if not low <= value <= high:
-            raise self.error(name, f"must be from {low} to {high}", "range", [low, high])
-        return float(value)
+        value = self._typed(name, (int, float), "number")
+        return None if value is None else float(self._bounded(name, value, low, high))
 
     def flag(self, name: str) -> bool | None:
         """Return a boolean."""
@@ -345,11 +341,7 @@ class Service(ABC):
 
     @abstractmethod
     def dispatch(self, call: Call, route: Route) -> Reply:
-        """
-        Serve an authenticated request.
-
-        :raises ApiError: The request is refused.
-        """
+        """Serve an authenticated request, or raise the :class:`ApiError` of a refused one."""
 
     @abstractmethod
     def error_body(self, error: ApiError) -> Any:
@@ -411,17 +403,9 @@ class Service(ABC):
             raise ApiError(f"Task {generation_id} was not found", status=404)
         return render
 
-    def submit(self, draft: Draft) -> EmulatedRender:
-        """Accept and bill a valid request."""
-        return self.backend.submit(draft)
-
     def wait(self, render: EmulatedRender) -> EmulatedGeneration:
         """Block until a render has ended, for synchronous replies."""
         generation = self.backend.wait(render)
         if generation.ended_at is None:
             raise ApiError("The service is shutting down", status=503)
         return generation
-
-    def new_id(self) -> str:
-        """Return a new id."""
-        return uuid.uuid4().hex
