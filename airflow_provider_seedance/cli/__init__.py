@@ -56,16 +56,9 @@ COMMANDS = (
         target=f"{_CLI}.demo:demo",
         arguments=(
             Argument("--keep", action="store_true", help="Leave Airflow running and print its address"),
-            Argument(
-                "--yes", action="store_true", help="Spend money on the real service without a confirmation"
-            ),
+            Argument("--yes", action="store_true", help="Spend money without a confirmation"),
             Argument("--output", default="seedance-demo", help="Directory for the results (%(default)s)"),
-            Argument(
-                "--speed",
-                type=float,
-                default=4.0,
-                help="Speed of the emulator, as a multiple of the real service's (%(default)s)",
-            ),
+            Argument("--speed", type=float, default=4.0, help="Speed-up of the emulator (%(default)s)"),
         ),
     ),
     Command(
@@ -75,12 +68,7 @@ COMMANDS = (
         arguments=(
             Argument("--host", default="127.0.0.1", help="Address to listen on (%(default)s)"),
             Argument("--port", type=int, default=8123, help="Port to listen on (%(default)s)"),
-            Argument(
-                "--speed",
-                type=float,
-                default=10.0,
-                help="Speed, as a multiple of the real service's (%(default)s)",
-            ),
+            Argument("--speed", type=float, default=10.0, help="Speed-up of renders (%(default)s)"),
             Argument("--key", default="emulator-key", help="API key it accepts (%(default)s)"),
         ),
     ),

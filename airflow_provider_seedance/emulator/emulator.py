@@ -96,17 +96,16 @@ class SeedanceEmulator(EmulatorInterface):
             ledger=EmulatorLedger(),
             faults=self.faults,
         )
-        self._media = MediaStore(real=media)
+        store = MediaStore(real=media)
         rate_limiter = RateLimiter(rate_limit)
-        self._control = Control(backend=self._backend, rate_limiter=rate_limiter)
-        services = {service.api: service(backend=self._backend, media=self._media) for service in _SERVICES}
+        services = {service.api: service(backend=self._backend, media=store) for service in _SERVICES}
         self._parts = Parts(
             backend=self._backend,
             services=services,
-            media=self._media,
+            media=store,
             rate_limiter=rate_limiter,
             callbacks=CallbackSender(backend=self._backend, services=services),
-            control=self._control,
+            control=Control(backend=self._backend, rate_limiter=rate_limiter),
             log=log,
         )
         self._server: EmulatorServer | None = None
@@ -135,7 +134,7 @@ class SeedanceEmulator(EmulatorInterface):
         if self._server is not None:
             self._server.stop()
         self._parts.callbacks.stop()
-        self._media.close()
+        self._parts.media.close()
 
     def __enter__(self) -> Self:
         self.start()
@@ -174,7 +173,7 @@ class SeedanceEmulator(EmulatorInterface):
         return self.faults.add(spec)
 
     def post(self, path: str, **body: Any) -> Any:
-        return self._control.call("POST", path, body)
+        return self._parts.control.call("POST", path, body)
 
     @property
     def credits(self) -> float | None:

@@ -12,9 +12,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
-#: Kinds of requests; faults affect requests by kind.
-REQUEST_KINDS = ("submit", "status", "result", "list", "cancel", "media", "other")
-
 
 @dataclass(frozen=True, kw_only=True)
 class RequestEntry:
@@ -29,7 +26,7 @@ class RequestEntry:
     :param body: The decoded JSON body, the text if it is not JSON, or ``None``.
     :param status: Status of the reply, or ``None`` if no reply was sent (yet).
     :param generation_id: The generation that it created or named, as far as known.
-    :param kind: One of :data:`REQUEST_KINDS`.
+    :param kind: submit, status, result, list, cancel, media or other.
     """
 
     at: float
@@ -164,31 +161,23 @@ class EmulatorLedger:
         :param api: Only those to this service.
         :param prompt: Only those whose body contains exactly this prompt, at any depth.
         """
-        return [
-            entry
-            for entry in self.requests
-            if entry.kind == "submit"
-            and (api is None or entry.api == api)
-            and (prompt is None or _contains_text(entry.body, prompt))
-        ]
+        found = self._of_kind("submit", api)
+        return [entry for entry in found if prompt is None or _contains_text(entry.body, prompt)]
 
     def cancels(self) -> list[RequestEntry]:
         """Return the cancel requests, allowed or not; see :attr:`deletions` for their effects."""
-        return [entry for entry in self.requests if entry.kind == "cancel"]
+        return self._of_kind("cancel")
 
     def count(self, kind: str, api: str | None = None, generation_id: str | None = None) -> int:
         """
         Return the number of requests of a kind.
 
-        :param kind: One of :data:`REQUEST_KINDS`, or ``any``.
+        :param kind: As in :class:`RequestEntry`, or ``any``.
         """
-        return sum(
-            1
-            for entry in self.requests
-            if kind in (entry.kind, "any")
-            and (api is None or entry.api == api)
-            and (generation_id is None or entry.generation_id == generation_id)
-        )
+        return sum(generation_id in (None, entry.generation_id) for entry in self._of_kind(kind, api))
+
+    def _of_kind(self, kind: str, api: str | None = None) -> list[RequestEntry]:
+        return [entry for entry in self.requests if kind in (entry.kind, "any") and api in (None, entry.api)]
 
     def add(self, entry: Entry) -> int:
         """Add an entry; return its position in the list of its type."""

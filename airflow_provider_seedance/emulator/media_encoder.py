@@ -1,16 +1,14 @@
 """
 Real media files.
 
-Every file shows its prompt; a video also has a moving bar. Frames are drawn a few times a second and repeated up to
-the frame rate, because drawing is slower than encoding.
+Every file shows its prompt; a video also has a moving bar, and on request a silent sound track. Frames are drawn a few
+times a second and repeated up to the frame rate, because drawing is slower than encoding.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 import textwrap
-from array import array
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -46,7 +44,7 @@ def encode_video(spec: MediaSpec, path: Path) -> None:
             audio = container.add_stream("aac", rate=_SAMPLE_RATE, layout="stereo")
         _encode_frames(spec, container, video)
         if audio is not None:
-            _encode_tone(spec, container, audio)
+            _encode_silence(spec, container, audio)
 
 
 def _encode_frames(spec: MediaSpec, container: Any, stream: Any) -> None:
@@ -64,32 +62,20 @@ def _encode_frames(spec: MediaSpec, container: Any, stream: Any) -> None:
     container.mux(stream.encode(None))
 
 
-def _encode_tone(spec: MediaSpec, container: Any, stream: Any) -> None:
-    """Encode a quiet tone of the video's length; its pitch depends on the prompt."""
-    # A whole number of periods fits the second that is repeated.
-    pitch = 220 + _digest(spec)[3]
-    wave = array("h")
-    for index in range(_SAMPLE_RATE):
-        sample = round(4000 * math.sin(2 * math.pi * pitch * index / _SAMPLE_RATE))
-        wave.extend((sample, sample))
+def _encode_silence(spec: MediaSpec, container: Any, stream: Any) -> None:
     total = round(spec.seconds * _SAMPLE_RATE)
     for start in range(0, total, _SAMPLE_RATE):
         samples = min(_SAMPLE_RATE, total - start)
         frame: Any = av.AudioFrame(format="s16", layout="stereo", samples=samples)
-        plane = frame.planes[0]
-        plane.update(wave[: 2 * samples].tobytes().ljust(plane.buffer_size, b"\0"))
+        frame.planes[0].update(bytes(frame.planes[0].buffer_size))
         frame.sample_rate, frame.pts, frame.time_base = _SAMPLE_RATE, start, Fraction(1, _SAMPLE_RATE)
         container.mux(stream.encode(frame))
     container.mux(stream.encode(None))
 
 
-def _digest(spec: MediaSpec) -> bytes:
-    return hashlib.sha256(f"{spec.prompt}|{spec.variant}".encode()).digest()
-
-
 def _background(spec: MediaSpec) -> Image.Image:
     """Draw prompt and size on a background whose colour depends on the prompt."""
-    digest = _digest(spec)
+    digest = hashlib.sha256(f"{spec.prompt}|{spec.variant}".encode()).digest()
     colour = (30 + digest[0] // 3, 30 + digest[1] // 3, 30 + digest[2] // 3)
     image = Image.new("RGB", (spec.width, spec.height), colour)
     short = min(spec.width, spec.height)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from email.utils import formatdate
 
-from airflow_provider_seedance.emulator.media_store import MediaFile, MediaStore
+from airflow_provider_seedance.emulator.media_store import MediaStore
 from airflow_provider_seedance.emulator.models import Link
 from airflow_provider_seedance.emulator.replies import storage_error
 from airflow_provider_seedance.emulator.services.service import Reply
@@ -49,33 +50,28 @@ def serve_media(
         "ETag": file.etag,
         "Last-Modified": formatdate(file.path.stat().st_mtime, usegmt=True),
     }
+    body = file.path.read_bytes()
     if not ranges:
-        return Reply(body=file.path.read_bytes(), headers=common)
+        return Reply(body=body, headers=common)
     common["Accept-Ranges"] = "bytes"
-    if headers.get("if-range", file.etag) != file.etag:
-        return Reply(body=file.path.read_bytes(), headers=common)
-    return _ranged(file, headers.get("range", ""), common)
+    is_current = headers.get("if-range", file.etag) == file.etag
+    part = _byte_range(headers.get("range", ""), len(body)) if is_current else None
+    if part is None:
+        return Reply(body=body, headers=common)
+    start, end = part
+    if start >= end:
+        reply = storage_error(416, "InvalidRange", "The requested range is not satisfiable.")
+        return replace(reply, headers={**reply.headers, "Content-Range": f"bytes */{len(body)}"})
+    common["Content-Range"] = f"bytes {start}-{end - 1}/{len(body)}"
+    return Reply(status=206, body=body[start:end], headers=common)
 
 
-def _ranged(file: MediaFile, wanted: str, common: Mapping[str, str]) -> Reply:
+def _byte_range(wanted: str, size: int) -> tuple[int, int] | None:
+    """Return start and end; ``None`` for no range, several ones or an invalid one, as RFC 9110 allows."""
     match = re.fullmatch(r"bytes=(\d*)-(\d*)", wanted.strip())
     if match is None or not (match[1] or match[2]):
-        # No range, several ones or an invalid one: the whole file, as RFC 9110 allows.
-        return Reply(body=file.path.read_bytes(), headers=common)
-    if match[1]:
-        first = int(match[1])
-        last = min(int(match[2]), file.size - 1) if match[2] else file.size - 1
-    else:
-        first, last = max(0, file.size - int(match[2])), file.size - 1
-    if match[1] and match[2] and int(match[2]) < first:
-        return Reply(body=file.path.read_bytes(), headers=common)
-    if first >= file.size or (match[2] == "0" and not match[1]):
-        reply = storage_error(416, "InvalidRange", "The requested range is not satisfiable.")
-        headers = {**reply.headers, "Content-Range": f"bytes */{file.size}"}
-        return Reply(status=416, body=reply.body, headers=headers)
-    with file.path.open("rb") as opened:
-        opened.seek(first)
-        body = opened.read(last - first + 1)
-    return Reply(
-        status=206, body=body, headers={**common, "Content-Range": f"bytes {first}-{last}/{file.size}"}
-    )
+        return None
+    if not match[1]:
+        return max(0, size - int(match[2])), size
+    first, last = int(match[1]), int(match[2] or size - 1)
+    return None if match[2] and last < first else (first, min(last + 1, size))

@@ -8,13 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class RateLimitState:
-    """
-    State of the rate limit after a request.
-
-    :param allowed: Whether the request was within the limit.
-    :param remaining: Number of further requests in the window.
-    :param reset: End of the window, seconds since the epoch.
-    """
+    """State of the rate limit after a request; the window ends at ``reset``, seconds since the epoch."""
 
     allowed: bool
     limit: int
@@ -41,12 +35,7 @@ class RateLimiter:
             self._windows.clear()
 
     def spend(self, api: str, key: str, now: float) -> RateLimitState | None:
-        """
-        Count a request.
-
-        :param now: Seconds since the epoch.
-        :return: ``None`` without a limit.
-        """
+        """Count a request; return ``None`` without a limit."""
         with self._lock:
             if self._rate_limit is None:
                 return None

@@ -50,11 +50,7 @@ def rate_limit_headers(api: str, state: RateLimitState, now: float) -> dict[str,
 
 
 def fault_reply(fault: Fault, service: Service | None, api: str, now: float) -> Reply:
-    """
-    Return the reply of a fault.
-
-    :param now: Seconds since the epoch, for times in headers.
-    """
+    """Return the reply of a fault; times in its headers count from ``now``."""
     options = fault.options
     if fault.kind == "refuse":
         status = int(options.get("status", 400))

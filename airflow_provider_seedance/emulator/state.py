@@ -61,11 +61,7 @@ class Backend:
     # Submitting
 
     def submit(self, draft: Draft) -> EmulatedRender:
-        """
-        Accept and bill a render.
-
-        :raises OutOfCreditsError: The account has too few credits; nothing is accepted then.
-        """
+        """Accept and bill a render, or raise :class:`OutOfCreditsError`."""
         with self.lock:
             price = draft.credits if draft.credits is not None else _plausible_price(draft)
             if self.credits is not None and price > self.credits:

@@ -147,6 +147,10 @@ class Ark(Service):
             body["safety_identifier"] = reported["safety_identifier"]
         return json_reply(body, generation_id=render.id)
 
+    def is_refusal(self, code: str | None) -> bool:
+        """Return whether the code is one of moderation."""
+        return "Sensitive" in (code or "")
+
     def find(self, generation_id: str | None) -> EmulatedRender:
         """Return the render of a task, which is known for a week, or for a day if cancelled."""
         render = self.backend.find(self.api, generation_id or "")
@@ -253,12 +257,7 @@ class Ark(Service):
                 url_lifetime=DAY,
             )
         )
-        generation = self.wait(render)
-        if generation.status != "succeeded":
-            self.backend.refund(render)
-            error = _error(generation.failure)
-            status = 400 if "Sensitive" in error["code"] else 500
-            raise ApiError(error["message"], status=status, code=error["code"])
+        self.wait(render)
         body = self._image_body(request, render)
         if request.stream:
             return self._stream(body, render)

@@ -50,20 +50,11 @@ class ArkModelFamily:
     fast: bool = False
 
 
-_FIELDS_OF_SOME_MODELS = (
-    "generate_audio",
-    "draft",
-    "camera_fixed",
-    "frames",
-    "priority",
-    "tools",
-    "output_format",
-    "omni_reference_task_type",
-)
 _FIELDS_1_0 = frozenset({"flex", "camera_fixed", "frames"})
 _FIELDS_1_5 = frozenset({"flex", "camera_fixed", "generate_audio", "draft"})
 _FIELDS_2_0 = frozenset({"generate_audio", "priority", "tools"})
 _FIELDS_2_5 = _FIELDS_2_0 | {"draft", "output_format", "omni_reference_task_type"}
+_FIELDS_OF_SOME_MODELS = (_FIELDS_1_0 | _FIELDS_1_5 | _FIELDS_2_5) - {"flex"}
 
 _2_0 = ArkModelFamily(
     resolutions=("480p", "720p", "1080p", "4k"), supports=_FIELDS_2_0, durations=(4, 15), references=9
@@ -181,7 +172,7 @@ def unknown_model(name: str) -> ApiError:
 
 def _check_support(fields: Fields, family: ArkModelFamily, tier: str) -> None:
     """Refuse fields that the model does not support, or not in this tier."""
-    unsupported = set(_FIELDS_OF_SOME_MODELS) - family.supports
+    unsupported = _FIELDS_OF_SOME_MODELS - family.supports
     if tier == "flex":
         unsupported |= {"priority"} if "flex" in family.supports else {"service_tier"}
     for name in unsupported:
@@ -283,25 +274,25 @@ def _check_modes(roles: list[str | None], content: list[Any], family: ArkModelFa
     count: Callable[[str], int] = roles.count
     first, last, images = count("first_frame"), count("last_frame"), count("reference_image")
     references = images + count("reference_video") + count("reference_audio")
-    if references and (first or last):
-        raise _conflict("first or last frames cannot be mixed with references")
-    if first > 1 or last > 1:
-        raise _conflict("there may be one first_frame and one last_frame; give several images a role")
-    if last and not first:
-        raise _conflict("a last_frame needs a first_frame")
     without_role = [item for item in content if item.get("type") == "image_url" and item.get("role") is None]
-    if last and without_role:
-        raise _conflict("with two images both need their role")
-    if (first or references) and not family.images:
-        raise _conflict("this model takes text only")
-    if family.images_needed and not (first or references):
-        raise _conflict("this model needs an image")
-    if references and not family.references:
-        raise _conflict("this model takes no references")
-    if images > family.references:
-        raise _conflict(f"this model takes at most {family.references} reference images")
-    if not roles and not any(item.get("type") in ("text", "draft_task") for item in content):
-        raise _conflict("there is nothing to render")
+    nothing = not roles and not any(item.get("type") in ("text", "draft_task") for item in content)
+    rules = (
+        (references and (first or last), "first or last frames cannot be mixed with references"),
+        (
+            first > 1 or last > 1,
+            "there may be one first_frame and one last_frame; give several images a role",
+        ),
+        (last and not first, "a last_frame needs a first_frame"),
+        (last and without_role, "with two images both need their role"),
+        ((first or references) and not family.images, "this model takes text only"),
+        (family.images_needed and not (first or references), "this model needs an image"),
+        (references and not family.references, "this model takes no references"),
+        (images > family.references, f"this model takes at most {family.references} reference images"),
+        (nothing, "there is nothing to render"),
+    )
+    for is_violated, message in rules:
+        if is_violated:
+            raise _conflict(message)
 
 
 def _conflict(message: str) -> ApiError:

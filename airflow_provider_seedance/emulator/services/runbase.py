@@ -64,10 +64,6 @@ class Runbase(Service):
             return {"error": {"code": error.code, "message": error.message}}
         return {"error": error.message}
 
-    def callback_body(self, generation: EmulatedGeneration) -> dict[str, Any]:
-        """Return the run; the service has no callbacks."""
-        return self._run(generation)
-
     def _draft(self, body: Fields) -> Draft:
         body.text("model", required=True, choices=(_MODEL,))
         fields = Fields(body.raw("input", required=True), at="input")

@@ -150,10 +150,6 @@ class Seedance2Api(Service):
     def _images(self, render: EmulatedRender) -> Reply:
         """Return the synchronous reply with the whole result."""
         generation = self.wait(render)
-        if generation.status != "succeeded":
-            self.backend.refund(render)
-            code = generation.failure.code if generation.failure else None
-            raise ApiError(generation.failure_message, status=400 if code else 500, code=code)
         data = {
             "task_id": render.id,
             **self._outputs(render),

@@ -24,18 +24,14 @@ from airflow_provider_seedance.emulator.services.service import (
 
 #: Credits by resolution, duration and sound; the prices are not proportional.
 V1_PRICES = {
-    ("480p", "4", False): 8,
-    ("480p", "8", False): 14,
-    ("480p", "12", False): 19,
-    ("480p", "4", True): 14,
-    ("480p", "8", True): 28,
-    ("480p", "12", True): 38,
-    ("720p", "4", False): 14,
-    ("720p", "8", False): 28,
-    ("720p", "12", False): 42,
-    ("720p", "4", True): 28,
-    ("720p", "8", True): 56,
-    ("720p", "12", True): 84,
+    (resolution, duration, audio): price
+    for resolution, audio, prices in (
+        ("480p", False, (8, 14, 19)),
+        ("480p", True, (14, 28, 38)),
+        ("720p", False, (14, 28, 42)),
+        ("720p", True, (28, 56, 84)),
+    )
+    for duration, price in zip(("4", "8", "12"), prices, strict=True)
 }
 _V1_RATIOS = ("1:1", "16:9", "9:16", "4:3", "3:4", "21:9", "9:21")
 _V2_RATIOS = ("16:9", "9:16", "4:3", "3:4")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import KW_ONLY, dataclass, field
@@ -70,7 +71,7 @@ class Route:
     """
     The purpose of a request.
 
-    :param kind: One of :data:`ledger.REQUEST_KINDS`.
+    :param kind: As in :class:`RequestEntry`.
     :param generation_id: The generation that it names.
     """
 
@@ -217,8 +218,12 @@ class Fields:
             raise self.error(name, f"must be of type {label}", "type", label)
         return value
 
-    def _bounded(self, name: str, value: Any, low: float | None, high: float | None) -> Any:
-        if (low is not None and value < low) or (high is not None and value > high):
+    def _check_choice(self, name: str, value: Any, choices: Collection[Any]) -> None:
+        if choices and value not in choices:
+            raise self.error(name, f"must be one of {', '.join(map(str, choices))}", "enum", list(choices))
+
+    def _bounded(self, name: str, value: Any, low: float, high: float) -> Any:
+        if not low <= value <= high:
             raise self.error(name, f"must be from {low} to {high}", "range", [low, high])
         return value
 
@@ -228,7 +233,7 @@ class Fields:
         *,
         required: bool = False,
         max_chars: int | None = None,
-        choices: Collection[str] | None = None,
+        choices: Collection[str] = (),
     ) -> str | None:
         """Return a string; a required one must not be blank."""
         value: str | None = self._typed(name, str, "string", required=required)
@@ -238,8 +243,7 @@ class Fields:
             raise self.error(name, "must not be empty", "min_length", 1)
         if max_chars is not None and len(value) > max_chars:
             raise self.error(name, f"is too long (max {max_chars} characters)", "max_length", max_chars)
-        if choices is not None and value not in choices:
-            raise self.error(name, f"must be one of {', '.join(choices)}", "enum", list(choices))
+        self._check_choice(name, value, choices)
         return value
 
     def prompt(self, *, max_chars: int | None = None) -> str:
@@ -251,17 +255,15 @@ class Fields:
         name: str,
         *,
         required: bool = False,
-        low: int | None = None,
-        high: int | None = None,
-        choices: Collection[int] | None = None,
+        low: float = -math.inf,
+        high: float = math.inf,
+        choices: Collection[int] = (),
     ) -> int | None:
         """Return an integer, not a string of digits or a boolean."""
         value: int | None = self._typed(name, int, "integer", required=required)
         if value is None:
             return None
-        if choices is not None and value not in choices:
-            listed = ", ".join(str(choice) for choice in choices)
-            raise self.error(name, f"must be one of {listed}", "enum", list(choices))
+        self._check_choice(name, value, choices)
         return int(self._bounded(name, value, low, high))
 
     def number(self, name: str, *, low: float, high: float) -> float | None:
@@ -347,9 +349,9 @@ class Service(ABC):
     def error_body(self, error: ApiError) -> Any:
         """Return an error in the service's own form."""
 
-    @abstractmethod
     def callback_body(self, generation: EmulatedGeneration) -> dict[str, Any]:
-        """Return the body of a callback."""
+        """Return the body of a callback, for a service that has callbacks."""
+        raise NotImplementedError
 
     def callback_due(self, generation: EmulatedGeneration) -> bool:
         """Return whether the service sends a callback for the current status."""
@@ -404,8 +406,18 @@ class Service(ABC):
         return render
 
     def wait(self, render: EmulatedRender) -> EmulatedGeneration:
-        """Block until a render has ended, for synchronous replies."""
+        """Block until a render has ended, for synchronous replies; refund one that has not succeeded."""
         generation = self.backend.wait(render)
         if generation.ended_at is None:
             raise ApiError("The service is shutting down", status=503)
+        if generation.status != "succeeded":
+            self.backend.refund(render)
+            code = generation.failure.code if generation.failure else None
+            raise ApiError(
+                generation.failure_message, status=400 if self.is_refusal(code) else 500, code=code
+            )
         return generation
+
+    def is_refusal(self, code: str | None) -> bool:
+        """Return whether a failure of this code is the client's, such as a refused prompt."""
+        return code is not None
