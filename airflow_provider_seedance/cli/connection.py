@@ -13,9 +13,7 @@ from sqlalchemy.engine import make_url
 
 from airflow_provider_seedance.apis.registry import DEFAULT_API, get_api
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError, SeedanceError
-from airflow_provider_seedance.generations import ImageRequest
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
-from airflow_provider_seedance.settings import Settings
 
 #: Environment variables that describe a service without an Airflow connection.
 KEY_VARIABLE = "SEEDANCE_API_KEY"
@@ -74,11 +72,6 @@ def open_hook(conn_id: str | None, *, advice: str = "") -> SeedanceHook:
             f"and {API_VARIABLE}{advice}. Nothing was sent."
         ) from error
     return hook
-
-
-def makes_images(settings: Settings) -> bool:
-    """Return whether the service makes images as well as videos."""
-    return bool(settings.api.rules(ImageRequest(prompt="?"), settings.base_url))
 
 
 @contextlib.contextmanager

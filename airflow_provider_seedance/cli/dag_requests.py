@@ -154,11 +154,7 @@ def day_range(since: str, until: str) -> tuple[datetime, datetime]:
 
 @dataclass(frozen=True)
 class _TaskInstance:
-    """
-    The attributes of a task instance that are known before the run.
-
-    All others are missing, so that a template which uses them fails, and its value is unknown.
-    """
+    """The known part of a task instance before the run; templates that use more of it fail."""
 
     task_id: str
     map_index: int

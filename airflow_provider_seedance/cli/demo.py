@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import airflow_provider_seedance
-from airflow_provider_seedance.cli.connection import KEY_VARIABLE, connection_from_environment, makes_images
+from airflow_provider_seedance.cli.connection import KEY_VARIABLE, connection_from_environment
 from airflow_provider_seedance.cli.demo_airflow import DemoAirflow, DemoError, run_url
 from airflow_provider_seedance.cli.interrupts import interruptible
 from airflow_provider_seedance.cli.render import price_text, print_fetch_command
@@ -79,11 +79,13 @@ def demo(args: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             say("Interrupted; all processes of the demo have been stopped.")
             return 130
-        except (DemoError, SeedanceConfigurationError) as error:
-            print(f"\nThe demo failed: {error}", file=sys.stderr)
-            return 1
         except Exception as error:
-            print(f"\nThe demo failed: {type(error).__name__}: {error}", file=sys.stderr)
+            kind = (
+                ""
+                if isinstance(error, DemoError | SeedanceConfigurationError)
+                else f"{type(error).__name__}: "
+            )
+            print(f"\nThe demo failed: {kind}{error}", file=sys.stderr)
             return 1
     return 0
 
@@ -123,9 +125,9 @@ def _real_plan(args: argparse.Namespace) -> DemoPlan | None:
     # The hook reads connections as every Airflow process does: from the environment.
     os.environ["AIRFLOW_CONN_SEEDANCE_DEFAULT"] = connection
     hook = SeedanceHook()
-    images = makes_images(hook.settings)
-    requests: list[GenerationRequest] = [ImageRequest(prompt=PROMPT)] if images else []
-    requests.append(VideoRequest(prompt=PROMPT))
+    image = ImageRequest(prompt=PROMPT)
+    images = bool(hook.settings.api.rules(image, hook.settings.base_url))
+    requests: list[GenerationRequest] = [*([image] if images else []), VideoRequest(prompt=PROMPT)]
     print(f"This uses {hook.settings.api.title} with the key in {KEY_VARIABLE} and costs money:")
     for request in requests:
         print(f"  1 {request.media}: {price_text(hook.estimate(request))}")

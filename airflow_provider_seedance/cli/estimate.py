@@ -39,12 +39,7 @@ _MAX_NOTES = 20
 
 @dataclass
 class _ConnectionRequests:
-    """
-    The requests of one connection.
-
-    :param requests: Pairs of the name of a request in error messages, and the request.
-    :param unpriced: Number of further requests, whose price is unknown.
-    """
+    """The requests of one connection with their names in messages, and the number of unpriced ones."""
 
     settings: Settings
     requests: list[tuple[str, GenerationRequest]] = field(default_factory=list)

@@ -7,10 +7,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 
 from airflow_provider_seedance.cli.interrupts import interruptible
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.emulator.interface import APIS
+
+_print = partial(print, flush=True)
 
 
 def emulator(args: argparse.Namespace) -> int:
@@ -54,7 +57,3 @@ def _describe(emulator: SeedanceEmulator) -> Iterator[str]:
         yield f"export AIRFLOW_CONN_SEEDANCE_DEFAULT='{emulator.connection_json(api)}'"
     yield ""
     yield f"Requests and bills: {emulator.url}/_emulator/ledger"
-
-
-def _print(line: str) -> None:
-    print(line, flush=True)

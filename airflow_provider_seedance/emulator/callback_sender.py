@@ -24,24 +24,20 @@ _TIMEOUT_SECONDS = 5.0
 
 
 class CallbackSender:
-    """
-    Sends callbacks.
-
-    :param services: By API name; each determines the statuses that it reports, and the body.
-    """
+    """Sends callbacks; the service of a render determines the statuses to report, and the body."""
 
     def __init__(self, *, backend: Backend, services: Mapping[str, Service]) -> None:
         self._backend = backend
         self._services = services
-        self._sent: set[tuple[str, str]] = set()
-        self._watched: set[str] = set()
+        #: The status that was sent last, by generation id.
+        self._watched: dict[str, str | None] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def watch(self, generation_id: str) -> None:
         """Send callbacks for a render from now on."""
         with self._lock:
-            self._watched.add(generation_id)
+            self._watched[generation_id] = None
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._run, name="seedance-emulator-callbacks", daemon=True
@@ -56,27 +52,25 @@ class CallbackSender:
     def _run(self) -> None:
         while not self._backend.stopping.wait(_POLL_SECONDS):
             with self._lock:
-                watched = list(self._watched)
-            for generation_id in watched:
-                self._send_due(generation_id)
+                watched = dict(self._watched)
+            for generation_id, sent in watched.items():
+                if self._send_due(generation_id, sent):
+                    with self._lock:
+                        del self._watched[generation_id]
 
-    def _send_due(self, generation_id: str) -> None:
+    def _send_due(self, generation_id: str, sent: str | None) -> bool:
+        """Send the current status unless it has been sent; return whether no further one follows."""
         try:
             generation = self._backend.view(self._backend.get(generation_id))
             service = self._services[generation.api]
-            due = service.callback_due(generation) and (generation_id, generation.status) not in self._sent
+            due = service.callback_due(generation) and generation.status != sent
             body = service.callback_body(generation) if due else {}
         except KeyError:
-            # The record was removed.
-            with self._lock:
-                self._watched.discard(generation_id)
-            return
+            return True  # the record was removed
         if due:
-            self._sent.add((generation_id, generation.status))
+            self._watched[generation_id] = generation.status
             self._send(generation, body)
-        if generation.ended_at is not None:
-            with self._lock:
-                self._watched.discard(generation_id)
+        return generation.ended_at is not None
 
     def _send(self, generation: EmulatedGeneration, body: dict[str, Any]) -> None:
         url = generation.callback_url or ""

@@ -84,28 +84,22 @@ class Faults:
     """All faults of an emulator, in the order in which they were added."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._faults: list[Fault] = []
+        self._faults: dict[str, Fault] = {}
         self._ids = itertools.count(1)
 
     def add(self, spec: FaultSpec) -> Fault:
         """Add a fault."""
         fault = Fault(f"fault-{next(self._ids)}", spec)
-        with self._lock:
-            self._faults.append(fault)
+        self._faults[fault.id] = fault
         return fault
 
     def all(self) -> list[Fault]:
         """Return all faults, including used and removed ones."""
-        with self._lock:
-            return list(self._faults)
+        return list(self._faults.values())
 
     def get(self, fault_id: str) -> Fault:
         """Return the fault of this id, or raise ``KeyError``."""
-        for fault in self.all():
-            if fault.id == fault_id:
-                return fault
-        raise KeyError(fault_id)
+        return self._faults[fault_id]
 
     def clear(self) -> None:
         """Remove all faults; requests that they hold continue."""

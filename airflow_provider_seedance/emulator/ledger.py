@@ -187,11 +187,7 @@ class EmulatorLedger:
             return len(entries) - 1
 
     def answered(self, position: int, status: int | None, generation_id: str | None) -> None:
-        """
-        Complete the entry of a request just before its reply is sent.
-
-        :param position: As returned by :meth:`add`, before the request was processed.
-        """
+        """Complete the entry of a request, at the position that :meth:`add` returned."""
         with self._lock:
             requests = self._entries[RequestEntry]
             named = generation_id or requests[position].generation_id

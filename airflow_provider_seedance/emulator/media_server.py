@@ -27,19 +27,9 @@ def find_link(backend: Backend, path: str, query: Mapping[str, list[str]]) -> Li
 
 
 def serve_media(
-    backend: Backend,
-    media: MediaStore,
-    link: Link | None,
-    headers: Mapping[str, str],
-    *,
-    ranges: bool = True,
+    backend: Backend, media: MediaStore, link: Link | None, headers: Mapping[str, str], *, ranges: bool = True
 ) -> Reply:
-    """
-    Return the reply to a GET; a HEAD gets the same without the body.
-
-    :param headers: Headers of the request, by lower-case name.
-    :param ranges: Whether ranges are supported.
-    """
+    """Return the reply to a GET, with or without support of ranges; a HEAD gets it without the body."""
     if link is None:
         return storage_error(403, "SignatureDoesNotMatch", "The request signature does not match.")
     if backend.link_expired(link):

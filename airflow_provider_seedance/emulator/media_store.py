@@ -17,11 +17,7 @@ CONTENT_TYPES = {"mp4": "video/mp4", "mov": "video/quicktime", "png": "image/png
 
 @dataclass(frozen=True, kw_only=True)
 class MediaFile:
-    """
-    An encoded file.
-
-    :param etag: The entity tag with its quotes, a digest of the content.
-    """
+    """An encoded file; its entity tag is a digest of the content, in quotes."""
 
     path: Path
     size: int

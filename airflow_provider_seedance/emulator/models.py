@@ -32,11 +32,7 @@ class EmulatorOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RenderFailure:
-    """
-    The reason of a failed render.
-
-    :param code: The vendor's code, or ``None`` for the service's usual one.
-    """
+    """The reason of a failed render; without a code it gets the service's usual one."""
 
     message: str
     code: str | None = None
@@ -199,12 +195,7 @@ class EmulatedRender:
 
 
 def frame_size(resolution: str, ratio: str) -> tuple[int, int]:
-    """
-    Return width and height in pixels, both even.
-
-    :param resolution: A key of :data:`SHORT_SIDE`: the length of the short side.
-    :param ratio: Aspect ratio such as ``16:9``.
-    """
+    """Return width and height in pixels, both even, for example of 720p and 16:9."""
     short = SHORT_SIDE[resolution]
     across, down = (int(part) for part in ratio.split(":"))
     long = 2 * round(short * max(across, down) / min(across, down) / 2)

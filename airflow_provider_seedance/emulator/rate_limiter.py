@@ -17,11 +17,7 @@ class RateLimitState:
 
 
 class RateLimiter:
-    """
-    Counts requests per window, service and key. A fixed window starts with its first request.
-
-    :param rate_limit: Limit and window (in real seconds), or ``None`` for no limit.
-    """
+    """Counts requests per window (in real seconds), service and key; the first request starts a window."""
 
     def __init__(self, rate_limit: tuple[int, float] | None = None) -> None:
         self._lock = threading.Lock()

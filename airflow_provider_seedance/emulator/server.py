@@ -69,11 +69,7 @@ class Parts:
 
 
 class EmulatorServer(ThreadingHTTPServer):
-    """
-    Serves until :meth:`stop`, which leaves no thread and no socket behind.
-
-    :param address: Host and port; port 0 chooses a free one.
-    """
+    """Serves until :meth:`stop`, which leaves no thread and no socket behind; port 0 is a free one."""
 
     daemon_threads = True
     request_queue_size = 512

@@ -295,11 +295,8 @@ class Backend:
         """Cancel a queued render, or destroy the record of a finished one."""
         with self.lock:
             was = self.view(render).status
-            if was == "queued":
-                self.cancel(render.id)
-            else:
-                self.forget(render.id)
-            effect = "cancelled" if was == "queued" else "deleted"
+            change, effect = (self.cancel, "cancelled") if was == "queued" else (self.forget, "deleted")
+            change(render.id)
             self.ledger.add(
                 DeletionEntry(
                     at=self.clock.wall(),

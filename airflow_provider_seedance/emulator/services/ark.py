@@ -236,7 +236,7 @@ class Ark(Service):
 
     def _images(self, fields: Fields) -> Reply:
         request = parse_images(fields)
-        given = fields.given
+        spec, given = request.spec, fields.given
         render = self.backend.submit(
             Draft(
                 api=self.api,
@@ -244,14 +244,8 @@ class Ark(Service):
                 model=request.model,
                 request=given,
                 sent=given,
-                spec=MediaSpec(
-                    kind="image",
-                    prompt=request.prompt,
-                    width=request.width,
-                    height=request.height,
-                    format=request.output_format,
-                ),
-                resolution="1080p" if request.width * request.height <= 2048 * 2048 else "4k",
+                spec=spec,
+                resolution="1080p" if spec.width * spec.height <= 2048 * 2048 else "4k",
                 outputs=request.count,
                 renewable=False,
                 url_lifetime=DAY,
@@ -264,7 +258,8 @@ class Ark(Service):
         return json_reply(body, generation_id=render.id)
 
     def _image_body(self, request: ArkImageRequest, render: EmulatedRender) -> dict[str, Any]:
-        size = f"{request.width}x{request.height}"
+        spec = request.spec
+        size = f"{spec.width}x{spec.height}"
         data: list[dict[str, Any]] = []
         urls = iter(self.backend.urls(render))
         for index in range(request.count):
@@ -277,9 +272,9 @@ class Ark(Service):
                 data.append({"b64_json": base64.b64encode(content).decode(), "size": size})
             else:
                 data.append({"url": url, "size": size})
-            data[-1]["output_format"] = request.output_format
+            data[-1]["output_format"] = spec.format
         made = request.count - len(render.failed_items)
-        tokens = made * request.width * request.height // 256
+        tokens = made * spec.width * spec.height // 256
         usage = {"generated_images": made, "output_tokens": tokens, "total_tokens": tokens}
         if request.references:
             usage["input_images"] = request.references

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from airflow_provider_seedance.emulator.models import MediaSpec
 from airflow_provider_seedance.emulator.services.ark_requests import ENDPOINT, tools, unknown_model
 from airflow_provider_seedance.emulator.services.service import Fields, is_http_url
 
@@ -32,13 +33,10 @@ class ArkImageRequest:
     """
 
     model: str
-    prompt: str
-    width: int
-    height: int
+    spec: MediaSpec
     count: int
     references: int
     base64: bool
-    output_format: str
     stream: bool
 
 
@@ -62,13 +60,16 @@ def parse_images(fields: Fields) -> ArkImageRequest:
     width, height = _size(fields, match[1] if match else "4-0")
     request = ArkImageRequest(
         model=model,
-        prompt=fields.prompt(),
-        width=width,
-        height=height,
+        spec=MediaSpec(
+            kind="image",
+            prompt=fields.prompt(),
+            width=width,
+            height=height,
+            format=fields.text("output_format", choices=("png", "jpeg")) or "png",
+        ),
         count=_count(fields, references),
         references=references,
         base64=fields.text("response_format", choices=("url", "b64_json")) == "b64_json",
-        output_format=fields.text("output_format", choices=("png", "jpeg")) or "png",
         stream=fields.flag("stream") or False,
     )
     fields.refuse_unread()

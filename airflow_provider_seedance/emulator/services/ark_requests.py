@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from airflow_provider_seedance.emulator.services.service import ApiError, Fields, is_http_url, is_loopback
+from airflow_provider_seedance.emulator.services.service import ApiError, Fields, is_https_url
 
 RATIOS = ("16:9", "4:3", "1:1", "3:4", "9:16", "21:9")
 #: An inference endpoint of the account, in place of a model.
@@ -266,7 +266,7 @@ def _valid_source(url: str, *, base64: bool) -> bool:
         return len(url) > len("asset://")
     if url.startswith("data:"):
         return base64 and ";base64," in url
-    return is_http_url(url) and (url.startswith("https:") or is_loopback(url))
+    return is_https_url(url)
 
 
 def _check_modes(roles: list[str | None], content: list[Any], family: ArkModelFamily) -> None:

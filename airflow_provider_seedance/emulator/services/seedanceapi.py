@@ -16,8 +16,7 @@ from airflow_provider_seedance.emulator.services.service import (
     Reply,
     Route,
     Service,
-    is_http_url,
-    is_loopback,
+    is_https_url,
     json_reply,
     timestamp,
 )
@@ -180,7 +179,7 @@ class SeedanceApiV2(_SeedanceApi):
         fields.prompt(max_chars=2000)
         fields.integer("duration", choices=(5, 10, 15))
         fields.text("aspect_ratio", choices=_V2_RATIOS)
-        fields.urls("images", min_items=1, max_items=4, valid=_is_https)
+        fields.urls("images", min_items=1, max_items=4, valid=is_https_url)
         fields.text("resolution", choices=("480p", "720p", "1080p"))
         fields.flag("generate_audio")
 
@@ -193,8 +192,3 @@ def _code(error: ApiError) -> str:
     if error.constraint == "unknown":
         return "INVALID_REQUEST"
     return _FIELD_CODES.get(error.field or "", "INVALID_REQUEST")
-
-
-def _is_https(value: object) -> bool:
-    """Accept https, as documented, and plain http of this machine, for the output of another emulator."""
-    return is_http_url(value) and isinstance(value, str) and (value[:6] == "https:" or is_loopback(value))

@@ -37,14 +37,7 @@ ERROR_CODES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """
-    An HTTP request.
-
-    :param prefix: Path of the service; empty for other requests.
-    :param path: Below it, such as ``/generate``.
-    :param query: The values of each query parameter.
-    :param headers: By lower-case name.
-    """
+    """An HTTP request; the path is below the prefix of the service, header names are in lower case."""
 
     method: str
     path: str
@@ -68,12 +61,7 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """
-    The purpose of a request.
-
-    :param kind: As in :class:`RequestEntry`.
-    :param generation_id: The generation that it names.
-    """
+    """The purpose of a request: a kind of :class:`RequestEntry`, and the generation that it names."""
 
     kind: str = "other"
     generation_id: str | None = None
@@ -81,11 +69,7 @@ class Route:
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """
-    An HTTP reply.
-
-    :param generation_id: Its generation, for the ledger.
-    """
+    """An HTTP reply, with its generation for the ledger."""
 
     status: int = 200
     body: bytes = b""
@@ -145,6 +129,11 @@ def is_http_url(value: object) -> bool:
     except ValueError:
         return False
     return parts.scheme in ("http", "https") and bool(host) and not any(c.isspace() for c in value)
+
+
+def is_https_url(value: object) -> bool:
+    """Return whether a value is an https URL, or a plain one of this machine, such as of another emulator."""
+    return is_http_url(value) and (str(value).startswith("https:") or is_loopback(str(value)))
 
 
 def is_private(url: str) -> bool:
@@ -314,12 +303,7 @@ class Fields:
 
 
 class Service(ABC):
-    """
-    An emulated service.
-
-    :param backend: The renders, shared by all services.
-    :param media: The encoder of files.
-    """
+    """An emulated service; all services share the backend and the store of files."""
 
     api: ClassVar[str]
 
