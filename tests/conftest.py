@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import functools
 import os
 import re
 import tempfile
@@ -87,21 +86,13 @@ def connect(services: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch) -> Call
     return make
 
 
-@pytest.fixture(scope="session")
-def cached_tls_context() -> Callable[..., Any]:
-    """Create each TLS context once: reading the certificates takes longer than most tests."""
-    from airflow_provider_seedance.client import api_client
-
-    return functools.cache(api_client.tls_context)
-
-
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch, cached_tls_context: Callable[..., Any]) -> None:
-    """Take the waiting out of everything that waits, and the reading of certificates out of every client."""
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the waiting out of everything that waits."""
     from helpers import set_policy, set_timing
 
     from airflow_provider_seedance.apis import seedance2api
-    from airflow_provider_seedance.client import api_client, flows
+    from airflow_provider_seedance.client import flows
     from airflow_provider_seedance.submission import store
 
     monkeypatch.setattr(flows, "SUBMIT_BACKOFF_SECONDS", (0.0,) * len(flows.SUBMIT_BACKOFF_SECONDS))
@@ -119,7 +110,6 @@ def quick(monkeypatch: pytest.MonkeyPatch, cached_tls_context: Callable[..., Any
         min_retry_delay=0.01,
     )
     set_policy(monkeypatch, min_backoff=0.01)
-    monkeypatch.setattr(api_client, "tls_context", cached_tls_context)
 
 
 @pytest.fixture(autouse=True)

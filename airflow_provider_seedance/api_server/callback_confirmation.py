@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Hashable, Mapping
-from contextlib import asynccontextmanager
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -21,21 +21,14 @@ from airflow_provider_seedance.settings import Settings
 log = logging.getLogger(__name__)
 
 
-class _SharedClient:
-    """A client that concurrent status requests share, because its TLS context takes a while to make."""
-
-    def __init__(self, client: asyncio.Task[AsyncClient], max_requests: int) -> None:
-        self.client = client
-        self.slots = asyncio.Semaphore(max_requests)
-        self.users = 0
-
-
 class StatusReader:
     """Reads the final status of generations."""
 
     def __init__(self, limits: CallbackLimits = DEFAULT_LIMITS) -> None:
-        self._limits = limits
-        self._clients: dict[Hashable, _SharedClient] = {}
+        #: By connection id.
+        self._slots = defaultdict[str, asyncio.Semaphore](
+            lambda: asyncio.Semaphore(limits.max_status_requests)
+        )
 
     async def read_final(self, trigger_kwargs: Mapping[str, Any], settings: Settings) -> Generation | None:
         """
@@ -45,7 +38,7 @@ class StatusReader:
         """
         generation_id = trigger_kwargs["generation_id"]
         try:
-            async with self._client(settings) as client:
+            async with self._slots[settings.conn_id], await self._connect(settings) as client:
                 flow = flows.final_status_flow(settings.api, generation_id, trigger_kwargs["media"], utc_now)
                 generation = await client.run(flow)
         except SeedanceError as error:
@@ -53,26 +46,8 @@ class StatusReader:
             return None
         return generation.with_defaults(trigger_kwargs.get("result_defaults") or {})
 
-    @asynccontextmanager
-    async def _client(self, settings: Settings) -> AsyncIterator[AsyncClient]:
-        key = (settings.conn_id, settings.identity)
-        shared = self._clients.get(key)
-        if shared is None:
-            connecting = asyncio.create_task(self._connect(settings))
-            shared = self._clients[key] = _SharedClient(connecting, self._limits.max_status_requests)
-        shared.users += 1
-        try:
-            client = await asyncio.shield(shared.client)
-            async with shared.slots:
-                yield client
-        finally:
-            shared.users -= 1
-            if not shared.users:
-                del self._clients[key]
-                if shared.client.done() and not shared.client.exception():
-                    await shared.client.result().close()
-
     async def _connect(self, settings: Settings) -> AsyncClient:
+        # In a thread: the first client of a process reads the certificates.
         return await run_in_threadpool(AsyncClient, settings)
 
 

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import ssl
 import time
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Protocol, Self, TypeVar
 
@@ -64,6 +66,9 @@ MAX_ERROR_BODY_BYTES = 1024 * 1024
 
 #: Connections that all generations of one base URL and key share in a triggerer.
 MAX_CONNECTIONS = 16
+
+#: TLS contexts kept in memory, one for each value of ``verify``: reading the certificates takes a while.
+MAX_TLS_CONTEXTS = 16
 
 _TIMEOUT_MESSAGES: Mapping[type[Exception], str] = {
     httpx.ConnectTimeout: "connecting took too long",
@@ -416,15 +421,20 @@ def _timed_transport(**options: Any) -> httpx.HTTPTransport:
 
 def tls_context(verify: bool | str) -> ssl.SSLContext:
     """
-    Return the TLS context for the connection's ``verify``.
+    Return the TLS context for the connection's ``verify``, which clients share until the CA bundle changes.
 
     :raises SeedanceConfigurationError: the CA bundle cannot be read; nothing was sent.
     """
     try:
-        if isinstance(verify, str):
-            return ssl.create_default_context(cafile=verify)
-        return httpx.create_ssl_context(verify=verify, trust_env=False)
+        return _load_tls_context(verify, os.stat(verify).st_mtime_ns if isinstance(verify, str) else 0)
     except OSError as error:
         raise SeedanceConfigurationError(
             f"verify in the connection's extra names {verify!r}, which is not a readable CA bundle: {error}"
         ) from error
+
+
+@lru_cache(maxsize=MAX_TLS_CONTEXTS)
+def _load_tls_context(verify: bool | str, _modified: int) -> ssl.SSLContext:
+    if isinstance(verify, str):
+        return ssl.create_default_context(cafile=verify)
+    return httpx.create_ssl_context(verify=verify, trust_env=False)

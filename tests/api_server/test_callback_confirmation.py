@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from support import emulator_settings, on_loop, smallest
@@ -16,7 +16,7 @@ from airflow_provider_seedance.api_server.callback_delivery import Outcome
 from airflow_provider_seedance.api_server.callback_limits import DEFAULT_LIMITS
 from airflow_provider_seedance.apis.validation import prepare_request
 from airflow_provider_seedance.client import flows
-from airflow_provider_seedance.client.api_client import Client
+from airflow_provider_seedance.client.api_client import AsyncClient, Client
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
 from api_server.callback_server import CLAIMS, SECRET, CallbackServer
@@ -163,27 +163,33 @@ def test_the_backoff_doubles_and_is_forgotten() -> None:
     assert list(backoff._next) == [other]
 
 
-def test_concurrent_status_requests_share_a_client(
+def test_concurrent_status_requests_are_bounded_and_their_clients_closed(
     services: SeedanceEmulator, waiting: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clients: list[Any] = []
-    make = callback_confirmation.AsyncClient
+    open_clients: list[Any] = []
+    most: list[int] = []
 
-    def count(*arguments: Any) -> Any:
-        clients.append(arguments)
-        return make(*arguments)
+    class CountedClient(AsyncClient):
+        async def __aenter__(self) -> Self:
+            open_clients.append(self)
+            most.append(len(open_clients))
+            return await super().__aenter__()
 
-    monkeypatch.setattr(callback_confirmation, "AsyncClient", count)
+        async def close(self) -> None:
+            open_clients.remove(self)
+            await super().close()
+
+    monkeypatch.setattr(callback_confirmation, "AsyncClient", CountedClient)
     settings = emulator_settings(services, "ark")
 
     async def read() -> None:
         reader = StatusReader()
         found = await asyncio.gather(*(reader.read_final(waiting, settings) for _ in range(30)))
         assert {generation.generation_id for generation in found if generation} == {waiting["generation_id"]}
-        assert not reader._clients
 
     on_loop(read())
-    assert len(clients) == 1
+    assert max(most) <= DEFAULT_LIMITS.max_status_requests
+    assert not open_clients
     assert services.ledger.count("status") == 30
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shutil
 import traceback
+from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 from either_client import GET, EitherClient
 from helpers import KEY, NOW, prepare, settings, video
@@ -256,3 +260,13 @@ def test_what_no_client_can_be_made_of_is_a_configuration_error(
 def test_tls_is_verified_unless_the_connection_says_otherwise() -> None:
     assert api_client.tls_context(True).check_hostname is True
     assert api_client.tls_context(False).check_hostname is False
+
+
+def test_clients_share_a_tls_context_until_the_bundle_changes(tmp_path: Path) -> None:
+    assert api_client.tls_context(True) is api_client.tls_context(True)
+    bundle = tmp_path / "bundle.pem"
+    shutil.copy(certifi.where(), bundle)
+    first = api_client.tls_context(str(bundle))
+    assert api_client.tls_context(str(bundle)) is first
+    os.utime(bundle, ns=(0, 0))
+    assert api_client.tls_context(str(bundle)) is not first

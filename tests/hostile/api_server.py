@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, Protocol
@@ -91,7 +91,7 @@ class Reader(StatusReader):
         self.client = client
 
     async def _connect(self, settings: Any) -> Any:
-        return self.client
+        return nullcontext(self.client)
 
 
 class ApiServer:
@@ -257,9 +257,6 @@ class ApiServer:
     async def run(self, flow: Any) -> Any:
         with self._recording():
             return self.answer(flow)
-
-    async def close(self) -> None:
-        pass
 
 
 async def _run_inline(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
