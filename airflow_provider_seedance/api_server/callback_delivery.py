@@ -25,10 +25,8 @@ from sqlalchemy import select
 from airflow_provider_seedance.callbacks.inbox import RETENTION_DAYS, key_for, with_id
 from airflow_provider_seedance.callbacks.payload import CallbackPayload
 from airflow_provider_seedance.callbacks.tokens import CallbackClaims
-
-#: Minimum time between a deferral and its resumption: sooner, the scheduler could take the end of the deferring
-#: process for the end of the resumed one, and fail the task.
-MIN_DEFERRAL_SECONDS = 5.0
+from airflow_provider_seedance.links.seedance import OUTPUT_LINK_KEY
+from airflow_provider_seedance.triggers.seedance import MIN_DEFERRAL_SECONDS
 
 #: Timeout for a row lock on PostgreSQL; few deliveries run at once, and one must not block the others.
 LOCK_TIMEOUT_SECONDS = 3
@@ -97,17 +95,8 @@ def complete_task(claims: CallbackClaims, result: dict[str, Any]) -> Outcome:
         kwargs = _trigger_kwargs(ti, session) if ti is not None and ti.state == "deferred" else None
         if kwargs is None or kwargs.get("callback_nonce") != claims.nonce:
             return Outcome(kind="ignored")
-        for key, value in (("return_value", result), ("_link_SeedanceOutputLink", result.get("url") or "")):
-            XComModel.set(
-                key,
-                value,
-                dag_id=claims.dag_id,
-                run_id=claims.run_id,
-                task_id=claims.task_id,
-                map_index=claims.map_index,
-                serialize=False,
-                session=session,
-            )
+        for key, value in (("return_value", result), (OUTPUT_LINK_KEY, result.get("url") or "")):
+            XComModel.set(key, value, **_instance(claims), serialize=False, session=session)
         Trigger.submit_event(ti.trigger_id, TaskSuccessEvent(), session=session)
         return Outcome(kind="resumed")
 
@@ -117,9 +106,12 @@ def _locked_task_instance(claims: CallbackClaims) -> Iterator[tuple[Any, Any]]:
     """Lock the row, so that the second of two concurrent callbacks finds the task resumed."""
     with create_session() as session:
         _prepare_locking(session)
-        names = ("dag_id", "run_id", "task_id", "map_index")
-        same = (getattr(TaskInstance, name) == getattr(claims, name) for name in names)
-        yield session.scalar(select(TaskInstance).where(*same).with_for_update(of=TaskInstance)), session
+        query = select(TaskInstance).filter_by(**_instance(claims)).with_for_update(of=TaskInstance)
+        yield session.scalar(query), session
+
+
+def _instance(claims: CallbackClaims) -> dict[str, Any]:
+    return {name: getattr(claims, name) for name in ("dag_id", "run_id", "task_id", "map_index")}
 
 
 def _prepare_locking(session: Any) -> None:
@@ -204,9 +196,7 @@ def _store_id(claims: CallbackClaims, payload: CallbackPayload, session: Any) ->
         from airflow.state import get_state_backend
     except ImportError:
         return False
-    scope = TaskScope(
-        dag_id=claims.dag_id, run_id=claims.run_id, task_id=claims.task_id, map_index=claims.map_index
-    )
+    scope = TaskScope(**_instance(claims))
     backend, key = get_state_backend(), key_for(claims.nonce)
     stored = backend.get(scope, key, session=session)
     value = with_id(json.loads(stored) if stored else None, payload.generation_id)

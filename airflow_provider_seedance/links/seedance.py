@@ -9,6 +9,9 @@ from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator
 
+#: Key of the XCom that Airflow reads for the link.
+OUTPUT_LINK_KEY = "_link_SeedanceOutputLink"
+
 
 class SeedanceOutputLink(BaseOperatorLink):
     """
