@@ -7,7 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
 from starlette.datastructures import MutableHeaders
+
+from airflow_provider_seedance.api_server.pages import STATIC
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -61,4 +64,5 @@ def build() -> FastAPI:
             log.exception("%s cannot be served by this version of Airflow.", name)
             continue
         app.include_router(module.router)
+    app.mount("/static", StaticFiles(directory=STATIC))
     return app

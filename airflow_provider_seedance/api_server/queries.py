@@ -65,35 +65,15 @@ class Scope:
     map_index: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """A Dag run."""
-
-    dag_id: str
-    run_id: str
-    state: str | None
-    started_at: datetime | None
-    ended_at: datetime | None
-    logical_date: datetime | None
-    run_after: datetime | None
-
-    @property
-    def active(self) -> bool:
-        """``True`` until it has ended."""
-        return self.state in ("queued", "running")
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return it for the page."""
-        return {
-            name: value.isoformat() if isinstance(value, datetime) else value
-            for name, value in vars(self).items()
-        }
-
-
-def find_run(session: Session, scope: Scope) -> Run | None:
-    """Return the run, or ``None`` if it does not exist."""
+def find_run(session: Session, scope: Scope) -> dict[str, Any] | None:
+    """Return the run for the page, or ``None`` if it does not exist."""
     row = session.execute(select(*_RUN).where(*_in_run(DagRun, scope))).first()
-    return Run(**row._mapping) if row else None
+    return _run(row) if row else None
+
+
+def _run(row: Any) -> dict[str, Any]:
+    values = row._mapping.items()
+    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in values}
 
 
 def revision(session: Session, scope: Scope) -> tuple[Any, ...]:
@@ -209,20 +189,20 @@ def recent_runs(session: Session, dag_ids: Collection[str], limit: int) -> list[
         .order_by(DagRun.run_after.desc(), DagRun.id.desc())
         .limit(limit)
     )
-    runs = [Run(**row._mapping) for row in session.execute(query)]
+    runs = [_run(row) for row in session.execute(query)]
     counts: dict[tuple[str, str], dict[str, int]] = {}
     by_state = (
         select(TI.dag_id, TI.run_id, TI.state, func.count())
         .where(
-            TI.dag_id.in_({run.dag_id for run in runs}),
-            TI.run_id.in_({run.run_id for run in runs}),
+            TI.dag_id.in_({run["dag_id"] for run in runs}),
+            TI.run_id.in_({run["run_id"] for run in runs}),
             _generates(),
         )
         .group_by(TI.dag_id, TI.run_id, TI.state)
     )
     for dag_id, run_id, state, number in session.execute(by_state) if runs else ():
         counts.setdefault((dag_id, run_id), {})[state or "none"] = number
-    return [{**run.as_dict(), "tasks": counts.get((run.dag_id, run.run_id), {})} for run in runs]
+    return [{**run, "tasks": counts.get((run["dag_id"], run["run_id"]), {})} for run in runs]
 
 
 def _generates() -> Any:

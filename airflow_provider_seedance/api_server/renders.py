@@ -17,6 +17,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+from airflow_provider_seedance.transfers.file_names import MEDIA_TYPES
 from airflow_provider_seedance.triggers.xcom import PROGRESS_KEY
 
 #: XCom keys that operators and triggers write.
@@ -34,20 +35,6 @@ GENERATION_OPERATORS = (
 SENSORS = frozenset({"SeedanceGenerationSensor"})
 TRANSFER_OPERATORS = frozenset({"SeedanceToObjectStorageOperator"})
 SEEDANCE_OPERATORS = GENERATION_OPERATORS | SENSORS | TRANSFER_OPERATORS
-
-#: Content types of stored files that the page plays, by suffix. No SVG: it can contain scripts.
-MEDIA_TYPES = {
-    ".mp4": "video/mp4",
-    ".m4v": "video/mp4",
-    ".webm": "video/webm",
-    ".mov": "video/quicktime",
-    ".png": "image/png",
-    ".jpg": "image/jpeg",
-    ".jpeg": "image/jpeg",
-    ".webp": "image/webp",
-    ".gif": "image/gif",
-    ".avif": "image/avif",
-}
 
 #: States of renders, in the order of totals and filters.
 STATES = (
@@ -130,8 +117,6 @@ def parse_xcom(stored: Any) -> Any:
     return unwrap(stored)
 
 
-# ---------------------------------------------------------------------- stored files
-
 # Not a stored file: chained filesystems, queries, and protocols of other servers.
 _FOREIGN = re.compile(r"::|[?]|^(?:https?|ftp|data|jsonrpc|github)\b", re.IGNORECASE)
 
@@ -187,7 +172,7 @@ def playable_path(task: Task, index: int) -> str | None:
 
 def media_type_of(path: str) -> str | None:
     """Return the content type of a stored file; ``None`` if the page does not play such files."""
-    return MEDIA_TYPES.get(PurePosixPath(path).suffix.lower())
+    return MEDIA_TYPES.get(PurePosixPath(path).suffix.lower().removeprefix("."))
 
 
 def _files(tasks: Iterable[Task]) -> dict[str, list[dict[str, Any]]]:
@@ -212,9 +197,6 @@ def _files(tasks: Iterable[Task]) -> dict[str, list[dict[str, Any]]]:
                 }
                 found.setdefault(owner, []).append(file)
     return found
-
-
-# ---------------------------------------------------------------------- renders
 
 
 def renders_of(tasks: Sequence[Task], read_manifest: ReadManifest) -> list[dict[str, Any]]:
@@ -276,11 +258,12 @@ def _renders_of_batch(
         items = _batch_items(task, result, read_manifest)
     except Exception:
         # The API server may not reach the store. The result itself still has the totals.
+        counts = result.get("counts")
         yield _render(task, {}, None) | {
             "credits": _number(result.get("credits")),
             "cost_usd": _number(result.get("cost_usd")),
             "error": "The manifest of this batch cannot be read from here.",
-            "count": _count(result),
+            "count": _number(counts.get("total")) if isinstance(counts, Mapping) else None,
         }
         return
     prompts = _prompts(task.fields.get("requests"))
@@ -307,17 +290,10 @@ def _batch_items(
     ]
 
 
-def _count(result: Mapping[str, Any]) -> int | None:
-    counts = result.get("counts")
-    total = counts.get("total") if isinstance(counts, Mapping) else None
-    return total if isinstance(total, int) else None
-
-
 def _prompts(requests: Any) -> dict[str, str]:
     """Return the prompts of a batch by key, as far as Airflow stored its requests."""
-    requests = parse_xcom(requests)
     found: dict[str, str] = {}
-    for index, request in enumerate(requests if isinstance(requests, list) else []):
+    for index, request in enumerate(_list(parse_xcom(requests))):
         if isinstance(request, str):
             found[str(index)] = request[:MAX_TEXT_CHARS]
         elif isinstance(request, Mapping) and isinstance(request.get("prompt"), str):
@@ -328,10 +304,13 @@ def _prompts(requests: Any) -> dict[str, str]:
 def _render(task: Task, result: Mapping[str, Any], number: int | None) -> dict[str, Any]:
     state = _state(task, result)
     waiting = state in ("waiting", "queued", "retrying")
+    unfinished = task.operator in BATCH_OPERATORS and not result
+    requests = parse_xcom(task.fields.get("requests")) if unfinished else None
     urls = [url for url in _list(result.get("urls")) if is_http_url(url)]
     progress = _number(task.xcoms.get(PROGRESS_KEY))
     images = task.operator in IMAGE_OPERATORS
     ended = state in _TERMINAL
+    fields = task.fields
     return {
         "id": f"{task.task_id}/{task.map_index}" + ("" if number is None else f"/{number}"),
         "task_id": task.task_id,
@@ -342,11 +321,9 @@ def _render(task: Task, result: Mapping[str, Any], number: int | None) -> dict[s
         **{name: _scalar(result.get(name)) for name in _FROM_RESULT},
         "generation_id": _text(result.get("generation_id"))
         or (None if waiting or number is not None else _text(task.xcoms.get(ID_KEY))),
-        "model": _text(result.get("model")) or _text(task.fields.get("model")),
+        "model": _text(result.get("model")) or _text(fields.get("model")),
         "media": _text(result.get("media")) or ("image" if images else "video"),
-        "prompt": _text(result.get("prompt"))
-        or _text(task.fields.get("prompt"))
-        or _text(task.fields.get("_prompt")),
+        "prompt": _text(result.get("prompt")) or _text(fields.get("prompt")) or _text(fields.get("_prompt")),
         "state": state,
         "task_state": task.state,
         "progress": None if state != "running" or progress is None else int(min(max(progress, 0), 100)),
@@ -355,7 +332,7 @@ def _render(task: Task, result: Mapping[str, Any], number: int | None) -> dict[s
         "ended_at": (_text(result.get("completed_at")) or _iso(task.ended_at)) if ended else None,
         "urls": urls,
         "expires_at": _text(result.get("expires_at")),
-        "count": _batch_size(task) if task.operator in BATCH_OPERATORS and not result else None,
+        "count": len(requests) if isinstance(requests, list) else None,
         "files": [],
     }
 
@@ -374,20 +351,12 @@ def _state(task: Task, result: Mapping[str, Any]) -> str:
     return task.shown_state
 
 
-def _batch_size(task: Task) -> int | None:
-    requests = parse_xcom(task.fields.get("requests"))
-    return len(requests) if isinstance(requests, list) else None
-
-
 def _merge(render: dict[str, Any], other: Mapping[str, Any]) -> None:
     """Fill the unknown fields of a render from another task instance with the same generation."""
     for name in (*_FROM_RESULT, "prompt", "expires_at"):
         if render[name] is None:
             render[name] = other[name]
     render["urls"] = render["urls"] or other["urls"]
-
-
-# ---------------------------------------------------------------------- totals
 
 
 def totals_of(renders: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -408,9 +377,6 @@ def totals_of(renders: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _sum(renders: Iterable[Mapping[str, Any]], name: str) -> float | None:
     values = [value for render in renders if (value := _number(render[name])) is not None]
     return round(sum(values), 6) if values else None
-
-
-# ---------------------------------------------------------------------- values of unknown type
 
 
 def is_http_url(value: Any) -> bool:

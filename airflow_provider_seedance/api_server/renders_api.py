@@ -19,7 +19,7 @@ from fastapi import APIRouter, Header, HTTPException, Query, Response
 
 from airflow_provider_seedance.api_server import queries
 from airflow_provider_seedance.api_server.permissions import CAN_READ_RENDERS, GetUserDep, readable_dag_ids
-from airflow_provider_seedance.api_server.queries import Run, Scope
+from airflow_provider_seedance.api_server.queries import Scope
 from airflow_provider_seedance.api_server.renders import renders_of, totals_of
 from airflow_provider_seedance.batch.manifest import read_manifest
 
@@ -57,17 +57,22 @@ def renders(
         if run is None:
             raise HTTPException(404, "There is no such run.")
         revision = queries.revision(session, scope)
-    return _respond(_page_of(scope, run, revision, int(monotonic() // MAX_PAGE_AGE_SECONDS)), if_none_match)
+    period = int(monotonic() // MAX_PAGE_AGE_SECONDS)
+    return _respond(_page_of(scope, tuple(run.items()), revision, period), if_none_match)
 
 
 @lru_cache(maxsize=MAX_CACHED_PAGES)
-def _page_of(scope: Scope, run: Run, _revision: tuple[Any, ...], _period: int) -> _Page:
+def _page_of(
+    scope: Scope, run: tuple[tuple[str, Any], ...], _revision: tuple[Any, ...], _period: int
+) -> _Page:
     """Return the page for every user who may read the Dag; the last two arguments are keys of the cache."""
     with create_session() as session:
         tasks = queries.tasks_of(session, scope)
     # Outside the session: reading a manifest from object storage may take long.
     found = [render for render in renders_of(tasks, _read_manifest) if _in_scope(render, scope)]
-    return _page({"run": run.as_dict(), "active": run.active, "totals": totals_of(found), "renders": found})
+    shown = dict(run)
+    active = shown["state"] in ("queued", "running")
+    return _page({"run": shown, "active": active, "totals": totals_of(found), "renders": found})
 
 
 @router.get("/runs")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Iterable, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.storage.location import StorageLocation
@@ -82,7 +81,9 @@ def parse_lines(data: bytes, display: str) -> list[dict[str, Any]]:
 def _parse(display: str, number: int, line: bytes) -> dict[str, Any]:
     problem = "it has no key"
     try:
-        value = json.loads(line.decode("utf-8"), parse_constant=_not_finite, parse_float=_finite)
+        value = json.loads(line.decode("utf-8"))
+        # Python reads NaN, and numbers that are too large as infinity, which JSON cannot express.
+        json.dumps(value, allow_nan=False)
         if isinstance(value, dict) and isinstance(value.get("key"), str):
             return value
     except (ValueError, RecursionError) as error:
@@ -91,16 +92,6 @@ def _parse(display: str, number: int, line: bytes) -> dict[str, Any]:
         f"Line {number} of {display} is not a line of a manifest: {problem}. Nothing was sent. Correct or remove "
         "that line."
     )
-
-
-def _not_finite(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not a number in JSON")
-
-
-def _finite(text: str) -> float:
-    # Python reads a number that is too large as infinity, which JSON cannot express.
-    number = float(text)
-    return number if math.isfinite(number) else _not_finite(text[:20])
 
 
 def write_lines(location: StorageLocation, lines: Iterable[Mapping[str, Any]]) -> None:

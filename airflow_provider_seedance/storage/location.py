@@ -154,13 +154,8 @@ class StorageLocation:
 
 
 def _modified(info: Mapping[str, Any]) -> datetime | None:
-    for name in (
-        "LastModified",
-        "last_modified",
-        "mtime",
-        "updated",
-        "created",
-    ):  # each store has its own name
+    # Each store has its own name.
+    for name in ("LastModified", "last_modified", "mtime", "updated", "created"):
         value = info.get(name)
         try:
             if isinstance(value, str):

@@ -20,20 +20,23 @@ from airflow_provider_seedance.exceptions import SeedanceConfigurationError
 
 PLACEHOLDERS = ("generation_id", "index", "ext", "media", "model", "key")
 
-_EXTENSIONS = {
-    "video/mp4": "mp4",
-    "video/webm": "webm",
-    "video/quicktime": "mov",
-    "video/x-matroska": "mkv",
-    "image/png": "png",
-    "image/jpeg": "jpg",
-    "image/webp": "webp",
-    "image/gif": "gif",
-    "image/avif": "avif",
-    "image/bmp": "bmp",
-    "image/tiff": "tiff",
+#: Media types by extension; the first extension of a type is the one of new files. No SVG: it can contain scripts.
+MEDIA_TYPES = {
+    "mp4": "video/mp4",
+    "m4v": "video/mp4",
+    "webm": "video/webm",
+    "mov": "video/quicktime",
+    "mkv": "video/x-matroska",
+    "png": "image/png",
+    "jpg": "image/jpeg",
+    "jpeg": "image/jpeg",
+    "webp": "image/webp",
+    "gif": "image/gif",
+    "avif": "image/avif",
+    "bmp": "image/bmp",
+    "tiff": "image/tiff",
+    "tif": "image/tiff",
 }
-_KNOWN = frozenset({*_EXTENSIONS.values(), "jpeg", "tif"})
 _DEFAULTS = {"video": "mp4", "image": "png"}
 
 #: Limit of one value in a name: a file name has at most 255 bytes, with index and extension.
@@ -148,12 +151,13 @@ def extension_of_url(url: str) -> str | None:
         suffix = PurePosixPath(unquote(urlsplit(url).path)).suffix.lower().removeprefix(".")
     except ValueError:
         return None
-    return suffix if suffix in _KNOWN else None
+    return suffix if suffix in MEDIA_TYPES else None
 
 
 def extension_of_type(content_type: str | None) -> str | None:
     """Return the extension of files of a media type, if it is known."""
-    return _EXTENSIONS.get((content_type or "").strip().lower())
+    wanted = (content_type or "").strip().lower()
+    return next((extension for extension, known in MEDIA_TYPES.items() if known == wanted), None)
 
 
 def default_extension(media: str) -> str:

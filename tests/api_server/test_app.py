@@ -19,8 +19,12 @@ def send_request(app: Any, path: str, method: str = "GET") -> tuple[int, dict[st
     """Send one request to an ASGI application."""
     sent: list[dict[str, Any]] = []
 
+    requests = [{"type": "http.request", "body": b"", "more_body": False}]
+
     async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": b"", "more_body": False}
+        if not requests:
+            await asyncio.Event().wait()  # the client stays connected
+        return requests.pop()
 
     async def send(message: Any) -> None:
         sent.append(dict(message))

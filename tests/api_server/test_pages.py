@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
 
 from airflow_provider_seedance.api_server import pages
+from airflow_provider_seedance.api_server.app import build
 
 SCRIPTS = sorted(pages.STATIC.glob("*.js"))
 
@@ -28,18 +29,40 @@ def test_loopback_media_is_allowed_only_on_loopback() -> None:
     assert "http:" not in pages.content_security_policy(None).replace("https:", "")
 
 
-@pytest.mark.parametrize("name", ["../pages.py", "nothing.js", "", ".", "renders.html.bak"])
-def test_only_static_files_are_served(name: str) -> None:
-    with pytest.raises(pages.HTTPException) as refused:
-        asyncio.run(pages.static(name))
-    assert refused.value.status_code == 404
+@pytest.fixture(scope="module")
+def http() -> TestClient:
+    return TestClient(build())
 
 
-def test_static_files_have_a_content_type_and_an_etag() -> None:
-    first = asyncio.run(pages.static("renders.js"))
-    assert first.headers["content-type"].startswith("text/javascript")
-    again = asyncio.run(pages.static("renders.js", first.headers["etag"]))
-    assert (again.status_code, again.body) == (304, b"")
+@pytest.mark.parametrize(
+    "name", ["../pages.py", "%2e%2e/pages.py", "..%2fpages.py", "nothing.js", "", ".", "renders.html.bak"]
+)
+def test_only_static_files_are_served(http: TestClient, name: str) -> None:
+    assert http.get(f"/static/{name}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("name", "content_type"),
+    [
+        ("renders.js", r"(text|application)/javascript"),
+        ("renders.css", "text/css"),
+        ("icon.svg", r"image/svg\+xml"),
+    ],
+)
+def test_static_files_have_a_content_type_and_an_etag(http: TestClient, name: str, content_type: str) -> None:
+    first = http.get(f"/static/{name}")
+    assert first.content == (pages.STATIC / name).read_bytes()
+    assert re.match(content_type, first.headers["content-type"])
+    assert "no-cache" in first.headers["cache-control"]
+    again = http.get(f"/static/{name}", headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+@pytest.mark.parametrize("path", ["/renders", "/"])
+def test_the_page_has_its_own_policy(http: TestClient, path: str) -> None:
+    page = http.get(path)
+    assert page.headers["content-type"].startswith("text/html")
+    assert page.headers["content-security-policy"] == pages.content_security_policy("testserver")
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)

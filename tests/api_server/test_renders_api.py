@@ -10,12 +10,9 @@ import pytest
 from fastapi import HTTPException
 
 from airflow_provider_seedance.api_server import renders_api
-from airflow_provider_seedance.api_server.queries import Run
 from airflow_provider_seedance.api_server.renders import Task
 
-RUN = Run(
-    dag_id="d", run_id="r", state="running", started_at=None, ended_at=None, logical_date=None, run_after=None
-)
+RUN = {"dag_id": "d", "run_id": "r", "state": "running"}
 
 
 def task(map_index: int) -> Task:
@@ -93,6 +90,12 @@ def test_nothing_is_read_until_something_changes(airflow: SimpleNamespace) -> No
     airflow.revision, airflow.tasks = (3,), [task(0)]
     changed = renders_api.renders("d", "r", if_none_match=etag)
     assert (changed.status_code, body(changed)["totals"]["total"]) == (200, 1)
+
+
+@pytest.mark.parametrize(("state", "active"), [("queued", True), ("success", False)])
+def test_a_run_is_active_until_it_has_ended(airflow: SimpleNamespace, state: str, active: bool) -> None:
+    airflow.run = {**RUN, "state": state}
+    assert body(renders_api.renders("d", "r"))["active"] is active
 
 
 def test_the_cache_is_bounded(airflow: SimpleNamespace) -> None:

@@ -100,7 +100,7 @@ def test_lines_are_compact_utf_8(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
 def test_numbers_that_json_cannot_express(tmp_path: Path, number: str) -> None:
     (tmp_path / "manifest.jsonl").write_text('{"key": "a", "x": 1e3}\n{"key": "b", "x": [' + number + "]}\n")
-    with pytest.raises(errors.SeedanceConfigurationError, match=rf"Line 2 .*{number} is not a number"):
+    with pytest.raises(errors.SeedanceConfigurationError, match=r"Line 2 .* not JSON compliant"):
         read_manifest(str(tmp_path / "manifest.jsonl"))
 
 
