@@ -26,7 +26,7 @@ from airflow_provider_seedance.callbacks.inbox import RETENTION_DAYS, key_for, w
 from airflow_provider_seedance.callbacks.payload import CallbackPayload
 from airflow_provider_seedance.callbacks.tokens import CallbackClaims
 from airflow_provider_seedance.links.seedance import OUTPUT_LINK_KEY
-from airflow_provider_seedance.triggers.seedance import MIN_DEFERRAL_SECONDS
+from airflow_provider_seedance.polling.wait_state import default_timing
 
 #: Timeout for a row lock on PostgreSQL; few deliveries run at once, and one must not block the others.
 LOCK_TIMEOUT_SECONDS = 3
@@ -140,7 +140,7 @@ def _resume_task(
     kwargs = _trigger_kwargs(ti, session)
     if kwargs is None or kwargs.get("callback_nonce") != claims.nonce or not _is_relevant(payload, kwargs):
         return Outcome(kind="ignored")
-    early = kwargs["deferred_at"] + MIN_DEFERRAL_SECONDS - datetime.now(UTC).timestamp()
+    early = kwargs["deferred_at"] + default_timing().min_trigger_time - datetime.now(UTC).timestamp()
     if early > 0:
         return Outcome(kind="retry", seconds=early)
     expected = kwargs.get("generation_id")

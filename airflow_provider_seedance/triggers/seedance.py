@@ -17,6 +17,7 @@ from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 from airflow_provider_seedance.client.api_client import AsyncClient
 from airflow_provider_seedance.generations import Generation, GenerationStatus, Media
 from airflow_provider_seedance.hooks.seedance import look_up_settings
+from airflow_provider_seedance.links.seedance import OUTPUT_LINK_KEY
 from airflow_provider_seedance.polling.connections import LookUp
 from airflow_provider_seedance.polling.hub import wait_for_generation, wait_for_submission
 from airflow_provider_seedance.polling.wait_many import ResumeWhen, WaitResult, wait_for_many
@@ -137,7 +138,7 @@ class SeedanceGenerationTrigger(_SeedanceTrigger, CancellingTrigger):
     async def _end_task(self, generation: Generation) -> TriggerEvent:
         """Write the XComs that a worker would write, and let Airflow end the task."""
         await push(self.task_instance, "return_value", generation.result())
-        await push(self.task_instance, "_link_SeedanceOutputLink", generation.url or "")
+        await push(self.task_instance, OUTPUT_LINK_KEY, generation.url or "")
         return TaskSuccessEvent()
 
 

@@ -30,6 +30,7 @@ from airflow_provider_seedance.callbacks.inbox import key_for, with_id
 from airflow_provider_seedance.callbacks.payload import CallbackPayload
 from airflow_provider_seedance.callbacks.tokens import CallbackClaims
 from airflow_provider_seedance.generations import Generation, GenerationStatus
+from airflow_provider_seedance.polling.wait_state import default_timing
 from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS
 
 RUN = "manual__2026-01-01T00:00:00+00:00/odd"
@@ -291,7 +292,7 @@ def test_a_task_is_not_resumed_right_after_its_deferral(database: None) -> None:
     add(age=1.0)
     outcome = assert_unchanged(lambda: callback_delivery.deliver(CLAIMS, SUCCEEDED))
     assert outcome.kind == "retry"
-    assert 0 < outcome.seconds <= callback_delivery.MIN_DEFERRAL_SECONDS
+    assert 0 < outcome.seconds <= default_timing().min_trigger_time
 
 
 def test_another_mapped_instance_is_not_resumed(database: None) -> None:
