@@ -106,7 +106,7 @@ class SeedanceToObjectStorageOperator(SeedanceTaskMixin, BaseOperator):
 
         self._stop = threading.Event()
         try:
-            done = run(
+            result, event_extra, generations = run(
                 generation=self.generation,
                 destination=self.destination,
                 name_template=self.name_template,
@@ -119,9 +119,9 @@ class SeedanceToObjectStorageOperator(SeedanceTaskMixin, BaseOperator):
             )
         finally:
             self._stop = None
-        self._describe_events(context, done.event_extra)
-        self._delivered = done.result, done.generations
-        return done.result
+        self._describe_events(context, event_extra)
+        self._delivered = result, generations
+        return result
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
         """Return the stored files for OpenLineage, where it is installed."""

@@ -12,7 +12,6 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
@@ -53,20 +52,6 @@ MAX_REASON_CHARS = 300
 MAX_PATHS_IN_EVENT = 100
 
 
-@dataclass(frozen=True, kw_only=True)
-class TransferResult:
-    """
-    A finished transfer.
-
-    :param result: Result of the task.
-    :param event_extra: Extra of the asset events.
-    """
-
-    result: dict[str, Any]
-    event_extra: dict[str, Any]
-    generations: tuple[Generation, ...]
-
-
 def run(
     *,
     generation: Any,
@@ -78,9 +63,11 @@ def run(
     overwrite: Any,
     is_retry: bool,
     stop: threading.Event,
-) -> TransferResult:
+) -> tuple[dict[str, Any], dict[str, Any], tuple[Generation, ...]]:
     """
-    Store everything, then return where it is. The arguments are those of the operator, rendered.
+    Store everything, then return the result, the extra of the asset events, and the generations.
+
+    The arguments are those of the operator, rendered.
 
     :param is_retry: An earlier try of the task may have stored some of the files.
     :param stop: Ends the transfer when set.
@@ -255,7 +242,7 @@ class TransferRun:
 
 def _result(
     given: TransferInput, outputs: Sequence[Output], stored: Sequence[Stored], directory: str
-) -> TransferResult:
+) -> tuple[dict[str, Any], dict[str, Any], tuple[Generation, ...]]:
     generations = tuple(item.generation for item in given.items)
     paths = [one.path for one in stored]
     result: dict[str, Any] = {
@@ -268,7 +255,7 @@ def _result(
     extra = {name: result[name] for name in ("path", "generation_id")}
     if given.single:
         extra["url"] = display_media_url(generations[0].urls[0])
-        return TransferResult(result=result, event_extra=extra, generations=generations)
+        return result, extra, generations
     skipped = sum(one.verified_by != "download" for one in stored)
     result |= {
         "generation_ids": [output.generation.generation_id for output in outputs],
@@ -278,7 +265,7 @@ def _result(
     extra |= {name: result[name] for name in ("stored", "skipped", "bytes")}
     extra |= {name: result[name][:MAX_PATHS_IN_EVENT] for name in ("paths", "generation_ids")}
     extra |= {"url": directory, "files": len(paths)}
-    return TransferResult(result=result, event_extra=extra, generations=generations)
+    return result, extra, generations
 
 
 def _error_of(failures: Sequence[tuple[str, Exception]], count: int) -> Exception:
