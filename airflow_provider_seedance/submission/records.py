@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 from pydantic import FiniteFloat, TypeAdapter
@@ -268,6 +268,16 @@ class Record:
         if self.status in (GenerationStatus.FAILED, GenerationStatus.EXPIRED, GenerationStatus.CANCELLED):
             return self.placeholder_generation()
         return None
+
+    @cached_property
+    def json_text(self) -> str:
+        """The record as compact JSON; cached, because each write of a batch contains the records of a group."""
+        return json.dumps(self.as_dict(), separators=(",", ":"))
+
+    @cached_property
+    def without_result(self) -> Record:
+        """The record without the result, for a store that has no room for it."""
+        return replace(self, result=None)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the record as a JSON value."""
