@@ -210,7 +210,7 @@ class Ours:
         wait = note.reserve(time.time()) if first else 0.0
         if wait:
             return 0.0, None, wait
-        client = AsyncClient(self.settings, observer=shared_quota.SharedQuotaObserver(note))
+        client = AsyncClient(self.settings, observer=note)
         reply: Any = await client.send(HttpCall(method="POST", path="/seedance/generate", json={}))
         await client.close()
         if reply.status == 429:

@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.apis.messages import HttpCall
+from airflow_provider_seedance.apis.base import Flow
+from airflow_provider_seedance.apis.messages import SubmitOutcome
 from airflow_provider_seedance.apis.validation import Prepared, prepare_request
 from airflow_provider_seedance.client import flows
 from airflow_provider_seedance.client.api_client import AsyncClient, Client
@@ -38,6 +39,8 @@ from airflow_provider_seedance.polling.wait_state import WaitState, default_timi
 from airflow_provider_seedance.settings import Settings, read_settings
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class SeedanceHook(BaseHook):
@@ -92,12 +95,19 @@ class SeedanceHook(BaseHook):
     def test_connection(self) -> tuple[bool, str]:
         """Return whether the service accepts the key, by a call that cannot cost money."""
         try:
-            with self.get_conn() as client:
-                return True, client.run(flows.probe_flow(self.settings.api, utc_now))
+            return True, self._run(flows.probe_flow(self.settings.api, utc_now))
         except errors.SeedanceError as error:
             return False, str(error)
         except AirflowNotFoundException as error:
             return False, f"There is no connection {self.seedance_conn_id!r}: {error}"
+
+    def _run(self, flow: Flow[T]) -> T:
+        with self.get_conn() as client:
+            return client.run(flow)
+
+    async def _arun(self, flow: Flow[T]) -> T:
+        async with await self.aget_conn() as client:
+            return await client.run(flow)
 
     # ------------------------------------------------------------------ requests
 
@@ -128,18 +138,11 @@ class SeedanceHook(BaseHook):
         :raises SeedanceRateLimitError: the quota is used up; not billed, see ``retry_after``.
         :raises SeedanceUncertainSubmitError: it is unknown whether it was billed; do not repeat it without checking.
         """
-        call, prepared = _submission(self.settings, request)
-        with self.get_conn() as client:
-            outcome = client.run(flows.submit_flow(self.settings.api, call, prepared, utc_now))
-        return flows.raise_outcome(outcome)
+        return flows.raise_outcome(self._run(_submission(self.settings, request)))
 
     async def asubmit(self, request: GenerationRequest) -> Generation:
         """Submit a generation; see :meth:`submit`."""
-        settings = await self.asettings()
-        call, prepared = _submission(settings, request)
-        async with await self.aget_conn() as client:
-            outcome = await client.run(flows.submit_flow(settings.api, call, prepared, utc_now))
-        return flows.raise_outcome(outcome)
+        return flows.raise_outcome(await self._arun(_submission(await self.asettings(), request)))
 
     # ------------------------------------------------------------------ generations
 
@@ -154,15 +157,13 @@ class SeedanceHook(BaseHook):
         :raises SeedanceNotFoundError: the service does not know it.
         :raises SeedanceError: its state could not be read, which says nothing about it.
         """
-        with self.get_conn() as client:
-            flow = flows.final_status_flow if announced else flows.status_flow
-            return client.run(flow(self.settings.api, generation_id, media, utc_now))
+        flow = flows.final_status_flow if announced else flows.status_flow
+        return self._run(flow(self.settings.api, generation_id, media, utc_now))
 
     async def aget_generation(self, generation_id: str, media: Media = "video") -> Generation:
         """Read a generation; see :meth:`get_generation`."""
-        settings = await self.asettings()
-        async with await self.aget_conn() as client:
-            return await client.run(flows.status_flow(settings.api, generation_id, media, utc_now))
+        api = (await self.asettings()).api
+        return await self._arun(flows.status_flow(api, generation_id, media, utc_now))
 
     def wait(
         self,
@@ -193,8 +194,8 @@ class SeedanceHook(BaseHook):
 
     def wait_for_end(self, generation_id: str, timeout: float, **options: Any) -> Generation:
         """Wait until a generation has ended, successfully or not; see :meth:`await_end`."""
-        settings = self.settings  # read here, because a worker's connection is read synchronously
-        waiting = self._await_end(settings, generation_id, timeout, **options)
+        _ = self.settings  # read here, because a worker's connection is read synchronously
+        waiting = self._await_end(generation_id, timeout, **options)
         try:
             asyncio.get_running_loop()
         except RuntimeError:
@@ -211,15 +212,12 @@ class SeedanceHook(BaseHook):
         poll_interval: float | None = None,
     ) -> Generation:
         """Wait until a generation has succeeded; see :meth:`wait`."""
-        settings = await self.asettings()
-        generation = await self._await_end(
-            settings, generation_id, timeout, media=media, poll_interval=poll_interval
+        return raise_unless_succeeded(
+            await self._await_end(generation_id, timeout, media=media, poll_interval=poll_interval)
         )
-        return raise_unless_succeeded(generation)
 
     async def _await_end(
         self,
-        settings: Settings,
         generation_id: str,
         timeout: float,  # noqa: ASYNC109 (a deadline by the wall clock)
         *,
@@ -233,6 +231,7 @@ class SeedanceHook(BaseHook):
 
         :param report: Called with every reading, to show progress.
         """
+        settings = await self.asettings()
 
         async def look_up(conn_id: str) -> Settings:
             return settings if conn_id == self.seedance_conn_id else await look_up_settings(conn_id)
@@ -253,7 +252,7 @@ class SeedanceHook(BaseHook):
             )
             if step.kind != "deadline":
                 return generation_of(step, timeout)
-            reading = await _read_once(settings, generation_id, media)
+            reading = await self._read_once(settings, generation_id, media)
             resume = after_resume(reading, deadline=deadline, now=time.time(), max_quota_wait=max_quota_wait)
             if resume.kind == "ended" and resume.generation is not None:
                 on_reading(resume.generation)
@@ -263,20 +262,26 @@ class SeedanceHook(BaseHook):
             left = deadline + max_quota_wait - resume.until
             state = replace(state, deadline=resume.until, max_quota_wait=max(0.0, left))
 
+    async def _read_once(
+        self, settings: Settings, generation_id: str, media: Media
+    ) -> Generation | errors.SeedanceError:
+        try:
+            return await self._arun(flows.status_flow(settings.api, generation_id, media, utc_now, once=True))
+        except errors.SeedanceError as error:
+            return error
+
     def cancel(self, generation_id: str, media: Media = "video") -> Cancellation:
         """
         Cancel a generation where that is safe: on ``ark``, and only while it is queued.
 
         Anywhere else it goes on and is billed; the returned reason says so.
         """
-        with self.get_conn() as client:
-            return client.run(flows.cancel_flow(self.settings.api, generation_id, media, utc_now))
+        return self._run(flows.cancel_flow(self.settings.api, generation_id, media, utc_now))
 
     async def acancel(self, generation_id: str, media: Media = "video") -> Cancellation:
         """Cancel a generation where that is safe; see :meth:`cancel`."""
-        settings = await self.asettings()
-        async with await self.aget_conn() as client:
-            return await client.run(flows.cancel_flow(settings.api, generation_id, media, utc_now))
+        api = (await self.asettings()).api
+        return await self._arun(flows.cancel_flow(api, generation_id, media, utc_now))
 
 
 async def look_up_settings(conn_id: str) -> Settings:
@@ -284,22 +289,12 @@ async def look_up_settings(conn_id: str) -> Settings:
     return read_settings(conn_id, await get_async_connection(conn_id))
 
 
-def _submission(settings: Settings, request: GenerationRequest) -> tuple[HttpCall, GenerationRequest]:
+def _submission(settings: Settings, request: GenerationRequest) -> Flow[SubmitOutcome]:
     prepared = prepare_request(settings, request)
     for line in (*prepared.defaults, *prepared.warnings):
         log.info("%s", line)
     call = settings.api.submit_call(prepared.request, image_timeout=settings.image_timeout)
-    return call, prepared.request
-
-
-async def _read_once(
-    settings: Settings, generation_id: str, media: Media
-) -> Generation | errors.SeedanceError:
-    async with AsyncClient(settings) as client:
-        try:
-            return await client.run(flows.status_flow(settings.api, generation_id, media, utc_now, once=True))
-        except errors.SeedanceError as error:
-            return error
+    return flows.submit_flow(settings.api, call, prepared.request, utc_now)
 
 
 class _StatusLog:

@@ -1,21 +1,34 @@
 """
-Facets of OpenLineage; imported only where its client is installed.
+Facets and datasets of OpenLineage; imported only where its client and provider are installed.
 
-They name the schema of their base class, which allows further fields, as Airflow's own facets do.
+The facets name the schema of their base class, which allows further fields, as Airflow's own facets do.
 """
 
 from __future__ import annotations
 
+import posixpath
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
+from airflow.providers.openlineage.extractors import OperatorLineage
+from openlineage.client.event_v2 import Dataset
 from openlineage.client.facet_v2 import DatasetFacet, JobFacet, RunFacet
+
+#: Maximum number of generations that are named.
+MAX_NAMED = 100
+
+#: Name of the facets; OpenLineage requires a prefix.
+FACET = "seedance_generation"
+
+#: OpenLineage's names of stores.
+_STORES = {"": "file", "local": "file", "gcs": "gs", "s3a": "s3", "s3n": "s3"}
 
 
 @attrs.define(kw_only=True, slots=False)
 class _Generations:
     """
-    Generations of a run, a job or a dataset.
+    Generations of a run, a job or a dataset; unknown values are left out.
 
     :param api: The service, or several separated by commas.
     :param generationIds: Ids of the first hundred.
@@ -29,27 +42,122 @@ class _Generations:
     generations: int = 0
     credits: float | None = None
     costUsd: float | None = None
+    counts: dict[str, Any] | None = None
+    manifest: str | None = None
+    bytes: int | None = None
+    sha256: list[str] | None = None
 
 
 @attrs.define(kw_only=True)
 class SeedanceRunFacet(_Generations, RunFacet):
     """Generations of a run."""
 
-    counts: dict[str, Any] | None = None
-    manifest: str | None = None
-
 
 @attrs.define(kw_only=True)
 class SeedanceJobFacet(_Generations, JobFacet):
     """Generations of the latest run of a job."""
-
-    counts: dict[str, Any] | None = None
-    manifest: str | None = None
 
 
 @attrs.define(kw_only=True)
 class SeedanceDatasetFacet(_Generations, DatasetFacet):
     """Generations that a dataset holds."""
 
-    bytes: int | None = None
-    sha256: list[str] = attrs.field(factory=list)
+
+def of_generations(result: Mapping[str, Any]) -> OperatorLineage:
+    """Return the lineage of a task that generates, from its result, single or batch."""
+    made = [result] if "generation_id" in result else list(result.get("succeeded") or [])
+    facts = {
+        **_facts(made),
+        "credits": result.get("credits"),
+        "costUsd": result.get("cost_usd"),
+        "counts": dict(result.get("counts") or {}) or None,
+        "manifest": _without_connection(result.get("manifest")),
+    }
+    return OperatorLineage(
+        outputs=[_generation(one) for one in made[:MAX_NAMED]],
+        run_facets={FACET: SeedanceRunFacet(**facts)},
+        job_facets={FACET: SeedanceJobFacet(**facts)},
+    )
+
+
+def of_transfer(result: Mapping[str, Any], made: Iterable[Any]) -> OperatorLineage:
+    """Return the lineage of a transfer, from its result and the generations that were stored."""
+    results = [generation.result() for generation in made]
+    facts = _facts(results)
+    namespace, name = _stored_at(result)
+    stored = SeedanceDatasetFacet(
+        **facts,
+        credits=_sum(one["credits"] for one in results),
+        costUsd=_sum(one["cost_usd"] for one in results),
+        bytes=result.get("bytes"),
+        sha256=list(result.get("sha256") or [])[:MAX_NAMED],
+    )
+    return OperatorLineage(
+        inputs=[_generation(one) for one in results[:MAX_NAMED]],
+        outputs=[Dataset(namespace=namespace, name=name, facets={FACET: stored})],
+        job_facets={FACET: SeedanceJobFacet(**facts)},
+    )
+
+
+def _generation(one: Mapping[str, Any]) -> Dataset:
+    facet = SeedanceDatasetFacet(**_facts([one]), credits=one.get("credits"), costUsd=one.get("cost_usd"))
+    return Dataset(
+        namespace=f"seedance://{one.get('api')}", name=str(one["generation_id"]), facets={FACET: facet}
+    )
+
+
+def _facts(made: list[Any]) -> dict[str, Any]:
+    return {
+        "api": _one(made, "api"),
+        "model": _one(made, "model"),
+        "generationIds": [str(one["generation_id"]) for one in made[:MAX_NAMED]],
+        "generations": len(made),
+    }
+
+
+def _one(made: list[Any], name: str) -> str | None:
+    found = sorted({str(one[name]) for one in made if one.get(name)})
+    return ", ".join(found) or None
+
+
+def _sum(values: Iterable[Any]) -> float | None:
+    known = [value for value in values if value is not None]
+    return round(sum(known), 6) if known else None
+
+
+def _stored_at(result: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the dataset of the stored files: the file, or the directory of several."""
+    names = [dataset_name(str(path)) for path in result.get("paths") or ()]
+    path = str(result["path"])
+    if len(names) < 2 or path.endswith("/"):
+        return dataset_name(path)
+    # A generation with several outputs: its path is the first of them.
+    return names[0][0], posixpath.commonpath([posixpath.dirname(name) for _, name in names]) or "/"
+
+
+def dataset_name(path: str) -> tuple[str, str]:
+    """
+    Return namespace and name of a path, as OpenLineage names datasets in object storage.
+
+    :param path: As Airflow's object storage shows it: the part before an ``@`` is a connection.
+    """
+    scheme, separator, rest = path.partition("://")
+    if not separator:
+        scheme, rest = "", path
+    scheme = _STORES.get(scheme, scheme)
+    if scheme == "file":
+        # The connection in file://connection@/path is not part of the name.
+        name = rest[rest.find("/") :] if separator else rest
+        return "file", name.rstrip("/") or "/"
+    bucket, _, key = rest.partition("/")
+    return f"{scheme}://{bucket.rpartition('@')[2]}", key.strip("/") or "/"
+
+
+def _without_connection(path: Any) -> str | None:
+    if not path:
+        return None
+    scheme, separator, rest = str(path).partition("://")
+    if not separator:
+        return scheme
+    bucket, slash, key = rest.partition("/")
+    return f"{scheme}://{bucket.rpartition('@')[2]}{slash}{key}"

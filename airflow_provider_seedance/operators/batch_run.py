@@ -42,7 +42,7 @@ from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.ledger import open_store
 from airflow_provider_seedance.operators.base import MAX_QUOTA_WAIT_SECONDS, SeedanceOperator
 from airflow_provider_seedance.operators.xcom import pull_xcom, push_xcom
-from airflow_provider_seedance.polling.shared_quota import SharedQuota, SharedQuotaObserver
+from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.polling.wait_state import WaitState, default_timing, deferral_timeout
 from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.submission.decisions import unrecorded_error
@@ -157,7 +157,7 @@ class BatchRun:
         waited = read_batch_event(event)
         granted = waited.submission_granted
         quota = SharedQuota(settings.identity)
-        with Client(settings, observer=SharedQuotaObserver(quota)) as client:
+        with Client(settings, observer=quota) as client:
             batch = self._batch(client, items, state)
             submitter = BatchSubmitter(
                 batch=batch,

@@ -33,7 +33,7 @@ from airflow_provider_seedance.polling.outcomes import (
     raise_unless_succeeded,
     timed_out,
 )
-from airflow_provider_seedance.polling.shared_quota import SharedQuota, SharedQuotaObserver
+from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.polling.wait_state import deferral_timeout, quota_backoff
 from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.submission import decisions
@@ -210,7 +210,7 @@ class GenerationRun:
         operator, settings, ti = self.operator, self.hook.settings, self.context["ti"]
         fingerprint = Fingerprint.of(prepared.as_requested, api=settings.api.name, base_url=settings.base_url)
         quota = SharedQuota(settings.identity)
-        with Client(settings, observer=SharedQuotaObserver(quota)) as client:
+        with Client(settings, observer=quota) as client:
             submission = Submission(
                 client=client,
                 store=self.store,

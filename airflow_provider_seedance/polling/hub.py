@@ -17,8 +17,9 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any
 
 from airflow_provider_seedance.apis.base import Api, Flow
@@ -46,11 +47,19 @@ from airflow_provider_seedance.settings import Settings
 
 log = logging.getLogger(__name__)
 
+#: Maximum number of concurrent cancellations at a service: a user may end hundreds of tasks at once.
+MAX_CONCURRENT_CANCELLATIONS = 4
+
 #: Maximum number of cancelled waits in the queue before it is pruned.
 MAX_DEAD_WAITERS = 100
 
 #: Maximum drift between wall clock and loop clock that is ignored, so that equal times stay equal after conversion.
 MAX_CLOCK_DRIFT_SECONDS = 0.5
+
+#: Settings that are equal for connections that share a client.
+_client_key = attrgetter(
+    "identity", "requests_per_hour", "api.name", "auth_header", "timeout", "proxy", "verify"
+)
 
 Report = Callable[[Generation], None]
 _Loop = asyncio.AbstractEventLoop
@@ -65,7 +74,7 @@ class _Waiter:
     A wait in the hub.
 
     :param future: Receives the last step; cancelled with the wait.
-    :param step: Next step of the wait for a generation; ``None`` for a submission, which needs none of the rest.
+    :param state: Of the wait for a generation; a submission needs neither this nor the rest.
     :param kind: Key of generations that take about as long.
     :param due: Time of the next poll, by the clock of the loop.
     :param single: Whether a request for many generations did not return this one.
@@ -73,20 +82,11 @@ class _Waiter:
 
     future: asyncio.Future[Any]
     conn_id: str = ""
-    step: WaitStep | None = None
+    state: WaitState = field(init=False)
     kind: Hashable = None
     single: bool = False
     due: float = 0.0
     report: Report | None = None
-
-    @property
-    def current(self) -> WaitStep:
-        assert self.step is not None
-        return self.step
-
-    @property
-    def state(self) -> WaitState:
-        return self.current.state
 
     @property
     def alive(self) -> bool:
@@ -112,6 +112,9 @@ class Hub:
     def __init__(self, settings: Settings, connections: Connections, timing: PollTiming) -> None:
         #: Whether the scheduler failed; the next wait replaces a broken hub.
         self.broken = False
+        #: Number of waits and cancellations that use the hub.
+        self.users = 0
+        self.cancellation_slots = asyncio.Semaphore(MAX_CONCURRENT_CANCELLATIONS)
         self._loop = asyncio.get_running_loop()
         self._offset = time.time() - self._loop.time()
         self._timing = timing
@@ -123,8 +126,8 @@ class Hub:
             self._quota, alive=lambda waiter: waiter.alive, cost=settings.api.requests_per_status
         )
         # One, as long as the connections that share the hub do not change.
-        self._clients: dict[tuple[str, ...], AsyncClient] = {}
-        self._use(settings)
+        self._clients: dict[Hashable, AsyncClient] = {}
+        self.client(settings)
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
         self._wake = asyncio.Event()
         self._waiters: set[_Waiter] = set()
@@ -132,11 +135,6 @@ class Hub:
         self._max_ids = settings.api.max_ids_per_status_call
         # An empty context: log lines of the hub must not be attributed to the task that came first.
         self._scheduler = asyncio.create_task(self._run(), context=contextvars.Context())
-
-    @property
-    def idle(self) -> bool:
-        """Whether the hub has no waits."""
-        return not self._waiters
 
     async def wait(
         self,
@@ -195,9 +193,8 @@ class Hub:
         now = self._now()
         if limit.known:
             self._quota.learn(self._in_loop_time(limit), now)
-        if not refused:
-            self._shared_quota.learn(limit, time.time())
-        elif self._quota.refuse(limit.retry_after, now):
+        self._shared_quota.answered(limit, refused=refused)
+        if refused and self._quota.refuse(limit.retry_after, now):
             log.warning(
                 "The quota is used up: %s polls and submissions are delayed by %.0f s; no render is lost.",
                 len(self._waiters),
@@ -339,7 +336,7 @@ class Hub:
         now, before = time.time(), waiter.state
         if isinstance(reading, SeedanceRateLimitError) and now < before.final_deadline:
             # Not a reading: the waiter keeps its place, and the quota decides when it is polled.
-            waiter.step = replace(waiter.current, state=replace(before, rate_limited=True))
+            waiter.state = replace(before, rate_limited=True)
             self._queue.push_poll(waiter, waiter.due)
             return
         step = on_poll(before, reading, now, _durations.of(waiter.kind))
@@ -354,7 +351,7 @@ class Hub:
         waiter.resolve(step)
 
     def _schedule(self, waiter: _Waiter, step: WaitStep) -> None:
-        waiter.step, waiter.due = step, self._to_loop(step.at)
+        waiter.state, waiter.due = step.state, self._to_loop(step.at)
         self._queue.push_poll(waiter, waiter.due)
 
     def _stretched(self, step: WaitStep) -> WaitStep:
@@ -378,17 +375,17 @@ class Hub:
     async def _run_flow(self, conn_id: str, make: Callable[[Api], Flow[Any]]) -> Any:
         """Run a flow that reads; return its result or its error."""
         try:
-            client = self._use(await self._connections.get(conn_id))
+            client = self.client(await self._connections.get(conn_id))
             return await client.run(make(client.settings.api))
         except SeedanceAuthenticationError as error:
-            self._use(await self._connections.get(conn_id, max_age=self._timing.refused_key_interval))
+            self.client(await self._connections.get(conn_id, max_age=self._timing.refused_key_interval))
             return error
         except SeedanceError as error:
             return error
 
-    def _use(self, settings: Settings) -> AsyncClient:
+    def client(self, settings: Settings) -> AsyncClient:
         """Return the client of a connection, and apply its configured quota."""
-        key = identity(settings)
+        key = _client_key(settings)
         if key not in self._clients:
             # The old one stays open until the hub closes: polls may be using it.
             self._clients[key] = AsyncClient(settings, observer=self)
@@ -408,12 +405,6 @@ def _learn(kind: Hashable, before: WaitState, poll_count: int, ended: Generation
         _durations.observe(kind, max(0.0, low), max(0.0, now - before.submitted_at))
 
 
-def identity(settings: Settings) -> tuple[str, ...]:
-    """Return what has to be equal for two connections to share a client."""
-    rest = (settings.api.name, settings.auth_header, settings.timeout, settings.proxy, settings.verify)
-    return (*settings.identity, str(settings.requests_per_hour), *map(str, rest))
-
-
 _hubs: dict[tuple[_Loop, tuple[str, str]], Hub] = {}
 _connections: dict[_Loop, Connections] = {}
 
@@ -429,10 +420,10 @@ async def wait_for_generation(
     :param report: Called with each reading; must not raise.
     """
     failures = 0
-    with loop_connections(look_up) as connections:
+    with _loop_connections(look_up):
         while True:
             try:
-                async with _hub(conn_id, connections) as (hub, settings):
+                async with _hub(conn_id, look_up) as (hub, settings):
                     kind = (settings.base_url, state.kind)
                     return await hub.wait(state, conn_id, kind=kind, not_before=not_before, report=report)
             except Exception as error:
@@ -453,17 +444,23 @@ async def wait_for_submission(not_before: float, conn_id: str | None, look_up: L
     """
     if conn_id is not None:
         try:
-            with loop_connections(look_up) as connections:
-                async with _hub(conn_id, connections) as (hub, _):
-                    await hub.wait_to_submit(not_before)
+            async with _hub(conn_id, look_up) as (hub, _):
+                await hub.wait_to_submit(not_before)
         except Exception as error:
             # The worker reports best what is wrong with the connection.
             log.warning("The quota of connection %r could not be waited for: %s", conn_id, error)
     await asyncio.sleep(max(0.0, not_before - time.time()))
 
 
+@asynccontextmanager
+async def cancellation_client(conn_id: str, look_up: LookUp) -> AsyncIterator[AsyncClient]:
+    """Return the client of the hub for one of few concurrent cancellations."""
+    async with _hub(conn_id, look_up) as (hub, settings), hub.cancellation_slots:
+        yield hub.client(settings)
+
+
 @contextmanager
-def loop_connections(look_up: LookUp) -> Iterator[Connections]:
+def _loop_connections(look_up: LookUp) -> Iterator[Connections]:
     """Return the connections of the running loop; the last wait drops them."""
     loop = asyncio.get_running_loop()
     connections = _connections.setdefault(loop, Connections(look_up, default_timing()))
@@ -477,17 +474,20 @@ def loop_connections(look_up: LookUp) -> Iterator[Connections]:
 
 
 @asynccontextmanager
-async def _hub(conn_id: str, connections: Connections) -> AsyncIterator[tuple[Hub, Settings]]:
-    """Return the hub of a connection; the last wait closes it."""
-    settings = await connections.get(conn_id)
-    key = (asyncio.get_running_loop(), settings.identity)
-    hub = _hubs.get(key)
-    if hub is None or hub.broken:
-        hub = _hubs[key] = Hub(settings, connections, default_timing())
-    try:
-        yield hub, settings
-    finally:
-        if hub.idle:
-            if _hubs.get(key) is hub:  # and not the one that replaced it
-                del _hubs[key]
-            await asyncio.shield(hub.close())
+async def _hub(conn_id: str, look_up: LookUp) -> AsyncIterator[tuple[Hub, Settings]]:
+    """Return the hub of a connection; the last user closes it."""
+    with _loop_connections(look_up) as connections:
+        settings = await connections.get(conn_id)
+        key = (asyncio.get_running_loop(), settings.identity)
+        hub = _hubs.get(key)
+        if hub is None or hub.broken:
+            hub = _hubs[key] = Hub(settings, connections, default_timing())
+        hub.users += 1
+        try:
+            yield hub, settings
+        finally:
+            hub.users -= 1
+            if not hub.users:
+                if _hubs.get(key) is hub:  # and not the one that replaced it
+                    del _hubs[key]
+                await asyncio.shield(hub.close())

@@ -19,7 +19,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from airflow_provider_seedance.apis.rate_limits import RateLimit, is_plausible_reset
@@ -43,7 +43,7 @@ def directory() -> Path:
 
 class SharedQuota:
     """
-    Shared state of the quota of one base URL and key.
+    Shared state of the quota of one base URL and key; an observer of a client's replies.
 
     :param identity: Base URL and digest of the key.
     """
@@ -73,6 +73,14 @@ class SharedQuota:
                 quota.learn(reported, now)
                 _write(file, quota, queue_until)
 
+    def sent(self) -> None:
+        """Do nothing: the request was reserved before."""
+
+    def answered(self, limit: RateLimit, *, refused: bool) -> None:
+        """Record the headers of a reply."""
+        if not refused:
+            self.learn(limit, time.time())
+
     def record_queue(self, now: float) -> None:
         """Record that submissions are queued in a triggerer, so that new ones queue behind them."""
         with self._opened() as file:
@@ -101,23 +109,17 @@ class SharedQuota:
     @contextmanager
     def _opened(self, *, attempts: int = 1) -> Iterator[io.FileIO | None]:
         """Open and lock the file; ``None`` if that is not possible now."""
-        file = self._lock(attempts)
-        try:
-            yield file
-        finally:
-            if file is not None:
-                _close(file)
-
-    def _lock(self, attempts: int) -> io.FileIO | None:
+        file = None
         try:
             file = self._open()
         except OSError as error:
             log.debug("No shared quota: %s", error)
-            return None
-        if _try_lock(file, attempts):
-            return file
-        _close(file)
-        return None
+        try:
+            yield file if file and _try_lock(file, attempts) else None
+        finally:
+            if file:
+                with suppress(OSError):
+                    file.close()
 
     def _open(self) -> io.FileIO:
         path = self._path
@@ -128,21 +130,6 @@ class SharedQuota:
             raise PermissionError(f"{path.parent} does not belong to this user alone")
         # Unbuffered: closing a buffer would repeat a failed write.
         return io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+")
-
-
-class SharedQuotaObserver:
-    """Records the rate-limit headers of the replies to one process."""
-
-    def __init__(self, shared_quota: SharedQuota) -> None:
-        self._shared_quota = shared_quota
-
-    def sent(self) -> None:
-        """Do nothing: the request was reserved before."""
-
-    def answered(self, limit: RateLimit, *, refused: bool) -> None:
-        """Record the headers of a reply."""
-        if not refused:
-            self._shared_quota.learn(limit, time.time())
 
 
 def _try_lock(file: io.FileIO, attempts: int) -> bool:
@@ -159,13 +146,6 @@ def _try_lock(file: io.FileIO, attempts: int) -> bool:
             return False
         return True
     return False
-
-
-def _close(file: io.FileIO) -> None:
-    try:
-        file.close()
-    except OSError as error:
-        log.debug("The shared quota was not closed: %s", error)
 
 
 def _read(file: io.FileIO, now: float) -> tuple[Quota, float]:

@@ -17,27 +17,6 @@ from airflow_provider_seedance.polling.hub import wait_for_generation, wait_for_
 from airflow_provider_seedance.polling.wait_state import WaitState, WaitStep, default_timing
 
 
-@dataclass(frozen=True, kw_only=True)
-class ResumeWhen:
-    """
-    Conditions under which the wait of a batch ends.
-
-    :param min_ended: Number of generations that have ended, or
-    :param max_linger: seconds after the first end.
-    :param submit_not_before: Seconds since 1970 from which a submission waits for the quota; a granted submission ends
-        the wait. ``None`` if none waits.
-    :param min_seconds: Minimum duration of the wait.
-    :param max_quota_wait: Seconds past a deadline for which a rate limit extends the wait for a generation; the
-        limit of a deferred wait by default.
-    """
-
-    min_ended: int
-    max_linger: float
-    submit_not_before: float | None = None
-    min_seconds: float = 0.0
-    max_quota_wait: float | None = None
-
-
 @dataclass(kw_only=True)
 class WaitResult:
     """
@@ -73,36 +52,44 @@ _Queue = asyncio.Queue[WaitStep | None]
 
 async def wait_for_many(
     pending: Sequence[WaitState],
-    resume_when: ResumeWhen,
     conn_id: str,
     look_up: LookUp,
     *,
+    min_ended: int,
+    max_linger: float,
+    submit_not_before: float | None = None,
+    min_seconds: float = 0.0,
+    max_quota_wait: float | None = None,
     report: Report | None = None,
 ) -> WaitResult:
     """
     Wait until enough of the generations have ended, or a submission is granted.
 
+    :param min_ended: Number of ended generations that end the wait.
+    :param max_linger: Seconds after the first end at which the wait ends with fewer.
+    :param submit_not_before: Seconds since 1970 from which a submission waits for the quota; ``None`` if none waits.
+    :param min_seconds: Minimum duration of the wait.
+    :param max_quota_wait: Seconds past a deadline for which a rate limit extends the wait for a generation; the
+        limit of a deferred wait by default.
     :param report: Called periodically with the numbers of ended and of all generations.
     """
     queue: _Queue = asyncio.Queue()
     started_at = time.time()
 
     async def wait_for_one(state: WaitState) -> None:
-        state = replace(state, max_quota_wait=resume_when.max_quota_wait)
-        await queue.put(
-            await wait_for_generation(state, conn_id, look_up, not_before=resume_when.min_seconds)
-        )
+        state = replace(state, max_quota_wait=max_quota_wait)
+        await queue.put(await wait_for_generation(state, conn_id, look_up, not_before=min_seconds))
 
     async def wait_to_submit(not_before: float) -> None:
         await wait_for_submission(not_before, conn_id, look_up)
         await queue.put(None)
 
     tasks = [asyncio.create_task(wait_for_one(state)) for state in pending]
-    if resume_when.submit_not_before is not None:
-        tasks.append(asyncio.create_task(wait_to_submit(resume_when.submit_not_before)))
+    if submit_not_before is not None:
+        tasks.append(asyncio.create_task(wait_to_submit(submit_not_before)))
     try:
-        result = await _collect(queue, len(pending), resume_when, report)
-        await asyncio.sleep(max(0.0, started_at + resume_when.min_seconds - time.time()))
+        result = await _collect(queue, len(pending), min_ended, max_linger, report)
+        await asyncio.sleep(max(0.0, started_at + min_seconds - time.time()))
         while not queue.empty():
             result.add(queue.get_nowait())
         return result
@@ -112,14 +99,16 @@ async def wait_for_many(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _collect(queue: _Queue, total: int, resume_when: ResumeWhen, report: Report | None) -> WaitResult:
+async def _collect(
+    queue: _Queue, total: int, min_ended: int, max_linger: float, report: Report | None
+) -> WaitResult:
     interval = default_timing().report_interval
     result = WaitResult()
     linger_until = float("inf")
     report_at = time.time() + interval
     while True:
         now = time.time()
-        enough = total and len(result) >= min(resume_when.min_ended, total)
+        enough = total and len(result) >= min(min_ended, total)
         if result.submission_granted or enough or now >= linger_until:
             return result
         if now >= report_at:
@@ -132,4 +121,4 @@ async def _collect(queue: _Queue, total: int, resume_when: ResumeWhen, report: R
         except TimeoutError:
             continue
         if len(result) and linger_until == float("inf"):
-            linger_until = time.time() + resume_when.max_linger
+            linger_until = time.time() + max_linger

@@ -74,11 +74,7 @@ class SeedanceGenerationSensor(SeedanceTaskMixin, BaseSensorOperator):
         self._validate()
         if not self.deferrable:
             return super().execute(context)
-        reading: Any = None
-        try:
-            reading = self._read()
-        except errors.SeedanceNotFoundError as error:
-            self._log_not_found(error)
+        reading = self._read()
         if isinstance(reading, Generation) and reading.status.terminal:
             return self._deliver(reading)
         self._defer(time.time() + self._timeout_seconds())
@@ -90,14 +86,11 @@ class SeedanceGenerationSensor(SeedanceTaskMixin, BaseSensorOperator):
         from airflow_provider_seedance.polling.wait_state import default_timing
 
         # In reschedule mode each poke is a new process; the number of pokes is the upper bound of the misses.
-        not_found = max(self._not_found, int(context.get("task_reschedule_count") or 0))
-        reading: Any = None
-        try:
-            reading = self._read()
-        except errors.SeedanceNotFoundError as error:
-            if not_found + 1 >= default_timing().max_not_found:
-                raise
-            self._log_not_found(error)
+        not_found = 1 + max(self._not_found, int(context.get("task_reschedule_count") or 0))
+        reading = self._read()
+        if isinstance(reading, errors.SeedanceNotFoundError):
+            if not_found >= default_timing().max_not_found:
+                raise reading
             self._not_found += 1
         else:
             self._not_found = 0
@@ -118,11 +111,14 @@ class SeedanceGenerationSensor(SeedanceTaskMixin, BaseSensorOperator):
             return self._deliver(generation)
         now = time.time()
         deadline = now if deadline is None else deadline
-        step = after_resume(self._read(), deadline=deadline, now=now)
+        reading = self._read()
+        step = after_resume(reading, deadline=deadline, now=now)
         if step.kind == "ended" and step.generation is not None:
             return self._deliver(step.generation)
         if step.kind == "wait":
             self._defer(step.until, deadline=deadline, rate_limited=step.rate_limited)
+        if isinstance(reading, errors.SeedanceNotFoundError):
+            raise reading
         raise timed_out(self.generation_id, self._timeout_seconds(), step.generation)
 
     def _validate(self) -> None:
@@ -147,16 +143,12 @@ class SeedanceGenerationSensor(SeedanceTaskMixin, BaseSensorOperator):
         try:
             return SeedanceHook(self.seedance_conn_id).get_generation(self.generation_id, self.media)
         except errors.SeedanceError as error:
-            if not error.retry_helps:
+            # A service may know a new id late, unless it keeps no record of it at all.
+            late = isinstance(error, errors.SeedanceNotFoundError) and error.http_status is not None
+            if not error.retry_helps and not late:
                 raise
             self.log.warning("The state of generation %s could not be read: %s", self.generation_id, error)
             return error
-
-    def _log_not_found(self, error: errors.SeedanceNotFoundError) -> None:
-        """Continue after a first "not found", because a service may know a new id a little late."""
-        if error.http_status is None:  # decided without a request: the service keeps no record of this id
-            raise error
-        self.log.warning("%s A new generation may be known a little late; reading it again.", error.message)
 
     def _deliver(self, generation: Generation) -> dict[str, Any]:
         from airflow_provider_seedance.polling.outcomes import raise_unless_succeeded

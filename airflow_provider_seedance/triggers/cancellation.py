@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from airflow.sdk.bases.xcom import BaseXCom
@@ -16,17 +14,14 @@ from airflow_provider_seedance.client import flows
 from airflow_provider_seedance.client.api_client import AsyncClient
 from airflow_provider_seedance.generations import Media, utc_now
 from airflow_provider_seedance.hooks.seedance import SeedanceHook, look_up_settings
-from airflow_provider_seedance.polling.hub import identity, loop_connections
-from airflow_provider_seedance.settings import Settings
+from airflow_provider_seedance.polling.hub import cancellation_client
+from airflow_provider_seedance.triggers.xcom import task_key
 
 #: States of a task instance in which no try continues with its generation.
 ABANDONED_STATES = frozenset({"failed", "success", "skipped", "removed"})
 
 #: Timeout of the cancellation of one generation, after Airflow has stopped waiting for it.
 CANCEL_TIMEOUT_SECONDS = 30.0
-
-#: Maximum number of concurrent cancellations at a service: a user may end hundreds of tasks at once.
-MAX_CONCURRENT_CANCELLATIONS = 4
 
 # Cancellations outlive the trigger that started them, and the event loop keeps no reference to a task.
 _cancellations: set[asyncio.Task[None]] = set()
@@ -38,7 +33,7 @@ def read_task_state(ti: Any, get_task_states: Callable[..., Any]) -> str | None:
 
     :param get_task_states: Airflow's ``RuntimeTaskInstance.get_task_states``.
     """
-    map_index = ti.map_index if ti.map_index is not None else -1
+    map_index = task_key(ti)["map_index"]
     states = get_task_states(
         dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=map_index
     )
@@ -74,36 +69,6 @@ def cancel_abandoned(
         log.warning("Generation %s was not cancelled, it goes on and is billed: %s", what, error)
 
 
-@dataclass(slots=True)
-class _SharedClient:
-    """A client that all cancellations at a service share."""
-
-    client: AsyncClient
-    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_CONCURRENT_CANCELLATIONS))
-    users: int = 0
-
-
-_clients: dict[tuple[asyncio.AbstractEventLoop, tuple[str, ...]], _SharedClient] = {}
-
-
-@asynccontextmanager
-async def _shared_client(settings: Settings) -> AsyncIterator[AsyncClient]:
-    """Return a client for one of few concurrent cancellations; the last one closes it."""
-    key = (asyncio.get_running_loop(), identity(settings))
-    shared = _clients.get(key)
-    if shared is None:
-        shared = _clients[key] = _SharedClient(AsyncClient(settings))
-    shared.users += 1
-    try:
-        async with shared.slots:
-            yield shared.client
-    finally:
-        shared.users -= 1
-        if not shared.users:
-            del _clients[key]
-            await shared.client.close()
-
-
 class CancellingTrigger(BaseTrigger):
     """
     A trigger whose generations are cancelled if a user ended the task, and only then.
@@ -136,16 +101,14 @@ class CancellingTrigger(BaseTrigger):
 
     async def _cancel_if_abandoned(self) -> None:
         try:
-            with loop_connections(look_up_settings) as connections:
-                settings = await connections.get(self.seedance_conn_id)
-                if not settings.api.can_cancel:
-                    name = settings.api.name
+            async with cancellation_client(self.seedance_conn_id, look_up_settings) as client:
+                api = client.settings.api
+                if not api.can_cancel:
                     self.log.info(
-                        "%s offers no way to cancel: %s goes on and is billed.", name, self.description
+                        "%s offers no way to cancel: %s goes on and is billed.", api.name, self.description
                     )
                 elif await self._is_abandoned():
-                    async with _shared_client(settings) as client:
-                        await self._cancel_all(client)
+                    await self._cancel_all(client)
         except Exception as error:
             self.log.warning("Not cancelled, goes on and is billed: %s (%s)", self.description, error)
 
@@ -187,15 +150,9 @@ class CancellingTrigger(BaseTrigger):
 
         If that cannot be read, the status of the generation decides whether there is anything to cancel.
         """
-        ti: Any = self.task_instance
         try:
-            result = await sync_to_async(BaseXCom.get_one)(
-                key="return_value",
-                dag_id=ti.dag_id,
-                task_id=ti.task_id,
-                run_id=ti.run_id,
-                map_index=ti.map_index if ti.map_index is not None else -1,
-            )
+            key = task_key(self.task_instance)
+            result = await sync_to_async(BaseXCom.get_one)(key="return_value", **key)
         except Exception as error:
             self.log.debug("XCom could not be read: %s", error)
             return False

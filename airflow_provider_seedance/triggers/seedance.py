@@ -7,9 +7,9 @@ Trigger kwargs are shown and logged by Airflow, so they hold no secret and no pr
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
@@ -20,7 +20,7 @@ from airflow_provider_seedance.hooks.seedance import look_up_settings
 from airflow_provider_seedance.links.seedance import OUTPUT_LINK_KEY
 from airflow_provider_seedance.polling.connections import LookUp
 from airflow_provider_seedance.polling.hub import wait_for_generation, wait_for_submission
-from airflow_provider_seedance.polling.wait_many import ResumeWhen, WaitResult, wait_for_many
+from airflow_provider_seedance.polling.wait_many import WaitResult, wait_for_many
 from airflow_provider_seedance.polling.wait_state import WaitState, WaitStep, default_timing
 from airflow_provider_seedance.triggers.cancellation import CancellingTrigger
 from airflow_provider_seedance.triggers.events import GenerationEvent, make_batch_event, make_event
@@ -30,21 +30,20 @@ from airflow_provider_seedance.triggers.xcom import ProgressReporter, push
 _PENDING_FIELDS = ("generation_id", "deadline", "submitted_at", "estimated_wait")
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class _SeedanceTrigger(BaseTrigger):
-    """Trigger whose kwargs are its attributes of the same names."""
+    """Trigger whose kwargs are its fields."""
 
-    def __init__(self) -> None:
+    def __post_init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the kwargs that Airflow stores."""
-        names = inspect.signature(type(self)).parameters
-        return (
-            f"{type(self).__module__}.{type(self).__qualname__}",
-            {name: getattr(self, name) for name in names},
-        )
+        kwargs = {argument.name: getattr(self, argument.name) for argument in fields(self)}
+        return f"{type(self).__module__}.{type(self).__qualname__}", kwargs
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class SeedanceGenerationTrigger(_SeedanceTrigger, CancellingTrigger):
     """
     Waits until a generation has ended.
@@ -63,35 +62,18 @@ class SeedanceGenerationTrigger(_SeedanceTrigger, CancellingTrigger):
     :param callback_received: A callback already arrived before the generation ended, so poll at the normal rate.
     """
 
-    def __init__(
-        self,
-        *,
-        seedance_conn_id: str,
-        generation_id: str,
-        media: Media = "video",
-        deadline: float,
-        poll_interval: float | None = None,
-        estimated_wait: float | None = None,
-        submitted_at: float | None = None,
-        cancel_on_kill: bool = True,
-        end_from_trigger: bool = False,
-        result_defaults: dict[str, Any] | None = None,
-        callback_nonce: str | None = None,
-        callback_received: bool = False,
-    ) -> None:
-        super().__init__()
-        self.seedance_conn_id = seedance_conn_id
-        self.generation_id = generation_id
-        self.media: Media = media
-        self.deadline = deadline
-        self.poll_interval = poll_interval
-        self.estimated_wait = estimated_wait
-        self.submitted_at = submitted_at
-        self.cancel_on_kill = cancel_on_kill
-        self.end_from_trigger = end_from_trigger
-        self.result_defaults = result_defaults or {}
-        self.callback_nonce = callback_nonce
-        self.callback_received = callback_received
+    seedance_conn_id: str
+    generation_id: str
+    media: Media = "video"
+    deadline: float
+    poll_interval: float | None = None
+    estimated_wait: float | None = None
+    submitted_at: float | None = None
+    cancel_on_kill: bool = True
+    end_from_trigger: bool = False
+    result_defaults: dict[str, Any] = field(default_factory=dict)
+    callback_nonce: str | None = None
+    callback_received: bool = False
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait in the hub of the connection, then fire once."""
@@ -142,6 +124,7 @@ class SeedanceGenerationTrigger(_SeedanceTrigger, CancellingTrigger):
         return TaskSuccessEvent()
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class SeedanceBatchTrigger(_SeedanceTrigger, CancellingTrigger):
     """
     Waits for the generations of a batch task, until enough of them have ended for a worker to go on.
@@ -158,27 +141,14 @@ class SeedanceBatchTrigger(_SeedanceTrigger, CancellingTrigger):
     :param cancel_on_kill: Whether to cancel when a user ends the task.
     """
 
-    def __init__(
-        self,
-        *,
-        seedance_conn_id: str,
-        generations: dict[str, list[Any]],
-        result_defaults: list[dict[str, Any]],
-        min_ended: int,
-        max_linger: float,
-        submit_not_before: float | None = None,
-        poll_interval: float | None = None,
-        cancel_on_kill: bool = True,
-    ) -> None:
-        super().__init__()
-        self.seedance_conn_id = seedance_conn_id
-        self.generations = generations
-        self.result_defaults = result_defaults
-        self.min_ended = min_ended
-        self.max_linger = max_linger
-        self.submit_not_before = submit_not_before
-        self.poll_interval = poll_interval
-        self.cancel_on_kill = cancel_on_kill
+    seedance_conn_id: str
+    generations: dict[str, list[Any]]
+    result_defaults: list[dict[str, Any]]
+    min_ended: int
+    max_linger: float
+    submit_not_before: float | None = None
+    poll_interval: float | None = None
+    cancel_on_kill: bool = True
 
     @classmethod
     def for_waits(cls, pending: Sequence[WaitState], **kwargs: Any) -> Self:
@@ -233,15 +203,16 @@ class SeedanceBatchTrigger(_SeedanceTrigger, CancellingTrigger):
 
         :param max_quota_wait: Seconds past a deadline for which a rate limit extends the wait for a generation.
         """
-        resume_when = ResumeWhen(
+        return await wait_for_many(
+            self.pending,
+            self.seedance_conn_id,
+            look_up,
             min_ended=self.min_ended,
             max_linger=self.max_linger,
             submit_not_before=self.submit_not_before,
             min_seconds=min_seconds,
             max_quota_wait=max_quota_wait,
-        )
-        return await wait_for_many(
-            self.pending, resume_when, self.seedance_conn_id, look_up, report=self._log_progress
+            report=self._log_progress,
         )
 
     def _log_progress(self, ended: int, total: int) -> None:
@@ -260,6 +231,7 @@ class SeedanceBatchTrigger(_SeedanceTrigger, CancellingTrigger):
                 return
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class SeedanceQuotaTrigger(_SeedanceTrigger):
     """
     Waits until a service accepts submissions again, and then for room in the quota.
@@ -268,10 +240,8 @@ class SeedanceQuotaTrigger(_SeedanceTrigger):
     :param seedance_conn_id: The Airflow connection of the quota; without one, the trigger waits for the time only.
     """
 
-    def __init__(self, *, not_before: float, seedance_conn_id: str | None = None) -> None:
-        super().__init__()
-        self.not_before = not_before
-        self.seedance_conn_id = seedance_conn_id
+    not_before: float
+    seedance_conn_id: str | None = None
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, then fire once."""
@@ -280,6 +250,7 @@ class SeedanceQuotaTrigger(_SeedanceTrigger):
         yield TriggerEvent({"not_before": self.not_before})  # type: ignore[no-untyped-call]
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class SeedanceCallbackTrigger(_SeedanceTrigger):
     """
     Waits for the callback for a submission whose reply was lost.
@@ -290,10 +261,8 @@ class SeedanceCallbackTrigger(_SeedanceTrigger):
     :param callback_nonce: Nonce of the callback for this submission.
     """
 
-    def __init__(self, *, deadline: float, callback_nonce: str) -> None:
-        super().__init__()
-        self.deadline = deadline
-        self.callback_nonce = callback_nonce
+    deadline: float
+    callback_nonce: str
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait for the deadline, then fire once; a callback resumes the task earlier."""

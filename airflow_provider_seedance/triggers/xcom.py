@@ -23,6 +23,12 @@ MIN_STEP = 5
 _pushes: set[asyncio.Task[None]] = set()
 
 
+def task_key(ti: Any) -> dict[str, Any]:
+    """Return the arguments by which Airflow identifies a task instance."""
+    map_index = ti.map_index if ti.map_index is not None else -1
+    return {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id, "map_index": map_index}
+
+
 async def push(ti: Any, key: str, value: Any) -> None:
     """
     Write an XCom of a task instance.
@@ -30,14 +36,7 @@ async def push(ti: Any, key: str, value: Any) -> None:
     :param ti: As the trigger knows it.
     :raises Exception: it could not be written.
     """
-    await BaseXCom.aset(
-        key,
-        value,
-        dag_id=ti.dag_id,
-        task_id=ti.task_id,
-        run_id=ti.run_id,
-        map_index=ti.map_index if ti.map_index is not None else -1,
-    )
+    await BaseXCom.aset(key, value, **task_key(ti))
 
 
 class ProgressReporter:

@@ -29,7 +29,7 @@ with_openlineage = pytest.mark.skipif(
     importlib.util.find_spec("openlineage") is None, reason="the OpenLineage provider is not installed"
 )
 
-FACET = lineage.FACET
+FACET = "seedance_generation"
 
 
 def generation(number: int = 1, **changes: Any) -> Generation:
@@ -148,6 +148,7 @@ def test_the_manifest_is_named_without_the_connection(manifest: str, told: str) 
 # ---------------------------------------------------------------------- the transfer
 
 
+@with_openlineage
 @pytest.mark.parametrize(
     ("path", "namespace", "name"),
     [
@@ -168,19 +169,23 @@ def test_the_manifest_is_named_without_the_connection(manifest: str, told: str) 
     ],
 )
 def test_the_name_of_a_file(path: str, namespace: str, name: str) -> None:
-    assert lineage.dataset_name(path) == (namespace, name)
+    from airflow_provider_seedance.observability import lineage_facets
+
+    assert lineage_facets.dataset_name(path) == (namespace, name)
 
 
 @with_openlineage
 def test_names_are_those_of_openlineage() -> None:
     from openlineage.client.naming import dataset as naming
 
+    from airflow_provider_seedance.observability import lineage_facets
+
     for path, expected in {
         "s3://conn@bucket/videos/a.mp4": naming.S3("bucket", "videos/a.mp4"),
         "gcs://conn@bucket/videos/a.mp4": naming.GCS("bucket", "videos/a.mp4"),
         "file:///data/a.mp4": naming.LocalFileSystem("/data/a.mp4"),
     }.items():
-        assert lineage.dataset_name(path) == (expected.get_namespace(), expected.get_name())
+        assert lineage_facets.dataset_name(path) == (expected.get_namespace(), expected.get_name())
 
 
 @with_openlineage

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from airflow_provider_seedance.polling.hub import wait_for_submission
-from airflow_provider_seedance.polling.wait_many import ResumeWhen, wait_for_many
+from airflow_provider_seedance.polling.wait_many import wait_for_many
 from airflow_provider_seedance.polling.wait_state import WaitState
 from polling.simulated import CONN, EPOCH, HOUR, Connections, Service, connection, passed, wait
 
@@ -41,9 +41,7 @@ def test_so_does_a_wait_for_many(service: Service, run: Any) -> None:
     look_up = Connections(connection("seedance2api"))
 
     async def main() -> Any:
-        ends = await wait_for_many(
-            awaited, ResumeWhen(min_ended=2, max_linger=1.0, max_quota_wait=50.0), CONN, look_up
-        )
+        ends = await wait_for_many(awaited, CONN, look_up, min_ended=2, max_linger=1.0, max_quota_wait=50.0)
         return sorted(ends.overdue), passed()
 
     assert run(main) == (["a", "b"], 150.0)

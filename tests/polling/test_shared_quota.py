@@ -27,7 +27,7 @@ import pytest
 from airflow_provider_seedance.apis.rate_limits import RateLimit
 from airflow_provider_seedance.polling import shared_quota
 from airflow_provider_seedance.polling.quota import POLICY, Quota
-from airflow_provider_seedance.polling.shared_quota import SharedQuota, SharedQuotaObserver
+from airflow_provider_seedance.polling.shared_quota import SharedQuota
 
 IDENTITY = ("https://vendor.example/v1", "digest-of-a-key")
 
@@ -85,7 +85,7 @@ def test_a_window_that_is_over_holds_nobody_up() -> None:
 
 def test_only_replies_are_noted_not_refusals() -> None:
     now = float(int(time.time()))
-    taker = SharedQuotaObserver(SharedQuota(IDENTITY))
+    taker = SharedQuota(IDENTITY)
     taker.answered(told(0, now=now), refused=True)
     assert SharedQuota(IDENTITY).reserve(now) == 0
     taker.answered(told(0, now=now), refused=False)
@@ -233,7 +233,7 @@ def use(note: SharedQuota, now: float) -> None:
     note.record_queue(now)
     assert note.reserve(now) == 0
     assert note.read(now) == Quota()
-    SharedQuotaObserver(note).answered(told(0, now=now), refused=False)
+    note.answered(told(0, now=now), refused=False)
 
 
 def test_a_full_disk_is_no_trouble() -> None:

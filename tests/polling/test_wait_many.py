@@ -11,7 +11,7 @@ import pytest
 
 from airflow_provider_seedance.generations import Generation, GenerationStatus
 from airflow_provider_seedance.polling import wait_many as module
-from airflow_provider_seedance.polling.wait_many import ResumeWhen, WaitResult, wait_for_many
+from airflow_provider_seedance.polling.wait_many import WaitResult, wait_for_many
 from airflow_provider_seedance.polling.wait_state import WaitState, WaitStep
 from polling.simulated import EPOCH, passed, simulate
 
@@ -78,20 +78,23 @@ def collect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[WaitResult, 
         report: Callable[[int, int], None] | None = None,
         **more: Any,
     ) -> tuple[WaitResult, float]:
-        resume_when = ResumeWhen(
-            min_ended=min_ended,
-            max_linger=max_linger,
-            submit_not_before=submit_not_before,
-            min_seconds=min_seconds,
-            max_quota_wait=50.0,
-        )
         pending = [
             WaitState(generation_id=generation_id, media="video", deadline=LATER, **more)
             for generation_id in ids
         ]
 
         async def main() -> tuple[WaitResult, float]:
-            ends = await wait_for_many(pending, resume_when, CONN, look_up, report=report)
+            ends = await wait_for_many(
+                pending,
+                CONN,
+                look_up,
+                min_ended=min_ended,
+                max_linger=max_linger,
+                submit_not_before=submit_not_before,
+                min_seconds=min_seconds,
+                max_quota_wait=50.0,
+                report=report,
+            )
             assert asyncio.all_tasks() == {asyncio.current_task()}
             return ends, passed()
 

@@ -19,6 +19,7 @@ from airflow_provider_seedance.client import flows
 from airflow_provider_seedance.client.api_client import Client
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import utc_now
+from airflow_provider_seedance.polling import hub
 from airflow_provider_seedance.triggers import cancellation
 from airflow_provider_seedance.triggers.cancellation import ABANDONED_STATES, is_abandoned, read_task_state
 from airflow_provider_seedance.triggers.seedance import SeedanceCallbackTrigger, SeedanceGenerationTrigger
@@ -182,13 +183,13 @@ def test_many_cancellations_share_one_look_up_and_one_client(
         look_ups.append(conn_id)
         return emulator_settings(services, "ark")
 
-    class Counted(cancellation.AsyncClient):
-        def __init__(self, settings: Any) -> None:
-            super().__init__(settings)
+    class Counted(hub.AsyncClient):
+        def __init__(self, settings: Any, **options: Any) -> None:
+            super().__init__(settings, **options)
             clients.append(self)
 
     monkeypatch.setattr(cancellation, "look_up_settings", look_up)
-    monkeypatch.setattr(cancellation, "AsyncClient", Counted)
+    monkeypatch.setattr(hub, "AsyncClient", Counted)
 
     async def kill_all() -> None:
         await asyncio.gather(*(queued.on_kill() for _ in range(50)))
@@ -196,7 +197,7 @@ def test_many_cancellations_share_one_look_up_and_one_client(
     on_loop(kill_all())
     assert (len(look_ups), len(clients)) == (1, 1)
     assert services.generation(queued.generation_id).status == "cancelled"
-    assert cancellation._clients == {}
+    assert (hub._hubs, hub._connections) == ({}, {})
 
 
 def test_services_that_cannot_cancel_cost_no_read_of_the_task_state(
