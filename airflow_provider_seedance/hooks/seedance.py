@@ -63,8 +63,6 @@ class SeedanceHook(BaseHook):
         self.seedance_conn_id = seedance_conn_id
         self._settings: Settings | None = None
 
-    # ------------------------------------------------------------------ connection
-
     @property
     def settings(self) -> Settings:
         """
@@ -109,8 +107,6 @@ class SeedanceHook(BaseHook):
         async with await self.aget_conn() as client:
             return await client.run(flow)
 
-    # ------------------------------------------------------------------ requests
-
     def prepare(self, request: GenerationRequest) -> Prepared:
         """
         Fill in the defaults of a request and validate it; nothing is sent.
@@ -143,8 +139,6 @@ class SeedanceHook(BaseHook):
     async def asubmit(self, request: GenerationRequest) -> Generation:
         """Submit a generation; see :meth:`submit`."""
         return flows.raise_outcome(await self._arun(_submission(await self.asettings(), request)))
-
-    # ------------------------------------------------------------------ generations
 
     def get_generation(
         self, generation_id: str, media: Media = "video", *, announced: bool = False

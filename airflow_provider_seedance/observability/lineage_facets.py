@@ -7,6 +7,7 @@ The facets name the schema of their base class, which allows further fields, as 
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -71,7 +72,7 @@ def of_generations(result: Mapping[str, Any]) -> OperatorLineage:
         "credits": result.get("credits"),
         "costUsd": result.get("cost_usd"),
         "counts": dict(result.get("counts") or {}) or None,
-        "manifest": _without_connection(result.get("manifest")),
+        "manifest": _without_connection(str(result.get("manifest") or "")) or None,
     }
     return OperatorLineage(
         outputs=[_generation(one) for one in made[:MAX_NAMED]],
@@ -141,23 +142,15 @@ def dataset_name(path: str) -> tuple[str, str]:
 
     :param path: As Airflow's object storage shows it: the part before an ``@`` is a connection.
     """
-    scheme, separator, rest = path.partition("://")
+    scheme, separator, rest = _without_connection(path).partition("://")
     if not separator:
         scheme, rest = "", path
     scheme = _STORES.get(scheme, scheme)
     if scheme == "file":
-        # The connection in file://connection@/path is not part of the name.
-        name = rest[rest.find("/") :] if separator else rest
-        return "file", name.rstrip("/") or "/"
+        return "file", rest.rstrip("/") or "/"
     bucket, _, key = rest.partition("/")
-    return f"{scheme}://{bucket.rpartition('@')[2]}", key.strip("/") or "/"
+    return f"{scheme}://{bucket}", key.strip("/") or "/"
 
 
-def _without_connection(path: Any) -> str | None:
-    if not path:
-        return None
-    scheme, separator, rest = str(path).partition("://")
-    if not separator:
-        return scheme
-    bucket, slash, key = rest.partition("/")
-    return f"{scheme}://{bucket.rpartition('@')[2]}{slash}{key}"
+def _without_connection(path: str) -> str:
+    return re.sub(r"(?<=://)[^/]*@", "", path)

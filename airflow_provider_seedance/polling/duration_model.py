@@ -14,9 +14,10 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from functools import cache, cached_property
 from itertools import accumulate, pairwise
+from statistics import NormalDist
 
 from airflow_provider_seedance.polling.poll_plan import PollPlan, plan
 
@@ -69,23 +70,18 @@ _MIN_PROBABILITY = 1e-9
 _Weights = tuple[tuple[float, ...], ...]
 
 
-class _Spread:
-    """Lognormal distribution on the grid: the probability of each distance from the median, in cells."""
-
-    def __init__(self, sigma: float) -> None:
-        self.reach = math.ceil(4.5 * sigma / _STEP)
-        self.below = [
-            0.5 * (1.0 + math.erf(cell * _STEP / sigma / math.sqrt(2)))
-            for cell in range(-self.reach, self.reach + 1)
-        ]
-        self.within = [after - before for before, after in pairwise(self.below)]
-
-    def until(self, distance: int) -> float:
-        """Return the probability of less than a distance from the median, in cells."""
-        return self.below[min(max(distance + self.reach, 0), 2 * self.reach)]
+#: Distribution of the distance from the median, in cells, for each spread.
+_LOGNORMAL = tuple(NormalDist(sigma=sigma / _STEP) for sigma in _SPREADS)
 
 
-_LOGNORMAL = tuple(_Spread(sigma) for sigma in _SPREADS)
+def _chances(spread: NormalDist) -> tuple[int, list[float]]:
+    """Return the first cell, counted from the median, that is not negligible, and the chances from there on."""
+    reach = math.ceil(4.5 * spread.stdev)
+    below = [spread.cdf(cell) for cell in range(-reach, reach + 1)]
+    return 1 - reach, [after - before for before, after in pairwise(below)]
+
+
+_CHANCES = tuple(map(_chances, _LOGNORMAL))
 
 
 def _normal(weights: Sequence[Sequence[float]]) -> _Weights:
@@ -133,15 +129,16 @@ class DurationModel:
     def masses(self) -> tuple[list[float], list[float]]:
         """Probability of an end in each cell; the same weighted with the cost of a poll."""
         masses, costs, seen = [0.0] * (_CELLS + 1), [0.0] * (_CELLS + 1), 0.0
-        for spread, median, weight in self._hypotheses():
-            if weight < _NEGLIGIBLE and self.weights is not PRIOR:
-                continue
-            seen += weight
-            cost = weight * poll_cost(TIMES[median])
-            for distance, chance in enumerate(spread.within, start=1 - spread.reach):
-                if 0 <= median + distance <= _CELLS:
-                    masses[median + distance] += weight * chance
-                    costs[median + distance] += cost * chance
+        for (first, chances), row in zip(_CHANCES, self.weights, strict=True):
+            for median, weight in zip(_MEDIANS, row, strict=True):
+                if weight < _NEGLIGIBLE and self.weights is not PRIOR:
+                    continue
+                seen += weight
+                cost = weight * poll_cost(TIMES[median])
+                for cell, chance in enumerate(chances, start=median + first):
+                    if 0 <= cell <= _CELLS:
+                        masses[cell] += weight * chance
+                        costs[cell] += cost * chance
         if seen < 1.0 - 1e-9:
             for cell, (mass, cost) in enumerate(zip(*_prior_masses(), strict=True)):
                 masses[cell] += (1.0 - seen) * mass
@@ -154,7 +151,7 @@ class DurationModel:
         rows = []
         for row, prior, spread in zip(self.weights, PRIOR, _LOGNORMAL, strict=True):
             chances = (
-                spread.until(last - median) - spread.until(first - median) + _MIN_PROBABILITY
+                spread.cdf(last - median) - spread.cdf(first - median) + _MIN_PROBABILITY
                 for median in _MEDIANS
             )
             rows.append(
@@ -179,11 +176,6 @@ class DurationModel:
             rows = [[weight * lean for weight, lean in zip(row, tilt, strict=True)] for row in self.weights]
             self._with_estimate[bucket] = DurationModel(_normal(rows))
         return self._with_estimate[bucket]
-
-    def _hypotheses(self) -> Iterator[tuple[_Spread, int, float]]:
-        for spread, row in zip(_LOGNORMAL, self.weights, strict=True):
-            for median, weight in zip(_MEDIANS, row, strict=True):
-                yield spread, median, weight
 
 
 class _PriorModel(DurationModel):

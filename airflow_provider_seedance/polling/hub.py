@@ -182,8 +182,6 @@ class Hub:
         for client in self._clients.values():
             await client.close()
 
-    # ------------------------------------------------------------------ observer of the clients
-
     def sent(self) -> None:
         """Count a request."""
         self._quota.spend(self._now())
@@ -201,8 +199,6 @@ class Hub:
                 self._quota.blocked_until - now,
             )
 
-    # ------------------------------------------------------------------ clocks
-
     def _now(self) -> float:
         return self._loop.time()
 
@@ -218,8 +214,6 @@ class Hub:
             return limit
         reset_at = self._to_loop(limit.reset_at.timestamp())
         return replace(limit, reset_at=datetime.fromtimestamp(reset_at, UTC))
-
-    # ------------------------------------------------------------------ scheduler
 
     async def _run(self) -> None:
         try:
@@ -362,8 +356,6 @@ class Hub:
         factor = self._quota.interval_factor(self._now(), len(self._waiters))
         return replace(step, at=min(now + factor * (step.at - now), max(step.state.deadline, step.at)))
 
-    # ------------------------------------------------------------------ requests
-
     async def _read(self, waiter: _Waiter) -> Generation | SeedanceError:
         state = waiter.state
         reading: Generation | SeedanceError = await self._run_flow(
@@ -423,7 +415,7 @@ async def wait_for_generation(
     with _loop_connections(look_up):
         while True:
             try:
-                async with _hub(conn_id, look_up) as (hub, settings):
+                async with open_hub(conn_id, look_up) as (hub, settings):
                     kind = (settings.base_url, state.kind)
                     return await hub.wait(state, conn_id, kind=kind, not_before=not_before, report=report)
             except Exception as error:
@@ -444,19 +436,12 @@ async def wait_for_submission(not_before: float, conn_id: str | None, look_up: L
     """
     if conn_id is not None:
         try:
-            async with _hub(conn_id, look_up) as (hub, _):
+            async with open_hub(conn_id, look_up) as (hub, _):
                 await hub.wait_to_submit(not_before)
         except Exception as error:
             # The worker reports best what is wrong with the connection.
             log.warning("The quota of connection %r could not be waited for: %s", conn_id, error)
     await asyncio.sleep(max(0.0, not_before - time.time()))
-
-
-@asynccontextmanager
-async def cancellation_client(conn_id: str, look_up: LookUp) -> AsyncIterator[AsyncClient]:
-    """Return the client of the hub for one of few concurrent cancellations."""
-    async with _hub(conn_id, look_up) as (hub, settings), hub.cancellation_slots:
-        yield hub.client(settings)
 
 
 @contextmanager
@@ -474,7 +459,7 @@ def _loop_connections(look_up: LookUp) -> Iterator[Connections]:
 
 
 @asynccontextmanager
-async def _hub(conn_id: str, look_up: LookUp) -> AsyncIterator[tuple[Hub, Settings]]:
+async def open_hub(conn_id: str, look_up: LookUp) -> AsyncIterator[tuple[Hub, Settings]]:
     """Return the hub of a connection; the last user closes it."""
     with _loop_connections(look_up) as connections:
         settings = await connections.get(conn_id)

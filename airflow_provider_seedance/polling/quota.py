@@ -96,8 +96,6 @@ class Quota:
     _sent_total: int = 0
     _hour_ends: float = -math.inf
 
-    # ------------------------------------------------------------------ events
-
     def spend(self, now: float) -> None:
         """Count a request that is being sent."""
         self._advance(now)
@@ -170,8 +168,6 @@ class Quota:
         """Return the state of the window in the form of a reply's headers."""
         reset_at = datetime.fromtimestamp(self.reset_at, UTC) if self.reset_at is not None else None
         return RateLimit(limit=self.limit, remaining=self.remaining, reset_at=reset_at)
-
-    # ------------------------------------------------------------------ capacity
 
     @property
     def known(self) -> bool:
@@ -246,8 +242,6 @@ class Quota:
             self._expected[0] + self.policy.submission_timeout if self._expected else 0.0,
         )
         return min((at for at in times if at > now), default=now + self.policy.reset_margin)
-
-    # ------------------------------------------------------------------ internal
 
     def _advance(self, now: float) -> None:
         while self._sent and self._sent[0][0] + _HOUR + _STEP <= now:

@@ -19,10 +19,6 @@ from airflow_provider_seedance.polling.quota import Quota
 T = TypeVar("T")
 
 
-def _always(_: object) -> bool:
-    return True
-
-
 @dataclass(frozen=True, slots=True)
 class Grant(Generic[T]):
     """
@@ -51,7 +47,7 @@ class RequestQueue(Generic[T]):
     """
 
     quota: Quota
-    alive: Callable[[T], bool] = _always
+    alive: Callable[[T], bool] = field(default=lambda _: True)
     cost: int = 1
     _polls: list[tuple[float, int, T]] = field(default_factory=list)
     _submissions: list[tuple[float, int, T]] = field(default_factory=list)

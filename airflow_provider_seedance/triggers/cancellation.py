@@ -14,7 +14,7 @@ from airflow_provider_seedance.client import flows
 from airflow_provider_seedance.client.api_client import AsyncClient
 from airflow_provider_seedance.generations import Media, utc_now
 from airflow_provider_seedance.hooks.seedance import SeedanceHook, look_up_settings
-from airflow_provider_seedance.polling.hub import cancellation_client
+from airflow_provider_seedance.polling.hub import open_hub
 from airflow_provider_seedance.triggers.xcom import task_key
 
 #: States of a task instance in which no try continues with its generation.
@@ -78,6 +78,7 @@ class CancellingTrigger(BaseTrigger):
     """
 
     seedance_conn_id: str
+    media: Media = "video"
     cancel_on_kill: bool
 
     async def on_kill(self) -> None:
@@ -91,38 +92,49 @@ class CancellingTrigger(BaseTrigger):
         await asyncio.shield(task)
 
     @property
-    def description(self) -> str:
-        """The generations, for the log."""
+    def generation_ids(self) -> list[str]:
+        """The ids of the generations."""
         raise NotImplementedError
 
-    async def _cancel_all(self, client: AsyncClient) -> None:
-        """Cancel all generations, as long as the task is abandoned."""
-        raise NotImplementedError
+    @property
+    def description(self) -> str:
+        """The number of generations and some of their ids, for the log."""
+        ids = self.generation_ids
+        if len(ids) == 1:
+            return f"generation {ids[0]}"
+        shown = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
+        return f"{len(ids)} generations ({shown})" if ids else "no generation"
 
     async def _cancel_if_abandoned(self) -> None:
         try:
-            async with cancellation_client(self.seedance_conn_id, look_up_settings) as client:
-                api = client.settings.api
-                if not api.can_cancel:
+            async with open_hub(self.seedance_conn_id, look_up_settings) as (hub, settings):
+                if not settings.api.can_cancel:
+                    name = settings.api.name
                     self.log.info(
-                        "%s offers no way to cancel: %s goes on and is billed.", api.name, self.description
+                        "%s offers no way to cancel: %s goes on and is billed.", name, self.description
                     )
                 elif await self._is_abandoned():
-                    await self._cancel_all(client)
+                    async with hub.cancellation_slots:
+                        await self._cancel_all(hub.client(settings))
         except Exception as error:
             self.log.warning("Not cancelled, goes on and is billed: %s (%s)", self.description, error)
 
-    async def _cancel_one(self, client: AsyncClient, generation_id: str, media: Media) -> bool:
+    async def _cancel_all(self, client: AsyncClient) -> None:
+        for generation_id in self.generation_ids:
+            if not await self._cancel_one(client, generation_id):
+                return
+
+    async def _cancel_one(self, client: AsyncClient, generation_id: str) -> bool:
         """Cancel one generation; return ``False`` if another try continues with the task."""
         api = client.settings.api
         try:
             async with asyncio.timeout(CANCEL_TIMEOUT_SECONDS):
                 # A user may clear the task while this is read, and a new try continues with the generation then. So
                 # the state of the task is read again immediately before the cancellation.
-                generation = await client.run(flows.status_flow(api, generation_id, media, utc_now))
+                generation = await client.run(flows.status_flow(api, generation_id, self.media, utc_now))
                 if api.may_cancel(generation) and not await self._is_abandoned():
                     return False
-                result = await client.run(flows.cancel_flow(api, generation_id, media, utc_now))
+                result = await client.run(flows.cancel_flow(api, generation_id, self.media, utc_now))
                 self.log.info("%s", result.reason)
         except Exception as error:
             self.log.warning(

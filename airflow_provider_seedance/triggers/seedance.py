@@ -14,7 +14,6 @@ from typing import Any, Self
 
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
-from airflow_provider_seedance.client.api_client import AsyncClient
 from airflow_provider_seedance.generations import Generation, GenerationStatus, Media
 from airflow_provider_seedance.hooks.seedance import look_up_settings
 from airflow_provider_seedance.links.seedance import OUTPUT_LINK_KEY
@@ -101,12 +100,9 @@ class SeedanceGenerationTrigger(_SeedanceTrigger, CancellingTrigger):
         yield await self._end(step)
 
     @property
-    def description(self) -> str:
-        """The generation, for the log."""
-        return f"generation {self.generation_id}"
-
-    async def _cancel_all(self, client: AsyncClient) -> None:
-        await self._cancel_one(client, self.generation_id, self.media)
+    def generation_ids(self) -> list[str]:
+        """The id of the generation, in a list."""
+        return [self.generation_id]
 
     async def _end(self, step: WaitStep) -> TriggerEvent:
         generation = step.state.last
@@ -217,18 +213,6 @@ class SeedanceBatchTrigger(_SeedanceTrigger, CancellingTrigger):
 
     def _log_progress(self, ended: int, total: int) -> None:
         self.log.info("%d of %d renders in flight have ended since the task deferred.", ended, total)
-
-    @property
-    def description(self) -> str:
-        """The number of generations and some of their ids, for the log."""
-        ids = self.generation_ids
-        shown = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
-        return f"{len(ids)} generations ({shown})" if ids else "no generation"
-
-    async def _cancel_all(self, client: AsyncClient) -> None:
-        for generation_id in self.generation_ids:
-            if not await self._cancel_one(client, generation_id, "video"):
-                return
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -148,18 +148,16 @@ def fresh() -> Any:
 
 
 def test_the_time_of_a_render_is_lognormal(fresh: Any) -> None:
-    for spread, sigma in zip(fresh._LOGNORMAL, fresh._SPREADS, strict=True):
+    for spread, (first, chances), sigma in zip(fresh._LOGNORMAL, fresh._CHANCES, fresh._SPREADS, strict=True):
         normal = NormalDist(0, sigma)
         for cells in (-300, -60, -8, -1, 0, 1, 8, 60, 300):
-            assert spread.until(cells) == pytest.approx(normal.cdf(cells * fresh._STEP), abs=1e-5)
-        assert math.fsum(spread.within) == pytest.approx(1, abs=1e-4)
+            assert spread.cdf(cells) == pytest.approx(normal.cdf(cells * fresh._STEP), abs=1e-5)
+        assert math.fsum(chances) == pytest.approx(1, abs=1e-4)
         # The chance of the cell that ends at a distance from the median.
-        assert spread.within[spread.reach + 3] == pytest.approx(
-            normal.cdf(4 * fresh._STEP) - normal.cdf(3 * fresh._STEP)
-        )
-        assert len(spread.within) == 2 * spread.reach
+        assert chances[4 - first] == pytest.approx(normal.cdf(4 * fresh._STEP) - normal.cdf(3 * fresh._STEP))
+        assert len(chances) == 2 * (1 - first)
         # What is less likely than one in a hundred thousand costs no time.
-        assert spread.reach * fresh._STEP == pytest.approx(4.5 * sigma, abs=fresh._STEP)
+        assert (1 - first) * fresh._STEP == pytest.approx(4.5 * sigma, abs=fresh._STEP)
 
 
 def test_what_is_believed_of_a_kind_that_was_never_seen(fresh: Any) -> None:
