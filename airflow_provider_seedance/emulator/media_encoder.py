@@ -1,14 +1,16 @@
 """
 Real media files.
 
-Every file shows its prompt; a video also has a moving bar, and on request a silent sound track. Frames are drawn a few
+Every file shows its prompt; a video also has a moving bar, and on request a quiet tone. Frames are drawn a few
 times a second and repeated up to the frame rate, because drawing is slower than encoding.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import textwrap
+from array import array
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from airflow_provider_seedance.emulator.models import MediaSpec
 
 _DRAWN_PER_SECOND = 6
 _SAMPLE_RATE = 48_000
+_TONE_HERTZ = 440
 
 
 def encode_image(spec: MediaSpec, path: Path) -> None:
@@ -44,7 +47,7 @@ def encode_video(spec: MediaSpec, path: Path) -> None:
             audio = container.add_stream("aac", rate=_SAMPLE_RATE, layout="stereo")
         _encode_frames(spec, container, video)
         if audio is not None:
-            _encode_silence(spec, container, audio)
+            _encode_tone(spec, container, audio)
 
 
 def _encode_frames(spec: MediaSpec, container: Any, stream: Any) -> None:
@@ -62,12 +65,18 @@ def _encode_frames(spec: MediaSpec, container: Any, stream: Any) -> None:
     container.mux(stream.encode(None))
 
 
-def _encode_silence(spec: MediaSpec, container: Any, stream: Any) -> None:
+def _encode_tone(spec: MediaSpec, container: Any, stream: Any) -> None:
+    # A silent track would look like a defect to checks of the delivered file.
+    wave = array("h")
+    for index in range(_SAMPLE_RATE):
+        sample = round(4000 * math.sin(2 * math.pi * _TONE_HERTZ * index / _SAMPLE_RATE))
+        wave.extend((sample, sample))
     total = round(spec.seconds * _SAMPLE_RATE)
     for start in range(0, total, _SAMPLE_RATE):
         samples = min(_SAMPLE_RATE, total - start)
         frame: Any = av.AudioFrame(format="s16", layout="stereo", samples=samples)
-        frame.planes[0].update(bytes(frame.planes[0].buffer_size))
+        data = wave[: 2 * samples].tobytes()
+        frame.planes[0].update(data.ljust(frame.planes[0].buffer_size, b"\0"))
         frame.sample_rate, frame.pts, frame.time_base = _SAMPLE_RATE, start, Fraction(1, _SAMPLE_RATE)
         container.mux(stream.encode(frame))
     container.mux(stream.encode(None))

@@ -78,6 +78,7 @@ def test_a_video_has_the_requested_format(spec: MediaSpec, tmp_path: Path) -> No
         with av.open(path) as container:
             [sound] = container.streams.audio
             assert float(sound.duration * sound.time_base) == pytest.approx(spec.seconds, abs=0.05)
+            assert any(any(bytes(frame.planes[0])) for frame in container.decode(sound)), "silent"
 
 
 def test_the_picture_moves_and_holds_the_prompt(tmp_path: Path) -> None:
