@@ -1,34 +1,8 @@
 """
 Errors of this package, one class per meaning.
 
-The tree (``!`` marks errors that a retry cannot cure; Airflow does not retry those)::
-
-    SeedanceError                          (AirflowException)
-    ├── SeedanceConfigurationError       ! the connection or an operator argument is unusable
-    ├── SeedanceRequestError             ! the service does not accept this request (400, 422)
-    │   └── SeedanceRequestChangedError  ! the request of a retry is not the one that was paid for
-    ├── SeedanceAuthenticationError      ! 401
-    ├── SeedanceInsufficientCreditsError ! 402
-    ├── SeedanceForbiddenError           ! 403
-    ├── SeedanceNotFoundError            ! 404
-    ├── SeedanceRateLimitError             429, carries ``retry_after``
-    ├── SeedanceModerationError          ! the prompt, an input or the output was refused
-    ├── SeedanceServerError                5xx, or a reply that cannot be parsed
-    ├── SeedanceConnectionError            no reply
-    ├── SeedanceUncertainSubmitError     ! whether a generation was billed is unknown
-    ├── SeedanceGenerationFailedError      the service ended the generation without an output
-    │   └── SeedanceGenerationCancelledError ! a person cancelled it
-    ├── SeedanceBatchError                 some renders of a batch failed; the others are kept
-    │   └── SeedanceBatchFinalError      ! a retry can cure none of them
-    ├── SeedanceTimeoutError               the timeout passed; the render goes on
-    ├── SeedanceMediaError                 an output could not be fetched or stored
-    │   ├── SeedanceMediaHostError       ! its host is not allowed (``media_hosts``)
-    │   ├── SeedanceMediaTooLargeError   ! it is larger than ``max_media_bytes``
-    │   ├── SeedanceOutputGoneError      ! paid for and rendered, but no longer available
-    │   └── SeedanceDestinationExistsError ! ``overwrite=False``
-    └── SeedanceStateError                 the record of the submission could not be read or written
-        ├── SeedanceRecordError          ! it was read, and cannot be parsed
-        └── SeedanceUnrecordedError      ! without a record a retry cannot find the render
+A retry cannot cure the errors whose ``retry_helps`` is false; Airflow does not retry those. The troubleshooting page
+lists every class with what was billed.
 
 Messages say what happened, to which generation, whether money was or may have been spent, and
 what to do next. They never contain the API key.
@@ -36,40 +10,14 @@ what to do next. They never contain the API key.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
-__all__ = [
-    "SeedanceAuthenticationError",
-    "SeedanceBatchError",
-    "SeedanceBatchFinalError",
-    "SeedanceConfigurationError",
-    "SeedanceConnectionError",
-    "SeedanceDestinationExistsError",
-    "SeedanceError",
-    "SeedanceForbiddenError",
-    "SeedanceGenerationCancelledError",
-    "SeedanceGenerationFailedError",
-    "SeedanceInsufficientCreditsError",
-    "SeedanceMediaError",
-    "SeedanceMediaHostError",
-    "SeedanceMediaTooLargeError",
-    "SeedanceModerationError",
-    "SeedanceNotFoundError",
-    "SeedanceOutputGoneError",
-    "SeedanceRateLimitError",
-    "SeedanceRecordError",
-    "SeedanceRequestChangedError",
-    "SeedanceRequestError",
-    "SeedanceServerError",
-    "SeedanceStateError",
-    "SeedanceTimeoutError",
-    "SeedanceUncertainSubmitError",
-    "SeedanceUnrecordedError",
-]
-
 Scope = Literal["item", "permission", "account", "service", "task"]
+
+_DETAILS = ("http_status", "vendor_code", "method", "path", "generation_id", "retry_after")
 
 
 class SeedanceError(AirflowException):
@@ -94,6 +42,12 @@ class SeedanceError(AirflowException):
     scope: ClassVar[Scope] = "task"
     #: Word that the result and the manifest of a batch report for an item that failed with this error.
     kind: ClassVar[str] = "error"
+
+    def __init_subclass__(cls, *, scope: Scope | None = None, kind: str | None = None) -> None:
+        """Set what the class line declares; anything else is inherited."""
+        super().__init_subclass__()
+        cls.scope = scope or cls.scope
+        cls.kind = kind or cls.kind
 
     def __init__(
         self,
@@ -128,22 +82,11 @@ class SeedanceError(AirflowException):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Support pickling with every attribute."""
-        return _rebuild, (type(self), self.message, self.details())
+        return partial(type(self), **self.details()), (self.message,)
 
     def details(self) -> dict[str, Any]:
         """Return the keyword arguments of the error."""
-        return {
-            "http_status": self.http_status,
-            "vendor_code": self.vendor_code,
-            "method": self.method,
-            "path": self.path,
-            "generation_id": self.generation_id,
-            "retry_after": self.retry_after,
-        }
-
-
-def _rebuild(cls: type[SeedanceError], message: str, details: dict[str, Any]) -> SeedanceError:
-    return cls(message, **details)
+        return {name: getattr(self, name) for name in _DETAILS}
 
 
 class _Final(AirflowFailException):
@@ -152,96 +95,60 @@ class _Final(AirflowFailException):
     retry_helps: ClassVar[bool] = False
 
 
-class SeedanceConfigurationError(_Final, SeedanceError):
+class SeedanceConfigurationError(_Final, SeedanceError, kind="configuration"):
     """The connection, its extra, or an operator argument is unusable. Nothing was sent; a retry cannot help."""
 
-    kind: ClassVar[str] = "configuration"
 
-
-class SeedanceRequestError(_Final, SeedanceError):
+class SeedanceRequestError(_Final, SeedanceError, scope="item", kind="request"):
     """The service does not accept this request (found before sending, or HTTP 400/422). Not billed; a retry cannot help."""
 
-    scope: ClassVar[Scope] = "item"
-    kind: ClassVar[str] = "request"
 
-
-class SeedanceRequestChangedError(SeedanceRequestError):
+class SeedanceRequestChangedError(SeedanceRequestError, kind="changed"):
     """The request of a retry differs from the one that was paid for. Nothing new was submitted; a retry cannot help."""
 
-    kind: ClassVar[str] = "changed"
 
-
-class SeedanceAuthenticationError(_Final, SeedanceError):
+class SeedanceAuthenticationError(_Final, SeedanceError, scope="account", kind="authentication"):
     """The service did not accept the API key (HTTP 401). Not billed; a retry cannot help before the connection is corrected."""
 
-    scope: ClassVar[Scope] = "account"
-    kind: ClassVar[str] = "authentication"
 
-
-class SeedanceInsufficientCreditsError(_Final, SeedanceError):
+class SeedanceInsufficientCreditsError(_Final, SeedanceError, scope="account", kind="insufficient_credits"):
     """The account has too few credits (HTTP 402). Not billed; a retry cannot help before it is topped up."""
 
-    scope: ClassVar[Scope] = "account"
-    kind: ClassVar[str] = "insufficient_credits"
 
-
-class SeedanceForbiddenError(_Final, SeedanceError):
+class SeedanceForbiddenError(_Final, SeedanceError, scope="permission", kind="forbidden"):
     """The key has no permission: plan, spend limit, IP address or region (HTTP 403). Not billed; a retry cannot help."""
 
-    scope: ClassVar[Scope] = "permission"
-    kind: ClassVar[str] = "forbidden"
 
-
-class SeedanceNotFoundError(_Final, SeedanceError):
+class SeedanceNotFoundError(_Final, SeedanceError, scope="item", kind="not_found"):
     """The service does not know this generation, or not under this key (HTTP 404). A retry cannot help."""
 
-    scope: ClassVar[Scope] = "item"
-    kind: ClassVar[str] = "not_found"
 
-
-class SeedanceRateLimitError(SeedanceError):
+class SeedanceRateLimitError(SeedanceError, scope="service"):
     """The quota of the key is used up (HTTP 429). Not billed; a retry helps after ``retry_after`` seconds."""
 
-    scope: ClassVar[Scope] = "service"
 
-
-class SeedanceModerationError(_Final, SeedanceError):
+class SeedanceModerationError(_Final, SeedanceError, scope="item", kind="moderation"):
     """The service refused the prompt, an input or the output on content grounds. The same request is refused again."""
 
-    scope: ClassVar[Scope] = "item"
-    kind: ClassVar[str] = "moderation"
 
-
-class SeedanceServerError(SeedanceError):
+class SeedanceServerError(SeedanceError, scope="service"):
     """The service failed, or its reply is not documented. A retry helps; a paid render is re-attached."""
 
-    scope: ClassVar[Scope] = "service"
 
-
-class SeedanceConnectionError(SeedanceError):
+class SeedanceConnectionError(SeedanceError, scope="service"):
     """The service could not be reached, or the connection broke. A retry helps; a paid render is re-attached."""
 
-    scope: ClassVar[Scope] = "service"
 
-
-class SeedanceUncertainSubmitError(_Final, SeedanceError):
+class SeedanceUncertainSubmitError(_Final, SeedanceError, scope="item", kind="uncertain"):
     """The outcome of a submission is unknown: it may have been billed. Never repeated without a decision by a person."""
 
-    scope: ClassVar[Scope] = "item"
-    kind: ClassVar[str] = "uncertain"
 
-
-class SeedanceGenerationFailedError(SeedanceError):
+class SeedanceGenerationFailedError(SeedanceError, scope="item", kind="failed"):
     """The service ended the generation as failed or expired. A retry submits (and pays for) a new one."""
 
-    scope: ClassVar[Scope] = "item"
-    kind: ClassVar[str] = "failed"
 
-
-class SeedanceGenerationCancelledError(_Final, SeedanceGenerationFailedError):
+class SeedanceGenerationCancelledError(_Final, SeedanceGenerationFailedError, kind="cancelled"):
     """The generation was cancelled at the service by a person. Not repeated by a retry; clear the task to submit anew."""
-
-    kind: ClassVar[str] = "cancelled"
 
 
 class SeedanceBatchError(SeedanceError):
@@ -249,13 +156,11 @@ class SeedanceBatchError(SeedanceError):
 
 
 class SeedanceBatchFinalError(_Final, SeedanceBatchError):
-    """Some renders of a campaign failed, none of which a retry can cure. What succeeded is kept; clear the task to go on."""
+    """Some renders of a batch failed, none of which a retry can cure. What succeeded is kept; clear the task to go on."""
 
 
-class SeedanceTimeoutError(SeedanceError):
+class SeedanceTimeoutError(SeedanceError, kind="timeout"):
     """The generation did not end in time. It goes on and is billed; a retry waits for the same one again."""
-
-    kind: ClassVar[str] = "timeout"
 
 
 class SeedanceMediaError(SeedanceError):
@@ -270,11 +175,8 @@ class SeedanceMediaTooLargeError(_Final, SeedanceMediaError):
     """An output is larger than ``max_media_bytes`` of the connection. It was not stored; a retry cannot help."""
 
 
-class SeedanceOutputGoneError(_Final, SeedanceMediaError):
+class SeedanceOutputGoneError(_Final, SeedanceMediaError, scope="item", kind="output_gone"):
     """The generation succeeded and was billed, but its output is no longer available. A retry cannot help."""
-
-    scope: ClassVar[Scope] = "item"
-    kind: ClassVar[str] = "output_gone"
 
 
 class SeedanceDestinationExistsError(_Final, SeedanceMediaError):

@@ -11,8 +11,8 @@ from __future__ import annotations
 import ast
 import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, ClassVar, Literal, Self
@@ -103,9 +103,9 @@ def _flag(value: Any) -> Any:
     return value
 
 
-def _parsed(value: str) -> Any:
-    """Parse a list or dict that a template rendered as text; return any other text unchanged."""
-    if value.strip()[:1] in ("[", "{"):
+def _parsed(value: Any) -> Any:
+    """Parse a list or dict that a template rendered as text; return any other value unchanged."""
+    if isinstance(value, str) and value.strip()[:1] in ("[", "{"):
         for parse in (json.loads, ast.literal_eval):
             try:
                 return parse(value)
@@ -116,8 +116,7 @@ def _parsed(value: str) -> Any:
 
 def _media_inputs(value: Any) -> tuple[Any, ...]:
     """Normalize each form of ``images``; invalid items are kept, to be refused by the adapter."""
-    if isinstance(value, str):
-        value = _parsed(value)
+    value = _parsed(value)
     if isinstance(value, (str, Mapping, MediaInput)) or not isinstance(value, Iterable):
         value = [value]
     inputs: list[Any] = []
@@ -155,19 +154,17 @@ class _Request:
     extra_params: Any = None
 
     def __post_init__(self) -> None:
+        readers: dict[str, Callable[[Any], Any]] = {
+            **dict.fromkeys(self._numbers, _number),
+            **dict.fromkeys(self._flags, _flag),
+            "images": lambda value: _media_inputs(value) or None if value else None,
+            "extra_params": _parsed,
+        }
         for item in fields(self):
-            value = getattr(self, item.name)
             if item.name != "prompt":
-                if _unset(value):
-                    value = None
-                elif item.name in self._numbers:
-                    value = _number(value)
-                elif item.name in self._flags:
-                    value = _flag(value)
-            object.__setattr__(self, item.name, value)
-        object.__setattr__(self, "images", (_media_inputs(self.images) or None) if self.images else None)
-        if isinstance(self.extra_params, str):
-            object.__setattr__(self, "extra_params", _parsed(self.extra_params))
+                value = getattr(self, item.name)
+                read = readers.get(item.name, lambda value: value)
+                object.__setattr__(self, item.name, None if _unset(value) else read(value))
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any]) -> Self:
@@ -254,7 +251,6 @@ class ImageRequest(_Request):
 
 GenerationRequest = VideoRequest | ImageRequest
 
-_RESULT_TEXTS = ("model", "resolution")
 _RESULT_NUMBERS = ("duration", "credits", "cost_usd")
 _RESULT_TIMES = ("created_at", "completed_at", "expires_at")
 
@@ -311,21 +307,17 @@ class Generation:
 
     def with_defaults(self, result_defaults: Mapping[str, Any]) -> Generation:
         """Return a copy in which values that the service does not report are taken from the request."""
-        missing = {
-            name: value
-            for name, value in result_defaults.items()
-            if name in ResultDefaults.__dataclass_fields__
-            and value is not None
-            and getattr(self, name) is None
+        missing: dict[str, Any] = {
+            name: result_defaults.get(name)
+            for name in ResultDefaults.__dataclass_fields__
+            if getattr(self, name) is None
         }
-        return replace(self, **missing) if missing else self
+        return replace(self, **missing)
 
     def result(self) -> dict[str, Any]:
         """Return the generation as the JSON value that goes into XCom; unknown values are ``None``."""
         return {
-            "generation_id": self.generation_id,
-            "api": self.api,
-            "media": self.media,
+            **{name: getattr(self, name) for name in ("generation_id", "api", "media")},
             "status": self.status.value,
             "model": self.model,
             "url": self.url,
@@ -375,9 +367,11 @@ class Generation:
         if result["media"] not in ("video", "image"):
             raise ValueError("this is not the result of a generation: its media is neither video nor image")
         status, documented = read_status_word(result["status"])
-        rest: dict[str, Any] = {name: _text(result.get(name)) for name in _RESULT_TEXTS}
-        rest |= {name: read_number(result.get(name)) for name in _RESULT_NUMBERS}
-        rest |= {name: read_time(result.get(name)) for name in _RESULT_TIMES}
+        rest: dict[str, Any] = {
+            **{name: _text(result.get(name)) for name in ("model", "resolution")},
+            **{name: read_number(result.get(name)) for name in _RESULT_NUMBERS},
+            **{name: read_time(result.get(name)) for name in _RESULT_TIMES},
+        }
         return cls(
             generation_id=result["generation_id"],
             api=result["api"],
@@ -420,7 +414,6 @@ class Estimate:
 
     credits: float | None = None
     cost_usd: float | None = None
-    notes: tuple[str, ...] = field(default=())
 
 
 def utc_now() -> datetime:
@@ -444,12 +437,10 @@ def read_time(value: object) -> datetime | None:
     try:
         if isinstance(value, (int, float)):
             return pendulum.from_timestamp(value)
-        if isinstance(value, str) and value.strip():
-            parsed = pendulum.parse(value.strip(), tz="UTC")
-            return parsed.in_timezone("UTC") if isinstance(parsed, pendulum.DateTime) else None
+        parsed = pendulum.parse(value.strip(), tz="UTC") if isinstance(value, str) and value.strip() else None
+        return parsed.in_timezone("UTC") if isinstance(parsed, pendulum.DateTime) else None
     except (ValueError, OverflowError, OSError, TypeError):
         return None
-    return None
 
 
 def _text(value: object) -> str | None:

@@ -51,6 +51,56 @@ def get_provider_info() -> dict[str, Any]:
     }
 
 
+def _field(label: str, description: str, *, type: str = "string", **schema: Any) -> dict[str, Any]:
+    return {"label": label, "description": description, "schema": {"type": [type, "null"], **schema}}
+
+
+#: Fields of the connection form, each a key of the extra.
+_FIELDS = {
+    "api": _field("Service", "The service of the API key.", enum=[*SERVICES], default=DEFAULT_API),
+    "auth_header": _field(
+        "Authentication header",
+        "seedance2api only; the other services use the Authorization header.",
+        enum=["authorization", "x-api-key", None],
+    ),
+    "model": _field("Default model", "For tasks without a model. Empty: the service's default."),
+    "timeout": _field(
+        "Timeout per call (seconds)", "Empty: 30, and 600 for images.", type="number", exclusiveMinimum=0
+    ),
+    "requests_per_hour": _field(
+        "Requests per hour", "Quota of the plan, with submissions. Empty: unknown.", type="integer", minimum=1
+    ),
+    "callback_base_url": _field(
+        "Callback base URL", "Public address of this Airflow's API server, for callbacks of the service."
+    ),
+    "callback_secret": _field("Callback secret", "Signs the callback addresses.", format="password"),
+    "callback_signature_header": _field(
+        "Callback signature header", "Header in which the service signs its callbacks. Empty: not signed."
+    ),
+    "callback_signature_scheme": _field(
+        "Callback signature scheme",
+        "hmac-sha256 of the raw body, or hmac-sha256-timestamp of time, dot and body.",
+        enum=["hmac-sha256", "hmac-sha256-timestamp", None],
+    ),
+    "callback_signature_secret": _field(
+        "Callback signature secret", "Empty: the callback secret.", format="password"
+    ),
+    "callback_timestamp_header": _field(
+        "Callback timestamp header", "Header with the signed time. Empty: X-Timestamp."
+    ),
+    "media_hosts": _field(
+        "Media hosts",
+        "Hosts, separated by commas, that media may come from in addition to public https ones: private and "
+        "loopback addresses, plain http.",
+    ),
+    "max_media_bytes": _field(
+        "Largest download (bytes)", "Larger outputs are refused. Empty: 20 GiB.", type="integer", minimum=1
+    ),
+    "proxy": _field("Proxy", "URL of a proxy for calls and downloads.", format="password"),
+    "verify": _field("Verify TLS", "true, false, or the path of a CA bundle."),
+}
+
+
 def _connection_type(hook: str) -> dict[str, Any]:
     return {
         "connection-type": "seedance",
@@ -61,66 +111,5 @@ def _connection_type(hook: str) -> dict[str, Any]:
             "relabeling": {"password": "API key", "host": "Base URL"},
             "placeholders": {"host": "empty: the address of the chosen service"},
         },
-        "conn-fields": {
-            "api": _field(
-                "Service", "The service that the API key belongs to.", enum=[*SERVICES], default=DEFAULT_API
-            ),
-            "auth_header": _field(
-                "Authentication header",
-                "seedance2api only; the other services use the Authorization header.",
-                enum=["authorization", "x-api-key", None],
-            ),
-            "model": _field("Default model", "For tasks without a model. Empty: the service's default."),
-            "timeout": _field(
-                "Timeout per call (seconds)",
-                "Empty: 30, and 600 for synchronous images.",
-                type="number",
-                exclusiveMinimum=0,
-            ),
-            "requests_per_hour": _field(
-                "Requests per hour",
-                "Quota of the plan, submissions included. Empty: unknown.",
-                type="integer",
-                minimum=1,
-            ),
-            "callback_base_url": _field(
-                "Callback base URL",
-                "Public address of this Airflow's API server, for callbacks of the service.",
-            ),
-            "callback_secret": _field("Callback secret", "Signs the callback addresses.", format="password"),
-            "callback_signature_header": _field(
-                "Callback signature header",
-                "Header in which the service signs its callbacks. Empty: not signed.",
-            ),
-            "callback_signature_scheme": _field(
-                "Callback signature scheme",
-                "hmac-sha256 of the raw body, or hmac-sha256-timestamp of time, dot and body.",
-                enum=["hmac-sha256", "hmac-sha256-timestamp", None],
-            ),
-            "callback_signature_secret": _field(
-                "Callback signature secret",
-                "Secret that the service signs with. Empty: the callback secret.",
-                format="password",
-            ),
-            "callback_timestamp_header": _field(
-                "Callback timestamp header", "Header with the signed time. Empty: X-Timestamp."
-            ),
-            "media_hosts": _field(
-                "Media hosts",
-                "Hosts, separated by commas, that media may come from in addition to public https ones: private and "
-                "loopback addresses, plain http.",
-            ),
-            "max_media_bytes": _field(
-                "Largest download (bytes)",
-                "Larger outputs are not downloaded. Empty: 20 GiB.",
-                type="integer",
-                minimum=1,
-            ),
-            "proxy": _field("Proxy", "URL of a proxy for calls and downloads.", format="password"),
-            "verify": _field("Verify TLS", "true, false, or the path of a CA bundle."),
-        },
+        "conn-fields": _FIELDS,
     }
-
-
-def _field(label: str, description: str, *, type: str = "string", **schema: Any) -> dict[str, Any]:
-    return {"label": label, "description": description, "schema": {"type": [type, "null"], **schema}}

@@ -134,8 +134,12 @@ class ConnectionExtra(BaseModel):
     @field_validator("proxy")
     @classmethod
     def _url_with_host(cls, value: str) -> str:
-        if _PROXY.fullmatch(value) and _has_host(value):
-            return value
+        try:
+            parts = urlsplit(value)
+            if _PROXY.fullmatch(value) and parts.hostname and parts.port != 0:
+                return value
+        except ValueError:
+            pass  # an invalid port or bracket
         raise ValueError(
             "a URL in ASCII with a host, and a port from 1 to 65535 if any, such as http://HOST:3128"
         )
@@ -171,27 +175,14 @@ class ConnectionExtra(BaseModel):
         )
 
 
-def _has_host(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
-
-
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """
     Settings of one service, as a connection gives them.
 
-    :param conn_id: Id of the connection, for messages.
-    :param api: The adapter of the service.
     :param base_url: Base URL without a slash at the end.
-    :param key: API key.
     :param auth_header: ``authorization`` or ``x-api-key``.
-    :param model: Default model of the connection.
     :param timeout: Seconds per HTTP call, or ``None`` for the defaults of 30 (600 for images).
-    :param requests_per_hour: Quota of the plan.
     :param callback_base_url: Where services reach this Airflow's API server.
     :param callback_secret: Signs the callback addresses.
     :param callback_signing: Signature scheme of the service's callbacks, if it signs them.
@@ -247,6 +238,10 @@ class Settings:
         return Redactor([self.key, self.callback_secret, signing, self.proxy, proxy_password(self.proxy)])
 
 
+#: Settings that are the value of the extra's key of the same name.
+_COPIED = (ConnectionExtra.model_fields.keys() & Settings.__dataclass_fields__.keys()) - {"api"}
+
+
 def read_settings(conn_id: str, connection: Any) -> Settings:
     """
     Read an Airflow connection.
@@ -257,10 +252,9 @@ def read_settings(conn_id: str, connection: Any) -> Settings:
     try:
         return _read(conn_id, connection)
     except SeedanceConfigurationError as error:
-        message = error.message
+        message = _redactor(connection)(error.message)
     # Raised out here, so that no traceback leads to the message that was not redacted.
-    shown = _redactor(connection)(message)
-    raise SeedanceConfigurationError(f"Connection {conn_id!r}: {shown}")
+    raise SeedanceConfigurationError(f"Connection {conn_id!r}: {message}")
 
 
 def _redactor(connection: Any) -> Redactor:
@@ -282,17 +276,8 @@ def _read(conn_id: str, connection: Any) -> Settings:
         api=api,
         base_url=_base_url(api, connection),
         key=_key(api, connection),
-        auth_header=extra.auth_header,
-        model=extra.model,
-        timeout=extra.timeout,
-        requests_per_hour=extra.requests_per_hour,
-        callback_base_url=extra.callback_base_url,
-        callback_secret=extra.callback_secret,
         callback_signing=extra.signature_scheme(),
-        media_hosts=extra.media_hosts,
-        max_media_bytes=extra.max_media_bytes,
-        proxy=extra.proxy,
-        verify=extra.verify,
+        **{name: getattr(extra, name) for name in _COPIED},
         warnings=tuple(
             f"Connection {conn_id!r}: the extra's {_redactor(connection)(repr(name))} has no meaning here. "
             f"Known keys: {', '.join(ConnectionExtra.model_fields)}."

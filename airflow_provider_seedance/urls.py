@@ -170,9 +170,9 @@ class MediaHosts:
         if not host:
             return False
         host = host.lower()
-        if host in self.names or f"{host}:{port}" in self.names or f"[{host}]:{port}" in self.names:
-            return True
-        return any(name.startswith("*.") and host.endswith(name[1:]) for name in self.names)
+        return not self.names.isdisjoint((host, f"{host}:{port}", f"[{host}]:{port}")) or any(
+            name.startswith("*.") and host.endswith(name[1:]) for name in self.names
+        )
 
 
 def _host_name(text: str) -> str:
@@ -285,9 +285,7 @@ def address_problem(host: str, port: int, addresses: Iterable[str], hosts: Media
     """Return why the addresses of a host rule out a connection, or ``None``."""
     if hosts.allows(host, port):
         return None
-    private = [address for address in addresses if not is_public(address)]
-    if private:
-        return (
-            f"{host} resolves to {', '.join(private)}, not a public address, and media_hosts does not name it"
-        )
-    return None
+    private = ", ".join(address for address in addresses if not is_public(address))
+    if not private:
+        return None
+    return f"{host} resolves to {private}, not a public address, and media_hosts does not name it"

@@ -7,8 +7,8 @@ from typing import Any
 
 from airflow_provider_seedance.apis import base, parsing
 from airflow_provider_seedance.apis.messages import HttpCall, VendorError
-from airflow_provider_seedance.apis.rules import Rule, Text, Whole
-from airflow_provider_seedance.generations import GenerationRequest, ImageRequest
+from airflow_provider_seedance.apis.rules import Text, Whole
+from airflow_provider_seedance.generations import GenerationRequest
 
 
 class Sixth(base.Api):
@@ -16,9 +16,7 @@ class Sixth(base.Api):
     title = "the sixth service"
     default_base_url = "https://sixth.example/v1"
     id_fields = ("job",)
-
-    def rules(self, request: GenerationRequest, base_url: str) -> Mapping[str, Rule]:
-        return {} if isinstance(request, ImageRequest) else {"prompt": Text(), "duration": Whole(1, 9)}
+    video_rules = {"prompt": Text(), "duration": Whole(1, 9)}
 
     def submit_path(self, request: GenerationRequest) -> str:
         return "/jobs"

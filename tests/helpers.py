@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.base import Api
 from airflow_provider_seedance.apis.messages import (
     HttpCall,
@@ -34,6 +35,15 @@ FIXTURES = Path(__file__).parent / "apis" / "fixtures"
 ALL_APIS = tuple(SERVICES)
 
 KEY = "sk-live-0123456789"
+
+
+def error_classes() -> list[type[errors.SeedanceError]]:
+    """Return the errors of the package."""
+    return [
+        value
+        for value in vars(errors).values()
+        if isinstance(value, type) and issubclass(value, errors.SeedanceError)
+    ]
 
 
 def fixture(name: str) -> Any:

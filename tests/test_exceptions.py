@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import pickle
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
+from helpers import error_classes
 
 from airflow_provider_seedance import exceptions as errors
 
-CLASSES = [getattr(errors, name) for name in errors.__all__]
+CLASSES = error_classes()
 
 RETRIED = {
     errors.SeedanceError,
@@ -33,15 +33,6 @@ DETAILS = {
     "generation_id": "g1",
     "retry_after": 3.5,
 }
-
-
-def test_every_error_of_the_module_is_exported() -> None:
-    public = {
-        name
-        for name, value in vars(errors).items()
-        if inspect.isclass(value) and issubclass(value, errors.SeedanceError)
-    }
-    assert public == set(errors.__all__)
 
 
 @pytest.mark.parametrize("cls", CLASSES)

@@ -2,46 +2,27 @@
 Base class of the service adapters: pure functions that build calls and read replies.
 
 An adapter is a subclass of :class:`Api` in a module of its own, and a line in
-:data:`airflow_provider_seedance.apis.registry.SERVICES`. The base class decides between the four outcomes of a
-submission (design: *submitting at most once*), and turns error replies into errors.
+:data:`airflow_provider_seedance.apis.registry.SERVICES`.
 """
 
 from __future__ import annotations
 
 import abc
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.apis import parsing
-from airflow_provider_seedance.apis.messages import (
-    MAX_WORD_CHARS,
-    Accepted,
-    HttpCall,
-    HttpReply,
-    NotAccepted,
-    Pause,
-    Refused,
-    SubmitOutcome,
-    TransportFailure,
-    Uncertain,
-    VendorError,
-)
-from airflow_provider_seedance.apis.rate_limits import read_rate_limit, read_retry_after
+from airflow_provider_seedance.apis.messages import HttpCall, HttpReply, Pause, TransportFailure
+from airflow_provider_seedance.apis.reply_reader import ReplyReader
 from airflow_provider_seedance.apis.rules import Rule
 from airflow_provider_seedance.generations import (
-    Estimate,
     Generation,
     GenerationRequest,
     GenerationStatus,
     ImageRequest,
     Media,
-    ResultDefaults,
-    read_number,
-    read_time,
 )
 
 T = TypeVar("T")
@@ -51,11 +32,9 @@ T = TypeVar("T")
 Flow = Generator[HttpCall | Pause, HttpReply | TransportFailure | None, T]
 
 
-class Api(abc.ABC):
+class Api(ReplyReader):
     """Adapter of a service, by its documentation."""
 
-    #: The value of ``api`` in the connection's extra.
-    name: ClassVar[str]
     #: Name of the service in messages.
     title: ClassVar[str]
     #: Base URL of a connection without a host.
@@ -78,21 +57,15 @@ class Api(abc.ABC):
     requests_per_status: ClassVar[int] = 1
     #: Whether the probe requests a generation that does not exist, so that "not found" proves that the key is valid.
     probe_misses: ClassVar[bool] = True
-    #: Fields of a reply for the id of a generation, in order of preference.
-    id_fields: ClassVar[tuple[str, ...]] = ("task_id", "id", "run_id")
-
-    #: Values of ``status`` that are about the call, in a body without an envelope.
-    envelope_words: ClassVar[tuple[str, ...]] = ()
+    #: Rule for each argument of a video, and of an image; empty where the service does not make this kind of media.
+    video_rules: ClassVar[Mapping[str, Rule]] = {}
+    image_rules: ClassVar[Mapping[str, Rule]] = {}
 
     # ------------------------------------------------------------------ requests
 
-    @abc.abstractmethod
     def rules(self, request: GenerationRequest, base_url: str) -> Mapping[str, Rule]:
-        """
-        Return the rule for each argument that the service accepts for this kind of request.
-
-        Empty where the service does not make this kind of media.
-        """
+        """Return the rules for this request, where they depend on its model or on the host."""
+        return self.image_rules if isinstance(request, ImageRequest) else self.video_rules
 
     def defaults(self, request: GenerationRequest, base_url: str) -> Mapping[str, Any]:
         """Return values for required arguments that the user may omit."""
@@ -102,28 +75,17 @@ class Api(abc.ABC):
         """Return problems of arguments in combination."""
         return []
 
-    @abc.abstractmethod
     def body(self, request: GenerationRequest) -> dict[str, Any]:
-        """Return the body of a prepared request, without callback and ``extra_params``."""
+        """Return the body of a prepared request, without callback and ``extra_params``: the arguments by their names."""
+        body = request.arguments()
+        body.pop("extra_params", None)
+        if "images" in body:
+            body["images"] = [item.url for item in body["images"]]
+        return body
 
     @abc.abstractmethod
     def submit_path(self, request: GenerationRequest) -> str:
         """Return the path of the submission."""
-
-    def price(self, request: GenerationRequest) -> Estimate | None:
-        """Return the cost of the request by the published prices, or ``None`` where none applies."""
-        return None
-
-    def result_defaults(self, request: GenerationRequest) -> ResultDefaults:
-        """Return the values of the result that a prepared request determines."""
-        price = self.price(request)
-        return ResultDefaults(
-            model=request.model,
-            duration=read_number(getattr(request, "duration", None)),
-            resolution=request.resolution,
-            credits=price.credits if price else None,
-            cost_usd=price.cost_usd if price else None,
-        )
 
     def prompt_optional(self, request: GenerationRequest) -> bool:
         """Return whether the prompt of this request may be empty."""
@@ -151,7 +113,8 @@ class Api(abc.ABC):
         if correlation and self.correlates(request):
             self.correlate(body, correlation)
         images = isinstance(request, ImageRequest)
-        timeout, path = image_timeout if images else None, self.submit_path(request)
+        timeout = image_timeout if images else None
+        path = self.submit_path(request)
         return HttpCall(method="POST", path=path, json=body, timeout=timeout, images=images)
 
     def takes_callback(self, request: GenerationRequest) -> bool:
@@ -165,85 +128,6 @@ class Api(abc.ABC):
     def correlate(self, body: dict[str, Any], correlation: str) -> None:
         """Add the correlation value to the body."""
         return
-
-    # ------------------------------------------------------------------ replies to a submission
-
-    def read_submit(
-        self,
-        answer: HttpReply | TransportFailure,
-        call: HttpCall,
-        request: GenerationRequest,
-        now: datetime,
-    ) -> SubmitOutcome:
-        """
-        Return which of the four outcomes a submission has.
-
-        Only a submission that the service certainly did not accept may be repeated; one that is not clearly
-        accepted, refused or unsent is uncertain.
-        """
-        if isinstance(answer, TransportFailure):
-            failure = errors.SeedanceConnectionError(answer.message, method=call.method, path=call.path)
-            return Uncertain(failure) if answer.sent else NotAccepted(failure)
-        body = answer.json if isinstance(answer.json, Mapping) else None
-        vendor = self.read_error(body) if body is not None else None
-        if answer.ok:
-            if body is not None and (generation := self.read_created(body, request, now)):
-                return Accepted(answer.clean(generation))
-            if vendor:
-                return Refused(self._refusal(answer, call, vendor, now))
-            return Uncertain(self._unexpected_reply(answer, call, "carries neither an id nor an output"))
-        error = self.error_for(answer, call, now=now)
-        if isinstance(error, errors.SeedanceRateLimitError) or (
-            answer.status == 503 and body is not None and self.is_service_error(body)
-        ):
-            return NotAccepted(error, error.retry_after)
-        if 400 <= answer.status < 500 and answer.status not in parsing.UNCERTAIN_4XX:
-            return Refused(error)
-        return Uncertain(error)
-
-    def read_created(
-        self, body: Mapping[str, Any], request: GenerationRequest, now: datetime
-    ) -> Generation | None:
-        """Read the generation from a 2xx reply to a submission; ``None`` if there is neither id nor output."""
-        payload = parsing.unwrap(body)
-        urls = self.outputs(payload)
-        generation_id = self.find_id(body)
-        if generation_id is None and not urls:
-            return None
-        if isinstance(body.get("error"), Mapping) and not (payload.get("status") or urls):
-            # An error without a status: the id may be that of the request.
-            return None
-        generation = self.read_generation(
-            body, generation_id or parsing.local_id(body), media=request.media, now=now
-        )
-        if generation.status is GenerationStatus.SUCCEEDED and not generation.urls:
-            # "success" is about the submission; the output follows.
-            generation = replace(generation, status=GenerationStatus.QUEUED)
-        return generation.with_defaults(self.result_defaults(request).as_dict())
-
-    def find_id(self, body: Mapping[str, Any]) -> str | None:
-        """Find the id of a generation in a flat or enveloped reply."""
-        return next(iter(self._ids(body)), None)
-
-    def _ids(self, body: Mapping[str, Any]) -> list[str]:
-        return [
-            found
-            for source in (parsing.unwrap(body), body)
-            for name in self.id_fields
-            if (found := parsing.identifier(source.get(name)))
-        ]
-
-    def _refusal(
-        self, answer: HttpReply, call: HttpCall, vendor: VendorError, now: datetime
-    ) -> errors.SeedanceError:
-        error = self.error_for(answer, call, now=now)
-        if isinstance(error, errors.SeedanceServerError):
-            # A 2xx with an error body is a refusal, even if its code is that of a server error.
-            return errors.SeedanceRequestError(
-                f"{self.name} refused the submission: {answer.line(vendor.message or vendor.code or '')}",
-                **error.details(),
-            )
-        return error
 
     # ------------------------------------------------------------------ status
 
@@ -274,88 +158,9 @@ class Api(abc.ABC):
         yield from ()
         return {}
 
-    def read_state(
-        self, reply: HttpReply, call: HttpCall, generation_id: str, *, media: Media, now: datetime
-    ) -> Generation:
-        """
-        Read the reply to a status request.
-
-        :raises SeedanceServerError: it contains no status; to treat the generation as queued or failed could
-            cancel or repeat a paid one.
-        """
-        self.check_identity(reply, call, generation_id)
-        body: Mapping[str, Any] = reply.json
-        payload = parsing.unwrap(body)
-        word = payload.get("status")
-        known = isinstance(word, str) and bool(word.strip())
-        if known and payload is body and str(word).strip().lower() == "error":
-            known = self.find_id(body) is not None  # else it is about the call
-        if not known and not self.outputs(payload):
-            raise self._unexpected_reply(
-                reply, call, "does not contain the status of the generation", generation_id
-            )
-        return reply.clean(self.read_generation(body, generation_id, media=media, now=now))
-
-    def check_identity(self, reply: HttpReply, call: HttpCall, generation_id: str) -> None:
-        """
-        Verify that a reply is about the requested generation, where the id is sent in the query.
-
-        A cache that ignores queries would return another generation. With an id in the path each of them is a
-        resource of its own.
-
-        :raises SeedanceServerError: every id in it is another one; the output would be another user's video.
-        """
-        if not call.query:
-            return
-        ids = {found.strip() for found in self._ids(reply.json)}
-        if ids and generation_id.strip() not in ids:
-            raise self._unexpected_reply(reply, call, "is about another generation", generation_id)
-
     @abc.abstractmethod
     def status_call(self, generation_id: str) -> HttpCall:
         """Build the request for the status of a generation."""
-
-    def read_generation(
-        self, body: Mapping[str, Any], generation_id: str, *, media: Media, now: datetime
-    ) -> Generation:
-        """Read a generation from a body of any documented shape. Never raises."""
-        payload = parsing.unwrap(body)
-        urls = self.outputs(payload)
-        status, documented, word = parsing.status_of(
-            payload.get("status"), urls, self.envelope_words if payload is body else ()
-        )
-        succeeded = status is GenerationStatus.SUCCEEDED
-        failed = status.terminal and not succeeded
-        message, code = parsing.failure_message(payload, body) if failed else (None, None)
-        common: dict[str, Any] = {
-            "model": parsing.text(payload.get("model")),
-            "duration": read_number(payload.get("duration")),
-            "resolution": parsing.text(payload.get("resolution")),
-            "created_at": read_time(payload.get("created_at")),
-            "completed_at": read_time(payload.get("completed_at")),
-        }
-        return Generation(
-            generation_id=generation_id,
-            api=self.name,
-            media=media,
-            status=status,
-            documented=documented,
-            word=word,
-            urls=urls if succeeded else (),
-            error_message=message,
-            error_code=code,
-            **{**common, **self.details(payload, status, now)},
-        )
-
-    def details(
-        self, payload: Mapping[str, Any], status: GenerationStatus, now: datetime
-    ) -> Mapping[str, Any]:
-        """Return fields of :class:`Generation` that the service reports in its own way."""
-        return {}
-
-    @abc.abstractmethod
-    def outputs(self, payload: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return the output URLs of an unwrapped body."""
 
     def fetch(self, call: HttpCall, generation_id: str | None, now: datetime) -> Flow[HttpReply]:
         """
@@ -365,98 +170,6 @@ class Api(abc.ABC):
         """
         answer = yield call
         return self.check(answer, call, generation_id, now)
-
-    def check(
-        self,
-        answer: HttpReply | TransportFailure | None,
-        call: HttpCall,
-        generation_id: str | None,
-        now: datetime,
-    ) -> HttpReply:
-        """Return the reply to a read, or raise its error, as :meth:`fetch` does."""
-        if isinstance(answer, TransportFailure):
-            raise errors.SeedanceConnectionError(
-                answer.message, method=call.method, path=call.path, generation_id=generation_id
-            )
-        if answer is None:
-            raise RuntimeError("the driver has to answer a call")
-        body = answer.json
-        if answer.ok and isinstance(body, Mapping):
-            if self.read_error(body) is None or self.reports_generation(body):
-                return answer
-            raise self.error_for(answer, call, now=now, generation_id=generation_id)
-        if answer.ok:
-            raise self._unexpected_reply(answer, call, "is not a JSON object", generation_id)
-        raise self.error_for(answer, call, now=now, generation_id=generation_id)
-
-    def reports_generation(self, body: Mapping[str, Any]) -> bool:
-        """Return whether a body with an error describes a failed generation, not a failed call."""
-        word = parsing.unwrap(body).get("status")
-        if not isinstance(word, str):
-            return False
-        return self.find_id(body) is not None or word.lower() not in parsing.ENVELOPE_WORDS
-
-    # ------------------------------------------------------------------ errors
-
-    @abc.abstractmethod
-    def read_error(self, body: Mapping[str, Any]) -> VendorError | None:
-        """Return the error in a body of the service, or ``None``."""
-
-    def is_service_error(self, body: Mapping[str, Any]) -> bool:
-        """
-        Return whether the service itself wrote an error body, not a gateway in front of it.
-
-        Strict, because a submission is repeated because of it.
-        """
-        return self.read_error(body) is not None
-
-    def classify(self, status: int, code: str | None) -> type[errors.SeedanceError] | None:
-        """Return the error class for a code that says more than its HTTP status, or ``None``."""
-        return None
-
-    def permanent_rate_limit(self, vendor: VendorError) -> str | None:
-        """Return who has to do what after a 429 that no waiting ends, or ``None`` for any other 429."""
-        return None
-
-    def error_for(
-        self, reply: HttpReply, call: HttpCall, *, now: datetime, generation_id: str | None = None
-    ) -> errors.SeedanceError:
-        """Return the error to raise for an error reply, by its HTTP status first, then by the service's code."""
-        body = reply.json
-        vendor = (self.read_error(body) if isinstance(body, Mapping) else None) or VendorError()
-        status = reply.status
-        if reply.ok:
-            status = vendor.status or parsing.STATUS_BY_CODE.get(str(vendor.code).upper(), 500)
-        # On a read these statuses are sufficient; a code only refines other ones.
-        plain = call.method == "GET" and (reply.status in (401, 404, 429) or reply.status >= 500)
-        code = None if plain else vendor.code
-        cls = self.classify(status, code) or parsing.class_for(status, code)
-        wait = read_retry_after(reply.headers, now) if status == 503 else None
-        if status == 429:  # every reply has the headers, and only here they are a wait
-            wait = read_rate_limit(reply.headers, now).retry_after
-        message = parsing.error_message(self.name, reply, vendor)
-        if status == 429 and call.method == "POST" and (solution := self.permanent_rate_limit(vendor)):
-            cls, wait, message = errors.SeedanceForbiddenError, None, f"{message} {solution}"
-        return cls(
-            message,
-            http_status=reply.status,
-            vendor_code=reply.line(vendor.code, MAX_WORD_CHARS) if vendor.code else None,
-            method=call.method,
-            path=call.path,
-            generation_id=generation_id,
-            retry_after=wait,
-        )
-
-    def _unexpected_reply(
-        self, reply: HttpReply, call: HttpCall, problem: str, generation_id: str | None = None
-    ) -> errors.SeedanceServerError:
-        return errors.SeedanceServerError(
-            f"{self.name} answered {reply.status}, but the answer {problem}: {reply.excerpt()}",
-            http_status=reply.status,
-            method=call.method,
-            path=call.path,
-            generation_id=generation_id,
-        )
 
     def correlates(self, request: GenerationRequest) -> bool:
         """Return whether a submission of this request can carry a correlation value."""

@@ -50,10 +50,8 @@ class HttpCall:
     """
     One request to a service.
 
-    :param method: ``GET``, ``POST`` or ``DELETE``.
     :param path: Path below the base URL, beginning with a slash.
     :param query: Query parameters in order; names may repeat.
-    :param json: The body, or ``None``.
     :param timeout: Seconds for this call; ``None`` is the connection's own.
     :param images: Whether the reply may hold images, and so be very long.
     """
@@ -74,7 +72,6 @@ class HttpReply:
     Texts of the service enter messages and generations through :meth:`line`, :meth:`excerpt` and :meth:`clean`,
     which redact them.
 
-    :param status: HTTP status.
     :param headers: Header fields by lower-case name.
     :param body: The body, decoded from its transfer encoding.
     :param redact: Removes secrets from a text.
@@ -181,8 +178,6 @@ class VendorError:
     """
     Error body of a service.
 
-    :param code: Its code, as text.
-    :param message: Its message.
     :param status: HTTP status given in the body, where it differs from the real one.
     """
 

@@ -21,6 +21,14 @@ MAX_ID_CHARS = 1000
 #: HTTP statuses after which it is unknown whether a submission was accepted.
 UNCERTAIN_4XX = (408, 409, 425)
 
+_CLASS_BY_STATUS: Mapping[int, type[errors.SeedanceError]] = {
+    401: errors.SeedanceAuthenticationError,
+    402: errors.SeedanceInsufficientCreditsError,
+    403: errors.SeedanceForbiddenError,
+    404: errors.SeedanceNotFoundError,
+    429: errors.SeedanceRateLimitError,
+}
+
 STATUS_BY_CODE: Mapping[str, int] = {
     "INVALID_API_KEY": 401,
     "UNAUTHORIZED": 401,
@@ -72,26 +80,19 @@ def local_id(body: Mapping[str, Any]) -> str:
 
 def strings(value: Any) -> tuple[str, ...]:
     """Return the non-empty strings of a list, or of a single string."""
-    items = [value] if isinstance(value, str) else value
-    if not isinstance(items, (list, tuple)):
-        return ()
+    items = value if isinstance(value, (list, tuple)) else [value]
     return tuple(item for item in items if isinstance(item, str) and item)
 
 
 def urls(value: Any) -> tuple[str, ...]:
     """Return the URLs of outputs: text, an object with ``url`` or ``video_url``, or a list of such."""
-    items = value if isinstance(value, (list, tuple)) else [value]
-    return tuple(
-        found
-        for item in items
-        for found in (
-            strings(item.get("url")) or strings(item.get("video_url"))
-            if isinstance(item, Mapping)
-            else strings(item)
-            if isinstance(item, str)
-            else ()
-        )
-    )
+    found: list[str] = []
+    for item in value if isinstance(value, (list, tuple)) else [value]:
+        if isinstance(item, Mapping):
+            found += strings(item.get("url")) or strings(item.get("video_url"))
+        elif isinstance(item, str):
+            found += strings(item)
+    return tuple(found)
 
 
 def text(value: Any) -> str | None:
@@ -153,18 +154,9 @@ def class_for(status: int, code: str | None) -> type[errors.SeedanceError]:
     """Return the error class for an HTTP status, or for a code that says the content was refused."""
     if is_moderation(code):
         return errors.SeedanceModerationError
-    known: Mapping[int, type[errors.SeedanceError]] = {
-        401: errors.SeedanceAuthenticationError,
-        402: errors.SeedanceInsufficientCreditsError,
-        403: errors.SeedanceForbiddenError,
-        404: errors.SeedanceNotFoundError,
-        429: errors.SeedanceRateLimitError,
-    }
-    if status in known:
-        return known[status]
-    if 400 <= status < 500 and status not in UNCERTAIN_4XX:
-        return errors.SeedanceRequestError
-    return errors.SeedanceServerError
+    is_refusal = 400 <= status < 500 and status not in UNCERTAIN_4XX
+    default = errors.SeedanceRequestError if is_refusal else errors.SeedanceServerError
+    return _CLASS_BY_STATUS.get(status, default)
 
 
 def error_message(name: str, reply: HttpReply, vendor: VendorError) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+
+from airflow_provider_seedance.generations import read_number, read_time
 
 #: Wait that a header may ask for. The longest documented quota window is a day; a longer wait is an error that
 #: would defer a task without end, or overflow a date.
@@ -47,11 +48,8 @@ def is_plausible_reset(moment: float, now: float) -> bool:
 
 
 def _number(text: str | None) -> float | None:
-    try:
-        value = float(text) if text is not None else None
-    except ValueError:
-        return None
-    return value if value is not None and math.isfinite(value) and value >= 0 else None
+    value = read_number(text)
+    return value if value is not None and value >= 0 else None
 
 
 def _date(text: str | None) -> datetime | None:
@@ -62,13 +60,6 @@ def _date(text: str | None) -> datetime | None:
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _epoch(seconds: float | None) -> datetime | None:
-    try:
-        return datetime.fromtimestamp(seconds, UTC) if seconds is not None else None
-    except (ValueError, OverflowError, OSError):
-        return None
 
 
 def read_retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
@@ -91,7 +82,7 @@ def read_rate_limit(headers: Mapping[str, str], now: datetime) -> RateLimit:
     """
     limit = _number(headers.get("x-ratelimit-limit"))
     remaining = _number(headers.get("x-ratelimit-remaining"))
-    reset_at = _epoch(_number(headers.get("x-ratelimit-reset")))
+    reset_at = read_time(_number(headers.get("x-ratelimit-reset")))
     wait = read_retry_after(headers, now)
     if wait is None:
         wait = _number(headers.get("x-ratelimit-retryafter"))

@@ -8,24 +8,13 @@ from typing import Any
 
 from airflow_provider_seedance.apis import base, parsing
 from airflow_provider_seedance.apis.messages import HttpCall, VendorError
-from airflow_provider_seedance.apis.rules import Flag, Inputs, Model, OneOf, Rule, Text
+from airflow_provider_seedance.apis.rules import Flag, Inputs, Model, OneOf, Text
 from airflow_provider_seedance.generations import (
     GenerationRequest,
     GenerationStatus,
-    ImageRequest,
     read_number,
     read_time,
 )
-
-_RULES: Mapping[str, Rule] = {
-    "prompt": Text(),
-    "model": Model(("bytedance/seedance-1.5-pro",)),
-    "aspect_ratio": OneOf(("16:9", "9:16", "4:3", "3:4", "1:1", "21:9")),
-    "resolution": OneOf(("480p", "720p", "1080p")),
-    "duration": OneOf((4, 8, 12), " (seconds)"),
-    "generate_audio": Flag(),
-    "images": Inputs(),
-}
 
 
 class Runbase(base.Api):
@@ -36,9 +25,15 @@ class Runbase(base.Api):
     default_base_url = "https://runbase.net/api/v1"
     # Contradiction 26.
     id_fields = ("id", "run_id", "task_id")
-
-    def rules(self, request: GenerationRequest, base_url: str) -> Mapping[str, Rule]:
-        return {} if isinstance(request, ImageRequest) else _RULES
+    video_rules = {
+        "prompt": Text(),
+        "model": Model(("bytedance/seedance-1.5-pro",)),
+        "aspect_ratio": OneOf(("16:9", "9:16", "4:3", "3:4", "1:1", "21:9")),
+        "resolution": OneOf(("480p", "720p", "1080p")),
+        "duration": OneOf((4, 8, 12), " (seconds)"),
+        "generate_audio": Flag(),
+        "images": Inputs(),
+    }
 
     def defaults(self, request: GenerationRequest, base_url: str) -> Mapping[str, Any]:
         return {"model": "bytedance/seedance-1.5-pro"}
@@ -47,13 +42,12 @@ class Runbase(base.Api):
         return "/runs"
 
     def body(self, request: GenerationRequest) -> dict[str, Any]:
-        given = request.arguments()
-        given.pop("extra_params", None)
+        given = super().body(request)
         model = given.pop("model", None)
         if "duration" in given:
             given["duration"] = str(given["duration"])
         if "images" in given:
-            given["image_urls"] = [item.url for item in given.pop("images")]
+            given["image_urls"] = given.pop("images")
         return {"model": model, "input": given}
 
     def add_extra(self, body: dict[str, Any], extra: Mapping[str, Any]) -> None:

@@ -14,37 +14,17 @@ from typing import Any
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis import base, parsing
 from airflow_provider_seedance.apis.messages import HttpCall, HttpReply, Pause, VendorError
-from airflow_provider_seedance.apis.rules import Inputs, Model, OneOf, Rule, Text, Whole
+from airflow_provider_seedance.apis.rules import Inputs, Model, OneOf, Text, Whole
 from airflow_provider_seedance.generations import (
     Generation,
     GenerationRequest,
     GenerationStatus,
     ImageRequest,
     Media,
-    VideoRequest,
     read_number,
 )
 
 _PROMPT = Text(max_chars=300)
-
-_VIDEO_RULES: Mapping[str, Rule] = {
-    "prompt": _PROMPT,
-    "model": Model(("seedance-1.0", "seedance-1.5-pro", "seedance-2.0")),
-    "duration": Whole(5, 30, " (seconds)"),
-    "resolution": OneOf(("720p", "1080p", "4k")),
-    "fps": OneOf((24, 30, 60)),
-    "images": Inputs(maximum=1),
-}
-
-_IMAGE_RULES: Mapping[str, Rule] = {
-    "prompt": _PROMPT,
-    "model": Model(("seedream-3.0", "seedream-4.0", "seedream-4.5", "seedream-5.0")),
-    "resolution": OneOf(("1024x1024", "2048x2048", "4k")),
-    "quality": OneOf(("standard", "high")),
-    "num_images": Whole(1, 4),
-    "seed": Whole(),
-    "style": Text(),
-}
 
 # Backoff for the result that a completed task does not return yet (contradiction 3).
 _RESULT_BACKOFF_SECONDS = (1.0, 2.0, 4.0)
@@ -60,9 +40,23 @@ class Seedance2Api(base.Api):
     callback_field = "webhook_url"
     requests_per_status = 2
     envelope_words = parsing.ENVELOPE_WORDS
-
-    def rules(self, request: GenerationRequest, base_url: str) -> Mapping[str, Rule]:
-        return _IMAGE_RULES if isinstance(request, ImageRequest) else _VIDEO_RULES
+    video_rules = {
+        "prompt": _PROMPT,
+        "model": Model(("seedance-1.0", "seedance-1.5-pro", "seedance-2.0")),
+        "duration": Whole(5, 30, " (seconds)"),
+        "resolution": OneOf(("720p", "1080p", "4k")),
+        "fps": OneOf((24, 30, 60)),
+        "images": Inputs(maximum=1),
+    }
+    image_rules = {
+        "prompt": _PROMPT,
+        "model": Model(("seedream-3.0", "seedream-4.0", "seedream-4.5", "seedream-5.0")),
+        "resolution": OneOf(("1024x1024", "2048x2048", "4k")),
+        "quality": OneOf(("standard", "high")),
+        "num_images": Whole(1, 4),
+        "seed": Whole(),
+        "style": Text(),
+    }
 
     def defaults(self, request: GenerationRequest, base_url: str) -> Mapping[str, Any]:
         if isinstance(request, ImageRequest):
@@ -73,10 +67,9 @@ class Seedance2Api(base.Api):
         return "/seedream/generate" if isinstance(request, ImageRequest) else "/seedance/generate"
 
     def body(self, request: GenerationRequest) -> dict[str, Any]:
-        body = request.arguments()
-        body.pop("extra_params", None)
-        if isinstance(request, VideoRequest) and request.images:
-            body["image_input"] = body.pop("images")[0].url
+        body = super().body(request)
+        if "images" in body:
+            body["image_input"] = body.pop("images")[0]
         return body
 
     def status_call(self, generation_id: str) -> HttpCall:

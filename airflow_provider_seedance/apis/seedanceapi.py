@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from airflow_provider_seedance.apis import base, parsing
 from airflow_provider_seedance.apis.messages import HttpCall, VendorError
-from airflow_provider_seedance.generations import (
-    GenerationRequest,
-    GenerationStatus,
-    read_number,
-)
+from airflow_provider_seedance.generations import GenerationRequest, GenerationStatus, read_number
 
 _FINE_CODES = ("", "0", "200", "ok", "success")
 
@@ -51,25 +48,19 @@ class SeedanceOrgApi(base.Api):
 
     def read_error(self, body: Mapping[str, Any]) -> VendorError | None:
         error = body.get("error")
-        nested = error if isinstance(error, Mapping) else {}
+        nested = parsing.mapping(error)
         code = parsing.text(nested.get("code")) or parsing.text(body.get("code"))
         if code is not None and code.strip().lower() in _FINE_CODES:
             code = None
         if code is None and not error:
             return None
-        message = (
-            parsing.text(nested.get("message"))
-            or parsing.text(body.get("error_message"))
-            or (
-                parsing.text(body.get("message")) if body.get("message") not in ("success", "error") else None
-            )
-            or (error if isinstance(error, str) else None)
-        )
-        claimed_status = int(code) if code and code.isascii() and code.isdigit() and len(code) == 3 else None
+        message = parsing.text(nested.get("message")) or parsing.text(body.get("error_message"))
+        if not message and body.get("message") not in ("success", "error"):
+            message = parsing.text(body.get("message"))
         return VendorError(
             code=code,
-            message=message,
-            status=claimed_status if claimed_status and claimed_status >= 400 else None,
+            message=message or (error if isinstance(error, str) else None),
+            status=int(code) if code and re.fullmatch("[4-9][0-9]{2}", code) else None,
         )
 
     def is_service_error(self, body: Mapping[str, Any]) -> bool:

@@ -5,19 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_provider_seedance.apis.rules import Flag, Inputs, OneOf, Rule, Text
+from airflow_provider_seedance.apis.rules import Flag, Inputs, OneOf, Text
 from airflow_provider_seedance.apis.seedanceapi import SeedanceOrgApi
-from airflow_provider_seedance.generations import Estimate, GenerationRequest, ImageRequest, read_number
-
-_RULES: Mapping[str, Rule] = {
-    "prompt": Text(max_chars=2000),
-    "aspect_ratio": OneOf(("1:1", "16:9", "9:16", "4:3", "3:4", "21:9", "9:21")),
-    "resolution": OneOf(("480p", "720p")),
-    "duration": OneOf((4, 8, 12), " (seconds)"),
-    "generate_audio": Flag(),
-    "fixed_lens": Flag(),
-    "images": Inputs(maximum=1),
-}
+from airflow_provider_seedance.generations import Estimate, GenerationRequest, read_number
 
 #: US dollars per credit; the same in every row of the price table.
 USD_PER_CREDIT = 0.005
@@ -46,18 +36,23 @@ class SeedanceApiV1(SeedanceOrgApi):
     title = "seedanceapi.org v1"
     default_base_url = "https://seedanceapi.org/v1"
     publishes_prices = True
-
-    def rules(self, request: GenerationRequest, base_url: str) -> Mapping[str, Rule]:
-        return {} if isinstance(request, ImageRequest) else _RULES
+    video_rules = {
+        "prompt": Text(max_chars=2000),
+        "aspect_ratio": OneOf(("1:1", "16:9", "9:16", "4:3", "3:4", "21:9", "9:21")),
+        "resolution": OneOf(("480p", "720p")),
+        "duration": OneOf((4, 8, 12), " (seconds)"),
+        "generate_audio": Flag(),
+        "fixed_lens": Flag(),
+        "images": Inputs(maximum=1),
+    }
 
     def body(self, request: GenerationRequest) -> dict[str, Any]:
-        body = request.arguments()
-        body.pop("extra_params", None)
+        body = super().body(request)
         if "duration" in body:
             # Documented as text here, as numbers elsewhere (contradiction 16).
             body["duration"] = str(body["duration"])
         if "images" in body:
-            body["image_urls"] = [item.url for item in body.pop("images")]
+            body["image_urls"] = body.pop("images")
         return body
 
     def price(self, request: GenerationRequest) -> Estimate | None:

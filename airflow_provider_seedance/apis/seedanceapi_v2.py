@@ -5,22 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_provider_seedance.apis.rules import Flag, Inputs, Model, OneOf, Rule, Text, Undocumented
+from airflow_provider_seedance.apis.rules import Flag, Inputs, Model, OneOf, Text, Undocumented
 from airflow_provider_seedance.apis.seedanceapi import SeedanceOrgApi
-from airflow_provider_seedance.generations import GenerationRequest, ImageRequest
+from airflow_provider_seedance.generations import GenerationRequest
 
 _NOT_IN_GUIDE = "the documents of seedanceapi-v2 do not mention this argument; it may have no effect"
-
-_RULES: Mapping[str, Rule] = {
-    "prompt": Text(max_chars=2000),
-    "model": Model(("seedance-2.0", "seedance-2.0-fast")),
-    "duration": OneOf((5, 10, 15), " (seconds)"),
-    "aspect_ratio": OneOf(("16:9", "9:16", "4:3", "3:4")),
-    "images": Inputs(maximum=4),
-    # Contradiction 18: silent documents, but clients are seen to send them. Never sent unasked.
-    "resolution": Undocumented(Text(), _NOT_IN_GUIDE),
-    "generate_audio": Undocumented(Flag(), _NOT_IN_GUIDE),
-}
 
 
 class SeedanceApiV2(SeedanceOrgApi):
@@ -29,20 +18,20 @@ class SeedanceApiV2(SeedanceOrgApi):
     name = "seedanceapi-v2"
     title = "seedanceapi.org v2"
     default_base_url = "https://seedanceapi.org/v2"
-
-    def rules(self, request: GenerationRequest, base_url: str) -> Mapping[str, Rule]:
-        return {} if isinstance(request, ImageRequest) else _RULES
+    video_rules = {
+        "prompt": Text(max_chars=2000),
+        "model": Model(("seedance-2.0", "seedance-2.0-fast")),
+        "duration": OneOf((5, 10, 15), " (seconds)"),
+        "aspect_ratio": OneOf(("16:9", "9:16", "4:3", "3:4")),
+        "images": Inputs(maximum=4),
+        # Contradiction 18: silent documents, but clients are seen to send them. Never sent unasked.
+        "resolution": Undocumented(Text(), _NOT_IN_GUIDE),
+        "generate_audio": Undocumented(Flag(), _NOT_IN_GUIDE),
+    }
 
     def defaults(self, request: GenerationRequest, base_url: str) -> Mapping[str, Any]:
         # Every example of the guide names a model; whether one is required is not said.
         return {"model": "seedance-2.0"}
-
-    def body(self, request: GenerationRequest) -> dict[str, Any]:
-        body = request.arguments()
-        body.pop("extra_params", None)
-        if "images" in body:
-            body["images"] = [item.url for item in body["images"]]
-        return body
 
 
 API = SeedanceApiV2()

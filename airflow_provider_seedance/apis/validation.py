@@ -19,20 +19,13 @@ class ServiceSettings(Protocol):
     """The settings of a connection that decide which requests its service accepts."""
 
     @property
-    def api(self) -> Api:
-        """Adapter of the service."""
-
+    def api(self) -> Api: ...
     @property
-    def base_url(self) -> str:
-        """Base URL without a slash at the end."""
-
+    def base_url(self) -> str: ...
     @property
-    def media_hosts(self) -> MediaHosts:
-        """Hosts that input media may come from in addition to public https ones."""
-
+    def media_hosts(self) -> MediaHosts: ...
     @property
-    def model(self) -> str | None:
-        """Default model of the connection; used for the kind of media it is for."""
+    def model(self) -> str | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +58,7 @@ def prepare_request(settings: ServiceSettings, request: GenerationRequest) -> Pr
     if problems := _structural_problems(api, request, base_url):
         raise _refused(api, problems)
     model = settings.model if request.model is None and _fits(settings.model, request) else None
-    as_requested = request.with_default(model=model) if model else request
+    as_requested = request.with_default(model=model)
     if not api.rules(as_requested, base_url):
         makes = "videos" if isinstance(request, ImageRequest) else "images"
         raise SeedanceRequestError(
@@ -77,7 +70,7 @@ def prepare_request(settings: ServiceSettings, request: GenerationRequest) -> Pr
         for name, value in api.defaults(as_requested, base_url).items()
         if getattr(as_requested, name) is None
     }
-    prepared = as_requested.with_default(**defaults) if defaults else as_requested
+    prepared = as_requested.with_default(**defaults)
     rules = api.rules(prepared, base_url)
     if problems := _problems(settings, prepared, rules):
         source = " The model comes from the connection." if model and "model" not in rules else ""
@@ -158,14 +151,13 @@ def _argument_problems(
 ) -> list[str]:
     found = _prompt_problems(api, request)
     for name, value in request.arguments().items():
+        rule = rules.get(name)
         if name == "extra_params":
             if not isinstance(value, Mapping):
                 found.append(f"extra_params must be a dict of the service's own fields, not {value!r}")
-            continue
-        if name == "prompt" and not isinstance(value, str):
-            continue
-        rule = rules.get(name)
-        if rule is None:
+        elif name == "prompt" and not isinstance(value, str):
+            pass  # already found
+        elif rule is None:
             takes = ", ".join(sorted(rules))
             found.append(f"{name}={_preview(value)} is not an argument of {api.name}, which takes {takes}")
         elif isinstance(rule, Inputs):

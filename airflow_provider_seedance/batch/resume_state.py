@@ -138,5 +138,5 @@ def _stored(error: errors.SeedanceError) -> list[str]:
 
 def _restored(stored: list[str], retry_after: float | None = None) -> errors.SeedanceError:
     name, message = stored
-    known = getattr(errors, name, None) if name in errors.__all__ else None
+    known = getattr(errors, name, None) if name.startswith("Seedance") else None
     return (known or errors.SeedanceError)(message, retry_after=retry_after)

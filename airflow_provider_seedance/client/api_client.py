@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import httpx
 
@@ -50,7 +50,7 @@ from airflow_provider_seedance.settings import Settings
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-C = TypeVar("C", httpx.Client, httpx.AsyncClient)
+C = TypeVar("C", bound=httpx.Client | httpx.AsyncClient)
 
 #: Identifies this package: proxies in front of the services refuse the default names of HTTP libraries.
 USER_AGENT = f"airflow-provider-seedance/{__version__}"
@@ -133,17 +133,34 @@ class Observer(Protocol):
         """Record the rate limit that a reply reports."""
 
 
-class _Base:
-    """Base of both clients: turns calls into requests, and failures into messages."""
+class _Base(Generic[C]):
+    """
+    Base of both clients: turns calls into requests, and failures into messages.
 
-    def __init__(self, settings: Settings, observer: Observer | None = None) -> None:
+    :param library_client: Class of the client of httpx.
+    :param transport: Makes its transport.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        observer: Observer | None,
+        library_client: Callable[..., C],
+        transport: Callable[..., Any],
+    ) -> None:
         self.settings = settings
         self._observer = observer
         self._tls = tls_context(settings.verify)
+        self._library_client = library_client
+        self._transport = transport
+        self._http = self._make()
+        self._submissions: C | None = None
 
-    def _make(self, kind: Callable[..., C], transport: Callable[..., Any], *, fresh: bool = False) -> C:
+    def _make(self, *, fresh: bool = False) -> C:
         try:
-            return kind(**self._options(), transport=transport(**self._transport_options(fresh)))
+            return self._library_client(
+                **self._options(), transport=self._transport(**self._transport_options(fresh))
+            )
         except (ImportError, ValueError, httpx.InvalidURL) as error:
             # The message of the library may contain a part of the password.
             why = str(error) if isinstance(error, ImportError) else "its address cannot be read"
@@ -173,21 +190,30 @@ class _Base:
             "limits": httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=kept),
         }
 
+    def _client_for(self, call: HttpCall) -> C:
+        # The service may be closing a connection that is kept alive; a submission that fails on it would be
+        # uncertain for no reason. So each submission opens a connection.
+        if call.method != "POST":
+            return self._http
+        if self._submissions is None:
+            self._submissions = self._make(fresh=True)
+        return self._submissions
+
+    def _timeout(self, call: HttpCall) -> float:
+        return call.timeout if call.timeout is not None else self.settings.call_timeout
+
     def _request(self, call: HttpCall) -> dict[str, Any]:
-        request: dict[str, Any] = {
+        return {
             "method": call.method,
             "url": self.settings.base_url + call.path,
             "params": list(call.query) or None,
-            "timeout": call.timeout if call.timeout is not None else self.settings.call_timeout,
+            "timeout": self._timeout(call),
+            "json": call.json,
         }
-        if call.json is not None:
-            request["json"] = call.json
-        return request
 
     def _start_request(self, call: HttpCall) -> _RequestTrace:
         self._notify_observer(self._count, call)
-        timeout = call.timeout if call.timeout is not None else self.settings.call_timeout
-        return _RequestTrace(call.method, PHASES_OF_A_CALL * timeout)
+        return _RequestTrace(call.method, PHASES_OF_A_CALL * self._timeout(call))
 
     def _count(self, call: HttpCall) -> None:
         metrics.count_request(self.settings.api.name, _REQUEST_KINDS.get(call.method, "read"))
@@ -210,6 +236,9 @@ class _Base:
             log.warning("Rate-limit accounting for %s failed: %s", self.settings.api.title, reason)
 
     def _failure(self, error: Exception, sent: bool) -> TransportFailure:
+        """Return the failure for an error of the network; raise any other."""
+        if not (isinstance(error, (*_READ_ERRORS, httpx.InvalidURL)) or is_socks_error(error)):
+            raise error
         reason = (
             _TIMEOUT_MESSAGES.get(type(error)) or self.settings.redact(str(error)) or type(error).__name__
         )
@@ -240,7 +269,7 @@ class _Base:
         return self._failure(body.timeout_error() if body.timed_out else error, sent=True)
 
 
-class Client(_Base):
+class Client(_Base[httpx.Client]):
     """
     Client that drives flows with blocking calls.
 
@@ -256,10 +285,8 @@ class Client(_Base):
         observer: Observer | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        super().__init__(settings, observer)
+        super().__init__(settings, observer, httpx.Client, _timed_transport)
         self._sleep = sleep
-        self._http = self._make(httpx.Client, _timed_transport)
-        self._submissions: httpx.Client | None = None
 
     def run(self, flow: Flow[T]) -> T:
         """
@@ -290,10 +317,11 @@ class Client(_Base):
 
     def _exchange(self, call: HttpCall, trace: _RequestTrace) -> HttpReply | TransportFailure:
         try:
-            http = self._for(call)
             with (
                 enforce(trace.network_timeout),
-                http.stream(**self._request(call), extensions={"trace": trace.trace}) as response,
+                self._client_for(call).stream(
+                    **self._request(call), extensions={"trace": trace.trace}
+                ) as response,
             ):
                 trace.response, body = response, _body_of(response, call)
                 trace.network_timeout.restart(body.timeout)
@@ -303,24 +331,10 @@ class Client(_Base):
                 except _READ_ERRORS as error:
                     return self._incomplete_reply(response, body, error)
             return self._reply(response, body.detach())
-        except (*_READ_ERRORS, httpx.InvalidURL) as error:
-            return self._failure(error, trace.sent)
         except Exception as error:
-            if not is_socks_error(error):
-                raise
             return self._failure(error, trace.sent)
-
-    def _for(self, call: HttpCall) -> httpx.Client:
-        # The service may be closing a connection that is kept alive; a submission that fails on it would be
-        # uncertain for no reason. So each submission opens a connection.
-        if call.method != "POST":
-            return self._http
-        if self._submissions is None:
-            self._submissions = self._make(httpx.Client, _timed_transport, fresh=True)
-        return self._submissions
 
     def close(self) -> None:
-        """Close every connection."""
         self._http.close()
         if self._submissions is not None:
             self._submissions.close()
@@ -332,13 +346,11 @@ class Client(_Base):
         self.close()
 
 
-class AsyncClient(_Base):
+class AsyncClient(_Base[httpx.AsyncClient]):
     """Client that drives flows on an event loop; see :class:`Client`."""
 
     def __init__(self, settings: Settings, *, observer: Observer | None = None) -> None:
-        super().__init__(settings, observer)
-        self._http = self._make(httpx.AsyncClient, httpx.AsyncHTTPTransport)
-        self._submissions: httpx.AsyncClient | None = None
+        super().__init__(settings, observer, httpx.AsyncClient, httpx.AsyncHTTPTransport)
 
     async def run(self, flow: Flow[T]) -> T:
         """
@@ -369,11 +381,12 @@ class AsyncClient(_Base):
 
     async def _exchange(self, call: HttpCall, trace: _RequestTrace) -> HttpReply | TransportFailure:
         try:
-            http = self._for(call)
             trace.timeout = asyncio.timeout(trace.network_timeout.remaining)
             async with (
                 trace.timeout,
-                http.stream(**self._request(call), extensions={"trace": trace.atrace}) as response,
+                self._client_for(call).stream(
+                    **self._request(call), extensions={"trace": trace.atrace}
+                ) as response,
             ):
                 trace.response, body = response, _body_of(response, call)
                 trace.timeout.reschedule(None)
@@ -384,22 +397,10 @@ class AsyncClient(_Base):
                 except _READ_ERRORS as error:
                     return self._incomplete_reply(response, body, error)
             return self._reply(response, body.detach())
-        except (*_READ_ERRORS, httpx.InvalidURL) as error:
-            return self._failure(error, trace.sent)
         except Exception as error:
-            if not is_socks_error(error):
-                raise
             return self._failure(error, trace.sent)
-
-    def _for(self, call: HttpCall) -> httpx.AsyncClient:
-        if call.method != "POST":
-            return self._http
-        if self._submissions is None:
-            self._submissions = self._make(httpx.AsyncClient, httpx.AsyncHTTPTransport, fresh=True)
-        return self._submissions
 
     async def close(self) -> None:
-        """Close every connection."""
         await self._http.aclose()
         if self._submissions is not None:
             await self._submissions.aclose()

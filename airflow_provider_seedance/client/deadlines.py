@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -46,7 +46,7 @@ class NetworkTimeout:
         self.remaining = seconds
 
     @contextmanager
-    def measure(self, timeout: float | None, error: type[Exception]) -> Iterator[float]:
+    def measure(self, timeout: float | None, error: type[Exception]) -> Iterator[float | None]:
         """
         Count one operation, and return the timeout that is left for it.
 
@@ -74,14 +74,9 @@ def enforce(timeout: NetworkTimeout) -> Iterator[None]:
         _current.reset(token)
 
 
-@contextmanager
-def _measured(timeout: float | None, error: type[Exception]) -> Iterator[float | None]:
+def _measured(timeout: float | None, error: type[Exception]) -> AbstractContextManager[float | None]:
     current = _current.get()
-    if current is None:
-        yield timeout
-        return
-    with current.measure(timeout, error) as remaining:
-        yield remaining
+    return current.measure(timeout, error) if current else nullcontext(timeout)
 
 
 class TimedStream(httpcore.NetworkStream):
@@ -91,7 +86,6 @@ class TimedStream(httpcore.NetworkStream):
         self._stream = stream
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """Read at most that many bytes."""
         with _measured(timeout, httpcore.ReadTimeout) as remaining:
             return self._stream.read(max_bytes, remaining)
 
@@ -102,18 +96,15 @@ class TimedStream(httpcore.NetworkStream):
                 self._stream.write(buffer[start : start + _WRITE_CHUNK_BYTES], remaining)
 
     def close(self) -> None:
-        """Close the connection."""
         self._stream.close()
 
     def start_tls(
         self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        """Start TLS on the connection."""
         with _measured(timeout, httpcore.ConnectTimeout) as remaining:
             return TimedStream(self._stream.start_tls(ssl_context, server_hostname, remaining))
 
     def get_extra_info(self, info: str) -> Any:
-        """Return information about the connection."""
         return self._stream.get_extra_info(info)
 
 
@@ -124,18 +115,11 @@ class TimedBackend(httpcore.NetworkBackend):
         self._backend = backend or httpcore.SyncBackend()
 
     def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+        self, host: str, port: int, timeout: float | None = None, *args: Any, **options: Any
     ) -> httpcore.NetworkStream:
-        """Connect."""
         with _measured(timeout, httpcore.ConnectTimeout) as remaining:
-            return TimedStream(
-                self._backend.connect_tcp(host, port, remaining, local_address, socket_options)
-            )
+            stream = self._backend.connect_tcp(host, port, remaining, *args, **options)
+            return TimedStream(stream)
 
 
 def is_socks_error(error: Exception) -> bool:

@@ -59,12 +59,12 @@ class Cancellation:
     """
     Result of an attempt to cancel.
 
-    :param cancelled: Whether the service removed the generation from its queue.
     :param reason: Explanation for the log; if not cancelled, why, and that it goes on and is billed.
+    :param cancelled: Whether the service removed the generation from its queue.
     """
 
-    cancelled: bool
     reason: str
+    cancelled: bool = False
 
     def __bool__(self) -> bool:
         return self.cancelled
@@ -202,32 +202,28 @@ def cancel_flow(api: Api, generation_id: str, media: Media, now: Now) -> Flow[Ca
     """
     goes_on = f"generation {generation_id} goes on at {api.name} and is billed"
     if not api.can_cancel:
-        return _not_cancelled(f"{api.name} offers no way to cancel: {goes_on}")
+        return Cancellation(reason=f"{api.name} offers no way to cancel: {goes_on}")
     try:
         generation = yield from status_flow(api, generation_id, media, now, once=True)
     except errors.SeedanceError as error:
-        return _not_cancelled(f"its state could not be read ({error.message}): {goes_on}")
+        return Cancellation(reason=f"its state could not be read ({error.message}): {goes_on}")
     if generation.status.terminal:
-        return _not_cancelled(f"generation {generation_id} has already ended: {generation.status.value}")
+        return Cancellation(reason=f"generation {generation_id} has already ended: {generation.status.value}")
     if not api.may_cancel(generation):
-        return _not_cancelled(
-            f"{api.name} cancels only what is queued, and it is {generation.status.value}: {goes_on}"
+        return Cancellation(
+            reason=f"{api.name} cancels only what is queued, and it is {generation.status.value}: {goes_on}"
         )
     call = api.cancel_call(generation_id)
     answer = yield call
     assert answer is not None
     if isinstance(answer, TransportFailure):
-        return _not_cancelled(f"the request to cancel failed ({answer.message})")
+        return Cancellation(reason=f"the request to cancel failed ({answer.message})")
     if not answer.ok:
         refusal = api.error_for(answer, call, now=now(), generation_id=generation_id)
-        return _not_cancelled(f"{refusal.message}: {goes_on}")
+        return Cancellation(reason=f"{refusal.message}: {goes_on}")
     return Cancellation(
         cancelled=True, reason=f"generation {generation_id} was queued and is cancelled; it is not billed"
     )
-
-
-def _not_cancelled(reason: str) -> Cancellation:
-    return Cancellation(cancelled=False, reason=reason)
 
 
 def probe_flow(api: Api, now: Now) -> Flow[str]:

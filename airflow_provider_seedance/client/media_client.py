@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -43,6 +43,11 @@ MAX_REDIRECTS = 5
 #: The time for storing the bytes does not count.
 STALL_TIMEOUT_SECONDS = 120.0
 MIN_BYTES_PER_STALL_TIMEOUT = 128 * 1024
+
+_NETWORK_ERRORS = (
+    *(httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError),
+    *(httpcore.UnsupportedProtocol, OSError),
+)
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
@@ -125,9 +130,7 @@ class MediaStream:
     def validator(self) -> str | None:
         """Value for ``If-Range``: a strong ETag, or the date of the last change."""
         etag = self.headers.get("etag", "").strip()
-        if etag.startswith('"'):
-            return etag
-        return self.headers.get("last-modified") or None
+        return etag if etag.startswith('"') else self.headers.get("last-modified") or None
 
     def chunks(self) -> Iterator[bytes]:
         """
@@ -189,8 +192,7 @@ class MediaClient:
                 headers["If-Range"] = validator
         for _ in range(MAX_REDIRECTS + 1):
             address = _Address.of(url)
-            reason = media_url_problem(address.url, self._settings.media_hosts)
-            if reason:
+            if reason := media_url_problem(address.url, self._settings.media_hosts):
                 raise MediaAddressError(reason)
             stream = self._send(address, headers)
             location = stream.headers.get("location")
@@ -220,7 +222,6 @@ class MediaClient:
         return self._settings.max_media_bytes
 
     def close(self) -> None:
-        """Close every connection."""
         self._pool.close()
 
     def __enter__(self) -> Self:
@@ -267,29 +268,21 @@ def _follow(url: str, location: str) -> str:
         raise MediaAddressError(f"{redact_url(url)} redirects to something that is not a URL") from None
 
 
-class _GuardedBackend(httpcore.NetworkBackend):
+class _GuardedBackend(TimedBackend):
     """Network backend that connects to the addresses it has checked only."""
 
     def __init__(self, hosts: MediaHosts) -> None:
+        super().__init__()
         self._hosts = hosts
-        self._sockets = TimedBackend()
 
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.NetworkStream:
+    def connect_tcp(self, host: str, port: int, *args: Any, **options: Any) -> httpcore.NetworkStream:
         addresses = _resolve(host, port)
-        reason = address_problem(host, port, addresses, self._hosts)
-        if reason:
+        if reason := address_problem(host, port, addresses, self._hosts):
             raise MediaAddressError(reason)
         failure: Exception = httpcore.ConnectError(f"{host} resolves to no address")
         for address in addresses:
             try:
-                return self._sockets.connect_tcp(address, port, timeout, local_address, socket_options)
+                return super().connect_tcp(address, port, *args, **options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         raise failure
@@ -323,9 +316,8 @@ def _pool(settings: Settings) -> httpcore.ConnectionPool:
         )
         if parts.username:
             options["proxy_auth"] = (unquote(parts.username), unquote(parts.password or ""))
-        if parts.scheme.startswith("socks5"):
-            return httpcore.SOCKSProxy(**options)
-        return httpcore.HTTPProxy(**options)
+        is_socks = parts.scheme.startswith("socks5")
+        return httpcore.SOCKSProxy(**options) if is_socks else httpcore.HTTPProxy(**options)
     except (ImportError, RuntimeError, TypeError, ValueError) as error:
         # The message of the library may contain a part of the password.
         why = str(error) if isinstance(error, (ImportError, RuntimeError)) else "its address cannot be read"
@@ -338,14 +330,9 @@ def _pool(settings: Settings) -> httpcore.ConnectionPool:
 def _network_errors(settings: Settings, url: str, timeout: NetworkTimeout | None = None) -> Iterator[None]:
     try:
         yield
-    except (
-        httpcore.TimeoutException,
-        httpcore.NetworkError,
-        httpcore.ProtocolError,
-        httpcore.ProxyError,
-        httpcore.UnsupportedProtocol,
-        OSError,
-    ) as error:
+    except Exception as error:
+        if not (isinstance(error, _NETWORK_ERRORS) or is_socks_error(error)):
+            raise
         host = urlsplit(url).hostname
         if timeout is not None and timeout.remaining <= 0:
             raise MediaTooSlowError(
@@ -353,7 +340,3 @@ def _network_errors(settings: Settings, url: str, timeout: NetworkTimeout | None
             ) from error
         reason = settings.redact(str(error)) or type(error).__name__
         raise MediaConnectionError(f"{host}: {reason}") from error
-    except Exception as error:
-        if not is_socks_error(error):
-            raise
-        raise MediaConnectionError(f"{urlsplit(url).hostname}: {settings.redact(str(error))}") from error

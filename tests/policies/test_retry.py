@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from helpers import error_classes
 from versions import RETRY_POLICIES, RetryAction, needs
 
 from airflow_provider_seedance import exceptions as errors
@@ -11,7 +12,7 @@ from airflow_provider_seedance.policies.retry import SeedanceRetryPolicy
 
 pytestmark = needs(RETRY_POLICIES)
 
-CLASSES = [getattr(errors, name) for name in errors.__all__]
+CLASSES = error_classes()
 
 
 def decide(error: BaseException) -> Any:
