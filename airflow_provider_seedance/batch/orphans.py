@@ -14,9 +14,6 @@ from airflow_provider_seedance.submission.store import RecordStore
 
 log = logging.getLogger(__name__)
 
-#: Maximum number of generation ids in a message.
-_MAX_LISTED = 5
-
 
 def reconcile_orphans(
     items: Sequence[BatchItem], records: RecordStore, attempt: rec.Attempt, *, resubmits: bool
@@ -39,7 +36,7 @@ def reconcile_orphans(
             "%d paid renders have no request in the list any more: they are left behind (%s). They are delivered if "
             "the list names them again.",
             len(abandoned),
-            _listed(record.generation_id for record in abandoned),
+            _ids(abandoned),
         )
     missing = [] if resubmits else [record for record in paid if not decisions.is_cleared(record, attempt)]
     if missing:
@@ -64,7 +61,7 @@ def _may_be_billed(record: rec.Record) -> bool:
 def _new_in_a_retry(missing: Iterable[rec.Record]) -> errors.SeedanceError:
     return errors.SeedanceRequestChangedError(
         "This request is new in a retry, while paid requests are not in the list any more "
-        f"({_listed(record.generation_id for record in missing)}): nothing was submitted for it. Clear the task to "
+        f"({_ids(missing)}): nothing was submitted for it. Clear the task to "
         "submit the changed requests (and pay for them), or set on_uncertain_submit='resubmit'."
     )
 
@@ -78,7 +75,5 @@ def _gone_in_a_retry(record: rec.Record) -> errors.SeedanceError:
     )
 
 
-def _listed(ids: Iterable[str | None]) -> str:
-    known = [generation_id or "an unknown id" for generation_id in ids]
-    more = f" and {len(known) - _MAX_LISTED} more" if len(known) > _MAX_LISTED else ""
-    return ", ".join(known[:_MAX_LISTED]) + more
+def _ids(records: Iterable[rec.Record]) -> str:
+    return decisions.listed([record.generation_id or "an unknown id" for record in records])

@@ -13,7 +13,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import PurePath
 from typing import Any, NoReturn
 
@@ -21,6 +21,7 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.batch.items import BatchItem
 from airflow_provider_seedance.generations import VideoRequest
 from airflow_provider_seedance.storage.jsonl import read_text
+from airflow_provider_seedance.submission.decisions import listed
 
 #: Maximum number of requests of one batch; more belong into several tasks.
 MAX_ITEMS = 10_000
@@ -30,9 +31,6 @@ MAX_FILE_BYTES = 64 * 1024 * 1024
 
 #: Maximum length of a key.
 MAX_KEY_CHARS = 200
-
-#: Maximum number of problems in a message.
-_MAX_LISTED = 10
 
 _ARGUMENTS = frozenset(item.name for item in fields(VideoRequest))
 
@@ -70,9 +68,8 @@ def read_requests(
     }
     _find_duplicate_keys(items, problems)
     if problems:
-        more = f"; and {len(problems) - _MAX_LISTED} more" if len(problems) > _MAX_LISTED else ""
         raise errors.SeedanceRequestError(
-            f"The requests cannot be used: {'; '.join(problems[:_MAX_LISTED])}{more}. {_FREE} Correct them and clear the task."
+            f"The requests cannot be used: {listed(problems, '; ')}. {_FREE} Correct them and clear the task."
         )
     return list(items.values())
 
@@ -199,7 +196,11 @@ def _rows(text: str, problems: list[str]) -> Iterator[_Entry]:
                     problems.extend(f"the header ({where}) {problem}" for problem in wrong)
                     return
                 continue
-            yield where, _Row(names, row)
+            cells = [(name, cell) for name, cell in zip_longest(names, row, fillvalue="") if cell.strip()]
+            if unnamed := [cell for name, cell in cells if not name]:
+                problems.append(f"{where} has {unnamed[0][:40]!r} in a column without a name")
+                continue
+            yield where, {name: _cell(name, cell) for name, cell in cells}
     except csv.Error as error:
         problems.append(f"line {reader.line_num} is not CSV ({error})")
 
@@ -213,18 +214,6 @@ def _header_problems(names: Sequence[str]) -> list[str]:
     if "prompt" not in given:
         found.append("has no column 'prompt' (columns are divided by commas)")
     return found
-
-
-class _Row(dict[str, Any]):
-    """Filled cells of a CSV row by column name; ``unnamed`` is a cell without a column."""
-
-    def __init__(self, names: Sequence[str], cells: Sequence[str]) -> None:
-        filled = [(place, cell) for place, cell in enumerate(cells) if cell.strip()]
-        known = {place: name for place, name in enumerate(names) if name}
-        self.unnamed = next((cell for place, cell in filled if place not in known), None)
-        super().__init__(
-            {known[place]: _cell(known[place], cell) for place, cell in filled if place in known}
-        )
 
 
 def _cell(name: str, cell: str) -> Any:
@@ -245,9 +234,6 @@ def _item(
         entry = {"prompt": entry}
     if not isinstance(entry, Mapping):
         problems.append(f"{where} is {_kind(entry)}, neither a prompt nor a dict of request arguments")
-        return None
-    if isinstance(entry, _Row) and entry.unnamed is not None:
-        problems.append(f"{where} has {entry.unnamed[:40]!r} in a column without a name")
         return None
     given = {str(name): value for name, value in entry.items()}
     key = _key(given.pop("key", None), index, where, problems)

@@ -9,9 +9,7 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.base import Api
 from airflow_provider_seedance.batch.estimates import BatchEstimate
 from airflow_provider_seedance.batch.items import BatchItem, Phase, Totals
-
-#: Maximum number of items that a message names.
-_MAX_NAMED = 10
+from airflow_provider_seedance.submission.decisions import listed
 
 
 def refusal_of(
@@ -150,9 +148,3 @@ def _named(items: Iterable[BatchItem]) -> str:
 
 def _keys(items: Iterable[BatchItem]) -> str:
     return listed([item.key for item in items])
-
-
-def listed(words: Sequence[str], separator: str = ", ") -> str:
-    """Return the first words of a list, and the number of the others."""
-    more = f"{separator}and {len(words) - _MAX_NAMED} more" if len(words) > _MAX_NAMED else ""
-    return separator.join(words[:_MAX_NAMED]) + more

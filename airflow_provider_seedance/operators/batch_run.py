@@ -30,7 +30,6 @@ from airflow_provider_seedance.batch.requests import read_requests
 from airflow_provider_seedance.batch.results import (
     error_of,
     estimate_result,
-    listed,
     max_credits_notice,
     refusal_of,
     result_of,
@@ -45,7 +44,7 @@ from airflow_provider_seedance.operators.xcom import pull_xcom, push_xcom
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.polling.wait_state import WaitState, default_timing, deferral_timeout
 from airflow_provider_seedance.settings import Settings
-from airflow_provider_seedance.submission.decisions import unrecorded_error
+from airflow_provider_seedance.submission.decisions import listed, unrecorded_error
 from airflow_provider_seedance.submission.records import Attempt, RecordState
 from airflow_provider_seedance.submission.submitter import SubmissionPolicy
 from airflow_provider_seedance.triggers.cancellation import cancel_abandoned

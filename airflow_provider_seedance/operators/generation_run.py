@@ -38,11 +38,11 @@ from airflow_provider_seedance.polling.wait_state import deferral_timeout, quota
 from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.submission import decisions
 from airflow_provider_seedance.submission.callback_url import callback_url_factory
+from airflow_provider_seedance.submission.lookup import AwaitingCallback
 from airflow_provider_seedance.submission.preflight import check_callback, check_price
 from airflow_provider_seedance.submission.records import Attempt, Fingerprint, Record, as_ended
 from airflow_provider_seedance.submission.store import GENERATION_KEY, RecordStore
 from airflow_provider_seedance.submission.submitter import (
-    AwaitingCallback,
     HasGeneration,
     RetryLater,
     Submission,

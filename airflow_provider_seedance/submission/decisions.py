@@ -23,8 +23,8 @@ from airflow_provider_seedance.submission.records import Attempt, Record, Record
 #: Why no record outlives a try, for messages.
 NO_STORE = "This Airflow has no task state store (it came with 3.3)"
 
-#: Limit of the ids in one message.
-MAX_NAMED_IDS = 10
+#: Limit of the ids or keys in one message.
+MAX_LISTED = 10
 
 OnUncertain = Literal["fail", "resubmit"]
 OnClear = Literal["reuse", "new"]
@@ -183,6 +183,12 @@ def lookup_failed_error(
     return error
 
 
+def listed(words: Sequence[str], separator: str = ", ") -> str:
+    """Return the first words of a list, and the number of the others."""
+    more = [f"and {len(words) - MAX_LISTED} more"] if len(words) > MAX_LISTED else []
+    return separator.join([*words[:MAX_LISTED], *more])
+
+
 def uncertain_error(
     what: str,
     api: str,
@@ -211,8 +217,7 @@ def unrecorded_error(error: BaseException, generation_ids: Sequence[str]) -> err
     details = error.details() if isinstance(error, errors.SeedanceError) else {}
     count = len(generation_ids)
     if count > 1:
-        more = f" and {count - MAX_NAMED_IDS} more" if count > MAX_NAMED_IDS else ""
-        which = f"{count} generations ({', '.join(generation_ids[:MAX_NAMED_IDS])}{more}), which are"
+        which = f"{count} generations ({listed(generation_ids)}), which are"
     else:
         which = (
             f"generation {generation_ids[0]}, which is" if count else "generations of unknown id, which are"

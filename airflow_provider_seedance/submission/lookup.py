@@ -3,15 +3,39 @@
 from __future__ import annotations
 
 import logging
+import time
+from dataclasses import dataclass
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.client import flows
 from airflow_provider_seedance.client.api_client import Client
 from airflow_provider_seedance.generations import Generation, Media, utc_now
-from airflow_provider_seedance.submission.records import Record
+from airflow_provider_seedance.submission import decisions
+from airflow_provider_seedance.submission.records import Record, RecordState
 from airflow_provider_seedance.submission.store import RecordStore
 
 log = logging.getLogger(__name__)
+
+#: Time after a submission within which a callback may still resolve its lost reply.
+CALLBACK_TIMEOUT_SECONDS = 600.0
+
+#: Interval of the attempts to read a generation that a callback named, while the service does not answer.
+CONFIRM_INTERVAL_SECONDS = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AwaitingCallback:
+    """
+    The fate of a submission is unknown, and the service may still call back about it.
+
+    :param record: The intent.
+    :param until: Seconds since 1970 until which to wait for the callback.
+    :param callback_ids: Ids that callbacks have named, and that the service has not confirmed yet.
+    """
+
+    record: Record
+    until: float
+    callback_ids: tuple[str, ...] = ()
 
 
 class SubmissionLookup:
@@ -72,6 +96,30 @@ class SubmissionLookup:
             else:
                 log.info("The submission whose reply was lost was taken: it is generation %s.", generation_id)
                 return generation_id
+        return None
+
+    def awaiting_callback(self, intent: Record) -> AwaitingCallback | None:
+        """Return until when to wait for a callback, if one may still resolve an uncertain submission."""
+        if intent.state is not RecordState.INTENT or not intent.callback_nonce:
+            return None
+        until = (intent.intended_at or utc_now()).timestamp() + CALLBACK_TIMEOUT_SECONDS
+        if time.time() >= until:
+            return None
+        if self.lookup_error is not None:
+            until = min(until, time.time() + CONFIRM_INTERVAL_SECONDS)
+        return AwaitingCallback(record=intent, until=until, callback_ids=self.callback_ids)
+
+    def failure(self, what: str) -> errors.SeedanceError | None:
+        """Return the error that leaves the look-up to a later try, if the service did not answer it."""
+        if self.lookup_error is None:
+            return None
+        if self.store.durable:
+            return decisions.lookup_failed_error(
+                what, self.api.title, self.lookup_error, self.unconfirmed_ids
+            )
+        # Without a durable record the next try would submit, and the ids of the callbacks would be lost.
+        if self.unconfirmed_ids:
+            return decisions.unrecorded_error(self.lookup_error, self.unconfirmed_ids)
         return None
 
     def read(self, generation_id: str) -> Generation:

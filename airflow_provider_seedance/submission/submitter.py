@@ -31,16 +31,10 @@ from airflow_provider_seedance.generations import Generation, GenerationRequest,
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.submission import decisions
 from airflow_provider_seedance.submission import records as rec
-from airflow_provider_seedance.submission.lookup import SubmissionLookup
+from airflow_provider_seedance.submission.lookup import AwaitingCallback, SubmissionLookup
 from airflow_provider_seedance.submission.store import GENERATION_KEY, RecordStore
 
 log = logging.getLogger(__name__)
-
-#: Time after a submission within which a callback may still resolve its lost reply.
-CALLBACK_TIMEOUT_SECONDS = 600.0
-
-#: Interval of the attempts to read a generation that a callback named, while the service does not answer.
-CONFIRM_INTERVAL_SECONDS = 30.0
 
 #: Delay after a rate limit that names none.
 DEFAULT_RETRY_AFTER_SECONDS = 60.0
@@ -88,21 +82,6 @@ class RetryLater:
         return max(named, min(MAX_BACKOFF_SECONDS, MIN_BACKOFF_SECONDS * 2.0 ** min(refusals, 20)))
 
 
-@dataclass(frozen=True, kw_only=True)
-class AwaitingCallback:
-    """
-    The fate of a submission is unknown, and the service may still call back about it.
-
-    :param record: The intent.
-    :param until: Seconds since 1970 until which to wait for the callback.
-    :param callback_ids: Ids that callbacks have named, and that the service has not confirmed yet.
-    """
-
-    record: rec.Record
-    until: float
-    callback_ids: tuple[str, ...] = ()
-
-
 SubmissionResult = HasGeneration | RetryLater | AwaitingCallback
 
 
@@ -120,6 +99,7 @@ class SubmissionPolicy:
     end_from_trigger: bool = False
 
 
+@dataclass(kw_only=True)
 class Submission:
     """
     Brings one request to a generation, submitting it at most once.
@@ -134,28 +114,18 @@ class Submission:
     :param shared_quota: Quota state shared between processes, or ``None`` to ignore it.
     """
 
-    def __init__(
-        self,
-        *,
-        client: Client,
-        store: RecordStore,
-        key: str = GENERATION_KEY,
-        prepared: Prepared,
-        attempt: rec.Attempt,
-        policy: SubmissionPolicy,
-        retry_inline: bool = True,
-        shared_quota: SharedQuota | None = None,
-    ) -> None:
-        self.client = client
-        self.store = store
-        self.key = key
-        self.prepared = prepared
-        self.attempt = attempt
-        self.policy = policy
-        self.retry_inline = retry_inline
-        self.shared_quota = shared_quota
-        self.api = client.settings.api
-        self._lookup = SubmissionLookup(client, store, prepared.request.media)
+    client: Client
+    store: RecordStore
+    key: str = GENERATION_KEY
+    prepared: Prepared
+    attempt: rec.Attempt
+    policy: SubmissionPolicy
+    retry_inline: bool = True
+    shared_quota: SharedQuota | None = None
+
+    def __post_init__(self) -> None:
+        self.api = self.client.settings.api
+        self._lookup = SubmissionLookup(self.client, self.store, self.prepared.request.media)
 
     def submit_or_attach(
         self, record: rec.Record | None = None, callback_ids: Sequence[str] = ()
@@ -190,7 +160,7 @@ class Submission:
         """Look for an uncertain submission; returns its record, with the id if that was found, and the verdict."""
         found = self._lookup.find_lost_submission(record)
         if found is None:
-            return record, self._await_callback(record) or self._decide_without_id(record)
+            return record, self._awaiting_callback(record) or self._decide_without_id(record)
         # max_tries stays: it tells a clear from a retry until the decision is made.
         record = rec.with_id(record, found)
         self.store.write_with_retries(self.key, record)
@@ -240,40 +210,15 @@ class Submission:
 
     # ------------------------------------------------------------------ an uncertain submission
 
-    def _await_callback(self, intent: rec.Record) -> AwaitingCallback | None:
-        """Return until when to wait for a callback, where one may still resolve an uncertain submission."""
-        if (
-            intent.state is not rec.RecordState.INTENT
-            or not intent.callback_nonce
-            or not self.policy.callback_url
-        ):
-            return None
-        until = (intent.intended_at or utc_now()).timestamp() + CALLBACK_TIMEOUT_SECONDS
-        if time.time() >= until:
-            return None
-        if self._lookup.lookup_error is not None:
-            until = min(until, time.time() + CONFIRM_INTERVAL_SECONDS)
-        return AwaitingCallback(record=intent, until=until, callback_ids=self._lookup.callback_ids)
+    def _awaiting_callback(self, intent: rec.Record) -> AwaitingCallback | None:
+        return self._lookup.awaiting_callback(intent) if self.policy.callback_url else None
 
     def _decide_without_id(self, record: rec.Record) -> decisions.Submit | decisions.Fail:
         """Decide on an uncertain submission that was not found."""
         # Before every rule that submits again: what could not be looked up may be billed.
-        if error := self._lookup_failure(decisions.left_no_id(record)):
+        if error := self._lookup.failure(decisions.left_no_id(record)):
             return decisions.Fail(error)
         return decisions.decide_uncertain(record, self.attempt, self.policy.on_uncertain_submit)
-
-    def _lookup_failure(self, what: str) -> errors.SeedanceError | None:
-        """Return the error that leaves the look-up to a later try, if the service did not answer it."""
-        if self._lookup.lookup_error is None:
-            return None
-        if self.store.durable:
-            return decisions.lookup_failed_error(
-                what, self.api.title, self._lookup.lookup_error, self._lookup.unconfirmed_ids
-            )
-        # Without a durable record the next try would submit, and the ids of the callbacks would be lost.
-        if self._lookup.unconfirmed_ids:
-            return decisions.unrecorded_error(self._lookup.lookup_error, self._lookup.unconfirmed_ids)
-        return None
 
     # ------------------------------------------------------------------ a new submission
 
@@ -390,10 +335,10 @@ class Submission:
             generation = rec.with_id(intent, found).placeholder_generation()
             return self._on_accepted(intent, generation, utc_now())
         what = f"The submission was sent and its fate is unknown: {outcome.error.message}"
-        if awaiting := self._await_callback(intent):
+        if awaiting := self._awaiting_callback(intent):
             log.warning("%s", what)
             return awaiting
-        if later := self._lookup_failure(what.rstrip(".")):
+        if later := self._lookup.failure(what.rstrip(".")):
             raise later
         if self.policy.on_uncertain_submit == "resubmit" and not intent.resubmitted:
             log.warning("%s on_uncertain_submit='resubmit': submitting again, which may pay twice.", what)

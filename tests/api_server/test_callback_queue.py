@@ -11,7 +11,7 @@ import pytest
 from airflow_provider_seedance.api_server.callback_delivery import Outcome
 from airflow_provider_seedance.api_server.callback_limits import DEFAULT_LIMITS, CallbackLimits
 from airflow_provider_seedance.callbacks.payload import CallbackPayload
-from airflow_provider_seedance.submission.submitter import CALLBACK_TIMEOUT_SECONDS
+from airflow_provider_seedance.submission.lookup import CALLBACK_TIMEOUT_SECONDS
 from api_server.callback_server import CLAIMS, SUCCEEDED, TOKEN, CallbackServer, token_for
 
 WITHOUT_ID = b'{"status": "succeeded"}'

@@ -38,7 +38,7 @@ from airflow_provider_seedance.apis.messages import HttpCall, HttpReply, Transpo
 from airflow_provider_seedance.callbacks import tokens
 from airflow_provider_seedance.generations import Generation
 from airflow_provider_seedance.submission import records
-from airflow_provider_seedance.submission.submitter import CALLBACK_TIMEOUT_SECONDS, AwaitingCallback
+from airflow_provider_seedance.submission.lookup import CALLBACK_TIMEOUT_SECONDS, AwaitingCallback
 from airflow_provider_seedance.version_compat import TaskDeferralError
 from hostile.api_server import LIMITS, ApiServer
 from hostile.machine_task import OperatorSubmission, Task

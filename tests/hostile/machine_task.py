@@ -32,8 +32,8 @@ from airflow_provider_seedance.operators import batch_run, generation_run
 from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoOperator
 from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.submission import records
+from airflow_provider_seedance.submission.lookup import AwaitingCallback
 from airflow_provider_seedance.submission.submitter import (
-    AwaitingCallback,
     HasGeneration,
     RetryLater,
     SubmissionResult,

@@ -10,7 +10,7 @@ from support import Log, Store
 
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.operators.base import SeedanceOperator
-from airflow_provider_seedance.submission import submitter
+from airflow_provider_seedance.submission import lookup
 from operators.callback_task import CALLED, Connect, Task
 from operators.generation_task import Path
 
@@ -49,4 +49,4 @@ def task(held: SeedanceEmulator, connect: Connect) -> Task:
 
 @pytest.fixture
 def callback_timed_out(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    return lambda: monkeypatch.setattr(submitter, "CALLBACK_TIMEOUT_SECONDS", 0.0)
+    return lambda: monkeypatch.setattr(lookup, "CALLBACK_TIMEOUT_SECONDS", 0.0)

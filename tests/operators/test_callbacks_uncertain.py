@@ -12,7 +12,7 @@ from support import Store
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.callbacks.inbox import key_for, with_id
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
-from airflow_provider_seedance.submission import submitter
+from airflow_provider_seedance.submission import lookup
 from airflow_provider_seedance.triggers.seedance import SeedanceCallbackTrigger
 from operators.callback_task import (
     CALLED,
@@ -40,7 +40,7 @@ def test_callback_names_the_generation_of_a_lost_reply(
     task = Task(held, store)
     waiting = task.execute()
     assert isinstance(waiting.trigger, SeedanceCallbackTrigger)
-    assert 590 < waiting.trigger.deadline - time.time() <= submitter.CALLBACK_TIMEOUT_SECONDS
+    assert 590 < waiting.trigger.deadline - time.time() <= lookup.CALLBACK_TIMEOUT_SECONDS
     assert waiting.trigger.callback_nonce == store.value["callback_nonce"]
 
     found = task.resume(waiting, call(task.paid))
@@ -299,7 +299,7 @@ def test_only_one_resubmission(bold: Task, monkeypatch: pytest.MonkeyPatch) -> N
     bold.services.fault("drop_reply", times=None)
     first = bold.execute()
     # The second submission is waited for as the first was; both were sent, and that is enough.
-    monkeypatch.setattr(submitter, "CALLBACK_TIMEOUT_SECONDS", 0.0)
+    monkeypatch.setattr(lookup, "CALLBACK_TIMEOUT_SECONDS", 0.0)
     with pytest.raises(errors.SeedanceUncertainSubmitError):
         resume(bold.op, first, SILENCE, bold.context)
     assert bold.posts == 2

@@ -22,9 +22,9 @@ from airflow_provider_seedance.apis.messages import HttpCall, HttpReply, Pause, 
 from airflow_provider_seedance.generations import VideoRequest, utc_now
 from airflow_provider_seedance.ledger.task_state import TaskStateStore
 from airflow_provider_seedance.submission import records as rec
+from airflow_provider_seedance.submission.lookup import AwaitingCallback
 from airflow_provider_seedance.submission.store import GENERATION_KEY
 from airflow_provider_seedance.submission.submitter import (
-    AwaitingCallback,
     HasGeneration,
     RetryLater,
     Submission,

@@ -21,9 +21,9 @@ from airflow_provider_seedance.generations import GenerationRequest, GenerationS
 from airflow_provider_seedance.ledger.task_state import TaskStateStore
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission import submitter as module
+from airflow_provider_seedance.submission.lookup import CALLBACK_TIMEOUT_SECONDS, AwaitingCallback
 from airflow_provider_seedance.submission.store import WRITE_PAUSES
 from airflow_provider_seedance.submission.submitter import (
-    AwaitingCallback,
     HasGeneration,
     RetryLater,
     Submission,
@@ -790,7 +790,7 @@ def test_a_lost_reply_is_waited_for_where_the_service_calls(services: SeedanceEm
     assert nonces == [store.value["callback_nonce"]]
     assert outcome.record.callback_nonce == nonces[0]
     assert outcome.record.intended_at is not None
-    assert outcome.until == outcome.record.intended_at.timestamp() + module.CALLBACK_TIMEOUT_SECONDS
+    assert outcome.until == outcome.record.intended_at.timestamp() + CALLBACK_TIMEOUT_SECONDS
     assert services.ledger.submissions[0].callback_url == f"http://127.0.0.1:1/{nonces[0]}"
     # The task has not failed yet, so nothing was reported.
     assert store.states == ["intent"]
