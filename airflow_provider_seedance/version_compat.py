@@ -10,18 +10,8 @@ from datetime import timedelta
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "AIRFLOW_V_3_2_PLUS",
-    "AIRFLOW_V_3_3_PLUS",
-    "RetryDecision",
-    "RetryPolicy",
-    "TaskDeferralError",
-    "TaskDeferralTimeout",
-    "dag_bag_module",
-    "dag_serialization",
-    "never_expire",
-    "serialized",
-]
+#: Names of Airflow that other modules import from here.
+__all__ = ["RetryDecision", "RetryPolicy", "TaskDeferralError", "TaskDeferralTimeout"]
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.retry_policy import RetryDecision, RetryPolicy

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_provider_seedance.apis import base, parsing
+from airflow_provider_seedance.apis import base, parsing, rules
 from airflow_provider_seedance.apis.messages import HttpCall, VendorError
-from airflow_provider_seedance.apis.rules import Text, Whole
 from airflow_provider_seedance.generations import GenerationRequest
 
 
@@ -15,11 +14,9 @@ class Sixth(base.Api):
     name = "sixth"
     title = "the sixth service"
     default_base_url = "https://sixth.example/v1"
+    video_path = "/jobs"
     id_fields = ("job",)
-    video_rules = {"prompt": Text(), "duration": Whole(1, 9)}
-
-    def submit_path(self, request: GenerationRequest) -> str:
-        return "/jobs"
+    video_rules = {"prompt": rules.text(), "duration": rules.whole_number(1, 9)}
 
     def body(self, request: GenerationRequest) -> dict[str, Any]:
         return {"text": request.prompt, "seconds": getattr(request, "duration", None)}

@@ -15,9 +15,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.apis import base, parsing
+from airflow_provider_seedance.apis import base, parsing, rules
 from airflow_provider_seedance.apis.messages import HttpCall, VendorError
-from airflow_provider_seedance.apis.rules import Flag, Inputs, Model, OneOf, Pattern, Rule, Text, Whole
+from airflow_provider_seedance.apis.rules import Rule
 from airflow_provider_seedance.generations import (
     Generation,
     GenerationRequest,
@@ -59,12 +59,12 @@ _VOLCENGINE_IMAGE = (
     "doubao-seedream-4-0-250828",
 )
 
-_DURATIONS: Mapping[str, Whole] = {
-    "2.5": Whole(4, 30, " (seconds)", also=(-1,)),
-    "2.0": Whole(4, 15, " (seconds)", also=(-1,)),
-    "1.0": Whole(2, 12, " (seconds)"),
+_DURATIONS = {
+    "2.5": rules.whole_number(4, 30, " (seconds)", also=(-1,)),
+    "2.0": rules.whole_number(4, 15, " (seconds)", also=(-1,)),
+    "1.0": rules.whole_number(2, 12, " (seconds)"),
 }
-_ANY_DURATION = Whole(2, 30, " (seconds)", also=(-1,))
+_ANY_DURATION = rules.whole_number(2, 30, " (seconds)", also=(-1,))
 
 _FRAMES = ("first_frame", "last_frame")
 _REFERENCES = ("reference_image", "reference_video", "reference_audio")
@@ -103,8 +103,12 @@ class Ark(base.Api):
     title = "BytePlus ModelArk / Volcengine Ark"
     default_base_url = "https://ark.ap-southeast.bytepluses.com/api/v3"
     other_base_urls = ("https://ark.cn-beijing.volces.com/api/v3",)
+    video_path = TASKS
+    image_path = IMAGES
     callback_field = "callback_url"
     can_look_up = True
+    # The only field that is stored with a task, returned by the list, and without effect on the render.
+    correlation_field = "safety_identifier"
     can_cancel = True
     probe_misses = False
     max_ids_per_status_call = LIST_PAGE_SIZE
@@ -126,38 +130,38 @@ class Ark(base.Api):
             if _volcengine(base_url)
             else _BYTEPLUS_VIDEO
         )
-        rules: dict[str, Rule] = {
-            "prompt": Text(),
-            "model": Model(known, prefixes=("ep-",)),
+        found: dict[str, Rule] = {
+            "prompt": rules.text(),
+            "model": rules.model_name(known, prefixes=("ep-",)),
             "duration": _DURATIONS.get(version or "", _ANY_DURATION),
-            "resolution": OneOf(_resolutions(version, variant)),
-            "aspect_ratio": OneOf(("16:9", "4:3", "1:1", "3:4", "9:16", "21:9", "adaptive")),
-            "seed": Whole(-1, 2**32 - 1),
-            "images": Inputs(
+            "resolution": rules.one_of(_resolutions(version, variant)),
+            "aspect_ratio": rules.one_of(("16:9", "4:3", "1:1", "3:4", "9:16", "21:9", "adaptive")),
+            "seed": rules.whole_number(-1, 2**32 - 1),
+            "images": rules.inputs(
                 maximum=_MAX_REFERENCES.get(version or ""),
                 roles=(*_FRAMES, *_REFERENCES, "draft_task"),
                 schemes=("data", "asset"),
             ),
         }
         if version != "1.0":
-            rules["generate_audio"] = Flag()
+            found["generate_audio"] = rules.flag()
         if version not in ("2.0", "2.5"):
-            rules["fixed_lens"] = Flag()
-        return rules
+            found["fixed_lens"] = rules.flag()
+        return found
 
     def _image_rules(self, base_url: str) -> Mapping[str, Rule]:
         return {
-            "prompt": Text(),
-            "model": Model(
+            "prompt": rules.text(),
+            "model": rules.model_name(
                 _VOLCENGINE_IMAGE if _volcengine(base_url) else _BYTEPLUS_IMAGE, prefixes=("ep-",)
             ),
-            "resolution": Pattern(
+            "resolution": rules.pattern(
                 r"[1-4][kK]|[1-9]\d{1,4}x[1-9]\d{1,4}|adaptive",
                 "1K, 2K, 3K or 4K (by model), a size such as 2048x2048, or adaptive",
             ),
-            "num_images": Whole(1, 15),
-            "seed": Whole(-1, 2**32 - 1),
-            "images": Inputs(maximum=14, schemes=("data",)),
+            "num_images": rules.whole_number(1, 15),
+            "seed": rules.whole_number(-1, 2**32 - 1),
+            "images": rules.inputs(maximum=14, schemes=("data",)),
         }
 
     def defaults(self, request: GenerationRequest, base_url: str) -> Mapping[str, Any]:
@@ -192,9 +196,6 @@ class Ark(base.Api):
             if item.role in _ITEM_TYPES and item.url.startswith("data:")
         ]
 
-    def submit_path(self, request: GenerationRequest) -> str:
-        return IMAGES if isinstance(request, ImageRequest) else TASKS
-
     def body(self, request: GenerationRequest) -> dict[str, Any]:
         return _image_body(request) if isinstance(request, ImageRequest) else _video_body(request)
 
@@ -203,10 +204,6 @@ class Ark(base.Api):
 
     def correlates(self, request: GenerationRequest) -> bool:
         return isinstance(request, VideoRequest) and "safety_identifier" not in (request.extra_params or {})
-
-    def correlate(self, body: dict[str, Any], correlation: str) -> None:
-        # The only field that is stored with a task, returned by the list, and without effect on the render.
-        body.setdefault("safety_identifier", correlation)
 
     # ------------------------------------------------------------------ calls
 

@@ -49,6 +49,8 @@ class Api(ReplyReader):
     callback_field: ClassVar[str | None] = None
     #: Whether a lost submission can be looked up by its correlation value.
     can_look_up: ClassVar[bool] = False
+    #: Field of the request for that value.
+    correlation_field: ClassVar[str | None] = None
     #: Whether a queued generation can be cancelled.
     can_cancel: ClassVar[bool] = False
     #: Generations that one request can read.
@@ -60,6 +62,9 @@ class Api(ReplyReader):
     #: Rule for each argument of a video, and of an image; empty where the service does not make this kind of media.
     video_rules: ClassVar[Mapping[str, Rule]] = {}
     image_rules: ClassVar[Mapping[str, Rule]] = {}
+    #: Path of the submission of a video, and of an image.
+    video_path: ClassVar[str]
+    image_path: ClassVar[str] = ""
 
     # ------------------------------------------------------------------ requests
 
@@ -82,10 +87,6 @@ class Api(ReplyReader):
         if "images" in body:
             body["images"] = [item.url for item in body["images"]]
         return body
-
-    @abc.abstractmethod
-    def submit_path(self, request: GenerationRequest) -> str:
-        """Return the path of the submission."""
 
     def prompt_optional(self, request: GenerationRequest) -> bool:
         """Return whether the prompt of this request may be empty."""
@@ -110,12 +111,16 @@ class Api(ReplyReader):
         if callback_url and self.callback_field and self.takes_callback(request):
             body[self.callback_field] = callback_url
         self.add_extra(body, request.extra_params or {})
-        if correlation and self.correlates(request):
-            self.correlate(body, correlation)
+        if correlation and self.correlation_field and self.correlates(request):
+            body.setdefault(self.correlation_field, correlation)
         images = isinstance(request, ImageRequest)
-        timeout = image_timeout if images else None
-        path = self.submit_path(request)
-        return HttpCall(method="POST", path=path, json=body, timeout=timeout, images=images)
+        return HttpCall(
+            method="POST",
+            path=self.image_path if images else self.video_path,
+            json=body,
+            timeout=image_timeout if images else None,
+            images=images,
+        )
 
     def takes_callback(self, request: GenerationRequest) -> bool:
         """Return whether :attr:`callback_field` applies to this kind of request."""
@@ -124,10 +129,6 @@ class Api(ReplyReader):
     def add_extra(self, body: dict[str, Any], extra: Mapping[str, Any]) -> None:
         """Add ``extra_params`` where the service expects its parameters."""
         body.update(extra)
-
-    def correlate(self, body: dict[str, Any], correlation: str) -> None:
-        """Add the correlation value to the body."""
-        return
 
     # ------------------------------------------------------------------ status
 

@@ -195,15 +195,9 @@ class Accepted:
 
 @dataclass(frozen=True)
 class NotAccepted:
-    """
-    The service certainly did not accept the submission; it can be sent again without paying twice.
-
-    :param error: Error to raise when the submission is not sent again.
-    :param retry_after: Seconds after which the service allows another attempt.
-    """
+    """The service certainly did not accept the submission; it can be sent again without paying twice."""
 
     error: SeedanceError
-    retry_after: float | None = None
 
 
 @dataclass(frozen=True)

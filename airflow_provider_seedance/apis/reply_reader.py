@@ -80,7 +80,7 @@ class ReplyReader(abc.ABC):
         if isinstance(error, errors.SeedanceRateLimitError) or (
             answer.status == 503 and body is not None and self.is_service_error(body)
         ):
-            return NotAccepted(error, error.retry_after)
+            return NotAccepted(error)
         if 400 <= answer.status < 500 and answer.status not in parsing.UNCERTAIN_4XX:
             return Refused(error)
         return Uncertain(error)

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from airflow_provider_seedance.apis import base, parsing
+from airflow_provider_seedance.apis import base, parsing, rules
 from airflow_provider_seedance.apis.messages import HttpCall, VendorError
-from airflow_provider_seedance.apis.rules import Flag, Inputs, Model, OneOf, Text
 from airflow_provider_seedance.generations import (
     GenerationRequest,
     GenerationStatus,
@@ -23,23 +22,21 @@ class Runbase(base.Api):
     name = "runbase"
     title = "runbase.net"
     default_base_url = "https://runbase.net/api/v1"
+    video_path = "/runs"
     # Contradiction 26.
     id_fields = ("id", "run_id", "task_id")
     video_rules = {
-        "prompt": Text(),
-        "model": Model(("bytedance/seedance-1.5-pro",)),
-        "aspect_ratio": OneOf(("16:9", "9:16", "4:3", "3:4", "1:1", "21:9")),
-        "resolution": OneOf(("480p", "720p", "1080p")),
-        "duration": OneOf((4, 8, 12), " (seconds)"),
-        "generate_audio": Flag(),
-        "images": Inputs(),
+        "prompt": rules.text(),
+        "model": rules.model_name(("bytedance/seedance-1.5-pro",)),
+        "aspect_ratio": rules.one_of(("16:9", "9:16", "4:3", "3:4", "1:1", "21:9")),
+        "resolution": rules.one_of(("480p", "720p", "1080p")),
+        "duration": rules.one_of((4, 8, 12), " (seconds)"),
+        "generate_audio": rules.flag(),
+        "images": rules.inputs(),
     }
 
     def defaults(self, request: GenerationRequest, base_url: str) -> Mapping[str, Any]:
         return {"model": "bytedance/seedance-1.5-pro"}
-
-    def submit_path(self, request: GenerationRequest) -> str:
-        return "/runs"
 
     def body(self, request: GenerationRequest) -> dict[str, Any]:
         given = super().body(request)

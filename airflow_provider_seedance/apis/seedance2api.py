@@ -12,9 +12,8 @@ from datetime import datetime
 from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.apis import base, parsing
+from airflow_provider_seedance.apis import base, parsing, rules
 from airflow_provider_seedance.apis.messages import HttpCall, HttpReply, Pause, VendorError
-from airflow_provider_seedance.apis.rules import Inputs, Model, OneOf, Text, Whole
 from airflow_provider_seedance.generations import (
     Generation,
     GenerationRequest,
@@ -24,7 +23,7 @@ from airflow_provider_seedance.generations import (
     read_number,
 )
 
-_PROMPT = Text(max_chars=300)
+_PROMPT = rules.text(max_chars=300)
 
 # Backoff for the result that a completed task does not return yet (contradiction 3).
 _RESULT_BACKOFF_SECONDS = (1.0, 2.0, 4.0)
@@ -37,34 +36,33 @@ class Seedance2Api(base.Api):
     title = "seedance2api.com"
     default_base_url = "https://api.seedance2api.com/v1"
     auth_headers = ("authorization", "x-api-key")
+    video_path = "/seedance/generate"
+    image_path = "/seedream/generate"
     callback_field = "webhook_url"
     requests_per_status = 2
     envelope_words = parsing.ENVELOPE_WORDS
     video_rules = {
         "prompt": _PROMPT,
-        "model": Model(("seedance-1.0", "seedance-1.5-pro", "seedance-2.0")),
-        "duration": Whole(5, 30, " (seconds)"),
-        "resolution": OneOf(("720p", "1080p", "4k")),
-        "fps": OneOf((24, 30, 60)),
-        "images": Inputs(maximum=1),
+        "model": rules.model_name(("seedance-1.0", "seedance-1.5-pro", "seedance-2.0")),
+        "duration": rules.whole_number(5, 30, " (seconds)"),
+        "resolution": rules.one_of(("720p", "1080p", "4k")),
+        "fps": rules.one_of((24, 30, 60)),
+        "images": rules.inputs(maximum=1),
     }
     image_rules = {
         "prompt": _PROMPT,
-        "model": Model(("seedream-3.0", "seedream-4.0", "seedream-4.5", "seedream-5.0")),
-        "resolution": OneOf(("1024x1024", "2048x2048", "4k")),
-        "quality": OneOf(("standard", "high")),
-        "num_images": Whole(1, 4),
-        "seed": Whole(),
-        "style": Text(),
+        "model": rules.model_name(("seedream-3.0", "seedream-4.0", "seedream-4.5", "seedream-5.0")),
+        "resolution": rules.one_of(("1024x1024", "2048x2048", "4k")),
+        "quality": rules.one_of(("standard", "high")),
+        "num_images": rules.whole_number(1, 4),
+        "seed": rules.whole_number(),
+        "style": rules.text(),
     }
 
     def defaults(self, request: GenerationRequest, base_url: str) -> Mapping[str, Any]:
         if isinstance(request, ImageRequest):
             return {"model": "seedream-4.5"}
         return {"model": "seedance-1.5-pro", "duration": 5}
-
-    def submit_path(self, request: GenerationRequest) -> str:
-        return "/seedream/generate" if isinstance(request, ImageRequest) else "/seedance/generate"
 
     def body(self, request: GenerationRequest) -> dict[str, Any]:
         body = super().body(request)

@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow_provider_seedance.apis import base, parsing
 from airflow_provider_seedance.apis.messages import HttpCall, VendorError
-from airflow_provider_seedance.generations import GenerationRequest, GenerationStatus, read_number
+from airflow_provider_seedance.generations import GenerationStatus, read_number
 
 _FINE_CODES = ("", "0", "200", "ok", "success")
 
@@ -17,10 +17,8 @@ _FINE_CODES = ("", "0", "200", "ok", "success")
 class SeedanceOrgApi(base.Api):
     """seedanceapi.org: ``POST /generate`` and ``GET /status?task_id=``."""
 
+    video_path = "/generate"
     callback_field = "callback_url"
-
-    def submit_path(self, request: GenerationRequest) -> str:
-        return "/generate"
 
     def status_call(self, generation_id: str) -> HttpCall:
         return HttpCall(method="GET", path="/status", query=(("task_id", generation_id),))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_provider_seedance.apis.rules import Flag, Inputs, OneOf, Text
+from airflow_provider_seedance.apis import rules
 from airflow_provider_seedance.apis.seedanceapi import SeedanceOrgApi
 from airflow_provider_seedance.generations import Estimate, GenerationRequest, read_number
 
@@ -37,13 +37,13 @@ class SeedanceApiV1(SeedanceOrgApi):
     default_base_url = "https://seedanceapi.org/v1"
     publishes_prices = True
     video_rules = {
-        "prompt": Text(max_chars=2000),
-        "aspect_ratio": OneOf(("1:1", "16:9", "9:16", "4:3", "3:4", "21:9", "9:21")),
-        "resolution": OneOf(("480p", "720p")),
-        "duration": OneOf((4, 8, 12), " (seconds)"),
-        "generate_audio": Flag(),
-        "fixed_lens": Flag(),
-        "images": Inputs(maximum=1),
+        "prompt": rules.text(max_chars=2000),
+        "aspect_ratio": rules.one_of(("1:1", "16:9", "9:16", "4:3", "3:4", "21:9", "9:21")),
+        "resolution": rules.one_of(("480p", "720p")),
+        "duration": rules.one_of((4, 8, 12), " (seconds)"),
+        "generate_audio": rules.flag(),
+        "fixed_lens": rules.flag(),
+        "images": rules.inputs(maximum=1),
     }
 
     def body(self, request: GenerationRequest) -> dict[str, Any]:

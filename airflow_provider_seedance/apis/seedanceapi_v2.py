@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_provider_seedance.apis.rules import Flag, Inputs, Model, OneOf, Text, Undocumented
+from airflow_provider_seedance.apis import rules
 from airflow_provider_seedance.apis.seedanceapi import SeedanceOrgApi
 from airflow_provider_seedance.generations import GenerationRequest
 
@@ -19,14 +19,14 @@ class SeedanceApiV2(SeedanceOrgApi):
     title = "seedanceapi.org v2"
     default_base_url = "https://seedanceapi.org/v2"
     video_rules = {
-        "prompt": Text(max_chars=2000),
-        "model": Model(("seedance-2.0", "seedance-2.0-fast")),
-        "duration": OneOf((5, 10, 15), " (seconds)"),
-        "aspect_ratio": OneOf(("16:9", "9:16", "4:3", "3:4")),
-        "images": Inputs(maximum=4),
+        "prompt": rules.text(max_chars=2000),
+        "model": rules.model_name(("seedance-2.0", "seedance-2.0-fast")),
+        "duration": rules.one_of((5, 10, 15), " (seconds)"),
+        "aspect_ratio": rules.one_of(("16:9", "9:16", "4:3", "3:4")),
+        "images": rules.inputs(maximum=4),
         # Contradiction 18: silent documents, but clients are seen to send them. Never sent unasked.
-        "resolution": Undocumented(Text(), _NOT_IN_GUIDE),
-        "generate_audio": Undocumented(Flag(), _NOT_IN_GUIDE),
+        "resolution": rules.undocumented(rules.text(), _NOT_IN_GUIDE),
+        "generate_audio": rules.undocumented(rules.flag(), _NOT_IN_GUIDE),
     }
 
     def defaults(self, request: GenerationRequest, base_url: str) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from airflow_provider_seedance.apis.base import Api
 from airflow_provider_seedance.apis.messages import MAX_JSON_DEPTH
-from airflow_provider_seedance.apis.rules import Inputs, Rule, Text
+from airflow_provider_seedance.apis.rules import Rule, text
 from airflow_provider_seedance.exceptions import SeedanceRequestError
 from airflow_provider_seedance.generations import GenerationRequest, ImageRequest, MediaInput, ResultDefaults
 from airflow_provider_seedance.urls import MediaHosts
@@ -118,8 +118,8 @@ def _structural_problems(api: Api, request: GenerationRequest, base_url: str) ->
         if _too_deep(value)
     ]
     if not found and not isinstance(given.get("model", ""), str):
-        rule = api.rules(replace(request, model=None), base_url).get("model", Text())
-        found.append(f"model={_preview(given['model'])} is not accepted: {api.name} takes {rule.describe()}")
+        rule = api.rules(replace(request, model=None), base_url).get("model", text())
+        found.append(f"model={_preview(given['model'])} is not accepted: {api.name} takes {rule.takes}")
     return found
 
 
@@ -160,11 +160,11 @@ def _argument_problems(
         elif rule is None:
             takes = ", ".join(sorted(rules))
             found.append(f"{name}={_preview(value)} is not an argument of {api.name}, which takes {takes}")
-        elif isinstance(rule, Inputs):
+        elif rule.problems:
             if found_inputs := rule.problems(value, hosts):
-                found.append(f"images: {', '.join(found_inputs)}; {api.name} takes {rule.describe()}")
+                found.append(f"images: {', '.join(found_inputs)}; {api.name} takes {rule.takes}")
         elif not rule.accepts(value):
-            found.append(f"{name}={_preview(value)} is not accepted: {api.name} takes {rule.describe()}")
+            found.append(f"{name}={_preview(value)} is not accepted: {api.name} takes {rule.takes}")
     return found
 
 

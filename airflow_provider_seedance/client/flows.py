@@ -86,7 +86,7 @@ def submit_flow(
         pause = next(backoff, None)
         if not isinstance(outcome, NotAccepted) or pause is None:
             return outcome
-        pause = pause if outcome.retry_after is None else outcome.retry_after
+        pause = pause if outcome.error.retry_after is None else outcome.error.retry_after
         if pause > MAX_INLINE_WAIT_SECONDS:
             return outcome
         yield Pause(pause)

@@ -141,7 +141,7 @@ def test_every_answer_to_a_submission_is_one_of_four(
     assert outcome.error.message
     if isinstance(outcome, NotAccepted):
         assert status in (429, 503)
-        assert outcome.retry_after is None or outcome.retry_after >= 0
+        assert outcome.error.retry_after is None or outcome.error.retry_after >= 0
     if isinstance(outcome, Refused):
         assert 200 <= status < 300 or 400 <= status < 500
 

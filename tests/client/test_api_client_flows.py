@@ -204,7 +204,7 @@ def test_a_rate_limit_with_an_incomplete_body_keeps_its_wait(either_client: Eith
         call = found.api.submit_call(request)
         outcome = either_client.run(found, flows.submit_flow(found.api, call, request, lambda: NOW))
     assert isinstance(outcome, NotAccepted)
-    assert outcome.retry_after == 1800
+    assert outcome.error.retry_after == 1800
 
 
 def test_the_id_of_a_paid_generation_is_not_lost_with_the_end_of_its_reply(

@@ -121,7 +121,7 @@ def test_the_services_own_pause_is_kept() -> None:
 def test_a_long_pause_is_not_spent_on_a_worker() -> None:
     outcome, steps = submit(reply(429, None, {"retry-after": "1800"}))
     assert isinstance(outcome, NotAccepted)
-    assert outcome.retry_after == 1800
+    assert outcome.error.retry_after == 1800
     assert len(steps) == 1
     with pytest.raises(errors.SeedanceRateLimitError) as caught:
         flows.raise_outcome(outcome)
