@@ -220,11 +220,7 @@ class SeedanceHook(BaseHook):
         estimated_wait: float | None = None,
         report: Callable[[Generation], None] | None = None,
     ) -> Generation:
-        """
-        Wait in the hub, and send a last status request at the deadline.
-
-        :param report: Called with every reading, to show progress.
-        """
+        """Wait in the hub, call ``report`` with every reading, and send a last status request at the deadline."""
         settings = await self.asettings()
 
         async def look_up(conn_id: str) -> Settings:

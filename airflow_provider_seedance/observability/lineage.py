@@ -15,21 +15,12 @@ log = logging.getLogger(__name__)
 
 
 def of_generations(result: Mapping[str, Any] | None) -> Any:
-    """
-    Return the lineage of a task that generates: a dataset for each generation, and its cost.
-
-    :param result: Result of the task, single or batch; ``None`` if it has none.
-    """
+    """Return the lineage of a task that generates: a dataset for each generation, and its cost."""
     return _lineage(lambda facets: facets.of_generations(result) if result else facets.OperatorLineage())
 
 
 def of_transfer(result: Mapping[str, Any] | None, made: Iterable[Any] = ()) -> Any:
-    """
-    Return the lineage of a transfer: from the generations to the file, or to the directory of many.
-
-    :param result: Result of the task.
-    :param made: The generations that were stored.
-    """
+    """Return the lineage of a transfer: from the generations to the file, or to the directory of many."""
     return _lineage(lambda facets: facets.of_transfer(result, made) if result else facets.OperatorLineage())
 
 

@@ -137,11 +137,7 @@ def _stored_at(result: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def dataset_name(path: str) -> tuple[str, str]:
-    """
-    Return namespace and name of a path, as OpenLineage names datasets in object storage.
-
-    :param path: As Airflow's object storage shows it: the part before an ``@`` is a connection.
-    """
+    """Return namespace and name of a path of Airflow's object storage, as OpenLineage names datasets."""
     scheme, separator, rest = _without_connection(path).partition("://")
     if not separator:
         scheme, rest = "", path

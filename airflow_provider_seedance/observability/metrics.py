@@ -19,27 +19,15 @@ Nothing here raises, and no metric names a task, a generation or a key.
 from __future__ import annotations
 
 import logging
-from functools import cache
-from typing import Any
+
+from airflow.providers.common.compat.sdk import Stats
 
 log = logging.getLogger(__name__)
 
 
-@cache
-def _stats() -> Any:
-    # Imported lazily: Dag files import this package, and send no metrics.
-    try:
-        from airflow.providers.common.compat.sdk import Stats
-    except ImportError as error:
-        log.debug("No statistics: %s", error)
-        return None
-    return Stats
-
-
 def _send(method: str, name: str, value: float, **tags: str) -> None:
     try:
-        if stats := _stats():
-            getattr(stats, method)(f"seedance.{name}", value, tags=tags)
+        getattr(Stats, method)(f"seedance.{name}", value, tags=tags)
     except Exception as error:
         # A failing metrics backend must not fail a paid generation.
         log.debug("No statistics: %s", error)
@@ -56,13 +44,7 @@ def count_refusal(api: str) -> None:
 
 
 def render_ended(*, api: str, outcome: str, polls: int, delay: float | None) -> None:
-    """
-    Count the end of a render.
-
-    :param outcome: Its status.
-    :param polls: Readings it took.
-    :param delay: Seconds from its end to the poll that found it, if the service reports when it ended.
-    """
+    """Count the end of a render, its readings, and the seconds from its end to the poll that found it."""
     _send("incr", "renders", 1, api=api, outcome=outcome)
     _send("timing", "polls", polls, api=api)
     if delay is not None:

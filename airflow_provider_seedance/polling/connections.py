@@ -28,11 +28,7 @@ class _Connection:
 
 
 class Connections:
-    """
-    Settings of each connection id, looked up once for all waits of a loop.
-
-    :param look_up: Reads the settings of a connection id.
-    """
+    """Settings of each connection id, looked up once for all waits of a loop."""
 
     def __init__(self, look_up: LookUp, timing: PollTiming) -> None:
         #: Number of waits that use these connections.
@@ -45,9 +41,7 @@ class Connections:
         """
         Return the settings, looked up again if they are older than ``max_age`` seconds.
 
-        While look-ups fail they are repeated with backoff, and the latest settings are returned.
-
-        :raises Exception: the first look-up failed.
+        While look-ups fail they are repeated with backoff, and the latest settings, if any, are returned.
         """
         age = self._timing.connection_lifetime if max_age is None else max_age
         known = self._known.setdefault(conn_id, _Connection())

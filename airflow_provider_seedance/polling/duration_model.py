@@ -101,11 +101,7 @@ PRIOR = _prior()
 
 
 class DurationModel:
-    """
-    Distribution of the durations of a kind of generation; immutable.
-
-    :param weights: Of every hypothesis, by spread and median.
-    """
+    """Distribution of the durations of a kind of generation, as weights by spread and median; immutable."""
 
     def __init__(self, weights: _Weights = PRIOR) -> None:
         self.weights = weights
@@ -140,7 +136,7 @@ class DurationModel:
                         masses[cell] += weight * chance
                         costs[cell] += cost * chance
         if seen < 1.0 - 1e-9:
-            for cell, (mass, cost) in enumerate(zip(*_prior_masses(), strict=True)):
+            for cell, (mass, cost) in enumerate(zip(*prior_model().masses, strict=True)):
                 masses[cell] += (1.0 - seen) * mass
                 costs[cell] += (1.0 - seen) * cost
         return masses, costs
@@ -209,11 +205,6 @@ def prior_model() -> DurationModel:
     return _PriorModel()
 
 
-@cache
-def _prior_masses() -> tuple[list[float], list[float]]:
-    return prior_model().masses
-
-
 class _Kind:
     """Latest model of a kind, and the one that plans are made from for now."""
 
@@ -243,12 +234,7 @@ class DurationModels:
         return known.planned if known else prior_model()
 
     def observe(self, kind: Hashable, low: float, high: float) -> None:
-        """
-        Learn from a generation that has ended.
-
-        :param low: Seconds after its submission at which it was last known to be running.
-        :param high: Seconds after its submission at which it was known to have ended.
-        """
+        """Learn from a generation that ended between two times, in seconds after its submission."""
         if not 0.0 <= low < high < math.inf:
             return
         known = self._kinds.pop(kind, None) or _Kind()

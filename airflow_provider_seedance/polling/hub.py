@@ -62,7 +62,6 @@ _client_key = attrgetter(
 )
 
 Report = Callable[[Generation], None]
-_Loop = asyncio.AbstractEventLoop
 
 #: Durations of generations, as far as this process has observed them; they outlive the hubs.
 _durations = DurationModels()
@@ -71,11 +70,8 @@ _durations = DurationModels()
 @dataclass(eq=False, slots=True)
 class _Waiter:
     """
-    A wait in the hub.
+    A wait for a generation, or for a submission, which needs the future only.
 
-    :param future: Receives the last step; cancelled with the wait.
-    :param state: Of the wait for a generation; a submission needs neither this nor the rest.
-    :param kind: Key of generations that take about as long.
     :param due: Time of the next poll, by the clock of the loop.
     :param single: Whether a request for many generations did not return this one.
     """
@@ -102,12 +98,7 @@ class _Waiter:
 
 
 class Hub:
-    """
-    Polls the generations of one base URL and key, and grants submissions that wait for its quota.
-
-    :param settings: Of the connection that came first.
-    :param connections: Source of a new key when the service refuses this one.
-    """
+    """Polls the generations of one base URL and key, and grants submissions that wait for its quota."""
 
     def __init__(self, settings: Settings, connections: Connections, timing: PollTiming) -> None:
         #: Whether the scheduler failed; the next wait replaces a broken hub.
@@ -119,6 +110,7 @@ class Hub:
         self._offset = time.time() - self._loop.time()
         self._timing = timing
         self._connections = connections
+        self._base_url = settings.base_url
         self._shared_quota = SharedQuota(settings.identity)
         self._quota = Quota()
         self._synced_at = -timing.shared_quota_interval
@@ -137,20 +129,15 @@ class Hub:
         self._scheduler = asyncio.create_task(self._run(), context=contextvars.Context())
 
     async def wait(
-        self,
-        state: WaitState,
-        conn_id: str,
-        *,
-        kind: Hashable,
-        not_before: float,
-        report: Report | None = None,
+        self, state: WaitState, conn_id: str, *, not_before: float, report: Report | None = None
     ) -> WaitStep:
         """Wait until the generation has ended, is unknown, or the deadline has passed."""
+        kind = (self._base_url, state.kind)
         step = start_wait(state, time.time(), not_before=not_before, model=_durations.of(kind))
         if step.kind != "wait":
             return step
         if state.submitted_at_known and state.submitted_at is not None:
-            self._quota.on_observed_submission(self._to_loop(state.submitted_at), self._now())
+            self._quota.on_observed_submission(self._to_loop(state.submitted_at), self._loop.time())
         waiter = _Waiter(self._loop.create_future(), conn_id, kind=kind, report=report)
         self._schedule(waiter, self._stretched(step))
         self._queue.set_deadline(waiter, state.deadline)
@@ -184,11 +171,11 @@ class Hub:
 
     def sent(self) -> None:
         """Count a request."""
-        self._quota.spend(self._now())
+        self._quota.spend(self._loop.time())
 
     def answered(self, limit: RateLimit, *, refused: bool) -> None:
         """Apply the rate-limit headers of a reply."""
-        now = self._now()
+        now = self._loop.time()
         if limit.known:
             self._quota.learn(self._in_loop_time(limit), now)
         self._shared_quota.answered(limit, refused=refused)
@@ -199,12 +186,9 @@ class Hub:
                 self._quota.blocked_until - now,
             )
 
-    def _now(self) -> float:
-        return self._loop.time()
-
     def _to_loop(self, at: float) -> float:
         """Convert seconds since 1970 to the clock of the loop."""
-        offset = time.time() - self._now()
+        offset = time.time() - self._loop.time()
         if abs(offset - self._offset) > MAX_CLOCK_DRIFT_SECONDS:
             self._offset = offset
         return at - self._offset
@@ -224,7 +208,7 @@ class Hub:
                     # The next request is chosen when there is a connection for it.
                     await self._sleep(self._timing.max_sleep)
                 else:
-                    await self._send_next(self._now())
+                    await self._send_next(self._loop.time())
         except Exception as error:
             self.broken = True
             log.warning("The polling of %s waits broke and starts again: %r", len(self._waiters), error)
@@ -234,7 +218,7 @@ class Hub:
     def _expire(self, now: float) -> None:
         """End the waits whose deadline has passed; those that only the quota keeps from a poll end later."""
         for waiter in self._queue.pop_expired(now):
-            if waiter.due <= self._now() and now < waiter.state.final_deadline:
+            if waiter.due <= self._loop.time() and now < waiter.state.final_deadline:
                 self._queue.set_deadline(waiter, waiter.state.final_deadline)
             else:
                 waiter.resolve(WaitStep("deadline", waiter.state))
@@ -310,7 +294,7 @@ class Hub:
                 found = {}
             else:
                 found = dict.fromkeys(ids, found)
-        now = self._now()
+        now = self._loop.time()
         for waiter in waiters:
             reading = found.get(waiter.state.generation_id)
             if reading is not None:
@@ -353,7 +337,7 @@ class Hub:
         if step.state.poll_interval is not None:
             return step
         now = time.time()
-        factor = self._quota.interval_factor(self._now(), len(self._waiters))
+        factor = self._quota.interval_factor(self._loop.time(), len(self._waiters))
         return replace(step, at=min(now + factor * (step.at - now), max(step.state.deadline, step.at)))
 
     async def _read(self, waiter: _Waiter) -> Generation | SeedanceError:
@@ -397,8 +381,8 @@ def _learn(kind: Hashable, before: WaitState, poll_count: int, ended: Generation
         _durations.observe(kind, max(0.0, low), max(0.0, now - before.submitted_at))
 
 
-_hubs: dict[tuple[_Loop, tuple[str, str]], Hub] = {}
-_connections: dict[_Loop, Connections] = {}
+_hubs: dict[tuple[asyncio.AbstractEventLoop, tuple[str, str]], Hub] = {}
+_connections: dict[asyncio.AbstractEventLoop, Connections] = {}
 
 
 async def wait_for_generation(
@@ -415,9 +399,8 @@ async def wait_for_generation(
     with _loop_connections(look_up):
         while True:
             try:
-                async with open_hub(conn_id, look_up) as (hub, settings):
-                    kind = (settings.base_url, state.kind)
-                    return await hub.wait(state, conn_id, kind=kind, not_before=not_before, report=report)
+                async with open_hub(conn_id, look_up) as (hub, _):
+                    return await hub.wait(state, conn_id, not_before=not_before, report=report)
             except Exception as error:
                 left = state.deadline - time.time()
                 if left <= 0:

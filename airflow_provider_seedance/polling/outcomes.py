@@ -39,17 +39,11 @@ def after_resume(
     """
     Decide what a resumed task does after one status request.
 
-    :param reading: The generation, or the error of the request.
-    :param deadline: Seconds since 1970 at which the timeout of the wait passes.
     :param max_quota_wait: Seconds past the deadline for which a rate limit extends the wait; the limit of a
         deferred wait by default.
     """
     generation = reading if isinstance(reading, Generation) else None
-    if (
-        generation is not None
-        and generation.status.terminal
-        and not (lacks_output(generation) and now < deadline)
-    ):
+    if generation and generation.status.terminal and not (lacks_output(generation) and now < deadline):
         return ResumeStep("ended", generation)
     if isinstance(reading, errors.SeedanceNotFoundError):
         return ResumeStep("unknown")
@@ -64,13 +58,7 @@ def after_resume(
 
 
 def generation_of(step: WaitStep, timeout: float) -> Generation:
-    """
-    Return the terminal generation of a finished wait.
-
-    :param timeout: Seconds that the wait was given, for the message.
-    :raises SeedanceTimeoutError: the deadline passed before the generation ended.
-    :raises SeedanceNotFoundError: the service does not know the generation.
-    """
+    """Return the terminal generation of a wait, or raise the error of another end of a wait this long."""
     if step.kind == "ended" and step.state.last is not None:
         return step.state.last
     generation_id = step.state.generation_id

@@ -15,14 +15,7 @@ from itertools import accumulate
 
 
 class PollPlan:
-    """
-    Time of the next poll for every elapsed time.
-
-    :param times: Times at which polls are considered, in ascending seconds since the submission.
-    :param following: For each of them the index of the next poll after it.
-    """
-
-    __slots__ = ("_following", "_times")
+    """Time of the next poll for every elapsed time; ``following`` holds the index of the next time."""
 
     def __init__(self, times: Sequence[float], following: Sequence[int]) -> None:
         self._times = times

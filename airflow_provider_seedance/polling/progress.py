@@ -39,16 +39,13 @@ _UNRELIABLE_ENDS = (1.1, 1.25, 1.5, 2.0, 3.0)
 def next_by_progress(
     readings: Sequence[tuple[float, float]], elapsed: float, model: DurationModel
 ) -> float | None:
-    """
-    Return the time of the next poll in seconds since the submission, or ``None`` without usable progress.
-
-    :param readings: Seconds since the submission and percent, oldest first.
-    :param elapsed: Seconds since the submission, now.
-    """
+    """Return the time of the next poll by readings of (seconds since the submission, percent), if any helps."""
     usable = [
         (at, percent) for at, percent in readings if at >= _MIN_READING_SECONDS and 0.0 < percent <= 100.0
     ]
-    if not usable or _is_stalled(usable):
+    # A service may stay at 99 percent.
+    stalled = len(usable) >= 3 and usable[-1][1] <= usable[-3][1]
+    if not usable or stalled:
         return None
     ends = sorted(end for end in _ends(usable, model) if end[0] > elapsed)
     total = math.fsum(weight for _, weight in ends)
@@ -63,11 +60,6 @@ def next_by_progress(
     costs = [cost * probability for probability in probabilities]
     delay_cost = _DELAY_COST_SHARE * duration_model.DELAY_COST
     return plan(times, probabilities, costs, delay_cost=delay_cost).next_poll_at(elapsed)
-
-
-def _is_stalled(readings: Sequence[tuple[float, float]]) -> bool:
-    """Return whether the last readings show no progress, as of a service that stays at 99 percent."""
-    return len(readings) >= 3 and readings[-1][1] <= readings[-3][1]
 
 
 def _ends(readings: Sequence[tuple[float, float]], model: DurationModel) -> list[tuple[float, float]]:

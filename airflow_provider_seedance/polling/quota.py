@@ -25,19 +25,15 @@ class QuotaPolicy:
     """
     Rules for sharing a quota. Durations are in seconds.
 
-    :param submission_share: Share of a window that status requests leave to submissions; it shrinks to zero towards
-        the end of the window.
-    :param reset_margin: Time after the end of a window until the new one is used: clocks differ, and headers have whole
-        seconds.
+    :param submission_share: Share of the rest of a window that status requests leave to submissions.
+    :param reset_margin: Time after a window until the next one is used: clocks differ, and headers have whole seconds.
     :param submission_timeout: Time for which a granted submission may still be on its way.
-    :param default_backoff: Backoff after a refusal that names no time, or when too little is left and no header says
-        until when.
-    :param min_backoff: Minimum backoff after a refusal.
+    :param default_backoff: Backoff when no reply names a time.
     :param min_remaining: Requests below which a reading may not be possible.
-    :param polls_left: Readings that each generation should have left; with fewer, intervals are longer,
-    :param max_interval_factor: by this factor at most.
-    :param max_polls_per_second: Maximum rate of status requests, unless the quota is known to allow more: far above every
-        documented plan; it keeps thousands of generations from occupying the triggerer.
+    :param polls_left: Readings that each generation should have left; with fewer, intervals are longer, by
+        ``max_interval_factor`` at most.
+    :param max_polls_per_second: Maximum rate of status requests, unless the quota is known to allow more: far above
+        every documented plan.
     :param max_burst: Maximum number of them in immediate succession after an idle time.
     :param submission_interval: Minimum time between submissions while no quota is known.
     :param min_recheck: Minimum time until the room for status requests is checked again.
@@ -146,19 +142,11 @@ class Quota:
             self.reset_at = reset_at
 
     def refuse(self, retry_after: float | None, now: float) -> bool:
-        """
-        Apply a refusal: no request is sent with this key until it passes.
-
-        :return: Whether requests were allowed before.
-        """
+        """Send no request with this key until a refusal passes; return whether requests were allowed before."""
         was_open = now >= self.blocked_until
         policy = self.policy
-        backoff = (
-            policy.default_backoff
-            if retry_after is None
-            else max(policy.min_backoff, limit_wait(retry_after))
-        )
-        self.blocked_until = max(self.blocked_until, now + backoff)
+        backoff = policy.default_backoff if retry_after is None else limit_wait(retry_after)
+        self.blocked_until = max(self.blocked_until, now + max(policy.min_backoff, backoff))
         if self.remaining is not None:
             self.remaining = 0
             self.reset_at = max(self.reset_at or 0.0, self.blocked_until - policy.reset_margin)
@@ -191,9 +179,7 @@ class Quota:
         self._advance(now)
         if now < self.blocked_until:
             return 0.0
-        left = math.inf
-        if self.remaining is not None:
-            left = self.remaining
+        left = math.inf if self.remaining is None else self.remaining
         if self.requests_per_hour is not None:
             left = min(left, self.requests_per_hour - self._sent_total)
         return max(0.0, left - self._reserved)
@@ -213,11 +199,7 @@ class Quota:
         return 0.0
 
     def interval_factor(self, now: float, waiters: int) -> float:
-        """
-        Return the factor by which polls are further apart than scheduled, so that the quota lasts.
-
-        :param waiters: Number of generations that share it.
-        """
+        """Return the factor by which polls of this many generations are delayed, so that the quota lasts."""
         if not self.known:
             return 1.0
         polls_left = max(0.0, self.free(now) - self.reserved_for_submissions(now)) / max(1, waiters)

@@ -33,12 +33,7 @@ _logged_statuses: set[tuple[str, str | None]] = set()
 def start_wait(
     state: WaitState, now: float, *, not_before: float = 0.0, model: DurationModel | None = None
 ) -> WaitStep:
-    """
-    Return the step of the first status request.
-
-    :param not_before: Seconds until the earliest request, so that a trigger does not fire too early.
-    :param model: Durations of such generations.
-    """
+    """Return the step of the first status request, which is sent after ``not_before`` seconds or later."""
     if state.submitted_at is None:
         state = replace(state, submitted_at=now)
     return _wait(state, now, model, not_before=not_before)
@@ -66,13 +61,7 @@ def on_poll(
 def next_poll(
     state: WaitState, *, elapsed: float, model: DurationModel | None = None, jitter: float | None = None
 ) -> float:
-    """
-    Return the seconds until the next status request.
-
-    :param elapsed: Seconds since the submission.
-    :param model: Durations of such generations; those of any generation by default.
-    :param jitter: A number from 0 to 1 that spreads the requests of a batch; random by default.
-    """
+    """Return the seconds until the next status request; ``jitter``, from 0 to 1, is random by default."""
     timing = state.timing
     jitter = random.random() if jitter is None else jitter  # noqa: S311 (spreads load, guards nothing)
     if state.poll_interval is not None:

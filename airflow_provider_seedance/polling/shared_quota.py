@@ -42,11 +42,7 @@ def directory() -> Path:
 
 
 class SharedQuota:
-    """
-    Shared state of the quota of one base URL and key; an observer of a client's replies.
-
-    :param identity: Base URL and digest of the key.
-    """
+    """Shared state of the quota of a base URL and key; observes the replies to a client."""
 
     def __init__(self, identity: tuple[str, str]) -> None:
         home = os.environ.get("AIRFLOW_HOME", "")
@@ -88,11 +84,7 @@ class SharedQuota:
                 _write(file, _read(file, now)[0], now + default_policy().queue_lifetime)
 
     def reserve(self, now: float) -> float:
-        """
-        Reserve one request of what is left. Not for an event loop: it may wait for the lock.
-
-        :return: Zero, or the seconds until one may be left.
-        """
+        """Reserve a request, or return the seconds until one may be left. May wait for the lock."""
         with self._opened(attempts=_LOCK_ATTEMPTS) as file:
             if file is None:
                 return 0.0

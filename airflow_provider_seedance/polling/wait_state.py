@@ -20,16 +20,13 @@ class PollTiming:
     Timing of status requests and deferrals. Durations are in seconds.
 
     :param min_interval: Minimum time between two status requests; a ``poll_interval`` of the user may be shorter.
-    :param max_interval: Maximum time between two status requests, or
-    :param max_interval_share: this share of the elapsed time if that is more.
+    :param max_interval: Maximum of it, or ``max_interval_share`` of the elapsed time if that is more.
     :param max_backoff: Maximum backoff after failed status requests.
     :param jitter: Share by which intervals are spread, so that a batch is not polled in step.
     :param callback_quantile: Polls replace lost callbacks. The first comes when this share has ended, times
-    :param callback_factor: this factor, and not before
-    :param callback_min_delay: this time. The following ones are
-    :param callback_min_interval: at least this far apart, and
-    :param callback_interval_share: at least this share of the elapsed time, but not more than
-    :param callback_max_interval: this time.
+        ``callback_factor``, and not before ``callback_min_delay``.
+    :param callback_interval_share: Interval of the following ones, as a share of the elapsed time, between
+        ``callback_min_interval`` and ``callback_max_interval``.
     :param max_not_found: Consecutive "not found" replies that end a wait: a service may know a new id late.
     :param warn_after_failures: Consecutive failed status requests after which the log says so, once.
     :param max_age: Maximum age that a service may report for a generation; beyond it the report is ignored.
@@ -42,8 +39,7 @@ class PollTiming:
         first seconds of its deferral, because it mistakes the exit of the deferring process for that of the task.
     :param connection_lifetime: Time after which a connection is looked up again, because keys are rotated.
     :param refused_key_interval: Minimum time between look-ups of a connection whose key the service refuses.
-    :param min_retry_delay: Initial backoff after a failed look-up of a connection or a broken hub, and
-    :param max_retry_delay: its maximum.
+    :param min_retry_delay: Initial backoff after a failed look-up of a connection or a broken hub.
     :param shared_quota_interval: Time between two reads of the quota state that other processes share.
     :param max_sleep: Maximum sleep of the hub: how late it notices that the wall clock was set.
     :param report_interval: Time between two log lines about the progress of a batch.
@@ -94,7 +90,7 @@ def default_timing() -> PollTiming:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WaitState:
     """
-    State of one wait.
+    State of one wait; failures and "not found" replies are counted in a row.
 
     :param deadline: Seconds since 1970 at which the timeout passes.
     :param submitted_at: Seconds since 1970 of the submission, or of the start of the wait.
@@ -104,16 +100,11 @@ class WaitState:
     :param expects_callback: Whether the service sends a callback when the generation has ended.
     :param result_defaults: What the request says of the result. Generations of the same model, duration and
         resolution take about as long.
-    :param max_quota_wait: Seconds past the deadline for which a rate limit extends the wait.
-    :param poll_count: Number of status requests that were answered.
-    :param failures: Number of consecutive failures.
-    :param not_found: Number of consecutive "not found" replies.
     :param retry_after: Seconds to the next request that the service named, if it did.
     :param rate_limited: Whether the rate limit prevented the latest status request.
     :param progress: The latest progress readings: seconds since the submission, and percent.
     :param running_at: Seconds since 1970 of the latest reading that found the generation not ended.
     :param succeeded_at: Seconds since 1970 of the first reading that found it succeeded, but without an output.
-    :param last: The generation as it was last read.
     """
 
     generation_id: str
@@ -191,11 +182,7 @@ def lacks_output(generation: Generation) -> bool:
 
 
 def deferral_timeout(deadline: float, now: float, *, rate_limited: bool = False) -> timedelta:
-    """
-    Return the timeout of a deferral: a safety net, later than the deadline that the trigger keeps itself.
-
-    :param rate_limited: Whether a rate limit extends the wait past the deadline.
-    """
+    """Return the timeout of a deferral: later than the deadline, which the trigger keeps itself."""
     extra = TIMING.deferral_grace + (TIMING.max_quota_wait if rate_limited else 0.0)
     return timedelta(seconds=max(0.0, deadline - now) + extra)
 

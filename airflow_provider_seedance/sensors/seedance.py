@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseSensorOperator, PokeReturnValue
@@ -77,7 +76,7 @@ class SeedanceGenerationSensor(SeedanceTaskMixin, BaseSensorOperator):
         reading = self._read()
         if isinstance(reading, Generation) and reading.status.terminal:
             return self._deliver(reading)
-        self._defer(time.time() + self._timeout_seconds())
+        self._defer(time.time() + self.timeout)
         return None
 
     def poke(self, context: Context) -> PokeReturnValue:
@@ -119,7 +118,7 @@ class SeedanceGenerationSensor(SeedanceTaskMixin, BaseSensorOperator):
             self._defer(step.until, deadline=deadline, rate_limited=step.rate_limited)
         if isinstance(reading, errors.SeedanceNotFoundError):
             raise reading
-        raise timed_out(self.generation_id, self._timeout_seconds(), step.generation)
+        raise timed_out(self.generation_id, self.timeout, step.generation)
 
     def _validate(self) -> None:
         if not isinstance(self.generation_id, str) or not self.generation_id.strip():
@@ -132,12 +131,7 @@ class SeedanceGenerationSensor(SeedanceTaskMixin, BaseSensorOperator):
             )
 
     def _read(self) -> Generation | errors.SeedanceError:
-        """
-        Send one status request.
-
-        :return: The generation, or an error after which a later request may succeed.
-        :raises SeedanceError: a later request cannot succeed.
-        """
+        """Return the generation, or an error after which a later request may succeed; raise others."""
         from airflow_provider_seedance.hooks.seedance import SeedanceHook
 
         try:
@@ -158,17 +152,8 @@ class SeedanceGenerationSensor(SeedanceTaskMixin, BaseSensorOperator):
         self.output_url = generation.url or ""
         return generation.result()
 
-    def _timeout_seconds(self) -> float:
-        timeout: Any = self.timeout
-        return timeout.total_seconds() if isinstance(timeout, timedelta) else float(timeout)
-
     def _defer(self, until: float, *, deadline: float | None = None, rate_limited: bool = False) -> None:
-        """
-        Defer until a time.
-
-        :param deadline: When the timeout passes, if that is not ``until``.
-        :param rate_limited: Whether a rate limit extends the wait past the deadline.
-        """
+        """Defer until a time, which a rate limit may put past the deadline of the wait."""
         from airflow_provider_seedance.polling.wait_state import deferral_timeout
         from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger
 

@@ -28,11 +28,7 @@ _cancellations: set[asyncio.Task[None]] = set()
 
 
 def read_task_state(ti: Any, get_task_states: Callable[..., Any]) -> str | None:
-    """
-    Return the current state of a task instance, or ``None`` if Airflow does not return it.
-
-    :param get_task_states: Airflow's ``RuntimeTaskInstance.get_task_states``.
-    """
+    """Return the current state of a task instance, or ``None`` if Airflow does not return it."""
     map_index = task_key(ti)["map_index"]
     states = get_task_states(
         dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=map_index
@@ -52,11 +48,7 @@ def is_abandoned(state: str | None) -> bool:
 def cancel_abandoned(
     hook: SeedanceHook, ti: Any, generation_ids: Sequence[str], media: Media, log: Any
 ) -> None:
-    """
-    Cancel the generations of a worker that is being stopped, unless another try continues with them; never raises.
-
-    :param ti: The task instance of the worker.
-    """
+    """Cancel the generations of a worker that is stopped, unless another try continues; never raises."""
     what = generation_ids[0] if len(generation_ids) == 1 else f"any of {len(generation_ids)}"
     try:
         state = read_task_state(ti, ti.get_task_states)

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
-from airflow_provider_seedance.generations import Generation, GenerationStatus, Media
+from airflow_provider_seedance.generations import GenerationStatus, Media
 from airflow_provider_seedance.hooks.seedance import look_up_settings
 from airflow_provider_seedance.links.seedance import OUTPUT_LINK_KEY
 from airflow_provider_seedance.polling.connections import LookUp
@@ -110,14 +110,11 @@ class SeedanceGenerationTrigger(_SeedanceTrigger, CancellingTrigger):
             return GenerationEvent({"generation_id": self.generation_id, "outcome": step.kind})
         generation = generation.with_defaults(self.result_defaults)
         if self.end_from_trigger and generation.status is GenerationStatus.SUCCEEDED and generation.urls:
-            return await self._end_task(generation)
+            # The XComs that a worker would write; Airflow ends the task.
+            await push(self.task_instance, "return_value", generation.result())
+            await push(self.task_instance, OUTPUT_LINK_KEY, generation.url or "")
+            return TaskSuccessEvent()
         return GenerationEvent(make_event(generation))
-
-    async def _end_task(self, generation: Generation) -> TriggerEvent:
-        """Write the XComs that a worker would write, and let Airflow end the task."""
-        await push(self.task_instance, "return_value", generation.result())
-        await push(self.task_instance, OUTPUT_LINK_KEY, generation.url or "")
-        return TaskSuccessEvent()
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -194,11 +191,7 @@ class SeedanceBatchTrigger(_SeedanceTrigger, CancellingTrigger):
     async def wait(
         self, look_up: LookUp, *, min_seconds: float = 0.0, max_quota_wait: float | None = None
     ) -> WaitResult:
-        """
-        Wait until enough generations have ended.
-
-        :param max_quota_wait: Seconds past a deadline for which a rate limit extends the wait for a generation.
-        """
+        """Wait until enough generations have ended; a worker gives a quota limit of its own."""
         return await wait_for_many(
             self.pending,
             self.seedance_conn_id,

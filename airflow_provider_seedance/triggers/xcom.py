@@ -30,23 +30,12 @@ def task_key(ti: Any) -> dict[str, Any]:
 
 
 async def push(ti: Any, key: str, value: Any) -> None:
-    """
-    Write an XCom of a task instance.
-
-    :param ti: As the trigger knows it.
-    :raises Exception: it could not be written.
-    """
+    """Write an XCom of the task instance of a trigger."""
     await BaseXCom.aset(key, value, **task_key(ti))
 
 
 class ProgressReporter:
-    """
-    Writes the progress of a generation in the background.
-
-    :param ti: The task instance, as its trigger knows it.
-    """
-
-    __slots__ = ("_reported", "_ti")
+    """Writes the progress of a generation in the background."""
 
     def __init__(self, ti: Any) -> None:
         self._ti = ti

@@ -73,7 +73,7 @@ class Broken:
 
 @pytest.mark.parametrize("stats", [Broken(), None])
 def test_broken_statistics_are_no_trouble(monkeypatch: pytest.MonkeyPatch, stats: Any) -> None:
-    monkeypatch.setattr(metrics, "_stats", lambda: stats)
+    monkeypatch.setattr(metrics, "Stats", stats)
     metrics.count_request("ark", "submit")
     metrics.render_ended(api="ark", outcome="succeeded", polls=1, delay=0.0)
     metrics.credits_spent("ark", 3)
