@@ -54,9 +54,8 @@ _PROXY = re.compile(r"(https?|socks5h?)://[!-~]+")
 def _read_timeout(value: Any) -> float:
     number = read_number(value)
     if number is None or not MIN_TIMEOUT_SECONDS <= number <= MAX_TIMEOUT_SECONDS:
-        raise ValueError(
-            f"a positive number of seconds, {MIN_TIMEOUT_SECONDS:g} to {MAX_TIMEOUT_SECONDS:.0f}"
-        )
+        bounds = f"{MIN_TIMEOUT_SECONDS:g} to {MAX_TIMEOUT_SECONDS:.0f}"
+        raise ValueError(f"a positive number of seconds, {bounds}")
     return float(number)
 
 

@@ -114,8 +114,6 @@ class Ark(base.Api):
     max_ids_per_status_call = LIST_PAGE_SIZE
     id_fields = ("id", "task_id")
 
-    # ------------------------------------------------------------------ requests
-
     def rules(self, request: GenerationRequest, base_url: str) -> Mapping[str, Rule]:
         return (
             self._image_rules(base_url)
@@ -205,8 +203,6 @@ class Ark(base.Api):
     def correlates(self, request: GenerationRequest) -> bool:
         return isinstance(request, VideoRequest) and "safety_identifier" not in (request.extra_params or {})
 
-    # ------------------------------------------------------------------ calls
-
     def status_call(self, generation_id: str) -> HttpCall:
         return HttpCall(method="GET", path=f"{TASKS}/{parsing.segment(generation_id)}")
 
@@ -268,8 +264,6 @@ class Ark(base.Api):
             f"{self.title} lists more than {seen} tasks, and the submission is not among these: the list "
             "could not be read to its end."
         )
-
-    # ------------------------------------------------------------------ replies
 
     def details(
         self, payload: Mapping[str, Any], status: GenerationStatus, now: datetime

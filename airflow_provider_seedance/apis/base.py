@@ -66,8 +66,6 @@ class Api(ReplyReader):
     video_path: ClassVar[str]
     image_path: ClassVar[str] = ""
 
-    # ------------------------------------------------------------------ requests
-
     def rules(self, request: GenerationRequest, base_url: str) -> Mapping[str, Rule]:
         """Return the rules for this request, where they depend on its model or on the host."""
         return self.image_rules if isinstance(request, ImageRequest) else self.video_rules
@@ -129,8 +127,6 @@ class Api(ReplyReader):
     def add_extra(self, body: dict[str, Any], extra: Mapping[str, Any]) -> None:
         """Add ``extra_params`` where the service expects its parameters."""
         body.update(extra)
-
-    # ------------------------------------------------------------------ status
 
     def status_flow(self, generation_id: str, media: Media, now: datetime) -> Flow[Generation]:
         """

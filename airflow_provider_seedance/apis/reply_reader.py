@@ -50,8 +50,6 @@ class ReplyReader(abc.ABC):
     #: Values of ``status`` that are about the call, in a body without an envelope.
     envelope_words: ClassVar[tuple[str, ...]] = ()
 
-    # ------------------------------------------------------------------ replies to a submission
-
     def read_submit(
         self,
         answer: HttpReply | TransportFailure,
@@ -141,8 +139,6 @@ class ReplyReader(abc.ABC):
             cost_usd=price.cost_usd,
         )
 
-    # ------------------------------------------------------------------ status
-
     def read_state(
         self, reply: HttpReply, call: HttpCall, generation_id: str, *, media: Media, now: datetime
     ) -> Generation:
@@ -222,8 +218,6 @@ class ReplyReader(abc.ABC):
     @abc.abstractmethod
     def outputs(self, payload: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the output URLs of an unwrapped body."""
-
-    # ------------------------------------------------------------------ errors
 
     def check(
         self,

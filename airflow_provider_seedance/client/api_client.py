@@ -157,10 +157,13 @@ class _Base(Generic[C]):
         self._submissions: C | None = None
 
     def _make(self, *, fresh: bool = False) -> C:
+        kept = 0 if fresh else MAX_CONNECTIONS
+        limits = httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=kept)
         try:
-            return self._library_client(
-                **self._options(), transport=self._transport(**self._transport_options(fresh))
+            transport = self._transport(
+                proxy=self.settings.proxy, verify=self._tls, trust_env=False, limits=limits
             )
+            return self._library_client(transport=transport, **self._options())
         except (ImportError, ValueError, httpx.InvalidURL) as error:
             # The message of the library may contain a part of the password.
             why = str(error) if isinstance(error, ImportError) else "its address cannot be read"
@@ -179,15 +182,6 @@ class _Base(Generic[C]):
             "cookies": CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
             "follow_redirects": False,
             "trust_env": False,
-        }
-
-    def _transport_options(self, fresh: bool) -> dict[str, Any]:
-        kept = 0 if fresh else MAX_CONNECTIONS
-        return {
-            "proxy": self.settings.proxy,
-            "verify": self._tls,
-            "trust_env": False,
-            "limits": httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=kept),
         }
 
     def _client_for(self, call: HttpCall) -> C:
@@ -246,10 +240,9 @@ class _Base(Generic[C]):
         return TransportFailure(f"{where}: {reason}.", sent=sent)
 
     def _reply(self, response: httpx.Response, body: bytes) -> HttpReply:
-        headers = {name.lower(): value for name, value in response.headers.items()}
         return HttpReply(
             status=response.status_code,
-            headers=headers,
+            headers={name.lower(): value for name, value in response.headers.items()},
             body=body,
             redact=self.settings.redact,
             max_values=MAX_READ_JSON_VALUES if response.request.method == "GET" else MAX_JSON_VALUES,
@@ -353,11 +346,7 @@ class AsyncClient(_Base[httpx.AsyncClient]):
         super().__init__(settings, observer, httpx.AsyncClient, httpx.AsyncHTTPTransport)
 
     async def run(self, flow: Flow[T]) -> T:
-        """
-        Drive a flow to its end.
-
-        :raises SeedanceError: the error of the flow.
-        """
+        """Drive a flow to its end."""
         answer: HttpReply | TransportFailure | None = None
         try:
             while True:
