@@ -362,10 +362,9 @@ class Generation:
         urls = result["urls"]
         if not isinstance(urls, (list, tuple)) or not all(isinstance(url, str) for url in urls):
             raise ValueError("the urls of a result must be a list of strings")
-        if not all(isinstance(result[name], str) for name in ("generation_id", "api", "media")):
-            raise ValueError("this is not the result of a generation: generation_id, api and media are text")
-        if result["media"] not in ("video", "image"):
-            raise ValueError("this is not the result of a generation: its media is neither video nor image")
+        texts = [result[name] for name in ("generation_id", "api", "media")]
+        if not all(isinstance(text, str) for text in texts) or result["media"] not in ("video", "image"):
+            raise ValueError("the generation_id and api of a result must be text, its media video or image")
         status, documented = read_status_word(result["status"])
         rest: dict[str, Any] = {
             **{name: _text(result.get(name)) for name in ("model", "resolution")},

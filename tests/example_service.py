@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow_provider_seedance.apis import base, parsing, rules
-from airflow_provider_seedance.apis.messages import HttpCall, VendorError
+from airflow_provider_seedance.apis.messages import VendorError
 from airflow_provider_seedance.generations import GenerationRequest
 
 
@@ -14,15 +14,12 @@ class Sixth(base.Api):
     name = "sixth"
     title = "the sixth service"
     default_base_url = "https://sixth.example/v1"
-    video_path = "/jobs"
+    video_path = status_path = "/jobs"
     id_fields = ("job",)
     video_rules = {"prompt": rules.text(), "duration": rules.whole_number(1, 9)}
 
     def body(self, request: GenerationRequest) -> dict[str, Any]:
         return {"text": request.prompt, "seconds": getattr(request, "duration", None)}
-
-    def status_call(self, generation_id: str) -> HttpCall:
-        return HttpCall(method="GET", path=f"/jobs/{parsing.segment(generation_id)}")
 
     def outputs(self, payload: Mapping[str, Any]) -> tuple[str, ...]:
         return parsing.strings(payload.get("film"))

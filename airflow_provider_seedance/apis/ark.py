@@ -103,7 +103,7 @@ class Ark(base.Api):
     title = "BytePlus ModelArk / Volcengine Ark"
     default_base_url = "https://ark.ap-southeast.bytepluses.com/api/v3"
     other_base_urls = ("https://ark.cn-beijing.volces.com/api/v3",)
-    video_path = TASKS
+    video_path = status_path = TASKS
     image_path = IMAGES
     callback_field = "callback_url"
     can_look_up = True
@@ -115,11 +115,9 @@ class Ark(base.Api):
     id_fields = ("id", "task_id")
 
     def rules(self, request: GenerationRequest, base_url: str) -> Mapping[str, Rule]:
-        return (
-            self._image_rules(base_url)
-            if isinstance(request, ImageRequest)
-            else self._video_rules(request, base_url)
-        )
+        if isinstance(request, ImageRequest):
+            return self._image_rules(base_url)
+        return self._video_rules(request, base_url)
 
     def _video_rules(self, request: GenerationRequest, base_url: str) -> Mapping[str, Rule]:
         version, variant = model_family(request.model)
@@ -203,11 +201,8 @@ class Ark(base.Api):
     def correlates(self, request: GenerationRequest) -> bool:
         return isinstance(request, VideoRequest) and "safety_identifier" not in (request.extra_params or {})
 
-    def status_call(self, generation_id: str) -> HttpCall:
-        return HttpCall(method="GET", path=f"{TASKS}/{parsing.segment(generation_id)}")
-
     def cancel_call(self, generation_id: str) -> HttpCall:
-        return HttpCall(method="DELETE", path=f"{TASKS}/{parsing.segment(generation_id)}")
+        return replace(self.status_call(generation_id), method="DELETE")
 
     def list_call(self, page: int = 1, size: int = LIST_PAGE_SIZE) -> HttpCall:
         """Build the request for one page of the account's tasks."""

@@ -7,13 +7,13 @@ An adapter is a subclass of :class:`Api` in a module of its own, and a line in
 
 from __future__ import annotations
 
-import abc
 from collections.abc import Generator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.apis import parsing
 from airflow_provider_seedance.apis.messages import HttpCall, HttpReply, Pause, TransportFailure
 from airflow_provider_seedance.apis.reply_reader import ReplyReader
 from airflow_provider_seedance.apis.rules import Rule
@@ -65,6 +65,8 @@ class Api(ReplyReader):
     #: Path of the submission of a video, and of an image.
     video_path: ClassVar[str]
     image_path: ClassVar[str] = ""
+    #: Path of the status of a generation, without its id.
+    status_path: ClassVar[str]
 
     def rules(self, request: GenerationRequest, base_url: str) -> Mapping[str, Rule]:
         """Return the rules for this request, where they depend on its model or on the host."""
@@ -101,7 +103,6 @@ class Api(ReplyReader):
         """
         Build the submission of a prepared request.
 
-        :param callback_url: URL that the service calls when the generation ends.
         :param correlation: Value that the service stores with the generation, where :attr:`can_look_up`.
         :param image_timeout: Timeout of a synchronous image reply, in seconds.
         """
@@ -155,9 +156,9 @@ class Api(ReplyReader):
         yield from ()
         return {}
 
-    @abc.abstractmethod
     def status_call(self, generation_id: str) -> HttpCall:
         """Build the request for the status of a generation."""
+        return HttpCall(method="GET", path=f"{self.status_path}/{parsing.segment(generation_id)}")
 
     def fetch(self, call: HttpCall, generation_id: str | None, now: datetime) -> Flow[HttpReply]:
         """

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from airflow_provider_seedance.apis import base, parsing, rules
-from airflow_provider_seedance.apis.messages import HttpCall, VendorError
+from airflow_provider_seedance.apis.messages import VendorError
 from airflow_provider_seedance.generations import (
     GenerationRequest,
     GenerationStatus,
@@ -22,7 +22,7 @@ class Runbase(base.Api):
     name = "runbase"
     title = "runbase.net"
     default_base_url = "https://runbase.net/api/v1"
-    video_path = "/runs"
+    video_path = status_path = "/runs"
     # Contradiction 26.
     id_fields = ("id", "run_id", "task_id")
     video_rules = {
@@ -49,9 +49,6 @@ class Runbase(base.Api):
 
     def add_extra(self, body: dict[str, Any], extra: Mapping[str, Any]) -> None:
         body["input"].update(extra)
-
-    def status_call(self, generation_id: str) -> HttpCall:
-        return HttpCall(method="GET", path=f"/runs/{parsing.segment(generation_id)}")
 
     def details(
         self, payload: Mapping[str, Any], status: GenerationStatus, now: datetime

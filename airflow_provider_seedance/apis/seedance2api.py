@@ -38,6 +38,7 @@ class Seedance2Api(base.Api):
     auth_headers = ("authorization", "x-api-key")
     video_path = "/seedance/generate"
     image_path = "/seedream/generate"
+    status_path = "/tasks"
     callback_field = "webhook_url"
     requests_per_status = 2
     envelope_words = parsing.ENVELOPE_WORDS
@@ -69,9 +70,6 @@ class Seedance2Api(base.Api):
         if "images" in body:
             body["image_input"] = body.pop("images")[0]
         return body
-
-    def status_call(self, generation_id: str) -> HttpCall:
-        return HttpCall(method="GET", path=f"/tasks/{parsing.segment(generation_id)}")
 
     def result_call(self, generation_id: str) -> HttpCall:
         """Build the request for the result of a completed generation."""

@@ -1,9 +1,8 @@
 """
 Exchanges with a service that take more than one call, as generators without I/O.
 
-A flow yields :class:`~airflow_provider_seedance.apis.messages.HttpCall` and
-:class:`~airflow_provider_seedance.apis.messages.Pause` and is sent replies; the client drives it, with
-or without ``await``. So both clients retry by the same rules:
+A flow yields calls and pauses and is sent replies; the client drives it, with or without ``await``. So both clients
+retry by the same rules:
 
 * A **submission** is repeated only after a reply that proves that it was not accepted, only for a few
   seconds, and never after an uncertain outcome.
@@ -161,11 +160,7 @@ def status_flow(
 
 
 def final_status_flow(api: Api, generation_id: str, media: Media, now: Now) -> Flow[Generation]:
-    """
-    Read a generation after the callback about its end, which may be wrong.
-
-    :raises SeedanceError: its state could not be read.
-    """
+    """Read a generation after the callback about its end, which may be wrong."""
     return read_flow(lambda: api.final_status_flow(generation_id, media, now()))
 
 
