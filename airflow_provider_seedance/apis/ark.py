@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis import base, parsing, rules
-from airflow_provider_seedance.apis.messages import HttpCall, VendorError
+from airflow_provider_seedance.apis.messages import HttpCall, JsonObject, VendorError
 from airflow_provider_seedance.apis.rules import Rule
 from airflow_provider_seedance.generations import (
     Generation,
@@ -260,9 +260,7 @@ class Ark(base.Api):
             "could not be read to its end."
         )
 
-    def details(
-        self, payload: Mapping[str, Any], status: GenerationStatus, now: datetime
-    ) -> Mapping[str, Any]:
+    def details(self, payload: JsonObject, status: GenerationStatus, now: datetime) -> JsonObject:
         created = read_time(payload.get("created_at")) or read_time(payload.get("created"))
         ended = (read_time(payload.get("updated_at")) or created) if status.terminal else None
         succeeded = status is GenerationStatus.SUCCEEDED
@@ -273,7 +271,7 @@ class Ark(base.Api):
             "expires_at": _lifetime_from(ended or now) if succeeded else None,
         }
 
-    def outputs(self, payload: Mapping[str, Any]) -> tuple[str, ...]:
+    def outputs(self, payload: JsonObject) -> tuple[str, ...]:
         content = payload.get("content")
         if isinstance(content, Mapping):
             return tuple(
@@ -283,11 +281,11 @@ class Ark(base.Api):
             )
         return tuple(url for item in _images(payload) if (url := _image_url(item, payload)))
 
-    def read_error(self, body: Mapping[str, Any]) -> VendorError | None:
+    def read_error(self, body: JsonObject) -> VendorError | None:
         error = body.get("error")
         return parsing.vendor_error(error if isinstance(error, Mapping) else _all_images_failed(body))
 
-    def is_service_error(self, body: Mapping[str, Any]) -> bool:
+    def is_service_error(self, body: JsonObject) -> bool:
         # Codes of the service are words; gateways and load balancers write numbers.
         return isinstance(parsing.mapping(body.get("error")).get("code"), str)
 
@@ -371,12 +369,12 @@ def _image_body(request: ImageRequest) -> dict[str, Any]:
     return body
 
 
-def _images(payload: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _images(payload: JsonObject) -> list[JsonObject]:
     data = payload.get("data")
     return [item for item in data if isinstance(item, Mapping)] if isinstance(data, list) else []
 
 
-def _image_url(item: Mapping[str, Any], payload: Mapping[str, Any]) -> str | None:
+def _image_url(item: JsonObject, payload: JsonObject) -> str | None:
     if found := parsing.strings(item.get("url")):
         return found[0]
     encoded = item.get("b64_json")
@@ -386,11 +384,11 @@ def _image_url(item: Mapping[str, Any], payload: Mapping[str, Any]) -> str | Non
     return None
 
 
-def _image_size(payload: Mapping[str, Any]) -> str | None:
+def _image_size(payload: JsonObject) -> str | None:
     return next((size for item in _images(payload) if (size := parsing.text(item.get("size")))), None)
 
 
-def _all_images_failed(body: Mapping[str, Any]) -> Mapping[str, Any]:
+def _all_images_failed(body: JsonObject) -> JsonObject:
     """Return the first error of a group of images, all of which failed."""
     items = _images(body)
     failures = [item["error"] for item in items if isinstance(item.get("error"), Mapping)]

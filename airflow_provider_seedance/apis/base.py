@@ -62,6 +62,9 @@ class Api(ReplyReader):
     #: Rule for each argument of a video, and of an image; empty where the service does not make this kind of media.
     video_rules: ClassVar[Mapping[str, Rule]] = {}
     image_rules: ClassVar[Mapping[str, Rule]] = {}
+    #: Values for required arguments that the user may omit.
+    video_defaults: ClassVar[Mapping[str, Any]] = {}
+    image_defaults: ClassVar[Mapping[str, Any]] = {}
     #: Path of the submission of a video, and of an image.
     video_path: ClassVar[str]
     image_path: ClassVar[str] = ""
@@ -73,8 +76,8 @@ class Api(ReplyReader):
         return self.image_rules if isinstance(request, ImageRequest) else self.video_rules
 
     def defaults(self, request: GenerationRequest, base_url: str) -> Mapping[str, Any]:
-        """Return values for required arguments that the user may omit."""
-        return {}
+        """Return the defaults for this request, where they depend on the host."""
+        return self.image_defaults if isinstance(request, ImageRequest) else self.video_defaults
 
     def cross_check(self, request: GenerationRequest, base_url: str) -> list[str]:
         """Return problems of arguments in combination."""

@@ -45,6 +45,10 @@ _WORDS = ("model", "resolution", "error_code", "word")
 _SUSPECT = re.compile(r"\\u|[\x7f-\x9f]")
 
 
+#: JSON object of a service.
+JsonObject = Mapping[str, Any]
+
+
 @dataclass(frozen=True, kw_only=True)
 class HttpCall:
     """

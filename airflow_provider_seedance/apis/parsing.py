@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.apis.messages import REPLACEMENT, HttpReply, VendorError
+from airflow_provider_seedance.apis.messages import REPLACEMENT, HttpReply, JsonObject, VendorError
 from airflow_provider_seedance.generations import GenerationStatus, read_status_word
 
 #: Values of ``status`` that are about the call, where it may also be about the generation.
@@ -44,13 +44,13 @@ STATUS_BY_CODE: Mapping[str, int] = {
 _MODERATION_MARKS = ("sensitivecontent", "moderation", "content_policy", "policyviolation", "nsfw")
 
 
-def unwrap(body: Mapping[str, Any]) -> Mapping[str, Any]:
+def unwrap(body: JsonObject) -> JsonObject:
     """Return the content of an envelope (``data``), or the body itself without an envelope."""
     data = body.get("data")
     return data if isinstance(data, Mapping) else body
 
 
-def mapping(value: Any) -> Mapping[str, Any]:
+def mapping(value: Any) -> JsonObject:
     """Return a JSON object, or an empty one in place of anything else."""
     return value if isinstance(value, Mapping) else {}
 
@@ -72,7 +72,7 @@ def identifier(value: Any) -> str | None:
     return value if value.strip().isprintable() and REPLACEMENT not in value else None
 
 
-def local_id(body: Mapping[str, Any]) -> str:
+def local_id(body: JsonObject) -> str:
     """Return an id for a reply that has outputs but no id."""
     canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), default=str)
     return f"local-{hashlib.sha256(canonical.encode()).hexdigest()[:24]}"
@@ -104,13 +104,13 @@ def text(value: Any) -> str | None:
     return None
 
 
-def vendor_error(error: Mapping[str, Any]) -> VendorError | None:
+def vendor_error(error: JsonObject) -> VendorError | None:
     """Return the error in an object with ``code`` and ``message``, or ``None`` without either."""
     code, message = text(error.get("code")), text(error.get("message"))
     return VendorError(code=code, message=message) if code or message else None
 
 
-def failure_message(*sources: Mapping[str, Any]) -> tuple[str | None, str | None]:
+def failure_message(*sources: JsonObject) -> tuple[str | None, str | None]:
     """Return message and code of a failed generation from the first source that has one."""
     for source in sources:
         error = source.get("error")

@@ -20,6 +20,7 @@ from airflow_provider_seedance.apis.messages import (
     Accepted,
     HttpCall,
     HttpReply,
+    JsonObject,
     NotAccepted,
     Refused,
     SubmitOutcome,
@@ -83,9 +84,7 @@ class ReplyReader(abc.ABC):
             return Refused(error)
         return Uncertain(error)
 
-    def read_created(
-        self, body: Mapping[str, Any], request: GenerationRequest, now: datetime
-    ) -> Generation | None:
+    def read_created(self, body: JsonObject, request: GenerationRequest, now: datetime) -> Generation | None:
         """Read the generation from a 2xx reply to a submission; ``None`` if there is neither id nor output."""
         payload = parsing.unwrap(body)
         urls = self.outputs(payload)
@@ -102,11 +101,11 @@ class ReplyReader(abc.ABC):
             generation = replace(generation, status=GenerationStatus.QUEUED)
         return generation.with_defaults(self.result_defaults(request).as_dict())
 
-    def find_id(self, body: Mapping[str, Any]) -> str | None:
+    def find_id(self, body: JsonObject) -> str | None:
         """Find the id of a generation in a flat or enveloped reply."""
         return next(iter(self._ids(body)), None)
 
-    def _ids(self, body: Mapping[str, Any]) -> list[str]:
+    def _ids(self, body: JsonObject) -> list[str]:
         return [
             found
             for source in (parsing.unwrap(body), body)
@@ -149,7 +148,7 @@ class ReplyReader(abc.ABC):
             cancel or repeat a paid one.
         """
         self.check_identity(reply, call, generation_id)
-        body: Mapping[str, Any] = reply.json
+        body: JsonObject = reply.json
         payload = parsing.unwrap(body)
         word = payload.get("status")
         known = isinstance(word, str) and bool(word.strip())
@@ -177,7 +176,7 @@ class ReplyReader(abc.ABC):
             raise self._unexpected_reply(reply, call, "is about another generation", generation_id)
 
     def read_generation(
-        self, body: Mapping[str, Any], generation_id: str, *, media: Media, now: datetime
+        self, body: JsonObject, generation_id: str, *, media: Media, now: datetime
     ) -> Generation:
         """Read a generation from a body of any documented shape. Never raises."""
         payload = parsing.unwrap(body)
@@ -209,14 +208,12 @@ class ReplyReader(abc.ABC):
             **known,
         )
 
-    def details(
-        self, payload: Mapping[str, Any], status: GenerationStatus, now: datetime
-    ) -> Mapping[str, Any]:
+    def details(self, payload: JsonObject, status: GenerationStatus, now: datetime) -> JsonObject:
         """Return fields of :class:`Generation` that the service reports in its own way."""
         return {}
 
     @abc.abstractmethod
-    def outputs(self, payload: Mapping[str, Any]) -> tuple[str, ...]:
+    def outputs(self, payload: JsonObject) -> tuple[str, ...]:
         """Return the output URLs of an unwrapped body."""
 
     def check(
@@ -238,7 +235,7 @@ class ReplyReader(abc.ABC):
             return answer
         raise self.error_for(answer, call, now=now, generation_id=generation_id)
 
-    def reports_generation(self, body: Mapping[str, Any]) -> bool:
+    def reports_generation(self, body: JsonObject) -> bool:
         """Return whether a body with an error describes a failed generation, not a failed call."""
         word = parsing.unwrap(body).get("status")
         if not isinstance(word, str):
@@ -246,10 +243,10 @@ class ReplyReader(abc.ABC):
         return self.find_id(body) is not None or word.lower() not in parsing.ENVELOPE_WORDS
 
     @abc.abstractmethod
-    def read_error(self, body: Mapping[str, Any]) -> VendorError | None:
+    def read_error(self, body: JsonObject) -> VendorError | None:
         """Return the error in a body of the service, or ``None``."""
 
-    def is_service_error(self, body: Mapping[str, Any]) -> bool:
+    def is_service_error(self, body: JsonObject) -> bool:
         """
         Return whether the service itself wrote an error body, not a gateway in front of it.
 

@@ -7,13 +7,8 @@ from datetime import datetime
 from typing import Any
 
 from airflow_provider_seedance.apis import base, parsing, rules
-from airflow_provider_seedance.apis.messages import VendorError
-from airflow_provider_seedance.generations import (
-    GenerationRequest,
-    GenerationStatus,
-    read_number,
-    read_time,
-)
+from airflow_provider_seedance.apis.messages import JsonObject, VendorError
+from airflow_provider_seedance.generations import GenerationRequest, GenerationStatus, read_number, read_time
 
 
 class Runbase(base.Api):
@@ -23,6 +18,7 @@ class Runbase(base.Api):
     title = "runbase.net"
     default_base_url = "https://runbase.net/api/v1"
     video_path = status_path = "/runs"
+    video_defaults = {"model": "bytedance/seedance-1.5-pro"}
     # Contradiction 26.
     id_fields = ("id", "run_id", "task_id")
     video_rules = {
@@ -34,9 +30,6 @@ class Runbase(base.Api):
         "generate_audio": rules.flag(),
         "images": rules.inputs(),
     }
-
-    def defaults(self, request: GenerationRequest, base_url: str) -> Mapping[str, Any]:
-        return {"model": "bytedance/seedance-1.5-pro"}
 
     def body(self, request: GenerationRequest) -> dict[str, Any]:
         given = super().body(request)
@@ -50,22 +43,20 @@ class Runbase(base.Api):
     def add_extra(self, body: dict[str, Any], extra: Mapping[str, Any]) -> None:
         body["input"].update(extra)
 
-    def details(
-        self, payload: Mapping[str, Any], status: GenerationStatus, now: datetime
-    ) -> Mapping[str, Any]:
+    def details(self, payload: JsonObject, status: GenerationStatus, now: datetime) -> JsonObject:
         return {
             "cost_usd": read_number(payload.get("costUsd", payload.get("cost_usd"))),
             "created_at": read_time(payload.get("created_at", payload.get("createdAt"))),
             "completed_at": read_time(payload.get("completed_at", payload.get("completedAt"))),
         }
 
-    def outputs(self, payload: Mapping[str, Any]) -> tuple[str, ...]:
+    def outputs(self, payload: JsonObject) -> tuple[str, ...]:
         output = payload.get("output")
         if isinstance(output, Mapping):
             return parsing.urls(output.get("urls")) or parsing.urls(output)
         return parsing.urls(output)
 
-    def read_error(self, body: Mapping[str, Any]) -> VendorError | None:
+    def read_error(self, body: JsonObject) -> VendorError | None:
         # No body is documented; clients have received the message alone under "error".
         error = body.get("error")
         if isinstance(error, Mapping):
@@ -75,7 +66,7 @@ class Runbase(base.Api):
             return VendorError(code=parsing.text(body.get("code")), message=message or error)
         return None
 
-    def is_service_error(self, body: Mapping[str, Any]) -> bool:
+    def is_service_error(self, body: JsonObject) -> bool:
         # Gateways and frameworks write bare text under "error", with or without status and path.
         return isinstance(body.get("error"), Mapping) and self.read_error(body) is not None
 

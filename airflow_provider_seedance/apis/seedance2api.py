@@ -13,12 +13,11 @@ from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis import base, parsing, rules
-from airflow_provider_seedance.apis.messages import HttpCall, HttpReply, Pause, VendorError
+from airflow_provider_seedance.apis.messages import HttpCall, HttpReply, JsonObject, Pause, VendorError
 from airflow_provider_seedance.generations import (
     Generation,
     GenerationRequest,
     GenerationStatus,
-    ImageRequest,
     Media,
     read_number,
 )
@@ -39,6 +38,8 @@ class Seedance2Api(base.Api):
     video_path = "/seedance/generate"
     image_path = "/seedream/generate"
     status_path = "/tasks"
+    video_defaults = {"model": "seedance-1.5-pro", "duration": 5}
+    image_defaults = {"model": "seedream-4.5"}
     callback_field = "webhook_url"
     requests_per_status = 2
     envelope_words = parsing.ENVELOPE_WORDS
@@ -59,11 +60,6 @@ class Seedance2Api(base.Api):
         "seed": rules.whole_number(),
         "style": rules.text(),
     }
-
-    def defaults(self, request: GenerationRequest, base_url: str) -> Mapping[str, Any]:
-        if isinstance(request, ImageRequest):
-            return {"model": "seedream-4.5"}
-        return {"model": "seedance-1.5-pro", "duration": 5}
 
     def body(self, request: GenerationRequest) -> dict[str, Any]:
         body = super().body(request)
@@ -123,9 +119,7 @@ class Seedance2Api(base.Api):
     def _status_excerpt(self, generation: Generation, status: HttpReply) -> str:
         return f"{self.status_call(generation.generation_id).path} said {status.excerpt()}"
 
-    def details(
-        self, payload: Mapping[str, Any], status: GenerationStatus, now: datetime
-    ) -> Mapping[str, Any]:
+    def details(self, payload: JsonObject, status: GenerationStatus, now: datetime) -> JsonObject:
         result = parsing.mapping(payload.get("result"))
         return {
             "duration": read_number(result.get("duration", payload.get("duration"))),
@@ -134,18 +128,18 @@ class Seedance2Api(base.Api):
             "estimated_wait": read_number(payload.get("estimated_wait_time_seconds")),
         }
 
-    def outputs(self, payload: Mapping[str, Any]) -> tuple[str, ...]:
+    def outputs(self, payload: JsonObject) -> tuple[str, ...]:
         for source in (parsing.mapping(payload.get("result")), payload):
             if found := parsing.urls(source.get("video_url")) or parsing.urls(source.get("images")):
                 return found
         return ()
 
-    def reports_generation(self, body: Mapping[str, Any]) -> bool:
+    def reports_generation(self, body: JsonObject) -> bool:
         payload = parsing.unwrap(body)
         word = payload.get("status")
         return isinstance(word, str) and (payload is not body or word.lower() not in parsing.ENVELOPE_WORDS)
 
-    def read_error(self, body: Mapping[str, Any]) -> VendorError | None:
+    def read_error(self, body: JsonObject) -> VendorError | None:
         error = body.get("error")
         if isinstance(error, Mapping):
             return parsing.vendor_error(error)
@@ -153,7 +147,7 @@ class Seedance2Api(base.Api):
             return VendorError(message=parsing.text(error) or parsing.text(body.get("message")) or "error")
         return None
 
-    def is_service_error(self, body: Mapping[str, Any]) -> bool:
+    def is_service_error(self, body: JsonObject) -> bool:
         return body.get("status") == "error" and isinstance(body.get("error"), Mapping)
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
 
 from airflow_provider_seedance.apis import base, parsing
-from airflow_provider_seedance.apis.messages import HttpCall, VendorError
+from airflow_provider_seedance.apis.messages import HttpCall, JsonObject, VendorError
 from airflow_provider_seedance.generations import GenerationStatus, read_number
 
 _FINE_CODES = ("", "0", "200", "ok", "success")
@@ -27,9 +25,7 @@ class SeedanceOrgApi(base.Api):
         """Return the cost of credits in US dollars, or ``None`` where the version publishes no rate."""
         return None
 
-    def details(
-        self, payload: Mapping[str, Any], status: GenerationStatus, now: datetime
-    ) -> Mapping[str, Any]:
+    def details(self, payload: JsonObject, status: GenerationStatus, now: datetime) -> JsonObject:
         as_requested = parsing.mapping(payload.get("request"))
         consumed = read_number(payload.get("consumed_credits"))
         return {
@@ -41,10 +37,10 @@ class SeedanceOrgApi(base.Api):
             "cost_usd": self.cost(consumed),
         }
 
-    def outputs(self, payload: Mapping[str, Any]) -> tuple[str, ...]:
+    def outputs(self, payload: JsonObject) -> tuple[str, ...]:
         return parsing.urls(payload.get("response")) or parsing.urls(payload.get("video_url"))
 
-    def read_error(self, body: Mapping[str, Any]) -> VendorError | None:
+    def read_error(self, body: JsonObject) -> VendorError | None:
         error = body.get("error")
         nested = parsing.mapping(error)
         code = parsing.text(nested.get("code")) or parsing.text(body.get("code"))
@@ -61,7 +57,7 @@ class SeedanceOrgApi(base.Api):
             status=int(code) if code and re.fullmatch("[4-9][0-9]{2}", code) else None,
         )
 
-    def is_service_error(self, body: Mapping[str, Any]) -> bool:
+    def is_service_error(self, body: JsonObject) -> bool:
         # Every documented error has a code; gateways write a bare "error" or "message".
         vendor = self.read_error(body)
         return vendor is not None and vendor.code is not None

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from airflow_provider_seedance.apis import rules
 from airflow_provider_seedance.apis.seedanceapi import SeedanceOrgApi
-from airflow_provider_seedance.generations import GenerationRequest
 
 _NOT_IN_GUIDE = "the documents of seedanceapi-v2 do not mention this argument; it may have no effect"
 
@@ -18,6 +14,8 @@ class SeedanceApiV2(SeedanceOrgApi):
     name = "seedanceapi-v2"
     title = "seedanceapi.org v2"
     default_base_url = "https://seedanceapi.org/v2"
+    # Every example of the guide names a model; whether one is required is not said.
+    video_defaults = {"model": "seedance-2.0"}
     video_rules = {
         "prompt": rules.text(max_chars=2000),
         "model": rules.model_name(("seedance-2.0", "seedance-2.0-fast")),
@@ -28,10 +26,6 @@ class SeedanceApiV2(SeedanceOrgApi):
         "resolution": rules.undocumented(rules.text(), _NOT_IN_GUIDE),
         "generate_audio": rules.undocumented(rules.flag(), _NOT_IN_GUIDE),
     }
-
-    def defaults(self, request: GenerationRequest, base_url: str) -> Mapping[str, Any]:
-        # Every example of the guide names a model; whether one is required is not said.
-        return {"model": "seedance-2.0"}
 
 
 API = SeedanceApiV2()
