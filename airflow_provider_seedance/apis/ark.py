@@ -71,16 +71,6 @@ _REFERENCES = ("reference_image", "reference_video", "reference_audio")
 _ITEM_TYPES = {"reference_video": "video_url", "reference_audio": "audio_url"}
 _MAX_REFERENCES = {"2.0": 9, "2.5": 30}
 
-_CODES: Mapping[str, type[errors.SeedanceError]] = {
-    "AccountOverdueError": errors.SeedanceInsufficientCreditsError,
-    "AuthenticationError": errors.SeedanceAuthenticationError,
-    "AccessDenied": errors.SeedanceForbiddenError,
-    "ModelNotOpen": errors.SeedanceForbiddenError,
-    "InvalidEndpointOrModel": errors.SeedanceRequestError,
-    "InvalidParameter": errors.SeedanceRequestError,
-    "MissingParameter": errors.SeedanceRequestError,
-}
-
 
 def model_family(model: str | None) -> tuple[str | None, str | None]:
     """
@@ -113,6 +103,15 @@ class Ark(base.Api):
     probe_misses = False
     max_ids_per_status_call = LIST_PAGE_SIZE
     id_fields = ("id", "task_id")
+    error_classes = {
+        "AccountOverdueError": errors.SeedanceInsufficientCreditsError,
+        "AuthenticationError": errors.SeedanceAuthenticationError,
+        "AccessDenied": errors.SeedanceForbiddenError,
+        "ModelNotOpen": errors.SeedanceForbiddenError,
+        "InvalidEndpointOrModel": errors.SeedanceRequestError,
+        "InvalidParameter": errors.SeedanceRequestError,
+        "MissingParameter": errors.SeedanceRequestError,
+    }
 
     def rules(self, request: GenerationRequest, base_url: str) -> Mapping[str, Rule]:
         if isinstance(request, ImageRequest):
@@ -300,11 +299,6 @@ class Ark(base.Api):
         if vendor.code == "QuotaExceeded" and ("free trial" in message or "免费试用" in message):
             return "The account's owner has to activate the model in the console."
         return None
-
-    def classify(self, status: int, code: str | None) -> type[errors.SeedanceError] | None:
-        if parsing.is_moderation(code):
-            return errors.SeedanceModerationError
-        return _CODES.get((code or "").split(".", 1)[0])
 
 
 def _lifetime_from(moment: datetime) -> datetime | None:

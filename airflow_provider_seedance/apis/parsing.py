@@ -150,13 +150,15 @@ def is_invalid_request(code: str | None) -> bool:
     return (code or "").split(".", 1)[0] == "InvalidParameter"
 
 
-def class_for(status: int, code: str | None) -> type[errors.SeedanceError]:
-    """Return the error class for an HTTP status, or for a code that says the content was refused."""
+def class_for(
+    status: int, code: str | None, by_code: Mapping[str, type[errors.SeedanceError]]
+) -> type[errors.SeedanceError]:
+    """Return the error class for a code that says more than its HTTP status, or for the status."""
     if is_moderation(code):
         return errors.SeedanceModerationError
     is_refusal = 400 <= status < 500 and status not in UNCERTAIN_4XX
     default = errors.SeedanceRequestError if is_refusal else errors.SeedanceServerError
-    return _CLASS_BY_STATUS.get(status, default)
+    return by_code.get((code or "").split(".", 1)[0]) or _CLASS_BY_STATUS.get(status, default)
 
 
 def error_message(name: str, reply: HttpReply, vendor: VendorError) -> str:

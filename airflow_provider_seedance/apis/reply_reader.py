@@ -48,6 +48,8 @@ class ReplyReader(abc.ABC):
     name: ClassVar[str]
     #: Fields of a reply for the id of a generation, in order of preference.
     id_fields: ClassVar[tuple[str, ...]] = ("task_id", "id", "run_id")
+    #: Error classes of codes that say more than their HTTP status, by the part before the first dot.
+    error_classes: ClassVar[Mapping[str, type[errors.SeedanceError]]] = {}
     #: Values of ``status`` that are about the call, in a body without an envelope.
     envelope_words: ClassVar[tuple[str, ...]] = ()
 
@@ -254,10 +256,6 @@ class ReplyReader(abc.ABC):
         """
         return self.read_error(body) is not None
 
-    def classify(self, status: int, code: str | None) -> type[errors.SeedanceError] | None:
-        """Return the error class for a code that says more than its HTTP status, or ``None``."""
-        return None
-
     def permanent_rate_limit(self, vendor: VendorError) -> str | None:
         """Return who has to do what after a 429 that no waiting ends, or ``None`` for any other 429."""
         return None
@@ -274,7 +272,7 @@ class ReplyReader(abc.ABC):
         # On a read these statuses are sufficient; a code only refines other ones.
         plain = call.method == "GET" and (reply.status in (401, 404, 429) or reply.status >= 500)
         code = None if plain else vendor.code
-        cls = self.classify(status, code) or parsing.class_for(status, code)
+        cls = parsing.class_for(status, code, self.error_classes)
         wait = read_retry_after(reply.headers, now) if status == 503 else None
         if status == 429:  # every reply has the headers, and only here they are a wait
             wait = read_rate_limit(reply.headers, now).retry_after

@@ -157,7 +157,7 @@ def test_row_10_the_wait_counts_on_a_refusal_only() -> None:
     )
     refused = submit("seedance2api", reply(429, None, headers))
     assert isinstance(refused, NotAccepted)
-    assert refused.retry_after == 3600
+    assert refused.error.retry_after == 3600
     for status in (400, 500, 503):
         outcome = submit("seedance2api", reply(status, fixture("seedance2api_error_400"), headers))
         assert not isinstance(outcome, Accepted)
