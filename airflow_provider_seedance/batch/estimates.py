@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.apis.validation import Prepared, prepare_request
+from airflow_provider_seedance.apis.validation import Prepared
 from airflow_provider_seedance.batch.items import BatchItem, known_sum
-from airflow_provider_seedance.generations import VideoRequest
+from airflow_provider_seedance.batch.preparation import prepare_item
 from airflow_provider_seedance.settings import Settings
 
 UNKNOWN = "unknown"
@@ -149,7 +149,7 @@ def estimate_items(settings: Settings, items: Iterable[BatchItem]) -> BatchEstim
     problems = []
     for item in items:
         try:
-            prepared.append(prepare_request(settings, VideoRequest.from_arguments(item.arguments)))
+            prepared.append(prepare_item(settings, item))
         except errors.SeedanceRequestError as error:
             problems.append((item.key, error.message))
     return estimate(settings, prepared, problems)

@@ -20,16 +20,15 @@ from airflow_provider_seedance.storage.location import StorageLocation
 MAX_MANIFEST_BYTES = 256 * 1024 * 1024
 
 
-def read_manifest(path: Any, conn_id: str | None = None) -> list[dict[str, Any]]:
+def read_manifest(path: Any) -> list[dict[str, Any]]:
     """
     Read a manifest.
 
     :param path: Text or an ``ObjectStoragePath``.
-    :param conn_id: The connection of the store.
     :raises SeedanceConfigurationError: it does not exist, or is not a manifest; a retry cannot help.
     :raises SeedanceMediaError: the store could not be read; a retry helps.
     """
-    return parse_lines(*read_file(path, conn_id, max_bytes=MAX_MANIFEST_BYTES, what="manifest"))
+    return parse_lines(*read_file(path, max_bytes=MAX_MANIFEST_BYTES, what="manifest"))
 
 
 def read_result(line: Mapping[str, Any]) -> Generation | None:
@@ -40,13 +39,12 @@ def read_result(line: Mapping[str, Any]) -> Generation | None:
         return None
 
 
-def write_manifest(path: Any, lines: Iterable[Mapping[str, Any]], conn_id: str | None = None) -> None:
+def write_manifest(path: Any, lines: Iterable[Mapping[str, Any]]) -> None:
     """
     Replace a manifest as a whole.
 
     :param path: Text or an ``ObjectStoragePath``.
-    :param conn_id: The connection of the store.
     :raises SeedanceConfigurationError: the path cannot be used.
     :raises SeedanceMediaError: it could not be written; a retry helps, and the previous manifest is unchanged.
     """
-    write_lines(StorageLocation.of(path, conn_id, what="manifest"), lines)
+    write_lines(StorageLocation.of(path, None, what="manifest"), lines)

@@ -28,7 +28,7 @@ def prepare_items(settings: Settings, items: Sequence[BatchItem], attempt: Attem
     valid: list[tuple[BatchItem, Fingerprint]] = []
     for item in items:
         try:
-            item.prepared = prepared = _prepare(settings, item)
+            item.prepared = prepared = prepare_item(settings, item)
         except errors.SeedanceRequestError as error:
             item.fail(error)
             continue
@@ -47,7 +47,12 @@ def prepare_items(settings: Settings, items: Sequence[BatchItem], attempt: Attem
     return notes
 
 
-def _prepare(settings: Settings, item: BatchItem) -> Prepared:
+def prepare_item(settings: Settings, item: BatchItem) -> Prepared:
+    """
+    Validate one request.
+
+    :raises SeedanceRequestError: the service does not accept it.
+    """
     try:
         return prepare_request(settings, VideoRequest.from_arguments(item.arguments))
     except (TypeError, ValueError) as error:

@@ -38,23 +38,20 @@ _TAKES = "it takes a list of prompts or of dicts of request arguments, or the pa
 _FREE = "Nothing was sent, nothing is billed."
 
 
-def read_requests(
-    value: Any, defaults: Mapping[str, Any] | None = None, *, conn_id: str | None = None
-) -> list[BatchItem]:
+def read_requests(value: Any, defaults: Mapping[str, Any] | None = None) -> list[BatchItem]:
     """
     Read the requests of a batch.
 
     :param value: A list of prompts or of dicts of request arguments with an optional ``key``; the text of
         such a list, as templates write it; or the path of a JSONL or CSV file of them.
     :param defaults: Arguments for every request; an item's own win, except where they are ``None``.
-    :param conn_id: The connection of the store that holds the file.
     :return: In the order of the list.
     :raises SeedanceRequestError: with every problem; a retry cannot help.
     :raises SeedanceConfigurationError: the file is not there or cannot be used; a retry cannot help.
     :raises SeedanceMediaError: the store could not be read; a retry helps.
     """
     problems: list[str] = []
-    entries = list(islice(_entries(value, conn_id, problems), MAX_ITEMS + 1))
+    entries = list(islice(_entries(value, problems), MAX_ITEMS + 1))
     if len(entries) > MAX_ITEMS:
         raise errors.SeedanceRequestError(
             f"There are more than {MAX_ITEMS} requests, the maximum of one task. {_FREE} Divide "
@@ -80,21 +77,21 @@ def read_requests(
 _Entry = tuple[str, Any]
 
 
-def _entries(value: Any, conn_id: str | None, problems: list[str]) -> Iterator[_Entry]:
+def _entries(value: Any, problems: list[str]) -> Iterator[_Entry]:
     if isinstance(value, str):
         text = value.strip()
         if text[:1] in ("[", "("):
             return _numbered(_literal(text, "requests is text that"))
         if "\n" in text or text[:1] == "{" or text in ("", "None"):
             raise _unusable(f"requests is the text {text[:60]!r}")
-        return _file(text, conn_id, problems)
+        return _file(text, problems)
     if isinstance(value, (set, frozenset)):
         # A retry would find other positions, and with them other keys.
         raise _unusable("requests is a set, which has no order")
     if isinstance(value, PurePath):
-        return _file(str(value), conn_id, problems)
+        return _file(str(value), problems)
     if hasattr(value, "open") and hasattr(value, "name"):
-        return _file(value, conn_id, problems)
+        return _file(value, problems)
     if isinstance(value, Iterable) and not isinstance(value, (Mapping, bytes, bytearray, memoryview)):
         return _numbered(value)
     raise _unusable(f"requests is {_kind(value)}")
@@ -142,8 +139,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _file(path: Any, conn_id: str | None, problems: list[str]) -> Iterator[_Entry]:
-    text = read_text(path, conn_id, max_bytes=MAX_FILE_BYTES, what="requests")
+def _file(path: Any, problems: list[str]) -> Iterator[_Entry]:
+    text = read_text(path, max_bytes=MAX_FILE_BYTES, what="requests")
     begins = text[:4096].lstrip()[:1]
     suffix = PurePath(str(path)).suffix.lower()
     if suffix == ".csv":

@@ -13,7 +13,11 @@ from airflow.providers.common.compat.sdk import BaseOperator
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import VideoRequest
 from airflow_provider_seedance.policies.retry import SeedanceTaskMixin
-from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS
+from airflow_provider_seedance.version_compat import (
+    AIRFLOW_V_3_3_PLUS,
+    TaskDeferralError,
+    TaskDeferralTimeout,
+)
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
@@ -99,6 +103,17 @@ class SeedanceOperator(SeedanceTaskMixin, BaseOperator):
         """Return the rendered arguments of the request."""
         return {name: value for name in self.request_fields if (value := getattr(self, name)) is not None}
 
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Resume; a trigger that timed out or broke loses no finished render."""
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except (TaskDeferralTimeout, TaskDeferralError) as error:
+            return self._run(context).recover(error)
+
+    def _run(self, context: Context) -> Any:
+        """Return the run of this entry into the task."""
+        raise NotImplementedError
+
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
         """Report the generations and their cost to OpenLineage, where that is installed."""
         from airflow_provider_seedance.observability import lineage
@@ -157,30 +172,19 @@ class SeedanceOperator(SeedanceTaskMixin, BaseOperator):
         if self.on_clear not in ("reuse", "new"):
             refuse([f"on_clear is {self.on_clear!r}; it takes 'reuse' or 'new'"])
         if self.end_from_trigger and self.get_dag() and any(self.iter_mapped_dependants()):
-            refuse(
-                [
-                    "end_from_trigger cannot be used while another task is mapped over the result: Airflow would not "
-                    "learn its length"
-                ]
-            )
+            mapped = "while another task is mapped over the result: Airflow would not learn its length"
+            refuse([f"end_from_trigger cannot be used {mapped}"])
 
     def _end_from_trigger_problems(self) -> list[str]:
-        problems = []
-        if not AIRFLOW_V_3_3_PLUS:
-            problems.append("end_from_trigger needs Airflow 3.3: before it, a trigger cannot write XCom")
-        if not self.deferrable:
-            problems.append("end_from_trigger needs deferrable=True: there is no trigger otherwise")
-        if self.outlets:
-            problems.append("end_from_trigger cannot be used with outlets: no asset event would be sent")
-        if self.on_success_callback:
-            problems.append(
-                "end_from_trigger cannot be used with on_success_callback: it would not be called"
-            )
-        if not self.do_xcom_push or self.multiple_outputs:
-            problems.append(
-                "end_from_trigger cannot be used with do_xcom_push=False or multiple_outputs=True"
-            )
-        return problems
+        reasons = {
+            "needs Airflow 3.3: before it, a trigger cannot write XCom": not AIRFLOW_V_3_3_PLUS,
+            "needs deferrable=True: there is no trigger otherwise": not self.deferrable,
+            "cannot be used with outlets: no asset event would be sent": self.outlets,
+            "cannot be used with on_success_callback: it would not be called": self.on_success_callback,
+            "cannot be used with do_xcom_push=False or multiple_outputs=True": not self.do_xcom_push
+            or self.multiple_outputs,
+        }
+        return [f"end_from_trigger {reason}" for reason, applies in reasons.items() if applies]
 
 
 class SeedanceVideoArguments(SeedanceOperator):

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_seedance.operators.base import SeedanceVideoArguments, flag_problems, refuse
-from airflow_provider_seedance.version_compat import TaskDeferralError, TaskDeferralTimeout
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
@@ -112,13 +111,6 @@ class SeedanceGenerateVideoBatchOperator(SeedanceVideoArguments):
         :param state: State that the entry before handed on.
         """
         return self._run(context).run(event, state)
-
-    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Resume; a trigger that timed out or broke loses no finished render."""
-        try:
-            return super().resume_execution(next_method, next_kwargs, context)
-        except (TaskDeferralTimeout, TaskDeferralError) as error:
-            return self._run(context).recover(error)
 
     def _run(self, context: Context) -> BatchRun:
         # Imported on workers only, so that a Dag file that uses the operator parses quickly.

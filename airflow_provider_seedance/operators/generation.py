@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_seedance.links.seedance import SeedanceOutputLink
 from airflow_provider_seedance.operators.base import SeedanceOperator
-from airflow_provider_seedance.version_compat import TaskDeferralError, TaskDeferralTimeout
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
@@ -81,13 +80,6 @@ class SeedanceGenerationOperator(SeedanceOperator):
         return self._run(context).complete(
             event, generation_id, result_defaults, deadline=deadline, callback_nonce=callback_nonce
         )
-
-    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Resume; a trigger that timed out or broke loses no finished render."""
-        try:
-            return super().resume_execution(next_method, next_kwargs, context)
-        except (TaskDeferralTimeout, TaskDeferralError) as error:
-            return self._run(context).recover(error)
 
     def _run(self, context: Context) -> GenerationRun:
         # Imported on workers only, so that a Dag file that uses the operator parses quickly.

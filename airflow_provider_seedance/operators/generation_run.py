@@ -22,7 +22,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTas
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.validation import Prepared, prepare_request
 from airflow_provider_seedance.client.api_client import Client
-from airflow_provider_seedance.generations import Generation, Media, utc_now
+from airflow_provider_seedance.generations import Generation, utc_now
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.ledger import open_store
 from airflow_provider_seedance.observability import metrics
@@ -307,7 +307,7 @@ class GenerationRun:
             deadline - time.time(),
         )
         self.operator.defer(
-            trigger=_trigger(self.operator, wait, deadline=deadline, **options),
+            trigger=_trigger(self.operator, replace(wait, deadline=deadline), **options),
             method_name="execute_complete",
             kwargs=asdict(wait),
             timeout=deferral_timeout(deadline, time.time(), rate_limited=until is not None),
@@ -333,9 +333,12 @@ class GenerationRun:
     def _poll_or_defer(self, wait: _Wait, *, called_back: bool) -> Generation:
         """Ask the service after a resume without a complete result; defer again if there is time left."""
         generation_id, now = wait.generation_id, time.time()
-        reading = _read(self.hook, generation_id, self.media, called_back=called_back)
-        if isinstance(reading, errors.SeedanceError):
-            self.log.warning("The state of generation %s could not be read: %s", generation_id, reading)
+        reading: Generation | errors.SeedanceError
+        try:
+            reading = self.hook.get_generation(generation_id, self.media, announced=called_back)
+        except errors.SeedanceError as error:
+            self.log.warning("The state of generation %s could not be read: %s", generation_id, error)
+            reading = error
         deadline = now if wait.deadline is None else wait.deadline
         step = after_resume(reading, deadline=deadline, now=now)
         if step.kind == "ended" and step.generation:
@@ -369,7 +372,10 @@ class GenerationRun:
 
     def _deliver(self, generation: Generation, record: Record | None) -> dict[str, Any]:
         if record is not None:
-            _record_end(self.store, record, generation)
+            try:
+                self.store.write(GENERATION_KEY, as_ended(record, generation, utc_now()))
+            except errors.SeedanceStateError as error:
+                self.log.warning("%s The next try asks the service how the generation ended.", error.message)
         raise_unless_succeeded(generation)
         metrics.credits_spent(generation.api, generation.credits)
         self.log.info("%s", generation.summary())
@@ -405,23 +411,15 @@ def _known_record(store: RecordStore, generation_id: str | None) -> Record | Non
     return store.backfill_id(GENERATION_KEY, record, generation_id)
 
 
-def _record_end(store: RecordStore, record: Record, generation: Generation) -> None:
-    try:
-        store.write(GENERATION_KEY, as_ended(record, generation, utc_now()))
-    except errors.SeedanceStateError as error:
-        log.warning("%s The next try asks the service how the generation ended.", error.message)
-
-
 def _trigger(
     operator: SeedanceOperator,
     wait: _Wait,
     *,
-    deadline: float | None = None,
     called_back: bool = False,
     **known: Any,
 ) -> SeedanceGenerationTrigger:
     return SeedanceGenerationTrigger(
-        **{**asdict(wait), "deadline": wait.deadline if deadline is None else deadline},
+        **asdict(wait),
         seedance_conn_id=operator.seedance_conn_id,
         media=operator.request_class.media,
         poll_interval=operator.poll_interval,
@@ -430,12 +428,3 @@ def _trigger(
         callback_received=called_back,
         **known,
     )
-
-
-def _read(
-    hook: SeedanceHook, generation_id: str, media: Media, *, called_back: bool
-) -> Generation | errors.SeedanceError:
-    try:
-        return hook.get_generation(generation_id, media, announced=called_back)
-    except errors.SeedanceError as error:
-        return error

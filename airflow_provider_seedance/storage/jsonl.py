@@ -19,17 +19,16 @@ _BOM = b"\xef\xbb\xbf"
 _LINE_SEPARATORS = {0x2028: "\\u2028", 0x2029: "\\u2029", 0x85: "\\u0085"}
 
 
-def read_file(path: Any, conn_id: str | None, *, max_bytes: int, what: str) -> tuple[bytes, str]:
+def read_file(path: Any, *, max_bytes: int, what: str) -> tuple[bytes, str]:
     """
     Return the content of a file, and its path for messages.
 
     :param path: Text or an ``ObjectStoragePath``.
-    :param conn_id: The connection of the store.
     :param what: The argument that names the file, for errors.
     :raises SeedanceConfigurationError: it does not exist or is too large; a retry cannot help.
     :raises SeedanceMediaError: the store could not be read; a retry helps.
     """
-    location = StorageLocation.of(path, conn_id, what=what)
+    location = StorageLocation.of(path, None, what=what)
     data = location.read(max_bytes)
     if data is None:
         raise errors.SeedanceConfigurationError(
@@ -44,13 +43,13 @@ def read_file(path: Any, conn_id: str | None, *, max_bytes: int, what: str) -> t
     return data, location.display
 
 
-def read_text(path: Any, conn_id: str | None, *, max_bytes: int, what: str) -> str:
+def read_text(path: Any, *, max_bytes: int, what: str) -> str:
     """
     Return the content of a UTF-8 file; see :func:`read_file`.
 
     :raises SeedanceConfigurationError: it is not UTF-8; a retry cannot help.
     """
-    data, display = read_file(path, conn_id, max_bytes=max_bytes, what=what)
+    data, display = read_file(path, max_bytes=max_bytes, what=what)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -269,16 +269,16 @@ def test_jsonl(tmp_path: Path) -> None:
 
 
 def test_a_store_and_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, str | None]] = []
+    paths: list[str] = []
 
-    def read_text(path: Any, conn_id: str | None, **options: Any) -> str:
-        asked.append((str(path), conn_id))
+    def read_text(path: Any, **options: Any) -> str:
+        paths.append(str(path))
         return '"A lamp"'
 
     monkeypatch.setattr(requests, "read_text", read_text)
     read_requests("s3://aws@bucket/x.jsonl")
-    read_requests("s3://bucket/x.ndjson", conn_id="aws")
-    assert asked == [("s3://aws@bucket/x.jsonl", None), ("s3://bucket/x.ndjson", "aws")]
+    read_requests("s3://bucket/x.ndjson")
+    assert paths == ["s3://aws@bucket/x.jsonl", "s3://bucket/x.ndjson"]
 
 
 @pytest.mark.parametrize(
