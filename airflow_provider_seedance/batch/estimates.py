@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.validation import Prepared
 from airflow_provider_seedance.batch.items import BatchItem, known_sum
-from airflow_provider_seedance.batch.preparation import prepare_item
+from airflow_provider_seedance.batch.preparation import validate_items
 from airflow_provider_seedance.settings import Settings
 
 UNKNOWN = "unknown"
@@ -40,10 +39,6 @@ class Row:
     renders: int
     credits: float | None
     cost_usd: float | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as a JSON value."""
-        return dict(self.__dict__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +83,7 @@ class BatchEstimate:
             "cost_usd": self.cost_usd,
             "unknown": self.unpriced,
             "at_least": {"credits": self.known_credits, "cost_usd": self.known_usd},
-            "rows": [row.as_dict() for row in self.rows],
+            "rows": [asdict(row) for row in self.rows],
             "refused": [{"key": key, "error": error} for key, error in self.problems],
         }
 
@@ -105,9 +100,8 @@ class BatchEstimate:
             )
             for row in self.rows
         ]
-        lines.append(
-            ("total", "", str(self.renders), self._at_least(_amount), self._at_least(_dollars)),
-        )
+        credits, cost = self._at_least(_amount, self.known_credits), self._at_least(_dollars, self.known_usd)
+        lines.append(("total", "", str(self.renders), credits, cost))
         widths = [max(len(line[column]) for line in (head, *lines)) for column in range(len(head))]
         shown = [
             "  ".join(
@@ -128,8 +122,7 @@ class BatchEstimate:
         unknown = f"{self.unpriced} render{'' if self.unpriced == 1 else 's'} of {UNKNOWN} price"
         return unknown if self.known_credits is None else f"at least {known}, {unknown}"
 
-    def _at_least(self, write: Callable[[float | None], str]) -> str:
-        known = self.known_credits if write is _amount else self.known_usd
+    def _at_least(self, write: Callable[[float | None], str], known: float | None) -> str:
         return f"at least {write(known)}" if self.unpriced and known is not None else write(known)
 
     def _refusals(self) -> list[str]:
@@ -143,16 +136,14 @@ class BatchEstimate:
         return [*lines[:_MAX_LISTED], *more]
 
 
-def estimate_items(settings: Settings, items: Iterable[BatchItem]) -> BatchEstimate:
-    """Validate and price the requests of a batch; nothing is sent."""
-    prepared: list[Prepared] = []
-    problems = []
-    for item in items:
-        try:
-            prepared.append(prepare_item(settings, item))
-        except errors.SeedanceRequestError as error:
-            problems.append((item.key, error.message))
-    return estimate(settings, prepared, problems)
+def estimate_items(settings: Settings, items: Sequence[BatchItem]) -> BatchEstimate:
+    """Validate and price the requests of a batch; nothing is sent, and an invalid request fails its item."""
+    valid = validate_items(settings, items)
+    return estimate(
+        settings,
+        [item.prepared for item in valid if item.prepared],
+        [(item.key, item.failure.error) for item in items if item.failure],
+    )
 
 
 def estimate(

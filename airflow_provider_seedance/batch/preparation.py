@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.apis.validation import Prepared, prepare_request
+from airflow_provider_seedance.apis.validation import prepare_request
 from airflow_provider_seedance.batch.items import BatchItem
 from airflow_provider_seedance.generations import VideoRequest
 from airflow_provider_seedance.settings import Settings
@@ -17,7 +17,23 @@ from airflow_provider_seedance.submission.records import Attempt, Fingerprint, c
 log = logging.getLogger(__name__)
 
 
-def prepare_items(settings: Settings, items: Sequence[BatchItem], attempt: Attempt) -> Counter[str]:
+def validate_items(settings: Settings, items: Iterable[BatchItem]) -> list[BatchItem]:
+    """Return the items with a valid request, which is kept in them; an invalid request fails its item."""
+    valid = []
+    for item in items:
+        try:
+            item.prepared = prepare_request(settings, VideoRequest.from_arguments(item.arguments))
+        except errors.SeedanceRequestError as error:
+            item.fail(error)
+        except (TypeError, ValueError) as error:
+            what = f"An argument is of a type that no service accepts ({error})."
+            item.fail(errors.SeedanceRequestError(what))
+        else:
+            valid.append(item)
+    return valid
+
+
+def prepare_items(settings: Settings, items: Iterable[BatchItem], attempt: Attempt) -> Counter[str]:
     """
     Validate every request and name its record; an invalid request fails its item.
 
@@ -25,37 +41,20 @@ def prepare_items(settings: Settings, items: Sequence[BatchItem], attempt: Attem
     :return: Applied defaults and warnings, with the number of requests that each is about.
     """
     notes = Counter[str]()
-    valid: list[tuple[BatchItem, Fingerprint]] = []
-    for item in items:
-        try:
-            item.prepared = prepared = prepare_item(settings, item)
-        except errors.SeedanceRequestError as error:
-            item.fail(error)
-            continue
-        notes.update([*(f"Default applied: {line}" for line in prepared.defaults), *prepared.warnings])
-        fingerprint = Fingerprint.of(prepared.as_requested, api=settings.api.name, base_url=settings.base_url)
-        item.attempt = replace(attempt, fingerprint=fingerprint)
-        valid.append((item, fingerprint))
-    fingerprints = [fingerprint for _, fingerprint in valid]
+    valid, fingerprints = validate_items(settings, items), list[Fingerprint]()
+    for item in valid:
+        assert item.prepared is not None
+        notes.update(f"Default applied: {line}" for line in item.prepared.defaults)
+        notes.update(item.prepared.warnings)
+        fingerprints.append(
+            Fingerprint.of(item.prepared.as_requested, api=settings.api.name, base_url=settings.base_url)
+        )
+        item.attempt = replace(attempt, fingerprint=fingerprints[-1])
     if twins := count_signed_twins(fingerprints):
         log.warning(
             "%d requests differ from others in the signatures of their links only: they count as identical.",
             twins,
         )
-    for (item, _), key in zip(valid, record_keys(fingerprints), strict=True):
+    for item, key in zip(valid, record_keys(fingerprints), strict=True):
         item.record_key = key
     return notes
-
-
-def prepare_item(settings: Settings, item: BatchItem) -> Prepared:
-    """
-    Validate one request.
-
-    :raises SeedanceRequestError: the service does not accept it.
-    """
-    try:
-        return prepare_request(settings, VideoRequest.from_arguments(item.arguments))
-    except (TypeError, ValueError) as error:
-        raise errors.SeedanceRequestError(
-            f"An argument is of a type that no service accepts ({error})."
-        ) from error

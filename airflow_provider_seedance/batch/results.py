@@ -57,23 +57,10 @@ def result_of(items: Sequence[BatchItem], manifest: Any) -> dict[str, Any]:
 
 def estimate_result(items: Sequence[BatchItem], estimate: BatchEstimate) -> dict[str, Any]:
     """Return the result of a task with ``dry_run=True``."""
-    refused = dict(estimate.problems)
     return {
-        "succeeded": [],
-        "failed": [
-            {"key": key, "generation_id": None, "error": error, "kind": "request"}
-            for key, error in estimate.problems
-        ],
-        "not_submitted": [item.key for item in items if item.key not in refused],
-        "counts": {
-            "total": len(items),
-            "succeeded": 0,
-            "failed": len(refused),
-            "not_submitted": estimate.renders,
-        },
+        **result_of(items, None),
         "credits": estimate.credits,
         "cost_usd": estimate.cost_usd,
-        "manifest": None,
         "estimate": estimate.as_dict(),
     }
 

@@ -219,14 +219,7 @@ class GenerationRun:
                 # A later submission has been granted by the triggerer already.
                 shared_quota=quota if operator.deferrable and first else None,
                 retry_inline=first,
-                policy=SubmissionPolicy(
-                    on_uncertain_submit=operator.on_uncertain_submit,  # type: ignore[arg-type]
-                    on_clear=operator.on_clear,  # type: ignore[arg-type]
-                    end_from_trigger=operator.end_from_trigger,
-                    callback_url=callback_url_factory(settings, ti, operator.timeout)
-                    if operator.use_callback
-                    else None,
-                ),
+                policy=_policy(operator, settings, ti),
             )
             result = submission.submit_or_attach(record, callback_ids)
         if isinstance(result, RetryLater) and not operator.deferrable:
@@ -364,18 +357,17 @@ class GenerationRun:
         try:
             yield
         except (Exception, AirflowTaskTimeout) as error:
-            if self.store.durable or self.operator.on_uncertain_submit == "resubmit":
-                raise
-            if isinstance(error, AirflowFailException):
+            repeatable = self.store.durable or self.operator.on_uncertain_submit == "resubmit"
+            if repeatable or isinstance(error, AirflowFailException):
                 raise
             raise decisions.unrecorded_error(error, [generation_id] if generation_id else []) from error
 
     def _deliver(self, generation: Generation, record: Record | None) -> dict[str, Any]:
         if record is not None:
-            try:
-                self.store.write(GENERATION_KEY, as_ended(record, generation, utc_now()))
-            except errors.SeedanceStateError as error:
-                self.log.warning("%s The next try asks the service how the generation ended.", error.message)
+            ended = as_ended(record, generation, utc_now())
+            self.store.try_write(
+                GENERATION_KEY, ended, "The next try asks the service how the generation ended."
+            )
         raise_unless_succeeded(generation)
         metrics.credits_spent(generation.api, generation.credits)
         self.log.info("%s", generation.summary())
@@ -395,6 +387,16 @@ def _prepare(operator: SeedanceOperator, settings: Settings, context: Context) -
     if operator.use_callback:
         check_callback(settings, prepared)
     return prepared
+
+
+def _policy(operator: SeedanceOperator, settings: Settings, ti: Any) -> SubmissionPolicy:
+    calls_back = operator.use_callback
+    return SubmissionPolicy(
+        on_uncertain_submit=operator.on_uncertain_submit,  # type: ignore[arg-type]
+        on_clear=operator.on_clear,  # type: ignore[arg-type]
+        end_from_trigger=operator.end_from_trigger,
+        callback_url=callback_url_factory(settings, ti, operator.timeout) if calls_back else None,
+    )
 
 
 def _known_record(store: RecordStore, generation_id: str | None) -> Record | None:

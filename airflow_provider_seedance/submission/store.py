@@ -116,13 +116,22 @@ class RecordStore(ABC):
             if key not in own and record is not None and record.state is not RecordState.NOT_SUBMITTED
         }
 
-    def backfill_id(self, key: str, record: Record, generation_id: str) -> Record:
-        """Write the id that only the deferral carried, because the store did not take it; never raises."""
-        record = with_id(record, generation_id)
+    def try_write(
+        self,
+        key: str,
+        record: Record,
+        consequence: str = "The next try will treat this submission as uncertain.",
+    ) -> None:
+        """Write a record without which a later try is only more careful; never raises."""
         try:
             self.write(key, record)
         except errors.SeedanceStateError as error:
-            log.error("The id of generation %s still cannot be recorded: %s", generation_id, error.message)
+            log.warning("%s %s", error.message, consequence)
+
+    def backfill_id(self, key: str, record: Record, generation_id: str) -> Record:
+        """Write the id that only the deferral carried, because the store did not take it; never raises."""
+        record = with_id(record, generation_id)
+        self.try_write(key, record, f"The id of generation {generation_id} still cannot be recorded.")
         return record
 
     def write_with_retries(self, key: str, record: Record) -> bool:

@@ -205,7 +205,7 @@ class Submission:
         if isinstance(verdict, decisions.Deliver):
             return HasGeneration(verdict.generation, rec.as_ended(record, verdict.generation, utc_now()))
         # Only the number of the try is new; nothing is lost if that cannot be written.
-        self._try_write(record, "The generation is known all the same.")
+        self.store.try_write(self.key, record, "The generation is known all the same.")
         return HasGeneration(record.placeholder_generation(), record)
 
     # ------------------------------------------------------------------ an uncertain submission
@@ -323,7 +323,7 @@ class Submission:
             previous_record.generation_id is not None or previous_record.has_unknown_outcome
         )
         restored = previous_record if keep else None
-        self._try_write(restored or replace(intent, state=rec.RecordState.NOT_SUBMITTED))
+        self.store.try_write(self.key, restored or replace(intent, state=rec.RecordState.NOT_SUBMITTED))
         error = outcome.error
         waits = isinstance(error, errors.SeedanceRateLimitError) or error.retry_after is not None
         if isinstance(outcome, NotAccepted) and waits:
@@ -351,15 +351,6 @@ class Submission:
     # ------------------------------------------------------------------ records
 
     def _report_uncertain(self, record: rec.Record) -> None:
-        self._try_write(rec.taken_over(replace(record, state=rec.RecordState.UNCERTAIN), self.attempt))
-
-    def _try_write(
-        self,
-        record: rec.Record,
-        consequence: str = "The next try will treat this submission as uncertain.",
-    ) -> None:
-        """Write a record without which a later try is only more careful."""
-        try:
-            self.store.write(self.key, record)
-        except errors.SeedanceStateError as error:
-            log.warning("%s %s", error.message, consequence)
+        self.store.try_write(
+            self.key, rec.taken_over(replace(record, state=rec.RecordState.UNCERTAIN), self.attempt)
+        )
