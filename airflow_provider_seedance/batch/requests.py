@@ -118,12 +118,7 @@ def _literal(text: str, what: str) -> Iterable[Any]:
 
 
 def _json(text: str) -> Any:
-    """
-    Read JSON, and only JSON.
-
-    :raises ValueError: it is not JSON, or has a name twice: Python silently uses the last value, and a render of
-        the wrong one would be paid for.
-    """
+    # Python silently uses the last value of a repeated name, and a render of the wrong one would be paid for.
     return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
 
 

@@ -220,12 +220,7 @@ class BatchRun:
     # ------------------------------------------------------------------ requests
 
     def _items(self) -> list[BatchItem]:
-        """
-        Read and validate arguments and requests; nothing is sent.
-
-        :raises SeedanceConfigurationError: the arguments cannot be used.
-        :raises SeedanceRequestError: the requests cannot be used.
-        """
+        """Read and validate arguments and requests; nothing is sent."""
         options = self.options
         self.operator.validate_arguments()
         self.operator.validate_rendered()
@@ -254,10 +249,7 @@ class BatchRun:
             client=client,
             records=self.records,
             items=items,
-            policy=SubmissionPolicy(
-                on_uncertain_submit=operator.on_uncertain_submit,  # type: ignore[arg-type]
-                on_clear=operator.on_clear,  # type: ignore[arg-type]
-            ),
+            policy=SubmissionPolicy.of(operator),
             attempt=Attempt.of(self.context["ti"]),
             timeout=operator.timeout,
             reattached_at=state.reattached_at,
@@ -269,11 +261,7 @@ class BatchRun:
     # ------------------------------------------------------------------ waiting
 
     def _raise_hopeless(self, batch: Batch, stop: StopReason, state: ResumeState) -> None:
-        """
-        Fail where waiting longer for the service is not worthwhile.
-
-        :raises SeedanceError: its refusal.
-        """
+        """Raise the refusal of the service where waiting longer for it is not worthwhile."""
         if state.not_before is None or batch.of(Phase.IN_FLIGHT):
             return
         assert stop.error is not None

@@ -28,11 +28,7 @@ from airflow_provider_seedance.ledger import open_store
 from airflow_provider_seedance.observability import metrics
 from airflow_provider_seedance.operators.base import MAX_QUOTA_WAIT_SECONDS, SeedanceOperator
 from airflow_provider_seedance.operators.xcom import pull_xcom, push_xcom
-from airflow_provider_seedance.polling.outcomes import (
-    after_resume,
-    raise_unless_succeeded,
-    timed_out,
-)
+from airflow_provider_seedance.polling.outcomes import after_resume, raise_unless_succeeded, timed_out
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.polling.wait_state import deferral_timeout, quota_backoff
 from airflow_provider_seedance.settings import Settings
@@ -208,6 +204,7 @@ class GenerationRun:
         self, prepared: Prepared, record: Record | None, callback_ids: Sequence[str], *, first: bool
     ) -> SubmissionResult:
         operator, settings, ti = self.operator, self.hook.settings, self.context["ti"]
+        callback_url = callback_url_factory(settings, ti, operator.timeout) if operator.use_callback else None
         fingerprint = Fingerprint.of(prepared.as_requested, api=settings.api.name, base_url=settings.base_url)
         quota = SharedQuota(settings.identity)
         with Client(settings, observer=quota) as client:
@@ -219,7 +216,7 @@ class GenerationRun:
                 # A later submission has been granted by the triggerer already.
                 shared_quota=quota if operator.deferrable and first else None,
                 retry_inline=first,
-                policy=_policy(operator, settings, ti),
+                policy=SubmissionPolicy.of(operator, callback_url),
             )
             result = submission.submit_or_attach(record, callback_ids)
         if isinstance(result, RetryLater) and not operator.deferrable:
@@ -288,11 +285,7 @@ class GenerationRun:
         return self._wait_here(generation, record)
 
     def _defer(self, wait: _Wait, *, until: float | None = None, **options: Any) -> NoReturn:
-        """
-        Defer until a generation has ended.
-
-        :param until: Deadline of the trigger, where the quota moves it past that of the wait.
-        """
+        # The quota may move the deadline of the trigger past that of the wait.
         deadline = until or wait.deadline or time.time()
         self.log.info(
             "Deferring until generation %s has ended, for at most %.0f s.",
@@ -389,16 +382,6 @@ def _prepare(operator: SeedanceOperator, settings: Settings, context: Context) -
     return prepared
 
 
-def _policy(operator: SeedanceOperator, settings: Settings, ti: Any) -> SubmissionPolicy:
-    calls_back = operator.use_callback
-    return SubmissionPolicy(
-        on_uncertain_submit=operator.on_uncertain_submit,  # type: ignore[arg-type]
-        on_clear=operator.on_clear,  # type: ignore[arg-type]
-        end_from_trigger=operator.end_from_trigger,
-        callback_url=callback_url_factory(settings, ti, operator.timeout) if calls_back else None,
-    )
-
-
 def _known_record(store: RecordStore, generation_id: str | None) -> Record | None:
     """Return the record on a resume; the id in the deferral wins over an unknown id in the store."""
     try:
@@ -414,11 +397,7 @@ def _known_record(store: RecordStore, generation_id: str | None) -> Record | Non
 
 
 def _trigger(
-    operator: SeedanceOperator,
-    wait: _Wait,
-    *,
-    called_back: bool = False,
-    **known: Any,
+    operator: SeedanceOperator, wait: _Wait, *, called_back: bool = False, **known: Any
 ) -> SeedanceGenerationTrigger:
     return SeedanceGenerationTrigger(
         **asdict(wait),

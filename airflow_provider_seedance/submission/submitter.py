@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
@@ -97,6 +98,16 @@ class SubmissionPolicy:
     on_uncertain_submit: decisions.OnUncertain = "fail"
     on_clear: decisions.OnClear = "reuse"
     end_from_trigger: bool = False
+
+    @classmethod
+    def of(cls, operator: Any, callback_url: Callable[[str], str] | None = None) -> SubmissionPolicy:
+        """Return the policy that the arguments of an operator say, which are validated."""
+        return cls(
+            callback_url=callback_url,
+            on_uncertain_submit=operator.on_uncertain_submit,
+            on_clear=operator.on_clear,
+            end_from_trigger=operator.end_from_trigger,
+        )
 
 
 @dataclass(kw_only=True)
@@ -223,11 +234,7 @@ class Submission:
     # ------------------------------------------------------------------ a new submission
 
     def _submit(self, previous_record: rec.Record | None) -> SubmissionResult:
-        """
-        Submit once, and once more where that is uncertain and the Dag author wants it.
-
-        :param previous_record: Record to restore if the service rejects the submission.
-        """
+        # A rejection by the service restores the previous record.
         if delayed := self._reserve_quota(previous_record):
             return delayed
         request = self.prepared.request
