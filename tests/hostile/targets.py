@@ -211,11 +211,11 @@ def quota_headers(data: bytes) -> None:
             quota.learn(limit, moment)
         quota.spend(moment)
         assert quota.free(moment) >= 0
-        assert quota.kept(moment) >= 0
+        assert quota.reserved_for_submissions(moment) >= 0
         assert 1 <= quota.interval_factor(moment, 3) <= 10
         assert quota.rate >= 0
         assert moment <= quota.opens_at(moment)
-        quota.told()
+        quota.as_rate_limit()
 
 
 def manifest_lines(data: bytes) -> None:
@@ -306,7 +306,7 @@ def manifest_recovery(data: bytes) -> None:
         timeout=10.0,
         reattached_at=NOW.timestamp(),
         attempt=_TRY,
-        quota_patience=1.0,
+        max_quota_wait=1.0,
     )
     try:
         batch.load_from_manifest(parse_lines(data, "s3://bucket/manifest.jsonl"))

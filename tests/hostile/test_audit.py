@@ -24,7 +24,7 @@ def audit() -> ModuleType:
 
 def test_direct_dependencies_are_recognized(audit: ModuleType) -> None:
     requirements = ["httpx>=0.27", "Apache_Airflow>=3.1", 'av>=13; extra == "emulator"']
-    assert audit.direct(requirements) == {"httpx", "apache-airflow"}
+    assert audit.direct_dependencies(requirements) == {"httpx", "apache-airflow"}
 
 
 @pytest.mark.parametrize(("name", "status"), [("HTTPX", 1), ("other", 0)])

@@ -25,9 +25,10 @@ def test_every_service(api: str, connect: Any, tmp_path: Path) -> None:
 
 
 def test_images(connect: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
     connect("seedance2api")
     hook = SeedanceHook()
     submitted = hook.submit(ImageRequest(prompt="A lamp", num_images=3))
     made = hook.wait(submitted.generation_id, media="image").result()
-    stored = run(made, f"{tmp_path}/")
-    assert len(stored["paths"]) == len(made["urls"]) == len(list(tmp_path.iterdir()))
+    stored = run(made, f"{folder}/")
+    assert len(stored["paths"]) == len(made["urls"]) == len(list(folder.iterdir()))
