@@ -10,8 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +18,7 @@ from urllib.parse import quote
 import psutil  # type: ignore[import-untyped]
 
 import airflow_provider_seedance
+from airflow_provider_seedance.emulator.json_http import open_url
 
 START_TIMEOUT_SECONDS = 180.0
 REQUEST_TIMEOUT_SECONDS = 30.0
@@ -51,8 +50,6 @@ class DemoAirflow:
         self._execution_port = execution_port
         self._log_path = home / "airflow.log"
         self._processes: list[subprocess.Popen[bytes]] = []
-        # Requests go to loopback, never through a proxy that is configured on the machine.
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         self._token: str | None = None
 
     def __enter__(self) -> Self:
@@ -147,13 +144,8 @@ class DemoAirflow:
         return self._send(method, f"/api/v2{path}", {"Authorization": f"Bearer {self._token}"}, body)
 
     def _send(self, method: str, path: str, headers: Mapping[str, str], body: Any) -> Any:
-        request = urllib.request.Request(  # noqa: S310  (always a URL of the own API server)
-            self.url + path,
-            data=None if body is None else json.dumps(body).encode(),
-            method=method,
-            headers={"Content-Type": "application/json", **headers},
-        )
-        with self._opener.open(request, timeout=REQUEST_TIMEOUT_SECONDS) as response:
+        url = self.url + path
+        with open_url(method, url, body, timeout=REQUEST_TIMEOUT_SECONDS, headers=headers) as response:
             return json.load(response)
 
 

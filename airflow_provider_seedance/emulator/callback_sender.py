@@ -7,13 +7,12 @@ depend on callbacks.
 
 from __future__ import annotations
 
-import json
 import threading
 import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
+from airflow_provider_seedance.emulator.json_http import open_url
 from airflow_provider_seedance.emulator.ledger import CallbackEntry
 from airflow_provider_seedance.emulator.models import EmulatedGeneration
 from airflow_provider_seedance.emulator.services.service import Service
@@ -74,16 +73,10 @@ class CallbackSender:
 
     def _send(self, generation: EmulatedGeneration, body: dict[str, Any]) -> None:
         url = generation.callback_url or ""
-        # Only http and https pass the services' validation.
-        request = urllib.request.Request(  # noqa: S310
-            url,
-            data=json.dumps(body).encode(),
-            headers={"Content-Type": "application/json", "User-Agent": "seedance-emulator"},
-            method="POST",
-        )
+        agent = {"User-Agent": "seedance-emulator"}
         status: int | None = None
         try:
-            with _OPENER.open(request, timeout=_TIMEOUT_SECONDS) as response:
+            with open_url("POST", url, body, timeout=_TIMEOUT_SECONDS, headers=agent) as response:
                 status = response.status
         except urllib.error.HTTPError as error:
             status = error.code
@@ -100,7 +93,3 @@ class CallbackSender:
                 status=status,
             )
         )
-
-
-# Callbacks never go through the environment's proxy.
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))

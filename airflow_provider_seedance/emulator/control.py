@@ -7,11 +7,11 @@ It needs no key: an emulator is for tests.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from airflow_provider_seedance.emulator.interface import FaultSpec
-from airflow_provider_seedance.emulator.models import RenderFailure
 from airflow_provider_seedance.emulator.rate_limiter import RateLimiter
 from airflow_provider_seedance.emulator.state import Backend
 
@@ -19,6 +19,20 @@ from airflow_provider_seedance.emulator.state import Backend
 CONTROL_PREFIX = "/_emulator/"
 
 _FAULT_FIELDS = ("kind", "on", "api", "prompt", "generation_id", "times")
+
+#: Changes of one generation by the last part of their path.
+_CHANGES: Mapping[str, Callable[..., None]] = {
+    "finish": Backend.finish,
+    "fail": Backend.fail,
+    "expire": Backend.expire,
+    "cancel": Backend.cancel,
+    "forget": Backend.forget,
+}
+_ACTIONS: Mapping[str, Callable[..., None]] = {
+    "hold": Backend.hold,
+    "release": Backend.release,
+    "expire_urls": Backend.expire_urls,
+}
 
 
 class Control:
@@ -41,23 +55,19 @@ class Control:
             return 400, {"error": str(error)}
 
     def call(self, method: str, path: str, data: dict[str, Any]) -> Any:
-        """Serve a call; see :meth:`EmulatorInterface.post`."""
+        """Serve a call; see :meth:`EmulatorInterface.call`."""
         match method, *(step for step in path.split("/") if step):
             case [_, "faults", *steps]:
                 return self._faults(method, steps, data)
             case ["GET", *steps]:
                 return self._read(steps)
             case ["POST", "generations", generation_id, change]:
-                return self._change(generation_id, change, data)
-            case ["POST", "hold"]:
-                self._backend.hold()
-            case ["POST", "release"]:
-                self._backend.release()
-            case ["POST", "expire_urls"]:
-                self._backend.expire_urls(data.get("id"))
+                _CHANGES[change](self._backend, generation_id, **data)
             case ["POST", "rate_limit"]:
                 limit, window = data.get("limit"), data.get("window_seconds", 3600)
                 self._rate_limiter.set(None if limit is None else (int(limit), float(window)))
+            case ["POST", action]:
+                _ACTIONS[action](self._backend, **data)
             case _:
                 raise KeyError(path)
         return {}
@@ -94,24 +104,6 @@ class Control:
             case _:
                 raise KeyError("/".join(steps))
         return faults.get(fault_id).as_dict()
-
-    def _change(self, generation_id: str, change: str, data: dict[str, Any]) -> Any:
-        backend = self._backend
-        match change:
-            case "finish":
-                backend.finish(generation_id)
-            case "fail":
-                message = data.get("message", "The generation failed.")
-                backend.end(generation_id, "failed", RenderFailure(message=message, code=data.get("code")))
-            case "expire":
-                backend.end(generation_id, "expired")
-            case "cancel":
-                backend.cancel(generation_id)
-            case "forget":
-                backend.forget(generation_id)
-            case _:
-                raise KeyError(change)
-        return {}
 
 
 def _fault_spec(data: dict[str, Any]) -> FaultSpec:

@@ -14,7 +14,7 @@ from airflow_provider_seedance.emulator.interface import EmulatorInterface, Faul
 from airflow_provider_seedance.emulator.ledger import EmulatorLedger
 from airflow_provider_seedance.emulator.media_server import MEDIA_PREFIX
 from airflow_provider_seedance.emulator.media_store import MediaStore
-from airflow_provider_seedance.emulator.models import EmulatedGeneration, EmulatorOptions
+from airflow_provider_seedance.emulator.models import EmulatorOptions
 from airflow_provider_seedance.emulator.rate_limiter import RateLimiter
 from airflow_provider_seedance.emulator.server import EmulatorServer, Parts
 from airflow_provider_seedance.emulator.services.ark import Ark
@@ -156,27 +156,16 @@ class SeedanceEmulator(EmulatorInterface):
         return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
     @property
-    def key(self) -> str:
-        return self._backend.options.key
-
-    @property
     def ledger(self) -> EmulatorLedger:
         return self._backend.ledger
 
     def add_fault(self, spec: FaultSpec) -> Fault:
         return self.faults.add(spec)
 
-    def post(self, path: str, **body: Any) -> Any:
-        return self._parts.control.call("POST", path, body)
+    def call(self, method: str, path: str, /, **body: Any) -> Any:
+        return self._parts.control.call(method, path, body)
 
     @property
     def credits(self) -> float | None:
         """Balance of the account; ``None`` is unlimited."""
         return self._backend.credits
-
-    @property
-    def generations(self) -> list[EmulatedGeneration]:
-        return [self._backend.view(render) for render in self._backend.renders()]
-
-    def generation(self, generation_id: str) -> EmulatedGeneration:
-        return self._backend.view(self._backend.get(generation_id))

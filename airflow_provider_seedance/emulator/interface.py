@@ -130,20 +130,42 @@ class EmulatorInterface(ABC):
     def url(self) -> str:
         """The address, such as ``http://127.0.0.1:8123``."""
 
-    @property
     @abstractmethod
+    def call(self, method: str, path: str, /, **body: Any) -> Any:
+        """
+        Call the control API.
+
+        :param path: Below ``/_emulator/``.
+        :raises KeyError: The emulator does not know the path or generation.
+        :raises ValueError: The emulator refuses the request.
+        """
+
+    @abstractmethod
+    def add_fault(self, spec: FaultSpec) -> FaultHandle:
+        """Add a fault and return its handle."""
+
+    @property
     def key(self) -> str:
         """The API key of every service."""
+        return str(self.call("GET", "")["key"])
 
     @property
-    @abstractmethod
     def ledger(self) -> EmulatorLedger:
         """The requests received, accepted and billed so far."""
+        return EmulatorLedger.from_dict(self.call("GET", "ledger"))
 
     @property
-    @abstractmethod
     def generations(self) -> list[EmulatedGeneration]:
         """The current state of all generations, oldest first."""
+        return [EmulatedGeneration.from_dict(data) for data in self.call("GET", "generations")]
+
+    def generation(self, generation_id: str) -> EmulatedGeneration:
+        """
+        Return the current state of a generation.
+
+        :raises KeyError: It is unknown.
+        """
+        return EmulatedGeneration.from_dict(self.call("GET", f"generations/{generation_id}"))
 
     def base_url(self, api: str) -> str:
         """
@@ -220,28 +242,6 @@ class EmulatorInterface(ABC):
         """
         return self.add_fault(FaultSpec(kind, on, api, prompt, times, generation_id, options))
 
-    @abstractmethod
-    def add_fault(self, spec: FaultSpec) -> FaultHandle:
-        """Add a fault and return its handle."""
-
-    @abstractmethod
-    def generation(self, generation_id: str) -> EmulatedGeneration:
-        """
-        Return the current state of a generation.
-
-        :raises KeyError: It is unknown.
-        """
-
-    @abstractmethod
-    def post(self, path: str, **body: Any) -> Any:
-        """
-        Send a POST request to the control API.
-
-        :param path: Below ``/_emulator/``.
-        :raises KeyError: The emulator does not know the path or generation.
-        :raises ValueError: The emulator refuses the request.
-        """
-
     def set_rate_limit(self, limit: int | None, window_seconds: float = 3600.0) -> None:
         """
         Change the rate limit.
@@ -249,7 +249,7 @@ class EmulatorInterface(ABC):
         :param limit: Requests per window, for each service and key; ``None`` for no limit.
         :param window_seconds: Real seconds.
         """
-        self.post("rate_limit", limit=limit, window_seconds=window_seconds)
+        self.call("POST", "rate_limit", limit=limit, window_seconds=window_seconds)
 
     def finish(self, generation_id: str) -> None:
         """
@@ -257,35 +257,35 @@ class EmulatorInterface(ABC):
 
         :raises ValueError: It has ended, as for the three methods that follow.
         """
-        self.post(f"generations/{generation_id}/finish")
+        self.call("POST", f"generations/{generation_id}/finish")
 
     def fail(self, generation_id: str, message: str, code: str | None = None) -> None:
         """Let a generation fail now."""
-        self.post(f"generations/{generation_id}/fail", message=message, code=code)
+        self.call("POST", f"generations/{generation_id}/fail", message=message, code=code)
 
     def expire(self, generation_id: str) -> None:
         """Let a generation expire now. Services other than ``ark`` report a failure: they have no such status."""
-        self.post(f"generations/{generation_id}/expire")
+        self.call("POST", f"generations/{generation_id}/expire")
 
     def cancel_remote(self, generation_id: str) -> None:
         """Cancel a generation as in the vendor's console; nothing is billed for it."""
-        self.post(f"generations/{generation_id}/cancel")
+        self.call("POST", f"generations/{generation_id}/cancel")
 
     def forget(self, generation_id: str) -> None:
         """Remove the record of a generation: the service answers 404 from now on."""
-        self.post(f"generations/{generation_id}/forget")
+        self.call("POST", f"generations/{generation_id}/forget")
 
     def expire_urls(self, generation_id: str | None = None) -> None:
         """Expire the media URLs handed out so far, of one generation or of all."""
-        self.post("expire_urls", id=generation_id)
+        self.call("POST", "expire_urls", generation_id=generation_id)
 
     def hold(self) -> None:
         """Stop the progress of all generations until :meth:`release`."""
-        self.post("hold")
+        self.call("POST", "hold")
 
     def release(self) -> None:
         """Continue after :meth:`hold`."""
-        self.post("release")
+        self.call("POST", "release")
 
 
 def _matches(pattern: str, prompt: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -147,6 +148,12 @@ class EmulatedGeneration:
     callback_url: str | None
     queue_seconds: float
     render_seconds: float
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> EmulatedGeneration:
+        """Create it from its JSON value."""
+        failure = data["failure"]
+        return cls(**{**data, "failure": failure and RenderFailure(**failure)})
 
     @property
     def failure_message(self) -> str:

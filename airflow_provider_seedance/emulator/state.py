@@ -271,6 +271,16 @@ class Backend:
         failure = self.get(generation_id).planned_failure
         self.end(generation_id, "failed" if failure else "succeeded", failure)
 
+    def fail(
+        self, generation_id: str, message: str = "The generation failed.", code: str | None = None
+    ) -> None:
+        """Let a render fail now."""
+        self.end(generation_id, "failed", RenderFailure(message=message, code=code))
+
+    def expire(self, generation_id: str) -> None:
+        """Let a render expire now."""
+        self.end(generation_id, "expired")
+
     def cancel(self, generation_id: str) -> None:
         """Cancel a render; nothing is billed for it."""
         with self.lock:
