@@ -62,9 +62,6 @@ class TaskRequests:
     notes: tuple[str, ...] = ()
 
 
-# ---------------------------------------------------------------------- Dag and runs
-
-
 def load_dag(dag_id: str, file: str | None = None) -> Any:
     """Parse the file of a Dag, or all bundles, as Airflow does, but without writing to the database."""
     if file and not Path(file).expanduser().exists():
@@ -147,9 +144,6 @@ def day_range(since: str, until: str) -> tuple[datetime, datetime]:
     if last < first:
         raise errors.SeedanceConfigurationError(f"--to {until} is before --from {since}. Nothing was sent.")
     return pendulum.instance(first), pendulum.instance(last)
-
-
-# ---------------------------------------------------------------------- requests of a run
 
 
 @dataclass(frozen=True)

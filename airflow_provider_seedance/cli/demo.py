@@ -90,9 +90,6 @@ def demo(args: argparse.Namespace) -> int:
     return 0
 
 
-# ---------------------------------------------------------------------- service and Dag
-
-
 def _emulated_plan(args: argparse.Namespace, stack: ExitStack) -> DemoPlan:
     try:
         from airflow_provider_seedance.testing import SeedanceEmulator
@@ -147,9 +144,6 @@ def _confirmed() -> bool:
     if not sys.stdin.isatty():
         return False
     return input("Go on? [y/N] ").strip().lower() in ("y", "yes")
-
-
-# ---------------------------------------------------------------------- run
 
 
 def _run(plan: DemoPlan, output: Path, *, keep: bool, stack: ExitStack, say: Say) -> None:

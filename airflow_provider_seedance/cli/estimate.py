@@ -99,9 +99,6 @@ def _price_source(settings: Settings) -> str:
     return f"{api.name}: prices as published by {api.title}, as version {__version__} of this package knows them."
 
 
-# ---------------------------------------------------------------------- a file
-
-
 def _of_file(args: argparse.Namespace) -> tuple[list[_ConnectionRequests], list[str]]:
     defaults = {name: getattr(args, name) for name in _DEFAULTS}
     items = read_requests(_local(args.requests), defaults)
@@ -127,9 +124,6 @@ def _settings(args: argparse.Namespace, conn_id: str | None) -> Settings:
     name = None if conn_id == SeedanceHook.default_conn_name else conn_id
     advice = ", or name the service with --api: an estimate needs no key"
     return open_hook(name, advice=advice).settings
-
-
-# ---------------------------------------------------------------------- a Dag
 
 
 def _of_dag(args: argparse.Namespace) -> tuple[list[_ConnectionRequests], list[str]]:

@@ -8,14 +8,14 @@ times a second and repeated up to the frame rate, because drawing is slower than
 from __future__ import annotations
 
 import hashlib
-import math
 import textwrap
-from array import array
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
+import av.filter
 from PIL import Image, ImageDraw, ImageFont
 
 from airflow_provider_seedance.emulator.models import MediaSpec
@@ -67,18 +67,14 @@ def _encode_frames(spec: MediaSpec, container: Any, stream: Any) -> None:
 
 def _encode_tone(spec: MediaSpec, container: Any, stream: Any) -> None:
     # A silent track would look like a defect to checks of the delivered file.
-    wave = array("h")
-    for index in range(_SAMPLE_RATE):
-        sample = round(4000 * math.sin(2 * math.pi * _TONE_HERTZ * index / _SAMPLE_RATE))
-        wave.extend((sample, sample))
-    total = round(spec.seconds * _SAMPLE_RATE)
-    for start in range(0, total, _SAMPLE_RATE):
-        samples = min(_SAMPLE_RATE, total - start)
-        frame: Any = av.AudioFrame(format="s16", layout="stereo", samples=samples)
-        data = wave[: 2 * samples].tobytes()
-        frame.planes[0].update(data.ljust(frame.planes[0].buffer_size, b"\0"))
-        frame.sample_rate, frame.pts, frame.time_base = _SAMPLE_RATE, start, Fraction(1, _SAMPLE_RATE)
-        container.mux(stream.encode(frame))
+    graph = av.filter.Graph()
+    options = f"frequency={_TONE_HERTZ}:sample_rate={_SAMPLE_RATE}:duration={spec.seconds}"
+    tone, sink = graph.add("sine", options), graph.add("abuffersink")
+    tone.link_to(sink)
+    graph.configure()
+    with suppress(EOFError):
+        while True:
+            container.mux(stream.encode(graph.pull()))
     container.mux(stream.encode(None))
 
 

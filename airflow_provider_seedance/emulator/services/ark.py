@@ -52,18 +52,12 @@ class Ark(Service):
     """ModelArk. Replies are flat, as the vendor's SDK reads them; only ``created`` differs between shapes."""
 
     api = "ark"
-
-    def route(self, call: Call) -> Route:
-        """Route calls that create, get, list and delete tasks, or make images."""
-        if call.method == "POST" and call.path in (_TASKS, "/images/generations"):
-            return Route(kind="submit")
-        if call.method == "GET" and call.path == _TASKS:
-            return Route(kind="list")
-        task_id = call.path.removeprefix(f"{_TASKS}/")
-        if task_id and task_id != call.path and "/" not in task_id:
-            kind = {"GET": "status", "DELETE": "cancel"}.get(call.method, "other")
-            return Route(kind=kind, generation_id=task_id)
-        return Route()
+    routes = (
+        ("POST", f"{_TASKS}|/images/generations", "submit"),
+        ("GET", _TASKS, "list"),
+        ("GET", f"{_TASKS}/(?P<id>[^/]+)", "status"),
+        ("DELETE", f"{_TASKS}/(?P<id>[^/]+)", "cancel"),
+    )
 
     def prompt_of(self, body: Any) -> str | None:
         """Return the text items of a video task."""

@@ -35,15 +35,7 @@ class Runbase(Service):
     """
 
     api = "runbase"
-
-    def route(self, call: Call) -> Route:
-        """Route ``POST /runs`` and ``GET /runs/ID``."""
-        if call.method == "POST" and call.path == "/runs":
-            return Route(kind="submit")
-        parts = call.path.split("/")
-        if call.method == "GET" and len(parts) == 3 and parts[1] == "runs" and parts[2]:
-            return Route(kind="status", generation_id=parts[2])
-        return Route()
+    routes = (("POST", "/runs", "submit"), ("GET", "/runs/(?P<id>[^/]+)", "status"))
 
     def prompt_of(self, body: Any) -> str | None:
         """Return the prompt in ``input``."""

@@ -34,15 +34,11 @@ class Seedance2Api(Service):
     """
 
     api = "seedance2api"
-
-    def route(self, call: Call) -> Route:
-        """Route the two generate endpoints, tasks and results."""
-        if call.method == "POST" and call.path in ("/seedance/generate", "/seedream/generate"):
-            return Route(kind="submit")
-        parts = call.path.split("/")
-        if call.method == "GET" and len(parts) == 3 and parts[2] and parts[1] in ("tasks", "results"):
-            return Route(kind="status" if parts[1] == "tasks" else "result", generation_id=parts[2])
-        return Route()
+    routes = (
+        ("POST", "/(seedance|seedream)/generate", "submit"),
+        ("GET", "/tasks/(?P<id>[^/]+)", "status"),
+        ("GET", "/results/(?P<id>[^/]+)", "result"),
+    )
 
     def authenticate(self, call: Call) -> None:
         """Check the key in either of the two documented headers."""

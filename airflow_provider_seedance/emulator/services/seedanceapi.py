@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from airflow_provider_seedance.emulator.models import Draft, EmulatedGeneration, EmulatedRender, MediaSpec
@@ -52,17 +53,16 @@ class _SeedanceApi(Service):
     also returns the URL as ``video_url``, ``nested`` writes ``code`` 0 and errors as objects.
     """
 
+    routes = (("POST", "/generate", "submit"), ("GET", "/status", "status"))
     _defaults: ClassVar[dict[str, Any]]
     _id_format: ClassVar[str]
     _prices: ClassVar[Mapping[tuple[str, str, bool], int]] = {}
 
     def route(self, call: Call) -> Route:
-        """Route ``POST /generate`` and ``GET /status`` with the id in the query."""
-        if call.method == "POST" and call.path == "/generate":
-            return Route(kind="submit")
-        if call.method == "GET" and call.path == "/status":
-            return Route(kind="status", generation_id=(call.query.get("task_id") or [""])[0] or None)
-        return Route()
+        """Return the purpose of a request; the id of a status request is in the query."""
+        route = super().route(call)
+        task_id = (call.query.get("task_id") or [""])[0] or None
+        return replace(route, generation_id=task_id) if route.kind == "status" else route
 
     def dispatch(self, call: Call, route: Route) -> Reply:
         if route.kind == "status":

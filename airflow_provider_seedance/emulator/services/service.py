@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import KW_ONLY, dataclass, field
@@ -306,6 +307,8 @@ class Service(ABC):
     """An emulated service; all services share the backend and the store of files."""
 
     api: ClassVar[str]
+    #: Method, pattern of the path and kind of each endpoint; the group ``id`` is the generation.
+    routes: ClassVar[tuple[tuple[str, str, str], ...]]
 
     def __init__(self, *, backend: Backend, media: MediaStore) -> None:
         self.backend = backend
@@ -321,9 +324,12 @@ class Service(ABC):
         """Form of the replies; see :class:`SeedanceEmulator`."""
         return self.backend.options.shape
 
-    @abstractmethod
     def route(self, call: Call) -> Route:
         """Return the purpose of a request; ``other`` for an unknown path or method."""
+        for method, pattern, kind in self.routes:
+            if call.method == method and (match := re.fullmatch(pattern, call.path)):
+                return Route(kind=kind, generation_id=match.groupdict().get("id"))
+        return Route()
 
     @abstractmethod
     def dispatch(self, call: Call, route: Route) -> Reply:
