@@ -127,7 +127,6 @@ class EmulatorServer(ThreadingHTTPServer):
         thread.start()
 
     def shutdown_request(self, request: Any) -> None:
-        """Close a connection."""
         super().shutdown_request(request)
         with self._guard:
             self._open.pop(request, None)
@@ -161,7 +160,6 @@ class Handler(BaseHTTPRequestHandler):
         """Do nothing: the emulator has its own log."""
 
     def do_GET(self) -> None:
-        """Serve a request."""
         self._serve()
 
     do_POST = do_DELETE = do_PUT = do_PATCH = do_HEAD = do_OPTIONS = do_GET
@@ -315,20 +313,10 @@ class Handler(BaseHTTPRequestHandler):
     def _log(
         self, request: IncomingRequest, status: int | None, generation_id: str | None, fault: Fault | None
     ) -> None:
-        log = self.server.parts.log
-        if log is None:
-            return
-        words = [
-            request.call.method,
-            request.call.full_path,
-            "->",
-            "no reply" if status is None else str(status),
-        ]
-        if generation_id:
-            words.append(generation_id)
-        if fault is not None:
-            words.append(f"({fault.kind})")
-        log(" ".join(words))
+        if self.server.parts.log is not None:
+            call = request.call
+            outcome = f"{status or 'no reply'} {generation_id or ''} {f'({fault.kind})' if fault else ''}"
+            self.server.parts.log(f"{call.method} {call.full_path} -> {' '.join(outcome.split())}")
 
 
 _REPLY_FAULTS = ("refuse", "rate_limit", "redirect", "gateway_error", "rubbish")

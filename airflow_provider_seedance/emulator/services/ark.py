@@ -60,7 +60,6 @@ class Ark(Service):
     )
 
     def prompt_of(self, body: Any) -> str | None:
-        """Return the text items of a video task."""
         content = body.get("content") if isinstance(body, dict) else None
         if not isinstance(content, list):
             return super().prompt_of(body)
@@ -87,24 +86,16 @@ class Ark(Service):
         )
 
     def error_body(self, error: ApiError) -> Any:
-        """``{"error": {"code", "message", "param", "type"}}``."""
-        code, kind = _CODES.get(error.status, ("InternalServiceError", "InternalServerError"))
+        code, kind = _CODES.get(error.status, _CODES[500])
         if error.status == 400 and error.constraint == "required":
             code = "MissingParameter"
-        body = {
-            "code": error.code or code,
-            "message": error.message,
-            "param": error.field or "",
-            "type": kind,
-        }
-        return {"error": body}
+        body = {"code": error.code or code, "message": error.message}
+        return {"error": {**body, "param": error.field or "", "type": kind}}
 
     def callback_body(self, generation: EmulatedGeneration) -> dict[str, Any]:
-        """Return the same body as for a status call."""
         return self._task(generation)
 
     def callback_due(self, generation: EmulatedGeneration) -> bool:
-        """Return true for every status but cancelled."""
         return generation.status != "cancelled"
 
     # Video tasks

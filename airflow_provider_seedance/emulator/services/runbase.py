@@ -38,7 +38,6 @@ class Runbase(Service):
     routes = (("POST", "/runs", "submit"), ("GET", "/runs/(?P<id>[^/]+)", "status"))
 
     def prompt_of(self, body: Any) -> str | None:
-        """Return the prompt in ``input``."""
         return super().prompt_of(body.get("input")) if isinstance(body, dict) else None
 
     def dispatch(self, call: Call, route: Route) -> Reply:

@@ -22,6 +22,8 @@ from airflow_provider_seedance.emulator.services.service import (
 _IMAGE_SIDES = {"1024x1024": 1024, "2048x2048": 2048, "4k": 4096}
 _IMAGE_MODELS = ("seedream-3.0", "seedream-4.0", "seedream-4.5", "seedream-5.0")
 _VIDEO_MODELS = ("seedance-1.0", "seedance-1.5-pro", "seedance-2.0")
+_IMAGE_DEFAULTS = {"resolution": "1024x1024", "quality": "standard", "num_images": 1}
+_VIDEO_DEFAULTS = {"resolution": "720p", "fps": 24}
 _STATUSES = {"queued": "queued", "running": "processing", "succeeded": "completed"}
 
 
@@ -50,11 +52,12 @@ class Seedance2Api(Service):
     def dispatch(self, call: Call, route: Route) -> Reply:
         if route.kind in ("status", "result"):
             return self._read(self.find(route.generation_id), route.kind)
-        fields = Fields(self.body(call))
-        return self._image(fields) if call.path.startswith("/seedream") else self._video(fields)
+        is_image = call.path.startswith("/seedream")
+        render = self._submit(Fields(self.body(call)), image=is_image)
+        is_synchronous = is_image and not self.backend.options.images_as_task
+        return self._images(render) if is_synchronous else self._accepted(render)
 
     def error_body(self, error: ApiError) -> Any:
-        """Return ``{"status": "error", "error": {"code", "message", "details"?}}``."""
         code = error.code or ERROR_CODES.get(error.status, "INVALID_REQUEST")
         if error.code is None and error.status == 400 and error.field == "prompt":
             code = "INVALID_PROMPT"
@@ -74,64 +77,35 @@ class Seedance2Api(Service):
             "data": {**data, **self._outcome(generation)},
         }
 
-    def _video(self, fields: Fields) -> Reply:
+    def _submit(self, fields: Fields, *, image: bool) -> EmulatedRender:
         prompt = fields.prompt(max_chars=300)
-        fields.text("model", required=True, choices=_VIDEO_MODELS)
-        fields.integer("duration", required=True, low=5, high=30)
-        fields.text("resolution", choices=("720p", "1080p", "4k"))
-        fields.integer("fps", choices=(24, 30, 60))
-        fields.url("image_input")
+        fields.text("model", required=True, choices=_IMAGE_MODELS if image else _VIDEO_MODELS)
+        (_read_image_fields if image else _read_video_fields)(fields)
         # In the prose of one of the two pages only.
         callback_url = fields.callback("webhook_url")
         fields.refuse_unread()
-        request: dict[str, Any] = {"resolution": "720p", "fps": 24, **fields.given}
-        resolution, fps = request["resolution"], request["fps"]
-        return self._accepted(
-            self.backend.submit(
-                Draft(
-                    api=self.api,
-                    generation_id=f"task-{uuid.uuid4()}",
-                    model=request["model"],
-                    request=request,
-                    sent=fields.given,
-                    spec=MediaSpec.video(prompt, resolution, "16:9", seconds=request["duration"], fps=fps),
-                    resolution=resolution,
-                    callback_url=callback_url,
-                )
-            )
-        )
-
-    def _image(self, fields: Fields) -> Reply:
-        prompt = fields.prompt(max_chars=300)
-        fields.text("model", required=True, choices=_IMAGE_MODELS)
-        fields.text("resolution", choices=tuple(_IMAGE_SIDES))
-        fields.text("quality", choices=("standard", "high"))
-        fields.integer("num_images", low=1, high=4)
-        fields.integer("seed")
-        fields.text("style")
-        callback_url = fields.callback("webhook_url")
-        fields.refuse_unread()
-        request: dict[str, Any] = {
-            "resolution": "1024x1024",
-            "quality": "standard",
-            "num_images": 1,
-            **fields.given,
-        }
-        side = _IMAGE_SIDES[request["resolution"]]
-        render = self.backend.submit(
+        request: dict[str, Any] = {**(_IMAGE_DEFAULTS if image else _VIDEO_DEFAULTS), **fields.given}
+        resolution = request["resolution"]
+        if image:
+            side = _IMAGE_SIDES[resolution]
+            spec = MediaSpec(kind="image", prompt=prompt, width=side, height=side, format="png")
+            resolution = {1024: "720p", 2048: "1080p", 4096: "4k"}[side]
+        else:
+            length = {"seconds": request["duration"], "fps": request["fps"]}
+            spec = MediaSpec.video(prompt, resolution, "16:9", **length)
+        return self.backend.submit(
             Draft(
                 api=self.api,
                 generation_id=f"task-{uuid.uuid4()}",
                 model=request["model"],
                 request=request,
                 sent=fields.given,
-                spec=MediaSpec(kind="image", prompt=prompt, width=side, height=side, format="png"),
-                resolution={1024: "720p", 2048: "1080p", 4096: "4k"}[side],
-                outputs=request["num_images"],
+                spec=spec,
+                resolution=resolution,
+                outputs=request.get("num_images", 1),
                 callback_url=callback_url,
             )
         )
-        return self._accepted(render) if self.backend.options.images_as_task else self._images(render)
 
     def _accepted(self, render: EmulatedRender) -> Reply:
         seconds = (render.queue + render.rendering) / self.backend.clock.speed
@@ -156,7 +130,6 @@ class Seedance2Api(Service):
         return self._answered("success", data, render)
 
     def _answered(self, status: str, data: dict[str, Any], render: EmulatedRender) -> Reply:
-        """Return the reply to a POST."""
         body = data if self.shape == "flat" else {"status": status, "data": data}
         return json_reply(body, generation_id=render.id)
 
@@ -202,6 +175,21 @@ class Seedance2Api(Service):
             body |= self._outcome(generation)
         wrapped = {"status": "success", "data": body} if self.shape == "nested" else body
         return json_reply(wrapped, generation_id=render.id)
+
+
+def _read_video_fields(fields: Fields) -> None:
+    fields.integer("duration", required=True, low=5, high=30)
+    fields.text("resolution", choices=("720p", "1080p", "4k"))
+    fields.integer("fps", choices=(24, 30, 60))
+    fields.url("image_input")
+
+
+def _read_image_fields(fields: Fields) -> None:
+    fields.text("resolution", choices=tuple(_IMAGE_SIDES))
+    fields.text("quality", choices=("standard", "high"))
+    fields.integer("num_images", low=1, high=4)
+    fields.integer("seed")
+    fields.text("style")
 
 
 def _word(status: str) -> str:
