@@ -80,11 +80,8 @@ def demo(args: argparse.Namespace) -> int:
             say("Interrupted; all processes of the demo have been stopped.")
             return 130
         except Exception as error:
-            kind = (
-                ""
-                if isinstance(error, DemoError | SeedanceConfigurationError)
-                else f"{type(error).__name__}: "
-            )
+            is_explained = isinstance(error, DemoError | SeedanceConfigurationError)
+            kind = "" if is_explained else f"{type(error).__name__}: "
             print(f"\nThe demo failed: {kind}{error}", file=sys.stderr)
             return 1
     return 0

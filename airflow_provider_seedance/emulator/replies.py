@@ -53,10 +53,8 @@ def fault_reply(fault: Fault, service: Service | None, api: str, now: float) -> 
     """Return the reply of a fault; times in its headers count from ``now``."""
     options = fault.options
     if fault.kind == "refuse":
-        status = int(options.get("status", 400))
-        return refusal(
-            service, status, options.get("message", "The request was refused."), options.get("code")
-        )
+        message = options.get("message", "The request was refused.")
+        return refusal(service, int(options.get("status", 400)), message, options.get("code"))
     if fault.kind == "rate_limit":
         return rate_limited(service, _limit_headers(options, api, now))
     if fault.kind == "redirect":
@@ -64,10 +62,8 @@ def fault_reply(fault: Fault, service: Service | None, api: str, now: float) -> 
         return Reply(status=int(options.get("status", 307)), headers={"Location": location})
     if fault.kind == "gateway_error":
         status = int(options.get("status", 502))
-        page = _GATEWAY_PAGE.format(status=status)
-        return Reply(
-            status=status, body=page.encode(), headers={"Content-Type": "text/html", "Server": "edge"}
-        )
+        page = _GATEWAY_PAGE.format(status=status).encode()
+        return Reply(status=status, body=page, headers={"Content-Type": "text/html", "Server": "edge"})
     return _rubbish(options)
 
 
@@ -89,7 +85,6 @@ def _limit_headers(options: Mapping[str, Any], api: str, now: float) -> dict[str
         return {}
     if options.get("retry_after_date"):
         return {"Retry-After": formatdate(now + float(wait), usegmt=True)}
-    state = RateLimitState(
-        allowed=False, limit=int(options.get("limit", 1000)), remaining=0, reset=now + float(wait)
-    )
+    limit = int(options.get("limit", 1000))
+    state = RateLimitState(allowed=False, limit=limit, remaining=0, reset=now + float(wait))
     return rate_limit_headers(api, state, now)

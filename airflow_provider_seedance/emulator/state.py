@@ -70,13 +70,9 @@ class Backend:
             if self.credits is not None:
                 self.credits -= price
             queue, rendering = self._timing(draft)
+            started, at = self.clock.rendered(), self.clock.wall()
             render = EmulatedRender(
-                draft=draft,
-                queue=queue,
-                rendering=rendering,
-                started=self.clock.rendered(),
-                at=self.clock.wall(),
-                credits=price,
+                draft=draft, queue=queue, rendering=rendering, started=started, at=at, credits=price
             )
             if fault is not None:
                 _plan_failure(render, fault.options)
@@ -331,9 +327,8 @@ class Backend:
 
 
 def _plan_failure(render: EmulatedRender, options: Mapping[str, Any]) -> None:
-    failure = RenderFailure(
-        message=options.get("message") or "The generation failed.", code=options.get("code")
-    )
+    message = options.get("message") or "The generation failed."
+    failure = RenderFailure(message=message, code=options.get("code"))
     items = options.get("items")
     if items is None or len(set(items)) >= render.draft.outputs:
         render.planned_failure = failure

@@ -79,11 +79,8 @@ class Ark(Service):
 
     def out_of_credits(self) -> ApiError:
         """Return 403, which ModelArk uses for an overdue account."""
-        return ApiError(
-            "The request failed because your account has an overdue balance.",
-            status=403,
-            code="AccountOverdueError",
-        )
+        message = "The request failed because your account has an overdue balance."
+        return ApiError(message, status=403, code="AccountOverdueError")
 
     def error_body(self, error: ApiError) -> Any:
         code, kind = _CODES.get(error.status, _CODES[500])
@@ -140,12 +137,8 @@ class Ark(Service):
         """Return the render of a task, which is known for a week, or for a day if cancelled."""
         render = self.backend.find(self.api, generation_id or "")
         if render is None or render.draft.media != "video" or self._is_removed(self.backend.view(render)):
-            raise ApiError(
-                f"The specified task {generation_id} is not found.",
-                status=404,
-                code="ResourceNotFound",
-                field="id",
-            )
+            message = f"The specified task {generation_id} is not found."
+            raise ApiError(message, status=404, code="ResourceNotFound", field="id")
         return render
 
     def _is_removed(self, generation: EmulatedGeneration) -> bool:
@@ -209,11 +202,9 @@ class Ark(Service):
         with self.backend.lock:
             status = self.backend.view(render).status
             if status in ("running", "cancelled"):
-                raise ApiError(
-                    f"The task is {status} and cannot be cancelled or deleted.",
-                    status=409,
-                    code=f"InvalidAction.{status.capitalize()}TaskDeletion",
-                )
+                message = f"The task is {status} and cannot be cancelled or deleted."
+                code = f"InvalidAction.{status.capitalize()}TaskDeletion"
+                raise ApiError(message, status=409, code=code)
             self.backend.delete(render)
         return json_reply({}, generation_id=render.id)
 
@@ -282,8 +273,7 @@ class Ark(Service):
 
 
 def _error(failure: RenderFailure | None) -> dict[str, str]:
-    if failure is None:
-        return {"code": "InternalServiceError", "message": "The service encountered an error."}
+    failure = failure or RenderFailure(message="The service encountered an error.")
     return {"code": failure.code or "InternalServiceError", "message": failure.message}
 
 

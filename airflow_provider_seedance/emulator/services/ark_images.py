@@ -52,21 +52,16 @@ def parse_images(fields: Fields) -> ArkImageRequest:
     for name in ("watermark", "optimize_prompt", "layer_decomposition"):
         fields.flag(name)
     tools(fields)
-    if "optimize_prompt_options" in fields:
-        options = Fields(fields.raw("optimize_prompt_options"), at="optimize_prompt_options", nulls=True)
+    if options := fields.nested("optimize_prompt_options"):
         options.text("mode", choices=("standard", "fast"))
         options.raw("thinking")
         options.refuse_unread()
     width, height = _size(fields, match[1] if match else "4-0")
+    prompt = fields.prompt()
+    format = fields.text("output_format", choices=("png", "jpeg")) or "png"
     request = ArkImageRequest(
         model=model,
-        spec=MediaSpec(
-            kind="image",
-            prompt=fields.prompt(),
-            width=width,
-            height=height,
-            format=fields.text("output_format", choices=("png", "jpeg")) or "png",
-        ),
+        spec=MediaSpec(kind="image", prompt=prompt, width=width, height=height, format=format),
         count=_count(fields, references),
         references=references,
         base64=fields.text("response_format", choices=("url", "b64_json")) == "b64_json",
@@ -110,9 +105,7 @@ def _size(fields: Fields, family: str) -> tuple[int, int]:
 def _count(fields: Fields, references: int) -> int:
     mode = fields.text("sequential_image_generation", choices=("auto", "disabled")) or "disabled"
     max_images: int | None = None
-    if "sequential_image_generation_options" in fields:
-        name = "sequential_image_generation_options"
-        options = Fields(fields.raw(name), at=name, nulls=True)
+    if options := fields.nested("sequential_image_generation_options"):
         max_images = options.integer("max_images", low=1, high=_MAX_IMAGES)
         options.refuse_unread()
     if mode == "disabled":

@@ -194,6 +194,10 @@ class Fields:
             limit=limit,
         )
 
+    def nested(self, name: str) -> Fields | None:
+        """Return the fields of an object, whose null fields are missing."""
+        return Fields(self.raw(name), at=name, nulls=True) if name in self._data else None
+
     def raw(self, name: str, *, required: bool = False) -> Any:
         """Return the value without validation."""
         self._unread.pop(name, None)
@@ -403,9 +407,8 @@ class Service(ABC):
         if generation.status != "succeeded":
             self.backend.refund(render)
             code = generation.failure.code if generation.failure else None
-            raise ApiError(
-                generation.failure_message, status=400 if self.is_refusal(code) else 500, code=code
-            )
+            status = 400 if self.is_refusal(code) else 500
+            raise ApiError(generation.failure_message, status=status, code=code)
         return generation
 
     def is_refusal(self, code: str | None) -> bool:
