@@ -31,24 +31,20 @@ class StatusReader:
         )
 
     async def read_final(self, trigger_kwargs: Mapping[str, Any], settings: Settings) -> Generation | None:
-        """
-        Return the state of the generation that a trigger waits for; ``None`` if the service does not report it.
-
-        :param trigger_kwargs: The kwargs of the waiting trigger.
-        """
+        """Return the state of the generation of a waiting trigger; ``None`` if the service does not report it."""
         generation_id = trigger_kwargs["generation_id"]
         try:
-            async with self._slots[settings.conn_id], await self._connect(settings) as client:
+            # In a thread: the first client of a process reads the certificates.
+            async with (
+                self._slots[settings.conn_id],
+                await run_in_threadpool(AsyncClient, settings) as client,
+            ):
                 flow = flows.final_status_flow(settings.api, generation_id, trigger_kwargs["media"], utc_now)
                 generation = await client.run(flow)
         except SeedanceError as error:
             log.info("The status of generation %s could not be read: %s", generation_id, error.message)
             return None
         return generation.with_defaults(trigger_kwargs.get("result_defaults") or {})
-
-    async def _connect(self, settings: Settings) -> AsyncClient:
-        # In a thread: the first client of a process reads the certificates.
-        return await run_in_threadpool(AsyncClient, settings)
 
 
 class SubmissionBackoff:

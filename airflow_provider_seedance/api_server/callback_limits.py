@@ -15,8 +15,7 @@ class CallbackLimits:
     :param max_payloads: Different payloads in flight for one submission; services send one or two.
     :param max_deliveries: Concurrent deliveries, each a database transaction.
     :param retry_timeout: For a callback that arrived before the task deferred, or met database errors.
-    :param id_retry_timeout: The same for database errors and a payload with a generation id. After a lost submission
-        reply a task waits ten minutes for this id, and only the callback has it.
+    :param id_retry_timeout: The same for a payload with an id, which a task awaits after a lost submission reply.
     :param min_attempts: Minimum attempts, because one slow attempt may exceed the whole timeout.
     :param early_backoff: First pause of a callback that arrived before the task deferred.
     :param error_backoff: First pause after a database error.
@@ -24,17 +23,14 @@ class CallbackLimits:
     :param quiet_period: Seconds without a request before deliveries start, so that a burst is answered first.
     :param max_quiet_wait: Longest such wait of one delivery.
     :param max_status_requests: Concurrent status requests to one service.
-    :param status_backoff: Initial backoff between status requests, and between worker starts, triggered by
-        callbacks for one submission, so that a leaked URL cannot use up the quota. It doubles.
-    :param max_status_backoff: Longest such backoff.
+    :param status_backoff: First pause between status requests, and worker starts, for one submission; it doubles.
+    :param max_status_backoff: Longest such pause; a leaked URL must not use up the quota.
     :param connection_ttl: Lifetime of a cached connection.
     :param missing_connection_ttl: Lifetime of a cached failure to find one.
-    :param stale_connection_ttl: How long an expired connection is used while lookups do not find it: Airflow
-        reports a failing secrets backend as a missing connection.
+    :param stale_connection_ttl: Use of an expired connection that looks missing because a secrets backend fails.
     :param max_connections: Cached connections, beyond which the missing ones are dropped.
     :param max_lookups: Concurrent lookups of known connections, and as many of unknown ones.
-    :param unknown_lookups_per_second: Rate of lookups of connections that are not known to exist: tokens that name
-        them may be forged. Beyond it the answer is 503.
+    :param unknown_lookups_per_second: Rate for connections that a forged token may name; beyond it the answer is 503.
     :param unknown_lookup_burst: Such lookups at once.
     """
 

@@ -39,7 +39,7 @@ class CallbackQueue:
         reader: StatusReader | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        run_in_thread: Callable[..., Awaitable[Any]] = run_in_threadpool,
+        run_in_thread: Callable[..., Awaitable[Outcome]] = run_in_threadpool,
     ) -> None:
         self.limits, self._clock = limits, clock
         self._reader = reader or StatusReader(limits)
@@ -110,7 +110,7 @@ class CallbackQueue:
             return Outcome(kind="retry", seconds=seconds)  # a replay: a worker has just read the status
         async with self._slots:
             await self._wait_for_quiet(started)
-            outcome: Outcome = await self._run_in_thread(callback_delivery.deliver, claims, payload)
+            outcome = await self._run_in_thread(callback_delivery.deliver, claims, payload)
         if outcome.kind == "confirm":
             return await self._confirm(claims, payload, settings, outcome.trigger_kwargs)
         if outcome.kind == "resumed" and outcome.trigger_kwargs.get("generation_id"):
@@ -136,15 +136,11 @@ class CallbackQueue:
         succeeded = generation and generation.status is GenerationStatus.SUCCEEDED and generation.urls
         async with self._slots:
             if generation and succeeded and callback_delivery.ends_from_trigger(kwargs):
-                result: Outcome = await self._run_in_thread(
-                    callback_delivery.complete_task, claims, generation.result()
-                )
-                return result
+                return await self._run_in_thread(callback_delivery.complete_task, claims, generation.result())
             event = make_event(generation) if generation and not lacks_output(generation) else None
-            resumed: Outcome = await self._run_in_thread(
+            return await self._run_in_thread(
                 callback_delivery.deliver, claims, payload, on_worker=True, event=event
             )
-            return resumed
 
 
 def _doubling(pause: float, limits: CallbackLimits) -> Iterator[float]:

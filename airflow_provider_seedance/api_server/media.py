@@ -13,7 +13,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
 
 from airflow.utils.session import create_session
@@ -39,8 +39,6 @@ MAX_STREAMS = 64
 
 #: Maximum concurrent reads, in threads of their own: a slow store must not take those that serve heartbeats.
 MAX_READS = 8
-
-_NOT_FOUND = "There is no such file."
 
 _T = TypeVar("_T")
 
@@ -129,46 +127,29 @@ async def media(
 
 
 def _find(scope: Scope, index: int) -> tuple[StorageLocation, int, str]:
-    """Return the location of a file, its size and its entity tag."""
+    """Return the location of a file, its size, and an entity tag that changes with its content."""
     with create_session() as session:
         task = queries.find_transfer(session, scope)
     path = playable_path(task, index) if task else None
-    if task is None or path is None:
-        raise HTTPException(404, _NOT_FOUND)
-    location = _location(path, task)
-    return location, *_stat(location)
+    try:
+        location = _location(path, task) if task and path else None
+        found = location.stat() if location else None
+    except Exception as error:
+        log.warning("A stored file cannot be read for the Renders page.", exc_info=error)
+        raise HTTPException(502, "The store of this file cannot be read from Airflow's API server.") from None
+    if location is None or found is None:
+        raise HTTPException(404, "There is no such file.")
+    version = found.version or found.modified  # a local file has no version
+    tag = sha256(f"{location.display}|{found.size}|{version}".encode()).hexdigest()[:32]
+    return location, found.size, f'"{tag}"'
 
 
 def _location(path: str, task: Task) -> StorageLocation:
     """Return the location of a file, with the connection in its path or else that of the transfer."""
     rendered = task.fields.get("object_storage_conn_id")
-    conn_id = rendered if isinstance(rendered, str) and rendered not in ("", "None") else None
-    if "@" in path.partition("://")[2].partition("/")[0]:
-        conn_id = None
-    try:
-        return StorageLocation.of(path, conn_id, what="stored file")
-    except Exception as error:
-        _unreachable(error)
-
-
-def _stat(location: StorageLocation) -> tuple[int, str]:
-    """Return the size of a file, and an entity tag that changes with its content."""
-    try:
-        found = location.stat()
-        if found is None:
-            raise HTTPException(404, _NOT_FOUND)
-        version = found.version or found.modified  # a local file has no version
-    except HTTPException:
-        raise
-    except Exception as error:
-        _unreachable(error)
-    size = found.size
-    return size, f'"{sha256(f"{location.display}|{size}|{version}".encode()).hexdigest()[:32]}"'
-
-
-def _unreachable(error: Exception) -> NoReturn:
-    log.warning("A stored file cannot be read for the Renders page.", exc_info=error)
-    raise HTTPException(502, "The store of this file cannot be read from Airflow's API server.") from None
+    has_own = "@" in path.partition("://")[2].partition("/")[0]
+    usable = isinstance(rendered, str) and rendered not in ("", "None") and not has_own
+    return StorageLocation.of(path, rendered if usable else None, what="stored file")
 
 
 def _open(location: StorageLocation, position: int) -> Any:

@@ -105,9 +105,7 @@ def tasks_of(session: Session, scope: Scope) -> list[Task]:
         or (row.task_id, row.map_index) in xcoms
     ]
     fields = _rendered_fields(session, scope, {row.task_id for row in rows})
-    position: dict[str, int] = {}
-    for number, row in enumerate(rows):
-        position.setdefault(row.task_id, number)
+    position = {task_id: number for number, task_id in enumerate(dict.fromkeys(row.task_id for row in rows))}
     # The instances of one task stay together, by map index.
     rows.sort(key=lambda row: (position[row.task_id], row.map_index))
     return [_task(row, xcoms, fields) for row in rows]
@@ -153,10 +151,7 @@ def _xcoms(session: Session, scope: Scope, instance: tuple[Any, ...] = ()) -> _B
         .where(
             *_in_run(XComModel, scope),
             *instance,
-            or_(
-                XComModel.key.in_((ID_KEY, PROGRESS_KEY)),
-                and_(XComModel.key == RESULT_KEY, recognised),
-            ),
+            or_(XComModel.key.in_((ID_KEY, PROGRESS_KEY)), and_(XComModel.key == RESULT_KEY, recognised)),
         )
     )
     found: _ByInstance = {}
@@ -194,8 +189,7 @@ def recent_runs(session: Session, dag_ids: Collection[str], limit: int) -> list[
     by_state = (
         select(TI.dag_id, TI.run_id, TI.state, func.count())
         .where(
-            TI.dag_id.in_({run["dag_id"] for run in runs}),
-            TI.run_id.in_({run["run_id"] for run in runs}),
+            *(getattr(TI, name).in_({run[name] for run in runs}) for name in ("dag_id", "run_id")),
             _generates(),
         )
         .group_by(TI.dag_id, TI.run_id, TI.state)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -36,11 +37,10 @@ SENSORS = frozenset({"SeedanceGenerationSensor"})
 TRANSFER_OPERATORS = frozenset({"SeedanceToObjectStorageOperator"})
 SEEDANCE_OPERATORS = GENERATION_OPERATORS | SENSORS | TRANSFER_OPERATORS
 
+_TERMINAL = ("succeeded", "failed", "expired", "cancelled", "skipped")
+
 #: States of renders, in the order of totals and filters.
-STATES = (
-    *("waiting", "queued", "running", "retrying", "succeeded"),
-    *("failed", "expired", "cancelled", "skipped"),
-)
+STATES = ("waiting", "queued", "running", "retrying", *_TERMINAL)
 
 #: By the state of the task instance; in any other state its generation is running.
 _STATE_OF_TASK = {
@@ -55,7 +55,6 @@ _STATE_OF_TASK = {
     "skipped": "skipped",
     "removed": "cancelled",
 }
-_TERMINAL = frozenset({"succeeded", "failed", "expired", "cancelled", "skipped"})
 _FROM_RESULT = ("generation_id", "api", "model", "duration", "resolution", "credits", "cost_usd")
 
 #: Maximum length of a prompt or error on the page.
@@ -165,9 +164,9 @@ def _split(path: str) -> tuple[tuple[str, str], str]:
 def playable_path(task: Task, index: int) -> str | None:
     """Return the path of a file that a task instance stored; ``None`` if the page must not play it."""
     paths = stored_paths(task.result) if task.operator in TRANSFER_OPERATORS else []
-    if index >= len(paths) or not media_type_of(paths[index]):
-        return None
-    return paths[index] if is_in_destination(paths[index], task.fields.get("destination")) else None
+    path = paths[index] if index < len(paths) else ""
+    playable = media_type_of(path) and is_in_destination(path, task.fields.get("destination"))
+    return path if playable else None
 
 
 def media_type_of(path: str) -> str | None:
@@ -179,8 +178,7 @@ def _files(tasks: Iterable[Task]) -> dict[str, list[dict[str, Any]]]:
     """Return the stored files by generation id."""
     found: dict[str, list[dict[str, Any]]] = {}
     for task in tasks:
-        paths = stored_paths(task.result)
-        if not paths:
+        if not (paths := stored_paths(task.result)):
             continue
         # The result of a batch has an id for each path, that of one generation a single id.
         ids = task.result.get("generation_ids")
@@ -283,11 +281,13 @@ def _batch_items(
         if task.operator not in BATCH_OPERATORS or path != task.fields.get("manifest_path"):
             raise LookupError(path)
         return list(read_manifest(path))
-    return [
-        *({"status": "succeeded", **item} for item in _mappings(result.get("succeeded"))),
-        *({"status": "failed", **item} for item in _mappings(result.get("failed"))),
-        *({"status": "not_submitted", "key": key} for key in _list(result.get("not_submitted"))),
+    ended = [
+        {"status": status, **item}
+        for status in ("succeeded", "failed")
+        for item in _list(result.get(status))
+        if isinstance(item, Mapping)
     ]
+    return ended + [{"status": "not_submitted", "key": key} for key in _list(result.get("not_submitted"))]
 
 
 def _prompts(requests: Any) -> dict[str, str]:
@@ -303,13 +303,10 @@ def _prompts(requests: Any) -> dict[str, str]:
 
 def _render(task: Task, result: Mapping[str, Any], number: int | None) -> dict[str, Any]:
     state = _state(task, result)
-    waiting = state in ("waiting", "queued", "retrying")
+    submitted = number is None and state not in ("waiting", "queued", "retrying")
     unfinished = task.operator in BATCH_OPERATORS and not result
     requests = parse_xcom(task.fields.get("requests")) if unfinished else None
-    urls = [url for url in _list(result.get("urls")) if is_http_url(url)]
     progress = _number(task.xcoms.get(PROGRESS_KEY))
-    images = task.operator in IMAGE_OPERATORS
-    ended = state in _TERMINAL
     fields = task.fields
     return {
         "id": f"{task.task_id}/{task.map_index}" + ("" if number is None else f"/{number}"),
@@ -320,17 +317,19 @@ def _render(task: Task, result: Mapping[str, Any], number: int | None) -> dict[s
         "try_number": task.try_number,
         **{name: _scalar(result.get(name)) for name in _FROM_RESULT},
         "generation_id": _text(result.get("generation_id"))
-        or (None if waiting or number is not None else _text(task.xcoms.get(ID_KEY))),
+        or (_text(task.xcoms.get(ID_KEY)) if submitted else None),
         "model": _text(result.get("model")) or _text(fields.get("model")),
-        "media": _text(result.get("media")) or ("image" if images else "video"),
+        "media": _text(result.get("media")) or ("image" if task.operator in IMAGE_OPERATORS else "video"),
         "prompt": _text(result.get("prompt")) or _text(fields.get("prompt")) or _text(fields.get("_prompt")),
         "state": state,
         "task_state": task.state,
         "progress": None if state != "running" or progress is None else int(min(max(progress, 0), 100)),
         "error": _text(result.get("error")),
         "started_at": _text(result.get("created_at")) or _iso(task.started_at),
-        "ended_at": (_text(result.get("completed_at")) or _iso(task.ended_at)) if ended else None,
-        "urls": urls,
+        "ended_at": (_text(result.get("completed_at")) or _iso(task.ended_at))
+        if state in _TERMINAL
+        else None,
+        "urls": [url for url in _list(result.get("urls")) if is_http_url(url)],
         "expires_at": _text(result.get("expires_at")),
         "count": len(requests) if isinstance(requests, list) else None,
         "files": [],
@@ -361,11 +360,11 @@ def _merge(render: dict[str, Any], other: Mapping[str, Any]) -> None:
 
 def totals_of(renders: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the totals: renders by state, seconds of video, credits, cost, and the number without a price."""
-    counts = {state: sum(render["state"] == state for render in renders) for state in STATES}
+    counts = Counter(render["state"] for render in renders)
     done = [render for render in renders if render["state"] == "succeeded"]
     return {
         "total": len(renders),
-        "states": {state: number for state, number in counts.items() if number},
+        "states": {state: counts[state] for state in STATES if counts[state]},
         "credits": _sum(done, "credits"),
         "cost_usd": _sum(done, "cost_usd"),
         "unpriced": sum(render["credits"] is None and render["cost_usd"] is None for render in done),
@@ -405,10 +404,6 @@ def _scalar(value: Any) -> str | float | None:
 
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-def _mappings(value: Any) -> list[Mapping[str, Any]]:
-    return [item for item in _list(value) if isinstance(item, Mapping)]
 
 
 def _iso(moment: datetime | None) -> str | None:

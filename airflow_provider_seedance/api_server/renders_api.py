@@ -81,8 +81,8 @@ def runs(user: GetUserDep, if_none_match: Annotated[str | None, Header()] = None
     with create_session() as session:
         dag_ids = readable_dag_ids(queries.dag_ids_with_renders(session), user)
         found = queries.recent_runs(session, dag_ids, MAX_RUNS)
-    page = _page({"runs": found, "active": any(run["state"] == "running" for run in found)})
-    return _respond(page, if_none_match)
+    active = any(run["state"] == "running" for run in found)
+    return _respond(_page({"runs": found, "active": active}), if_none_match)
 
 
 def _in_scope(render: Mapping[str, Any], scope: Scope) -> bool:

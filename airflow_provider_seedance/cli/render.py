@@ -35,13 +35,12 @@ from airflow_provider_seedance.generations import (
     ImageRequest,
     Media,
     VideoRequest,
-    utc_now,
 )
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.polling.outcomes import raise_unless_succeeded
 from airflow_provider_seedance.storage.location import StorageLocation
 from airflow_provider_seedance.storage.writers import open_writer
-from airflow_provider_seedance.transfers.download import Source, download
+from airflow_provider_seedance.transfers.download import download
 from airflow_provider_seedance.transfers.output import UrlRefresher
 
 
@@ -168,14 +167,6 @@ def _show(bar: Progress, task: TaskID, reading: Generation) -> None:
 
 
 def _download(hook: SeedanceHook, generation: Generation, output: Path) -> tuple[int, str]:
-    urls = UrlRefresher(generation, hook)
-    source = Source(
-        label=f"the output of generation {generation.generation_id}",
-        generation_id=generation.generation_id,
-        url=generation.urls[0],
-        refresh=lambda *_: urls.refresh(1),
-        stale=urls.stale(utc_now()),
-    )
     columns = (TextColumn("{task.description:<10}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with (
         Progress(*columns) as bar,
@@ -185,10 +176,9 @@ def _download(hook: SeedanceHook, generation: Generation, output: Path) -> tuple
         task = bar.add_task("download", total=None)
         done = download(
             client,
-            source,
+            UrlRefresher(generation, hook).source(1),
             lambda _: writer,
             progress=lambda received, total: bar.update(task, completed=received, total=total),
-            now=utc_now,
         )
         writer.commit()
     assert done is not None

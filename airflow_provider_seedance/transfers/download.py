@@ -16,7 +16,6 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import unquote
 
@@ -29,6 +28,7 @@ from airflow_provider_seedance.client.media_client import (
     MediaStream,
     MediaTooSlowError,
 )
+from airflow_provider_seedance.generations import utc_now
 from airflow_provider_seedance.storage.location import RETRY_IS_FREE
 from airflow_provider_seedance.urls import redact_url, split_signature
 
@@ -117,7 +117,6 @@ def download(
     begin: Begin,
     *,
     progress: Progress,
-    now: Callable[[], datetime],
     stop: threading.Event | None = None,
 ) -> Downloaded | None:
     """
@@ -133,8 +132,7 @@ def download(
     """
     if source.url.startswith("data:"):
         return store_data_url(source, begin, max_bytes=client.max_bytes)
-    stop = stop or threading.Event()
-    return _Download(client, source, begin, progress, now, stop, source.url, source.url).run()
+    return _Download(client, source, begin, progress, stop or threading.Event(), source.url, source.url).run()
 
 
 def store_data_url(source: Source, begin: Begin, *, max_bytes: int) -> Downloaded | None:
@@ -172,20 +170,14 @@ class _AttemptFailed(Exception):
     An attempt failed in a way that another one may not.
 
     :param slow: It brought so little that it does not count as progress.
+    :param refused: The host does not deliver the file under this URL.
     """
 
     reason: str
     status: int | None = None
     retry_after: float | None = None
     slow: bool = False
-
-
-class _UrlRefused(_AttemptFailed):
-    """The host does not deliver the file under this URL."""
-
-
-class _Left(Exception):
-    """``begin`` left the file."""
+    refused: bool = False
 
 
 @dataclass
@@ -194,7 +186,6 @@ class _Download:
     source: Source
     begin: Begin
     progress: Progress
-    now: Callable[[], datetime]
     stop: threading.Event
     url: str
     #: The URL of the first byte in the sink.
@@ -220,10 +211,8 @@ class _Download:
         while True:
             self._check_stop()
             try:
-                self._attempt()
-                return Downloaded(size=self.received, sha256=self.hash.hexdigest())
-            except _Left:
-                return None
+                stored = self._attempt()
+                return Downloaded(size=self.received, sha256=self.hash.hexdigest()) if stored else None
             except MediaAddressError as error:
                 raise errors.SeedanceMediaHostError(
                     f"{self.source.subject} may not be downloaded from {redact_url(self.url)}: {error}. The "
@@ -233,19 +222,18 @@ class _Download:
                 ) from error
             except MediaConnectionError as error:
                 self._retry_later(_AttemptFailed(str(error), slow=isinstance(error, MediaTooSlowError)))
-            except _UrlRefused as refusal:
-                self._refresh_url(refusal)
             except _AttemptFailed as failure:
-                self._retry_later(failure)
+                (self._refresh_url if failure.refused else self._retry_later)(failure)
 
-    def _attempt(self) -> None:
+    def _attempt(self) -> bool:
+        """Receive the file, or the rest of it; returns ``False`` if ``begin`` left the file."""
         offset = self.received if self._resumable() else 0
         self.attempts += 1
         with self.client.open(self.url, offset=offset, validator=self.validator) as stream:
             if stream.status == 416 and self._is_complete(stream, offset):
-                return
+                return True
             self._check_reply(stream, offset)
-            self._receive(stream, offset)
+            return self._receive(stream, offset)
 
     def _is_complete(self, stream: MediaStream, offset: int) -> bool:
         """Return whether the file is whole: the connection broke at the end of a file of unannounced length."""
@@ -253,13 +241,9 @@ class _Download:
         return bool(offset and part and part.total == offset and self.total in (None, offset))
 
     def _resumable(self) -> bool:
-        if not self.ranges:
-            return False
         # Without a validator only the same link is trusted to be the same file; its signature may differ.
-        return (
-            self.validator is not None
-            or split_signature(self.url)[0] == split_signature(self.started_from)[0]
-        )
+        same_link = split_signature(self.url)[0] == split_signature(self.started_from)[0]
+        return self.ranges and (self.validator is not None or same_link)
 
     def _check_reply(self, stream: MediaStream, offset: int) -> None:
         """Raise unless the reply holds the file, or the rest of it."""
@@ -273,26 +257,28 @@ class _Download:
             )
         if status in (408, 425, 429) or status >= 500:
             raise _AttemptFailed(
-                f"HTTP {status}", status=status, retry_after=read_retry_after(stream.headers, self.now())
+                f"HTTP {status}", status=status, retry_after=read_retry_after(stream.headers, utc_now())
             )
         if status >= 400:
-            raise _UrlRefused(f"HTTP {status}", status=status)
+            raise _AttemptFailed(f"HTTP {status}", status=status, refused=True)
         if status not in (200, 206):
             raise _AttemptFailed(f"unexpected HTTP {status}", status=status)
         if _ERROR_PAGE_TYPE.search(stream.content_type):
-            raise _UrlRefused(f"a page of type {stream.content_type} in place of the file", status=status)
+            raise _AttemptFailed(
+                f"a page of type {stream.content_type} in place of the file", status=status, refused=True
+            )
         if stream.content_encoding:
             raise self._error(
                 f"is sent with content encoding {stream.content_encoding} although none was requested"
             )
 
-    def _receive(self, stream: MediaStream, offset: int) -> None:
+    def _receive(self, stream: MediaStream, offset: int) -> bool:
         total = self._align(stream, offset)
         self._check_size(total or 0)
         if self.sink is None:
             self.sink = self.begin(Announced(length=total, content_type=stream.content_type))
             if self.sink is None:
-                raise _Left
+                return False
             if total is None:
                 log.warning("The host announces no length for %s: it cannot be checked.", self.source.label)
         for chunk in stream.chunks():
@@ -309,6 +295,7 @@ class _Download:
             if self.received > self.total:
                 self.ranges = False
             raise _AttemptFailed(f"{self.received} bytes came, {self.total} were announced")
+        return True
 
     def _align(self, stream: MediaStream, offset: int) -> int | None:
         """Move to the first byte of the reply, and return the announced length of the file."""
@@ -356,11 +343,8 @@ class _Download:
     def _retry_later(self, failure: _AttemptFailed) -> None:
         self._count_progress(slow=failure.slow)
         wait = failure.retry_after
-        if (
-            self.futile >= MAX_FUTILE_ATTEMPTS
-            or self.attempts >= MAX_ATTEMPTS
-            or (wait or 0) > MAX_RETRY_AFTER_SECONDS
-        ):
+        exhausted = self.futile >= MAX_FUTILE_ATTEMPTS or self.attempts >= MAX_ATTEMPTS
+        if exhausted or (wait or 0) > MAX_RETRY_AFTER_SECONDS:
             raise self._error(
                 f"could not be downloaded from {redact_url(self.url)}: {failure.reason} "
                 f"(after {self.attempts} attempts and {self._received_of_total()})",
@@ -380,7 +364,7 @@ class _Download:
         )
         self.stop.wait(pause)
 
-    def _refresh_url(self, refusal: _UrlRefused) -> None:
+    def _refresh_url(self, refusal: _AttemptFailed) -> None:
         self._count_progress()
         if self.confirmed:
             raise output_gone_error(
@@ -405,7 +389,11 @@ class _Download:
         try:
             fresh = self.source.refresh()
         except errors.SeedanceError as error:
-            raise self._refresh_failed(error, refusal) from error
+            raise type(error)(
+                f"{self.source.subject} is refused at {redact_url(self.url)} ({refusal.reason}), and no new URL "
+                f"is available: {error.message}",
+                **{**error.details(), "generation_id": self.source.generation_id},
+            ) from error
         if fresh == self.url:
             self.confirmed = True
             self.stop.wait(CONFIRMED_URL_BACKOFF_SECONDS)
@@ -424,14 +412,6 @@ class _Download:
         else:
             log.info("The URL of %s had expired and was renewed.", self.source.label)
             self.url = fresh
-
-    def _refresh_failed(self, error: errors.SeedanceError, refusal: _UrlRefused) -> errors.SeedanceError:
-        details = {**error.details(), "generation_id": self.source.generation_id}
-        return type(error)(
-            f"{self.source.subject} is refused at {redact_url(self.url)} ({refusal.reason}), and no new URL "
-            f"is available: {error.message}",
-            **details,
-        )
 
     def _check_stop(self) -> None:
         if self.stop.is_set():

@@ -6,7 +6,6 @@ import logging
 import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Literal
 
 from airflow_provider_seedance import exceptions as errors
@@ -59,13 +58,6 @@ class Output:
     def sha256(self) -> str | None:
         """Its hash, where the item has one."""
         return self.item.sha256[self.index - 1] if self.index <= len(self.item.sha256) else None
-
-    @property
-    def label(self) -> str:
-        """Its name in messages about one output."""
-        count = len(self.generation.urls)
-        number = f"output {self.index} of {count}" if count > 1 else "the output"
-        return f"{number} of generation {self.generation.generation_id}"
 
     def location(self, content_type: str | None = None) -> StorageLocation | None:
         """
@@ -126,6 +118,7 @@ class OutputTransfer:
         self._options = options
         self._exclusive = options.overwrite == "no"
         self._may_leave = options.is_retry or options.overwrite == "if-changed"
+        self._source: Source
         self._stack: ExitStack
         self._writer: Writer
         self._left: Stored
@@ -138,26 +131,18 @@ class OutputTransfer:
         :raises SeedanceMediaError: it could not be downloaded or stored; nothing of it is visible.
         """
         output = self.output
-        stale = self._urls.stale(utc_now())
+        self._source = self._urls.source(output.index)
         # The length of an expired URL would cost a request of the quota, so a retry compares times.
-        if (output.sha256 and self._may_leave) or (self._options.is_retry and stale):
+        if (output.sha256 and self._may_leave) or (self._options.is_retry and self._source.stale):
             location = output.location()
             if location and (existing := self._existing(location, None)):
                 return existing
-        source = Source(
-            label=output.label,
-            generation_id=output.generation.generation_id,
-            url=output.url,
-            refresh=lambda: self._urls.refresh(output.index),
-            stale=stale,
-        )
         with ExitStack() as self._stack:
             done = download(
                 self._options.client,
-                source,
+                self._source,
                 self._begin,
                 progress=self._on_progress,
-                now=utc_now,
                 stop=self._options.stop,
             )
             if done is None:
@@ -186,7 +171,7 @@ class OutputTransfer:
             raise exists_error(location.display)
         log.info(
             "Downloading %s from %s to %s (%s).",
-            output.label,
+            self._source.label,
             display_media_url(output.url),
             location.display,
             megabytes(announced.length),
@@ -236,10 +221,22 @@ class UrlRefresher:
         self._served: set[int] = set()
         self._lock = threading.Lock()
 
-    def stale(self, now: datetime) -> bool:
-        """Return whether the URLs have expired and the service can renew them."""
-        expires_at = self._generation.expires_at
-        return expires_at is not None and expires_at <= now and self._has_record
+    def source(self, index: int) -> Source:
+        """
+        Return the origin of an output.
+
+        :param index: Counted from 1.
+        """
+        generation, count = self._generation, len(self._generation.urls)
+        number = f"output {index} of {count}" if count > 1 else "the output"
+        expired = generation.expires_at is not None and generation.expires_at <= utc_now()
+        return Source(
+            label=f"{number} of generation {generation.generation_id}",
+            generation_id=generation.generation_id,
+            url=generation.urls[index - 1],
+            refresh=lambda: self.refresh(index),
+            stale=expired and self._has_record,
+        )
 
     def refresh(self, index: int) -> str:
         """

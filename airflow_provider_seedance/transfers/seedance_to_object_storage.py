@@ -107,13 +107,8 @@ class SeedanceToObjectStorageOperator(SeedanceTaskMixin, BaseOperator):
         self._stop = threading.Event()
         try:
             result, event_extra, generations = run(
-                generation=self.generation,
-                destination=self.destination,
-                name_template=self.name_template,
+                **{name: getattr(self, name) for name in SeedanceToObjectStorageOperator.template_fields},
                 max_parallel=self.max_parallel,
-                seedance_conn_id=self.seedance_conn_id,
-                object_storage_conn_id=self.object_storage_conn_id,
-                overwrite=self.overwrite,
                 is_retry=self._is_retry(context.get("ti")),
                 stop=self._stop,
             )
@@ -135,8 +130,7 @@ class SeedanceToObjectStorageOperator(SeedanceTaskMixin, BaseOperator):
             self._stop.set()
 
     def _is_retry(self, ti: Any) -> bool:
-        """Return whether this is an automatic retry, and not the first try or the first one after a clear."""
-        # A clear sets max_tries to the tries so far and as many retries as the task has.
+        # Not the first try, nor the first one after a clear, which adds the retries of the task to max_tries.
         max_tries, try_number = getattr(ti, "max_tries", None), getattr(ti, "try_number", None)
         if max_tries is None or try_number is None:
             return False

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import NOW
 from scripted_server import serving
 from transfers.conftest import host, make_settings, names
 from transfers.server import MediaServer, Reply
@@ -66,7 +65,6 @@ def fetch(url: str, kept: Kept | None = None, **extra: Any) -> Any:
             source,
             begin,
             progress=lambda received, total: None,
-            now=lambda: NOW,
         )
 
 

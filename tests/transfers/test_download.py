@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -30,7 +29,6 @@ from transfers.server import MediaServer, Reply
 DATA = bytes(range(256)) * 1200  # several pieces
 NEW = bytes(reversed(DATA))[:-1000]
 SHA256 = hashlib.sha256(DATA).hexdigest()
-NOW = datetime(2026, 2, 7, 10, 40, tzinfo=UTC)
 
 
 class Memory:
@@ -91,7 +89,6 @@ class Run:
                 source,
                 self._begin,
                 progress=self._progress,
-                now=lambda: NOW,
                 stop=self.stop,
             )
 
