@@ -86,11 +86,7 @@ def deliver(
 
 
 def complete_task(claims: CallbackClaims, result: dict[str, Any]) -> Outcome:
-    """
-    End a task with the result of its generation, as its trigger would.
-
-    :raises Exception: The database failed; nothing has changed.
-    """
+    """End a task with the result of its generation, as its trigger would. On an error nothing has changed."""
     with _locked_task_instance(claims) as (ti, session):
         kwargs = _trigger_kwargs(ti, session) if ti is not None and ti.state == "deferred" else None
         if kwargs is None or kwargs.get("callback_nonce") != claims.nonce:
@@ -155,12 +151,8 @@ def _resume_task(
 
 
 def _is_relevant(payload: CallbackPayload, kwargs: dict[str, Any]) -> bool:
-    """
-    Return whether a payload may mean the awaited event: an unknown id, or the end of a generation.
-
-    The token identifies the submission, so another id counts too: some bodies are undocumented, and their id may be
-    that of an event.
-    """
+    """Return whether a payload may mean the awaited event: an unknown id, or the end of a generation."""
+    # The token identifies the submission, so another id counts too: in undocumented bodies it may be of an event.
     if kwargs.get("generation_id") is None or payload.status is None:
         return payload.generation_id is not None
     return payload.ended

@@ -26,11 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class CallbackQueue:
-    """
-    The callbacks in flight in this process, and their retries.
-
-    :param reader: Reads the status of generations at the service.
-    """
+    """The callbacks in flight in this process, and their retries."""
 
     def __init__(
         self,

@@ -20,9 +20,7 @@ def content_security_policy(host: str | None) -> str:
 
     :param host: Host of the page. On loopback, media may come from loopback without TLS too: the emulator's.
     """
-    media = "'self' https:"
-    if host in _LOOPBACK:
-        media += " http://127.0.0.1:* http://localhost:*"
+    media = "'self' https:" + (" http://127.0.0.1:* http://localhost:*" if host in _LOOPBACK else "")
     return (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; frame-ancestors 'self'; "
         f"base-uri 'none'; form-action 'none'; img-src {media}; media-src {media}"

@@ -58,7 +58,6 @@ class StorageLocation:
         Return the location that a user wrote.
 
         :param destination: Text or an ``ObjectStoragePath``.
-        :param conn_id: The connection of the store.
         :param what: The argument that holds it, for errors.
         :raises SeedanceConfigurationError: there is no such filesystem; nothing was sent.
         """
@@ -170,11 +169,7 @@ def _modified(info: Mapping[str, Any]) -> datetime | None:
 
 
 def exists_error(display: str) -> SeedanceDestinationExistsError:
-    """
-    Return the error for files that must not be replaced.
-
-    :param display: Their paths.
-    """
+    """Return the error for files that must not be replaced."""
     return SeedanceDestinationExistsError(
         f"overwrite=False, and the destination exists: {display}. It was not changed. Remove it, choose another "
         'destination, or set overwrite to True or "if-changed", and clear the task: the render is paid for, and '

@@ -197,9 +197,8 @@ class _Download:
     #: ETag or date of the file, for `If-Range`.
     validator: str | None = None
     ranges: bool = True
-    #: Most bytes ever received, which shows progress over attempts and restarts; and before the last attempt.
+    #: Most bytes that counted as progress, over attempts and restarts.
     furthest: int = 0
-    furthest_before: int = 0
     attempts: int = 0
     futile: int = 0
     refreshes: int = 0
@@ -230,15 +229,12 @@ class _Download:
         offset = self.received if self._resumable() else 0
         self.attempts += 1
         with self.client.open(self.url, offset=offset, validator=self.validator) as stream:
-            if stream.status == 416 and self._is_complete(stream, offset):
-                return True
+            part = stream.content_range
+            whole = part and part.total == offset and self.total in (None, offset)
+            if stream.status == 416 and offset and whole:
+                return True  # the connection broke at the end of a file of unannounced length
             self._check_reply(stream, offset)
             return self._receive(stream, offset)
-
-    def _is_complete(self, stream: MediaStream, offset: int) -> bool:
-        """Return whether the file is whole: the connection broke at the end of a file of unannounced length."""
-        part = stream.content_range
-        return bool(offset and part and part.total == offset and self.total in (None, offset))
 
     def _resumable(self) -> bool:
         # Without a validator only the same link is trusted to be the same file; its signature may differ.
@@ -273,13 +269,13 @@ class _Download:
             )
 
     def _receive(self, stream: MediaStream, offset: int) -> bool:
-        total = self._align(stream, offset)
-        self._check_size(total or 0)
+        self._align(stream, offset)
+        self._check_size(self.total or 0)
         if self.sink is None:
-            self.sink = self.begin(Announced(length=total, content_type=stream.content_type))
+            self.sink = self.begin(Announced(length=self.total, content_type=stream.content_type))
             if self.sink is None:
                 return False
-            if total is None:
+            if self.total is None:
                 log.warning("The host announces no length for %s: it cannot be checked.", self.source.label)
         for chunk in stream.chunks():
             self._check_stop()
@@ -288,7 +284,6 @@ class _Download:
             self.hash.update(chunk)
             self.received += len(chunk)
             self.progress(self.received, self.total)
-        self.furthest = max(self.furthest, self.received)
         if not self.received:
             raise _AttemptFailed("the file is empty")
         if self.total is not None and self.received != self.total:
@@ -297,19 +292,18 @@ class _Download:
             raise _AttemptFailed(f"{self.received} bytes came, {self.total} were announced")
         return True
 
-    def _align(self, stream: MediaStream, offset: int) -> int | None:
-        """Move to the first byte of the reply, and return the announced length of the file."""
+    def _align(self, stream: MediaStream, offset: int) -> None:
+        """Move to the first byte of the reply, and note the announced length of the file."""
         if stream.status == 200:
-            self._restart(stream)
-            return self.total
+            self._restart(stream, stream.content_length)
+            return
         part = stream.content_range
         if part is None or part.start != offset:
             self.ranges = False
             raise _AttemptFailed(f"the host sent another range than from {offset} on", status=206)
         if not offset:
-            self._restart(stream)
-            self.total = part.total
-            return self.total
+            self._restart(stream, part.total)
+            return
         other_length = part.total is not None and self.total is not None and part.total != self.total
         other_file = self.validator and stream.validator and stream.validator != self.validator
         if other_length or other_file:
@@ -317,26 +311,22 @@ class _Download:
             raise _AttemptFailed("the file changed while it was downloaded", status=206)
         if self.total is None:
             self.total = part.total
-        return self.total
 
-    def _restart(self, stream: MediaStream) -> None:
+    def _restart(self, stream: MediaStream, total: int | None) -> None:
         if self.received and self.sink is not None:
             log.info("The host sends %s from its first byte.", self.source.label)
             self.sink.restart()
-        self.furthest = max(self.furthest, self.received)
         self.received = 0
         self.hash = hashlib.sha256()
-        self.total = stream.content_length
+        self.total = total
         self.validator = stream.validator
         self.started_from = self.url
         self.ranges = True
 
     def _count_progress(self, *, slow: bool = False) -> None:
-        self.furthest = max(self.furthest, self.received)
-        if self.furthest > self.furthest_before and not slow:
-            self.furthest_before = self.furthest
-            self.futile = 0
-            self.refreshes = 0
+        if self.received > self.furthest and not slow:
+            self.furthest = self.received
+            self.futile = self.refreshes = 0
             self.confirmed = False
         self.futile += 1
 

@@ -108,8 +108,7 @@ def plan_outputs(items: Sequence[TransferItem], directory: StorageLocation, temp
     """
     Name every output in a directory.
 
-    :raises SeedanceConfigurationError: two have the same name, in any case of its letters: stores and filesystems
-        that ignore case would keep one of them.
+    :raises SeedanceConfigurationError: two names differ in the case of letters at most, which some stores ignore.
     """
     outputs: list[Output] = []
     keys_by_name: dict[str, str] = {}
@@ -127,17 +126,14 @@ def plan_outputs(items: Sequence[TransferItem], directory: StorageLocation, temp
             # The type of a file may not be known yet, so names must differ in something else.
             name = naming.name(index, "ext")
             if folded(name) in keys_by_name:
-                raise _same_name(name, keys_by_name[folded(name)], item.key)
+                keys_of_both = (shorten(key, MAX_KEY_CHARS) for key in (keys_by_name[folded(name)], item.key))
+                raise errors.SeedanceConfigurationError(
+                    f"{' and '.join(map(repr, keys_of_both))} would both be stored as {name!r}: give name_template a "
+                    "placeholder that tells them apart, such as {generation_id} or {index}. Nothing was sent."
+                )
             keys_by_name[folded(name)] = item.key
             outputs.append(Output(item=item, index=index, destination=directory, naming=naming))
     return outputs
-
-
-def _same_name(name: str, key: str, other_key: str) -> errors.SeedanceConfigurationError:
-    return errors.SeedanceConfigurationError(
-        f"{shorten(key, MAX_KEY_CHARS)!r} and {shorten(other_key, MAX_KEY_CHARS)!r} would both be stored as {name!r}: "
-        "give name_template a placeholder that tells them apart, such as {generation_id} or {index}. Nothing was sent."
-    )
 
 
 class TransferRun:
