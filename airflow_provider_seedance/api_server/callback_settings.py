@@ -50,8 +50,6 @@ class SettingsCache:
 
     The ids come from tokens that are not verified yet, so anyone can send any number of them. Lookups therefore have
     threads of their own, and those of unknown ids a limited rate.
-
-    :param read: Returns the settings of a connection.
     """
 
     def __init__(
@@ -70,11 +68,7 @@ class SettingsCache:
         self._unknown_threads = ThreadPoolExecutor(limits.max_lookups, "seedance-unknown-connections")
 
     async def get(self, conn_id: str) -> Settings | None:
-        """
-        Return the settings of a connection, ``None`` if they cannot be had.
-
-        :raises TooManyLookups: The connection is unknown, and the limit is reached.
-        """
+        """Return the settings of a connection, ``None`` if they cannot be had; raises :class:`TooManyLookups`."""
         now = self._clock()
         entry = self._cached.get(conn_id, _UNKNOWN)
         if entry.expires > now:

@@ -79,9 +79,7 @@ _reader = StoreReader()
 
 
 @router.api_route(
-    "/dags/{dag_id}/runs/{run_id:path}/media",
-    methods=["GET", "HEAD"],
-    dependencies=CAN_READ_RENDERS,
+    "/dags/{dag_id}/runs/{run_id:path}/media", methods=["GET", "HEAD"], dependencies=CAN_READ_RENDERS
 )
 async def media(
     request: Request,

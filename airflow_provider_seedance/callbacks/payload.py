@@ -25,12 +25,7 @@ MAX_ID_CHARS = 512
 
 @dataclass(frozen=True, kw_only=True)
 class CallbackPayload:
-    """
-    Content of a callback.
-
-    :param generation_id: The generation, if named.
-    :param status: Its status, if reported.
-    """
+    """Content of a callback: the generation and its status, if reported."""
 
     generation_id: str | None = None
     status: GenerationStatus | None = None
@@ -54,10 +49,10 @@ def parse_payload(api: Api, body: bytes) -> CallbackPayload:
         return CallbackPayload()
     generation_id = api.find_id(value)
     inner = parsing.unwrap(value)
-    word = inner.get("status")
-    has_status = isinstance(word, str) and bool(word.strip())
-    if inner is value and has_status and str(word).strip().lower() in api.envelope_words:
-        has_status = False  # the status of an HTTP call, not of a generation
+    status = inner.get("status")
+    word = status.strip().lower() if isinstance(status, str) else ""
+    # Beside the fields of a generation, an envelope word is the status of an HTTP call.
+    has_status = bool(word) and not (inner is value and word in api.envelope_words)
     generation = api.read_generation(value, generation_id or "", media="video", now=datetime.now(UTC))
     known = (has_status and generation.documented) or bool(generation.urls)
     return CallbackPayload(

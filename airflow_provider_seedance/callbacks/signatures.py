@@ -47,11 +47,7 @@ class SignatureScheme:
 
 
 def verify_signature(signing: SignatureScheme, headers: Mapping[str, str], body: bytes, now: float) -> bool:
-    """
-    Return whether the service signed these raw bytes.
-
-    :param headers: By lower-case name.
-    """
+    """Return whether the service signed these raw bytes; the headers are by lower-case name."""
     parts = _SEPARATORS.split(headers.get(signing.header.lower(), "").strip())[: 2 * MAX_SIGNATURES]
     message: bytes | None = body
     if signing.scheme == "hmac-sha256-timestamp":
@@ -64,10 +60,8 @@ def verify_signature(signing: SignatureScheme, headers: Mapping[str, str], body:
     genuine = False
     for part in parts:
         given = part.removeprefix("sha256=").removeprefix("v1=")
-        for expected, candidate in (
-            (digest.hex(), given.lower()),
-            (base64.b64encode(digest).decode(), given),
-        ):
+        encoded = base64.b64encode(digest).decode()
+        for expected, candidate in ((digest.hex(), given.lower()), (encoded, given)):
             genuine |= hmac.compare_digest(expected.encode(), candidate.encode("utf-8", "replace"))
     return genuine
 

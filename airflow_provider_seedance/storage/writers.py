@@ -43,12 +43,7 @@ def open_writer(location: StorageLocation, *, exclusive: bool) -> Writer:
 
 
 class Writer(ABC):
-    """
-    A file being written; a context manager, to be committed inside.
-
-    :param location: Its destination.
-    :param exclusive: Never replace an existing file.
-    """
+    """A file being written; a context manager, to be committed inside."""
 
     def __init__(self, location: StorageLocation, exclusive: bool) -> None:
         self.location = location
@@ -158,11 +153,8 @@ class _UploadWriter(Writer):
         }
         self._refuse_existing()
         try:
-            fs.put_file(
-                self._file.name,
-                self.location.path,
-                **{name: value for name, value in options.items() if name in known},
-            )
+            supported = {name: value for name, value in options.items() if name in known}
+            fs.put_file(self._file.name, self.location.path, **supported)
         except Exception:
             self._refuse_existing()  # each store reports a failed precondition in its own way
             raise

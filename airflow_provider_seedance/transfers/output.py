@@ -138,13 +138,8 @@ class OutputTransfer:
             if location and (existing := self._existing(location, None)):
                 return existing
         with ExitStack() as self._stack:
-            done = download(
-                self._options.client,
-                self._source,
-                self._begin,
-                progress=self._on_progress,
-                stop=self._options.stop,
-            )
+            client, stop = self._options.client, self._options.stop
+            done = download(client, self._source, self._begin, progress=self._on_progress, stop=stop)
             if done is None:
                 return self._left
             self._writer.commit()
@@ -222,11 +217,7 @@ class UrlRefresher:
         self._lock = threading.Lock()
 
     def source(self, index: int) -> Source:
-        """
-        Return the origin of an output.
-
-        :param index: Counted from 1.
-        """
+        """Return the origin of an output, which is counted from 1."""
         generation, count = self._generation, len(self._generation.urls)
         number = f"output {index} of {count}" if count > 1 else "the output"
         expired = generation.expires_at is not None and generation.expires_at <= utc_now()
