@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from source_tree import FUNCTIONS, MODULES, definitions, name_of, source_of, tree_of
 
-#: Maximum lines. They are only ever lowered.
-MAX_PACKAGE_LINES = 25_200
+#: Maximum lines.
+MAX_PACKAGE_LINES = 23_500
 MAX_MODULE_LINES = 500
 MAX_CLASS_LINES = 300
 MAX_FUNCTION_LINES = 50

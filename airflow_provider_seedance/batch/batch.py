@@ -59,7 +59,7 @@ class Batch:
     timeout: float
     reattached_at: float
     max_quota_wait: float
-    #: Record keys of submissions of unknown outcome that the service cannot be asked for at the moment.
+    #: Record keys of submissions of unknown outcome that the service cannot look up at the moment.
     pending_lookup: set[str] = field(default_factory=set)
 
     def of(self, *phases: Phase) -> list[BatchItem]:
@@ -93,7 +93,7 @@ class Batch:
         return self.records.replaced_credits + _committed(self.records.read(item.record_key))
 
     def needs_lookup(self, item: BatchItem) -> bool:
-        """Return whether the service must be asked for an earlier submission before anything else."""
+        """Return whether an earlier submission must be looked up at the service before anything else."""
         return item.phase is Phase.WAITING and item.record_key in self.pending_lookup
 
     # ------------------------------------------------------------------ records
@@ -216,7 +216,7 @@ class Batch:
         """
         Take results from a manifest of an earlier entry; the records say which ones count.
 
-        A line without an output fails nothing: the service is asked for that generation.
+        A line without an output fails nothing: that generation is read from the service.
         """
         pending = {item.generation_id: item for item in self.of(Phase.RESULT_PENDING)}
         for line in lines:

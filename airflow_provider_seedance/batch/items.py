@@ -21,7 +21,7 @@ class Phase(StrEnum):
     WAITING = "waiting"
     #: Submitted, and not known to have ended.
     IN_FLIGHT = "in flight"
-    #: Succeeded, but the record had no room for the result: the service is asked once more.
+    #: Succeeded, but the record had no room for the result: it is read from the service once more.
     RESULT_PENDING = "result pending"
     SUCCEEDED = "succeeded"
     FAILED = "failed"

@@ -34,7 +34,7 @@ class StopReason:
 
     @property
     def final(self) -> bool:
-        """Whether nothing more will be submitted by this try."""
+        """True if this try submits nothing more."""
         return self.kind in ("done", "max_credits", "fatal")
 
 
@@ -73,7 +73,7 @@ class ResumeState:
 
     @property
     def last_submission_uncertain(self) -> bool:
-        """Whether submitting stopped because the outcome of the latest submissions was unknown."""
+        """True if submitting stopped because the outcome of the latest submissions was unknown."""
         return self.refusal is not None and self.refusal[0] == errors.SeedanceServerError.__name__
 
     def after(self, stop: StopReason, now: float) -> ResumeState:

@@ -147,7 +147,7 @@ class SeedanceHook(BaseHook):
         Read a generation.
 
         :param announced: Whether its end was announced by a callback: where results have an address of their
-            own, that is asked first.
+            own, that is read first.
         :raises SeedanceNotFoundError: the service does not know it.
         :raises SeedanceError: its state could not be read, which says nothing about it.
         """

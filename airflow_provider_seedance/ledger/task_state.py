@@ -45,8 +45,6 @@ class _Group:
     keys: list[str] = field(default_factory=list)
     #: Whether it differs from what is stored.
     dirty: bool = False
-    #: Whether the latest write failed, so that the deferral has to carry it.
-    unwritten: bool = False
 
     @property
     def state_key(self) -> str:
@@ -209,11 +207,10 @@ class TaskStateStore(RecordStore):
             try:
                 self._accessor.set(group.state_key, value, retention=never_expire())
             except Exception as error:
-                group.unwritten = True
                 raise errors.SeedanceStateError(
                     f"Airflow's task state store could not be written ({type(error).__name__}: {error})."
                 ) from error
-            group.dirty = group.unwritten = False
+            group.dirty = False
 
     def write(self, key: str, record: Record) -> None:
         """Write a record now."""
@@ -236,8 +233,12 @@ class TaskStateStore(RecordStore):
         return set().union(*(self._pack(group, MAX_VALUE_BYTES)[1] for group in self._groups))
 
     def for_deferral(self) -> list[dict[str, Any]] | None:
-        """Return the records that a deferral has to carry: those that are not in the store."""
-        groups = [group for group in self._groups if group.unwritten or self._accessor is None]
+        """Write every change, and return the records that a deferral has to carry: those that are not in the store."""
+        try:
+            self.flush()
+        except errors.SeedanceStateError as error:
+            log.warning("%s The deferral carries these records.", error.message)
+        groups = [group for group in self._groups if group.dirty or self._accessor is None]
         return [self._value(group, None) for group in groups] or None
 
     def _value(self, group: _Group, max_bytes: int | None) -> dict[str, Any]:

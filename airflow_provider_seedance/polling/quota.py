@@ -159,7 +159,7 @@ class Quota:
 
     @property
     def known(self) -> bool:
-        """Whether the size of the quota is known."""
+        """True if the size of the quota is known."""
         return self.capacity is not None
 
     @property

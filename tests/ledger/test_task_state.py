@@ -268,6 +268,16 @@ def test_a_rejected_submission_has_cost_nothing() -> None:
     assert store.replaced_credits == 0
 
 
+def test_a_change_in_memory_is_written_before_the_deferral() -> None:
+    accessor, key = Store(), "x.0"
+    store = loaded(accessor)
+    store.register([key])
+    record = ended(7)
+    store.update(key, record)
+    assert store.for_deferral() is None
+    assert loaded(accessor).read(key) == record
+
+
 def test_what_could_not_be_written_is_carried_by_the_deferral() -> None:
     accessor = Store()
     store, keys = loaded(accessor), [f"{number}.0" for number in range(150)]

@@ -428,7 +428,7 @@ def test_without_a_store_a_failure_names_the_generation_and_is_final() -> None:
 def test_without_a_store_a_failure_names_some_of_many_generations() -> None:
     error = decisions.unrecorded_error(ValueError("odd"), [f"g{number}" for number in range(12)])
     assert "had submitted 12 generations (g0, g1, " in error.message
-    assert "g9 and 2 more), which are or may be billed" in error.message
+    assert "g9, and 2 more), which are or may be billed" in error.message
     assert error.generation_id is None
 
 
