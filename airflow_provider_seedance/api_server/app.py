@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 
 from airflow_provider_seedance.api_server.pages import STATIC
 
 if TYPE_CHECKING:
+    import os
+
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,18 @@ class _SecurityHeaders:
         await self.app(scope, receive, with_headers)
 
 
+class _PageFiles(StaticFiles):
+    """Static files as the latest Starlette serves them; that of Airflow 3.1 differs in both methods."""
+
+    def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
+        # No file system accepts a NUL, which would be an error of the server.
+        return super().lookup_path(path) if path.isprintable() else ("", None)
+
+    def is_not_modified(self, response_headers: Headers, request_headers: Headers) -> bool:
+        # Not by the date: the files of a downgrade, or of a reproducible image, are not newer than the cached ones.
+        return response_headers["etag"] in request_headers.get("if-none-match", "")
+
+
 def build() -> FastAPI:
     """Build the application, without schema and documentation pages."""
     app = FastAPI(title="Seedance", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
@@ -64,5 +78,6 @@ def build() -> FastAPI:
             log.exception("%s cannot be served by this version of Airflow.", name)
             continue
         app.include_router(module.router)
-    app.mount("/static", StaticFiles(directory=STATIC))
+    # Some installers link the files of a package to their cache.
+    app.mount("/static", _PageFiles(directory=STATIC, follow_symlink=True))
     return app

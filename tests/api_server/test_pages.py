@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from airflow_provider_seedance.api_server import pages
+from airflow_provider_seedance.api_server import app, pages
 from airflow_provider_seedance.api_server.app import build
 
 SCRIPTS = sorted(pages.STATIC.glob("*.js"))
@@ -35,7 +35,18 @@ def http() -> TestClient:
 
 
 @pytest.mark.parametrize(
-    "name", ["../pages.py", "%2e%2e/pages.py", "..%2fpages.py", "nothing.js", "", ".", "renders.html.bak"]
+    "name",
+    [
+        "../pages.py",
+        "%2e%2e/pages.py",
+        "..%2fpages.py",
+        "nothing.js",
+        "",
+        ".",
+        "renders.html.bak",
+        "%00",
+        "a%0Ab",
+    ],
 )
 def test_only_static_files_are_served(http: TestClient, name: str) -> None:
     assert http.get(f"/static/{name}").status_code == 404
@@ -56,6 +67,22 @@ def test_static_files_have_a_content_type_and_an_etag(http: TestClient, name: st
     assert "no-cache" in first.headers["cache-control"]
     again = http.get(f"/static/{name}", headers={"If-None-Match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
+
+
+def test_another_version_of_a_file_is_sent_even_if_it_is_older(http: TestClient) -> None:
+    cached = {"If-None-Match": '"another"', "If-Modified-Since": "Fri, 01 Jan 2100 00:00:00 GMT"}
+    assert http.get("/static/renders.js", headers=cached).status_code == 200
+    etag = http.get("/static/renders.js").headers["etag"]
+    compressed = {"If-None-Match": f'"another", W/{etag}'}
+    assert http.get("/static/renders.js", headers=compressed).status_code == 304
+
+
+def test_files_that_an_installer_has_linked_are_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "renders.js").symlink_to(pages.STATIC / "renders.js")
+    monkeypatch.setattr(app, "STATIC", tmp_path)
+    assert TestClient(app.build()).get("/static/renders.js").status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/renders", "/"])
