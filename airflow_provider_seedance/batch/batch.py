@@ -79,9 +79,8 @@ class Batch:
         ]
 
     def overdue_ids(self, now: float) -> list[str]:
-        """Return the ids of generations past their deadline."""
-        pending = self.of(Phase.IN_FLIGHT, Phase.RESULT_PENDING)
-        return [str(item.generation_id) for item in pending if now >= item.deadline]
+        """Return the ids of generations in flight that are past their deadline."""
+        return [str(item.generation_id) for item in self.of(Phase.IN_FLIGHT) if now >= item.deadline]
 
     def committed_credits(self) -> float:
         """Return the credits of all submissions on record, ended or not, of this try and earlier ones."""

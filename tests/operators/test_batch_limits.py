@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,20 @@ def test_results_are_restored_from_the_manifest(
     runner.run(op)
     assert len(services.ledger.requests) == requests
     assert lines(path) == before
+
+
+def test_results_of_ended_generations_are_not_overdue(
+    services: SeedanceEmulator, connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect("seedanceapi-v2")
+    monkeypatch.setattr(task_state, "MAX_VALUE_BYTES", 1)
+    runner = Runner()
+    runner.before_resume = lambda _: time.sleep(0.6)
+    op = make(["a", "b", "c"], max_in_flight=1, timeout=1, manifest_path=str(tmp_path / "manifest.jsonl"))
+    assert runner.run(op)["counts"]["succeeded"] == 3
+    first = services.ledger.submissions[0].generation_id
+    reads = [request for request in services.ledger.requests if request.generation_id == first]
+    assert [request.kind for request in reads if request.kind != "submit"] == ["status"]
 
 
 @pytest.mark.parametrize(
