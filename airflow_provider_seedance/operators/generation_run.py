@@ -120,6 +120,9 @@ class GenerationRun:
             )
             json.dumps(_trigger(operator, probe).serialize(), allow_nan=False)
         record = None if carried is None else Record.from_value(carried)
+        if since is not None and record is None and not self.store.durable:
+            # From here on a missing id no longer means that nothing was submitted. Raises: nothing was sent yet.
+            self.context["ti"].xcom_push(key=_NOT_SUBMITTED_XCOM, value=False)
         result = self._submit_or_attach(prepared, record, callback_ids, first=not refusals)
         if isinstance(result, AwaitingCallback):
             self._defer_for_callback(result)

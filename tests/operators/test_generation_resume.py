@@ -222,6 +222,32 @@ def test_broken_quota_wait_before_any_record_submits(
     assert len(services.ledger.submissions) == 2
 
 
+@pytest.mark.parametrize("broken", [False, True])
+def test_quota_wait_of_the_past_never_explains_a_missing_id(
+    services: SeedanceEmulator, connect: Connect, monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
+    connect("seedanceapi-v1")
+    services.hold()
+    op, context = make(), make_context(None)
+    services.fault("rate_limit", on="submit", retry_after=1800)
+    deferred = deferral(lambda: op.execute(context))
+    if broken:
+        deferral(lambda: failed_by_airflow(op, context, TriggerFailureReason.TRIGGER_FAILURE))
+    else:
+        deferral(lambda: resume(op, deferred, {}, context))
+    pull = TaskInstance.xcom_pull
+
+    def without_id(self: TaskInstance, *, key: str, **kwargs: Any) -> Any:
+        if key == "generation_id":
+            raise ConnectionError("The API server does not answer.")
+        return pull(self, key=key, **kwargs)
+
+    monkeypatch.setattr(TaskInstance, "xcom_pull", without_id)
+    with pytest.raises(errors.SeedanceUnrecordedError):
+        failed_by_airflow(op, context, TriggerFailureReason.TRIGGER_FAILURE)
+    assert len(services.ledger.submissions) == 1
+
+
 @pytest.mark.parametrize("reason", list(TriggerFailureReason))
 @pytest.mark.parametrize("change", [{"prompt": "Something else"}, {"on_clear": "new"}], ids=str)
 def test_broken_quota_wait_does_not_deliver_an_earlier_render(
