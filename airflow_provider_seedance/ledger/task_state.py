@@ -203,8 +203,8 @@ class TaskStateStore(RecordStore):
         for group in reversed(self._groups):
             if not group.dirty:
                 continue
-            value = self._value(group, MAX_VALUE_BYTES)
             try:
+                value = self._value(group, MAX_VALUE_BYTES)
                 self._accessor.set(group.state_key, value, retention=never_expire())
             except Exception as error:
                 raise errors.SeedanceStateError(
@@ -223,6 +223,7 @@ class TaskStateStore(RecordStore):
                 # Nothing is sent without it, so no later write may contain it.
                 self._records[key], self._replaced_credits = before, credits
                 self._replaced.pop(key, None)
+                self._group_by_key[key].dirty = True  # its group may have been written before another failed
             error.generation_id = record.generation_id
             raise
 

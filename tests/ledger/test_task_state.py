@@ -309,6 +309,27 @@ def test_an_intent_that_could_not_be_written_is_in_no_later_write() -> None:
     assert loaded(accessor).read("a.0") is None
 
 
+def test_an_intent_of_which_a_part_was_written_is_replaced_by_the_next_write() -> None:
+    accessor = Store()
+    store = loaded(accessor)
+    keys = [f"{number}.0" for number in range(101)]
+    store.register(keys)
+    store.update(keys[0], ENDED)
+    accessor.before = lambda what: accessor.break_down("set") if what == "set" else None
+    with pytest.raises(errors.SeedanceStateError):
+        store.write(keys[100], intent())
+    assert loaded(accessor).read(keys[100]) is not None
+    accessor.before = lambda what: None
+    store.flush()
+    assert loaded(accessor).read(keys[100]) is None
+
+
+def test_a_record_that_cannot_be_serialized_never_raises_after_the_submission() -> None:
+    store = TaskStateStore(Store(), sleep=lambda _: None)
+    store.write(GENERATION_KEY, intent())
+    assert not store.write_with_retries(GENERATION_KEY, rec.replace(ENDED, result={"usage": object()}))
+
+
 def test_a_deferred_record_does_not_replace_one_that_knows_more() -> None:
     accessor = Store()
     store = loaded(accessor)
