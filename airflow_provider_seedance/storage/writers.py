@@ -168,14 +168,17 @@ class _UploadWriter(Writer):
         temporary = replace(self.location, path=f"{parent.rstrip('/')}/{name}" if parent else name)
         with _removed_on_error(temporary):
             fs.put_file(self._file.name, temporary.path)
-            try:
-                fs.mv(temporary.path, path)
-                return
-            except Exception as error:
-                log.debug("%s cannot rename (%s); the file is uploaded under its name.", fs.protocol, error)
-            fs.rm(temporary.path)
-        with _removed_on_error(self.location):
-            fs.put_file(self._file.name, path)
+            with _removed_on_error(self.location):  # fsspec's own mv copies, and may stop in the middle
+                try:
+                    fs.mv(temporary.path, path)
+                    return
+                except Exception as error:
+                    log.debug(
+                        "%s cannot rename (%s); the file is uploaded under its name.", fs.protocol, error
+                    )
+                with suppress(Exception):  # a drop box may permit uploads only
+                    fs.rm(temporary.path)
+                fs.put_file(self._file.name, path)
 
 
 @contextmanager

@@ -355,6 +355,34 @@ def test_rename_that_is_refused_for_an_existing_file() -> None:
     assert fs.objects == {PATH: DATA}
 
 
+def test_failed_copy_leaves_no_part() -> None:
+    class CopyingDisk(RemoteDisk):
+        """Moves as fsspec does where a store has no rename: by a copy, here of half the file."""
+
+        def mv(self, path1: str, path2: str, **options: Any) -> None:
+            self.objects[path2] = self.objects[path1][:2]
+            self.put_file = self.hang_up  # type: ignore[method-assign]
+            raise ConnectionError("the store hung up")
+
+        def hang_up(self, lpath: str, rpath: str, **options: Any) -> None:
+            raise ConnectionError("the store is gone")
+
+    fs = CopyingDisk()
+    with pytest.raises(SeedanceMediaError, match="the store is gone"):
+        store(location_in(fs))
+    assert fs.objects == {}
+
+
+def test_store_that_permits_uploads_only() -> None:
+    class DropBox(DiskWithoutRename):
+        def _rm(self, path: str) -> None:
+            raise PermissionError(path)
+
+    fs = DropBox()
+    store(location_in(fs))
+    assert fs.objects[PATH] == DATA
+
+
 def test_failed_upload_under_the_final_name_is_removed() -> None:
     def hang_up(path: str) -> None:
         if path == PATH:
