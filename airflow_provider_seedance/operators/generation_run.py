@@ -136,6 +136,7 @@ class GenerationRun:
         named = event.get("generation_id") if is_callback(event) else None
         ids = [*callback_ids, *([named] if isinstance(named, str) else [])]
         with self._final_without_store(named):
+            Record.from_value(record)  # a lost record must not count as none, which would submit anew
             return self.submit(carried=record, callback_ids=ids)
 
     def complete(

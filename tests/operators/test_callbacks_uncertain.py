@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from support import Store
+from support import Store, make_context
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.callbacks.inbox import key_for, with_id
@@ -22,6 +22,7 @@ from operators.callback_task import (
     Connect,
     Task,
     call,
+    make,
     resume,
     waits_for,
 )
@@ -391,3 +392,10 @@ def test_damaged_record_in_the_deferral_is_final(forgetful: Task) -> None:
         )
     assert waiting.kwargs
     assert forgetful.posts == 1
+
+
+def test_lost_record_of_an_uncertain_submission_is_not_none(services: SeedanceEmulator, connect: Connect) -> None:
+    connect("seedanceapi-v1", **CALLED)
+    with pytest.raises(errors.SeedanceRecordError):
+        make(use_callback=True).resume_uncertain(make_context(None))
+    assert services.ledger.submissions == []
