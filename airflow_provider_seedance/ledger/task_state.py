@@ -67,8 +67,8 @@ class TaskStateStore(RecordStore):
         self._records: dict[str, Record | None] = {}
         self._groups: list[_Group] = []
         self._group_by_key: dict[str, _Group] = {}
-        #: Generation id and credits of the record that an intent has replaced, by key.
-        self._replaced: dict[str, tuple[str | None, float]] = {}
+        #: The record that an intent has replaced, and its credits, by key.
+        self._replaced: dict[str, tuple[Record, float]] = {}
         self._replaced_credits = 0.0
 
     @property
@@ -185,13 +185,14 @@ class TaskStateStore(RecordStore):
 
     def _count_replaced(self, key: str, before: Record, record: Record) -> None:
         credits = 0.0
-        if record.state is RecordState.INTENT and before.state is not RecordState.NOT_SUBMITTED:
-            credits = before.credits
-            self._replaced[key] = (before.generation_id, credits)
-        elif before.state is RecordState.INTENT and key in self._replaced:
+        previous, counted = self._replaced.get(key, (None, 0.0))
+        if previous and before.state is RecordState.INTENT and _is_restored(record, previous):
             # The service rejected the new submission, and the previous record is restored.
-            generation_id, replaced = self._replaced.pop(key)
-            credits = -replaced if record.generation_id == generation_id else 0.0
+            del self._replaced[key]
+            credits = -counted
+        elif record.state is RecordState.INTENT and before.state is not RecordState.NOT_SUBMITTED:
+            credits = before.credits
+            self._replaced[key] = (before, credits)
         if credits:
             self._replaced_credits += credits
             self._groups[0].dirty = True
@@ -250,6 +251,13 @@ class TaskStateStore(RecordStore):
 
     def _pack(self, group: _Group, max_bytes: int | None) -> tuple[dict[str, Any], set[str]]:
         return pack({key: self._records[key] for key in group.keys}, max_bytes=max_bytes)
+
+
+def _is_restored(record: Record, previous: Record) -> bool:
+    """Return whether a record is that of an earlier submission, whose end may have been added."""
+    if previous.generation_id is None:
+        return record is previous
+    return record.generation_id == previous.generation_id
 
 
 def _unpack(value: Any) -> dict[str, Record | None]:

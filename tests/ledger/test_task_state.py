@@ -260,6 +260,14 @@ def test_credits_of_a_restored_record_count_once() -> None:
     assert loaded(accessor).replaced_credits == 0
 
 
+def test_credits_of_a_restored_intent_count_once() -> None:
+    store = loaded(Store())
+    lost, rejected = intent(credits=14), intent(credits=14)
+    for record in (lost, rejected, lost, rejected, lost):
+        store.write("a.0", record)
+    assert store.replaced_credits == 0.0
+
+
 def test_a_rejected_submission_has_cost_nothing() -> None:
     store, key = loaded(Store()), "x.0"
     store.register([key])

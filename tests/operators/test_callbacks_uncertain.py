@@ -394,7 +394,9 @@ def test_damaged_record_in_the_deferral_is_final(forgetful: Task) -> None:
     assert forgetful.posts == 1
 
 
-def test_lost_record_of_an_uncertain_submission_is_not_none(services: SeedanceEmulator, connect: Connect) -> None:
+def test_lost_record_of_an_uncertain_submission_is_not_none(
+    services: SeedanceEmulator, connect: Connect
+) -> None:
     connect("seedanceapi-v1", **CALLED)
     with pytest.raises(errors.SeedanceRecordError):
         make(use_callback=True).resume_uncertain(make_context(None))
