@@ -192,11 +192,14 @@ class OutputTransfer:
     def _comparison(self, found: FileStat, announced: int | None) -> VerifiedBy | None:
         if self.output.sha256:
             return "hash"
-        if announced is not None:
-            return "size" if found.size == announced else None
         generation = self.output.generation
         made_at = generation.completed_at or generation.created_at
-        return "time" if made_at and found.modified and found.modified > made_at else None
+        newer = found.modified > made_at if made_at and found.modified else None
+        if announced is None:
+            return "time" if newer else None
+        # A file to be replaced may have the same length by chance.
+        is_older = self._options.overwrite == "yes" and newer is False
+        return "size" if found.size == announced and not is_older else None
 
 
 class UrlRefresher:

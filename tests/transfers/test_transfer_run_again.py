@@ -147,6 +147,18 @@ def test_retry_after_the_urls_expired_costs_no_request_for_stored_files(
     assert [generation_id for generation_id, _ in service.requests] == ["gen-b"]
 
 
+def test_retry_replaces_an_older_file_of_the_same_length(host: MediaServer, tmp_path: Path) -> None:
+    (one,) = items(host, "a")
+    one["completed_at"] = "2026-01-01T00:00:00+00:00"
+    (tmp_path / "a.mp4").write_bytes(data_of("b"))
+    assert len(data_of("a")) == len(data_of("b"))
+    os.utime(tmp_path / "a.mp4", (1.7e9, 1.7e9))
+    ti = TaskInstance()
+    ti.retry()
+    assert run_into(tmp_path, batch([one]), {"ti": ti})["stored"] == 1
+    assert (tmp_path / "a.mp4").read_bytes() == data_of("a")
+
+
 def test_retry_replaces_a_file_older_than_its_generation(
     host: MediaServer, tmp_path: Path, service: Service
 ) -> None:
