@@ -303,8 +303,10 @@ class BatchRun:
         deadlines = list(trigger.generations["deadline"])
         if trigger.submit_not_before is not None:
             deadlines.append(trigger.submit_not_before + MAX_QUOTA_WAIT_SECONDS)
-        if records := self.records.for_deferral():
-            push_xcom(self.context["ti"], _RECORDS_XCOM, records)
+        ti = self.context["ti"]
+        if (records := self.records.for_deferral()) and not push_xcom(ti, _RECORDS_XCOM, records):
+            # Those of an earlier deferral do not know the later submissions, which would be paid for again.
+            push_xcom(ti, _RECORDS_XCOM, None)
         self.log.info("Deferring until %s has ended.", trigger.description if deadlines else "nothing")
         self.operator.defer(
             trigger=trigger,

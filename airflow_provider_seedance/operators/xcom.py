@@ -8,12 +8,14 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 
-def push_xcom(ti: Any, key: str, value: Any) -> None:
-    """Push a value of the running try; never raises."""
+def push_xcom(ti: Any, key: str, value: Any) -> bool:
+    """Push a value of the running try, and return whether that succeeded; never raises."""
     try:
         ti.xcom_push(key=key, value=value)
+        return True
     except Exception as error:
         log.warning("XCom %s could not be pushed: %s", key, error)
+        return False
 
 
 def pull_xcom(ti: Any, key: str) -> Any:

@@ -113,3 +113,27 @@ def test_failed_deferral_is_never_paid_for_again(
         with pytest.raises(errors.SeedanceServerError, match="a retry waits for them again"):
             resume()
     assert sorted(paid(services)) == ["a", "b"]
+
+
+def test_records_of_an_earlier_deferral_are_not_taken_for_the_latest(
+    services: SeedanceEmulator, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Below Airflow 3.3, where the XCom of the later deferral was too large."""
+    connect("seedanceapi-v2")
+    op, context = make(["a", "b"], max_in_flight=1), make_context(None)
+    first = deferral(lambda: op.execute(context))
+    event = {"outcome": "many", "overdue": first.trigger.generation_ids}
+    push = TaskInstance.xcom_push
+
+    def push_short(self: TaskInstance, key: str, value: Any) -> None:
+        if value:
+            raise ValueError("The value is too large.")
+        push(self, key, value)
+
+    monkeypatch.setattr(TaskInstance, "xcom_push", push_short)
+    deferral(partial(op.execute_complete, context, event, **first.kwargs))
+    assert paid(services) == ["a", "b"]
+    with pytest.raises(errors.SeedanceUnrecordedError):
+        op.resume_execution(
+            TRIGGER_FAIL_REPR, {"error": TriggerFailureReason.TRIGGER_TIMEOUT, "traceback": None}, context
+        )
