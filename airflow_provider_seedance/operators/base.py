@@ -172,8 +172,12 @@ class SeedanceOperator(SeedanceTaskMixin, BaseOperator):
         if self.on_clear not in ("reuse", "new"):
             refuse([f"on_clear is {self.on_clear!r}; it takes 'reuse' or 'new'"])
         if self.end_from_trigger and self.get_dag() and any(self.iter_mapped_dependants()):
-            mapped = "while another task is mapped over the result: Airflow would not learn its length"
-            refuse([f"end_from_trigger cannot be used {mapped}"])
+            refuse(
+                [
+                    "end_from_trigger cannot be used while another task is mapped over the result: "
+                    "Airflow would not learn its length"
+                ]
+            )
 
     def _end_from_trigger_problems(self) -> list[str]:
         reasons = {
