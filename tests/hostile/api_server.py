@@ -18,7 +18,7 @@ import airflow.state
 from airflow.models.trigger import Trigger
 from airflow.models.xcom import XComModel
 
-from airflow_provider_seedance.api_server import callback_delivery, callback_routes
+from airflow_provider_seedance.api_server import callback_confirmation, callback_delivery, callback_routes
 from airflow_provider_seedance.api_server.callback_confirmation import StatusReader
 from airflow_provider_seedance.api_server.callback_limits import CallbackLimits
 from airflow_provider_seedance.api_server.callback_queue import CallbackQueue
@@ -83,17 +83,6 @@ class Transaction:
         return SimpleNamespace(classpath=classpath, kwargs=kwargs, created_date=created)
 
 
-class Reader(StatusReader):
-    """Reads the status from the simulated service."""
-
-    def __init__(self, client: Any) -> None:
-        super().__init__(LIMITS)
-        self.client = client
-
-    async def _connect(self, settings: Any) -> Any:
-        return nullcontext(self.client)
-
-
 class ApiServer:
     """
     An API server that receives callbacks for one task instance.
@@ -128,7 +117,7 @@ class ApiServer:
         )
         self.queue = CallbackQueue(
             LIMITS,
-            reader=Reader(self),
+            reader=StatusReader(LIMITS),
             clock=self.clock.monotonic,
             sleep=self._sleep,
             run_in_thread=_run_inline,
@@ -140,6 +129,9 @@ class ApiServer:
         with ExitStack() as stack:
             for owner, name, value in (
                 (callback_routes, "time", self.clock),
+                # The status is read from the simulated service.
+                (callback_confirmation, "AsyncClient", lambda settings: nullcontext(self)),
+                (callback_confirmation, "run_in_threadpool", _run_inline),
                 (callback_delivery, "_locked_task_instance", self._locked_task_instance),
                 (airflow.state, "get_state_backend", lambda: self),
                 (Trigger, "submit_event", self._submit_event),
