@@ -84,10 +84,8 @@ def verify(token: str, secret: str | None, now: float) -> bool:
     Takes the same time for every token, and without a secret too.
     """
     given = token.encode("utf-8", "replace")
-    payload, key = given.partition(b".")[0], secret or "none"
     # Compared as a whole: several spellings in base64 decode to one signature.
-    genuine = hmac.compare_digest(_signer(key).sign(payload), given)
-    genuine |= hmac.compare_digest(_sign_1_0(payload, key), given)
+    genuine = hmac.compare_digest(_signer(secret or "none").sign(given.partition(b".")[0]), given)
     claims = decode_unverified(token)
     return genuine and bool(secret) and claims is not None and now < claims.expires
 
@@ -100,10 +98,3 @@ def callback_url(base_url: str, token: str) -> str:
 def _signer(secret: str) -> Signer:
     # Not itsdangerous' URLSafeSerializer: it compresses, so that a forged token could be decompressed without a bound.
     return Signer(secret.encode("utf-8", "replace"), salt=_SALT, digest_method=hashlib.sha256)
-
-
-def _sign_1_0(payload: bytes, secret: str) -> bytes:
-    """Return the token of version 1.0.0, whose renders may be in flight during an upgrade."""
-    message = b"seedance callback 1\n" + payload
-    digest = hmac.digest(secret.encode("utf-8", "replace"), message, hashlib.sha256)
-    return payload + b"." + base64_encode(digest)

@@ -55,17 +55,6 @@ def test_a_signed_token_verifies_until_it_expires(claims: CallbackClaims, secret
     assert not verify(token, secret, claims.expires)
 
 
-def test_a_token_of_version_1_0_verifies_until_it_expires() -> None:
-    """The service calls it after an upgrade with renders in flight."""
-    payload = "WyJkYWciLCJydW4iLCJ0YXNrIiwtMSwic2VlZGFuY2UiLCJuIiwxMDAwXQ"
-    token = f"{payload}.1xEKi7LIrBBvSchtmVUwQbI60Vq7PkchfJ_iJy1uk8A"
-    assert decode_unverified(token) == CLAIMS
-    assert verify(token, SECRET, CLAIMS.expires - 1)
-    assert not verify(token, SECRET, CLAIMS.expires)
-    assert not verify(token, f"{SECRET}.", 0)
-    assert not verify(token.replace("1xE", "2xE"), SECRET, 0)
-
-
 @given(claims_values)
 def test_a_token_fits_in_one_path_segment(claims: CallbackClaims) -> None:
     token = sign(claims, SECRET)
