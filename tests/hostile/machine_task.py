@@ -27,6 +27,7 @@ from support import Store, TaskInstance, make_context
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
+from airflow_provider_seedance.hooks import seedance as hook_module
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.operators import batch_run, generation_run
 from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoOperator
@@ -77,6 +78,7 @@ class Connected:
         """Connect an operator to the model."""
         hook = SeedanceHook("seedance_default")
         hook._settings = self.settings
+        hook_module.Client = self.client()  # type: ignore[misc]
         for module in (generation_run, batch_run):
             module.Client = self.client()  # type: ignore[attr-defined]
             module.SeedanceHook = lambda conn_id: hook  # type: ignore[attr-defined]

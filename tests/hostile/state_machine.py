@@ -29,6 +29,7 @@ if __name__ == "__main__":
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from airflow_provider_seedance.hooks import seedance as hook_module
 from airflow_provider_seedance.operators import batch_run, generation_run
 from airflow_provider_seedance.polling import shared_quota
 from airflow_provider_seedance.submission import store
@@ -48,7 +49,9 @@ if AIRFLOW_V_3_3_PLUS:  # the API server stores callbacks in the task state stor
 def prepared(directory: Path) -> Iterator[None]:
     """Patch out pauses and the shared quota file, and restore them afterwards."""
     with ExitStack() as stack:
-        for module in (generation_run, batch_run):  # the machines replace these
+        # The machines replace these.
+        stack.enter_context(patch.object(hook_module, "Client", hook_module.Client))
+        for module in (generation_run, batch_run):
             stack.enter_context(patch.object(module, "Client", module.Client))  # type: ignore[attr-defined]
             stack.enter_context(patch.object(module, "SeedanceHook", module.SeedanceHook))  # type: ignore[attr-defined]
         stack.enter_context(patch.object(store, "WRITE_PAUSES", (0.0,) * len(store.WRITE_PAUSES)))
