@@ -143,7 +143,8 @@ def always(raw: bytes | Callable[[bytes], bytes]) -> Iterator[Any]:
 
     def script(peer: Any) -> None:
         data = b""
-        while b"\r\n\r\n" not in data:
+        # A SOCKS greeting, which begins with its version, gets the same answer: rubbish to its client.
+        while b"\r\n\r\n" not in data and not data.startswith(b"\x05"):
             data += peer.recv(65536)
         peer.sendall(raw(data) if callable(raw) else raw)
 
