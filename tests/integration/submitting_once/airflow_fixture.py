@@ -211,7 +211,7 @@ class Task:
 
     def until_struck(self, fault: Fault, times: int = 1) -> None:
         """Wait until a fault has struck."""
-        self.airflow.until(lambda: fault.used >= times, f"{fault.kind} on {fault.on}", self)
+        self.airflow.until(lambda: fault.used >= times, f"fault {fault.kind}", self)
 
     def until_remote(self, status: str) -> None:
         """Wait until the newest render is in this state at the service."""
