@@ -190,9 +190,7 @@ class SeedanceHook(BaseHook):
         """Wait until a generation has ended, successfully or not; see :meth:`await_end`."""
         _ = self.settings  # read here, because a worker's connection is read synchronously
         waiting = self._await_end(generation_id, timeout, **options)
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
+        if not _is_loop_running():
             return asyncio.run(waiting)
         with ThreadPoolExecutor(1) as thread:  # for callers that block a loop of their own, such as notebooks
             return thread.submit(asyncio.run, waiting).result()
@@ -300,3 +298,12 @@ class _StatusLog:
         if reading.status is not self._status:
             self._status = reading.status
             log.info("Generation %s is %s.", reading.generation_id, reading.status.value)
+
+
+def _is_loop_running() -> bool:
+    # Apart from the wait, whose errors would otherwise show this one as their context.
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -45,11 +45,11 @@ def default_config(
         ("scheduler", "scheduler_idle_sleep_time"): "0.2",
         ("scheduler", "job_heartbeat_sec"): "1",
         ("scheduler", "scheduler_heartbeat_sec"): "1",
-        ("scheduler", "scheduler_health_check_threshold"): "10",
+        ("scheduler", "scheduler_health_check_threshold"): "30",
         ("scheduler", "orphaned_tasks_check_interval"): "5",
         # Timeout of a task whose supervisor is gone: low enough to test with, high enough that a busy
         # machine does not lose a supervisor that is merely slow.
-        ("scheduler", "task_instance_heartbeat_timeout"): "15",
+        ("scheduler", "task_instance_heartbeat_timeout"): "40",
         ("scheduler", "task_instance_heartbeat_timeout_detection_interval"): "2",
         ("scheduler", "trigger_timeout_check_interval"): "2",
         ("scheduler", "catchup_by_default"): "False",
