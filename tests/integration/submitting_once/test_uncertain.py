@@ -57,7 +57,7 @@ def test_an_uncertain_submission_fails_for_good(airflow: AirflowFixture, service
     boat.check_says(
         "The submission was sent and its fate is unknown",
         f"One generation may have been billed at {service}",
-        "Check the console of the service for it, then clear this task: that submits anew.",
+        "Check the console of the service for it. Then clear this task: that submits anew.",
     )
 
 

@@ -49,7 +49,7 @@ def test_killed_after_the_intent_a_retry_does_not_submit(airflow: AirflowFixture
     boat.check("failed", posts=1, taken=0)
     boat.check_says(
         "An earlier try was about to submit",
-        "Check the console of the service for it, then clear this task: that submits anew.",
+        "Check the console of the service for it. Then clear this task: that submits anew.",
         try_number=2,
     )
     boat.clear()
