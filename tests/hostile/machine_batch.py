@@ -22,7 +22,7 @@ from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 from helpers import prepare
 from hypothesis.stateful import initialize, invariant, precondition, rule
-from submission.test_submission_model import BASE, RETRIES, WEATHERS, Blind, Crash, Paid, Post, World
+from submission.submission_model import BASE, RETRIES, WEATHERS, Blind, Crash, Paid, Post, World
 from support import Store, TaskInstance, make_context
 
 from airflow_provider_seedance import exceptions as errors

@@ -31,7 +31,7 @@ import hypothesis.strategies as st
 from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR
 from hypothesis.stateful import initialize, invariant, precondition, rule
-from submission.test_submission_model import WEATHERS, Crash, Paid
+from submission.submission_model import WEATHERS, Crash, Paid
 
 from airflow_provider_seedance.apis.ark import TASKS
 from airflow_provider_seedance.apis.messages import HttpCall, HttpReply, TransportFailure

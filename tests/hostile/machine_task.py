@@ -2,7 +2,7 @@
 State machine of a task, driven through its operator.
 
 It submits, crashes at every access to the store, loses replies, retries, is cleared, polls, and its render
-ends in every way. It is the model of :mod:`submission.test_submission_model` with the real operator in place of
+ends in every way. It is the model of :mod:`submission.submission_model` with the real operator in place of
 the bare submission: a worker runs ``execute``, and ``resume_execution`` after a deferral.
 
 Two invariants hold after every step. *Never twice*: no submission while an earlier one may be paid for and no
@@ -22,7 +22,7 @@ from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR
 from helpers import settings as settings_of
 from hypothesis.stateful import initialize, invariant, precondition, rule
-from submission.test_submission_model import BASE, Crash, Machine
+from submission.submission_model import BASE, Crash, Machine
 from support import Store, TaskInstance, make_context
 
 from airflow_provider_seedance import exceptions as errors
