@@ -95,7 +95,7 @@ def sleeping_dag(airflow: TestAirflow, dag_id: str, folder: Path) -> str:
 
 
 def wait_for(*paths: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not all(path.exists() for path in paths):
         assert time.monotonic() < deadline, paths
         time.sleep(0.1)

@@ -26,6 +26,7 @@ API_KEY = "sk-scenarios-4c1d77b0e2"
 
 #: Seconds for anything that must happen: only a test that fails waits that long.
 TIMEOUT_SECONDS = 180.0
+LOG_TIMEOUT_SECONDS = 20.0
 
 #: Seconds between the polls of a sync worker that is to notice nothing by itself.
 NEVER = 3600.0
@@ -324,10 +325,11 @@ class Task:
         assert self.result["generation_id"] == generation_id, self.story()
 
     def check_says(self, *sentences: str, try_number: int | None = None) -> None:
-        """Its log says all of this."""
-        log = self.log(try_number)
-        for sentence in sentences:
-            assert sentence in log, f"{sentence!r} is not in the log\n{self.story()}"
+        """Its log says all of this; the end of a log may be written after the state of its task."""
+        deadline = time.monotonic() + LOG_TIMEOUT_SECONDS
+        while missing := [sentence for sentence in sentences if sentence not in self.log(try_number)]:
+            assert time.monotonic() < deadline, f"{missing} not in the log\n{self.story()}"
+            time.sleep(0.25)
 
     def story(self) -> str:
         """All that helps to find out why something went differently."""
