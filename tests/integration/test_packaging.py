@@ -51,7 +51,9 @@ def test_wheel_holds_the_package_and_nothing_else(built: tuple[Path, Path]) -> N
     assert {name for name in top if not name.endswith(".dist-info")} == {"airflow_provider_seedance"}
     assert "airflow_provider_seedance/py.typed" in names
     page = ROOT / "airflow_provider_seedance" / "api_server" / "static"
-    assert {f"airflow_provider_seedance/api_server/static/{file.name}" for file in page.iterdir()} <= set(names)
+    assert {f"airflow_provider_seedance/api_server/static/{file.name}" for file in page.iterdir()} <= set(
+        names
+    )
     assert "airflow_provider_seedance/example_dags/example_seedance_daily.py" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
