@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import timedelta
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 #: Names of Airflow that other modules import from here.
 __all__ = ["RetryDecision", "RetryPolicy", "TaskDeferralError", "TaskDeferralTimeout"]
@@ -34,6 +35,10 @@ AIRFLOW_V_3_2_PLUS = TaskDeferralError.__module__.startswith("airflow.sdk.")
 #: Airflow 3.3 has the task state store, retry policies, ``on_kill`` of triggers, and XCom written by triggers.
 AIRFLOW_V_3_3_PLUS = RetryPolicy is not object
 
+#: Airflow 3.4 has task loops, regions, a row for each attempt, and retry policies that reschedule a task without using a
+#: retry; clearing a task instance discards its task state.
+AIRFLOW_V_3_4_PLUS = hasattr(RetryDecision, "reschedule")
+
 
 def never_expire() -> Any:
     """Return the retention with which the task state store keeps a value for good."""
@@ -43,6 +48,25 @@ def never_expire() -> Any:
     except ImportError:  # below 3.3 there is no store, except in tests
         return timedelta.max
     return NEVER_EXPIRE
+
+
+def region_of(ti: Any) -> tuple[str, int]:
+    """
+    Return the region of a task instance in hexadecimal, and its index there.
+
+    A region is one execution of a task loop, or of a mapped task; the index is the pass, or the map index. The region
+    is empty outside of both, and below Airflow 3.4, where the map index is enough.
+    """
+    region_id = getattr(ti, "region_id", None)
+    region = region_id.hex if region_id is not None and region_id.int else ""
+    index = ti.region_index if region else ti.map_index
+    return region, -1 if index is None else index
+
+
+def stored_coordinates(region_id: str, index: int) -> dict[str, Any]:
+    """Return the values of :func:`region_of` by the names of Airflow's models."""
+    region = {"region_id": UUID(region_id or "0" * 32)} if AIRFLOW_V_3_4_PLUS else {}
+    return {"map_index": index, **region}
 
 
 def dag_bag_module() -> Any:

@@ -7,10 +7,12 @@ import sys
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
+from uuid import UUID
 
 import pytest
 from airflow.triggers.base import BaseTrigger
-from versions import AIRFLOW, CONNECTION_FIELDS, RETRY_POLICIES, STATE_STORE, below_3_3, needs
+from versions import AIRFLOW, CONNECTION_FIELDS, REGIONS, RETRY_POLICIES, STATE_STORE, below_3_3, needs
 
 import airflow_provider_seedance
 from airflow_provider_seedance import version_compat
@@ -32,6 +34,7 @@ def numbers() -> tuple[int, int]:
 def test_the_flags_are_the_versions() -> None:
     assert (numbers() >= (3, 2)) == version_compat.AIRFLOW_V_3_2_PLUS
     assert (numbers() >= (3, 3)) == version_compat.AIRFLOW_V_3_3_PLUS
+    assert (numbers() >= (3, 4)) == version_compat.AIRFLOW_V_3_4_PLUS
 
 
 @needs(STATE_STORE)
@@ -50,6 +53,27 @@ def test_the_errors_of_deferrals_are_those_that_airflow_raises() -> None:
     ):
         with pytest.raises(error):
             operator.BaseOperator(task_id="task").resume_execution("__fail__", {"error": reason}, {})
+
+
+@pytest.mark.parametrize(
+    ("ti", "place"),
+    [
+        (SimpleNamespace(map_index=None), ("", -1)),
+        (SimpleNamespace(map_index=3), ("", 3)),
+        (SimpleNamespace(map_index=-1, region_id=None, region_index=None), ("", -1)),
+        (SimpleNamespace(map_index=-1, region_id=UUID(int=0), region_index=-1), ("", -1)),
+        (SimpleNamespace(map_index=3, region_id=UUID(int=15), region_index=3), ("0" * 31 + "f", 3)),
+        (SimpleNamespace(map_index=-1, region_id=UUID(int=15), region_index=4), ("0" * 31 + "f", 4)),
+    ],
+)
+def test_the_place_of_a_task_instance(ti: SimpleNamespace, place: tuple[str, int]) -> None:
+    assert version_compat.region_of(ti) == place
+
+
+@needs(REGIONS)
+def test_coordinates_are_those_of_the_models() -> None:
+    assert version_compat.stored_coordinates("", -1) == {"map_index": -1, "region_id": UUID(int=0)}
+    assert version_compat.stored_coordinates("0" * 31 + "f", 4) == {"map_index": 4, "region_id": UUID(int=15)}
 
 
 @below_3_3

@@ -12,7 +12,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from airflow_provider_seedance.version_compat import AIRFLOW_V_3_2_PLUS, AIRFLOW_V_3_3_PLUS, dag_serialization
+from airflow_provider_seedance.version_compat import (
+    AIRFLOW_V_3_2_PLUS,
+    AIRFLOW_V_3_3_PLUS,
+    AIRFLOW_V_3_4_PLUS,
+    dag_serialization,
+)
 
 AIRFLOW = version("apache-airflow-core")
 
@@ -29,6 +34,7 @@ STATE_STORE = Feature("task state store", "3.3", AIRFLOW_V_3_3_PLUS)
 RETRY_POLICIES = Feature("retry policies", "3.3", AIRFLOW_V_3_3_PLUS)
 ENDING_FROM_TRIGGERS = Feature("XCom that triggers can write (end_from_trigger)", "3.3", AIRFLOW_V_3_3_PLUS)
 TRIGGER_ON_KILL = Feature("on_kill of triggers", "3.3", AIRFLOW_V_3_3_PLUS)
+REGIONS = Feature("regions of task loops and mapped tasks", "3.4", AIRFLOW_V_3_4_PLUS)
 PROVIDER_COMMANDS = Feature("commands of providers", "3.2", AIRFLOW_V_3_2_PLUS)
 CONNECTION_FIELDS = Feature("conn-fields", "3.2", AIRFLOW_V_3_2_PLUS)
 #: Airflow 3.1 writes every connection as a URI on the way to its user, and takes one where it cannot for missing.

@@ -1,7 +1,7 @@
 """
 Delivery of callbacks to task instances: the one module that knows Airflow's internals for it.
 
-It uses Airflow's models as the triggerer, the scheduler and the API server do (Airflow 3.1 to 3.3). Where a part of
+It uses Airflow's models as the triggerer, the scheduler and the API server do (Airflow 3.1 to 3.4). Where a part of
 them is missing or fails, the polls of the triggerer find the end of the generation.
 """
 
@@ -27,6 +27,7 @@ from airflow_provider_seedance.callbacks.payload import CallbackPayload
 from airflow_provider_seedance.callbacks.tokens import CallbackClaims
 from airflow_provider_seedance.links.seedance import OUTPUT_LINK_KEY
 from airflow_provider_seedance.polling.wait_state import default_timing
+from airflow_provider_seedance.version_compat import stored_coordinates
 
 #: Timeout for a row lock on PostgreSQL; few deliveries run at once, and one must not block the others.
 LOCK_TIMEOUT_SECONDS = 3
@@ -107,7 +108,9 @@ def _locked_task_instance(claims: CallbackClaims) -> Iterator[tuple[Any, Any]]:
 
 
 def _instance(claims: CallbackClaims) -> dict[str, Any]:
-    return {name: getattr(claims, name) for name in ("dag_id", "run_id", "task_id", "map_index")}
+    names = ("dag_id", "run_id", "task_id")
+    at = {name: getattr(claims, name) for name in names}
+    return at | stored_coordinates(claims.region_id, claims.map_index)
 
 
 def _prepare_locking(session: Any) -> None:

@@ -88,12 +88,13 @@ async def media(
     task_id: str,
     index: Annotated[int, Query(ge=0)] = 0,
     map_index: Annotated[int, Query(ge=-1)] = -1,
+    region: Annotated[str, Query(pattern=r"^([0-9a-f]{32}\.[0-9]{1,9})?$")] = "",
     range_header: Annotated[str | None, Header(alias="Range")] = None,
     if_range: Annotated[str | None, Header()] = None,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """Return a stored file, or a range of it."""
-    scope = Scope(dag_id=dag_id, run_id=run_id, task_id=task_id, map_index=map_index)
+    scope = Scope(dag_id=dag_id, run_id=run_id, task_id=task_id, map_index=map_index, region=region)
     location, size, etag = await _reader.run(_find, scope, index)
     name = location.display.rsplit("/", 1)[-1]
     headers = {

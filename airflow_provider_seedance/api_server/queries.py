@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from airflow.models.dagrun import DagRun
@@ -23,9 +24,28 @@ from airflow_provider_seedance.api_server.renders import (
     unwrap,
 )
 from airflow_provider_seedance.triggers.xcom import PROGRESS_KEY
+from airflow_provider_seedance.version_compat import AIRFLOW_V_3_4_PLUS, region_of, stored_coordinates
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
+
+
+def _coordinates() -> tuple[Any, ...]:
+    """Return the map index that users see, and the region where there is one."""
+    if not AIRFLOW_V_3_4_PLUS:
+        return (TI.map_index,)
+    public_map_index = import_module("airflow.models.task_coordinates").public_map_index_expression(TI)
+    return public_map_index.label("map_index"), TI.region_id, TI.region_index
+
+
+def _belongs_to_task(model: Any) -> Any:
+    """Return the condition that a row is of the latest attempt of a task instance."""
+    if AIRFLOW_V_3_4_PLUS:
+        return model.task_instance_id == TI.id
+    return and_(*(getattr(TI, name) == getattr(model, name) for name in _INSTANCE))
+
+
+_INSTANCE = ("dag_id", "run_id", "task_id", "map_index")
 
 _RUN = (
     DagRun.dag_id,
@@ -38,8 +58,9 @@ _RUN = (
 )
 
 _TASK = (
+    TI.id,
     TI.task_id,
-    TI.map_index,
+    *_coordinates(),
     TI._rendered_map_index.label("label"),
     TI.operator,
     TI.custom_operator_name,
@@ -57,12 +78,14 @@ class Scope:
 
     :param task_id: The task; ``None`` for the whole run.
     :param map_index: A mapped instance of the task; ``None`` for all.
+    :param region: Region and index of one instance of the task, as in :class:`Task`.
     """
 
     dag_id: str
     run_id: str
     task_id: str | None = None
     map_index: int | None = None
+    region: str = ""
 
 
 def find_run(session: Session, scope: Scope) -> dict[str, Any] | None:
@@ -81,7 +104,10 @@ def revision(session: Session, scope: Scope) -> tuple[Any, ...]:
     counts = (
         select(func.count(), func.max(TI.updated_at)).where(*_in_run(TI, scope)),
         select(func.count(), func.max(XComModel.timestamp)).where(*_in_run(XComModel, scope)),
-        select(func.count()).where(*_in_run(Fields, scope)),
+        select(func.count())
+        .select_from(TI)
+        .join(Fields, _belongs_to_task(Fields))
+        .where(*_in_run(TI, scope)),
     )
     return tuple(value for query in counts for value in session.execute(query).one())
 
@@ -101,8 +127,7 @@ def tasks_of(session: Session, scope: Scope) -> list[Task]:
     rows = [
         row
         for row in session.execute(query)
-        if {row.operator, row.custom_operator_name} & SEEDANCE_OPERATORS
-        or (row.task_id, row.map_index) in xcoms
+        if {row.operator, row.custom_operator_name} & SEEDANCE_OPERATORS or row.id in xcoms
     ]
     fields = _rendered_fields(session, scope, {row.task_id for row in rows})
     position = {task_id: number for number, task_id in enumerate(dict.fromkeys(row.task_id for row in rows))}
@@ -113,7 +138,9 @@ def tasks_of(session: Session, scope: Scope) -> list[Task]:
 
 def find_transfer(session: Session, scope: Scope) -> Task | None:
     """Return a task instance of the transfer operator, with its result and rendered fields."""
-    instance = (TI.task_id == scope.task_id, TI.map_index == scope.map_index)
+    region_id, _, index = scope.region.partition(".")
+    place = stored_coordinates(region_id, int(index) if region_id else scope.map_index or 0)
+    instance = (TI.task_id == scope.task_id, *(getattr(TI, name) == value for name, value in place.items()))
     query = select(*_TASK).where(*_in_run(TI, scope), *instance, TI.operator.in_(TRANSFER_OPERATORS))
     row = session.execute(query).first()
     if row is None:
@@ -122,15 +149,23 @@ def find_transfer(session: Session, scope: Scope) -> Task | None:
     return _task(row, xcoms, _rendered_fields(session, scope, {row.task_id}))
 
 
-_ByInstance = dict[tuple[str, int], dict[str, Any]]
+#: By the id of the task instance.
+_ByInstance = dict[Any, dict[str, Any]]
 
 
 def _task(row: Any, xcoms: _ByInstance, fields: _ByInstance) -> Task:
     values = dict(row._mapping)
+    region_id, index = region_of(row)
+    for name in ("id", "region_id", "region_index"):
+        values.pop(name, None)
     if (custom := values.pop("custom_operator_name")) in SEEDANCE_OPERATORS:
         values["operator"] = custom
-    instance = (row.task_id, row.map_index)
-    return Task(**values, xcoms=xcoms.get(instance, {}), fields=fields.get(instance, {}))
+    return Task(
+        **values,
+        region=f"{region_id}.{index}" if region_id else "",
+        xcoms=xcoms.get(row.id, {}),
+        fields=fields.get(row.id, {}),
+    )
 
 
 def _in_run(model: Any, scope: Scope) -> tuple[Any, ...]:
@@ -144,30 +179,42 @@ def _xcoms(session: Session, scope: Scope, instance: tuple[Any, ...] = ()) -> _B
         TI.custom_operator_name.in_(SEEDANCE_OPERATORS),
         cast(XComModel.value, Text).like(f"%{ID_KEY}%"),
     )
-    names = ("dag_id", "run_id", "task_id", "map_index")
     query = (
-        select(XComModel.task_id, XComModel.map_index, XComModel.key, XComModel.value)
-        .join(TI, and_(*(getattr(TI, name) == getattr(XComModel, name) for name in names)))
+        select(TI.id, XComModel.key, XComModel.value)
+        .join(XComModel, _belongs_to_task(XComModel))
         .where(
-            *_in_run(XComModel, scope),
+            *_in_run(TI, scope),
             *instance,
             or_(XComModel.key.in_((ID_KEY, PROGRESS_KEY)), and_(XComModel.key == RESULT_KEY, recognised)),
         )
     )
     found: _ByInstance = {}
-    for task_id, map_index, key, value in session.execute(query):
-        found.setdefault((task_id, map_index), {})[key] = parse_xcom(value)
+    for instance_id, key, value in session.execute(query):
+        found.setdefault(instance_id, {})[key] = parse_xcom(value)
     return found
 
 
 def _rendered_fields(session: Session, scope: Scope, task_ids: Collection[str]) -> _ByInstance:
-    query = select(Fields.task_id, Fields.map_index, Fields.rendered_fields).where(
-        *_in_run(Fields, scope), Fields.task_id.in_(task_ids)
-    )
+    query = _with_fields().where(*_in_run(TI, scope), TI.task_id.in_(task_ids))
     return {
-        (task_id, map_index): unwrap(fields) if isinstance(fields, dict) else {}
-        for task_id, map_index, fields in session.execute(query)
+        instance_id: unwrap(fields) if isinstance(fields, dict) else {}
+        for instance_id, fields in session.execute(query)
     }
+
+
+def _with_fields() -> Any:
+    """Select the ids of task instances and their rendered fields, also those from before an upgrade to Airflow 3.4."""
+    if not AIRFLOW_V_3_4_PLUS:
+        return select(TI.id, Fields.rendered_fields).join(Fields, _belongs_to_task(Fields))
+    owner = import_module("airflow.models.taskinstance").LegacyTaskDataOwner
+    earlier = import_module("airflow.models.renderedtifields").LegacyRenderedTaskInstanceFields
+    same = and_(*(getattr(owner, name) == getattr(earlier, name) for name in _INSTANCE))
+    return (
+        select(TI.id, func.coalesce(Fields.rendered_fields, earlier.rendered_fields))
+        .outerjoin(Fields, _belongs_to_task(Fields))
+        .outerjoin(owner, _belongs_to_task(owner))
+        .outerjoin(earlier, same)
+    )
 
 
 def dag_ids_with_renders(session: Session) -> set[str]:

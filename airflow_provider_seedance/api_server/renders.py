@@ -69,12 +69,14 @@ class Task:
     A task instance.
 
     :param label: Its ``map_index_template``, rendered.
+    :param region: From Airflow 3.4 on: the task loop or expansion it belongs to, and its index there.
     :param xcoms: Its XComs of the keys above.
     :param fields: Its rendered template fields; empty before it ran, and in old runs.
     """
 
     task_id: str
     map_index: int = -1
+    region: str = ""
     label: str | None = None
     operator: str | None = None
     state: str | None = None
@@ -83,6 +85,16 @@ class Task:
     ended_at: datetime | None = None
     xcoms: Mapping[str, Any] = field(default_factory=dict)
     fields: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def place(self) -> tuple[str, int, str]:
+        """Identity among the tasks of a run."""
+        return self.task_id, self.map_index, self.region
+
+    @property
+    def iteration(self) -> int | None:
+        """The pass of the task loop that it belongs to."""
+        return int(self.region.partition(".")[2]) if self.region and self.map_index < 0 else None
 
     @property
     def result(self) -> Any:
@@ -188,6 +200,7 @@ def _files(tasks: Iterable[Task]) -> dict[str, list[dict[str, Any]]]:
                 file = {
                     "task_id": task.task_id,
                     "map_index": task.map_index,
+                    "region": task.region,
                     "index": index,
                     "name": PurePosixPath(path).name,
                     "path": path,
@@ -217,8 +230,8 @@ def renders_of(tasks: Sequence[Task], read_manifest: ReadManifest) -> list[dict[
                 by_id[generation_id] = render
             render["files"] = files.get(generation_id, [])
             found.append(render)
-    order = {(task.task_id, task.map_index): number for number, task in enumerate(tasks)}
-    return sorted(found, key=lambda render: order[render["task_id"], render["map_index"]])
+    order = {task.place: number for number, task in enumerate(tasks)}
+    return sorted(found, key=lambda render: order[render["task_id"], render["map_index"], render["region"]])
 
 
 def _rank(task: Task) -> int:
@@ -309,9 +322,11 @@ def _render(task: Task, result: Mapping[str, Any], number: int | None) -> dict[s
     progress = _number(task.xcoms.get(PROGRESS_KEY))
     fields = task.fields
     return {
-        "id": f"{task.task_id}/{task.map_index}" + ("" if number is None else f"/{number}"),
+        "id": "/".join(str(part) for part in (*task.place, number) if part not in ("", None)),
         "task_id": task.task_id,
         "map_index": task.map_index,
+        "region": task.region,
+        "iteration": task.iteration,
         "label": task.label,
         "key": None,
         "try_number": task.try_number,

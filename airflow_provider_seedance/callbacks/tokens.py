@@ -37,8 +37,10 @@ class CallbackClaims:
     """
     Claims of a token.
 
+    :param map_index: The map index, or the pass of a task loop; -1 outside of both.
     :param nonce: Identifies the submission; its record has the same nonce.
     :param expires: Seconds since 1970.
+    :param region_id: The region of Airflow 3.4 that the index counts in, in hexadecimal; empty without one.
     """
 
     dag_id: str
@@ -48,10 +50,11 @@ class CallbackClaims:
     conn_id: str
     nonce: str
     expires: int
+    region_id: str = ""
 
 
 #: In the order of the fields.
-_TYPES = [str, str, str, int, str, str, int]
+_TYPES = [str, str, str, int, str, str, int, str]
 
 
 def sign(claims: CallbackClaims, secret: str) -> str:

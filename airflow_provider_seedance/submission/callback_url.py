@@ -9,6 +9,7 @@ from typing import Any
 
 from airflow_provider_seedance.callbacks import tokens
 from airflow_provider_seedance.settings import Settings
+from airflow_provider_seedance.version_compat import region_of
 
 log = logging.getLogger(__name__)
 
@@ -28,15 +29,18 @@ def callback_url_factory(settings: Settings, ti: Any, timeout: float) -> Callabl
             "The callback_secret of connection %r is short; a long random one is safer.", settings.conn_id
         )
 
+    region_id, index = region_of(ti)
+
     def make(nonce: str) -> str:
         claims = tokens.CallbackClaims(
             dag_id=ti.dag_id,
             run_id=ti.run_id,
             task_id=ti.task_id,
-            map_index=-1 if ti.map_index is None else ti.map_index,
+            map_index=index,
             conn_id=settings.conn_id,
             nonce=nonce,
             expires=int(time.time() + timeout + tokens.GRACE_SECONDS),
+            region_id=region_id,
         )
         return tokens.callback_url(base_url, tokens.sign(claims, secret))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from typing import Any
 
@@ -35,11 +36,17 @@ async def push(ti: Any, key: str, value: Any) -> None:
 
 
 class ProgressReporter:
-    """Writes the progress of a generation in the background."""
+    """
+    Writes the progress of a generation in the background.
+
+    It is made within the trigger: Airflow 3.4 finds the attempt that an XCom belongs to by the context of the trigger,
+    and the hub, which calls it, has none.
+    """
 
     def __init__(self, ti: Any) -> None:
         self._ti = ti
         self._reported = 0
+        self._context = contextvars.copy_context()
 
     def __call__(self, reading: Generation) -> None:
         """Write the progress of a reading if it has increased enough; never raises."""
@@ -50,7 +57,7 @@ class ProgressReporter:
         if not AIRFLOW_V_3_3_PLUS or self._ti is None or percent < self._reported + MIN_STEP:
             return
         self._reported = percent
-        task = asyncio.create_task(self._push(percent))
+        task = asyncio.create_task(self._push(percent), context=self._context)
         _pushes.add(task)
         task.add_done_callback(_pushes.discard)
 

@@ -6,6 +6,7 @@ import json
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -22,8 +23,10 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.models.trigger import Trigger
 from airflow.models.xcom import XComModel
 from airflow.utils.session import create_session
+from metadata_rows import MODELS_OF_3_4, XCOM_MODEL, add_region, add_row, add_xcom, new_id, place
 from sqlalchemy import delete, insert, select
 from sqlalchemy.exc import OperationalError
+from versions import REGIONS, needs
 
 from airflow_provider_seedance.api_server import callback_delivery
 from airflow_provider_seedance.callbacks.inbox import key_for, with_id
@@ -78,8 +81,18 @@ def database(tables: None) -> Iterator[None]:
         )
     yield
     with create_session() as session:
-        for model in (XComModel, TaskInstance, Trigger, DagRun, DagVersion, DagModel, DagBundleModel):
-            session.execute(delete(model))
+        models = (
+            XCOM_MODEL,
+            *MODELS_OF_3_4,
+            TaskInstance,
+            Trigger,
+            DagRun,
+            DagVersion,
+            DagModel,
+            DagBundleModel,
+        )
+        for model in models:
+            session.execute(delete(model.__table__))
         if AIRFLOW_V_3_3_PLUS:
             session.execute(delete(_store()))
 
@@ -97,8 +110,10 @@ def add(
     classpath: str = GENERATION_TRIGGER,
     age: float = 60.0,
     map_index: int = 2,
-) -> None:
-    """Add the task instance, with its trigger."""
+    region: str = "",
+    **more: Any,
+) -> Any:
+    """Add the task instance, with its trigger, and return its id."""
     with create_session() as session:
         trigger_id = None
         if state == "deferred" and kwargs is not None:
@@ -108,11 +123,11 @@ def add(
             session.flush()
             trigger_id = trigger.id
         values = {
-            "id": TaskInstance.__table__.c.id.type.python_type(str(uuid.uuid4())),
+            "id": new_id(),
             "dag_id": "dag",
             "run_id": RUN,
             "task_id": "task",
-            "map_index": map_index,
+            **place(map_index, region),
             "state": state,
             "trigger_id": trigger_id,
             "next_method": "execute_complete",
@@ -126,8 +141,10 @@ def add(
             "executor_config": {},
             "queue": "default",
             "dag_version_id": VERSION,
+            **more,
         }
-        session.execute(insert(TaskInstance.__table__).values(values))
+        add_row(session, TaskInstance, **values)
+        return values["id"]
 
 
 def test_on_postgresql_a_row_lock_times_out() -> None:
@@ -399,22 +416,13 @@ RESULT = Generation(
 
 @needs_store
 def test_a_task_is_completed_with_its_result(database: None) -> None:
-    add(kwargs={**KWARGS, "end_from_trigger": True})
+    ti_id = add(kwargs={**KWARGS, "end_from_trigger": True})
     outcome = assert_unchanged(lambda: callback_delivery.deliver(CLAIMS, SUCCEEDED))
     assert outcome.kind == "confirm"
     assert outcome.trigger_kwargs["generation_id"] == "g1"
     with create_session() as session:
-        session.execute(
-            insert(XComModel.__table__).values(
-                dag_run_id=session.scalar(select(DagRun.id)),
-                key="return_value",
-                value="of an earlier try",
-                dag_id="dag",
-                run_id=RUN,
-                task_id="task",
-                map_index=2,
-            )
-        )
+        run = {"dag_run_id": session.scalar(select(DagRun.id)), "dag_id": "dag", "run_id": RUN}
+        add_xcom(session, ti_id, "return_value", "of an earlier try", **run, task_id="task", map_index=2)
     assert callback_delivery.complete_task(CLAIMS, RESULT).kind == "resumed"
     assert task_instance().state == "success"
     with create_session() as session:
@@ -438,3 +446,90 @@ def test_with_a_custom_xcom_backend_a_worker_ends_the_task(
 def test_on_worker_overrides_end_from_trigger(database: None) -> None:
     add(kwargs={**KWARGS, "end_from_trigger": True})
     assert callback_delivery.deliver(CLAIMS, SUCCEEDED, on_worker=True).kind == "resumed"
+
+
+# ---------------------------------------------------------------------- regions (Airflow 3.4)
+
+
+@pytest.fixture
+def region(database: None) -> str:
+    with create_session() as session:
+        return add_region(session, "task", dag_id="dag", run_id=RUN)
+
+
+@pytest.fixture
+def loop(database: None) -> str:
+    with create_session() as session:
+        return add_region(session, "improve", dag_id="dag", run_id=RUN)
+
+
+def claims_in(region: str, index: int = 2) -> CallbackClaims:
+    return replace(CLAIMS, map_index=index, region_id=region)
+
+
+def scopes() -> set[tuple[str, int]]:
+    """Return the regions and indexes with stored ids."""
+    model = _store()
+    with create_session() as session:
+        rows = session.execute(select(model.region_id, model.region_index))
+        return {(region_id.hex, index) for region_id, index in rows}
+
+
+def results() -> dict[Any, Any]:
+    with create_session() as session:
+        query = select(XCOM_MODEL.task_instance_id, XCOM_MODEL.value).where(XCOM_MODEL.key == "return_value")
+        return {row.task_instance_id: row.value for row in session.execute(query)}
+
+
+@needs(REGIONS)
+def test_a_mapped_task_reads_the_id_that_was_stored_for_it(region: str) -> None:
+    add("running", region=region)
+    assert callback_delivery.deliver(claims_in(region), SUCCEEDED).kind == "retry"
+    assert scopes() == {(region, 2)}
+    assert stored_ids() == with_id(None, "g1")
+
+
+@needs(REGIONS)
+@pytest.mark.parametrize("claims_region", ["", "another"])
+def test_a_callback_for_another_region_changes_nothing(region: str, claims_region: str) -> None:
+    add(region=region)
+    claims = claims_in(claims_region and uuid.uuid4().hex)
+    assert assert_unchanged(lambda: callback_delivery.deliver(claims, SUCCEEDED)).kind == "ignored"
+    assert callback_delivery.complete_task(claims, {}).kind == "ignored"
+    assert scopes() == set()
+
+
+@needs(REGIONS)
+def test_each_pass_of_a_loop_gets_its_own_callback(loop: str) -> None:
+    passes = [
+        add("success" if number == 0 else "deferred", map_index=number, region=loop) for number in (0, 1)
+    ]
+    assert callback_delivery.deliver(claims_in(loop, 0), SUCCEEDED).kind == "ignored"
+    assert task_instance(1).state == "deferred"
+    assert callback_delivery.deliver(claims_in(loop, 1), SUCCEEDED).kind == "resumed"
+    assert task_instance(1).state == "scheduled"
+    assert scopes() == {(loop, 1)}
+    assert len(set(passes)) == 2
+
+
+@needs(REGIONS)
+@pytest.mark.parametrize("which", ["mapped", "looped", "plain"])
+def test_the_result_belongs_to_the_attempt(region: str, loop: str, which: str) -> None:
+    place_of = {"mapped": (2, region), "looped": (1, loop), "plain": (-1, "")}
+    index, of_region = place_of[which]
+    earlier = add("failed", map_index=index, region=of_region, working_set=None, try_number=1)
+    ends = {**KWARGS, "end_from_trigger": True}
+    other = add(map_index=index + 7, region=of_region or region, kwargs={**ends, "callback_nonce": "n3"})
+    now = add(map_index=index, region=of_region, try_number=2, kwargs=ends)
+    assert callback_delivery.complete_task(claims_in(of_region, index), RESULT).kind == "resumed"
+    assert results() == {now: RESULT}
+    assert len({earlier, other, now}) == 3
+
+
+@needs(REGIONS)
+def test_a_callback_for_an_attempt_that_was_cleared_finds_its_successor(region: str) -> None:
+    """A clear archives the attempt and inserts a new one, whose trigger waits for another submission."""
+    add("failed", region=region, working_set=None, try_number=1)
+    add(region=region, try_number=2, kwargs={**KWARGS, "callback_nonce": "n2"})
+    assert callback_delivery.deliver(claims_in(region), SUCCEEDED).kind == "ignored"
+    assert task_instance().state == "deferred"

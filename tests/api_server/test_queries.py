@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -13,10 +12,11 @@ from airflow.models.base import Base
 from airflow.models.dagrun import DagRun
 from airflow.models.renderedtifields import RenderedTaskInstanceFields
 from airflow.models.taskinstance import TaskInstance
-from airflow.models.xcom import XComModel
-from sqlalchemy import create_engine, event, insert
+from metadata_rows import MODELS_OF_3_4, XCOM_MODEL, add_fields, add_region, add_row, add_xcom, new_id, place
+from sqlalchemy import create_engine, event
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import StaticPool
+from versions import REGIONS, needs
 
 from airflow_provider_seedance.api_server import queries
 from airflow_provider_seedance.api_server.queries import Scope
@@ -35,8 +35,8 @@ class Database:
             "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
         )
         import_all_models()  # foreign keys name tables of the others
-        tables = [model.__table__ for model in (DagRun, TaskInstance, XComModel, RenderedTaskInstanceFields)]
-        Base.metadata.create_all(self.engine, tables=tables)
+        models = (DagRun, TaskInstance, XCOM_MODEL, RenderedTaskInstanceFields, *MODELS_OF_3_4)
+        Base.metadata.create_all(self.engine, tables=[model.__table__ for model in models])
         self.session = Session(self.engine)
         self.statements: list[str] = []
         self._runs: dict[tuple[str, str], int] = {}
@@ -66,33 +66,34 @@ class Database:
         dag_id: str = "d",
         run_id: str = "r/1",
         map_index: int = -1,
+        region: str = "",
         state: str | None = "success",
         xcoms: dict[str, Any] | None = None,
         fields: dict[str, Any] | None = None,
         **more: Any,
-    ) -> None:
-        at = {"dag_id": dag_id, "run_id": run_id, "task_id": task_id, "map_index": map_index}
-        key = uuid.uuid4()
+    ) -> Any:
+        at = {"dag_id": dag_id, "run_id": run_id, "task_id": task_id, **place(map_index, region)}
+        ti_id = new_id()
         self._add(
             TaskInstance,
             **at,
-            id=key if TaskInstance.__table__.c.id.type.python_type is uuid.UUID else str(key),
+            id=ti_id,
             pool="default_pool",
             operator=operator,
             state=state,
             **{"start_date": NOW, "updated_at": NOW, "executor_config": {}, **more},
         )
         for key, value in (xcoms or {}).items():
-            self._add(
-                XComModel, **at, dag_run_id=self._runs[dag_id, run_id], key=key, value=value, timestamp=NOW
-            )
+            add_xcom(self.session, ti_id, key, value, **at, dag_run_id=self._runs[dag_id, run_id])
         if fields is not None:
-            self._add(RenderedTaskInstanceFields, **at, rendered_fields=fields)
+            add_fields(self.session, ti_id, fields, **at)
+        return ti_id
+
+    def region(self, node_id: str) -> str:
+        return add_region(self.session, node_id, dag_id="d", run_id="r/1")
 
     def _add(self, model: Any, **values: Any) -> None:
-        known = model.__table__.columns.keys()
-        given = {name: value for name, value in values.items() if name in known}
-        self.session.execute(insert(model.__table__).values(**given))
+        add_row(self.session, model, **values)
 
 
 @pytest.fixture
@@ -215,3 +216,77 @@ def test_recent_runs(database: Database) -> None:
     ]
     assert [run["run_id"] for run in queries.recent_runs(database.session, {"d"}, 1)] == ["new"]
     assert queries.recent_runs(database.session, set(), 10) == []
+
+
+# ---------------------------------------------------------------------- Airflow 3.4
+
+
+@needs(REGIONS)
+def test_the_passes_of_a_loop_are_kept_apart(database: Database) -> None:
+    database.run()
+    loop = database.region("improve")
+    for number in range(3):
+        database.task(
+            "video",
+            VIDEO,
+            map_index=number,
+            region=loop,
+            xcoms={"generation_id": f"g{number}"},
+            fields={"prompt": f"pass {number}"},
+            start_date=NOW.replace(minute=number),
+        )
+    found = queries.tasks_of(database.session, HERE)
+    assert [(task.map_index, task.iteration, task.region) for task in found] == [
+        (-1, number, f"{loop}.{number}") for number in range(3)
+    ]
+    assert [task.xcoms["generation_id"] for task in found] == ["g0", "g1", "g2"]
+    assert [task.fields["prompt"] for task in found] == ["pass 0", "pass 1", "pass 2"]
+
+
+@needs(REGIONS)
+def test_the_transfer_of_each_pass_is_found(database: Database) -> None:
+    database.run()
+    loop = database.region("improve")
+    for number in range(2):
+        stored = {"paths": [f"s3://b/{number}.mp4"], "sha256": ["0"]}
+        database.task("store", STORE, map_index=number, region=loop, xcoms={"return_value": stored})
+    for number in range(2):
+        scope = Scope(dag_id="d", run_id="r/1", task_id="store", map_index=-1, region=f"{loop}.{number}")
+        task = queries.find_transfer(database.session, scope)
+        assert task is not None
+        assert task.result["paths"] == [f"s3://b/{number}.mp4"]
+    for region in ("", f"{loop}.2", f"{'0' * 31}1.0"):
+        scope = Scope(dag_id="d", run_id="r/1", task_id="store", map_index=-1, region=region)
+        assert queries.find_transfer(database.session, scope) is None
+
+
+@needs(REGIONS)
+def test_a_mapped_task_has_its_map_index(database: Database) -> None:
+    database.run()
+    expansion = database.region("video")
+    database.task("video", VIDEO, map_index=2, region=expansion)
+    (task,) = queries.tasks_of(database.session, HERE)
+    assert (task.map_index, task.iteration, task.region) == (2, None, f"{expansion}.2")
+
+
+@needs(REGIONS)
+def test_earlier_attempts_are_not_shown(database: Database) -> None:
+    database.run()
+    earlier = {"working_set": None, "try_number": 1, "xcoms": {"generation_id": "earlier"}}
+    database.task("video", VIDEO, fields={"prompt": "earlier"}, **earlier)
+    database.task("video", VIDEO, xcoms={"generation_id": "now"}, fields={"prompt": "now"}, try_number=2)
+    (task,) = queries.tasks_of(database.session, HERE)
+    assert (task.xcoms["generation_id"], task.fields["prompt"]) == ("now", "now")
+
+
+@needs(REGIONS)
+def test_rows_from_before_the_upgrade_are_shown(database: Database) -> None:
+    database.run()
+    xcom, fields, owner, _ = MODELS_OF_3_4
+    ti_id = database.task("video", VIDEO, map_index=1)
+    at = {"dag_id": "d", "run_id": "r/1", "task_id": "video", "map_index": 1}
+    add_row(database.session, owner, **at, task_instance_id=ti_id)
+    add_row(database.session, fields, **at, rendered_fields={"prompt": "old"})
+    add_row(database.session, xcom, **at, dag_run_id=1, key="generation_id", value="g", timestamp=NOW)
+    (task,) = queries.tasks_of(database.session, HERE)
+    assert (task.fields, task.xcoms) == ({"prompt": "old"}, {"generation_id": "g"})

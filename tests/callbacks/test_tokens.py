@@ -39,6 +39,7 @@ claims_values = st.builds(
     conn_id=names,
     nonce=names,
     expires=st.integers(0, 10**11),
+    region_id=st.sampled_from(["", "0f" * 16]),
 )
 
 
@@ -127,12 +128,12 @@ def test_other_json_has_no_claims(value: Any) -> None:
 @pytest.mark.parametrize(
     "values",
     [
-        ["dag", "run", "task", -1, "seedance", "n"],
-        ["dag", "run", "task", -1, "seedance", "n", 1000, 1],
-        ["dag", "run", "task", True, "seedance", "n", 1000],
-        ["dag", "run", "task", -1, "seedance", "n", 1000.0],
-        ["dag", "run", None, -1, "seedance", "n", 1000],
-        [["dag"], "run", "task", -1, "seedance", "n", 1000],
+        ["dag", "run", "task", -1, "seedance", "n", 1000],
+        ["dag", "run", "task", -1, "seedance", "n", 1000, "", 1],
+        ["dag", "run", "task", True, "seedance", "n", 1000, ""],
+        ["dag", "run", "task", -1, "seedance", "n", 1000.0, ""],
+        ["dag", "run", None, -1, "seedance", "n", 1000, ""],
+        [["dag"], "run", "task", -1, "seedance", "n", 1000, ""],
     ],
 )
 def test_a_signed_list_of_another_shape_has_no_claims(values: list[Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from uuid import UUID
 
 import pytest
 from helpers import settings
@@ -39,6 +40,15 @@ def test_an_unmapped_task() -> None:
         claims = tokens.decode_unverified(callback_url_factory(connected(), ti, 1.0)("n").rpartition("/")[2])
         assert claims is not None
         assert claims.map_index == -1
+
+
+@pytest.mark.parametrize(("map_index", "region_index"), [(2, 2), (-1, 5)])
+def test_a_mapped_task_and_a_pass_of_a_loop_on_airflow_3_4(map_index: int, region_index: int) -> None:
+    ti = TaskInstance(map_index=map_index)
+    ti.region_id, ti.region_index = UUID("0f" * 16), region_index  # type: ignore[attr-defined]
+    claims = tokens.decode_unverified(callback_url_factory(connected(), ti, 1.0)("n").rpartition("/")[2])
+    assert claims is not None
+    assert (claims.region_id, claims.map_index) == ("0f" * 16, region_index)
 
 
 def test_a_short_secret_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,18 +21,16 @@ pytestmark = needs(ENDING_FROM_TRIGGERS)
 TI = SimpleNamespace(dag_id="dag", task_id="task", run_id="run", map_index=None)
 
 
+def reading(percent: float | None) -> Generation:
+    return Generation(
+        generation_id="g", api="ark", media="video", status=GenerationStatus.RUNNING, progress=percent
+    )
+
+
 async def report(percents: list[float | None], ti: Any = TI) -> None:
     reporter = ProgressReporter(ti)
     for percent in percents:
-        reporter(
-            Generation(
-                generation_id="g",
-                api="ark",
-                media="video",
-                status=GenerationStatus.RUNNING,
-                progress=percent,
-            )
-        )
+        reporter(reading(percent))
     await asyncio.gather(*xcom._pushes)
 
 
@@ -51,6 +50,30 @@ def test_progress_is_written_in_steps(written: list[tuple[str, Any, int]]) -> No
     on_loop(report([None, 0, 1, 4.4, 7, 9, 30, 20, 250, float("nan")]))
     assert [value for _, value, _ in written] == [7, 30, 100]
     assert {(key, map_index) for key, _, map_index in written} == {("seedance_progress", -1)}
+
+
+def test_progress_is_written_in_the_context_of_the_trigger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Airflow 3.4 finds the attempt by it; the hub that reports the progress has an empty context."""
+    attempt = contextvars.ContextVar("attempt", default="none")
+    seen: list[str] = []
+
+    async def aset(*_: Any, **__: Any) -> None:
+        seen.append(attempt.get())
+
+    async def wait() -> None:
+        attempt.set("of the trigger")
+        reporter = ProgressReporter(TI)
+        hub = asyncio.create_task(poll(reporter), context=contextvars.Context())
+        await hub
+        await asyncio.gather(*xcom._pushes)
+
+    async def poll(reporter: ProgressReporter) -> None:
+        for percent in (50, 80):
+            reporter(reading(percent))
+
+    monkeypatch.setattr(BaseXCom, "aset", aset)
+    on_loop(wait())
+    assert seen == ["of the trigger"] * 2
 
 
 def test_failed_write_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,7 +177,8 @@ export class Card {
 
   showLinks(found) {
     const { render } = this;
-    const name = render.map_index >= 0 ? `${render.task_id} [${render.map_index}]` : render.task_id;
+    const pass = render.iteration === null ? "" : ` (pass ${render.iteration})`;
+    const name = render.map_index >= 0 ? `${render.task_id} [${render.map_index}]` : render.task_id + pass;
     const links = [topLevelLink(taskPage(this.run, render), name, { title: "Show the task instance" })];
     render.files.forEach((file, index) => {
       const source = found[index];

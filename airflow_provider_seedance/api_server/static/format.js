@@ -57,7 +57,7 @@ const segment = encodeURIComponent;
 
 /** The media route of a stored file. */
 export function fileUrl(run, file) {
-  const query = new URLSearchParams({ task_id: file.task_id, map_index: file.map_index, index: file.index });
+  const query = new URLSearchParams({ task_id: file.task_id, map_index: file.map_index, region: file.region, index: file.index });
   return `${runUrl(run)}/media?${query}`;
 }
 
