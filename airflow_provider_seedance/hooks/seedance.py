@@ -37,6 +37,8 @@ from airflow_provider_seedance.polling.outcomes import (
 )
 from airflow_provider_seedance.polling.wait_state import WaitState, default_timing
 from airflow_provider_seedance.settings import Settings, read_settings
+from airflow_provider_seedance.submission.preflight import CLEAR_DISCARDS_RECORD
+from airflow_provider_seedance.version_compat import AIRFLOW_V_3_4_PLUS
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +95,8 @@ class SeedanceHook(BaseHook):
     def test_connection(self) -> tuple[bool, str]:
         """Return whether the service accepts the key, by a call that cannot cost money."""
         try:
-            return True, self._run(flows.probe_flow(self.settings.api, utc_now))
+            answer = self._run(flows.probe_flow(self.settings.api, utc_now))
+            return True, f"{answer} {CLEAR_DISCARDS_RECORD}" if AIRFLOW_V_3_4_PLUS else answer
         except errors.SeedanceError as error:
             return False, str(error)
         except AirflowNotFoundException as error:

@@ -19,7 +19,7 @@ from airflow_provider_seedance.generations import read_number
 from airflow_provider_seedance.ledger.packing import pack, unpack
 from airflow_provider_seedance.submission.records import Record, RecordState
 from airflow_provider_seedance.submission.store import RecordStore
-from airflow_provider_seedance.version_compat import never_expire
+from airflow_provider_seedance.version_compat import AIRFLOW_V_3_4_PLUS, never_expire
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +75,11 @@ class TaskStateStore(RecordStore):
     def durable(self) -> bool:
         """Return whether records outlive the try."""
         return self._accessor is not None
+
+    @property
+    def survives_clear(self) -> bool:
+        """Return whether records outlive every clear: from Airflow 3.4 on, a user decides that at each clear."""
+        return self.durable and not AIRFLOW_V_3_4_PLUS
 
     @property
     def replaced_credits(self) -> float:

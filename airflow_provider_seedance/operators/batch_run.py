@@ -45,6 +45,7 @@ from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.polling.wait_state import WaitState, default_timing, deferral_timeout
 from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.submission.decisions import listed, unrecorded_error
+from airflow_provider_seedance.submission.preflight import warn_of_discarded_records
 from airflow_provider_seedance.submission.records import Attempt, RecordState
 from airflow_provider_seedance.submission.submitter import SubmissionPolicy
 from airflow_provider_seedance.triggers.cancellation import cancel_abandoned
@@ -149,6 +150,8 @@ class BatchRun:
                 raise _with_paid_ids(error, self._paid_ids()) from error
             if self.options.dry_run:
                 return _estimate(self.operator, self.hook.settings, items)
+            if carried is None:
+                warn_of_discarded_records(self.records, self.context["ti"], self.operator.retries)
             return self._run_items(items, state, event)
 
     def _run_items(self, items: list[BatchItem], state: ResumeState, event: Any) -> dict[str, Any]:

@@ -35,7 +35,11 @@ from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.submission import decisions
 from airflow_provider_seedance.submission.callback_url import callback_url_factory
 from airflow_provider_seedance.submission.lookup import AwaitingCallback
-from airflow_provider_seedance.submission.preflight import check_callback, check_price
+from airflow_provider_seedance.submission.preflight import (
+    check_callback,
+    check_price,
+    warn_of_discarded_records,
+)
 from airflow_provider_seedance.submission.records import Attempt, Fingerprint, Record, as_ended
 from airflow_provider_seedance.submission.store import GENERATION_KEY, RecordStore
 from airflow_provider_seedance.submission.submitter import (
@@ -120,6 +124,8 @@ class GenerationRun:
             )
             json.dumps(_trigger(operator, probe).serialize(), allow_nan=False)
         record = None if carried is None else Record.from_value(carried)
+        if since is None and record is None:
+            warn_of_discarded_records(self.store, self.context["ti"], operator.retries)
         if since is not None and record is None and not self.store.durable:
             # From here on a missing id no longer means that nothing was submitted. Raises: nothing was sent yet.
             self.context["ti"].xcom_push(key=_NOT_SUBMITTED_XCOM, value=False)

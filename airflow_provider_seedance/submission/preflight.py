@@ -1,11 +1,24 @@
-"""Checks of a prepared request against the connection and the budget of its task, before anything is sent."""
+"""Checks of a prepared request against the connection, the budget and the record store of its task, before anything is sent."""
 
 from __future__ import annotations
+
+import logging
+from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.base import Api
 from airflow_provider_seedance.apis.validation import Prepared
 from airflow_provider_seedance.settings import Settings
+from airflow_provider_seedance.submission.store import RecordStore
+
+log = logging.getLogger(__name__)
+
+#: Consequence of a clear that discards the task state, for the log and the test of a connection.
+CLEAR_DISCARDS_RECORD = (
+    "From Airflow 3.4 on, clearing a task instance discards its task state, and the record of its paid render with it: "
+    "the next try submits and pays again. Choose 'Keep task state and resume' when you clear it; clearing the whole "
+    "Dag run keeps it."
+)
 
 
 def check_callback(settings: Settings, prepared: Prepared) -> None:
@@ -53,4 +66,24 @@ def check_price(api: Api, prepared: Prepared, max_credits: float | None) -> None
     if price > max_credits:
         raise errors.SeedanceRequestError(
             f"The request costs {price:g} credits, more than max_credits={max_credits:g}. Nothing was sent."
+        )
+
+
+def warn_of_discarded_records(store: RecordStore, ti: Any, retries: int | None) -> None:
+    """
+    Warn, once per try, where a clear of the task instance discards its records.
+
+    A clear raises ``max_tries`` above the retries of the task, so a try after it knows that a record may be missing.
+
+    :param ti: The running task instance.
+    :param retries: Of the task.
+    :raises SeedanceError: the records cannot be read; nothing was sent.
+    """
+    if not store.durable or store.survives_clear:
+        return
+    log.warning("%s", CLEAR_DISCARDS_RECORD)
+    if (getattr(ti, "max_tries", 0) or 0) > (retries or 0) and not any(store.records().values()):
+        log.warning(
+            "The task was cleared, and its task state holds no record. An earlier try may have submitted a generation, "
+            "whose record was discarded; it goes on and is billed. This try submits anew."
         )

@@ -55,6 +55,11 @@ class RecordStore(ABC):
 
     @property
     @abstractmethod
+    def survives_clear(self) -> bool:
+        """Return whether records outlive every clear of the task instance."""
+
+    @property
+    @abstractmethod
     def replaced_credits(self) -> float:
         """Return the credits of generations whose records were replaced by later submissions."""
 

@@ -16,6 +16,7 @@ from airflow_provider_seedance.generations import Media, utc_now
 from airflow_provider_seedance.hooks.seedance import SeedanceHook, look_up_settings
 from airflow_provider_seedance.polling.hub import open_hub
 from airflow_provider_seedance.triggers.xcom import task_key
+from airflow_provider_seedance.version_compat import AIRFLOW_V_3_4_PLUS
 
 #: States of a task instance in which no try continues with its generation.
 ABANDONED_STATES = frozenset({"failed", "success", "skipped", "removed"})
@@ -53,7 +54,7 @@ def cancel_abandoned(
     try:
         state = read_task_state(ti, ti.get_task_states)
         if not is_abandoned(state):
-            log.info("The task is %s: generation %s is not cancelled.", state, what)
+            log.info("The task is %s: generation %s is not cancelled, it goes on and is billed.", state, what)
             return
         for generation_id in generation_ids:
             log.info("%s", hook.cancel(generation_id, media).reason)
@@ -76,6 +77,7 @@ class CancellingTrigger(BaseTrigger):
     async def on_kill(self) -> None:
         """Cancel the generations if the task is abandoned."""
         if not self.cancel_on_kill:
+            self.log.info("cancel_on_kill=False: %s goes on and is billed.", self.description)
             return
         task = asyncio.create_task(self._cancel_if_abandoned())
         _cancellations.add(task)
@@ -145,7 +147,14 @@ class CancellingTrigger(BaseTrigger):
             return False
         if is_abandoned(state):
             return True
-        self.log.info("The task is %s: %s goes on.", state or "of unknown state", self.description)
+        self.log.info(
+            "The task is %s: %s goes on and is billed.%s",
+            state or "of unknown state",
+            self.description,
+            " If a clear has discarded the task state, the next try does not know of it and submits anew."
+            if AIRFLOW_V_3_4_PLUS
+            else "",
+        )
         return False
 
     async def _has_result(self) -> bool:

@@ -15,6 +15,7 @@ from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import Estimate, Generation, GenerationStatus
 from airflow_provider_seedance.hooks.seedance import SeedanceHook, look_up_settings
 from airflow_provider_seedance.polling.outcomes import raise_unless_succeeded
+from airflow_provider_seedance.version_compat import AIRFLOW_V_3_4_PLUS
 
 Connect = Callable[..., None]
 
@@ -56,6 +57,7 @@ def test_a_good_connection(services: SeedanceEmulator, connect: Connect, api: st
     worked, says = SeedanceHook().test_connection()
     assert worked
     assert "accepts the API key" in says
+    assert ("Keep task state and resume" in says) is AIRFLOW_V_3_4_PLUS
     assert [request.method for request in services.ledger.requests] == ["GET"]
     assert services.ledger.submissions == []
 
