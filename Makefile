@@ -12,16 +12,34 @@ ARGS ?=
 help:  ## List the targets
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## /  make \1\t/' | expand -t 22
 
-$(VENV)/installed: pyproject.toml
+# Pairs of Airflow (its newest patch, or its newest beta before the first release) and Python.
+AIRFLOWS := 3.1 3.2 3.3 3.4
+PYTHONS := 3.11 3.12 3.13
+OLDEST := 3.1-py3.11
+NEWEST := 3.4-py3.13
+PAIRS := $(foreach airflow,$(AIRFLOWS),$(foreach python,$(PYTHONS),$(airflow)-py$(python))) 3.3-py3.14 3.4-py3.14
+
+define create_venv
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	@echo "Installing Airflow and this provider into $(VENV) (once; a minute or two) ..."
-	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade pip
+	@echo "Installing Airflow and this provider into $(@D) (once; a minute or two) ..."
+endef
+
+# All development is on the newest Airflow, which may be a beta.
+$(VENV)/installed: pyproject.toml
+	$(create_venv)
+	tests/install_airflow.sh $(BIN)/python $(firstword $(subst -py, ,$(NEWEST))) -e '.[dev]'
 	@touch $@
 
-demo: $(VENV)/installed  ## Render a video through a real Airflow; ARGS=--keep leaves it running
-	$(BIN)/python -m airflow_provider_seedance demo $(if $(KEEP),--keep) $(ARGS)
+# The environment of a user: the newest release of Airflow.
+$(VENV)-demo/installed: pyproject.toml
+	$(create_venv)
+	$(@D)/bin/python -m pip install --quiet -e '.[demo]'
+	@touch $@
+
+demo: $(VENV)-demo/installed  ## Render a video through a real Airflow; ARGS=--keep leaves it running
+	$(VENV)-demo/bin/python -m airflow_provider_seedance demo $(if $(KEEP),--keep) $(ARGS)
 
 test: unit integration  ## Run every test
 
@@ -34,12 +52,7 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, max(2, (os.cpu_count() 
 integration: $(VENV)/installed  ## Run the tests with real Airflow processes
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup -m integration --durations=10 $(ARGS)
 
-# Pairs of Airflow (its newest patch) and Python, each with its own environment.
-AIRFLOWS := 3.1 3.2 3.3
-PYTHONS := 3.11 3.12 3.13
-OLDEST := 3.1-py3.11
-NEWEST := 3.3-py3.13
-PAIRS := $(foreach airflow,$(AIRFLOWS),$(foreach python,$(PYTHONS),$(airflow)-py$(python)))
+# The tests on a pair have an environment of their own.
 # Optional constraints of Airflow: CONSTRAINTS=https://… or a file.
 CONSTRAINTS ?=
 JOBS ?= auto
@@ -121,16 +134,16 @@ docs: $(VENV)/docs  ## Build the documentation into build/docs; warnings are err
 	$(BIN)/python -W ignore tools/check_reference.py build/docs
 	@echo "build/docs/index.html"
 
-dist: BESIDE ?= 3.3
-dist: $(VENV)/installed  ## Build and check sdist and wheel, and install them with the newest Airflow 3.3
+dist: BESIDE ?= 3.4
+dist: $(VENV)/installed  ## Build and check sdist and wheel, and install them with the newest Airflow 3.4
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist .
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/check-wheel-contents dist/*.whl
 	$(BIN)/python tools/check_dist.py dist $(BESIDE)
 
-dist-all:  ## The same with the newest Airflow 3.1, 3.2 and 3.3
-	$(MAKE) dist BESIDE='3.3 3.2 3.1'
+dist-all:  ## The same with the newest Airflow 3.1, 3.2, 3.3 and 3.4
+	$(MAKE) dist BESIDE='3.4 3.3 3.2 3.1'
 
 BENCHMARKS := import_time polling quota alternatives quota_airflow triggerer batch batch_cost callbacks
 
@@ -145,4 +158,4 @@ bench-%: $(VENV)/bench  ## Run one: import_time, polling, quota, alternatives, q
 	$(BIN)/python benchmarks/$*.py $(ARGS)
 
 clean:  ## Remove all generated files
-	rm -rf $(VENV) $(VENV)-3.* build dist mutants .coverage .mypy_cache .ruff_cache .pytest_cache seedance-demo
+	rm -rf $(VENV) $(VENV)-demo $(VENV)-3.* build dist mutants .coverage .mypy_cache .ruff_cache .pytest_cache seedance-demo

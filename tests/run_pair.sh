@@ -20,9 +20,7 @@ if [ ! -e "$venv/installed" ] || [ pyproject.toml -nt "$venv/installed" ]; then
     say "installing into $venv (once; a minute or two)"
     "$python_of_pair" -m venv "$venv"
     "$venv/bin/python" -m pip install --quiet --upgrade pip
-    # Airflow 3.2 does not start with later versions of FastAPI, and does not say so before 3.3; its constraints would.
-    [ "$airflow" = 3.2 ] && bounds=('fastapi<0.137') || bounds=()
-    "$venv/bin/python" -m pip install --quiet "apache-airflow==$airflow.*" "${bounds[@]}" -e '.[dev]' ${constraints:+--constraint "$constraints"}
+    tests/install_airflow.sh "$venv/bin/python" "$airflow" -e '.[dev]' ${constraints:+--constraint "$constraints"}
     touch "$venv/installed"
 fi
 

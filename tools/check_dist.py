@@ -1,8 +1,8 @@
 """
 Check the output of `python -m build`, and that Airflow discovers the provider.
 
-    python tools/check_dist.py dist 3.3          # contents, then installed with the newest Airflow 3.3
-    python tools/check_dist.py dist 3.3 3.2 3.1  # with each of them
+    python tools/check_dist.py dist 3.4          # contents, then installed with the newest Airflow 3.4
+    python tools/check_dist.py dist 3.4 3.3 3.2  # with each of them
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def check_installed(wheel: Path, airflow: str, version: str) -> None:
             demand(done.returncode == 0, f"{arguments} failed\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
             return done.stdout
 
-        run(python, "-m", "pip", "install", "--quiet", f"apache-airflow=={airflow}.*", wheel.resolve())
+        run(ROOT / "tests" / "install_airflow.sh", python, airflow, wheel.resolve())
         run(python, "-m", "pip", "check")
         print(f"\nAirflow {run(command, 'version').strip().splitlines()[-1]}")
         found = run(command, "providers", "get", NAME, "--output", "plain")
