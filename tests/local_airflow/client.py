@@ -69,8 +69,13 @@ class Client:
         only_failed: bool = False,
         include_downstream: bool = False,
         include_upstream: bool = False,
+        keep_task_state: bool = True,
     ) -> None:
-        """Clear task instances of a run: the named ones (or ``(task_id, map_index)``), or all of them."""
+        """
+        Clear task instances of a run: the named ones (or ``(task_id, map_index)``), or all of them.
+
+        :param keep_task_state: of named ones; Airflow below 3.4 and the clear of a whole run always keep it.
+        """
         if task_ids is None:
             self.rest(
                 "POST",
@@ -87,6 +92,7 @@ class Client:
             "only_failed": only_failed,
             "include_downstream": include_downstream,
             "include_upstream": include_upstream,
+            **({"keep_task_state": keep_task_state} if self.database.keeps_attempts else {}),
         }
         self.rest("POST", f"/dags/{quoted(dag_id)}/clearTaskInstances", body)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import sqlite3
 import uuid
@@ -15,13 +16,28 @@ _TASK_INSTANCES = """
     SELECT ti.id, ti.task_id, ti.map_index, ti.state, ti.try_number, ti.max_tries, ti.start_date,
            ti.end_date, ti.pid, ti.trigger_id, ti.next_method, ti.updated_at,
            r.rendered_fields
-    FROM task_instance ti
-    LEFT JOIN rendered_task_instance_fields r
-           ON r.dag_id = ti.dag_id AND r.run_id = ti.run_id
-          AND r.task_id = ti.task_id AND r.map_index = ti.map_index
+    FROM {task_instance} ti
+    LEFT JOIN {rendered}
     WHERE ti.dag_id = ? AND ti.run_id = ?
     ORDER BY ti.task_id, ti.map_index
 """
+
+# Airflow 3.4 keeps every attempt as a row, with its own XComs and rendered fields; a mapped task instance is an
+# index in a region.
+_LATEST_ATTEMPTS = "(SELECT *, region_index AS map_index FROM task_instance WHERE working_set = 1)"
+_OF_ATTEMPT = {
+    "task_instance": _LATEST_ATTEMPTS,
+    "rendered": "rtif_v2 r ON r.task_instance_id = ti.id",
+    "xcom": f"xcom_v2 x JOIN {_LATEST_ATTEMPTS} ti ON ti.id = x.task_instance_id",
+    "state_index": "region_index",
+}
+_BEFORE_3_4 = {
+    "task_instance": "task_instance",
+    "rendered": "rendered_task_instance_fields r ON r.dag_id = ti.dag_id AND r.run_id = ti.run_id"
+    " AND r.task_id = ti.task_id AND r.map_index = ti.map_index",
+    "xcom": "xcom ti",
+    "state_index": "map_index",
+}
 
 
 class Database:
@@ -29,6 +45,16 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    @functools.cached_property
+    def keeps_attempts(self) -> bool:
+        """Whether every attempt is a row of its own (Airflow 3.4 and later)."""
+        return bool(self.rows("SELECT 1 FROM sqlite_master WHERE name = 'xcom_v2'"))
+
+    @property
+    def _schema(self) -> Mapping[str, str]:
+        """The tables of this version of Airflow, as parts of queries."""
+        return _OF_ATTEMPT if self.keeps_attempts else _BEFORE_3_4
 
     def rows(self, sql: str, *parameters: Any) -> list[dict[str, Any]]:
         """Return the rows of any query as dictionaries."""
@@ -45,7 +71,7 @@ class Database:
 
     def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
         """Return the task instances of a run, ordered by task id and map index, with their rendered fields."""
-        found = self.rows(_TASK_INSTANCES, dag_id, run_id)
+        found = self.rows(_TASK_INSTANCES.format(**self._schema), dag_id, run_id)
         for row in found:
             row["id"] = str(uuid.UUID(row["id"]))
             row["rendered_fields"] = _parsed(row["rendered_fields"])
@@ -56,8 +82,8 @@ class Database:
     def task_instance_names(self) -> Mapping[str, dict[str, Any]]:
         """Return the unfinished task instances by id."""
         found = self.rows(
-            "SELECT id, dag_id, run_id, task_id, map_index, try_number FROM task_instance"
-            " WHERE state NOT IN ('success', 'skipped') OR state IS NULL"
+            "SELECT id, dag_id, run_id, task_id, map_index, try_number"
+            f" FROM {self._schema['task_instance']} WHERE state NOT IN ('success', 'skipped') OR state IS NULL"
         )
         return {str(uuid.UUID(row.pop("id"))): row for row in found}
 
@@ -65,7 +91,7 @@ class Database:
         """Return the content of a task instance's state store (Airflow 3.3 and later)."""
         found = self.rows(
             "SELECT s.key, s.value FROM task_state_store s WHERE s.dag_id = ? AND s.run_id = ?"
-            " AND s.task_id = ? AND s.map_index = ?",
+            f" AND s.task_id = ? AND s.{self._schema['state_index']} = ?",
             dag_id,
             run_id,
             task_id,
@@ -76,8 +102,8 @@ class Database:
     def xcom(self, dag_id: str, run_id: str, task_id: str, key: str, map_index: int = -1) -> Any:
         """Return an XCom's value. (The REST API would parse strings that look like JSON.)"""
         found = self.rows(
-            "SELECT value FROM xcom WHERE dag_id = ? AND run_id = ? AND task_id = ? AND map_index = ?"
-            " AND key = ?",
+            f"SELECT value FROM {self._schema['xcom']} WHERE dag_id = ? AND run_id = ? AND task_id = ?"
+            " AND map_index = ? AND key = ?",
             dag_id,
             run_id,
             task_id,

@@ -151,12 +151,12 @@ class Task:
             self.dag_id, self.run_id, self.task_id, self.map_index, timeout=TIMEOUT_SECONDS
         )
 
-    def clear(self) -> None:
+    def clear(self, *, keep_task_state: bool = True) -> None:
         """Clear it, and nothing else."""
         if self.state in _ENDED:
             self.until_run_ended()
         which = self.task_id if self.map_index < 0 else (self.task_id, self.map_index)
-        self.airflow.airflow.clear(self.dag_id, self.run_id, [which])
+        self.airflow.airflow.clear(self.dag_id, self.run_id, [which], keep_task_state=keep_task_state)
 
     def mark(self, state: str) -> None:
         """Mark it ``failed``, ``success`` or ``skipped``."""
