@@ -145,10 +145,7 @@ def end_some_kill_finish(bench: Bench, triggerer: Triggerer, count: int) -> bool
 
 def end_by_hand(bench: Bench, count: int, cancelled: int = CANCELLED) -> None:
     """Let a person mark some tasks as failed, and wait until Airflow has forgotten their triggers."""
-    bench.query(
-        "update task_instance set state = 'failed', trigger_id = null where map_index < ?",
-        min(cancelled, count),
-    )
+    bench.mark_failed(min(cancelled, count))
     wait_until(lambda: bench.number("select count(*) from trigger") <= bench.deferred(), 60, "clean-up")
     # A cancelled trigger reads the state of its render first.
     time.sleep(5)

@@ -468,18 +468,31 @@ def big(finished: Stage) -> Stage:
         run_key = 100_000
         changed = {"id": run_key, "run_id": BIG, "logical_date": None, "state": "success"}
         _insert(connection, "dag_run", {**dict(source), **changed})
-        where = "WHERE run_id = ? AND task_id = 'video'"
-        (task,) = connection.execute(f"SELECT * FROM task_instance {where}", (run,))
-        (value,) = connection.execute(f"SELECT * FROM xcom {where} AND key = 'return_value'", (run,))
+        (task,) = connection.execute(
+            "SELECT * FROM task_instance WHERE run_id = ? AND task_id = 'video'", (run,)
+        )
+        # Since Airflow 3.4, an XCom belongs to an attempt.
+        by_attempt = finished.airflow.database.keeps_attempts
+        table, of_task = ("xcom_v2", "task_instance_id") if by_attempt else ("xcom", "task_id")
+        (value,) = connection.execute(
+            f"SELECT * FROM {table} WHERE {of_task} = ? AND key = 'return_value'"
+            + ("" if by_attempt else f" AND run_id = '{run}'"),
+            (task["id"] if by_attempt else "video",),
+        )
         result = json.loads(value["value"])
         for index in range(MANY):
-            here = {"run_id": BIG, "map_index": index}
-            _insert(connection, "task_instance", {**dict(task), **here, "id": uuid.uuid4().hex})
+            here = {"run_id": BIG, "region_index" if by_attempt else "map_index": index}
+            task_id = uuid.uuid4().hex
+            _insert(connection, "task_instance", {**dict(task), **here, "id": task_id})
             copy = {**result, "generation_id": f"copy-{index}"}
             if index == 1:
                 copy |= {"model": HOSTILE, "urls": ["javascript:window.hacked='url'"], "resolution": HOSTILE}
-            changed = {**here, "dag_run_id": run_key, "value": json.dumps(copy)}
-            _insert(connection, "xcom", {**dict(value), **changed})
+            changed = (
+                {"id": uuid.uuid4().hex, "task_instance_id": task_id}
+                if by_attempt
+                else {**here, "dag_run_id": run_key}
+            )
+            _insert(connection, table, {**dict(value), **changed, "value": json.dumps(copy)})
         connection.commit()
     return finished
 

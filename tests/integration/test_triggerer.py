@@ -42,7 +42,7 @@ def test_a_killed_triggerers_work_is_taken_over_without_submitting_or_cancelling
     wait_until(lambda: bench.ask("counts")["renders"] == COUNT, TIMEOUT_SECONDS, "the first round")
     assert bench.lookups() == 3
 
-    bench.query("update task_instance set state = 'failed', trigger_id = null where map_index < ?", ENDED)
+    bench.mark_failed(ENDED)
     # Airflow drops the triggers of those that were ended, and asks them to clean up; nothing is cancelled.
     wait_until(
         lambda: bench.number("select count(*) from trigger") == COUNT - ENDED,
