@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from typing import Any
 import av
 import pytest
 from harness import TestAirflow
+from versions import REGIONS, needs
 
 EXAMPLES = Path(__file__).parents[2] / "example_dags"
 POOL = "seedance_renders"
@@ -22,7 +24,10 @@ RUNS: dict[str, dict[str, Any]] = {
     "example_seedance_preview_approval": {"conf": {"prompt": "A watch that waits for approval"}},
     "example_seedance_backfill": {"logical_date": datetime(2026, 1, 5, tzinfo=UTC)},
     "example_seedance_batch": {"logical_date": datetime(2026, 1, 6, tzinfo=UTC)},
+    "example_seedance_refine": {},
 }
+#: Dags that exist from this feature on only.
+NEEDS = {"example_seedance_refine": REGIONS}
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +70,8 @@ def runs(examples: TestAirflow) -> dict[str, str]:
     examples.wait_parsed("example_seedance_batch_report", 60)
     examples.unpause("example_seedance_batch_report")
     for dag_id, arguments in RUNS.items():
+        if dag_id in NEEDS and not NEEDS[dag_id].there:
+            continue
         examples.wait_parsed(dag_id, 60)
         examples.unpause(dag_id)
         begun[dag_id] = examples.trigger(dag_id, **arguments)
@@ -203,3 +210,21 @@ def _pending(airflow: TestAirflow, dag_id: str, run_id: str) -> bool:
     log = (airflow.home / "logs" / "scheduler.log").read_text()
     seen = f"TaskInstance Finished: dag_id={dag_id}, task_id=approve, run_id={run_id}" in log
     return seen and row.get("state") in ("deferred", "awaiting_input")
+
+
+@needs(REGIONS)
+def test_a_loop_pays_once_for_each_pass(examples: TestAirflow, runs: dict[str, str], emulator: Any) -> None:
+    dag_id = "example_seedance_refine"
+    run_id = succeeded(examples, runs, dag_id)
+    prompts = ["A paper boat in the rain"]
+    prompts += [f"{prompts[0]}, at dusk", f"{prompts[0]}, at dusk, the camera follows it"]
+    paid = [item for item in emulator.ledger.submissions if item.prompt.startswith(prompts[0])]
+    assert [item.prompt for item in paid] == prompts
+    assert examples.xcom(dag_id, run_id, "report").startswith("3 renders, accepted: http")
+    records = examples.database.rows(
+        "SELECT region_index, value FROM task_state_store WHERE run_id = ? AND task_id = 'refine.render'"
+        " ORDER BY region_index",
+        run_id,
+    )
+    found = [json.loads(row["value"])["records"]["generation"]["generation_id"] for row in records]
+    assert found == [item.generation_id for item in paid]

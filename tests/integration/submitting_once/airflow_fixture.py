@@ -103,6 +103,7 @@ class Task:
     :param prompt: What follows the word that marks this render's requests.
     :param pause_at: Where the first try stands still until it is killed: ``start``, ``id`` or ``resume``.
     :param items: Prompts, for the mapped Dag.
+    :param items_later: Prompts from the second try of the task that lists them on; reversed if not given.
     """
 
     airflow: AirflowFixture
@@ -115,6 +116,7 @@ class Task:
     prompt: str = "A paper boat in the rain"
     pause_at: str | None = None
     items: tuple[str, ...] = ()
+    items_later: tuple[str, ...] = ()
     task_id: str = "render"
     map_index: int = -1
     run_id: str = ""
@@ -137,6 +139,7 @@ class Task:
                 "pause_at": self.pause_at,
                 "paused": str(self._paused),
                 "items": [f"{self.word} {item}" for item in self.items],
+                "items_later": [f"{self.word} {item}" for item in self.items_later],
             },
         )
         return self

@@ -111,6 +111,6 @@ for retries in (0, 1):
         def items(ti: Any = None, dag_run: Any = None) -> list[str]:
             """A query without an ORDER BY."""
             found: list[str] = dag_run.conf["items"]
-            return found if ti.try_number == 1 else found[::-1]
+            return found if ti.try_number == 1 else dag_run.conf["items_later"] or found[::-1]
 
         Video.partial(task_id="render", retries=retries, seedance_conn_id="ark").expand(prompt=items())

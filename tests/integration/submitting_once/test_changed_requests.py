@@ -217,6 +217,28 @@ def test_no_item_gets_the_video_of_another_one_after_a_clear(airflow: AirflowFix
     assert boat.posts == 4
 
 
+def test_mapped_tasks_that_are_expanded_again_pay_for_new_items_only(airflow: AirflowFixture) -> None:
+    boat = airflow.video(
+        "ark", dag_id="mapped_0", items=("an owl", "a whale"), items_later=("an owl", "a whale", "a fox")
+    ).start()
+    items = [boat.item(index) for index in range(3)]
+    paid = [items[index].until_deferred() for index in (0, 1)]
+    for each in paid:
+        boat.emulator.finish(each)
+    for index in (0, 1):
+        items[index].until("success")
+    boat.until_run_ended()
+    airflow.airflow.clear(boat.dag_id, boat.run_id, ["items"], include_downstream=True)
+    airflow.until(lambda: len(boat.taken) == 3, "a submission of the new item", boat)
+    boat.finish()
+    for item in items:
+        item.until("success")
+    boat.until_run_ended()
+    assert boat.posts == 3
+    assert [item.result["generation_id"] for item in items] == boat.generations
+    assert boat.generations[:2] == paid
+
+
 def _ends_as_another_one(boat: Task, paid: str) -> None:
     boat.airflow.until(lambda: len(boat.taken) == 2, "a second submission", boat)
     boat.finish()
