@@ -101,7 +101,7 @@ def field(tmp_path_factory: pytest.TempPathFactory, database_template: Path) -> 
         ) as airflow,
     ):
         airflow.cli("pools", "set", "seedance_renders", str(SLOTS), "for the test", "--include-deferred")
-        airflow.wait_parsed(DAG_ID, 120)
+        airflow.wait_parsed(DAG_ID)
         airflow.unpause(DAG_ID)
         field = Field(airflow=airflow, emulator=emulator, stored=stored)
         # The run of today would take part in the pool.

@@ -185,7 +185,7 @@ def runs(airflow: TestAirflow, services: SeedanceEmulator) -> dict[str, str]:
     services.fault("drop_reply", on="submit", prompt="lost")
     run_ids = {dag_id: airflow.trigger(dag_id) for dag_id in ("called", "lost", "silent")}
     for dag_id, run_id in run_ids.items():
-        assert airflow.wait_run(dag_id, run_id, 120) == "success"
+        assert airflow.wait_run(dag_id, run_id) == "success"
     return run_ids
 
 

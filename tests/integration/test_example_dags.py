@@ -67,12 +67,12 @@ def runs(examples: TestAirflow) -> dict[str, str]:
     """A run of every example, all begun at once: Dag id to run id."""
     examples.cli("pools", "set", POOL, "2", "for the test", "--include-deferred")
     begun = {}
-    examples.wait_parsed("example_seedance_batch_report", 60)
+    examples.wait_parsed("example_seedance_batch_report")
     examples.unpause("example_seedance_batch_report")
     for dag_id, arguments in RUNS.items():
         if dag_id in NEEDS and not NEEDS[dag_id].there:
             continue
-        examples.wait_parsed(dag_id, 60)
+        examples.wait_parsed(dag_id)
         examples.unpause(dag_id)
         begun[dag_id] = examples.trigger(dag_id, **arguments)
     return begun
@@ -81,7 +81,7 @@ def runs(examples: TestAirflow) -> dict[str, str]:
 def succeeded(airflow: TestAirflow, runs: dict[str, str], dag_id: str) -> str:
     """Wait for the success of an example; returns its run id."""
     run_id = runs[dag_id]
-    state = airflow.wait_run(dag_id, run_id, 180)
+    state = airflow.wait_run(dag_id, run_id)
     failed = [row["task_id"] for row in airflow.task_instances(dag_id, run_id) if row["state"] == "failed"]
     logs = "\n".join(airflow.task_log(dag_id, run_id, task_id) for task_id in failed)
     assert state == "success", f"{failed} failed\n{logs}"
@@ -170,7 +170,7 @@ def test_a_batch_in_one_task(examples: TestAirflow, runs: dict[str, str], stored
         ]
         return bool(paths)
 
-    examples.wait_until(look, 120, "the run that the asset starts")
+    examples.wait_until(look, 240, "the run that the asset starts")
     assert [Path(path).name for path in paths] == ["lamp.mp4", "satchel.mp4", "shoes.mp4"]
 
 
@@ -190,7 +190,7 @@ def test_full_render_waits_for_approval(examples: TestAirflow, runs: dict[str, s
         f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/approve/-1/hitlDetails",
         {"chosen_options": ["Approve"], "params_input": {}},
     )
-    assert examples.wait_run(dag_id, run_id, 120) == "success"
+    assert examples.wait_run(dag_id, run_id) == "success"
     assert examples.xcom(dag_id, run_id, "full_render")["model"] == "seedance-2.0"
     assert len(_submissions(emulator)) == 3
 

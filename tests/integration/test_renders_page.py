@@ -145,7 +145,7 @@ def stage(
     ) as airflow:
         runs = {}
         for dag_id in (DAG, SECRET):
-            airflow.wait_parsed(dag_id, 60)
+            airflow.wait_parsed(dag_id)
             runs[dag_id] = airflow.trigger(dag_id)
         yield Stage(airflow=airflow, runs=runs, stored=stored)
 
@@ -154,7 +154,7 @@ def stage(
 def finished(stage: Stage) -> Stage:
     """The same, when both runs have ended."""
     for dag_id, run_id in stage.runs.items():
-        assert stage.airflow.wait_run(dag_id, run_id, 120) == "success"
+        assert stage.airflow.wait_run(dag_id, run_id) == "success"
     return stage
 
 

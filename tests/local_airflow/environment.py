@@ -54,6 +54,8 @@ def default_config(
         ("scheduler", "trigger_timeout_check_interval"): "2",
         ("scheduler", "catchup_by_default"): "False",
         ("scheduler", "enable_health_check"): "False",
+        # A dozen tasks that start at once on two cores keep the API server busy for longer than the default of 5 s.
+        ("workers", "execution_api_timeout"): "60",
         ("workers", "min_heartbeat_interval"): "2",
         # A restart of the API server takes longer than three heartbeats; tasks must survive it.
         ("workers", "max_failed_heartbeats"): "20",

@@ -114,7 +114,7 @@ class LocalAirflow(Client):
 
     # -- life cycle ----------------------------------------------------------------------------------
 
-    def start(self, timeout: float = 120.0) -> None:
+    def start(self, timeout: float = 240.0) -> None:
         """Create the database, start the processes, and wait until all of them are healthy."""
         try:
             (self.home / "logs").mkdir(parents=True, exist_ok=True)
@@ -207,7 +207,7 @@ class LocalAirflow(Client):
             if sig == signal.SIGKILL and which.process is not None:
                 which.process.wait()
 
-    def restart(self, component: str, timeout: float = 60.0) -> None:
+    def restart(self, component: str, timeout: float = 180.0) -> None:
         """Restart a component and wait until it is healthy."""
         with self._lock:
             which = self._components[component]
@@ -227,7 +227,7 @@ class LocalAirflow(Client):
             self._launch(which)
         self._wait_healthy(component, timeout)
 
-    def cli(self, *arguments: str, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
+    def cli(self, *arguments: str, timeout: float = 240.0) -> subprocess.CompletedProcess[str]:
         """Run ``airflow …`` in this Airflow and return the completed process, also of a failure."""
         return subprocess.run(
             [self.python, "-m", "airflow", *arguments],
@@ -253,7 +253,7 @@ class LocalAirflow(Client):
         ]
 
     def task_process(
-        self, dag_id: str, run_id: str, task_id: str, map_index: int = -1, timeout: float = 30.0
+        self, dag_id: str, run_id: str, task_id: str, map_index: int = -1, timeout: float = 90.0
     ) -> TaskProcess:
         """Wait until a task instance is being executed and return its processes."""
         wanted = (dag_id, run_id, task_id, map_index)
@@ -279,7 +279,7 @@ class LocalAirflow(Client):
         sig: int = signal.SIGKILL,
         *,
         supervisor: bool = False,
-        timeout: float = 30.0,
+        timeout: float = 90.0,
     ) -> TaskProcess:
         """Wait for the process that executes a task instance, and kill it.
 

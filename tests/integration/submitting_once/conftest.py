@@ -27,7 +27,7 @@ from .airflow_fixture import API_KEY, SERVICES, AirflowFixture
 HERE = Path(__file__).parent
 
 #: Situations at a time: enough to keep two cores busy.
-AT_ONCE = 12
+AT_ONCE = 8
 
 #: Task processes at a time: no situation may have to wait for another one to end.
 WORKERS = 32
@@ -85,7 +85,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, database_template: Path) -
             },
         ) as airflow:
             for dag_id in ("video_0", "limited", "chain", "mapped_1"):
-                airflow.wait_parsed(dag_id, 120)
+                airflow.wait_parsed(dag_id)
             running = AirflowFixture(airflow=airflow, rendering=rendering, queueing=queueing, folder=home)
             try:
                 yield running
