@@ -410,11 +410,24 @@ def test_it_cancels_only_what_a_person_ended(
 
 
 def test_it_cancels_nothing_if_it_may_not(
-    services: SeedanceEmulator, queued: str, state: Callable[[Any], None]
+    services: SeedanceEmulator, queued: str, state: Callable[[Any], None], log: Log
 ) -> None:
     state({"run": {"task": "failed"}})
     on_loop(make(queued, cancel_on_kill=False).on_kill())
     assert services.generation(queued).status == "queued"
+    assert log.lines == [f"cancel_on_kill=False: generation {queued} goes on and is billed."]
+
+
+@pytest.mark.parametrize("discards", [False, True])
+def test_the_log_names_the_generation_that_a_cleared_task_leaves(
+    queued: str, state: Callable[[Any], None], log: Log, discards: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From Airflow 3.4 on, the next try may not know of it."""
+    monkeypatch.setattr(cancellation, "AIRFLOW_V_3_4_PLUS", discards)
+    state({"run": {"task": "scheduled"}})
+    on_loop(make(queued).on_kill())
+    assert f"generation {queued} goes on and is billed." in log.lines[-1]
+    assert ("the next try does not know of it" in log.lines[-1]) is discards
 
 
 def test_a_finished_render_is_not_deleted(
