@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,12 +113,20 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     set_policy(monkeypatch, min_backoff=0.01)
 
 
+@pytest.fixture(scope="session")
+def shared_quotas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Paths of directories that do not exist yet."""
+    base = tmp_path_factory.mktemp("seedance-quotas")
+    return (base / str(number) for number in count())
+
+
 @pytest.fixture(autouse=True)
-def separate_shared_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give each test a shared quota file of its own."""
+def separate_shared_quota(shared_quotas: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each test a shared quota file of its own, without a ``tmp_path``: most tests write none."""
     from airflow_provider_seedance.polling import shared_quota
 
-    monkeypatch.setattr(shared_quota, "directory", lambda: tmp_path / "seedance-quotas")
+    directory = next(shared_quotas)
+    monkeypatch.setattr(shared_quota, "directory", lambda: directory)
 
 
 @pytest.fixture(params=["sync", "async"])

@@ -226,30 +226,62 @@ def test_run_time_modules_are_recognized() -> None:
     assert "httpx" in packages
 
 
-def test_a_dag_file_loads_few_modules() -> None:
-    """A process that imports all faces loads exactly what the source says."""
+# ---------------------------------------------------------------------- what a process loads
+
+#: The imports of one process, step by step; starting a process for each step would take seconds more.
+STEPS = {
+    "provider info": (f"{PACKAGE}.get_provider_info",),
+    "airflow": ("airflow.providers.common.compat.sdk",),
+    "plugin": (f"{PACKAGE}.plugin",),
+    "dag file": tuple(f"{PACKAGE}.{face}" for face in FACES),
+    "lineage": (f"{PACKAGE}.observability.lineage",),
+}
+
+
+@cache
+def loaded_after_each_step() -> dict[str, set[str]]:
+    """Return the modules that a process has loaded after each step."""
     code = f"""
 import importlib, json, sys
-for face in {FACES!r}:
-    importlib.import_module("{PACKAGE}." + face)
-print(json.dumps([name for name in sys.modules if name.startswith("{PACKAGE}.")]))
+loaded = {{}}
+for step, names in {STEPS!r}.items():
+    modules = [importlib.import_module(name) for name in names]
+    if step == "provider info":
+        modules[0].get_provider_info()
+    if step == "airflow":
+        modules[0].AirflowPlugin
+    loaded[step] = list(sys.modules)
+print(json.dumps(loaded))
 """
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, capture_output=True)
-    loaded = ours(set(json.loads(done.stdout.splitlines()[-1])))
-    # Airflow itself reads the provider info, which lists the services.
-    by_airflow = {"get_provider_info", "apis", "apis.registry"}
-    assert loaded - by_airflow == set().union(*(loaded_on_import(face)[0] for face in FACES)) - by_airflow
-    assert len(loaded) <= MAX_MODULES_OF_A_DAG_FILE
+    return {step: set(names) for step, names in json.loads(done.stdout.splitlines()[-1]).items()}
 
 
 def test_the_provider_info_loads_only_the_list_of_services() -> None:
     """Airflow reads the provider info in every process that it starts."""
-    code = f"""
-import sys
-from {PACKAGE}.get_provider_info import get_provider_info
-get_provider_info()
-ours = {{name for name in sys.modules if name.startswith("{PACKAGE}")}}
-assert ours == {{"{PACKAGE}", "{PACKAGE}.get_provider_info", "{PACKAGE}.apis", "{PACKAGE}.apis.registry"}}
-assert "airflow" not in sys.modules
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
+    loaded = loaded_after_each_step()["provider info"]
+    assert ours(loaded) == {"get_provider_info", "apis", "apis.registry"}
+    assert "airflow" not in loaded
+
+
+def test_loading_the_plugin_imports_nothing_else() -> None:
+    """Every process of Airflow loads the plugin."""
+    loaded = loaded_after_each_step()
+    added = loaded["plugin"] - loaded["airflow"]
+    assert ours(added) <= {"plugin"}
+    assert not {name.partition(".")[0] for name in added} & {"fastapi", "starlette", "httpx", "fsspec"}
+    assert "airflow.api_fastapi.core_api.security" not in loaded["plugin"]
+
+
+def test_a_dag_file_loads_few_modules() -> None:
+    """A process that imports all faces loads exactly what the source says."""
+    # Airflow itself reads the provider info, which lists the services.
+    by_airflow = {"get_provider_info", "apis", "apis.registry"}
+    loaded = ours(loaded_after_each_step()["dag file"]) - {"plugin"}
+    assert loaded - by_airflow == set().union(*(loaded_on_import(face)[0] for face in FACES)) - by_airflow
+    assert len(loaded) <= MAX_MODULES_OF_A_DAG_FILE
+
+
+def test_the_operators_import_nothing_of_openlineage() -> None:
+    loaded = loaded_after_each_step()["lineage"]
+    assert not [name for name in loaded if "openlineage.client" in name or "lineage_facets" in name]
