@@ -14,6 +14,7 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -94,6 +95,8 @@ class EmulatorServer(ThreadingHTTPServer):
         """Close all connections and end all threads."""
         self.parts.backend.stopping.set()
         if self._main is not None:
+            with suppress(OSError):  # macOS refuses it, and the poll interval ends the wait
+                self.socket.shutdown(socket.SHUT_RDWR)
             self.shutdown()
             self._main.join(_JOIN_TIMEOUT_SECONDS)
         self.server_close()
