@@ -43,8 +43,9 @@ demo: $(VENV)-demo/installed  ## Render a video through a real Airflow; ARGS=--k
 
 test: unit integration  ## Run every test
 
+# A worker gets tests that follow each other, so that fixtures of a module are set up once.
 unit: $(VENV)/installed  ## Run the tests without Airflow processes
-	$(BIN)/python -m pytest -q -n auto -m 'not integration' $(ARGS)
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m 'not integration' $(ARGS)
 
 # Each file has an Airflow of its own and mostly waits, so several run in parallel.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, max(2, (os.cpu_count() or 2) - 1)))')
@@ -108,10 +109,10 @@ audit: $(VENV)/audit  ## Check the installed packages for known vulnerabilities
 	$(BIN)/python tools/audit.py
 
 coverage: $(VENV)/installed  ## Measure the branch coverage of the unit tests; fails below 95 %
-	$(BIN)/python -m pytest -q -n auto -m 'not integration' --cov --cov-report=term-missing $(ARGS)
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m 'not integration' --cov --cov-report=term-missing $(ARGS)
 
 coverage-emulator: $(VENV)/installed  ## Measure the branch coverage of the emulator
-	$(BIN)/python -m pytest -q -n auto tests/emulator tests/test_testing.py --cov-config=/dev/null \
+	$(BIN)/python -m pytest -q -n auto --dist worksteal tests/emulator tests/test_testing.py --cov-config=/dev/null \
 		--cov=airflow_provider_seedance.emulator --cov-branch --cov-report=term-missing $(ARGS)
 
 $(VENV)/mutation: $(VENV)/installed

@@ -40,7 +40,7 @@ if [ "$form" = short ]; then
     # of this version for its time: the package in an environment of its own, and hundreds of triggers.
     run -n "$jobs" --ignore tests/integration/test_packaging.py --ignore tests/integration/test_triggerer.py "$@" || failed=$?
 else
-    run -n "$jobs" -m 'not integration' "$@" || failed=$?
+    run -n "$jobs" --dist worksteal -m 'not integration' "$@" || failed=$?
     run -n 2 -m integration --durations=10 "$@" || failed=$?
 fi
 say "$([ "$failed" = 0 ] && echo passed || echo FAILED) after $((SECONDS - began)) s$told"
