@@ -223,7 +223,7 @@ def test_a_connection_is_looked_up_again_after_a_while_once_for_all(service: Ser
     look_up = Connections(connection())
 
     async def main() -> list[Any]:
-        return await wait_for_all(*(wait(look_up, name, patience=3 * HOUR) for name in "ab"))
+        return await wait_for_all(*(wait(look_up, name, interval=60.0, patience=3 * HOUR) for name in "ab"))
 
     assert {step.kind for step in run(main)} == {"ended"}
     moments = [at for at, _ in look_up.looked_up]
