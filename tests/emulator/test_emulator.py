@@ -22,16 +22,16 @@ V1 = {"prompt": KITE, "resolution": "480p", "duration": "4"}
 @pytest.mark.parametrize(
     ("api", "path", "body", "expected"),
     [
-        ("seedance2api", "/seedance/generate", {"prompt": KITE, "model": "seedance-2.0", "duration": 6, "fps": 60},
-         (1280, 720, 60, 6, False)),
+        ("seedance2api", "/seedance/generate", {"prompt": KITE, "model": "seedance-2.0", "duration": 5, "fps": 30},
+         (1280, 720, 30, 5, False)),
         ("seedanceapi-v1", "/generate", {**V1, "aspect_ratio": "9:21", "generate_audio": True},
          (480, 1120, 24, 4, True)),
         ("seedanceapi-v2", "/generate", {"model": "seedance-2.0", "prompt": KITE, "duration": 5,
                                          "aspect_ratio": "3:4"}, (720, 960, 24, 5, False)),
         ("runbase", "/runs", {"model": "bytedance/seedance-1.5-pro",
-                              "input": {"prompt": KITE, "duration": "8", "generate_audio": True}},
-         (1280, 720, 24, 8, True)),
-        ("ark", ARK_TASKS, {**ARK, "ratio": "1:1", "duration": 4}, (720, 720, 24, 4, True)),
+                              "input": {"prompt": KITE, "resolution": "480p", "duration": "8",
+                                        "generate_audio": True}}, (854, 480, 24, 8, True)),
+        ("ark", ARK_TASKS, {**ARK, "resolution": "480p", "ratio": "1:1", "duration": 4}, (480, 480, 24, 4, True)),
     ],
     ids=["seedance2api", "v1", "v2", "runbase", "ark"],
 )  # fmt: skip

@@ -54,7 +54,7 @@ def test_frame_size(resolution: str, ratio: str, size: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     "spec",
     [
-        video(width=1280, height=720, seconds=5.0, audio=True),
+        video(width=1280, height=720, seconds=1.0, audio=True),
         video(width=180, height=320, fps=60),
         video(fps=30, seconds=29 / 24, audio=True),
         video(format="mov"),
