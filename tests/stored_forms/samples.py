@@ -83,7 +83,7 @@ def connected(emulator: SeedanceEmulator) -> Iterator[None]:
 
 def video(emulator: SeedanceEmulator) -> dict[str, Any]:
     emulator.hold()
-    task = Task("video", prompt="A lamp", duration=5, poll_interval=1)
+    task = Task("video", prompt="A lamp", duration=5, poll_interval=0.01)
     task.defer()
     emulator.release()
     return task.form(event=fire(task.deferred.trigger))
@@ -111,7 +111,7 @@ def batch(emulator: SeedanceEmulator, manifest: Path) -> dict[str, Any]:
     task = Task(
         "batch",
         requests=requests,
-        poll_interval=1,
+        poll_interval=0.01,
         on_item_failure="keep",
         manifest_path=str(manifest),
     )
@@ -125,7 +125,9 @@ def batch(emulator: SeedanceEmulator, manifest: Path) -> dict[str, Any]:
 def batch_without_store(emulator: SeedanceEmulator) -> dict[str, Any]:
     """Defer a batch whose deferral carries so many records that they are packed."""
     emulator.hold()
-    task = Task("batch", stored=False, requests=[f"prompt {number}" for number in range(20)], poll_interval=1)
+    task = Task(
+        "batch", stored=False, requests=[f"prompt {number}" for number in range(20)], poll_interval=0.01
+    )
     task.defer()
     emulator.release()
     return task.form(event=fire(task.deferred.trigger))
@@ -135,7 +137,7 @@ def sensor(emulator: SeedanceEmulator) -> dict[str, Any]:
     emulator.hold()
     Task("video", prompt="A fox").defer()
     generation_id = emulator.ledger.submissions[-1].generation_id
-    task = Task("sensor", generation_id=generation_id, poll_interval=1, timeout=3600)
+    task = Task("sensor", generation_id=generation_id, poll_interval=0.01, timeout=3600)
     task.defer()
     emulator.release()
     return task.form(event=fire(task.deferred.trigger))

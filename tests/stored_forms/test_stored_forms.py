@@ -72,13 +72,15 @@ def test_the_trigger_is_made_again(form: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("form", DEFERRALS)
 def test_the_trigger_still_waits(form: dict[str, Any], services: SeedanceEmulator) -> None:
-    """Only the ids differ from what is stored, and the moments that have passed."""
+    """Only the ids, the interval and the moments that have passed differ from what is stored."""
     services.hold()
     with samples.connected(services):
         render = samples.Task("video", prompt="A gull")
         render.defer()
         services.release()
         kwargs: Any = deserialize(form["trigger"]["kwargs"])
+        if "poll_interval" in kwargs:
+            kwargs["poll_interval"] = 0.01
         _, running = render.deferred.trigger.serialize()
         if "generations" in kwargs:
             columns = {name: values[:1] for name, values in kwargs["generations"].items()}
