@@ -105,40 +105,20 @@ class TestEveryService:
         assert isinstance(outcome, Uncertain)
         assert outcome.error.http_status == status
 
-    @pytest.mark.parametrize("status", [code for code in range(400, 500) if code not in (408, 409, 425, 429)])
-    def test_every_other_4xx_is_a_refusal_with_any_body(self, name: str, status: int) -> None:
-        for body in (None, own_error(name), b"<html>", {"id": "x", "task_id": "x"}):
-            outcome = submit(name, reply(status, body))
-            assert isinstance(outcome, Refused)
+    @pytest.mark.parametrize("body", [None, "own", b"<html>", {"id": "x", "task_id": "x"}])
+    def test_every_other_4xx_is_a_refusal_with_any_body(self, name: str, body: Any) -> None:
+        for status in set(range(400, 500)) - {408, 409, 425, 429}:
+            outcome = submit(name, reply(status, own_error(name) if body == "own" else body))
+            assert isinstance(outcome, Refused), status
             assert outcome.error.http_status == status
-            assert not outcome.error.retry_helps
+            assert not outcome.error.retry_helps, status
 
-    @pytest.mark.parametrize(
-        "status",
-        [
-            100,
-            300,
-            301,
-            302,
-            303,
-            304,
-            307,
-            308,
-            500,
-            501,
-            502,
-            504,
-            505,
-            507,
-            *range(520, 528),
-            530,
-            599,
-            600,
-        ],
-    )
-    def test_every_other_status_is_uncertain_with_any_body(self, name: str, status: int) -> None:
-        for body in (None, own_error(name), b"<html>", {"id": "x", "task_id": "x"}):
-            assert isinstance(submit(name, reply(status, body)), Uncertain)
+    @pytest.mark.parametrize("body", [None, "own", b"<html>", {"id": "x", "task_id": "x"}])
+    def test_every_other_status_is_uncertain_with_any_body(self, name: str, body: Any) -> None:
+        redirects = (300, 301, 302, 303, 304, 307, 308)
+        for status in (100, *redirects, 500, 501, 502, 504, 505, 507, *range(520, 528), 530, 599, 600):
+            outcome = submit(name, reply(status, own_error(name) if body == "own" else body))
+            assert isinstance(outcome, Uncertain), status
 
     @pytest.mark.parametrize(
         "body",
@@ -154,16 +134,16 @@ class TestEveryService:
             b'{"ok": true}',
         ],
     )
-    @pytest.mark.parametrize("status", [200, 201, 202, 204])
     def test_an_unreadable_or_idless_2xx_is_uncertain_and_shows_the_body(
-        self, name: str, status: int, body: bytes
+        self, name: str, body: bytes
     ) -> None:
-        outcome = submit(name, reply(status, body))
-        assert isinstance(outcome, Uncertain)
-        assert type(outcome.error) is errors.SeedanceServerError
-        assert outcome.error.http_status == status
-        if body.isascii():
-            assert body.decode() in outcome.error.message
+        for status in (200, 201, 202, 204):
+            outcome = submit(name, reply(status, body))
+            assert isinstance(outcome, Uncertain), status
+            assert type(outcome.error) is errors.SeedanceServerError
+            assert outcome.error.http_status == status
+            if body.isascii():
+                assert body.decode() in outcome.error.message
 
     @pytest.mark.parametrize("value", ["", "  ", None, True, [], {}])
     def test_an_empty_id_is_none(self, name: str, value: Any) -> None:

@@ -140,9 +140,9 @@ def packed(body: bytes, encoding: str) -> Script:
     return script
 
 
-def bomb(megabytes: int = 200) -> bytes:
-    """Return a few kilobytes that unpack to many megabytes."""
-    packer = zlib.compressobj(9, wbits=31)
+def bomb(megabytes: int = 100) -> bytes:
+    """Return some kilobytes that unpack to many megabytes."""
+    packer = zlib.compressobj(1, wbits=31)
     return b"".join([*(packer.compress(b"\0" * 2**20) for _ in range(megabytes)), packer.flush()])
 
 
