@@ -90,7 +90,7 @@ def test_rubbish_is_accepted_and_dropped(server: CallbackServer, body: bytes) ->
     assert server.calls == []
 
 
-@examples(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+@examples(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=st.binary(max_size=200), name=st.from_regex(r"\A[A-Za-z-]{1,20}\Z"), value=st.binary(max_size=50))
 def test_any_bytes_are_answered(server: CallbackServer, body: bytes, name: str, value: bytes) -> None:
     async def do(http: httpx.AsyncClient) -> httpx.Response:
@@ -102,7 +102,7 @@ def test_any_bytes_are_answered(server: CallbackServer, body: bytes, name: str, 
     assert server.run(do).status_code == 202
 
 
-@examples(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@examples(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     token=st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda t: t not in (".", ".."))
 )

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from helpers import ALL_APIS, NOW, drive, fixture, image, prepare, reply, video
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_seedance.apis.messages import (
@@ -124,7 +124,6 @@ PREPARED = {
 }
 
 
-@settings(deadline=None, max_examples=200)
 @given(key=st.sampled_from(sorted(PREPARED)), status=STATUSES, headers=HEADERS, body=BODIES)
 def test_every_answer_to_a_submission_is_one_of_four(
     key: tuple[str, str], status: int, headers: dict[str, str], body: bytes
@@ -146,7 +145,6 @@ def test_every_answer_to_a_submission_is_one_of_four(
         assert 200 <= status < 300 or 400 <= status < 500
 
 
-@settings(deadline=None, max_examples=200)
 @given(name=NAMES, media=st.sampled_from(["video", "image"]), body=OBJECTS)
 def test_any_object_reads_as_a_generation(name: str, media: Any, body: dict[str, Any]) -> None:
     generation = get_api(name).read_generation(body, "g1", media=media, now=NOW)
@@ -157,7 +155,6 @@ def test_any_object_reads_as_a_generation(name: str, media: Any, body: dict[str,
     json.dumps(generation.result())
 
 
-@settings(deadline=None, max_examples=200)
 @given(name=NAMES, body=OBJECTS)
 def test_any_object_is_an_error_body_or_none(name: str, body: dict[str, Any]) -> None:
     api = get_api(name)
@@ -166,7 +163,6 @@ def test_any_object_is_an_error_body_or_none(name: str, body: dict[str, Any]) ->
     assert not api.is_service_error(body) or error is not None
 
 
-@settings(deadline=None, max_examples=200)
 @given(name=NAMES, answers=st.lists(st.tuples(STATUSES, BODIES), min_size=5, max_size=5))
 def test_a_status_read_ends_in_a_generation_or_in_one_of_our_errors(
     name: str, answers: list[tuple[int, bytes]]
@@ -185,7 +181,6 @@ def test_a_status_read_ends_in_a_generation_or_in_one_of_our_errors(
     assert result is None or isinstance(result, Generation)
 
 
-@settings(deadline=None, max_examples=200)
 @given(headers=HEADERS)
 def test_any_headers_read_as_a_quota(headers: dict[str, str]) -> None:
     limit = read_rate_limit(headers, NOW)
@@ -200,7 +195,6 @@ TIMES = st.none() | st.datetimes(
 NUMBERS = st.none() | st.integers(0, 10**9) | st.floats(0, 1e9, allow_nan=False)
 
 
-@settings(deadline=None, max_examples=150)
 @given(
     generation=st.builds(
         Generation,
@@ -232,7 +226,6 @@ def test_a_result_survives_json_and_is_read_back_as_it_was(generation: Generatio
     assert again == generation
 
 
-@settings(deadline=None, max_examples=200)
 @given(value=JSON)
 def test_any_value_is_a_moment_in_utc_or_none(value: Any) -> None:
     moment = read_time(value)

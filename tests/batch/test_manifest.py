@@ -35,7 +35,7 @@ values = st.recursive(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     lines=st.lists(
         st.fixed_dictionaries({"key": st.text(st.characters(exclude_categories=["Cs"])), "x": values})

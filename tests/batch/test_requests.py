@@ -441,7 +441,7 @@ ITEMS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     items=st.lists(ITEMS | PROMPTS, max_size=6),
     keys=st.lists(
@@ -478,7 +478,7 @@ def read_or_refused(value: Any) -> list[BatchItem]:
         raise
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "replace")))
 @pytest.mark.parametrize("name", ["r.jsonl", "r.csv", "r"])
 def test_any_bytes_are_read_or_refused(tmp_path: Path, name: str, data: bytes) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from . import targets
 
@@ -34,7 +34,6 @@ def damaged(draw: st.DrawFn, number: int) -> bytes:
 def test_any_bytes_become_a_result_or_an_error(number: int) -> None:
     target: Callable[[bytes], None] = targets.TARGETS[number]
 
-    @settings(deadline=None, max_examples=60)
     @given(data=damaged(number) | FRAGMENTS | st.binary(max_size=200))
     def check(data: bytes) -> None:
         target(data)

@@ -6,7 +6,7 @@ import itertools
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_seedance.polling.poll_plan import PollPlan, plan
@@ -22,7 +22,6 @@ def poll_cost(times: list[float], masses: list[float], polls: list[int], patienc
     return total
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.floats(0.5, 10), st.floats(0.01, 1)), min_size=2, max_size=7),
     st.floats(0.01, 5),

@@ -8,8 +8,6 @@ from submission.submission_model import Machine
 
 TestSubmittingOnce = Machine.TestCase
 TestSubmittingOnce.settings = settings(
-    max_examples=100,
     stateful_step_count=20,
-    deadline=None,
     suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
 )
