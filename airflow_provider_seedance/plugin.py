@@ -57,7 +57,7 @@ class SeedancePlugin(AirflowPlugin):  # type: ignore[misc, unused-ignore]  # unt
 
     name = "seedance"
     fastapi_apps = [{"app": LazyApp(), "url_prefix": PREFIX, "name": "seedance"}]
-    external_views = [
+    external_views: Any = [
         {**_VIEW, "href": _RUN, "destination": "dag_run", "url_route": RUN_ROUTE},
         {**_VIEW, "href": _TASK, "destination": "task_instance", "url_route": "seedance-task"},
         {**_VIEW, "href": _PAGE, "destination": "nav", "category": "browse", "url_route": "seedance-renders"},
