@@ -62,6 +62,7 @@ def test_the_next_try_submits_anew_after_an_uncertain_submission(airflow: Airflo
 def test_a_deferred_task_names_the_generation_that_goes_on(airflow: AirflowFixture) -> None:
     boat = airflow.video("ark").start()
     paid = boat.until_deferred()
+    boat.until_says(") starting")  # the trigger
     boat.clear(keep_task_state=False)
     boat.airflow.until(lambda: len(boat.taken) == 2, "a submission after the clear", boat)
     boat.finish()
