@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from . import targets
 
@@ -34,6 +34,7 @@ def damaged(draw: st.DrawFn, number: int) -> bytes:
 def test_any_bytes_become_a_result_or_an_error(number: int) -> None:
     target: Callable[[bytes], None] = targets.TARGETS[number]
 
+    @settings(max_examples=20)
     @given(data=damaged(number) | FRAGMENTS | st.binary(max_size=200))
     def check(data: bytes) -> None:
         target(data)

@@ -15,7 +15,7 @@ from airflow_provider_seedance.transfers.seedance_to_object_storage import Seeda
 from transfers.conftest import connection_json
 from transfers.server import MediaServer
 
-SIZE = 64 * 1024 * 1024
+SIZE = 24 * 1024 * 1024
 PEAK = 8 * 1024 * 1024
 
 
