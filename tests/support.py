@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Coroutine
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
+from airflow.triggers.base import BaseTrigger, TriggerEvent
 from helpers import connection
 
+from airflow_provider_seedance.apis.validation import prepare_request
+from airflow_provider_seedance.client import flows
+from airflow_provider_seedance.client.api_client import Client
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
-from airflow_provider_seedance.generations import ImageRequest, VideoRequest
+from airflow_provider_seedance.generations import ImageRequest, VideoRequest, utc_now
 from airflow_provider_seedance.ledger.task_state import STATE_KEY
 from airflow_provider_seedance.settings import Settings, read_settings
 from airflow_provider_seedance.submission.store import GENERATION_KEY
@@ -156,11 +160,29 @@ def smallest(api: str, media: str = "video", prompt: str = PROMPT) -> VideoReque
 
 def on_loop(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine on an event loop of its own."""
-    import asyncio
-
     return asyncio.run(coroutine)
 
 
-def plain_connection(**fields: Any) -> SimpleNamespace:
-    """Make a connection as Airflow hands it out."""
-    return connection(**fields)
+def submitted(emulator: SeedanceEmulator, api: str) -> str:
+    """Submit the smallest request to a service, and return the id of its generation."""
+    settings = emulator_settings(emulator, api)
+    request = prepare_request(settings, smallest(api)).request
+    with Client(settings) as client:
+        call = settings.api.submit_call(request)
+        outcome = client.run(flows.submit_flow(settings.api, call, request, utc_now))
+    return flows.raise_outcome(outcome).generation_id
+
+
+def fire(trigger: BaseTrigger) -> TriggerEvent:
+    """Run a trigger, and return its only event."""
+
+    async def run() -> list[TriggerEvent]:
+        return [event async for event in trigger.run()]
+
+    (event,) = on_loop(run())
+    return event
+
+
+def payload_of(trigger: BaseTrigger) -> Any:
+    """Run a trigger, and return the payload of its event as Airflow stores it."""
+    return json.loads(json.dumps(fire(trigger).payload, allow_nan=False))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from polling.simulated import Service, simulate
 
 @pytest.fixture
 def durations(monkeypatch: pytest.MonkeyPatch) -> DurationModels:
-    """What is learned in one test is not known in another."""
+    """The durations that this test has observed."""
     known = DurationModels()
     monkeypatch.setattr(hub, "_durations", known)
     return known
@@ -22,16 +22,16 @@ def durations(monkeypatch: pytest.MonkeyPatch) -> DurationModels:
 
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch, durations: DurationModels) -> Service:
-    """A service that every hub speaks to."""
+    """The service of every hub."""
     return Service().serve(monkeypatch)
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, service: Service) -> Iterator[Callable[..., Any]]:
-    """Run in simulated time; nothing of a hub is left after it."""
+    """Run in simulated time; no hub is left after it."""
 
-    def in_time(main: Callable[[], Awaitable[Any]], **more: Any) -> Any:
-        result = simulate(monkeypatch, main, **more)
+    def in_time(main: Coroutine[Any, Any, Any]) -> Any:
+        result = simulate(monkeypatch, main)
         assert all(client.closed for client in service.clients)
         return result
 

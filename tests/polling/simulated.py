@@ -1,5 +1,5 @@
 """
-Simulated time, a service in it, and those who wait there: hours take no time, and every moment is exact.
+Simulated time, with a service and waits in it: hours take no time, and every moment is exact.
 
 The fixtures that go with it are in ``conftest.py``.
 """
@@ -10,7 +10,7 @@ import asyncio
 import json
 import selectors
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -20,44 +20,46 @@ from helpers import reply
 from helpers import settings as settings_of
 
 from airflow_provider_seedance.apis.messages import HttpCall, HttpReply, TransportFailure
-from airflow_provider_seedance.apis.rate_limits import read_rate_limit
+from airflow_provider_seedance.apis.rate_limits import RateLimit, read_rate_limit
 from airflow_provider_seedance.polling import hub
-from airflow_provider_seedance.polling.hub import wait_for_generation
-from airflow_provider_seedance.polling.wait_state import WaitState
+from airflow_provider_seedance.polling.connections import LookUp
+from airflow_provider_seedance.polling.hub import Report, wait_for_generation
+from airflow_provider_seedance.polling.wait_state import WaitState, WaitStep
 from airflow_provider_seedance.settings import Settings
 
 #: When simulated time begins, in seconds since 1970.
 EPOCH = 1_800_000_000.0
 
-#: So many turns of an event loop are an endless loop, and not a wait.
-_MOST_TURNS = 50_000
+#: Maximum iterations of the event loop until a wait counts as endless.
+_MAX_ITERATIONS = 50_000
+
+CONN = "seedance_default"
+HOUR = 3600.0
 
 
 class _Selector(selectors.DefaultSelector):
-    """Does not wait: it moves the clock."""
+    """Selector that advances the clock instead of waiting."""
 
     now = 0.0
-    turns = 0
+    iterations = 0
 
     def select(self, timeout: float | None = None) -> Any:
-        self.turns += 1
-        assert self.turns < _MOST_TURNS, "this goes on for ever"
-        assert timeout is not None, "nothing will ever happen any more"
+        self.iterations += 1
+        assert self.iterations < _MAX_ITERATIONS, "the wait does not end"
+        assert timeout is not None, "no task can continue"
         self.now += max(0.0, timeout)
         return super().select(0)
 
 
-def simulate(
-    monkeypatch: pytest.MonkeyPatch, main: Callable[[], Awaitable[Any]], *, longest: float = 86400.0
-) -> Any:
-    """Run a coroutine in simulated time, at most for so many seconds; nothing may be left to do after it."""
+def simulate(monkeypatch: pytest.MonkeyPatch, main: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine in simulated time; it may leave no task behind."""
     selector = _Selector()
     loop = asyncio.SelectorEventLoop(selector)
     monkeypatch.setattr(loop, "time", lambda: selector.now)
 
     async def guarded() -> Any:
-        async with asyncio.timeout(longest):
-            result = await main()
+        async with asyncio.timeout(24 * HOUR):
+            result = await main
         await asyncio.sleep(0)
         assert asyncio.all_tasks() == {asyncio.current_task()}
         return result
@@ -71,13 +73,13 @@ def simulate(
 
 
 def passed() -> float:
-    """Return the seconds since the begin of simulated time."""
+    """Return the seconds since simulated time began."""
     return time.time() - EPOCH
 
 
 @dataclass(frozen=True)
 class Request:
-    """A request that the service had: when, for which generations, and by which connection."""
+    """A request to the service: its time, generations and connection."""
 
     at: float
     ids: tuple[str, ...]
@@ -87,15 +89,15 @@ class Request:
 @dataclass(kw_only=True)
 class Service:
     """
-    A service whose renders end at moments that a test chooses.
+    A service whose generations end at moments that a test chooses.
 
-    :param ends: Seconds at which a generation has succeeded; one that is not named is not known.
+    :param ends: Seconds at which each generation has succeeded; the service knows no other.
     :param latency: Seconds that each reply takes.
     :param slow: Seconds that replies about a generation take instead.
-    :param bodies: More fields of the status of a generation, made from the seconds that have passed.
-    :param answer: Answers instead, where it returns something.
-    :param headers: Of each reply.
-    :param refused_keys: API keys that are wrong.
+    :param bodies: Returns more fields of the status of a generation at a time.
+    :param answer: Returns another reply to a request, or ``None``.
+    :param headers: Returns the headers of a reply at a time.
+    :param refused_keys: Invalid API keys.
     """
 
     ends: dict[str, float] = field(default_factory=dict)
@@ -108,15 +110,21 @@ class Service:
     requests: list[Request] = field(default_factory=list)
     clients: list[Client] = field(default_factory=list)
     running: int = 0
-    most_running: int = 0
+    max_running: int = 0
 
     def serve(self, monkeypatch: pytest.MonkeyPatch) -> Service:
         """Let every client of a hub speak to this service."""
         monkeypatch.setattr(hub, "AsyncClient", lambda settings, observer: Client(self, settings, observer))
         return self
 
+    def add(self, count: int, *, ends: float = 0.0) -> list[str]:
+        """Add generations that end at the same time, and return their ids."""
+        ids = [f"g{number}" for number in range(count)]
+        self.ends |= dict.fromkeys(ids, ends)
+        return ids
+
     def times(self, *ids: str) -> list[float]:
-        """Return when it was asked, for these generations only if any are named."""
+        """Return the times of all requests, or of those for exactly these generations."""
         return [request.at for request in self.requests if not ids or request.ids == ids]
 
     def reply_to(self, call: HttpCall, settings: Settings) -> HttpReply | TransportFailure:
@@ -150,7 +158,7 @@ class Service:
 
 
 class Client:
-    """Drives flows as the real client does, without a network."""
+    """Client that drives flows as the real one does, without a network."""
 
     def __init__(self, service: Service, settings: Settings, observer: Any) -> None:
         self.service, self.settings, self.observer = service, settings, observer
@@ -169,7 +177,7 @@ class Client:
         assert not self.closed
         self.observer.sent()
         self.service.running += 1
-        self.service.most_running = max(self.service.most_running, self.service.running)
+        self.service.max_running = max(self.service.max_running, self.service.running)
         try:
             await asyncio.sleep(self.service.slow.get(call.path.rsplit("/", 1)[1], self.service.latency))
             answer = self.service.reply_to(call, self.settings)
@@ -186,21 +194,21 @@ class Client:
 
 
 def refusal(retry_after: float | None = None) -> HttpReply:
-    """Return a refusal for quota."""
+    """Return a refusal because the quota is used up."""
     headers = {} if retry_after is None else {"retry-after": str(retry_after)}
     body = json.dumps({"error": {"code": "RATE_LIMITED", "message": "too many requests"}}).encode()
     return HttpReply(status=429, headers=headers, body=body)
 
 
-CONN = "seedance_default"
-HOUR = 3600.0
-
-
 class Connections:
-    """Looks connections up, and notes when."""
+    """
+    Look-up of connections, which records the time of each.
+
+    :param known: The settings of the connections; without any, those of the default connection.
+    """
 
     def __init__(self, *known: Settings) -> None:
-        self.known = {one.conn_id: one for one in known}
+        self.known = {one.conn_id: one for one in known or (connection(),)}
         self.looked_up: list[tuple[float, str]] = []
 
     async def __call__(self, conn_id: str) -> Settings:
@@ -213,25 +221,39 @@ def connection(api: str = "runbase", conn_id: str = CONN, **changes: Any) -> Set
     return replace(settings_of(api=api), conn_id=conn_id, **changes)
 
 
-def waiting(
-    generation_id: str = "g", *, interval: float | None = 10.0, patience: float = HOUR, **changes: Any
-) -> WaitState:
-    return WaitState(
+async def wait(
+    look_up: LookUp | None = None,
+    generation_id: str = "g",
+    conn_id: str = CONN,
+    *,
+    interval: float | None = 10.0,
+    timeout: float = HOUR,  # noqa: ASYNC109
+    not_before: float = 0.0,
+    report: Report | None = None,
+    **known: Any,
+) -> WaitStep:
+    """
+    Wait for a generation in the hub of its connection.
+
+    :param known: More fields of the wait.
+    """
+    state = WaitState(
         **{
             "generation_id": generation_id,
             "media": "video",
-            "deadline": time.time() + patience,
+            "deadline": time.time() + timeout,
             "poll_interval": interval,
-            **changes,
+            **known,
         }
+    )
+    return await wait_for_generation(
+        state, conn_id, look_up or Connections(), not_before=not_before, report=report
     )
 
 
-def wait(
-    look_up: Any, generation_id: str = "g", conn_id: str = CONN, *, more: Any = None, **changes: Any
-) -> Any:
-    more = {"not_before": 0.0, **(more or {})}
-    return wait_for_generation(waiting(generation_id, **changes), conn_id, look_up, **more)
+async def wait_for_each(look_up: LookUp, ids: Iterable[str], **options: Any) -> list[Any]:
+    """Wait for generations at the same time, and return their last steps."""
+    return await wait_for_all(*(wait(look_up, generation_id, **options) for generation_id in ids))
 
 
 async def wait_for_all(*waits: Any) -> list[Any]:
@@ -239,6 +261,30 @@ async def wait_for_all(*waits: Any) -> list[Any]:
 
 
 async def leave(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel waits, and let them end."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def wait_for_a_while(seconds: float, *waits: Coroutine[Any, Any, Any]) -> None:
+    """Wait for a time, and leave."""
+    tasks = [asyncio.create_task(one) for one in waits]
+    await asyncio.sleep(seconds)
+    await leave(*tasks)
+
+
+def only_hub() -> hub.Hub:
+    (found,) = hub._hubs.values()
+    return found
+
+
+def rate_limit(limit: int, remaining: int, reset: float, **more: Any) -> RateLimit:
+    """Return rate-limit headers; ``reset`` counts from the beginning of simulated time."""
+    reset_at = datetime.fromtimestamp(EPOCH + reset, UTC)
+    return RateLimit(limit=limit, remaining=remaining, reset_at=reset_at, **more)
+
+
+def report_limit(limit: int, remaining: int, reset: float) -> None:
+    """Apply rate-limit headers to the only hub."""
+    only_hub().answered(rate_limit(limit, remaining, reset), refused=False)

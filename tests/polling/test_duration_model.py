@@ -1,4 +1,4 @@
-"""How long renders take, as far as it was seen."""
+"""The durations of generations, learned from observed ones."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from airflow_provider_seedance.polling.duration_model import (
 
 
 def median(model: DurationModel) -> float:
-    """Return the time before which half of the renders end, as is believed."""
+    """Return the time before which half of the generations end, by the model."""
     masses, _ = model.masses
     total = 0.0
     for moment, mass in zip(TIMES, masses, strict=True):
         total += mass
         if total >= 0.5:
             return moment
-    raise AssertionError("half of all renders never end")
+    raise AssertionError("half of all generations never end")
 
 
 def teach(
@@ -45,13 +45,13 @@ def teach(
     return known.of("kind")
 
 
-def test_nothing_is_known_of_a_new_kind() -> None:
+def test_a_new_kind_has_the_prior() -> None:
     assert DurationModels().of("kind") is prior_model()
     assert 60 < median(prior_model()) < 300
 
 
 @pytest.mark.parametrize("seconds", [8.0, 45.0, 120.0, 900.0, 3600.0])
-def test_a_few_renders_tell_how_long_they_take(seconds: float) -> None:
+def test_a_few_generations_are_enough_to_learn_a_duration(seconds: float) -> None:
     known = DurationModels()
     assert median(teach(known, seconds, 5)) == pytest.approx(seconds, rel=0.35)
     assert median(teach(known, seconds, 60, seed=2)) == pytest.approx(seconds, rel=0.12)
@@ -65,7 +65,7 @@ def test_a_change_is_learned_soon(factor: float) -> None:
     assert median(teach(known, 120.0 * factor, 50, seed=3)) == pytest.approx(120.0 * factor, rel=0.15)
 
 
-def test_one_strange_render_changes_little() -> None:
+def test_an_outlier_changes_little() -> None:
     known = DurationModels()
     before = median(teach(known, 120.0, 200))
     known.observe("kind", 2000.0, 2100.0)
@@ -73,7 +73,7 @@ def test_one_strange_render_changes_little() -> None:
     assert median(teach(known, 120.0, 10, seed=4)) == pytest.approx(before, rel=0.2)
 
 
-def test_wide_intervals_tell_less_than_narrow_ones() -> None:
+def test_wide_intervals_teach_less_than_narrow_ones() -> None:
     wide, narrow = DurationModels(), DurationModels()
     for _ in range(5):
         wide.observe("kind", 10.0, 900.0)
@@ -86,21 +86,21 @@ def test_wide_intervals_tell_less_than_narrow_ones() -> None:
 @pytest.mark.parametrize(
     ("low", "high"), [(5.0, 5.0), (9.0, 3.0), (-1.0, 5.0), (math.nan, 5.0), (1.0, math.nan), (1.0, math.inf)]
 )
-def test_what_cannot_be_is_not_learned(low: float, high: float) -> None:
+def test_impossible_durations_are_not_learned(low: float, high: float) -> None:
     known = DurationModels()
     known.observe("kind", low, high)
     assert known.of("kind") is prior_model()
 
 
 @pytest.mark.parametrize("low", [0.0, 0.5])
-def test_a_render_that_the_first_look_found_finished_is_learned_from(low: float) -> None:
+def test_a_generation_that_had_ended_by_the_first_poll_is_learned(low: float) -> None:
     known = DurationModels()
     known.observe("kind", low, 12.0)
     assert median(known.of("kind")) < 20 < median(prior_model())
-    assert min(map(min, known.of("kind").weights)) >= 0  # nothing is less likely than impossible
+    assert min(map(min, known.of("kind").weights)) >= 0
 
 
-def test_so_many_kinds_are_remembered_those_seen_last() -> None:
+def test_the_kinds_that_were_used_last_are_kept() -> None:
     known = DurationModels()
     for number in range(module.MAX_KINDS):
         known.observe(number, 1.0, 60.0)
@@ -114,7 +114,7 @@ def test_so_many_kinds_are_remembered_those_seen_last() -> None:
     assert known.of(module.MAX_KINDS + 4) is not prior_model()
 
 
-def test_an_estimate_leans_the_model_of_one_render() -> None:
+def test_an_estimate_changes_the_model_of_one_generation() -> None:
     assert median(prior_model().with_estimate(600.0)) == pytest.approx(600, rel=0.4)
     assert prior_model().with_estimate(600.0) is prior_model().with_estimate(601.0)
     assert prior_model().with_estimate(None) is prior_model()
@@ -123,7 +123,7 @@ def test_an_estimate_leans_the_model_of_one_render() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e6)), max_size=25), st.floats(0, 1e6))
-def test_whatever_is_seen_a_model_stays_one(seen: list[tuple[float, float]], elapsed: float) -> None:
+def test_a_model_stays_a_distribution(seen: list[tuple[float, float]], elapsed: float) -> None:
     known = DurationModels()
     for low, high in seen:
         known.observe("kind", min(low, high), max(low, high))
@@ -133,12 +133,12 @@ def test_whatever_is_seen_a_model_stays_one(seen: list[tuple[float, float]], ela
     assert model.next_poll_at(elapsed) > elapsed
 
 
-# ---------------------------------------------------------------------- the numbers
+# ---------------------------------------------------------------------- numbers
 
 
 @pytest.fixture
 def fresh() -> Any:
-    """The module as it comes out of its file: what it computes when it is imported is computed now."""
+    """The module, imported again: it computes its tables now."""
     spec = importlib.util.find_spec(module.__name__)
     assert spec is not None
     assert spec.loader is not None
@@ -147,7 +147,7 @@ def fresh() -> Any:
     return again
 
 
-def test_the_time_of_a_render_is_lognormal(fresh: Any) -> None:
+def test_durations_are_lognormal(fresh: Any) -> None:
     for spread, (first, chances), sigma in zip(fresh._LOGNORMAL, fresh._CHANCES, fresh._SPREADS, strict=True):
         normal = NormalDist(0, sigma)
         for cells in (-300, -60, -8, -1, 0, 1, 8, 60, 300):
@@ -156,11 +156,11 @@ def test_the_time_of_a_render_is_lognormal(fresh: Any) -> None:
         # The chance of the cell that ends at a distance from the median.
         assert chances[4 - first] == pytest.approx(normal.cdf(4 * fresh._STEP) - normal.cdf(3 * fresh._STEP))
         assert len(chances) == 2 * (1 - first)
-        # What is less likely than one in a hundred thousand costs no time.
+        # Chances below one in a hundred thousand are left out.
         assert (1 - first) * fresh._STEP == pytest.approx(4.5 * sigma, abs=fresh._STEP)
 
 
-def test_what_is_believed_of_a_kind_that_was_never_seen(fresh: Any) -> None:
+def test_the_prior_prefers_common_durations(fresh: Any) -> None:
     medians = [math.exp(cell * fresh._STEP) for cell in fresh._MEDIANS]
     by_median = dict(
         zip(medians, (math.fsum(column) for column in zip(*fresh.PRIOR, strict=True)), strict=True)
@@ -189,23 +189,23 @@ def test_what_is_believed_of_a_kind_that_was_never_seen(fresh: Any) -> None:
         (3000.0, 3000 + 90 * (1000 / 120) ** -0.45),
     ],
 )
-def test_an_unknown_kind_is_asked_for_evenly(elapsed: float, then: float) -> None:
+def test_an_unknown_kind_is_polled_evenly(elapsed: float, then: float) -> None:
     assert prior_model().next_poll_at(elapsed) == pytest.approx(then)
 
 
 @pytest.mark.parametrize(("seconds", "polls"), [(30.0, 2.0), (120.0, 1.0), (480.0, 0.5)])
-def test_polls_of_short_renders_cost_more(seconds: float, polls: float) -> None:
+def test_polls_of_short_generations_cost_more(seconds: float, polls: float) -> None:
     assert module.poll_cost(seconds) == pytest.approx(polls)
 
 
-def test_what_is_learned_is_what_bayes_says(fresh: Any) -> None:
-    """Each hypothesis counts by the chance it gave to the interval, after a little of all went back to the prior."""
+def test_the_model_is_updated_by_the_theorem_of_bayes(fresh: Any) -> None:
+    """Each hypothesis is weighted by the chance of the interval, after a small return to the prior."""
     first = fresh.DurationModel().updated(50.0, 60.0)
     second = first.updated(80.0, 90.0)
     for before, after, (low, high) in (
         (fresh.DurationModel(), first, (50.0, 60.0)),
         (first, second, (80.0, 90.0)),
-        # Seen as finished by the first look, and a little later.
+        # Finished at the first poll, and a little later.
         (fresh.DurationModel(), fresh.DurationModel().updated(0.0, 12.0), (0.0, 12.0)),
         (fresh.DurationModel(), fresh.DurationModel().updated(0.5, 12.0), (0.5, 12.0)),
     ):
@@ -242,17 +242,17 @@ def test_the_masses_are_those_of_all_hypotheses(fresh: Any) -> None:
 
 
 @pytest.mark.parametrize("seconds", [None, 0.5, -1.0, 23_000.0, math.nan, math.inf])
-def test_an_estimate_beyond_what_is_possible_is_none(seconds: float | None) -> None:
+def test_an_impossible_estimate_is_ignored(seconds: float | None) -> None:
     assert prior_model().with_estimate(seconds) is prior_model()
 
 
 @pytest.mark.parametrize("seconds", [TIMES[0], TIMES[-1]])
-def test_an_estimate_at_the_edge_of_what_is_possible_counts(seconds: float) -> None:
+def test_the_shortest_and_longest_estimates_are_used(seconds: float) -> None:
     assert prior_model().with_estimate(seconds) is not prior_model()
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
-def test_by_when_a_share_of_the_renders_has_ended(share: float) -> None:
+def test_quantiles(share: float) -> None:
     model = DurationModel().updated(95.0, 105.0)
     masses, _ = model.masses
     last = TIMES.index(model.quantile(share))
@@ -260,7 +260,7 @@ def test_by_when_a_share_of_the_renders_has_ended(share: float) -> None:
     assert math.fsum(masses[:last]) < share * total <= math.fsum(masses[: last + 1])
 
 
-def test_nobody_waits_longer_than_is_possible() -> None:
+def test_the_last_quantile_is_the_longest_duration() -> None:
     assert DurationModel().updated(95.0, 105.0).quantile(2.0) == TIMES[-1]
 
 
@@ -274,13 +274,13 @@ def test_nobody_waits_longer_than_is_possible() -> None:
         (tuple(row[:-1] for row in PRIOR), lambda model: model.with_estimate(60.0)),
     ],
 )
-def test_a_model_about_other_hypotheses_is_none(weights: Any, use: Any) -> None:
+def test_a_model_with_other_hypotheses_is_an_error(weights: Any, use: Any) -> None:
     with pytest.raises(ValueError, match="argument"):
         use(DurationModel(weights))
 
 
-def test_an_estimate_leans_by_its_own_spread(fresh: Any) -> None:
-    """Estimates are taken to the next fifth, and may be wrong by a factor of about 1.6."""
+def test_an_estimate_counts_with_its_own_spread(fresh: Any) -> None:
+    """Estimates are rounded to a fifth, and may be wrong by a factor of about 1.6."""
     before = fresh.DurationModel()
     after = before.with_estimate(math.exp(5.0))
     expected = [
@@ -296,7 +296,7 @@ def test_an_estimate_leans_by_its_own_spread(fresh: Any) -> None:
     assert before.with_estimate(math.exp(5.11)) is not after
 
 
-def test_plans_are_made_anew_at_first_with_every_render_and_then_with_every_tenth() -> None:
+def test_plans_are_updated_with_every_generation_at_first_and_then_with_every_tenth() -> None:
     known = DurationModels()
     made, last = [], None
     for number in range(1, 261):

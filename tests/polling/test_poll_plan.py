@@ -1,4 +1,4 @@
-"""The fewest polls for a delay."""
+"""Plans with the fewest polls for a delay."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from airflow_provider_seedance.polling.poll_plan import PollPlan, plan
 
 
-def poll_cost(times: list[float], masses: list[float], polls: list[int], patience: float) -> float:
+def poll_cost(times: list[float], masses: list[float], polls: list[int], delay_cost: float) -> float:
     """Return what polls at these moments cost on average, counted one by one."""
     total = 0.0
     for index in range(1, len(times)):
         end = 0.5 * (times[index - 1] + times[index])
         noticed = next(poll for poll in polls if poll >= index)
-        total += masses[index] * (polls.index(noticed) + 1 + patience * (times[noticed] - end))
+        total += masses[index] * (polls.index(noticed) + 1 + delay_cost * (times[noticed] - end))
     return total
 
 
@@ -26,22 +26,22 @@ def poll_cost(times: list[float], masses: list[float], polls: list[int], patienc
     st.lists(st.tuples(st.floats(0.5, 10), st.floats(0.01, 1)), min_size=2, max_size=7),
     st.floats(0.01, 5),
 )
-def test_no_other_plan_is_cheaper(steps: list[tuple[float, float]], patience: float) -> None:
+def test_no_other_plan_is_cheaper(steps: list[tuple[float, float]], delay_cost: float) -> None:
     times = [0.0, *itertools.accumulate(step for step, _ in steps)]
     total = sum(mass for _, mass in steps)
     masses = [0.0, *(mass / total for _, mass in steps)]
     last = len(times) - 1
-    found = plan(times, masses, masses, delay_cost=patience)
+    found = plan(times, masses, masses, delay_cost=delay_cost)
     polls, now = [], 0.0
     while now < times[-1]:
         now = found.next_poll_at(now)
         polls.append(min(range(len(times)), key=lambda index: abs(times[index] - now)))
     cheapest = min(
-        poll_cost(times, masses, [*chosen, last], patience)
+        poll_cost(times, masses, [*chosen, last], delay_cost)
         for count in range(last)
         for chosen in itertools.combinations(range(1, last), count)
     )
-    assert poll_cost(times, masses, polls, patience) == pytest.approx(cheapest)
+    assert poll_cost(times, masses, polls, delay_cost) == pytest.approx(cheapest)
 
 
 def test_the_next_poll_is_always_ahead() -> None:
@@ -52,19 +52,19 @@ def test_the_next_poll_is_always_ahead() -> None:
     assert found.next_poll_at(8.0) == found.next_poll_at(99.0) == math.inf
 
 
-def test_impatience_polls_more_often() -> None:
+def test_a_higher_cost_of_delay_polls_more_often() -> None:
     times = [float(moment) for moment in range(101)]
     masses = [0.0] + [0.01] * 100
     counts = []
-    for patience in (0.01, 0.1, 1.0):
-        found, now, polls = plan(times, masses, masses, delay_cost=patience), 0.0, 0
+    for delay_cost in (0.01, 0.1, 1.0):
+        found, now, polls = plan(times, masses, masses, delay_cost=delay_cost), 0.0, 0
         while now < 100:
             now, polls = found.next_poll_at(now), polls + 1
         counts.append(polls)
     assert counts == sorted(set(counts))
 
 
-def test_between_two_moments_of_the_grid_is_between_what_follows_on_each() -> None:
+def test_between_two_times_of_the_grid_the_plan_interpolates() -> None:
     found = PollPlan([0.0, 10.0, 20.0, 40.0, 80.0], [2, 3, 4, 4, 4])
     assert found.next_poll_at(-1.0) == 20.0
     assert found.next_poll_at(0.0) == 20.0
@@ -76,18 +76,18 @@ def test_between_two_moments_of_the_grid_is_between_what_follows_on_each() -> No
     assert found.next_poll_at(80.0) == math.inf
 
 
-def test_a_plan_never_goes_back() -> None:
+def test_a_plan_never_polls_in_the_past() -> None:
     assert PollPlan([0.0, 10.0, 20.0, 40.0], [3, 2, 3, 3]).next_poll_at(5.0) == 40.0
 
 
-def test_a_certain_end_is_asked_for_once() -> None:
+def test_a_certain_end_is_polled_once() -> None:
     times = [0.0, 1.0, 2.0, 3.0, 4.0]
     for end in (1, 2, 3, 4):
         masses = [1.0 if index == end else 0.0 for index in range(5)]
         assert plan(times, masses, masses, delay_cost=1.0).next_poll_at(0.0) == times[end]
 
 
-def test_a_poll_is_worth_it_where_the_delay_it_saves_costs_more() -> None:
+def test_a_poll_is_planned_where_its_cost_is_below_that_of_the_delay() -> None:
     """Half of the renders end within the first second and half within the tenth: one poll or two?"""
     times, masses = [0.0, 1.0, 9.0, 10.0], [0.0, 0.5, 0.0, 0.5]
     # A poll after a second costs half a poll more and saves half of the renders nine seconds.

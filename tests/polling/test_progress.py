@@ -1,4 +1,4 @@
-"""What reported progress says of the end."""
+"""Estimates of the end from reported progress."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def after(*readings: tuple[float, float]) -> float | None:
 @pytest.mark.parametrize(
     "readings", [(), ((50.0, 0.0),), ((50.0, -1.0),), ((50.0, math.nan),), ((50.0, 101.0),)]
 )
-def test_nothing_told_is_nothing(readings: tuple[tuple[float, float], ...]) -> None:
+def test_unusable_progress_gives_no_estimate(readings: tuple[tuple[float, float], ...]) -> None:
     assert after(*readings) is None
 
 
-def test_readings_in_a_line_point_at_the_end() -> None:
+def test_linear_progress_is_extrapolated() -> None:
     end = after((30.0, 24.0), (60.0, 49.0), (90.0, 75.0))
     assert end is not None
     assert 110 < end < 140
 
 
-def test_a_time_in_the_queue_is_seen_in_the_line() -> None:
+def test_time_in_the_queue_of_the_service_is_recognized() -> None:
     """Half done after 100 s, of which the first 60 were spent in the queue."""
     end = after((70.0, 12.0), (85.0, 31.0), (100.0, 50.0))
     assert end is not None
@@ -49,18 +49,18 @@ def test_more_progress_is_an_earlier_end() -> None:
     st.lists(st.tuples(st.floats(0.1, 1e6), st.floats(allow_nan=True, allow_infinity=True)), max_size=6),
     st.floats(0, 1e6),
 )
-def test_whatever_is_told_the_next_poll_is_ahead(readings: list[tuple[float, float]], more: float) -> None:
+def test_the_next_poll_is_always_in_the_future(readings: list[tuple[float, float]], more: float) -> None:
     elapsed = max((at for at, _ in readings), default=0.0) + more
     found = next_by_progress(readings, elapsed, prior_model())
     assert found is None or found > elapsed
 
 
-def test_a_reading_in_the_very_moment_of_the_submission_tells_nothing() -> None:
+def test_progress_at_the_time_of_the_submission_gives_no_estimate() -> None:
     assert next_by_progress([(5e-324, 1.0)], 0.0, prior_model()) is None
 
 
 @pytest.mark.parametrize(
-    ("percents", "tells"),
+    ("percents", "estimated"),
     [
         ((99.0, 99.0), True),
         ((99.0, 99.0, 99.0), False),
@@ -72,23 +72,23 @@ def test_a_reading_in_the_very_moment_of_the_submission_tells_nothing() -> None:
         ((10.0, 30.0, 50.0, 50.0, 50.0), False),
     ],
 )
-def test_a_service_that_stays_where_it_is_tells_nothing(percents: Sequence[float], tells: bool) -> None:
+def test_progress_that_stops_gives_no_estimate(percents: Sequence[float], estimated: bool) -> None:
     readings = [(60.0 + 20.0 * number, percent) for number, percent in enumerate(percents)]
-    assert (after(*readings) is not None) is tells
+    assert (after(*readings) is not None) is estimated
 
 
 @pytest.mark.parametrize("reading", [(1.0, 20.0), (60.0, 100.0), (60.0, 0.6), (60.0, 3.0)])
-def test_the_least_and_the_most_that_can_be_told(reading: tuple[float, float]) -> None:
+def test_the_smallest_and_largest_usable_progress(reading: tuple[float, float]) -> None:
     assert after(reading) is not None
 
 
 @pytest.mark.parametrize("reading", [(0.9, 20.0), (60.0, 100.1)])
-def test_what_cannot_be_tells_nothing_and_spoils_nothing(reading: tuple[float, float]) -> None:
-    told = ((50.0, 40.0), (70.0, 60.0))
-    assert next_by_progress([*told, reading], 70.0, prior_model()) == after(*told)
+def test_an_impossible_reading_is_ignored(reading: tuple[float, float]) -> None:
+    series = ((50.0, 40.0), (70.0, 60.0))
+    assert next_by_progress([*series, reading], 70.0, prior_model()) == after(*series)
 
 
-TOLD = (
+SERIES = (
     ((60.0, 30.0), (90.0, 52.0)),
     ((60.0, 2.0),),
     ((300.0, 20.0), (400.0, 40.0), (500.0, 64.0)),
@@ -98,15 +98,15 @@ TOLD = (
 )
 
 
-@pytest.mark.parametrize("told", TOLD)
+@pytest.mark.parametrize("series", SERIES)
 @pytest.mark.parametrize(
     "model", [prior_model(), DurationModel().updated(95.0, 105.0)], ids=["unknown", "known"]
 )
-def test_an_end_is_as_likely_as_what_is_believed_and_the_readings_make_it(
-    told: tuple[tuple[float, float], ...], model: DurationModel
+def test_an_end_is_weighted_by_the_model_and_the_readings(
+    series: tuple[tuple[float, float], ...], model: DurationModel
 ) -> None:
-    """Bayes: how likely renders end then, that they wait so long in a queue, and that this would be reported."""
-    latest, percent = told[-1]
+    """By the chances of this duration, of this time in a queue, and of these reports."""
+    latest, percent = series[-1]
     reported, expected = NormalDist(0, 3), []
     for queue in range(13):
         began = latest * queue / 16
@@ -118,21 +118,21 @@ def test_an_end_is_as_likely_as_what_is_believed_and_the_readings_make_it(
             seconds = next((moment for moment in TIMES if moment >= end), TIMES[-1])
             likely = model.masses[0][TIMES.index(seconds)] + 1e-6
             likely *= math.exp(-began / max(20.0, latest / 5))
-            for at, seen in told:
+            for at, seen in series:
                 line = 100 * (at - began) / (end - began)
                 likely *= reported.pdf(min(100.0, max(0.0, line)) - seen) / reported.pdf(0)
             expected.append((end, likely))
-    found = module._ends(told, model)
+    found = module._ends(series, model)
     assert [end for end, _ in found] == pytest.approx([end for end, _ in expected])
     assert [weight for _, weight in found] == pytest.approx(
         [weight for _, weight in expected], rel=1e-9, abs=1e-300
     )
 
 
-@pytest.mark.parametrize("told", TOLD[:5])
+@pytest.mark.parametrize("series", SERIES[:5])
 @pytest.mark.parametrize("since", [0.0, 2.0])
-def test_what_the_next_poll_is_planned_by(
-    told: tuple[tuple[float, float], ...], since: float, monkeypatch: pytest.MonkeyPatch
+def test_the_next_poll_is_planned_by_the_weighted_ends(
+    series: tuple[tuple[float, float], ...], since: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planned: list[Any] = []
     plan = module.plan
@@ -142,26 +142,26 @@ def test_what_the_next_poll_is_planned_by(
         return plan(*given, **more)
 
     monkeypatch.setattr(module, "plan", note)
-    elapsed = told[-1][0] + since
-    assert next_by_progress(told, elapsed, prior_model()) is not None
+    elapsed = series[-1][0] + since
+    assert next_by_progress(series, elapsed, prior_model()) is not None
     ((times, chances, costs, more),) = planned
     assert times == sorted(times)
     assert (times[0], chances[0]) == (elapsed, 0.0)
     assert min(times[1:]) > elapsed
     assert math.fsum(chances) == pytest.approx(1)
-    # One in twenty-five times progress says nothing, and the end may be anywhere.
+    # In one of twenty-five cases progress is wrong, and the end may be anywhere.
     planned_for = list(zip(times, chances, strict=True))
     for share in (1.1, 1.25, 1.5, 2.0, 3.0):
         assert (elapsed * share, pytest.approx(0.04 / 5)) in planned_for
-    # A poll costs what it costs for renders that end in the middle of what is possible.
-    ends = sorted(end for end, _ in module._ends(told, prior_model()) if end > elapsed)
+    # The cost of a poll is that of generations with the median end.
+    ends = sorted(end for end, _ in module._ends(series, prior_model()) if end > elapsed)
     cost = poll_cost(ends[len(ends) // 2])
     assert costs == pytest.approx([cost * chance for chance in chances])
     # A second of delay is worth less than without progress: the next reading tells more.
     assert more == {"delay_cost": pytest.approx(0.4 * 1.4)}
 
 
-def test_an_end_in_this_very_moment_is_none() -> None:
-    """What is finished by now would have been read as finished."""
+def test_an_end_at_the_time_of_the_reading_is_excluded() -> None:
+    """A generation that has ended would have been read as ended."""
     assert next_by_progress([(60.0, 100.0)], 60.0, prior_model()) > 60.0  # type: ignore[operator]
     assert next_by_progress([(60.0, 100.0)], 600.0, prior_model()) is None

@@ -1,4 +1,4 @@
-"""When to poll."""
+"""Times of polls."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ def polls(end: float, model: DurationModel | None = None, **known: Any) -> list[
     return moments
 
 
-def test_the_first_look_at_an_unknown_kind_is_soon_but_never_at_once() -> None:
+def test_the_first_poll_of_an_unknown_kind_is_early_but_not_immediate() -> None:
     assert 10 <= wait() <= 15
 
 
-def test_an_unknown_kind_is_asked_for_some_ten_times_in_two_minutes() -> None:
+def test_an_unknown_kind_is_polled_about_ten_times_in_two_minutes() -> None:
     assert 6 <= len(polls(120.0)) <= 14
 
 
-def test_a_render_that_takes_for_ever_is_asked_for_ever_less_often() -> None:
+def test_a_very_long_generation_is_polled_less_and_less_often() -> None:
     moments = polls(12 * 3600.0)
     gaps = [after - before for before, after in itertools.pairwise(moments)]
     assert max(gaps[:5]) < 30
@@ -59,7 +59,7 @@ def test_a_render_that_takes_for_ever_is_asked_for_ever_less_often() -> None:
     assert late == sorted(late)
 
 
-def test_a_kind_that_is_known_is_first_asked_for_when_it_may_have_ended() -> None:
+def test_a_known_kind_is_first_polled_when_it_may_have_ended() -> None:
     model = learned(200.0)
     assert 120 < wait(model=model) < 200
     assert len(polls(200.0, model)) <= 5
@@ -71,38 +71,38 @@ def test_polls_are_densest_where_the_end_is_likely() -> None:
     assert wait(100.0, model) < wait(400.0, model)
 
 
-def test_the_users_interval_wins() -> None:
+def test_the_interval_of_the_user_is_kept() -> None:
     for known in ({}, {"estimated_wait": 900}, {"progress": ((50.0, 20.0),)}):
         assert wait(poll_interval=7, model=learned(500.0), **known) == 7
 
 
-def test_the_vendors_estimate_counts_where_nothing_is_known_and_little_later() -> None:
+def test_the_estimate_of_the_service_is_used_for_unknown_kinds() -> None:
     assert wait(estimated_wait=300) > 3 * wait()
     model = learned(100.0)
     assert wait(model=model, estimated_wait=300) == pytest.approx(wait(model=model), rel=0.2)
 
 
 @pytest.mark.parametrize("estimate", [0.0, -5.0, math.inf, math.nan, 1e300])
-def test_an_estimate_that_is_nonsense_is_none(estimate: float) -> None:
+def test_an_impossible_estimate_is_ignored(estimate: float) -> None:
     assert wait(estimated_wait=estimate) == wait()
 
 
-def test_progress_brings_the_end_nearer_or_further() -> None:
+def test_progress_moves_the_next_poll() -> None:
     assert wait(60.0, poll_count=1, progress=((60.0, 10.0),)) > wait(60.0, poll_count=1)
     soon = wait(60.0, learned(300.0, spread=0.5), poll_count=1, progress=((30.0, 45.0), (60.0, 92.0)))
     assert soon < 30
 
 
-def test_progress_of_a_render_in_the_queue_tells_nothing() -> None:
+def test_progress_of_a_queued_generation_is_ignored() -> None:
     assert wait(60.0, poll_count=1, progress=((60.0, 0.0),)) == wait(60.0, poll_count=1)
 
 
 @pytest.mark.parametrize("percent", [100.0, 99.0, 50.0, 1.0, 101.0, -3.0, 1e9])
-def test_progress_that_stands_still_does_not_hold_anything_up(percent: float) -> None:
+def test_progress_that_stops_does_not_stop_polls(percent: float) -> None:
     moments = [12.0]
     while moments[-1] < 3600:
-        told = tuple((moment, percent) for moment in moments[-MAX_PROGRESS_READINGS:])
-        moments.append(moments[-1] + wait(moments[-1], poll_count=len(moments), progress=told))
+        progress = tuple((moment, percent) for moment in moments[-MAX_PROGRESS_READINGS:])
+        moments.append(moments[-1] + wait(moments[-1], poll_count=len(moments), progress=progress))
     assert 5 < len(moments) < 400
 
 
@@ -113,16 +113,15 @@ def test_failures_are_followed_by_longer_waits() -> None:
     assert waits[-1] == TIMING.max_backoff
 
 
-def test_what_the_service_demands_is_kept() -> None:
+def test_the_retry_after_of_the_service_is_kept() -> None:
     assert 900 <= wait(poll_interval=1, retry_after=900) <= 1000
     assert 900 <= wait(retry_after=900) <= 1000
 
 
-def test_a_batch_does_not_poll_in_step() -> None:
+def test_a_batch_spreads_its_polls() -> None:
     assert len({next_poll(state(), elapsed=0.0) for _ in range(50)}) > 40
 
 
-percents = st.floats(allow_nan=True, allow_infinity=True)
 knowledge = st.builds(
     state,
     poll_count=st.integers(0, 10**6),
@@ -169,7 +168,7 @@ def test_with_callbacks_far_fewer_polls_are_made(seconds: float | None) -> None:
     assert len(called) <= max(2, len(polls(end, model)) / 2)
 
 
-def test_a_render_that_is_never_called_back_for_is_still_asked_for() -> None:
+def test_a_generation_without_its_callback_is_still_polled() -> None:
     moments = polls(86400.0, expects_callback=True)
     gaps = [after - before for before, after in itertools.pairwise(moments)]
     assert gaps[0] >= TIMING.callback_min_interval * (1 - TIMING.jitter)
@@ -177,11 +176,11 @@ def test_a_render_that_is_never_called_back_for_is_still_asked_for() -> None:
     assert len(moments) < 60
 
 
-def test_an_interval_of_the_users_own_holds_with_callbacks_too() -> None:
+def test_with_callbacks_the_interval_of_the_user_is_kept() -> None:
     assert wait(poll_interval=7.0, expects_callback=True) == 7.0
 
 
-def test_what_a_service_tells_of_a_refusal_holds_with_callbacks_too() -> None:
+def test_with_callbacks_the_retry_after_of_the_service_is_kept() -> None:
     assert wait(retry_after=5000.0, expects_callback=True) >= 5000.0
 
 

@@ -1,4 +1,4 @@
-"""Waiting for many: when there is enough to tell, in simulated time."""
+"""Waits for many generations in simulated time: when enough have ended."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from airflow_provider_seedance.generations import Generation, GenerationStatus
 from airflow_provider_seedance.polling import wait_many as module
 from airflow_provider_seedance.polling.wait_many import WaitResult, wait_for_many
 from airflow_provider_seedance.polling.wait_state import WaitState, WaitStep
-from polling.simulated import EPOCH, passed, simulate
+from polling.simulated import CONN, EPOCH, passed, simulate
 
-CONN = "seedance_default"
 LATER = EPOCH + 7200.0
 
 
@@ -25,7 +24,7 @@ async def look_up(conn_id: str) -> Any:
 
 class Hub:
     """
-    Stands in for the hub.
+    Fake hub.
 
     :param ends: Seconds and kind of the end of each wait; a wait that is not named never ends.
     """
@@ -67,38 +66,21 @@ def step(state: WaitState, kind: Any) -> WaitStep:
 
 @pytest.fixture
 def collect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[WaitResult, float]]:
-    """Wait, and return what came of it and when."""
+    """Wait, and return the result and its time."""
 
-    def run(
-        *ids: str,
-        min_ended: int = 1,
-        max_linger: float = 30.0,
-        submit_not_before: float | None = None,
-        min_seconds: float = 0.0,
-        report: Callable[[int, int], None] | None = None,
-        **more: Any,
-    ) -> tuple[WaitResult, float]:
+    def run(*ids: str, known: dict[str, Any] | None = None, **options: Any) -> tuple[WaitResult, float]:
         pending = [
-            WaitState(generation_id=generation_id, media="video", deadline=LATER, **more)
+            WaitState(generation_id=generation_id, media="video", deadline=LATER, **(known or {}))
             for generation_id in ids
         ]
+        options = {"min_ended": 1, "max_linger": 30.0, "max_quota_wait": 50.0, **options}
 
         async def main() -> tuple[WaitResult, float]:
-            ends = await wait_for_many(
-                pending,
-                CONN,
-                look_up,
-                min_ended=min_ended,
-                max_linger=max_linger,
-                submit_not_before=submit_not_before,
-                min_seconds=min_seconds,
-                max_quota_wait=50.0,
-                report=report,
-            )
+            ends = await wait_for_many(pending, CONN, look_up, **options)
             assert asyncio.all_tasks() == {asyncio.current_task()}
             return ends, passed()
 
-        found: tuple[WaitResult, float] = simulate(monkeypatch, main)
+        found: tuple[WaitResult, float] = simulate(monkeypatch, main())
         return found
 
     return run
@@ -111,7 +93,7 @@ def ids(ends: WaitResult) -> list[str]:
 @pytest.mark.parametrize(
     ("min_ended", "max_linger", "expected", "at"),
     [
-        # Enough have ended, or some time has passed since the first; whatever comes first.
+        # Enough have ended, or some time has passed since the first.
         (1, 30.0, ["a"], 10.0),
         (2, 30.0, ["a", "b"], 25.0),
         (3, 30.0, ["a", "b"], 40.0),
@@ -121,7 +103,7 @@ def ids(ends: WaitResult) -> list[str]:
         (9, 300.0, ["a", "b", "c"], 100.0),
     ],
 )
-def test_enough_have_ended(
+def test_a_wait_ends_when_enough_have_ended(
     monkeypatch: pytest.MonkeyPatch,
     collect: Any,
     min_ended: int,
@@ -134,17 +116,17 @@ def test_enough_have_ended(
     assert (ids(ends), moment) == (expected, at)
     assert len(ends) == len(expected)
     assert not ends.submission_granted
-    # Nobody waits on.
+    # The other waits have ended, too.
     assert sorted(hub.left) == sorted({"a", "b", "c"} - set(expected))
 
 
-def test_each_kind_of_end_counts(monkeypatch: pytest.MonkeyPatch, collect: Any) -> None:
+def test_every_kind_of_end_counts(monkeypatch: pytest.MonkeyPatch, collect: Any) -> None:
     Hub(monkeypatch, a=(1.0, "unknown"), b=(2.0, "deadline"), c=(3.0, "ended"))
     ends, moment = collect("a", "b", "c", min_ended=3)
     assert (ids(ends), ends.unknown, ends.overdue, len(ends), moment) == (["c"], ["a"], ["b"], 3, 3.0)
 
 
-def test_what_has_ended_by_the_first_moment_is_told_together(
+def test_generations_that_have_ended_by_the_earliest_time_are_returned_together(
     monkeypatch: pytest.MonkeyPatch, collect: Any
 ) -> None:
     Hub(monkeypatch, a=(1.0, "ended"), b=(4.0, "ended"), c=(6.0, "ended"))
@@ -154,7 +136,7 @@ def test_what_has_ended_by_the_first_moment_is_told_together(
     assert (ids(ends), moment) == (["a", "b", "c"], 6.0)
 
 
-def test_a_submission_that_has_its_turn_is_enough(monkeypatch: pytest.MonkeyPatch, collect: Any) -> None:
+def test_a_granted_submission_ends_the_wait(monkeypatch: pytest.MonkeyPatch, collect: Any) -> None:
     hub = Hub(monkeypatch, a=(10.0, "ended"), b=(50.0, "ended"))
     hub.grant = 20.0
     ends, moment = collect("a", "b", min_ended=2, max_linger=1000.0, submit_not_before=EPOCH + 12.0)
@@ -165,29 +147,33 @@ def test_a_submission_that_has_its_turn_is_enough(monkeypatch: pytest.MonkeyPatc
     assert (ends.submission_granted, len(ends), moment) == (True, 0, 20.0)
 
 
-def test_a_submission_that_does_not_wait_has_no_turn(monkeypatch: pytest.MonkeyPatch, collect: Any) -> None:
+def test_without_a_submission_none_is_granted(monkeypatch: pytest.MonkeyPatch, collect: Any) -> None:
     hub = Hub(monkeypatch, a=(10.0, "ended"))
     ends, _ = collect("a")
     assert not ends.submission_granted
     assert hub.submissions == []
 
 
-def test_each_generation_is_waited_for_as_a_single_one(monkeypatch: pytest.MonkeyPatch, collect: Any) -> None:
+def test_every_generation_is_waited_for_as_a_single_one(
+    monkeypatch: pytest.MonkeyPatch, collect: Any
+) -> None:
     hub = Hub(monkeypatch, a=(10.0, "ended"))
     known = {"submitted_at": EPOCH - 50.0, "estimated_wait": 90.0, "result_defaults": {"model": "m"}}
-    collect("a", min_seconds=3.0, **known)
+    collect("a", min_seconds=3.0, known=known)
     state = WaitState(generation_id="a", media="video", deadline=LATER, max_quota_wait=50.0, **known)
     assert hub.waits == [(state, CONN, look_up, {"not_before": 3.0})]
 
 
-def test_how_many_have_ended_is_reported_every_minute(monkeypatch: pytest.MonkeyPatch, collect: Any) -> None:
+def test_the_number_of_ended_generations_is_reported_every_minute(
+    monkeypatch: pytest.MonkeyPatch, collect: Any
+) -> None:
     Hub(monkeypatch, a=(50.0, "ended"), b=(130.0, "ended"), c=(250.0, "ended"))
-    told: list[tuple[float, int, int]] = []
+    reports: list[tuple[float, int, int]] = []
 
     def report(ended: int, total: int) -> None:
-        told.append((passed(), ended, total))
+        reports.append((passed(), ended, total))
 
     ends, _ = collect("a", "b", "c", min_ended=3, max_linger=1000.0, report=report)
     assert len(ends) == 3
-    assert told == [(60.0, 1, 3), (120.0, 1, 3), (180.0, 2, 3), (240.0, 2, 3)]
-    assert len(collect("a", "b", "c", min_ended=3, max_linger=1000.0)[0]) == 3  # nobody has to listen
+    assert reports == [(60.0, 1, 3), (120.0, 1, 3), (180.0, 2, 3), (240.0, 2, 3)]
+    assert len(collect("a", "b", "c", min_ended=3, max_linger=1000.0)[0]) == 3

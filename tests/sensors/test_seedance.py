@@ -1,8 +1,7 @@
-"""The sensor: the same result with and without a worker, and nothing ever paid."""
+"""The sensor: the same result with and without a worker, and no submission."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,8 +11,7 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowSkipException
 from helpers import ALL_APIS, set_timing
-from support import deferral, make_context, on_loop
-from triggers.test_seedance import submitted
+from support import deferral, make_context, payload_of, submitted
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
@@ -26,10 +24,22 @@ from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS
 
 Connect = Callable[..., None]
 
+MAX_NOT_FOUND = PollTiming().max_not_found
+
 
 @pytest.fixture(autouse=True)
-def _no_race_to_mind(monkeypatch: pytest.MonkeyPatch) -> None:
+def ark(services: SeedanceEmulator, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> SeedanceEmulator:
+    """Connect sensors to ark; triggers fire without delay."""
     set_timing(monkeypatch, min_trigger_time=0.0)
+    connect("ark")
+    return services
+
+
+@pytest.fixture
+def held(ark: SeedanceEmulator) -> str:
+    """A generation that does not end by itself."""
+    ark.hold()
+    return submitted(ark, "ark")
 
 
 def make(generation_id: str, **arguments: Any) -> SeedanceGenerationSensor:
@@ -37,85 +47,114 @@ def make(generation_id: str, **arguments: Any) -> SeedanceGenerationSensor:
     return SeedanceGenerationSensor(generation_id=generation_id, **{**values, **arguments})
 
 
-def fire(trigger: Any) -> Any:
-    async def first() -> Any:
-        events = [event async for event in trigger.run()]
-        return events[0]
-
-    return json.loads(json.dumps(on_loop(first()).payload))
+def run(generation_id: str, **arguments: Any) -> Any:
+    return make(generation_id, **arguments).execute(make_context(None))
 
 
-def poked(sensor: SeedanceGenerationSensor) -> Any:
-    sensor.deferrable = False
-    return sensor.execute(make_context(None))
+def deferred(sensor: SeedanceGenerationSensor) -> Any:
+    return deferral(lambda: sensor.execute(make_context(None)))
+
+
+def resume(sensor: SeedanceGenerationSensor, deferred: Any, event: Any) -> Any:
+    kwargs = {**deferred.kwargs, "event": event}
+    return sensor.resume_execution(deferred.method_name, kwargs, make_context(None))
 
 
 @pytest.mark.parametrize("api", ALL_APIS)
-def test_the_same_result_from_every_path(services: SeedanceEmulator, connect: Connect, api: str) -> None:
+def test_every_path_returns_the_same_result(services: SeedanceEmulator, connect: Connect, api: str) -> None:
     connect(api)
     services.hold()
     generation_id = submitted(services, api)
-    context = make_context(None)
     sensor = make(generation_id)
-    deferred = deferral(lambda: sensor.execute(context))
-    assert deferred.trigger.generation_id == generation_id
-    assert deferred.trigger.cancel_on_kill is False
+    deferral = deferred(sensor)
+    assert deferral.trigger.generation_id == generation_id
+    assert deferral.trigger.cancel_on_kill is False
     services.finish(generation_id)
-    results = [
-        sensor.resume_execution(deferred.method_name, {**deferred.kwargs, "event": event}, context)  # type: ignore[dict-item]
-        for event in (fire(deferred.trigger), None, "rubbish")
-    ]
-    results += [make(generation_id).execute(context), poked(make(generation_id))]
+    results = [resume(sensor, deferral, event) for event in (payload_of(deferral.trigger), None, "rubbish")]
+    results += [run(generation_id), run(generation_id, deferrable=False)]
     assert all(result == results[0] for result in results)
     assert results[0]["generation_id"] == generation_id
     assert results[0]["url"]
     assert len(services.ledger.posts()) == 1
 
 
+# ---------------------------------------------------------------------- failures
+
+
 @pytest.mark.parametrize("deferrable", [True, False])
-def test_a_failed_generation(services: SeedanceEmulator, connect: Connect, deferrable: bool) -> None:
-    connect("ark")
-    services.fault("fail", message="no")
-    generation_id = submitted(services, "ark")
-    sensor = make(generation_id, deferrable=deferrable)
-    with pytest.raises(errors.SeedanceGenerationFailedError, match="no"):
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({}, errors.SeedanceGenerationFailedError, "out of memory"),
+        ({"soft_fail": True}, AirflowSkipException, None),
+        ({"never_fail": True}, AirflowSkipException, None),
+    ],
+)
+def test_a_failed_generation_fails_or_skips(
+    ark: SeedanceEmulator, arguments: Any, error: type[Exception], message: str | None, deferrable: bool
+) -> None:
+    ark.fault("fail", message="out of memory")
+    with pytest.raises(error, match=message):
+        run(submitted(ark, "ark"), deferrable=deferrable, **arguments)
+
+
+def test_a_soft_failure_after_a_deferral_skips(ark: SeedanceEmulator, held: str) -> None:
+    sensor = make(held, soft_fail=True)
+    deferral = deferred(sensor)
+    ark.fail(held, "no")
+    with pytest.raises(AirflowSkipException):
+        resume(sensor, deferral, None)
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_an_id_without_a_record_at_the_service_fails_at_once(deferrable: bool) -> None:
+    with pytest.raises(errors.SeedanceNotFoundError, match="synchronous answer"):
+        run("local-123", deferrable=deferrable)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"generation_id": ""}, {"generation_id": None}, {"generation_id": "g", "media": "opera"}]
+)
+def test_invalid_arguments_cost_no_request(ark: SeedanceEmulator, arguments: dict[str, Any]) -> None:
+    sensor = make("g")
+    for name, value in arguments.items():
+        setattr(sensor, name, value)
+    with pytest.raises(errors.SeedanceConfigurationError, match="Nothing was sent"):
         sensor.execute(make_context(None))
+    assert ark.ledger.requests == []
 
 
-def test_a_generation_nobody_knows_ends_a_deferred_wait(services: SeedanceEmulator, connect: Connect) -> None:
-    connect("ark")
-    context = make_context(None)
+# ---------------------------------------------------------------------- unknown generations
+
+
+def test_an_unknown_generation_ends_a_deferred_wait() -> None:
     sensor = make("no-such")
-    deferred = deferral(lambda: sensor.execute(context))
-    event = fire(deferred.trigger)
+    deferral = deferred(sensor)
+    event = payload_of(deferral.trigger)
     assert event["outcome"] == "unknown"
     with pytest.raises(errors.SeedanceNotFoundError):
-        sensor.execute_complete(context, event, **deferred.kwargs or {})
+        sensor.execute_complete(make_context(None), event, **deferral.kwargs)
 
 
-def test_a_generation_nobody_knows_ends_the_poking(services: SeedanceEmulator, connect: Connect) -> None:
-    connect("ark")
+def test_an_unknown_generation_ends_the_poking(ark: SeedanceEmulator) -> None:
     with pytest.raises(errors.SeedanceNotFoundError):
-        poked(make("no-such"))
-    assert services.ledger.count("status") == PollTiming().max_not_found
+        run("no-such", deferrable=False)
+    assert ark.ledger.count("status") == MAX_NOT_FOUND
 
 
-def test_rescheduled_pokes_for_a_generation_nobody_knows_end(
-    services: SeedanceEmulator, connect: Connect
-) -> None:
-    connect("ark")
-    for count in range(PollTiming().max_not_found - 1):
-        context = {**make_context(None), "task_reschedule_count": count}
-        assert not make("no-such").poke(context).is_done
+def test_an_unknown_generation_ends_rescheduled_pokes() -> None:
+    def poke(count: int) -> Any:
+        return make("no-such").poke({**make_context(None), "task_reschedule_count": count})
+
+    assert not any(poke(count).is_done for count in range(MAX_NOT_FOUND - 1))
     with pytest.raises(errors.SeedanceNotFoundError):
-        make("no-such").poke({**make_context(None), "task_reschedule_count": PollTiming().max_not_found - 1})
+        poke(MAX_NOT_FOUND - 1)
 
 
-def test_a_generation_that_is_known_a_little_late(
-    services: SeedanceEmulator, connect: Connect, monkeypatch: pytest.MonkeyPatch
+def test_a_service_may_know_a_new_generation_late(
+    ark: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connect("ark")
-    generation_id = submitted(services, "ark")
+    generation_id = submitted(ark, "ark")
     late = errors.SeedanceNotFoundError("not found", http_status=404)
     real = SeedanceHook.get_generation
     misses = [late, late, None, late, late, late]
@@ -127,34 +166,28 @@ def test_a_generation_that_is_known_a_little_late(
         return replace(generation, status=GenerationStatus.RUNNING) if misses else generation
 
     monkeypatch.setattr(SeedanceHook, "get_generation", get)
-    assert poked(make(generation_id))["generation_id"] == generation_id
+    assert run(generation_id, deferrable=False)["generation_id"] == generation_id
     misses.append(late)
-    context = make_context(None)
-    sensor = make(generation_id)
-    deferred = deferral(lambda: sensor.execute(context))
-    assert fire(deferred.trigger)["outcome"] == "ended"
+    assert payload_of(deferred(make(generation_id)).trigger)["outcome"] == "ended"
 
 
-@pytest.mark.parametrize("deferrable", [True, False])
-def test_an_id_without_a_record_at_the_service_fails_at_once(
-    services: SeedanceEmulator, connect: Connect, deferrable: bool
-) -> None:
-    connect("ark")
-    with pytest.raises(errors.SeedanceNotFoundError, match="synchronous answer"):
-        make("local-123", deferrable=deferrable).execute(make_context(None))
+# ---------------------------------------------------------------------- waiting
+
+
+def test_an_unreadable_state_is_waited_for(ark: SeedanceEmulator) -> None:
+    generation_id = submitted(ark, "ark")
+    ark.fault("gateway_error", on="status", times=4)
+    assert run(generation_id, deferrable=False)["generation_id"] == generation_id
+    ark.fault("gateway_error", on="status", times=None)
+    deferred(make(generation_id))
 
 
 @pytest.mark.parametrize(("retry_after", "seconds"), [(600, 600), (None, 60)])
-def test_a_deadline_is_not_kept_while_the_quota_is_used_up(
-    services: SeedanceEmulator,
-    connect: Connect,
-    monkeypatch: pytest.MonkeyPatch,
-    retry_after: float | None,
-    seconds: float,
+def test_a_used_up_quota_extends_the_deadline(
+    ark: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch, retry_after: float | None, seconds: float
 ) -> None:
-    connect("ark")
     context = make_context(None)
-    sensor = make(submitted(services, "ark"))
+    sensor = make(submitted(ark, "ark"))
 
     def get(*arguments: Any) -> Any:
         raise errors.SeedanceRateLimitError("too many requests", http_status=429, retry_after=retry_after)
@@ -169,85 +202,26 @@ def test_a_deadline_is_not_kept_while_the_quota_is_used_up(
     assert sensor.execute_complete(context, None, **again.kwargs)["status"] == "succeeded"
 
 
-@pytest.mark.parametrize("deferrable", [True, False])
-def test_a_soft_failure_skips(services: SeedanceEmulator, connect: Connect, deferrable: bool) -> None:
-    connect("ark")
-    services.fault("fail", message="no")
-    generation_id = submitted(services, "ark")
-    for how in ("soft_fail", "never_fail"):
-        sensor = make(generation_id, deferrable=deferrable, **{how: True})
-        with pytest.raises(AirflowSkipException):
-            sensor.execute(make_context(None))
+def test_the_timeout_names_the_generation(held: str) -> None:
+    with pytest.raises(errors.SeedanceTimeoutError, match=held):
+        make(held).execute_complete(make_context(None), None, deadline=time.time() - 1)
 
 
-def test_a_soft_failure_after_a_deferral_skips(services: SeedanceEmulator, connect: Connect) -> None:
-    connect("ark")
-    services.hold()
-    generation_id = submitted(services, "ark")
-    context = make_context(None)
-    sensor = make(generation_id, soft_fail=True)
-    deferred = deferral(lambda: sensor.execute(context))
-    services.fail(generation_id, "no")
-    with pytest.raises(AirflowSkipException):
-        sensor.resume_execution(deferred.method_name, {**deferred.kwargs, "event": None}, context)  # type: ignore[dict-item]
-
-
-def test_a_state_that_cannot_be_read_is_waited_for(services: SeedanceEmulator, connect: Connect) -> None:
-    connect("ark")
-    generation_id = submitted(services, "ark")
-    services.fault("gateway_error", on="status", times=4)
-    assert poked(make(generation_id))["generation_id"] == generation_id
-    services.fault("gateway_error", on="status", times=None)
-    deferral(lambda: make(generation_id).execute(make_context(None)))
-
-
-def test_out_of_patience(services: SeedanceEmulator, connect: Connect) -> None:
-    connect("ark")
-    services.hold()
-    generation_id = submitted(services, "ark")
-    with pytest.raises(errors.SeedanceTimeoutError) as caught:
-        make(generation_id).execute_complete(make_context(None), None, deadline=time.time() - 1)
-    assert generation_id in caught.value.message
-
-
-def test_resumed_early_it_waits_on(services: SeedanceEmulator, connect: Connect) -> None:
-    connect("ark")
-    services.hold()
-    generation_id = submitted(services, "ark")
+def test_a_sensor_that_is_resumed_early_waits_until_the_same_deadline(held: str) -> None:
     deadline = time.time() + 100
-    again = deferral(
-        lambda: make(generation_id).execute_complete(make_context(None), None, deadline=deadline)
-    )
+    again = deferral(lambda: make(held).execute_complete(make_context(None), None, deadline=deadline))
     assert again.trigger.deadline == deadline
 
 
 @pytest.mark.parametrize("timeout", [60, 60.0, timedelta(minutes=1)])
-def test_the_budget_is_the_sensors_timeout(
-    services: SeedanceEmulator, connect: Connect, timeout: Any
-) -> None:
-    connect("ark")
-    services.hold()
+def test_the_deadline_comes_from_the_timeout_of_the_sensor(held: str, timeout: Any) -> None:
     before = time.time()
-    deferred = deferral(lambda: make(submitted(services, "ark"), timeout=timeout).execute(make_context(None)))
-    assert before + 60 <= deferred.trigger.deadline <= time.time() + 60
-    assert isinstance(deferred.timeout, timedelta)
-    assert deferred.timeout > timedelta(seconds=60)
+    deferral = deferred(make(held, timeout=timeout))
+    assert before + 60 <= deferral.trigger.deadline <= time.time() + 60
+    assert deferral.timeout > timedelta(seconds=60)
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"generation_id": ""}, {"generation_id": None}, {"generation_id": "g", "media": "opera"}]
-)
-def test_bad_arguments(services: SeedanceEmulator, connect: Connect, arguments: dict[str, Any]) -> None:
-    connect("ark")
-    sensor = make("g")
-    for name, value in arguments.items():
-        setattr(sensor, name, value)
-    with pytest.raises(errors.SeedanceConfigurationError, match="Nothing was sent"):
-        sensor.execute(make_context(None))
-    assert services.ledger.requests == []
-
-
-def test_it_is_a_sensor_like_others() -> None:
+def test_arguments_of_a_sensor_in_a_dag_file() -> None:
     sensor = make("{{ params.id }}")
     assert set(sensor.template_fields) == {"generation_id", "media", "seedance_conn_id"}
     if AIRFLOW_V_3_3_PLUS:

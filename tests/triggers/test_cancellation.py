@@ -1,9 +1,8 @@
-"""What a trigger does when Airflow drops it because a callback has resumed or ended its task."""
+"""Cancellation by a trigger that Airflow stops: only if a user ended the task."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,21 +10,20 @@ import pytest
 from airflow.sdk import TaskInstanceState
 from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
-from helpers import set_timing
-from support import Log, TaskInstance, emulator_settings, on_loop, smallest
+from helpers import ALL_APIS
+from support import Log, TaskInstance, emulator_settings, on_loop, submitted
 
-from airflow_provider_seedance.apis.validation import prepare_request
-from airflow_provider_seedance.client import flows
-from airflow_provider_seedance.client.api_client import Client
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
-from airflow_provider_seedance.generations import utc_now
 from airflow_provider_seedance.polling import hub
 from airflow_provider_seedance.triggers import cancellation
 from airflow_provider_seedance.triggers.cancellation import ABANDONED_STATES, is_abandoned, read_task_state
-from airflow_provider_seedance.triggers.seedance import SeedanceCallbackTrigger, SeedanceGenerationTrigger
+from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger
+from triggers.generation_trigger import make
+
+TASK = {"dag_id": "dag", "run_id": "run", "map_index": 2}
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def log(monkeypatch: pytest.MonkeyPatch) -> Log:
     log = Log()
     monkeypatch.setattr(SeedanceGenerationTrigger, "log", log, raising=False)
@@ -34,148 +32,171 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Log:
 
 @pytest.fixture
 def queued(services: SeedanceEmulator, connect: Callable[..., None]) -> SeedanceGenerationTrigger:
-    """The trigger of a render that is queued, at the service that cancels."""
+    """The trigger of a queued generation, at the service that can cancel."""
     connect("ark")
     services.hold()
-    settings = emulator_settings(services, "ark")
-    request = prepare_request(settings, smallest("ark")).request
-    with Client(settings) as client:
-        outcome: Any = client.run(
-            flows.submit_flow(settings.api, settings.api.submit_call(request), request, utc_now)
-        )
-    trigger = SeedanceGenerationTrigger(
-        seedance_conn_id="seedance_default",
-        generation_id=outcome.generation.generation_id,
-        deadline=time.time() + 60,
-        callback_nonce="n1",
-    )
-    trigger.task_instance = TaskInstance(map_index=2)  # type: ignore[assignment]
-    return trigger
+    return make(submitted(services, "ark"), map_index=2, callback_nonce="n1")
 
 
 @pytest.fixture
-def airflow_says(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Any], None]:
-    """Say what Airflow tells of the task: its state, and its result."""
+def set_task(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Set what Airflow returns of the task: the states of its task instances, and its result."""
 
-    def say(state: str, result: Any) -> None:
+    def outcome(value: Any) -> Any:
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    def set_task(states: Any, result: Any = None) -> None:
         def get_task_states(**which: Any) -> Any:
-            return {"run": {"task_2": state, "task": state}}
+            assert which == {"dag_id": "dag", "task_ids": ["task"], "run_ids": ["run"], "map_index": 2}
+            return outcome({"run": {"task_2": states}} if isinstance(states, str) else states)
 
         def get_one(**which: Any) -> Any:
-            assert which == {
-                "key": "return_value",
-                "dag_id": "dag",
-                "task_id": "task",
-                "run_id": "run",
-                "map_index": 2,
-            }
-            if isinstance(result, Exception):
-                raise result
-            return result
+            assert which == {**TASK, "task_id": "task", "key": "return_value"}
+            return outcome(result)
 
         monkeypatch.setattr(RuntimeTaskInstance, "get_task_states", get_task_states)
         monkeypatch.setattr(BaseXCom, "get_one", get_one)
 
-    return say
+    return set_task
 
 
-@pytest.mark.parametrize("state", ["scheduled", "queued", "running", "deferred"])
-def test_a_task_that_was_resumed_is_let_alone(
-    services: SeedanceEmulator, queued: Any, airflow_says: Any, state: str, log: Log
-) -> None:
-    airflow_says(state, None)
-    before = len(services.ledger.requests)
-    on_loop(queued.on_kill())
-    assert len(services.ledger.requests) == before
-
-
-def test_a_task_that_a_callback_has_ended_costs_no_request(
-    services: SeedanceEmulator, queued: Any, airflow_says: Any
-) -> None:
-    airflow_says("success", {"status": "succeeded", "generation_id": queued.generation_id})
-    before = len(services.ledger.requests)
-    on_loop(queued.on_kill())
-    assert len(services.ledger.requests) == before
-
-
-@pytest.mark.parametrize("result", [None, "text", {"status": "running"}, ConnectionError("away")])
-@pytest.mark.parametrize("state", ["failed", "success"])
-def test_what_a_person_ended_is_cancelled(
-    services: SeedanceEmulator, queued: Any, airflow_says: Any, state: str, result: Any, log: Log
-) -> None:
-    airflow_says(state, result)
-    on_loop(queued.on_kill())
-    assert services.generation(queued.generation_id).status == "cancelled"
-
-
-# ---------------------------------------------------------------------- waiting for a call
-
-
-def test_nobody_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_timing(monkeypatch, min_trigger_time=0.0)
-
-    async def first() -> Any:
-        async for event in SeedanceCallbackTrigger(deadline=time.time(), callback_nonce="n1").run():
-            return event
-        raise AssertionError("no event")
-
-    assert on_loop(first()).payload == {"outcome": "no_callback"}
-
-
-def test_it_is_made_again_as_it_was() -> None:
-    path, kwargs = SeedanceCallbackTrigger(deadline=5.0, callback_nonce="n1").serialize()
-    assert path == "airflow_provider_seedance.triggers.seedance.SeedanceCallbackTrigger"
-    assert SeedanceCallbackTrigger(**kwargs).serialize() == (path, kwargs)
-
-
-# ---------------------------------------------------------------------- the state of the task
+def kill(trigger: SeedanceGenerationTrigger) -> None:
+    on_loop(trigger.on_kill())
 
 
 @pytest.mark.parametrize(
-    ("states", "map_index", "state"),
+    ("states", "cancelled"),
     [
-        ({"run": {"task": "failed"}}, -1, "failed"),
-        ({"run": {"task": "failed"}}, None, "failed"),
-        ({"run": {"task_3": "success", "task": "failed"}}, 3, "success"),
-        ({"run": {"task": TaskInstanceState.FAILED}}, -1, "failed"),
-        ({"run": {"task_3": None}}, 3, None),
-        ({"run": {}}, -1, None),
-        ({}, -1, None),
-        ({"run": None}, -1, None),
-        (None, -1, None),
-        ([], -1, None),
+        *((state, True) for state in ("failed", "success", "skipped", "removed")),
+        *((state, False) for state in ("running", "deferred", "queued", "scheduled", "restarting")),
+        ("up_for_retry", False),
+        ({"run": {"task_2": None}}, False),
+        ({}, False),
+        (None, False),
+        (ConnectionError("away"), False),
     ],
 )
-def test_task_state_is_read_from_the_reply_of_airflow(
-    states: Any, map_index: int | None, state: str | None
+def test_only_a_generation_of_an_ended_task_is_cancelled(
+    services: SeedanceEmulator, queued: Any, set_task: Any, log: Log, states: Any, cancelled: bool
 ) -> None:
-    ti = TaskInstance()
-    ti.map_index = map_index  # type: ignore[assignment]
-    assert read_task_state(ti, lambda **which: states) == state
+    set_task(states)
+    before = len(services.ledger.requests)
+    kill(queued)
+    assert services.generation(queued.generation_id).status == ("cancelled" if cancelled else "queued")
+    assert (len(services.ledger.requests) > before) is cancelled
+    assert ("goes on" in log.lines[-1]) is not cancelled
 
 
-def test_only_ended_states_are_abandoned() -> None:
-    states = [*TaskInstanceState, None]
-    assert {state for state in states if is_abandoned(state)} == {
-        TaskInstanceState.FAILED,
-        TaskInstanceState.SUCCESS,
-        TaskInstanceState.SKIPPED,
-        TaskInstanceState.REMOVED,
-    }
-    assert all(is_abandoned(state) for state in ABANDONED_STATES)
+@pytest.mark.parametrize("state", ["failed", "success"])
+@pytest.mark.parametrize("result", ["text", {"status": "running"}, ConnectionError("away")])
+def test_a_task_without_a_successful_result_was_ended_by_a_user(
+    services: SeedanceEmulator, queued: Any, set_task: Any, state: str, result: Any
+) -> None:
+    set_task(state, result)
+    kill(queued)
+    assert services.generation(queued.generation_id).status == "cancelled"
 
 
-# ---------------------------------------------------------------------- many at once
+def test_a_task_that_a_callback_has_ended_costs_no_request(
+    services: SeedanceEmulator, queued: Any, set_task: Any
+) -> None:
+    set_task("success", {"status": "succeeded", "generation_id": queued.generation_id})
+    before = len(services.ledger.requests)
+    kill(queued)
+    assert len(services.ledger.requests) == before
+
+
+def test_a_task_may_forbid_its_cancellation(
+    services: SeedanceEmulator, queued: Any, set_task: Any, log: Log
+) -> None:
+    set_task("failed")
+    queued.cancel_on_kill = False
+    kill(queued)
+    assert services.generation(queued.generation_id).status == "queued"
+    assert log.lines == [f"cancel_on_kill=False: generation {queued.generation_id} goes on and is billed."]
+
+
+@pytest.mark.parametrize("discards", [False, True])
+def test_the_log_names_the_generation_that_a_cleared_task_leaves(
+    queued: Any, set_task: Any, log: Log, discards: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From Airflow 3.4 on, the next try may not know of it."""
+    monkeypatch.setattr(cancellation, "AIRFLOW_V_3_4_PLUS", discards)
+    set_task("scheduled")
+    kill(queued)
+    assert f"generation {queued.generation_id} goes on and is billed." in log.lines[-1]
+    assert ("the next try does not know of it" in log.lines[-1]) is discards
+
+
+def test_a_finished_generation_is_not_deleted(
+    services: SeedanceEmulator, queued: Any, set_task: Any, log: Log
+) -> None:
+    """At ark the same call cancels a queued generation and deletes a finished one."""
+    set_task("failed")
+    services.finish(queued.generation_id)
+    kill(queued)
+    assert services.ledger.cancels() == []
+    assert "already ended" in log.lines[-1]
+
+
+@pytest.mark.parametrize("api", [api for api in ALL_APIS if api != "ark"])
+def test_a_service_that_cannot_cancel_costs_no_request_and_no_read_of_the_task_state(
+    services: SeedanceEmulator,
+    connect: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    log: Log,
+    api: str,
+) -> None:
+    connect(api)
+    monkeypatch.setattr(SeedanceGenerationTrigger, "_is_abandoned", None)
+    kill(make("g"))
+    assert services.ledger.requests == []
+    assert "offers no way to cancel: generation g goes on and is billed" in log.lines[-1]
+
+
+def test_the_cancellation_goes_on_when_airflow_cancels_on_kill(
+    services: SeedanceEmulator, queued: Any, set_task: Any
+) -> None:
+    """Airflow gives ``on_kill`` about a second."""
+    set_task("failed")
+    fault = services.fault("delay", on="status", hold=True)
+
+    async def kill() -> None:
+        killing = asyncio.create_task(queued.on_kill())
+        while not services.ledger.count("status"):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        killing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await killing
+        assert len(cancellation._cancellations) == 1
+        fault.release()
+        await asyncio.gather(*cancellation._cancellations)
+
+    on_loop(kill())
+    assert services.generation(queued.generation_id).status == "cancelled"
+    assert cancellation._cancellations == set()
+
+
+def test_a_cancellation_times_out(
+    services: SeedanceEmulator, queued: Any, set_task: Any, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_task("failed")
+    monkeypatch.setattr(cancellation, "CANCEL_TIMEOUT_SECONDS", 0.05)
+    fault = services.fault("delay", on="status", hold=True)
+    try:
+        kill(queued)
+    finally:
+        fault.release()
+    assert services.generation(queued.generation_id).status == "queued"
+    assert "was not cancelled" in log.lines[-1]
 
 
 def test_many_cancellations_share_one_look_up_and_one_client(
-    services: SeedanceEmulator,
-    queued: SeedanceGenerationTrigger,
-    airflow_says: Any,
-    log: Log,
-    monkeypatch: pytest.MonkeyPatch,
+    services: SeedanceEmulator, queued: Any, set_task: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    airflow_says("failed", None)
+    set_task("failed")
     look_ups: list[str] = []
     clients: list[Any] = []
 
@@ -200,14 +221,34 @@ def test_many_cancellations_share_one_look_up_and_one_client(
     assert (hub._hubs, hub._connections) == ({}, {})
 
 
-def test_services_that_cannot_cancel_cost_no_read_of_the_task_state(
-    services: SeedanceEmulator, connect: Callable[..., None], monkeypatch: pytest.MonkeyPatch, log: Log
-) -> None:
-    connect("runbase")
-    monkeypatch.setattr(SeedanceGenerationTrigger, "_is_abandoned", None)
-    trigger = SeedanceGenerationTrigger(
-        seedance_conn_id="seedance_default", generation_id="g", deadline=time.time() + 60
-    )
-    on_loop(trigger.on_kill())
-    assert services.ledger.requests == []
-    assert "offers no way to cancel" in log.lines[-1]
+# ---------------------------------------------------------------------- the state of the task
+
+
+@pytest.mark.parametrize(
+    ("states", "map_index", "state"),
+    [
+        ({"run": {"task": "failed"}}, -1, "failed"),
+        ({"run": {"task": "failed"}}, None, "failed"),
+        ({"run": {"task_3": "success", "task": "failed"}}, 3, "success"),
+        ({"run": {"task": TaskInstanceState.FAILED}}, -1, "failed"),
+        ({"run": {"task_3": None}}, 3, None),
+        ({"run": {}}, -1, None),
+        ({}, -1, None),
+        ({"run": None}, -1, None),
+        (None, -1, None),
+        ([], -1, None),
+    ],
+)
+def test_task_state_is_read_from_the_reply_of_airflow(states: Any, map_index: Any, state: str | None) -> None:
+    assert read_task_state(TaskInstance(map_index=map_index), lambda **which: states) == state
+
+
+def test_only_ended_states_are_abandoned() -> None:
+    states = [*TaskInstanceState, None]
+    assert {state for state in states if is_abandoned(state)} == {
+        TaskInstanceState.FAILED,
+        TaskInstanceState.SUCCESS,
+        TaskInstanceState.SKIPPED,
+        TaskInstanceState.REMOVED,
+    }
+    assert all(is_abandoned(state) for state in ABANDONED_STATES)

@@ -1,0 +1,157 @@
+"""Waits at a service that refuses every status request: each ends, and its error names the generation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import TaskDeferred
+from helpers import set_timing
+from support import PROMPT, Store, TaskInstance, deferral, make_context, on_loop, payload_of
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from airflow_provider_seedance.generations import VideoRequest
+from airflow_provider_seedance.hooks.seedance import SeedanceHook
+from airflow_provider_seedance.operators.seedance import (
+    SeedanceGenerateVideoBatchOperator,
+    SeedanceGenerateVideoOperator,
+)
+from airflow_provider_seedance.sensors.seedance import SeedanceGenerationSensor
+
+Connect = Callable[..., None]
+
+QUOTA_WAIT = 0.3
+DAY = 86400.0
+#: Arguments of every task.
+SHORT = {"task_id": "task", "timeout": 0.2, "poll_interval": 0.05}
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_timing(
+        monkeypatch,
+        max_quota_wait=QUOTA_WAIT,
+        max_worker_quota_wait=QUOTA_WAIT,
+        quota_backoff=QUOTA_WAIT,
+        min_trigger_time=0.0,
+    )
+
+
+@pytest.fixture(params=[("rate_limit", {"retry_after": 0}), ("refuse", {"status": 503})], ids=["429", "503"])
+def refusing(
+    request: pytest.FixtureRequest, services: SeedanceEmulator, connect: Connect
+) -> SeedanceEmulator:
+    """A service that accepts submissions and refuses every status request."""
+    kind, options = request.param
+    connect("seedanceapi-v2")
+    services.hold()
+    services.fault(kind, on="status", times=None, **options)
+    return services
+
+
+def make(**arguments: Any) -> SeedanceGenerateVideoOperator:
+    return SeedanceGenerateVideoOperator(**{**SHORT, "prompt": PROMPT, **arguments})
+
+
+def make_batch(**arguments: Any) -> SeedanceGenerateVideoBatchOperator:
+    return SeedanceGenerateVideoBatchOperator(**{**SHORT, "requests": ["a"], **arguments})
+
+
+def run_to_its_end(op: Any, context: Any) -> Any:
+    """Execute a task, and resume it after each deferral."""
+    call = lambda: op.execute(context)  # noqa: E731
+    for _ in range(10):
+        try:
+            return call()
+        except TaskDeferred as deferred:
+            kwargs = {**(deferred.kwargs or {}), "event": payload_of(deferred.trigger)}
+            name = deferred.method_name
+            call = lambda name=name, kwargs=kwargs: op.resume_execution(name, kwargs, context)  # type: ignore[misc]  # noqa: E731
+    raise AssertionError("the task never ends")
+
+
+def check_error(error: errors.SeedanceError, services: SeedanceEmulator) -> None:
+    """Check that the error names the generation that may still be billed."""
+    (paid,) = services.ledger.submissions
+    assert paid.generation_id in str(error)
+    assert "goes on and is billed" in str(error)
+    assert error.retry_helps
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_wait_of_the_hook(refusing: SeedanceEmulator, asynchronous: bool) -> None:
+    hook = SeedanceHook()
+    generation_id = hook.submit(VideoRequest(prompt=PROMPT)).generation_id
+
+    def wait() -> None:
+        if asynchronous:
+            on_loop(hook.await_generation(generation_id, 0.2, poll_interval=0.05))
+        else:
+            hook.wait(generation_id, 0.2, poll_interval=0.05)
+
+    with pytest.raises(errors.SeedanceTimeoutError) as caught:
+        wait()
+    check_error(caught.value, refusing)
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_a_task(refusing: SeedanceEmulator, deferrable: bool) -> None:
+    store = Store()
+    with pytest.raises(errors.SeedanceTimeoutError) as caught:
+        run_to_its_end(make(deferrable=deferrable), make_context(store, TaskInstance()))
+    check_error(caught.value, refusing)
+    assert store.value["generation_id"] == refusing.ledger.submissions[0].generation_id
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_a_batch(refusing: SeedanceEmulator, deferrable: bool) -> None:
+    with pytest.raises(errors.SeedanceBatchError, match="timeout") as caught:
+        run_to_its_end(make_batch(deferrable=deferrable), make_context(Store(), TaskInstance()))
+    check_error(caught.value, refusing)
+
+
+def test_a_sensor(refusing: SeedanceEmulator) -> None:
+    generation_id = SeedanceHook().submit(VideoRequest(prompt=PROMPT)).generation_id
+    op = SeedanceGenerationSensor(**SHORT, generation_id=generation_id, deferrable=True)
+    with pytest.raises(errors.SeedanceTimeoutError) as caught:
+        run_to_its_end(op, make_context(None))
+    check_error(caught.value, refusing)
+
+
+@pytest.mark.parametrize("make_one", [make, make_batch])
+def test_a_retry_waits_for_the_same_generation(refusing: SeedanceEmulator, make_one: Any) -> None:
+    op, store, ti = make_one(deferrable=False), Store(), TaskInstance()
+    for _ in range(2):
+        with pytest.raises(errors.SeedanceError, match="goes on and is billed"):
+            op.execute(make_context(store, ti))
+        ti.retry()
+    assert len(refusing.ledger.submissions) == 1
+
+
+def test_the_wait_for_the_quota_is_measured_from_the_deadline(
+    services: SeedanceEmulator, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect("seedanceapi-v2")
+    services.hold()
+    set_timing(monkeypatch, max_quota_wait=DAY)
+    op, context = make(timeout=3600), make_context(Store())
+    deferred = deferral(lambda: op.execute(context))
+    services.fault("rate_limit", on="status", times=None, retry_after=1800)
+
+    def resume(deadline: float) -> Any:
+        return op.resume_execution(
+            "execute_complete", {**(deferred.kwargs or {}), "deadline": deadline}, context
+        )
+
+    for late in (10.0, DAY - 10.0):
+        over = time.time() - late
+        again: Any = deferral(lambda over=over: resume(over))  # type: ignore[misc]
+        assert again.kwargs["deadline"] == over
+        assert again.trigger.deadline > time.time() + 1700
+        # Airflow's own timeout comes after all that the trigger may do.
+        assert again.timeout.total_seconds() > again.trigger.deadline + DAY - time.time()
+    with pytest.raises(errors.SeedanceTimeoutError, match="goes on and is billed"):
+        resume(time.time() - DAY - 1)

@@ -1,0 +1,120 @@
+"""The hub in simulated time: the durations that it observes, and what it reports of a wait."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from airflow_provider_seedance.polling import hub as module
+from airflow_provider_seedance.polling.duration_model import DurationModels
+from polling.simulated import EPOCH, HOUR, Connections, Service, connection, wait, wait_for_all
+
+KNOWN = connection()
+DEFAULTS = {"model": "m", "duration": 5, "resolution": "720p"}
+KIND = (KNOWN.base_url, ("video", "m", 5, "720p"))
+BARE_KIND = (KNOWN.base_url, ("video", None, None, None))
+SUBMITTED = {"submitted_at": EPOCH, "submitted_at_known": True}
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The ended generations in the metrics."""
+    ended: list[dict[str, Any]] = []
+    monkeypatch.setattr(module.metrics, "render_ended", lambda **labels: ended.append(labels))
+    return ended
+
+
+def test_progress_is_reported(service: Service, run: Any) -> None:
+    readings: list[Any] = []
+    service.ends["g"] = 35.0
+    service.bodies = lambda generation_id, at: {"progress": int(at)} if at > 15.0 else {}
+    look_up = Connections(connection("seedance2api"))
+    assert run(wait(look_up, report=readings.append)).kind == "ended"
+    assert [reading.progress for reading in readings] == [None, 20, 30, 40]
+    assert [reading.status.terminal for reading in readings] == [False, False, False, True]
+
+
+@pytest.mark.parametrize(("completed", "delay"), [(22.0, 8.0), (None, None), (31.0, 0.0)])
+def test_the_end_of_a_generation_is_counted(
+    service: Service, run: Any, ended: list[Any], completed: float | None, delay: float | None
+) -> None:
+    service.ends["g"] = 22.0
+    if completed is not None:
+        completed_at = datetime.fromtimestamp(EPOCH + completed, UTC).isoformat()
+        service.bodies = lambda generation_id, at: {"completed_at": completed_at} if at > 22.0 else {}
+    run(wait())
+    assert ended == [{"api": "runbase", "outcome": "succeeded", "polls": 3, "delay": delay}]
+
+
+def test_a_deadline_during_a_poll_is_no_end_of_the_generation(
+    service: Service, run: Any, ended: list[Any]
+) -> None:
+    service.ends["g"] = 9 * HOUR
+    service.latency = 5.0
+    assert run(wait(timeout=12.0)).kind == "deadline"
+    assert service.times() == [15.0]
+    assert ended == []
+
+
+def test_the_duration_of_a_successful_generation_is_observed(
+    service: Service, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observed: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(module._durations, "observe", lambda *values: observed.append(values))
+    service.ends = {"a": 25.0, "quick": 5.0, "unknown-submission": 5.0, "failed": 5.0, "bare": 5.0}
+    service.bodies = lambda generation_id, at: {"status": "failed"} if generation_id == "failed" else {}
+    look_up = Connections(KNOWN)
+    defaults = {"result_defaults": {**DEFAULTS, "credits": 9}}
+
+    async def main() -> None:
+        submitted: dict[str, Any] = {"submitted_at": EPOCH - 100.0, "submitted_at_known": True}
+        await wait_for_all(
+            wait(look_up, "a", **defaults, **submitted),
+            wait(look_up, "quick", **defaults, **submitted),
+            wait(look_up, "failed", **defaults, **submitted),
+            wait(look_up, "unknown-submission", **defaults, submitted_at=EPOCH - 100.0),
+            wait(look_up, "bare", interval=15.0, **submitted),
+        )
+
+    run(main())
+    # Between the reading before, or the submission, and the last reading.
+    assert observed == [(KIND, 0.0, 110.0), (BARE_KIND, 0.0, 115.0), (KIND, 120.0, 130.0)]
+
+
+def test_observed_durations_of_a_kind_plan_its_polls(
+    service: Service, run: Any, durations: DurationModels
+) -> None:
+    service.ends["g"] = 400.0
+    for _ in range(60):
+        durations.observe(KIND, 395.0, 405.0)
+
+    def polls(**defaults: Any) -> list[float]:
+        service.requests.clear()
+        run(wait(interval=None, result_defaults={**DEFAULTS, **defaults}, **SUBMITTED))
+        return service.times()
+
+    like, other = polls(), polls(model="another")
+    assert like[0] > 250.0
+    assert len(like) < len(other)
+    assert other[0] < 20.0
+
+
+def test_durations_that_are_observed_during_a_wait_plan_its_next_poll(
+    service: Service, run: Any, durations: DurationModels
+) -> None:
+    service.ends["g"] = 400.0
+
+    async def main() -> Any:
+        task = asyncio.create_task(wait(interval=None, **SUBMITTED))
+        await asyncio.sleep(5.0)
+        for _ in range(60):
+            durations.observe(BARE_KIND, 395.0, 405.0)
+        return await task
+
+    assert run(main()).kind == "ended"
+    first, second, *_ = service.times()
+    assert first < 15.0
+    assert second > 250.0

@@ -1,0 +1,109 @@
+"""The hub in simulated time: many generations in one request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from helpers import reply
+
+from airflow_provider_seedance.apis.messages import TransportFailure
+from polling.simulated import Connections, Request, Service, connection, wait, wait_for_all, wait_for_each
+
+ARK = connection("ark")
+
+
+def requests(service: Service) -> list[tuple[float, tuple[str, ...]]]:
+    return [(request.at, request.ids) for request in service.requests]
+
+
+def ends(steps: list[Any]) -> set[tuple[str, int]]:
+    return {(step.kind, step.state.failures) for step in steps}
+
+
+def test_generations_that_are_due_soon_are_included_in_a_request(service: Service, run: Any) -> None:
+    intervals = {"a": 30.0, "b": 33.0, "c": 39.0, "later": 50.0}
+    service.ends = dict.fromkeys(intervals, 0.0)
+    look_up = Connections(ARK)
+    steps = run(
+        wait_for_all(*(wait(look_up, name, interval=interval) for name, interval in intervals.items()))
+    )
+    assert [step.state.last.generation_id for step in steps] == list(intervals)
+    assert requests(service) == [(30.0, ("a", "b", "c")), (50.0, ("later",))]
+
+
+def test_a_generation_that_a_list_does_not_contain_is_read_alone_from_then_on(
+    service: Service, run: Any
+) -> None:
+    service.ends = dict.fromkeys("abc", 50.0)
+
+    def answer(request: Request) -> Any:
+        items = [service._body(name, request.at) for name in request.ids if name != "b"]
+        return reply(200, {"total": len(items), "items": items}) if len(request.ids) > 1 else None
+
+    service.answer = answer
+    assert ends(run(wait_for_each(Connections(ARK), "abc", interval=20.0))) == {("ended", 0)}
+    assert set(requests(service)) == {
+        (20.0, ("a", "b", "c")),
+        (20.0, ("b",)),
+        (40.0, ("a", "c")),
+        (40.0, ("b",)),
+        (60.0, ("a", "c")),
+        (60.0, ("b",)),
+    }
+
+
+@pytest.mark.parametrize("status", [400, 403, 404])
+def test_a_refused_list_is_not_requested_again(
+    service: Service, run: Any, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    service.ends = dict.fromkeys("abcde", 25.0)
+    look_up = Connections(ARK)
+    refused = reply(status, {"error": {"code": "No", "message": "there is no such list"}})
+    service.answer = lambda request: refused if len(request.ids) > 1 else None
+    steps = run(
+        wait_for_all(
+            wait_for_each(look_up, "abc"),
+            # These were not in that list, and are in no other.
+            wait_for_each(look_up, "de", interval=40.0),
+        )
+    )
+    assert ends([*steps[0], *steps[1]]) == {("ended", 0)}
+    assert [len(request.ids) for request in service.requests] == [3] + [1] * 11
+    (line,) = caplog.messages
+    assert "there is no such list" in line
+    assert "one by one" in line
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [reply(500, {"error": {"code": "Internal", "message": "no"}}), TransportFailure("reset", sent=True)],
+    ids=["500", "network"],
+)
+def test_a_failed_list_is_a_failed_reading_of_each(service: Service, run: Any, failure: Any) -> None:
+    service.ends = dict.fromkeys("abc", 25.0)
+    service.answer = lambda request: failure if request.at < 15.0 else None
+    steps = run(wait_for_each(Connections(ARK), "abc"))
+    assert {(step.kind, step.state.poll_count) for step in steps} == {("ended", 2)}
+    assert requests(service) == [(at, ("a", "b", "c")) for at in (10.0, 20.0, 30.0)]
+
+
+def test_a_request_uses_one_connection(service: Service, run: Any) -> None:
+    """Two connections with one key now: one of them may get another key."""
+    service.ends = dict.fromkeys("abcd", 0.0)
+    look_up = Connections(connection("ark", "one"), connection("ark", "other"))
+    pairs = list(zip("abcd", ("one", "other", "one", "other"), strict=True))
+    steps = run(wait_for_all(*(wait(look_up, name, conn_id) for name, conn_id in pairs)))
+    assert ends(steps) == {("ended", 0)}
+    assert [request.ids for request in service.requests] == [("a", "c"), ("b", "d")]
+
+
+def test_a_generation_after_its_deadline_is_not_included(service: Service, run: Any) -> None:
+    service.ends = dict.fromkeys("abc", 0.0)
+    look_up = Connections(ARK)
+    steps = run(
+        wait_for_all(wait(look_up, "a"), wait(look_up, "b", timeout=9.0, interval=20.0), wait(look_up, "c"))
+    )
+    assert [step.kind for step in steps] == ["ended", "deadline", "ended"]
+    # One that is due a little later is included before its deadline.
+    assert [request.ids for request in service.requests] in ([("a", "c")], [("b", "a", "c")])
