@@ -33,7 +33,7 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
 
     with atheris.instrument_imports(include=["airflow_provider_seedance"]):
-        from hostile import targets
+        from hostile import samples, targets
 
     for name in options.inputs:
         targets.run(Path(name).read_bytes())
@@ -44,8 +44,6 @@ def main() -> None:
     corpus.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(targets.seeds()):
         (corpus / f"seed-{number:04}").write_bytes(seed)
-    words = work / "words.dict"
-    words.write_text("".join(f'"{word}"\n' for word in targets.WORDS), encoding="ascii")
     print(f"{len(targets.TARGETS)} readers, {options.seconds} s, in {work}", flush=True)
     atheris.Setup(
         [
@@ -54,7 +52,7 @@ def main() -> None:
             "-max_len=4096",
             "-timeout=60",  # a hang is a finding
             "-rss_limit_mb=2048",  # so is unbounded memory
-            f"-dict={words}",
+            f"-dict={samples.DICTIONARY}",
             f"-artifact_prefix={work}/finding-",
             "-print_final_stats=1",
             str(corpus),

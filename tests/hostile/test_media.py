@@ -1,33 +1,29 @@
-"""Downloads from a host gone bad: each ends, in bounds, and nothing of it is where it should not be."""
+"""Downloads from a hostile host: each ends, within limits, with an error of the package."""
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 from scripted_server import serving
-from transfers.conftest import host, make_settings, names
+from transfers.conftest import host, make_settings
 from transfers.server import MediaServer, Reply
 
 from airflow_provider_seedance.client import media_client
 from airflow_provider_seedance.client.media_client import MediaClient, MediaConnectionError, MediaTooSlowError
 from airflow_provider_seedance.exceptions import (
     SeedanceMediaError,
-    SeedanceMediaHostError,
     SeedanceMediaTooLargeError,
 )
 from airflow_provider_seedance.transfers import download as module
-from airflow_provider_seedance.transfers.download import Announced, Source, download
+from airflow_provider_seedance.transfers.download import Source, download
 
-from . import fake_transports
-from .certificates import listening, self_signed
+from .fake_transports import BOMBS, SLOW_HEADS, STEPS, WRONG, Script, drips, head, sends
 
-__all__ = ["host", "names"]  # fixtures
+__all__ = ["host"]  # a fixture
 
 DATA = bytes(range(256)) * 400
 
@@ -55,21 +51,13 @@ class Kept:
 def fetch(url: str, kept: Kept | None = None, **extra: Any) -> Any:
     sink = kept or Kept()
 
-    def begin(announced: Announced) -> Kept:
-        return sink
-
     source = Source(label="the output", generation_id="g1", url=url, refresh=lambda: url)
     with MediaClient(make_settings(**{"timeout": 0.25, **extra})) as client:
-        return download(
-            client,
-            source,
-            begin,
-            progress=lambda received, total: None,
-        )
+        return download(client, source, lambda announced: sink, progress=lambda received, total: None)
 
 
 @contextmanager
-def bad(script: fake_transports.Script) -> Iterator[str]:
+def file_of(script: Script) -> Iterator[str]:
     with serving(script) as server:
         yield f"http://127.0.0.1:{server.port}/a.mp4"
 
@@ -77,34 +65,19 @@ def bad(script: fake_transports.Script) -> Iterator[str]:
 # ---------------------------------------------------------------------- time
 
 
-@pytest.mark.parametrize(
-    "script",
-    [fake_transports.endless_interim, fake_transports.dripping_status_line, fake_transports.dripping_headers],
-    ids=lambda one: one.__name__,
-)
-def test_a_reply_that_drips_ends(script: fake_transports.Script) -> None:
+@pytest.mark.parametrize("script", SLOW_HEADS.values(), ids=SLOW_HEADS)
+def test_a_slow_reply_times_out(script: Script) -> None:
     with (
-        bad(script) as url,
+        file_of(script) as url,
         MediaClient(make_settings(timeout=0.25)) as client,
         pytest.raises(MediaConnectionError),
     ):
         client.open(url)
 
 
-def dripping_file(peer: socket.socket) -> None:
-    fake_transports.read_request(peer)
-    fake_transports.drip(
-        peer,
-        [
-            fake_transports.head("200 OK", "Content-Length: 100000"),
-            *[b"a" for _ in range(fake_transports.STEPS)],
-        ],
-        0.02,
-    )
-
-
-def test_a_file_that_drips_ends_and_what_dripped_is_no_progress() -> None:
-    with bad(dripping_file) as url, MediaClient(make_settings(timeout=0.25)) as client:
+def test_a_slow_file_times_out_and_its_bytes_are_no_progress() -> None:
+    slow_file = drips(head("200 OK", "Content-Length: 100000"), [b"a"] * STEPS, gap=0.02)
+    with file_of(slow_file) as url, MediaClient(make_settings(timeout=0.25)) as client:
         with client.open(url) as stream, pytest.raises(MediaTooSlowError, match="less than"):
             list(stream.chunks())
         with pytest.raises(SeedanceMediaError, match="after 5 attempts") as caught:
@@ -112,9 +85,7 @@ def test_a_file_that_drips_ends_and_what_dripped_is_no_progress() -> None:
     assert caught.value.retry_helps
 
 
-def test_what_the_reader_takes_its_time_for_is_not_the_hosts_fault(
-    host: MediaServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_time_of_a_slow_reader_does_not_count(host: MediaServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(media_client, "STALL_TIMEOUT_SECONDS", 5.0)
     url = host.put("/a.mp4", DATA * 4)
     pause = threading.Event()
@@ -132,16 +103,10 @@ def test_what_the_reader_takes_its_time_for_is_not_the_hosts_fault(
 # ---------------------------------------------------------------------- size
 
 
-def endless_file(peer: socket.socket) -> None:
-    fake_transports.read_request(peer)
-    peer.sendall(fake_transports.head("200 OK", "Content-Type: video/mp4"))
-    for _ in range(fake_transports.STEPS * 10):
-        peer.sendall(b"a" * 10_000)
-
-
-def test_a_download_without_an_end() -> None:
+def test_an_endless_download_is_too_large() -> None:
     kept = Kept()
-    with bad(endless_file) as url, pytest.raises(SeedanceMediaTooLargeError) as caught:
+    endless_file = sends(head("200 OK", "Content-Type: video/mp4"), *[b"a" * 10_000] * (STEPS * 10))
+    with file_of(endless_file) as url, pytest.raises(SeedanceMediaTooLargeError) as caught:
         fetch(url, kept, max_media_bytes=100_000)
     assert len(kept.data) <= 100_000
     assert not caught.value.retry_helps
@@ -149,7 +114,7 @@ def test_a_download_without_an_end() -> None:
         assert said in caught.value.message
 
 
-def test_a_file_that_is_announced_as_too_large_is_not_begun(host: MediaServer) -> None:
+def test_a_file_that_is_announced_as_too_large_is_not_downloaded(host: MediaServer) -> None:
     kept = Kept()
     url = host.put("/a.mp4", DATA)
     with pytest.raises(SeedanceMediaTooLargeError):
@@ -159,8 +124,8 @@ def test_a_file_that_is_announced_as_too_large_is_not_begun(host: MediaServer) -
     assert fetch(url, kept, max_media_bytes=len(DATA)).size == len(DATA)
 
 
-def test_a_part_that_makes_a_file_too_large(host: MediaServer) -> None:
-    """Whatever is announced, what comes is counted."""
+def test_a_file_may_become_too_large_in_a_later_part(host: MediaServer) -> None:
+    """The received bytes count, not the announced ones."""
     url = host.put("/a.mp4", DATA)
     host.script(
         "/a.mp4", Reply(cut=60_000), Reply(status=206, body=b"a" * 60_000, headers={"Content-Range": "x"})
@@ -169,44 +134,10 @@ def test_a_part_that_makes_a_file_too_large(host: MediaServer) -> None:
         fetch(url, max_media_bytes=100_000)
 
 
-# ---------------------------------------------------------------------- nonsense
+# ---------------------------------------------------------------------- invalid replies
 
 
-@pytest.mark.parametrize(
-    "script",
-    [*fake_transports.WRONG, fake_transports.gzip_bomb, fake_transports.gzip_in_gzip],
-    ids=lambda one: one.__name__,
-)
-def test_what_is_no_file_is_an_error_of_ours(script: fake_transports.Script) -> None:
-    with bad(script) as url, pytest.raises(SeedanceMediaError):
+@pytest.mark.parametrize("script", [*WRONG.values(), *BOMBS.values()], ids=[*WRONG, *BOMBS])
+def test_an_invalid_reply_is_an_error_of_the_package(script: Script) -> None:
+    with file_of(script) as url, pytest.raises(SeedanceMediaError):
         fetch(url, max_media_bytes=100_000_000)
-
-
-def test_an_untrusted_certificate(tmp_path: Path) -> None:
-    pem = self_signed(tmp_path / "one.pem", "127.0.0.1")
-    with listening(pem) as (url, seen), pytest.raises(SeedanceMediaError, match="certificate"):
-        fetch(url, timeout=2)
-    assert seen == []
-
-
-@pytest.mark.parametrize(
-    "location",
-    [
-        "file:///etc/passwd",
-        "http://169.254.169.254/latest/meta-data/",
-        "https://[::ffff:169.254.169.254]/",
-        "https://[64:ff9b::7f00:1]/",
-        "https://2130706433/",
-        "https://017700000001/",
-        "https://0x7f.0.0.1/",
-        "https://user:password@localhost/",
-        "gopher://127.0.0.1/",
-        "data:video/mp4;base64,AAAA",
-        "https:internal.example/",
-    ],
-)
-def test_a_redirect_into_our_own_network(host: MediaServer, location: str) -> None:
-    host.script("/a.mp4", Reply(status=302, headers={"Location": location}))
-    with pytest.raises(SeedanceMediaHostError) as caught:
-        fetch(host.url("/a.mp4"))
-    assert "password" not in str(caught.value)

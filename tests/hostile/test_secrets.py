@@ -1,4 +1,4 @@
-"""The key and the callback secret, searched in everything that a task leaves behind, with any outcome."""
+"""The key and the callback secret, in everything that a task leaves behind, with any outcome."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ FORBIDDEN = (
 )
 
 
-def forbidden(text: str) -> list[str]:
-    """Return what must not stand in a text."""
-    return [secret for secret in FORBIDDEN if secret in text]
+def check_secrets(text: str) -> None:
+    """Check that a text contains no secret."""
+    assert [secret for secret in FORBIDDEN if secret in text] == []
 
 
 def all_of(error: BaseException | None) -> str:
-    """Return all that a log, a callback or a debugger's display shows of an error and of what caused it."""
+    """Return everything that a log, a callback or a debugger shows of an error and its causes."""
     shown = "".join(traceback.format_exception(error)) if error else ""
     while error is not None:
         shown += f"{error} {error!r} {error.args} {vars(error)}"
@@ -60,15 +60,16 @@ def all_of(error: BaseException | None) -> str:
 
 
 class Left:
-    """Everything that one try leaves behind."""
+    """Everything that the tries of a task leave behind."""
 
-    def __init__(self) -> None:
+    def __init__(self, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+        self.capfd, self.caplog = capfd, caplog
         self.store, self.ti = Store(), TaskInstance()
         self.shown: list[str] = []
         self.outcome = "nothing"
 
     def run(self, step: Callable[[Any], Any]) -> TaskDeferred | None:
-        """Make one step of the task; returns the deferral, if it came to one."""
+        """Run one step of the task, and return its deferral, if any."""
         try:
             self.shown.append(json.dumps(step(make_context(self.store, self.ti))))
             self.outcome = "success"
@@ -82,12 +83,22 @@ class Left:
             self.shown.append(all_of(error))
         return None
 
-    def text(self) -> str:
-        return "\n".join([*self.shown, *self.store.texts.values(), json.dumps(self.ti.pushed)])
+    def check(self) -> str:
+        """Check that nothing contains a secret, and return everything."""
+        out, err = self.capfd.readouterr()
+        parts = [*self.shown, *self.store.texts.values(), json.dumps(self.ti.pushed), out, err]
+        text = "\n".join([*parts, self.caplog.text])
+        check_secrets(text)
+        return text
+
+
+@pytest.fixture
+def left(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Left:
+    return Left(capfd, caplog)
 
 
 def echo(status: int, **more: Any) -> bytes:
-    """An answer that repeats the secrets in every place where words may stand."""
+    """Return a reply that repeats the secrets in every text."""
     words = f"Bearer {KEY} {json.dumps(KEY)} {CALLBACK}"
     body = {
         "status": "error",
@@ -102,37 +113,30 @@ def echo(status: int, **more: Any) -> bytes:
 
 
 def escaped(status: int) -> bytes:
-    """An answer that repeats them in JSON with every escape, cut short so that it is shown as text."""
+    """Return a reply that repeats the secrets with every escape of JSON, cut so that it is shown as text."""
     words = json.dumps(f"{KEY} {CALLBACK} https://a.example/seedance/callbacks/{TOKEN}").replace("/", "\\/")
     in_unicode = "".join(f"\\u{ord(character):04x}" for character in f"{KEY} {CALLBACK}")
     return answer(status, f'{{"error": {words}, "detail": "{in_unicode}'.encode())
 
 
-def created(api: str, status: str = "running") -> bytes:
-    """An acceptance that repeats them."""
-    fields = {
-        "id": "g-1",
-        "task_id": "g-1",
-        "run_id": "g-1",
-        "status": status,
-        "model": KEY,
-        "resolution": KEY,
-    }
-    failure = {"error_message": KEY, "error": KEY, "message": KEY}
-    return answer(200, json.dumps({**fields, **failure, "data": {**fields, **failure}}).encode())
+def created(status: str = "running") -> bytes:
+    """Return an acceptance that repeats the key."""
+    ids = dict.fromkeys(("id", "task_id", "run_id"), "g-1")
+    texts = dict.fromkeys(("model", "resolution", "error_message", "error", "message"), KEY)
+    fields = {**ids, **texts, "status": status}
+    return answer(200, json.dumps({**fields, "data": fields}).encode())
 
 
 @pytest.fixture
 def at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def connect(port: int, api: str, **extra: Any) -> None:
-        fields = {"api": api, "callback_secret": CALLBACK, "timeout": 5, **extra}
-        made = {
+        fields = {
             "conn_type": "seedance",
             "host": f"http://127.0.0.1:{port}/v2",
             "password": KEY,
-            "extra": fields,
+            "extra": {"api": api, "callback_secret": CALLBACK, "timeout": 5, **extra},
         }
-        monkeypatch.setenv("AIRFLOW_CONN_SEEDANCE_DEFAULT", json.dumps(made))
+        monkeypatch.setenv("AIRFLOW_CONN_SEEDANCE_DEFAULT", json.dumps(fields))
 
     return connect
 
@@ -143,7 +147,7 @@ def always(raw: bytes | Callable[[bytes], bytes]) -> Iterator[Any]:
 
     def script(peer: Any) -> None:
         data = b""
-        # A SOCKS greeting, which begins with its version, gets the same answer: rubbish to its client.
+        # A SOCKS greeting, which begins with its version, gets the same reply.
         while b"\r\n\r\n" not in data and not data.startswith(b"\x05"):
             data += peer.recv(65536)
         peer.sendall(raw(data) if callable(raw) else raw)
@@ -175,97 +179,67 @@ FATES: dict[str, bytes] = {
 
 @pytest.mark.parametrize("fate", FATES)
 @pytest.mark.parametrize("api", ["seedanceapi-v2", "ark"])
-def test_after_every_fate_of_a_submission(
-    quick: None,
-    at: Any,
-    capfd: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
-    api: str,
-    fate: str,
-) -> None:
-    left = Left()
+def test_after_every_reply_to_a_submission(quick: None, at: Any, left: Left, api: str, fate: str) -> None:
     with always(FATES[fate]) as server:
         at(server.port, api)
         left.run(operator(deferrable=fate != "429").execute)
         left.ti.retry()
         left.run(operator().execute)
-    out, err = capfd.readouterr()
     assert left.outcome != "success"
-    assert forbidden(left.text() + out + err + caplog.text) == []
+    left.check()
 
 
 @pytest.mark.parametrize("fate", [*FATES, "failed", "succeeded without outputs"])
 @pytest.mark.parametrize("api", ["seedance2api", "runbase", "ark"])
-def test_after_every_fate_of_a_reading(
-    quick: None,
-    at: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
-    api: str,
-    fate: str,
+def test_after_every_reply_to_a_status_request(
+    quick: None, at: Any, monkeypatch: pytest.MonkeyPatch, left: Left, api: str, fate: str
 ) -> None:
     set_timing(monkeypatch, min_trigger_time=0.0)
-    left = Left()
-    ends = {"failed": created(api, "FAILED"), "succeeded without outputs": created(api, "completed")}
-    reading = ends.get(fate) or FATES[fate]
-    with always(lambda request: created(api) if request.startswith(b"POST") else reading) as server:
+    ends = {"failed": created("FAILED"), "succeeded without outputs": created("completed")}
+    status = ends.get(fate) or FATES[fate]
+    with always(lambda request: created() if request.startswith(b"POST") else status) as server:
         at(server.port, api)
         deferred = left.run(operator().execute)
         assert deferred is not None
         kwargs = {**(deferred.kwargs or {}), "deadline": 0.0}
         left.run(lambda context: operator().execute_complete(context, None, **kwargs))
-        if (
-            fate != "429"
-        ):  # a task that its own quota keeps from reading does not fail, however long that takes
+        if fate != "429":  # a task does not fail because its own quota keeps it from reading
             left.ti.retry()
             left.run(operator(deferrable=False, timeout=0.01).execute)
-    out, err = capfd.readouterr()
-    assert forbidden(left.text() + out + err + caplog.text) == []
+    left.check()
 
 
-# httpcore leaves the connection to a SOCKS proxy that speaks nonsense to the garbage collector.
+# httpcore leaves the connection to a SOCKS proxy with an invalid reply to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_proxy_that_refuses(quick: None, at: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    left = Left()
+def test_after_the_refusal_of_a_proxy(quick: None, at: Any, left: Left) -> None:
     refusal = answer(407, f"{PROXY_PASSWORD} {KEY}".encode(), f"Proxy-Authenticate: {PROXY_PASSWORD}\r\n")
     with always(refusal) as server:
         for scheme in ("http", "socks5"):
             at(1, "ark", timeout=0.5, proxy=f"{scheme}://user:pr0xy%2Fpa55@127.0.0.1:{server.port}")
             left.run(operator().execute)
             left.ti.retry()
-    out, err = capfd.readouterr()
-    assert forbidden(left.text() + out + err) == []
-    assert "pr0xy" not in left.text() + out + err
+    assert "pr0xy" not in left.check()
 
 
-def test_a_campaign(quick: None, at: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    left = Left()
-    for raw in (created("seedanceapi-v2"), echo(400), echo(200), echo(500)):
+def test_after_every_reply_to_a_batch(quick: None, at: Any, left: Left) -> None:
+    for raw in (created(), echo(400), echo(200), echo(500)):
         with always(raw) as server:
             at(server.port, "seedanceapi-v2")
             left.run(SeedanceGenerateVideoBatchOperator(task_id="task", requests=["a", "b"]).execute)
         left.ti.retry()
-    out, err = capfd.readouterr()
-    assert forbidden(left.text() + out + err) == []
+    left.check()
 
 
-def test_a_connection_that_is_wrong_somewhere(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    left = Left()
-    for wrong in ({"api": "none"}, {"timeout": "x"}, {"verify": 3}, {"proxy": PROXY_PASSWORD}):
-        fields = {"callback_secret": CALLBACK, **wrong}
-        made = {"conn_type": "seedance", "password": KEY, "extra": fields}
-        monkeypatch.setenv("AIRFLOW_CONN_SEEDANCE_DEFAULT", json.dumps(made))
+def test_after_an_invalid_connection(at: Any, left: Left) -> None:
+    for invalid in ({"api": "none"}, {"timeout": "x"}, {"verify": 3}, {"proxy": PROXY_PASSWORD}):
+        at(1, **{"api": "ark", **invalid})
         left.run(operator().execute)
         assert left.outcome == "SeedanceConfigurationError"
-    out, err = capfd.readouterr()
-    assert forbidden(left.text() + out + err) == []
+    left.check()
 
 
-def test_a_serialized_dag() -> None:
+def test_in_a_serialized_dag() -> None:
     with DAG("dag", schedule=None) as dag:
         operator()
         SeedanceGenerateVideoBatchOperator(task_id="batch", requests=["a"])
-    assert forbidden(json.dumps(DagSerialization.to_dict(dag), default=str)) == []
+    check_secrets(json.dumps(DagSerialization.to_dict(dag), default=str))

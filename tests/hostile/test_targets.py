@@ -1,4 +1,4 @@
-"""A short run of what ``make fuzz`` does: any bytes become a result or an error of this package."""
+"""A short run of the targets of ``make fuzz``: any bytes become a result or an error of this package."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from . import targets
+from . import samples, targets
 
 SEEDS = targets.seeds()
 WORDS = st.sampled_from(
-    [*targets.WORDS, '"', "{", "[", "}", "]", ":", ",", "\x1e", "\t", "\n", "\\u0000", "\\ud800"]
+    [*samples.WORDS, '"', "{", "[", "}", "]", ":", ",", "\x1e", "\t", "\n", "\\u0000", "\\ud800"]
 )
 FRAGMENTS = st.lists(WORDS | st.text(max_size=4), max_size=30).map(
     lambda words: "".join(words).encode("utf-8", "replace")
