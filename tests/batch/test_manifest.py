@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from fsspec.implementations.local import LocalFileSystem
@@ -19,7 +19,7 @@ from airflow_provider_seedance.batch.manifest import read_manifest, read_result,
 LINES = [{"key": "a", "status": "succeeded", "url": "https://x.example/1"}, {"key": "b", "status": "failed"}]
 
 
-def test_written_manifest_is_read(tmp_path: Path) -> None:
+def test_a_written_manifest_is_read(tmp_path: Path) -> None:
     path = f"file://{tmp_path}/deep/manifest.jsonl"
     write_manifest(path, LINES)
     assert read_manifest(path) == LINES
@@ -41,14 +41,14 @@ values = st.recursive(
         st.fixed_dictionaries({"key": st.text(st.characters(exclude_categories=["Cs"])), "x": values})
     )
 )
-def test_any_line_survives(tmp_path: Path, lines: list[dict[str, Any]]) -> None:
+def test_every_written_line_is_read(tmp_path: Path, lines: list[dict[str, Any]]) -> None:
     path = str(tmp_path / "any.jsonl")
     write_manifest(path, lines)
     assert read_manifest(path) == lines
     assert len((tmp_path / "any.jsonl").read_text("utf-8").splitlines()) == len(lines)
 
 
-def test_failed_write_leaves_the_previous_manifest(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_previous_manifest(tmp_path: Path) -> None:
     path = str(tmp_path / "manifest.jsonl")
     write_manifest(path, LINES)
     with pytest.raises(ValueError, match="JSON"):
@@ -57,32 +57,21 @@ def test_failed_write_leaves_the_previous_manifest(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["manifest.jsonl"]
 
 
-def test_incomplete_last_line_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "torn", [b'{"key": "b", "sta', '{"key": "灯'.encode()[:-1], '{"key": "灯'.encode()[:-2]]
+)
+def test_an_incomplete_last_line_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, torn: bytes
+) -> None:
     path = tmp_path / "manifest.jsonl"
-    path.write_text('{"key": "a"}\n{"key": "b", "sta')
-    with caplog.at_level(logging.WARNING):
-        assert read_manifest(str(path)) == [{"key": "a"}]
-    assert "incomplete" in caplog.text
+    path.write_bytes(b'{"key": "a"}\n' + torn)
+    assert read_manifest(str(path)) == [{"key": "a"}]
+    assert f"The last line of {path} (2) is incomplete" in caplog.text
     path.write_text('{"key": "a"}\n{"key": "b"}')
     assert len(read_manifest(str(path))) == 2
 
 
-def test_incomplete_last_line_ends_within_a_character(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    path = tmp_path / "manifest.jsonl"
-    whole = '{"key": "a"}\n{"key": "灯'.encode()
-    for torn in (whole[:-1], whole[:-2]):
-        path.write_bytes(torn)
-        caplog.clear()
-        assert read_manifest(str(path)) == [{"key": "a"}]
-        assert f"The last line of {path} (2) is incomplete" in caplog.text
-    path.write_bytes(whole[:-1] + b"\n")
-    with pytest.raises(errors.SeedanceConfigurationError, match=r"Line 2 .* not JSON in UTF-8"):
-        read_manifest(str(path))
-
-
-def test_byte_order_mark_and_carriage_returns(tmp_path: Path) -> None:
+def test_a_byte_order_mark_and_carriage_returns_are_ignored(tmp_path: Path) -> None:
     path = tmp_path / "manifest.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"key": "a"}\r\n\r\n{"key": "b"}\r\n')
     assert read_manifest(str(path)) == [{"key": "a"}, {"key": "b"}]
@@ -97,10 +86,23 @@ def test_lines_are_compact_utf_8(tmp_path: Path) -> None:
     assert read_manifest(str(path)) == []
 
 
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
-def test_numbers_that_json_cannot_express(tmp_path: Path, number: str) -> None:
-    (tmp_path / "manifest.jsonl").write_text('{"key": "a", "x": 1e3}\n{"key": "b", "x": [' + number + "]}\n")
-    with pytest.raises(errors.SeedanceConfigurationError, match=r"Line 2 .* not JSON compliant"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"rubbish\n", "Line"),
+        (b'{"key": 1}\n', "Line"),
+        (b"[]\n", "Line"),
+        (b'{"key": "a"}\n{"sta\n{"key": "b"}\n', "Line"),
+        ('{"key": "a"}\n{"key": "灯'.encode()[:-1] + b"\n", r"Line 2 .* not JSON in UTF-8"),
+        *(
+            (b'{"key": "a", "x": 1e3}\n{"key": "b", "x": [%s]}\n' % number, r"Line 2 .* not JSON compliant")
+            for number in (b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-1e999")
+        ),
+    ],
+)
+def test_a_malformed_line_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "manifest.jsonl").write_bytes(content)
+    with pytest.raises(errors.SeedanceConfigurationError, match=message):
         read_manifest(str(tmp_path / "manifest.jsonl"))
 
 
@@ -113,7 +115,7 @@ DONE = {
 }
 
 
-def test_result_of_a_line() -> None:
+def test_the_result_of_a_line() -> None:
     found = read_result({**DONE, "key": "a", "model": "\ud800\0", "credits": [1]})
     assert found
     assert (found.generation_id, found.model, found.credits) == ("g", "\ufffd\ufffd", None)
@@ -124,28 +126,21 @@ def test_result_of_a_line() -> None:
         assert read_result(line) is None
 
 
-@pytest.mark.parametrize("text", ["rubbish\n", '{"key": 1}\n', "[]\n", '{"key": "a"}\n{"sta\n{"key": "b"}\n'])
-def test_malformed_manifest(tmp_path: Path, text: str) -> None:
-    (tmp_path / "manifest.jsonl").write_text(text)
-    with pytest.raises(errors.SeedanceConfigurationError, match="Line"):
-        read_manifest(str(tmp_path / "manifest.jsonl"))
-
-
 @pytest.mark.parametrize("name", ["manifest.jsonl", "", "no/manifest.jsonl", "file/manifest.jsonl"])
-def test_missing_manifest(tmp_path: Path, name: str) -> None:
+def test_a_missing_manifest_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("not a directory")
     with pytest.raises(errors.SeedanceConfigurationError, match="no such file"):
         read_manifest(f"{tmp_path}/{name}")
 
 
-def test_unknown_scheme() -> None:
+def test_an_unknown_scheme_is_refused() -> None:
     with pytest.raises(
         errors.SeedanceConfigurationError, match=r"manifest 'nosuch://x/m\.jsonl' cannot be used"
     ):
         read_manifest("nosuch://x/m.jsonl")
 
 
-def test_manifest_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_manifest_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifest, "MAX_MANIFEST_BYTES", 20)
     path = tmp_path / "manifest.jsonl"
     path.write_text('{"key": "a"}\n')
@@ -159,15 +154,12 @@ def test_manifest_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     "error", [ConnectionError("hung up"), PermissionError("not now"), TimeoutError("late")]
 )
-def test_unreachable_store_is_worth_a_retry(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, error: Exception
-) -> None:
-    def fail(*arguments: Any, **options: Any) -> Any:
-        raise error
-
+def test_an_unreachable_store_is_worth_a_retry(tmp_path: Path, method: str, error: Exception) -> None:
     path = f"file://{tmp_path}/manifest.jsonl"
     write_manifest(path, LINES)
-    monkeypatch.setattr(LocalFileSystem, method, fail)
-    with pytest.raises(errors.SeedanceMediaError, match=str(error)) as caught:
+    with (
+        patch.object(LocalFileSystem, method, side_effect=error),
+        pytest.raises(errors.SeedanceMediaError, match=str(error)) as caught,
+    ):
         read_manifest(path)
     assert caught.value.retry_helps

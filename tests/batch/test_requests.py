@@ -1,4 +1,4 @@
-"""The requests of a campaign: what is taken, from where, and what is said of the rest."""
+"""Requests of a batch: lists, texts and files, and the messages about invalid ones."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from airflow.sdk import ObjectStoragePath
+from fsspec.implementations.local import LocalFileSystem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -28,13 +30,12 @@ def written(path: Path, text: str | bytes) -> str:
 
 
 def refused(value: Any, defaults: dict[str, Any] | None = None) -> str:
-    """Return what is said of requests that cannot be used."""
+    """Return the message about requests that cannot be used."""
     with pytest.raises(errors.SeedanceRequestError) as caught:
         read_requests(value, defaults)
-    said = caught.value.message
-    assert "Nothing was sent, nothing is billed." in said
+    assert "Nothing was sent, nothing is billed." in caught.value.message
     assert not caught.value.retry_helps
-    return said
+    return caught.value.message
 
 
 def arguments(value: Any, defaults: dict[str, Any] | None = None) -> list[dict[str, Any]]:
@@ -53,13 +54,13 @@ def test_prompts_and_dicts() -> None:
 
 
 @pytest.mark.parametrize("value", [[], (), "[]", "()", " [] ", iter(())])
-def test_nothing_is_nothing(value: Any) -> None:
+def test_an_empty_list_has_no_requests(value: Any) -> None:
     assert read_requests(value, {"duration": 4}) == []
 
 
-def test_anything_that_can_be_gone_through() -> None:
+def test_any_iterable() -> None:
     class Lazy:
-        """What XCom of mapped tasks arrives as."""
+        """The form of XComs of mapped tasks."""
 
         def __iter__(self) -> Iterator[str]:
             return iter(("A lamp", "A bag"))
@@ -78,7 +79,7 @@ def test_anything_that_can_be_gone_through() -> None:
         '\n  ["A lamp",\n {"prompt": "A bag"}]\n',
     ],
 )
-def test_the_text_of_a_list(text: str) -> None:
+def test_a_list_as_text(text: str) -> None:
     assert arguments(text) == [{"prompt": "A lamp"}, {"prompt": "A bag"}]
 
 
@@ -103,11 +104,11 @@ def test_the_text_of_a_list(text: str) -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_is_no_list(value: Any) -> None:
+def test_a_value_that_is_not_a_list_is_refused(value: Any) -> None:
     assert "request" in refused(value)
 
 
-def test_too_many(tmp_path: Path) -> None:
+def test_too_many_requests_are_refused(tmp_path: Path) -> None:
     def endless() -> Iterator[str]:
         while True:
             yield "A lamp"
@@ -122,45 +123,36 @@ def test_too_many(tmp_path: Path) -> None:
         assert f"more than {MAX_ITEMS}" in refused(value)
 
 
-def test_a_file_of_nothing_but_bad_lines_is_not_read_to_its_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read: list[str] = []
-    real = requests._json
-
-    def counted(text: str) -> Any:
-        read.append(text)
-        return real(text)
-
-    monkeypatch.setattr(requests, "_json", counted)
-    said = refused(written(tmp_path / "bad.jsonl", "x\n" * (3 * MAX_ITEMS)))
-    assert "line 1 is not JSON" in said
-    assert len(read) == MAX_ITEMS + 1
+def test_a_file_of_invalid_lines_is_not_read_to_its_end(tmp_path: Path) -> None:
+    with patch.object(requests, "_json", wraps=requests._json) as read:
+        message = refused(written(tmp_path / "bad.jsonl", "x\n" * (3 * MAX_ITEMS)))
+    assert "line 1 is not JSON" in message
+    assert read.call_count == MAX_ITEMS + 1
 
 
-# ---------------------------------------------------------------------- what an item says
+# ---------------------------------------------------------------------- items
 
 
 @pytest.mark.parametrize("unset", [None, "", " ", "None"])
-def test_what_is_unset_is_the_default(unset: Any) -> None:
+def test_an_unset_argument_gets_its_default(unset: Any) -> None:
     assert arguments([{"prompt": "A lamp", "duration": unset}], {"duration": 4, "seed": unset}) == [
         {"prompt": "A lamp", "duration": 4}
     ]
 
 
 @pytest.mark.parametrize("value", [0, False, [], {}])
-def test_what_is_false_is_set(value: Any) -> None:
+def test_a_false_argument_is_set(value: Any) -> None:
     assert arguments([{"prompt": "A lamp", "seed": value}], {"seed": 4}) == [
         {"prompt": "A lamp", "seed": value}
     ]
 
 
-def test_prompts_stay_as_they_are() -> None:
+def test_prompts_are_not_changed() -> None:
     odd = "  A lamp\n\u2028 at  night\u3000"
     assert arguments([odd, {"prompt": odd}]) == [{"prompt": odd}] * 2
 
 
-def test_the_callers_own_values_stay_as_they_were() -> None:
+def test_the_values_of_the_caller_are_not_changed() -> None:
     given = [{"prompt": "A lamp", "key": "a", "duration": None}]
     defaults = {"duration": 4}
     read_requests(given, defaults)
@@ -181,7 +173,7 @@ def test_the_callers_own_values_stay_as_they_were() -> None:
         ("x" * MAX_KEY_CHARS,) * 2,
     ],
 )
-def test_keys(key: Any, read: str) -> None:
+def test_a_key_is_read_as_text(key: Any, read: str) -> None:
     (item,) = read_requests([{"prompt": "A lamp", "key": key}])
     assert item.key == read
     assert "key" not in item.arguments
@@ -204,16 +196,16 @@ def test_keys(key: Any, read: str) -> None:
     ],
     ids=lambda key: "large" if isinstance(key, int) else repr(key)[:20],
 )
-def test_keys_that_are_none(key: Any) -> None:
+def test_an_invalid_key_is_refused(key: Any) -> None:
     assert f"at most {MAX_KEY_CHARS} characters" in refused([{"prompt": "A lamp", "key": key}])
 
 
-def test_twins_are_named() -> None:
-    said = refused(
+def test_equal_keys_are_named() -> None:
+    message = refused(
         ["A lamp", {"prompt": "x", "key": "a"}, {"prompt": "y", "key": "a"}, {"prompt": "z", "key": "0"}]
     )
-    assert "requests 1 and 2 have the same key 'a'" in said
-    assert "requests 0 and 3 have the same key '0'" in said
+    assert "requests 1 and 2 have the same key 'a'" in message
+    assert "requests 0 and 3 have the same key '0'" in message
 
 
 @pytest.mark.parametrize(
@@ -235,22 +227,22 @@ def test_twins_are_named() -> None:
         ({"prompt": "A lamp", "quality": "high"}, "for 'quality'"),
     ],
 )
-def test_items_that_are_none(item: Any, words: str) -> None:
+def test_an_invalid_item_is_refused(item: Any, words: str) -> None:
     assert words in refused([item])
 
 
-def test_a_service_may_do_without_words_where_there_is_an_input() -> None:
+def test_an_item_with_an_input_needs_no_prompt() -> None:
     draft = {"prompt": "", "images": [{"draft_task": "cgt-1"}]}
     assert arguments([draft]) == [draft]
 
 
-def test_everything_wrong_is_said_at_once_but_not_without_end() -> None:
-    said = refused(["A lamp", *[None] * 12, {"prompt": "x", "key": "0"}])
-    assert [f"request {index} is None" in said for index in range(1, 13)] == [True] * 10 + [False] * 2
-    assert "and 3 more" in said
+def test_a_message_names_the_first_ten_problems() -> None:
+    message = refused(["A lamp", *[None] * 12, {"prompt": "x", "key": "0"}])
+    assert [f"request {index} is None" in message for index in range(1, 13)] == [True] * 10 + [False] * 2
+    assert "and 3 more" in message
 
 
-def test_names_that_are_too_long_to_be_repeated_are_not() -> None:
+def test_a_message_does_not_repeat_long_names() -> None:
     assert len(refused([{"prompt": "A lamp", **{f"{n:0>5000}": 1 for n in range(50)}}])) < 1500
 
 
@@ -268,39 +260,33 @@ def test_jsonl(tmp_path: Path) -> None:
         assert read_requests(value, {"duration": 4}) == expected
 
 
-def test_a_store_and_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    paths: list[str] = []
-
-    def read_text(path: Any, **options: Any) -> str:
-        paths.append(str(path))
-        return '"A lamp"'
-
-    monkeypatch.setattr(requests, "read_text", read_text)
-    read_requests("s3://aws@bucket/x.jsonl")
-    read_requests("s3://bucket/x.ndjson")
-    assert paths == ["s3://aws@bucket/x.jsonl", "s3://bucket/x.ndjson"]
+@pytest.mark.parametrize("path", ["s3://aws@bucket/x.jsonl", "s3://bucket/x.ndjson"])
+def test_a_path_may_name_a_connection(path: str) -> None:
+    with patch.object(requests, "read_text", return_value='"A lamp"') as read_text:
+        read_requests(path)
+    assert str(read_text.call_args.args[0]) == path
 
 
 @pytest.mark.parametrize(
     "line", ["{", "A lamp", "NaN", '{"prompt": "x", "seed": Infinity}', "[" * 100_000, '"\x00"']
 )
-def test_lines_that_are_no_json(tmp_path: Path, line: str) -> None:
-    said = refused(written(tmp_path / "r.jsonl", f'"A lamp"\n\n{line}\n[]\n'))
-    assert "line 3 is not JSON" in said
-    assert "line 4 is list, neither" in said
-    assert "line 1 " not in said
+def test_an_invalid_line_is_named(tmp_path: Path, line: str) -> None:
+    message = refused(written(tmp_path / "r.jsonl", f'"A lamp"\n\n{line}\n[]\n'))
+    assert "line 3 is not JSON" in message
+    assert "line 4 is list, neither" in message
+    assert "line 1 " not in message
 
 
-def test_a_name_that_is_given_twice(tmp_path: Path) -> None:
-    said = refused(written(tmp_path / "r.jsonl", '{"prompt": "A lamp", "prompt": "A bag"}'))
-    assert "it has 'prompt' twice" in said
+def test_a_repeated_name_is_refused(tmp_path: Path) -> None:
+    message = refused(written(tmp_path / "r.jsonl", '{"prompt": "A lamp", "prompt": "A bag"}'))
+    assert "it has 'prompt' twice" in message
 
 
 def test_numbers_of_any_size(tmp_path: Path) -> None:
     large = '{"prompt": "A lamp", "seed": 1' + "0" * 400 + "}"
     (item,) = read_requests(written(tmp_path / "r.jsonl", large))
     assert VideoRequest.from_arguments(item.arguments).seed == 10**400
-    # Python refuses to read these.
+    # Python refuses to read numbers of this length.
     assert "line 1 is not JSON" in refused(written(tmp_path / "r.jsonl", large.replace("0", "0" * 20)))
 
 
@@ -314,7 +300,7 @@ def table(*rows: tuple[str, ...]) -> str:
     return out.getvalue()
 
 
-def test_csv(tmp_path: Path) -> None:
+def test_csv_cells_are_read_as_arguments(tmp_path: Path) -> None:
     text = table(
         ("prompt", " key ", "duration", "generate_audio", "images", "extra_params", ""),
         ("A lamp,\nat night", "lamp", "8", "true", "", '{"a": 1}', ""),
@@ -339,10 +325,10 @@ def test_csv(tmp_path: Path) -> None:
     assert shoe.images == (MediaInput(url="https://x.example/1.png"),)
 
 
-def test_short_rows_leave_the_rest_unset(tmp_path: Path) -> None:
-    assert arguments(written(tmp_path / "r.csv", "prompt,duration\nA lamp\n"), {"duration": 4}) == [
-        {"prompt": "A lamp", "duration": 4}
-    ]
+@pytest.mark.parametrize("row", ["A lamp", "A lamp,", "A lamp,None"])
+def test_an_empty_or_missing_cell_is_unset(tmp_path: Path, row: str) -> None:
+    path = written(tmp_path / "r.csv", f"prompt,duration\n{row}\n")
+    assert arguments(path, {"duration": 4}) == [{"prompt": "A lamp", "duration": 4}]
 
 
 @pytest.mark.parametrize(
@@ -362,12 +348,8 @@ def test_short_rows_leave_the_rest_unset(tmp_path: Path) -> None:
         ("prompt\n" + "x" * 200_000 + "\n", "is not CSV (field larger"),
     ],
 )
-def test_csv_that_cannot_be_used(tmp_path: Path, text: str, words: str) -> None:
+def test_invalid_csv_is_refused(tmp_path: Path, text: str, words: str) -> None:
     assert words in refused(written(tmp_path / "r.csv", text))
-
-
-def test_a_cell_of_the_text_none_is_as_unset_as_an_empty_one(tmp_path: Path) -> None:
-    assert arguments(written(tmp_path / "r.csv", "prompt,duration\nA lamp,None\n")) == [{"prompt": "A lamp"}]
 
 
 # ---------------------------------------------------------------------- files
@@ -376,7 +358,7 @@ def test_a_cell_of_the_text_none_is_as_unset_as_an_empty_one(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "text", ['"A lamp"\n', '\n {"prompt": "A lamp"}\n', '[\n"A lamp"\n]', "prompt\nA lamp\n", "['A lamp']"]
 )
-def test_without_a_suffix_the_content_tells(tmp_path: Path, text: str) -> None:
+def test_without_a_suffix_the_format_is_recognized(tmp_path: Path, text: str) -> None:
     for name in ("requests", "requests.txt", "requests.json"):
         assert arguments(written(tmp_path / name, text)) == [{"prompt": "A lamp"}]
 
@@ -387,38 +369,36 @@ def test_an_empty_file_holds_no_requests(tmp_path: Path, name: str, text: str) -
     assert read_requests(written(tmp_path / name, text)) == []
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(errors.SeedanceConfigurationError, match="no such file") as caught:
         read_requests(str(tmp_path / "none.jsonl"))
     assert "Nothing was sent" in caught.value.message
     assert not caught.value.retry_helps
 
 
-def test_a_scheme_that_nobody_knows() -> None:
+def test_an_unknown_scheme() -> None:
     with pytest.raises(errors.SeedanceConfigurationError):
         read_requests("nowhere://bucket/x.jsonl")
 
 
-def test_a_store_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from fsspec.implementations.local import LocalFileSystem
-
-    def broken(*arguments: Any, **options: Any) -> Any:
-        raise ConnectionError("no route")
-
-    monkeypatch.setattr(LocalFileSystem, "open", broken)
-    with pytest.raises(errors.SeedanceMediaError, match="no route") as caught:
-        read_requests(written(tmp_path / "r.jsonl", ""))
+def test_an_unreachable_store_is_worth_a_retry(tmp_path: Path) -> None:
+    path = written(tmp_path / "r.jsonl", "")
+    with (
+        patch.object(LocalFileSystem, "open", side_effect=ConnectionError("no route")),
+        pytest.raises(errors.SeedanceMediaError, match="no route") as caught,
+    ):
+        read_requests(path)
     assert caught.value.retry_helps
 
 
 @pytest.mark.parametrize("name", ["r.jsonl", "r.csv", "r"])
 @pytest.mark.parametrize("data", [b"\x89PNG\r\n\x1a\n\xff\xd8", b'\xff\xfe"\x00', b'"A lamp \xe4"'])
-def test_a_file_that_is_no_text(tmp_path: Path, name: str, data: bytes) -> None:
+def test_a_binary_file_is_refused(tmp_path: Path, name: str, data: bytes) -> None:
     with pytest.raises(errors.SeedanceConfigurationError, match="not UTF-8 text"):
         read_requests(written(tmp_path / name, data))
 
 
-def test_a_file_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requests, "MAX_FILE_BYTES", 2 * 1024**2)
     path = written(tmp_path / "r.jsonl", b'"A lamp"' + b" " * (2 * 1024**2 - 8))
     assert arguments(path) == [{"prompt": "A lamp"}]
@@ -450,7 +430,7 @@ ITEMS = st.fixed_dictionaries(
     defaults=st.fixed_dictionaries({}, optional={"duration": JSON, "seed": JSON}),
     ascii_only=st.booleans(),
 )
-def test_a_list_that_was_written_is_the_list(
+def test_every_format_returns_the_written_list(
     tmp_path: Path, items: list[Any], keys: list[Any], defaults: dict[str, Any], ascii_only: bool
 ) -> None:
     used: set[str] = {str(index) for index in range(len(items))}
@@ -468,7 +448,7 @@ def test_a_list_that_was_written_is_the_list(
 
 
 def read_or_refused(value: Any) -> list[BatchItem]:
-    """Return the requests; none where they are refused as they should be."""
+    """Return the requests, or none where they are refused with the proper message."""
     free = "Nothing was sent"
     try:
         return read_requests(value)

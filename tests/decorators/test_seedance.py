@@ -1,4 +1,4 @@
-"""``@task.seedance_video``, as a Dag's author writes it."""
+"""``@task.seedance_video`` in a Dag."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def operator(function: Callable[..., Any], **arguments: Any) -> Any:
 
 
 def run(op: Any, services: SeedanceEmulator, **context: Any) -> dict[str, Any]:
-    """Run up to the deferral, and return what was sent."""
+    """Run up to the deferral, and return the submitted body."""
     whole = {**make_context(Store()), **context}
     deferral(lambda: op.execute(whole))
     return dict(services.ledger.submissions[-1].request)
@@ -37,18 +37,20 @@ def _held(services: SeedanceEmulator, connect: Connect) -> None:
     services.hold()
 
 
-def test_a_function_that_returns_the_prompt(services: SeedanceEmulator) -> None:
-    op = operator(lambda: PROMPT, duration=5)
+@pytest.mark.parametrize(
+    ("returned", "duration"),
+    [(PROMPT, 5), ({"prompt": PROMPT, "duration": "10"}, 10)],
+    ids=["prompt", "dict"],
+)
+def test_a_function_returns_a_prompt_or_a_request(
+    services: SeedanceEmulator, returned: Any, duration: int
+) -> None:
+    op = operator(lambda: returned, duration=5, aspect_ratio="9:16")
     assert isinstance(op, SeedanceGenerateVideoOperator)
-    assert run(op, services) == {"prompt": PROMPT, "model": "seedance-2.0", "duration": 5}
-
-
-def test_a_function_that_returns_a_request(services: SeedanceEmulator) -> None:
-    op = operator(lambda: {"prompt": PROMPT, "duration": "10"}, duration=5, aspect_ratio="9:16")
     assert run(op, services) == {
         "prompt": PROMPT,
         "model": "seedance-2.0",
-        "duration": 10,
+        "duration": duration,
         "aspect_ratio": "9:16",
     }
 
@@ -66,25 +68,20 @@ def test_arguments_and_context_reach_the_function(services: SeedanceEmulator) ->
     assert run(op, services, ds="2026-02-08")["prompt"] == "Clip of 2026-02-08"
 
 
-@pytest.mark.parametrize("returned", [None, 5, ["a"], ("a", "b"), b"text", True])
-def test_anything_else_is_refused(services: SeedanceEmulator, returned: Any) -> None:
-    with pytest.raises(errors.SeedanceRequestError) as caught:
-        operator(lambda: returned).execute(make_context(Store()))
-    assert type(returned).__name__ in caught.value.message
-    assert "Nothing was sent" in caught.value.message
-    assert services.ledger.requests == []
-
-
 @pytest.mark.parametrize(
-    ("returned", "says"),
+    ("returned", "message"),
     [
+        *(
+            (value, rf"{type(value).__name__}[\s\S]*Nothing was sent")
+            for value in (None, 5, ["a"], ("a", "b"), b"text", True)
+        ),
         ({"duration": 5}, "needs a prompt"),
         ({"prompt": "x", "colour": 1}, "no request argument colour"),
         ("", "empty"),
     ],
 )
-def test_a_bad_request_is_refused(services: SeedanceEmulator, returned: Any, says: str) -> None:
-    with pytest.raises(errors.SeedanceRequestError, match=says):
+def test_an_invalid_return_value_is_refused(services: SeedanceEmulator, returned: Any, message: str) -> None:
+    with pytest.raises(errors.SeedanceRequestError, match=message):
         operator(lambda: returned).execute(make_context(Store()))
     assert services.ledger.requests == []
 
@@ -98,7 +95,7 @@ def test_a_function_that_fails_submits_nothing(services: SeedanceEmulator) -> No
     assert services.ledger.requests == []
 
 
-def test_a_function_that_changes_its_mind_does_not_pay_twice(services: SeedanceEmulator) -> None:
+def test_a_function_that_returns_another_prompt_does_not_pay_twice(services: SeedanceEmulator) -> None:
     prompts = iter(["first", "second"])
     op = operator(lambda: next(prompts))
     context = make_context(Store())
@@ -109,17 +106,15 @@ def test_a_function_that_changes_its_mind_does_not_pay_twice(services: SeedanceE
     assert len(services.ledger.posts()) == 1
 
 
-def test_the_prompt_is_the_functions() -> None:
-    with pytest.raises(TypeError, match="takes no prompt"):
-        operator(lambda: PROMPT, prompt="other")
+@pytest.mark.parametrize(
+    ("arguments", "message"), [({"prompt": "other"}, "takes no prompt"), ({"colour": "blue"}, "colour")]
+)
+def test_an_invalid_argument_is_refused_in_the_dag_file(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        operator(lambda: PROMPT, **arguments)
 
 
-def test_a_wrong_argument_is_found_when_the_dag_is_read() -> None:
-    with pytest.raises(TypeError, match="colour"):
-        operator(lambda: PROMPT, colour="blue")
-
-
-def test_it_is_registered_with_airflow(services: SeedanceEmulator) -> None:
+def test_the_decorator_is_registered_with_airflow(services: SeedanceEmulator) -> None:
     with DAG("dag", default_args={"seedance_conn_id": "seedance_default"}) as dag:
 
         @task.seedance_video(duration=5, on_clear="new", timeout=60)
@@ -136,7 +131,7 @@ def test_it_is_registered_with_airflow(services: SeedanceEmulator) -> None:
     assert again.get_task("clip")._operator_name == "@task.seedance_video"
 
 
-def test_its_arguments_are_templates() -> None:
+def test_its_arguments_except_the_prompt_are_templates() -> None:
     op = operator(lambda: PROMPT)
     assert {"op_args", "op_kwargs", "duration", "images", "on_clear", "seedance_conn_id"} <= set(
         op.template_fields

@@ -1,3 +1,5 @@
+"""The link to the output of a task."""
+
 from __future__ import annotations
 
 from types import SimpleNamespace
@@ -23,19 +25,17 @@ from airflow_provider_seedance.links.seedance import SeedanceOutputLink
         ("https://cdn.example/x.mp4", ""),
     ],
 )
-def test_the_link_is_an_address_or_nothing(monkeypatch: pytest.MonkeyPatch, result: Any, link: str) -> None:
-    asked: list[Any] = []
+def test_the_link_is_an_http_url_or_empty(monkeypatch: pytest.MonkeyPatch, result: Any, link: str) -> None:
+    task = SimpleNamespace()
 
     def get_value(*, ti_key: Any, key: str) -> Any:
-        asked.append((ti_key, key))
+        assert (ti_key, key) == (task, "return_value")
         return result
 
     monkeypatch.setattr(module.XCom, "get_value", get_value)
-    key = SimpleNamespace()
-    assert SeedanceOutputLink().get_link(None, ti_key=key) == link  # type: ignore[arg-type]
-    assert asked == [(key, "return_value")]
+    assert SeedanceOutputLink().get_link(None, ti_key=task) == link  # type: ignore[arg-type]
 
 
-def test_its_name_is_where_a_task_ended_by_its_trigger_leaves_it() -> None:
+def test_the_link_is_read_from_the_key_that_the_trigger_writes() -> None:
     assert SeedanceOutputLink().xcom_key == "_link_SeedanceOutputLink"
     assert SeedanceOutputLink.name == "Output"

@@ -1,4 +1,4 @@
-"""What OpenLineage is told, as its own client writes it."""
+"""Lineage as the client of OpenLineage writes it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from support import PROMPT, SECRET, Store, make_context
@@ -68,21 +69,20 @@ def stored(*paths: str, path: str | None = None) -> dict[str, Any]:
     }
 
 
-def written(told: Any) -> dict[str, Any]:
-    """Write it as OpenLineage's client sends it."""
+def written(reported: Any) -> dict[str, Any]:
+    """Return lineage as the client of OpenLineage writes it."""
     from openlineage.client.serde import Serde
 
-    def sent(thing: Any) -> Any:
-        return json.loads(Serde.to_json(thing))
-
-    found: dict[str, Any] = {
-        "run": {name: sent(facet) for name, facet in told.run_facets.items()},
-        "job": {name: sent(facet) for name, facet in told.job_facets.items()},
-        "inputs": [sent(one) for one in told.inputs],
-        "outputs": [sent(one) for one in told.outputs],
-    }
-    assert "topsecret" not in json.dumps(found)
-    assert "non-serializable" not in json.dumps(found)
+    text = json.dumps(
+        {
+            "run": {name: Serde.to_dict(facet) for name, facet in reported.run_facets.items()},
+            "job": {name: Serde.to_dict(facet) for name, facet in reported.job_facets.items()},
+            "inputs": [Serde.to_dict(one) for one in reported.inputs],
+            "outputs": [Serde.to_dict(one) for one in reported.outputs],
+        }
+    )
+    assert "topsecret" not in text
+    found: dict[str, Any] = json.loads(text)
     return found
 
 
@@ -90,21 +90,21 @@ def written(told: Any) -> dict[str, Any]:
 
 
 @with_openlineage
-def test_a_single_render() -> None:
-    told = written(lineage.of_generations(generation().result()))
+def test_a_single_generation() -> None:
+    sent = written(lineage.of_generations(generation().result()))
     for place in ("run", "job"):
-        facet = told[place][FACET]
+        facet = sent[place][FACET]
         assert (facet["generationIds"], facet["generations"]) == (["gen-1"], 1)
         assert (facet["model"], facet["api"]) == ("seedance-1.5-pro", "seedanceapi-v1")
         assert (facet["credits"], facet["costUsd"]) == (14, 0.07)
         assert facet["_schemaURL"]
-    (output,) = told["outputs"]
+    (output,) = sent["outputs"]
     assert (output["namespace"], output["name"]) == ("seedance://seedanceapi-v1", "gen-1")
     assert output["facets"][FACET]["credits"] == 14
 
 
 @with_openlineage
-def test_what_a_service_does_not_tell_is_left_out() -> None:
+def test_unknown_values_are_left_out() -> None:
     result = generation(model=None, credits=None, cost_usd=None).result()
     facet = written(lineage.of_generations(result))["run"][FACET]
     assert facet["generationIds"] == ["gen-1"]
@@ -112,10 +112,10 @@ def test_what_a_service_does_not_tell_is_left_out() -> None:
 
 
 @with_openlineage
-def test_a_campaign_names_the_first_hundred_and_counts_all() -> None:
-    told = written(lineage.of_generations(batch(250)))
-    facet = told["run"][FACET]
-    assert len(facet["generationIds"]) == len(told["outputs"]) == 100
+def test_a_batch_names_the_first_hundred_and_counts_all() -> None:
+    sent = written(lineage.of_generations(batch(250)))
+    facet = sent["run"][FACET]
+    assert len(facet["generationIds"]) == len(sent["outputs"]) == 100
     assert facet["generations"] == 250
     assert facet["credits"] == 14 * 250
     assert facet["counts"]["failed"] == 1
@@ -131,7 +131,7 @@ def test_several_models_are_all_named() -> None:
 
 @with_openlineage
 @pytest.mark.parametrize(
-    ("manifest", "told"),
+    ("manifest", "name"),
     [
         ("s3://some_conn@bucket/m.jsonl", "s3://bucket/m.jsonl"),
         ("s3://bucket/a@b.jsonl", "s3://bucket/a@b.jsonl"),
@@ -139,9 +139,9 @@ def test_several_models_are_all_named() -> None:
         ("file:///data/m.jsonl", "file:///data/m.jsonl"),
     ],
 )
-def test_the_manifest_is_named_without_the_connection(manifest: str, told: str) -> None:
+def test_the_manifest_is_named_without_the_connection(manifest: str, name: str) -> None:
     result = {**batch(1), "manifest": manifest}
-    assert written(lineage.of_generations(result))["run"][FACET]["manifest"] == told
+    assert written(lineage.of_generations(result))["run"][FACET]["manifest"] == name
 
 
 # ---------------------------------------------------------------------- the transfer
@@ -167,7 +167,7 @@ def test_the_manifest_is_named_without_the_connection(manifest: str, told: str) 
         ("/", "file", "/"),
     ],
 )
-def test_the_name_of_a_file(path: str, namespace: str, name: str) -> None:
+def test_a_path_has_the_name_of_a_dataset(path: str, namespace: str, name: str) -> None:
     from airflow_provider_seedance.observability import lineage_facets
 
     assert lineage_facets.dataset_name(path) == (namespace, name)
@@ -190,16 +190,16 @@ def test_names_are_those_of_openlineage() -> None:
 @with_openlineage
 def test_a_transfer_leads_from_the_generation_to_the_file() -> None:
     made = lineage.of_generations(generation().result())
-    told = written(lineage.of_transfer(stored("s3://bucket/a.mp4"), [generation()]))
-    (one,), (output,) = told["inputs"], told["outputs"]
+    sent = written(lineage.of_transfer(stored("s3://bucket/a.mp4"), [generation()]))
+    (one,), (output,) = sent["inputs"], sent["outputs"]
     assert (one["namespace"], one["name"]) == (made.outputs[0].namespace, made.outputs[0].name)
     assert (output["namespace"], output["name"]) == ("s3://bucket", "a.mp4")
     facet = output["facets"][FACET]
     assert (facet["generationIds"], facet["bytes"], facet["sha256"]) == (["gen-1"], 7, ["ab"])
     assert (facet["model"], facet["credits"], facet["costUsd"]) == ("seedance-1.5-pro", 14, 0.07)
     # A transfer pays for nothing: adding up what runs and jobs cost must not count the render twice.
-    assert not told["run"]
-    assert "credits" not in told["job"][FACET]
+    assert not sent["run"]
+    assert "credits" not in sent["job"][FACET]
 
 
 @with_openlineage
@@ -222,57 +222,48 @@ def test_several_files_are_one_dataset(result: dict[str, Any], name: str) -> Non
 @with_openlineage
 def test_a_transfer_of_many_names_the_first_hundred_and_adds_up_all() -> None:
     result = stored(*(f"s3://b/set/{number}.mp4" for number in range(250)), path="s3://b/set/")
-    told = written(lineage.of_transfer(result, [generation(number) for number in range(250)]))
-    assert len(told["inputs"]) == 100
-    (output,) = told["outputs"]
+    sent = written(lineage.of_transfer(result, [generation(number) for number in range(250)]))
+    assert len(sent["inputs"]) == 100
+    (output,) = sent["outputs"]
     facet = output["facets"][FACET]
     assert len(facet["generationIds"]) == len(facet["sha256"]) == 100
     assert facet["generations"] == 250
     assert (facet["credits"], facet["costUsd"]) == (14 * 250, 17.5)
 
 
-# ---------------------------------------------------------------------- the operators, by Airflow's listener
+# ---------------------------------------------------------------------- operators with the listener of Airflow
 
 
 def event(task: Any, state: str = "success") -> dict[str, Any]:
-    """Return the event that Airflow's OpenLineage listener sends of a task that has run."""
+    """Return the event that the OpenLineage listener of Airflow sends about a task."""
     from airflow.providers.openlineage.extractors.manager import ExtractorManager
     from airflow.providers.openlineage.plugins.adapter import OpenLineageAdapter
     from airflow.utils.state import TaskInstanceState
     from openlineage.client import OpenLineageClient
     from openlineage.client.serde import Serde
-    from openlineage.client.transport.transport import Transport
 
-    sent: list[dict[str, Any]] = []
-
-    class Recorder(Transport):  # type: ignore[misc]
-        kind = "recorder"
-
-        def emit(self, event: Any) -> None:
-            sent.append(json.loads(Serde.to_json(event)))
-
-    state = TaskInstanceState(state)
-    run = SimpleNamespace(run_id="run")
-    found = ExtractorManager().extract_metadata(run, task, state, task_instance=None)
-    adapter = OpenLineageAdapter(OpenLineageClient(transport=Recorder()))
-    told: dict[str, Any] = {
-        "run_id": "01a1fcfd-0dae-79b7-a6ab-4fedb3ab9f3f",
-        "job_name": "dag.task",
-        "end_time": "2026-01-05T00:00:00+00:00",
-        "task": found,
-        "nominal_start_time": None,
-        "nominal_end_time": None,
-        "owners": [],
-        "tags": [],
-        "job_description": None,
-    }
-    (adapter.fail_task if state == TaskInstanceState.FAILED else adapter.complete_task)(**told)
-    (only,) = sent
+    transport = Mock(kind="recorder")
+    adapter = OpenLineageAdapter(OpenLineageClient(transport=transport))
+    report = adapter.fail_task if state == "failed" else adapter.complete_task
+    names = ("nominal_start_time", "nominal_end_time", "job_description")
+    report(
+        run_id="01a1fcfd-0dae-79b7-a6ab-4fedb3ab9f3f",
+        job_name="dag.task",
+        end_time="2026-01-05T00:00:00+00:00",
+        task=ExtractorManager().extract_metadata(
+            SimpleNamespace(run_id="run"), task, TaskInstanceState(state), task_instance=None
+        ),
+        owners=[],
+        tags=[],
+        **dict.fromkeys(names),
+    )
+    (call,) = transport.emit.call_args_list
+    only: dict[str, Any] = json.loads(Serde.to_json(call.args[0]))
     return only
 
 
 @with_openlineage
-def test_what_a_task_sends_from_the_render_to_the_file(
+def test_lineage_leads_from_the_generation_to_the_file(
     services: SeedanceEmulator, connect: Callable[..., None], tmp_path: Path
 ) -> None:
     connect("seedanceapi-v1")
@@ -301,7 +292,7 @@ def test_what_a_task_sends_from_the_render_to_the_file(
 
 
 @with_openlineage
-def test_a_batch_that_fails_tells_what_was_paid_for(
+def test_a_failed_batch_reports_its_paid_generations(
     services: SeedanceEmulator, connect: Callable[..., None]
 ) -> None:
     connect("seedanceapi-v1")
@@ -311,36 +302,36 @@ def test_a_batch_that_fails_tells_what_was_paid_for(
     )
     with pytest.raises(errors.SeedanceError, match="1 of 2 renders failed"):
         task.execute(make_context(Store()))
-    told = event(task, "failed")
-    assert told["eventType"] == "FAIL"
-    facet = told["run"]["facets"][FACET]
+    sent = event(task, "failed")
+    assert sent["eventType"] == "FAIL"
+    facet = sent["run"]["facets"][FACET]
     assert (facet["generations"], facet["counts"]["failed"]) == (1, 1)
-    assert [one["name"] for one in told["outputs"]] == facet["generationIds"]
+    assert [one["name"] for one in sent["outputs"]] == facet["generationIds"]
 
 
 @with_openlineage
-def test_a_task_that_delivered_nothing_tells_nothing() -> None:
+def test_a_task_without_a_result_reports_nothing() -> None:
     task = SeedanceGenerateVideoOperator(task_id="render", prompt=PROMPT)
-    told = event(task, "failed")
-    assert FACET not in told["run"]["facets"]
-    assert not told["outputs"]
+    sent = event(task, "failed")
+    assert FACET not in sent["run"]["facets"]
+    assert not sent["outputs"]
     # An empty answer: Airflow warns of None in the task's log.
     for nothing in (task.get_openlineage_facets_on_complete(None), lineage.of_transfer(None)):
         assert nothing is not None
         assert not any(written(nothing).values())
 
 
-# ---------------------------------------------------------------------- without it, and when it breaks
+# ---------------------------------------------------------------------- without OpenLineage, and errors
 
 
 @pytest.mark.parametrize(
     "missing", ["airflow.providers.openlineage.extractors", "openlineage.client.facet_v2"]
 )
-def test_without_openlineage_nothing_is_told(
+def test_without_openlineage_nothing_is_reported(
     missing: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
-    # Whoever had it before has imported this already.
+    # Another test may have imported this already.
     monkeypatch.delitem(sys.modules, "airflow_provider_seedance.observability.lineage_facets", raising=False)
     monkeypatch.delattr(observability, "lineage_facets", raising=False)
     assert lineage.of_generations(generation().result()) is None
@@ -371,6 +362,6 @@ def test_lineage_never_fails_a_task(tell: Callable[[], Any]) -> None:
 
 
 @with_openlineage
-def test_what_could_not_be_told_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_of_lineage_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert lineage.of_transfer({"paths": []}, [generation()]) is None
     assert "could not be reported" in caplog.text

@@ -1,4 +1,4 @@
-"""What Airflow's statistics are told, on a real socket."""
+"""Metrics on the socket of a StatsD server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from airflow_provider_seedance.observability import metrics
 
-SAY = """
+PROGRAM = """
 import contextlib
 with contextlib.suppress(ImportError):
     import airflow.sdk.serde  # as task runner and triggerer do, which sets the statistics up
@@ -35,11 +35,7 @@ def statsd() -> Iterator[socket.socket]:
         yield listener
 
 
-def told(listener: socket.socket, count: int) -> list[str]:
-    return [listener.recv(1000).decode() for _ in range(count)]
-
-
-def test_statsd_receives_it(statsd: socket.socket) -> None:
+def test_statsd_receives_every_metric(statsd: socket.socket) -> None:
     pytest.importorskip("statsd")
     environment = {
         **os.environ,
@@ -48,8 +44,8 @@ def test_statsd_receives_it(statsd: socket.socket) -> None:
         "AIRFLOW__METRICS__STATSD_PORT": str(statsd.getsockname()[1]),
         "AIRFLOW__METRICS__STATSD_INFLUXDB_ENABLED": "True",
     }
-    subprocess.run([sys.executable, "-c", SAY], env=environment, check=True, capture_output=True)
-    lines = [line for line in told(statsd, 9) if "seedance" in line]
+    subprocess.run([sys.executable, "-c", PROGRAM], env=environment, check=True, capture_output=True)
+    lines = [line for line in (statsd.recv(1000).decode() for _ in range(9)) if "seedance" in line]
     assert sorted(lines) == sorted(
         [
             "airflow.seedance.requests,api=ark,kind=submit:1|c",
@@ -72,7 +68,7 @@ class Broken:
 
 
 @pytest.mark.parametrize("stats", [Broken(), None])
-def test_broken_statistics_are_no_trouble(monkeypatch: pytest.MonkeyPatch, stats: Any) -> None:
+def test_an_error_of_the_statistics_fails_nothing(monkeypatch: pytest.MonkeyPatch, stats: Any) -> None:
     monkeypatch.setattr(metrics, "Stats", stats)
     metrics.count_request("ark", "submit")
     metrics.render_ended(api="ark", outcome="succeeded", polls=1, delay=0.0)

@@ -7,7 +7,6 @@ names and kwargs of methods that resume a task, payloads of events, records, ids
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from typing import Any
 from unittest.mock import patch
 
 from airflow.providers.common.compat.sdk import TaskDeferred
-from support import Store, TaskInstance, make_context
+from support import Store, TaskInstance, make_context, payload_of
 from versions import serialize
 
 from airflow_provider_seedance.callbacks import inbox
@@ -82,31 +81,22 @@ def connected(emulator: SeedanceEmulator) -> Iterator[None]:
 
 
 def video(emulator: SeedanceEmulator) -> dict[str, Any]:
-    emulator.hold()
-    task = Task("video", prompt="A lamp", duration=5, poll_interval=0.01)
-    task.defer()
-    emulator.release()
-    return task.form(event=fire(task.deferred.trigger))
+    return form_after_wait(emulator, Task("video", prompt="A lamp", duration=5, poll_interval=0.01))
 
 
 def rate_limited_video(emulator: SeedanceEmulator) -> dict[str, Any]:
     emulator.fault("rate_limit", retry_after=1800)
-    task = Task("video", prompt="A bell")
-    task.defer()
-    return task.form(event=fire_at_once(task.deferred.trigger))
+    return form_at_once(Task("video", prompt="A bell"))
 
 
 def uncertain_video(emulator: SeedanceEmulator) -> dict[str, Any]:
     emulator.fault("drop_reply")
-    task = Task("video", prompt="A kite", use_callback=True)
-    task.defer()
-    return task.form(event=fire_at_once(task.deferred.trigger))
+    return form_at_once(Task("video", prompt="A kite", use_callback=True))
 
 
 def batch(emulator: SeedanceEmulator, manifest: Path) -> dict[str, Any]:
     """Defer a batch after one of its items was refused, and write its manifest on a resume."""
     emulator.fault("refuse", prompt="b", status=400)
-    emulator.hold()
     requests = [{"key": key, "prompt": key} for key in "abc"]
     task = Task(
         "batch",
@@ -115,22 +105,15 @@ def batch(emulator: SeedanceEmulator, manifest: Path) -> dict[str, Any]:
         on_item_failure="keep",
         manifest_path=str(manifest),
     )
-    task.defer()
-    emulator.release()
-    form = task.form(event=fire(task.deferred.trigger))
+    form = form_after_wait(emulator, task)
     task.resume(form["event"])
     return form
 
 
 def batch_without_store(emulator: SeedanceEmulator) -> dict[str, Any]:
-    """Defer a batch whose deferral carries so many records that they are packed."""
-    emulator.hold()
-    task = Task(
-        "batch", stored=False, requests=[f"prompt {number}" for number in range(20)], poll_interval=0.01
-    )
-    task.defer()
-    emulator.release()
-    return task.form(event=fire(task.deferred.trigger))
+    """Defer a batch with enough records that its deferral packs them."""
+    requests = [f"prompt {number}" for number in range(20)]
+    return form_after_wait(emulator, Task("batch", stored=False, requests=requests, poll_interval=0.01))
 
 
 def sensor(emulator: SeedanceEmulator) -> dict[str, Any]:
@@ -138,9 +121,24 @@ def sensor(emulator: SeedanceEmulator) -> dict[str, Any]:
     Task("video", prompt="A fox").defer()
     generation_id = emulator.ledger.submissions[-1].generation_id
     task = Task("sensor", generation_id=generation_id, poll_interval=0.01, timeout=3600)
+    return form_after_wait(emulator, task)
+
+
+def form_after_wait(emulator: SeedanceEmulator, task: Task) -> dict[str, Any]:
+    """Defer a task, and return its form with the event after its generations have ended."""
+    emulator.hold()
     task.defer()
     emulator.release()
-    return task.form(event=fire(task.deferred.trigger))
+    return task.form(event=payload_of(task.deferred.trigger))
+
+
+def form_at_once(task: Task) -> dict[str, Any]:
+    """Defer a task, and return its form with the event that its trigger fires at its time."""
+    task.defer()
+    trigger = task.deferred.trigger
+    _, kwargs = trigger.serialize()
+    past = {name: 0.0 for name in ("not_before", "deadline") if name in kwargs}
+    return task.form(event=payload_of(type(trigger)(**{**kwargs, **past})))
 
 
 class Task:
@@ -181,37 +179,14 @@ class Task:
     def form(self, *, event: Any) -> dict[str, Any]:
         """Return what Airflow stores of the deferred task."""
         classpath, kwargs = self.deferred.trigger.serialize()
-        return as_json(
-            {
-                "operator": self.kind,
-                "arguments": self.arguments,
-                "trigger": {"classpath": classpath, "kwargs": serialize(kwargs)},
-                "method": self.deferred.method_name,
-                "kwargs": serialize(self.deferred.kwargs or {}),
-                "event": event,
-                "xcom": self.ti.pushed,
-                "task_state": self.store
-                and {key: json.loads(text) for key, text in self.store.texts.items()},
-            }
-        )
-
-
-def fire(trigger: Any) -> Any:
-    """Run a trigger to its event, and return the payload."""
-
-    async def first() -> Any:
-        async with asyncio.timeout(30):
-            return await anext(trigger.run())
-
-    return as_json(asyncio.run(first()).payload)
-
-
-def fire_at_once(trigger: Any) -> Any:
-    """Run a trigger that waits for a moment, as if that had passed."""
-    _, kwargs = trigger.serialize()
-    past = {name: 0.0 for name in ("not_before", "deadline") if name in kwargs}
-    return fire(type(trigger)(**{**kwargs, **past}))
-
-
-def as_json(value: Any) -> Any:
-    return json.loads(json.dumps(value, allow_nan=False))
+        form: dict[str, Any] = {
+            "operator": self.kind,
+            "arguments": self.arguments,
+            "trigger": {"classpath": classpath, "kwargs": serialize(kwargs)},
+            "method": self.deferred.method_name,
+            "kwargs": serialize(self.deferred.kwargs or {}),
+            "event": event,
+            "xcom": self.ti.pushed,
+            "task_state": self.store and {key: json.loads(text) for key, text in self.store.texts.items()},
+        }
+        return dict(json.loads(json.dumps(form, allow_nan=False)))

@@ -1,4 +1,4 @@
-"""Tasks that an earlier release deferred go on under this one: no stored name may be dropped or renamed."""
+"""Tasks that an earlier release deferred continue under this one: no stored name may be dropped or renamed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import payload_of
 from versions import deserialize
 
 from airflow_provider_seedance import __version__
@@ -90,7 +91,7 @@ def test_the_trigger_still_waits(form: dict[str, Any], services: SeedanceEmulato
             kwargs |= {"generation_id": running["generation_id"], "deadline": running["deadline"]}
         else:
             kwargs |= {name: 0.0 for name in ("not_before", "deadline") if name in kwargs}
-        event = samples.fire(pkgutil.resolve_name(form["trigger"]["classpath"])(**kwargs))
+        event = payload_of(pkgutil.resolve_name(form["trigger"]["classpath"])(**kwargs))
     assert event.get("outcome", "quota") in ("ended", "many", "no_callback", "quota")
 
 
