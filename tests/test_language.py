@@ -114,6 +114,33 @@ def test_docstrings_begin_with_a_noun_or_an_imperative() -> None:
     )
 
 
+#: Test modules in the folders whose language is plain.
+TEST_MODULES = sorted(
+    path
+    for folder in (
+        *("batch", "decorators", "hostile", "links", "observability", "policies", "polling", "sensors"),
+        *("stored_forms", "triggers"),
+    )
+    for path in (REPOSITORY / "tests" / folder).glob("test_*.py")
+)
+
+
+def test_tests_have_no_banned_words_and_names() -> None:
+    found = [
+        (path, line, word[0])
+        for path in TEST_MODULES
+        for line, text in texts(source_of(path))
+        for word in BANNED_WORDS.finditer(text)
+    ]
+    found += [
+        (path, line, name)
+        for path in TEST_MODULES
+        for line, name in defined_names(tree_of(path))
+        if name_parts(name) & BANNED_NAME_PARTS
+    ]
+    none_of([f"{path.relative_to(REPOSITORY)}:{line}: {word}" for path, line, word in found])
+
+
 def test_findings_in_code_are_found() -> None:
     source = '"""Whoever asked."""\nTurnQueue = 1  # is no queue\ndef f(hint): ...\n'
     assert [found[0] for _, text in texts(source) for found in BANNED_WORDS.finditer(text)] == [
