@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_seedance.exceptions import SeedanceError
-from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS, RetryDecision, RetryPolicy
+from airflow_provider_seedance.version_compat import (
+    AIRFLOW_V_3_3_PLUS,
+    AIRFLOW_V_3_4_PLUS,
+    RetryDecision,
+    RetryPolicy,
+)
 
 if TYPE_CHECKING:
     from typing import Self
 
     from airflow.sdk.definitions.context import Context
+
+#: Limit for the rescheduling of one try; a deferrable task waits as long for its quota.
+RESCHEDULE_TIMEOUT = timedelta(days=7)
 
 
 class SeedanceRetryPolicy(RetryPolicy):
@@ -19,11 +27,9 @@ class SeedanceRetryPolicy(RetryPolicy):
     Retries errors that a retry can help, when it can help.
 
     * An error that a retry cannot help (``SeedanceError.retry_helps`` is false) fails the task immediately.
-    * An error that names the time after which the service accepts requests again is retried then. That uses up one of
-      the task's ``retries``; a deferrable task waits for its quota without using one.
-    * Other errors follow ``retries`` and ``retry_delay`` of the task.
-
-    The operators set it unless the Dag sets another.
+    * An error that names the time after which a request can succeed, by ``retry_after`` or ``renews_at``, runs the task
+      again then. From Airflow 3.4 on that uses no retry for a week; below, it uses up one of the task's ``retries``.
+    * Other errors follow ``retries`` and ``retry_delay`` of the task, or the next policy of a ``ChainRetryPolicy``.
     """
 
     def evaluate(
@@ -38,12 +44,15 @@ class SeedanceRetryPolicy(RetryPolicy):
             return RetryDecision.default()
         if not exception.retry_helps:
             return RetryDecision.fail(f"{type(exception).__name__}: a retry cannot help")
-        if exception.retry_after is not None:
-            return RetryDecision.retry(
-                timedelta(seconds=exception.retry_after),
-                f"the service accepts requests again in {exception.retry_after:.0f} s; this uses up a retry",
+        wait = _wait(exception)
+        if wait is None:
+            return RetryDecision.default()
+        reason = f"a request can succeed in {wait.total_seconds():.0f} s"
+        if AIRFLOW_V_3_4_PLUS:
+            return RetryDecision.reschedule(  # type: ignore[attr-defined, no-any-return, unused-ignore]
+                wait, reschedule_timeout=RESCHEDULE_TIMEOUT, reason=reason
             )
-        return RetryDecision.default()
+        return RetryDecision.retry(wait, f"{reason}; this uses up a retry")
 
     def serialize(self) -> dict[str, Any]:
         """Return the arguments of the policy: none."""
@@ -53,6 +62,14 @@ class SeedanceRetryPolicy(RetryPolicy):
     def deserialize(cls, data: dict[str, Any]) -> Self:
         """Return the policy."""
         return cls()
+
+
+def _wait(error: SeedanceError) -> timedelta | None:
+    """Return the time until a request can succeed, if the error names one."""
+    renews_at = getattr(error, "renews_at", None)
+    if isinstance(renews_at, datetime):
+        return max(timedelta(), renews_at - datetime.now(UTC))
+    return None if error.retry_after is None else timedelta(seconds=error.retry_after)
 
 
 class SeedanceTaskMixin:

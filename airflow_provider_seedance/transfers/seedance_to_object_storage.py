@@ -109,7 +109,7 @@ class SeedanceToObjectStorageOperator(SeedanceTaskMixin, BaseOperator):
             result, event_extra, generations = run(
                 **{name: getattr(self, name) for name in SeedanceToObjectStorageOperator.template_fields},
                 max_parallel=self.max_parallel,
-                is_retry=self._is_retry(context.get("ti")),
+                is_retry=self._is_retry(context),
                 stop=self._stop,
             )
         finally:
@@ -129,9 +129,11 @@ class SeedanceToObjectStorageOperator(SeedanceTaskMixin, BaseOperator):
         if self._stop is not None:
             self._stop.set()
 
-    def _is_retry(self, ti: Any) -> bool:
+    def _is_retry(self, context: Context) -> bool:
+        if context.get("task_reschedule_count"):
+            return True  # by the retry policy, with the number of the same try
         # Not the first try, nor the first one after a clear, which adds the retries of the task to max_tries.
-        max_tries, try_number = getattr(ti, "max_tries", None), getattr(ti, "try_number", None)
+        max_tries, try_number = (getattr(context.get("ti"), n, None) for n in ("max_tries", "try_number"))
         if max_tries is None or try_number is None:
             return False
         return bool(try_number > max_tries - (self.retries or 0) + 1)

@@ -180,7 +180,20 @@ def test_retry_replaces_a_file_older_than_its_generation(
 )
 def test_is_retry(try_number: Any, max_tries: Any, expected: bool) -> None:
     ti = SimpleNamespace(try_number=try_number, max_tries=max_tries)
-    assert operator(None, "/x", retries=2)._is_retry(ti) is expected
+    assert operator(None, "/x", retries=2)._is_retry({"ti": ti}) is expected
+
+
+def test_a_task_that_its_policy_rescheduled_keeps_its_own_files(host: MediaServer, tmp_path: Path) -> None:
+    """The run before had the same try number (Airflow 3.4)."""
+    results, context = items(host, "a", "b"), {"ti": TaskInstance()}
+    host.always["/1.mp4"] = Reply(status=429, headers={"Retry-After": "900"})
+    with pytest.raises(errors.SeedanceMediaError) as caught:
+        run_into(tmp_path, batch(results), context, overwrite=False)
+    assert caught.value.retry_after == 900
+    del host.always["/1.mp4"]
+    again = {**context, "task_reschedule_count": 1}
+    result = run_into(tmp_path, batch(results), again, overwrite=False)
+    assert (result["stored"], result["skipped"]) == (1, 1)
 
 
 def test_files_that_are_finished_while_the_task_is_stopped_count(
