@@ -25,6 +25,9 @@ RUN_ROUTE = "seedance-run"
 _PAGE = "seedance/renders"
 _RUN = f"{_PAGE}?dag_id={{DAG_ID}}&run_id={{RUN_ID}}"
 _TASK = f"{_RUN}&task_id={{TASK_ID}}&map_index={{MAP_INDEX}}"
+# Tasks of this package, also of subclasses and of ``@task.seedance_video``: they alone have this template field. Airflow
+# below 3.4 ignores it. What it reads of a Dag or a run says nothing about their tasks.
+_OUR_TASKS = {"applies_to": {"task.template_fields": ["seedance_conn_id"]}}
 _VIEW = {
     "name": "Renders",
     "icon": "seedance/static/icon.svg",
@@ -59,6 +62,6 @@ class SeedancePlugin(AirflowPlugin):  # type: ignore[misc, unused-ignore]  # unt
     fastapi_apps = [{"app": LazyApp(), "url_prefix": PREFIX, "name": "seedance"}]
     external_views: Any = [
         {**_VIEW, "href": _RUN, "destination": "dag_run", "url_route": RUN_ROUTE},
-        {**_VIEW, "href": _TASK, "destination": "task_instance", "url_route": "seedance-task"},
+        {**_VIEW, **_OUR_TASKS, "href": _TASK, "destination": "task_instance", "url_route": "seedance-task"},
         {**_VIEW, "href": _PAGE, "destination": "nav", "category": "browse", "url_route": "seedance-renders"},
     ]

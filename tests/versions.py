@@ -32,6 +32,7 @@ class Feature(NamedTuple):
 
 STATE_STORE = Feature("task state store", "3.3", AIRFLOW_V_3_3_PLUS)
 RETRY_POLICIES = Feature("retry policies", "3.3", AIRFLOW_V_3_3_PLUS)
+SCOPED_VIEWS = Feature("views that apply to some tasks only", "3.4", AIRFLOW_V_3_4_PLUS)
 RESCHEDULING = Feature("retry policies that reschedule", "3.4", AIRFLOW_V_3_4_PLUS)
 ENDING_FROM_TRIGGERS = Feature("XCom that triggers can write (end_from_trigger)", "3.3", AIRFLOW_V_3_3_PLUS)
 TRIGGER_ON_KILL = Feature("on_kill of triggers", "3.3", AIRFLOW_V_3_3_PLUS)

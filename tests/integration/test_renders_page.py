@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 import sqlite3
+import time
 import urllib.error
 import urllib.request
 import uuid
@@ -18,6 +19,7 @@ from urllib.parse import quote, urlencode
 
 import pytest
 from harness import TestAirflow
+from versions import SCOPED_VIEWS
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -44,6 +46,7 @@ class TwoUsers(SimpleAuthManager):
 
 SECRET_DAG = f"""
 import os
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG
 from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoOperator
 from airflow_provider_seedance.transfers.seedance_to_object_storage import SeedanceToObjectStorageOperator
@@ -55,6 +58,7 @@ with DAG("{SECRET}", schedule=None):
         generation=video.output,
         destination=os.environ["SEEDANCE_EXAMPLE_DESTINATION"] + "/secret.mp4",
     )
+    EmptyOperator(task_id="other")
 """
 
 PLUGIN = "from airflow_provider_seedance.plugin import SeedancePlugin as SeedancePlugin\n"
@@ -335,6 +339,25 @@ def test_the_keyboard_reaches_every_card(browser: Chrome, finished: Stage) -> No
     )
     browser.switch_to.active_element.send_keys(Keys.HOME)
     assert not browser.execute_script(second)
+
+
+@pytest.mark.parametrize(
+    ("task_id", "shown"), [("video", True), ("store", True), ("other", not SCOPED_VIEWS.there)]
+)
+def test_the_tab_of_a_task_is_there_on_tasks_of_this_package(
+    browser: Chrome, finished: Stage, task_id: str, shown: bool
+) -> None:
+    run = quote(finished.runs[SECRET], safe="")
+    browser.get(f"{finished.url}/dags/{SECRET}/runs/{run}/tasks/{task_id}")
+    wait(browser, "return document.querySelector('a[href$=\"/xcom\"]') !== null", "the tabs of Airflow")
+    tab = "return document.querySelector('a[href$=\"/plugin/seedance-task\"]') !== null"
+    if shown:
+        wait(browser, tab, "the tab")
+        return
+    read = "return performance.getEntriesByType('resource').some((e) => e.name.endsWith(arguments[0]) && e.responseEnd)"
+    wait(browser, read, "the task, which decides on the tab", f"/dags/{SECRET}/tasks/{task_id}")
+    time.sleep(1)  # for the page to draw it
+    assert not browser.execute_script(tab)
 
 
 def test_dark_as_the_browser_or_as_airflow(browser: Chrome, finished: Stage) -> None:
