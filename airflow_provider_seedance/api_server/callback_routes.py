@@ -41,7 +41,7 @@ async def receive(token: str, request: Request, connections: SettingsCache, queu
     claims = decode_unverified(token)
     now = time.time()
     try:
-        settings = await connections.get(claims.conn_id) if claims else None
+        settings = await connections.get(claims.conn_id, claims.team) if claims else None
     except TooManyLookups:
         return 503
     # Before the body is read: a request without a valid token must not use memory.

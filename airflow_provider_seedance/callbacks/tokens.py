@@ -41,6 +41,7 @@ class CallbackClaims:
     :param nonce: Identifies the submission; its record has the same nonce.
     :param expires: Seconds since 1970.
     :param region_id: The region of Airflow 3.4 that the index counts in, in hexadecimal; empty without one.
+    :param team: The team of the task, whose connection signs; empty without one.
     """
 
     dag_id: str
@@ -51,10 +52,11 @@ class CallbackClaims:
     nonce: str
     expires: int
     region_id: str = ""
+    team: str = ""
 
 
 #: In the order of the fields.
-_TYPES = [str, str, str, int, str, str, int, str]
+_TYPES = [str, str, str, int, str, str, int, str, str]
 
 
 def sign(claims: CallbackClaims, secret: str) -> str:

@@ -213,8 +213,8 @@ class GenerationRun:
     def _submit_or_attach(
         self, prepared: Prepared, record: Record | None, callback_ids: Sequence[str], *, first: bool
     ) -> SubmissionResult:
-        operator, settings, ti = self.operator, self.hook.settings, self.context["ti"]
-        callback_url = callback_url_factory(settings, ti, operator.timeout) if operator.use_callback else None
+        operator, settings, context = self.operator, self.hook.settings, self.context
+        url_for = callback_url_factory(settings, context, operator.timeout) if operator.use_callback else None
         fingerprint = Fingerprint.of(prepared.as_requested, api=settings.api.name, base_url=settings.base_url)
         quota = SharedQuota(settings.identity)
         with Client(settings, observer=quota) as client:
@@ -222,11 +222,11 @@ class GenerationRun:
                 client=client,
                 store=self.store,
                 prepared=prepared,
-                attempt=Attempt.of(ti, fingerprint),
+                attempt=Attempt.of(context["ti"], fingerprint),
                 # A later submission has been granted by the triggerer already.
                 shared_quota=quota if operator.deferrable and first else None,
                 retry_inline=first,
-                policy=SubmissionPolicy.of(operator, callback_url),
+                policy=SubmissionPolicy.of(operator, url_for),
             )
             result = submission.submit_or_attach(record, callback_ids)
         if isinstance(result, RetryLater) and not operator.deferrable:

@@ -14,16 +14,17 @@ from airflow_provider_seedance.version_compat import region_of
 log = logging.getLogger(__name__)
 
 
-def callback_url_factory(settings: Settings, ti: Any, timeout: float) -> Callable[[str], str]:
+def callback_url_factory(settings: Settings, context: Any, timeout: float) -> Callable[[str], str]:
     """
     Return a function that makes the callback URL of a submission from its nonce.
 
-    :param ti: The task instance that submits.
+    :param context: Of the task instance that submits.
     :param timeout: Seconds that the task waits; a URL is valid for a day longer.
     """
     secret, base_url = settings.callback_secret, settings.callback_base_url
     assert secret  # both checked before the first submission
     assert base_url
+    ti, team = context["ti"], getattr(context.get("dag_run"), "team_name", None)
     if len(secret) < tokens.MIN_SECRET_CHARS:
         log.warning(
             "The callback_secret of connection %r is short; a long random one is safer.", settings.conn_id
@@ -41,6 +42,7 @@ def callback_url_factory(settings: Settings, ti: Any, timeout: float) -> Callabl
             nonce=nonce,
             expires=int(time.time() + timeout + tokens.GRACE_SECONDS),
             region_id=region_id,
+            team=team or "",
         )
         return tokens.callback_url(base_url, tokens.sign(claims, secret))
 

@@ -79,7 +79,8 @@ class CallbackServer:
     async def sleep(self, seconds: float) -> None:
         self.pauses.append(seconds)
 
-    def read_connection(self, conn_id: str) -> Settings | None:
+    def read_connection(self, conn_id: str, team: str = "") -> Settings | None:
+        conn_id = f"{team}/{conn_id}" if team else conn_id
         self.lookups.append(conn_id)
         if conn_id == "away":
             raise ConnectionError("the secrets backend is away")

@@ -6,12 +6,15 @@ import asyncio
 import json
 import threading
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import anyio.to_thread
 import httpx
 import pytest
+from helpers import connection
 
+from airflow_provider_seedance.api_server import callback_settings
 from airflow_provider_seedance.api_server.callback_limits import DEFAULT_LIMITS, CallbackLimits
 from airflow_provider_seedance.api_server.callback_settings import read_connection
 from api_server.callback_server import SUCCEEDED, TOKEN, CallbackServer, token_for
@@ -29,6 +32,20 @@ def test_a_connection_is_looked_up_again_when_it_expires(server: CallbackServer)
     server.post()
     server.post()
     assert server.lookups == ["ours", "ours"]
+
+
+def test_teams_may_have_connections_with_the_same_id(server: CallbackServer) -> None:
+    """Each has a secret of its own, which verifies the calls for its own tasks only."""
+    server.connections |= {
+        "films/ours": {"callback_secret": "of the films"},
+        "ads/ours": {"callback_secret": "of the ads"},
+    }
+    for _ in range(2):
+        assert server.post(token_for("of the films", team="films")).status_code == 202
+        assert server.post(token_for("of the ads", team="ads")).status_code == 202
+        assert server.post(token_for("of the films", team="ads")).status_code == 404
+        assert server.post(token_for("of the films")).status_code == 404
+    assert server.lookups == ["films/ours", "ads/ours", "ours"]
 
 
 def test_a_failing_lookup_is_repeated_after_a_moment(server: CallbackServer) -> None:
@@ -98,10 +115,10 @@ def test_forged_tokens_do_not_delay_known_connections_nor_other_threads(server: 
     backend = threading.Event()
     read = server.read_connection
 
-    def slow(conn_id: str) -> Any:
+    def slow(conn_id: str, team: str) -> Any:
         if conn_id != "ours":
             assert backend.wait(60)
-        return read(conn_id)
+        return read(conn_id, team)
 
     server.cache._read = slow
 
@@ -137,3 +154,18 @@ def test_read_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.callback_secret == "s" * 20
     assert read_connection("other") is None
     assert read_connection("none") is None
+
+
+def test_read_connection_of_a_team(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Any] = []
+    ours = SimpleNamespace(**vars(connection(extra={})), conn_type="seedance")
+    monkeypatch.setattr(callback_settings.Team, "get_name_if_exists", {"films": "films"}.get, raising=False)
+    monkeypatch.setattr(
+        callback_settings.Connection,
+        "get_connection_from_secrets",
+        lambda conn_id, **of_team: read.append((conn_id, of_team)) or ours,
+    )
+    assert read_connection("ours", "films") is not None
+    assert read_connection("ours") is not None
+    assert read_connection("ours", "forged") is None
+    assert read == [("ours", {"team_name": "films"}), ("ours", {})]

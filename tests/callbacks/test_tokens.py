@@ -40,6 +40,7 @@ claims_values = st.builds(
     nonce=names,
     expires=st.integers(0, 10**11),
     region_id=st.sampled_from(["", "0f" * 16]),
+    team=st.text(st.characters(exclude_categories=["Cs"]), max_size=50),
 )
 
 

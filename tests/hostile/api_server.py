@@ -112,7 +112,7 @@ class ApiServer:
         """Start the process, with nothing in memory."""
         self.cache = SettingsCache(
             LIMITS,
-            read=lambda conn_id: self.settings() if conn_id != "none" else None,
+            read=lambda conn_id, _team: self.settings() if conn_id != "none" else None,
             clock=self.clock.monotonic,
         )
         self.queue = CallbackQueue(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from types import SimpleNamespace
+from typing import Any
 from uuid import UUID
 
 import pytest
 from helpers import settings
-from support import TaskInstance
+from support import TaskInstance, make_context
 
 from airflow_provider_seedance.callbacks import tokens
 from airflow_provider_seedance.settings import Settings
@@ -22,7 +24,7 @@ def connected(secret: str = SECRET) -> Settings:
 
 
 def test_a_url_names_the_task_instance_and_the_submission() -> None:
-    url = callback_url_factory(connected(), TaskInstance(map_index=3), 600.0)("nonce")
+    url = callback_url_factory(connected(), make_context(None, TaskInstance(map_index=3)), 600.0)("nonce")
     assert url.startswith("https://airflow.example.com/seedance/callbacks/")
     token = url.rpartition("/")[2]
     claims = tokens.decode_unverified(token)
@@ -33,11 +35,22 @@ def test_a_url_names_the_task_instance_and_the_submission() -> None:
     assert not tokens.verify(token, SECRET, time.time() + 600 + tokens.GRACE_SECONDS + 1)
 
 
+@pytest.mark.parametrize(("team", "claimed"), [(None, ""), ("films", "films")])
+def test_a_url_names_the_team(team: str | None, claimed: str) -> None:
+    context: Any = {**make_context(None), "dag_run": SimpleNamespace(team_name=team)}
+    url = callback_url_factory(connected(), context, 600.0)("nonce")
+    claims = tokens.decode_unverified(url.rpartition("/")[2])
+    assert claims is not None
+    assert claims.team == claimed
+
+
 def test_an_unmapped_task() -> None:
     ti = TaskInstance()
     for map_index in (-1, None):
         ti.map_index = map_index  # type: ignore[assignment]
-        claims = tokens.decode_unverified(callback_url_factory(connected(), ti, 1.0)("n").rpartition("/")[2])
+        claims = tokens.decode_unverified(
+            callback_url_factory(connected(), make_context(None, ti), 1.0)("n").rpartition("/")[2]
+        )
         assert claims is not None
         assert claims.map_index == -1
 
@@ -46,15 +59,17 @@ def test_an_unmapped_task() -> None:
 def test_a_mapped_task_and_a_pass_of_a_loop_on_airflow_3_4(map_index: int, region_index: int) -> None:
     ti = TaskInstance(map_index=map_index)
     ti.region_id, ti.region_index = UUID("0f" * 16), region_index  # type: ignore[attr-defined]
-    claims = tokens.decode_unverified(callback_url_factory(connected(), ti, 1.0)("n").rpartition("/")[2])
+    claims = tokens.decode_unverified(
+        callback_url_factory(connected(), make_context(None, ti), 1.0)("n").rpartition("/")[2]
+    )
     assert claims is not None
     assert (claims.region_id, claims.map_index) == ("0f" * 16, region_index)
 
 
 def test_a_short_secret_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        callback_url_factory(connected(), TaskInstance(), 1.0)
+        callback_url_factory(connected(), make_context(None), 1.0)
         assert caplog.text == ""
-        callback_url_factory(connected("short"), TaskInstance(), 1.0)
+        callback_url_factory(connected("short"), make_context(None), 1.0)
     assert "callback_secret of connection 'seedance_test' is short" in caplog.text
     assert "'short'" not in caplog.text
