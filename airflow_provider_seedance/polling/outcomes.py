@@ -35,17 +35,22 @@ def after_resume(
     deadline: float,
     now: float,
     max_quota_wait: float | None = None,
+    repeatedly_unknown: bool = False,
 ) -> ResumeStep:
     """
     Decide what a resumed task does after one status request.
 
+    :param repeatedly_unknown: Whether the wait has ended because the service repeatedly did not know the generation.
+        A single such reply is a failed request: a service may know a new id late.
     :param max_quota_wait: Seconds past the deadline for which a rate limit extends the wait; the limit of a
         deferred wait by default.
     """
     generation = reading if isinstance(reading, Generation) else None
     if generation and generation.status.terminal and not (lacks_output(generation) and now < deadline):
         return ResumeStep("ended", generation)
-    if isinstance(reading, errors.SeedanceNotFoundError):
+    if isinstance(reading, errors.SeedanceNotFoundError) and (
+        repeatedly_unknown or reading.http_status is None
+    ):
         return ResumeStep("unknown")
     limit = default_timing().max_quota_wait if max_quota_wait is None else max_quota_wait
     if isinstance(reading, errors.SeedanceRateLimitError) and now < deadline + limit:

@@ -102,7 +102,7 @@ class SeedanceGenerationSensor(SeedanceTaskMixin, BaseSensorOperator):
     ) -> dict[str, Any]:
         """Return the result after a deferral; read the status if the event is not complete."""
         from airflow_provider_seedance.polling.outcomes import after_resume, timed_out
-        from airflow_provider_seedance.triggers.events import read_event
+        from airflow_provider_seedance.triggers.events import is_unknown, read_event
 
         self.output_url = ""
         generation = read_event(event, self.generation_id)
@@ -111,7 +111,7 @@ class SeedanceGenerationSensor(SeedanceTaskMixin, BaseSensorOperator):
         now = time.time()
         deadline = now if deadline is None else deadline
         reading = self._read()
-        step = after_resume(reading, deadline=deadline, now=now)
+        step = after_resume(reading, deadline=deadline, now=now, repeatedly_unknown=is_unknown(event))
         if step.kind == "ended" and step.generation is not None:
             return self._deliver(step.generation)
         if step.kind == "wait":

@@ -73,6 +73,11 @@ def is_callback(event: Any) -> bool:
     return isinstance(event, dict) and event.get("outcome") == "callback"
 
 
+def is_unknown(event: Any) -> bool:
+    """Return whether a wait ended because the service repeatedly did not know the generation."""
+    return isinstance(event, dict) and event.get("outcome") == "unknown"
+
+
 def make_batch_event(result: WaitResult, total: int) -> dict[str, Any]:
     """Return the payload for a batch of which enough generations have ended."""
     return {

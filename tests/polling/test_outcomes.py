@@ -32,7 +32,13 @@ def rate_limited(retry_after: float | None = None) -> errors.SeedanceRateLimitEr
         (errors.SeedanceServerError("down"), 999.0, ResumeStep("wait", until=DEADLINE)),
         (errors.SeedanceServerError("down"), 1000.0, ResumeStep("deadline")),
         (errors.SeedanceAuthenticationError("wrong key"), 999.0, ResumeStep("wait", until=DEADLINE)),
-        (errors.SeedanceNotFoundError("unknown"), 999.0, ResumeStep("unknown")),
+        (errors.SeedanceNotFoundError("a synchronous reply"), 999.0, ResumeStep("unknown")),
+        (
+            errors.SeedanceNotFoundError("a new id", http_status=404),
+            999.0,
+            ResumeStep("wait", until=DEADLINE),
+        ),
+        (errors.SeedanceNotFoundError("a new id", http_status=404), 1000.0, ResumeStep("deadline")),
         (rate_limited(5.0), 900.0, ResumeStep("wait", until=DEADLINE, rate_limited=True)),
         (rate_limited(500.0), 900.0, ResumeStep("wait", until=1400.0, rate_limited=True)),
         (rate_limited(), 1049.0, ResumeStep("wait", until=1109.0, rate_limited=True)),
@@ -41,6 +47,12 @@ def rate_limited(retry_after: float | None = None) -> errors.SeedanceRateLimitEr
 )
 def test_after_resume(reading: Any, now: float, step: ResumeStep) -> None:
     assert after_resume(reading, deadline=DEADLINE, now=now, max_quota_wait=50.0) == step
+
+
+def test_not_found_ends_a_wait_that_has_found_nothing_repeatedly() -> None:
+    missing = errors.SeedanceNotFoundError("unknown", http_status=404)
+    step = after_resume(missing, deadline=DEADLINE, now=999.0, repeatedly_unknown=True)
+    assert step == ResumeStep("unknown")
 
 
 def test_rate_limit_extends_a_deferred_wait_by_a_day() -> None:

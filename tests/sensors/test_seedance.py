@@ -182,6 +182,13 @@ def test_an_unreadable_state_is_waited_for(ark: SeedanceEmulator) -> None:
     deferred(make(generation_id))
 
 
+def test_one_not_found_after_a_deferral_is_waited_for(ark: SeedanceEmulator, held: str) -> None:
+    sensor = make(held)
+    first = deferred(sensor)
+    ark.fault("refuse", on="status", status=404)
+    deferral(lambda: resume(sensor, first, None))
+
+
 @pytest.mark.parametrize(("retry_after", "seconds"), [(600, 600), (None, 60)])
 def test_a_used_up_quota_extends_the_deadline(
     ark: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch, retry_after: float | None, seconds: float

@@ -662,6 +662,7 @@ def test_a_generation_the_service_forgot(services: SeedanceEmulator, api: str) -
     store, ti = Store(), TaskInstance()
     first = attached(enter(services, api, store, ti=ti)).generation.generation_id
     services.forget(first)
+    store.change(submitted_at="2026-02-07T10:40:00Z")
     ti.retry()
     with pytest.raises(errors.SeedanceNotFoundError) as caught:
         enter(services, api, store, ti=ti)
@@ -670,6 +671,19 @@ def test_a_generation_the_service_forgot(services: SeedanceEmulator, api: str) -
     ti.clear()
     enter(services, api, store, ti=ti)
     assert len(services.ledger.posts()) == 2
+
+
+@pytest.mark.parametrize("api", ALL_APIS)
+@pytest.mark.parametrize("again", [TaskInstance.retry, TaskInstance.clear])
+def test_a_new_id_that_the_service_does_not_know_yet_is_waited_for(
+    services: SeedanceEmulator, api: str, again: Callable[[TaskInstance], None]
+) -> None:
+    store, ti = Store(), TaskInstance()
+    first = attached(enter(services, api, store, ti=ti)).generation.generation_id
+    services.fault("refuse", on="status", status=404)
+    again(ti)
+    assert attached(enter(services, api, store, ti=ti)).generation.generation_id == first
+    assert len(services.ledger.posts()) == 1
 
 
 def test_a_changed_request_in_a_retry(services: SeedanceEmulator) -> None:
