@@ -40,6 +40,18 @@ AIRFLOW_V_3_3_PLUS = RetryPolicy is not object
 AIRFLOW_V_3_4_PLUS = hasattr(RetryDecision, "reschedule")
 
 
+def is_resumed(ti: Any) -> bool:
+    """Return whether a task resumes after a deferral (below Airflow 3.3, where only this private attribute says so)."""
+    server = getattr(ti, "_ti_context_from_server", None)
+    return server is not None and server.next_method is not None
+
+
+def forbid_retry(ti: Any) -> None:
+    """Make every later failure of the running try final (below Airflow 3.3, where only this private attribute can)."""
+    if server := getattr(ti, "_ti_context_from_server", None):
+        server.should_retry = False
+
+
 def never_expire() -> Any:
     """Return the retention with which the task state store keeps a value for good."""
     # Airflow compares by identity, so it has to be its own object.

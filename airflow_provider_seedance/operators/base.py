@@ -17,6 +17,7 @@ from airflow_provider_seedance.version_compat import (
     AIRFLOW_V_3_3_PLUS,
     TaskDeferralError,
     TaskDeferralTimeout,
+    is_resumed,
 )
 
 if TYPE_CHECKING:
@@ -109,6 +110,17 @@ class SeedanceOperator(SeedanceTaskMixin, BaseOperator):
             return super().resume_execution(next_method, next_kwargs, context)
         except (TaskDeferralTimeout, TaskDeferralError) as error:
             return self._run(context).recover(error)
+
+    def _do_render_template_fields(
+        self, parent: Any, template_fields: Iterable[str], context: Context, *arguments: Any, **kwargs: Any
+    ) -> None:
+        """Render; a template that fails after a deferral must not have a retry pay again (below Airflow 3.3)."""
+        try:
+            super()._do_render_template_fields(parent, template_fields, context, *arguments, **kwargs)
+        except Exception as error:
+            if parent is self and is_resumed(context["ti"]):
+                self._run(context).fail_resume(error)
+            raise
 
     def _run(self, context: Context) -> Any:
         """Return the run of this entry into the task."""

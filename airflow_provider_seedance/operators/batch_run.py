@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
-
-from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.batch.batch import Batch
@@ -40,13 +37,14 @@ from airflow_provider_seedance.client.api_client import Client
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.ledger import open_store
 from airflow_provider_seedance.operators.base import MAX_QUOTA_WAIT_SECONDS, SeedanceOperator
+from airflow_provider_seedance.operators.paid import paid_generations, paid_ids, with_paid_ids
 from airflow_provider_seedance.operators.xcom import pull_xcom, push_xcom
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.polling.wait_state import WaitState, default_timing, deferral_timeout
 from airflow_provider_seedance.settings import Settings
-from airflow_provider_seedance.submission.decisions import listed, unrecorded_error
+from airflow_provider_seedance.submission.decisions import unrecorded_error
 from airflow_provider_seedance.submission.preflight import warn_of_discarded_records
-from airflow_provider_seedance.submission.records import Attempt, RecordState
+from airflow_provider_seedance.submission.records import Attempt
 from airflow_provider_seedance.submission.submitter import SubmissionPolicy
 from airflow_provider_seedance.triggers.cancellation import cancel_abandoned
 from airflow_provider_seedance.triggers.events import read_batch_event
@@ -64,8 +62,6 @@ _MAX_NOTES = 20
 
 #: XCom key of the records that a deferral carries.
 _RECORDS_XCOM = "seedance_records"
-
-_NOTHING_SENT = re.compile(r" ?Nothing was sent(, nothing is billed)?\.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,11 +139,11 @@ class BatchRun:
         state = ResumeState.from_kwargs(carried)
         # First of all, so that every error after it names what was paid for.
         self.records.load(state.records)
-        with self._final_without_store():
+        with self._paid():
             try:
                 items = self._items()
             except errors.SeedanceError as error:
-                raise _with_paid_ids(error, self._paid_ids()) from error
+                raise with_paid_ids(error, paid_ids(self.records.records().values())) from error
             if self.options.dry_run:
                 return _estimate(self.operator, self.hook.settings, items)
             if carried is None:
@@ -180,19 +176,36 @@ class BatchRun:
 
         Airflow then drops the arguments of the deferral; records that are in no store are pulled from XCom.
         """
-        records = pull_xcom(self.context["ti"], _RECORDS_XCOM)
-        if records is None and not self.records.durable and self.operator.on_uncertain_submit != "resubmit":
-            # What was submitted is unknown, so nothing may be submitted again.
-            raise unrecorded_error(error, ()) from error
+        records = self._carried_records(error)
         if isinstance(error, TaskDeferralTimeout):
             # Deadlines are those on record: what is overdue is read now, and fails if it has not ended.
             return self.run(None, {"records": records, "reattached_at": 0.0})
         self.records.load(records)
-        with self._final_without_store():
+        with self._paid():
             raise errors.SeedanceServerError(
                 f"The trigger that waited for the renders of this batch broke ({error}). They go on and are "
                 "billed; a retry waits for them again and does not submit them."
             ) from error
+
+    def fail_resume(self, error: Exception) -> NoReturn:
+        """Raise an error that comes before the method which resumes the task; see :func:`paid_generations`."""
+        if self.records.durable:
+            raise error
+        self.records.load(self._carried_records(error))
+        with self._paid():
+            raise error
+
+    def _carried_records(self, error: BaseException) -> Any:
+        """Return the records of the deferral from XCom, or raise where a retry would submit unknown ones again."""
+        records = pull_xcom(self.context["ti"], _RECORDS_XCOM)
+        if records is None and not self.records.durable and self.operator.on_uncertain_submit != "resubmit":
+            raise unrecorded_error(error, ()) from error
+        return records
+
+    def _paid(self) -> AbstractContextManager[None]:
+        return paid_generations(
+            self.operator, self.context, self.records, lambda: paid_ids(self.records.records().values())
+        )
 
     def _submit_and_wait(
         self, batch: Batch, submitter: BatchSubmitter, state: ResumeState, *, granted: bool
@@ -380,26 +393,6 @@ class BatchRun:
         self.log.info("%s", Totals.of(items).summary())
         return result
 
-    # ------------------------------------------------------------------ paid generations
-
-    def _paid_ids(self) -> list[str]:
-        return [
-            record.generation_id or "an unknown id"
-            for record in self.records.records().values()
-            if record and record.state is not RecordState.NOT_SUBMITTED
-        ]
-
-    @contextmanager
-    def _final_without_store(self) -> Iterator[None]:
-        """Make every failure final where a retry could not find the paid generations again (below Airflow 3.3)."""
-        try:
-            yield
-        except (Exception, AirflowTaskTimeout) as error:
-            paid = self._paid_ids()
-            if self.records.durable or self.operator.on_uncertain_submit == "resubmit" or not paid:
-                raise
-            raise unrecorded_error(error, paid) from error
-
 
 def _estimate(operator: SeedanceOperator, settings: Settings, items: Sequence[BatchItem]) -> dict[str, Any]:
     estimate = estimate_items(settings, items)
@@ -407,17 +400,6 @@ def _estimate(operator: SeedanceOperator, settings: Settings, items: Sequence[Ba
         "dry_run: nothing was sent. By the published prices it would cost\n%s", estimate.table()
     )
     return estimate_result(items, estimate)
-
-
-def _with_paid_ids(error: errors.SeedanceError, paid: Sequence[str]) -> errors.SeedanceError:
-    """Return an error about the requests; after submissions it must not claim that nothing is billed."""
-    if not paid:
-        return error
-    return type(error)(
-        f"{_NOTHING_SENT.sub('', error.message)} {len(paid)} generations of this batch were submitted before and "
-        f"are billed ({listed(paid)}).",
-        **error.details(),
-    )
 
 
 def _pending(item: BatchItem) -> WaitState:

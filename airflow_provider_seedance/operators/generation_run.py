@@ -11,13 +11,11 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
-
-from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.validation import Prepared, prepare_request
@@ -27,11 +25,11 @@ from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.ledger import open_store
 from airflow_provider_seedance.observability import metrics
 from airflow_provider_seedance.operators.base import MAX_QUOTA_WAIT_SECONDS, SeedanceOperator
+from airflow_provider_seedance.operators.paid import UNKNOWN_ID, paid_generations, paid_ids, with_paid_ids
 from airflow_provider_seedance.operators.xcom import pull_xcom, push_xcom
 from airflow_provider_seedance.polling.outcomes import after_resume, raise_unless_succeeded, timed_out
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.polling.wait_state import deferral_timeout, quota_backoff
-from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.submission import decisions
 from airflow_provider_seedance.submission.callback_url import callback_url_factory
 from airflow_provider_seedance.submission.lookup import AwaitingCallback
@@ -50,7 +48,7 @@ from airflow_provider_seedance.submission.submitter import (
     SubmissionResult,
 )
 from airflow_provider_seedance.triggers.cancellation import cancel_abandoned
-from airflow_provider_seedance.triggers.events import is_callback, read_event
+from airflow_provider_seedance.triggers.events import is_callback, is_unknown, read_event
 from airflow_provider_seedance.triggers.seedance import (
     SeedanceCallbackTrigger,
     SeedanceGenerationTrigger,
@@ -111,10 +109,11 @@ class GenerationRun:
         :param carried: Record that the deferral carried; that of a durable store wins.
         :param callback_ids: Ids that callbacks named for it.
         """
-        operator = self.operator
-        operator.validate_arguments()
-        operator.validate_rendered()
-        prepared = _prepare(operator, self.hook.settings, self.context)
+        operator, record = self.operator, None if carried is None else Record.from_value(carried)
+        try:
+            prepared = _prepare(operator, self.hook, self.context)
+        except errors.SeedanceError as error:
+            raise with_paid_ids(error, paid_ids([record or _known_record(self.store, None)])) from error
         if operator.deferrable:
             # A trigger that cannot be created or stored must fail before money is spent, not after.
             probe = _Wait(
@@ -123,7 +122,6 @@ class GenerationRun:
                 result_defaults=prepared.result_defaults.as_dict(),
             )
             json.dumps(_trigger(operator, probe).serialize(), allow_nan=False)
-        record = None if carried is None else Record.from_value(carried)
         if since is None and record is None:
             warn_of_discarded_records(self.store, self.context["ti"], operator.retries)
         if since is not None and record is None and not self.store.durable:
@@ -134,15 +132,15 @@ class GenerationRun:
             self._defer_for_callback(result)
         if isinstance(result, RetryLater):
             self._defer_submission(result, refusals, since or time.time())
-        with self._final_without_store(result.generation.generation_id):
+        with self._paid(result.generation.generation_id):
             return self._wait_for(result)
 
     def resolve_uncertain(self, event: Any, record: Any, callback_ids: Sequence[str]) -> dict[str, Any]:
         """Continue after the wait for a callback; see the operator's ``resume_uncertain``."""
         named = event.get("generation_id") if is_callback(event) else None
         ids = [*callback_ids, *([named] if isinstance(named, str) else [])]
-        with self._final_without_store(named):
-            Record.from_value(record)  # a lost record must not count as none, which would submit anew
+        Record.from_value(record)  # a lost record must not count as none, which would submit anew
+        with self._paid(named):
             return self.submit(carried=record, callback_ids=ids)
 
     def complete(
@@ -172,10 +170,10 @@ class GenerationRun:
             result_defaults=result_defaults or dict(record.result_defaults if record else {}),
             callback_nonce=callback_nonce,
         )
-        with self._final_without_store(expected):
+        with self._paid(expected):
             generation = read_event(event, expected)
             if generation is None:
-                generation = self._poll_or_defer(wait, called_back=is_callback(event))
+                generation = self._poll_or_defer(wait, event)
             return self._deliver(generation.with_defaults(wait.result_defaults), record)
 
     def recover(self, error: BaseException) -> dict[str, Any]:
@@ -185,15 +183,13 @@ class GenerationRun:
         Airflow then drops the arguments of the deferral, so only the record says what the task waited for.
         """
         record, ti = _known_record(self.store, None), self.context["ti"]
-        # XCom is all that is left of a broken deferral below Airflow 3.3.
         generation_id = (record.generation_id if record else None) or pull_xcom(ti, "generation_id")
-        not_submitted = generation_id is None and pull_xcom(ti, _NOT_SUBMITTED_XCOM) is True
-        if not_submitted or decisions.was_waiting_for_quota(record, Attempt.of(ti)):
+        if self._submitted_nothing(generation_id) or decisions.was_waiting_for_quota(record, Attempt.of(ti)):
             self.log.warning("The wait for the rate limit ended without an event (%s); deciding anew.", error)
             # Only once: the time of the first deferral is lost, and the trigger may break each time.
             return self.submit(since=time.time() - MAX_QUOTA_WAIT_SECONDS)
         if not isinstance(generation_id, str):
-            with self._final_without_store(None):
+            with self._paid(None):
                 raise error
         self.log.warning("The deferral ended without an event (%s); asking the service.", error)
         deadline = decisions.deadline_after_broken_deferral(record, self.operator.timeout, time.time())
@@ -207,6 +203,18 @@ class GenerationRun:
                 "goes on and is billed; a retry waits for it again and does not submit.",
                 generation_id=generation_id,
             ) from timeout
+
+    def fail_resume(self, error: Exception) -> NoReturn:
+        """Raise an error that comes before the method which resumes the task; see :func:`paid_generations`."""
+        generation_id = None if self.store.durable else pull_xcom(self.context["ti"], "generation_id")
+        if self.store.durable or self._submitted_nothing(generation_id):
+            raise error
+        with self._paid(generation_id):
+            raise error
+
+    def _submitted_nothing(self, generation_id: Any) -> bool:
+        """Return whether XCom, all that is left of a deferral below Airflow 3.3, says that nothing was submitted."""
+        return generation_id is None and pull_xcom(self.context["ti"], _NOT_SUBMITTED_XCOM) is True
 
     # ------------------------------------------------------------------ submitting
 
@@ -246,10 +254,7 @@ class GenerationRun:
         self.operator.defer(
             trigger=SeedanceCallbackTrigger(deadline=awaiting.until, callback_nonce=nonce),
             method_name="resume_uncertain",
-            kwargs={
-                "record": awaiting.record.as_dict(),
-                "callback_ids": list(awaiting.callback_ids),
-            },
+            kwargs={"record": awaiting.record.as_dict(), "callback_ids": list(awaiting.callback_ids)},
         )
 
     def _defer_submission(self, later: RetryLater, refusals: int, since: float) -> NoReturn:
@@ -326,9 +331,9 @@ class GenerationRun:
             operator.cancel_abandoned = None
         return self._deliver(end.with_defaults(record.result_defaults), record)
 
-    def _poll_or_defer(self, wait: _Wait, *, called_back: bool) -> Generation:
+    def _poll_or_defer(self, wait: _Wait, event: Any) -> Generation:
         """Ask the service after a resume without a complete result; defer again if there is time left."""
-        generation_id, now = wait.generation_id, time.time()
+        generation_id, now, called_back = wait.generation_id, time.time(), is_callback(event)
         reading: Generation | errors.SeedanceError
         try:
             reading = self.hook.get_generation(generation_id, self.media, announced=called_back)
@@ -336,7 +341,7 @@ class GenerationRun:
             self.log.warning("The state of generation %s could not be read: %s", generation_id, error)
             reading = error
         deadline = now if wait.deadline is None else wait.deadline
-        step = after_resume(reading, deadline=deadline, now=now)
+        step = after_resume(reading, deadline=deadline, now=now, repeatedly_unknown=is_unknown(event))
         if step.kind == "ended" and step.generation:
             return step.generation
         if step.kind == "unknown" and isinstance(reading, errors.SeedanceError):
@@ -354,16 +359,9 @@ class GenerationRun:
 
     # ------------------------------------------------------------------ the end
 
-    @contextmanager
-    def _final_without_store(self, generation_id: str | None) -> Iterator[None]:
-        """Make every failure final where a retry could not find the paid generation again (below Airflow 3.3)."""
-        try:
-            yield
-        except (Exception, AirflowTaskTimeout) as error:
-            repeatable = self.store.durable or self.operator.on_uncertain_submit == "resubmit"
-            if repeatable or isinstance(error, AirflowFailException):
-                raise
-            raise decisions.unrecorded_error(error, [generation_id] if generation_id else []) from error
+    def _paid(self, generation_id: Any) -> AbstractContextManager[None]:
+        ids = [generation_id if isinstance(generation_id, str) else UNKNOWN_ID]
+        return paid_generations(self.operator, self.context, self.store, lambda: ids)
 
     def _deliver(self, generation: Generation, record: Record | None) -> dict[str, Any]:
         if record is not None:
@@ -379,7 +377,10 @@ class GenerationRun:
         return self.operator.delivered
 
 
-def _prepare(operator: SeedanceOperator, settings: Settings, context: Context) -> Prepared:
+def _prepare(operator: SeedanceOperator, hook: SeedanceHook, context: Context) -> Prepared:
+    operator.validate_arguments()
+    operator.validate_rendered()
+    settings = hook.settings
     request = operator.request_class.from_arguments(operator.request_arguments(context))
     prepared = prepare_request(settings, request)
     for line in prepared.defaults:

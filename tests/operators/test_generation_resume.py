@@ -182,6 +182,15 @@ def test_generation_unknown_to_the_service(path: Path, connect: Connect) -> None
         resume(path.operator, deferred, {"outcome": "unknown"}, path.context)
 
 
+@pytest.mark.parametrize("event", [None, {"outcome": "callback"}], ids=["no event", "callback"])
+def test_one_not_found_does_not_end_a_wait(path: Path, connect: Connect, event: Any) -> None:
+    connect("runbase")
+    deferred = path.begin()
+    path.emulator.fault("refuse", on="status", status=404)
+    again = deferral(lambda: resume(path.operator, deferred, event, path.context))
+    assert resume(path.operator, again, fire(again.trigger), path.context)["status"] == "succeeded"
+
+
 def test_broken_trigger_of_an_unfinished_render(services: SeedanceEmulator, connect: Connect) -> None:
     connect("runbase")
     services.hold()
@@ -380,3 +389,18 @@ def test_synchronous_wait_times_out(services: SeedanceEmulator, connect: Connect
     ti.retry()
     assert make(deferrable=False).execute(make_context(store, ti))["status"] == "succeeded"
     assert len(services.ledger.posts()) == 1
+
+
+@pytest.mark.parametrize("again", [TaskInstance.retry, TaskInstance.clear])
+def test_an_argument_refused_after_a_submission_names_the_generation(
+    services: SeedanceEmulator, connect: Connect, again: Any
+) -> None:
+    connect("runbase")
+    services.hold()
+    ti, store = TaskInstance(), Store()
+    deferral(lambda: make().execute(make_context(store, ti)))
+    again(ti)
+    with pytest.raises(errors.SeedanceRequestError) as caught:
+        make(duration=9999).execute(make_context(store, ti))
+    assert services.ledger.submissions[0].generation_id in caught.value.message
+    assert "Nothing was sent" not in caught.value.message

@@ -1,0 +1,81 @@
+"""Failures after a submission: they name what was paid for, and below Airflow 3.3 no retry pays for it again."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.submission.decisions import MAX_LISTED, listed, unrecorded_error
+from airflow_provider_seedance.submission.records import Record, RecordState
+from airflow_provider_seedance.version_compat import forbid_retry
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.context import Context
+
+    from airflow_provider_seedance.operators.base import SeedanceOperator
+    from airflow_provider_seedance.submission.store import RecordStore
+
+log = logging.getLogger(__name__)
+
+#: Ids in a line of the log.
+_IDS_PER_LINE = 100
+
+_NOTHING_SENT = re.compile(r" ?Nothing was sent(, nothing is billed)?\.")
+
+#: Stands for an id that is not known.
+UNKNOWN_ID = "an unknown id"
+
+
+def paid_ids(records: Iterable[Record | None]) -> list[str]:
+    """Return the ids of what was submitted by records."""
+    return [
+        record.generation_id or UNKNOWN_ID
+        for record in records
+        if record and record.state is not RecordState.NOT_SUBMITTED
+    ]
+
+
+@contextmanager
+def paid_generations(
+    operator: SeedanceOperator, context: Context, store: RecordStore, paid: Callable[[], Sequence[str]]
+) -> Iterator[None]:
+    """
+    Name the paid generations in final failures, and make every failure final where a retry could not find them.
+
+    :param paid: Returns the ids of what was submitted, as far as they are known, when the block has ended.
+    """
+    keeps_retries = store.durable or operator.on_uncertain_submit == "resubmit"
+    try:
+        yield
+    except (Exception, AirflowTaskTimeout) as error:
+        ids = paid()
+        known = [one for one in ids if one != UNKNOWN_ID]
+        final, would_pay_again = isinstance(error, AirflowFailException), ids and not keeps_retries
+        if (final or would_pay_again) and len(known) > MAX_LISTED:
+            for start in range(0, len(known), _IDS_PER_LINE):
+                log.error("Submitted and billed: %s", ", ".join(known[start : start + _IDS_PER_LINE]))
+        names_it = not known or getattr(error, "generation_id", None) in known
+        if not would_pay_again or (final and names_it):
+            raise
+        raise unrecorded_error(error, ids if known else ()) from error
+    if not keeps_retries and paid():
+        # What Airflow still does, such as pushing the result, may fail.
+        forbid_retry(context["ti"])
+
+
+def with_paid_ids(error: errors.SeedanceError, ids: Sequence[str]) -> errors.SeedanceError:
+    """Return an error about the requests; after submissions it must not claim that nothing is billed."""
+    if not ids:
+        return error
+    what = "generation was" if len(ids) == 1 else "generations were"
+    return type(error)(
+        f"{_NOTHING_SENT.sub('', error.message)} {len(ids)} {what} submitted by this task before and may be billed "
+        f"({listed(ids)}).",
+        **error.details(),
+    )

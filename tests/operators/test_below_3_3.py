@@ -1,0 +1,98 @@
+"""Below Airflow 3.3 what fails around the methods of an operator does not make a retry pay again, either."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from support import TaskInstance, deferral, make_context
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from airflow_provider_seedance.operators.seedance import (
+    SeedanceGenerateVideoBatchOperator,
+    SeedanceGenerateVideoOperator,
+)
+from operators.generation_task import Connect
+
+OPERATORS: list[Any] = [
+    pytest.param(SeedanceGenerateVideoOperator, {"prompt": "{{ prompt }}"}, id="single"),
+    pytest.param(SeedanceGenerateVideoBatchOperator, {"requests": ["{{ prompt }}"]}, id="batch"),
+]
+
+
+def started(ti: TaskInstance, next_method: str | None = None) -> Any:
+    """Return what the API server says of an entry, as task instances of Airflow keep it."""
+    ti._ti_context_from_server = SimpleNamespace(next_method=next_method, should_retry=True)  # type: ignore[attr-defined]
+    return ti._ti_context_from_server  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def emulator(services: SeedanceEmulator, connect: Connect) -> SeedanceEmulator:
+    connect("seedanceapi-v2")
+    return services
+
+
+@pytest.mark.parametrize("on_uncertain", ["fail", "resubmit"])
+@pytest.mark.parametrize(("kind", "arguments"), OPERATORS)
+def test_a_result_that_airflow_cannot_push_is_not_paid_for_again(
+    emulator: SeedanceEmulator, kind: Any, arguments: dict[str, Any], on_uncertain: str
+) -> None:
+    ti = TaskInstance()
+    server = started(ti)
+    op = kind(
+        task_id="task",
+        deferrable=False,
+        poll_interval=0.01,
+        on_uncertain_submit=on_uncertain,
+        **arguments,
+    )
+    op.execute(make_context(None, ti))
+    assert server.should_retry is (on_uncertain == "resubmit")
+
+
+def test_an_estimate_that_airflow_cannot_push_is_made_again(emulator: SeedanceEmulator) -> None:
+    ti = TaskInstance()
+    server = started(ti)
+    op = SeedanceGenerateVideoBatchOperator(task_id="task", requests=["a"], dry_run=True)
+    op.execute(make_context(None, ti))
+    assert server.should_retry
+
+
+def render(op: Any, ti: TaskInstance, **values: Any) -> None:
+    context: Any = {**make_context(None, ti), **values}
+    op.render_template_fields(context, op.get_template_env())
+
+
+@pytest.mark.parametrize("submitted", [True, False])
+@pytest.mark.parametrize(("kind", "arguments"), OPERATORS)
+def test_a_template_that_fails_after_a_deferral(
+    emulator: SeedanceEmulator, kind: Any, arguments: dict[str, Any], submitted: bool
+) -> None:
+    class Value:
+        def __str__(self) -> str:
+            raise ConnectionError("the secrets backend is away")
+
+    emulator.hold()
+    if not submitted:
+        emulator.fault("rate_limit", retry_after=1800)
+    ti = TaskInstance()
+    started(ti)
+    op = kind(task_id="task", **arguments)
+    render(op, ti, prompt="a")
+    method = deferral(lambda: op.execute(make_context(None, ti))).method_name
+    started(ti, method)
+    expected = errors.SeedanceUnrecordedError if submitted else ConnectionError
+    with pytest.raises(expected, match="secrets backend is away") as caught:
+        render(kind(task_id="task", **arguments), ti, prompt=Value())
+    assert all(one.generation_id in str(caught.value) for one in emulator.ledger.submissions)
+    assert len(emulator.ledger.submissions) == submitted
+
+
+@pytest.mark.parametrize(("kind", "arguments"), OPERATORS)
+def test_a_template_that_fails_at_the_start_is_retried(kind: Any, arguments: dict[str, Any]) -> None:
+    ti = TaskInstance()
+    started(ti)
+    with pytest.raises(ZeroDivisionError):
+        render(kind(task_id="task", **{**arguments, "model": "{{ 1 / 0 }}"}), ti, prompt="a")
