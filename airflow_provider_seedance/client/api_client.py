@@ -39,6 +39,7 @@ from airflow_provider_seedance.client.deadlines import (
     ReplyBody,
     ReplyLimitError,
     TimedBackend,
+    YieldingBackend,
     enforce,
     is_socks_error,
 )
@@ -343,7 +344,7 @@ class AsyncClient(_Base[httpx.AsyncClient]):
     """Client that drives flows on an event loop; see :class:`Client`."""
 
     def __init__(self, settings: Settings, *, observer: Observer | None = None) -> None:
-        super().__init__(settings, observer, httpx.AsyncClient, httpx.AsyncHTTPTransport)
+        super().__init__(settings, observer, httpx.AsyncClient, _yielding_transport)
 
     async def run(self, flow: Flow[T]) -> T:
         """Drive a flow to its end."""
@@ -406,6 +407,12 @@ def _timed_transport(**options: Any) -> httpx.HTTPTransport:
     # httpx has no public option for this. If the attribute moves, slow servers hold a worker longer, and the tests
     # with such servers fail.
     transport._pool._network_backend = TimedBackend()
+    return transport
+
+
+def _yielding_transport(**options: Any) -> httpx.AsyncHTTPTransport:
+    transport = httpx.AsyncHTTPTransport(**options)
+    transport._pool._network_backend = YieldingBackend()  # as above
     return transport
 
 

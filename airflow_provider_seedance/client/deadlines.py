@@ -4,11 +4,14 @@ Bounds of time and memory for what a server sends.
 The timeouts of HTTP libraries apply between two bytes. A server that sends a byte now and then, or one interim
 response after the other, never exceeds them and would hold a worker without end; a few kilobytes of compressed
 zeros become gigabytes. So a call has a :class:`NetworkTimeout`, which every read and write of its connection
-counts against, and a :class:`ReplyBody` is decompressed piece by piece, within bounds.
+counts against, and a :class:`ReplyBody` is decompressed piece by piece, within bounds. On an event loop, thousands of
+tiny chunks or header lines that arrive together must not stop everything else (:class:`YieldingStream`).
 """
 
 from __future__ import annotations
 
+import asyncio
+import re
 import time
 import zlib
 from collections.abc import Iterator
@@ -29,6 +32,15 @@ _WRITE_CHUNK_BYTES = 64 * 1024
 
 #: Bytes that are decompressed at once.
 _INFLATE_CHUNK_BYTES = 1024 * 1024
+
+#: Bytes that an event loop parses at once: they may be a thousand chunks or interim responses.
+_READ_BYTES = 8 * 1024
+
+#: Limit of the headers of a reply, with those of its interim responses; their lines may be of four bytes.
+MAX_HEAD_BYTES = 16 * 1024
+
+_HEAD_END = re.compile(rb"\n\r?\n")
+_INTERIM_RESPONSE = re.compile(rb"HTTP/1\.\d 1")
 
 
 class NetworkTimeout:
@@ -120,6 +132,53 @@ class TimedBackend(httpcore.NetworkBackend):
         with _measured(timeout, httpcore.ConnectTimeout) as remaining:
             stream = self._backend.connect_tcp(host, port, remaining, *args, **options)
             return TimedStream(stream)
+
+
+class YieldingStream(httpcore.AsyncNetworkStream):
+    """Connection that lets the event loop go on between small reads, and bounds the headers of a reply."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+        #: What was received of the headers of the present reply; ``None`` after them.
+        self._head: bytes | None = None
+        self._head_bytes = 0
+
+    # The signatures are httpcore's.
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
+        data = await self._stream.read(min(max_bytes, _READ_BYTES), timeout)
+        self._count_head(data)
+        await asyncio.sleep(0)
+        return data
+
+    def _count_head(self, data: bytes) -> None:
+        if self._head is None:
+            return
+        self._head += data
+        while self._head is not None and (end := _HEAD_END.search(self._head)):
+            self._head_bytes += end.end()
+            self._head = self._head[end.end() :] if _INTERIM_RESPONSE.match(self._head) else None
+        if self._head_bytes + len(self._head or b"") > MAX_HEAD_BYTES:
+            raise httpcore.RemoteProtocolError(f"the headers are longer than {MAX_HEAD_BYTES} bytes")
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        self._head, self._head_bytes = b"", 0
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(self, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
+        return YieldingStream(await self._stream.start_tls(*args, **options))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+class YieldingBackend(httpcore.AnyIOBackend):
+    """Network backend of :class:`YieldingStream` connections."""
+
+    async def connect_tcp(self, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
+        return YieldingStream(await super().connect_tcp(*args, **options))
 
 
 def is_socks_error(error: Exception) -> bool:

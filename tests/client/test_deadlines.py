@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import tracemalloc
 import zlib
@@ -9,15 +10,21 @@ from typing import Any
 
 import httpcore
 import pytest
+from helpers import settings
+from scripted_server import replies, serving
 
+from airflow_provider_seedance.apis.messages import HttpCall
 from airflow_provider_seedance.client import deadlines
+from airflow_provider_seedance.client.api_client import AsyncClient
 from airflow_provider_seedance.client.deadlines import (
     NetworkTimeout,
     ReplyBody,
     ReplyLimitError,
     TimedBackend,
+    YieldingStream,
     enforce,
 )
+from airflow_provider_seedance.settings import Settings
 
 
 def test_a_timeout_counts_down_and_restarts() -> None:
@@ -158,3 +165,94 @@ def test_a_body_that_is_not_complete_in_time() -> None:
     with pytest.raises(ReplyLimitError, match="not complete 0 seconds after it began"):
         whole.add(b"a")
     assert deadlines.PHASES_OF_A_CALL > 1
+
+
+# ---------------------------------------------------------------------- event loops
+
+
+class AsyncStream(httpcore.AsyncNetworkStream):
+    """Has received this."""
+
+    def __init__(self, received: bytes) -> None:
+        self.received = received
+
+    async def read(self, max_bytes: int, *_: Any) -> bytes:
+        piece, self.received = self.received[:max_bytes], self.received[max_bytes:]
+        return piece
+
+    async def write(self, buffer: bytes, *_: Any) -> None:
+        pass
+
+
+def read_all(*replies: bytes) -> list[int]:
+    """Return the sizes of the reads, while something else runs on the loop after each."""
+
+    async def main() -> list[int]:
+        received, others = AsyncStream(b""), 0
+        stream = YieldingStream(received)
+
+        async def other() -> None:
+            nonlocal others
+            while True:
+                others += 1
+                await asyncio.sleep(0)
+
+        task, sizes = asyncio.create_task(other()), []
+        for reply in replies:
+            await stream.write(b"GET")
+            received.received = reply
+            while data := await stream.read(2**16):
+                sizes.append(len(data))
+        assert others >= len(sizes)
+        task.cancel()
+        return sizes
+
+    return asyncio.run(main())
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"
+INTERIM = b"HTTP/1.1 100 \r\n\r\n"
+
+
+def test_an_event_loop_goes_on_between_small_reads() -> None:
+    body = b"\r\n\r\n" * 25_000
+    sizes = read_all(HEAD + body, INTERIM * 3 + HEAD + body)
+    assert max(sizes) == 8 * 1024
+    assert sum(sizes) == 2 * len(HEAD + body) + 3 * len(INTERIM)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"HTTP/1.1 200 OK\r\n" + b"a:\r\n" * 5_000,
+        INTERIM * 1_000,
+        INTERIM + b"HTTP/1.1 200\n" + b"a:\n" * 6_000,
+    ],
+)
+def test_the_headers_of_a_reply_are_bounded(reply: bytes) -> None:
+    with pytest.raises(httpcore.RemoteProtocolError, match="longer than 16384 bytes"):
+        read_all(HEAD, reply)
+
+
+def test_tiny_chunks_stop_nothing_else_on_an_event_loop() -> None:
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\n1\r\n" * 30_000 + b"0\r\n\r\n"
+
+    async def main(found: Settings) -> tuple[Any, int]:
+        others = 0
+
+        async def other() -> None:
+            nonlocal others
+            while True:
+                others += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(other())
+        async with AsyncClient(found) as client:
+            reply = await client.send(HttpCall(method="GET", path="/a"))
+        task.cancel()
+        return reply, others
+
+    with serving(replies(chunked)) as server:
+        reply, others = asyncio.run(main(settings(server.url)))
+    assert len(reply.body) == 30_000
+    assert others >= len(chunked) / (8 * 1024)
