@@ -29,8 +29,20 @@ from airflow_provider_seedance.links.seedance import OUTPUT_LINK_KEY
 from airflow_provider_seedance.polling.wait_state import default_timing
 from airflow_provider_seedance.version_compat import stored_coordinates
 
-#: Timeout for a row lock on PostgreSQL; few deliveries run at once, and one must not block the others.
+#: Timeout for a row lock; few deliveries run at once, and one must not block the others.
 LOCK_TIMEOUT_SECONDS = 3
+
+#: Statement before a row is locked. sqlite has no row locks: without a write lock, two concurrent callbacks could both
+#: find the task deferred, and the second would reschedule it while it runs. PostgreSQL waits for a lock without a
+#: limit, MySQL for 50 seconds.
+_BEFORE_LOCKING = {
+    "sqlite": "BEGIN IMMEDIATE",
+    "postgresql": f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'",
+    "mysql": f"SET SESSION innodb_lock_wait_timeout = {LOCK_TIMEOUT_SECONDS}",
+}
+
+#: Statement after it: what MySQL was set to outlives the transaction.
+_AFTER_LOCKING = {"mysql": "SET SESSION innodb_lock_wait_timeout = DEFAULT"}
 
 _TRIGGERS = "airflow_provider_seedance.triggers."
 
@@ -102,9 +114,8 @@ def complete_task(claims: CallbackClaims, result: dict[str, Any]) -> Outcome:
 def _locked_task_instance(claims: CallbackClaims) -> Iterator[tuple[Any, Any]]:
     """Lock the row, so that the second of two concurrent callbacks finds the task resumed."""
     with create_session() as session:
-        _prepare_locking(session)
         query = select(TaskInstance).filter_by(**_instance(claims)).with_for_update(of=TaskInstance)
-        yield session.scalar(query), session
+        yield _lock(session, query), session
 
 
 def _instance(claims: CallbackClaims) -> dict[str, Any]:
@@ -113,18 +124,16 @@ def _instance(claims: CallbackClaims) -> dict[str, Any]:
     return at | stored_coordinates(claims.region_id, claims.map_index)
 
 
-def _prepare_locking(session: Any) -> None:
-    """
-    Adapt the transaction to the database.
-
-    sqlite has no row locks: without a write lock, two concurrent callbacks could both find the task deferred, and
-    the second would reschedule it while it runs. PostgreSQL waits for a lock without a limit.
-    """
+def _lock(session: Any, query: Any) -> Any:
+    """Return the row of a query, or ``None``, and lock it until the session ends."""
     dialect = session.get_bind().dialect.name
-    if dialect == "sqlite":
-        session.connection().exec_driver_sql("BEGIN IMMEDIATE")
-    elif dialect == "postgresql":
-        session.connection().exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'")
+    if before := _BEFORE_LOCKING.get(dialect):
+        session.connection().exec_driver_sql(before)
+    try:
+        return session.scalar(query)
+    finally:
+        if after := _AFTER_LOCKING.get(dialect):
+            session.connection().exec_driver_sql(after)
 
 
 def _resume_task(

@@ -147,14 +147,30 @@ def add(
         return values["id"]
 
 
-def test_on_postgresql_a_row_lock_times_out() -> None:
-    statements: list[str] = []
+@pytest.mark.parametrize(
+    ("dialect", "statements"),
+    [
+        ("sqlite", ["BEGIN IMMEDIATE", "the query"]),
+        ("postgresql", ["SET LOCAL lock_timeout = '3s'", "the query"]),
+        (
+            "mysql",
+            [
+                "SET SESSION innodb_lock_wait_timeout = 3",
+                "the query",
+                "SET SESSION innodb_lock_wait_timeout = DEFAULT",
+            ],
+        ),
+    ],
+)
+def test_a_row_lock_times_out(dialect: str, statements: list[str]) -> None:
+    done: list[str] = []
     session = SimpleNamespace(
-        get_bind=lambda: SimpleNamespace(dialect=SimpleNamespace(name="postgresql")),
-        connection=lambda: SimpleNamespace(exec_driver_sql=statements.append),
+        get_bind=lambda: SimpleNamespace(dialect=SimpleNamespace(name=dialect)),
+        connection=lambda: SimpleNamespace(exec_driver_sql=done.append),
+        scalar=done.append,
     )
-    callback_delivery._prepare_locking(session)
-    assert statements == ["SET LOCAL lock_timeout = '3s'"]
+    callback_delivery._lock(session, "the query")
+    assert done == statements
 
 
 def task_instance(map_index: int = 2) -> Any:
@@ -322,7 +338,17 @@ def test_another_mapped_instance_is_not_resumed(database: None) -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [{"dag_id": "none"}, {"run_id": "none"}, {"task_id": "none"}, {"map_index": 9}, {"map_index": -(2**40)}],
+    [
+        {"dag_id": "none"},
+        {"run_id": "none"},
+        {"task_id": "none"},
+        {"map_index": 9},
+        {"map_index": -(2**40)},
+        # MySQL compares text without regard to case by default.
+        {"dag_id": "DAG"},
+        {"run_id": RUN.upper()},
+        {"task_id": "Task"},
+    ],
 )
 def test_a_task_that_does_not_exist(database: None, other: dict[str, Any]) -> None:
     add()
