@@ -10,6 +10,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -49,7 +50,8 @@ def split_signature(url: str) -> tuple[str, str]:
     parameters = [(unquote(item.partition("=")[0]).lower(), item) for item in parts.query.split("&")]
     is_azure = any(name == "sig" for name, _ in parameters)
     signing = {name for name, _ in parameters if _signs(name, is_azure=is_azure)}
-    kept = sorted(item for name, item in parameters if name not in signing)
+    # By name alone: the order of a repeated parameter may matter.
+    kept = [item for name, item in sorted(parameters, key=itemgetter(0)) if name not in signing]
     dropped = sorted(item for name, item in parameters if name in signing)
     identity = urlunsplit((parts.scheme.lower(), host.lower(), parts.path, "&".join(kept), ""))
     return identity, "&".join(filter(None, [user, *dropped, parts.fragment]))

@@ -129,6 +129,11 @@ def test_the_same_request(one: GenerationRequest, other: GenerationRequest) -> N
             ["images"],
         ),
         (
+            video(images=["https://b.example/uc?id=A&id=B"]),
+            video(images=["https://b.example/uc?id=B&id=A"]),
+            ["images"],
+        ),
+        (
             video(images=["data:image/png;base64,AA?x"]),
             video(images=["data:image/png;base64,AA?y"]),
             ["images"],
