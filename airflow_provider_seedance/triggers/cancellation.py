@@ -103,9 +103,11 @@ class CancellingTrigger(BaseTrigger):
         try:
             async with open_hub(self.seedance_conn_id, look_up_settings) as (hub, settings):
                 if not settings.api.can_cancel:
-                    name = settings.api.name
+                    # The state of the task would be a request for each of thousands of kills.
                     self.log.info(
-                        "%s offers no way to cancel: %s goes on and is billed.", name, self.description
+                        "%s offers no way to cancel: %s goes on and is billed, unless it has ended.",
+                        settings.api.name,
+                        self.description,
                     )
                 elif await self._is_abandoned():
                     async with hub.cancellation_slots:
