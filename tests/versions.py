@@ -77,5 +77,13 @@ serialize, deserialize = _serde.serialize, _serde.deserialize
 #: What makes and reads serialized Dags.
 DagSerialization: Any = dag_serialization()
 
+
+def forget_bundles() -> None:
+    """Let Airflow read the configuration of its Dag bundles again, which a process of Airflow 3.4 reads once."""
+    cached = getattr(_module("airflow.dag_processing.bundles.manager"), "_load_bundle_config_snapshot", None)
+    if cached is not None:
+        cached.cache_clear()
+
+
 _retry_policy = _module("airflow.sdk.definitions.retry_policy")
 RetryAction: Any = getattr(_retry_policy, "RetryAction", None)

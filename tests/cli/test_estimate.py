@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from versions import forget_bundles
 
 from airflow_provider_seedance.cli import connection, dag_requests, main
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
@@ -331,6 +332,15 @@ def test_the_last_day_is_included_with_all_its_hours(in_dag: InDag) -> None:
     assert found["estimates"][0]["renders"] == 48
 
 
+@pytest.fixture
+def own_bundles() -> Iterator[None]:
+    """Reads the Dag bundles as the test configures them."""
+    forget_bundles()
+    yield
+    forget_bundles()
+
+
+@pytest.mark.usefixtures("own_bundles")
 def test_a_dag_of_the_bundles(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -360,6 +370,7 @@ def test_a_dag_of_the_bundles(
     assert "ValueError: half written" in output
 
 
+@pytest.mark.usefixtures("own_bundles")
 def test_bundles_that_cannot_be_read(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
