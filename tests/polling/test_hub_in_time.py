@@ -157,14 +157,17 @@ def test_cancelled_waits_are_pruned(service: Service, run: Any) -> None:
 
 def test_a_wait_may_be_cancelled_during_its_poll(service: Service, run: Any) -> None:
     service.latency = 5.0
+    service.ends["stays"] = 20.0
+    look_up = Connections()
 
     async def main() -> None:
-        task = asyncio.create_task(wait())
+        stays = asyncio.create_task(wait(look_up, "stays"))
+        gone = asyncio.create_task(wait(look_up, "gone"))
         await asyncio.sleep(12.0)
-        assert service.running == 1
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        assert service.running == 2
+        await leave(gone)
+        assert gone.cancelled()
+        assert (await stays).kind == "ended"
 
     run(main())
 
