@@ -53,7 +53,9 @@ def check_secrets(text: str) -> None:
 def all_of(error: BaseException | None) -> str:
     """Return everything that a log, a callback or a debugger shows of an error and its causes."""
     shown = "".join(traceback.format_exception(error)) if error else ""
-    while error is not None:
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        seen.append(error)
         shown += f"{error} {error!r} {error.args} {vars(error)}"
         error = error.__cause__ or error.__context__
     return shown
