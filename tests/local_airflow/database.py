@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import sqlite3
 import uuid
@@ -11,6 +10,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from airflow_provider_seedance.version_compat import AIRFLOW_V_3_4_PLUS
 
 _TASK_INSTANCES = """
     SELECT ti.id, ti.task_id, ti.map_index, ti.state, ti.try_number, ti.max_tries, ti.start_date,
@@ -24,7 +25,7 @@ _TASK_INSTANCES = """
 
 # Airflow 3.4 keeps every attempt as a row, with its own XComs and rendered fields; a mapped task instance is an
 # index in a region.
-_LATEST_ATTEMPTS = "(SELECT *, region_index AS map_index FROM task_instance WHERE working_set = 1)"
+_LATEST_ATTEMPTS = "(SELECT *, region_index AS map_index FROM task_instance WHERE working_set)"
 _OF_ATTEMPT = {
     "task_instance": _LATEST_ATTEMPTS,
     "rendered": "rtif_v2 r ON r.task_instance_id = ti.id",
@@ -46,10 +47,8 @@ class Database:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    @functools.cached_property
-    def keeps_attempts(self) -> bool:
-        """Whether every attempt is a row of its own (Airflow 3.4 and later)."""
-        return bool(self.rows("SELECT 1 FROM sqlite_master WHERE name = 'xcom_v2'"))
+    #: Whether every attempt is a row of its own.
+    keeps_attempts = AIRFLOW_V_3_4_PLUS
 
     @property
     def _schema(self) -> Mapping[str, str]:
