@@ -50,7 +50,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     if not _played:
         airflow = pyfuncitem.funcargs["airflow"]
         for item in pyfuncitem.session.items:
-            if item.path.is_relative_to(HERE) and item.get_closest_marker("side_by_side"):
+            skipped = any(mark.args[0] for mark in item.iter_markers("skipif"))
+            if item.path.is_relative_to(HERE) and item.get_closest_marker("side_by_side") and not skipped:
                 assert isinstance(item, pytest.Function)
                 parameters = item.callspec.params if hasattr(item, "callspec") else {}
                 _played[item.nodeid] = _pool.submit(item.obj, airflow=airflow, **parameters)
