@@ -15,6 +15,7 @@ from airflow_provider_seedance.polling import hub as module
 from airflow_provider_seedance.polling.hub import wait_for_generation
 from airflow_provider_seedance.polling.wait_state import WaitState, WaitStep
 from airflow_provider_seedance.settings import Settings
+from polling.simulated import leave
 
 CONN = "seedance_default"
 
@@ -131,7 +132,13 @@ def test_the_quota_in_headers_is_never_exceeded(
     services.set_rate_limit(30, 3600)
     services.hold()
     ids = [submitted(services, "seedance2api") for _ in range(5)]
-    steps = waits("seedance2api").run(*ids, seconds=3.0)
-    assert {step.kind for step in steps} == {"deadline"}
+    waiting = waits("seedance2api")
+
+    async def main() -> None:
+        tasks = [asyncio.create_task(waiting.wait(each, 60, 0.01)) for each in ids]
+        await asyncio.sleep(2.0)
+        await leave(*tasks)
+
+    on_loop(main())
     assert 0 < services.ledger.count("status") <= 25
     assert all(entry.status == 200 for entry in services.ledger.requests)
