@@ -260,8 +260,7 @@ class Generation:
     """
     A generation, as the service described it last.
 
-    :param generation_id: The service's id (opaque), or ``local-`` and a digest for a synchronous
-        reply without an id.
+    :param generation_id: The service's id (opaque), or ``local-`` and a digest for a synchronous reply without an id.
     :param urls: URLs of the outputs, in the service's order; empty until it succeeded.
     :param duration: Length of the clip in seconds.
     :param credits: Credits consumed, in the service's own unit.

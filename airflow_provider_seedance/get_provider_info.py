@@ -41,10 +41,7 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "extra-links": [f"{package}.links.seedance.SeedanceOutputLink"],
         "task-decorators": [
-            {
-                "class-name": f"{package}.decorators.seedance.seedance_video_task",
-                "name": "seedance_video",
-            }
+            {"class-name": f"{package}.decorators.seedance.seedance_video_task", "name": "seedance_video"}
         ],
         "cli": [f"{package}.cli.get_seedance_cli_commands"],
         "connection-types": [_connection_type(f"{package}.hooks.seedance.SeedanceHook")],

@@ -29,7 +29,7 @@ _NO_SIGNATURE = {"x-oss-process", "x-tos-process"}
 
 #: Parameters of Azure, which are a signature only beside ``sig``: as words they are too short to be sure.
 _AZURE_PARAMETERS = {
-    *("sig", "se", "st", "sp", "sv", "sr", "spr", "skoid", "sktid", "skt", "ske", "sks", "skv", "sip", "si"),
+    *("sig", "se", "st", "sp", "sv", "sr", "spr", "skoid", "sktid", "skt", "ske", "sks", "skv", "sip", "si")
 }
 
 

@@ -14,15 +14,7 @@ from airflow.models.taskinstance import TaskInstance as TI
 from airflow.models.xcom import XComModel
 from sqlalchemy import Text, and_, cast, func, or_, select
 
-from airflow_provider_seedance.api_server.renders import (
-    ID_KEY,
-    RESULT_KEY,
-    SEEDANCE_OPERATORS,
-    TRANSFER_OPERATORS,
-    Task,
-    parse_xcom,
-    unwrap,
-)
+from airflow_provider_seedance.api_server import renders
 from airflow_provider_seedance.triggers.xcom import PROGRESS_KEY
 from airflow_provider_seedance.version_compat import AIRFLOW_V_3_4_PLUS, region_of, stored_coordinates
 
@@ -112,7 +104,7 @@ def revision(session: Session, scope: Scope) -> tuple[Any, ...]:
     return tuple(value for query in counts for value in session.execute(query).one())
 
 
-def tasks_of(session: Session, scope: Scope) -> list[Task]:
+def tasks_of(session: Session, scope: Scope) -> list[renders.Task]:
     """
     Return the task instances of a run that may know of renders, in the order of task and map index.
 
@@ -127,7 +119,7 @@ def tasks_of(session: Session, scope: Scope) -> list[Task]:
     rows = [
         row
         for row in session.execute(query)
-        if {row.operator, row.custom_operator_name} & SEEDANCE_OPERATORS or row.id in xcoms
+        if {row.operator, row.custom_operator_name} & renders.SEEDANCE_OPERATORS or row.id in xcoms
     ]
     fields = _rendered_fields(session, scope, {row.task_id for row in rows})
     position = {task_id: number for number, task_id in enumerate(dict.fromkeys(row.task_id for row in rows))}
@@ -136,12 +128,12 @@ def tasks_of(session: Session, scope: Scope) -> list[Task]:
     return [_task(row, xcoms, fields) for row in rows]
 
 
-def find_transfer(session: Session, scope: Scope) -> Task | None:
+def find_transfer(session: Session, scope: Scope) -> renders.Task | None:
     """Return a task instance of the transfer operator, with its result and rendered fields."""
     region_id, _, index = scope.region.partition(".")
     place = stored_coordinates(region_id, int(index) if region_id else scope.map_index or 0)
     instance = (TI.task_id == scope.task_id, *(getattr(TI, name) == value for name, value in place.items()))
-    query = select(*_TASK).where(*_in_run(TI, scope), *instance, TI.operator.in_(TRANSFER_OPERATORS))
+    query = select(*_TASK).where(*_in_run(TI, scope), *instance, TI.operator.in_(renders.TRANSFER_OPERATORS))
     row = session.execute(query).first()
     if row is None:
         return None
@@ -153,14 +145,14 @@ def find_transfer(session: Session, scope: Scope) -> Task | None:
 _ByInstance = dict[Any, dict[str, Any]]
 
 
-def _task(row: Any, xcoms: _ByInstance, fields: _ByInstance) -> Task:
+def _task(row: Any, xcoms: _ByInstance, fields: _ByInstance) -> renders.Task:
     values = dict(row._mapping)
     region_id, index = region_of(row)
     for name in ("id", "region_id", "region_index"):
         values.pop(name, None)
-    if (custom := values.pop("custom_operator_name")) in SEEDANCE_OPERATORS:
+    if (custom := values.pop("custom_operator_name")) in renders.SEEDANCE_OPERATORS:
         values["operator"] = custom
-    return Task(
+    return renders.Task(
         **values,
         region=f"{region_id}.{index}" if region_id else "",
         xcoms=xcoms.get(row.id, {}),
@@ -175,9 +167,9 @@ def _in_run(model: Any, scope: Scope) -> tuple[Any, ...]:
 def _xcoms(session: Session, scope: Scope, instance: tuple[Any, ...] = ()) -> _ByInstance:
     # A task of a user's own class is recognised by its result. Other results may be large and are not read.
     recognised = or_(
-        TI.operator.in_(SEEDANCE_OPERATORS),
-        TI.custom_operator_name.in_(SEEDANCE_OPERATORS),
-        cast(XComModel.value, Text).like(f"%{ID_KEY}%"),
+        TI.operator.in_(renders.SEEDANCE_OPERATORS),
+        TI.custom_operator_name.in_(renders.SEEDANCE_OPERATORS),
+        cast(XComModel.value, Text).like(f"%{renders.ID_KEY}%"),
     )
     query = (
         select(TI.id, XComModel.key, XComModel.value)
@@ -185,19 +177,22 @@ def _xcoms(session: Session, scope: Scope, instance: tuple[Any, ...] = ()) -> _B
         .where(
             *_in_run(TI, scope),
             *instance,
-            or_(XComModel.key.in_((ID_KEY, PROGRESS_KEY)), and_(XComModel.key == RESULT_KEY, recognised)),
+            or_(
+                XComModel.key.in_((renders.ID_KEY, PROGRESS_KEY)),
+                and_(XComModel.key == renders.RESULT_KEY, recognised),
+            ),
         )
     )
     found: _ByInstance = {}
     for instance_id, key, value in session.execute(query):
-        found.setdefault(instance_id, {})[key] = parse_xcom(value)
+        found.setdefault(instance_id, {})[key] = renders.parse_xcom(value)
     return found
 
 
 def _rendered_fields(session: Session, scope: Scope, task_ids: Collection[str]) -> _ByInstance:
     query = _with_fields().where(*_in_run(TI, scope), TI.task_id.in_(task_ids))
     return {
-        instance_id: unwrap(fields) if isinstance(fields, dict) else {}
+        instance_id: renders.unwrap(fields) if isinstance(fields, dict) else {}
         for instance_id, fields in session.execute(query)
     }
 
@@ -247,5 +242,5 @@ def recent_runs(session: Session, dag_ids: Collection[str], limit: int) -> list[
 
 
 def _generates() -> Any:
-    names = SEEDANCE_OPERATORS - TRANSFER_OPERATORS
+    names = renders.SEEDANCE_OPERATORS - renders.TRANSFER_OPERATORS
     return or_(TI.operator.in_(names), TI.custom_operator_name.in_(names))

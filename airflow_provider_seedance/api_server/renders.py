@@ -187,7 +187,6 @@ def media_type_of(path: str) -> str | None:
 
 
 def _files(tasks: Iterable[Task]) -> dict[str, list[dict[str, Any]]]:
-    """Return the stored files by generation id."""
     found: dict[str, list[dict[str, Any]]] = {}
     for task in tasks:
         if not (paths := stored_paths(task.result)):

@@ -15,19 +15,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance import generations
 from airflow_provider_seedance.apis import base, parsing, rules
 from airflow_provider_seedance.apis.messages import HttpCall, JsonObject, VendorError
 from airflow_provider_seedance.apis.rules import Rule
-from airflow_provider_seedance.generations import (
-    Generation,
-    GenerationRequest,
-    GenerationStatus,
-    ImageRequest,
-    MediaInput,
-    VideoRequest,
-    read_number,
-    read_time,
-)
 
 TASKS = "/contents/generations/tasks"
 IMAGES = "/images/generations"
@@ -113,12 +104,12 @@ class Ark(base.Api):
         "MissingParameter": errors.SeedanceRequestError,
     }
 
-    def rules(self, request: GenerationRequest, base_url: str) -> Mapping[str, Rule]:
-        if isinstance(request, ImageRequest):
+    def rules(self, request: generations.GenerationRequest, base_url: str) -> Mapping[str, Rule]:
+        if isinstance(request, generations.ImageRequest):
             return self._image_rules(base_url)
         return self._video_rules(request, base_url)
 
-    def _video_rules(self, request: GenerationRequest, base_url: str) -> Mapping[str, Rule]:
+    def _video_rules(self, request: generations.GenerationRequest, base_url: str) -> Mapping[str, Rule]:
         version, variant = model_family(request.model)
         known = (
             tuple("doubao-" + name.removeprefix("dreamina-") for name in _BYTEPLUS_VIDEO)
@@ -159,18 +150,18 @@ class Ark(base.Api):
             "images": rules.inputs(maximum=14, schemes=("data",)),
         }
 
-    def defaults(self, request: GenerationRequest, base_url: str) -> Mapping[str, Any]:
+    def defaults(self, request: generations.GenerationRequest, base_url: str) -> Mapping[str, Any]:
         chinese = _volcengine(base_url)
-        if isinstance(request, ImageRequest):
+        if isinstance(request, generations.ImageRequest):
             return {"model": "doubao-seedream-4-5-251128" if chinese else "seedream-4-5-251128"}
         return {"model": "doubao-seedance-2-0-260128" if chinese else "dreamina-seedance-2-0-260128"}
 
-    def prompt_optional(self, request: GenerationRequest) -> bool:
-        return isinstance(request, VideoRequest) and bool(request.images)
+    def prompt_optional(self, request: generations.GenerationRequest) -> bool:
+        return isinstance(request, generations.VideoRequest) and bool(request.images)
 
-    def cross_check(self, request: GenerationRequest, base_url: str) -> list[str]:
+    def cross_check(self, request: generations.GenerationRequest, base_url: str) -> list[str]:
         inputs = request.images or ()
-        if isinstance(request, ImageRequest):
+        if isinstance(request, generations.ImageRequest):
             total = len(inputs) + (request.num_images or 1)
             return (
                 [f"{len(inputs)} images in and {request.num_images} out are more than 15"]
@@ -191,14 +182,16 @@ class Ark(base.Api):
             if item.role in _ITEM_TYPES and item.url.startswith("data:")
         ]
 
-    def body(self, request: GenerationRequest) -> dict[str, Any]:
-        return _image_body(request) if isinstance(request, ImageRequest) else _video_body(request)
+    def body(self, request: generations.GenerationRequest) -> dict[str, Any]:
+        return _image_body(request) if isinstance(request, generations.ImageRequest) else _video_body(request)
 
-    def takes_callback(self, request: GenerationRequest) -> bool:
-        return isinstance(request, VideoRequest)
+    def takes_callback(self, request: generations.GenerationRequest) -> bool:
+        return isinstance(request, generations.VideoRequest)
 
-    def correlates(self, request: GenerationRequest) -> bool:
-        return isinstance(request, VideoRequest) and "safety_identifier" not in (request.extra_params or {})
+    def correlates(self, request: generations.GenerationRequest) -> bool:
+        return isinstance(request, generations.VideoRequest) and "safety_identifier" not in (
+            request.extra_params or {}
+        )
 
     def cancel_call(self, generation_id: str) -> HttpCall:
         return replace(self.status_call(generation_id), method="DELETE")
@@ -215,10 +208,10 @@ class Ark(base.Api):
 
     def status_many_flow(
         self, generation_ids: Sequence[str], now: datetime
-    ) -> base.Flow[Mapping[str, Generation]]:
+    ) -> base.Flow[Mapping[str, generations.Generation]]:
         reply = yield from self.fetch(self.list_of_call(generation_ids), None, now)
         items = reply.json.get("items")
-        found: dict[str, Generation] = {}
+        found: dict[str, generations.Generation] = {}
         for item in items if isinstance(items, list) else []:
             # A service that ignores the filter returns other tasks as well.
             if not isinstance(item, Mapping) or not parsing.text(item.get("status")):
@@ -244,12 +237,12 @@ class Ark(base.Api):
                 if item.get("safety_identifier") == correlation and (found := self.find_id(item)):
                     return found
             seen += len(items)
-            times += [moment for item in items if (moment := read_time(item.get("created_at")))]
+            times += [moment for item in items if (moment := generations.read_time(item.get("created_at")))]
             # Clocks differ by less than an hour. The order is not documented, so the age of a task ends the search
             # only where the list proved to be sorted.
             newest_first = len(set(times)) > 1 and times == sorted(times, reverse=True)
             passed = newest_first and times[-1] < since - timedelta(hours=1)
-            total = read_number(reply.json.get("total")) or 0.0
+            total = generations.read_number(reply.json.get("total")) or 0.0
             if passed or (seen >= total and (total or not items)):
                 return None
             if not items:
@@ -259,10 +252,12 @@ class Ark(base.Api):
             "could not be read to its end."
         )
 
-    def details(self, payload: JsonObject, status: GenerationStatus, now: datetime) -> JsonObject:
-        created = read_time(payload.get("created_at")) or read_time(payload.get("created"))
-        ended = (read_time(payload.get("updated_at")) or created) if status.terminal else None
-        succeeded = status is GenerationStatus.SUCCEEDED
+    def details(self, payload: JsonObject, status: generations.GenerationStatus, now: datetime) -> JsonObject:
+        created = generations.read_time(payload.get("created_at")) or generations.read_time(
+            payload.get("created")
+        )
+        ended = (generations.read_time(payload.get("updated_at")) or created) if status.terminal else None
+        succeeded = status is generations.GenerationStatus.SUCCEEDED
         return {
             "resolution": parsing.text(payload.get("resolution")) or _image_size(payload),
             "created_at": created,
@@ -315,7 +310,7 @@ def _resolutions(version: str | None, variant: str | None) -> tuple[str, ...]:
     return (*wide, "4k") if version in ("2.0", None) else wide
 
 
-def _with_roles(inputs: tuple[MediaInput, ...]) -> list[tuple[MediaInput, str]]:
+def _with_roles(inputs: tuple[generations.MediaInput, ...]) -> list[tuple[generations.MediaInput, str]]:
     """Return inputs with roles; without one, their number decides: a frame, two frames, or references."""
     free = [item for item in inputs if item.role is None]
     given = {item.role for item in inputs} - {None}
@@ -328,7 +323,7 @@ def _with_roles(inputs: tuple[MediaInput, ...]) -> list[tuple[MediaInput, str]]:
     return [(item, item.role or next(queue)) for item in inputs]
 
 
-def _video_body(request: VideoRequest) -> dict[str, Any]:
+def _video_body(request: generations.VideoRequest) -> dict[str, Any]:
     content: list[dict[str, Any]] = []
     if request.prompt.strip():
         content.append({"type": "text", "text": request.prompt})
@@ -346,7 +341,7 @@ def _video_body(request: VideoRequest) -> dict[str, Any]:
     return body
 
 
-def _image_body(request: ImageRequest) -> dict[str, Any]:
+def _image_body(request: generations.ImageRequest) -> dict[str, Any]:
     body: dict[str, Any] = {"model": request.model, "prompt": request.prompt}
     if request.images:
         urls = [item.url for item in request.images]

@@ -1,9 +1,8 @@
 """
 The services of this package, by the name that the connection's ``api`` gives them.
 
-Adding a service is one file with a subclass of :class:`~airflow_provider_seedance.apis.base.Api` and one
-line here (docs/adding-a-service.md). Nothing is imported: Airflow reads this at discovery, for the
-connection form.
+Adding a service is one file with a subclass of :class:`~airflow_provider_seedance.apis.base.Api` and one line here
+(docs/adding-a-service.md). Nothing is imported: Airflow reads this at discovery, for the connection form.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance import generations
 from airflow_provider_seedance.apis import parsing
 from airflow_provider_seedance.apis.messages import (
     MAX_WORD_CHARS,
@@ -29,16 +30,6 @@ from airflow_provider_seedance.apis.messages import (
     VendorError,
 )
 from airflow_provider_seedance.apis.rate_limits import read_rate_limit, read_retry_after
-from airflow_provider_seedance.generations import (
-    Estimate,
-    Generation,
-    GenerationRequest,
-    GenerationStatus,
-    Media,
-    ResultDefaults,
-    read_number,
-    read_time,
-)
 
 
 class ReplyReader(abc.ABC):
@@ -57,7 +48,7 @@ class ReplyReader(abc.ABC):
         self,
         answer: HttpReply | TransportFailure,
         call: HttpCall,
-        request: GenerationRequest,
+        request: generations.GenerationRequest,
         now: datetime,
     ) -> SubmitOutcome:
         """
@@ -86,7 +77,9 @@ class ReplyReader(abc.ABC):
             return Refused(error)
         return Uncertain(error)
 
-    def read_created(self, body: JsonObject, request: GenerationRequest, now: datetime) -> Generation | None:
+    def read_created(
+        self, body: JsonObject, request: generations.GenerationRequest, now: datetime
+    ) -> generations.Generation | None:
         """Read the generation from a 2xx reply to a submission; ``None`` if there is neither id nor output."""
         payload = parsing.unwrap(body)
         urls = self.outputs(payload)
@@ -98,9 +91,9 @@ class ReplyReader(abc.ABC):
         generation = self.read_generation(
             body, generation_id or parsing.local_id(body), media=request.media, now=now
         )
-        if generation.status is GenerationStatus.SUCCEEDED and not generation.urls:
+        if generation.status is generations.GenerationStatus.SUCCEEDED and not generation.urls:
             # "success" is about the submission; the output follows.
-            generation = replace(generation, status=GenerationStatus.QUEUED)
+            generation = replace(generation, status=generations.GenerationStatus.QUEUED)
         return generation.with_defaults(self.result_defaults(request).as_dict())
 
     def find_id(self, body: JsonObject) -> str | None:
@@ -125,24 +118,24 @@ class ReplyReader(abc.ABC):
         reason = answer.line(vendor.message or vendor.code or "")
         return errors.SeedanceRequestError(f"{self.name} refused the submission: {reason}", **error.details())
 
-    def price(self, request: GenerationRequest) -> Estimate | None:
+    def price(self, request: generations.GenerationRequest) -> generations.Estimate | None:
         """Return the cost of the request by the published prices, or ``None`` where none applies."""
         return None
 
-    def result_defaults(self, request: GenerationRequest) -> ResultDefaults:
+    def result_defaults(self, request: generations.GenerationRequest) -> generations.ResultDefaults:
         """Return the values of the result that a prepared request determines."""
-        price = self.price(request) or Estimate()
-        return ResultDefaults(
+        price = self.price(request) or generations.Estimate()
+        return generations.ResultDefaults(
             model=request.model,
-            duration=read_number(getattr(request, "duration", None)),
+            duration=generations.read_number(getattr(request, "duration", None)),
             resolution=request.resolution,
             credits=price.credits,
             cost_usd=price.cost_usd,
         )
 
     def read_state(
-        self, reply: HttpReply, call: HttpCall, generation_id: str, *, media: Media, now: datetime
-    ) -> Generation:
+        self, reply: HttpReply, call: HttpCall, generation_id: str, *, media: generations.Media, now: datetime
+    ) -> generations.Generation:
         """
         Read the reply to a status request.
 
@@ -178,26 +171,26 @@ class ReplyReader(abc.ABC):
             raise self._unexpected_reply(reply, call, "is about another generation", generation_id)
 
     def read_generation(
-        self, body: JsonObject, generation_id: str, *, media: Media, now: datetime
-    ) -> Generation:
+        self, body: JsonObject, generation_id: str, *, media: generations.Media, now: datetime
+    ) -> generations.Generation:
         """Read a generation from a body of any documented shape. Never raises."""
         payload = parsing.unwrap(body)
         urls = self.outputs(payload)
         status, documented, word = parsing.status_of(
             payload.get("status"), urls, self.envelope_words if payload is body else ()
         )
-        succeeded = status is GenerationStatus.SUCCEEDED
+        succeeded = status is generations.GenerationStatus.SUCCEEDED
         failed = status.terminal and not succeeded
         message, code = parsing.failure_message(payload, body) if failed else (None, None)
         known: dict[str, Any] = {
             "model": parsing.text(payload.get("model")),
-            "duration": read_number(payload.get("duration")),
+            "duration": generations.read_number(payload.get("duration")),
             "resolution": parsing.text(payload.get("resolution")),
-            "created_at": read_time(payload.get("created_at")),
-            "completed_at": read_time(payload.get("completed_at")),
+            "created_at": generations.read_time(payload.get("created_at")),
+            "completed_at": generations.read_time(payload.get("completed_at")),
             **self.details(payload, status, now),
         }
-        return Generation(
+        return generations.Generation(
             generation_id=generation_id,
             api=self.name,
             media=media,
@@ -210,7 +203,7 @@ class ReplyReader(abc.ABC):
             **known,
         )
 
-    def details(self, payload: JsonObject, status: GenerationStatus, now: datetime) -> JsonObject:
+    def details(self, payload: JsonObject, status: generations.GenerationStatus, now: datetime) -> JsonObject:
         """Return fields of :class:`Generation` that the service reports in its own way."""
         return {}
 

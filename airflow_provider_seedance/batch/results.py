@@ -66,11 +66,7 @@ def estimate_result(items: Sequence[BatchItem], estimate: BatchEstimate) -> dict
 
 
 def error_of(
-    items: Sequence[BatchItem],
-    *,
-    stopped: errors.SeedanceError | None,
-    keep: bool,
-    max_credits: float | None,
+    items: Sequence[BatchItem], *, stopped: errors.SeedanceError | None, keep: bool, max_credits: float | None
 ) -> errors.SeedanceError | None:
     """
     Return the final error of the task, or ``None``.

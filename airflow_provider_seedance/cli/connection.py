@@ -44,9 +44,8 @@ def connection_from_environment(environ: Mapping[str, str] = os.environ) -> str 
     connection: dict[str, Any] = {"conn_type": "seedance", "password": key, "extra": {"api": name}}
     if host:
         connection["host"] = host
-    if hosts := [
-        item.strip() for item in (environ.get(MEDIA_HOSTS_VARIABLE) or "").split(",") if item.strip()
-    ]:
+    listed = (environ.get(MEDIA_HOSTS_VARIABLE) or "").split(",")
+    if hosts := [item.strip() for item in listed if item.strip()]:
         connection["extra"]["media_hosts"] = hosts
     return json.dumps(connection)
 

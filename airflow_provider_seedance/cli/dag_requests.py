@@ -294,11 +294,9 @@ def _params(dag: Any, task: Any) -> dict[str, Any]:
     for params in (dag.params, getattr(task, "params", None) or {}):
         for name in params:
             try:
-                value = params[name]
+                found[name] = params[name]
             except Exception as error:
                 log.debug("params.%s: %s", name, error)
-                continue
-            found[name] = value
     return found
 
 
@@ -320,14 +318,11 @@ def _context(dag: Any, run: DagRunDates | None) -> dict[str, Any]:
         from airflow.sdk.execution_time import macros
         from airflow.sdk.execution_time.context import ConnectionAccessor, VariableAccessor
 
-        context |= {
-            "macros": macros,
-            "conn": ConnectionAccessor(),
-            "var": {
-                "value": VariableAccessor(deserialize_json=False),
-                "json": VariableAccessor(deserialize_json=True),
-            },
+        variables = {
+            "value": VariableAccessor(deserialize_json=False),
+            "json": VariableAccessor(deserialize_json=True),
         }
+        context |= {"macros": macros, "conn": ConnectionAccessor(), "var": variables}
     except ImportError as error:
         log.debug("Templates that use macros, variables or connections stay unknown: %s", error)
     return context

@@ -21,18 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import airflow_provider_seedance
+from airflow_provider_seedance import generations
 from airflow_provider_seedance.cli.connection import KEY_VARIABLE, connection_from_environment
 from airflow_provider_seedance.cli.demo_airflow import DemoAirflow, DemoError, run_url
 from airflow_provider_seedance.cli.interrupts import interruptible
 from airflow_provider_seedance.cli.render import price_text, print_fetch_command
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError
-from airflow_provider_seedance.generations import (
-    Estimate,
-    GenerationRequest,
-    ImageRequest,
-    Media,
-    VideoRequest,
-)
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.plugin import RUN_ROUTE
 
@@ -119,9 +113,12 @@ def _real_plan(args: argparse.Namespace) -> DemoPlan | None:
     # The hook reads connections as every Airflow process does: from the environment.
     os.environ["AIRFLOW_CONN_SEEDANCE_DEFAULT"] = connection
     hook = SeedanceHook()
-    image = ImageRequest(prompt=PROMPT)
+    image = generations.ImageRequest(prompt=PROMPT)
     images = bool(hook.settings.api.rules(image, hook.settings.base_url))
-    requests: list[GenerationRequest] = [*([image] if images else []), VideoRequest(prompt=PROMPT)]
+    requests: list[generations.GenerationRequest] = [
+        *([image] if images else []),
+        generations.VideoRequest(prompt=PROMPT),
+    ]
     print(f"This uses {hook.settings.api.title} with the key in {KEY_VARIABLE} and costs money:")
     for request in requests:
         print(f"  1 {request.media}: {price_text(hook.estimate(request))}")
@@ -144,21 +141,15 @@ def _confirmed() -> bool:
 
 
 def _run(plan: DemoPlan, output: Path, *, keep: bool, stack: ExitStack, say: Say) -> None:
-    home = Path(
-        stack.enter_context(tempfile.TemporaryDirectory(prefix="seedance-demo-", ignore_cleanup_errors=True))
-    )
+    folder = tempfile.TemporaryDirectory(prefix="seedance-demo-", ignore_cleanup_errors=True)
+    home = Path(stack.enter_context(folder))
     output.mkdir(parents=True, exist_ok=True)
     (home / "dags").mkdir()
     # Only this file: another example is scheduled daily, which would spend money with a real key.
     shutil.copy(_example_dags() / f"{plan.dag_id}.py", home / "dags")
     say("Starting Airflow: scheduler, Dag processor, triggerer and API server …")
-    airflow = stack.enter_context(
-        DemoAirflow(
-            home=home,
-            connections=plan.connections,
-            variables={"SEEDANCE_EXAMPLE_DESTINATION": output.as_uri()},
-        )
-    )
+    variables = {"SEEDANCE_EXAMPLE_DESTINATION": output.as_uri()}
+    airflow = stack.enter_context(DemoAirflow(home=home, connections=plan.connections, variables=variables))
     airflow.wait_for_dag(plan.dag_id)
     run_id = airflow.trigger(plan.dag_id)
     say(f"Airflow runs {plan.dag_id}:")
@@ -182,7 +173,6 @@ def _run(plan: DemoPlan, output: Path, *, keep: bool, stack: ExitStack, say: Say
 
 
 def _watch(airflow: DemoAirflow, plan: DemoPlan, run_id: str, say: Say) -> None:
-    """Print each change of a task's state until the run has ended."""
     shown: dict[str, str | None] = {}
     started = printed = time.monotonic()
     while True:
@@ -207,10 +197,7 @@ def _watch(airflow: DemoAirflow, plan: DemoPlan, run_id: str, say: Say) -> None:
         time.sleep(_POLL_INTERVAL_SECONDS)
 
 
-_STATE_TEXTS = {
-    "deferred": "deferred: waiting in the triggerer, holding no worker",
-    "success": "done",
-}
+_STATE_TEXTS = {"deferred": "deferred: waiting in the triggerer, holding no worker", "success": "done"}
 
 
 def _report(airflow: DemoAirflow, plan: DemoPlan, run_id: str, say: Say) -> None:
@@ -222,14 +209,14 @@ def _report(airflow: DemoAirflow, plan: DemoPlan, run_id: str, say: Say) -> None
     say("Finished.\n")
     print(f"Video:  {path}")
     print(f"        {stored['bytes']:,} bytes")
-    price = price_text(Estimate(credits=video["credits"], cost_usd=video["cost_usd"]))
+    price = price_text(generations.Estimate(credits=video["credits"], cost_usd=video["cost_usd"]))
     print(f"Price:  {'' if plan.is_billed else 'at the real service '}{price}", flush=True)
 
 
 def _print_recovery(airflow: DemoAirflow, plan: DemoPlan, run_id: str, output: Path) -> None:
     """Print the commands that fetch the generations which have been submitted, and so billed."""
     found = False
-    outputs: list[tuple[str, Media, str]] = [
+    outputs: list[tuple[str, generations.Media, str]] = [
         ("image", "image", "image.png"),
         (plan.video_task, "video", "video.mp4"),
     ]

@@ -30,7 +30,6 @@ _FOOTNOTE = (
     "renders again. The service's own bill is what counts. Nothing was sent, nothing is billed."
 )
 
-
 _DEFAULTS = ("model", "duration", "resolution", "aspect_ratio")
 
 #: Limit of the notes that are printed, so that the totals stay visible.
@@ -148,10 +147,8 @@ def _of_dag(args: argparse.Namespace) -> tuple[list[_ConnectionRequests], list[s
             f"No task of {args.dag} generates anything: it has no operator of this package. Nothing was sent."
         )
     notes = [f"{len(runs)} run{'' if len(runs) == 1 else 's'} of {args.dag}"]
-    if uncounted := dict.fromkeys(task.task_id for task in tasks if task.uncounted):
-        notes.append(
-            f"not in the totals, because their number is unknown until they run: {', '.join(uncounted)}"
-        )
+    if uncounted := ", ".join(dict.fromkeys(task.task_id for task in tasks if task.uncounted)):
+        notes.append(f"not in the totals, because their number is unknown until they run: {uncounted}")
     return _by_connection(args, tasks), [*notes, *_notes(tasks)]
 
 

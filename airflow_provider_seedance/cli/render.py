@@ -24,18 +24,10 @@ from rich.progress import (
 )
 
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance import generations
 from airflow_provider_seedance.cli.connection import open_hook
 from airflow_provider_seedance.client.flows import LOCAL_PREFIX
 from airflow_provider_seedance.client.media_client import MediaClient
-from airflow_provider_seedance.generations import (
-    Estimate,
-    Generation,
-    GenerationRequest,
-    GenerationStatus,
-    ImageRequest,
-    Media,
-    VideoRequest,
-)
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.polling.outcomes import raise_unless_succeeded
 from airflow_provider_seedance.storage.location import StorageLocation
@@ -56,7 +48,7 @@ class _RenderState:
 
     sent: bool = False
     generation_id: str | None = None
-    ended: Generation | None = None
+    ended: generations.Generation | None = None
 
     @property
     def is_local(self) -> bool:
@@ -68,7 +60,7 @@ def render(args: argparse.Namespace) -> int:
     """Make one render and return the exit code."""
     # Log lines would break the progress bar.
     logging.getLogger("airflow_provider_seedance").setLevel(logging.ERROR)
-    media: Media = "image" if args.still else "video"
+    media: generations.Media = "image" if args.still else "video"
     state = _RenderState(generation_id=args.generation_id)
     try:
         output = _writable(args.output)
@@ -108,7 +100,7 @@ def _writable(output: str) -> Path:
     return path
 
 
-def _request(args: argparse.Namespace) -> GenerationRequest:
+def _request(args: argparse.Namespace) -> generations.GenerationRequest:
     if not args.prompt:
         raise errors.SeedanceRequestError("A render needs a prompt (or --generation-id). Nothing was sent.")
     common: dict[str, Any] = {
@@ -118,12 +110,9 @@ def _request(args: argparse.Namespace) -> GenerationRequest:
         "images": args.image,
     }
     if args.still:
-        return ImageRequest(**common)
-    return VideoRequest(
-        **common,
-        duration=args.duration,
-        aspect_ratio=args.aspect_ratio,
-        generate_audio=True if args.audio else None,
+        return generations.ImageRequest(**common)
+    return generations.VideoRequest(
+        **common, duration=args.duration, aspect_ratio=args.aspect_ratio, generate_audio=args.audio or None
     )
 
 
@@ -132,7 +121,7 @@ def _submit(hook: SeedanceHook, args: argparse.Namespace, state: _RenderState) -
     prepared = hook.prepare(request)
     for line in (*prepared.defaults, *prepared.warnings):
         print(line)
-    price = price_text(hook.settings.api.price(prepared.request) or Estimate())
+    price = price_text(hook.settings.api.price(prepared.request) or generations.Estimate())
     print(f"Submitting to {hook.settings.api.title}: {price} …", flush=True)
     state.sent = True
     generation = hook.submit(request)
@@ -142,11 +131,12 @@ def _submit(hook: SeedanceHook, args: argparse.Namespace, state: _RenderState) -
     print(f"Generation {generation.generation_id} is billed from now on.", flush=True)
 
 
-def _wait(hook: SeedanceHook, media: Media, args: argparse.Namespace, state: _RenderState) -> Generation:
+def _wait(
+    hook: SeedanceHook, media: generations.Media, args: argparse.Namespace, state: _RenderState
+) -> generations.Generation:
     if state.ended is None:
         assert state.generation_id is not None
-        bar = Progress(TextColumn("{task.description:<10}"), BarColumn(), TimeElapsedColumn())
-        with bar:
+        with Progress(TextColumn("{task.description:<10}"), BarColumn(), TimeElapsedColumn()) as bar:
             task = bar.add_task("waiting", total=None)
             state.ended = hook.wait_for_end(
                 state.generation_id,
@@ -158,7 +148,7 @@ def _wait(hook: SeedanceHook, media: Media, args: argparse.Namespace, state: _Re
     return raise_unless_succeeded(state.ended)
 
 
-def _show(bar: Progress, task: TaskID, reading: Generation) -> None:
+def _show(bar: Progress, task: TaskID, reading: generations.Generation) -> None:
     bar.update(task, description=reading.status.value)
     if reading.status.terminal:
         bar.update(task, total=100, completed=100)
@@ -166,7 +156,7 @@ def _show(bar: Progress, task: TaskID, reading: Generation) -> None:
         bar.update(task, total=100, completed=reading.progress)
 
 
-def _download(hook: SeedanceHook, generation: Generation, output: Path) -> tuple[int, str]:
+def _download(hook: SeedanceHook, generation: generations.Generation, output: Path) -> tuple[int, str]:
     columns = (TextColumn("{task.description:<10}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with (
         Progress(*columns) as bar,
@@ -205,13 +195,15 @@ def _print_recovery(state: _RenderState, args: argparse.Namespace) -> None:
             file=sys.stderr,
         )
         return
-    if state.ended is not None and state.ended.status is not GenerationStatus.SUCCEEDED:
+    if state.ended is not None and state.ended.status is not generations.GenerationStatus.SUCCEEDED:
         return
     options = ["--conn-id", args.conn_id] if args.conn_id else []
     print_fetch_command(state.generation_id, args.output, "image" if args.still else "video", options)
 
 
-def print_fetch_command(generation_id: str, output: str, media: Media, options: Sequence[str] = ()) -> None:
+def print_fetch_command(
+    generation_id: str, output: str, media: generations.Media, options: Sequence[str] = ()
+) -> None:
     """Print the command that fetches a generation which has been billed to standard error."""
     command = ["airflow", "seedance", "render", "--generation-id", generation_id]
     command += [*(["--still"] if media == "image" else []), *options, "-o", output]
@@ -222,7 +214,7 @@ def print_fetch_command(generation_id: str, output: str, media: Media, options: 
     )
 
 
-def price_text(price: Estimate) -> str:
+def price_text(price: generations.Estimate) -> str:
     """Return a price as text."""
     if price.credits is None:
         return "the service publishes no price"

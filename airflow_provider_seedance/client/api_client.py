@@ -1,10 +1,9 @@
 """
 HTTP clients of the services; the only module that imports httpx.
 
-The flows (:mod:`airflow_provider_seedance.client.flows`) decide what to send; a client sends it.
-:class:`Client` and :class:`AsyncClient` differ in a few ``await`` only. Whether the first byte of a request was
-sent before it failed is taken from the transport, not from the kind of exception: it distinguishes *not accepted*
-from *uncertain*.
+The flows (:mod:`airflow_provider_seedance.client.flows`) decide what to send; a client sends it. :class:`Client` and
+:class:`AsyncClient` differ in a few ``await`` only. Whether the first byte of a request was sent before it failed is
+taken from the transport, not from the kind of exception: it distinguishes *not accepted* from *uncertain*.
 """
 
 from __future__ import annotations
@@ -32,17 +31,7 @@ from airflow_provider_seedance.apis.messages import (
     TransportFailure,
 )
 from airflow_provider_seedance.apis.rate_limits import RateLimit, read_rate_limit
-from airflow_provider_seedance.client.deadlines import (
-    MIN_SEND_TIMEOUT_SECONDS,
-    PHASES_OF_A_CALL,
-    NetworkTimeout,
-    ReplyBody,
-    ReplyLimitError,
-    TimedBackend,
-    YieldingBackend,
-    enforce,
-    is_socks_error,
-)
+from airflow_provider_seedance.client import deadlines
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError
 from airflow_provider_seedance.generations import utc_now
 from airflow_provider_seedance.observability import metrics
@@ -79,7 +68,7 @@ _TIMEOUT_MESSAGES: Mapping[type[Exception], str] = {
     TimeoutError: "no answer in time",
 }
 
-_READ_ERRORS = (httpx.HTTPError, ReplyLimitError, OSError, ValueError)
+_READ_ERRORS = (httpx.HTTPError, deadlines.ReplyLimitError, OSError, ValueError)
 
 #: Label of a request in the metrics, by HTTP method.
 _REQUEST_KINDS: Mapping[str, str] = {"POST": "submit", "DELETE": "cancel"}
@@ -95,7 +84,9 @@ class _RequestTrace:
         #: The response, as soon as its headers were received.
         self.response: httpx.Response | None = None
         #: Timeout of the whole request in a synchronous client, ...
-        self.network_timeout = NetworkTimeout(max(MIN_SEND_TIMEOUT_SECONDS, answer_timeout))
+        self.network_timeout = deadlines.NetworkTimeout(
+            max(deadlines.MIN_SEND_TIMEOUT_SECONDS, answer_timeout)
+        )
         #: ... and on an event loop.
         self.timeout = asyncio.Timeout(None)
 
@@ -113,11 +104,11 @@ class _RequestTrace:
             self.timeout.reschedule(asyncio.get_running_loop().time() + self._answer_timeout)
 
 
-def _body_of(response: httpx.Response, call: HttpCall) -> ReplyBody:
+def _body_of(response: httpx.Response, call: HttpCall) -> deadlines.ReplyBody:
     max_bytes = MAX_IMAGE_BODY_BYTES if call.images else MAX_BODY_BYTES
     if call.method == "GET":
         max_bytes = MAX_READ_BODY_BYTES
-    return ReplyBody(
+    return deadlines.ReplyBody(
         response.headers.get("content-encoding", ""),
         max_bytes=max_bytes if response.is_success else MAX_ERROR_BODY_BYTES,
         timeout=response.request.extensions["timeout"]["read"],
@@ -208,7 +199,7 @@ class _Base(Generic[C]):
 
     def _start_request(self, call: HttpCall) -> _RequestTrace:
         self._notify_observer(self._count, call)
-        return _RequestTrace(call.method, PHASES_OF_A_CALL * self._timeout(call))
+        return _RequestTrace(call.method, deadlines.PHASES_OF_A_CALL * self._timeout(call))
 
     def _count(self, call: HttpCall) -> None:
         metrics.count_request(self.settings.api.name, _REQUEST_KINDS.get(call.method, "read"))
@@ -232,7 +223,7 @@ class _Base(Generic[C]):
 
     def _failure(self, error: Exception, sent: bool) -> TransportFailure:
         """Return the failure for an error of the network; raise any other."""
-        if not (isinstance(error, (*_READ_ERRORS, httpx.InvalidURL)) or is_socks_error(error)):
+        if not (isinstance(error, (*_READ_ERRORS, httpx.InvalidURL)) or deadlines.is_socks_error(error)):
             raise error
         reason = (
             _TIMEOUT_MESSAGES.get(type(error)) or self.settings.redact(str(error)) or type(error).__name__
@@ -250,7 +241,7 @@ class _Base(Generic[C]):
         )
 
     def _incomplete_reply(
-        self, response: httpx.Response, body: ReplyBody, error: Exception
+        self, response: httpx.Response, body: deadlines.ReplyBody, error: Exception
     ) -> HttpReply | TransportFailure:
         """
         Return the reply whose body broke off where it can be used, else the failure.
@@ -312,7 +303,7 @@ class Client(_Base[httpx.Client]):
     def _exchange(self, call: HttpCall, trace: _RequestTrace) -> HttpReply | TransportFailure:
         try:
             with (
-                enforce(trace.network_timeout),
+                deadlines.enforce(trace.network_timeout),
                 self._client_for(call).stream(
                     **self._request(call), extensions={"trace": trace.trace}
                 ) as response,
@@ -406,13 +397,13 @@ def _timed_transport(**options: Any) -> httpx.HTTPTransport:
     transport = httpx.HTTPTransport(**options)
     # httpx has no public option for this. If the attribute moves, slow servers hold a worker longer, and the tests
     # with such servers fail.
-    transport._pool._network_backend = TimedBackend()
+    transport._pool._network_backend = deadlines.TimedBackend()
     return transport
 
 
 def _yielding_transport(**options: Any) -> httpx.AsyncHTTPTransport:
     transport = httpx.AsyncHTTPTransport(**options)
-    transport._pool._network_backend = YieldingBackend()  # as above
+    transport._pool._network_backend = deadlines.YieldingBackend()  # as above
     return transport
 
 

@@ -17,17 +17,8 @@ from datetime import datetime
 from typing import TypeVar
 
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.apis import messages
 from airflow_provider_seedance.apis.base import Api, Flow
-from airflow_provider_seedance.apis.messages import (
-    HttpCall,
-    HttpReply,
-    NotAccepted,
-    Pause,
-    Refused,
-    SubmitOutcome,
-    TransportFailure,
-    Uncertain,
-)
 from airflow_provider_seedance.generations import Generation, GenerationRequest, Media
 
 T = TypeVar("T")
@@ -70,8 +61,8 @@ class Cancellation:
 
 
 def submit_flow(
-    api: Api, call: HttpCall, request: GenerationRequest, now: Now, *, retry_inline: bool = True
-) -> Flow[SubmitOutcome]:
+    api: Api, call: messages.HttpCall, request: GenerationRequest, now: Now, *, retry_inline: bool = True
+) -> Flow[messages.SubmitOutcome]:
     """
     Submit once; repeat only a submission that the service certainly did not accept.
 
@@ -83,26 +74,26 @@ def submit_flow(
         assert answer is not None
         outcome = api.read_submit(answer, call, request, now())
         pause = next(backoff, None)
-        if not isinstance(outcome, NotAccepted) or pause is None:
+        if not isinstance(outcome, messages.NotAccepted) or pause is None:
             return outcome
         pause = pause if outcome.error.retry_after is None else outcome.error.retry_after
         if pause > MAX_INLINE_WAIT_SECONDS:
             return outcome
-        yield Pause(pause)
+        yield messages.Pause(pause)
 
 
-def raise_outcome(outcome: SubmitOutcome) -> Generation:
+def raise_outcome(outcome: messages.SubmitOutcome) -> Generation:
     """
     Return the generation of an accepted submission, or raise the error of its outcome.
 
     :raises SeedanceUncertainSubmitError: it is unknown whether it was billed.
     :raises SeedanceError: the service rejected it.
     """
-    if isinstance(outcome, Uncertain):
+    if isinstance(outcome, messages.Uncertain):
         what = f"The submission was sent and its fate is unknown: {outcome.error.message}".rstrip(".")
         next_step = "Submit again only if it is not there."
         raise uncertain_error(what, "the service", next_step, cause=outcome.error)
-    if isinstance(outcome, (NotAccepted, Refused)):
+    if isinstance(outcome, (messages.NotAccepted, messages.Refused)):
         raise outcome.error
     return outcome.generation
 
@@ -134,7 +125,7 @@ def read_flow(make: Callable[[], Flow[T]], *, pauses: tuple[float, ...] = READ_B
         try:
             return (yield from make())
         except (errors.SeedanceConnectionError, errors.SeedanceServerError):
-            yield Pause(pause)
+            yield messages.Pause(pause)
     return (yield from make())
 
 
@@ -175,7 +166,7 @@ def look_up_flow(api: Api, correlation: str, since: datetime, now: Now) -> Flow[
     failure: errors.SeedanceError | None = None
     for number, pause in enumerate((0.0, *LOOK_UP_BACKOFF_SECONDS)):
         if number:
-            yield Pause(pause)
+            yield messages.Pause(pause)
         try:
             found = yield from api.look_up_flow(correlation, since, now())
         except errors.SeedanceError as error:
@@ -211,7 +202,7 @@ def cancel_flow(api: Api, generation_id: str, media: Media, now: Now) -> Flow[Ca
     call = api.cancel_call(generation_id)
     answer = yield call
     assert answer is not None
-    if isinstance(answer, TransportFailure):
+    if isinstance(answer, messages.TransportFailure):
         return Cancellation(reason=f"the request to cancel failed ({answer.message})")
     if not answer.ok:
         refusal = api.error_for(answer, call, now=now(), generation_id=generation_id)
@@ -234,6 +225,10 @@ def probe_flow(api: Api, now: Now) -> Flow[str]:
     except (errors.SeedanceNotFoundError, errors.SeedanceRequestError):
         # Both prove that the service accepted the key and looked for the generation, unless another server
         # replied that does not know the path.
-        if not api.probe_misses or not isinstance(answer, HttpReply) or not isinstance(answer.json, dict):
+        if (
+            not api.probe_misses
+            or not isinstance(answer, messages.HttpReply)
+            or not isinstance(answer.json, dict)
+        ):
             raise
     return f"{api.title} accepts the API key."

@@ -25,14 +25,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 
 import httpcore
 
-from airflow_provider_seedance.client import api_client
-from airflow_provider_seedance.client.deadlines import (
-    PHASES_OF_A_CALL,
-    NetworkTimeout,
-    TimedBackend,
-    enforce,
-    is_socks_error,
-)
+from airflow_provider_seedance.client import api_client, deadlines
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError
 from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.urls import MediaHosts, address_problem, media_url_problem, redact_url
@@ -140,9 +133,9 @@ class MediaStream:
         :raises MediaTooSlowError: the host sends too little.
         """
         body = iter(self._response.iter_stream())
-        timeout, received = NetworkTimeout(STALL_TIMEOUT_SECONDS), 0
+        timeout, received = deadlines.NetworkTimeout(STALL_TIMEOUT_SECONDS), 0
         while True:
-            with _network_errors(self._settings, self.url, timeout), enforce(timeout):
+            with _network_errors(self._settings, self.url, timeout), deadlines.enforce(timeout):
                 chunk = next(body, None)
             if chunk is None:
                 return
@@ -212,7 +205,7 @@ class MediaClient:
         )
         with (
             _network_errors(self._settings, address.url),
-            enforce(NetworkTimeout(PHASES_OF_A_CALL * seconds)),
+            deadlines.enforce(deadlines.NetworkTimeout(deadlines.PHASES_OF_A_CALL * seconds)),
         ):
             return MediaStream(address.url, self._pool.handle_request(request), self._settings)
 
@@ -268,7 +261,7 @@ def _follow(url: str, location: str) -> str:
         raise MediaAddressError(f"{redact_url(url)} redirects to something that is not a URL") from None
 
 
-class _GuardedBackend(TimedBackend):
+class _GuardedBackend(deadlines.TimedBackend):
     """Network backend that connects to the addresses it has checked only."""
 
     def __init__(self, hosts: MediaHosts) -> None:
@@ -307,7 +300,7 @@ def _pool(settings: Settings) -> httpcore.ConnectionPool:
         return httpcore.ConnectionPool(network_backend=_GuardedBackend(settings.media_hosts), **options)
     try:
         parts = urlsplit(settings.proxy)
-        options["network_backend"] = TimedBackend()
+        options["network_backend"] = deadlines.TimedBackend()
         options["proxy_url"] = httpcore.URL(
             scheme=parts.scheme.replace("socks5h", "socks5"),
             host=parts.hostname or "",
@@ -327,11 +320,13 @@ def _pool(settings: Settings) -> httpcore.ConnectionPool:
 
 
 @contextmanager
-def _network_errors(settings: Settings, url: str, timeout: NetworkTimeout | None = None) -> Iterator[None]:
+def _network_errors(
+    settings: Settings, url: str, timeout: deadlines.NetworkTimeout | None = None
+) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not (isinstance(error, _NETWORK_ERRORS) or is_socks_error(error)):
+        if not (isinstance(error, _NETWORK_ERRORS) or deadlines.is_socks_error(error)):
             raise
         host = urlsplit(url).hostname
         if timeout is not None and timeout.remaining <= 0:

@@ -86,7 +86,5 @@ def seedance_video_task(python_callable: Callable[..., Any] | None = None, **kwa
         :class:`~airflow_provider_seedance.operators.seedance.SeedanceGenerateVideoOperator` but ``prompt``.
     """
     return task_decorator_factory(
-        python_callable=python_callable,
-        decorated_operator_class=_SeedanceVideoDecoratedOperator,
-        **kwargs,
+        python_callable=python_callable, decorated_operator_class=_SeedanceVideoDecoratedOperator, **kwargs
     )

@@ -38,9 +38,8 @@ class CallbackSender:
         with self._lock:
             self._watched[generation_id] = None
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="seedance-emulator-callbacks", daemon=True
-                )
+                name = "seedance-emulator-callbacks"
+                self._thread = threading.Thread(target=self._run, name=name, daemon=True)
                 self._thread.start()
 
     def stop(self) -> None:
@@ -83,13 +82,6 @@ class CallbackSender:
             error.close()
         except OSError:
             pass
-        self._backend.ledger.add(
-            CallbackEntry(
-                at=self._backend.clock.wall(),
-                api=generation.api,
-                generation_id=generation.id,
-                url=url,
-                body=body,
-                status=status,
-            )
-        )
+        at, api = self._backend.clock.wall(), generation.api
+        entry = CallbackEntry(at=at, api=api, generation_id=generation.id, url=url, body=body, status=status)
+        self._backend.ledger.add(entry)

@@ -51,8 +51,7 @@ class SeedanceEmulator(EmulatorInterface):
     :param rate_limit: ``(requests, window)`` for each service and key, the window in real seconds.
     :param credits: Balance of the account; ``None`` is unlimited.
     :param images_as_task: Whether ``seedance2api`` answers image requests with a task to poll.
-    :param shape: Form of the replies, where documents and clients differ: ``documented``, ``flat`` or
-        ``nested``.
+    :param shape: Form of the replies, where documents and clients differ: ``documented``, ``flat`` or ``nested``.
     :param seed: Seed of the realistic render times.
     :param clock: Returns the real time in seconds since the epoch; for tests of the emulator itself.
     :param log: Called with one line per request.

@@ -79,16 +79,14 @@ def _encode_tone(spec: MediaSpec, container: Any, stream: Any) -> None:
 
 
 def _background(spec: MediaSpec) -> Image.Image:
-    """Draw prompt and size on a background whose colour depends on the prompt."""
     digest = hashlib.sha256(f"{spec.prompt}|{spec.variant}".encode()).digest()
     colour = (30 + digest[0] // 3, 30 + digest[1] // 3, 30 + digest[2] // 3)
     image = Image.new("RGB", (spec.width, spec.height), colour)
     short = min(spec.width, spec.height)
     margin, size = max(2, short // 16), max(8, spec.height // 20)
     # Letters of the font are at most as wide as high.
-    lines = textwrap.wrap(
-        spec.prompt, max(4, (spec.width - 2 * margin) // size), max_lines=8, placeholder=" ..."
-    )
+    columns = max(4, (spec.width - 2 * margin) // size)
+    lines = textwrap.wrap(spec.prompt, columns, max_lines=8, placeholder=" ...")
     text = "\n".join([*lines, "", f"{spec.width}x{spec.height}"])
     # Characters that Pillow's own font lacks show as boxes.
     font = ImageFont.load_default(size)

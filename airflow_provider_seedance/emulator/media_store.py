@@ -81,11 +81,8 @@ class MediaStore:
 
 
 def _require_codecs() -> None:
-    missing = [
-        wheel
-        for module, wheel in (("av", "PyAV"), ("PIL", "Pillow"))
-        if importlib.util.find_spec(module) is None
-    ]
+    wheels = {"av": "PyAV", "PIL": "Pillow"}
+    missing = [wheel for module, wheel in wheels.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise ImportError(
             f"The emulator encodes real media files with {' and '.join(missing)}, which is not installed: "

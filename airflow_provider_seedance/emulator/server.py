@@ -177,16 +177,14 @@ class Handler(BaseHTTPRequestHandler):
             status, answer = parts.control.handle(self.command, split.path, body)
             self._send(json_reply(answer, status=status))
             return
-        request = _identify(
-            parts,
-            Call(
-                method=self.command,
-                path=split.path,
-                query=parse_qs(split.query, keep_blank_values=True),
-                headers={name.lower(): value for name, value in self.headers.items()},
-                body=body,
-            ),
+        call = Call(
+            method=self.command,
+            path=split.path,
+            query=parse_qs(split.query, keep_blank_values=True),
+            headers={name.lower(): value for name, value in self.headers.items()},
+            body=body,
         )
+        request = _identify(parts, call)
         position = parts.backend.ledger.add(_entry(parts.backend, request))
         delays, fault = parts.backend.faults.reserve(
             request.route.kind, request.api, request.prompt, request.route.generation_id
@@ -235,7 +233,6 @@ class Handler(BaseHTTPRequestHandler):
         return self._handle(request, fault)
 
     def _handle(self, request: IncomingRequest, fault: Fault | None) -> Reply:
-        """Return the reply of the service or the media server."""
         parts = self.server.parts
         call = request.call
         if request.route.kind == "media":
@@ -326,7 +323,6 @@ _REPLY_FAULTS = ("refuse", "rate_limit", "redirect", "gateway_error", "rubbish")
 
 
 def _identify(parts: Parts, call: Call) -> IncomingRequest:
-    """Determine the service, purpose and prompt of a request."""
     if call.path.startswith(f"{MEDIA_PREFIX}/"):
         return _identify_media(parts.backend, call)
     for api, service in parts.services.items():

@@ -16,19 +16,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from airflow_provider_seedance.emulator import models
 from airflow_provider_seedance.emulator.clock import Clock
 from airflow_provider_seedance.emulator.faults import Faults
 from airflow_provider_seedance.emulator.ledger import DeletionEntry, EmulatorLedger, SubmissionEntry
-from airflow_provider_seedance.emulator.models import (
-    Draft,
-    EmulatedGeneration,
-    EmulatedRender,
-    EmulatorOptions,
-    Ending,
-    Link,
-    MediaSpec,
-    RenderFailure,
-)
 
 DAY = 86_400.0
 _WAIT_SECONDS = 0.01
@@ -44,7 +35,7 @@ class Backend:
     """The state behind all five services: renders, account, links, ledger and faults."""
 
     def __init__(
-        self, *, options: EmulatorOptions, clock: Clock, ledger: EmulatorLedger, faults: Faults
+        self, *, options: models.EmulatorOptions, clock: Clock, ledger: EmulatorLedger, faults: Faults
     ) -> None:
         self.options = options
         self.clock = clock
@@ -54,13 +45,13 @@ class Backend:
         self.media_url = ""
         self.stopping = threading.Event()
         self.credits = options.credits
-        self._renders: dict[str, EmulatedRender] = {}
-        self._links: dict[str, Link] = {}
+        self._renders: dict[str, models.EmulatedRender] = {}
+        self._links: dict[str, models.Link] = {}
         self._repeats: Counter[tuple[str, str, str]] = Counter()
 
     # Submitting
 
-    def submit(self, draft: Draft) -> EmulatedRender:
+    def submit(self, draft: models.Draft) -> models.EmulatedRender:
         """Accept and bill a render, or raise :class:`OutOfCreditsError`."""
         with self.lock:
             price = draft.credits if draft.credits is not None else _plausible_price(draft)
@@ -71,7 +62,7 @@ class Backend:
                 self.credits -= price
             queue, rendering = self._timing(draft)
             started, at = self.clock.rendered(), self.clock.wall()
-            render = EmulatedRender(
+            render = models.EmulatedRender(
                 draft=draft, queue=queue, rendering=rendering, started=started, at=at, credits=price
             )
             if fault is not None:
@@ -91,7 +82,7 @@ class Backend:
             )
             return render
 
-    def _timing(self, draft: Draft) -> tuple[float, float]:
+    def _timing(self, draft: models.Draft) -> tuple[float, float]:
         """Return the seconds in the queue and of rendering: the same for the same seed and requests."""
         repeated = (draft.api, draft.model, draft.prompt)
         self._repeats[repeated] += 1
@@ -111,29 +102,29 @@ class Backend:
 
     # Reading
 
-    def find(self, api: str, generation_id: str) -> EmulatedRender | None:
+    def find(self, api: str, generation_id: str) -> models.EmulatedRender | None:
         """Return the render of this id, if it belongs to this service."""
         with self.lock:
             render = self._renders.get(generation_id)
             return render if render is not None and render.draft.api == api else None
 
-    def get(self, generation_id: str) -> EmulatedRender:
+    def get(self, generation_id: str) -> models.EmulatedRender:
         """Return the render of this id, or raise ``KeyError``."""
         with self.lock:
             return self._renders[generation_id]
 
-    def renders(self, api: str | None = None) -> list[EmulatedRender]:
+    def renders(self, api: str | None = None) -> list[models.EmulatedRender]:
         """Return all renders, oldest first."""
         with self.lock:
             return [render for render in self._renders.values() if api in (None, render.draft.api)]
 
-    def view(self, render: EmulatedRender) -> EmulatedGeneration:
+    def view(self, render: models.EmulatedRender) -> models.EmulatedGeneration:
         """Return the current state of a render."""
         with self.lock:
             status, progress = self._progress(render)
             ending = render.ending
             draft = render.draft
-            return EmulatedGeneration(
+            return models.EmulatedGeneration(
                 id=render.id,
                 api=draft.api,
                 media=draft.media,
@@ -151,14 +142,14 @@ class Backend:
                 render_seconds=render.rendering,
             )
 
-    def wait(self, render: EmulatedRender) -> EmulatedGeneration:
+    def wait(self, render: models.EmulatedRender) -> models.EmulatedGeneration:
         """Block until a render has ended, or the emulator stops."""
         while True:
             generation = self.view(render)
             if generation.ended_at is not None or self.stopping.wait(_WAIT_SECONDS):
                 return generation
 
-    def _progress(self, render: EmulatedRender) -> tuple[str, int]:
+    def _progress(self, render: models.EmulatedRender) -> tuple[str, int]:
         self._settle(render)
         if render.ending is not None:
             return render.ending.status, render.ending.progress
@@ -166,7 +157,7 @@ class Backend:
         # A render is queued at first even if the queue takes no time.
         return ("queued", 0) if passed <= render.queue else ("running", _percent(render, passed))
 
-    def _settle(self, render: EmulatedRender) -> None:
+    def _settle(self, render: models.EmulatedRender) -> None:
         """Record the end of a render that is due; none is due while renders are on hold."""
         if render.ending is not None or self.clock.held:
             return
@@ -184,14 +175,19 @@ class Backend:
             self._record_end(render, status, max(render.at, at), needed, failure)
 
     def _record_end(
-        self, render: EmulatedRender, status: str, at: float, passed: float, failure: RenderFailure | None
+        self,
+        render: models.EmulatedRender,
+        status: str,
+        at: float,
+        passed: float,
+        failure: models.RenderFailure | None,
     ) -> None:
         progress = 100 if status == "succeeded" else _percent(render, passed)
-        render.ending = Ending(status=status, at=at, progress=progress, failure=failure)
+        render.ending = models.Ending(status=status, at=at, progress=progress, failure=failure)
 
     # Links
 
-    def urls(self, render: EmulatedRender) -> list[str]:
+    def urls(self, render: models.EmulatedRender) -> list[str]:
         """Return a URL per successful output; see :meth:`url`."""
         return [
             self.url(render, f"{index}.{render.draft.spec.format}", self.spec(render, index))
@@ -199,11 +195,11 @@ class Backend:
             if index not in render.failed_items
         ]
 
-    def spec(self, render: EmulatedRender, index: int) -> MediaSpec:
+    def spec(self, render: models.EmulatedRender, index: int) -> models.MediaSpec:
         """Return the media of one output."""
         return replace(render.draft.spec, variant=index)
 
-    def url(self, render: EmulatedRender, name: str, spec: MediaSpec) -> str:
+    def url(self, render: models.EmulatedRender, name: str, spec: models.MediaSpec) -> str:
         """Return the URL of one file: the same until it expires, then a new one if the service renews it."""
         with self.lock:
             link = render.links.get(name)
@@ -211,7 +207,7 @@ class Backend:
                 link = self._link(render, name, spec)
             return f"{self.media_url}/{render.id}/{name}?token={link.token}"
 
-    def _link(self, render: EmulatedRender, name: str, spec: MediaSpec) -> Link:
+    def _link(self, render: models.EmulatedRender, name: str, spec: models.MediaSpec) -> models.Link:
         lifetime = self.options.url_lifetime
         if lifetime is None:
             lifetime = render.draft.url_lifetime
@@ -219,7 +215,7 @@ class Backend:
         if not render.draft.renewable and render.ending is not None:
             # Such URLs live from the end of the render, not from the first status request.
             start -= (self.clock.wall() - render.ending.at) * self.clock.speed
-        link = Link(
+        link = models.Link(
             token=secrets.token_urlsafe(12),
             draft=render.draft,
             name=name,
@@ -229,12 +225,12 @@ class Backend:
         render.links[name] = self._links[link.token] = link
         return link
 
-    def link(self, token: str) -> Link | None:
+    def link(self, token: str) -> models.Link | None:
         """Return the link of this token, expired or not."""
         with self.lock:
             return self._links.get(token)
 
-    def link_expired(self, link: Link) -> bool:
+    def link_expired(self, link: models.Link) -> bool:
         """Return whether a link has expired."""
         return link.expires is not None and self.clock.elapsed() >= link.expires
 
@@ -252,7 +248,7 @@ class Backend:
 
     # Changes
 
-    def end(self, generation_id: str, status: str, failure: RenderFailure | None = None) -> None:
+    def end(self, generation_id: str, status: str, failure: models.RenderFailure | None = None) -> None:
         """End a render now, or raise ``ValueError`` if it has ended already."""
         with self.lock:
             render = self.get(generation_id)
@@ -271,7 +267,7 @@ class Backend:
         self, generation_id: str, message: str = "The generation failed.", code: str | None = None
     ) -> None:
         """Let a render fail now."""
-        self.end(generation_id, "failed", RenderFailure(message=message, code=code))
+        self.end(generation_id, "failed", models.RenderFailure(message=message, code=code))
 
     def expire(self, generation_id: str) -> None:
         """Let a render expire now."""
@@ -284,7 +280,7 @@ class Backend:
             self.end(generation_id, "cancelled")
             self.refund(render)
 
-    def refund(self, render: EmulatedRender) -> None:
+    def refund(self, render: models.EmulatedRender) -> None:
         """Refund the credits of a render."""
         with self.lock:
             if self.credits is not None:
@@ -297,21 +293,14 @@ class Backend:
         with self.lock:
             del self._renders[generation_id]
 
-    def delete(self, render: EmulatedRender) -> None:
+    def delete(self, render: models.EmulatedRender) -> None:
         """Cancel a queued render, or destroy the record of a finished one."""
         with self.lock:
             was = self.view(render).status
             change, effect = (self.cancel, "cancelled") if was == "queued" else (self.forget, "deleted")
             change(render.id)
-            self.ledger.add(
-                DeletionEntry(
-                    at=self.clock.wall(),
-                    api=render.draft.api,
-                    generation_id=render.id,
-                    was=was,
-                    effect=effect,
-                )
-            )
+            at, api = self.clock.wall(), render.draft.api
+            self.ledger.add(DeletionEntry(at=at, api=api, generation_id=render.id, was=was, effect=effect))
 
     def hold(self) -> None:
         """Stop the progress of all renders until :meth:`release`."""
@@ -326,9 +315,9 @@ class Backend:
             self.clock.release()
 
 
-def _plan_failure(render: EmulatedRender, options: Mapping[str, Any]) -> None:
+def _plan_failure(render: models.EmulatedRender, options: Mapping[str, Any]) -> None:
     message = options.get("message") or "The generation failed."
-    failure = RenderFailure(message=message, code=options.get("code"))
+    failure = models.RenderFailure(message=message, code=options.get("code"))
     items = options.get("items")
     if items is None or len(set(items)) >= render.draft.outputs:
         render.planned_failure = failure
@@ -336,14 +325,14 @@ def _plan_failure(render: EmulatedRender, options: Mapping[str, Any]) -> None:
         render.failed_items = dict.fromkeys(items, failure)
 
 
-def _percent(render: EmulatedRender, passed: float) -> int:
+def _percent(render: models.EmulatedRender, passed: float) -> int:
     """Return the progress of a render that has not succeeded (yet)."""
     if render.rendering <= 0:
         return 0
     return max(0, min(99, int(100 * (passed - render.queue) / render.rendering)))
 
 
-def _plausible_price(draft: Draft) -> float:
+def _plausible_price(draft: models.Draft) -> float:
     """Return a plausible price for services that publish none."""
     factor = _RESOLUTION_COST.get(draft.resolution, 1.0) * (0.5 if draft.fast else 1.0)
     if draft.media == "image":

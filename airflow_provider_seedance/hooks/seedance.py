@@ -181,11 +181,7 @@ class SeedanceHook(BaseHook):
         :raises SeedanceGenerationFailedError: it failed, expired or was cancelled.
         """
         generation = self.wait_for_end(
-            generation_id,
-            timeout,
-            media=media,
-            poll_interval=poll_interval,
-            estimated_wait=estimated_wait,
+            generation_id, timeout, media=media, poll_interval=poll_interval, estimated_wait=estimated_wait
         )
         return raise_unless_succeeded(generation)
 

@@ -382,8 +382,7 @@ class BatchRun:
         self.operator.delivered = {**result_of(items, None), "manifest": result["manifest"]}
         if stop.kind == "max_credits":
             self.log.warning(
-                "%s",
-                max_credits_notice(items, max_credits=max_credits, committed=batch.committed_credits()),
+                "%s", max_credits_notice(items, max_credits=max_credits, committed=batch.committed_credits())
             )
         error = error_of(items, stopped=stop.error, keep=options.keep_failures, max_credits=max_credits)
         if error is not None:

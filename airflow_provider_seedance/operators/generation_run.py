@@ -1,9 +1,8 @@
 """
 One run of a single-generation task on a worker: submit, wait with or without the worker, deliver.
 
-``submit`` brings the request to a generation (at most one is paid for), then defers or waits. ``complete``
-takes the end from the trigger's event, or asks the service where the event is not a complete result of the
-task's own trigger.
+``submit`` brings the request to a generation (at most one is paid for), then defers or waits. ``complete`` takes the
+end from the trigger's event, or asks the service where the event is not a complete result of the task's own trigger.
 """
 
 from __future__ import annotations

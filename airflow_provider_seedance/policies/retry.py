@@ -5,13 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_seedance import version_compat
 from airflow_provider_seedance.exceptions import SeedanceError
-from airflow_provider_seedance.version_compat import (
-    AIRFLOW_V_3_3_PLUS,
-    AIRFLOW_V_3_4_PLUS,
-    RetryDecision,
-    RetryPolicy,
-)
 
 if TYPE_CHECKING:
     from typing import Self
@@ -22,7 +17,7 @@ if TYPE_CHECKING:
 RESCHEDULE_TIMEOUT = timedelta(days=7)
 
 
-class SeedanceRetryPolicy(RetryPolicy):
+class SeedanceRetryPolicy(version_compat.RetryPolicy):
     """
     Retries errors that a retry can help, when it can help.
 
@@ -33,26 +28,22 @@ class SeedanceRetryPolicy(RetryPolicy):
     """
 
     def evaluate(
-        self,
-        exception: BaseException,
-        try_number: int,
-        max_tries: int,
-        context: Context | None = None,
-    ) -> RetryDecision:
+        self, exception: BaseException, try_number: int, max_tries: int, context: Context | None = None
+    ) -> version_compat.RetryDecision:
         """Return the decision for an exception; see the class."""
         if not isinstance(exception, SeedanceError):
-            return RetryDecision.default()
+            return version_compat.RetryDecision.default()
         if not exception.retry_helps:
-            return RetryDecision.fail(f"{type(exception).__name__}: a retry cannot help")
+            return version_compat.RetryDecision.fail(f"{type(exception).__name__}: a retry cannot help")
         wait = _wait(exception)
         if wait is None:
-            return RetryDecision.default()
+            return version_compat.RetryDecision.default()
         reason = f"a request can succeed in {wait.total_seconds():.0f} s"
-        if AIRFLOW_V_3_4_PLUS:
-            return RetryDecision.reschedule(  # type: ignore[attr-defined, no-any-return, unused-ignore]
+        if version_compat.AIRFLOW_V_3_4_PLUS:
+            return version_compat.RetryDecision.reschedule(  # type: ignore[attr-defined, no-any-return, unused-ignore]
                 wait, reschedule_timeout=RESCHEDULE_TIMEOUT, reason=reason
             )
-        return RetryDecision.retry(wait, f"{reason}; this uses up a retry")
+        return version_compat.RetryDecision.retry(wait, f"{reason}; this uses up a retry")
 
     def serialize(self) -> dict[str, Any]:
         """Return the arguments of the policy: none."""
@@ -80,5 +71,5 @@ class SeedanceTaskMixin:
 
     def set_retry_policy(self) -> None:
         """Set the retry policy unless the Dag has set one; call this at the end of ``__init__``."""
-        if AIRFLOW_V_3_3_PLUS and getattr(self, "retry_policy", None) is None:
+        if version_compat.AIRFLOW_V_3_3_PLUS and getattr(self, "retry_policy", None) is None:
             self.retry_policy = SeedanceRetryPolicy()

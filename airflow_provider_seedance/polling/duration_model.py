@@ -2,11 +2,10 @@
 Durations of generations, as far as observed: the input of the poll schedule.
 
 Generations of one kind (service, model, duration, resolution) take about the same time. The model of a kind is a
-weight for each of some hundred hypotheses: *the time from submission to end is lognormal, with this median and
-this spread*. Each end is observed as an interval between two polls, and each hypothesis is weighted with the
-probability of that interval. Before that, a small share of the weight returns to the prior, so that a kind that
-becomes slower or faster is learned within a few generations (the *fixed share* update of Herbster and Warmuth,
-1998).
+weight for each of some hundred hypotheses: *the time from submission to end is lognormal, with this median and this
+spread*. Each end is observed as an interval between two polls, and each hypothesis is weighted with the probability
+of that interval. Before that, a small share of the weight returns to the prior, so that a kind that becomes slower or
+faster is learned within a few generations (the *fixed share* update of Herbster and Warmuth, 1998).
 """
 
 from __future__ import annotations

@@ -22,18 +22,11 @@ from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any
 
+from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.base import Api, Flow
 from airflow_provider_seedance.apis.rate_limits import RateLimit
 from airflow_provider_seedance.client import flows
 from airflow_provider_seedance.client.api_client import MAX_CONNECTIONS, AsyncClient
-from airflow_provider_seedance.exceptions import (
-    SeedanceAuthenticationError,
-    SeedanceError,
-    SeedanceForbiddenError,
-    SeedanceNotFoundError,
-    SeedanceRateLimitError,
-    SeedanceRequestError,
-)
 from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
 from airflow_provider_seedance.observability import metrics
 from airflow_provider_seedance.polling.connections import Connections, LookUp
@@ -287,8 +280,11 @@ class Hub:
         found: Any = await self._run_flow(
             waiters[0].conn_id, lambda api: api.status_many_flow(ids, utc_now())
         )
-        if isinstance(found, SeedanceError):
-            if isinstance(found, (SeedanceNotFoundError, SeedanceRequestError, SeedanceForbiddenError)):
+        if isinstance(found, errors.SeedanceError):
+            if isinstance(
+                found,
+                (errors.SeedanceNotFoundError, errors.SeedanceRequestError, errors.SeedanceForbiddenError),
+            ):
                 log.warning("The service refuses to list generations (%s); they are read one by one.", found)
                 self._max_ids = 1
                 found = {}
@@ -303,16 +299,16 @@ class Hub:
                 waiter.single = True
                 self._queue.push_poll(waiter, now)
 
-    def _on_poll_result(self, waiter: _Waiter, reading: Generation | SeedanceError) -> None:
+    def _on_poll_result(self, waiter: _Waiter, reading: Generation | errors.SeedanceError) -> None:
         try:
             if waiter.alive:
                 self._apply(waiter, reading)
         except Exception as error:
             waiter.fail(error)
 
-    def _apply(self, waiter: _Waiter, reading: Generation | SeedanceError) -> None:
+    def _apply(self, waiter: _Waiter, reading: Generation | errors.SeedanceError) -> None:
         now, before = time.time(), waiter.state
-        if isinstance(reading, SeedanceRateLimitError) and now < before.final_deadline:
+        if isinstance(reading, errors.SeedanceRateLimitError) and now < before.final_deadline:
             # Not a reading: the waiter keeps its place, and the quota decides when it is polled.
             waiter.state = replace(before, rate_limited=True)
             self._queue.push_poll(waiter, waiter.due)
@@ -340,9 +336,9 @@ class Hub:
         factor = self._quota.interval_factor(self._loop.time(), len(self._waiters))
         return replace(step, at=min(now + factor * (step.at - now), max(step.state.deadline, step.at)))
 
-    async def _read(self, waiter: _Waiter) -> Generation | SeedanceError:
+    async def _read(self, waiter: _Waiter) -> Generation | errors.SeedanceError:
         state = waiter.state
-        reading: Generation | SeedanceError = await self._run_flow(
+        reading: Generation | errors.SeedanceError = await self._run_flow(
             waiter.conn_id,
             lambda api: flows.status_flow(api, state.generation_id, state.media, utc_now, once=True),
         )
@@ -353,10 +349,10 @@ class Hub:
         try:
             client = self.client(await self._connections.get(conn_id))
             return await client.run(make(client.settings.api))
-        except SeedanceAuthenticationError as error:
+        except errors.SeedanceAuthenticationError as error:
             self.client(await self._connections.get(conn_id, max_age=self._timing.refused_key_interval))
             return error
-        except SeedanceError as error:
+        except errors.SeedanceError as error:
             return error
 
     def client(self, settings: Settings) -> AsyncClient:

@@ -16,12 +16,7 @@ from airflow.providers.common.compat.sdk import ObjectStoragePath
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from airflow_provider_seedance.exceptions import (
-    SeedanceConfigurationError,
-    SeedanceDestinationExistsError,
-    SeedanceError,
-    SeedanceMediaError,
-)
+from airflow_provider_seedance import exceptions as errors
 
 #: End of every message about a file that could not be read, written or downloaded.
 RETRY_IS_FREE = "The render is paid for and is not lost by this; a retry downloads again and pays nothing."
@@ -69,7 +64,7 @@ class StorageLocation:
                 path = ObjectStoragePath(str(path), conn_id=conn_id)
             return cls(display=str(path), fs=_filesystem(path), path=str(path.path))
         except Exception as error:
-            raise SeedanceConfigurationError(
+            raise errors.SeedanceConfigurationError(
                 f"{what} {str(destination)!r} cannot be used: {error} Nothing was sent."
             ) from error
 
@@ -143,11 +138,11 @@ class StorageLocation:
         """
         try:
             yield
-        except SeedanceError:
+        except errors.SeedanceError:
             raise
         except Exception as error:
             reason = str(error) or type(error).__name__
-            raise SeedanceMediaError(
+            raise errors.SeedanceMediaError(
                 f"{self.display} could not be {action}: {reason}. {RETRY_IS_FREE}"
             ) from error
 
@@ -168,9 +163,9 @@ def _modified(info: Mapping[str, Any]) -> datetime | None:
     return None
 
 
-def exists_error(display: str) -> SeedanceDestinationExistsError:
+def exists_error(display: str) -> errors.SeedanceDestinationExistsError:
     """Return the error for files that must not be replaced."""
-    return SeedanceDestinationExistsError(
+    return errors.SeedanceDestinationExistsError(
         f"overwrite=False, and the destination exists: {display}. It was not changed. Remove it, choose another "
         'destination, or set overwrite to True or "if-changed", and clear the task: the render is paid for, and '
         "nothing is paid again."

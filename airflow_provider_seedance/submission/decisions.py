@@ -194,11 +194,7 @@ def listed(words: Sequence[str], separator: str = ", ") -> str:
 
 
 def uncertain_error(
-    what: str,
-    api: str,
-    cause: errors.SeedanceError | None = None,
-    *,
-    on_uncertain: OnUncertain = "fail",
+    what: str, api: str, cause: errors.SeedanceError | None = None, *, on_uncertain: OnUncertain = "fail"
 ) -> errors.SeedanceUncertainSubmitError:
     """Return the error of a task for a submission whose fate is unknown, with what a person should do."""
     resubmit = (

@@ -161,8 +161,7 @@ class Attempt:
     The try of the task instance that is running.
 
     :param fingerprint: Of the request as it renders now.
-    :param max_tries: Of the task instance. A clear raises it, an automatic retry does not, which tells the two
-        apart.
+    :param max_tries: Of the task instance. A clear raises it, an automatic retry does not, which tells the two apart.
     :param try_number: Of the task instance.
     """
 

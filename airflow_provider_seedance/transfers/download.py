@@ -21,13 +21,7 @@ from urllib.parse import unquote
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.rate_limits import read_retry_after
-from airflow_provider_seedance.client.media_client import (
-    MediaAddressError,
-    MediaClient,
-    MediaConnectionError,
-    MediaStream,
-    MediaTooSlowError,
-)
+from airflow_provider_seedance.client import media_client
 from airflow_provider_seedance.generations import utc_now
 from airflow_provider_seedance.storage.location import RETRY_IS_FREE
 from airflow_provider_seedance.urls import redact_url, split_signature
@@ -112,7 +106,7 @@ Progress = Callable[[int, int | None], None]
 
 
 def download(
-    client: MediaClient,
+    client: media_client.MediaClient,
     source: Source,
     begin: Begin,
     *,
@@ -182,7 +176,7 @@ class _AttemptFailed(Exception):
 
 @dataclass
 class _Download:
-    client: MediaClient
+    client: media_client.MediaClient
     source: Source
     begin: Begin
     progress: Progress
@@ -212,15 +206,17 @@ class _Download:
             try:
                 stored = self._attempt()
                 return Downloaded(size=self.received, sha256=self.hash.hexdigest()) if stored else None
-            except MediaAddressError as error:
+            except media_client.MediaAddressError as error:
                 raise errors.SeedanceMediaHostError(
                     f"{self.source.subject} may not be downloaded from {redact_url(self.url)}: {error}. The "
                     "render is paid for and is not lost by this. If that host is to be trusted, name it in "
                     "media_hosts in the connection's extra and clear this task, which pays nothing.",
                     generation_id=self.source.generation_id,
                 ) from error
-            except MediaConnectionError as error:
-                self._retry_later(_AttemptFailed(str(error), slow=isinstance(error, MediaTooSlowError)))
+            except media_client.MediaConnectionError as error:
+                self._retry_later(
+                    _AttemptFailed(str(error), slow=isinstance(error, media_client.MediaTooSlowError))
+                )
             except _AttemptFailed as failure:
                 (self._refresh_url if failure.refused else self._retry_later)(failure)
 
@@ -241,7 +237,7 @@ class _Download:
         same_link = split_signature(self.url)[0] == split_signature(self.started_from)[0]
         return self.ranges and (self.validator is not None or same_link)
 
-    def _check_reply(self, stream: MediaStream, offset: int) -> None:
+    def _check_reply(self, stream: media_client.MediaStream, offset: int) -> None:
         """Raise unless the reply holds the file, or the rest of it."""
         status = stream.status
         if status == 416 and offset:
@@ -268,7 +264,7 @@ class _Download:
                 f"is sent with content encoding {stream.content_encoding} although none was requested"
             )
 
-    def _receive(self, stream: MediaStream, offset: int) -> bool:
+    def _receive(self, stream: media_client.MediaStream, offset: int) -> bool:
         self._align(stream, offset)
         self._check_size(self.total or 0)
         if self.sink is None:
@@ -292,7 +288,7 @@ class _Download:
             raise _AttemptFailed(f"{self.received} bytes came, {self.total} were announced")
         return True
 
-    def _align(self, stream: MediaStream, offset: int) -> None:
+    def _align(self, stream: media_client.MediaStream, offset: int) -> None:
         """Move to the first byte of the reply, and note the announced length of the file."""
         if stream.status == 200:
             self._restart(stream, stream.content_length)
@@ -312,7 +308,7 @@ class _Download:
         if self.total is None:
             self.total = part.total
 
-    def _restart(self, stream: MediaStream, total: int | None) -> None:
+    def _restart(self, stream: media_client.MediaStream, total: int | None) -> None:
         if self.received and self.sink is not None:
             log.info("The host sends %s from its first byte.", self.source.label)
             self.sink.restart()

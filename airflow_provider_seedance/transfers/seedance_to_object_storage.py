@@ -44,17 +44,15 @@ class SeedanceToObjectStorageOperator(SeedanceTaskMixin, BaseOperator):
     :param generation: The result of a Seedance or Seedream task; or of a batch task, the path of its manifest,
         or a list of results. A manifest is read with the connection in its own path
         (``s3://my_conn@bucket/manifest.jsonl``), as it was written. A template.
-    :param destination: A path of Airflow's object storage (``s3://bucket/key.mp4``,
-        ``file:///data/out.mp4``), as text or an ``ObjectStoragePath``. One that ends in ``/`` is a directory;
-        several outputs need one. As ``ObjectStoragePath`` drops the ``/`` at the end, write directories as
-        text. A template.
+    :param destination: A path of Airflow's object storage (``s3://bucket/key.mp4``, ``file:///data/out.mp4``), as
+        text or an ``ObjectStoragePath``. One that ends in ``/`` is a directory; several outputs need one. As
+        ``ObjectStoragePath`` drops the ``/`` at the end, write directories as text. A template.
     :param name_template: Names of the files in a directory: text with ``{generation_id}``, ``{index}``
         (from 1), ``{ext}``, ``{media}``, ``{model}`` and ``{key}``. By default ``{generation_id}.{ext}``, of a
         batch ``{key}.{ext}``, and with several outputs ``-{index}`` before the extension. A template.
     :param max_parallel: Maximum number of parallel downloads, over all generations.
-    :param seedance_conn_id: The connection that generated. It renews URLs that have expired, and its
-        ``media_hosts``, ``proxy``, ``verify`` and ``timeout`` apply. Its key is never sent to a media host.
-        A template.
+    :param seedance_conn_id: The connection that generated. It renews URLs that have expired, and its ``media_hosts``,
+        ``proxy``, ``verify`` and ``timeout`` apply. Its key is never sent to a media host. A template.
     :param object_storage_conn_id: The connection of the store. A template.
     :param overwrite: ``True`` replaces existing files. ``False`` fails if one exists. ``"if-changed"`` leaves a
         file that has the length which the media host announces, or the ``sha256`` of its item where the item

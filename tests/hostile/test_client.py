@@ -14,7 +14,7 @@ from helpers import KEY, NOW, connection, prepare, settings, video
 from scripted_server import answer, keeps, replies, serving
 
 from airflow_provider_seedance.apis.messages import Accepted, HttpReply, TransportFailure, Uncertain
-from airflow_provider_seedance.client import api_client, flows
+from airflow_provider_seedance.client import api_client, deadlines, flows
 from airflow_provider_seedance.settings import Settings, read_settings
 
 from . import fake_transports
@@ -26,7 +26,7 @@ from .fake_transports import BOMBS, SLOW, WRONG, Script, packed
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api_client, "MAX_BODY_BYTES", 10_000_000)
     monkeypatch.setattr(api_client, "MAX_IMAGE_BODY_BYTES", 10_000_000)
-    monkeypatch.setattr(api_client, "MIN_SEND_TIMEOUT_SECONDS", 2.0)
+    monkeypatch.setattr(deadlines, "MIN_SEND_TIMEOUT_SECONDS", 2.0)
 
 
 def at(url: str) -> Settings:

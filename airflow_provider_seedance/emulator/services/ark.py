@@ -10,24 +10,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from airflow_provider_seedance.emulator.models import (
-    Draft,
-    EmulatedGeneration,
-    EmulatedRender,
-    MediaSpec,
-    RenderFailure,
-)
+from airflow_provider_seedance.emulator import models
+from airflow_provider_seedance.emulator.services import service
 from airflow_provider_seedance.emulator.services.ark_images import ArkImageRequest, parse_images
 from airflow_provider_seedance.emulator.services.ark_requests import parse_task
-from airflow_provider_seedance.emulator.services.service import (
-    ApiError,
-    Call,
-    Fields,
-    Reply,
-    Route,
-    Service,
-    json_reply,
-)
 from airflow_provider_seedance.emulator.state import DAY
 
 _TASKS = "/contents/generations/tasks"
@@ -48,7 +34,7 @@ _TASK_LIFETIME = 7 * DAY
 _CANCELLED_LIFETIME = DAY
 
 
-class Ark(Service):
+class Ark(service.Service):
     """ModelArk. Replies are flat, as the vendor's SDK reads them; only ``created`` differs between shapes."""
 
     api = "ark"
@@ -66,49 +52,49 @@ class Ark(Service):
         texts = [item.get("text") for item in content if isinstance(item, dict)]
         return "\n".join(text for text in texts if isinstance(text, str))
 
-    def dispatch(self, call: Call, route: Route) -> Reply:
+    def dispatch(self, call: service.Call, route: service.Route) -> service.Reply:
         if route.kind == "submit":
-            fields = Fields(self.body(call), nulls=True)
+            fields = service.Fields(self.body(call), nulls=True)
             return self._create(fields) if call.path == _TASKS else self._images(fields)
         if route.kind == "list":
             return self._list(call)
         render = self.find(route.generation_id)
         if route.kind == "cancel":
             return self._delete(render)
-        return json_reply(self._task(self.backend.view(render)), generation_id=render.id)
+        return service.json_reply(self._task(self.backend.view(render)), generation_id=render.id)
 
-    def out_of_credits(self) -> ApiError:
+    def out_of_credits(self) -> service.ApiError:
         """Return 403, which ModelArk uses for an overdue account."""
         message = "The request failed because your account has an overdue balance."
-        return ApiError(message, status=403, code="AccountOverdueError")
+        return service.ApiError(message, status=403, code="AccountOverdueError")
 
-    def error_body(self, error: ApiError) -> Any:
+    def error_body(self, error: service.ApiError) -> Any:
         code, kind = _CODES.get(error.status, _CODES[500])
         if error.status == 400 and error.constraint == "required":
             code = "MissingParameter"
         body = {"code": error.code or code, "message": error.message}
         return {"error": {**body, "param": error.field or "", "type": kind}}
 
-    def callback_body(self, generation: EmulatedGeneration) -> dict[str, Any]:
+    def callback_body(self, generation: models.EmulatedGeneration) -> dict[str, Any]:
         return self._task(generation)
 
-    def callback_due(self, generation: EmulatedGeneration) -> bool:
+    def callback_due(self, generation: models.EmulatedGeneration) -> bool:
         return generation.status != "cancelled"
 
     # Video tasks
 
-    def _create(self, fields: Fields) -> Reply:
+    def _create(self, fields: service.Fields) -> service.Reply:
         task = parse_task(fields)
         day = datetime.fromtimestamp(self.backend.clock.wall(), UTC)
         reported = task.reported
         render = self.backend.submit(
-            Draft(
+            models.Draft(
                 api=self.api,
                 generation_id=f"cgt-{day:%Y%m%d%H%M%S}-{secrets.token_hex(3)}",
                 model=reported["model"],
                 request=reported,
                 sent=fields.given,
-                spec=MediaSpec.video(
+                spec=models.MediaSpec.video(
                     task.prompt,
                     reported["resolution"],
                     reported["ratio"],
@@ -127,27 +113,27 @@ class Ark(Service):
         body = {"id": render.id}
         if "safety_identifier" in reported:
             body["safety_identifier"] = reported["safety_identifier"]
-        return json_reply(body, generation_id=render.id)
+        return service.json_reply(body, generation_id=render.id)
 
     def is_refusal(self, code: str | None) -> bool:
         """Return whether the code is one of moderation."""
         return "Sensitive" in (code or "")
 
-    def find(self, generation_id: str | None) -> EmulatedRender:
+    def find(self, generation_id: str | None) -> models.EmulatedRender:
         """Return the render of a task, which is known for a week, or for a day if cancelled."""
         render = self.backend.find(self.api, generation_id or "")
         if render is None or render.draft.media != "video" or self._is_removed(self.backend.view(render)):
             message = f"The specified task {generation_id} is not found."
-            raise ApiError(message, status=404, code="ResourceNotFound", field="id")
+            raise service.ApiError(message, status=404, code="ResourceNotFound", field="id")
         return render
 
-    def _is_removed(self, generation: EmulatedGeneration) -> bool:
+    def _is_removed(self, generation: models.EmulatedGeneration) -> bool:
         clock = self.backend.clock
         if generation.status == "cancelled" and generation.ended_at is not None:
             return (clock.wall() - generation.ended_at) * clock.speed > _CANCELLED_LIFETIME
         return (clock.wall() - generation.created_at) * clock.speed > _TASK_LIFETIME
 
-    def _task(self, generation: EmulatedGeneration) -> dict[str, Any]:
+    def _task(self, generation: models.EmulatedGeneration) -> dict[str, Any]:
         render = self.backend.get(generation.id)
         body: dict[str, Any] = {
             **generation.request,
@@ -167,30 +153,30 @@ class Ark(Service):
             body["usage"] = {"completion_tokens": tokens, "total_tokens": tokens}
         return body
 
-    def _outputs(self, render: EmulatedRender) -> dict[str, str]:
+    def _outputs(self, render: models.EmulatedRender) -> dict[str, str]:
         content = {"video_url": self.backend.urls(render)[0]}
         if render.draft.sent.get("return_last_frame"):
             still = replace(render.draft.spec, kind="image", format="png")
             content["last_frame_url"] = self.backend.url(render, "last_frame.png", still)
         return content
 
-    def _list(self, call: Call) -> Reply:
+    def _list(self, call: service.Call) -> service.Reply:
         for name in call.query:
             if name not in _QUERY:
-                raise ApiError(f"Unknown parameter {name}", field=name, constraint="unknown")
+                raise service.ApiError(f"Unknown parameter {name}", field=name, constraint="unknown")
         number, size = _page(call, "page_num", 1), _page(call, "page_size", 20)
         wanted = {name: _single(call, f"filter.{name}") for name in ("status", "model", "service_tier")}
         if wanted["status"] is not None and wanted["status"] not in _STATUSES:
-            raise ApiError("filter.status is invalid", field="filter.status", constraint="enum")
+            raise service.ApiError("filter.status is invalid", field="filter.status", constraint="enum")
         tasks = [
             self._task(generation)
             for render in reversed(self._listed(call.query.get("filter.task_ids")))
             if not self._is_removed(generation := self.backend.view(render))
         ]
         found = [task for task in tasks if all(value in (None, task[name]) for name, value in wanted.items())]
-        return json_reply({"total": len(found), "items": found[(number - 1) * size : number * size]})
+        return service.json_reply({"total": len(found), "items": found[(number - 1) * size : number * size]})
 
-    def _listed(self, ids: list[str] | None) -> list[EmulatedRender]:
+    def _listed(self, ids: list[str] | None) -> list[models.EmulatedRender]:
         if ids is None:
             renders = self.backend.renders(self.api)
         else:
@@ -198,23 +184,23 @@ class Ark(Service):
             renders = [render for render in known if render is not None]
         return [render for render in renders if render.draft.media == "video"]
 
-    def _delete(self, render: EmulatedRender) -> Reply:
+    def _delete(self, render: models.EmulatedRender) -> service.Reply:
         with self.backend.lock:
             status = self.backend.view(render).status
             if status in ("running", "cancelled"):
                 message = f"The task is {status} and cannot be cancelled or deleted."
                 code = f"InvalidAction.{status.capitalize()}TaskDeletion"
-                raise ApiError(message, status=409, code=code)
+                raise service.ApiError(message, status=409, code=code)
             self.backend.delete(render)
-        return json_reply({}, generation_id=render.id)
+        return service.json_reply({}, generation_id=render.id)
 
     # Images
 
-    def _images(self, fields: Fields) -> Reply:
+    def _images(self, fields: service.Fields) -> service.Reply:
         request = parse_images(fields)
         spec, given = request.spec, fields.given
         render = self.backend.submit(
-            Draft(
+            models.Draft(
                 api=self.api,
                 generation_id=f"img-{uuid.uuid4().hex}",
                 model=request.model,
@@ -231,9 +217,9 @@ class Ark(Service):
         body = self._image_body(request, render)
         if request.stream:
             return self._stream(body, render)
-        return json_reply(body, generation_id=render.id)
+        return service.json_reply(body, generation_id=render.id)
 
-    def _image_body(self, request: ArkImageRequest, render: EmulatedRender) -> dict[str, Any]:
+    def _image_body(self, request: ArkImageRequest, render: models.EmulatedRender) -> dict[str, Any]:
         spec = request.spec
         size = f"{spec.width}x{spec.height}"
         data: list[dict[str, Any]] = []
@@ -257,7 +243,7 @@ class Ark(Service):
         created = "created" if self.shape == "documented" else "created_at"
         return {"model": request.model, created: int(render.at), "data": data, "usage": usage}
 
-    def _stream(self, body: dict[str, Any], render: EmulatedRender) -> Reply:
+    def _stream(self, body: dict[str, Any], render: models.EmulatedRender) -> service.Reply:
         """Return server-sent events, one per image and one at the end."""
         events: list[dict[str, Any]] = []
         for index, item in enumerate(body["data"]):
@@ -265,34 +251,34 @@ class Ark(Service):
             events.append({"type": f"image_generation.{kind}", "image_index": index, **item})
         events.append({"type": "image_generation.completed", "usage": body["usage"]})
         lines = [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events]
-        return Reply(
+        return service.Reply(
             body="".join([*lines, "data: [DONE]\n\n"]).encode(),
             headers={"Content-Type": "text/event-stream"},
             generation_id=render.id,
         )
 
 
-def _error(failure: RenderFailure | None) -> dict[str, str]:
-    failure = failure or RenderFailure(message="The service encountered an error.")
+def _error(failure: models.RenderFailure | None) -> dict[str, str]:
+    failure = failure or models.RenderFailure(message="The service encountered an error.")
     return {"code": failure.code or "InternalServiceError", "message": failure.message}
 
 
-def _tokens(spec: MediaSpec) -> int:
+def _tokens(spec: models.MediaSpec) -> int:
     """Return the tokens by the vendor's formula: pixels times frames by 1024."""
     return round(spec.width * spec.height * spec.fps * spec.seconds / 1024)
 
 
-def _single(call: Call, name: str) -> str | None:
+def _single(call: service.Call, name: str) -> str | None:
     values = call.query.get(name)
     if values is not None and len(values) > 1:
-        raise ApiError(f"{name} may be given once", field=name, constraint="max_items")
+        raise service.ApiError(f"{name} may be given once", field=name, constraint="max_items")
     return values[0] if values else None
 
 
-def _page(call: Call, name: str, default: int) -> int:
+def _page(call: service.Call, name: str, default: int) -> int:
     text = _single(call, name)
     if text is None:
         return default
     if not text.isdigit() or not 1 <= int(text) <= 500:
-        raise ApiError(f"{name} must be from 1 to 500", field=name, constraint="range")
+        raise service.ApiError(f"{name} must be from 1 to 500", field=name, constraint="range")
     return int(text)

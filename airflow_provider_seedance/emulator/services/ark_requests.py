@@ -70,11 +70,7 @@ _1_0 = ArkModelFamily(
 )
 MODELS = {
     "2-5": replace(
-        _2_0,
-        resolutions=("480p", "720p", "1080p"),
-        supports=_FIELDS_2_5,
-        durations=(4, 30),
-        references=30,
+        _2_0, resolutions=("480p", "720p", "1080p"), supports=_FIELDS_2_5, durations=(4, 30), references=30
     ),
     "2-0": _2_0,
     "2-0-fast": _2_0_FAST,

@@ -6,15 +6,7 @@ import uuid
 from typing import Any
 
 from airflow_provider_seedance.emulator.models import Draft, EmulatedGeneration, MediaSpec
-from airflow_provider_seedance.emulator.services.service import (
-    ApiError,
-    Call,
-    Fields,
-    Reply,
-    Route,
-    Service,
-    json_reply,
-)
+from airflow_provider_seedance.emulator.services import service
 
 _MODEL = "bytedance/seedance-1.5-pro"
 _RATIOS = ("16:9", "9:16", "4:3", "3:4", "1:1", "21:9")
@@ -27,7 +19,7 @@ _DEFAULTS: dict[str, Any] = {
 _STATUSES = {"queued": "pending", "running": "running", "succeeded": "succeeded"}
 
 
-class Runbase(Service):
+class Runbase(service.Service):
     """
     runbase.net. Its page documents the path, ``status`` and ``output.urls``; the rest is as its clients read it.
 
@@ -40,14 +32,14 @@ class Runbase(Service):
     def prompt_of(self, body: Any) -> str | None:
         return super().prompt_of(body.get("input")) if isinstance(body, dict) else None
 
-    def dispatch(self, call: Call, route: Route) -> Reply:
+    def dispatch(self, call: service.Call, route: service.Route) -> service.Reply:
         if route.kind == "submit":
-            render = self.backend.submit(self._draft(Fields(self.body(call))))
+            render = self.backend.submit(self._draft(service.Fields(self.body(call))))
         else:
             render = self.find(route.generation_id)
-        return json_reply(self._run(self.backend.view(render)), generation_id=render.id)
+        return service.json_reply(self._run(self.backend.view(render)), generation_id=render.id)
 
-    def error_body(self, error: ApiError) -> Any:
+    def error_body(self, error: service.ApiError) -> Any:
         """Return ``error`` as a string, as clients read it; neither body nor codes are documented."""
         if self.shape == "flat":
             return {"message": error.message}
@@ -55,9 +47,9 @@ class Runbase(Service):
             return {"error": {"code": error.code, "message": error.message}}
         return {"error": error.message}
 
-    def _draft(self, body: Fields) -> Draft:
+    def _draft(self, body: service.Fields) -> Draft:
         body.text("model", required=True, choices=(_MODEL,))
-        fields = Fields(body.raw("input", required=True), at="input")
+        fields = service.Fields(body.raw("input", required=True), at="input")
         body.refuse_unread()
         prompt = fields.prompt()
         fields.text("aspect_ratio", choices=_RATIOS)
@@ -67,20 +59,16 @@ class Runbase(Service):
         fields.urls("image_urls")
         fields.refuse_unread()
         request: dict[str, Any] = {**_DEFAULTS, **fields.given}
+        resolution, ratio = request["resolution"], request["aspect_ratio"]
+        seconds, audio = int(request["duration"]), request["generate_audio"]
         return Draft(
             api=self.api,
             generation_id=str(uuid.uuid4()),
             model=_MODEL,
             request=request,
             sent=body.given,
-            spec=MediaSpec.video(
-                prompt,
-                request["resolution"],
-                request["aspect_ratio"],
-                seconds=int(request["duration"]),
-                audio=request["generate_audio"],
-            ),
-            resolution=request["resolution"],
+            spec=MediaSpec.video(prompt, resolution, ratio, seconds=seconds, audio=audio),
+            resolution=resolution,
         )
 
     def _run(self, generation: EmulatedGeneration) -> dict[str, Any]:

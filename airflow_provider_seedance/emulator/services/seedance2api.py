@@ -7,17 +7,7 @@ import uuid
 from typing import Any
 
 from airflow_provider_seedance.emulator.models import Draft, EmulatedGeneration, EmulatedRender, MediaSpec
-from airflow_provider_seedance.emulator.services.service import (
-    ERROR_CODES,
-    ApiError,
-    Call,
-    Fields,
-    Reply,
-    Route,
-    Service,
-    json_reply,
-    timestamp,
-)
+from airflow_provider_seedance.emulator.services import service
 
 _IMAGE_SIDES = {"1024x1024": 1024, "2048x2048": 2048, "4k": 4096}
 _IMAGE_MODELS = ("seedream-3.0", "seedream-4.0", "seedream-4.5", "seedream-5.0")
@@ -27,7 +17,7 @@ _VIDEO_DEFAULTS = {"resolution": "720p", "fps": 24}
 _STATUSES = {"queued": "queued", "running": "processing", "succeeded": "completed"}
 
 
-class Seedance2Api(Service):
+class Seedance2Api(service.Service):
     """
     seedance2api.com. The documented envelope is on POST replies only; GET replies are flat.
 
@@ -42,23 +32,23 @@ class Seedance2Api(Service):
         ("GET", "/results/(?P<id>[^/]+)", "result"),
     )
 
-    def authenticate(self, call: Call) -> None:
+    def authenticate(self, call: service.Call) -> None:
         """Check the key in either of the two documented headers."""
         key = call.headers.get("x-api-key")
         if key is not None and hmac.compare_digest(key.encode(), self.backend.options.key.encode()):
             return
         super().authenticate(call)
 
-    def dispatch(self, call: Call, route: Route) -> Reply:
+    def dispatch(self, call: service.Call, route: service.Route) -> service.Reply:
         if route.kind in ("status", "result"):
             return self._read(self.find(route.generation_id), route.kind)
         is_image = call.path.startswith("/seedream")
-        render = self._submit(Fields(self.body(call)), image=is_image)
+        render = self._submit(service.Fields(self.body(call)), image=is_image)
         is_synchronous = is_image and not self.backend.options.images_as_task
         return self._images(render) if is_synchronous else self._accepted(render)
 
-    def error_body(self, error: ApiError) -> Any:
-        code = error.code or ERROR_CODES.get(error.status, "INVALID_REQUEST")
+    def error_body(self, error: service.ApiError) -> Any:
+        code = error.code or service.ERROR_CODES.get(error.status, "INVALID_REQUEST")
         if error.code is None and error.status == 400 and error.field == "prompt":
             code = "INVALID_PROMPT"
         body: dict[str, Any] = {"code": code, "message": error.message}
@@ -73,11 +63,11 @@ class Seedance2Api(Service):
         data = {"task_id": generation.id, "status": status, "model": generation.model}
         return {
             "event": f"task.{status}",
-            "timestamp": timestamp(generation.ended_at or generation.created_at),
+            "timestamp": service.timestamp(generation.ended_at or generation.created_at),
             "data": {**data, **self._outcome(generation)},
         }
 
-    def _submit(self, fields: Fields, *, image: bool) -> EmulatedRender:
+    def _submit(self, fields: service.Fields, *, image: bool) -> EmulatedRender:
         prompt = fields.prompt(max_chars=300)
         fields.text("model", required=True, choices=_IMAGE_MODELS if image else _VIDEO_MODELS)
         (_read_image_fields if image else _read_video_fields)(fields)
@@ -107,7 +97,7 @@ class Seedance2Api(Service):
             )
         )
 
-    def _accepted(self, render: EmulatedRender) -> Reply:
+    def _accepted(self, render: EmulatedRender) -> service.Reply:
         seconds = (render.queue + render.rendering) / self.backend.clock.speed
         data = {
             "task_id": render.id,
@@ -117,7 +107,7 @@ class Seedance2Api(Service):
         }
         return self._answered("accepted", data, render)
 
-    def _images(self, render: EmulatedRender) -> Reply:
+    def _images(self, render: EmulatedRender) -> service.Reply:
         """Return the synchronous reply with the whole result."""
         generation = self.wait(render)
         data = {
@@ -129,9 +119,9 @@ class Seedance2Api(Service):
         }
         return self._answered("success", data, render)
 
-    def _answered(self, status: str, data: dict[str, Any], render: EmulatedRender) -> Reply:
+    def _answered(self, status: str, data: dict[str, Any], render: EmulatedRender) -> service.Reply:
         body = data if self.shape == "flat" else {"status": status, "data": data}
-        return json_reply(body, generation_id=render.id)
+        return service.json_reply(body, generation_id=render.id)
 
     def _outputs(self, render: EmulatedRender) -> dict[str, Any]:
         urls = self.backend.urls(render)
@@ -159,32 +149,31 @@ class Seedance2Api(Service):
             return {"result": self._outputs(self.backend.get(generation.id))}
         return {} if generation.ended_at is None else {"error_message": generation.failure_message}
 
-    def _read(self, render: EmulatedRender, kind: str) -> Reply:
-        """Return the reply to a status or result call."""
+    def _read(self, render: EmulatedRender, kind: str) -> service.Reply:
         generation = self.backend.view(render)
         body: dict[str, Any] = {"task_id": render.id, "status": _word(generation.status)}
         if kind == "status":
             body |= {
                 "progress": generation.progress,
-                "created_at": timestamp(generation.created_at),
-                "updated_at": timestamp(generation.ended_at or self.backend.clock.wall()),
+                "created_at": service.timestamp(generation.created_at),
+                "updated_at": service.timestamp(generation.ended_at or self.backend.clock.wall()),
             }
         elif generation.ended_at is not None:
-            body["completed_at"] = timestamp(generation.ended_at)
+            body["completed_at"] = service.timestamp(generation.ended_at)
         if body["status"] == "failed" or kind == "result" or self.shape == "nested":
             body |= self._outcome(generation)
         wrapped = {"status": "success", "data": body} if self.shape == "nested" else body
-        return json_reply(wrapped, generation_id=render.id)
+        return service.json_reply(wrapped, generation_id=render.id)
 
 
-def _read_video_fields(fields: Fields) -> None:
+def _read_video_fields(fields: service.Fields) -> None:
     fields.integer("duration", required=True, low=5, high=30)
     fields.text("resolution", choices=("720p", "1080p", "4k"))
     fields.integer("fps", choices=(24, 30, 60))
     fields.url("image_input")
 
 
-def _read_image_fields(fields: Fields) -> None:
+def _read_image_fields(fields: service.Fields) -> None:
     fields.text("resolution", choices=tuple(_IMAGE_SIDES))
     fields.text("quality", choices=("standard", "high"))
     fields.integer("num_images", low=1, high=4)

@@ -9,18 +9,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from airflow_provider_seedance.emulator.models import Draft, EmulatedGeneration, EmulatedRender, MediaSpec
-from airflow_provider_seedance.emulator.services.service import (
-    ERROR_CODES,
-    ApiError,
-    Call,
-    Fields,
-    Reply,
-    Route,
-    Service,
-    is_https_url,
-    json_reply,
-    timestamp,
-)
+from airflow_provider_seedance.emulator.services import service
 
 #: Credits by resolution, duration and sound; the prices are not proportional.
 V1_PRICES = {
@@ -36,7 +25,7 @@ V1_PRICES = {
 _V1_RATIOS = ("1:1", "16:9", "9:16", "4:3", "3:4", "21:9", "9:21")
 _V2_RATIOS = ("16:9", "9:16", "4:3", "3:4")
 _V2_MODELS = ("seedance-2.0", "seedance-2.0-fast")
-_CODES = {**ERROR_CODES, 404: "TASK_NOT_FOUND"}
+_CODES = {**service.ERROR_CODES, 404: "TASK_NOT_FOUND"}
 _FIELD_CODES = {
     "prompt": "INVALID_PROMPT",
     "aspect_ratio": "INVALID_ASPECT_RATIO",
@@ -45,7 +34,7 @@ _FIELD_CODES = {
 }
 
 
-class _SeedanceApi(Service):
+class _SeedanceApi(service.Service):
     """
     The base of both versions: paths, envelope, errors.
 
@@ -58,26 +47,26 @@ class _SeedanceApi(Service):
     _id_format: ClassVar[str]
     _prices: ClassVar[Mapping[tuple[str, str, bool], int]] = {}
 
-    def route(self, call: Call) -> Route:
+    def route(self, call: service.Call) -> service.Route:
         """Return the purpose of a request; the id of a status request is in the query."""
         route = super().route(call)
         task_id = (call.query.get("task_id") or [""])[0] or None
         return replace(route, generation_id=task_id) if route.kind == "status" else route
 
-    def dispatch(self, call: Call, route: Route) -> Reply:
+    def dispatch(self, call: service.Call, route: service.Route) -> service.Reply:
         if route.kind == "status":
             if not route.generation_id:
-                raise ApiError("task_id is required", field="task_id", constraint="required")
+                raise service.ApiError("task_id is required", field="task_id", constraint="required")
             render = self.find(route.generation_id)
             return self._reply(self._task(self.backend.view(render)), render)
-        render = self.backend.submit(self._draft(Fields(self.body(call))))
+        render = self.backend.submit(self._draft(service.Fields(self.body(call))))
         return self._reply({"task_id": render.id, "status": "IN_PROGRESS"}, render)
 
     @abstractmethod
-    def _validate(self, fields: Fields) -> None:
+    def _validate(self, fields: service.Fields) -> None:
         """Read the fields that this version documents."""
 
-    def _draft(self, fields: Fields) -> Draft:
+    def _draft(self, fields: service.Fields) -> Draft:
         self._validate(fields)
         callback_url = fields.callback("callback_url")
         fields.refuse_unread()
@@ -86,26 +75,21 @@ class _SeedanceApi(Service):
         resolution = request.get("resolution", "720p")
         audio = request.get("generate_audio", False)
         model = request.get("model", _V2_MODELS[0])
+        ratio, seconds = request["aspect_ratio"], int(request["duration"])
         return Draft(
             api=self.api,
             generation_id=self._id_format.format(uuid.uuid4().hex[:20]),
             model=model,
             request=request,
             sent=fields.given,
-            spec=MediaSpec.video(
-                request["prompt"],
-                resolution,
-                request["aspect_ratio"],
-                seconds=int(request["duration"]),
-                audio=audio,
-            ),
+            spec=MediaSpec.video(request["prompt"], resolution, ratio, seconds=seconds, audio=audio),
             resolution=resolution,
             fast=model.endswith("-fast"),
             credits=self._prices.get((resolution, request["duration"], audio)),
             callback_url=callback_url,
         )
 
-    def error_body(self, error: ApiError) -> Any:
+    def error_body(self, error: service.ApiError) -> Any:
         """Return code and message at the top level, as on success; only the codes are documented."""
         code = error.code or _code(error)
         if self.shape == "flat":
@@ -118,8 +102,8 @@ class _SeedanceApi(Service):
         """Return the same body as for a status call; none is documented."""
         return self._envelope(self._task(generation))
 
-    def _reply(self, data: dict[str, Any], render: EmulatedRender) -> Reply:
-        return json_reply(self._envelope(data), generation_id=render.id)
+    def _reply(self, data: dict[str, Any], render: EmulatedRender) -> service.Reply:
+        return service.json_reply(self._envelope(data), generation_id=render.id)
 
     def _envelope(self, data: dict[str, Any]) -> dict[str, Any]:
         if self.shape == "flat":
@@ -132,7 +116,7 @@ class _SeedanceApi(Service):
         task: dict[str, Any] = {
             "task_id": generation.id,
             "status": status.get(generation.status, "FAILED"),
-            "created_at": timestamp(generation.created_at),
+            "created_at": service.timestamp(generation.created_at),
             "request": generation.request,
             "response": [],
             "error_message": None,
@@ -153,7 +137,7 @@ class SeedanceApiV1(_SeedanceApi):
     _id_format = "seed15{}pro"
     _prices = V1_PRICES
 
-    def _validate(self, fields: Fields) -> None:
+    def _validate(self, fields: service.Fields) -> None:
         fields.prompt(max_chars=2000)
         fields.text("aspect_ratio", choices=_V1_RATIOS)
         fields.text("resolution", choices=("480p", "720p"))
@@ -174,17 +158,17 @@ class SeedanceApiV2(_SeedanceApi):
     _defaults = {"model": _V2_MODELS[0], "duration": 5, "aspect_ratio": "16:9"}
     _id_format = "seed20{}"
 
-    def _validate(self, fields: Fields) -> None:
+    def _validate(self, fields: service.Fields) -> None:
         fields.text("model", choices=_V2_MODELS)
         fields.prompt(max_chars=2000)
         fields.integer("duration", choices=(5, 10, 15))
         fields.text("aspect_ratio", choices=_V2_RATIOS)
-        fields.urls("images", min_items=1, max_items=4, valid=is_https_url)
+        fields.urls("images", min_items=1, max_items=4, valid=service.is_https_url)
         fields.text("resolution", choices=("480p", "720p", "1080p"))
         fields.flag("generate_audio")
 
 
-def _code(error: ApiError) -> str:
+def _code(error: service.ApiError) -> str:
     if error.status != 400:
         return _CODES.get(error.status, "INTERNAL_ERROR")
     if error.constraint == "max_items":

@@ -154,9 +154,8 @@ class Fields:
     """
     The fields of a request, read strictly by name and type.
 
-    Every method raises :class:`ApiError` for a value of another type or outside the limits, and returns
-    ``None`` for a missing field. After all documented fields have been read, :meth:`refuse_unread` refuses
-    the rest.
+    Every method raises :class:`ApiError` for a value of another type or outside the limits, and returns ``None`` for
+    a missing field. After all documented fields have been read, :meth:`refuse_unread` refuses the rest.
 
     :param data: The decoded object.
     :param at: The name of the object, for messages: ``input`` gives ``input.prompt``.
