@@ -160,9 +160,8 @@ def _run_path(dag_id: str, run_id: str) -> str:
 
 def _environment(home: Path, port: int, execution_port: int, log_ports: list[int]) -> dict[str, str]:
     """Return the environment of this process, without settings of another Airflow, and with the demo's."""
-    inherited = {
-        name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "_AIRFLOW"))
-    }
+    of_airflow = ("AIRFLOW", "_AIRFLOW")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(of_airflow)}
     url = f"http://127.0.0.1:{port}"
     search_path = [str(Path(airflow_provider_seedance.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     return {

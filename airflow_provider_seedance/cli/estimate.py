@@ -71,14 +71,8 @@ def estimate_command(args: argparse.Namespace) -> int:
 
 
 def _json(groups: Sequence[_ConnectionRequests], notes: Sequence[str]) -> str:
-    found = {
-        "estimates": [
-            {"prices": _price_source(each.settings), **each.estimate().as_dict()} for each in groups
-        ],
-        "notes": list(notes),
-        "version": __version__,
-    }
-    return json.dumps(found, indent=2)
+    estimates = [{"prices": _price_source(each.settings), **each.estimate().as_dict()} for each in groups]
+    return json.dumps({"estimates": estimates, "notes": list(notes), "version": __version__}, indent=2)
 
 
 def _table(groups: Sequence[_ConnectionRequests], notes: Sequence[str]) -> str:

@@ -5,8 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_seedance import version_compat
 from airflow_provider_seedance.exceptions import SeedanceError
+from airflow_provider_seedance.version_compat import (
+    AIRFLOW_V_3_3_PLUS,
+    AIRFLOW_V_3_4_PLUS,
+    RetryDecision,
+    RetryPolicy,
+)
 
 if TYPE_CHECKING:
     from typing import Self
@@ -17,7 +22,7 @@ if TYPE_CHECKING:
 RESCHEDULE_TIMEOUT = timedelta(days=7)
 
 
-class SeedanceRetryPolicy(version_compat.RetryPolicy):
+class SeedanceRetryPolicy(RetryPolicy):
     """
     Retries errors that a retry can help, when it can help.
 
@@ -29,21 +34,21 @@ class SeedanceRetryPolicy(version_compat.RetryPolicy):
 
     def evaluate(
         self, exception: BaseException, try_number: int, max_tries: int, context: Context | None = None
-    ) -> version_compat.RetryDecision:
+    ) -> RetryDecision:
         """Return the decision for an exception; see the class."""
         if not isinstance(exception, SeedanceError):
-            return version_compat.RetryDecision.default()
+            return RetryDecision.default()
         if not exception.retry_helps:
-            return version_compat.RetryDecision.fail(f"{type(exception).__name__}: a retry cannot help")
+            return RetryDecision.fail(f"{type(exception).__name__}: a retry cannot help")
         wait = _wait(exception)
         if wait is None:
-            return version_compat.RetryDecision.default()
+            return RetryDecision.default()
         reason = f"a request can succeed in {wait.total_seconds():.0f} s"
-        if version_compat.AIRFLOW_V_3_4_PLUS:
-            return version_compat.RetryDecision.reschedule(  # type: ignore[attr-defined, no-any-return, unused-ignore]
+        if AIRFLOW_V_3_4_PLUS:
+            return RetryDecision.reschedule(  # type: ignore[attr-defined, no-any-return, unused-ignore]
                 wait, reschedule_timeout=RESCHEDULE_TIMEOUT, reason=reason
             )
-        return version_compat.RetryDecision.retry(wait, f"{reason}; this uses up a retry")
+        return RetryDecision.retry(wait, f"{reason}; this uses up a retry")
 
     def serialize(self) -> dict[str, Any]:
         """Return the arguments of the policy: none."""
@@ -71,5 +76,5 @@ class SeedanceTaskMixin:
 
     def set_retry_policy(self) -> None:
         """Set the retry policy unless the Dag has set one; call this at the end of ``__init__``."""
-        if version_compat.AIRFLOW_V_3_3_PLUS and getattr(self, "retry_policy", None) is None:
+        if AIRFLOW_V_3_3_PLUS and getattr(self, "retry_policy", None) is None:
             self.retry_policy = SeedanceRetryPolicy()
