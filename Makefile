@@ -19,27 +19,19 @@ OLDEST := 3.1-py3.11
 NEWEST := 3.4-py3.13
 PAIRS := $(foreach airflow,$(AIRFLOWS),$(foreach python,$(PYTHONS),$(airflow)-py$(python))) 3.3-py3.14 3.4-py3.14
 
-define create_venv
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=")'
-	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet --upgrade pip
-	@echo "Installing Airflow and this provider into $(@D) (once; a minute or two) ..."
-endef
+# All other targets use the newest release of Airflow.
+RELEASE := 3.3
 
-# All development is on the newest Airflow, which may be a beta.
 $(VENV)/installed: pyproject.toml
-	$(create_venv)
-	tests/install_airflow.sh $(BIN)/python $(firstword $(subst -py, ,$(NEWEST))) -e '.[dev]'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@echo "Installing Airflow and this provider into $(VENV) (once; a minute or two) ..."
+	tests/install_airflow.sh $(BIN)/python $(RELEASE) -e '.[dev]'
 	@touch $@
 
-# The environment of a user: the newest release of Airflow.
-$(VENV)-demo/installed: pyproject.toml
-	$(create_venv)
-	$(@D)/bin/python -m pip install --quiet -e '.[demo]'
-	@touch $@
-
-demo: $(VENV)-demo/installed  ## Render a video through a real Airflow; ARGS=--keep leaves it running
-	$(VENV)-demo/bin/python -m airflow_provider_seedance demo $(if $(KEEP),--keep) $(ARGS)
+demo: $(VENV)/installed  ## Render a video through a real Airflow; ARGS=--keep leaves it running
+	$(BIN)/python -m airflow_provider_seedance demo $(if $(KEEP),--keep) $(ARGS)
 
 test: unit integration  ## Run every test
 
@@ -159,4 +151,4 @@ bench-%: $(VENV)/bench  ## Run one: import_time, polling, quota, alternatives, q
 	$(BIN)/python benchmarks/$*.py $(ARGS)
 
 clean:  ## Remove all generated files
-	rm -rf $(VENV) $(VENV)-demo $(VENV)-3.* build dist mutants .coverage .mypy_cache .ruff_cache .pytest_cache seedance-demo
+	rm -rf $(VENV) $(VENV)-3.* build dist mutants .coverage .mypy_cache .ruff_cache .pytest_cache seedance-demo
