@@ -37,10 +37,9 @@ def warned(caplog: pytest.LogCaptureFixture) -> Warned:
 
 
 def test_a_generation_warns_once_per_try(
-    services: SeedanceEmulator, connect: Connect, monkeypatch: pytest.MonkeyPatch, warned: Warned
+    services: SeedanceEmulator, connect: Connect, path: Path, warned: Warned
 ) -> None:
     connect("ark")
-    path = Path(services, monkeypatch)
     path.ti.max_tries = 0
     path.deferred()
     assert warned() == (1, 0)
@@ -51,10 +50,9 @@ def test_a_generation_warns_once_per_try(
 
 
 def test_a_generation_whose_record_was_discarded_is_submitted_anew(
-    services: SeedanceEmulator, connect: Connect, monkeypatch: pytest.MonkeyPatch, warned: Warned
+    services: SeedanceEmulator, connect: Connect, path: Path, warned: Warned
 ) -> None:
     connect("ark")
-    path = Path(services, monkeypatch)
     path.ti.max_tries = 0
     path.begin()
     warned()
