@@ -110,19 +110,7 @@ class BatchTask(Connected, World):
         assert len(now) <= (self.on_uncertain == "resubmit"), "an item is submitted twice in a try"
 
     def may_be_left(self, post: Post) -> bool:
-        paid = post.paid
-        if post.disproved or (paid and paid.status in ("failed", "expired")):
-            return True
-        known = paid is not None and (paid.listed or paid.id in self.known)
-        if self.on_uncertain == "resubmit" and not known:
-            return True
-        if not post.cleared:
-            return False
-        if not known:
-            return post.reported_before_clear
-        assert paid is not None
-        ended = paid.gone or paid.forgotten or paid.status == "cancelled"
-        return ended or (paid.status == "succeeded" and self.on_clear == "new")
+        return post.may_be_left(self.known, on_uncertain=self.on_uncertain, on_clear=self.on_clear)
 
     # ------------------------------------------------------------------ the records
 

@@ -7,6 +7,7 @@ The state machines of :mod:`hostile` build on it.
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -76,6 +77,29 @@ class Post:
     cleared: bool = False
     #: Whether a person decided to go on without it.
     settled: bool = False
+
+    def may_be_left(
+        self, known_ids: Collection[str | None], *, on_uncertain: str, on_clear: str, changed: bool = False
+    ) -> bool:
+        """
+        Return whether a task may submit another one in its place.
+
+        :param known_ids: Ids that the records of the task name.
+        :param changed: Whether the task has another request now.
+        """
+        paid = self.paid
+        if self.disproved or (paid and paid.status in ("failed", "expired")):
+            return True
+        known = paid is not None and (paid.listed or paid.id in known_ids)
+        if on_uncertain == "resubmit" and (changed or not known):
+            return True
+        if not self.cleared:
+            return False
+        if not known:
+            return self.reported_before_clear
+        assert paid is not None
+        ended = paid.gone or paid.forgotten or paid.status == "cancelled"
+        return changed or ended or (paid.status == "succeeded" and on_clear == "new")
 
 
 #: What a submission meets, and whether it is taken.
@@ -276,22 +300,12 @@ class Machine(World):
                 post.settled = True
 
     def may_be_left(self, post: Post) -> bool:
-        if post.disproved:
-            return True
-        paid = post.paid
-        if paid and paid.status in ("failed", "expired"):
-            return True
-        changed = post.prompt != self.prompt
-        known = paid is not None and (paid.listed or paid.id == self.known_id)
-        if self.on_uncertain == "resubmit" and (changed or not known):
-            return True
-        if not post.cleared:
-            return False
-        if not known:
-            return post.reported_before_clear
-        assert paid is not None
-        ended = paid.gone or paid.forgotten or paid.status == "cancelled"
-        return changed or ended or (paid.status == "succeeded" and self.on_clear == "new")
+        return post.may_be_left(
+            (self.known_id,),
+            on_uncertain=self.on_uncertain,
+            on_clear=self.on_clear,
+            changed=post.prompt != self.prompt,
+        )
 
     # ------------------------------------------------------------------ Airflow
 
