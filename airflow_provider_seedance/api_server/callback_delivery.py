@@ -119,9 +119,8 @@ def _locked_task_instance(claims: CallbackClaims) -> Iterator[tuple[Any, Any]]:
 
 
 def _instance(claims: CallbackClaims) -> dict[str, Any]:
-    names = ("dag_id", "run_id", "task_id")
-    at = {name: getattr(claims, name) for name in names}
-    return at | stored_coordinates(claims.region_id, claims.map_index)
+    names = {name: getattr(claims, name) for name in ("dag_id", "run_id", "task_id")}
+    return names | stored_coordinates(claims.region_id, claims.map_index)
 
 
 def _lock(session: Any, query: Any) -> Any:

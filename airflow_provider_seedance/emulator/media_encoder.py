@@ -79,6 +79,7 @@ def _encode_tone(spec: MediaSpec, container: Any, stream: Any) -> None:
 
 
 def _background(spec: MediaSpec) -> Image.Image:
+    """Draw prompt and size on a background whose colour depends on the prompt."""
     digest = hashlib.sha256(f"{spec.prompt}|{spec.variant}".encode()).digest()
     colour = (30 + digest[0] // 3, 30 + digest[1] // 3, 30 + digest[2] // 3)
     image = Image.new("RGB", (spec.width, spec.height), colour)
