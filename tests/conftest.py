@@ -94,13 +94,15 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from airflow_provider_seedance.apis import seedance2api
     from airflow_provider_seedance.client import flows
-    from airflow_provider_seedance.submission import store
+    from airflow_provider_seedance.submission import lookup, store
 
     monkeypatch.setattr(flows, "SUBMIT_BACKOFF_SECONDS", (0.0,) * len(flows.SUBMIT_BACKOFF_SECONDS))
     monkeypatch.setattr(flows, "READ_BACKOFF_SECONDS", (0.0,) * len(flows.READ_BACKOFF_SECONDS))
     monkeypatch.setattr(flows, "LOOK_UP_BACKOFF_SECONDS", (0.0,) * len(flows.LOOK_UP_BACKOFF_SECONDS))
     monkeypatch.setattr(seedance2api, "_RESULT_BACKOFF_SECONDS", (0.0,))
     monkeypatch.setattr(store, "WRITE_PAUSES", (0.0,) * len(store.WRITE_PAUSES))
+    pauses = lookup.NOT_FOUND_PAUSES_SECONDS
+    monkeypatch.setattr(lookup, "NOT_FOUND_PAUSES_SECONDS", (0.0,) * len(pauses))
     set_timing(
         monkeypatch,
         min_interval=0.01,

@@ -26,10 +26,6 @@ NO_STORE = "This Airflow has no task state store (it came with 3.3)"
 #: Limit of the ids or keys in one message.
 MAX_LISTED = 10
 
-#: Time after a submission within which "not found" may mean that the service does not know the id yet. A wait then
-#: counts such replies.
-LATE_ID_SECONDS = 300.0
-
 OnUncertain = Literal["fail", "resubmit"]
 OnClear = Literal["reuse", "new"]
 
@@ -239,7 +235,7 @@ def decide_remote(
     """Decide on a recorded generation of the same request, from what the service says about it."""
     cleared = is_cleared(record, attempt)
     old = record.generation_id
-    if isinstance(remote, errors.SeedanceNotFoundError) and not _may_be_late(record, remote, now):
+    if isinstance(remote, errors.SeedanceNotFoundError):
         if cleared:
             return Submit(
                 f"The service does not know generation {old} (any more); the task was cleared: submitting anew."
@@ -271,13 +267,6 @@ def decide_remote(
             )
         )
     return Submit(f"Generation {old} ended as {remote.status.value}: submitting anew.")
-
-
-def _may_be_late(record: Record, error: errors.SeedanceNotFoundError, now: datetime) -> bool:
-    """Return whether a reply of the service may only mean that it does not know a new id yet."""
-    since = record.submitted_at or record.intended_at
-    replied = error.http_status is not None
-    return replied and since is not None and (now - since).total_seconds() < LATE_ID_SECONDS
 
 
 def _decide_succeeded(

@@ -22,6 +22,11 @@ CALLBACK_TIMEOUT_SECONDS = 600.0
 #: Interval of the attempts to read a generation that a callback named, while the service does not answer.
 CONFIRM_INTERVAL_SECONDS = 30.0
 
+#: Time after a submission within which "not found" may mean that the service does not know the id yet, and the pauses
+#: before it is read again: as many replies as end a wait.
+LATE_ID_SECONDS = 300.0
+NOT_FOUND_PAUSES_SECONDS = (2.0, 4.0, 8.0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class AwaitingCallback:
@@ -125,3 +130,17 @@ class SubmissionLookup:
     def read(self, generation_id: str) -> Generation:
         """Read a generation from the service."""
         return self.client.run(flows.status_flow(self.api, generation_id, self.media, utc_now))
+
+    def read_recorded(self, record: Record) -> Generation | errors.SeedanceError:
+        """Read the generation of a record; "not found" soon after the submission counts only if it is repeated."""
+        since = record.submitted_at or record.intended_at
+        new = since is not None and (utc_now() - since).total_seconds() < LATE_ID_SECONDS
+        for pause in (*(NOT_FOUND_PAUSES_SECONDS if new else ()), None):
+            try:
+                return self.read(str(record.generation_id)).with_defaults(record.result_defaults)
+            except errors.SeedanceError as error:
+                late = isinstance(error, errors.SeedanceNotFoundError) and error.http_status is not None
+                if pause is None or not late:
+                    return error
+                time.sleep(pause)
+        raise AssertionError("unreachable")

@@ -179,11 +179,7 @@ class Submission:
 
     def read_remote(self, record: rec.Record) -> tuple[rec.Record, decisions.Verdict]:
         """Read the recorded generation; returns its record, with the end if it has ended, and the verdict."""
-        remote: Generation | errors.SeedanceError
-        try:
-            remote = self._lookup.read(str(record.generation_id)).with_defaults(record.result_defaults)
-        except errors.SeedanceError as error:
-            remote = error
+        remote = self._lookup.read_recorded(record)
         verdict = decisions.decide_remote(record, self.attempt, self.policy.on_clear, remote, utc_now())
         if isinstance(remote, Generation) and remote.status.terminal:
             record = rec.as_ended(record, remote, utc_now())

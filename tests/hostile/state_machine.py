@@ -32,7 +32,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from airflow_provider_seedance.hooks import seedance as hook_module
 from airflow_provider_seedance.operators import batch_run, generation_run
 from airflow_provider_seedance.polling import shared_quota
-from airflow_provider_seedance.submission import store
+from airflow_provider_seedance.submission import lookup, store
 from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS
 from hostile.machine_batch import BatchTask
 from hostile.machine_task import Task
@@ -55,6 +55,8 @@ def prepared(directory: Path) -> Iterator[None]:
             stack.enter_context(patch.object(module, "Client", module.Client))  # type: ignore[attr-defined]
             stack.enter_context(patch.object(module, "SeedanceHook", module.SeedanceHook))  # type: ignore[attr-defined]
         stack.enter_context(patch.object(store, "WRITE_PAUSES", (0.0,) * len(store.WRITE_PAUSES)))
+        pauses = lookup.NOT_FOUND_PAUSES_SECONDS
+        stack.enter_context(patch.object(lookup, "NOT_FOUND_PAUSES_SECONDS", (0.0,) * len(pauses)))
         stack.enter_context(patch.object(shared_quota, "directory", lambda: directory / "quotas"))
         yield
 

@@ -69,9 +69,6 @@ UNREADABLE = [
     errors.SeedanceRequestError("400"),
 ]
 
-#: The reply of a service that does not know an id.
-NOT_FOUND = errors.SeedanceNotFoundError("404", http_status=404)
-
 #: record and remote -> what follows by (cleared, on_clear, on_uncertain); a missing part stands for any value.
 ANY: tuple[Any, ...] = (None, None, None)
 RETRY, CLEAR = (False, None, None), (True, None, None)
@@ -123,12 +120,7 @@ TABLE: list[tuple[Record | None, Any, dict[tuple[Any, ...], Any]]] = [
                 remote("cancelled"),
                 {RETRY: errors.SeedanceGenerationCancelledError, CLEAR: Submit},
             ),
-            *[(record(state), error, {ANY: Reattach}) for error in (*UNREADABLE, NOT_FOUND)],
-            (
-                replace(record(state), intended_at=NOW - timedelta(seconds=decisions.LATE_ID_SECONDS)),
-                NOT_FOUND,
-                {RETRY: errors.SeedanceNotFoundError, CLEAR: Submit},
-            ),
+            *[(record(state), error, {ANY: Reattach}) for error in UNREADABLE],
             (
                 record(state),
                 errors.SeedanceNotFoundError("404"),
@@ -252,7 +244,7 @@ def failure(found: Record, at_service: Any = None) -> errors.SeedanceError:
             id="changed",
         ),
         pytest.param(
-            failure(record(RecordState.SUBMITTED), errors.SeedanceNotFoundError("404")),
+            failure(record(RecordState.SUBMITTED), errors.SeedanceNotFoundError("404", http_status=404)),
             [ID, "does not know", "key changed", "Nothing was submitted", "Clear the task"],
             id="unknown",
         ),
@@ -283,7 +275,7 @@ def test_a_failure_names_the_generation_the_bill_and_what_to_do(
 
 def test_the_details_of_the_vendors_reply_are_kept() -> None:
     error = failure(
-        replace(record(RecordState.SUBMITTED), intended_at=None),
+        record(RecordState.SUBMITTED),
         errors.SeedanceNotFoundError("gone", http_status=404, vendor_code="TASK_NOT_FOUND"),
     )
     assert (error.http_status, error.vendor_code) == (404, "TASK_NOT_FOUND")
@@ -475,12 +467,6 @@ NOTES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: decisions.decide_remote(record(RecordState.ENDED), CLEARED, "reuse", GONE_NOW, NOW),
         f"Generation {ID} succeeded, but its output is gone; the task was cleared: submitting anew.",
     ),
-    "not known yet": (
-        lambda: decisions.decide_remote(
-            replace(record(RecordState.SUBMITTED), submitted_at=NOW), CLEARED, "reuse", NOT_FOUND, NOW
-        ),
-        f"Generation {ID} was submitted before; its state cannot be read now (404); waiting for it.",
-    ),
     "unknown after a clear": (
         lambda: decisions.decide_remote(
             record(RecordState.SUBMITTED), CLEARED, "reuse", errors.SeedanceNotFoundError("404"), NOW
@@ -572,8 +558,7 @@ def test_an_unknown_generation_keeps_what_the_service_said() -> None:
     said = errors.SeedanceNotFoundError(
         "404", http_status=404, vendor_code="NF", method="GET", path="/status"
     )
-    old = replace(record(RecordState.SUBMITTED), intended_at=None)
-    decision = decisions.decide_remote(old, AUTOMATIC, "reuse", said, NOW)
+    decision = decisions.decide_remote(record(RecordState.SUBMITTED), AUTOMATIC, "reuse", said, NOW)
     assert isinstance(decision, Fail)
     assert decision.error.details() == {**said.details(), "generation_id": ID}
 

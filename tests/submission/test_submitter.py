@@ -662,7 +662,6 @@ def test_a_generation_the_service_forgot(services: SeedanceEmulator, api: str) -
     store, ti = Store(), TaskInstance()
     first = attached(enter(services, api, store, ti=ti)).generation.generation_id
     services.forget(first)
-    store.change(submitted_at="2026-02-07T10:40:00Z")
     ti.retry()
     with pytest.raises(errors.SeedanceNotFoundError) as caught:
         enter(services, api, store, ti=ti)
@@ -675,15 +674,25 @@ def test_a_generation_the_service_forgot(services: SeedanceEmulator, api: str) -
 
 @pytest.mark.parametrize("api", ALL_APIS)
 @pytest.mark.parametrize("again", [TaskInstance.retry, TaskInstance.clear])
-def test_a_new_id_that_the_service_does_not_know_yet_is_waited_for(
+def test_a_new_id_that_the_service_does_not_know_yet_is_read_again(
     services: SeedanceEmulator, api: str, again: Callable[[TaskInstance], None]
 ) -> None:
     store, ti = Store(), TaskInstance()
     first = attached(enter(services, api, store, ti=ti)).generation.generation_id
-    services.fault("refuse", on="status", status=404)
+    services.fault("refuse", on="status", status=404, times=3)
     again(ti)
     assert attached(enter(services, api, store, ti=ti)).generation.generation_id == first
     assert len(services.ledger.posts()) == 1
+
+
+def test_an_old_id_that_the_service_does_not_know_is_read_once(services: SeedanceEmulator) -> None:
+    store, ti = Store(), TaskInstance()
+    services.forget(attached(enter(services, "ark", store, ti=ti)).generation.generation_id)
+    store.change(submitted_at="2026-02-07T10:40:00Z")
+    ti.retry()
+    with pytest.raises(errors.SeedanceNotFoundError):
+        enter(services, "ark", store, ti=ti)
+    assert [entry.kind for entry in services.ledger.requests].count("status") == 1
 
 
 def test_a_changed_request_in_a_retry(services: SeedanceEmulator) -> None:
