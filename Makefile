@@ -33,7 +33,7 @@ $(VENV)/installed: pyproject.toml
 demo: $(VENV)/installed  ## Render a video through a real Airflow; ARGS=--keep leaves it running
 	$(BIN)/python -m airflow_provider_seedance demo $(if $(KEEP),--keep) $(ARGS)
 
-test: unit integration  ## Run every test
+test: unit integration  ## Run the tests; variants of them on real processes are left to test-versions
 
 # A worker gets tests that follow each other, so that fixtures of a module are set up once.
 unit: $(VENV)/installed  ## Run the tests without Airflow processes
@@ -42,8 +42,8 @@ unit: $(VENV)/installed  ## Run the tests without Airflow processes
 # Each file has an Airflow of its own and mostly waits, so several run in parallel.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, max(2, (os.cpu_count() or 2) - 1)))')
 
-integration: $(VENV)/installed  ## Run the tests with real Airflow processes
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup -m integration --durations=10 $(ARGS)
+integration: $(VENV)/installed  ## Run the tests with real Airflow processes; ARGS='-m integration' adds every variant
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup -m 'integration and not variant' --durations=10 $(ARGS)
 
 # The tests on a pair have an environment of their own.
 # Optional constraints of Airflow: CONSTRAINTS=https://… or a file.

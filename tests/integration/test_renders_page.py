@@ -349,7 +349,8 @@ def test_the_tab_of_a_task_is_there_on_tasks_of_this_package(
 ) -> None:
     run = quote(finished.runs[SECRET], safe="")
     browser.get(f"{finished.url}/dags/{SECRET}/runs/{run}/tasks/{task_id}")
-    wait(browser, "return document.querySelector('a[href$=\"/xcom\"]') !== null", "the tabs of Airflow")
+    tabs = "return document.querySelector('a[href*=\"/rendered_templates\"]') !== null"
+    wait(browser, tabs, "the tabs of Airflow")
     tab = "return document.querySelector('a[href$=\"/plugin/seedance-task\"]') !== null"
     if shown:
         wait(browser, tab, "the tab")

@@ -42,7 +42,7 @@ def default_config(
         ("api", "workers"): "1",
         ("api", "secret_key"): secrets.token_urlsafe(32),
         ("api_auth", "jwt_secret"): secrets.token_urlsafe(48),
-        ("scheduler", "scheduler_idle_sleep_time"): "0.2",
+        ("scheduler", "scheduler_idle_sleep_time"): "0.5",
         ("scheduler", "job_heartbeat_sec"): "1",
         ("scheduler", "scheduler_heartbeat_sec"): "1",
         ("scheduler", "scheduler_health_check_threshold"): "30",

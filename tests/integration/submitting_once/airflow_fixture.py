@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from harness import TestAirflow
 
 from airflow_provider_seedance.emulator.faults import Fault
@@ -32,6 +33,12 @@ LOG_TIMEOUT_SECONDS = 20.0
 NEVER = 3600.0
 
 SERVICES = ("seedance2api", "seedanceapi-v1", "seedanceapi-v2", "runbase", "ark")
+
+
+def first_of(*values: Any) -> list[Any]:
+    """Return parameters of which only the first is played always, the variants by ``make test-versions``."""
+    return [values[0], *(pytest.param(value, marks=pytest.mark.variant) for value in values[1:])]
+
 
 _ENDED = frozenset({"success", "failed", "skipped"})
 _WITHOUT_WORKER = {"deferrable": True, "poll_interval": 1}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from .airflow_fixture import NEVER, STANDS_AFTER_ID, TIMEOUT_SECONDS, AirflowFixture, Task
+from .airflow_fixture import NEVER, STANDS_AFTER_ID, TIMEOUT_SECONDS, AirflowFixture, Task, first_of
 
 pytestmark = pytest.mark.side_by_side
 
@@ -37,7 +37,7 @@ def test_a_retry_with_another_request_fails_for_good(airflow: AirflowFixture) ->
     )
 
 
-@pytest.mark.parametrize("on_clear", ["reuse", "new"])
+@pytest.mark.parametrize("on_clear", first_of("reuse", "new"))
 def test_a_cleared_task_submits_its_new_request(airflow: AirflowFixture, on_clear: str) -> None:
     boat, paid = _left_behind(airflow, 0, on_clear=on_clear)
     boat.until("failed")

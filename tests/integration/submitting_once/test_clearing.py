@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from versions import CLEARS_OF_RUNNING_TASKS, needs
 
-from .airflow_fixture import NEVER, STANDS_AFTER_ID, TIMEOUT_SECONDS, AirflowFixture, Task
+from .airflow_fixture import NEVER, STANDS_AFTER_ID, TIMEOUT_SECONDS, AirflowFixture, Task, first_of
 
 pytestmark = pytest.mark.side_by_side
 
@@ -21,7 +21,7 @@ def _succeeded(boat: Task) -> str:
 # ---------------------------------------------------------------------- after success
 
 
-@pytest.mark.parametrize("conn_id", ["seedance2api", "seedanceapi_v1", "runbase", "ark"])
+@pytest.mark.parametrize("conn_id", first_of("ark", "seedance2api", "seedanceapi_v1", "runbase"))
 def test_cleared_after_success_the_output_is_delivered_again(airflow: AirflowFixture, conn_id: str) -> None:
     boat = airflow.video(conn_id)
     paid = _succeeded(boat)
@@ -71,7 +71,7 @@ def test_a_result_of_end_from_trigger_is_delivered_again(airflow: AirflowFixture
     boat.check_delivered(paid)
 
 
-@pytest.mark.parametrize("conn_id", ["ark", "seedance2api"])
+@pytest.mark.parametrize("conn_id", first_of("seedance2api", "ark"))
 def test_images_are_delivered_again(airflow: AirflowFixture, conn_id: str) -> None:
     boat = airflow.image(conn_id)
     paid = _succeeded(boat)
@@ -183,7 +183,7 @@ def test_after_the_deadline_on_a_worker_a_retry_waits_for_the_same_render(airflo
 # ---------------------------------------------------------------------- while it goes on
 
 
-@pytest.mark.parametrize("conn_id", ["ark_queue", "ark"])
+@pytest.mark.parametrize("conn_id", first_of("ark_queue", "ark"))
 @pytest.mark.parametrize("on_clear", ["reuse", "new"])
 def test_cleared_while_deferred_the_render_goes_on_under_the_new_try(
     airflow: AirflowFixture, conn_id: str, on_clear: str
@@ -213,7 +213,7 @@ def test_repeated_clears_while_deferred(airflow: AirflowFixture) -> None:
 
 
 @needs(CLEARS_OF_RUNNING_TASKS)
-@pytest.mark.parametrize("conn_id", ["ark_queue", "seedance2api"])
+@pytest.mark.parametrize("conn_id", first_of("ark_queue", "seedance2api"))
 def test_cleared_while_a_worker_waits_the_render_goes_on_under_the_new_try(
     airflow: AirflowFixture, conn_id: str
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from versions import RESCHEDULING
 
-from .airflow_fixture import AirflowFixture
+from .airflow_fixture import AirflowFixture, first_of
 
 pytestmark = pytest.mark.side_by_side
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.side_by_side
 LONG = 12
 
 
-@pytest.mark.parametrize("conn_id", ["ark", "seedance2api"])
+@pytest.mark.parametrize("conn_id", first_of("seedance2api", "ark"))
 def test_a_deferrable_task_defers_and_submits_then(airflow: AirflowFixture, conn_id: str) -> None:
     boat = airflow.video(conn_id)
     boat.fault("rate_limit", retry_after=LONG)

@@ -12,7 +12,7 @@ from airflow_provider_seedance.ledger.task_state import STATE_KEY
 from airflow_provider_seedance.submission.records import VERSION
 from airflow_provider_seedance.submission.store import GENERATION_KEY
 
-from .airflow_fixture import STANDS_AFTER_ID, AirflowFixture, Task
+from .airflow_fixture import STANDS_AFTER_ID, AirflowFixture, Task, first_of
 
 pytestmark = pytest.mark.side_by_side
 
@@ -52,7 +52,7 @@ def _an_empty_object(boat: Task) -> str:
 
 
 @pytest.mark.parametrize("how", ["retry", "clear"])
-@pytest.mark.parametrize("content", [_newer, _another_form, _without_id, _a_text, _an_empty_object])
+@pytest.mark.parametrize("content", first_of(_newer, _another_form, _without_id, _a_text, _an_empty_object))
 def test_an_unreadable_record_fails_the_task(
     airflow: AirflowFixture, content: Callable[[Task], str], how: str
 ) -> None:

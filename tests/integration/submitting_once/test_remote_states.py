@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .airflow_fixture import STANDS_AFTER_ID, AirflowFixture, Task
+from .airflow_fixture import STANDS_AFTER_ID, AirflowFixture, Task, first_of
 
 pytestmark = pytest.mark.side_by_side
 
@@ -58,7 +58,7 @@ def _without_output(boat: Task, generation_id: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["retry", "clear"])
-@pytest.mark.parametrize("conn_id", ["ark_queue", "ark"])
+@pytest.mark.parametrize("conn_id", first_of("ark_queue", "ark"))
 def test_a_running_render_is_waited_for(airflow: AirflowFixture, conn_id: str, how: str) -> None:
     boat, paid = _left_behind(airflow, how, conn_id)
     status = "queued" if conn_id == "ark_queue" else "running"
@@ -123,7 +123,7 @@ def test_on_clear_new_does_not_apply_to_a_retry(airflow: AirflowFixture) -> None
     boat.check_delivered(paid)
 
 
-@pytest.mark.parametrize("gone", [_expired, _without_output])
+@pytest.mark.parametrize("gone", first_of(_expired, _without_output))
 def test_a_retry_fails_for_good_when_the_output_is_gone(
     airflow: AirflowFixture, gone: Callable[[Task, str], None]
 ) -> None:
@@ -135,8 +135,8 @@ def test_a_retry_fails_for_good_when_the_output_is_gone(
     boat.check_says(f"Generation {paid} succeeded and was billed, but its output is gone", try_number=2)
 
 
-@pytest.mark.parametrize("gone", [_expired, _without_output])
-@pytest.mark.parametrize("on_clear", ["reuse", "new"])
+@pytest.mark.parametrize("gone", first_of(_expired, _without_output))
+@pytest.mark.parametrize("on_clear", first_of("reuse", "new"))
 def test_a_cleared_task_submits_again_when_the_output_is_gone(
     airflow: AirflowFixture, gone: Callable[[Task, str], None], on_clear: str
 ) -> None:
@@ -157,7 +157,7 @@ def test_a_failed_render_is_submitted_again(airflow: AirflowFixture, how: str) -
     _ends_as_another_one(boat, paid, f"Generation {paid} ended as failed: submitting anew")
 
 
-@pytest.mark.parametrize("how", ["retry", "clear"])
+@pytest.mark.parametrize("how", first_of("clear", "retry"))
 def test_an_expired_render_is_submitted_again(airflow: AirflowFixture, how: str) -> None:
     boat, paid = _left_behind(airflow, how)
     boat.emulator.expire(paid)
@@ -185,7 +185,7 @@ def test_a_cleared_task_repeats_a_render_that_a_user_cancelled(airflow: AirflowF
 
 
 @pytest.mark.parametrize("how", ["retry", "clear"])
-@pytest.mark.parametrize("status", [500, 401, 403, 429, 502])
+@pytest.mark.parametrize("status", first_of(401, 500, 403, 429, 502))
 def test_an_unreadable_state_is_waited_out(airflow: AirflowFixture, status: int, how: str) -> None:
     boat, paid = _left_behind(airflow, how, on_clear="new")
     about: dict[str, Any] = {"on": "status", "generation_id": paid, "times": None}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .airflow_fixture import NEVER, STANDS_AFTER_ID, AirflowFixture, Task
+from .airflow_fixture import NEVER, STANDS_AFTER_ID, AirflowFixture, Task, first_of
 
 pytestmark = pytest.mark.side_by_side
 
@@ -36,7 +36,7 @@ def test_marked_failed_while_rendering_it_goes_on(airflow: AirflowFixture) -> No
     boat.check("failed", posts=1)
 
 
-@pytest.mark.parametrize("conn_id", ["seedance2api", "seedanceapi_v1", "seedanceapi_v2", "runbase"])
+@pytest.mark.parametrize("conn_id", first_of("runbase", "seedance2api", "seedanceapi_v1", "seedanceapi_v2"))
 def test_marked_failed_where_nothing_can_be_cancelled_the_log_says_so(
     airflow: AirflowFixture, conn_id: str
 ) -> None:
@@ -85,7 +85,7 @@ def test_marked_failed_while_a_worker_waits_what_is_queued_is_cancelled(airflow:
     assert (boat.posts, boat.cancels) == (1, 1)
 
 
-@pytest.mark.parametrize("conn_id", ["ark", "seedance2api"])
+@pytest.mark.parametrize("conn_id", first_of("ark", "seedance2api"))
 def test_marked_failed_while_a_worker_waits_what_cannot_be_cancelled_goes_on(
     airflow: AirflowFixture, conn_id: str
 ) -> None:
@@ -136,7 +136,7 @@ def test_marked_success_and_cleared_the_render_is_delivered(airflow: AirflowFixt
 # ---------------------------------------------------------------------- dagrun_timeout
 
 
-@pytest.mark.parametrize("conn_id", ["ark_queue", "ark"])
+@pytest.mark.parametrize("conn_id", first_of("ark_queue", "ark"))
 def test_dagrun_timeout_skips_the_task_and_pays_nothing_twice(airflow: AirflowFixture, conn_id: str) -> None:
     boat, paid = _waiting(airflow, conn_id, dag_id="limited", later={"deferrable": True})
     boat.until_remote("queued" if conn_id == "ark_queue" else "running")

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from .airflow_fixture import SERVICES, STANDS_AFTER_ID, TIMEOUT_SECONDS, AirflowFixture, Task
+from .airflow_fixture import SERVICES, STANDS_AFTER_ID, TIMEOUT_SECONDS, AirflowFixture, Task, first_of
 
 pytestmark = pytest.mark.side_by_side
 
-IMAGE_SERVICES = ("seedance2api", "ark")
+#: Services that cannot look a submission up.
+OTHERS = [service for service in SERVICES if service != "ark"]
 
 
 def _conn(service: str) -> str:
@@ -42,7 +43,7 @@ def _killed_after_the_post(boat: Task) -> Task:
 # ---------------------------------------------------------------------- after the intent
 
 
-@pytest.mark.parametrize("service", ["ark", "seedanceapi-v2"])
+@pytest.mark.parametrize("service", first_of("ark", "seedanceapi-v2"))
 def test_killed_after_the_intent_a_retry_does_not_submit(airflow: AirflowFixture, service: str) -> None:
     boat = _killed_after_the_intent(airflow.video(_conn(service), retries=2))
     boat.until("failed", try_number=2)
@@ -76,7 +77,7 @@ def test_killed_after_the_intent_a_retry_submits_again_with_resubmit(
 # ---------------------------------------------------------------------- after the POST
 
 
-@pytest.mark.parametrize("service", [service for service in SERVICES if service != "ark"])
+@pytest.mark.parametrize("service", first_of(*OTHERS))
 def test_killed_after_the_post_a_retry_does_not_submit_again(airflow: AirflowFixture, service: str) -> None:
     boat = _killed_after_the_post(airflow.video(_conn(service), retries=2))
     boat.until("failed", try_number=2)
@@ -107,7 +108,7 @@ def test_killed_after_the_post_a_retry_submits_again_with_resubmit(
     boat.check("success", posts=2)
 
 
-@pytest.mark.parametrize("service", IMAGE_SERVICES)
+@pytest.mark.parametrize("service", first_of("seedance2api", "ark"))
 def test_killed_after_the_post_images_are_not_paid_again(airflow: AirflowFixture, service: str) -> None:
     boat = airflow.image(_conn(service), retries=2)
     fault = boat.fault("hold_reply")
@@ -123,7 +124,7 @@ def test_killed_after_the_post_images_are_not_paid_again(airflow: AirflowFixture
 # ---------------------------------------------------------------------- after the id
 
 
-@pytest.mark.parametrize("service", [service for service in SERVICES if service != "ark"])
+@pytest.mark.parametrize("service", first_of(*OTHERS))
 def test_killed_after_the_id_a_retry_waits_for_the_same_render(airflow: AirflowFixture, service: str) -> None:
     boat = airflow.video(_conn(service), retries=1, arguments=STANDS_AFTER_ID).start()
     paid = boat.until_recorded()
@@ -145,7 +146,7 @@ def test_killed_between_the_id_and_the_deferral(airflow: AirflowFixture) -> None
     boat.check_delivered(paid)
 
 
-@pytest.mark.parametrize("how", ["retry", "clear"])
+@pytest.mark.parametrize("how", first_of("retry", "clear"))
 def test_killed_after_a_synchronous_answer_it_is_delivered_from_the_record(
     airflow: AirflowFixture, how: str
 ) -> None:
@@ -166,7 +167,7 @@ def test_killed_after_a_synchronous_answer_it_is_delivered_from_the_record(
 # ---------------------------------------------------------------------- on resume
 
 
-@pytest.mark.parametrize("how", ["retry", "clear"])
+@pytest.mark.parametrize("how", first_of("clear", "retry"))
 def test_killed_on_resume_the_output_is_delivered(airflow: AirflowFixture, how: str) -> None:
     boat = airflow.video("ark", retries=1 if how == "retry" else 0, pause_at="resume").start()
     paid = boat.until_deferred()
