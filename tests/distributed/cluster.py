@@ -287,8 +287,8 @@ class Cluster(Client):
 
     def places(self, tasks: Iterable[TaskProcess]) -> frozenset[Place]:
         """Which task instances these are."""
-        sql = "SELECT dag_id, run_id, map_index FROM task_instance WHERE id::text = ANY(?)"
-        rows = self.database.rows(sql, [each.ti_id for each in tasks])
+        sql = f"SELECT dag_id, run_id, {self.database.index_column} AS map_index FROM task_instance"
+        rows = self.database.rows(f"{sql} WHERE id::text = ANY(?)", [each.ti_id for each in tasks])
         return frozenset((row["dag_id"], row["run_id"], row["map_index"]) for row in rows)
 
     def triggerers(self) -> dict[int, int]:

@@ -18,6 +18,7 @@ from airflow_provider_seedance.submission.records import Record, RecordState
 #: Dag, run, and map index of a task instance.
 Place = tuple[str, str, int]
 
+#: ``{index}`` is the name of the map index in Airflow's own tables.
 _INSTALL = """
 CREATE TABLE tests_history (
     number BIGSERIAL, at TIMESTAMPTZ DEFAULT clock_timestamp(),
@@ -26,7 +27,7 @@ CREATE TABLE tests_history (
 CREATE FUNCTION tests_remember() RETURNS trigger AS $$
 BEGIN
     INSERT INTO tests_history (dag_id, run_id, map_index, key, value)
-    VALUES (NEW.dag_id, NEW.run_id, NEW.map_index, NEW.key, NEW.value);
+    VALUES (NEW.dag_id, NEW.run_id, NEW.{index}, NEW.key, NEW.value);
     RETURN NEW;
 END $$ LANGUAGE plpgsql;
 CREATE TRIGGER tests_remember AFTER INSERT OR UPDATE ON task_state_store
@@ -34,7 +35,7 @@ CREATE TRIGGER tests_remember AFTER INSERT OR UPDATE ON task_state_store
 CREATE TABLE tests_starts (dag_id TEXT, run_id TEXT, task_id TEXT, map_index INTEGER);
 CREATE FUNCTION tests_count() RETURNS trigger AS $$
 BEGIN
-    INSERT INTO tests_starts VALUES (NEW.dag_id, NEW.run_id, NEW.task_id, NEW.map_index);
+    INSERT INTO tests_starts VALUES (NEW.dag_id, NEW.run_id, NEW.task_id, NEW.{index});
     RETURN NEW;
 END $$ LANGUAGE plpgsql;
 CREATE TRIGGER tests_count AFTER UPDATE ON task_instance
@@ -62,7 +63,7 @@ class Doubt:
 
 def install(database: PostgresDatabase) -> None:
     """Have PostgreSQL remember, from now on."""
-    database.write(_INSTALL)
+    database.write(_INSTALL.format(index=database.index_column))
 
 
 def starts(database: PostgresDatabase, run_id: str) -> Counter[tuple[str, int]]:

@@ -139,7 +139,7 @@ def test_every_render_is_paid_once_and_arrives(
     ] == [], "no task waits for these"
 
     cluster.wait_whole()
-    stuck = "SELECT dag_id, run_id, map_index FROM task_instance WHERE state = 'deferred'"
+    stuck = "SELECT dag_id, run_id FROM task_instance WHERE state = 'deferred'"
     assert cluster.database.rows(stuck) == []
     wait(lambda: not cluster.database.rows("SELECT id FROM trigger"), lambda: "triggers to be gone", cluster)
     wait(

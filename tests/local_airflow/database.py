@@ -30,14 +30,14 @@ _OF_ATTEMPT = {
     "task_instance": _LATEST_ATTEMPTS,
     "rendered": "rtif_v2 r ON r.task_instance_id = ti.id",
     "xcom": f"xcom_v2 x JOIN {_LATEST_ATTEMPTS} ti ON ti.id = x.task_instance_id",
-    "state_index": "region_index",
+    "index": "region_index",
 }
 _BEFORE_3_4 = {
     "task_instance": "task_instance",
     "rendered": "rendered_task_instance_fields r ON r.dag_id = ti.dag_id AND r.run_id = ti.run_id"
     " AND r.task_id = ti.task_id AND r.map_index = ti.map_index",
     "xcom": "xcom ti",
-    "state_index": "map_index",
+    "index": "map_index",
 }
 
 
@@ -54,6 +54,11 @@ class Database:
     def _schema(self) -> Mapping[str, str]:
         """The tables of this version of Airflow, as parts of queries."""
         return _OF_ATTEMPT if self.keeps_attempts else _BEFORE_3_4
+
+    @property
+    def index_column(self) -> str:
+        """Return the name of the map index in the tables of task instances and of their state."""
+        return self._schema["index"]
 
     def rows(self, sql: str, *parameters: Any) -> list[dict[str, Any]]:
         """Return the rows of any query as dictionaries."""
@@ -90,7 +95,7 @@ class Database:
         """Return the content of a task instance's state store (Airflow 3.3 and later)."""
         found = self.rows(
             "SELECT s.key, s.value FROM task_state_store s WHERE s.dag_id = ? AND s.run_id = ?"
-            f" AND s.task_id = ? AND s.{self._schema['state_index']} = ?",
+            f" AND s.task_id = ? AND s.{self.index_column} = ?",
             dag_id,
             run_id,
             task_id,
