@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from functools import cache
 
 import pytest
-from source_tree import FUNCTIONS, MODULES, PACKAGE, name_of, runtime_nodes, tree_of
+from source_tree import FUNCTIONS, MODULES, PACKAGE, ROOT, name_of, runtime_nodes, tree_of
 
 #: Modules with no place in the layers, and what they may import of the package.
 TOOLS = {
@@ -18,6 +18,19 @@ TOOLS = {
     "emulator": set[str](),
     "testing": {"emulator"},
 }
+
+#: Folders and modules at the root, from the lowest to the highest. Each imports from those before it only.
+LAYERS = (
+    *("exceptions", "version_compat", "observability", "urls", "generations", "apis", "storage", "callbacks"),
+    *("redaction", "settings", "client", "polling", "submission", "ledger", "batch"),
+    # Faces.
+    *("links", "policies", "hooks", "triggers", "sensors", "operators", "decorators", "transfers"),
+    # Processes and tools, and what Airflow itself reads.
+    *("emulator", "testing", "get_provider_info", "api_server", "plugin", "cli", "__main__"),
+)
+
+#: The maximum number of modules at the root, beside `__init__` and `__main__`.
+MAX_ROOT_MODULES = 9
 
 #: Modules that a Dag file imports by name.
 FACES = (
@@ -123,6 +136,40 @@ def test_modules_have_no_circular_imports() -> None:
 
 def test_folders_have_no_circular_imports() -> None:
     assert circles(folder_graph(import_graph())) == []
+
+
+def upward_imports(graph: dict[str, set[str]], layers: tuple[str, ...]) -> list[str]:
+    """Return the imports from a folder that is not below the importing one."""
+    return [
+        f"{folder} -> {other}"
+        for folder, others in graph.items()
+        for other in others
+        if layers.index(other) >= layers.index(folder)
+    ]
+
+
+def test_imports_point_downwards() -> None:
+    graph = folder_graph(import_graph())
+    graph.pop("")  # the package itself, with the version
+    assert graph.keys() == set(LAYERS)
+    assert upward_imports(graph, LAYERS) == []
+
+
+def test_upward_imports_are_found() -> None:
+    graph = {"low": {"high"}, "high": {"low"}, "top": {"low", "high"}}
+    assert upward_imports(graph, ("low", "high", "top")) == ["low -> high"]
+
+
+def test_the_root_has_few_modules() -> None:
+    found = {path.stem for path in MODULES if path.parent == ROOT} - {"__init__", "__main__"}
+    assert len(found) <= MAX_ROOT_MODULES, found
+
+
+def test_benchmarks_have_no_circular_imports() -> None:
+    paths = {path.stem: path for path in (ROOT.parent / "benchmarks").glob("*.py")}
+    graph = {name: imports_of(ast.walk(tree_of(path))) & paths.keys() for name, path in paths.items()}
+    assert circles(graph) == []
+    assert any(graph.values())
 
 
 def test_circles_are_found() -> None:
