@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
-Scope = Literal["item", "permission", "account", "service", "task"]
+ErrorScope = Literal["item", "permission", "account", "service", "task"]
 
 _DETAILS = ("http_status", "vendor_code", "method", "path", "generation_id", "retry_after")
 
@@ -39,11 +39,11 @@ class SeedanceError(AirflowException):
     #: What the error rules out: this request or its generation (``item``), requests that the key has no permission
     #: for (``permission``), every request of the account (``account``), every request for now (``service``), or
     #: nothing at the service, only this attempt of the task (``task``).
-    scope: ClassVar[Scope] = "task"
+    scope: ClassVar[ErrorScope] = "task"
     #: Word that the result and the manifest of a batch report for an item that failed with this error.
     kind: ClassVar[str] = "error"
 
-    def __init_subclass__(cls, *, scope: Scope | None = None, kind: str | None = None) -> None:
+    def __init_subclass__(cls, *, scope: ErrorScope | None = None, kind: str | None = None) -> None:
         """Set what the class line declares; anything else is inherited."""
         super().__init_subclass__()
         cls.scope = scope or cls.scope

@@ -59,7 +59,7 @@ def read_status_word(word: object) -> tuple[GenerationStatus, bool]:
     Return the status for a service's word, and whether the word is documented.
 
     Case is ignored. An undocumented word counts as running: taking it for an end could lose a
-    paid render, and the deadline bounds the wait (vendor-apis.md, contradiction 21).
+    paid render, and the deadline bounds the wait (row 21 of ``tests/apis/test_contradictions.py``).
     """
     known = _WORDS.get(str(word).strip().lower()) if isinstance(word, str) else None
     return (known, True) if known else (GenerationStatus.RUNNING, False)
@@ -79,8 +79,8 @@ class MediaInput:
     role: str | None = None
 
 
-def _unset(value: object) -> bool:
-    # A template renders None as the text "None".
+def is_unset(value: object) -> bool:
+    """Return whether an argument was left out: a template renders ``None`` as the text "None"."""
     return value is None or (isinstance(value, str) and value.strip() in ("", "None"))
 
 
@@ -164,7 +164,7 @@ class _Request:
             if item.name != "prompt":
                 value = getattr(self, item.name)
                 read = readers.get(item.name, lambda value: value)
-                object.__setattr__(self, item.name, None if _unset(value) else read(value))
+                object.__setattr__(self, item.name, None if is_unset(value) else read(value))
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any]) -> Self:

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.batch.items import BatchItem
-from airflow_provider_seedance.generations import VideoRequest
+from airflow_provider_seedance.generations import VideoRequest, is_unset
 from airflow_provider_seedance.storage.jsonl import read_text
 from airflow_provider_seedance.submission.decisions import listed
 
@@ -57,7 +57,7 @@ def read_requests(value: Any, defaults: Mapping[str, Any] | None = None) -> list
             f"There are more than {MAX_ITEMS} requests, the maximum of one task. {_FREE} Divide "
             "them among several tasks."
         )
-    base = {name: given for name, given in (defaults or {}).items() if not _unset(given)}
+    base = {name: given for name, given in (defaults or {}).items() if not is_unset(given)}
     items = {
         index: item
         for index, (where, entry) in enumerate(entries)
@@ -232,17 +232,12 @@ def _item(
     if unknown := sorted(set(given) - _ARGUMENTS):
         problems.append(f"{where} has {_unknown(unknown)}")
         return None
-    own = {name: value for name, value in given.items() if name == "prompt" or not _unset(value)}
+    own = {name: value for name, value in given.items() if name == "prompt" or not is_unset(value)}
     arguments = {**defaults, **own}
     if wrong := _prompt_problem(arguments):
         problems.append(f"{where} {wrong}")
         return None
     return BatchItem(key=key, arguments=arguments)
-
-
-def _unset(value: Any) -> bool:
-    # A template that renders None arrives as the text "None", an empty one as "".
-    return value is None or (isinstance(value, str) and value.strip() in ("", "None"))
 
 
 def _unknown(names: Sequence[str]) -> str:
@@ -260,7 +255,7 @@ def _prompt_problem(arguments: Mapping[str, Any]) -> str | None:
     if not isinstance(prompt, str):
         return f"has a prompt that is {_kind(prompt)}, not text"
     # With an input, some services need no prompt; the adapter of the service decides.
-    if _unset(prompt) and not arguments.get("images"):
+    if is_unset(prompt) and not arguments.get("images"):
         return "has an empty prompt"
     return None
 

@@ -36,7 +36,7 @@ READ_BACKOFF_SECONDS = (0.5, 1.5)
 LOOK_UP_BACKOFF_SECONDS = (1.0, 3.0)
 
 #: Scopes of the errors that leave a look-up unanswered; some of them a person has to solve first.
-_UNANSWERED: frozenset[errors.Scope] = frozenset({"service", "account", "permission"})
+_UNANSWERED: frozenset[errors.ErrorScope] = frozenset({"service", "account", "permission"})
 
 #: Prefix of ids that this package assigns to replies without an id.
 LOCAL_PREFIX = "local-"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 class SeedanceGenerateVideoBatchOperator(SeedanceVideoArguments):
     """
-    Generates many videos in one task instance and returns their results through XCom.
+    Operator that generates many videos in one task instance and returns their results through XCom.
 
     Each request is submitted at most once, at most ``max_in_flight`` at a time; waiting holds no worker. A
     retry or a clear pays only for what has not succeeded (``on_clear="reuse"``). An item that fails, is

@@ -37,8 +37,8 @@ from airflow_provider_seedance.client.api_client import Client
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.ledger import open_store
 from airflow_provider_seedance.operators.base import MAX_QUOTA_WAIT_SECONDS, SeedanceOperator
+from airflow_provider_seedance.operators.deferral_xcom import pull_xcom, push_xcom
 from airflow_provider_seedance.operators.paid import paid_generations, paid_ids, with_paid_ids
-from airflow_provider_seedance.operators.xcom import pull_xcom, push_xcom
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.polling.wait_state import WaitState, default_timing, deferral_timeout
 from airflow_provider_seedance.settings import Settings
@@ -67,7 +67,7 @@ _RECORDS_XCOM = "seedance_records"
 @dataclass(frozen=True, kw_only=True)
 class BatchTiming:
     """
-    When the worker of a batch task resumes, and how often it reports progress.
+    Timing of the worker of a batch task: its resumes, and its lines of progress.
 
     :param max_in_flight: Generations in flight at a time, unless the Dag author says otherwise.
     :param refill_share: Share of ``max_in_flight`` that must have ended before the worker submits more.

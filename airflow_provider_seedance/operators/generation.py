@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 class SeedanceGenerationOperator(SeedanceOperator):
     """
-    Submits one generation, waits for it, and returns its result.
+    Operator that submits one generation, waits for it, and returns its result.
 
     Subclasses define the request. **The generation is billed from the moment the service accepts it**; through
     worker loss, retries, triggerer restarts, lost replies and clears one task instance pays for one. The

@@ -20,7 +20,7 @@ __all__ = [
 
 class SeedanceGenerateVideoOperator(SeedanceVideoArguments, SeedanceGenerationOperator):
     """
-    Generates a video and returns its result (URL, model, duration, credits …) through XCom.
+    Operator that generates a video and returns its result (URL, model, duration, credits …) through XCom.
 
     Arguments and values that the chosen service does not support are refused before anything is sent. All
     request arguments are templates and can be mapped. Further arguments are those of
@@ -43,7 +43,7 @@ class SeedanceGenerateVideoOperator(SeedanceVideoArguments, SeedanceGenerationOp
 
 class SeedreamGenerateImageOperator(SeedanceGenerationOperator):
     """
-    Generates images and returns their result through XCom; ``seedance2api`` and ``ark`` only.
+    Operator that generates images and returns their result through XCom; ``seedance2api`` and ``ark`` only.
 
     These services reply with the images themselves, so the task usually neither waits nor defers. All request
     arguments are templates and can be mapped. Further arguments are those of

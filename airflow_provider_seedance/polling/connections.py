@@ -12,7 +12,7 @@ from airflow_provider_seedance.settings import Settings
 
 log = logging.getLogger(__name__)
 
-LookUp = Callable[[str], Awaitable[Settings]]
+GetSettings = Callable[[str], Awaitable[Settings]]
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ class _Connection:
 class Connections:
     """Settings of each connection id, looked up once for all waits of a loop."""
 
-    def __init__(self, look_up: LookUp, timing: PollTiming) -> None:
+    def __init__(self, look_up: GetSettings, timing: PollTiming) -> None:
         #: Number of waits that use these connections.
         self.users = 0
         self._look_up = look_up

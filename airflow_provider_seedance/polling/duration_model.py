@@ -54,7 +54,7 @@ _POSSIBLE = 1e-4
 # Without observations the first poll finds immediate failures and fast generations.
 _FIRST_POLL_SECONDS = 12.0
 # By then nearly all generations of an unknown kind have ended.
-_MOST_ENDED_SECONDS = 160.0
+_NEARLY_ALL_ENDED_SECONDS = 160.0
 # Seconds between two later polls at the reference time, and the exponent by which they get shorter. This keeps the
 # number of polls proportional to the optimum for kinds of half a minute and of ten (benchmarks/polling.py).
 GAP_SECONDS, GAP_EXPONENT = 10.0, -0.45
@@ -185,7 +185,7 @@ class _PriorModel(DurationModel):
 
     def quantile(self, share: float) -> float:
         """Return the time by which nearly all have ended; the prior itself is too wide to be useful."""
-        return _MOST_ENDED_SECONDS
+        return _NEARLY_ALL_ENDED_SECONDS
 
 
 def poll_cost(median: float) -> float:

@@ -29,7 +29,7 @@ from airflow_provider_seedance.client import flows
 from airflow_provider_seedance.client.api_client import MAX_CONNECTIONS, AsyncClient
 from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
 from airflow_provider_seedance.observability import metrics
-from airflow_provider_seedance.polling.connections import Connections, LookUp
+from airflow_provider_seedance.polling.connections import Connections, GetSettings
 from airflow_provider_seedance.polling.duration_model import DurationModels
 from airflow_provider_seedance.polling.quota import Quota
 from airflow_provider_seedance.polling.request_queue import RequestQueue
@@ -91,7 +91,7 @@ class _Waiter:
 
 
 class Hub:
-    """Polls the generations of one base URL and key, and grants submissions that wait for its quota."""
+    """Scheduler that polls the generations of one base URL and key, and grants submissions that wait for its quota."""
 
     def __init__(self, settings: Settings, connections: Connections, timing: PollTiming) -> None:
         #: Whether the scheduler failed; the next wait replaces a broken hub.
@@ -382,7 +382,7 @@ _connections: dict[asyncio.AbstractEventLoop, Connections] = {}
 
 
 async def wait_for_generation(
-    state: WaitState, conn_id: str, look_up: LookUp, *, not_before: float, report: Report | None = None
+    state: WaitState, conn_id: str, look_up: GetSettings, *, not_before: float, report: Report | None = None
 ) -> WaitStep:
     """
     Wait in the hub of a connection; start again after a failed look-up or a broken hub, until the deadline.
@@ -406,7 +406,7 @@ async def wait_for_generation(
                 failures += 1
 
 
-async def wait_for_submission(not_before: float, conn_id: str | None, look_up: LookUp) -> None:
+async def wait_for_submission(not_before: float, conn_id: str | None, look_up: GetSettings) -> None:
     """
     Wait for a time, and then for room for a submission in the quota of a connection, if that is usable.
 
@@ -424,7 +424,7 @@ async def wait_for_submission(not_before: float, conn_id: str | None, look_up: L
 
 
 @contextmanager
-def _loop_connections(look_up: LookUp) -> Iterator[Connections]:
+def _loop_connections(look_up: GetSettings) -> Iterator[Connections]:
     """Return the connections of the running loop; the last wait drops them."""
     loop = asyncio.get_running_loop()
     connections = _connections.setdefault(loop, Connections(look_up, default_timing()))
@@ -438,7 +438,7 @@ def _loop_connections(look_up: LookUp) -> Iterator[Connections]:
 
 
 @asynccontextmanager
-async def open_hub(conn_id: str, look_up: LookUp) -> AsyncIterator[tuple[Hub, Settings]]:
+async def open_hub(conn_id: str, look_up: GetSettings) -> AsyncIterator[tuple[Hub, Settings]]:
     """Return the hub of a connection; the last user closes it."""
     with _loop_connections(look_up) as connections:
         settings = await connections.get(conn_id)

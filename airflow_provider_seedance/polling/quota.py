@@ -17,7 +17,7 @@ from airflow_provider_seedance.apis.rate_limits import RateLimit, is_plausible_r
 
 _HOUR = 3600.0
 #: Requests of the last hour are counted in steps of this many seconds.
-_STEP = 30.0
+_STEP_SECONDS = 30.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -220,13 +220,13 @@ class Quota:
             return self.blocked_until
         times = (
             self.reset_at + self.policy.reset_margin if self.reset_at is not None else 0.0,
-            self._sent[0][0] + _HOUR + _STEP if self._sent and self.requests_per_hour is not None else 0.0,
+            self._sent[0][0] + _HOUR + _STEP_SECONDS if self._sent and self.requests_per_hour else 0.0,
             self._expected[0] + self.policy.submission_timeout if self._expected else 0.0,
         )
         return min((at for at in times if at > now), default=now + self.policy.reset_margin)
 
     def _advance(self, now: float) -> None:
-        while self._sent and self._sent[0][0] + _HOUR + _STEP <= now:
+        while self._sent and self._sent[0][0] + _HOUR + _STEP_SECONDS <= now:
             self._sent_total -= self._sent.popleft()[1]
         while self._expected and self._expected[0] + self.policy.submission_timeout <= now:
             self._expected.popleft()
@@ -243,7 +243,7 @@ class Quota:
     def _count(self, at: float) -> None:
         if at >= self._hour_ends:
             self._hour_ends = at + _HOUR
-        step = at - at % _STEP
+        step = at - at % _STEP_SECONDS
         self._sent_total += 1
         if self._sent and self._sent[-1][0] >= step:
             last, count = self._sent.pop()

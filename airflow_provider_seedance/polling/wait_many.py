@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from airflow_provider_seedance.generations import Generation
-from airflow_provider_seedance.polling.connections import LookUp
+from airflow_provider_seedance.polling.connections import GetSettings
 from airflow_provider_seedance.polling.hub import wait_for_generation, wait_for_submission
 from airflow_provider_seedance.polling.wait_state import WaitState, WaitStep, default_timing
 
@@ -46,21 +46,21 @@ class WaitResult:
             ids.append(step.state.generation_id)
 
 
-Report = Callable[[int, int], None]
+ProgressReport = Callable[[int, int], None]
 _Queue = asyncio.Queue[WaitStep | None]
 
 
 async def wait_for_many(
     pending: Sequence[WaitState],
     conn_id: str,
-    look_up: LookUp,
+    look_up: GetSettings,
     *,
     min_ended: int,
     max_linger: float,
     submit_not_before: float | None = None,
     min_seconds: float = 0.0,
     max_quota_wait: float | None = None,
-    report: Report | None = None,
+    report: ProgressReport | None = None,
 ) -> WaitResult:
     """
     Wait until enough of the generations have ended, or a submission is granted.
@@ -100,7 +100,7 @@ async def wait_for_many(
 
 
 async def _collect(
-    queue: _Queue, total: int, min_ended: int, max_linger: float, report: Report | None
+    queue: _Queue, total: int, min_ended: int, max_linger: float, report: ProgressReport | None
 ) -> WaitResult:
     interval = default_timing().report_interval
     result = WaitResult()

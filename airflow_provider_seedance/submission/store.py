@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 GENERATION_KEY = "generation"
 
 #: Pauses between the attempts to write the id of a generation that is already billed.
-WRITE_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
+WRITE_BACKOFF_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 class RecordStore(ABC):
@@ -141,7 +141,7 @@ class RecordStore(ABC):
 
     def write_with_retries(self, key: str, record: Record) -> bool:
         """Write the record of a billed generation; logs every failure, and never raises."""
-        for pause in (*WRITE_PAUSES, None):
+        for pause in (*WRITE_BACKOFF_SECONDS, None):
             try:
                 self.write(key, record)
                 return True

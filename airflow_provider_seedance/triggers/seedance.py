@@ -17,7 +17,7 @@ from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 from airflow_provider_seedance.generations import GenerationStatus, Media
 from airflow_provider_seedance.hooks.seedance import look_up_settings
 from airflow_provider_seedance.links.seedance import OUTPUT_LINK_KEY
-from airflow_provider_seedance.polling.connections import LookUp
+from airflow_provider_seedance.polling.connections import GetSettings
 from airflow_provider_seedance.polling.hub import wait_for_generation, wait_for_submission
 from airflow_provider_seedance.polling.wait_many import WaitResult, wait_for_many
 from airflow_provider_seedance.polling.wait_state import WaitState, WaitStep, default_timing
@@ -45,7 +45,7 @@ class _SeedanceTrigger(BaseTrigger):
 @dataclass(kw_only=True, eq=False, repr=False)
 class SeedanceGenerationTrigger(_SeedanceTrigger, CancellingTrigger):
     """
-    Waits until a generation has ended.
+    Trigger that waits until a generation has ended.
 
     :param seedance_conn_id: The Airflow connection.
     :param generation_id: The generation.
@@ -120,7 +120,7 @@ class SeedanceGenerationTrigger(_SeedanceTrigger, CancellingTrigger):
 @dataclass(kw_only=True, eq=False, repr=False)
 class SeedanceBatchTrigger(_SeedanceTrigger, CancellingTrigger):
     """
-    Waits for the generations of a batch task, until enough of them have ended for a worker to go on.
+    Trigger that waits for the generations of a batch task, until enough of them have ended for a worker to go on.
 
     :param seedance_conn_id: The Airflow connection.
     :param generations: A list for each field of the pending generations (``generation_id``, ``deadline``,
@@ -189,7 +189,7 @@ class SeedanceBatchTrigger(_SeedanceTrigger, CancellingTrigger):
         yield GenerationEvent(make_batch_event(result, len(self.generation_ids)))
 
     async def wait(
-        self, look_up: LookUp, *, min_seconds: float = 0.0, max_quota_wait: float | None = None
+        self, look_up: GetSettings, *, min_seconds: float = 0.0, max_quota_wait: float | None = None
     ) -> WaitResult:
         """Wait until enough generations have ended; a worker gives a quota limit of its own."""
         return await wait_for_many(
@@ -211,7 +211,7 @@ class SeedanceBatchTrigger(_SeedanceTrigger, CancellingTrigger):
 @dataclass(kw_only=True, eq=False, repr=False)
 class SeedanceQuotaTrigger(_SeedanceTrigger):
     """
-    Waits until a service accepts submissions again, and then for room in the quota.
+    Trigger that waits until a service accepts submissions again, and then for room in the quota.
 
     :param not_before: Seconds since 1970 before which the service accepts none.
     :param seedance_conn_id: The Airflow connection of the quota; without one, the trigger waits for the time only.
@@ -230,7 +230,7 @@ class SeedanceQuotaTrigger(_SeedanceTrigger):
 @dataclass(kw_only=True, eq=False, repr=False)
 class SeedanceCallbackTrigger(_SeedanceTrigger):
     """
-    Waits for the callback for a submission whose reply was lost.
+    Trigger that waits for the callback for a submission whose reply was lost.
 
     Only the callback names the generation, so there is nothing to poll and nothing to cancel.
 

@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 #: Key of the XCom with the progress of a generation in percent; the Renders page shows it.
 PROGRESS_KEY = "seedance_progress"
 
-#: Minimum increase in percent that is written: each write costs a request to the API server.
-MIN_STEP = 5
+#: Minimum increase that is written: each write costs a request to the API server.
+MIN_STEP_PERCENT = 5
 
 # The event loop keeps no reference to a task.
 _pushes: set[asyncio.Task[None]] = set()
@@ -37,7 +37,7 @@ async def push(ti: Any, key: str, value: Any) -> None:
 
 class ProgressReporter:
     """
-    Writes the progress of a generation in the background.
+    Reporter of the progress of a generation, which writes in the background.
 
     It is made within the trigger: Airflow 3.4 finds the attempt that an XCom belongs to by the context of the trigger,
     and the hub, which calls it, has none.
@@ -54,7 +54,7 @@ class ProgressReporter:
         if progress is None or progress != progress or reading.status.terminal:
             return
         percent = round(min(max(progress, 0.0), 100.0))
-        if not AIRFLOW_V_3_3_PLUS or self._ti is None or percent < self._reported + MIN_STEP:
+        if not AIRFLOW_V_3_3_PLUS or self._ti is None or percent < self._reported + MIN_STEP_PERCENT:
             return
         self._reported = percent
         task = asyncio.create_task(self._push(percent), context=self._context)

@@ -54,7 +54,9 @@ def prepared(directory: Path) -> Iterator[None]:
         for module in (generation_run, batch_run):
             stack.enter_context(patch.object(module, "Client", module.Client))  # type: ignore[attr-defined]
             stack.enter_context(patch.object(module, "SeedanceHook", module.SeedanceHook))  # type: ignore[attr-defined]
-        stack.enter_context(patch.object(store, "WRITE_PAUSES", (0.0,) * len(store.WRITE_PAUSES)))
+        stack.enter_context(
+            patch.object(store, "WRITE_BACKOFF_SECONDS", (0.0,) * len(store.WRITE_BACKOFF_SECONDS))
+        )
         pauses = lookup.NOT_FOUND_PAUSES_SECONDS
         stack.enter_context(patch.object(lookup, "NOT_FOUND_PAUSES_SECONDS", (0.0,) * len(pauses)))
         stack.enter_context(patch.object(shared_quota, "directory", lambda: directory / "quotas"))

@@ -161,7 +161,7 @@ def test_the_id_of_a_billed_generation_is_written_with_retries(caplog: pytest.Lo
     with caplog.at_level(logging.ERROR, logger=stores.__name__):
         assert store.write_with_retries(GENERATION_KEY, ENDED)
     assert accessor.value == ENDED.as_dict()
-    assert slept == list(stores.WRITE_PAUSES[:3])
+    assert slept == list(stores.WRITE_BACKOFF_SECONDS[:3])
     assert len(caplog.records) == 3
     for line in caplog.messages:
         assert line.startswith(f"Generation {ENDED.generation_id} was submitted and is billed")
@@ -176,7 +176,7 @@ def test_a_store_that_stays_away_never_raises(caplog: pytest.LogCaptureFixture) 
     store = TaskStateStore(accessor, sleep=slept.append)
     with caplog.at_level(logging.ERROR, logger=stores.__name__):
         assert not store.write_with_retries(GENERATION_KEY, ENDED)
-    assert slept == list(stores.WRITE_PAUSES)
+    assert slept == list(stores.WRITE_BACKOFF_SECONDS)
     assert "a retry cannot find it" in caplog.records[-1].message
 
 

@@ -258,7 +258,7 @@ def test_unwritten_ids_travel_with_the_deferral(
     services: SeedanceEmulator, connect: Connect, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     connect("seedanceapi-v2")
-    monkeypatch.setattr(stores, "WRITE_PAUSES", ())
+    monkeypatch.setattr(stores, "WRITE_BACKOFF_SECONDS", ())
     services.hold()
     runner = Runner()
     assert isinstance(runner.store, Store)

@@ -22,7 +22,7 @@ from helpers import settings as settings_of
 from airflow_provider_seedance.apis.messages import HttpCall, HttpReply, TransportFailure
 from airflow_provider_seedance.apis.rate_limits import RateLimit, read_rate_limit
 from airflow_provider_seedance.polling import hub
-from airflow_provider_seedance.polling.connections import LookUp
+from airflow_provider_seedance.polling.connections import GetSettings
 from airflow_provider_seedance.polling.hub import Report, wait_for_generation
 from airflow_provider_seedance.polling.wait_state import WaitState, WaitStep
 from airflow_provider_seedance.settings import Settings
@@ -222,7 +222,7 @@ def connection(api: str = "runbase", conn_id: str = CONN, **changes: Any) -> Set
 
 
 async def wait(
-    look_up: LookUp | None = None,
+    look_up: GetSettings | None = None,
     generation_id: str = "g",
     conn_id: str = CONN,
     *,
@@ -251,7 +251,7 @@ async def wait(
     )
 
 
-async def wait_for_each(look_up: LookUp, ids: Iterable[str], **options: Any) -> list[Any]:
+async def wait_for_each(look_up: GetSettings, ids: Iterable[str], **options: Any) -> list[Any]:
     """Wait for generations at the same time, and return their last steps."""
     return await wait_for_all(*(wait(look_up, generation_id, **options) for generation_id in ids))
 

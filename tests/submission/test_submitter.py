@@ -22,7 +22,7 @@ from airflow_provider_seedance.ledger.task_state import TaskStateStore
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission import submitter as module
 from airflow_provider_seedance.submission.lookup import CALLBACK_TIMEOUT_SECONDS, AwaitingCallback
-from airflow_provider_seedance.submission.store import WRITE_PAUSES
+from airflow_provider_seedance.submission.store import WRITE_BACKOFF_SECONDS
 from airflow_provider_seedance.submission.submitter import (
     HasGeneration,
     RetryLater,
@@ -184,7 +184,7 @@ def test_an_id_that_cannot_be_written_is_still_waited_for(
     assert outcome.generation.generation_id == services.ledger.submissions[0].generation_id
     assert store.states == ["intent"]
     errors_logged = [line for line in caplog.records if line.levelno == logging.ERROR]
-    assert len(errors_logged) == len(WRITE_PAUSES) + 1
+    assert len(errors_logged) == len(WRITE_BACKOFF_SECONDS) + 1
     # The next try knows of the intent, and does not repeat it.
     store.before = lambda what: None
     with pytest.raises(errors.SeedanceUncertainSubmitError):

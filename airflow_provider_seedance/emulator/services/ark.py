@@ -30,7 +30,7 @@ _CODES = {
     500: ("InternalServiceError", "InternalServerError"),
     503: ("ServerOverloaded", "ServiceUnavailable"),
 }
-_TASK_LIFETIME = 7 * DAY
+_TASK_LIFETIME_SECONDS = 7 * DAY
 _CANCELLED_LIFETIME = DAY
 
 
@@ -131,7 +131,7 @@ class Ark(service.Service):
         clock = self.backend.clock
         if generation.status == "cancelled" and generation.ended_at is not None:
             return (clock.wall() - generation.ended_at) * clock.speed > _CANCELLED_LIFETIME
-        return (clock.wall() - generation.created_at) * clock.speed > _TASK_LIFETIME
+        return (clock.wall() - generation.created_at) * clock.speed > _TASK_LIFETIME_SECONDS
 
     def _task(self, generation: models.EmulatedGeneration) -> dict[str, Any]:
         render = self.backend.get(generation.id)
