@@ -36,7 +36,7 @@ _DECODERS: tuple[Callable[[str], str], ...] = (_unescape, unquote, _unescape, un
 
 class Redactor:
     """
-    Replaces secrets and callback addresses by ``***``.
+    Function that replaces secrets and callback addresses by ``***``.
 
     Searches a text as it is, and without the escapes of JSON, ``repr`` and URLs. A text that holds a secret in
     an escaped form is returned unescaped; any other text is returned as it is.

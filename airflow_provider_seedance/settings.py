@@ -232,7 +232,7 @@ class Settings:
 
     @cached_property
     def redact(self) -> Redactor:
-        """Removes the secrets of the connection from a text, in case a service or a library repeats them."""
+        """Function that removes the secrets of the connection from a text, in case a service or a library repeats them."""
         signing = self.callback_signing.secret if self.callback_signing else None
         return Redactor([self.key, self.callback_secret, signing, self.proxy, proxy_password(self.proxy)])
 

@@ -29,7 +29,11 @@ BANNED_NAME_PARTS = {
 }
 
 #: First words of docstrings that describe nothing: a docstring begins with a noun phrase or an imperative.
-BANNED_FIRST_WORDS = {"What", "Whether", "Whoever", "How", "Where"}
+BANNED_FIRST_WORDS = {
+    *("What", "Whether", "Whoever", "How", "Where", "When", "Why"),
+    *("Brings", "Copies", "Encodes", "Finds", "Generates", "Opens", "Polls", "Reads", "Removes", "Replaces"),
+    *("Retries", "Sends", "Serves", "Submits", "Waits", "Writes"),
+}
 
 MAX_WORDS_OF_A_SENTENCE = 35
 

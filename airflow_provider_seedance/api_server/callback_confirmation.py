@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class StatusReader:
-    """Reads the final status of generations."""
+    """Reader of the final status of generations."""
 
     def __init__(self, limits: CallbackLimits = DEFAULT_LIMITS) -> None:
         #: By connection id.

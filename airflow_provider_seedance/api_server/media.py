@@ -44,7 +44,7 @@ _T = TypeVar("_T")
 
 
 class StoreReader:
-    """Reads stores, with bounds on threads and streams."""
+    """Reader of stores, with bounds on threads and streams."""
 
     def __init__(self, max_streams: int = MAX_STREAMS) -> None:
         self.max_streams = max_streams

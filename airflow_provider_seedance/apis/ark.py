@@ -1,5 +1,5 @@
 """
-ByteDance's own API: BytePlus ModelArk and Volcengine Ark (vendor-apis.md part 3).
+ByteDance's own API: BytePlus ModelArk and Volcengine Ark.
 
 Two hosts with the same paths and bodies, and different model ids. Videos are tasks that can be listed
 and, while queued, cancelled; images are returned synchronously.

@@ -213,7 +213,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Uncertain:
-    """It is unknown whether the submission was accepted and billed."""
+    """The outcome is unknown: the submission may have been accepted and billed."""
 
     error: SeedanceError
 

@@ -1,4 +1,4 @@
-"""Rate limits in the headers of a reply (vendor-apis.md, contradiction 10)."""
+"""Rate limits in the headers of a reply (row 10 of ``tests/apis/test_contradictions.py``)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """
 Reading of replies: the outcome of a submission, the state of a generation, and errors.
 
-:class:`ReplyReader` is the half of every adapter that decides between the four outcomes of a submission (design:
-*submitting at most once*), and turns error replies into errors.
+:class:`ReplyReader` is the half of every adapter that decides between the four outcomes of a submission
+(:data:`~airflow_provider_seedance.apis.messages.SubmitOutcome`), and turns error replies into errors.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""runbase.net (vendor-apis.md 1D; seed 003): runs of bytedance/seedance-1.5-pro."""
+"""runbase.net: runs of bytedance/seedance-1.5-pro."""
 
 from __future__ import annotations
 

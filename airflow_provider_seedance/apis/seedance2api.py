@@ -1,5 +1,5 @@
 """
-seedance2api.com v1 (vendor-apis.md 1A; seeds 000 and 002).
+seedance2api.com v1.
 
 It makes images and videos, and sends quota headers and progress. The result has a URL of its own: ``/tasks/<id>``
 returns the status, ``/results/<id>`` the outputs.
@@ -24,7 +24,7 @@ from airflow_provider_seedance.generations import (
 
 _PROMPT = rules.text(max_chars=300)
 
-# Backoff for the result that a completed task does not return yet (contradiction 3).
+# Backoff for the result that a completed task does not return yet (row 3 of tests/apis/test_contradictions.py).
 _RESULT_BACKOFF_SECONDS = (1.0, 2.0, 4.0)
 
 

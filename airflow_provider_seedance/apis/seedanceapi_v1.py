@@ -1,4 +1,4 @@
-"""seedanceapi.org v1 (vendor-apis.md 1B; seed 001): videos, with credits and a price table."""
+"""seedanceapi.org v1: videos, with credits and a price table."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class SeedanceApiV1(SeedanceOrgApi):
     def body(self, request: GenerationRequest) -> dict[str, Any]:
         body = super().body(request)
         if "duration" in body:
-            # Documented as text here, as numbers elsewhere (contradiction 16).
+            # Documented as text here, as numbers elsewhere (row 16 of tests/apis/test_contradictions.py).
             body["duration"] = str(body["duration"])
         if "images" in body:
             body["image_urls"] = body.pop("images")

@@ -1,4 +1,4 @@
-"""seedanceapi.org v2 (vendor-apis.md 1C; seed 004): seedance-2.0 and seedance-2.0-fast ("Mini")."""
+"""seedanceapi.org v2: seedance-2.0 and seedance-2.0-fast ("Mini")."""
 
 from __future__ import annotations
 

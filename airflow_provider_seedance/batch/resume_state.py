@@ -21,7 +21,7 @@ BREAKER_THRESHOLDS: dict[type[errors.SeedanceError], int] = {
 @dataclass(frozen=True, kw_only=True)
 class StopReason:
     """
-    Why submitting has stopped.
+    Reason to stop submitting.
 
     :param kind: ``done`` (no item waits), ``full`` (``max_in_flight`` is reached), ``rate_limited`` or
         ``unreachable`` (the service accepts no submission now), ``backing_off`` (an earlier refusal still holds),

@@ -22,7 +22,7 @@ from airflow_provider_seedance.submission.submitter import HasGeneration, RetryL
 @dataclass(kw_only=True)
 class BatchSubmitter:
     """
-    Submits the items of a batch.
+    Submitter of the items of a batch.
 
     :param max_in_flight: Maximum number of generations that are submitted and have not ended.
     :param max_credits: Maximum sum of credits of the task instance.

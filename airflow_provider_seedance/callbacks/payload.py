@@ -1,7 +1,7 @@
 """
 Bodies of callbacks. Nothing relies on them: the result is read from the service.
 
-The formats are hardly documented. seedance2api.com shows one (S002: an event around its status reply), ark sends
+The formats are hardly documented. seedance2api.com shows one (an event around its status reply), ark sends
 its status reply, the others show none. The adapters therefore parse them as tolerantly as replies.
 """
 

@@ -1,7 +1,7 @@
 """
 Signatures of callbacks: HMAC-SHA256 over the body, with or without a timestamp.
 
-seedance2api.com promises "signature verification" without header or algorithm (vendor document S002), and the other
+seedance2api.com promises "signature verification" without header or algorithm, and the other
 services document nothing. The connection therefore configures header and scheme.
 """
 

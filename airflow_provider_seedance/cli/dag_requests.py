@@ -155,7 +155,7 @@ class _TaskInstance:
 
 
 class _TaskInspector:
-    """Finds the requests of one task in one run."""
+    """Inspector of one task in one run, which finds its requests."""
 
     def __init__(self, task: Any, operator: type[SeedanceOperator], context: Mapping[str, Any]) -> None:
         self.task = task

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 class _SeedanceVideoDecoratedOperator(DecoratedOperator, SeedanceGenerateVideoOperator):
     """
-    Calls the function for the prompt and generates the video.
+    Operator that calls the function for the prompt and generates the video.
 
     A retry calls the function again. If it returns another request than the one that was paid for, the
     task fails and says so: a function for a paid render should return the same for the same run.

@@ -23,7 +23,7 @@ _TIMEOUT_SECONDS = 5.0
 
 
 class CallbackSender:
-    """Sends callbacks; the service of a render determines the statuses to report, and the body."""
+    """Sender of callbacks; the service of a render determines the statuses to report, and the body."""
 
     def __init__(self, *, backend: Backend, services: Mapping[str, Service]) -> None:
         self._backend = backend

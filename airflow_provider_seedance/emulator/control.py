@@ -36,7 +36,7 @@ _ACTIONS: Mapping[str, Callable[..., None]] = {
 
 
 class Control:
-    """Maps paths of the control API to changes and queries of the backend."""
+    """Paths of the control API, mapped to changes and queries of the backend."""
 
     def __init__(self, *, backend: Backend, rate_limiter: RateLimiter) -> None:
         self._backend = backend

@@ -27,7 +27,7 @@ class MediaFile:
 
 class MediaStore:
     """
-    Encodes files and keeps them in a temporary directory.
+    Encoded files in a temporary directory.
 
     :param real: Whether to encode real files; otherwise every video is the same tiny MP4 and every image the
         same tiny PNG, and no codec is needed.

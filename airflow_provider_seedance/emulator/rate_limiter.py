@@ -17,7 +17,7 @@ class RateLimitState:
 
 
 class RateLimiter:
-    """Counts requests per window (in real seconds), service and key; the first request starts a window."""
+    """Counter of requests per window (in real seconds), service and key; the first request starts a window."""
 
     def __init__(self, rate_limit: tuple[int, float] | None = None) -> None:
         self._lock = threading.Lock()

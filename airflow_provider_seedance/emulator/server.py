@@ -70,7 +70,7 @@ class Parts:
 
 
 class EmulatorServer(ThreadingHTTPServer):
-    """Serves until :meth:`stop`, which leaves no thread and no socket behind; port 0 is a free one."""
+    """HTTP server that runs until :meth:`stop`, which leaves no thread and no socket behind; port 0 is a free one."""
 
     daemon_threads = True
     request_queue_size = 512
@@ -142,7 +142,7 @@ class EmulatorServer(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves the requests of one connection."""
+    """Handler of the requests of one connection."""
 
     protocol_version = "HTTP/1.1"
     server_version = "seedance-emulator"

@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 class SeedanceHook(BaseHook):
     """
-    Submits, reads, awaits and cancels generations at the service of a connection.
+    Hook that submits, reads, awaits and cancels generations at the service of a connection.
 
     ``submit`` and ``asubmit`` **cost money and keep no record**: only the operators submit at most once. Reading,
     waiting and estimating cost nothing but quota.
@@ -186,7 +186,7 @@ class SeedanceHook(BaseHook):
         return raise_unless_succeeded(generation)
 
     def wait_for_end(self, generation_id: str, timeout: float, **options: Any) -> Generation:
-        """Wait until a generation has ended, successfully or not; see :meth:`await_end`."""
+        """Wait until a generation has ended, successfully or not; see :meth:`wait`."""
         _ = self.settings  # read here, because a worker's connection is read synchronously
         waiting = self._await_end(generation_id, timeout, **options)
         if not _is_loop_running():
@@ -285,7 +285,7 @@ def _submission(settings: Settings, request: GenerationRequest) -> Flow[SubmitOu
 
 
 class _StatusLog:
-    """Logs each new status of a generation, and passes the readings on."""
+    """Log of each new status of a generation, which passes the readings on."""
 
     def __init__(self, report: Callable[[Generation], None] | None) -> None:
         self._report = report

@@ -15,7 +15,7 @@ OUTPUT_LINK_KEY = "_link_SeedanceOutputLink"
 
 class SeedanceOutputLink(BaseOperatorLink):
     """
-    Opens the first output of the generation at the service.
+    Link to the first output of the generation at the service.
 
     Read from the task's XCom; the address stops working when the service says so, the stored copy of an
     upload task does not.

@@ -24,7 +24,7 @@ RESCHEDULE_TIMEOUT = timedelta(days=7)
 
 class SeedanceRetryPolicy(RetryPolicy):
     """
-    Retries errors that a retry can help, when it can help.
+    Retry policy that retries the errors that a retry can cure, when it can cure them.
 
     * An error that a retry cannot help (``SeedanceError.retry_helps`` is false) fails the task immediately.
     * An error that names the time after which a request can succeed, by ``retry_after`` or ``renews_at``, runs the task

@@ -1,5 +1,5 @@
 """
-When to poll next, and what a reading means: pure functions of the state of a wait.
+Schedule of status requests, and the meaning of their replies: pure functions of the state of a wait.
 
 The synchronous wait, the triggerer and a worker that waits for a batch use the same functions. The time that
 generations take is a :class:`~airflow_provider_seedance.polling.duration_model.DurationModel`; progress that the

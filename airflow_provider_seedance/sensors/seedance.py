@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 class SeedanceGenerationSensor(SeedanceTaskMixin, BaseSensorOperator):
     """
-    Waits for a generation and returns the same result as the operator that submits one. Costs nothing.
+    Sensor that waits for a generation and returns the result of the operator that submits one. Costs nothing.
 
     :param generation_id: The generation. A template.
     :param media: ``video`` or ``image``.

@@ -45,7 +45,7 @@ class AwaitingCallback:
 
 class SubmissionLookup:
     """
-    Finds the generation of a submission whose reply was lost.
+    Look-up of the generation of a submission whose reply was lost.
 
     :param client: Of the service.
     :param store: Of the records of the task instance, which contains the ids of callbacks.

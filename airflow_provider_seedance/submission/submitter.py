@@ -113,7 +113,7 @@ class SubmissionPolicy:
 @dataclass(kw_only=True)
 class Submission:
     """
-    Brings one request to a generation, submitting it at most once.
+    Submission of one request, at most once; a later try attaches to its generation.
 
     :param client: Of the service.
     :param store: Of the records of the task instance.

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 class SeedanceToObjectStorageOperator(SeedanceTaskMixin, BaseOperator):
     """
-    Copies the outputs of a generation, or of a whole batch, to object storage, and returns where they are.
+    Operator that copies the outputs of a generation, or of a whole batch, to object storage, and returns where they are.
 
     A file becomes visible under its name only when it is whole and its length was checked. Until then it is a
     temporary file on the worker: the worker's disk needs room for ``max_parallel`` files. Nothing is paid: the

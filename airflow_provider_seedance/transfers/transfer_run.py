@@ -138,7 +138,7 @@ def plan_outputs(items: Sequence[TransferItem], directory: StorageLocation, temp
 
 class TransferRun:
     """
-    Stores the outputs of one task.
+    Run that stores the outputs of one task.
 
     :param broken: Keys of items that cannot be transferred, with the reason.
     """

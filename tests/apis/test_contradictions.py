@@ -1,4 +1,4 @@
-"""Where the documents contradict themselves: one test for each row of the table, by its number."""
+"""Contradictions in the documents of the services, numbered: every documented shape is accepted."""
 
 from __future__ import annotations
 

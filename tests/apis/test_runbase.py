@@ -1,4 +1,4 @@
-"""runbase.net against its page (seed 003)."""
+"""runbase.net against its page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""seedance2api.com against its page (seeds 000 and 002)."""
+"""seedance2api.com against its page."""
 
 from __future__ import annotations
 

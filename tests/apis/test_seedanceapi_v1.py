@@ -1,4 +1,4 @@
-"""seedanceapi.org v1 against its page (seed 001)."""
+"""seedanceapi.org v1 against its page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""seedanceapi.org v2 against its guide (seed 004)."""
+"""seedanceapi.org v2 against its guide."""
 
 from __future__ import annotations
 

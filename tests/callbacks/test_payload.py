@@ -35,7 +35,7 @@ def read(api: str, body: Any) -> CallbackPayload:
 @pytest.mark.parametrize(
     ("api", "body", "status"),
     [
-        # S002, as documented
+        # As documented
         (
             "seedance2api",
             {
