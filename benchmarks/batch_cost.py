@@ -1,5 +1,5 @@
 """
-What 200 clips cost Airflow: the batch operator, the mapped operator, and a mapped PythonOperator with an SDK.
+Cost of 200 clips for Airflow: the batch operator, the mapped operator, and a mapped PythonOperator with an SDK.
 
     python benchmarks/batch_cost.py [--clips 200]
 

@@ -64,7 +64,7 @@ with DAG("{dag_id}", schedule=None, max_active_tasks=1000):
 @dataclass(frozen=True)
 class Row:
     """
-    What was measured of one way with one service.
+    Measurements of one way with one service.
 
     :param requests: Per render, the submission included.
     :param starts: Of workers, per render.

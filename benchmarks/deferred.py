@@ -44,7 +44,7 @@ with DAG("waiting", schedule=None):
 @dataclass(frozen=True)
 class Reading:
     """
-    What the two processes of a triggerer need while everything waits.
+    Use of memory and CPU by the two processes of a triggerer while everything waits.
 
     :param runner: Memory of the process that runs the triggers, in KiB.
     :param supervisor: Memory of the process that speaks to the database, in KiB.

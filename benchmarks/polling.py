@@ -1,5 +1,5 @@
 """
-When to poll: polls against delay, beside the alternatives and the optimum.
+Polls against delay, beside the alternatives and the optimum.
 
     python benchmarks/polling.py [--renders 10000] [--plot docs/polling-frontier.png]
 
@@ -114,13 +114,13 @@ class Report:
             tune_to(
                 DELAY, lambda drawn=drawn: learned_result(np.concatenate(list(drawn.values())), prior_model())
             )
-            ratios, others = [], []
+            ratios, baselines = [], []
             for median in MEDIANS:
                 times = Times(median, sigma)
                 got = learned_result(times.draw(self.renders, int(median) + 1)[1], prior_model())
                 own, at_five = fewest_polls(times, round(got.delay, 2)), fewest_polls(times, DELAY)
                 ratios.append(got.polls / own)
-                others.append(got.polls / at_five)
+                baselines.append(got.polls / at_five)
                 self.line(
                     sigma,
                     f"{median:g}",
@@ -130,10 +130,12 @@ class Report:
                     f"{own:.1f}",
                     f"{ratios[-1]:.2f}",
                     f"{at_five:.1f}",
-                    f"{others[-1]:.2f}",
+                    f"{baselines[-1]:.2f}",
                 )
             everywhere += ratios
-            self.line(sigma, "mean", "", "", "", "", f"{np.mean(ratios):.2f}", "", f"{np.mean(others):.2f}")
+            self.line(
+                sigma, "mean", "", "", "", "", f"{np.mean(ratios):.2f}", "", f"{np.mean(baselines):.2f}"
+            )
             set_worth(WORTH)
         print(f"\nOn average over all of them: {self.mark(float(np.mean(everywhere)), NO_HISTORY)}")
 

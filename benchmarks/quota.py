@@ -1,5 +1,5 @@
 """
-What a quota allows, and how near to it renders come: the package's own triggers, in simulated time.
+Share of a quota that renders use: the package's own triggers, in simulated time.
 
 The event loop jumps over every wait, so hours take seconds; triggers, hub and schedule are the real ones,
 only the service behind the client is simulated, with the fixed windows and headers of seedance2api.

@@ -1,4 +1,4 @@
-"""What all tests share: a private home for Airflow, and services that answer without waiting."""
+"""Fixtures of all tests: a private home for Airflow, and services that answer without waiting."""
 
 from __future__ import annotations
 

@@ -28,13 +28,13 @@ say "$("$venv/bin/python" -c 'import sys, importlib.metadata as m; print("Airflo
 run() {
     local status=0
     "$venv/bin/python" -m pytest -q --dist loadgroup "$@" | tee "$venv/output" || status=$?
-    told+=$'\n   '$(tail -1 "$venv/output")
+    results+=$'\n   '$(tail -1 "$venv/output")
     return "$status"
 }
 
 began=$SECONDS
 failed=0
-told=
+results=
 if [ "$form" = short ]; then
     # All at once, so that the units fill the time in which the others wait for Airflow. Left out is what says little
     # of this version for its time: the package in an environment of its own, and hundreds of triggers.
@@ -43,5 +43,5 @@ else
     run -n "$jobs" --dist worksteal -m 'not integration' "$@" || failed=$?
     run -n 2 -m integration --durations=10 "$@" || failed=$?
 fi
-say "$([ "$failed" = 0 ] && echo passed || echo FAILED) after $((SECONDS - began)) s$told"
+say "$([ "$failed" = 0 ] && echo passed || echo FAILED) after $((SECONDS - began)) s$results"
 exit "$failed"

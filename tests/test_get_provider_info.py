@@ -1,4 +1,4 @@
-"""What Airflow learns at discovery: by its own schema, and true."""
+"""The provider info that Airflow reads at discovery: valid by its schema, and true."""
 
 from __future__ import annotations
 

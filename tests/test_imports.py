@@ -56,7 +56,7 @@ RUN_TIME = (
 
 
 def imports_of(nodes: Iterable[ast.AST]) -> set[str]:
-    """Return the modules that these nodes import, ours and others'."""
+    """Return the modules that these nodes import, ours and imported'."""
     found = set()
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -108,7 +108,7 @@ def import_graph() -> dict[str, set[str]]:
 
 def circles(graph: dict[str, set[str]]) -> list[set[str]]:
     """Return the groups of names that reach each other."""
-    reach: dict[str, set[str]] = {name: set(others) for name, others in graph.items()}
+    reach: dict[str, set[str]] = {name: set(imported) for name, imported in graph.items()}
     for middle in graph:
         for name in graph:
             if middle in reach[name]:
@@ -124,9 +124,9 @@ def circles(graph: dict[str, set[str]]) -> list[set[str]]:
 def folder_graph(graph: dict[str, set[str]]) -> dict[str, set[str]]:
     """Return which folders import from which; a module at the root counts as a folder."""
     found: dict[str, set[str]] = {name.partition(".")[0]: set() for name in graph}
-    for name, others in graph.items():
+    for name, imported in graph.items():
         folder = name.partition(".")[0]
-        found[folder] |= {other.partition(".")[0] for other in others} - {folder}
+        found[folder] |= {other.partition(".")[0] for other in imported} - {folder}
     return found
 
 
@@ -142,8 +142,8 @@ def upward_imports(graph: dict[str, set[str]], layers: tuple[str, ...]) -> list[
     """Return the imports from a folder that is not below the importing one."""
     return [
         f"{folder} -> {other}"
-        for folder, others in graph.items()
-        for other in others
+        for folder, imported in graph.items()
+        for other in imported
         if layers.index(other) >= layers.index(folder)
     ]
 
@@ -246,7 +246,7 @@ MAX_MODULES_OF_A_DAG_FILE = 22
 
 def loaded_on_import(name: str) -> tuple[set[str], set[str]]:
     """
-    Return our modules and the packages of others that importing a module loads.
+    Return our modules and the packages of imported that importing a module loads.
 
     It is read from the source. A process cannot tell: ``airflow.sdk`` up to 3.3 loads httpx, fsspec and
     pydantic itself, so that an import of ours would change nothing.

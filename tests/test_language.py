@@ -118,14 +118,9 @@ def test_docstrings_begin_with_a_noun_or_an_imperative() -> None:
     )
 
 
-#: Test modules in the folders whose language is plain.
+#: Modules of tests and benchmarks, except this one.
 TEST_MODULES = sorted(
-    path
-    for folder in (
-        *("batch", "decorators", "hostile", "links", "observability", "policies", "polling", "sensors"),
-        *("stored_forms", "triggers"),
-    )
-    for path in (REPOSITORY / "tests" / folder).glob("test_*.py")
+    {*REPOSITORY.glob("tests/**/test_*.py"), *REPOSITORY.glob("benchmarks/*.py")} - {Path(__file__)}
 )
 
 

@@ -115,7 +115,7 @@ COMMANDS = (
 
 
 def get_seedance_cli_commands() -> list[CLICommand]:
-    """Return the commands for Airflow's command line."""
+    """Return the commands for Airflow's command line, which has loaded what is imported here."""
     from airflow.cli.cli_config import ActionCommand, Arg, GroupCommand
 
     return [

@@ -28,7 +28,7 @@ _IDS_PER_LINE = 100
 
 _NOTHING_SENT = re.compile(r" ?Nothing was sent(, nothing is billed)?\.")
 
-#: Stands for an id that is not known.
+#: Placeholder for an unknown id.
 UNKNOWN_ID = "an unknown id"
 
 

@@ -100,7 +100,7 @@ class SeedanceToObjectStorageOperator(SeedanceTaskMixin, BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Copy every output, then return where they are."""
-        from airflow_provider_seedance.transfers.transfer_run import run
+        from airflow_provider_seedance.transfers.transfer_run import run  # on workers only
 
         self._stop = threading.Event()
         try:

@@ -1,4 +1,4 @@
-"""What the services share beside the fates of a submission: the registry, preparing, plain reads."""
+"""Behaviour that all services share, except the outcomes of a submission: registry, preparation, plain reads."""
 
 from __future__ import annotations
 

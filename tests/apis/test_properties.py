@@ -1,4 +1,4 @@
-"""Whatever a service answers, reading it ends in one of the documented outcomes."""
+"""Any reply of a service, however damaged, is read as one of the documented outcomes."""
 
 from __future__ import annotations
 

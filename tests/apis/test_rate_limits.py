@@ -36,7 +36,7 @@ def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
     assert read_rate_limit(headers, NOW).retry_after == seconds
 
 
-def test_nonsense_in_one_header_leaves_the_others_known() -> None:
+def test_nonsense_in_one_header_leaves_the_rest_known() -> None:
     headers = {"x-ratelimit-limit": "many", "x-ratelimit-remaining": "3", "x-ratelimit-reset": "1e300"}
     assert read_rate_limit(headers, NOW) == RateLimit(remaining=3)
 

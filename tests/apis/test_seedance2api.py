@@ -202,7 +202,7 @@ def test_the_accepted_video_of_the_page() -> None:
     assert generation.generation_id == "task-uuid-67890"
     assert generation.status is Status.QUEUED
     assert generation.estimated_wait == 45
-    # Told by the request where the service does not repeat it.
+    # Taken from the request where the service does not repeat it.
     assert (generation.model, generation.duration, generation.resolution) == ("seedance-1.5-pro", 15, "1080p")
 
 

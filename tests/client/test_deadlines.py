@@ -188,13 +188,13 @@ def read_all(*replies: bytes) -> list[int]:
     """Return the sizes of the reads, while something else runs on the loop after each."""
 
     async def main() -> list[int]:
-        received, others = AsyncStream(b""), 0
+        received, rounds = AsyncStream(b""), 0
         stream = YieldingStream(received)
 
         async def other() -> None:
-            nonlocal others
+            nonlocal rounds
             while True:
-                others += 1
+                rounds += 1
                 await asyncio.sleep(0)
 
         task, sizes = asyncio.create_task(other()), []
@@ -203,7 +203,7 @@ def read_all(*replies: bytes) -> list[int]:
             received.received = reply
             while data := await stream.read(2**16):
                 sizes.append(len(data))
-        assert others >= len(sizes)
+        assert rounds >= len(sizes)
         task.cancel()
         return sizes
 
@@ -238,21 +238,21 @@ def test_tiny_chunks_stop_nothing_else_on_an_event_loop() -> None:
     chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\n1\r\n" * 30_000 + b"0\r\n\r\n"
 
     async def main(found: Settings) -> tuple[Any, int]:
-        others = 0
+        rounds = 0
 
         async def other() -> None:
-            nonlocal others
+            nonlocal rounds
             while True:
-                others += 1
+                rounds += 1
                 await asyncio.sleep(0)
 
         task = asyncio.create_task(other())
         async with AsyncClient(found) as client:
             reply = await client.send(HttpCall(method="GET", path="/a"))
         task.cancel()
-        return reply, others
+        return reply, rounds
 
     with serving(replies(chunked)) as server:
-        reply, others = asyncio.run(main(settings(server.url)))
+        reply, rounds = asyncio.run(main(settings(server.url)))
     assert len(reply.body) == 30_000
-    assert others >= len(chunked) / (8 * 1024)
+    assert rounds >= len(chunked) / (8 * 1024)

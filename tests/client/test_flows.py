@@ -128,7 +128,7 @@ def test_a_long_pause_is_not_spent_on_a_worker() -> None:
     assert caught.value.retry_after == 1800
 
 
-def test_without_patience_the_first_answer_stands() -> None:
+def test_without_inline_retries_the_first_answer_counts() -> None:
     outcome, steps = submit(BUSY, retry_inline=False)
     assert isinstance(outcome, NotAccepted)
     assert len(steps) == 1

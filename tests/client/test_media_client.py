@@ -1,4 +1,4 @@
-"""Where media may come from, on real sockets."""
+"""Hosts that media may come from, on real sockets."""
 
 from __future__ import annotations
 
@@ -227,9 +227,9 @@ def test_media_hosts_name_a_private_host(host: MediaServer, names: Names) -> Non
     assert fetch(url, media_hosts=["media.internal"]) == DATA
     assert fetch(url, media_hosts=[f"media.internal:{host.port}"]) == DATA
     assert fetch(url, media_hosts=["*.internal"]) == DATA
-    for others in (["internal"], ["media.internal:1"], ["127.0.0.1"]):
+    for hosts in (["internal"], ["media.internal:1"], ["127.0.0.1"]):
         with pytest.raises(MediaAddressError):
-            fetch(url, media_hosts=others)
+            fetch(url, media_hosts=hosts)
 
 
 # ---------------------------------------------------------------------- redirects

@@ -63,8 +63,8 @@ class Accident:
         A try that was killed knows nothing any more; one that goes on has lost its connection.
         """
         if doubt.same_try:
-            return self.kind == "outage" and self.at <= doubt.told_at and self.until >= doubt.intended_at
-        return doubt.place in self.hit and doubt.intended_at <= self.until and self.at <= doubt.told_at
+            return self.kind == "outage" and self.at <= doubt.recorded_at and self.until >= doubt.intended_at
+        return doubt.place in self.hit and doubt.intended_at <= self.until and self.at <= doubt.recorded_at
 
 
 class Chaos:

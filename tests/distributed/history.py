@@ -51,13 +51,13 @@ class Doubt:
 
     :param place: Of the task instance.
     :param intended_at: When the intent was recorded, in seconds since 1970.
-    :param told_at: When it was recorded as uncertain.
+    :param recorded_at: When it was recorded as uncertain.
     :param same_try: Whether the try that sent it has seen that itself; otherwise that try came to an end.
     """
 
     place: Place
     intended_at: float
-    told_at: float
+    recorded_at: float
     same_try: bool
 
 
@@ -94,7 +94,7 @@ def doubts(database: PostgresDatabase) -> list[Doubt]:
                     Doubt(
                         place=place,
                         intended_at=intent.intended_at.timestamp(),
-                        told_at=datetime.fromisoformat(row["at"]).timestamp(),
+                        recorded_at=datetime.fromisoformat(row["at"]).timestamp(),
                         same_try=record.try_number == intent.try_number,
                     )
                 )

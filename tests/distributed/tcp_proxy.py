@@ -55,7 +55,7 @@ class TcpProxy:
             _shut(*pair)
 
     def mend(self) -> None:
-        """Let everybody connect again."""
+        """Accept connections again."""
         self._listener.listen(256)
         self._mended.set()
 

@@ -67,10 +67,10 @@ def test_two_api_servers_resume_each_render_once(
         cluster.wait_until(
             lambda: done(cluster, run_id) == renders - HELD, TIMEOUT_SECONDS, "the remaining tasks to end"
         )
-        others = time.monotonic() - began
+        seconds = time.monotonic() - began
         holder.rollback()
     assert cluster.wait_run("called", run_id, TIMEOUT_SECONDS) == "success"
-    print(f"{renders - HELD} renders ended {others:.1f} s after {4 * renders} calls at two API servers")
+    print(f"{renders - HELD} renders ended {seconds:.1f} s after {4 * renders} calls at two API servers")
 
     expected = {("render", index): 2 for index in range(len(PROMPTS))}
     expected |= {("ended", index): 1 for index in range(len(PROMPTS))}

@@ -1,4 +1,4 @@
-"""The tcp_proxy itself: what cuts everything off must also let everybody in again, at the same address."""
+"""The TCP proxy: after it has cut all connections it accepts new ones, at the same address."""
 
 from __future__ import annotations
 

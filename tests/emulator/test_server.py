@@ -164,7 +164,7 @@ def test_cut_body(emulator: SeedanceEmulator, vendor: Vendors) -> None:
     assert len(emulator.ledger.submissions) == 1
 
 
-def test_rubbish_is_accepted_unless_told_otherwise(
+def test_a_submission_with_a_rubbish_reply_is_accepted_unless_disabled(
     emulator: SeedanceEmulator, api: str, vendor: Vendors
 ) -> None:
     client = vendor(emulator, api)

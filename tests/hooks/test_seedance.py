@@ -201,7 +201,9 @@ def test_waiting_for_what_was_cancelled(services: SeedanceEmulator, connect: Con
 
 
 @pytest.mark.parametrize("readable", [True, False])
-def test_out_of_patience(services: SeedanceEmulator, connect: Connect, hook: Twin, readable: bool) -> None:
+def test_a_wait_ends_at_its_timeout(
+    services: SeedanceEmulator, connect: Connect, hook: Twin, readable: bool
+) -> None:
     connect("ark")
     services.hold()
     generation_id = hook.submit(video(PROMPT)).generation_id
@@ -314,7 +316,7 @@ def test_a_success_is_handed_on() -> None:
     assert raise_unless_succeeded(generation) is generation
 
 
-def test_a_missing_connection_is_told_and_not_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_connection_is_reported_and_not_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AIRFLOW_CONN_NOWHERE", raising=False)
     works, message = SeedanceHook("nowhere").test_connection()
     assert not works

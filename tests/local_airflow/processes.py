@@ -91,7 +91,7 @@ class Component:
     arguments: list[str]
     log_path: Path
     process: subprocess.Popen[bytes] | None = None
-    # Whether it was ended on purpose, so that its end is no error.
+    # Whether it was ended on purpose, so that its end does not count as an error.
     ended: bool = True
     # The largest id in the job table before the start: a larger one belongs to this start.
     jobs_before: int = 0

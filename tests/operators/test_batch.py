@@ -137,7 +137,7 @@ def test_deferral_contains_no_secret(services: SeedanceEmulator, connect: Connec
 # ---------------------------------------------------------------------- failures
 
 
-def test_failed_item_does_not_stop_others_and_a_retry_pays_only_for_it(
+def test_a_failed_item_stops_no_other_and_a_retry_pays_only_for_it(
     services: SeedanceEmulator, connect: Connect
 ) -> None:
     connect("seedanceapi-v2")

@@ -54,7 +54,7 @@ def test_quota_used_up_by_another_task_costs_no_rejected_request(
     assert time.time() + 3500 < deferred.trigger.not_before < time.time() + 3700
     assert len(services.ledger.posts()) == 1
     assert store.states == []  # nothing was sent, so there is nothing to remember
-    # Let through by the triggerer it submits, whatever was noted before.
+    # Granted by the triggerer, it submits even if an earlier note forbids it.
     services.set_rate_limit(None)
     again = deferral(lambda: resume(op, deferred, {"not_before": 1}, context))
     assert isinstance(again.trigger, SeedanceGenerationTrigger)

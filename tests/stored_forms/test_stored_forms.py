@@ -38,7 +38,7 @@ DEFERRALS = [
 
 @pytest.fixture(scope="module")
 def present(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What the present code stores."""
+    """Forms that the present code stores."""
     return samples.collect(tmp_path_factory.mktemp("samples"))
 
 

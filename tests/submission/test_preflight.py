@@ -1,4 +1,4 @@
-"""What a task knows, and says, of records that a clear may discard (Airflow 3.4)."""
+"""Warnings of records that a clear may discard (Airflow 3.4)."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def _submits_anew(boat: Task, *, taken: int = 2) -> None:
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_the_next_try_submits_anew_whatever_became_of_the_generation(
+def test_the_next_try_submits_anew_in_every_state_of_the_generation(
     airflow: AirflowFixture, state: str
 ) -> None:
     boat = airflow.video("ark_queue" if state == "cancelled" else "ark", arguments=STANDS_AFTER_ID).start()

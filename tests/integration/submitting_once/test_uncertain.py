@@ -44,8 +44,8 @@ ALWAYS = {
 def _each_service() -> list[Any]:
     """Every service with a lost reply, and every other mishap with one of them."""
     pairs = [(service, "reply lost") for service in SERVICES if service != "ark"]
-    others = [name for name in UNCERTAIN if name != "reply lost"]
-    pairs += [(SERVICES[number % 4], name) for number, name in enumerate(others)]
+    further = [name for name in UNCERTAIN if name != "reply lost"]
+    pairs += [(SERVICES[number % 4], name) for number, name in enumerate(further)]
     return [
         pytest.param(*pair, id=" - ".join(pair), marks=() if pair in ALWAYS else pytest.mark.variant)
         for pair in pairs

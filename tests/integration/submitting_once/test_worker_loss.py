@@ -12,7 +12,7 @@ from .airflow_fixture import SERVICES, STANDS_AFTER_ID, TIMEOUT_SECONDS, Airflow
 pytestmark = pytest.mark.side_by_side
 
 #: Services that cannot look a submission up.
-OTHERS = [service for service in SERVICES if service != "ark"]
+WITHOUT_LOOK_UP = [service for service in SERVICES if service != "ark"]
 
 
 def _conn(service: str) -> str:
@@ -77,7 +77,7 @@ def test_killed_after_the_intent_a_retry_submits_again_with_resubmit(
 # ---------------------------------------------------------------------- after the POST
 
 
-@pytest.mark.parametrize("service", first_of(*OTHERS))
+@pytest.mark.parametrize("service", first_of(*WITHOUT_LOOK_UP))
 def test_killed_after_the_post_a_retry_does_not_submit_again(airflow: AirflowFixture, service: str) -> None:
     boat = _killed_after_the_post(airflow.video(_conn(service), retries=2))
     boat.until("failed", try_number=2)
@@ -124,7 +124,7 @@ def test_killed_after_the_post_images_are_not_paid_again(airflow: AirflowFixture
 # ---------------------------------------------------------------------- after the id
 
 
-@pytest.mark.parametrize("service", first_of(*OTHERS))
+@pytest.mark.parametrize("service", first_of(*WITHOUT_LOOK_UP))
 def test_killed_after_the_id_a_retry_waits_for_the_same_render(airflow: AirflowFixture, service: str) -> None:
     boat = airflow.video(_conn(service), retries=1, arguments=STANDS_AFTER_ID).start()
     paid = boat.until_recorded()
