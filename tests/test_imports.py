@@ -56,7 +56,7 @@ RUN_TIME = (
 
 
 def imports_of(nodes: Iterable[ast.AST]) -> set[str]:
-    """Return the modules that these nodes import, ours and imported'."""
+    """Return the modules that these nodes import, ours and those of other packages."""
     found = set()
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -246,7 +246,7 @@ MAX_MODULES_OF_A_DAG_FILE = 22
 
 def loaded_on_import(name: str) -> tuple[set[str], set[str]]:
     """
-    Return our modules and the packages of imported that importing a module loads.
+    Return our modules and the other packages that importing a module loads.
 
     It is read from the source. A process cannot tell: ``airflow.sdk`` up to 3.3 loads httpx, fsspec and
     pydantic itself, so that an import of ours would change nothing.
