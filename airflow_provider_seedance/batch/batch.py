@@ -79,8 +79,10 @@ class Batch:
         ]
 
     def overdue_ids(self, now: float) -> list[str]:
-        """Return the ids of generations in flight that are past their deadline."""
-        return [str(item.generation_id) for item in self.of(Phase.IN_FLIGHT) if now >= item.deadline]
+        """Return the ids of generations that the task waits for and that are past their deadline."""
+        # After a deferral without an event, nothing else reads the results that only its trigger would have read.
+        phase = Phase.IN_FLIGHT if self.reattached_at or self.of(Phase.IN_FLIGHT) else Phase.RESULT_PENDING
+        return [str(item.generation_id) for item in self.of(phase) if now >= item.deadline]
 
     def committed_credits(self) -> float:
         """Return the credits of all submissions on record, ended or not, of this try and earlier ones."""

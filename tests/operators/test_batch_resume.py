@@ -15,6 +15,7 @@ from support import Store, TaskInstance, deferral, make_context
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.batch import requests
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from airflow_provider_seedance.ledger import task_state
 from operators.batch_runner import Connect, Runner, keys, make, paid
 
 
@@ -73,6 +74,22 @@ def test_timed_out_deferral_reads_overdue_generations(
     assert keys(result["succeeded"]) == ["0"]
     assert [(entry["key"], entry["kind"]) for entry in result["failed"]] == [("1", "timeout")]
     assert sorted(paid(services)) == ["a", "b"]
+
+
+def test_timed_out_deferral_reads_results_that_no_record_has(
+    services: SeedanceEmulator, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect("seedanceapi-v2")
+    monkeypatch.setattr(task_state, "MAX_VALUE_BYTES", 1)
+    runner = Runner()
+    expected = runner.run(make(["a"]))
+    runner.ti.clear()
+    op, context = make(["a"], timeout=0.01), make_context(runner.store, runner.ti)
+    deferral(lambda: op.execute(context))
+    result = op.resume_execution(
+        TRIGGER_FAIL_REPR, {"error": TriggerFailureReason.TRIGGER_TIMEOUT, "traceback": None}, context
+    )
+    assert result == expected
 
 
 @pytest.mark.parametrize("reason", [TriggerFailureReason.TRIGGER_TIMEOUT, "Trigger failure"])
