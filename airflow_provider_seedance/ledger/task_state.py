@@ -107,6 +107,8 @@ class TaskStateStore(RecordStore):
             for value in carried:
                 self._merge_deferred(_unpack(value))
         self._loaded = True
+        if carried:
+            self.for_deferral()  # a later failure would lose the ids that only the deferral has
 
     def _stored_values(self) -> list[Any]:
         first = self._get(_Group(0).state_key)

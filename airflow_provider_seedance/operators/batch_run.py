@@ -189,8 +189,6 @@ class BatchRun:
 
     def fail_resume(self, error: Exception) -> NoReturn:
         """Raise an error that comes before the method which resumes the task; see :func:`paid_generations`."""
-        if self.records.durable:
-            raise error
         self.records.load(self._carried_records(error))
         with self._paid():
             raise error

@@ -16,6 +16,7 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.batch import requests
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.ledger import task_state
+from airflow_provider_seedance.submission import store as records
 from operators.batch_runner import Connect, Runner, keys, make, paid
 
 
@@ -130,6 +131,43 @@ def test_failed_deferral_is_never_paid_for_again(
         with pytest.raises(errors.SeedanceServerError, match="a retry waits for them again"):
             resume()
     assert sorted(paid(services)) == ["a", "b"]
+
+
+@pytest.mark.parametrize("problem", ["broken trigger", "bad line", "template"])
+def test_id_that_only_the_deferral_has_outlives_a_resume_that_fails(
+    services: SeedanceEmulator,
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    problem: str,
+) -> None:
+    connect("seedanceapi-v2")
+    monkeypatch.setattr(records, "WRITE_BACKOFF_SECONDS", ())
+    services.hold()
+    path, store = tmp_path / "requests.jsonl", Store()
+    path.write_text('"a"\n')
+    op, context = make(str(path)), make_context(store)
+
+    def before(what: str) -> None:
+        if what == "set" and paid(services):
+            raise ConnectionError("the API server is away")
+
+    store.before = before
+    wait = deferral(lambda: op.execute(context))
+    store.before = lambda what: None
+    resume = partial(op.resume_execution, wait.method_name, {**(wait.kwargs or {}), "event": None}, context)
+    if problem == "broken trigger":
+        resume = partial(
+            op.resume_execution, TRIGGER_FAIL_REPR, {"error": "broken", "traceback": None}, context
+        )
+    elif problem == "template":
+        resume = partial(op._run(context).fail_resume, ZeroDivisionError())
+    else:
+        path.write_text('"a"\n{"colour": 1}\n')
+    with pytest.raises((errors.SeedanceError, ZeroDivisionError)):
+        resume()
+    ids = [record and record.generation_id for record in task_state.TaskStateStore(store).records().values()]
+    assert ids == [services.ledger.submissions[0].generation_id]
 
 
 def test_records_of_an_earlier_deferral_are_not_taken_for_the_latest(
