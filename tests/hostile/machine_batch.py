@@ -1,53 +1,103 @@
 """
 State machine of a batch task, driven through its operator.
 
-It submits items, dies between any two steps, retries, is cleared, and resumes with any event of a trigger.
-Items fail, and the service refuses, in every way.
+It submits items, dies between any two steps, retries, is cleared (Airflow 3.4: perhaps with its state), and resumes
+with any event of a trigger, or with none: deferrals time out and break. Lists change, with identical requests and
+with links that differ in their query only; files and connections cannot be read; items fail, end without an output,
+and the service refuses, in every way. Below Airflow 3.3 there is no store.
 
-Two invariants hold after every entry of a worker. *Never twice*: no item is submitted while an earlier
-submission of it may be paid for and no user decided to leave it. A submission whose worker died between POST
-and id is uncertain, and reported so. *Never lost*: every paid render is on record with its id or as uncertain
-(or carried by the deferral), is waited for while it runs, and is in the task's result or error.
+The promises are those of :mod:`hostile.batch_oracle`, and one more: every episode ends.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import Any, ClassVar
 
 import hypothesis.strategies as st
-from airflow.providers.common.compat.sdk import TaskDeferred
-from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
-from helpers import prepare
-from hypothesis.stateful import initialize, invariant, precondition, rule
-from submission.submission_model import BASE, RETRIES, WEATHERS, Blind, Crash, Paid, Post, World
-from support import Store, TaskInstance, make_context
+from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
+from hypothesis.stateful import initialize, precondition, rule
+from submission.service_model import ENDS, ONE, RETRIES, TWO, WEATHERS, Blind, Crash, Paid, arguments_of
+from support import Store
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.ark import Ark
-from airflow_provider_seedance.generations import VideoRequest, utc_now
+from airflow_provider_seedance.batch import requests as requests_module
+from airflow_provider_seedance.generations import Estimate, utc_now
 from airflow_provider_seedance.ledger.task_state import TaskStateStore
+from airflow_provider_seedance.operators import batch_run
 from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoBatchOperator
-from airflow_provider_seedance.submission import records as rec
+from airflow_provider_seedance.storage.jsonl import parse_lines
 from airflow_provider_seedance.triggers.events import make_event
-from hostile.machine_task import Connected, Quiet
+from hostile.batch_oracle import CREDITS, BatchOracle, keys_of
+from hostile.clock import CLOCK
+from hostile.machine_task import FOREIGN_ERRORS, Connected, Quiet, ending
 
-#: Request lists that a template may render; mostly the same one.
-LISTS = (("a", "b", "c"),) * 5 + (("a", "c"), ("c", "b", "a"), ("a", "b", "c", "d"), ("d", "e"))
+#: Request lists that a template may render, in families: mostly the first one of a family.
+FAMILIES = (
+    (("a", "b", "c"), ("a", "c"), ("c", "b", "a"), ("a", "b", "c", "d"), ("d", "e")),
+    (("a", "a", "b"), ("b", "a", "a"), ("a", "b"), ("a", "a", "a", "b"), ("a", "b", "a")),
+    ((ONE, TWO), (TWO, ONE), (ONE,), (ONE, TWO, "a"), (TWO, TWO, ONE)),
+)
 
 #: Maximum entries of a worker until a batch without failures ends.
 _MAX_ENTRIES = 30
 
-TROUBLES = ("none",) * 8 + ("unreadable", "unwritable", "dies before", "dies after")
+#: What an entry meets, beside the replies to its submissions.
+TROUBLES = (
+    *("none",) * 8,
+    *(
+        "unreadable",
+        "unwritable",
+        "unwritable",
+        "dies before",
+        "dies after",
+        "no XCom",
+        "no connection",
+        "bad template",
+    ),
+)
+FILES = (*("fine",) * 10, "missing", "unreadable", "bad line", "no manifest")
+CONDITIONS: dict[str, Any] = {
+    "weathers": st.lists(st.sampled_from(WEATHERS), max_size=5),
+    "reads_broken": st.sampled_from([False, False, False, True]),
+    "trouble": st.sampled_from(TROUBLES),
+    "at_write": st.integers(1, 8),
+    "files": st.sampled_from(FILES),
+}
+FINE: dict[str, Any] = {
+    "weathers": [],
+    "reads_broken": False,
+    "trouble": "none",
+    "at_write": 1,
+    "files": "fine",
+}
+
+
+class _Priced(Ark):
+    publishes_prices = True
+
+    def price(self, request: Any) -> Estimate:
+        return Estimate(credits=CREDITS)
+
+
+class _PricedBlind(_Priced, Blind):
+    pass
 
 
 class _Operator(SeedanceGenerateVideoBatchOperator):
     log = Quiet()  # type: ignore[assignment]
 
 
-class BatchTask(Connected, World):
+@cache
+def _operator() -> _Operator:
+    return _Operator(task_id="task", requests=[])
+
+
+class BatchTask(Connected, BatchOracle):
     """One batch task instance."""
 
     title = "a batch"
@@ -56,172 +106,158 @@ class BatchTask(Connected, World):
     @initialize(
         looks_up=st.booleans(),
         keeps=st.booleans(),
+        durable=st.sampled_from([True, True, True, False]),
         max_in_flight=st.sampled_from([1, 2, 100]),
-        on_clear=st.sampled_from(["reuse", "reuse", "new"]),
+        max_credits=st.sampled_from([None, None, None, 25.0, 45.0]),
+        family=st.integers(0, 2),
+        source=st.sampled_from(["list", "file"]),
+        manifest=st.sampled_from([False, False, True]),
     )
-    def begin(self, looks_up: bool, keeps: bool, max_in_flight: int, on_clear: str) -> None:
-        self.api = Ark() if looks_up else Blind()
-        self.store = Store()
-        self.keeps, self.max_in_flight, self.on_clear = keeps, max_in_flight, on_clear
-        self.max_tries, self.try_number = RETRIES, 1
-        self.entered = self.cleared_now = self.reads_broken = False
-        self.prompts: tuple[str, ...] = ()
-        self.on_uncertain = "fail"
-        self.paid, self.posts, self.posted = [], [], 0
-        #: The try of each submission, and the time of its intent.
-        self.tries: dict[int, int] = {}
-        self.intents: dict[int, Any] = {}
+    def begin(self, looks_up: bool, keeps: bool, durable: bool, family: int, **arguments: Any) -> None:
+        self.api = _Priced() if looks_up else _PricedBlind()
+        self.store, self.pushed = Store(), {}
+        self.keeps, self.durable, self.family = keeps, durable, FAMILIES[family]
+        self.max_in_flight, self.max_credits = arguments["max_in_flight"], arguments["max_credits"]
+        self.source = arguments["source"]
+        self.manifest: bytes | None = b"" if arguments["manifest"] else None
+        self.max_tries, self.try_number, self.posted = RETRIES, 1, 0
+        self.entered = self.reads_broken = False
+        #: Worker starts since the task was cleared or has ended.
+        self.starts = 0
+        #: Without a store, Airflow does not run the task again.
+        self.over = False
+        self.on_clear, self.on_uncertain = "reuse", "fail"
         self.weathers: list[str] = []
-        self.known: set[str] = set()
-        self.deferred: TaskDeferred | None = None
-
-    def teardown(self) -> None:
-        self.count("paid", len(getattr(self, "paid", ())))
-
-    # ------------------------------------------------------------------ never twice
+        self.deferred = None
+        self.carried, self.files, self.trouble = "", "fine", "none"
+        self.begin_oracle()
+        CLOCK.reset()
 
     def next_weather(self) -> str:
         return self.weathers.pop(0) if self.weathers else "fine"
 
-    def take(self, call: Any) -> Any:
-        known = len(self.posts)
-        try:
-            return super().take(call)
-        finally:
-            for post in self.posts[known:]:
-                record = self.record_of(post.prompt)
-                self.tries[id(post)] = self.try_number
-                self.intents[id(post)] = record and record.intended_at
+    # ------------------------------------------------------------------ files
 
-    def check_that_posting_is_right(self, prompt: str) -> None:
-        record = self.record_of(prompt)
-        assert record is not None, "a submission without a record of the intent"
-        assert record.state is rec.RecordState.INTENT
-        assert record.try_number == self.try_number
-        assert prompt in self.prompts, "an item outside the list is submitted"
-        mine = [post for post in self.posts if post.prompt == prompt]
-        for post in mine:
-            if not post.settled:
-                assert self.may_be_left(post), f"{post} is submitted again"
-                post.settled = True
-        now = [post for post in mine if self.tries[id(post)] == self.try_number and not post.disproved]
-        if self.on_uncertain == "resubmit":  # the Dag author allows one more in each entry
-            now = [post for post in now if post in self.posts[self.posts_before :]]
-        assert len(now) <= (self.on_uncertain == "resubmit"), "an item is submitted twice in a try"
+    def entries(self) -> list[dict[str, Any]]:
+        """Return the requests; their links are signed anew for each entry."""
+        entries = [
+            {"key": key, **arguments_of(request, f"s{CLOCK.time()}")}
+            for key, request in zip(keys_of(self.requests), self.requests, strict=True)
+        ]
+        return [*entries, {"prompt": 7}] if self.files == "bad line" else entries
 
-    def may_be_left(self, post: Post) -> bool:
-        return post.may_be_left(self.known, on_uncertain=self.on_uncertain, on_clear=self.on_clear)
+    def read_requests(self, path: Any, **options: Any) -> str:
+        if self.files == "missing":
+            raise errors.SeedanceConfigurationError(
+                "there is no such file. Nothing was sent, nothing is billed."
+            )
+        if self.files == "unreadable":
+            raise errors.SeedanceMediaError("503")
+        return "\n".join(json.dumps(entry) for entry in self.entries())
 
-    # ------------------------------------------------------------------ the records
+    def read_manifest(self, path: Any) -> list[dict[str, Any]]:
+        if self.files == "no manifest":
+            raise errors.SeedanceMediaError("503")
+        return parse_lines(self.manifest or b"", "manifest")
 
-    def record_of(self, prompt: str) -> rec.Record | None:
-        """Return the stored record of an item."""
-        before, self.store.before = self.store.before, lambda what: None
-        try:
-            return TaskStateStore(self.store).read(self.name_of(prompt))
-        finally:
-            self.store.before = before
-
-    def name_of(self, prompt: str) -> str:
-        prepared = prepare(self.api.name, VideoRequest(prompt=prompt), base_url=BASE)
-        print_ = rec.Fingerprint.of(prepared.as_requested, api=self.api.name, base_url=BASE)
-        return rec.record_keys([print_])[0]
-
-    def mentions(self, text: str) -> set[str]:
-        return {paid.id for paid in self.paid if f'"{paid.id}"' in text}
+    def write_manifest(self, path: Any, lines: Iterable[Mapping[str, Any]]) -> None:
+        if self.files == "no manifest":
+            raise errors.SeedanceMediaError("503")
+        self.manifest = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
 
     # ------------------------------------------------------------------ a worker
 
     def operator(self) -> SeedanceGenerateVideoBatchOperator:
+        requests_module.read_text = self.read_requests  # type: ignore[assignment]
+        batch_run.read_manifest = self.read_manifest  # type: ignore[attr-defined]
+        batch_run.write_manifest = self.write_manifest  # type: ignore[attr-defined]
+        batch_run.open_store = self.open_store  # type: ignore[attr-defined]
         return self.connected(
-            _Operator(
-                task_id="task",
-                requests=[{"prompt": prompt, "key": prompt} for prompt in self.prompts],
-                max_in_flight=self.max_in_flight,
-                on_item_failure="keep" if self.keeps else "fail",
-                on_clear=self.on_clear,
-                on_uncertain_submit=self.on_uncertain,
-            )
+            _operator(),
+            requests=self.entries() if self.source == "list" else "s3://bucket/requests.jsonl",
+            max_in_flight=self.max_in_flight,
+            max_credits=self.max_credits,
+            on_item_failure="keep" if self.keeps else "fail",
+            manifest_path=None if self.manifest is None else "s3://bucket/manifest.jsonl",
+            on_clear=self.on_clear,
+            on_uncertain_submit=self.on_uncertain,
         )
 
-    def context(self) -> Any:
-        return make_context(self.store, TaskInstance(max_tries=self.max_tries, try_number=self.try_number))
+    def open_store(self, context: Any) -> TaskStateStore:
+        self.live = TaskStateStore(context.get("task_state_store"))
+        return self.live
 
+    @precondition(lambda self: not (self.over or self.deferred))
     @rule(
-        weathers=st.lists(st.sampled_from(WEATHERS), max_size=5),
-        prompts=st.sampled_from(LISTS),
+        other=st.sampled_from([0, 0, 0, 1, 2, 3, 4]),
         on_uncertain=st.sampled_from(["fail", "fail", "fail", "resubmit"]),
-        reads_broken=st.sampled_from([False, False, False, True]),
-        trouble=st.sampled_from(TROUBLES),
-        at_write=st.integers(1, 8),
+        **CONDITIONS,
     )
-    def enter(
-        self,
-        weathers: list[str],
-        prompts: tuple[str, ...],
-        on_uncertain: str,
-        reads_broken: bool,
-        trouble: str,
-        at_write: int,
-    ) -> None:
+    def enter(self, other: int, on_uncertain: str, **conditions: Any) -> None:
         """Begin a try."""
-        self.begin_try(prompts, on_uncertain)
-        self.work(lambda: self.operator().execute(self.context()), weathers, reads_broken, trouble, at_write)
+        self.begin_try(other, on_uncertain)
+        self.work(self.execution, **conditions)
 
-    def begin_try(self, prompts: tuple[str, ...], on_uncertain: str) -> None:
-        if self.entered:
-            self.try_number += 1
+    def begin_try(self, other: int, on_uncertain: str) -> None:
+        self.try_number += self.entered
         self.entered = True
-        self.prompts, self.on_uncertain = prompts, on_uncertain
+        self.requests, self.on_uncertain = self.family[other], on_uncertain
+        self.pushed = {}
         self.deferred = None
 
     @precondition(lambda self: self.deferred is not None)
     @rule(
-        weathers=st.lists(st.sampled_from(WEATHERS), max_size=5),
         how=st.sampled_from(["event"] * 4 + ["nothing", "nonsense", "timeout", "broken trigger"]),
-        overdue=st.booleans(),
-        turn=st.booleans(),
-        reads_broken=st.sampled_from([False, False, False, True]),
-        trouble=st.sampled_from(TROUBLES),
-        at_write=st.integers(1, 8),
+        overdue=st.sampled_from([False, False, True]),
+        end=st.sampled_from(ENDS),
+        number=st.sampled_from([1, 2, 9]),
+        grant=st.booleans(),
+        other=st.sampled_from([None] * 9 + [0, 1, 2]),
+        **CONDITIONS,
     )
     def resume(
         self,
-        weathers: list[str],
         how: str,
         overdue: bool,
-        turn: bool,
-        reads_broken: bool,
-        trouble: str,
-        at_write: int,
+        end: str | None,
+        number: int,
+        grant: bool,
+        other: int | None,
+        **conditions: Any,
     ) -> None:
-        """End the wait with an event, nothing, or an error, and resume on a worker."""
+        """End the wait with an event, nothing, or an error, and resume on a worker; the list may have changed."""
         assert self.deferred is not None
+        self.let_end(end, number)
+        self.count(f"resumed: {how}")
+        if other is not None:
+            self.requests = self.family[other]
         event: Any = None
         if how == "event":
-            event = self.event(self.deferred.trigger, overdue=overdue, turn=turn)
+            event = self.event(self.deferred.trigger, overdue=overdue, grant=grant)
         elif how == "nonsense":
             event = {
                 "outcome": "many",
                 "ended": [{"outcome": "ended", "generation_id": "x"}, 7],
                 "unknown": 1,
             }
-        self.work(self.resumption(how, event), weathers, reads_broken, trouble, at_write)
+        self.work(self.resumed_by(how, event), **conditions)
 
-    def resumption(self, how: str, event: Any) -> Callable[[], Any]:
+    def resumed_by(self, how: str, event: Any) -> Callable[[], Any]:
         deferred, self.deferred = self.deferred, None
         assert deferred is not None
-        name, kwargs = deferred.method_name, {**json.loads(json.dumps(deferred.kwargs)), "event": event}
-        self.carried = json.dumps(kwargs["state"])
-        if how in ("timeout", "broken trigger"):  # the state in the deferral is lost
-            error = TriggerFailureReason.TRIGGER_TIMEOUT if how == "timeout" else "TriggerFailure"
-            self.carried = ""
-            name, kwargs = TRIGGER_FAIL_REPR, {"error": error, "traceback": None}
-        return lambda: self.operator().resume_execution(name, kwargs, self.context())
+        name, kwargs = ending(deferred, how, event)
+        self.carried = json.dumps([kwargs.get("state"), self.pushed])
+        return self.resumption(name, kwargs)
 
-    def event(self, trigger: Any, *, overdue: bool, turn: bool) -> Any:
-        """Return the event of the trigger."""
-        awaited = set(trigger.generation_ids)
+    def event(self, trigger: Any, *, overdue: bool, grant: bool) -> Any:
+        """Return the event of the trigger, at the time at which it fires."""
+        _, kwargs = trigger.serialize()
+        awaited = set(kwargs["generations"]["generation_id"])
+        grant = grant and kwargs["submit_not_before"] is not None
+        if grant:
+            CLOCK.advance_to(kwargs["submit_not_before"])
+        if overdue and awaited:
+            CLOCK.advance_to(max(kwargs["generations"]["deadline"]))
         mine = [paid for paid in self.paid if paid.id in awaited]
         ended = [paid for paid in mine if paid.status not in ("queued", "running") and not paid.forgotten]
         return {
@@ -230,7 +266,7 @@ class BatchTask(Connected, World):
             "ended": [make_event(self.reading(paid)) for paid in ended],
             "unknown": [paid.id for paid in mine if paid.forgotten],
             "overdue": [paid.id for paid in mine if paid not in ended and overdue],
-            "submission_granted": trigger.submit_not_before is not None and turn,
+            "submission_granted": grant,
         }
 
     def reading(self, paid: Paid) -> Any:
@@ -239,20 +275,56 @@ class BatchTask(Connected, World):
     def work(
         self,
         call: Callable[[], Any],
+        *,
         weathers: list[str],
         reads_broken: bool,
         trouble: str,
         at_write: int,
+        files: str,
     ) -> None:
-        """Run a worker, and check the invariants."""
-        self.weathers, self.reads_broken, self.posted = list(weathers), reads_broken, 0
-        self.posts_before = len(self.posts)
-        self.known = self.mentions("".join(self.store.texts.values())) | self.mentions(self.carried)
+        """Run a worker, and check the promises."""
+        self.weathers, self.reads_broken, self.files, self.posted = list(weathers), reads_broken, files, 0
+        self.trouble = trouble
+        texts = self.store.texts.values() if self.durable else ()
+        self.known = self.mentions("".join(texts)) | self.mentions(self.carried)
         for paid in self.paid:
             paid.listed = False
         self.set_trouble(trouble, at_write)
-        result: Any = None
-        problem: errors.SeedanceError | None = None
+        try:
+            self.judge(call)
+        finally:
+            self.mend()
+        self.starts += 1
+
+    def mend(self) -> None:
+        self.store.before = lambda what: None
+        self.store.set = Store.set.__get__(self.store)  # type: ignore[method-assign]
+        self.carried, self.trouble = "", "none"
+
+    def judge(self, call: Callable[[], Any]) -> None:
+        result, problem = self.outcome(call)
+        self.over = not self.durable and (result is not None or isinstance(problem, AirflowFailException))
+        trouble = self.trouble
+        self.mend()
+        if self.durable or self.deferred:
+            self.read_records()
+            self.check_what_is_on_record()
+            if trouble not in ("unreadable", "unwritable", "dies before", "dies after"):
+                self.check_known_ids()
+            self.note_what_is_reported()
+        if self.deferred:
+            self.check_deferral(self.deferred)
+        elif result is not None:
+            retries = self.server.should_retry and not self.durable and self.on_uncertain == "fail"
+            assert not retries, "a result that cannot be pushed would be paid for again"
+            self.check_result(self.whole(result))
+        elif problem:
+            self.check_error(problem)
+        if not self.durable and not (self.deferred or self.over):
+            self.settle_all()  # a worker that died, and what the Dag author allowed
+
+    def outcome(self, call: Callable[[], Any]) -> tuple[dict[str, Any] | None, Exception | None]:
+        """Return the result of an entry or its error; neither, where it deferred or its worker died."""
         try:
             result = call()
         except Crash:
@@ -260,143 +332,59 @@ class BatchTask(Connected, World):
         except TaskDeferred as deferred:
             self.count("deferred")
             self.deferred = deferred
-        except errors.SeedanceError as error:
-            self.count("failed")
-            problem = error
-        finally:
-            self.carried = ""
-            self.store.before = lambda what: None
-            self.store.set = Store.set.__get__(self.store)  # type: ignore[method-assign]
-        self.check_what_is_on_record()
-        self.note_what_is_reported()
-        if self.deferred:
-            self.check_deferral(self.deferred)
-        elif result is not None:
+        except (errors.SeedanceError, *FOREIGN_ERRORS) as error:
+            self.count(type(error).__name__)
+            return None, error
+        else:
             self.count("delivered")
-            self.check_result(result)
-        elif isinstance(problem, (errors.SeedanceBatchError, errors.SeedanceBatchFinalError)):
-            self.check_error(problem)
-        self.cleared_now = False
+            return result, None
+        return None, None
 
-    carried = ""
-
-    # ------------------------------------------------------------------ never lost
-
-    def unsettled(self) -> list[tuple[Post, Paid]]:
-        """Return the paid submissions that no user decided to leave."""
-        return [
-            (post, post.paid)
-            for post in self.posts
-            if not post.settled and post.paid and post.paid.status not in ("failed", "expired")
-        ]
-
-    def check_what_is_on_record(self) -> None:
-        carried = self.mentions(json.dumps(self.deferred.kwargs)) if self.deferred else set()
-        for post, paid in self.unsettled():
-            record = self.record_of(post.prompt)
-            if record and record.generation_id == paid.id:
-                post.cleared &= record.max_tries != self.max_tries
-            elif paid.id not in carried and not (record and self.is_uncertain(record, post)):
-                # Replacing the record by another intent was a decision, even without a POST.
-                assert self.may_be_left(post), f"{post} has no record"
-                post.settled = True
-
-    def is_uncertain(self, record: rec.Record, post: Post) -> bool:
-        """Return whether a record reports this very submission as uncertain."""
-        unknown = record.state in (rec.RecordState.INTENT, rec.RecordState.UNCERTAIN)
-        return unknown and not record.generation_id and record.intended_at == self.intents[id(post)]
-
-    def note_what_is_reported(self) -> None:
-        for prompt in {post.prompt for post in self.posts if not post.reported}:
-            record = self.record_of(prompt)
-            if record and record.state is rec.RecordState.UNCERTAIN:
-                self.count("uncertain")
-                for post in self.posts:
-                    post.reported |= post.prompt == prompt
-
-    def check_deferral(self, deferred: TaskDeferred) -> None:
-        classpath, kwargs = deferred.trigger.serialize()
-        assert classpath.endswith("SeedanceBatchTrigger")
-        json.dumps([kwargs, deferred.kwargs], allow_nan=False)
-        awaited = kwargs["generations"]["generation_id"]
-        assert len(awaited) == len(set(awaited))
-        assert len(awaited) <= self.max_in_flight or not self.posted, "too many are in flight"
-        assert awaited or kwargs["submit_not_before"] is not None, "it waits for nothing"
-        for post, paid in self.unsettled():
-            record = self.record_of(post.prompt)
-            in_flight = (
-                record and record.state is rec.RecordState.SUBMITTED and record.generation_id == paid.id
-            )
-            done_with = self.failed_in_this_try(post.prompt) or self.may_be_left(post)
-            if in_flight and post.prompt in self.prompts and not done_with:
-                assert paid.id in awaited, f"{post} is not waited for"
-
-    def failed_in_this_try(self, prompt: str) -> bool:
-        record = TaskStateStore(self.store).read(self.name_of(prompt))
-        return record is not None and record.failure is not None
-
-    def check_result(self, result: dict[str, Any]) -> None:
-        succeeded = {entry["key"]: entry for entry in result["succeeded"]}
-        failed = {entry["key"]: entry for entry in result["failed"]}
-        counted = Counter([*succeeded, *failed, *result["not_submitted"]])
-        assert all(counted[prompt] == 1 for prompt in self.prompts), "an item is missing, or reported twice"
-        assert result["counts"]["succeeded"] == len(succeeded)
-        for prompt, entry in succeeded.items():
-            paid = next(paid for paid in self.paid if paid.id == entry["generation_id"])
-            assert (paid.prompt, paid.status) == (prompt, "succeeded"), "another item's video"
-            assert entry["urls"]
-        for post, paid in self.unsettled():
-            if post.prompt not in self.prompts:
-                continue
-            if post.prompt in succeeded:
-                assert succeeded[post.prompt]["generation_id"] == paid.id
-                continue
-            entry = failed[post.prompt]
-            assert entry["generation_id"] == paid.id or entry["kind"] == "uncertain", f"{post} is lost"
-            assert paid.status != "succeeded" or paid.gone or paid.forgotten or self.was_overdue(entry)
-
-    @staticmethod
-    def was_overdue(entry: dict[str, Any]) -> bool:
-        """Return whether the task could not know that it had succeeded."""
-        return entry["kind"] in ("uncertain", "timeout")
-
-    def check_error(self, error: errors.SeedanceError) -> None:
-        for post, paid in self.unsettled():
-            if post.prompt not in self.prompts or paid.status == "succeeded":
-                continue
-            named = paid.id in error.message or f"{post.prompt} (uncertain" in error.message
-            assert named, f"{post} is lost"
+    def whole(self, result: dict[str, Any]) -> dict[str, Any]:
+        """Return a result with the lists that its manifest has instead."""
+        if result["manifest"] is None:
+            return result
+        lines = parse_lines(self.manifest or b"", "manifest")
+        return {
+            **result,
+            "succeeded": [line for line in lines if line["status"] == "succeeded"],
+            "failed": [line for line in lines if line["status"] == "failed"],
+            "not_submitted": [line["key"] for line in lines if line["status"] == "not_submitted"],
+        }
 
     # ------------------------------------------------------------------ what else happens
 
-    @precondition(lambda self: self.entered and not self.cleared_now)
-    @rule(on_clear=st.sampled_from(["reuse", "reuse", "new"]))
-    def clear(self, on_clear: str) -> None:
-        """Clear the task as a user, perhaps for another take."""
-        self.count("cleared")
-        self.cleared_now, self.on_clear, self.deferred = True, on_clear, None
+    @precondition(lambda self: self.over or self.starts > 1)
+    @rule(
+        on_clear=st.sampled_from(["reuse", "reuse", "new"]),
+        keeps_state=st.sampled_from([True, True, True, False]),
+    )
+    def clear(self, on_clear: str, keeps_state: bool) -> None:
+        """Clear the task as a person, perhaps for another render, and perhaps with its state (Airflow 3.4)."""
+        self.count("cleared" if keeps_state else "cleared with its state")
+        self.starts, self.on_clear, self.deferred, self.over = 0, on_clear, None, False
         self.max_tries = self.try_number + RETRIES
         for post in self.posts:
             post.cleared = True
             post.reported_before_clear = post.reported
+        if not (keeps_state and self.durable):
+            self.store.texts.clear()
+            self.settle_all()
 
-    @precondition(lambda self: self.entered)
-    @rule(prompts=st.sampled_from(LISTS))
-    def end_without_failures(self, prompts: tuple[str, ...]) -> None:
+    @precondition(lambda self: self.starts > 2)
+    @rule(how=st.sampled_from(["succeeded", "succeeded", "timeout", "without output"]))
+    def end(self, how: str) -> None:
         """Run without failures: the task ends, and reports every item."""
-        self.begin_try(prompts, "fail")
-        self.work(lambda: self.operator().execute(self.context()), [], False, "none", 1)
+        if self.over:
+            self.clear("reuse", True)
+        if not self.deferred:
+            self.begin_try(0, "fail")
+            self.work(self.execution, **FINE)
         for _ in range(_MAX_ENTRIES):
             if self.deferred is None:
-                self.count("ended")
+                self.starts = 0
                 return
-            for paid in self.paid:
-                if paid.status in ("queued", "running"):
-                    paid.status = "succeeded"
-            event = self.event(self.deferred.trigger, overdue=False, turn=True)
-            self.work(self.resumption("event", event), [], False, "none", 1)
+            self.let_end(None if how == "timeout" else how)
+            event = self.event(self.deferred.trigger, overdue=False, grant=True)
+            self.work(self.resumed_by(how if how == "timeout" else "event", event), **FINE)
         raise AssertionError("the task never ends")
-
-    @invariant()
-    def _count(self) -> None:
-        self.count("steps")

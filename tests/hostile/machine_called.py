@@ -23,7 +23,8 @@ import json
 import time
 from collections import Counter
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -31,15 +32,14 @@ import hypothesis.strategies as st
 from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR
 from hypothesis.stateful import initialize, invariant, precondition, rule
-from submission.submission_model import WEATHERS, Crash, Paid
+from submission.service_model import TROUBLES, WEATHERS, Paid
 
 from airflow_provider_seedance.apis.ark import TASKS
 from airflow_provider_seedance.apis.messages import HttpCall, HttpReply, TransportFailure
 from airflow_provider_seedance.callbacks import tokens
-from airflow_provider_seedance.generations import Generation
+from airflow_provider_seedance.generations import Generation, utc_now
 from airflow_provider_seedance.submission import records
 from airflow_provider_seedance.submission.lookup import CALLBACK_TIMEOUT_SECONDS, AwaitingCallback
-from airflow_provider_seedance.version_compat import TaskDeferralError
 from hostile.api_server import LIMITS, ApiServer
 from hostile.machine_task import OperatorSubmission, Task
 
@@ -93,7 +93,7 @@ class CalledTask(Task):
             self.api_server.stop()
             self.installed.__exit__(None, None, None)
 
-    @property
+    @cached_property
     def settings(self) -> Any:
         found = super().settings
         if not self.signs:
@@ -152,6 +152,10 @@ class CalledTask(Task):
         stand_in = super().submission()
         return Working(self, stand_in.work)
 
+    @property
+    def waits(self) -> bool:
+        return super().waits or self.unanswered is not None
+
     def leave(self) -> None:
         super().leave()
         self.unanswered = self.event = None
@@ -181,7 +185,7 @@ class CalledTask(Task):
     @precondition(lambda self: self.deferred is not None and self.event is not None)
     @rule(
         reads_broken=st.sampled_from([False, False, False, True]),
-        trouble=st.sampled_from(["none"] * 5 + ["unreadable", "unwritable", "dies before", "dies after"]),
+        trouble=st.sampled_from(TROUBLES),
     )
     def resume_called(self, reads_broken: bool, trouble: str) -> None:
         """A worker resumes after a callback."""
@@ -197,12 +201,10 @@ class CalledTask(Task):
         weather=st.sampled_from(WEATHERS),
         later_weather=st.sampled_from(WEATHERS),
         reads_broken=st.sampled_from([False, False, False, True]),
-        trouble=st.sampled_from(["none"] * 5 + ["unreadable", "unwritable", "dies before", "dies after"]),
+        trouble=st.sampled_from(TROUBLES),
         at_write=st.integers(1, 3),
     )
-    def settle(
-        self, how: str, weather: str, later_weather: str, reads_broken: bool, trouble: str, at_write: int
-    ) -> None:
+    def settle(self, how: str, **conditions: Any) -> None:
         """The wait for a callback ends, with or without one."""
         deferred, event = self.unanswered, self.event
         assert deferred is not None
@@ -210,15 +212,7 @@ class CalledTask(Task):
             event = {"outcome": "silence"}
         self.resuming = (deferred, event, how)
         self.count("resolved by a callback" if self.event else "resolved without a callback")
-        settle, self.submission = self.submission, self.settling  # type: ignore[method-assign]
-        try:
-            self.go_in(weather, later_weather, reads_broken, trouble, at_write)
-        finally:
-            self.submission = settle  # type: ignore[method-assign]
-
-    def settling(self) -> Any:
-        self.leave()
-        return Working(self, self.work_on)
+        self.resume_in(self.work_on, **conditions)
 
     def work_on(self) -> Any:
         deferred, event, how = self.resuming
@@ -226,11 +220,7 @@ class CalledTask(Task):
         kwargs = {**json.loads(json.dumps(deferred.kwargs)), "event": event}
         if event is None and how == "broken trigger":
             name, kwargs = TRIGGER_FAIL_REPR, {"error": "TriggerFailure", "traceback": None}
-        try:
-            return self.operator().resume_execution(name, kwargs, self.context())
-        except TaskDeferralError as error:
-            # Airflow's own word: the record still says what may be billed, and the next try reads it.
-            raise Crash from error
+        return self.resumption(name, kwargs)()
 
     # ------------------------------------------------------------------ the service
 
@@ -410,7 +400,7 @@ class CalledTask(Task):
     def time_out(self) -> None:
         """The wait for a callback after a lost reply times out."""
         self.store.change(
-            intended_at=(datetime.now(UTC) - timedelta(seconds=2 * CALLBACK_TIMEOUT_SECONDS)).isoformat()
+            intended_at=(utc_now() - timedelta(seconds=2 * CALLBACK_TIMEOUT_SECONDS)).isoformat()
         )
 
     @rule()

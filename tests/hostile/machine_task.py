@@ -15,14 +15,17 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache, cached_property
+from types import SimpleNamespace
 from typing import Any, ClassVar, Self
 
 import hypothesis.strategies as st
 from airflow.providers.common.compat.sdk import TaskDeferred
-from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR
+from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 from helpers import settings as settings_of
-from hypothesis.stateful import initialize, invariant, precondition, rule
-from submission.submission_model import BASE, Crash, Machine
+from hypothesis.stateful import initialize, precondition, rule
+from submission.service_model import BASE, ENDS, TROUBLES, WEATHERS, Crash, Paid, arguments_of
+from submission.submission_model import Machine
 from support import Store, TaskInstance, make_context
 
 from airflow_provider_seedance import exceptions as errors
@@ -40,6 +43,8 @@ from airflow_provider_seedance.submission.submitter import (
     SubmissionResult,
 )
 from airflow_provider_seedance.triggers.events import make_event
+from airflow_provider_seedance.version_compat import TaskDeferralError, TaskDeferralTimeout
+from hostile.clock import CLOCK
 
 
 class Quiet:
@@ -55,29 +60,58 @@ class _Operator(SeedanceGenerateVideoOperator):
     log = Quiet()  # type: ignore[assignment]
 
 
-class Connected:
-    """A machine whose operators use the model of a service. It counts its steps over all runs."""
+class _Hook(SeedanceHook):
+    """A hook of the model, whose connection cannot be looked up at times."""
 
-    title: ClassVar[str]
-    counts: ClassVar[Counter[str]]
+    def __init__(self, machine: Connected) -> None:
+        super().__init__("seedance_default")
+        self.machine, self._settings = machine, machine.settings
+
+    @property
+    def settings(self) -> Settings:
+        if self.machine.connection_away:
+            raise ConnectionError("the secrets backend is away")
+        return super().settings
+
+
+class Connected:
+    """A machine whose operators use the model of a service."""
+
+    #: What the entry meets beside the replies of the service.
+    trouble = "none"
 
     api: Any
     run: Callable[[Any], Any]
+    store: Store
+    max_tries: int
+    try_number: int
+    #: XCom of the try.
+    pushed: dict[str, Any]
+
+    #: Whether Airflow has a store of records.
+    durable = True
 
     #: Further keys of the connection's extra.
     extra: ClassVar[dict[str, Any]] = {}
 
-    def count(self, what: str, number: int = 1) -> None:
-        self.counts[what] += number
-
     @property
+    def connection_away(self) -> bool:
+        """Return whether the secrets backend does not answer."""
+        return self.trouble == "no connection"
+
+    @cached_property
     def settings(self) -> Settings:
         return replace(settings_of(BASE, api="ark", **self.extra), api=self.api)
 
-    def connected(self, operator: Any) -> Any:
-        """Connect an operator to the model."""
-        hook = SeedanceHook("seedance_default")
-        hook._settings = self.settings
+    def connected(self, operator: Any, **arguments: Any) -> Any:
+        """
+        Connect an operator to the model, with rendered arguments.
+
+        It is used again and again, because making one costs as much as a step.
+        """
+        for name, value in {"delivered": None, "on_clear": "reuse", **arguments}.items():
+            setattr(operator, name, value)
+        hook = _Hook(self)
         hook_module.Client = self.client()  # type: ignore[misc]
         for module in (generation_run, batch_run):
             module.Client = self.client()  # type: ignore[attr-defined]
@@ -104,6 +138,68 @@ class Connected:
 
         return FakeClient
 
+    # ------------------------------------------------------------------ Airflow
+
+    def operator(self) -> Any:
+        """Return the operator, connected to the model."""
+        raise NotImplementedError
+
+    def context(self, next_method: str | None = None) -> Any:
+        """Return the context of an entry, with the method that resumes a deferred task."""
+        ti = TaskInstance(max_tries=self.max_tries, try_number=self.try_number)
+        ti.pushed = self.pushed  # it outlives deferrals, not tries
+        if self.trouble == "no XCom":
+            ti.xcom_push = _fail  # type: ignore[method-assign]
+        #: What the API server says of the entry.
+        self.server = SimpleNamespace(next_method=next_method, should_retry=True)
+        ti._ti_context_from_server = self.server  # type: ignore[attr-defined]
+        return make_context(self.store if self.durable else None, ti)
+
+    def execution(self) -> Any:
+        """Execute the task on a worker."""
+        return self.operator().execute(self.context())
+
+    def resumption(self, name: str, kwargs: dict[str, Any]) -> Callable[[], Any]:
+        """Return a call that resumes the task on a worker."""
+
+        def resume() -> Any:
+            operator, context = self.operator(), self.context(name)
+            if self.trouble == "bad template":
+                operator.on_clear = "{{ 1 / 0 }}"
+                operator.render_template_fields(context)
+            return operator.resume_execution(name, kwargs, context)
+
+        return resume
+
+
+def _fail(**arguments: Any) -> None:
+    raise ConnectionError("away")
+
+
+def event_of(machine: Any, paid: Paid) -> dict[str, Any] | None:
+    """Return the event of the trigger that waits for a render, or ``None`` while that goes on."""
+    if paid.forgotten:
+        return {"outcome": "unknown", "generation_id": paid.id}
+    if paid.status in ("queued", "running"):
+        return None
+    described = machine.describe(paid)
+    return make_event(machine.api.read_generation(described, paid.id, media="video", now=utc_now()))
+
+
+def ending(deferred: TaskDeferred, how: str, event: Any) -> tuple[str, dict[str, Any]]:
+    """Return what Airflow resumes a task with; without an event, the arguments of the deferral are lost."""
+    if how == "timeout":
+        assert deferred.timeout is not None
+        CLOCK.advance_to(CLOCK.now + deferred.timeout.total_seconds())
+    if how in ("timeout", "broken trigger"):
+        error = TriggerFailureReason.TRIGGER_TIMEOUT if how == "timeout" else "TriggerFailure"
+        return TRIGGER_FAIL_REPR, {"error": error, "traceback": None}
+    return deferred.method_name, {**json.loads(json.dumps(deferred.kwargs)), "event": event}
+
+
+#: Errors that are not of the package, before or in place of the method that resumes a task.
+FOREIGN_ERRORS = (ConnectionError, ZeroDivisionError, TaskDeferralError, TaskDeferralTimeout)
+
 
 class OperatorSubmission:
     """Stand-in for :class:`Submission` that submits through the operator."""
@@ -117,6 +213,9 @@ class OperatorSubmission:
             result = self.work()
         except TaskDeferred as deferred:
             return self.on_deferred(deferred)
+        except FOREIGN_ERRORS as error:
+            # Not an error of the package: the record says what may be billed, and the next try reads it.
+            raise Crash from error
         machine.count("delivered at once")
         machine.succeeded = True
         generation = Generation.from_result(result)
@@ -128,6 +227,7 @@ class OperatorSubmission:
         json.dumps([kwargs, deferred.trigger.serialize()])
         if deferred.method_name == "resume_submit":
             machine.count("deferred before submitting")
+            machine.delayed = deferred
             return RetryLater(errors.SeedanceRateLimitError("later"))
         if deferred.method_name == "resume_uncertain":
             return machine.await_callback(deferred)
@@ -137,6 +237,12 @@ class OperatorSubmission:
             generation_id=kwargs["generation_id"], api="ark", media="video", status=GenerationStatus.QUEUED
         )
         return HasGeneration(known, machine.record_of(known.generation_id))
+
+
+@cache
+def operator_of_task() -> _Operator:
+    """Return the operator of all tasks, to be connected."""
+    return _Operator(task_id="task", prompt="")
 
 
 class Task(Connected, Machine):
@@ -151,37 +257,58 @@ class Task(Connected, Machine):
     event: Any = None
     #: The task has delivered, and was not cleared since.
     succeeded = False
+    #: The deferral until the service accepts submissions again.
+    delayed: TaskDeferred | None = None
+    #: Resumes the task, instead of a new try.
+    resumed_by: Callable[[], Any] | None = None
+    #: Number of submissions before the try.
+    posts_before = 0
 
     @initialize()
     def begin_task(self) -> None:
         self.deferred: TaskDeferred | None = None
-
-    def teardown(self) -> None:
-        self.count("paid", len(getattr(self, "paid", ())))
+        CLOCK.reset()
 
     def operator(self) -> SeedanceGenerateVideoOperator:
         return self.connected(
-            _Operator(
-                task_id="task",
-                prompt=self.prompt,
-                on_clear=self.on_clear,
-                on_uncertain_submit=self.on_uncertain,
-                **self.arguments,
-            )
+            operator_of_task(),
+            **{"images": None, **arguments_of(self.prompt, f"s{CLOCK.time()}")},
+            on_clear=self.on_clear,
+            on_uncertain_submit=self.on_uncertain,
+            **{"use_callback": False, "end_from_trigger": False, **self.arguments},
         )
 
-    def context(self) -> Any:
-        ti = TaskInstance(max_tries=self.max_tries, try_number=self.try_number)
-        ti.pushed = self.pushed
-        return make_context(self.store, ti)
+    @property
+    def waits(self) -> bool:
+        return bool(self.deferred or self.delayed)
 
     def leave(self) -> None:
-        self.deferred, self.succeeded = None, False
+        self.deferred, self.delayed, self.succeeded = None, None, False
 
     def submission(self) -> Any:
         self.leave()
-        self.pushed: dict[str, Any] = {}  # XCom outlives deferrals, not tries
-        return OperatorSubmission(self, lambda: self.operator().execute(self.context()))
+        if self.resumed_by:
+            return OperatorSubmission(self, self.resumed_by)
+        self.pushed = {}
+        self.posts_before = len(self.posts)
+        return OperatorSubmission(self, self.execution)
+
+    def resume_in(self, resumption: Callable[[], Any], **conditions: Any) -> None:
+        """Enter as a resumed task."""
+        self.resumed_by = resumption
+        try:
+            self.go_in(**conditions)
+        finally:
+            self.resumed_by = None
+
+    def check_that_posting_is_right(self, prompt: str) -> None:
+        super().check_that_posting_is_right(prompt)
+        mine = [post for post in self.posts[self.posts_before :] if not post.disproved]
+        assert len(mine) <= (self.on_uncertain == "resubmit"), "a request is submitted twice in a try"
+
+    def set_trouble(self, trouble: str, at_write: int) -> None:
+        super().set_trouble(trouble, at_write)
+        self.trouble = trouble
 
     def await_callback(self, deferred: TaskDeferred) -> AwaitingCallback:
         raise AssertionError("the task has no callback URL")
@@ -197,25 +324,39 @@ class Task(Connected, Machine):
 
     # ------------------------------------------------------------------ after a deferral
 
+    @precondition(lambda self: self.delayed is not None)
+    @rule(
+        how=st.sampled_from(["event", "event", "event", "timeout", "broken trigger"]),
+        weather=st.sampled_from(WEATHERS),
+        later_weather=st.sampled_from(WEATHERS),
+        reads_broken=st.sampled_from([False, False, False, True]),
+        trouble=st.sampled_from(TROUBLES),
+        at_write=st.integers(1, 3),
+    )
+    def submit_later(self, how: str, **conditions: Any) -> None:
+        """The wait until the service accepts submissions ends."""
+        deferred = self.delayed
+        assert deferred is not None
+        self.resume_in(self.resumption(*ending(deferred, how, None)), **conditions)
+
     @precondition(lambda self: self.deferred is not None and self.event is None)
     @rule(
-        how=st.sampled_from(["event", "event", "nothing", "nonsense", "broken trigger"]),
+        how=st.sampled_from(["event", "event", "nothing", "nonsense", "timeout", "broken trigger"]),
+        end=st.sampled_from(ENDS),
         reads_broken=st.sampled_from([False, False, False, True]),
-        trouble=st.sampled_from(["none"] * 5 + ["unreadable", "unwritable", "dies before", "dies after"]),
+        trouble=st.sampled_from(TROUBLES),
     )
-    def resume(self, how: str, reads_broken: bool, trouble: str) -> None:
+    def resume(self, how: str, end: str | None, reads_broken: bool, trouble: str) -> None:
         """End the wait with an event, nothing, or an error, and resume on a worker."""
+        self.let_end(end)
         deferred = self.deferred
         assert deferred is not None
         assert deferred.kwargs is not None
         generation_id = deferred.kwargs["generation_id"]
         paid = next(paid for paid in self.paid if paid.id == generation_id)
-        terminal = paid.status not in ("queued", "running")
         event: Any = None
-        if how == "event" and terminal:
-            event = make_event(
-                self.api.read_generation(self.describe(paid), paid.id, media="video", now=utc_now())
-            )
+        if how == "event":
+            event = event_of(self, paid)
         elif how == "nonsense":
             event = {"outcome": "ended", "generation_id": "another", "result": {"urls": ["https://a.b/c"]}}
         self.finish(deferred, event, how, paid, reads_broken, trouble)
@@ -229,13 +370,13 @@ class Task(Connected, Machine):
         has_result = (
             isinstance(event, dict) and event["outcome"] == "ended" and event["generation_id"] == paid.id
         )
-        readable = has_result or not (reads_broken or paid.forgotten)
-        name, kwargs = deferred.method_name, {**(deferred.kwargs or {}), "event": event}
-        if how == "broken trigger":
-            name, kwargs = TRIGGER_FAIL_REPR, {"error": "TriggerFailure", "traceback": None}
+        hidden = reads_broken or paid.unknown or self.connection_away
+        readable = has_result or not hidden
+        resume = self.resumption(*ending(deferred, how, event))
+        lost = how in ("broken trigger", "timeout") and trouble == "unreadable"
         self.deferred = None
         try:
-            result = self.operator().resume_execution(name, kwargs, self.context())
+            result = resume()
         except Crash:
             self.count("died after the wait")
         except TaskDeferred as again:
@@ -245,15 +386,14 @@ class Task(Connected, Machine):
             self.deferred = again
         except errors.SeedanceError as error:
             self.count("failed after the wait")
-            if not (how == "broken trigger" and trouble == "unreadable"):
+            if not lost:
                 assert error.generation_id == paid.id
-                assert not (readable and paid.status == "succeeded" and not paid.gone), (
+                assert not (readable and paid.status == "succeeded" and not paid.unavailable), (
                     "a paid render is lost"
                 )
         except Exception:
-            # Airflow's own error for a broken trigger: without a store the generation is unknown.
-            assert how == "broken trigger"
-            assert trouble == "unreadable"
+            # Airflow's own error for a deferral that ended without an event: the record cannot be read.
+            assert lost or self.connection_away or trouble == "bad template"
         else:
             self.count("delivered after the wait")
             self.succeeded = True
@@ -264,8 +404,5 @@ class Task(Connected, Machine):
         finally:
             self.store.before = lambda what: None
             self.store.set = Store.set.__get__(self.store)  # type: ignore[method-assign]
+            self.trouble = "none"
         assert len(self.posts) == posts, "a resumed task submits"
-
-    @invariant()
-    def _count(self) -> None:
-        self.count("steps")

@@ -1,9 +1,9 @@
 """
 Run state machines of tasks against a model of a service, for tens of thousands of steps: ``make state-machine``.
 
-Each machine has a module: one task (:mod:`hostile.machine_task`), one with callbacks
-(:mod:`hostile.machine_called`), and a batch (:mod:`hostile.machine_batch`). A render that is paid twice or lost ends
-the run with the shortest steps to it.
+Each machine has a module: a submission (:mod:`submission.submission_model`), a task (:mod:`hostile.machine_task`), one
+with callbacks (:mod:`hostile.machine_called`), one without a store (:mod:`hostile.machine_unrecorded`), and a batch
+(:mod:`hostile.machine_batch`). A render that is paid twice or lost ends the run with the shortest steps to it.
 """
 
 from __future__ import annotations
@@ -28,37 +28,46 @@ if __name__ == "__main__":
 
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
+from submission.submission_model import Machine
 
+from airflow_provider_seedance.batch import requests
 from airflow_provider_seedance.hooks import seedance as hook_module
 from airflow_provider_seedance.operators import batch_run, generation_run
 from airflow_provider_seedance.polling import shared_quota
 from airflow_provider_seedance.submission import lookup, store
 from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS
+from hostile.clock import CLOCK
 from hostile.machine_batch import BatchTask
 from hostile.machine_task import Task
+from hostile.machine_unrecorded import UnrecordedTask
 
-MACHINES: tuple[Any, ...] = (Task, BatchTask)
+#: The machines, and the share of the steps that each performs.
+MACHINES: dict[Any, float] = {Machine: 0.1, Task: 0.2, UnrecordedTask: 0.2, BatchTask: 0.3}
 
 if AIRFLOW_V_3_3_PLUS:  # the API server stores callbacks in the task state store
     from hostile.machine_called import CalledTask
 
-    MACHINES = (Task, CalledTask, BatchTask)
+    MACHINES[CalledTask] = 0.2
+
+#: Names that the machines replace, by module.
+_REPLACED: dict[Any, tuple[str, ...]] = {
+    hook_module: ("Client",),
+    generation_run: ("Client", "SeedanceHook"),
+    batch_run: ("Client", "SeedanceHook", "open_store", "read_manifest", "write_manifest"),
+    requests: ("read_text",),
+}
 
 
 @contextmanager
 def prepared(directory: Path) -> Iterator[None]:
-    """Patch out pauses and the shared quota file, and restore them afterwards."""
+    """Patch out time, pauses and the shared quota file, and restore what the machines replace."""
     with ExitStack() as stack:
-        # The machines replace these.
-        stack.enter_context(patch.object(hook_module, "Client", hook_module.Client))
-        for module in (generation_run, batch_run):
-            stack.enter_context(patch.object(module, "Client", module.Client))  # type: ignore[attr-defined]
-            stack.enter_context(patch.object(module, "SeedanceHook", module.SeedanceHook))  # type: ignore[attr-defined]
-        stack.enter_context(
-            patch.object(store, "WRITE_BACKOFF_SECONDS", (0.0,) * len(store.WRITE_BACKOFF_SECONDS))
-        )
-        pauses = lookup.NOT_FOUND_PAUSES_SECONDS
-        stack.enter_context(patch.object(lookup, "NOT_FOUND_PAUSES_SECONDS", (0.0,) * len(pauses)))
+        for module, names in _REPLACED.items():
+            for name in names:
+                stack.enter_context(patch.object(module, name, getattr(module, name)))
+        stack.enter_context(CLOCK.installed())
+        for module, name in ((store, "WRITE_BACKOFF_SECONDS"), (lookup, "NOT_FOUND_PAUSES_SECONDS")):
+            stack.enter_context(patch.object(module, name, (0.0,) * len(getattr(module, name))))
         stack.enter_context(patch.object(shared_quota, "directory", lambda: directory / "quotas"))
         yield
 
@@ -96,10 +105,10 @@ def main() -> None:
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
     machines = [machine for machine in MACHINES if options.only in (None, machine.__name__)]
-    each = -(-options.steps // len(machines))
     with tempfile.TemporaryDirectory() as directory, prepared(Path(directory)):
         for machine in machines:
-            while machine.counts["steps"] < each:
+            share = MACHINES[machine] / sum(MACHINES[machine] for machine in machines)
+            while machine.counts["steps"] < options.steps * share:
                 run(machine, examples=40, steps=50, database=None)
             print(f"{machine.title}: {summary(machine.counts)}", flush=True)
     total = sum((machine.counts for machine in machines), Counter[str]())

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 from submission.submission_model import Machine
+
+pytestmark = pytest.mark.usefixtures("quick")
 
 TestSubmittingOnce = Machine.TestCase
 TestSubmittingOnce.settings = settings(
