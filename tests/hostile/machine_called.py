@@ -296,6 +296,12 @@ class CalledTask(Task):
             headers |= {"X-Signature": f"sha256={digest.hexdigest()}", "X-Timestamp": stamp}
         return self.api_server.receive(token, body, headers)
 
+    def answer_for(self, paid_id: str) -> int:
+        """Return the HTTP status of a callback with a valid token, which expires."""
+        claims = tokens.decode_unverified(self.addresses[paid_id].rpartition("/")[2])
+        assert claims is not None
+        return 202 if self.api_server.clock.time() < claims.expires else 404
+
     def body(self, paid: Paid, kind: str) -> bytes:
         described = self.describe(paid)
         if kind == "id only":
@@ -333,7 +339,7 @@ class CalledTask(Task):
         self.api_server.failures = failures
         for _ in range(times):
             self.count("callbacks")
-            assert self.send(paid.id, self.body(paid, kind)) == 202
+            assert self.send(paid.id, self.body(paid, kind)) == self.answer_for(paid.id)
         self.api_server.failures = 0
 
     @precondition(lambda self: self.addresses)
@@ -346,7 +352,7 @@ class CalledTask(Task):
         self.api_server.pass_time(30.0)
         self.reads_broken_for_api_server = False
         self.count("callbacks")
-        assert self.send(paid.id, self.body(paid, kind)) == 202
+        assert self.send(paid.id, self.body(paid, kind)) == self.answer_for(paid.id)
 
     def called_about(self, which: int) -> Paid:
         """Return a submitted generation, counted from the latest."""
@@ -375,7 +381,7 @@ class CalledTask(Task):
         self.count("forged callbacks")
         answer = self.send(paid.id, self.body(paid, "true"), forgery=forgery)
         # A valid token, but there is no such task.
-        assert answer == (202 if forgery == "of no task" else 404)
+        assert answer == (self.answer_for(paid.id) if forgery == "of no task" else 404)
         after = (
             dict(self.texts),
             self.state,
