@@ -1,9 +1,8 @@
-"""The table of the design, cell by cell: what follows from a record, a try and the state at the service."""
+"""The table of decisions, cell by cell: a record, a try and the state at the service."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -55,6 +54,9 @@ def remote(status: str, **known: Any) -> Generation:
         known.setdefault("urls", (URL,))
     return Generation(generation_id=ID, api="ark", media="video", status=GenerationStatus(status), **known)
 
+
+SUBMITTED, ENDED = record(RecordState.SUBMITTED), record(RecordState.ENDED)
+INTENT, UNCERTAIN = record(RecordState.INTENT), record(RecordState.UNCERTAIN)
 
 GONE_LATE = remote("succeeded", expires_at=NOW - timedelta(seconds=1))
 GONE_NOW = remote("succeeded", expires_at=NOW)
@@ -130,11 +132,7 @@ TABLE: list[tuple[Record | None, Any, dict[tuple[Any, ...], Any]]] = [
                 (
                     record(state, OTHER),
                     at_service,
-                    {
-                        RETRY_FAIL: errors.SeedanceRequestChangedError,
-                        RETRY_RESUBMIT: Submit,
-                        CLEAR: Submit,
-                    },
+                    {RETRY_FAIL: errors.SeedanceRequestChangedError, RETRY_RESUBMIT: Submit, CLEAR: Submit},
                 )
                 for at_service in (remote("succeeded"), remote("failed"), errors.SeedanceNotFoundError("404"))
             ],
@@ -155,20 +153,18 @@ def expected(cells: dict[tuple[Any, ...], Any], cell: tuple[Any, ...]) -> Any:
 
 def judge(
     found: Record | None,
-    at_service: Any,
+    at_service: Any = None,
     *,
-    cleared: bool,
+    cleared: bool = False,
     on_clear: Any = "reuse",
     on_uncertain: Any = "fail",
 ) -> Any:
-    """Take the decisions in the order in which an entry takes them; nothing is found by looking."""
+    """Decide in the order in which an entry decides; a look-up finds nothing."""
     attempt = CLEARED if cleared else AUTOMATIC
     verdict: Any = decisions.decide(found, attempt, on_uncertain)
     if isinstance(verdict, LookUp):
-        assert found is not None
         verdict = decisions.decide_uncertain(found, attempt, on_uncertain)
     if isinstance(verdict, ReadRemote):
-        assert found is not None
         verdict = decisions.decide_remote(found, attempt, on_clear, at_service, NOW)
     return verdict
 
@@ -201,179 +197,57 @@ def test_the_table(found: Record | None, at_service: Any, cells: dict[tuple[Any,
             assert verdict.generation is at_service
 
 
-@pytest.mark.parametrize("state", list(RecordState))
-def test_nothing_is_submitted_in_a_retry_after_a_live_or_delivered_generation(state: RecordState) -> None:
-    """The promise in one sentence."""
-    for status in ("queued", "running", "succeeded"):
-        verdict = judge(record(state), remote(status), cleared=False)
-        if state is RecordState.NOT_SUBMITTED:
-            assert isinstance(verdict, Submit)
-        else:
-            assert not isinstance(verdict, Submit)
-
-
 def test_looking_comes_before_deciding() -> None:
     """An intent is looked up even where the Dag author allows to submit again."""
-    for state in (RecordState.INTENT, RecordState.UNCERTAIN):
-        for attempt in (AUTOMATIC, CLEARED):
-            for on_uncertain in ("fail", "resubmit"):
-                verdict = decisions.decide(record(state), attempt, on_uncertain)  # type: ignore[arg-type]
-                assert isinstance(verdict, LookUp)
+    for found, attempt in itertools.product((INTENT, UNCERTAIN), (AUTOMATIC, CLEARED)):
+        assert isinstance(decisions.decide(found, attempt, "fail"), LookUp)
+        assert isinstance(decisions.decide(found, attempt, "resubmit"), LookUp)
 
 
 def test_an_output_that_expires_in_a_second_is_delivered() -> None:
     soon = remote("succeeded", expires_at=NOW + timedelta(seconds=1))
-    assert isinstance(judge(record(RecordState.SUBMITTED), soon, cleared=False), Deliver)
+    assert isinstance(judge(SUBMITTED, soon), Deliver)
 
 
 # ---------------------------------------------------------------------- messages
 
 
 def failure(found: Record, at_service: Any = None) -> errors.SeedanceError:
-    verdict = judge(found, at_service, cleared=False)
+    verdict = judge(found, at_service)
     assert isinstance(verdict, Fail)
     return verdict.error
 
 
-@pytest.mark.parametrize(
-    ("error", "says"),
-    [
-        pytest.param(
-            failure(record(RecordState.SUBMITTED, OTHER), remote("running")),
-            [ID, "prompt", "paid for", "Nothing was submitted", "Clear the task", "on_uncertain_submit"],
-            id="changed",
-        ),
-        pytest.param(
-            failure(record(RecordState.SUBMITTED), errors.SeedanceNotFoundError("404", http_status=404)),
-            [ID, "does not know", "key changed", "Nothing was submitted", "Clear the task"],
-            id="unknown",
-        ),
-        pytest.param(
-            failure(record(RecordState.SUBMITTED), remote("cancelled")),
-            [ID, "by a person", "Clear the task"],
-            id="cancelled",
-        ),
-        pytest.param(
-            failure(record(RecordState.SUBMITTED), GONE_LATE),
-            [ID, "was billed", "gone since 2026-02-07T10:39:59", "Nothing was submitted", "Clear the task"],
-            id="gone",
-        ),
-        pytest.param(
-            failure(record(RecordState.SUBMITTED), GONE_EMPTY),
-            [ID, "was billed", "(no output)", "Clear the task"],
-            id="empty",
-        ),
-    ],
-)
-def test_a_failure_names_the_generation_the_bill_and_what_to_do(
-    error: errors.SeedanceError, says: list[str]
-) -> None:
-    for words in says:
-        assert words in error.message
-    assert error.generation_id == ID
-
-
-def test_the_details_of_the_vendors_reply_are_kept() -> None:
-    error = failure(
-        record(RecordState.SUBMITTED),
-        errors.SeedanceNotFoundError("gone", http_status=404, vendor_code="TASK_NOT_FOUND"),
-    )
-    assert (error.http_status, error.vendor_code) == (404, "TASK_NOT_FOUND")
-
-
-def test_an_uncertain_submission_says_what_may_have_been_billed() -> None:
-    error = failure(record(RecordState.INTENT))
-    for words in (
-        "2026-02-07T10:40:00",
-        "may have been billed at ark",
-        "not submitted again",
-        "console",
-        "clear this task",
-        "on_uncertain_submit='resubmit'",
-    ):
-        assert words in error.message
-
-
-def test_an_uncertain_failure_carries_its_cause() -> None:
-    cause = errors.SeedanceServerError("502", http_status=502, vendor_code="X")
-    error = decisions.uncertain_error("Lost", "runbase", cause)
-    assert (error.http_status, error.vendor_code, error.__cause__) == (502, "X", cause)
-    assert "runbase" in error.message
-
-
-@pytest.mark.parametrize(
-    ("verdict", "says"),
-    [
-        (
-            judge(record(RecordState.SUBMITTED), remote("succeeded"), cleared=True),
-            [ID, "delivering", "nothing is paid", "on_clear='new'"],
-        ),
-        (judge(record(RecordState.SUBMITTED), remote("succeeded"), cleared=False), [ID, "nothing is paid"]),
-        (
-            judge(record(RecordState.SUBMITTED), remote("succeeded"), cleared=True, on_clear="new"),
-            [ID, "submitting another take", "on_clear='reuse'"],
-        ),
-        (judge(record(RecordState.SUBMITTED, OTHER), None, cleared=True), [ID, "prompt", "left behind"]),
-        (
-            judge(record(RecordState.SUBMITTED, OTHER), None, cleared=False, on_uncertain="resubmit"),
-            [ID, "pays again"],
-        ),
-        (judge(record(RecordState.UNCERTAIN), None, cleared=True), ["billed too"]),
-        (
-            judge(record(RecordState.INTENT), None, cleared=False, on_uncertain="resubmit"),
-            ["may pay twice"],
-        ),
-        (judge(record(RecordState.SUBMITTED), remote("failed"), cleared=False), [ID, "failed", "anew"]),
-        (judge(record(RecordState.SUBMITTED), remote("running"), cleared=False), [ID, "running", "waiting"]),
-        (judge(record(RecordState.SUBMITTED), UNREADABLE[0], cleared=True), [ID, "cannot be read", "503"]),
-        (judge(record(RecordState.SUBMITTED), GONE_LATE, cleared=True), [ID, "gone", "anew"]),
-        (
-            judge(record(RecordState.SUBMITTED), errors.SeedanceNotFoundError("x"), cleared=True),
-            [ID, "does not know", "anew"],
-        ),
-    ],
-)
-def test_the_log_says_what_is_done_and_how_to_get_the_other(verdict: Any, says: list[str]) -> None:
-    assert verdict.note is not None
-    for words in says:
-        assert words in verdict.note
-
-
 def test_the_first_submission_needs_no_words() -> None:
-    assert judge(None, None, cleared=False) == Submit(None)
+    assert judge(None) == Submit(None)
 
 
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        (fingerprint(arguments={"prompt": "p1", "duration": "d1", "seed": "s"}), ["seed"]),
-        (fingerprint(arguments={"prompt": "p1"}), ["duration"]),
-        (fingerprint(base_url="https://other.example"), ["base_url"]),
-        (fingerprint(api="runbase", media="image"), ["api", "media"]),
+        ({"arguments": {"prompt": "p1", "duration": "d1", "seed": "s"}}, "seed"),
+        ({"arguments": {"prompt": "p1"}}, "duration"),
+        ({"arguments": {"prompt": "p2", "duration": "d2"}}, "duration, prompt"),
+        ({"base_url": "https://other.example"}, "base_url"),
+        ({"api": "runbase", "media": "image"}, "api, media"),
     ],
 )
-def test_every_argument_that_changed_is_named(changed: Fingerprint, named: list[str]) -> None:
-    message = failure(record(RecordState.SUBMITTED, changed)).message
-    for name in named:
-        assert name in message
+def test_every_argument_that_changed_is_named(changed: dict[str, Any], named: str) -> None:
+    found = record(RecordState.SUBMITTED, fingerprint(**changed))
+    assert f"the request changed ({named}) since" in failure(found).message
 
 
 def test_a_clear_is_recognized_by_max_tries_alone() -> None:
-    found = record(RecordState.SUBMITTED)
-    assert not decisions.is_cleared(found, replace(AUTOMATIC, try_number=99))
-    assert decisions.is_cleared(found, replace(AUTOMATIC, max_tries=3))
-    assert decisions.is_cleared(found, replace(AUTOMATIC, max_tries=1))
+    assert not decisions.is_cleared(SUBMITTED, replace(AUTOMATIC, try_number=99))
+    assert decisions.is_cleared(SUBMITTED, replace(AUTOMATIC, max_tries=3))
+    assert decisions.is_cleared(SUBMITTED, replace(AUTOMATIC, max_tries=1))
 
 
 def test_the_deciding_moment_is_handed_in() -> None:
     """No clock is read: an output of the past is alive in the past."""
     then = datetime(2001, 1, 1, tzinfo=UTC)
     generation = remote("succeeded", expires_at=datetime(2001, 1, 2, tzinfo=UTC))
-    verdict = decisions.decide_remote(record(RecordState.SUBMITTED), AUTOMATIC, "reuse", generation, then)
-    assert isinstance(verdict, Deliver)
-
-
-# ---------------------------------------------------------------------- messages
+    assert isinstance(decisions.decide_remote(SUBMITTED, AUTOMATIC, "reuse", generation, then), Deliver)
 
 
 def uncertain(
@@ -432,160 +306,127 @@ def test_without_a_store_any_failure_is_reported() -> None:
     assert error.http_status is None
 
 
-NOTES: dict[str, tuple[Callable[[], Any], str]] = {
+#: Case -> record, state at the service, options of the decision, and the note in the log.
+NOTES: dict[str, tuple[Record, Any, dict[str, Any], str]] = {
     "reattach": (
-        lambda: decisions.decide_remote(
-            record(RecordState.SUBMITTED), AUTOMATIC, "reuse", remote("running"), NOW
-        ),
+        *(SUBMITTED, remote("running"), {}),
         f"Generation {ID} was submitted before and is running: waiting for it, not submitting again.",
     ),
     "unreadable": (
-        lambda: decisions.decide_remote(
-            record(RecordState.SUBMITTED), AUTOMATIC, "reuse", errors.SeedanceServerError("sorry"), NOW
-        ),
+        *(SUBMITTED, errors.SeedanceServerError("sorry"), {}),
         f"Generation {ID} was submitted before; its state cannot be read now (sorry); waiting for it.",
     ),
     "deliver": (
-        lambda: decisions.decide_remote(
-            record(RecordState.ENDED), AUTOMATIC, "reuse", remote("succeeded"), NOW
-        ),
+        *(ENDED, remote("succeeded"), {}),
         f"Generation {ID} succeeded before: delivering it, nothing is paid.",
     ),
     "deliver after a clear": (
-        lambda: decisions.decide_remote(
-            record(RecordState.ENDED), CLEARED, "reuse", remote("succeeded"), NOW
-        ),
+        *(ENDED, remote("succeeded"), {"cleared": True}),
         f"Generation {ID} succeeded before: delivering it, nothing is paid. on_clear='new' or a changed request would "
         "make another take.",
     ),
     "another take": (
-        lambda: decisions.decide_remote(record(RecordState.ENDED), CLEARED, "new", remote("succeeded"), NOW),
+        *(ENDED, remote("succeeded"), {"cleared": True, "on_clear": "new"}),
         f"Generation {ID} succeeded before; the task was cleared and on_clear='new': submitting another take. "
         "on_clear='reuse' would deliver the old one.",
     ),
     "gone after a clear": (
-        lambda: decisions.decide_remote(record(RecordState.ENDED), CLEARED, "reuse", GONE_NOW, NOW),
+        *(ENDED, GONE_NOW, {"cleared": True}),
         f"Generation {ID} succeeded, but its output is gone; the task was cleared: submitting anew.",
     ),
     "unknown after a clear": (
-        lambda: decisions.decide_remote(
-            record(RecordState.SUBMITTED), CLEARED, "reuse", errors.SeedanceNotFoundError("404"), NOW
-        ),
+        *(SUBMITTED, errors.SeedanceNotFoundError("404"), {"cleared": True}),
         f"The service does not know generation {ID} (any more); the task was cleared: submitting anew.",
     ),
-    "failed": (
-        lambda: decisions.decide_remote(record(RecordState.ENDED), AUTOMATIC, "reuse", remote("failed"), NOW),
-        f"Generation {ID} ended as failed: submitting anew.",
-    ),
+    "failed": (*(ENDED, remote("failed"), {}), f"Generation {ID} ended as failed: submitting anew."),
     "changed, cleared": (
-        lambda: decisions.decide(record(RecordState.ENDED, OTHER), CLEARED, "fail"),
+        *(record(RecordState.ENDED, OTHER), None, {"cleared": True}),
         f"The task was cleared and the request changed (prompt) since generation {ID} was submitted: submitting anew. "
         f"{ID} was paid for and is left behind.",
     ),
     "changed, resubmit": (
-        lambda: decisions.decide(record(RecordState.ENDED, OTHER), AUTOMATIC, "resubmit"),
+        *(record(RecordState.ENDED, OTHER), None, {"on_uncertain": "resubmit"}),
         f"In a retry the request changed (prompt) since generation {ID} was submitted; on_uncertain_submit='resubmit': "
         "submitting anew, which pays again.",
     ),
     "reported, cleared": (
-        lambda: decisions.decide_uncertain(record(RecordState.UNCERTAIN), CLEARED, "fail"),
+        *(UNCERTAIN, None, {"cleared": True}),
         "An earlier try was about to submit at 2026-02-07T10:40:00+00:00 and left no id; that was reported, and the task "
         "was cleared since: submitting anew. If the earlier submission was taken, it is billed too.",
     ),
     "uncertain, resubmit": (
-        lambda: decisions.decide_uncertain(record(RecordState.INTENT), AUTOMATIC, "resubmit"),
+        *(INTENT, None, {"on_uncertain": "resubmit"}),
         "An earlier try was about to submit at 2026-02-07T10:40:00+00:00 and left no id; on_uncertain_submit='resubmit': "
         "submitting again, which may pay twice.",
     ),
 }
 
 
-@pytest.mark.parametrize(("decide", "note"), NOTES.values(), ids=NOTES)
-def test_the_log_says_what_is_done_and_what_it_costs(decide: Callable[[], Any], note: str) -> None:
-    assert decide().note == note
+@pytest.mark.parametrize(("found", "at_service", "options", "note"), NOTES.values(), ids=NOTES)
+def test_the_log_says_what_is_done_and_what_it_costs(
+    found: Record, at_service: Any, options: dict[str, Any], note: str
+) -> None:
+    assert judge(found, at_service, **options).note == note
 
 
-FAILURES: dict[str, tuple[Callable[[], Any], type[errors.SeedanceError], str]] = {
+FAILURES: dict[str, tuple[Record, Any, type[errors.SeedanceError], str]] = {
     "changed": (
-        lambda: decisions.decide(record(RecordState.ENDED, OTHER), AUTOMATIC, "fail"),
-        errors.SeedanceRequestChangedError,
+        *(record(RecordState.ENDED, OTHER), None, errors.SeedanceRequestChangedError),
         f"In a retry the request changed (prompt) since generation {ID} was submitted, which was paid for and is not this "
         "request's. Nothing was submitted. Clear the task to submit the new request (and pay for it), or set "
         "on_uncertain_submit='resubmit'. With mapped tasks: did the order of the items change?",
     ),
     "unknown": (
-        lambda: decisions.decide_remote(
-            record(RecordState.SUBMITTED), AUTOMATIC, "reuse", errors.SeedanceNotFoundError("404"), NOW
-        ),
-        errors.SeedanceNotFoundError,
+        *(SUBMITTED, errors.SeedanceNotFoundError("404"), errors.SeedanceNotFoundError),
         f"Generation {ID} was submitted by this task, but the service does not know it: its record may have aged out, or "
         "the connection's key changed. Nothing was submitted. Clear the task to submit anew.",
     ),
     "cancelled": (
-        lambda: decisions.decide_remote(
-            record(RecordState.ENDED), AUTOMATIC, "reuse", remote("cancelled"), NOW
-        ),
-        errors.SeedanceGenerationCancelledError,
+        *(ENDED, remote("cancelled"), errors.SeedanceGenerationCancelledError),
         f"Generation {ID} was cancelled at the service by a person, so a retry does not submit it again. Clear the task "
         "to submit anew.",
     ),
     "gone": (
-        lambda: decisions.decide_remote(record(RecordState.ENDED), AUTOMATIC, "reuse", GONE_NOW, NOW),
-        errors.SeedanceOutputGoneError,
+        *(ENDED, GONE_NOW, errors.SeedanceOutputGoneError),
         f"Generation {ID} succeeded and was billed, but its output is gone since 2026-02-07T10:40:00+00:00. Nothing was "
         "submitted. Clear the task to submit (and pay for) a new one.",
     ),
     "gone, and why": (
-        lambda: decisions.decide_remote(record(RecordState.ENDED), AUTOMATIC, "reuse", GONE_EMPTY, NOW),
-        errors.SeedanceOutputGoneError,
+        *(ENDED, GONE_EMPTY, errors.SeedanceOutputGoneError),
         f"Generation {ID} succeeded and was billed, but its output is gone (no output). Nothing was submitted. Clear the "
         "task to submit (and pay for) a new one.",
     ),
 }
 
 
-@pytest.mark.parametrize(("decide", "kind", "message"), FAILURES.values(), ids=FAILURES)
+@pytest.mark.parametrize(("found", "at_service", "kind", "message"), FAILURES.values(), ids=FAILURES)
 def test_a_failure_says_which_generation_what_was_paid_and_what_to_do(
-    decide: Callable[[], Any], kind: type[errors.SeedanceError], message: str
+    found: Record, at_service: Any, kind: type[errors.SeedanceError], message: str
 ) -> None:
-    error = decide().error
+    error = failure(found, at_service)
     assert type(error) is kind
     assert error.message == message
     assert error.generation_id == ID
 
 
-def test_an_unknown_generation_keeps_what_the_service_said() -> None:
-    said = errors.SeedanceNotFoundError(
+def test_an_unknown_generation_keeps_the_details_of_the_reply() -> None:
+    reply = errors.SeedanceNotFoundError(
         "404", http_status=404, vendor_code="NF", method="GET", path="/status"
     )
-    decision = decisions.decide_remote(record(RecordState.SUBMITTED), AUTOMATIC, "reuse", said, NOW)
-    assert isinstance(decision, Fail)
-    assert decision.error.details() == {**said.details(), "generation_id": ID}
+    assert failure(SUBMITTED, reply).details() == {**reply.details(), "generation_id": ID}
 
 
-def test_an_intent_of_unknown_time_is_reported_without_one() -> None:
-    untimed = replace(record(RecordState.INTENT), intended_at=None)
-    decision = decisions.decide_uncertain(untimed, AUTOMATIC, "fail")
-    assert isinstance(decision, Fail)
-    assert decision.error.message.startswith(
-        "An earlier try was about to submit and left no id. One generation"
-    )
-    assert "billed at ark without" in decision.error.message
-
-
-def test_all_that_changed_is_named() -> None:
-    both = fingerprint(arguments={"prompt": "p2", "duration": "d2"})
-    decision = decisions.decide(record(RecordState.ENDED, both), AUTOMATIC, "fail")
-    assert isinstance(decision, Fail)
-    assert "the request changed (duration, prompt) since" in decision.error.message
+@pytest.mark.parametrize(("moment", "time"), [(NOW, " at 2026-02-07T10:40:00+00:00"), (None, "")])
+def test_an_intent_is_reported_with_its_time_if_that_is_known(moment: datetime | None, time: str) -> None:
+    message = failure(replace(INTENT, intended_at=moment)).message
+    assert message.startswith(f"An earlier try was about to submit{time} and left no id. One generation may")
+    assert "billed at ark without" in message
 
 
 def test_a_submission_is_repeated_once_and_then_both_may_be_billed() -> None:
-    intent = record(RecordState.INTENT)
-    once = decisions.decide_uncertain(intent, AUTOMATIC, "resubmit")
-    assert isinstance(once, Submit)
-    again = replace(intent, try_number=AUTOMATIC.try_number, resubmitted=True)
-    twice = decisions.decide_uncertain(again, AUTOMATIC, "resubmit")
+    assert isinstance(judge(INTENT, on_uncertain="resubmit"), Submit)
+    again = replace(INTENT, try_number=AUTOMATIC.try_number, resubmitted=True)
+    twice = judge(again, on_uncertain="resubmit")
     assert isinstance(twice, Fail)
     assert twice.error.message.endswith(
         "that submits anew. It was submitted again once, as on_uncertain_submit='resubmit' says; both may be billed."

@@ -11,6 +11,5 @@ pytestmark = pytest.mark.usefixtures("quick")
 
 TestSubmittingOnce = Machine.TestCase
 TestSubmittingOnce.settings = settings(
-    stateful_step_count=20,
-    suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
+    stateful_step_count=20, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow]
 )

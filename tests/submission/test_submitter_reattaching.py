@@ -1,0 +1,236 @@
+"""Entries into a task that has a generation already."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from helpers import ALL_APIS, image, video
+from support import PROMPT
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from airflow_provider_seedance.generations import GenerationStatus, utc_now
+from airflow_provider_seedance.submission import records as rec
+from airflow_provider_seedance.submission import submitter as module
+from submission.entry import Task
+
+
+@pytest.fixture
+def held(task: Task) -> Task:
+    """Task whose generation ends when the test says so."""
+    task.services.hold()
+    return task
+
+
+@pytest.mark.parametrize("api", ["ark"])
+def test_a_link_with_another_signature_is_reported(task: Task, caplog: pytest.LogCaptureFixture) -> None:
+    for token in "12":
+        task.submit(video(PROMPT, images=[f"https://b.example/a.png?token={token}"]))
+    assert task.posts == 1
+    (line,) = [line for line in caplog.messages if "signatures" in line]
+    assert "count as the same files" in line
+
+
+# ---------------------------------------------------------------------- running and finished generations
+
+
+@pytest.mark.parametrize("api", ALL_APIS)
+def test_a_retry_goes_on_with_a_running_generation(held: Task) -> None:
+    first = held.submit()
+    for enter in (held.retry, held.clear):
+        again = enter()
+        assert again.generation_id == first.generation_id
+        assert not again.status.terminal
+        assert held.store.value["max_tries"] == held.ti.max_tries
+        assert held.store.value["try_number"] == held.ti.try_number
+    assert held.posts == 1
+
+
+@pytest.mark.parametrize("api", ALL_APIS)
+def test_a_finished_generation_is_delivered_at_the_cost_of_one_status_request(task: Task, api: str) -> None:
+    first = task.submit()
+    task.ti.retry()
+    outcome = task.attach()
+    assert outcome.generation.status is GenerationStatus.SUCCEEDED
+    assert outcome.generation.generation_id == first.generation_id
+    assert outcome.generation.url
+    assert outcome.record.state is rec.RecordState.ENDED
+    assert task.services.ledger.count("status") == 1
+    assert task.services.ledger.count("result") == (1 if api == "seedance2api" else 0)
+    assert task.posts == 1
+
+
+@pytest.mark.parametrize(("on_clear", "posts"), [("reuse", 1), ("new", 2)])
+@pytest.mark.parametrize("api", ["seedanceapi-v2"])
+def test_a_clear_after_success(task: Task, on_clear: Any, posts: int) -> None:
+    task.enter()
+    assert task.clear(on_clear=on_clear).generation_id == task.submitted[-1]
+    assert task.posts == posts
+
+
+@pytest.mark.parametrize("api", ALL_APIS)
+def test_a_refused_submission_after_a_clear_keeps_the_earlier_generation(task: Task) -> None:
+    old = task.submit().generation_id
+    task.services.fault("refuse", status=400, code="INVALID", message="not now")
+    with pytest.raises(errors.SeedanceError):
+        task.clear(on_clear="new")
+    assert task.submitted == [old]
+    assert task.clear(on_clear="reuse").generation_id == old
+    assert task.submitted == [old]
+
+
+@pytest.mark.parametrize("end", ["fail", "expire"])
+@pytest.mark.parametrize("api", ["ark"])
+def test_a_generation_that_failed_is_submitted_again(held: Task, end: str) -> None:
+    first = held.submit().generation_id
+    if end == "fail":
+        held.services.fail(first, "no")
+    else:
+        held.services.expire(first)
+    assert held.retry().generation_id != first
+    assert len(held.submitted) == 2
+
+
+def test_a_recorded_end_is_not_read_again(task: Task) -> None:
+    task.enter()
+    task.store.change(state="ended", status="failed")
+    task.retry()
+    assert task.services.ledger.count("status") == 0
+    assert task.posts == 2
+
+
+@pytest.mark.parametrize("api", ["ark"])
+def test_a_generation_that_a_person_cancelled_stays_cancelled(held: Task) -> None:
+    first = held.submit().generation_id
+    held.services.cancel_remote(first)
+    with pytest.raises(errors.SeedanceGenerationCancelledError, match=first):
+        held.retry()
+    assert held.posts == 1
+    held.clear()
+    assert held.posts == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("refuse", {"status": 401}),
+        ("refuse", {"status": 500}),
+        ("gateway_error", {}),
+        ("rate_limit", {"retry_after": 1800}),
+        ("rubbish", {}),
+        ("cut", {}),
+    ],
+)
+@pytest.mark.parametrize("step", ["retry", "clear"])
+@pytest.mark.parametrize("api", ["seedanceapi-v2"])
+def test_a_state_that_cannot_be_read_is_waited_for(
+    task: Task, kind: str, options: dict[str, Any], step: str
+) -> None:
+    first = task.submit()
+    task.services.fault(kind, on="status", times=None, **options)
+    again = getattr(task, step)(on_clear="new")
+    assert (again.generation_id, again.status) == (first.generation_id, GenerationStatus.QUEUED)
+    assert task.posts == 1
+
+
+@pytest.mark.parametrize("api", ALL_APIS)
+def test_a_generation_the_service_forgot(task: Task) -> None:
+    first = task.submit().generation_id
+    task.services.forget(first)
+    with pytest.raises(errors.SeedanceNotFoundError, match=first):
+        task.retry()
+    assert task.posts == 1
+    task.clear()
+    assert task.posts == 2
+
+
+@pytest.mark.parametrize("step", ["retry", "clear"])
+@pytest.mark.parametrize("api", ALL_APIS)
+def test_a_new_id_that_the_service_does_not_know_yet_is_read_again(task: Task, step: str) -> None:
+    first = task.submit().generation_id
+    task.services.fault("refuse", on="status", status=404, times=3)
+    assert getattr(task, step)().generation_id == first
+    assert task.posts == 1
+
+
+@pytest.mark.parametrize("api", ["ark"])
+def test_an_old_id_that_the_service_does_not_know_is_read_once(task: Task) -> None:
+    task.services.forget(task.submit().generation_id)
+    task.store.change(submitted_at="2026-02-07T10:40:00Z")
+    with pytest.raises(errors.SeedanceNotFoundError):
+        task.retry()
+    assert task.services.ledger.count("status") == 1
+
+
+def test_a_changed_request_in_a_retry(task: Task) -> None:
+    first = task.submit().generation_id
+    with pytest.raises(errors.SeedanceRequestChangedError, match="duration") as caught:
+        task.retry(video(PROMPT, duration=8))
+    assert caught.value.generation_id == first
+    assert task.store.value["generation_id"] == first  # the paid one stays on record
+    assert task.submit().generation_id == first
+
+
+def test_a_re_attachment_that_cannot_be_written_waits_all_the_same(held: Task) -> None:
+    first = held.submit().generation_id
+    held.store.break_down("set")
+    assert held.clear().generation_id == first
+    assert held.posts == 1
+
+
+def test_a_video_that_is_ready_at_once_is_read_again_by_its_id(task: Task) -> None:
+    """Its links may have expired since; a status request brings new ones."""
+    assert task.submit().status is GenerationStatus.SUCCEEDED
+    record = task.store.value
+    assert (record["state"], record["status"], record["result"]) == ("ended", "succeeded", None)
+    task.retry()
+    assert task.services.ledger.count("status") == 1
+    assert task.posts == 1
+
+
+# ---------------------------------------------------------------------- synchronous images
+
+
+@pytest.fixture
+def images(services: SeedanceEmulator) -> Task:
+    return Task(services, "ark", image(PROMPT))
+
+
+@pytest.mark.parametrize("api", ["ark", "seedance2api"])
+def test_images_are_recorded_whole_and_delivered_without_a_request(task: Task) -> None:
+    task.request = image(PROMPT, num_images=2)
+    first = task.submit()
+    assert first.status is GenerationStatus.SUCCEEDED
+    assert task.store.states == ["intent", "ended"]
+    assert task.store.value["result"] == first.result()
+    before = len(task.services.ledger.requests)
+    for enter in (task.retry, task.clear):
+        assert enter().result() == first.result()
+    assert len(task.services.ledger.requests) == before
+
+
+def test_images_without_an_id_get_one_of_ours(images: Task) -> None:
+    assert images.submit().generation_id.startswith("local-")
+
+
+def test_images_whose_links_expired(images: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = images.submit()
+    later = utc_now() + timedelta(hours=25)
+    monkeypatch.setattr(module, "utc_now", lambda: later)
+    with pytest.raises(errors.SeedanceOutputGoneError, match="was billed") as caught:
+        images.retry()
+    assert first.generation_id in caught.value.message
+    assert images.posts == 1
+    images.clear()
+    assert images.posts == 2
+
+
+def test_a_recorded_result_that_cannot_be_read(images: Task) -> None:
+    images.enter()
+    images.store.change(result={"urls": 5})
+    with pytest.raises(errors.SeedanceRecordError) as caught:
+        images.retry()
+    assert caught.value.generation_id == images.store.value["generation_id"]
+    assert images.posts == 1
