@@ -62,11 +62,6 @@ def test_a_wait_ends_at_its_deadline_without_another_poll(
     assert service.times() == polls
 
 
-def test_an_unknown_generation_ends_the_wait(service: Service, run: Any) -> None:
-    assert run(wait()).kind == "unknown"
-    assert len(service.requests) == TIMING.max_not_found
-
-
 def test_no_more_polls_are_in_flight_than_there_are_connections(service: Service, run: Any) -> None:
     service.latency = 5.0
     ids = service.add(2 * MAX_CONNECTIONS + 3)

@@ -14,8 +14,6 @@ from airflow_provider_seedance.client.api_client import MAX_CONNECTIONS
 from airflow_provider_seedance.polling.hub import wait_for_submission
 from airflow_provider_seedance.polling.quota import POLICY
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
-from airflow_provider_seedance.polling.wait_many import wait_for_many
-from airflow_provider_seedance.polling.wait_state import WaitState
 from airflow_provider_seedance.settings import Settings
 from polling.simulated import (
     CONN,
@@ -25,8 +23,6 @@ from polling.simulated import (
     Request,
     Service,
     connection,
-    leave,
-    only_hub,
     passed,
     rate_limit,
     refusal,
@@ -152,11 +148,7 @@ def test_submissions_of_other_processes_count_in_the_plan(service: Service, run:
         submitted_at = passed() + EPOCH - 5.0
         waits = (
             wait(
-                look_up,
-                name,
-                timeout=9 * HOUR,
-                submitted_at=submitted_at,
-                submitted_at_known=name != ids[0],
+                look_up, name, timeout=9 * HOUR, submitted_at=submitted_at, submitted_at_known=name != ids[0]
             )
             for name in ids
         )
@@ -217,35 +209,6 @@ def test_a_wait_ends_while_no_poll_is_allowed(service: Service, run: Any) -> Non
 
     assert run(main()) == ("deadline", 150.0)
     assert len(service.requests) == 1
-
-
-def test_a_wait_for_many_ends_while_no_poll_is_allowed(service: Service, run: Any) -> None:
-    service.headers = used_up(10 * HOUR)
-    ids = service.add(2, ends=9 * HOUR)
-    states = [WaitState(generation_id=name, media="video", deadline=EPOCH + 100.0) for name in ids]
-
-    async def main() -> Any:
-        ends = await wait_for_many(
-            states, CONN, Connections(REPORTING), min_ended=2, max_linger=1.0, max_quota_wait=50.0
-        )
-        return sorted(ends.overdue), passed()
-
-    assert run(main()) == (ids, 150.0)
-
-
-def test_the_end_of_a_window_in_the_far_future_is_ignored(service: Service, run: Any) -> None:
-    report = used_up(1e9)
-    service.headers = lambda at: report(at) if at < 50.0 else {}
-    service.ends["g"] = 50.0
-    look_up = Connections(REPORTING)
-
-    async def main() -> Any:
-        step, _ = await asyncio.gather(wait(look_up), wait_for_submission(EPOCH + 20.0, CONN, look_up))
-        return step.kind, passed()
-
-    kind, ended = run(main())
-    assert kind == "ended"
-    assert ended < 300.0
 
 
 # ---------------------------------------------------------------------- submissions
@@ -319,17 +282,6 @@ def test_the_quota_of_this_process_is_shared(service: Service, run: Any) -> None
 
     known = run(main())
     assert (known.limit, known.remaining, known.reset_at) == (10, 9, EPOCH + HOUR)
-
-
-def test_a_refusal_is_not_shared(service: Service, run: Any) -> None:
-    async def main() -> Any:
-        task = asyncio.create_task(wait(Connections(REPORTING)))
-        await asyncio.sleep(1.0)
-        only_hub().answered(rate_limit(10, 0, 300.0, retry_after=5.0), refused=True)
-        await leave(task)
-        return shared().read(time.time())
-
-    assert run(main()).limit is None
 
 
 def test_other_processes_wait_behind_the_submissions_of_this_one(service: Service, run: Any) -> None:

@@ -15,6 +15,7 @@ DEADLINE = 1000.0
 RUNNING = Generation(generation_id="g", api="runbase", media="video", status=GenerationStatus.RUNNING)
 NO_OUTPUT = replace(RUNNING, status=GenerationStatus.SUCCEEDED)
 FAILED = replace(RUNNING, status=GenerationStatus.FAILED)
+SUCCEEDED = replace(NO_OUTPUT, urls=("https://media.example/v.mp4",))
 
 
 def rate_limited(retry_after: float | None = None) -> errors.SeedanceRateLimitError:
@@ -72,7 +73,22 @@ def test_a_failure_by_the_request_itself_is_not_retried(code: str) -> None:
     assert (caught.value.vendor_code, caught.value.retry_helps) == (code, False)
 
 
-@pytest.mark.parametrize("code", [None, "InternalServiceError", "InvalidParameters"])
-def test_any_other_failure_is_retried(code: str | None) -> None:
-    with pytest.raises(errors.SeedanceGenerationFailedError):
-        raise_unless_succeeded(replace(FAILED, error_code=code))
+@pytest.mark.parametrize(
+    ("end", "error"),
+    [
+        (FAILED, errors.SeedanceGenerationFailedError),
+        (replace(FAILED, error_code="InternalServiceError"), errors.SeedanceGenerationFailedError),
+        (replace(FAILED, error_code="InvalidParameters"), errors.SeedanceGenerationFailedError),
+        (replace(FAILED, error_code="InputTextSensitiveContentDetected"), errors.SeedanceModerationError),
+        (replace(FAILED, error_message="content_policy violation"), errors.SeedanceModerationError),
+        (replace(RUNNING, status=GenerationStatus.EXPIRED), errors.SeedanceGenerationFailedError),
+        (replace(RUNNING, status=GenerationStatus.CANCELLED), errors.SeedanceGenerationCancelledError),
+        (NO_OUTPUT, errors.SeedanceOutputGoneError),
+    ],
+)
+def test_each_end_but_success_raises_its_error(end: Generation, error: type[errors.SeedanceError]) -> None:
+    assert raise_unless_succeeded(SUCCEEDED) is SUCCEEDED
+    with pytest.raises(error, match="eneration g") as caught:
+        raise_unless_succeeded(end)
+    assert type(caught.value) is error
+    assert caught.value.generation_id == "g"

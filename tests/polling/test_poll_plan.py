@@ -23,8 +23,7 @@ def poll_cost(times: list[float], masses: list[float], polls: list[int], delay_c
 
 
 @given(
-    st.lists(st.tuples(st.floats(0.5, 10), st.floats(0.01, 1)), min_size=2, max_size=7),
-    st.floats(0.01, 5),
+    st.lists(st.tuples(st.floats(0.5, 10), st.floats(0.01, 1)), min_size=2, max_size=7), st.floats(0.01, 5)
 )
 def test_no_other_plan_is_cheaper(steps: list[tuple[float, float]], delay_cost: float) -> None:
     times = [0.0, *itertools.accumulate(step for step, _ in steps)]

@@ -92,8 +92,7 @@ def test_headers_of_a_window_that_has_ended_are_ignored() -> None:
 
 
 @pytest.mark.parametrize(
-    "limit",
-    [RateLimit(), RateLimit(limit=10), RateLimit(remaining=3), RateLimit(limit=0, remaining=0)],
+    "limit", [RateLimit(), RateLimit(limit=10), RateLimit(remaining=3), RateLimit(limit=0, remaining=0)]
 )
 def test_incomplete_headers_are_ignored(limit: RateLimit) -> None:
     quota = Quota()
@@ -171,14 +170,7 @@ def test_the_rate_of_a_quota() -> None:
 
 @pytest.mark.parametrize(
     ("retry_after", "pause"),
-    [
-        (None, POLICY.default_backoff),
-        (0.0, 1.0),
-        (0.5, 1.0),
-        (1.5, 1.5),
-        (7200.0, 7200.0),
-        (1e9, 86400.0),
-    ],
+    [(None, POLICY.default_backoff), (0.0, 1.0), (0.5, 1.0), (1.5, 1.5), (7200.0, 7200.0), (1e9, 86400.0)],
 )
 def test_a_refusal_stops_every_request_until_it_passes(retry_after: float | None, pause: float) -> None:
     quota = Quota()

@@ -143,17 +143,12 @@ def test_an_incomplete_window_is_neither_written_nor_read(
 @pytest.mark.parametrize(
     "content",
     [
-        "",
-        "{",
-        "[]",
-        "null",
-        '{"limit": 1}',
+        "", "{", "[]", "null", '{"limit": 1}',
         '{"limit": "x", "remaining": 0, "reset_at": 1e99, "window": null}',
-        '{"limit": 5, "remaining": 0, "reset_at": 99999999999, "window": 1}',
-        "[" * 900,
+        '{"limit": 5, "remaining": 0, "reset_at": 99999999999, "window": 1}', "[" * 900,
         '{"limit": null, "remaining": null, "reset_at": null, "window": null, "queue_until": 1e99}',
     ],
-)
+)  # fmt: skip
 def test_a_damaged_file_is_ignored_and_replaced(shared: SharedQuota, content: str, now: float) -> None:
     shared.learn(headers(3, now=now), now)
     shared._path.write_text(content)

@@ -35,13 +35,7 @@ def _no_status_logged_yet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def waiting(deadline: float = NOW + 3600, **changes: Any) -> WaitState:
     return WaitState(
-        **{
-            "generation_id": "g-1",
-            "media": "video",
-            "deadline": deadline,
-            "poll_interval": 10,
-            **changes,
-        }
+        **{"generation_id": "g-1", "media": "video", "deadline": deadline, "poll_interval": 10, **changes}
     )
 
 
@@ -330,14 +324,6 @@ def test_the_latest_progress_is_kept_with_its_time() -> None:
         step = on_poll(step.state, generation("running", progress=40 + number), NOW + number)
     assert len(step.state.progress) == MAX_PROGRESS_READINGS
     assert step.state.progress[-1] == (29.0, 59.0)
-
-
-def test_the_next_poll_after_a_failure_is_planned_by_the_model() -> None:
-    model = Expecting(0.0)
-    step = start_wait(waiting(poll_interval=None), NOW, model=model)
-    planned = len(model.planned)
-    on_poll(step.state, SERVER_ERROR, NOW + 10, model)
-    assert len(model.planned) == planned + 1
 
 
 def test_a_reading_resets_failures_and_rate_limits() -> None:

@@ -130,17 +130,6 @@ def test_the_log_names_the_generation_that_a_cleared_task_leaves(
     assert ("the next try does not know of it" in log.lines[-1]) is discards
 
 
-def test_a_finished_generation_is_not_deleted(
-    services: SeedanceEmulator, queued: Any, set_task: Any, log: Log
-) -> None:
-    """At ark the same call cancels a queued generation and deletes a finished one."""
-    set_task("failed")
-    services.finish(queued.generation_id)
-    kill(queued)
-    assert services.ledger.cancels() == []
-    assert "already ended" in log.lines[-1]
-
-
 @pytest.mark.parametrize("api", [api for api in ALL_APIS if api != "ark"])
 def test_a_service_that_cannot_cancel_costs_no_request_and_no_read_of_the_task_state(
     services: SeedanceEmulator,

@@ -122,13 +122,6 @@ def test_a_deadline_fires(
     assert seconds > 0 or not services.ledger.count("status")
 
 
-def test_an_unknown_generation_fires(services: SeedanceEmulator, connect: Connect, at_once: None) -> None:
-    connect("ark")
-    event = payload_of(make("no-such"))
-    assert event == {"generation_id": "no-such", "outcome": "unknown"}
-    assert read_event(event, "no-such") is None
-
-
 @pytest.mark.parametrize("ends", [0.0, 3600.0])
 def test_nothing_fires_in_the_first_seconds(
     monkeypatch: pytest.MonkeyPatch, slept: list[float], ends: float
