@@ -72,9 +72,17 @@ def start_emulator() -> Iterator[Callable[..., SeedanceEmulator]]:
 
 
 @pytest.fixture
-def services(start_emulator: Callable[..., SeedanceEmulator], quick: None) -> SeedanceEmulator:
+def emulator_options() -> dict[str, Any]:
+    """Arguments of the emulator; a test that needs others overrides them."""
+    return {}
+
+
+@pytest.fixture
+def services(
+    start_emulator: Callable[..., SeedanceEmulator], quick: None, emulator_options: dict[str, Any]
+) -> SeedanceEmulator:
     """All five services, where renders take no time and nothing waits."""
-    return start_emulator()
+    return start_emulator(**emulator_options)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Runner for the tests of the batch operator: an emulator, a state store in memory, and resumed deferrals."""
+"""Driver of one batch task."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from airflow.providers.common.compat.sdk import TaskDeferred
-from support import Store, TaskInstance, make_context, on_loop
+from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR
+from support import Store, TaskInstance, deferral, make_context
 from versions import deserialize, serialize
 
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.operators.batch_run import BatchTiming
 from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoBatchOperator
 from airflow_provider_seedance.triggers import seedance as triggers
-
-Connect = Callable[..., None]
+from operators.generation_task import Connect, fire
 
 
 def make(
@@ -29,20 +29,55 @@ def make(
     return op
 
 
-class Runner:
-    """Runs tries of one task instance: resumes deferrals, keeps the store, counts entries."""
+class Batch:
+    """Tries of one task instance: resumes deferrals, keeps the store, counts entries."""
 
-    def __init__(self, *, store: Store | bool | None = True) -> None:
-        self.store = Store() if store is True else store or None
-        self.ti = TaskInstance()
+    def __init__(self, services: SeedanceEmulator, connect: Connect) -> None:
+        self.services, self.connect = services, connect
+        self.store, self.ti = Store(), TaskInstance()
+        #: Whether this Airflow has a task state store.
+        self.stored = True
+        self.op: Any = None
         self.entries = 0
         self.deferrals: list[TaskDeferred] = []
         #: Called before an entry resumes.
         self.before_resume: Callable[[TaskDeferred], None] = lambda deferred: None
 
-    def run(self, op: SeedanceGenerateVideoBatchOperator) -> Any:
-        context = make_context(self.store, self.ti)
-        call: Callable[[], Any] = lambda: op.execute(context)  # noqa: E731
+    @property
+    def context(self) -> Any:
+        return make_context(self.store if self.stored else None, self.ti)
+
+    def other_task(self) -> Batch:
+        """Return another task instance on the same service."""
+        return Batch(self.services, self.connect)
+
+    def run(self, requests: Any, **arguments: Any) -> Any:
+        self.op = make(requests, **arguments)
+        return self.enter()
+
+    def defer(self, requests: Any, **arguments: Any) -> TaskDeferred:
+        """Run until the first deferral."""
+        self.op = make(requests, **arguments)
+        return deferral(lambda: self.op.execute(self.context))
+
+    def retry(self) -> Any:
+        """Run the same operator in the next try, as an automatic retry does."""
+        self.ti.retry()
+        return self.enter()
+
+    def clear(self) -> Any:
+        """Run the same operator in the next try, as a person's clear does."""
+        self.ti.clear()
+        return self.enter()
+
+    def fail_deferral(self, reason: str) -> Any:
+        """Resume as Airflow does after a timeout or a failure of the trigger."""
+        return self.op.resume_execution(TRIGGER_FAIL_REPR, {"error": reason, "traceback": None}, self.context)
+
+    def enter(self) -> Any:
+        """Run the operator through all its deferrals."""
+        context = self.context
+        call: Callable[[], Any] = lambda: self.op.execute(context)  # noqa: E731
         while True:
             self.entries += 1
             try:
@@ -50,29 +85,32 @@ class Runner:
             except TaskDeferred as deferred:
                 self.deferrals.append(deferred)
                 self.before_resume(deferred)
-                call = self._resume(op, deferred, context)
+                call = self._resume(deferred, context)
 
-    def _resume(self, op: Any, deferred: TaskDeferred, context: Any) -> Callable[[], Any]:
+    def _resume(self, deferred: TaskDeferred, context: Any) -> Callable[[], Any]:
         path, kwargs = deferred.trigger.serialize()
         assert path.endswith("SeedanceBatchTrigger")
-        trigger = triggers.SeedanceBatchTrigger(**deserialize(serialize(kwargs)))
-
-        async def first() -> Any:
-            async for event in trigger.run():
-                return event
-            raise AssertionError("no event")
-
-        event = json.loads(json.dumps(on_loop(first()).payload))
+        event = fire(triggers.SeedanceBatchTrigger(**deserialize(serialize(kwargs))))
         again = deserialize(serialize(deferred.kwargs))
-        return lambda: op.resume_execution(deferred.method_name, {**again, "event": event}, context)
+        return lambda: self.op.resume_execution(deferred.method_name, {**again, "event": event}, context)
 
+    @property
+    def paid(self) -> list[str]:
+        """Return the prompts of all submissions."""
+        return [submission.prompt for submission in self.services.ledger.submissions]
 
-def paid(emulator: SeedanceEmulator) -> list[str]:
-    return [submitter.prompt for submitter in emulator.ledger.submissions]
+    def paid_ids_in(self, message: str) -> bool:
+        """Return whether a message names all submitted generations."""
+        return all(one.generation_id in message for one in self.services.ledger.submissions)
 
 
 def keys(entries: list[dict[str, Any]]) -> list[str]:
     return [entry["key"] for entry in entries]
+
+
+def kinds(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the key and the kind of each failure."""
+    return [(entry["key"], entry["kind"]) for entry in result["failed"]]
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import pytest
 from helpers import set_timing
-from support import Log, Store
+from support import Log
 
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.operators.base import SeedanceOperator
 from airflow_provider_seedance.submission import lookup
-from operators.callback_task import CALLED, Connect, Task
-from operators.generation_task import Path
+from operators.batch_runner import Batch
+from operators.generation_task import Connect, Task
 
 
 @pytest.fixture(autouse=True)
@@ -29,22 +29,28 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Log:
 
 
 @pytest.fixture
-def path(services: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return Path(services, monkeypatch)
+def api() -> str:
+    """Service of the connection; a test that names another overrides it."""
+    return "seedanceapi-v2"
 
 
 @pytest.fixture
-def held(services: SeedanceEmulator) -> SeedanceEmulator:
-    services.hold()
-    return services
+def task(services: SeedanceEmulator, connect: Connect, api: str) -> Task:
+    connect(api)
+    return Task(services, connect)
 
 
 @pytest.fixture
-def task(held: SeedanceEmulator, connect: Connect) -> Task:
-    """Task whose submission is accepted and whose reply is lost."""
-    connect("seedanceapi-v1", **CALLED)
-    held.fault("drop_reply")
-    return Task(held, Store())
+def forgetful(task: Task) -> Task:
+    """Task on an Airflow without a task state store."""
+    task.without_store()
+    return task
+
+
+@pytest.fixture
+def batch(services: SeedanceEmulator, connect: Connect, api: str) -> Batch:
+    connect(api)
+    return Batch(services, connect)
 
 
 @pytest.fixture

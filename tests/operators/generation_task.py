@@ -1,4 +1,4 @@
-"""Helpers of the tests of the single-generation operators."""
+"""Driver of one task that makes a single generation."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
-from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
+from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR
 from support import PROMPT, Store, TaskInstance, deferral, make_context, on_loop
-from versions import ENDING_FROM_TRIGGERS, require
 
+from airflow_provider_seedance.callbacks.inbox import key_for, with_id
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
-from airflow_provider_seedance.operators.seedance import (
-    SeedanceGenerateVideoOperator,
-)
+from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoOperator
 from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger
+
+#: An address without a listener: the tests hand in the callbacks themselves.
+NOWHERE = "http://127.0.0.1:1"
+CALLBACK_SECRET = "a secret for the addresses"
+CALLED = {"callback_base_url": NOWHERE, "callback_secret": CALLBACK_SECRET}
+SILENCE = {"outcome": "silence"}
 
 Connect = Callable[..., None]
 
@@ -25,18 +28,7 @@ def make(**arguments: Any) -> SeedanceGenerateVideoOperator:
     return SeedanceGenerateVideoOperator(**{"task_id": "task", "prompt": PROMPT, **arguments})
 
 
-def below_3_3(context: Any) -> Any:
-    context.pop("task_state_store", None)
-    return context
-
-
-def failed_by_airflow(op: Any, context: Any, error: str) -> Any:
-    return op.resume_execution(
-        TRIGGER_FAIL_REPR, {"error": error, "traceback": ["Traceback", "boom"]}, context
-    )
-
-
-def fire(trigger: SeedanceGenerationTrigger) -> Any:
+def fire(trigger: Any) -> Any:
     """Run a trigger to its event, and the event through Airflow's hands."""
 
     async def first() -> Any:
@@ -47,76 +39,84 @@ def fire(trigger: SeedanceGenerationTrigger) -> Any:
     return json.loads(json.dumps(on_loop(first()).payload))
 
 
-def resume(op: Any, deferred: TaskDeferred, event: Any, context: Any) -> Any:
-    return op.resume_execution(deferred.method_name, {**(deferred.kwargs or {}), "event": event}, context)
+class Task:
+    """Task instance whose generation ends when the test says so."""
 
-
-class Path:
-    """One way for a generation to come to its end and the result to its task."""
-
-    def __init__(self, emulator: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.emulator = emulator
-        self.monkeypatch = monkeypatch
+    def __init__(self, services: SeedanceEmulator, connect: Connect, **defaults: Any) -> None:
+        services.hold()
+        self.services, self.connect, self.defaults = services, connect, defaults
         self.store, self.ti = Store(), TaskInstance()
         self.context = make_context(self.store, self.ti)
-        self.operator: Any = None
+        self.op: Any = None
+        self.deferred: Any = None
 
-    def begin(self, **arguments: Any) -> TaskDeferred:
-        self.emulator.hold()
-        self.operator = make(poll_interval=0.01, **arguments)
-        deferred = deferral(lambda: self.operator.execute(self.context))
-        self.emulator.finish(self.emulator.ledger.submissions[-1].generation_id)
+    def without_store(self) -> None:
+        """Take the task state store away, as on an Airflow below 3.3."""
+        self.context.pop("task_state_store", None)
+
+    def run(self, **arguments: Any) -> Any:
+        """Execute the operator; new arguments make a new one."""
+        if arguments or self.op is None:
+            self.op = make(**{**self.defaults, **arguments})
+        return self.op.execute(self.context)
+
+    def defer(self, **arguments: Any) -> TaskDeferred:
+        self.deferred = deferral(lambda: self.run(**arguments))
+        return self.deferred
+
+    def defer_and_finish(self, **arguments: Any) -> TaskDeferred:
+        """Defer, and end the generation afterwards."""
+        deferred = self.defer(poll_interval=0.01, **arguments)
+        self.services.finish(self.generation_id)
         return deferred
 
-    def direct(self) -> Any:
-        self.emulator.release()
-        return make(poll_interval=0.01, deferrable=False).execute(self.context)
+    def resume(self, event: Any = None) -> Any:
+        """Resume the latest deferral, with its arguments as Airflow stores them."""
+        kwargs = json.loads(json.dumps(self.deferred.kwargs or {}))
+        return self.op.resume_execution(self.deferred.method_name, {**kwargs, "event": event}, self.context)
 
-    def deferred(self) -> Any:
-        deferred = self.begin()
-        return resume(self.operator, deferred, fire(deferred.trigger), self.context)
+    def defer_again(self, event: Any = None) -> TaskDeferred:
+        self.deferred = deferral(lambda: self.resume(event))
+        return self.deferred
 
-    def read_again(self) -> Any:
-        deferred = self.begin()
-        return resume(self.operator, deferred, None, self.context)
+    def fail_deferral(self, reason: str) -> Any:
+        """Resume as Airflow does after a timeout or a failure of the trigger."""
+        failure = {"error": reason, "traceback": ["Traceback", "boom"]}
+        return self.op.resume_execution(TRIGGER_FAIL_REPR, failure, self.context)
 
-    def reattached(self) -> Any:
-        self.begin()
-        self.ti.retry()
-        return make().execute(self.context)
+    def store_callback(self, generation_id: str) -> None:
+        """Store the id of a callback, as the API server does."""
+        key = key_for(self.deferred.trigger.callback_nonce)
+        self.store.texts[key] = json.dumps(with_id(None, generation_id))
 
-    def cleared(self) -> Any:
-        self.begin()
-        self.ti.clear()
-        return make().execute(self.context)
+    @property
+    def posts(self) -> int:
+        return len(self.services.ledger.posts())
 
-    def timed_out_by_airflow(self) -> Any:
-        self.begin()
-        return failed_by_airflow(self.operator, self.context, TriggerFailureReason.TRIGGER_TIMEOUT)
+    @property
+    def submitted(self) -> int:
+        return len(self.services.ledger.submissions)
 
-    def broken_trigger(self) -> Any:
-        self.begin()
-        return failed_by_airflow(self.operator, self.context, TriggerFailureReason.TRIGGER_FAILURE)
+    @property
+    def generation_id(self) -> str:
+        """Return the id of the latest submission."""
+        return self.services.ledger.submissions[-1].generation_id
 
-    def below_3_3(self) -> Any:
-        below_3_3(self.context)
-        return self.deferred()
+    @property
+    def called(self) -> dict[str, str]:
+        """Return the event of a callback for the latest submission."""
+        return callback(self.generation_id)
 
-    def broken_below_3_3(self) -> Any:
-        below_3_3(self.context)
-        return self.broken_trigger()
+    def waits_for(self, generation_id: str) -> bool:
+        """Return whether the latest deferral polls this generation."""
+        trigger = self.deferred.trigger
+        return isinstance(trigger, SeedanceGenerationTrigger) and trigger.generation_id == generation_id
 
-    def ended_by_trigger(self) -> Any:
-        require(ENDING_FROM_TRIGGERS)
-        from airflow.sdk.bases.xcom import BaseXCom
+    @property
+    def polls_its_only_submission(self) -> bool:
+        return self.posts == 1 and self.waits_for(self.generation_id)
 
-        written: dict[str, Any] = {}
 
-        async def aset(key: str, value: Any, **which: Any) -> None:
-            written[key] = json.loads(json.dumps(value))
-
-        self.monkeypatch.setattr(BaseXCom, "aset", aset)
-        deferred = self.begin(end_from_trigger=True)
-        deferred.trigger.task_instance = self.ti
-        fire(deferred.trigger)
-        return written["return_value"]
+def callback(generation_id: str) -> dict[str, str]:
+    """Return the event of a callback."""
+    return {"outcome": "callback", "generation_id": generation_id}

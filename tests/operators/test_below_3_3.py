@@ -42,11 +42,7 @@ def test_a_result_that_airflow_cannot_push_is_not_paid_for_again(
     ti = TaskInstance()
     server = started(ti)
     op = kind(
-        task_id="task",
-        deferrable=False,
-        poll_interval=0.01,
-        on_uncertain_submit=on_uncertain,
-        **arguments,
+        task_id="task", deferrable=False, poll_interval=0.01, on_uncertain_submit=on_uncertain, **arguments
     )
     op.execute(make_context(None, ti))
     assert server.should_retry is (on_uncertain == "resubmit")

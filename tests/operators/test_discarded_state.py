@@ -7,12 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.ledger import task_state
-from operators import batch_runner
-from operators.generation_task import Path
+from operators.batch_runner import Batch
+from operators.generation_task import Task, fire
 
-Connect = Callable[..., None]
 Warned = Callable[[], tuple[int, int]]
 
 
@@ -36,43 +34,42 @@ def warned(caplog: pytest.LogCaptureFixture) -> Warned:
     return count
 
 
-def test_a_generation_warns_once_per_try(
-    services: SeedanceEmulator, connect: Connect, path: Path, warned: Warned
-) -> None:
-    connect("ark")
-    path.ti.max_tries = 0
-    path.deferred()
-    assert warned() == (1, 0)
-    path.ti.clear(retries=0)  # and keeps the task state
-    path.direct()
-    assert warned() == (1, 0)
-    assert len(services.ledger.submissions) == 1
+def deliver(task: Task) -> None:
+    task.resume(fire(task.defer_and_finish().trigger))
 
 
-def test_a_generation_whose_record_was_discarded_is_submitted_anew(
-    services: SeedanceEmulator, connect: Connect, path: Path, warned: Warned
-) -> None:
-    connect("ark")
-    path.ti.max_tries = 0
-    path.begin()
+@pytest.mark.parametrize("api", ["ark"])
+def test_a_generation_warns_once_per_try(task: Task, warned: Warned) -> None:
+    task.ti.max_tries = 0
+    deliver(task)
+    assert warned() == (1, 0)
+    task.ti.clear(retries=0)  # and keeps the task state
+    task.run(deferrable=False)
+    assert warned() == (1, 0)
+    assert task.submitted == 1
+
+
+@pytest.mark.parametrize("api", ["ark"])
+def test_a_generation_whose_record_was_discarded_is_submitted_again(task: Task, warned: Warned) -> None:
+    task.ti.max_tries = 0
+    task.defer_and_finish()
     warned()
-    path.store.texts.clear()
-    path.ti.clear(retries=0)
-    path.deferred()
+    task.store.texts.clear()
+    task.ti.clear(retries=0)
+    deliver(task)
     assert warned() == (1, 1)
-    assert len(services.ledger.submissions) == 2
+    assert task.submitted == 2
 
 
-def test_a_batch_warns_once_per_try(services: SeedanceEmulator, connect: Connect, warned: Warned) -> None:
-    connect("ark")
-    runner = batch_runner.Runner()
-    runner.ti.max_tries = 0
+@pytest.mark.parametrize("api", ["ark"])
+def test_a_batch_warns_once_per_try(batch: Batch, warned: Warned) -> None:
+    batch.ti.max_tries = 0
     requests = [{"prompt": f"clip {number}"} for number in range(3)]
-    runner.run(batch_runner.make(requests, max_in_flight=1))
-    assert runner.entries > 1
+    batch.run(requests, max_in_flight=1)
+    assert batch.entries > 1
     assert warned() == (1, 0)
-    runner.store.texts.clear()
-    runner.ti.clear(retries=0)
-    runner.run(batch_runner.make(requests))
+    batch.store.texts.clear()
+    batch.ti.clear(retries=0)
+    batch.run(requests)
     assert warned() == (1, 1)
-    assert len(services.ledger.submissions) == 6
+    assert len(batch.paid) == 6

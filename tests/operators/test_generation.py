@@ -8,14 +8,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowNotFoundException, AirflowTaskTimeout, TaskDeferred
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, TaskDeferred
 from airflow.sdk import DAG, Asset
 from helpers import ALL_APIS
-from support import PROMPT, SECRET, Log, Store, TaskInstance, deferral, make_context
+from support import PROMPT, SECRET, Log, TaskInstance, make_context
 from versions import ENDING_FROM_TRIGGERS, UNREADABLE_EXTRA, deserialize, needs, serialize
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.operators import base
 from airflow_provider_seedance.operators.seedance import (
     SeedanceGenerateVideoOperator,
@@ -24,265 +23,187 @@ from airflow_provider_seedance.operators.seedance import (
 from airflow_provider_seedance.policies import retry
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger
-from operators.generation_task import Connect, below_3_3, make, resume
+from operators.generation_task import Task, make
 
 # ---------------------------------------------------------------------- deferring
 
 
 @pytest.mark.parametrize("api", ALL_APIS)
-def test_deferral_carries_the_id(services: SeedanceEmulator, connect: Connect, api: str) -> None:
-    connect(api)
-    services.hold()
-    store, ti = Store(), TaskInstance()
+def test_deferral_carries_the_id(task: Task) -> None:
     before = time.time()
-    deferred = deferral(lambda: make(timeout=1800).execute(make_context(store, ti)))
-    generation_id = services.ledger.submissions[0].generation_id
-    assert ti.pushed["generation_id"] == generation_id
-    assert store.value["generation_id"] == generation_id
-    assert isinstance(deferred.trigger, SeedanceGenerationTrigger)
-    assert deferred.trigger.generation_id == generation_id
+    deferred = task.defer(timeout=1800)
+    generation_id = task.services.ledger.submissions[0].generation_id
+    assert task.ti.pushed["generation_id"] == generation_id
+    assert task.store.value["generation_id"] == generation_id
+    assert task.waits_for(generation_id)
     assert before + 1800 <= deferred.trigger.deadline <= time.time() + 1800
     assert deferred.method_name == "execute_complete"
-    assert deferred.kwargs is not None
     assert deferred.kwargs["generation_id"] == generation_id
     assert deferred.kwargs["deadline"] == deferred.trigger.deadline
     # Our deadline comes before Airflow's timeout, which cannot read the render.
-    assert isinstance(deferred.timeout, timedelta)
     assert deferred.timeout > timedelta(seconds=1800)
 
 
-def deferred_without_a_recorded_id(services: SeedanceEmulator, store: Store) -> TaskDeferred:
-    """Defer a task whose store took the intent, and then nothing more."""
+@pytest.fixture
+def unrecorded(task: Task) -> Task:
+    """Deferred task whose store accepted the intent, and then nothing more."""
 
     def away_once_it_was_sent(what: str) -> None:
-        if what == "set" and services.ledger.submissions:
+        if what == "set" and task.submitted:
             raise ConnectionError("the API server is away")
 
-    store.before = away_once_it_was_sent
-    deferred = deferral(lambda: make().execute(make_context(store)))
-    store.before = lambda what: None
-    assert (store.value["state"], store.value["generation_id"]) == ("intent", None)
-    return deferred
+    task.store.before = away_once_it_was_sent
+    task.defer()
+    task.store.before = lambda what: None
+    assert (task.store.value["state"], task.store.value["generation_id"]) == ("intent", None)
+    return task
 
 
 @pytest.mark.parametrize("ended", [True, False])
-def test_id_known_only_to_the_deferral_is_recorded_on_resume(
-    services: SeedanceEmulator, connect: Connect, ended: bool
-) -> None:
-    connect("seedanceapi-v2")
-    services.hold()
-    store, ti = Store(), TaskInstance()
-    deferred = deferred_without_a_recorded_id(services, store)
-    generation_id = services.ledger.submissions[0].generation_id
+def test_id_known_only_to_the_deferral_is_recorded_on_resume(unrecorded: Task, ended: bool) -> None:
+    generation_id = unrecorded.generation_id
     if ended:
-        services.finish(generation_id)
-        assert resume(make(), deferred, None, make_context(store, ti))["generation_id"] == generation_id
+        unrecorded.services.finish(generation_id)
+        assert unrecorded.resume()["generation_id"] == generation_id
     else:
-        deferral(lambda: resume(make(), deferred, None, make_context(store, ti)))
-    assert store.value["generation_id"] == generation_id
-    assert store.value["state"] == ("ended" if ended else "submitted")
+        unrecorded.defer_again()
+    assert unrecorded.store.value["generation_id"] == generation_id
+    assert unrecorded.store.value["state"] == ("ended" if ended else "submitted")
     if not ended:
-        services.finish(generation_id)
+        unrecorded.services.finish(generation_id)
     # A clear finds it, and pays for nothing.
-    ti.clear()
-    again = make()
+    unrecorded.ti.clear()
     try:
-        result = again.execute(make_context(store, ti))
+        result = unrecorded.run()
     except TaskDeferred as waiting:
-        result = resume(again, waiting, None, make_context(store, ti))
+        unrecorded.deferred = waiting
+        result = unrecorded.resume()
     assert result["generation_id"] == generation_id
-    assert len(services.ledger.posts()) == 1
+    assert unrecorded.posts == 1
 
 
 def test_unrecordable_id_does_not_stop_the_delivery(
-    services: SeedanceEmulator, connect: Connect, caplog: pytest.LogCaptureFixture
+    unrecorded: Task, caplog: pytest.LogCaptureFixture
 ) -> None:
-    connect("seedanceapi-v2")
-    services.hold()
-    store = Store()
-    deferred = deferred_without_a_recorded_id(services, store)
-    generation_id = services.ledger.submissions[0].generation_id
-    services.finish(generation_id)
-    store.break_down("set")
-    assert resume(make(), deferred, None, make_context(store))["generation_id"] == generation_id
+    unrecorded.services.finish(unrecorded.generation_id)
+    unrecorded.store.break_down("set")
+    assert unrecorded.resume()["generation_id"] == unrecorded.generation_id
     assert "still cannot be recorded" in caplog.text
     # The next try finds an intent, which is uncertain, and not an unreadable record.
-    assert rec.Record.from_value(store.value).state is rec.RecordState.INTENT
+    assert rec.Record.from_value(unrecorded.store.value).state is rec.RecordState.INTENT
 
 
 @pytest.mark.parametrize("api", ALL_APIS)
-def test_deferral_contains_no_secret(services: SeedanceEmulator, connect: Connect, api: str) -> None:
-    connect(api)
-    services.hold()
-    images = "https://b.example/in.png?X-Signature=topsecret"
-    deferred = deferral(lambda: make(images=images).execute(make_context(Store())))
+def test_deferral_contains_no_secret(task: Task) -> None:
+    deferred = task.defer(images="https://b.example/in.png?X-Signature=topsecret")
     path, kwargs = deferred.trigger.serialize()
     assert json.loads(json.dumps(kwargs)) == kwargs
     assert deserialize(serialize(kwargs)) == kwargs
     shown = repr((path, kwargs, deferred.kwargs, deferred.trigger))
-    for secret in (PROMPT, SECRET, "topsecret", "b.example", services.url):
+    for secret in (PROMPT, SECRET, "topsecret", "b.example", task.services.url):
         assert secret not in shown
 
 
 def test_unserializable_trigger_fails_before_the_submission(
-    services: SeedanceEmulator, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connect("ark")
-
     def fail(self: Any) -> Any:
         raise TypeError("not serializable")
 
     monkeypatch.setattr(SeedanceGenerationTrigger, "serialize", fail)
-    store = Store()
     with pytest.raises(TypeError):
-        make().execute(make_context(store))
-    assert services.ledger.requests == []
-    assert store.texts == {}
+        task.run()
+    assert task.services.ledger.requests == []
+    assert task.store.texts == {}
 
 
-def test_failed_xcom_push_does_not_stop_the_task(
-    services: SeedanceEmulator, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    connect("ark")
-    services.hold()
-
+def test_failed_xcom_push_does_not_stop_the_task(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: Any, key: str, value: Any) -> None:
         raise ConnectionError("away")
 
     monkeypatch.setattr(TaskInstance, "xcom_push", fail)
-    deferral(lambda: make().execute(make_context(Store())))
-    assert len(services.ledger.submissions) == 1
+    task.defer()
+    assert task.submitted == 1
 
 
-def test_synchronous_answer_does_not_defer(services: SeedanceEmulator, connect: Connect) -> None:
+@pytest.mark.parametrize("api", ["ark"])
+def test_synchronous_answer_does_not_defer(task: Task) -> None:
     """A trigger that fires at once may meet the end of the process that deferred."""
-    connect("ark")
-    store, ti = Store(), TaskInstance()
-    op = SeedreamGenerateImageOperator(task_id="task", prompt=PROMPT)
-    result = op.execute(make_context(store, ti))
+    task.services.release()
+    task.op = SeedreamGenerateImageOperator(task_id="task", prompt=PROMPT)
+    result = task.run()
     assert result["status"] == "succeeded"
     assert result["media"] == "image"
-    assert ti.pushed["generation_id"] == result["generation_id"]
+    assert task.ti.pushed["generation_id"] == result["generation_id"]
 
 
 # ---------------------------------------------------------------------- invalid arguments
 
+#: Some of each kind; ``tests/apis`` has all arguments of each service.
 BAD = [
-    # argument the service does not take
-    ("seedanceapi-v2", {"fps": 24}, errors.SeedanceRequestError, ["fps=24", "seedanceapi-v2", "takes"]),
-    ("runbase", {"seed": 1}, errors.SeedanceRequestError, ["seed=1", "runbase"]),
-    ("seedance2api", {"generate_audio": True}, errors.SeedanceRequestError, ["generate_audio=True"]),
-    ("seedanceapi-v1", {"model": "x"}, errors.SeedanceRequestError, ["model='x'"]),
-    # value it does not take
-    ("seedanceapi-v2", {"duration": 7}, errors.SeedanceRequestError, ["duration=7", "5, 10 or 15"]),
-    ("seedanceapi-v1", {"duration": "5"}, errors.SeedanceRequestError, ["duration=5", "4, 8 or 12"]),
-    ("seedance2api", {"duration": 31}, errors.SeedanceRequestError, ["duration=31", "from 5 to 30"]),
-    ("ark", {"resolution": "8k"}, errors.SeedanceRequestError, ["resolution='8k'"]),
-    ("runbase", {"aspect_ratio": "2:1"}, errors.SeedanceRequestError, ["aspect_ratio='2:1'"]),
-    ("ark", {"generate_audio": "maybe"}, errors.SeedanceRequestError, ["generate_audio='maybe'"]),
-    ("ark", {"seed": "dice"}, errors.SeedanceRequestError, ["seed='dice'"]),
-    # prompts
-    ("seedance2api", {"prompt": "x" * 301}, errors.SeedanceRequestError, ["301 characters", "300"]),
-    ("seedanceapi-v2", {"prompt": "é" * 2001}, errors.SeedanceRequestError, ["2001 characters", "2000"]),
-    ("ark", {"prompt": "  "}, errors.SeedanceRequestError, ["prompt is empty"]),
-    ("ark", {"prompt": 5}, errors.SeedanceRequestError, ["prompt must be text"]),
-    # images
-    (
-        "seedanceapi-v2",
-        {"images": [f"https://b.example/{n}.png" for n in range(5)]},
-        errors.SeedanceRequestError,
-        ["5 images were given", "at most 4"],
-    ),
-    ("seedance2api", {"images": ["https://b.example/a.png"] * 2}, errors.SeedanceRequestError, ["2 images"]),
-    ("runbase", {"images": "http://b.example/a.png"}, errors.SeedanceRequestError, ["not an https URL"]),
-    ("runbase", {"images": "https://10.0.0.5/a.png"}, errors.SeedanceRequestError, ["not on a public host"]),
-    ("runbase", {"images": "s3://bucket/a.png"}, errors.SeedanceRequestError, ["not an https URL"]),
-    ("ark", {"images": [{"url": "https://b.example/a.png", "role": "x"}]}, errors.SeedanceRequestError, ["role 'x'"]),
-    ("ark", {"extra_params": "text"}, errors.SeedanceRequestError, ["extra_params must be a dict"]),
-    ("ark", {"extra_params": {"x": float("nan")}}, errors.SeedanceRequestError, ["JSON"]),
-    # rendered operator arguments
-    ("ark", {"on_clear": "burn"}, errors.SeedanceConfigurationError, ["on_clear is 'burn'", "'reuse' or 'new'"]),
-]  # fmt: skip
+    ("seedanceapi-v2", {"duration": 7}, ["duration=7", "5, 10 or 15"]),
+    ("ark", {"prompt": "  "}, ["prompt is empty"]),
+    ("runbase", {"images": "https://10.0.0.5/a.png"}, ["not on a public host"]),
+    ("ark", {"extra_params": {"x": float("nan")}}, ["JSON"]),
+]
 
 
-@pytest.mark.parametrize(("api", "arguments", "error", "says"), BAD)
+def refused(task: Task, error: type[errors.SeedanceError], **arguments: Any) -> str:
+    """Run a task that is refused before anything is sent or recorded; return the message."""
+    with pytest.raises(error) as caught:
+        task.run(**arguments)
+    assert not caught.value.retry_helps
+    assert task.services.ledger.requests == []
+    assert task.store.texts == {}
+    return caught.value.message
+
+
+@pytest.mark.parametrize(("api", "arguments", "says"), BAD)
 @pytest.mark.parametrize("deferrable", [True, False])
 def test_invalid_arguments_are_refused_before_anything_is_sent(
-    services: SeedanceEmulator,
-    connect: Connect,
-    api: str,
-    arguments: dict[str, Any],
-    error: type[errors.SeedanceError],
-    says: list[str],
-    deferrable: bool,
+    task: Task, arguments: dict[str, Any], says: list[str], deferrable: bool
 ) -> None:
-    connect(api)
-    store = Store()
-    with pytest.raises(error) as caught:
-        make(**arguments, deferrable=deferrable).execute(make_context(store))
-    for words in (*says, "othing was sent"):
-        assert words in caught.value.message
-    assert not caught.value.retry_helps
-    assert services.ledger.requests == []
-    assert store.texts == {}
+    message = refused(task, errors.SeedanceRequestError, **arguments, deferrable=deferrable)
+    assert [words for words in (*says, "othing was sent") if words not in message] == []
 
 
-@pytest.mark.parametrize("api", ["seedanceapi-v1", "seedanceapi-v2", "runbase"])
-def test_image_operator_needs_a_service_with_images(
-    services: SeedanceEmulator, connect: Connect, api: str
-) -> None:
-    connect(api)
-    with pytest.raises(errors.SeedanceRequestError, match="makes videos only"):
-        SeedreamGenerateImageOperator(task_id="task", prompt=PROMPT).execute(make_context(Store()))
-    assert services.ledger.requests == []
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_invalid_rendered_argument_is_refused(task: Task, deferrable: bool) -> None:
+    message = refused(task, errors.SeedanceConfigurationError, on_clear="burn", deferrable=deferrable)
+    for words in ("on_clear is 'burn'", "'reuse' or 'new'", "othing was sent"):
+        assert words in message
+
+
+unreadable_extra = needs(UNREADABLE_EXTRA)
 
 
 @pytest.mark.parametrize(
-    ("value", "says"),
+    ("fields", "says"),
     [
-        ({"conn_type": "seedance", "extra": {"api": "ark"}}, ["has no API key", "password"]),
-        ({"conn_type": "seedance", "password": SECRET, "extra": {"api": "sora"}}, ["'sora'", "runbase"]),
-        pytest.param(
-            {"conn_type": "seedance", "password": SECRET, "extra": "{not json"},
-            ["must be a JSON object"],
-            marks=needs(UNREADABLE_EXTRA),
-        ),
-        pytest.param(
-            {"conn_type": "seedance", "password": SECRET, "extra": "[1]"},
-            ["must be a JSON object"],
-            marks=needs(UNREADABLE_EXTRA),
-        ),
-        ({"conn_type": "seedance", "password": SECRET, "extra": {"timeout": "soon"}}, ["timeout", "'soon'"]),
-        ({"conn_type": "seedance", "password": SECRET, "host": "ftp://x"}, ["not an http or https URL"]),
-        ({"conn_type": "seedance", "password": "a b", "extra": {}}, ["characters that no key has"]),
+        ({"extra": {"api": "ark"}, "password": None}, ["has no API key", "password"]),
+        ({"extra": {"api": "sora"}}, ["'sora'", "runbase"]),
+        pytest.param({"extra": "{not json"}, ["must be a JSON object"], marks=unreadable_extra),
+        pytest.param({"extra": "[1]"}, ["must be a JSON object"], marks=unreadable_extra),
     ],
 )
 def test_malformed_connection(
-    monkeypatch: pytest.MonkeyPatch, value: dict[str, Any], says: list[str]
+    task: Task, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], says: list[str]
 ) -> None:
-    monkeypatch.setenv("AIRFLOW_CONN_SEEDANCE_DEFAULT", json.dumps(value))
-    store = Store()
-    with pytest.raises(errors.SeedanceConfigurationError) as caught:
-        make().execute(make_context(store))
-    for words in says:
-        assert words in caught.value.message
-    assert "onnection" in caught.value.message
-    assert SECRET not in caught.value.message
-    assert not caught.value.retry_helps
-    assert store.texts == {}
+    connection = {"conn_type": "seedance", "password": SECRET, **fields}
+    monkeypatch.setenv("AIRFLOW_CONN_SEEDANCE_DEFAULT", json.dumps(connection))
+    message = refused(task, errors.SeedanceConfigurationError)
+    assert [words for words in (*says, "onnection") if words not in message] == []
+    assert SECRET not in message
 
 
 @pytest.mark.skipif(UNREADABLE_EXTRA.there, reason="this Airflow hands such a connection out")
 @pytest.mark.parametrize("extra", ["{not json", "[1]"])
-def test_unreadable_extra_is_a_missing_connection_on_3_1(
-    services: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch, extra: str
-) -> None:
+def test_unreadable_extra_is_a_missing_connection_on_3_1(monkeypatch: pytest.MonkeyPatch, extra: str) -> None:
     value = {"conn_type": "seedance", "password": SECRET, "extra": extra}
     monkeypatch.setenv("AIRFLOW_CONN_SEEDANCE_DEFAULT", json.dumps(value))
     with pytest.raises(AirflowNotFoundException) as caught:
         make().execute(make_context(None))
     assert SECRET not in str(caught.value)
-    assert services.ledger.requests == []
 
 
 @pytest.mark.parametrize(
@@ -291,13 +212,24 @@ def test_unreadable_extra_is_a_missing_connection_on_3_1(
         ({"on_uncertain_submit": "pray"}, "on_uncertain_submit is 'pray'"),
         ({"poll_interval": 0}, "poll_interval is 0"),
         ({"poll_interval": "fast"}, "poll_interval is 'fast'"),
+        ({"poll_interval": float("inf")}, "poll_interval is inf"),
         ({"timeout": -1}, "timeout is -1"),
         ({"timeout": True}, "timeout is True"),
         ({"timeout": None}, "timeout is None"),
+        ({"timeout": float("inf")}, "timeout is inf"),
+        ({"timeout": 1e15}, "timeout is 1000000000000000.0"),
+        ({"timeout": float("nan")}, "timeout is nan"),
         ({"max_credits": -1}, "max_credits is -1"),
+        ({"max_credits": float("nan")}, "max_credits is nan"),
         ({"use_callback": "yes"}, "use_callback is 'yes'"),
         ({"use_callback": True, "deferrable": False}, "use_callback needs deferrable=True"),
+        ({"cancel_on_kill": object()}, "cancel_on_kill"),
+        ({"end_from_trigger": "yes"}, "end_from_trigger"),
+        ({"deferrable": None}, "deferrable"),
+        ({"end_from_trigger": True, "do_xcom_push": False}, "end_from_trigger"),
+        ({"end_from_trigger": True, "multiple_outputs": True}, "end_from_trigger"),
     ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_arguments_are_validated_when_the_dag_is_parsed(arguments: dict[str, Any], says: str) -> None:
     with pytest.raises(errors.SeedanceConfigurationError) as caught:
@@ -306,92 +238,69 @@ def test_arguments_are_validated_when_the_dag_is_parsed(arguments: dict[str, Any
     assert "Nothing was sent" in caught.value.message
 
 
-def test_arguments_are_validated_again_at_run_time(services: SeedanceEmulator, connect: Connect) -> None:
-    connect("ark")
-    op = make()
-    op.timeout = 0
-    with pytest.raises(errors.SeedanceConfigurationError):
-        op.execute(make_context(Store()))
-    assert services.ledger.requests == []
+def test_arguments_are_validated_again_at_run_time(task: Task) -> None:
+    task.op = make()
+    task.op.timeout = 0
+    refused(task, errors.SeedanceConfigurationError)
 
 
-@pytest.mark.parametrize(
-    ("api", "named"),
-    [
-        ("seedanceapi-v2", ["model='seedance-2.0' (default of seedanceapi-v2)"]),
-        ("runbase", ["model='bytedance/seedance-1.5-pro'"]),
-        ("seedance2api", ["model='seedance-1.5-pro'", "duration=5"]),
-        ("ark", ["model='dreamina-seedance-2-0-260128'"]),
-    ],
-)
-def test_applied_defaults_are_logged(
-    services: SeedanceEmulator, connect: Connect, log: Log, api: str, named: list[str]
-) -> None:
-    connect(api)
-    services.hold()
-    deferral(lambda: make().execute(make_context(Store())))
+@pytest.mark.parametrize("api", ["seedance2api"])
+def test_applied_defaults_are_logged(task: Task, log: Log) -> None:
+    task.defer()
     lines = [line for line in log.lines if "Default applied" in line]
-    assert len(lines) == len(named)
-    for words, line in zip(named, lines, strict=True):
+    for words, line in zip(("model='seedance-1.5-pro'", "duration=5"), lines, strict=True):
         assert words in line
-
-
-def test_only_given_arguments_are_sent(services: SeedanceEmulator, connect: Connect) -> None:
-    connect("seedanceapi-v1")
-    services.hold()
-    deferral(lambda: make().execute(make_context(Store())))
-    assert services.ledger.submissions[0].request == {"prompt": PROMPT}
 
 
 # ---------------------------------------------------------------------- max_credits
 
 
-@pytest.mark.parametrize(("most", "sent"), [(14, 1), (14.0, 1), (1000, 1), (13.9, 0), (0, 0)])
-def test_max_credits(services: SeedanceEmulator, connect: Connect, most: float, sent: int) -> None:
-    connect("seedanceapi-v1")
-    services.hold()
-    op = make(max_credits=most, duration=4, resolution="720p")
-    if sent:
-        deferral(lambda: op.execute(make_context(Store())))
-    else:
-        with pytest.raises(errors.SeedanceRequestError) as caught:
-            op.execute(make_context(Store()))
-        assert "costs 14 credits" in caught.value.message
-        assert f"max_credits={most:g}" in caught.value.message
-    assert len(services.ledger.posts()) == sent
+@pytest.mark.parametrize("max_credits", [14, 14.0, 1000])
+@pytest.mark.parametrize("api", ["seedanceapi-v1"])
+def test_max_credits_allow_a_request_that_costs_no_more(task: Task, max_credits: float) -> None:
+    task.defer(max_credits=max_credits, duration=4, resolution="720p")
+    assert task.posts == 1
+
+
+@pytest.mark.parametrize("max_credits", [13.9, 0])
+@pytest.mark.parametrize("api", ["seedanceapi-v1"])
+def test_max_credits_refuse_a_request_that_costs_more(task: Task, max_credits: float) -> None:
+    arguments = {"max_credits": max_credits, "duration": 4, "resolution": "720p"}
+    message = refused(task, errors.SeedanceRequestError, **arguments)
+    assert "costs 14 credits" in message
+    assert f"max_credits={max_credits:g}" in message
 
 
 @pytest.mark.parametrize("api", ["seedance2api", "seedanceapi-v2", "runbase", "ark"])
-def test_max_credits_is_refused_where_no_price_is_published(
-    services: SeedanceEmulator, connect: Connect, api: str
-) -> None:
-    connect(api)
-    with pytest.raises(errors.SeedanceConfigurationError) as caught:
-        make(max_credits=100).execute(make_context(Store()))
-    assert api in caught.value.message
-    assert "publishes no price at all" in caught.value.message
-    assert services.ledger.requests == []
+def test_max_credits_is_refused_where_no_price_is_published(task: Task, api: str) -> None:
+    message = refused(task, errors.SeedanceConfigurationError, max_credits=100)
+    assert api in message
+    assert "publishes no price at all" in message
 
 
-def test_max_credits_without_a_price_for_the_request(services: SeedanceEmulator, connect: Connect) -> None:
-    connect("seedanceapi-v1")
-    with pytest.raises(errors.SeedanceConfigurationError, match="no price for this request"):
-        make(max_credits=100, extra_params={"duration": "99"}).execute(make_context(Store()))
-    assert services.ledger.requests == []
+@pytest.mark.parametrize("api", ["seedanceapi-v1"])
+def test_max_credits_without_a_price_for_the_request(task: Task) -> None:
+    unpriced = {"max_credits": 100, "extra_params": {"duration": "99"}}
+    assert "no price for this request" in refused(task, errors.SeedanceConfigurationError, **unpriced)
 
 
 # ---------------------------------------------------------------------- end_from_trigger
 
 
 @needs(ENDING_FROM_TRIGGERS)
-def test_end_from_trigger_is_refused_with_incompatible_arguments() -> None:
-    for arguments, says in (
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
         ({"outlets": [Asset("clip")]}, "outlets"),
         ({"on_success_callback": lambda context: None}, "on_success_callback"),
         ({"deferrable": False}, "deferrable=True"),
-    ):
-        with pytest.raises(errors.SeedanceConfigurationError, match=says):
-            make(end_from_trigger=True, **arguments)  # type: ignore[arg-type]
+    ],
+)
+def test_end_from_trigger_is_refused_with_incompatible_arguments(
+    arguments: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(errors.SeedanceConfigurationError, match=says):
+        make(end_from_trigger=True, **arguments)
     assert make(end_from_trigger=True).end_from_trigger
 
 
@@ -404,92 +313,19 @@ def test_end_from_trigger_needs_airflow_3_3(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @needs(ENDING_FROM_TRIGGERS)
-def test_end_from_trigger_is_refused_with_mapping_over_the_result(
-    services: SeedanceEmulator, connect: Connect
-) -> None:
-    connect("ark")
+@pytest.mark.parametrize("api", ["ark"])
+def test_end_from_trigger_is_refused_with_mapping_over_the_result(task: Task) -> None:
     with DAG("dag"):
-        op = make(end_from_trigger=True)
-        SeedanceGenerateVideoOperator.partial(task_id="next").expand(prompt=op.output)
-    with pytest.raises(errors.SeedanceConfigurationError, match="mapped over the result"):
-        op.execute(make_context(Store()))
-    assert services.ledger.requests == []
+        task.op = make(end_from_trigger=True)
+        SeedanceGenerateVideoOperator.partial(task_id="next").expand(prompt=task.op.output)
+    assert "mapped over the result" in refused(task, errors.SeedanceConfigurationError)
 
 
 @needs(ENDING_FROM_TRIGGERS)
-def test_end_from_trigger_with_a_plain_dependant(services: SeedanceEmulator, connect: Connect) -> None:
-    connect("ark")
-    services.hold()
+@pytest.mark.parametrize("api", ["ark"])
+def test_end_from_trigger_with_a_plain_dependant(task: Task) -> None:
     with DAG("dag"):
-        op = make(end_from_trigger=True)
-        op >> make(task_id="next", prompt="{{ ti.xcom_pull('task').url }}")
-    store = Store()
-    deferred = deferral(lambda: op.execute(make_context(store)))
-    assert deferred.trigger.end_from_trigger
-    assert store.value["end_from_trigger"] is True
-
-
-# ---------------------------------------------------------------------- arguments that would fail later
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"timeout": float("inf")},
-        {"timeout": 1e15},
-        {"timeout": float("nan")},
-        {"poll_interval": float("inf")},
-        {"cancel_on_kill": object()},
-        {"end_from_trigger": "yes"},
-        {"deferrable": None},
-        {"max_credits": float("nan")},
-        {"end_from_trigger": True, "do_xcom_push": False},
-        {"end_from_trigger": True, "multiple_outputs": True},
-    ],
-    ids=lambda arguments: "-".join(arguments),
-)
-def test_arguments_that_cannot_be_deferred_are_refused(arguments: dict[str, Any]) -> None:
-    with pytest.raises(errors.SeedanceConfigurationError, match=next(iter(arguments))):
-        make(**arguments)
-
-
-def test_below_3_3_task_timeout_after_the_submission_is_final(
-    services: SeedanceEmulator, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    connect("runbase")
-    services.hold()
-    op = make(deferrable=False, poll_interval=0.05)
-
-    def timeout(*_: Any, **__: Any) -> Any:
-        raise AirflowTaskTimeout("execution_timeout")
-
-    monkeypatch.setattr("airflow_provider_seedance.hooks.seedance.SeedanceHook.wait_for_end", timeout)
-    with pytest.raises(errors.SeedanceUnrecordedError) as caught:
-        op.execute(below_3_3(make_context(None)))
-    assert caught.value.generation_id == services.ledger.submissions[0].generation_id
-    with pytest.raises(AirflowTaskTimeout):
-        op.execute(make_context(Store()))
-
-
-def test_below_3_3_connection_deleted_while_deferred_is_final(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.delenv("AIRFLOW_CONN_SEEDANCE_DEFAULT", raising=False)
-    with pytest.raises(errors.SeedanceUnrecordedError, match="gen-1"):
-        make().execute_complete(below_3_3(make_context(None)), None, "gen-1", {}, time.time())
-
-
-def test_submission_is_not_deferred_without_end(
-    services: SeedanceEmulator, connect: Connect, log: Log
-) -> None:
-    connect("runbase")
-    services.fault("rate_limit", times=None, retry_after=3600)
-    first = deferral(lambda: make().execute(make_context(Store())))
-    assert first.kwargs is not None
-    assert first.kwargs["refusals"] == 1
-    second = deferral(lambda: make().resume_submit(make_context(Store()), None, **first.kwargs))
-    assert second.kwargs == {"refusals": 2, "since": first.kwargs["since"]}
-    long_ago = time.time() - base.MAX_QUOTA_WAIT_SECONDS
-    with pytest.raises(errors.SeedanceRateLimitError):
-        make().resume_submit(make_context(Store()), None, refusals=9, since=long_ago)
-    assert services.ledger.submissions == []
+        task.op = make(end_from_trigger=True)
+        task.op >> make(task_id="next", prompt="{{ ti.xcom_pull('task').url }}")
+    assert task.defer().trigger.end_from_trigger
+    assert task.store.value["end_from_trigger"] is True

@@ -8,79 +8,91 @@ from functools import partial
 from typing import Any
 
 import pytest
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 from airflow.sdk.bases.operator import TriggerFailureReason
-from support import Log, Store, TaskInstance, deferral, make_context
+from support import Log, TaskInstance, make_context
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
+from airflow_provider_seedance.operators import base
 from airflow_provider_seedance.triggers.cancellation import cancel_abandoned
 from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger, SeedanceQuotaTrigger
-from operators.generation_task import Connect, failed_by_airflow, make, resume
+from operators.generation_task import Task, make
 
 # ---------------------------------------------------------------------- quota
 
 
-def test_long_rate_limit_defers_and_then_submits(services: SeedanceEmulator, connect: Connect) -> None:
-    connect("seedance2api")
-    services.hold()
-    services.fault("rate_limit", retry_after=1800)
-    store = Store()
-    context = make_context(store)
-    op = make()
+@pytest.mark.parametrize("api", ["seedance2api"])
+def test_long_rate_limit_defers_and_then_submits(task: Task) -> None:
+    task.services.fault("rate_limit", retry_after=1800)
     before = time.time()
-    deferred = deferral(lambda: op.execute(context))
+    deferred = task.defer()
     assert isinstance(deferred.trigger, SeedanceQuotaTrigger)
     assert before + 1700 < deferred.trigger.not_before < time.time() + 1900
     assert deferred.method_name == "resume_submit"
-    assert "generation_id" not in context["ti"].pushed
-    again = deferral(lambda: resume(op, deferred, {"not_before": 1}, context))
-    assert isinstance(again.trigger, SeedanceGenerationTrigger)
-    assert len(services.ledger.submissions) == 1
+    assert "generation_id" not in task.ti.pushed
+    assert isinstance(task.defer_again({"not_before": 1}).trigger, SeedanceGenerationTrigger)
+    assert task.submitted == 1
 
 
-def test_quota_used_up_by_another_task_costs_no_rejected_request(
-    services: SeedanceEmulator, connect: Connect
-) -> None:
-    connect("seedance2api")
-    services.set_rate_limit(1, 3600)
-    services.hold()
-    deferral(lambda: make().execute(make_context(Store())))
-    op, store = make(), Store()
-    context = make_context(store)
-    deferred = deferral(lambda: op.execute(context))
-    assert isinstance(deferred.trigger, SeedanceQuotaTrigger)
-    assert deferred.trigger.seedance_conn_id == "seedance_default"
-    assert time.time() + 3500 < deferred.trigger.not_before < time.time() + 3700
-    assert len(services.ledger.posts()) == 1
-    assert store.states == []  # nothing was sent, so there is nothing to remember
-    # Granted by the triggerer, it submits even if an earlier note forbids it.
-    services.set_rate_limit(None)
-    again = deferral(lambda: resume(op, deferred, {"not_before": 1}, context))
-    assert isinstance(again.trigger, SeedanceGenerationTrigger)
-    assert len(services.ledger.submissions) == 2
+@pytest.mark.parametrize("api", ["seedance2api"])
+def test_quota_used_up_by_another_task_costs_no_rejected_request(task: Task) -> None:
+    task.services.set_rate_limit(1, 3600)
+    Task(task.services, task.connect).defer()
+    trigger = task.defer().trigger
+    assert isinstance(trigger, SeedanceQuotaTrigger)
+    assert trigger.seedance_conn_id == "seedance_default"
+    assert time.time() + 3500 < trigger.not_before < time.time() + 3700
+    assert task.posts == 1
+    assert task.store.states == []  # nothing was sent, so there is nothing to remember
+    # When the trigger has fired, it submits, despite the noted quota.
+    task.services.set_rate_limit(None)
+    assert isinstance(task.defer_again({"not_before": 1}).trigger, SeedanceGenerationTrigger)
+    assert task.submitted == 2
 
 
-def test_trigger_carries_the_time_of_submission(services: SeedanceEmulator, connect: Connect) -> None:
-    connect("ark")
-    services.hold()
-    store, ti = Store(), TaskInstance()
+@pytest.mark.parametrize("api", ["ark"])
+def test_trigger_carries_the_time_of_submission(task: Task) -> None:
     before = time.time()
-    op = make()
-    deferred = deferral(lambda: op.execute(make_context(store, ti)))
-    submitted_at = deferred.trigger.submitted_at
+    submitted_at = task.defer().trigger.submitted_at
     assert before <= submitted_at <= time.time()
-    ti.clear()
-    again = deferral(lambda: op.execute(make_context(store, ti)))
-    assert again.trigger.submitted_at == pytest.approx(submitted_at, abs=0.001)
+    task.ti.clear()
+    assert task.defer().trigger.submitted_at == pytest.approx(submitted_at, abs=0.001)
 
 
-def test_synchronous_task_raises_a_long_rate_limit(services: SeedanceEmulator, connect: Connect) -> None:
-    connect("seedance2api")
-    services.fault("rate_limit", retry_after=1800)
+@pytest.mark.parametrize("api", ["seedance2api"])
+def test_synchronous_task_raises_a_long_rate_limit(task: Task) -> None:
+    task.services.fault("rate_limit", retry_after=1800)
     with pytest.raises(errors.SeedanceRateLimitError) as caught:
-        make(deferrable=False).execute(make_context(Store()))
+        task.run(deferrable=False)
     assert caught.value.retry_after == pytest.approx(1800, abs=30)
+
+
+@pytest.mark.parametrize("api", ["runbase"])
+def test_submission_is_not_deferred_without_end(task: Task) -> None:
+    task.services.fault("rate_limit", times=None, retry_after=3600)
+    first = task.defer().kwargs
+    assert first["refusals"] == 1
+    assert task.defer_again().kwargs == {"refusals": 2, "since": first["since"]}
+    long_ago = time.time() - base.MAX_QUOTA_WAIT_SECONDS
+    with pytest.raises(errors.SeedanceRateLimitError):
+        make().resume_submit(task.context, None, refusals=9, since=long_ago)
+    assert task.submitted == 0
+
+
+@pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.parametrize("api", ["runbase"])
+def test_alternating_lost_replies_and_rate_limits_submit_twice_at_most(task: Task, stored: bool) -> None:
+    for _ in range(4):
+        task.services.fault("drop_reply")
+        task.services.fault("rate_limit", retry_after=1800)
+    if not stored:
+        task.without_store()
+    assert task.defer(on_uncertain_submit="resubmit").method_name == "resume_submit"
+    with pytest.raises(errors.SeedanceUncertainSubmitError, match="submitted again once"):
+        task.resume()
+    assert task.submitted == 2
+    assert task.posts == 3
 
 
 # ---------------------------------------------------------------------- below Airflow 3.3
@@ -88,27 +100,24 @@ def test_synchronous_task_raises_a_long_rate_limit(services: SeedanceEmulator, c
 
 @pytest.mark.parametrize(("on_uncertain", "final"), [("fail", True), ("resubmit", False)])
 @pytest.mark.parametrize("case", ["failed", "deadline", "broken trigger", "timeout"])
+@pytest.mark.parametrize("api", ["ark"])
 def test_below_3_3_failures_after_the_submission_are_final(
-    services: SeedanceEmulator, connect: Connect, case: str, on_uncertain: str, final: bool
+    forgetful: Task, case: str, on_uncertain: str, final: bool
 ) -> None:
-    connect("ark")
-    services.hold()
-    context = make_context(None)
-    op = make(on_uncertain_submit=on_uncertain)
-    deferred = deferral(lambda: op.execute(context))
+    deferred = forgetful.defer(on_uncertain_submit=on_uncertain)
     generation_id = deferred.trigger.generation_id
 
     def to_the_end() -> None:
         if case == "failed":
-            services.fail(generation_id, "no")
-            resume(op, deferred, None, context)
+            forgetful.services.fail(generation_id, "no")
+            forgetful.resume()
         elif case == "deadline":
             deferred.kwargs["deadline"] = 1.0  # type: ignore[index]
-            resume(op, deferred, None, context)
+            forgetful.resume()
         elif case == "broken trigger":
-            failed_by_airflow(op, context, TriggerFailureReason.TRIGGER_FAILURE)
+            forgetful.fail_deferral(TriggerFailureReason.TRIGGER_FAILURE)
         else:
-            failed_by_airflow(op, context, TriggerFailureReason.TRIGGER_TIMEOUT)
+            forgetful.fail_deferral(TriggerFailureReason.TRIGGER_TIMEOUT)
 
     with pytest.raises(errors.SeedanceError) as caught:
         to_the_end()
@@ -120,117 +129,100 @@ def test_below_3_3_failures_after_the_submission_are_final(
         assert "not retried" in caught.value.message
 
 
-def test_below_3_3_failed_synchronous_wait_is_final(services: SeedanceEmulator, connect: Connect) -> None:
-    connect("ark")
-    services.hold()
+@pytest.mark.parametrize("api", ["ark"])
+def test_below_3_3_failed_synchronous_wait_is_final(forgetful: Task) -> None:
     with pytest.raises(errors.SeedanceUnrecordedError) as caught:
-        make(deferrable=False, poll_interval=0.01, timeout=0.05).execute(make_context(None))
-    assert caught.value.generation_id == services.ledger.submissions[0].generation_id
+        forgetful.run(deferrable=False, poll_interval=0.01, timeout=0.05)
+    assert caught.value.generation_id == forgetful.generation_id
     assert isinstance(caught.value.__cause__, errors.SeedanceTimeoutError)
 
 
-def test_below_3_3_failures_before_the_submission_are_retried(
-    services: SeedanceEmulator, connect: Connect
+@pytest.mark.parametrize("api", ["runbase"])
+def test_below_3_3_task_timeout_after_the_submission_is_final(
+    task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connect("ark")
-    services.stop()
+    def timeout(*_: Any, **__: Any) -> Any:
+        raise AirflowTaskTimeout("execution_timeout")
+
+    monkeypatch.setattr(SeedanceHook, "wait_for_end", timeout)
+    with pytest.raises(AirflowTaskTimeout):
+        task.run(deferrable=False, poll_interval=0.05)
+    task.context = make_context(None, TaskInstance())
+    with pytest.raises(errors.SeedanceUnrecordedError) as caught:
+        task.run()
+    assert caught.value.generation_id == task.generation_id
+
+
+def test_below_3_3_connection_deleted_while_deferred_is_final(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AIRFLOW_CONN_SEEDANCE_DEFAULT", raising=False)
+    with pytest.raises(errors.SeedanceUnrecordedError, match="gen-1"):
+        make().execute_complete(make_context(None), None, "gen-1", {}, time.time())
+
+
+@pytest.mark.parametrize("api", ["ark"])
+def test_below_3_3_failures_before_the_submission_are_retried(forgetful: Task) -> None:
+    forgetful.services.stop()
     with pytest.raises(errors.SeedanceConnectionError) as caught:
-        make().execute(make_context(None))
+        forgetful.run()
     assert caught.value.retry_helps
-
-
-def test_below_3_3_every_submission_logs_a_warning(
-    services: SeedanceEmulator, connect: Connect, caplog: pytest.LogCaptureFixture
-) -> None:
-    connect("ark")
-    services.hold()
-    deferral(lambda: make().execute(make_context(None)))
-    assert "no task state store" in caplog.text
 
 
 # ---------------------------------------------------------------------- on_kill
 
 
-def wait_for(op: Any, context: Any, generation_id: str) -> None:
+def wait_for(task: Task, generation_id: str) -> None:
     hook = SeedanceHook("seedance_default")
-    op.cancel_abandoned = partial(cancel_abandoned, hook, context["ti"], [generation_id], "video", op.log)
+    task.op.cancel_abandoned = partial(
+        cancel_abandoned, hook, task.context["ti"], [generation_id], "video", task.op.log
+    )
 
 
-def wait_in_thread(op: Any, context: Any) -> threading.Thread:
+@pytest.mark.parametrize(("state", "cancelled"), [("failed", True), ("restarting", False), (None, False)])
+@pytest.mark.parametrize("api", ["ark"])
+def test_on_kill_cancels_abandoned_generations_only(task: Task, state: str | None, cancelled: bool) -> None:
+    task.defer()
+    task.op = make(deferrable=False)
+    task.ti.state = state
+    wait_for(task, task.generation_id)
+    task.op.on_kill()
+    status = task.services.generation(task.generation_id).status
+    assert status == ("cancelled" if cancelled else "queued")
+    assert len(task.services.ledger.deletions) == int(cancelled)
+
+
+@pytest.mark.parametrize("api", ["ark"])
+def test_on_kill_while_it_waits(task: Task) -> None:
+    task.op = make(deferrable=False, poll_interval=0.01)
+
     def run() -> None:
         with pytest.raises(errors.SeedanceGenerationCancelledError):
-            op.execute(context)
+            task.run()
 
     thread = threading.Thread(target=run)
     thread.start()
-    return thread
-
-
-@pytest.mark.parametrize(
-    ("state", "cancelled"),
-    [("failed", True), ("success", True), ("skipped", True), ("removed", True)]
-    + [(state, False) for state in ("running", "restarting", "up_for_retry", "queued", None)],
-)
-def test_on_kill_cancels_abandoned_generations_only(
-    services: SeedanceEmulator, connect: Connect, state: str | None, cancelled: bool
-) -> None:
-    connect("ark")
-    services.hold()
-    op, context = make(deferrable=False), make_context(Store())
-    generation_id = deferral(lambda: make().execute(context)).trigger.generation_id
-    context["ti"].state = state
-    wait_for(op, context, generation_id)
-    op.on_kill()
-    assert services.generation(generation_id).status == ("cancelled" if cancelled else "queued")
-    assert len(services.ledger.deletions) == int(cancelled)
-
-
-def test_on_kill_while_it_waits(services: SeedanceEmulator, connect: Connect) -> None:
-    connect("ark")
-    services.hold()
-    op, context = make(deferrable=False, poll_interval=0.01), make_context(Store())
-    thread = wait_in_thread(op, context)
-    while not services.ledger.count("status"):
+    while not task.services.ledger.count("status"):
         thread.join(0.01)
-    context["ti"].state = "failed"
-    op.on_kill()
+    task.ti.state = "failed"
+    task.op.on_kill()
     thread.join(10)
-    assert [deletion.effect for deletion in services.ledger.deletions] == ["cancelled"]
+    assert [deletion.effect for deletion in task.services.ledger.deletions] == ["cancelled"]
 
 
-def test_on_kill_without_anything_to_cancel(services: SeedanceEmulator, connect: Connect) -> None:
-    connect("ark")
-    services.hold()
-    op, context = make(deferrable=False, cancel_on_kill=False), make_context(Store())
-    context["ti"].state = "failed"
+@pytest.mark.parametrize("api", ["ark"])
+def test_on_kill_without_anything_to_cancel(task: Task) -> None:
+    task.op = make(deferrable=False, cancel_on_kill=False)
+    task.ti.state = "failed"
     make().on_kill()
-    wait_for(op, context, "some-id")
-    op.on_kill()
-    assert services.ledger.requests == []
+    wait_for(task, "some-id")
+    task.op.on_kill()
+    assert task.services.ledger.requests == []
 
 
-def test_on_kill_never_raises(services: SeedanceEmulator, connect: Connect, log: Log) -> None:
-    connect("ark")
-    op, context = make(deferrable=False), make_context(Store())
-    context["ti"] = object()
-    wait_for(op, context, "some-id")
-    op.on_kill()
-    assert services.ledger.requests == []
+@pytest.mark.parametrize("api", ["ark"])
+def test_on_kill_never_raises(task: Task, log: Log) -> None:
+    task.op = make(deferrable=False)
+    task.context["ti"] = object()
+    wait_for(task, "some-id")
+    task.op.on_kill()
+    assert task.services.ledger.requests == []
     assert "was not cancelled, it goes on and is billed" in log.lines[-1]
-
-
-@pytest.mark.parametrize("stored", [True, False])
-def test_alternating_lost_replies_and_rate_limits_submit_twice_at_most(
-    services: SeedanceEmulator, connect: Connect, stored: bool
-) -> None:
-    connect("runbase")
-    for _ in range(4):
-        services.fault("drop_reply")
-        services.fault("rate_limit", retry_after=1800)
-    op, context = make(on_uncertain_submit="resubmit"), make_context(Store() if stored else None)
-    waiting = deferral(lambda: op.execute(context))
-    assert waiting.method_name == "resume_submit"
-    with pytest.raises(errors.SeedanceUncertainSubmitError, match="submitted again once"):
-        resume(op, waiting, None, context)
-    assert len(services.ledger.submissions) == 2
-    assert len(services.ledger.posts()) == 3

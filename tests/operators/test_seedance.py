@@ -1,20 +1,18 @@
-"""The two operators as a Dag's author meets them: arguments, templates, mapping, serialization, default_args."""
+"""The operators in a Dag file: arguments, templates, mapping, serialization, default_args."""
 
 from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
 import pytest
 from airflow.sdk import DAG
-from support import PROMPT, Store, deferral, make_context
+from support import PROMPT
 from versions import RETRY_POLICIES, DagSerialization, needs
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import ImageRequest, VideoRequest
 from airflow_provider_seedance.operators.generation import SeedanceGenerationOperator
 from airflow_provider_seedance.operators.seedance import (
@@ -24,8 +22,7 @@ from airflow_provider_seedance.operators.seedance import (
 from airflow_provider_seedance.policies.retry import SeedanceRetryPolicy
 from airflow_provider_seedance.sensors.seedance import SeedanceGenerationSensor
 from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS, RetryDecision, RetryPolicy
-
-Connect = Callable[..., None]
+from operators.generation_task import Task, make
 
 TAIL = {
     "seedance_conn_id": "seedance_default",
@@ -102,14 +99,10 @@ def test_the_prompt_is_required(operator: Any) -> None:
 
 
 @pytest.mark.parametrize("native", [False, True])
-def test_rendered_arguments_reach_the_service(
-    services: SeedanceEmulator, connect: Connect, native: bool
-) -> None:
-    connect("ark", conn_id="seedance_prod")
-    services.hold()
+def test_rendered_arguments_reach_the_service(task: Task, native: bool) -> None:
+    task.connect("ark", conn_id="seedance_prod")
     with DAG("dag", render_template_as_native_obj=native):
-        op = SeedanceGenerateVideoOperator(
-            task_id="task",
+        task.op = make(
             prompt="Clip of {{ day }}",
             model="{{ model }}",
             duration="{{ seconds }}",
@@ -121,7 +114,7 @@ def test_rendered_arguments_reach_the_service(
             seedance_conn_id="seedance_{{ stage }}",
             on_clear="{{ 'new' if stage == 'prod' else 'reuse' }}",
         )
-    op.render_template_fields(
+    task.op.render_template_fields(
         {
             "day": "monday",
             "tier": "flex",
@@ -133,9 +126,9 @@ def test_rendered_arguments_reach_the_service(
             "stage": "prod",
         }  # type: ignore[typeddict-unknown-key]
     )
-    deferral(lambda: op.execute(make_context(Store())))
-    assert op.on_clear == "new"
-    sent = dict(services.ledger.submissions[0].request)
+    task.defer()
+    assert task.op.on_clear == "new"
+    sent = dict(task.services.ledger.submissions[0].request)
     sent.pop("safety_identifier")
     assert sent == {
         "model": "seedance-1-5-pro-251215",
@@ -154,51 +147,33 @@ def test_rendered_arguments_reach_the_service(
     }
 
 
-@pytest.mark.parametrize("duration", [8, "8", "8.0", 8.0, " 8 "])
-def test_a_number_may_be_text(services: SeedanceEmulator, connect: Connect, duration: Any) -> None:
-    connect("seedanceapi-v1")
-    services.hold()
-    op = SeedanceGenerateVideoOperator(task_id="task", prompt=PROMPT, duration=duration)
-    deferral(lambda: op.execute(make_context(Store())))
-    assert services.ledger.submissions[0].request["duration"] == "8"
-
-
-def test_images_from_another_tasks_result(services: SeedanceEmulator, connect: Connect) -> None:
-    connect("ark", media_hosts=["127.0.0.1"])
-    image = SeedreamGenerateImageOperator(task_id="still", prompt=PROMPT).execute(make_context(Store()))
-    services.hold()
+def test_images_from_another_tasks_result(task: Task) -> None:
+    task.connect("ark", media_hosts=["127.0.0.1"])
+    task.services.release()
+    image = SeedreamGenerateImageOperator(task_id="still", prompt=PROMPT).execute(task.context)
     for images in (image, image["url"], [image], str(image["urls"]), json.dumps(image)):
-        op = SeedanceGenerateVideoOperator(task_id="task", prompt=PROMPT, images=images)
-        deferral(lambda op=op: op.execute(make_context(Store())))  # type: ignore[misc]
-        content = services.ledger.submissions[-1].request["content"]
+        Task(task.services, task.connect).defer(images=images)
+        content = task.services.ledger.submissions[-1].request["content"]
         assert content[1]["image_url"]["url"] == image["url"]
 
 
-def test_a_result_without_outputs_is_no_input(services: SeedanceEmulator, connect: Connect) -> None:
-    connect("ark")
-    empty = {"generation_id": "g", "urls": []}
+@pytest.mark.parametrize("api", ["ark"])
+def test_a_result_without_outputs_is_not_an_input(task: Task) -> None:
     with pytest.raises(errors.SeedanceRequestError):
-        SeedanceGenerateVideoOperator(task_id="task", prompt=PROMPT, images=empty).execute(
-            make_context(Store())
-        )
-    assert services.ledger.requests == []
+        task.run(images={"generation_id": "g", "urls": []})
+    assert task.services.ledger.requests == []
 
 
-def test_image_arguments_reach_the_service(services: SeedanceEmulator, connect: Connect) -> None:
-    connect("seedance2api")
-    result = SeedreamGenerateImageOperator(
-        task_id="task", prompt=PROMPT, num_images="2", quality="high", style="ink", resolution="4k", seed="7"
-    ).execute(make_context(Store()))
-    assert len(result["urls"]) == 2
-    assert services.ledger.submissions[0].request == {
-        "prompt": PROMPT,
-        "model": "seedream-4.5",
-        "num_images": 2,
-        "quality": "high",
-        "style": "ink",
-        "resolution": "4k",
-        "seed": 7,
-    }
+@pytest.mark.parametrize("api", ["seedance2api"])
+def test_image_arguments_reach_the_service(task: Task) -> None:
+    task.services.release()
+    arguments = {"quality": "high", "style": "ink", "resolution": "4k"}
+    task.op = SeedreamGenerateImageOperator(
+        task_id="task", prompt=PROMPT, num_images="2", seed="7", **arguments
+    )
+    assert len(task.run()["urls"]) == 2
+    sent = {"prompt": PROMPT, "model": "seedream-4.5", "num_images": 2, "seed": 7, **arguments}
+    assert task.services.ledger.submissions[0].request == sent
 
 
 # ---------------------------------------------------------------------- mapping
