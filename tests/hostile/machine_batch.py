@@ -49,16 +49,8 @@ _MAX_ENTRIES = 30
 #: What an entry meets, beside the replies to its submissions.
 TROUBLES = (
     *("none",) * 8,
-    *(
-        "unreadable",
-        "unwritable",
-        "unwritable",
-        "dies before",
-        "dies after",
-        "no XCom",
-        "no connection",
-        "bad template",
-    ),
+    *("unreadable", "unwritable", "unwritable ids", "unwritable ids", "dies before", "dies after"),
+    *("no XCom", "no connection", "bad template"),
 )
 FILES = (*("fine",) * 10, "missing", "unreadable", "bad line", "no manifest")
 CONDITIONS: dict[str, Any] = {
@@ -247,6 +239,11 @@ class BatchTask(Connected, BatchOracle):
         assert deferred is not None
         name, kwargs = ending(deferred, how, event)
         self.carried = json.dumps([kwargs.get("state"), self.pushed])
+        lost = not self.durable and not (kwargs.get("state") or self.pushed.get("seedance_records"))
+        if lost and self.on_uncertain == "resubmit":
+            # No record of the try is left, and the Dag author allows to submit anew.
+            self.settle_all()
+            self.tries = dict.fromkeys(self.tries, 0)
         return self.resumption(name, kwargs)
 
     def event(self, trigger: Any, *, overdue: bool, grant: bool) -> Any:
@@ -309,7 +306,7 @@ class BatchTask(Connected, BatchOracle):
         if self.durable or self.deferred:
             self.read_records()
             self.check_what_is_on_record()
-            if trouble not in ("unreadable", "unwritable", "dies before", "dies after"):
+            if trouble not in ("unreadable", "unwritable", "unwritable ids", "dies before", "dies after"):
                 self.check_known_ids()
             self.note_what_is_reported()
         if self.deferred:

@@ -285,7 +285,8 @@ class World(RuleBasedStateMachine):
                 raise ConnectionError("away")
             if what == "set":
                 seen[0] += 1
-                if trouble == "unwritable" and seen[0] >= at_write:
+                lost = trouble == "unwritable" and seen[0] >= at_write
+                if lost or (trouble == "unwritable ids" and self.posted):
                     raise ConnectionError("away")
                 if trouble == "dies before" and seen[0] == at_write:
                     raise Crash
