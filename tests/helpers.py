@@ -15,15 +15,19 @@ import pytest
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.base import Api
 from airflow_provider_seedance.apis.messages import (
+    Accepted,
     HttpCall,
     HttpReply,
+    NotAccepted,
     Pause,
+    Refused,
     SubmitOutcome,
     TransportFailure,
+    Uncertain,
 )
 from airflow_provider_seedance.apis.registry import SERVICES, get_api
 from airflow_provider_seedance.apis.validation import Prepared, prepare_request
-from airflow_provider_seedance.generations import GenerationRequest, ImageRequest, VideoRequest
+from airflow_provider_seedance.generations import Generation, GenerationRequest, ImageRequest, VideoRequest
 from airflow_provider_seedance.polling import quota, wait_state
 from airflow_provider_seedance.settings import Settings, read_settings
 from airflow_provider_seedance.urls import MediaHosts
@@ -93,6 +97,27 @@ def submit(
     api = get_api(name)
     prepared = prepare(name, request or video()).request
     return api.read_submit(answer, api.submit_call(prepared), prepared, NOW)
+
+
+def accepted(
+    name: str, answer: HttpReply | TransportFailure, request: GenerationRequest | None = None
+) -> Generation:
+    """Read an answer that accepts a submission."""
+    outcome = submit(name, answer, request)
+    assert isinstance(outcome, Accepted)
+    return outcome.generation
+
+
+def declined(
+    fate: type[NotAccepted | Refused | Uncertain],
+    name: str,
+    answer: HttpReply | TransportFailure,
+    request: GenerationRequest | None = None,
+) -> errors.SeedanceError:
+    """Read an answer that has another of the fates of a submission; return its error."""
+    outcome = submit(name, answer, request)
+    assert isinstance(outcome, fate)
+    return outcome.error
 
 
 def read(api: Api, body: Any, generation_id: str | None = None, media: Any = "video") -> Any:

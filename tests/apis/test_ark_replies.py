@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from helpers import NOW, fixture, image, read, reply, submit, video
+from helpers import NOW, accepted, declined, fixture, image, read, reply, submit, video
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.apis.messages import Accepted, HttpReply, NotAccepted, Refused, Uncertain
+from airflow_provider_seedance.apis.messages import HttpReply, NotAccepted, Refused, Uncertain
 from airflow_provider_seedance.apis.registry import get_api
 from airflow_provider_seedance.generations import Generation
 from airflow_provider_seedance.generations import GenerationStatus as Status
@@ -25,9 +25,7 @@ CHINA = "https://ark.cn-beijing.volces.com/api/v3"
 
 
 def test_a_created_task() -> None:
-    outcome = submit(NAME, reply(200, fixture("ark_created")), video(duration=5, resolution="720p"))
-    assert isinstance(outcome, Accepted)
-    generation = outcome.generation
+    generation = accepted(NAME, reply(200, fixture("ark_created")), video(duration=5, resolution="720p"))
     assert generation.generation_id == "cgt-20260207103000-abcde"
     assert generation.status is Status.QUEUED
     assert (generation.model, generation.duration) == ("dreamina-seedance-2-0-260128", 5)
@@ -73,21 +71,17 @@ def test_times_at_the_end_of_the_calendar_do_no_harm() -> None:
 
 def test_images_are_answered_at_once_and_get_an_id_of_their_own() -> None:
     body = fixture("ark_image_success")
-    outcome = submit(NAME, reply(200, body), image())
-    assert isinstance(outcome, Accepted)
-    generation = outcome.generation
+    generation = accepted(NAME, reply(200, body), image())
     assert generation.generation_id.startswith("local-")
     assert generation.status is Status.SUCCEEDED
     assert generation.urls == (body["data"][0]["url"],)
     assert generation.resolution == "2048x2048"
     assert generation.created_at == datetime(2026, 2, 7, 10, 30, tzinfo=UTC)
     assert generation.expires_at == generation.created_at + timedelta(hours=24)
-    again = submit(NAME, reply(200, body), image())
-    assert isinstance(again, Accepted)
-    assert again.generation.generation_id == generation.generation_id
-    other = submit(NAME, reply(200, {**body, "created": 1770460201}), image())
-    assert isinstance(other, Accepted)
-    assert other.generation.generation_id != generation.generation_id
+    again = accepted(NAME, reply(200, body), image())
+    assert again.generation_id == generation.generation_id
+    other = accepted(NAME, reply(200, {**body, "created": 1770460201}), image())
+    assert other.generation_id != generation.generation_id
 
 
 @pytest.mark.parametrize(
@@ -101,35 +95,30 @@ def test_both_names_of_the_time_are_read(times: dict[str, Any]) -> None:
 
 
 def test_one_image_of_a_group_can_fail_alone() -> None:
-    outcome = submit(NAME, reply(200, fixture("ark_image_partial")), image(num_images=2))
-    assert isinstance(outcome, Accepted)
-    assert outcome.generation.status is Status.SUCCEEDED
-    assert outcome.generation.urls == ("https://ark-content.example.com/image/1.jpeg",)
+    generation = accepted(NAME, reply(200, fixture("ark_image_partial")), image(num_images=2))
+    assert generation.status is Status.SUCCEEDED
+    assert generation.urls == ("https://ark-content.example.com/image/1.jpeg",)
 
 
 def test_a_group_of_which_no_image_came_out_is_refused() -> None:
     body = fixture("ark_image_partial")
     body["data"] = body["data"][1:] * 2
-    outcome = submit(NAME, reply(200, body), image(num_images=2))
-    assert isinstance(outcome, Refused)
-    assert type(outcome.error) is errors.SeedanceModerationError
+    error = declined(Refused, NAME, reply(200, body), image(num_images=2))
+    assert type(error) is errors.SeedanceModerationError
     body["data"] = [{"error": {"code": "Odd", "message": "why"}}]
-    outcome = submit(NAME, reply(200, body), image())
-    assert isinstance(outcome, Refused)
-    assert "why" in outcome.error.message
+    error = declined(Refused, NAME, reply(200, body), image())
+    assert "why" in error.message
 
 
 def test_images_without_a_url_come_as_data() -> None:
     for more, kind in [({}, "jpeg"), ({"output_format": "png"}, "png")]:
         body = {"model": "m", "created": 1, "data": [{"b64_json": "AAAA", "size": "1x1", **more}]}
-        outcome = submit(NAME, reply(200, body), image())
-        assert isinstance(outcome, Accepted)
-        assert outcome.generation.urls == (f"data:image/{kind};base64,AAAA",)
+        generation = accepted(NAME, reply(200, body), image())
+        assert generation.urls == (f"data:image/{kind};base64,AAAA",)
 
 
 def test_no_images_and_no_error_is_uncertain() -> None:
-    outcome = submit(NAME, reply(200, {"model": "m", "created": 1, "data": []}), image())
-    assert isinstance(outcome, Uncertain)
+    declined(Uncertain, NAME, reply(200, {"model": "m", "created": 1, "data": []}), image())
 
 
 @pytest.mark.parametrize(
@@ -162,13 +151,12 @@ def test_no_images_and_no_error_is_uncertain() -> None:
     ],
 )
 def test_every_documented_error_code(status: int, code: str, fate: type, cls: type) -> None:
-    outcome = submit(
-        NAME, reply(status, {"error": {"code": code, "message": "why", "param": "", "type": "t"}})
+    error = declined(
+        fate, NAME, reply(status, {"error": {"code": code, "message": "why", "param": "", "type": "t"}})
     )
-    assert isinstance(outcome, fate)
-    assert type(outcome.error) is cls
-    assert outcome.error.vendor_code == code
-    assert outcome.error.http_status == status
+    assert type(error) is cls
+    assert error.vendor_code == code
+    assert error.http_status == status
 
 
 @pytest.mark.parametrize(
@@ -193,23 +181,20 @@ def test_every_documented_error_code(status: int, code: str, fate: type, cls: ty
 def test_the_message_tells_which_exceeded_quota_returns(
     message: str, fate: type, cls: type, solution: str
 ) -> None:
-    outcome = submit(NAME, reply(429, {"error": {"code": "QuotaExceeded", "message": message}}))
-    assert isinstance(outcome, fate)
-    assert type(outcome.error) is cls
-    assert solution in outcome.error.message
+    error = declined(fate, NAME, reply(429, {"error": {"code": "QuotaExceeded", "message": message}}))
+    assert type(error) is cls
+    assert solution in error.message
 
 
 def test_a_paused_model_says_who_has_to_resume_it() -> None:
-    outcome = submit(NAME, reply(429, {"error": {"code": "SetLimitExceeded", "message": "paused"}}))
-    assert isinstance(outcome, Refused)
-    assert "Safe Experience Mode" in outcome.error.message
-    assert outcome.error.retry_after is None
+    error = declined(Refused, NAME, reply(429, {"error": {"code": "SetLimitExceeded", "message": "paused"}}))
+    assert "Safe Experience Mode" in error.message
+    assert error.retry_after is None
 
 
 def test_the_error_samples() -> None:
-    outcome = submit(NAME, reply(400, fixture("ark_error_400")))
-    assert isinstance(outcome, Refused)
-    assert "`duration`" in outcome.error.message
+    error = declined(Refused, NAME, reply(400, fixture("ark_error_400")))
+    assert "`duration`" in error.message
     assert isinstance(submit(NAME, reply(503, fixture("ark_error_503"))), NotAccepted)
     google = {"error": {"code": 503, "message": "no healthy upstream", "status": "UNAVAILABLE"}}
     assert isinstance(submit(NAME, reply(503, google)), Uncertain)
@@ -285,7 +270,7 @@ def test_each_in_a_list_is_read_as_if_it_were_alone() -> None:
         [{"id": "a"}, {"id": "a", "status": None}, {"id": "a", "status": ""}, {"status": "running"}],
     ],
 )
-def test_what_a_list_does_not_tell_of_is_absent(items: Any) -> None:
+def test_generations_missing_from_a_list_are_absent(items: Any) -> None:
     assert many({"total": 1, "items": items}, "a") == {}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from helpers import ALL_APIS, NOW, fixture, image, prepare, reply, submit, video
+from helpers import ALL_APIS, NOW, accepted, declined, fixture, image, prepare, reply, submit, video
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.messages import (
@@ -44,22 +44,19 @@ FOREIGN = {
 @pytest.mark.parametrize("name", ALL_APIS)
 class TestEveryService:
     def test_a_request_that_never_left_may_be_repeated(self, name: str) -> None:
-        outcome = submit(name, TransportFailure("could not connect", sent=False))
-        assert isinstance(outcome, NotAccepted)
-        assert type(outcome.error) is errors.SeedanceConnectionError
-        assert outcome.error.method == "POST"
-        assert outcome.error.retry_after is None
+        error = declined(NotAccepted, name, TransportFailure("could not connect", sent=False))
+        assert type(error) is errors.SeedanceConnectionError
+        assert error.method == "POST"
+        assert error.retry_after is None
 
     def test_a_reply_that_never_came_is_uncertain(self, name: str) -> None:
-        outcome = submit(name, TransportFailure("no answer in time", sent=True))
-        assert isinstance(outcome, Uncertain)
-        assert type(outcome.error) is errors.SeedanceConnectionError
+        error = declined(Uncertain, name, TransportFailure("no answer in time", sent=True))
+        assert type(error) is errors.SeedanceConnectionError
 
     @pytest.mark.parametrize("body", [None, *FOREIGN.values()], ids=["none", *FOREIGN])
     def test_a_429_may_be_repeated_with_any_body(self, name: str, body: Any) -> None:
-        outcome = submit(name, reply(429, body))
-        assert isinstance(outcome, NotAccepted)
-        assert type(outcome.error) is errors.SeedanceRateLimitError
+        error = declined(NotAccepted, name, reply(429, body))
+        assert type(error) is errors.SeedanceRateLimitError
 
     @pytest.mark.parametrize(
         ("headers", "seconds"),
@@ -73,26 +70,22 @@ class TestEveryService:
             ({"x-ratelimit-reset": str(int(NOW.timestamp()) + 90)}, 90),
         ],
     )
-    def test_how_long_to_wait_after_too_many_requests(
+    def test_the_wait_after_too_many_requests(
         self, name: str, headers: dict[str, str], seconds: float | None
     ) -> None:
-        outcome = submit(name, reply(429, own_error(name), headers))
-        assert isinstance(outcome, NotAccepted)
-        assert outcome.error.retry_after == seconds
+        error = declined(NotAccepted, name, reply(429, own_error(name), headers))
+        assert error.retry_after == seconds
 
     def test_quota_headers_say_nothing_about_an_overloaded_service(self, name: str) -> None:
         headers = {"x-ratelimit-retryafter": "3600", "x-ratelimit-reset": "9999999999"}
-        outcome = submit(name, reply(503, own_error(name), headers))
-        assert isinstance(outcome, NotAccepted)
-        assert outcome.error.retry_after is None
-        outcome = submit(name, reply(503, own_error(name), {**headers, "retry-after": "3"}))
-        assert isinstance(outcome, NotAccepted)
-        assert outcome.error.retry_after == 3
+        error = declined(NotAccepted, name, reply(503, own_error(name), headers))
+        assert error.retry_after is None
+        error = declined(NotAccepted, name, reply(503, own_error(name), {**headers, "retry-after": "3"}))
+        assert error.retry_after == 3
 
     def test_unavailable_in_the_services_own_words_may_be_repeated(self, name: str) -> None:
-        outcome = submit(name, reply(503, own_error(name)))
-        assert isinstance(outcome, NotAccepted)
-        assert type(outcome.error) is errors.SeedanceServerError
+        error = declined(NotAccepted, name, reply(503, own_error(name)))
+        assert type(error) is errors.SeedanceServerError
 
     @pytest.mark.parametrize("body", FOREIGN.values(), ids=FOREIGN)
     def test_unavailable_in_other_words_is_uncertain(self, name: str, body: Any) -> None:
@@ -101,17 +94,15 @@ class TestEveryService:
     @pytest.mark.parametrize("status", [408, 409, 425])
     @pytest.mark.parametrize("own", [True, False])
     def test_three_4xx_are_uncertain(self, name: str, status: int, own: bool) -> None:
-        outcome = submit(name, reply(status, own_error(name) if own else b"<html>"))
-        assert isinstance(outcome, Uncertain)
-        assert outcome.error.http_status == status
+        error = declined(Uncertain, name, reply(status, own_error(name) if own else b"<html>"))
+        assert error.http_status == status
 
     @pytest.mark.parametrize("body", [None, "own", b"<html>", {"id": "x", "task_id": "x"}])
     def test_every_other_4xx_is_a_refusal_with_any_body(self, name: str, body: Any) -> None:
         for status in set(range(400, 500)) - {408, 409, 425, 429}:
-            outcome = submit(name, reply(status, own_error(name) if body == "own" else body))
-            assert isinstance(outcome, Refused), status
-            assert outcome.error.http_status == status
-            assert not outcome.error.retry_helps, status
+            error = declined(Refused, name, reply(status, own_error(name) if body == "own" else body))
+            assert error.http_status == status
+            assert not error.retry_helps, status
 
     @pytest.mark.parametrize("body", [None, "own", b"<html>", {"id": "x", "task_id": "x"}])
     def test_every_other_status_is_uncertain_with_any_body(self, name: str, body: Any) -> None:
@@ -123,27 +114,18 @@ class TestEveryService:
     @pytest.mark.parametrize(
         "body",
         [
-            b"",
-            b"<html>OK</html>",
-            b"\xff\xfe",
-            b'{"id": "cut',
-            b"null",
-            b"[]",
-            b'"accepted"',
-            b"{}",
-            b'{"ok": true}',
+            b"", b"<html>OK</html>", b"\xff\xfe", b'{"id": "cut', b"null", b"[]", b'"accepted"', b"{}", b'{"ok": true}',
         ],
-    )
+    )  # fmt: skip
     def test_an_unreadable_or_idless_2xx_is_uncertain_and_shows_the_body(
         self, name: str, body: bytes
     ) -> None:
         for status in (200, 201, 202, 204):
-            outcome = submit(name, reply(status, body))
-            assert isinstance(outcome, Uncertain), status
-            assert type(outcome.error) is errors.SeedanceServerError
-            assert outcome.error.http_status == status
+            error = declined(Uncertain, name, reply(status, body))
+            assert type(error) is errors.SeedanceServerError
+            assert error.http_status == status
             if body.isascii():
-                assert body.decode() in outcome.error.message
+                assert body.decode() in error.message
 
     @pytest.mark.parametrize("value", ["", "  ", None, True, [], {}])
     def test_an_empty_id_is_none(self, name: str, value: Any) -> None:
@@ -160,18 +142,16 @@ class TestEveryService:
             with_error,
             {field: "g1", "error": "deprecated"},
         ):
-            outcome = submit(name, reply(status, body))
-            assert isinstance(outcome, Accepted)
-            assert outcome.generation.generation_id == "g1"
-            assert outcome.generation.api == name
+            generation = accepted(name, reply(status, body))
+            assert generation.generation_id == "g1"
+            assert generation.api == name
 
     @pytest.mark.parametrize("code", ["SOME_CODE", "INTERNAL_ERROR", "SERVICE_UNAVAILABLE"])
     def test_the_services_error_shape_with_2xx_is_a_refusal(self, name: str, code: str) -> None:
-        outcome = submit(name, reply(200, own_error(name, code)))
-        assert isinstance(outcome, Refused)
-        assert type(outcome.error) is errors.SeedanceRequestError
-        assert outcome.error.vendor_code == code
-        assert "because" in outcome.error.message
+        error = declined(Refused, name, reply(200, own_error(name, code)))
+        assert type(error) is errors.SeedanceRequestError
+        assert error.vendor_code == code
+        assert "because" in error.message
 
     @pytest.mark.parametrize(
         ("code", "cls"),
@@ -186,9 +166,8 @@ class TestEveryService:
         ],
     )
     def test_a_refusal_with_2xx_is_named_by_its_code(self, name: str, code: str, cls: type) -> None:
-        outcome = submit(name, reply(200, own_error(name, code)))
-        assert isinstance(outcome, Refused)
-        assert type(outcome.error) is cls
+        error = declined(Refused, name, reply(200, own_error(name, code)))
+        assert type(error) is cls
 
     def test_an_output_without_an_id_is_acceptance_under_a_local_id(self, name: str) -> None:
         url = "https://cdn.example.com/1.mp4"
@@ -199,33 +178,28 @@ class TestEveryService:
             "runbase": {"status": "succeeded", "output": {"urls": [url]}},
             "ark": {"data": [{"url": url}], "created": 1770460200},
         }[name]
-        outcome = submit(name, reply(200, body))
-        assert isinstance(outcome, Accepted)
-        assert outcome.generation.generation_id.startswith("local-")
-        assert outcome.generation.urls == (url,)
-        assert outcome.generation.status.value == "succeeded"
+        generation = accepted(name, reply(200, body))
+        assert generation.generation_id.startswith("local-")
+        assert generation.urls == (url,)
+        assert generation.status.value == "succeeded"
 
     def test_success_without_an_output_is_only_the_beginning(self, name: str) -> None:
-        outcome = submit(name, reply(200, {"id": "g1", "task_id": "g1", "status": "success"}))
-        assert isinstance(outcome, Accepted)
-        assert outcome.generation.status.value == "queued"
+        generation = accepted(name, reply(200, {"id": "g1", "task_id": "g1", "status": "success"}))
+        assert generation.status.value == "queued"
 
     def test_a_block_at_the_edge_is_said_to_be_one(self, name: str) -> None:
-        outcome = submit(name, reply(403, b"error code: 1010"))
-        assert isinstance(outcome, Refused)
-        assert type(outcome.error) is errors.SeedanceForbiddenError
-        assert "edge of the network" in outcome.error.message
-        assert "1010" in outcome.error.message
+        error = declined(Refused, name, reply(403, b"error code: 1010"))
+        assert type(error) is errors.SeedanceForbiddenError
+        assert "edge of the network" in error.message
+        assert "1010" in error.message
 
     def test_a_redirect_is_said_not_to_be_followed(self, name: str) -> None:
-        outcome = submit(name, reply(302, headers={"location": "https://elsewhere.example"}))
-        assert isinstance(outcome, Uncertain)
-        assert "not followed" in outcome.error.message
+        error = declined(Uncertain, name, reply(302, headers={"location": "https://elsewhere.example"}))
+        assert "not followed" in error.message
 
     def test_a_long_body_is_shown_in_part(self, name: str) -> None:
-        outcome = submit(name, reply(400, b"x" * 100_000))
-        assert isinstance(outcome, Refused)
-        assert len(outcome.error.message) < 600
+        error = declined(Refused, name, reply(400, b"x" * 100_000))
+        assert len(error.message) < 600
 
 
 @pytest.mark.parametrize(
@@ -249,10 +223,9 @@ def test_a_gateways_json_is_not_taken_for_the_services(name: str, body: Any) -> 
 
 @pytest.mark.parametrize("name", ["ark", "runbase"])
 def test_an_error_whose_id_may_be_that_of_the_request_is_a_refusal(name: str) -> None:
-    outcome = submit(name, reply(200, {"id": "req-1", **own_error(name)}))
-    assert isinstance(outcome, Refused)
-    assert outcome.error.generation_id is None
-    assert "because" in outcome.error.message
+    error = declined(Refused, name, reply(200, {"id": "req-1", **own_error(name)}))
+    assert error.generation_id is None
+    assert "because" in error.message
     output = {"output": {"urls": ["https://a.example/v.mp4"]}, "data": [{"url": "https://a.example/v.mp4"}]}
     for more in ({"status": "failed"}, output):
         assert isinstance(submit(name, reply(200, {"id": "g1", **own_error(name), **more})), Accepted)
@@ -278,33 +251,26 @@ def test_the_fates_are_the_same_for_images(name: str) -> None:
 
 
 def test_an_image_task_without_images_is_polled() -> None:
-    outcome = submit("seedance2api", reply(200, {"status": "success", "data": {"task_id": "t"}}), image())
-    assert isinstance(outcome, Accepted)
-    assert outcome.generation.media == "image"
-    assert not outcome.generation.status.terminal
+    generation = accepted(
+        "seedance2api", reply(200, {"status": "success", "data": {"task_id": "t"}}), image()
+    )
+    assert generation.media == "image"
+    assert not generation.status.terminal
 
 
 def test_a_submission_that_failed_at_once_was_taken_all_the_same() -> None:
-    outcome = submit("runbase", reply(201, {"id": "r1", "status": "failed", "error": "no luck"}), video())
-    assert isinstance(outcome, Accepted)
-    assert outcome.generation.status.value == "failed"
-    assert outcome.generation.error_message == "no luck"
+    generation = accepted(
+        "runbase", reply(201, {"id": "r1", "status": "failed", "error": "no luck"}), video()
+    )
+    assert generation.status.value == "failed"
+    assert generation.error_message == "no luck"
 
 
 def test_the_facts_of_the_request_fill_in_what_the_reply_leaves_out() -> None:
     api = get_api("seedanceapi-v1")
     prepared = prepare("seedanceapi-v1", video(duration=8, resolution="480p", generate_audio=True))
-    outcome = api.read_submit(
-        reply(200, fixture("seedanceapi_v1_created")),
-        api.submit_call(prepared.request),
-        prepared.request,
-        NOW,
-    )
+    created = reply(200, fixture("seedanceapi_v1_created"))
+    outcome = api.read_submit(created, api.submit_call(prepared.request), prepared.request, NOW)
     assert isinstance(outcome, Accepted)
-    result = outcome.generation.result()
-    assert (result["duration"], result["resolution"], result["credits"], result["cost_usd"]) == (
-        8,
-        "480p",
-        28,
-        0.14,
-    )
+    facts = {"duration": 8, "resolution": "480p", "credits": 28, "cost_usd": 0.14}
+    assert outcome.generation.result().items() >= facts.items()

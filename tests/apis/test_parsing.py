@@ -1,4 +1,4 @@
-"""The small steps of reading a reply, and the values that travel."""
+"""The steps of reading a reply, and the values of requests and replies."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ def test_unwrapping(body: dict[str, Any], payload: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "found"),
-    [("a", ("a",)), (["a", "", 5, None, "b"], ("a", "b")), (None, ()), ({}, ()), ("", ())],
+    ("value", "found"), [("a", ("a",)), (["a", "", 5, None, "b"], ("a", "b")), (None, ()), ({}, ()), ("", ())]
 )
 def test_strings(value: Any, found: tuple[str, ...]) -> None:
     assert parsing.strings(value) == found
@@ -116,7 +115,7 @@ def test_refusals_on_content_grounds(code: str | None, moderation: bool) -> None
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000, b"1" * 5000])
-def test_a_body_that_is_no_json_reads_as_none(body: bytes) -> None:
+def test_a_body_other_than_json_reads_as_none(body: bytes) -> None:
     assert HttpReply(200, body=body).json is None
 
 

@@ -27,53 +27,16 @@ from airflow_provider_seedance.generations import Generation, GenerationStatus, 
 
 WORDS = st.sampled_from(
     [
-        "success",
-        "accepted",
-        "error",
-        "queued",
-        "processing",
-        "completed",
-        "failed",
-        "SUCCESS",
-        "FAILED",
-        "succeeded",
+        *("success", "accepted", "error", "queued", "processing", "completed", "failed", "succeeded"),
+        *("SUCCESS", "FAILED"),
     ]
 )
 FIELDS = st.sampled_from(
     [
-        "status",
-        "data",
-        "task_id",
-        "id",
-        "run_id",
-        "code",
-        "message",
-        "error",
-        "error_message",
-        "result",
-        "video_url",
-        "images",
-        "url",
-        "response",
-        "output",
-        "urls",
-        "content",
-        "created_at",
-        "updated_at",
-        "created",
-        "duration",
-        "resolution",
-        "model",
-        "request",
-        "consumed_credits",
-        "items",
-        "total",
-        "b64_json",
-        "output_format",
-        "size",
-        "progress",
-        "costUsd",
-        "detail",
+        *("status", "data", "task_id", "id", "run_id", "code", "message", "error", "error_message", "result"),
+        *("video_url", "images", "url", "response", "output", "urls", "content", "created_at", "updated_at"),
+        *("created", "duration", "resolution", "model", "request", "consumed_credits", "items", "total"),
+        *("b64_json", "output_format", "size", "progress", "costUsd", "detail"),
     ]
 )
 SCALARS = (
@@ -101,12 +64,8 @@ STATUSES = st.integers(100, 600) | st.sampled_from([200, 201, 400, 401, 404, 429
 HEADERS = st.dictionaries(
     st.sampled_from(
         [
-            "retry-after",
-            "retry-after-ms",
-            "x-ratelimit-limit",
-            "x-ratelimit-remaining",
-            "x-ratelimit-reset",
-            "x-ratelimit-retryafter",
+            *("retry-after", "retry-after-ms", "x-ratelimit-limit", "x-ratelimit-remaining"),
+            *("x-ratelimit-reset", "x-ratelimit-retryafter"),
         ]
     ),
     st.text(max_size=12)

@@ -41,7 +41,7 @@ def test_nonsense_in_one_header_leaves_the_rest_known() -> None:
     assert read_rate_limit(headers, NOW) == RateLimit(remaining=3)
 
 
-def test_a_reset_in_the_past_is_no_wait() -> None:
+def test_a_reset_in_the_past_needs_no_wait() -> None:
     limit = read_rate_limit({"x-ratelimit-reset": "1705315200"}, NOW)
     assert limit.retry_after == 0
     assert limit.known

@@ -1,4 +1,4 @@
-"""Rules on their own: what they accept and how they say it."""
+"""Rules by themselves: accepted values and descriptions."""
 
 from __future__ import annotations
 

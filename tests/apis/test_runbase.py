@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from helpers import body_of, call_for, fixture, image, prepare, read, reply, submit, video
+from helpers import accepted, body_of, call_for, declined, fixture, prepare, read, reply, video
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.apis.messages import Accepted, NotAccepted, Refused, Uncertain
+from airflow_provider_seedance.apis.messages import NotAccepted, Refused, Uncertain
 from airflow_provider_seedance.apis.registry import get_api
 from airflow_provider_seedance.generations import GenerationStatus as Status
 
@@ -80,9 +80,7 @@ def test_other_values_are_refused(name: str, value: Any, takes: str) -> None:
     assert name in str(caught.value)
 
 
-def test_images_are_not_made_here_and_there_are_no_callbacks() -> None:
-    with pytest.raises(errors.SeedanceRequestError, match="makes videos only"):
-        prepare(NAME, image())
+def test_there_are_no_callbacks() -> None:
     assert API.callback_field is None
 
 
@@ -90,10 +88,9 @@ def test_images_are_not_made_here_and_there_are_no_callbacks() -> None:
     "body", [{"id": "r1", "status": "pending"}, {"run_id": "r1"}, {"data": {"id": "r1", "status": "pending"}}]
 )
 def test_the_id_is_found_where_clients_have_seen_it(body: Any) -> None:
-    outcome = submit(NAME, reply(201, body))
-    assert isinstance(outcome, Accepted)
-    assert outcome.generation.generation_id == "r1"
-    assert outcome.generation.status is Status.QUEUED
+    generation = accepted(NAME, reply(201, body))
+    assert generation.generation_id == "r1"
+    assert generation.status is Status.QUEUED
 
 
 @pytest.mark.parametrize(
@@ -151,10 +148,9 @@ def test_an_error_without_an_id_is_not_a_failed_run(body: Any) -> None:
     "body", [{"error": "why"}, {"error": {"code": "x", "message": "why"}}, {"message": "why"}, b"why", None]
 )
 def test_the_error_table_with_any_body(status: int, fate: type, cls: type, body: Any) -> None:
-    outcome = submit(NAME, reply(status, body))
-    assert isinstance(outcome, fate)
-    assert type(outcome.error) is cls
-    assert body is None or "why" in outcome.error.message
+    error = declined(fate, NAME, reply(status, body))
+    assert type(error) is cls
+    assert body is None or "why" in error.message
 
 
 def test_the_status_call() -> None:

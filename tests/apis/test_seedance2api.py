@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from helpers import (
     NOW,
+    accepted,
     body_of,
     call_for,
     calls,
+    declined,
     drive,
     fixture,
     image,
@@ -17,12 +19,11 @@ from helpers import (
     prepare,
     read,
     reply,
-    submit,
     video,
 )
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.apis.messages import Accepted, NotAccepted, Refused, TransportFailure
+from airflow_provider_seedance.apis.messages import HttpReply, NotAccepted, Refused, TransportFailure
 from airflow_provider_seedance.apis.registry import get_api
 from airflow_provider_seedance.generations import GenerationStatus as Status
 
@@ -194,22 +195,18 @@ def test_a_seed_of_many_digits_keeps_every_one_of_them() -> None:
 
 
 def test_the_accepted_video_of_the_page() -> None:
-    outcome = submit(
+    generation = accepted(
         NAME, reply(200, fixture("seedance2api_video_accepted")), video(duration=15, resolution="1080p")
     )
-    assert isinstance(outcome, Accepted)
-    generation = outcome.generation
     assert generation.generation_id == "task-uuid-67890"
     assert generation.status is Status.QUEUED
     assert generation.estimated_wait == 45
-    # Taken from the request where the service does not repeat it.
+    # From the request, where the service does not repeat it.
     assert (generation.model, generation.duration, generation.resolution) == ("seedance-1.5-pro", 15, "1080p")
 
 
 def test_the_images_of_the_page_are_terminal_at_once() -> None:
-    outcome = submit(NAME, reply(200, fixture("seedance2api_image_success")), image())
-    assert isinstance(outcome, Accepted)
-    generation = outcome.generation
+    generation = accepted(NAME, reply(200, fixture("seedance2api_image_success")), image())
     assert generation.generation_id == "task-uuid-12345"
     assert generation.media == "image"
     assert generation.status is Status.SUCCEEDED
@@ -225,9 +222,7 @@ def test_the_images_of_the_page_are_terminal_at_once() -> None:
     ],
 )
 def test_the_error_samples_of_the_page(status: int, name: str, cls: type, code: str) -> None:
-    outcome = submit(NAME, reply(status, fixture(name)))
-    assert isinstance(outcome, Refused)
-    error = outcome.error
+    error = declined(Refused, NAME, reply(status, fixture(name)))
     assert type(error) is cls
     assert (error.http_status, error.vendor_code) == (status, code)
     assert fixture(name)["error"]["message"] in error.message
@@ -245,10 +240,9 @@ def test_the_error_samples_of_the_page(status: int, name: str, cls: type, code: 
     ],
 )
 def test_the_error_table_of_the_page(status: int, code: str, fate: type, cls: type) -> None:
-    outcome = submit(NAME, reply(status, {"status": "error", "error": {"code": code, "message": "m"}}))
-    assert isinstance(outcome, fate)
-    assert type(outcome.error) is cls
-    assert outcome.error.vendor_code == code
+    error = declined(fate, NAME, reply(status, {"status": "error", "error": {"code": code, "message": "m"}}))
+    assert type(error) is cls
+    assert error.vendor_code == code
 
 
 # ---------------------------------------------------------------------- status and result
@@ -288,11 +282,19 @@ def completed(**more: Any) -> dict[str, Any]:
     return {**fixture("seedance2api_task_processing"), "status": "completed", "progress": 100, **more}
 
 
+def status(*answers: HttpReply | TransportFailure, media: Any = "video") -> tuple[Any, list[Any]]:
+    return drive(API.status_flow("task-123-abc", media, NOW), answers)
+
+
+def final(*answers: HttpReply) -> tuple[Any, list[Any]]:
+    return drive(API.final_status_flow("task-123-abc", "video", NOW), answers)
+
+
+RESULT = reply(200, fixture("seedance2api_result_completed"))
+
+
 def test_a_completed_task_costs_one_status_and_one_result() -> None:
-    generation, steps = drive(
-        API.status_flow("task-123-abc", "video", NOW),
-        [reply(200, completed()), reply(200, fixture("seedance2api_result_completed"))],
-    )
+    generation, steps = status(reply(200, completed()), RESULT)
     assert [call.path for call in calls(steps)] == ["/tasks/task-123-abc", "/results/task-123-abc"]
     result = generation.result()
     assert result["status"] == "succeeded"
@@ -302,29 +304,10 @@ def test_a_completed_task_costs_one_status_and_one_result() -> None:
     assert result["completed_at"] == "2024-01-15T10:35:00+00:00"
 
 
-def test_a_failed_task_says_why_and_needs_no_result_call() -> None:
-    for body, message, code in [
-        ({"error_message": "no luck"}, "no luck", None),
-        ({"error": {"code": "CONTENT_POLICY", "message": "no luck"}}, "no luck", "CONTENT_POLICY"),
-        ({"error": "no luck"}, "no luck", None),
-        ({"message": "no luck"}, "no luck", None),
-        ({"detail": "no luck"}, "no luck", None),
-        ({}, None, None),
-    ]:
-        generation = read(API, {"task_id": "t", "status": "failed", **body})
-        assert generation.status is Status.FAILED
-        assert (generation.error_message, generation.error_code) == (message, code)
-
-
 def test_the_result_is_requested_again_until_it_is_available() -> None:
-    answers = [
-        reply(200, completed()),
-        reply(404, {"status": "error", "error": {"code": "NOT_FOUND", "message": "m"}}),
-        reply(404, {"status": "error", "error": {"code": "NOT_FOUND", "message": "m"}}),
-        reply(200, {"task_id": "task-123-abc", "status": "completed", "result": {}}),
-        reply(200, fixture("seedance2api_result_completed")),
-    ]
-    generation, steps = drive(API.status_flow("task-123-abc", "video", NOW), answers)
+    missing = reply(404, {"status": "error", "error": {"code": "NOT_FOUND", "message": "m"}})
+    empty = reply(200, {"task_id": "task-123-abc", "status": "completed", "result": {}})
+    generation, steps = status(reply(200, completed()), missing, missing, empty, RESULT)
     assert generation.urls == ("https://cdn.seedance2api.com/videos/...",)
     assert pauses(steps) == [1.0, 2.0, 4.0]
 
@@ -337,10 +320,7 @@ def test_the_result_is_requested_again_until_it_is_available() -> None:
     ],
 )
 def test_a_result_that_never_comes_ends_as_succeeded_without_output_with_both_bodies(broken: Any) -> None:
-    generation, _ = drive(
-        API.status_flow("task-123-abc", "video", NOW),
-        [reply(200, completed(mark="status-body")), *[broken] * 4],
-    )
+    generation, _ = status(reply(200, completed(mark="status-body")), *[broken] * 4)
     assert generation.status is Status.SUCCEEDED
     assert generation.output_gone(NOW)
     assert "gone" in generation.error_message
@@ -350,26 +330,18 @@ def test_a_result_that_never_comes_ends_as_succeeded_without_output_with_both_bo
 def test_a_result_that_cannot_be_read_is_not_a_lost_one() -> None:
     # One request, not several: a quota of ten an hour would not outlast an outage otherwise.
     with pytest.raises(errors.SeedanceServerError, match=r"502.*status-body"):
-        drive(
-            API.status_flow("task-123-abc", "video", NOW),
-            [reply(200, completed(mark="status-body")), reply(502, b"bad")],
-        )
+        status(reply(200, completed(mark="status-body")), reply(502, b"bad"))
     with pytest.raises(errors.SeedanceRateLimitError):
-        drive(API.status_flow("task-123-abc", "video", NOW), [reply(200, completed()), reply(429)])
+        status(reply(200, completed()), reply(429))
     with pytest.raises(errors.SeedanceConnectionError):
-        drive(
-            API.status_flow("task-123-abc", "video", NOW),
-            [reply(200, completed()), TransportFailure("broke", sent=True)],
-        )
+        status(reply(200, completed()), TransportFailure("broke", sent=True))
 
 
 def test_the_result_of_an_image_task() -> None:
     images = [{"url": "https://cdn.example.com/1.png"}, {"url": "https://cdn.example.com/2.png"}]
     for body in ({"result": {"images": images}}, {"images": images}):
-        generation, _ = drive(
-            API.status_flow("task-123-abc", "image", NOW),
-            [reply(200, completed()), reply(200, {"status": "completed", **body})],
-        )
+        result = reply(200, {"status": "completed", **body})
+        generation, _ = status(reply(200, completed()), result, media="image")
         assert generation.urls == ("https://cdn.example.com/1.png", "https://cdn.example.com/2.png")
         assert generation.media == "image"
 
@@ -410,10 +382,7 @@ def test_nothing_is_published_about_prices_or_cancelling() -> None:
 
 
 def test_after_a_callback_only_the_result_is_requested() -> None:
-    generation, steps = drive(
-        API.final_status_flow("task-123-abc", "video", NOW),
-        [reply(200, fixture("seedance2api_result_completed"))],
-    )
+    generation, steps = final(RESULT)
     assert [call.path for call in calls(steps)] == ["/results/task-123-abc"]
     assert generation.status is Status.SUCCEEDED
     assert generation.url == "https://cdn.seedance2api.com/videos/..."
@@ -430,17 +399,11 @@ def test_after_a_callback_only_the_result_is_requested() -> None:
     ],
 )
 def test_without_a_result_the_status_is_requested(first: Any) -> None:
-    generation, steps = drive(
-        API.final_status_flow("task-123-abc", "video", NOW),
-        [first, reply(200, {"task_id": "task-123-abc", "status": "processing"})],
-    )
+    generation, steps = final(first, reply(200, {"task_id": "task-123-abc", "status": "processing"}))
     assert [call.path for call in calls(steps)] == ["/results/task-123-abc", "/tasks/task-123-abc"]
     assert generation.status is Status.RUNNING
 
 
 def test_a_rate_limit_on_the_result_sends_no_status_request() -> None:
     with pytest.raises(errors.SeedanceRateLimitError):
-        drive(
-            API.final_status_flow("task-123-abc", "video", NOW),
-            [reply(429, {"error": {"message": "slow down"}})],
-        )
+        final(reply(429, {"error": {"message": "slow down"}}))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from helpers import body_of, call_for, fixture, image, prepare, read, reply, submit, video
+from helpers import accepted, body_of, call_for, fixture, prepare, read, reply, submit, video
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.apis.messages import Accepted, NotAccepted, Refused
+from airflow_provider_seedance.apis.messages import NotAccepted, Refused
 from airflow_provider_seedance.apis.registry import get_api
 from airflow_provider_seedance.generations import GenerationStatus as Status
 
@@ -82,11 +82,6 @@ def test_other_values_are_refused(name: str, value: Any, takes: str) -> None:
     assert name in str(caught.value)
 
 
-def test_images_are_not_made_here() -> None:
-    with pytest.raises(errors.SeedanceRequestError, match="makes videos only"):
-        prepare(NAME, image())
-
-
 @pytest.mark.parametrize(("http", "status"), [(200, 503), (503, 503)])
 def test_unavailable_with_a_code_is_the_services_own_word(http: int, status: int) -> None:
     outcome = submit(NAME, reply(http, {"code": status, "message": "busy"}))
@@ -104,11 +99,10 @@ def test_unavailable_with_a_code_is_the_services_own_word(http: int, status: int
 )
 def test_submissions_nested_and_flat(body: Any, generation_id: str) -> None:
     for status in (200, 201, 202):
-        outcome = submit(NAME, reply(status, body))
-        assert isinstance(outcome, Accepted)
-        assert outcome.generation.generation_id == generation_id
-        assert not outcome.generation.status.terminal
-        assert outcome.generation.model == "seedance-2.0"
+        generation = accepted(NAME, reply(status, body))
+        assert generation.generation_id == generation_id
+        assert not generation.status.terminal
+        assert generation.model == "seedance-2.0"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import certifi
 import pytest
 from either_client import GET, EitherClient
 from helpers import KEY, NOW, prepare, settings, video
-from scripted_server import answer, at, keeps, replies, serving, silent
+from scripted_server import Script, answer, at, keeps, replies, serving, silent
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.base import Flow
@@ -29,7 +29,32 @@ from airflow_provider_seedance.apis.messages import (
 from airflow_provider_seedance.apis.rate_limits import RateLimit
 from airflow_provider_seedance.client import api_client, flows
 
-# ---------------------------------------------------------------------- flows, quota, secrets
+
+def submit(either_client: EitherClient, raw: bytes | Script, **options: Any) -> Any:
+    """Submit a request that is answered once; return the outcome."""
+    request = prepare("seedanceapi-v2", video()).request
+    with serving(replies(raw) if isinstance(raw, bytes) else raw) as server:
+        found = at(server)
+        flow = flows.submit_flow(found.api, found.api.submit_call(request), request, lambda: NOW, **options)
+        outcome = either_client.run(found, flow)
+    assert len(server.seen) == 1
+    return outcome
+
+
+def read(either_client: EitherClient, *raw: bytes, once: bool = True, **extra: Any) -> Any:
+    """Read the state of a generation."""
+    with serving(keeps(*raw)) as server:
+        found = at(server, **extra)
+        return either_client.run(found, flows.status_flow(found.api, "g1", "video", lambda: NOW, once=once))
+
+
+def failed_read(either_client: EitherClient, *raw: bytes, **extra: Any) -> errors.SeedanceError:
+    with pytest.raises(errors.SeedanceError) as caught:
+        read(either_client, *raw, **extra)
+    return caught.value
+
+
+# ---------------------------------------------------------------------- flows and observers
 
 
 def test_a_flow_is_driven_to_its_end(either_client: EitherClient) -> None:
@@ -47,29 +72,28 @@ def test_a_flow_is_driven_to_its_end(either_client: EitherClient) -> None:
 
 
 def test_an_error_of_a_flow_comes_out_of_it(either_client: EitherClient) -> None:
-    with serving(replies(answer(404, b'{"code": "TASK_NOT_FOUND", "message": "m"}'))) as server:
-        found = at(server)
-        with pytest.raises(errors.SeedanceNotFoundError) as caught:
-            either_client.run(found, flows.status_flow(found.api, "g1", "video", lambda: NOW))
-    assert caught.value.generation_id == "g1"
+    missing = answer(404, b'{"code": "TASK_NOT_FOUND", "message": "m"}')
+    error = failed_read(either_client, missing, once=False)
+    assert type(error) is errors.SeedanceNotFoundError
+    assert error.generation_id == "g1"
 
 
 def test_an_observer_is_notified_of_every_request_and_reply(either_client: EitherClient) -> None:
     headers = "X-RateLimit-Limit: 1000\r\nX-RateLimit-Remaining: 999\r\nX-RateLimit-Reset: 1705315200\r\n"
-    with serving(replies(answer(200, b"{}", headers))) as server:
-        observer = either_client.observe(at(server), GET)
-    [(limit, refused)] = observer.replies
-    assert (limit.limit, limit.remaining, refused, observer.requests) == (1000, 999, False, 1)
-    with serving(replies(answer(429, b"", "Retry-After: 5\r\n"))) as server:
-        [(limit, refused)] = either_client.observe(at(server), GET).replies
-    assert (limit.retry_after, refused) == (5, True)
-    with serving(replies(answer())) as server:
-        [(limit, refused)] = either_client.observe(at(server), GET).replies
-    assert (limit.known, refused) == (False, False)
+    seen = []
+    for raw in (answer(200, b"{}", headers), answer(429, b"", "Retry-After: 5\r\n"), answer()):
+        with serving(replies(raw)) as server:
+            observer = either_client.observe(at(server), GET)
+        assert observer.requests == 1
+        seen += observer.replies
+    (first, refused), (second, limited), (third, unknown) = seen
+    assert (first.limit, first.remaining, refused) == (1000, 999, False)
+    assert (second.retry_after, limited) == (5, True)
+    assert (third.known, unknown) == (False, False)
 
 
 class FailingObserver:
-    """An observer that cannot write its observer."""
+    """Observer that fails with the key in its message."""
 
     def __init__(self, error: type[Exception]) -> None:
         self.error = error
@@ -86,14 +110,9 @@ def test_a_failing_observer_does_not_lose_a_reply(
     either_client: EitherClient, error: type[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
     """The reply may hold the id of a paid generation."""
-    request = prepare("seedanceapi-v2", video()).request
     either_client.observer = FailingObserver(error)
-    with serving(replies(answer(200, b'{"code": 200, "data": {"task_id": "paid-1"}}'))) as server:
-        found = at(server)
-        call = found.api.submit_call(request)
-        outcome = either_client.run(
-            found, flows.submit_flow(found.api, call, request, lambda: NOW, retry_inline=False)
-        )
+    accepted = answer(200, b'{"code": 200, "data": {"task_id": "paid-1"}}')
+    outcome = submit(either_client, accepted, retry_inline=False)
     assert isinstance(outcome, Accepted)
     assert outcome.generation.generation_id == "paid-1"
     assert sum("accounting" in line for line in caplog.messages) == 2
@@ -105,6 +124,8 @@ def test_a_request_that_fails_is_counted_too(either_client: EitherClient) -> Non
         observer = either_client.observe(at(server), GET)
     assert (observer.requests, observer.replies) == (1, [])
 
+
+# ---------------------------------------------------------------------- secrets
 
 ECHO = json.dumps({"code": f"BAD {KEY}", "message": f"the key {KEY} is not known"}).encode()
 
@@ -122,21 +143,13 @@ def everything(error: BaseException | None) -> str:
 def test_a_service_that_repeats_the_key_does_not_make_it_show(
     either_client: EitherClient, status: int
 ) -> None:
-    request = prepare("seedanceapi-v2", video()).request
-    with serving(replies(answer(status, ECHO))) as server:
-        found = at(server)
-        call = found.api.submit_call(request)
-        outcome = either_client.run(
-            found, flows.submit_flow(found.api, call, request, lambda: NOW, retry_inline=False)
-        )
-        assert KEY not in everything(outcome.error)
-        assert "***" in outcome.error.message
-        with pytest.raises(errors.SeedanceError) as caught:
-            flows.raise_outcome(outcome)
-        assert KEY not in everything(caught.value)
-        with pytest.raises(errors.SeedanceError) as caught:
-            either_client.run(found, flows.status_flow(found.api, "g1", "video", lambda: NOW, once=True))
-        assert KEY not in everything(caught.value)
+    outcome = submit(either_client, answer(status, ECHO), retry_inline=False)
+    assert KEY not in everything(outcome.error)
+    assert "***" in outcome.error.message
+    with pytest.raises(errors.SeedanceError) as caught:
+        flows.raise_outcome(outcome)
+    assert KEY not in everything(caught.value)
+    assert KEY not in everything(failed_read(either_client, answer(status, ECHO)))
 
 
 def test_nor_does_an_attempt_to_cancel_or_the_reason_of_a_failure(either_client: EitherClient) -> None:
@@ -147,31 +160,29 @@ def test_nor_does_an_attempt_to_cancel_or_the_reason_of_a_failure(either_client:
         assert "***" in result.reason
         assert KEY not in result.reason
     failed = json.dumps({"id": "g1", "status": "failed", "error": {"code": "X", "message": KEY}}).encode()
-    with serving(replies(answer(200, failed))) as server:
-        found = at(server, api="ark")
-        generation = either_client.run(found, flows.status_flow(found.api, "g1", "video", lambda: NOW))
-        assert generation.error_message == "***"
+    assert read(either_client, answer(200, failed), api="ark").error_message == "***"
+
+
+def test_the_key_does_not_show_where_a_long_answer_is_cut(either_client: EitherClient) -> None:
+    for before in range(300 - len(KEY) - 5, 305):
+        error = failed_read(either_client, answer(500, b"x" * before + KEY.encode() + b"y" * 400))
+        assert KEY[:6] not in everything(error)
+
+
+def test_the_key_does_not_show_in_the_cause_of_an_error(either_client: EitherClient) -> None:
+    done = json.dumps({"task_id": "g1", "status": "completed"}).encode()
+    broken = json.dumps({"status": "error", "error": {"code": "X", "message": f"Bearer {KEY}"}}).encode()
+    error = failed_read(either_client, answer(200, done), answer(500, broken), api="seedance2api")
+    assert KEY not in "".join(traceback.format_exception(error))
+
+
+# ---------------------------------------------------------------------- incomplete replies to submissions
 
 
 def test_a_lost_submission_ends_as_uncertain(either_client: EitherClient) -> None:
-    request = prepare("seedanceapi-v2", video()).request
-    with serving(silent) as server:
-        found = at(server)
-        call = found.api.submit_call(request)
-        outcome = either_client.run(found, flows.submit_flow(found.api, call, request, lambda: NOW))
-        assert isinstance(outcome, Uncertain)
-        assert "no answer in time" in outcome.error.message
-    assert len(server.seen) == 1
-
-
-def test_a_refused_submission_ends_as_refused(either_client: EitherClient) -> None:
-    request = prepare("seedanceapi-v2", video()).request
-    with serving(replies(answer(402, b'{"code": "INSUFFICIENT_CREDITS", "message": "m"}'))) as server:
-        found = at(server)
-        call = found.api.submit_call(request)
-        outcome = either_client.run(found, flows.submit_flow(found.api, call, request, lambda: NOW))
-    assert isinstance(outcome, Refused)
-    assert len(server.seen) == 1
+    outcome = submit(either_client, silent)
+    assert isinstance(outcome, Uncertain)
+    assert "no answer in time" in outcome.error.message
 
 
 NOT_GZIP = "Content-Encoding: gzip\r\n"
@@ -184,59 +195,33 @@ def cut(status: int, body: bytes, headers: str = "") -> bytes:
 
 @pytest.mark.parametrize(
     "raw",
-    [cut(402, b'{"code": "INSUFF'), answer(400, b"not gzip at all", NOT_GZIP), cut(404, b"")],
-    ids=["cut", "gzip", "empty"],
+    [
+        answer(402, b'{"code": "INSUFFICIENT_CREDITS", "message": "m"}'),
+        cut(402, b'{"code": "INSUFF'),
+        answer(400, b"not gzip at all", NOT_GZIP),
+        cut(404, b""),
+    ],
+    ids=["complete", "cut", "gzip", "empty"],
 )
-def test_a_refusal_with_an_incomplete_body_is_a_refusal(either_client: EitherClient, raw: bytes) -> None:
-    request = prepare("seedanceapi-v2", video()).request
-    with serving(replies(raw)) as server:
-        found = at(server)
-        call = found.api.submit_call(request)
-        outcome = either_client.run(found, flows.submit_flow(found.api, call, request, lambda: NOW))
-    assert isinstance(outcome, Refused)
-    assert len(server.seen) == 1
+def test_a_refusal_is_one_however_much_of_its_body_arrives(either_client: EitherClient, raw: bytes) -> None:
+    assert isinstance(submit(either_client, raw), Refused)
 
 
 def test_a_rate_limit_with_an_incomplete_body_keeps_its_wait(either_client: EitherClient) -> None:
-    request = prepare("seedanceapi-v2", video()).request
-    with serving(replies(cut(429, b"{", "Retry-After: 1800\r\n"))) as server:
-        found = at(server)
-        call = found.api.submit_call(request)
-        outcome = either_client.run(found, flows.submit_flow(found.api, call, request, lambda: NOW))
+    outcome = submit(either_client, cut(429, b"{", "Retry-After: 1800\r\n"))
     assert isinstance(outcome, NotAccepted)
     assert outcome.error.retry_after == 1800
 
 
+@pytest.mark.parametrize(("missing", "kind"), [(0, Accepted), (1, Uncertain)])
 def test_the_id_of_a_paid_generation_is_not_lost_with_the_end_of_its_reply(
-    either_client: EitherClient,
+    either_client: EitherClient, missing: int, kind: type
 ) -> None:
-    request = prepare("seedanceapi-v2", video()).request
     whole = b'{"code": 200, "data": {"task_id": "paid-1", "status": "IN_PROGRESS"}}'
-    for raw, kind in ((cut(200, whole), Accepted), (cut(200, whole[:-1]), Uncertain)):
-        with serving(replies(raw)) as server:
-            found = at(server)
-            call = found.api.submit_call(request)
-            outcome = either_client.run(found, flows.submit_flow(found.api, call, request, lambda: NOW))
-        assert isinstance(outcome, kind)
+    assert isinstance(submit(either_client, cut(200, whole[: len(whole) - missing])), kind)
 
 
-def test_the_key_does_not_show_where_a_long_answer_is_cut(either_client: EitherClient) -> None:
-    for before in range(300 - len(KEY) - 5, 305):
-        with serving(replies(answer(500, b"x" * before + KEY.encode() + b"y" * 400))) as server:
-            found = at(server)
-            with pytest.raises(errors.SeedanceError) as caught:
-                either_client.run(found, flows.status_flow(found.api, "g1", "video", lambda: NOW, once=True))
-        assert KEY[:6] not in everything(caught.value)
-
-
-def test_the_key_does_not_show_in_what_an_error_came_from(either_client: EitherClient) -> None:
-    done = json.dumps({"task_id": "g1", "status": "completed"}).encode()
-    broken = json.dumps({"status": "error", "error": {"code": "X", "message": f"Bearer {KEY}"}}).encode()
-    with serving(keeps(answer(200, done), answer(500, broken))) as server:
-        found = at(server, api="seedance2api")
-        with pytest.raises(errors.SeedanceError) as caught:
-            either_client.run(found, flows.status_flow(found.api, "g1", "video", lambda: NOW, once=True))
-    assert KEY not in "".join(traceback.format_exception(caught.value))
+# ---------------------------------------------------------------------- configuration
 
 
 def test_the_password_of_a_proxy_does_not_show(either_client: EitherClient) -> None:
@@ -249,7 +234,7 @@ def test_the_password_of_a_proxy_does_not_show(either_client: EitherClient) -> N
 @pytest.mark.parametrize(
     "wrong", [{"verify": "/no/such/bundle.pem"}, {"verify": __file__}, {"proxy": "http://h:port"}]
 )
-def test_what_no_client_can_be_made_of_is_a_configuration_error(
+def test_unusable_settings_are_a_configuration_error(
     either_client: EitherClient, wrong: dict[str, Any]
 ) -> None:
     found = dataclasses.replace(settings(), **wrong)

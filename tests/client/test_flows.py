@@ -1,4 +1,4 @@
-"""Conversations driven by hand with scripted answers: what is repeated, and above all what is not."""
+"""Flows driven by hand with scripted answers: requests that are repeated, and requests that are not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from airflow_provider_seedance.client import flows
 
 ARK = get_api("ark")
 V2 = get_api("seedanceapi-v2")
-S2A = get_api("seedance2api")
 
 UNSENT = TransportFailure("could not connect", sent=False)
 LOST = TransportFailure("no answer in time", sent=True)
@@ -57,7 +56,7 @@ def test_a_submission_that_is_taken_is_sent_once() -> None:
 
 
 @pytest.mark.parametrize("first", [UNSENT, MANY, BUSY], ids=["unsent", "429", "503"])
-def test_what_was_provably_not_taken_is_sent_again(first: Any) -> None:
+def test_a_submission_that_was_not_accepted_is_sent_again(first: Any) -> None:
     outcome, steps = submit(first, first, TAKEN)
     assert isinstance(outcome, Accepted)
     assert len(calls(steps)) == 3
@@ -66,7 +65,7 @@ def test_what_was_provably_not_taken_is_sent_again(first: Any) -> None:
 
 
 @pytest.mark.parametrize("first", [UNSENT, MANY, BUSY], ids=["unsent", "429", "503"])
-def test_it_is_sent_again_for_a_few_seconds_only(first: Any) -> None:
+def test_submissions_are_repeated_for_a_few_seconds_only(first: Any) -> None:
     outcome, steps = submit(*[first] * 4)
     assert isinstance(outcome, NotAccepted)
     assert len(calls(steps)) == 4
@@ -76,20 +75,11 @@ def test_it_is_sent_again_for_a_few_seconds_only(first: Any) -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        LOST,
-        reply(200, b"<html>"),
-        reply(200, {}),
-        reply(302),
-        reply(408),
-        reply(409),
-        reply(425),
-        reply(500, {"code": "INTERNAL_ERROR", "message": "m"}),
-        reply(502),
-        reply(503, b"<html>"),
-        reply(504),
+        LOST, reply(200, b"<html>"), reply(200, {}), reply(302), reply(408), reply(409), reply(425),
+        reply(500, {"code": "INTERNAL_ERROR", "message": "m"}), reply(502), reply(503, b"<html>"), reply(504),
         reply(520),
     ],
-)
+)  # fmt: skip
 @pytest.mark.parametrize("before", [(), (UNSENT,), (MANY, BUSY)])
 def test_after_anything_uncertain_nothing_is_sent(answer: Any, before: tuple[Any, ...]) -> None:
     outcome, steps = submit(*before, answer)
@@ -128,7 +118,7 @@ def test_a_long_pause_is_not_spent_on_a_worker() -> None:
     assert caught.value.retry_after == 1800
 
 
-def test_without_inline_retries_the_first_answer_counts() -> None:
+def test_without_inline_retries_the_first_answer_stands() -> None:
     outcome, steps = submit(BUSY, retry_inline=False)
     assert isinstance(outcome, NotAccepted)
     assert len(steps) == 1
@@ -241,9 +231,8 @@ def test_age_ends_the_look_up_only_in_a_list_that_was_seen_to_be_newest_first(mi
 
 def test_a_list_that_is_not_seen_to_its_end_is_not_one_without_the_match() -> None:
     old = page(*[task(n, created=SINCE - timedelta(hours=9 - n)) for n in range(5)], total=5000)
-    with pytest.raises(
-        errors.SeedanceServerError, match=r"lists more than 1000 tasks.* not be read to its end"
-    ):
+    message = r"lists more than 1000 tasks.* not be read to its end"
+    with pytest.raises(errors.SeedanceServerError, match=message):
         look_up(*[old] * 600)
 
 
@@ -325,7 +314,7 @@ def cancel(*answers: HttpReply | TransportFailure) -> tuple[flows.Cancellation, 
     return drive(flows.cancel_flow(ARK, "g1", "video", now), answers)
 
 
-def test_what_is_queued_is_read_first_and_then_deleted() -> None:
+def test_a_queued_generation_is_read_first_and_then_deleted() -> None:
     result, steps = cancel(ark_task("ark_task_queued"), reply(200, {}))
     assert result.cancelled
     assert [call.method for call in calls(steps)] == ["GET", "DELETE"]
@@ -352,17 +341,11 @@ def test_nothing_else_is_deleted(word: str, says: str) -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        LOST,
-        reply(500),
-        reply(404),
-        reply(429),
-        reply(200, b"<html>"),
-        reply(200, {}),
-        reply(200, {"id": "g1"}),
-        reply(200, {"id": "g1", "status": None}),
+        LOST, reply(500), reply(404), reply(429), reply(200, b"<html>"), reply(200, {}),
+        reply(200, {"id": "g1"}), reply(200, {"id": "g1", "status": None}),
         reply(200, {"id": "g1", "status": "odd"}),
     ],
-)
+)  # fmt: skip
 def test_without_knowing_the_state_nothing_is_deleted(answer: Any) -> None:
     result, steps = cancel(answer)
     assert not result.cancelled
@@ -373,13 +356,13 @@ def test_without_knowing_the_state_nothing_is_deleted(answer: Any) -> None:
 @pytest.mark.parametrize(
     "answer", [LOST, UNSENT, reply(409), reply(500), reply(400, fixture("ark_error_400"))]
 )
-def test_a_deletion_that_fails_is_no_cancellation(answer: Any) -> None:
+def test_a_failed_deletion_does_not_count_as_cancelled(answer: Any) -> None:
     result, _ = cancel(ark_task("ark_task_queued"), answer)
     assert not result.cancelled
 
 
 @pytest.mark.parametrize("name", [name for name in ALL_APIS if name != "ark"])
-def test_where_nothing_can_be_cancelled_nothing_is_sent(name: str) -> None:
+def test_no_request_is_sent_to_services_that_cannot_cancel(name: str) -> None:
     result, steps = drive(flows.cancel_flow(get_api(name), "g1", "video", now), [])
     assert not result.cancelled
     assert steps == []
@@ -432,8 +415,6 @@ def test_anything_else_does_not_show_that_the_key_works(name: str, answer: Any, 
 
 
 def test_a_list_that_does_not_exist_is_a_wrong_address() -> None:
+    missing = reply(404, {"error": {"code": "NotFound", "message": "no such page"}})
     with pytest.raises(errors.SeedanceNotFoundError):
-        drive(
-            flows.probe_flow(ARK, now),
-            [reply(404, {"error": {"code": "NotFound", "message": "no such page"}})],
-        )
+        drive(flows.probe_flow(ARK, now), [missing])
