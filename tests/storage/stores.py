@@ -9,6 +9,14 @@ from typing import Any
 from fsspec import AbstractFileSystem
 from fsspec.spec import AbstractBufferedFile
 
+from airflow_provider_seedance.storage.location import StorageLocation
+
+
+def size_of(location: StorageLocation) -> int | None:
+    """Return the size of a file, or ``None`` if there is none."""
+    found = location.stat()
+    return found.size if found else None
+
 
 class _Store(AbstractFileSystem):
     """Keeps its objects in a dict."""

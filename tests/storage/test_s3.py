@@ -11,13 +11,14 @@ from typing import Any
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
+from s3_store import s3_filesystem, s3_server
 from s3fs import S3FileSystem
 
 from airflow_provider_seedance.exceptions import SeedanceDestinationExistsError, SeedanceMediaError
 from airflow_provider_seedance.storage import writers
 from airflow_provider_seedance.storage.location import StorageLocation
 from airflow_provider_seedance.storage.writers import open_writer
+from storage.stores import size_of
 
 PART = 5 * 1024 * 1024
 #: Three parts: s3fs sends what is smaller than two in one request.
@@ -26,19 +27,10 @@ DATA = bytes(range(256)) * (PART // 256 * 2 + 1000)
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[S3FileSystem]:
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    fs = S3FileSystem(
-        key="test",
-        secret="test",
-        endpoint_url=f"http://127.0.0.1:{port}",
-        client_kwargs={"region_name": "us-east-1"},
-        skip_instance_cache=True,
-    )
-    fs.call_s3("create_bucket", Bucket="bucket")
-    yield fs
-    server.stop()
+    with s3_server() as endpoint:
+        fs = s3_filesystem(endpoint)
+        fs.call_s3("create_bucket", Bucket="bucket")
+        yield fs
 
 
 @pytest.fixture(autouse=True)
@@ -52,16 +44,6 @@ def location(s3: S3FileSystem) -> Iterator[StorageLocation]:
     s3.invalidate_cache()
     if s3.exists("bucket/v/a.mp4"):
         s3.rm("bucket/v/a.mp4")
-
-
-def size_of(location: StorageLocation) -> int | None:
-    found = location.stat()
-    return found.size if found else None
-
-
-def version_of(location: StorageLocation) -> str | None:
-    found = location.stat()
-    return found.version if found else None
 
 
 def store(location: StorageLocation, data: bytes = DATA, *, exclusive: bool = False) -> None:
@@ -146,11 +128,10 @@ def test_version_changes_with_the_content(location: StorageLocation) -> None:
     store(location, b"one")
     first = location.stat()
     store(location, b"one")
-    assert first is not None
     assert (first.size, bool(first.version), bool(first.modified)) == (3, True, True)
-    assert version_of(location) == first.version
+    assert location.stat().version == first.version
     store(location, b"two")
-    assert version_of(location) not in (None, first.version)
+    assert location.stat().version not in (None, first.version)
     assert not location.is_local
 
 
@@ -164,9 +145,6 @@ PERMISSIONS = ["s3:PutObject", "s3:GetObject", "s3:ListBucket", "s3:AbortMultipa
 @contextmanager
 def permitted(actions: list[str]) -> Iterator[S3FileSystem]:
     """Yield a bucket that permits these actions only."""
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    url = f"http://127.0.0.1:{server.get_host_and_port()[1]}"
 
     def tell(what: str, value: object = "") -> None:
         request = urllib.request.Request(
@@ -177,26 +155,21 @@ def permitted(actions: list[str]) -> Iterator[S3FileSystem]:
     def client(service: str) -> Any:
         return boto3.client(service, "us-east-1", endpoint_url=url, **ROOT)
 
-    client("s3").create_bucket(Bucket="ours")
-    iam = client("iam")
-    iam.create_user(UserName="airflow")
-    policy = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": actions, "Resource": "*"}]}
-    iam.put_user_policy(UserName="airflow", PolicyName="ours", PolicyDocument=json.dumps(policy))
-    key = iam.create_access_key(UserName="airflow")["AccessKey"]
-    tell("reset-auth", 0)  # from here on every request is checked
-    try:
-        yield S3FileSystem(
-            key=key["AccessKeyId"],
-            secret=key["SecretAccessKey"],
-            endpoint_url=url,
-            client_kwargs={"region_name": "us-east-1"},
-            skip_instance_cache=True,
-        )
-    finally:
-        tell("reset-auth", "inf")
-        # What one server keeps is there for the next one of this process, too.
-        tell("reset")
-        server.stop()
+    with s3_server() as url:
+        client("s3").create_bucket(Bucket="ours")
+        iam = client("iam")
+        iam.create_user(UserName="airflow")
+        allowed = [{"Effect": "Allow", "Action": actions, "Resource": "*"}]
+        policy = json.dumps({"Version": "2012-10-17", "Statement": allowed})
+        iam.put_user_policy(UserName="airflow", PolicyName="ours", PolicyDocument=policy)
+        key = iam.create_access_key(UserName="airflow")["AccessKey"]
+        tell("reset-auth", 0)  # from here on every request is checked
+        try:
+            yield s3_filesystem(url, key["AccessKeyId"], key["SecretAccessKey"])
+        finally:
+            tell("reset-auth", "inf")
+            # The state of one server is there for the next one of this process, too.
+            tell("reset")
 
 
 def transfer(fs: S3FileSystem) -> StorageLocation:

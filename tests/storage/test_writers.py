@@ -21,7 +21,7 @@ from airflow_provider_seedance.exceptions import SeedanceDestinationExistsError,
 from airflow_provider_seedance.storage import writers
 from airflow_provider_seedance.storage.location import StorageLocation
 from airflow_provider_seedance.storage.writers import open_writer
-from storage.stores import DiskWithoutRename, ObjectStore, RemoteDisk
+from storage.stores import DiskWithoutRename, ObjectStore, RemoteDisk, size_of
 
 DATA = bytes(range(256)) * 400
 OTHER = b"the previous file"
@@ -50,11 +50,6 @@ def location_in(fs: Any) -> StorageLocation:
 
 def local(path: Path) -> StorageLocation:
     return StorageLocation.of(str(path), None)
-
-
-def size_of(location: StorageLocation) -> int | None:
-    found = location.stat()
-    return found.size if found else None
 
 
 def store(location: StorageLocation, data: bytes = DATA, *, exclusive: bool = False) -> None:

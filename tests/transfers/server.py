@@ -104,10 +104,7 @@ class MediaServer:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         with suppress(OSError):  # ends the wait for connections at once, where the system allows it
             self._http.socket.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""However long the file, the memory is the same."""
+"""Memory of a transfer, which does not depend on the length of the file."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from storage.stores import ObjectStore
 
 from airflow_provider_seedance.storage import location
-from airflow_provider_seedance.transfers.seedance_to_object_storage import SeedanceToObjectStorageOperator
 from transfers.conftest import connection_json
+from transfers.results import operator, single
 from transfers.server import MediaServer
 
 SIZE = 24 * 1024 * 1024
@@ -41,16 +41,7 @@ def test_constant_memory(
         # Mapped, not held; closed by the thread that sends the last of it.
         served = mmap.mmap(source.fileno(), 0)
         url: Any = host.put("/v.mp4", served)  # type: ignore[arg-type]
-        result = {
-            "generation_id": "gen-1",
-            "api": "ark",
-            "media": "video",
-            "status": "succeeded",
-            "urls": [url],
-        }
-        task = SeedanceToObjectStorageOperator(
-            task_id="store", generation=result, destination=f"{tmp_path}/out.mp4"
-        )
+        task = operator(single(url), f"{tmp_path}/out.mp4")
         tracemalloc.start()
         try:
             stored = task.execute({})

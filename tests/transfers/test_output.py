@@ -44,14 +44,6 @@ def test_overwrite_false(host: MediaServer, tmp_path: Path, overwrite: Any) -> N
     assert host.requests == []
 
 
-def test_overwrite_false_with_one_of_several(host: MediaServer, tmp_path: Path) -> None:
-    (tmp_path / "gen-1-2.mp4").write_bytes(b"before")
-    with pytest.raises(errors.SeedanceDestinationExistsError):
-        run(single(host.put("/1.mp4", DATA), host.put("/2.mp4", DATA)), f"{tmp_path}/", overwrite=False)
-    assert host.requests == []
-    assert names_in(tmp_path) == ["gen-1-2.mp4"]
-
-
 def test_overwrite_false_with_a_name_from_the_media_type(host: MediaServer, tmp_path: Path) -> None:
     (tmp_path / "gen-1.webm").write_bytes(b"before")
     with pytest.raises(errors.SeedanceDestinationExistsError):
@@ -153,13 +145,6 @@ def test_generation_without_a_record_cannot_be_renewed(
     assert service.requests == []
 
 
-def test_rate_limit_of_the_service(host: MediaServer, tmp_path: Path, service: Service) -> None:
-    service.answers = [errors.SeedanceRateLimitError("The quota is used up.", retry_after=900)]
-    with pytest.raises(errors.SeedanceRateLimitError) as caught:
-        run(single(host.url("/v.mp4")), f"{tmp_path}/out.mp4")
-    assert caught.value.retry_after == 900
-
-
 # ---------------------------------------------------------------------- errors
 
 
@@ -173,14 +158,6 @@ def test_failed_download_leaves_nothing(host: MediaServer, tmp_path: Path) -> No
     for word in ("gen-1", "paid for", "a retry downloads again and pays nothing"):
         assert word in str(caught.value)
     assert "hidden" not in str(caught.value)
-
-
-def test_private_host(host: MediaServer, tmp_path: Path, conn: Any) -> None:
-    conn(media_hosts=None)
-    with pytest.raises(errors.SeedanceMediaError, match="name it in media_hosts"):
-        run(single(host.put("/v.mp4", DATA)), f"{tmp_path}/out.mp4")
-    assert host.requests == []
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_one_of_several_outputs_fails(host: MediaServer, tmp_path: Path) -> None:

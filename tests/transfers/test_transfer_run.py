@@ -6,12 +6,13 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import UserList
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.sdk import DAG, Asset, ObjectStoragePath
+from airflow.sdk import Asset, ObjectStoragePath
 from airflow.sdk.execution_time.context import OutletEventAccessors
 from storage.stores import ObjectStore
 
@@ -21,9 +22,8 @@ from airflow_provider_seedance.generations import Generation
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.storage import location
 from airflow_provider_seedance.transfers import transfer_run
-from airflow_provider_seedance.transfers.seedance_to_object_storage import SeedanceToObjectStorageOperator
 from transfers.conftest import connection_json
-from transfers.results import batch, data_of, items, run_into
+from transfers.results import batch, data_of, items, names_in, operator, run, run_into
 from transfers.server import MediaServer, Reply
 
 
@@ -32,15 +32,7 @@ def conn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_SEEDANCE_DEFAULT", connection_json())
 
 
-# ---------------------------------------------------------------------- what is taken
-
-
-def as_text(value: Any, tmp_path: Path) -> Any:
-    return str(value)
-
-
-def as_json(value: Any, tmp_path: Path) -> Any:
-    return json.dumps(value)
+# ---------------------------------------------------------------------- forms of a batch
 
 
 def as_manifest(value: Any, tmp_path: Path) -> Any:
@@ -53,68 +45,24 @@ def as_path(value: Any, tmp_path: Path) -> Any:
     return as_manifest(value, tmp_path)["manifest"]
 
 
-def as_list(value: Any, tmp_path: Path) -> Any:
-    return value["succeeded"]
+FORMS: dict[str, Callable[[Any, Path], Any]] = {
+    "result": lambda value, tmp_path: value,
+    "text": lambda value, tmp_path: str(value),
+    "JSON": lambda value, tmp_path: json.dumps(value),
+    "manifest": as_manifest,
+    "text of a manifest": lambda value, tmp_path: str(as_manifest(value, tmp_path)),
+    "URL": as_path,
+    "path": lambda value, tmp_path: as_path(value, tmp_path).removeprefix("file://"),
+    "quoted URL": lambda value, tmp_path: json.dumps(as_path(value, tmp_path)),
+    "ObjectStoragePath": lambda value, tmp_path: ObjectStoragePath(as_path(value, tmp_path)),
+    "list": lambda value, tmp_path: value["succeeded"],
+    "text of a list": lambda value, tmp_path: str(value["succeeded"]),
+    # A sequence other than a list, as Airflow has for the outputs of mapped tasks.
+    "sequence": lambda value, tmp_path: UserList(value["succeeded"]),
+}
 
 
-def as_quoted_path(value: Any, tmp_path: Path) -> Any:
-    return json.dumps(as_path(value, tmp_path))
-
-
-def as_object_path(value: Any, tmp_path: Path) -> Any:
-    return ObjectStoragePath(as_path(value, tmp_path))
-
-
-def as_plain_path(value: Any, tmp_path: Path) -> Any:
-    return as_path(value, tmp_path).removeprefix("file://")
-
-
-def as_text_of_a_list(value: Any, tmp_path: Path) -> Any:
-    return str(as_list(value, tmp_path))
-
-
-def as_text_of_a_manifest(value: Any, tmp_path: Path) -> Any:
-    return str(as_manifest(value, tmp_path))
-
-
-class Lazy(Sequence[Any]):
-    """A sequence other than a list, as Airflow has for the outputs of mapped tasks."""
-
-    def __init__(self, values: list[Any]) -> None:
-        self._values = values
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __getitem__(self, which: Any) -> Any:
-        return self._values[which]
-
-
-def as_lazy_sequence(value: Any, tmp_path: Path) -> Any:
-    return Lazy(value["succeeded"])
-
-
-def unchanged(value: Any, tmp_path: Path) -> Any:
-    return value
-
-
-@pytest.mark.parametrize(
-    "form",
-    [
-        unchanged,
-        as_text,
-        as_json,
-        as_manifest,
-        as_text_of_a_manifest,
-        as_path,
-        as_plain_path,
-        as_quoted_path,
-        as_object_path,
-        as_list,
-        as_text_of_a_list,
-        as_lazy_sequence,
-    ],
-)
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_forms_of_a_batch(host: MediaServer, tmp_path: Path, form: Callable[..., Any]) -> None:
     out = tmp_path / "out"
     result = run_into(out, form(batch(items(host, "lamp", "shoe")), tmp_path))
@@ -193,11 +141,8 @@ def test_values_without_results(tmp_path: Path, value: Any) -> None:
 
 
 def test_batch_needs_a_directory(host: MediaServer, tmp_path: Path) -> None:
-    task = SeedanceToObjectStorageOperator(
-        task_id="store", generation=batch(items(host, "a")), destination=f"{tmp_path}/a.mp4"
-    )
     with pytest.raises(errors.SeedanceConfigurationError, match="directory"):
-        task.execute({})
+        run(batch(items(host, "a")), f"{tmp_path}/a.mp4")
     assert host.requests == []
 
 
@@ -252,9 +197,8 @@ def test_keys_that_differ_only_in_case_get_different_files(
 
 def test_names_that_differ_only_in_case_are_refused(host: MediaServer, tmp_path: Path) -> None:
     results = [{**one, "generation_id": name} for one, name in zip(items(host, "a", "b"), "Gg", strict=True)]
-    with pytest.raises(
-        errors.SeedanceConfigurationError, match=r"'a' and 'b' would both be stored as 'g\.ext'"
-    ):
+    message = r"'a' and 'b' would both be stored as 'g\.ext'"
+    with pytest.raises(errors.SeedanceConfigurationError, match=message):
         run_into(tmp_path, batch(results), name_template="{generation_id}.{ext}")
     assert host.requests == []
 
@@ -282,12 +226,11 @@ def test_keys_stay_in_the_directory(host: MediaServer, tmp_path: Path, key: str)
 def test_failed_item_does_not_stop_the_rest(host: MediaServer, tmp_path: Path) -> None:
     results = items(host, "a", "b", "c")
     host.always["/1.mp4"] = Reply(status=500)
-    with pytest.raises(
-        errors.SeedanceMediaError, match=r"1 of 3 files could not be stored: b \(.*2 are stored"
-    ) as caught:
+    message = r"1 of 3 files could not be stored: b \(.*2 are stored"
+    with pytest.raises(errors.SeedanceMediaError, match=message) as caught:
         run_into(tmp_path, batch(results))
     assert caught.value.retry_helps
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "c.mp4"]
+    assert names_in(tmp_path) == ["a.mp4", "c.mp4"]
 
 
 def test_max_parallel(host: MediaServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,21 +301,19 @@ def test_item_without_urls_does_not_stop_the_rest(host: MediaServer, tmp_path: P
     results = items(host, "a", "b")
     broken = {**results[0], "key": "broken", "urls": []}
     nothing = {"key": "nothing", "status": "succeeded"}
-    with pytest.raises(
-        errors.SeedanceRequestError, match=r"2 of 4 files could not be stored: broken \("
-    ) as caught:
+    message = r"2 of 4 files could not be stored: broken \("
+    with pytest.raises(errors.SeedanceRequestError, match=message) as caught:
         run_into(tmp_path, batch([broken, *results, nothing]))
     assert "nothing (" in caught.value.message
     assert "A retry cannot help" in caught.value.message
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "b.mp4"]
+    assert names_in(tmp_path) == ["a.mp4", "b.mp4"]
 
 
 def test_error_is_short_and_begins_with_a_curable_failure(host: MediaServer, tmp_path: Path) -> None:
     results = items(host, *(f"{number}-{'long' * 100}" for number in range(40)))
     for number in range(39):
-        host.always[f"/{number}.mp4"] = Reply(
-            status=200, body=b"<html>", headers={"Content-Type": "text/html"}
-        )
+        page = Reply(status=200, body=b"<html>", headers={"Content-Type": "text/html"})
+        host.always[f"/{number}.mp4"] = page
         results[number]["generation_id"] = f"local-{number}"  # has no record at the service
     host.always["/39.mp4"] = Reply(status=500)
     with pytest.raises(errors.SeedanceMediaError, match=r"^40 of 40 files .* stored: 39-long") as caught:
@@ -385,16 +326,12 @@ def test_error_is_short_and_begins_with_a_curable_failure(host: MediaServer, tmp
 
 def test_killed_transfer_starts_no_more_downloads(host: MediaServer, tmp_path: Path) -> None:
     results = items(host, *(f"clip-{number}" for number in range(50)))
-    task = SeedanceToObjectStorageOperator(
-        task_id="store", generation=batch(results), destination=f"{tmp_path}/", max_parallel=1
-    )
+    task = operator(batch(results), f"{tmp_path}/", max_parallel=1)
     host.always["/2.mp4"] = Reply(during=task.on_kill)
-    with pytest.raises(
-        errors.SeedanceMediaError, match="The task was stopped when 2 of 50 files were stored"
-    ):
+    with pytest.raises(errors.SeedanceMediaError, match="stopped when 2 of 50 files were stored"):
         task.execute({})
     assert len(host.requests) == 3
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip-0.mp4", "clip-1.mp4"]
+    assert names_in(tmp_path) == ["clip-0.mp4", "clip-1.mp4"]
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -409,34 +346,20 @@ def test_progress_log(
     monkeypatch.setattr(transfer_run, "PROGRESS_INTERVAL_SECONDS", 0.01)
     run_into(tmp_path, batch(items(host, "a")))
     host.always["/1.mp4"] = Reply(status=500)
-    host.always["/2.mp4"] = Reply(
-        during=lambda: wait_for(
-            lambda: (
-                "2 of 3 files done: 0 stored, 1 left as they are (0 by hash, 1 by length, 0 by time), 1 failed. 500 bytes"
-                in info.text
-            )
-        )
-    )
+    left = "1 left as they are (0 by hash, 1 by length, 0 by time), 1 failed"
+    progress = f"2 of 3 files done: 0 stored, {left}. 500 bytes"
+    host.always["/2.mp4"] = Reply(during=lambda: wait_for(lambda: progress in info.text))
     with pytest.raises(errors.SeedanceMediaError):
         run_into(tmp_path, batch(items(host, "a", "b", "c")), overwrite="if-changed", max_parallel=1)
-    summary = "3 of 3 files done: 1 stored, 1 left as they are (0 by hash, 1 by length, 0 by time), 1 failed. 1000 bytes"
-    assert summary in info.text
+    assert f"3 of 3 files done: 1 stored, {left}. 1000 bytes" in info.text
 
 
 # ---------------------------------------------------------------------- asset events
 
 
 def test_asset_event(host: MediaServer, tmp_path: Path) -> None:
-    asset = Asset("batch")
-    with DAG("dag"):
-        task = SeedanceToObjectStorageOperator(
-            task_id="store",
-            generation=batch(items(host, "a", "b")),
-            destination=f"{tmp_path}/",
-            outlets=[asset],
-        )
-    events = OutletEventAccessors()
-    task.execute({"outlet_events": events})
+    asset, events = Asset("batch"), OutletEventAccessors()
+    run_into(tmp_path, batch(items(host, "a", "b")), {"outlet_events": events}, outlets=[asset])
     extra = events[asset].extra
     assert extra["path"] == extra["url"] == f"{tmp_path}/"
     assert extra["generation_ids"] == ["gen-a", "gen-b"]

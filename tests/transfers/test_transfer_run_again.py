@@ -19,7 +19,7 @@ from support import TaskInstance
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.transfers.output import OutputTransfer, Stored
 from transfers.conftest import Service
-from transfers.results import batch, data_of, items, operator, run_into, single
+from transfers.results import batch, data_of, items, names_in, operator, run_into, single
 from transfers.server import MediaServer, Reply
 
 TESTS = Path(__file__).parents[1]
@@ -27,150 +27,150 @@ TESTS = Path(__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("conn")
 
 
+class Transfer:
+    """Tries of one task that stores a batch in a directory."""
+
+    def __init__(self, host: MediaServer, directory: Path) -> None:
+        self.host, self.directory, self.ti = host, directory, TaskInstance()
+
+    def run(self, results: Any, **arguments: Any) -> dict[str, Any]:
+        """Run a try; a list is the result of a batch."""
+        value = batch(results) if isinstance(results, list) else results
+        return run_into(self.directory, value, {"ti": self.ti}, **arguments)
+
+    def fail_once(self, results: Any, message: str = "could not be stored", **arguments: Any) -> None:
+        """Run a try in which the host fails for the second file, and go on to a retry."""
+        self.host.always["/1.mp4"] = Reply(status=500)
+        with pytest.raises(errors.SeedanceMediaError, match=message):
+            self.run(results, **arguments)
+        del self.host.always["/1.mp4"]
+        self.host.requests.clear()
+        self.ti.retry()
+
+
+@pytest.fixture
+def transfer(host: MediaServer, tmp_path: Path) -> Transfer:
+    return Transfer(host, tmp_path)
+
+
+@pytest.fixture
+def retry(transfer: Transfer) -> Transfer:
+    """A retry of a task."""
+    transfer.ti.retry()
+    return transfer
+
+
 # ---------------------------------------------------------------------- retries
 
 
-def test_retry_stores_only_what_is_missing(host: MediaServer, tmp_path: Path) -> None:
-    results = items(host, "a", "b", "c")
-    ti = TaskInstance()
-    host.always["/1.mp4"] = Reply(status=500)
-    with pytest.raises(errors.SeedanceMediaError):
-        run_into(tmp_path, batch(results), {"ti": ti})
-    del host.always["/1.mp4"]
-    host.requests.clear()
-    ti.retry()
-    result = run_into(tmp_path, batch(results), {"ti": ti})
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_retry_stores_only_what_is_missing(transfer: Transfer, overwrite: bool) -> None:
+    results = items(transfer.host, "a", "b", "c")
+    transfer.fail_once(results, overwrite=overwrite)
+    result = transfer.run(results, overwrite=overwrite)
     assert (result["stored"], result["skipped"]) == (1, 2)
-    # A clear stores everything again.
-    host.requests.clear()
-    ti.clear()
-    assert run_into(tmp_path, batch(results), {"ti": ti})["stored"] == 3
-    assert len(host.requests) == 3
 
 
-def test_overwrite_false_names_existing_files(host: MediaServer, tmp_path: Path) -> None:
-    results, ti = items(host, "a", "b"), TaskInstance()
+def test_clear_stores_everything_again(transfer: Transfer) -> None:
+    results = items(transfer.host, "a", "b", "c")
+    transfer.run(results)
+    transfer.host.requests.clear()
+    transfer.ti.clear()
+    assert transfer.run(results)["stored"] == 3
+    assert len(transfer.host.requests) == 3
+
+
+def test_overwrite_false_names_existing_files(transfer: Transfer, tmp_path: Path) -> None:
+    results = items(transfer.host, "a", "b")
     (tmp_path / "b.mp4").write_bytes(b"mine")
-    with pytest.raises(
-        errors.SeedanceDestinationExistsError, match=r"the destination exists: .*b\.mp4\. It"
-    ) as caught:
-        run_into(tmp_path, batch(results), {"ti": ti}, overwrite=False)
+    message = r"the destination exists: .*b\.mp4\. It"
+    with pytest.raises(errors.SeedanceDestinationExistsError, match=message) as caught:
+        transfer.run(results, overwrite=False)
     assert not caught.value.retry_helps
-    assert host.requests == []
-    assert [path.name for path in tmp_path.iterdir()] == ["b.mp4"]
-    # A retry does not take it for a file of the first try: it has another length.
-    ti.retry()
+    assert transfer.host.requests == []
+    assert names_in(tmp_path) == ["b.mp4"]
+    # A retry does not count it as a file of the first try: it has another length.
+    transfer.ti.retry()
     with pytest.raises(errors.SeedanceDestinationExistsError):
-        run_into(tmp_path, batch(results), {"ti": ti}, overwrite=False)
+        transfer.run(results, overwrite=False)
     assert (tmp_path / "b.mp4").read_bytes() == b"mine"
-
-
-def test_overwrite_false_in_a_retry(host: MediaServer, tmp_path: Path) -> None:
-    results, ti = items(host, "a", "b"), TaskInstance()
-    host.always["/1.mp4"] = Reply(status=500)
-    with pytest.raises(errors.SeedanceMediaError):
-        run_into(tmp_path, batch(results), {"ti": ti}, overwrite=False)
-    del host.always["/1.mp4"]
-    host.requests.clear()
-    ti.retry()
-    result = run_into(tmp_path, batch(results), {"ti": ti}, overwrite=False)
-    assert (result["stored"], result["skipped"]) == (1, 1)
 
 
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_retry_of_a_single_generation_with_several_outputs(
-    host: MediaServer, tmp_path: Path, overwrite: bool
+    transfer: Transfer, tmp_path: Path, overwrite: bool
 ) -> None:
-    urls = [host.put(f"/{index}.mp4", data_of(str(index))) for index in range(3)]
-    ti = TaskInstance()
-    host.always["/1.mp4"] = Reply(status=500)
-    with pytest.raises(
-        errors.SeedanceMediaError, match=r"1 of 3 files could not be stored: gen-1 \(Output 2 of 3"
-    ):
-        run_into(tmp_path, single(*urls), {"ti": ti}, overwrite=overwrite)
-    del host.always["/1.mp4"]
+    generation = single(*[transfer.host.put(f"/{index}.mp4", data_of(str(index))) for index in range(3)])
+    message = r"1 of 3 files could not be stored: gen-1 \(Output 2 of 3"
+    transfer.fail_once(generation, message, overwrite=overwrite)
     before = (tmp_path / "gen-1-1.mp4").stat()
-    ti.retry()
-    assert len(run_into(tmp_path, single(*urls), {"ti": ti}, overwrite=overwrite)["paths"]) == 3
+    assert len(transfer.run(generation, overwrite=overwrite)["paths"]) == 3
     assert (tmp_path / "gen-1-1.mp4").stat().st_mtime_ns == before.st_mtime_ns
 
 
-def test_the_first_try_of_another_run_replaces_the_files(host: MediaServer, tmp_path: Path) -> None:
-    results = items(host, "a", "b")
-    run_into(tmp_path, batch(results), {"ti": TaskInstance()})
-    assert run_into(tmp_path, batch(results), {"ti": TaskInstance()})["stored"] == 2
+def test_the_first_try_of_another_run_replaces_the_files(transfer: Transfer) -> None:
+    results = items(transfer.host, "a", "b")
+    transfer.run(results)
+    transfer.ti = TaskInstance()
+    assert transfer.run(results)["stored"] == 2
+    transfer.ti = TaskInstance()
     with pytest.raises(errors.SeedanceDestinationExistsError):
-        run_into(tmp_path, batch(results), {"ti": TaskInstance()}, overwrite=False)
+        transfer.run(results, overwrite=False)
 
 
 def test_overwrite_false_replaces_nothing_that_another_task_wrote_meanwhile(
-    host: MediaServer, tmp_path: Path
+    transfer: Transfer, tmp_path: Path
 ) -> None:
-    results, ti = items(host, "a", "b"), TaskInstance()
-    host.always["/1.mp4"] = Reply(status=500)
-    with pytest.raises(errors.SeedanceMediaError):
-        run_into(tmp_path, batch(results), {"ti": ti}, overwrite=False)
+    results = items(transfer.host, "a", "b")
+    transfer.fail_once(results, overwrite=False)
     (tmp_path / "a.mp4").write_bytes(b"of another task")
-    ti.retry()
-    del host.always["/1.mp4"]
-    with pytest.raises(
-        errors.SeedanceDestinationExistsError, match=r"1 of 2 files could not be stored: a \("
-    ):
-        run_into(tmp_path, batch(results), {"ti": ti}, overwrite=False)
+    message = r"1 of 2 files could not be stored: a \("
+    with pytest.raises(errors.SeedanceDestinationExistsError, match=message):
+        transfer.run(results, overwrite=False)
     assert (tmp_path / "a.mp4").read_bytes() == b"of another task"
     assert (tmp_path / "b.mp4").read_bytes() == data_of("b")
 
 
-def test_name_with_the_extension_of_the_media_type(host: MediaServer, tmp_path: Path) -> None:
-    (one,) = items(host, "a")
-    one["urls"] = [host.put("/a", data_of("a"), content_type="video/webm")]
+def test_name_with_the_extension_of_the_media_type(transfer: Transfer, tmp_path: Path) -> None:
+    (one,) = items(transfer.host, "a")
+    one["urls"] = [transfer.host.put("/a", data_of("a"), content_type="video/webm")]
     for expected in (1, 0):
-        result = run_into(tmp_path, batch([one]), overwrite="if-changed")
+        result = transfer.run([one], overwrite="if-changed")
         assert (result["paths"], result["stored"]) == ([f"{tmp_path}/a.webm"], expected)
-    ti = TaskInstance()
-    ti.retry()
-    assert run_into(tmp_path, batch([one]), {"ti": ti}, overwrite=False)["skipped"] == 1
+    transfer.ti.retry()
+    assert transfer.run([one], overwrite=False)["skipped"] == 1
+
+
+ENDED_LONG_AGO = {"completed_at": "2026-01-01T00:00:00+00:00", "expires_at": "2026-01-01T01:00:00+00:00"}
 
 
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_retry_after_the_urls_expired_costs_no_request_for_stored_files(
-    host: MediaServer, tmp_path: Path, service: Service, overwrite: bool
+    retry: Transfer, tmp_path: Path, service: Service, overwrite: bool
 ) -> None:
-    times = {"completed_at": "2026-01-01T00:00:00+00:00", "expires_at": "2026-01-01T01:00:00+00:00"}
-    stored, missing = [{**one, **times} for one in items(host, "a", "b")]
+    stored, missing = [{**one, **ENDED_LONG_AGO} for one in items(retry.host, "a", "b")]
     (tmp_path / "a.mp4").write_bytes(data_of("a"))
     service.answers = [missing]
-    ti = TaskInstance()
-    ti.retry()
-    result = run_into(tmp_path, batch([stored, missing]), {"ti": ti}, overwrite=overwrite)
+    result = retry.run([stored, missing], overwrite=overwrite)
     assert (result["stored"], result["skipped"]) == (1, 1)
     assert [generation_id for generation_id, _ in service.requests] == ["gen-b"]
 
 
-def test_retry_replaces_an_older_file_of_the_same_length(host: MediaServer, tmp_path: Path) -> None:
-    (one,) = items(host, "a")
-    one["completed_at"] = "2026-01-01T00:00:00+00:00"
-    (tmp_path / "a.mp4").write_bytes(data_of("b"))
-    assert len(data_of("a")) == len(data_of("b"))
-    os.utime(tmp_path / "a.mp4", (1.7e9, 1.7e9))
-    ti = TaskInstance()
-    ti.retry()
-    assert run_into(tmp_path, batch([one]), {"ti": ti})["stored"] == 1
-    assert (tmp_path / "a.mp4").read_bytes() == data_of("a")
-
-
+@pytest.mark.parametrize(
+    ("content", "expires"),
+    [(data_of("b"), False), (b"of another generation", True)],
+    ids=["same length", "expired URL"],
+)
 def test_retry_replaces_a_file_older_than_its_generation(
-    host: MediaServer, tmp_path: Path, service: Service
+    retry: Transfer, tmp_path: Path, service: Service, content: bytes, expires: bool
 ) -> None:
-    times = {"completed_at": "2026-01-01T00:00:00+00:00", "expires_at": "2026-01-01T01:00:00+00:00"}
-    (one,) = items(host, "a")
-    one |= times
-    (tmp_path / "a.mp4").write_bytes(b"of another generation")
+    assert len(data_of("a")) == len(data_of("b"))
+    (one,) = items(retry.host, "a")
+    one |= ENDED_LONG_AGO if expires else {"completed_at": ENDED_LONG_AGO["completed_at"]}
+    (tmp_path / "a.mp4").write_bytes(content)
     os.utime(tmp_path / "a.mp4", (1.7e9, 1.7e9))
     service.answers = [one]
-    ti = TaskInstance()
-    ti.retry()
-    assert run_into(tmp_path, batch([one]), {"ti": ti})["stored"] == 1
+    assert retry.run([one])["stored"] == 1
     assert (tmp_path / "a.mp4").read_bytes() == data_of("a")
 
 
@@ -197,7 +197,7 @@ def test_a_task_that_its_policy_rescheduled_keeps_its_own_files(host: MediaServe
 
 
 def test_files_that_are_finished_while_the_task_is_stopped_count(
-    host: MediaServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    transfer: Transfer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = OutputTransfer.run
 
@@ -208,7 +208,7 @@ def test_files_that_are_finished_while_the_task_is_stopped_count(
 
     monkeypatch.setattr(OutputTransfer, "run", run)
     with pytest.raises(errors.SeedanceMediaError, match="stopped when 1 of 3"):
-        run_into(tmp_path, batch(items(host, "a", "b", "c")), max_parallel=1)
+        transfer.run(items(transfer.host, "a", "b", "c"), max_parallel=1)
 
 
 # ---------------------------------------------------------------------- killed workers
@@ -216,7 +216,6 @@ def test_files_that_are_finished_while_the_task_is_stopped_count(
 WORKER = """
 import json, sys
 from support import TaskInstance
-from transfers.conftest import Service
 from transfers.results import run_into
 run_into(sys.argv[2], json.loads(sys.argv[1]), {"ti": TaskInstance()}, overwrite=False, max_parallel=1)
 """
