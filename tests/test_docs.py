@@ -131,18 +131,11 @@ def test_every_public_name_has_a_docstring(module: str) -> None:
 def public_names(module: str) -> list[str]:
     """Return the public names that a module defines or exports."""
     members = import_module(f"{PACKAGE.name}.{module}")
-    exported = getattr(members, "__all__", None)
-    return (
-        list(exported)
-        if exported
-        else [
-            name
-            for name, value in vars(members).items()
-            if not name.startswith("_")
-            and callable(value)
-            and getattr(value, "__module__", "") == members.__name__
-        ]
-    )
+    own = [
+        name for name, value in vars(members).items() if getattr(value, "__module__", "") == members.__name__
+    ]
+    public = [name for name in own if callable(getattr(members, name)) and not name.startswith("_")]
+    return list(getattr(members, "__all__", public))
 
 
 def test_every_module_in_the_provider_info_is_public() -> None:

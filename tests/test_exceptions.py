@@ -36,7 +36,7 @@ DETAILS = {
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_what_a_retry_cannot_cure_fails_the_task_at_once(cls: type[errors.SeedanceError]) -> None:
+def test_errors_that_a_retry_cannot_cure_fail_the_task(cls: type[errors.SeedanceError]) -> None:
     assert issubclass(cls, errors.SeedanceError)
     assert issubclass(cls, AirflowException)
     assert cls.retry_helps is (cls in RETRIED)
@@ -96,12 +96,11 @@ def test_everything_is_carried_and_survives_pickling_and_copying(cls: type[error
         assert type(twin) is cls
         assert twin.message == "It broke."
         assert twin.details() == DETAILS
-        assert str(twin) == (
-            "It broke. (generation g1, HTTP status 429, code RATE_LIMITED, call POST /generate)"
-        )
+        details = "generation g1, HTTP status 429, code RATE_LIMITED, call POST /generate"
+        assert str(twin) == f"It broke. ({details})"
 
 
-def test_what_is_not_known_is_not_said() -> None:
+def test_unknown_details_are_left_out() -> None:
     error = errors.SeedanceServerError("It broke.")
     assert str(error) == "It broke."
     assert set(error.details().values()) == {None}

@@ -13,11 +13,7 @@ import pytest
 from source_tree import FUNCTIONS, MODULES, PACKAGE, ROOT, name_of, runtime_nodes, tree_of
 
 #: Modules with no place in the layers, and what they may import of the package.
-TOOLS = {
-    "get_provider_info": {"apis"},
-    "emulator": set[str](),
-    "testing": {"emulator"},
-}
+TOOLS = {"get_provider_info": {"apis"}, "emulator": set[str](), "testing": {"emulator"}}
 
 #: Folders and modules at the root, from the lowest to the highest. Each imports from those before it only.
 LAYERS = (
@@ -43,14 +39,7 @@ FACES = (
 )
 
 #: Modules that only a worker or a triggerer needs.
-RUN_TIME = (
-    "client",
-    "emulator",
-    "hooks.seedance",
-    "polling",
-    "submission.submitter",
-    "triggers.seedance",
-)
+RUN_TIME = ("client", "emulator", "hooks.seedance", "polling", "submission.submitter", "triggers.seedance")
 
 # ---------------------------------------------------------------------- reading imports
 

@@ -92,7 +92,7 @@ def test_code_has_no_banned_words() -> None:
             for path in MODULES
             for line, text in texts(source_of(path))
             for found in BANNED_WORDS.finditer(text)
-        ],
+        ]
     )
 
 
@@ -103,7 +103,7 @@ def test_code_has_no_banned_names() -> None:
             for path in MODULES
             for line, name in defined_names(tree_of(path))
             if name_parts(name) & BANNED_NAME_PARTS
-        ],
+        ]
     )
 
 
@@ -114,7 +114,7 @@ def test_docstrings_begin_with_a_noun_or_an_imperative() -> None:
             for path in MODULES
             for line, text in docstrings(tree_of(path))
             if re.split(r"\W", text, maxsplit=1)[0] in BANNED_FIRST_WORDS
-        ],
+        ]
     )
 
 

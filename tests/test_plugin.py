@@ -41,11 +41,8 @@ def test_airflow_accepts_the_plugin() -> None:
     except TypeError:  # Airflow 3.1 has another argument
         pytest.skip("this Airflow checks plugins in another way")
     assert valid
-    assert [view["destination"] for view in SeedancePlugin.external_views] == [
-        "dag_run",
-        "task_instance",
-        "nav",
-    ]
+    destinations = [view["destination"] for view in SeedancePlugin.external_views]
+    assert destinations == ["dag_run", "task_instance", "nav"]
     routes = [view["url_route"] for view in SeedancePlugin.external_views]
     assert len(set(routes)) == 3
     # Relative to the base address of Airflow, which may have a path.

@@ -77,8 +77,8 @@ def test_coordinates_are_those_of_the_models() -> None:
 
 
 @below_3_3
-def test_what_below_3_3_is_not_there() -> None:
-    """Who calls this a failure has an Airflow with more than we give it credit for."""
+def test_names_that_are_missing_below_3_3() -> None:
+    """A failure means that this Airflow has more than the package assumes."""
     assert not hasattr(BaseTrigger, "on_kill")
     assert not hasattr(import_module("airflow.sdk.bases.xcom").BaseXCom, "aset")
     assert version_compat.RetryPolicy is object
@@ -86,7 +86,7 @@ def test_what_below_3_3_is_not_there() -> None:
 
 
 @needs(RETRY_POLICIES)
-def test_what_3_3_has() -> None:
+def test_names_that_came_with_3_3() -> None:
     assert hasattr(BaseTrigger, "on_kill")
     assert hasattr(import_module("airflow.sdk.bases.xcom").BaseXCom, "aset")
 

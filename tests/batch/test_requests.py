@@ -86,24 +86,11 @@ def test_a_list_as_text(text: str) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        None,
-        7,
-        True,
-        b"[]",
-        {"prompt": "A lamp"},
-        "",
-        "None",
-        "{'prompt': 'A lamp'}",
-        "A lamp\nA bag",
-        "[A lamp]",
-        "[NaN]",
-        "[" * 5000,
-        "(" * 5000 + ")" * 5000,
-        {"A lamp", "A bag"},
-        frozenset(["A lamp"]),
+        None, 7, True, b"[]", {"prompt": "A lamp"}, "", "None", "{'prompt': 'A lamp'}", "A lamp\nA bag",
+        "[A lamp]", "[NaN]", "[" * 5000, "(" * 5000 + ")" * 5000, {"A lamp", "A bag"}, frozenset(["A lamp"]),
     ],
     ids=lambda value: type(value).__name__,
-)
+)  # fmt: skip
 def test_a_value_that_is_not_a_list_is_refused(value: Any) -> None:
     assert "request" in refused(value)
 
@@ -182,20 +169,11 @@ def test_a_key_is_read_as_text(key: Any, read: str) -> None:
 @pytest.mark.parametrize(
     "key",
     [
-        True,
-        1.5,
-        ["a"],
-        {},
-        " ",
-        "a\nb",
-        "a\0",
-        "\ud800",
-        "x" * (MAX_KEY_CHARS + 1),
-        10**MAX_KEY_CHARS,
+        True, 1.5, ["a"], {}, " ", "a\nb", "a\0", "\ud800", "x" * (MAX_KEY_CHARS + 1), 10**MAX_KEY_CHARS,
         -(10**5000),
     ],
     ids=lambda key: "large" if isinstance(key, int) else repr(key)[:20],
-)
+)  # fmt: skip
 def test_an_invalid_key_is_refused(key: Any) -> None:
     assert f"at most {MAX_KEY_CHARS} characters" in refused([{"prompt": "A lamp", "key": key}])
 
@@ -416,8 +394,7 @@ JSON = st.recursive(
     max_leaves=6,
 )
 ITEMS = st.fixed_dictionaries(
-    {"prompt": PROMPTS},
-    optional=dict.fromkeys(sorted(requests._ARGUMENTS - {"prompt"}), JSON),
+    {"prompt": PROMPTS}, optional=dict.fromkeys(sorted(requests._ARGUMENTS - {"prompt"}), JSON)
 )
 
 

@@ -233,7 +233,6 @@ def test_no_value_exceeds_the_limit_of_the_store(url: str) -> None:
     store.flush()
     assert max(map(len, accessor.texts.values())) <= 64 * 1024
     record = loaded(accessor).read(keys[7])
-    assert record is not None
     assert record.generation_id == generation(7).generation_id
 
 
@@ -286,7 +285,7 @@ def test_a_change_in_memory_is_written_before_the_deferral() -> None:
     assert loaded(accessor).read(key) == record
 
 
-def test_what_could_not_be_written_is_carried_by_the_deferral() -> None:
+def test_the_deferral_carries_unwritten_records() -> None:
     accessor = Store()
     store, keys = loaded(accessor), [f"{number}.0" for number in range(150)]
     store.register(keys)
@@ -299,7 +298,6 @@ def test_what_could_not_be_written_is_carried_by_the_deferral() -> None:
     accessor.before = lambda what: None
     again = loaded(accessor, deferred)
     record = again.read(keys[120])
-    assert record is not None
     assert record.generation_id == generation(120).generation_id
     assert again.for_deferral() is None
     again.flush()
@@ -376,27 +374,15 @@ def test_below_airflow_3_3_the_deferral_carries_all_records() -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        {},
-        [],
-        "",
-        "text",
-        0,
-        7,
-        False,
-        {"groups": 1},
-        {"groups": 0, "records": {}},
-        {"groups": "1", "records": {}},
-        {"groups": 1, "records": []},
-        {"groups": 1, "records": {"a.0": []}},
+        {}, [], "", "text", 0, 7, False, {"groups": 1}, {"groups": 0, "records": {}},
+        {"groups": "1", "records": {}}, {"groups": 1, "records": []}, {"groups": 1, "records": {"a.0": []}},
         {"groups": 1, "records": {"a.0": {}}},
         {"groups": 1, "records": {"a.0": {**ENDED.as_dict(), "version": 2}}},
         {"groups": 1, "records": {"a.0": {**ENDED.as_dict(), "generation_id": None}}},
-        {"groups": 1, "packed": 7},
-        {"groups": 1, "packed": "not base64"},
-        {"groups": 1, "packed": "AAAA"},
+        {"groups": 1, "packed": 7}, {"groups": 1, "packed": "not base64"}, {"groups": 1, "packed": "AAAA"},
         {"groups": 2, "records": {}},
     ],
-)
+)  # fmt: skip
 def test_records_that_cannot_be_understood_are_not_none(value: Any) -> None:
     accessor = Store()
     accessor.texts[STATE_KEY] = json.dumps(value)

@@ -99,11 +99,7 @@ def batch(emulator: SeedanceEmulator, manifest: Path) -> dict[str, Any]:
     emulator.fault("refuse", prompt="b", status=400)
     requests = [{"key": key, "prompt": key} for key in "abc"]
     task = Task(
-        "batch",
-        requests=requests,
-        poll_interval=0.01,
-        on_item_failure="keep",
-        manifest_path=str(manifest),
+        "batch", requests=requests, poll_interval=0.01, on_item_failure="keep", manifest_path=str(manifest)
     )
     form = form_after_wait(emulator, task)
     task.resume(form["event"])
