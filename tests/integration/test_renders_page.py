@@ -2,118 +2,37 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-import sqlite3
 import time
-import urllib.error
-import urllib.request
-import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 import pytest
 from harness import TestAirflow
+from renders_stage import (
+    AUTH_MANAGER,
+    BIG,
+    DAG,
+    EXAMPLES,
+    HOSTILE,
+    MANY,
+    PLUGIN,
+    SECRET,
+    SECRET_DAG,
+    Stage,
+    copy_renders,
+    open_browser,
+    open_page,
+    wait,
+)
 from versions import SCOPED_VIEWS
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
-
-EXAMPLES = Path(__file__).parents[2] / "example_dags"
-DAG = "example_seedance_image_to_video"
-SECRET = "secret_dag"
-HOSTILE = "Boat\"'><img src=x onerror=\"window.hacked='prompt'\"><script>window.hacked='script'</script>"
-#: What Airflow lets a run be called, and what a page must encode.
-BIG = "manual__2026-01-01T00:00:00+00:00/a b&c=d?e#f%2F"
-MANY = 1000
-
-AUTH_MANAGER = """
-from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
-
-class TwoUsers(SimpleAuthManager):
-    '''The second user may not read one of the Dags.'''
-
-    def is_authorized_dag(self, *, method, user, access_entity=None, details=None):
-        if user.username == "viewer" and details is not None and details.id == "secret_dag":
-            return False
-        return super().is_authorized_dag(method=method, user=user, access_entity=access_entity, details=details)
-"""
-
-SECRET_DAG = f"""
-import os
-from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG
-from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoOperator
-from airflow_provider_seedance.transfers.seedance_to_object_storage import SeedanceToObjectStorageOperator
-
-with DAG("{SECRET}", schedule=None):
-    video = SeedanceGenerateVideoOperator(task_id="video", prompt={HOSTILE!r}, aspect_ratio="16:9", poll_interval=2)
-    SeedanceToObjectStorageOperator(
-        task_id="store",
-        generation=video.output,
-        destination=os.environ["SEEDANCE_EXAMPLE_DESTINATION"] + "/secret.mp4",
-    )
-    EmptyOperator(task_id="other")
-"""
-
-PLUGIN = "from airflow_provider_seedance.plugin import SeedancePlugin as SeedancePlugin\n"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """The Airflow, and its runs by Dag id."""
-
-    airflow: TestAirflow
-    runs: dict[str, str]
-    stored: Path
-
-    @property
-    def url(self) -> str:
-        return self.airflow.url
-
-    def api(self, dag_id: str, what: str = "renders", run_id: str | None = None, **query: Any) -> str:
-        run = quote(run_id or self.runs[dag_id], safe="")
-        return f"/seedance/api/dags/{quote(dag_id, safe='')}/runs/{run}/{what}?{urlencode(query)}"
-
-    def ask(self, path: str, user: str | None = "admin", method: str = "GET", **headers: str) -> Answer:
-        """Send a request as a user, or without a login for ``None``."""
-        if user is not None:
-            headers["Authorization"] = f"Bearer {self.airflow.api.token(user)}"
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        request = urllib.request.Request(self.url + path, headers=named, method=method)
-        try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return Answer(answer.status, dict(answer.headers), answer.read())
-        except urllib.error.HTTPError as error:
-            with error:
-                return Answer(error.code, dict(error.headers), error.read())
-
-    def renders(self, dag_id: str, user: str = "admin", **query: Any) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.ask(self.api(dag_id, **query), user).json["renders"]
-        return found
-
-    def page(self, dag_id: str, run_id: str | None = None) -> str:
-        run = quote(run_id or self.runs[dag_id], safe="")
-        return f"{self.url}/seedance/renders?dag_id={quote(dag_id, safe='')}&run_id={run}"
-
-
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-    def header(self, name: str) -> str | None:
-        return next((value for key, value in self.headers.items() if key.lower() == name.lower()), None)
 
 
 @pytest.fixture(scope="module")
@@ -165,35 +84,8 @@ def finished(stage: Stage) -> Stage:
 @pytest.fixture(scope="module")
 def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     """A new browser."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    from selenium.webdriver.chrome.service import Service
-
-    binary = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
-    driver = shutil.which("chromedriver")
-    if binary is None or driver is None:
-        pytest.skip("Chromium or chromedriver is not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--disable-dev-shm-usage",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--window-size=1600,1000",
-        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
-    ):
-        options.add_argument(argument)
-    browser = webdriver.Chrome(options=options, service=Service(driver))
-    try:
+    with open_browser(tmp_path_factory.mktemp("chromium")) as browser:
         yield browser
-    finally:
-        browser.quit()
 
 
 @pytest.fixture(scope="module")
@@ -206,19 +98,6 @@ def browser(chrome: Chrome, stage: Stage) -> Chrome:
     chrome.find_element("css selector", "input[type=password]").send_keys(passwords["admin"] + "\n")
     wait(chrome, "return !location.pathname.includes('login')", "the first page of Airflow")
     return chrome
-
-
-def wait(browser: Chrome, script: str, what: str, *arguments: Any) -> Any:
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    looks: Callable[[Any], Any] = lambda driver: driver.execute_script(script, *arguments)  # noqa: E731
-    return WebDriverWait(browser, 60).until(looks, message=f"no sign of {what}")
-
-
-def open_page(browser: Chrome, address: str) -> None:
-    browser.get("about:blank")  # an address that differs in its fragment only would load nothing
-    browser.get(address)
-    wait(browser, "return document.body.classList.contains('ready')", "the page")
 
 
 # ---------------------------------------------------------------------- in the browser
@@ -485,46 +364,8 @@ def test_a_second_user_sees_nothing_of_a_hidden_dag(browser: Chrome, finished: S
 @pytest.fixture(scope="module")
 def big(finished: Stage) -> Stage:
     """A run of the demo Dag with a thousand renders, made of copies of the one there is."""
-    with contextlib.closing(sqlite3.connect(finished.airflow.database.path, timeout=30)) as connection:
-        connection.row_factory = sqlite3.Row
-        run = finished.runs[DAG]
-        (source,) = connection.execute("SELECT * FROM dag_run WHERE run_id = ? AND dag_id = ?", (run, DAG))
-        run_key = 100_000
-        changed = {"id": run_key, "run_id": BIG, "logical_date": None, "state": "success"}
-        _insert(connection, "dag_run", {**dict(source), **changed})
-        (task,) = connection.execute(
-            "SELECT * FROM task_instance WHERE run_id = ? AND task_id = 'video'", (run,)
-        )
-        # Since Airflow 3.4, an XCom belongs to an attempt.
-        by_attempt = finished.airflow.database.keeps_attempts
-        table, of_task = ("xcom_v2", "task_instance_id") if by_attempt else ("xcom", "task_id")
-        (value,) = connection.execute(
-            f"SELECT * FROM {table} WHERE {of_task} = ? AND key = 'return_value'"
-            + ("" if by_attempt else f" AND run_id = '{run}'"),
-            (task["id"] if by_attempt else "video",),
-        )
-        result = json.loads(value["value"])
-        for index in range(MANY):
-            here = {"run_id": BIG, "region_index" if by_attempt else "map_index": index}
-            task_id = uuid.uuid4().hex
-            _insert(connection, "task_instance", {**dict(task), **here, "id": task_id})
-            copy = {**result, "generation_id": f"copy-{index}"}
-            if index == 1:
-                copy |= {"model": HOSTILE, "urls": ["javascript:window.hacked='url'"], "resolution": HOSTILE}
-            changed = (
-                {"id": uuid.uuid4().hex, "task_instance_id": task_id}
-                if by_attempt
-                else {**here, "dag_run_id": run_key}
-            )
-            _insert(connection, table, {**dict(value), **changed, "value": json.dumps(copy)})
-        connection.commit()
+    copy_renders(finished)
     return finished
-
-
-def _insert(connection: sqlite3.Connection, table: str, row: dict[str, Any]) -> None:
-    names = ", ".join(f'"{name}"' for name in row)
-    places = ", ".join("?" * len(row))
-    connection.execute(f"INSERT INTO {table} ({names}) VALUES ({places})", tuple(row.values()))
 
 
 def test_a_thousand_renders(browser: Chrome, big: Stage) -> None:
