@@ -136,12 +136,9 @@ class TaskStateStore(RecordStore):
         """Take over the ids that a deferral carried and that are missing in the store."""
         for key, record in records.items():
             stored = self._records.get(key)
-            if (
-                key in self._records
-                and record
-                and record.generation_id
-                and not (stored and stored.generation_id)
-            ):
+            # An XCom of an earlier deferral may carry a submission that a later one has replaced.
+            same = stored and record and stored.intended_at == record.intended_at
+            if same and record and record.generation_id and not (stored and stored.generation_id):
                 self._records[key] = record
                 self._group_by_key[key].dirty = True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -334,6 +335,16 @@ def test_a_record_that_cannot_be_serialized_never_raises_after_the_submission() 
     store = TaskStateStore(Store(), sleep=lambda _: None)
     store.write(GENERATION_KEY, intent())
     assert not store.write_with_retries(GENERATION_KEY, rec.replace(ENDED, result={"usage": object()}))
+
+
+def test_a_deferred_record_does_not_replace_a_later_submission() -> None:
+    accessor = Store()
+    store = loaded(accessor)
+    earlier, later = intent(), replace(intent(), intended_at=datetime(2030, 1, 1, tzinfo=UTC))
+    store.write("a.0", rec.with_id(earlier, "gen-1"))
+    deferred = [json.loads(accessor.texts[STATE_KEY])]
+    store.write("a.0", later)
+    assert loaded(accessor, deferred).read("a.0") == later
 
 
 def test_a_deferred_record_does_not_replace_one_that_knows_more() -> None:
