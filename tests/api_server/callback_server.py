@@ -70,7 +70,8 @@ class CallbackServer:
     def start(self, limits: CallbackLimits) -> None:
         """Start the process again, with other limits."""
         self.reader = StatusReader(limits)
-        self.cache = SettingsCache(limits, read=self.read_connection, clock=self.clock)
+        # Connections expire by pauses alone, however slow the machine is.
+        self.cache = SettingsCache(limits, read=self.read_connection, clock=lambda: sum(self.pauses))
         self.queue = CallbackQueue(limits, reader=self.reader, clock=self.clock, sleep=self.sleep)
 
     def clock(self) -> float:

@@ -17,3 +17,20 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[CallbackServer]:
     yield made
     assert not made.queue._in_flight
     assert not made.queue._payloads
+
+
+@pytest.fixture(scope="module")
+def tables() -> Iterator[None]:
+    from api_server import delivery_database
+
+    with delivery_database.tables():
+        yield
+
+
+@pytest.fixture
+def database(tables: None) -> Iterator[None]:
+    """A metadata database with one run."""
+    from api_server import delivery_database
+
+    with delivery_database.one_run():
+        yield

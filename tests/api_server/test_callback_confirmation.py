@@ -22,128 +22,110 @@ from airflow_provider_seedance.generations import Generation, GenerationStatus, 
 from api_server.callback_server import CLAIMS, SECRET, CallbackServer
 
 
+class Waiting:
+    """A trigger that waits for a generation of the emulator, and the callbacks for it."""
+
+    def __init__(self, server: CallbackServer, services: SeedanceEmulator) -> None:
+        self.server, self.services = server, services
+        services.hold()
+        settings = server.settings = emulator_settings(services, "ark", callback_secret=SECRET)
+        request = prepare_request(settings, smallest("ark")).request
+        with Client(settings) as http:
+            call = settings.api.submit_call(request)
+            http.run(flows.submit_flow(settings.api, call, request, utc_now))
+        self.generation_id = services.ledger.submissions[0].generation_id
+        self.kwargs = {
+            "generation_id": self.generation_id,
+            "media": "video",
+            "result_defaults": {"credits": 7},
+        }
+
+    def call_back(self, *, ends: bool = False, times: int = 1, **body: Any) -> None:
+        """Send a callback whose delivery has to be confirmed; ``ends`` is that of the trigger."""
+        kwargs = {**self.kwargs, "end_from_trigger": True} if ends else self.kwargs
+        self.server.outcomes = [Outcome(kind="confirm", trigger_kwargs=kwargs)] * times
+        self.server.post(body=json.dumps({"id": self.generation_id, **body}).encode())
+
+    @property
+    def deliveries(self) -> list[tuple[bool, Any]]:
+        """Return where each delivery went, and its event."""
+        return [(on_worker, event) for *_, on_worker, event in self.server.calls]
+
+    @property
+    def status_requests(self) -> int:
+        return self.services.ledger.count("status")
+
+
 @pytest.fixture
-def waiting(server: CallbackServer, services: SeedanceEmulator) -> dict[str, Any]:
-    """The kwargs of a trigger that waits for a generation of the emulator."""
-    services.hold()
-    settings = server.settings = emulator_settings(services, "ark", callback_secret=SECRET)
-    request = prepare_request(settings, smallest("ark")).request
-    with Client(settings) as http:
-        outcome = http.run(
-            flows.submit_flow(settings.api, settings.api.submit_call(request), request, utc_now)
-        )
-    generation_id = outcome.generation.generation_id  # type: ignore[union-attr]
-    return {"generation_id": generation_id, "media": "video", "result_defaults": {"credits": 7}}
+def waiting(server: CallbackServer, services: SeedanceEmulator) -> Waiting:
+    return Waiting(server, services)
 
 
-def body(waiting: dict[str, Any], **more: Any) -> bytes:
-    return json.dumps({"id": waiting["generation_id"], **more}).encode()
-
-
-def completing(waiting: dict[str, Any]) -> Outcome:
-    return Outcome(kind="confirm", trigger_kwargs={**waiting, "end_from_trigger": True})
-
-
-def confirm(waiting: dict[str, Any]) -> Outcome:
-    return Outcome(kind="confirm", trigger_kwargs=waiting)
-
-
-def test_a_task_with_end_from_trigger_is_completed_with_the_result_of_the_service(
-    server: CallbackServer, services: SeedanceEmulator, waiting: dict[str, Any]
-) -> None:
-    services.finish(waiting["generation_id"])
-    server.outcomes = [completing(waiting)]
-    server.post(body=body(waiting, status="succeeded", content={"video_url": "https://evil.example/1.mp4"}))
-    (result,) = server.results
+def test_a_task_with_end_from_trigger_is_completed_with_the_result_of_the_service(waiting: Waiting) -> None:
+    waiting.services.finish(waiting.generation_id)
+    forged = {"video_url": "https://evil.example/1.mp4"}
+    waiting.call_back(ends=True, status="succeeded", content=forged)
+    (result,) = waiting.server.results
     assert Generation.from_result(result).status is GenerationStatus.SUCCEEDED
     assert result["credits"] == 7
-    assert result["url"].startswith(services.url)
-    assert services.ledger.count("status") == 1
+    assert result["url"].startswith(waiting.services.url)
+    assert waiting.status_requests == 1
 
 
-def test_a_false_success_starts_no_worker(
-    server: CallbackServer, services: SeedanceEmulator, waiting: dict[str, Any]
-) -> None:
-    server.outcomes = [completing(waiting)]
-    server.post(body=body(waiting, status="succeeded"))
-    assert server.results == []
-    assert [(on_worker, event) for *_, on_worker, event in server.calls] == [(False, None)]
+def test_a_false_success_starts_no_worker(waiting: Waiting) -> None:
+    waiting.call_back(ends=True, status="succeeded")
+    assert waiting.server.results == []
+    assert waiting.deliveries == [(False, None)]
 
 
-def test_a_failed_generation_resumes_on_a_worker(
-    server: CallbackServer, services: SeedanceEmulator, waiting: dict[str, Any]
-) -> None:
-    services.fail(waiting["generation_id"], "no herons")
-    server.outcomes = [completing(waiting)]
-    server.post(body=body(waiting, status="failed"))
-    assert server.results == []
-    *_, on_worker, event = server.calls[-1]
+def test_a_failed_generation_resumes_on_a_worker(waiting: Waiting) -> None:
+    waiting.services.fail(waiting.generation_id, "no herons")
+    waiting.call_back(ends=True, status="failed")
+    assert waiting.server.results == []
+    on_worker, event = waiting.deliveries[-1]
     assert on_worker
     assert (event["outcome"], event["error_message"]) == ("ended", "no herons")
 
 
-def test_a_worker_reads_the_status_that_the_api_server_cannot_read(
-    server: CallbackServer, services: SeedanceEmulator, waiting: dict[str, Any]
-) -> None:
-    services.fault("refuse", on="status", status=500, times=100)
-    server.outcomes = [completing(waiting)]
-    server.post(body=body(waiting, status="succeeded"))
-    assert [(on_worker, event) for *_, on_worker, event in server.calls][1:] == [(True, None)]
+def test_a_worker_reads_the_status_that_the_api_server_cannot_read(waiting: Waiting) -> None:
+    waiting.services.fault("refuse", on="status", status=500, times=100)
+    waiting.call_back(ends=True, status="succeeded")
+    assert waiting.deliveries[1:] == [(True, None)]
 
 
 @pytest.mark.parametrize("ended", [True, False])
-def test_an_id_without_a_status_is_confirmed(
-    server: CallbackServer, services: SeedanceEmulator, waiting: dict[str, Any], ended: bool
+@pytest.mark.parametrize(
+    "body",
+    [{}, {"id": "evt-1", "status": "succeeded", "content": {"video_url": "https://evil.example/1"}}],
+    ids=["without a status", "another id"],
+)
+def test_a_status_request_for_the_known_generation_confirms_a_callback(
+    waiting: Waiting, ended: bool, body: dict[str, Any]
 ) -> None:
     if ended:
-        services.finish(waiting["generation_id"])
-    server.outcomes = [confirm(waiting)]
-    server.post(body=body(waiting))
-    assert services.ledger.count("status") == 1
-    assert len(server.calls) == 1 + ended
+        waiting.services.finish(waiting.generation_id)
+    waiting.call_back(**body)
+    (request,) = [request for request in waiting.services.ledger.requests if request.method == "GET"]
+    assert waiting.generation_id in request.path
+    assert len(waiting.deliveries) == 1 + ended
     if ended:
-        *_, on_worker, event = server.calls[-1]
+        on_worker, event = waiting.deliveries[-1]
         assert on_worker
-        assert event["outcome"] == "ended"
+        assert (event["outcome"], event["generation_id"]) == ("ended", waiting.generation_id)
+        assert event["result"]["url"].startswith(waiting.services.url)
 
 
-def test_an_unreadable_status_confirms_nothing(
-    server: CallbackServer, services: SeedanceEmulator, waiting: dict[str, Any]
-) -> None:
-    services.fault("refuse", on="status", status=500, times=100)
-    server.outcomes = [confirm(waiting)]
-    server.post(body=body(waiting))
-    assert len(server.calls) == 1
+def test_an_unreadable_status_confirms_nothing(waiting: Waiting) -> None:
+    waiting.services.fault("refuse", on="status", status=500, times=100)
+    waiting.call_back()
+    assert len(waiting.deliveries) == 1
 
 
-def test_repeated_callbacks_cause_status_requests_with_growing_pauses(
-    server: CallbackServer, services: SeedanceEmulator, waiting: dict[str, Any]
-) -> None:
+def test_repeated_callbacks_cause_status_requests_with_growing_pauses(waiting: Waiting) -> None:
     for _ in range(5):
-        server.outcomes = [confirm(waiting)] * 2
-        server.post(body=body(waiting))
-    assert server.pauses == [pytest.approx(seconds, abs=5) for seconds in (15, 30, 60, 120)]
-    assert services.ledger.count("status") == 5
-
-
-@pytest.mark.parametrize("ended", [True, False])
-def test_another_id_causes_a_status_request_for_the_known_one(
-    server: CallbackServer, services: SeedanceEmulator, waiting: dict[str, Any], ended: bool
-) -> None:
-    if ended:
-        services.finish(waiting["generation_id"])
-    server.outcomes = [confirm(waiting)]
-    server.post(
-        body=b'{"id": "evt-1", "status": "succeeded", "content": {"video_url": "https://evil.example/1"}}'
-    )
-    (request,) = [request for request in services.ledger.requests if request.method == "GET"]
-    assert waiting["generation_id"] in request.path
-    assert len(server.calls) == 1 + ended
-    if ended:
-        *_, on_worker, event = server.calls[-1]
-        assert on_worker
-        assert event["generation_id"] == waiting["generation_id"]
-        assert event["result"]["url"].startswith(services.url)
+        waiting.call_back(times=2)
+    assert waiting.server.pauses == [pytest.approx(seconds, abs=5) for seconds in (15, 30, 60, 120)]
+    assert waiting.status_requests == 5
 
 
 def test_the_backoff_doubles_and_is_forgotten() -> None:
@@ -164,7 +146,7 @@ def test_the_backoff_doubles_and_is_forgotten() -> None:
 
 
 def test_concurrent_status_requests_are_bounded_and_their_clients_closed(
-    services: SeedanceEmulator, waiting: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    waiting: Waiting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     open_clients: list[Any] = []
     most: list[int] = []
@@ -180,17 +162,17 @@ def test_concurrent_status_requests_are_bounded_and_their_clients_closed(
             await super().close()
 
     monkeypatch.setattr(callback_confirmation, "AsyncClient", CountedClient)
-    settings = emulator_settings(services, "ark")
+    settings = emulator_settings(waiting.services, "ark")
 
     async def read() -> None:
         reader = StatusReader()
-        found = await asyncio.gather(*(reader.read_final(waiting, settings) for _ in range(30)))
-        assert {generation.generation_id for generation in found if generation} == {waiting["generation_id"]}
+        found = await asyncio.gather(*(reader.read_final(waiting.kwargs, settings) for _ in range(30)))
+        assert {generation.generation_id for generation in found if generation} == {waiting.generation_id}
 
     on_loop(read())
     assert max(most) <= DEFAULT_LIMITS.max_status_requests
     assert not open_clients
-    assert services.ledger.count("status") == 30
+    assert waiting.status_requests == 30
 
 
 def test_a_client_that_cannot_be_made_reads_no_status(services: SeedanceEmulator) -> None:

@@ -44,27 +44,14 @@ def test_a_callback_is_delivered(server: CallbackServer) -> None:
 @pytest.mark.parametrize(
     "token",
     [
-        "x",
-        "x.y",
-        TOKEN.partition(".")[0],
-        TOKEN + "A",
-        "." + TOKEN.partition(".")[2],
-        token_for("another secret"),
-        token_for(""),
-        token_for("none"),
-        token_for(expires=int(time.time()) - 1),
-        token_for(conn_id="no such connection"),
-        token_for(conn_id="without"),
-        token_for("none", conn_id="without"),
-        token_for("", conn_id="without"),
-        token_for(conn_id="broken"),
-        token_for(conn_id="away"),
-        "A" * 20_000 + ".x",
-        "%00",
-        "%ff%fe.%80",
+        "x", "x.y", TOKEN.partition(".")[0], TOKEN + "A", "." + TOKEN.partition(".")[2],
+        token_for("another secret"), token_for(""), token_for("none"),
+        token_for(expires=int(time.time()) - 1), token_for(conn_id="no such connection"),
+        token_for(conn_id="without"), token_for("none", conn_id="without"), token_for("", conn_id="without"),
+        token_for(conn_id="broken"), token_for(conn_id="away"), "A" * 20_000 + ".x", "%00", "%ff%fe.%80",
         "%F0%9F%8E%AC",
     ],
-)
+)  # fmt: skip
 def test_an_invalid_token_is_answered_404(server: CallbackServer, token: str) -> None:
     answer = server.post(token)
     assert (answer.status_code, answer.content) == (404, b"")
@@ -94,9 +81,8 @@ def test_rubbish_is_accepted_and_dropped(server: CallbackServer, body: bytes) ->
 @given(body=st.binary(max_size=200), name=st.from_regex(r"\A[A-Za-z-]{1,20}\Z"), value=st.binary(max_size=50))
 def test_any_bytes_are_answered(server: CallbackServer, body: bytes, name: str, value: bytes) -> None:
     async def do(http: httpx.AsyncClient) -> httpx.Response:
-        headers = (
-            {name.encode(): value} if name.lower() not in ("content-length", "transfer-encoding") else {}
-        )
+        framing = name.lower() in ("content-length", "transfer-encoding")
+        headers = {} if framing else {name.encode(): value}
         return await http.post(f"/callbacks/{TOKEN}", content=body, headers=headers)
 
     assert server.run(do).status_code == 202
@@ -229,9 +215,8 @@ def test_neither_secrets_nor_tokens_are_logged(
     server.post(token_for(conn_id="signed"))
     server.post(token_for("another"))
     server.post(token_for(conn_id="broken"))
-    text = "\n".join(
-        record.getMessage() for record in caplog.records if record.name.startswith("airflow_prov")
-    )
+    ours = (record for record in caplog.records if record.name.startswith("airflow_prov"))
+    text = "\n".join(record.getMessage() for record in ours)
     assert text
     for secret in (SECRET, SIGNATURE_SECRET, TOKEN, "callbacks/"):
         assert secret not in text

@@ -37,17 +37,10 @@ def http() -> TestClient:
 @pytest.mark.parametrize(
     "name",
     [
-        "../pages.py",
-        "%2e%2e/pages.py",
-        "..%2fpages.py",
-        "nothing.js",
-        "",
-        ".",
-        "renders.html.bak",
-        "%00",
+        "../pages.py", "%2e%2e/pages.py", "..%2fpages.py", "nothing.js", "", ".", "renders.html.bak", "%00",
         "a%0Ab",
     ],
-)
+)  # fmt: skip
 def test_only_static_files_are_served(http: TestClient, name: str) -> None:
     assert http.get(f"/static/{name}").status_code == 404
 

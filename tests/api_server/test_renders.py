@@ -65,18 +65,12 @@ def batch(returned: Any, **more: Any) -> Task:
 
 
 def store(*paths: str, generation_id: Any = "g1", state: str = "success", **more: Any) -> Task:
-    returned = {
-        "path": paths[0],
-        "paths": list(paths),
-        "bytes": 1,
-        "sha256": ["0"],
-        "generation_id": generation_id,
-    }
+    returned = {"path": paths[0], "paths": list(paths), "bytes": 1, "sha256": ["0"]}
     return Task(
         task_id="store",
         operator="SeedanceToObjectStorageOperator",
         state=state,
-        xcoms={"return_value": {**returned, **more}},
+        xcoms={"return_value": {**returned, "generation_id": generation_id, **more}},
         fields={"destination": paths[0].rpartition("/")[0] + "/"},
     )
 
@@ -110,10 +104,8 @@ def test_a_finished_render() -> None:
     assert render["prompt"] == "A boat"
     assert render["model"] == "seedance-1.5-pro"
     assert (render["credits"], render["cost_usd"], render["duration"]) == (28, 0.14, 8)
-    assert (render["started_at"], render["ended_at"]) == (
-        "2026-05-01T12:00:05+00:00",
-        "2026-05-01T12:01:35+00:00",
-    )
+    assert render["started_at"] == "2026-05-01T12:00:05+00:00"
+    assert render["ended_at"] == "2026-05-01T12:01:35+00:00"
     assert render["urls"] == ["https://media.example/g1.mp4"]
     assert render["files"] == []
 
@@ -167,14 +159,12 @@ def test_a_custom_operator_is_recognised_by_its_result() -> None:
 
 
 def test_one_generation_is_one_render() -> None:
-    passed_on = Task(
-        task_id="choose",
-        operator="_PythonDecoratedOperator",
-        state="success",
-        xcoms={"return_value": result()},
-    )
-    waited = Task(
-        task_id="wait", operator="SeedanceGenerationSensor", state="success", xcoms={"return_value": result()}
+    passed_on, waited = (
+        Task(task_id=task_id, operator=operator, state="success", xcoms={"return_value": result()})
+        for task_id, operator in (
+            ("choose", "_PythonDecoratedOperator"),
+            ("wait", "SeedanceGenerationSensor"),
+        )
     )
     submitted = video("success", xcoms={"generation_id": "g1"})
     found = shown(passed_on, waited, submitted)
@@ -194,10 +184,8 @@ def test_mapped_tasks_keep_their_order() -> None:
 
 
 def test_stored_files_belong_to_their_generation() -> None:
-    found = shown(
-        video("success", result()), store("s3://c@b/one.mp4", "s3://c@b/two.png", "s3://c@b/three.exe")
-    )
-    files = found[0]["files"]
+    stored = store("s3://c@b/one.mp4", "s3://c@b/two.png", "s3://c@b/three.exe")
+    files = shown(video("success", result()), stored)[0]["files"]
     assert [(file["index"], file["name"], file["media"]) for file in files] == [
         (0, "one.mp4", "video"),
         (1, "two.png", "image"),
@@ -207,9 +195,7 @@ def test_stored_files_belong_to_their_generation() -> None:
 
 
 def test_stored_files_of_a_batch() -> None:
-    batch_task = batch(
-        {"succeeded": [result("g1"), result("g2")], "failed": [], "not_submitted": [], "counts": {}}
-    )
+    batch_task = batch({"succeeded": [result("g1"), result("g2")], "counts": {}})
     stored = store("/a/1.mp4", "/a/2.mp4", generation_id=None, generation_ids=["g2", "g1"])
     first, second = shown(batch_task, stored)
     assert (first["files"][0]["index"], second["files"][0]["index"]) == (1, 0)

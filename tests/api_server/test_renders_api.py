@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,18 +40,11 @@ def airflow(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The rows of the database, and the number of full reads."""
     here = SimpleNamespace(run=RUN, revision=(1,), tasks=[task(0), task(1), STORED], read=0)
 
-    class NoSession:
-        def __enter__(self) -> None:
-            return None
-
-        def __exit__(self, *_: Any) -> None:
-            return None
-
     def tasks_of(session: Any, scope: Any) -> list[Task]:
         here.read += 1
         return list(here.tasks)
 
-    monkeypatch.setattr(renders_api, "create_session", NoSession)
+    monkeypatch.setattr(renders_api, "create_session", nullcontext)
     renders_api._page_of.cache_clear()
     monkeypatch.setattr(renders_api.queries, "find_run", lambda session, scope: here.run)
     monkeypatch.setattr(renders_api.queries, "revision", lambda session, scope: here.revision)
