@@ -14,7 +14,6 @@ from airflow_provider_seedance.settings import Settings, read_settings
 
 def described(**variables: str) -> Settings:
     text = connection_from_environment({"SEEDANCE_API_KEY": "key", **variables})
-    assert text is not None
     fields = json.loads(text)
     return read_settings(
         "c", connection(host=fields.get("host"), password=fields["password"], extra=fields["extra"])

@@ -1,11 +1,10 @@
-"""``render``: what it tells where it stops, so that nothing paid for is lost and nothing is promised in vain."""
+"""``render``: its messages where it stops, so that nothing paid for is lost and nothing is promised in vain."""
 
 from __future__ import annotations
 
 import argparse
-import logging
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +16,23 @@ from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 
 Connect = Callable[..., None]
+#: Runs the command; returns its exit code and what it printed.
+Render = Callable[..., tuple[int, str]]
 
 
-def arguments(*line: str) -> argparse.Namespace:
-    """Read a command line as the command does."""
-    parser = argparse.ArgumentParser()
-    for argument in next(command for command in COMMANDS if command.name == "render").arguments:
-        parser.add_argument(*argument.flags, **argument.options)
-    return parser.parse_args(["--poll-interval", "0.01", *line])
+@pytest.fixture
+def command(connect: Connect, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Render:
+    connect("ark")
 
+    def run(*line: str, output: str = "lamp.mp4") -> tuple[int, str]:
+        parser = argparse.ArgumentParser()
+        for argument in next(command for command in COMMANDS if command.name == "render").arguments:
+            parser.add_argument(*argument.flags, **argument.options)
+        output = str(tmp_path / output)
+        code = render.render(parser.parse_args(["--poll-interval", "0.01", *line, "-o", output]))
+        return code, capsys.readouterr().err
 
-@pytest.fixture(autouse=True)
-def _no_service_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SEEDANCE_API_KEY", "SEEDANCE_API", "SEEDANCE_BASE_URL", "SEEDANCE_MEDIA_HOSTS"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture(autouse=True)
-def _the_log_as_it_was() -> Iterator[None]:
-    log = logging.getLogger("airflow_provider_seedance")
-    level = log.level
-    yield
-    log.setLevel(level)
+    return run
 
 
 def broken(*arguments: Any) -> Any:
@@ -49,14 +43,10 @@ def interrupt(*arguments: Any, **options: Any) -> Any:
     raise KeyboardInterrupt
 
 
+@pytest.mark.parametrize(("failure", "code"), [(broken, 1), (interrupt, 130)])
 def test_the_outputs_of_a_synchronous_image_are_shown_in_full(
-    services: SeedanceEmulator,
-    connect: Connect,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    command: Render, monkeypatch: pytest.MonkeyPatch, failure: Any, code: int
 ) -> None:
-    connect("ark")
     shown: list[str] = []
     real = SeedanceHook.submit
 
@@ -66,28 +56,25 @@ def test_the_outputs_of_a_synchronous_image_are_shown_in_full(
         return generation
 
     monkeypatch.setattr(SeedanceHook, "submit", submit)
-    for failure, code in ((broken, 1), (interrupt, 130)):
-        shown.clear()
-        monkeypatch.setattr(render, "_download", failure)
-        assert render.render(arguments("A lamp", "--still", "-o", str(tmp_path / "lamp.png"))) == code
-        printed = capsys.readouterr().err
-        assert shown
-        assert all(f"  {url}\n" in printed for url in shown)
-        assert "paid for" in printed
-        assert "--generation-id" not in printed
+    monkeypatch.setattr(render, "_download", failure)
+    exit_code, printed = command("A lamp", "--still", output="lamp.png")
+    assert exit_code == code
+    assert shown
+    assert all(f"  {url}\n" in printed for url in shown)
+    assert "paid for" in printed
+    assert "--generation-id" not in printed
 
 
+@pytest.mark.parametrize("message", ["no luck", "InputTextSensitiveContentDetected"])
 def test_no_fetch_command_for_a_generation_that_did_not_succeed(
-    services: SeedanceEmulator, connect: Connect, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: Render, services: SeedanceEmulator, message: str
 ) -> None:
-    connect("ark")
-    for message in ("no luck", "InputTextSensitiveContentDetected"):
-        services.fault("fail", message=message)
-        assert render.render(arguments("A lamp", "-o", str(tmp_path / "lamp.mp4"))) == 1
-        printed = capsys.readouterr().err
-        assert message in printed
-        assert "not lost" not in printed
-        assert "--generation-id" not in printed
+    services.fault("fail", message=message)
+    code, printed = command("A lamp")
+    assert code == 1
+    assert message in printed
+    assert "not lost" not in printed
+    assert "--generation-id" not in printed
 
 
 @pytest.mark.parametrize(
@@ -101,57 +88,41 @@ def test_no_fetch_command_for_a_generation_that_did_not_succeed(
     ],
 )
 def test_no_fetch_command_without_a_generation(
-    services: SeedanceEmulator,
-    connect: Connect,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    error: errors.SeedanceError,
+    command: Render, monkeypatch: pytest.MonkeyPatch, error: errors.SeedanceError
 ) -> None:
-    connect("ark")
-
     def fail(*arguments: Any, **options: Any) -> Any:
         raise error
 
     monkeypatch.setattr(SeedanceHook, "wait_for_end", fail)
-    assert render.render(arguments("A lamp", "-o", str(tmp_path / "lamp.mp4"))) == 1
-    printed = capsys.readouterr().err
+    code, printed = command("A lamp")
+    assert code == 1
     assert error.message in printed
     assert "not lost" not in printed
 
 
 def test_an_interrupt_during_the_submission_warns_of_a_possible_bill(
-    services: SeedanceEmulator,
-    connect: Connect,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    command: Render, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connect("ark")
     monkeypatch.setattr(SeedanceHook, "submit", interrupt)
-    assert render.render(arguments("A lamp", "-o", str(tmp_path / "lamp.mp4"))) == 130
-    printed = capsys.readouterr().err
+    code, printed = command("A lamp")
+    assert code == 130
     assert "a generation may have been billed" in printed
     assert "console of the service" in printed
     monkeypatch.setattr(SeedanceHook, "prepare", interrupt)
-    assert render.render(arguments("A lamp", "-o", str(tmp_path / "lamp.mp4"))) == 130
-    assert "billed" not in capsys.readouterr().err
+    code, printed = command("A lamp")
+    assert code == 130
+    assert "billed" not in printed
 
 
 def test_the_fetch_command_is_quoted_for_a_shell(
-    services: SeedanceEmulator,
-    connect: Connect,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    command: Render, connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connect("ark", conn_id="my_conn")
     monkeypatch.setattr(SeedanceHook, "wait_for_end", interrupt)
-    output = str(tmp_path / "a lamp's $HOME.mp4")
-    line = arguments("--conn-id", "my_conn", "--generation-id", "a b;c", "-o", output)
-    assert render.render(line) == 130
-    advice = capsys.readouterr().err.strip().splitlines()[-1]
-    assert shlex.split(advice) == [
+    output = "a lamp's $HOME.mp4"
+    code, printed = command("--conn-id", "my_conn", "--generation-id", "a b;c", output=output)
+    assert code == 130
+    assert shlex.split(printed.strip().splitlines()[-1]) == [
         *("airflow", "seedance", "render", "--generation-id", "a b;c"),
-        *("--conn-id", "my_conn", "-o", output),
+        *("--conn-id", "my_conn", "-o", str(tmp_path / output)),
     ]
