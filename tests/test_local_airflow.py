@@ -59,11 +59,8 @@ def test_the_import_path_is_absolute_and_has_ours_first(tmp_path: Path) -> None:
         python_path=[tmp_path / "dags"],
         extra={},
     )
-    assert built["PYTHONPATH"].split(os.pathsep) == [
-        str(tmp_path / "dags"),
-        str(Path("relative").absolute()),
-        "/absolute",
-    ]
+    ours = [str(tmp_path / "dags"), str(Path("relative").absolute()), "/absolute"]
+    assert built["PYTHONPATH"].split(os.pathsep) == ours
 
 
 def test_everything_is_below_home_and_two_do_not_clash(tmp_path: Path) -> None:
@@ -113,17 +110,12 @@ def family() -> subprocess.Popen[str]:
         time.sleep(600)
         """
     )
-    return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", script],
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def test_a_session_ends_with_its_orphans() -> None:
     with family() as leader:
-        assert leader.stdout is not None
         pids = {leader.pid, *(int(pid) for pid in leader.stdout.readline().split())}
         assert set(processes.session_members([leader.pid])) == pids
         processes.end_sessions([leader.pid])
@@ -133,7 +125,6 @@ def test_a_session_ends_with_its_orphans() -> None:
 
 def test_the_guard_acts_when_its_parent_is_killed() -> None:
     with family() as leader:
-        assert leader.stdout is not None
         pids = [leader.pid, *(int(pid) for pid in leader.stdout.readline().split())]
         script = (
             "import time; from local_airflow.processes import Guard;"
@@ -147,7 +138,6 @@ def test_the_guard_acts_when_its_parent_is_killed() -> None:
             text=True,
             env=os.environ | {"PYTHONPATH": str(TESTS)},
         ) as parent:
-            assert parent.stdout is not None
             assert parent.stdout.readline() == "ready\n"
             assert all(member.is_running() for member in members)
             parent.send_signal(signal.SIGKILL)
@@ -158,7 +148,6 @@ def test_the_guard_acts_when_its_parent_is_killed() -> None:
 
 def test_a_dismissed_guard_kills_nothing() -> None:
     with family() as leader:
-        assert leader.stdout is not None
         leader.stdout.readline()
         guard = processes.Guard()
         guard.add(leader.pid)
@@ -188,33 +177,22 @@ def test_a_task_log_is_text_in_order(tmp_path: Path) -> None:
     folder = tmp_path / "dag_id=d" / "run_id=r" / "task_id=t"
     mapped = folder / "map_index=3"
     mapped.mkdir(parents=True)
-    record = {
-        "timestamp": "T",
-        "level": "error",
-        "event": 'say "x"',
-        "error_detail": [{"exc_type": "E", "exc_value": "v"}],
-    }
+    detail = [{"exc_type": "E", "exc_value": "v"}]
+    record = {"timestamp": "T", "level": "error", "event": 'say "x"', "error_detail": detail}
     (folder / "attempt=10.log").write_text("last\n")
     (folder / "attempt=2.log").write_text(json.dumps(record) + "\nnot json\n")
     (folder / "attempt=2.log.trigger.7.log").write_text('{"event": "from the trigger"}\n')
     (mapped / "attempt=1.log").write_text("mapped\n")
-    assert task_log(tmp_path, "d", "r", "t", None, -1).splitlines() == [
-        'T error say "x"',
-        "  E: v",
-        "not json",
-        "  from the trigger",
-        "last",
-    ]
+    lines = ['T error say "x"', "  E: v", "not json", "  from the trigger", "last"]
+    assert task_log(tmp_path, "d", "r", "t", None, -1).splitlines() == lines
     assert task_log(tmp_path, "d", "r", "t", 10, -1) == "last"
     assert task_log(tmp_path, "d", "r", "t", 1, 3) == "mapped"
     assert task_log(tmp_path, "d", "r", "missing", None, -1) == ""
 
 
 def test_values_from_the_database() -> None:
-    assert native({"a": {"__classname__": "builtins.tuple", "__version__": 1, "__data__": [1, "x"]}}) == {
-        "a": [1, "x"]
-    }
+    stored_tuple = {"__classname__": "builtins.tuple", "__version__": 1, "__data__": [1, "x"]}
+    assert native({"a": stored_tuple}) == {"a": [1, "x"]}
     stored = moment("2026-01-02 03:04:05.600000")
-    assert stored is not None
     assert stored.isoformat() == "2026-01-02T03:04:05.600000+00:00"
     assert moment(None) is None

@@ -66,15 +66,8 @@ def test_marked(seedance_emulator):
 """
     )
     command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "--strict-markers",
-        "-W",
-        "error",
-        "-p",
-        "no:cacheprovider",
+        *(sys.executable, "-m", "pytest", "-q", "--strict-markers"),
+        *("-W", "error", "-p", "no:cacheprovider"),
     ]
     loaded = subprocess.run(
         [*command, "-p", "airflow_provider_seedance.testing", "-c", "/dev/null", "--rootdir", ".", "."],
@@ -118,7 +111,7 @@ def test_a_client_adds_faults(emulator: SeedanceEmulator, remote: SeedanceEmulat
     assert submit(emulator)
 
 
-def test_a_client_changes_renders(remote: SeedanceEmulatorClient) -> None:
+def test_a_client_changes_renders() -> None:
     with SeedanceEmulator(media=False, render_seconds=1000) as emulator:
         remote = SeedanceEmulatorClient(emulator.url)
         remote.hold()
@@ -128,14 +121,9 @@ def test_a_client_changes_renders(remote: SeedanceEmulatorClient) -> None:
         remote.expire(ids[2])
         remote.cancel_remote(ids[3])
         remote.forget(ids[4])
-        assert [generation.status for generation in remote.generations] == [
-            "succeeded",
-            "failed",
-            "expired",
-            "cancelled",
-        ]
+        statuses = [generation.status for generation in remote.generations]
+        assert statuses == ["succeeded", "failed", "expired", "cancelled"]
         failure = remote.generation(ids[1]).failure
-        assert failure is not None
         assert (failure.message, failure.code) == ("no", "X")
         with pytest.raises(KeyError):
             remote.finish(ids[4])
