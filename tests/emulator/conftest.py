@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
 
 import httpx
 import pytest
@@ -9,28 +9,18 @@ import pytest
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from emulator.vendor import VALID_SUBMITS, Vendor
 
-
-@pytest.fixture
-def emulator() -> Iterator[SeedanceEmulator]:
-    """Run an emulator whose renders end at once, and whose files need no codec."""
-    with SeedanceEmulator(media=False, render_seconds=0) as running:
-        yield running
+Start = Callable[..., SeedanceEmulator]
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., SeedanceEmulator]]:
-    """Start emulators with arguments of the test."""
-    running: list[SeedanceEmulator] = []
+def start(start_emulator: Start) -> Start:
+    """Start emulators with arguments of the test; renders end at once, and files need no codec."""
+    return partial(start_emulator, key="emulator-key")
 
-    def start_one(**arguments: Any) -> SeedanceEmulator:
-        emulator = SeedanceEmulator(**{"media": False, "render_seconds": 0, **arguments})
-        emulator.start()
-        running.append(emulator)
-        return emulator
 
-    yield start_one
-    for emulator in running:
-        emulator.stop()
+@pytest.fixture
+def emulator(start: Start) -> SeedanceEmulator:
+    return start()
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +43,9 @@ def vendor(http: httpx.Client) -> Callable[..., Vendor]:
 @pytest.fixture(params=sorted(VALID_SUBMITS))
 def api(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+@pytest.fixture
+def client(emulator: SeedanceEmulator, api: str, vendor: Callable[..., Vendor]) -> Vendor:
+    """A client of each service, one after the other."""
+    return vendor(emulator, api)

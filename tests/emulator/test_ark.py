@@ -97,29 +97,17 @@ def test_accepted_requests(model: str, body: dict[str, Any], ark: Vendor) -> Non
 @pytest.mark.parametrize(
     ("model", "body"),
     [
-        (V2, {"duration": "5"}),
-        (V2, {"duration": 3}),
-        (V2, {"duration": 16}),
-        (PRO_1, {"duration": -1}),
-        (PRO_1, {"duration": 13}),
+        *[(V2, {"duration": seconds}) for seconds in ("5", 3, 16)],
+        *[(PRO_1, {"duration": seconds}) for seconds in (-1, 13)],
+        *[(V2, {name: True}) for name in ("camera_fixed", "draft")],
+        *[(PRO_1, body) for body in ({"generate_audio": True}, {"priority": 1}, {"frames": 30})],
         (V2_FAST, {"resolution": "1080p"}),
         (V25, {"resolution": "4k"}),
-        (V2, {"ratio": "9:21"}),
-        (PRO_1, {"generate_audio": True}),
-        (PRO_1, {"priority": 1}),
-        (PRO_1, {"frames": 30}),
-        (V2, {"frames": 29}),
-        (V2, {"service_tier": "flex"}),
-        (V2, {"camera_fixed": True}),
-        (V2, {"draft": True}),
-        (V2, {"output_format": "mov"}),
         (V2, {"tools": [{"type": "calculator"}]}),
-        (V2, {"seed": -2}),
-        (V2, {"execution_expires_after": 60}),
-        (V2, {"safety_identifier": "x" * 65}),
-        (V2, {"callback_url": "nowhere"}),
-        (V2, {"watermark": 1}),
-        (V2, {"prompt": "kite"}),
+        *[(V2, body) for body in ({"ratio": "9:21"}, {"frames": 29}, {"service_tier": "flex"})],
+        *[(V2, body) for body in ({"output_format": "mov"}, {"seed": -2}, {"execution_expires_after": 60})],
+        *[(V2, body) for body in ({"safety_identifier": "x" * 65}, {"callback_url": "nowhere"})],
+        *[(V2, body) for body in ({"watermark": 1}, {"prompt": "kite"})],
     ],
 )
 def test_refused_requests(model: str, body: dict[str, Any], ark: Vendor, emulator: SeedanceEmulator) -> None:
@@ -255,10 +243,8 @@ def test_list(held: tuple[SeedanceEmulator, Vendor]) -> None:
     assert [task["id"] for task in listed(status="succeeded")["items"]] == [ids[0]]
     assert listed(model=V2)["total"] == 2
     assert listed(service_tier="flex")["total"] == 0
-    assert {task["id"] for task in listed(task_ids=[ids[0], ids[2], "unknown-id"])["items"]} == {
-        ids[0],
-        ids[2],
-    }
+    some = listed(task_ids=[ids[0], ids[2], "unknown-id"])["items"]
+    assert {task["id"] for task in some} == {ids[0], ids[2]}
     page = ark.get(ARK_TASKS, params={"page_num": 2, "page_size": 2}).json()
     assert (page["total"], [task["id"] for task in page["items"]]) == (3, [ids[0]])
     assert emulator.ledger.count("list", api="ark") == 6
@@ -279,12 +265,8 @@ def test_changes_by_users(held: tuple[SeedanceEmulator, Vendor]) -> None:
     emulator.cancel_remote(ids[1])
     emulator.forget(ids[2])
     emulator.fail(ids[3], "no", code="X")
-    assert [ark.status(task_id).json().get("status") for task_id in ids] == [
-        "expired",
-        "cancelled",
-        None,
-        "failed",
-    ]
+    statuses = [ark.status(task_id).json().get("status") for task_id in ids]
+    assert statuses == ["expired", "cancelled", None, "failed"]
     assert ark.status(ids[2]).status_code == 404
 
 

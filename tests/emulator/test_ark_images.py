@@ -73,7 +73,7 @@ def test_stream(ark: Vendor) -> None:
     assert events == ["event: image_generation.partial_succeeded", "event: image_generation.completed"]
 
 
-def test_image_generations_are_no_tasks(ark: Vendor, emulator: SeedanceEmulator) -> None:
+def test_image_generations_are_not_listed_as_tasks(ark: Vendor, emulator: SeedanceEmulator) -> None:
     make(ark)
     assert ark.status(emulator.generations[0].id).status_code == 404
     assert ark.get("/contents/generations/tasks").json()["total"] == 0
@@ -82,23 +82,12 @@ def test_image_generations_are_no_tasks(ark: Vendor, emulator: SeedanceEmulator)
 @pytest.mark.parametrize(
     "body",
     [
-        {"prompt": ""},
-        {"size": "3K"},
-        {"size": "100x100"},
-        {"size": "9000x100"},
-        {"image": "a.png"},
-        {"image": ["https://x.example/a.png"] * 15},
-        {"response_format": "xml"},
-        {"output_format": "gif"},
-        {"sequential_image_generation": "yes"},
-        {"n": 2},
-        {"seed": "1"},
-        {"guidance_scale": True},
-        {"stream": "yes"},
-        {"optimize_prompt_options": {"speed": 1}},
-        {"tools": ["web_search"]},
+        {"prompt": ""}, {"size": "3K"}, {"size": "100x100"}, {"size": "9000x100"}, {"image": "a.png"},
+        {"image": ["https://x.example/a.png"] * 15}, {"response_format": "xml"}, {"output_format": "gif"},
+        {"sequential_image_generation": "yes"}, {"n": 2}, {"seed": "1"}, {"guidance_scale": True},
+        {"stream": "yes"}, {"optimize_prompt_options": {"speed": 1}}, {"tools": ["web_search"]},
     ],
-)
+)  # fmt: skip
 def test_fields_are_strict(body: dict[str, Any], ark: Vendor, emulator: SeedanceEmulator) -> None:
     reply = make(ark, **body)
     assert reply.status_code == 400

@@ -50,9 +50,7 @@ def receiver() -> Iterator[Receiver]:
 
 def submit(client: Vendor, url: str) -> str:
     path, body = VALID_SUBMITS[client.api]
-    reply = client.post(path, {**body, FIELDS[client.api]: url}).raise_for_status().json()
-    data = reply.get("data", reply)
-    return str(data.get("task_id") or data["id"])
+    return client.id_of(client.post(path, {**body, FIELDS[client.api]: url}))
 
 
 def entered(emulator: SeedanceEmulator, count: int) -> None:

@@ -67,7 +67,7 @@ def test_a_delay_combines_with_another_fault() -> None:
     assert faults.reserve("submit", "ark", "kite", None) == ([delay], cut)
 
 
-def test_failing_prompts_are_no_network_faults() -> None:
+def test_failing_prompts_are_not_network_faults() -> None:
     faults = Faults()
     fault = add(faults, "fail", prompt="kite")
     assert reserve(faults) is None
@@ -93,8 +93,7 @@ def test_hold_ends_by_release_or_when_the_client_is_gone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "arguments"),
-    [("explode", {}), ("cut", {"on": "lunch"}), ("cut", {"options": {"after": 3}})],
+    ("kind", "arguments"), [("explode", {}), ("cut", {"on": "lunch"}), ("cut", {"options": {"after": 3}})]
 )
 def test_unknown_kinds_points_and_options_are_refused(kind: str, arguments: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"Unknown|no option"):

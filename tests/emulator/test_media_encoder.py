@@ -16,10 +16,7 @@ from airflow_provider_seedance.emulator.placeholder_media import TINY_MP4, TINY_
 av = pytest.importorskip("av")
 Image = pytest.importorskip("PIL.Image")
 
-from airflow_provider_seedance.emulator.media_encoder import (  # noqa: E402  (it needs both)
-    encode_image,
-    encode_video,
-)
+from airflow_provider_seedance.emulator.media_encoder import encode_image, encode_video  # noqa: E402  (it needs both)
 
 
 @pytest.fixture

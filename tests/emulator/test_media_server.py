@@ -111,10 +111,7 @@ def test_no_range_fault(emulator: SeedanceEmulator, url: str, http: httpx.Client
 
 @pytest.mark.parametrize(
     ("kind", "options", "received"),
-    [
-        ("cut_body", {"after": 100}, 100),
-        ("short_length", {"extra": 10}, len(TINY_MP4)),
-    ],
+    [("cut_body", {"after": 100}, 100), ("short_length", {"extra": 10}, len(TINY_MP4))],
 )
 def test_downloads_that_end_early(
     kind: str,

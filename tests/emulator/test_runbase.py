@@ -32,17 +32,11 @@ def test_from_submit_to_result(start: Callable[..., SeedanceEmulator], vendor: C
 @pytest.mark.parametrize(
     "change",
     [
-        {"prompt": " "},
-        {"duration": 4},
-        {"duration": "5"},
-        {"aspect_ratio": "9:21"},
-        {"resolution": "4k"},
-        {"generate_audio": "yes"},
-        {"image_urls": "https://x.example/a.png"},
-        {"seed": 1},
+        {"prompt": " "}, {"duration": 4}, {"duration": "5"}, {"aspect_ratio": "9:21"}, {"resolution": "4k"},
+        {"generate_audio": "yes"}, {"image_urls": "https://x.example/a.png"}, {"seed": 1},
         {"callback_url": "https://x.example/"},
     ],
-)
+)  # fmt: skip
 def test_the_input_is_strict(change: dict[str, Any], client: Vendor, emulator: SeedanceEmulator) -> None:
     reply = client.post("/runs", {"model": MODEL, "input": {"prompt": "kite", **change}})
     assert reply.status_code == 400

@@ -64,36 +64,20 @@ def test_a_prompt_that_is_too_long(client: Vendor) -> None:
     reply = client.post("/seedance/generate", {**VIDEO, "prompt": "é" * 301})
     error = reply.json()["error"]
     assert (reply.status_code, error["code"]) == (400, "INVALID_PROMPT")
-    assert error["details"] == {
-        "field": "prompt",
-        "value": "é" * 301,
-        "constraint": "max_length",
-        "limit": 300,
-    }
+    details = {"field": "prompt", "value": "é" * 301, "constraint": "max_length", "limit": 300}
+    assert error["details"] == details
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"prompt": ""},
-        {"prompt": 3},
-        {"model": "seedance-9"},
-        {"duration": "15"},
-        {"duration": 4},
-        {"duration": 31},
-        {"duration": True},
-        {"duration": None},
-        {"resolution": "480p"},
-        {"fps": 25},
-        {"fps": "24"},
-        {"image_input": ["https://x.example/a.png"]},
-        {"image_input": "a.png"},
-        {"webhook_url": "http://10.0.0.1/hook"},
-        {"aspect_ratio": "16:9"},
-        {"generate_audio": True},
+        {"prompt": ""}, {"prompt": 3}, {"model": "seedance-9"}, {"duration": "15"}, {"duration": 4},
+        {"duration": 31}, {"duration": True}, {"duration": None}, {"resolution": "480p"}, {"fps": 25},
+        {"fps": "24"}, {"image_input": ["https://x.example/a.png"]}, {"image_input": "a.png"},
+        {"webhook_url": "http://10.0.0.1/hook"}, {"aspect_ratio": "16:9"}, {"generate_audio": True},
         {"seed": 1},
     ],
-)
+)  # fmt: skip
 def test_video_fields_are_strict(change: dict[str, Any], client: Vendor, emulator: SeedanceEmulator) -> None:
     reply = client.post("/seedance/generate", {**VIDEO, **change})
     assert reply.status_code == 400
@@ -126,17 +110,11 @@ def test_images_are_answered_at_once(emulator: SeedanceEmulator, client: Vendor)
 @pytest.mark.parametrize(
     "change",
     [
-        {"model": "seedance-2.0"},
-        {"resolution": "1080p"},
-        {"quality": "ultra"},
-        {"num_images": 0},
-        {"num_images": 5},
-        {"num_images": "1"},
-        {"seed": "x"},
-        {"style": 1},
+        {"model": "seedance-2.0"}, {"resolution": "1080p"}, {"quality": "ultra"}, {"num_images": 0},
+        {"num_images": 5}, {"num_images": "1"}, {"seed": "x"}, {"style": 1},
         {"image_input": "https://x.example/a.png"},
     ],
-)
+)  # fmt: skip
 def test_image_fields_are_strict(change: dict[str, Any], client: Vendor) -> None:
     assert client.post("/seedream/generate", {**IMAGE, **change}).status_code == 400
 

@@ -29,23 +29,12 @@ def test_v1_from_submit_to_result(v1: Vendor) -> None:
     assert set(created["data"]) == {"task_id", "status"}
     assert created["data"]["status"] == "IN_PROGRESS"
     data = v1.status(created["data"]["task_id"]).json()["data"]
-    assert set(data) == {
-        "task_id",
-        "status",
-        "consumed_credits",
-        "created_at",
-        "request",
-        "response",
-        "error_message",
-    }
+    fields = "task_id status consumed_credits created_at request response error_message"
+    assert set(data) == set(fields.split())
     assert data["status"] == "SUCCESS"
     assert data["consumed_credits"] == 28
-    assert data["request"] == {
-        "prompt": "kite",
-        "aspect_ratio": "1:1",
-        "resolution": "720p",
-        "duration": "8",
-    }
+    defaults = {"aspect_ratio": "1:1", "resolution": "720p", "duration": "8"}
+    assert data["request"] == {"prompt": "kite", **defaults}
     assert v1.http.get(data["response"][0]).status_code == 200
 
 

@@ -21,27 +21,14 @@ class Time:
 
 def backend(time: Time, **settings: Any) -> Backend:
     chosen = EmulatorOptions(**{"speed": 10.0, **settings})
-    return Backend(
-        options=chosen,
-        clock=Clock(speed=chosen.speed, source=time),
-        ledger=EmulatorLedger(),
-        faults=Faults(),
-    )
+    clock = Clock(speed=chosen.speed, source=time)
+    return Backend(options=chosen, clock=clock, ledger=EmulatorLedger(), faults=Faults())
 
 
 def draft(generation_id: str = "a", **changes: Any) -> Draft:
     spec = MediaSpec(kind="video", prompt="kite", width=64, height=36, seconds=5)
-    fields = {
-        "api": "ark",
-        "generation_id": generation_id,
-        "model": "m",
-        "request": {},
-        "sent": {},
-        "spec": spec,
-        "resolution": "720p",
-        **changes,
-    }
-    return Draft(**fields)
+    fields = {"api": "ark", "generation_id": generation_id, "model": "m", "request": {}, "sent": {}}
+    return Draft(**{**fields, "spec": spec, "resolution": "720p", **changes})
 
 
 def test_a_render_is_queued_then_running_then_done() -> None:
@@ -126,7 +113,6 @@ def test_a_render_that_fails() -> None:
     time.now += 10
     seen = state.view(render)
     assert seen.status == "failed"
-    assert seen.failure is not None
     assert (seen.failure.message, seen.failure.code) == ("no", "X")
 
 
@@ -174,7 +160,6 @@ def test_a_url_that_is_not_renewed_lives_from_the_end_of_the_render() -> None:
     time.now += 9
     [first] = state.urls(render)
     link = state.link(first.partition("token=")[2])
-    assert link is not None
     assert not state.link_expired(link)
     time.now += 2
     assert state.link_expired(link)
@@ -189,7 +174,6 @@ def test_expiring_urls_on_demand() -> None:
     assert state.urls(renewed) != [old]
     [url] = state.urls(kept)
     link = state.link(url.partition("token=")[2])
-    assert link is not None
     assert state.link_expired(link)
 
 

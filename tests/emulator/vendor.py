@@ -1,4 +1,4 @@
-"""The least that tests need to talk to a service."""
+"""A minimal client of the emulated services."""
 
 from __future__ import annotations
 
@@ -55,7 +55,11 @@ class Vendor:
         return self.post(path, body if prompt is None else with_prompt(body, prompt))
 
     def submit_id(self, prompt: str | None = None) -> str:
-        body = self.submit(prompt).raise_for_status().json()
+        return self.id_of(self.submit(prompt))
+
+    def id_of(self, reply: httpx.Response) -> str:
+        """Return the id in the reply to a submission."""
+        body = reply.raise_for_status().json()
         data = body.get("data", body)
         return str(data.get("task_id") or data.get("id") or data.get("run_id"))
 
