@@ -133,7 +133,7 @@ def serving(*scripts: Script) -> Iterator[Server]:
 
 
 def at(server: Server, **extra: Any) -> Settings:
-    return settings(server.url, timeout=0.3, **extra)
+    return settings(server.url, **{"timeout": 0.3, **extra})
 
 
 def head_of(request: bytes) -> tuple[str, dict[str, str]]:

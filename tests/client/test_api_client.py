@@ -231,19 +231,19 @@ def test_a_status_reply_is_limited_to_a_mebibyte(either_client: EitherClient) ->
     for padding, parsed in ((1024 * 1024 - 12, True), (2 * 1024 * 1024, False)):
         body = b'{"a": "' + b"x" * padding + b'"}'
         with serving(replies(answer(200, body))) as server:
-            got = either_client.send(at(server), GET)
+            got = either_client.send(at(server, timeout=60), GET)
             assert isinstance(got, HttpReply) is parsed
         with serving(replies(answer(200, body))) as server:
-            assert either_client.send(at(server), POST).status == 200
+            assert either_client.send(at(server, timeout=60), POST).status == 200
 
 
 def test_a_status_reply_is_limited_to_50_000_values(either_client: EitherClient) -> None:
     for values, parsed in ((49_000, True), (51_000, False)):
         body = b'{"a": [' + b",".join([b"1"] * values) + b"]}"
         with serving(keeps(answer(200, body), answer(200, body))) as server:
-            assert (either_client.send(at(server), GET).json is not None) is parsed
+            assert (either_client.send(at(server, timeout=60), GET).json is not None) is parsed
         with serving(replies(answer(200, body))) as server:
-            assert either_client.send(at(server), POST).json is not None
+            assert either_client.send(at(server, timeout=60), POST).json is not None
 
 
 def test_a_refusal_without_an_end_is_one(
