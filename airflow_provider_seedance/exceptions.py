@@ -107,6 +107,10 @@ class SeedanceRequestChangedError(SeedanceRequestError, kind="changed"):
     """The request of a retry differs from the one that was paid for. Nothing new was submitted; a retry cannot help."""
 
 
+class SeedanceMaxCreditsError(SeedanceRequestError):
+    """The request costs more than is left of ``max_credits``. Not sent, not billed; a retry cannot help."""
+
+
 class SeedanceAuthenticationError(_Final, SeedanceError, scope="account", kind="authentication"):
     """The service did not accept the API key (HTTP 401). Not billed; a retry cannot help before the connection is corrected."""
 

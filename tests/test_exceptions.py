@@ -48,6 +48,7 @@ def test_scopes_say_what_an_error_rules_out() -> None:
     assert scopes == {
         errors.SeedanceRequestError: "item",
         errors.SeedanceRequestChangedError: "item",
+        errors.SeedanceMaxCreditsError: "item",
         errors.SeedanceNotFoundError: "item",
         errors.SeedanceModerationError: "item",
         errors.SeedanceUncertainSubmitError: "item",
@@ -69,6 +70,7 @@ def test_kinds_are_the_words_that_a_batch_reports() -> None:
         errors.SeedanceConfigurationError: "configuration",
         errors.SeedanceRequestError: "request",
         errors.SeedanceRequestChangedError: "changed",
+        errors.SeedanceMaxCreditsError: "request",
         errors.SeedanceAuthenticationError: "authentication",
         errors.SeedanceInsufficientCreditsError: "insufficient_credits",
         errors.SeedanceForbiddenError: "forbidden",

@@ -84,15 +84,6 @@ class Batch:
         phase = Phase.IN_FLIGHT if self.reattached_at or self.of(Phase.IN_FLIGHT) else Phase.RESULT_PENDING
         return [str(item.generation_id) for item in self.of(phase) if now >= item.deadline]
 
-    def committed_credits(self) -> float:
-        """Return the credits of all submissions on record, ended or not, of this try and earlier ones."""
-        records = self.records.records().values()
-        return self.records.replaced_credits + sum(_committed(record) for record in records)
-
-    def committed_for(self, item: BatchItem) -> float:
-        """Return the part of the committed credits that a submission of an item changes."""
-        return self.records.replaced_credits + _committed(self.records.read(item.record_key))
-
     def needs_lookup(self, item: BatchItem) -> bool:
         """Return whether an earlier submission must be looked up at the service before anything else."""
         return item.phase is Phase.WAITING and item.record_key in self.pending_lookup
@@ -345,7 +336,3 @@ def attempt_of(item: BatchItem) -> rec.Attempt:
     """Return the running try of an item whose request is valid."""
     assert item.attempt is not None
     return item.attempt
-
-
-def _committed(record: rec.Record | None) -> float:
-    return 0.0 if record is None or record.state is rec.RecordState.NOT_SUBMITTED else record.credits

@@ -10,6 +10,7 @@ from airflow_provider_seedance.apis.base import Api
 from airflow_provider_seedance.batch.estimates import BatchEstimate
 from airflow_provider_seedance.batch.items import BatchItem, Phase, Totals
 from airflow_provider_seedance.submission.decisions import listed
+from airflow_provider_seedance.submission.preflight import no_price_error
 
 
 def refusal_of(
@@ -28,11 +29,7 @@ def refusal_of(
         )
     unpriced = [item for item in items if item.prepared and item.price is None]
     if max_credits is not None and unpriced:
-        known = "for some of the requests" if api.publishes_prices else "at all"
-        return errors.SeedanceConfigurationError(
-            f"max_credits={max_credits:g} cannot be honoured: {api.name} publishes no price {known} "
-            f"({_keys(unpriced)}). Remove max_credits or use a service with prices. Nothing was sent."
-        )
+        return no_price_error(api, max_credits, "for some of the requests", f" ({_keys(unpriced)})")
     return None
 
 
@@ -66,7 +63,7 @@ def estimate_result(items: Sequence[BatchItem], estimate: BatchEstimate) -> dict
 
 
 def error_of(
-    items: Sequence[BatchItem], *, stopped: errors.SeedanceError | None, keep: bool, max_credits: float | None
+    items: Sequence[BatchItem], *, stopped: errors.SeedanceError | None, keep: bool
 ) -> errors.SeedanceError | None:
     """
     Return the final error of the task, or ``None``.
@@ -75,10 +72,10 @@ def error_of(
     :param keep: Whether failures of items are part of the result.
     """
     failed = [item for item in items if item.phase is Phase.FAILED]
-    waiting = [item for item in items if item.phase is Phase.WAITING]
     totals = Totals.of(items)
+    limited = isinstance(stopped, errors.SeedanceMaxCreditsError)
     no_credits = isinstance(stopped, errors.SeedanceInsufficientCreditsError)
-    if stopped is not None and not (keep and no_credits and totals.succeeded):
+    if stopped is not None and not limited and not (keep and no_credits and totals.succeeded):
         # Not an item's failure: the owner of the API key has to act.
         error = type(stopped)(
             f"{stopped.message} {totals.summary()} What succeeded is kept; when that is fixed, clear the task to "
@@ -87,15 +84,12 @@ def error_of(
         )
         error.__cause__ = stopped
         return error
-    if keep or not (failed or waiting):
+    if keep or not (failed or limited):
         return None
     retried = [item for item in failed if item.failure and not item.failure.final]
     lines = [f"{len(failed)} of {totals.total} renders failed: {_named(failed)}."] if failed else []
-    if waiting:
-        lines.append(
-            f"{len(waiting)} were not submitted, because the next could exceed max_credits={max_credits:g}: "
-            f"{_keys(waiting)}."
-        )
+    if stopped is not None:
+        lines.append(limit_notice(items, stopped))
     lines.append(f"{totals.succeeded} succeeded and are not paid for again.")
     if retried:
         lines.append(f"A retry submits {len(retried)} of the failed ones again, and nothing else.")
@@ -103,22 +97,10 @@ def error_of(
     return (errors.SeedanceBatchError if retried else errors.SeedanceBatchFinalError)(" ".join(lines))
 
 
-def max_credits_notice(
-    items: Sequence[BatchItem], *, max_credits: float | None, committed: float
-) -> str | None:
-    """
-    Return the log line for a batch that ``max_credits`` stops, or ``None`` if it stops nothing.
-
-    :param committed: Credits that are spent, or may be.
-    """
+def limit_notice(items: Sequence[BatchItem], refusal: errors.SeedanceError) -> str:
+    """Return the line for a batch that ``max_credits`` stops."""
     waiting = [item for item in items if item.phase is Phase.WAITING]
-    if max_credits is None or not waiting:
-        return None
-    return (
-        f"max_credits={max_credits:g}: {committed:g} credits are spent and {max(0.0, max_credits - committed):g} left, "
-        f"less than the {waiting[0].price or 0.0:g} of the next render. {len(waiting)} renders were not submitted: "
-        f"{_keys(waiting)}."
-    )
+    return f"{refusal.message} {len(waiting)} renders were not submitted: {_keys(waiting)}."
 
 
 def _named(items: Iterable[BatchItem]) -> str:

@@ -25,7 +25,6 @@ class BatchSubmitter:
     Submitter of the items of a batch.
 
     :param max_in_flight: Maximum number of generations that are submitted and have not ended.
-    :param max_credits: Maximum sum of credits of the task instance.
     :param shared_quota: Quota state shared between processes, or ``None`` to ignore it.
     :param granted_submissions: Submissions that the triggerer has granted already.
     :param last_submission_uncertain: Whether the outcome of the latest submissions was unknown.
@@ -33,7 +32,6 @@ class BatchSubmitter:
 
     batch: Batch
     max_in_flight: int
-    max_credits: float | None
     shared_quota: SharedQuota | None
     granted_submissions: int = 0
     last_submission_uncertain: bool = False
@@ -48,17 +46,11 @@ class BatchSubmitter:
         :raises SeedanceStateError: a record could not be written; nothing was submitted without one.
         """
         batch = self.batch
-        committed = batch.committed_credits()
         in_flight = len(batch.of(Phase.IN_FLIGHT))
         # Uncertain submissions first: the task must not end before they were looked up.
         for item in sorted(batch.of(Phase.WAITING), key=batch.needs_lookup, reverse=True):
             if in_flight >= self.max_in_flight:
                 return StopReason(kind="full")
-            pending = batch.needs_lookup(item)
-            over = self.max_credits is not None and committed + (item.price or 0.0) > self.max_credits
-            if over and not pending:  # the price of a pending one is committed already
-                return StopReason(kind="max_credits")
-            before = batch.committed_for(item)
             if stop := self._submit_one(item) or circuit_breaker(
                 self._consecutive_errors,
                 batch.client.settings.api,
@@ -66,7 +58,6 @@ class BatchSubmitter:
             ):
                 return stop
             in_flight += item.phase is Phase.IN_FLIGHT
-            committed += batch.committed_for(item) - before
             progress()
         return StopReason(kind="done")
 
@@ -79,6 +70,8 @@ class BatchSubmitter:
                 raise
             # Generations in flight are waited for, and ids that could not be written travel with the deferral.
             return StopReason(kind="unreachable", error=error, retry_later=RetryLater(error))
+        except errors.SeedanceMaxCreditsError as error:
+            return StopReason(kind="max_credits", error=error)
         except errors.SeedanceError as error:
             if error.scope == "task":
                 raise
@@ -96,6 +89,8 @@ class BatchSubmitter:
         # A 403 may be about the model of this item only.
         if error.scope == "item" or (error.scope == "permission" and not pending_lookup):
             self.batch.fail(item, error)
+            if isinstance(error.__cause__, errors.SeedanceMaxCreditsError):
+                return None  # which says nothing about the service
             consecutive = self._consecutive_errors
             same = consecutive and type(consecutive[0]) is type(error)
             self._consecutive_errors = [*consecutive, error] if same else [error]

@@ -15,7 +15,6 @@ from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.callbacks.inbox import key_for, read_ids
-from airflow_provider_seedance.generations import read_number
 from airflow_provider_seedance.ledger.packing import pack, unpack
 from airflow_provider_seedance.submission.records import Record, RecordState
 from airflow_provider_seedance.submission.store import RecordStore
@@ -67,9 +66,7 @@ class TaskStateStore(RecordStore):
         self._records: dict[str, Record | None] = {}
         self._groups: list[_Group] = []
         self._group_by_key: dict[str, _Group] = {}
-        #: The record that an intent has replaced, and its credits, by key.
-        self._replaced: dict[str, tuple[Record, float]] = {}
-        self._replaced_credits = 0.0
+        self._committed_credits = 0.0
 
     @property
     def durable(self) -> bool:
@@ -82,10 +79,10 @@ class TaskStateStore(RecordStore):
         return self.durable and not AIRFLOW_V_3_4_PLUS
 
     @property
-    def replaced_credits(self) -> float:
-        """Return the credits of generations whose records were replaced by later submissions."""
+    def committed_credits(self) -> float:
+        """Return the credits of every submission; a sum that is kept up, because a batch reads it at each one."""
         self.load()
-        return self._replaced_credits
+        return self._committed_credits
 
     # ------------------------------------------------------------------ reading
 
@@ -101,8 +98,7 @@ class TaskStateStore(RecordStore):
             self._groups.append(group)
             self._records |= records
             self._group_by_key |= dict.fromkeys(records, group)
-            if number == 0:
-                self._replaced_credits = float(read_number(value.get("replaced_credits")) or 0.0)
+        self._committed_credits = sum(map(_credits, self._records.values()))
         if self._accessor is not None:
             for value in carried:
                 self._merge_deferred(_unpack(value))
@@ -139,8 +135,7 @@ class TaskStateStore(RecordStore):
             # An XCom of an earlier deferral may carry a submission that a later one has replaced.
             same = stored and record and stored.intended_at == record.intended_at
             if same and record and record.generation_id and not (stored and stored.generation_id):
-                self._records[key] = record
-                self._group_by_key[key].dirty = True
+                self._replace(key, record)
 
     def records(self) -> Mapping[str, Record | None]:
         """Return the records of all registered keys."""
@@ -179,27 +174,15 @@ class TaskStateStore(RecordStore):
 
     def update(self, key: str, record: Record) -> None:
         """Change a record in memory, to be written by the next :meth:`flush`."""
-        before = self.read(key)
+        self.load()
         if key not in self._records:
             self._add_key(key)
-        if before is not None:
-            self._count_replaced(key, before, record)
+        self._replace(key, record)
+
+    def _replace(self, key: str, record: Record | None) -> None:
+        self._committed_credits += _credits(record) - _credits(self._records[key])
         self._records[key] = record
         self._group_by_key[key].dirty = True
-
-    def _count_replaced(self, key: str, before: Record, record: Record) -> None:
-        credits = 0.0
-        previous, counted = self._replaced.get(key, (None, 0.0))
-        if previous and before.state is RecordState.INTENT and _is_restored(record, previous):
-            # The service rejected the new submission, and the previous record is restored.
-            del self._replaced[key]
-            credits = -counted
-        elif record.state is RecordState.INTENT and before.state is not RecordState.NOT_SUBMITTED:
-            credits = before.credits
-            self._replaced[key] = (before, credits)
-        if credits:
-            self._replaced_credits += credits
-            self._groups[0].dirty = True
 
     def flush(self) -> None:
         """Write every change, the first group last: it contains the number of groups."""
@@ -219,16 +202,14 @@ class TaskStateStore(RecordStore):
 
     def write(self, key: str, record: Record) -> None:
         """Write a record now."""
-        before, credits = self.read(key), self._replaced_credits
+        before = self.read(key)
         self.update(key, record)
         try:
             self.flush()
         except errors.SeedanceStateError as error:
             if record.state is RecordState.INTENT:
-                # Nothing is sent without it, so no later write may contain it.
-                self._records[key], self._replaced_credits = before, credits
-                self._replaced.pop(key, None)
-                self._group_by_key[key].dirty = True  # its group may have been written before another failed
+                # Nothing is sent without it, so no later write may contain it, though its group may have been written.
+                self._replace(key, before)
             error.generation_id = record.generation_id
             raise
 
@@ -251,17 +232,14 @@ class TaskStateStore(RecordStore):
         value, _ = self._pack(group, max_bytes)
         if group.number:
             return value
-        return {"groups": len(self._groups), "replaced_credits": self._replaced_credits, **value}
+        return {"groups": len(self._groups), **value}
 
     def _pack(self, group: _Group, max_bytes: int | None) -> tuple[dict[str, Any], set[str]]:
         return pack({key: self._records[key] for key in group.keys}, max_bytes=max_bytes)
 
 
-def _is_restored(record: Record, previous: Record) -> bool:
-    """Return whether a record is that of an earlier submission, whose end may have been added."""
-    if previous.generation_id is None:
-        return record is previous
-    return record.generation_id == previous.generation_id
+def _credits(record: Record | None) -> float:
+    return record.committed_credits if record else 0.0
 
 
 def _unpack(value: Any) -> dict[str, Record | None]:

@@ -55,8 +55,8 @@ class SeedanceOperator(SeedanceTaskMixin, BaseOperator):
         service supports it and only while the generation is queued.
     :param end_from_trigger: Whether the triggerer ends a successful task itself, which saves the second
         worker start. Needs Airflow 3.3; no callbacks, listeners, asset events or mapping over the result.
-    :param max_credits: Refuse to submit what costs more credits by the published prices. Refused where
-        the service publishes none.
+    :param max_credits: Maximum credits of the task instance, over all its tries and clears (below Airflow 3.3 of
+        one try), by the published prices. Refused where the service publishes none.
     """
 
     template_fields: Sequence[str] = ("seedance_conn_id", "on_clear")

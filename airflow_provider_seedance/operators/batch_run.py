@@ -11,26 +11,20 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.batch import results
 from airflow_provider_seedance.batch.batch import Batch
 from airflow_provider_seedance.batch.estimates import estimate_items
 from airflow_provider_seedance.batch.items import BatchItem, Phase, Totals
 from airflow_provider_seedance.batch.manifest import read_manifest, write_manifest
 from airflow_provider_seedance.batch.preparation import prepare_items
 from airflow_provider_seedance.batch.requests import read_requests
-from airflow_provider_seedance.batch.results import (
-    error_of,
-    estimate_result,
-    max_credits_notice,
-    refusal_of,
-    result_of,
-)
 from airflow_provider_seedance.batch.resume_state import ResumeState, StopReason
 from airflow_provider_seedance.batch.submitting import BatchSubmitter
 from airflow_provider_seedance.client.api_client import Client
@@ -38,7 +32,7 @@ from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.ledger import open_store
 from airflow_provider_seedance.operators.base import MAX_QUOTA_WAIT_SECONDS, SeedanceOperator
 from airflow_provider_seedance.operators.deferral_xcom import pull_xcom, push_xcom
-from airflow_provider_seedance.operators.paid import paid_generations, paid_ids, with_paid_ids
+from airflow_provider_seedance.operators.paid import paid_generations, paid_ids, raise_with_paid_ids
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.polling.wait_state import WaitState, default_timing, deferral_timeout
 from airflow_provider_seedance.settings import Settings
@@ -143,9 +137,13 @@ class BatchRun:
             try:
                 items = self._items()
             except errors.SeedanceError as error:
-                raise with_paid_ids(error, paid_ids(self.records.records().values())) from error
+                raise_with_paid_ids(error, paid_ids(self.records.records().values()))
             if self.options.dry_run:
-                return _estimate(self.operator, self.hook.settings, items)
+                estimate = estimate_items(self.hook.settings, items)
+                self.log.info(
+                    "dry_run: nothing was sent. By the published prices it would cost\n%s", estimate.table()
+                )
+                return results.estimate_result(items, estimate)
             if carried is None:
                 warn_of_discarded_records(self.records, self.context["ti"], self.operator.retries)
             return self._run_items(items, state, event)
@@ -160,7 +158,6 @@ class BatchRun:
             submitter = BatchSubmitter(
                 batch=batch,
                 max_in_flight=self._max_in_flight,
-                max_credits=operator.max_credits,
                 shared_quota=quota if operator.deferrable else None,
                 granted_submissions=int(granted),
                 last_submission_uncertain=state.last_submission_uncertain,
@@ -249,7 +246,9 @@ class BatchRun:
         notes = prepare_items(settings, items, Attempt.of(self.context["ti"]))
         for line, count in notes.most_common(_MAX_NOTES):
             self.log.info("%s (%d requests)", line, count)
-        if refusal := refusal_of(settings.api, items, keep=options.keep_failures, max_credits=max_credits):
+        if refusal := results.refusal_of(
+            settings.api, items, keep=options.keep_failures, max_credits=max_credits
+        ):
             raise refusal
         return items
 
@@ -374,29 +373,18 @@ class BatchRun:
     # ------------------------------------------------------------------ the end
 
     def _finish(self, batch: Batch, stop: StopReason) -> dict[str, Any]:
-        options, max_credits, items = self.options, self.operator.max_credits, batch.items
+        options, items = self.options, batch.items
         self._write_manifest(batch, final=True, required=True)
-        result = result_of(items, options.manifest)
-        self.operator.delivered = {**result_of(items, None), "manifest": result["manifest"]}
-        if stop.kind == "max_credits":
-            self.log.warning(
-                "%s", max_credits_notice(items, max_credits=max_credits, committed=batch.committed_credits())
-            )
-        error = error_of(items, stopped=stop.error, keep=options.keep_failures, max_credits=max_credits)
-        if error is not None:
+        result = results.result_of(items, options.manifest)
+        self.operator.delivered = {**results.result_of(items, None), "manifest": result["manifest"]}
+        if stop.kind == "max_credits" and stop.error:
+            self.log.warning("%s", results.limit_notice(items, stop.error))
+        if error := results.error_of(items, stopped=stop.error, keep=options.keep_failures):
             raise error
         if options.manifest is None and len(items) > _LARGE_RESULT:
             self.log.info("The whole result goes into XCom; manifest_path would keep it small.")
         self.log.info("%s", Totals.of(items).summary())
         return result
-
-
-def _estimate(operator: SeedanceOperator, settings: Settings, items: Sequence[BatchItem]) -> dict[str, Any]:
-    estimate = estimate_items(settings, items)
-    operator.log.info(
-        "dry_run: nothing was sent. By the published prices it would cost\n%s", estimate.table()
-    )
-    return estimate_result(items, estimate)
 
 
 def _pending(item: BatchItem) -> WaitState:

@@ -25,7 +25,7 @@ from airflow_provider_seedance.ledger import open_store
 from airflow_provider_seedance.observability import metrics
 from airflow_provider_seedance.operators.base import MAX_QUOTA_WAIT_SECONDS, SeedanceOperator
 from airflow_provider_seedance.operators.deferral_xcom import pull_xcom, push_xcom
-from airflow_provider_seedance.operators.paid import UNKNOWN_ID, paid_generations, paid_ids, with_paid_ids
+from airflow_provider_seedance.operators.paid import paid_generations, paid_ids, raise_with_paid_ids
 from airflow_provider_seedance.polling.outcomes import after_resume, raise_unless_succeeded, timed_out
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.polling.wait_state import deferral_timeout, quota_backoff
@@ -34,10 +34,10 @@ from airflow_provider_seedance.submission.callback_url import callback_url_facto
 from airflow_provider_seedance.submission.lookup import AwaitingCallback
 from airflow_provider_seedance.submission.preflight import (
     check_callback,
-    check_price,
+    no_price_error,
     warn_of_discarded_records,
 )
-from airflow_provider_seedance.submission.records import Attempt, Fingerprint, Record, as_ended
+from airflow_provider_seedance.submission.records import UNKNOWN_ID, Attempt, Fingerprint, Record, as_ended
 from airflow_provider_seedance.submission.store import GENERATION_KEY, RecordStore
 from airflow_provider_seedance.submission.submitter import (
     HasGeneration,
@@ -112,7 +112,7 @@ class GenerationRun:
         try:
             prepared = _prepare(operator, self.hook, self.context)
         except errors.SeedanceError as error:
-            raise with_paid_ids(error, paid_ids([record or _known_record(self.store, None)])) from error
+            raise_with_paid_ids(error, paid_ids([record or _known_record(self.store, None)]))
         if operator.deferrable:
             # A trigger that cannot be created or stored must fail before money is spent, not after.
             probe = _Wait(
@@ -386,7 +386,8 @@ def _prepare(operator: SeedanceOperator, hook: SeedanceHook, context: Context) -
         operator.log.info("Default applied: %s", line)
     for line in prepared.warnings:
         operator.log.warning("%s", line)
-    check_price(settings.api, prepared, operator.max_credits)
+    if operator.max_credits is not None and prepared.result_defaults.credits is None:
+        raise no_price_error(settings.api, operator.max_credits, "for this request")
     if operator.use_callback:
         check_callback(settings, prepared)
     return prepared

@@ -6,13 +6,13 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.submission.decisions import MAX_LISTED, listed, unrecorded_error
-from airflow_provider_seedance.submission.records import Record, RecordState
+from airflow_provider_seedance.submission.records import UNKNOWN_ID, Record
 from airflow_provider_seedance.version_compat import forbid_retry
 
 if TYPE_CHECKING:
@@ -28,17 +28,10 @@ _IDS_PER_LINE = 100
 
 _NOTHING_SENT = re.compile(r" ?Nothing was sent(, nothing is billed)?\.")
 
-#: Placeholder for an unknown id.
-UNKNOWN_ID = "an unknown id"
-
 
 def paid_ids(records: Iterable[Record | None]) -> list[str]:
     """Return the ids of what was submitted by records."""
-    return [
-        record.generation_id or UNKNOWN_ID
-        for record in records
-        if record and record.state is not RecordState.NOT_SUBMITTED
-    ]
+    return [generation_id for record in records if record for generation_id in record.submitted_ids]
 
 
 @contextmanager
@@ -69,13 +62,13 @@ def paid_generations(
         forbid_retry(context["ti"])
 
 
-def with_paid_ids(error: errors.SeedanceError, ids: Sequence[str]) -> errors.SeedanceError:
-    """Return an error about the requests; after submissions it must not claim that nothing is billed."""
+def raise_with_paid_ids(error: errors.SeedanceError, ids: Sequence[str]) -> NoReturn:
+    """Raise an error about the requests; after submissions it must not claim that nothing is billed."""
     if not ids:
-        return error
+        raise error
     what = "generation was" if len(ids) == 1 else "generations were"
-    return type(error)(
+    raise type(error)(
         f"{_NOTHING_SENT.sub('', error.message)} {len(ids)} {what} submitted by this task before and may be billed "
         f"({listed(ids)}).",
         **error.details(),
-    )
+    ) from error

@@ -51,8 +51,8 @@ class Connections:
             if stale and now >= known.retry_at:
                 await self._refresh(conn_id, known, now)
         if known.settings is None:
-            assert known.error is not None
-            raise known.error
+            # Of each caller's own: an error that is raised again keeps the frames and contexts of all of them.
+            raise LookupError(str(known.error)) from known.error
         return known.settings
 
     async def _refresh(self, conn_id: str, known: _Connection, now: float) -> None:

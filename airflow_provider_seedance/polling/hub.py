@@ -87,7 +87,8 @@ class _Waiter:
 
     def fail(self, error: Exception) -> None:
         if not self.future.done():
-            self.future.set_exception(error)
+            # Not the error itself, which many waits would raise, each with its frames.
+            self.future.set_exception(RuntimeError(repr(error)))
 
 
 class Hub:

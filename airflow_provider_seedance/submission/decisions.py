@@ -189,6 +189,24 @@ def listed(words: Sequence[str], separator: str = ", ") -> str:
     return separator.join([*words[:MAX_LISTED], *more])
 
 
+def limit_error(
+    limit: float, price: float, spent: float, ids: Sequence[str]
+) -> errors.SeedanceMaxCreditsError:
+    """Return the error for a request that ``max_credits`` rules out after earlier submissions."""
+    return errors.SeedanceMaxCreditsError(
+        f"The request costs {price:g} credits, more than max_credits={limit:g} leaves: earlier submissions of this task "
+        f"instance cost, or may cost, {spent:g} ({listed(ids) or 'none'}). Nothing was sent for it."
+    )
+
+
+def uncertain_over_limit(
+    api: str, limit: errors.SeedanceMaxCreditsError
+) -> errors.SeedanceUncertainSubmitError:
+    """Return the error for a submission whose fate is unknown, and that ``max_credits`` rules out to repeat."""
+    what = f"The outcome of a submission is unknown. {limit.message.rstrip('.')}"
+    return flows.uncertain_error(what, api, "To submit anew, raise max_credits and clear it.", cause=limit)
+
+
 def uncertain_error(
     what: str, api: str, cause: errors.SeedanceError | None = None, *, on_uncertain: OnUncertain = "fail"
 ) -> errors.SeedanceUncertainSubmitError:

@@ -47,26 +47,15 @@ def check_callback(settings: Settings, prepared: Prepared) -> None:
         )
 
 
-def check_price(api: Api, prepared: Prepared, max_credits: float | None) -> None:
-    """
-    Check the price of a request against ``max_credits``.
-
-    :raises SeedanceConfigurationError: the service publishes no price for it; nothing was sent.
-    :raises SeedanceRequestError: it costs more; nothing was sent.
-    """
-    if max_credits is None:
-        return
-    price = prepared.result_defaults.credits
-    if price is None:
-        known = "for this request" if api.publishes_prices else "at all"
-        raise errors.SeedanceConfigurationError(
-            f"max_credits={max_credits:g} cannot be honoured: {api.name} publishes no price {known}. "
-            "Remove max_credits or use a service with prices. Nothing was sent."
-        )
-    if price > max_credits:
-        raise errors.SeedanceRequestError(
-            f"The request costs {price:g} credits, more than max_credits={max_credits:g}. Nothing was sent."
-        )
+def no_price_error(
+    api: Api, max_credits: float, which: str, keys: str = ""
+) -> errors.SeedanceConfigurationError:
+    """Return the error for ``max_credits`` where the service publishes no price for some requests, or for any."""
+    return errors.SeedanceConfigurationError(
+        f"max_credits={max_credits:g} cannot be honoured: {api.name} publishes no price "
+        f"{which if api.publishes_prices else 'at all'}{keys}. "
+        "Remove max_credits or use a service with prices. Nothing was sent."
+    )
 
 
 def warn_of_discarded_records(store: RecordStore, ti: Any, retries: int | None) -> None:

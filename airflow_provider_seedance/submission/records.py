@@ -33,6 +33,12 @@ from airflow_provider_seedance.urls import split_signature
 #: Version of the serialized record. A record of another version is not understood, and never overwritten.
 VERSION = 1
 
+#: Placeholder for an unknown id.
+UNKNOWN_ID = "an unknown id"
+
+#: Limit of the ids of replaced submissions in a record.
+_MAX_EARLIER_IDS = 10
+
 #: Limit of the message of a failure in a stored record, because a store keeps a hundred of them in one value.
 MAX_FAILURE_CHARS = 480
 
@@ -207,6 +213,8 @@ class Record:
     :param status: The terminal status.
     :param failure: Failure of an item of a batch.
     :param reported_credits: Credits as the service reported them; kept where ``result`` is left out.
+    :param earlier_credits: Credits of the submissions that this one has replaced.
+    :param earlier_ids: Ids of the latest of them.
     """
 
     state: RecordState
@@ -223,6 +231,8 @@ class Record:
     status: GenerationStatus | None = None
     failure: Failure | None = None
     reported_credits: FiniteFloat | None = None
+    earlier_credits: FiniteFloat = 0.0
+    earlier_ids: tuple[str, ...] = ()
     intended_at: datetime | None = None
     submitted_at: datetime | None = None
     ended_at: datetime | None = None
@@ -233,10 +243,19 @@ class Record:
         return self.state in (RecordState.INTENT, RecordState.UNCERTAIN)
 
     @property
-    def credits(self) -> float:
-        """Return the credits of the generation, as reported, else by the price list, else 0."""
-        listed = self.result_defaults.get("credits")
-        return float(read_number(listed if self.reported_credits is None else self.reported_credits) or 0.0)
+    def committed_credits(self) -> float:
+        """Return the credits of this submission and those before it: as reported, else by the price list, else 0."""
+        listed = (
+            self.result_defaults.get("credits") if self.reported_credits is None else self.reported_credits
+        )
+        billed = self.state is not RecordState.NOT_SUBMITTED
+        return self.earlier_credits + float((billed and read_number(listed)) or 0.0)
+
+    @property
+    def submitted_ids(self) -> tuple[str, ...]:
+        """Return the ids of the submissions before this one, and its own."""
+        own = () if self.state is RecordState.NOT_SUBMITTED else (self.generation_id or UNKNOWN_ID,)
+        return (*self.earlier_ids, *own)
 
     def placeholder_generation(self) -> Generation:
         """Return the generation without its output; one that succeeded is queued, because that has to be read."""
@@ -324,8 +343,9 @@ def intent_record(
     end_from_trigger: bool,
     calls_back: bool = False,
     resubmitted: bool = False,
+    previous: Record | None = None,
 ) -> Record:
-    """Return the record to write before a submission."""
+    """Return the record to write before a submission, in place of the previous one."""
     return Record(
         state=RecordState.INTENT,
         fingerprint=attempt.fingerprint,
@@ -336,6 +356,8 @@ def intent_record(
         resubmitted=resubmitted,
         callback_nonce=secrets.token_urlsafe(12) if calls_back else None,
         result_defaults=result_defaults,
+        earlier_credits=previous.committed_credits if previous else 0.0,
+        earlier_ids=previous.submitted_ids[-_MAX_EARLIER_IDS:] if previous else (),
         intended_at=now,
     )
 

@@ -60,8 +60,8 @@ class RecordStore(ABC):
 
     @property
     @abstractmethod
-    def replaced_credits(self) -> float:
-        """Return the credits of generations whose records were replaced by later submissions."""
+    def committed_credits(self) -> float:
+        """Return the credits of every submission of the task instance, also of those that later ones replaced."""
 
     @abstractmethod
     def load(self, deferred: Any = None) -> None:

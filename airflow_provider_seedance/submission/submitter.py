@@ -97,6 +97,7 @@ class SubmissionPolicy:
     callback_url: Callable[[str], str] | None = None
     on_uncertain_submit: decisions.OnUncertain = "fail"
     on_clear: decisions.OnClear = "reuse"
+    max_credits: float | None = None
     end_from_trigger: bool = False
 
     @classmethod
@@ -106,6 +107,7 @@ class SubmissionPolicy:
             callback_url=callback_url,
             on_uncertain_submit=operator.on_uncertain_submit,
             on_clear=operator.on_clear,
+            max_credits=operator.max_credits,
             end_from_trigger=operator.end_from_trigger,
         )
 
@@ -196,9 +198,7 @@ class Submission:
                 self._report_uncertain(record)
             raise verdict.error
         if isinstance(verdict, decisions.Submit):
-            if verdict.note:
-                log.warning("%s", verdict.note)
-            return self._submit(record)
+            return self._submit(record, verdict.note)
         assert record is not None
         assert isinstance(verdict, (decisions.Reattach, decisions.Deliver))
         log.info("%s", verdict.note)
@@ -229,7 +229,12 @@ class Submission:
 
     # ------------------------------------------------------------------ a new submission
 
-    def _submit(self, previous_record: rec.Record | None) -> SubmissionResult:
+    def _submit(self, previous_record: rec.Record | None, note: str | None) -> SubmissionResult:
+        if previous_record:
+            self.store.update(self.key, previous_record)  # as the service or the deferral knows it
+        self._check_limit(previous_record)
+        if note:
+            log.warning("%s", note)
         # A rejection by the service restores the previous record.
         if delayed := self._reserve_quota(previous_record):
             return delayed
@@ -244,12 +249,14 @@ class Submission:
             resubmitted=previous_record is not None
             and previous_record.has_unknown_outcome
             and decisions.is_of_this_try(previous_record, self.attempt),
+            previous=previous_record,
         )
         self._lookup.callback_ids = ()
         self._write_intent(intent)
+        nonce, url_for = intent.callback_nonce, self.policy.callback_url
         call = self.api.submit_call(
             request,
-            callback_url=self._callback_url(intent),
+            callback_url=url_for(nonce) if url_for and nonce else None,
             correlation=intent.correlation,
             image_timeout=self.client.settings.image_timeout,
         )
@@ -260,10 +267,18 @@ class Submission:
             return self._on_rejected(intent, outcome, previous_record)
         return self._on_uncertain(intent, outcome)
 
-    def _callback_url(self, intent: rec.Record) -> str | None:
-        if self.policy.callback_url is None or intent.callback_nonce is None:
-            return None
-        return self.policy.callback_url(intent.callback_nonce)
+    def _check_limit(self, previous_record: rec.Record | None) -> None:
+        """Raise if the request costs more than ``max_credits`` leaves after every submission on record."""
+        limit, price = self.policy.max_credits, self.prepared.result_defaults.credits or 0.0
+        spent = self.store.committed_credits
+        if limit is None or round(spent + price, 6) <= limit:
+            return
+        ids = [one for record in self.store.records().values() if record for one in record.submitted_ids]
+        error = decisions.limit_error(limit, price, spent, ids)
+        if previous_record and previous_record.has_unknown_outcome:
+            self._report_uncertain(previous_record)
+            raise decisions.uncertain_over_limit(self.api.name, error)
+        raise error
 
     def _reserve_quota(self, previous_record: rec.Record | None) -> RetryLater | None:
         """Reserve one request of the shared quota; a short wait for it is spent here."""
@@ -344,8 +359,9 @@ class Submission:
         if later := self._lookup.failure(what.rstrip(".")):
             raise later
         if self.policy.on_uncertain_submit == "resubmit" and not intent.resubmitted:
-            log.warning("%s on_uncertain_submit='resubmit': submitting again, which may pay twice.", what)
-            return self._submit(intent)
+            return self._submit(
+                intent, f"{what} on_uncertain_submit='resubmit': submitting again, which may pay twice."
+            )
         self._report_uncertain(intent)
         raise decisions.uncertain_error(
             what.rstrip("."), self.api.name, outcome.error, on_uncertain=self.policy.on_uncertain_submit

@@ -54,7 +54,8 @@ def all_of(error: BaseException | None) -> str:
     """Return everything that a log, a callback or a debugger shows of an error and its causes."""
     shown = "".join(traceback.format_exception(error)) if error else ""
     seen: list[BaseException] = []
-    while error is not None and error not in seen:
+    while error is not None:
+        assert error not in seen, "a chain of errors with a cycle"
         seen.append(error)
         shown += f"{error} {error!r} {error.args} {vars(error)}"
         error = error.__cause__ or error.__context__

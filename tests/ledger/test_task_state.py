@@ -237,43 +237,34 @@ def test_no_value_exceeds_the_limit_of_the_store(url: str) -> None:
     assert record.generation_id == generation(7).generation_id
 
 
-def test_credits_of_replaced_records_still_count() -> None:
-    store, key = loaded(Store()), "x.0"
-    store.register([key])
-    store.write(key, ended(1))
-    assert store.replaced_credits == 0
-    store.write(key, intent(credits=14))
-    assert store.replaced_credits == 14
-    store.write(key, ended(2))
-    assert store.replaced_credits == 14
-
-
-def test_credits_of_a_restored_record_count_once() -> None:
+def test_committed_credits_follow_every_change() -> None:
     accessor = Store()
-    store, key = loaded(accessor), "x.0"
-    store.register([key])
-    store.write(key, ended(1))
-    for _ in range(3):
+    store, keys = loaded(accessor), [f"x.{number}" for number in range(150)]
+    store.register(keys)
+    assert store.committed_credits == 0
+    for key in keys:
         store.write(key, intent(credits=14))
-        store.write(key, ended(1))
-    assert store.replaced_credits == 0
-    assert loaded(accessor).replaced_credits == 0
+    assert store.committed_credits == 150 * 14
+    store.write(keys[3], rec.replace(intent(credits=14), state=rec.RecordState.NOT_SUBMITTED))
+    store.update(keys[4], rec.replace(intent(credits=14), earlier_credits=1.5))
+    assert store.committed_credits == 149 * 14 + 1.5
+    assert loaded(accessor).committed_credits == 149 * 14
+    accessor.break_down("set")
+    with pytest.raises(errors.SeedanceStateError):
+        store.write(keys[3], intent(credits=14))
+    assert store.committed_credits == 149 * 14 + 1.5
 
 
-def test_credits_of_a_restored_intent_count_once() -> None:
-    store = loaded(Store())
-    lost, rejected = intent(credits=14), intent(credits=14)
-    for record in (lost, rejected, lost, rejected, lost):
-        store.write("a.0", record)
-    assert store.replaced_credits == 0.0
-
-
-def test_a_rejected_submission_has_cost_nothing() -> None:
-    store, key = loaded(Store()), "x.0"
-    store.register([key])
-    store.write(key, rec.replace(intent(credits=14), state=rec.RecordState.NOT_SUBMITTED))
-    store.write(key, intent(credits=14))
-    assert store.replaced_credits == 0
+def test_committed_credits_include_an_id_that_only_the_deferral_carried() -> None:
+    accessor = Store()
+    store, record = loaded(accessor), intent(credits=14)
+    store.write("a.0", record)
+    accessor.break_down("set")
+    store.update("a.0", rec.replace(rec.with_id(record, "g"), reported_credits=9))
+    accessor.break_down(times=0)
+    again = TaskStateStore(accessor)
+    again.load(store.for_deferral())
+    assert again.committed_credits == 9
 
 
 def test_a_change_in_memory_is_written_before_the_deferral() -> None:

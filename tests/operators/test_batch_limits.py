@@ -34,10 +34,10 @@ def test_max_credits_stops_before_the_next_could_exceed_it(batch: Batch, price: 
     result = batch.run(["a", "b", "c", "d"], max_credits=2.5 * price, on_item_failure="keep")
     assert (keys(result["succeeded"]), result["not_submitted"]) == (["0", "1"], ["2", "3"])
     assert result["credits"] == 2 * price
-    spent = f"max_credits={2.5 * price:g}: {2 * price:g} credits are spent and {0.5 * price:g} left"
-    lines_about_it = [line for line in log.lines if line.startswith(spent)]
+    spent = f"The request costs {price:g} credits, more than max_credits={2.5 * price:g} leaves: earlier"
+    lines_about_it = [line for line in log.lines if line.startswith(spent) and f" {2 * price:g} (" in line]
     assert any(line.endswith("2 renders were not submitted: 2, 3.") for line in lines_about_it)
-    with pytest.raises(errors.SeedanceBatchFinalError, match=r"2 were not submitted.*max_credits"):
+    with pytest.raises(errors.SeedanceBatchFinalError, match=r"max_credits.*2 renders were not submitted"):
         batch.other_task().run(["a", "b", "c", "d"], max_credits=2.5 * price)
 
 

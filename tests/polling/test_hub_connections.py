@@ -190,3 +190,18 @@ def test_an_invalid_key_is_looked_up_twice_a_minute_at_most(service: Service, ru
     assert all(later - before >= 30.0 for before, later in itertools.pairwise(moments))
     assert len(moments) >= 5
     assert len(service.clients) == 1
+
+
+def test_each_wait_gets_an_error_of_its_own(run: Any) -> None:
+    failure = errors.SeedanceConfigurationError("no API key")
+
+    async def fail(_: str) -> Settings:
+        raise failure
+
+    async def main() -> list[Any]:
+        connections = module.Connections(fail, TIMING)
+        return await asyncio.gather(*(connections.get(CONN) for _ in range(3)), return_exceptions=True)
+
+    found = run(main())
+    assert len(set(map(id, found))) == 3
+    assert all(error.__cause__ is failure and str(error) == "no API key" for error in found)

@@ -46,6 +46,8 @@ def full() -> Record:
         status=GenerationStatus.SUCCEEDED,
         failure=Failure(kind="failed", error="GPU on fire", final=True),
         reported_credits=2.5,
+        earlier_credits=5.0,
+        earlier_ids=("g-0", "an unknown id"),
         intended_at=NOW,
         submitted_at=NOW,
         ended_at=NOW,
@@ -253,6 +255,8 @@ def test_the_form_of_a_record_is_fixed() -> None:
         "status": "succeeded",
         "failure": {"kind": "failed", "error": "GPU on fire", "final": True},
         "reported_credits": 2.5,
+        "earlier_credits": 5.0,
+        "earlier_ids": ["g-0", "an unknown id"],
         "intended_at": "2026-02-07T10:40:00Z",
         "submitted_at": "2026-02-07T10:40:00Z",
         "ended_at": "2026-02-07T10:40:00Z",
@@ -361,6 +365,28 @@ def intent(**changes: Any) -> Record:
 
 def generation(status: str = "queued", **known: Any) -> Generation:
     return Generation(generation_id="g-9", api="ark", media="video", status=GenerationStatus(status), **known)
+
+
+def test_an_intent_counts_what_it_replaces() -> None:
+    first = intent(result_defaults={"credits": 14})
+    assert (first.committed_credits, first.submitted_ids) == (14, ("an unknown id",))
+    rejected = intent(previous=replace(first, state=RecordState.NOT_SUBMITTED))
+    assert (rejected.committed_credits, rejected.submitted_ids) == (0, ("an unknown id",))
+    ended = rec.as_ended(rec.with_id(first, "g-1"), generation("failed", credits=2.5), NOW)
+    second = intent(result_defaults={"credits": 14}, previous=ended)
+    assert (second.committed_credits, second.submitted_ids) == (16.5, ("g-1", "an unknown id"))
+    assert (second.earlier_credits, second.earlier_ids) == (2.5, ("g-1",))
+    third = intent(result_defaults={"credits": 14}, previous=replace(second, state=RecordState.NOT_SUBMITTED))
+    assert (third.earlier_credits, third.earlier_ids) == (2.5, ("g-1",))
+
+
+def test_the_latest_ids_are_kept_of_many_submissions() -> None:
+    record = None
+    for number in range(30):
+        record = rec.with_id(intent(result_defaults={"credits": 14}, previous=record), f"g-{number}")
+    assert record is not None
+    assert record.committed_credits == 30 * 14
+    assert record.submitted_ids == tuple(f"g-{number}" for number in range(19, 30))
 
 
 def test_an_intent() -> None:

@@ -1,0 +1,223 @@
+"""``max_credits`` over all tries and clears of a task instance, single and batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import TaskDeferred
+from support import Log, Store, TaskInstance, make_context
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.decorators.seedance import _SeedanceVideoDecoratedOperator as Decorated
+from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from operators.batch_runner import Batch
+from operators.generation_task import Connect, fire, make
+
+#: Credits of a render of four seconds in 720p by the published prices.
+PRICE = 14
+
+IN_720P = {"duration": 4, "resolution": "720p"}
+WAYS = pytest.mark.parametrize("deferrable", [True, False])
+
+
+def resume(op: Any, deferred: TaskDeferred, event: Any, context: Any) -> Any:
+    return op.resume_execution(deferred.method_name, {**(deferred.kwargs or {}), "event": event}, context)
+
+
+class Task:
+    """One task instance, whose operator is made anew for each try."""
+
+    def __init__(self, emulator: SeedanceEmulator, *, stored: bool = True, **arguments: Any) -> None:
+        self.emulator = emulator
+        self.ti = TaskInstance()
+        self.context = make_context(Store() if stored else None, self.ti)
+        self.arguments = {"poll_interval": 0.01, **IN_720P, **arguments}
+
+    def operator(self) -> Any:
+        return make(**self.arguments)
+
+    def run(self) -> Any:
+        op = self.operator()
+        try:
+            return op.execute(self.context)
+        except TaskDeferred as deferred:
+            return resume(op, deferred, fire(deferred.trigger), self.context)
+
+    @property
+    def ids(self) -> list[str]:
+        return [one.generation_id for one in self.emulator.ledger.submissions]
+
+    def check_refused(self, error: type[errors.SeedanceError] = errors.SeedanceMaxCreditsError) -> None:
+        """Run, and check that the refusal names the limit, the price, and what was spent by which generations."""
+        paid = self.ids
+        with pytest.raises(error) as caught:
+            self.run()
+        assert not caught.value.retry_helps
+        message = caught.value.message
+        assert f"costs {PRICE} credits" in message
+        assert f"max_credits={self.arguments['max_credits']:g}" in message
+        assert f"{PRICE * len(paid):g} (" in message
+        assert all(one in message for one in paid) or "an unknown id" in message
+        assert self.ids == paid
+
+
+class DecoratedTask(Task):
+    def operator(self) -> Any:
+        return Decorated(task_id="task", python_callable=lambda: "A lamp", **self.arguments)
+
+
+@pytest.fixture
+def services(services: SeedanceEmulator, connect: Connect) -> SeedanceEmulator:
+    connect("seedanceapi-v1")
+    return services
+
+
+# ---------------------------------------------------------------------- single
+
+
+@pytest.mark.parametrize("kind", [Task, DecoratedTask])
+@WAYS
+def test_other_takes_after_clears_count(
+    kind: type[Task], services: SeedanceEmulator, deferrable: bool
+) -> None:
+    task = kind(services, max_credits=2.5 * PRICE, on_clear="new", deferrable=deferrable)
+    for _ in range(2):
+        task.run()
+        task.ti.clear()
+    task.check_refused()
+    task.ti.clear()
+    task.check_refused()
+    task.arguments["max_credits"] = 3 * PRICE
+    task.run()
+    assert len(task.ids) == 3
+
+
+@WAYS
+def test_failed_renders_count_over_retries(services: SeedanceEmulator, deferrable: bool) -> None:
+    services.fault("fail", times=None, message="no")
+    task = Task(services, max_credits=2 * PRICE, deferrable=deferrable)
+    for _ in range(2):
+        with pytest.raises(errors.SeedanceGenerationFailedError):
+            task.run()
+        task.ti.retry()
+    task.check_refused()
+
+
+def test_a_changed_request_counts_with_the_one_that_is_left_behind(services: SeedanceEmulator) -> None:
+    task = Task(services, max_credits=1.5 * PRICE)
+    task.run()
+    task.ti.clear()
+    task.arguments["prompt"] = "Another lamp"
+    task.check_refused()
+    task.ti.retry()
+    task.arguments |= {"on_uncertain_submit": "resubmit"}
+    task.check_refused()
+
+
+@WAYS
+def test_a_lost_reply_counts_against_its_resubmission(services: SeedanceEmulator, deferrable: bool) -> None:
+    services.fault("drop_reply", times=None)
+    task = Task(services, max_credits=1.5 * PRICE, on_uncertain_submit="resubmit", deferrable=deferrable)
+    with pytest.raises(errors.SeedanceUncertainSubmitError, match="raise max_credits") as caught:
+        task.run()
+    assert f"{PRICE} (an unknown id)" in caught.value.message
+    for next_try in (task.ti.retry, task.ti.clear):
+        next_try()
+        task.check_refused(errors.SeedanceUncertainSubmitError)
+
+
+def test_an_uncertain_submission_counts_after_the_clear_that_repeats_it(services: SeedanceEmulator) -> None:
+    services.fault("drop_reply")
+    task = Task(services, max_credits=1.5 * PRICE)
+    with pytest.raises(errors.SeedanceUncertainSubmitError):
+        task.run()
+    task.ti.clear()
+    task.check_refused(errors.SeedanceUncertainSubmitError)
+    task.ti.clear()
+    task.arguments["max_credits"] = 2 * PRICE
+    task.run()
+    task.ti.clear()
+    task.arguments["on_clear"] = "new"
+    with pytest.raises(errors.SeedanceMaxCreditsError, match=f"{2 * PRICE} .an unknown id, {task.ids[-1]}"):
+        task.run()
+
+
+def test_what_was_rejected_cost_nothing(services: SeedanceEmulator) -> None:
+    task = Task(services, max_credits=2 * PRICE, on_clear="new")
+    task.run()
+    for _ in range(3):
+        task.ti.clear()
+        services.fault("refuse", status=400)
+        with pytest.raises(errors.SeedanceRequestError, match="answered 400"):
+            task.run()
+    task.ti.clear()
+    task.run()
+    assert len(task.ids) == 2
+
+
+def test_a_paid_render_is_delivered_below_a_lowered_limit(services: SeedanceEmulator) -> None:
+    task = Task(services, max_credits=PRICE)
+    first = task.run()
+    task.ti.clear()
+    task.arguments["max_credits"] = 0
+    assert task.run()["generation_id"] == first["generation_id"]
+
+
+def test_a_lost_reply_counts_without_a_store_over_a_wait_for_the_rate_limit(
+    services: SeedanceEmulator,
+) -> None:
+    """The record of the lost submission travels with the deferral; the limit is lowered while the task waits."""
+    services.fault("drop_reply")
+    services.fault("rate_limit", retry_after=1800)
+    task = Task(services, stored=False, max_credits=2 * PRICE, on_uncertain_submit="resubmit")
+    op = task.operator()
+    with pytest.raises(TaskDeferred) as deferral:
+        op.execute(task.context)
+    assert deferral.value.method_name == "resume_submit"
+    op.max_credits = 1.5 * PRICE
+    with pytest.raises(errors.SeedanceUncertainSubmitError, match="raise max_credits"):
+        resume(op, deferral.value, {"not_before": 1}, task.context)
+    assert len(task.ids) == 1
+
+
+# ---------------------------------------------------------------------- batch
+
+
+@pytest.fixture
+def batch(services: SeedanceEmulator, connect: Connect) -> Batch:
+    return Batch(services, connect)
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_lost_reply_of_an_item_counts_against_its_resubmission(batch: Batch, stored: bool) -> None:
+    batch.services.fault("drop_reply", prompt="a", times=None)
+    batch.services.fault("drop_reply", prompt="b", times=None)
+    batch.stored = stored
+    arguments = {**IN_720P, "max_credits": 3.5 * PRICE, "on_uncertain_submit": "resubmit"}
+    result = batch.run(["a", "b", "c"], **arguments, on_item_failure="keep")
+    assert [(one["key"], one["kind"]) for one in result["failed"]] == [("0", "uncertain"), ("1", "uncertain")]
+    assert batch.paid == ["a", "a", "b"]
+    assert result["not_submitted"] == ["2"]
+
+
+def test_a_batch_names_what_was_spent(batch: Batch, log: Log) -> None:
+    batch.run(["a", "b"], max_credits=2 * PRICE, on_clear="new", **IN_720P)
+    with pytest.raises(errors.SeedanceBatchFinalError) as caught:
+        batch.clear()
+    ids = ", ".join(one.generation_id for one in batch.services.ledger.submissions)
+    expected = (
+        f"max_credits=28 leaves: earlier submissions of this task instance cost, or may cost, 28 ({ids})"
+    )
+    assert expected in str(caught.value)
+    assert any(expected in line for line in log.lines)
+
+
+def test_items_that_left_the_list_count(batch: Batch) -> None:
+    arguments = {**IN_720P, "max_credits": 3.5 * PRICE, "on_item_failure": "keep", "on_clear": "new"}
+    batch.run(["a", "b", "c"], **arguments)
+    for requests in (["a"], ["d", "e"], ["a", "b", "c"]):
+        batch.ti.clear()
+        result = batch.run(requests, **arguments)
+        assert result["counts"]["not_submitted"] == len(requests)
+    assert len(batch.paid) == 3
