@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
+import signal
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import TaskDeferred
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout, TaskDeferred
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 from helpers import connection
 
@@ -126,6 +128,22 @@ class Log:
         self.lines.append(message % arguments)
 
     debug = warning = error = info
+
+
+@contextmanager
+def task_timeout(seconds: float) -> Iterator[None]:
+    """Raise in this block as ``execution_timeout`` does: in the handler of a signal."""
+
+    def handle(*_: Any) -> None:
+        raise AirflowTaskTimeout("the time is over")
+
+    before = signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def make_context(store: Store | None, ti: TaskInstance | None = None) -> Any:

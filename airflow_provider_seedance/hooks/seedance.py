@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -28,6 +26,7 @@ from airflow_provider_seedance.generations import (
     Media,
     utc_now,
 )
+from airflow_provider_seedance.polling.blocking_wait import run_blocking
 from airflow_provider_seedance.polling.hub import wait_for_generation
 from airflow_provider_seedance.polling.outcomes import (
     after_resume,
@@ -188,11 +187,7 @@ class SeedanceHook(BaseHook):
     def wait_for_end(self, generation_id: str, timeout: float, **options: Any) -> Generation:
         """Wait until a generation has ended, successfully or not; see :meth:`wait`."""
         _ = self.settings  # read here, because a worker's connection is read synchronously
-        waiting = self._await_end(generation_id, timeout, **options)
-        if not _is_loop_running():
-            return asyncio.run(waiting)
-        with ThreadPoolExecutor(1) as thread:  # for callers that block a loop of their own, such as notebooks
-            return thread.submit(asyncio.run, waiting).result()
+        return run_blocking(lambda: self._await_end(generation_id, timeout, **options))
 
     async def await_generation(
         self,
@@ -297,12 +292,3 @@ class _StatusLog:
         if reading.status is not self._status:
             self._status = reading.status
             log.info("Generation %s is %s.", reading.generation_id, reading.status.value)
-
-
-def _is_loop_running() -> bool:
-    # Apart from the wait, whose errors would otherwise show this one as their context.
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

@@ -8,7 +8,6 @@ two ends, the deferral and the result.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import Callable
@@ -33,6 +32,7 @@ from airflow_provider_seedance.ledger import open_store
 from airflow_provider_seedance.operators.base import MAX_QUOTA_WAIT_SECONDS, SeedanceOperator
 from airflow_provider_seedance.operators.deferral_xcom import pull_xcom, push_xcom
 from airflow_provider_seedance.operators.paid import paid_generations, paid_ids, raise_with_paid_ids
+from airflow_provider_seedance.polling.blocking_wait import run_blocking
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.polling.wait_state import WaitState, default_timing, deferral_timeout
 from airflow_provider_seedance.settings import Settings
@@ -336,7 +336,7 @@ class BatchRun:
             cancel_abandoned, self.hook, self.context["ti"], trigger.generation_ids, "video", self.log
         )
         try:
-            result = asyncio.run(trigger.wait(look_up, max_quota_wait=batch.max_quota_wait))
+            result = run_blocking(lambda: trigger.wait(look_up, max_quota_wait=batch.max_quota_wait))
         finally:
             self.operator.cancel_abandoned = None
         batch.apply_wait_result(result.ended, result.unknown, result.overdue)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout
+from support import task_timeout
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.transfers.output import OutputTransfer
 from transfers.conftest import Service
 from transfers.results import names_in, operator, run, single
 from transfers.server import MediaServer, Reply
@@ -200,19 +204,16 @@ def test_killed_task_leaves_nothing(host: MediaServer, tmp_path: Path, count: in
     assert names_in(tmp_path) == []
 
 
-def test_airflow_timeout_leaves_nothing(host: MediaServer, tmp_path: Path) -> None:
-    class TimeIsUp(BaseException):
-        pass
-
-    def end(*arguments: Any) -> None:
-        raise TimeIsUp
+def test_airflow_timeout_leaves_no_part_of_a_file(host: MediaServer, tmp_path: Path) -> None:
+    def interrupt() -> None:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+        time.sleep(0.2)
 
     host.put("/v.mp4", DATA)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OutputTransfer, "_on_progress", end)
-        with pytest.raises(TimeIsUp):
-            run(single(host.url("/v.mp4")), f"{tmp_path}/out.mp4")
-    assert list(tmp_path.iterdir()) == []
+    host.always["/v.mp4"] = Reply(during=interrupt)
+    with pytest.raises(AirflowTaskTimeout), task_timeout(600):
+        run(single(host.url("/v.mp4")), f"{tmp_path}/out.mp4")
+    assert all(path.read_bytes() == DATA for path in tmp_path.iterdir())
 
 
 def test_killing_before_and_after(host: MediaServer, tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""``execution_timeout`` at any moment of a blocking task: it ends the task, and the paid render stays on record."""
+
+from __future__ import annotations
+
+import gc
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout
+from support import Store, TaskInstance, deferral, make_context, submitted, task_timeout
+
+from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from airflow_provider_seedance.hooks.seedance import SeedanceHook
+from airflow_provider_seedance.sensors.seedance import SeedanceGenerationSensor
+from operators import batch_runner
+from operators.generation_task import Connect, make
+
+API = "seedanceapi-v2"
+
+# What a signal interrupts while it opens a socket or a file leaves that to the garbage collector.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """Collect it before a test without these filters does."""
+    yield
+    gc.collect()
+
+
+def moments() -> list[float]:
+    """Return times in seconds, from the first line of a task to the midst of its wait."""
+    moment = random.Random(7)
+    return [moment.uniform(0.001, 0.25) for _ in range(8)]
+
+
+@pytest.fixture
+def services(services: SeedanceEmulator, connect: Connect) -> SeedanceEmulator:
+    connect(API)
+    services.hold()
+    return services
+
+
+@pytest.mark.parametrize("kind", ["single", "batch"])
+def test_the_next_try_goes_on_with_the_render(services: SeedanceEmulator, kind: str) -> None:
+    store, ti = Store(), TaskInstance()
+
+    def operator(**arguments: Any) -> Any:
+        return make(**arguments) if kind == "single" else batch_runner.make(["a"], **arguments)
+
+    deferral(lambda: operator().execute(make_context(store, ti)))
+    for moment in moments():
+        ti.retry()
+        blocking = operator(deferrable=False, poll_interval=0.01)
+        with pytest.raises(AirflowTaskTimeout), task_timeout(moment):
+            blocking.execute(make_context(store, ti))
+        blocking.on_kill()  # which Airflow calls then
+    services.release()
+    ti.retry()
+    result = operator(deferrable=False, poll_interval=0.01).execute(make_context(store, ti))
+    delivered = result if kind == "single" else result["succeeded"][0]
+    assert [one.generation_id for one in services.ledger.submissions] == [delivered["generation_id"]]
+
+
+def sensor(generation_id: str) -> Any:
+    return SeedanceGenerationSensor(
+        task_id="task", generation_id=generation_id, deferrable=False, poke_interval=0.01
+    ).execute(make_context(None))
+
+
+def hook(generation_id: str) -> Any:
+    return SeedanceHook().wait(generation_id, poll_interval=0.01)
+
+
+@pytest.mark.parametrize("wait", [sensor, hook])
+def test_a_wait_for_a_render_ends(services: SeedanceEmulator, wait: Callable[[str], Any]) -> None:
+    generation_id = submitted(services, API)
+    for moment in moments():
+        with pytest.raises(AirflowTaskTimeout), task_timeout(moment):
+            wait(generation_id)
