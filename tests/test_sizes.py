@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
+from pathlib import Path
 
 from source_tree import FUNCTIONS, MODULES, definitions, name_of, source_of, tree_of
 
@@ -27,6 +28,12 @@ def test_modules_classes_and_functions_stay_short() -> None:
         assert len(source_of(path).splitlines()) <= MAX_MODULE_LINES, path
         assert [found for found in definitions(tree, ast.ClassDef) if found[1] > MAX_CLASS_LINES] == [], path
         assert [found for found in definitions(tree, *FUNCTIONS) if found[1] > MAX_FUNCTION_LINES] == [], path
+
+
+def test_test_modules_stay_short() -> None:
+    lines = {path: len(path.read_text().splitlines()) for path in Path(__file__).parent.rglob("*.py")}
+    assert len(lines) > len(MODULES)
+    assert {path: count for path, count in lines.items() if count > MAX_MODULE_LINES} == {}
 
 
 def test_lines_are_counted() -> None:

@@ -72,9 +72,7 @@ class BatchOracle(World):
                 self.slots[id(post)], self.tries[id(post)] = key, self.try_number
                 self.intents[id(post)] = record.intended_at
             spent = CREDITS * (len(self.paid) - self.forgotten)
-            # A resubmission in the same entry is not checked.
-            limit = None if self.on_uncertain == "resubmit" else self.max_credits
-            assert limit is None or spent <= limit, "max_credits is exceeded"
+            assert self.max_credits is None or spent <= self.max_credits, "max_credits is exceeded"
 
     def newest_intent(self) -> tuple[str, rec.Record]:
         """Return the intent of the submission that arrives: of all, at most one is being sent."""
