@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
@@ -59,8 +59,6 @@ class Batch:
     timeout: float
     reattached_at: float
     max_quota_wait: float
-    #: Record keys of submissions of unknown outcome that the service cannot look up at the moment.
-    pending_lookup: set[str] = field(default_factory=set)
 
     def of(self, *phases: Phase) -> list[BatchItem]:
         """Return the items in one of these phases."""
@@ -85,8 +83,9 @@ class Batch:
         return [str(item.generation_id) for item in self.of(phase) if now >= item.deadline]
 
     def needs_lookup(self, item: BatchItem) -> bool:
-        """Return whether an earlier submission must be looked up at the service before anything else."""
-        return item.phase is Phase.WAITING and item.record_key in self.pending_lookup
+        """Return whether the outcome of an earlier submission of a waiting item is unknown."""
+        record = self.records.read(item.record_key) if item.phase is Phase.WAITING else None
+        return record is not None and record.has_unknown_outcome
 
     # ------------------------------------------------------------------ records
 
@@ -140,7 +139,6 @@ class Batch:
             item.generation_id = record.generation_id
             if isinstance(verdict, decisions.Fail) and verdict.error.kind != _UNCERTAIN:
                 log.warning("%s: %s", item.key, verdict.error.message)
-                self.pending_lookup.add(item.record_key)
                 return
         wants_new = self.policy.on_clear == "new" and decisions.is_cleared(record, attempt_of(item))
         if not isinstance(verdict, decisions.ReadRemote):

@@ -15,7 +15,6 @@ from airflow_provider_seedance.batch.batch import Batch
 from airflow_provider_seedance.batch.items import BatchItem, Phase
 from airflow_provider_seedance.batch.resume_state import StopReason, circuit_breaker
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
-from airflow_provider_seedance.submission.records import RecordState
 from airflow_provider_seedance.submission.submitter import HasGeneration, RetryLater
 
 
@@ -47,7 +46,7 @@ class BatchSubmitter:
         """
         batch = self.batch
         in_flight = len(batch.of(Phase.IN_FLIGHT))
-        # Uncertain submissions first: the task must not end before they were looked up.
+        # Uncertain submissions first: the task must not end before they were looked up, or reported as uncertain.
         for item in sorted(batch.of(Phase.WAITING), key=batch.needs_lookup, reverse=True):
             if in_flight >= self.max_in_flight:
                 return StopReason(kind="full")
@@ -85,7 +84,7 @@ class BatchSubmitter:
 
     def _on_error(self, item: BatchItem, error: errors.SeedanceError) -> StopReason | None:
         """Fail one item, or return why no further one can be submitted."""
-        pending_lookup = error.scope != "item" and self._note_pending_lookup(item)
+        pending_lookup = error.scope != "item" and self.batch.needs_lookup(item)
         # A 403 may be about the model of this item only.
         if error.scope == "item" or (error.scope == "permission" and not pending_lookup):
             self.batch.fail(item, error)
@@ -101,14 +100,6 @@ class BatchSubmitter:
         return StopReason(
             kind="rate_limited" if limited else "unreachable", error=error, retry_later=RetryLater(error)
         )
-
-    def _note_pending_lookup(self, item: BatchItem) -> bool:
-        """Note, and return, whether an error left a submission that must be looked up."""
-        record = self.batch.records.read(item.record_key)
-        if record is None or record.state not in (RecordState.INTENT, RecordState.UNCERTAIN):
-            return False
-        self.batch.pending_lookup.add(item.record_key)
-        return True
 
     def _quota(self) -> SharedQuota | None:
         """Use up a granted submission; without one, the shared quota decides."""

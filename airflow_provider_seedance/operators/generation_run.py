@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -205,7 +205,10 @@ class GenerationRun:
 
     def fail_resume(self, error: Exception) -> NoReturn:
         """Raise an error that comes before the method which resumes the task; see :func:`paid_generations`."""
-        generation_id = None if self.store.durable else pull_xcom(self.context["ti"], "generation_id")
+        generation_id = pull_xcom(self.context["ti"], "generation_id")
+        if self.store.durable and isinstance(generation_id, str):
+            with suppress(errors.SeedanceRecordError):
+                _known_record(self.store, generation_id)  # records the id that only the deferral has
         if self.store.durable or self._submitted_nothing(generation_id):
             raise error
         with self._paid(generation_id):

@@ -203,7 +203,8 @@ def uncertain_over_limit(
     api: str, limit: errors.SeedanceMaxCreditsError
 ) -> errors.SeedanceUncertainSubmitError:
     """Return the error for a submission whose fate is unknown, and that ``max_credits`` rules out to repeat."""
-    what = f"The outcome of a submission is unknown. {limit.message.rstrip('.')}"
+    why = limit.message.removesuffix(" Nothing was sent for it.")
+    what = f"The outcome of a submission is unknown. {why} It was not repeated"
     return flows.uncertain_error(what, api, "To submit anew, raise max_credits and clear it.", cause=limit)
 
 

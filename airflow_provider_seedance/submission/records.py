@@ -36,8 +36,8 @@ VERSION = 1
 #: Placeholder for an unknown id.
 UNKNOWN_ID = "an unknown id"
 
-#: Limit of the ids of replaced submissions in a record.
-_MAX_EARLIER_IDS = 10
+#: Limit of the ids of replaced submissions in a record: with its own, as many as a message lists.
+_MAX_EARLIER_IDS = 9
 
 #: Limit of the message of a failure in a stored record, because a store keeps a hundred of them in one value.
 MAX_FAILURE_CHARS = 480

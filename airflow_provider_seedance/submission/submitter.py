@@ -359,8 +359,9 @@ class Submission:
         if later := self._lookup.failure(what.rstrip(".")):
             raise later
         if self.policy.on_uncertain_submit == "resubmit" and not intent.resubmitted:
+            log.warning("%s", what)
             return self._submit(
-                intent, f"{what} on_uncertain_submit='resubmit': submitting again, which may pay twice."
+                intent, "on_uncertain_submit='resubmit': submitting again, which may pay twice."
             )
         self._report_uncertain(intent)
         raise decisions.uncertain_error(

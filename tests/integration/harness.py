@@ -45,7 +45,7 @@ class TestAirflow(LocalAirflow):
         """Write a Dag file; see `wait_parsed`, or `load_dag` for both."""
         return self.write_module(name, source)
 
-    def load_dag(self, dag_id: str, source: str, timeout: float = 180.0) -> str:
+    def load_dag(self, dag_id: str, source: str, timeout: float = 400.0) -> str:
         """Write a Dag into a file of its own name, and wait until Airflow has it; returns the Dag id."""
         now = datetime.now(UTC)
         path = self.write_dag(dag_id, source)
@@ -53,14 +53,14 @@ class TestAirflow(LocalAirflow):
         return dag_id
 
     def run(
-        self, dag_id: str, timeout: float = 240.0, conf: Mapping[str, Any] | None = None
+        self, dag_id: str, timeout: float = 600.0, conf: Mapping[str, Any] | None = None
     ) -> tuple[str, str]:
         """Trigger a Dag and wait for the end of the run; returns run id and state."""
         run_id = self.trigger(dag_id, conf=conf)
         return run_id, self.wait_run(dag_id, run_id, timeout)
 
     @contextlib.contextmanager
-    def halted(self, timeout: float = 180.0) -> Iterator[None]:
+    def halted(self, timeout: float = 400.0) -> Iterator[None]:
         """Suspend all processes of this Airflow while none of them locks the database.
 
         For commands that read and then write in one transaction: on sqlite they fail with

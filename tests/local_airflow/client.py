@@ -153,7 +153,7 @@ class Client:
     def wait_parsed(
         self,
         dag_id: str,
-        timeout: float = 180.0,
+        timeout: float = 400.0,
         *,
         filename: str | None = None,
         since: datetime | None = None,
@@ -178,7 +178,7 @@ class Client:
         self,
         dag_id: str,
         run_id: str,
-        timeout: float = 240.0,
+        timeout: float = 600.0,
         on_change: Callable[[dict[str, str | None]], None] | None = None,
     ) -> str:
         """Wait for the end of a Dag run and return its state.
@@ -205,7 +205,7 @@ class Client:
         task_id: str,
         states: Collection[str],
         map_index: int = -1,
-        timeout: float = 180.0,
+        timeout: float = 400.0,
         *,
         try_number: int | None = None,
     ) -> str:

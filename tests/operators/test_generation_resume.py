@@ -18,6 +18,7 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.operators import base
 from airflow_provider_seedance.polling import shared_quota
 from airflow_provider_seedance.submission import records as rec
+from airflow_provider_seedance.submission import store as stores
 from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger, SeedanceQuotaTrigger
 from airflow_provider_seedance.version_compat import TaskDeferralError, TaskDeferralTimeout
 from operators.generation_task import Task, fire, make
@@ -399,3 +400,22 @@ def test_an_argument_refused_after_a_submission_names_the_generation(task: Task,
         task.run(duration=9999)
     assert task.generation_id in caught.value.message
     assert "Nothing was sent" not in caught.value.message
+
+
+def test_id_that_only_the_deferral_has_outlives_a_resume_that_fails(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "WRITE_BACKOFF_SECONDS", ())
+
+    def before(what: str) -> None:
+        if what == "set" and task.services.ledger.submissions:
+            raise ConnectionError("the API server is away")
+
+    task.store.before = before
+    task.defer()
+    task.store.before = lambda what: None
+    with pytest.raises(ZeroDivisionError):  # a template that cannot be rendered
+        task.op._run(task.context).fail_resume(ZeroDivisionError())
+    task.ti.retry()
+    task.services.finish(task.generation_id)
+    assert task.run()["generation_id"] == task.generation_id

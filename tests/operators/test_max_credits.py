@@ -221,3 +221,15 @@ def test_items_that_left_the_list_count(batch: Batch) -> None:
         result = batch.run(requests, **arguments)
         assert result["counts"]["not_submitted"] == len(requests)
     assert len(batch.paid) == 3
+
+
+def test_an_uncertain_item_comes_before_what_the_limit_refuses(batch: Batch) -> None:
+    arguments = {**IN_720P, "max_credits": 3 * PRICE, "on_uncertain_submit": "resubmit"}
+    batch.services.fault("drop_reply", prompt="b", times=None)
+    batch.services.fault("fail", prompt="a", message="no")
+    batch.run(["a", "b"], **arguments, on_item_failure="keep")
+    assert batch.paid == ["a", "b", "b"]
+    result = batch.retry()
+    assert [(one["key"], one["kind"]) for one in result["failed"]] == [("1", "uncertain")]
+    assert result["not_submitted"] == ["0"]
+    assert batch.paid == ["a", "b", "b"]

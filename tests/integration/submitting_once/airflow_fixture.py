@@ -26,7 +26,7 @@ from airflow_provider_seedance.testing import SeedanceEmulator
 API_KEY = "sk-scenarios-4c1d77b0e2"
 
 #: Seconds for anything that must happen: only a test that fails waits that long.
-TIMEOUT_SECONDS = 240.0
+TIMEOUT_SECONDS = 480.0
 LOG_TIMEOUT_SECONDS = 20.0
 
 #: Seconds between the polls of a sync worker that is to notice nothing by itself.

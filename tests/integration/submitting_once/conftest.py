@@ -26,8 +26,8 @@ from .airflow_fixture import API_KEY, SERVICES, AirflowFixture
 
 HERE = Path(__file__).parent
 
-#: Situations at a time: enough to keep two cores busy.
-AT_ONCE = 8
+#: Situations at a time: enough to keep two cores busy, and few enough for slow ones.
+AT_ONCE = 6
 
 #: Task processes at a time: no situation may have to wait for another one to end.
 WORKERS = 32
