@@ -206,10 +206,7 @@ class GenerationRun:
     def fail_resume(self, error: Exception) -> NoReturn:
         """Raise an error that comes before the method which resumes the task; see :func:`paid_generations`."""
         generation_id = pull_xcom(self.context["ti"], "generation_id")
-        if self.store.durable and isinstance(generation_id, str):
-            with suppress(errors.SeedanceRecordError):
-                _known_record(self.store, generation_id)  # records the id that only the deferral has
-        if self.store.durable or self._submitted_nothing(generation_id):
+        if _outlives_try(self.store, generation_id) or self._submitted_nothing(generation_id):
             raise error
         with self._paid(generation_id):
             raise error
@@ -394,6 +391,14 @@ def _prepare(operator: SeedanceOperator, hook: SeedanceHook, context: Context) -
     if operator.use_callback:
         check_callback(settings, prepared)
     return prepared
+
+
+def _outlives_try(store: RecordStore, generation_id: Any) -> bool:
+    """Return whether a retry finds what this try has submitted, after recording an id that only its deferral has."""
+    if store.durable and isinstance(generation_id, str):
+        with suppress(errors.SeedanceRecordError):
+            _known_record(store, generation_id)
+    return store.durable
 
 
 def _known_record(store: RecordStore, generation_id: str | None) -> Record | None:
