@@ -24,6 +24,7 @@ _START_SECONDS, _TEST_SECONDS = 60.0, 600.0
 def mysql(tmp_path: Path) -> Iterator[str]:
     """The address of a private database, without the name of the driver."""
     pytest.importorskip("aiomysql", reason="the extra 'distributed' is not installed")
+    pytest.importorskip("MySQLdb", reason="mysqlclient, which Airflow itself needs there, is not installed")
     server, install, client = map(shutil.which, ("mariadbd", "mariadb-install-db", "mariadb"))
     if server is None or install is None or client is None:
         pytest.skip("MariaDB is not installed")
