@@ -109,8 +109,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flows, "LOOK_UP_BACKOFF_SECONDS", (0.0,) * len(flows.LOOK_UP_BACKOFF_SECONDS))
     monkeypatch.setattr(seedance2api, "_RESULT_BACKOFF_SECONDS", (0.0,))
     monkeypatch.setattr(store, "WRITE_BACKOFF_SECONDS", (0.0,) * len(store.WRITE_BACKOFF_SECONDS))
-    pauses = lookup.NOT_FOUND_PAUSES_SECONDS
-    monkeypatch.setattr(lookup, "NOT_FOUND_PAUSES_SECONDS", (0.0,) * len(pauses))
+    pauses = lookup.NOT_FOUND_BACKOFF_SECONDS
+    monkeypatch.setattr(lookup, "NOT_FOUND_BACKOFF_SECONDS", (0.0,) * len(pauses))
     set_timing(
         monkeypatch,
         min_interval=0.01,

@@ -76,4 +76,4 @@ def _gone_in_a_retry(record: rec.Record) -> errors.SeedanceError:
 
 
 def _ids(records: Iterable[rec.Record]) -> str:
-    return decisions.listed([record.generation_id or "an unknown id" for record in records])
+    return decisions.listed([record.generation_id or rec.UNKNOWN_ID for record in records])

@@ -31,14 +31,14 @@ from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.ledger import open_store
 from airflow_provider_seedance.operators.base import MAX_QUOTA_WAIT_SECONDS, SeedanceOperator
 from airflow_provider_seedance.operators.deferral_xcom import pull_xcom, push_xcom
-from airflow_provider_seedance.operators.paid import paid_generations, paid_ids, raise_with_paid_ids
+from airflow_provider_seedance.operators.paid import paid_generations, raise_with_paid_ids
 from airflow_provider_seedance.polling.blocking_wait import run_blocking
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.polling.wait_state import WaitState, default_timing, deferral_timeout
 from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.submission.decisions import unrecorded_error
 from airflow_provider_seedance.submission.preflight import warn_of_discarded_records
-from airflow_provider_seedance.submission.records import Attempt
+from airflow_provider_seedance.submission.records import Attempt, paid_ids
 from airflow_provider_seedance.submission.submitter import SubmissionPolicy
 from airflow_provider_seedance.triggers.cancellation import cancel_abandoned
 from airflow_provider_seedance.triggers.events import read_batch_event
@@ -137,7 +137,7 @@ class BatchRun:
             try:
                 items = self._items()
             except errors.SeedanceError as error:
-                raise_with_paid_ids(error, paid_ids(self.records.records().values()))
+                raise_with_paid_ids(error, self.records.records().values())
             if self.options.dry_run:
                 estimate = estimate_items(self.hook.settings, items)
                 self.log.info(

@@ -25,7 +25,7 @@ from airflow_provider_seedance.ledger import open_store
 from airflow_provider_seedance.observability import metrics
 from airflow_provider_seedance.operators.base import MAX_QUOTA_WAIT_SECONDS, SeedanceOperator
 from airflow_provider_seedance.operators.deferral_xcom import pull_xcom, push_xcom
-from airflow_provider_seedance.operators.paid import paid_generations, paid_ids, raise_with_paid_ids
+from airflow_provider_seedance.operators.paid import paid_generations, raise_with_paid_ids
 from airflow_provider_seedance.polling.outcomes import after_resume, raise_unless_succeeded, timed_out
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.polling.wait_state import deferral_timeout, quota_backoff
@@ -112,7 +112,7 @@ class GenerationRun:
         try:
             prepared = _prepare(operator, self.hook, self.context)
         except errors.SeedanceError as error:
-            raise_with_paid_ids(error, paid_ids([record or _known_record(self.store, None)]))
+            raise_with_paid_ids(error, [record or _known_record(self.store, None)])
         if operator.deferrable:
             # A trigger that cannot be created or stored must fail before money is spent, not after.
             probe = _Wait(
@@ -205,8 +205,8 @@ class GenerationRun:
 
     def fail_resume(self, error: Exception) -> NoReturn:
         """Raise an error that comes before the method which resumes the task; see :func:`paid_generations`."""
-        generation_id = pull_xcom(self.context["ti"], "generation_id")
-        if _outlives_try(self.store, generation_id) or self._submitted_nothing(generation_id):
+        generation_id = _carried_id(self.store, self.context["ti"])
+        if self.store.durable or self._submitted_nothing(generation_id):
             raise error
         with self._paid(generation_id):
             raise error
@@ -393,12 +393,13 @@ def _prepare(operator: SeedanceOperator, hook: SeedanceHook, context: Context) -
     return prepared
 
 
-def _outlives_try(store: RecordStore, generation_id: Any) -> bool:
-    """Return whether a retry finds what this try has submitted, after recording an id that only its deferral has."""
+def _carried_id(store: RecordStore, ti: Any) -> Any:
+    """Return the id that the running try has pushed; record it, in case only the deferral has it."""
+    generation_id = pull_xcom(ti, "generation_id")
     if store.durable and isinstance(generation_id, str):
         with suppress(errors.SeedanceRecordError):
             _known_record(store, generation_id)
-    return store.durable
+    return generation_id
 
 
 def _known_record(store: RecordStore, generation_id: str | None) -> Record | None:

@@ -12,7 +12,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTas
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.submission.decisions import MAX_LISTED, listed, unrecorded_error
-from airflow_provider_seedance.submission.records import UNKNOWN_ID, Record
+from airflow_provider_seedance.submission.records import UNKNOWN_ID, Record, paid_ids
 from airflow_provider_seedance.version_compat import forbid_retry
 
 if TYPE_CHECKING:
@@ -27,11 +27,6 @@ log = logging.getLogger(__name__)
 _IDS_PER_LINE = 100
 
 _NOTHING_SENT = re.compile(r" ?Nothing was sent(, nothing is billed)?\.")
-
-
-def paid_ids(records: Iterable[Record | None]) -> list[str]:
-    """Return the ids of what was submitted by records."""
-    return [generation_id for record in records if record for generation_id in record.submitted_ids]
 
 
 @contextmanager
@@ -62,8 +57,9 @@ def paid_generations(
         forbid_retry(context["ti"])
 
 
-def raise_with_paid_ids(error: errors.SeedanceError, ids: Sequence[str]) -> NoReturn:
+def raise_with_paid_ids(error: errors.SeedanceError, records: Iterable[Record | None]) -> NoReturn:
     """Raise an error about the requests; after submissions it must not claim that nothing is billed."""
+    ids = paid_ids(records)
     if not ids:
         raise error
     what = "generation was" if len(ids) == 1 else "generations were"

@@ -189,21 +189,18 @@ def listed(words: Sequence[str], separator: str = ", ") -> str:
     return separator.join([*words[:MAX_LISTED], *more])
 
 
-def limit_error(
-    limit: float, price: float, spent: float, ids: Sequence[str]
-) -> errors.SeedanceMaxCreditsError:
-    """Return the error for a request that ``max_credits`` rules out after earlier submissions."""
-    return errors.SeedanceMaxCreditsError(
+def over_limit(limit: float, price: float, spent: float, ids: Sequence[str]) -> str:
+    """Return the reason for which ``max_credits`` rules a request out after earlier submissions."""
+    return (
         f"The request costs {price:g} credits, more than max_credits={limit:g} leaves: earlier submissions of this task "
-        f"instance cost, or may cost, {spent:g} ({listed(ids) or 'none'}). Nothing was sent for it."
+        f"instance cost, or may cost, {spent:g} ({listed(ids) or 'none'})."
     )
 
 
 def uncertain_over_limit(
-    api: str, limit: errors.SeedanceMaxCreditsError
+    api: str, why: str, limit: errors.SeedanceMaxCreditsError
 ) -> errors.SeedanceUncertainSubmitError:
     """Return the error for a submission whose fate is unknown, and that ``max_credits`` rules out to repeat."""
-    why = limit.message.removesuffix(" Nothing was sent for it.")
     what = f"The outcome of a submission is unknown. {why} It was not repeated"
     return flows.uncertain_error(what, api, "To submit anew, raise max_credits and clear it.", cause=limit)
 

@@ -25,7 +25,7 @@ CONFIRM_INTERVAL_SECONDS = 30.0
 #: Time after a submission within which "not found" may mean that the service does not know the id yet, and the pauses
 #: before it is read again: as many replies as end a wait.
 LATE_ID_SECONDS = 300.0
-NOT_FOUND_PAUSES_SECONDS = (2.0, 4.0, 8.0)
+NOT_FOUND_BACKOFF_SECONDS = (2.0, 4.0, 8.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +135,7 @@ class SubmissionLookup:
         """Read the generation of a record; "not found" soon after the submission counts only if it is repeated."""
         since = record.submitted_at or record.intended_at
         new = since is not None and (utc_now() - since).total_seconds() < LATE_ID_SECONDS
-        for pause in (*(NOT_FOUND_PAUSES_SECONDS if new else ()), None):
+        for pause in (*(NOT_FOUND_BACKOFF_SECONDS if new else ()), None):
             try:
                 return self.read(str(record.generation_id)).with_defaults(record.result_defaults)
             except errors.SeedanceError as error:

@@ -334,6 +334,11 @@ def _adapter() -> TypeAdapter[Record]:
     return TypeAdapter(Record)  # not at import, which a Dag file pays for
 
 
+def paid_ids(records: Iterable[Record | None]) -> list[str]:
+    """Return the ids of what was submitted by records."""
+    return [generation_id for record in records if record for generation_id in record.submitted_ids]
+
+
 def intent_record(
     attempt: Attempt,
     now: datetime,

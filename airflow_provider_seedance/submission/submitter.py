@@ -270,14 +270,13 @@ class Submission:
     def _check_limit(self, previous_record: rec.Record | None) -> None:
         """Raise if the request costs more than ``max_credits`` leaves after every submission on record."""
         limit, price = self.policy.max_credits, self.prepared.result_defaults.credits or 0.0
-        spent = self.store.committed_credits
-        if limit is None or round(spent + price, 6) <= limit:
+        if limit is None or round((spent := self.store.committed_credits) + price, 6) <= limit:
             return
-        ids = [one for record in self.store.records().values() if record for one in record.submitted_ids]
-        error = decisions.limit_error(limit, price, spent, ids)
+        why = decisions.over_limit(limit, price, spent, rec.paid_ids(self.store.records().values()))
+        error = errors.SeedanceMaxCreditsError(f"{why} Nothing was sent for it.")
         if previous_record and previous_record.has_unknown_outcome:
             self._report_uncertain(previous_record)
-            raise decisions.uncertain_over_limit(self.api.name, error)
+            raise decisions.uncertain_over_limit(self.api.name, why, error)
         raise error
 
     def _reserve_quota(self, previous_record: rec.Record | None) -> RetryLater | None:

@@ -66,7 +66,7 @@ def prepared(directory: Path) -> Iterator[None]:
             for name in names:
                 stack.enter_context(patch.object(module, name, getattr(module, name)))
         stack.enter_context(CLOCK.installed())
-        for module, name in ((store, "WRITE_BACKOFF_SECONDS"), (lookup, "NOT_FOUND_PAUSES_SECONDS")):
+        for module, name in ((store, "WRITE_BACKOFF_SECONDS"), (lookup, "NOT_FOUND_BACKOFF_SECONDS")):
             stack.enter_context(patch.object(module, name, (0.0,) * len(getattr(module, name))))
         stack.enter_context(patch.object(shared_quota, "directory", lambda: directory / "quotas"))
         yield

@@ -31,7 +31,7 @@ _CODES = {
     503: ("ServerOverloaded", "ServiceUnavailable"),
 }
 _TASK_LIFETIME_SECONDS = 7 * DAY
-_CANCELLED_LIFETIME = DAY
+_CANCELLED_LIFETIME_SECONDS = DAY
 
 
 class Ark(service.Service):
@@ -130,7 +130,7 @@ class Ark(service.Service):
     def _is_removed(self, generation: models.EmulatedGeneration) -> bool:
         clock = self.backend.clock
         if generation.status == "cancelled" and generation.ended_at is not None:
-            return (clock.wall() - generation.ended_at) * clock.speed > _CANCELLED_LIFETIME
+            return (clock.wall() - generation.ended_at) * clock.speed > _CANCELLED_LIFETIME_SECONDS
         return (clock.wall() - generation.created_at) * clock.speed > _TASK_LIFETIME_SECONDS
 
     def _task(self, generation: models.EmulatedGeneration) -> dict[str, Any]:
