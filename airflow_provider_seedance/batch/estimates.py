@@ -15,14 +15,12 @@ from airflow_provider_seedance.apis.validation import Prepared
 from airflow_provider_seedance.batch.items import BatchItem, known_sum
 from airflow_provider_seedance.batch.preparation import validate_items
 from airflow_provider_seedance.settings import Settings
+from airflow_provider_seedance.submission.decisions import listed
 
 UNKNOWN = "unknown"
 
 #: Shown for an argument that is left to the service.
 DEFAULT = "(default)"
-
-#: Maximum number of refused requests in a table.
-_MAX_LISTED = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +110,9 @@ class BatchEstimate:
         ]
         if self.unpriced and self.known_credits is not None:
             shown.append(f"{self.summary()}.")
-        return "\n".join([*shown, *self._refusals()])
+        if refusals := self._refusals():
+            shown.append(listed(refusals, "\n"))
+        return "\n".join(shown)
 
     def summary(self) -> str:
         """Return the sum in one line: ``at least 588 credits ($2.94), 2 renders of unknown price``."""
@@ -128,12 +128,10 @@ class BatchEstimate:
     def _refusals(self) -> list[str]:
         """Return a line for each distinct refusal; many runs of a Dag repeat the same one."""
         counts = Counter(self.problems)
-        lines = [
+        return [
             f"refused: {key}: {error}{f' ({count} times)' if count > 1 else ''}"
             for (key, error), count in counts.items()
         ]
-        more = [f"and {len(lines) - _MAX_LISTED} more"] if len(lines) > _MAX_LISTED else []
-        return [*lines[:_MAX_LISTED], *more]
 
 
 def estimate_items(settings: Settings, items: Sequence[BatchItem]) -> BatchEstimate:

@@ -7,6 +7,7 @@ import contextvars
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -15,6 +16,9 @@ T = TypeVar("T")
 
 #: Timeout of a cancelled wait, after which its thread is left to itself.
 CANCEL_TIMEOUT_SECONDS = 5.0
+
+#: Interval at which a signal is noticed that arrived just before its thread blocked, and so did not interrupt it.
+SIGNAL_INTERVAL_SECONDS = 0.5
 
 
 def run_blocking(make_wait: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -42,6 +46,8 @@ def run_blocking(make_wait: Callable[[], Coroutine[Any, Any, T]]) -> T:
     thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), daemon=True)
     try:
         thread.start()
+        while not outcome.done():
+            wait_for((outcome,), SIGNAL_INTERVAL_SECONDS)
         return outcome.result()
     except BaseException:
         cancelled.set()

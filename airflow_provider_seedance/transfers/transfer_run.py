@@ -19,6 +19,7 @@ from airflow_provider_seedance.client.media_client import MediaClient
 from airflow_provider_seedance.generations import Generation
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.storage.location import RETRY_IS_FREE, StorageLocation, exists_error
+from airflow_provider_seedance.submission.decisions import listed
 from airflow_provider_seedance.transfers.file_names import Naming, distinct, folded
 from airflow_provider_seedance.transfers.inputs import (
     TransferInput,
@@ -43,8 +44,6 @@ log = logging.getLogger(__name__)
 #: Seconds between two lines of progress in the log.
 PROGRESS_INTERVAL_SECONDS = 10.0
 
-#: Limits of what an error names, so that it stays readable in the log of a task.
-MAX_NAMED = 10
 MAX_KEY_CHARS = 80
 MAX_REASON_CHARS = 300
 
@@ -217,8 +216,7 @@ class TransferRun:
         exists = pool.map(lambda location: location.stat() is not None, locations)
         found = [location.display for location, there in zip(locations, exists, strict=True) if there]
         if found:
-            more = f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
-            raise exists_error(", ".join(found[:MAX_NAMED]) + more)
+            raise exists_error(listed(found))
 
     def _log_progress(self, futures: Sequence[Future[Stored]]) -> None:
         done = [future for future in futures if future.done() and not future.cancelled()]
@@ -275,15 +273,14 @@ def _error_of(failures: Sequence[tuple[str, Exception]], count: int) -> Exceptio
     if count == 1:
         return first
     curable = sum(bool(getattr(error, "retry_helps", True)) for _, error in failures)
-    named = [f"{shorten(key, MAX_KEY_CHARS)} ({_reason(error)})" for key, error in ordered[:MAX_NAMED]]
-    more = f"; and {len(failures) - MAX_NAMED} more" if len(failures) > MAX_NAMED else ""
+    named = listed([f"{shorten(key, MAX_KEY_CHARS)} ({_reason(error)})" for key, error in ordered], "; ")
     advice = (
         f"A retry goes on with the failed files and pays nothing; it may help {curable} of them."
         if curable
         else "A retry cannot help any of them; nothing was paid."
     )
     message = (
-        f"{len(failures)} of {count} files could not be stored: {'; '.join(named)}{more}. {count - len(failures)} are "
+        f"{len(failures)} of {count} files could not be stored: {named}. {count - len(failures)} are "
         f"stored and stay. {advice} The renders are paid for; the log has the reason for each file."
     )
     ids = {getattr(error, "generation_id", None) for _, error in failures}

@@ -15,6 +15,7 @@ from airflow_provider_seedance.client.api_client import AsyncClient
 from airflow_provider_seedance.generations import Media, utc_now
 from airflow_provider_seedance.hooks.seedance import SeedanceHook, look_up_settings
 from airflow_provider_seedance.polling.hub import open_hub
+from airflow_provider_seedance.submission.decisions import listed
 from airflow_provider_seedance.triggers.xcom import task_key
 from airflow_provider_seedance.version_compat import AIRFLOW_V_3_4_PLUS
 
@@ -96,8 +97,7 @@ class CancellingTrigger(BaseTrigger):
         ids = self.generation_ids
         if len(ids) == 1:
             return f"generation {ids[0]}"
-        shown = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
-        return f"{len(ids)} generations ({shown})" if ids else "no generation"
+        return f"{len(ids)} generations ({listed(ids)})" if ids else "no generation"
 
     async def _cancel_if_abandoned(self) -> None:
         try:

@@ -105,7 +105,7 @@ def test_equal_problems_are_listed_once_and_only_the_first_ones() -> None:
     found = estimate(SERVICE, [], [("render", "too long")] * 7)
     assert found.table().splitlines()[-1] == "refused: render: too long (7 times)"
     many = estimate(SERVICE, [], [(str(number), "too long") for number in range(30)])
-    assert many.table().splitlines()[-1] == "and 10 more"
+    assert many.table().splitlines()[-1] == "and 20 more"
     assert len(many.as_dict()["refused"]) == 30
 
 
