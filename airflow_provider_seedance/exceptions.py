@@ -191,6 +191,10 @@ class SeedanceStateError(SeedanceError):
     """Airflow's task state store could not be read or written. Nothing was submitted; a retry helps."""
 
 
+class SeedanceLedgerError(SeedanceStateError):
+    """The ledger could not be reached or used. Nothing was submitted; a retry helps when it can be used again."""
+
+
 class SeedanceRecordError(_Final, SeedanceStateError):
     """The record of an earlier submission cannot be parsed. Nothing was submitted: it is not the same as no record."""
 

@@ -124,7 +124,10 @@ class Batch:
     def _restore_failure(self, item: BatchItem, failure: rec.Failure, record: rec.Record) -> None:
         if failure.kind == _UNCERTAIN and failure.error.endswith("…"):
             # The record had no room for the advice that a person needs.
-            advice = decisions.uncertain_error(failure.error, self.client.settings.api.name)
+            command = self.records.resolve_command(item.record_key)
+            advice = decisions.uncertain_error(
+                failure.error, self.client.settings.api.name, resolve_command=command
+            )
             failure = replace(failure, error=advice.message)
         item.phase, item.failure = Phase.FAILED, failure
         if record.status is not None:
@@ -316,6 +319,7 @@ class Batch:
             client=self.client,
             store=self.records,
             key=item.record_key,
+            item_key=item.key,
             prepared=item.prepared,
             attempt=attempt_of(item),
             policy=self.policy,

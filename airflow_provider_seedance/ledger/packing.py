@@ -16,6 +16,9 @@ MAX_READABLE_BYTES = 8 * 1024
 #: Limit of what is decompressed, because a damaged value may expand to any size.
 _MAX_UNPACKED_BYTES = 64 * 1024**2
 
+#: Errors of reading a damaged value.
+DAMAGE = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
+
 
 def pack(
     records: Mapping[str, Record | None], *, max_bytes: int | None = None

@@ -15,7 +15,7 @@ from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.callbacks.inbox import key_for, read_ids
-from airflow_provider_seedance.ledger.packing import pack, unpack
+from airflow_provider_seedance.ledger.packing import DAMAGE, pack, unpack
 from airflow_provider_seedance.submission.records import Record, RecordState
 from airflow_provider_seedance.submission.store import RecordStore
 from airflow_provider_seedance.version_compat import AIRFLOW_V_3_4_PLUS, never_expire
@@ -33,9 +33,6 @@ MAX_VALUE_BYTES = 62 * 1024
 
 #: Limit of the number of groups; more is a damaged value.
 _MAX_GROUPS = 10_000
-
-#: Errors of reading a damaged value.
-_DAMAGE = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
 
 
 @dataclass(slots=True)
@@ -252,7 +249,7 @@ def _unpack(value: Any) -> dict[str, Record | None]:
         return unpack(value)
     except errors.SeedanceRecordError as error:
         raise _unreadable(error.message) from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _unreadable("they were damaged, or written by something else") from error
 
 

@@ -365,9 +365,7 @@ class GenerationRun:
     def _deliver(self, generation: Generation, record: Record | None) -> dict[str, Any]:
         if record is not None:
             ended = as_ended(record, generation, utc_now())
-            self.store.try_write(
-                GENERATION_KEY, ended, "The next try asks the service how the generation ended."
-            )
+            self.store.try_write_end(GENERATION_KEY, ended, generation)
         raise_unless_succeeded(generation)
         metrics.credits_spent(generation.api, generation.credits)
         self.log.info("%s", generation.summary())

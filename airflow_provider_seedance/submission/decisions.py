@@ -78,13 +78,22 @@ def is_cleared(record: Record, attempt: Attempt) -> bool:
 
     Wrong only if ``retries`` was changed in the Dag to just the number that hides the clear. The task is then
     treated as retried, which never pays twice, and another clear is recognized.
+
+    A Dag run that was deleted and made again counts as cleared, too: its tries are not later than the record's.
     """
-    return record.max_tries != attempt.max_tries
+    if record.max_tries != attempt.max_tries:
+        return True
+    return record.try_number >= attempt.try_number and not _may_be_of_one_try(record, attempt)
 
 
 def is_of_this_try(record: Record, attempt: Attempt) -> bool:
     """Return whether a record was written, or taken over, by the try that is running."""
-    return (record.max_tries, record.try_number) == (attempt.max_tries, attempt.try_number)
+    same_numbers = (record.max_tries, record.try_number) == (attempt.max_tries, attempt.try_number)
+    return same_numbers and _may_be_of_one_try(record, attempt)
+
+
+def _may_be_of_one_try(record: Record, attempt: Attempt) -> bool:
+    return record.ti_id == attempt.ti_id or None in (record.ti_id, attempt.ti_id)
 
 
 def was_waiting_for_quota(record: Record | None, attempt: Attempt) -> bool:
@@ -142,8 +151,14 @@ def decide(
     )
 
 
-def decide_uncertain(record: Record, attempt: Attempt, on_uncertain: OnUncertain) -> Submit | Fail:
-    """Decide on an intent without an id that the service does not know either."""
+def decide_uncertain(
+    record: Record, attempt: Attempt, on_uncertain: OnUncertain, resolve_command: str | None = None
+) -> Submit | Fail:
+    """
+    Decide on an intent without an id that the service does not know either.
+
+    :param resolve_command: Command with which a person settles it.
+    """
     what = left_no_id(record)
     if is_cleared(record, attempt) and record.state is RecordState.UNCERTAIN:
         return Submit(
@@ -152,7 +167,11 @@ def decide_uncertain(record: Record, attempt: Attempt, on_uncertain: OnUncertain
         )
     if on_uncertain == "resubmit" and not (record.resubmitted and is_of_this_try(record, attempt)):
         return Submit(f"{what}; on_uncertain_submit='resubmit': submitting again, which may pay twice.")
-    return Fail(uncertain_error(what, record.fingerprint.api, on_uncertain=on_uncertain))
+    return Fail(
+        uncertain_error(
+            what, record.fingerprint.api, on_uncertain=on_uncertain, resolve_command=resolve_command
+        )
+    )
 
 
 def left_no_id(record: Record) -> str:
@@ -206,7 +225,12 @@ def uncertain_over_limit(
 
 
 def uncertain_error(
-    what: str, api: str, cause: errors.SeedanceError | None = None, *, on_uncertain: OnUncertain = "fail"
+    what: str,
+    api: str,
+    cause: errors.SeedanceError | None = None,
+    *,
+    on_uncertain: OnUncertain = "fail",
+    resolve_command: str | None = None,
 ) -> errors.SeedanceUncertainSubmitError:
     """Return the error of a task for a submission whose fate is unknown, with what a person should do."""
     resubmit = (
@@ -214,9 +238,13 @@ def uncertain_error(
         if on_uncertain == "fail"
         else "It was submitted again once, as on_uncertain_submit='resubmit' says; both may be billed."
     )
-    return flows.uncertain_error(
-        what, api, f"Then clear this task: that submits anew. {resubmit}", cause=cause
+    way_out = (
+        f"Record what you found for the next try with `{resolve_command} --generation-id ID` (or `--not-billed`), and "
+        "clear this task. Without that, clearing it submits anew."
+        if resolve_command
+        else "Then clear this task: that submits anew."
     )
+    return flows.uncertain_error(what, api, f"{way_out} {resubmit}", cause=cause)
 
 
 def unrecorded_error(error: BaseException, generation_ids: Sequence[str]) -> errors.SeedanceUnrecordedError:

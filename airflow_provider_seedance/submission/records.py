@@ -169,11 +169,13 @@ class Attempt:
     :param fingerprint: Of the request as it renders now.
     :param max_tries: Of the task instance. A clear raises it, an automatic retry does not, which tells the two apart.
     :param try_number: Of the task instance.
+    :param ti_id: Id of the task instance, which each try has of its own.
     """
 
     fingerprint: Fingerprint
     max_tries: int
     try_number: int
+    ti_id: str | None = None
 
     @classmethod
     def of(cls, ti: Any, fingerprint: Fingerprint = NO_REQUEST) -> Attempt:
@@ -182,6 +184,7 @@ class Attempt:
             fingerprint=fingerprint,
             max_tries=int(getattr(ti, "max_tries", 0) or 0),
             try_number=int(getattr(ti, "try_number", 0) or 0),
+            ti_id=str(ti_id) if (ti_id := getattr(ti, "id", None)) else None,
         )
 
 
@@ -205,6 +208,7 @@ class Record:
     """
     The latest submission of a task instance, or of an item of a batch.
 
+    :param ti_id: Id of the task instance that wrote it, or took it over.
     :param correlation: Value sent along by which the service can find the generation again.
     :param resubmitted: Whether it repeats an uncertain submission of the same try.
     :param callback_nonce: Nonce in the callback URL of this submission; ``None`` where it has none.
@@ -213,6 +217,7 @@ class Record:
     :param status: The terminal status.
     :param failure: Failure of an item of a batch.
     :param reported_credits: Credits as the service reported them; kept where ``result`` is left out.
+    :param reported_cost_usd: Cost likewise.
     :param earlier_credits: Credits of the submissions that this one has replaced.
     :param earlier_ids: Ids of the latest of them.
     """
@@ -221,6 +226,7 @@ class Record:
     fingerprint: Fingerprint
     max_tries: int
     try_number: int
+    ti_id: str | None = None
     end_from_trigger: bool = False
     generation_id: str | None = None
     correlation: str | None = None
@@ -231,6 +237,7 @@ class Record:
     status: GenerationStatus | None = None
     failure: Failure | None = None
     reported_credits: FiniteFloat | None = None
+    reported_cost_usd: FiniteFloat | None = None
     earlier_credits: FiniteFloat = 0.0
     earlier_ids: tuple[str, ...] = ()
     intended_at: datetime | None = None
@@ -356,6 +363,7 @@ def intent_record(
         fingerprint=attempt.fingerprint,
         max_tries=attempt.max_tries,
         try_number=attempt.try_number,
+        ti_id=attempt.ti_id,
         end_from_trigger=end_from_trigger,
         correlation=f"airflow-{secrets.token_hex(16)}" if correlates else None,
         resubmitted=resubmitted,
@@ -381,13 +389,14 @@ def as_submitted(record: Record, generation: Generation, now: datetime, *, synch
 
 def as_ended(record: Record, generation: Generation, now: datetime) -> Record:
     """Return the record to write when the generation has ended."""
-    credits = generation.credits
+    credits, cost_usd = generation.credits, generation.cost_usd
     return replace(
         record,
         state=RecordState.ENDED,
         status=generation.status,
         failure=None,
         reported_credits=record.reported_credits if credits is None else credits,
+        reported_cost_usd=record.reported_cost_usd if cost_usd is None else cost_usd,
         ended_at=now,
     )
 
@@ -399,4 +408,10 @@ def with_id(record: Record, generation_id: str) -> Record:
 
 def taken_over(record: Record, attempt: Attempt) -> Record:
     """Return the record as the present attempt takes it over, without the failure of an earlier one."""
-    return replace(record, max_tries=attempt.max_tries, try_number=attempt.try_number, failure=None)
+    return replace(
+        record,
+        max_tries=attempt.max_tries,
+        try_number=attempt.try_number,
+        ti_id=attempt.ti_id,
+        failure=None,
+    )

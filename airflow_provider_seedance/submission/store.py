@@ -11,9 +11,11 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.generations import Generation
 from airflow_provider_seedance.submission.records import Record, RecordState, with_id
 
 log = logging.getLogger(__name__)
@@ -25,14 +27,28 @@ GENERATION_KEY = "generation"
 WRITE_BACKOFF_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SubmissionDetails:
+    """
+    Description of a submission beyond its record, for stores that account for it.
+
+    :param conn_id: Connection that it is billed to.
+    :param item_key: The user's key, for an item of a batch.
+    """
+
+    conn_id: str
+    prompt: str
+    item_key: str | None = None
+
+
 class RecordStore(ABC):
     """
     Records of the submissions of one task instance.
 
     The contract of every store:
 
-    * An intent is durable when :meth:`write` returns. If it raises, nothing may be submitted, and no later write
-      contains the intent.
+    * An intent is durable when :meth:`write_intent` returns. If it raises, nothing may be submitted, and no later
+      write contains the intent.
     * Records that cannot be read are an error, never an empty store.
     * The id of a billed generation is written by :meth:`write_with_retries`, which never raises. What it could
       not write stays in memory, is written by the next :meth:`flush`, and is part of :meth:`for_deferral`.
@@ -111,6 +127,18 @@ class RecordStore(ABC):
     def read(self, key: str) -> Record | None:
         """Return the record of a key, or ``None`` if nothing was submitted for it."""
         return self.records().get(key)
+
+    def write_intent(self, key: str, record: Record, details: SubmissionDetails) -> None:
+        """Write the record of a submission that is sent next; see :meth:`write`."""
+        self.write(key, record)
+
+    def try_write_end(self, key: str, record: Record, generation: Generation) -> None:
+        """Write how a generation has ended; never raises."""
+        self.try_write(key, record, "The next try asks the service how the generation ended.")
+
+    def resolve_command(self, key: str) -> str | None:
+        """Return the command with which a person settles an uncertain submission, where there is one."""
+        return None
 
     def orphans(self, keys: Iterable[str]) -> dict[str, Record]:
         """Return the records of submissions whose keys are not among these."""

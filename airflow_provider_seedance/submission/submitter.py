@@ -33,7 +33,7 @@ from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.submission import decisions
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission.lookup import AwaitingCallback, SubmissionLookup
-from airflow_provider_seedance.submission.store import GENERATION_KEY, RecordStore
+from airflow_provider_seedance.submission.store import GENERATION_KEY, RecordStore, SubmissionDetails
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +120,7 @@ class Submission:
     :param client: Of the service.
     :param store: Of the records of the task instance.
     :param key: Of the record of this submission.
+    :param item_key: The user's key, for an item of a batch.
     :param prepared: The validated request.
     :param attempt: The try that is running.
     :param policy: Decisions of the Dag author.
@@ -130,6 +131,7 @@ class Submission:
     client: Client
     store: RecordStore
     key: str = GENERATION_KEY
+    item_key: str | None = None
     prepared: Prepared
     attempt: rec.Attempt
     policy: SubmissionPolicy
@@ -225,7 +227,9 @@ class Submission:
         # Before every rule that submits again: what could not be looked up may be billed.
         if error := self._lookup.failure(decisions.left_no_id(record)):
             return decisions.Fail(error)
-        return decisions.decide_uncertain(record, self.attempt, self.policy.on_uncertain_submit)
+        return decisions.decide_uncertain(
+            record, self.attempt, self.policy.on_uncertain_submit, self.store.resolve_command(self.key)
+        )
 
     # ------------------------------------------------------------------ a new submission
 
@@ -311,10 +315,15 @@ class Submission:
                 "submission and pays again.",
                 decisions.NO_STORE,
             )
+        details = SubmissionDetails(
+            conn_id=self.client.settings.conn_id,
+            prompt=self.prepared.request.prompt,
+            item_key=self.item_key,
+        )
         try:
-            self.store.write(self.key, intent)
+            self.store.write_intent(self.key, intent, details)
         except errors.SeedanceStateError as error:
-            raise errors.SeedanceStateError(
+            raise type(error)(
                 f"{error.message} Without a record of the intent nothing is submitted; retry later."
             ) from error
 
@@ -364,7 +373,11 @@ class Submission:
             )
         self._report_uncertain(intent)
         raise decisions.uncertain_error(
-            what.rstrip("."), self.api.name, outcome.error, on_uncertain=self.policy.on_uncertain_submit
+            what.rstrip("."),
+            self.api.name,
+            outcome.error,
+            on_uncertain=self.policy.on_uncertain_submit,
+            resolve_command=self.store.resolve_command(self.key),
         )
 
     # ------------------------------------------------------------------ records

@@ -1,0 +1,39 @@
+"""The section ``[seedance]`` of Airflow's configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from airflow.providers.common.compat.sdk import conf
+
+SECTION = "seedance"
+
+DEFAULT_NAMESPACE = "default"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerConfig:
+    """
+    Location of the ledger, and what it keeps.
+
+    :param location: Id of an Airflow connection, or the URL of a SQLite file.
+    :param namespace: Name of this Airflow in the database, which several may share.
+    :param prompts: Whether prompts are stored.
+    """
+
+    location: str
+    namespace: str = DEFAULT_NAMESPACE
+    prompts: bool = True
+
+
+def read_config() -> LedgerConfig | None:
+    """Return the configured ledger, or ``None`` if there is none."""
+    location = (conf.get(SECTION, "ledger", fallback="") or "").strip()
+    if not location:
+        return None
+    namespace = (conf.get(SECTION, "ledger_namespace", fallback="") or "").strip()
+    return LedgerConfig(
+        location=location,
+        namespace=namespace or DEFAULT_NAMESPACE,
+        prompts=conf.getboolean(SECTION, "ledger_prompts", fallback=True),
+    )

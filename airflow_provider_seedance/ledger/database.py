@@ -1,0 +1,176 @@
+"""
+The ledger's database: its address, transactions, and errors that name the setting.
+
+Every error is a :class:`~airflow_provider_seedance.exceptions.SeedanceLedgerError`: a ledger that cannot be used is
+never taken for an empty one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+from airflow.providers.common.compat.sdk import BaseHook
+from sqlalchemy import create_engine, event
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.ledger.configuration import LedgerConfig
+from airflow_provider_seedance.ledger.schema import ensure_schema
+
+#: Time that a process waits for the write lock of a SQLite file, which one process holds at a time.
+BUSY_TIMEOUT_SECONDS = 60
+
+#: Time for a connection to PostgreSQL or MySQL.
+CONNECT_TIMEOUT_SECONDS = 10
+
+#: Age at which a connection is replaced, because a firewall may have dropped it during a long wait.
+MAX_CONNECTION_AGE_SECONDS = 60
+
+#: Drivers by connection type, in order of preference.
+_DRIVERS = {
+    "postgres": {"psycopg2": "postgresql+psycopg2", "psycopg": "postgresql+psycopg"},
+    "mysql": {"MySQLdb": "mysql+mysqldb", "pymysql": "mysql+pymysql"},
+}
+
+
+class Database:
+    """
+    The database of the configured ledger, opened when it is first used.
+
+    :param config: Where it is.
+    """
+
+    def __init__(self, config: LedgerConfig) -> None:
+        self.config = config
+        self._engine: Engine | None = None
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """
+        Run the body in one transaction.
+
+        :raises SeedanceLedgerError: the database cannot be reached or used.
+        """
+        with self._ledger_errors(), self._open().begin() as connection:
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """
+        Run queries without the write lock of SQLite.
+
+        :raises SeedanceLedgerError: the database cannot be reached or used.
+        """
+        with self._ledger_errors(), self._open().execution_options(read_only=True).begin() as connection:
+            yield connection
+
+    def _open(self) -> Engine:
+        if self._engine is None:
+            engine = _engine(self._url(), os.getpid())
+            ensure_schema(engine)
+            self._engine = engine
+        return self._engine
+
+    def _url(self) -> URL:
+        location = self.config.location
+        if location.startswith("sqlite:"):
+            return _sqlite_url(location)
+        if "://" in location:
+            raise _unusable("it takes the id of a connection, or sqlite:////absolute/path.db")
+        return _url_of(BaseHook.get_connection(location))
+
+    @contextmanager
+    def _ledger_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except errors.SeedanceError:
+            raise
+        except SQLAlchemyError as error:
+            # Without the statement, whose parameters may contain a prompt.
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            raise self._error(cause) from error
+        except Exception as error:  # the connection does not exist, or cannot be read
+            raise self._error(error) from error
+
+    def _error(self, cause: object) -> errors.SeedanceLedgerError:
+        shown = "" if "://" in self.config.location[:20] else f" of connection {self.config.location!r}"
+        if self.config.location.startswith("sqlite:"):
+            shown = f" {self.config.location}"
+        what = " ".join(str(cause).split()) or type(cause).__name__
+        return _unusable(f"the database{shown} failed: {what.rstrip('.')}")
+
+
+def _unusable(why: str) -> errors.SeedanceLedgerError:
+    return errors.SeedanceLedgerError(
+        f"The ledger ([seedance] ledger) cannot be used: {why}. It is not taken for an empty one."
+    )
+
+
+@cache
+def _engine(url: URL, _process_id: int) -> Engine:
+    """Return the engine of a process; a forked one must not use the connections of its parent."""
+    if url.get_backend_name() == "sqlite":
+        engine = create_engine(
+            url, future=True, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}
+        )
+        event.listen(engine, "connect", _leave_transactions_to_us)
+        event.listen(engine, "begin", _begin)
+        return engine
+    return create_engine(
+        url,
+        future=True,
+        hide_parameters=True,
+        isolation_level="READ COMMITTED",
+        pool_recycle=MAX_CONNECTION_AGE_SECONDS,
+        connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS},
+    )
+
+
+def _leave_transactions_to_us(connection: Any, _: Any) -> None:
+    connection.isolation_level = None
+
+
+def _begin(connection: Connection) -> None:
+    # A transaction that begins with a read cannot wait for the write lock later.
+    read_only = connection.get_execution_options().get("read_only")
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+def _sqlite_url(location: str) -> URL:
+    url = make_url(location)
+    if not url.database or not os.path.isabs(url.database):
+        raise _unusable("a SQLite file is named by its absolute path, as in sqlite:////srv/ledger.db")
+    if not os.path.isdir(os.path.dirname(url.database)):
+        raise _unusable(f"the directory of {url.database} does not exist")
+    return url
+
+
+def _url_of(connection: Any) -> URL:
+    if connection.conn_type == "sqlite":
+        return _sqlite_url(f"sqlite:///{connection.host or ''}")
+    drivers = _DRIVERS.get(connection.conn_type)
+    if drivers is None:
+        raise _unusable(
+            f"a connection of the type {connection.conn_type!r} is no PostgreSQL, MySQL or SQLite"
+        )
+    dialect = next((name for module, name in drivers.items() if find_spec(module)), None)
+    if dialect is None:
+        raise _unusable(
+            f"no driver is installed: pip install 'airflow-provider-seedance[{connection.conn_type}]'"
+        )
+    extra = {name: value for name, value in connection.extra_dejson.items() if isinstance(value, str)}
+    return URL.create(
+        dialect,
+        username=connection.login,
+        password=connection.password,
+        host=connection.host,
+        port=connection.port,
+        database=connection.schema,
+        query=extra,
+    )

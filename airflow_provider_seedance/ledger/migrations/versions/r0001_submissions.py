@@ -1,0 +1,76 @@
+"""The table of submissions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import mysql
+
+revision = "0001"
+down_revision = None
+
+
+def _time() -> Any:
+    return sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), "mysql")
+
+
+def _amount() -> Any:
+    return sa.Numeric(18, 6)
+
+
+def _long_text() -> Any:
+    return sa.Text().with_variant(mysql.MEDIUMTEXT(), "mysql")
+
+
+def upgrade() -> None:
+    """Create the table."""
+    op.create_table(
+        "seedance_submissions",
+        sa.Column("instance", sa.String(64), primary_key=True),
+        sa.Column("record_key", sa.String(64), primary_key=True),
+        sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("namespace", sa.String(250), nullable=False),
+        sa.Column("dag_id", sa.String(250), nullable=False),
+        sa.Column("run_id", sa.String(250), nullable=False),
+        sa.Column("task_id", sa.String(250), nullable=False),
+        sa.Column("map_index", sa.Integer, nullable=False),
+        sa.Column("loop_index", sa.Integer, nullable=False),
+        sa.Column("item_key", sa.String(250)),
+        sa.Column("state", sa.String(20), nullable=False),
+        sa.Column("status", sa.String(20)),
+        sa.Column("generation_id", sa.String(500)),
+        sa.Column("ti_id", sa.String(36)),
+        sa.Column("max_tries", sa.Integer),
+        sa.Column("try_number", sa.Integer),
+        sa.Column("created_at", _time(), nullable=False),
+        sa.Column("intended_at", _time()),
+        sa.Column("submitted_at", _time()),
+        sa.Column("ended_at", _time()),
+        sa.Column("fingerprint", sa.String(32)),
+        sa.Column("reuse_key", sa.String(64)),
+        sa.Column("api", sa.String(50)),
+        sa.Column("base_url", sa.String(500)),
+        sa.Column("conn_id", sa.String(250)),
+        sa.Column("media", sa.String(10)),
+        sa.Column("model", sa.String(250)),
+        sa.Column("duration", sa.Float),
+        sa.Column("resolution", sa.String(50)),
+        sa.Column("prompt", _long_text()),
+        sa.Column("estimated_credits", _amount()),
+        sa.Column("estimated_cost_usd", _amount()),
+        sa.Column("credits", _amount()),
+        sa.Column("cost_usd", _amount()),
+        sa.Column("output_tokens", sa.BigInteger),
+        sa.Column("result", sa.JSON()),
+        sa.Column("stored_files", sa.JSON()),
+        sa.Column("record", sa.JSON()),
+        mysql_charset="utf8mb4",
+    )
+    for name, columns in {
+        "intended": ["namespace", "intended_at"],
+        "generation": ["generation_id"],
+        "reuse": ["reuse_key"],
+    }.items():
+        op.create_index(f"seedance_submissions_{name}", "seedance_submissions", columns)

@@ -1,0 +1,115 @@
+"""The table of the ledger: one row per submission, as the newest migration leaves it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    DateTime,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    Numeric,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+)
+from sqlalchemy.dialects import mysql
+from sqlalchemy.engine import Dialect
+
+#: Revision of the newest migration.
+REVISION = "0001"
+
+#: Table in which Alembic keeps the revision.
+VERSION_TABLE = "seedance_ledger_version"
+
+
+class UtcDateTime(TypeDecorator):  # type: ignore[type-arg]  # not generic in SQLAlchemy 1.4
+    """A time in UTC with microseconds, on databases that keep no time zone, too."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> Any:
+        """Return the type of the database; MySQL keeps whole seconds unless it is given a precision."""
+        return dialect.type_descriptor(mysql.DATETIME(fsp=6) if dialect.name == "mysql" else self.impl)
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Return the time as the database takes it."""
+        if value is None:
+            return None
+        utc = value.astimezone(UTC)
+        return utc if dialect.name == "postgresql" else utc.replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Return the time in UTC."""
+        if value is None:
+            return None
+        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+#: An amount of money or credits: exact where the database has decimal numbers.
+AMOUNT = Numeric(18, 6, asdecimal=False)
+
+#: A text without a practical limit.
+LONG_TEXT = Text().with_variant(mysql.MEDIUMTEXT(), "mysql")
+
+metadata = MetaData()
+
+submissions = Table(
+    "seedance_submissions",
+    metadata,
+    # Identity. `instance` is a digest of the columns from `namespace` to `loop_index`, which are too long for a key.
+    Column("instance", String(64), primary_key=True),
+    Column("record_key", String(64), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("namespace", String(250), nullable=False),
+    Column("dag_id", String(250), nullable=False),
+    Column("run_id", String(250), nullable=False),
+    Column("task_id", String(250), nullable=False),
+    Column("map_index", Integer, nullable=False),
+    Column("loop_index", Integer, nullable=False),
+    Column("item_key", String(250)),
+    # Progress.
+    Column("state", String(20), nullable=False),
+    Column("status", String(20)),
+    Column("generation_id", String(500)),
+    Column("ti_id", String(36)),
+    Column("max_tries", Integer),
+    Column("try_number", Integer),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("intended_at", UtcDateTime),
+    Column("submitted_at", UtcDateTime),
+    Column("ended_at", UtcDateTime),
+    # Request.
+    Column("fingerprint", String(32)),
+    Column("reuse_key", String(64)),
+    Column("api", String(50)),
+    Column("base_url", String(500)),
+    Column("conn_id", String(250)),
+    Column("media", String(10)),
+    Column("model", String(250)),
+    Column("duration", Float),
+    Column("resolution", String(50)),
+    Column("prompt", LONG_TEXT),
+    # Cost.
+    Column("estimated_credits", AMOUNT),
+    Column("estimated_cost_usd", AMOUNT),
+    Column("credits", AMOUNT),
+    Column("cost_usd", AMOUNT),
+    Column("output_tokens", BigInteger),
+    # Result: without the signatures of its links; `record` has what else a later try needs.
+    Column("result", JSON(none_as_null=True)),
+    Column("stored_files", JSON(none_as_null=True)),
+    Column("record", JSON(none_as_null=True)),
+    Index("seedance_submissions_intended", "namespace", "intended_at"),
+    Index("seedance_submissions_generation", "generation_id"),
+    Index("seedance_submissions_reuse", "reuse_key"),
+    mysql_charset="utf8mb4",
+)
