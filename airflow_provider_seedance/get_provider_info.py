@@ -44,8 +44,32 @@ def get_provider_info() -> dict[str, Any]:
             {"class-name": f"{package}.decorators.seedance.seedance_video_task", "name": "seedance_video"}
         ],
         "cli": [f"{package}.cli.get_seedance_cli_commands"],
+        "config": {"seedance": {"description": "Settings of the Seedance provider.", "options": _OPTIONS}},
         "connection-types": [_connection_type(f"{package}.hooks.seedance.SeedanceHook")],
     }
+
+
+def _option(description: str, *, type: str, default: str, example: str | None = None) -> dict[str, Any]:
+    known = {"description": description, "type": type, "default": default, "example": example}
+    return {**known, "version_added": "1.0.0"}
+
+
+#: Options of the section ``[seedance]`` of Airflow's configuration.
+_OPTIONS = {
+    "ledger": _option(
+        "Database in which every submission is recorded: the id of a connection to PostgreSQL or MySQL, or the "
+        "absolute path of a SQLite file, which works on one machine. Empty: no ledger.",
+        type="string",
+        default="",
+        example="sqlite:////srv/seedance/ledger.db",
+    ),
+    "ledger_namespace": _option(
+        "Name of this Airflow in the ledger. Two Airflows that share a database need two names.",
+        type="string",
+        default="default",
+    ),
+    "ledger_prompts": _option("Whether the ledger contains prompts.", type="boolean", default="True"),
+}
 
 
 def _field(label: str, description: str, *, type: str = "string", **schema: Any) -> dict[str, Any]:

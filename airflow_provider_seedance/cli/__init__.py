@@ -114,25 +114,99 @@ COMMANDS = (
 )
 
 
+_OUTPUT = Argument("--output", choices=("table", "json", "csv"), default="table", help="Format (%(default)s)")
+
+#: Commands below ``airflow seedance ledger``.
+LEDGER_COMMANDS = (
+    Command(
+        name="spend",
+        help="Show what was spent, by day, Dag, task, model, connection or namespace",
+        target=f"{_CLI}.ledger_commands:spend",
+        arguments=(
+            Argument("--from", dest="since", help="First date, such as 2026-01-01"),
+            Argument("--to", dest="until", help="Last date, included"),
+            Argument(
+                "--by",
+                choices=("day", "dag", "task", "model", "connection", "namespace"),
+                default="day",
+                help="Group (%(default)s)",
+            ),
+            _OUTPUT,
+        ),
+    ),
+    Command(
+        name="list",
+        help="List submissions, the latest first",
+        target=f"{_CLI}.ledger_commands:list_submissions",
+        arguments=(
+            Argument("--state", help="intent, uncertain, submitted, ended or not_submitted"),
+            Argument("--dag", help="Dag id"),
+            Argument("--run", help="Run id"),
+            Argument("--since", help="Age such as 12h or 90d, or a date"),
+            Argument("--text", help="Part of the prompt or of the generation id"),
+            Argument("--limit", type=int, default=100, help="Number of submissions (%(default)s)"),
+            _OUTPUT,
+        ),
+    ),
+    Command(
+        name="resolve",
+        help="Settle an uncertain submission, for the next try of its task",
+        target=f"{_CLI}.ledger_commands:resolve",
+        arguments=(
+            Argument("dag", help="Dag id"),
+            Argument("run", help="Run id"),
+            Argument("task", help="Task id"),
+            Argument("--map-index", type=int, default=-1, help="Map index of a mapped task"),
+            Argument("--loop-index", type=int, default=-1, help="Pass of a task loop"),
+            Argument("--key", help="Key of an item of a batch"),
+            Argument("--generation-id", help="The generation that was billed"),
+            Argument("--not-billed", action="store_true", help="Nothing was billed"),
+        ),
+    ),
+    Command(
+        name="prune",
+        help="Delete submissions that have ended; keeps what is in flight or uncertain",
+        target=f"{_CLI}.ledger_commands:prune",
+        arguments=(
+            Argument("--older-than", required=True, help="Age such as 12h or 90d, or a date"),
+            Argument("--yes", action="store_true", help="Delete without a confirmation"),
+        ),
+    ),
+    Command(
+        name="export",
+        help="Print all submissions as JSON lines",
+        target=f"{_CLI}.ledger_commands:export",
+    ),
+)
+
+_LEDGER_HELP = "Look up what was submitted and spent, and settle uncertain submissions"
+
+
 def get_seedance_cli_commands() -> list[CLICommand]:
     """Return the commands for Airflow's command line, which has loaded what is imported here."""
     from airflow.cli.cli_config import ActionCommand, Arg, GroupCommand
+
+    def actions(commands: Sequence[Command]) -> list[ActionCommand | GroupCommand]:
+        return [
+            ActionCommand(
+                name=command.name,
+                help=command.help,
+                func=command,
+                args=[
+                    Arg(argument.flags, **argument.options)  # type: ignore[no-untyped-call]
+                    for argument in command.arguments
+                ],
+            )
+            for command in commands
+        ]
 
     return [
         GroupCommand(
             name="seedance",
             help="Generate videos and images with ByteDance Seedance and Seedream",
             subcommands=[
-                ActionCommand(
-                    name=command.name,
-                    help=command.help,
-                    func=command,
-                    args=[
-                        Arg(argument.flags, **argument.options)  # type: ignore[no-untyped-call]
-                        for argument in command.arguments
-                    ],
-                )
-                for command in COMMANDS
+                *actions(COMMANDS),
+                GroupCommand(name="ledger", help=_LEDGER_HELP, subcommands=actions(LEDGER_COMMANDS)),
             ],
         )
     ]
@@ -141,11 +215,17 @@ def get_seedance_cli_commands() -> list[CLICommand]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command line, the same on every version of Airflow."""
     parser = argparse.ArgumentParser(prog="airflow seedance", description=__doc__.split("\n\n")[0].strip())
+    commands = _add_commands(parser, COMMANDS)
+    _add_commands(commands.add_parser("ledger", help=_LEDGER_HELP, description=_LEDGER_HELP), LEDGER_COMMANDS)
+    args = parser.parse_args(argv)
+    args.func(args)
+
+
+def _add_commands(parser: argparse.ArgumentParser, added: Sequence[Command]) -> Any:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in COMMANDS:
+    for command in added:
         sub = commands.add_parser(command.name, help=command.help, description=command.help)
         for argument in command.arguments:
             sub.add_argument(*argument.flags, **argument.options)
         sub.set_defaults(func=command)
-    args = parser.parse_args(argv)
-    args.func(args)
+    return commands

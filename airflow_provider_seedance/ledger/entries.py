@@ -121,7 +121,7 @@ class LedgerEntry:
         }
 
     @classmethod
-    def of_row(cls, row: Mapping[str, Any]) -> LedgerEntry:
+    def of_row(cls, row: Any) -> LedgerEntry:
         """
         Read a row.
 

@@ -228,7 +228,7 @@ class LedgerStore(RecordStore):
             # Nothing is sent without it, so no later write may contain it.
             entry.record = before
             if not entry.stored:
-                self._entries[key].remove(entry)
+                self._forget(entry)
             raise
         entry.stored, entry.dirty = True, False
 
@@ -248,6 +248,11 @@ class LedgerStore(RecordStore):
         )
         if changed.rowcount != 1:
             raise _two_at_once()
+
+    def _forget(self, entry: LedgerEntry) -> None:
+        self._entries[entry.key].remove(entry)
+        if not self._entries[entry.key]:
+            del self._entries[entry.key]
 
     def try_write_end(self, key: str, record: Record, generation: Generation) -> None:
         """Write how a generation has ended; never raises."""

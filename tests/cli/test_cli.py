@@ -12,7 +12,13 @@ from typing import Any
 import pytest
 
 from airflow_provider_seedance import cli
-from airflow_provider_seedance.cli import COMMANDS, Command, get_seedance_cli_commands, main
+from airflow_provider_seedance.cli import (
+    COMMANDS,
+    LEDGER_COMMANDS,
+    Command,
+    get_seedance_cli_commands,
+    main,
+)
 
 
 def airflow_parser() -> argparse.ArgumentParser:
@@ -20,20 +26,29 @@ def airflow_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="airflow")
     groups = parser.add_subparsers(required=True)
     for group in get_seedance_cli_commands():
-        commands = groups.add_parser(group.name, help=group.help).add_subparsers(required=True)
-        for command in group.subcommands:  # type: ignore[union-attr]
-            sub = commands.add_parser(command.name, help=command.help)
-            for argument in command.args:
-                argument.add_to_parser(sub)
-            sub.set_defaults(func=command.func)
+        add_group(groups, group)
     return parser
+
+
+def add_group(parsers: Any, group: Any) -> None:
+    commands = parsers.add_parser(group.name, help=group.help).add_subparsers(required=True)
+    for command in group.subcommands:
+        if hasattr(command, "subcommands"):
+            add_group(commands, command)
+            continue
+        sub = commands.add_parser(command.name, help=command.help)
+        for argument in command.args:
+            argument.add_to_parser(sub)
+        sub.set_defaults(func=command.func)
 
 
 @pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch) -> list[argparse.Namespace]:
     """Commands do nothing but to note that they were called."""
     seen: list[argparse.Namespace] = []
-    module = SimpleNamespace(**dict.fromkeys(("demo", "emulator", "render", "estimate_command"), seen.append))
+    module = SimpleNamespace(
+        **dict.fromkeys(("demo", "emulator", "render", "estimate_command", "spend", "resolve"), seen.append)
+    )
     monkeypatch.setattr(cli, "import_module", lambda name: module)
     return seen
 
@@ -46,6 +61,8 @@ LINES: list[list[str]] = [
     ["render", "--generation-id", "g-1", "-o", "clip.mp4"],
     ["estimate", "requests.jsonl", "--api", "ark", "--output", "json"],
     ["estimate", "--dag", "d", "--from", "2026-01-01", "--to", "2026-01-31"],
+    ["ledger", "spend", "--by", "dag", "--from", "2026-01-01", "--output", "csv"],
+    ["ledger", "resolve", "d", "r", "t", "--map-index", "3", "--not-billed"],
 ]
 
 
@@ -61,18 +78,18 @@ def test_both_parsers_read_the_same(line: list[str], called: list[argparse.Names
     assert ours["func"] == airflows["func"]
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+@pytest.mark.parametrize("command", (*COMMANDS, *LEDGER_COMMANDS), ids=lambda command: command.name)
 def test_every_command_has_an_implementation(command: Command) -> None:
     module, function = command.target.split(":")
     assert callable(getattr(import_module(module), function))
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+@pytest.mark.parametrize("command", (*COMMANDS, *LEDGER_COMMANDS), ids=lambda command: command.name)
 def test_every_argument_has_a_help_text(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.help
     assert all(argument.options.get("help") for argument in command.arguments)
     with pytest.raises(SystemExit) as left:
-        main([command.name, "--help"])
+        main([*(["ledger"] if command in LEDGER_COMMANDS else []), command.name, "--help"])
     assert left.value.code == 0
     assert command.help.split()[0] in capsys.readouterr().out
 

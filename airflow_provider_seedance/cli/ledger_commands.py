@@ -1,0 +1,188 @@
+"""``airflow seedance ledger``: what was spent, what was submitted, and corrections by a person."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pendulum
+from airflow.configuration import conf
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.cli.connection import airflows_database
+from airflow_provider_seedance.ledger import account
+from airflow_provider_seedance.ledger.account import Filter
+from airflow_provider_seedance.ledger.configuration import LedgerConfig, read_config
+from airflow_provider_seedance.ledger.database import Database
+from airflow_provider_seedance.ledger.entries import TaskIdentity
+
+_UNITS = {"d": "days", "h": "hours", "m": "minutes"}
+
+#: Columns of the table of `list`; JSON has all.
+_LISTED = (
+    *("state", "status", "generation_id", "dag_id", "run_id", "task_id", "map_index"),
+    *("key", "model", "credits", "cost_usd", "created_at"),
+)
+
+
+def spend(args: argparse.Namespace) -> int:
+    """Print what was spent; return the exit code."""
+    return _run(args, _spend)
+
+
+def list_submissions(args: argparse.Namespace) -> int:
+    """Print submissions, the latest first; return the exit code."""
+    return _run(args, _list)
+
+
+def resolve(args: argparse.Namespace) -> int:
+    """Settle an uncertain submission; return the exit code."""
+    return _run(args, _resolve)
+
+
+def prune(args: argparse.Namespace) -> int:
+    """Delete old submissions; return the exit code."""
+    return _run(args, _prune)
+
+
+def export(args: argparse.Namespace) -> int:
+    """Print all submissions as JSON lines; return the exit code."""
+    return _run(args, _export)
+
+
+def _run(
+    args: argparse.Namespace,
+    command: Callable[[argparse.Namespace, Database, LedgerConfig], Iterable[str]],
+) -> int:
+    """Print the lines of a command; return the exit code: 2 if it cannot be carried out."""
+    stdout = sys.stdout
+    try:
+        # Airflow may print; standard output is for programs, too.
+        with contextlib.redirect_stdout(sys.stderr), airflows_database():
+            config = read_config()
+            if config is None:
+                raise errors.SeedanceConfigurationError(
+                    "No ledger is configured: set [seedance] ledger (AIRFLOW__SEEDANCE__LEDGER)."
+                )
+            for line in command(args, Database(config), config):
+                print(line, file=stdout)
+    except errors.SeedanceError as error:
+        print(error.message, file=sys.stderr)
+        return 2
+    return 0
+
+
+# ---------------------------------------------------------------------- commands
+
+
+def _spend(args: argparse.Namespace, database: Database, config: LedgerConfig) -> Iterable[str]:
+    timezone = _timezone()
+    until = _date(args.until, timezone) + timedelta(days=1) if args.until else None
+    chosen = Filter(
+        namespace=None if args.by == "namespace" else config.namespace,
+        since=_date(args.since, timezone) if args.since else None,
+        until=until,
+    )
+    return _formatted(account.spend(database, chosen, args.by, timezone), args.output)
+
+
+def _list(args: argparse.Namespace, database: Database, config: LedgerConfig) -> Iterable[str]:
+    chosen = Filter(
+        namespace=config.namespace,
+        state=args.state,
+        dag_id=args.dag,
+        run_id=args.run,
+        since=_age_or_date(args.since) if args.since else None,
+        text=args.text,
+    )
+    found = account.list_submissions(database, chosen, args.limit)
+    if args.output != "json":
+        found = [{name: row[name] for name in _LISTED} for row in found]
+    return _formatted(found, args.output)
+
+
+def _resolve(args: argparse.Namespace, database: Database, config: LedgerConfig) -> Iterable[str]:
+    if bool(args.generation_id) == args.not_billed:
+        raise errors.SeedanceRequestError("Give either --generation-id or --not-billed.")
+    task = TaskIdentity(
+        namespace=config.namespace,
+        dag_id=args.dag,
+        run_id=args.run,
+        task_id=args.task,
+        map_index=args.map_index,
+        loop_index=args.loop_index,
+    )
+    account.resolve(database, task, args.key, args.generation_id)
+    if args.generation_id:
+        return [f"Recorded. Clear the task: its next try takes generation {args.generation_id}."]
+    return ["Recorded. Clear the task: its next try submits anew."]
+
+
+def _prune(args: argparse.Namespace, database: Database, config: LedgerConfig) -> Iterable[str]:
+    before = _age_or_date(args.older_than)
+    question = f"Delete what ended before {before.isoformat(timespec='minutes')}? [y/N] "
+    if sys.stdin.isatty() and not args.yes and input(question).strip().lower() not in ("y", "yes"):
+        return ["Nothing was deleted."]
+    return [f"{account.prune(database, config.namespace, before)} submissions were deleted."]
+
+
+def _export(_: argparse.Namespace, database: Database, config: LedgerConfig) -> Iterable[str]:
+    return (json.dumps(row) for row in account.export(database, Filter(namespace=config.namespace)))
+
+
+# ---------------------------------------------------------------------- formats
+
+
+def _formatted(rows: Sequence[dict[str, Any]], output: str) -> Iterable[str]:
+    if output == "json":
+        return [json.dumps(rows, indent=2)]
+    names = list(rows[0]) if rows else []
+    cells = [names, *([_cell(row[name]) for name in names] for row in rows)]
+    if output == "csv":
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(cells)
+        return text.getvalue().splitlines()
+    if not rows:
+        return ["No submissions."]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in cells
+    ]
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# ---------------------------------------------------------------------- times
+
+
+def _timezone() -> Any:
+    """Return Airflow's default timezone, in which days begin."""
+    name = conf.get("core", "default_timezone", fallback="utc")
+    return pendulum.tz.local_timezone() if name == "system" else pendulum.tz.timezone(name)
+
+
+def _date(text: str, timezone: Any) -> datetime:
+    try:
+        return datetime.fromisoformat(text).replace(tzinfo=timezone)
+    except ValueError:
+        raise errors.SeedanceRequestError(f"{text!r} is not a date such as 2026-01-31.") from None
+
+
+def _age_or_date(text: str) -> datetime:
+    """Return the time of an age such as ``90d`` or ``12h``, or of an ISO date."""
+    number, unit = text[:-1], _UNITS.get(text[-1:])
+    if number.isdecimal() and unit:
+        return datetime.now(UTC) - timedelta(**{unit: int(number)})
+    return _date(text, _timezone())

@@ -1,0 +1,182 @@
+"""Queries about the ledger as an account: what was submitted, what it cost, and corrections by a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, tzinfo
+from typing import Any
+
+from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy.sql import ColumnElement
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.generations import iso
+from airflow_provider_seedance.ledger.database import Database
+from airflow_provider_seedance.ledger.entries import TaskIdentity
+from airflow_provider_seedance.ledger.tables import submissions
+from airflow_provider_seedance.submission.records import RecordState
+
+_COLUMNS = submissions.c
+
+#: States of a submission that is, or may be, billed and has not ended.
+RESERVED = (RecordState.INTENT, RecordState.UNCERTAIN, RecordState.SUBMITTED)
+
+#: States in which it is unknown whether the service accepted the submission.
+_UNSETTLED = (RecordState.INTENT, RecordState.UNCERTAIN)
+
+#: Fields of a group of the spend report beside its name.
+GROUPS = {
+    "day": (),
+    "dag": ("dag_id",),
+    "task": ("dag_id", "task_id"),
+    "model": ("model",),
+    "connection": ("conn_id",),
+    "namespace": ("namespace",),
+}
+
+_NOT_LISTED = ("instance", "namespace", "record", "result", "item_key", "ti_id", "reuse_key", "fingerprint")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """
+    Selection of submissions.
+
+    :param namespace: ``None`` for all.
+    :param text: Part of the prompt or of the generation id.
+    """
+
+    namespace: str | None = None
+    state: str | None = None
+    dag_id: str | None = None
+    run_id: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    text: str | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """Return the conditions of the query."""
+        found: list[ColumnElement[bool]] = [
+            _COLUMNS[name] == value
+            for name in ("namespace", "state", "dag_id", "run_id")
+            if (value := getattr(self, name)) is not None
+        ]
+        if self.since:
+            found.append(_COLUMNS.created_at >= self.since)
+        if self.until:
+            found.append(_COLUMNS.created_at < self.until)
+        if self.text:
+            pattern = f"%{self.text.lower().replace('/', '//').replace('%', '/%').replace('_', '/_')}%"
+            texts = (_COLUMNS.prompt, _COLUMNS.generation_id)
+            found.append(or_(*(func.lower(text).like(pattern, escape="/") for text in texts)))
+        return found
+
+
+def list_submissions(database: Database, chosen: Filter, limit: int | None = None) -> list[dict[str, Any]]:
+    """Return the latest submissions as JSON values."""
+    columns = [column for column in _COLUMNS if column.name not in _NOT_LISTED]
+    query = (
+        select(*columns, _COLUMNS.item_key.label("key"))
+        .where(*chosen.conditions())
+        .order_by(_COLUMNS.created_at.desc(), _COLUMNS.number.desc())
+        .limit(limit)
+    )
+    with database.reading() as connection:
+        return [_json(row) for row in connection.execute(query).mappings()]
+
+
+def export(database: Database, chosen: Filter) -> Iterator[dict[str, Any]]:
+    """Return whole rows as JSON values, oldest first; links that were encrypted are left out."""
+    query = select(submissions).where(*chosen.conditions()).order_by(_COLUMNS.created_at)
+    with database.reading() as connection:
+        for row in connection.execute(query).mappings():
+            value = _json(row)
+            (value["record"] or {}).pop("sealed_result", None)
+            yield value
+
+
+def spend(database: Database, chosen: Filter, by: str, timezone: tzinfo) -> list[dict[str, Any]]:
+    """
+    Return generations and their cost by group.
+
+    :param by: One of :data:`GROUPS`.
+    :param timezone: Of the days.
+    """
+    fields = GROUPS[by]
+    query = select(
+        *(_COLUMNS[name] for name in fields),
+        *(_COLUMNS.created_at, _COLUMNS.state, _COLUMNS.credits, _COLUMNS.cost_usd),
+        *(_COLUMNS.estimated_credits, _COLUMNS.estimated_cost_usd),
+    ).where(*chosen.conditions(), _COLUMNS.state != RecordState.NOT_SUBMITTED.value)
+    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
+    with database.reading() as connection:
+        for row in connection.execute(query).mappings():
+            values = tuple(row[name] for name in fields)
+            group = values or (row["created_at"].astimezone(timezone).date().isoformat(),)
+            total = groups.setdefault(group, _empty(by, dict(zip(fields, values, strict=True)), group))
+            _count(total, row)
+    return [groups[group] for group in sorted(groups, key=lambda group: [str(value) for value in group])]
+
+
+def _empty(by: str, fields: dict[str, Any], group: tuple[Any, ...]) -> dict[str, Any]:
+    name = ".".join(str(value) for value in group) if len(group) > 1 else group[0]
+    amounts = ("credits", "cost_usd", "reserved_credits", "reserved_cost_usd")
+    return {by: name, **fields, "generations": 0, **dict.fromkeys(amounts, 0.0)}
+
+
+def _count(total: dict[str, Any], row: Any) -> None:
+    total["generations"] += 1
+    reserved = row["state"] in RESERVED
+    for name in ("credits", "cost_usd"):
+        field, amount = (f"reserved_{name}", row[f"estimated_{name}"]) if reserved else (name, row[name])
+        total[field] = round(total[field] + float(amount or 0), 6)
+
+
+def resolve(database: Database, task: TaskIdentity, key: str | None, generation_id: str | None) -> None:
+    """
+    Settle the uncertain submission of a task, for its next try.
+
+    :param key: Item key or record key, for an item of a batch.
+    :param generation_id: The generation that the submission came to; ``None`` if nothing was billed.
+    :raises SeedanceRequestError: there is none, or there are several.
+    """
+    states = [state.value for state in _UNSETTLED]
+    query = select(submissions).where(_COLUMNS.instance == task.instance, _COLUMNS.state.in_(states))
+    if key is not None:
+        query = query.where(or_(_COLUMNS.item_key == key, _COLUMNS.record_key == key))
+    with database.transaction() as connection:
+        rows = connection.execute(query).mappings().all()
+        if len(rows) != 1:
+            keys = ", ".join(str(row["item_key"] or row["record_key"]) for row in rows)
+            why = f"several of them; choose one with --key: {keys}" if rows else "no uncertain submission"
+            raise errors.SeedanceRequestError(
+                f"Task {task.task_id!r} of run {task.run_id!r} of Dag {task.dag_id!r} has {why}."
+            )
+        row = rows[0]
+        state = RecordState.SUBMITTED if generation_id else RecordState.NOT_SUBMITTED
+        connection.execute(
+            update(submissions)
+            .where(*(_COLUMNS[name] == row[name] for name in ("instance", "record_key", "number")))
+            .values(
+                state=state.value,
+                generation_id=generation_id,
+                record={**(row["record"] or {}), "failure": None},
+            )
+        )
+
+
+def prune(database: Database, namespace: str, before: datetime) -> int:
+    """Delete what ended before a time, or was never submitted; returns the number of rows."""
+    finished = [RecordState.ENDED.value, RecordState.NOT_SUBMITTED.value]
+    condition = (
+        _COLUMNS.namespace == namespace,
+        _COLUMNS.state.in_(finished),
+        func.coalesce(_COLUMNS.ended_at, _COLUMNS.created_at) < before,
+    )
+    with database.transaction() as connection:
+        return int(connection.execute(delete(submissions).where(*condition)).rowcount)
+
+
+def _json(row: Any) -> dict[str, Any]:
+    return {name: iso(value) if isinstance(value, datetime) else value for name, value in row.items()}

@@ -1,0 +1,121 @@
+"""The commands of the ledger, on a ledger with a few submissions."""
+
+from __future__ import annotations
+
+import csv
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ledger.test_ledger_store import DETAILS, later, submitted
+from ledger.test_task_state import ended
+from support import Store, TaskInstance, make_context
+
+from airflow_provider_seedance.cli import main
+from airflow_provider_seedance.generations import GenerationStatus, utc_now
+from airflow_provider_seedance.ledger import open_store
+from airflow_provider_seedance.submission import records as rec
+from airflow_provider_seedance.submission.store import GENERATION_KEY
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that succeeded, one that failed, one in flight, and an uncertain item of a batch."""
+    monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", f"sqlite:///{tmp_path}/ledger.db")
+    for index, record in enumerate(
+        [
+            ended(1),
+            ended(2, status=GenerationStatus.FAILED, urls=(), credits=None, cost_usd=None),
+            submitted(later(30, result_defaults={"credits": 20, "cost_usd": 0.1})),
+            later(31, state=rec.RecordState.UNCERTAIN),
+        ]
+    ):
+        store: Any = open_store(make_context(Store(), TaskInstance(map_index=index)))
+        store.write_intent(
+            GENERATION_KEY if index < 3 else "digest.0",
+            rec.replace(record, state=rec.RecordState.INTENT),
+            DETAILS,
+        )
+        store.write(GENERATION_KEY if index < 3 else "digest.0", record)
+
+
+def run(capsys: pytest.CaptureFixture[str], *line: str, code: int = 0) -> Any:
+    """Run a command; return its output, parsed if it is JSON."""
+    try:
+        main(["ledger", *line])
+        assert not code
+    except SystemExit as left:
+        assert left.code == code
+    shown = capsys.readouterr()
+    if code:
+        return shown.err
+    return json.loads(shown.out) if "json" in line else shown.out
+
+
+def test_spend(ledger: None, capsys: pytest.CaptureFixture[str]) -> None:
+    (dag,) = run(capsys, "spend", "--by", "dag", "--output", "json")
+    assert dag == {
+        "dag": "dag",
+        "dag_id": "dag",
+        "generations": 4,
+        "credits": 14.0,
+        "cost_usd": 0.07,
+        "reserved_credits": 20.0,
+        "reserved_cost_usd": 0.1,
+    }
+    today = utc_now().date()
+    (day,) = run(capsys, "spend", "--from", f"{today}", "--to", f"{today}", "--output", "json")
+    assert (day["day"], day["generations"]) == (str(today), 4)
+    assert run(capsys, "spend", "--to", f"{today - timedelta(days=2)}", "--output", "json") == []
+    (line,) = csv.DictReader(run(capsys, "spend", "--by", "connection", "--output", "csv").splitlines())
+    assert (line["connection"], line["credits"]) == ("seedance_default", "14")
+    assert "0.07" in run(capsys, "spend", "--by", "task")
+
+
+def test_list(ledger: None, capsys: pytest.CaptureFixture[str]) -> None:
+    found = run(capsys, "list", "--output", "json")
+    assert [row["map_index"] for row in found] == [3, 2, 1, 0]
+    assert (found[3]["state"], found[3]["key"], found[3]["credits"]) == ("ended", "heron", 14.0)
+    (uncertain,) = run(capsys, "list", "--state", "uncertain", "--output", "json")
+    assert uncertain["generation_id"] is None
+    assert (
+        len(run(capsys, "list", "--text", "QUARTZ", "--dag", "dag", "--since", "1h", "--output", "json")) == 4
+    )
+    assert run(capsys, "list", "--text", "%", "--output", "json") == []
+    assert "cgt-20260102030405-00001" in run(capsys, "list", "--run", "run")
+
+
+def test_resolve(ledger: None, capsys: pytest.CaptureFixture[str]) -> None:
+    task = ("resolve", "dag", "run", "task", "--map-index", "3")
+    assert "either" in run(capsys, *task, code=2)
+    assert "no uncertain" in run(capsys, *task, "--key", "other", "--not-billed", code=2)
+    assert "no uncertain" in run(capsys, *task[:4], "--not-billed", code=2)
+    run(capsys, *task, "--key", "heron", "--generation-id", "g-9")
+    store = open_store(make_context(Store(), TaskInstance(map_index=3)))
+    record = store.read("digest.0")
+    assert record is not None
+    assert (record.state, record.generation_id, record.failure) == (rec.RecordState.SUBMITTED, "g-9", None)
+
+
+def test_prune_keeps_what_has_not_ended(ledger: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "prune", "--older-than", "2025-12-31") == "0 submissions were deleted.\n"
+    assert run(capsys, "prune", "--older-than", "0d", "--yes") == "2 submissions were deleted.\n"
+    states = [row["state"] for row in run(capsys, "list", "--output", "json")]
+    assert states == ["uncertain", "submitted"]
+
+
+def test_export(ledger: None, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [json.loads(line) for line in run(capsys, "export").splitlines()]
+    assert len(rows) == 4
+    assert rows[0]["result"]["urls"] == ["https://media.example/1.mp4"]
+    assert "sealed_result" not in rows[0]["record"]
+
+
+def test_without_a_ledger(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "[seedance] ledger" in run(capsys, "spend", code=2)
+
+
+def test_an_invalid_date(ledger: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "not a date" in run(capsys, "prune", "--older-than", "yesterday", code=2)

@@ -1,0 +1,275 @@
+"""The record store on the ledger: records, rejections, outages, and what is in the file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+from support import Store, TaskInstance
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.generations import GenerationStatus
+from airflow_provider_seedance.ledger.task_state import TaskStateStore
+from airflow_provider_seedance.submission import records as rec
+from airflow_provider_seedance.submission.store import GENERATION_KEY, SubmissionDetails
+
+from .test_task_state import NOW, ended, generation, intent
+
+DETAILS = SubmissionDetails(conn_id="seedance_default", prompt="A quartz heron", item_key="heron")
+
+Open = Callable[..., Any]
+
+
+@contextmanager
+def statements() -> Iterator[list[str]]:
+    """Collect the statements that are sent to databases."""
+    sent: list[str] = []
+
+    def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if not statement.startswith("BEGIN"):
+            sent.append(statement.split()[0])
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+
+
+def later(seconds: int, **changes: Any) -> rec.Record:
+    """Make the intent of another submission."""
+    return rec.replace(intent(), intended_at=NOW.replace(second=seconds), **changes)
+
+
+def submitted(record: rec.Record, number: int = 1) -> rec.Record:
+    running = generation(number, status=GenerationStatus.RUNNING, urls=())
+    return rec.as_submitted(record, running, NOW, synchronous=False)
+
+
+# ---------------------------------------------------------------------- records
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        intent(credits=14, model="m"),
+        rec.replace(intent(), state=rec.RecordState.UNCERTAIN, ti_id="1"),
+        rec.replace(intent(), state=rec.RecordState.NOT_SUBMITTED),
+        submitted(intent()),
+        ended(1),
+        ended(2, status=GenerationStatus.FAILED, urls=()),
+        ended(
+            3, rec.Failure(kind="failed", error="GPU on fire", final=True), urls=("https://m.example/3.mp4",)
+        ),
+    ],
+    ids=lambda record: record.state.value,
+)
+def test_a_record_is_read_as_it_was_written(ledger: Path, open_ledger: Open, record: rec.Record) -> None:
+    store = open_ledger()
+    store.register(["a.0", "b.0"])
+    store.update("a.0", record)
+    store.write("c.0", record)
+    assert open_ledger().records() == {"a.0": record, "b.0": None, "c.0": record}
+    assert store.durable
+
+
+def test_a_submission_is_a_row_of_its_own(ledger: Path, open_ledger: Open) -> None:
+    first, second = ended(1), later(30)
+    store = open_ledger()
+    store.write(GENERATION_KEY, first)
+    store.write_intent(GENERATION_KEY, second, DETAILS)
+    assert open_ledger().read(GENERATION_KEY) == second
+    assert open_ledger().replaced_credits == 14
+
+
+@pytest.mark.parametrize(
+    "previous", [submitted(intent()), rec.replace(intent(), state=rec.RecordState.UNCERTAIN)]
+)
+def test_a_rejected_submission_restores_the_record_before(
+    ledger: Path, open_ledger: Open, previous: rec.Record
+) -> None:
+    store = open_ledger()
+    store.write(GENERATION_KEY, previous)
+    store.write_intent(GENERATION_KEY, later(30), DETAILS)
+    store.write(GENERATION_KEY, previous)
+    store = open_ledger()
+    assert store.read(GENERATION_KEY) == previous
+    assert store.replaced_credits == 0
+    store.write_intent(GENERATION_KEY, later(31), DETAILS)  # in the row of the rejected one
+    assert len(store._entries[GENERATION_KEY]) == 2
+
+
+def test_two_processes_cannot_submit_at_once(ledger: Path, open_ledger: Open) -> None:
+    for before in (None, rec.replace(later(1), state=rec.RecordState.NOT_SUBMITTED)):
+        if before:
+            open_ledger().write("b.0", before)
+        one, two = open_ledger(), open_ledger()
+        one.load()
+        two.load()
+        key = "b.0" if before else "a.0"
+        one.write_intent(key, later(20), DETAILS)
+        with pytest.raises(errors.SeedanceLedgerError, match="Another process"):
+            two.write_intent(key, later(21), DETAILS)
+        assert two.read(key) == before
+        assert open_ledger().read(key) == later(20)
+
+
+def test_tasks_maps_and_passes_have_records_of_their_own(
+    ledger: Path, open_ledger: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_ledger().write(GENERATION_KEY, ended(1))
+    assert open_ledger(TaskInstance(map_index=0)).records() == {}
+    loop = SimpleNamespace(index=0)
+    assert open_ledger(loop=loop).records() == {}
+    open_ledger(loop=loop).write(GENERATION_KEY, ended(2))
+    assert open_ledger().read(GENERATION_KEY) == ended(1)
+    assert open_ledger(loop=SimpleNamespace(index=1)).records() == {}
+    monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER_NAMESPACE", "another")
+    assert open_ledger().records() == {}
+
+
+def test_records_from_before_the_ledger_are_taken_over(ledger: Path, open_ledger: Open) -> None:
+    state = Store()
+    TaskStateStore(state).register(["a.0", "b.0"])
+    TaskStateStore(state).write("a.0", ended(1))
+    assert open_ledger(state=state).records() == {"a.0": ended(1), "b.0": None}
+    assert open_ledger().records() == {"a.0": ended(1), "b.0": None}
+
+
+# ---------------------------------------------------------------------- outages
+
+
+def test_what_could_not_be_written_travels_with_the_deferral(
+    ledger: Path, open_ledger: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_ledger()
+    store.write_intent("a.0", intent(), DETAILS)
+    with monkeypatch.context() as away:
+        away.setattr(store._database, "_open", lambda: 1 / 0)
+        store._sleep = lambda seconds: None
+        assert not store.write_with_retries("a.0", submitted(intent()))
+        carried = store.for_deferral()
+        with pytest.raises(errors.SeedanceLedgerError, match="cannot be used"):
+            store.write_intent("b.0", later(20), DETAILS)
+    resumed = open_ledger()
+    resumed.load(carried)
+    assert resumed.records() == {"a.0": submitted(intent())}
+    assert resumed.for_deferral() is None
+    assert open_ledger().read("a.0") == submitted(intent())
+
+
+def test_what_an_earlier_deferral_carried_is_taken_over(ledger: Path, open_ledger: Open) -> None:
+    below_3_3 = TaskStateStore(None)
+    below_3_3.update("a.0", submitted(intent()))
+    store = open_ledger()
+    store.load(below_3_3.for_deferral())
+    assert store.records() == {"a.0": submitted(intent())}
+
+
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [
+        ("sqlite:////nowhere/at/all/ledger.db", "does not exist"),
+        ("sqlite:///ledger.db", "absolute path"),
+        ("postgresql://u:secret@h/db", "id of a connection"),
+        ("no_such_connection", "no_such_connection"),
+        ("http_connection", "'http'"),
+        ("postgres_connection", r"pip install 'airflow-provider-seedance\[postgres\]'|could|refused"),
+    ],
+)
+def test_a_ledger_that_cannot_be_used_is_not_empty(
+    location: str, message: str, open_ledger: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", location)
+    monkeypatch.setenv("AIRFLOW_CONN_HTTP_CONNECTION", "http://example.com")
+    monkeypatch.setenv("AIRFLOW_CONN_POSTGRES_CONNECTION", "postgres://u:secret@127.0.0.1:1/db")
+    with pytest.raises(errors.SeedanceLedgerError, match=message) as caught:
+        open_ledger().read(GENERATION_KEY)
+    assert "[seedance] ledger" in caught.value.message
+    assert "secret" not in caught.value.message
+    assert caught.value.retry_helps
+
+
+def test_a_ledger_of_a_newer_release_is_refused(ledger: Path, open_ledger: Open) -> None:
+    store = open_ledger()
+    store.load()
+    with store._database.transaction() as connection:
+        connection.exec_driver_sql("UPDATE seedance_ledger_version SET version_num = '9999'")
+    with pytest.raises(errors.SeedanceLedgerError, match="version 9999"):
+        open_ledger().load()
+
+
+def test_a_damaged_row_is_not_an_empty_one(ledger: Path, open_ledger: Open) -> None:
+    store = open_ledger()
+    store.write(GENERATION_KEY, ended(1))
+    with store._database.transaction() as connection:
+        connection.exec_driver_sql("UPDATE seedance_submissions SET record = '[1]'")
+    with pytest.raises(errors.SeedanceRecordError):
+        open_ledger().load()
+
+
+# ---------------------------------------------------------------------- what is in the file
+
+
+def test_the_file_contains_no_signature_and_prompts_only_if_wanted(
+    ledger: Path, open_ledger: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_ledger()
+    for key, prompts in (("a.0", "True"), ("b.0", "False")):
+        monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER_PROMPTS", prompts)
+        store = open_ledger()
+        details = rec.replace(DETAILS, prompt=f"A heron of {key}\0")
+        store.write_intent(key, intent(), details)
+        store.write(key, rec.replace(ended(1), intended_at=intent().intended_at))
+        store.try_write_end(key, ended(1), generation(1))
+    raw = b"".join(path.read_bytes() for path in ledger.parent.glob("ledger.db*"))
+    assert b"A heron of a.0" in raw
+    assert b"A heron of b.0" not in raw
+    assert b"https://media.example/1.mp4" in raw
+    assert b"Signature" not in raw
+    assert open_ledger().read("a.0").result == ended(1).result
+
+
+def test_without_a_key_signed_links_are_left_out(
+    ledger: Path, open_ledger: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", "")
+    store = open_ledger()
+    store.write("a.0", ended(1))
+    store.write("b.0", ended(2, urls=("https://media.example/2.mp4",)))
+    assert store.results_not_persisted() == {"a.0"}
+    assert open_ledger().records() == {
+        "a.0": ended(1).without_result,
+        "b.0": ended(2, urls=("https://media.example/2.mp4",)),
+    }
+
+
+# ---------------------------------------------------------------------- statements
+
+
+def test_a_submission_takes_three_statements(ledger: Path, open_ledger: Open) -> None:
+    open_ledger().load()
+    with statements() as sent:
+        store = open_ledger()
+        assert store.read(GENERATION_KEY) is None
+        store.write_intent(GENERATION_KEY, intent(), DETAILS)
+        assert store.write_with_retries(GENERATION_KEY, submitted(intent()))
+    # The first is that for the version of the tables, once per process.
+    assert sent == ["SELECT", "SELECT", "INSERT", "UPDATE"]
+
+
+def test_a_batch_is_loaded_with_one_query(ledger: Path, open_ledger: Open) -> None:
+    keys = [f"{number:05}.0" for number in range(5000)]
+    open_ledger().register(keys)
+    store = open_ledger()
+    with statements() as sent:
+        assert list(store.records()) == keys
+        store.write_intent(keys[7], intent(), DETAILS)
+        store.write_with_retries(keys[7], submitted(intent()))
+    assert sent == ["SELECT", "SELECT", "UPDATE", "UPDATE"]

@@ -1,0 +1,67 @@
+"""The migrations of the ledger, and the rights that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.ledger.tables import VERSION_TABLE, metadata
+from airflow_provider_seedance.submission.store import GENERATION_KEY
+
+from .test_ledger_store import DETAILS, submitted
+from .test_task_state import intent
+
+Open = Callable[..., Any]
+
+
+def differences(store: Any) -> list[Any]:
+    """Return the differences between the tables of a ledger and their description."""
+    store.load()
+    with store._database.transaction() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"version_table": VERSION_TABLE, "compare_type": True}
+        )
+        return list(compare_metadata(context, metadata))
+
+
+def test_the_migrations_make_the_tables_of_sqlite(ledger: Path, open_ledger: Open) -> None:
+    assert differences(open_ledger()) == []
+
+
+def test_the_migrations_make_the_tables_of_postgresql(postgres_ledger: Any, open_ledger: Open) -> None:
+    assert differences(open_ledger()) == []
+
+
+def test_a_new_ledger_is_reported(ledger: Path, open_ledger: Open, caplog: pytest.LogCaptureFixture) -> None:
+    open_ledger().load()
+    assert "The ledger ([seedance] ledger) is new" in caplog.text
+    caplog.clear()
+    open_ledger().load()
+    assert "is new" not in caplog.text
+
+
+def test_the_rights_on_the_table_are_enough(
+    postgres_ledger: Any, open_ledger: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_ledger()
+    store.load()
+    rights = "SELECT, INSERT, UPDATE, DELETE ON seedance_submissions"
+    with store._database.transaction() as connection:
+        connection.exec_driver_sql("CREATE ROLE worker LOGIN PASSWORD 'w'")
+        connection.exec_driver_sql(f"GRANT {rights} TO worker")
+    address = f"postgres://worker:w@127.0.0.1:{postgres_ledger.port}/postgres"
+    monkeypatch.setenv("AIRFLOW_CONN_TEAM_LEDGER", address)
+    with pytest.raises(errors.SeedanceLedgerError, match="permission denied"):
+        open_ledger().load()
+    with store._database.transaction() as connection:
+        connection.exec_driver_sql(f"GRANT SELECT ON {VERSION_TABLE} TO worker")
+    limited = open_ledger()
+    limited.write_intent(GENERATION_KEY, intent(), DETAILS)
+    limited.write(GENERATION_KEY, submitted(intent()))
+    assert open_ledger().read(GENERATION_KEY) == submitted(intent())
