@@ -170,7 +170,9 @@ def _cell(value: object) -> str:
 def _timezone() -> Any:
     """Return Airflow's default timezone, in which days begin."""
     name = conf.get("core", "default_timezone", fallback="utc")
-    return pendulum.tz.local_timezone() if name == "system" else pendulum.tz.timezone(name)
+    if name == "system":
+        return pendulum.local_timezone()
+    return pendulum.UTC if name.lower() == "utc" else pendulum.Timezone(name)
 
 
 def _date(text: str, timezone: Any) -> datetime:

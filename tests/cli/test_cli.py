@@ -78,13 +78,13 @@ def test_both_parsers_read_the_same(line: list[str], called: list[argparse.Names
     assert ours["func"] == airflows["func"]
 
 
-@pytest.mark.parametrize("command", (*COMMANDS, *LEDGER_COMMANDS), ids=lambda command: command.name)
+@pytest.mark.parametrize("command", [*COMMANDS, *LEDGER_COMMANDS], ids=lambda command: command.name)
 def test_every_command_has_an_implementation(command: Command) -> None:
     module, function = command.target.split(":")
     assert callable(getattr(import_module(module), function))
 
 
-@pytest.mark.parametrize("command", (*COMMANDS, *LEDGER_COMMANDS), ids=lambda command: command.name)
+@pytest.mark.parametrize("command", [*COMMANDS, *LEDGER_COMMANDS], ids=lambda command: command.name)
 def test_every_argument_has_a_help_text(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.help
     assert all(argument.options.get("help") for argument in command.arguments)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -43,11 +44,9 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(capsys: pytest.CaptureFixture[str], *line: str, code: int = 0) -> Any:
     """Run a command; return its output, parsed if it is JSON."""
-    try:
+    with pytest.raises(SystemExit) if code else nullcontext() as left:
         main(["ledger", *line])
-        assert not code
-    except SystemExit as left:
-        assert left.code == code
+    assert not code or left.value.code == code
     shown = capsys.readouterr()
     if code:
         return shown.err

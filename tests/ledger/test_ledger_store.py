@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,11 +20,16 @@ from airflow_provider_seedance.ledger.task_state import TaskStateStore
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission.store import GENERATION_KEY, SubmissionDetails
 
-from .test_task_state import NOW, ended, generation, intent
+from . import test_task_state as samples
+from .test_task_state import NOW, generation
 
 DETAILS = SubmissionDetails(conn_id="seedance_default", prompt="A quartz heron", item_key="heron")
 
 Open = Callable[..., Any]
+
+#: Records with the same correlation value each time.
+intent = cache(samples.intent)
+ended = cache(samples.ended)
 
 
 @contextmanager

@@ -14,8 +14,7 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.ledger.tables import VERSION_TABLE, metadata
 from airflow_provider_seedance.submission.store import GENERATION_KEY
 
-from .test_ledger_store import DETAILS, submitted
-from .test_task_state import intent
+from .test_ledger_store import DETAILS, intent, submitted
 
 Open = Callable[..., Any]
 

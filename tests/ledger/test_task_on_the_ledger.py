@@ -97,7 +97,7 @@ def test_a_generation_in_flight_is_attached_to_after_a_clear(task: Task) -> None
 def test_an_uncertain_submission_is_settled_by_a_person(
     task: Task, again: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    task.emulator.fault("lose_reply")
+    task.emulator.fault("drop_reply")
     with pytest.raises(errors.SeedanceUncertainSubmitError) as caught:
         task.execute()
     command = "airflow seedance ledger resolve dag run task"
@@ -111,7 +111,7 @@ def test_an_uncertain_submission_is_settled_by_a_person(
 
 
 def test_a_submission_that_was_not_billed_is_repeated_by_the_next_try(task: Task) -> None:
-    task.emulator.fault("lose_reply")
+    task.emulator.fault("drop_reply")
     with pytest.raises(errors.SeedanceUncertainSubmitError):
         task.execute()
     main(["ledger", "resolve", "dag", "run", "task", "--not-billed"])
