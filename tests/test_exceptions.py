@@ -22,6 +22,7 @@ RETRIED = {
     errors.SeedanceGenerationFailedError,
     errors.SeedanceTimeoutError,
     errors.SeedanceMediaError,
+    errors.SeedanceLedgerError,
     errors.SeedanceStateError,
 }
 
@@ -119,6 +120,7 @@ def test_unknown_details_are_left_out() -> None:
         (errors.SeedanceMediaTooLargeError, errors.SeedanceMediaError),
         (errors.SeedanceOutputGoneError, errors.SeedanceMediaError),
         (errors.SeedanceDestinationExistsError, errors.SeedanceMediaError),
+        (errors.SeedanceLedgerError, errors.SeedanceStateError),
         (errors.SeedanceRecordError, errors.SeedanceStateError),
         (errors.SeedanceUnrecordedError, errors.SeedanceStateError),
     ],

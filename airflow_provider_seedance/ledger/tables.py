@@ -79,7 +79,7 @@ submissions = Table(
     # Progress.
     Column("state", String(20), nullable=False),
     Column("status", String(20)),
-    Column("generation_id", String(500)),
+    Column("generation_id", String(1000)),
     Column("ti_id", String(36)),
     Column("max_tries", Integer),
     Column("try_number", Integer),
@@ -109,7 +109,7 @@ submissions = Table(
     Column("stored_files", JSON(none_as_null=True)),
     Column("record", JSON(none_as_null=True)),
     Index("seedance_submissions_intended", "namespace", "intended_at"),
-    Index("seedance_submissions_generation", "generation_id"),
+    Index("seedance_submissions_generation", "generation_id", mysql_length=200),
     Index("seedance_submissions_reuse", "reuse_key"),
     mysql_charset="utf8mb4",
 )

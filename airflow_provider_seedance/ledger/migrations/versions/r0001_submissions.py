@@ -40,7 +40,7 @@ def upgrade() -> None:
         sa.Column("item_key", sa.String(250)),
         sa.Column("state", sa.String(20), nullable=False),
         sa.Column("status", sa.String(20)),
-        sa.Column("generation_id", sa.String(500)),
+        sa.Column("generation_id", sa.String(1000)),
         sa.Column("ti_id", sa.String(36)),
         sa.Column("max_tries", sa.Integer),
         sa.Column("try_number", sa.Integer),
@@ -73,4 +73,6 @@ def upgrade() -> None:
         "generation": ["generation_id"],
         "reuse": ["reuse_key"],
     }.items():
-        op.create_index(f"seedance_submissions_{name}", "seedance_submissions", columns)
+        # MySQL limits the length of a key.
+        lengths = {"mysql_length": {"generation_id": 200}} if name == "generation" else {}
+        op.create_index(f"seedance_submissions_{name}", "seedance_submissions", columns, **lengths)
