@@ -125,9 +125,8 @@ class Batch:
         if failure.kind == _UNCERTAIN and failure.error.endswith("…"):
             # The record had no room for the advice that a person needs.
             command = self.records.resolve_command(item.record_key)
-            advice = decisions.uncertain_error(
-                failure.error, self.client.settings.api.name, resolve_command=command
-            )
+            api = self.client.settings.api.name
+            advice = decisions.uncertain_error(failure.error, api, resolve_command=command)
             failure = replace(failure, error=advice.message)
         item.phase, item.failure = Phase.FAILED, failure
         if record.status is not None:

@@ -68,11 +68,8 @@ def upgrade() -> None:
         sa.Column("record", sa.JSON()),
         mysql_charset="utf8mb4",
     )
-    for name, columns in {
-        "intended": ["namespace", "intended_at"],
-        "generation": ["generation_id"],
-        "reuse": ["reuse_key"],
-    }.items():
-        # MySQL limits the length of a key.
-        lengths = {"mysql_length": {"generation_id": 200}} if name == "generation" else {}
-        op.create_index(f"seedance_submissions_{name}", "seedance_submissions", columns, **lengths)
+    name = "seedance_submissions"
+    op.create_index(f"{name}_intended", name, ["namespace", "intended_at"])
+    # MySQL limits the length of a key.
+    op.create_index(f"{name}_generation", name, ["generation_id"], mysql_length={"generation_id": 200})
+    op.create_index(f"{name}_reuse", name, ["reuse_key"])
