@@ -124,8 +124,7 @@ class Batch:
     def _restore_failure(self, item: BatchItem, failure: rec.Failure, record: rec.Record) -> None:
         if failure.kind == _UNCERTAIN and failure.error.endswith("…"):
             # The record had no room for the advice that a person needs.
-            command = self.records.resolve_command(item.record_key)
-            api = self.client.settings.api.name
+            api, command = self.client.settings.api.name, self.records.resolve_command(item.record_key)
             advice = decisions.uncertain_error(failure.error, api, resolve_command=command)
             failure = replace(failure, error=advice.message)
         item.phase, item.failure = Phase.FAILED, failure
