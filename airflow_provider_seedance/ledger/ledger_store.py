@@ -72,6 +72,11 @@ class LedgerStore(RecordStore):
         return True
 
     @property
+    def survives_clear(self) -> bool:
+        """Return ``True``: a clear of the task changes nothing in the ledger."""
+        return True
+
+    @property
     def committed_credits(self) -> float:
         """Return the credits of every submission; a sum that is kept up, because a batch reads it at each one."""
         self.load()
