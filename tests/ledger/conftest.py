@@ -13,6 +13,9 @@ from cryptography.fernet import Fernet
 from support import Store, TaskInstance, make_context
 
 from airflow_provider_seedance.ledger import open_store
+from airflow_provider_seedance.ledger.configuration import LedgerConfig
+from airflow_provider_seedance.ledger.database import Database
+from airflow_provider_seedance.ledger.tables import VERSION_TABLE, metadata
 
 #: A private PostgreSQL, as the tests of a distributed Airflow start it.
 DISTRIBUTED = Path(__file__).parents[1] / "distributed"
@@ -63,8 +66,42 @@ def postgres_ledger(postgres: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     connection = psycopg2.connect(f"postgresql{postgres.url}")
     connection.autocommit = True
-    connection.cursor().execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    connection.cursor().execute(
+        "DROP SCHEMA public CASCADE; CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO PUBLIC"
+    )
     connection.close()
     monkeypatch.setenv("AIRFLOW_CONN_TEAM_LEDGER", f"postgres{postgres.url}")
     monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", "team_ledger")
     return postgres
+
+
+@pytest.fixture(scope="session")
+def mysql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a MariaDB, without the name of the driver."""
+    if not (find_spec("pymysql") or find_spec("MySQLdb")):
+        pytest.skip("needs a driver of MySQL")
+    sys.path.append(str(DISTRIBUTED))
+    import mariadb
+
+    if missing := mariadb.missing():
+        pytest.skip(missing)
+    with mariadb.running(tmp_path_factory.mktemp("mariadb")) as address:
+        yield address
+
+
+@pytest.fixture
+def mysql_ledger(mysql: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Configure a ledger in an empty database of the MariaDB."""
+    monkeypatch.setenv("AIRFLOW_CONN_TEAM_LEDGER", f"mysql{mysql}")
+    monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", "team_ledger")
+    with Database(LedgerConfig(location="team_ledger")).transaction() as connection:
+        for table in (*metadata.tables, VERSION_TABLE):
+            connection.exec_driver_sql(f"DROP TABLE {table}")
+    return mysql
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mysql"])
+def any_ledger(request: pytest.FixtureRequest) -> Any:
+    """Configure an empty ledger on each database."""
+    names = {"sqlite": "ledger", "postgresql": "postgres_ledger", "mysql": "mysql_ledger"}
+    return request.getfixturevalue(names[request.param])

@@ -1,7 +1,9 @@
-"""A process that records submissions in the configured ledger, for the tests of concurrency; prints a duration each."""
+"""Processes that record submissions in the configured ledger at the same moment; prints the duration of each as JSON."""
 
 from __future__ import annotations
 
+import json
+import multiprocessing
 import sys
 import time
 from types import SimpleNamespace
@@ -36,8 +38,30 @@ def submit(worker: str, number: int) -> float:
 
 
 def main() -> None:
-    worker, count = sys.argv[1], int(sys.argv[2])
-    print(*(submit(worker, number) for number in range(count)))  # noqa: T201
+    processes, each = map(int, sys.argv[1:])
+    # Forked, so that they begin together, and Airflow is imported once.
+    fork = multiprocessing.get_context("fork")
+    ready = fork.Barrier(processes)
+
+    def work(worker: int, results: Any) -> None:
+        ready.wait()
+        results.put([submit(f"w{worker}", number) for number in range(each)])
+
+    results = fork.SimpleQueue()
+    running = [fork.Process(target=work, args=(worker, results)) for worker in range(processes)]
+    for process in running:
+        process.start()
+    durations = []
+    while len(durations) < processes and any(process.is_alive() for process in running):
+        while not results.empty():
+            durations.append(results.get())
+        time.sleep(0.05)
+    for process in running:
+        process.join()
+    while not results.empty():
+        durations.append(results.get())
+    assert [process.exitcode for process in running] == [0] * processes
+    print(json.dumps(durations))  # noqa: T201
 
 
 if __name__ == "__main__":
