@@ -18,6 +18,7 @@ from airflow_provider_seedance.api_server.callback_limits import DEFAULT_LIMITS,
 from airflow_provider_seedance.callbacks.payload import CallbackPayload
 from airflow_provider_seedance.callbacks.tokens import CallbackClaims
 from airflow_provider_seedance.generations import GenerationStatus
+from airflow_provider_seedance.ledger import record_end
 from airflow_provider_seedance.polling.wait_state import lacks_output
 from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.triggers.events import make_event
@@ -132,7 +133,11 @@ class CallbackQueue:
         succeeded = generation and generation.status is GenerationStatus.SUCCEEDED and generation.urls
         async with self._slots:
             if generation and succeeded and callback_delivery.ends_from_trigger(kwargs):
-                return await self._run_in_thread(callback_delivery.complete_task, claims, generation.result())
+                outcome = await self._run_in_thread(
+                    callback_delivery.complete_task, claims, generation.result()
+                )
+                await self._run_in_thread(record_end, generation)
+                return outcome
             event = make_event(generation) if generation and not lacks_output(generation) else None
             return await self._run_in_thread(
                 callback_delivery.deliver, claims, payload, on_worker=True, event=event

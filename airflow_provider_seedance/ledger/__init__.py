@@ -10,6 +10,7 @@ from airflow_provider_seedance.ledger.task_state import TaskStateStore
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
+    from airflow_provider_seedance.generations import Generation
     from airflow_provider_seedance.submission.store import RecordStore
 
 
@@ -20,8 +21,15 @@ def open_store(context: Context) -> RecordStore:
     if config is None:
         return task_state
     # SQLAlchemy is not loaded in a task without a ledger.
-    from airflow_provider_seedance.ledger.database import Database
-    from airflow_provider_seedance.ledger.entries import TaskIdentity
     from airflow_provider_seedance.ledger.ledger_store import LedgerStore
 
-    return LedgerStore(Database(config), TaskIdentity.of(config.namespace, context), task_state)
+    return LedgerStore.open(config, context, task_state)
+
+
+def record_end(generation: Generation) -> None:
+    """Record the end of a generation that no worker delivers, where a ledger is configured; never raises."""
+    config = read_config()
+    if config is not None:
+        from airflow_provider_seedance.ledger.ends import write_end
+
+        write_end(config, generation)

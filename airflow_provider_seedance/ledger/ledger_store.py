@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import Generation, utc_now
+from airflow_provider_seedance.ledger.configuration import LedgerConfig
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.entries import (
     RECORD_COLUMNS,
@@ -65,6 +66,11 @@ class LedgerStore(RecordStore):
         self._counted: dict[str, float] = {}
         self._committed_credits = 0.0
         self._uncounted: set[str] = set()
+
+    @classmethod
+    def open(cls, config: LedgerConfig, context: Any, earlier: RecordStore) -> LedgerStore:
+        """Return the records of the task instance that is running."""
+        return cls(Database(config), TaskIdentity.of(config.namespace, context), earlier)
 
     @property
     def durable(self) -> bool:

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
+from asgiref.sync import sync_to_async
 
 from airflow_provider_seedance.generations import GenerationStatus, Media
 from airflow_provider_seedance.hooks.seedance import look_up_settings
+from airflow_provider_seedance.ledger import record_end
 from airflow_provider_seedance.links.seedance import OUTPUT_LINK_KEY
 from airflow_provider_seedance.polling.connections import GetSettings
 from airflow_provider_seedance.polling.hub import wait_for_generation, wait_for_submission
@@ -113,6 +115,7 @@ class SeedanceGenerationTrigger(_SeedanceTrigger, CancellingTrigger):
             # The XComs that a worker would write; Airflow ends the task.
             await push(self.task_instance, "return_value", generation.result())
             await push(self.task_instance, OUTPUT_LINK_KEY, generation.url or "")
+            await sync_to_async(record_end, thread_sensitive=False)(generation)
             return TaskSuccessEvent()
         return GenerationEvent(make_event(generation))
 

@@ -7,61 +7,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from operators import generation_task
 from operators.generation_task import fire, make, resume
-from support import Store, TaskInstance, deferral, make_context
+from support import Store, deferral, make_context
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.cli import main
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from airflow_provider_seedance.ledger import record_end
+from airflow_provider_seedance.ledger.account import Filter, list_submissions
+from airflow_provider_seedance.ledger.configuration import read_config
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.submission import decisions
+
+from .discarding_task import DiscardingTask
 
 Connect = Callable[..., None]
 
 
-class Task:
-    """A task instance whose task state is discarded before every entry."""
-
-    def __init__(self, emulator: SeedanceEmulator) -> None:
-        self.emulator = emulator
-        self.ti = TaskInstance()
-        self.next_id = 0
-        self.new_try()
-
-    def new_try(self) -> None:
-        self.next_id += 1
-        self.ti.id = f"ti-{self.next_id}"  # type: ignore[attr-defined]
-
-    def retry(self) -> None:
-        self.ti.retry()
-        self.new_try()
-
-    def clear(self) -> None:
-        self.ti.clear()
-        self.new_try()
-
-    def run_again(self) -> None:
-        """Make the deleted Dag run again."""
-        self.ti.max_tries, self.ti.try_number = 2, 1
-        self.new_try()
-
-    def execute(self, **arguments: Any) -> Any:
-        arguments = {"deferrable": False, "poll_interval": 0.01, **arguments}
-        return make(**arguments).execute(make_context(Store(), self.ti))
-
-    @property
-    def posts(self) -> int:
-        return len(self.emulator.ledger.posts())
-
-
 @pytest.fixture
-def task(services: SeedanceEmulator, connect: Connect, ledger: Path) -> Task:
+def task(services: SeedanceEmulator, connect: Connect, ledger: Path) -> DiscardingTask:
     connect("seedanceapi-v1")
-    return Task(services)
+    return DiscardingTask(services)
 
 
 @pytest.mark.parametrize("again", ["retry", "clear", "run_again"])
-def test_a_generation_is_delivered_again(task: Task, again: str) -> None:
+def test_a_generation_is_delivered_again(task: DiscardingTask, again: str) -> None:
     first = task.execute()
     getattr(task, again)()
     assert task.execute()["generation_id"] == first["generation_id"]
@@ -69,14 +40,14 @@ def test_a_generation_is_delivered_again(task: Task, again: str) -> None:
 
 
 @pytest.mark.parametrize("again", ["clear", "run_again"])
-def test_another_generation_by_decision(task: Task, again: str) -> None:
+def test_another_generation_by_decision(task: DiscardingTask, again: str) -> None:
     first = task.execute(on_clear="new")
     getattr(task, again)()
     assert task.execute(on_clear="new")["generation_id"] != first["generation_id"]
     assert task.posts == 2
 
 
-def test_a_deferred_task_is_not_taken_for_a_cleared_one(task: Task) -> None:
+def test_a_deferred_task_is_not_taken_for_a_cleared_one(task: DiscardingTask) -> None:
     operator, context = make(poll_interval=0.01, on_clear="new"), make_context(Store(), task.ti)
     deferred = deferral(lambda: operator.execute(context))
     result = resume(operator, deferred, fire(deferred.trigger), make_context(Store(), task.ti))
@@ -84,7 +55,7 @@ def test_a_deferred_task_is_not_taken_for_a_cleared_one(task: Task) -> None:
     assert task.posts == 1
 
 
-def test_a_generation_in_flight_is_attached_to_after_a_clear(task: Task) -> None:
+def test_a_generation_in_flight_is_attached_to_after_a_clear(task: DiscardingTask) -> None:
     task.emulator.hold()
     deferral(lambda: task.execute(deferrable=True))
     task.clear()
@@ -95,7 +66,7 @@ def test_a_generation_in_flight_is_attached_to_after_a_clear(task: Task) -> None
 
 @pytest.mark.parametrize("again", ["retry", "clear", "run_again"])
 def test_an_uncertain_submission_is_settled_by_a_person(
-    task: Task, again: str, capsys: pytest.CaptureFixture[str]
+    task: DiscardingTask, again: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task.emulator.fault("drop_reply")
     with pytest.raises(errors.SeedanceUncertainSubmitError) as caught:
@@ -110,7 +81,7 @@ def test_an_uncertain_submission_is_settled_by_a_person(
     assert task.posts == 1
 
 
-def test_a_submission_that_was_not_billed_is_repeated_by_the_next_try(task: Task) -> None:
+def test_a_submission_that_was_not_billed_is_repeated_by_the_next_try(task: DiscardingTask) -> None:
     task.emulator.fault("drop_reply")
     with pytest.raises(errors.SeedanceUncertainSubmitError):
         task.execute()
@@ -120,7 +91,7 @@ def test_a_submission_that_was_not_billed_is_repeated_by_the_next_try(task: Task
     assert task.posts == 2
 
 
-def test_without_the_ledger_nothing_is_sent(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_ledger_nothing_is_sent(task: DiscardingTask, monkeypatch: pytest.MonkeyPatch) -> None:
     def away(self: Database) -> Any:
         raise ConnectionError("the server is away")
 
@@ -135,7 +106,7 @@ def test_without_the_ledger_nothing_is_sent(task: Task, monkeypatch: pytest.Monk
 
 
 def test_an_id_that_the_ledger_does_not_take_travels_with_the_deferral(
-    task: Task, monkeypatch: pytest.MonkeyPatch
+    task: DiscardingTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     operator, context = make(poll_interval=0.01), make_context(Store(), task.ti)
     begun = Database.transaction
@@ -153,6 +124,28 @@ def test_an_id_that_the_ledger_does_not_take_travels_with_the_deferral(
     task.retry()
     assert task.execute()["generation_id"] == result["generation_id"]
     assert task.posts == 1
+
+
+def test_an_end_without_a_worker_is_recorded(
+    services: SeedanceEmulator, connect: Connect, ledger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect("seedanceapi-v1")
+    result = generation_task.Path(services, monkeypatch).ended_by_trigger()
+    config = read_config()
+    assert config is not None
+    (row,) = list_submissions(Database(config), Filter())
+    assert (row["generation_id"], row["state"]) == (result["generation_id"], "ended")
+    assert (row["credits"], row["cost_usd"]) == (result["credits"], result["cost_usd"])
+
+
+def test_an_end_that_cannot_be_recorded_ends_the_task_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from .test_task_state import generation
+
+    monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", "sqlite:////nowhere/at/all/ledger.db")
+    record_end(generation(1))
+    assert "is not recorded" in caplog.text
 
 
 def test_a_run_that_was_made_again_counts_as_cleared() -> None:
