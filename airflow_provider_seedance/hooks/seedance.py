@@ -26,6 +26,7 @@ from airflow_provider_seedance.generations import (
     Media,
     utc_now,
 )
+from airflow_provider_seedance.ledger.configuration import read_config
 from airflow_provider_seedance.polling.blocking_wait import run_blocking
 from airflow_provider_seedance.polling.hub import wait_for_generation
 from airflow_provider_seedance.polling.outcomes import (
@@ -95,6 +96,12 @@ class SeedanceHook(BaseHook):
         """Return whether the service accepts the key, by a call that cannot cost money."""
         try:
             answer = self._run(flows.probe_flow(self.settings.api, utc_now))
+            ledger = read_config()
+            if ledger is not None:
+                return True, (
+                    f"{answer} Submissions are recorded in the ledger under the namespace {ledger.namespace!r}, which no "
+                    "other Airflow may use: it would take these renders for its own."
+                )
             return True, f"{answer} {CLEAR_DISCARDS_RECORD}" if AIRFLOW_V_3_4_PLUS else answer
         except errors.SeedanceError as error:
             return False, str(error)
