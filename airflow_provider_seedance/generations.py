@@ -305,12 +305,22 @@ class Generation:
         return not self.urls or (self.expires_at is not None and self.expires_at <= now)
 
     def with_defaults(self, result_defaults: Mapping[str, Any]) -> Generation:
-        """Return a copy in which values that the service does not report are taken from the request."""
+        """
+        Return a copy in which values that the service does not report are taken from the request.
+
+        A generation that ended without success costs only what the service reports.
+        """
+        unpaid = self.status.terminal and self.status is not GenerationStatus.SUCCEEDED
         missing: dict[str, Any] = {
             name: result_defaults.get(name)
             for name in ResultDefaults.__dataclass_fields__
-            if getattr(self, name) is None
+            if getattr(self, name, True) is None and not (unpaid and name in ("credits", "cost_usd"))
         }
+        rate, fixed = result_defaults.get("usd_per_credit"), result_defaults.get("fixed_usd")
+        if rate is not None and self.credits is not None:
+            missing["cost_usd"] = round(self.credits * rate, 6)
+        elif fixed is not None and not unpaid:
+            missing["cost_usd"] = fixed
         return replace(self, **missing)
 
     def result(self) -> dict[str, Any]:
@@ -388,6 +398,9 @@ class ResultDefaults:
 
     Stored in the record and in trigger kwargs, so that the result is the same from every path. Both are
     visible to users, so it contains neither prompt nor URL.
+
+    :param usd_per_credit: Price of the connection for a credit that the service reports.
+    :param fixed_usd: Price of the connection that replaces one that follows from reported credits.
     """
 
     model: str | None = None
@@ -395,6 +408,14 @@ class ResultDefaults:
     resolution: str | None = None
     credits: float | None = None
     cost_usd: float | None = None
+    usd_per_credit: float | None = None
+    fixed_usd: float | None = None
+
+    @classmethod
+    def of(cls, request: GenerationRequest, **costs: float | None) -> ResultDefaults:
+        """Return the defaults of a request, with its cost."""
+        duration = read_number(getattr(request, "duration", None))
+        return cls(model=request.model, duration=duration, resolution=request.resolution, **costs)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the values that are known."""
@@ -404,14 +425,16 @@ class ResultDefaults:
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """
-    Cost of a request by the price table of its service.
+    Cost of a request by the prices of its connection, or those that its service publishes.
 
     :param credits: Credits, or ``None`` where the service publishes no price.
     :param cost_usd: US dollars, or ``None`` where the service publishes no price.
+    :param output_tokens: Tokens of the output, where the service counts them and the request determines them.
     """
 
     credits: float | None = None
     cost_usd: float | None = None
+    output_tokens: float | None = None
 
 
 def utc_now() -> datetime:

@@ -119,6 +119,12 @@ _FIELDS = {
     ),
     "proxy": _field("Proxy", "URL of a proxy for calls and downloads.", format="password"),
     "verify": _field("Verify TLS", "true, false, or the path of a CA bundle."),
+    "prices": _field(
+        "Prices",
+        'Rules for the cost of a render, before the published prices: [{"model": "seedance-2.0*", "usd_per_second": 0.14}].',
+        type="array",
+        items={"type": "object"},
+    ),
 }
 
 

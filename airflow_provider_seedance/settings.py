@@ -31,6 +31,7 @@ from airflow_provider_seedance.apis.registry import DEFAULT_API, SERVICES, get_a
 from airflow_provider_seedance.callbacks.signatures import SCHEMES, Scheme, SignatureScheme
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError
 from airflow_provider_seedance.generations import read_number
+from airflow_provider_seedance.pricing import Prices
 from airflow_provider_seedance.redaction import Redactor, proxy_password
 from airflow_provider_seedance.urls import MediaHosts, normalize_base_url, redact_url
 
@@ -94,6 +95,7 @@ class ConnectionExtra(BaseModel):
     max_media_bytes: Annotated[int, _read_count("bytes", MAX_MAX_MEDIA_BYTES)] = DEFAULT_MAX_MEDIA_BYTES
     proxy: str | None = None
     verify: Any = True
+    prices: Annotated[Prices, BeforeValidator(Prices.parse)] = Field(default_factory=Prices)
 
     @field_validator("api")
     @classmethod
@@ -189,6 +191,7 @@ class Settings:
     :param max_media_bytes: Largest file that is downloaded.
     :param proxy: URL of a proxy for all calls and downloads.
     :param verify: Whether to verify TLS certificates, or the path of a CA bundle.
+    :param prices: Prices of renders, before the published ones.
     :param warnings: Warnings about the connection, for the log.
     """
 
@@ -207,6 +210,7 @@ class Settings:
     max_media_bytes: int = DEFAULT_MAX_MEDIA_BYTES
     proxy: str | None = field(default=None, repr=False)
     verify: bool | str = True
+    prices: Prices = field(default_factory=Prices)
     warnings: tuple[str, ...] = ()
 
     @property

@@ -29,6 +29,7 @@ from airflow_provider_seedance.apis.registry import SERVICES, get_api
 from airflow_provider_seedance.apis.validation import Prepared, prepare_request
 from airflow_provider_seedance.generations import Generation, GenerationRequest, ImageRequest, VideoRequest
 from airflow_provider_seedance.polling import quota, wait_state
+from airflow_provider_seedance.pricing import Prices
 from airflow_provider_seedance.settings import Settings, read_settings
 from airflow_provider_seedance.urls import MediaHosts
 
@@ -74,7 +75,8 @@ def image(prompt: str = "A lamp", **arguments: Any) -> ImageRequest:
 def prepare(name: str, request: GenerationRequest, **options: Any) -> Prepared:
     """Prepare a request for a service at its own address; options are attributes of the settings."""
     api = get_api(name)
-    fields = {"base_url": api.default_base_url, "media_hosts": MediaHosts(), "model": None, **options}
+    fields = {"base_url": api.default_base_url, "media_hosts": MediaHosts(), "model": None}
+    fields |= {"prices": Prices(), **options}
     return prepare_request(SimpleNamespace(api=api, **fields), request)
 
 

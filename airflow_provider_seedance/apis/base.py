@@ -43,8 +43,6 @@ class Api(ReplyReader):
     other_base_urls: ClassVar[tuple[str, ...]] = ()
     #: Values of ``auth_header`` that the service accepts; the first is the default.
     auth_headers: ClassVar[tuple[str, ...]] = ("authorization",)
-    #: Whether the service publishes prices, which ``max_credits`` needs.
-    publishes_prices: ClassVar[bool] = False
     #: Field of the request for a callback URL, or ``None``.
     callback_field: ClassVar[str | None] = None
     #: Whether a lost submission can be looked up by its correlation value.

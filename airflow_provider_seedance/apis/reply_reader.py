@@ -11,6 +11,7 @@ import abc
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
+from functools import cached_property
 from typing import Any, ClassVar
 
 from airflow_provider_seedance import exceptions as errors
@@ -30,6 +31,7 @@ from airflow_provider_seedance.apis.messages import (
     VendorError,
 )
 from airflow_provider_seedance.apis.rate_limits import read_rate_limit, read_retry_after
+from airflow_provider_seedance.pricing import PublishedPrices
 
 
 class ReplyReader(abc.ABC):
@@ -94,7 +96,7 @@ class ReplyReader(abc.ABC):
         if generation.status is generations.GenerationStatus.SUCCEEDED and not generation.urls:
             # "success" is about the submission; the output follows.
             generation = replace(generation, status=generations.GenerationStatus.QUEUED)
-        return generation.with_defaults(self.result_defaults(request).as_dict())
+        return generation.with_defaults(generations.ResultDefaults.of(request).as_dict())
 
     def find_id(self, body: JsonObject) -> str | None:
         """Find the id of a generation in a flat or enveloped reply."""
@@ -118,20 +120,14 @@ class ReplyReader(abc.ABC):
         reason = answer.line(vendor.message or vendor.code or "")
         return errors.SeedanceRequestError(f"{self.name} refused the submission: {reason}", **error.details())
 
-    def price(self, request: generations.GenerationRequest) -> generations.Estimate | None:
-        """Return the cost of the request by the published prices, or ``None`` where none applies."""
-        return None
+    @cached_property
+    def published(self) -> PublishedPrices:
+        """The price table of the service."""
+        return PublishedPrices.of(self.name)
 
-    def result_defaults(self, request: generations.GenerationRequest) -> generations.ResultDefaults:
-        """Return the values of the result that a prepared request determines."""
-        price = self.price(request) or generations.Estimate()
-        return generations.ResultDefaults(
-            model=request.model,
-            duration=generations.read_number(getattr(request, "duration", None)),
-            resolution=request.resolution,
-            credits=price.credits,
-            cost_usd=price.cost_usd,
-        )
+    def price(self, request: generations.GenerationRequest) -> generations.Estimate:
+        """Return the cost of the request by the published prices, unknown where none applies."""
+        return self.published.prices.estimate(request, generations.Estimate())
 
     def read_state(
         self, reply: HttpReply, call: HttpCall, generation_id: str, *, media: generations.Media, now: datetime

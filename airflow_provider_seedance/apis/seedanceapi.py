@@ -23,7 +23,8 @@ class SeedanceOrgApi(base.Api):
 
     def cost(self, consumed: float | None) -> float | None:
         """Return the cost of credits in US dollars, or ``None`` where the version publishes no rate."""
-        return None
+        rate = self.published.prices.usd_per_credit
+        return None if consumed is None or rate is None else round(consumed * rate, 6)
 
     def details(self, payload: JsonObject, status: GenerationStatus, now: datetime) -> JsonObject:
         as_requested = parsing.mapping(payload.get("request"))

@@ -11,7 +11,14 @@ from airflow_provider_seedance.apis.base import Api
 from airflow_provider_seedance.apis.messages import MAX_JSON_DEPTH
 from airflow_provider_seedance.apis.rules import Rule, text
 from airflow_provider_seedance.exceptions import SeedanceRequestError
-from airflow_provider_seedance.generations import GenerationRequest, ImageRequest, MediaInput, ResultDefaults
+from airflow_provider_seedance.generations import (
+    Estimate,
+    GenerationRequest,
+    ImageRequest,
+    MediaInput,
+    ResultDefaults,
+)
+from airflow_provider_seedance.pricing import Prices
 from airflow_provider_seedance.urls import MediaHosts
 
 
@@ -26,6 +33,8 @@ class ServiceSettings(Protocol):
     def media_hosts(self) -> MediaHosts: ...
     @property
     def model(self) -> str | None: ...
+    @property
+    def prices(self) -> Prices: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +46,7 @@ class Prepared:
     :param as_requested: The request as the user and the connection gave it, without the service's defaults.
     :param defaults: The defaults that were filled in, for the log.
     :param warnings: Warnings for the log.
+    :param price: Cost of it, as far as that is known before it is submitted.
     :param result_defaults: Values of the result that the request already determines.
     """
 
@@ -44,6 +54,7 @@ class Prepared:
     as_requested: GenerationRequest
     defaults: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    price: Estimate = field(default_factory=Estimate)
     result_defaults: ResultDefaults = field(default_factory=ResultDefaults)
 
 
@@ -75,6 +86,7 @@ def prepare_request(settings: ServiceSettings, request: GenerationRequest) -> Pr
     if problems := _problems(settings, prepared, rules):
         source = " The model comes from the connection." if model and "model" not in rules else ""
         raise _refused(api, problems, source)
+    price = settings.prices.estimate(prepared, api.price(prepared))
     filled = [f"model={model!r} (from the connection)"] if model else []
     filled += [f"{name}={value!r} (default of {api.name})" for name, value in defaults.items()]
     return Prepared(
@@ -86,7 +98,22 @@ def prepare_request(settings: ServiceSettings, request: GenerationRequest) -> Pr
             for name, value in prepared.arguments().items()
             if name in rules and (warning := rules[name].warning(value))
         ),
-        result_defaults=api.result_defaults(prepared),
+        price=price,
+        result_defaults=_result_defaults(settings, prepared, price),
+    )
+
+
+def _result_defaults(
+    settings: ServiceSettings, request: GenerationRequest, price: Estimate
+) -> ResultDefaults:
+    prices, by_rule = settings.prices, settings.prices.has_usd_for(request)
+    derives_usd = settings.api.published.prices.usd_per_credit is not None
+    return ResultDefaults.of(
+        request,
+        credits=price.credits,
+        cost_usd=price.cost_usd,
+        usd_per_credit=None if by_rule else prices.usd_per_credit,
+        fixed_usd=price.cost_usd if by_rule and derives_usd else None,
     )
 
 

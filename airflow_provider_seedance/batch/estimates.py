@@ -158,13 +158,13 @@ def estimate(
     """
     groups: dict[tuple[str, str], list[tuple[float | None, float | None]]] = {}
     for request in prepared:
-        price = settings.api.price(request.request)
+        price = request.price
         defaults = request.result_defaults
         group = (
             str(defaults.model or request.request.model or ""),
             str(defaults.resolution or request.request.resolution or ""),
         )
-        groups.setdefault(group, []).append((price.credits, price.cost_usd) if price else (None, None))
+        groups.setdefault(group, []).append((price.credits, price.cost_usd))
     rows = [_row(group, prices) for group, prices in sorted(groups.items())]
     if unknown:
         rows.append(Row(model=UNKNOWN, resolution=UNKNOWN, renders=unknown, credits=None, cost_usd=None))

@@ -85,11 +85,11 @@ def _table(groups: Sequence[_ConnectionRequests], notes: Sequence[str]) -> str:
 
 def _price_source(settings: Settings) -> str:
     api = settings.api
-    if not api.publishes_prices:
+    if not api.published.prices.rules:
         return (
             f"{api.name}: {api.title} publishes no prices that version {__version__} of this package knows."
         )
-    return f"{api.name}: prices as published by {api.title}, as version {__version__} of this package knows them."
+    return f"{api.name}: prices as published by {api.title} ({api.published.source}, {api.published.date})."
 
 
 def _of_file(args: argparse.Namespace) -> tuple[list[_ConnectionRequests], list[str]]:

@@ -121,7 +121,7 @@ def _submit(hook: SeedanceHook, args: argparse.Namespace, state: _RenderState) -
     prepared = hook.prepare(request)
     for line in (*prepared.defaults, *prepared.warnings):
         print(line)
-    price = price_text(hook.settings.api.price(prepared.request) or generations.Estimate())
+    price = price_text(prepared.price)
     print(f"Submitting to {hook.settings.api.title}: {price} …", flush=True)
     state.sent = True
     generation = hook.submit(request)
@@ -216,6 +216,7 @@ def print_fetch_command(
 
 def price_text(price: generations.Estimate) -> str:
     """Return a price as text."""
+    usd = None if price.cost_usd is None else f"${price.cost_usd:g}"
     if price.credits is None:
-        return "the service publishes no price"
-    return f"{price.credits:g} credits (${price.cost_usd:g})"
+        return usd or "the service publishes no price"
+    return f"{price.credits:g} credits" + (f" ({usd})" if usd else "")

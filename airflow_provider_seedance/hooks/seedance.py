@@ -126,12 +126,11 @@ class SeedanceHook(BaseHook):
 
     def estimate(self, request: GenerationRequest) -> Estimate:
         """
-        Return what a request costs by the published prices; unknown where none are published.
+        Return what a request costs by the prices of the connection, else the published ones, else unknown.
 
         :raises SeedanceRequestError: the service does not take the request.
         """
-        prepared = self.prepare(request)
-        return self.settings.api.price(prepared.request) or Estimate()
+        return self.prepare(request).price
 
     def submit(self, request: GenerationRequest) -> Generation:
         """
@@ -143,11 +142,14 @@ class SeedanceHook(BaseHook):
         :raises SeedanceRateLimitError: the quota is used up; not billed, see ``retry_after``.
         :raises SeedanceUncertainSubmitError: it is unknown whether it was billed; do not repeat it without checking.
         """
-        return flows.raise_outcome(self._run(_submission(self.settings, request)))
+        prepared = _prepared(self.settings, request)
+        return _submitted(prepared, self._run(_submission(self.settings, prepared)))
 
     async def asubmit(self, request: GenerationRequest) -> Generation:
         """Submit a generation; see :meth:`submit`."""
-        return flows.raise_outcome(await self._arun(_submission(await self.asettings(), request)))
+        settings = await self.asettings()
+        prepared = _prepared(settings, request)
+        return _submitted(prepared, await self._arun(_submission(settings, prepared)))
 
     def get_generation(
         self, generation_id: str, media: Media = "video", *, announced: bool = False
@@ -278,10 +280,18 @@ async def look_up_settings(conn_id: str) -> Settings:
     return read_settings(conn_id, await get_async_connection(conn_id))
 
 
-def _submission(settings: Settings, request: GenerationRequest) -> Flow[SubmitOutcome]:
+def _prepared(settings: Settings, request: GenerationRequest) -> Prepared:
     prepared = prepare_request(settings, request)
     for line in (*prepared.defaults, *prepared.warnings):
         log.info("%s", line)
+    return prepared
+
+
+def _submitted(prepared: Prepared, outcome: SubmitOutcome) -> Generation:
+    return flows.raise_outcome(outcome).with_defaults(prepared.result_defaults.as_dict())
+
+
+def _submission(settings: Settings, prepared: Prepared) -> Flow[SubmitOutcome]:
     call = settings.api.submit_call(prepared.request, image_timeout=settings.image_timeout)
     return flows.submit_flow(settings.api, call, prepared.request, utc_now)
 

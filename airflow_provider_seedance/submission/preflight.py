@@ -53,7 +53,7 @@ def no_price_error(
     """Return the error for ``max_credits`` where the service publishes no price for some requests, or for any."""
     return errors.SeedanceConfigurationError(
         f"max_credits={max_credits:g} cannot be honoured: {api.name} publishes no price "
-        f"{which if api.publishes_prices else 'at all'}{keys}. "
+        f"{which if api.published.prices.rules else 'at all'}{keys}. "
         "Remove max_credits or use a service with prices. Nothing was sent."
     )
 

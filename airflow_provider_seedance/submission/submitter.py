@@ -328,6 +328,7 @@ class Submission:
             ) from error
 
     def _on_accepted(self, intent: rec.Record, generation: Generation, now: datetime) -> HasGeneration:
+        generation = generation.with_defaults(self.prepared.result_defaults.as_dict())
         # The outputs of a synchronous answer are nowhere else, so the record contains all of them. A video is
         # read by its id, which returns links that are still valid.
         only_here = generation.media == "image" or generation.generation_id.startswith(flows.LOCAL_PREFIX)

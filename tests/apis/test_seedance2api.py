@@ -25,6 +25,7 @@ from helpers import (
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.messages import HttpReply, NotAccepted, Refused, TransportFailure
 from airflow_provider_seedance.apis.registry import get_api
+from airflow_provider_seedance.generations import Estimate
 from airflow_provider_seedance.generations import GenerationStatus as Status
 
 NAME = "seedance2api"
@@ -369,8 +370,7 @@ def test_an_error_envelope_with_200_is_not_a_failed_generation(body: Any) -> Non
 
 
 def test_nothing_is_published_about_prices_or_cancelling() -> None:
-    assert not API.publishes_prices
-    assert API.price(video()) is None
+    assert API.price(video()) == Estimate()
     assert not API.can_cancel
     assert not API.can_look_up
     assert API.auth_headers == ("authorization", "x-api-key")

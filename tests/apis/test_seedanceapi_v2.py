@@ -10,6 +10,7 @@ from helpers import accepted, body_of, call_for, fixture, prepare, read, reply, 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.messages import NotAccepted, Refused
 from airflow_provider_seedance.apis.registry import get_api
+from airflow_provider_seedance.generations import Estimate
 from airflow_provider_seedance.generations import GenerationStatus as Status
 
 NAME = "seedanceapi-v2"
@@ -125,5 +126,4 @@ def test_consumed_credits_have_no_published_rate() -> None:
         "data": {"task_id": "t", "status": "SUCCESS", "consumed_credits": 60, "response": ["u"]},
     }
     assert (read(API, body).credits, read(API, body).cost_usd) == (60, None)
-    assert API.price(video(duration=5)) is None
-    assert not API.publishes_prices
+    assert API.price(video(duration=5)) == Estimate()

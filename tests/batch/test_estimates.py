@@ -10,7 +10,7 @@ from helpers import settings
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_seedance.apis.seedanceapi_v1 import PRICES
+from airflow_provider_seedance.apis.seedanceapi_v1 import API
 from airflow_provider_seedance.apis.validation import prepare_request
 from airflow_provider_seedance.batch.estimates import BatchEstimate, estimate, estimate_items
 from airflow_provider_seedance.batch.requests import read_requests
@@ -19,6 +19,12 @@ from airflow_provider_seedance.settings import Settings
 
 #: A service with published prices.
 SERVICE = settings(api="seedanceapi-v1")
+
+#: Credits by resolution, duration and sound.
+PRICES = {
+    (str(rule.resolution), int(rule.duration or 0), bool(rule.audio)): rule.price
+    for rule in API.published.prices.rules
+}
 
 
 def estimated(requests: list[Any], service: Settings = SERVICE) -> BatchEstimate:

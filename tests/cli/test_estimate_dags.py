@@ -217,7 +217,7 @@ def test_the_table_of_a_dag(table: Callable[..., str]) -> None:
     output = table("Video.partial(task_id='v', resolution='480p', prompt='a').expand(duration=[4, 8])")
     assert "480p" in output
     assert "$0.11" in output
-    assert "prices as published by seedanceapi.org v1, as version" in output
+    assert "prices as published by seedanceapi.org v1 (https://seedanceapi.org/docs/v1, 2026-" in output
     assert "Nothing was sent, nothing is billed." in output
 
 

@@ -70,8 +70,6 @@ FINE: dict[str, Any] = {
 
 
 class _Priced(Ark):
-    publishes_prices = True
-
     def price(self, request: Any) -> Estimate:
         return Estimate(credits=CREDITS)
 
