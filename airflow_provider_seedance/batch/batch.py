@@ -282,7 +282,7 @@ class Batch:
         record = self._record(item)
         generation = generation.with_defaults(record.result_defaults)
         if record.state is not rec.RecordState.ENDED:
-            metrics.credits_spent(generation.api, generation.credits)
+            metrics.cost_incurred(generation.api, generation.credits, generation.cost_usd)
         item.phase, item.generation, item.failure = Phase.SUCCEEDED, generation, None
         item.generation_id = generation.generation_id
         self.records.update(item.record_key, self._ended(item, record, generation))

@@ -12,14 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import pendulum
-from airflow.configuration import conf
-
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.cli.connection import airflows_database
 from airflow_provider_seedance.ledger import account
 from airflow_provider_seedance.ledger.account import Filter
-from airflow_provider_seedance.ledger.configuration import LedgerConfig, read_config
+from airflow_provider_seedance.ledger.configuration import LedgerConfig, default_timezone, read_config
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.entries import TaskIdentity
 
@@ -83,7 +80,7 @@ def _run(
 
 
 def _spend(args: argparse.Namespace, database: Database, config: LedgerConfig) -> Iterable[str]:
-    timezone = _timezone()
+    timezone = default_timezone()
     until = _date(args.until, timezone) + timedelta(days=1) if args.until else None
     chosen = Filter(
         namespace=None if args.by == "namespace" else config.namespace,
@@ -167,14 +164,6 @@ def _cell(value: object) -> str:
 # ---------------------------------------------------------------------- times
 
 
-def _timezone() -> Any:
-    """Return Airflow's default timezone, in which days begin."""
-    name = conf.get("core", "default_timezone", fallback="utc")
-    if name == "system":
-        return pendulum.local_timezone()
-    return pendulum.UTC if name.lower() == "utc" else pendulum.Timezone(name)
-
-
 def _date(text: str, timezone: Any) -> datetime:
     try:
         return datetime.fromisoformat(text).replace(tzinfo=timezone)
@@ -187,4 +176,4 @@ def _age_or_date(text: str) -> datetime:
     number, unit = text[:-1], _UNITS.get(text[-1:])
     if number.isdecimal() and unit:
         return datetime.now(UTC) - timedelta(**{unit: int(number)})
-    return _date(text, _timezone())
+    return _date(text, default_timezone())

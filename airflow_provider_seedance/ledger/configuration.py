@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, tzinfo
 
+import pendulum
 from airflow.providers.common.compat.sdk import conf
 
 SECTION = "seedance"
@@ -37,3 +39,14 @@ def read_config() -> LedgerConfig | None:
         namespace=namespace or DEFAULT_NAMESPACE,
         prompts=conf.getboolean(SECTION, "ledger_prompts", fallback=True),
     )
+
+
+def default_timezone() -> tzinfo:
+    """Return Airflow's default timezone, in which days and budgets begin."""
+    name = conf.get("core", "default_timezone", fallback="utc")
+    return pendulum.local_timezone() if name == "system" else pendulum.timezone(name)
+
+
+def local_now() -> datetime:
+    """Return the current time in Airflow's default timezone."""
+    return datetime.now(default_timezone())

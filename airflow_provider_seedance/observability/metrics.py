@@ -1,17 +1,18 @@
 """
 Metrics, sent to the backend that is configured in ``[metrics]`` of Airflow.
 
-======================  ========  =======================  ==================================================
-name                    kind      tags                     meaning
-======================  ========  =======================  ==================================================
-``seedance.requests``   counter   ``api``, ``kind``        requests sent: ``submit``, ``read`` or ``cancel``
-``seedance.refusals``   counter   ``api``                  requests refused for quota (429)
-``seedance.renders``    counter   ``api``, ``outcome``     ends seen by a triggerer: ``succeeded``, ``failed`` …
-``seedance.polls``      timer     ``api``                  status requests of a generation (a count, not a time)
-``seedance.delay``      timer     ``api``                  milliseconds from an end to the poll that found it, if
-                                                           the service reports when it ended
-``seedance.credits``    counter   ``api``                  credits of the generations that were delivered
-======================  ========  =======================  ==================================================
+========================  ========  =======================  ==================================================
+name                      kind      tags                     meaning
+========================  ========  =======================  ==================================================
+``seedance.requests``     counter   ``api``, ``kind``        requests sent: ``submit``, ``read`` or ``cancel``
+``seedance.refusals``     counter   ``api``                  requests refused for quota (429)
+``seedance.renders``      counter   ``api``, ``outcome``     ends seen by a triggerer: ``succeeded``, ``failed`` …
+``seedance.polls``        timer     ``api``                  status requests of a generation (a count, not a time)
+``seedance.delay``        timer     ``api``                  milliseconds from an end to the poll that found it, if
+                                                             the service reports when it ended
+``seedance.credits``      counter   ``api``                  credits of the generations that were delivered
+``seedance.cost_usd``     counter   ``api``                  their cost in US dollars
+========================  ========  =======================  ==================================================
 
 Nothing here raises, and no metric names a task, a generation or a key.
 """
@@ -51,7 +52,9 @@ def render_ended(*, api: str, outcome: str, polls: int, delay: float | None) -> 
         _send("timing", "delay", delay * 1000.0, api=api)
 
 
-def credits_spent(api: str, credits: float | None) -> None:
-    """Count the credits of a generation that is delivered."""
+def cost_incurred(api: str, credits: float | None, cost_usd: float | None) -> None:
+    """Count the cost of a generation that is delivered."""
     if credits:
         _send("incr", "credits", credits, api=api)
+    if cost_usd:
+        _send("incr", "cost_usd", cost_usd, api=api)

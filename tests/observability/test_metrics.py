@@ -22,8 +22,8 @@ metrics.count_request("ark", "submit")
 metrics.count_refusal("ark")
 metrics.render_ended(api="ark", outcome="succeeded", polls=4, delay=2.5)
 metrics.render_ended(api="runbase", outcome="failed", polls=1, delay=None)
-metrics.credits_spent("seedanceapi-v1", 28)
-metrics.credits_spent("ark", None)
+metrics.cost_incurred("seedanceapi-v1", 28, 0.14)
+metrics.cost_incurred("ark", None, None)
 """
 
 
@@ -45,7 +45,7 @@ def test_statsd_receives_every_metric(statsd: socket.socket) -> None:
         "AIRFLOW__METRICS__STATSD_INFLUXDB_ENABLED": "True",
     }
     subprocess.run([sys.executable, "-c", PROGRAM], env=environment, check=True, capture_output=True)
-    lines = [line for line in (statsd.recv(1000).decode() for _ in range(9)) if "seedance" in line]
+    lines = [line for line in (statsd.recv(1000).decode() for _ in range(10)) if "seedance" in line]
     assert sorted(lines) == sorted(
         [
             "airflow.seedance.requests,api=ark,kind=submit:1|c",
@@ -56,6 +56,7 @@ def test_statsd_receives_every_metric(statsd: socket.socket) -> None:
             "airflow.seedance.renders,api=runbase,outcome=failed:1|c",
             "airflow.seedance.polls,api=runbase:1.000000|ms",
             "airflow.seedance.credits,api=seedanceapi-v1:28|c",
+            "airflow.seedance.cost_usd,api=seedanceapi-v1:0.14|c",
         ]
     )
 
@@ -72,4 +73,4 @@ def test_an_error_of_the_statistics_fails_nothing(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(metrics, "Stats", stats)
     metrics.count_request("ark", "submit")
     metrics.render_ended(api="ark", outcome="succeeded", polls=1, delay=0.0)
-    metrics.credits_spent("ark", 3)
+    metrics.cost_incurred("ark", 3, 0.1)
