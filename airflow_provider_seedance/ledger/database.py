@@ -18,12 +18,14 @@ from airflow.providers.common.compat.sdk import BaseHook
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.ledger.configuration import LedgerConfig
 from airflow_provider_seedance.ledger.schema import ensure_schema
 
-#: Time that a process waits for the write lock of a SQLite file, which one process holds at a time.
+#: Time that a process waits for the write lock of a SQLite file, which one process holds at a time, and a thread for
+#: one of the connections of its process.
 BUSY_TIMEOUT_SECONDS = 60
 
 #: Time for a connection to PostgreSQL or MySQL.
@@ -117,7 +119,11 @@ def _engine(url: URL, _process_id: int) -> Engine:
     """Return the engine of a process; a forked one must not use the connections of its parent."""
     if url.get_backend_name() == "sqlite":
         engine = create_engine(
-            url, future=True, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}
+            url,
+            future=True,
+            hide_parameters=True,
+            poolclass=NullPool,
+            connect_args={"timeout": BUSY_TIMEOUT_SECONDS},
         )
         event.listen(engine, "connect", _leave_transactions_to_us)
         event.listen(engine, "begin", _begin)
@@ -128,6 +134,7 @@ def _engine(url: URL, _process_id: int) -> Engine:
         hide_parameters=True,
         isolation_level="READ COMMITTED",
         pool_recycle=MAX_CONNECTION_AGE_SECONDS,
+        pool_timeout=BUSY_TIMEOUT_SECONDS,
         connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS},
     )
 

@@ -45,7 +45,7 @@ def ensure_schema(engine: Engine) -> None:
 def _current_revision(engine: Engine) -> str | None:
     """Return the revision of the tables, or ``None`` if it cannot be read: the migration finds out why."""
     versions = table(VERSION_TABLE, column("version_num"))
-    with engine.connect() as connection:
+    with engine.execution_options(read_only=True).connect() as connection:
         try:
             return connection.execute(select(versions.c.version_num)).scalar()
         except (OperationalError, ProgrammingError):
