@@ -31,9 +31,6 @@ BUSY_TIMEOUT_SECONDS = 60
 #: Time for a connection to PostgreSQL or MySQL.
 CONNECT_TIMEOUT_SECONDS = 10
 
-#: Age at which a connection is replaced, because a firewall may have dropped it during a long wait.
-MAX_CONNECTION_AGE_SECONDS = 60
-
 #: Drivers by connection type, in order of preference.
 _DRIVERS = {
     "postgres": {"psycopg2": "postgresql+psycopg2", "psycopg": "postgresql+psycopg"},
@@ -133,7 +130,8 @@ def _engine(url: URL, _process_id: int) -> Engine:
         future=True,
         hide_parameters=True,
         isolation_level="READ COMMITTED",
-        pool_recycle=MAX_CONNECTION_AGE_SECONDS,
+        # A restart of the database, or a firewall, may have closed the connection since its last use.
+        pool_pre_ping=True,
         pool_timeout=BUSY_TIMEOUT_SECONDS,
         connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS},
     )

@@ -1,0 +1,66 @@
+"""A PostgreSQL that is killed at the worst moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from operators.generation_task import fire, make, resume
+from support import Store, deferral, make_context
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from airflow_provider_seedance.ledger import record_end
+from airflow_provider_seedance.ledger.account import Filter, list_submissions
+from airflow_provider_seedance.ledger.configuration import read_config
+from airflow_provider_seedance.ledger.database import Database
+from airflow_provider_seedance.submission.submitter import Submission
+
+from .discarding_task import DiscardingTask
+from .test_task_state import generation
+
+Connect = Callable[..., None]
+
+
+def states() -> list[str]:
+    config = read_config()
+    assert config is not None
+    return [row["state"] for row in list_submissions(Database(config), Filter())]
+
+
+def test_a_render_survives_the_end_of_the_database(
+    services: SeedanceEmulator, connect: Connect, postgres_ledger: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect("seedanceapi-v1")
+    task = DiscardingTask(services)
+    operator, context = make(poll_interval=0.01), make_context(Store(), task.ti)
+    send = Submission._send
+
+    def send_and_kill(self: Submission, *arguments: Any) -> Any:
+        outcome = send(self, *arguments)
+        postgres_ledger.kill()
+        return outcome
+
+    with monkeypatch.context() as dying:
+        dying.setattr(Submission, "_send", send_and_kill)
+        deferred = deferral(lambda: operator.execute(context))
+    with pytest.raises(errors.SeedanceLedgerError, match="team_ledger"):
+        DiscardingTask(services).execute()
+    assert task.posts == 1
+    postgres_ledger.launch()
+    result = resume(operator, deferred, fire(deferred.trigger), context)
+    assert states() == ["ended"]
+    task.retry()
+    assert task.execute()["generation_id"] == result["generation_id"]
+    assert task.posts == 1
+
+
+def test_a_process_goes_on_after_a_restart_of_the_database(
+    postgres_ledger: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    record_end(generation(1))
+    postgres_ledger.kill()
+    postgres_ledger.launch()
+    record_end(generation(1))
+    assert "is not recorded" not in caplog.text
