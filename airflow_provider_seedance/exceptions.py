@@ -10,6 +10,7 @@ what to do next. They never contain the API key.
 
 from __future__ import annotations
 
+from datetime import datetime
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -117,6 +118,35 @@ class SeedanceAuthenticationError(_Final, SeedanceError, scope="account", kind="
 
 class SeedanceInsufficientCreditsError(_Final, SeedanceError, scope="account", kind="insufficient_credits"):
     """The account has too few credits (HTTP 402). Not billed; a retry cannot help before it is topped up."""
+
+
+class SeedanceBudgetError(_Final, SeedanceError, scope="account", kind="budget"):
+    """
+    The render would exceed a budget of its connection. Nothing was sent; a retry cannot help before the budget renews.
+
+    :param limit: The budget, in US dollars or credits.
+    :param spent: Cost of the renders that have ended in its present period.
+    :param reserved: Estimated cost of those that have not.
+    :param renews_at: Start of the next period, or ``None`` if there is none.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        limit: float | None = None,
+        spent: float | None = None,
+        reserved: float | None = None,
+        renews_at: datetime | None = None,
+        **details: Any,
+    ) -> None:
+        super().__init__(message, **details)
+        self.limit, self.spent, self.reserved, self.renews_at = limit, spent, reserved, renews_at
+
+    def details(self) -> dict[str, Any]:
+        """Return the keyword arguments of the error."""
+        own = {name: getattr(self, name) for name in ("limit", "spent", "reserved", "renews_at")}
+        return {**super().details(), **own}
 
 
 class SeedanceForbiddenError(_Final, SeedanceError, scope="permission", kind="forbidden"):

@@ -125,6 +125,12 @@ _FIELDS = {
         type="array",
         items={"type": "object"},
     ),
+    "budgets": _field(
+        "Budgets",
+        'Limits of the cost of renders, which need a ledger: [{"usd": 50, "per": "day", "dag_id": "ads_*"}].',
+        type="array",
+        items={"type": "object"},
+    ),
 }
 
 

@@ -28,6 +28,7 @@ from pydantic import (
 
 from airflow_provider_seedance.apis.base import Api
 from airflow_provider_seedance.apis.registry import DEFAULT_API, SERVICES, get_api
+from airflow_provider_seedance.budgets import Budget, read_budgets
 from airflow_provider_seedance.callbacks.signatures import SCHEMES, Scheme, SignatureScheme
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError
 from airflow_provider_seedance.generations import read_number
@@ -96,6 +97,7 @@ class ConnectionExtra(BaseModel):
     proxy: str | None = None
     verify: Any = True
     prices: Annotated[Prices, BeforeValidator(Prices.parse)] = Field(default_factory=Prices)
+    budgets: Annotated[tuple[Budget, ...], BeforeValidator(read_budgets)] = ()
 
     @field_validator("api")
     @classmethod
@@ -192,6 +194,7 @@ class Settings:
     :param proxy: URL of a proxy for all calls and downloads.
     :param verify: Whether to verify TLS certificates, or the path of a CA bundle.
     :param prices: Prices of renders, before the published ones.
+    :param budgets: Limits of the cost of renders.
     :param warnings: Warnings about the connection, for the log.
     """
 
@@ -211,6 +214,7 @@ class Settings:
     proxy: str | None = field(default=None, repr=False)
     verify: bool | str = True
     prices: Prices = field(default_factory=Prices)
+    budgets: tuple[Budget, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from datetime import UTC, datetime
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
@@ -36,6 +37,9 @@ DETAILS = {
 }
 
 
+BUDGET = {"limit": 50.0, "spent": 40.0, "reserved": 8.0, "renews_at": datetime(2026, 1, 2, tzinfo=UTC)}
+
+
 @pytest.mark.parametrize("cls", CLASSES)
 def test_errors_that_a_retry_cannot_cure_fail_the_task(cls: type[errors.SeedanceError]) -> None:
     assert issubclass(cls, errors.SeedanceError)
@@ -59,6 +63,7 @@ def test_scopes_say_what_an_error_rules_out() -> None:
         errors.SeedanceForbiddenError: "permission",
         errors.SeedanceAuthenticationError: "account",
         errors.SeedanceInsufficientCreditsError: "account",
+        errors.SeedanceBudgetError: "account",
         errors.SeedanceRateLimitError: "service",
         errors.SeedanceServerError: "service",
         errors.SeedanceConnectionError: "service",
@@ -74,6 +79,7 @@ def test_kinds_are_the_words_that_a_batch_reports() -> None:
         errors.SeedanceMaxCreditsError: "request",
         errors.SeedanceAuthenticationError: "authentication",
         errors.SeedanceInsufficientCreditsError: "insufficient_credits",
+        errors.SeedanceBudgetError: "budget",
         errors.SeedanceForbiddenError: "forbidden",
         errors.SeedanceNotFoundError: "not_found",
         errors.SeedanceModerationError: "moderation",
@@ -94,13 +100,14 @@ def test_every_docstring_says_what_a_retry_or_the_bill_comes_to(cls: type[errors
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_everything_is_carried_and_survives_pickling_and_copying(cls: type[errors.SeedanceError]) -> None:
-    error = cls("It broke.", **DETAILS)
+    details = DETAILS | BUDGET if cls is errors.SeedanceBudgetError else DETAILS
+    error = cls("It broke.", **details)
     for twin in (error, pickle.loads(pickle.dumps(error)), copy.copy(error)):
         assert type(twin) is cls
         assert twin.message == "It broke."
-        assert twin.details() == DETAILS
-        details = "generation g1, HTTP status 429, code RATE_LIMITED, call POST /generate"
-        assert str(twin) == f"It broke. ({details})"
+        assert twin.details() == details
+        shown = "generation g1, HTTP status 429, code RATE_LIMITED, call POST /generate"
+        assert str(twin) == f"It broke. ({shown})"
 
 
 def test_unknown_details_are_left_out() -> None:

@@ -74,8 +74,9 @@ def error_of(
     failed = [item for item in items if item.phase is Phase.FAILED]
     totals = Totals.of(items)
     limited = isinstance(stopped, errors.SeedanceMaxCreditsError)
-    no_credits = isinstance(stopped, errors.SeedanceInsufficientCreditsError)
-    if stopped is not None and not limited and not (keep and no_credits and totals.succeeded):
+    no_credits = isinstance(stopped, errors.SeedanceInsufficientCreditsError) and totals.succeeded
+    over_budget = isinstance(stopped, errors.SeedanceBudgetError)
+    if stopped is not None and not limited and not (keep and (no_credits or over_budget)):
         # Not an item's failure: the owner of the API key has to act.
         error = type(stopped)(
             f"{stopped.message} {totals.summary()} What succeeded is kept; when that is fixed, clear the task to "

@@ -14,13 +14,11 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import iso
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.entries import TaskIdentity
+from airflow_provider_seedance.ledger.reservations import RESERVED
 from airflow_provider_seedance.ledger.tables import submissions
 from airflow_provider_seedance.submission.records import RecordState
 
 _COLUMNS = submissions.c
-
-#: States of a submission that is, or may be, billed and has not ended.
-RESERVED = (RecordState.INTENT, RecordState.UNCERTAIN, RecordState.SUBMITTED)
 
 #: States in which it is unknown whether the service accepted the submission.
 _UNSETTLED = (RecordState.INTENT, RecordState.UNCERTAIN)

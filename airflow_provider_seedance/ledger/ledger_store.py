@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import Generation, utc_now
-from airflow_provider_seedance.ledger.configuration import LedgerConfig
+from airflow_provider_seedance.ledger.configuration import LedgerConfig, local_now
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.entries import (
     RECORD_COLUMNS,
@@ -26,7 +26,9 @@ from airflow_provider_seedance.ledger.entries import (
     stored_result,
 )
 from airflow_provider_seedance.ledger.packing import DAMAGE, pack, unpack
+from airflow_provider_seedance.ledger.reservations import BudgetUse, crossed, reserve
 from airflow_provider_seedance.ledger.tables import submissions
+from airflow_provider_seedance.observability import metrics
 from airflow_provider_seedance.submission.records import Record, RecordState
 from airflow_provider_seedance.submission.store import GENERATION_KEY, RecordStore, SubmissionDetails
 
@@ -234,14 +236,16 @@ class LedgerStore(RecordStore):
         columns = details_columns(details, prompts=self._database.config.prompts)
         try:
             with self._database.transaction() as connection:
+                uses = reserve(connection, self._task, details, record, local_now())
                 self._insert_intent(connection, entry, columns)
-        except errors.SeedanceStateError:
+        except errors.SeedanceError:
             # Nothing is sent without it, so no later write may contain it.
             entry.record = before
             if not entry.stored:
                 self._forget(entry)
             raise
         entry.stored, entry.dirty = True, False
+        _report(uses, record, details.conn_id)
 
     def _insert_intent(self, connection: Connection, entry: LedgerEntry, columns: dict[str, Any]) -> None:
         """Write an intent, unless another process has written one for the same key."""
@@ -323,6 +327,15 @@ class LedgerStore(RecordStore):
         if key != GENERATION_KEY:
             words += ["--key", key]
         return shlex.join(words)
+
+
+def _report(uses: Iterable[BudgetUse], record: Record, conn_id: str) -> None:
+    for use in uses:
+        metrics.budget_used(conn_id, use.budget.per, use.share)
+        if crossed(use, record):
+            log.warning(
+                "%.0f %% of the budget of %s of connection %r are used.", use.share * 100, use.budget, conn_id
+            )
 
 
 def _two_at_once() -> errors.SeedanceLedgerError:

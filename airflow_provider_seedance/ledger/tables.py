@@ -44,7 +44,8 @@ class UtcDateTime(TypeDecorator):  # type: ignore[type-arg]  # not generic in SQ
         """Return the time as the database takes it."""
         if value is None:
             return None
-        utc = value.astimezone(UTC)
+        # Drivers know the standard class, and not pendulum's.
+        utc = datetime.fromisoformat(value.isoformat()).astimezone(UTC)
         return utc if dialect.name == "postgresql" else utc.replace(tzinfo=None)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
@@ -108,7 +109,7 @@ submissions = Table(
     Column("result", JSON(none_as_null=True)),
     Column("stored_files", JSON(none_as_null=True)),
     Column("record", JSON(none_as_null=True)),
-    Index("seedance_submissions_intended", "namespace", "intended_at"),
+    Index("seedance_submissions_spend", "namespace", "conn_id", "intended_at"),
     Index("seedance_submissions_generation", "generation_id", mysql_length=200),
     Index("seedance_submissions_reuse", "reuse_key"),
     mysql_charset="utf8mb4",

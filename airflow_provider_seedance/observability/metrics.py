@@ -12,6 +12,7 @@ name                      kind      tags                     meaning
                                                              the service reports when it ended
 ``seedance.credits``      counter   ``api``                  credits of the generations that were delivered
 ``seedance.cost_usd``     counter   ``api``                  their cost in US dollars
+``seedance.budget_used``  gauge     ``conn_id``, ``per``     share of a budget that is spent or reserved, 0 to 1
 ========================  ========  =======================  ==================================================
 
 Nothing here raises, and no metric names a task, a generation or a key.
@@ -58,3 +59,8 @@ def cost_incurred(api: str, credits: float | None, cost_usd: float | None) -> No
         _send("incr", "credits", credits, api=api)
     if cost_usd:
         _send("incr", "cost_usd", cost_usd, api=api)
+
+
+def budget_used(conn_id: str, per: str, share: float) -> None:
+    """Report the share of a budget that is used."""
+    _send("gauge", "budget_used", share, conn_id=conn_id, per=per)

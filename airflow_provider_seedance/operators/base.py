@@ -31,6 +31,9 @@ MAX_ARGUMENT_SECONDS = 366 * 86400.0
 #: Limit of the wait for the rate limit of a service before a submission: a week.
 MAX_QUOTA_WAIT_SECONDS = 7 * 86400.0
 
+#: Limit of the wait for a budget to renew: the months between may be full, too.
+MAX_BUDGET_WAIT_SECONDS = MAX_ARGUMENT_SECONDS
+
 #: Timeout of a cancellation by a worker that is being stopped.
 KILL_TIMEOUT_SECONDS = 10.0
 
@@ -55,8 +58,10 @@ class SeedanceOperator(SeedanceTaskMixin, BaseOperator):
         service supports it and only while the generation is queued.
     :param end_from_trigger: Whether the triggerer ends a successful task itself, which saves the second
         worker start. Needs Airflow 3.3; no callbacks, listeners, asset events or mapping over the result.
-    :param max_credits: Maximum credits of the task instance, over all its tries and clears (below Airflow 3.3 of
-        one try), by the published prices. Refused where the service publishes none.
+    :param max_credits: Maximum credits of the task instance, over all its tries and clears (below Airflow 3.3 without a
+        ledger, of one try). Refused where the price of a render is not known.
+    :param on_budget: What to do when the render would exceed a budget of the connection: ``"fail"`` for good, or
+        ``"wait"`` until the budget renews, which needs ``deferrable=True``.
     """
 
     template_fields: Sequence[str] = ("seedance_conn_id", "on_clear")
@@ -82,6 +87,7 @@ class SeedanceOperator(SeedanceTaskMixin, BaseOperator):
         cancel_on_kill: bool = True,
         end_from_trigger: bool = False,
         max_credits: float | None = None,
+        on_budget: str = "fail",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -95,6 +101,7 @@ class SeedanceOperator(SeedanceTaskMixin, BaseOperator):
         self.cancel_on_kill = cancel_on_kill
         self.end_from_trigger = end_from_trigger
         self.max_credits = max_credits
+        self.on_budget = on_budget
         #: Cancels the generations that this worker waits for, unless another try continues with them.
         self.cancel_abandoned: Callable[[], None] | None = None
         self.set_retry_policy()
@@ -154,6 +161,8 @@ class SeedanceOperator(SeedanceTaskMixin, BaseOperator):
             problems.append(
                 f"on_uncertain_submit is {self.on_uncertain_submit!r}; it takes 'fail' or 'resubmit'"
             )
+        if self.on_budget not in ("fail", "wait"):
+            problems.append(f"on_budget is {self.on_budget!r}; it takes 'fail' or 'wait'")
         for name in ("timeout", "poll_interval"):
             value = getattr(self, name)
             if not (value is None and name == "poll_interval") and not _is_duration(value):
@@ -167,6 +176,8 @@ class SeedanceOperator(SeedanceTaskMixin, BaseOperator):
         credits = self.max_credits
         if credits is not None and not (_is_finite(credits) and credits >= 0):
             problems.append(f"max_credits is {credits!r}; it takes a number of credits")
+        if self.on_budget == "wait" and self.deferrable is False:
+            problems.append("on_budget='wait' needs deferrable=True: a budget may renew in a month")
         if self.use_callback is True and self.deferrable is False:
             problems.append(
                 "use_callback needs deferrable=True: a callback cannot resume a task that waits on a worker"
@@ -243,6 +254,13 @@ class SeedanceVideoArguments(SeedanceOperator):
         self.generate_audio = generate_audio
         self.fixed_lens = fixed_lens
         self.extra_params = extra_params
+
+
+def max_wait(error: errors.SeedanceError | None) -> float:
+    """Return the limit of the wait, in seconds, after which a rejected submission is repeated no more."""
+    return (
+        MAX_BUDGET_WAIT_SECONDS if isinstance(error, errors.SeedanceBudgetError) else MAX_QUOTA_WAIT_SECONDS
+    )
 
 
 def refuse(problems: Iterable[str]) -> None:

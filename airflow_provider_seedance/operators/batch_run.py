@@ -29,7 +29,7 @@ from airflow_provider_seedance.batch.submitting import BatchSubmitter
 from airflow_provider_seedance.client.api_client import Client
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.ledger import open_store
-from airflow_provider_seedance.operators.base import MAX_QUOTA_WAIT_SECONDS, SeedanceOperator
+from airflow_provider_seedance.operators.base import MAX_QUOTA_WAIT_SECONDS, SeedanceOperator, max_wait
 from airflow_provider_seedance.operators.deferral_xcom import pull_xcom, push_xcom
 from airflow_provider_seedance.operators.paid import paid_generations, raise_with_paid_ids
 from airflow_provider_seedance.polling.blocking_wait import run_blocking
@@ -278,7 +278,7 @@ class BatchRun:
         if state.not_before is None or batch.of(Phase.IN_FLIGHT):
             return
         assert stop.error is not None
-        too_long = state.not_before - (state.refused_since or state.not_before) > MAX_QUOTA_WAIT_SECONDS
+        too_long = state.not_before - (state.refused_since or state.not_before) > max_wait(stop.error)
         unreachable = stop.kind == "unreachable" and state.refusals > self.timing.max_unreachable
         if too_long or unreachable or not self.operator.deferrable:
             raise stop.error

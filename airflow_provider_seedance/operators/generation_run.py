@@ -23,7 +23,7 @@ from airflow_provider_seedance.generations import Generation, utc_now
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.ledger import open_store
 from airflow_provider_seedance.observability import metrics
-from airflow_provider_seedance.operators.base import MAX_QUOTA_WAIT_SECONDS, SeedanceOperator
+from airflow_provider_seedance.operators.base import MAX_QUOTA_WAIT_SECONDS, SeedanceOperator, max_wait
 from airflow_provider_seedance.operators.deferral_xcom import pull_xcom, push_xcom
 from airflow_provider_seedance.operators.paid import paid_generations, raise_with_paid_ids
 from airflow_provider_seedance.polling.outcomes import after_resume, raise_unless_succeeded, timed_out
@@ -259,7 +259,7 @@ class GenerationRun:
     def _defer_submission(self, later: RetryLater, refusals: int, since: float) -> NoReturn:
         seconds = later.seconds(refusals)
         record = {"record": later.record.as_dict()} if later.record else {}
-        if time.time() + seconds - since > MAX_QUOTA_WAIT_SECONDS:
+        if time.time() + seconds - since > max_wait(later.error):
             raise later.error
         # A deferral that breaks loses its arguments, and the record may not exist yet.
         push_xcom(self.context["ti"], _NOT_SUBMITTED_XCOM, later.record is None)
@@ -274,7 +274,7 @@ class GenerationRun:
             ),
             method_name="resume_submit",
             kwargs={"refusals": refusals + 1, "since": since, **record},
-            timeout=deferral_timeout(since + MAX_QUOTA_WAIT_SECONDS, time.time()),
+            timeout=deferral_timeout(since + max_wait(later.error), time.time()),
         )
 
     def _push_id(self, generation_id: str) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.budgets import Budget
 from airflow_provider_seedance.generations import Generation
 from airflow_provider_seedance.submission.records import Record, RecordState, with_id
 
@@ -34,11 +35,13 @@ class SubmissionDetails:
 
     :param conn_id: Connection that it is billed to.
     :param item_key: The user's key, for an item of a batch.
+    :param budgets: Budgets of the connection.
     """
 
     conn_id: str
     prompt: str
     item_key: str | None = None
+    budgets: tuple[Budget, ...] = ()
 
 
 class RecordStore(ABC):
@@ -129,7 +132,17 @@ class RecordStore(ABC):
         return self.records().get(key)
 
     def write_intent(self, key: str, record: Record, details: SubmissionDetails) -> None:
-        """Write the record of a submission that is sent next; see :meth:`write`."""
+        """
+        Write the record of a submission that is sent next; see :meth:`write`.
+
+        :raises SeedanceBudgetError: it would exceed a budget; nothing may be submitted.
+        :raises SeedanceConfigurationError: the store keeps no budgets, or the price is not known; likewise.
+        """
+        if details.budgets:
+            raise errors.SeedanceConfigurationError(
+                f"Connection {details.conn_id!r} has budgets, which need a ledger: set [seedance] ledger. "
+                "Nothing was sent."
+            )
         self.write(key, record)
 
     def try_write_end(self, key: str, record: Record, generation: Generation) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
@@ -98,6 +98,7 @@ class SubmissionPolicy:
     on_uncertain_submit: decisions.OnUncertain = "fail"
     on_clear: decisions.OnClear = "reuse"
     max_credits: float | None = None
+    on_budget: Literal["fail", "wait"] = "fail"
     end_from_trigger: bool = False
 
     @classmethod
@@ -108,6 +109,7 @@ class SubmissionPolicy:
             on_uncertain_submit=operator.on_uncertain_submit,
             on_clear=operator.on_clear,
             max_credits=operator.max_credits,
+            on_budget=operator.on_budget,
             end_from_trigger=operator.end_from_trigger,
         )
 
@@ -256,7 +258,12 @@ class Submission:
             previous=previous_record,
         )
         self._lookup.callback_ids = ()
-        self._write_intent(intent)
+        try:
+            self._write_intent(intent)
+        except errors.SeedanceBudgetError as error:
+            if self.policy.on_budget == "wait" and error.retry_after is not None:
+                return RetryLater(error, previous_record)
+            raise
         nonce, url_for = intent.callback_nonce, self.policy.callback_url
         call = self.api.submit_call(
             request,
@@ -319,6 +326,7 @@ class Submission:
             conn_id=self.client.settings.conn_id,
             prompt=self.prepared.request.prompt,
             item_key=self.item_key,
+            budgets=self.client.settings.budgets,
         )
         try:
             self.store.write_intent(self.key, intent, details)

@@ -24,6 +24,7 @@ metrics.render_ended(api="ark", outcome="succeeded", polls=4, delay=2.5)
 metrics.render_ended(api="runbase", outcome="failed", polls=1, delay=None)
 metrics.cost_incurred("seedanceapi-v1", 28, 0.14)
 metrics.cost_incurred("ark", None, None)
+metrics.budget_used("seedance_default", "day", 0.5)
 """
 
 
@@ -45,7 +46,7 @@ def test_statsd_receives_every_metric(statsd: socket.socket) -> None:
         "AIRFLOW__METRICS__STATSD_INFLUXDB_ENABLED": "True",
     }
     subprocess.run([sys.executable, "-c", PROGRAM], env=environment, check=True, capture_output=True)
-    lines = [line for line in (statsd.recv(1000).decode() for _ in range(10)) if "seedance" in line]
+    lines = [line for line in (statsd.recv(1000).decode() for _ in range(11)) if "seedance" in line]
     assert sorted(lines) == sorted(
         [
             "airflow.seedance.requests,api=ark,kind=submit:1|c",
@@ -57,6 +58,7 @@ def test_statsd_receives_every_metric(statsd: socket.socket) -> None:
             "airflow.seedance.polls,api=runbase:1.000000|ms",
             "airflow.seedance.credits,api=seedanceapi-v1:28|c",
             "airflow.seedance.cost_usd,api=seedanceapi-v1:0.14|c",
+            "airflow.seedance.budget_used,conn_id=seedance_default,per=day:0.5|g",
         ]
     )
 
@@ -65,7 +67,7 @@ class Broken:
     def incr(self, *arguments: Any, **more: Any) -> None:
         raise RuntimeError("away")
 
-    timing = incr
+    timing = gauge = incr
 
 
 @pytest.mark.parametrize("stats", [Broken(), None])
@@ -74,3 +76,4 @@ def test_an_error_of_the_statistics_fails_nothing(monkeypatch: pytest.MonkeyPatc
     metrics.count_request("ark", "submit")
     metrics.render_ended(api="ark", outcome="succeeded", polls=1, delay=0.0)
     metrics.cost_incurred("ark", 3, 0.1)
+    metrics.budget_used("seedance_default", "day", 0.5)

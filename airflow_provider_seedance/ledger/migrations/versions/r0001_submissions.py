@@ -69,7 +69,7 @@ def upgrade() -> None:
         mysql_charset="utf8mb4",
     )
     name = "seedance_submissions"
-    op.create_index(f"{name}_intended", name, ["namespace", "intended_at"])
+    op.create_index(f"{name}_spend", name, ["namespace", "conn_id", "intended_at"])
     # MySQL limits the length of a key.
     op.create_index(f"{name}_generation", name, ["generation_id"], mysql_length={"generation_id": 200})
     op.create_index(f"{name}_reuse", name, ["reuse_key"])

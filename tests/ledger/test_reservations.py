@@ -1,0 +1,251 @@
+"""Budgets: reserved with the intent, corrected by the end, and never exceeded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from operators import batch_runner
+from operators.generation_task import make
+from support import Store, TaskInstance, deferral, make_context
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.budgets import Budget
+from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from airflow_provider_seedance.generations import utc_now
+from airflow_provider_seedance.ledger import configuration, open_store
+from airflow_provider_seedance.submission import records as rec
+from airflow_provider_seedance.submission.store import GENERATION_KEY, SubmissionDetails
+
+from . import test_task_state as samples
+
+Connect = Callable[..., None]
+Open = Callable[..., Any]
+
+#: Credits and US dollars of a render by the published prices.
+CREDITS, USD = 28, 0.14
+
+
+class Tasks:
+    """Tasks of one connection, each of which makes one render."""
+
+    def __init__(self, emulator: SeedanceEmulator, connect: Connect) -> None:
+        self.emulator = emulator
+        self._connect = connect
+        self._number = 0
+
+    def limit(self, *budgets: dict[str, Any], **extra: Any) -> None:
+        self._connect("seedanceapi-v1", budgets=list(budgets), **extra)
+
+    def run(self, *, dag_id: str = "dag", **arguments: Any) -> Any:
+        self._number += 1
+        ti = TaskInstance(map_index=self._number)
+        ti.dag_id = dag_id
+        return make(**{"deferrable": False, "poll_interval": 0.01, **arguments}).execute(
+            make_context(Store(), ti)
+        )
+
+    @property
+    def posts(self) -> int:
+        return len(self.emulator.ledger.posts())
+
+
+@pytest.fixture
+def tasks(services: SeedanceEmulator, connect: Connect, ledger: Path) -> Tasks:
+    return Tasks(services, connect)
+
+
+# ---------------------------------------------------------------------- what counts
+
+
+@pytest.mark.parametrize(
+    ("budget", "spent"), [({"credits": 3 * CREDITS}, 2.0 * CREDITS), ({"usd": 3 * USD - 0.001}, 2 * USD)]
+)
+def test_a_render_that_would_exceed_a_budget_is_refused(
+    tasks: Tasks, budget: dict[str, Any], spent: float
+) -> None:
+    tasks.limit({**budget, "per": "day"})
+    count = 3 if "credits" in budget else 2
+    for _ in range(count):
+        tasks.run()
+    with pytest.raises(errors.SeedanceBudgetError) as caught:
+        tasks.run()
+    assert tasks.posts == count
+    error = caught.value
+    assert error.renews_at is not None
+    assert (error.spent, error.reserved) == (pytest.approx(spent * count / 2), 0)
+    assert "per day" in error.message
+    assert "renews at" in error.message
+    assert not error.retry_helps
+
+
+def test_renders_in_flight_and_uncertain_ones_are_reserved(tasks: Tasks) -> None:
+    tasks.limit({"credits": 2 * CREDITS, "per": "total"})
+    tasks.emulator.hold()
+    deferral(lambda: tasks.run(deferrable=True))
+    tasks.emulator.fault("drop_reply")
+    with pytest.raises(errors.SeedanceUncertainSubmitError):
+        tasks.run()
+    with pytest.raises(errors.SeedanceBudgetError) as caught:
+        tasks.run()
+    assert (caught.value.spent, caught.value.reserved) == (0, 2 * CREDITS)
+    assert caught.value.renews_at is None
+    assert "does not renew" in caught.value.message
+
+
+@pytest.mark.parametrize("fault", ["refuse", "fail"])
+def test_what_was_not_billed_is_released(tasks: Tasks, fault: str) -> None:
+    tasks.limit({"credits": CREDITS, "per": "total"})
+    tasks.emulator.fault(fault)
+    with pytest.raises(errors.SeedanceError):
+        tasks.run()
+    tasks.run()
+
+
+def test_a_budget_of_some_dags_limits_only_these(tasks: Tasks) -> None:
+    tasks.limit({"credits": CREDITS, "per": "total", "dag_id": "ads_*"})
+    for dag_id in ("news", "news", "ads_de"):
+        tasks.run(dag_id=dag_id)
+    with pytest.raises(errors.SeedanceBudgetError, match=r"for ads_\*"):
+        tasks.run(dag_id="ads_fr")
+    tasks.run(dag_id="news")
+
+
+def test_connections_and_namespaces_have_budgets_of_their_own(
+    tasks: Tasks, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budgets = [{"credits": CREDITS, "per": "total"}]
+    tasks.limit(*budgets)
+    connect("seedanceapi-v1", conn_id="other", budgets=budgets)
+    tasks.run()
+    tasks.run(seedance_conn_id="other")
+    monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER_NAMESPACE", "another")
+    tasks.run()
+
+
+def test_a_budget_renews(tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks.limit({"credits": CREDITS, "per": "day"})
+    tasks.run()
+    tomorrow = configuration.local_now() + timedelta(days=1)
+    monkeypatch.setattr("airflow_provider_seedance.ledger.ledger_store.local_now", lambda: tomorrow)
+    tasks.run()
+
+
+def test_a_budget_needs_a_price_and_a_ledger(
+    tasks: Tasks, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect("ark", budgets=[{"usd": 5, "per": "day"}])
+    with pytest.raises(errors.SeedanceConfigurationError, match="price of this render in US dollars"):
+        tasks.run()
+    connect("ark", budgets=[{"usd": 5, "per": "day"}], prices=[{"usd": 0.2}])
+    tasks.run()
+    monkeypatch.delenv("AIRFLOW__SEEDANCE__LEDGER")
+    with pytest.raises(errors.SeedanceConfigurationError, match="need a ledger"):
+        tasks.run()
+    assert tasks.posts == 1
+
+
+def test_the_use_of_a_budget_is_reported_once(tasks: Tasks, caplog: pytest.LogCaptureFixture) -> None:
+    tasks.limit({"credits": 10 * CREDITS, "per": "day"})
+    for _ in range(10):
+        tasks.run()
+    assert [line for line in caplog.messages if "of the budget of" in line] == [
+        "80 % of the budget of 280 credits per day of connection 'seedance_default' are used."
+    ]
+
+
+# ---------------------------------------------------------------------- waiting
+
+
+def test_a_task_waits_until_the_budget_renews(tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks.limit({"credits": CREDITS, "per": "month"})
+    tasks.run()
+    operator = make(on_budget="wait")
+    context = make_context(Store(), TaskInstance())
+    deferred = deferral(lambda: operator.execute(context))
+    renews_at = Budget(unit="credits", limit=1, per="month").renews_at(configuration.local_now())
+    assert renews_at is not None
+    assert deferred.trigger.not_before == pytest.approx(renews_at.timestamp(), abs=60)
+    assert deferred.method_name == "resume_submit"
+    assert tasks.posts == 1
+    monkeypatch.setattr(
+        "airflow_provider_seedance.ledger.ledger_store.local_now", lambda: renews_at + timedelta(seconds=1)
+    )
+    deferral(lambda: operator.resume_execution("resume_submit", {**deferred.kwargs, "event": {}}, context))
+    assert tasks.posts == 2
+
+
+@pytest.mark.parametrize(
+    "budget", [{"credits": CREDITS, "per": "total"}, {"credits": CREDITS / 2, "per": "day"}], ids=str
+)
+def test_a_task_does_not_wait_where_that_cannot_help(tasks: Tasks, budget: dict[str, Any]) -> None:
+    tasks.limit(budget)
+    if budget["per"] == "total":
+        tasks.run()
+    with pytest.raises(errors.SeedanceBudgetError):
+        tasks.run(on_budget="wait", deferrable=True)
+
+
+# ---------------------------------------------------------------------- batches
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_batch_stops_at_the_budget(tasks: Tasks, keep: bool) -> None:
+    tasks.limit({"credits": 2 * CREDITS, "per": "day"})
+    runner = batch_runner.Runner()
+    operator = batch_runner.make(
+        ["a", "b", "c", "d"], poll_interval=0.01, on_item_failure="keep" if keep else "fail"
+    )
+    if keep:
+        result = runner.run(operator)
+        assert result["not_submitted"] == ["2", "3"]
+        assert result["counts"]["succeeded"] == 2
+    else:
+        with pytest.raises(errors.SeedanceBudgetError, match="per day"):
+            runner.run(operator)
+    assert tasks.posts == 2
+
+
+# ---------------------------------------------------------------------- many at once
+
+
+def submit(number: int, price: float, budget: Budget) -> bool:
+    """Write an intent as a task does; return whether the budget admits it."""
+    ti = TaskInstance(map_index=number)
+    details = SubmissionDetails(conn_id="seedance_default", prompt=f"{number}", budgets=(budget,))
+    record = rec.replace(samples.intent(f"{number}", credits=price), intended_at=utc_now())
+    store = open_store(make_context(None, ti))
+    try:
+        store.write_intent(GENERATION_KEY, record, details)
+    except errors.SeedanceBudgetError:
+        return False
+    return True
+
+
+def test_two_hundred_submitters_use_up_a_budget_and_never_exceed_it(any_ledger: Any) -> None:
+    budget = Budget(unit="credits", limit=1000, per="day")
+    open_store(make_context(None)).load()  # the tables
+    with ThreadPoolExecutor(200) as threads:
+        admitted = list(threads.map(lambda number: submit(number, 7, budget), range(200)))
+    assert sum(admitted) == 1000 // 7
+
+
+def test_each_submitter_reads_the_budgets_with_one_query(any_ledger: Any, open_ledger: Open) -> None:
+    from .test_ledger_store import statements
+
+    open_ledger().load()
+    budgets = (
+        Budget(unit="credits", limit=1000, per="day"),
+        Budget(unit="credits", limit=1000, per="total", dag_id="d*"),
+    )
+    store = open_ledger()
+    store.load()
+    details = SubmissionDetails(conn_id="seedance_default", prompt="a", budgets=budgets)
+    with statements() as sent:
+        store.write_intent(GENERATION_KEY, samples.intent(credits=7), details)
+    assert sent[-2:] == ["SELECT", "INSERT"]
+    assert len(sent) <= 3

@@ -1,0 +1,70 @@
+"""Budgets of a connection: what they take, and when their periods begin."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import pendulum
+import pytest
+
+from airflow_provider_seedance.budgets import Budget, read_budgets
+
+BERLIN = pendulum.timezone("Europe/Berlin")
+
+#: A Thursday, the day before the clocks go back at the weekend.
+NOW = datetime(2026, 10, 22, 14, 30, tzinfo=BERLIN)
+
+
+def local(*parts: int) -> datetime:
+    return datetime(*parts, tzinfo=BERLIN)  # type: ignore[arg-type,misc]
+
+
+@pytest.mark.parametrize(
+    ("per", "starts_at", "renews_at"),
+    [
+        ("hour", local(2026, 10, 22, 14), local(2026, 10, 22, 15)),
+        ("day", local(2026, 10, 22), local(2026, 10, 23)),
+        ("week", local(2026, 10, 19), local(2026, 10, 26)),
+        ("month", local(2026, 10, 1), local(2026, 11, 1)),
+        ("total", None, None),
+    ],
+)
+def test_periods_begin_in_the_timezone(
+    per: Any, starts_at: datetime | None, renews_at: datetime | None
+) -> None:
+    budget = Budget(unit="credits", limit=1, per=per)
+    assert (budget.starts_at(NOW), budget.renews_at(NOW)) == (starts_at, renews_at)
+
+
+def test_the_budgets_of_a_connection_are_read() -> None:
+    daily, monthly = read_budgets(
+        [{"usd": 50, "per": "day"}, {"credits": "20000", "per": "month", "dag_id": "ads_*"}]
+    )
+    assert str(daily) == "$50 per day"
+    assert str(monthly) == "20,000 credits per month for ads_*"
+    assert daily.applies_to("anything")
+    assert monthly.applies_to("ads_de")
+    assert not monthly.applies_to("news")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"usd": 50, "per": "day"},
+        ["usd"],
+        [{"usd": 50}],
+        [{"per": "day"}],
+        [{"usd": 50, "credits": 3, "per": "day"}],
+        [{"usd": 0, "per": "day"}],
+        [{"usd": "fifty", "per": "day"}],
+        [{"usd": 50, "per": "fortnight"}],
+        [{"usd": 50, "per": ["day"]}],
+        [{"usd": 50, "per": "day", "dag_id": 7}],
+        [{"usd": 50, "per": "day", "currency": "EUR"}],
+    ],
+    ids=str,
+)
+def test_other_values_are_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match="a list such as"):
+        read_budgets(value)
