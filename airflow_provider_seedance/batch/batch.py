@@ -271,10 +271,9 @@ class Batch:
             self.fail(item, timed_out(str(item.generation_id), self.timeout, step.generation))
 
     def _read(self, item: BatchItem) -> Generation | errors.SeedanceError:
+        flow = flows.status_flow(self.client.settings.api, str(item.generation_id), "video", utc_now)
         try:
-            return self.client.run(
-                flows.status_flow(self.client.settings.api, str(item.generation_id), "video", utc_now)
-            )
+            return self.client.run(flow)
         except errors.SeedanceError as error:
             return error
 
@@ -298,11 +297,10 @@ class Batch:
             record = rec.taken_over(record, attempt_of(item))
             if item.generation:
                 record = self._ended(item, record, item.generation)
-        item.fail(error, generation)
-        assert item.failure is not None
-        log.warning("%s failed (%s): %s", item.key, item.failure.kind, item.failure.error)
+        failure = item.fail(error, generation)
+        log.warning("%s failed (%s): %s", item.key, failure.kind, failure.error)
         if record is not None:
-            self.records.update(item.record_key, replace(record, failure=item.failure))
+            self.records.update(item.record_key, replace(record, failure=failure))
 
     def _ended(self, item: BatchItem, record: rec.Record, generation: Generation) -> rec.Record:
         ended = rec.as_ended(record, generation, record.ended_at or utc_now())

@@ -58,13 +58,14 @@ class BatchItem:
         """Credits by the published prices; ``None`` where there is no price."""
         return self.prepared.result_defaults.credits if self.prepared else None
 
-    def fail(self, error: errors.SeedanceError, generation: Generation | None = None) -> None:
-        """Fail the item, as it is recorded and reported."""
+    def fail(self, error: errors.SeedanceError, generation: Generation | None = None) -> Failure:
+        """Fail the item, as it is recorded and reported; return the failure."""
         kind = error.kind
         if kind == "failed" and generation and generation.status is GenerationStatus.EXPIRED:
             kind = "expired"
         self.phase = Phase.FAILED
         self.failure = Failure(kind=kind, error=str(error), final=not error.retry_helps)
+        return self.failure
 
     def result(self) -> dict[str, Any]:
         """Return the entry of the task's result."""
