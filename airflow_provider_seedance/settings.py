@@ -28,11 +28,11 @@ from pydantic import (
 
 from airflow_provider_seedance.apis.base import Api
 from airflow_provider_seedance.apis.registry import DEFAULT_API, SERVICES, get_api
-from airflow_provider_seedance.budgets import Budget, read_budgets
 from airflow_provider_seedance.callbacks.signatures import SCHEMES, Scheme, SignatureScheme
+from airflow_provider_seedance.costs.budgets import Budget, read_budgets
+from airflow_provider_seedance.costs.pricing import Prices
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError
 from airflow_provider_seedance.generations import read_number
-from airflow_provider_seedance.pricing import Prices
 from airflow_provider_seedance.redaction import Redactor, proxy_password
 from airflow_provider_seedance.urls import MediaHosts, normalize_base_url, redact_url
 

@@ -27,9 +27,9 @@ from airflow_provider_seedance.apis.messages import (
 )
 from airflow_provider_seedance.apis.registry import SERVICES, get_api
 from airflow_provider_seedance.apis.validation import Prepared, prepare_request
+from airflow_provider_seedance.costs.pricing import Prices
 from airflow_provider_seedance.generations import Generation, GenerationRequest, ImageRequest, VideoRequest
 from airflow_provider_seedance.polling import quota, wait_state
-from airflow_provider_seedance.pricing import Prices
 from airflow_provider_seedance.settings import Settings, read_settings
 from airflow_provider_seedance.urls import MediaHosts
 

@@ -31,7 +31,7 @@ from airflow_provider_seedance.apis.messages import (
     VendorError,
 )
 from airflow_provider_seedance.apis.rate_limits import read_rate_limit, read_retry_after
-from airflow_provider_seedance.pricing import PublishedPrices
+from airflow_provider_seedance.costs.pricing import PublishedPrices
 
 
 class ReplyReader(abc.ABC):

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from airflow_provider_seedance.apis.base import Api
 from airflow_provider_seedance.apis.messages import MAX_JSON_DEPTH
 from airflow_provider_seedance.apis.rules import Rule, text
+from airflow_provider_seedance.costs.pricing import Prices
 from airflow_provider_seedance.exceptions import SeedanceRequestError
 from airflow_provider_seedance.generations import (
     Estimate,
@@ -18,7 +19,6 @@ from airflow_provider_seedance.generations import (
     MediaInput,
     ResultDefaults,
 )
-from airflow_provider_seedance.pricing import Prices
 from airflow_provider_seedance.urls import MediaHosts
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.budgets import Budget
+from airflow_provider_seedance.costs.budgets import Budget
 from airflow_provider_seedance.generations import iso, read_number
 from airflow_provider_seedance.ledger.entries import TaskIdentity
 from airflow_provider_seedance.ledger.tables import VERSION_TABLE, submissions

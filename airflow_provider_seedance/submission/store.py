@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.budgets import Budget
+from airflow_provider_seedance.costs.budgets import Budget
 from airflow_provider_seedance.generations import Generation
 from airflow_provider_seedance.submission.records import Record, RecordState, with_id
 

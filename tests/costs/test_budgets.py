@@ -8,7 +8,7 @@ from typing import Any
 import pendulum
 import pytest
 
-from airflow_provider_seedance.budgets import Budget, read_budgets
+from airflow_provider_seedance.costs.budgets import Budget, read_budgets
 
 BERLIN = pendulum.timezone("Europe/Berlin")
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_seedance.costs.pricing import Prices
 from airflow_provider_seedance.generations import (
     Estimate,
     Generation,
@@ -14,7 +15,6 @@ from airflow_provider_seedance.generations import (
     ResultDefaults,
     VideoRequest,
 )
-from airflow_provider_seedance.pricing import Prices
 
 CLIP = VideoRequest(prompt="p", model="seedance-2.0-fast", duration=5, resolution="720p", generate_audio=True)
 STILL = ImageRequest(prompt="p", model="seedream-4.0", num_images=3)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from operators.generation_task import make
-from support import Store, TaskInstance, make_context
+from operators.generation_task import fire, make
+from support import Store, TaskInstance, deferral, make_context
 
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 
@@ -39,6 +39,17 @@ class DiscardingTask:
     def execute(self, **arguments: Any) -> Any:
         arguments = {"deferrable": False, "poll_interval": 0.01, **arguments}
         return make(**arguments).execute(make_context(Store(), self.ti))
+
+    def defer(self, **arguments: Any) -> None:
+        """Execute until the task defers."""
+        self.operator = make(**{"poll_interval": 0.01, **arguments})
+        self.deferred = deferral(lambda: self.operator.execute(make_context(Store(), self.ti)))
+
+    def resume(self) -> Any:
+        """Resume with the event of the trigger."""
+        kwargs = {**self.deferred.kwargs, "event": fire(self.deferred.trigger)}
+        context = make_context(Store(), self.ti)
+        return self.operator.resume_execution(self.deferred.method_name, kwargs, context)
 
     @property
     def posts(self) -> int:

@@ -46,10 +46,11 @@ def test_the_cost_is_the_same_everywhere(
     counted, log = list[tuple[Any, ...]](), Log()
     monkeypatch.setattr(metrics, "cost_incurred", lambda *cost: counted.append(cost))
     monkeypatch.setattr(SeedanceOperator, "log", log, raising=False)
-    operator = make(deferrable=False, poll_interval=0.01)
+    request = {"prompt": PROMPT, "duration": 5 if api == "ark" else 8}
+    operator = make(deferrable=False, poll_interval=0.01, **request)
     result = operator.execute(make_context(Store()))
     assert (result["credits"], result["cost_usd"]) == (credits, usd)
-    estimate = SeedanceHook().estimate(VideoRequest(prompt=PROMPT))
+    estimate = SeedanceHook().estimate(VideoRequest.from_arguments(request))
     assert (estimate.credits, estimate.cost_usd) == (credits, usd)
     config = read_config()
     assert config is not None

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from operators.generation_task import fire, make, resume
-from support import Store, deferral, make_context
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
@@ -34,7 +32,6 @@ def test_a_render_survives_the_end_of_the_database(
 ) -> None:
     connect("seedanceapi-v1")
     task = DiscardingTask(services)
-    operator, context = make(poll_interval=0.01), make_context(Store(), task.ti)
     send = Submission._send
 
     def send_and_kill(self: Submission, *arguments: Any) -> Any:
@@ -44,12 +41,12 @@ def test_a_render_survives_the_end_of_the_database(
 
     with monkeypatch.context() as dying:
         dying.setattr(Submission, "_send", send_and_kill)
-        deferred = deferral(lambda: operator.execute(context))
+        task.defer()
     with pytest.raises(errors.SeedanceLedgerError, match="team_ledger"):
         DiscardingTask(services).execute()
     assert task.posts == 1
     postgres_ledger.launch()
-    result = resume(operator, deferred, fire(deferred.trigger), context)
+    result = task.resume()
     assert states() == ["ended"]
     task.retry()
     assert task.execute()["generation_id"] == result["generation_id"]

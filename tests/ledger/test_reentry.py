@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import deferral
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
@@ -50,7 +49,7 @@ def leave_behind(task: DiscardingTask, situation: str, monkeypatch: pytest.Monke
             with pytest.raises(errors.SeedanceUncertainSubmitError):
                 task.execute()
         return {}
-    deferral(lambda: task.execute(deferrable=True))
+    task.defer()
     (made,) = emulator.ledger.submissions
     if situation == "succeeded":
         emulator.finish(made.generation_id)

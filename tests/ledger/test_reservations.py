@@ -14,7 +14,7 @@ from operators.generation_task import make
 from support import Store, TaskInstance, deferral, make_context
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.budgets import Budget
+from airflow_provider_seedance.costs.budgets import Budget
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import utc_now
 from airflow_provider_seedance.ledger import configuration, open_store
@@ -194,19 +194,16 @@ def test_a_task_does_not_wait_where_that_cannot_help(tasks: Tasks, budget: dict[
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_a_batch_stops_at_the_budget(tasks: Tasks, keep: bool) -> None:
+def test_a_batch_stops_at_the_budget(tasks: Tasks, connect: Connect, keep: bool) -> None:
     tasks.limit({"credits": 2 * CREDITS, "per": "day"})
-    runner = batch_runner.Runner()
-    operator = batch_runner.make(
-        ["a", "b", "c", "d"], poll_interval=0.01, on_item_failure="keep" if keep else "fail"
-    )
+    batch = batch_runner.Batch(tasks.emulator, connect)
     if keep:
-        result = runner.run(operator)
+        result = batch.run(["a", "b", "c", "d"], on_item_failure="keep")
         assert result["not_submitted"] == ["2", "3"]
         assert result["counts"]["succeeded"] == 2
     else:
         with pytest.raises(errors.SeedanceBudgetError, match="per day"):
-            runner.run(operator)
+            batch.run(["a", "b", "c", "d"])
     assert tasks.posts == 2
 
 

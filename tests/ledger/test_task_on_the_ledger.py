@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from operators import generation_task
-from operators.generation_task import fire, make, resume
-from support import Store, deferral, make_context
+from operators.generation_task import fire
+from versions import ENDING_FROM_TRIGGERS, needs
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.cli import main
@@ -48,16 +47,14 @@ def test_another_generation_by_decision(task: DiscardingTask, again: str) -> Non
 
 
 def test_a_deferred_task_is_not_taken_for_a_cleared_one(task: DiscardingTask) -> None:
-    operator, context = make(poll_interval=0.01, on_clear="new"), make_context(Store(), task.ti)
-    deferred = deferral(lambda: operator.execute(context))
-    result = resume(operator, deferred, fire(deferred.trigger), make_context(Store(), task.ti))
-    assert result["status"] == "succeeded"
+    task.defer(on_clear="new")
+    assert task.resume()["status"] == "succeeded"
     assert task.posts == 1
 
 
 def test_a_generation_in_flight_is_attached_to_after_a_clear(task: DiscardingTask) -> None:
     task.emulator.hold()
-    deferral(lambda: task.execute(deferrable=True))
+    task.defer()
     task.clear()
     task.emulator.release()
     task.execute()
@@ -108,7 +105,6 @@ def test_without_the_ledger_nothing_is_sent(task: DiscardingTask, monkeypatch: p
 def test_an_id_that_the_ledger_does_not_take_travels_with_the_deferral(
     task: DiscardingTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    operator, context = make(poll_interval=0.01), make_context(Store(), task.ti)
     begun = Database.transaction
 
     def away_after_the_intent(self: Database) -> Any:
@@ -118,22 +114,31 @@ def test_an_id_that_the_ledger_does_not_take_travels_with_the_deferral(
 
     with monkeypatch.context() as outage:
         outage.setattr(Database, "transaction", away_after_the_intent)
-        deferred = deferral(lambda: operator.execute(context))
-    result = resume(operator, deferred, fire(deferred.trigger), context)
+        task.defer()
+    result = task.resume()
     assert result["generation_id"] == task.emulator.ledger.submissions[0].generation_id
     task.retry()
     assert task.execute()["generation_id"] == result["generation_id"]
     assert task.posts == 1
 
 
-def test_an_end_without_a_worker_is_recorded(
-    services: SeedanceEmulator, connect: Connect, ledger: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    connect("seedanceapi-v1")
-    result = generation_task.Path(services, monkeypatch).ended_by_trigger()
+@needs(ENDING_FROM_TRIGGERS)
+def test_an_end_without_a_worker_is_recorded(task: DiscardingTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow.sdk.bases.xcom import BaseXCom
+
+    written: dict[str, Any] = {}
+
+    async def aset(key: str, value: Any, **_: Any) -> None:
+        written[key] = value
+
+    monkeypatch.setattr(BaseXCom, "aset", aset)
+    task.defer(end_from_trigger=True)
+    task.deferred.trigger.task_instance = task.ti
+    fire(task.deferred.trigger)
     config = read_config()
     assert config is not None
     (row,) = list_submissions(Database(config), Filter())
+    result = written["return_value"]
     assert (row["generation_id"], row["state"]) == (result["generation_id"], "ended")
     assert (row["credits"], row["cost_usd"]) == (result["credits"], result["cost_usd"])
 
