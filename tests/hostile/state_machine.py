@@ -1,7 +1,8 @@
 """
 Run state machines of tasks against a model of a service, for tens of thousands of steps: ``make state-machine``.
 
-Each machine has a module: a submission (:mod:`submission.submission_model`), a task (:mod:`hostile.machine_task`), one
+Each machine has a module: a submission (:mod:`submission.submission_model`), one on the ledger
+(:mod:`hostile.machine_ledger`), a task (:mod:`hostile.machine_task`), one
 with callbacks (:mod:`hostile.machine_called`), one without a store (:mod:`hostile.machine_unrecorded`), and a batch
 (:mod:`hostile.machine_batch`). A render that is paid twice or lost ends the run with the shortest steps to it.
 """
@@ -38,11 +39,18 @@ from airflow_provider_seedance.submission import lookup, store
 from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS
 from hostile.clock import CLOCK
 from hostile.machine_batch import BatchTask
+from hostile.machine_ledger import LedgerMachine
 from hostile.machine_task import Task
 from hostile.machine_unrecorded import UnrecordedTask
 
 #: The machines, and the share of the steps that each performs.
-MACHINES: dict[Any, float] = {Machine: 0.1, Task: 0.2, UnrecordedTask: 0.2, BatchTask: 0.3}
+MACHINES: dict[Any, float] = {
+    Machine: 0.1,
+    LedgerMachine: 0.1,
+    Task: 0.2,
+    UnrecordedTask: 0.2,
+    BatchTask: 0.3,
+}
 
 if AIRFLOW_V_3_3_PLUS:  # the API server stores callbacks in the task state store
     from hostile.machine_called import CalledTask

@@ -22,7 +22,7 @@ from airflow_provider_seedance.generations import VideoRequest, utc_now
 from airflow_provider_seedance.ledger.task_state import TaskStateStore
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission.lookup import AwaitingCallback
-from airflow_provider_seedance.submission.store import GENERATION_KEY
+from airflow_provider_seedance.submission.store import GENERATION_KEY, RecordStore
 from airflow_provider_seedance.submission.submitter import (
     HasGeneration,
     RetryLater,
@@ -50,6 +50,9 @@ class Machine(World):
 
     title = "a submission"
     counts: ClassVar[Counter[str]] = Counter()
+
+    #: Id of the task instance, where records contain it.
+    ti_id: str | None = None
 
     @initialize(looks_up=st.booleans())
     def begin(self, looks_up: bool) -> None:
@@ -172,23 +175,27 @@ class Machine(World):
         if healthy and len(left) == 1 and not self.posted:
             assert outcome.generation.generation_id == left[0].paid.id  # type: ignore[union-attr]
 
+    def record_store(self) -> RecordStore:
+        """Open the records, as each entry of a worker does."""
+        return TaskStateStore(self.store, sleep=lambda seconds: None)
+
     def submission(self) -> Submission:
         prepared = prepare(
             self.api.name,
             VideoRequest.from_arguments(arguments_of(self.prompt, str(self.try_number))),
             base_url=BASE,
         )
-        client: Any = SimpleNamespace(
-            settings=SimpleNamespace(api=self.api, image_timeout=600.0), run=self.run
-        )
+        settings = SimpleNamespace(api=self.api, image_timeout=600.0, conn_id="c", budgets=())
+        client: Any = SimpleNamespace(settings=settings, run=self.run)
         return Submission(
             client=client,
-            store=TaskStateStore(self.store, sleep=lambda seconds: None),
+            store=self.record_store(),
             prepared=prepared,
             attempt=rec.Attempt(
                 fingerprint=rec.Fingerprint.of(prepared.as_requested, api=self.api.name, base_url=BASE),
                 max_tries=self.max_tries,
                 try_number=self.try_number,
+                ti_id=self.ti_id,
             ),
             policy=SubmissionPolicy(on_clear=self.on_clear, on_uncertain_submit=self.on_uncertain),
         )
@@ -210,7 +217,7 @@ class Machine(World):
         self.attached = outcome
         if outcome.generation.status.terminal:
             assert outcome.generation.urls
-            TaskStateStore(self.store).write(
+            self.record_store().write(
                 GENERATION_KEY, rec.as_ended(outcome.record, outcome.generation, utc_now())
             )
         for post in self.posts:
@@ -261,6 +268,10 @@ class Machine(World):
             for post in self.posts:
                 post.settled = True
         self.max_tries = self.try_number + RETRIES
+        self.count_clear()
+
+    def count_clear(self) -> None:
+        """Let every submission so far be one of before a clear."""
         for post in self.posts:
             post.cleared = True
             post.reported_before_clear = post.reported
@@ -280,7 +291,5 @@ class Machine(World):
                     self.describe(paid), paid.id, media="video", now=utc_now()
                 ).status,
             )
-            TaskStateStore(self.store).write(
-                GENERATION_KEY, rec.as_ended(self.attached.record, end, utc_now())
-            )
+            self.record_store().write(GENERATION_KEY, rec.as_ended(self.attached.record, end, utc_now()))
             self.attached = None
