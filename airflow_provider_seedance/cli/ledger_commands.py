@@ -12,11 +12,19 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from airflow.providers.common.compat.sdk import AirflowNotFoundException
+
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.cli.connection import airflows_database
+from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.ledger import account
 from airflow_provider_seedance.ledger.account import Filter
-from airflow_provider_seedance.ledger.configuration import LedgerConfig, default_timezone, read_config
+from airflow_provider_seedance.ledger.configuration import (
+    LedgerConfig,
+    default_timezone,
+    local_now,
+    read_config,
+)
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.entries import TaskIdentity
 
@@ -127,7 +135,22 @@ def _prune(args: argparse.Namespace, database: Database, config: LedgerConfig) -
     question = f"Delete what ended before {before.isoformat(timespec='minutes')}? [y/N] "
     if sys.stdin.isatty() and not args.yes and input(question).strip().lower() not in ("y", "yes"):
         return ["Nothing was deleted."]
-    return [f"{account.prune(database, config.namespace, before)} submissions were deleted."]
+    deleted = account.prune(database, config.namespace, before, _counted_since(database, config))
+    return [f"{deleted} submissions were deleted."]
+
+
+def _counted_since(database: Database, config: LedgerConfig) -> dict[str, datetime | None]:
+    """Return the start of the longest budget period of each connection that has budgets, ``None`` for one in total."""
+    found, now = dict[str, datetime | None](), local_now()
+    for conn_id in account.connection_ids(database, config.namespace):
+        try:
+            budgets = SeedanceHook(conn_id).settings.budgets
+        except AirflowNotFoundException:
+            continue  # it bills nothing any more
+        starts = [budget.starts_at(now) for budget in budgets]
+        if starts:
+            found[conn_id] = None if None in starts else min(start for start in starts if start)
+    return found
 
 
 def _export(_: argparse.Namespace, database: Database, config: LedgerConfig) -> Iterable[str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from typing import Any
 
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import and_, delete, false, func, not_, or_, select, true, update
 from sqlalchemy.sql import ColumnElement
 
 from airflow_provider_seedance import exceptions as errors
@@ -164,10 +164,33 @@ def resolve(database: Database, task: TaskIdentity, key: str | None, generation_
         )
 
 
-def prune(database: Database, namespace: str, before: datetime) -> int:
-    """Delete what ended before a time, or was never submitted; returns the number of rows."""
+def connection_ids(database: Database, namespace: str) -> list[str]:
+    """Return the connections that submissions are billed to."""
+    query = select(_COLUMNS.conn_id).where(_COLUMNS.namespace == namespace, _COLUMNS.conn_id.is_not(None))
+    with database.reading() as connection:
+        return list(connection.execute(query.distinct()).scalars())
+
+
+def prune(
+    database: Database,
+    namespace: str,
+    before: datetime,
+    counted_since: Mapping[str, datetime | None] | None = None,
+) -> int:
+    """
+    Delete what ended before a time, or was never submitted; returns the number of rows.
+
+    :param counted_since: Start of the longest budget period of each connection, which is kept; ``None`` for a budget
+        in total.
+    """
     finished = [RecordState.ENDED.value, RecordState.NOT_SUBMITTED.value]
+    counted = [
+        and_(_COLUMNS.conn_id == conn_id, true() if since is None else _COLUMNS.intended_at >= since)
+        for conn_id, since in (counted_since or {}).items()
+    ]
     condition = (
+        # Without a connection it is in no budget.
+        or_(_COLUMNS.conn_id.is_(None), not_(or_(false(), *counted))),
         _COLUMNS.namespace == namespace,
         _COLUMNS.state.in_(finished),
         func.coalesce(_COLUMNS.ended_at, _COLUMNS.created_at) < before,

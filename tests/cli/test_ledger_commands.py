@@ -105,6 +105,20 @@ def test_prune_keeps_what_has_not_ended(ledger: None, capsys: pytest.CaptureFixt
     assert states == ["uncertain", "submitted"]
 
 
+@pytest.mark.parametrize(("budget", "deleted"), [({"per": "total"}, 0), ({"per": "month"}, 2)], ids=str)
+def test_prune_keeps_what_a_budget_counts(
+    ledger: None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    budget: dict[str, Any],
+    deleted: int,
+) -> None:
+    extra = {"api": "ark", "budgets": [{"usd": 9, **budget}]}
+    connection = {"conn_type": "seedance", "password": "k", "extra": extra}
+    monkeypatch.setenv("AIRFLOW_CONN_SEEDANCE_DEFAULT", json.dumps(connection))
+    assert run(capsys, "prune", "--older-than", "0d", "--yes") == f"{deleted} submissions were deleted.\n"
+
+
 def test_export(ledger: None, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [json.loads(line) for line in run(capsys, "export").splitlines()]
     assert len(rows) == 4
