@@ -140,11 +140,16 @@ def resolve(database: Database, task: TaskIdentity, key: str | None, generation_
     :raises SeedanceRequestError: there is none, or there are several.
     """
     states = [state.value for state in _UNSETTLED]
-    query = select(submissions).where(_COLUMNS.instance == task.instance, _COLUMNS.state.in_(states))
+    query = (
+        select(submissions)
+        .where(_COLUMNS.instance == task.instance, _COLUMNS.state.in_(states))
+        .order_by(_COLUMNS.number)
+    )
     if key is not None:
         query = query.where(or_(_COLUMNS.item_key == key, _COLUMNS.record_key == key))
     with database.transaction() as connection:
-        rows = connection.execute(query).mappings().all()
+        # Of several submissions of a key, the latest one is that of the next try.
+        rows = list({row["record_key"]: row for row in connection.execute(query).mappings()}.values())
         if len(rows) != 1:
             keys = ", ".join(str(row["item_key"] or row["record_key"]) for row in rows)
             why = f"several of them; choose one with --key: {keys}" if rows else "no uncertain submission"

@@ -31,6 +31,7 @@ from airflow_provider_seedance.ledger.tables import submissions
 from airflow_provider_seedance.observability import metrics
 from airflow_provider_seedance.submission.records import Record, RecordState
 from airflow_provider_seedance.submission.store import GENERATION_KEY, RecordStore, SubmissionDetails
+from airflow_provider_seedance.version_compat import AIRFLOW_V_3_2_PLUS
 
 log = logging.getLogger(__name__)
 
@@ -319,13 +320,16 @@ class LedgerStore(RecordStore):
     def resolve_command(self, key: str) -> str:
         """Return the command with which a person settles an uncertain submission."""
         task = self._task
-        words = ["airflow", "seedance", "ledger", "resolve", task.dag_id, task.run_id, task.task_id]
+        program = (
+            ["airflow", "seedance"] if AIRFLOW_V_3_2_PLUS else ["python", "-m", "airflow_provider_seedance"]
+        )
+        words = [*program, "ledger", "resolve", task.dag_id, task.run_id, task.task_id]
         if task.map_index >= 0:
             words += ["--map-index", str(task.map_index)]
         if task.loop_index >= 0:
             words += ["--loop-index", str(task.loop_index)]
         if key != GENERATION_KEY:
-            words += ["--key", key]
+            words.append(f"--key={key}")
         return shlex.join(words)
 
 

@@ -246,9 +246,10 @@ class GenerationRun:
         push_xcom(self.context["ti"], _NOT_SUBMITTED_XCOM, False)
         self.log.warning(
             "One generation may have been billed without its id being known here. The service has a callback URL: the "
-            "task defers for up to %.0f s, until the callback arrives. After that on_uncertain_submit=%r applies.",
+            "task defers for up to %.0f s, until the callback arrives. After that on_uncertain_submit=%r applies. %s",
             awaiting.until - time.time(),
             self.operator.on_uncertain_submit,
+            decisions.resolving(self.store.resolve_command(GENERATION_KEY)),
         )
         self.operator.defer(
             trigger=SeedanceCallbackTrigger(deadline=awaiting.until, callback_nonce=nonce),

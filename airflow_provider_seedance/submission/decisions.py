@@ -181,12 +181,17 @@ def left_no_id(record: Record) -> str:
 
 
 def lookup_failed_error(
-    what: str, api: str, cause: errors.SeedanceError, unconfirmed_ids: Sequence[str] = ()
+    what: str,
+    api: str,
+    cause: errors.SeedanceError,
+    unconfirmed_ids: Sequence[str] = (),
+    resolve_command: str | None = None,
 ) -> errors.SeedanceError:
     """
     Return the error for an uncertain submission that cannot be looked up at the service at the moment.
 
     :param unconfirmed_ids: Ids that callbacks named for it, and that could not be read.
+    :param resolve_command: Command with which a person settles it.
     """
     why = (
         f"{api} named {', '.join(unconfirmed_ids)} for it in a callback, which cannot be read now"
@@ -195,7 +200,7 @@ def lookup_failed_error(
     )
     error = type(cause)(
         f"{what}. One generation may have been billed, and {why}: {cause.message} "
-        "Nothing is submitted; the next try, or one after a clear, looks for it again.",
+        f"Nothing is submitted; the next try, or one after a clear, looks for it again. {resolving(resolve_command)}".strip(),
         **cause.details(),
     )
     error.__cause__ = cause
@@ -217,11 +222,19 @@ def over_limit(limit: float, price: float, spent: float, ids: Sequence[str]) -> 
 
 
 def uncertain_over_limit(
-    api: str, why: str, limit: errors.SeedanceMaxCreditsError
+    api: str, why: str, limit: errors.SeedanceMaxCreditsError, resolve_command: str | None = None
 ) -> errors.SeedanceUncertainSubmitError:
     """Return the error for a submission whose fate is unknown, and that ``max_credits`` rules out to repeat."""
     what = f"The outcome of a submission is unknown. {why} It was not repeated"
-    return flows.uncertain_error(what, api, "To submit anew, raise max_credits and clear it.", cause=limit)
+    advice = f"{resolving(resolve_command)} To submit anew, raise max_credits and clear it.".strip()
+    return flows.uncertain_error(what, api, advice, cause=limit)
+
+
+def resolving(command: str | None) -> str:
+    """Return the advice to settle an uncertain submission with a command, where there is one."""
+    if command is None:
+        return ""
+    return f"Record what you find for the next try with `{command} --generation-id ID` (or `--not-billed`)."
 
 
 def uncertain_error(
@@ -239,8 +252,7 @@ def uncertain_error(
         else "It was submitted again once, as on_uncertain_submit='resubmit' says; both may be billed."
     )
     way_out = (
-        f"Record what you found for the next try with `{resolve_command} --generation-id ID` (or `--not-billed`), and "
-        "clear this task. Without that, clearing it submits anew."
+        f"{resolving(resolve_command)} Then clear this task. Without that, clearing it submits anew."
         if resolve_command
         else "Then clear this task: that submits anew."
     )

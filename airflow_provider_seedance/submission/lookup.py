@@ -114,13 +114,13 @@ class SubmissionLookup:
             until = min(until, time.time() + CONFIRM_INTERVAL_SECONDS)
         return AwaitingCallback(record=intent, until=until, callback_ids=self.callback_ids)
 
-    def failure(self, what: str) -> errors.SeedanceError | None:
+    def failure(self, what: str, resolve_command: str | None) -> errors.SeedanceError | None:
         """Return the error that leaves the look-up to a later try, if the service did not answer it."""
         if self.lookup_error is None:
             return None
         if self.store.durable:
             return decisions.lookup_failed_error(
-                what, self.api.title, self.lookup_error, self.unconfirmed_ids
+                what, self.api.title, self.lookup_error, self.unconfirmed_ids, resolve_command
             )
         # Without a durable record the next try would submit, and the ids of the callbacks would be lost.
         if self.unconfirmed_ids:

@@ -227,11 +227,10 @@ class Submission:
     def _decide_without_id(self, record: rec.Record) -> decisions.Submit | decisions.Fail:
         """Decide on an uncertain submission that was not found."""
         # Before every rule that submits again: what could not be looked up may be billed.
-        if error := self._lookup.failure(decisions.left_no_id(record)):
+        command = self.store.resolve_command(self.key)
+        if error := self._lookup.failure(decisions.left_no_id(record), command):
             return decisions.Fail(error)
-        return decisions.decide_uncertain(
-            record, self.attempt, self.policy.on_uncertain_submit, self.store.resolve_command(self.key)
-        )
+        return decisions.decide_uncertain(record, self.attempt, self.policy.on_uncertain_submit, command)
 
     # ------------------------------------------------------------------ a new submission
 
@@ -287,7 +286,8 @@ class Submission:
         error = errors.SeedanceMaxCreditsError(f"{why} Nothing was sent for it.")
         if previous_record and previous_record.has_unknown_outcome:
             self._report_uncertain(previous_record)
-            raise decisions.uncertain_over_limit(self.api.name, why, error)
+            command = self.store.resolve_command(self.key)
+            raise decisions.uncertain_over_limit(self.api.name, why, error, command)
         raise error
 
     def _reserve_quota(self, previous_record: rec.Record | None) -> RetryLater | None:
@@ -373,7 +373,8 @@ class Submission:
         if awaiting := self._awaiting_callback(intent):
             log.warning("%s", what)
             return awaiting
-        if later := self._lookup.failure(what.rstrip(".")):
+        command = self.store.resolve_command(self.key)
+        if later := self._lookup.failure(what.rstrip("."), command):
             raise later
         if self.policy.on_uncertain_submit == "resubmit" and not intent.resubmitted:
             log.warning("%s", what)
@@ -386,7 +387,7 @@ class Submission:
             self.api.name,
             outcome.error,
             on_uncertain=self.policy.on_uncertain_submit,
-            resolve_command=self.store.resolve_command(self.key),
+            resolve_command=command,
         )
 
     # ------------------------------------------------------------------ records

@@ -18,10 +18,14 @@ from airflow_provider_seedance.ledger.account import Filter, list_submissions
 from airflow_provider_seedance.ledger.configuration import read_config
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.submission import decisions
+from airflow_provider_seedance.version_compat import AIRFLOW_V_3_2_PLUS
 
 from .discarding_task import DiscardingTask
 
 Connect = Callable[..., None]
+
+PROGRAM = "airflow seedance" if AIRFLOW_V_3_2_PLUS else "python -m airflow_provider_seedance"
+RESOLVE = f"{PROGRAM} ledger resolve dag run task"
 
 
 @pytest.fixture
@@ -68,14 +72,49 @@ def test_an_uncertain_submission_is_settled_by_a_person(
     task.emulator.fault("drop_reply")
     with pytest.raises(errors.SeedanceUncertainSubmitError) as caught:
         task.execute()
-    command = "airflow seedance ledger resolve dag run task"
-    assert f"`{command} --generation-id ID`" in caught.value.message
+    assert f"`{RESOLVE} --generation-id ID`" in caught.value.message
     (made,) = task.emulator.ledger.submissions
-    main([*command.split()[2:], "--generation-id", made.generation_id])
+    main(["ledger", "resolve", "dag", "run", "task", "--generation-id", made.generation_id])
     assert made.generation_id in capsys.readouterr().out
     getattr(task, again)()
     assert task.execute()["generation_id"] == made.generation_id
     assert task.posts == 1
+
+
+def test_the_command_is_named_where_max_credits_rules_out_a_resubmission(task: DiscardingTask) -> None:
+    task.emulator.fault("drop_reply")
+    with pytest.raises(errors.SeedanceUncertainSubmitError, match="raise max_credits") as caught:
+        task.execute(on_uncertain_submit="resubmit", max_credits=40)
+    assert f"`{RESOLVE} --generation-id ID`" in caught.value.message
+
+
+def test_the_command_is_named_where_the_service_cannot_be_queried(
+    services: SeedanceEmulator, connect: Connect, ledger: Path
+) -> None:
+    connect("ark")
+    services.fault("drop_reply")
+    services.fault("cut", on="list", times=3)
+    with pytest.raises(errors.SeedanceConnectionError) as caught:
+        DiscardingTask(services).execute()
+    assert f"`{RESOLVE} --generation-id ID`" in caught.value.message
+
+
+def test_of_two_uncertain_submissions_of_a_task_the_latest_is_settled_first(task: DiscardingTask) -> None:
+    task.emulator.fault("drop_reply", times=None)
+    for _ in range(2):
+        with pytest.raises(errors.SeedanceUncertainSubmitError):
+            task.execute()
+        task.clear()
+    first, second = task.emulator.ledger.submissions
+    for made in (second, first):
+        main(["ledger", "resolve", "dag", "run", "task", "--generation-id", made.generation_id])
+    config = read_config()
+    assert config is not None
+    found = list_submissions(Database(config), Filter())
+    assert {row["number"]: row["generation_id"] for row in found} == {
+        1: first.generation_id,
+        2: second.generation_id,
+    }
 
 
 def test_a_submission_that_was_not_billed_is_repeated_by_the_next_try(task: DiscardingTask) -> None:
