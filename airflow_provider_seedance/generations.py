@@ -251,6 +251,8 @@ class ImageRequest(_Request):
 
 GenerationRequest = VideoRequest | ImageRequest
 
+#: Fields that the request determines, for services that do not report them.
+_FROM_REQUEST = ("model", "duration", "resolution", "credits", "cost_usd")
 _RESULT_NUMBERS = ("duration", "credits", "cost_usd")
 _RESULT_TIMES = ("created_at", "completed_at", "expires_at")
 
@@ -265,6 +267,7 @@ class Generation:
     :param duration: Length of the clip in seconds.
     :param credits: Credits consumed, in the service's own unit.
     :param cost_usd: Cost in US dollars.
+    :param usage: What the service counted: ``output_tokens``, ``generated_images``.
     :param expires_at: End of the outputs' availability.
     :param progress: Percent done, 0 to 100, where the service reports it.
     :param estimated_wait: Expected duration of the render in seconds, where the service reports it.
@@ -283,6 +286,7 @@ class Generation:
     resolution: str | None = None
     credits: float | None = None
     cost_usd: float | None = None
+    usage: Mapping[str, float] | None = None
     created_at: datetime | None = None
     completed_at: datetime | None = None
     expires_at: datetime | None = None
@@ -297,6 +301,11 @@ class Generation:
     def url(self) -> str | None:
         """The first output."""
         return self.urls[0] if self.urls else None
+
+    @property
+    def output_tokens(self) -> float | None:
+        """The tokens of the output, where the service counted them."""
+        return (self.usage or {}).get("output_tokens")
 
     def output_gone(self, now: datetime) -> bool:
         """Return whether the generation succeeded, but has no output that can be downloaded (any more)."""
@@ -313,14 +322,17 @@ class Generation:
         unpaid = self.status.terminal and self.status is not GenerationStatus.SUCCEEDED
         missing: dict[str, Any] = {
             name: result_defaults.get(name)
-            for name in ResultDefaults.__dataclass_fields__
-            if getattr(self, name, True) is None and not (unpaid and name in ("credits", "cost_usd"))
+            for name in _FROM_REQUEST
+            if getattr(self, name) is None and not (unpaid and name in ("credits", "cost_usd"))
         }
-        rate, fixed = result_defaults.get("usd_per_credit"), result_defaults.get("fixed_usd")
+        rates = ("usd_per_credit", "usd_per_million_tokens", "fixed_usd")
+        rate, per_million, fixed = (result_defaults.get(name) for name in rates)
         if rate is not None and self.credits is not None:
             missing["cost_usd"] = round(self.credits * rate, 6)
         elif fixed is not None and not unpaid:
             missing["cost_usd"] = fixed
+        elif per_million is not None and self.output_tokens is not None and self.cost_usd is None:
+            missing["cost_usd"] = round(self.output_tokens * per_million / 1e6, 6)
         return replace(self, **missing)
 
     def result(self) -> dict[str, Any]:
@@ -333,6 +345,7 @@ class Generation:
             "urls": list(self.urls),
             **{name: getattr(self, name) for name in ("duration", "resolution", "credits", "cost_usd")},
             **{name: iso(getattr(self, name)) for name in _RESULT_TIMES},
+            "usage": dict(self.usage) if self.usage else None,
         }
 
     def summary(self) -> str:
@@ -344,6 +357,8 @@ class Generation:
             outputs.append(self.resolution)
         if len(self.urls) > 1:
             outputs.append(f"{len(self.urls)} outputs")
+        if self.output_tokens is not None:
+            outputs.append(f"{self.output_tokens} tokens")
         cost = []
         if self.credits is not None:
             cost.append(f"{self.credits:g} credits")
@@ -379,6 +394,7 @@ class Generation:
             **{name: _text(result.get(name)) for name in ("model", "resolution")},
             **{name: read_number(result.get(name)) for name in _RESULT_NUMBERS},
             **{name: read_time(result.get(name)) for name in _RESULT_TIMES},
+            "usage": read_usage(result.get("usage")),
         }
         return cls(
             generation_id=result["generation_id"],
@@ -389,37 +405,6 @@ class Generation:
             urls=tuple(urls),
             **rest,
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResultDefaults:
-    """
-    Values of the result that the request determines, for services that do not report them.
-
-    Stored in the record and in trigger kwargs, so that the result is the same from every path. Both are
-    visible to users, so it contains neither prompt nor URL.
-
-    :param usd_per_credit: Price of the connection for a credit that the service reports.
-    :param fixed_usd: Price of the connection that replaces one that follows from reported credits.
-    """
-
-    model: str | None = None
-    duration: float | None = None
-    resolution: str | None = None
-    credits: float | None = None
-    cost_usd: float | None = None
-    usd_per_credit: float | None = None
-    fixed_usd: float | None = None
-
-    @classmethod
-    def of(cls, request: GenerationRequest, **costs: float | None) -> ResultDefaults:
-        """Return the defaults of a request, with its cost."""
-        duration = read_number(getattr(request, "duration", None))
-        return cls(model=request.model, duration=duration, resolution=request.resolution, **costs)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the values that are known."""
-        return {key: value for key, value in self.__dict__.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -462,6 +447,17 @@ def read_time(value: object) -> datetime | None:
         return parsed.in_timezone("UTC") if isinstance(parsed, pendulum.DateTime) else None
     except (ValueError, OverflowError, OSError, TypeError):
         return None
+
+
+def read_usage(value: object) -> dict[str, float] | None:
+    """Return what a service counted, by the names of the result; ``None`` if it names nothing known."""
+    given = value if isinstance(value, Mapping) else {}
+    counted = {
+        "output_tokens": given.get("output_tokens", given.get("completion_tokens")),
+        "generated_images": given.get("generated_images"),
+    }
+    known = {name: number for name, item in counted.items() if (number := read_number(item)) is not None}
+    return known or None
 
 
 def _text(value: object) -> str | None:

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from helpers import image, video
 
+from airflow_provider_seedance.costs.pricing import ResultDefaults
 from airflow_provider_seedance.exceptions import SeedanceRequestError
 from airflow_provider_seedance.generations import (
     Generation,
     GenerationStatus,
     ImageRequest,
     MediaInput,
-    ResultDefaults,
     VideoRequest,
     iso,
     read_number,
@@ -41,6 +41,7 @@ RESULT = {
     "created_at": "2026-02-07T10:30:00+00:00",
     "completed_at": None,
     "expires_at": None,
+    "usage": None,
 }
 
 

@@ -17,8 +17,18 @@ TOOLS = {"get_provider_info": {"apis"}, "emulator": set[str](), "testing": {"emu
 
 #: Folders and modules at the root, from the lowest to the highest. Each imports from those before it only.
 LAYERS = (
-    *("exceptions", "version_compat", "observability", "urls", "generations", "costs", "apis", "storage"),
-    *("callbacks", "redaction", "settings", "client", "polling", "submission", "ledger", "batch"),
+    *("exceptions", "version_compat", "urls", "generations", "costs", "apis", "storage"),
+    *(
+        "callbacks",
+        "redaction",
+        "settings",
+        "observability",
+        "client",
+        "polling",
+        "submission",
+        "ledger",
+        "batch",
+    ),
     # Faces.
     *("links", "policies", "hooks", "triggers", "sensors", "operators", "decorators", "transfers"),
     # Processes and tools, and what Airflow itself reads.

@@ -31,7 +31,7 @@ from airflow_provider_seedance.apis.messages import (
     VendorError,
 )
 from airflow_provider_seedance.apis.rate_limits import read_rate_limit, read_retry_after
-from airflow_provider_seedance.costs.pricing import PublishedPrices
+from airflow_provider_seedance.costs.pricing import PublishedPrices, ResultDefaults
 
 
 class ReplyReader(abc.ABC):
@@ -96,7 +96,7 @@ class ReplyReader(abc.ABC):
         if generation.status is generations.GenerationStatus.SUCCEEDED and not generation.urls:
             # "success" is about the submission; the output follows.
             generation = replace(generation, status=generations.GenerationStatus.QUEUED)
-        return generation.with_defaults(generations.ResultDefaults.of(request).as_dict())
+        return generation.with_defaults(ResultDefaults.of(request).as_dict())
 
     def find_id(self, body: JsonObject) -> str | None:
         """Find the id of a generation in a flat or enveloped reply."""
@@ -184,6 +184,7 @@ class ReplyReader(abc.ABC):
             "resolution": parsing.text(payload.get("resolution")),
             "created_at": generations.read_time(payload.get("created_at")),
             "completed_at": generations.read_time(payload.get("completed_at")),
+            "usage": generations.read_usage(payload.get("usage")),
             **self.details(payload, status, now),
         }
         return generations.Generation(

@@ -10,14 +10,13 @@ from typing import Any, Protocol
 from airflow_provider_seedance.apis.base import Api
 from airflow_provider_seedance.apis.messages import MAX_JSON_DEPTH
 from airflow_provider_seedance.apis.rules import Rule, text
-from airflow_provider_seedance.costs.pricing import Prices
+from airflow_provider_seedance.costs.pricing import Prices, ResultDefaults
 from airflow_provider_seedance.exceptions import SeedanceRequestError
 from airflow_provider_seedance.generations import (
     Estimate,
     GenerationRequest,
     ImageRequest,
     MediaInput,
-    ResultDefaults,
 )
 from airflow_provider_seedance.urls import MediaHosts
 
@@ -106,14 +105,16 @@ def prepare_request(settings: ServiceSettings, request: GenerationRequest) -> Pr
 def _result_defaults(
     settings: ServiceSettings, request: GenerationRequest, price: Estimate
 ) -> ResultDefaults:
-    prices, by_rule = settings.prices, settings.prices.has_usd_for(request)
-    derives_usd = settings.api.published.prices.usd_per_credit is not None
+    prices, published = settings.prices, settings.api.published.prices
+    by_rule = prices.usd_rule(request)
+    rule, derives_usd = by_rule or published.usd_rule(request), published.usd_per_credit is not None
     return ResultDefaults.of(
         request,
         credits=price.credits,
         cost_usd=price.cost_usd,
         usd_per_credit=None if by_rule else prices.usd_per_credit,
         fixed_usd=price.cost_usd if by_rule and derives_usd else None,
+        usd_per_million_tokens=rule.usd_per_million_tokens if rule else None,
     )
 
 

@@ -281,7 +281,7 @@ class Batch:
         record = self._record(item)
         generation = generation.with_defaults(record.result_defaults)
         if record.state is not rec.RecordState.ENDED:
-            metrics.cost_incurred(generation.api, generation.credits, generation.cost_usd)
+            metrics.cost_incurred(generation)
         item.phase, item.generation, item.failure = Phase.SUCCEEDED, generation, None
         item.generation_id = generation.generation_id
         self.records.update(item.record_key, self._ended(item, record, generation))

@@ -56,6 +56,11 @@ class PriceRule:
     media: Media | None = None
 
     @property
+    def usd_per_million_tokens(self) -> float | None:
+        """Price of a million tokens, if that is the price."""
+        return self.price if self.amount == "usd_per_million_tokens" else None
+
+    @property
     def in_credits(self) -> bool:
         """True if the price is in credits."""
         return self.amount.startswith("credits")
@@ -103,13 +108,13 @@ class Prices:
             credits = rule.cost(request, published.output_tokens)
         if self.usd_per_credit is not None and credits is not None:
             cost_usd = round(credits * self.usd_per_credit, 6)
-        if rule := self._first(request, in_credits=False):
+        if rule := self.usd_rule(request):
             cost_usd = rule.cost(request, published.output_tokens)
         return Estimate(credits=credits, cost_usd=cost_usd, output_tokens=published.output_tokens)
 
-    def has_usd_for(self, request: GenerationRequest) -> bool:
-        """Return whether a rule states the US dollars of a request."""
-        return self._first(request, in_credits=False) is not None
+    def usd_rule(self, request: GenerationRequest) -> PriceRule | None:
+        """Return the rule that states the US dollars of a request."""
+        return self._first(request, in_credits=False)
 
     def _first(self, request: GenerationRequest, *, in_credits: bool) -> PriceRule | None:
         matching = (rule for rule in self.rules if rule.in_credits is in_credits and rule.matches(request))
@@ -154,6 +159,39 @@ class PublishedPrices:
             return cls()
         table = json.loads(file.read_text(encoding="utf-8"))
         return cls(prices=Prices.parse(table["prices"]), source=table["source"], date=table["date"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultDefaults:
+    """
+    Values of the result that the request determines, for services that do not report them.
+
+    Stored in the record and in trigger kwargs, so that the result is the same from every path. Both are
+    visible to users, so it contains neither prompt nor URL.
+
+    :param usd_per_credit: Price of the connection for a credit that the service reports.
+    :param fixed_usd: Price of the connection that replaces one that follows from reported credits.
+    :param usd_per_million_tokens: Price for the tokens that the service reports.
+    """
+
+    model: str | None = None
+    duration: float | None = None
+    resolution: str | None = None
+    credits: float | None = None
+    cost_usd: float | None = None
+    usd_per_credit: float | None = None
+    fixed_usd: float | None = None
+    usd_per_million_tokens: float | None = None
+
+    @classmethod
+    def of(cls, request: GenerationRequest, **costs: float | None) -> ResultDefaults:
+        """Return the defaults of a request, with its cost."""
+        duration = read_number(getattr(request, "duration", None))
+        return cls(model=request.model, duration=duration, resolution=request.resolution, **costs)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the values that are known."""
+        return {key: value for key, value in self.__dict__.items() if value is not None}
 
 
 def _rule(given: dict[str, Any]) -> PriceRule:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import String
 
-from airflow_provider_seedance.generations import GenerationStatus, read_number
+from airflow_provider_seedance.generations import GenerationStatus, read_number, read_usage
 from airflow_provider_seedance.ledger.sealing import seal, unseal
 from airflow_provider_seedance.ledger.tables import submissions
 from airflow_provider_seedance.submission.records import Record, RecordState
@@ -116,6 +116,7 @@ class LedgerEntry:
             "estimated_cost_usd": read_number(record.result_defaults.get("cost_usd")),
             "credits": _actual(record, record.reported_credits, "credits"),
             "cost_usd": _actual(record, record.reported_cost_usd, "cost_usd"),
+            "output_tokens": (read_usage(known.get("usage")) or {}).get("output_tokens"),
             "result": result,
             "record": {**_remainder(record), **stored_result(record.result)},
         }

@@ -43,6 +43,7 @@ class _Generations:
     generations: int = 0
     credits: float | None = None
     costUsd: float | None = None
+    outputTokens: float | None = None
     counts: dict[str, Any] | None = None
     manifest: str | None = None
     bytes: int | None = None
@@ -113,6 +114,7 @@ def _facts(made: list[Any]) -> dict[str, Any]:
         "model": _one(made, "model"),
         "generationIds": [str(one["generation_id"]) for one in made[:MAX_NAMED]],
         "generations": len(made),
+        "outputTokens": _sum((one.get("usage") or {}).get("output_tokens") for one in made),
     }
 
 

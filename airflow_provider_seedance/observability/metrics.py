@@ -12,8 +12,12 @@ name                      kind      tags                     meaning
                                                              the service reports when it ended
 ``seedance.credits``      counter   ``api``                  credits of the generations that were delivered
 ``seedance.cost_usd``     counter   ``api``                  their cost in US dollars
+``seedance.tokens``       counter   ``api``                  their tokens, where the service counts them
 ``seedance.budget_used``  gauge     ``conn_id``, ``per``     share of a budget that is spent or reserved, 0 to 1
 ========================  ========  =======================  ==================================================
+
+With ``[metrics] otel_on``, the cost in US dollars is also counted as ``gen_ai.usage.cost.amount``, with
+``gen_ai.provider.name`` and ``gen_ai.request.model``.
 
 Nothing here raises, and no metric names a task, a generation or a key.
 """
@@ -22,17 +26,30 @@ from __future__ import annotations
 
 import logging
 
-from airflow.providers.common.compat.sdk import Stats
+from airflow.providers.common.compat.sdk import Stats, conf
+
+from airflow_provider_seedance.generations import Generation
 
 log = logging.getLogger(__name__)
 
 
 def _send(method: str, name: str, value: float, **tags: str) -> None:
+    _send_named(method, f"seedance.{name}", value, tags)
+
+
+def _send_named(method: str, name: str, value: float, tags: dict[str, str]) -> None:
     try:
-        getattr(Stats, method)(f"seedance.{name}", value, tags=tags)
+        getattr(Stats, method)(name, value, tags=tags)
     except Exception as error:
         # A failing metrics backend must not fail a paid generation.
         log.debug("No statistics: %s", error)
+
+
+def _has_opentelemetry() -> bool:
+    try:
+        return bool(conf.getboolean("metrics", "otel_on", fallback=False))
+    except Exception:
+        return False
 
 
 def count_request(api: str, kind: str) -> None:
@@ -53,12 +70,20 @@ def render_ended(*, api: str, outcome: str, polls: int, delay: float | None) -> 
         _send("timing", "delay", delay * 1000.0, api=api)
 
 
-def cost_incurred(api: str, credits: float | None, cost_usd: float | None) -> None:
+def cost_incurred(generation: Generation) -> None:
     """Count the cost of a generation that is delivered."""
-    if credits:
-        _send("incr", "credits", credits, api=api)
-    if cost_usd:
-        _send("incr", "cost_usd", cost_usd, api=api)
+    api, cost_usd = generation.api, generation.cost_usd
+    counted = {"credits": generation.credits, "cost_usd": cost_usd, "tokens": generation.output_tokens}
+    for name, value in counted.items():
+        if value:
+            _send("incr", name, value, api=api)
+    if cost_usd and _has_opentelemetry():
+        tags = {
+            "gen_ai.provider.name": api,
+            "gen_ai.request.model": generation.model or "",
+            "currency": "USD",
+        }
+        _send_named("incr", "gen_ai.usage.cost.amount", cost_usd, tags)
 
 
 def budget_used(conn_id: str, per: str, share: float) -> None:

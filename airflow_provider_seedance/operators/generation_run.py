@@ -368,7 +368,7 @@ class GenerationRun:
             ended = as_ended(record, generation, utc_now())
             self.store.try_write_end(GENERATION_KEY, ended, generation)
         raise_unless_succeeded(generation)
-        metrics.cost_incurred(generation.api, generation.credits, generation.cost_usd)
+        metrics.cost_incurred(generation)
         self.log.info("%s", generation.summary())
         self.operator.output_url = generation.url or ""
         self.operator.delivered = generation.result()

@@ -274,7 +274,7 @@ class Record:
             status=ended or GenerationStatus.QUEUED,
         )
         if ended:
-            return replace(generation, credits=self.reported_credits)
+            return replace(generation, credits=self.reported_credits, cost_usd=self.reported_cost_usd)
         return generation.with_defaults(self.result_defaults)
 
     def known_end(self) -> Generation | None:

@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_seedance.costs.pricing import Prices
+from airflow_provider_seedance.costs.pricing import Prices, ResultDefaults
 from airflow_provider_seedance.generations import (
     Estimate,
     Generation,
     GenerationStatus,
     ImageRequest,
-    ResultDefaults,
     VideoRequest,
 )
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from observability.renders import PAID
 from operators.generation_task import make
 from support import PROMPT, Log, Store, make_context
 
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
-from airflow_provider_seedance.generations import VideoRequest
+from airflow_provider_seedance.generations import GenerationStatus, VideoRequest
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
-from airflow_provider_seedance.ledger.account import Filter, spend
+from airflow_provider_seedance.ledger.account import Filter, list_submissions, spend
 from airflow_provider_seedance.ledger.configuration import default_timezone, read_config
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.observability import metrics
 from airflow_provider_seedance.operators.base import SeedanceOperator
+from airflow_provider_seedance.submission.records import NO_REQUEST, Record, RecordState
 
 Connect = Callable[..., None]
 
@@ -30,6 +33,7 @@ Connect = Callable[..., None]
         ("seedanceapi-v1", [{"usd": 0.333333}], 28, 0.333333),
         ("ark", [{"usd_per_second": 0.1}], None, 0.5),
         ("ark", [], None, None),
+        ("ark", [{"usd_per_million_tokens": 10}], None, "tokens"),
     ],
 )
 def test_the_cost_is_the_same_everywhere(
@@ -40,25 +44,57 @@ def test_the_cost_is_the_same_everywhere(
     api: str,
     prices: list[dict[str, Any]],
     credits: float | None,
-    usd: float | None,
+    usd: Any,
 ) -> None:
     connect(api, prices=prices)
     counted, log = list[tuple[Any, ...]](), Log()
-    monkeypatch.setattr(metrics, "cost_incurred", lambda *cost: counted.append(cost))
+    monkeypatch.setattr(
+        metrics, "cost_incurred", lambda one: counted.append((one.api, one.credits, one.cost_usd, one.usage))
+    )
     monkeypatch.setattr(SeedanceOperator, "log", log, raising=False)
     request = {"prompt": PROMPT, "duration": 5 if api == "ark" else 8}
     operator = make(deferrable=False, poll_interval=0.01, **request)
     result = operator.execute(make_context(Store()))
+    tokens = result["usage"]["output_tokens"] if api == "ark" else None
+    if by_tokens := usd == "tokens":
+        usd = round(tokens * 10 / 1e6, 6)
     assert (result["credits"], result["cost_usd"]) == (credits, usd)
     estimate = SeedanceHook().estimate(VideoRequest.from_arguments(request))
-    assert (estimate.credits, estimate.cost_usd) == (credits, usd)
+    # Where tokens are counted in another way, the actual cost differs from the estimate.
+    assert by_tokens or (estimate.credits, estimate.cost_usd) == (credits, usd)
     config = read_config()
     assert config is not None
     (total,) = spend(Database(config), Filter(), "day", default_timezone())
     assert (total["credits"], total["cost_usd"]) == (credits or 0, usd or 0)
     assert (total["reserved_credits"], total["reserved_cost_usd"]) == (0, 0)
-    assert counted == [(api, credits, usd)]
+    (row,) = list_submissions(Database(config), Filter())
+    assert (row["credits"], row["cost_usd"], row["output_tokens"]) == (credits, usd, tokens)
+    assert counted == [(api, credits, usd, result["usage"])]
     assert (f"${usd:g}" if usd else "cost not reported") in log.lines[-1]
     pytest.importorskip("openlineage.client")
     facet = operator.get_openlineage_facets_on_complete(None).run_facets["seedance_generation"]
-    assert (facet.credits, facet.costUsd) == (credits, usd)
+    assert (facet.credits, facet.costUsd, facet.outputTokens) == (credits, usd, tokens)
+
+
+def test_tokens_of_a_failed_render_are_billed_by_their_price() -> None:
+    failed = replace(PAID, status=GenerationStatus.FAILED, credits=None, cost_usd=None, urls=())
+    defaults = {"cost_usd": 5.0, "usd_per_million_tokens": 10.0}
+    assert failed.with_defaults(defaults).cost_usd == 1.089
+    assert replace(failed, usage=None).with_defaults(defaults).cost_usd is None
+    assert replace(failed, cost_usd=0.5).with_defaults(defaults).cost_usd == 0.5
+
+
+def test_a_failed_render_keeps_its_reported_cost_without_another_request() -> None:
+    record = Record(
+        state=RecordState.ENDED,
+        fingerprint=NO_REQUEST,
+        max_tries=0,
+        try_number=1,
+        generation_id="g1",
+        status=GenerationStatus.FAILED,
+        reported_credits=3.0,
+        reported_cost_usd=0.015,
+    )
+    end = record.known_end()
+    assert end is not None
+    assert (end.credits, end.cost_usd) == (3.0, 0.015)

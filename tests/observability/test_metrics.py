@@ -7,23 +7,28 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from airflow_provider_seedance.observability import metrics
 
+from .renders import PAID
+
 PROGRAM = """
 import contextlib
 with contextlib.suppress(ImportError):
     import airflow.sdk.serde  # as task runner and triggerer do, which sets the statistics up
 from airflow_provider_seedance.observability import metrics
+from observability.renders import PAID, UNPRICED
 metrics.count_request("ark", "submit")
 metrics.count_refusal("ark")
 metrics.render_ended(api="ark", outcome="succeeded", polls=4, delay=2.5)
 metrics.render_ended(api="runbase", outcome="failed", polls=1, delay=None)
-metrics.cost_incurred("seedanceapi-v1", 28, 0.14)
-metrics.cost_incurred("ark", None, None)
+metrics.cost_incurred(PAID)
+metrics.cost_incurred(UNPRICED)
 metrics.budget_used("seedance_default", "day", 0.5)
 """
 
@@ -40,13 +45,14 @@ def test_statsd_receives_every_metric(statsd: socket.socket) -> None:
     pytest.importorskip("statsd")
     environment = {
         **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
         "AIRFLOW__METRICS__STATSD_ON": "True",
         "AIRFLOW__METRICS__STATSD_HOST": "127.0.0.1",
         "AIRFLOW__METRICS__STATSD_PORT": str(statsd.getsockname()[1]),
         "AIRFLOW__METRICS__STATSD_INFLUXDB_ENABLED": "True",
     }
     subprocess.run([sys.executable, "-c", PROGRAM], env=environment, check=True, capture_output=True)
-    lines = [line for line in (statsd.recv(1000).decode() for _ in range(11)) if "seedance" in line]
+    lines = [line for line in (statsd.recv(1000).decode() for _ in range(12)) if "seedance" in line]
     assert sorted(lines) == sorted(
         [
             "airflow.seedance.requests,api=ark,kind=submit:1|c",
@@ -58,9 +64,22 @@ def test_statsd_receives_every_metric(statsd: socket.socket) -> None:
             "airflow.seedance.polls,api=runbase:1.000000|ms",
             "airflow.seedance.credits,api=seedanceapi-v1:28|c",
             "airflow.seedance.cost_usd,api=seedanceapi-v1:0.14|c",
+            "airflow.seedance.tokens,api=seedanceapi-v1:108900|c",
             "airflow.seedance.budget_used,conn_id=seedance_default,per=day:0.5|g",
         ]
     )
+
+
+def test_opentelemetry_gets_the_cost_under_its_own_name_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: dict[str, Any] = {}
+    monkeypatch.setattr(
+        metrics, "Stats", SimpleNamespace(incr=lambda name, value, tags: counted.update({name: value}))
+    )
+    metrics.cost_incurred(PAID)
+    assert "gen_ai.usage.cost.amount" not in counted
+    monkeypatch.setenv("AIRFLOW__METRICS__OTEL_ON", "True")
+    metrics.cost_incurred(PAID)
+    assert counted["gen_ai.usage.cost.amount"] == counted["seedance.cost_usd"] == PAID.cost_usd
 
 
 class Broken:
@@ -75,5 +94,5 @@ def test_an_error_of_the_statistics_fails_nothing(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(metrics, "Stats", stats)
     metrics.count_request("ark", "submit")
     metrics.render_ended(api="ark", outcome="succeeded", polls=1, delay=0.0)
-    metrics.cost_incurred("ark", 3, 0.1)
+    metrics.cost_incurred(PAID)
     metrics.budget_used("seedance_default", "day", 0.5)

@@ -100,7 +100,7 @@ def test_every_path_returns_the_same_result(task: Task, path: Callable[[Task], A
     result = path(task)
     assert list(result) == [
         *("generation_id", "api", "media", "status", "model", "url", "urls", "duration", "resolution"),
-        *("credits", "cost_usd", "created_at", "completed_at", "expires_at"),
+        *("credits", "cost_usd", "created_at", "completed_at", "expires_at", "usage"),
     ]
     for key in set(result) - ANYTHING:
         assert result[key] == expected[key], key
