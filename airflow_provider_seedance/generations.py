@@ -9,6 +9,7 @@ that is up to the adapter of the service. :class:`Generation` is a generation as
 from __future__ import annotations
 
 import ast
+import difflib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -82,6 +83,16 @@ class MediaInput:
 def is_unset(value: object) -> bool:
     """Return whether an argument was left out: a template renders ``None`` as the text "None"."""
     return value is None or (isinstance(value, str) and value.strip() in ("", "None"))
+
+
+def did_you_mean(names: str | Iterable[str], known: Iterable[str]) -> str:
+    """Return a question about the known names that misspelt ones resemble, for the end of a message, or ``""``."""
+    similar = [
+        match
+        for name in ([names] if isinstance(names, str) else names)
+        for match in difflib.get_close_matches(name.strip().lower().replace(" ", "_"), known, n=1)
+    ]
+    return f" Did you mean {', '.join(map(repr, dict.fromkeys(similar)))}?" if similar else ""
 
 
 def _number(value: Any) -> Any:
@@ -178,7 +189,8 @@ class _Request:
         if unknown:
             raise SeedanceRequestError(
                 f"There is no request argument {', '.join(unknown)}; a {cls.media} request has "
-                f"{', '.join(sorted(known))}. Fields of the service that have no argument go into extra_params."
+                f"{', '.join(sorted(known))}.{did_you_mean(unknown, known)} Fields of the service that have no "
+                "argument go into extra_params."
             )
         if "prompt" not in arguments:
             raise SeedanceRequestError(f"A {cls.media} request needs a prompt.")

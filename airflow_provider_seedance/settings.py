@@ -32,7 +32,7 @@ from airflow_provider_seedance.callbacks.signatures import SCHEMES, Scheme, Sign
 from airflow_provider_seedance.costs.budgets import Budget, read_budgets
 from airflow_provider_seedance.costs.pricing import Prices
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError
-from airflow_provider_seedance.generations import read_number
+from airflow_provider_seedance.generations import did_you_mean, read_number
 from airflow_provider_seedance.redaction import Redactor, proxy_password
 from airflow_provider_seedance.urls import MediaHosts, normalize_base_url, redact_url
 
@@ -103,7 +103,7 @@ class ConnectionExtra(BaseModel):
     @classmethod
     def _known_service(cls, value: Any) -> str:
         if not isinstance(value, str) or value not in SERVICES:
-            raise ValueError(", ".join(SERVICES))
+            raise ValueError(f"{', '.join(SERVICES)}.{did_you_mean(str(value), SERVICES)}")
         return value
 
     @field_validator("auth_header")
@@ -218,6 +218,11 @@ class Settings:
     warnings: tuple[str, ...] = ()
 
     @property
+    def source(self) -> str:
+        """The connection and its service, as every message about them begins."""
+        return f"Connection {self.conn_id!r} ({self.api.name}, {self.base_url})"
+
+    @property
     def call_timeout(self) -> float:
         """Timeout of a call, in seconds."""
         return self.timeout or DEFAULT_TIMEOUT_SECONDS
@@ -259,9 +264,19 @@ def read_settings(conn_id: str, connection: Any) -> Settings:
     try:
         return _read(conn_id, connection)
     except SeedanceConfigurationError as error:
-        message = _redactor(connection)(error.message)
+        redact = _redactor(connection)
+        service, message = redact(_service_of(connection)), redact(error.message)
     # Raised out here, so that no traceback leads to the message that was not redacted.
-    raise SeedanceConfigurationError(f"Connection {conn_id!r}: {message}")
+    raise SeedanceConfigurationError(f"Connection {conn_id!r}{service}: {message}")
+
+
+def _service_of(connection: Any) -> str:
+    """Return service and address of a malformed connection, as in :attr:`Settings.source`; empty if unreadable."""
+    try:
+        api = get_api(_load_extra(getattr(connection, "extra", None)).get("api", DEFAULT_API))
+        return f" ({api.name}, {_base_url(api, connection)})"
+    except SeedanceConfigurationError:
+        return ""
 
 
 def _redactor(connection: Any) -> Redactor:
@@ -287,7 +302,7 @@ def _read(conn_id: str, connection: Any) -> Settings:
         **{name: getattr(extra, name) for name in _COPIED},
         warnings=tuple(
             f"Connection {conn_id!r}: the extra's {_redactor(connection)(repr(name))} has no meaning here. "
-            f"Known keys: {', '.join(ConnectionExtra.model_fields)}."
+            f"Known keys: {', '.join(ConnectionExtra.model_fields)}.{did_you_mean(name, ConnectionExtra.model_fields)}"
             for name in sorted(extra.model_extra or {})
         ),
     )
@@ -336,7 +351,8 @@ def _read_extra(values: dict[str, Any]) -> ConnectionExtra:
     key = str(first["loc"][0])
     value = values.get(key)
     takes = str(first["ctx"]["error"]) if first["type"] == "value_error" else "text"
-    raise SeedanceConfigurationError(f"{key} in the extra is {_preview(key, value)}; it takes {takes}.")
+    takes = takes if takes.endswith("?") else f"{takes}."
+    raise SeedanceConfigurationError(f"{key} in the extra is {_preview(key, value)}; it takes {takes}")
 
 
 _WORD = re.compile(r"(?!sk-)[a-z_-]*([0-9]{1,3}[a-z_-]*)?", re.IGNORECASE)

@@ -78,6 +78,7 @@ class HttpReply:
 
     :param headers: Header fields by lower-case name.
     :param body: The body, decoded from its transfer encoding.
+    :param source: The connection and its service, for messages.
     :param redact: Removes secrets from a text.
     :param max_values: Limit for the values of a JSON body.
     """
@@ -85,6 +86,7 @@ class HttpReply:
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = field(default=b"", repr=False)
+    source: str = field(default="The service", compare=False)
     redact: Callable[[str], str] = field(default=str, repr=False, compare=False)
     max_values: int = field(default=MAX_JSON_VALUES, repr=False, compare=False)
 

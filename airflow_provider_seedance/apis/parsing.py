@@ -161,10 +161,19 @@ def class_for(
     return by_code.get((code or "").split(".", 1)[0]) or _CLASS_BY_STATUS.get(status, default)
 
 
-def error_message(name: str, reply: HttpReply, vendor: VendorError) -> str:
+#: Next steps after an error reply, by the class of the error.
+NEXT_STEPS: Mapping[type[errors.SeedanceError], str] = {
+    errors.SeedanceAuthenticationError: "Check the password of the connection: it has to be a valid key of this "
+    "service and region.",
+    errors.SeedanceInsufficientCreditsError: "Top up the account, then run this again (clear the task).",
+    errors.SeedanceForbiddenError: "Check the plan, the spend limit and the allowed addresses and regions of the key.",
+}
+
+
+def error_message(reply: HttpReply, vendor: VendorError) -> str:
     """Describe an error reply, and its most likely cause."""
     reason = reply.line(vendor.message or vendor.code or "")
-    message = f"{name} answered {reply.status}" + (f": {reason}" if reason else "")
+    message = f"{reply.source} answered {reply.status}" + (f": {reason}" if reason else "")
     if not reason and reply.body:
         message += f" with an answer that is not its own: {reply.excerpt()}"
     if reply.status == 403 and not isinstance(reply.json, Mapping):

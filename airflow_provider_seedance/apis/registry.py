@@ -36,9 +36,11 @@ def get_api(name: str) -> Api:
     if module is None:
         # Only here: loading Airflow's exceptions at discovery would cost every process.
         from airflow_provider_seedance.exceptions import SeedanceConfigurationError
+        from airflow_provider_seedance.generations import did_you_mean
 
         raise SeedanceConfigurationError(
             f"The connection's api is {name!r}; this package knows {', '.join(SERVICES)}."
+            f"{did_you_mean(str(name), SERVICES)}"
         )
     api: Api = import_module(module).API
     return api

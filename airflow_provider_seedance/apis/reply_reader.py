@@ -33,6 +33,9 @@ from airflow_provider_seedance.apis.messages import (
 from airflow_provider_seedance.apis.rate_limits import read_rate_limit, read_retry_after
 from airflow_provider_seedance.costs.pricing import PublishedPrices, ResultDefaults
 
+#: Next step where no (complete) reply came.
+_CHECK_NETWORK = "Check the host and the proxy of the connection, and the network of this machine."
+
 
 class ReplyReader(abc.ABC):
     """Reader of the replies of a service, by its documentation."""
@@ -60,8 +63,10 @@ class ReplyReader(abc.ABC):
         accepted, refused or unsent is uncertain.
         """
         if isinstance(answer, TransportFailure):
-            failure = errors.SeedanceConnectionError(answer.message, **_details(call))
-            return Uncertain(failure) if answer.sent else NotAccepted(failure)
+            if answer.sent:
+                return Uncertain(errors.SeedanceConnectionError(answer.message, **_details(call)))
+            unsent = f"{answer.message} Nothing was sent, nothing is billed. {_CHECK_NETWORK}"
+            return NotAccepted(errors.SeedanceConnectionError(unsent, **_details(call)))
         body = answer.json if isinstance(answer.json, Mapping) else None
         vendor = self.read_error(body) if body is not None else None
         if answer.ok:
@@ -118,7 +123,10 @@ class ReplyReader(abc.ABC):
             return error
         # A 2xx with an error body is a refusal, even if its code is that of a server error.
         reason = answer.line(vendor.message or vendor.code or "")
-        return errors.SeedanceRequestError(f"{self.name} refused the submission: {reason}", **error.details())
+        return errors.SeedanceRequestError(
+            f"{answer.source} refused the submission: {reason.rstrip('.')}. Nothing was billed.",
+            **error.details(),
+        )
 
     @cached_property
     def published(self) -> PublishedPrices:
@@ -217,7 +225,8 @@ class ReplyReader(abc.ABC):
     ) -> HttpReply:
         """Return the reply to a read, or raise its error, as :meth:`fetch` does."""
         if isinstance(answer, TransportFailure):
-            raise errors.SeedanceConnectionError(answer.message, **_details(call, generation_id))
+            message = f"{answer.message} {_bill(call)}{_CHECK_NETWORK}"
+            raise errors.SeedanceConnectionError(message, **_details(call, generation_id))
         if answer is None:
             raise RuntimeError("the driver has to answer a call")
         body = answer.json
@@ -266,9 +275,11 @@ class ReplyReader(abc.ABC):
         wait = read_retry_after(reply.headers, now) if status == 503 else None
         if status == 429:  # every reply has the headers, and only here they are a wait
             wait = read_rate_limit(reply.headers, now).retry_after
-        message = parsing.error_message(self.name, reply, vendor)
+        message = parsing.error_message(reply, vendor)
         if status == 429 and call.method == "POST" and (solution := self.permanent_rate_limit(vendor)):
             cls, wait, message = errors.SeedanceForbiddenError, None, f"{message} {solution}"
+        elif step := parsing.NEXT_STEPS.get(cls):
+            message = f"{message.rstrip('.')}. {_bill(call, reply)}{step}"
         return cls(
             message,
             http_status=reply.status,
@@ -281,10 +292,20 @@ class ReplyReader(abc.ABC):
         self, reply: HttpReply, call: HttpCall, problem: str, generation_id: str | None = None
     ) -> errors.SeedanceServerError:
         return errors.SeedanceServerError(
-            f"{self.name} answered {reply.status}, but the answer {problem}: {reply.excerpt()}",
+            f"{reply.source} answered {reply.status}, but the answer {problem}: {reply.excerpt()}",
             http_status=reply.status,
             **_details(call, generation_id),
         )
+
+
+def _bill(call: HttpCall, reply: HttpReply | None = None) -> str:
+    """Return the sentence about the bill of a call that failed; empty where that is uncertain."""
+    if call.method != "POST":
+        return "This request costs nothing. "
+    refused = reply is not None and (
+        reply.ok or (400 <= reply.status < 500 and reply.status not in parsing.UNCERTAIN_4XX)
+    )
+    return "Nothing was billed. " if refused else ""
 
 
 def _details(call: HttpCall, generation_id: str | None = None) -> dict[str, Any]:

@@ -21,6 +21,8 @@ def validate_items(settings: Settings, items: Iterable[BatchItem]) -> list[Batch
     """Return the items with a valid request, which is kept in them; an invalid request fails its item."""
     valid = []
     for item in items:
+        if item.failure is not None:  # it could not even be read
+            continue
         try:
             item.prepared = prepare_request(settings, VideoRequest.from_arguments(item.arguments))
         except errors.SeedanceRequestError as error:

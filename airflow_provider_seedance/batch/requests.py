@@ -11,6 +11,7 @@ import ast
 import csv
 import io
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import islice, zip_longest
@@ -19,9 +20,11 @@ from typing import Any, NoReturn
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.batch.items import BatchItem
-from airflow_provider_seedance.generations import VideoRequest, is_unset
+from airflow_provider_seedance.generations import VideoRequest, did_you_mean, is_unset
 from airflow_provider_seedance.storage.jsonl import read_text
 from airflow_provider_seedance.submission.decisions import listed
+
+log = logging.getLogger(__name__)
 
 #: Maximum number of requests of one batch; more belong into several tasks.
 MAX_ITEMS = 10_000
@@ -35,40 +38,56 @@ MAX_KEY_CHARS = 200
 _ARGUMENTS = frozenset(item.name for item in fields(VideoRequest))
 
 _TAKES = "it takes a list of prompts or of dicts of request arguments, or the path of a JSONL or CSV file"
+_IN_A_LIST = " (put a single request in a list: requests=[…])"
 _FREE = "Nothing was sent, nothing is billed."
 
 
-def read_requests(value: Any, defaults: Mapping[str, Any] | None = None) -> list[BatchItem]:
+class _InvalidEntry(ValueError):
+    """Problem of one request, which leaves the others usable."""
+
+
+def read_requests(
+    value: Any, defaults: Mapping[str, Any] | None = None, *, keep: bool = False
+) -> list[BatchItem]:
     """
     Read the requests of a batch.
 
     :param value: A list of prompts or of dicts of request arguments with an optional ``key``; the text of
         such a list, as templates write it; or the path of a JSONL or CSV file of them.
     :param defaults: Arguments for every request; an item's own win, except where they are ``None``.
+    :param keep: Whether an invalid request fails its item only.
     :return: In the order of the list.
     :raises SeedanceRequestError: with every problem; a retry cannot help.
     :raises SeedanceConfigurationError: the file is not there or cannot be used; a retry cannot help.
     :raises SeedanceMediaError: the store could not be read; a retry helps.
     """
     problems: list[str] = []
-    entries = list(islice(_entries(value, problems), MAX_ITEMS + 1))
-    if len(entries) > MAX_ITEMS:
-        raise errors.SeedanceRequestError(
-            f"There are more than {MAX_ITEMS} requests, the maximum of one task. {_FREE} Divide "
-            "them among several tasks."
-        )
     base = {name: given for name, given in (defaults or {}).items() if not is_unset(given)}
-    items = {
-        index: item
-        for index, (where, entry) in enumerate(entries)
-        if (item := _item(index, where, entry, base, problems))
-    }
+    items: list[BatchItem] = []
+    count = 0
+    for where, entry in islice(_entries(value, problems), MAX_ITEMS + 1):
+        try:
+            items.append(_item(count, entry, base))
+        except _InvalidEntry as error:
+            problem = f"{where} {error}"
+            if keep:
+                items.append(_failed_item(count, entry, problem))
+            else:
+                problems.append(problem)
+        count += 1
     _find_duplicate_keys(items, problems)
     if problems:
         raise errors.SeedanceRequestError(
             f"The requests cannot be used: {listed(problems, '; ')}. {_FREE} Correct them and clear the task."
         )
-    return list(items.values())
+    if count > MAX_ITEMS:
+        raise errors.SeedanceRequestError(
+            f"There are more than {MAX_ITEMS} requests, the maximum of one task. {_FREE} Divide "
+            "them among several tasks."
+        )
+    if not items:
+        log.warning("requests is empty (%.200r): there is nothing to render.", value)
+    return items
 
 
 # ---------------------------------------------------------------------- sources
@@ -82,8 +101,8 @@ def _entries(value: Any, problems: list[str]) -> Iterator[_Entry]:
         text = value.strip()
         if text[:1] in ("[", "("):
             return _numbered(_literal(text, "requests is text that"))
-        if "\n" in text or text[:1] == "{" or text in ("", "None"):
-            raise _unusable(f"requests is the text {text[:60]!r}")
+        if "\n" in text or text[:1] == "{" or text in ("", "None") or _is_prompt(text):
+            raise _unusable(f"requests is the text {text[:60]!r}{_IN_A_LIST if text else ''}")
         return _file(text, problems)
     if isinstance(value, (set, frozenset)):
         # A retry would find other positions, and with them other keys.
@@ -94,7 +113,12 @@ def _entries(value: Any, problems: list[str]) -> Iterator[_Entry]:
         return _file(value, problems)
     if isinstance(value, Iterable) and not isinstance(value, (Mapping, bytes, bytearray, memoryview)):
         return _numbered(value)
-    raise _unusable(f"requests is {_kind(value)}")
+    raise _unusable(f"requests is {_kind(value)}{_IN_A_LIST if isinstance(value, Mapping) else ''}")
+
+
+def _is_prompt(text: str) -> bool:
+    """Return whether a text reads like a prompt rather than like a path."""
+    return " " in text and "/" not in text and not PurePath(text).suffix[1:].isalnum()
 
 
 def _unusable(what: str) -> errors.SeedanceRequestError:
@@ -141,10 +165,10 @@ def _file(path: Any, problems: list[str]) -> Iterator[_Entry]:
     if suffix == ".csv":
         return _rows(text, problems)
     if suffix in (".jsonl", ".ndjson"):
-        return _lines(text, problems)
+        return _lines(text)
     if begins == "[":
         return _numbered(_literal(text.strip(), f"{str(path)!r}"))
-    return _lines(text, problems) if begins in ("{", '"', "") else _rows(text, problems)
+    return _lines(text) if begins in ("{", '"', "") else _rows(text, problems)
 
 
 def _split(text: str) -> Iterator[str]:
@@ -156,10 +180,11 @@ def _split(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def _lines(text: str, problems: list[str]) -> Iterator[_Entry]:
+def _lines(text: str) -> Iterator[_Entry]:
     for number, line in enumerate(_split(text), start=1):
         if not line.strip():
             continue
+        entry: Any
         try:
             entry = _json(line)
         except (ValueError, RecursionError) as error:
@@ -167,15 +192,12 @@ def _lines(text: str, problems: list[str]) -> Iterator[_Entry]:
             reason = (
                 f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
             )
-            problems.append(f"line {number} is not JSON ({reason})")
-            if len(problems) > MAX_ITEMS:
-                return
-            continue
+            entry = _InvalidEntry(f"is not JSON ({reason})")
         yield f"line {number}", entry
 
 
 def _rows(text: str, problems: list[str]) -> Iterator[_Entry]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=_delimiter(text))
     names: list[str] | None = None
     try:
         for row in reader:
@@ -189,12 +211,18 @@ def _rows(text: str, problems: list[str]) -> Iterator[_Entry]:
                     return
                 continue
             cells = [(name, cell) for name, cell in zip_longest(names, row, fillvalue="") if cell.strip()]
+            entry: Any = {name: _cell(name, cell) for name, cell in cells}
             if unnamed := [cell for name, cell in cells if not name]:
-                problems.append(f"{where} has {unnamed[0][:40]!r} in a column without a name")
-                continue
-            yield where, {name: _cell(name, cell) for name, cell in cells}
+                entry = _InvalidEntry(f"has {unnamed[0][:40]!r} in a column without a name")
+            yield where, entry
     except csv.Error as error:
         problems.append(f"line {reader.line_num} is not CSV ({error})")
+
+
+def _delimiter(text: str) -> str:
+    """Return what divides the columns: spreadsheets write semicolons where the comma is the decimal point."""
+    header = text.lstrip().split("\n", 1)[0]
+    return max(",;\t", key=header.count)
 
 
 def _header_problems(names: Sequence[str]) -> list[str]:
@@ -204,7 +232,7 @@ def _header_problems(names: Sequence[str]) -> list[str]:
     if unknown:
         found.append(f"has {_unknown(unknown)}")
     if "prompt" not in given:
-        found.append("has no column 'prompt' (columns are divided by commas)")
+        found.append("has no column 'prompt' (columns are divided by commas, semicolons or tabs)")
     return found
 
 
@@ -219,32 +247,46 @@ def _cell(name: str, cell: str) -> Any:
 # ---------------------------------------------------------------------- items
 
 
-def _item(
-    index: int, where: str, entry: Any, defaults: Mapping[str, Any], problems: list[str]
-) -> BatchItem | None:
+def _item(index: int, entry: Any, defaults: Mapping[str, Any]) -> BatchItem:
+    """
+    Read one request.
+
+    :raises _InvalidEntry: it cannot be used.
+    """
+    if isinstance(entry, _InvalidEntry):
+        raise entry
     if isinstance(entry, str):
         entry = {"prompt": entry}
     if not isinstance(entry, Mapping):
-        problems.append(f"{where} is {_kind(entry)}, neither a prompt nor a dict of request arguments")
-        return None
+        raise _InvalidEntry(f"is {_kind(entry)}, neither a prompt nor a dict of request arguments")
     given = {str(name): value for name, value in entry.items()}
-    key = _key(given.pop("key", None), index, where, problems)
+    key = _key(given.pop("key", None), index)
     if unknown := sorted(set(given) - _ARGUMENTS):
-        problems.append(f"{where} has {_unknown(unknown)}")
-        return None
+        raise _InvalidEntry(f"has {_unknown(unknown)}")
     own = {name: value for name, value in given.items() if name == "prompt" or not is_unset(value)}
     arguments = {**defaults, **own}
     if wrong := _prompt_problem(arguments):
-        problems.append(f"{where} {wrong}")
-        return None
+        raise _InvalidEntry(wrong)
     return BatchItem(key=key, arguments=arguments)
+
+
+def _failed_item(index: int, entry: Any, problem: str) -> BatchItem:
+    """Return the item of an invalid request, under its own key where that can be used."""
+    try:
+        key = _key(entry.get("key"), index) if isinstance(entry, Mapping) else str(index)
+    except _InvalidEntry:
+        key = str(index)
+    item = BatchItem(key=key, arguments={})
+    item.fail(errors.SeedanceRequestError(f"The request cannot be used: {problem}. {_FREE}"))
+    return item
 
 
 def _unknown(names: Sequence[str]) -> str:
     shown = ", ".join(repr(name[:40]) for name in names[:5])
+    question = did_you_mean([name[:40] for name in names[:5]], [*_ARGUMENTS, "key"])
     return (
-        f"no argument of a request for {shown} (there are {', '.join(sorted(_ARGUMENTS))}; fields of the service "
-        "that have no argument go into extra_params)"
+        f"no argument of a request for {shown} ({question.strip()}{' ' if question else ''}There are "
+        f"{', '.join(sorted(_ARGUMENTS))}; fields of the service that have no argument go into extra_params)"
     )
 
 
@@ -260,7 +302,7 @@ def _prompt_problem(arguments: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _key(value: Any, index: int, where: str, problems: list[str]) -> str:
+def _key(value: Any, index: int) -> str:
     if value is None or value == "":
         return str(index)
     key = ""
@@ -268,15 +310,15 @@ def _key(value: Any, index: int, where: str, problems: list[str]) -> str:
         # Python refuses to write a number of thousands of digits as text.
         key = value if isinstance(value, str) else f"{value}" if abs(value) < 10**MAX_KEY_CHARS else ""
     if not key.strip() or len(key) > MAX_KEY_CHARS or not key.isprintable():
-        problems.append(
-            f"{where} has the key {_shown(value)}; a key is printable text of at most {MAX_KEY_CHARS} characters"
+        raise _InvalidEntry(
+            f"has the key {_shown(value)}; a key is printable text of at most {MAX_KEY_CHARS} characters"
         )
     return key
 
 
-def _find_duplicate_keys(items: Mapping[int, BatchItem], problems: list[str]) -> None:
+def _find_duplicate_keys(items: Iterable[BatchItem], problems: list[str]) -> None:
     seen: dict[str, int] = {}
-    for index, item in items.items():
+    for index, item in enumerate(items):
         if item.key in seen:
             problems.append(f"requests {seen[item.key]} and {index} have the same key {item.key[:60]!r}")
         seen.setdefault(item.key, index)

@@ -142,7 +142,7 @@ class _Base(Generic[C]):
     ) -> None:
         self.settings = settings
         self._observer = observer
-        self._tls = tls_context(settings.verify)
+        self._tls = tls_context(settings)
         self._library_client = library_client
         self._transport = transport
         self._http = self._make()
@@ -160,7 +160,7 @@ class _Base(Generic[C]):
             # The message of the library may contain a part of the password.
             why = str(error) if isinstance(error, ImportError) else "its address cannot be read"
             raise SeedanceConfigurationError(
-                f"Connection {self.settings.conn_id!r}: no client can be made with its proxy: {why}"
+                f"{self.settings.source}: no client can be made with its proxy: {why}"
             ) from None
 
     def _options(self) -> dict[str, Any]:
@@ -228,14 +228,14 @@ class _Base(Generic[C]):
         reason = (
             _TIMEOUT_MESSAGES.get(type(error)) or self.settings.redact(str(error)) or type(error).__name__
         )
-        where = f"the request to {self.settings.api.title} at {self.settings.base_url} failed"
-        return TransportFailure(f"{where}: {reason}.", sent=sent)
+        return TransportFailure(f"{self.settings.source}: the request failed: {reason}.", sent=sent)
 
     def _reply(self, response: httpx.Response, body: bytes) -> HttpReply:
         return HttpReply(
             status=response.status_code,
             headers={name.lower(): value for name, value in response.headers.items()},
             body=body,
+            source=self.settings.source,
             redact=self.settings.redact,
             max_values=MAX_READ_JSON_VALUES if response.request.method == "GET" else MAX_JSON_VALUES,
         )
@@ -407,17 +407,19 @@ def _yielding_transport(**options: Any) -> httpx.AsyncHTTPTransport:
     return transport
 
 
-def tls_context(verify: bool | str) -> ssl.SSLContext:
+def tls_context(settings: Settings) -> ssl.SSLContext:
     """
     Return the TLS context for the connection's ``verify``, which clients share until the CA bundle changes.
 
     :raises SeedanceConfigurationError: the CA bundle cannot be read; nothing was sent.
     """
+    verify = settings.verify
     try:
         return _load_tls_context(verify, os.stat(verify).st_mtime_ns if isinstance(verify, str) else 0)
     except OSError as error:
         raise SeedanceConfigurationError(
-            f"verify in the connection's extra names {verify!r}, which is not a readable CA bundle: {error}"
+            f"{settings.source}: verify in the extra names {verify!r}, which is not a readable CA bundle: {error}. "
+            "Nothing was sent."
         ) from error
 
 

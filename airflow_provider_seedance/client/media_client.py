@@ -292,7 +292,7 @@ def _resolve(host: str, port: int) -> list[str]:
 def _pool(settings: Settings) -> httpcore.ConnectionPool:
     # No connection is kept alive: files are few and long, and each connection is checked when it is made.
     options: dict[str, Any] = {
-        "ssl_context": api_client.tls_context(settings.verify),
+        "ssl_context": api_client.tls_context(settings),
         "max_connections": None,
         "max_keepalive_connections": 0,
     }
@@ -315,7 +315,7 @@ def _pool(settings: Settings) -> httpcore.ConnectionPool:
         # The message of the library may contain a part of the password.
         why = str(error) if isinstance(error, (ImportError, RuntimeError)) else "its address cannot be read"
         raise SeedanceConfigurationError(
-            f"Connection {settings.conn_id!r}: media cannot be fetched through its proxy: {why}"
+            f"{settings.source}: media cannot be fetched through its proxy: {why}"
         ) from None
 
 

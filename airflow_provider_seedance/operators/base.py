@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.generations import VideoRequest
+from airflow_provider_seedance.generations import VideoRequest, did_you_mean
 from airflow_provider_seedance.policies.retry import SeedanceTaskMixin
 from airflow_provider_seedance.version_compat import (
     AIRFLOW_V_3_3_PLUS,
@@ -90,7 +91,15 @@ class SeedanceOperator(SeedanceTaskMixin, BaseOperator):
         on_budget: str = "fail",
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        try:
+            super().__init__(**kwargs)
+        except TypeError as error:
+            # Airflow names the argument that does not exist, but none that it resembles.
+            if question := did_you_mean(
+                kwargs.keys() - _argument_names(type(self)), _argument_names(type(self))
+            ):
+                raise TypeError(f"{error}{question}") from None
+            raise
         self.seedance_conn_id = seedance_conn_id
         self.deferrable = deferrable
         self.poll_interval = poll_interval
@@ -254,6 +263,12 @@ class SeedanceVideoArguments(SeedanceOperator):
         self.generate_audio = generate_audio
         self.fixed_lens = fixed_lens
         self.extra_params = extra_params
+
+
+def _argument_names(operator_class: type) -> set[str]:
+    """Return the arguments of an operator class and of its bases."""
+    methods = [vars(cls)["__init__"] for cls in operator_class.__mro__ if "__init__" in vars(cls)]
+    return {name for method in methods for name in inspect.signature(method).parameters}
 
 
 def max_wait(error: errors.SeedanceError | None) -> float:

@@ -239,7 +239,8 @@ class BatchRun:
             raise errors.SeedanceConfigurationError(
                 "manifest_path names the file of the requests, which the manifest would replace. Nothing was sent."
             )
-        items = read_requests(options.requests, self.operator.request_arguments(self.context))
+        arguments = self.operator.request_arguments(self.context)
+        items = read_requests(options.requests, arguments, keep=options.keep_failures)
         if options.dry_run:
             return items
         settings, max_credits = self.hook.settings, self.operator.max_credits

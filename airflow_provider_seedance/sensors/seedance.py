@@ -121,9 +121,11 @@ class SeedanceGenerationSensor(SeedanceTaskMixin, BaseSensorOperator):
         raise timed_out(self.generation_id, self.timeout, step.generation)
 
     def _validate(self) -> None:
-        if not isinstance(self.generation_id, str) or not self.generation_id.strip():
+        generation_id: object = self.generation_id
+        if not isinstance(generation_id, str) or generation_id.strip() in ("", "None"):
             raise errors.SeedanceConfigurationError(
-                f"generation_id is {self.generation_id!r}; it must be the id of a generation. Nothing was sent."
+                f"generation_id is {generation_id!r}; it must be the id of a generation. A template renders the text "
+                "'None' where the task before has returned none. Nothing was sent."
             )
         if self.media not in ("video", "image"):
             raise errors.SeedanceConfigurationError(

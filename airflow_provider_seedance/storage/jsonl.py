@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import logging
 from collections.abc import Iterable, Mapping
@@ -54,8 +55,18 @@ def read_text(path: Any, *, max_bytes: int, what: str) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise errors.SeedanceConfigurationError(
-            f"{what} names {display}, which is not UTF-8 text ({error}). Nothing was sent."
+            f"{what} names {display}, which is not UTF-8 text ({_encoding_of(data) or error}). Nothing was sent. Save it "
+            "as UTF-8 (spreadsheets: 'CSV UTF-8')."
         ) from None
+
+
+def _encoding_of(data: bytes) -> str | None:
+    """Return a guess at the encoding of text that is not UTF-8, for a message; nothing is read by a guess."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "it looks like UTF-16"
+    # Control characters are in binary files.
+    is_text = not any(byte < 9 or 13 < byte < 32 for byte in data[:4096])
+    return "it looks like Windows-1252 or Latin-1" if is_text else None
 
 
 def parse_lines(data: bytes, display: str) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,6 @@ from unittest.mock import patch
 import pytest
 from airflow.sdk import ObjectStoragePath
 from fsspec.implementations.local import LocalFileSystem
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.batch import requests
@@ -200,9 +197,12 @@ def test_equal_keys_are_named() -> None:
         ("", "request 0 has an empty prompt"),
         ("None", "request 0 has an empty prompt"),
         ({"prompt": " "}, "request 0 has an empty prompt"),
-        ({"prompt": "A lamp", "durtion": 4, "Seed": 1}, "for 'Seed', 'durtion' (there are aspect_ratio"),
+        (
+            {"prompt": "A lamp", "durtion": 4, "Seed": 1},
+            "for 'Seed', 'durtion' (Did you mean 'seed', 'duration'? There are asp",
+        ),
         ({"prompt": "A lamp", 7: 4}, "for '7'"),
-        ({"prompt": "A lamp", "quality": "high"}, "for 'quality'"),
+        ({"prompt": "A lamp", "quality": "high"}, "for 'quality' (There are"),
     ],
 )
 def test_an_invalid_item_is_refused(item: Any, words: str) -> None:
@@ -222,6 +222,46 @@ def test_a_message_names_the_first_ten_problems() -> None:
 
 def test_a_message_does_not_repeat_long_names() -> None:
     assert len(refused([{"prompt": "A lamp", **{f"{n:0>5000}": 1 for n in range(50)}}])) < 1500
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [
+            "A lamp",
+            {"prompt": " ", "key": "b"},
+            {"prompt": "x", "durtion": 1},
+            7,
+            {"prompt": "y", "key": " "},
+        ],
+        'prompt,key,durtion\n"A lamp",,\n',
+    ],
+)
+def test_an_invalid_request_that_is_kept_fails_its_item_only(value: Any, tmp_path: Path) -> None:
+    if isinstance(value, str):  # the columns are those of all requests
+        with pytest.raises(errors.SeedanceRequestError, match="durtion"):
+            read_requests(written(tmp_path / "r.csv", value), keep=True)
+        return
+    items = read_requests(value, {"seed": 1}, keep=True)
+    assert [(item.key, item.failure.kind if item.failure else None) for item in items] == [
+        ("0", None), ("b", "request"), ("2", "request"), ("3", "request"), ("4", "request"),
+    ]  # fmt: skip
+    assert items[1].failure
+    assert "request 1 has an empty prompt. Nothing was sent" in items[1].failure.error
+
+
+def test_invalid_lines_that_are_kept_fail_their_items_only(tmp_path: Path) -> None:
+    items = read_requests(written(tmp_path / "r.jsonl", '"A lamp"\nlamp\n"A bag"\n'), keep=True)
+    assert [item.failure is None for item in items] == [True, False, True]
+    items = read_requests(written(tmp_path / "r.csv", "prompt,\nA lamp,x\nA bag,\n"), keep=True)
+    assert [item.failure is None for item in items] == [False, True]
+
+
+@pytest.mark.parametrize(
+    "value", ["A lamp in the rain", "A lamp. It rains", "A lamp\nA bag", {"prompt": "A lamp"}]
+)
+def test_a_single_request_belongs_in_a_list(value: Any) -> None:
+    assert "put a single request in a list: requests=[…]" in refused(value)
 
 
 # ---------------------------------------------------------------------- JSONL
@@ -309,10 +349,21 @@ def test_an_empty_or_missing_cell_is_unset(tmp_path: Path, row: str) -> None:
     assert arguments(path, {"duration": 4}) == [{"prompt": "A lamp", "duration": 4}]
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_columns_may_be_divided_as_spreadsheets_do(tmp_path: Path, delimiter: str) -> None:
+    text = delimiter.join(("prompt", "duration")) + "\n" + delimiter.join(("A lamp, at night", "4")) + "\n"
+    path = written(tmp_path / "r.csv", text)
+    assert arguments(path) == [{"prompt": "A lamp, at night", "duration": "4"}]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("prompt;duration\nA lamp;4\n", "no column 'prompt' (columns are divided by commas)"),
+        (
+            "name|duration\nA lamp|4\n",
+            "no column 'prompt' (columns are divided by commas, semicolons or tabs)",
+        ),
+        ("Promt;duration\nA lamp;4\n", "'Promt' (Did you mean 'prompt'?"),
         ("A lamp\nA bag\n", "the header (line 1) has no argument of a request for 'A lamp'"),
         ("prompt,prompt\nA lamp,A bag\n", "has the column 'prompt' twice"),
         ("prompt,durtion\nA lamp,4\n", "'durtion'"),
@@ -343,8 +394,12 @@ def test_without_a_suffix_the_format_is_recognized(tmp_path: Path, text: str) ->
 
 @pytest.mark.parametrize("name", ["r.jsonl", "r.ndjson", "r.csv", "r"])
 @pytest.mark.parametrize("text", ["", "\n\n", "\ufeff"])
-def test_an_empty_file_holds_no_requests(tmp_path: Path, name: str, text: str) -> None:
-    assert read_requests(written(tmp_path / name, text)) == []
+def test_an_empty_file_holds_no_requests_and_warns(
+    tmp_path: Path, name: str, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("WARNING"):
+        assert read_requests(written(tmp_path / name, text)) == []
+    assert f"{name}'): there is nothing to render" in caplog.text
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
@@ -376,74 +431,21 @@ def test_a_binary_file_is_refused(tmp_path: Path, name: str, data: bytes) -> Non
         read_requests(written(tmp_path / name, data))
 
 
+@pytest.mark.parametrize(
+    ("data", "guess"),
+    [
+        ("prompt\nEin Gerät\n".encode("cp1252"), "Windows-1252 or Latin-1"),
+        ("prompt\nEin Gerät\n".encode("utf-16"), "UTF-16"),
+    ],
+)
+def test_the_encoding_of_a_file_is_named(tmp_path: Path, data: bytes, guess: str) -> None:
+    with pytest.raises(errors.SeedanceConfigurationError, match=f"looks like {guess}.*Save it as UTF-8"):
+        read_requests(written(tmp_path / "r.csv", data))
+
+
 def test_a_file_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requests, "MAX_FILE_BYTES", 2 * 1024**2)
     path = written(tmp_path / "r.jsonl", b'"A lamp"' + b" " * (2 * 1024**2 - 8))
     assert arguments(path) == [{"prompt": "A lamp"}]
     with pytest.raises(errors.SeedanceConfigurationError, match="larger than 2 MiB"):
         read_requests(written(tmp_path / "r.jsonl", Path(path).read_bytes() + b" "))
-
-
-# ---------------------------------------------------------------------- properties
-
-TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=30)
-PROMPTS = TEXT.filter(lambda text: text.strip() not in ("", "None"))
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
-    max_leaves=6,
-)
-ITEMS = st.fixed_dictionaries(
-    {"prompt": PROMPTS}, optional=dict.fromkeys(sorted(requests._ARGUMENTS - {"prompt"}), JSON)
-)
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    items=st.lists(ITEMS | PROMPTS, max_size=6),
-    keys=st.lists(
-        st.none() | st.integers(100) | TEXT.filter(lambda text: text.isprintable() and text.strip())
-    ),
-    defaults=st.fixed_dictionaries({}, optional={"duration": JSON, "seed": JSON}),
-    ascii_only=st.booleans(),
-)
-def test_every_format_returns_the_written_list(
-    tmp_path: Path, items: list[Any], keys: list[Any], defaults: dict[str, Any], ascii_only: bool
-) -> None:
-    used: set[str] = {str(index) for index in range(len(items))}
-    for item, key in zip(items, keys, strict=False):
-        if isinstance(item, dict) and str(key) not in used:
-            item["key"] = key
-            used.add(str(key))
-    lines = [json.dumps(item, ensure_ascii=ascii_only) for item in items]
-    direct = read_requests(items, defaults)
-    assert len(direct) == len(items)
-    assert read_requests(written(tmp_path / "r.jsonl", "\n".join(lines)), defaults) == direct
-    assert read_requests(written(tmp_path / "r", "[" + ",".join(lines) + "]"), defaults) == direct
-    assert read_requests(json.dumps(items), defaults) == direct
-    assert read_requests(repr(items), defaults) == direct
-
-
-def read_or_refused(value: Any) -> list[BatchItem]:
-    """Return the requests, or none where they are refused with the proper message."""
-    free = "Nothing was sent"
-    try:
-        return read_requests(value)
-    except (errors.SeedanceRequestError, errors.SeedanceConfigurationError) as error:
-        if free in error.message:
-            return []
-        raise
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "replace")))
-@pytest.mark.parametrize("name", ["r.jsonl", "r.csv", "r"])
-def test_any_bytes_are_read_or_refused(tmp_path: Path, name: str, data: bytes) -> None:
-    items = read_or_refused(written(tmp_path / name, data))
-    assert len({item.key for item in items}) == len(items)
-
-
-@given(st.recursive(JSON | st.floats() | st.binary(max_size=3), lambda inner: st.lists(inner, max_size=4)))
-def test_any_value_is_read_or_refused(value: Any) -> None:
-    items = read_or_refused([value] if isinstance(value, str) else value)
-    assert all(VideoRequest.from_arguments(item.arguments).prompt for item in items)

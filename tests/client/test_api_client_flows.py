@@ -243,15 +243,16 @@ def test_unusable_settings_are_a_configuration_error(
 
 
 def test_tls_is_verified_unless_the_connection_says_otherwise() -> None:
-    assert api_client.tls_context(True).check_hostname is True
-    assert api_client.tls_context(False).check_hostname is False
+    assert api_client.tls_context(settings()).check_hostname is True
+    assert api_client.tls_context(dataclasses.replace(settings(), verify=False)).check_hostname is False
 
 
 def test_clients_share_a_tls_context_until_the_bundle_changes(tmp_path: Path) -> None:
-    assert api_client.tls_context(True) is api_client.tls_context(True)
+    assert api_client.tls_context(settings()) is api_client.tls_context(settings())
     bundle = tmp_path / "bundle.pem"
     shutil.copy(certifi.where(), bundle)
-    first = api_client.tls_context(str(bundle))
-    assert api_client.tls_context(str(bundle)) is first
+    found = dataclasses.replace(settings(), verify=str(bundle))
+    first = api_client.tls_context(found)
+    assert api_client.tls_context(found) is first
     os.utime(bundle, ns=(0, 0))
-    assert api_client.tls_context(str(bundle)) is not first
+    assert api_client.tls_context(found) is not first

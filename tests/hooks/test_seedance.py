@@ -83,7 +83,8 @@ def test_a_wrong_key(
     monkeypatch.setenv("AIRFLOW_CONN_SEEDANCE_DEFAULT", json.dumps(fields))
     worked, says = SeedanceHook().test_connection()
     assert not worked
-    assert "401" in says
+    assert says.startswith(f"Connection 'seedance_default' ({api}, {services.base_url(api)}) answered 401: ")
+    assert "This request costs nothing. Check the password of the connection" in says
     assert "sk-wrong-key-000" not in says
     assert services.ledger.submissions == []
 
@@ -94,15 +95,41 @@ def test_a_service_that_cannot_be_reached(services: SeedanceEmulator, connect: C
     services.stop()
     worked, says = SeedanceHook().test_connection()
     assert not worked
-    assert "failed" in says
+    source = f"Connection 'seedance_default' ({api}, {services.base_url(api)})"
+    assert says.startswith(f"{source}: the request failed: ")
+    assert "This request costs nothing. Check the host and the proxy of the connection" in says
     assert SECRET not in says
+    with pytest.raises(errors.SeedanceConnectionError) as caught:
+        SeedanceHook().submit(video(PROMPT))
+    assert caught.value.message.startswith(f"{source}: the request failed: ")
+    assert "Nothing was sent, nothing is billed. Check the host" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("status", "step"),
+    [(401, "Check the password"), (402, "Top up the account"), (403, "Check the plan")],
+)
+@pytest.mark.parametrize("api", ALL_APIS)
+def test_a_refusal_says_what_was_billed_and_what_to_do(
+    services: SeedanceEmulator, connect: Connect, api: str, status: int, step: str
+) -> None:
+    connect(api)
+    services.fault("refuse", status=status)
+    with pytest.raises(errors.SeedanceError) as caught:
+        SeedanceHook().submit(video(PROMPT))
+    message = caught.value.message
+    assert message.startswith(
+        f"Connection 'seedance_default' ({api}, {services.base_url(api)}) answered {status}"
+    )
+    assert f". Nothing was billed. {step}" in message
 
 
 def test_a_malformed_connection_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AIRFLOW_CONN_SEEDANCE_DEFAULT", '{"conn_type": "seedance", "extra": {}}')
+    monkeypatch.setenv("AIRFLOW_CONN_SEEDANCE_DEFAULT", '{"conn_type": "seedance", "extra": {"api": "ark"}}')
     worked, says = SeedanceHook().test_connection()
     assert not worked
-    assert "API key" in says
+    url = "https://ark.ap-southeast.bytepluses.com/api/v3"
+    assert says.startswith(f"Connection 'seedance_default' (ark, {url}): it has no API key")
 
 
 def test_a_connection_on_an_event_loop(services: SeedanceEmulator, connect: Connect) -> None:

@@ -46,6 +46,19 @@ class OtherPolicy(RetryPolicy):
         return RetryDecision.default()
 
 
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_a_misspelt_argument_gets_a_suggestion(operator: type) -> None:
+    for name, similar in (
+        ("resoluton", "resolution"),
+        ("poll_intervall", "poll_interval"),
+        ("retry", "retries"),
+    ):
+        with pytest.raises(TypeError, match=rf"Invalid arguments[^?]*Did you mean '{similar}'\?"):
+            operator(task_id="task", prompt=PROMPT, **{name: 1})
+    with pytest.raises(TypeError, match=r"Invalid arguments[^?]*$"):
+        operator(task_id="task", prompt=PROMPT, xyzzy=1)
+
+
 def signature(cls: type) -> dict[str, Any]:
     parameters = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
     assert all(

@@ -113,7 +113,13 @@ def test_an_id_without_a_record_at_the_service_fails_at_once(deferrable: bool) -
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"generation_id": ""}, {"generation_id": None}, {"generation_id": "g", "media": "opera"}]
+    "arguments",
+    [
+        {"generation_id": ""},
+        {"generation_id": None},
+        {"generation_id": " None"},
+        {"generation_id": "g", "media": "opera"},
+    ],
 )
 def test_invalid_arguments_cost_no_request(ark: SeedanceEmulator, arguments: dict[str, Any]) -> None:
     sensor = make("g")
