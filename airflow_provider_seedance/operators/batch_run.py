@@ -375,6 +375,9 @@ class BatchRun:
 
     def _finish(self, batch: Batch, stop: StopReason) -> dict[str, Any]:
         options, items = self.options, batch.items
+        for item in filter(batch.needs_lookup, items):
+            # Its record stays, so that the next entry asks the service before it submits anything.
+            item.fail(errors.SeedanceUncertainSubmitError(stop.error.message if stop.error else ""))
         self._write_manifest(batch, final=True, required=True)
         result = results.result_of(items, options.manifest)
         self.operator.delivered = {**results.result_of(items, None), "manifest": result["manifest"]}

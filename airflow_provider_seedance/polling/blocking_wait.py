@@ -6,8 +6,7 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
-from concurrent.futures import wait as wait_for
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -30,7 +29,7 @@ def run_blocking(make_wait: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """
     outcome, cancels, cancelled = Future[T](), list[Callable[[], object]](), threading.Event()
 
-    async def wait() -> T:
+    async def cancellable() -> T:
         task = asyncio.ensure_future(make_wait())
         cancels.append(partial(asyncio.get_running_loop().call_soon_threadsafe, task.cancel))
         if cancelled.is_set():  # before there was a task to cancel
@@ -39,7 +38,7 @@ def run_blocking(make_wait: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
     def run() -> None:
         try:
-            outcome.set_result(asyncio.run(wait()))
+            outcome.set_result(asyncio.run(cancellable()))
         except BaseException as error:
             outcome.set_exception(error)
 
@@ -47,7 +46,7 @@ def run_blocking(make_wait: Callable[[], Coroutine[Any, Any, T]]) -> T:
     try:
         thread.start()
         while not outcome.done():
-            wait_for((outcome,), SIGNAL_INTERVAL_SECONDS)
+            wait((outcome,), SIGNAL_INTERVAL_SECONDS)
         return outcome.result()
     except BaseException:
         cancelled.set()

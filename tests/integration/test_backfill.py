@@ -129,6 +129,7 @@ def test_each_date_renders_its_own_prompts_in_a_pool_and_under_a_quota(field: Fi
 
 
 @needs(STATE_STORE)
+@pytest.mark.variant
 def test_reprocessing_failed_runs_pays_nothing_for_succeeded_renders(field: Field) -> None:
     before = field.paid()
     fault = field.emulator.fault("refuse", on="media", prompt="*satchel*2026-01-06*", times=None, status=404)

@@ -157,7 +157,7 @@ def test_a_file_written_again_takes_effect(airflow: TestAirflow) -> None:
         assert [row["task_id"] for row in airflow.task_instances("rewritten", run_id)] == [name]
 
 
-@pytest.mark.parametrize("supervisor", [False, True])
+@pytest.mark.parametrize("supervisor", [False, pytest.param(True, marks=pytest.mark.variant)])
 def test_a_killed_task_is_retried(airflow: TestAirflow, tmp_path: Path, supervisor: bool) -> None:
     dag_id = sleeping_dag(airflow, f"killed_{supervisor}", tmp_path)
     run_id = airflow.trigger(dag_id)
@@ -253,6 +253,7 @@ def test_cli(airflow: TestAirflow) -> None:
     assert done.stdout.strip().splitlines()[-1] == "LocalExecutor"
 
 
+@pytest.mark.variant
 def test_stop_leaves_nothing(tmp_path: Path, database_template: Path) -> None:
     lines: list[tuple[str, str]] = []
     local = TestAirflow(
@@ -275,6 +276,7 @@ def test_stop_leaves_nothing(tmp_path: Path, database_template: Path) -> None:
     local.stop()
 
 
+@pytest.mark.variant
 def test_a_component_that_dies_is_reported(tmp_path: Path, database_template: Path) -> None:
     local = LocalAirflow(
         home=tmp_path / "home",
@@ -298,6 +300,7 @@ def test_a_component_that_dies_is_reported(tmp_path: Path, database_template: Pa
     assert local.processes() == []
 
 
+@pytest.mark.variant
 def test_nothing_outlives_a_killed_parent(tmp_path: Path, database_template: Path) -> None:
     script = textwrap.dedent(
         """

@@ -133,6 +133,19 @@ def test_persistently_failed_lookup_is_left_to_the_next_try(
     assert batch.paid == ["b", "c"]
 
 
+@pytest.mark.parametrize("api", ["ark"])
+def test_uncertain_item_behind_a_stop_is_not_reported_as_not_submitted(batch: Batch) -> None:
+    batch.services.fault("drop_reply", prompt="b")
+    lists = batch.services.fault("gateway_error", on="list", times=None, status=402)
+    result = batch.run(["a", "b", "c"], on_item_failure="keep", deferrable=False)
+    assert (keys(result["succeeded"]), kinds(result)) == (["0"], [("1", "uncertain")])
+    assert result["not_submitted"] == ["2"]
+    lists.remove()
+    # The record stays, so that the service is read before anything is submitted again.
+    assert keys(batch.clear()["succeeded"]) == ["0", "1", "2"]
+    assert batch.paid == ["a", "b", "c"]
+
+
 def test_worker_loss_between_post_and_id_leaves_one_uncertain_item(
     batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
