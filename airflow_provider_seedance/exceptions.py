@@ -109,7 +109,7 @@ class SeedanceRequestChangedError(SeedanceRequestError, kind="changed"):
 
 
 class SeedanceMaxCreditsError(SeedanceRequestError):
-    """The request costs more than is left of ``max_credits``. Not sent, not billed; a retry cannot help."""
+    """The request costs more than is left of ``max_credits`` or ``max_cost_usd``. Not sent, not billed; a retry cannot help."""
 
 
 class SeedanceAuthenticationError(_Final, SeedanceError, scope="account", kind="authentication"):

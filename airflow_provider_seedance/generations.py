@@ -24,6 +24,10 @@ from airflow_provider_seedance.exceptions import SeedanceRequestError
 
 Media = Literal["video", "image"]
 
+#: Units of the cost of a generation, and the arguments of an operator that limit it.
+Unit = Literal["credits", "cost_usd"]
+MAX_ARGUMENTS: Mapping[Unit, str] = {"credits": "max_credits", "cost_usd": "max_cost_usd"}
+
 
 class GenerationStatus(StrEnum):
     """Status of a generation, the same for all services."""

@@ -53,11 +53,6 @@ class BatchItem:
     submitted_at: float | None = None
     estimated_wait: float | None = None
 
-    @property
-    def price(self) -> float | None:
-        """Credits by the published prices; ``None`` where there is no price."""
-        return self.prepared.result_defaults.credits if self.prepared else None
-
     def fail(self, error: errors.SeedanceError, generation: Generation | None = None) -> Failure:
         """Fail the item, as it is recorded and reported; return the failure."""
         kind = error.kind

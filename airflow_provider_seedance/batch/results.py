@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.base import Api
 from airflow_provider_seedance.batch.estimates import BatchEstimate
 from airflow_provider_seedance.batch.items import BatchItem, Phase, Totals
+from airflow_provider_seedance.generations import Unit
 from airflow_provider_seedance.submission.decisions import listed
 from airflow_provider_seedance.submission.preflight import no_price_error
 
 
 def refusal_of(
-    api: Api, items: Sequence[BatchItem], *, keep: bool, max_credits: float | None
+    api: Api, items: Sequence[BatchItem], *, keep: bool, limits: Mapping[Unit, float]
 ) -> errors.SeedanceError | None:
     """
     Return why a batch must not start: invalid requests, or a limit that cannot be enforced.
@@ -27,9 +28,10 @@ def refusal_of(
             f"{len(invalid)} of {len(items)} requests cannot be sent to {api.name}, so none was: {_named(invalid)}. "
             "Nothing was sent, nothing is billed. Correct them, or set on_item_failure='keep' to render the others."
         )
-    unpriced = [item for item in items if item.prepared and item.price is None]
-    if max_credits is not None and unpriced:
-        return no_price_error(api, max_credits, "for some of the requests", f" ({_keys(unpriced)})")
+    for unit, limit in limits.items():
+        defaults = {item.key: item.prepared.result_defaults for item in items if item.prepared}
+        if unpriced := [key for key, known in defaults.items() if getattr(known, unit) is None]:
+            return no_price_error(api, unit, limit, "for some of the requests", f" ({listed(unpriced)})")
     return None
 
 
@@ -99,7 +101,7 @@ def error_of(
 
 
 def limit_notice(items: Sequence[BatchItem], refusal: errors.SeedanceError) -> str:
-    """Return the line for a batch that ``max_credits`` stops."""
+    """Return the line for a batch that a limit of the task stops."""
     waiting = [item for item in items if item.phase is Phase.WAITING]
     return f"{refusal.message} {len(waiting)} renders were not submitted: {_keys(waiting)}."
 

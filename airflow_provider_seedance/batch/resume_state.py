@@ -25,17 +25,18 @@ class StopReason:
 
     :param kind: ``done`` (no item waits), ``full`` (``max_in_flight`` is reached), ``rate_limited`` or
         ``unreachable`` (the service accepts no submission now), ``backing_off`` (an earlier refusal still holds),
-        ``max_credits`` (the next item could exceed it), ``fatal`` (the account cannot submit, see ``error``).
+        ``over_limit`` (the next item could exceed ``max_credits`` or ``max_cost_usd``), ``fatal`` (the account cannot
+        submit, see ``error``).
     """
 
-    kind: Literal["done", "full", "rate_limited", "unreachable", "backing_off", "max_credits", "fatal"]
+    kind: Literal["done", "full", "rate_limited", "unreachable", "backing_off", "over_limit", "fatal"]
     error: errors.SeedanceError | None = None
     retry_later: RetryLater | None = None
 
     @property
     def final(self) -> bool:
         """True if this try submits nothing more."""
-        return self.kind in ("done", "max_credits", "fatal")
+        return self.kind in ("done", "over_limit", "fatal")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,7 +70,7 @@ class BatchSubmitter:
             # Generations in flight are waited for, and ids that could not be written travel with the deferral.
             return StopReason(kind="unreachable", error=error, retry_later=RetryLater(error))
         except errors.SeedanceMaxCreditsError as error:
-            return StopReason(kind="max_credits", error=error)
+            return StopReason(kind="over_limit", error=error)
         except errors.SeedanceError as error:
             if error.scope == "task":
                 raise

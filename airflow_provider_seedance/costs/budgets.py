@@ -11,9 +11,8 @@ from typing import Any, Literal, get_args
 
 import pendulum
 
-from airflow_provider_seedance.generations import read_number
+from airflow_provider_seedance.generations import Unit, read_number
 
-Unit = Literal["credits", "cost_usd"]
 Period = Literal["hour", "day", "week", "month", "total"]
 
 #: Name of the limit in the connection for each unit.
@@ -59,13 +58,18 @@ class Budget:
 
     def amount(self, value: float) -> str:
         """Return an amount in the unit of the budget, for messages."""
-        text = re.sub(r"\.?0+$", "", f"{value:,.6f}")
-        return f"${text}" if self.unit == "cost_usd" else f"{text} credits"
+        return amount(self.unit, value)
 
     def __str__(self) -> str:
         """Return the budget for messages."""
         when = "in total" if self.per == "total" else f"per {self.per}"
         return f"{self.amount(self.limit)} {when}" + (f" for {self.dag_id}" if self.dag_id != "*" else "")
+
+
+def amount(unit: Unit, value: float) -> str:
+    """Return an amount for messages."""
+    text = re.sub(r"\.?0+$", "", f"{value:,.6f}")
+    return f"${text}" if unit == "cost_usd" else f"{text} credits"
 
 
 def read_budgets(value: Any) -> tuple[Budget, ...]:

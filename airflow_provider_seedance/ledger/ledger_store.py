@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.generations import Generation, utc_now
+from airflow_provider_seedance.generations import MAX_ARGUMENTS, Generation, Unit, utc_now
 from airflow_provider_seedance.ledger.configuration import LedgerConfig, local_now
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.entries import (
@@ -65,9 +65,9 @@ class LedgerStore(RecordStore):
         self._loaded = False
         #: The submissions of each key, oldest first.
         self._entries: dict[str, list[LedgerEntry]] = {}
-        #: The credits of each key, their sum, and the keys that have changed since.
-        self._counted: dict[str, float] = {}
-        self._committed_credits = 0.0
+        #: The cost of each key, the sums, and the keys that have changed since.
+        self._counted: dict[tuple[str, Unit], float] = {}
+        self._committed: dict[Unit, float] = dict.fromkeys(MAX_ARGUMENTS, 0.0)
         self._uncounted: set[str] = set()
 
     @classmethod
@@ -85,17 +85,17 @@ class LedgerStore(RecordStore):
         """Return ``True``: a clear of the task changes nothing in the ledger."""
         return True
 
-    @property
-    def committed_credits(self) -> float:
-        """Return the credits of every submission; a sum that is kept up, because a batch reads it at each one."""
+    def committed(self, unit: Unit) -> float:
+        """Return the cost of every submission; a sum that is kept up, because a batch reads it at each one."""
         self.load()
         for key in self._uncounted:
             record = self._current(key).record if key in self._entries else None
-            credits = record.committed_credits if record else 0.0
-            self._committed_credits += credits - self._counted.get(key, 0.0)
-            self._counted[key] = credits
+            for name in MAX_ARGUMENTS:
+                cost = record.committed(name) if record else 0.0
+                self._committed[name] += cost - self._counted.get((key, name), 0.0)
+                self._counted[key, name] = cost
         self._uncounted.clear()
-        return self._committed_credits
+        return self._committed[unit]
 
     # ------------------------------------------------------------------ reading
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.callbacks.inbox import key_for, read_ids
+from airflow_provider_seedance.generations import MAX_ARGUMENTS, Unit
 from airflow_provider_seedance.ledger.packing import DAMAGE, pack, unpack
 from airflow_provider_seedance.submission.records import Record, RecordState
 from airflow_provider_seedance.submission.store import RecordStore
@@ -63,7 +64,7 @@ class TaskStateStore(RecordStore):
         self._records: dict[str, Record | None] = {}
         self._groups: list[_Group] = []
         self._group_by_key: dict[str, _Group] = {}
-        self._committed_credits = 0.0
+        self._committed: dict[Unit, float] = dict.fromkeys(MAX_ARGUMENTS, 0.0)
 
     @property
     def durable(self) -> bool:
@@ -75,11 +76,10 @@ class TaskStateStore(RecordStore):
         """Return whether records outlive every clear: from Airflow 3.4 on, a user decides that at each clear."""
         return self.durable and not AIRFLOW_V_3_4_PLUS
 
-    @property
-    def committed_credits(self) -> float:
-        """Return the credits of every submission; a sum that is kept up, because a batch reads it at each one."""
+    def committed(self, unit: Unit) -> float:
+        """Return the cost of every submission; a sum that is kept up, because a batch reads it at each one."""
         self.load()
-        return self._committed_credits
+        return self._committed[unit]
 
     # ------------------------------------------------------------------ reading
 
@@ -95,7 +95,8 @@ class TaskStateStore(RecordStore):
             self._groups.append(group)
             self._records |= records
             self._group_by_key |= dict.fromkeys(records, group)
-        self._committed_credits = sum(map(_credits, self._records.values()))
+        for unit in MAX_ARGUMENTS:
+            self._committed[unit] = sum(_cost(record, unit) for record in self._records.values())
         if self._accessor is not None:
             for value in carried:
                 self._merge_deferred(_unpack(value))
@@ -182,7 +183,8 @@ class TaskStateStore(RecordStore):
         self._replace(key, record)
 
     def _replace(self, key: str, record: Record | None) -> None:
-        self._committed_credits += _credits(record) - _credits(self._records[key])
+        for unit in MAX_ARGUMENTS:
+            self._committed[unit] += _cost(record, unit) - _cost(self._records[key], unit)
         self._records[key] = record
         self._group_by_key[key].dirty = True
 
@@ -240,8 +242,8 @@ class TaskStateStore(RecordStore):
         return pack({key: self._records[key] for key in group.keys}, max_bytes=max_bytes)
 
 
-def _credits(record: Record | None) -> float:
-    return record.committed_credits if record else 0.0
+def _cost(record: Record | None, unit: Unit) -> float:
+    return record.committed(unit) if record else 0.0
 
 
 def _unpack(value: Any) -> dict[str, Record | None]:

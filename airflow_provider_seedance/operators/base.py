@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.generations import VideoRequest, did_you_mean
+from airflow_provider_seedance.generations import MAX_ARGUMENTS, Unit, VideoRequest, did_you_mean
 from airflow_provider_seedance.policies.retry import SeedanceTaskMixin
 from airflow_provider_seedance.version_compat import (
     AIRFLOW_V_3_3_PLUS,
@@ -61,6 +61,7 @@ class SeedanceOperator(SeedanceTaskMixin, BaseOperator):
         worker start. Needs Airflow 3.3; no callbacks, listeners, asset events or mapping over the result.
     :param max_credits: Maximum credits of the task instance, over all its tries and clears (below Airflow 3.3 without a
         ledger, of one try). Refused where the price of a render is not known.
+    :param max_cost_usd: The same in US dollars.
     :param on_budget: What to do when the render would exceed a budget of the connection: ``"fail"`` for good, or
         ``"wait"`` until the budget renews, which needs ``deferrable=True``.
     """
@@ -88,6 +89,7 @@ class SeedanceOperator(SeedanceTaskMixin, BaseOperator):
         cancel_on_kill: bool = True,
         end_from_trigger: bool = False,
         max_credits: float | None = None,
+        max_cost_usd: float | None = None,
         on_budget: str = "fail",
         **kwargs: Any,
     ) -> None:
@@ -110,11 +112,18 @@ class SeedanceOperator(SeedanceTaskMixin, BaseOperator):
         self.cancel_on_kill = cancel_on_kill
         self.end_from_trigger = end_from_trigger
         self.max_credits = max_credits
+        self.max_cost_usd = max_cost_usd
         self.on_budget = on_budget
         #: Cancels the generations that this worker waits for, unless another try continues with them.
         self.cancel_abandoned: Callable[[], None] | None = None
         self.set_retry_policy()
         self.validate_arguments()
+
+    @property
+    def limits(self) -> dict[Unit, float]:
+        """The limits of the cost of a task instance that are set."""
+        given: dict[Unit, Any] = {unit: getattr(self, name) for unit, name in MAX_ARGUMENTS.items()}
+        return {unit: limit for unit, limit in given.items() if limit is not None}
 
     def request_arguments(self, context: Context) -> dict[str, Any]:
         """Return the rendered arguments of the request."""
@@ -182,9 +191,11 @@ class SeedanceOperator(SeedanceTaskMixin, BaseOperator):
             cancel_on_kill=self.cancel_on_kill,
             end_from_trigger=self.end_from_trigger,
         )
-        credits = self.max_credits
-        if credits is not None and not (_is_finite(credits) and credits >= 0):
-            problems.append(f"max_credits is {credits!r}; it takes a number of credits")
+        problems += [
+            f"{MAX_ARGUMENTS[unit]} is {limit!r}; it takes a number, at least 0"
+            for unit, limit in self.limits.items()
+            if not (_is_finite(limit) and limit >= 0)
+        ]
         if self.on_budget == "wait" and self.deferrable is False:
             problems.append("on_budget='wait' needs deferrable=True: a budget may renew in a month")
         if self.use_callback is True and self.deferrable is False:

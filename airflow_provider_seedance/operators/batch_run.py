@@ -243,12 +243,12 @@ class BatchRun:
         items = read_requests(options.requests, arguments, keep=options.keep_failures)
         if options.dry_run:
             return items
-        settings, max_credits = self.hook.settings, self.operator.max_credits
+        settings = self.hook.settings
         notes = prepare_items(settings, items, Attempt.of(self.context["ti"]))
         for line, count in notes.most_common(_MAX_NOTES):
             self.log.info("%s (%d requests)", line, count)
         if refusal := results.refusal_of(
-            settings.api, items, keep=options.keep_failures, max_credits=max_credits
+            settings.api, items, keep=options.keep_failures, limits=self.operator.limits
         ):
             raise refusal
         return items
@@ -381,7 +381,7 @@ class BatchRun:
         self._write_manifest(batch, final=True, required=True)
         result = results.result_of(items, options.manifest)
         self.operator.delivered = {**results.result_of(items, None), "manifest": result["manifest"]}
-        if stop.kind == "max_credits" and stop.error:
+        if stop.kind == "over_limit" and stop.error:
             self.log.warning("%s", results.limit_notice(items, stop.error))
         if error := results.error_of(items, stopped=stop.error, keep=options.keep_failures):
             raise error

@@ -385,8 +385,9 @@ def _prepare(operator: SeedanceOperator, hook: SeedanceHook, context: Context) -
         operator.log.info("Default applied: %s", line)
     for line in prepared.warnings:
         operator.log.warning("%s", line)
-    if operator.max_credits is not None and prepared.result_defaults.credits is None:
-        raise no_price_error(settings.api, operator.max_credits, "for this request")
+    for unit, limit in operator.limits.items():
+        if getattr(prepared.result_defaults, unit) is None:
+            raise no_price_error(settings.api, unit, limit, "for this request")
     if operator.use_callback:
         check_callback(settings, prepared)
     return prepared

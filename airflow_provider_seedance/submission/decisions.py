@@ -17,7 +17,8 @@ from typing import Literal
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.client import flows
-from airflow_provider_seedance.generations import Generation, GenerationStatus, iso
+from airflow_provider_seedance.costs.budgets import amount
+from airflow_provider_seedance.generations import MAX_ARGUMENTS, Generation, GenerationStatus, Unit, iso
 from airflow_provider_seedance.submission.records import Attempt, Record, RecordState
 
 #: Why no record outlives a try, for messages.
@@ -213,20 +214,20 @@ def listed(words: Sequence[str], separator: str = ", ") -> str:
     return separator.join([*words[:MAX_LISTED], *more])
 
 
-def over_limit(limit: float, price: float, spent: float, ids: Sequence[str]) -> str:
-    """Return the reason for which ``max_credits`` rules a request out after earlier submissions."""
+def over_limit(unit: Unit, limit: float, price: float, spent: float, ids: Sequence[str]) -> str:
+    """Return the reason for which a limit of the task rules a request out after earlier submissions."""
     return (
-        f"The request costs {price:g} credits, more than max_credits={limit:g} leaves: earlier submissions of this task "
-        f"instance cost, or may cost, {spent:g} ({listed(ids) or 'none'})."
+        f"The request costs {amount(unit, price)}, more than {MAX_ARGUMENTS[unit]}={limit:g} leaves: earlier submissions of "
+        f"this task instance cost, or may cost, {round(spent, 6):g} ({listed(ids) or 'none'})."
     )
 
 
 def uncertain_over_limit(
     api: str, why: str, limit: errors.SeedanceMaxCreditsError, resolve_command: str | None = None
 ) -> errors.SeedanceUncertainSubmitError:
-    """Return the error for a submission whose fate is unknown, and that ``max_credits`` rules out to repeat."""
+    """Return the error for a submission whose fate is unknown, and that a limit of the task rules out to repeat."""
     what = f"The outcome of a submission is unknown. {why} It was not repeated"
-    advice = f"{resolving(resolve_command)} To submit anew, raise max_credits and clear it.".strip()
+    advice = f"{resolving(resolve_command)} To submit anew, raise the limit and clear it.".strip()
     return flows.uncertain_error(what, api, advice, cause=limit)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.base import Api
 from airflow_provider_seedance.apis.validation import Prepared
+from airflow_provider_seedance.generations import MAX_ARGUMENTS, Unit
 from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.submission.store import RecordStore
 
@@ -48,13 +49,13 @@ def check_callback(settings: Settings, prepared: Prepared) -> None:
 
 
 def no_price_error(
-    api: Api, max_credits: float, which: str, keys: str = ""
+    api: Api, unit: Unit, limit: float, which: str, keys: str = ""
 ) -> errors.SeedanceConfigurationError:
-    """Return the error for ``max_credits`` where the service publishes no price for some requests, or for any."""
+    """Return the error for a limit of the task where the price of some requests, or of any, is not known."""
     return errors.SeedanceConfigurationError(
-        f"max_credits={max_credits:g} cannot be honoured: {api.name} publishes no price "
+        f"{MAX_ARGUMENTS[unit]}={limit:g} cannot be honoured: {api.name} publishes no price "
         f"{which if api.published.prices.rules else 'at all'}{keys}. "
-        "Remove max_credits or use a service with prices. Nothing was sent."
+        f"Remove {MAX_ARGUMENTS[unit]}, or add the price to prices in the extra of the connection. Nothing was sent."
     )
 
 

@@ -26,6 +26,7 @@ from airflow_provider_seedance.generations import (
     GenerationRequest,
     GenerationStatus,
     MediaInput,
+    Unit,
     read_number,
 )
 from airflow_provider_seedance.urls import split_signature
@@ -219,6 +220,7 @@ class Record:
     :param reported_credits: Credits as the service reported them; kept where ``result`` is left out.
     :param reported_cost_usd: Cost likewise.
     :param earlier_credits: Credits of the submissions that this one has replaced.
+    :param earlier_cost_usd: Cost likewise.
     :param earlier_ids: Ids of the latest of them.
     """
 
@@ -239,6 +241,7 @@ class Record:
     reported_credits: FiniteFloat | None = None
     reported_cost_usd: FiniteFloat | None = None
     earlier_credits: FiniteFloat = 0.0
+    earlier_cost_usd: FiniteFloat = 0.0
     earlier_ids: tuple[str, ...] = ()
     intended_at: datetime | None = None
     submitted_at: datetime | None = None
@@ -249,14 +252,13 @@ class Record:
         """Return whether it may have been submitted, while its id is not known."""
         return self.state in (RecordState.INTENT, RecordState.UNCERTAIN)
 
-    @property
-    def committed_credits(self) -> float:
-        """Return the credits of this submission and those before it: as reported, else by the price list, else 0."""
-        listed = (
-            self.result_defaults.get("credits") if self.reported_credits is None else self.reported_credits
-        )
+    def committed(self, unit: Unit) -> float:
+        """Return the cost of this submission and those before it: as reported, else by the price list, else 0."""
+        reported = getattr(self, f"reported_{unit}")
+        listed = self.result_defaults.get(unit) if reported is None else reported
         billed = self.state is not RecordState.NOT_SUBMITTED
-        return self.earlier_credits + float((billed and read_number(listed)) or 0.0)
+        earlier = self.earlier_credits if unit == "credits" else self.earlier_cost_usd
+        return earlier + float((billed and read_number(listed)) or 0.0)
 
     @property
     def submitted_ids(self) -> tuple[str, ...]:
@@ -369,7 +371,8 @@ def intent_record(
         resubmitted=resubmitted,
         callback_nonce=secrets.token_urlsafe(12) if calls_back else None,
         result_defaults=result_defaults,
-        earlier_credits=previous.committed_credits if previous else 0.0,
+        earlier_credits=previous.committed("credits") if previous else 0.0,
+        earlier_cost_usd=previous.committed("cost_usd") if previous else 0.0,
         earlier_ids=previous.submitted_ids[-_MAX_EARLIER_IDS:] if previous else (),
         intended_at=now,
     )

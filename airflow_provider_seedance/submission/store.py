@@ -16,7 +16,7 @@ from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.costs.budgets import Budget
-from airflow_provider_seedance.generations import Generation
+from airflow_provider_seedance.generations import Generation, Unit
 from airflow_provider_seedance.submission.records import Record, RecordState, with_id
 
 log = logging.getLogger(__name__)
@@ -77,10 +77,9 @@ class RecordStore(ABC):
     def survives_clear(self) -> bool:
         """Return whether records outlive every clear of the task instance."""
 
-    @property
     @abstractmethod
-    def committed_credits(self) -> float:
-        """Return the credits of every submission of the task instance, also of those that later ones replaced."""
+    def committed(self, unit: Unit) -> float:
+        """Return the cost of every submission of the task instance, also of those that later ones replaced."""
 
     @abstractmethod
     def load(self, deferred: Any = None) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -28,7 +28,13 @@ from airflow_provider_seedance.apis.messages import (
 from airflow_provider_seedance.apis.validation import Prepared
 from airflow_provider_seedance.client import flows
 from airflow_provider_seedance.client.api_client import Client
-from airflow_provider_seedance.generations import Generation, GenerationRequest, GenerationStatus, utc_now
+from airflow_provider_seedance.generations import (
+    Generation,
+    GenerationRequest,
+    GenerationStatus,
+    Unit,
+    utc_now,
+)
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.submission import decisions
 from airflow_provider_seedance.submission import records as rec
@@ -92,12 +98,13 @@ class SubmissionPolicy:
     Decisions of the Dag author.
 
     :param callback_url: Makes the callback URL of a submission from its nonce; ``None`` without callbacks.
+    :param limits: Maximum cost of the task instance, in the units that are limited.
     """
 
     callback_url: Callable[[str], str] | None = None
     on_uncertain_submit: decisions.OnUncertain = "fail"
     on_clear: decisions.OnClear = "reuse"
-    max_credits: float | None = None
+    limits: Mapping[Unit, float] = field(default_factory=dict)
     on_budget: Literal["fail", "wait"] = "fail"
     end_from_trigger: bool = False
 
@@ -108,7 +115,7 @@ class SubmissionPolicy:
             callback_url=callback_url,
             on_uncertain_submit=operator.on_uncertain_submit,
             on_clear=operator.on_clear,
-            max_credits=operator.max_credits,
+            limits=operator.limits,
             on_budget=operator.on_budget,
             end_from_trigger=operator.end_from_trigger,
         )
@@ -278,11 +285,14 @@ class Submission:
         return self._on_uncertain(intent, outcome)
 
     def _check_limit(self, previous_record: rec.Record | None) -> None:
-        """Raise if the request costs more than ``max_credits`` leaves after every submission on record."""
-        limit, price = self.policy.max_credits, self.prepared.result_defaults.credits or 0.0
-        if limit is None or round((spent := self.store.committed_credits) + price, 6) <= limit:
+        """Raise if the request costs more than a limit leaves after every submission on record."""
+        for unit, limit in self.policy.limits.items():
+            price, spent = getattr(self.prepared.result_defaults, unit) or 0.0, self.store.committed(unit)
+            if round(spent + price, 6) > limit:
+                break
+        else:
             return
-        why = decisions.over_limit(limit, price, spent, rec.paid_ids(self.store.records().values()))
+        why = decisions.over_limit(unit, limit, price, spent, rec.paid_ids(self.store.records().values()))
         error = errors.SeedanceMaxCreditsError(f"{why} Nothing was sent for it.")
         if previous_record and previous_record.has_unknown_outcome:
             self._report_uncertain(previous_record)

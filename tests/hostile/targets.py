@@ -305,7 +305,7 @@ def manifest_recovery(data: bytes) -> None:
         batch.load_from_manifest(parse_lines(data, "s3://bucket/manifest.jsonl"))
     assert item.phase in (Phase.RESULT_PENDING, Phase.SUCCEEDED), "a line fails no item"
     assert (item.phase is Phase.SUCCEEDED) == (item.generation is not None)
-    assert store.committed_credits >= 0
+    assert store.committed("credits") >= 0
     totals = Totals.of([item])
     totals.summary()
     totals.progress(seconds=1.0, ended_before=0)

@@ -91,7 +91,7 @@ def test_a_submission_is_a_row_of_its_own(ledger: Path, open_ledger: Open) -> No
     store.write(GENERATION_KEY, first)
     store.write_intent(GENERATION_KEY, second, DETAILS)
     assert open_ledger().read(GENERATION_KEY) == second
-    assert open_ledger().committed_credits == 14
+    assert open_ledger().committed("credits") == 14
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_rejected_submission_restores_the_record_before(
     store.write(GENERATION_KEY, previous)
     store = open_ledger()
     assert store.read(GENERATION_KEY) == previous
-    assert store.committed_credits == 0
+    assert store.committed("credits") == 0
     store.write_intent(GENERATION_KEY, later(31), DETAILS)  # in the row of the rejected one
     assert len(store._entries[GENERATION_KEY]) == 2
 

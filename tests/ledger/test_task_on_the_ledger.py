@@ -83,7 +83,7 @@ def test_an_uncertain_submission_is_settled_by_a_person(
 
 def test_the_command_is_named_where_max_credits_rules_out_a_resubmission(task: DiscardingTask) -> None:
     task.emulator.fault("drop_reply")
-    with pytest.raises(errors.SeedanceUncertainSubmitError, match="raise max_credits") as caught:
+    with pytest.raises(errors.SeedanceUncertainSubmitError, match="raise the limit") as caught:
         task.execute(on_uncertain_submit="resubmit", max_credits=40)
     assert f"`{RESOLVE} --generation-id ID`" in caught.value.message
 

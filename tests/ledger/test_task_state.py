@@ -241,18 +241,18 @@ def test_committed_credits_follow_every_change() -> None:
     accessor = Store()
     store, keys = loaded(accessor), [f"x.{number}" for number in range(150)]
     store.register(keys)
-    assert store.committed_credits == 0
+    assert store.committed("credits") == 0
     for key in keys:
         store.write(key, intent(credits=14))
-    assert store.committed_credits == 150 * 14
+    assert store.committed("credits") == 150 * 14
     store.write(keys[3], rec.replace(intent(credits=14), state=rec.RecordState.NOT_SUBMITTED))
     store.update(keys[4], rec.replace(intent(credits=14), earlier_credits=1.5))
-    assert store.committed_credits == 149 * 14 + 1.5
-    assert loaded(accessor).committed_credits == 149 * 14
+    assert store.committed("credits") == 149 * 14 + 1.5
+    assert loaded(accessor).committed("credits") == 149 * 14
     accessor.break_down("set")
     with pytest.raises(errors.SeedanceStateError):
         store.write(keys[3], intent(credits=14))
-    assert store.committed_credits == 149 * 14 + 1.5
+    assert store.committed("credits") == 149 * 14 + 1.5
 
 
 def test_committed_credits_include_an_id_that_only_the_deferral_carried() -> None:
@@ -264,7 +264,7 @@ def test_committed_credits_include_an_id_that_only_the_deferral_carried() -> Non
     accessor.break_down(times=0)
     again = TaskStateStore(accessor)
     again.load(store.for_deferral())
-    assert again.committed_credits == 9
+    assert again.committed("credits") == 9
 
 
 def test_a_change_in_memory_is_written_before_the_deferral() -> None:

@@ -119,7 +119,7 @@ def test_a_changed_request_counts_with_the_one_that_is_left_behind(services: See
 def test_a_lost_reply_counts_against_its_resubmission(services: SeedanceEmulator, deferrable: bool) -> None:
     services.fault("drop_reply", times=None)
     task = Task(services, max_credits=1.5 * PRICE, on_uncertain_submit="resubmit", deferrable=deferrable)
-    with pytest.raises(errors.SeedanceUncertainSubmitError, match="raise max_credits") as caught:
+    with pytest.raises(errors.SeedanceUncertainSubmitError, match="raise the limit") as caught:
         task.run()
     assert f"{PRICE} (an unknown id)" in caught.value.message
     for next_try in (task.ti.retry, task.ti.clear):
@@ -176,7 +176,7 @@ def test_a_lost_reply_counts_without_a_store_over_a_wait_for_the_rate_limit(
         op.execute(task.context)
     assert deferral.value.method_name == "resume_submit"
     op.max_credits = 1.5 * PRICE
-    with pytest.raises(errors.SeedanceUncertainSubmitError, match="raise max_credits"):
+    with pytest.raises(errors.SeedanceUncertainSubmitError, match="raise the limit"):
         resume(op, deferral.value, {"not_before": 1}, task.context)
     assert len(task.ids) == 1
 
@@ -233,3 +233,40 @@ def test_an_uncertain_item_comes_before_what_the_limit_refuses(batch: Batch) -> 
     assert [(one["key"], one["kind"]) for one in result["failed"]] == [("1", "uncertain")]
     assert result["not_submitted"] == ["0"]
     assert batch.paid == ["a", "b", "b"]
+
+
+# ---------------------------------------------------------------------- US dollars
+
+
+@WAYS
+def test_max_cost_usd_counts_every_take(
+    services: SeedanceEmulator, connect: Connect, deferrable: bool
+) -> None:
+    connect("seedanceapi-v1", prices=[{"usd": 0.1}])
+    task = Task(services, max_cost_usd=0.2, on_clear="new", deferrable=deferrable)
+    for _ in range(2):
+        assert task.run()["cost_usd"] == 0.1
+        task.ti.clear()
+    with pytest.raises(errors.SeedanceMaxCreditsError) as caught:
+        task.run()
+    expected = (
+        "The request costs $0.1, more than max_cost_usd=0.2 leaves: earlier submissions of this task instance"
+    )
+    assert f"{expected} cost, or may cost, 0.2 (" in caught.value.message
+    assert len(task.ids) == 2
+
+
+def test_max_cost_usd_is_refused_where_the_price_is_not_known(
+    services: SeedanceEmulator, connect: Connect
+) -> None:
+    connect("seedanceapi-v1", prices=[{"usd_per_million_tokens": 10}])
+    with pytest.raises(errors.SeedanceConfigurationError, match=r"max_cost_usd=5 cannot be honoured.*prices"):
+        Task(services, max_cost_usd=5, max_credits=100).run()
+    assert services.ledger.submissions == []
+
+
+def test_max_cost_usd_of_a_batch_bounds_the_sum(batch: Batch, connect: Connect) -> None:
+    connect("seedanceapi-v1", prices=[{"usd": 0.1}])
+    result = batch.run(["a", "b", "c"], max_cost_usd=0.25, on_item_failure="keep", **IN_720P)
+    assert (result["cost_usd"], result["not_submitted"]) == (0.2, ["2"])
+    assert batch.paid == ["a", "b"]

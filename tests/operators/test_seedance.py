@@ -35,6 +35,7 @@ TAIL = {
     "cancel_on_kill": True,
     "end_from_trigger": False,
     "max_credits": None,
+    "max_cost_usd": None,
     "on_budget": "fail",
 }
 

@@ -49,6 +49,7 @@ def full() -> Record:
         reported_credits=2.5,
         reported_cost_usd=0.0125,
         earlier_credits=5.0,
+        earlier_cost_usd=0.025,
         earlier_ids=("g-0", "an unknown id"),
         intended_at=NOW,
         submitted_at=NOW,
@@ -260,6 +261,7 @@ def test_the_form_of_a_record_is_fixed() -> None:
         "reported_credits": 2.5,
         "reported_cost_usd": 0.0125,
         "earlier_credits": 5.0,
+        "earlier_cost_usd": 0.025,
         "earlier_ids": ["g-0", "an unknown id"],
         "intended_at": "2026-02-07T10:40:00Z",
         "submitted_at": "2026-02-07T10:40:00Z",
@@ -373,12 +375,12 @@ def generation(status: str = "queued", **known: Any) -> Generation:
 
 def test_an_intent_counts_what_it_replaces() -> None:
     first = intent(result_defaults={"credits": 14})
-    assert (first.committed_credits, first.submitted_ids) == (14, ("an unknown id",))
+    assert (first.committed("credits"), first.submitted_ids) == (14, ("an unknown id",))
     rejected = intent(previous=replace(first, state=RecordState.NOT_SUBMITTED))
-    assert (rejected.committed_credits, rejected.submitted_ids) == (0, ("an unknown id",))
+    assert (rejected.committed("credits"), rejected.submitted_ids) == (0, ("an unknown id",))
     ended = rec.as_ended(rec.with_id(first, "g-1"), generation("failed", credits=2.5), NOW)
     second = intent(result_defaults={"credits": 14}, previous=ended)
-    assert (second.committed_credits, second.submitted_ids) == (16.5, ("g-1", "an unknown id"))
+    assert (second.committed("credits"), second.submitted_ids) == (16.5, ("g-1", "an unknown id"))
     assert (second.earlier_credits, second.earlier_ids) == (2.5, ("g-1",))
     third = intent(result_defaults={"credits": 14}, previous=replace(second, state=RecordState.NOT_SUBMITTED))
     assert (third.earlier_credits, third.earlier_ids) == (2.5, ("g-1",))
@@ -389,7 +391,7 @@ def test_the_latest_ids_are_kept_of_many_submissions() -> None:
     for number in range(30):
         record = rec.with_id(intent(result_defaults={"credits": 14}, previous=record), f"g-{number}")
     assert record is not None
-    assert record.committed_credits == 30 * 14
+    assert record.committed("credits") == 30 * 14
     assert record.submitted_ids == tuple(f"g-{number}" for number in range(20, 30))
 
 
