@@ -48,7 +48,7 @@ class GenerationStatus(StrEnum):
 _WORDS: Mapping[str, GenerationStatus] = {
     word: status
     for status, words in {
-        GenerationStatus.QUEUED: "queued pending submitted accepted waiting created",
+        GenerationStatus.QUEUED: "queued in_queue pending submitted accepted waiting created",
         GenerationStatus.RUNNING: "running processing in_progress in-progress started starting",
         GenerationStatus.SUCCEEDED: "success succeeded completed complete done",
         GenerationStatus.FAILED: "failed failure fail error",

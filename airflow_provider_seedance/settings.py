@@ -241,7 +241,7 @@ class Settings:
         """Return the header that carries the key."""
         if self.auth_header == "x-api-key":
             return {"X-API-Key": self.key}
-        return {"Authorization": f"Bearer {self.key}"}
+        return {"Authorization": f"{self.api.auth_scheme} {self.key}"}
 
     @cached_property
     def redact(self) -> Redactor:

@@ -9,33 +9,40 @@ import time
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
+from airflow_provider_seedance.api_server.callback_keys import SigningKeys
 from airflow_provider_seedance.api_server.callback_queue import CallbackQueue
 from airflow_provider_seedance.api_server.callback_settings import SettingsCache, TooManyLookups
 from airflow_provider_seedance.callbacks.payload import MAX_BODY_BYTES, parse_payload
 from airflow_provider_seedance.callbacks.signatures import verify_signature
 from airflow_provider_seedance.callbacks.tokens import ROUTE, decode_unverified, verify
+from airflow_provider_seedance.settings import Settings
 
 log = logging.getLogger(__name__)
 
 
-def make_router(connections: SettingsCache, queue: CallbackQueue) -> APIRouter:
+def make_router(
+    connections: SettingsCache, queue: CallbackQueue, keys: SigningKeys | None = None
+) -> APIRouter:
     """Return the route, with the state of this process."""
+    signing_keys = keys or SigningKeys()
     routes = APIRouter()
 
     @routes.post(ROUTE, include_in_schema=False)
     async def callback(token: str, request: Request) -> Response:
-        status = await receive(token, request, connections, queue)
+        status = await receive(token, request, connections, queue, signing_keys)
         return Response(status_code=status, headers={"Cache-Control": "no-store"})
 
     return routes
 
 
-async def receive(token: str, request: Request, connections: SettingsCache, queue: CallbackQueue) -> int:
+async def receive(
+    token: str, request: Request, connections: SettingsCache, queue: CallbackQueue, keys: SigningKeys
+) -> int:
     """
     Accept a callback and return the HTTP status: 202 for a valid token, 404 for any other.
 
-    413, 408 and 400 are for bodies that are too long, too slow or cut off, 503 for a full queue and
-    for too many unknown connections.
+    413, 408 and 400 are for bodies that are too long, too slow or cut off, 503 for a full queue, for
+    too many unknown connections, and where the keys of the service cannot be read.
     """
     queue.on_request()
     claims = decode_unverified(token)
@@ -57,8 +64,10 @@ async def receive(token: str, request: Request, connections: SettingsCache, queu
         return 400
     if body is None:
         return 413
-    headers = {name.lower(): value for name, value in request.headers.items()}
-    if settings.callback_signing and not verify_signature(settings.callback_signing, headers, body, now):
+    signed = await _is_signed(settings, keys, request, body, now)
+    if signed is None:
+        return 503
+    if not signed:
         log.warning(
             "A callback with a valid token for task %s was dropped: its signature (connection %r) is missing or wrong.",
             claims.task_id,
@@ -67,6 +76,17 @@ async def receive(token: str, request: Request, connections: SettingsCache, queu
         return 404
     payload = parse_payload(settings.api, body)
     return 202 if not payload or queue.enqueue(claims, payload, settings) else 503
+
+
+async def _is_signed(
+    settings: Settings, keys: SigningKeys, request: Request, body: bytes, now: float
+) -> bool | None:
+    """Return whether the service signed a callback, as far as that can be verified; ``None`` for not now."""
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    scheme = settings.callback_signing
+    if scheme and not verify_signature(scheme, headers, body, now):
+        return False
+    return await keys.verify(settings, headers, body, now)
 
 
 async def _read_body(request: Request) -> bytes | None:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis import parsing
-from airflow_provider_seedance.apis.messages import HttpCall, HttpReply, Pause, TransportFailure
+from airflow_provider_seedance.apis.messages import HttpCall, HttpReply, JsonObject, Pause, TransportFailure
 from airflow_provider_seedance.apis.reply_reader import ReplyReader
 from airflow_provider_seedance.apis.rules import Rule
 from airflow_provider_seedance.generations import (
@@ -43,8 +43,14 @@ class Api(ReplyReader):
     other_base_urls: ClassVar[tuple[str, ...]] = ()
     #: Values of ``auth_header`` that the service accepts; the first is the default.
     auth_headers: ClassVar[tuple[str, ...]] = ("authorization",)
+    #: Word before the key in the ``Authorization`` header.
+    auth_scheme: ClassVar[str] = "Bearer"
+    #: Further hosts of the official service, by the beginning of the path.
+    other_hosts: ClassVar[Mapping[str, str]] = {}
     #: Field of the request for a callback URL, or ``None``.
     callback_field: ClassVar[str | None] = None
+    #: Path of the keys with which the service signs its callbacks, for :meth:`is_signed`; ``None`` without keys.
+    callback_keys_path: ClassVar[str | None] = None
     #: Whether a lost submission can be looked up by its correlation value.
     can_look_up: ClassVar[bool] = False
     #: Field of the request for that value.
@@ -93,6 +99,10 @@ class Api(ReplyReader):
         """Return whether the prompt of this request may be empty."""
         return False
 
+    def path_of(self, request: GenerationRequest) -> str:
+        """Return the path of the submission of a prepared request."""
+        return self.image_path if isinstance(request, ImageRequest) else self.video_path
+
     def submit_call(
         self,
         request: GenerationRequest,
@@ -116,7 +126,7 @@ class Api(ReplyReader):
         images = isinstance(request, ImageRequest)
         return HttpCall(
             method="POST",
-            path=self.image_path if images else self.video_path,
+            path=self.path_of(request),
             json=body,
             timeout=image_timeout if images else None,
             images=images,
@@ -192,6 +202,27 @@ class Api(ReplyReader):
         """Return the id of the generation with a correlation value; only where :attr:`can_look_up`."""
         yield from ()
         return None
+
+    def full_id(self, callback_id: str, model: str | None) -> str:
+        """Return the id of a generation of this model from the id in a callback, where the two differ."""
+        return callback_id
+
+    def is_signed(self, keys: JsonObject, headers: Mapping[str, str], body: bytes, now: float) -> bool:
+        """
+        Return whether the service signed a callback; only where :attr:`callback_keys_path`.
+
+        :param keys: The reply with its keys.
+        :param headers: Headers by lower-case name.
+        :param body: The raw body.
+        :param now: Seconds since 1970.
+        """
+        return True
+
+    def url_of(self, call: HttpCall, base_url: str) -> str:
+        """Return the URL of a call, without its query."""
+        known = self.other_hosts.items() if base_url == self.default_base_url else ()
+        host = next((host for prefix, host in known if call.path.startswith(prefix)), base_url)
+        return host + call.path
 
     def base_url_for(self, url: str) -> str:
         """Add the path to an official base URL without one."""

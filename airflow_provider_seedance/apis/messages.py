@@ -67,6 +67,13 @@ class HttpCall:
     timeout: float | None = None
     images: bool = False
 
+    @property
+    def kind(self) -> str:
+        """``read``, ``submit`` or ``cancel``; some services cancel with a POST, which has no body."""
+        if self.method == "GET":
+            return "read"
+        return "submit" if self.json is not None else "cancel"
+
 
 @dataclass(frozen=True)
 class HttpReply:

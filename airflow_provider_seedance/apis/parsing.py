@@ -147,7 +147,7 @@ def is_moderation(code: str | None) -> bool:
 
 def is_invalid_request(code: str | None) -> bool:
     """Return whether the code of a failed generation says that the same request always fails."""
-    return (code or "").split(".", 1)[0] == "InvalidParameter"
+    return (code or "").split(".", 1)[0] in ("InvalidParameter", "422")
 
 
 def class_for(

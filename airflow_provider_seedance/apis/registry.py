@@ -20,6 +20,7 @@ SERVICES: dict[str, str] = {
     "seedanceapi-v2": "airflow_provider_seedance.apis.seedanceapi_v2",
     "runbase": "airflow_provider_seedance.apis.runbase",
     "ark": "airflow_provider_seedance.apis.ark",
+    "fal": "airflow_provider_seedance.apis.fal",
 }
 
 #: The service of a connection that names none.

@@ -70,9 +70,6 @@ _TIMEOUT_MESSAGES: Mapping[type[Exception], str] = {
 
 _READ_ERRORS = (httpx.HTTPError, deadlines.ReplyLimitError, OSError, ValueError)
 
-#: Label of a request in the metrics, by HTTP method.
-_REQUEST_KINDS: Mapping[str, str] = {"POST": "submit", "DELETE": "cancel"}
-
 
 class _RequestTrace:
     """Trace of one request through the transport, to know whether its first byte was sent."""
@@ -179,7 +176,7 @@ class _Base(Generic[C]):
     def _client_for(self, call: HttpCall) -> C:
         # The service may be closing a connection that is kept alive; a submission that fails on it would be
         # uncertain for no reason. So each submission opens a connection.
-        if call.method != "POST":
+        if call.kind != "submit":
             return self._http
         if self._submissions is None:
             self._submissions = self._make(fresh=True)
@@ -191,7 +188,7 @@ class _Base(Generic[C]):
     def _request(self, call: HttpCall) -> dict[str, Any]:
         return {
             "method": call.method,
-            "url": self.settings.base_url + call.path,
+            "url": self.settings.api.url_of(call, self.settings.base_url),
             "params": list(call.query) or None,
             "timeout": self._timeout(call),
             "json": call.json,
@@ -202,7 +199,7 @@ class _Base(Generic[C]):
         return _RequestTrace(call.method, deadlines.PHASES_OF_A_CALL * self._timeout(call))
 
     def _count(self, call: HttpCall) -> None:
-        metrics.count_request(self.settings.api.name, _REQUEST_KINDS.get(call.method, "read"))
+        metrics.count_request(self.settings.api.name, call.kind)
         if self._observer:
             self._observer.sent()
 

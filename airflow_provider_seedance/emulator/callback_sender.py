@@ -7,6 +7,7 @@ depend on callbacks.
 
 from __future__ import annotations
 
+import json
 import threading
 import urllib.error
 from collections.abc import Mapping
@@ -72,10 +73,12 @@ class CallbackSender:
 
     def _send(self, generation: EmulatedGeneration, body: dict[str, Any]) -> None:
         url = generation.callback_url or ""
-        agent = {"User-Agent": "seedance-emulator"}
+        content = json.dumps(body).encode()
+        signed = self._services[generation.api].callback_headers(generation, content)
+        headers = {"User-Agent": "seedance-emulator", **signed}
         status: int | None = None
         try:
-            with open_url("POST", url, body, timeout=_TIMEOUT_SECONDS, headers=agent) as response:
+            with open_url("POST", url, content, timeout=_TIMEOUT_SECONDS, headers=headers) as response:
                 status = response.status
         except urllib.error.HTTPError as error:
             status = error.code

@@ -21,6 +21,7 @@ SERVICE_PREFIXES: Mapping[str, str] = {
     "seedanceapi-v2": "/seedanceapi-v2/v2",
     "runbase": "/runbase/api/v1",
     "ark": "/ark/api/v3",
+    "fal": "/fal",
 }
 APIS = tuple(SERVICE_PREFIXES)
 
@@ -171,7 +172,7 @@ class EmulatorInterface(ABC):
         """
         Return the base URL of a service.
 
-        :param api: seedance2api, seedanceapi-v1, seedanceapi-v2, runbase or ark.
+        :param api: Its name, as in the extra of a connection.
         :raises ValueError: for another name.
         """
         if api not in SERVICE_PREFIXES:

@@ -242,7 +242,7 @@ class Handler(BaseHTTPRequestHandler):
             return json_reply({"error": f"No service at {call.path}"}, status=404)
         now = parts.backend.clock.wall()
         key = call.headers.get("x-api-key") or call.headers.get("authorization", "")
-        limit = parts.rate_limiter.spend(request.api, key.removeprefix("Bearer "), now)
+        limit = parts.rate_limiter.spend(request.api, key.rpartition(" ")[2], now)
         headers = rate_limit_headers(request.api, limit, now) if limit else {}
         if limit and not limit.allowed:
             return rate_limited(request.service, headers)

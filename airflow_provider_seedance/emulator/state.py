@@ -32,7 +32,7 @@ class OutOfCreditsError(Exception):
 
 
 class Backend:
-    """The state behind all five services: renders, account, links, ledger and faults."""
+    """The state behind all services: renders, account, links, ledger and faults."""
 
     def __init__(
         self, *, options: models.EmulatorOptions, clock: Clock, ledger: EmulatorLedger, faults: Faults

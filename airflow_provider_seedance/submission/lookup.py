@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.client import flows
 from airflow_provider_seedance.client.api_client import Client
-from airflow_provider_seedance.generations import Generation, Media, utc_now
+from airflow_provider_seedance.generations import Generation, GenerationRequest, utc_now
 from airflow_provider_seedance.submission import decisions
 from airflow_provider_seedance.submission.records import Record, RecordState
 from airflow_provider_seedance.submission.store import RecordStore
@@ -49,13 +49,13 @@ class SubmissionLookup:
 
     :param client: Of the service.
     :param store: Of the records of the task instance, which contains the ids of callbacks.
-    :param media: Kind of the generation.
+    :param request: The prepared request.
     """
 
-    def __init__(self, client: Client, store: RecordStore, media: Media) -> None:
+    def __init__(self, client: Client, store: RecordStore, request: GenerationRequest) -> None:
         self.client = client
         self.store = store
-        self.media = media
+        self.request = request
         self.api = client.settings.api
         #: Ids that callbacks named for the uncertain submission, and those of them that could not be read.
         self.callback_ids: tuple[str, ...] = ()
@@ -85,8 +85,10 @@ class SubmissionLookup:
         """Return the id that a callback named and the service confirms; a callback alone proves nothing."""
         if not record.callback_nonce:
             return None
-        kept = self.store.callback_ids(record.callback_nonce)
-        self.callback_ids = tuple(dict.fromkeys((*self.callback_ids, *kept)))
+        named = (*self.callback_ids, *self.store.callback_ids(record.callback_nonce))
+        self.callback_ids = tuple(
+            dict.fromkeys(self.api.full_id(found, self.request.model) for found in named)
+        )
         for generation_id in self.callback_ids:
             try:
                 self.read(generation_id)
@@ -129,7 +131,7 @@ class SubmissionLookup:
 
     def read(self, generation_id: str) -> Generation:
         """Read a generation from the service."""
-        return self.client.run(flows.status_flow(self.api, generation_id, self.media, utc_now))
+        return self.client.run(flows.status_flow(self.api, generation_id, self.request.media, utc_now))
 
     def read_recorded(self, record: Record) -> Generation | errors.SeedanceError:
         """Read the generation of a record; "not found" soon after the submission counts only if it is repeated."""

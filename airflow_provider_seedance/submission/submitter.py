@@ -149,7 +149,7 @@ class Submission:
 
     def __post_init__(self) -> None:
         self.api = self.client.settings.api
-        self._lookup = SubmissionLookup(self.client, self.store, self.prepared.request.media)
+        self._lookup = SubmissionLookup(self.client, self.store, self.prepared.request)
 
     def submit_or_attach(
         self, record: rec.Record | None = None, callback_ids: Sequence[str] = ()

@@ -54,6 +54,7 @@ class CallbackServer:
                 "callback_signature_header": "X-Signature",
                 "callback_signature_secret": SIGNATURE_SECRET,
             },
+            "keys": {"api": "fal", "callback_secret": SECRET},
             "without": {"api": "ark"},
             "broken": "{",
         }

@@ -26,6 +26,7 @@ def own_error(name: str, code: str = "SOME_CODE", message: str = "because") -> d
         "seedanceapi-v2": {"code": code, "message": message},
         "runbase": {"error": {"code": code, "message": message}},
         "ark": {"error": {"code": code, "message": message, "param": "", "type": "Error"}},
+        "fal": {"detail": message, "error_type": code},
     }[name]
 
 
@@ -134,7 +135,7 @@ class TestEveryService:
 
     @pytest.mark.parametrize("status", [200, 201, 202, 299])
     def test_an_id_is_acceptance(self, name: str, status: int) -> None:
-        field = "task_id" if name.startswith("seedance") else "id"
+        field = "task_id" if name.startswith("seedance") else get_api(name).id_fields[0]
         with_error = {field: "g1", "status": "queued", **own_error(name)}
         for body in (
             {field: "g1"},
@@ -143,7 +144,7 @@ class TestEveryService:
             {field: "g1", "error": "deprecated"},
         ):
             generation = accepted(name, reply(status, body))
-            assert generation.generation_id == "g1"
+            assert generation.generation_id.removeprefix("bytedance:seedance-2.0:") == "g1"
             assert generation.api == name
 
     @pytest.mark.parametrize("code", ["SOME_CODE", "INTERNAL_ERROR", "SERVICE_UNAVAILABLE"])
@@ -177,6 +178,7 @@ class TestEveryService:
             "seedanceapi-v2": {"code": 200, "data": {"status": "SUCCESS", "response": [url]}},
             "runbase": {"status": "succeeded", "output": {"urls": [url]}},
             "ark": {"data": [{"url": url}], "created": 1770460200},
+            "fal": {"status": "COMPLETED", "video": {"url": url}},
         }[name]
         generation = accepted(name, reply(200, body))
         assert generation.generation_id.startswith("local-")
@@ -184,7 +186,8 @@ class TestEveryService:
         assert generation.status.value == "succeeded"
 
     def test_success_without_an_output_is_only_the_beginning(self, name: str) -> None:
-        generation = accepted(name, reply(200, {"id": "g1", "task_id": "g1", "status": "success"}))
+        body = {"id": "g1", "task_id": "g1", "request_id": "g1", "status": "success"}
+        generation = accepted(name, reply(200, body))
         assert generation.status.value == "queued"
 
     def test_a_block_at_the_edge_is_said_to_be_one(self, name: str) -> None:

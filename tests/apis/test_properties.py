@@ -79,7 +79,7 @@ PREPARED = {
     (name, request.media): prepare(name, request).request
     for name in ALL_APIS
     for request in (video(), image())
-    if request.media == "video" or name in ("seedance2api", "ark")
+    if request.media == "video" or get_api(name).image_rules
 }
 
 

@@ -33,7 +33,7 @@ def test_it_prints_connections_and_requests() -> None:
     ledger = wait_for(lines, "/_emulator/ledger").rpartition(" ")[2]
     url = ledger.removesuffix("/_emulator/ledger")
     for api in APIS:
-        assert any(line.startswith(f"# {api}: {url}/{api}/") for line in lines)
+        assert any(line.startswith(f"# {api}: {url}/{api}") for line in lines)
     exported = [re.fullmatch(r"export AIRFLOW_CONN_SEEDANCE_DEFAULT='(.*)'", line) for line in lines]
     connections = [json.loads(match[1]) for match in exported if match]
     assert [connection["extra"]["api"] for connection in connections] == list(APIS)

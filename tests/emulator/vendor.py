@@ -8,6 +8,8 @@ from typing import Any
 
 import httpx
 
+from airflow_provider_seedance.apis.registry import get_api
+
 ARK_TASKS = "/contents/generations/tasks"
 
 VALID_SUBMITS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -22,6 +24,7 @@ VALID_SUBMITS: dict[str, tuple[str, dict[str, Any]]] = {
         ARK_TASKS,
         {"model": "seedance-1-5-pro-251215", "content": [{"type": "text", "text": "a red kite"}]},
     ),
+    "fal": ("/bytedance/seedance-2.0/text-to-video", {"prompt": "a red kite"}),
 }
 STATUS_PATHS = {
     "seedance2api": "/tasks/{}",
@@ -40,7 +43,10 @@ class Vendor:
     api: str
 
     def call(self, method: str, path: str, **arguments: Any) -> httpx.Response:
-        headers = {"Authorization": f"Bearer {self.key}", **arguments.pop("headers", {})}
+        headers = {
+            "Authorization": f"{get_api(self.api).auth_scheme} {self.key}",
+            **arguments.pop("headers", {}),
+        }
         return self.http.request(method, self.base + path, headers=headers, **arguments)
 
     def get(self, path: str, **arguments: Any) -> httpx.Response:
@@ -61,9 +67,15 @@ class Vendor:
         """Return the id in the reply to a submission."""
         body = reply.raise_for_status().json()
         data = body.get("data", body)
+        if "status_url" in data:
+            app = str(data["status_url"]).partition(f"/{self.api}/")[2].partition("/requests/")[0]
+            return ":".join((*app.split("/"), data["request_id"]))
         return str(data.get("task_id") or data.get("id") or data.get("run_id"))
 
     def status(self, generation_id: str) -> httpx.Response:
+        if self.api == "fal":
+            *app, request_id = generation_id.split(":")
+            return self.get(f"/{'/'.join(app)}/requests/{request_id}/status")
         return self.get(STATUS_PATHS[self.api].format(generation_id))
 
 

@@ -346,6 +346,10 @@ class Service(ABC):
         """Return the body of a callback, for a service that has callbacks."""
         raise NotImplementedError
 
+    def callback_headers(self, generation: EmulatedGeneration, body: bytes) -> dict[str, str]:
+        """Return the headers in which the service signs a callback."""
+        return {}
+
     def callback_due(self, generation: EmulatedGeneration) -> bool:
         """Return whether the service sends a callback for the current status."""
         return generation.status in ("succeeded", "failed", "expired")
