@@ -19,6 +19,7 @@ OFFICIAL = {
     "seedanceapi-v2": "https://seedanceapi.org/v2",
     "runbase": "https://runbase.net/api/v1",
     "ark": "https://ark.ap-southeast.bytepluses.com/api/v3",
+    "fal": "https://queue.fal.run",
 }
 
 
@@ -89,7 +90,7 @@ def test_verify(value: Any, verify: Any) -> None:
 MALFORMED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     ("api", ("openai",), "seedance2api, seedanceapi-v1, seedanceapi-v2, runbase, ark"),
     ("api", (5,), "api in the extra is 5"),
-    ("api", ("arc",), "ark. Did you mean 'ark'?"),
+    ("api", ("arc",), "fal. Did you mean 'ark'?"),
     ("api", (["ark"],), "api in the extra is"),
     ("auth_header", ("cookie", 5), "authorization"),
     ("auth_header", ("x-api-key",), "authorization with api seedanceapi-v2"),
