@@ -213,6 +213,10 @@ class SeedanceOutputGoneError(_Final, SeedanceMediaError, scope="item", kind="ou
     """The generation succeeded and was billed, but its output is no longer available. A retry cannot help."""
 
 
+class SeedanceMediaRejectedError(_Final, SeedanceMediaError):
+    """A stored file is not what was requested, and ``verify="fail"``. It is kept and was billed; a retry cannot help."""
+
+
 class SeedanceDestinationExistsError(_Final, SeedanceMediaError):
     """The destination exists and ``overwrite=False``. Nothing was downloaded; a retry cannot help."""
 

@@ -13,7 +13,7 @@ import difflib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, ClassVar, Literal, Self
@@ -270,6 +270,8 @@ GenerationRequest = VideoRequest | ImageRequest
 #: Fields that the request determines, for services that do not report them.
 _FROM_REQUEST = ("model", "duration", "resolution", "credits", "cost_usd")
 _RESULT_NUMBERS = ("duration", "credits", "cost_usd")
+#: Arguments that a delivered file is compared with.
+COMPARED = ("duration", "resolution", "aspect_ratio", "generate_audio", "num_images", "output_format")
 _RESULT_TIMES = ("created_at", "completed_at", "expires_at")
 
 
@@ -288,6 +290,7 @@ class Generation:
     :param progress: Percent done, 0 to 100, where the service reports it.
     :param estimated_wait: Expected duration of the render in seconds, where the service reports it.
     :param error_message: Reason of a failure, in the service's words.
+    :param request: Arguments that a delivered file is compared with, as far as the other values do not state them.
     :param word: The service's own status word.
     :param documented: Whether that word is documented; an undocumented one counts as running.
     """
@@ -310,6 +313,7 @@ class Generation:
     estimated_wait: float | None = None
     error_message: str | None = None
     error_code: str | None = None
+    request: Mapping[str, Any] | None = field(default=None, hash=False)
     word: str | None = None
     documented: bool = True
 
@@ -349,7 +353,10 @@ class Generation:
             missing["cost_usd"] = fixed
         elif per_million is not None and self.output_tokens is not None and self.cost_usd is None:
             missing["cost_usd"] = round(self.output_tokens * per_million / 1e6, 6)
-        return replace(self, **missing)
+        filled = replace(self, **missing)
+        stated = {name: getattr(filled, name, None) for name in COMPARED} | {"num_images": len(self.urls)}
+        unstated = {k: value for k, value in result_defaults.items() if k in stated and value != stated[k]}
+        return replace(filled, request=unstated) if unstated and not unpaid and self.urls else filled
 
     def result(self) -> dict[str, Any]:
         """Return the generation as the JSON value that goes into XCom; unknown values are ``None``."""
@@ -362,6 +369,7 @@ class Generation:
             **{name: getattr(self, name) for name in ("duration", "resolution", "credits", "cost_usd")},
             **{name: iso(getattr(self, name)) for name in _RESULT_TIMES},
             "usage": dict(self.usage) if self.usage else None,
+            **({"request": dict(self.request)} if self.request else {}),
         }
 
     def summary(self) -> str:
@@ -419,6 +427,7 @@ class Generation:
             status=status,
             documented=documented,
             urls=tuple(urls),
+            request=dict(request) if isinstance(request := result.get("request"), Mapping) else None,
             **rest,
         )
 

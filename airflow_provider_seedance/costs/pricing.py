@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from importlib.resources import files
 from typing import Any, get_args
 
-from airflow_provider_seedance.generations import Estimate, GenerationRequest, Media, read_number
+from airflow_provider_seedance.generations import COMPARED, Estimate, GenerationRequest, Media, read_number
 
 #: Amount by which a rule states its price, and the property of a request by which it is multiplied.
 _AMOUNTS: Mapping[str, str | None] = {
@@ -179,6 +179,10 @@ class ResultDefaults:
     resolution: str | None = None
     credits: float | None = None
     cost_usd: float | None = None
+    aspect_ratio: str | None = None
+    generate_audio: bool | None = None
+    num_images: int | None = None
+    output_format: str | None = None
     usd_per_credit: float | None = None
     fixed_usd: float | None = None
     usd_per_million_tokens: float | None = None
@@ -186,8 +190,8 @@ class ResultDefaults:
     @classmethod
     def of(cls, request: GenerationRequest, **costs: float | None) -> ResultDefaults:
         """Return the defaults of a request, with its cost."""
-        duration = read_number(getattr(request, "duration", None))
-        return cls(model=request.model, duration=duration, resolution=request.resolution, **costs)
+        requested: dict[str, Any] = {name: getattr(request, name, None) for name in ("model", *COMPARED)}
+        return cls(**{**requested, "duration": read_number(requested["duration"]), **costs})
 
     def as_dict(self) -> dict[str, Any]:
         """Return the values that are known."""

@@ -26,6 +26,16 @@ def open_store(context: Context) -> RecordStore:
     return LedgerStore.open(config, context, task_state)
 
 
+def read_prompt(generation: Generation) -> str | None:
+    """Return the prompt of a generation, or ``None`` where no ledger has it; never raises."""
+    config = read_config()
+    if config is None:
+        return None
+    from airflow_provider_seedance.ledger.prompts import find_prompt
+
+    return find_prompt(config, generation)
+
+
 def record_end(generation: Generation) -> None:
     """Record the end of a generation that no worker delivers, where a ledger is configured; never raises."""
     config = read_config()

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import fsspec
 from airflow.providers.common.compat.sdk import ObjectStoragePath
@@ -74,6 +74,15 @@ class StorageLocation:
             self, display=f"{self.display.rstrip('/')}/{name}", path=f"{self.path.rstrip('/')}/{name}"
         )
 
+    def appended(self, suffix: str) -> StorageLocation:
+        """Return the location whose name has a suffix in addition."""
+        return replace(self, display=self.display + suffix, path=self.path + suffix)
+
+    @property
+    def name(self) -> str:
+        """Return the name without the directory."""
+        return self.path.rpartition("/")[2]
+
     @property
     def is_local(self) -> bool:
         """Return whether this is on a disk of the worker."""
@@ -118,6 +127,12 @@ class StorageLocation:
             return None
         with self.translate_errors("read"), self.fs.open(self.path, "rb") as file:
             return bytes(file.read(max_bytes + 1))
+
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """Open the stored file, to read parts of it."""
+        with self.translate_errors("read"), self.fs.open(self.path, "rb") as file:
+            yield file
 
     def digest(self) -> tuple[int, str]:
         """Return size and SHA-256 of the stored file, which is read in pieces."""

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import PurePosixPath
-from typing import IO, Self
+from typing import IO, BinaryIO, Self, cast
 
 from airflow_provider_seedance.storage.location import StorageLocation, exists_error
 
@@ -60,6 +60,14 @@ class Writer(ABC):
         with self.location.translate_errors("written"):
             self._file.seek(0)
             self._file.truncate()
+
+    @contextmanager
+    def reader(self) -> Iterator[BinaryIO]:
+        """Open the bytes written so far, unbuffered, to read parts of them."""
+        with self.location.translate_errors("read"):
+            self._file.flush()
+            with open(self._file.name, "rb", buffering=0) as file:
+                yield cast(BinaryIO, file)
 
     def commit(self) -> None:
         """

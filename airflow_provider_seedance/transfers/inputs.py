@@ -182,6 +182,19 @@ def read_overwrite(value: Any) -> Overwrite:
     return word
 
 
+def read_flag(name: str, value: Any) -> bool:
+    """
+    Read an argument that is true or false, also as the text that a template renders.
+
+    :raises SeedanceConfigurationError: it has another value; nothing was sent.
+    """
+    words = {"true": True, "false": False}
+    word = words.get(str(value).strip().lower()) if isinstance(value, (bool, str)) else None
+    if word is None:
+        raise _unusable(f"{name} is {value!r}; it takes True or False.")
+    return word
+
+
 def read_destination(
     destination: Any, conn_id: str | None, *, single_file: bool, name_template: str | None
 ) -> tuple[StorageLocation, bool]:

@@ -6,7 +6,7 @@ import logging
 import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.client.flows import LOCAL_PREFIX
@@ -15,6 +15,7 @@ from airflow_provider_seedance.generations import Generation, utc_now
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.storage.location import FileStat, StorageLocation, exists_error
 from airflow_provider_seedance.storage.writers import Writer, open_writer
+from airflow_provider_seedance.transfers import sidecar
 from airflow_provider_seedance.transfers.download import Announced, Source, download, output_gone_error
 from airflow_provider_seedance.transfers.file_names import (
     Naming,
@@ -23,6 +24,13 @@ from airflow_provider_seedance.transfers.file_names import (
     extension_of_url,
 )
 from airflow_provider_seedance.transfers.inputs import Overwrite, TransferItem
+from airflow_provider_seedance.transfers.verification import (
+    NO_FINDINGS,
+    Expectation,
+    Findings,
+    Verify,
+    inspect,
+)
 from airflow_provider_seedance.urls import redact_url
 
 log = logging.getLogger(__name__)
@@ -80,12 +88,14 @@ class Stored:
     An output in the store.
 
     :param verified_by: ``download`` if it was stored now; else the property of the existing file that was compared.
+    :param findings: Of the look into it.
     """
 
     path: str
     size: int
     sha256: str
     verified_by: VerifiedBy = "download"
+    findings: Findings = NO_FINDINGS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,12 +105,16 @@ class TransferOptions:
 
     :param is_retry: An earlier try of the task may have stored some of them.
     :param stop: Ends all downloads when set.
+    :param verify: Whether to look into the files.
+    :param sidecar: Whether to write a file of metadata beside each.
     """
 
     client: MediaClient
     overwrite: Overwrite
     is_retry: bool
     stop: threading.Event
+    verify: Verify | None = None
+    sidecar: bool = False
 
 
 class OutputTransfer:
@@ -121,15 +135,33 @@ class OutputTransfer:
         self._source: Source
         self._stack: ExitStack
         self._writer: Writer
+        self._location: StorageLocation
         self._left: Stored
 
     def run(self) -> Stored:
         """
-        Copy the output, unless it is in the store already.
+        Copy the output, unless it is in the store already, and write its sidecar.
 
         :raises SeedanceDestinationExistsError: another file exists, and may not be replaced.
         :raises SeedanceMediaError: it could not be downloaded or stored; nothing of it is visible.
         """
+        stored = self._store()
+        for problem in stored.findings.problems:
+            log.warning("%s is not what was requested: %s.", stored.path, problem)
+        if self._options.sidecar:
+            self._write_sidecar(stored)
+        return stored
+
+    def _write_sidecar(self, stored: Stored) -> None:
+        output, options = self.output, self._options
+        file = {"name": self._location.name, "bytes": stored.size, "sha256": stored.sha256}
+        findings = None if options.verify is None else stored.findings
+        content = sidecar.describe(output.generation, output.index, file, findings)
+        # A retry replaces the one that an earlier try wrote.
+        exclusive = self._exclusive and not options.is_retry
+        sidecar.write_sidecar(self._location.appended(sidecar.SUFFIX), content, exclusive=exclusive)
+
+    def _store(self) -> Stored:
         output = self.output
         self._source = self._urls.source(output.index)
         # The length of an expired URL would cost a request of the quota, so a retry compares times.
@@ -142,8 +174,10 @@ class OutputTransfer:
             done = download(client, self._source, self._begin, progress=self._on_progress, stop=stop)
             if done is None:
                 return self._left
+            with self._writer.reader() as file:
+                findings = self._inspect(file, done.size)
             self._writer.commit()
-        path = self._writer.location.display
+        path = self._location.display
         log.info("Stored %s: %d bytes, sha256 %s.", path, done.size, done.sha256)
         if output.sha256 not in (None, done.sha256):
             log.warning(
@@ -151,7 +185,12 @@ class OutputTransfer:
                 path,
                 output.sha256,
             )
-        return Stored(path, done.size, done.sha256)
+        return Stored(path, done.size, done.sha256, findings=findings)
+
+    def _inspect(self, file: BinaryIO, size: int) -> Findings:
+        if self._options.verify is None:
+            return NO_FINDINGS
+        return inspect(file, size, Expectation.of(self.output.generation))
 
     def _begin(self, announced: Announced) -> Writer | None:
         """Open the file at the first good reply, or return ``None`` to leave the existing one."""
@@ -171,6 +210,7 @@ class OutputTransfer:
             location.display,
             megabytes(announced.length),
         )
+        self._location = location
         self._writer = self._stack.enter_context(open_writer(location, exclusive=self._exclusive))
         return self._writer
 
@@ -187,7 +227,10 @@ class OutputTransfer:
         if verified_by == "hash" and sha256 != self.output.sha256:
             return None
         log.info("%s is left as it is (%s compared). sha256 %s.", location.display, verified_by, sha256)
-        return Stored(location.display, size, sha256, verified_by)
+        with location.open() as file:
+            findings = self._inspect(file, size)
+        self._location = location
+        return Stored(location.display, size, sha256, verified_by, findings)
 
     def _comparison(self, found: FileStat, announced: int | None) -> VerifiedBy | None:
         if self.output.sha256:

@@ -36,10 +36,10 @@ class SeedanceToObjectStorageOperator(SeedanceTaskMixin, BaseOperator):
     A file that cannot be stored does not stop the others; at the end the task fails with one error that names
     those that could not. A retry leaves the files that are whole and stores the others.
 
-    The result is ``{"path", "paths": […], "bytes", "sha256": […], "generation_id"}``: the first path and all
-    paths, the bytes of all files together, and the SHA-256 of each. For a batch ``path`` is the directory,
-    ``generation_id`` is ``None``, and there are ``generation_ids`` (one for each path) and the numbers of files
-    ``stored`` and ``skipped``.
+    The result is ``{"path", "paths": […], "bytes", "sha256": […], "generation_id", "problems": […]}``: the first
+    path and all paths, the bytes of all files together, the SHA-256 of each, and what is not as requested, in words.
+    For a batch ``path`` is the directory, ``generation_id`` is ``None``, and there are ``generation_ids`` (one for
+    each path) and the numbers of files ``stored`` and ``skipped``.
 
     :param generation: The result of a Seedance or Seedream task; or of a batch task, the path of its manifest,
         or a list of results. A manifest is read with the connection in its own path
@@ -57,6 +57,11 @@ class SeedanceToObjectStorageOperator(SeedanceTaskMixin, BaseOperator):
     :param overwrite: ``True`` replaces existing files. ``False`` fails if one exists. ``"if-changed"`` leaves a
         file that has the length which the media host announces, or the ``sha256`` of its item where the item
         has one. A retry does so for every value of ``overwrite``. A template.
+    :param verify: ``"warn"`` looks into each file before it becomes visible, logs what is not as requested, and lists
+        it in ``problems`` of the result. ``"fail"`` fails the task after all files are stored; they are kept.
+        ``None`` does not look. A template.
+    :param sidecar: Whether to write ``<name>.json`` beside each file: what was requested, service, model, generation
+        id, times, cost, SHA-256, and what the look found. A template.
     """
 
     template_fields: Sequence[str] = (
@@ -66,6 +71,8 @@ class SeedanceToObjectStorageOperator(SeedanceTaskMixin, BaseOperator):
         "seedance_conn_id",
         "object_storage_conn_id",
         "overwrite",
+        "verify",
+        "sidecar",
     )
 
     def __init__(
@@ -78,6 +85,8 @@ class SeedanceToObjectStorageOperator(SeedanceTaskMixin, BaseOperator):
         seedance_conn_id: str = "seedance_default",
         object_storage_conn_id: str | None = None,
         overwrite: bool | str = True,
+        verify: str | None = "warn",
+        sidecar: bool | str = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -88,6 +97,8 @@ class SeedanceToObjectStorageOperator(SeedanceTaskMixin, BaseOperator):
         self.seedance_conn_id = seedance_conn_id
         self.object_storage_conn_id = object_storage_conn_id
         self.overwrite = overwrite
+        self.verify = verify
+        self.sidecar = sidecar
         self.set_retry_policy()
         if isinstance(max_parallel, bool) or not isinstance(max_parallel, int) or max_parallel < 1:
             raise SeedanceConfigurationError(

@@ -16,7 +16,7 @@ from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.client.media_client import MediaClient
-from airflow_provider_seedance.generations import Generation
+from airflow_provider_seedance.generations import Generation, read_number
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.storage.location import RETRY_IS_FREE, StorageLocation, exists_error
 from airflow_provider_seedance.submission.decisions import listed
@@ -25,6 +25,7 @@ from airflow_provider_seedance.transfers.inputs import (
     TransferInput,
     TransferItem,
     read_destination,
+    read_flag,
     read_input,
     read_overwrite,
     shorten,
@@ -38,6 +39,7 @@ from airflow_provider_seedance.transfers.output import (
     display_media_url,
     megabytes,
 )
+from airflow_provider_seedance.transfers.verification import read_verify, requested
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +62,8 @@ def run(
     seedance_conn_id: str,
     object_storage_conn_id: str | None,
     overwrite: Any,
+    verify: Any,
+    sidecar: Any,
     is_retry: bool,
     stop: threading.Event,
 ) -> tuple[dict[str, Any], dict[str, Any], tuple[Generation, ...]]:
@@ -74,8 +78,10 @@ def run(
     :raises SeedanceConfigurationError: the arguments cannot be used; nothing was sent.
     :raises SeedanceDestinationExistsError: a file exists that may not be replaced.
     :raises SeedanceMediaError: some could not be stored; the others are.
+    :raises SeedanceMediaRejectedError: all are stored, and some are not what was requested.
     """
-    mode = read_overwrite(overwrite)
+    mode, look = read_overwrite(overwrite), read_verify(verify)
+    write_sidecars = read_flag("sidecar", sidecar)
     given = read_input(generation)
     template = None if name_template in (None, "", "None") else name_template
     location, outputs = _plan(given, destination, object_storage_conn_id or None, template)
@@ -85,9 +91,14 @@ def run(
         log.warning("No item of the batch has succeeded: there is nothing to store.")
     hook = SeedanceHook(seedance_conn_id)
     with MediaClient(hook.settings) as client:
-        options = TransferOptions(client=client, overwrite=mode, is_retry=is_retry, stop=stop)
+        options = TransferOptions(
+            client=client, overwrite=mode, is_retry=is_retry, stop=stop, verify=look, sidecar=write_sidecars
+        )
         stored = TransferRun(outputs, given.broken, hook, options).run(max_parallel)
-    return _result(given, outputs, stored, f"{location.display.rstrip('/')}/")
+    problems = [] if look is None else [*_missing_outputs(given), *_problems(stored)]
+    if problems and look == "fail":
+        raise _rejected(problems, given)
+    return _result(given, outputs, stored, problems, f"{location.display.rstrip('/')}/")
 
 
 def _plan(
@@ -234,8 +245,36 @@ class TransferRun:
         )
 
 
+def _problems(stored: Sequence[Stored]) -> list[str]:
+    return [f"{one.path}: {problem}" for one in stored for problem in one.findings.problems]
+
+
+def _missing_outputs(given: TransferInput) -> list[str]:
+    found = []
+    for item in given.items:
+        generation = item.generation
+        wanted, count = read_number(requested(generation, "num_images")), len(generation.urls)
+        if wanted is not None and count < wanted:
+            found.append(f"generation {generation.generation_id}: it has {count} of {wanted:g} images")
+            log.warning("Generation %s has %d of %g images.", generation.generation_id, count, wanted)
+    return found
+
+
+def _rejected(problems: Sequence[str], given: TransferInput) -> errors.SeedanceMediaRejectedError:
+    return errors.SeedanceMediaRejectedError(
+        f'verify="fail": {listed(problems, "; ")}. The files are kept, and the renders were billed. A retry cannot '
+        'help. To accept the files, set verify="warn" and clear this task, which pays nothing; to pay for new '
+        'renders, clear the generating task with on_clear="new".',
+        generation_id=given.items[0].generation.generation_id if given.single else None,
+    )
+
+
 def _result(
-    given: TransferInput, outputs: Sequence[Output], stored: Sequence[Stored], directory: str
+    given: TransferInput,
+    outputs: Sequence[Output],
+    stored: Sequence[Stored],
+    problems: list[str],
+    directory: str,
 ) -> tuple[dict[str, Any], dict[str, Any], tuple[Generation, ...]]:
     generations = tuple(item.generation for item in given.items)
     paths = [one.path for one in stored]
@@ -245,6 +284,7 @@ def _result(
         "bytes": sum(one.size for one in stored),
         "sha256": [one.sha256 for one in stored],
         "generation_id": generations[0].generation_id if given.single else None,
+        "problems": problems,
     }
     extra = {name: result[name] for name in ("path", "generation_id")}
     if given.single:

@@ -1,0 +1,236 @@
+"""Comparison of files with what was requested, and the videos that show or sound like nothing."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.emulator.media_store import MediaStore
+from airflow_provider_seedance.emulator.models import MediaSpec
+from airflow_provider_seedance.generations import Generation
+from airflow_provider_seedance.transfers.verification import Expectation, inspect, read_verify
+from transfers.results import single
+from transfers.test_media_headers import sample
+
+
+def problems(data: bytes, **expected: Any) -> tuple[str, ...]:
+    """Return what is wrong with a file for a request of a video."""
+    return inspect(io.BytesIO(data), len(data), Expectation(**{"media": "video", **expected})).problems
+
+
+X264 = sample("x264-aac.mp4")  # 64 by 48, one second, with sound
+
+
+@pytest.mark.parametrize(
+    ("expected", "problem"),
+    [
+        ({"duration": 5}, "it is 1.00 s long, and 5 s were requested"),
+        ({"duration": 0.4}, "it is 1.00 s long, and 0.4 s were requested"),
+        ({"resolution": "720p"}, "it has 64x48 pixels, and 720p was requested"),
+        ({"resolution": "4k"}, "it has 64x48 pixels, and 4k was requested"),
+        ({"resolution": "48x64"}, "it has 64x48 pixels, and 48x64 was requested"),
+        ({"aspect_ratio": "16:9"}, "it has 64x48 pixels, and 16:9 was requested"),
+        ({"media": "image"}, "it is a mp4 file, and an image was requested"),
+    ],
+)
+def test_difference(expected: dict[str, Any], problem: str) -> None:
+    assert problems(X264, **expected) == (problem,)
+
+
+@pytest.mark.parametrize(
+    "expected",
+    [
+        {"duration": 1.4},
+        {"duration": -1},
+        {"resolution": "50p"},
+        {"resolution": "high"},
+        {"resolution": "64x48"},
+        {"aspect_ratio": "4:3"},
+        {"aspect_ratio": "adaptive"},
+        {"aspect_ratio": "0:0"},
+        {"audio": True},
+    ],
+)
+def test_accepted(expected: dict[str, Any]) -> None:
+    assert problems(X264, **expected) == ()
+
+
+def test_no_sound_track() -> None:
+    assert problems(sample("x264-444.mp4"), audio=True) == (
+        "it is silent: it has no sound track, and sound was requested",
+    )
+
+
+def test_format_of_an_image() -> None:
+    png = sample("ffmpeg.png")
+    assert problems(png, media="image", format="png") == ()
+    assert problems(sample("ffmpeg.jpg"), media="image", format="jpg") == ()
+    assert problems(png, media="image", format="jpeg") == ("it is a png file, and jpeg was requested",)
+    assert problems(png) == ("it is a png file, and a video was requested",)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "resolution", "accepted"),
+    [
+        # Sizes of the services: by the short side, and by the number of pixels.
+        (864, 496, "480p", True),
+        (640, 640, "480p", True),
+        (960, 416, "480p", True),
+        (992, 432, "480p", True),
+        (1248, 704, "720p", True),
+        (720, 720, "720p", True),
+        (960, 960, "720p", True),
+        (1504, 640, "720p", True),
+        (1920, 1088, "1080p", True),
+        (2176, 928, "1080p", True),
+        (3840, 2160, "4k", True),
+        (4096, 4096, "4k", True),
+        (2560, 1440, "2k", True),
+        (2048, 2048, "2k", True),
+        (864, 480, "720p", False),
+        (640, 640, "720p", False),
+        (1280, 720, "1080p", False),
+        (960, 960, "1080p", False),
+        (1280, 720, "480p", False),
+        (3840, 2160, "2k", False),
+    ],
+)
+def test_sizes_by_resolution(width: int, height: int, resolution: str, accepted: bool) -> None:
+    data = bytearray(X264)
+    at = data.index(b"tkhd") + 4 + 76
+    data[at : at + 8] = (width << 16).to_bytes(4) + (height << 16).to_bytes(4)
+    assert (problems(bytes(data), resolution=resolution) == ()) is accepted
+
+
+def test_4k_of_an_image_is_a_number_of_pixels() -> None:
+    header = bytearray(sample("ffmpeg.png"))
+    for side, accepted in ((4096, True), (2048, False)):
+        header[16:24] = side.to_bytes(4) * 2
+        header[29:33] = zlib.crc32(header[12:29]).to_bytes(4)
+        assert (problems(bytes(header), media="image", resolution="4k") == ()) is accepted
+
+
+# ---------------------------------------------------------------------- what is requested
+
+
+def test_expectation_of_a_result() -> None:
+    generation = Generation.from_result(
+        single("https://x/v.mp4", request={"duration": 8, "generate_audio": True, "aspect_ratio": "16:9"})
+    )
+    assert Expectation.of(generation) == Expectation(
+        media="video", duration=8, resolution="720p", aspect_ratio="16:9", audio=True
+    )
+    odd = Generation.from_result(single("https://x/v.mp4", request={"duration": [], "generate_audio": "yes"}))
+    assert Expectation.of(odd) == Expectation(media="video", resolution="720p")
+
+
+@pytest.mark.parametrize("value", ["warn", "FAIL ", None, "None"])
+def test_values_of_verify(value: Any) -> None:
+    assert read_verify(value) in ("warn", "fail", None)
+
+
+@pytest.mark.parametrize("value", ["yes", True, 1])
+def test_other_values_of_verify_are_refused(value: Any) -> None:
+    with pytest.raises(errors.SeedanceConfigurationError, match=r"'warn', 'fail' or None\. Nothing was sent"):
+        read_verify(value)
+
+
+# ---------------------------------------------------------------------- black, frozen, silent
+
+
+def video(grey: Any, *, frames: int = 60, sound: bytes | None = None) -> bytes:
+    """Return a video of 64 by 48 pixels whose frame ``n`` has the shade ``grey(n)``."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream: Any = container.add_stream("mpeg4", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        audio: Any = container.add_stream("aac", rate=8000, layout="mono") if sound is not None else None
+        for number in range(frames):
+            frame: Any = av.VideoFrame(64, 48, "gray")  # type: ignore[attr-defined]
+            plane = frame.planes[0]
+            plane.update(bytes([grey(number)]) * plane.buffer_size)
+            frame = frame.reformat(format="yuv420p")
+            frame.pts, frame.time_base = number, Fraction(1, 24)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+        for number in range(20 if audio else 0):
+            piece: Any = av.AudioFrame(format="s16", layout="mono", samples=800)  # type: ignore[attr-defined]
+            piece.planes[0].update(sound * 800)
+            piece.sample_rate, piece.pts, piece.time_base = 8000, 800 * number, Fraction(1, 8000)
+            container.mux(audio.encode(piece))
+        container.mux(audio.encode(None) if audio else [])
+    return file.getvalue()
+
+
+def moving(number: int) -> int:
+    return 50 + 3 * number
+
+
+def test_black() -> None:
+    assert problems(video(lambda number: 2)) == ("it is black",)
+    assert problems(video(lambda number: 2 if number < 30 else moving(number))) == ()
+
+
+def test_frozen() -> None:
+    assert problems(video(lambda number: 128)) == ("it is frozen: all its frames are the same",)
+    assert problems(video(lambda number: 128, frames=20)) == ()
+    assert problems(video(moving)) == ()
+
+
+def test_silent() -> None:
+    loud, silent = video(moving, sound=b"\x00\x20"), video(moving, sound=b"\0\0")
+    assert problems(loud, audio=True) == ()
+    assert problems(silent, audio=True) == (
+        "it is silent: sound was requested, and its sound track has none",
+    )
+    assert problems(silent) == ()
+
+
+def test_frames_that_cannot_be_decoded() -> None:
+    data = bytearray(sample("x264-aac-faststart.mp4"))
+    start = data.index(b"mdat") + 40
+    data[start:] = bytes(range(255, 155, -1)) * ((len(data) - start) // 100 + 1)
+    assert problems(bytes(data))[0].startswith("it is damaged")
+
+
+def test_without_pyav_headers_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert problems(video(lambda number: 2)) == ()
+    assert problems(video(lambda number: 2), duration=9) == ("it is 2.50 s long, and 9 s were requested",)
+
+
+# ---------------------------------------------------------------------- the emulator
+
+
+@pytest.mark.parametrize("ratio", ["16:9", "9:16", "1:1", "21:9"])
+@pytest.mark.parametrize("audio", [False, True])
+@pytest.mark.parametrize("format", ["mp4", "mov"])
+def test_no_false_alarm_on_videos_of_the_emulator(
+    ratio: str, audio: bool, format: str, media: MediaStore
+) -> None:
+    spec = MediaSpec.video("A lamp", "480p", ratio, seconds=3, audio=audio, format=format)
+    data = media.file(spec).path.read_bytes()
+    wanted = {"duration": 3, "resolution": "480p", "aspect_ratio": ratio, "audio": audio}
+    assert problems(data, **wanted) == ()
+    assert problems(data, **{**wanted, "duration": 8}) != ()
+
+
+@pytest.mark.parametrize("format", ["png", "jpeg"])
+def test_no_false_alarm_on_images_of_the_emulator(format: str, media: MediaStore) -> None:
+    spec = MediaSpec(kind="image", prompt="A lamp", width=256, height=256, format=format)
+    data = Path(media.file(spec).path).read_bytes()
+    assert problems(data, media="image", resolution="256x256", format=format) == ()
+
+
+@pytest.fixture(scope="module")
+def media() -> Any:
+    store = MediaStore()
+    yield store
+    store.close()

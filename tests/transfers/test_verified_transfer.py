@@ -1,0 +1,211 @@
+"""The operator with files that are not what was requested, and with sidecars."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from support import SECRET
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.generations import utc_now
+from airflow_provider_seedance.ledger.configuration import LedgerConfig
+from airflow_provider_seedance.ledger.database import Database
+from airflow_provider_seedance.ledger.tables import submissions
+from transfers.results import batch, names_in, operator, run, run_into, single
+from transfers.server import MediaServer
+from transfers.test_media_headers import sample
+
+pytestmark = pytest.mark.usefixtures("conn", "service")
+
+X264 = sample("x264-aac.mp4")  # 64 by 48, one second
+LENGTH = "it is 1.00 s long, and 5 s were requested"
+SIZE = "it has 64x48 pixels, and 720p was requested"
+FIRST_TRY = {"ti": type("Ti", (), {"max_tries": 2, "try_number": 1})()}
+RETRY = {"ti": type("Ti", (), {"max_tries": 2, "try_number": 2})()}
+
+
+def good(host: MediaServer, **changes: Any) -> dict[str, Any]:
+    return single(host.put("/v.mp4", X264), duration=1, resolution="48p", **changes)
+
+
+def bad(host: MediaServer, **changes: Any) -> dict[str, Any]:
+    return single(host.put("/w.mp4", X264), **changes)
+
+
+def test_good_file_has_no_problems(
+    host: MediaServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert run_into(tmp_path, good(host))["problems"] == []
+    assert "requested" not in caplog.text
+
+
+def test_problems_are_logged_and_in_the_result(
+    host: MediaServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    done = run_into(tmp_path, bad(host))
+    path = f"{tmp_path}/gen-1.mp4"
+    assert done["problems"] == [f"{path}: {LENGTH}", f"{path}: {SIZE}"]
+    assert f"{path} is not what was requested: {LENGTH}." in caplog.text
+    assert names_in(tmp_path) == ["gen-1.mp4"]
+
+
+@pytest.mark.parametrize("verify", [None, "None", ""])
+def test_no_look(host: MediaServer, tmp_path: Path, verify: Any) -> None:
+    assert run_into(tmp_path, bad(host), verify=verify)["problems"] == []
+
+
+@pytest.mark.parametrize("overwrite", [True, False, "if-changed"])
+def test_fail_keeps_the_file_and_fails_again(host: MediaServer, tmp_path: Path, overwrite: Any) -> None:
+    for context in (FIRST_TRY, RETRY):
+        with pytest.raises(errors.SeedanceMediaRejectedError, match=LENGTH) as caught:
+            run_into(tmp_path, bad(host), context, verify="fail", overwrite=overwrite)
+        assert not caught.value.retry_helps
+        assert caught.value.generation_id == "gen-1"
+        assert (tmp_path / "gen-1.mp4").read_bytes() == X264
+
+
+def test_fail_stores_the_whole_batch_first(host: MediaServer, tmp_path: Path) -> None:
+    items = [bad(host, generation_id="gen-a", key="a"), good(host, generation_id="gen-b", key="b")]
+    with pytest.raises(errors.SeedanceMediaRejectedError, match=r"a\.mp4: it is 1\.00 s long") as caught:
+        run_into(tmp_path, batch(items), verify="fail")
+    assert "b.mp4" not in str(caught.value)
+    assert names_in(tmp_path) == ["a.mp4", "b.mp4"]
+
+
+def test_missing_outputs(host: MediaServer, tmp_path: Path) -> None:
+    urls = [host.put(f"/{number}.png", sample("ffmpeg.png")) for number in range(2)]
+    made = single(*urls, media="image", resolution=None, request={"num_images": 3})
+    problem = "generation gen-1: it has 2 of 3 images"
+    assert run_into(tmp_path, made)["problems"] == [problem]
+    with pytest.raises(errors.SeedanceMediaRejectedError, match=problem):
+        run_into(tmp_path, made, verify="fail")
+
+
+def test_upload_is_looked_into_before_it_is_visible(host: MediaServer) -> None:
+    fs = fsspec.filesystem("memory")
+    done = run(bad(host), "memory://bucket/videos/", sidecar=True)
+    assert [problem.partition(": ")[2] for problem in done["problems"]] == [LENGTH, SIZE]
+    assert sorted(fs.find("/bucket")) == ["/bucket/videos/gen-1.mp4", "/bucket/videos/gen-1.mp4.json"]
+    fs.store.clear()
+
+
+@pytest.mark.parametrize("argument", ["verify", "sidecar"])
+def test_other_values_are_refused_before_anything_is_sent(
+    host: MediaServer, tmp_path: Path, argument: str
+) -> None:
+    with pytest.raises(errors.SeedanceConfigurationError, match=f"{argument} is 'maybe'"):
+        run_into(tmp_path, good(host), **{argument: "maybe"})
+    assert host.requests == []
+
+
+def test_both_are_templates() -> None:
+    assert {"verify", "sidecar"} <= set(operator({}, "x").template_fields)
+
+
+# ---------------------------------------------------------------------- sidecars
+
+
+def sidecar_of(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+def test_sidecar(host: MediaServer, tmp_path: Path) -> None:
+    url = host.put("/v.mp4", X264)
+    made = single(
+        f"{url}?Signature=s3cret",
+        duration=1,
+        credits=28,
+        cost_usd=0.14,
+        created_at="2026-02-07T10:30:00+00:00",
+    )
+    run_into(tmp_path, made, sidecar=True)
+    assert names_in(tmp_path) == ["gen-1.mp4", "gen-1.mp4.json"]
+    text = (tmp_path / "gen-1.mp4.json").read_text()
+    assert "s3cret" not in text
+    assert SECRET not in text
+    assert "http://127" not in text
+    content = json.loads(text)
+    assert content["file"] == {
+        "name": "gen-1.mp4",
+        "bytes": len(X264),
+        "sha256": hashlib.sha256(X264).hexdigest(),
+    }
+    assert content["request"]["duration"] == 1
+    assert content["request"]["prompt"] is None
+    wanted = {"service": "seedanceapi-v2", "model": "seedance-2.0", "generation_id": "gen-1"}
+    assert wanted.items() <= content.items()
+    assert (content["credits"], content["cost_usd"]) == (28, 0.14)
+    assert content["created_at"] == "2026-02-07T10:30:00+00:00"
+    assert content["findings"] == {
+        "verified": True,
+        "header": {
+            "format": "mp4",
+            "width": 64,
+            "height": 48,
+            "duration": 1.0,
+            "has_video": True,
+            "has_audio": True,
+        },
+        "problems": [SIZE],
+    }
+
+
+def test_sidecars_of_several_outputs(host: MediaServer, tmp_path: Path) -> None:
+    urls = [host.put(f"/{number}.png", sample("ffmpeg.png")) for number in range(2)]
+    run_into(tmp_path, single(*urls, media="image", resolution=None), sidecar="true", verify=None)
+    content = sidecar_of(tmp_path / "gen-1-2.png.json")
+    assert content["output"] == {"index": 2, "of": 2}
+    assert content["findings"] == {"verified": False, "header": None, "problems": []}
+
+
+def test_sidecar_that_exists(host: MediaServer, tmp_path: Path) -> None:
+    (tmp_path / "gen-1.mp4.json").write_text("{}")
+    with pytest.raises(errors.SeedanceDestinationExistsError, match=r"gen-1\.mp4\.json"):
+        run_into(tmp_path, good(host), FIRST_TRY, sidecar=True, overwrite=False)
+    assert (tmp_path / "gen-1.mp4.json").read_text() == "{}"
+    run_into(tmp_path, good(host), RETRY, sidecar=True, overwrite=False)
+    assert sidecar_of(tmp_path / "gen-1.mp4.json")["generation_id"] == "gen-1"
+
+
+def test_sidecar_of_a_file_that_was_stored_before(host: MediaServer, tmp_path: Path) -> None:
+    run_into(tmp_path, good(host))
+    done = run_into(tmp_path, good(host), sidecar=True, overwrite="if-changed")
+    assert sidecar_of(tmp_path / "gen-1.mp4.json")["file"]["sha256"] == done["sha256"][0]
+
+
+def test_sidecar_has_the_prompt_from_the_ledger(
+    host: MediaServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    location = f"sqlite:///{tmp_path}/ledger.db"
+    monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", location)
+    row: dict[str, Any] = {
+        "instance": "i",
+        "record_key": "",
+        "number": 1,
+        "namespace": "default",
+        "dag_id": "d",
+        "run_id": "r",
+        "task_id": "t",
+        "map_index": -1,
+        "loop_index": -1,
+        "state": "ended",
+        "created_at": utc_now(),
+        "generation_id": "gen-1",
+        "api": "seedanceapi-v2",
+        "prompt": "A lamp",
+    }
+    with Database(
+        LedgerConfig(location=location, namespace="default", prompts=True)
+    ).transaction() as connection:
+        connection.execute(submissions.insert().values(**row))
+    run_into(tmp_path / "out", good(host), sidecar=True)
+    assert sidecar_of(tmp_path / "out" / "gen-1.mp4.json")["request"]["prompt"] == "A lamp"
+    monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", "sqlite:////nowhere/ledger.db")
+    run_into(tmp_path / "out", good(host), sidecar=True)
+    assert sidecar_of(tmp_path / "out" / "gen-1.mp4.json")["request"]["prompt"] is None
