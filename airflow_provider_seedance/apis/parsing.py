@@ -41,7 +41,14 @@ STATUS_BY_CODE: Mapping[str, int] = {
     "SERVICE_UNAVAILABLE": 503,
 }
 
-_MODERATION_MARKS = ("sensitivecontent", "moderation", "content_policy", "policyviolation", "nsfw")
+_MODERATION_MARKS = (
+    "sensitivecontent",
+    "moderation",
+    "content_policy",
+    "policyviolation",
+    "nsfw",
+    "flagged as sensitive",
+)
 
 
 def unwrap(body: JsonObject) -> JsonObject:

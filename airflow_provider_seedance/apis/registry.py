@@ -21,6 +21,7 @@ SERVICES: dict[str, str] = {
     "runbase": "airflow_provider_seedance.apis.runbase",
     "ark": "airflow_provider_seedance.apis.ark",
     "fal": "airflow_provider_seedance.apis.fal",
+    "replicate": "airflow_provider_seedance.apis.replicate",
 }
 
 #: The service of a connection that names none.

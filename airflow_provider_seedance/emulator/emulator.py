@@ -19,13 +19,22 @@ from airflow_provider_seedance.emulator.rate_limiter import RateLimiter
 from airflow_provider_seedance.emulator.server import EmulatorServer, Parts
 from airflow_provider_seedance.emulator.services.ark import Ark
 from airflow_provider_seedance.emulator.services.fal import Fal
+from airflow_provider_seedance.emulator.services.replicate import Replicate
 from airflow_provider_seedance.emulator.services.runbase import Runbase
 from airflow_provider_seedance.emulator.services.seedance2api import Seedance2Api
 from airflow_provider_seedance.emulator.services.seedanceapi import SeedanceApiV1, SeedanceApiV2
 from airflow_provider_seedance.emulator.services.service import Service
 from airflow_provider_seedance.emulator.state import Backend
 
-_SERVICES: tuple[type[Service], ...] = (Seedance2Api, SeedanceApiV1, SeedanceApiV2, Runbase, Ark, Fal)
+_SERVICES: tuple[type[Service], ...] = (
+    Seedance2Api,
+    SeedanceApiV1,
+    SeedanceApiV2,
+    Runbase,
+    Ark,
+    Fal,
+    Replicate,
+)
 
 
 class SeedanceEmulator(EmulatorInterface):

@@ -22,6 +22,7 @@ SERVICE_PREFIXES: Mapping[str, str] = {
     "runbase": "/runbase/api/v1",
     "ark": "/ark/api/v3",
     "fal": "/fal",
+    "replicate": "/replicate/v1",
 }
 APIS = tuple(SERVICE_PREFIXES)
 

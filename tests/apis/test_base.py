@@ -18,7 +18,15 @@ from airflow_provider_seedance.urls import MediaHosts
 
 
 def test_the_registry() -> None:
-    assert ALL_APIS == ("seedance2api", "seedanceapi-v1", "seedanceapi-v2", "runbase", "ark", "fal")
+    assert ALL_APIS == (
+        "seedance2api",
+        "seedanceapi-v1",
+        "seedanceapi-v2",
+        "runbase",
+        "ark",
+        "fal",
+        "replicate",
+    )
     assert DEFAULT_API == "seedanceapi-v2"
     for name in ALL_APIS:
         assert get_api(name).name == name
@@ -157,7 +165,7 @@ def test_a_reply_about_another_generation_is_not_delivered(name: str, field: str
     assert caught.value.generation_id == "g1"
 
 
-@pytest.mark.parametrize("name", [name for name in ALL_APIS if name not in ("ark", "fal")])
+@pytest.mark.parametrize("name", [name for name in ALL_APIS if name not in ("ark", "fal", "replicate")])
 @pytest.mark.parametrize(
     "ids", [{}, {"id": None}, {"id": 17}, {"task_id": "17"}, {"id": "req-5", "task_id": 17}]
 )
@@ -206,7 +214,7 @@ def test_codes_refine_what_a_status_leaves_open() -> None:
     assert type(refused) is errors.SeedanceRequestError
 
 
-@pytest.mark.parametrize("name", ["seedance2api", "runbase", "ark", "fal"])
+@pytest.mark.parametrize("name", ["seedance2api", "runbase", "ark", "fal", "replicate"])
 @pytest.mark.parametrize("generation_id", [".", "..", "..."])
 def test_an_id_of_dots_stays_in_its_place(name: str, generation_id: str) -> None:
     api = get_api(name)

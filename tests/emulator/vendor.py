@@ -25,13 +25,17 @@ VALID_SUBMITS: dict[str, tuple[str, dict[str, Any]]] = {
         {"model": "seedance-1-5-pro-251215", "content": [{"type": "text", "text": "a red kite"}]},
     ),
     "fal": ("/bytedance/seedance-2.0/text-to-video", {"prompt": "a red kite"}),
+    "replicate": ("/models/bytedance/seedance-2.0/predictions", {"input": {"prompt": "a red kite"}}),
 }
+#: Statuses of an accepted submission other than 200.
+ACCEPTED = {"replicate": 201}
 STATUS_PATHS = {
     "seedance2api": "/tasks/{}",
     "seedanceapi-v1": "/status?task_id={}",
     "seedanceapi-v2": "/status?task_id={}",
     "runbase": "/runs/{}",
     "ark": ARK_TASKS + "/{}",
+    "replicate": "/predictions/{}",
 }
 
 
