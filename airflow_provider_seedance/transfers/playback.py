@@ -15,6 +15,9 @@ log = logging.getLogger(__name__)
 MAX_FRAMES = 480
 FRAME_STEP = 6
 
+#: Size of a frame that is decoded at most, four times that of 4k: a header may state sizes that fill the memory.
+MAX_FRAME_PIXELS = 7680 * 4320
+
 #: Seconds of sound that are decoded at most.
 MAX_AUDIO_SECONDS = 30
 
@@ -63,6 +66,9 @@ def _opened(av: Any, file: BinaryIO) -> Any:
 
 
 def _picture_problems(container: Any) -> list[str]:
+    stream = container.streams.video[0]
+    if stream.width * stream.height > MAX_FRAME_PIXELS:
+        return []
     frames = _compared_frames(container)
     first = next(frames, None)
     if first is None:

@@ -15,6 +15,7 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.emulator.media_store import MediaStore
 from airflow_provider_seedance.emulator.models import MediaSpec
 from airflow_provider_seedance.generations import Generation
+from airflow_provider_seedance.transfers import playback
 from airflow_provider_seedance.transfers.verification import Expectation, inspect, read_verify
 from transfers.results import single
 from transfers.test_media_headers import sample
@@ -198,6 +199,11 @@ def test_frames_that_cannot_be_decoded() -> None:
     start = data.index(b"mdat") + 40
     data[start:] = bytes(range(255, 155, -1)) * ((len(data) - start) // 100 + 1)
     assert problems(bytes(data))[0].startswith("it is damaged")
+
+
+def test_huge_frames_are_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(playback, "MAX_FRAME_PIXELS", 64 * 48 - 1)
+    assert problems(video(lambda number: 2)) == ()
 
 
 def test_without_pyav_headers_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
