@@ -8,9 +8,7 @@ that is up to the adapter of the service. :class:`Generation` is a generation as
 
 from __future__ import annotations
 
-import ast
 import difflib
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -21,6 +19,7 @@ from typing import Any, ClassVar, Literal, Self
 import pendulum
 
 from airflow_provider_seedance.exceptions import SeedanceRequestError
+from airflow_provider_seedance.media_inputs import media_inputs, parsed
 
 Media = Literal["video", "image"]
 
@@ -70,20 +69,6 @@ def read_status_word(word: object) -> tuple[GenerationStatus, bool]:
     return (known, True) if known else (GenerationStatus.RUNNING, False)
 
 
-@dataclass(frozen=True, kw_only=True)
-class MediaInput:
-    """
-    One input of a generation: an image, or on ``ark`` also a video, an audio file or a draft.
-
-    :param url: URL of the input (https; ``ark`` also takes ``data:`` and ``asset://``), or the id of a draft.
-    :param role: ``first_frame``, ``last_frame``, ``reference_image``, ``reference_video``,
-        ``reference_audio``, ``draft_task``, or ``None`` to let the adapter choose. ``ark`` only.
-    """
-
-    url: str
-    role: str | None = None
-
-
 def is_unset(value: object) -> bool:
     """Return whether an argument was left out: a template renders ``None`` as the text "None"."""
     return value is None or (isinstance(value, str) and value.strip() in ("", "None"))
@@ -118,41 +103,6 @@ def _flag(value: Any) -> Any:
     return value
 
 
-def _parsed(value: Any) -> Any:
-    """Parse a list or dict that a template rendered as text; return any other value unchanged."""
-    if isinstance(value, str) and value.strip()[:1] in ("[", "{"):
-        for parse in (json.loads, ast.literal_eval):
-            try:
-                return parse(value)
-            except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-                continue
-    return value
-
-
-def _media_inputs(value: Any) -> tuple[Any, ...]:
-    """Normalize each form of ``images``; invalid items are kept, to be refused by the adapter."""
-    value = _parsed(value)
-    if isinstance(value, (str, Mapping, MediaInput)) or not isinstance(value, Iterable):
-        value = [value]
-    inputs: list[Any] = []
-    for item in value:
-        if isinstance(item, Mapping) and "generation_id" in item:
-            # The result of an image task, from XCom. A result of a video or without outputs is kept, to be
-            # refused: without it the render would be paid for and lack its input.
-            given = item.get("urls") if item.get("media") == "image" else ()
-            urls = given if isinstance(given, (list, tuple)) else ()
-            inputs.extend([MediaInput(url=url) for url in urls if isinstance(url, str)] or [item])
-        elif isinstance(item, Mapping) and isinstance(item.get("url"), str):
-            inputs.append(MediaInput(url=item["url"].strip(), role=item.get("role")))
-        elif isinstance(item, Mapping) and isinstance(item.get("draft_task"), str):
-            inputs.append(MediaInput(url=item["draft_task"], role="draft_task"))
-        elif isinstance(item, str):
-            inputs.append(MediaInput(url=item.strip()))
-        else:
-            inputs.append(item)
-    return tuple(inputs)
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Request:
     """Base of both kinds of request."""
@@ -172,8 +122,8 @@ class _Request:
         readers: dict[str, Callable[[Any], Any]] = {
             **dict.fromkeys(self._numbers, _number),
             **dict.fromkeys(self._flags, _flag),
-            "images": lambda value: _media_inputs(value) or None if value else None,
-            "extra_params": _parsed,
+            "images": lambda value: media_inputs(value) or None if value else None,
+            "extra_params": parsed,
         }
         for item in fields(self):
             if item.name != "prompt":
@@ -227,18 +177,29 @@ class VideoRequest(_Request):
     :param seed: Number that makes a render repeatable as far as the model allows.
     :param generate_audio: Whether the clip gets a sound track.
     :param fixed_lens: Whether the camera stands still.
+    :param watermark: Whether "AI generated" is printed on the clip (``ark``).
+    :param return_last_frame: Whether the result gets the last frame as an image, as the input of the next clip (``ark``).
+    :param draft: Whether to make a cheap preview, of which ``{"draft_task": id}`` in ``images`` makes the final (``ark``).
+    :param service_tier: ``default``, or ``flex`` for half the price and a longer wait (``ark``).
     :param extra_params: Further fields of the service, sent as they are, unchecked.
     """
 
     media: ClassVar[Media] = "video"
     _numbers: ClassVar[tuple[str, ...]] = ("duration", "fps", "seed")
-    _flags: ClassVar[tuple[str, ...]] = ("generate_audio", "fixed_lens")
+    _flags: ClassVar[tuple[str, ...]] = (
+        *("generate_audio", "fixed_lens"),
+        *("watermark", "return_last_frame", "draft"),
+    )
 
     duration: int | None = None
     aspect_ratio: str | None = None
     fps: int | None = None
     generate_audio: bool | None = None
     fixed_lens: bool | None = None
+    watermark: bool | None = None
+    return_last_frame: bool | None = None
+    draft: bool | None = None
+    service_tier: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,22 +215,27 @@ class ImageRequest(_Request):
     :param style: Artistic style (``seedance2api``).
     :param images: Reference images (``ark``).
     :param seed: Number that makes an image repeatable as far as the model allows.
+    :param watermark: Whether "AI generated" is printed on the images, as ``ark`` does by default.
+    :param output_format: ``png`` or ``jpeg`` (``ark``).
     :param extra_params: Further fields of the service, sent as they are, unchecked.
     """
 
     media: ClassVar[Media] = "image"
     _numbers: ClassVar[tuple[str, ...]] = ("num_images", "seed")
+    _flags: ClassVar[tuple[str, ...]] = ("watermark",)
 
     quality: str | None = None
     num_images: int | None = None
     style: str | None = None
+    watermark: bool | None = None
+    output_format: str | None = None
 
 
 GenerationRequest = VideoRequest | ImageRequest
 
 #: Fields that the request determines, for services that do not report them.
 _FROM_REQUEST = ("model", "duration", "resolution", "credits", "cost_usd")
-_RESULT_NUMBERS = ("duration", "credits", "cost_usd")
+_RESULT_NUMBERS = ("duration", "credits", "cost_usd", "seed", "fps")
 #: Arguments that a delivered file is compared with.
 COMPARED = ("duration", "resolution", "aspect_ratio", "generate_audio", "num_images", "output_format")
 _RESULT_TIMES = ("created_at", "completed_at", "expires_at")
@@ -285,11 +251,12 @@ class Generation:
     :param duration: Length of the clip in seconds.
     :param credits: Credits consumed, in the service's own unit.
     :param cost_usd: Cost in US dollars.
-    :param usage: What the service counted: ``output_tokens``, ``generated_images``.
     :param expires_at: End of the outputs' availability.
     :param progress: Percent done, 0 to 100, where the service reports it.
     :param estimated_wait: Expected duration of the render in seconds, where the service reports it.
-    :param error_message: Reason of a failure, in the service's words.
+    :param last_frame_url: The last frame of a video as an image, where it was requested.
+    :param usage: What the service counted: ``output_tokens``, and ``generated_images`` of images.
+    :param error_message: Reason of a failure in the service's words, or what failed of a group that succeeded in part.
     :param request: Arguments that a delivered file is compared with, as far as the other values do not state them.
     :param word: The service's own status word.
     :param documented: Whether that word is documented; an undocumented one counts as running.
@@ -309,6 +276,10 @@ class Generation:
     created_at: datetime | None = None
     completed_at: datetime | None = None
     expires_at: datetime | None = None
+    seed: int | None = None
+    aspect_ratio: str | None = None
+    fps: float | None = None
+    last_frame_url: str | None = None
     progress: float | None = None
     estimated_wait: float | None = None
     error_message: str | None = None
@@ -368,6 +339,7 @@ class Generation:
             "urls": list(self.urls),
             **{name: getattr(self, name) for name in ("duration", "resolution", "credits", "cost_usd")},
             **{name: iso(getattr(self, name)) for name in _RESULT_TIMES},
+            **{name: getattr(self, name) for name in ("seed", "aspect_ratio", "fps", "last_frame_url")},
             "usage": dict(self.usage) if self.usage else None,
             **({"request": dict(self.request)} if self.request else {}),
         }
@@ -390,7 +362,8 @@ class Generation:
             cost.append(f"${self.cost_usd:g}")
         paid = f"cost {' / '.join(cost)}" if cost else "cost not reported by the service"
         model = f" with {self.model}" if self.model else ""
-        return f"Generation {self.generation_id} succeeded{model}: {', '.join(outputs)}; {paid}."
+        partly = f" In part only: {self.error_message}." if self.error_message else ""
+        return f"Generation {self.generation_id} succeeded{model}: {', '.join(outputs)}; {paid}.{partly}"
 
     @classmethod
     def from_result(cls, result: object) -> Generation:
@@ -415,7 +388,10 @@ class Generation:
             raise ValueError("the generation_id and api of a result must be text, its media video or image")
         status, documented = read_status_word(result["status"])
         rest: dict[str, Any] = {
-            **{name: _text(result.get(name)) for name in ("model", "resolution")},
+            **{
+                name: _text(result.get(name))
+                for name in ("model", "resolution", "aspect_ratio", "last_frame_url")
+            },
             **{name: read_number(result.get(name)) for name in _RESULT_NUMBERS},
             **{name: read_time(result.get(name)) for name in _RESULT_TIMES},
             "usage": read_usage(result.get("usage")),

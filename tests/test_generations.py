@@ -17,12 +17,12 @@ from airflow_provider_seedance.generations import (
     Generation,
     GenerationStatus,
     ImageRequest,
-    MediaInput,
     VideoRequest,
     iso,
     read_number,
     read_time,
 )
+from airflow_provider_seedance.media_inputs import MediaInput
 
 A, B = "https://example.com/a.png", "https://example.com/b.png"
 
@@ -41,6 +41,10 @@ RESULT = {
     "created_at": "2026-02-07T10:30:00+00:00",
     "completed_at": None,
     "expires_at": None,
+    "seed": None,
+    "aspect_ratio": None,
+    "fps": None,
+    "last_frame_url": None,
     "usage": None,
 }
 
@@ -213,8 +217,10 @@ def test_invalid_numbers_in_a_result_are_left_out(rubbish: Any) -> None:
 
 @pytest.mark.parametrize("rubbish", [5, [1], {"a": 1}, True, math.nan])
 def test_invalid_texts_in_a_result_are_left_out(rubbish: Any) -> None:
-    read = Generation.from_result({**RESULT, "model": rubbish, "resolution": rubbish})
+    names = ("model", "resolution", "aspect_ratio", "last_frame_url", "usage")
+    read = Generation.from_result({**RESULT, **dict.fromkeys(names, rubbish)})
     assert (read.model, read.resolution, read.urls) == (None, None, (A, B))
+    assert (read.aspect_ratio, read.last_frame_url) == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -7,16 +7,14 @@ and, while queued, cancelled; images are returned synchronously.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
-from urllib.parse import urlsplit
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance import generations
-from airflow_provider_seedance.apis import base, parsing, rules
+from airflow_provider_seedance.apis import ark_rules, base, parsing
 from airflow_provider_seedance.apis.messages import HttpCall, JsonObject, VendorError
 from airflow_provider_seedance.apis.rules import Rule
 
@@ -27,54 +25,17 @@ IMAGES = "/images/generations"
 OUTPUT_LIFETIME = timedelta(hours=24)
 
 #: Tasks per page of a list call.
-LIST_PAGE_SIZE = 100
+LIST_PAGE_SIZE = 500
 #: Pages that are read to find a task: the list cannot be filtered by time, and a busy account has many tasks.
-_MAX_LIST_PAGES = 200
+_MAX_LIST_PAGES = 40
 
-_BYTEPLUS_VIDEO = (
-    "dreamina-seedance-2-5-260628",
-    "dreamina-seedance-2-0-260128",
-    "dreamina-seedance-2-0-fast-260128",
-    "dreamina-seedance-2-0-mini-260615",
-    "seedance-1-5-pro-251215",
-    "seedance-1-0-pro-250528",
-    "seedance-1-0-pro-fast-251015",
-    "seedance-1-0-lite-t2v-250428",
-    "seedance-1-0-lite-i2v-250428",
-)
-_BYTEPLUS_IMAGE = ("seedream-5-0-260128", "seedream-4-5-251128", "seedream-4-0-250828")
-_VOLCENGINE_IMAGE = (
-    "doubao-seedream-5-0-260128",
-    "doubao-seedream-5-0-lite-260128",
-    "doubao-seedream-4-5-251128",
-    "doubao-seedream-4-0-250828",
-)
-
-_DURATIONS = {
-    "2.5": rules.whole_number(4, 30, " (seconds)", also=(-1,)),
-    "2.0": rules.whole_number(4, 15, " (seconds)", also=(-1,)),
-    "1.0": rules.whole_number(2, 12, " (seconds)"),
-}
-_ANY_DURATION = rules.whole_number(2, 30, " (seconds)", also=(-1,))
-
-_FRAMES = ("first_frame", "last_frame")
-_REFERENCES = ("reference_image", "reference_video", "reference_audio")
 _ITEM_TYPES = {"reference_video": "video_url", "reference_audio": "audio_url"}
-_MAX_REFERENCES = {"2.0": 9, "2.5": 30}
-
-
-def model_family(model: str | None) -> tuple[str | None, str | None]:
-    """
-    Return version and variant of a Seedance model id, such as ``("2.0", "fast")``.
-
-    ``None`` for endpoint ids (``ep-…``) and undocumented models, to which the widest rules apply.
-    """
-    found = re.search(r"seedance-(\d)-(\d)(?:-(pro-fast|pro|fast|mini|lite))?", model or "")
-    return (f"{found[1]}.{found[2]}", found[3]) if found else (None, None)
-
-
-def _volcengine(base_url: str) -> bool:
-    return (urlsplit(base_url).hostname or "").endswith(".volces.com")
+_VIDEO_FIELDS = {
+    **{name: name for name in ("resolution", "duration", "seed", "generate_audio", "watermark")},
+    **{name: name for name in ("return_last_frame", "draft", "service_tier")},
+    "aspect_ratio": "ratio",
+    "fixed_lens": "camera_fixed",
+}
 
 
 class Ark(base.Api):
@@ -93,65 +54,26 @@ class Ark(base.Api):
     can_cancel = True
     probe_misses = False
     max_ids_per_status_call = LIST_PAGE_SIZE
+    calls_per_second = {"read": 20.0, "list": 1.0}
     id_fields = ("id", "task_id")
     error_classes = {
         "AccountOverdueError": errors.SeedanceInsufficientCreditsError,
+        "OperationDenied.ServiceOverdue": errors.SeedanceInsufficientCreditsError,
         "AuthenticationError": errors.SeedanceAuthenticationError,
         "AccessDenied": errors.SeedanceForbiddenError,
         "ModelNotOpen": errors.SeedanceForbiddenError,
         "InvalidEndpointOrModel": errors.SeedanceRequestError,
+        "UnsupportedModel": errors.SeedanceRequestError,
         "InvalidParameter": errors.SeedanceRequestError,
         "MissingParameter": errors.SeedanceRequestError,
     }
 
     def rules(self, request: generations.GenerationRequest, base_url: str) -> Mapping[str, Rule]:
-        if isinstance(request, generations.ImageRequest):
-            return self._image_rules(base_url)
-        return self._video_rules(request, base_url)
-
-    def _video_rules(self, request: generations.GenerationRequest, base_url: str) -> Mapping[str, Rule]:
-        version, variant = model_family(request.model)
-        known = (
-            tuple("doubao-" + name.removeprefix("dreamina-") for name in _BYTEPLUS_VIDEO)
-            if _volcengine(base_url)
-            else _BYTEPLUS_VIDEO
-        )
-        found: dict[str, Rule] = {
-            "prompt": rules.text(),
-            "model": rules.model_name(known, prefixes=("ep-",)),
-            "duration": _DURATIONS.get(version or "", _ANY_DURATION),
-            "resolution": rules.one_of(_resolutions(version, variant)),
-            "aspect_ratio": rules.one_of(("16:9", "4:3", "1:1", "3:4", "9:16", "21:9", "adaptive")),
-            "seed": rules.whole_number(-1, 2**32 - 1),
-            "images": rules.inputs(
-                maximum=_MAX_REFERENCES.get(version or ""),
-                roles=(*_FRAMES, *_REFERENCES, "draft_task"),
-                schemes=("data", "asset"),
-            ),
-        }
-        if version != "1.0":
-            found["generate_audio"] = rules.flag()
-        if version not in ("2.0", "2.5"):
-            found["fixed_lens"] = rules.flag()
-        return found
-
-    def _image_rules(self, base_url: str) -> Mapping[str, Rule]:
-        return {
-            "prompt": rules.text(),
-            "model": rules.model_name(
-                _VOLCENGINE_IMAGE if _volcengine(base_url) else _BYTEPLUS_IMAGE, prefixes=("ep-",)
-            ),
-            "resolution": rules.pattern(
-                r"[1-4][kK]|[1-9]\d{1,4}x[1-9]\d{1,4}|adaptive",
-                "1K, 2K, 3K or 4K (by model), a size such as 2048x2048, or adaptive",
-            ),
-            "num_images": rules.whole_number(1, 15),
-            "seed": rules.whole_number(-1, 2**32 - 1),
-            "images": rules.inputs(maximum=14, schemes=("data",)),
-        }
+        images = isinstance(request, generations.ImageRequest)
+        return (ark_rules.image_rules if images else ark_rules.video_rules)(request, base_url)
 
     def defaults(self, request: generations.GenerationRequest, base_url: str) -> Mapping[str, Any]:
-        chinese = _volcengine(base_url)
+        chinese = ark_rules.is_volcengine(base_url)
         if isinstance(request, generations.ImageRequest):
             return {"model": "doubao-seedream-4-5-251128" if chinese else "seedream-4-5-251128"}
         return {"model": "doubao-seedance-2-0-260128" if chinese else "dreamina-seedance-2-0-260128"}
@@ -160,27 +82,12 @@ class Ark(base.Api):
         return isinstance(request, generations.VideoRequest) and bool(request.images)
 
     def cross_check(self, request: generations.GenerationRequest, base_url: str) -> list[str]:
-        inputs = request.images or ()
         if isinstance(request, generations.ImageRequest):
-            total = len(inputs) + (request.num_images or 1)
-            return (
-                [f"{len(inputs)} images in and {request.num_images} out are more than 15"]
-                if total > 15
-                else []
-            )
-        roles = [role for _, role in _with_roles(inputs)]
-        frames = [role for role in roles if role in _FRAMES]
-        if frames and any(role in _REFERENCES for role in roles):
-            return ["images: first and last frames cannot be mixed with references"]
-        if len(set(frames)) < len(frames):
-            return ["images: each of first_frame and last_frame can be given once"]
-        if frames == ["last_frame"]:
-            return ["images: a last_frame needs a first_frame"]
-        return [
-            f"images: {item.role} must be an https or asset:// URL"
-            for item in inputs
-            if item.role in _ITEM_TYPES and item.url.startswith("data:")
-        ]
+            return ark_rules.image_problems(request)
+        return ark_rules.video_problems(request)
+
+    def output_tokens(self, request: generations.GenerationRequest) -> int | None:
+        return ark_rules.output_tokens(request) if isinstance(request, generations.VideoRequest) else None
 
     def body(self, request: generations.GenerationRequest) -> dict[str, Any]:
         return _image_body(request) if isinstance(request, generations.ImageRequest) else _video_body(request)
@@ -263,6 +170,10 @@ class Ark(base.Api):
             "created_at": created,
             "completed_at": ended,
             "expires_at": _lifetime_from(ended or now) if succeeded else None,
+            "aspect_ratio": parsing.text(payload.get("ratio")),
+            "fps": generations.read_number(payload.get("framespersecond")),
+            "last_frame_url": _last_frame(payload) if succeeded else None,
+            **({"error_message": failed} if succeeded and (failed := _failed_images(payload)) else {}),
         }
 
     def outputs(self, payload: JsonObject) -> tuple[str, ...]:
@@ -303,41 +214,20 @@ def _lifetime_from(moment: datetime) -> datetime | None:
         return None
 
 
-def _resolutions(version: str | None, variant: str | None) -> tuple[str, ...]:
-    if variant in ("fast", "mini"):
-        return ("480p", "720p")
-    wide = ("480p", "720p", "1080p")
-    return (*wide, "4k") if version in ("2.0", None) else wide
-
-
-def _with_roles(inputs: tuple[generations.MediaInput, ...]) -> list[tuple[generations.MediaInput, str]]:
-    """Return inputs with roles; without one, their number decides: a frame, two frames, or references."""
-    free = [item for item in inputs if item.role is None]
-    given = {item.role for item in inputs} - {None}
-    if given & set(_REFERENCES) or len(free) > 2:
-        roles = ["reference_image"] * len(free)
-    else:
-        roles = [role for role in _FRAMES if role not in given][: len(free)]
-        roles += ["reference_image"] * (len(free) - len(roles))
-    queue = iter(roles)
-    return [(item, item.role or next(queue)) for item in inputs]
-
-
 def _video_body(request: generations.VideoRequest) -> dict[str, Any]:
     content: list[dict[str, Any]] = []
     if request.prompt.strip():
         content.append({"type": "text", "text": request.prompt})
-    for item, role in _with_roles(request.images or ()):
+    for item, role in ark_rules.with_roles(request.images or ()):
         if role == "draft_task":
             content.append({"type": "draft_task", "draft_task": {"id": item.url}})
         else:
             kind = _ITEM_TYPES.get(role, "image_url")
             content.append({"type": kind, kind: {"url": item.url}, "role": role})
     body: dict[str, Any] = {"model": request.model, "content": content}
-    names = {"aspect_ratio": "ratio", "fixed_lens": "camera_fixed"}
-    for name in ("resolution", "aspect_ratio", "duration", "seed", "generate_audio", "fixed_lens"):
+    for name, field in _VIDEO_FIELDS.items():
         if (value := getattr(request, name)) is not None:
-            body[names.get(name, name)] = value
+            body[field] = value
     return body
 
 
@@ -349,8 +239,9 @@ def _image_body(request: generations.ImageRequest) -> dict[str, Any]:
     if request.resolution is not None:
         size = request.resolution
         body["size"] = size.upper() if size[-1:] in "kK" else size
-    if request.seed is not None:
-        body["seed"] = request.seed
+    for name in ("seed", "watermark", "output_format"):
+        if (value := getattr(request, name)) is not None:
+            body[name] = value
     if request.num_images is not None and request.num_images > 1:
         # A maximum, not a count: the prompt has to request as many images.
         body["sequential_image_generation"] = "auto"
@@ -368,13 +259,30 @@ def _image_url(item: JsonObject, payload: JsonObject) -> str | None:
         return found[0]
     encoded = item.get("b64_json")
     if isinstance(encoded, str) and encoded:
-        kind = parsing.text(item.get("output_format")) or parsing.text(payload.get("output_format")) or "jpeg"
+        kind = parsing.text(item.get("output_format")) or parsing.text(payload.get("output_format"))
+        # The beginning of every PNG in base64.
+        kind = kind or ("png" if encoded.startswith("iVBORw0KGgo") else "jpeg")
         return f"data:image/{kind};base64,{encoded}"
     return None
 
 
 def _image_size(payload: JsonObject) -> str | None:
     return next((size for item in _images(payload) if (size := parsing.text(item.get("size")))), None)
+
+
+def _last_frame(payload: JsonObject) -> str | None:
+    return next(iter(parsing.urls(parsing.mapping(payload.get("content")).get("last_frame_url"))), None)
+
+
+def _failed_images(payload: JsonObject) -> str | None:
+    """Describe the images of a group that failed while others were made."""
+    items = _images(payload)
+    failures = [
+        f"image {number} of {len(items)} failed: {error.message or error.code}"
+        for number, item in enumerate(items, 1)
+        if (error := parsing.vendor_error(parsing.mapping(item.get("error"))))
+    ]
+    return "; ".join(failures) or None
 
 
 def _all_images_failed(body: JsonObject) -> JsonObject:

@@ -59,6 +59,9 @@ class Api(ReplyReader):
     can_cancel: ClassVar[bool] = False
     #: Generations that one request can read.
     max_ids_per_status_call: ClassVar[int] = 1
+    #: Limit of an account for each way to read, ``read`` (one generation) and ``list`` (many), in calls per second. Where
+    #: they are given, a 429 of one kind of call says nothing about the others.
+    calls_per_second: ClassVar[Mapping[str, float]] = {}
     #: Requests that reading the status of a generation may take.
     requests_per_status: ClassVar[int] = 1
     #: Whether the probe requests a generation that does not exist, so that "not found" proves that the key is valid.

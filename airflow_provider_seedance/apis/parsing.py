@@ -43,6 +43,7 @@ STATUS_BY_CODE: Mapping[str, int] = {
 
 _MODERATION_MARKS = (
     "sensitivecontent",
+    "riskdetection",
     "moderation",
     "content_policy",
     "policyviolation",
@@ -165,7 +166,8 @@ def class_for(
         return errors.SeedanceModerationError
     is_refusal = 400 <= status < 500 and status not in UNCERTAIN_4XX
     default = errors.SeedanceRequestError if is_refusal else errors.SeedanceServerError
-    return by_code.get((code or "").split(".", 1)[0]) or _CLASS_BY_STATUS.get(status, default)
+    exact = by_code.get(code or "") or by_code.get((code or "").split(".", 1)[0])
+    return exact or _CLASS_BY_STATUS.get(status, default)
 
 
 #: Next steps after an error reply, by the class of the error.

@@ -16,6 +16,7 @@ from airflow_provider_seedance import generations
 from airflow_provider_seedance.apis import base, parsing, rules
 from airflow_provider_seedance.apis.messages import HttpCall, JsonObject, VendorError
 from airflow_provider_seedance.apis.rules import Rule
+from airflow_provider_seedance.media_inputs import MediaInput
 
 #: Time after which the service deletes inputs, outputs and files of a prediction.
 OUTPUT_LIFETIME = timedelta(hours=1)
@@ -196,8 +197,8 @@ class Replicate(base.Api):
 
 
 def _with_roles(
-    inputs: tuple[generations.MediaInput, ...],
-) -> list[tuple[generations.MediaInput, str]]:
+    inputs: tuple[MediaInput, ...],
+) -> list[tuple[MediaInput, str]]:
     """Return inputs with roles; without any, one or two are frames, and more are references."""
     plain = len(inputs) <= 2 and all(item.role in (None, *_FRAME_FIELDS) for item in inputs)
     free = iter([role for role in _FRAME_FIELDS if plain and role not in {item.role for item in inputs}])

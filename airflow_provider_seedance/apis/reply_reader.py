@@ -44,7 +44,7 @@ class ReplyReader(abc.ABC):
     name: ClassVar[str]
     #: Fields of a reply for the id of a generation, in order of preference.
     id_fields: ClassVar[tuple[str, ...]] = ("task_id", "id", "run_id")
-    #: Error classes of codes that say more than their HTTP status, by the part before the first dot.
+    #: Error classes of codes that say more than their HTTP status, by the code or its part before the first dot.
     error_classes: ClassVar[Mapping[str, type[errors.SeedanceError]]] = {}
     #: Values of ``status`` that are about the call, in a body without an envelope.
     envelope_words: ClassVar[tuple[str, ...]] = ()
@@ -135,7 +135,12 @@ class ReplyReader(abc.ABC):
 
     def price(self, request: generations.GenerationRequest) -> generations.Estimate:
         """Return the cost of the request by the published prices, unknown where none applies."""
-        return self.published.prices.estimate(request, generations.Estimate())
+        counted = generations.Estimate(output_tokens=self.output_tokens(request))
+        return self.published.prices.estimate(request, counted)
+
+    def output_tokens(self, request: generations.GenerationRequest) -> int | None:
+        """Return the tokens that a prepared request will be billed, where the service counts tokens and they are known."""
+        return None
 
     def read_state(
         self, reply: HttpReply, call: HttpCall, generation_id: str, *, media: generations.Media, now: datetime
@@ -193,6 +198,9 @@ class ReplyReader(abc.ABC):
             "created_at": generations.read_time(payload.get("created_at")),
             "completed_at": generations.read_time(payload.get("completed_at")),
             "usage": generations.read_usage(payload.get("usage")),
+            "seed": generations.read_number(payload.get("seed")),
+            "error_message": message,
+            "error_code": code,
             **self.details(payload, status, now),
         }
         return generations.Generation(
@@ -203,8 +211,6 @@ class ReplyReader(abc.ABC):
             documented=documented,
             word=word,
             urls=urls if succeeded else (),
-            error_message=message,
-            error_code=code,
             **known,
         )
 

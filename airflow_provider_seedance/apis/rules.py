@@ -7,12 +7,12 @@ Adapters list a rule per argument; the service has no argument without a rule.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from airflow_provider_seedance.generations import MediaInput
+from airflow_provider_seedance.media_inputs import MediaInput
 from airflow_provider_seedance.urls import MediaHosts, input_url_problem
 
 
@@ -76,13 +76,21 @@ def flag() -> Rule:
     return Rule(lambda value: isinstance(value, bool), "true or false")
 
 
-def model_name(known: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> Rule:
-    """Return the rule for a model; an unknown name is only a warning, because services add models before they document them."""
+def model_name(
+    known: tuple[str, ...], prefixes: tuple[str, ...] = (), retired: Mapping[str, str] | None = None
+) -> Rule:
+    """
+    Return the rule for a model; an unknown name is only a warning, because services add models before they document them.
+
+    :param retired: Date since which the service no longer offers a model.
+    """
     listed = ", ".join(known)
 
     def warning(value: Any) -> str | None:
         if value in known or str(value).startswith(prefixes):
             return None
+        if since := (retired or {}).get(str(value)):
+            return f"model {value!r} is switched off at the service since {since} ({listed}); sent unchanged"
         return f"model {value!r} is not documented ({listed}); sent unchanged"
 
     return Rule(lambda value: isinstance(value, str), f"a model name such as {listed}", warning)

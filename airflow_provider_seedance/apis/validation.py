@@ -16,8 +16,8 @@ from airflow_provider_seedance.generations import (
     Estimate,
     GenerationRequest,
     ImageRequest,
-    MediaInput,
 )
+from airflow_provider_seedance.media_inputs import MediaInput
 from airflow_provider_seedance.urls import MediaHosts
 
 

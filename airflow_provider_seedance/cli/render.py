@@ -108,11 +108,17 @@ def _request(args: argparse.Namespace) -> generations.GenerationRequest:
         "model": args.model,
         "resolution": args.resolution,
         "images": args.image,
+        "watermark": args.watermark,
     }
     if args.still:
         return generations.ImageRequest(**common)
     return generations.VideoRequest(
-        **common, duration=args.duration, aspect_ratio=args.aspect_ratio, generate_audio=args.audio or None
+        **common,
+        duration=args.duration,
+        aspect_ratio=args.aspect_ratio,
+        generate_audio=args.audio or None,
+        draft=args.draft or None,
+        service_tier=args.service_tier,
     )
 
 

@@ -259,6 +259,10 @@ class SeedanceVideoArguments(SeedanceOperator):
         seed: int | str | None = None,
         generate_audio: bool | str | None = None,
         fixed_lens: bool | str | None = None,
+        watermark: bool | str | None = None,
+        return_last_frame: bool | str | None = None,
+        draft: bool | str | None = None,
+        service_tier: str | None = None,
         extra_params: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -273,6 +277,10 @@ class SeedanceVideoArguments(SeedanceOperator):
         self.seed = seed
         self.generate_audio = generate_audio
         self.fixed_lens = fixed_lens
+        self.watermark = watermark
+        self.return_last_frame = return_last_frame
+        self.draft = draft
+        self.service_tier = service_tier
         self.extra_params = extra_params
 
 

@@ -32,11 +32,15 @@ class SeedanceGenerateVideoOperator(SeedanceVideoArguments, SeedanceGenerationOp
     :param resolution: ``480p``, ``720p``, ``1080p`` or ``4k``, by service.
     :param aspect_ratio: Such as ``16:9``.
     :param fps: Frames per second (``seedance2api``).
-    :param images: Input images: a URL, a list of URLs, the result of an image task, or (``ark``) dicts of
-        ``url`` and ``role``.
+    :param images: Input images: a URL, a list of URLs, the result of an image task or of a video task with
+        ``return_last_frame=True``, or (``ark``) dicts of ``url`` and ``role``.
     :param seed: Makes a render repeatable as far as the model allows (``ark``).
     :param generate_audio: Whether the clip gets a sound track.
     :param fixed_lens: Whether the camera stands still.
+    :param watermark: Whether "AI generated" is printed on the clip (``ark``).
+    :param return_last_frame: Whether ``last_frame_url`` in the result is the last frame as an image (``ark``).
+    :param draft: Whether to make a cheap preview (``ark``); ``images={"draft_task": id}`` makes its final.
+    :param service_tier: ``default``, or ``flex`` for half the price and a longer wait (``ark``).
     :param extra_params: Further fields of the service, sent as they are, unchecked.
     """
 
@@ -58,6 +62,8 @@ class SeedreamGenerateImageOperator(SeedanceGenerationOperator):
     :param style: Artistic style (``seedance2api``).
     :param images: Reference images (``ark``), in the forms the video operator takes.
     :param seed: Makes an image repeatable as far as the model allows.
+    :param watermark: Whether "AI generated" is printed on the images, as ``ark`` does by default.
+    :param output_format: ``png`` or ``jpeg`` (``ark``).
     :param extra_params: Further fields of the service, sent as they are, unchecked.
     """
 
@@ -77,6 +83,8 @@ class SeedreamGenerateImageOperator(SeedanceGenerationOperator):
         style: str | None = None,
         images: Any = None,
         seed: int | str | None = None,
+        watermark: bool | str | None = None,
+        output_format: str | None = None,
         extra_params: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -89,4 +97,6 @@ class SeedreamGenerateImageOperator(SeedanceGenerationOperator):
         self.style = style
         self.images = images
         self.seed = seed
+        self.watermark = watermark
+        self.output_format = output_format
         self.extra_params = extra_params

@@ -29,6 +29,7 @@ from airflow_provider_seedance.client import flows
 from airflow_provider_seedance.client.api_client import MAX_CONNECTIONS, AsyncClient
 from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
 from airflow_provider_seedance.observability import metrics
+from airflow_provider_seedance.polling.call_rates import CallRate, CallRates
 from airflow_provider_seedance.polling.connections import Connections, GetSettings
 from airflow_provider_seedance.polling.duration_model import DurationModels
 from airflow_provider_seedance.polling.quota import Quota
@@ -42,6 +43,13 @@ log = logging.getLogger(__name__)
 
 #: Maximum number of concurrent cancellations at a service: a user may end hundreds of tasks at once.
 MAX_CONCURRENT_CANCELLATIONS = 4
+
+#: Generations in a list after a longer one failed: its address or its reply may have been too long.
+MAX_IDS_AFTER_FAILURE = 100
+
+#: Number of waits from which they are polled in common lists, and the interval of these.
+MIN_COMMON_LIST = 20
+LIST_INTERVAL_SECONDS = 10.0
 
 #: Maximum number of cancelled waits in the queue before it is pruned.
 MAX_DEAD_WAITERS = 100
@@ -108,8 +116,12 @@ class Hub:
         self._shared_quota = SharedQuota(settings.identity)
         self._quota = Quota()
         self._synced_at = -timing.shared_quota_interval
+        self._rates = CallRates.of(settings.api.calls_per_second)
         self._queue: RequestQueue[_Waiter] = RequestQueue(
-            self._quota, alive=lambda waiter: waiter.alive, cost=settings.api.requests_per_status
+            self._quota,
+            alive=lambda waiter: waiter.alive,
+            cost=settings.api.requests_per_status,
+            rates=self._rates,
         )
         # One, as long as the connections that share the hub do not change.
         self._clients: dict[Hashable, AsyncClient] = {}
@@ -173,7 +185,7 @@ class Hub:
         if limit.known:
             self._quota.learn(self._in_loop_time(limit), now)
         self._shared_quota.answered(limit, refused=refused)
-        if refused and self._quota.refuse(limit.retry_after, now):
+        if refused and not self._rates.apart and self._quota.refuse(limit.retry_after, now):
             log.warning(
                 "The quota is used up: %s polls and submissions are delayed by %.0f s; no render is lost.",
                 len(self._waiters),
@@ -262,8 +274,11 @@ class Hub:
                 else:
                     # Connections may use different keys by now.
                     groups.setdefault(waiter if waiter.single else waiter.conn_id, []).append(waiter)
-            for group in groups.values():
-                if len(group) > 1:
+            for number, group in enumerate(groups.values()):
+                if number and len(group) > 1:  # only one list was granted
+                    for waiter in group:
+                        self._queue.push_poll(waiter, waiter.due)
+                elif len(group) > 1:
                     await self._read_together(group)
                 else:
                     self._on_poll_result(group[0], await self._read(group[0]))
@@ -281,24 +296,31 @@ class Hub:
         found: Any = await self._run_flow(
             waiters[0].conn_id, lambda api: api.status_many_flow(ids, utc_now())
         )
+        _account(self._rates.list, found, self._loop.time())
+        max_ids = self._max_ids
         if isinstance(found, errors.SeedanceError):
-            if isinstance(
-                found,
-                (errors.SeedanceNotFoundError, errors.SeedanceRequestError, errors.SeedanceForbiddenError),
-            ):
-                log.warning("The service refuses to list generations (%s); they are read one by one.", found)
-                self._max_ids = 1
-                found = {}
-            else:
-                found = dict.fromkeys(ids, found)
+            found = self._without_list(ids, found)
+        shorter = 1 < self._max_ids < max_ids
         now = self._loop.time()
         for waiter in waiters:
             reading = found.get(waiter.state.generation_id)
             if reading is not None:
                 self._on_poll_result(waiter, reading)
             else:  # proves nothing: the list may lag behind
-                waiter.single = True
+                waiter.single = not shorter
                 self._queue.push_poll(waiter, now)
+
+    def _without_list(self, ids: list[str], error: errors.SeedanceError) -> dict[str, errors.SeedanceError]:
+        """Return the reading of each generation of a list that failed; ask for fewer, or for one at a time, from now on."""
+        refusals = (errors.SeedanceNotFoundError, errors.SeedanceRequestError, errors.SeedanceForbiddenError)
+        if isinstance(error, (errors.SeedanceConnectionError, *refusals)):
+            self._max_ids = min(self._max_ids, MAX_IDS_AFTER_FAILURE)
+        if not isinstance(error, refusals):
+            return dict.fromkeys(ids, error)
+        if len(ids) <= self._max_ids:
+            log.warning("The service refuses to list generations (%s); they are read one by one.", error)
+            self._max_ids = 1
+        return {}
 
     def _on_poll_result(self, waiter: _Waiter, reading: Generation | errors.SeedanceError) -> None:
         try:
@@ -330,10 +352,15 @@ class Hub:
         self._queue.push_poll(waiter, waiter.due)
 
     def _stretched(self, step: WaitStep) -> WaitStep:
-        """Delay a poll where the quota is short; the user's own interval is kept."""
+        """Delay a poll where the quota is short, or advance it to a common list; the user's own interval is kept."""
         if step.state.poll_interval is not None:
             return step
         now = time.time()
+        if self._max_ids > 1 and len(self._waiters) >= MIN_COMMON_LIST and not step.state.expects_callback:
+            lists = len(self._waiters) / self._max_ids
+            return replace(
+                step, at=min(step.at, now + max(LIST_INTERVAL_SECONDS, 2 * lists * self._rates.list.interval))
+            )
         factor = self._quota.interval_factor(self._loop.time(), len(self._waiters))
         return replace(step, at=min(now + factor * (step.at - now), max(step.state.deadline, step.at)))
 
@@ -343,6 +370,7 @@ class Hub:
             waiter.conn_id,
             lambda api: flows.status_flow(api, state.generation_id, state.media, utc_now, once=True),
         )
+        _account(self._rates.read, reading, self._loop.time())
         return reading
 
     async def _run_flow(self, conn_id: str, make: Callable[[Api], Flow[Any]]) -> Any:
@@ -365,6 +393,14 @@ class Hub:
             rates = [client.settings.requests_per_hour for client in self._clients.values()]
             self._quota.requests_per_hour = min((rate for rate in rates if rate is not None), default=None)
         return self._clients[key]
+
+
+def _account(rate: CallRate, reading: object, now: float) -> None:
+    """Adapt the rate of a kind of call to its reply."""
+    if isinstance(reading, errors.SeedanceRateLimitError):
+        rate.refuse(reading.retry_after, now)
+    else:
+        rate.succeed()
 
 
 def _learn(kind: Hashable, before: WaitState, poll_count: int, ended: Generation, now: float) -> None:

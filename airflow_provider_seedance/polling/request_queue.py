@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from airflow_provider_seedance.polling.call_rates import CallRates
 from airflow_provider_seedance.polling.quota import Quota
 
 T = TypeVar("T")
@@ -44,11 +45,13 @@ class RequestQueue(Generic[T]):
 
     :param alive: Returns whether an item is still waiting; others are skipped.
     :param cost: Maximum number of requests of one reading.
+    :param rates: Rates of single reads and lists, where the service limits them apart.
     """
 
     quota: Quota
     alive: Callable[[T], bool] = field(default=lambda _: True)
     cost: int = 1
+    rates: CallRates = field(default_factory=CallRates)
     _polls: list[tuple[float, int, T]] = field(default_factory=list)
     _submissions: list[tuple[float, int, T]] = field(default_factory=list)
     _deadlines: list[tuple[float, int, T]] = field(default_factory=list)
@@ -103,6 +106,9 @@ class RequestQueue(Generic[T]):
         self._skip_dead()
         free = self.quota.free(now)
         poll_at, submit_at = self._poll_at(now, free), self._submit_at(now, free)
+        if self.rates.apart and poll_at <= now:
+            max_ids = self._ids_now(now, max_ids)
+            poll_at = (self.rates.list if max_ids > 1 else self.rates.read).next_at
         if submit_at <= now and not (self._submission_was_last and poll_at <= now):
             self._submission_was_last, self._last_submission = True, now
             self.quota.expect_submission(now)
@@ -111,7 +117,9 @@ class RequestQueue(Generic[T]):
             self._submission_was_last = False
             self._rate_limited_until = max(self._rate_limited_until, now) + self._min_gap()
             self.quota.reserve(self.cost)
-            return Grant(polls=self._pop_polls(now, max_ids))
+            polls = self._pop_polls(now, max_ids)
+            (self.rates.list if len(polls) > 1 else self.rates.read).spend(now)
+            return Grant(polls=polls)
         return Grant(until=min(poll_at, submit_at))
 
     def release(self) -> None:
@@ -122,6 +130,12 @@ class RequestQueue(Generic[T]):
         for heap in (self._polls, self._submissions, self._deadlines):
             while heap and not self.alive(heap[0][2]):
                 heapq.heappop(heap)
+
+    def _ids_now(self, now: float, max_ids: int) -> int:
+        """Return how many generations to read in the next request: one where that needs no list, or none is allowed soon."""
+        second = min((entry[0] for entry in self._polls[1:3]), default=math.inf)
+        several = second <= now + self.quota.policy.coalesce
+        return max_ids if several and self.rates.lists_soon(now) else 1
 
     def _pop_polls(self, now: float, max_ids: int) -> tuple[T, ...]:
         popped = [heapq.heappop(self._polls)[2]]

@@ -25,10 +25,10 @@ from airflow_provider_seedance.generations import (
     Generation,
     GenerationRequest,
     GenerationStatus,
-    MediaInput,
     Unit,
     read_number,
 )
+from airflow_provider_seedance.media_inputs import MediaInput
 from airflow_provider_seedance.urls import split_signature
 
 #: Version of the serialized record. A record of another version is not understood, and never overwritten.

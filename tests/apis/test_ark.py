@@ -8,9 +8,9 @@ import pytest
 from helpers import body_of, call_for, image, prepare, video
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.apis.ark import model_family
+from airflow_provider_seedance.apis.ark_rules import model_family
 from airflow_provider_seedance.apis.registry import get_api
-from airflow_provider_seedance.generations import MediaInput
+from airflow_provider_seedance.media_inputs import MediaInput
 
 NAME = "ark"
 API = get_api(NAME)
@@ -42,17 +42,21 @@ def test_the_smallest_video() -> None:
 
 def test_every_field_goes_to_its_documented_name_and_type() -> None:
     request = video(
-        model="seedance-1-5-pro-251215",
+        model="ep-20260101-abcde",
         resolution="1080p",
         aspect_ratio="adaptive",
         duration="5",
         seed="-1",
         generate_audio="false",
         fixed_lens="true",
-        extra_params={"watermark": True, "service_tier": "flex", "frames": 29, "content_extra": None},
+        watermark="true",
+        return_last_frame=True,
+        draft=False,
+        service_tier="flex",
+        extra_params={"frames": 29, "content_extra": None},
     )
     assert body_of(NAME, request, callback_url="https://example.com/cb", correlation="corr") == {
-        "model": "seedance-1-5-pro-251215",
+        "model": "ep-20260101-abcde",
         "content": [{"type": "text", "text": "A lamp"}],
         "resolution": "1080p",
         "ratio": "adaptive",
@@ -63,6 +67,8 @@ def test_every_field_goes_to_its_documented_name_and_type() -> None:
         "callback_url": "https://example.com/cb",
         "safety_identifier": "corr",
         "watermark": True,
+        "return_last_frame": True,
+        "draft": False,
         "service_tier": "flex",
         "frames": 29,
         "content_extra": None,
@@ -85,11 +91,14 @@ def test_inputs_become_content_items_with_roles() -> None:
         picture(A, "reference_image"),
         {"type": "video_url", "video_url": {"url": "https://example.com/v.mp4"}, "role": "reference_video"},
     ]
-    assert content({"url": "asset://sound-1", "role": "reference_audio"}) == [
+    assert content(A, {"url": "asset://sound-1", "role": "reference_audio"}) == [
         text,
+        picture(A, "reference_image"),
         {"type": "audio_url", "audio_url": {"url": "asset://sound-1"}, "role": "reference_audio"},
     ]
-    assert content({"draft_task": "cgt-1"}) == [text, {"type": "draft_task", "draft_task": {"id": "cgt-1"}}]
+    assert content({"draft_task": "cgt-1"}, prompt="") == [
+        {"type": "draft_task", "draft_task": {"id": "cgt-1"}}
+    ]
 
 
 def test_pictures_may_be_data_and_assets() -> None:
@@ -143,28 +152,34 @@ V25, V20, FAST, MINI, V15, V10, V10_FAST = (
     "seedance-1-0-pro-250528",
     "seedance-1-0-pro-fast-251015",
 )
-ALL_MODELS = (V25, V20, FAST, MINI, V15, V10, V10_FAST, "ep-20260101-abcde")
+ALL_MODELS = (V25, V20, FAST, MINI, V10, V10_FAST, "ep-20260101-abcde")
 
 
 @pytest.mark.parametrize(
     ("name", "values", "models"),
     [
         ("resolution", ("480p", "720p"), ALL_MODELS),
-        ("resolution", ("1080p",), (V25, V20, V15, V10, V10_FAST, "ep-1")),
+        ("resolution", ("1080p",), (V25, V20, V10, V10_FAST, "ep-1")),
         ("resolution", ("4k",), (V20, "ep-1")),
         ("aspect_ratio", ("16:9", "4:3", "1:1", "3:4", "9:16", "21:9", "adaptive"), ALL_MODELS),
         ("duration", (4, 30, -1), (V25,)),
         ("duration", (4, 15, -1), (V20, FAST, MINI)),
         ("duration", (2, 12), (V10, V10_FAST)),
-        ("seed", (-1, 0, 2147483647, 2**32 - 1), ALL_MODELS),
-        ("generate_audio", (True, False), (V25, V20, FAST, MINI, V15)),
+        ("seed", (-1, 0, 2147483647), ALL_MODELS),
+        ("generate_audio", (True, False), (V25, V20, FAST, MINI)),
+        ("watermark", (True, False), ALL_MODELS),
+        ("return_last_frame", (True, False), ALL_MODELS),
+        ("draft", (True, False), (V25, "ep-1")),
+        ("service_tier", ("default",), ALL_MODELS),
+        ("service_tier", ("flex",), (V10, V10_FAST, "ep-1")),
         ("fixed_lens", (True, False), (V10, V10_FAST)),
     ],
 )
 def test_documented_values_pass_by_model(name: str, values: tuple[Any, ...], models: tuple[str, ...]) -> None:
     for model in models:
         for value in values:
-            assert prepare(NAME, video(model=model, **{name: value})).warnings == ()
+            images = A if value == "adaptive" else None
+            assert prepare(NAME, video(model=model, images=images, **{name: value})).warnings == ()
 
 
 @pytest.mark.parametrize(
@@ -176,7 +191,10 @@ def test_documented_values_pass_by_model(name: str, values: tuple[Any, ...], mod
         *[("duration", seconds, V25) for seconds in (31, 3)],
         *[("duration", seconds, V20) for seconds in (16, 0)],
         *[("duration", seconds, V10) for seconds in (13, 1, -1)],
-        *[("seed", value, V20) for value in (-2, 2**32)],
+        *[("duration", seconds, V15) for seconds in (3, 13)],
+        *[("seed", value, V20) for value in (-2, 2**31)],
+        *[("service_tier", "flex", model) for model in (V20, V25)],
+        *[("draft", True, model) for model in (V20, V10)],
         ("aspect_ratio", "9:21", V20),
         ("generate_audio", True, V10),
         *[("fixed_lens", True, model) for model in (V20, V25)],
@@ -194,24 +212,27 @@ def test_the_host_tells_the_region_and_with_it_the_model_names() -> None:
     assert prepare(NAME, image()).request.model == "seedream-4-5-251128"
     foreign = prepare(NAME, video(model="doubao-seedance-2-0-260128"))
     assert "is not documented" in foreign.warnings[0]
+    assert prepare(NAME, video(seed=2**32 - 1), base_url=CHINA).request.seed == 2**32 - 1
     assert prepare(NAME, video(model="doubao-seedance-2-0-260128"), base_url=CHINA).warnings == ()
 
 
 @pytest.mark.parametrize(
     ("model", "family"),
     [
-        (V25, ("2.5", None)),
-        (FAST, ("2.0", "fast")),
-        (MINI, ("2.0", "mini")),
-        ("doubao-seedance-2-0-fast-260128", ("2.0", "fast")),
-        (V15, ("1.5", "pro")),
-        (V10_FAST, ("1.0", "pro-fast")),
-        ("seedance-1-0-lite-t2v-250428", ("1.0", "lite")),
-        ("ep-20260101-abcde", (None, None)),
-        (None, (None, None)),
+        (V25, "2.5"),
+        (FAST, "2.0-fast"),
+        (MINI, "2.0-mini"),
+        ("doubao-seedance-2-0-fast-260128", "2.0-fast"),
+        ("doubao-seedance-2.0", "2.0"),
+        (V15, "1.5-pro"),
+        (V10_FAST, "1.0-pro-fast"),
+        ("seedance-1-0-lite-t2v-250428", "1.0-lite-t2v"),
+        ("dola-seedream-5-0-flash-260915", "5.0-flash"),
+        ("ep-20260101-abcde", None),
+        (None, None),
     ],
 )
-def test_model_families(model: str | None, family: tuple[str | None, str | None]) -> None:
+def test_model_families(model: str | None, family: str | None) -> None:
     assert model_family(model) == family
 
 
@@ -227,14 +248,17 @@ def test_the_smallest_image() -> None:
 
 def test_every_field_of_an_image_goes_to_its_documented_name() -> None:
     request = image(
+        model="ep-20260101-abcde",
         resolution="4k",
         num_images="3",
         seed=7,
         images=[A, B],
-        extra_params={"watermark": False, "size2": "x"},
+        watermark="false",
+        output_format="png",
+        extra_params={"size2": "x"},
     )
     assert body_of(NAME, request) == {
-        "model": "seedream-4-5-251128",
+        "model": "ep-20260101-abcde",
         "prompt": "A lamp",
         "image": [A, B],
         "size": "4K",
@@ -242,6 +266,7 @@ def test_every_field_of_an_image_goes_to_its_documented_name() -> None:
         "sequential_image_generation": "auto",
         "sequential_image_generation_options": {"max_images": 3},
         "watermark": False,
+        "output_format": "png",
         "size2": "x",
     }
     assert body_of(NAME, image(images=A))["image"] == A
@@ -254,9 +279,23 @@ def test_images_carry_neither_callback_nor_correlation() -> None:
     assert not API.correlates(image())
 
 
-@pytest.mark.parametrize("size", ["1K", "2k", "3K", "4k", "2048x2048", "1280x720", "adaptive"])
-def test_documented_sizes(size: str) -> None:
-    sent = body_of(NAME, image(resolution=size))["size"]
+@pytest.mark.parametrize(
+    ("model", "sizes"),
+    [
+        ("seedream-4-5-251128", ["2k", "4K", "2560x1440", "auto", "adaptive"]),
+        ("seedream-4-0-250828", ["1K", "2K", "4K", "1280x720"]),
+        ("dola-seedream-5-0-pro-260628", ["1k", "1.5K", "2K", "auto"]),
+        ("dola-seedream-5-0-flash-260915", ["1.5k"]),
+        ("ep-1", ["1K", "1.5K", "2k", "3K", "4k", "2048x2048", "1280x720", "auto", "adaptive"]),
+    ],
+)
+def test_documented_sizes(model: str, sizes: list[str]) -> None:
+    for size in sizes:
+        check_size(model, size)
+
+
+def check_size(model: str, size: str) -> None:
+    sent = body_of(NAME, image(model=model, resolution=size))["size"]
     assert sent == (size.upper() if size[-1] in "kK" else size)
 
 
@@ -264,7 +303,19 @@ def test_documented_sizes(size: str) -> None:
     ("arguments", "problem"),
     [
         ({"resolution": "5K"}, "resolution='5K'"),
-        ({"resolution": "1080p"}, "1K, 2K, 3K or 4K"),
+        ({"resolution": "1080p"}, "2K, 4K, auto, a size"),
+        ({"resolution": "1K"}, "resolution='1K'"),
+        ({"resolution": "1024x1024"}, "at least 3,686,400 pixels"),
+        ({"seed": 7}, "seed=7 is not an argument"),
+        ({"output_format": "webp"}, "png or jpeg"),
+        ({"model": "dola-seedream-5-0-pro-260628", "num_images": 2}, "num_images=2"),
+        (
+            {
+                "model": "dola-seedream-5-0-flash-260915",
+                "images": [f"https://example.com/{n}.png" for n in range(11)],
+            },
+            "11 images were given",
+        ),
         ({"num_images": 16}, "num_images=16"),
         ({"num_images": 0}, "num_images=0"),
         ({"images": [f"https://example.com/{n}.png" for n in range(15)]}, "15 images were given"),

@@ -49,6 +49,10 @@ def test_a_finished_task() -> None:
     assert result["created_at"] == "2026-02-07T10:30:00+00:00"
     assert result["completed_at"] == "2026-02-07T10:35:00+00:00"
     assert result["expires_at"] == "2026-02-08T10:35:00+00:00"
+    assert result["last_frame_url"] == task["content"]["last_frame_url"]
+    assert result["usage"] == {"output_tokens": 108900}
+    assert (result["seed"], result["aspect_ratio"], result["fps"]) == (42, "16:9", 24)
+    assert Generation.from_result(result).result() == result
 
 
 def test_a_failed_task_is_a_generation_not_a_failed_call() -> None:
@@ -98,6 +102,11 @@ def test_one_image_of_a_group_can_fail_alone() -> None:
     generation = accepted(NAME, reply(200, fixture("ark_image_partial")), image(num_images=2))
     assert generation.status is Status.SUCCEEDED
     assert generation.urls == ("https://ark-content.example.com/image/1.jpeg",)
+    assert generation.error_message is not None
+    assert generation.error_message.startswith("image 2 of 2 failed: ")
+    assert generation.error_message in generation.summary()
+    assert generation.usage is not None
+    assert generation.usage["generated_images"] == 1
 
 
 def test_a_group_of_which_no_image_came_out_is_refused() -> None:
@@ -112,9 +121,11 @@ def test_a_group_of_which_no_image_came_out_is_refused() -> None:
 
 def test_images_without_a_url_come_as_data() -> None:
     for more, kind in [({}, "jpeg"), ({"output_format": "png"}, "png")]:
-        body = {"model": "m", "created": 1, "data": [{"b64_json": "AAAA", "size": "1x1", **more}]}
+        body = {"model": "m", "created": 1, "data": [{"b64_json": "/9j/4AAQ", "size": "1x1", **more}]}
         generation = accepted(NAME, reply(200, body), image())
-        assert generation.urls == (f"data:image/{kind};base64,AAAA",)
+        assert generation.urls == (f"data:image/{kind};base64,/9j/4AAQ",)
+    body = {"model": "m", "created": 1, "data": [{"b64_json": "iVBORw0KGgoAAAA", "size": "1x1"}]}
+    assert accepted(NAME, reply(200, body), image()).urls == ("data:image/png;base64,iVBORw0KGgoAAAA",)
 
 
 def test_no_images_and_no_error_is_uncertain() -> None:
@@ -131,6 +142,10 @@ def test_no_images_and_no_error_is_uncertain() -> None:
         (401, "AuthenticationError", Refused, errors.SeedanceAuthenticationError),
         (403, "AccessDenied", Refused, errors.SeedanceForbiddenError),
         (403, "AccountOverdueError", Refused, errors.SeedanceInsufficientCreditsError),
+        (403, "OperationDenied.ServiceOverdue", Refused, errors.SeedanceInsufficientCreditsError),
+        (403, "OperationDenied.Other", Refused, errors.SeedanceForbiddenError),
+        (400, "InputTextRiskDetection", Refused, errors.SeedanceModerationError),
+        (404, "UnsupportedModel", Refused, errors.SeedanceRequestError),
         (404, "InvalidEndpointOrModel.NotFound", Refused, errors.SeedanceRequestError),
         (404, "ModelNotOpen", Refused, errors.SeedanceForbiddenError),
         (400, "ModelNotOpen", Refused, errors.SeedanceForbiddenError),

@@ -178,6 +178,10 @@ def test_the_finished_task_of_the_page() -> None:
         "created_at": "2026-02-07T10:30:00+00:00",
         "completed_at": None,
         "expires_at": None,
+        "seed": None,
+        "aspect_ratio": None,
+        "fps": None,
+        "last_frame_url": None,
         "usage": None,
     }
 

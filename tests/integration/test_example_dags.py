@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "example_seedance_backfill": {"logical_date": datetime(2026, 1, 5, tzinfo=UTC)},
     "example_seedance_batch": {"logical_date": datetime(2026, 1, 6, tzinfo=UTC)},
     "example_seedance_refine": {},
+    "example_seedance_sequence": {},
+    "example_seedance_draft": {"conf": {"prompt": "A watch, from the draft"}},
 }
 #: Dags that exist from this feature on only.
 NEEDS = {"example_seedance_refine": REGIONS}
@@ -49,6 +52,7 @@ def examples(
         dags_folder=dags,
         connections={
             "seedance_default": emulator.connection_json("seedanceapi-v2"),
+            "seedance_ark": emulator.connection_json("ark"),
             "seedance_images": emulator.connection_json("seedance2api"),
         },
         env={"SEEDANCE_EXAMPLE_DESTINATION": stored.as_uri()},
@@ -183,16 +187,46 @@ def test_full_render_waits_for_approval(examples: TestAirflow, runs: dict[str, s
     models = [item.request["model"] for item in _submissions(emulator)]
     assert models == ["seedance-2.0-fast"] * 2, "the full render was paid for before the approval"
 
-    detail = examples.rest("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/approve/-1/hitlDetails")
-    assert "preview 2" in detail["body"]
-    examples.rest(
-        "PATCH",
-        f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/approve/-1/hitlDetails",
-        {"chosen_options": ["Approve"], "params_input": {}},
-    )
+    assert "preview 2" in _approve(examples, dag_id, run_id)
     assert examples.wait_run(dag_id, run_id) == "success"
     assert examples.xcom(dag_id, run_id, "full_render")["model"] == "seedance-2.0"
     assert len(_submissions(emulator)) == 3
+
+
+def _approve(airflow: TestAirflow, dag_id: str, run_id: str) -> str:
+    """Approve, and return the text that was approved."""
+    path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/approve/-1/hitlDetails"
+    body = str(airflow.rest("GET", path)["body"])
+    airflow.rest("PATCH", path, {"chosen_options": ["Approve"], "params_input": {}})
+    return body
+
+
+def test_the_final_is_made_from_the_approved_draft(
+    examples: TestAirflow, runs: dict[str, str], emulator: Any
+) -> None:
+    dag_id = "example_seedance_draft"
+    run_id = runs[dag_id]
+    examples.wait_until(
+        lambda: _pending(examples, dag_id, run_id), 120, "the question for approval", dag_id, run_id
+    )
+    draft = examples.xcom(dag_id, run_id, "draft")
+    assert draft["url"] in _approve(examples, dag_id, run_id)
+    assert succeeded(examples, runs, dag_id)
+    final = examples.xcom(dag_id, run_id, "final")
+    (paid,) = (item for item in emulator.ledger.submissions if item.generation_id == final["generation_id"])
+    assert paid.request["content"] == [{"type": "draft_task", "draft_task": {"id": draft["generation_id"]}}]
+
+
+def test_each_shot_begins_with_the_last_frame_of_the_one_before(
+    examples: TestAirflow, runs: dict[str, str], emulator: Any
+) -> None:
+    dag_id = "example_seedance_sequence"
+    run_id = succeeded(examples, runs, dag_id)
+    shots = [examples.xcom(dag_id, run_id, f"shot_{number}") for number in (1, 2, 3)]
+    requests = {item.generation_id: item.request for item in emulator.ledger.submissions}
+    for earlier, later in itertools.pairwise(shots):
+        first = requests[later["generation_id"]]["content"][1]
+        assert first["image_url"]["url"] == earlier["last_frame_url"]
 
 
 def _submissions(emulator: Any) -> list[Any]:

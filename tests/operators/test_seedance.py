@@ -125,7 +125,8 @@ def test_rendered_arguments_reach_the_service(task: Task, native: bool) -> None:
             generate_audio="{{ sound }}",
             images=["https://b.example/{{ day }}.png"],
             resolution="{{ none }}",
-            extra_params={"service_tier": "{{ tier }}"},
+            service_tier="{{ tier }}",
+            extra_params={"execution_expires_after": 3600},
             seedance_conn_id="seedance_{{ stage }}",
             on_clear="{{ 'new' if stage == 'prod' else 'reuse' }}",
         )
@@ -135,7 +136,7 @@ def test_rendered_arguments_reach_the_service(task: Task, native: bool) -> None:
             "tier": "flex",
             "model": "seedance-1-5-pro-251215",
             "seconds": 5,
-            "seed": "4294967295",
+            "seed": "2147483647",
             "sound": True,
             "none": None,
             "stage": "prod",
@@ -156,9 +157,10 @@ def test_rendered_arguments_reach_the_service(task: Task, native: bool) -> None:
             },
         ],
         "duration": 5,
-        "seed": 4294967295,
+        "seed": 2147483647,
         "generate_audio": True,
         "service_tier": "flex",
+        "execution_expires_after": 3600,
     }
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import secrets
+import string
+import time
 import uuid
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,6 +19,9 @@ from airflow_provider_seedance.emulator.services.ark_requests import parse_task
 from airflow_provider_seedance.emulator.state import DAY
 
 _TASKS = "/contents/generations/tasks"
+_ID_CHARS = string.ascii_lowercase + string.digits
+#: Fields of a task that only a finished one has.
+_RESULT_FIELDS = ("seed", "resolution", "ratio", "duration", "frames", "framespersecond", "generate_audio")
 _STATUSES = ("queued", "running", "cancelled", "succeeded", "failed", "expired")
 _QUERY = ("page_num", "page_size", "filter.status", "filter.model", "filter.service_tier", "filter.task_ids")
 _CODES = {
@@ -68,11 +73,15 @@ class Ark(service.Service):
         message = "The request failed because your account has an overdue balance."
         return service.ApiError(message, status=403, code="AccountOverdueError")
 
+    def handle(self, call: service.Call) -> service.Reply:
+        reply = super().handle(call)
+        return replace(reply, headers={**reply.headers, "x-request-id": _request_id()})
+
     def error_body(self, error: service.ApiError) -> Any:
         code, kind = _CODES.get(error.status, _CODES[500])
         if error.status == 400 and error.constraint == "required":
             code = "MissingParameter"
-        body = {"code": error.code or code, "message": error.message}
+        body = {"code": error.code or code, "message": f"{error.message} Request id: {_request_id()}"}
         return {"error": {**body, "param": error.field or "", "type": kind}}
 
     def callback_body(self, generation: models.EmulatedGeneration) -> dict[str, Any]:
@@ -90,7 +99,7 @@ class Ark(service.Service):
         render = self.backend.submit(
             models.Draft(
                 api=self.api,
-                generation_id=f"cgt-{day:%Y%m%d%H%M%S}-{secrets.token_hex(3)}",
+                generation_id=f"cgt-{day:%Y%m%d%H%M%S}-{''.join(secrets.choice(_ID_CHARS) for _ in range(5))}",
                 model=reported["model"],
                 request=reported,
                 sent=fields.given,
@@ -145,19 +154,20 @@ class Ark(service.Service):
         }
         if body["seed"] < 0:
             body["seed"] = body["created_at"]
-        if generation.status == "failed":
-            body["error"] = _error(generation.failure)
-        elif generation.status == "succeeded":
+        if generation.status == "succeeded":
             body["content"] = self._outputs(render)
             tokens = _tokens(render.draft.spec)
             body["usage"] = {"completion_tokens": tokens, "total_tokens": tokens}
-        return body
+            return body
+        if generation.status == "failed":
+            body["error"] = _error(generation.failure)
+        return {name: value for name, value in body.items() if name not in _RESULT_FIELDS}
 
     def _outputs(self, render: models.EmulatedRender) -> dict[str, str]:
         content = {"video_url": self.backend.urls(render)[0]}
         if render.draft.sent.get("return_last_frame"):
-            still = replace(render.draft.spec, kind="image", format="png")
-            content["last_frame_url"] = self.backend.url(render, "last_frame.png", still)
+            still = replace(render.draft.spec, kind="image", format="jpeg")
+            content["last_frame_url"] = self.backend.url(render, "last_frame.jpeg", still)
         return content
 
     def _list(self, call: service.Call) -> service.Reply:
@@ -258,14 +268,18 @@ class Ark(service.Service):
         )
 
 
+def _request_id() -> str:
+    return f"{time.time_ns() // 1000:021d}{secrets.token_hex(16)}"
+
+
 def _error(failure: models.RenderFailure | None) -> dict[str, str]:
     failure = failure or models.RenderFailure(message="The service encountered an error.")
     return {"code": failure.code or "InternalServiceError", "message": failure.message}
 
 
 def _tokens(spec: models.MediaSpec) -> int:
-    """Return the tokens by the vendor's formula: pixels times frames by 1024."""
-    return round(spec.width * spec.height * spec.fps * spec.seconds / 1024)
+    """Return the tokens by the vendor's formula: pixels times frames by 1024, with one frame more than the seconds have."""
+    return spec.width * spec.height * round(spec.fps * spec.seconds + 1) // 1024
 
 
 def _single(call: service.Call, name: str) -> str | None:

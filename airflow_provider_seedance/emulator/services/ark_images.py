@@ -9,15 +9,23 @@ from airflow_provider_seedance.emulator.models import MediaSpec
 from airflow_provider_seedance.emulator.services.ark_requests import ENDPOINT, tools, unknown_model
 from airflow_provider_seedance.emulator.services.service import Fields, is_http_url
 
-_MODEL = re.compile(r"(?:doubao-|dreamina-)?seedream-(3-0-t2i|4-0|4-5|5-0|5-0-lite)-\d{6}")
+_MODEL = re.compile(
+    r"(?:doubao-|dreamina-|dola-)?seedream-(3-0-t2i|4-0|4-5|5-0|5-0-lite|5-0-pro|5-0-flash)-\d{6}"
+)
+#: Models that make one image at a time, from fewer references, in these sizes.
+_SINGLE = ("5-0-pro", "5-0-flash")
+_MAX_SINGLE_REFERENCES = 10
+_MIN_PIXELS_4_5 = 3_686_400
 _SIZES = {
     "3-0-t2i": (),
     "4-0": ("1K", "2K", "4K"),
     "4-5": ("2K", "4K"),
     "5-0": ("1K", "2K", "3K", "4K"),
     "5-0-lite": ("2K", "3K", "4K"),
+    "5-0-pro": ("1K", "1.5K", "2K"),
+    "5-0-flash": ("1K", "1.5K", "2K"),
 }
-_SIDES = {"1K": 1024, "2K": 2048, "3K": 3072, "4K": 4096}
+_SIDES = {"1K": 1024, "1.5K": 1536, "2K": 2048, "3K": 3072, "4K": 4096}
 _MAX_IMAGES = 15
 _MAX_REFERENCES = 14
 
@@ -46,8 +54,10 @@ def parse_images(fields: Fields) -> ArkImageRequest:
     match = _MODEL.fullmatch(model)
     if match is None and not ENDPOINT.fullmatch(model):
         raise unknown_model(model)
-    references = _references(fields)
-    fields.integer("seed", low=-1, high=2**31 - 1)
+    family = match[1] if match else "4-0"
+    references = _references(fields, family)
+    if fields.integer("seed", low=-1, high=2**31 - 1) is not None and match and family != "3-0-t2i":
+        raise fields.error("seed", "is not supported by this model", "unsupported")
     fields.number("guidance_scale", low=1, high=10)
     for name in ("watermark", "optimize_prompt", "layer_decomposition"):
         fields.flag(name)
@@ -56,13 +66,13 @@ def parse_images(fields: Fields) -> ArkImageRequest:
         options.text("mode", choices=("standard", "fast"))
         options.raw("thinking")
         options.refuse_unread()
-    width, height = _size(fields, match[1] if match else "4-0")
+    width, height = _size(fields, family)
     prompt = fields.prompt()
-    format = fields.text("output_format", choices=("png", "jpeg")) or "png"
+    format = fields.text("output_format", choices=("png", "jpeg")) or "jpeg"
     request = ArkImageRequest(
         model=model,
         spec=MediaSpec(kind="image", prompt=prompt, width=width, height=height, format=format),
-        count=_count(fields, references),
+        count=_count(fields, references, family),
         references=references,
         base64=fields.text("response_format", choices=("url", "b64_json")) == "b64_json",
         stream=fields.flag("stream") or False,
@@ -71,13 +81,14 @@ def parse_images(fields: Fields) -> ArkImageRequest:
     return request
 
 
-def _references(fields: Fields) -> int:
+def _references(fields: Fields, family: str) -> int:
     value = fields.raw("image")
     images = [value] if isinstance(value, str) else (value or [])
     if not isinstance(images, list) or not all(_is_image(image) for image in images):
         raise fields.error("image", "must be a URL or data URI, or an array of them", "url")
-    if len(images) > _MAX_REFERENCES:
-        raise fields.error("image", f"takes at most {_MAX_REFERENCES}", "max_items", _MAX_REFERENCES)
+    longest = _MAX_SINGLE_REFERENCES if family in _SINGLE else _MAX_REFERENCES
+    if len(images) > longest:
+        raise fields.error("image", f"takes at most {longest}", "max_items", longest)
     return len(images)
 
 
@@ -87,11 +98,11 @@ def _is_image(value: object) -> bool:
 
 def _size(fields: Fields, family: str) -> tuple[int, int]:
     size = fields.text("size")
-    if size is None:
+    if size is None or size in ("auto", "adaptive"):
         side = 1024 if family == "3-0-t2i" else 2048
         return side, side
-    if size in _SIZES[family]:
-        return _SIDES[size], _SIDES[size]
+    if size.upper() in _SIZES[family]:
+        return _SIDES[size.upper()], _SIDES[size.upper()]
     match = re.fullmatch(r"(\d{2,5})x(\d{2,5})", size)
     if match is None:
         allowed = ", ".join((*_SIZES[family], "WxH"))
@@ -99,10 +110,12 @@ def _size(fields: Fields, family: str) -> tuple[int, int]:
     width, height = int(match[1]), int(match[2])
     if not 1 / 16 <= width / height <= 16 or not 512 * 512 <= width * height <= 4096 * 4096:
         raise fields.error("size", "is out of range", "range", ["512x512", "4096x4096"])
+    if family == "4-5" and width * height < _MIN_PIXELS_4_5:
+        raise fields.error("size", f"must have at least {_MIN_PIXELS_4_5} pixels", "range", _MIN_PIXELS_4_5)
     return width, height
 
 
-def _count(fields: Fields, references: int) -> int:
+def _count(fields: Fields, references: int, family: str) -> int:
     mode = fields.text("sequential_image_generation", choices=("auto", "disabled")) or "disabled"
     max_images: int | None = None
     if options := fields.nested("sequential_image_generation_options"):
@@ -110,6 +123,8 @@ def _count(fields: Fields, references: int) -> int:
         options.refuse_unread()
     if mode == "disabled":
         return 1
+    if family in _SINGLE:
+        raise fields.error("sequential_image_generation", "is not supported by this model", "unsupported")
     if max_images is not None and references + max_images > _MAX_IMAGES:
         raise fields.error(
             "sequential_image_generation_options", f"with references: {_MAX_IMAGES} at most", "range"

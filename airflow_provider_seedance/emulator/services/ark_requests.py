@@ -16,6 +16,7 @@ _SEED_LIMIT = 2**32 - 1
 _VIDEO_MODEL = re.compile(
     r"(?:doubao-|dreamina-)?seedance-(\d-\d(?:-pro-fast|-pro|-fast|-mini|-lite-[ti]2v)?)-\d{6}"
 )
+_PLAN_MODEL = re.compile(r"doubao-seedance-(\d\.\d(?:-pro|-fast|-mini)?)")
 
 _ITEMS = ("text", "image_url", "video_url", "audio_url", "draft_task")
 _ROLES = {
@@ -36,6 +37,8 @@ class ArkModelFamily:
     :param durations: Minimum and maximum, in seconds.
     :param auto_duration: Whether -1 lets the model choose.
     :param references: Maximum number of reference images.
+    :param clips: Maximum number of reference videos, and of reference audios.
+    :param frames: Maximum number of frames.
     """
 
     resolutions: tuple[str, ...]
@@ -44,7 +47,9 @@ class ArkModelFamily:
     durations: tuple[int, int]
     auto_duration: bool = True
     references: int = 0
-    images: bool = True
+    clips: int = 0
+    frames: int = 2
+    sound_alone: bool = True
     images_needed: bool = False
     ratio: str = "adaptive"
     fast: bool = False
@@ -57,7 +62,12 @@ _FIELDS_2_5 = _FIELDS_2_0 | {"draft", "output_format", "omni_reference_task_type
 _FIELDS_OF_SOME_MODELS = (_FIELDS_1_0 | _FIELDS_1_5 | _FIELDS_2_5) - {"flex"}
 
 _2_0 = ArkModelFamily(
-    resolutions=("480p", "720p", "1080p", "4k"), supports=_FIELDS_2_0, durations=(4, 15), references=9
+    resolutions=("480p", "720p", "1080p", "4k"),
+    supports=_FIELDS_2_0,
+    durations=(4, 15),
+    references=9,
+    clips=3,
+    sound_alone=False,
 )
 _2_0_FAST = replace(_2_0, resolutions=("480p", "720p"), fast=True)
 _1_0 = ArkModelFamily(
@@ -70,15 +80,21 @@ _1_0 = ArkModelFamily(
 )
 MODELS = {
     "2-5": replace(
-        _2_0, resolutions=("480p", "720p", "1080p"), supports=_FIELDS_2_5, durations=(4, 30), references=30
+        _2_0,
+        resolutions=("480p", "720p", "1080p"),
+        supports=_FIELDS_2_5,
+        durations=(4, 30),
+        references=30,
+        clips=10,
+        sound_alone=True,
     ),
     "2-0": _2_0,
     "2-0-fast": _2_0_FAST,
     "2-0-mini": _2_0_FAST,
     "1-5-pro": ArkModelFamily(resolutions=("480p", "720p", "1080p"), supports=_FIELDS_1_5, durations=(4, 12)),
     "1-0-pro": _1_0,
-    "1-0-pro-fast": replace(_1_0, fast=True),
-    "1-0-lite-t2v": replace(_1_0, resolution="720p", images=False, fast=True),
+    "1-0-pro-fast": replace(_1_0, fast=True, frames=1),
+    "1-0-lite-t2v": replace(_1_0, resolution="720p", frames=0, fast=True),
     "1-0-lite-i2v": replace(_1_0, resolution="720p", images_needed=True, references=4, fast=True),
 }
 _DEFAULT_DURATION = 5
@@ -150,10 +166,11 @@ def parse_task(fields: Fields) -> ArkTaskRequest:
 def _family(name: str) -> ArkModelFamily:
     if ENDPOINT.fullmatch(name):
         return MODELS["2-0"]
-    match = _VIDEO_MODEL.fullmatch(name)
-    if match is None or match[1] not in MODELS:
+    match = _VIDEO_MODEL.fullmatch(name) or _PLAN_MODEL.fullmatch(name)
+    family = match[1].replace(".", "-") if match else ""
+    if family not in MODELS:
         raise unknown_model(name)
-    return MODELS[match[1]]
+    return MODELS[family]
 
 
 def unknown_model(name: str) -> ApiError:
@@ -269,7 +286,8 @@ def _check_modes(roles: list[str | None], content: list[Any], family: ArkModelFa
     """First frame, first and last frame, and references exclude each other."""
     count: Callable[[str], int] = roles.count
     first, last, images = count("first_frame"), count("last_frame"), count("reference_image")
-    references = images + count("reference_video") + count("reference_audio")
+    clips, sounds = count("reference_video"), count("reference_audio")
+    references = images + clips + sounds
     without_role = [item for item in content if item.get("type") == "image_url" and item.get("role") is None]
     nothing = not roles and not any(item.get("type") in ("text", "draft_task") for item in content)
     rules = (
@@ -280,10 +298,16 @@ def _check_modes(roles: list[str | None], content: list[Any], family: ArkModelFa
         ),
         (last and not first, "a last_frame needs a first_frame"),
         (last and without_role, "with two images both need their role"),
-        ((first or references) and not family.images, "this model takes text only"),
+        ((first or references) and not family.frames, "this model takes text only"),
+        (last and family.frames < 2, "this model takes no last_frame"),
         (family.images_needed and not (first or references), "this model needs an image"),
         (references and not family.references, "this model takes no references"),
         (images > family.references, f"this model takes at most {family.references} reference images"),
+        (
+            max(clips, sounds) > family.clips,
+            f"this model takes at most {family.clips} videos and audios each",
+        ),
+        (sounds and sounds == references and not family.sound_alone, "audio needs an image or a video"),
         (nothing, "there is nothing to render"),
     )
     for is_violated, message in rules:

@@ -1,0 +1,104 @@
+"""The hub in simulated time: a service that limits lists and single reads apart, per account."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from polling.simulated import Connections, Request, Service, connection, refusal, wait_for_each
+
+ARK = connection("ark")
+
+
+@dataclass
+class Limits:
+    """
+    Limits of an account: calls in any second.
+
+    :param taken: Times of the lists of another process of the account.
+    """
+
+    lists: float = 1
+    reads: float = 20
+    used: dict[bool, list[float]] = field(default_factory=lambda: {True: [], False: []})
+    refused: list[tuple[float, bool]] = field(default_factory=list)
+
+    def answer(self, request: Request) -> Any:
+        several = len(request.ids) > 1
+        used = [at for at in self.used[several] if at > request.at - 1.0]
+        if len(used) >= (self.lists if several else self.reads):
+            self.refused.append((request.at, several))
+            return refusal()
+        self.used[several] = [*used, request.at]
+        return None
+
+
+def lists(service: Service) -> list[Request]:
+    return [request for request in service.requests if len(request.ids) > 1]
+
+
+def late(service: Service, steps: list[Any], finished: dict[str, float]) -> list[float]:
+    return [finished[step.state.generation_id] - service.ends[step.state.generation_id] for step in steps]
+
+
+def test_lists_are_a_second_apart_and_hold_what_a_page_holds(service: Service, run: Any) -> None:
+    limits = Limits()
+    service.answer = limits.answer
+    ids = service.add(1200, ends=0.0)
+    steps = run(wait_for_each(Connections(ARK), ids))
+    assert {step.kind for step in steps} == {"ended"}
+    assert [len(request.ids) for request in service.requests] == [500, 500, 200]
+    times = service.times()
+    assert min(later - earlier for earlier, later in itertools.pairwise(times)) > 1.0
+    assert limits.refused == []
+
+
+def test_a_refused_list_stops_lists_only(service: Service, run: Any) -> None:
+    limits = Limits(lists=0)
+    service.answer = limits.answer
+    ids = service.add(20, ends=0.0)
+    steps = run(wait_for_each(Connections(ARK), ids))
+    assert {(step.kind, step.state.failures) for step in steps} == {("ended", 0)}
+    assert len(lists(service)) <= 2
+    assert max(service.times()) < 20.0
+
+
+def test_a_refused_read_stops_reads_only(service: Service, run: Any) -> None:
+    limits = Limits(reads=0)
+    service.answer = limits.answer
+    ids = service.add(20, ends=15.0)
+    service.ends["alone"] = 0.0
+    look_up = Connections(ARK)
+    steps = run(wait_for_each(look_up, ids, interval=20.0))
+    assert {step.kind for step in steps} == {"ended"}
+    assert [len(request.ids) for request in service.requests] == [20]
+    assert limits.refused == []
+
+
+def test_a_list_that_is_too_long_for_the_service_becomes_shorter(service: Service, run: Any) -> None:
+    from helpers import reply
+
+    too_long = reply(414, {"error": {"code": "No", "message": "URI too long"}})
+    service.answer = lambda request: too_long if len(request.ids) > 100 else None
+    ids = service.add(400, ends=25.0)
+    steps = run(wait_for_each(Connections(ARK), ids, interval=10.0))
+    assert {step.kind for step in steps} == {"ended"}
+    assert max(len(request.ids) for request in lists(service)[1:]) == 100
+
+
+@pytest.mark.parametrize("seconds", [20.0])
+def test_many_short_renders_are_seen_in_time_within_the_limits(
+    service: Service, run: Any, seconds: float
+) -> None:
+    limits = Limits()
+    service.answer = limits.answer
+    service.latency = 0.1
+    ids = [f"g{number}" for number in range(400)]
+    service.ends = {name: seconds + number / 100 for number, name in enumerate(ids)}
+    steps = run(wait_for_each(Connections(ARK), ids, interval=None))
+    assert {step.kind for step in steps} == {"ended"}
+    assert max(service.times()) < seconds + 4.0 + 15.0
+    assert len(limits.refused) <= 0.02 * len(service.requests)
