@@ -110,6 +110,10 @@ def test_sizes_by_resolution(width: int, height: int, resolution: str, accepted:
     assert (problems(bytes(data), resolution=resolution) == ()) is accepted
 
 
+def test_names_of_videos_mean_no_size_of_an_image() -> None:
+    assert problems(sample("ffmpeg.png"), media="image", resolution="1080p") == ()
+
+
 def test_4k_of_an_image_is_a_number_of_pixels() -> None:
     header = bytearray(sample("ffmpeg.png"))
     for side, accepted in ((4096, True), (2048, False)):
@@ -128,6 +132,11 @@ def test_expectation_of_a_result() -> None:
     assert Expectation.of(generation) == Expectation(
         media="video", duration=8, resolution="720p", aspect_ratio="16:9", audio=True
     )
+    images = ("https://x/1.png", "https://x/2.png")
+    group = single(*images, media="image", resolution="64x48", request={"num_images": 2})
+    assert Expectation.of(Generation.from_result(group)).resolution is None
+    group["request"]["resolution"] = "2k"
+    assert Expectation.of(Generation.from_result(group)).resolution == "2k"
     odd = Generation.from_result(single("https://x/v.mp4", request={"duration": [], "generate_audio": "yes"}))
     assert Expectation.of(odd) == Expectation(media="video", resolution="720p")
 

@@ -21,7 +21,8 @@ VIDEOS: dict[str, dict[str, Any]] = {
     "seedanceapi-v2": {"duration": 5, "resolution": "480p", "aspect_ratio": "16:9"},
     "runbase": {"duration": 4, "resolution": "480p", "aspect_ratio": "4:3", "generate_audio": True},
     "ark": {"duration": 4, "resolution": "480p", "aspect_ratio": "21:9", "generate_audio": True},
-    "fal": {"duration": 4, "resolution": "480p", "aspect_ratio": "16:9"},
+    "fal": {"duration": 4, "resolution": "480p", "aspect_ratio": "16:9", "generate_audio": True},
+    "replicate": {"duration": 5, "resolution": "480p", "aspect_ratio": "3:4"},
 }
 
 
@@ -41,7 +42,7 @@ def test_no_false_alarm_on_videos(api: str, connect: Callable[..., None], tmp_pa
     assert run(made, f"{tmp_path}/", verify="fail")["problems"] == []
 
 
-@pytest.mark.parametrize("api", ["seedance2api", "ark"])
+@pytest.mark.parametrize("api", ["seedance2api", "ark", "fal", "replicate"])
 def test_no_false_alarm_on_images(api: str, connect: Callable[..., None], tmp_path: Path) -> None:
     connect(api)
     operator = SeedreamGenerateImageOperator(task_id="image", prompt="A lamp", num_images=2, deferrable=False)
