@@ -13,7 +13,7 @@ import pytest
 from source_tree import FUNCTIONS, MODULES, PACKAGE, ROOT, name_of, runtime_nodes, tree_of
 
 #: Modules with no place in the layers, and what they may import of the package.
-TOOLS = {"get_provider_info": {"apis"}, "emulator": set[str](), "testing": {"emulator"}}
+TOOLS = {"get_provider_info": {"apis"}, "emulator": set[str](), "testing": {"emulator", "polling"}}
 
 #: Folders and modules at the root, from the lowest to the highest. Each imports from those before it only.
 LAYERS = (

@@ -1,15 +1,22 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from airflow_provider_seedance import testing
-from airflow_provider_seedance.testing import SeedanceEmulator, SeedanceEmulatorClient
+from airflow_provider_seedance.exceptions import SeedanceInsufficientCreditsError
+from airflow_provider_seedance.operators.batch import SeedanceGenerateVideoBatchOperator
+from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoOperator
+from airflow_provider_seedance.testing import SeedanceEmulator, SeedanceEmulatorClient, run_operator
+from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS
 
 ROOT = Path(testing.__file__).parents[1]
 
@@ -54,31 +61,81 @@ assert not {"av", "PIL", "httpx", "airflow"} & set(sys.modules)
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env={"PYTHONPATH": str(ROOT)})
 
 
-def test_the_fixture_and_its_marker(tmp_path: Path) -> None:
-    (tmp_path / "test_dag.py").write_text(
-        """
-import pytest
-
-@pytest.mark.seedance_emulator(media=False, speed=7)
-def test_marked(seedance_emulator):
-    assert seedance_emulator.speed == 7
-    assert seedance_emulator.url.startswith("http://127.0.0.1:")
-"""
-    )
+def run_pytest(directory: Path) -> str:
+    """Run the tests of a project, and return the output of those that passed."""
     command = [
         *(sys.executable, "-m", "pytest", "-q", "--strict-markers"),
         *("-W", "error", "-p", "no:cacheprovider"),
     ]
     loaded = subprocess.run(
         [*command, "-p", "airflow_provider_seedance.testing", "-c", "/dev/null", "--rootdir", ".", "."],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        cwd=directory,
+        env={"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "HOME": str(directory)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert loaded.returncode == 0, loaded.stdout + loaded.stderr
-    assert "1 passed" in loaded.stdout
+    return loaded.stdout
+
+
+def test_the_fixture_and_its_marker(tmp_path: Path) -> None:
+    (tmp_path / "test_dag.py").write_text(
+        """
+import json, os, pytest
+
+@pytest.mark.seedance_emulator(api="ark", media=False, speed=7)
+def test_marked(seedance_emulator):
+    assert seedance_emulator.speed == 7
+    connection = json.loads(os.environ["AIRFLOW_CONN_SEEDANCE_DEFAULT"])
+    assert connection["host"].startswith(seedance_emulator.url)
+    assert connection["extra"]["api"] == "ark"
+"""
+    )
+    assert "1 passed" in run_pytest(tmp_path)
+
+
+def test_the_guide_is_green_word_for_word_in_an_empty_project(tmp_path: Path) -> None:
+    guide = (ROOT / "docs" / "testing-your-dags.md").read_text(encoding="utf-8")
+    files = re.findall(r"`([\w/]+\.py)`[^`]*:\n\n```python\n(.*?)```", guide, flags=re.DOTALL)
+    assert len(files) == 4
+    for name, code in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(code)
+    assert "3 passed" in run_pytest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"poll_interval": 100}, {"deferrable": False, "poll_interval": 100}, {"deferrable": False}],
+)
+def test_an_operator_without_a_dag(seedance_emulator: SeedanceEmulator, arguments: dict[str, Any]) -> None:
+    for day in ("2026-01-01", "2026-01-02"):
+        begin = time.monotonic()
+        operator = SeedanceGenerateVideoOperator(task_id="render", prompt="A kite on {{ ds }}", **arguments)
+        result = run_operator(operator, ds=day)
+        seconds = time.monotonic() - begin
+        assert result["generation_id"] == seedance_emulator.ledger.submissions[-1].generation_id
+        assert seedance_emulator.ledger.submissions[-1].prompt == f"A kite on {day}"
+    # The second one: nothing is imported any more. The machine may be slow, but not by the poll interval.
+    assert seconds < 10
+
+
+@pytest.mark.skipif(not AIRFLOW_V_3_3_PLUS, reason="triggers end tasks since Airflow 3.3")
+def test_an_operator_that_its_trigger_ends(seedance_emulator: SeedanceEmulator) -> None:
+    operator = SeedanceGenerateVideoOperator(task_id="render", prompt="A kite", end_from_trigger=True)
+    assert run_operator(operator)["status"] == "succeeded"
+
+
+def test_a_batch_without_a_dag(seedance_emulator: SeedanceEmulator) -> None:
+    operator = SeedanceGenerateVideoBatchOperator(task_id="batch", requests=["a", "b"], max_in_flight=1)
+    assert run_operator(operator)["counts"]["succeeded"] == 2
+
+
+def test_the_error_of_an_operator_is_raised(seedance_emulator: SeedanceEmulator) -> None:
+    seedance_emulator.fault("refuse", status=402)
+    with pytest.raises(SeedanceInsufficientCreditsError):
+        run_operator(SeedanceGenerateVideoOperator(task_id="render", prompt="A kite"))
 
 
 def test_an_unknown_name() -> None:

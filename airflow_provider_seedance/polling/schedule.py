@@ -73,7 +73,7 @@ def next_poll(
         interval = max(interval, min(timing.max_backoff, 2.0 ** min(state.failures, _MAX_EXPONENT)))
     if state.retry_after is not None:
         interval = max(interval, state.retry_after * (1 + 0.1 * jitter))
-    return interval
+    return min(interval, timing.max_delay)
 
 
 def _adaptive_interval(state: WaitState, elapsed: float, model: DurationModel) -> float:

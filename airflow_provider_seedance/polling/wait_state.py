@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -43,6 +44,7 @@ class PollTiming:
     :param shared_quota_interval: Time between two reads of the quota state that other processes share.
     :param max_sleep: Maximum sleep of the hub: how late it notices that the wall clock was set.
     :param report_interval: Time between two log lines about the progress of a batch.
+    :param max_delay: Maximum time until a status request, even with a longer `poll_interval`; for tests with an emulator.
     """
 
     min_interval: float = 2.0
@@ -72,6 +74,7 @@ class PollTiming:
     shared_quota_interval: float = 2.0
     max_sleep: float = 30.0
     report_interval: float = 60.0
+    max_delay: float = math.inf
 
     def retry_delay(self, failures: int) -> float:
         """Return the backoff after a number of earlier failures."""
