@@ -15,7 +15,7 @@ from typing import Any
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance import generations
 from airflow_provider_seedance.apis import ark_rules, base, parsing
-from airflow_provider_seedance.apis.messages import HttpCall, JsonObject, VendorError
+from airflow_provider_seedance.apis.messages import HttpCall, HttpReply, JsonObject, Pause, VendorError
 from airflow_provider_seedance.apis.rules import Rule
 
 TASKS = "/contents/generations/tasks"
@@ -27,7 +27,13 @@ OUTPUT_LIFETIME = timedelta(hours=24)
 #: Tasks per page of a list call.
 LIST_PAGE_SIZE = 500
 #: Pages that are read to find a task: the list cannot be filtered by time, and a busy account has many tasks.
-_MAX_LIST_PAGES = 40
+_MAX_LIST_PAGES = 200
+_LOOK_UP_PAGE_SIZE = 100
+#: Pause between lists, of which an account may make one a second, and the pauses after refused ones.
+_LIST_PAUSE_SECONDS = 1.2
+_REFUSED_LIST_PAUSES_SECONDS = (2.0, 4.0, 8.0)
+#: The list contains the tasks of one tier; without a filter, those of the default one.
+_TIER_FILTERS = ((), (("filter.service_tier", "flex"),))
 
 _ITEM_TYPES = {"reference_video": "video_url", "reference_audio": "audio_url"}
 _VIDEO_FIELDS = {
@@ -131,12 +137,46 @@ class Ark(base.Api):
     def probe_call(self) -> HttpCall:
         return self.list_call(size=1)
 
-    def look_up_flow(self, correlation: str, since: datetime, now: datetime) -> base.Flow[str | None]:
+    def look_up_flow(
+        self, correlation: str, since: datetime, now: datetime, model: str | None = None
+    ) -> base.Flow[str | None]:
+        by_model: tuple[tuple[str, str], ...] = ()
+        for number, by_tier in enumerate(_TIER_FILTERS):
+            if number:
+                yield Pause(_LIST_PAUSE_SECONDS)
+            try:
+                found = yield from self._look_up_in(by_tier + by_model, correlation, since, now)
+            except errors.SeedanceForbiddenError:
+                if by_model or not model:
+                    raise
+                # A key with custom permissions may list the tasks of its models only.
+                by_model = (("filter.model", model),)
+                yield Pause(_LIST_PAUSE_SECONDS)
+                found = yield from self._look_up_in(by_tier + by_model, correlation, since, now)
+            if found:
+                return found
+        return None
+
+    def _fetch_page(self, call: HttpCall, now: datetime) -> base.Flow[HttpReply]:
+        for pause in _REFUSED_LIST_PAUSES_SECONDS:
+            try:
+                return (yield from self.fetch(call, None, now))
+            except errors.SeedanceRateLimitError as error:
+                yield Pause(max(pause, min(error.retry_after or 0.0, _REFUSED_LIST_PAUSES_SECONDS[-1])))
+        return (yield from self.fetch(call, None, now))
+
+    def _look_up_in(
+        self, filters: tuple[tuple[str, str], ...], correlation: str, since: datetime, now: datetime
+    ) -> base.Flow[str | None]:
+        """Look up a task in a list, page by page."""
         seen, total = 0, 0.0
         times: list[datetime] = []
         for page in range(1, _MAX_LIST_PAGES + 1):
-            call = self.list_call(page)
-            reply = yield from self.fetch(call, None, now)
+            if page > 1:
+                yield Pause(_LIST_PAUSE_SECONDS)
+            call = self.list_call(page, _LOOK_UP_PAGE_SIZE)
+            call = replace(call, query=(*call.query, *filters))
+            reply = yield from self._fetch_page(call, now)
             items = reply.json.get("items")
             if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
                 raise self._unexpected_reply(reply, call, "is not a list of tasks")

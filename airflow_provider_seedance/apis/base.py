@@ -201,8 +201,10 @@ class Api(ReplyReader):
         queued = generation.status is GenerationStatus.QUEUED and generation.word is not None
         return self.can_cancel and queued
 
-    def look_up_flow(self, correlation: str, since: datetime, now: datetime) -> Flow[str | None]:
-        """Return the id of the generation with a correlation value; only where :attr:`can_look_up`."""
+    def look_up_flow(
+        self, correlation: str, since: datetime, now: datetime, model: str | None = None
+    ) -> Flow[str | None]:
+        """Return the id of the generation of a model with a correlation value; only where :attr:`can_look_up`."""
         yield from ()
         return None
 

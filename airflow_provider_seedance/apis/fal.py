@@ -330,7 +330,9 @@ class Fal(base.Api):
         query += [("cursor", cursor)] if cursor else []
         return HttpCall(method="GET", path="/v1/models/requests/by-endpoint", query=tuple(query))
 
-    def look_up_flow(self, correlation: str, since: datetime, now: datetime) -> base.Flow[str | None]:
+    def look_up_flow(
+        self, correlation: str, since: datetime, now: datetime, model: str | None = None
+    ) -> base.Flow[str | None]:
         cursor = None
         for _ in range(_MAX_LIST_PAGES):
             # Clocks differ by less than an hour.

@@ -155,7 +155,9 @@ def final_status_flow(api: Api, generation_id: str, media: Media, now: Now) -> F
     return read_flow(lambda: api.final_status_flow(generation_id, media, now()))
 
 
-def look_up_flow(api: Api, correlation: str, since: datetime, now: Now) -> Flow[str | None]:
+def look_up_flow(
+    api: Api, correlation: str, since: datetime, now: Now, model: str | None = None
+) -> Flow[str | None]:
     """
     Look up a submission whose reply was lost; return ``None`` if it is not found.
 
@@ -168,7 +170,7 @@ def look_up_flow(api: Api, correlation: str, since: datetime, now: Now) -> Flow[
         if number:
             yield messages.Pause(pause)
         try:
-            found = yield from api.look_up_flow(correlation, since, now())
+            found = yield from api.look_up_flow(correlation, since, now(), model)
         except errors.SeedanceError as error:
             failure = error
             continue

@@ -72,7 +72,8 @@ class SubmissionLookup:
             return None
         since = record.intended_at or utc_now()
         try:
-            found = self.client.run(flows.look_up_flow(self.api, record.correlation, since, utc_now))
+            flow = flows.look_up_flow(self.api, record.correlation, since, utc_now, self.request.model)
+            found = self.client.run(flow)
         except errors.SeedanceError as error:
             log.warning("The uncertain submission cannot be looked up now: %s", error.message)
             self.lookup_error = self.lookup_error or error

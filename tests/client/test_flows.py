@@ -197,9 +197,11 @@ def test_the_exact_match_is_adopted() -> None:
 
 @pytest.mark.parametrize("other", [CORRELATION + "0", CORRELATION[:-1], CORRELATION.upper(), "", None])
 def test_nothing_less_than_the_exact_match_is_adopted(other: str | None) -> None:
-    found, steps = look_up(*[page(task(1, other), total=1)] * 3)
+    found, steps = look_up(*[page(task(1, other), total=1)] * 6)
     assert found is None
-    assert pauses(steps) == [1.0, 3.0]
+    assert pauses(steps) == [1.2, 1.0, 1.2, 3.0, 1.2]
+    tiers = [dict(call.query).get("filter.service_tier") for call in calls(steps)]
+    assert tiers == [None, "flex"] * 3
 
 
 @pytest.mark.parametrize("total", [250, None])
@@ -208,13 +210,30 @@ def test_the_match_is_found_on_a_later_page(total: int | None) -> None:
     found, steps = look_up(*pages, page(task(900, CORRELATION), total=total))
     assert found == "cgt-900"
     assert [dict(call.query)["page_num"] for call in calls(steps)] == ["1", "2", "3"]
+    assert pauses(steps) == [1.2, 1.2]
+
+
+def test_a_refused_page_is_read_again_after_a_pause() -> None:
+    refused = reply(429, {"error": {"code": "AccountRateLimitExceeded", "message": "too many"}})
+    found, steps = look_up(refused, refused, page(task(1, CORRELATION), total=1))
+    assert found == "cgt-1"
+    assert pauses(steps) == [2.0, 4.0]
+
+
+def test_a_key_of_some_models_is_looked_up_by_the_model() -> None:
+    denied = reply(403, {"error": {"code": "AccessDenied", "message": "filter.model is required"}})
+    flow = flows.look_up_flow(ARK, CORRELATION, SINCE, now, "dreamina-seedance-2-0-260128")
+    found, steps = drive(flow, [denied, page(total=0), page(task(1, CORRELATION), total=1)])
+    assert found == "cgt-1"
+    models = [dict(call.query).get("filter.model") for call in calls(steps)]
+    assert models == [None, "dreamina-seedance-2-0-260128", "dreamina-seedance-2-0-260128"]
 
 
 def test_pages_from_before_the_submission_are_not_read() -> None:
     old = page(*[task(n, created=SINCE - timedelta(hours=2, minutes=n)) for n in range(100)], total=5000)
-    found, steps = look_up(old, old, old)
+    found, steps = look_up(*[old] * 6)
     assert found is None
-    assert len(calls(steps)) == 3
+    assert len(calls(steps)) == 6
 
 
 @pytest.mark.parametrize(
@@ -245,9 +264,9 @@ def test_a_busy_account_is_searched_back_to_the_submission() -> None:
 
 
 def test_the_service_may_list_it_a_little_later() -> None:
-    found, steps = look_up(page(total=0), page(task(1, CORRELATION), total=1))
+    found, steps = look_up(page(total=0), page(total=0), page(task(1, CORRELATION), total=1))
     assert found == "cgt-1"
-    assert pauses(steps) == [1.0]
+    assert pauses(steps) == [1.2, 1.0]
 
 
 def test_not_being_able_to_look_proves_nothing() -> None:
@@ -265,14 +284,19 @@ def test_not_being_able_to_look_proves_nothing() -> None:
         (reply(401), errors.SeedanceAuthenticationError),
         (reply(402), errors.SeedanceInsufficientCreditsError),
         (reply(403), errors.SeedanceForbiddenError),
-        (reply(429, {"error": {"code": "TooMany", "message": "later"}}), errors.SeedanceRateLimitError),
     ],
 )
 def test_a_look_up_without_an_answer_can_be_repeated_later(
     last: Any, kind: type[errors.SeedanceError]
 ) -> None:
     with pytest.raises(kind):
-        look_up(page(total=0), reply(404), last)
+        look_up(page(total=0), reply(404), reply(404), last)
+
+
+def test_a_look_up_that_is_refused_all_the_time_can_be_repeated_later() -> None:
+    refused = reply(429, {"error": {"code": "TooMany", "message": "later"}})
+    with pytest.raises(errors.SeedanceRateLimitError):
+        look_up(*[refused] * 12)
 
 
 @pytest.mark.parametrize(
@@ -293,7 +317,7 @@ def test_an_empty_page_before_the_total_is_not_the_end_of_the_list() -> None:
 
 @pytest.mark.parametrize("total", [0, None])
 def test_an_empty_list_has_no_match(total: int | None) -> None:
-    found, _ = look_up(*[page(total=total)] * 3)
+    found, _ = look_up(*[page(total=total)] * 6)
     assert found is None
 
 

@@ -147,7 +147,8 @@ def test_a_look_up_that_the_key_does_not_allow_is_left_to_a_clear(
     ark: Task, status: int, kind: type[errors.SeedanceError], policy: str
 ) -> None:
     ark.services.fault("drop_reply")
-    ark.services.fault("gateway_error", on="list", status=status, times=6)
+    # A list that is forbidden is requested once more, for the model alone.
+    ark.services.fault("gateway_error", on="list", status=status, times=12 if status == 403 else 6)
     for _ in range(2):
         with pytest.raises(kind, match="One generation may have been billed"):
             ark.enter(on_uncertain_submit=policy)
@@ -172,7 +173,7 @@ def test_a_generation_of_another_task_is_not_adopted(ark: Task) -> None:
     with pytest.raises(errors.SeedanceUncertainSubmitError):
         ark.enter()
     assert len(ark.submitted) == 1
-    assert ark.services.ledger.count("list") == 3
+    assert ark.services.ledger.count("list") == 6
 
 
 @pytest.fixture
