@@ -134,8 +134,9 @@ class Ark(base.Api):
                 found[known] = reply.clean(generation)
         return found
 
-    def probe_call(self) -> HttpCall:
-        return self.list_call(size=1)
+    def probe_call(self, model: str | None = None) -> HttpCall:
+        call = self.list_call(size=1)
+        return replace(call, query=(*call.query, ("filter.model", model))) if model else call
 
     def look_up_flow(
         self, correlation: str, since: datetime, now: datetime, model: str | None = None

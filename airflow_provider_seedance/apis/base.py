@@ -187,8 +187,8 @@ class Api(ReplyReader):
         """Return whether a submission of this request can carry a correlation value."""
         return self.can_look_up
 
-    def probe_call(self) -> HttpCall:
-        """Build a call that verifies the key and cannot cost money."""
+    def probe_call(self, model: str | None = None) -> HttpCall:
+        """Build a call that verifies the key and cannot cost money, for keys that may use only some models by ``model``."""
         return self.status_call("airflow-connection-test")
 
     def cancel_call(self, generation_id: str) -> HttpCall:

@@ -143,7 +143,7 @@ class Replicate(base.Api):
             return call
         return replace(call, json={**(call.json or {}), "webhook_events_filter": ["completed"]})
 
-    def probe_call(self) -> HttpCall:
+    def probe_call(self, model: str | None = None) -> HttpCall:
         return HttpCall(method="GET", path="/account")
 
     def cancel_call(self, generation_id: str) -> HttpCall:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from airflow_provider_seedance.apis import rules
 from airflow_provider_seedance.apis.seedanceapi import SeedanceOrgApi
+from airflow_provider_seedance.generations import GenerationRequest
 
 _NOT_IN_GUIDE = "the documents of seedanceapi-v2 do not mention this argument; it may have no effect"
+
+_RATIO_OF_IMAGES = (
+    "seedanceapi-v2 documents ratios for text-to-video only; beside images it may have no effect"
+)
 
 
 class SeedanceApiV2(SeedanceOrgApi):
@@ -25,7 +32,14 @@ class SeedanceApiV2(SeedanceOrgApi):
         # Contradiction 18: silent documents, but clients are seen to send them. Never sent unasked.
         "resolution": rules.undocumented(rules.text(), _NOT_IN_GUIDE),
         "generate_audio": rules.undocumented(rules.flag(), _NOT_IN_GUIDE),
+        "fixed_lens": rules.undocumented(rules.flag(), _NOT_IN_GUIDE),
     }
+
+    def rules(self, request: GenerationRequest, base_url: str) -> Mapping[str, rules.Rule]:
+        found = super().rules(request, base_url)
+        if not found or not request.images:
+            return found
+        return {**found, "aspect_ratio": rules.undocumented(found["aspect_ratio"], _RATIO_OF_IMAGES)}
 
 
 API = SeedanceApiV2()

@@ -214,14 +214,18 @@ def cancel_flow(api: Api, generation_id: str, media: Media, now: Now) -> Flow[Ca
     )
 
 
-def probe_flow(api: Api, now: Now) -> Flow[str]:
+def probe_flow(api: Api, now: Now, model: str | None = None) -> Flow[str]:
     """
     Verify the key, by a call that cannot cost money.
 
+    :param model: Of the connection; a key may have permission for some models only.
     :raises SeedanceError: it is not accepted, or the service cannot be reached.
     """
     call = api.probe_call()
     answer = yield call
+    if isinstance(answer, messages.HttpReply) and answer.status == 403 and call != api.probe_call(model):
+        call = api.probe_call(model)
+        answer = yield call
     try:
         api.check(answer, call, None, now())
     except (errors.SeedanceNotFoundError, errors.SeedanceRequestError):

@@ -95,7 +95,7 @@ class SeedanceHook(BaseHook):
     def test_connection(self) -> tuple[bool, str]:
         """Return whether the service accepts the key, by a call that cannot cost money."""
         try:
-            answer = self._run(flows.probe_flow(self.settings.api, utc_now))
+            answer = self._run(flows.probe_flow(self.settings.api, utc_now, self.settings.model))
             ledger = read_config()
             if ledger is not None:
                 return True, (

@@ -127,3 +127,11 @@ def test_consumed_credits_have_no_published_rate() -> None:
     }
     assert (read(API, body).credits, read(API, body).cost_usd) == (60, None)
     assert API.price(video(duration=5)) == Estimate()
+
+
+def test_arguments_on_which_the_guide_is_silent_pass_with_a_warning() -> None:
+    (warning,) = prepare(NAME, video(fixed_lens=True)).warnings
+    assert warning.startswith("fixed_lens: True is sent")
+    (warning,) = prepare(NAME, video(aspect_ratio="16:9", images="https://example.com/a.png")).warnings
+    assert "text-to-video only" in warning
+    assert prepare(NAME, video(aspect_ratio="16:9")).warnings == ()

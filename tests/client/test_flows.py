@@ -331,6 +331,14 @@ def test_the_other_services_cannot_look_and_do_not_try(name: str) -> None:
     assert calls(steps) == []
 
 
+def test_a_key_of_some_models_is_verified_with_the_model_of_the_connection() -> None:
+    denied = reply(403, {"error": {"code": "AccessDenied", "message": "filter.model is required"}})
+    _, steps = drive(flows.probe_flow(ARK, now, "ep-1"), [denied, page(total=0)])
+    assert [dict(call.query).get("filter.model") for call in calls(steps)] == [None, "ep-1"]
+    with pytest.raises(errors.SeedanceForbiddenError):
+        drive(flows.probe_flow(ARK, now), [denied])
+
+
 # ---------------------------------------------------------------------- cancelling
 
 
