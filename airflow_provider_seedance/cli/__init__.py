@@ -8,6 +8,7 @@ command, so it imports each command on use only.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,7 +43,13 @@ class Command:
     def __call__(self, args: argparse.Namespace) -> None:
         """Run the command and exit with its exit code."""
         module, function = self.target.split(":")
-        code = getattr(import_module(module), function)(args)
+        try:
+            code = getattr(import_module(module), function)(args)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # The reader of the output has ended. Without this, Python would report it once more at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 1
         if code:
             sys.exit(code)
 
@@ -98,6 +105,7 @@ COMMANDS = (
         arguments=(
             Argument("prompt", nargs="?", help="Description of the video or image"),
             Argument("-o", "--output", required=True, help="File to write, such as clip.mp4"),
+            Argument("--force", action="store_true", help="Overwrite the file if it exists"),
             Argument("--conn-id", help="Airflow connection (seedance_default)"),
             Argument("--model", help="Model name"),
             Argument("--duration", help="Length of the clip in seconds"),

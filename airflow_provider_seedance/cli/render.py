@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -26,6 +27,7 @@ from rich.progress import (
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance import generations
 from airflow_provider_seedance.cli.connection import open_hook
+from airflow_provider_seedance.cli.interrupts import interruptible
 from airflow_provider_seedance.client.flows import LOCAL_PREFIX
 from airflow_provider_seedance.client.media_client import MediaClient
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
@@ -42,11 +44,13 @@ class _RenderState:
     Progress of the command, which determines how to recover the render after an error.
 
     :param sent: Whether a submission may have been sent.
+    :param confirmed: Whether the service has accepted or reported the generation.
     :param generation_id: The generation, once it is known.
     :param ended: The terminal state of the generation, once it is known.
     """
 
     sent: bool = False
+    confirmed: bool = False
     generation_id: str | None = None
     ended: generations.Generation | None = None
 
@@ -63,12 +67,15 @@ def render(args: argparse.Namespace) -> int:
     media: generations.Media = "image" if args.still else "video"
     state = _RenderState(generation_id=args.generation_id)
     try:
-        output = _writable(args.output)
-        hook = open_hook(args.conn_id)
-        if state.generation_id is None:
-            _submit(hook, args, state)
-        generation = _wait(hook, media, args, state)
-        size, sha256 = _download(hook, generation, output)
+        with interruptible():
+            output = _writable(args.output, force=args.force)
+            hook = open_hook(args.conn_id)
+            if state.generation_id is None:
+                _submit(hook, args, state)
+            else:
+                _look_up(hook, media, state, state.generation_id)
+            generation = _wait(hook, media, args, state)
+            size, sha256 = _download(hook, generation, output)
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         _print_recovery(state, args)
@@ -90,12 +97,16 @@ def render(args: argparse.Namespace) -> int:
     return 0
 
 
-def _writable(output: str) -> Path:
+def _writable(output: str, *, force: bool) -> Path:
     """Check that the file can be written, before anything is billed."""
     path = Path(output).expanduser().absolute()
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise errors.SeedanceConfigurationError(
             f"{path} cannot be written: it must be a file in an existing directory. Nothing was sent."
+        )
+    if path.exists() and not force:
+        raise errors.SeedanceConfigurationError(
+            f"{path} exists. Nothing was sent. Choose another file, or overwrite this one with --force."
         )
     return path
 
@@ -126,15 +137,23 @@ def _submit(hook: SeedanceHook, args: argparse.Namespace, state: _RenderState) -
     request = _request(args)
     prepared = hook.prepare(request)
     for line in (*prepared.defaults, *prepared.warnings):
-        print(line)
+        print(line, file=sys.stderr)
     price = price_text(prepared.price)
-    print(f"Submitting to {hook.settings.api.title}: {price} …", flush=True)
+    print(f"Submitting to {hook.settings.api.title}: {price} …", file=sys.stderr, flush=True)
     state.sent = True
     generation = hook.submit(request)
-    state.generation_id = generation.generation_id
+    state.generation_id, state.confirmed = generation.generation_id, True
     if generation.status.terminal:
         state.ended = generation
-    print(f"Generation {generation.generation_id} is billed from now on.", flush=True)
+    print(f"Generation {generation.generation_id} is billed from now on.", file=sys.stderr, flush=True)
+
+
+def _look_up(hook: SeedanceHook, media: generations.Media, state: _RenderState, generation_id: str) -> None:
+    """Read a generation that was named: unlike one just submitted, it is not known late but unknown."""
+    reading = hook.get_generation(generation_id, media)
+    state.confirmed = True
+    if reading.status.terminal:
+        state.ended = reading
 
 
 def _wait(
@@ -142,7 +161,8 @@ def _wait(
 ) -> generations.Generation:
     if state.ended is None:
         assert state.generation_id is not None
-        with Progress(TextColumn("{task.description:<10}"), BarColumn(), TimeElapsedColumn()) as bar:
+        columns = (TextColumn("{task.description:<10}"), BarColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
             task = bar.add_task("waiting", total=None)
             state.ended = hook.wait_for_end(
                 state.generation_id,
@@ -165,7 +185,7 @@ def _show(bar: Progress, task: TaskID, reading: generations.Generation) -> None:
 def _download(hook: SeedanceHook, generation: generations.Generation, output: Path) -> tuple[int, str]:
     columns = (TextColumn("{task.description:<10}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with (
-        Progress(*columns) as bar,
+        Progress(*columns, console=Console(stderr=True)) as bar,
         MediaClient(hook.settings) as client,
         open_writer(StorageLocation.of(output.as_uri(), None), exclusive=False) as writer,
     ):
@@ -204,18 +224,29 @@ def _print_recovery(state: _RenderState, args: argparse.Namespace) -> None:
     if state.ended is not None and state.ended.status is not generations.GenerationStatus.SUCCEEDED:
         return
     options = ["--conn-id", args.conn_id] if args.conn_id else []
-    print_fetch_command(state.generation_id, args.output, "image" if args.still else "video", options)
+    options += ["--force"] if args.force else []
+    media: generations.Media = "image" if args.still else "video"
+    print_fetch_command(state.generation_id, args.output, media, options, confirmed=state.confirmed)
 
 
 def print_fetch_command(
-    generation_id: str, output: str, media: generations.Media, options: Sequence[str] = ()
+    generation_id: str,
+    output: str,
+    media: generations.Media,
+    options: Sequence[str] = (),
+    *,
+    confirmed: bool = True,
 ) -> None:
-    """Print the command that fetches a generation which has been billed to standard error."""
+    """
+    Print the command that fetches a generation to standard error.
+
+    :param confirmed: Whether the service has accepted or reported the generation.
+    """
     command = ["airflow", "seedance", "render", "--generation-id", generation_id]
     command += [*(["--still"] if media == "image" else []), *options, "-o", output]
+    state = "is paid for and not lost" if confirmed else "was not read"
     print(
-        f"Generation {generation_id} is paid for and not lost. Fetch it, without paying again, with:\n"
-        f"  {shlex.join(command)}",
+        f"Generation {generation_id} {state}. Fetch it, without paying again, with:\n  {shlex.join(command)}",
         file=sys.stderr,
     )
 

@@ -126,3 +126,19 @@ assert not heavy, heavy
     shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     for command in COMMANDS:
         assert command.name in shown.stdout
+
+
+def test_a_broken_pipe_is_not_a_traceback() -> None:
+    code = (
+        "import sys; from airflow_provider_seedance import cli; from airflow_provider_seedance.cli import estimate; "
+        "estimate.estimate_command = lambda args: print('x' * 1000000); cli.main(['estimate', 'f'])"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.close()
+        assert process.stderr
+        errors = process.stderr.read()
+    assert process.returncode == 1
+    assert b"Traceback" not in errors
+    assert b"BrokenPipe" not in errors

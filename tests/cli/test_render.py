@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,7 +121,7 @@ def test_the_fetch_command_is_quoted_for_a_shell(
     command: Render, connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connect("ark", conn_id="my_conn")
-    monkeypatch.setattr(SeedanceHook, "wait_for_end", interrupt)
+    monkeypatch.setattr(SeedanceHook, "get_generation", interrupt)
     output = "a lamp's $HOME.mp4"
     code, printed = command("--conn-id", "my_conn", "--generation-id", "a b;c", output=output)
     assert code == 130
@@ -126,3 +129,38 @@ def test_the_fetch_command_is_quoted_for_a_shell(
         *("airflow", "seedance", "render", "--generation-id", "a b;c"),
         *("--conn-id", "my_conn", "-o", str(tmp_path / output)),
     ]
+    assert "Generation a b;c was not read" in printed
+    assert "paid for" not in printed
+
+
+def test_an_unknown_generation_fails_at_the_first_answer(command: Render, services: SeedanceEmulator) -> None:
+    code, printed = command("--generation-id", "cgt-unknown")
+    assert code == 1
+    assert "answered 404" in printed
+    assert "accepted" not in printed
+    assert "paid for" not in printed
+    assert len(services.ledger.requests) == 1
+
+
+def test_a_file_is_overwritten_with_force_only(
+    command: Render, services: SeedanceEmulator, tmp_path: Path
+) -> None:
+    (tmp_path / "lamp.mp4").write_text("mine")
+    code, printed = command("A lamp")
+    assert (code, services.ledger.requests) == (1, [])
+    assert "exists. Nothing was sent" in printed
+    assert (tmp_path / "lamp.mp4").read_text() == "mine"
+    code, _ = command("A lamp", "--force")
+    assert code == 0
+    assert (tmp_path / "lamp.mp4").read_bytes()[4:8] == b"ftyp"
+
+
+def test_a_signal_to_end_prints_the_fetch_command(command: Render, monkeypatch: pytest.MonkeyPatch) -> None:
+    def end(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    monkeypatch.setattr(SeedanceHook, "wait_for_end", end)
+    code, printed = command("A lamp")
+    assert code == 130
+    assert "is paid for and not lost" in printed
