@@ -162,6 +162,11 @@ class ConnectionExtra(BaseModel):
 
         :raises SeedanceConfigurationError: there is no secret to check the signature with.
         """
+        own = get_api(self.api).callback_signature_header
+        if self.callback_signature_header is None and own and self.callback_signature_secret:
+            return SignatureScheme(
+                header=own, secret=self.callback_signature_secret, scheme="hmac-sha256-timestamp"
+            )
         if self.callback_signature_header is None:
             return None
         secret = self.callback_signature_secret or self.callback_secret
@@ -242,6 +247,11 @@ class Settings:
         if self.auth_header == "x-api-key":
             return {"X-API-Key": self.key}
         return {"Authorization": f"{self.api.auth_scheme} {self.key}"}
+
+    def media_auth(self, url: str) -> dict[str, str]:
+        """Return the header that carries the key, for an output that the service itself has and protects."""
+        own = self.api.outputs_need_key and url.startswith(f"{self.base_url}/")
+        return self.auth() if own else {}
 
     @cached_property
     def redact(self) -> Redactor:

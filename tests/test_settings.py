@@ -21,6 +21,7 @@ OFFICIAL = {
     "ark": "https://ark.ap-southeast.bytepluses.com/api/v3",
     "fal": "https://queue.fal.run",
     "replicate": "https://api.replicate.com/v1",
+    "openrouter": "https://openrouter.ai/api/v1",
 }
 
 
@@ -91,7 +92,7 @@ def test_verify(value: Any, verify: Any) -> None:
 MALFORMED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     ("api", ("openai",), "seedance2api, seedanceapi-v1, seedanceapi-v2, runbase, ark"),
     ("api", (5,), "api in the extra is 5"),
-    ("api", ("arc",), "replicate. Did you mean 'ark'?"),
+    ("api", ("arc",), "openrouter. Did you mean 'ark'?"),
     ("api", (["ark"],), "api in the extra is"),
     ("auth_header", ("cookie", 5), "authorization"),
     ("auth_header", ("x-api-key",), "authorization with api seedanceapi-v2"),

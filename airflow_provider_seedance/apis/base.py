@@ -49,6 +49,9 @@ class Api(ReplyReader):
     other_hosts: ClassVar[Mapping[str, str]] = {}
     #: Field of the request for a callback URL, or ``None``.
     callback_field: ClassVar[str | None] = None
+    #: Header in which the service signs its callbacks by the scheme ``hmac-sha256-timestamp``, with a secret that the
+    #: connection has to name.
+    callback_signature_header: ClassVar[str | None] = None
     #: Path of the keys with which the service signs its callbacks, for :meth:`is_signed`; ``None`` without keys.
     callback_keys_path: ClassVar[str | None] = None
     #: Whether a lost submission can be looked up by its correlation value.
@@ -64,6 +67,8 @@ class Api(ReplyReader):
     calls_per_second: ClassVar[Mapping[str, float]] = {}
     #: Requests that reading the status of a generation may take.
     requests_per_status: ClassVar[int] = 1
+    #: Whether outputs below the base URL are downloaded with the key.
+    outputs_need_key: ClassVar[bool] = False
     #: Whether the probe requests a generation that does not exist, so that "not found" proves that the key is valid.
     probe_misses: ClassVar[bool] = True
     #: Rule for each argument of a video, and of an image; empty where the service does not make this kind of media.

@@ -22,6 +22,7 @@ SERVICES: dict[str, str] = {
     "ark": "airflow_provider_seedance.apis.ark",
     "fal": "airflow_provider_seedance.apis.fal",
     "replicate": "airflow_provider_seedance.apis.replicate",
+    "openrouter": "airflow_provider_seedance.apis.openrouter",
 }
 
 #: The service of a connection that names none.

@@ -187,7 +187,8 @@ class MediaClient:
             address = _Address.of(url)
             if reason := media_url_problem(address.url, self._settings.media_hosts):
                 raise MediaAddressError(reason)
-            stream = self._send(address, headers)
+            # Not for the host of a redirect.
+            stream = self._send(address, {**headers, **self._settings.media_auth(address.url)})
             location = stream.headers.get("location")
             if stream.status not in _REDIRECTS or not location:
                 return stream

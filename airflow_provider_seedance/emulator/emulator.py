@@ -19,6 +19,7 @@ from airflow_provider_seedance.emulator.rate_limiter import RateLimiter
 from airflow_provider_seedance.emulator.server import EmulatorServer, Parts
 from airflow_provider_seedance.emulator.services.ark import Ark
 from airflow_provider_seedance.emulator.services.fal import Fal
+from airflow_provider_seedance.emulator.services.openrouter import OpenRouter
 from airflow_provider_seedance.emulator.services.replicate import Replicate
 from airflow_provider_seedance.emulator.services.runbase import Runbase
 from airflow_provider_seedance.emulator.services.seedance2api import Seedance2Api
@@ -34,6 +35,7 @@ _SERVICES: tuple[type[Service], ...] = (
     Ark,
     Fal,
     Replicate,
+    OpenRouter,
 )
 
 

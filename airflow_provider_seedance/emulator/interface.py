@@ -23,6 +23,7 @@ SERVICE_PREFIXES: Mapping[str, str] = {
     "ark": "/ark/api/v3",
     "fal": "/fal",
     "replicate": "/replicate/v1",
+    "openrouter": "/openrouter/api/v1",
 }
 APIS = tuple(SERVICE_PREFIXES)
 

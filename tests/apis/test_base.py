@@ -18,15 +18,8 @@ from airflow_provider_seedance.urls import MediaHosts
 
 
 def test_the_registry() -> None:
-    assert ALL_APIS == (
-        "seedance2api",
-        "seedanceapi-v1",
-        "seedanceapi-v2",
-        "runbase",
-        "ark",
-        "fal",
-        "replicate",
-    )
+    seeds = ("seedance2api", "seedanceapi-v1", "seedanceapi-v2", "runbase")
+    assert (*seeds, "ark", "fal", "replicate", "openrouter") == ALL_APIS
     assert DEFAULT_API == "seedanceapi-v2"
     for name in ALL_APIS:
         assert get_api(name).name == name
@@ -115,8 +108,8 @@ def test_named_hosts_may_hold_the_inputs(name: str) -> None:
     assert prepare(name, request, media_hosts=MediaHosts.parse(["minio:9000"])).request.images
 
 
-@pytest.mark.parametrize("name", ["seedanceapi-v1", "seedanceapi-v2", "runbase"])
-def test_three_services_make_no_images(name: str) -> None:
+@pytest.mark.parametrize("name", ["seedanceapi-v1", "seedanceapi-v2", "runbase", "openrouter"])
+def test_four_services_make_no_images(name: str) -> None:
     with pytest.raises(errors.SeedanceRequestError, match=r"makes videos only.*api makes images"):
         prepare(name, image())
 
@@ -165,7 +158,9 @@ def test_a_reply_about_another_generation_is_not_delivered(name: str, field: str
     assert caught.value.generation_id == "g1"
 
 
-@pytest.mark.parametrize("name", [name for name in ALL_APIS if name not in ("ark", "fal", "replicate")])
+@pytest.mark.parametrize(
+    "name", [name for name in ALL_APIS if name not in ("ark", "fal", "replicate", "openrouter")]
+)
 @pytest.mark.parametrize(
     "ids", [{}, {"id": None}, {"id": 17}, {"task_id": "17"}, {"id": "req-5", "task_id": 17}]
 )

@@ -27,6 +27,7 @@ def own_error(name: str, code: str = "SOME_CODE", message: str = "because") -> d
         "runbase": {"error": {"code": code, "message": message}},
         "ark": {"error": {"code": code, "message": message, "param": "", "type": "Error"}},
         "fal": {"detail": message, "error_type": code},
+        "openrouter": {"error": {"code": code, "message": message}},
         "replicate": {"title": code, "detail": message, "status": 503},
     }[name]
 
@@ -181,6 +182,7 @@ class TestEveryService:
             "ark": {"data": [{"url": url}], "created": 1770460200},
             "fal": {"status": "COMPLETED", "video": {"url": url}},
             "replicate": {"status": "succeeded", "output": url},
+            "openrouter": {"status": "completed", "unsigned_urls": [url]},
         }[name]
         generation = accepted(name, reply(200, body))
         assert generation.generation_id.startswith("local-")

@@ -25,10 +25,11 @@ VALID_SUBMITS: dict[str, tuple[str, dict[str, Any]]] = {
         {"model": "seedance-1-5-pro-251215", "content": [{"type": "text", "text": "a red kite"}]},
     ),
     "fal": ("/bytedance/seedance-2.0/text-to-video", {"prompt": "a red kite"}),
+    "openrouter": ("/videos", {"model": "bytedance/seedance-2.0", "prompt": "a red kite"}),
     "replicate": ("/models/bytedance/seedance-2.0/predictions", {"input": {"prompt": "a red kite"}}),
 }
 #: Statuses of an accepted submission other than 200.
-ACCEPTED = {"replicate": 201}
+ACCEPTED = {"replicate": 201, "openrouter": 202}
 STATUS_PATHS = {
     "seedance2api": "/tasks/{}",
     "seedanceapi-v1": "/status?task_id={}",
@@ -36,6 +37,7 @@ STATUS_PATHS = {
     "runbase": "/runs/{}",
     "ark": ARK_TASKS + "/{}",
     "replicate": "/predictions/{}",
+    "openrouter": "/videos/{}",
 }
 
 

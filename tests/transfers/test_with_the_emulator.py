@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import ALL_APIS
 
 from airflow_provider_seedance.generations import ImageRequest, VideoRequest
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from transfers.results import run
 
 
-@pytest.mark.parametrize("api", ["seedance2api", "seedanceapi-v1", "seedanceapi-v2", "runbase", "ark"])
+@pytest.mark.parametrize("api", ALL_APIS)
 def test_every_service(api: str, connect: Any, tmp_path: Path) -> None:
     connect(api)
     hook = SeedanceHook()
@@ -32,3 +33,19 @@ def test_images(connect: Any, tmp_path: Path) -> None:
     made = hook.wait(submitted.generation_id, media="image").result()
     stored = run(made, f"{folder}/")
     assert len(stored["paths"]) == len(made["urls"]) == len(list(folder.iterdir()))
+
+
+class TestWithoutAStoredCopy:
+    """OpenRouter's own copy of an output may not exist; then the output needs the key."""
+
+    @pytest.fixture
+    def emulator_options(self) -> dict[str, Any]:
+        return {"shape": "flat"}
+
+    def test_an_output_that_needs_the_key(self, services: Any, connect: Any, tmp_path: Path) -> None:
+        connect("openrouter")
+        hook = SeedanceHook()
+        made = hook.wait(hook.submit(VideoRequest(prompt="A lamp")).generation_id).result()
+        assert made["url"].startswith(services.base_url("openrouter"))
+        stored = run(made, f"{tmp_path}/out.mp4")
+        assert stored["bytes"] == (tmp_path / "out.mp4").stat().st_size > 0
