@@ -58,8 +58,8 @@ class SeedanceEmulator(EmulatorInterface):
     :param key: The API key of every service.
     :param render_seconds: Emulated seconds from submission to the end of every generation, instead of a
         realistic time; 0 ends them at once.
-    :param url_lifetime: Lifetime of media URLs in emulated seconds; by default 24 hours for ``ark`` and
-        unlimited for the others. All services but ``ark`` return a new URL for each request after that.
+    :param url_lifetime: Lifetime of media URLs in emulated seconds; by default a day for ``ark`` and ``openrouter``, an hour
+        for ``replicate``, and unlimited for the others, which return a new URL for each request after that.
     :param rate_limit: ``(requests, window)`` for each service and key, the window in real seconds.
     :param credits: Balance of the account; ``None`` is unlimited.
     :param images_as_task: Whether ``seedance2api`` answers image requests with a task to poll.
