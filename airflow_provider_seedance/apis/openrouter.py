@@ -75,7 +75,7 @@ class OpenRouter(base.Api):
                 body.setdefault("input_references", []).append(part)
         return body
 
-    def probe_call(self) -> HttpCall:
+    def probe_call(self, model: str | None = None) -> HttpCall:
         return HttpCall(method="GET", path="/key")
 
     def details(self, payload: JsonObject, status: generations.GenerationStatus, now: datetime) -> JsonObject:
