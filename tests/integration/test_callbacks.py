@@ -215,7 +215,7 @@ def test_the_result_has_the_same_shape(airflow: TestAirflow, called: str, name: 
         task_id = task_id.format(name)
         got = airflow.database.xcom("called", called, task_id, "return_value", map_index)
         assert list(got) == list(polled)
-        own = {"generation_id", "url", "urls", "created_at", "completed_at", "expires_at"}
+        own = {"generation_id", "url", "urls", "created_at", "completed_at", "expires_at", "seed"}
         assert {key: value for key, value in got.items() if key not in own} == {
             key: value for key, value in polled.items() if key not in own
         }
