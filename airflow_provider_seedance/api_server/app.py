@@ -24,6 +24,7 @@ ROUTES = (
     "airflow_provider_seedance.api_server.pages",
     "airflow_provider_seedance.api_server.renders_api",
     "airflow_provider_seedance.api_server.media",
+    "airflow_provider_seedance.api_server.ledger_api",
     "airflow_provider_seedance.api_server.callback_routes",
 )
 

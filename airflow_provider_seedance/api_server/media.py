@@ -12,19 +12,20 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from hashlib import sha256
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
 
 from airflow.utils.session import create_session
-from fastapi import APIRouter, Header, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from airflow_provider_seedance.api_server import queries
 from airflow_provider_seedance.api_server.http_range import UnsatisfiableRange, parse_range
 from airflow_provider_seedance.api_server.permissions import CAN_READ_RENDERS
 from airflow_provider_seedance.api_server.queries import Scope
-from airflow_provider_seedance.api_server.renders import Task, media_type_of, playable_path
+from airflow_provider_seedance.api_server.renders import media_type_of, playable_path
 from airflow_provider_seedance.storage.location import StorageLocation
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,20 @@ class StoreReader:
 _reader = StoreReader()
 
 
+class RangeHeaders:
+    """Request headers that select a part of a file, or spare its transfer."""
+
+    def __init__(
+        self,
+        range_header: Annotated[str | None, Header(alias="Range")] = None,
+        if_range: Annotated[str | None, Header()] = None,
+        if_none_match: Annotated[str | None, Header()] = None,
+    ) -> None:
+        self.range_header = range_header
+        self.if_range = if_range
+        self.if_none_match = if_none_match
+
+
 @router.api_route(
     "/dags/{dag_id}/runs/{run_id:path}/media", methods=["GET", "HEAD"], dependencies=CAN_READ_RENDERS
 )
@@ -86,16 +101,25 @@ async def media(
     dag_id: str,
     run_id: str,
     task_id: str,
+    wanted: Annotated[RangeHeaders, Depends()],
     index: Annotated[int, Query(ge=0)] = 0,
     map_index: Annotated[int, Query(ge=-1)] = -1,
     region: Annotated[str, Query(pattern=r"^([0-9a-f]{32}\.[0-9]{1,9})?$")] = "",
-    range_header: Annotated[str | None, Header(alias="Range")] = None,
-    if_range: Annotated[str | None, Header()] = None,
-    if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """Return a stored file, or a range of it."""
+    """Return a file that a transfer of the run stored, or a range of it."""
     scope = Scope(dag_id=dag_id, run_id=run_id, task_id=task_id, map_index=map_index, region=region)
-    location, size, etag = await _reader.run(_find, scope, index)
+    return await respond_with_file(request, wanted, partial(_location_in_run, scope, index))
+
+
+async def respond_with_file(
+    request: Request, wanted: RangeHeaders, locate: Callable[[], StorageLocation | None]
+) -> Response:
+    """
+    Return a stored file, or a range of it.
+
+    :param locate: Returns its location; it may block, and raise any error.
+    """
+    location, size, etag = await _reader.run(_find, locate)
     name = location.display.rsplit("/", 1)[-1]
     headers = {
         "Accept-Ranges": "bytes",
@@ -105,11 +129,11 @@ async def media(
         # Airflow must not compress media, nor change a part of a file.
         "Content-Encoding": "identity",
     }
-    if if_none_match and if_none_match.removeprefix("W/") == etag:
+    if wanted.if_none_match and wanted.if_none_match.removeprefix("W/") == etag:
         return Response(status_code=304, headers=headers)
     try:
         # A range of another version of the file would be of no use.
-        part = parse_range(range_header, size) if if_range in (None, etag) else None
+        part = parse_range(wanted.range_header, size) if wanted.if_range in (None, etag) else None
     except UnsatisfiableRange:
         return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{size}"})
     positions = part or range(size)
@@ -125,13 +149,10 @@ async def media(
     return StreamingResponse(content, status_code=status, headers=headers, media_type=kind)
 
 
-def _find(scope: Scope, index: int) -> tuple[StorageLocation, int, str]:
+def _find(locate: Callable[[], StorageLocation | None]) -> tuple[StorageLocation, int, str]:
     """Return the location of a file, its size, and an entity tag that changes with its content."""
-    with create_session() as session:
-        task = queries.find_transfer(session, scope)
-    path = playable_path(task, index) if task else None
     try:
-        location = _location(path, task) if task and path else None
+        location = locate()
         found = location.stat() if location else None
     except Exception as error:
         log.warning("A stored file cannot be read for the Renders page.", exc_info=error)
@@ -143,12 +164,18 @@ def _find(scope: Scope, index: int) -> tuple[StorageLocation, int, str]:
     return location, found.size, f'"{tag}"'
 
 
-def _location(path: str, task: Task) -> StorageLocation:
+def _location_in_run(scope: Scope, index: int) -> StorageLocation | None:
+    with create_session() as session:
+        task = queries.find_transfer(session, scope)
+    path = playable_path(task, index) if task else None
+    return location_of(path, task.fields.get("object_storage_conn_id")) if task and path else None
+
+
+def location_of(path: str, conn_id: Any) -> StorageLocation:
     """Return the location of a file, with the connection in its path or else that of the transfer."""
-    rendered = task.fields.get("object_storage_conn_id")
     has_own = "@" in path.partition("://")[2].partition("/")[0]
-    usable = isinstance(rendered, str) and rendered not in ("", "None") and not has_own
-    return StorageLocation.of(path, rendered if usable else None, what="stored file")
+    usable = isinstance(conn_id, str) and conn_id not in ("", "None") and not has_own
+    return StorageLocation.of(path, conn_id if usable else None, what="stored file")
 
 
 def _open(location: StorageLocation, position: int) -> Any:

@@ -1,4 +1,4 @@
-"""The Renders page: static files without data. Its scripts load the data from the guarded routes."""
+"""The pages: static files without data. Their scripts load the data from the guarded routes."""
 
 from __future__ import annotations
 
@@ -28,8 +28,11 @@ def content_security_policy(host: str | None) -> str:
 
 
 @router.get("/renders", include_in_schema=False)
+@router.get("/library", include_in_schema=False)
+@router.get("/spend", include_in_schema=False)
 @router.get("/", include_in_schema=False)
 async def page(request: Request) -> Response:
-    """Return the page, which is the same for every user and run."""
+    """Return a page, which is the same for every user and run."""
+    name = request.url.path.rpartition("/")[2] or "renders"
     headers = {"Content-Security-Policy": content_security_policy(request.url.hostname)}
-    return FileResponse(STATIC / "renders.html", headers=headers)
+    return FileResponse(STATIC / f"{name}.html", headers=headers)

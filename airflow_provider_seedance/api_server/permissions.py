@@ -1,28 +1,59 @@
 """
-Access checks: the only module of the Renders page that knows Airflow's internal ones.
+Access checks: the only module of the pages that knows Airflow's internal ones.
 
-A user needs read access to a Dag, its runs, its task instances and its XComs. The refusal is the same 403 for a Dag
-that does not exist.
+A user needs read access to a Dag, its runs, its task instances and its XComs; to settle a submission, the right to
+edit task instances of the Dag. The refusal is the same 403 for a Dag that does not exist.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from urllib.parse import urlsplit
 
 from airflow.api_fastapi.app import get_auth_manager
-from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
+from airflow.api_fastapi.auth.managers.models.resource_details import (
+    ConnectionDetails,
+    DagAccessEntity,
+    DagDetails,
+)
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
 from airflow.models.dag import DagModel
-from fastapi import Depends
+from airflow.providers.common.compat.sdk import conf
+from fastapi import Depends, HTTPException, Request
 from fastapi.params import Depends as Dependency
 
-__all__ = ["CAN_READ_RENDERS", "GetUserDep", "readable_dag_ids"]
+__all__ = ["CAN_EDIT_RENDERS", "CAN_READ_RENDERS", "GetUserDep", "readable_dag_ids"]
 
 _ENTITIES = (DagAccessEntity.RUN, DagAccessEntity.TASK_INSTANCE, DagAccessEntity.XCOM)
 
 #: Dependencies of every route with a ``dag_id`` in its path.
 CAN_READ_RENDERS: list[Dependency] = [
     Depends(requires_access_dag(method="GET", access_entity=entity)) for entity in _ENTITIES
+]
+
+
+def same_origin(request: Request) -> None:
+    """
+    Refuse a request that another site may have made a browser send, with the cookie of its user.
+
+    A browser names the origin of every request that changes something. Other programs send a token in a header, which
+    no site can make a browser send.
+    """
+    origin = request.headers.get("Origin")
+    own = {request.headers.get("Host"), urlsplit(conf.get("api", "base_url", fallback="")).netloc}
+    if origin is not None:
+        if urlsplit(origin).netloc in own - {None, ""}:
+            return
+    elif request.headers.get("Authorization", "").startswith("Bearer "):
+        return
+    raise HTTPException(403, "The request comes from another site.")
+
+
+#: Dependencies of the routes that change something of a Dag.
+CAN_EDIT_RENDERS: list[Dependency] = [
+    Depends(same_origin),
+    *CAN_READ_RENDERS,
+    Depends(requires_access_dag(method="PUT", access_entity=DagAccessEntity.TASK_INSTANCE)),
 ]
 
 
@@ -39,3 +70,24 @@ def readable_dag_ids(dag_ids: Iterable[str], user: GetUserDep) -> set[str]:
 
     permitted = set(dag_ids) & manager.get_authorized_dag_ids(user=user, method="GET")
     return {dag_id for dag_id in permitted if can_read(dag_id)}
+
+
+def editable_dag_ids(dag_ids: Iterable[str], user: GetUserDep) -> set[str]:
+    """Return the Dags of these, which the user may read, whose submissions the user may settle."""
+    manager = get_auth_manager()
+    return {
+        dag_id
+        for dag_id in dag_ids
+        if manager.is_authorized_dag(
+            method="PUT",
+            access_entity=DagAccessEntity.TASK_INSTANCE,
+            details=DagDetails(id=dag_id, team_name=DagModel.get_team_name(dag_id)),
+            user=user,
+        )
+    }
+
+
+def can_read_connection(conn_id: str, user: GetUserDep) -> bool:
+    """Return whether the user may read a connection, and so its budgets."""
+    details = ConnectionDetails(conn_id=conn_id)
+    return get_auth_manager().is_authorized_connection(method="GET", details=details, user=user)

@@ -22,6 +22,7 @@ from airflow_provider_seedance.api_server.permissions import CAN_READ_RENDERS, G
 from airflow_provider_seedance.api_server.queries import Scope
 from airflow_provider_seedance.api_server.renders import renders_of, totals_of
 from airflow_provider_seedance.batch.manifest import read_manifest
+from airflow_provider_seedance.ledger.configuration import read_config
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,8 @@ def _page_of(
     found = [render for render in renders_of(tasks, _read_manifest) if _in_scope(render, scope)]
     shown = dict(run)
     active = shown["state"] in ("queued", "running")
-    return _page({"run": shown, "active": active, "totals": totals_of(found), "renders": found})
+    page = {"run": shown, "active": active, "totals": totals_of(found), "renders": found}
+    return _page({**page, "ledger": read_config() is not None})
 
 
 @router.get("/runs")
@@ -82,7 +84,8 @@ def runs(user: GetUserDep, if_none_match: Annotated[str | None, Header()] = None
         dag_ids = readable_dag_ids(queries.dag_ids_with_renders(session), user)
         found = queries.recent_runs(session, dag_ids, MAX_RUNS)
     active = any(run["state"] == "running" for run in found)
-    return _respond(_page({"runs": found, "active": active}), if_none_match)
+    page = {"runs": found, "active": active, "ledger": read_config() is not None}
+    return _respond(_page(page), if_none_match)
 
 
 def _in_scope(render: Mapping[str, Any], scope: Scope) -> bool:

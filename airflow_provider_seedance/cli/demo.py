@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,11 @@ from airflow_provider_seedance.cli.interrupts import interruptible
 from airflow_provider_seedance.cli.render import price_text, print_fetch_command
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
-from airflow_provider_seedance.plugin import RUN_ROUTE
+from airflow_provider_seedance.ledger import spending
+from airflow_provider_seedance.ledger.account import Filter
+from airflow_provider_seedance.ledger.configuration import LedgerConfig
+from airflow_provider_seedance.ledger.database import Database
+from airflow_provider_seedance.plugin import PREFIX, RUN_ROUTE
 
 PROMPT = "A paper boat sails down a rainy street, cinematic"
 
@@ -148,7 +154,11 @@ def _run(plan: DemoPlan, output: Path, *, keep: bool, stack: ExitStack, say: Say
     # Only this file: another example is scheduled daily, which would spend money with a real key.
     shutil.copy(_example_dags() / f"{plan.dag_id}.py", home / "dags")
     say("Starting Airflow: scheduler, Dag processor, triggerer and API server …")
-    variables = {"SEEDANCE_EXAMPLE_DESTINATION": output.as_uri()}
+    ledger = LedgerConfig(location=f"sqlite:///{output / 'ledger.db'}")
+    variables = {
+        "SEEDANCE_EXAMPLE_DESTINATION": output.as_uri(),
+        "AIRFLOW__SEEDANCE__LEDGER": ledger.location,
+    }
     airflow = stack.enter_context(DemoAirflow(home=home, connections=plan.connections, variables=variables))
     airflow.wait_for_dag(plan.dag_id)
     run_id = airflow.trigger(plan.dag_id)
@@ -156,6 +166,7 @@ def _run(plan: DemoPlan, output: Path, *, keep: bool, stack: ExitStack, say: Say
     try:
         _watch(airflow, plan, run_id, say)
         _report(airflow, plan, run_id, say)
+        _report_spending(ledger, plan, run_id)
     except BaseException:
         if plan.is_billed:
             _print_recovery(airflow, plan, run_id, output)
@@ -163,7 +174,8 @@ def _run(plan: DemoPlan, output: Path, *, keep: bool, stack: ExitStack, say: Say
     if keep:
         url = run_url(airflow, plan.dag_id, run_id)
         print(
-            f"\nAirflow is still running: {url}\nPress Ctrl-C to stop it.\n\nRenders: {url}/plugin/{RUN_ROUTE}",
+            f"\nAirflow is still running: {url}\nPress Ctrl-C to stop it.\n\nRenders: {url}/plugin/{RUN_ROUTE}\n"
+            f"Spend:   {airflow.url}{PREFIX}/spend",
             flush=True,
         )
         # Ctrl-C is the normal end of --keep.
@@ -211,6 +223,17 @@ def _report(airflow: DemoAirflow, plan: DemoPlan, run_id: str, say: Say) -> None
     print(f"        {stored['bytes']:,} bytes")
     price = price_text(generations.Estimate(credits=video["credits"], cost_usd=video["cost_usd"]))
     print(f"Price:  {'' if plan.is_billed else 'at the real service '}{price}", flush=True)
+
+
+def _report_spending(ledger: LedgerConfig, plan: DemoPlan, run_id: str) -> None:
+    found = spending.spend(Database(ledger), Filter(dag_ids={plan.dag_id}, run_id=run_id), ("dag_id",), UTC)
+    for total in found:
+        price = price_text(generations.Estimate(credits=total["credits"], cost_usd=total["cost_usd"]))
+        print(
+            f"Spent:  {'' if plan.is_billed else 'at the real service '}{price} for {total['generations']} renders"
+        )
+    command = f"{shlex.quote(sys.executable)} -m airflow_provider_seedance ledger spend --by dag"
+    print(f"        AIRFLOW__SEEDANCE__LEDGER={shlex.quote(ledger.location)} {command}", flush=True)
 
 
 def _print_recovery(airflow: DemoAirflow, plan: DemoPlan, run_id: str, output: Path) -> None:

@@ -17,7 +17,7 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.cli.connection import airflows_database
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
-from airflow_provider_seedance.ledger import account
+from airflow_provider_seedance.ledger import account, spending
 from airflow_provider_seedance.ledger.account import Filter
 from airflow_provider_seedance.ledger.configuration import (
     LedgerConfig,
@@ -27,6 +27,16 @@ from airflow_provider_seedance.ledger.configuration import (
 )
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.entries import TaskIdentity
+
+#: Fields of a group of `spend`.
+_GROUPS = {
+    "day": ("day",),
+    "dag": ("dag_id",),
+    "task": ("dag_id", "task_id"),
+    "model": ("model",),
+    "connection": ("conn_id",),
+    "namespace": ("namespace",),
+}
 
 _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 
@@ -95,7 +105,12 @@ def _spend(args: argparse.Namespace, database: Database, config: LedgerConfig) -
         since=_date(args.since, timezone) if args.since else None,
         until=until,
     )
-    return _formatted(account.spend(database, chosen, args.by, timezone), args.output)
+    fields = _GROUPS[args.by]
+    found = [
+        {args.by: f"{row['dag_id']}.{row['task_id']}" if args.by == "task" else row[fields[0]], **row}
+        for row in spending.spend(database, chosen, fields, timezone)
+    ]
+    return _formatted(found, args.output)
 
 
 def _list(args: argparse.Namespace, database: Database, config: LedgerConfig) -> Iterable[str]:

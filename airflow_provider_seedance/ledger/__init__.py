@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_seedance.ledger.configuration import read_config
 from airflow_provider_seedance.ledger.task_state import TaskStateStore
@@ -43,3 +44,19 @@ def record_end(generation: Generation) -> None:
         from airflow_provider_seedance.ledger.ends import write_end
 
         write_end(config, generation)
+
+
+def record_stored_files(
+    generations: Sequence[Generation], transferred: Mapping[str, Any], conn_id: str | None
+) -> None:
+    """
+    Record where the files of generations are stored, where a ledger is configured; never raises.
+
+    :param transferred: Result of the transfer.
+    :param conn_id: Connection of the object storage.
+    """
+    config = read_config()
+    if config is not None:
+        from airflow_provider_seedance.ledger.stored_files import write_stored_files
+
+        write_stored_files(config, generations, transferred, conn_id)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, tzinfo
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import and_, delete, false, func, not_, or_, select, true, update
@@ -14,7 +14,6 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import iso
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.entries import TaskIdentity
-from airflow_provider_seedance.ledger.reservations import RESERVED
 from airflow_provider_seedance.ledger.tables import submissions
 from airflow_provider_seedance.submission.records import RecordState
 
@@ -22,16 +21,6 @@ _COLUMNS = submissions.c
 
 #: States in which it is unknown whether the service accepted the submission.
 _UNSETTLED = (RecordState.INTENT, RecordState.UNCERTAIN)
-
-#: Fields of a group of the spend report beside its name.
-GROUPS = {
-    "day": (),
-    "dag": ("dag_id",),
-    "task": ("dag_id", "task_id"),
-    "model": ("model",),
-    "connection": ("conn_id",),
-    "namespace": ("namespace",),
-}
 
 _NOT_LISTED = ("instance", "namespace", "record", "result", "item_key", "ti_id", "reuse_key", "fingerprint")
 
@@ -42,10 +31,12 @@ class Filter:
     Selection of submissions.
 
     :param namespace: ``None`` for all.
+    :param dag_ids: Dags; ``None`` for all.
     :param text: Part of the prompt or of the generation id.
     """
 
     namespace: str | None = None
+    dag_ids: Collection[str] | None = None
     state: str | None = None
     dag_id: str | None = None
     run_id: str | None = None
@@ -60,15 +51,23 @@ class Filter:
             for name in ("namespace", "state", "dag_id", "run_id")
             if (value := getattr(self, name)) is not None
         ]
+        if self.dag_ids is not None:
+            found.append(_COLUMNS.dag_id.in_(self.dag_ids))
         if self.since:
             found.append(_COLUMNS.created_at >= self.since)
         if self.until:
             found.append(_COLUMNS.created_at < self.until)
         if self.text:
-            pattern = f"%{self.text.lower().replace('/', '//').replace('%', '/%').replace('_', '/_')}%"
+            # The database lowers both: SQLite knows ASCII letters only, and would not find an "Ü" that Python lowered.
+            pattern = func.lower(pattern_of(self.text))
             texts = (_COLUMNS.prompt, _COLUMNS.generation_id)
             found.append(or_(*(func.lower(text).like(pattern, escape="/") for text in texts)))
         return found
+
+
+def pattern_of(text: str) -> str:
+    """Return the pattern of LIKE, with the escape character ``/``, for texts that contain this one."""
+    return f"%{text.replace('/', '//').replace('%', '/%').replace('_', '/_')}%"
 
 
 def list_submissions(database: Database, chosen: Filter, limit: int | None = None) -> list[dict[str, Any]]:
@@ -92,43 +91,6 @@ def export(database: Database, chosen: Filter) -> Iterator[dict[str, Any]]:
             value = _json(row)
             (value["record"] or {}).pop("sealed_result", None)
             yield value
-
-
-def spend(database: Database, chosen: Filter, by: str, timezone: tzinfo) -> list[dict[str, Any]]:
-    """
-    Return generations and their cost by group.
-
-    :param by: One of :data:`GROUPS`.
-    :param timezone: Of the days.
-    """
-    fields = GROUPS[by]
-    query = select(
-        *(_COLUMNS[name] for name in fields),
-        *(_COLUMNS.created_at, _COLUMNS.state, _COLUMNS.credits, _COLUMNS.cost_usd),
-        *(_COLUMNS.estimated_credits, _COLUMNS.estimated_cost_usd),
-    ).where(*chosen.conditions(), _COLUMNS.state != RecordState.NOT_SUBMITTED.value)
-    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
-    with database.reading() as connection:
-        for row in connection.execute(query).mappings():
-            values = tuple(row[name] for name in fields)
-            group = values or (row["created_at"].astimezone(timezone).date().isoformat(),)
-            total = groups.setdefault(group, _empty(by, dict(zip(fields, values, strict=True)), group))
-            _count(total, row)
-    return [groups[group] for group in sorted(groups, key=lambda group: [str(value) for value in group])]
-
-
-def _empty(by: str, fields: dict[str, Any], group: tuple[Any, ...]) -> dict[str, Any]:
-    name = ".".join(str(value) for value in group) if len(group) > 1 else group[0]
-    amounts = ("credits", "cost_usd", "reserved_credits", "reserved_cost_usd")
-    return {by: name, **fields, "generations": 0, **dict.fromkeys(amounts, 0.0)}
-
-
-def _count(total: dict[str, Any], row: Any) -> None:
-    total["generations"] += 1
-    reserved = row["state"] in RESERVED
-    for name in ("credits", "cost_usd"):
-        field, amount = (f"reserved_{name}", row[f"estimated_{name}"]) if reserved else (name, row[name])
-        total[field] = round(total[field] + float(amount or 0), 6)
 
 
 def resolve(database: Database, task: TaskIdentity, key: str | None, generation_id: str | None) -> None:

@@ -110,6 +110,8 @@ submissions = Table(
     Column("stored_files", JSON(none_as_null=True)),
     Column("record", JSON(none_as_null=True)),
     Index("seedance_submissions_spend", "namespace", "conn_id", "intended_at"),
+    # That of SQLite has further columns.
+    Index("seedance_submissions_latest", "namespace", "created_at", "dag_id", "state"),
     Index("seedance_submissions_generation", "generation_id", mysql_length=200),
     Index("seedance_submissions_reuse", "reuse_key"),
     mysql_charset="utf8mb4",

@@ -18,6 +18,7 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.client.media_client import MediaClient
 from airflow_provider_seedance.generations import Generation, read_number
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
+from airflow_provider_seedance.ledger import record_stored_files
 from airflow_provider_seedance.storage.location import RETRY_IS_FREE, StorageLocation, exists_error
 from airflow_provider_seedance.submission.decisions import listed
 from airflow_provider_seedance.transfers.file_names import Naming, distinct, folded
@@ -98,7 +99,9 @@ def run(
     problems = [] if look is None else [*_missing_outputs(given), *_problems(stored)]
     if problems and look == "fail":
         raise _rejected(problems, given)
-    return _result(given, outputs, stored, problems, f"{location.display.rstrip('/')}/")
+    outcome = _result(given, outputs, stored, problems, f"{location.display.rstrip('/')}/")
+    record_stored_files(outcome[2], outcome[0], object_storage_conn_id)
+    return outcome
 
 
 def _plan(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_seedance.api_server.app import build
-from airflow_provider_seedance.api_server.permissions import CAN_READ_RENDERS
+from airflow_provider_seedance.api_server.permissions import CAN_EDIT_RENDERS, CAN_READ_RENDERS
 from airflow_provider_seedance.callbacks.tokens import ROUTE
 from airflow_provider_seedance.plugin import LazyApp
 
@@ -57,26 +57,27 @@ def routes_of(router: Any) -> Iterator[Any]:
 
 def test_every_route_with_a_dag_is_guarded() -> None:
     routes = [route for route in routes_of(build()) if "{dag_id}" in getattr(route, "path", "")]
-    assert len(routes) == 2
+    assert len(routes) == 4
     for route in routes:
         guards = [dependency.dependency for dependency in route.dependencies]
-        assert guards == [dependency.dependency for dependency in CAN_READ_RENDERS]
+        expected = CAN_READ_RENDERS if route.methods <= {"GET", "HEAD"} else CAN_EDIT_RENDERS
+        assert guards == [dependency.dependency for dependency in expected]
 
 
-def test_only_the_callback_route_changes_anything() -> None:
+def test_only_callbacks_and_the_settling_of_submissions_change_anything() -> None:
     changing = {
         getattr(route, "path", "")
         for route in routes_of(build())
         if not set(getattr(route, "methods", None) or ()) <= {"GET", "HEAD"}
     }
-    assert changing == {ROUTE}
+    assert changing == {ROUTE, "/api/dags/{dag_id}/library/resolve"}
 
 
 def test_routes_without_their_guards_are_not_served(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "airflow.api_fastapi.core_api.security", None)
-    for name in ("permissions", "renders_api", "media"):
+    for name in ("permissions", "renders_api", "media", "ledger_api"):
         monkeypatch.delitem(sys.modules, f"airflow_provider_seedance.api_server.{name}")
     app = build()
     assert send_request(app, "/api/runs")[0] == 404

@@ -19,7 +19,7 @@ from fsspec.spec import AbstractBufferedFile
 from s3_store import s3_filesystem, s3_server
 
 from airflow_provider_seedance.api_server import media
-from airflow_provider_seedance.api_server.media import StoreReader
+from airflow_provider_seedance.api_server.media import RangeHeaders, StoreReader
 from airflow_provider_seedance.api_server.renders import Task, is_in_destination
 from airflow_provider_seedance.storage.location import StorageLocation
 
@@ -56,7 +56,7 @@ def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     def get(index: int = 0, method: str = "GET", **headers: Any) -> Any:
         request: Any = SimpleNamespace(method=method)
         scope = {"dag_id": "d", "run_id": "r", "task_id": "store", "index": index}
-        return asyncio.run(media.media(request, **scope, **headers))
+        return asyncio.run(media.media(request, **scope, wanted=RangeHeaders(**headers)))
 
     here.get = get
     return here
@@ -148,7 +148,7 @@ def test_connection_of_the_location(
 ) -> None:
     seen = []
     monkeypatch.setattr(StorageLocation, "of", lambda path, conn_id, what: seen.append((path, conn_id)))
-    media._location(path, stored(path, object_storage_conn_id=rendered))
+    media.location_of(path, rendered)
     assert seen == [(path, expected)]
 
 
@@ -184,7 +184,7 @@ def s3() -> Iterator[StorageLocation]:
 def test_range_of_an_object(
     monkeypatch: pytest.MonkeyPatch, serving: SimpleNamespace, s3: StorageLocation
 ) -> None:
-    monkeypatch.setattr(media, "_location", lambda path, task: s3)
+    monkeypatch.setattr(media, "location_of", lambda path, conn_id: s3)
     serving.task = stored(s3.display)
     part = serving.get(range_header="bytes=-1000")
     assert (part.status_code, body(part)) == (206, CONTENT[-1000:])
@@ -287,7 +287,7 @@ def test_a_range_costs_what_it_is(
 ) -> None:
     store = Store(ranges)
     location = StorageLocation(display="store://b/clip.mp4", fs=store, path="b/clip.mp4")
-    monkeypatch.setattr(media, "_location", lambda path, task: location)
+    monkeypatch.setattr(media, "location_of", lambda path, conn_id: location)
     serving.task = stored("store://b/clip.mp4")
     part = serving.get(range_header="bytes=65536-131071")
     tracemalloc.start()
@@ -312,7 +312,7 @@ def test_a_range_of_an_object_costs_what_it_is(
         return await call(method, *arguments, **named)
 
     monkeypatch.setattr(s3.fs, "_call_s3", record)
-    monkeypatch.setattr(media, "_location", lambda path, task: s3)
+    monkeypatch.setattr(media, "location_of", lambda path, conn_id: s3)
     serving.task = stored(s3.display)
     assert len(body(serving.get(range_header="bytes=100000-165535"))) == 65536
     assert ranges == ["bytes=100000-165535"]
@@ -324,7 +324,7 @@ def test_streams_are_bounded(monkeypatch: pytest.MonkeyPatch, serving: SimpleNam
 
     async def play() -> tuple[int, bytes]:
         request: Any = SimpleNamespace(method="GET")
-        scope = {"dag_id": "d", "run_id": "r", "task_id": "store", "index": 0}
+        scope = {"dag_id": "d", "run_id": "r", "task_id": "store", "index": 0, "wanted": RangeHeaders()}
         first = await media.media(request, **scope)
         pieces = first.body_iterator
         await anext(pieces)

@@ -77,12 +77,19 @@ class Stage:
         run = quote(run_id or self.runs[dag_id], safe="")
         return f"/seedance/api/dags/{quote(dag_id, safe='')}/runs/{run}/{what}?{urlencode(query)}"
 
-    def ask(self, path: str, user: str | None = "admin", method: str = "GET", **headers: str) -> Answer:
+    def ask(
+        self,
+        path: str,
+        user: str | None = "admin",
+        method: str = "GET",
+        content: bytes | None = None,
+        **headers: str,
+    ) -> Answer:
         """Send a request as a user, or without a login for ``None``."""
         if user is not None:
             headers["Authorization"] = f"Bearer {self.airflow.api.token(user)}"
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        request = urllib.request.Request(self.url + path, headers=named, method=method)
+        request = urllib.request.Request(self.url + path, content, named, method=method)
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
                 return Answer(answer.status, dict(answer.headers), answer.read())

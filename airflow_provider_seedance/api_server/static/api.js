@@ -1,4 +1,4 @@
-// Conditional GET requests: an unchanged response has no body.
+// Requests to the guarded routes. An unchanged response to a conditional one has no body.
 
 export class RequestError extends Error {
   constructor(status, message) {
@@ -13,6 +13,27 @@ const MESSAGES = {
   404: "There is no such Dag run.",
 };
 
+const messageOf = (status) => MESSAGES[status] ?? `Airflow responded with an error (${status}).`;
+
+async function send(url, options) {
+  try {
+    return await fetch(url, { credentials: "same-origin", cache: "no-store", ...options });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new RequestError(0, "Airflow does not respond.");
+  }
+}
+
+/** The value of a route about the ledger, whose errors say what is wrong. */
+export async function ledger(url, options = {}) {
+  const response = await send(url, options);
+  if (response.status === 204) return null;
+  const value = await response.json().catch(() => null);
+  if (response.ok) return value;
+  const detail = [401, 403].includes(response.status) ? null : value?.detail;
+  throw new RequestError(response.status, typeof detail === "string" ? detail : messageOf(response.status));
+}
+
 /** A resource that is polled. */
 export class Resource {
   constructor(url) {
@@ -24,16 +45,9 @@ export class Resource {
   async poll() {
     const headers = { Accept: "application/json" };
     if (this.etag !== null) headers["If-None-Match"] = this.etag;
-    let response;
-    try {
-      response = await fetch(this.url, { headers, credentials: "same-origin", cache: "no-store" });
-    } catch {
-      throw new RequestError(0, "Airflow does not respond.");
-    }
+    const response = await send(this.url, { headers });
     if (response.status === 304) return null;
-    if (!response.ok) {
-      throw new RequestError(response.status, MESSAGES[response.status] ?? `Airflow responded with an error (${response.status}).`);
-    }
+    if (!response.ok) throw new RequestError(response.status, messageOf(response.status));
     const value = await response.json();
     this.etag = response.headers.get("ETag");
     return { value, serverNow: Date.parse(response.headers.get("Date") ?? "") || Date.now() };

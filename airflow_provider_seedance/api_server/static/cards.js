@@ -1,7 +1,7 @@
 // A card for each render, made once and updated when its render changes.
 
 import { topLevelLink, element, setText } from "./dom.js";
-import { elapsed, money, number, plural, sources, timeSpan, taskPage, httpUrl } from "./format.js";
+import { dateTime, elapsed, money, number, plural, sources, timeSpan, taskPage, httpUrl } from "./format.js";
 import { dismiss, player } from "./players.js";
 
 export const STATES = {
@@ -14,6 +14,7 @@ export const STATES = {
   expired: "Expired",
   cancelled: "Cancelled",
   skipped: "Skipped",
+  uncertain: "Uncertain",
 };
 
 const PLACEHOLDERS = {
@@ -25,6 +26,7 @@ const PLACEHOLDERS = {
   expired: "Expired at the service",
   cancelled: "Cancelled",
   skipped: "Not submitted",
+  uncertain: "It is unknown whether the service took this submission",
   succeeded: "The URL of the service has expired, and no file was stored",
 };
 
@@ -33,6 +35,7 @@ export class Card {
     this.run = run;
     this.index = 0;
     this.sourceKey = null;
+    this.unsettled = null;
     this.node = element("li", "card");
     this.node.tabIndex = -1;
     this.stage = element("div", "stage");
@@ -119,6 +122,8 @@ export class Card {
       ["cost", typeof cost === "number" ? money(cost) : null, "Cost"],
       ["", key, "Key of its item"],
       ["", label, "Mapped task instance"],
+      ["", this.render.dag_id, "Dag"],
+      ["", this.render.dag_id ? dateTime(this.render.started_at) : null, "Submitted"],
     ];
     this.details.replaceChildren(
       ...details
@@ -189,7 +194,24 @@ export class Card {
     });
     const origin = render.files.length === 0 ? httpUrl(found[0]?.url) : null;
     if (origin) links.push(topLevelLink(origin, "At the service", { target: "_blank", title: origin }));
+    const unsettled = render.can_settle ? render : this.unsettled;
+    if (unsettled) links.push(this.settleButton(unsettled));
     this.links.replaceChildren(...links);
+  }
+
+  settleButton(unsettled) {
+    const button = element("button", "action", "Settle…");
+    button.type = "button";
+    button.title = "Record whether the service billed this submission";
+    button.addEventListener("click", () => this.node.dispatchEvent(new CustomEvent("settle", { bubbles: true, detail: unsettled })));
+    return button;
+  }
+
+  /** Offer to settle the uncertain submission of a failed task, as the ledger describes it. */
+  setUnsettled(unsettled) {
+    if (this.unsettled === unsettled) return;
+    this.unsettled = unsettled;
+    this.showLinks(sources(this.run, this.render, Date.now()));
   }
 
   release() {

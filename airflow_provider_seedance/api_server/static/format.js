@@ -77,7 +77,7 @@ export function runPage(run) {
 
 /** The sources of a render: its stored files, or else the URLs of the service until they expire. */
 export function sources(run, render, now) {
-  const stored = render.files.map((file) => ({ url: fileUrl(run, file), media: file.media, stored: true, name: file.name }));
+  const stored = render.files.map((file) => ({ url: file.url ?? fileUrl(run, file), media: file.media, stored: true, name: file.name }));
   if (stored.length > 0) return stored;
   const expiry = parseTime(render.expires_at);
   if (expiry !== null && expiry <= now) return [];

@@ -1,11 +1,12 @@
 // The Renders page of a Dag run, updated while the run is active.
 
-import { RequestError, Resource } from "./api.js";
+import { ledger, RequestError, Resource } from "./api.js";
 import { Card, STATES } from "./cards.js";
 import { $, topLevelLink, element, setText } from "./dom.js";
 import { saveFilters, matches, readFilters } from "./filters.js";
 import { money, number, plural, runUrl, runPage, timeSpan } from "./format.js";
 import { showRuns } from "./runs.js";
+import { openSettling } from "./settling.js";
 import { followTheme } from "./theme.js";
 
 const ACTIVE_POLL_MS = 3000;
@@ -80,6 +81,7 @@ async function refresh() {
     if (answer) {
       clockOffset = answer.serverNow - Date.now();
       active = answer.value.active;
+      $("tabs").hidden = !answer.value.ledger;
       if (run) showPage(answer.value);
       else showList(answer.value.runs);
     }
@@ -172,7 +174,19 @@ function showPage({ renders, totals }) {
   showTotals(totals);
   showStates(totals.states);
   filter();
+  // Without it, the page shows all that Airflow knows.
+  if (!$("tabs").hidden && totals.states.failed) showUncertain().catch(() => {});
 }
+
+/** Offer to settle the uncertain submissions of failed tasks. Items of a batch have a key each. */
+async function showUncertain() {
+  const { renders } = await ledger(`api/library?${new URLSearchParams({ ...run, uncertain: "true" })}`);
+  const place = ({ task_id: task, map_index: index, iteration, key }) => JSON.stringify([task, index, iteration, key]);
+  const unsettled = new Map(renders.filter((render) => render.can_settle).map((render) => [place(render), render]));
+  for (const card of cards.values()) card.setUnsettled(unsettled.get(place(card.render)) ?? null);
+}
+
+$("grid").addEventListener("settle", ({ detail }) => openSettling(detail, () => showUncertain().catch(() => {})));
 
 function showTotals(totals) {
   $("totals").hidden = totals.total === 0;

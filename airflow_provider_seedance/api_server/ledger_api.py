@@ -1,0 +1,260 @@
+"""
+Routes of the pages about the ledger: its library, what was spent, and the settling of uncertain submissions.
+
+They show the renders of the Dags that the user may read, and the budgets of the connections that the user may read.
+"""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+from urllib.parse import quote, urlencode
+
+import pendulum
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
+from pydantic import BaseModel, Field
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.api_server.callback_settings import read_connection
+from airflow_provider_seedance.api_server.media import RangeHeaders, location_of, respond_with_file
+from airflow_provider_seedance.api_server.permissions import (
+    CAN_EDIT_RENDERS,
+    CAN_READ_RENDERS,
+    GetUserDep,
+    can_read_connection,
+    editable_dag_ids,
+    readable_dag_ids,
+)
+from airflow_provider_seedance.api_server.renders import media_type_of
+from airflow_provider_seedance.generations import iso
+from airflow_provider_seedance.ledger import account, library, spending
+from airflow_provider_seedance.ledger.configuration import (
+    LedgerConfig,
+    default_timezone,
+    local_now,
+    read_config,
+)
+from airflow_provider_seedance.ledger.database import Database
+from airflow_provider_seedance.ledger.entries import TaskIdentity
+from airflow_provider_seedance.ledger.reservations import BudgetUse, budget_use
+from airflow_provider_seedance.storage.location import StorageLocation
+
+router = APIRouter(prefix="/api")
+
+#: Renders in one response of the library.
+PAGE_SIZE = 60
+
+SpendPeriod = Literal["30d", "month", "last_month", "12m"]
+
+
+def _ledger() -> LedgerConfig:
+    config = read_config()
+    if config is None:
+        raise HTTPException(404, "No ledger is configured: set [seedance] ledger.")
+    return config
+
+
+LedgerDep = Annotated[LedgerConfig, Depends(_ledger)]
+
+
+def _answer(error: errors.SeedanceError, status: int) -> HTTPException:
+    return HTTPException(status, error.message)
+
+
+# ---------------------------------------------------------------------- library
+
+
+@router.get("/library")
+def find_renders(
+    config: LedgerDep,
+    user: GetUserDep,
+    text: Annotated[str, Query(max_length=500)] = "",
+    offset: Annotated[int, Query(ge=0)] = 0,
+    uncertain: bool = False,
+    dag_id: str | None = None,
+    run_id: str | None = None,
+) -> dict[str, Any]:
+    """Return the latest renders with these words, of the Dags that the user may read."""
+    database = Database(config)
+    try:
+        readable = _readable(database, config, user, dag_id)
+        search = library.Search(
+            namespace=config.namespace, dag_ids=readable, run_id=run_id, text=text, uncertain=uncertain
+        )
+        found = library.find_renders(database, search, limit=PAGE_SIZE + 1, offset=offset)
+    except errors.SeedanceLedgerError as error:
+        raise _answer(error, 503) from None
+    shown = found[:PAGE_SIZE]
+    editable = editable_dag_ids({row["dag_id"] for row in shown if row["state"] == "uncertain"}, user)
+    return {
+        "renders": [_render(row, can_settle=row["dag_id"] in editable) for row in shown],
+        "next": offset + PAGE_SIZE if len(found) > PAGE_SIZE else None,
+    }
+
+
+def _readable(database: Database, config: LedgerConfig, user: GetUserDep, dag_id: str | None) -> set[str]:
+    known = library.dag_ids(database, config.namespace)
+    return readable_dag_ids(known if dag_id is None else known & {dag_id}, user)
+
+
+def _render(row: dict[str, Any], *, can_settle: bool) -> dict[str, Any]:
+    """Return a render as the Renders page describes those of a run, with its place in the ledger."""
+    place = (
+        row["dag_id"],
+        row["run_id"],
+        row["task_id"],
+        row["map_index"],
+        row["loop_index"],
+        row["record_key"],
+    )
+    route = f"api/dags/{quote(row['dag_id'], safe='')}/library/media"
+    files = [
+        {
+            "name": PurePosixPath(path).name,
+            "path": path,
+            "media": str(kind).partition("/")[0],
+            "url": f"{route}?{urlencode({'generation_id': row['generation_id'], 'index': index})}",
+        }
+        for index, path in enumerate(row.pop("stored_files"))
+        if (kind := media_type_of(path))
+    ]
+    return {
+        **row,
+        "id": "/".join(map(str, (*place, row["number"]))),
+        "iteration": row["loop_index"] if row["loop_index"] >= 0 else None,
+        "can_settle": can_settle and row["state"] == "uncertain",
+        "files": files,
+        **dict.fromkeys(("label", "progress", "count")),
+    }
+
+
+@router.api_route("/dags/{dag_id}/library/media", methods=["GET", "HEAD"], dependencies=CAN_READ_RENDERS)
+async def library_media(
+    request: Request,
+    dag_id: str,
+    generation_id: str,
+    config: LedgerDep,
+    wanted: Annotated[RangeHeaders, Depends()],
+    index: Annotated[int, Query(ge=0)] = 0,
+) -> Response:
+    """
+    Return a stored file of a render, or a range of it.
+
+    Workers only write the paths in the ledger, so none of them can be of a user's own choice.
+    """
+    return await respond_with_file(request, wanted, partial(_location, config, dag_id, generation_id, index))
+
+
+def _location(config: LedgerConfig, dag_id: str, generation_id: str, index: int) -> StorageLocation | None:
+    file = library.stored_file(Database(config), config.namespace, dag_id, generation_id, index)
+    return location_of(file["path"], file["conn_id"]) if file and media_type_of(file["path"]) else None
+
+
+# ---------------------------------------------------------------------- settling
+
+
+class Settlement(BaseModel):
+    """
+    Decision about an uncertain submission.
+
+    :param generation_id: The generation that was billed; ``None`` if nothing was.
+    """
+
+    run_id: str
+    task_id: str
+    map_index: int = -1
+    loop_index: int = -1
+    record_key: str
+    generation_id: Annotated[str, Field(min_length=1, max_length=1000)] | None
+
+
+@router.post("/dags/{dag_id}/library/resolve", dependencies=CAN_EDIT_RENDERS, status_code=204)
+def resolve(dag_id: str, settlement: Settlement, config: LedgerDep) -> None:
+    """Settle an uncertain submission, for the next try of its task."""
+    place = settlement.model_dump(exclude={"record_key", "generation_id"})
+    task = TaskIdentity(namespace=config.namespace, dag_id=dag_id, **place)
+    generation_id = settlement.generation_id
+    try:
+        account.resolve(
+            Database(config), task, settlement.record_key, generation_id and generation_id.strip()
+        )
+    except errors.SeedanceRequestError as error:
+        raise _answer(error, 409) from None
+    except errors.SeedanceLedgerError as error:
+        raise _answer(error, 503) from None
+
+
+# ---------------------------------------------------------------------- spending
+
+
+@router.get("/spend")
+def spend(
+    config: LedgerDep,
+    user: GetUserDep,
+    period: SpendPeriod = "30d",
+    by: Literal["dag_id", "model"] = "dag_id",
+) -> dict[str, Any]:
+    """Return what was spent by day and Dag or model, and the budgets."""
+    database, timezone = Database(config), default_timezone()
+    first, last = _days(period, local_now().date())
+    try:
+        chosen = account.Filter(
+            namespace=config.namespace,
+            dag_ids=_readable(database, config, user, None),
+            since=pendulum.datetime(first.year, first.month, first.day, tz=timezone),
+            until=pendulum.datetime(last.year, last.month, last.day, tz=timezone).add(days=1),
+        )
+        rows = spending.spend(database, chosen, ("day", by), timezone)
+        budgets = _budgets(database, config, user)
+    except errors.SeedanceLedgerError as error:
+        raise _answer(error, 503) from None
+    return {
+        "from": first.isoformat(),
+        "to": last.isoformat(),
+        "timezone": str(timezone),
+        "rows": [{**row, "group": row[by]} for row in rows],
+        "budgets": budgets,
+    }
+
+
+def _days(period: SpendPeriod, today: date) -> tuple[date, date]:
+    """Return the first and the last day of a period."""
+    first = today.replace(day=1)
+    if period == "30d":
+        return today - timedelta(days=29), today
+    if period == "month":
+        return first, today
+    if period == "last_month":
+        last = first - timedelta(days=1)
+        return last.replace(day=1), last
+    return pendulum.instance(first).subtract(months=11), today
+
+
+def _budgets(database: Database, config: LedgerConfig, user: GetUserDep) -> list[dict[str, Any]]:
+    found, now = [], local_now()
+    for conn_id in sorted(account.connection_ids(database, config.namespace)):
+        settings = read_connection(conn_id) if can_read_connection(conn_id, user) else None
+        if settings is None or not settings.budgets:
+            continue
+        with database.reading() as connection:
+            uses = budget_use(connection, config.namespace, conn_id, settings.budgets, now)
+        found += [
+            _budget(conn_id, use, iso(end) if (end := use.budget.renews_at(now)) else None) for use in uses
+        ]
+    return found
+
+
+def _budget(conn_id: str, use: BudgetUse, renews_at: str | None) -> dict[str, Any]:
+    budget = use.budget
+    return {
+        "conn_id": conn_id,
+        "name": str(budget),
+        "unit": budget.unit,
+        "limit": budget.limit,
+        "spent": use.spent,
+        "reserved": use.reserved,
+        "left": max(0.0, round(budget.limit - use.spent - use.reserved, 6)),
+        "renews_at": renews_at,
+    }

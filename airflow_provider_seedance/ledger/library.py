@@ -1,0 +1,138 @@
+"""Renders in the ledger as the library of the web interface shows them: found by words, with their stored files."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import and_, or_, select
+from sqlalchemy.sql import ColumnElement
+
+from airflow_provider_seedance.generations import iso, utc_now
+from airflow_provider_seedance.ledger.account import pattern_of
+from airflow_provider_seedance.ledger.database import Database
+from airflow_provider_seedance.ledger.tables import submissions
+from airflow_provider_seedance.submission.records import RecordState
+
+_COLUMNS = submissions.c
+
+#: Age from which an intent is uncertain: no call of a service takes longer.
+MAX_SUBMISSION_SECONDS = 900
+
+#: Columns that a word of a search may be; the prompt contains it.
+_NAMES = ("generation_id", "dag_id", "model", "item_key")
+
+#: Columns that are shown as they are, and those that the others are made from.
+_SAME = (
+    *("dag_id", "run_id", "task_id", "map_index", "loop_index", "record_key", "number", "generation_id"),
+    *("api", "model", "media", "prompt", "duration", "resolution", "credits", "cost_usd"),
+)
+_SOURCES = (
+    *("item_key", "state", "status", "created_at", "intended_at", "submitted_at", "ended_at"),
+    *("result", "record", "stored_files"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """
+    Selection of renders.
+
+    :param dag_ids: Dags that the user may read.
+    :param text: Words. Each is in the prompt, or is the generation id, the Dag id, the model or the item key.
+    :param uncertain: Only uncertain submissions.
+    """
+
+    namespace: str
+    dag_ids: Collection[str]
+    run_id: str | None = None
+    text: str = ""
+    uncertain: bool = False
+
+    def conditions(self, dialect: str) -> list[ColumnElement[bool]]:
+        """Return the conditions of the query."""
+        found = [
+            _COLUMNS.namespace == self.namespace,
+            _COLUMNS.dag_id.in_(self.dag_ids),
+            _is_uncertain() if self.uncertain else _COLUMNS.state != RecordState.NOT_SUBMITTED.value,
+            *(_has(word, dialect) for word in self.text.split()),
+        ]
+        return found if self.run_id is None else [*found, _COLUMNS.run_id == self.run_id]
+
+
+def _has(word: str, dialect: str) -> ColumnElement[bool]:
+    # LIKE ignores case in SQLite and MySQL, and is the cost of a search: a conversion of each prompt would double it.
+    contains = _COLUMNS.prompt.ilike if dialect == "postgresql" else _COLUMNS.prompt.like
+    return or_(contains(pattern_of(word), escape="/"), *(_COLUMNS[name] == word for name in _NAMES))
+
+
+def _is_uncertain() -> ColumnElement[bool]:
+    lost = utc_now() - timedelta(seconds=MAX_SUBMISSION_SECONDS)
+    return or_(
+        _COLUMNS.state == RecordState.UNCERTAIN.value,
+        and_(_COLUMNS.state == RecordState.INTENT.value, _COLUMNS.created_at < lost),
+    )
+
+
+def dag_ids(database: Database, namespace: str) -> set[str]:
+    """Return the Dags that have submitted something."""
+    query = select(_COLUMNS.dag_id).where(_COLUMNS.namespace == namespace).distinct()
+    with database.reading() as connection:
+        return set(connection.execute(query).scalars())
+
+
+def find_renders(database: Database, search: Search, *, limit: int, offset: int = 0) -> list[dict[str, Any]]:
+    """Return the latest renders, as JSON values."""
+    keys = [_COLUMNS[name] for name in ("instance", "record_key", "number")]
+    order = (_COLUMNS.created_at.desc(), *keys)
+    with database.reading() as connection:
+        # The keys first: SQLite finds them in an index, which is a tenth of the table.
+        conditions = search.conditions(connection.dialect.name)
+        found = select(*keys).where(*conditions).order_by(*order).limit(limit).offset(offset).subquery()
+        query = (
+            select(*(_COLUMNS[name] for name in (*_SAME, *_SOURCES)), _is_uncertain().label("uncertain"))
+            .join(found, and_(*(found.c[key.name] == key for key in keys)))
+            .order_by(*order)
+        )
+        return [_render(row) for row in connection.execute(query).mappings()]
+
+
+def _render(row: Any) -> dict[str, Any]:
+    result, record = row["result"] or {}, row["record"] or {}
+    return {
+        **{name: row[name] for name in _SAME},
+        "key": row["item_key"],
+        "state": _state(row),
+        "error": (record.get("failure") or {}).get("error"),
+        "started_at": iso(row["submitted_at"] or row["intended_at"] or row["created_at"]),
+        "ended_at": iso(row["ended_at"]) if row["ended_at"] else None,
+        # Links that were signed work only with their signatures, which are not here.
+        "urls": result.get("urls") or [] if record.get("result_is_complete") else [],
+        "expires_at": result.get("expires_at"),
+        "stored_files": [file["path"] for file in row["stored_files"] or []],
+    }
+
+
+def _state(row: Any) -> str:
+    if row["uncertain"]:
+        return "uncertain"
+    if row["state"] == RecordState.ENDED.value:
+        return str(row["status"] or "failed")
+    return "running" if row["state"] == RecordState.SUBMITTED.value else "queued"
+
+
+def stored_file(
+    database: Database, namespace: str, dag_id: str, generation_id: str, index: int
+) -> dict[str, Any] | None:
+    """Return the path, the hash and the connection of a stored file, or ``None``."""
+    query = select(_COLUMNS.stored_files).where(
+        _COLUMNS.namespace == namespace,
+        _COLUMNS.dag_id == dag_id,
+        _COLUMNS.generation_id == generation_id,
+        _COLUMNS.stored_files.is_not(None),
+    )
+    with database.reading() as connection:
+        files = connection.execute(query.limit(1)).scalar() or []
+    return files[index] if index < len(files) else None

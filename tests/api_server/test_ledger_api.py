@@ -1,0 +1,207 @@
+"""The routes about the ledger: who sees and settles what, the media of the library, and the spending."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.api_fastapi.core_api import security
+from airflow.models.dag import DagModel
+from fastapi.testclient import TestClient
+from ledger.rows import add, row, uncertain
+from sqlalchemy import select
+
+from airflow_provider_seedance.api_server import permissions
+from airflow_provider_seedance.api_server.app import build
+from airflow_provider_seedance.generations import utc_now
+from airflow_provider_seedance.ledger.configuration import LedgerConfig
+from airflow_provider_seedance.ledger.database import Database
+from airflow_provider_seedance.ledger.tables import submissions
+
+SETTLEMENT = {
+    "run_id": "run",
+    "task_id": "video",
+    "map_index": 0,
+    "record_key": "generation",
+    "generation_id": "g-9",
+}
+OWN = {"Origin": "http://testserver"}
+RESOLVE = "/api/dags/ads/library/resolve"
+
+
+class AuthManager:
+    """Rights of the user, by Dag."""
+
+    readable = ("ads", "films")
+    editable = ("ads",)
+    reads_connections = True
+
+    def is_authorized_dag(self, *, method: str, details: Any, **_: Any) -> bool:
+        return details.id in (self.readable if method == "GET" else self.editable)
+
+    def is_authorized_connection(self, **_: Any) -> bool:
+        return self.reads_connections
+
+    def get_authorized_dag_ids(self, **_: Any) -> set[str]:
+        return {"ads", "films", "secret"}
+
+
+@pytest.fixture
+def rights(monkeypatch: pytest.MonkeyPatch) -> AuthManager:
+    manager = AuthManager()
+    for module in (security, permissions):
+        monkeypatch.setattr(module, "get_auth_manager", lambda: manager)
+    monkeypatch.setattr(DagModel, "get_team_name", lambda dag_id: None)
+    return manager
+
+
+@pytest.fixture
+def http(rights: AuthManager) -> TestClient:
+    app = build()
+    app.dependency_overrides[security.get_user] = lambda: SimpleNamespace(name="user")
+    return TestClient(app)
+
+
+@pytest.fixture
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
+    location = f"sqlite:///{tmp_path}/ledger.db"
+    monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", location)
+    return Database(LedgerConfig(location=location))
+
+
+def state(database: Database) -> list[Any]:
+    with database.reading() as connection:
+        query = select(submissions.c.state, submissions.c.generation_id)
+        return [tuple(found) for found in connection.execute(query)]
+
+
+def test_without_a_ledger(http: TestClient) -> None:
+    for path in ("/api/library", "/api/spend"):
+        answer = http.get(path)
+        assert (answer.status_code, "[seedance] ledger" in answer.json()["detail"]) == (404, True)
+
+
+def test_a_ledger_that_cannot_be_used(http: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", "sqlite:////nowhere/ledger.db")
+    for path in ("/api/library", "/api/spend"):
+        assert http.get(path).status_code == 503
+    assert http.post(RESOLVE, json=SETTLEMENT, headers=OWN).status_code == 503
+
+
+def test_renders_of_readable_dags(http: TestClient, database: Database) -> None:
+    add(database, [row(0), row(1, dag_id="secret"), row(2, dag_id="films")])
+    found = http.get("/api/library").json()
+    assert {render["dag_id"] for render in found["renders"]} == {"ads", "films"}
+    assert found["next"] is None
+    assert http.get("/api/library", params={"dag_id": "secret"}).json()["renders"] == []
+    assert len(http.get("/api/library", params={"text": "heron, 2"}).json()["renders"]) == 1
+
+
+def test_pages(http: TestClient, database: Database) -> None:
+    add(database, [row(number) for number in range(61)])
+    first = http.get("/api/library").json()
+    assert (len(first["renders"]), first["next"]) == (60, 60)
+    assert len(http.get("/api/library", params={"offset": 60}).json()["renders"]) == 1
+
+
+def test_the_files_of_a_render_are_played(http: TestClient, database: Database, tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(b"0123456789")
+    files = [{"path": str(path), "sha256": "1", "conn_id": None} for path in (clip, tmp_path / "notes.txt")]
+    add(database, [row(0, stored_files=files), row(1, dag_id="secret", stored_files=files)])
+    (render,) = http.get("/api/library").json()["renders"]
+    (file,) = render["files"]
+    assert (file["name"], file["media"]) == ("clip.mp4", "video")
+    answer = http.get(f"/{file['url']}", headers={"Range": "bytes=2-4"})
+    assert (answer.status_code, answer.content, answer.headers["content-type"]) == (206, b"234", "video/mp4")
+    assert http.get(f"/{file['url'].replace('index=0', 'index=1')}").status_code == 404
+    assert http.get("/api/dags/ads/library/media", params={"generation_id": "g-1"}).status_code == 404
+    assert http.get("/api/dags/secret/library/media", params={"generation_id": "g-1"}).status_code == 403
+
+
+# ---------------------------------------------------------------------- settling
+
+
+def test_only_who_may_edit_the_dag_is_offered_to_settle(http: TestClient, database: Database) -> None:
+    add(database, [uncertain(0), uncertain(1, dag_id="films"), row(2)])
+    found = http.get("/api/library").json()["renders"]
+    assert {render["map_index"]: render["can_settle"] for render in found} == {0: True, 1: False, 2: False}
+
+
+@pytest.mark.parametrize(
+    ("generation_id", "expected"), [(" g-9 ", ("submitted", "g-9")), (None, ("not_submitted", None))]
+)
+def test_settling(http: TestClient, database: Database, generation_id: str | None, expected: Any) -> None:
+    add(database, [uncertain(0)])
+    settlement = {**SETTLEMENT, "generation_id": generation_id}
+    assert http.post(RESOLVE, json=settlement, headers=OWN).status_code == 204
+    assert state(database) == [expected]
+    again = http.post(RESOLVE, json=settlement, headers=OWN)
+    assert (again.status_code, "no uncertain submission" in again.json()["detail"]) == (409, True)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 403),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "https://evil.example", "Authorization": "Bearer x"}, 403),
+        ({"Authorization": "Bearer x"}, 204),
+        (OWN, 204),
+    ],
+    ids=str,
+)
+def test_requests_of_other_sites(
+    http: TestClient, database: Database, headers: dict[str, str], status: int
+) -> None:
+    add(database, [uncertain(0)])
+    assert http.post(RESOLVE, json=SETTLEMENT, headers=headers).status_code == status
+    assert state(database) == [("submitted", "g-9") if status == 204 else ("uncertain", None)]
+
+
+def test_settling_needs_the_right_to_edit(http: TestClient, database: Database, rights: AuthManager) -> None:
+    rights.editable = ()
+    add(database, [uncertain(0)])
+    assert http.post(RESOLVE, json=SETTLEMENT, headers=OWN).status_code == 403
+    assert state(database) == [("uncertain", None)]
+
+
+@pytest.mark.parametrize("generation_id", ["", "x" * 1001, 7])
+def test_an_invalid_generation_id(http: TestClient, database: Database, generation_id: Any) -> None:
+    settlement = {**SETTLEMENT, "generation_id": generation_id}
+    assert http.post(RESOLVE, json=settlement, headers=OWN).status_code == 422
+
+
+# ---------------------------------------------------------------------- spending
+
+
+def test_spend_of_readable_dags(http: TestClient, database: Database) -> None:
+    now = utc_now()
+    add(database, [row(0, created_at=now), row(1, created_at=now, dag_id="secret"), row(2)])
+    found = http.get("/api/spend").json()
+    (only,) = found["rows"]
+    assert (only["group"], only["cost_usd"], only["day"]) == ("ads", 0.07, found["to"])
+    assert http.get("/api/spend", params={"by": "model"}).json()["rows"][0]["group"] == "seedance-1-5-pro"
+    for period in ("month", "last_month", "12m"):
+        found = http.get("/api/spend", params={"period": period}).json()
+        assert found["from"] <= found["to"]
+        assert found["from"].endswith("-01")
+
+
+def test_budgets(
+    http: TestClient, database: Database, rights: AuthManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extra = '{"api": "ark", "budgets": [{"usd": 1, "per": "day"}, {"credits": 50, "per": "total"}]}'
+    connection = f'{{"conn_type": "seedance", "password": "k", "extra": {extra}}}'
+    monkeypatch.setenv("AIRFLOW_CONN_SEEDANCE_DEFAULT", connection)
+    now = utc_now()
+    add(database, [row(0, intended_at=now), uncertain(1, intended_at=now), row(2, conn_id="missing")])
+    day, total = http.get("/api/spend").json()["budgets"]
+    assert (day["name"], day["spent"], day["reserved"], day["left"]) == ("$1 per day", 0.07, 0.1, 0.83)
+    assert day["renews_at"] > now.isoformat()
+    assert (total["name"], total["left"], total["renews_at"]) == ("50 credits in total", 24.0, None)
+    rights.reads_connections = False
+    assert http.get("/api/spend").json()["budgets"] == []

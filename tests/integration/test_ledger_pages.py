@@ -1,0 +1,222 @@
+"""The pages about the ledger in a real browser, on a real Airflow, with a hundred thousand renders."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from harness import TestAirflow
+from ledger.rows import add, row, uncertain
+from renders_stage import AUTH_MANAGER, DAG, EXAMPLES, PLUGIN, Stage, open_browser, open_page, wait
+from sqlalchemy import select
+
+from airflow_provider_seedance.emulator.media_encoder import encode_video
+from airflow_provider_seedance.emulator.models import MediaSpec
+from airflow_provider_seedance.generations import utc_now
+from airflow_provider_seedance.ledger.configuration import LedgerConfig
+from airflow_provider_seedance.ledger.database import Database
+from airflow_provider_seedance.ledger.tables import submissions
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+
+MANY = 100_000
+MAX_SEARCH_SECONDS = 0.3
+WORDS = [
+    "quartz",
+    "heron",
+    "lake",
+    "paper",
+    "boat",
+    "rainy",
+    "street",
+    "cinematic",
+    "slow",
+    "dolly",
+    "golden",
+]
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Database:
+    """A ledger with many renders, the latest of which is uncertain, and an old one with rare words and a file."""
+    home = tmp_path_factory.mktemp("ledger")
+    made = Database(LedgerConfig(location=f"sqlite:///{home}/ledger.db"))
+    clip, now = home / "clip.mp4", utc_now()
+    encode_video(MediaSpec(kind="video", prompt="A zebra", width=320, height=180, seconds=4.0), clip)
+    add(made, [uncertain(MANY, dag_id=DAG, created_at=now, intended_at=now)])
+    for start in range(0, MANY, 5000):
+        add(
+            made,
+            (
+                row(
+                    number,
+                    dag_id=DAG if number % 3 else "gone",
+                    model=f"model-{number % 4}",
+                    prompt=" ".join(WORDS[number * step % len(WORDS)] for step in range(1, 20)),
+                    **dict.fromkeys(("created_at", "intended_at"), now - timedelta(minutes=5 * number)),
+                )
+                for number in range(start, start + 5000)
+            ),
+        )
+    files = [{"path": str(clip), "sha256": "", "conn_id": None}]
+    old = now - timedelta(days=340)
+    add(made, [row(MANY + 1, dag_id=DAG, prompt="A Zebra crossing", created_at=old, stored_files=files)])
+    return made
+
+
+@pytest.fixture(scope="module")
+def stage(
+    tmp_path_factory: pytest.TempPathFactory, database_template: Path, emulator: Any, database: Database
+) -> Iterator[Stage]:
+    """An Airflow with this ledger, and one user who may read only."""
+    home = tmp_path_factory.mktemp("pages")
+    dags, plugins = home / "dags", home / "airflow" / "plugins"
+    dags.mkdir()
+    plugins.mkdir(parents=True)
+    shutil.copy(EXAMPLES / f"{DAG}.py", dags)
+    (dags / "two_users.py").write_text(AUTH_MANAGER)
+    (plugins / "seedance_plugin.py").write_text(PLUGIN)
+    connection = json.loads(emulator.connection_json("seedanceapi-v1"))
+    connection["extra"] = {**dict(connection["extra"]), "budgets": [{"usd": 50, "per": "day"}]}
+    with TestAirflow(
+        home=home / "airflow",
+        dags_folder=dags,
+        connections={"seedance_default": json.dumps(connection)},
+        config={
+            ("seedance", "ledger"): database.config.location,
+            ("core", "auth_manager"): "two_users.TwoUsers",
+            ("core", "simple_auth_manager_all_admins"): "False",
+            ("core", "simple_auth_manager_users"): "admin:admin,viewer:viewer",
+        },
+        database_template=database_template,
+    ) as airflow:
+        airflow.wait_parsed(DAG)
+        yield Stage(airflow=airflow, runs={}, stored=home)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory, stage: Stage) -> Iterator[Chrome]:
+    """The browser of the administrator, who has logged in through Airflow's own form."""
+    with open_browser(tmp_path_factory.mktemp("chromium")) as chrome:
+        passwords = json.loads(
+            (stage.airflow.home / "simple_auth_manager_passwords.json.generated").read_text()
+        )
+        chrome.get(stage.url)
+        wait(chrome, "return document.querySelector('input[type=password]') !== null", "the login form")
+        chrome.find_element("css selector", "input[name=username]").send_keys("admin")
+        chrome.find_element("css selector", "input[type=password]").send_keys(passwords["admin"] + "\n")
+        wait(chrome, "return !location.pathname.includes('login')", "the first page of Airflow")
+        yield chrome
+
+
+def test_words_are_found_quickly(stage: Stage) -> None:
+    def search() -> float:
+        begun = time.monotonic()
+        (found,) = stage.ask("/seedance/api/library?text=zebra+crossing").json["renders"]
+        assert found["prompt"] == "A Zebra crossing"
+        return time.monotonic() - begun
+
+    assert min(search() for _ in range(10)) < MAX_SEARCH_SECONDS
+
+
+def test_the_library_plays_what_it_finds(browser: Chrome, stage: Stage) -> None:
+    open_page(browser, f"{stage.url}/seedance/library")
+    assert browser.execute_script("return document.querySelectorAll('.card').length") == 60
+    browser.find_element("css selector", "body").send_keys("/")
+    browser.switch_to.active_element.send_keys("crossing ZEBRA")
+    wait(browser, "return document.querySelectorAll('.card').length === 1", "the render")
+    wait(
+        browser,
+        "const video = document.querySelector('video'); return video && video.currentTime > 0",
+        "the clip",
+    )
+    assert browser.execute_script("return location.hash") == "#q=crossing+ZEBRA"
+    browser.refresh()
+    wait(browser, "return document.querySelectorAll('.card').length === 1", "the kept search")
+
+
+def test_more_renders(browser: Chrome, stage: Stage) -> None:
+    open_page(browser, f"{stage.url}/seedance/library#q=heron")
+    browser.execute_script("document.getElementById('more').click()")
+    wait(browser, "return document.querySelectorAll('.card').length === 120", "the next renders")
+    open_page(browser, f"{stage.url}/seedance/library#q=nothing-has-this")
+    assert browser.execute_script("return document.getElementById('blank').innerText").startswith("Nothing")
+
+
+def test_the_chart_and_the_budgets(browser: Chrome, stage: Stage) -> None:
+    open_page(browser, f"{stage.url}/seedance/spend")
+    assert browser.execute_script("return document.querySelectorAll('.stack').length") == 30
+    (name,) = browser.execute_script(
+        "return [...document.querySelectorAll('#groups tbody th')].map((cell) => cell.textContent)"
+    )
+    assert name == DAG  # Airflow does not know the other one
+    budget = browser.execute_script("return document.querySelector('.budget').innerText")
+    assert "$50 per day" in budget
+    assert "renews on" in budget
+    browser.find_element("css selector", "#by button[value=model]").click()
+    wait(browser, "return document.querySelectorAll('.legend li').length === 5", "the models")
+    browser.find_element("css selector", "#period button[value='12m']").click()
+    wait(browser, "return document.querySelectorAll('.stack').length === 12", "the months")
+
+
+@pytest.mark.parametrize("page", ["library", "spend"])
+@pytest.mark.parametrize("width", [400, 1600])
+def test_nothing_is_cut_off(browser: Chrome, stage: Stage, page: str, width: int) -> None:
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        open_page(browser, f"{stage.url}/seedance/{page}")
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_the_navigation_has_the_pages(browser: Chrome, stage: Stage) -> None:
+    browser.get(f"{stage.url}/plugin/seedance-renders")
+    wait(browser, "return document.querySelector('iframe') !== null", "the frame")
+    browser.switch_to.frame(browser.find_element("css selector", "iframe"))
+    wait(browser, "return document.querySelector('#tabs:not([hidden])') !== null", "the pages")
+    browser.execute_script("document.querySelector('#tabs a[href=spend]').click()")
+    wait(browser, "return document.querySelector('svg .stack') !== null", "the chart")
+    browser.switch_to.default_content()
+
+
+def test_an_uncertain_submission_is_settled(browser: Chrome, stage: Stage, database: Database) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    open_page(browser, f"{stage.url}/seedance/library#uncertain=")
+    wait(browser, "return document.querySelectorAll('.card').length === 1", "the submission")
+    browser.find_element("css selector", ".action").send_keys(Keys.ENTER)
+    assert browser.execute_script("return document.querySelector('.primary').disabled")
+    browser.switch_to.active_element.send_keys("g-paid")
+    text = browser.execute_script("return document.querySelector('dialog').innerText")
+    assert "pays nothing" in text
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    wait(browser, "return document.querySelector('dialog') === null", "the end of the dialog")
+    wait(browser, "return document.querySelectorAll('.card').length === 0", "the settled submission")
+    with database.reading() as connection:
+        query = select(submissions.c.state).where(submissions.c.generation_id == "g-paid")
+        assert connection.execute(query).scalars().all() == ["submitted"]
+
+
+@pytest.mark.parametrize(
+    ("user", "headers", "status"),
+    [
+        ("viewer", {}, 403),
+        (None, {}, 403),
+        ("admin", {"Origin": "https://evil.example"}, 403),
+        ("admin", {}, 409),
+    ],
+)
+def test_who_may_settle(stage: Stage, user: str | None, headers: dict[str, str], status: int) -> None:
+    settlement = {"run_id": "run", "task_id": "video", "record_key": "generation", "generation_id": None}
+    path, content = f"/seedance/api/dags/{DAG}/library/resolve", json.dumps(settlement).encode()
+    answer = stage.ask(path, user, "POST", content, Content_Type="application/json", **headers)
+    assert answer.status == status

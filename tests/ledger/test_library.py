@@ -1,0 +1,121 @@
+"""The library: which renders a search finds, what it says of them, and their stored files."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
+from airflow_provider_seedance.ledger import record_stored_files
+from airflow_provider_seedance.ledger.configuration import read_config
+from airflow_provider_seedance.ledger.database import Database
+from airflow_provider_seedance.ledger.library import Search, dag_ids, find_renders, stored_file
+
+from .rows import NOON, add, row, uncertain
+
+
+@pytest.fixture
+def database(any_ledger: Any) -> Database:
+    config = read_config()
+    assert config is not None
+    return Database(config)
+
+
+def found(database: Database, text: str = "", *, dags: Any = ("ads",), **search: Any) -> list[int]:
+    chosen = Search(namespace="default", dag_ids=dags, text=text, **search)
+    return [render["map_index"] for render in find_renders(database, chosen, limit=10)]
+
+
+def test_words_of_the_prompt(database: Database) -> None:
+    add(
+        database,
+        [
+            row(0, prompt="A quartz heron at dawn"),
+            row(1, prompt="A heron, 100% quartz", created_at=NOON + timedelta(seconds=1)),
+            row(2, prompt="A fox_trot", dag_id="films"),
+            row(3, prompt=None),
+        ],
+    )
+    assert found(database, "HERON quartz") == [1, 0]
+    assert found(database, "dawn quartz") == [0]
+    assert found(database, "100%") == [1]
+    assert found(database, "x_t") == []
+    assert found(database, "x_t", dags=("ads", "films")) == [2]
+    assert found(database, "g-3") == [3]
+    assert dag_ids(database, "default") == {"ads", "films"}
+
+
+def test_pages(database: Database) -> None:
+    add(database, [row(number, created_at=NOON + timedelta(seconds=number)) for number in range(5)])
+    search = Search(namespace="default", dag_ids=("ads",))
+    shown = find_renders(database, search, limit=2, offset=1)
+    assert [render["map_index"] for render in shown] == [3, 2]
+
+
+def test_uncertain_submissions(database: Database) -> None:
+    now = utc_now()
+    add(
+        database,
+        [
+            row(0),
+            uncertain(1),
+            uncertain(2, state="intent", run_id="other"),
+            uncertain(3, state="intent", created_at=now),
+            row(4, state="not_submitted"),
+            row(5, state="submitted", created_at=now - timedelta(hours=1)),
+        ],
+    )
+    assert sorted(found(database, uncertain=True)) == [1, 2]
+    assert found(database, uncertain=True, run_id="other") == [2]
+    renders = find_renders(database, Search(namespace="default", dag_ids=("ads",)), limit=10)
+    assert {render["map_index"]: render["state"] for render in renders} == {
+        0: "succeeded",
+        1: "uncertain",
+        2: "uncertain",
+        3: "queued",
+        5: "running",
+    }
+
+
+def test_links_that_were_signed_are_not_shown(database: Database) -> None:
+    add(database, [row(0), row(1, record={"sealed_result": "…"})])
+    renders = find_renders(database, Search(namespace="default", dag_ids=("ads",)), limit=10)
+    assert {render["map_index"]: render["urls"] for render in renders} == {
+        0: ["https://media.example/0.mp4"],
+        1: [],
+    }
+
+
+def generation(generation_id: str) -> Generation:
+    return Generation(
+        generation_id=generation_id, api="ark", media="video", status=GenerationStatus.SUCCEEDED
+    )
+
+
+def test_the_transfer_records_where_files_are(database: Database) -> None:
+    add(database, [row(0), row(1), row(2, api="fal", generation_id="g-1")])
+    single = {"paths": ["s3://b/a.mp4", "s3://b/b.mp4"], "sha256": ["1", "2"], "generation_id": "g-0"}
+    record_stored_files([generation("g-0")], single, "aws")
+    batch = {"paths": ["/x/1.mp4"], "sha256": ["3"], "generation_id": None, "generation_ids": ["g-1"]}
+    record_stored_files([generation("g-1"), generation("g-9")], batch, None)
+    second = {"path": "s3://b/b.mp4", "sha256": "2", "conn_id": "aws"}
+    assert stored_file(database, "default", "ads", "g-0", 1) == second
+    assert stored_file(database, "default", "ads", "g-0", 2) is None
+    assert stored_file(database, "default", "films", "g-0", 0) is None
+    renders = find_renders(database, Search(namespace="default", dag_ids=("ads",)), limit=10)
+    assert {render["map_index"]: render["stored_files"] for render in renders} == {
+        0: ["s3://b/a.mp4", "s3://b/b.mp4"],
+        1: ["/x/1.mp4"],
+        2: [],
+    }
+
+
+def test_a_transfer_succeeds_without_the_ledger(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", "sqlite:////nowhere/ledger.db")
+    stored = {"paths": ["/x/1.mp4"], "sha256": ["3"], "generation_id": "g-1"}
+    record_stored_files([generation("g-1")], stored, None)
+    assert "does not know where these files are stored" in caplog.text

@@ -1,0 +1,81 @@
+"""Sums of the ledger by day and other fields, on each database."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from airflow_provider_seedance.ledger.account import Filter
+from airflow_provider_seedance.ledger.configuration import read_config
+from airflow_provider_seedance.ledger.database import Database
+from airflow_provider_seedance.ledger.spending import offsets, spend
+
+from .rows import NOON, add, row, uncertain
+
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+@pytest.fixture
+def database(any_ledger: Any) -> Database:
+    config = read_config()
+    assert config is not None
+    return Database(config)
+
+
+def test_the_sums_of_a_group(database: Database) -> None:
+    add(database, [row(0), row(1, cost_usd=None), uncertain(2), row(3, state="not_submitted")])
+    assert spend(database, Filter(namespace="default"), ("dag_id",), UTC) == [
+        {
+            "dag_id": "ads",
+            "generations": 3,
+            "credits": 24.0,
+            "cost_usd": 0.07,
+            "reserved_credits": 14.0,
+            "reserved_cost_usd": 0.1,
+        }
+    ]
+
+
+def test_groups_and_filters(database: Database) -> None:
+    add(
+        database,
+        [row(0), row(1, dag_id="films"), row(2, dag_id="films", model=None), row(3, namespace="other")],
+    )
+    found = spend(database, Filter(namespace="default"), ("dag_id", "model"), UTC)
+    assert [(one["dag_id"], one["model"], one["generations"]) for one in found] == [
+        ("ads", "seedance-1-5-pro", 1),
+        ("films", None, 1),
+        ("films", "seedance-1-5-pro", 1),
+    ]
+    (films,) = spend(database, Filter(namespace="default", dag_ids={"films"}), ("dag_id",), UTC)
+    assert films["generations"] == 2
+    assert spend(database, Filter(dag_ids=()), ("day",), UTC) == []
+
+
+def test_days_begin_at_midnight_of_the_timezone(database: Database) -> None:
+    # Clocks in Berlin were set forward on March 29.
+    times = ["03-28T22:59", "03-28T23:00", "03-29T21:59", "03-29T22:00", "06-01T12:00"]
+    moments = [datetime.fromisoformat(f"2026-{time}:59.999999+00:00") for time in times]
+    add(database, [row(number, created_at=moment) for number, moment in enumerate(moments)])
+    found = spend(database, Filter(), ("day",), BERLIN)
+    assert {one["day"]: one["generations"] for one in found} == {
+        "2026-03-28": 1,
+        "2026-03-29": 2,
+        "2026-03-30": 1,
+        "2026-06-01": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    "zone", ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kolkata"]
+)
+def test_offsets(zone: str) -> None:
+    timezone, last = ZoneInfo(zone), NOON + timedelta(days=800)
+    found = offsets(timezone, NOON, last)
+    for hours in range(0, 800 * 24, 5):
+        moment = NOON + timedelta(hours=hours)
+        expected = moment.astimezone(timezone).utcoffset()
+        assert next(offset for until, offset in found if moment < until) == expected
