@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Literal, Self
 import pendulum
 
 from airflow_provider_seedance.exceptions import SeedanceRequestError
-from airflow_provider_seedance.media_inputs import media_inputs, parsed
+from airflow_provider_seedance.urls import media_inputs, parsed
 
 Media = Literal["video", "image"]
 

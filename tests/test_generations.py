@@ -22,7 +22,7 @@ from airflow_provider_seedance.generations import (
     read_number,
     read_time,
 )
-from airflow_provider_seedance.media_inputs import MediaInput
+from airflow_provider_seedance.urls import MediaInput
 
 A, B = "https://example.com/a.png", "https://example.com/b.png"
 

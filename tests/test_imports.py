@@ -17,7 +17,7 @@ TOOLS = {"get_provider_info": {"apis"}, "emulator": set[str](), "testing": {"emu
 
 #: Folders and modules at the root, from the lowest to the highest. Each imports from those before it only.
 LAYERS = (
-    *("exceptions", "version_compat", "urls", "media_inputs", "generations", "costs", "apis", "storage"),
+    *("exceptions", "version_compat", "urls", "generations", "costs", "apis", "storage"),
     *(
         "callbacks",
         "redaction",
@@ -36,7 +36,7 @@ LAYERS = (
 )
 
 #: The maximum number of modules at the root, beside `__init__` and `__main__`.
-MAX_ROOT_MODULES = 10
+MAX_ROOT_MODULES = 9
 
 #: Modules that a Dag file imports by name.
 FACES = (

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from airflow_provider_seedance import generations
 from airflow_provider_seedance.apis import rules
 from airflow_provider_seedance.apis.rules import Rule
-from airflow_provider_seedance.media_inputs import MediaInput
+from airflow_provider_seedance.urls import MediaInput
 
 FRAMES = ("first_frame", "last_frame")
 REFERENCES = ("reference_image", "reference_video", "reference_audio")

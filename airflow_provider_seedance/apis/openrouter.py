@@ -11,7 +11,7 @@ from airflow_provider_seedance import generations
 from airflow_provider_seedance.apis import base, parsing, rules
 from airflow_provider_seedance.apis.messages import HttpCall, JsonObject, VendorError
 from airflow_provider_seedance.apis.rules import Rule
-from airflow_provider_seedance.media_inputs import MediaInput
+from airflow_provider_seedance.urls import MediaInput
 
 _MODELS = tuple(
     f"bytedance/seedance-{version}" for version in ("2.5", "2.0", "2.0-fast", "2.0-mini", "1-5-pro")

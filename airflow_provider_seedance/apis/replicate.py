@@ -16,7 +16,7 @@ from airflow_provider_seedance import generations
 from airflow_provider_seedance.apis import base, parsing, rules
 from airflow_provider_seedance.apis.messages import HttpCall, JsonObject, VendorError
 from airflow_provider_seedance.apis.rules import Rule
-from airflow_provider_seedance.media_inputs import MediaInput
+from airflow_provider_seedance.urls import MediaInput
 
 #: Time after which the service deletes inputs, outputs and files of a prediction.
 OUTPUT_LIFETIME = timedelta(hours=1)

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from airflow_provider_seedance.media_inputs import MediaInput
-from airflow_provider_seedance.urls import MediaHosts, input_url_problem
+from airflow_provider_seedance.urls import MediaHosts, MediaInput, input_url_problem
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,7 @@ from airflow_provider_seedance.generations import (
     GenerationRequest,
     ImageRequest,
 )
-from airflow_provider_seedance.media_inputs import MediaInput
-from airflow_provider_seedance.urls import MediaHosts
+from airflow_provider_seedance.urls import MediaHosts, MediaInput
 
 
 class ServiceSettings(Protocol):

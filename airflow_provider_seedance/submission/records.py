@@ -28,8 +28,7 @@ from airflow_provider_seedance.generations import (
     Unit,
     read_number,
 )
-from airflow_provider_seedance.media_inputs import MediaInput
-from airflow_provider_seedance.urls import split_signature
+from airflow_provider_seedance.urls import MediaInput, split_signature
 
 #: Version of the serialized record. A record of another version is not understood, and never overwritten.
 VERSION = 1

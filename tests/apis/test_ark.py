@@ -10,7 +10,7 @@ from helpers import body_of, call_for, image, prepare, video
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.ark_rules import model_family
 from airflow_provider_seedance.apis.registry import get_api
-from airflow_provider_seedance.media_inputs import MediaInput
+from airflow_provider_seedance.urls import MediaInput
 
 NAME = "ark"
 API = get_api(NAME)

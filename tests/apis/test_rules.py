@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_seedance.apis import rules
-from airflow_provider_seedance.media_inputs import MediaInput
-from airflow_provider_seedance.urls import MediaHosts
+from airflow_provider_seedance.urls import MediaHosts, MediaInput
 
 OUT = (MediaInput(url="https://a.example/1.png"),)
 

@@ -18,7 +18,7 @@ from airflow_provider_seedance.batch import requests
 from airflow_provider_seedance.batch.items import BatchItem
 from airflow_provider_seedance.batch.requests import MAX_ITEMS, MAX_KEY_CHARS, read_requests
 from airflow_provider_seedance.generations import VideoRequest
-from airflow_provider_seedance.media_inputs import MediaInput
+from airflow_provider_seedance.urls import MediaInput
 
 
 def written(path: Path, text: str | bytes) -> str:

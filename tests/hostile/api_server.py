@@ -20,6 +20,7 @@ from airflow.models.xcom import XComModel
 
 from airflow_provider_seedance.api_server import callback_confirmation, callback_delivery, callback_routes
 from airflow_provider_seedance.api_server.callback_confirmation import StatusReader
+from airflow_provider_seedance.api_server.callback_keys import SigningKeys
 from airflow_provider_seedance.api_server.callback_limits import CallbackLimits
 from airflow_provider_seedance.api_server.callback_queue import CallbackQueue
 from airflow_provider_seedance.api_server.callback_settings import SettingsCache
@@ -155,7 +156,7 @@ class ApiServer:
 
         async def do() -> int:
             request: Any = SimpleNamespace(headers=headers, stream=stream)
-            status = await callback_routes.receive(token, request, self.cache, self.queue)
+            status = await callback_routes.receive(token, request, self.cache, self.queue, SigningKeys())
             await self._run_until_quiet()
             return status
 

@@ -316,8 +316,8 @@ def request_file(data: bytes) -> None:
     """Read a file of requests."""
     which, _, rest = _head(data)
     text, problems = rest.decode("utf-8", "replace"), list[str]()
-    read = (requests._lines, requests._rows)[which % 2]
-    found = [entry for _, entry in read(text, problems)]
+    read = requests._rows(text, problems) if which % 2 else requests._lines(text)
+    found = [entry for _, entry in read]
     with refusals():
         requests.read_requests(found)
 

@@ -58,7 +58,7 @@ def test_a_finished_generation_is_delivered_at_the_cost_of_one_status_request(ta
     assert outcome.generation.url
     assert outcome.record.state is rec.RecordState.ENDED
     assert task.services.ledger.count("status") == 1
-    assert task.services.ledger.count("result") == (1 if api == "seedance2api" else 0)
+    assert task.services.ledger.count("result") == (1 if api in ("seedance2api", "fal") else 0)
     assert task.posts == 1
 
 

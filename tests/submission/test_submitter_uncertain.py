@@ -12,7 +12,7 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.submission.submitter import RetryLater
 from submission.entry import Task
 
-WITHOUT_LOOKUP = [api for api in ALL_APIS if api != "ark"]
+WITHOUT_LOOKUP = [api for api in ALL_APIS if api not in ("ark", "fal")]
 
 # ---------------------------------------------------------------------- without a look-up
 

@@ -13,6 +13,7 @@ from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from helpers import ALL_APIS
 from support import Log, TaskInstance, emulator_settings, on_loop, submitted
 
+from airflow_provider_seedance.apis.registry import get_api
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.polling import hub
 from airflow_provider_seedance.triggers import cancellation
@@ -130,7 +131,7 @@ def test_the_log_names_the_generation_that_a_cleared_task_leaves(
     assert ("the next try does not know of it" in log.lines[-1]) is discards
 
 
-@pytest.mark.parametrize("api", [api for api in ALL_APIS if api != "ark"])
+@pytest.mark.parametrize("api", [api for api in ALL_APIS if not get_api(api).can_cancel])
 def test_a_service_that_cannot_cancel_costs_no_request_and_no_read_of_the_task_state(
     services: SeedanceEmulator,
     connect: Callable[..., None],
