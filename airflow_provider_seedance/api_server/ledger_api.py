@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.api_server.callback_settings import read_connection
-from airflow_provider_seedance.api_server.media import RangeHeaders, location_of, respond_with_file
+from airflow_provider_seedance.api_server.media import RangeHeadersDep, location_of, respond_with_file
 from airflow_provider_seedance.api_server.permissions import (
     CAN_EDIT_RENDERS,
     CAN_READ_RENDERS,
@@ -136,7 +136,7 @@ async def library_media(
     dag_id: str,
     generation_id: str,
     config: LedgerDep,
-    wanted: Annotated[RangeHeaders, Depends()],
+    wanted: RangeHeadersDep,
     index: Annotated[int, Query(ge=0)] = 0,
 ) -> Response:
     """

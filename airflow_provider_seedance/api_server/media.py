@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from typing import Annotated, Any, TypeVar
@@ -79,18 +80,25 @@ class StoreReader:
 _reader = StoreReader()
 
 
+@dataclass(frozen=True)
 class RangeHeaders:
     """Request headers that select a part of a file, or spare its transfer."""
 
-    def __init__(
-        self,
-        range_header: Annotated[str | None, Header(alias="Range")] = None,
-        if_range: Annotated[str | None, Header()] = None,
-        if_none_match: Annotated[str | None, Header()] = None,
-    ) -> None:
-        self.range_header = range_header
-        self.if_range = if_range
-        self.if_none_match = if_none_match
+    range_header: str | None = None
+    if_range: str | None = None
+    if_none_match: str | None = None
+
+
+def range_headers(
+    range_header: Annotated[str | None, Header(alias="Range")] = None,
+    if_range: Annotated[str | None, Header()] = None,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> RangeHeaders:
+    """Return the headers of a request; FastAPI of Airflow 3.1 reads the annotations of functions only."""
+    return RangeHeaders(range_header, if_range, if_none_match)
+
+
+RangeHeadersDep = Annotated[RangeHeaders, Depends(range_headers)]
 
 
 @router.api_route(
@@ -101,7 +109,7 @@ async def media(
     dag_id: str,
     run_id: str,
     task_id: str,
-    wanted: Annotated[RangeHeaders, Depends()],
+    wanted: RangeHeadersDep,
     index: Annotated[int, Query(ge=0)] = 0,
     map_index: Annotated[int, Query(ge=-1)] = -1,
     region: Annotated[str, Query(pattern=r"^([0-9a-f]{32}\.[0-9]{1,9})?$")] = "",
