@@ -11,7 +11,6 @@ from airflow_provider_seedance import generations
 from airflow_provider_seedance.apis import base, parsing, rules
 from airflow_provider_seedance.apis.messages import HttpCall, JsonObject, VendorError
 from airflow_provider_seedance.apis.rules import Rule
-from airflow_provider_seedance.urls import MediaInput
 
 _MODELS = tuple(
     f"bytedance/seedance-{version}" for version in ("2.5", "2.0", "2.0-fast", "2.0-mini", "1-5-pro")
@@ -56,7 +55,7 @@ class OpenRouter(base.Api):
         }
 
     def cross_check(self, request: generations.GenerationRequest, base_url: str) -> list[str]:
-        roles = [role for _, role in _with_roles(request.images or ())]
+        roles = [role for _, role in rules.with_roles(request.images or ())]
         if any(roles.count(role) > 1 for role in _FRAMES):
             return ["images: each of first_frame and last_frame can be given once"]
         return []
@@ -66,7 +65,7 @@ class OpenRouter(base.Api):
         body.pop("images", None)
         if body.get("resolution") == "4k":
             body["resolution"] = "4K"
-        for item, role in _with_roles(request.images or ()):
+        for item, role in rules.with_roles(request.images or ()):
             kind = _REFERENCES.get(role, "image_url")
             part: dict[str, Any] = {"type": kind, kind: {"url": item.url}}
             if role in _FRAMES:
@@ -101,15 +100,6 @@ class OpenRouter(base.Api):
     def is_service_error(self, body: JsonObject) -> bool:
         vendor = self.read_error(body)
         return vendor is not None and vendor.code is not None and vendor.message is not None
-
-
-def _with_roles(
-    inputs: tuple[MediaInput, ...],
-) -> list[tuple[MediaInput, str]]:
-    """Return inputs with roles; without any, one or two are frames, and more are references."""
-    plain = len(inputs) <= 2 and all(item.role in (None, *_FRAMES) for item in inputs)
-    free = iter([role for role in _FRAMES if plain and role not in {item.role for item in inputs}])
-    return [(item, item.role or next(free, "reference_image")) for item in inputs]
 
 
 API = OpenRouter()

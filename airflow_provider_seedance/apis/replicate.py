@@ -16,7 +16,6 @@ from airflow_provider_seedance import generations
 from airflow_provider_seedance.apis import base, parsing, rules
 from airflow_provider_seedance.apis.messages import HttpCall, JsonObject, VendorError
 from airflow_provider_seedance.apis.rules import Rule
-from airflow_provider_seedance.urls import MediaInput
 
 #: Time after which the service deletes inputs, outputs and files of a prediction.
 OUTPUT_LIFETIME = timedelta(hours=1)
@@ -96,7 +95,7 @@ class Replicate(base.Api):
             ]
         if isinstance(request, generations.ImageRequest):
             return []
-        roles = [role for _, role in _with_roles(request.images or ())]
+        roles = [role for _, role in rules.with_roles(request.images or ())]
         frames = [role for role in roles if role in _FRAME_FIELDS]
         if frames and len(frames) < len(roles):
             return ["images: first and last frames cannot be mixed with references"]
@@ -120,7 +119,7 @@ class Replicate(base.Api):
             sent = given
             if "fixed_lens" in sent:
                 sent["camera_fixed"] = sent.pop("fixed_lens")
-            for item, role in _with_roles(request.images or ()):
+            for item, role in rules.with_roles(request.images or ()):
                 if field := _FRAME_FIELDS.get(role):
                     sent[field] = item.url
                 else:
@@ -194,15 +193,6 @@ class Replicate(base.Api):
         expected = b"v1," + base64.b64encode(hmac.digest(secret, signed, hashlib.sha256))
         given = headers.get("webhook-signature", "").split()
         return any(hmac.compare_digest(expected, each.encode("utf-8", "replace")) for each in given)
-
-
-def _with_roles(
-    inputs: tuple[MediaInput, ...],
-) -> list[tuple[MediaInput, str]]:
-    """Return inputs with roles; without any, one or two are frames, and more are references."""
-    plain = len(inputs) <= 2 and all(item.role in (None, *_FRAME_FIELDS) for item in inputs)
-    free = iter([role for role in _FRAME_FIELDS if plain and role not in {item.role for item in inputs}])
-    return [(item, item.role or next(free, "reference_image")) for item in inputs]
 
 
 def _image_input(request: generations.ImageRequest, given: dict[str, Any]) -> dict[str, Any]:

@@ -145,3 +145,11 @@ def _input_problems(
         if problem := input_url_problem(item.url, hosts):
             found.append(f"image {number} {problem}")
     return found
+
+
+def with_roles(inputs: Iterable[MediaInput]) -> list[tuple[MediaInput, str]]:
+    """Return inputs with roles; without any, one or two are frames, and more are references."""
+    given, frames = tuple(inputs), ("first_frame", "last_frame")
+    plain = len(given) <= 2 and all(item.role in (None, *frames) for item in given)
+    free = iter([role for role in frames if plain and role not in {item.role for item in given}])
+    return [(item, item.role or next(free, "reference_image")) for item in given]
