@@ -44,7 +44,9 @@ def read_config() -> LedgerConfig | None:
 def default_timezone() -> tzinfo:
     """Return Airflow's default timezone, in which days and budgets begin."""
     name = conf.get("core", "default_timezone", fallback="utc")
-    return pendulum.local_timezone() if name == "system" else pendulum.timezone(name)
+    if name == "system":
+        return pendulum.local_timezone()
+    return pendulum.UTC if name.lower() == "utc" else pendulum.Timezone(name)
 
 
 def local_now() -> datetime:
