@@ -212,10 +212,10 @@ class Task:
         self._paused.unlink()
 
     def until_says(self, *sentences: str, try_number: int | None = None) -> None:
-        """Wait until the log says all of this."""
+        """Wait until the log, or the triggerer's own, says all of this."""
 
         def look() -> bool:
-            log = self.log(try_number)
+            log = self.log(try_number) + self._triggerer_log
             return all(sentence in log for sentence in sentences)
 
         self.airflow.until(look, f"{sentences} in the log", self)
@@ -276,6 +276,18 @@ class Task:
         return self.airflow.airflow.task_log(
             self.dag_id, self.run_id, self.task_id, try_number, self.map_index
         )
+
+    @property
+    def _triggerer_log(self) -> str:
+        """
+        The lines of the triggerer's own log that name a generation of this task.
+
+        Airflow writes the last lines of a trigger there if it reads that the trigger has finished before it
+        reads the lines: they come through two sockets (``TriggerRunnerSupervisor``, Airflow 3.3).
+        """
+        path = self.airflow.airflow.home / "logs" / "triggerer.log"
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+        return "\n".join(line for line in lines if any(paid in line for paid in self.generations))
 
     def item(self, index: int) -> Task:
         """One of the mapped task instances."""
