@@ -150,7 +150,7 @@ class Totals:
             cost.append(f"${round(self.cost_usd, 4):g}")
         paid = f"cost {' / '.join(cost)}" if cost else "cost not reported by the service"
         return (
-            f"Batch of {self.total} renders: {self.succeeded} succeeded, {self.failed} failed, "
+            f"Batch of {self.total} render{'s' * (self.total != 1)}: {self.succeeded} succeeded, {self.failed} failed, "
             f"{self.waiting} not submitted; {paid}."
         )
 

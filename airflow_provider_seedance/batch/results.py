@@ -103,7 +103,8 @@ def error_of(
 def limit_notice(items: Sequence[BatchItem], refusal: errors.SeedanceError) -> str:
     """Return the line for a batch that a limit of the task stops."""
     waiting = [item for item in items if item.phase is Phase.WAITING]
-    return f"{refusal.message} {len(waiting)} renders were not submitted: {_keys(waiting)}."
+    what = "1 render was" if len(waiting) == 1 else f"{len(waiting)} renders were"
+    return f"{refusal.message} {what} not submitted: {_keys(waiting)}."
 
 
 def _named(items: Iterable[BatchItem]) -> str:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from airflow.cli.cli_config import CLICommand
@@ -223,9 +223,17 @@ def get_seedance_cli_commands() -> list[CLICommand]:
     ]
 
 
+class _Parser(argparse.ArgumentParser):
+    """Parser that prints its help after a mistake or without a command, as Airflow's does."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_help(sys.stderr)
+        self.exit(2, f"\n{self.prog}: error: {message}, see the help above.\n")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command line, the same on every version of Airflow."""
-    parser = argparse.ArgumentParser(prog="airflow seedance", description=__doc__.split("\n\n")[0].strip())
+    parser = _Parser(prog="airflow seedance", description=__doc__.split("\n\n")[0].strip())
     commands = _add_commands(parser, COMMANDS)
     _add_commands(commands.add_parser("ledger", help=_LEDGER_HELP, description=_LEDGER_HELP), LEDGER_COMMANDS)
     args = parser.parse_args(argv)

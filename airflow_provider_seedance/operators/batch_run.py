@@ -321,7 +321,7 @@ class BatchRun:
         if (records := self.records.for_deferral()) and not push_xcom(ti, _RECORDS_XCOM, records):
             # Those of an earlier deferral do not know the later submissions, which would be paid for again.
             push_xcom(ti, _RECORDS_XCOM, None)
-        self.log.info("Deferring until %s has ended.", trigger.description if deadlines else "nothing")
+        self.log.info("Deferring: waiting for %s.", trigger.description if deadlines else "nothing")
         self.operator.defer(
             trigger=trigger,
             method_name="execute_complete",

@@ -111,7 +111,10 @@ def test_an_invalid_command_line(line: list[str], capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit) as left:
         main(line)
     assert left.value.code == 2
-    assert "airflow seedance" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "usage: airflow seedance" in printed
+    assert "see the help above" in printed
+    assert line or "Estimate the cost of a file of requests" in printed
 
 
 def test_it_runs_as_a_module_without_loading_airflow() -> None:
