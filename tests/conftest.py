@@ -98,16 +98,19 @@ def connect(services: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch) -> Call
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the waiting out of everything that waits."""
-    from helpers import set_policy, set_timing
+    from helpers import set_flow_timing, set_policy, set_timing
 
-    from airflow_provider_seedance.apis import seedance2api
-    from airflow_provider_seedance.client import flows
     from airflow_provider_seedance.submission import lookup, store
 
-    monkeypatch.setattr(flows, "SUBMIT_BACKOFF_SECONDS", (0.0,) * len(flows.SUBMIT_BACKOFF_SECONDS))
-    monkeypatch.setattr(flows, "READ_BACKOFF_SECONDS", (0.0,) * len(flows.READ_BACKOFF_SECONDS))
-    monkeypatch.setattr(flows, "LOOK_UP_BACKOFF_SECONDS", (0.0,) * len(flows.LOOK_UP_BACKOFF_SECONDS))
-    monkeypatch.setattr(seedance2api, "_RESULT_BACKOFF_SECONDS", (0.0,))
+    set_flow_timing(
+        monkeypatch,
+        submit_backoff=(0.0,) * 3,
+        read_backoff=(0.0,) * 2,
+        look_up_backoff=(0.0,) * 2,
+        result_backoff=(0.0,),
+        list_interval=0.0,
+        refused_list_backoff=(0.0,) * 3,
+    )
     monkeypatch.setattr(store, "WRITE_BACKOFF_SECONDS", (0.0,) * len(store.WRITE_BACKOFF_SECONDS))
     pauses = lookup.NOT_FOUND_BACKOFF_SECONDS
     monkeypatch.setattr(lookup, "NOT_FOUND_BACKOFF_SECONDS", (0.0,) * len(pauses))

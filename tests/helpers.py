@@ -179,6 +179,11 @@ def settings(host: str | None = None, **extra: Any) -> Settings:
     return read_settings("seedance_test", connection(host=host, extra=extra))
 
 
+def set_flow_timing(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Change the pauses between the calls of all services."""
+    monkeypatch.setattr(Api, "timing", replace(Api.timing, **changes))
+
+
 def set_timing(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
     """Change the timing of all waits that are not given another."""
     monkeypatch.setattr(wait_state, "TIMING", replace(wait_state.TIMING, **changes))

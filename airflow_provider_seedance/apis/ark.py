@@ -29,9 +29,6 @@ LIST_PAGE_SIZE = 500
 #: Pages that are read to find a task: the list cannot be filtered by time, and a busy account has many tasks.
 _MAX_LIST_PAGES = 200
 _LOOK_UP_PAGE_SIZE = 100
-#: Pause between lists, of which an account may make one a second, and the pauses after refused ones.
-_LIST_PAUSE_SECONDS = 1.2
-_REFUSED_LIST_PAUSES_SECONDS = (2.0, 4.0, 8.0)
 #: The list contains the tasks of one tier; without a filter, those of the default one.
 _TIER_FILTERS = ((), (("filter.service_tier", "flex"),))
 
@@ -144,7 +141,7 @@ class Ark(base.Api):
         by_model: tuple[tuple[str, str], ...] = ()
         for number, by_tier in enumerate(_TIER_FILTERS):
             if number:
-                yield Pause(_LIST_PAUSE_SECONDS)
+                yield Pause(self.timing.list_interval)
             try:
                 found = yield from self._look_up_in(by_tier + by_model, correlation, since, now)
             except errors.SeedanceForbiddenError:
@@ -152,18 +149,19 @@ class Ark(base.Api):
                     raise
                 # A key with custom permissions may list the tasks of its models only.
                 by_model = (("filter.model", model),)
-                yield Pause(_LIST_PAUSE_SECONDS)
+                yield Pause(self.timing.list_interval)
                 found = yield from self._look_up_in(by_tier + by_model, correlation, since, now)
             if found:
                 return found
         return None
 
     def _fetch_page(self, call: HttpCall, now: datetime) -> base.Flow[HttpReply]:
-        for pause in _REFUSED_LIST_PAUSES_SECONDS:
+        backoff = self.timing.refused_list_backoff
+        for pause in backoff:
             try:
                 return (yield from self.fetch(call, None, now))
             except errors.SeedanceRateLimitError as error:
-                yield Pause(max(pause, min(error.retry_after or 0.0, _REFUSED_LIST_PAUSES_SECONDS[-1])))
+                yield Pause(max(pause, min(error.retry_after or 0.0, backoff[-1])))
         return (yield from self.fetch(call, None, now))
 
     def _look_up_in(
@@ -174,7 +172,7 @@ class Ark(base.Api):
         times: list[datetime] = []
         for page in range(1, _MAX_LIST_PAGES + 1):
             if page > 1:
-                yield Pause(_LIST_PAUSE_SECONDS)
+                yield Pause(self.timing.list_interval)
             call = self.list_call(page, _LOOK_UP_PAGE_SIZE)
             call = replace(call, query=(*call.query, *filters))
             reply = yield from self._fetch_page(call, now)

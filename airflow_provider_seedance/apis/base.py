@@ -14,7 +14,14 @@ from urllib.parse import urlsplit
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis import parsing
-from airflow_provider_seedance.apis.messages import HttpCall, HttpReply, JsonObject, Pause, TransportFailure
+from airflow_provider_seedance.apis.messages import (
+    FlowTiming,
+    HttpCall,
+    HttpReply,
+    JsonObject,
+    Pause,
+    TransportFailure,
+)
 from airflow_provider_seedance.apis.reply_reader import ReplyReader
 from airflow_provider_seedance.apis.rules import Rule
 from airflow_provider_seedance.generations import (
@@ -65,6 +72,8 @@ class Api(ReplyReader):
     #: Limit of an account for each way to read, ``read`` (one generation) and ``list`` (many), in calls per second. Where
     #: they are given, a 429 of one kind of call says nothing about the others.
     calls_per_second: ClassVar[Mapping[str, float]] = {}
+    #: Pauses between the calls of an exchange.
+    timing: ClassVar[FlowTiming] = FlowTiming()
     #: Requests that reading the status of a generation may take.
     requests_per_status: ClassVar[int] = 1
     #: Whether outputs below the base URL are downloaded with the key.

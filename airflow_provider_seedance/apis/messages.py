@@ -187,6 +187,27 @@ class Pause:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FlowTiming:
+    """
+    Pauses between the calls of a flow, in seconds.
+
+    :param submit_backoff: After submissions that were not accepted, where the service reports no wait.
+    :param read_backoff: After failed reads.
+    :param look_up_backoff: Between look-ups of a lost submission: the service may list it a little later.
+    :param result_backoff: Between reads of a result that should be there.
+    :param list_interval: Between lists, where an account may make one a second.
+    :param refused_list_backoff: After refused lists.
+    """
+
+    submit_backoff: tuple[float, ...] = (1.0, 2.0, 4.0)
+    read_backoff: tuple[float, ...] = (0.5, 1.5)
+    look_up_backoff: tuple[float, ...] = (1.0, 3.0)
+    result_backoff: tuple[float, ...] = (1.0, 2.0, 4.0)
+    list_interval: float = 1.2
+    refused_list_backoff: tuple[float, ...] = (2.0, 4.0, 8.0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class VendorError:
     """
     Error body of a service.

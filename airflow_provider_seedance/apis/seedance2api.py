@@ -24,9 +24,6 @@ from airflow_provider_seedance.generations import (
 
 _PROMPT = rules.text(max_chars=300)
 
-# Backoff for the result that a completed task does not return yet (row 3 of tests/apis/test_contradictions.py).
-_RESULT_BACKOFF_SECONDS = (1.0, 2.0, 4.0)
-
 
 class Seedance2Api(base.Api):
     """seedance2api.com: videos and images, 10 to 1000 requests an hour."""
@@ -94,7 +91,8 @@ class Seedance2Api(base.Api):
     def _result_flow(self, generation: Generation, status: HttpReply, now: datetime) -> base.Flow[Generation]:
         call = self.result_call(generation.generation_id)
         failure: errors.SeedanceError | None = None
-        for pause in (0.0, *_RESULT_BACKOFF_SECONDS):
+        # A completed task may not return it yet (row 3 of tests/apis/test_contradictions.py).
+        for pause in (0.0, *self.timing.result_backoff):
             if pause:
                 yield Pause(pause)
             try:

@@ -23,17 +23,8 @@ from airflow_provider_seedance.generations import Generation, GenerationRequest,
 
 T = TypeVar("T")
 
-#: Backoff of a submission that was not accepted, where the service reports no wait.
-SUBMIT_BACKOFF_SECONDS = (1.0, 2.0, 4.0)
-
 #: Wait on a worker for a submission to be accepted; for a longer one the task defers or fails.
 MAX_INLINE_WAIT_SECONDS = 10.0
-
-#: Backoff of a read.
-READ_BACKOFF_SECONDS = (0.5, 1.5)
-
-#: Backoff of the look-up of a lost submission: the service may list it a little later.
-LOOK_UP_BACKOFF_SECONDS = (1.0, 3.0)
 
 #: Scopes of the errors that leave a look-up unanswered; some of them a person has to solve first.
 _UNANSWERED: frozenset[errors.ErrorScope] = frozenset({"service", "account", "permission"})
@@ -68,7 +59,7 @@ def submit_flow(
 
     :param retry_inline: Whether to repeat it here, after short waits.
     """
-    backoff = iter(SUBMIT_BACKOFF_SECONDS if retry_inline else ())
+    backoff = iter(api.timing.submit_backoff if retry_inline else ())
     while True:
         answer = yield call
         assert answer is not None
@@ -115,13 +106,13 @@ def uncertain_error(
     return error
 
 
-def read_flow(make: Callable[[], Flow[T]], *, pauses: tuple[float, ...] = READ_BACKOFF_SECONDS) -> Flow[T]:
+def read_flow(make: Callable[[], Flow[T]], backoff: tuple[float, ...]) -> Flow[T]:
     """
     Repeat a reading flow after broken connections and server errors.
 
     A 429 is raised: the scheduler of the polls has to account for it.
     """
-    for pause in pauses:
+    for pause in backoff:
         try:
             return (yield from make())
         except (errors.SeedanceConnectionError, errors.SeedanceServerError):
@@ -146,13 +137,13 @@ def status_flow(
             generation_id=generation_id,
         )
     return read_flow(
-        lambda: api.status_flow(generation_id, media, now()), pauses=() if once else READ_BACKOFF_SECONDS
+        lambda: api.status_flow(generation_id, media, now()), () if once else api.timing.read_backoff
     )
 
 
 def final_status_flow(api: Api, generation_id: str, media: Media, now: Now) -> Flow[Generation]:
     """Read a generation after the callback about its end, which may be wrong."""
-    return read_flow(lambda: api.final_status_flow(generation_id, media, now()))
+    return read_flow(lambda: api.final_status_flow(generation_id, media, now()), api.timing.read_backoff)
 
 
 def look_up_flow(
@@ -166,7 +157,7 @@ def look_up_flow(
     :raises SeedanceError: the look-up was not answered (see ``scope``); it may be later.
     """
     failure: errors.SeedanceError | None = None
-    for number, pause in enumerate((0.0, *LOOK_UP_BACKOFF_SECONDS)):
+    for number, pause in enumerate((0.0, *api.timing.look_up_backoff)):
         if number:
             yield messages.Pause(pause)
         try:
