@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import yaml
+from airflow.configuration import retrieve_configuration_description
 from airflow.sdk import DAG
 from helpers import error_classes
 from source_tree import MODULES, tree_of
 
 from airflow_provider_seedance import exceptions
 from airflow_provider_seedance.apis.registry import SERVICES
+from airflow_provider_seedance.get_provider_info import get_provider_info
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "airflow_provider_seedance"
@@ -139,8 +142,6 @@ def public_names(module: str) -> list[str]:
 
 
 def test_every_module_in_the_provider_info_is_public() -> None:
-    from airflow_provider_seedance.get_provider_info import get_provider_info
-
     info = get_provider_info()
     modules = {
         name
@@ -266,3 +267,42 @@ def test_the_map_of_the_package_names_existing_modules() -> None:
         for name in re.findall(r"`([a-z_/]+\.py)`", row):
             places = [PACKAGE / folder / name for folder in folders] + [PACKAGE / name, ROOT / name]
             assert any(place.exists() for place in places), f"{name} in {row}"
+
+
+@pytest.mark.parametrize("word", ["rotate", "month", "budget", "Helm", "Compose", "offline"])
+def test_the_search_finds_the_page_of_a_task(word: str) -> None:
+    """The search of the site ranks words of headings first."""
+    headings = [
+        heading
+        for page in PAGES
+        if page.is_relative_to(DOCS)
+        for heading in re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    ]
+    assert any(re.search(rf"\b{word}\b", heading, flags=re.IGNORECASE) for heading in headings)
+
+
+# ---------------------------------------------------------------------- files of a deployment
+
+
+def options_of_deployments() -> Iterator[tuple[str, str]]:
+    """Return section and name of each option of Airflow that the files set."""
+    compose = yaml.safe_load((DOCS / "compose" / "compose.yaml").read_text(encoding="utf-8"))
+    values = yaml.safe_load((DOCS / "compose" / "helm-values.yaml").read_text(encoding="utf-8"))
+    names = [*compose["x-airflow"]["environment"], *(variable["name"] for variable in values["env"])]
+    for name in names:
+        if name.startswith("AIRFLOW__"):
+            _, section, option = name.lower().split("__")
+            yield section, option
+    for section, options in values["config"].items():
+        yield from ((section, option) for option in options)
+
+
+def test_deployments_set_options_that_exist() -> None:
+    found = set(options_of_deployments())
+    assert {("seedance", "ledger"), ("triggerer", "capacity")} <= found
+    own = get_provider_info()["config"]["seedance"]["options"]
+    known = retrieve_configuration_description(include_providers=False)
+    for section, option in found:
+        assert option in (own if section == "seedance" else known[section]["options"]), (
+            f"[{section}] {option}"
+        )
