@@ -1,7 +1,7 @@
 """
 Polls against delay, beside the alternatives and the optimum.
 
-    python benchmarks/polling.py [--renders 10000] [--plot docs/polling-frontier.png]
+    python benchmarks/polling.py [--renders 10000] [--plot docs/benchmarks/polling-frontier.png]
 
 Renders are simulated, polls are planned by the package itself. Its one parameter, the
 worth of a second of delay, is adjusted until the mean delay equals that of the comparison; then polls are counted.
