@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -23,13 +24,27 @@ DISTRIBUTED = Path(__file__).parents[1] / "distributed"
 Open = Callable[..., Any]
 
 
+@pytest.fixture(scope="session")
+def empty_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The SQLite file of an empty ledger, which most tests copy: migrations take longer than most tests."""
+    path = tmp_path_factory.mktemp("ledger") / "empty.db"
+    with Database(LedgerConfig(location=f"sqlite:///{path}")).transaction():
+        return path
+
+
 @pytest.fixture
-def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def new_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Configure a ledger in a SQLite file that does not exist yet."""
     path = tmp_path / "ledger.db"
     monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", f"sqlite:///{path}")
     monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", Fernet.generate_key().decode())
     return path
+
+
+@pytest.fixture
+def ledger(empty_tables: Path, new_ledger: Path) -> Path:
+    """Configure an empty ledger in a SQLite file."""
+    return Path(shutil.copyfile(empty_tables, new_ledger))
 
 
 @pytest.fixture

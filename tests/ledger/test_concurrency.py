@@ -34,8 +34,8 @@ def check(processes: int, each: int) -> None:
     assert {row["state"] for row in rows} == {"submitted"}
 
 
-def test_processes_on_sqlite(ledger: Path) -> None:
-    check(16, 10)
+def test_processes_on_sqlite(new_ledger: Path) -> None:
+    check(16, 5)
 
 
 def test_processes_on_postgresql(postgres_ledger: Any) -> None:
@@ -43,4 +43,4 @@ def test_processes_on_postgresql(postgres_ledger: Any) -> None:
 
 
 def test_processes_on_mysql(mysql_ledger: Any) -> None:
-    check(16, 10)
+    check(16, 5)

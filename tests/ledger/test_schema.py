@@ -34,7 +34,7 @@ def differences(store: Any) -> list[Any]:
         return list(compare_metadata(context, metadata))
 
 
-def test_the_migrations_make_the_tables_of_sqlite(ledger: Path, open_ledger: Open) -> None:
+def test_the_migrations_make_the_tables_of_sqlite(new_ledger: Path, open_ledger: Open) -> None:
     assert differences(open_ledger()) == []
 
 
@@ -42,7 +42,9 @@ def test_the_migrations_make_the_tables_of_postgresql(postgres_ledger: Any, open
     assert differences(open_ledger()) == []
 
 
-def test_a_new_ledger_is_reported(ledger: Path, open_ledger: Open, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_new_ledger_is_reported(
+    new_ledger: Path, open_ledger: Open, caplog: pytest.LogCaptureFixture
+) -> None:
     open_ledger().load()
     assert "The ledger ([seedance] ledger) is new" in caplog.text
     caplog.clear()
