@@ -15,8 +15,9 @@ import pytest
 from hypothesis import settings
 
 # A gate must not fall by chance: it runs the same examples each time, and so more of them find nothing new in a
-# later run, while developers' runs search on. Neither limits the time of an example: that depends on the load.
-settings.register_profile("searching", deadline=None)
+# later run, while developers' runs search on, and so few of them suffice for one run (``make fuzz`` searches for
+# longer). Neither limits the time of an example: that depends on the load.
+settings.register_profile("searching", deadline=None, max_examples=30)
 settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=50)
 # For thousands of runs, one for each mutant.
 settings.register_profile("mutation", derandomize=True, deadline=None, max_examples=20)
