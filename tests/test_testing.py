@@ -96,6 +96,7 @@ def test_marked(seedance_emulator):
     assert "1 passed" in run_pytest(tmp_path)
 
 
+@pytest.mark.integration  # it migrates a database of Airflow
 @pytest.mark.skipif(not AIRFLOW_V_3_2_PLUS, reason="dag.test() of the guide does not pass on Airflow 3.1")
 def test_the_guide_is_green_word_for_word_in_an_empty_project(tmp_path: Path) -> None:
     guide = (ROOT / "docs" / "testing-your-dags.md").read_text(encoding="utf-8")
