@@ -127,7 +127,7 @@ def test_the_guard_acts_when_its_parent_is_killed() -> None:
     with family() as leader:
         pids = [leader.pid, *(int(pid) for pid in leader.stdout.readline().split())]
         script = (
-            "import time; from local_airflow.processes import Guard;"
+            "import time; from processes import Guard;"
             f"guard = Guard(); guard.add({leader.pid});"
             "print('ready', flush=True); time.sleep(600)"
         )
@@ -136,7 +136,8 @@ def test_the_guard_acts_when_its_parent_is_killed() -> None:
             [sys.executable, "-c", script],
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"PYTHONPATH": str(TESTS)},
+            # Not the package, which imports Airflow.
+            env=os.environ | {"PYTHONPATH": str(TESTS / "local_airflow")},
         ) as parent:
             assert parent.stdout.readline() == "ready\n"
             assert all(member.is_running() for member in members)

@@ -133,8 +133,9 @@ assert not heavy, heavy
 
 def test_a_broken_pipe_is_not_a_traceback() -> None:
     code = (
-        "import sys; from airflow_provider_seedance import cli; from airflow_provider_seedance.cli import estimate; "
-        "estimate.estimate_command = lambda args: print('x' * 1000000); cli.main(['estimate', 'f'])"
+        "import sys, types; from airflow_provider_seedance import cli; "
+        "module = sys.modules['airflow_provider_seedance.cli.estimate'] = types.ModuleType('estimate'); "
+        "module.estimate_command = lambda args: print('x' * 1000000); cli.main(['estimate', 'f'])"
     )
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
