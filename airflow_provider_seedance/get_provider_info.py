@@ -72,64 +72,109 @@ _OPTIONS = {
 }
 
 
-def _field(label: str, description: str, *, type: str = "string", **schema: Any) -> dict[str, Any]:
-    return {"label": label, "description": description, "schema": {"type": [type, "null"], **schema}}
+def _field(
+    section: str, label: str, description: str, *, type: str = "string", **schema: Any
+) -> dict[str, Any]:
+    # Airflow groups fields by section. A select that is cleared stores null, so it needs no entry for that.
+    schema = {"type": [type, "null"], "section": section, **schema}
+    return {"label": label, "description": description, "schema": schema}
 
 
 #: Fields of the connection form, each a key of the extra.
 _FIELDS = {
-    "api": _field("Service", "The service of the API key.", enum=[*SERVICES], default=DEFAULT_API),
+    "api": _field("Service", "Service", "The service of the API key.", enum=[*SERVICES], default=DEFAULT_API),
     "auth_header": _field(
+        "Service",
         "Authentication header",
-        "seedance2api only; the other services use the Authorization header.",
-        enum=["authorization", "x-api-key", None],
+        "For seedance2api only. Empty: the Authorization header.",
+        enum=["authorization", "x-api-key"],
     ),
-    "model": _field("Default model", "For tasks without a model. Empty: the service's default."),
+    "model": _field(
+        "Service",
+        "Default model",
+        "For tasks without a model. Empty: the service's. Example: seedance-2.0-fast",
+    ),
     "timeout": _field(
-        "Timeout per call (seconds)", "Empty: 30, and 600 for images.", type="number", exclusiveMinimum=0
+        "Limits",
+        "Timeout per call (seconds)",
+        "Empty: 30, and 600 for images. Example: 60",
+        type="number",
+        exclusiveMinimum=0,
     ),
     "requests_per_hour": _field(
-        "Requests per hour", "Quota of the plan, with submissions. Empty: unknown.", type="integer", minimum=1
-    ),
-    "callback_base_url": _field(
-        "Callback base URL", "Public address of this Airflow's API server, for callbacks of the service."
-    ),
-    "callback_secret": _field("Callback secret", "Signs the callback addresses.", format="password"),
-    "callback_signature_header": _field(
-        "Callback signature header", "Header in which the service signs its callbacks. Empty: not signed."
-    ),
-    "callback_signature_scheme": _field(
-        "Callback signature scheme",
-        "hmac-sha256 of the raw body, or hmac-sha256-timestamp of time, dot and body.",
-        enum=["hmac-sha256", "hmac-sha256-timestamp", None],
-    ),
-    "callback_signature_secret": _field(
-        "Callback signature secret", "Empty: the callback secret.", format="password"
-    ),
-    "callback_timestamp_header": _field(
-        "Callback timestamp header", "Header with the signed time. Empty: X-Timestamp."
-    ),
-    "media_hosts": _field(
-        "Media hosts",
-        "Hosts, separated by commas, that media may come from in addition to public https ones: private and "
-        "loopback addresses, plain http.",
+        "Limits",
+        "Requests per hour",
+        "Quota of the plan, with submissions. Empty: unknown. Example: 1000",
+        type="integer",
+        minimum=1,
     ),
     "max_media_bytes": _field(
-        "Largest download (bytes)", "Larger outputs are refused. Empty: 20 GiB.", type="integer", minimum=1
+        "Limits",
+        "Largest download (bytes)",
+        "Larger outputs are refused. Empty: 20 GiB. Example: 1073741824 (1 GiB)",
+        type="integer",
+        minimum=1,
     ),
-    "proxy": _field("Proxy", "URL of a proxy for calls and downloads.", format="password"),
-    "verify": _field("Verify TLS", "true, false, or the path of a CA bundle."),
     "prices": _field(
+        "Money",
         "Prices",
-        'Rules for the cost of a render, before the published prices: [{"model": "seedance-2.0*", "usd_per_second": 0.14}].',
+        "Rules for the cost of a render, before the published prices. "
+        'Example: [{"model": "seedance-2.0*", "usd_per_second": 0.14}]',
         type="array",
         items={"type": "object"},
     ),
     "budgets": _field(
+        "Money",
         "Budgets",
-        'Limits of the cost of renders, which need a ledger: [{"usd": 50, "per": "day", "dag_id": "ads_*"}].',
+        "Limits of the cost of renders, which need a ledger. "
+        'Example: [{"usd": 50, "per": "day", "dag_id": "ads_*"}]',
         type="array",
         items={"type": "object"},
+    ),
+    "callback_base_url": _field(
+        "Callbacks",
+        "Callback base URL",
+        "Public address of this Airflow's API server. Example: https://airflow.example.com",
+    ),
+    "callback_secret": _field(
+        "Callbacks",
+        "Callback secret",
+        "Signs the callback addresses. Example: the output of openssl rand -base64 32",
+        format="password",
+    ),
+    "callback_signature_header": _field(
+        "Callbacks",
+        "Signature header",
+        "Header in which the service signs its callbacks. Empty: not signed. Example: X-Signature",
+    ),
+    "callback_signature_scheme": _field(
+        "Callbacks",
+        "Signature scheme",
+        "hmac-sha256 of the raw body (if empty), or hmac-sha256-timestamp of time, dot and body.",
+        enum=["hmac-sha256", "hmac-sha256-timestamp"],
+    ),
+    "callback_signature_secret": _field(
+        "Callbacks",
+        "Signature secret",
+        "Empty: the callback secret. Example: the signing secret from the service's console",
+        format="password",
+    ),
+    "callback_timestamp_header": _field(
+        "Callbacks",
+        "Timestamp header",
+        "Header with the signed time. Empty: X-Timestamp. Example: X-Signed-At",
+    ),
+    "media_hosts": _field(
+        "Network",
+        "Media hosts",
+        "Hosts beside public https ones that media may come from: private, loopback, plain http. "
+        "Example: 127.0.0.1:8300, *.media.internal",
+    ),
+    "proxy": _field(
+        "Network", "Proxy", "For calls and downloads. Example: http://proxy.internal:3128", format="password"
+    ),
+    "verify": _field(
+        "Network", "Verify TLS", "true, false, or the path of a CA bundle. Example: /etc/ssl/own.pem"
     ),
 }
 

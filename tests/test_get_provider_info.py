@@ -76,7 +76,24 @@ def test_the_form_offers_every_service() -> None:
 
 
 def test_the_form_has_every_key_of_the_extra() -> None:
-    assert list(FIELDS) == list(settings.ConnectionExtra.model_fields)
+    assert set(FIELDS) == set(settings.ConnectionExtra.model_fields)
+
+
+def test_selects_offer_no_null() -> None:
+    for field in FIELDS.values():
+        assert None not in field["schema"].get("enum", [])
+
+
+def test_fields_are_in_sections() -> None:
+    sections = [field["schema"]["section"] for field in FIELDS.values()]
+    assert list(dict.fromkeys(sections)) == ["Service", "Limits", "Money", "Callbacks", "Network"]
+    assert sections == sorted(sections, key=list(dict.fromkeys(sections)).index)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_field_has_an_example(name: str) -> None:
+    field = FIELDS[name]
+    assert "enum" in field["schema"] or "Example: " in field["description"]
 
 
 def test_the_form_offers_every_auth_header() -> None:
