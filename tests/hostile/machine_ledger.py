@@ -1,4 +1,4 @@
-"""State machine of a submission on the ledger: no clear discards anything, Dag runs are made again, the database fails."""
+"""State machine of a submission on the ledger: clears keep the rows, Dag runs are made again, budgets, a faulty database."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from submission.service_model import RETRIES, Crash
 from submission.submission_model import Machine
 from support import Store
 
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.costs.budgets import Budget
+from airflow_provider_seedance.costs.pricing import PriceRule, Prices
 from airflow_provider_seedance.ledger.configuration import LedgerConfig
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.entries import TaskIdentity
@@ -27,6 +30,9 @@ from airflow_provider_seedance.ledger.task_state import TaskStateStore
 from airflow_provider_seedance.submission.store import GENERATION_KEY, RecordStore
 
 _numbers = count()
+
+#: Ends that the service does not bill.
+_NOT_BILLED = ("failed", "expired", "cancelled")
 
 
 @cache
@@ -58,6 +64,7 @@ class _FaultyDatabase(Database):
         with super().transaction() as connection:
             yield connection
         if self.state.dies_after == self.state.writes > counted:
+            self.state.crashes += 1
             raise Crash
 
 
@@ -66,8 +73,11 @@ class LedgerState(Store):
 
     def __init__(self) -> None:
         super().__init__()
-        self.task = TaskIdentity(namespace="n", dag_id="dag", run_id=f"run {next(_numbers)}", task_id="task")
+        # Budgets count by namespace, so each history has its own.
+        self.task = TaskIdentity(namespace=f"n{next(_numbers)}", dag_id="dag", run_id="run", task_id="task")
         self.writes = self.dies_after = 0
+        #: Crashes that may have left an intent, which stays reserved.
+        self.crashes = 0
 
     def open(self, database: Database) -> LedgerStore:
         return LedgerStore(database, self.task, TaskStateStore(None), sleep=lambda seconds: None)
@@ -88,16 +98,50 @@ class LedgerMachine(Machine):
     title = "a submission on the ledger"
     counts: ClassVar[Counter[str]] = Counter()
 
-    @initialize(looks_up=st.booleans())
-    def begin(self, looks_up: bool) -> None:
+    #: Each render costs a dollar.
+    prices = Prices(rules=(PriceRule(amount="usd", price=1.0),))
+
+    @initialize(looks_up=st.booleans(), limit=st.sampled_from([None, None, 1, 3, 5]))
+    def begin(self, looks_up: bool, limit: int | None = None) -> None:
         super().begin(looks_up)
         self.store: LedgerState = LedgerState()
+        self.budgets = () if limit is None else (Budget(unit="cost_usd", limit=limit, per="total"),)
         self.runs = 0
 
     @property
     def ti_id(self) -> str:  # type: ignore[override]
         """Id that each try of each Dag run has of its own."""
         return f"{self.runs}.{self.try_number}"
+
+    # ------------------------------------------------------------------ the promise: never over the budget
+
+    def check_that_posting_is_right(self, prompt: str) -> None:
+        super().check_that_posting_is_right(prompt)
+        billed = sum(paid.status not in _NOT_BILLED for paid in self.paid)
+        for budget in self.budgets:
+            assert billed < budget.limit, "a render over the budget"
+
+    def take(self, call: Any) -> Any:
+        """Count the intents whose worker dies before it sends the request."""
+        posts = len(self.posts)
+        try:
+            return super().take(call)
+        except Crash:
+            self.store.crashes += len(self.posts) == posts
+            raise
+
+    def check_error(self, error: errors.SeedanceError, trouble: str) -> None:
+        """A refusal by a budget is right only if it is used up, and leaves the record as it was."""
+        if not isinstance(error, errors.SeedanceBudgetError):
+            super().check_error(error, trouble)
+            return
+        self.count("refused by a budget")
+        reserved = sum(not post.disproved for post in self.posts) + self.store.crashes
+        assert reserved >= self.budgets[0].limit, "a refusal by a budget that is not used up"
+        for post in self.unsettled():
+            assert self.may_be_left(post), f"{post} is forgotten"
+
+    # ------------------------------------------------------------------ Airflow
 
     def record_store(self) -> RecordStore:
         return self.store.open(_FaultyDatabase(self.store))

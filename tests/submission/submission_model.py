@@ -18,6 +18,8 @@ from support import Store
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.ark import Ark
+from airflow_provider_seedance.costs.budgets import Budget
+from airflow_provider_seedance.costs.pricing import Prices
 from airflow_provider_seedance.generations import VideoRequest, utc_now
 from airflow_provider_seedance.ledger.task_state import TaskStateStore
 from airflow_provider_seedance.submission import records as rec
@@ -53,6 +55,10 @@ class Machine(World):
 
     #: Id of the task instance, where records contain it.
     ti_id: str | None = None
+
+    #: Budgets and prices of the connection.
+    budgets: tuple[Budget, ...] = ()
+    prices = Prices()
 
     @initialize(looks_up=st.booleans())
     def begin(self, looks_up: bool) -> None:
@@ -184,8 +190,9 @@ class Machine(World):
             self.api.name,
             VideoRequest.from_arguments(arguments_of(self.prompt, str(self.try_number))),
             base_url=BASE,
+            prices=self.prices,
         )
-        settings = SimpleNamespace(api=self.api, image_timeout=600.0, conn_id="c", budgets=())
+        settings = SimpleNamespace(api=self.api, image_timeout=600.0, conn_id="c", budgets=self.budgets)
         client: Any = SimpleNamespace(settings=settings, run=self.run)
         return Submission(
             client=client,
