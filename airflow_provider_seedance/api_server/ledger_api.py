@@ -126,6 +126,7 @@ def _render(row: dict[str, Any], *, can_settle: bool) -> dict[str, Any]:
         "iteration": row["loop_index"] if row["loop_index"] >= 0 else None,
         "can_settle": can_settle and row["state"] == "uncertain",
         "files": files,
+        "request": {},
         **dict.fromkeys(("label", "progress", "count")),
     }
 

@@ -15,6 +15,8 @@ from airflow.models.xcom import XComModel
 from sqlalchemy import Text, and_, cast, func, or_, select
 
 from airflow_provider_seedance.api_server import renders
+from airflow_provider_seedance.api_server.xcom_values import parse_xcom, unwrap
+from airflow_provider_seedance.operators.task_xcom import ERROR_KEY, REPORT_KEY
 from airflow_provider_seedance.triggers.xcom import PROGRESS_KEY
 from airflow_provider_seedance.version_compat import AIRFLOW_V_3_4_PLUS, region_of, stored_coordinates
 
@@ -178,21 +180,21 @@ def _xcoms(session: Session, scope: Scope, instance: tuple[Any, ...] = ()) -> _B
             *_in_run(TI, scope),
             *instance,
             or_(
-                XComModel.key.in_((renders.ID_KEY, PROGRESS_KEY)),
+                XComModel.key.in_((renders.ID_KEY, PROGRESS_KEY, REPORT_KEY, ERROR_KEY)),
                 and_(XComModel.key == renders.RESULT_KEY, recognised),
             ),
         )
     )
     found: _ByInstance = {}
     for instance_id, key, value in session.execute(query):
-        found.setdefault(instance_id, {})[key] = renders.parse_xcom(value)
+        found.setdefault(instance_id, {})[key] = parse_xcom(value)
     return found
 
 
 def _rendered_fields(session: Session, scope: Scope, task_ids: Collection[str]) -> _ByInstance:
     query = _with_fields().where(*_in_run(TI, scope), TI.task_id.in_(task_ids))
     return {
-        instance_id: renders.unwrap(fields) if isinstance(fields, dict) else {}
+        instance_id: unwrap(fields) if isinstance(fields, dict) else {}
         for instance_id, fields in session.execute(query)
     }
 

@@ -2,22 +2,32 @@
 Content of the Renders page: pure functions of the task instances of a run.
 
 Renders come from the XComs of the tasks that made them, and from batch results and manifests. Stored files come from
-the results of transfers, and belong to a render by its generation id. Tasks and services wrote all of this, so a
-value may have any type; one of another type than expected is left out.
+the results of transfers, and belong to a render by its generation id. A batch that goes on or has failed has a report.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
+from airflow_provider_seedance.api_server.xcom_values import (
+    MAX_TEXT_CHARS,
+    is_http_url,
+    iso_of,
+    list_of,
+    number_of,
+    parse_xcom,
+    readable_of,
+    scalar_of,
+    text_of,
+)
+from airflow_provider_seedance.generations import ImageRequest, VideoRequest
+from airflow_provider_seedance.operators.task_xcom import ERROR_KEY, REPORT_KEY
 from airflow_provider_seedance.transfers.file_names import MEDIA_TYPES
 from airflow_provider_seedance.triggers.xcom import PROGRESS_KEY
 
@@ -42,6 +52,9 @@ _TERMINAL = ("succeeded", "failed", "expired", "cancelled", "skipped")
 #: States of renders, in the order of totals and filters.
 STATES = ("waiting", "queued", "running", "retrying", *_TERMINAL)
 
+#: Arguments of requests, which are rendered fields of their operators.
+_ARGUMENTS = tuple(dict.fromkeys(item.name for kind in (VideoRequest, ImageRequest) for item in fields(kind)))
+
 #: By the state of the task instance; in any other state its generation is running.
 _STATE_OF_TASK = {
     None: "waiting",
@@ -56,9 +69,6 @@ _STATE_OF_TASK = {
     "removed": "cancelled",
 }
 _FROM_RESULT = ("generation_id", "api", "model", "duration", "resolution", "credits", "cost_usd")
-
-#: Maximum length of a prompt or error on the page.
-MAX_TEXT_CHARS = 4000
 
 ReadManifest = Callable[[str], Iterable[Mapping[str, Any]]]
 
@@ -102,30 +112,20 @@ class Task:
         return self.xcoms.get(RESULT_KEY) if self.shown_state in _TERMINAL else None
 
     @property
+    def report(self) -> Mapping[str, Any]:
+        """The report of a batch without a result, or the result of a generation that failed."""
+        report = self.xcoms.get(REPORT_KEY)
+        return report if isinstance(report, Mapping) else {}
+
+    @property
+    def error(self) -> str | None:
+        """The message of the error that failed its latest try."""
+        return text_of(self.xcoms.get(ERROR_KEY)) if self.state in ("failed", "up_for_retry") else None
+
+    @property
     def shown_state(self) -> str:
         """Its state, as one of :data:`STATES`."""
         return _STATE_OF_TASK.get(self.state, "running")
-
-
-def unwrap(value: Any) -> Any:
-    """Return an XCom without Airflow's serialization of Python's own collections."""
-    if isinstance(value, Mapping):
-        if str(value.get("__classname__", "")).startswith("builtins."):
-            return unwrap(value.get("__data__"))
-        return {str(name): unwrap(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [unwrap(item) for item in value]
-    return value
-
-
-def parse_xcom(stored: Any) -> Any:
-    """Return the value of an XCom, which may be encoded as JSON twice."""
-    if isinstance(stored, str) and stored[:1] in ("{", "["):
-        try:
-            stored = json.loads(stored)
-        except (ValueError, RecursionError):
-            return stored
-    return unwrap(stored)
 
 
 # Not a stored file: chained filesystems, queries, and protocols of other servers.
@@ -138,7 +138,7 @@ def stored_paths(result: Any) -> list[str]:
     """Return the paths in the result of a transfer; an empty list for any other result."""
     if not isinstance(result, Mapping) or "sha256" not in result:
         return []
-    return [path for path in _list(result.get("paths")) if isinstance(path, str)]
+    return [path for path in list_of(result.get("paths")) if isinstance(path, str)]
 
 
 def is_in_destination(path: str, destination: Any) -> bool:
@@ -245,18 +245,27 @@ def _renders_of_task(task: Task, read_manifest: ReadManifest) -> Iterator[dict[s
     result = task.result
     if task.operator in TRANSFER_OPERATORS or stored_paths(result):
         return
-    if isinstance(result, Mapping) and "counts" in result and "succeeded" in result:
+    if is_batch_result(result):
         yield from _renders_of_batch(task, result, read_manifest)
+        return
+    if isinstance(task.report.get("items"), list):
+        yield from _renders_of_items(task, _reported_items(task))
         return
     results = [item for item in (result if isinstance(result, list) else [result]) if _is_result(item)]
     for number, item in enumerate(results):
         yield _render(task, item, number if len(results) > 1 else None)
-    if not results and (task.operator in GENERATION_OPERATORS | SENSORS or _text(task.xcoms.get(ID_KEY))):
-        yield _render(task, {}, None)
+    if not results and (task.operator in GENERATION_OPERATORS | SENSORS or text_of(task.xcoms.get(ID_KEY))):
+        # Of a generation that failed: the state is that of its task, which may be retried.
+        yield _render(task, {name: value for name, value in task.report.items() if name != "status"}, None)
+
+
+def is_batch_result(result: Any) -> bool:
+    """Return whether a result is that of a batch."""
+    return isinstance(result, Mapping) and "counts" in result and "succeeded" in result
 
 
 def _is_result(value: Any) -> bool:
-    return isinstance(value, Mapping) and _text(value.get("generation_id")) is not None and "urls" in value
+    return isinstance(value, Mapping) and text_of(value.get("generation_id")) is not None and "urls" in value
 
 
 def _renders_of_batch(
@@ -270,25 +279,50 @@ def _renders_of_batch(
         # The API server may not reach the store. The result itself still has the totals.
         counts = result.get("counts")
         yield _render(task, {}, None) | {
-            "credits": _number(result.get("credits")),
-            "cost_usd": _number(result.get("cost_usd")),
+            "credits": number_of(result.get("credits")),
+            "cost_usd": number_of(result.get("cost_usd")),
             "error": "The manifest of this batch cannot be read from here.",
-            "count": _number(counts.get("total")) if isinstance(counts, Mapping) else None,
+            "count": number_of(counts.get("total")) if isinstance(counts, Mapping) else None,
         }
         return
+    yield from _renders_of_items(task, items)
+
+
+def _renders_of_items(task: Task, items: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     prompts = _prompts(task.fields.get("requests"))
     for number, item in enumerate(items):
         render = _render(task, item, number)
-        render["key"] = key = _text(item.get("key"))
-        if key is not None and not _text(item.get("prompt")):
-            render["prompt"] = prompts.get(key, render["prompt"])
+        render["key"] = key = text_of(item.get("key"))
+        if key is not None and not render["prompt"]:
+            render["prompt"] = prompts.get(key)
         yield render
+
+
+def _reported_items(task: Task) -> Iterator[Mapping[str, Any]]:
+    """Yield the items of a report, with what has ended since."""
+    ended = {
+        generation_id: item
+        for item in list_of(task.xcoms.get(PROGRESS_KEY))
+        if isinstance(item, Mapping) and (generation_id := text_of(item.get("generation_id")))
+    }
+    goes_on = task.shown_state not in _TERMINAL
+    for item in task.report["items"]:
+        if not isinstance(item, Mapping):
+            continue
+        if item.get("status") == "running":
+            item = {**item, **ended.get(str(item.get("generation_id")), {})}
+        if item.get("status") == "not_submitted" and goes_on:
+            item = {**item, "status": "waiting"}
+        elif item.get("status") == "running" and not goes_on:
+            error = "The task ended before this render, which may go on and be billed."
+            item = {**item, "status": "failed", "error": error}
+        yield item
 
 
 def _batch_items(
     task: Task, result: Mapping[str, Any], read_manifest: ReadManifest
 ) -> list[Mapping[str, Any]]:
-    if path := _text(result.get("manifest")):
+    if path := text_of(result.get("manifest")):
         # Only the manifest that a batch operator was configured to write: an XCom can name any path.
         if task.operator not in BATCH_OPERATORS or path != task.fields.get("manifest_path"):
             raise LookupError(path)
@@ -296,16 +330,16 @@ def _batch_items(
     ended = [
         {"status": status, **item}
         for status in ("succeeded", "failed")
-        for item in _list(result.get(status))
+        for item in list_of(result.get(status))
         if isinstance(item, Mapping)
     ]
-    return ended + [{"status": "not_submitted", "key": key} for key in _list(result.get("not_submitted"))]
+    return ended + [{"status": "not_submitted", "key": key} for key in list_of(result.get("not_submitted"))]
 
 
 def _prompts(requests: Any) -> dict[str, str]:
     """Return the prompts of a batch by key, as far as Airflow stored its requests."""
     found: dict[str, str] = {}
-    for index, request in enumerate(_list(parse_xcom(requests))):
+    for index, request in enumerate(list_of(parse_xcom(requests))):
         if isinstance(request, str):
             found[str(index)] = request[:MAX_TEXT_CHARS]
         elif isinstance(request, Mapping) and isinstance(request.get("prompt"), str):
@@ -318,8 +352,8 @@ def _render(task: Task, result: Mapping[str, Any], number: int | None) -> dict[s
     submitted = number is None and state not in ("waiting", "queued", "retrying")
     unfinished = task.operator in BATCH_OPERATORS and not result
     requests = parse_xcom(task.fields.get("requests")) if unfinished else None
-    progress = _number(task.xcoms.get(PROGRESS_KEY))
-    fields = task.fields
+    progress = number_of(task.xcoms.get(PROGRESS_KEY))
+    request = _request(task, result)
     return {
         "id": "/".join(str(part) for part in (*task.place, number) if part not in ("", None)),
         "task_id": task.task_id,
@@ -329,38 +363,54 @@ def _render(task: Task, result: Mapping[str, Any], number: int | None) -> dict[s
         "label": task.label,
         "key": None,
         "try_number": task.try_number,
-        **{name: _scalar(result.get(name)) for name in _FROM_RESULT},
-        "generation_id": _text(result.get("generation_id"))
-        or (_text(task.xcoms.get(ID_KEY)) if submitted else None),
-        "model": _text(result.get("model")) or _text(fields.get("model")),
-        "media": _text(result.get("media")) or ("image" if task.operator in IMAGE_OPERATORS else "video"),
-        "prompt": _text(result.get("prompt")) or _text(fields.get("prompt")) or _text(fields.get("_prompt")),
+        **{name: scalar_of(result.get(name)) for name in _FROM_RESULT},
+        "generation_id": text_of(result.get("generation_id"))
+        or (text_of(task.xcoms.get(ID_KEY)) if submitted else None),
+        "model": text_of(result.get("model")) or text_of(request.get("model")),
+        "media": text_of(result.get("media")) or ("image" if task.operator in IMAGE_OPERATORS else "video"),
+        "prompt": text_of(result.get("prompt")) or text_of(request.get("prompt")),
+        "request": request,
         "state": state,
         "task_state": task.state,
         "progress": None if state != "running" or progress is None else int(min(max(progress, 0), 100)),
-        "error": _text(result.get("error")),
-        "started_at": _text(result.get("created_at")) or _iso(task.started_at),
-        "ended_at": (_text(result.get("completed_at")) or _iso(task.ended_at))
-        if state in _TERMINAL
-        else None,
-        "urls": [url for url in _list(result.get("urls")) if is_http_url(url)],
-        "expires_at": _text(result.get("expires_at")),
+        "error": text_of(result.get("error")) or (task.error if number is None else None),
+        **_times(task, result, state, number),
+        "urls": [url for url in list_of(result.get("urls")) if is_http_url(url)],
+        "expires_at": text_of(result.get("expires_at")),
         "count": len(requests) if isinstance(requests, list) else None,
         "files": [],
     }
 
 
+def _request(task: Task, result: Mapping[str, Any]) -> dict[str, str | float]:
+    """Return the arguments of the request that are known, without those that are not set."""
+    known = {**task.fields, "prompt": task.fields.get("prompt") or task.fields.get("_prompt")}
+    request = {name: known.get(name) for name in _ARGUMENTS} | {**_mapping(result.get("request"))}
+    shown = {str(name): readable_of(value) for name, value in request.items()}
+    return {name: value for name, value in shown.items() if value is not None}
+
+
+def _times(task: Task, result: Mapping[str, Any], state: str, number: int | None) -> dict[str, str | None]:
+    """Return start and end: of an item its own, not those of the task."""
+    start, end = text_of(result.get("created_at")), text_of(result.get("completed_at"))
+    if number is None:
+        start, end = start or iso_of(task.started_at), end or iso_of(task.ended_at)
+    elif state in _TERMINAL and end is None:
+        start = None
+    return {"started_at": start, "ended_at": end if state in _TERMINAL else None}
+
+
 def _state(task: Task, result: Mapping[str, Any]) -> str:
-    status = _text(result.get("status"))
+    status = text_of(result.get("status"))
     if status == "not_submitted":
         return "skipped"
     if status == "failed" and result.get("kind") in ("cancelled", "expired"):
         return str(result["kind"])
-    if status in ("succeeded", "failed", "cancelled", "expired"):
+    if status in ("waiting", "running", "succeeded", "failed", "cancelled", "expired"):
         return status
     # Deferred without an id, the task waits for the quota before it submits.
     if task.state == "deferred" and task.operator not in BATCH_OPERATORS | SENSORS:
-        return "running" if _text(task.xcoms.get(ID_KEY)) else "queued"
+        return "running" if text_of(task.xcoms.get(ID_KEY)) else "queued"
     return task.shown_state
 
 
@@ -369,11 +419,37 @@ def _merge(render: dict[str, Any], other: Mapping[str, Any]) -> None:
     for name in (*_FROM_RESULT, "prompt", "expires_at"):
         if render[name] is None:
             render[name] = other[name]
+    render["request"] = render["request"] or other["request"]
     render["urls"] = render["urls"] or other["urls"]
 
 
+def batches_of(tasks: Iterable[Task]) -> list[dict[str, Any]]:
+    """Return the state of each batch that has no result: counts, cost, estimated end, and its error."""
+    return [
+        {
+            "task_id": task.task_id,
+            "map_index": task.map_index,
+            "counts": {name: number_of(count) for name, count in _mapping(task.report.get("counts")).items()},
+            "credits": number_of(task.report.get("credits")),
+            "cost_usd": number_of(task.report.get("cost_usd")),
+            "ends_at": text_of(task.report.get("ends_at")) if task.shown_state == "running" else None,
+            "error": task.error,
+        }
+        for task in tasks
+        if isinstance(task.report.get("items"), list) and not is_batch_result(task.result)
+    ]
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
 def totals_of(renders: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the totals: renders by state, seconds of video, credits, cost, and the number without a price."""
+    """
+    Return the totals: renders by state, seconds of video, cost, and the number without a price.
+
+    Those of delivered renders, beside what was spent in all: a generation that failed may be billed.
+    """
     counts = Counter(render["state"] for render in renders)
     done = [render for render in renders if render["state"] == "succeeded"]
     return {
@@ -381,6 +457,8 @@ def totals_of(renders: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "states": {state: counts[state] for state in STATES if counts[state]},
         "credits": _sum(done, "credits"),
         "cost_usd": _sum(done, "cost_usd"),
+        "spent_credits": _sum(renders, "credits"),
+        "spent_usd": _sum(renders, "cost_usd"),
         "unpriced": sum(render["credits"] is None and render["cost_usd"] is None for render in done),
         "seconds": _sum([render for render in done if render["media"] == "video"], "duration"),
         "stored": sum(bool(render["files"]) for render in renders),
@@ -388,37 +466,5 @@ def totals_of(renders: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _sum(renders: Iterable[Mapping[str, Any]], name: str) -> float | None:
-    values = [value for render in renders if (value := _number(render[name])) is not None]
+    values = [value for render in renders if (value := number_of(render[name])) is not None]
     return round(sum(values), 6) if values else None
-
-
-def is_http_url(value: Any) -> bool:
-    """Return whether a value is an HTTP URL, and not a script or a file."""
-    if not isinstance(value, str) or not value.isprintable():
-        return False
-    try:
-        parts = urlsplit(value)
-        return parts.scheme in ("http", "https") and bool(parts.hostname)
-    except ValueError:
-        return False
-
-
-def _text(value: Any) -> str | None:
-    return value[:MAX_TEXT_CHARS] if isinstance(value, str) and value and value != "None" else None
-
-
-def _number(value: Any) -> float | None:
-    finite = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15
-    return value if finite else None
-
-
-def _scalar(value: Any) -> str | float | None:
-    return _text(value) if isinstance(value, str) else _number(value)
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _iso(moment: datetime | None) -> str | None:
-    return moment.isoformat() if moment else None

@@ -20,7 +20,7 @@ from fastapi import APIRouter, Header, HTTPException, Query, Response
 from airflow_provider_seedance.api_server import queries
 from airflow_provider_seedance.api_server.permissions import CAN_READ_RENDERS, GetUserDep, readable_dag_ids
 from airflow_provider_seedance.api_server.queries import Scope
-from airflow_provider_seedance.api_server.renders import renders_of, totals_of
+from airflow_provider_seedance.api_server.renders import batches_of, renders_of, totals_of
 from airflow_provider_seedance.batch.manifest import read_manifest
 from airflow_provider_seedance.ledger.configuration import read_config
 
@@ -73,8 +73,15 @@ def _page_of(
     found = [render for render in renders_of(tasks, _read_manifest) if _in_scope(render, scope)]
     shown = dict(run)
     active = shown["state"] in ("queued", "running")
-    page = {"run": shown, "active": active, "totals": totals_of(found), "renders": found}
-    return _page({**page, "ledger": read_config() is not None})
+    page = {
+        "run": shown,
+        "active": active,
+        "totals": totals_of(found),
+        "batches": [batch for batch in batches_of(tasks) if _in_scope({**batch, "files": ()}, scope)],
+        "renders": found,
+        "ledger": read_config() is not None,
+    }
+    return _page(page)
 
 
 @router.get("/runs")

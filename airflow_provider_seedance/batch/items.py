@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.validation import Prepared
-from airflow_provider_seedance.generations import Generation, GenerationStatus
+from airflow_provider_seedance.generations import Generation, GenerationStatus, iso
 from airflow_provider_seedance.submission.records import Attempt, Failure
 
 
@@ -36,6 +37,7 @@ class BatchItem:
     :param arguments: Arguments of the request, the batch's defaults included.
     :param record_key: Key of its record; empty for a request that was refused before anything was sent.
     :param prepared: The validated request; ``None`` likewise.
+    :param request: Arguments of the request for people to read; empty leaves them out.
     :param deadline: Seconds since 1970 at which the wait for its generation ends.
     :param estimated_wait: Seconds the service expected the render to take, at submission.
     """
@@ -44,6 +46,7 @@ class BatchItem:
     arguments: dict[str, Any]
     record_key: str = ""
     prepared: Prepared | None = None
+    request: dict[str, Any] | None = None
     attempt: Attempt | None = None
     phase: Phase = Phase.WAITING
     generation: Generation | None = None
@@ -65,22 +68,45 @@ class BatchItem:
     def result(self) -> dict[str, Any]:
         """Return the entry of the task's result."""
         if self.phase is Phase.SUCCEEDED and self.generation is not None:
-            return {**self.generation.result(), "key": self.key}
-        failure = self.failure or Failure(kind="error", error="")
+            return {**self.generation.result(), "key": self.key, **self._request}
+        failure, ended = self.failure or Failure(kind="error", error=""), self.generation
         return {
             "key": self.key,
             "generation_id": self.generation_id,
             "error": failure.error,
             "kind": failure.kind,
+            "credits": ended.credits if ended else None,
+            "cost_usd": ended.cost_usd if ended else None,
+            "created_at": iso(ended.created_at if ended else None) or self._submitted_at,
+            "completed_at": iso(ended.completed_at) if ended else None,
+            **self._request,
         }
 
     def line(self) -> dict[str, Any]:
-        """Return the line of the manifest."""
+        """Return the line of the manifest, and of the report of a batch that goes on."""
         if self.phase is Phase.SUCCEEDED:
             return {"key": self.key, **self.result()}
         if self.phase is Phase.FAILED:
             return {"status": "failed", **self.result()}
-        return {"key": self.key, "status": "not_submitted"}
+        if self.phase is Phase.WAITING:
+            return {"key": self.key, "status": "not_submitted", **self._request}
+        return {
+            "key": self.key,
+            "status": "running",
+            "generation_id": self.generation_id,
+            "created_at": self._submitted_at,
+            **self._request,
+        }
+
+    @property
+    def _request(self) -> dict[str, Any]:
+        known = self.generation.request if self.generation else None
+        return {"request": {**(known or {}), **self.request}} if self.request else {}
+
+    @property
+    def _submitted_at(self) -> str | None:
+        at = self.submitted_at
+        return None if at is None else iso(datetime.fromtimestamp(at, UTC))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,10 +164,15 @@ class Totals:
             f"{self.waiting} waiting",
             f"{self.credits:g} credits" if self.credits is not None else "credits not reported",
         ]
-        fresh, left = self.ended - ended_before, self.total - self.ended
-        if fresh > 0 and left and seconds > 0:
-            parts.append(f"about {_duration(left * seconds / fresh)} to go")
+        left = self.seconds_left(seconds=seconds, ended_before=ended_before)
+        if left is not None:
+            parts.append(f"about {_duration(left)} to go")
         return ", ".join(parts)
+
+    def seconds_left(self, *, seconds: float, ended_before: int) -> float | None:
+        """Return the estimated time to the end, at the rate of :meth:`progress`; ``None`` if there is none yet."""
+        fresh, left = self.ended - ended_before, self.total - self.ended
+        return left * seconds / fresh if fresh > 0 and left and seconds > 0 else None
 
     def summary(self) -> str:
         """Return the last line of the task's log: what came out and what it cost."""

@@ -1,8 +1,9 @@
 """
 The manifest of a batch: a JSONL file in object storage with one line for each item that has ended.
 
-A line is the result of a generation and its ``key``; of a failed item ``key``, ``generation_id``, ``status``,
-``error`` and ``kind``; of an item that was not submitted ``key`` and ``status``.
+A line is the result of a generation and its ``key``; of a failed item ``status``, ``key``, ``generation_id``, ``error``,
+``kind``, cost and times; of an item that was not submitted ``key`` and ``status``. Each has its ``request``, unless it is
+left out.
 """
 
 from __future__ import annotations

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from math import isfinite
 from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.base import Api
 from airflow_provider_seedance.batch.estimates import BatchEstimate
 from airflow_provider_seedance.batch.items import BatchItem, Phase, Totals
-from airflow_provider_seedance.generations import Unit
+from airflow_provider_seedance.generations import Unit, iso
 from airflow_provider_seedance.submission.decisions import listed
 from airflow_provider_seedance.submission.preflight import no_price_error
+from airflow_provider_seedance.urls import MediaInput, split_signature
+
+#: Maximum items in the report of a batch that goes on, which is an XCom.
+MAX_REPORTED_ITEMS = 1000
 
 
 def refusal_of(
@@ -52,6 +58,45 @@ def result_of(items: Sequence[BatchItem], manifest: Any) -> dict[str, Any]:
         "cost_usd": totals.cost_usd,
         "manifest": None if manifest is None else str(manifest),
     }
+
+
+def report_of(items: Sequence[BatchItem], *, ends_at: float | None) -> dict[str, Any]:
+    """
+    Return the state of a batch that goes on, for the Renders page.
+
+    Its ``items`` are lines as in the manifest: of a large batch, those that were submitted come first.
+
+    :param ends_at: Estimated end, in seconds since 1970.
+    """
+    submitted_first = sorted(items, key=lambda item: item.phase is Phase.WAITING)
+    totals, reported = Totals.of(items), {id(item) for item in submitted_first[:MAX_REPORTED_ITEMS]}
+    return {
+        "items": [item.line() for item in items if id(item) in reported],
+        "counts": {**totals.counts(), "in_flight": totals.in_flight},
+        "credits": totals.credits,
+        "cost_usd": totals.cost_usd,
+        "ends_at": None if ends_at is None else iso(datetime.fromtimestamp(ends_at, UTC)),
+    }
+
+
+def request_of(item: BatchItem) -> dict[str, Any]:
+    """Return the request of an item as JSON for people: links without their signatures, no embedded data."""
+    arguments = item.prepared.as_requested.arguments() if item.prepared else item.arguments
+    return {name: _readable(value) for name, value in arguments.items()}
+
+
+def _readable(value: Any) -> Any:
+    if isinstance(value, str):
+        return "data:…" if value[:5].lower() == "data:" else split_signature(value)[0]
+    if isinstance(value, MediaInput):
+        return _readable(value.url if value.role is None else {"url": value.url, "role": value.role})
+    if isinstance(value, Mapping):
+        return {str(name): _readable(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_readable(inner) for inner in value]
+    if value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and isfinite(value)):
+        return value
+    return str(value)[:200]  # of a request that is refused
 
 
 def estimate_result(items: Sequence[BatchItem], estimate: BatchEstimate) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import MAX_ARGUMENTS, Unit, VideoRequest, did_you_mean
+from airflow_provider_seedance.operators.task_xcom import reported_error
 from airflow_provider_seedance.policies.retry import SeedanceTaskMixin
 from airflow_provider_seedance.version_compat import (
     AIRFLOW_V_3_3_PLUS,
@@ -131,10 +132,11 @@ class SeedanceOperator(SeedanceTaskMixin, BaseOperator):
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume; a trigger that timed out or broke loses no finished render."""
-        try:
-            return super().resume_execution(next_method, next_kwargs, context)
-        except (TaskDeferralTimeout, TaskDeferralError) as error:
-            return self._run(context).recover(error)
+        with reported_error(context):
+            try:
+                return super().resume_execution(next_method, next_kwargs, context)
+            except (TaskDeferralTimeout, TaskDeferralError) as error:
+                return self._run(context).recover(error)
 
     def _do_render_template_fields(
         self, parent: Any, template_fields: Iterable[str], context: Context, *arguments: Any, **kwargs: Any

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_seedance.operators.base import SeedanceVideoArguments, flag_problems, refuse
+from airflow_provider_seedance.operators.task_xcom import reported_error
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
@@ -21,8 +22,9 @@ class SeedanceGenerateVideoBatchOperator(SeedanceVideoArguments):
     retry or a clear pays only for what has not succeeded (``on_clear="reuse"``). An item that fails, is
     refused or is uncertain never stops the others.
 
-    The result is ``{"succeeded": [result + "key" …], "failed": [{"key", "generation_id", "error", "kind"} …],
-    "not_submitted": [key …], "counts", "credits", "cost_usd", "manifest"}``, in request order.
+    The result is ``{"succeeded": [result + "key", "request" …], "failed": [{"key", "generation_id", "error", "kind",
+    "credits", "cost_usd", "created_at", "completed_at", "request"} …], "not_submitted": [key …], "counts", "credits",
+    "cost_usd", "manifest"}``, in request order.
 
     Request arguments (``model``, ``duration`` …) are the defaults of every request; see
     :class:`~airflow_provider_seedance.operators.seedance.SeedanceGenerateVideoOperator`. Further arguments are
@@ -38,6 +40,8 @@ class SeedanceGenerateVideoBatchOperator(SeedanceVideoArguments):
         a retry submits only those it can cure. ``"keep"`` returns successes and failures.
     :param manifest_path: Path in object storage of a JSONL file that gets a line for each render as it ends;
         the lists of the result are empty then. A template.
+    :param include_requests: Whether result, manifest and Renders page hold the arguments of each request, the prompt
+        among them; links without their signatures.
     :param dry_run: Return the estimated cost, and send nothing.
     """
 
@@ -64,6 +68,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceVideoArguments):
         max_in_flight: int | None = None,
         on_item_failure: str = "fail",
         manifest_path: Any = None,
+        include_requests: bool = True,
         dry_run: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -72,6 +77,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceVideoArguments):
         self.max_in_flight = max_in_flight
         self.on_item_failure = on_item_failure
         self.manifest_path = manifest_path
+        self.include_requests = include_requests
         # Airflow's base operator has a method named dry_run.
         self.only_estimate = dry_run
         super().__init__(prompt="", **kwargs)  # each request has its own
@@ -79,7 +85,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceVideoArguments):
     def validate_arguments(self) -> None:
         """Validate the arguments that are not templates, and those that a batch cannot have."""
         super().validate_arguments()
-        problems = flag_problems(dry_run=self.only_estimate)
+        problems = flag_problems(dry_run=self.only_estimate, include_requests=self.include_requests)
         limit: object = self.max_in_flight
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
             problems.append(f"max_in_flight is {limit!r}; it takes a whole number of renders, at least 1")
@@ -99,7 +105,8 @@ class SeedanceGenerateVideoBatchOperator(SeedanceVideoArguments):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Submit as many items as may be in flight, and wait for them in the triggerer or here."""
-        return self._run(context).run()
+        with reported_error(context):
+            return self._run(context).run()
 
     def execute_complete(
         self, context: Context, event: Any = None, state: dict[str, Any] | None = None
@@ -121,6 +128,7 @@ class SeedanceGenerateVideoBatchOperator(SeedanceVideoArguments):
             max_in_flight=self.max_in_flight,
             keep_failures=self.on_item_failure == "keep",
             manifest_path=self.manifest_path,
+            include_requests=self.include_requests,
             dry_run=self.only_estimate,
         )
         return BatchRun(self, context, options, self.timing)

@@ -30,8 +30,8 @@ from airflow_provider_seedance.client.api_client import Client
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.ledger import open_store
 from airflow_provider_seedance.operators.base import MAX_QUOTA_WAIT_SECONDS, SeedanceOperator, max_wait
-from airflow_provider_seedance.operators.deferral_xcom import pull_xcom, push_xcom
 from airflow_provider_seedance.operators.paid import paid_generations, raise_with_paid_ids
+from airflow_provider_seedance.operators.task_xcom import REPORT_KEY, pull_xcom, push_xcom
 from airflow_provider_seedance.polling.blocking_wait import run_blocking
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.polling.wait_state import WaitState, default_timing, deferral_timeout
@@ -90,6 +90,7 @@ class BatchOptions:
     max_in_flight: int | None
     keep_failures: bool
     manifest_path: Any
+    include_requests: bool
     dry_run: bool
 
     @property
@@ -208,8 +209,9 @@ class BatchRun:
         first = state.ended_before is None
         if first:
             state = replace(state, ended_before=Totals.of(batch.items).ended)
+            self._push_report(batch, state)
         progress = _throttled(
-            self.timing.progress_interval_seconds, partial(self._log_progress, batch, state)
+            self.timing.progress_interval_seconds, partial(self._show_progress, batch, state)
         )
         while True:
             self._load_from_manifest(batch)
@@ -217,12 +219,15 @@ class BatchRun:
             # reported before anything is paid for.
             self._write_manifest(batch, required=first)
             first = False
-            stop = state.stop_reason(time.time(), granted=granted) or submitter.submit(progress)
+            try:
+                stop = state.stop_reason(time.time(), granted=granted) or submitter.submit(progress)
+            finally:
+                self._push_report(batch, state)
             state = state.after(stop, time.time())
             self._raise_hopeless(batch, stop, state)
             if stop.final and not batch.of(Phase.IN_FLIGHT, Phase.RESULT_PENDING):
                 return self._finish(batch, stop)
-            self._log_progress(batch, state)
+            self.log.info("%s.", _progress_of(batch, state))
             trigger = self._trigger(batch, stop, state)
             if self.operator.deferrable:
                 self._defer(trigger, state)
@@ -245,6 +250,8 @@ class BatchRun:
             return items
         settings = self.hook.settings
         notes = prepare_items(settings, items, Attempt.of(self.context["ti"]))
+        for item in items if options.include_requests else ():
+            item.request = results.request_of(item)
         for line, count in notes.most_common(_MAX_NOTES):
             self.log.info("%s (%d requests)", line, count)
         if refusal := results.refusal_of(
@@ -366,10 +373,12 @@ class BatchRun:
                 raise
             self.log.warning("%s It is written again when more has ended.", error.message)
 
-    def _log_progress(self, batch: Batch, state: ResumeState) -> None:
-        totals, seconds = Totals.of(batch.items), time.time() - state.started_at
-        progress = totals.progress(seconds=seconds, ended_before=state.ended_before or 0)
-        self.log.info("%s.", progress.capitalize())
+    def _show_progress(self, batch: Batch, state: ResumeState) -> None:
+        self.log.info("%s.", _progress_of(batch, state))
+        self._push_report(batch, state)
+
+    def _push_report(self, batch: Batch, state: ResumeState) -> None:
+        push_xcom(self.context["ti"], REPORT_KEY, _report_of(batch, state))
 
     # ------------------------------------------------------------------ the end
 
@@ -400,6 +409,17 @@ def _pending(item: BatchItem) -> WaitState:
         estimated_wait=item.estimated_wait,
         result_defaults=item.prepared.result_defaults.as_dict() if item.prepared else {},
     )
+
+
+def _progress_of(batch: Batch, state: ResumeState) -> str:
+    totals, seconds = Totals.of(batch.items), time.time() - state.started_at
+    return totals.progress(seconds=seconds, ended_before=state.ended_before or 0).capitalize()
+
+
+def _report_of(batch: Batch, state: ResumeState) -> dict[str, Any]:
+    now, totals = time.time(), Totals.of(batch.items)
+    left = totals.seconds_left(seconds=now - state.started_at, ended_before=state.ended_before or 0)
+    return results.report_of(batch.items, ends_at=None if left is None else now + left)
 
 
 def _throttled(seconds: float, call: Callable[[], None]) -> Callable[[], None]:

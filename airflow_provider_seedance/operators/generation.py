@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_seedance.links.seedance import SeedanceOutputLink
 from airflow_provider_seedance.operators.base import SeedanceOperator
+from airflow_provider_seedance.operators.task_xcom import reported_error
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
@@ -26,7 +27,8 @@ class SeedanceGenerationOperator(SeedanceOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Submit the request or re-attach to its generation, and wait in the triggerer or here."""
-        return self._run(context).submit()
+        with reported_error(context):
+            return self._run(context).submit()
 
     def resume_submit(
         self,

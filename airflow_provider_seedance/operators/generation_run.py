@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.validation import Prepared, prepare_request
 from airflow_provider_seedance.client.api_client import Client
-from airflow_provider_seedance.generations import Generation, utc_now
+from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.ledger import open_store
 from airflow_provider_seedance.observability import metrics
 from airflow_provider_seedance.operators.base import MAX_QUOTA_WAIT_SECONDS, SeedanceOperator, max_wait
-from airflow_provider_seedance.operators.deferral_xcom import pull_xcom, push_xcom
 from airflow_provider_seedance.operators.paid import paid_generations, raise_with_paid_ids
+from airflow_provider_seedance.operators.task_xcom import REPORT_KEY, pull_xcom, push_xcom
 from airflow_provider_seedance.polling.outcomes import after_resume, raise_unless_succeeded, timed_out
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.polling.wait_state import deferral_timeout, quota_backoff
@@ -367,11 +367,12 @@ class GenerationRun:
         if record is not None:
             ended = as_ended(record, generation, utc_now())
             self.store.try_write_end(GENERATION_KEY, ended, generation)
+        if generation.status is not GenerationStatus.SUCCEEDED:
+            push_xcom(self.context["ti"], REPORT_KEY, generation.result())
         raise_unless_succeeded(generation)
         metrics.cost_incurred(generation)
         self.log.info("%s", generation.summary())
-        self.operator.output_url = generation.url or ""
-        self.operator.delivered = generation.result()
+        self.operator.output_url, self.operator.delivered = generation.url or "", generation.result()
         return self.operator.delivered
 
 

@@ -47,6 +47,7 @@ class WaitResult:
 
 
 ProgressReport = Callable[[int, int], None]
+EndReport = Callable[[Generation], None]
 _Queue = asyncio.Queue[WaitStep | None]
 
 
@@ -61,6 +62,7 @@ async def wait_for_many(
     min_seconds: float = 0.0,
     max_quota_wait: float | None = None,
     report: ProgressReport | None = None,
+    report_end: EndReport | None = None,
 ) -> WaitResult:
     """
     Wait until enough of the generations have ended, or a submission is granted.
@@ -69,16 +71,18 @@ async def wait_for_many(
     :param max_linger: Seconds after the first end at which the wait ends with fewer.
     :param submit_not_before: Seconds since 1970 from which a submission waits for the quota; ``None`` if none waits.
     :param min_seconds: Minimum duration of the wait.
-    :param max_quota_wait: Seconds past a deadline for which a rate limit extends the wait for a generation; the
-        limit of a deferred wait by default.
+    :param max_quota_wait: Maximum seconds by which a rate limit extends a deadline; by default of a deferred wait.
     :param report: Called periodically with the numbers of ended and of all generations.
+    :param report_end: Called with each generation that has ended.
     """
-    queue: _Queue = asyncio.Queue()
-    started_at = time.time()
+    queue, started_at = _Queue(), time.time()
 
     async def wait_for_one(state: WaitState) -> None:
         state = replace(state, max_quota_wait=max_quota_wait)
-        await queue.put(await wait_for_generation(state, conn_id, look_up, not_before=min_seconds))
+        step = await wait_for_generation(state, conn_id, look_up, not_before=min_seconds)
+        if report_end and step.kind == "ended" and step.state.last is not None:
+            report_end(step.state.last)
+        await queue.put(step)
 
     async def wait_to_submit(not_before: float) -> None:
         await wait_for_submission(not_before, conn_id, look_up)

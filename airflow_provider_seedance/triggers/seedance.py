@@ -21,11 +21,11 @@ from airflow_provider_seedance.ledger import record_end
 from airflow_provider_seedance.links.seedance import OUTPUT_LINK_KEY
 from airflow_provider_seedance.polling.connections import GetSettings
 from airflow_provider_seedance.polling.hub import wait_for_generation, wait_for_submission
-from airflow_provider_seedance.polling.wait_many import WaitResult, wait_for_many
+from airflow_provider_seedance.polling.wait_many import EndReport, WaitResult, wait_for_many
 from airflow_provider_seedance.polling.wait_state import WaitState, WaitStep, default_timing
 from airflow_provider_seedance.triggers.cancellation import CancellingTrigger
 from airflow_provider_seedance.triggers.events import GenerationEvent, make_batch_event, make_event
-from airflow_provider_seedance.triggers.xcom import ProgressReporter, push
+from airflow_provider_seedance.triggers.xcom import EndsReporter, ProgressReporter, push
 
 #: Fields of a pending generation in the kwargs of :class:`SeedanceBatchTrigger`.
 _PENDING_FIELDS = ("generation_id", "deadline", "submitted_at", "estimated_wait")
@@ -188,11 +188,21 @@ class SeedanceBatchTrigger(_SeedanceTrigger, CancellingTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait in the hub of the connection, then fire once."""
-        result = await self.wait(look_up_settings, min_seconds=default_timing().min_trigger_time)
+        with EndsReporter(
+            self.task_instance, {state.generation_id: state for state in self.pending}
+        ) as report_end:
+            result = await self.wait(
+                look_up_settings, min_seconds=default_timing().min_trigger_time, report_end=report_end
+            )
         yield GenerationEvent(make_batch_event(result, len(self.generation_ids)))
 
     async def wait(
-        self, look_up: GetSettings, *, min_seconds: float = 0.0, max_quota_wait: float | None = None
+        self,
+        look_up: GetSettings,
+        *,
+        min_seconds: float = 0.0,
+        max_quota_wait: float | None = None,
+        report_end: EndReport | None = None,
     ) -> WaitResult:
         """Wait until enough generations have ended; a worker gives a quota limit of its own."""
         return await wait_for_many(
@@ -205,6 +215,7 @@ class SeedanceBatchTrigger(_SeedanceTrigger, CancellingTrigger):
             min_seconds=min_seconds,
             max_quota_wait=max_quota_wait,
             report=self._log_progress,
+            report_end=report_end,
         )
 
     def _log_progress(self, ended: int, total: int) -> None:

@@ -1,24 +1,30 @@
-"""XCom that triggers write: results, and the progress of a generation (Airflow 3.3 and later)."""
+"""XCom that triggers write: results, and the progress of generations (Airflow 3.3 and later)."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
 import logging
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
 from airflow.sdk.bases.xcom import BaseXCom
 
 from airflow_provider_seedance.generations import Generation
+from airflow_provider_seedance.polling.wait_state import WaitState
 from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS
 
 log = logging.getLogger(__name__)
 
-#: Key of the XCom with the progress of a generation in percent; the Renders page shows it.
+#: Key of the XCom with the progress, which the Renders page shows: of a generation in percent, of a batch the results
+#: of the generations that have ended since its task deferred.
 PROGRESS_KEY = "seedance_progress"
 
 #: Minimum increase that is written: each write costs a request to the API server.
 MIN_STEP_PERCENT = 5
+
+#: Minimum time between two writes for a batch.
+MIN_WRITE_INTERVAL_SECONDS = 5.0
 
 # The event loop keeps no reference to a task.
 _pushes: set[asyncio.Task[None]] = set()
@@ -67,3 +73,50 @@ class ProgressReporter:
         except Exception as error:
             # Optional: the end of the generation is reported in other ways.
             log.debug("The progress of a generation could not be written: %s", error)
+
+
+class EndsReporter:
+    """
+    Reporter of the generations of a batch that have ended, which writes in the background until the wait ends.
+
+    :param pending: The waits, by generation id.
+    """
+
+    def __init__(self, ti: Any, pending: Mapping[str, WaitState]) -> None:
+        self._ti = ti
+        self._pending = pending
+        self._ended: list[dict[str, Any]] = []
+        self._writing = self._closed = False
+        self._context = contextvars.copy_context()
+
+    def __enter__(self) -> Self:
+        """Return the reporter."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Start no further write: the worker that resumes reports the same ends."""
+        self._closed = True
+
+    def __call__(self, generation: Generation) -> None:
+        """Write the result of a generation soon; never raises."""
+        if not AIRFLOW_V_3_3_PLUS or self._ti is None or self._closed:
+            return
+        generation = generation.with_defaults(self._pending[generation.generation_id].result_defaults)
+        self._ended.append({**generation.result(), "error": generation.error_message})
+        if not self._writing:
+            self._writing = True
+            task = asyncio.create_task(self._write(), context=self._context)
+            _pushes.add(task)
+            task.add_done_callback(_pushes.discard)
+
+    async def _write(self) -> None:
+        written = 0
+        while written < len(self._ended) and not self._closed:
+            written = len(self._ended)
+            try:
+                await push(self._ti, PROGRESS_KEY, self._ended)
+            except Exception as error:
+                # Optional: the worker that resumes the task reports the ends.
+                log.debug("The ended generations of a batch could not be written: %s", error)
+            await asyncio.sleep(MIN_WRITE_INTERVAL_SECONDS)
+        self._writing = False

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from airflow_provider_seedance.api_server import renders
-from airflow_provider_seedance.api_server.renders import Task, is_http_url, parse_xcom, renders_of, totals_of
+from airflow_provider_seedance.api_server.renders import Task, renders_of, totals_of
+from airflow_provider_seedance.api_server.xcom_values import MAX_TEXT_CHARS, is_http_url, parse_xcom
 from airflow_provider_seedance.decorators.seedance import _SeedanceVideoDecoratedOperator
 from airflow_provider_seedance.operators.seedance import (
     SeedanceGenerateVideoBatchOperator,
@@ -310,7 +311,7 @@ def test_only_http_urls_reach_the_page() -> None:
 
 def test_a_long_prompt_is_truncated() -> None:
     (render,) = shown(video("success", result(), fields={"prompt": "x" * 100_000}))
-    assert len(render["prompt"]) == renders.MAX_TEXT_CHARS
+    assert len(render["prompt"]) == MAX_TEXT_CHARS
 
 
 def test_parse_xcom() -> None:
@@ -333,6 +334,8 @@ def test_totals() -> None:
         "states": {"succeeded": 2, "failed": 1},
         "credits": 28,
         "cost_usd": 0.14,
+        "spent_credits": 28,
+        "spent_usd": 0.14,
         "unpriced": 1,
         "seconds": 16,
         "stored": 1,

@@ -218,7 +218,8 @@ def test_manifest_lines_are_read(forms: dict[str, Any]) -> None:
         if line["status"] == "succeeded":
             result = read_result(line)
             assert result
-            assert list(missing_names(line, {**result.result(), "key": line["key"]})) == []
+            beside = {name: line.get(name) for name in ("key", "request")}
+            assert list(missing_names(line, {**result.result(), **beside})) == []
         else:
             assert {"key", "generation_id", "error", "kind"} <= line.keys()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from copy import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,8 +14,9 @@ from support import on_loop
 from versions import ENDING_FROM_TRIGGERS, needs
 
 from airflow_provider_seedance.generations import Generation, GenerationStatus
+from airflow_provider_seedance.polling.wait_state import WaitState
 from airflow_provider_seedance.triggers import xcom
-from airflow_provider_seedance.triggers.xcom import ProgressReporter
+from airflow_provider_seedance.triggers.xcom import EndsReporter, ProgressReporter
 
 pytestmark = needs(ENDING_FROM_TRIGGERS)
 
@@ -40,7 +42,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any, int]]:
 
     async def aset(key: str, value: Any, *, map_index: int, **names: str) -> None:
         assert names == {"dag_id": "dag", "task_id": "task", "run_id": "run"}
-        writes.append((key, value, map_index))
+        writes.append((key, copy(value), map_index))
 
     monkeypatch.setattr(BaseXCom, "aset", aset)
     return writes
@@ -74,6 +76,36 @@ def test_progress_is_written_in_the_context_of_the_trigger(monkeypatch: pytest.M
     monkeypatch.setattr(BaseXCom, "aset", aset)
     on_loop(wait())
     assert seen == ["of the trigger"] * 2
+
+
+async def report_ends(ids: list[str], *, closed: bool = False) -> None:
+    pending = {
+        one: WaitState(generation_id=one, media="video", deadline=0, result_defaults={"credits": 28})
+        for one in ids
+    }
+    with EndsReporter(TI, pending) as reporter:
+        for one in ids:
+            reporter(
+                Generation(generation_id=one, api="ark", media="video", status=GenerationStatus.SUCCEEDED)
+            )
+            await asyncio.sleep(0.03)
+    if not closed:
+        return
+    reporter(Generation(generation_id=ids[0], api="ark", media="video", status=GenerationStatus.SUCCEEDED))
+    await asyncio.sleep(0.03)
+
+
+def test_the_ends_of_a_batch_are_written_at_an_interval(
+    written: list[tuple[str, Any, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(xcom, "MIN_WRITE_INTERVAL_SECONDS", 0.001)
+    on_loop(report_ends(["a", "b"], closed=True))
+    assert [[one["generation_id"] for one in value] for _, value, _ in written] == [["a"], ["a", "b"]]
+    assert written[0][1][0]["credits"] == 28
+    written.clear()
+    monkeypatch.setattr(xcom, "MIN_WRITE_INTERVAL_SECONDS", 60)
+    on_loop(report_ends(["a", "b", "c"]))
+    assert len(written) == 1
 
 
 def test_failed_write_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,10 +48,11 @@ export class Card {
     this.prompt = element("p", "prompt");
     this.details = element("ul", "details");
     this.error = element("p", "error");
+    this.request = element("details", "request");
     this.links = element("p", "links");
     this.node.append(
       this.stage,
-      element("div", "body", element("div", "status", this.badge, this.time), this.bar, this.prompt, this.error, this.details, this.links),
+      element("div", "body", element("div", "status", this.badge, this.time), this.bar, this.prompt, this.error, this.details, this.request, this.links),
     );
     this.node.addEventListener("focusin", () => {
       for (const video of this.stage.querySelectorAll("video")) video.controls = true;
@@ -65,7 +66,7 @@ export class Card {
     if (text === this.text) return;
     this.text = text;
     this.render = render;
-    this.searched = [render.prompt, render.model, render.task_id, render.label, render.key, render.generation_id, render.api, render.error, ...render.files.map((file) => file.name)]
+    this.searched = [render.prompt, render.model, render.task_id, render.label, render.key, render.generation_id, render.api, render.error, ...Object.values(render.request), ...render.files.map((file) => file.name)]
       .filter(Boolean)
       .join("\n")
       .toLowerCase();
@@ -77,6 +78,7 @@ export class Card {
     this.showPrompt();
     this.showProgress();
     this.showDetails();
+    this.showRequest();
     setText(this.error, render.error ?? "");
     this.error.hidden = !render.error;
     this.showMedia(now);
@@ -136,6 +138,16 @@ export class Card {
     );
   }
 
+  /** The arguments of the request, except those that the card shows anyway. */
+  showRequest() {
+    const shown = Object.entries(this.render.request).filter(([name]) => !["prompt", "model"].includes(name));
+    this.request.hidden = shown.length === 0;
+    this.request.replaceChildren(
+      element("summary", "", plural(shown.length, "argument")),
+      element("dl", "", ...shown.flatMap(([name, value]) => [element("dt", "", name), element("dd", "", value)])),
+    );
+  }
+
   showMedia(now) {
     const found = sources(this.run, this.render, now);
     const key = JSON.stringify(found);
@@ -150,7 +162,7 @@ export class Card {
     this.release();
     const source = found[this.index];
     if (!source) {
-      this.stage.replaceChildren(this.placeholder(PLACEHOLDERS[this.render.state] ?? this.render.state));
+      this.stage.replaceChildren(this.placeholder(this.reason()));
       return;
     }
     const label = found.length > 1 ? `${this.name} (${this.index + 1} of ${found.length})` : this.name;
@@ -174,6 +186,13 @@ export class Card {
       return button;
     };
     return element("div", "pager", step(-1, "‹", "Previous output"), element("span", "", `${this.index + 1} / ${found.length}`), step(1, "›", "Next output"));
+  }
+
+  /** The reason why there is nothing to play. */
+  reason() {
+    const { state, key, error } = this.render;
+    if (state === "failed" && error) return "Failed";
+    return PLACEHOLDERS[state === "waiting" && key !== null ? "queued" : state] ?? state;
   }
 
   placeholder(text) {

@@ -1,6 +1,7 @@
 // The Renders page of a Dag run, updated while the run is active.
 
 import { ledger, RequestError, Resource } from "./api.js";
+import { showBatches } from "./batches.js";
 import { Card, STATES } from "./cards.js";
 import { $, topLevelLink, element, setText } from "./dom.js";
 import { saveFilters, matches, readFilters } from "./filters.js";
@@ -143,7 +144,7 @@ function showList(runs) {
   else blank("empty", "No renders yet", "Runs of Dags with Seedance or Seedream tasks are listed here, as far as you may read them.");
 }
 
-function showPage({ renders, totals }) {
+function showPage({ renders, totals, batches }) {
   const present = new Set();
   let previous = null;
   const added = document.createDocumentFragment();
@@ -171,6 +172,7 @@ function showPage({ renders, totals }) {
     card.remove();
     cards.delete(id);
   }
+  showBatches($("batches"), batches, now());
   showTotals(totals);
   showStates(totals.states);
   filter();
@@ -196,8 +198,8 @@ function showTotals(totals) {
     ["Renders", number(totals.total), ""],
     ["Succeeded", number(done), totals.total > 0 ? `${Math.round((100 * done) / totals.total)} %` : ""],
     ["Video", totals.seconds === null ? "–" : timeSpan(totals.seconds * 1000), ""],
-    ["Credits", totals.credits === null ? "–" : number(totals.credits), ""],
-    ["Cost", totals.cost_usd === null ? "–" : money(totals.cost_usd), unpriced],
+    ["Credits", totals.credits === null ? "–" : number(totals.credits), spent(totals.spent_credits, totals.credits, number)],
+    ["Cost", totals.cost_usd === null ? "–" : money(totals.cost_usd), [spent(totals.spent_usd, totals.cost_usd, money), unpriced].filter(Boolean).join(", ")],
     ["Stored", number(totals.stored), ""],
   ];
   $("totals").replaceChildren(
@@ -206,6 +208,11 @@ function showTotals(totals) {
   const counts = Object.entries(totals.states).map(([state, count]) => `${count} ${(STATES[state] ?? state).toLowerCase()}`);
   const text = `${plural(totals.total, "render")}: ${counts.join(", ")}`;
   if (text !== announced) setText($("announce"), (announced = text));
+}
+
+/** The amount spent in all, where it differs from that of the delivered renders. */
+function spent(all, delivered, format) {
+  return all === null || all === delivered ? "" : `delivered; ${format(all)} spent`;
 }
 
 function showStates(states) {
