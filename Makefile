@@ -36,6 +36,9 @@ demo: $(VENV)/installed  ## Render a video through a real Airflow; ARGS=--keep l
 test: unit integration  ## Run the tests; variants of them on real processes are left to test-versions
 
 # A worker gets tests that follow each other, so that fixtures of a module are set up once.
+# The processes of the tests share compiled modules, also where a shell keeps Python from writing them.
+unit integration: export PYTHONDONTWRITEBYTECODE :=
+
 unit: $(VENV)/installed  ## Run the tests without Airflow processes
 	$(BIN)/python -m pytest -q -n auto --dist worksteal -m 'not integration' $(ARGS)
 
@@ -43,7 +46,7 @@ unit: $(VENV)/installed  ## Run the tests without Airflow processes
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, max(2, (os.cpu_count() or 2) - 1)))')
 
 integration: $(VENV)/installed  ## Run the tests with real Airflow processes; ARGS='-m integration' adds every variant
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup -m 'integration and not variant' --durations=10 $(ARGS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup -m 'integration and not variant' --durations=10 tests/integration $(ARGS)
 
 # The tests on a pair have an environment of their own.
 # Optional constraints of Airflow: CONSTRAINTS=https://… or a file.

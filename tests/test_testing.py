@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 import time
@@ -10,13 +9,14 @@ from typing import Any
 
 import httpx
 import pytest
+from pytest_project import run_pytest
 
 from airflow_provider_seedance import testing
 from airflow_provider_seedance.exceptions import SeedanceInsufficientCreditsError
 from airflow_provider_seedance.operators.batch import SeedanceGenerateVideoBatchOperator
 from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoOperator
 from airflow_provider_seedance.testing import SeedanceEmulator, SeedanceEmulatorClient, run_operator
-from airflow_provider_seedance.version_compat import AIRFLOW_V_3_2_PLUS, AIRFLOW_V_3_3_PLUS
+from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS
 
 ROOT = Path(testing.__file__).parents[1]
 
@@ -61,25 +61,6 @@ assert not {"av", "PIL", "httpx", "airflow"} & set(sys.modules)
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env={"PYTHONPATH": str(ROOT)})
 
 
-def run_pytest(directory: Path) -> str:
-    """Run the tests of a project, and return the output of those that passed."""
-    command = [
-        *(sys.executable, "-m", "pytest", "-q", "--strict-markers"),
-        *("-p", "no:cacheprovider"),
-        *("-W", "error"),
-    ]
-    loaded = subprocess.run(
-        [*command, "-p", "airflow_provider_seedance.testing", "-c", "/dev/null", "--rootdir", ".", "."],
-        cwd=directory,
-        env={"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "HOME": str(directory)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert loaded.returncode == 0, loaded.stdout + loaded.stderr
-    return loaded.stdout
-
-
 def test_the_fixture_and_its_marker(tmp_path: Path) -> None:
     (tmp_path / "test_dag.py").write_text(
         """
@@ -94,18 +75,6 @@ def test_marked(seedance_emulator):
 """
     )
     assert "1 passed" in run_pytest(tmp_path)
-
-
-@pytest.mark.integration  # it migrates a database of Airflow
-@pytest.mark.skipif(not AIRFLOW_V_3_2_PLUS, reason="dag.test() of the guide does not pass on Airflow 3.1")
-def test_the_guide_is_green_word_for_word_in_an_empty_project(tmp_path: Path) -> None:
-    guide = (ROOT / "docs" / "testing-your-dags.md").read_text(encoding="utf-8")
-    files = re.findall(r"`([\w/]+\.py)`[^`]*:\n\n```python\n(.*?)```", guide, flags=re.DOTALL)
-    assert len(files) == 4
-    for name, code in files:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(code)
-    assert "3 passed" in run_pytest(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,12 @@ from pathlib import Path
 
 Config = Mapping[tuple[str, str], str]
 
-# Settings of the user's own Airflow, and variables that change the output of child processes.
+# Settings of the user's own Airflow, variables that change the output of child processes, and the one for which every
+# process of a task would compile this package.
 _FOREIGN_PREFIXES = ("AIRFLOW_", "_AIRFLOW_", "AIRFLOW__")
-_FOREIGN_NAMES = frozenset({"PYTHONWARNINGS", "PYTHONSTARTUP", "PYTEST_CURRENT_TEST", "FORCE_COLOR"})
+_FOREIGN_NAMES = frozenset(
+    {"PYTHONWARNINGS", "PYTHONSTARTUP", "PYTEST_CURRENT_TEST", "FORCE_COLOR", "PYTHONDONTWRITEBYTECODE"}
+)
 
 
 def default_config(
