@@ -37,20 +37,29 @@ MAX_ATTEMPTS = 200
 #: Consecutive URL refreshes that all fail (each costs one request of the quota).
 MAX_URL_REFRESHES = 2
 
-#: Pause before the first retry; it doubles with every futile attempt.
-FIRST_BACKOFF_SECONDS = 0.25
-
-#: Limit of the doubling pauses.
-MAX_BACKOFF_SECONDS = 30.0
-
-#: Pause before a refused URL is retried that the service confirmed: a host may be late with a new file.
-CONFIRMED_URL_BACKOFF_SECONDS = 2.0
-
-#: Limit of a Retry-After that a worker waits for; a longer one is left to Airflow's retry.
-MAX_RETRY_AFTER_SECONDS = 60.0
-
 #: Types of error pages, which some hosts send with status 200.
 _ERROR_PAGE_TYPE = re.compile(r"[/+](html|xml|json)$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownloadTiming:
+    """
+    Pauses of a download, in seconds.
+
+    :param first_backoff: Before the first retry; it doubles with every futile attempt.
+    :param max_backoff: Limit of the doubling pauses.
+    :param confirmed_url_backoff: Before a refused URL is retried that the service confirmed: a host may be late with a
+        new file.
+    :param max_retry_after: Limit of a Retry-After that a worker waits for; a longer one is left to Airflow's retry.
+    """
+
+    first_backoff: float = 0.25
+    max_backoff: float = 30.0
+    confirmed_url_backoff: float = 2.0
+    max_retry_after: float = 60.0
+
+
+TIMING = DownloadTiming()
 
 
 class Sink(Protocol):
@@ -112,6 +121,7 @@ def download(
     *,
     progress: Progress,
     stop: threading.Event | None = None,
+    timing: DownloadTiming | None = None,
 ) -> Downloaded | None:
     """
     Download a file, or the data in a ``data:`` URL, into a sink.
@@ -126,7 +136,8 @@ def download(
     """
     if source.url.startswith("data:"):
         return store_data_url(source, begin, max_bytes=client.max_bytes)
-    return _Download(client, source, begin, progress, stop or threading.Event(), source.url, source.url).run()
+    stop = stop or threading.Event()
+    return _Download(client, source, begin, progress, stop, timing or TIMING, source.url, source.url).run()
 
 
 def store_data_url(source: Source, begin: Begin, *, max_bytes: int) -> Downloaded | None:
@@ -181,6 +192,7 @@ class _Download:
     begin: Begin
     progress: Progress
     stop: threading.Event
+    timing: DownloadTiming
     url: str
     #: The URL of the first byte in the sink.
     started_from: str
@@ -330,14 +342,14 @@ class _Download:
         self._count_progress(slow=failure.slow)
         wait = failure.retry_after
         exhausted = self.futile >= MAX_FUTILE_ATTEMPTS or self.attempts >= MAX_ATTEMPTS
-        if exhausted or (wait or 0) > MAX_RETRY_AFTER_SECONDS:
+        if exhausted or (wait or 0) > self.timing.max_retry_after:
             raise self._error(
                 f"could not be downloaded from {redact_url(self.url)}: {failure.reason} "
                 f"(after {self.attempts} attempts and {self._received_of_total()})",
                 status=failure.status,
                 retry_after=wait,
             )
-        backoff = min(FIRST_BACKOFF_SECONDS * 2 ** (self.futile - 1), MAX_BACKOFF_SECONDS)
+        backoff = min(self.timing.first_backoff * 2 ** (self.futile - 1), self.timing.max_backoff)
         pause = wait if wait is not None else backoff
         then = "it is resumed" if self.received and self._resumable() else "it is tried again"
         log.warning(
@@ -382,7 +394,7 @@ class _Download:
             ) from error
         if fresh == self.url:
             self.confirmed = True
-            self.stop.wait(CONFIRMED_URL_BACKOFF_SECONDS)
+            self.stop.wait(self.timing.confirmed_url_backoff)
         self.url = fresh
 
     def _refresh_early(self) -> None:

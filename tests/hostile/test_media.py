@@ -19,7 +19,7 @@ from airflow_provider_seedance.exceptions import (
     SeedanceMediaTooLargeError,
 )
 from airflow_provider_seedance.transfers import download as module
-from airflow_provider_seedance.transfers.download import Source, download
+from airflow_provider_seedance.transfers.download import DownloadTiming, Source, download
 
 from .fake_transports import BOMBS, SLOW_HEADS, STEPS, WRONG, Script, drips, head, sends
 
@@ -30,8 +30,7 @@ DATA = bytes(range(256)) * 400
 
 @pytest.fixture(autouse=True)
 def _small(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FIRST_BACKOFF_SECONDS", 0.0)
-    monkeypatch.setattr(module, "CONFIRMED_URL_BACKOFF_SECONDS", 0.0)
+    monkeypatch.setattr(module, "TIMING", DownloadTiming(first_backoff=0.0, confirmed_url_backoff=0.0))
     monkeypatch.setattr(media_client, "STALL_TIMEOUT_SECONDS", 0.2)
 
 

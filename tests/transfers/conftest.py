@@ -14,13 +14,13 @@ from airflow_provider_seedance.generations import Generation
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.settings import Settings, read_settings
 from airflow_provider_seedance.transfers import download
+from airflow_provider_seedance.transfers.download import DownloadTiming
 from transfers.server import MediaServer
 
 
 @pytest.fixture(autouse=True)
 def no_pauses(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "FIRST_BACKOFF_SECONDS", 0.0)
-    monkeypatch.setattr(download, "CONFIRMED_URL_BACKOFF_SECONDS", 0.0)
+    monkeypatch.setattr(download, "TIMING", DownloadTiming(first_backoff=0.0, confirmed_url_backoff=0.0))
 
 
 @pytest.fixture

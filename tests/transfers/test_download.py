@@ -17,7 +17,13 @@ from airflow_provider_seedance.exceptions import (
     SeedanceRateLimitError,
 )
 from airflow_provider_seedance.transfers import download as module
-from airflow_provider_seedance.transfers.download import Announced, Downloaded, Source, download
+from airflow_provider_seedance.transfers.download import (
+    Announced,
+    Downloaded,
+    DownloadTiming,
+    Source,
+    download,
+)
 from transfers.conftest import make_settings
 from transfers.server import MediaServer, Reply
 
@@ -67,6 +73,7 @@ class Run:
         self.slept: list[float] = []
         self.refreshed = 0
         self.stop = RecordingEvent(self.slept)
+        self.timing: DownloadTiming | None = None
         self.leave = False
         self.on_progress: Callable[[int], None] = lambda received: None
 
@@ -79,7 +86,14 @@ class Run:
             stale=self.stale,
         )
         with MediaClient(make_settings(**self.extra)) as client:
-            return download(client, source, self._begin, progress=self._progress, stop=self.stop)
+            return download(
+                client,
+                source,
+                self._begin,
+                progress=self._progress,
+                stop=self.stop,
+                timing=self.timing,
+            )
 
     def fails(self, kind: type[SeedanceMediaError] = SeedanceMediaError) -> SeedanceMediaError:
         with pytest.raises(kind) as caught:
@@ -321,10 +335,10 @@ def test_attempts_are_limited(host: MediaServer, monkeypatch: pytest.MonkeyPatch
     assert "800 of 307200 bytes" in str(run.fails())
 
 
-def test_backoff_doubles(host: MediaServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FIRST_BACKOFF_SECONDS", 0.25)
+def test_backoff_doubles(host: MediaServer) -> None:
     host.always["/a.mp4"] = Reply(status=500)
     run = Run(host.url("/a.mp4"))
+    run.timing = DownloadTiming(first_backoff=0.25)
     run.fails()
     assert run.slept == [0.25, 0.5, 1.0, 2.0]
 
