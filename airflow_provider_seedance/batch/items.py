@@ -34,6 +34,7 @@ class BatchItem:
     One request of a batch, and its generation.
 
     :param key: The user's key, or the position in the list.
+    :param take: Number among identical requests, if the user gave one.
     :param arguments: Arguments of the request, the batch's defaults included.
     :param record_key: Key of its record; empty for a request that was refused before anything was sent.
     :param prepared: The validated request; ``None`` likewise.
@@ -44,6 +45,7 @@ class BatchItem:
 
     key: str
     arguments: dict[str, Any]
+    take: int | None = None
     record_key: str = ""
     prepared: Prepared | None = None
     request: dict[str, Any] | None = None

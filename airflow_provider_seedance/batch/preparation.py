@@ -57,6 +57,16 @@ def prepare_items(settings: Settings, items: Iterable[BatchItem], attempt: Attem
             "%d requests differ from others in the signatures of their links only: they count as identical.",
             twins,
         )
-    for item, key in zip(valid, record_keys(fingerprints), strict=True):
-        item.record_key = key
+    owners: dict[str, BatchItem] = {}
+    for item, key in zip(valid, record_keys(fingerprints, [item.take for item in valid]), strict=True):
+        if owners.setdefault(key, item) is item:
+            item.record_key = key
+            continue
+        item.prepared = None
+        item.fail(
+            errors.SeedanceRequestError(
+                f"It is take {item.take} of a request, as item {owners[key].key!r} is. Nothing was sent for it, nothing "
+                "is billed. Give each take of the same request a number of its own."
+            )
+        )
     return notes

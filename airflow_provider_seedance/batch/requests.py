@@ -37,6 +37,9 @@ MAX_KEY_CHARS = 200
 
 _ARGUMENTS = frozenset(item.name for item in fields(VideoRequest))
 
+#: Names beside the arguments of the request.
+_IDENTITY = ("key", "take")
+
 _TAKES = "it takes a list of prompts or of dicts of request arguments, or the path of a JSONL or CSV file"
 _IN_A_LIST = " (put a single request in a list: requests=[…])"
 _FREE = "Nothing was sent, nothing is billed."
@@ -52,8 +55,8 @@ def read_requests(
     """
     Read the requests of a batch.
 
-    :param value: A list of prompts or of dicts of request arguments with an optional ``key``; the text of
-        such a list, as templates write it; or the path of a JSONL or CSV file of them.
+    :param value: A list of prompts or of dicts of request arguments with an optional ``key`` and ``take``; the text
+        of such a list, as templates write it; or the path of a JSONL or CSV file of them.
     :param defaults: Arguments for every request; an item's own win, except where they are ``None``.
     :param keep: Whether an invalid request fails its item only.
     :return: In the order of the list.
@@ -228,7 +231,7 @@ def _delimiter(text: str) -> str:
 def _header_problems(names: Sequence[str]) -> list[str]:
     given = [name for name in names if name]
     found = [f"has the column {name!r} twice" for name in sorted(set(given)) if given.count(name) > 1]
-    unknown = sorted(set(given) - _ARGUMENTS - {"key"})
+    unknown = sorted(set(given) - _ARGUMENTS - {*_IDENTITY})
     if unknown:
         found.append(f"has {_unknown(unknown)}")
     if "prompt" not in given:
@@ -260,14 +263,15 @@ def _item(index: int, entry: Any, defaults: Mapping[str, Any]) -> BatchItem:
     if not isinstance(entry, Mapping):
         raise _InvalidEntry(f"is {_kind(entry)}, neither a prompt nor a dict of request arguments")
     given = {str(name): value for name, value in entry.items()}
-    key = _key(given.pop("key", None), index)
+    take = _take(given.pop("take", None))
+    key = _key(given.pop("key", None), index, take)
     if unknown := sorted(set(given) - _ARGUMENTS):
         raise _InvalidEntry(f"has {_unknown(unknown)}")
     own = {name: value for name, value in given.items() if name == "prompt" or not is_unset(value)}
     arguments = {**defaults, **own}
     if wrong := _prompt_problem(arguments):
         raise _InvalidEntry(wrong)
-    return BatchItem(key=key, arguments=arguments)
+    return BatchItem(key=key, take=take, arguments=arguments)
 
 
 def _failed_item(index: int, entry: Any, problem: str) -> BatchItem:
@@ -283,7 +287,7 @@ def _failed_item(index: int, entry: Any, problem: str) -> BatchItem:
 
 def _unknown(names: Sequence[str]) -> str:
     shown = ", ".join(repr(name[:40]) for name in names[:5])
-    question = did_you_mean([name[:40] for name in names[:5]], [*_ARGUMENTS, "key"])
+    question = did_you_mean([name[:40] for name in names[:5]], [*_ARGUMENTS, *_IDENTITY])
     return (
         f"no argument of a request for {shown} ({question.strip()}{' ' if question else ''}There are "
         f"{', '.join(sorted(_ARGUMENTS))}; fields of the service that have no argument go into extra_params)"
@@ -302,18 +306,30 @@ def _prompt_problem(arguments: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _key(value: Any, index: int) -> str:
+def _take(value: Any) -> int | None:
+    if is_unset(value):
+        return None
+    text = value.strip() if isinstance(value, str) else ""
+    take = int(text) if text.isdecimal() and len(text) < 6 else value
+    if isinstance(take, bool) or not isinstance(take, int) or not 1 <= take <= MAX_ITEMS:
+        raise _InvalidEntry(f"has the take {_shown(value)}; a take is a whole number from 1 to {MAX_ITEMS}")
+    return take
+
+
+def _key(value: Any, index: int, take: int | None = None) -> str:
+    """Return the key, with the number of a take from 2 on: rows of the same key then differ."""
     if value is None or value == "":
         return str(index)
     key = ""
     if isinstance(value, (str, int)) and not isinstance(value, bool):
         # Python refuses to write a number of thousands of digits as text.
         key = value if isinstance(value, str) else f"{value}" if abs(value) < 10**MAX_KEY_CHARS else ""
-    if not key.strip() or len(key) > MAX_KEY_CHARS or not key.isprintable():
+    suffix = f"-{take}" if take and take > 1 else ""
+    if not key.strip() or len(key + suffix) > MAX_KEY_CHARS or not key.isprintable():
         raise _InvalidEntry(
             f"has the key {_shown(value)}; a key is printable text of at most {MAX_KEY_CHARS} characters"
         )
-    return key
+    return key + suffix
 
 
 def _find_duplicate_keys(items: Iterable[BatchItem], problems: list[str]) -> None:

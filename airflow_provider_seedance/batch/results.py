@@ -82,7 +82,8 @@ def report_of(items: Sequence[BatchItem], *, ends_at: float | None) -> dict[str,
 def request_of(item: BatchItem) -> dict[str, Any]:
     """Return the request of an item as JSON for people: links without their signatures, no embedded data."""
     arguments = item.prepared.as_requested.arguments() if item.prepared else item.arguments
-    return {name: _readable(value) for name, value in arguments.items()}
+    take = {"take": item.take} if item.take else {}
+    return {name: _readable(value) for name, value in {**arguments, **take}.items()}
 
 
 def _readable(value: Any) -> Any:

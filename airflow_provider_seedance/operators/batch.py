@@ -32,9 +32,9 @@ class SeedanceGenerateVideoBatchOperator(SeedanceVideoArguments):
     render, ``max_credits`` bounds the sum, ``end_from_trigger`` is refused (the triggerer can neither submit nor
     write records).
 
-    :param requests: A list of prompts, or of dicts of request arguments with an optional ``key``; the text of
-        such a list; or the path of a JSONL or CSV file of them in object storage. A template. Identical
-        requests of one list are distinct takes.
+    :param requests: A list of prompts, or of dicts of request arguments with an optional ``key`` and
+        ``take``; the text of such a list; or the path of a JSONL or CSV file of them in object storage. A template.
+        Identical requests of one list are distinct takes, which ``take`` numbers from 1.
     :param max_in_flight: Maximum number of renders in flight at a time; 100 by default.
     :param on_item_failure: ``"fail"`` fails the task when everything in flight has ended, naming the failures;
         a retry submits only those it can cure. ``"keep"`` returns successes and failures.

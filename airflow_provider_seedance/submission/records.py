@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from functools import cache, cached_property
+from itertools import zip_longest
 from typing import Any
 
 from pydantic import FiniteFloat, TypeAdapter
@@ -125,13 +126,19 @@ class Fingerprint:
 NO_REQUEST = Fingerprint(api="", base_url="", media="video", arguments={})
 
 
-def record_keys(fingerprints: Iterable[Fingerprint]) -> list[str]:
-    """Return the record keys of a batch's requests: a digest, and a number for each identical request."""
-    seen: Counter[str] = Counter()
-    keys = []
-    for digest in (fingerprint.digest() for fingerprint in fingerprints):
-        keys.append(f"{digest}.{seen[digest]}")
-        seen[digest] += 1
+def record_keys(fingerprints: Iterable[Fingerprint], takes: Iterable[int | None] = ()) -> list[str]:
+    """
+    Return the record keys of a batch's requests: a digest, and a number for each identical request.
+
+    :param takes: Numbers from 1 that users gave to their requests; the others get the lowest that are left.
+    """
+    numbered = list(zip_longest((fingerprint.digest() for fingerprint in fingerprints), takes))
+    given, seen, keys = set(numbered), Counter[str](), []
+    for digest, take in numbered:
+        while take is None:
+            seen[digest] += 1
+            take = seen[digest] if (digest, seen[digest]) not in given else None
+        keys.append(f"{digest}.{take - 1}")
     return keys
 
 

@@ -185,6 +185,28 @@ def test_equal_keys_are_named() -> None:
 
 
 @pytest.mark.parametrize(
+    ("take", "read", "key"),
+    [(1, 1, "a"), ("2", 2, "a-2"), (" 3 ", 3, "a-3"), (None, None, "a"), ("", None, "a")],
+)
+def test_a_take_is_a_number_that_tells_equal_keys_apart(take: Any, read: int | None, key: str) -> None:
+    other = {"prompt": "A lamp", "key": "b"}
+    (item, _) = read_requests([{"prompt": "A lamp", "key": "a", "take": take}, other])
+    assert (item.take, item.key) == (read, key)
+    assert item.arguments == {"prompt": "A lamp"}
+
+
+@pytest.mark.parametrize("take", [0, -1, 1.0, "1.0", "x", True, [1], 10_001, "²"], ids=str)
+def test_an_invalid_take_is_refused(take: Any) -> None:
+    assert "a take is a whole number from 1 to 10000" in refused([{"prompt": "A lamp", "take": take}])
+
+
+def test_a_key_has_room_for_its_take() -> None:
+    request = {"prompt": "A lamp", "key": "x" * MAX_KEY_CHARS}
+    assert "at most 200 characters" in refused([{**request, "take": 2}])
+    assert [item.take for item in read_requests([{**request, "take": 1}])] == [1]
+
+
+@pytest.mark.parametrize(
     ("item", "words"),
     [
         (None, "request 0 is None, neither"),

@@ -206,6 +206,14 @@ def test_keys_differ_for_identical_requests_and_do_not_depend_on_order() -> None
     assert first == [second[1], second[0], second[2]]
 
 
+def test_a_take_is_the_number_of_an_identical_request() -> None:
+    first = rec.record_keys(map(fingerprint, ["a", "a"]))
+    prints = [fingerprint(prompt) for prompt in ["a", "b", "a", "a"]]
+    assert rec.record_keys(prints, [2, None, None, 1])[::3] == first[::-1]
+    assert rec.record_keys(prints, [2, None, None, None])[2:] == [first[0], first[0].replace(".0", ".2")]
+    assert rec.record_keys(prints[:1], [7]) == [first[0].replace(".0", ".6")]
+
+
 @pytest.mark.parametrize("count", [1, 99, 100, 101, 250])
 def test_one_read_per_hundred(count: int) -> None:
     accessor, keys = Store(), [f"{number:020}.0" for number in range(count)]

@@ -47,6 +47,31 @@ def test_inputs_that_differ_in_their_signature_only_are_identical_requests(
     assert "1 requests differ from others in the signatures of their links only" in caplog.text
 
 
+TAKES = [{"prompt": "A boat", "key": "boat", "take": number} for number in (1, 2)]
+
+
+@pytest.mark.parametrize("api", ["seedanceapi-v1"])
+def test_a_new_take_pays_for_itself_only(batch: Batch) -> None:
+    first = batch.run(TAKES[:1])["succeeded"][0]
+    batch.ti.clear()
+    again = batch.run(TAKES[::-1])["succeeded"]
+    assert keys(again) == ["boat-2", "boat"]
+    assert again[1]["generation_id"] == first["generation_id"] != again[0]["generation_id"]
+    assert batch.paid == ["A boat"] * 2
+    assert again[0]["request"] == {"prompt": "A boat", "take": 2}
+
+
+@pytest.mark.parametrize("api", ["seedanceapi-v1"])
+def test_the_same_take_twice_is_refused(batch: Batch) -> None:
+    twice = [TAKES[1], {**TAKES[1], "key": "ship"}]
+    with pytest.raises(errors.SeedanceRequestError, match="It is take 2 of a request, as item 'boat-2' is"):
+        batch.run(twice)
+    assert batch.paid == []
+    result = batch.run(twice, on_item_failure="keep")
+    assert kinds(result) == [("ship-2", "request")]
+    assert batch.paid == ["A boat"]
+
+
 # ---------------------------------------------------------------------- result
 
 
