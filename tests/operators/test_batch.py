@@ -95,7 +95,7 @@ def test_each_request_is_rendered_once_and_results_keep_the_order(batch: Batch, 
 
 
 @pytest.mark.parametrize("api", ["ark"])
-@pytest.mark.parametrize("emulator_options", [{"render_seconds": 0.3, "speed": 1}], ids=["real time"])
+@pytest.mark.parametrize("emulator_options", [{"render_seconds": 0.1, "speed": 1}], ids=["real time"])
 def test_no_more_than_max_in_flight_at_a_time(batch: Batch) -> None:
     flying: list[int] = []
     batch.before_resume = lambda _: flying.append(
