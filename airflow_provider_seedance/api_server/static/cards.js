@@ -17,6 +17,8 @@ export const STATES = {
   uncertain: "Uncertain",
 };
 
+const GOES_ON = ["waiting", "queued", "running", "retrying"];
+
 const PLACEHOLDERS = {
   waiting: "Waiting to be scheduled",
   queued: "Waiting to be submitted",
@@ -96,8 +98,9 @@ export class Card {
   }
 
   showPrompt() {
-    const { prompt, count, key } = this.render;
-    const text = prompt ?? (count ? `A batch of ${plural(count, "render")}` : key ? `Item ${key}` : "The prompt is not known yet");
+    const { prompt, count, key, state } = this.render;
+    const unknown = GOES_ON.includes(state) ? "The prompt is not known yet" : "The prompt is not known";
+    const text = prompt ?? (count ? `A batch of ${plural(count, "render")}` : key ? `Item ${key}` : unknown);
     setText(this.prompt, text);
     this.prompt.classList.toggle("unknown", !prompt);
     this.prompt.title = prompt ?? "";
@@ -166,9 +169,10 @@ export class Card {
       return;
     }
     const label = found.length > 1 ? `${this.name} (${this.index + 1} of ${found.length})` : this.name;
-    const media = player(source, label, () => {
+    const media = player(source, label, (lacksCodec) => {
       this.release();
-      this.stage.replaceChildren(this.placeholder("This file cannot be played from here"));
+      const reason = lacksCodec ? "This browser cannot decode the video. Download it, or open the page in another browser." : "This file cannot be played from here";
+      this.stage.replaceChildren(this.placeholder(reason));
     });
     this.stage.replaceChildren(media, ...(found.length > 1 ? [this.pager(found)] : []));
   }

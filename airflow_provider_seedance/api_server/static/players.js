@@ -65,11 +65,11 @@ document.addEventListener("visibilitychange", () => {
   else for (const video of visible) video.pause();
 });
 
-/** A player of one source; `onError` is called if it cannot be played. */
+/** A player of one source; `onError` is called if it cannot be played, with whether this browser lacks the codec. */
 export function player(source, label, onError) {
   const media = document.createElement(source.media === "image" ? "img" : "video");
   media.dataset.source = source.url;
-  media.addEventListener("error", () => media.getAttribute("src") && onError());
+  media.addEventListener("error", () => media.getAttribute("src") && onError(lacksCodec(media.error)));
   media.referrerPolicy = "no-referrer";
   if (source.media === "image") {
     media.alt = label;
@@ -86,10 +86,17 @@ export function player(source, label, onError) {
     media.addEventListener("mouseenter", () => !media.dataset.stopped && start(media));
     media.addEventListener("mouseleave", () => reducedMotion.matches && media.pause());
     media.addEventListener("focus", () => !media.dataset.stopped && start(media));
+    // Of a file whose sound it can decode, a browser plays the sound only.
+    media.addEventListener("loadedmetadata", () => media.videoWidth === 0 && onError(true));
     inView.observe(media);
   }
   near.observe(media);
   return media;
+}
+
+function lacksCodec(error) {
+  // Chromium has the same code for a file that it cannot read; the message tells.
+  return error?.code === MediaError.MEDIA_ERR_DECODE || /NO_SUPPORTED_STREAMS|DECODER/.test(error?.message ?? "");
 }
 
 /** Release a player that leaves the page. */
