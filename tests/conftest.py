@@ -106,6 +106,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     set_flow_timing(
         monkeypatch,
         submit_backoff=(0.0,) * 3,
+        fallback_backoff=(0.0,) * 5,
         read_backoff=(0.0,) * 2,
         look_up_backoff=(0.0,) * 2,
         result_backoff=(0.0,),

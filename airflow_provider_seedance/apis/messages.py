@@ -192,6 +192,7 @@ class FlowTiming:
     Pauses between the calls of a flow, in seconds.
 
     :param submit_backoff: After submissions that were not accepted, where the service reports no wait.
+    :param fallback_backoff: The same where another connection is tried next.
     :param read_backoff: After failed reads.
     :param look_up_backoff: Between look-ups of a lost submission: the service may list it a little later.
     :param result_backoff: Between reads of a result that should be there.
@@ -200,6 +201,7 @@ class FlowTiming:
     """
 
     submit_backoff: tuple[float, ...] = (1.0, 2.0, 4.0)
+    fallback_backoff: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 15.0)
     read_backoff: tuple[float, ...] = (0.5, 1.5)
     look_up_backoff: tuple[float, ...] = (1.0, 3.0)
     result_backoff: tuple[float, ...] = (1.0, 2.0, 4.0)

@@ -15,6 +15,7 @@ from airflow_provider_seedance.batch.batch import Batch
 from airflow_provider_seedance.batch.items import BatchItem, Phase
 from airflow_provider_seedance.batch.resume_state import StopReason, circuit_breaker
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
+from airflow_provider_seedance.submission.fallback import FallbackSubmission
 from airflow_provider_seedance.submission.submitter import HasGeneration, RetryLater
 
 
@@ -63,7 +64,8 @@ class BatchSubmitter:
     def _submit_one(self, item: BatchItem) -> StopReason | None:
         """Submit one item, or return why no further one can be submitted."""
         try:
-            result = self.batch.submission(item, self._quota()).submit_or_attach()
+            submission = self.batch.submission(item, self._quota())
+            result = FallbackSubmission(submissions=[submission]).submit_or_attach()
         except errors.SeedanceStateError as error:
             if not self.batch.of(Phase.IN_FLIGHT):
                 raise

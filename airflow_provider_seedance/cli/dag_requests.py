@@ -182,7 +182,10 @@ class _TaskInspector:
         uncounted = False
         for index, mapping in enumerate(mappings):
             values, unknown = self._render(index if self.is_mapped else -1, mapping)
-            conn_id = str(values.pop("seedance_conn_id", None) or SeedanceHook.default_conn_name)
+            given = values.pop("seedance_conn_id", None) or SeedanceHook.default_conn_name
+            conn_id = str(
+                given[0] if isinstance(given, (list, tuple)) else given
+            )  # where it is submitted first
             found = self._requests(values, unknown)
             if found is None and self.is_batch:
                 uncounted = True

@@ -192,7 +192,7 @@ def _download(hook: SeedanceHook, generation: generations.Generation, output: Pa
         task = bar.add_task("download", total=None)
         done = download(
             client,
-            UrlRefresher(generation, hook).source(1),
+            UrlRefresher(generation, [hook]).source(1),
             lambda _: writer,
             progress=lambda received, total: bar.update(task, completed=received, total=total),
         )

@@ -26,6 +26,11 @@ T = TypeVar("T")
 #: Wait on a worker for a submission to be accepted; for a longer one the task defers or fails.
 MAX_INLINE_WAIT_SECONDS = 10.0
 
+#: The same where another connection may be tried next: a service that has not accepted a submission for half a minute,
+#: or that names a longer wait than a minute, is given up.
+FALLBACK_AFTER_SECONDS = 30.0
+MAX_FALLBACK_WAIT_SECONDS = 60.0
+
 #: Scopes of the errors that leave a look-up unanswered; some of them a person has to solve first.
 _UNANSWERED: frozenset[errors.ErrorScope] = frozenset({"service", "account", "permission"})
 
@@ -52,14 +57,23 @@ class Cancellation:
 
 
 def submit_flow(
-    api: Api, call: messages.HttpCall, request: GenerationRequest, now: Now, *, retry_inline: bool = True
+    api: Api,
+    call: messages.HttpCall,
+    request: GenerationRequest,
+    now: Now,
+    *,
+    retry_inline: bool = True,
+    has_fallback: bool = False,
 ) -> Flow[messages.SubmitOutcome]:
     """
     Submit once; repeat only a submission that the service certainly did not accept.
 
     :param retry_inline: Whether to repeat it here, after short waits.
+    :param has_fallback: Whether another connection is tried next: then it is repeated here in any case, for longer.
     """
-    backoff = iter(api.timing.submit_backoff if retry_inline else ())
+    timing = api.timing
+    backoff = iter(timing.fallback_backoff if has_fallback else timing.submit_backoff if retry_inline else ())
+    max_pause, started = MAX_FALLBACK_WAIT_SECONDS if has_fallback else MAX_INLINE_WAIT_SECONDS, now()
     while True:
         answer = yield call
         assert answer is not None
@@ -67,8 +81,10 @@ def submit_flow(
         pause = next(backoff, None)
         if not isinstance(outcome, messages.NotAccepted) or pause is None:
             return outcome
-        pause = pause if outcome.error.retry_after is None else outcome.error.retry_after
-        if pause > MAX_INLINE_WAIT_SECONDS:
+        if (named := outcome.error.retry_after) is not None:
+            pause = max(pause, named) if has_fallback else named
+        given_up = has_fallback and (now() - started).total_seconds() >= FALLBACK_AFTER_SECONDS
+        if pause > max_pause or given_up:
             return outcome
         yield messages.Pause(pause)
 

@@ -22,7 +22,7 @@ MAX_RESULT_BYTES = 256 * 1024
 
 #: Fields of a record that are columns; the column `record` has the others.
 RECORD_COLUMNS = (
-    *("state", "status", "generation_id", "ti_id", "max_tries", "try_number"),
+    *("state", "status", "generation_id", "conn_id", "ti_id", "max_tries", "try_number"),
     *("intended_at", "submitted_at", "ended_at"),
 )
 
@@ -140,7 +140,6 @@ class LedgerEntry:
 def details_columns(details: SubmissionDetails, *, prompts: bool) -> dict[str, Any]:
     """Return the columns of the details of a submission."""
     return {
-        "conn_id": clipped("conn_id", details.conn_id),
         "item_key": clipped("item_key", details.item_key),
         "prompt": clipped("prompt", details.prompt) if prompts else None,
     }

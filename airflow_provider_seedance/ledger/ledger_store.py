@@ -246,7 +246,7 @@ class LedgerStore(RecordStore):
                 self._forget(entry)
             raise
         entry.stored, entry.dirty = True, False
-        _report(uses, record, details.conn_id)
+        _report(uses, record)
 
     def _insert_intent(self, connection: Connection, entry: LedgerEntry, columns: dict[str, Any]) -> None:
         """Write an intent, unless another process has written one for the same key."""
@@ -333,7 +333,8 @@ class LedgerStore(RecordStore):
         return shlex.join(words)
 
 
-def _report(uses: Iterable[BudgetUse], record: Record, conn_id: str) -> None:
+def _report(uses: Iterable[BudgetUse], record: Record) -> None:
+    conn_id = str(record.conn_id)
     for use in uses:
         metrics.budget_used(conn_id, use.budget.per, use.share)
         if crossed(use, record):

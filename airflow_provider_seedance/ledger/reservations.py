@@ -114,9 +114,10 @@ def reserve(
     budgets = [budget for budget in details.budgets if budget.applies_to(task.dag_id)]
     if not budgets:
         return []
-    prices = [_price(budget, record, details.conn_id) for budget in budgets]
-    _lock(connection, f"{task.namespace} {details.conn_id}")
-    uses = budget_use(connection, task.namespace, details.conn_id, budgets, now)
+    conn_id = str(record.conn_id)
+    prices = [_price(budget, record, conn_id) for budget in budgets]
+    _lock(connection, f"{task.namespace} {conn_id}")
+    uses = budget_use(connection, task.namespace, conn_id, budgets, now)
     after = [use.with_reserved(price) for use, price in zip(uses, prices, strict=True)]
     refused = [
         _refusal(use, price, now)

@@ -14,6 +14,7 @@ from airflow.providers.common.compat.sdk import BaseOperator
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import MAX_ARGUMENTS, Unit, VideoRequest, did_you_mean
 from airflow_provider_seedance.operators.task_xcom import reported_error
+from airflow_provider_seedance.policies.connection_list import connection_ids
 from airflow_provider_seedance.policies.retry import SeedanceTaskMixin
 from airflow_provider_seedance.version_compat import (
     AIRFLOW_V_3_3_PLUS,
@@ -44,7 +45,8 @@ class SeedanceOperator(SeedanceTaskMixin, BaseOperator):
     """
     Base of the operators that generate media at the service of a connection.
 
-    :param seedance_conn_id: The Airflow connection, of type ``seedance``.
+    :param seedance_conn_id: The Airflow connection, of type ``seedance``, or a list of connections in order: the next
+        one is tried only if it is certain that the one before took nothing. A template.
     :param deferrable: Whether to wait in the triggerer, without a worker slot. Otherwise the worker waits.
     :param poll_interval: Seconds between status requests; ``None`` chooses adaptively.
     :param timeout: Seconds to wait, by the wall clock, from submission or the latest re-attachment. At the
@@ -80,7 +82,7 @@ class SeedanceOperator(SeedanceTaskMixin, BaseOperator):
     def __init__(
         self,
         *,
-        seedance_conn_id: str = "seedance_default",
+        seedance_conn_id: str | Sequence[str] = "seedance_default",
         deferrable: bool = True,
         poll_interval: float | None = None,
         timeout: float = 3600,
@@ -177,6 +179,8 @@ class SeedanceOperator(SeedanceTaskMixin, BaseOperator):
         :raises SeedanceConfigurationError: with every problem in one message; nothing was sent.
         """
         problems = []
+        if isinstance(self.seedance_conn_id, (list, tuple)):  # else it may be known only when the task runs
+            connection_ids(self.seedance_conn_id)
         if self.on_uncertain_submit not in ("fail", "resubmit"):
             problems.append(
                 f"on_uncertain_submit is {self.on_uncertain_submit!r}; it takes 'fail' or 'resubmit'"

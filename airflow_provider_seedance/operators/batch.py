@@ -96,6 +96,8 @@ class SeedanceGenerateVideoBatchOperator(SeedanceVideoArguments):
                 "end_from_trigger cannot be used with a batch: the triggerer can neither submit waiting items nor "
                 "write records and manifest"
             )
+        if isinstance(self.seedance_conn_id, (list, tuple)):
+            problems.append("seedance_conn_id is a list; a batch takes the id of one connection")
         if self.use_callback is True:
             problems.append(
                 "use_callback cannot be used with a batch: every callback would start a worker for one of many "

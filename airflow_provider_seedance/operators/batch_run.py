@@ -32,6 +32,7 @@ from airflow_provider_seedance.ledger import open_store
 from airflow_provider_seedance.operators.base import MAX_QUOTA_WAIT_SECONDS, SeedanceOperator, max_wait
 from airflow_provider_seedance.operators.paid import paid_generations, raise_with_paid_ids
 from airflow_provider_seedance.operators.task_xcom import REPORT_KEY, pull_xcom, push_xcom
+from airflow_provider_seedance.policies.connection_list import connection_ids
 from airflow_provider_seedance.polling.blocking_wait import run_blocking
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.polling.wait_state import WaitState, default_timing, deferral_timeout
@@ -119,7 +120,7 @@ class BatchRun:
         self.options = options
         self.timing = timing or BatchTiming()
         self.log = operator.log
-        self.hook = SeedanceHook(operator.seedance_conn_id)
+        self.hook = SeedanceHook(connection_ids(operator.seedance_conn_id)[0])
         self.records = open_store(context)
 
     # ------------------------------------------------------------------ entries
@@ -312,7 +313,7 @@ class BatchRun:
             )
         return SeedanceBatchTrigger.for_waits(
             [_pending(item) for item in pending],
-            seedance_conn_id=self.operator.seedance_conn_id,
+            seedance_conn_id=self.hook.seedance_conn_id,
             min_ended=max(1, enough),
             max_linger=linger,
             submit_not_before=state.not_before,

@@ -71,6 +71,7 @@ class SeedanceGenerationOperator(SeedanceOperator):
         result_defaults: dict[str, Any] | None = None,
         deadline: float | None = None,
         callback_nonce: str | None = None,
+        seedance_conn_id: str | None = None,
     ) -> dict[str, Any]:
         """
         Deliver the result after a deferral.
@@ -78,9 +79,15 @@ class SeedanceGenerationOperator(SeedanceOperator):
         :param event: Event of the trigger. Only a complete, terminal result of this generation is used as it is.
         :param generation_id: The generation that the task deferred for.
         :param callback_nonce: Nonce in the callback URL of the submission.
+        :param seedance_conn_id: The connection that took it.
         """
         return self._run(context).complete(
-            event, generation_id, result_defaults, deadline=deadline, callback_nonce=callback_nonce
+            event,
+            generation_id,
+            result_defaults,
+            deadline=deadline,
+            callback_nonce=callback_nonce,
+            seedance_conn_id=seedance_conn_id,
         )
 
     def _run(self, context: Context) -> GenerationRun:

@@ -11,39 +11,34 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.apis.validation import Prepared, prepare_request
-from airflow_provider_seedance.client.api_client import Client
 from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
-from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.ledger import open_store
 from airflow_provider_seedance.observability import metrics
 from airflow_provider_seedance.operators.base import MAX_QUOTA_WAIT_SECONDS, SeedanceOperator, max_wait
+from airflow_provider_seedance.operators.candidates import Candidate, Candidates, Hooks, prepare_candidates
 from airflow_provider_seedance.operators.paid import paid_generations, raise_with_paid_ids
 from airflow_provider_seedance.operators.task_xcom import REPORT_KEY, pull_xcom, push_xcom
 from airflow_provider_seedance.polling.outcomes import after_resume, raise_unless_succeeded, timed_out
-from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.polling.wait_state import deferral_timeout, quota_backoff
 from airflow_provider_seedance.submission import decisions
-from airflow_provider_seedance.submission.callback_url import callback_url_factory
 from airflow_provider_seedance.submission.lookup import AwaitingCallback
-from airflow_provider_seedance.submission.preflight import (
-    check_callback,
-    no_price_error,
-    warn_of_discarded_records,
+from airflow_provider_seedance.submission.preflight import warn_of_discarded_records
+from airflow_provider_seedance.submission.records import (
+    UNKNOWN_ID,
+    Attempt,
+    Record,
+    as_ended,
 )
-from airflow_provider_seedance.submission.records import UNKNOWN_ID, Attempt, Fingerprint, Record, as_ended
 from airflow_provider_seedance.submission.store import GENERATION_KEY, RecordStore
 from airflow_provider_seedance.submission.submitter import (
     HasGeneration,
     RetryLater,
-    Submission,
-    SubmissionPolicy,
     SubmissionResult,
 )
 from airflow_provider_seedance.triggers.cancellation import cancel_abandoned
@@ -63,11 +58,15 @@ log = logging.getLogger(__name__)
 #: XCom key that says whether a deferred task has submitted nothing so far.
 _NOT_SUBMITTED_XCOM = "seedance_not_submitted"
 
+#: XCom key of the connection that took the render, where the task has several.
+_CONN_ID_XCOM = "seedance_conn_id"
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Wait:
     """The wait for one generation, as it travels through a deferral to ``execute_complete``."""
 
+    seedance_conn_id: str
     generation_id: str
     deadline: float | None
     result_defaults: dict[str, Any] = field(default_factory=dict)
@@ -86,7 +85,7 @@ class GenerationRun:
         self.context = context
         self.log = operator.log
         self.media = operator.request_class.media
-        self.hook = SeedanceHook(operator.seedance_conn_id)
+        self.hooks = Hooks(operator.seedance_conn_id)
         self.store = open_store(context)
         operator.output_url = ""
 
@@ -110,23 +109,18 @@ class GenerationRun:
         """
         operator, record = self.operator, None if carried is None else Record.from_value(carried)
         try:
-            prepared = _prepare(operator, self.hook, self.context)
+            candidates = prepare_candidates(operator, self.hooks, self.context)
         except errors.SeedanceError as error:
             raise_with_paid_ids(error, [record or _known_record(self.store, None)])
+        candidates.raise_unfit(self.store.read(GENERATION_KEY) or record, Attempt.of(self.context["ti"]))
         if operator.deferrable:
-            # A trigger that cannot be created or stored must fail before money is spent, not after.
-            probe = _Wait(
-                generation_id="not-submitted-yet",
-                deadline=time.time(),
-                result_defaults=prepared.result_defaults.as_dict(),
-            )
-            json.dumps(_trigger(operator, probe).serialize(), allow_nan=False)
+            _check_trigger(operator, candidates.fit[0])
         if since is None and record is None:
             warn_of_discarded_records(self.store, self.context["ti"], operator.retries)
         if since is not None and record is None and not self.store.durable:
             # From here on a missing id no longer means that nothing was submitted. Raises: nothing was sent yet.
             self.context["ti"].xcom_push(key=_NOT_SUBMITTED_XCOM, value=False)
-        result = self._submit_or_attach(prepared, record, callback_ids, first=not refusals)
+        result = self._submit_or_attach(candidates, record, callback_ids, first=not refusals)
         if isinstance(result, AwaitingCallback):
             self._defer_for_callback(result)
         if isinstance(result, RetryLater):
@@ -150,6 +144,7 @@ class GenerationRun:
         *,
         deadline: float | None,
         callback_nonce: str | None = None,
+        seedance_conn_id: str | None = None,
     ) -> dict[str, Any]:
         """
         Deliver the result after a deferral; see the operator's ``execute_complete``.
@@ -163,13 +158,14 @@ class GenerationRun:
                 "The task was resumed, but neither the deferral nor the task state store names a generation. "
                 "Look for it in the console of the service; clearing the task submits anew."
             )
-        wait = _Wait(
-            generation_id=expected,
-            deadline=deadline,
-            result_defaults=result_defaults or dict(record.result_defaults if record else {}),
-            callback_nonce=callback_nonce,
-        )
         with self._paid(expected):
+            wait = _Wait(
+                generation_id=expected,
+                deadline=deadline,
+                result_defaults=result_defaults or dict(record.result_defaults if record else {}),
+                callback_nonce=callback_nonce,
+                seedance_conn_id=seedance_conn_id or self._paid_conn_id(record),
+            )
             generation = read_event(event, expected)
             if generation is None:
                 generation = self._poll_or_defer(wait, event)
@@ -218,25 +214,12 @@ class GenerationRun:
     # ------------------------------------------------------------------ submitting
 
     def _submit_or_attach(
-        self, prepared: Prepared, record: Record | None, callback_ids: Sequence[str], *, first: bool
+        self, candidates: Candidates, record: Record | None, callback_ids: Sequence[str], *, first: bool
     ) -> SubmissionResult:
-        operator, settings, context = self.operator, self.hook.settings, self.context
-        url_for = callback_url_factory(settings, context, operator.timeout) if operator.use_callback else None
-        fingerprint = Fingerprint.of(prepared.as_requested, api=settings.api.name, base_url=settings.base_url)
-        quota = SharedQuota(settings.identity)
-        with Client(settings, observer=quota) as client:
-            submission = Submission(
-                client=client,
-                store=self.store,
-                prepared=prepared,
-                attempt=Attempt.of(context["ti"], fingerprint),
-                # A later submission has been granted by the triggerer already.
-                shared_quota=quota if operator.deferrable and first else None,
-                retry_inline=first,
-                policy=SubmissionPolicy.of(operator, url_for),
-            )
+        with ExitStack() as clients:
+            submission = candidates.open(self.operator, self.context, self.store, clients, first=first)
             result = submission.submit_or_attach(record, callback_ids)
-        if isinstance(result, RetryLater) and not operator.deferrable:
+        if isinstance(result, RetryLater) and not self.operator.deferrable:
             raise result.error
         return result
 
@@ -270,22 +253,22 @@ class GenerationRun:
             seconds,
         )
         self.operator.defer(
-            trigger=SeedanceQuotaTrigger(
-                not_before=time.time() + seconds, seedance_conn_id=self.operator.seedance_conn_id
-            ),
+            trigger=SeedanceQuotaTrigger(not_before=time.time() + seconds, seedance_conn_id=later.conn_id),
             method_name="resume_submit",
             kwargs={"refusals": refusals + 1, "since": since, **record},
             timeout=deferral_timeout(since + max_wait(later.error), time.time()),
         )
 
-    def _push_id(self, generation_id: str) -> None:
-        push_xcom(self.context["ti"], "generation_id", generation_id)
+    def _push_ids(self, record: Record) -> None:
+        push_xcom(self.context["ti"], "generation_id", record.generation_id)
+        if self.hooks.are_several:
+            push_xcom(self.context["ti"], _CONN_ID_XCOM, record.conn_id)
 
     # ------------------------------------------------------------------ waiting
 
     def _wait_for(self, submitted: HasGeneration) -> dict[str, Any]:
         generation, record, operator = submitted.generation, submitted.record, self.operator
-        self._push_id(generation.generation_id)
+        self._push_ids(record)
         if generation.status.terminal:
             return self._deliver(generation, record)
         if operator.deferrable:
@@ -294,6 +277,7 @@ class GenerationRun:
                 deadline=time.time() + operator.timeout,
                 result_defaults=dict(record.result_defaults),
                 callback_nonce=record.callback_nonce if operator.use_callback else None,
+                seedance_conn_id=self._paid_conn_id(record),
             )
             submitted_at = record.submitted_at.timestamp() if record.submitted_at else None
             self._defer(wait, estimated_wait=generation.estimated_wait, submitted_at=submitted_at)
@@ -316,11 +300,12 @@ class GenerationRun:
 
     def _wait_here(self, generation: Generation, record: Record) -> dict[str, Any]:
         operator, generation_id = self.operator, generation.generation_id
+        hook = self.hooks.of(self._paid_conn_id(record))
         operator.cancel_abandoned = partial(
-            cancel_abandoned, self.hook, self.context["ti"], [generation_id], self.media, self.log
+            cancel_abandoned, hook, self.context["ti"], [generation_id], self.media, self.log
         )
         try:
-            end = self.hook.wait_for_end(
+            end = hook.wait_for_end(
                 generation_id,
                 operator.timeout,
                 media=self.media,
@@ -336,7 +321,9 @@ class GenerationRun:
         generation_id, now, called_back = wait.generation_id, time.time(), is_callback(event)
         reading: Generation | errors.SeedanceError
         try:
-            reading = self.hook.get_generation(generation_id, self.media, announced=called_back)
+            reading = self.hooks.of(wait.seedance_conn_id).get_generation(
+                generation_id, self.media, announced=called_back
+            )
         except errors.SeedanceError as error:
             self.log.warning("The state of generation %s could not be read: %s", generation_id, error)
             reading = error
@@ -357,6 +344,13 @@ class GenerationRun:
             )
         raise timed_out(generation_id, self.operator.timeout, step.generation)
 
+    def _paid_conn_id(self, record: Record | None) -> str:
+        """Return the connection that was paid; below Airflow 3.3 only XCom may know it."""
+        conn_id = record.conn_id if record else None
+        if conn_id is None and self.hooks.are_several:
+            conn_id = pull_xcom(self.context["ti"], _CONN_ID_XCOM)
+        return self.hooks.of(conn_id).seedance_conn_id
+
     # ------------------------------------------------------------------ the end
 
     def _paid(self, generation_id: Any) -> AbstractContextManager[None]:
@@ -374,24 +368,6 @@ class GenerationRun:
         self.log.info("%s", generation.summary())
         self.operator.output_url, self.operator.delivered = generation.url or "", generation.result()
         return self.operator.delivered
-
-
-def _prepare(operator: SeedanceOperator, hook: SeedanceHook, context: Context) -> Prepared:
-    operator.validate_arguments()
-    operator.validate_rendered()
-    settings = hook.settings
-    request = operator.request_class.from_arguments(operator.request_arguments(context))
-    prepared = prepare_request(settings, request)
-    for line in prepared.defaults:
-        operator.log.info("Default applied: %s", line)
-    for line in prepared.warnings:
-        operator.log.warning("%s", line)
-    for unit, limit in operator.limits.items():
-        if getattr(prepared.result_defaults, unit) is None:
-            raise no_price_error(settings.api, unit, limit, "for this request")
-    if operator.use_callback:
-        check_callback(settings, prepared)
-    return prepared
 
 
 def _carried_id(store: RecordStore, ti: Any) -> Any:
@@ -422,7 +398,6 @@ def _trigger(
 ) -> SeedanceGenerationTrigger:
     return SeedanceGenerationTrigger(
         **asdict(wait),
-        seedance_conn_id=operator.seedance_conn_id,
         media=operator.request_class.media,
         poll_interval=operator.poll_interval,
         cancel_on_kill=operator.cancel_on_kill,
@@ -430,3 +405,14 @@ def _trigger(
         callback_received=called_back,
         **known,
     )
+
+
+def _check_trigger(operator: SeedanceOperator, candidate: Candidate) -> None:
+    """Make a trigger: one that cannot be created or stored must fail before money is spent, not after."""
+    wait = _Wait(
+        seedance_conn_id=candidate.settings.conn_id,
+        generation_id="not-submitted-yet",
+        deadline=time.time(),
+        result_defaults=candidate.prepared.result_defaults.as_dict(),
+    )
+    json.dumps(_trigger(operator, wait).serialize(), allow_nan=False)

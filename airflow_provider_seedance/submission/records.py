@@ -115,6 +115,10 @@ class Fingerprint:
         names = sorted(set(self.arguments) | set(other.arguments))
         return found + [name for name in names if self.arguments.get(name) != other.arguments.get(name)]
 
+    def has_service_of(self, other: Fingerprint) -> bool:
+        """Return whether both requests are for one service."""
+        return (self.api, self.base_url) == (other.api, other.base_url)
+
     def digest(self) -> str:
         """Return one digest of the whole request."""
         parts = [self.api, self.base_url, self.media]
@@ -216,6 +220,8 @@ class Record:
     The latest submission of a task instance, or of an item of a batch.
 
     :param ti_id: Id of the task instance that wrote it, or took it over.
+    :param conn_id: Connection that it is billed to.
+    :param passed_over: Connections before it that certainly took nothing, and the class of their error.
     :param correlation: Value sent along by which the service can find the generation again.
     :param resubmitted: Whether it repeats an uncertain submission of the same try.
     :param callback_nonce: Nonce in the callback URL of this submission; ``None`` where it has none.
@@ -235,6 +241,8 @@ class Record:
     max_tries: int
     try_number: int
     ti_id: str | None = None
+    conn_id: str | None = None
+    passed_over: Mapping[str, str] = field(default_factory=dict)
     end_from_trigger: bool = False
     generation_id: str | None = None
     correlation: str | None = None
@@ -358,6 +366,8 @@ def intent_record(
     attempt: Attempt,
     now: datetime,
     *,
+    conn_id: str,
+    passed_over: Mapping[str, str],
     correlates: bool,
     result_defaults: Mapping[str, Any],
     end_from_trigger: bool,
@@ -372,6 +382,8 @@ def intent_record(
         max_tries=attempt.max_tries,
         try_number=attempt.try_number,
         ti_id=attempt.ti_id,
+        conn_id=conn_id,
+        passed_over=passed_over,
         end_from_trigger=end_from_trigger,
         correlation=f"airflow-{secrets.token_hex(16)}" if correlates else None,
         resubmitted=resubmitted,

@@ -33,12 +33,10 @@ class SubmissionDetails:
     """
     Description of a submission beyond its record, for stores that account for it.
 
-    :param conn_id: Connection that it is billed to.
     :param item_key: The user's key, for an item of a batch.
     :param budgets: Budgets of the connection.
     """
 
-    conn_id: str
     prompt: str
     item_key: str | None = None
     budgets: tuple[Budget, ...] = ()
@@ -139,7 +137,7 @@ class RecordStore(ABC):
         """
         if details.budgets:
             raise errors.SeedanceConfigurationError(
-                f"Connection {details.conn_id!r} has budgets, which need a ledger: set [seedance] ledger. "
+                f"Connection {record.conn_id!r} has budgets, which need a ledger: set [seedance] ledger. "
                 "Nothing was sent."
             )
         self.write(key, record)

@@ -1,8 +1,9 @@
 """
-One submission of a task: reads its record, decides, and submits at most once.
+The submission of a task through one connection: decides on its record, and submits at most once.
 
-The decisions are those of :mod:`airflow_provider_seedance.submission.decisions`; here they are carried out in the
-order that keeps the promises: the record before the POST, the id before anything else.
+:mod:`~airflow_provider_seedance.submission.fallback` chooses the connection. The decisions are those of
+:mod:`airflow_provider_seedance.submission.decisions`; here they are carried out in the order that keeps the promises:
+the record before the POST, the id before anything else.
 """
 
 from __future__ import annotations
@@ -71,10 +72,12 @@ class RetryLater:
 
     :param error: Error of the service, with the delay it named.
     :param record: Record of an earlier submission to go on with, where the store is not durable.
+    :param conn_id: Connection whose quota is waited for, if it is known.
     """
 
     error: errors.SeedanceError
     record: rec.Record | None = None
+    conn_id: str | None = None
 
     def seconds(self, refusals: int) -> float:
         """
@@ -90,6 +93,29 @@ class RetryLater:
 
 
 SubmissionResult = HasGeneration | RetryLater | AwaitingCallback
+
+
+@dataclass(frozen=True)
+class NotTaken:
+    """
+    A connection certainly took nothing: its service rejected the submission, or none was sent.
+
+    :param error: Why.
+    :param record: Record of an earlier submission to go on with.
+    :param waits: Whether the submission may be deferred until the error's ``retry_after``.
+    :param gives_way: Whether the connection will not take it soon.
+    """
+
+    conn_id: str
+    error: errors.SeedanceError
+    record: rec.Record | None
+    waits: bool
+    gives_way: bool
+
+    @property
+    def passes_on(self) -> bool:
+        """Return whether the next connection may be tried: not while an earlier submission may have been paid."""
+        return self.gives_way and (self.record is None or not self.record.has_unknown_outcome)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,9 +150,9 @@ class SubmissionPolicy:
 @dataclass(kw_only=True)
 class Submission:
     """
-    Submission of one request, at most once; a later try attaches to its generation.
+    Submission of one request through one connection, at most once; a later try attaches to its generation.
 
-    :param client: Of the service.
+    :param client: Of the connection.
     :param store: Of the records of the task instance.
     :param key: Of the record of this submission.
     :param item_key: The user's key, for an item of a batch.
@@ -148,28 +174,20 @@ class Submission:
     shared_quota: SharedQuota | None = None
 
     def __post_init__(self) -> None:
-        self.api = self.client.settings.api
+        self.api, self.conn_id = self.client.settings.api, self.client.settings.conn_id
         self._lookup = SubmissionLookup(self.client, self.store, self.prepared.request)
 
-    def submit_or_attach(
-        self, record: rec.Record | None = None, callback_ids: Sequence[str] = ()
-    ) -> SubmissionResult:
-        """
-        Find the generation of this task, or submit it.
-
-        :param record: Record that the deferral carried; the store's wins.
-        :param callback_ids: Ids that callbacks named for it.
-        :raises SeedanceError: the record, the request or the service forbids both; see
-            :mod:`airflow_provider_seedance.submission.decisions`.
-        """
+    def decide(
+        self, record: rec.Record | None, callback_ids: Sequence[str] = ()
+    ) -> tuple[rec.Record | None, decisions.Verdict | AwaitingCallback]:
+        """Decide on the record of the task, with the ids of callbacks; returns it as the service knows it, and the verdict."""
         self._lookup.callback_ids = tuple(callback_ids)
-        record = self.store.read(self.key) or record
         verdict: decisions.Verdict | AwaitingCallback = self.classify(record)
         if record and isinstance(verdict, decisions.LookUp):
             record, verdict = self.look_up(record)
         if record and isinstance(verdict, decisions.ReadRemote):
             record, verdict = self.read_remote(record)
-        return verdict if isinstance(verdict, AwaitingCallback) else self.carry_out(verdict, record)
+        return record, verdict
 
     # ------------------------------------------------------------------ decisions
 
@@ -198,18 +216,12 @@ class Submission:
             record = rec.as_ended(record, remote, utc_now())
         return record, verdict
 
-    def carry_out(self, verdict: decisions.Verdict, record: rec.Record | None) -> SubmissionResult:
-        """
-        Submit, attach to the recorded generation, or raise the error of the verdict.
-
-        :param verdict: Any but `LookUp` and `ReadRemote`, which :meth:`look_up` and :meth:`read_remote` resolve.
-        """
+    def attach(self, verdict: decisions.Verdict, record: rec.Record | None) -> HasGeneration:
+        """Attach to the recorded generation, or raise the error of a verdict other than `Submit`."""
         if isinstance(verdict, decisions.Fail):
             if record and isinstance(verdict.error, errors.SeedanceUncertainSubmitError):
                 self._report_uncertain(record)
             raise verdict.error
-        if isinstance(verdict, decisions.Submit):
-            return self._submit(record, verdict.note)
         assert record is not None
         assert isinstance(verdict, (decisions.Reattach, decisions.Deliver))
         log.info("%s", verdict.note)
@@ -241,20 +253,38 @@ class Submission:
 
     # ------------------------------------------------------------------ a new submission
 
-    def _submit(self, previous_record: rec.Record | None, note: str | None) -> SubmissionResult:
+    def submit(
+        self,
+        previous_record: rec.Record | None,
+        note: str | None,
+        *,
+        passed_over: Mapping[str, str],
+        has_fallback: bool = False,
+    ) -> HasGeneration | AwaitingCallback | NotTaken:
+        """
+        Submit.
+
+        :param previous_record: Record of an earlier submission, by which it was decided to submit.
+        :param note: Reason for the log.
+        :param passed_over: Connections before this one that took nothing, and the class of their error.
+        :param has_fallback: Whether another connection is tried if this one takes nothing.
+        :raises SeedanceError: no connection may submit.
+        """
         if previous_record:
             self.store.update(self.key, previous_record)  # as the service or the deferral knows it
         self._check_limit(previous_record)
         if note:
             log.warning("%s", note)
         # A rejection by the service restores the previous record.
-        if delayed := self._reserve_quota(previous_record):
-            return delayed
-        request = self.prepared.request
+        if used_up := self._reserve_quota():
+            long = (used_up.retry_after or 0.0) > flows.MAX_FALLBACK_WAIT_SECONDS
+            return NotTaken(self.conn_id, used_up, previous_record, waits=True, gives_way=long)
         intent = rec.intent_record(
             self.attempt,
             utc_now(),
-            correlates=self.api.correlates(request),
+            conn_id=self.conn_id,
+            passed_over=passed_over,
+            correlates=self.api.correlates(self.prepared.request),
             result_defaults=self.prepared.result_defaults.as_dict(),
             end_from_trigger=self.policy.end_from_trigger,
             calls_back=self.policy.callback_url is not None,
@@ -267,17 +297,21 @@ class Submission:
         try:
             self._write_intent(intent)
         except errors.SeedanceBudgetError as error:
-            if self.policy.on_budget == "wait" and error.retry_after is not None:
-                return RetryLater(error, previous_record)
-            raise
-        nonce, url_for = intent.callback_nonce, self.policy.callback_url
+            waits = self.policy.on_budget == "wait" and error.retry_after is not None
+            return NotTaken(self.conn_id, error, previous_record, waits=waits, gives_way=True)
+        return self._post(intent, previous_record, has_fallback=has_fallback)
+
+    def _post(
+        self, intent: rec.Record, previous_record: rec.Record | None, *, has_fallback: bool
+    ) -> HasGeneration | AwaitingCallback | NotTaken:
+        request, nonce, url_for = self.prepared.request, intent.callback_nonce, self.policy.callback_url
         call = self.api.submit_call(
             request,
             callback_url=url_for(nonce) if url_for and nonce else None,
             correlation=intent.correlation,
             image_timeout=self.client.settings.image_timeout,
         )
-        outcome = self._send(call, request)
+        outcome = self._send(call, request, has_fallback=has_fallback)
         if isinstance(outcome, Accepted):
             return self._on_accepted(intent, outcome.generation, utc_now())
         if isinstance(outcome, (NotAccepted, Refused)):
@@ -300,7 +334,7 @@ class Submission:
             raise decisions.uncertain_over_limit(self.api.name, why, error, command)
         raise error
 
-    def _reserve_quota(self, previous_record: rec.Record | None) -> RetryLater | None:
+    def _reserve_quota(self) -> errors.SeedanceRateLimitError | None:
         """Reserve one request of the shared quota; a short wait for it is spent here."""
         if self.shared_quota is None:
             return None
@@ -310,13 +344,14 @@ class Submission:
             wait = self.shared_quota.reserve(time.time())
         if not wait:
             return None
-        error = errors.SeedanceRateLimitError(
+        return errors.SeedanceRateLimitError(
             f"The quota at {self.api.title} is used up, by its latest rate-limit headers.", retry_after=wait
         )
-        return RetryLater(error, previous_record)
 
-    def _send(self, call: HttpCall, request: GenerationRequest) -> SubmitOutcome:
-        flow = flows.submit_flow(self.api, call, request, utc_now, retry_inline=self.retry_inline)
+    def _send(self, call: HttpCall, request: GenerationRequest, *, has_fallback: bool) -> SubmitOutcome:
+        flow = flows.submit_flow(
+            self.api, call, request, utc_now, retry_inline=self.retry_inline, has_fallback=has_fallback
+        )
         try:
             return self.client.run(flow)
         except (Exception, AirflowTaskTimeout) as error:
@@ -333,7 +368,6 @@ class Submission:
                 decisions.NO_STORE,
             )
         details = SubmissionDetails(
-            conn_id=self.client.settings.conn_id,
             prompt=self.prepared.request.prompt,
             item_key=self.item_key,
             budgets=self.client.settings.budgets,
@@ -362,20 +396,21 @@ class Submission:
 
     def _on_rejected(
         self, intent: rec.Record, outcome: NotAccepted | Refused, previous_record: rec.Record | None
-    ) -> RetryLater:
+    ) -> NotTaken:
         # What is or may be billed stays on record: a later try looks for it, or delivers it.
         keep = previous_record is not None and (
             previous_record.generation_id is not None or previous_record.has_unknown_outcome
         )
         restored = previous_record if keep else None
         self.store.try_write(self.key, restored or replace(intent, state=rec.RecordState.NOT_SUBMITTED))
-        error = outcome.error
+        error, not_accepted = outcome.error, isinstance(outcome, NotAccepted)
         waits = isinstance(error, errors.SeedanceRateLimitError) or error.retry_after is not None
-        if isinstance(outcome, NotAccepted) and waits:
-            return RetryLater(error, restored)
-        raise error
+        gives_way = not_accepted or error.scope in ("account", "permission")
+        return NotTaken(self.conn_id, error, restored, waits=not_accepted and waits, gives_way=gives_way)
 
-    def _on_uncertain(self, intent: rec.Record, outcome: Uncertain) -> SubmissionResult:
+    def _on_uncertain(
+        self, intent: rec.Record, outcome: Uncertain
+    ) -> HasGeneration | AwaitingCallback | NotTaken:
         if found := self._lookup.find_lost_submission(intent):
             generation = rec.with_id(intent, found).placeholder_generation()
             return self._on_accepted(intent, generation, utc_now())
@@ -388,8 +423,10 @@ class Submission:
             raise later
         if self.policy.on_uncertain_submit == "resubmit" and not intent.resubmitted:
             log.warning("%s", what)
-            return self._submit(
-                intent, "on_uncertain_submit='resubmit': submitting again, which may pay twice."
+            return self.submit(
+                intent,
+                "on_uncertain_submit='resubmit': submitting again, which may pay twice.",
+                passed_over=intent.passed_over,
             )
         self._report_uncertain(intent)
         raise decisions.uncertain_error(

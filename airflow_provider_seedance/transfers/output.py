@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import BinaryIO, Literal
@@ -101,7 +102,7 @@ class Stored:
 @dataclass(frozen=True, kw_only=True)
 class TransferOptions:
     """
-    Options of all outputs of a task.
+    Options of all outputs of a task, and the connection of a service.
 
     :param is_retry: An earlier try of the task may have stored some of them.
     :param stop: Ends all downloads when set.
@@ -109,6 +110,7 @@ class TransferOptions:
     :param sidecar: Whether to write a file of metadata beside each.
     """
 
+    hook: SeedanceHook
     client: MediaClient
     overwrite: Overwrite
     is_retry: bool
@@ -250,11 +252,13 @@ class UrlRefresher:
     The URLs of a generation, requested again when one of them does not work.
 
     Outputs expire together: one request to the service serves the downloads of all outputs.
+
+    :param hooks: Those of the accounts that may have paid for it, in order.
     """
 
-    def __init__(self, generation: Generation, hook: SeedanceHook) -> None:
+    def __init__(self, generation: Generation, hooks: Sequence[SeedanceHook]) -> None:
         self._generation = generation
-        self._hook = hook
+        self._hooks = hooks
         self._urls = generation.urls
         self._has_record = not generation.generation_id.startswith(LOCAL_PREFIX)
         self._refreshed = False
@@ -303,10 +307,18 @@ class UrlRefresher:
             raise self._gone(
                 "was answered with its outputs directly, and the service keeps no record that could have new URLs"
             )
-        try:
-            return self._hook.get_generation(generation.generation_id, generation.media)
-        except errors.SeedanceNotFoundError as error:
-            raise self._gone("is not known to the service any more") from error
+        failure: errors.SeedanceError | None = None
+        for hook in self._hooks:
+            try:
+                return hook.get_generation(generation.generation_id, generation.media)
+            except errors.SeedanceError as error:
+                # Another account of the service may know it; an error says more than "not found".
+                if failure is None or isinstance(failure, errors.SeedanceNotFoundError):
+                    failure = error
+        assert failure is not None
+        if isinstance(failure, errors.SeedanceNotFoundError):
+            raise self._gone("is not known to the service any more") from failure
+        raise failure
 
     def _gone(self, reason: str) -> errors.SeedanceOutputGoneError:
         generation_id = self._generation.generation_id

@@ -51,8 +51,9 @@ class SeedanceToObjectStorageOperator(SeedanceTaskMixin, BaseOperator):
         (from 1), ``{ext}``, ``{media}``, ``{model}`` and ``{key}``. By default ``{generation_id}.{ext}``, of a
         batch ``{key}.{ext}``, and with several outputs ``-{index}`` before the extension. A template.
     :param max_parallel: Maximum number of parallel downloads, over all generations.
-    :param seedance_conn_id: The connection that generated. It renews URLs that have expired, and its ``media_hosts``,
-        ``proxy``, ``verify`` and ``timeout`` apply. Its key is never sent to a media host. A template.
+    :param seedance_conn_id: The connection that generated, or the list of connections of the task that did: then the first
+        one of the service that the result names. It renews URLs that have expired, and its ``media_hosts``, ``proxy``,
+        ``verify`` and ``timeout`` apply. Its key is never sent to a media host. A template.
     :param object_storage_conn_id: The connection of the store. A template.
     :param overwrite: ``True`` replaces existing files. ``False`` fails if one exists. ``"if-changed"`` leaves a
         file that has the length which the media host announces, or the ``sha256`` of its item where the item
@@ -82,7 +83,7 @@ class SeedanceToObjectStorageOperator(SeedanceTaskMixin, BaseOperator):
         destination: str | ObjectStoragePath,
         name_template: str | None = None,
         max_parallel: int = 4,
-        seedance_conn_id: str = "seedance_default",
+        seedance_conn_id: str | Sequence[str] = "seedance_default",
         object_storage_conn_id: str | None = None,
         overwrite: bool | str = True,
         verify: str | None = "warn",

@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
@@ -19,6 +20,7 @@ from airflow_provider_seedance.client.media_client import MediaClient
 from airflow_provider_seedance.generations import Generation, read_number
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.ledger import record_stored_files
+from airflow_provider_seedance.policies.connection_list import connection_ids
 from airflow_provider_seedance.storage.location import RETRY_IS_FREE, StorageLocation, exists_error
 from airflow_provider_seedance.submission.decisions import listed
 from airflow_provider_seedance.transfers.file_names import Naming, distinct, folded
@@ -60,7 +62,7 @@ def run(
     destination: Any,
     name_template: str | None,
     max_parallel: int,
-    seedance_conn_id: str,
+    seedance_conn_id: Any,
     object_storage_conn_id: str | None,
     overwrite: Any,
     verify: Any,
@@ -81,8 +83,8 @@ def run(
     :raises SeedanceMediaError: some could not be stored; the others are.
     :raises SeedanceMediaRejectedError: all are stored, and some are not what was requested.
     """
-    mode, look = read_overwrite(overwrite), read_verify(verify)
-    write_sidecars = read_flag("sidecar", sidecar)
+    mode, look, beside = read_overwrite(overwrite), read_verify(verify), read_flag("sidecar", sidecar)
+    common = {"overwrite": mode, "is_retry": is_retry, "stop": stop, "verify": look, "sidecar": beside}
     given = read_input(generation)
     template = None if name_template in (None, "", "None") else name_template
     location, outputs = _plan(given, destination, object_storage_conn_id or None, template)
@@ -90,18 +92,20 @@ def run(
         log.warning("%d items failed or were not submitted: they have no output to store.", given.left_out)
     if not outputs and not given.broken:
         log.warning("No item of the batch has succeeded: there is nothing to store.")
-    hook = SeedanceHook(seedance_conn_id)
-    with MediaClient(hook.settings) as client:
-        options = TransferOptions(
-            client=client, overwrite=mode, is_retry=is_retry, stop=stop, verify=look, sidecar=write_sidecars
-        )
-        stored = TransferRun(outputs, given.broken, hook, options).run(max_parallel)
+    with ExitStack() as clients:
+        options = [_options(conn_id, clients, common) for conn_id in connection_ids(seedance_conn_id)]
+        stored = TransferRun(outputs, given.broken, options).run(max_parallel)
     problems = [] if look is None else [*_missing_outputs(given), *_problems(stored)]
     if problems and look == "fail":
         raise _rejected(problems, given)
     outcome = _result(given, outputs, stored, problems, f"{location.display.rstrip('/')}/")
     record_stored_files(outcome[2], outcome[0], object_storage_conn_id)
     return outcome
+
+
+def _options(conn_id: str, clients: ExitStack, common: Mapping[str, Any]) -> TransferOptions:
+    hook = SeedanceHook(conn_id)
+    return TransferOptions(hook=hook, client=clients.enter_context(MediaClient(hook.settings)), **common)
 
 
 def _plan(
@@ -154,24 +158,26 @@ class TransferRun:
     Run that stores the outputs of one task.
 
     :param broken: Keys of items that cannot be transferred, with the reason.
+    :param options: Those of each connection, in order; a generation belongs to the ones of its service.
     """
 
     def __init__(
         self,
         outputs: Sequence[Output],
         broken: Sequence[tuple[str, errors.SeedanceError]],
-        hook: SeedanceHook,
-        options: TransferOptions,
+        options: Sequence[TransferOptions],
     ) -> None:
         self._broken = broken
-        self._options = options
+        self._options = options[0]
         self._count = len(outputs) + len(broken)
         urls: dict[str, UrlRefresher] = {}
+        self._transfers: list[OutputTransfer] = []
         for output in outputs:
-            urls.setdefault(output.generation.generation_id, UrlRefresher(output.generation, hook))
-        self._transfers = [
-            OutputTransfer(output, urls[output.generation.generation_id], options) for output in outputs
-        ]
+            generation = output.generation
+            own = [one for one in options if one.hook.settings.api.name == generation.api] or options
+            refresher = UrlRefresher(generation, [one.hook for one in own])
+            refresher = urls.setdefault(generation.generation_id, refresher)
+            self._transfers.append(OutputTransfer(output, refresher, own[0]))
 
     def run(self, max_parallel: int) -> list[Stored]:
         """Store every output and return them in order; see :func:`run`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
@@ -39,10 +40,10 @@ def ark_task(name: str) -> HttpReply:
     return reply(200, {**fixture(name), "id": "g1"})
 
 
-def submit(*answers: HttpReply | TransportFailure, retry_inline: bool = True) -> tuple[Any, list[Any]]:
+def submit(*answers: HttpReply | TransportFailure, **options: Any) -> tuple[Any, list[Any]]:
     request = prepare("seedanceapi-v2", video()).request
     return drive(
-        flows.submit_flow(V2, V2.submit_call(request), request, now, retry_inline=retry_inline), answers
+        flows.submit_flow(V2, V2.submit_call(request), request, options.pop("now", now), **options), answers
     )
 
 
@@ -100,6 +101,29 @@ def test_a_refusal_is_not_repeated(status: int) -> None:
     with pytest.raises(type(outcome.error)) as caught:
         flows.raise_outcome(outcome)
     assert caught.value is outcome.error
+
+
+@pytest.mark.parametrize("retry_inline", [True, False])
+@pytest.mark.parametrize("first", [UNSENT, MANY, BUSY], ids=["unsent", "429", "503"])
+def test_a_service_has_half_a_minute_before_another_is_tried(first: Any, retry_inline: bool) -> None:
+    outcome, steps = submit(*[first] * 6, has_fallback=True, retry_inline=retry_inline)
+    assert isinstance(outcome, NotAccepted)
+    assert sum(pauses(steps)) == 30.0
+
+
+def test_half_a_minute_includes_the_time_that_connecting_takes() -> None:
+    clock = itertools.count()
+    outcome, steps = submit(
+        *[UNSENT] * 2, has_fallback=True, now=lambda: NOW + timedelta(seconds=10 * next(clock))
+    )
+    assert isinstance(outcome, NotAccepted)
+    assert len(calls(steps)) == 2
+
+
+@pytest.mark.parametrize(("named", "sent"), [("61", 1), ("60", 2)])
+def test_a_minute_is_waited_for_before_another_is_tried(named: str, sent: int) -> None:
+    _, steps = submit(*[reply(429, None, {"retry-after": named}), TAKEN][:sent], has_fallback=True)
+    assert len(calls(steps)) == sent
 
 
 def test_the_services_own_pause_is_kept() -> None:

@@ -32,7 +32,7 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
 from airflow_provider_seedance.hooks import seedance as hook_module
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
-from airflow_provider_seedance.operators import batch_run, generation_run
+from airflow_provider_seedance.operators import batch_run, candidates
 from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoOperator
 from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.submission import records
@@ -113,7 +113,7 @@ class Connected:
             setattr(operator, name, value)
         hook = _Hook(self)
         hook_module.Client = self.client()  # type: ignore[misc]
-        for module in (generation_run, batch_run):
+        for module in (candidates, batch_run):
             module.Client = self.client()  # type: ignore[attr-defined]
             module.SeedanceHook = lambda conn_id: hook  # type: ignore[attr-defined]
         return operator

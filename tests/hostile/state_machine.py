@@ -33,7 +33,7 @@ from submission.submission_model import Machine
 
 from airflow_provider_seedance.batch import requests
 from airflow_provider_seedance.hooks import seedance as hook_module
-from airflow_provider_seedance.operators import batch_run, generation_run
+from airflow_provider_seedance.operators import batch_run, candidates
 from airflow_provider_seedance.polling import shared_quota
 from airflow_provider_seedance.submission import lookup, store
 from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS
@@ -60,7 +60,7 @@ if AIRFLOW_V_3_3_PLUS:  # the API server stores callbacks in the task state stor
 #: Names that the machines replace, by module.
 _REPLACED: dict[Any, tuple[str, ...]] = {
     hook_module: ("Client",),
-    generation_run: ("Client", "SeedanceHook"),
+    candidates: ("Client", "SeedanceHook"),
     batch_run: ("Client", "SeedanceHook", "open_store", "read_manifest", "write_manifest"),
     requests: ("read_text",),
 }

@@ -28,6 +28,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "example_seedance_refine": {},
     "example_seedance_sequence": {},
     "example_seedance_draft": {"conf": {"prompt": "A watch, from the draft"}},
+    "example_seedance_fallback": {},
 }
 #: Dags that exist from this feature on only.
 NEEDS = {"example_seedance_refine": REGIONS}
@@ -54,6 +55,8 @@ def examples(
             "seedance_default": emulator.connection_json("seedanceapi-v2"),
             "seedance_ark": emulator.connection_json("ark"),
             "seedance_images": emulator.connection_json("seedance2api"),
+            "seedance_primary": emulator.connection_json("runbase", requests_per_hour=1000),
+            "seedance_fallback": emulator.connection_json("seedanceapi-v1"),
         },
         env={"SEEDANCE_EXAMPLE_DESTINATION": stored.as_uri()},
         config={("core", "dags_are_paused_at_creation"): "True"},
@@ -67,8 +70,9 @@ def examples(
 
 
 @pytest.fixture(scope="module")
-def runs(examples: TestAirflow) -> dict[str, str]:
+def runs(examples: TestAirflow, emulator: Any) -> dict[str, str]:
     """A run of every example, all begun at once: Dag id to run id."""
+    emulator.fault("refuse", api="runbase", status=402, times=None)
     examples.cli("pools", "set", POOL, "2", "for the test", "--include-deferred")
     begun = {}
     examples.wait_parsed("example_seedance_batch_report")
@@ -227,6 +231,16 @@ def test_each_shot_begins_with_the_last_frame_of_the_one_before(
     for earlier, later in itertools.pairwise(shots):
         first = requests[later["generation_id"]]["content"][1]
         assert first["image_url"]["url"] == earlier["last_frame_url"]
+
+
+def test_the_second_service_renders_what_the_first_one_refuses(
+    examples: TestAirflow, runs: dict[str, str], emulator: Any, stored: Path
+) -> None:
+    dag_id = "example_seedance_fallback"
+    run_id = succeeded(examples, runs, dag_id)
+    assert examples.xcom(dag_id, run_id, "render")["api"] == "seedanceapi-v1"
+    assert examples.xcom(dag_id, run_id, "render", key="seedance_conn_id") == "seedance_fallback"
+    assert list((stored / dag_id).glob("*.mp4"))
 
 
 def _submissions(emulator: Any) -> list[Any]:

@@ -24,7 +24,13 @@ def submit(worker: str, number: int) -> float:
     fingerprint = rec.Fingerprint.of(VideoRequest(prompt=prompt), api="ark", base_url="https://ark.example")
     attempt = rec.Attempt(fingerprint=fingerprint, max_tries=1, try_number=1, ti_id=ti.id)
     intent = rec.intent_record(
-        attempt, utc_now(), correlates=True, result_defaults={"credits": 14}, end_from_trigger=False
+        attempt,
+        utc_now(),
+        conn_id="seedance_default",
+        passed_over={},
+        correlates=True,
+        result_defaults={"credits": 14},
+        end_from_trigger=False,
     )
     running = Generation(
         generation_id=f"{worker}-{number}", api="ark", media="video", status=GenerationStatus.RUNNING
@@ -32,7 +38,7 @@ def submit(worker: str, number: int) -> float:
     started = time.perf_counter()
     store = open_store({"ti": ti})  # type: ignore[typeddict-item]
     assert store.read(GENERATION_KEY) is None
-    store.write_intent(GENERATION_KEY, intent, SubmissionDetails(conn_id="seedance_default", prompt=prompt))
+    store.write_intent(GENERATION_KEY, intent, SubmissionDetails(prompt=prompt))
     store.write(GENERATION_KEY, rec.as_submitted(intent, running, utc_now(), synchronous=False))
     return time.perf_counter() - started
 

@@ -23,7 +23,7 @@ from airflow_provider_seedance.submission.store import GENERATION_KEY, Submissio
 from . import test_task_state as samples
 from .test_task_state import NOW, generation
 
-DETAILS = SubmissionDetails(conn_id="seedance_default", prompt="A quartz heron", item_key="heron")
+DETAILS = SubmissionDetails(prompt="A quartz heron", item_key="heron")
 
 Open = Callable[..., Any]
 

@@ -213,8 +213,8 @@ def test_a_batch_stops_at_the_budget(tasks: Tasks, connect: Connect, keep: bool)
 def submit(number: int, price: float, budget: Budget) -> bool:
     """Write an intent as a task does; return whether the budget admits it."""
     ti = TaskInstance(map_index=number)
-    details = SubmissionDetails(conn_id="seedance_default", prompt=f"{number}", budgets=(budget,))
-    record = rec.replace(samples.intent(f"{number}", credits=price), intended_at=utc_now())
+    details = SubmissionDetails(prompt=f"{number}", budgets=(budget,))
+    record = rec.replace(samples.intent(f"{number}", credits=price), conn_id="c", intended_at=utc_now())
     store = open_store(make_context(None, ti))
     try:
         store.write_intent(GENERATION_KEY, record, details)
@@ -241,7 +241,7 @@ def test_each_submitter_reads_the_budgets_with_one_query(any_ledger: Any, open_l
     )
     store = open_ledger()
     store.load()
-    details = SubmissionDetails(conn_id="seedance_default", prompt="a", budgets=budgets)
+    details = SubmissionDetails(prompt="a", budgets=budgets)
     with statements() as sent:
         store.write_intent(GENERATION_KEY, samples.intent(credits=7), details)
     assert sent[-2:] == ["SELECT", "INSERT"]

@@ -52,7 +52,13 @@ def generation(number: int, **changes: Any) -> Generation:
 
 def intent(prompt: str = "a", **result_defaults: Any) -> rec.Record:
     return rec.intent_record(
-        attempt(prompt), NOW, correlates=True, result_defaults=result_defaults, end_from_trigger=False
+        attempt(prompt),
+        NOW,
+        conn_id="seedance_default",
+        passed_over={},
+        correlates=True,
+        result_defaults=result_defaults,
+        end_from_trigger=False,
     )
 
 

@@ -13,6 +13,7 @@ from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import Generation, GenerationRequest
 from airflow_provider_seedance.ledger.task_state import TaskStateStore
 from airflow_provider_seedance.submission import records as rec
+from airflow_provider_seedance.submission.fallback import FallbackSubmission
 from airflow_provider_seedance.submission.lookup import AwaitingCallback
 from airflow_provider_seedance.submission.submitter import (
     HasGeneration,
@@ -44,7 +45,7 @@ class Task:
         prepared = prepare_request(settings, request or self.request)
         fingerprint = rec.Fingerprint.of(prepared.as_requested, api=self.api, base_url=settings.base_url)
         with Client(settings) as client:
-            return Submission(
+            submission = Submission(
                 client=client,
                 store=TaskStateStore(self.store if self.stored else None),
                 prepared=prepared,
@@ -53,7 +54,8 @@ class Task:
                 ),
                 policy=SubmissionPolicy(**policy),
                 retry_inline=self.retry_inline,
-            ).submit_or_attach()
+            )
+            return FallbackSubmission(submissions=[submission]).submit_or_attach()
 
     def attach(self, request: GenerationRequest | None = None, **policy: Any) -> HasGeneration:
         """Enter the task, which has a generation then."""

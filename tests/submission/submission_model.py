@@ -23,6 +23,7 @@ from airflow_provider_seedance.costs.pricing import Prices
 from airflow_provider_seedance.generations import VideoRequest, utc_now
 from airflow_provider_seedance.ledger.task_state import TaskStateStore
 from airflow_provider_seedance.submission import records as rec
+from airflow_provider_seedance.submission.fallback import FallbackSubmission
 from airflow_provider_seedance.submission.lookup import AwaitingCallback
 from airflow_provider_seedance.submission.store import GENERATION_KEY, RecordStore
 from airflow_provider_seedance.submission.submitter import (
@@ -185,7 +186,7 @@ class Machine(World):
         """Open the records, as each entry of a worker does."""
         return TaskStateStore(self.store, sleep=lambda seconds: None)
 
-    def submission(self) -> Submission:
+    def submission(self) -> FallbackSubmission:
         prepared = prepare(
             self.api.name,
             VideoRequest.from_arguments(arguments_of(self.prompt, str(self.try_number))),
@@ -194,7 +195,7 @@ class Machine(World):
         )
         settings = SimpleNamespace(api=self.api, image_timeout=600.0, conn_id="c", budgets=self.budgets)
         client: Any = SimpleNamespace(settings=settings, run=self.run)
-        return Submission(
+        submission = Submission(
             client=client,
             store=self.record_store(),
             prepared=prepared,
@@ -206,6 +207,7 @@ class Machine(World):
             ),
             policy=SubmissionPolicy(on_clear=self.on_clear, on_uncertain_submit=self.on_uncertain),
         )
+        return FallbackSubmission(submissions=[submission])
 
     # ------------------------------------------------------------------ the promise: never lost
 

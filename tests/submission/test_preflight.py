@@ -52,7 +52,15 @@ def test_a_cleared_try_without_a_record_says_that_an_earlier_one_may_be_billed(
 def test_a_cleared_try_whose_task_state_was_kept_misses_nothing(caplog: pytest.LogCaptureFixture) -> None:
     ti, store = TaskInstance(), Store()
     attempt = Attempt.of(ti)
-    record = intent_record(attempt, utc_now(), correlates=False, result_defaults={}, end_from_trigger=False)
+    record = intent_record(
+        attempt,
+        utc_now(),
+        conn_id="c",
+        passed_over={},
+        correlates=False,
+        result_defaults={},
+        end_from_trigger=False,
+    )
     TaskStateStore(store).write("generation", record)
     ti.clear()
     assert [DISCARDED in line for line in warnings(caplog, store, ti)] == [False]

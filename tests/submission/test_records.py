@@ -37,6 +37,8 @@ def full() -> Record:
         max_tries=3,
         try_number=2,
         ti_id="019b-2",
+        conn_id="seedance_default",
+        passed_over={"primary": "SeedanceForbiddenError"},
         end_from_trigger=True,
         generation_id="g-1",
         correlation="airflow-0f",
@@ -249,6 +251,8 @@ def test_the_form_of_a_record_is_fixed() -> None:
         "max_tries": 3,
         "try_number": 2,
         "ti_id": "019b-2",
+        "conn_id": "seedance_default",
+        "passed_over": {"primary": "SeedanceForbiddenError"},
         "end_from_trigger": True,
         "generation_id": "g-1",
         "correlation": "airflow-0f",
@@ -362,6 +366,8 @@ ATTEMPT = Attempt(fingerprint=fingerprint(video()), max_tries=2, try_number=1)
 
 def intent(**changes: Any) -> Record:
     values: dict[str, Any] = {
+        "conn_id": "c",
+        "passed_over": {},
         "correlates": False,
         "result_defaults": {"model": "m"},
         "end_from_trigger": False,
@@ -402,6 +408,7 @@ def test_an_intent() -> None:
         fingerprint=ATTEMPT.fingerprint,
         max_tries=2,
         try_number=1,
+        conn_id="c",
         end_from_trigger=True,
         result_defaults={"model": "m"},
         intended_at=NOW,

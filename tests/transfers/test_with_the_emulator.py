@@ -49,3 +49,30 @@ class TestWithoutAStoredCopy:
         assert made["url"].startswith(services.base_url("openrouter"))
         stored = run(made, f"{tmp_path}/out.mp4")
         assert stored["bytes"] == (tmp_path / "out.mp4").stat().st_size > 0
+
+
+class TestSeveralConnections:
+    """The transfer takes the list of the task that generated."""
+
+    @pytest.mark.parametrize("api", ["seedanceapi-v1", "runbase"])
+    def test_the_service_that_the_result_names_renews_its_urls(
+        self, api: str, connect: Any, tmp_path: Path
+    ) -> None:
+        connect("runbase", conn_id="first")
+        connect("seedanceapi-v1", conn_id="second")
+        hook = SeedanceHook("first" if api == "runbase" else "second")
+        made = hook.wait(hook.submit(VideoRequest(prompt="A lamp")).generation_id).result()
+        made["urls"] = [made["urls"][0].partition("?")[0] + "-gone"]
+        stored = run(made, f"{tmp_path}/out.mp4", seedance_conn_id=["first", "second"])
+        assert stored["bytes"] > 0
+
+    def test_another_account_of_the_service_is_queried_if_the_first_does_not_know_it(
+        self, start_emulator: Any, services: Any, connect: Any, monkeypatch: Any, tmp_path: Path
+    ) -> None:
+        other = start_emulator(media=True)
+        connect("runbase", conn_id="first")
+        monkeypatch.setenv("AIRFLOW_CONN_SECOND", other.connection_json("runbase"))
+        hook = SeedanceHook("second")
+        made = hook.wait(hook.submit(VideoRequest(prompt="A lamp")).generation_id).result()
+        made["urls"] = [made["urls"][0].partition("?")[0] + "-gone"]
+        assert run(made, f"{tmp_path}/out.mp4", seedance_conn_id=["first", "second"])["bytes"] > 0

@@ -43,13 +43,13 @@ class _FromConf:
 
     def _run(self, context: Context) -> Any:
         run = super()._run(context)  # type: ignore[misc]
-        push_id = run._push_id
+        push_ids = run._push_ids
 
-        def push_id_after_standing_still(generation_id: str) -> None:
+        def push_ids_after_standing_still(record: Any) -> None:
             self._stand_still(context, "id")
-            push_id(generation_id)
+            push_ids(record)
 
-        run._push_id = push_id_after_standing_still
+        run._push_ids = push_ids_after_standing_still
         return run
 
     def _take_arguments(self, context: Context, *, templates: bool = True) -> None:

@@ -1,0 +1,100 @@
+"""Two connections with budgets, on the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from operators.fallback_task import FALLBACK, PRIMARY, ConnectTo, FallbackTask, connect_to
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from airflow_provider_seedance.ledger.account import Filter, list_submissions
+from airflow_provider_seedance.ledger.configuration import read_config
+from airflow_provider_seedance.ledger.database import Database
+from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger, SeedanceQuotaTrigger
+
+API = "seedanceapi-v1"
+NONE_LEFT = {"prices": [{"credits": 10}], "budgets": [{"credits": 15, "per": "month"}]}
+RENEWS_EACH_HOUR = {"prices": [{"credits": 10}], "budgets": [{"credits": 15, "per": "hour"}]}
+
+
+@pytest.fixture
+def task(
+    services: SeedanceEmulator,
+    start_emulator: Callable[..., SeedanceEmulator],
+    connect: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    ledger: Path,
+) -> FallbackTask:
+    return FallbackTask(services, start_emulator(), connect)
+
+
+@pytest.fixture
+def connect_both(monkeypatch: pytest.MonkeyPatch) -> ConnectTo:
+    return connect_to(monkeypatch)
+
+
+def use_up(task: FallbackTask, conn_id: str) -> None:
+    """Make a render that leaves no room for another one in the budget of a connection."""
+    task.ti.run_id = f"before, at {conn_id}"
+    task.defer(seedance_conn_id=conn_id)
+    task.ti.run_id = "run"
+
+
+def test_the_next_connection_renders_what_a_budget_refuses(
+    task: FallbackTask, connect_both: ConnectTo
+) -> None:
+    connect_both(PRIMARY, task.primary, API, **NONE_LEFT)
+    connect_both(FALLBACK, task.fallback, API)
+    use_up(task, PRIMARY)
+    task.op = None
+    trigger = task.defer().trigger
+    assert isinstance(trigger, SeedanceGenerationTrigger)
+    assert trigger.seedance_conn_id == FALLBACK
+    assert task.posts_at == (1, 1)
+    config = read_config()
+    assert config is not None
+    rows = list_submissions(Database(config), Filter())
+    assert {(row["run_id"], row["conn_id"]) for row in rows} == {
+        ("run", FALLBACK),
+        ("before, at primary", PRIMARY),
+    }
+
+
+@pytest.mark.parametrize("on_budget", ["fail", "wait"])
+def test_the_budget_that_renews_first_is_waited_for_if_all_are_used_up(
+    task: FallbackTask, connect_both: ConnectTo, on_budget: str
+) -> None:
+    connect_both(PRIMARY, task.primary, API, **NONE_LEFT)
+    connect_both(FALLBACK, task.fallback, API, **RENEWS_EACH_HOUR)
+    use_up(task, PRIMARY)
+    use_up(task, FALLBACK)
+    arguments = {"seedance_conn_id": [PRIMARY, FALLBACK], "on_budget": on_budget}
+    if on_budget == "fail":
+        with pytest.raises(errors.SeedanceBudgetError, match="No connection took") as caught:
+            task.defer(**arguments)
+        assert "'primary'" in caught.value.message
+        assert "'fallback'" in caught.value.message
+    else:
+        trigger = task.defer(**arguments).trigger
+        assert isinstance(trigger, SeedanceQuotaTrigger)
+        assert trigger.seedance_conn_id == FALLBACK
+    assert task.posts_at == (1, 1)
+
+
+def test_the_row_is_billed_to_the_connection_that_took_it(
+    task: FallbackTask, connect_both: ConnectTo
+) -> None:
+    connect_both(PRIMARY, task.primary, API, **RENEWS_EACH_HOUR)
+    connect_both(FALLBACK, task.fallback, API, **RENEWS_EACH_HOUR)
+    task.primary.fault("refuse", status=402)
+    task.defer()
+    assert task.posts_at == (1, 1)
+    # Of the first budget nothing is used, and of the second nothing is left.
+    task.ti.run_id = "later"
+    assert task.defer(seedance_conn_id=PRIMARY).trigger.seedance_conn_id == PRIMARY
+    task.ti.run_id = "last"
+    with pytest.raises(errors.SeedanceBudgetError):
+        task.defer(seedance_conn_id=FALLBACK)
