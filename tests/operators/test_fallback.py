@@ -16,6 +16,7 @@ from cryptography.fernet import Fernet
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.callbacks import tokens
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoBatchOperator
 from airflow_provider_seedance.triggers.seedance import SeedanceQuotaTrigger
 from operators.fallback_task import FALLBACK, PRIMARY, ConnectTo, FallbackTask, connect_to, disconnect
 from operators.generation_task import CALLED, Connect, fire, make
@@ -439,3 +440,20 @@ def test_a_callback_address_names_the_connection_that_is_paid(
     assert claims is not None
     assert claims.conn_id == FALLBACK
     assert claims.nonce == task.store.value["callback_nonce"]
+
+
+def test_each_mapped_task_chooses_for_itself(
+    task: FallbackTask, connect: Connect, meet: Callable[[str, str], None]
+) -> None:
+    meet(PRIMARY, "402")
+    other = FallbackTask(task.primary, task.fallback, connect)
+    task.ti.map_index, other.ti.map_index = 0, 1
+    enter(task)
+    enter(other)
+    assert (task.waits_at, other.waits_at) == (FALLBACK, PRIMARY)
+    assert task.bills_at == (1, 1)
+
+
+def test_a_batch_with_a_list_is_refused_when_the_dag_is_parsed() -> None:
+    with pytest.raises(errors.SeedanceConfigurationError, match="a batch takes the id of one connection"):
+        SeedanceGenerateVideoBatchOperator(task_id="task", requests=["a"], seedance_conn_id=[PRIMARY])
