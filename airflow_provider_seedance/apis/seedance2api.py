@@ -8,7 +8,8 @@ returns the status, ``/results/<id>`` the outputs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
@@ -20,9 +21,13 @@ from airflow_provider_seedance.generations import (
     GenerationStatus,
     Media,
     read_number,
+    read_time,
 )
 
 _PROMPT = rules.text(max_chars=300)
+
+#: The service deletes the data of a user, outputs included, after this time.
+OUTPUT_LIFETIME = timedelta(days=30)
 
 
 class Seedance2Api(base.Api):
@@ -119,7 +124,9 @@ class Seedance2Api(base.Api):
 
     def details(self, payload: JsonObject, status: GenerationStatus, now: datetime) -> JsonObject:
         result = parsing.mapping(payload.get("result"))
+        ended = read_time(payload.get("completed_at")) if status is GenerationStatus.SUCCEEDED else None
         return {
+            "expires_at": ended + OUTPUT_LIFETIME if ended and ended.year < 9999 else None,
             "duration": read_number(result.get("duration", payload.get("duration"))),
             "resolution": parsing.text(result.get("resolution")) or parsing.text(payload.get("resolution")),
             "progress": read_number(payload.get("progress")),
@@ -140,13 +147,21 @@ class Seedance2Api(base.Api):
     def read_error(self, body: JsonObject) -> VendorError | None:
         error = body.get("error")
         if isinstance(error, Mapping):
-            return parsing.vendor_error(error)
+            found = parsing.vendor_error(error)
+            return found and replace(found, message=_with_details(found.message, error.get("details")))
         if body.get("status") == "error":
             return VendorError(message=parsing.text(error) or parsing.text(body.get("message")) or "error")
         return None
 
     def is_service_error(self, body: JsonObject) -> bool:
         return body.get("status") == "error" and isinstance(body.get("error"), Mapping)
+
+
+def _with_details(message: str | None, details: Any) -> str | None:
+    """Add to a message which field is wrong and what it takes, without its value, which may be the prompt."""
+    given = {name: parsing.mapping(details).get(name) for name in ("field", "constraint", "limit")}
+    known = [f"{name} {value}" for name, value in given.items() if isinstance(value, (str, int, float))]
+    return f"{message or ''} ({', '.join(known)})".strip() if known else message
 
 
 def _merged(status: Generation, result: Generation, **changes: Any) -> Generation:

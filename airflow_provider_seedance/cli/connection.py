@@ -29,13 +29,15 @@ def connection_from_environment(environ: Mapping[str, str] = os.environ) -> str 
     """
     Return the connection that the environment describes, as JSON, or ``None``.
 
-    ``SEEDANCE_API_KEY`` is the key, ``SEEDANCE_API`` the service, ``SEEDANCE_BASE_URL`` its address if it is not
-    the public one, and ``SEEDANCE_MEDIA_HOSTS`` a comma-separated list of hosts that media may come from in
-    addition to public https ones.
+    ``SEEDANCE_API_KEY`` is the key (of ``runbase`` also ``RUNBASE_API_KEY``), ``SEEDANCE_API`` the service,
+    ``SEEDANCE_BASE_URL`` its address if it is not the public one, and ``SEEDANCE_MEDIA_HOSTS`` a comma-separated list
+    of hosts that media may come from in addition to public https ones.
 
     :raises SeedanceConfigurationError: the service does not exist, or has no key.
     """
     key, api, host = (environ.get(name) for name in (KEY_VARIABLE, API_VARIABLE, HOST_VARIABLE))
+    if api == "runbase":  # the only service of which the documents name a variable of its own
+        key = key or environ.get("RUNBASE_API_KEY")
     if not key:
         if api:
             raise SeedanceConfigurationError(f"{API_VARIABLE} is set, but {KEY_VARIABLE} is not.")

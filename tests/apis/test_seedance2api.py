@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -228,6 +229,14 @@ def test_the_error_samples_of_the_page(status: int, name: str, cls: type, code: 
     assert (error.http_status, error.vendor_code) == (status, code)
     assert fixture(name)["error"]["message"] in error.message
     assert (error.method, error.path) == ("POST", "/seedance/generate")
+    details = fixture(name)["error"].get("details")
+    assert ("(field prompt, constraint max_length, limit 300)" in error.message) is bool(details)
+
+
+def test_outputs_are_deleted_after_30_days() -> None:
+    result = fixture("seedance2api_result_completed")
+    generation = read(API, result, result["task_id"])
+    assert generation.expires_at == generation.completed_at + timedelta(days=30)
 
 
 @pytest.mark.parametrize(

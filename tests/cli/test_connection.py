@@ -32,6 +32,13 @@ def test_service_and_address() -> None:
     assert (settings.api.name, settings.base_url) == ("ark", "http://127.0.0.1:8123/x")
 
 
+def test_the_variable_of_runbase_is_its_key() -> None:
+    text = connection_from_environment({"SEEDANCE_API": "runbase", "RUNBASE_API_KEY": "theirs"})
+    assert json.loads(text or "")["password"] == "theirs"
+    assert described(SEEDANCE_API="runbase", RUNBASE_API_KEY="theirs").key == "key"
+    assert connection_from_environment({"RUNBASE_API_KEY": "theirs"}) is None
+
+
 @pytest.mark.parametrize("value", ["minio:9000,*.cdn.example", " minio:9000 , ,*.cdn.example,"])
 def test_media_hosts_with_commas(value: str) -> None:
     hosts = described(SEEDANCE_MEDIA_HOSTS=value).media_hosts
