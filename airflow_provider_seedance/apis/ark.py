@@ -32,6 +32,8 @@ _LOOK_UP_PAGE_SIZE = 100
 #: The list contains the tasks of one tier; without a filter, those of the default one.
 _TIER_FILTERS = ((), (("filter.service_tier", "flex"),))
 
+#: Fields that decide the price.
+_BILLED = ("resolution", "service_tier", "content", "sequential_image_generation_options")
 _ITEM_TYPES = {"reference_video": "video_url", "reference_audio": "audio_url"}
 _VIDEO_FIELDS = {
     **{name: name for name in ("resolution", "duration", "seed", "generate_audio", "watermark")},
@@ -91,6 +93,13 @@ class Ark(base.Api):
 
     def output_tokens(self, request: generations.GenerationRequest) -> int | None:
         return ark_rules.output_tokens(request) if isinstance(request, generations.VideoRequest) else None
+
+    def billed(self, request: generations.GenerationRequest) -> generations.GenerationRequest | None:
+        # An input video counts too, at another price, and the flexible tier has prices of its own.
+        roles = {item.role for item in request.images or ()} & {"reference_video", "draft_task"}
+        flexible = getattr(request, "service_tier", None) == "flex"
+        open_ = {*_BILLED} & set(request.extra_params or {})
+        return None if roles or flexible or open_ else request
 
     def body(self, request: generations.GenerationRequest) -> dict[str, Any]:
         return _image_body(request) if isinstance(request, generations.ImageRequest) else _video_body(request)

@@ -203,7 +203,7 @@ class Fal(base.Api):
             body |= dict(zip(("image_url", "end_image_url"), (item.url for item in frames), strict=False))
         return body
 
-    def price(self, request: generations.GenerationRequest) -> generations.Estimate:
+    def billed(self, request: generations.GenerationRequest) -> generations.GenerationRequest | None:
         version = _version(request.model)
         documented = {"resolution": "720p", "generate_audio": version != "1.0"}
         if version in ("1.0", "1.5"):
@@ -215,9 +215,9 @@ class Fal(base.Api):
             "image_size",
             "max_images",
         }:
-            return generations.Estimate()
+            return None
         images = isinstance(request, generations.ImageRequest)
-        return super().price(request if images else request.with_default(**documented))
+        return request if images else request.with_default(**documented)
 
     # ------------------------------------------------------------------ replies
 

@@ -136,7 +136,12 @@ class ReplyReader(abc.ABC):
     def price(self, request: generations.GenerationRequest) -> generations.Estimate:
         """Return the cost of the request by the published prices, unknown where none applies."""
         counted = generations.Estimate(output_tokens=self.output_tokens(request))
-        return self.published.prices.estimate(request, counted)
+        billed = self.billed(request)
+        return self.published.prices.estimate(billed, counted) if billed else counted
+
+    def billed(self, request: generations.GenerationRequest) -> generations.GenerationRequest | None:
+        """Return a prepared request as it is billed, with documented defaults; ``None`` if no published price is for it."""
+        return request
 
     def output_tokens(self, request: generations.GenerationRequest) -> int | None:
         """Return the tokens that a prepared request will be billed, where the service counts tokens and they are known."""

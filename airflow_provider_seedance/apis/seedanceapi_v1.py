@@ -6,7 +6,7 @@ from typing import Any
 
 from airflow_provider_seedance.apis import rules
 from airflow_provider_seedance.apis.seedanceapi import SeedanceOrgApi
-from airflow_provider_seedance.generations import Estimate, GenerationRequest, VideoRequest, read_number
+from airflow_provider_seedance.generations import GenerationRequest, VideoRequest, read_number
 
 
 class SeedanceApiV1(SeedanceOrgApi):
@@ -34,15 +34,14 @@ class SeedanceApiV1(SeedanceOrgApi):
             body["image_urls"] = body.pop("images")
         return body
 
-    def price(self, request: GenerationRequest) -> Estimate:
+    def billed(self, request: GenerationRequest) -> GenerationRequest | None:
         sent = {**self.body(request), **(request.extra_params or {})}
-        billed = VideoRequest(
+        return VideoRequest(
             prompt=request.prompt,
             duration=read_number(sent.get("duration", 8)),  # type: ignore[arg-type]
             resolution=sent.get("resolution", "720p"),
             generate_audio=sent.get("generate_audio", False),
         )
-        return super().price(billed)
 
 
 API = SeedanceApiV1()

@@ -106,7 +106,8 @@ def _result_defaults(
 ) -> ResultDefaults:
     prices, published = settings.prices, settings.api.published.prices
     by_rule = prices.usd_rule(request)
-    rule, derives_usd = by_rule or published.usd_rule(request), published.usd_per_credit is not None
+    billed, derives_usd = settings.api.billed(request), published.usd_per_credit is not None
+    rule = by_rule or (published.usd_rule(billed) if billed else None)
     return ResultDefaults.of(
         request,
         credits=price.credits,

@@ -343,3 +343,44 @@ def test_a_safety_identifier_of_the_user_stays_and_rules_out_the_look_up() -> No
 
 def test_inputs_are_media_inputs() -> None:
     assert video(images=A).images == (MediaInput(url=A),)
+
+
+# ---------------------------------------------------------------------- prices
+
+WIDE = {"aspect_ratio": "16:9", "duration": 5}
+FILM = MediaInput(url="https://a.example/v.mp4", role="reference_video")
+MINI = "dreamina-seedance-2-0-mini-260615"
+
+
+@pytest.mark.parametrize(
+    ("request_", "usd"),
+    [
+        (video(**WIDE), 0.7623),  # 108,900 tokens
+        (video(**WIDE, model="dreamina-seedance-2-0-fast-260128"), 0.60984),
+        (video(**WIDE, model=MINI), 0.38115),
+        (video(**WIDE, model="dreamina-seedance-2-5-260628"), 1.16523),
+        (video(duration=5), None),  # the model chooses the ratio
+        (video(**WIDE, model="doubao-seedance-2-0-260128"), None),
+        (video(**WIDE, model="seedance-1-0-pro-250528", service_tier="flex"), None),
+        (video(**WIDE, images=[FILM]), None),
+        (video(**WIDE, extra_params={"resolution": "1080p"}), None),
+        (image(), 0.04),
+        (image(num_images=3, model="seedream-5-0-lite-260128"), 0.105),
+        (image(extra_params={"sequential_image_generation_options": {"max_images": 9}}), None),
+    ],
+)
+def test_published_prices(request_: Any, usd: float | None) -> None:
+    assert prepare("ark", request_).price.cost_usd == usd
+
+
+@pytest.mark.parametrize(
+    ("arguments", "usd"),
+    [
+        ({"resolution": "1080p"}, 7.7),
+        ({"resolution": "4k"}, 4.0),
+        ({}, 7.0),
+        ({"images": [FILM]}, None),
+    ],
+)
+def test_the_tokens_that_ark_counted_have_the_published_price(arguments: Any, usd: float | None) -> None:
+    assert prepare("ark", video(**arguments)).result_defaults.usd_per_million_tokens == usd
