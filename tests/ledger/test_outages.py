@@ -34,8 +34,8 @@ def test_a_render_survives_the_end_of_the_database(
     task = DiscardingTask(services)
     send = Submission._send
 
-    def send_and_kill(self: Submission, *arguments: Any) -> Any:
-        outcome = send(self, *arguments)
+    def send_and_kill(self: Submission, *arguments: Any, **options: Any) -> Any:
+        outcome = send(self, *arguments, **options)
         postgres_ledger.kill()
         return outcome
 

@@ -155,8 +155,8 @@ def test_worker_loss_between_post_and_id_leaves_one_uncertain_item(
 
     send = submitter.Submission._send
 
-    def die_after_b(self: Any, call: Any, request: Any) -> Any:
-        outcome = send(self, call, request)
+    def die_after_b(self: Any, call: Any, request: Any, **options: Any) -> Any:
+        outcome = send(self, call, request, **options)
         if request.prompt == "b":
             raise Killed
         return outcome
