@@ -84,6 +84,11 @@ def did_you_mean(names: str | Iterable[str], known: Iterable[str]) -> str:
     return f" Did you mean {', '.join(map(repr, dict.fromkeys(similar)))}?" if similar else ""
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 render``, ``2 renders``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def _number(value: Any) -> Any:
     if isinstance(value, str):
         for parse in (int, float):  # a float would lose digits of a long seed
@@ -167,10 +172,10 @@ class VideoRequest(_Request):
     Request for a Seedance video. Which arguments and values are accepted depends on the service.
 
     :param prompt: Description of the video; services accept 300 to 2000 characters or more.
-    :param model: Model name; default per connection, then per service.
+    :param model: Model name (default: that of the connection, then of the service).
     :param duration: Length of the clip in seconds.
-    :param resolution: ``480p``, ``720p``, ``1080p`` or ``4k``.
-    :param aspect_ratio: Such as ``16:9``.
+    :param resolution: Resolution: ``480p``, ``720p``, ``1080p`` or ``4k``.
+    :param aspect_ratio: Aspect ratio, such as ``16:9``.
     :param fps: Frames per second.
     :param images: Input images: a URL, a list of URLs, the result of an image task, or dicts of
         ``url`` and ``role`` (``ark``).
@@ -180,7 +185,7 @@ class VideoRequest(_Request):
     :param watermark: Whether "AI generated" is printed on the clip (``ark``).
     :param return_last_frame: Whether the result gets the last frame as an image, as the input of the next clip (``ark``).
     :param draft: Whether to make a cheap preview, of which ``{"draft_task": id}`` in ``images`` makes the final (``ark``).
-    :param service_tier: ``default``, or ``flex`` for half the price and a longer wait (``ark``).
+    :param service_tier: Service tier: ``default``, or ``flex`` for half the price and a longer wait (``ark``).
     :param extra_params: Further fields of the service, sent as they are, unchecked.
     """
 
@@ -208,15 +213,15 @@ class ImageRequest(_Request):
     Request for one or several Seedream images.
 
     :param prompt: Description of the images.
-    :param model: Model name; default per connection, then per service.
-    :param resolution: Size of the image: ``2048x2048``, ``4k`` and the like.
-    :param quality: ``standard`` or ``high`` (``seedance2api``).
+    :param model: Model name (default: that of the connection, then of the service).
+    :param resolution: Size of the image, such as ``2048x2048`` or ``4k``.
+    :param quality: Quality: ``standard`` or ``high`` (``seedance2api``).
     :param num_images: Number of images; each is billed.
     :param style: Artistic style (``seedance2api``).
     :param images: Reference images (``ark``).
-    :param seed: Number that makes an image repeatable as far as the model allows.
+    :param seed: Number that makes a render repeatable as far as the model allows.
     :param watermark: Whether "AI generated" is printed on the images, as ``ark`` does by default.
-    :param output_format: ``png`` or ``jpeg`` (``ark``).
+    :param output_format: Format of the file: ``png`` or ``jpeg`` (``ark``).
     :param extra_params: Further fields of the service, sent as they are, unchecked.
     """
 

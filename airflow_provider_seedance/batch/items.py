@@ -11,7 +11,7 @@ from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.validation import Prepared
-from airflow_provider_seedance.generations import Generation, GenerationStatus, iso
+from airflow_provider_seedance.generations import Generation, GenerationStatus, counted, iso
 from airflow_provider_seedance.submission.records import Attempt, Failure
 
 
@@ -183,7 +183,7 @@ class Totals:
             cost.append(f"${round(self.cost_usd, 4):g}")
         paid = f"cost {' / '.join(cost)}" if cost else "cost not reported by the service"
         return (
-            f"Batch of {self.total} render{'s' * (self.total != 1)}: {self.succeeded} succeeded, {self.failed} failed, "
+            f"Batch of {counted(self.total, 'render')}: {self.succeeded} succeeded, {self.failed} failed, "
             f"{self.waiting} not submitted; {paid}."
         )
 

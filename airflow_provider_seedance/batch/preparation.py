@@ -10,7 +10,7 @@ from dataclasses import replace
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.validation import prepare_request
 from airflow_provider_seedance.batch.items import BatchItem
-from airflow_provider_seedance.generations import VideoRequest
+from airflow_provider_seedance.generations import VideoRequest, counted
 from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.submission.records import Attempt, Fingerprint, count_signed_twins, record_keys
 
@@ -54,8 +54,8 @@ def prepare_items(settings: Settings, items: Iterable[BatchItem], attempt: Attem
         item.attempt = replace(attempt, fingerprint=fingerprints[-1])
     if twins := count_signed_twins(fingerprints):
         log.warning(
-            "%d requests differ from others in the signatures of their links only: they count as identical.",
-            twins,
+            "%s of the batch, apart from the signatures of links, equal to another: counted as identical.",
+            counted(twins, "request"),
         )
     owners: dict[str, BatchItem] = {}
     for item, key in zip(valid, record_keys(fingerprints, [item.take for item in valid]), strict=True):

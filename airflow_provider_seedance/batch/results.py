@@ -11,7 +11,7 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.base import Api
 from airflow_provider_seedance.batch.estimates import BatchEstimate
 from airflow_provider_seedance.batch.items import BatchItem, Phase, Totals
-from airflow_provider_seedance.generations import Unit, iso
+from airflow_provider_seedance.generations import Unit, counted, iso
 from airflow_provider_seedance.submission.decisions import listed
 from airflow_provider_seedance.submission.preflight import no_price_error
 from airflow_provider_seedance.urls import MediaInput, split_signature
@@ -149,8 +149,7 @@ def error_of(
 def limit_notice(items: Sequence[BatchItem], refusal: errors.SeedanceError) -> str:
     """Return the line for a batch that a limit of the task stops."""
     waiting = [item for item in items if item.phase is Phase.WAITING]
-    what = "1 render was" if len(waiting) == 1 else f"{len(waiting)} renders were"
-    return f"{refusal.message} {what} not submitted: {_keys(waiting)}."
+    return f"{refusal.message} {counted(len(waiting), 'render')} not submitted: {_keys(waiting)}."
 
 
 def _named(items: Iterable[BatchItem]) -> str:

@@ -229,9 +229,8 @@ def _report_spending(ledger: LedgerConfig, plan: DemoPlan, run_id: str) -> None:
     found = spending.spend(Database(ledger), Filter(dag_ids={plan.dag_id}, run_id=run_id), ("dag_id",), UTC)
     for total in found:
         price = price_text(generations.Estimate(credits=total["credits"], cost_usd=total["cost_usd"]))
-        print(
-            f"Spent:  {'' if plan.is_billed else 'at the real service '}{price} for {total['generations']} renders"
-        )
+        renders = generations.counted(total["generations"], "render")
+        print(f"Spent:  {'' if plan.is_billed else 'at the real service '}{price} for {renders}")
     command = f"{shlex.quote(sys.executable)} -m airflow_provider_seedance ledger spend --by dag"
     print(f"        AIRFLOW__SEEDANCE__LEDGER={shlex.quote(ledger.location)} {command}", flush=True)
 

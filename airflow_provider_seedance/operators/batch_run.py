@@ -27,6 +27,7 @@ from airflow_provider_seedance.batch.requests import read_requests
 from airflow_provider_seedance.batch.resume_state import ResumeState, StopReason
 from airflow_provider_seedance.batch.submitting import BatchSubmitter
 from airflow_provider_seedance.client.api_client import Client
+from airflow_provider_seedance.generations import counted
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.ledger import open_store
 from airflow_provider_seedance.operators.base import MAX_QUOTA_WAIT_SECONDS, SeedanceOperator, max_wait
@@ -254,7 +255,7 @@ class BatchRun:
         for item in items if options.include_requests else ():
             item.request = results.request_of(item)
         for line, count in notes.most_common(_MAX_NOTES):
-            self.log.info("%s (%d requests)", line, count)
+            self.log.info("%s (%s)", line, counted(count, "request"))
         if refusal := results.refusal_of(
             settings.api, items, keep=options.keep_failures, limits=self.operator.limits
         ):
@@ -306,9 +307,9 @@ class BatchRun:
             enough = len(pending)
         if stop.retry_later and state.not_before is not None:
             self.log.warning(
-                "%s %d renders wait to be submitted, for %.0f s at least.",
+                "%s %s not submitted yet; the next try is in %.0f s or later.",
                 stop.retry_later.error.message,
-                len(batch.of(Phase.WAITING)),
+                counted(len(batch.of(Phase.WAITING)), "render"),
                 state.not_before - time.time(),
             )
         return SeedanceBatchTrigger.for_waits(

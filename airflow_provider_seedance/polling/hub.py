@@ -27,7 +27,7 @@ from airflow_provider_seedance.apis.base import Api, Flow
 from airflow_provider_seedance.apis.rate_limits import RateLimit
 from airflow_provider_seedance.client import flows
 from airflow_provider_seedance.client.api_client import MAX_CONNECTIONS, AsyncClient
-from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
+from airflow_provider_seedance.generations import Generation, GenerationStatus, counted, utc_now
 from airflow_provider_seedance.observability import metrics
 from airflow_provider_seedance.polling.call_rates import CallRate, CallRates
 from airflow_provider_seedance.polling.connections import Connections, GetSettings
@@ -187,8 +187,8 @@ class Hub:
         self._shared_quota.answered(limit, refused=refused)
         if refused and not self._rates.apart and self._quota.refuse(limit.retry_after, now):
             log.warning(
-                "The quota is used up: %s polls and submissions are delayed by %.0f s; no render is lost.",
-                len(self._waiters),
+                "The quota is used up: %s delayed by %.0f s; no render is lost.",
+                counted(len(self._waiters), "request"),
                 self._quota.blocked_until - now,
             )
 

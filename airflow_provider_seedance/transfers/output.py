@@ -36,6 +36,9 @@ from airflow_provider_seedance.urls import redact_url
 
 log = logging.getLogger(__name__)
 
+#: Length from which the log says that a download begins: it takes a while.
+MIN_LOGGED_BYTES = 100_000_000
+
 VerifiedBy = Literal["download", "hash", "size", "time"]
 
 
@@ -180,7 +183,7 @@ class OutputTransfer:
                 findings = self._inspect(file, done.size)
             self._writer.commit()
         path = self._location.display
-        log.info("Stored %s: %d bytes, sha256 %s.", path, done.size, done.sha256)
+        log.info("Stored %s at %s: %d bytes, sha256 %s.", self._label(), path, done.size, done.sha256)
         if output.sha256 not in (None, done.sha256):
             log.warning(
                 "%s was stored as the media host sent it; its item has another sha256 (%s).",
@@ -205,16 +208,14 @@ class OutputTransfer:
             return None
         if self._exclusive and location.stat() is not None:
             raise exists_error(location.display)
-        log.info(
-            "Downloading %s from %s to %s (%s).",
-            self._source.label,
-            display_media_url(output.url),
-            location.display,
-            megabytes(announced.length),
-        )
+        if announced.length is None or announced.length >= MIN_LOGGED_BYTES:
+            log.info("Downloading %s (%s).", self._label(), megabytes(announced.length))
         self._location = location
         self._writer = self._stack.enter_context(open_writer(location, exclusive=self._exclusive))
         return self._writer
+
+    def _label(self) -> str:
+        return f"{self._source.label} from {display_media_url(self.output.url)}"
 
     def _on_progress(self, received: int, total: int | None) -> None:
         self.received = received

@@ -17,7 +17,7 @@ from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.client.media_client import MediaClient
-from airflow_provider_seedance.generations import Generation, read_number
+from airflow_provider_seedance.generations import Generation, counted, read_number
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.ledger import record_stored_files
 from airflow_provider_seedance.policies.connection_list import connection_ids
@@ -89,7 +89,9 @@ def run(
     template = None if name_template in (None, "", "None") else name_template
     location, outputs = _plan(given, destination, object_storage_conn_id or None, template)
     if given.left_out:
-        log.warning("%d items failed or were not submitted: they have no output to store.", given.left_out)
+        log.warning(
+            "%s without an output to store: failed, or not submitted.", counted(given.left_out, "item")
+        )
     if not outputs and not given.broken:
         log.warning("No item of the batch has succeeded: there is nothing to store.")
     with ExitStack() as clients:
@@ -196,7 +198,8 @@ class TransferRun:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
         stored, failures = self._outcomes(futures)
-        self._log_progress(futures)
+        if self._count > 1:
+            self._log_progress(futures)
         if stopped and len(stored) < self._count:
             raise errors.SeedanceMediaError(
                 f"The task was stopped when {len(stored)} of {self._count} files were stored, which stay. {RETRY_IS_FREE}"
@@ -242,10 +245,10 @@ class TransferRun:
         done = [future for future in futures if future.done() and not future.cancelled()]
         counts = Counter(future.result().verified_by for future in done if future.exception() is None)
         log.info(
-            "%d of %d files done: %d stored, %d left as they are (%d by hash, %d by length, %d by time), %d failed. "
+            "%d of %s done: %d stored, %d left as they are (%d by hash, %d by length, %d by time), %d failed. "
             "%s downloaded.",
             len(done) + len(self._broken),
-            self._count,
+            counted(self._count, "file"),
             counts["download"],
             counts.total() - counts["download"],
             *(counts[verified_by] for verified_by in ("hash", "size", "time")),

@@ -78,7 +78,7 @@ class CancellingTrigger(BaseTrigger):
     async def on_kill(self) -> None:
         """Cancel the generations if the task is abandoned."""
         if not self.cancel_on_kill:
-            self.log.info("cancel_on_kill=False: %s goes on and is billed.", self.description)
+            self.log.info("cancel_on_kill=False: %s.", self._bill)
             return
         task = asyncio.create_task(self._cancel_if_abandoned())
         _cancellations.add(task)
@@ -99,21 +99,26 @@ class CancellingTrigger(BaseTrigger):
             return f"generation {ids[0]}"
         return f"{len(ids)} generations ({listed(ids)})" if ids else "no generation"
 
+    @property
+    def _bill(self) -> str:
+        """The bill of a generation that is not cancelled, for the log."""
+        return f"{self.description} {'go on and are' if len(self.generation_ids) > 1 else 'goes on and is'} billed"
+
     async def _cancel_if_abandoned(self) -> None:
         try:
             async with open_hub(self.seedance_conn_id, look_up_settings) as (hub, settings):
                 if not settings.api.can_cancel:
                     # The state of the task would be a request for each of thousands of kills.
                     self.log.info(
-                        "%s offers no way to cancel: %s goes on and is billed, unless it has ended.",
+                        "%s offers no way to cancel: %s, unless already ended.",
                         settings.api.name,
-                        self.description,
+                        self._bill,
                     )
                 elif await self._is_abandoned():
                     async with hub.cancellation_slots:
                         await self._cancel_all(hub.client(settings))
         except Exception as error:
-            self.log.warning("Not cancelled, goes on and is billed: %s (%s)", self.description, error)
+            self.log.warning("Not cancelled: %s (%s)", self._bill, error)
 
     async def _cancel_all(self, client: AsyncClient) -> None:
         for generation_id in self.generation_ids:
@@ -150,9 +155,9 @@ class CancellingTrigger(BaseTrigger):
         if is_abandoned(state):
             return True
         self.log.info(
-            "The task is %s: %s goes on and is billed.%s",
+            "The task is %s: %s.%s",
             state or "of unknown state",
-            self.description,
+            self._bill,
             " If a clear has discarded the task state, the next try does not know of it and submits anew."
             if AIRFLOW_V_3_4_PLUS
             else "",

@@ -15,7 +15,7 @@ from typing import Any, Self
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 from asgiref.sync import sync_to_async
 
-from airflow_provider_seedance.generations import GenerationStatus, Media
+from airflow_provider_seedance.generations import GenerationStatus, Media, counted
 from airflow_provider_seedance.hooks.seedance import look_up_settings
 from airflow_provider_seedance.ledger import record_end
 from airflow_provider_seedance.links.seedance import OUTPUT_LINK_KEY
@@ -219,7 +219,7 @@ class SeedanceBatchTrigger(_SeedanceTrigger, CancellingTrigger):
         )
 
     def _log_progress(self, ended: int, total: int) -> None:
-        self.log.info("%d of %d renders in flight have ended since the task deferred.", ended, total)
+        self.log.info("Ended since the task deferred: %d of %s in flight.", ended, counted(total, "render"))
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -44,7 +44,7 @@ def test_inputs_that_differ_in_their_signature_only_are_identical_requests(
 ) -> None:
     result = batch.run(requests_with_images("https://b.example/a.png?token="))
     assert len(result["succeeded"]) == 2
-    assert "1 requests differ from others in the signatures of their links only" in caplog.text
+    assert "1 request of the batch, apart from the signatures of links, equal to another" in caplog.text
 
 
 TAKES = [{"prompt": "A boat", "key": "boat", "take": number} for number in (1, 2)]

@@ -20,6 +20,7 @@ from versions import RETRY_POLICIES, needs
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import Generation
 from airflow_provider_seedance.policies.retry import SeedanceRetryPolicy
+from airflow_provider_seedance.transfers import output as transfer_output
 from airflow_provider_seedance.transfers.output import megabytes
 from airflow_provider_seedance.transfers.seedance_to_object_storage import SeedanceToObjectStorageOperator
 from transfers.results import names_in, operator, run, single
@@ -215,13 +216,23 @@ def test_empty_name_template(host: MediaServer, tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- the log
 
 
-def test_log(host: MediaServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+def test_a_small_file_is_one_line_of_the_log(
+    host: MediaServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="airflow_provider_seedance.transfers")
     run(single(host.put("/v.mp4", DATA) + "?sig=hidden"), f"{tmp_path}/out.mp4")
-    assert f"Downloading the output of generation gen-1 from {host.url('/v.mp4')} to" in caplog.text
-    assert "(0.3 MB)" in caplog.text
-    assert f"Stored {tmp_path}/out.mp4: {len(DATA)} bytes, sha256 {SHA256}" in caplog.text
-    assert "1 of 1 files done: 1 stored, 0 left" in caplog.text
+    origin = f"the output of generation gen-1 from {host.url('/v.mp4')}"
+    stored = f"Stored {origin} at {tmp_path}/out.mp4: {len(DATA)} bytes, sha256 {SHA256}."
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.INFO] == [stored]
+
+
+def test_the_log_says_that_a_large_file_is_downloaded(
+    host: MediaServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(transfer_output, "MIN_LOGGED_BYTES", len(DATA))
+    run(single(host.put("/v.mp4", DATA) + "?sig=hidden"), f"{tmp_path}/out.mp4")
+    assert f"Downloading the output of generation gen-1 from {host.url('/v.mp4')} (0.3 MB)." in caplog.text
     assert "hidden" not in caplog.text
 
 

@@ -91,7 +91,7 @@ def test_failed_items_are_left_out(
     failed = [{"key": "x", "generation_id": None, "error": "no", "kind": "failed"}]
     result = run_into(tmp_path, batch(items(host, "lamp"), failed=failed, not_submitted=["y", "z"]))
     assert len(result["paths"]) == 1
-    assert "3 items failed or were not submitted" in caplog.text
+    assert "3 items without an output to store" in caplog.text
 
 
 def test_batch_without_a_success(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -116,7 +116,7 @@ def test_failed_results_of_a_list_are_left_out(
 ) -> None:
     one, other = items(host, "a", "b")
     assert len(run_into(tmp_path, [one, {**other, "status": "failed", "urls": []}])["paths"]) == 1
-    assert "1 items failed" in caplog.text
+    assert "1 item without an output" in caplog.text
 
 
 def test_failed_lines_of_a_manifest_are_left_out(
@@ -130,7 +130,7 @@ def test_failed_lines_of_a_manifest_are_left_out(
     manifest = tmp_path / "manifest.jsonl"
     manifest.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"key": "d", "sta')
     assert len(run_into(tmp_path / "out", str(manifest))["paths"]) == 1
-    assert "2 items failed" in caplog.text
+    assert "2 items without an output" in caplog.text
     assert "incomplete" in caplog.text
 
 
