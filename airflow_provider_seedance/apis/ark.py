@@ -129,16 +129,32 @@ class Ark(base.Api):
         self, generation_ids: Sequence[str], now: datetime
     ) -> base.Flow[Mapping[str, generations.Generation]]:
         reply = yield from self.fetch(self.list_of_call(generation_ids), None, now)
+        # A service that ignores the filter returns other tasks as well.
+        return {
+            found.generation_id: found
+            for found in self._listed(reply, now)
+            if found.generation_id in generation_ids
+        }
+
+    def list_flow(self, limit: int, now: datetime) -> base.Flow[list[generations.Generation]]:
+        found: list[generations.Generation] = []
+        for number, by_tier in enumerate(_TIER_FILTERS):
+            if number:
+                yield Pause(self.timing.list_interval)
+            call = self.list_call(size=min(limit, LIST_PAGE_SIZE))
+            reply = yield from self._fetch_page(replace(call, query=(*call.query, *by_tier)), now)
+            found += self._listed(reply, now)
+        return sorted(found, key=lambda generation: generation.created_at or now, reverse=True)[:limit]
+
+    def _listed(self, reply: HttpReply, now: datetime) -> list[generations.Generation]:
         items = reply.json.get("items")
-        found: dict[str, generations.Generation] = {}
-        for item in items if isinstance(items, list) else []:
-            # A service that ignores the filter returns other tasks as well.
-            if not isinstance(item, Mapping) or not parsing.text(item.get("status")):
-                continue
-            if (known := self.find_id(item)) and known in generation_ids:
-                generation = self.read_generation(item, known, media="video", now=now)
-                found[known] = reply.clean(generation)
-        return found
+        return [
+            reply.clean(self.read_generation(item, known, media="video", now=now))
+            for item in (items if isinstance(items, list) else [])
+            if isinstance(item, Mapping)
+            and parsing.text(item.get("status"))
+            and (known := self.find_id(item))
+        ]
 
     def probe_call(self, model: str | None = None) -> HttpCall:
         call = self.list_call(size=1)

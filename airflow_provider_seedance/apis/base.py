@@ -184,6 +184,17 @@ class Api(ReplyReader):
         yield from ()
         return {}
 
+    def list_flow(self, limit: int, now: datetime) -> Flow[list[Generation]]:
+        """
+        Read the latest videos of the account, newest first.
+
+        :raises SeedanceConfigurationError: the service does not list them.
+        """
+        yield from ()
+        raise errors.SeedanceConfigurationError(
+            f"{self.name} does not list generations. `airflow seedance ledger list` lists those of a ledger."
+        )
+
     def status_call(self, generation_id: str) -> HttpCall:
         """Build the request for the status of a generation."""
         return HttpCall(method="GET", path=f"{self.status_path}/{parsing.segment(generation_id)}")

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
@@ -20,10 +21,15 @@ if TYPE_CHECKING:
 
 
 class Argument:
-    """Flags of an argument, and the keyword arguments of ``argparse``'s ``add_argument``."""
+    """
+    Flags of an argument, and the keyword arguments of ``argparse``'s ``add_argument``.
 
-    def __init__(self, *flags: str, **options: Any) -> None:
+    :param group: Title above it in the help text.
+    """
+
+    def __init__(self, *flags: str, group: str | None = None, **options: Any) -> None:
         self.flags = flags
+        self.group = group
         self.options = options
 
 
@@ -33,18 +39,28 @@ class Command:
     A command.
 
     :param target: Its implementation, as ``module:function``.
+    :param derived: Function that returns its arguments, as ``module:function``, where they are derived from code that
+        is not loaded for other commands.
     """
 
     name: str
     help: str
     target: str
     arguments: tuple[Argument, ...] = ()
+    derived: str | None = None
+
+    def add_to(self, parser: argparse.ArgumentParser) -> None:
+        """Add the arguments to a parser, in their order."""
+        groups: dict[str | None, Any] = {None: parser}
+        for argument in _load(self.derived)() if self.derived else self.arguments:
+            if argument.group not in groups:
+                groups[argument.group] = parser.add_argument_group(argument.group)
+            groups[argument.group].add_argument(*argument.flags, **argument.options)
 
     def __call__(self, args: argparse.Namespace) -> None:
         """Run the command and exit with its exit code."""
-        module, function = self.target.split(":")
         try:
-            code = getattr(import_module(module), function)(args)
+            code = _load(self.target)(args)
             sys.stdout.flush()
         except BrokenPipeError:
             # The reader of the output has ended. Without this, Python would report it once more at exit.
@@ -54,7 +70,28 @@ class Command:
             sys.exit(code)
 
 
+def _load(target: str) -> Any:
+    module, function = target.split(":")
+    return getattr(import_module(module), function)
+
+
 _CLI = "airflow_provider_seedance.cli"
+
+CONN_ID = Argument(
+    "--conn-id", help="Airflow connection (default: the service of the environment, or seedance_default)"
+)
+TIMEOUT = Argument("--timeout", type=float, default=3600, help="Seconds to wait for the end (%(default)s)")
+POLL_INTERVAL = Argument(
+    "--poll-interval", type=float, help="Seconds between status requests (default: adaptive)"
+)
+QUIET = Argument("--quiet", action="store_true", help="Print the result and errors only, no progress")
+_JSON = Argument(
+    "--output", choices=("text", "json"), default="text", help="Format of the result (%(default)s)"
+)
+_STILL = Argument("--still", action="store_true", help="The generations are images instead of videos")
+_IDS = Argument(
+    "generation_ids", nargs="+", metavar="GENERATION_ID", help="Id of a generation at the service"
+)
 
 COMMANDS = (
     Command(
@@ -86,46 +123,75 @@ COMMANDS = (
         arguments=(
             Argument("requests", nargs="?", help="JSONL or CSV file of requests, local or s3://…"),
             Argument("--dag", help="Dag id, instead of a file of requests"),
-            Argument("--file", help="The file of that Dag (default: search all bundles)"),
-            Argument("--from", dest="since", help="First date of a backfill of that Dag, such as 2026-01-01"),
-            Argument("--to", dest="until", help="Last date, included"),
-            Argument("--conn-id", help="Airflow connection (seedance_default, or that of the tasks)"),
+            Argument("--file", help="Python file of the Dag (default: search all Dag bundles)"),
+            Argument("--from", dest="since", help="First date of a backfill of the Dag, such as 2026-01-01"),
+            Argument("--to", dest="until", help="Last date of the backfill, included"),
+            Argument(
+                "--conn-id", help="Airflow connection (default: seedance_default, or that of the tasks)"
+            ),
             Argument("--api", help="Service, instead of a connection: an estimate needs no key"),
-            Argument("--model", help="Model of requests of a file that name none"),
-            Argument("--duration", help="Their duration in seconds"),
-            Argument("--resolution", help="Their resolution, such as 720p"),
-            Argument("--aspect-ratio", help="Their aspect ratio, such as 16:9"),
-            Argument("--output", choices=("table", "json"), default="table", help="Format (%(default)s)"),
+            Argument("--model", help="Model of the requests in the file that name none"),
+            Argument("--duration", help="Seconds of the clips of requests in the file that name none"),
+            Argument("--resolution", help="Resolution of requests in the file that name none, such as 720p"),
+            Argument(
+                "--aspect-ratio", help="Aspect ratio of requests in the file that name none, such as 16:9"
+            ),
+            Argument(
+                "--output",
+                choices=("table", "json"),
+                default="table",
+                help="Format of the result (%(default)s)",
+            ),
         ),
     ),
     Command(
         name="render",
         help="Make one render without a Dag",
         target=f"{_CLI}.render:render",
+        derived=f"{_CLI}.render_options:render_options",
+    ),
+    Command(
+        name="status",
+        help="Show generations as the service reports them now",
+        target=f"{_CLI}.generation_commands:status",
+        arguments=(_IDS, _STILL, _JSON, CONN_ID),
+    ),
+    Command(
+        name="wait",
+        help="Wait until generations have ended; downloads nothing",
+        target=f"{_CLI}.generation_commands:wait",
         arguments=(
-            Argument("prompt", nargs="?", help="Description of the video or image"),
-            Argument("-o", "--output", required=True, help="File to write, such as clip.mp4"),
-            Argument("--force", action="store_true", help="Overwrite the file if it exists"),
-            Argument("--conn-id", help="Airflow connection (seedance_default)"),
-            Argument("--model", help="Model name"),
-            Argument("--duration", help="Length of the clip in seconds"),
-            Argument("--resolution", help="Such as 720p"),
-            Argument("--aspect-ratio", help="Such as 16:9"),
-            Argument("--image", action="append", help="URL of an input image; can be repeated"),
-            Argument("--audio", action="store_true", help="Make a sound track"),
-            Argument("--watermark", choices=("true", "false"), help="Whether to print a watermark (ark)"),
-            Argument("--draft", action="store_true", help="Make a cheap preview (ark)"),
-            Argument("--service-tier", help="default or flex (ark)"),
-            Argument("--still", action="store_true", help="Make an image instead of a video"),
-            Argument("--timeout", type=float, default=3600, help="Seconds to wait for the end (%(default)s)"),
-            Argument("--poll-interval", type=float, help="Seconds between status requests"),
-            Argument("--generation-id", help="Fetch this generation instead of submitting one"),
+            _IDS,
+            _STILL,
+            _JSON,
+            QUIET,
+            TIMEOUT,
+            POLL_INTERVAL,
+            CONN_ID,
+        ),
+    ),
+    Command(
+        name="cancel",
+        help="Cancel generations where the service can and they have not started",
+        target=f"{_CLI}.generation_commands:cancel",
+        arguments=(_IDS, _STILL, _JSON, CONN_ID),
+    ),
+    Command(
+        name="list",
+        help="List the latest generations of the account, where the service lists them (ark)",
+        target=f"{_CLI}.generation_commands:list_generations",
+        arguments=(
+            Argument("--limit", type=int, default=20, help="Number of generations (%(default)s)"),
+            _JSON,
+            CONN_ID,
         ),
     ),
 )
 
 
-_OUTPUT = Argument("--output", choices=("table", "json", "csv"), default="table", help="Format (%(default)s)")
+_OUTPUT = Argument(
+    "--output", choices=("table", "json", "csv"), default="table", help="Format of the result (%(default)s)"
+)
 
 #: Commands below ``airflow seedance ledger``.
 LEDGER_COMMANDS = (
@@ -134,13 +200,13 @@ LEDGER_COMMANDS = (
         help="Show what was spent, by day, Dag, task, model, connection or namespace",
         target=f"{_CLI}.ledger_commands:spend",
         arguments=(
-            Argument("--from", dest="since", help="First date, such as 2026-01-01"),
-            Argument("--to", dest="until", help="Last date, included"),
+            Argument("--from", dest="since", help="First date of the submissions, such as 2026-01-01"),
+            Argument("--to", dest="until", help="Last date of the submissions, included"),
             Argument(
                 "--by",
                 choices=("day", "dag", "task", "model", "connection", "namespace"),
                 default="day",
-                help="Group (%(default)s)",
+                help="Column to sum by (%(default)s)",
             ),
             _OUTPUT,
         ),
@@ -150,10 +216,10 @@ LEDGER_COMMANDS = (
         help="List submissions, the latest first",
         target=f"{_CLI}.ledger_commands:list_submissions",
         arguments=(
-            Argument("--state", help="intent, uncertain, submitted, ended or not_submitted"),
-            Argument("--dag", help="Dag id"),
-            Argument("--run", help="Run id"),
-            Argument("--since", help="Age such as 12h or 90d, or a date"),
+            Argument("--state", help="State: intent, uncertain, submitted, ended or not_submitted"),
+            Argument("--dag", help="Id of the Dag that submitted"),
+            Argument("--run", help="Id of the Dag run that submitted"),
+            Argument("--since", help="Oldest submission: an age such as 12h or 90d, or a date"),
             Argument("--text", help="Part of the prompt or of the generation id"),
             Argument("--limit", type=int, default=100, help="Number of submissions (%(default)s)"),
             _OUTPUT,
@@ -164,14 +230,14 @@ LEDGER_COMMANDS = (
         help="Settle an uncertain submission, for the next try of its task",
         target=f"{_CLI}.ledger_commands:resolve",
         arguments=(
-            Argument("dag", help="Dag id"),
-            Argument("run", help="Run id"),
-            Argument("task", help="Task id"),
+            Argument("dag", help="Id of the Dag"),
+            Argument("run", help="Id of the Dag run"),
+            Argument("task", help="Id of the task"),
             Argument("--map-index", type=int, default=-1, help="Map index of a mapped task"),
             Argument("--loop-index", type=int, default=-1, help="Pass of a task loop"),
             Argument("--key", help="Key of an item of a batch"),
-            Argument("--generation-id", help="The generation that was billed"),
-            Argument("--not-billed", action="store_true", help="Nothing was billed"),
+            Argument("--generation-id", help="Id of the generation that was billed"),
+            Argument("--not-billed", action="store_true", help="Record that nothing was billed"),
         ),
     ),
     Command(
@@ -179,7 +245,7 @@ LEDGER_COMMANDS = (
         help="Delete submissions that have ended; keeps what is in flight or uncertain",
         target=f"{_CLI}.ledger_commands:prune",
         arguments=(
-            Argument("--older-than", required=True, help="Age such as 12h or 90d, or a date"),
+            Argument("--older-than", required=True, help="Age of what is deleted, such as 90d, or a date"),
             Argument("--yes", action="store_true", help="Delete without a confirmation"),
         ),
     ),
@@ -195,18 +261,16 @@ _LEDGER_HELP = "Look up what was submitted and spent, and settle uncertain submi
 
 def get_seedance_cli_commands() -> list[CLICommand]:
     """Return the commands for Airflow's command line, which has loaded what is imported here."""
-    from airflow.cli.cli_config import ActionCommand, Arg, GroupCommand
+    from airflow.cli.cli_config import ActionCommand, GroupCommand
 
     def actions(commands: Sequence[Command]) -> list[ActionCommand | GroupCommand]:
+        # One `Arg` that adds all arguments: Airflow would sort them by their names.
         return [
             ActionCommand(
                 name=command.name,
                 help=command.help,
                 func=command,
-                args=[
-                    Arg(argument.flags, **argument.options)  # type: ignore[no-untyped-call]
-                    for argument in command.arguments
-                ],
+                args=[SimpleNamespace(flags=(command.name,), add_to_parser=command.add_to)],  # type: ignore[list-item]
             )
             for command in commands
         ]
@@ -224,7 +288,22 @@ def get_seedance_cli_commands() -> list[CLICommand]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Parser that prints its help after a mistake or without a command, as Airflow's does."""
+    """
+    Parser that prints its help after a mistake or without a command, as Airflow's does.
+
+    :param command: Its command, whose arguments are added on use.
+    """
+
+    def __init__(self, *, command: Command | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self._command = command
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        command, self._command = self._command, None
+        if command:
+            command.add_to(self)
+            self.set_defaults(func=command)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         self.print_help(sys.stderr)
@@ -243,8 +322,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _add_commands(parser: argparse.ArgumentParser, added: Sequence[Command]) -> Any:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in added:
-        sub = commands.add_parser(command.name, help=command.help, description=command.help)
-        for argument in command.arguments:
-            sub.add_argument(*argument.flags, **argument.options)
-        sub.set_defaults(func=command)
+        commands.add_parser(command.name, help=command.help, description=command.help, command=command)
     return commands

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import logging
 import os
@@ -21,6 +20,7 @@ from airflow_provider_seedance.batch.requests import read_requests
 from airflow_provider_seedance.cli import dag_requests
 from airflow_provider_seedance.cli.connection import airflows_database, open_hook
 from airflow_provider_seedance.cli.dag_requests import TaskRequests
+from airflow_provider_seedance.cli.result_stream import result_stream
 from airflow_provider_seedance.generations import GenerationRequest, VideoRequest
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.settings import Settings, read_settings
@@ -57,16 +57,16 @@ class _ConnectionRequests:
 def estimate_command(args: argparse.Namespace) -> int:
     """Print the estimate; return the exit code: 0 if there is one, otherwise 2."""
     logging.getLogger("airflow_provider_seedance").setLevel(logging.ERROR)
-    try:
-        if bool(args.requests) == bool(args.dag):
-            raise errors.SeedanceConfigurationError("Give either a file of requests or --dag.")
-        # Dag files and Airflow may print; standard output is for the estimate only, which may be JSON.
-        with contextlib.redirect_stdout(sys.stderr), airflows_database():
-            groups, notes = _of_dag(args) if args.dag else _of_file(args)
-    except errors.SeedanceError as error:
-        print(error.message, file=sys.stderr)
-        return 2
-    print(_json(groups, notes) if args.output == "json" else _table(groups, notes))
+    with result_stream() as result:
+        try:
+            if bool(args.requests) == bool(args.dag):
+                raise errors.SeedanceConfigurationError("Give either a file of requests or --dag.")
+            with airflows_database():
+                groups, notes = _of_dag(args) if args.dag else _of_file(args)
+        except errors.SeedanceError as error:
+            print(error.message, file=sys.stderr)
+            return 2
+        print(_json(groups, notes) if args.output == "json" else _table(groups, notes), file=result)
     return 0
 
 

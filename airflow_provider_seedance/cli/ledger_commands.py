@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import csv
 import io
 import json
@@ -16,6 +15,8 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.cli.connection import airflows_database
+from airflow_provider_seedance.cli.result_stream import result_stream
+from airflow_provider_seedance.generations import counted
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.ledger import account, spending
 from airflow_provider_seedance.ledger.account import Filter
@@ -77,17 +78,15 @@ def _run(
     command: Callable[[argparse.Namespace, Database, LedgerConfig], Iterable[str]],
 ) -> int:
     """Print the lines of a command; return the exit code: 2 if it cannot be carried out."""
-    stdout = sys.stdout
     try:
-        # Airflow may print; standard output is for programs, too.
-        with contextlib.redirect_stdout(sys.stderr), airflows_database():
+        with result_stream() as result, airflows_database():
             config = read_config()
             if config is None:
                 raise errors.SeedanceConfigurationError(
                     "No ledger is configured: set [seedance] ledger (AIRFLOW__SEEDANCE__LEDGER)."
                 )
             for line in command(args, Database(config), config):
-                print(line, file=stdout)
+                print(line, file=result)
     except errors.SeedanceError as error:
         print(error.message, file=sys.stderr)
         return 2
@@ -151,7 +150,7 @@ def _prune(args: argparse.Namespace, database: Database, config: LedgerConfig) -
     if sys.stdin.isatty() and not args.yes and input(question).strip().lower() not in ("y", "yes"):
         return ["Nothing was deleted."]
     deleted = account.prune(database, config.namespace, before, _counted_since(database, config))
-    return [f"{deleted} submissions were deleted."]
+    return [f"Deleted {counted(deleted, 'submission')}."]
 
 
 def _counted_since(database: Database, config: LedgerConfig) -> dict[str, datetime | None]:

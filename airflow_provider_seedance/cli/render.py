@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import shlex
@@ -10,8 +11,9 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from rich.console import Console
 from rich.progress import (
@@ -20,22 +22,35 @@ from rich.progress import (
     Progress,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
     TransferSpeedColumn,
 )
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance import generations
+from airflow_provider_seedance.apis.validation import Prepared
 from airflow_provider_seedance.cli.connection import open_hook
 from airflow_provider_seedance.cli.interrupts import interruptible
+from airflow_provider_seedance.cli.render_options import media_of, request_of
+from airflow_provider_seedance.cli.result_stream import result_stream
+from airflow_provider_seedance.cli.waiting import say_to_stderr, wait_with_progress
 from airflow_provider_seedance.client.flows import LOCAL_PREFIX
 from airflow_provider_seedance.client.media_client import MediaClient
+from airflow_provider_seedance.costs.budgets import amount
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.polling.outcomes import raise_unless_succeeded
 from airflow_provider_seedance.storage.location import StorageLocation
 from airflow_provider_seedance.storage.writers import open_writer
+from airflow_provider_seedance.submission.preflight import no_price_error
 from airflow_provider_seedance.transfers.download import download
 from airflow_provider_seedance.transfers.output import UrlRefresher
+
+
+class _File(TypedDict):
+    """A file that was written."""
+
+    path: str
+    bytes: int
+    sha256: str
 
 
 @dataclass
@@ -46,12 +61,14 @@ class _RenderState:
     :param sent: Whether a submission may have been sent.
     :param confirmed: Whether the service has accepted or reported the generation.
     :param generation_id: The generation, once it is known.
+    :param submitted: The generation as it was read first.
     :param ended: The terminal state of the generation, once it is known.
     """
 
     sent: bool = False
     confirmed: bool = False
     generation_id: str | None = None
+    submitted: generations.Generation | None = None
     ended: generations.Generation | None = None
 
     @property
@@ -64,141 +81,158 @@ def render(args: argparse.Namespace) -> int:
     """Make one render and return the exit code."""
     # Log lines would break the progress bar.
     logging.getLogger("airflow_provider_seedance").setLevel(logging.ERROR)
-    media: generations.Media = "image" if args.still else "video"
     state = _RenderState(generation_id=args.generation_id)
-    try:
-        with interruptible():
-            output = _writable(args.output, force=args.force)
-            hook = open_hook(args.conn_id)
-            if state.generation_id is None:
-                _submit(hook, args, state)
-            else:
-                _look_up(hook, media, state, state.generation_id)
-            generation = _wait(hook, media, args, state)
-            size, sha256 = _download(hook, generation, output)
-    except KeyboardInterrupt:
-        print("\nInterrupted.", file=sys.stderr)
-        _print_recovery(state, args)
-        return 130
-    except errors.SeedanceError as error:
-        print(f"\n{error}", file=sys.stderr)
-        state.sent = False  # the message of the error contains the outcome of the submission
-        state.generation_id = state.generation_id or error.generation_id
-        if error.scope != "item" or state.is_local:
+    with result_stream() as result:
+        try:
+            with interruptible():
+                generation, files = _run(args, state)
+        except KeyboardInterrupt:
+            print("\nInterrupted.", file=sys.stderr)
             _print_recovery(state, args)
-        return 1
-    except Exception:
-        # The recovery command is printed last, after the traceback.
-        traceback.print_exc()
-        _print_recovery(state, args)
-        return 1
-    print(generation.summary())
-    print(f"{output}: {size:,} bytes, sha256 {sha256}")
+            return 130
+        except errors.SeedanceError as error:
+            print(f"\n{error}", file=sys.stderr)
+            state.sent = False  # the message of the error contains the outcome of the submission
+            state.generation_id = state.generation_id or error.generation_id
+            if error.scope != "item" or state.is_local:
+                _print_recovery(state, args)
+            return 1
+        except Exception:
+            # The recovery command is printed last, after the traceback.
+            traceback.print_exc()
+            _print_recovery(state, args)
+            return 1
+        print(_json(generation, files) if args.output == "json" else _text(generation, files), file=result)
     return 0
 
 
-def _writable(output: str, *, force: bool) -> Path:
-    """Check that the file can be written, before anything is billed."""
-    path = Path(output).expanduser().absolute()
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise errors.SeedanceConfigurationError(
-            f"{path} cannot be written: it must be a file in an existing directory. Nothing was sent."
-        )
-    if path.exists() and not force:
-        raise errors.SeedanceConfigurationError(
-            f"{path} exists. Nothing was sent. Choose another file, or overwrite this one with --force."
-        )
-    return path
+def _run(args: argparse.Namespace, state: _RenderState) -> tuple[generations.Generation, list[_File]]:
+    request = None if args.generation_id else _request(args)
+    _check_writable(_paths(args.file, getattr(request, "num_images", None) or 1), force=args.force)
+    hook = open_hook(args.conn_id)
+    if request:
+        _submit(hook, request, args, state)
+    else:
+        _look_up(hook, media_of(args), state, args.generation_id)
+    generation = _wait(hook, args, state)
+    return generation, _download(hook, generation, args)
+
+
+def _text(generation: generations.Generation, files: Sequence[_File]) -> str:
+    lines = [f"{file['path']}: {file['bytes']:,} bytes, sha256 {file['sha256']}" for file in files]
+    if generation.last_frame_url:
+        lines.append(f"Last frame: {generation.last_frame_url}")
+    return "\n".join([generation.summary(), *lines])
+
+
+def _json(generation: generations.Generation, files: Sequence[_File]) -> str:
+    return json.dumps({**generation.result(), "files": files}, indent=2)
+
+
+def _paths(file: str, count: int) -> list[Path]:
+    path = Path(file).expanduser().absolute()
+    return [path, *(path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(2, count + 1))]
+
+
+def _check_writable(paths: Sequence[Path], *, force: bool, note: str = " Nothing was sent.") -> None:
+    """Check that the files can be written, before anything is billed."""
+    for path in paths:
+        if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+            raise errors.SeedanceConfigurationError(
+                f"{path} cannot be written: it must be a file in an existing directory.{note}"
+            )
+        if path.exists() and not force:
+            raise errors.SeedanceConfigurationError(
+                f"{path} exists.{note} Choose another file, or overwrite this one with --force."
+            )
 
 
 def _request(args: argparse.Namespace) -> generations.GenerationRequest:
     if not args.prompt:
         raise errors.SeedanceRequestError("A render needs a prompt (or --generation-id). Nothing was sent.")
-    common: dict[str, Any] = {
-        "prompt": args.prompt,
-        "model": args.model,
-        "resolution": args.resolution,
-        "images": args.image,
-        "watermark": args.watermark,
-    }
-    if args.still:
-        return generations.ImageRequest(**common)
-    return generations.VideoRequest(
-        **common,
-        duration=args.duration,
-        aspect_ratio=args.aspect_ratio,
-        generate_audio=args.audio or None,
-        draft=args.draft or None,
-        service_tier=args.service_tier,
-    )
+    return request_of(args)
 
 
-def _submit(hook: SeedanceHook, args: argparse.Namespace, state: _RenderState) -> None:
-    request = _request(args)
+def _submit(
+    hook: SeedanceHook,
+    request: generations.GenerationRequest,
+    args: argparse.Namespace,
+    state: _RenderState,
+) -> None:
     prepared = hook.prepare(request)
+    _check_limits(hook, prepared, args)
+    say = say_to_stderr(quiet=args.quiet)
     for line in (*prepared.defaults, *prepared.warnings):
-        print(line, file=sys.stderr)
-    price = price_text(prepared.price)
-    print(f"Submitting to {hook.settings.api.title}: {price} …", file=sys.stderr, flush=True)
+        say(line)
+    if hook.settings.budgets:
+        say("The budgets of the connection limit tasks, not this command.")
+    say(f"Submitting to {hook.settings.api.title}: {price_text(prepared.price)} …")
     state.sent = True
     generation = hook.submit(request)
-    state.generation_id, state.confirmed = generation.generation_id, True
+    state.generation_id, state.confirmed, state.submitted = generation.generation_id, True, generation
     if generation.status.terminal:
         state.ended = generation
-    print(f"Generation {generation.generation_id} is billed from now on.", file=sys.stderr, flush=True)
+    say(f"Generation {generation.generation_id} is billed from now on.")
+
+
+def _check_limits(hook: SeedanceHook, prepared: Prepared, args: argparse.Namespace) -> None:
+    for unit, name in generations.MAX_ARGUMENTS.items():
+        limit, price = getattr(args, name), getattr(prepared.result_defaults, unit)
+        if limit is None:
+            continue
+        if price is None:
+            raise no_price_error(hook.settings.api, unit, limit, "for this request")
+        if not price <= limit:  # refuses a limit of NaN, too
+            raise errors.SeedanceMaxCreditsError(
+                f"The request costs {amount(unit, price)}, more than --{name.replace('_', '-')}={limit:g}. "
+                "Nothing was sent."
+            )
 
 
 def _look_up(hook: SeedanceHook, media: generations.Media, state: _RenderState, generation_id: str) -> None:
     """Read a generation that was named: unlike one just submitted, it is not known late but unknown."""
-    reading = hook.get_generation(generation_id, media)
+    state.submitted = hook.get_generation(generation_id, media)
     state.confirmed = True
-    if reading.status.terminal:
-        state.ended = reading
+    if state.submitted.status.terminal:
+        state.ended = state.submitted
 
 
-def _wait(
-    hook: SeedanceHook, media: generations.Media, args: argparse.Namespace, state: _RenderState
-) -> generations.Generation:
+def _wait(hook: SeedanceHook, args: argparse.Namespace, state: _RenderState) -> generations.Generation:
     if state.ended is None:
-        assert state.generation_id is not None
-        columns = (TextColumn("{task.description:<10}"), BarColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task("waiting", total=None)
-            state.ended = hook.wait_for_end(
-                state.generation_id,
-                args.timeout,
-                media=media,
-                poll_interval=args.poll_interval,
-                report=lambda reading: _show(bar, task, reading),
-            )
+        assert state.submitted is not None
+        state.ended = wait_with_progress(hook, state.submitted, args)
     return raise_unless_succeeded(state.ended)
 
 
-def _show(bar: Progress, task: TaskID, reading: generations.Generation) -> None:
-    bar.update(task, description=reading.status.value)
-    if reading.status.terminal:
-        bar.update(task, total=100, completed=100)
-    elif reading.progress is not None:
-        bar.update(task, total=100, completed=reading.progress)
-
-
-def _download(hook: SeedanceHook, generation: generations.Generation, output: Path) -> tuple[int, str]:
+def _download(
+    hook: SeedanceHook, generation: generations.Generation, args: argparse.Namespace
+) -> list[_File]:
+    paths = _paths(args.file, len(generation.urls))
+    _check_writable(paths, force=args.force, note="")
+    urls, files = UrlRefresher(generation, [hook]), []
     columns = (TextColumn("{task.description:<10}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with (
-        Progress(*columns, console=Console(stderr=True)) as bar,
+        Progress(*columns, console=Console(stderr=True), disable=args.quiet) as bar,
         MediaClient(hook.settings) as client,
-        open_writer(StorageLocation.of(output.as_uri(), None), exclusive=False) as writer,
     ):
-        task = bar.add_task("download", total=None)
-        done = download(
-            client,
-            UrlRefresher(generation, [hook]).source(1),
-            lambda _: writer,
-            progress=lambda received, total: bar.update(task, completed=received, total=total),
-        )
-        writer.commit()
-    assert done is not None
-    return done.size, done.sha256
+        for index, path in enumerate(paths, start=1):
+            location = StorageLocation.of(path.as_uri(), None)
+            with open_writer(location, exclusive=not args.force) as writer:
+                task = bar.add_task("download", total=None)
+                done = download(
+                    client,
+                    urls.source(index),
+                    lambda _, writer=writer: writer,  # type: ignore[misc]
+                    progress=partial(_show_download, bar, task),
+                )
+                assert done is not None
+                writer.commit()
+            files.append(_File(path=str(path), bytes=done.size, sha256=done.sha256))
+    return files
+
+
+def _show_download(bar: Progress, task: TaskID, received: int, total: int | None) -> None:
+    bar.update(task, completed=received, total=total)
 
 
 def _print_recovery(state: _RenderState, args: argparse.Namespace) -> None:
@@ -225,8 +259,7 @@ def _print_recovery(state: _RenderState, args: argparse.Namespace) -> None:
         return
     options = ["--conn-id", args.conn_id] if args.conn_id else []
     options += ["--force"] if args.force else []
-    media: generations.Media = "image" if args.still else "video"
-    print_fetch_command(state.generation_id, args.output, media, options, confirmed=state.confirmed)
+    print_fetch_command(state.generation_id, args.file, media_of(args), options, confirmed=state.confirmed)
 
 
 def print_fetch_command(

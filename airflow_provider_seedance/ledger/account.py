@@ -11,7 +11,7 @@ from sqlalchemy import and_, delete, false, func, not_, or_, select, true, updat
 from sqlalchemy.sql import ColumnElement
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.generations import iso
+from airflow_provider_seedance.generations import GenerationStatus, iso, read_time
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.entries import TaskIdentity
 from airflow_provider_seedance.ledger.tables import submissions
@@ -21,6 +21,9 @@ _COLUMNS = submissions.c
 
 #: States in which it is unknown whether the service accepted the submission.
 _UNSETTLED = (RecordState.INTENT, RecordState.UNCERTAIN)
+
+#: Number of the latest generations of a kind that an estimate of the next one is made from.
+MAX_DURATIONS = 50
 
 _NOT_LISTED = ("instance", "namespace", "record", "result", "item_key", "ti_id", "reuse_key", "fingerprint")
 
@@ -136,6 +139,32 @@ def connection_ids(database: Database, namespace: str) -> list[str]:
     query = select(_COLUMNS.conn_id).where(_COLUMNS.namespace == namespace, _COLUMNS.conn_id.is_not(None))
     with database.reading() as connection:
         return list(connection.execute(query.distinct()).scalars())
+
+
+def durations(database: Database, namespace: str, **kind: Any) -> list[float]:
+    """
+    Return the seconds that the latest generations of a kind took, oldest first.
+
+    :param kind: Values of columns that such generations share.
+    """
+    query = (
+        select(_COLUMNS.submitted_at, _COLUMNS.ended_at, _COLUMNS.result)
+        .where(
+            _COLUMNS.namespace == namespace,
+            _COLUMNS.status == GenerationStatus.SUCCEEDED.value,
+            _COLUMNS.submitted_at.is_not(None),
+            _COLUMNS.ended_at.is_not(None),
+            *(_COLUMNS[name] == value for name, value in kind.items()),
+        )
+        .order_by(_COLUMNS.created_at.desc())
+        .limit(MAX_DURATIONS)
+    )
+    with database.reading() as connection:
+        rows = list(connection.execute(query))
+    # The service's own time is better: a worker may have read the end late.
+    ends = [read_time((row.result or {}).get("completed_at")) or row.ended_at for row in rows]
+    found = [(end - row.submitted_at).total_seconds() for end, row in zip(ends, rows, strict=True)]
+    return [seconds for seconds in reversed(found) if seconds > 0]
 
 
 def prune(

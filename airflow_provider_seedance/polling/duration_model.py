@@ -115,6 +115,13 @@ class DurationModel:
         ended = list(accumulate(self.masses[0]))
         return TIMES[min(bisect_left(ended, share * ended[-1]), _CELLS)]
 
+    def median_end(self, elapsed: float) -> float | None:
+        """Return the time by which half of those that have not ended by now will have ended, in seconds since the submission."""
+        later = [(time, mass) for time, mass in zip(TIMES, self.masses[0], strict=True) if time > elapsed]
+        half = math.fsum(mass for _, mass in later) / 2
+        ended = accumulate(mass for _, mass in later)
+        return next((time for (time, _), mass in zip(later, ended, strict=True) if mass >= half > 0), None)
+
     @cached_property
     def _plan(self) -> PollPlan:
         masses, costs = self.masses

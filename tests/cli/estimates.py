@@ -13,8 +13,8 @@ from airflow_provider_seedance.cli import main
 EXAMPLES = Path(__file__).parents[2] / "example_dags"
 
 
-def estimate(capsys: pytest.CaptureFixture[str], *line: str) -> dict[str, Any]:
+def estimate(capfd: pytest.CaptureFixture[str], *line: str) -> dict[str, Any]:
     """Run the command and return its JSON."""
     main(["estimate", *line, "--output", "json"])
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    found: dict[str, Any] = json.loads(capfd.readouterr().out)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -15,6 +16,7 @@ from airflow_provider_seedance import cli
 from airflow_provider_seedance.cli import (
     COMMANDS,
     LEDGER_COMMANDS,
+    Argument,
     Command,
     get_seedance_cli_commands,
     main,
@@ -47,17 +49,44 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[argparse.Namespace]:
     """Commands do nothing but to note that they were called."""
     seen: list[argparse.Namespace] = []
     module = SimpleNamespace(
-        **dict.fromkeys(("demo", "emulator", "render", "estimate_command", "spend", "resolve"), seen.append)
+        **dict.fromkeys(
+            ("demo", "emulator", "render", "status", "wait", "estimate_command", "spend", "resolve"),
+            seen.append,
+        )
     )
-    monkeypatch.setattr(cli, "import_module", lambda name: module)
+    monkeypatch.setattr(
+        cli, "import_module", lambda name: import_module(name) if name.endswith("_options") else module
+    )
     return seen
+
+
+def arguments_of(command: Command) -> tuple[Argument, ...]:
+    if command.derived is None:
+        return command.arguments
+    module, function = command.derived.split(":")
+    derived: tuple[Argument, ...] = getattr(import_module(module), function)()
+    return derived
 
 
 LINES: list[list[str]] = [
     ["demo"],
     ["demo", "--keep", "--yes", "--output", "x", "--speed", "8"],
     ["emulator", "--port", "0", "--key", "k"],
-    ["render", "A lamp", "-o", "clip.mp4", "--image", "a", "--image", "b", "--duration", "5"],
+    ["render", "A lamp", "-o", "clip.mp4", "--images", "a", "--images", "b", "--duration", "5"],
+    [
+        "render",
+        "A lamp",
+        "--file",
+        "clip.mp4",
+        "--output",
+        "json",
+        "--quiet",
+        "--no-watermark",
+        "--max-credits",
+        "5",
+    ],
+    ["status", "g-1", "g-2", "--still", "--output", "json"],
+    ["wait", "g-1", "--timeout", "60", "--quiet"],
     ["render", "--generation-id", "g-1", "-o", "clip.mp4"],
     ["estimate", "requests.jsonl", "--api", "ark", "--output", "json"],
     ["estimate", "--dag", "d", "--from", "2026-01-01", "--to", "2026-01-31"],
@@ -87,11 +116,33 @@ def test_every_command_has_an_implementation(command: Command) -> None:
 @pytest.mark.parametrize("command", [*COMMANDS, *LEDGER_COMMANDS], ids=lambda command: command.name)
 def test_every_argument_has_a_help_text(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.help
-    assert all(argument.options.get("help") for argument in command.arguments)
+    assert all(argument.options.get("help") for argument in arguments_of(command))
     with pytest.raises(SystemExit) as left:
         main([*(["ledger"] if command in LEDGER_COMMANDS else []), command.name, "--help"])
     assert left.value.code == 0
     assert command.help.split()[0] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *LEDGER_COMMANDS], ids=lambda command: command.name)
+def test_a_help_text_stands_by_itself(command: Command) -> None:
+    """It names its noun and no option above it, and begins and ends like every other."""
+    for argument in arguments_of(command):
+        text = argument.options["help"]
+        assert text[0].isupper(), text
+        assert not text.endswith("."), text
+        assert not re.match(r"(Such as|Their|Its|Of|That|The same)\b", text), text
+
+
+def test_the_options_of_render_are_in_the_order_of_thought(capsys: pytest.CaptureFixture[str]) -> None:
+    titles = ("inputs:", "model and format:", "output:", "money:", "waiting:", "connection:")
+    with pytest.raises(SystemExit):
+        main(["render", "--help"])
+    ours = capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        airflow_parser().parse_args(["seedance", "render", "--help"])
+    for shown in (ours, capsys.readouterr().out):
+        places = [shown.index(title) for title in ("[prompt]", *titles)]
+        assert places == sorted(places)
 
 
 @pytest.mark.parametrize(("code", "left_with"), [(0, None), (None, None), (1, 1), (3, 3)])

@@ -22,11 +22,11 @@ def requests(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "requests.csv"
     path.write_text("key,prompt,duration\na,a lamp,4\nb,a shoe,8\n")
     main(["estimate", str(path), "--api", "seedanceapi-v1", "--resolution", "720p"])
-    output = capsys.readouterr().out
+    output = capfd.readouterr().out
     assert output.startswith("seedanceapi-v1\nmodel")
     assert "720p" in output
     assert "total" in output
@@ -34,28 +34,28 @@ def test_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_connection_says_which_service(
-    requests: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    requests: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fields = '{"conn_type": "seedance", "password": "k", "extra": {"api": "ark"}}'
     monkeypatch.setenv("AIRFLOW_CONN_MINE", fields)
-    found = estimate(capsys, requests, "--conn-id", "mine")
+    found = estimate(capfd, requests, "--conn-id", "mine")
     assert found["estimates"][0]["api"] == "ark"
     assert found["estimates"][0]["credits"] is None
 
 
 def test_without_a_connection_the_error_names_the_alternatives(
-    requests: str, capsys: pytest.CaptureFixture[str]
+    requests: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
         main(["estimate", requests])
-    assert "--api" in capsys.readouterr().err
+    assert "--api" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(("there", "context"), [(True, "server"), (False, None)])
 def test_connections_are_read_from_an_existing_database(
     requests: str,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     there: bool,
     context: str | None,
@@ -74,7 +74,7 @@ def test_connections_are_read_from_an_existing_database(
 
     monkeypatch.setattr(connection, "connection_from_environment", noted)
     monkeypatch.setenv("SEEDANCE_API_KEY", "k")
-    assert estimate(capsys, requests)["estimates"][0]["renders"] == 1
+    assert estimate(capfd, requests)["estimates"][0]["renders"] == 1
     assert seen == [context]
     assert "_AIRFLOW_PROCESS_CONTEXT" not in os.environ
     assert database.exists() is there
@@ -102,15 +102,15 @@ BACKFILL = ["--dag", "example_seedance_backfill", "--file", str(EXAMPLES / "exam
     ],
 )
 def test_arguments_that_cannot_be_estimated(
-    line: list[str], output: str, capsys: pytest.CaptureFixture[str]
+    line: list[str], output: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["estimate", *line])
     assert caught.value.code == 2
-    assert output in capsys.readouterr().err
+    assert output in capfd.readouterr().err
 
 
-def test_the_example_of_a_backfill(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_of_a_backfill(capfd: pytest.CaptureFixture[str]) -> None:
     period = ("--from", "2026-01-01", "--to", "2026-01-03")
-    (one,) = estimate(capsys, *BACKFILL, "--api", "seedanceapi-v1", *period)["estimates"]
+    (one,) = estimate(capfd, *BACKFILL, "--api", "seedanceapi-v1", *period)["estimates"]
     assert (one["renders"], one["credits"]) == (9, 9 * 28)

@@ -39,14 +39,14 @@ with DAG(
 
 
 @pytest.fixture
-def in_dag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> InDag:
+def in_dag(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> InDag:
     """Estimate tasks that are written as they stand in a Dag file: ``in_dag("Video(…)", "--from", …)``."""
 
     def run(tasks: str, *line: str, api: str = "seedanceapi-v1") -> Any:
         path = tmp_path / "estimated.py"
         path.write_text(HEAD + textwrap.indent(textwrap.dedent(tasks), "    "))
         given = () if "--conn-id" in line or api == "" else ("--api", api)
-        return estimate(capsys, "--dag", "estimated", "--file", str(path), *given, *line)
+        return estimate(capfd, "--dag", "estimated", "--file", str(path), *given, *line)
 
     return run
 
@@ -195,14 +195,14 @@ def test_an_image_operator_makes_image_requests(in_dag: InDag) -> None:
 
 
 @pytest.fixture
-def table(in_dag: InDag, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+def table(in_dag: InDag, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Estimate tasks as ``in_dag`` does, and return the table."""
 
     def run(tasks: str, *line: str) -> str:
         in_dag(tasks)
         file = str(tmp_path / "estimated.py")
         main(["estimate", "--dag", "estimated", "--file", file, "--api", "seedanceapi-v1", *line])
-        return capsys.readouterr().out
+        return capfd.readouterr().out
 
     return run
 
@@ -253,13 +253,13 @@ IMPORTING = """
 """
 
 
-def test_a_folder_of_dag_files(in_dag: InDag, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_of_dag_files(in_dag: InDag, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     in_dag("Video(task_id='v', prompt='a')")
     (tmp_path / "deep").mkdir()
     (tmp_path / "beside_the_folder.py").write_text("SECONDS = 4\n")
     tasks = IMPORTING.format(module="beside_the_folder")
     (tmp_path / "deep" / "other.py").write_text(HEAD.replace("estimated", "other") + tasks)
-    found = estimate(capsys, "--dag", "other", "--file", str(tmp_path), "--api", "seedanceapi-v1")
+    found = estimate(capfd, "--dag", "other", "--file", str(tmp_path), "--api", "seedanceapi-v1")
     assert found["estimates"][0]["credits"] == 14
 
 
@@ -279,7 +279,7 @@ def own_bundles() -> Iterator[None]:
 
 @pytest.mark.usefixtures("own_bundles")
 def test_a_dag_of_the_bundles(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "dags"
     (folder / "deep").mkdir(parents=True)
@@ -294,19 +294,19 @@ def test_a_dag_of_the_bundles(
     monkeypatch.setenv("AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST", json.dumps([bundle]))
     monkeypatch.setenv("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
     for line in ([], ["--file", str(folder / "deep" / "estimated.py")]):
-        found = estimate(capsys, "--dag", "estimated", "--api", "seedanceapi-v1", *line)
+        found = estimate(capfd, "--dag", "estimated", "--api", "seedanceapi-v1", *line)
         assert found["estimates"][0]["credits"] == 14
     with pytest.raises(SystemExit) as caught:
         main(["estimate", "--dag", "nope", "--api", "ark"])
     assert caught.value.code == 2
-    output = capsys.readouterr().err
+    output = capfd.readouterr().err
     assert "There is no Dag 'nope' in the bundles" in output
     assert "ValueError: half written" in output
 
 
 @pytest.mark.usefixtures("own_bundles")
 def test_bundles_that_cannot_be_read(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(
         "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST", '[{"name": "b", "classpath": "no.such"}]'
@@ -314,7 +314,7 @@ def test_bundles_that_cannot_be_read(
     with pytest.raises(SystemExit) as caught:
         main(["estimate", "--dag", "d", "--api", "ark"])
     assert caught.value.code == 2
-    assert "could not be read" in capsys.readouterr().err
+    assert "could not be read" in capfd.readouterr().err
 
 
 def test_nothing_is_sent(in_dag: InDag, services: SeedanceEmulator, connect: Callable[..., None]) -> None:
@@ -355,24 +355,24 @@ def test_both_ends_of_a_range_are_included(since: str, until: str, runs: int, in
     ],
 )
 def test_dags_that_cannot_be_estimated(
-    tasks: str, line: Sequence[str], output: str, in_dag: InDag, capsys: pytest.CaptureFixture[str]
+    tasks: str, line: Sequence[str], output: str, in_dag: InDag, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
         in_dag(tasks, *line)
     assert caught.value.code == 2
-    printed = capsys.readouterr()
+    printed = capfd.readouterr()
     assert output in printed.err
     assert printed.out == ""
 
 
 def test_a_range_with_too_many_runs(
-    in_dag: InDag, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    in_dag: InDag, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dag_requests, "MAX_RUNS", 10)
     in_dag("Video(task_id='v', prompt='a')", "--from", "2026-01-01", "--to", "2026-01-10")
     with pytest.raises(SystemExit):
         in_dag("Video(task_id='v', prompt='a')", "--from", "2026-01-01", "--to", "2026-01-11")
-    assert "more than 10 runs" in capsys.readouterr().err
+    assert "more than 10 runs" in capfd.readouterr().err
 
 
 def test_the_environment_is_the_service_of_the_default_connection(

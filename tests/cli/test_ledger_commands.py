@@ -15,7 +15,7 @@ from ledger.test_task_state import ended
 from support import Store, TaskInstance, make_context
 
 from airflow_provider_seedance.cli import main
-from airflow_provider_seedance.generations import GenerationStatus, utc_now
+from airflow_provider_seedance.generations import GenerationStatus, counted, utc_now
 from airflow_provider_seedance.ledger import open_store
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission.store import GENERATION_KEY
@@ -42,19 +42,19 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         store.write(GENERATION_KEY if index < 3 else "digest.0", record)
 
 
-def run(capsys: pytest.CaptureFixture[str], *line: str, code: int = 0) -> Any:
+def run(capfd: pytest.CaptureFixture[str], *line: str, code: int = 0) -> Any:
     """Run a command; return its output, parsed if it is JSON."""
     with pytest.raises(SystemExit) if code else nullcontext() as left:
         main(["ledger", *line])
     assert not code or left.value.code == code
-    shown = capsys.readouterr()
+    shown = capfd.readouterr()
     if code:
         return shown.err
     return json.loads(shown.out) if "json" in line else shown.out
 
 
-def test_spend(ledger: None, capsys: pytest.CaptureFixture[str]) -> None:
-    (dag,) = run(capsys, "spend", "--by", "dag", "--output", "json")
+def test_spend(ledger: None, capfd: pytest.CaptureFixture[str]) -> None:
+    (dag,) = run(capfd, "spend", "--by", "dag", "--output", "json")
     assert dag == {
         "dag": "dag",
         "dag_id": "dag",
@@ -65,50 +65,50 @@ def test_spend(ledger: None, capsys: pytest.CaptureFixture[str]) -> None:
         "reserved_cost_usd": 0.1,
     }
     today = utc_now().date()
-    (day,) = run(capsys, "spend", "--from", f"{today}", "--to", f"{today}", "--output", "json")
+    (day,) = run(capfd, "spend", "--from", f"{today}", "--to", f"{today}", "--output", "json")
     assert (day["day"], day["generations"]) == (str(today), 4)
-    assert run(capsys, "spend", "--to", f"{today - timedelta(days=2)}", "--output", "json") == []
-    (line,) = csv.DictReader(run(capsys, "spend", "--by", "connection", "--output", "csv").splitlines())
+    assert run(capfd, "spend", "--to", f"{today - timedelta(days=2)}", "--output", "json") == []
+    (line,) = csv.DictReader(run(capfd, "spend", "--by", "connection", "--output", "csv").splitlines())
     assert (line["connection"], line["credits"]) == ("seedance_default", "14")
-    assert "0.07" in run(capsys, "spend", "--by", "task")
+    assert "0.07" in run(capfd, "spend", "--by", "task")
 
 
-def test_list(ledger: None, capsys: pytest.CaptureFixture[str]) -> None:
-    found = run(capsys, "list", "--output", "json")
+def test_list(ledger: None, capfd: pytest.CaptureFixture[str]) -> None:
+    found = run(capfd, "list", "--output", "json")
     assert [row["map_index"] for row in found] == [3, 2, 1, 0]
     assert (found[3]["state"], found[3]["key"], found[3]["credits"]) == ("ended", "heron", 14.0)
-    (uncertain,) = run(capsys, "list", "--state", "uncertain", "--output", "json")
+    (uncertain,) = run(capfd, "list", "--state", "uncertain", "--output", "json")
     assert uncertain["generation_id"] is None
     assert (
-        len(run(capsys, "list", "--text", "QUARTZ", "--dag", "dag", "--since", "1h", "--output", "json")) == 4
+        len(run(capfd, "list", "--text", "QUARTZ", "--dag", "dag", "--since", "1h", "--output", "json")) == 4
     )
-    assert run(capsys, "list", "--text", "%", "--output", "json") == []
-    assert "cgt-20260102030405-00001" in run(capsys, "list", "--run", "run")
+    assert run(capfd, "list", "--text", "%", "--output", "json") == []
+    assert "cgt-20260102030405-00001" in run(capfd, "list", "--run", "run")
 
 
-def test_resolve(ledger: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resolve(ledger: None, capfd: pytest.CaptureFixture[str]) -> None:
     task = ("resolve", "dag", "run", "task", "--map-index", "3")
-    assert "either" in run(capsys, *task, code=2)
-    assert "no uncertain" in run(capsys, *task, "--key", "other", "--not-billed", code=2)
-    assert "no uncertain" in run(capsys, *task[:4], "--not-billed", code=2)
-    run(capsys, *task, "--key", "heron", "--generation-id", "g-9")
+    assert "either" in run(capfd, *task, code=2)
+    assert "no uncertain" in run(capfd, *task, "--key", "other", "--not-billed", code=2)
+    assert "no uncertain" in run(capfd, *task[:4], "--not-billed", code=2)
+    run(capfd, *task, "--key", "heron", "--generation-id", "g-9")
     store = open_store(make_context(Store(), TaskInstance(map_index=3)))
     record = store.read("digest.0")
     assert record is not None
     assert (record.state, record.generation_id, record.failure) == (rec.RecordState.SUBMITTED, "g-9", None)
 
 
-def test_prune_keeps_what_has_not_ended(ledger: None, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(capsys, "prune", "--older-than", "2025-12-31") == "0 submissions were deleted.\n"
-    assert run(capsys, "prune", "--older-than", "0d", "--yes") == "2 submissions were deleted.\n"
-    states = [row["state"] for row in run(capsys, "list", "--output", "json")]
+def test_prune_keeps_what_has_not_ended(ledger: None, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(capfd, "prune", "--older-than", "2025-12-31") == "Deleted 0 submissions.\n"
+    assert run(capfd, "prune", "--older-than", "0d", "--yes") == "Deleted 2 submissions.\n"
+    states = [row["state"] for row in run(capfd, "list", "--output", "json")]
     assert states == ["uncertain", "submitted"]
 
 
 @pytest.mark.parametrize(("budget", "deleted"), [({"per": "total"}, 0), ({"per": "month"}, 2)], ids=str)
 def test_prune_keeps_what_a_budget_counts(
     ledger: None,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     budget: dict[str, Any],
     deleted: int,
@@ -116,19 +116,21 @@ def test_prune_keeps_what_a_budget_counts(
     extra = {"api": "ark", "budgets": [{"usd": 9, **budget}]}
     connection = {"conn_type": "seedance", "password": "k", "extra": extra}
     monkeypatch.setenv("AIRFLOW_CONN_SEEDANCE_DEFAULT", json.dumps(connection))
-    assert run(capsys, "prune", "--older-than", "0d", "--yes") == f"{deleted} submissions were deleted.\n"
+    assert (
+        run(capfd, "prune", "--older-than", "0d", "--yes") == f"Deleted {counted(deleted, 'submission')}.\n"
+    )
 
 
-def test_export(ledger: None, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [json.loads(line) for line in run(capsys, "export").splitlines()]
+def test_export(ledger: None, capfd: pytest.CaptureFixture[str]) -> None:
+    rows = [json.loads(line) for line in run(capfd, "export").splitlines()]
     assert len(rows) == 4
     assert rows[0]["result"]["urls"] == ["https://media.example/1.mp4"]
     assert "sealed_result" not in rows[0]["record"]
 
 
-def test_without_a_ledger(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "[seedance] ledger" in run(capsys, "spend", code=2)
+def test_without_a_ledger(capfd: pytest.CaptureFixture[str]) -> None:
+    assert "[seedance] ledger" in run(capfd, "spend", code=2)
 
 
-def test_an_invalid_date(ledger: None, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "not a date" in run(capsys, "prune", "--older-than", "yesterday", code=2)
+def test_an_invalid_date(ledger: None, capfd: pytest.CaptureFixture[str]) -> None:
+    assert "not a date" in run(capfd, "prune", "--older-than", "yesterday", code=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import signal
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.cli import COMMANDS, render
+from airflow_provider_seedance.cli import COMMANDS, main, render
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 
@@ -24,16 +25,15 @@ Render = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def command(connect: Connect, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Render:
+def command(connect: Connect, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Render:
     connect("ark")
 
     def run(*line: str, output: str = "lamp.mp4") -> tuple[int, str]:
         parser = argparse.ArgumentParser()
-        for argument in next(command for command in COMMANDS if command.name == "render").arguments:
-            parser.add_argument(*argument.flags, **argument.options)
+        next(command for command in COMMANDS if command.name == "render").add_to(parser)
         output = str(tmp_path / output)
         code = render.render(parser.parse_args(["--poll-interval", "0.01", *line, "-o", output]))
-        return code, capsys.readouterr().err
+        return code, capfd.readouterr().err
 
     return run
 
@@ -164,3 +164,49 @@ def test_a_signal_to_end_prints_the_fetch_command(command: Render, monkeypatch: 
     code, printed = command("A lamp")
     assert code == 130
     assert "is paid for and not lost" in printed
+
+
+def test_every_output_is_stored(command: Render, connect: Connect, tmp_path: Path) -> None:
+    connect("seedance2api")
+    line = ("A lamp", "--still", "--num-images", "2", "--quiet")
+    (tmp_path / "lamp-2.png").write_text("mine")
+    code, printed = command(*line, output="lamp.png")
+    assert code == 1
+    assert "lamp-2.png exists. Nothing was sent" in printed
+    assert command(*line, "--force", output="lamp.png") == (0, "")
+    assert (tmp_path / "lamp.png").stat().st_size > 10
+    assert (tmp_path / "lamp-2.png").read_bytes() != b"mine"
+
+
+def test_the_result_is_json(connect: Connect, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    connect("seedance2api")
+    output = ["--output", "json", "-o", str(tmp_path / "lamp.png")]
+    main(["render", "A lamp", "--still", "--num-images", "2", *output])
+    shown = capfd.readouterr()
+    assert "is billed from now on" in shown.err
+    result = json.loads(shown.out)
+    assert (result["status"], len(result["urls"])) == ("succeeded", 2)
+    files = [Path(file["path"]) for file in result["files"]]
+    assert files == [tmp_path / "lamp.png", tmp_path / "lamp-2.png"]
+    assert [file.stat().st_size for file in files] == [file["bytes"] for file in result["files"]]
+
+
+@pytest.mark.parametrize("limit", ["0.01", "nan"])
+def test_a_render_over_its_limit_is_not_sent(
+    command: Render, connect: Connect, services: SeedanceEmulator, limit: str
+) -> None:
+    connect("seedanceapi-v1")
+    code, printed = command("A lamp", "--duration", "4", "--max-cost-usd", limit)
+    assert (code, services.ledger.requests) == (1, [])
+    assert "more than --max-cost-usd=" in printed
+    assert "Nothing was sent." in printed
+    assert command("A lamp", "--duration", "4", "--max-cost-usd", "1")[0] == 0
+
+
+def test_a_limit_without_a_price_is_refused(
+    command: Render, connect: Connect, services: SeedanceEmulator
+) -> None:
+    connect("seedance2api")
+    code, printed = command("A lamp", "--max-credits", "5")
+    assert (code, services.ledger.requests) == (1, [])
+    assert "max_credits=5 cannot be honoured" in printed

@@ -1,0 +1,109 @@
+"""``status``, ``wait``, ``cancel`` and ``list``: generations by their ids."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+
+from airflow_provider_seedance.cli import main
+from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from airflow_provider_seedance.generations import VideoRequest
+from airflow_provider_seedance.hooks.seedance import SeedanceHook
+
+#: Runs a command that exits with a code; returns standard output, parsed if it is JSON, and standard error.
+Run = Callable[..., tuple[Any, str]]
+
+
+@pytest.fixture
+def run(connect: Callable[..., None], capfd: pytest.CaptureFixture[str]) -> Run:
+    connect("ark")
+
+    def command(*line: str, code: int = 0) -> tuple[Any, str]:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) if code else nullcontext() as left:
+            main(list(line))
+        assert not code or left.value.code == code
+        shown = capfd.readouterr()
+        return json.loads(shown.out) if "json" in line else shown.out, shown.err
+
+    return command
+
+
+def submit(prompt: str = "A lamp", **arguments: Any) -> str:
+    return SeedanceHook().submit(VideoRequest(prompt=prompt, **arguments)).generation_id
+
+
+def test_status(run: Run, services: SeedanceEmulator) -> None:
+    services.hold()
+    lamp, kite = submit("A lamp"), submit("A kite")
+    shown, progress = run("status", lamp, kite)
+    assert [line.split(",")[0] for line in shown.splitlines()] == [f"{lamp}: queued", f"{kite}: queued"]
+    assert progress == ""
+    services.release()
+    (row,), _ = run("status", lamp, "--output", "json")
+    assert (row["generation_id"], row["status"], len(row["urls"])) == (lamp, "succeeded", 1)
+    shown, _ = run("status", lamp)
+    assert row["urls"][0] in shown
+
+
+def test_an_unknown_generation_does_not_hide_the_known(run: Run) -> None:
+    lamp = submit()
+    rows, printed = run("status", "cgt-unknown", lamp, "--output", "json", code=1)
+    assert [row["generation_id"] for row in rows] == [lamp]
+    assert "answered 404" in printed
+
+
+def test_wait(run: Run, services: SeedanceEmulator) -> None:
+    lamp = submit()
+    (row,), _ = run("wait", lamp, "--poll-interval", "0.01", "--output", "json", "--quiet")
+    assert row["status"] == "succeeded"
+    services.fault("fail", message="no luck")
+    kite = submit("A kite")
+    shown, _ = run("wait", lamp, kite, "--poll-interval", "0.01", code=1)
+    assert "no luck" in shown
+
+
+def test_wait_that_times_out_or_is_interrupted(
+    run: Run, services: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services.hold()
+    lamp = submit()
+    _, printed = run("wait", lamp, "--timeout", "0.1", code=1)
+    assert "did not end within" in printed
+
+    def interrupt(*arguments: Any, **options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SeedanceHook, "wait_for_end", interrupt)
+    _, printed = run("wait", lamp, code=130)
+    assert "goes on and is billed" in printed
+
+
+def test_cancel(run: Run, services: SeedanceEmulator) -> None:
+    services.hold()
+    lamp = submit()
+    (row,), _ = run("cancel", lamp, "--output", "json")
+    assert (row["generation_id"], row["cancelled"]) == (lamp, True)
+    services.release()
+    kite = submit("A kite")
+    run("wait", kite, "--poll-interval", "0.01")
+    shown, _ = run("cancel", kite, code=1)
+    assert shown == f"Generation {kite} has already ended: succeeded.\n"
+
+
+def test_list(run: Run, connect: Callable[..., None]) -> None:
+    ids = {
+        submit("A lamp"),
+        submit("A kite"),
+        submit("A heron", service_tier="flex", model="seedance-1-0-pro-250528"),
+    }
+    rows, _ = run("list", "--output", "json")
+    assert {row["generation_id"] for row in rows} == ids
+    assert len(run("list", "--limit", "2", "--output", "json")[0]) == 2
+    connect("seedance2api")
+    _, printed = run("list", code=1)
+    assert "does not list generations" in printed
