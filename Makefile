@@ -33,7 +33,10 @@ $(VENV)/installed: pyproject.toml
 demo: $(VENV)/installed  ## Render a video through a real Airflow; ARGS=--keep leaves it running
 	$(BIN)/python -m airflow_provider_seedance demo $(if $(KEEP),--keep) $(ARGS)
 
-test: unit integration  ## Run the tests; variants of them on real processes are left to test-versions
+test:  ## Run the tests (half an hour to an hour on two cores); variants of them on real processes are left to test-versions
+	@echo "The tests take half an hour to an hour on two cores, most of it with real Airflow processes."
+	@start=$$(date +%s); $(MAKE) --no-print-directory unit && $(MAKE) --no-print-directory integration \
+		&& echo "make test has taken $$(( ($$(date +%s) - start + 59) / 60 )) minutes."
 
 # A worker gets tests that follow each other, so that fixtures of a module are set up once.
 # The processes of the tests share compiled modules, also where a shell keeps Python from writing them.
