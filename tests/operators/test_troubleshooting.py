@@ -151,6 +151,7 @@ PRODUCERS: dict[str, Callable[[Stage], Any]] = {
     "Connection … has budgets, which need a ledger": task(budget=1),
     "on_budget is …": task(on_budget="maybe"),
     "on_budget='wait' needs deferrable=True": task(on_budget="wait"),
+    "seedance_conn_id is …; it takes the id of a connection": task(seedance_conn_id=[]),
     "generation_id is …; it must be the id of a generation": sensor(generation_id="None"),
     "media is …; it takes 'video' or 'image'": sensor(media="text"),
 }
