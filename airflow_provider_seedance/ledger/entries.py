@@ -148,7 +148,9 @@ def details_columns(details: SubmissionDetails, *, prompts: bool) -> dict[str, A
 def public_result(result: Mapping[str, Any]) -> dict[str, Any]:
     """Return a result whose links have no query, which may sign them, and no embedded data."""
     urls = [_public_url(url) for url in result.get("urls") or ()]
-    return {**result, "urls": urls, "url": urls[0] if urls else None}
+    frame = result.get("last_frame_url")
+    known = {"last_frame_url": _public_url(frame)} if isinstance(frame, str) else {}
+    return {**result, **known, "urls": urls, "url": urls[0] if urls else None}
 
 
 def stored_result(result: Mapping[str, Any] | None) -> dict[str, Any]:

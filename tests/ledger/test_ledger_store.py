@@ -232,14 +232,15 @@ def test_the_file_contains_no_signature_and_prompts_only_if_wanted(
         store = open_ledger()
         details = rec.replace(DETAILS, prompt=f"A heron of {key}\0")
         store.write_intent(key, intent(), details)
-        store.write(key, rec.replace(ended(1), intended_at=intent().intended_at))
-        store.try_write_end(key, ended(1), generation(1))
+        signed = {"last_frame_url": "https://media.example/1.png?X-Signature=5"}
+        store.write(key, rec.replace(ended(1, **signed), intended_at=intent().intended_at))
+        store.try_write_end(key, ended(1, **signed), generation(1, **signed))
     raw = b"".join(path.read_bytes() for path in ledger.parent.glob("ledger.db*"))
     assert b"A heron of a.0" in raw
     assert b"A heron of b.0" not in raw
     assert b"https://media.example/1.mp4" in raw
     assert b"Signature" not in raw
-    assert open_ledger().read("a.0").result == ended(1).result
+    assert open_ledger().read("a.0").result == ended(1, **signed).result
 
 
 def test_without_a_key_signed_links_are_left_out(
