@@ -52,9 +52,14 @@ def no_price_error(
     api: Api, unit: Unit, limit: float, which: str, keys: str = ""
 ) -> errors.SeedanceConfigurationError:
     """Return the error for a limit of the task where the price of some requests, or of any, is not known."""
+    rules = api.published.prices.rules
+    if not rules:
+        which = "at all"
+    elif unit == "credits" and not any(rule.in_credits for rule in rules):
+        which = "in credits, but in US dollars, which max_cost_usd limits"
     return errors.SeedanceConfigurationError(
         f"{MAX_ARGUMENTS[unit]}={limit:g} cannot be honoured: {api.name} publishes no price "
-        f"{which if api.published.prices.rules else 'at all'}{keys}. "
+        f"{which}{keys}. "
         f"Remove {MAX_ARGUMENTS[unit]}, or add the price to prices in the extra of the connection. Nothing was sent."
     )
 

@@ -33,7 +33,7 @@ Connect = Callable[..., None]
         ("seedanceapi-v1", [{"usd_per_credit": 0.004}], 28, 0.112),
         ("seedanceapi-v1", [{"usd": 0.333333}], 28, 0.333333),
         ("ark", [{"usd_per_second": 0.1}], None, 0.5),
-        ("ark", [], None, None),
+        ("ark", [], None, 0.7623),
         ("ark", [{"usd_per_million_tokens": 10}], None, "tokens"),
     ],
 )
@@ -53,7 +53,9 @@ def test_the_cost_is_the_same_everywhere(
         metrics, "cost_incurred", lambda one: counted.append((one.api, one.credits, one.cost_usd, one.usage))
     )
     monkeypatch.setattr(SeedanceOperator, "log", log, raising=False)
-    request = {"prompt": PROMPT, "duration": 5 if api == "ark" else 8}
+    request: dict[str, Any] = {"prompt": PROMPT, "duration": 8}
+    if api == "ark":
+        request |= {"duration": 5, "aspect_ratio": "16:9", "resolution": "720p"}
     operator = make(deferrable=False, poll_interval=0.01, **request)
     result = operator.execute(make_context(Store()))
     tokens = result["usage"]["output_tokens"] if api == "ark" else None

@@ -36,8 +36,8 @@ def test_max_credits_stops_before_the_next_could_exceed_it(batch: Batch, price: 
     assert result["credits"] == 2 * price
     spent = f"The request costs {price:g} credits, more than max_credits={2.5 * price:g} leaves: earlier"
     lines_about_it = [line for line in log.lines if line.startswith(spent) and f" {2 * price:g} (" in line]
-    assert any(line.endswith("2 renders were not submitted: 2, 3.") for line in lines_about_it)
-    with pytest.raises(errors.SeedanceBatchFinalError, match=r"max_credits.*2 renders were not submitted"):
+    assert any(line.endswith("2 renders not submitted: 2, 3.") for line in lines_about_it)
+    with pytest.raises(errors.SeedanceBatchFinalError, match=r"max_credits.*2 renders not submitted"):
         batch.other_task().run(["a", "b", "c", "d"], max_credits=2.5 * price)
 
 

@@ -76,7 +76,7 @@ def test_a_refusal_stops_every_wait_and_is_logged_once(
     assert len(refused) <= MAX_CONNECTIONS  # those that were in flight
     assert min(at for at in service.times() if at > 300.0) == pytest.approx(11.0 + 600.0, abs=2.0)
     (line,) = caplog.messages
-    assert "30 polls and submissions are delayed by 600 s; no render is lost" in line
+    assert "30 requests delayed by 600 s; no render is lost" in line
 
 
 def test_a_refused_poll_keeps_its_place(service: Service, run: Any) -> None:
