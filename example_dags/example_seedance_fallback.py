@@ -29,9 +29,13 @@ with DAG(
     doc_md=__doc__,
     tags=["example", "seedance"],
 ):
-    # The model is in the extra of each connection, because the services name it differently.
+    # The model is in the extra of each connection, because the services name it differently. The duration is one that
+    # both take.
     clip = SeedanceGenerateVideoOperator(
-        task_id="render", prompt="A paper boat in the rain", duration=5, seedance_conn_id=CONNECTIONS
+        task_id="render",
+        prompt="A paper lantern rises over a lake",
+        duration=8,
+        seedance_conn_id=CONNECTIONS,
     )
     # The result names the service, and the transfer uses its connection.
     SeedanceToObjectStorageOperator(
