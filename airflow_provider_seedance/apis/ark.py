@@ -33,7 +33,10 @@ _LOOK_UP_PAGE_SIZE = 100
 _TIER_FILTERS = ((), (("filter.service_tier", "flex"),))
 
 #: Fields that decide the price.
-_BILLED = ("resolution", "service_tier", "content", "sequential_image_generation_options")
+_BILLED = (
+    *("model", "resolution", "service_tier", "content"),
+    *("sequential_image_generation", "sequential_image_generation_options"),
+)
 _ITEM_TYPES = {"reference_video": "video_url", "reference_audio": "audio_url"}
 _VIDEO_FIELDS = {
     **{name: name for name in ("resolution", "duration", "seed", "generate_audio", "watermark")},

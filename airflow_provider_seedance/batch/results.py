@@ -14,7 +14,7 @@ from airflow_provider_seedance.batch.items import BatchItem, Phase, Totals
 from airflow_provider_seedance.generations import Unit, counted, iso
 from airflow_provider_seedance.submission.decisions import listed
 from airflow_provider_seedance.submission.preflight import no_price_error
-from airflow_provider_seedance.urls import MediaInput, split_signature
+from airflow_provider_seedance.urls import MediaInput, redact_url
 
 #: Maximum items in the report of a batch that goes on, which is an XCom.
 MAX_REPORTED_ITEMS = 1000
@@ -80,7 +80,7 @@ def report_of(items: Sequence[BatchItem], *, ends_at: float | None) -> dict[str,
 
 
 def request_of(item: BatchItem) -> dict[str, Any]:
-    """Return the request of an item as JSON for people: links without their signatures, no embedded data."""
+    """Return the request of an item as JSON for people: links without their queries, no embedded data."""
     arguments = item.prepared.as_requested.arguments() if item.prepared else item.arguments
     take = {"take": item.take} if item.take else {}
     return {name: _readable(value) for name, value in {**arguments, **take}.items()}
@@ -88,7 +88,10 @@ def request_of(item: BatchItem) -> dict[str, Any]:
 
 def _readable(value: Any) -> Any:
     if isinstance(value, str):
-        return "data:…" if value[:5].lower() == "data:" else split_signature(value)[0]
+        scheme = value.lstrip()[:8].lower()
+        if scheme.startswith("data:"):
+            return "data:…"
+        return redact_url(value) if scheme.startswith(("http://", "https://")) else value
     if isinstance(value, MediaInput):
         return _readable(value.url if value.role is None else {"url": value.url, "role": value.role})
     if isinstance(value, Mapping):

@@ -90,7 +90,7 @@ class BatchSubmitter:
         # A 403 may be about the model of this item only.
         if error.scope == "item" or (error.scope == "permission" and not pending_lookup):
             self.batch.fail(item, error)
-            if isinstance(error.__cause__, errors.SeedanceMaxCreditsError):
+            if isinstance(error.__cause__, (errors.SeedanceMaxCreditsError, errors.SeedanceBudgetError)):
                 return None  # which says nothing about the service
             consecutive = self._consecutive_errors
             same = consecutive and type(consecutive[0]) is type(error)

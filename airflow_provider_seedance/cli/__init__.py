@@ -246,7 +246,9 @@ LEDGER_COMMANDS = (
         target=f"{_CLI}.ledger_commands:prune",
         arguments=(
             Argument("--older-than", required=True, help="Age of what is deleted, such as 90d, or a date"),
-            Argument("--yes", action="store_true", help="Delete without a confirmation"),
+            Argument(
+                "--yes", action="store_true", help="Delete without a confirmation, as without a terminal"
+            ),
         ),
     ),
     Command(

@@ -212,5 +212,8 @@ def _age_or_date(text: str) -> datetime:
     """Return the time of an age such as ``90d`` or ``12h``, or of an ISO date."""
     number, unit = text[:-1], _UNITS.get(text[-1:])
     if number.isdecimal() and unit:
-        return datetime.now(UTC) - timedelta(**{unit: int(number)})
+        try:
+            return datetime.now(UTC) - timedelta(**{unit: int(number)})
+        except (OverflowError, ValueError):
+            raise errors.SeedanceRequestError(f"{text[:40]!r} is too long ago.") from None
     return _date(text, default_timezone())

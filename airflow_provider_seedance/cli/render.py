@@ -165,7 +165,7 @@ def _submit(
     for line in (*prepared.defaults, *prepared.warnings):
         say(line)
     if hook.settings.budgets:
-        say("The budgets of the connection limit tasks, not this command.")
+        print("The budgets of the connection limit tasks, not this command.", file=sys.stderr)
     say(f"Submitting to {hook.settings.api.title}: {price_text(prepared.price)} …")
     state.sent = True
     generation = hook.submit(request)

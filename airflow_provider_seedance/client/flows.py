@@ -116,7 +116,7 @@ def uncertain_error(
     error = errors.SeedanceUncertainSubmitError(
         f"{what}. One generation may have been billed at {api} without its id being known here; it is not "
         f"submitted again. Check the console of the service for it. {next_step}",
-        **(cause.details() if cause else {}),
+        **(errors.SeedanceError.details(cause) if cause else {}),
     )
     error.__cause__ = cause
     return error

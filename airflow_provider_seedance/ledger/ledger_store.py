@@ -231,6 +231,8 @@ class LedgerStore(RecordStore):
     def write_intent(self, key: str, record: Record, details: SubmissionDetails) -> None:
         """Write the record of a submission that is sent next, in a transaction of its own."""
         self.load()
+        if details.budgets:
+            self.flush()  # budgets count the rows: what has ended must not stay reserved
         self._uncounted.add(key)
         entry = self._new_entry(key)
         before, entry.record = entry.record, record

@@ -247,10 +247,10 @@ class GenerationRun:
             raise later.error
         # A deferral that breaks loses its arguments, and the record may not exist yet.
         push_xcom(self.context["ti"], _NOT_SUBMITTED_XCOM, later.record is None)
+        uncertain = later.record is not None and later.record.has_unknown_outcome
+        billed = "An earlier submission may be" if uncertain else "Nothing was submitted and nothing is"
         self.log.warning(
-            "%s Nothing was submitted and nothing is billed; the task defers for %.0f s and submits then.",
-            later.error.message,
-            seconds,
+            "%s %s billed; the task defers for %.0f s and submits then.", later.error.message, billed, seconds
         )
         self.operator.defer(
             trigger=SeedanceQuotaTrigger(not_before=time.time() + seconds, seedance_conn_id=later.conn_id),

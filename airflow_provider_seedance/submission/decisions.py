@@ -223,9 +223,10 @@ def over_limit(unit: Unit, limit: float, price: float, spent: float, ids: Sequen
 
 
 def uncertain_over_limit(
-    api: str, why: str, limit: errors.SeedanceMaxCreditsError, resolve_command: str | None = None
+    api: str, limit: errors.SeedanceError, resolve_command: str | None = None
 ) -> errors.SeedanceUncertainSubmitError:
-    """Return the error for a submission whose fate is unknown, and that a limit of the task rules out to repeat."""
+    """Return the error for a submission whose fate is unknown, and that a limit or a budget rules out to repeat."""
+    why = limit.message.partition(" Nothing was sent")[0]
     what = f"The outcome of a submission is unknown. {why} It was not repeated"
     advice = f"{resolving(resolve_command)} To submit anew, raise the limit and clear it.".strip()
     return flows.uncertain_error(what, api, advice, cause=limit)

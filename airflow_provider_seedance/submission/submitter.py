@@ -226,11 +226,8 @@ class Submission:
         assert isinstance(verdict, (decisions.Reattach, decisions.Deliver))
         log.info("%s", verdict.note)
         if record.fingerprint.signatures != self.attempt.fingerprint.signatures:
-            log.warning(
-                "The inputs of generation %s and of this request differ in the signatures of their links only; "
-                "they count as the same files.",
-                record.generation_id,
-            )
+            text = "The inputs of generation %s differ in the signatures of their links only; they count as the same files."
+            log.warning(text, record.generation_id)
         record = rec.taken_over(record, self.attempt)
         if isinstance(verdict, decisions.Deliver):
             return HasGeneration(verdict.generation, rec.as_ended(record, verdict.generation, utc_now()))
@@ -298,6 +295,8 @@ class Submission:
             self._write_intent(intent)
         except errors.SeedanceBudgetError as error:
             waits = self.policy.on_budget == "wait" and error.retry_after is not None
+            if previous_record and previous_record.has_unknown_outcome and not waits:
+                raise self._uncertain_over_limit(previous_record, error) from error
             return NotTaken(self.conn_id, error, previous_record, waits=waits, gives_way=True)
         return self._post(intent, previous_record, has_fallback=has_fallback)
 
@@ -329,10 +328,13 @@ class Submission:
         why = decisions.over_limit(unit, limit, price, spent, rec.paid_ids(self.store.records().values()))
         error = errors.SeedanceMaxCreditsError(f"{why} Nothing was sent for it.")
         if previous_record and previous_record.has_unknown_outcome:
-            self._report_uncertain(previous_record)
-            command = self.store.resolve_command(self.key)
-            raise decisions.uncertain_over_limit(self.api.name, why, error, command)
+            raise self._uncertain_over_limit(previous_record, error)
         raise error
+
+    def _uncertain_over_limit(self, record: rec.Record, limit: errors.SeedanceError) -> errors.SeedanceError:
+        """Report an uncertain submission that a limit or a budget rules out to repeat; return its error."""
+        self._report_uncertain(record)
+        return decisions.uncertain_over_limit(self.api.name, limit, self.store.resolve_command(self.key))
 
     def _reserve_quota(self) -> errors.SeedanceRateLimitError | None:
         """Reserve one request of the shared quota; a short wait for it is spent here."""
@@ -440,6 +442,5 @@ class Submission:
     # ------------------------------------------------------------------ records
 
     def _report_uncertain(self, record: rec.Record) -> None:
-        self.store.try_write(
-            self.key, rec.taken_over(replace(record, state=rec.RecordState.UNCERTAIN), self.attempt)
-        )
+        uncertain = replace(record, state=rec.RecordState.UNCERTAIN)
+        self.store.try_write(self.key, rec.taken_over(uncertain, self.attempt))

@@ -98,3 +98,26 @@ def test_the_row_is_billed_to_the_connection_that_took_it(
     task.ti.run_id = "last"
     with pytest.raises(errors.SeedanceBudgetError):
         task.defer(seedance_conn_id=FALLBACK)
+
+
+def test_a_render_that_failed_unseen_leaves_the_budget_to_its_retry(
+    task: FallbackTask, connect_both: ConnectTo
+) -> None:
+    connect_both(PRIMARY, task.primary, API, **NONE_LEFT)
+    task.defer(seedance_conn_id=PRIMARY)  # the deferral is lost
+    task.primary.fail(task.primary.ledger.submissions[0].generation_id, "no")
+    task.ti.retry()
+    task.defer(seedance_conn_id=PRIMARY)
+    assert task.posts_at == (2, 0)
+
+
+def test_a_budget_that_rules_out_a_resubmission_says_that_the_first_one_may_be_billed(
+    task: FallbackTask, connect_both: ConnectTo
+) -> None:
+    connect_both(PRIMARY, task.primary, API, **NONE_LEFT)
+    task.primary.fault("drop_reply")
+    with pytest.raises(errors.SeedanceUncertainSubmitError, match="would exceed the budget") as caught:
+        task.defer(seedance_conn_id=PRIMARY, on_uncertain_submit="resubmit")
+    assert "nothing is billed" not in caught.value.message
+    assert "ledger resolve dag run task --generation-id ID" in caught.value.message
+    assert task.posts_at == (1, 0)

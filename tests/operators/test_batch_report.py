@@ -76,11 +76,16 @@ def test_a_request_keeps_the_types_that_the_transfer_compares(batch: Batch) -> N
 
 
 def test_a_readable_request_has_neither_signatures_nor_data() -> None:
-    images = ["https://user:pw@b.example/a.png?v=2&X-Amz-Signature=abc", "data:image/png;base64,AAAA"]
-    arguments = {"prompt": "x", "images": images, "seed": float("nan"), "extra_params": {"a": {1}}}
+    images = ["https://user:pw@b.example/a.png?v=2&access_token=abc", "data:image/png;base64,AAAA"]
+    arguments = {
+        "prompt": "x",
+        "images": images,
+        "seed": float("nan"),
+        "extra_params": {"a": {1}, "b": "https://c.example/?key=abc"},
+    }
     request = request_of(BatchItem(key="0", arguments=arguments))
-    assert request["images"] == ["https://b.example/a.png?v=2", "data:…"]
-    json.dumps(request, allow_nan=False)
+    assert request["images"] == ["https://b.example/a.png", "data:…"]
+    assert "abc" not in json.dumps(request, allow_nan=False)
 
 
 def test_the_report_of_a_large_batch_has_what_was_submitted_first() -> None:
