@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 import ssl
+import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -395,6 +396,10 @@ def _timed_transport(**options: Any) -> httpx.HTTPTransport:
     # httpx has no public option for this. If the attribute moves, slow servers hold a worker longer, and the tests
     # with such servers fail.
     transport._pool._network_backend = deadlines.TimedBackend()
+    # A signal such as execution_timeout may raise between the acquisition of this lock and its with block, so that it is
+    # never released: the same thread can still close the pool. httpcore has it since 1.0.3.
+    if lock := getattr(transport._pool, "_optional_thread_lock", None):
+        lock._lock = threading.RLock()
     return transport
 
 

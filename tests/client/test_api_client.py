@@ -280,3 +280,16 @@ def test_a_call_may_have_a_timeout_of_its_own(either_client: EitherClient) -> No
     with serving(silent) as server:
         found = settings(server.url, timeout=60)
         sent(either_client.send(found, HttpCall(method="POST", path="/x", json={}, timeout=0.2)))
+
+
+def test_a_client_closes_although_a_signal_left_the_lock_of_its_pool_acquired() -> None:
+    transport = api_client._timed_transport()
+
+    def close() -> None:
+        transport._pool._optional_thread_lock.__enter__()  # then the handler of the signal raises
+        transport.close()
+
+    thread = threading.Thread(target=close, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
