@@ -19,6 +19,9 @@ from airflow_provider_seedance.urls import MediaInput, redact_url
 #: Maximum items in the report of a batch that goes on, which is an XCom.
 MAX_REPORTED_ITEMS = 1000
 
+#: Nesting of the arguments that is shown.
+_MAX_DEPTH = 20
+
 
 def refusal_of(
     api: Api, items: Sequence[BatchItem], *, keep: bool, limits: Mapping[Unit, float]
@@ -86,7 +89,9 @@ def request_of(item: BatchItem) -> dict[str, Any]:
     return {name: _readable(value) for name, value in {**arguments, **take}.items()}
 
 
-def _readable(value: Any) -> Any:
+def _readable(value: Any, depth: int = 0) -> Any:
+    if depth > _MAX_DEPTH:
+        return "…"
     if isinstance(value, str):
         scheme = value.lstrip()[:8].lower()
         if scheme.startswith("data:"):
@@ -95,9 +100,9 @@ def _readable(value: Any) -> Any:
     if isinstance(value, MediaInput):
         return _readable(value.url if value.role is None else {"url": value.url, "role": value.role})
     if isinstance(value, Mapping):
-        return {str(name): _readable(inner) for name, inner in value.items()}
+        return {str(name): _readable(inner, depth + 1) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_readable(inner) for inner in value]
+        return [_readable(inner, depth + 1) for inner in value]
     if value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and isfinite(value)):
         return value
     return str(value)[:200]  # of a request that is refused
