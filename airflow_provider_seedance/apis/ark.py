@@ -7,7 +7,7 @@ and, while queued, cancelled; images are returned synchronously.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -133,11 +133,8 @@ class Ark(base.Api):
     ) -> base.Flow[Mapping[str, generations.Generation]]:
         reply = yield from self.fetch(self.list_of_call(generation_ids), None, now)
         # A service that ignores the filter returns other tasks as well.
-        return {
-            found.generation_id: found
-            for found in self._listed(reply, now)
-            if found.generation_id in generation_ids
-        }
+        wanted = frozenset(generation_ids)
+        return {found.generation_id: found for found in self._listed(reply, now, wanted)}
 
     def list_flow(self, limit: int, now: datetime) -> base.Flow[list[generations.Generation]]:
         found: list[generations.Generation] = []
@@ -149,7 +146,9 @@ class Ark(base.Api):
             found += self._listed(reply, now)
         return sorted(found, key=lambda generation: generation.created_at or now, reverse=True)[:limit]
 
-    def _listed(self, reply: HttpReply, now: datetime) -> list[generations.Generation]:
+    def _listed(
+        self, reply: HttpReply, now: datetime, wanted: Collection[str] | None = None
+    ) -> list[generations.Generation]:
         items = reply.json.get("items")
         return [
             reply.clean(self.read_generation(item, known, media="video", now=now))
@@ -157,6 +156,7 @@ class Ark(base.Api):
             if isinstance(item, Mapping)
             and parsing.text(item.get("status"))
             and (known := self.find_id(item))
+            and (wanted is None or known in wanted)
         ]
 
     def probe_call(self, model: str | None = None) -> HttpCall:
