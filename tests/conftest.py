@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from cryptography.fernet import Fernet
 from hypothesis import settings
 
 # A gate must not fall by chance: it runs the same examples each time, and so more of them find nothing new in a
@@ -142,6 +144,32 @@ def separate_shared_quota(shared_quotas: Iterator[Path], monkeypatch: pytest.Mon
 
     directory = next(shared_quotas)
     monkeypatch.setattr(shared_quota, "directory", lambda: directory)
+
+
+@pytest.fixture(scope="session")
+def empty_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The SQLite file of an empty ledger, which most tests copy: migrations take longer than most tests."""
+    from airflow_provider_seedance.ledger.configuration import LedgerConfig
+    from airflow_provider_seedance.ledger.database import Database
+
+    path = tmp_path_factory.mktemp("ledger") / "empty.db"
+    with Database(LedgerConfig(location=f"sqlite:///{path}")).transaction():
+        return path
+
+
+@pytest.fixture
+def new_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Configure a ledger in a SQLite file that does not exist yet."""
+    path = tmp_path / "ledger.db"
+    monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", f"sqlite:///{path}")
+    monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", Fernet.generate_key().decode())
+    return path
+
+
+@pytest.fixture
+def ledger(empty_tables: Path, new_ledger: Path) -> Path:
+    """Configure an empty ledger in a SQLite file."""
+    return Path(shutil.copyfile(empty_tables, new_ledger))
 
 
 @pytest.fixture(params=["sync", "async"])

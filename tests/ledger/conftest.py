@@ -1,8 +1,7 @@
-"""Ledgers for the tests: a SQLite file each, and one PostgreSQL where it is installed."""
+"""Ledgers of the tests on PostgreSQL and MySQL, where they are installed."""
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.fernet import Fernet
 from support import Store, TaskInstance, make_context
 
 from airflow_provider_seedance.ledger import open_store
@@ -22,29 +20,6 @@ from airflow_provider_seedance.ledger.tables import VERSION_TABLE, metadata
 DISTRIBUTED = Path(__file__).parents[1] / "distributed"
 
 Open = Callable[..., Any]
-
-
-@pytest.fixture(scope="session")
-def empty_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The SQLite file of an empty ledger, which most tests copy: migrations take longer than most tests."""
-    path = tmp_path_factory.mktemp("ledger") / "empty.db"
-    with Database(LedgerConfig(location=f"sqlite:///{path}")).transaction():
-        return path
-
-
-@pytest.fixture
-def new_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Configure a ledger in a SQLite file that does not exist yet."""
-    path = tmp_path / "ledger.db"
-    monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", f"sqlite:///{path}")
-    monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", Fernet.generate_key().decode())
-    return path
-
-
-@pytest.fixture
-def ledger(empty_tables: Path, new_ledger: Path) -> Path:
-    """Configure an empty ledger in a SQLite file."""
-    return Path(shutil.copyfile(empty_tables, new_ledger))
 
 
 @pytest.fixture

@@ -5,13 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.sdk.bases.operator import TriggerFailureReason
-from cryptography.fernet import Fernet
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.callbacks import tokens
@@ -82,14 +80,6 @@ def kept(request: pytest.FixtureRequest, task: FallbackTask) -> str:
     elif kept == "no store":
         task.without_store()
     return kept
-
-
-@pytest.fixture
-def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / "ledger.db"
-    monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", f"sqlite:///{path}")
-    monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", Fernet.generate_key().decode())
-    return path
 
 
 @pytest.fixture
