@@ -88,9 +88,11 @@ QUIET = Argument("--quiet", action="store_true", help="Print the result and erro
 _JSON = Argument(
     "--output", choices=("text", "json"), default="text", help="Format of the result (%(default)s)"
 )
-_STILL = Argument("--still", action="store_true", help="The generations are images instead of videos")
-_IDS = Argument(
-    "generation_ids", nargs="+", metavar="GENERATION_ID", help="Id of a generation at the service"
+#: Of the commands about generations by their ids.
+_GENERATIONS = (
+    Argument("generation_ids", nargs="+", metavar="GENERATION_ID", help="Id of a generation at the service"),
+    Argument("--still", action="store_true", help="The generations are images instead of videos"),
+    _JSON,
 )
 
 COMMANDS = (
@@ -154,27 +156,19 @@ COMMANDS = (
         name="status",
         help="Show generations as the service reports them now",
         target=f"{_CLI}.generation_commands:status",
-        arguments=(_IDS, _STILL, _JSON, CONN_ID),
+        arguments=(*_GENERATIONS, CONN_ID),
     ),
     Command(
         name="wait",
         help="Wait until generations have ended; downloads nothing",
         target=f"{_CLI}.generation_commands:wait",
-        arguments=(
-            _IDS,
-            _STILL,
-            _JSON,
-            QUIET,
-            TIMEOUT,
-            POLL_INTERVAL,
-            CONN_ID,
-        ),
+        arguments=(*_GENERATIONS, QUIET, TIMEOUT, POLL_INTERVAL, CONN_ID),
     ),
     Command(
         name="cancel",
         help="Cancel generations where the service can and they have not started",
         target=f"{_CLI}.generation_commands:cancel",
-        arguments=(_IDS, _STILL, _JSON, CONN_ID),
+        arguments=(*_GENERATIONS, CONN_ID),
     ),
     Command(
         name="list",

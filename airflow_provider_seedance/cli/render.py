@@ -40,7 +40,7 @@ from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.polling.outcomes import raise_unless_succeeded
 from airflow_provider_seedance.storage.location import StorageLocation
 from airflow_provider_seedance.storage.writers import open_writer
-from airflow_provider_seedance.submission.preflight import no_price_error
+from airflow_provider_seedance.submission.preflight import check_price_known
 from airflow_provider_seedance.transfers.download import download
 from airflow_provider_seedance.transfers.output import UrlRefresher
 
@@ -176,16 +176,15 @@ def _submit(
 
 
 def _check_limits(hook: SeedanceHook, prepared: Prepared, args: argparse.Namespace) -> None:
-    for unit, name in generations.MAX_ARGUMENTS.items():
-        limit, price = getattr(args, name), getattr(prepared.result_defaults, unit)
-        if limit is None:
-            continue
-        if price is None:
-            raise no_price_error(hook.settings.api, unit, limit, "for this request")
+    given = {unit: getattr(args, name) for unit, name in generations.MAX_ARGUMENTS.items()}
+    limits = {unit: limit for unit, limit in given.items() if limit is not None}
+    check_price_known(hook.settings.api, prepared, limits)
+    for unit, limit in limits.items():
+        price = getattr(prepared.result_defaults, unit)
         if not price <= limit:  # refuses a limit of NaN, too
+            option = f"--{generations.MAX_ARGUMENTS[unit].replace('_', '-')}"
             raise errors.SeedanceMaxCreditsError(
-                f"The request costs {amount(unit, price)}, more than --{name.replace('_', '-')}={limit:g}. "
-                "Nothing was sent."
+                f"The request costs {amount(unit, price)}, more than {option}={limit:g}. Nothing was sent."
             )
 
 

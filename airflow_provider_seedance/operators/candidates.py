@@ -22,7 +22,7 @@ from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.submission.callback_url import callback_url_factory
 from airflow_provider_seedance.submission.decisions import is_cleared
 from airflow_provider_seedance.submission.fallback import FallbackSubmission, combined
-from airflow_provider_seedance.submission.preflight import check_callback, no_price_error
+from airflow_provider_seedance.submission.preflight import check_callback, check_price_known
 from airflow_provider_seedance.submission.records import Attempt, Fingerprint, Record, RecordState
 from airflow_provider_seedance.submission.store import RecordStore
 from airflow_provider_seedance.submission.submitter import Submission, SubmissionPolicy
@@ -157,9 +157,7 @@ def _prepare(operator: SeedanceOperator, settings: Settings, request: Generation
         operator.log.info("Default applied: %s", line)
     for line in prepared.warnings:
         operator.log.warning("%s", line)
-    for unit, limit in operator.limits.items():
-        if getattr(prepared.result_defaults, unit) is None:
-            raise no_price_error(settings.api, unit, limit, "for this request")
+    check_price_known(settings.api, prepared, operator.limits)
     if operator.use_callback:
         check_callback(settings, prepared)
     return prepared

@@ -29,12 +29,7 @@ from airflow_provider_seedance.polling.wait_state import deferral_timeout, quota
 from airflow_provider_seedance.submission import decisions
 from airflow_provider_seedance.submission.lookup import AwaitingCallback
 from airflow_provider_seedance.submission.preflight import warn_of_discarded_records
-from airflow_provider_seedance.submission.records import (
-    UNKNOWN_ID,
-    Attempt,
-    Record,
-    as_ended,
-)
+from airflow_provider_seedance.submission.records import UNKNOWN_ID, Attempt, Record, as_ended
 from airflow_provider_seedance.submission.store import GENERATION_KEY, RecordStore
 from airflow_provider_seedance.submission.submitter import (
     HasGeneration,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
@@ -62,6 +63,17 @@ def no_price_error(
         f"{which}{keys}. "
         f"Remove {MAX_ARGUMENTS[unit]}, or add the price to prices in the extra of the connection. Nothing was sent."
     )
+
+
+def check_price_known(api: Api, prepared: Prepared, limits: Mapping[Unit, float]) -> None:
+    """
+    Check that limits of the cost can be kept.
+
+    :raises SeedanceConfigurationError: the price of the request is not known in the unit of one; nothing was sent.
+    """
+    for unit, limit in limits.items():
+        if getattr(prepared.result_defaults, unit) is None:
+            raise no_price_error(api, unit, limit, "for this request")
 
 
 def warn_of_discarded_records(store: RecordStore, ti: Any, retries: int | None) -> None:
