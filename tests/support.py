@@ -132,13 +132,17 @@ class Log:
 
 @contextmanager
 def task_timeout(seconds: float) -> Iterator[None]:
-    """Raise in this block as ``execution_timeout`` does: in the handler of a signal."""
+    """
+    Raise in this block as ``execution_timeout`` does: in the handler of a signal.
+
+    And every 30 s after, because Python drops the exception if the signal arrives in the callback of a weak reference.
+    """
 
     def handle(*_: Any) -> None:
         raise AirflowTaskTimeout("the time is over")
 
     before = signal.signal(signal.SIGALRM, handle)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 30)
     try:
         yield
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import random
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -86,6 +87,34 @@ def test_a_signal_while_the_thread_starts_ends_the_wait(monkeypatch: pytest.Monk
         run_blocking(lambda: asyncio.sleep(60))
     started[0].join(10)
     assert not started[0].is_alive()
+
+
+class InterruptedLock:
+    """A lock during whose acquisition a signal arrives, so that its handler raises before the with block begins."""
+
+    def __init__(self, lock: Any) -> None:
+        self._lock = lock
+        self.signals = 1
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        if self.signals:
+            self.signals -= 1
+            signal.raise_signal(signal.SIGALRM)
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_a_signal_in_the_start_of_the_thread_leaves_no_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = InterruptedLock(threading.RLock())
+    monkeypatch.setattr(threading, "_active_limbo_lock", lock)
+    with pytest.raises(AirflowTaskTimeout), task_timeout(60):
+        run_blocking(lambda: asyncio.sleep(60))
+    assert lock.signals == 0
+    ran = threading.Event()
+    threading.Thread(target=ran.set, daemon=True).start()
+    assert ran.wait(10)
 
 
 def test_a_thread_that_does_not_start_hides_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
