@@ -101,9 +101,7 @@ def connect(services: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch) -> Call
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the waiting out of everything that waits."""
-    from helpers import set_flow_timing, set_policy, set_timing
-
-    from airflow_provider_seedance.submission import lookup, store
+    from helpers import set_flow_timing, set_policy, set_submission_timing, set_timing
 
     set_flow_timing(
         monkeypatch,
@@ -115,9 +113,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         list_interval=0.0,
         refused_list_backoff=(0.0,) * 3,
     )
-    monkeypatch.setattr(store, "WRITE_BACKOFF_SECONDS", (0.0,) * len(store.WRITE_BACKOFF_SECONDS))
-    pauses = lookup.NOT_FOUND_BACKOFF_SECONDS
-    monkeypatch.setattr(lookup, "NOT_FOUND_BACKOFF_SECONDS", (0.0,) * len(pauses))
+    set_submission_timing(monkeypatch, write_backoff=(0.0,) * 5, not_found_backoff=(0.0,) * 3)
     set_timing(
         monkeypatch,
         min_interval=0.01,

@@ -31,6 +31,7 @@ from airflow_provider_seedance.costs.pricing import Prices
 from airflow_provider_seedance.generations import Generation, GenerationRequest, ImageRequest, VideoRequest
 from airflow_provider_seedance.polling import quota, wait_state
 from airflow_provider_seedance.settings import Settings, read_settings
+from airflow_provider_seedance.submission import timing as submission_timing
 from airflow_provider_seedance.urls import MediaHosts
 
 NOW = datetime(2026, 2, 7, 10, 40, tzinfo=UTC)
@@ -187,6 +188,11 @@ def set_flow_timing(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
 def set_timing(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
     """Change the timing of all waits that are not given another."""
     monkeypatch.setattr(wait_state, "TIMING", replace(wait_state.TIMING, **changes))
+
+
+def set_submission_timing(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Change the timing of all submissions."""
+    monkeypatch.setattr(submission_timing, "TIMING", replace(submission_timing.TIMING, **changes))
 
 
 def set_policy(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:

@@ -10,22 +10,11 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.client import flows
 from airflow_provider_seedance.client.api_client import Client
 from airflow_provider_seedance.generations import Generation, GenerationRequest, utc_now
-from airflow_provider_seedance.submission import decisions
+from airflow_provider_seedance.submission import decisions, timing
 from airflow_provider_seedance.submission.records import Record, RecordState
 from airflow_provider_seedance.submission.store import RecordStore
 
 log = logging.getLogger(__name__)
-
-#: Time after a submission within which a callback may still resolve its lost reply.
-CALLBACK_TIMEOUT_SECONDS = 600.0
-
-#: Interval of the attempts to read a generation that a callback named, while the service does not answer.
-CONFIRM_INTERVAL_SECONDS = 30.0
-
-#: Time after a submission within which "not found" may mean that the service does not know the id yet, and the pauses
-#: before it is read again: as many replies as end a wait.
-LATE_ID_SECONDS = 300.0
-NOT_FOUND_BACKOFF_SECONDS = (2.0, 4.0, 8.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,11 +99,11 @@ class SubmissionLookup:
         """Return until when to wait for a callback, if one may still resolve an uncertain submission."""
         if intent.state is not RecordState.INTENT or not intent.callback_nonce:
             return None
-        until = (intent.intended_at or utc_now()).timestamp() + CALLBACK_TIMEOUT_SECONDS
+        until = (intent.intended_at or utc_now()).timestamp() + timing.TIMING.callback_timeout
         if time.time() >= until:
             return None
         if self.lookup_error is not None:
-            until = min(until, time.time() + CONFIRM_INTERVAL_SECONDS)
+            until = min(until, time.time() + timing.TIMING.confirm_interval)
         return AwaitingCallback(record=intent, until=until, callback_ids=self.callback_ids)
 
     def failure(self, what: str, resolve_command: str | None) -> errors.SeedanceError | None:
@@ -137,8 +126,8 @@ class SubmissionLookup:
     def read_recorded(self, record: Record) -> Generation | errors.SeedanceError:
         """Read the generation of a record; "not found" soon after the submission counts only if it is repeated."""
         since = record.submitted_at or record.intended_at
-        new = since is not None and (utc_now() - since).total_seconds() < LATE_ID_SECONDS
-        for pause in (*(NOT_FOUND_BACKOFF_SECONDS if new else ()), None):
+        new = since is not None and (utc_now() - since).total_seconds() < timing.TIMING.late_id
+        for pause in (*(timing.TIMING.not_found_backoff if new else ()), None):
             try:
                 return self.read(str(record.generation_id)).with_defaults(record.result_defaults)
             except errors.SeedanceError as error:

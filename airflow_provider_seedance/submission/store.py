@@ -17,15 +17,13 @@ from typing import Any
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.costs.budgets import Budget
 from airflow_provider_seedance.generations import Generation, Unit
+from airflow_provider_seedance.submission import timing
 from airflow_provider_seedance.submission.records import Record, RecordState, with_id
 
 log = logging.getLogger(__name__)
 
 #: Key of the record of a task that submits one generation.
 GENERATION_KEY = "generation"
-
-#: Pauses between the attempts to write the id of a generation that is already billed.
-WRITE_BACKOFF_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +177,7 @@ class RecordStore(ABC):
 
     def write_with_retries(self, key: str, record: Record) -> bool:
         """Write the record of a billed generation; logs every failure, and never raises."""
-        for pause in (*WRITE_BACKOFF_SECONDS, None):
+        for pause in (*timing.TIMING.write_backoff, None):
             try:
                 self.write(key, record)
                 return True

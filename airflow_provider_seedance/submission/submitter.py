@@ -37,19 +37,12 @@ from airflow_provider_seedance.generations import (
     utc_now,
 )
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
-from airflow_provider_seedance.submission import decisions
+from airflow_provider_seedance.submission import decisions, timing
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission.lookup import AwaitingCallback, SubmissionLookup
 from airflow_provider_seedance.submission.store import GENERATION_KEY, RecordStore, SubmissionDetails
 
 log = logging.getLogger(__name__)
-
-#: Delay after a rate limit that names none.
-DEFAULT_RETRY_AFTER_SECONDS = 60.0
-
-#: Minimum delay after repeated rate limits, doubled each time up to the maximum.
-MIN_BACKOFF_SECONDS = 15.0
-MAX_BACKOFF_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -86,10 +79,11 @@ class RetryLater:
         :param refusals: Number of consecutive rejections before. The delay grows with it even if the service names
             a short one, because each rejection may count against the quota.
         """
-        named = DEFAULT_RETRY_AFTER_SECONDS if self.error.retry_after is None else self.error.retry_after
+        times = timing.TIMING
+        named = times.retry_after if self.error.retry_after is None else self.error.retry_after
         if not refusals:
             return named
-        return max(named, min(MAX_BACKOFF_SECONDS, MIN_BACKOFF_SECONDS * 2.0 ** min(refusals, 20)))
+        return max(named, min(times.max_backoff, times.min_backoff * 2.0 ** min(refusals, 20)))
 
 
 SubmissionResult = HasGeneration | RetryLater | AwaitingCallback

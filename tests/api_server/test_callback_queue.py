@@ -11,7 +11,7 @@ import pytest
 from airflow_provider_seedance.api_server.callback_delivery import Outcome
 from airflow_provider_seedance.api_server.callback_limits import DEFAULT_LIMITS, CallbackLimits
 from airflow_provider_seedance.callbacks.payload import CallbackPayload
-from airflow_provider_seedance.submission.lookup import CALLBACK_TIMEOUT_SECONDS
+from airflow_provider_seedance.submission.timing import TIMING
 from api_server.callback_server import CLAIMS, SUCCEEDED, TOKEN, CallbackServer, token_for
 
 WITHOUT_ID = b'{"status": "succeeded"}'
@@ -55,7 +55,7 @@ def test_an_id_outlasts_the_wait_after_a_lost_reply(server: CallbackServer) -> N
     server.outcomes = [ConnectionError("connection refused")] * 46
     server.post()
     assert len(server.calls) == 47
-    assert sum(server.pauses) > CALLBACK_TIMEOUT_SECONDS
+    assert sum(server.pauses) > TIMING.callback_timeout
 
 
 def test_a_task_has_the_full_time_to_defer_after_database_errors(server: CallbackServer) -> None:

@@ -39,7 +39,8 @@ from airflow_provider_seedance.apis.messages import HttpCall, HttpReply, Transpo
 from airflow_provider_seedance.callbacks import tokens
 from airflow_provider_seedance.generations import Generation, utc_now
 from airflow_provider_seedance.submission import records
-from airflow_provider_seedance.submission.lookup import CALLBACK_TIMEOUT_SECONDS, AwaitingCallback
+from airflow_provider_seedance.submission.lookup import AwaitingCallback
+from airflow_provider_seedance.submission.timing import TIMING
 from hostile.api_server import LIMITS, ApiServer
 from hostile.machine_task import OperatorSubmission, Task
 
@@ -163,7 +164,7 @@ class CalledTask(Task):
     def await_callback(self, deferred: TaskDeferred) -> AwaitingCallback:
         self.count("waits for a callback")
         kwargs = json.loads(json.dumps(deferred.kwargs))
-        assert deferred.trigger.deadline <= time.time() + CALLBACK_TIMEOUT_SECONDS
+        assert deferred.trigger.deadline <= time.time() + TIMING.callback_timeout
         assert self.store.value["state"] == "intent"
         self.unanswered, self.deferred_at = deferred, self.api_server.clock.time()
         record = records.Record.from_value(kwargs["record"])
@@ -406,7 +407,7 @@ class CalledTask(Task):
     def time_out(self) -> None:
         """The wait for a callback after a lost reply times out."""
         self.store.change(
-            intended_at=(utc_now() - timedelta(seconds=2 * CALLBACK_TIMEOUT_SECONDS)).isoformat()
+            intended_at=(utc_now() - timedelta(seconds=2 * TIMING.callback_timeout)).isoformat()
         )
 
     @rule()

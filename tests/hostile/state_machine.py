@@ -17,6 +17,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -35,7 +36,7 @@ from airflow_provider_seedance.batch import requests
 from airflow_provider_seedance.hooks import seedance as hook_module
 from airflow_provider_seedance.operators import batch_run, candidates
 from airflow_provider_seedance.polling import shared_quota
-from airflow_provider_seedance.submission import lookup, store
+from airflow_provider_seedance.submission import timing
 from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS
 from hostile.clock import CLOCK
 from hostile.machine_batch import BatchTask
@@ -74,8 +75,8 @@ def prepared(directory: Path) -> Iterator[None]:
             for name in names:
                 stack.enter_context(patch.object(module, name, getattr(module, name)))
         stack.enter_context(CLOCK.installed())
-        for module, name in ((store, "WRITE_BACKOFF_SECONDS"), (lookup, "NOT_FOUND_BACKOFF_SECONDS")):
-            stack.enter_context(patch.object(module, name, (0.0,) * len(getattr(module, name))))
+        at_once = replace(timing.TIMING, write_backoff=(0.0,) * 5, not_found_backoff=(0.0,) * 3)
+        stack.enter_context(patch.object(timing, "TIMING", at_once))
         stack.enter_context(patch.object(shared_quota, "directory", lambda: directory / "quotas"))
         yield
 

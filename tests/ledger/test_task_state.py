@@ -19,6 +19,7 @@ from airflow_provider_seedance.ledger.task_state import STATE_KEY, TaskStateStor
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission import store as stores
 from airflow_provider_seedance.submission.store import GENERATION_KEY
+from airflow_provider_seedance.submission.timing import TIMING
 from airflow_provider_seedance.version_compat import never_expire
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
@@ -168,7 +169,7 @@ def test_the_id_of_a_billed_generation_is_written_with_retries(caplog: pytest.Lo
     with caplog.at_level(logging.ERROR, logger=stores.__name__):
         assert store.write_with_retries(GENERATION_KEY, ENDED)
     assert accessor.value == ENDED.as_dict()
-    assert slept == list(stores.WRITE_BACKOFF_SECONDS[:3])
+    assert slept == list(TIMING.write_backoff[:3])
     assert len(caplog.records) == 3
     for line in caplog.messages:
         assert line.startswith(f"Generation {ENDED.generation_id} was submitted and is billed")
@@ -183,7 +184,7 @@ def test_a_store_that_stays_away_never_raises(caplog: pytest.LogCaptureFixture) 
     store = TaskStateStore(accessor, sleep=slept.append)
     with caplog.at_level(logging.ERROR, logger=stores.__name__):
         assert not store.write_with_retries(GENERATION_KEY, ENDED)
-    assert slept == list(stores.WRITE_BACKOFF_SECONDS)
+    assert slept == list(TIMING.write_backoff)
     assert "a retry cannot find it" in caplog.records[-1].message
 
 

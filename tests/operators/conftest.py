@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from helpers import set_timing
+from helpers import set_submission_timing, set_timing
 from support import Log
 
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.operators.base import SeedanceOperator
-from airflow_provider_seedance.submission import lookup
 from operators.batch_runner import Batch
 from operators.generation_task import Connect, Task
 
@@ -55,4 +54,4 @@ def batch(services: SeedanceEmulator, connect: Connect, api: str) -> Batch:
 
 @pytest.fixture
 def callback_timed_out(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    return lambda: monkeypatch.setattr(lookup, "CALLBACK_TIMEOUT_SECONDS", 0.0)
+    return lambda: set_submission_timing(monkeypatch, callback_timeout=0.0)

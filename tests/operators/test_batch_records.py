@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
-from helpers import ALL_APIS
+from helpers import ALL_APIS, set_submission_timing
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.registry import get_api
 from airflow_provider_seedance.ledger import task_state
 from airflow_provider_seedance.operators.batch_run import BatchTiming
-from airflow_provider_seedance.submission import store as stores
 from airflow_provider_seedance.submission import submitter
 from airflow_provider_seedance.triggers import events
 from operators.batch_runner import Batch, keys, kinds
@@ -101,7 +100,7 @@ def test_lost_reply_fails_one_item(batch: Batch, api: str) -> None:
 
 @pytest.mark.parametrize("api", ["ark"])
 def test_failed_lookup_is_repeated(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submitter, "DEFAULT_RETRY_AFTER_SECONDS", 0.05)
+    set_submission_timing(monkeypatch, retry_after=0.05)
     batch.services.fault("drop_reply", prompt="b")
     batch.services.fault("cut", on="list", times=3)
     assert keys(batch.run(["a", "b", "c"])["succeeded"]) == ["0", "1", "2"]
@@ -175,8 +174,7 @@ def test_consecutive_uncertain_submissions_open_the_circuit_breaker(
     batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fault = batch.services.fault("gateway_error", on="submit", accept=True, times=None, status=502)
-    monkeypatch.setattr(submitter, "DEFAULT_RETRY_AFTER_SECONDS", 0.05)
-    monkeypatch.setattr(submitter, "MIN_BACKOFF_SECONDS", 0.05)
+    set_submission_timing(monkeypatch, retry_after=0.05, min_backoff=0.05)
     requests = [f"lamp {number}" for number in range(20)]
     with pytest.raises(errors.SeedanceServerError, match="does not answer submissions"):
         batch.run(requests, on_item_failure="keep", timing=BatchTiming(max_unreachable=1))
@@ -301,8 +299,7 @@ def test_argument_of_an_unusable_type_fails_one_item(batch: Batch) -> None:
 def test_unwritten_ids_travel_with_the_deferral(
     batch: Batch, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    monkeypatch.setattr(stores, "WRITE_BACKOFF_SECONDS", ())
-    monkeypatch.setattr(submitter, "DEFAULT_RETRY_AFTER_SECONDS", 0.1)
+    set_submission_timing(monkeypatch, write_backoff=(), retry_after=0.1)
     batch.services.hold()
     away = [True]
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow.sdk.bases.operator import TriggerFailureReason
+from helpers import set_submission_timing
 from support import TaskInstance, deferral
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.batch import requests
 from airflow_provider_seedance.ledger import task_state
-from airflow_provider_seedance.submission import store as records
 from operators.batch_runner import Batch, keys, kinds
 
 TIMEOUT = TriggerFailureReason.TRIGGER_TIMEOUT
@@ -109,7 +109,7 @@ def test_failed_deferral_is_never_paid_for_again(held: Batch, reason: str) -> No
 def test_id_that_only_the_deferral_has_outlives_a_resume_that_fails(
     batch: Batch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, problem: str
 ) -> None:
-    monkeypatch.setattr(records, "WRITE_BACKOFF_SECONDS", ())
+    set_submission_timing(monkeypatch, write_backoff=())
     batch.services.hold()
     path = tmp_path / "requests.jsonl"
     path.write_text('"a"\n')

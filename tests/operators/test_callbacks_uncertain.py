@@ -13,7 +13,7 @@ from support import make_context
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.callbacks.inbox import key_for, with_id
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
-from airflow_provider_seedance.submission import lookup
+from airflow_provider_seedance.submission.timing import TIMING
 from airflow_provider_seedance.triggers.seedance import SeedanceCallbackTrigger
 from operators.generation_task import CALLED, SILENCE, Connect, Task, callback, make
 
@@ -63,7 +63,7 @@ def test_callback_names_the_generation_of_a_lost_reply(
     calling.services.fault(kind, **options)
     trigger = calling.defer().trigger
     assert awaits_callback(calling)
-    assert 590 < trigger.deadline - time.time() <= lookup.CALLBACK_TIMEOUT_SECONDS
+    assert 590 < trigger.deadline - time.time() <= TIMING.callback_timeout
     assert trigger.callback_nonce == calling.store.value["callback_nonce"]
 
     calling.defer_again(calling.called)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk.bases.operator import TriggerFailureReason
-from helpers import ALL_APIS
+from helpers import ALL_APIS, set_submission_timing
 from support import TaskInstance, deferral
 from versions import ENDING_FROM_TRIGGERS, require
 
@@ -18,7 +18,6 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.operators import base
 from airflow_provider_seedance.polling import shared_quota
 from airflow_provider_seedance.submission import records as rec
-from airflow_provider_seedance.submission import store as stores
 from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger, SeedanceQuotaTrigger
 from airflow_provider_seedance.version_compat import TaskDeferralError, TaskDeferralTimeout
 from operators.generation_task import Task, fire, make
@@ -406,7 +405,7 @@ def test_an_argument_refused_after_a_submission_names_the_generation(task: Task,
 def test_id_that_only_the_deferral_has_outlives_a_resume_that_fails(
     task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stores, "WRITE_BACKOFF_SECONDS", ())
+    set_submission_timing(monkeypatch, write_backoff=())
 
     def before(what: str) -> None:
         if what == "set" and task.services.ledger.submissions:

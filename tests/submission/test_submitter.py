@@ -14,9 +14,9 @@ from support import PROMPT, Store
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.client.api_client import Client
 from airflow_provider_seedance.submission import submitter as module
-from airflow_provider_seedance.submission.lookup import CALLBACK_TIMEOUT_SECONDS, AwaitingCallback
-from airflow_provider_seedance.submission.store import WRITE_BACKOFF_SECONDS
+from airflow_provider_seedance.submission.lookup import AwaitingCallback
 from airflow_provider_seedance.submission.submitter import RetryLater
+from airflow_provider_seedance.submission.timing import TIMING
 from submission.entry import Task
 
 # ---------------------------------------------------------------------- records before requests
@@ -95,7 +95,7 @@ def test_an_id_that_cannot_be_written_is_still_waited_for(
     assert [task.submit().generation_id] == task.submitted
     assert task.store.states == ["intent"]
     errors_logged = [line for line in caplog.records if line.levelno == logging.ERROR]
-    assert len(errors_logged) == len(WRITE_BACKOFF_SECONDS) + 1
+    assert len(errors_logged) == len(TIMING.write_backoff) + 1
     # The next try knows of the intent, and does not repeat it.
     task.store.before = lambda what: None
     with pytest.raises(errors.SeedanceUncertainSubmitError):
@@ -190,7 +190,7 @@ def test_a_quota_that_stays_is_given_up_after_a_few_tries(task: Task) -> None:
 
 
 def test_a_quota_that_names_no_time() -> None:
-    assert RetryLater(errors.SeedanceRateLimitError("429")).seconds(0) == module.DEFAULT_RETRY_AFTER_SECONDS
+    assert RetryLater(errors.SeedanceRateLimitError("429")).seconds(0) == TIMING.retry_after
     assert RetryLater(errors.SeedanceRateLimitError("429", retry_after=0)).seconds(0) == 0
 
 
@@ -199,7 +199,7 @@ def test_the_delay_grows_with_consecutive_rejections() -> None:
     waits = [postponed.seconds(refusals) for refusals in range(1, 400)]
     assert waits[:3] == [30, 60, 120]
     assert waits == sorted(waits)
-    assert waits[-1] == module.MAX_BACKOFF_SECONDS
+    assert waits[-1] == TIMING.max_backoff
     assert RetryLater(errors.SeedanceRateLimitError("429", retry_after=9000)).seconds(5) == 9000
 
 
@@ -246,7 +246,7 @@ def test_a_lost_reply_is_waited_for_where_the_service_calls(task: Task) -> None:
     outcome = task.enter(callback_url=address)
     assert isinstance(outcome, AwaitingCallback)
     assert nonces == [task.store.value["callback_nonce"]] == [outcome.record.callback_nonce]
-    assert outcome.until == outcome.record.intended_at.timestamp() + CALLBACK_TIMEOUT_SECONDS
+    assert outcome.until == outcome.record.intended_at.timestamp() + TIMING.callback_timeout
     assert task.services.ledger.submissions[0].callback_url == f"http://127.0.0.1:1/{nonces[0]}"
     # The task has not failed yet, so nothing was reported.
     assert task.store.states == ["intent"]
