@@ -34,6 +34,12 @@ if TYPE_CHECKING:
     from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    from troubleshooting import Messages
+
+    config.pluginmanager.register(Messages())
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.ledger import schema
 from airflow_provider_seedance.ledger.tables import VERSION_TABLE, metadata
 from airflow_provider_seedance.submission.store import GENERATION_KEY
 
@@ -71,3 +74,20 @@ def test_the_rights_on_the_table_are_enough(
     limited.write_intent(GENERATION_KEY, intent(), DETAILS)
     limited.write(GENERATION_KEY, submitted(intent()))
     assert open_ledger().read(GENERATION_KEY) == submitted(intent())
+
+
+def test_a_lock_of_mysql_that_another_process_holds() -> None:
+    class Refusing:
+        """A connection of MySQL on which every statement returns 0."""
+
+        def execute(self, *_: Any) -> Any:
+            return SimpleNamespace(scalar=lambda: 0)
+
+    engine: Any = SimpleNamespace(
+        begin=lambda: nullcontext(Refusing()), dialect=SimpleNamespace(name="mysql")
+    )
+    with (
+        pytest.raises(errors.SeedanceLedgerError, match="Another process has been migrating"),
+        schema._lock(engine),
+    ):
+        pass

@@ -1,4 +1,4 @@
-"""Messages of the troubleshooting page as the code raises them, in the sections where each one has a producer here."""
+"""Messages of the troubleshooting page about connections and arguments, as a task raises them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 from airflow.sdk import DAG
 from helpers import connection, image, prepare, settings
 from support import make_context
-from test_docs import rows
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.batch.requests import read_requests
@@ -28,9 +27,6 @@ from airflow_provider_seedance.sensors.seedance import SeedanceGenerationSensor
 from airflow_provider_seedance.settings import read_settings
 from operators.batch_runner import Batch
 from operators.generation_task import Connect, Task, make
-
-#: Sections of the page in which every message is produced.
-SECTIONS = ("The connection", "The task's arguments")
 
 #: Limit of credits between the price of one render of four seconds and that of two.
 LESS_THAN_TWO = 20
@@ -155,15 +151,6 @@ PRODUCERS: dict[str, Callable[[Stage], Any]] = {
     "generation_id is …; it must be the id of a generation": sensor(generation_id="None"),
     "media is …; it takes 'video' or 'image'": sensor(media="text"),
 }
-
-
-def shown() -> list[str]:
-    """Return the messages on the page."""
-    return [text for section in SECTIONS for row in rows(section) for text in re.findall("`([^`]+)`", row[0])]
-
-
-def test_every_message_has_a_producer() -> None:
-    assert sorted(PRODUCERS) == sorted(shown())
 
 
 @pytest.mark.parametrize("text", PRODUCERS)

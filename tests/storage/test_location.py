@@ -99,3 +99,8 @@ def test_unreachable_store(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SeedanceMediaError, match=r"object://a could not be looked at: .*hung up") as caught:
         StorageLocation(display="object://a", fs=fs, path="a").stat()
     assert caught.value.retry_helps
+
+
+def test_store_without_a_provider() -> None:
+    with pytest.raises(SeedanceConfigurationError, match="install the provider of that store"):
+        StorageLocation.of("abfs://clips/a.mp4", None)
