@@ -28,16 +28,19 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def installed(tmp_path_factory: pytest.TempPathFactory, built: tuple[Path, Path]) -> Path:
     """The executables of an environment that holds the wheel and what it needs, and nothing else."""
     home = tmp_path_factory.mktemp("empty")
-    _run(sys.executable, "-m", "venv", str(home))
+    _run(sys.executable, "-m", "venv", "--without-pip", str(home))
     # Left alone, pip takes the newest Airflow; what is tested is the one that all other tests run on.
     airflow = f"apache-airflow=={AIRFLOW}"
-    _run(str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", str(built[1]), airflow)
+    # Python compiles the modules that are imported; pip would compile all of them.
+    pip = (sys.executable, "-m", "pip", "--python", str(home / "bin" / "python"))
+    _run(*pip, "install", "--quiet", "--no-compile", str(built[1]), airflow)
     return home / "bin"
 
 
 def _run(*command: str, home: Path | None = None) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
-    environment.pop("PYTHONPATH", None)
+    for name in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE"):
+        environment.pop(name, None)
     if home is not None:
         environment["AIRFLOW_HOME"] = str(home)
     run = subprocess.run(command, capture_output=True, text=True, env=environment, cwd="/")
