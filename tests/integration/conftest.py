@@ -1,4 +1,4 @@
-"""One real Airflow and one emulator of the services, shared by all integration tests."""
+"""What all integration tests share: an emulator of the services, and the empty database of an Airflow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from harness import CONNECTIONS, TestAirflow
 
 if TYPE_CHECKING:
     from airflow_provider_seedance.testing import SeedanceEmulator
@@ -42,19 +41,4 @@ def emulator() -> Iterator[SeedanceEmulator]:
     from airflow_provider_seedance.testing import SeedanceEmulator
 
     with SeedanceEmulator(speed=10) as running:
-        yield running
-
-
-@pytest.fixture(scope="session")
-def airflow(
-    tmp_path_factory: pytest.TempPathFactory, database_template: Path, emulator: SeedanceEmulator
-) -> Iterator[TestAirflow]:
-    """The shared Airflow, started. Leave it as you found it: restart what you kill."""
-    home = tmp_path_factory.mktemp("airflow")
-    with TestAirflow(
-        home=home,
-        dags_folder=home / "dags",
-        connections={name: emulator.connection_json(api) for name, api in CONNECTIONS.items()},
-        database_template=database_template,
-    ) as running:
         yield running

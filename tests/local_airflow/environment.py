@@ -68,7 +68,7 @@ def default_config(
         ("dag_processor", "refresh_interval"): "1",
         ("dag_processor", "bundle_refresh_check_interval"): "1",
         # A changed file is parsed at once regardless; an unchanged one need not be parsed again.
-        ("dag_processor", "min_file_process_interval"): "30",
+        ("dag_processor", "min_file_process_interval"): "86400",
         ("dag_processor", "parsing_processes"): "2",
         ("dag_processor", "print_stats_interval"): "0",
         ("logging", "base_log_folder"): str(home / "logs" / "tasks"),

@@ -15,7 +15,6 @@ import time
 import urllib.parse
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,7 +37,7 @@ from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoOp
 
 with DAG("called", schedule=None):
     for name in {tuple(APIS)}:
-        conn = {{"seedance_conn_id": "seedance_" + name}}
+        conn = {{"seedance_conn_id": "called_" + name}}
         called = {{**conn, "use_callback": True}}
         Video.partial(task_id=name, **called).expand(prompt=[name + " 0", name + " 1"])
         if {ENDING_FROM_TRIGGERS.there}:
@@ -47,19 +46,19 @@ with DAG("called", schedule=None):
 
 with DAG("one", schedule=None):
     Video(
-        task_id="render", prompt="one", seedance_conn_id="seedance_ark", use_callback=True,
+        task_id="render", prompt="one", seedance_conn_id="called_ark", use_callback=True,
         on_clear="new", timeout=600,
     )
 
 with DAG("signed", schedule=None):
-    Video(task_id="render", prompt="signed", seedance_conn_id="seedance_signed", use_callback=True)
+    Video(task_id="render", prompt="signed", seedance_conn_id="called_signed", use_callback=True)
 
 with DAG("lost", schedule=None):
-    Video(task_id="render", prompt="lost", seedance_conn_id="seedance_v1", use_callback=True)
+    Video(task_id="render", prompt="lost", seedance_conn_id="called_v1", use_callback=True)
 
 with DAG("silent", schedule=None):
     Video(
-        task_id="render", prompt="silent", seedance_conn_id="seedance_nowhere", use_callback=True,
+        task_id="render", prompt="silent", seedance_conn_id="called_nowhere", use_callback=True,
         poll_interval=2,
     )
 """
@@ -73,24 +72,12 @@ def services() -> Iterator[SeedanceEmulator]:
 
 
 @pytest.fixture(scope="module")
-def airflow(
-    tmp_path_factory: pytest.TempPathFactory, database_template: Path, services: SeedanceEmulator
-) -> Iterator[TestAirflow]:
-    """An Airflow of its own, which the services can call."""
-    home = tmp_path_factory.mktemp("called")
-    (home / "dags").mkdir()
-    (home / "dags" / "all.py").write_text(DAGS)
-    made = TestAirflow(
-        home=home / "airflow",
-        dags_folder=home / "dags",
-        connections={},
-        database_template=database_template,
-    )
+def airflow(airflow: TestAirflow, services: SeedanceEmulator) -> TestAirflow:
+    """The shared Airflow, which the services can call."""
 
-    def connect(name: str, api: str, base_url: str = made.url, **extra: Any) -> None:
-        made.environment[f"AIRFLOW_CONN_SEEDANCE_{name.upper()}"] = services.connection_json(
-            api, callback_base_url=base_url, callback_secret=SECRET, **extra
-        )
+    def connect(name: str, api: str, base_url: str = airflow.url, **extra: Any) -> None:
+        made = services.connection(api, callback_base_url=base_url, callback_secret=SECRET, **extra)
+        airflow.connect(f"called_{name}", made)
 
     for name, api in APIS.items():
         connect(name, api)
@@ -101,9 +88,9 @@ def airflow(
         callback_signature_secret=SIGNED_WITH,
     )
     connect("nowhere", "seedanceapi-v2", base_url=f"http://127.0.0.1:{_closed_port()}")
-    with made:
-        made.wait_parsed("silent", TIMEOUT_SECONDS)
-        yield made
+    airflow.write_dag("callbacks", DAGS)
+    airflow.wait_parsed("silent", TIMEOUT_SECONDS)
+    return airflow
 
 
 def _closed_port() -> int:

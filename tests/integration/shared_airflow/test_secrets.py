@@ -74,20 +74,13 @@ def services() -> Iterator[SeedanceEmulator]:
 
 
 @pytest.fixture
-def airflow(tmp_path: Path, database_template: Path, services: SeedanceEmulator) -> Iterator[TestAirflow]:
-    made = TestAirflow(
-        home=tmp_path / "home",
-        dags_folder=tmp_path / "dags",
-        connections={},
-        database_template=database_template,
-    )
-    common = {"callback_base_url": made.url, "callback_secret": CALLBACK}
+def airflow(airflow: TestAirflow, services: SeedanceEmulator) -> TestAirflow:
+    """The shared Airflow with two connections, one of which requires signed callbacks."""
+    common = {"callback_base_url": airflow.url, "callback_secret": CALLBACK}
     signing = {"callback_signature_header": "X-Signature", "callback_signature_secret": SIGNED_WITH}
     for name, extra in (("one", {**common, **signing}), ("two", common)):
-        connection = services.connection_json("seedanceapi-v2", **extra)
-        made.environment[f"AIRFLOW_CONN_SECRET_{name.upper()}"] = connection
-    with made:
-        yield made
+        airflow.connect(f"secret_{name}", services.connection("seedanceapi-v2", **extra))
+    return airflow
 
 
 def decrypted(value: Any, fernet: Fernet) -> str:

@@ -18,9 +18,16 @@ from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoOp
 
 with DAG("{dag_id}", schedule=None, default_args={{"retries": 2, "retry_delay": timedelta(seconds=0)}}):
     SeedanceGenerateVideoOperator(
-        task_id="render", seedance_conn_id="seedance_v1", prompt="{dag_id}", duration=4, {arguments}
+        task_id="render", seedance_conn_id="below_v1", prompt="{dag_id}", duration=4, {arguments}
     )
 """
+
+
+@pytest.fixture(scope="module")
+def airflow(airflow: TestAirflow, emulator: SeedanceEmulator) -> TestAirflow:
+    """The shared Airflow with the connection of these Dags."""
+    airflow.connect("below_v1", emulator.connection("seedanceapi-v1"))
+    return airflow
 
 
 def paid(emulator: SeedanceEmulator, prompt: str) -> list[str]:
