@@ -256,6 +256,7 @@ class Generation:
     :param duration: Length of the clip in seconds.
     :param credits: Credits consumed, in the service's own unit.
     :param cost_usd: Cost in US dollars.
+    :param reused_from: Task instance that had paid for it, if another one delivers it.
     :param expires_at: End of the outputs' availability.
     :param progress: Percent done, 0 to 100, where the service reports it.
     :param estimated_wait: Expected duration of the render in seconds, where the service reports it.
@@ -278,6 +279,7 @@ class Generation:
     credits: float | None = None
     cost_usd: float | None = None
     usage: Mapping[str, float] | None = None
+    reused_from: Mapping[str, Any] | None = None
     created_at: datetime | None = None
     completed_at: datetime | None = None
     expires_at: datetime | None = None
@@ -329,6 +331,8 @@ class Generation:
             missing["cost_usd"] = fixed
         elif per_million is not None and self.output_tokens is not None and self.cost_usd is None:
             missing["cost_usd"] = round(self.output_tokens * per_million / 1e6, 6)
+        if source := result_defaults.get("reused_from"):
+            missing |= {"credits": 0.0, "cost_usd": 0.0, "reused_from": source}
         filled = replace(self, **missing)
         stated = {name: getattr(filled, name, None) for name in COMPARED} | {"num_images": len(self.urls)}
         unstated = {k: value for k, value in result_defaults.items() if k in stated and value != stated[k]}
@@ -345,7 +349,10 @@ class Generation:
             **{name: getattr(self, name) for name in ("duration", "resolution", "credits", "cost_usd")},
             **{name: iso(getattr(self, name)) for name in _RESULT_TIMES},
             **{name: getattr(self, name) for name in ("seed", "aspect_ratio", "fps", "last_frame_url")},
-            "usage": dict(self.usage) if self.usage else None,
+            **{
+                key: dict(found) if (found := getattr(self, key)) else None
+                for key in ("usage", "reused_from")
+            },
             **({"request": dict(self.request)} if self.request else {}),
         }
 
@@ -400,6 +407,7 @@ class Generation:
             **{name: read_number(result.get(name)) for name in _RESULT_NUMBERS},
             **{name: read_time(result.get(name)) for name in _RESULT_TIMES},
             "usage": read_usage(result.get("usage")),
+            "reused_from": source if isinstance(source := result.get("reused_from"), Mapping) else None,
         }
         return cls(
             generation_id=result["generation_id"],

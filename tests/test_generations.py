@@ -46,6 +46,7 @@ RESULT = {
     "fps": None,
     "last_frame_url": None,
     "usage": None,
+    "reused_from": None,
 }
 
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.api_server.callback_settings import read_connection
-from airflow_provider_seedance.api_server.media import RangeHeadersDep, location_of, respond_with_file
+from airflow_provider_seedance.api_server.media import RangeHeadersDep, respond_with_file
 from airflow_provider_seedance.api_server.permissions import (
     CAN_EDIT_RENDERS,
     CAN_READ_RENDERS,
@@ -39,7 +39,7 @@ from airflow_provider_seedance.ledger.configuration import (
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.entries import TaskIdentity
 from airflow_provider_seedance.ledger.reservations import BudgetUse, budget_use
-from airflow_provider_seedance.storage.location import StorageLocation
+from airflow_provider_seedance.storage.location import StorageLocation, location_of
 
 router = APIRouter(prefix="/api")
 

@@ -27,7 +27,7 @@ from airflow_provider_seedance.api_server.http_range import UnsatisfiableRange, 
 from airflow_provider_seedance.api_server.permissions import CAN_READ_RENDERS
 from airflow_provider_seedance.api_server.queries import Scope
 from airflow_provider_seedance.api_server.renders import media_type_of, playable_path
-from airflow_provider_seedance.storage.location import StorageLocation
+from airflow_provider_seedance.storage.location import StorageLocation, location_of
 
 log = logging.getLogger(__name__)
 
@@ -177,13 +177,6 @@ def _location_in_run(scope: Scope, index: int) -> StorageLocation | None:
         task = queries.find_transfer(session, scope)
     path = playable_path(task, index) if task else None
     return location_of(path, task.fields.get("object_storage_conn_id")) if task and path else None
-
-
-def location_of(path: str, conn_id: Any) -> StorageLocation:
-    """Return the location of a file, with the connection in its path or else that of the transfer."""
-    has_own = "@" in path.partition("://")[2].partition("/")[0]
-    usable = isinstance(conn_id, str) and conn_id not in ("", "None") and not has_own
-    return StorageLocation.of(path, conn_id if usable else None, what="stored file")
 
 
 def _open(location: StorageLocation, position: int) -> Any:

@@ -242,6 +242,8 @@ class Batch:
         record = self._record(item)
         if generation.status is GenerationStatus.SUCCEEDED and not generation.output_gone(utc_now()):
             self._succeed(item, generation)
+        elif record.reused_from:
+            self._submit_instead(item, record)
         elif not decisions.is_of_this_try(record, attempt_of(item)):
             self._decide(item, record, generation)
         else:
@@ -250,9 +252,17 @@ class Batch:
             except errors.SeedanceError as error:
                 self.fail(item, error, generation)
 
+    def _submit_instead(self, item: BatchItem, record: rec.Record) -> None:
+        """Submit an item, because the generation of another task that it waited for cannot be delivered."""
+        log.warning("%s: generation %s of another task cannot be delivered.", item.key, item.generation_id)
+        self.records.update(item.record_key, replace(record, state=rec.RecordState.NOT_SUBMITTED))
+        item.phase, item.generation_id = Phase.WAITING, None
+
     def _on_not_found(self, item: BatchItem) -> None:
         record, error = self._record(item), unknown_to_the_service(str(item.generation_id))
-        if decisions.is_of_this_try(record, attempt_of(item)):
+        if record.reused_from:
+            self._submit_instead(item, record)
+        elif decisions.is_of_this_try(record, attempt_of(item)):
             self.fail(item, error)
         else:
             self._decide(item, record, error)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
     from airflow_provider_seedance.generations import Generation
+    from airflow_provider_seedance.storage.location import StorageLocation
     from airflow_provider_seedance.submission.store import RecordStore
 
 
@@ -60,3 +61,18 @@ def record_stored_files(
         from airflow_provider_seedance.ledger.stored_files import write_stored_files
 
         write_stored_files(config, generations, transferred, conn_id)
+
+
+def stored_copy(generation: Generation, index: int) -> StorageLocation | None:
+    """
+    Return where an output of a reused generation is stored, or ``None`` if the ledger does not know its path.
+
+    :param index: Counted from 0.
+    :raises SeedanceLedgerError: the ledger cannot be read.
+    """
+    config = read_config()
+    if config is None or generation.urls[index].startswith(("http://", "https://", "data:")):
+        return None
+    from airflow_provider_seedance.ledger.stored_files import copy_location
+
+    return copy_location(config, generation, index)

@@ -31,6 +31,8 @@ def write_end(config: LedgerConfig, generation: Generation) -> None:
             for row in connection.execute(found).mappings().all():
                 entry = LedgerEntry.of_row(row)
                 assert entry.record is not None
+                if bool(entry.record.reused_from) != bool(generation.reused_from):
+                    continue  # the cost is that of another task
                 entry.record = as_ended(entry.record, generation, utc_now())
                 entry.result = public_result(generation.result())
                 this = [_COLUMNS[name] == row[name] for name in ("instance", "record_key", "number")]

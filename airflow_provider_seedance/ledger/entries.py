@@ -142,6 +142,7 @@ def details_columns(details: SubmissionDetails, *, prompts: bool) -> dict[str, A
     return {
         "item_key": clipped("item_key", details.item_key),
         "prompt": clipped("prompt", details.prompt) if prompts else None,
+        "reuse_key": details.reuse_key,
     }
 
 

@@ -27,6 +27,8 @@ from airflow_provider_seedance.ledger.entries import (
 )
 from airflow_provider_seedance.ledger.packing import DAMAGE, pack, unpack
 from airflow_provider_seedance.ledger.reservations import BudgetUse, crossed, reserve
+from airflow_provider_seedance.ledger.reusable import find_reusable
+from airflow_provider_seedance.ledger.stored_files import find_copy
 from airflow_provider_seedance.ledger.tables import submissions
 from airflow_provider_seedance.observability import metrics
 from airflow_provider_seedance.submission.records import Record, RecordState
@@ -228,27 +230,41 @@ class LedgerStore(RecordStore):
             error.generation_id = record.generation_id
             raise
 
-    def write_intent(self, key: str, record: Record, details: SubmissionDetails) -> None:
+    def write_intent(self, key: str, record: Record, details: SubmissionDetails) -> Record:
         """Write the record of a submission that is sent next, in a transaction of its own."""
+        return self._write_new(key, record, details) or record
+
+    def reuse(self, key: str, details: SubmissionDetails) -> Record | None:
+        """Write the record of a generation of the same request that another task has paid for, if there is one."""
+        return self._write_new(key, None, details)
+
+    def _write_new(self, key: str, intent: Record | None, details: SubmissionDetails) -> Record | None:
         self.load()
         if details.budgets:
             self.flush()  # budgets count the rows: what has ended must not stay reserved
         self._uncounted.add(key)
         entry = self._new_entry(key)
-        before, entry.record = entry.record, record
+        before, uses, written = entry.record, list[BudgetUse](), None
         columns = details_columns(details, prompts=self._database.config.prompts)
         try:
             with self._database.transaction() as connection:
-                uses = reserve(connection, self._task, details, record, local_now())
-                self._insert_intent(connection, entry, columns)
+                if written := find_reusable(connection, self._task, details.reuse):
+                    columns["reuse_key"] = None  # the row of the task that has paid has it
+                elif written := intent:
+                    uses = reserve(connection, self._task, details, written, local_now())
+                if written:
+                    entry.record = written
+                    self._insert_intent(connection, entry, columns)
         except errors.SeedanceError:
             # Nothing is sent without it, so no later write may contain it.
-            entry.record = before
-            if not entry.stored:
-                self._forget(entry)
+            self._restore(entry, before)
             raise
-        entry.stored, entry.dirty = True, False
-        _report(uses, record)
+        if written:
+            entry.stored, entry.dirty = True, False
+            _report(uses, written)
+        else:
+            self._restore(entry, before)
+        return written
 
     def _insert_intent(self, connection: Connection, entry: LedgerEntry, columns: dict[str, Any]) -> None:
         """Write an intent, unless another process has written one for the same key."""
@@ -267,10 +283,16 @@ class LedgerStore(RecordStore):
         if changed.rowcount != 1:
             raise _two_at_once()
 
-    def _forget(self, entry: LedgerEntry) -> None:
-        self._entries[entry.key].remove(entry)
-        if not self._entries[entry.key]:
-            del self._entries[entry.key]
+    def _restore(self, entry: LedgerEntry, record: Record | None) -> None:
+        entry.record = record
+        if not entry.stored:
+            self._entries[entry.key].remove(entry)
+            if not self._entries[entry.key]:
+                del self._entries[entry.key]
+
+    def stored_copy(self, record: Record) -> Generation | None:
+        """Return the generation of a record with the paths of its stored outputs, if all of them are there."""
+        return find_copy(self._database, record)
 
     def try_write_end(self, key: str, record: Record, generation: Generation) -> None:
         """Write how a generation has ended; never raises."""
@@ -302,12 +324,10 @@ class LedgerStore(RecordStore):
 
     def results_not_persisted(self) -> set[str]:
         """Return the keys of the records whose results are not stored, because they could not be encrypted."""
-        records = self.records()
-        return {
-            key
-            for key, record in records.items()
-            if record and record.result and not stored_result(record.result)
-        }
+        with_result = [
+            (key, record.result) for key, record in self.records().items() if record and record.result
+        ]
+        return {key for key, result in with_result if not stored_result(result)}
 
     def for_deferral(self) -> list[dict[str, Any]] | None:
         """Write every change, and return the records that a deferral has to carry: those that are not in the ledger."""
@@ -321,18 +341,19 @@ class LedgerStore(RecordStore):
 
     def resolve_command(self, key: str) -> str:
         """Return the command with which a person settles an uncertain submission."""
-        task = self._task
-        program = (
-            ["airflow", "seedance"] if AIRFLOW_V_3_2_PLUS else ["python", "-m", "airflow_provider_seedance"]
-        )
-        words = [*program, "ledger", "resolve", task.dag_id, task.run_id, task.task_id]
-        if task.map_index >= 0:
-            words += ["--map-index", str(task.map_index)]
-        if task.loop_index >= 0:
-            words += ["--loop-index", str(task.loop_index)]
-        if key != GENERATION_KEY:
-            words.append(f"--key={key}")
-        return shlex.join(words)
+        return _resolve_command(self._task, key)
+
+
+def _resolve_command(task: TaskIdentity, key: str) -> str:
+    program = ["airflow", "seedance"] if AIRFLOW_V_3_2_PLUS else ["python", "-m", "airflow_provider_seedance"]
+    words = [*program, "ledger", "resolve", task.dag_id, task.run_id, task.task_id]
+    if task.map_index >= 0:
+        words += ["--map-index", str(task.map_index)]
+    if task.loop_index >= 0:
+        words += ["--loop-index", str(task.loop_index)]
+    if key != GENERATION_KEY:
+        words.append(f"--key={key}")
+    return shlex.join(words)
 
 
 def _report(uses: Iterable[BudgetUse], record: Record) -> None:

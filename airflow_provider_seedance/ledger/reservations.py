@@ -116,7 +116,7 @@ def reserve(
         return []
     conn_id = str(record.conn_id)
     prices = [_price(budget, record, conn_id) for budget in budgets]
-    _lock(connection, f"{task.namespace} {conn_id}")
+    lock(connection, f"{task.namespace} {conn_id}")
     uses = budget_use(connection, task.namespace, conn_id, budgets, now)
     after = [use.with_reserved(price) for use, price in zip(uses, prices, strict=True)]
     refused = [
@@ -166,8 +166,8 @@ def _refusal(use: BudgetUse, price: float, now: datetime) -> errors.SeedanceBudg
     )
 
 
-def _lock(connection: Connection, name: str) -> None:
-    """Wait for other transactions that check budgets. A writing transaction of SQLite has the lock of the file."""
+def lock(connection: Connection, name: str) -> None:
+    """Wait for other transactions that have a lock of this name. A writing transaction of SQLite has the lock of the file."""
     if connection.dialect.name == "postgresql":
         number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
         connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})

@@ -1,17 +1,21 @@
-"""Stored copies of generations: the transfer writes where they are, the library of the page plays them."""
+"""Stored copies of generations: the transfer writes where they are; the library plays them, and tasks reuse them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import bindparam, update
+from sqlalchemy import bindparam, select, update
 
-from airflow_provider_seedance.generations import Generation
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.generations import Generation, GenerationStatus
 from airflow_provider_seedance.ledger.configuration import LedgerConfig
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.tables import submissions
+from airflow_provider_seedance.storage.location import StorageLocation, location_of
+from airflow_provider_seedance.submission.records import Record
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +47,56 @@ def write_stored_files(
         columns.api == bindparam("this_api"),
         columns.generation_id == bindparam("this_id"),
     )
+    if any(one.reused_from for one in generations):
+        # Another task may be copying the files that are named there.
+        query = query.where(columns.stored_files.is_(None))
     try:
         if rows:
             with Database(config).transaction() as connection:
                 connection.execute(query.values(stored_files=bindparam("stored_files")), rows)
     except Exception as error:
         log.warning("%s The library does not know where these files are stored.", error)
+
+
+def find_copy(database: Database, record: Record) -> Generation | None:
+    """Return the generation of a record with the paths of its stored outputs, if all of them are there."""
+    for row in _rows(database, record.fingerprint.api, str(record.generation_id)):
+        if row["status"] != GenerationStatus.SUCCEEDED.value:
+            continue
+        generation, files = Generation.from_result(row["result"]), row["stored_files"]
+        paths = tuple(file["path"] for file in files)
+        try:
+            found = [location_of(file["path"], file["conn_id"]).stat() for file in files]
+        except errors.SeedanceError as error:
+            log.warning("A stored copy of generation %s cannot be used: %s", generation.generation_id, error)
+            continue
+        if len(paths) == len(generation.urls) and all(found):
+            copy = replace(generation, urls=paths, expires_at=None, last_frame_url=None)
+            return copy.with_defaults(record.result_defaults)
+    return None
+
+
+def copy_location(config: LedgerConfig, generation: Generation, index: int) -> StorageLocation | None:
+    """
+    Return where a stored output is, or ``None`` if the ledger does not know its path, which may be of another origin.
+
+    :param index: Counted from 0.
+    """
+    paths = list(generation.urls)
+    for row in _rows(Database(config), generation.api, generation.generation_id):
+        if [file["path"] for file in row["stored_files"]] == paths:
+            return location_of(paths[index], row["stored_files"][index]["conn_id"])
+    return None
+
+
+def _rows(database: Database, api: str, generation_id: str) -> Iterator[Any]:
+    columns = submissions.c
+    query = select(columns.status, columns.result, columns.stored_files).where(
+        columns.namespace == database.config.namespace,
+        columns.api == api,
+        columns.generation_id == generation_id,
+        columns.stored_files.is_not(None),
+        columns.result.is_not(None),
+    )
+    with database.reading() as connection:
+        yield from connection.execute(query.order_by(columns.ended_at.desc())).mappings().all()

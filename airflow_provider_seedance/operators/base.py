@@ -67,6 +67,8 @@ class SeedanceOperator(SeedanceTaskMixin, BaseOperator):
     :param max_cost_usd: The same in US dollars.
     :param on_budget: What to do when the render would exceed a budget of the connection: ``"fail"`` for good, or
         ``"wait"`` until the budget renews, which needs ``deferrable=True``.
+    :param reuse: Where to look for a generation of the same request before it is submitted: ``"task"`` in this task
+        instance only, ``"dag"`` in all runs of the Dag, ``"any"`` in all Dags. Other than ``"task"`` needs a ledger.
     """
 
     template_fields: Sequence[str] = ("seedance_conn_id", "on_clear")
@@ -94,6 +96,7 @@ class SeedanceOperator(SeedanceTaskMixin, BaseOperator):
         max_credits: float | None = None,
         max_cost_usd: float | None = None,
         on_budget: str = "fail",
+        reuse: str = "task",
         **kwargs: Any,
     ) -> None:
         try:
@@ -117,6 +120,7 @@ class SeedanceOperator(SeedanceTaskMixin, BaseOperator):
         self.max_credits = max_credits
         self.max_cost_usd = max_cost_usd
         self.on_budget = on_budget
+        self.reuse = reuse
         #: Cancels the generations that this worker waits for, unless another try continues with them.
         self.cancel_abandoned: Callable[[], None] | None = None
         self.set_retry_policy()
@@ -187,6 +191,8 @@ class SeedanceOperator(SeedanceTaskMixin, BaseOperator):
             )
         if self.on_budget not in ("fail", "wait"):
             problems.append(f"on_budget is {self.on_budget!r}; it takes 'fail' or 'wait'")
+        if self.reuse not in ("task", "dag", "any"):
+            problems.append(f"reuse is {self.reuse!r}; it takes 'task', 'dag' or 'any'")
         for name in ("timeout", "poll_interval"):
             value = getattr(self, name)
             if not (value is None and name == "poll_interval") and not _is_duration(value):

@@ -40,7 +40,7 @@ from airflow_provider_seedance.polling.wait_state import WaitState, default_timi
 from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.submission.decisions import unrecorded_error
 from airflow_provider_seedance.submission.preflight import warn_of_discarded_records
-from airflow_provider_seedance.submission.records import Attempt, paid_ids
+from airflow_provider_seedance.submission.records import Attempt, Record, paid_ids
 from airflow_provider_seedance.submission.submitter import SubmissionPolicy
 from airflow_provider_seedance.triggers.cancellation import cancel_abandoned
 from airflow_provider_seedance.triggers.events import read_batch_event
@@ -313,7 +313,7 @@ class BatchRun:
                 state.not_before - time.time(),
             )
         return SeedanceBatchTrigger.for_waits(
-            [_pending(item) for item in pending],
+            [_pending(item, batch.records.read(item.record_key)) for item in pending],
             seedance_conn_id=self.hook.seedance_conn_id,
             min_ended=max(1, enough),
             max_linger=linger,
@@ -343,7 +343,7 @@ class BatchRun:
             return self.hook.settings
 
         self.operator.cancel_abandoned = partial(
-            cancel_abandoned, self.hook, self.context["ti"], trigger.generation_ids, "video", self.log
+            cancel_abandoned, self.hook, self.context["ti"], trigger.cancellable_ids, "video", self.log
         )
         try:
             result = run_blocking(lambda: trigger.wait(look_up, max_quota_wait=batch.max_quota_wait))
@@ -402,14 +402,15 @@ class BatchRun:
         return result
 
 
-def _pending(item: BatchItem) -> WaitState:
+def _pending(item: BatchItem, record: Record | None) -> WaitState:
+    defaults = item.prepared.result_defaults.as_dict() if item.prepared else {}
     return WaitState(
         generation_id=str(item.generation_id),
         media="video",
         deadline=item.deadline,
         submitted_at=item.submitted_at,
         estimated_wait=item.estimated_wait,
-        result_defaults=item.prepared.result_defaults.as_dict() if item.prepared else {},
+        result_defaults=dict(record.result_defaults) if record and record.reused_from else defaults,
     )
 
 

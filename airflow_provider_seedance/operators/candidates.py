@@ -78,12 +78,14 @@ class Candidate:
         clients: ExitStack,
         *,
         first: bool,
+        input_digests: dict[str, str],
     ) -> Submission:
         """
         Return the submission through the connection.
 
         :param clients: Closes its client.
         :param first: Whether it is the first one of the try; a later one has been granted by the triggerer already.
+        :param input_digests: Shared by the submissions of a task; see :class:`Submission`.
         """
         settings, timeout = self.settings, operator.timeout
         quota = SharedQuota(settings.identity)
@@ -97,6 +99,7 @@ class Candidate:
             attempt=Attempt.of(context["ti"], fingerprint),
             shared_quota=quota if operator.deferrable and first else None,
             retry_inline=first,
+            input_digests=input_digests,
             policy=SubmissionPolicy.of(operator, url_for),
         )
 
@@ -112,10 +115,11 @@ class Candidates:
     fit: tuple[Candidate, ...]
     unfit: Mapping[str, errors.SeedanceRequestError]
 
-    def open(self, *task: Any, first: bool) -> FallbackSubmission:
+    def open(self, *task: Any, unusable_ids: frozenset[str], **options: Any) -> FallbackSubmission:
         """Return the submission through these connections; see :meth:`Candidate.open_submission`."""
-        submissions = [candidate.open_submission(*task, first=first) for candidate in self.fit]
-        return FallbackSubmission(submissions=submissions, unfit=self.unfit)
+        digests: dict[str, str] = {}
+        submissions = [each.open_submission(*task, input_digests=digests, **options) for each in self.fit]
+        return FallbackSubmission(submissions=submissions, unfit=self.unfit, unusable_ids=unusable_ids)
 
     def raise_unfit(self, record: Record | None, attempt: Attempt) -> None:
         """Raise if the connection that was, or may have been, paid cannot make the request of a retry."""

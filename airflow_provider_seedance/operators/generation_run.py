@@ -29,13 +29,9 @@ from airflow_provider_seedance.polling.wait_state import deferral_timeout, quota
 from airflow_provider_seedance.submission import decisions
 from airflow_provider_seedance.submission.lookup import AwaitingCallback
 from airflow_provider_seedance.submission.preflight import warn_of_discarded_records
-from airflow_provider_seedance.submission.records import UNKNOWN_ID, Attempt, Record, as_ended
+from airflow_provider_seedance.submission.records import UNKNOWN_ID, Attempt, Record, RecordState, as_ended
 from airflow_provider_seedance.submission.store import GENERATION_KEY, RecordStore
-from airflow_provider_seedance.submission.submitter import (
-    HasGeneration,
-    RetryLater,
-    SubmissionResult,
-)
+from airflow_provider_seedance.submission.submitter import HasGeneration, RetryLater, SubmissionResult
 from airflow_provider_seedance.triggers.cancellation import cancel_abandoned
 from airflow_provider_seedance.triggers.events import is_callback, is_unknown, read_event
 from airflow_provider_seedance.triggers.seedance import (
@@ -90,17 +86,21 @@ class GenerationRun:
         self,
         *,
         refusals: int = 0,
+        granted: bool = False,
         since: float | None = None,
         carried: Any = None,
         callback_ids: Sequence[str] = (),
+        unusable_ids: frozenset[str] = frozenset(),
     ) -> dict[str, Any]:
         """
         Bring the request to a generation, wait for it, and return its result.
 
         :param refusals: Number of times the submission was deferred before.
+        :param granted: Whether the triggerer has granted a submission.
         :param since: Seconds since 1970 of the first of these deferrals.
         :param carried: Record that the deferral carried; that of a durable store wins.
         :param callback_ids: Ids that callbacks named for it.
+        :param unusable_ids: Generations of other tasks that cannot be delivered.
         """
         operator, record = self.operator, None if carried is None else Record.from_value(carried)
         try:
@@ -115,7 +115,7 @@ class GenerationRun:
         if since is not None and record is None and not self.store.durable:
             # From here on a missing id no longer means that nothing was submitted. Raises: nothing was sent yet.
             self.context["ti"].xcom_push(key=_NOT_SUBMITTED_XCOM, value=False)
-        result = self._submit_or_attach(candidates, record, callback_ids, first=not refusals)
+        result = _submit_or_attach(self, candidates, record, callback_ids, unusable_ids, first=not granted)
         if isinstance(result, AwaitingCallback):
             self._defer_for_callback(result)
         if isinstance(result, RetryLater):
@@ -163,7 +163,12 @@ class GenerationRun:
             )
             generation = read_event(event, expected)
             if generation is None:
-                generation = self._poll_or_defer(wait, event)
+                try:
+                    generation = self._poll_or_defer(wait, event)
+                except errors.SeedanceNotFoundError:
+                    if record and record.reused_from:
+                        return self._submit_instead(record)
+                    raise
             return self._deliver(generation.with_defaults(wait.result_defaults), record)
 
     def recover(self, error: BaseException) -> dict[str, Any]:
@@ -174,7 +179,7 @@ class GenerationRun:
         """
         record, ti = _known_record(self.store, None), self.context["ti"]
         generation_id = (record.generation_id if record else None) or pull_xcom(ti, "generation_id")
-        if self._submitted_nothing(generation_id) or decisions.was_waiting_for_quota(record, Attempt.of(ti)):
+        if _submitted_nothing(self, generation_id) or decisions.was_waiting_for_quota(record, Attempt.of(ti)):
             self.log.warning("The wait for the rate limit ended without an event (%s); deciding anew.", error)
             # Only once: the time of the first deferral is lost, and the trigger may break each time.
             return self.submit(since=time.time() - MAX_QUOTA_WAIT_SECONDS)
@@ -197,26 +202,12 @@ class GenerationRun:
     def fail_resume(self, error: Exception) -> NoReturn:
         """Raise an error that comes before the method which resumes the task; see :func:`paid_generations`."""
         generation_id = _carried_id(self.store, self.context["ti"])
-        if self.store.durable or self._submitted_nothing(generation_id):
+        if self.store.durable or _submitted_nothing(self, generation_id):
             raise error
         with self._paid(generation_id):
             raise error
 
-    def _submitted_nothing(self, generation_id: Any) -> bool:
-        """Return whether XCom, all that is left of a deferral below Airflow 3.3, says that nothing was submitted."""
-        return generation_id is None and pull_xcom(self.context["ti"], _NOT_SUBMITTED_XCOM) is True
-
     # ------------------------------------------------------------------ submitting
-
-    def _submit_or_attach(
-        self, candidates: Candidates, record: Record | None, callback_ids: Sequence[str], *, first: bool
-    ) -> SubmissionResult:
-        with ExitStack() as clients:
-            submission = candidates.open(self.operator, self.context, self.store, clients, first=first)
-            result = submission.submit_or_attach(record, callback_ids)
-        if isinstance(result, RetryLater) and not self.operator.deferrable:
-            raise result.error
-        return result
 
     def _defer_for_callback(self, awaiting: AwaitingCallback) -> NoReturn:
         nonce = awaiting.record.callback_nonce
@@ -238,6 +229,8 @@ class GenerationRun:
     def _defer_submission(self, later: RetryLater, refusals: int, since: float) -> NoReturn:
         seconds = later.seconds(refusals)
         record = {"record": later.record.as_dict()} if later.record else {}
+        # Without a connection, the trigger waits for another task, and for no quota.
+        granted = {} if later.conn_id else {"granted": False}
         if time.time() + seconds - since > max_wait(later.error):
             raise later.error
         # A deferral that breaks loses its arguments, and the record may not exist yet.
@@ -250,20 +243,15 @@ class GenerationRun:
         self.operator.defer(
             trigger=SeedanceQuotaTrigger(not_before=time.time() + seconds, seedance_conn_id=later.conn_id),
             method_name="resume_submit",
-            kwargs={"refusals": refusals + 1, "since": since, **record},
+            kwargs={"refusals": refusals + 1, "since": since, **record, **granted},
             timeout=deferral_timeout(since + max_wait(later.error), time.time()),
         )
-
-    def _push_ids(self, record: Record) -> None:
-        push_xcom(self.context["ti"], "generation_id", record.generation_id)
-        if self.hooks.are_several:
-            push_xcom(self.context["ti"], _CONN_ID_XCOM, record.conn_id)
 
     # ------------------------------------------------------------------ waiting
 
     def _wait_for(self, submitted: HasGeneration) -> dict[str, Any]:
         generation, record, operator = submitted.generation, submitted.record, self.operator
-        self._push_ids(record)
+        _push_ids(self, record)
         if generation.status.terminal:
             return self._deliver(generation, record)
         if operator.deferrable:
@@ -281,11 +269,8 @@ class GenerationRun:
     def _defer(self, wait: _Wait, *, until: float | None = None, **options: Any) -> NoReturn:
         # The quota may move the deadline of the trigger past that of the wait.
         deadline = until or wait.deadline or time.time()
-        self.log.info(
-            "Deferring until generation %s has ended, for at most %.0f s.",
-            wait.generation_id,
-            deadline - time.time(),
-        )
+        text = "Deferring until generation %s has ended, for at most %.0f s."
+        self.log.info(text, wait.generation_id, deadline - time.time())
         self.operator.defer(
             trigger=_trigger(self.operator, replace(wait, deadline=deadline), **options),
             method_name="execute_complete",
@@ -296,9 +281,10 @@ class GenerationRun:
     def _wait_here(self, generation: Generation, record: Record) -> dict[str, Any]:
         operator, generation_id = self.operator, generation.generation_id
         hook = self.hooks.of(self._paid_conn_id(record))
-        operator.cancel_abandoned = partial(
-            cancel_abandoned, hook, self.context["ti"], [generation_id], self.media, self.log
-        )
+        if not record.reused_from:
+            operator.cancel_abandoned = partial(
+                cancel_abandoned, hook, self.context["ti"], [generation_id], self.media, self.log
+            )
         try:
             end = hook.wait_for_end(
                 generation_id,
@@ -307,6 +293,10 @@ class GenerationRun:
                 poll_interval=operator.poll_interval,
                 estimated_wait=generation.estimated_wait,
             )
+        except errors.SeedanceNotFoundError:
+            if record.reused_from:
+                return self._submit_instead(record)
+            raise
         finally:
             operator.cancel_abandoned = None
         return self._deliver(end.with_defaults(record.result_defaults), record)
@@ -352,7 +342,17 @@ class GenerationRun:
         ids = [generation_id if isinstance(generation_id, str) else UNKNOWN_ID]
         return paid_generations(self.operator, self.context, self.store, lambda: ids)
 
+    def _submit_instead(self, record: Record) -> dict[str, Any]:
+        """Submit, because the generation of another task that this one waited for cannot be delivered."""
+        generation_id = str(record.generation_id)
+        self.log.warning("Generation %s of another task cannot be delivered.", generation_id)
+        self.store.try_write(GENERATION_KEY, replace(record, state=RecordState.NOT_SUBMITTED))
+        return self.submit(unusable_ids=frozenset({generation_id}))
+
     def _deliver(self, generation: Generation, record: Record | None) -> dict[str, Any]:
+        lost = generation.status is not GenerationStatus.SUCCEEDED or generation.output_gone(utc_now())
+        if record is not None and record.reused_from and lost:
+            return self._submit_instead(record)
         if record is not None:
             ended = as_ended(record, generation, utc_now())
             self.store.try_write_end(GENERATION_KEY, ended, generation)
@@ -363,6 +363,35 @@ class GenerationRun:
         self.log.info("%s", generation.summary())
         self.operator.output_url, self.operator.delivered = generation.url or "", generation.result()
         return self.operator.delivered
+
+
+def _submitted_nothing(run: GenerationRun, generation_id: Any) -> bool:
+    """Return whether XCom, all that is left of a deferral below Airflow 3.3, says that nothing was submitted."""
+    return generation_id is None and pull_xcom(run.context["ti"], _NOT_SUBMITTED_XCOM) is True
+
+
+def _push_ids(run: GenerationRun, record: Record) -> None:
+    push_xcom(run.context["ti"], "generation_id", record.generation_id)
+    if run.hooks.are_several:
+        push_xcom(run.context["ti"], _CONN_ID_XCOM, record.conn_id)
+
+
+def _submit_or_attach(
+    run: GenerationRun,
+    candidates: Candidates,
+    record: Record | None,
+    callback_ids: Sequence[str],
+    unusable_ids: frozenset[str],
+    *,
+    first: bool,
+) -> SubmissionResult:
+    with ExitStack() as clients:
+        task = (run.operator, run.context, run.store, clients)
+        submission = candidates.open(*task, first=first, unusable_ids=unusable_ids)
+        result = submission.submit_or_attach(record, callback_ids)
+    if isinstance(result, RetryLater) and not run.operator.deferrable:
+        raise result.error
+    return result
 
 
 def _carried_id(store: RecordStore, ti: Any) -> Any:
@@ -395,7 +424,7 @@ def _trigger(
         **asdict(wait),
         media=operator.request_class.media,
         poll_interval=operator.poll_interval,
-        cancel_on_kill=operator.cancel_on_kill,
+        cancel_on_kill=operator.cancel_on_kill and "reused_from" not in wait.result_defaults,
         end_from_trigger=operator.end_from_trigger,
         callback_received=called_back,
         **known,

@@ -138,11 +138,16 @@ class StorageLocation:
         """Return size and SHA-256 of the stored file, which is read in pieces."""
         digest = hashlib.sha256()
         size = 0
-        with self.translate_errors("read"), self.fs.open(self.path, "rb") as file:
-            while piece := file.read(_READ_BYTES):
-                digest.update(piece)
-                size += len(piece)
+        for piece in self.pieces():
+            digest.update(piece)
+            size += len(piece)
         return size, digest.hexdigest()
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the content of the stored file in pieces."""
+        with self.open() as file:
+            while piece := file.read(_READ_BYTES):
+                yield piece
 
     @contextmanager
     def translate_errors(self, action: str) -> Iterator[None]:
@@ -160,6 +165,13 @@ class StorageLocation:
             raise errors.SeedanceMediaError(
                 f"{self.display} could not be {action}: {reason}. {RETRY_IS_FREE}"
             ) from error
+
+
+def location_of(path: str, conn_id: Any) -> StorageLocation:
+    """Return the location of a file, with the connection in its path or else that of the transfer."""
+    has_own = "@" in path.partition("://")[2].partition("/")[0]
+    usable = isinstance(conn_id, str) and conn_id not in ("", "None") and not has_own
+    return StorageLocation.of(path, conn_id if usable else None, what="stored file")
 
 
 def _modified(info: Mapping[str, Any]) -> datetime | None:

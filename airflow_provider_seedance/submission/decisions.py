@@ -133,6 +133,10 @@ def decide(
     if not changed:
         return ReadRemote()
     old = record.generation_id
+    if record.reused_from:
+        return Submit(
+            f"The request changed ({', '.join(changed)}); {old}, of another task, is left to that one."
+        )
     what = f"the request changed ({', '.join(changed)}) since generation {old} was submitted"
     if is_cleared(record, attempt):
         return Submit(
@@ -291,8 +295,9 @@ def decide_remote(
     now: datetime,
 ) -> Submit | Reattach | Deliver | Fail:
     """Decide on a recorded generation of the same request, from what the service says about it."""
-    cleared = is_cleared(record, attempt)
-    old = record.generation_id
+    cleared, old = is_cleared(record, attempt), record.generation_id
+    if record.reused_from and _is_lost(remote, now):
+        return Submit(f"Generation {old} of another task cannot be delivered: submitting.")
     if isinstance(remote, errors.SeedanceNotFoundError):
         if cleared:
             return Submit(
@@ -325,6 +330,13 @@ def decide_remote(
             )
         )
     return Submit(f"Generation {old} ended as {remote.status.value}: submitting anew.")
+
+
+def _is_lost(remote: Generation | errors.SeedanceError, now: datetime) -> bool:
+    if isinstance(remote, errors.SeedanceError):
+        return isinstance(remote, errors.SeedanceNotFoundError)
+    ended = remote.status.terminal and remote.status is not GenerationStatus.SUCCEEDED
+    return ended or remote.output_gone(now)
 
 
 def _decide_succeeded(

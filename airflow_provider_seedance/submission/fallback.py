@@ -1,7 +1,8 @@
 """
 The submission of a task through several connections, in order.
 
-The next connection is tried only where it is certain that the one before took nothing and will not: see
+A generation of the same request that another task has paid for, at any of them, comes before the first one. The next
+connection is tried only where it is certain that the one before took nothing and will not: see
 :class:`~airflow_provider_seedance.submission.submitter.NotTaken`. The record names the connection before each POST, so
 that a lost worker leaves no doubt which of them may have been paid.
 """
@@ -10,13 +11,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.generations import Generation, utc_now
 from airflow_provider_seedance.submission import decisions
 from airflow_provider_seedance.submission.lookup import AwaitingCallback
-from airflow_provider_seedance.submission.records import Record, RecordState
-from airflow_provider_seedance.submission.submitter import NotTaken, RetryLater, Submission, SubmissionResult
+from airflow_provider_seedance.submission.records import Record, RecordState, as_ended
+from airflow_provider_seedance.submission.reuse import is_deliverable, repeat_while_submitting
+from airflow_provider_seedance.submission.store import ReuseSearch
+from airflow_provider_seedance.submission.submitter import (
+    HasGeneration,
+    NotTaken,
+    RetryLater,
+    Reusable,
+    Submission,
+    SubmissionResult,
+)
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +40,12 @@ class FallbackSubmission:
 
     :param submissions: One for each connection that can make the request, in order; at least one.
     :param unfit: Errors of the connections that cannot, by their ids.
+    :param unusable_ids: Generations of other tasks that cannot be delivered.
     """
 
     submissions: Sequence[Submission]
     unfit: Mapping[str, errors.SeedanceError] = field(default_factory=dict)
+    unusable_ids: frozenset[str] = frozenset()
 
     def submit_or_attach(
         self, record: Record | None = None, callback_ids: Sequence[str] = ()
@@ -52,7 +66,9 @@ class FallbackSubmission:
             return verdict
         if not isinstance(verdict, decisions.Submit):
             return owner.attach(verdict, record)
-        return self._submit(owner, record, verdict.note)
+        if record:
+            owner.store.update(owner.key, record)  # as the service or the deferral knows it
+        return self._reuse_or_submit(owner, record, verdict.note)
 
     def owner_of(self, record: Record | None) -> Submission:
         """Return the submission through the connection that a record is about; without one, the first."""
@@ -66,7 +82,41 @@ class FallbackSubmission:
                     return submission
         return self.submissions[0]
 
-    def _submit(self, owner: Submission, record: Record | None, note: str | None) -> SubmissionResult:
+    def _reuse_or_submit(
+        self, owner: Submission, record: Record | None, note: str | None
+    ) -> SubmissionResult:
+        while True:
+            search = self._search(owner, record)
+            found = None
+            try:
+                if search:
+                    details = owner.details(search)
+                    found = repeat_while_submitting(partial(owner.store.reuse, owner.key, details))
+            except errors.SeedanceRateLimitError as error:
+                return RetryLater(error, record)
+            result = Reusable(found) if found else self._submit(owner, record, note, search)
+            if not isinstance(result, Reusable):
+                return result
+            if attached := attach_reused(self.owner_of(result.record), result.record):
+                return attached
+            self.unusable_ids |= {str(result.record.generation_id)}
+
+    def _search(self, owner: Submission, record: Record | None) -> ReuseSearch | None:
+        """Return the search for what other tasks have paid for, at all of the connections."""
+        scope = owner.policy.reuse
+        another_take = record and decisions.is_cleared(record, owner.attempt)
+        if scope == "task" or (another_take and owner.policy.on_clear == "new"):
+            return None
+        intents = {
+            submission.reuse_key: submission.intent(record, {})
+            for submission in self.submissions
+            if submission.reuse_key
+        }
+        return ReuseSearch(scope=scope, intents=intents, unusable_ids=self.unusable_ids)
+
+    def _submit(
+        self, owner: Submission, record: Record | None, note: str | None, search: ReuseSearch | None
+    ) -> SubmissionResult | Reusable:
         reasons = dict(self.unfit)
         refusals: list[NotTaken] = []
         order = self._in_order(owner, record)
@@ -76,6 +126,7 @@ class FallbackSubmission:
                 None if refusals else note,
                 passed_over={conn_id: type(error).__name__ for conn_id, error in reasons.items()},
                 has_fallback=following is not None,
+                search=search,
             )
             if not isinstance(result, NotTaken):
                 return result
@@ -100,6 +151,27 @@ class FallbackSubmission:
         if decisions.is_cleared(record, owner.attempt):
             return list(self.submissions)
         return [owner, *(submission for submission in self.submissions if submission is not owner)]
+
+
+def attach_reused(submission: Submission, record: Record) -> HasGeneration | None:
+    """Attach to the generation of another task; ``None`` if it cannot be delivered."""
+    copy = submission.store.stored_copy(record)
+    remote = copy or record.known_end() or submission.lookup.read_recorded(record)
+    ended = remote if isinstance(remote, Generation) and remote.status.terminal else None
+    lost = ended and not copy and not is_deliverable(ended, submission.client.settings)
+    if lost or isinstance(remote, errors.SeedanceNotFoundError):
+        not_submitted = replace(record, state=RecordState.NOT_SUBMITTED, result=None)
+        submission.store.write(submission.key, not_submitted)
+        return None
+    source = "task {task_id!r} of run {run_id!r} of Dag {dag_id!r}".format(**record.reused_from)
+    log.info(
+        "The same request was paid for by %s at connection %r: generation %s is reused.",
+        source,
+        record.conn_id,
+        record.generation_id,
+    )
+    known = replace(as_ended(record, ended, utc_now()), result=ended.result()) if ended else record
+    return HasGeneration(ended or record.placeholder_generation(), known)
 
 
 def _wait_or_raise(refusals: Sequence[NotTaken], reasons: Mapping[str, errors.SeedanceError]) -> RetryLater:

@@ -262,6 +262,11 @@ class Record:
     ended_at: datetime | None = None
 
     @property
+    def reused_from(self) -> Any:
+        """Return the task instance that had paid for the generation, if another one did."""
+        return self.result_defaults.get("reused_from")
+
+    @property
     def has_unknown_outcome(self) -> bool:
         """Return whether it may have been submitted, while its id is not known."""
         return self.state in (RecordState.INTENT, RecordState.UNCERTAIN)
@@ -410,7 +415,8 @@ def as_submitted(record: Record, generation: Generation, now: datetime, *, synch
 
 def as_ended(record: Record, generation: Generation, now: datetime) -> Record:
     """Return the record to write when the generation has ended."""
-    credits, cost_usd = generation.credits, generation.cost_usd
+    paid = not record.reused_from  # else its cost is in the record of another task
+    credits, cost_usd = (generation.credits, generation.cost_usd) if paid else (0.0, 0.0)
     return replace(
         record,
         state=RecordState.ENDED,

@@ -12,7 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.costs.budgets import Budget
@@ -22,8 +22,26 @@ from airflow_provider_seedance.submission.records import Record, RecordState, wi
 
 log = logging.getLogger(__name__)
 
+Reuse = Literal["task", "dag", "any"]
+
 #: Key of the record of a task that submits one generation.
 GENERATION_KEY = "generation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReuseSearch:
+    """
+    Search for a generation of the same request that another task has paid for, at any connection of this one.
+
+    :param scope: Where to look.
+    :param intents: For each connection, by the key of the request there, the intent in whose place the record of the
+        generation is written.
+    :param unusable_ids: Generations that were found before, and cannot be delivered.
+    """
+
+    scope: Literal["dag", "any"]
+    intents: Mapping[str, Record]
+    unusable_ids: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +51,15 @@ class SubmissionDetails:
 
     :param item_key: The user's key, for an item of a batch.
     :param budgets: Budgets of the connection.
+    :param reuse: Search that comes before the submission.
+    :param reuse_key: Key by which other tasks find it; ``None`` if it cannot be reused.
     """
 
     prompt: str
     item_key: str | None = None
     budgets: tuple[Budget, ...] = ()
+    reuse: ReuseSearch | None = None
+    reuse_key: str | None = None
 
 
 class RecordStore(ABC):
@@ -126,11 +148,13 @@ class RecordStore(ABC):
         """Return the record of a key, or ``None`` if nothing was submitted for it."""
         return self.records().get(key)
 
-    def write_intent(self, key: str, record: Record, details: SubmissionDetails) -> None:
+    def write_intent(self, key: str, record: Record, details: SubmissionDetails) -> Record:
         """
         Write the record of a submission that is sent next; see :meth:`write`.
 
+        :return: The written record. If it names a generation, which another task has paid for, nothing may be submitted.
         :raises SeedanceBudgetError: it would exceed a budget; nothing may be submitted.
+        :raises SeedanceRateLimitError: another task is submitting the same request; likewise.
         :raises SeedanceConfigurationError: the store keeps no budgets, or the price is not known; likewise.
         """
         if details.budgets:
@@ -139,6 +163,23 @@ class RecordStore(ABC):
                 "Nothing was sent."
             )
         self.write(key, record)
+        return record
+
+    def reuse(self, key: str, details: SubmissionDetails) -> Record | None:
+        """
+        Write the record of a generation of the same request that another task has paid for; ``None`` if there is none.
+
+        :raises SeedanceRateLimitError: another task is submitting the same request.
+        :raises SeedanceConfigurationError: the store does not know other tasks.
+        """
+        scope = details.reuse.scope if details.reuse else "task"
+        raise errors.SeedanceConfigurationError(
+            f"reuse={scope!r} needs a ledger: set [seedance] ledger. Nothing was sent."
+        )
+
+    def stored_copy(self, record: Record) -> Generation | None:
+        """Return the generation of a record with the paths of its stored outputs, if there are such."""
+        return None
 
     def try_write_end(self, key: str, record: Record, generation: Generation) -> None:
         """Write how a generation has ended; never raises."""

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Literal
 
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
@@ -40,7 +41,14 @@ from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.submission import decisions, timing
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission.lookup import AwaitingCallback, SubmissionLookup
-from airflow_provider_seedance.submission.store import GENERATION_KEY, RecordStore, SubmissionDetails
+from airflow_provider_seedance.submission.reuse import repeat_while_submitting, reuse_key
+from airflow_provider_seedance.submission.store import (
+    GENERATION_KEY,
+    RecordStore,
+    Reuse,
+    ReuseSearch,
+    SubmissionDetails,
+)
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +98,17 @@ SubmissionResult = HasGeneration | RetryLater | AwaitingCallback
 
 
 @dataclass(frozen=True)
+class Reusable:
+    """
+    Another task has paid for the same request; nothing was submitted.
+
+    :param record: Of its generation, as written for this task.
+    """
+
+    record: rec.Record
+
+
+@dataclass(frozen=True)
 class NotTaken:
     """
     A connection certainly took nothing: its service rejected the submission, or none was sent.
@@ -125,6 +144,7 @@ class SubmissionPolicy:
     on_uncertain_submit: decisions.OnUncertain = "fail"
     on_clear: decisions.OnClear = "reuse"
     limits: Mapping[Unit, float] = field(default_factory=dict)
+    reuse: Reuse = "task"
     on_budget: Literal["fail", "wait"] = "fail"
     end_from_trigger: bool = False
 
@@ -136,6 +156,7 @@ class SubmissionPolicy:
             on_uncertain_submit=operator.on_uncertain_submit,
             on_clear=operator.on_clear,
             limits=operator.limits,
+            reuse=operator.reuse,
             on_budget=operator.on_budget,
             end_from_trigger=operator.end_from_trigger,
         )
@@ -155,6 +176,7 @@ class Submission:
     :param policy: Decisions of the Dag author.
     :param retry_inline: Whether to wait some seconds for a rejected submission and repeat it.
     :param shared_quota: Quota state shared between processes, or ``None`` to ignore it.
+    :param input_digests: Digests of inputs that were downloaded, by their URLs.
     """
 
     client: Client
@@ -166,16 +188,17 @@ class Submission:
     policy: SubmissionPolicy
     retry_inline: bool = True
     shared_quota: SharedQuota | None = None
+    input_digests: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.api, self.conn_id = self.client.settings.api, self.client.settings.conn_id
-        self._lookup = SubmissionLookup(self.client, self.store, self.prepared.request)
+        self.lookup = SubmissionLookup(self.client, self.store, self.prepared.request)
 
     def decide(
         self, record: rec.Record | None, callback_ids: Sequence[str] = ()
     ) -> tuple[rec.Record | None, decisions.Verdict | AwaitingCallback]:
         """Decide on the record of the task, with the ids of callbacks; returns it as the service knows it, and the verdict."""
-        self._lookup.callback_ids = tuple(callback_ids)
+        self.lookup.callback_ids = tuple(callback_ids)
         verdict: decisions.Verdict | AwaitingCallback = self.classify(record)
         if record and isinstance(verdict, decisions.LookUp):
             record, verdict = self.look_up(record)
@@ -194,7 +217,7 @@ class Submission:
 
     def look_up(self, record: rec.Record) -> tuple[rec.Record, decisions.Verdict | AwaitingCallback]:
         """Look for an uncertain submission; returns its record, with the id if that was found, and the verdict."""
-        found = self._lookup.find_lost_submission(record)
+        found = self.lookup.find_lost_submission(record)
         if found is None:
             return record, self._awaiting_callback(record) or self._decide_without_id(record)
         # max_tries stays: it tells a clear from a retry until the decision is made.
@@ -204,7 +227,7 @@ class Submission:
 
     def read_remote(self, record: rec.Record) -> tuple[rec.Record, decisions.Verdict]:
         """Read the recorded generation; returns its record, with the end if it has ended, and the verdict."""
-        remote = self._lookup.read_recorded(record)
+        remote = self.lookup.read_recorded(record)
         verdict = decisions.decide_remote(record, self.attempt, self.policy.on_clear, remote, utc_now())
         if isinstance(remote, Generation) and remote.status.terminal:
             record = rec.as_ended(record, remote, utc_now())
@@ -214,7 +237,7 @@ class Submission:
         """Attach to the recorded generation, or raise the error of a verdict other than `Submit`."""
         if isinstance(verdict, decisions.Fail):
             if record and isinstance(verdict.error, errors.SeedanceUncertainSubmitError):
-                self._report_uncertain(record)
+                self.report_uncertain(record)
             raise verdict.error
         assert record is not None
         assert isinstance(verdict, (decisions.Reattach, decisions.Deliver))
@@ -232,45 +255,27 @@ class Submission:
     # ------------------------------------------------------------------ an uncertain submission
 
     def _awaiting_callback(self, intent: rec.Record) -> AwaitingCallback | None:
-        return self._lookup.awaiting_callback(intent) if self.policy.callback_url else None
+        return self.lookup.awaiting_callback(intent) if self.policy.callback_url else None
 
     def _decide_without_id(self, record: rec.Record) -> decisions.Submit | decisions.Fail:
         """Decide on an uncertain submission that was not found."""
         # Before every rule that submits again: what could not be looked up may be billed.
         command = self.store.resolve_command(self.key)
-        if error := self._lookup.failure(decisions.left_no_id(record), command):
+        if error := self.lookup.failure(decisions.left_no_id(record), command):
             return decisions.Fail(error)
         return decisions.decide_uncertain(record, self.attempt, self.policy.on_uncertain_submit, command)
 
     # ------------------------------------------------------------------ a new submission
 
-    def submit(
-        self,
-        previous_record: rec.Record | None,
-        note: str | None,
-        *,
-        passed_over: Mapping[str, str],
-        has_fallback: bool = False,
-    ) -> HasGeneration | AwaitingCallback | NotTaken:
-        """
-        Submit.
+    @cached_property
+    def reuse_key(self) -> str | None:
+        """The key of the request, for which its inputs are downloaded if it may be reused."""
+        digests = None if self.policy.reuse == "task" else self.input_digests
+        return reuse_key(self.prepared.request, self.client.settings, digests)
 
-        :param previous_record: Record of an earlier submission, by which it was decided to submit.
-        :param note: Reason for the log.
-        :param passed_over: Connections before this one that took nothing, and the class of their error.
-        :param has_fallback: Whether another connection is tried if this one takes nothing.
-        :raises SeedanceError: no connection may submit.
-        """
-        if previous_record:
-            self.store.update(self.key, previous_record)  # as the service or the deferral knows it
-        self._check_limit(previous_record)
-        if note:
-            log.warning("%s", note)
-        # A rejection by the service restores the previous record.
-        if used_up := self._reserve_quota():
-            long = (used_up.retry_after or 0.0) > flows.MAX_FALLBACK_WAIT_SECONDS
-            return NotTaken(self.conn_id, used_up, previous_record, waits=True, gives_way=long)
-        intent = rec.intent_record(
+    def intent(self, previous: rec.Record | None, passed_over: Mapping[str, str]) -> rec.Record:
+        """Return the intent of a submission after a previous one."""
+        return rec.intent_record(
             self.attempt,
             utc_now(),
             conn_id=self.conn_id,
@@ -279,24 +284,60 @@ class Submission:
             result_defaults=self.prepared.result_defaults.as_dict(),
             end_from_trigger=self.policy.end_from_trigger,
             calls_back=self.policy.callback_url is not None,
-            resubmitted=previous_record is not None
-            and previous_record.has_unknown_outcome
-            and decisions.is_of_this_try(previous_record, self.attempt),
-            previous=previous_record,
+            resubmitted=previous is not None
+            and previous.has_unknown_outcome
+            and decisions.is_of_this_try(previous, self.attempt),
+            previous=previous,
         )
-        self._lookup.callback_ids = ()
+
+    def submit(
+        self,
+        previous_record: rec.Record | None,
+        note: str | None,
+        *,
+        passed_over: Mapping[str, str],
+        has_fallback: bool = False,
+        search: ReuseSearch | None = None,
+    ) -> HasGeneration | AwaitingCallback | NotTaken | Reusable:
+        """
+        Submit.
+
+        :param previous_record: Record of an earlier submission, by which it was decided to submit.
+        :param note: Reason for the log.
+        :param passed_over: Connections before this one that took nothing, and the class of their error.
+        :param has_fallback: Whether another connection is tried if this one takes nothing.
+        :param search: Repeated in the transaction that writes the intent, so that one of several tasks submits.
+        :raises SeedanceError: no connection may submit.
+        """
+        _check_limit(self, previous_record)
+        if note:
+            log.warning("%s", note)
+        # A rejection by the service restores the previous record.
+        if used_up := _reserve_quota(self):
+            long = (used_up.retry_after or 0.0) > flows.MAX_FALLBACK_WAIT_SECONDS
+            return NotTaken(self.conn_id, used_up, previous_record, waits=True, gives_way=long)
+        intent = self.intent(previous_record, passed_over)
+        self.lookup.callback_ids = ()
         try:
-            self._write_intent(intent)
-        except errors.SeedanceBudgetError as error:
-            waits = self.policy.on_budget == "wait" and error.retry_after is not None
+            written = self._write_intent(intent, search)
+        except (errors.SeedanceBudgetError, errors.SeedanceRateLimitError) as error:
+            over_budget = isinstance(error, errors.SeedanceBudgetError)
+            waits = error.retry_after is not None and (not over_budget or self.policy.on_budget == "wait")
             if previous_record and previous_record.has_unknown_outcome and not waits:
-                raise self._uncertain_over_limit(previous_record, error) from error
-            return NotTaken(self.conn_id, error, previous_record, waits=waits, gives_way=True)
-        return self._post(intent, previous_record, has_fallback=has_fallback)
+                raise _uncertain_over_limit(self, previous_record, error) from error
+            return NotTaken(self.conn_id, error, previous_record, waits=waits, gives_way=over_budget)
+        if written.reused_from:
+            return Reusable(written)
+        return self._post(intent, previous_record, search, has_fallback=has_fallback)
 
     def _post(
-        self, intent: rec.Record, previous_record: rec.Record | None, *, has_fallback: bool
-    ) -> HasGeneration | AwaitingCallback | NotTaken:
+        self,
+        intent: rec.Record,
+        previous_record: rec.Record | None,
+        search: ReuseSearch | None,
+        *,
+        has_fallback: bool,
+    ) -> HasGeneration | AwaitingCallback | NotTaken | Reusable:
         request, nonce, url_for = self.prepared.request, intent.callback_nonce, self.policy.callback_url
         call = self.api.submit_call(
             request,
@@ -309,40 +350,7 @@ class Submission:
             return self._on_accepted(intent, outcome.generation, utc_now())
         if isinstance(outcome, (NotAccepted, Refused)):
             return self._on_rejected(intent, outcome, previous_record)
-        return self._on_uncertain(intent, outcome)
-
-    def _check_limit(self, previous_record: rec.Record | None) -> None:
-        """Raise if the request costs more than a limit leaves after every submission on record."""
-        for unit, limit in self.policy.limits.items():
-            price, spent = getattr(self.prepared.result_defaults, unit) or 0.0, self.store.committed(unit)
-            if round(spent + price, 6) > limit:
-                break
-        else:
-            return
-        why = decisions.over_limit(unit, limit, price, spent, rec.paid_ids(self.store.records().values()))
-        error = errors.SeedanceMaxCreditsError(f"{why} Nothing was sent for it.")
-        if previous_record and previous_record.has_unknown_outcome:
-            raise self._uncertain_over_limit(previous_record, error)
-        raise error
-
-    def _uncertain_over_limit(self, record: rec.Record, limit: errors.SeedanceError) -> errors.SeedanceError:
-        """Report an uncertain submission that a limit or a budget rules out to repeat; return its error."""
-        self._report_uncertain(record)
-        return decisions.uncertain_over_limit(self.api.name, limit, self.store.resolve_command(self.key))
-
-    def _reserve_quota(self) -> errors.SeedanceRateLimitError | None:
-        """Reserve one request of the shared quota; a short wait for it is spent here."""
-        if self.shared_quota is None:
-            return None
-        wait = self.shared_quota.reserve(time.time())
-        if self.retry_inline and 0.0 < wait <= flows.MAX_INLINE_WAIT_SECONDS:
-            time.sleep(wait)
-            wait = self.shared_quota.reserve(time.time())
-        if not wait:
-            return None
-        return errors.SeedanceRateLimitError(
-            f"The quota at {self.api.title} is used up, by its latest rate-limit headers.", retry_after=wait
-        )
+        return self._on_uncertain(intent, outcome, search)
 
     def _send(self, call: HttpCall, request: GenerationRequest, *, has_fallback: bool) -> SubmitOutcome:
         flow = flows.submit_flow(
@@ -356,24 +364,30 @@ class Submission:
                 raise
             raise decisions.unrecorded_error(error, ()) from error
 
-    def _write_intent(self, intent: rec.Record) -> None:
+    def _write_intent(self, intent: rec.Record, search: ReuseSearch | None) -> rec.Record:
         if not self.store.durable:
             log.warning(
                 "%s: if the worker is lost between now and the end of this task, a retry cannot know of this "
                 "submission and pays again.",
                 decisions.NO_STORE,
             )
-        details = SubmissionDetails(
-            prompt=self.prepared.request.prompt,
-            item_key=self.item_key,
-            budgets=self.client.settings.budgets,
-        )
+        details = self.details(search)
         try:
-            self.store.write_intent(self.key, intent, details)
+            return repeat_while_submitting(lambda: self.store.write_intent(self.key, intent, details))
         except errors.SeedanceStateError as error:
             raise type(error)(
                 f"{error.message} Without a record of the intent nothing is submitted; retry later."
             ) from error
+
+    def details(self, search: ReuseSearch | None) -> SubmissionDetails:
+        """Return what the ledger accounts for."""
+        return SubmissionDetails(
+            prompt=self.prepared.request.prompt,
+            item_key=self.item_key,
+            budgets=self.client.settings.budgets,
+            reuse=search,
+            reuse_key=self.reuse_key,
+        )
 
     def _on_accepted(self, intent: rec.Record, generation: Generation, now: datetime) -> HasGeneration:
         generation = generation.with_defaults(self.prepared.result_defaults.as_dict())
@@ -405,9 +419,9 @@ class Submission:
         return NotTaken(self.conn_id, error, restored, waits=not_accepted and waits, gives_way=gives_way)
 
     def _on_uncertain(
-        self, intent: rec.Record, outcome: Uncertain
-    ) -> HasGeneration | AwaitingCallback | NotTaken:
-        if found := self._lookup.find_lost_submission(intent):
+        self, intent: rec.Record, outcome: Uncertain, search: ReuseSearch | None
+    ) -> HasGeneration | AwaitingCallback | NotTaken | Reusable:
+        if found := self.lookup.find_lost_submission(intent):
             generation = rec.with_id(intent, found).placeholder_generation()
             return self._on_accepted(intent, generation, utc_now())
         what = f"The submission was sent and its fate is unknown: {outcome.error.message}"
@@ -415,7 +429,7 @@ class Submission:
             log.warning("%s", what)
             return awaiting
         command = self.store.resolve_command(self.key)
-        if later := self._lookup.failure(what.rstrip("."), command):
+        if later := self.lookup.failure(what.rstrip("."), command):
             raise later
         if self.policy.on_uncertain_submit == "resubmit" and not intent.resubmitted:
             log.warning("%s", what)
@@ -423,8 +437,9 @@ class Submission:
                 intent,
                 "on_uncertain_submit='resubmit': submitting again, which may pay twice.",
                 passed_over=intent.passed_over,
+                search=search,
             )
-        self._report_uncertain(intent)
+        self.report_uncertain(intent)
         raise decisions.uncertain_error(
             what.rstrip("."),
             self.api.name,
@@ -435,6 +450,43 @@ class Submission:
 
     # ------------------------------------------------------------------ records
 
-    def _report_uncertain(self, record: rec.Record) -> None:
+    def report_uncertain(self, record: rec.Record) -> None:
+        """Record that the task fails because of an uncertain submission."""
         uncertain = replace(record, state=rec.RecordState.UNCERTAIN)
         self.store.try_write(self.key, rec.taken_over(uncertain, self.attempt))
+
+
+def _check_limit(submission: Submission, previous_record: rec.Record | None) -> None:
+    """Raise if the request costs more than a limit leaves after every submission on record."""
+    for unit, limit in submission.policy.limits.items():
+        price = getattr(submission.prepared.result_defaults, unit) or 0.0
+        spent = submission.store.committed(unit)
+        if round(spent + price, 6) <= limit:
+            continue
+        ids = rec.paid_ids(submission.store.records().values())
+        why = decisions.over_limit(unit, limit, price, spent, ids)
+        error = errors.SeedanceMaxCreditsError(f"{why} Nothing was sent for it.")
+        if previous_record and previous_record.has_unknown_outcome:
+            raise _uncertain_over_limit(submission, previous_record, error)
+        raise error
+
+
+def _uncertain_over_limit(
+    submission: Submission, record: rec.Record, limit: errors.SeedanceError
+) -> errors.SeedanceError:
+    """Report an uncertain submission that a limit or a budget rules out to repeat; return its error."""
+    submission.report_uncertain(record)
+    command = submission.store.resolve_command(submission.key)
+    return decisions.uncertain_over_limit(submission.api.name, limit, command)
+
+
+def _reserve_quota(submission: Submission) -> errors.SeedanceRateLimitError | None:
+    """Reserve one request of the shared quota; a short wait for it is spent here."""
+    if submission.shared_quota is None:
+        return None
+    wait = submission.shared_quota.reserve(time.time())
+    if submission.retry_inline and 0.0 < wait <= flows.MAX_INLINE_WAIT_SECONDS:
+        time.sleep(wait)
+        wait = submission.shared_quota.reserve(time.time())
+    message = f"The quota at {submission.api.title} is used up, by its latest rate-limit headers."
+    return errors.SeedanceRateLimitError(message, retry_after=wait) if wait else None

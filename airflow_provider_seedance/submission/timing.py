@@ -17,6 +17,7 @@ class SubmissionTiming:
     :param late_id: Time after a submission within which "not found" may mean that the service does not know the id
         yet.
     :param not_found_backoff: Pauses before such an id is read again: as many replies as end a wait.
+    :param reuse_backoff: Pauses while another task submits the same request, before this one is deferred.
     :param retry_after: Delay after a rate limit that names none.
     :param min_backoff: Minimum delay after repeated rate limits, doubled each time up to ``max_backoff``.
     """
@@ -26,6 +27,7 @@ class SubmissionTiming:
     confirm_interval: float = 30.0
     late_id: float = 300.0
     not_found_backoff: tuple[float, ...] = (2.0, 4.0, 8.0)
+    reuse_backoff: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
     retry_after: float = 60.0
     min_backoff: float = 15.0
     max_backoff: float = 3600.0

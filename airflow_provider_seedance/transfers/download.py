@@ -23,7 +23,7 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.rate_limits import read_retry_after
 from airflow_provider_seedance.client import media_client
 from airflow_provider_seedance.generations import utc_now
-from airflow_provider_seedance.storage.location import RETRY_IS_FREE
+from airflow_provider_seedance.storage.location import RETRY_IS_FREE, StorageLocation
 from airflow_provider_seedance.urls import redact_url, split_signature
 
 log = logging.getLogger(__name__)
@@ -96,6 +96,7 @@ class Source:
     :param stale: The URL has expired by the service's own account.
     :param refresh: Requests the URL from the service again, which may turn out to be the same. It raises
         :class:`SeedanceOutputGoneError` where there is none, and costs a request of the quota.
+    :param copy: Where another task has stored it.
     """
 
     label: str
@@ -103,6 +104,7 @@ class Source:
     url: str
     refresh: Callable[[], str]
     stale: bool = False
+    copy: StorageLocation | None = None
 
     @property
     def subject(self) -> str:
@@ -124,7 +126,7 @@ def download(
     timing: DownloadTiming | None = None,
 ) -> Downloaded | None:
     """
-    Download a file, or the data in a ``data:`` URL, into a sink.
+    Download a file, copy a stored one, or decode a ``data:`` URL, into a sink.
 
     :param begin: Opens the sink at the first good reply, or returns ``None`` to leave the file.
     :param progress: Called after every piece with the bytes so far and in all.
@@ -136,8 +138,29 @@ def download(
     """
     if source.url.startswith("data:"):
         return store_data_url(source, begin, max_bytes=client.max_bytes)
+    if source.copy:
+        return _store_copy(source, source.copy, begin, progress)
     stop = stop or threading.Event()
     return _Download(client, source, begin, progress, stop, timing or TIMING, source.url, source.url).run()
+
+
+def _store_copy(
+    source: Source, location: StorageLocation, begin: Begin, progress: Progress
+) -> Downloaded | None:
+    found = location.stat()
+    if found is None:
+        raise output_gone_error(
+            f"{source.subject} is no longer stored at {location.display}.", source.generation_id
+        )
+    sink, digest, size = begin(Announced(length=found.size, content_type="")), hashlib.sha256(), 0
+    if sink is None:
+        return None
+    for piece in location.pieces():
+        sink.write(piece)
+        digest.update(piece)
+        size += len(piece)
+        progress(size, found.size)
+    return Downloaded(size=size, sha256=digest.hexdigest())
 
 
 def store_data_url(source: Source, begin: Begin, *, max_bytes: int) -> Downloaded | None:

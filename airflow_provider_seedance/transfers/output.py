@@ -14,6 +14,7 @@ from airflow_provider_seedance.client.flows import LOCAL_PREFIX
 from airflow_provider_seedance.client.media_client import MediaClient
 from airflow_provider_seedance.generations import Generation, utc_now
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
+from airflow_provider_seedance.ledger import stored_copy
 from airflow_provider_seedance.storage.location import FileStat, StorageLocation, exists_error
 from airflow_provider_seedance.storage.writers import Writer, open_writer
 from airflow_provider_seedance.transfers import sidecar
@@ -278,6 +279,7 @@ class UrlRefresher:
             url=generation.urls[index - 1],
             refresh=lambda: self.refresh(index),
             stale=expired and self._has_record,
+            copy=stored_copy(generation, index - 1),
         )
 
     def refresh(self, index: int) -> str:

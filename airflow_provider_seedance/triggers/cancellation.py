@@ -92,6 +92,11 @@ class CancellingTrigger(BaseTrigger):
         raise NotImplementedError
 
     @property
+    def cancellable_ids(self) -> list[str]:
+        """The ids of those that this task has paid for."""
+        return self.generation_ids
+
+    @property
     def description(self) -> str:
         """The number of generations and some of their ids, for the log."""
         ids = self.generation_ids
@@ -121,7 +126,7 @@ class CancellingTrigger(BaseTrigger):
             self.log.warning("Not cancelled: %s (%s)", self._bill, error)
 
     async def _cancel_all(self, client: AsyncClient) -> None:
-        for generation_id in self.generation_ids:
+        for generation_id in self.cancellable_ids:
             if not await self._cancel_one(client, generation_id):
                 return
 

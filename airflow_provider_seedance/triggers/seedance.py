@@ -168,6 +168,11 @@ class SeedanceBatchTrigger(_SeedanceTrigger, CancellingTrigger):
         return [str(generation_id) for generation_id in self.generations["generation_id"]]
 
     @property
+    def cancellable_ids(self) -> list[str]:
+        """The ids of those that this task has paid for."""
+        return [state.generation_id for state in self.pending if "reused_from" not in state.result_defaults]
+
+    @property
     def pending(self) -> list[WaitState]:
         """The waits for the pending generations."""
         rows = zip(*(self.generations[name] for name in (*_PENDING_FIELDS, "result_defaults")), strict=True)

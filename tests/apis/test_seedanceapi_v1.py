@@ -183,6 +183,7 @@ def test_the_finished_task_of_the_page() -> None:
         "fps": None,
         "last_frame_url": None,
         "usage": None,
+        "reused_from": None,
     }
 
 

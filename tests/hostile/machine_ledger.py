@@ -1,4 +1,9 @@
-"""State machine of a submission on the ledger: clears keep the rows, Dag runs are made again, budgets, a faulty database."""
+"""
+State machine of a submission on the ledger.
+
+Clears keep the rows, Dag runs are made again, there are budgets, other tasks pay for the same requests, and the database
+has faults.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -15,7 +21,7 @@ from typing import Any, ClassVar
 import hypothesis.strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 from sqlalchemy.engine import Connection
-from submission.service_model import RETRIES, Crash
+from submission.service_model import ONE, RETRIES, TWO, Crash, Paid
 from submission.submission_model import Machine
 from support import Store
 
@@ -27,12 +33,18 @@ from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.entries import TaskIdentity
 from airflow_provider_seedance.ledger.ledger_store import LedgerStore
 from airflow_provider_seedance.ledger.task_state import TaskStateStore
+from airflow_provider_seedance.submission import records as rec
+from airflow_provider_seedance.submission.fallback import FallbackSubmission
 from airflow_provider_seedance.submission.store import GENERATION_KEY, RecordStore
+from airflow_provider_seedance.submission.submitter import HasGeneration
 
 _numbers = count()
 
 #: Ends that the service does not bill.
 _NOT_BILLED = ("failed", "expired", "cancelled")
+
+#: States of the renders of other tasks that are reused.
+_REUSED = ("queued", "running", "succeeded")
 
 
 @cache
@@ -101,9 +113,16 @@ class LedgerMachine(Machine):
     #: Each render costs a dollar.
     prices = Prices(rules=(PriceRule(amount="usd", price=1.0),))
 
-    @initialize(looks_up=st.booleans(), limit=st.sampled_from([None, None, 1, 3, 5]))
-    def begin(self, looks_up: bool, limit: int | None = None) -> None:
+    @initialize(
+        looks_up=st.booleans(),
+        limit=st.sampled_from([None, None, 1, 3, 5]),
+        reuse=st.sampled_from(["task", "any"]),
+    )
+    def begin(self, looks_up: bool, limit: int | None = None, reuse: Any = "task") -> None:
         super().begin(looks_up)
+        self.reuse = reuse
+        #: What other tasks have paid for.
+        self.others: list[Paid] = []
         self.store: LedgerState = LedgerState()
         self.budgets = () if limit is None else (Budget(unit="cost_usd", limit=limit, per="total"),)
         self.runs = 0
@@ -117,6 +136,9 @@ class LedgerMachine(Machine):
 
     def check_that_posting_is_right(self, prompt: str) -> None:
         super().check_that_posting_is_right(prompt)
+        if self.reuse == "any" and self.on_clear == "reuse":
+            equal = [paid for paid in self.others if paid.prompt == prompt and not paid.unavailable]
+            assert not any(paid.status in _REUSED for paid in equal), "another task has paid for it"
         billed = sum(paid.status not in _NOT_BILLED for paid in self.paid)
         for budget in self.budgets:
             assert billed < budget.limit, "a render over the budget"
@@ -136,10 +158,46 @@ class LedgerMachine(Machine):
             super().check_error(error, trouble)
             return
         self.count("refused by a budget")
-        reserved = sum(not post.disproved for post in self.posts) + self.store.crashes
+        reserved = sum(not post.disproved for post in self.posts) + self.store.crashes + len(self.others)
         assert reserved >= self.budgets[0].limit, "a refusal by a budget that is not used up"
         for post in self.unsettled():
             assert self.may_be_left(post), f"{post} is forgotten"
+
+    # ------------------------------------------------------------------ reuse
+
+    def submission(self) -> FallbackSubmission:
+        made = super().submission()
+        (one,) = made.submissions
+        one.policy = replace(one.policy, reuse=self.reuse)
+        return made
+
+    @precondition(lambda self: self.entered)
+    @rule(prompt=st.sampled_from([ONE, ONE, TWO]))
+    def let_another_task_pay(self, prompt: str) -> None:
+        """Another task pays for a request."""
+        own, self.prompt = self.prompt, prompt
+        (one,) = self.submission().submissions
+        self.prompt = own
+        paid = Paid(f"cgt-{len(self.paid)}", prompt, None)
+        task = replace(self.store.task, task_id=paid.id)
+        store = LedgerStore(Database(_config()), task, TaskStateStore(None))
+        intent = one.intent(None, {})
+        try:
+            store.write_intent(GENERATION_KEY, intent, one.details(None))
+        except errors.SeedanceBudgetError:
+            return
+        store.write(GENERATION_KEY, rec.with_id(intent, paid.id))
+        self.paid.append(paid)
+        self.others.append(paid)
+
+    def check_attached(self, outcome: HasGeneration) -> None:
+        if outcome.record.reused_from:
+            self.count("reused")
+            assert outcome.generation.generation_id in {paid.id for paid in self.others}
+            for post in self.unsettled():
+                assert self.may_be_left(post), f"{post} is forgotten"
+                post.settled = True
+        super().check_attached(outcome)
 
     # ------------------------------------------------------------------ Airflow
 

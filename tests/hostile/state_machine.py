@@ -33,10 +33,11 @@ from hypothesis.stateful import run_state_machine_as_test
 from submission.submission_model import Machine
 
 from airflow_provider_seedance.batch import requests
+from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
 from airflow_provider_seedance.hooks import seedance as hook_module
 from airflow_provider_seedance.operators import batch_run, candidates
 from airflow_provider_seedance.polling import shared_quota
-from airflow_provider_seedance.submission import timing
+from airflow_provider_seedance.submission import fallback, reuse, timing
 from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS
 from hostile.clock import CLOCK
 from hostile.machine_batch import BatchTask
@@ -67,6 +68,10 @@ _REPLACED: dict[Any, tuple[str, ...]] = {
 }
 
 
+def _is_deliverable(generation: Generation, settings: Any) -> bool:
+    return generation.status is GenerationStatus.SUCCEEDED and not generation.output_gone(utc_now())
+
+
 @contextmanager
 def prepared(directory: Path) -> Iterator[None]:
     """Patch out time, pauses and the shared quota file, and restore what the machines replace."""
@@ -75,8 +80,14 @@ def prepared(directory: Path) -> Iterator[None]:
             for name in names:
                 stack.enter_context(patch.object(module, name, getattr(module, name)))
         stack.enter_context(CLOCK.installed())
-        at_once = replace(timing.TIMING, write_backoff=(0.0,) * 5, not_found_backoff=(0.0,) * 3)
+        no_waits = {"write_backoff": (0.0,) * 5, "not_found_backoff": (0.0,) * 3, "reuse_backoff": ()}
+        at_once = replace(timing.TIMING, **no_waits)
         stack.enter_context(patch.object(timing, "TIMING", at_once))
+        # Outputs and inputs are files of a model.
+        stack.enter_context(patch.object(fallback, "is_deliverable", _is_deliverable))
+        stack.enter_context(
+            patch.object(reuse, "_content", lambda url, settings: url.partition("&X-Amz-")[0])
+        )
         stack.enter_context(patch.object(shared_quota, "directory", lambda: directory / "quotas"))
         yield
 

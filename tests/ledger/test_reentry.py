@@ -45,7 +45,7 @@ def leave_behind(task: DiscardingTask, situation: str, monkeypatch: pytest.Monke
         monkeypatch.setattr("airflow_provider_seedance.apis.ark.Ark.can_look_up", False)
         with monkeypatch.context() as lost:
             if situation == "uncertain, not reported":
-                lost.setattr(Submission, "_report_uncertain", lambda *_: None)
+                lost.setattr(Submission, "report_uncertain", lambda *_: None)
             with pytest.raises(errors.SeedanceUncertainSubmitError):
                 task.execute()
         return {}

@@ -87,7 +87,7 @@ def test_each_request_is_rendered_once_and_results_keep_the_order(batch: Batch, 
     assert set(result["succeeded"][0]) == {
         *("key", "generation_id", "api", "media", "status", "model", "url", "urls", "duration", "resolution"),
         *("credits", "cost_usd", "created_at", "completed_at", "expires_at"),
-        *("seed", "aspect_ratio", "fps", "last_frame_url", "usage", "request"),
+        *("seed", "aspect_ratio", "fps", "last_frame_url", "usage", "request", "reused_from"),
     }
     assert {entry["status"] for entry in result["succeeded"]} == {"succeeded"}
     reported = [entry["credits"] for entry in result["succeeded"] if entry["credits"] is not None]

@@ -222,6 +222,7 @@ def test_unreadable_extra_is_a_missing_connection_on_3_1(monkeypatch: pytest.Mon
         ({"max_credits": -1}, "max_credits is -1"),
         ({"max_credits": float("nan")}, "max_credits is nan"),
         ({"max_cost_usd": "1"}, "max_cost_usd is '1'"),
+        ({"reuse": "all"}, "reuse is 'all'"),
         ({"use_callback": "yes"}, "use_callback is 'yes'"),
         ({"use_callback": True, "deferrable": False}, "use_callback needs deferrable=True"),
         ({"cancel_on_kill": object()}, "cancel_on_kill"),

@@ -100,7 +100,7 @@ def test_every_path_returns_the_same_result(task: Task, path: Callable[[Task], A
     assert list(result) == [
         *("generation_id", "api", "media", "status", "model", "url", "urls", "duration", "resolution"),
         *("credits", "cost_usd", "created_at", "completed_at", "expires_at"),
-        *("seed", "aspect_ratio", "fps", "last_frame_url", "usage"),
+        *("seed", "aspect_ratio", "fps", "last_frame_url", "usage", "reused_from"),
     ]
     for key in set(result) - ANYTHING:
         assert result[key] == expected[key], key

@@ -37,6 +37,7 @@ TAIL = {
     "max_credits": None,
     "max_cost_usd": None,
     "on_budget": "fail",
+    "reuse": "task",
 }
 
 OPERATORS = [SeedanceGenerateVideoOperator, SeedreamGenerateImageOperator]

@@ -179,7 +179,7 @@ class Machine(World):
             assert not self.posted or self.posts[-1].disproved
             return
         self.check_attached(outcome)
-        if healthy and len(left) == 1 and not self.posted:
+        if healthy and len(left) == 1 and not self.posted and not outcome.record.reused_from:
             assert outcome.generation.generation_id == left[0].paid.id  # type: ignore[union-attr]
 
     def record_store(self) -> RecordStore:
@@ -193,7 +193,9 @@ class Machine(World):
             base_url=BASE,
             prices=self.prices,
         )
-        settings = SimpleNamespace(api=self.api, image_timeout=600.0, conn_id="c", budgets=self.budgets)
+        settings = SimpleNamespace(
+            api=self.api, base_url="https://x.example", image_timeout=600.0, conn_id="c", budgets=self.budgets
+        )
         client: Any = SimpleNamespace(settings=settings, run=self.run)
         submission = Submission(
             client=client,

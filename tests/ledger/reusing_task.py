@@ -1,0 +1,49 @@
+"""Task instances that reuse the generations of others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.providers.common.compat.sdk import TaskDeferred
+from operators.generation_task import fire, make
+from support import Store, TaskInstance, deferral, make_context
+
+from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+
+
+class Task:
+    """A task instance that reuses."""
+
+    def __init__(self, number: int = 1, dag_id: str = "dag", **arguments: Any) -> None:
+        self.ti = TaskInstance(map_index=number)
+        self.ti.dag_id = dag_id
+        self.arguments = {"reuse": "any", "poll_interval": 0.01, **arguments}
+
+    @property
+    def context(self) -> Any:
+        return make_context(Store(), self.ti)
+
+    def run(self, **arguments: Any) -> Any:
+        return make(**{"deferrable": False, **self.arguments, **arguments}).execute(self.context)
+
+    def defer(self) -> TaskDeferred:
+        self.deferred = deferral(lambda: make(**self.arguments).execute(self.context))
+        return self.deferred
+
+    def defer_again(self) -> TaskDeferred:
+        """Resume without the wait of the trigger."""
+        op, deferred = make(**self.arguments), self.deferred
+        kwargs = {**(deferred.kwargs or {}), "event": {}}
+        self.deferred = deferral(lambda: op.resume_execution(deferred.method_name, kwargs, self.context))
+        return self.deferred
+
+    def resume(self) -> Any:
+        event = fire(self.deferred.trigger)
+        op = make(**{**self.arguments, "deferrable": False})
+        return op.resume_execution(
+            self.deferred.method_name, {**(self.deferred.kwargs or {}), "event": event}, self.context
+        )
+
+
+def posts(services: SeedanceEmulator) -> int:
+    return len(services.ledger.posts())

@@ -1,0 +1,290 @@
+"""Reuse: the same request of several tasks is paid for once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import set_submission_timing
+from operators.batch_runner import Batch
+from support import TaskInstance, make_context
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from airflow_provider_seedance.generations import Generation, utc_now
+from airflow_provider_seedance.ledger import open_store, record_end
+from airflow_provider_seedance.ledger.account import Filter, list_submissions
+from airflow_provider_seedance.ledger.configuration import default_timezone, read_config
+from airflow_provider_seedance.ledger.database import Database
+from airflow_provider_seedance.ledger.spending import spend
+from airflow_provider_seedance.submission import records as rec
+from airflow_provider_seedance.submission.store import GENERATION_KEY, ReuseSearch, SubmissionDetails
+
+from . import test_task_state as samples
+from .reusing_task import Task, posts
+
+Connect = Callable[..., None]
+
+
+@pytest.fixture
+def services(services: SeedanceEmulator, connect: Connect, ledger: Path) -> SeedanceEmulator:
+    connect("seedanceapi-v1")
+    return services
+
+
+def total() -> Any:
+    config = read_config()
+    assert config is not None
+    (group,) = spend(Database(config), Filter(), ["namespace"], default_timezone())
+    return group["credits"], group["reserved_credits"]
+
+
+# ---------------------------------------------------------------------- what has succeeded
+
+
+def test_another_dag_gets_what_was_paid_for(services: SeedanceEmulator) -> None:
+    paid = Task(1, "first").run(reuse="task")
+    got = Task(2, "second").run()
+    assert got["generation_id"] == paid["generation_id"]
+    assert (got["credits"], got["cost_usd"]) == (0, 0)
+    assert paid["reused_from"] is None
+    assert got["reused_from"] == {"dag_id": "first", "run_id": "run", "task_id": "task", "map_index": 1}
+    assert posts(services) == 1
+    assert total() == (paid["credits"], 0)
+
+
+def test_dag_looks_in_its_own_dag_only(services: SeedanceEmulator) -> None:
+    Task(1, "first").run()
+    assert Task(2, "second").run(reuse="dag")["reused_from"] is None
+    assert Task(3, "second").run(reuse="dag")["reused_from"]["map_index"] == 2
+    assert posts(services) == 2
+
+
+@pytest.mark.parametrize("other", [{"prompt": "Another"}, {"duration": 12}, {"seedance_conn_id": "other"}])
+def test_another_request_or_connection_is_not_the_same(
+    services: SeedanceEmulator, connect: Connect, other: dict[str, Any]
+) -> None:
+    connect("seedanceapi-v1", conn_id="other")
+    Task(1).run()
+    assert Task(2).run(**other)["reused_from"] is None
+    assert posts(services) == 2
+
+
+def test_an_output_that_is_gone_is_paid_for_again(services: SeedanceEmulator) -> None:
+    paid = Task(1).run()
+    services.forget(paid["generation_id"])
+    assert Task(2).run()["reused_from"] is None
+    assert posts(services) == 2
+
+
+@pytest.mark.parametrize("end", ["fail", "expire", "cancel_remote"])
+def test_a_render_that_did_not_succeed_is_never_reused(services: SeedanceEmulator, end: str) -> None:
+    services.hold()
+    payer = Task(1)
+    message = {"message": "no"} if end == "fail" else {}
+    getattr(services, end)(payer.defer().trigger.generation_id, **message)
+    services.release()
+    with pytest.raises(errors.SeedanceError):
+        payer.resume()
+    assert Task(2).run()["reused_from"] is None
+    assert posts(services) == 2
+
+
+def test_an_uncertain_submission_is_never_reused(services: SeedanceEmulator) -> None:
+    services.fault("drop_reply")
+    with pytest.raises(errors.SeedanceUncertainSubmitError):
+        Task(1).run()
+    assert Task(2).run()["reused_from"] is None
+    assert posts(services) == 2
+
+
+def test_a_take_that_a_clear_wants_is_paid_for(services: SeedanceEmulator) -> None:
+    Task(1).run()
+    task = Task(2)
+    task.run()
+    task.ti.clear()
+    assert task.run()["reused_from"]
+    task.ti.clear()
+    assert task.run(on_clear="new")["reused_from"] is None
+    assert posts(services) == 2
+
+
+def test_without_a_ledger_it_is_refused(services: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AIRFLOW__SEEDANCE__LEDGER")
+    with pytest.raises(errors.SeedanceConfigurationError, match="reuse='any' needs a ledger"):
+        Task(1).run()
+    assert posts(services) == 0
+
+
+# ---------------------------------------------------------------------- in flight
+
+
+def test_a_render_in_flight_is_waited_for(services: SeedanceEmulator) -> None:
+    services.hold()
+    first, second = Task(1), Task(2)
+    first.defer()
+    trigger = second.defer().trigger
+    assert trigger.generation_id == first.deferred.trigger.generation_id
+    assert (first.deferred.trigger.cancel_on_kill, trigger.cancel_on_kill) == (True, False)
+    services.release()
+    got, paid = second.resume(), first.resume()
+    assert (got["generation_id"], got["credits"], paid["credits"]) == (paid["generation_id"], 0, 28)
+    assert posts(services) == 1
+    assert total() == (28, 0)
+
+
+def payer_fails(payer: Task) -> None:
+    with pytest.raises(errors.SeedanceGenerationFailedError):
+        payer.resume()
+
+
+@pytest.mark.parametrize("order", [lambda *tasks: tasks, lambda *tasks: reversed(tasks)])
+def test_if_the_payer_fails_the_other_one_submits(services: SeedanceEmulator, order: Any) -> None:
+    services.hold()
+    services.fault("fail", message="no")
+    payer, other = Task(1), Task(2)
+    payer.defer()
+    other.defer()
+    services.release()
+    results = [payer_fails(payer) if task is payer else task.resume() for task in order(payer, other)]
+    got = next(result for result in results if result)
+    assert (got["reused_from"], got["credits"]) == (None, 28)
+    assert got["generation_id"] != payer.deferred.trigger.generation_id
+    assert posts(services) == 2
+
+
+def test_a_retry_delivers_what_another_task_had_paid_for(services: SeedanceEmulator) -> None:
+    services.hold()
+    first, second = Task(1), Task(2)
+    first.defer()
+    second.defer()
+    services.release()
+    second.ti.retry()
+    got = second.run()
+    assert (got["credits"], got["reused_from"]["map_index"]) == (0, 1)
+    assert posts(services) == 1
+
+
+def test_a_retry_submits_if_the_payer_was_cancelled(services: SeedanceEmulator) -> None:
+    services.hold()
+    first, second = Task(1), Task(2)
+    first.defer()
+    second.defer()
+    services.cancel_remote(first.deferred.trigger.generation_id)
+    services.release()
+    second.ti.retry()
+    assert second.run()["reused_from"] is None
+    assert posts(services) == 2
+
+
+def intent(number: int, **changes: Any) -> Any:
+    """Write the intent of a task."""
+    store = open_store(make_context(None, TaskInstance(map_index=number)))
+    record = rec.replace(samples.intent(f"{number}", credits=14), **{"intended_at": utc_now(), **changes})
+    search = ReuseSearch(scope="any", intents={"k": record})
+    details = SubmissionDetails(prompt="x", reuse=search, reuse_key="k")
+    return store, store.write_intent(GENERATION_KEY, record, details)
+
+
+def test_a_submission_without_an_id_is_waited_for(services: SeedanceEmulator) -> None:
+    store, record = intent(1)
+    with pytest.raises(errors.SeedanceRateLimitError, match="is submitting the same request") as caught:
+        intent(2)
+    assert caught.value.retry_after
+    store.write(GENERATION_KEY, rec.with_id(record, "g1"))
+    _, other = intent(2)
+    assert (other.generation_id, other.result_defaults["credits"]) == ("g1", 0)
+
+
+def test_an_intent_whose_worker_was_lost_is_not_waited_for(services: SeedanceEmulator) -> None:
+    intent(1, intended_at=samples.NOW)
+    _, record = intent(2)
+    assert record.state is rec.RecordState.INTENT
+
+
+def test_the_end_of_one_task_does_not_change_the_cost_of_the_other(services: SeedanceEmulator) -> None:
+    services.hold()
+    first, second = Task(1), Task(2)
+    first.defer()
+    second.defer()
+    services.release()
+    paid = first.resume()
+    record_end(Generation.from_result(paid))
+    config = read_config()
+    assert config is not None
+    rows = {row["map_index"]: row for row in list_submissions(Database(config), Filter())}
+    assert (rows[1]["credits"], rows[2]["state"]) == (28, "submitted")
+
+
+# ---------------------------------------------------------------------- at the same moment
+
+
+def test_tasks_that_submit_at_the_same_moment_pay_once(any_ledger: Any) -> None:
+    open_store(make_context(None)).load()  # the tables
+
+    def submit(number: int) -> bool:
+        try:
+            store, record = intent(number)
+        except errors.SeedanceRateLimitError:
+            return False
+        if record.state is rec.RecordState.INTENT:
+            store.write(GENERATION_KEY, rec.with_id(record, f"g{number}"))
+        return bool(record.state is rec.RecordState.INTENT)
+
+    with ThreadPoolExecutor(40) as threads:
+        assert sum(threads.map(submit, range(40))) == 1
+
+
+def test_workers_that_submit_at_the_same_moment_pay_once(
+    services: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_submission_timing(monkeypatch, reuse_backoff=(0.2,) * 50)
+    open_store(make_context(None)).load()
+    with ThreadPoolExecutor(6) as threads:
+        results = list(threads.map(lambda number: Task(number).run(), range(6)))
+    assert posts(services) == 1
+    assert sorted(result["credits"] for result in results) == [0, 0, 0, 0, 0, 28]
+
+
+# ---------------------------------------------------------------------- batches
+
+
+def batch(services: SeedanceEmulator, connect: Connect, number: int) -> Batch:
+    made = Batch(services, connect)
+    made.ti = TaskInstance(map_index=number)
+    return made
+
+
+def test_a_batch_reuses_what_another_one_paid_for(services: SeedanceEmulator, connect: Connect) -> None:
+    first = batch(services, connect, 1).run(["a", "b", "b"], reuse="any")
+    assert first["credits"] == 3 * 28  # identical requests of one list are distinct takes
+    second = batch(services, connect, 2).run(["b", "c"], reuse="any")
+    assert [one["credits"] for one in second["succeeded"]] == [0, 28]
+    assert second["succeeded"][0]["reused_from"]["map_index"] == 1
+    assert posts(services) == 4
+
+
+def test_identical_requests_of_a_batch_reuse_distinct_takes(
+    services: SeedanceEmulator, connect: Connect
+) -> None:
+    takes = batch(services, connect, 1).run(["a", "a"], reuse="any")["succeeded"]
+    got = batch(services, connect, 2).run(["a", "a", "a"], reuse="any")["succeeded"]
+    assert sorted(one["credits"] for one in got) == [0, 0, 28]
+    assert len({one["generation_id"] for one in got}) == 3
+    assert {one["generation_id"] for one in takes} < {one["generation_id"] for one in got}
+    assert posts(services) == 3
+
+
+def test_a_batch_submits_the_items_whose_payer_failed(services: SeedanceEmulator, connect: Connect) -> None:
+    services.hold()
+    services.fault("fail", prompt="a", message="no")
+    payer, other = batch(services, connect, 1), batch(services, connect, 2)
+    payer.defer(["a", "b"], reuse="any", on_item_failure="keep")
+    other.before_resume = lambda deferred: services.release()
+    result = other.run(["a", "b"], reuse="any")
+    assert [one["credits"] for one in result["succeeded"]] == [28, 0]
+    assert other.deferrals[0].trigger.cancellable_ids == []
+    assert posts(services) == 3
