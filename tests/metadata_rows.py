@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from airflow.models.renderedtifields import RenderedTaskInstanceFields
-from airflow.models.taskinstance import TaskInstance
+from airflow.models.taskinstance import TaskInstance, uuid7
 from airflow.models.xcom import XComModel
 from sqlalchemy import insert
 from sqlalchemy.orm import Session
@@ -41,7 +41,7 @@ def add_row(session: Session, model: Any, **values: Any) -> None:
 
 def new_id() -> Any:
     """Return an id for a task instance."""
-    return TaskInstance.__table__.c.id.type.python_type(str(uuid.uuid4()))
+    return TaskInstance.__table__.c.id.type.python_type(str(uuid7()))
 
 
 def place(map_index: int, region: str = "") -> dict[str, Any]:

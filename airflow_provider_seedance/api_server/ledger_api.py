@@ -1,11 +1,12 @@
 """
-Routes of the pages about the ledger: its library, what was spent, and the settling of uncertain submissions.
+Routes of the pages about the ledger: its library, what was spent, and the decisions of people about submissions.
 
 They show the renders of the Dags that the user may read, and the budgets of the connections that the user may read.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from datetime import date, timedelta
 from functools import partial
 from pathlib import PurePosixPath
@@ -13,12 +14,19 @@ from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlencode
 
 import pendulum
+from airflow.utils.session import create_session
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.api_server import queries
 from airflow_provider_seedance.api_server.callback_settings import read_connection
-from airflow_provider_seedance.api_server.media import RangeHeadersDep, respond_with_file
+from airflow_provider_seedance.api_server.known_dags import KnownDags
+from airflow_provider_seedance.api_server.media import (
+    REGION_PATTERN,
+    RangeHeadersDep,
+    respond_with_file,
+)
 from airflow_provider_seedance.api_server.permissions import (
     CAN_EDIT_RENDERS,
     CAN_READ_RENDERS,
@@ -27,8 +35,9 @@ from airflow_provider_seedance.api_server.permissions import (
     editable_dag_ids,
     readable_dag_ids,
 )
-from airflow_provider_seedance.api_server.renders import media_type_of
-from airflow_provider_seedance.generations import iso
+from airflow_provider_seedance.api_server.queries import Scope
+from airflow_provider_seedance.api_server.renders import console_of, media_type_of
+from airflow_provider_seedance.generations import iso, utc_now
 from airflow_provider_seedance.ledger import account, library, spending
 from airflow_provider_seedance.ledger.configuration import (
     LedgerConfig,
@@ -45,6 +54,12 @@ router = APIRouter(prefix="/api")
 
 #: Renders in one response of the library.
 PAGE_SIZE = 60
+
+#: Time in which a task that is cleared to render again has to start; a later clear delivers the present render.
+MAX_DECISION_AGE = timedelta(days=1)
+
+#: The Dags in each ledger, for which a search would read all its rows once more.
+_known_dags: defaultdict[LedgerConfig, KnownDags] = defaultdict(KnownDags)
 
 SpendPeriod = Literal["30d", "month", "last_month", "12m"]
 
@@ -95,7 +110,7 @@ def find_renders(
 
 
 def _readable(database: Database, config: LedgerConfig, user: GetUserDep, dag_id: str | None) -> set[str]:
-    known = library.dag_ids(database, config.namespace)
+    known = _known_dags[config].update(lambda since: library.dag_ids(database, config.namespace, since))
     return readable_dag_ids(known if dag_id is None else known & {dag_id}, user)
 
 
@@ -126,6 +141,7 @@ def _render(row: dict[str, Any], *, can_settle: bool) -> dict[str, Any]:
         "iteration": row["loop_index"] if row["loop_index"] >= 0 else None,
         "can_settle": can_settle and row["state"] == "uncertain",
         "files": files,
+        "console": console_of(row["api"], row["generation_id"]),
         "request": {},
         **dict.fromkeys(("label", "progress", "count")),
     }
@@ -181,6 +197,50 @@ def resolve(dag_id: str, settlement: Settlement, config: LedgerDep) -> None:
         account.resolve(
             Database(config), task, settlement.record_key, generation_id and generation_id.strip()
         )
+    except errors.SeedanceRequestError as error:
+        raise _answer(error, 409) from None
+    except errors.SeedanceLedgerError as error:
+        raise _answer(error, 503) from None
+
+
+# ---------------------------------------------------------------------- rendering again
+
+
+@router.get("/dags/{dag_id}/library/rights", dependencies=CAN_READ_RENDERS)
+def rights(dag_id: str, user: GetUserDep, _config: LedgerDep) -> dict[str, bool]:
+    """Return what the user may do with the renders of a Dag."""
+    return {"edit": dag_id in editable_dag_ids({dag_id}, user)}
+
+
+class AnotherRender(BaseModel):
+    """
+    Decision that the next clear of a task pays for another generation.
+
+    :param generation_id: The generation in place of which it comes. As soon as it has come, the decision is void.
+    :param withdraw: Whether to withdraw the decision, because the task could not be cleared.
+    """
+
+    run_id: str
+    task_id: str
+    map_index: int = -1
+    region: Annotated[str, Field(pattern=REGION_PATTERN)] = ""
+    generation_id: Annotated[str, Field(min_length=1, max_length=1000)]
+    withdraw: bool = False
+
+
+@router.post("/dags/{dag_id}/library/again", dependencies=CAN_EDIT_RENDERS, status_code=204)
+def render_again(dag_id: str, decision: AnotherRender, config: LedgerDep) -> None:
+    """Record that another render is wanted; the page then clears the task through Airflow's own API."""
+    place = {"dag_id": dag_id, **decision.model_dump(include={"run_id", "task_id", "map_index"})}
+    if not decision.withdraw:
+        with create_session() as session:
+            found = queries.find_task(session, Scope(**place, region=decision.region))
+        if reason := found.why_not_again if found else "There is no such task.":
+            raise HTTPException(409, reason)
+    until = None if decision.withdraw else utc_now() + MAX_DECISION_AGE
+    task = TaskIdentity(namespace=config.namespace, **place)
+    try:
+        account.render_again(Database(config), task, decision.generation_id, until)
     except errors.SeedanceRequestError as error:
         raise _answer(error, 409) from None
     except errors.SeedanceLedgerError as error:

@@ -42,6 +42,9 @@ MAX_STREAMS = 64
 #: Maximum concurrent reads, in threads of their own: a slow store must not take those that serve heartbeats.
 MAX_READS = 8
 
+#: The region of a task instance, from Airflow 3.4 on, and its index there.
+REGION_PATTERN = r"^([0-9a-f]{32}\.[0-9]{1,9})?$"
+
 _T = TypeVar("_T")
 
 
@@ -112,7 +115,7 @@ async def media(
     wanted: RangeHeadersDep,
     index: Annotated[int, Query(ge=0)] = 0,
     map_index: Annotated[int, Query(ge=-1)] = -1,
-    region: Annotated[str, Query(pattern=r"^([0-9a-f]{32}\.[0-9]{1,9})?$")] = "",
+    region: Annotated[str, Query(pattern=REGION_PATTERN)] = "",
 ) -> Response:
     """Return a file that a transfer of the run stored, or a range of it."""
     scope = Scope(dag_id=dag_id, run_id=run_id, task_id=task_id, map_index=map_index, region=region)

@@ -32,7 +32,7 @@ def _coordinates() -> tuple[Any, ...]:
     return public_map_index.label("map_index"), TI.region_id, TI.region_index
 
 
-def _belongs_to_task(model: Any) -> Any:
+def belongs_to_task(model: Any) -> Any:
     """Return the condition that a row is of the latest attempt of a task instance."""
     if AIRFLOW_V_3_4_PLUS:
         return model.task_instance_id == TI.id
@@ -41,7 +41,7 @@ def _belongs_to_task(model: Any) -> Any:
 
 _INSTANCE = ("dag_id", "run_id", "task_id", "map_index")
 
-_RUN = (
+RUN_COLUMNS = (
     DagRun.dag_id,
     DagRun.run_id,
     DagRun.state.label("state"),
@@ -84,11 +84,12 @@ class Scope:
 
 def find_run(session: Session, scope: Scope) -> dict[str, Any] | None:
     """Return the run for the page, or ``None`` if it does not exist."""
-    row = session.execute(select(*_RUN).where(*_in_run(DagRun, scope))).first()
-    return _run(row) if row else None
+    row = session.execute(select(*RUN_COLUMNS).where(*_in_run(DagRun, scope))).first()
+    return run_values(row) if row else None
 
 
-def _run(row: Any) -> dict[str, Any]:
+def run_values(row: Any) -> dict[str, Any]:
+    """Return the columns of a run as JSON values."""
     values = row._mapping.items()
     return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in values}
 
@@ -98,10 +99,7 @@ def revision(session: Session, scope: Scope) -> tuple[Any, ...]:
     counts = (
         select(func.count(), func.max(TI.updated_at)).where(*_in_run(TI, scope)),
         select(func.count(), func.max(XComModel.timestamp)).where(*_in_run(XComModel, scope)),
-        select(func.count())
-        .select_from(TI)
-        .join(Fields, _belongs_to_task(Fields))
-        .where(*_in_run(TI, scope)),
+        select(func.count()).select_from(TI).join(Fields, belongs_to_task(Fields)).where(*_in_run(TI, scope)),
     )
     return tuple(value for query in counts for value in session.execute(query).one())
 
@@ -132,15 +130,26 @@ def tasks_of(session: Session, scope: Scope) -> list[renders.Task]:
 
 def find_transfer(session: Session, scope: Scope) -> renders.Task | None:
     """Return a task instance of the transfer operator, with its result and rendered fields."""
-    region_id, _, index = scope.region.partition(".")
-    place = stored_coordinates(region_id, int(index) if region_id else scope.map_index or 0)
-    instance = (TI.task_id == scope.task_id, *(getattr(TI, name) == value for name, value in place.items()))
+    instance = _instance(scope)
     query = select(*_TASK).where(*_in_run(TI, scope), *instance, TI.operator.in_(renders.TRANSFER_OPERATORS))
     row = session.execute(query).first()
     if row is None:
         return None
     xcoms = _xcoms(session, scope, instance)
     return _task(row, xcoms, _rendered_fields(session, scope, {row.task_id}))
+
+
+def find_task(session: Session, scope: Scope) -> renders.Task | None:
+    """Return a task instance, with its rendered fields."""
+    row = session.execute(select(*_TASK).where(*_in_run(TI, scope), *_instance(scope))).first()
+    return _task(row, {}, _rendered_fields(session, scope, {row.task_id})) if row else None
+
+
+def _instance(scope: Scope) -> tuple[Any, ...]:
+    """Return the conditions on a task instance in its run."""
+    region_id, _, index = scope.region.partition(".")
+    place = stored_coordinates(region_id, int(index) if region_id else scope.map_index or 0)
+    return TI.task_id == scope.task_id, *(getattr(TI, name) == value for name, value in place.items())
 
 
 #: By the id of the task instance.
@@ -175,7 +184,7 @@ def _xcoms(session: Session, scope: Scope, instance: tuple[Any, ...] = ()) -> _B
     )
     query = (
         select(TI.id, XComModel.key, XComModel.value)
-        .join(XComModel, _belongs_to_task(XComModel))
+        .join(XComModel, belongs_to_task(XComModel))
         .where(
             *_in_run(TI, scope),
             *instance,
@@ -202,47 +211,13 @@ def _rendered_fields(session: Session, scope: Scope, task_ids: Collection[str]) 
 def _with_fields() -> Any:
     """Select the ids of task instances and their rendered fields, also those from before an upgrade to Airflow 3.4."""
     if not AIRFLOW_V_3_4_PLUS:
-        return select(TI.id, Fields.rendered_fields).join(Fields, _belongs_to_task(Fields))
+        return select(TI.id, Fields.rendered_fields).join(Fields, belongs_to_task(Fields))
     owner = import_module("airflow.models.taskinstance").LegacyTaskDataOwner
     earlier = import_module("airflow.models.renderedtifields").LegacyRenderedTaskInstanceFields
     same = and_(*(getattr(owner, name) == getattr(earlier, name) for name in _INSTANCE))
     return (
         select(TI.id, func.coalesce(Fields.rendered_fields, earlier.rendered_fields))
-        .outerjoin(Fields, _belongs_to_task(Fields))
-        .outerjoin(owner, _belongs_to_task(owner))
+        .outerjoin(Fields, belongs_to_task(Fields))
+        .outerjoin(owner, belongs_to_task(owner))
         .outerjoin(earlier, same)
     )
-
-
-def dag_ids_with_renders(session: Session) -> set[str]:
-    """Return the Dags that have generated something."""
-    return set(session.scalars(select(TI.dag_id).where(_generates()).distinct()))
-
-
-def recent_runs(session: Session, dag_ids: Collection[str], limit: int) -> list[dict[str, Any]]:
-    """Return the latest runs of these Dags that have renders, with their number of task instances by state."""
-    with_renders = select(TI.id).where(TI.dag_id == DagRun.dag_id, TI.run_id == DagRun.run_id, _generates())
-    query = (
-        select(*_RUN)
-        .where(DagRun.dag_id.in_(dag_ids), with_renders.exists())
-        .order_by(DagRun.run_after.desc(), DagRun.id.desc())
-        .limit(limit)
-    )
-    runs = [_run(row) for row in session.execute(query)]
-    counts: dict[tuple[str, str], dict[str, int]] = {}
-    by_state = (
-        select(TI.dag_id, TI.run_id, TI.state, func.count())
-        .where(
-            *(getattr(TI, name).in_({run[name] for run in runs}) for name in ("dag_id", "run_id")),
-            _generates(),
-        )
-        .group_by(TI.dag_id, TI.run_id, TI.state)
-    )
-    for dag_id, run_id, state, number in session.execute(by_state) if runs else ():
-        counts.setdefault((dag_id, run_id), {})[state or "none"] = number
-    return [{**run, "tasks": counts.get((run["dag_id"], run["run_id"]), {})} for run in runs]
-
-
-def _generates() -> Any:
-    names = renders.SEEDANCE_OPERATORS - renders.TRANSFER_OPERATORS
-    return or_(TI.operator.in_(names), TI.custom_operator_name.in_(names))

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
 from airflow_provider_seedance.api_server.xcom_values import (
     MAX_TEXT_CHARS,
@@ -26,6 +27,7 @@ from airflow_provider_seedance.api_server.xcom_values import (
     scalar_of,
     text_of,
 )
+from airflow_provider_seedance.apis.registry import SERVICES, get_api
 from airflow_provider_seedance.generations import ImageRequest, VideoRequest
 from airflow_provider_seedance.operators.task_xcom import ERROR_KEY, REPORT_KEY
 from airflow_provider_seedance.transfers.file_names import MEDIA_TYPES
@@ -47,10 +49,10 @@ SENSORS = frozenset({"SeedanceGenerationSensor"})
 TRANSFER_OPERATORS = frozenset({"SeedanceToObjectStorageOperator"})
 SEEDANCE_OPERATORS = GENERATION_OPERATORS | SENSORS | TRANSFER_OPERATORS
 
-_TERMINAL = ("succeeded", "failed", "expired", "cancelled", "skipped")
+TERMINAL_STATES = ("succeeded", "failed", "expired", "cancelled", "skipped")
 
 #: States of renders, in the order of totals and filters.
-STATES = ("waiting", "queued", "running", "retrying", *_TERMINAL)
+STATES = ("waiting", "queued", "running", "retrying", *TERMINAL_STATES)
 
 #: Arguments of requests, which are rendered fields of their operators.
 _ARGUMENTS = tuple(dict.fromkeys(item.name for kind in (VideoRequest, ImageRequest) for item in fields(kind)))
@@ -109,7 +111,7 @@ class Task:
     @property
     def result(self) -> Any:
         """Its return value; ``None`` until it has ended, since the XCom may be of an earlier try."""
-        return self.xcoms.get(RESULT_KEY) if self.shown_state in _TERMINAL else None
+        return self.xcoms.get(RESULT_KEY) if self.shown_state in TERMINAL_STATES else None
 
     @property
     def report(self) -> Mapping[str, Any]:
@@ -126,6 +128,15 @@ class Task:
     def shown_state(self) -> str:
         """Its state, as one of :data:`STATES`."""
         return _STATE_OF_TASK.get(self.state, "running")
+
+    @property
+    def why_not_again(self) -> str | None:
+        """The reason for which a clear must not render one of its requests again, or ``None``."""
+        if self.shown_state not in TERMINAL_STATES:
+            return "The task has not ended."
+        if self.operator in BATCH_OPERATORS and self.fields.get("on_clear") != "reuse":
+            return "A clear may pay for all items of this batch: its on_clear is not 'reuse', or Airflow has forgotten it."
+        return None
 
 
 # Not a stored file: chained filesystems, queries, and protocols of other servers.
@@ -305,7 +316,7 @@ def _reported_items(task: Task) -> Iterator[Mapping[str, Any]]:
         for item in list_of(task.xcoms.get(PROGRESS_KEY))
         if isinstance(item, Mapping) and (generation_id := text_of(item.get("generation_id")))
     }
-    goes_on = task.shown_state not in _TERMINAL
+    goes_on = task.shown_state not in TERMINAL_STATES
     for item in task.report["items"]:
         if not isinstance(item, Mapping):
             continue
@@ -354,6 +365,9 @@ def _render(task: Task, result: Mapping[str, Any], number: int | None) -> dict[s
     requests = parse_xcom(task.fields.get("requests")) if unfinished else None
     progress = number_of(task.xcoms.get(PROGRESS_KEY))
     request = _request(task, result)
+    generation_id = text_of(result.get("generation_id")) or (
+        text_of(task.xcoms.get(ID_KEY)) if submitted else None
+    )
     return {
         "id": "/".join(str(part) for part in (*task.place, number) if part not in ("", None)),
         "task_id": task.task_id,
@@ -364,8 +378,8 @@ def _render(task: Task, result: Mapping[str, Any], number: int | None) -> dict[s
         "key": None,
         "try_number": task.try_number,
         **{name: scalar_of(result.get(name)) for name in _FROM_RESULT},
-        "generation_id": text_of(result.get("generation_id"))
-        or (text_of(task.xcoms.get(ID_KEY)) if submitted else None),
+        "generation_id": generation_id,
+        "console": console_of(result.get("api"), generation_id),
         "model": text_of(result.get("model")) or text_of(request.get("model")),
         "media": text_of(result.get("media")) or ("image" if task.operator in IMAGE_OPERATORS else "video"),
         "prompt": text_of(result.get("prompt")) or text_of(request.get("prompt")),
@@ -382,6 +396,12 @@ def _render(task: Task, result: Mapping[str, Any], number: int | None) -> dict[s
     }
 
 
+def console_of(api: Any, generation_id: Any) -> str | None:
+    """Return the address of the service's own page about a generation, where there is one."""
+    url = get_api(api).console_url if isinstance(api, str) and api in SERVICES else None
+    return url.replace("{}", quote(str(generation_id), safe="")) if url and generation_id else None
+
+
 def _request(task: Task, result: Mapping[str, Any]) -> dict[str, str | float]:
     """Return the arguments of the request that are known, without those that are not set."""
     known = {**task.fields, "prompt": task.fields.get("prompt") or task.fields.get("_prompt")}
@@ -395,9 +415,9 @@ def _times(task: Task, result: Mapping[str, Any], state: str, number: int | None
     start, end = text_of(result.get("created_at")), text_of(result.get("completed_at"))
     if number is None:
         start, end = start or iso_of(task.started_at), end or iso_of(task.ended_at)
-    elif state in _TERMINAL and end is None:
+    elif state in TERMINAL_STATES and end is None:
         start = None
-    return {"started_at": start, "ended_at": end if state in _TERMINAL else None}
+    return {"started_at": start, "ended_at": end if state in TERMINAL_STATES else None}
 
 
 def _state(task: Task, result: Mapping[str, Any]) -> str:
@@ -416,7 +436,7 @@ def _state(task: Task, result: Mapping[str, Any]) -> str:
 
 def _merge(render: dict[str, Any], other: Mapping[str, Any]) -> None:
     """Fill the unknown fields of a render from another task instance with the same generation."""
-    for name in (*_FROM_RESULT, "prompt", "expires_at"):
+    for name in (*_FROM_RESULT, "prompt", "expires_at", "console"):
         if render[name] is None:
             render[name] = other[name]
     render["request"] = render["request"] or other["request"]
@@ -455,16 +475,17 @@ def totals_of(renders: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "total": len(renders),
         "states": {state: counts[state] for state in STATES if counts[state]},
-        "credits": _sum(done, "credits"),
-        "cost_usd": _sum(done, "cost_usd"),
-        "spent_credits": _sum(renders, "credits"),
-        "spent_usd": _sum(renders, "cost_usd"),
+        "credits": sum_of(done, "credits"),
+        "cost_usd": sum_of(done, "cost_usd"),
+        "spent_credits": sum_of(renders, "credits"),
+        "spent_usd": sum_of(renders, "cost_usd"),
         "unpriced": sum(render["credits"] is None and render["cost_usd"] is None for render in done),
-        "seconds": _sum([render for render in done if render["media"] == "video"], "duration"),
+        "seconds": sum_of([render for render in done if render["media"] == "video"], "duration"),
         "stored": sum(bool(render["files"]) for render in renders),
     }
 
 
-def _sum(renders: Iterable[Mapping[str, Any]], name: str) -> float | None:
-    values = [value for render in renders if (value := number_of(render[name])) is not None]
+def sum_of(renders: Iterable[Mapping[str, Any]], name: str) -> float | None:
+    """Return the sum of the known numbers of this name, or ``None`` if there are none."""
+    values = [value for render in renders if (value := number_of(render.get(name))) is not None]
     return round(sum(values), 6) if values else None

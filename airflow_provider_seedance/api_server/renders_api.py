@@ -16,11 +16,13 @@ from typing import Annotated, Any, NamedTuple
 
 from airflow.utils.session import create_session
 from fastapi import APIRouter, Header, HTTPException, Query, Response
+from pydantic import AwareDatetime
 
 from airflow_provider_seedance.api_server import queries
 from airflow_provider_seedance.api_server.permissions import CAN_READ_RENDERS, GetUserDep, readable_dag_ids
 from airflow_provider_seedance.api_server.queries import Scope
 from airflow_provider_seedance.api_server.renders import batches_of, renders_of, totals_of
+from airflow_provider_seedance.api_server.runs import RunList, RunSearch
 from airflow_provider_seedance.batch.manifest import read_manifest
 from airflow_provider_seedance.ledger.configuration import read_config
 
@@ -29,13 +31,16 @@ log = logging.getLogger(__name__)
 router = APIRouter(prefix="/api")
 
 #: Maximum runs in the list of the navigation entry.
-MAX_RUNS = 50
+MAX_RUNS = 1000
 
 #: Maximum cached pages, one for each run or task that is viewed.
 MAX_CACHED_PAGES = 16
 
 #: Maximum age of a cached page, because a manifest may change without a change in the database.
 MAX_PAGE_AGE_SECONDS = 60
+
+
+_run_list = RunList()
 
 
 class _Page(NamedTuple):
@@ -85,13 +90,26 @@ def _page_of(
 
 
 @router.get("/runs")
-def runs(user: GetUserDep, if_none_match: Annotated[str | None, Header()] = None) -> Response:
+def runs(
+    user: GetUserDep,
+    text: Annotated[str, Query(max_length=500)] = "",
+    since: AwareDatetime | None = None,
+    until: AwareDatetime | None = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_RUNS)] = 50,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
     """Return the latest runs with renders, of the Dags that the user may read."""
     with create_session() as session:
-        dag_ids = readable_dag_ids(queries.dag_ids_with_renders(session), user)
-        found = queries.recent_runs(session, dag_ids, MAX_RUNS)
-    active = any(run["state"] == "running" for run in found)
-    page = {"runs": found, "active": active, "ledger": read_config() is not None}
+        dag_ids = readable_dag_ids(_run_list.dag_ids(session), user)
+        search = RunSearch(text=text, since=since, until=until)
+        found = _run_list.read(session, dag_ids, search, limit + 1)
+    shown = found[:limit]
+    page = {
+        "runs": shown,
+        "more": len(found) > limit,
+        "active": any(run["state"] == "running" for run in shown),
+        "ledger": read_config() is not None,
+    }
     return _respond(_page(page), if_none_match)
 
 

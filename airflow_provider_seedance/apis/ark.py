@@ -52,6 +52,7 @@ class Ark(base.Api):
     name = "ark"
     title = "BytePlus ModelArk / Volcengine Ark"
     default_base_url = "https://ark.ap-southeast.bytepluses.com/api/v3"
+    console_url = "https://console.byteplus.com/ark"
     other_base_urls = ("https://ark.cn-beijing.volces.com/api/v3",)
     video_path = status_path = TASKS
     image_path = IMAGES

@@ -46,6 +46,8 @@ class Api(ReplyReader):
     title: ClassVar[str]
     #: Base URL of a connection without a host.
     default_base_url: ClassVar[str]
+    #: Page for people at the service that shows a generation, whose id replaces ``{}``, or else all of them.
+    console_url: ClassVar[str | None] = None
     #: Further official base URLs.
     other_base_urls: ClassVar[tuple[str, ...]] = ()
     #: Values of ``auth_header`` that the service accepts; the first is the default.

@@ -91,6 +91,7 @@ class Fal(base.Api):
     name = "fal"
     title = "fal.ai"
     default_base_url = "https://queue.fal.run"
+    console_url = "https://fal.ai/dashboard"
     other_hosts = {"/v1/": "https://api.fal.ai", "/.well-known/": "https://rest.fal.ai"}
     auth_scheme = "Key"
     id_fields = ("request_id",)

@@ -27,6 +27,7 @@ class OpenRouter(base.Api):
     name = "openrouter"
     title = "OpenRouter"
     default_base_url = "https://openrouter.ai/api/v1"
+    console_url = "https://openrouter.ai/activity"
     video_path = status_path = "/videos"
     id_fields = ("id",)
     callback_field = "callback_url"

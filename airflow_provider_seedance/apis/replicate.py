@@ -47,6 +47,7 @@ class Replicate(base.Api):
     name = "replicate"
     title = "Replicate"
     default_base_url = "https://api.replicate.com/v1"
+    console_url = "https://replicate.com/p/{}"
     status_path = "/predictions"
     id_fields = ("id",)
     callback_field = "webhook"

@@ -141,7 +141,7 @@ class Batch:
             if isinstance(verdict, decisions.Fail) and verdict.error.kind != _UNCERTAIN:
                 log.warning("%s: %s", item.key, verdict.error.message)
                 return
-        wants_new = self.policy.on_clear == "new" and decisions.is_cleared(record, attempt_of(item))
+        wants_new = decisions.wants_another(record, attempt_of(item), self.policy.on_clear, utc_now())
         if not isinstance(verdict, decisions.ReadRemote):
             self._apply(item, record, verdict, record.known_end())
         elif wants_new and not ended:

@@ -134,6 +134,35 @@ def resolve(database: Database, task: TaskIdentity, key: str | None, generation_
         )
 
 
+def render_again(database: Database, task: TaskIdentity, generation_id: str, until: datetime | None) -> None:
+    """
+    Record the decision that a clear of the task pays for another generation in place of this one.
+
+    :param until: Time until which the decision holds; ``None`` withdraws it.
+    :raises SeedanceRequestError: it is not the latest generation of its request, or did not succeed.
+    """
+    sent = (_COLUMNS.instance == task.instance, _COLUMNS.state != RecordState.NOT_SUBMITTED.value)
+    key = select(_COLUMNS.record_key).where(*sent, _COLUMNS.generation_id == generation_id)
+    latest = (
+        select(submissions)
+        .where(*sent, _COLUMNS.record_key == key.limit(1).scalar_subquery())
+        .order_by(_COLUMNS.number.desc())
+        .limit(1)
+    )
+    with database.transaction() as connection:
+        row = connection.execute(latest).mappings().first()
+        if not row or (row["generation_id"], row["status"]) != (generation_id, GenerationStatus.SUCCEEDED):
+            raise errors.SeedanceRequestError(
+                f"Generation {generation_id} is not the latest one of its request, or did not succeed."
+            )
+        decision = until and iso(until)
+        connection.execute(
+            update(submissions)
+            .where(*(_COLUMNS[name] == row[name] for name in ("instance", "record_key", "number")))
+            .values(record={**row["record"], "render_again_until": decision})
+        )
+
+
 def connection_ids(database: Database, namespace: str) -> list[str]:
     """Return the connections that submissions are billed to."""
     query = select(_COLUMNS.conn_id).where(_COLUMNS.namespace == namespace, _COLUMNS.conn_id.is_not(None))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import and_, or_, select
@@ -76,9 +76,11 @@ def _is_uncertain() -> ColumnElement[bool]:
     )
 
 
-def dag_ids(database: Database, namespace: str) -> set[str]:
-    """Return the Dags that have submitted something."""
+def dag_ids(database: Database, namespace: str, since: datetime | None = None) -> set[str]:
+    """Return the Dags that have submitted something, since a time."""
     query = select(_COLUMNS.dag_id).where(_COLUMNS.namespace == namespace).distinct()
+    if since is not None:
+        query = query.where(_COLUMNS.created_at >= since)
     with database.reading() as connection:
         return set(connection.execute(query).scalars())
 

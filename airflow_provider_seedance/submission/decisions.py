@@ -320,7 +320,7 @@ def decide_remote(
             f"Generation {old} was submitted before and is {remote.status.value}: waiting for it, not submitting again."
         )
     if remote.status is GenerationStatus.SUCCEEDED:
-        return _decide_succeeded(old, cleared, on_clear, remote, now)
+        return _decide_succeeded(old, cleared, wants_another(record, attempt, on_clear, now), remote, now)
     if remote.status is GenerationStatus.CANCELLED and not cleared:
         return Fail(
             errors.SeedanceGenerationCancelledError(
@@ -339,8 +339,17 @@ def _is_lost(remote: Generation | errors.SeedanceError, now: datetime) -> bool:
     return ended or remote.output_gone(now)
 
 
+def wants_another(record: Record, attempt: Attempt, on_clear: OnClear, now: datetime) -> str | None:
+    """Return the reason to pay for another generation although one has succeeded, or ``None``."""
+    if not is_cleared(record, attempt):
+        return None
+    if record.render_again_until and now < record.render_again_until:
+        return "a person has decided to render again"
+    return "on_clear='new'" if on_clear == "new" else None
+
+
 def _decide_succeeded(
-    old: str | None, cleared: bool, on_clear: OnClear, remote: Generation, now: datetime
+    old: str | None, cleared: bool, another: str | None, remote: Generation, now: datetime
 ) -> Submit | Deliver | Fail:
     if remote.output_gone(now):
         if cleared:
@@ -356,10 +365,10 @@ def _decide_succeeded(
                 generation_id=old,
             )
         )
-    if cleared and on_clear == "new":
+    if another:
+        instead = " on_clear='reuse' would deliver the old one." if another.startswith("on_clear") else ""
         return Submit(
-            f"Generation {old} succeeded before; the task was cleared and on_clear='new': submitting another "
-            "take. on_clear='reuse' would deliver the old one."
+            f"Generation {old} succeeded before; the task was cleared and {another}: submitting another take.{instead}"
         )
     advice = " on_clear='new' or a changed request would make another take." if cleared else ""
     return Deliver(remote, f"Generation {old} succeeded before: delivering it, nothing is paid.{advice}")

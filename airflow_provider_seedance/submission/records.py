@@ -234,6 +234,7 @@ class Record:
     :param earlier_credits: Credits of the submissions that this one has replaced.
     :param earlier_cost_usd: Cost likewise.
     :param earlier_ids: Ids of the latest of them.
+    :param render_again_until: Time until which a clear of the task pays for another generation, by decision of a person.
     """
 
     state: RecordState
@@ -260,6 +261,7 @@ class Record:
     intended_at: datetime | None = None
     submitted_at: datetime | None = None
     ended_at: datetime | None = None
+    render_again_until: datetime | None = None
 
     @property
     def reused_from(self) -> Any:

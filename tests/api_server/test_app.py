@@ -57,20 +57,20 @@ def routes_of(router: Any) -> Iterator[Any]:
 
 def test_every_route_with_a_dag_is_guarded() -> None:
     routes = [route for route in routes_of(build()) if "{dag_id}" in getattr(route, "path", "")]
-    assert len(routes) == 4
+    assert len(routes) == 6
     for route in routes:
         guards = [dependency.dependency for dependency in route.dependencies]
         expected = CAN_READ_RENDERS if route.methods <= {"GET", "HEAD"} else CAN_EDIT_RENDERS
         assert guards == [dependency.dependency for dependency in expected]
 
 
-def test_only_callbacks_and_the_settling_of_submissions_change_anything() -> None:
+def test_only_callbacks_and_decisions_about_submissions_change_anything() -> None:
     changing = {
         getattr(route, "path", "")
         for route in routes_of(build())
         if not set(getattr(route, "methods", None) or ()) <= {"GET", "HEAD"}
     }
-    assert changing == {ROUTE, "/api/dags/{dag_id}/library/resolve"}
+    assert changing == {ROUTE, *(f"/api/dags/{{dag_id}}/library/{name}" for name in ("resolve", "again"))}
 
 
 def test_routes_without_their_guards_are_not_served(

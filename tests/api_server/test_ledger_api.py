@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,8 +16,9 @@ from fastapi.testclient import TestClient
 from ledger.rows import add, row, uncertain
 from sqlalchemy import select
 
-from airflow_provider_seedance.api_server import permissions
+from airflow_provider_seedance.api_server import ledger_api, permissions
 from airflow_provider_seedance.api_server.app import build
+from airflow_provider_seedance.api_server.renders import Task
 from airflow_provider_seedance.generations import utc_now
 from airflow_provider_seedance.ledger.configuration import LedgerConfig
 from airflow_provider_seedance.ledger.database import Database
@@ -173,6 +177,74 @@ def test_settling_needs_the_right_to_edit(http: TestClient, database: Database, 
 def test_an_invalid_generation_id(http: TestClient, database: Database, generation_id: Any) -> None:
     settlement = {**SETTLEMENT, "generation_id": generation_id}
     assert http.post(RESOLVE, json=settlement, headers=OWN).status_code == 422
+
+
+# ---------------------------------------------------------------------- rendering again
+
+AGAIN = {"run_id": "run", "task_id": "video", "map_index": 0, "generation_id": "g-0"}
+
+
+@pytest.fixture
+def found(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The task instance of the metadata database."""
+    here = SimpleNamespace(
+        task=Task(task_id="video", operator="SeedanceGenerateVideoOperator", state="success")
+    )
+    monkeypatch.setattr(ledger_api, "create_session", nullcontext)
+    monkeypatch.setattr(ledger_api.queries, "find_task", lambda session, scope: here.task)
+    return here
+
+
+def decision(database: Database) -> Any:
+    with database.reading() as connection:
+        return connection.execute(select(submissions.c.record)).scalar_one().get("render_again_until")
+
+
+def test_rendering_again(http: TestClient, database: Database, found: SimpleNamespace) -> None:
+    add(database, [row(0)])
+    path = "/api/dags/ads/library/again"
+    assert http.post(path, json=AGAIN, headers=OWN).status_code == 204
+    assert utc_now() + timedelta(hours=23) < datetime.fromisoformat(decision(database))
+    assert http.post(path, json={**AGAIN, "generation_id": "g-1"}, headers=OWN).status_code == 409
+    found.task = None
+    assert http.post(path, json={**AGAIN, "withdraw": True}, headers=OWN).status_code == 204
+    assert decision(database) is None
+    assert http.post(path, json=AGAIN, headers=OWN).status_code == 409
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"state": "deferred"}, 409),
+        ({"state": "failed"}, 204),
+        ({"operator": "SeedanceGenerateVideoBatchOperator"}, 409),
+        ({"operator": "SeedanceGenerateVideoBatchOperator", "fields": {"on_clear": "new"}}, 409),
+        ({"operator": "SeedanceGenerateVideoBatchOperator", "fields": {"on_clear": "reuse"}}, 204),
+        ({"fields": {"on_clear": "new"}}, 204),
+    ],
+    ids=str,
+)
+def test_a_clear_that_would_pay_for_more_is_refused(
+    http: TestClient, database: Database, found: SimpleNamespace, changes: dict[str, Any], status: int
+) -> None:
+    add(database, [row(0)])
+    found.task = replace(found.task, **changes)
+    assert http.post("/api/dags/ads/library/again", json=AGAIN, headers=OWN).status_code == status
+
+
+def test_who_may_render_again(
+    http: TestClient, database: Database, rights: AuthManager, found: SimpleNamespace
+) -> None:
+    add(database, [row(0)])
+    path = "/api/dags/ads/library/"
+    assert (
+        http.post(f"{path}again", json=AGAIN, headers={"Origin": "https://evil.example"}).status_code == 403
+    )
+    assert http.get(f"{path}rights").json() == {"edit": True}
+    rights.editable = ()
+    assert http.get(f"{path}rights").json() == {"edit": False}
+    assert http.post(f"{path}again", json=AGAIN, headers=OWN).status_code == 403
+    assert decision(database) is None
 
 
 # ---------------------------------------------------------------------- spending

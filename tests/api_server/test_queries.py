@@ -3,108 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from typing import Any
 
 import pytest
-from airflow.models import import_all_models
-from airflow.models.base import Base
-from airflow.models.dagrun import DagRun
-from airflow.models.renderedtifields import RenderedTaskInstanceFields
-from airflow.models.taskinstance import TaskInstance
-from metadata_rows import MODELS_OF_3_4, XCOM_MODEL, add_fields, add_region, add_row, add_xcom, new_id, place
-from sqlalchemy import create_engine, event
-from sqlalchemy.orm import Session
-from sqlalchemy.pool import StaticPool
+from metadata_rows import MODELS_OF_3_4, add_row
 from versions import REGIONS, needs
 
 from airflow_provider_seedance.api_server import queries
 from airflow_provider_seedance.api_server.queries import Scope
+from api_server.metadata_database import NOW, STORE, VIDEO, MetadataDatabase
 
-NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 HERE = Scope(dag_id="d", run_id="r/1")
-VIDEO = "SeedanceGenerateVideoOperator"
-STORE = "SeedanceToObjectStorageOperator"
-
-
-class Database:
-    """A metadata database in memory."""
-
-    def __init__(self) -> None:
-        self.engine = create_engine(
-            "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
-        )
-        import_all_models()  # foreign keys name tables of the others
-        models = (DagRun, TaskInstance, XCOM_MODEL, RenderedTaskInstanceFields, *MODELS_OF_3_4)
-        Base.metadata.create_all(self.engine, tables=[model.__table__ for model in models])
-        self.session = Session(self.engine)
-        self.statements: list[str] = []
-        self._runs: dict[tuple[str, str], int] = {}
-        event.listen(self.engine, "before_cursor_execute", self._record)
-
-    def _record(self, connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
-        self.statements.append(statement)
-
-    def run(self, dag_id: str = "d", run_id: str = "r/1", state: str = "running", **more: Any) -> None:
-        number = self._runs.setdefault((dag_id, run_id), len(self._runs) + 1)
-        self._add(
-            DagRun,
-            id=number,
-            dag_id=dag_id,
-            run_id=run_id,
-            run_type="manual",
-            log_template_id=None,
-            state=state,
-            **{"run_after": NOW, **more},
-        )
-
-    def task(
-        self,
-        task_id: str,
-        operator: str,
-        *,
-        dag_id: str = "d",
-        run_id: str = "r/1",
-        map_index: int = -1,
-        region: str = "",
-        state: str | None = "success",
-        xcoms: dict[str, Any] | None = None,
-        fields: dict[str, Any] | None = None,
-        **more: Any,
-    ) -> Any:
-        at = {"dag_id": dag_id, "run_id": run_id, "task_id": task_id, **place(map_index, region)}
-        ti_id = new_id()
-        self._add(
-            TaskInstance,
-            **at,
-            id=ti_id,
-            pool="default_pool",
-            operator=operator,
-            state=state,
-            **{"start_date": NOW, "updated_at": NOW, "executor_config": {}, **more},
-        )
-        for key, value in (xcoms or {}).items():
-            add_xcom(self.session, ti_id, key, value, **at, dag_run_id=self._runs[dag_id, run_id])
-        if fields is not None:
-            add_fields(self.session, ti_id, fields, **at)
-        return ti_id
-
-    def region(self, node_id: str) -> str:
-        return add_region(self.session, node_id, dag_id="d", run_id="r/1")
-
-    def _add(self, model: Any, **values: Any) -> None:
-        add_row(self.session, model, **values)
 
 
 @pytest.fixture
-def database() -> Iterator[Database]:
-    made = Database()
+def database() -> Iterator[MetadataDatabase]:
+    made = MetadataDatabase()
     yield made
     made.session.close()
     made.engine.dispose()
 
 
-def test_find_run(database: Database) -> None:
+def test_find_run(database: MetadataDatabase) -> None:
     database.run(state="queued")
     run = queries.find_run(database.session, HERE)
     assert run == {
@@ -119,7 +38,7 @@ def test_find_run(database: Database) -> None:
     assert queries.find_run(database.session, Scope(dag_id="d", run_id="r")) is None
 
 
-def test_tasks_with_their_xcoms_and_fields(database: Database) -> None:
+def test_tasks_with_their_xcoms_and_fields(database: MetadataDatabase) -> None:
     database.run()
     database.run(run_id="other")
     result = {"generation_id": "g", "urls": []}
@@ -139,7 +58,7 @@ def test_tasks_with_their_xcoms_and_fields(database: Database) -> None:
     assert found["waits"].state is None
 
 
-def test_mapped_tasks_are_in_order(database: Database) -> None:
+def test_mapped_tasks_are_in_order(database: MetadataDatabase) -> None:
     database.run()
     for index in (2, 0, 1):
         started = NOW.replace(minute=10 - index)
@@ -150,20 +69,20 @@ def test_mapped_tasks_are_in_order(database: Database) -> None:
     assert [(task.task_id, task.map_index) for task in found] == order
 
 
-def test_the_number_of_queries_does_not_depend_on_the_number_of_tasks(database: Database) -> None:
+def test_the_number_of_queries_does_not_depend_on_the_number_of_tasks(database: MetadataDatabase) -> None:
     database.run()
     database.task("video", VIDEO, map_index=0, xcoms={"generation_id": "g0"}, fields={})
     counts = []
     for number in (1, 1000):
         for index in range(1, number):
             database.task("video", VIDEO, map_index=index, xcoms={"generation_id": f"g{index}"}, fields={})
-        database.statements.clear()
+        database.sent.clear()
         assert len(queries.tasks_of(database.session, HERE)) == number
-        counts.append(len(database.statements))
+        counts.append(len(database.sent))
     assert counts == [3, 3]
 
 
-def test_the_revision_changes_with_the_content(database: Database) -> None:
+def test_the_revision_changes_with_the_content(database: MetadataDatabase) -> None:
     database.run()
     seen = [queries.revision(database.session, HERE)]
     database.task("video", VIDEO)
@@ -176,7 +95,16 @@ def test_the_revision_changes_with_the_content(database: Database) -> None:
     assert queries.revision(database.session, HERE) == seen[-1]
 
 
-def test_find_transfer(database: Database) -> None:
+def test_find_task(database: MetadataDatabase) -> None:
+    database.run()
+    database.task("video", VIDEO, map_index=1, state="deferred", fields={"on_clear": "new"})
+    here = Scope(dag_id="d", run_id="r/1", task_id="video", map_index=1)
+    task = queries.find_task(database.session, here)
+    assert (task.shown_state, task.fields) == ("running", {"on_clear": "new"})
+    assert queries.find_task(database.session, Scope(dag_id="d", run_id="r/1", task_id="video")) is None
+
+
+def test_find_transfer(database: MetadataDatabase) -> None:
     database.run()
     stored = {"paths": ["s3://b/x.mp4"], "sha256": ["0"], "generation_id": "g"}
     fields = {"object_storage_conn_id": "aws"}
@@ -193,29 +121,11 @@ def test_find_transfer(database: Database) -> None:
         assert queries.find_transfer(database.session, other) is None
 
 
-def test_recent_runs(database: Database) -> None:
-    database.run(run_id="old", run_after=NOW.replace(hour=1), state="success")
-    database.run(run_id="new", run_after=NOW.replace(hour=2))
-    database.run(run_id="without")
-    database.run(dag_id="hidden")
-    for run_id in ("old", "new"):
-        database.task("video", VIDEO, run_id=run_id, map_index=0)
-        database.task("video", VIDEO, run_id=run_id, map_index=1, state=None)
-    database.task("store", STORE, run_id="without")
-    database.task("video", VIDEO, dag_id="hidden")
-    assert queries.dag_ids_with_renders(database.session) == {"d", "hidden"}
-    found = queries.recent_runs(database.session, {"d"}, 10)
-    assert [run["run_id"] for run in found] == ["new", "old"]
-    assert all(run["tasks"] == {"success": 1, "none": 1} for run in found)
-    assert [run["run_id"] for run in queries.recent_runs(database.session, {"d"}, 1)] == ["new"]
-    assert queries.recent_runs(database.session, set(), 10) == []
-
-
 # ---------------------------------------------------------------------- Airflow 3.4
 
 
 @needs(REGIONS)
-def test_the_passes_of_a_loop_are_kept_apart(database: Database) -> None:
+def test_the_passes_of_a_loop_are_kept_apart(database: MetadataDatabase) -> None:
     database.run()
     loop = database.region("improve")
     for number in range(3):
@@ -237,7 +147,7 @@ def test_the_passes_of_a_loop_are_kept_apart(database: Database) -> None:
 
 
 @needs(REGIONS)
-def test_the_transfer_of_each_pass_is_found(database: Database) -> None:
+def test_the_transfer_of_each_pass_is_found(database: MetadataDatabase) -> None:
     database.run()
     loop = database.region("improve")
     for number in range(2):
@@ -254,7 +164,7 @@ def test_the_transfer_of_each_pass_is_found(database: Database) -> None:
 
 
 @needs(REGIONS)
-def test_a_mapped_task_has_its_map_index(database: Database) -> None:
+def test_a_mapped_task_has_its_map_index(database: MetadataDatabase) -> None:
     database.run()
     expansion = database.region("video")
     database.task("video", VIDEO, map_index=2, region=expansion)
@@ -263,7 +173,7 @@ def test_a_mapped_task_has_its_map_index(database: Database) -> None:
 
 
 @needs(REGIONS)
-def test_earlier_attempts_are_not_shown(database: Database) -> None:
+def test_earlier_attempts_are_not_shown(database: MetadataDatabase) -> None:
     database.run()
     earlier = {"working_set": None, "try_number": 1, "xcoms": {"generation_id": "earlier"}}
     database.task("video", VIDEO, fields={"prompt": "earlier"}, **earlier)
@@ -273,7 +183,7 @@ def test_earlier_attempts_are_not_shown(database: Database) -> None:
 
 
 @needs(REGIONS)
-def test_rows_from_before_the_upgrade_are_shown(database: Database) -> None:
+def test_rows_from_before_the_upgrade_are_shown(database: MetadataDatabase) -> None:
     database.run()
     xcom, fields, owner, _ = MODELS_OF_3_4
     ti_id = database.task("video", VIDEO, map_index=1)

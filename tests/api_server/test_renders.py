@@ -346,3 +346,18 @@ def test_totals() -> None:
 def test_a_thousand_renders() -> None:
     tasks = [video("success", result(f"g{index}"), map_index=index) for index in range(1000)]
     assert totals_of(shown(*tasks))["total"] == 1000
+
+
+@pytest.mark.parametrize(
+    ("api", "generation_id", "address"),
+    [
+        ("replicate", "a/b", "https://replicate.com/p/a%2Fb"),
+        ("ark", "cgt-1", "https://console.byteplus.com/ark"),
+        ("seedanceapi-v1", "g1", None),
+        ("unknown", "g1", None),
+        (["ark"], "g1", None),
+        ("ark", None, None),
+    ],
+)
+def test_the_console_of_the_service(api: Any, generation_id: str | None, address: str | None) -> None:
+    assert renders.console_of(api, generation_id) == address

@@ -22,6 +22,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "example_seedance_callbacks": {},
     "example_seedance_upload": {"conf": {"prompt": "A paper boat, from the test"}},
     "example_seedance_image_to_video": {"conf": {"subject": "a kiosk in the snow"}},
+    "example_seedance_choose": {"conf": {"prompt": "A watch in four previews"}},
     "example_seedance_preview_approval": {"conf": {"prompt": "A watch that waits for approval"}},
     "example_seedance_backfill": {"logical_date": datetime(2026, 1, 5, tzinfo=UTC)},
     "example_seedance_batch": {"logical_date": datetime(2026, 1, 6, tzinfo=UTC)},
@@ -200,12 +201,33 @@ def test_full_render_waits_for_approval(examples: TestAirflow, runs: dict[str, s
     assert len(_submissions(emulator)) == 3
 
 
-def _approve(airflow: TestAirflow, dag_id: str, run_id: str) -> str:
-    """Approve, and return the text that was approved."""
-    path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/approve/-1/hitlDetails"
+def _approve(
+    airflow: TestAirflow, dag_id: str, run_id: str, task_id: str = "approve", option: str = "Approve"
+) -> str:
+    """Choose an option, and return the text that was approved."""
+    path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/-1/hitlDetails"
     body = str(airflow.rest("GET", path)["body"])
-    airflow.rest("PATCH", path, {"chosen_options": ["Approve"], "params_input": {}})
+    airflow.rest("PATCH", path, {"chosen_options": [option], "params_input": {}})
     return body
+
+
+def test_the_chosen_preview_is_rendered_in_full(
+    examples: TestAirflow, runs: dict[str, str], emulator: Any
+) -> None:
+    dag_id = "example_seedance_choose"
+    run_id = runs[dag_id]
+    examples.wait_until(
+        lambda: _pending(examples, dag_id, run_id, "choose"),
+        120,
+        "the question for the choice",
+        dag_id,
+        run_id,
+    )
+    _approve(examples, dag_id, run_id, "choose", "Orbit")
+    assert examples.wait_run(dag_id, run_id) == "success"
+    prompts = [(item.request["model"], item.prompt) for item in emulator.ledger.submissions]
+    full = [prompt for model, prompt in prompts if "four previews" in prompt and model == "seedance-2.0"]
+    assert full == ["A watch in four previews, the camera orbits slowly"]
 
 
 def test_the_final_is_made_from_the_approved_draft(
@@ -250,16 +272,16 @@ def _submissions(emulator: Any) -> list[Any]:
     return [item for item in emulator.ledger.submissions if "waits for approval" in item.prompt]
 
 
-def _pending(airflow: TestAirflow, dag_id: str, run_id: str) -> bool:
+def _pending(airflow: TestAirflow, dag_id: str, run_id: str, task_id: str = "approve") -> bool:
     """
-    Return whether the approval is pending, and its task process has ended.
+    Return whether the question of a task is pending, and its task process has ended.
 
     Airflow fails a task that goes on before the scheduler has seen the end of its first process; no person
     answers that quickly, but a test does.
     """
-    row = airflow.task_instance(dag_id, run_id, "approve")
+    row = airflow.task_instance(dag_id, run_id, task_id)
     log = (airflow.home / "logs" / "scheduler.log").read_text()
-    seen = f"TaskInstance Finished: dag_id={dag_id}, task_id=approve, run_id={run_id}" in log
+    seen = f"TaskInstance Finished: dag_id={dag_id}, task_id={task_id}, run_id={run_id}" in log
     return seen and row.get("state") in ("deferred", "awaiting_input")
 
 

@@ -40,6 +40,15 @@ WORDS = [
     "golden",
 ]
 
+CHOICE = "example_seedance_choose"
+SINGLE = """
+from airflow.sdk import DAG
+from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoOperator
+
+with DAG("single", schedule=None):
+    SeedanceGenerateVideoOperator(task_id="video", prompt="A kite", aspect_ratio="16:9", poll_interval=2)
+"""
+
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Database:
@@ -80,13 +89,19 @@ def stage(
     plugins.mkdir(parents=True)
     shutil.copy(EXAMPLES / f"{DAG}.py", dags)
     (dags / "two_users.py").write_text(AUTH_MANAGER)
+    (dags / "single.py").write_text(SINGLE)
+    choice = (EXAMPLES / f"{CHOICE}.py").read_text()
+    (dags / f"{CHOICE}.py").write_text(choice.replace('"retries": 2', '"seedance_conn_id": "seedance_v2"'))
     (plugins / "seedance_plugin.py").write_text(PLUGIN)
     connection = json.loads(emulator.connection_json("seedanceapi-v1"))
     connection["extra"] = {**dict(connection["extra"]), "budgets": [{"usd": 50, "per": "day"}]}
     with TestAirflow(
         home=home / "airflow",
         dags_folder=dags,
-        connections={"seedance_default": json.dumps(connection)},
+        connections={
+            "seedance_default": json.dumps(connection),
+            "seedance_v2": emulator.connection_json("seedanceapi-v2"),
+        },
         config={
             ("seedance", "ledger"): database.config.location,
             ("core", "auth_manager"): "two_users.TwoUsers",
@@ -95,7 +110,8 @@ def stage(
         },
         database_template=database_template,
     ) as airflow:
-        airflow.wait_parsed(DAG)
+        for dag_id in (DAG, CHOICE, "single"):
+            airflow.wait_parsed(dag_id)
         yield Stage(airflow=airflow, runs={}, stored=home)
 
 
@@ -197,6 +213,66 @@ def test_an_uncertain_submission_is_settled(browser: Chrome, stage: Stage, datab
     with database.reading() as connection:
         query = select(submissions.c.state).where(submissions.c.generation_id == "g-paid")
         assert connection.execute(query).scalars().all() == ["submitted"]
+
+
+def test_another_render_of_the_same_request(browser: Chrome, stage: Stage, emulator: Any) -> None:
+    run_id, state = stage.airflow.run("single")
+    assert state == "success"
+    first = stage.airflow.xcom("single", run_id, "video")["generation_id"]
+    paid = len(emulator.ledger.submissions)
+    open_page(browser, stage.page("single", run_id))
+    wait(browser, "return document.querySelector('.action')", "the button").click()
+    confirm = wait(browser, "return document.querySelector('dialog .primary')", "the dialog")
+    assert confirm.text == "Render again for $0.14"
+    confirm.click()
+    wait(browser, "return document.querySelector('dialog') === null", "the end of the dialog")
+    assert stage.airflow.wait_run("single", run_id) == "success"
+    second = stage.airflow.xcom("single", run_id, "video")["generation_id"]
+    assert (second != first, len(emulator.ledger.submissions)) == (True, paid + 1)
+    # A page that was not loaded again names the render that was replaced.
+    decision = {"run_id": run_id, "task_id": "video", "generation_id": first}
+    path, content = "/seedance/api/dags/single/library/again", json.dumps(decision).encode()
+    assert stage.ask(path, "admin", "POST", content, Content_Type="application/json").status == 409
+    assert stage.ask(path, "viewer", "POST", content, Content_Type="application/json").status == 403
+
+
+def test_a_choice_is_made_on_the_cards(browser: Chrome, stage: Stage, emulator: Any) -> None:
+    run_id = stage.airflow.trigger(CHOICE)
+    open_page(browser, stage.page(CHOICE, run_id))
+    wait(browser, "return document.querySelectorAll('.action.primary').length === 4", "the options")
+    assert browser.execute_script("return document.querySelectorAll('.card:not([hidden])').length") == 4
+    question = browser.execute_script("return document.getElementById('choice').innerText")
+    assert "becomes the full render?" in question
+    assert "None of them" in question
+    browser.execute_script("document.querySelectorAll('.action.primary')[2].click()")
+    confirm = wait(browser, "return document.querySelector('dialog .primary')", "the dialog")
+    assert confirm.text == "Choose “From above”"
+    confirm.click()
+    wait(browser, "return document.getElementById('choice').hidden", "the end of the choice")
+    assert stage.airflow.wait_run(CHOICE, run_id) == "success"
+    assert emulator.ledger.submissions[-1].prompt.endswith("seen from above, slow descent")
+
+
+def test_the_list_has_costs_and_is_searched(browser: Chrome, stage: Stage) -> None:
+    open_page(browser, f"{stage.url}/seedance/renders")
+    listed = "return [...document.querySelectorAll('.run-card')].map((node) => node.innerText).join()"
+    assert CHOICE in browser.execute_script(listed)
+    browser.find_element("css selector", "body").send_keys("/")
+    browser.switch_to.active_element.send_keys("SINGLE manual")
+    one = "return document.querySelectorAll('.run-card').length === 1"
+    wait(browser, one, "the run")
+    assert "spent 28 credits / $0.14" in browser.execute_script(listed)
+    assert browser.execute_script("return document.getElementById('shown').textContent").startswith("1 run")
+    browser.refresh()
+    wait(browser, one, "the kept search")
+    two_days_ago = (
+        "const input = document.getElementById('until');"
+        "input.value = new Date(Date.now() - 2 * 86400000).toISOString().slice(0, 10);"
+        "input.dispatchEvent(new Event('input'))"
+    )
+    browser.execute_script(two_days_ago)
+    wait(browser, "return document.querySelectorAll('.run-card').length === 0", "no run of the day")
+    assert "Nothing matches" in browser.execute_script("return document.getElementById('blank').innerText")
 
 
 @pytest.mark.parametrize(

@@ -330,6 +330,11 @@ NOTES: dict[str, tuple[Record, Any, dict[str, Any], str]] = {
         f"Generation {ID} succeeded before; the task was cleared and on_clear='new': submitting another take. "
         "on_clear='reuse' would deliver the old one.",
     ),
+    "another take by decision": (
+        *(replace(ENDED, render_again_until=NOW + timedelta(1)), remote("succeeded"), {"cleared": True}),
+        f"Generation {ID} succeeded before; the task was cleared and a person has decided to render again: submitting "
+        "another take.",
+    ),
     "gone after a clear": (
         *(ENDED, GONE_NOW, {"cleared": True}),
         f"Generation {ID} succeeded, but its output is gone; the task was cleared: submitting anew.",

@@ -13,6 +13,8 @@ const MESSAGES = {
   404: "There is no such Dag run.",
 };
 
+const NO_RIGHT = "You may not edit the tasks of this Dag.";
+
 const messageOf = (status) => MESSAGES[status] ?? `Airflow responded with an error (${status}).`;
 
 async function send(url, options) {
@@ -24,14 +26,20 @@ async function send(url, options) {
   }
 }
 
-/** The value of a route about the ledger, whose errors say what is wrong. */
+/** The value of a route whose errors say what is wrong: about the ledger, or of Airflow's API. */
 export async function ledger(url, options = {}) {
   const response = await send(url, options);
   if (response.status === 204) return null;
   const value = await response.json().catch(() => null);
   if (response.ok) return value;
+  if (response.status === 403 && options.method) throw new RequestError(403, NO_RIGHT);
   const detail = [401, 403].includes(response.status) ? null : value?.detail;
   throw new RequestError(response.status, typeof detail === "string" ? detail : messageOf(response.status));
+}
+
+/** Send a value to such a route. */
+export function post(url, value, method = "POST") {
+  return ledger(url, { method, headers: { "Content-Type": "application/json" }, body: JSON.stringify(value) });
 }
 
 /** A resource that is polled. */

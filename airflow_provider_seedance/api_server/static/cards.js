@@ -1,5 +1,6 @@
 // A card for each render, made once and updated when its render changes.
 
+import { canRenderAgain } from "./again.js";
 import { topLevelLink, element, setText } from "./dom.js";
 import { dateTime, elapsed, money, number, plural, sources, timeSpan, taskPage, httpUrl } from "./format.js";
 import { dismiss, player } from "./players.js";
@@ -38,6 +39,8 @@ export class Card {
     this.index = 0;
     this.sourceKey = null;
     this.unsettled = null;
+    this.canEdit = false;
+    this.answer = null;
     this.node = element("li", "card");
     this.node.tabIndex = -1;
     this.stage = element("div", "stage");
@@ -217,16 +220,24 @@ export class Card {
     });
     const origin = render.files.length === 0 ? httpUrl(found[0]?.url) : null;
     if (origin) links.push(topLevelLink(origin, "At the service", { target: "_blank", title: origin }));
+    const consolePage = httpUrl(render.console);
+    if (consolePage) links.push(topLevelLink(consolePage, "Console", { target: "_blank", title: "Show the console of the service" }));
     const unsettled = render.can_settle ? render : this.unsettled;
-    if (unsettled) links.push(this.settleButton(unsettled));
+    if (unsettled) links.push(this.button("Settle…", "Record whether the service billed this submission", "settle", unsettled));
+    if (this.answer) {
+      const choose = this.button("Use this one", `Answer “${this.answer.text}”`, "choose", this.answer);
+      choose.classList.add("primary");
+      links.push(choose);
+    }
+    if (this.canEdit && canRenderAgain(render)) links.push(this.button("Render again…", "Pay for another render of this request", "again", render));
     this.links.replaceChildren(...links);
   }
 
-  settleButton(unsettled) {
-    const button = element("button", "action", "Settle…");
-    button.type = "button";
-    button.title = "Record whether the service billed this submission";
-    button.addEventListener("click", () => this.node.dispatchEvent(new CustomEvent("settle", { bubbles: true, detail: unsettled })));
+  /** A button that dispatches an event of the card. */
+  button(text, title, name, detail) {
+    const button = element("button", "action", text);
+    Object.assign(button, { type: "button", title });
+    button.addEventListener("click", () => this.node.dispatchEvent(new CustomEvent(name, { bubbles: true, detail })));
     return button;
   }
 
@@ -234,6 +245,20 @@ export class Card {
   setUnsettled(unsettled) {
     if (this.unsettled === unsettled) return;
     this.unsettled = unsettled;
+    this.showLinks(sources(this.run, this.render, Date.now()));
+  }
+
+  /** Offer what only users may do who may edit the tasks of the Dag. */
+  setCanEdit(canEdit) {
+    if (this.canEdit === canEdit) return;
+    this.canEdit = canEdit;
+    this.showLinks(sources(this.run, this.render, Date.now()));
+  }
+
+  /** Offer to choose this render as the answer that its run waits for. */
+  setAnswer(answer) {
+    if (JSON.stringify(this.answer) === JSON.stringify(answer)) return;
+    this.answer = answer;
     this.showLinks(sources(this.run, this.render, Date.now()));
   }
 

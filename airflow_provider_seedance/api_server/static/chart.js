@@ -1,7 +1,7 @@
 // A stacked bar chart by day or month, as SVG, with its table for people who cannot see it.
 
 import { element } from "./dom.js";
-import { number } from "./format.js";
+import { money, number } from "./format.js";
 
 const HEIGHT = 240;
 const MARGIN = { left: 64, right: 8, top: 10, bottom: 26 };
@@ -25,7 +25,7 @@ export function drawChart(container, { from, to, groups, text, unit }) {
   const y = (value) => MARGIN.top + inner.height * (1 - value / top);
   for (let value = 0; value <= top + step / 2; value += step) {
     svg.append(node("line", { class: "rule", x1: MARGIN.left, x2: width - MARGIN.right, y1: y(value), y2: y(value) }));
-    const label = unit === "cost_usd" ? `$${number(value)}` : number(value);
+    const label = unit === "cost_usd" ? money(value).replace(/\.00$/, "") : number(value);
     svg.append(node("text", { class: "tick", x: MARGIN.left - 8, y: y(value) + 4, "text-anchor": "end" }, label));
   }
   const slot = inner.width / stacks.length;

@@ -1,10 +1,21 @@
-// Videos and images: loaded near the viewport, played while visible, unloaded when far away.
+// Videos and images: loaded near the viewport, played while visible, unloaded when far away and many are loaded.
 
 const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 
+// A video that is loaded again may be downloaded again, and a service may count that: so the latest ones stay loaded.
+const MAX_LOADED = 24;
+const nearby = new Set();
+const loaded = new Set();
+
 const near = new IntersectionObserver(
   (entries) => {
-    for (const entry of entries) (entry.isIntersecting ? load : release)(entry.target);
+    for (const { target, isIntersecting } of entries) {
+      if (isIntersecting) {
+        nearby.add(target);
+        load(target);
+      } else nearby.delete(target);
+    }
+    for (const media of loaded) if (loaded.size > MAX_LOADED && !nearby.has(media)) release(media);
   },
   { rootMargin: "300px 0px" },
 );
@@ -41,6 +52,8 @@ function playVisible() {
 }
 
 function load(media) {
+  loaded.delete(media);
+  loaded.add(media);
   if (!media.getAttribute("src")) {
     media.src = media.dataset.source;
     if (visible.has(media)) playVisible();
@@ -48,6 +61,7 @@ function load(media) {
 }
 
 function release(media) {
+  loaded.delete(media);
   if (media.tagName !== "VIDEO" || !media.getAttribute("src")) return;
   media.pause();
   media.controls = false;
@@ -68,7 +82,8 @@ document.addEventListener("visibilitychange", () => {
 /** A player of one source; `onError` is called if it cannot be played, with whether this browser lacks the codec. */
 export function player(source, label, onError) {
   const media = document.createElement(source.media === "image" ? "img" : "video");
-  media.dataset.source = source.url;
+  // Safari shows a frame before a video plays only if it is to begin there. A service may count each request for a part.
+  media.dataset.source = source.stored && source.media !== "image" ? `${source.url}#t=0.1` : source.url;
   media.addEventListener("error", () => media.getAttribute("src") && onError(lacksCodec(media.error)));
   media.referrerPolicy = "no-referrer";
   if (source.media === "image") {
@@ -104,5 +119,6 @@ export function dismiss(media) {
   near.unobserve(media);
   inView.unobserve(media);
   visible.delete(media);
+  nearby.delete(media);
   release(media);
 }

@@ -1,12 +1,14 @@
 // The Renders page of a Dag run, updated while the run is active.
 
+import { openRenderAgain } from "./again.js";
 import { ledger, RequestError, Resource } from "./api.js";
 import { showBatches } from "./batches.js";
 import { Card, STATES } from "./cards.js";
+import { Choice } from "./choice.js";
 import { $, topLevelLink, element, setText } from "./dom.js";
 import { saveFilters, matches, readFilters } from "./filters.js";
 import { money, number, plural, runUrl, runPage, timeSpan } from "./format.js";
-import { showRuns } from "./runs.js";
+import { RunSearch } from "./runs.js";
 import { openSettling } from "./settling.js";
 import { followTheme } from "./theme.js";
 
@@ -17,11 +19,13 @@ const param = parameters(location.search);
 const run = param("dag_id") && param("run_id") ? { dag_id: param("dag_id"), run_id: param("run_id") } : null;
 
 const cards = new Map();
+const choice = run ? new Choice(run, showChoice) : null;
 let filters = readFilters();
 let clockOffset = 0;
 let active = false;
 let timer = 0;
 let announced = "";
+let rights = null;
 
 const now = () => Date.now() + clockOffset;
 
@@ -46,7 +50,8 @@ function parameters(search) {
 }
 
 followTheme();
-const resource = new Resource(run ? `${runUrl(run)}/renders${scope()}` : "api/runs");
+const runSearch = run ? null : new RunSearch(refresh);
+let resource = run ? new Resource(`${runUrl(run)}/renders${scope()}`) : null;
 heading();
 refresh();
 
@@ -76,18 +81,23 @@ function heading() {
 
 async function refresh() {
   clearTimeout(timer);
+  if (runSearch && resource?.url !== runSearch.url) resource = new Resource(runSearch.url);
+  const polled = resource;
   try {
-    const answer = await resource.poll();
+    const answer = await polled.poll();
+    if (polled !== resource) return; // of an earlier search
     notice(null);
     if (answer) {
       clockOffset = answer.serverNow - Date.now();
       active = answer.value.active;
       $("tabs").hidden = !answer.value.ledger;
       if (run) showPage(answer.value);
-      else showList(answer.value.runs);
+      else showList(answer.value);
     }
+    if (run && (active || choice.key)) choice.refresh(cards.values()).catch(() => {});
   } catch (error) {
     if (!(error instanceof RequestError)) throw error;
+    if (polled !== resource) return;
     failed(error);
     if ([401, 403, 404].includes(error.status)) return;
   } finally {
@@ -117,7 +127,7 @@ function live() {
 function failed(error) {
   active = false;
   $("live").hidden = true;
-  if (cards.size > 0) {
+  if ($("grid").childElementCount > 0) {
     notice(`${error.message} The page may be out of date.`);
     active = ![401, 403, 404].includes(error.status);
     return;
@@ -138,9 +148,10 @@ function blank(kind, title, text) {
 
 // ---------------------------------------------------------------- showing
 
-function showList(runs) {
-  showRuns($("grid"), runs);
-  if (runs.length > 0) blank("", null, "");
+function showList(list) {
+  runSearch.show(list);
+  if (list.runs.length > 0) blank("", null, "");
+  else if (runSearch.active) blank("empty", "Nothing matches", "No run with renders has these words and dates.");
   else blank("empty", "No renders yet", "Runs of Dags with Seedance or Seedream tasks are listed here, as far as you may read them.");
 }
 
@@ -177,7 +188,9 @@ function showPage({ renders, totals, batches }) {
   showStates(totals.states);
   filter();
   // Without it, the page shows all that Airflow knows.
-  if (!$("tabs").hidden && totals.states.failed) showUncertain().catch(() => {});
+  if ($("tabs").hidden) return;
+  showRights().catch(() => {});
+  if (totals.states.failed) showUncertain().catch(() => {});
 }
 
 /** Offer to settle the uncertain submissions of failed tasks. Items of a batch have a key each. */
@@ -188,6 +201,20 @@ async function showUncertain() {
   for (const card of cards.values()) card.setUnsettled(unsettled.get(place(card.render)) ?? null);
 }
 
+/** Offer to render again, if the user may edit the tasks of the Dag. */
+async function showRights() {
+  rights ??= ledger(`api/dags/${encodeURIComponent(run.dag_id)}/library/rights`);
+  const { edit } = await rights;
+  for (const card of cards.values()) card.setCanEdit(edit);
+}
+
+function showChoice() {
+  for (const card of cards.values()) card.setAnswer(choice.answerOf(card.render));
+  filter();
+}
+
+$("grid").addEventListener("choose", ({ detail }) => choice.ask(detail));
+$("grid").addEventListener("again", ({ detail }) => openRenderAgain(run, detail, refresh));
 $("grid").addEventListener("settle", ({ detail }) => openSettling(detail, () => showUncertain().catch(() => {})));
 
 function showTotals(totals) {
@@ -246,7 +273,7 @@ function chip(state) {
 function filter() {
   let shown = 0;
   for (const card of cards.values()) {
-    const visible = matches(card, filters);
+    const visible = matches(card, filters) && !choice.hides(card.render);
     if (card.node.hidden === visible) card.node.hidden = !visible;
     shown += visible;
   }
@@ -261,19 +288,22 @@ function filter() {
 
 // ---------------------------------------------------------------- keyboard
 
-$("search").value = filters.text;
-$("search").addEventListener("input", () => {
-  filters.text = $("search").value.trim();
-  saveFilters(filters);
-  filter();
-});
+if (run) followFilters();
 
-window.addEventListener("hashchange", () => {
-  filters = readFilters();
+function followFilters() {
   $("search").value = filters.text;
-  for (const button of $("states").children) button.setAttribute("aria-pressed", String(filters.states.has(button.value)));
-  filter();
-});
+  $("search").addEventListener("input", () => {
+    filters.text = $("search").value.trim();
+    saveFilters(filters);
+    filter();
+  });
+  window.addEventListener("hashchange", () => {
+    filters = readFilters();
+    $("search").value = filters.text;
+    for (const button of $("states").children) button.setAttribute("aria-pressed", String(filters.states.has(button.value)));
+    filter();
+  });
+}
 
 /** Tab reaches one card, and the arrow keys the others (a roving tabindex). */
 function setTabStop(card) {

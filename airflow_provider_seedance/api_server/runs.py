@@ -1,0 +1,167 @@
+"""
+The list of runs with renders: found by Dag, run and date, with their tasks by state and what they spent.
+
+A refresh reads the task instances of runs that go on, and those that are new. The rest is in memory.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from airflow.models.dagrun import DagRun
+from airflow.models.taskinstance import TaskInstance as TI
+from airflow.models.xcom import XComModel
+from sqlalchemy import and_, or_, select, tuple_
+
+from airflow_provider_seedance.api_server import renders
+from airflow_provider_seedance.api_server.known_dags import KnownDags
+from airflow_provider_seedance.api_server.queries import RUN_COLUMNS, belongs_to_task, run_values
+from airflow_provider_seedance.api_server.xcom_values import parse_xcom
+from airflow_provider_seedance.generations import utc_now
+from airflow_provider_seedance.ledger.account import pattern_of
+from airflow_provider_seedance.operators.task_xcom import REPORT_KEY
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+#: Time after the end of a run in which its tasks may still write XComs.
+_SETTLING_TIME = timedelta(minutes=1)
+
+_TASK = (TI.dag_id, TI.run_id, TI.id, TI.state, TI.operator, TI.custom_operator_name)
+
+#: Maximum runs whose summaries are kept, of some hundred bytes each.
+MAX_SUMMARIES = 5000
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSearch:
+    """
+    Selection of runs.
+
+    :param text: Words, each of which is in the Dag id or the run id.
+    :param since: Of the time after which the run may start, inclusive; ``until`` is exclusive.
+    """
+
+    text: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def conditions(self) -> Iterator[Any]:
+        """Yield the conditions of the query."""
+        for word in self.text.split():
+            columns = (DagRun.dag_id, DagRun.run_id)
+            yield or_(*(column.ilike(pattern_of(word), escape="/") for column in columns))
+        if self.since is not None:
+            yield DagRun.run_after >= self.since
+        if self.until is not None:
+            yield DagRun.run_after < self.until
+
+
+class RunList:
+    """Reader of the list, with a memory of the Dags that generate and of the runs that have ended."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._dags = KnownDags()
+        self._ended: OrderedDict[tuple[Any, ...], dict[str, Any]] = OrderedDict()
+
+    def dag_ids(self, session: Session) -> set[str]:
+        """Return the Dags that have generated something; only the first call reads all task instances."""
+
+        def read(since: datetime | None) -> Iterable[str]:
+            query = select(TI.dag_id).where(_generates()).distinct()
+            if since is not None:
+                # A UUID of version 7 begins with the milliseconds of its time.
+                first = UUID(int=int(since.timestamp() * 1000) << 80)
+                query = query.where(TI.id >= TI.__table__.c.id.type.python_type(str(first)))
+            return session.scalars(query)
+
+        return self._dags.update(read)
+
+    def read(
+        self, session: Session, dag_ids: Collection[str], search: RunSearch, limit: int
+    ) -> list[dict[str, Any]]:
+        """Return the latest runs of these Dags that have renders, with tasks by state, credits and cost."""
+        here = (TI.dag_id == DagRun.dag_id, TI.run_id == DagRun.run_id)
+        query = (
+            select(*RUN_COLUMNS)
+            .where(
+                DagRun.dag_id.in_(dag_ids),
+                *search.conditions(),
+                select(TI.id).where(*here, _generates()).exists(),
+            )
+            .order_by(DagRun.run_after.desc(), DagRun.id.desc())
+            .limit(limit)
+        )
+        rows = session.execute(query).all()
+        with self._lock:
+            unknown = {tuple(row): row for row in rows if tuple(row) not in self._ended}
+            found = _summaries(session, unknown)
+            for key, summary in found.items():
+                if _has_settled(unknown[key]):
+                    self._ended[key] = summary
+            known = [found.get(key) or self._ended[key] for key in map(tuple, rows)]
+            while len(self._ended) > MAX_SUMMARIES:
+                self._ended.popitem(last=False)
+        return [{**run_values(row), **summary} for row, summary in zip(rows, known, strict=True)]
+
+
+def _has_settled(run: Any) -> bool:
+    ended = run.state in ("success", "failed") and run.ended_at is not None
+    return bool(ended and run.ended_at < utc_now() - _SETTLING_TIME)
+
+
+def _generates() -> Any:
+    names = renders.SEEDANCE_OPERATORS - renders.TRANSFER_OPERATORS
+    return or_(TI.operator.in_(names), TI.custom_operator_name.in_(names))
+
+
+def _summaries(
+    session: Session, runs: Mapping[tuple[Any, ...], Any]
+) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """Return the tasks by state, the credits and the cost of runs, by the key of the run."""
+    if not runs:
+        return {}
+    keys = {(run.dag_id, run.run_id): key for key, run in runs.items()}
+    wanted = and_(belongs_to_task(XComModel), XComModel.key.in_((renders.RESULT_KEY, REPORT_KEY)))
+    query = (
+        select(*_TASK, XComModel.key, XComModel.value)
+        .outerjoin(XComModel, wanted)
+        .where(tuple_(TI.dag_id, TI.run_id).in_(keys), _generates())
+    )
+    tasks: dict[tuple[Any, ...], dict[Any, dict[str, Any]]] = {key: {} for key in runs}
+    for dag_id, run_id, instance, state, operator, custom, name, value in session.execute(query):
+        task = tasks[keys[dag_id, run_id]].setdefault(
+            instance,
+            {
+                "state": state,
+                "operator": custom if custom in renders.SEEDANCE_OPERATORS else operator,
+                "xcoms": {},
+            },
+        )
+        task["xcoms"][name] = parse_xcom(value)
+    return {
+        key: _summary([renders.Task(task_id="", **task) for task in found.values()])
+        for key, found in tasks.items()
+    }
+
+
+def _summary(tasks: Sequence[renders.Task]) -> dict[str, Any]:
+    """Return the tasks of a run by state, and what they spent."""
+    results = [
+        task.result if isinstance(task.result, Mapping) else task.report
+        for task in tasks
+        if task.operator in renders.GENERATION_OPERATORS
+    ]
+    spent = [result for result in results if "estimate" not in result]  # not of a dry run
+    return {
+        "tasks": Counter(task.state or "none" for task in tasks),
+        "credits": renders.sum_of(spent, "credits"),
+        "cost_usd": renders.sum_of(spent, "cost_usd"),
+    }

@@ -1,0 +1,89 @@
+"""A metadata database in memory for the queries of the Renders page."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from airflow.models import import_all_models
+from airflow.models.base import Base
+from airflow.models.dagrun import DagRun
+from airflow.models.renderedtifields import RenderedTaskInstanceFields
+from airflow.models.taskinstance import TaskInstance
+from metadata_rows import MODELS_OF_3_4, XCOM_MODEL, add_fields, add_region, add_row, add_xcom, new_id, place
+from sqlalchemy import create_engine, event
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import StaticPool
+
+NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
+VIDEO = "SeedanceGenerateVideoOperator"
+STORE = "SeedanceToObjectStorageOperator"
+
+
+class MetadataDatabase:
+    """A metadata database in memory, with the statements that it was sent."""
+
+    def __init__(self) -> None:
+        self.engine = create_engine(
+            "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
+        )
+        import_all_models()  # foreign keys name tables of the others
+        models = (DagRun, TaskInstance, XCOM_MODEL, RenderedTaskInstanceFields, *MODELS_OF_3_4)
+        Base.metadata.create_all(self.engine, tables=[model.__table__ for model in models])
+        self.session = Session(self.engine)
+        self.sent: list[tuple[str, Any]] = []
+        self._runs: dict[tuple[str, str], int] = {}
+        event.listen(self.engine, "before_cursor_execute", self._record)
+
+    def _record(self, connection: Any, cursor: Any, statement: str, parameters: Any, *rest: Any) -> None:
+        self.sent.append((statement, parameters))
+
+    def run(self, dag_id: str = "d", run_id: str = "r/1", state: str = "running", **more: Any) -> None:
+        number = self._runs.setdefault((dag_id, run_id), len(self._runs) + 1)
+        self._add(
+            DagRun,
+            id=number,
+            dag_id=dag_id,
+            run_id=run_id,
+            run_type="manual",
+            log_template_id=None,
+            state=state,
+            **{"run_after": NOW, **more},
+        )
+
+    def task(
+        self,
+        task_id: str,
+        operator: str,
+        *,
+        dag_id: str = "d",
+        run_id: str = "r/1",
+        map_index: int = -1,
+        region: str = "",
+        state: str | None = "success",
+        xcoms: dict[str, Any] | None = None,
+        fields: dict[str, Any] | None = None,
+        **more: Any,
+    ) -> Any:
+        at = {"dag_id": dag_id, "run_id": run_id, "task_id": task_id, **place(map_index, region)}
+        ti_id = new_id()
+        self._add(
+            TaskInstance,
+            **at,
+            id=ti_id,
+            pool="default_pool",
+            operator=operator,
+            state=state,
+            **{"start_date": NOW, "updated_at": NOW, "executor_config": {}, **more},
+        )
+        for key, value in (xcoms or {}).items():
+            add_xcom(self.session, ti_id, key, value, **at, dag_run_id=self._runs[dag_id, run_id])
+        if fields is not None:
+            add_fields(self.session, ti_id, fields, **at)
+        return ti_id
+
+    def region(self, node_id: str) -> str:
+        return add_region(self.session, node_id, dag_id="d", run_id="r/1")
+
+    def _add(self, model: Any, **values: Any) -> None:
+        add_row(self.session, model, **values)
