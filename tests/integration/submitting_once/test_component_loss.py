@@ -1,8 +1,6 @@
-"""Triggerer and scheduler killed with SIGKILL, and others in their place; each test has the airflow to itself."""
+"""Triggerer stopped or killed, scheduler killed, and others in their place; each test has the airflow to itself."""
 
 from __future__ import annotations
-
-import pytest
 
 from .airflow_fixture import AirflowFixture, Task
 
@@ -23,30 +21,31 @@ def _arrive(boats: list[Task]) -> None:
     for boat in boats:
         boat.check("deferred", posts=1)
         boat.finish()
+    _check_delivered(boats)
+
+
+def _check_delivered(boats: list[Task]) -> None:
     for boat in boats:
         boat.until("success")
         boat.check_delivered(boat.generations[0])
         assert boat.tries == 1
 
 
-@pytest.mark.parametrize("orderly", [False, True], ids=["SIGKILL", "SIGTERM"])
-def test_a_triggerer_is_lost_and_replaced(airflow: AirflowFixture, orderly: bool) -> None:
+def test_a_triggerer_is_stopped_and_replaced(airflow: AirflowFixture) -> None:
     boats = _fleet(airflow)
-    if not orderly:
-        airflow.airflow.kill("triggerer")
     airflow.airflow.restart("triggerer")
     _arrive(boats)
 
 
-def test_renders_that_end_while_there_is_no_triggerer_are_delivered(airflow: AirflowFixture) -> None:
-    boats = _fleet(airflow)
+def test_a_triggerer_is_killed_and_replaced(airflow: AirflowFixture) -> None:
+    """Renders that end while there is no triggerer are delivered, and so are those that end later."""
+    ending, going_on = _fleet(airflow), _fleet(airflow)
     airflow.airflow.kill("triggerer")
-    for boat in boats:
+    for boat in ending:
         boat.finish()
     airflow.airflow.restart("triggerer")
-    for boat in boats:
-        boat.until("success")
-        boat.check_delivered(boat.generations[0])
+    _arrive(going_on)
+    _check_delivered(ending)
 
 
 def test_the_scheduler_and_all_workers_are_lost_while_tasks_are_deferred(airflow: AirflowFixture) -> None:
