@@ -27,7 +27,8 @@ from airflow_provider_seedance.testing import SeedanceEmulator
 APIS = {"s2a": "seedance2api", "v1": "seedanceapi-v1", "v2": "seedanceapi-v2", "ark": "ark"}
 SECRET = "what the addresses are signed with"
 SIGNED_WITH = "what the service signs with"
-TIMEOUT_SECONDS = 180.0
+#: Seconds for anything that must happen: only a test that fails waits that long.
+TIMEOUT_SECONDS = 480.0
 #: The tasks that render and are called back, of each service: two that a worker ends, one that the trigger ends.
 CALLED = [("{}", 0), ("{}", 1), *([("end_{}", 0)] if ENDING_FROM_TRIGGERS.there else [])]
 
