@@ -129,7 +129,7 @@ def test_a_lost_render_that_is_found_is_not_delivered_for_another_request(airflo
 SIGNED = "https://pictures.example.com/harbour.png?Expires={{ ti.try_number }}&Signature=s{{ ti.try_number }}"
 
 
-@pytest.mark.parametrize("how", ["retry", "clear"])
+@pytest.mark.parametrize("how", first_of("retry", "clear"))
 def test_a_presigned_url_that_was_renewed_is_the_same_request(airflow: AirflowFixture, how: str) -> None:
     boat = airflow.video(
         "seedance2api", retries=1 if how == "retry" else 0, arguments={**STANDS_AFTER_ID, "images": [SIGNED]}

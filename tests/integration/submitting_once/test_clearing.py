@@ -184,7 +184,7 @@ def test_after_the_deadline_on_a_worker_a_retry_waits_for_the_same_render(airflo
 
 
 @pytest.mark.parametrize("conn_id", first_of("ark_queue", "ark"))
-@pytest.mark.parametrize("on_clear", ["reuse", "new"])
+@pytest.mark.parametrize("on_clear", first_of("reuse", "new"))
 def test_cleared_while_deferred_the_render_goes_on_under_the_new_try(
     airflow: AirflowFixture, conn_id: str, on_clear: str
 ) -> None:

@@ -51,7 +51,7 @@ def _an_empty_object(boat: Task) -> str:
     return "{}"
 
 
-@pytest.mark.parametrize("how", ["retry", "clear"])
+@pytest.mark.parametrize("how", first_of("retry", "clear"))
 @pytest.mark.parametrize("content", first_of(_newer, _another_form, _without_id, _a_text, _an_empty_object))
 def test_an_unreadable_record_fails_the_task(
     airflow: AirflowFixture, content: Callable[[Task], str], how: str
@@ -66,7 +66,7 @@ def test_an_unreadable_record_fails_the_task(
     assert boat.store[STATE_KEY] == json.loads(written)
 
 
-@pytest.mark.parametrize("how", ["retry", "clear"])
+@pytest.mark.parametrize("how", first_of("retry", "clear"))
 def test_a_record_that_cannot_be_read_fails_the_task_until_it_can(airflow: AirflowFixture, how: str) -> None:
     """The API server answers with an error for it, which another try may not see."""
     boat = _left_behind(airflow, 1 if how == "retry" else 0, on_clear="new")

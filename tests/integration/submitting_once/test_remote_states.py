@@ -57,7 +57,7 @@ def _without_output(boat: Task, generation_id: str) -> None:
 # ---------------------------------------------------------------------- queued, running
 
 
-@pytest.mark.parametrize("how", ["retry", "clear"])
+@pytest.mark.parametrize("how", first_of("retry", "clear"))
 @pytest.mark.parametrize("conn_id", first_of("ark_queue", "ark"))
 def test_a_running_render_is_waited_for(airflow: AirflowFixture, conn_id: str, how: str) -> None:
     boat, paid = _left_behind(airflow, how, conn_id)
@@ -96,7 +96,7 @@ def test_a_retry_can_wait_without_a_worker(airflow: AirflowFixture) -> None:
 # ---------------------------------------------------------------------- succeeded
 
 
-@pytest.mark.parametrize("how", ["retry", "clear"])
+@pytest.mark.parametrize("how", first_of("retry", "clear"))
 def test_an_output_is_delivered_at_the_cost_of_one_status_request(airflow: AirflowFixture, how: str) -> None:
     boat, paid = _left_behind(airflow, how)
     boat.emulator.finish(paid)
@@ -149,7 +149,7 @@ def test_a_cleared_task_submits_again_when_the_output_is_gone(
 # ---------------------------------------------------------------------- failed, expired, cancelled
 
 
-@pytest.mark.parametrize("how", ["retry", "clear"])
+@pytest.mark.parametrize("how", first_of("retry", "clear"))
 def test_a_failed_render_is_submitted_again(airflow: AirflowFixture, how: str) -> None:
     boat, paid = _left_behind(airflow, how)
     boat.emulator.fail(paid, "The renderer broke down.")
@@ -184,7 +184,7 @@ def test_a_cleared_task_repeats_a_render_that_a_user_cancelled(airflow: AirflowF
 # ---------------------------------------------------------------------- unreadable, unknown
 
 
-@pytest.mark.parametrize("how", ["retry", "clear"])
+@pytest.mark.parametrize("how", first_of("retry", "clear"))
 @pytest.mark.parametrize("status", first_of(401, 500, 403, 429, 502))
 def test_an_unreadable_state_is_waited_out(airflow: AirflowFixture, status: int, how: str) -> None:
     boat, paid = _left_behind(airflow, how, on_clear="new")

@@ -17,7 +17,7 @@ def _waiting(airflow: AirflowFixture, conn_id: str, **options: object) -> tuple[
     return boat, paid
 
 
-@pytest.mark.parametrize("state", ["failed", "success", "skipped"])
+@pytest.mark.parametrize("state", first_of("failed", "success", "skipped"))
 def test_a_queued_render_of_a_marked_task_is_cancelled_once(airflow: AirflowFixture, state: str) -> None:
     boat, paid = _waiting(airflow, "ark_queue")
     boat.mark(state)

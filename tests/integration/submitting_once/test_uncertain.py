@@ -112,7 +112,7 @@ def test_resubmit_allows_no_third_submission(airflow: AirflowFixture) -> None:
 
 
 @pytest.mark.parametrize("mishap", first_of("reply lost", "502 after it was taken", "200 that is not JSON"))
-@pytest.mark.parametrize("on_uncertain_submit", ["fail", "resubmit"])
+@pytest.mark.parametrize("on_uncertain_submit", first_of("fail", "resubmit"))
 def test_a_lost_reply_is_resolved_where_the_service_can_list(
     airflow: AirflowFixture, mishap: str, on_uncertain_submit: str
 ) -> None:
