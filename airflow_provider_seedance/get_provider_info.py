@@ -108,6 +108,11 @@ _FIELDS = {
         type="integer",
         minimum=1,
     ),
+    "submissions_per_minute": _field(
+        "Limits",
+        "Submissions per minute",
+        'Limit of the plan, also by model. Empty: as documented. Example: {"*/4k": 15, "*": 180}',
+    ),
     "max_media_bytes": _field(
         "Limits",
         "Largest download (bytes)",

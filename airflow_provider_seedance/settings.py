@@ -71,6 +71,16 @@ def _read_count(unit: str, maximum: int) -> BeforeValidator:
     return BeforeValidator(read)
 
 
+def _read_limits(value: Any) -> tuple[tuple[str, float], ...]:
+    if isinstance(value, str) and value.startswith("{"):  # from the form
+        value = json.loads(value)
+    given = value if isinstance(value, Mapping) else {"*": value}
+    limits = [(pattern, read_number(limit) or 0.0) for pattern, limit in given.items()]
+    if any(limit < 1 for _, limit in limits):
+        raise ValueError('a number of at least 1, or numbers by pattern such as {"*/4k": 15, "*": 180}')
+    return tuple((pattern, float(limit)) for pattern, limit in limits)
+
+
 class ConnectionExtra(BaseModel):
     """
     The extra of a connection.
@@ -86,6 +96,7 @@ class ConnectionExtra(BaseModel):
     model: str | None = None
     timeout: Annotated[float, BeforeValidator(_read_timeout)] | None = None
     requests_per_hour: Annotated[int, _read_count("requests", MAX_REQUESTS_PER_HOUR)] | None = None
+    submissions_per_minute: Annotated[tuple[tuple[str, float], ...], BeforeValidator(_read_limits)] = ()
     callback_base_url: str | None = None
     callback_secret: str | None = None
     callback_signature_header: str | None = None
@@ -191,6 +202,7 @@ class Settings:
     :param base_url: Base URL without a slash at the end.
     :param auth_header: ``authorization`` or ``x-api-key``.
     :param timeout: Seconds per HTTP call, or ``None`` for the defaults of 30 (600 for images).
+    :param submissions_per_minute: Limits of the plan, by pattern of the model.
     :param callback_base_url: Where services reach this Airflow's API server.
     :param callback_secret: Signs the callback addresses.
     :param callback_signing: Signature scheme of the service's callbacks, if it signs them.
@@ -211,6 +223,7 @@ class Settings:
     model: str | None = None
     timeout: float | None = None
     requests_per_hour: int | None = None
+    submissions_per_minute: tuple[tuple[str, float], ...] = ()
     callback_base_url: str | None = None
     callback_secret: str | None = field(default=None, repr=False)
     callback_signing: SignatureScheme | None = None

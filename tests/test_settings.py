@@ -104,6 +104,7 @@ MALFORMED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     ("max_media_bytes", ("lots",), "whole number of bytes"),
     ("requests_per_hour", (0,), "at least 1"),
     ("requests_per_hour", (1.5, "many", True), "whole number"),
+    ("submissions_per_minute", (0, "many", {"*": 0}, {"*": "many"}, [], "{"), ""),
     ("callback_base_url", (5,), "text"),
     ("callback_base_url", ("airflow.example.com",), "airflow.example.com'; it takes the plain http"),
     ("callback_base_url", ("ftp://airflow.example.com", "https://", "https://a.example/?x=1"), "plain http"),

@@ -7,6 +7,7 @@ and, while queued, cancelled; images are returned synchronously.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -37,6 +38,9 @@ _BILLED = (
     *("model", "resolution", "service_tier", "content"),
     *("sequential_image_generation", "sequential_image_generation_options"),
 )
+#: The end of a window of a plan, as messages of ``QuotaExceeded`` name it.
+_RESET = re.compile(r"reset at (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4})")
+
 _ITEM_TYPES = {"reference_video": "video_url", "reference_audio": "audio_url"}
 _VIDEO_FIELDS = {
     **{name: name for name in ("resolution", "duration", "seed", "generate_audio", "watermark")},
@@ -64,6 +68,7 @@ class Ark(base.Api):
     probe_misses = False
     max_ids_per_status_call = LIST_PAGE_SIZE
     calls_per_second = {"read": 20.0, "list": 1.0}
+    submissions_per_minute = {"*/4k*": 15.0, "*seedream*": 500.0, "*": 600.0}
     id_fields = ("id", "task_id")
     error_classes = {
         "AccountOverdueError": errors.SeedanceInsufficientCreditsError,
@@ -86,6 +91,13 @@ class Ark(base.Api):
         if isinstance(request, generations.ImageRequest):
             return {"model": "doubao-seedream-4-5-251128" if chinese else "seedream-4-5-251128"}
         return {"model": "doubao-seedance-2-0-260128" if chinese else "dreamina-seedance-2-0-260128"}
+
+    def submission_kind(self, request: generations.GenerationRequest) -> str:
+        """Return the model; of a video with ``/4k`` if it is that, and ``/flex`` if it is in that tier."""
+        apart: set[str | None] = set()
+        if isinstance(request, generations.VideoRequest):
+            apart = {request.resolution, request.service_tier}
+        return "/".join((request.model or "", *(name for name in ("4k", "flex") if name in apart)))
 
     def prompt_optional(self, request: generations.GenerationRequest) -> bool:
         return isinstance(request, generations.VideoRequest) and bool(request.images)
@@ -261,6 +273,13 @@ class Ark(base.Api):
     def is_service_error(self, body: JsonObject) -> bool:
         # Codes of the service are words; gateways and load balancers write numbers.
         return isinstance(parsing.mapping(body.get("error")).get("code"), str)
+
+    def quota_reset(self, vendor: VendorError) -> datetime | None:
+        found = _RESET.search(vendor.message or "")
+        try:
+            return datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S %z") if found else None
+        except ValueError:
+            return None
 
     def permanent_rate_limit(self, vendor: VendorError) -> str | None:
         if vendor.code == "SetLimitExceeded":

@@ -76,6 +76,8 @@ class Api(ReplyReader):
     calls_per_second: ClassVar[Mapping[str, float]] = {}
     #: Pauses between the calls of an exchange.
     timing: ClassVar[FlowTiming] = FlowTiming()
+    #: Documented limits of the submissions of an account, by pattern of :meth:`submission_kind`; images count one by one.
+    submissions_per_minute: ClassVar[Mapping[str, float]] = {}
     #: Requests that reading the status of a generation may take.
     requests_per_status: ClassVar[int] = 1
     #: Whether outputs below the base URL are downloaded with the key.
@@ -121,6 +123,10 @@ class Api(ReplyReader):
     def path_of(self, request: GenerationRequest) -> str:
         """Return the path of the submission of a prepared request."""
         return self.image_path if isinstance(request, ImageRequest) else self.video_path
+
+    def submission_kind(self, request: GenerationRequest) -> str:
+        """Return the name of what the service limits together with this request: the model."""
+        return request.model or ""
 
     def submit_call(
         self,

@@ -266,6 +266,10 @@ class ReplyReader(abc.ABC):
         """
         return self.read_error(body) is not None
 
+    def quota_reset(self, vendor: VendorError) -> datetime | None:
+        """Return when the quota of a 429 is renewed, where only its message says so."""
+        return None
+
     def permanent_rate_limit(self, vendor: VendorError) -> str | None:
         """Return who has to do what after a 429 that no waiting ends, or ``None`` for any other 429."""
         return None
@@ -286,6 +290,8 @@ class ReplyReader(abc.ABC):
         wait = read_retry_after(reply.headers, now) if status == 503 else None
         if status == 429:  # every reply has the headers, and only here they are a wait
             wait = read_rate_limit(reply.headers, now).retry_after
+            if wait is None and (reset_at := self.quota_reset(vendor)):
+                wait = max(0.0, (reset_at - now).total_seconds())
         message = parsing.error_message(reply, vendor)
         if status == 429 and call.method == "POST" and (solution := self.permanent_rate_limit(vendor)):
             cls, wait, message = errors.SeedanceForbiddenError, None, f"{message} {solution}"

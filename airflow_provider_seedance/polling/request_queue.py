@@ -165,7 +165,9 @@ class RequestQueue(Generic[T]):
             return at
         if free < 1:
             return self.quota.opens_at(now)
-        interval = 0.0 if self.quota.known else self.quota.policy.submission_interval
+        # Where kinds of calls are limited apart, each submission waited for a time of its own.
+        spaced = self.quota.known or self.rates.apart
+        interval = 0.0 if spaced else self.quota.policy.submission_interval
         return max(now, self._last_submission + interval)
 
     def _room_at(self, now: float, free: float) -> float:

@@ -37,9 +37,10 @@ from airflow_provider_seedance.generations import (
     Unit,
     utc_now,
 )
-from airflow_provider_seedance.polling.shared_quota import SharedQuota
+from airflow_provider_seedance.polling.shared_quota import SharedQuota, SharedRate
 from airflow_provider_seedance.submission import decisions, timing
 from airflow_provider_seedance.submission import records as rec
+from airflow_provider_seedance.submission.available_quota import reserve_quota
 from airflow_provider_seedance.submission.lookup import AwaitingCallback, SubmissionLookup
 from airflow_provider_seedance.submission.reuse import repeat_while_submitting, reuse_key
 from airflow_provider_seedance.submission.store import (
@@ -193,6 +194,7 @@ class Submission:
     def __post_init__(self) -> None:
         self.api, self.conn_id = self.client.settings.api, self.client.settings.conn_id
         self.lookup = SubmissionLookup(self.client, self.store, self.prepared.request)
+        self.rate = SharedRate.of(self.client.settings, self.prepared.request)
 
     def decide(
         self, record: rec.Record | None, callback_ids: Sequence[str] = ()
@@ -313,7 +315,7 @@ class Submission:
         if note:
             log.warning("%s", note)
         # A rejection by the service restores the previous record.
-        if used_up := _reserve_quota(self):
+        if used_up := reserve_quota(self.shared_quota, self.rate, self.api.title, inline=self.retry_inline):
             long = (used_up.retry_after or 0.0) > flows.MAX_FALLBACK_WAIT_SECONDS
             return NotTaken(self.conn_id, used_up, previous_record, waits=True, gives_way=long)
         intent = self.intent(previous_record, passed_over)
@@ -414,7 +416,10 @@ class Submission:
         restored = previous_record if keep else None
         self.store.try_write(self.key, restored or replace(intent, state=rec.RecordState.NOT_SUBMITTED))
         error, not_accepted = outcome.error, isinstance(outcome, NotAccepted)
-        waits = isinstance(error, errors.SeedanceRateLimitError) or error.retry_after is not None
+        limited = isinstance(error, errors.SeedanceRateLimitError)
+        waits = limited or error.retry_after is not None
+        if limited and self.rate and error.retry_after is None:
+            error.retry_after = self.rate.refuse(time.time())
         gives_way = not_accepted or error.scope in ("account", "permission")
         return NotTaken(self.conn_id, error, restored, waits=not_accepted and waits, gives_way=gives_way)
 
@@ -478,15 +483,3 @@ def _uncertain_over_limit(
     submission.report_uncertain(record)
     command = submission.store.resolve_command(submission.key)
     return decisions.uncertain_over_limit(submission.api.name, limit, command)
-
-
-def _reserve_quota(submission: Submission) -> errors.SeedanceRateLimitError | None:
-    """Reserve one request of the shared quota; a short wait for it is spent here."""
-    if submission.shared_quota is None:
-        return None
-    wait = submission.shared_quota.reserve(time.time())
-    if submission.retry_inline and 0.0 < wait <= flows.MAX_INLINE_WAIT_SECONDS:
-        time.sleep(wait)
-        wait = submission.shared_quota.reserve(time.time())
-    message = f"The quota at {submission.api.title} is used up, by its latest rate-limit headers."
-    return errors.SeedanceRateLimitError(message, retry_after=wait) if wait else None

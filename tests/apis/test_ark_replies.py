@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -199,6 +199,26 @@ def test_the_message_tells_which_exceeded_quota_returns(
     error = declined(fate, NAME, reply(429, {"error": {"code": "QuotaExceeded", "message": message}}))
     assert type(error) is cls
     assert solution in error.message
+
+
+@pytest.mark.parametrize("window", ["5-hour", "weekly", "monthly"])
+def test_the_end_of_a_plan_window_is_read_from_the_message(window: str) -> None:
+    # As public recordings of the service have it.
+    message = (
+        f"You have exceeded the {window} usage quota. It will reset at {{}} +0800 CST. We recommend upgrading your plan "
+        "for more quota, or waiting for the reset. Request id: 021"
+    )
+
+    def wait(reset_at: str) -> float | None:
+        body = {"error": {"code": "AccountQuotaExceeded", "message": message.format(reset_at)}}
+        error = declined(NotAccepted, NAME, reply(429, body))
+        assert isinstance(error, errors.SeedanceRateLimitError)
+        return error.retry_after
+
+    reset_at = (NOW + timedelta(hours=80)).astimezone(timezone(timedelta(hours=8)))
+    assert wait(f"{reset_at:%Y-%m-%d %H:%M:%S}") == 80 * 3600
+    assert wait("2020-01-01 00:00:00") == 0
+    assert wait("2026-02-31 00:00:00") is None
 
 
 def test_a_paused_model_says_who_has_to_resume_it() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from support import Log, TaskInstance, make_context
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.operators import base
+from airflow_provider_seedance.polling.submission_rate import MIN_REFUSED_SECONDS
 from airflow_provider_seedance.triggers.cancellation import cancel_abandoned
 from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger, SeedanceQuotaTrigger
 from operators.generation_task import Task, make
@@ -49,6 +51,50 @@ def test_quota_used_up_by_another_task_costs_no_rejected_request(task: Task) -> 
     task.services.set_rate_limit(None)
     assert isinstance(task.defer_again({"not_before": 1}).trigger, SeedanceGenerationTrigger)
     assert task.submitted == 2
+
+
+@pytest.mark.parametrize("api", ["ark"])
+def test_submissions_above_the_limit_of_a_minute_wait_without_a_request(task: Task) -> None:
+    task.connect("ark", submissions_per_minute=1)
+    limited = partial(Task, task.services, partial(task.connect, submissions_per_minute=1))
+    task.defer()
+    second, third = limited(), limited()
+    before = time.time()
+    trigger, last = second.defer().trigger, third.defer().trigger
+    assert isinstance(trigger, SeedanceQuotaTrigger)
+    assert before + 50 < trigger.not_before < time.time() + 71
+    assert last.not_before > trigger.not_before + 50  # each has a minute of its own
+    assert task.posts == 1
+    assert isinstance(second.defer_again({"not_before": 1}).trigger, SeedanceGenerationTrigger)
+    assert task.submitted == 2
+
+
+@pytest.mark.parametrize("api", ["ark"])
+def test_a_refused_submission_lowers_the_rate_of_its_model(task: Task) -> None:
+    task.services.fault("rate_limit", retry_after=None, times=4)
+    before = time.time()
+    assert task.defer().trigger.not_before >= before + MIN_REFUSED_SECONDS
+    later = [Task(task.services, task.connect) for _ in range(30)]
+    waits = [other.defer().trigger for other in later]
+    assert sum(isinstance(wait, SeedanceQuotaTrigger) for wait in waits) >= 1
+    assert task.submitted < 30
+
+
+@pytest.mark.parametrize("api", ["ark"])
+@pytest.mark.parametrize(("hours", "waits"), [(5, True), (160, True), (600, False)])
+def test_a_plan_that_is_used_up_is_waited_for_unless_that_takes_too_long(
+    task: Task, hours: int, waits: bool
+) -> None:
+    reset_at = datetime.now(UTC) + timedelta(hours=hours)
+    message = f"You have exceeded the usage quota. It will reset at {reset_at:%Y-%m-%d %H:%M:%S %z} UTC."
+    task.services.fault("refuse", status=429, code="AccountQuotaExceeded", message=message)
+    if waits:
+        assert task.defer().trigger.not_before == pytest.approx(reset_at.timestamp(), abs=5)
+        assert isinstance(task.defer_again({"not_before": 1}).trigger, SeedanceGenerationTrigger)
+    else:
+        with pytest.raises(errors.SeedanceRateLimitError, match="will reset at"):
+            task.run()
+    assert task.posts == 1 + waits
 
 
 @pytest.mark.parametrize("api", ["ark"])
