@@ -61,6 +61,8 @@ class SeedanceEmulator(EmulatorInterface):
     :param url_lifetime: Lifetime of media URLs in emulated seconds; by default a day for ``ark`` and ``openrouter``, an hour
         for ``replicate``, and unlimited for the others, which return a new URL for each request after that.
     :param rate_limit: ``(requests, window)`` for each service and key, the window in real seconds.
+    :param limits: Whether ``ark`` refuses calls above its documented limits, in emulated seconds (real ones below speed 1): a
+        list and 20 reads a second, 600 submissions a minute of a model, 15 at 4k, and 500 images.
     :param credits: Balance of the account; ``None`` is unlimited.
     :param images_as_task: Whether ``seedance2api`` answers image requests with a task to poll.
     :param shape: Form of the replies, where documents and clients differ: ``documented``, ``flat`` or ``nested``.
@@ -81,6 +83,7 @@ class SeedanceEmulator(EmulatorInterface):
         render_seconds: float | None = None,
         url_lifetime: float | None = None,
         rate_limit: tuple[int, float] | None = None,
+        limits: bool = True,
         credits: float | None = None,
         images_as_task: bool = False,
         shape: str = "documented",
@@ -101,13 +104,13 @@ class SeedanceEmulator(EmulatorInterface):
                 images_as_task=images_as_task,
                 shape=shape,
                 seed=seed,
+                limits=limits,
             ),
             clock=Clock(speed=speed, source=clock),
             ledger=EmulatorLedger(),
             faults=self.faults,
         )
-        store = MediaStore(real=media)
-        rate_limiter = RateLimiter(rate_limit)
+        store, rate_limiter = MediaStore(real=media), RateLimiter(rate_limit)
         services = {service.api: service(backend=self._backend, media=store) for service in _SERVICES}
         self._parts = Parts(
             backend=self._backend,

@@ -23,6 +23,7 @@ class EmulatorOptions:
     images_as_task: bool = False
     shape: str = "documented"
     seed: int = 0
+    limits: bool = True
 
     def __post_init__(self) -> None:
         if self.speed <= 0:

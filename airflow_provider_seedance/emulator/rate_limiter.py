@@ -1,8 +1,9 @@
-"""The rate limit of the emulated services, as of the vendors' plans."""
+"""The rate limits of the emulated services: of the vendors' plans, and of each kind of call."""
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from dataclasses import dataclass
 
 
@@ -43,3 +44,22 @@ class RateLimiter:
             used += 1 if allowed else 0
             self._windows[api, key] = (start, used)
             return RateLimitState(allowed=allowed, limit=limit, remaining=limit - used, reset=start + window)
+
+
+class CallLimiter:
+    """Counter of the calls of each kind in the latest period, by an account."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls: dict[str, deque[tuple[float, int]]] = {}
+
+    def allows(self, kind: str, limit: int, period: float, now: float, count: int = 1) -> bool:
+        """Count a call, unless there were too many in the ``period`` of seconds before it; the first is always allowed."""
+        with self._lock:
+            calls = self._calls.setdefault(kind, deque())
+            while calls and calls[0][0] <= now - period:
+                calls.popleft()
+            allowed = not calls or sum(number for _, number in calls) + count <= limit
+            if allowed:
+                calls.append((now, count))
+            return allowed

@@ -283,3 +283,48 @@ def test_records_age(start: Start, vendor: Vendors) -> None:
     now += 6 * 86_400
     assert ark.status(task_id).status_code == 404
     assert ark.get(ARK_TASKS).json()["total"] == 0
+
+
+# ---------------------------------------------------------------------- limits of an account
+
+
+@pytest.fixture
+def limited(start: Any, vendor: Any, now: list[float]) -> Vendor:
+    """Ark with the limits of an account, at a time that the test sets."""
+    client: Vendor = vendor(start(limits=True, speed=1, clock=lambda: now[0]), "ark")
+    return client
+
+
+@pytest.fixture
+def now() -> list[float]:
+    return [1_800_000_000.0]
+
+
+def code_of(reply: Any) -> str | None:
+    return str(reply.json()["error"]["code"]) if reply.status_code == 429 else None
+
+
+def test_an_account_may_list_once_and_read_20_times_a_second(limited: Vendor, now: list[float]) -> None:
+    task = limited.submit_id()
+    lists = [limited.get("/contents/generations/tasks").status_code for _ in range(2)]
+    reads = [limited.status(task) for _ in range(21)]
+    assert lists == [200, 429]
+    assert [code_of(reply) for reply in reads] == [None] * 20 + ["AccountRateLimitExceeded"]
+    now[0] += 1.0
+    assert limited.get("/contents/generations/tasks").status_code == 200
+    assert limited.status(task).status_code == 200
+
+
+def test_a_model_takes_15_submissions_a_minute_at_4k(limited: Vendor, now: list[float]) -> None:
+    replies = [create(limited, resolution="4k") for _ in range(16)]
+    assert [code_of(reply) for reply in replies] == [None] * 15 + ["ModelAccountRpmRateLimitExceeded"]
+    assert create(limited).status_code == 200
+    now[0] += 60.0
+    assert create(limited, resolution="4k").status_code == 200
+
+
+def test_limits_are_in_emulated_seconds(start: Any, vendor: Any, now: list[float]) -> None:
+    fast = vendor(start(limits=True, speed=100, clock=lambda: now[0]), "ark")
+    assert fast.get("/contents/generations/tasks").status_code == 200
+    now[0] += 0.011
+    assert fast.get("/contents/generations/tasks").status_code == 200

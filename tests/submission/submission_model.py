@@ -194,7 +194,13 @@ class Machine(World):
             prices=self.prices,
         )
         settings = SimpleNamespace(
-            api=self.api, base_url="https://x.example", image_timeout=600.0, conn_id="c", budgets=self.budgets
+            api=self.api,
+            base_url="https://x.example",
+            image_timeout=600.0,
+            conn_id="c",
+            budgets=self.budgets,
+            identity=(BASE, "digest-of-a-key"),
+            submissions_per_minute=(),
         )
         client: Any = SimpleNamespace(settings=settings, run=self.run)
         submission = Submission(

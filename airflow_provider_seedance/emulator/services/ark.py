@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from airflow_provider_seedance.emulator import models
+from airflow_provider_seedance.emulator.rate_limiter import CallLimiter
 from airflow_provider_seedance.emulator.services import service
 from airflow_provider_seedance.emulator.services.ark_images import ArkImageRequest, parse_images
 from airflow_provider_seedance.emulator.services.ark_requests import parse_task
@@ -39,6 +40,11 @@ _TASK_LIFETIME_SECONDS = 7 * DAY
 _CANCELLED_LIFETIME_SECONDS = DAY
 
 
+#: Documented limits of an account: calls, and the seconds in which they are counted.
+_LIMITS = {"list": (1, 1.0), "status": (20, 1.0), "cancel": (20, 1.0)}
+_MAX_TASKS_PER_MINUTE, _MAX_4K_TASKS_PER_MINUTE, _MAX_IMAGES_PER_MINUTE = 600, 15, 500
+
+
 class Ark(service.Service):
     """ModelArk. Replies are flat, as the vendor's SDK reads them; only ``created`` differs between shapes."""
 
@@ -49,6 +55,10 @@ class Ark(service.Service):
         ("GET", f"{_TASKS}/(?P<id>[^/]+)", "status"),
         ("DELETE", f"{_TASKS}/(?P<id>[^/]+)", "cancel"),
     )
+
+    def __init__(self, **parts: Any) -> None:
+        super().__init__(**parts)
+        self._limiter = CallLimiter()
 
     def prompt_of(self, body: Any) -> str | None:
         content = body.get("content") if isinstance(body, dict) else None
@@ -61,12 +71,21 @@ class Ark(service.Service):
         if route.kind == "submit":
             fields = service.Fields(self.body(call), nulls=True)
             return self._create(fields) if call.path == _TASKS else self._images(fields)
+        # No document says which code a 429 of these calls has.
+        self._check_limit(route.kind, *_LIMITS[route.kind], code="AccountRateLimitExceeded")
         if route.kind == "list":
             return self._list(call)
         render = self.find(route.generation_id)
         if route.kind == "cancel":
             return self._delete(render)
         return service.json_reply(self._task(self.backend.view(render)), generation_id=render.id)
+
+    def _check_limit(self, kind: str, limit: int, seconds: float, *, code: str, count: int = 1) -> None:
+        clock = self.backend.clock
+        period = seconds / max(1.0, clock.speed)
+        if self.backend.options.limits and not self._limiter.allows(kind, limit, period, clock.wall(), count):
+            message = "The request failed because the rate limit of your account has been exceeded."
+            raise service.ApiError(message, status=429, code=code)
 
     def out_of_credits(self) -> service.ApiError:
         """Return 403, which ModelArk uses for an overdue account."""
@@ -96,6 +115,10 @@ class Ark(service.Service):
         task = parse_task(fields)
         day = datetime.fromtimestamp(self.backend.clock.wall(), UTC)
         reported = task.reported
+        is_4k = reported["resolution"] == "4k"
+        limit = _MAX_4K_TASKS_PER_MINUTE if is_4k else _MAX_TASKS_PER_MINUTE
+        kind = f"{reported['model']} {is_4k} {reported['service_tier']}"
+        self._check_limit(kind, limit, 60.0, code="ModelAccountRpmRateLimitExceeded")
         render = self.backend.submit(
             models.Draft(
                 api=self.api,
@@ -209,6 +232,8 @@ class Ark(service.Service):
     def _images(self, fields: service.Fields) -> service.Reply:
         request = parse_images(fields)
         spec, given = request.spec, fields.given
+        limit, count = _MAX_IMAGES_PER_MINUTE, request.count
+        self._check_limit(request.model, limit, 60.0, code="ModelAccountIpmRateLimitExceeded", count=count)
         render = self.backend.submit(
             models.Draft(
                 api=self.api,
