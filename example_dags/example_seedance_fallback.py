@@ -13,7 +13,10 @@ from datetime import datetime
 
 from airflow.sdk import DAG
 
-from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoOperator
+from airflow_provider_seedance.operators.seedance import (
+    SeedanceGenerateVideoBatchOperator,
+    SeedanceGenerateVideoOperator,
+)
 from airflow_provider_seedance.transfers.seedance_to_object_storage import SeedanceToObjectStorageOperator
 
 CONNECTIONS = ["seedance_primary", "seedance_fallback"]
@@ -34,6 +37,13 @@ with DAG(
     clip = SeedanceGenerateVideoOperator(
         task_id="render",
         prompt="A paper lantern rises over a lake",
+        duration=8,
+        seedance_conn_id=CONNECTIONS,
+    )
+    # Each item of a batch goes its own way.
+    SeedanceGenerateVideoBatchOperator(
+        task_id="render_many",
+        requests=["A paper lantern in the rain", "A paper lantern at dawn"],
         duration=8,
         seedance_conn_id=CONNECTIONS,
     )

@@ -17,8 +17,8 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.batch.items import BatchItem, Phase
 from airflow_provider_seedance.batch.manifest import read_result
 from airflow_provider_seedance.batch.orphans import reconcile_orphans
+from airflow_provider_seedance.batch.submissions import ItemSubmissions
 from airflow_provider_seedance.client import flows
-from airflow_provider_seedance.client.api_client import Client
 from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
 from airflow_provider_seedance.observability import metrics
 from airflow_provider_seedance.polling.outcomes import (
@@ -27,11 +27,13 @@ from airflow_provider_seedance.polling.outcomes import (
     timed_out,
     unknown_to_the_service,
 )
-from airflow_provider_seedance.polling.shared_quota import SharedQuota
+from airflow_provider_seedance.polling.wait_state import WaitState
 from airflow_provider_seedance.submission import decisions
 from airflow_provider_seedance.submission import records as rec
-from airflow_provider_seedance.submission.store import RecordStore
-from airflow_provider_seedance.submission.submitter import HasGeneration, Submission, SubmissionPolicy
+from airflow_provider_seedance.submission.fallback import unfit_owner
+from airflow_provider_seedance.submission.submitter import (
+    HasGeneration,
+)
 
 log = logging.getLogger(__name__)
 
@@ -39,23 +41,18 @@ _UNCERTAIN = errors.SeedanceUncertainSubmitError.kind
 
 
 @dataclass(kw_only=True)
-class Batch:
+class Batch(ItemSubmissions):
     """
     The items of one entry into a batch task, and their records.
 
     :param items: All items, in request order.
-    :param attempt: The running try, without a request.
     :param timeout: Seconds to wait for each generation.
     :param reattached_at: Seconds since 1970 from which the timeout counts for generations submitted before;
         0 leaves their deadlines as they are on record.
     :param max_quota_wait: Seconds past a deadline for which the quota may prevent the last status request.
     """
 
-    client: Client
-    records: RecordStore
     items: list[BatchItem]
-    policy: SubmissionPolicy
-    attempt: rec.Attempt
     timeout: float
     reattached_at: float
     max_quota_wait: float
@@ -107,8 +104,10 @@ class Batch:
         self.records.flush()
 
     def _restore(self, item: BatchItem, record: rec.Record) -> None:
-        failure, attempt = record.failure, attempt_of(item)
+        failure, attempt = record.failure, self.attempt
         item.generation_id = record.generation_id
+        if record.state is not rec.RecordState.NOT_SUBMITTED:
+            item.conn_id = self.paid_conn_id(item, record)
         item.submitted_at = record.submitted_at.timestamp() if record.submitted_at else None
         same_try = decisions.is_of_this_try(record, attempt)
         repeatable = record.has_unknown_outcome or decisions.is_cleared(record, attempt)
@@ -118,14 +117,20 @@ class Batch:
             item.generation = record.known_end()
             item.phase = Phase.SUCCEEDED if item.generation else Phase.RESULT_PENDING
             item.deadline = self._deadline(item)
+        elif unfit := unfit_owner(item.unfit, record, attempt):
+            why = unfit.message.removesuffix(" Nothing was sent.")
+            paid = (
+                f"Generation {record.generation_id or rec.UNKNOWN_ID} was submitted before and may be billed."
+            )
+            self.fail(item, errors.SeedanceRequestError(f"{why} {paid}"))
         elif record.state is not rec.RecordState.NOT_SUBMITTED:
             self._classify(item, record)
 
     def _restore_failure(self, item: BatchItem, failure: rec.Failure, record: rec.Record) -> None:
         if failure.kind == _UNCERTAIN and failure.error.endswith("…"):
             # The record had no room for the advice that a person needs.
-            api, command = self.client.settings.api.name, self.records.resolve_command(item.record_key)
-            advice = decisions.uncertain_error(failure.error, api, resolve_command=command)
+            command = self.records.resolve_command(item.record_key)
+            advice = decisions.uncertain_error(failure.error, record.fingerprint.api, resolve_command=command)
             failure = replace(failure, error=advice.message)
         item.phase, item.failure = Phase.FAILED, failure
         if record.status is not None:
@@ -133,7 +138,7 @@ class Batch:
 
     def _classify(self, item: BatchItem, record: rec.Record) -> None:
         """Restore an item by the verdict on its record."""
-        submission, ended = self.submission(item), record.state is rec.RecordState.ENDED
+        submission, ended = self.submission(item, str(item.conn_id)), record.state is rec.RecordState.ENDED
         verdict: Any = submission.classify(record)
         if isinstance(verdict, decisions.LookUp):
             record, verdict = submission.look_up(record)
@@ -141,7 +146,7 @@ class Batch:
             if isinstance(verdict, decisions.Fail) and verdict.error.kind != _UNCERTAIN:
                 log.warning("%s: %s", item.key, verdict.error.message)
                 return
-        wants_new = decisions.wants_another(record, attempt_of(item), self.policy.on_clear, utc_now())
+        wants_new = decisions.wants_another(record, self.attempt, self.policy.on_clear, utc_now())
         if not isinstance(verdict, decisions.ReadRemote):
             self._apply(item, record, verdict, record.known_end())
         elif wants_new and not ended:
@@ -156,7 +161,7 @@ class Batch:
     def _decide(self, item: BatchItem, record: rec.Record, remote: Generation | errors.SeedanceError) -> None:
         """Decide on a generation of an earlier try, from the state that a wait brought."""
         generation = remote if isinstance(remote, Generation) else None
-        verdict = decisions.decide_remote(record, attempt_of(item), self.policy.on_clear, remote, utc_now())
+        verdict = decisions.decide_remote(record, self.attempt, self.policy.on_clear, remote, utc_now())
         if isinstance(verdict, decisions.Submit) and generation:
             record = rec.as_ended(record, generation, utc_now())
         self._apply(item, record, verdict, generation)
@@ -169,7 +174,7 @@ class Batch:
             self.records.update(item.record_key, record)
             item.phase, item.generation_id = Phase.WAITING, None
         elif isinstance(verdict, decisions.Reattach):
-            self.records.update(item.record_key, rec.taken_over(record, attempt_of(item)))
+            self.records.update(item.record_key, rec.taken_over(record, self.attempt))
             self.wait_for(item)
         elif isinstance(verdict, decisions.Deliver):
             self._succeed(item, verdict.generation)
@@ -222,13 +227,24 @@ class Batch:
     def attach(self, item: BatchItem, submitted: HasGeneration) -> None:
         """Take the generation that a submission came to."""
         record, generation = submitted.record, submitted.generation
-        item.generation_id = generation.generation_id
+        item.conn_id, item.generation_id = self.paid_conn_id(item, record), generation.generation_id
         item.submitted_at = record.submitted_at.timestamp() if record.submitted_at else None
         item.estimated_wait = generation.estimated_wait
         if generation.status.terminal:
             self._on_terminal(item, generation)
         else:
             self.wait_for(item)
+
+    def wait_state(self, item: BatchItem) -> WaitState:
+        """Return the wait for the generation of an item."""
+        return WaitState(
+            generation_id=str(item.generation_id),
+            media="video",
+            deadline=item.deadline,
+            submitted_at=item.submitted_at,
+            estimated_wait=item.estimated_wait,
+            result_defaults=dict(self._record(item).result_defaults),
+        )
 
     def wait_for(self, item: BatchItem) -> None:
         """Mark an item as in flight."""
@@ -244,7 +260,7 @@ class Batch:
             self._succeed(item, generation)
         elif record.reused_from:
             self._submit_instead(item, record)
-        elif not decisions.is_of_this_try(record, attempt_of(item)):
+        elif not decisions.is_of_this_try(record, self.attempt):
             self._decide(item, record, generation)
         else:
             try:
@@ -262,7 +278,7 @@ class Batch:
         record, error = self._record(item), unknown_to_the_service(str(item.generation_id))
         if record.reused_from:
             self._submit_instead(item, record)
-        elif decisions.is_of_this_try(record, attempt_of(item)):
+        elif decisions.is_of_this_try(record, self.attempt):
             self.fail(item, error)
         else:
             self._decide(item, record, error)
@@ -281,9 +297,10 @@ class Batch:
             self.fail(item, timed_out(str(item.generation_id), self.timeout, step.generation))
 
     def _read(self, item: BatchItem) -> Generation | errors.SeedanceError:
-        flow = flows.status_flow(self.client.settings.api, str(item.generation_id), "video", utc_now)
+        client = self.connections[str(item.conn_id)].client
+        flow = flows.status_flow(client.settings.api, str(item.generation_id), "video", utc_now)
         try:
-            return self.client.run(flow)
+            return client.run(flow)
         except errors.SeedanceError as error:
             return error
 
@@ -304,7 +321,9 @@ class Batch:
         item.generation = generation if generation and generation.status.terminal else None
         if record is not None:
             item.generation_id = record.generation_id
-            record = rec.taken_over(record, attempt_of(item))
+            if record.state is not rec.RecordState.NOT_SUBMITTED:
+                item.conn_id = record.conn_id
+            record = rec.taken_over(record, self.attempt)
             if item.generation:
                 record = self._ended(item, record, item.generation)
         failure = item.fail(error, generation)
@@ -314,33 +333,9 @@ class Batch:
 
     def _ended(self, item: BatchItem, record: rec.Record, generation: Generation) -> rec.Record:
         ended = rec.as_ended(record, generation, record.ended_at or utc_now())
-        return replace(rec.taken_over(ended, attempt_of(item)), result=generation.result())
-
-    # ------------------------------------------------------------------ one item
-
-    def submission(self, item: BatchItem, quota: SharedQuota | None = None) -> Submission:
-        """Return the submission of one item."""
-        assert item.prepared is not None
-        return Submission(
-            client=self.client,
-            store=self.records,
-            key=item.record_key,
-            item_key=item.key,
-            prepared=item.prepared,
-            attempt=attempt_of(item),
-            policy=self.policy,
-            # Short waits inline would add up over thousands of items.
-            retry_inline=False,
-            shared_quota=quota,
-        )
+        return replace(rec.taken_over(ended, self.attempt), result=generation.result())
 
     def _record(self, item: BatchItem) -> rec.Record:
         record = self.records.read(item.record_key)
         assert record is not None
         return record
-
-
-def attempt_of(item: BatchItem) -> rec.Attempt:
-    """Return the running try of an item whose request is valid."""
-    assert item.attempt is not None
-    return item.attempt

@@ -134,12 +134,16 @@ class BatchEstimate:
         ]
 
 
-def estimate_items(settings: Settings, items: Sequence[BatchItem]) -> BatchEstimate:
-    """Validate and price the requests of a batch; nothing is sent, and an invalid request fails its item."""
-    valid = validate_items(settings, items)
+def estimate_items(connections: Sequence[Settings], items: Sequence[BatchItem]) -> BatchEstimate:
+    """
+    Validate and price the requests of a batch; nothing is sent, and an invalid request fails its item.
+
+    Each has the price of the first connection that can make it.
+    """
+    valid = validate_items(connections, items)
     return estimate(
-        settings,
-        [item.prepared for item in valid if item.prepared],
+        connections[0],
+        [next(iter(item.prepared.values())) for item, _ in valid],
         [(item.key, item.failure.error) for item in items if item.failure],
     )
 

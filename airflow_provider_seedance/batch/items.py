@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.validation import Prepared
 from airflow_provider_seedance.generations import Generation, GenerationStatus, counted, iso
-from airflow_provider_seedance.submission.records import Attempt, Failure
+from airflow_provider_seedance.submission.records import Failure
 
 
 class Phase(StrEnum):
@@ -37,7 +37,9 @@ class BatchItem:
     :param take: Number among identical requests, if the user gave one.
     :param arguments: Arguments of the request, the batch's defaults included.
     :param record_key: Key of its record; empty for a request that was refused before anything was sent.
-    :param prepared: The validated request; ``None`` likewise.
+    :param prepared: The validated request for each connection whose service can make it, in order; empty likewise.
+    :param unfit: Errors of the other connections, by their ids.
+    :param conn_id: The connection that its generation, or an uncertain submission, is billed to.
     :param request: Arguments of the request for people to read; empty leaves them out.
     :param deadline: Seconds since 1970 at which the wait for its generation ends.
     :param estimated_wait: Seconds the service expected the render to take, at submission.
@@ -47,9 +49,10 @@ class BatchItem:
     arguments: dict[str, Any]
     take: int | None = None
     record_key: str = ""
-    prepared: Prepared | None = None
+    prepared: dict[str, Prepared] = field(default_factory=dict)
+    unfit: dict[str, errors.SeedanceRequestError] = field(default_factory=dict)
+    conn_id: str | None = None
     request: dict[str, Any] | None = None
-    attempt: Attempt | None = None
     phase: Phase = Phase.WAITING
     generation: Generation | None = None
     generation_id: str | None = None
@@ -70,10 +73,11 @@ class BatchItem:
     def result(self) -> dict[str, Any]:
         """Return the entry of the task's result."""
         if self.phase is Phase.SUCCEEDED and self.generation is not None:
-            return {**self.generation.result(), "key": self.key, **self._request}
+            return {**self.generation.result(), "key": self.key, **self._connection, **self._request}
         failure, ended = self.failure or Failure(kind="error", error=""), self.generation
         return {
             "key": self.key,
+            **self._connection,
             "generation_id": self.generation_id,
             "error": failure.error,
             "kind": failure.kind,
@@ -95,10 +99,16 @@ class BatchItem:
         return {
             "key": self.key,
             "status": "running",
+            **self._connection,
             "generation_id": self.generation_id,
             "created_at": self._submitted_at,
             **self._request,
         }
+
+    @property
+    def _connection(self) -> dict[str, str | None]:
+        """The connection, where the task has several."""
+        return {"seedance_conn_id": self.conn_id} if len(self.prepared) + len(self.unfit) > 1 else {}
 
     @property
     def _request(self) -> dict[str, Any]:

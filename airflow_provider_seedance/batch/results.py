@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import product
 from math import isfinite
 from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.apis.base import Api
 from airflow_provider_seedance.batch.estimates import BatchEstimate
 from airflow_provider_seedance.batch.items import BatchItem, Phase, Totals
 from airflow_provider_seedance.generations import Unit, counted, iso
+from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.submission.decisions import listed
 from airflow_provider_seedance.submission.preflight import no_price_error
 from airflow_provider_seedance.urls import MediaInput, redact_url
@@ -24,23 +25,26 @@ _MAX_DEPTH = 20
 
 
 def refusal_of(
-    api: Api, items: Sequence[BatchItem], *, keep: bool, limits: Mapping[Unit, float]
+    connections: Sequence[Settings], items: Sequence[BatchItem], *, keep: bool, limits: Mapping[Unit, float]
 ) -> errors.SeedanceError | None:
     """
     Return why a batch must not start: invalid requests, or a limit that cannot be enforced.
 
     :param keep: Whether an invalid request fails its item only.
     """
-    invalid = [item for item in items if item.prepared is None]
+    invalid = [item for item in items if not item.prepared]
     if invalid and not keep:
+        names = " or ".join(dict.fromkeys(settings.api.name for settings in connections))
         return errors.SeedanceRequestError(
-            f"{len(invalid)} of {len(items)} requests cannot be sent to {api.name}, so none was: {_named(invalid)}. "
+            f"{len(invalid)} of {len(items)} requests cannot be sent to {names}, so none was: {_named(invalid)}. "
             "Nothing was sent, nothing is billed. Correct them, or set on_item_failure='keep' to render the others."
         )
-    for unit, limit in limits.items():
-        defaults = {item.key: item.prepared.result_defaults for item in items if item.prepared}
-        if unpriced := [key for key, known in defaults.items() if getattr(known, unit) is None]:
-            return no_price_error(api, unit, limit, "for some of the requests", f" ({listed(unpriced)})")
+    for unit, settings in product(limits, connections):
+        found = {item.key: item.prepared.get(settings.conn_id) for item in items}
+        unpriced = [key for key, one in found.items() if one and getattr(one.result_defaults, unit) is None]
+        if unpriced:
+            which = "for some of the requests"
+            return no_price_error(settings.api, unit, limits[unit], which, f" ({listed(unpriced)})")
     return None
 
 
@@ -84,7 +88,9 @@ def report_of(items: Sequence[BatchItem], *, ends_at: float | None) -> dict[str,
 
 def request_of(item: BatchItem) -> dict[str, Any]:
     """Return the request of an item as JSON for people: links without their queries, no embedded data."""
-    arguments = item.prepared.as_requested.arguments() if item.prepared else item.arguments
+    # Without what only some of the connections add.
+    first, *rest = [one.as_requested.arguments() for one in item.prepared.values()] or [item.arguments]
+    arguments = {name: value for name, value in first.items() if all(one.get(name) == value for one in rest)}
     take = {"take": item.take} if item.take else {}
     return {name: _readable(value) for name, value in {**arguments, **take}.items()}
 

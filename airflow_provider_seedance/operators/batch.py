@@ -28,9 +28,9 @@ class SeedanceGenerateVideoBatchOperator(SeedanceVideoArguments):
 
     Request arguments (``model``, ``duration`` …) are the defaults of every request; see
     :class:`~airflow_provider_seedance.operators.seedance.SeedanceGenerateVideoOperator`. Further arguments are
-    those of :class:`~airflow_provider_seedance.operators.base.SeedanceOperator`; ``timeout`` is meant for each
-    render, ``max_credits`` bounds the sum, ``end_from_trigger`` is refused (the triggerer can neither submit nor
-    write records).
+    those of :class:`~airflow_provider_seedance.operators.base.SeedanceOperator`; of several connections each item
+    goes to the first one that takes it, and its entry names that. ``timeout`` is meant for each render,
+    ``max_credits`` bounds the sum, ``end_from_trigger`` is refused (the triggerer can neither submit nor write records).
 
     :param requests: A list of prompts, or of dicts of request arguments with an optional ``key`` and
         ``take``; the text of such a list; or the path of a JSONL or CSV file of them in object storage. A template.
@@ -96,8 +96,6 @@ class SeedanceGenerateVideoBatchOperator(SeedanceVideoArguments):
                 "end_from_trigger cannot be used with a batch: the triggerer can neither submit waiting items nor "
                 "write records and manifest"
             )
-        if isinstance(self.seedance_conn_id, (list, tuple)):
-            problems.append("seedance_conn_id is a list; a batch takes the id of one connection")
         if self.use_callback is True:
             problems.append(
                 "use_callback cannot be used with a batch: every callback would start a worker for one of many "

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -25,22 +25,22 @@ from airflow_provider_seedance.batch.manifest import read_manifest, write_manife
 from airflow_provider_seedance.batch.preparation import prepare_items
 from airflow_provider_seedance.batch.requests import read_requests
 from airflow_provider_seedance.batch.resume_state import ResumeState, StopReason
+from airflow_provider_seedance.batch.submissions import BatchConnection
 from airflow_provider_seedance.batch.submitting import BatchSubmitter
 from airflow_provider_seedance.client.api_client import Client
 from airflow_provider_seedance.generations import counted
-from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.ledger import open_store
 from airflow_provider_seedance.operators.base import MAX_QUOTA_WAIT_SECONDS, SeedanceOperator, max_wait
+from airflow_provider_seedance.operators.candidates import Hooks
 from airflow_provider_seedance.operators.paid import paid_generations, raise_with_paid_ids
 from airflow_provider_seedance.operators.task_xcom import REPORT_KEY, pull_xcom, push_xcom
-from airflow_provider_seedance.policies.connection_list import connection_ids
 from airflow_provider_seedance.polling.blocking_wait import run_blocking
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
-from airflow_provider_seedance.polling.wait_state import WaitState, default_timing, deferral_timeout
+from airflow_provider_seedance.polling.wait_state import default_timing, deferral_timeout
 from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.submission.decisions import unrecorded_error
 from airflow_provider_seedance.submission.preflight import warn_of_discarded_records
-from airflow_provider_seedance.submission.records import Attempt, Record, paid_ids
+from airflow_provider_seedance.submission.records import Attempt, paid_ids
 from airflow_provider_seedance.submission.submitter import SubmissionPolicy
 from airflow_provider_seedance.triggers.cancellation import cancel_abandoned
 from airflow_provider_seedance.triggers.events import read_batch_event
@@ -121,7 +121,7 @@ class BatchRun:
         self.options = options
         self.timing = timing or BatchTiming()
         self.log = operator.log
-        self.hook = SeedanceHook(connection_ids(operator.seedance_conn_id)[0])
+        self.hooks = Hooks(operator.seedance_conn_id)
         self.records = open_store(context)
 
     # ------------------------------------------------------------------ entries
@@ -142,7 +142,7 @@ class BatchRun:
             except errors.SeedanceError as error:
                 raise_with_paid_ids(error, self.records.records().values())
             if self.options.dry_run:
-                estimate = estimate_items(self.hook.settings, items)
+                estimate = estimate_items(self._settings, items)
                 self.log.info(
                     "dry_run: nothing was sent. By the published prices it would cost\n%s", estimate.table()
                 )
@@ -152,23 +152,19 @@ class BatchRun:
             return self._run_items(items, state, event)
 
     def _run_items(self, items: list[BatchItem], state: ResumeState, event: Any) -> dict[str, Any]:
-        operator, settings = self.operator, self.hook.settings
         waited = read_batch_event(event)
-        granted = waited.submission_granted
-        quota = SharedQuota(settings.identity)
-        with Client(settings, observer=quota) as client:
-            batch = self._batch(client, items, state)
+        with ExitStack() as clients:
+            batch = self._batch(clients, items, state)
             submitter = BatchSubmitter(
                 batch=batch,
                 max_in_flight=self._max_in_flight,
-                shared_quota=quota if operator.deferrable else None,
-                granted_submissions=int(granted),
-                last_submission_uncertain=state.last_submission_uncertain,
+                refusals=dict(state.refusals),
+                granted=state.awaited if waited.submission_granted else None,
             )
             batch.load_records()
             overdue = {*waited.overdue, *batch.overdue_ids(time.time())}
             batch.apply_wait_result(waited.ended, waited.unknown, overdue)
-            return self._submit_and_wait(batch, submitter, state, granted=granted)
+            return self._submit_and_wait(batch, submitter, state)
 
     def recover(self, error: BaseException) -> dict[str, Any]:
         """
@@ -205,9 +201,7 @@ class BatchRun:
             self.operator, self.context, self.records, lambda: paid_ids(self.records.records().values())
         )
 
-    def _submit_and_wait(
-        self, batch: Batch, submitter: BatchSubmitter, state: ResumeState, *, granted: bool
-    ) -> dict[str, Any]:
+    def _submit_and_wait(self, batch: Batch, submitter: BatchSubmitter, state: ResumeState) -> dict[str, Any]:
         first = state.ended_before is None
         if first:
             state = replace(state, ended_before=Totals.of(batch.items).ended)
@@ -222,18 +216,17 @@ class BatchRun:
             self._write_manifest(batch, required=first)
             first = False
             try:
-                stop = state.stop_reason(time.time(), granted=granted) or submitter.submit(progress)
+                stop = submitter.submit(progress)
             finally:
                 self._push_report(batch, state)
-            state = state.after(stop, time.time())
-            self._raise_hopeless(batch, stop, state)
+            self._raise_hopeless(batch, stop)
             if stop.final and not batch.of(Phase.IN_FLIGHT, Phase.RESULT_PENDING):
                 return self._finish(batch, stop)
             self.log.info("%s.", _progress_of(batch, state))
-            trigger = self._trigger(batch, stop, state)
+            trigger = self._trigger(batch, stop)
             if self.operator.deferrable:
-                self._defer(trigger, state)
-            granted = self._wait_here(batch, trigger)
+                self._defer(trigger, replace(state, refusals=submitter.refusals, awaited=stop.conn_id))
+            submitter.granted = stop.conn_id if self._wait_here(batch, trigger) else None
 
     # ------------------------------------------------------------------ requests
 
@@ -250,32 +243,39 @@ class BatchRun:
         items = read_requests(options.requests, arguments, keep=options.keep_failures)
         if options.dry_run:
             return items
-        settings = self.hook.settings
-        notes = prepare_items(settings, items, Attempt.of(self.context["ti"]))
+        notes = prepare_items(self._settings, items)
         for item in items if options.include_requests else ():
             item.request = results.request_of(item)
         for line, count in notes.most_common(_MAX_NOTES):
             self.log.info("%s (%s)", line, counted(count, "request"))
         if refusal := results.refusal_of(
-            settings.api, items, keep=options.keep_failures, limits=self.operator.limits
+            self._settings, items, keep=options.keep_failures, limits=self.operator.limits
         ):
             raise refusal
         return items
 
     @property
+    def _settings(self) -> list[Settings]:
+        return [hook.settings for hook in self.hooks.all]
+
+    @property
     def _max_in_flight(self) -> int:
         return self.options.max_in_flight or self.timing.max_in_flight
 
-    def _batch(self, client: Client, items: list[BatchItem], state: ResumeState) -> Batch:
+    def _batch(self, clients: ExitStack, items: list[BatchItem], state: ResumeState) -> Batch:
         operator, wait_timing = self.operator, default_timing()
         return Batch(
-            client=client,
+            connections={
+                settings.conn_id: _connection(settings, clients, operator.deferrable)
+                for settings in self._settings
+            },
             records=self.records,
             items=items,
             policy=SubmissionPolicy.of(operator),
             attempt=Attempt.of(self.context["ti"]),
             timeout=operator.timeout,
             reattached_at=state.reattached_at,
+            deferrable=operator.deferrable,
             max_quota_wait=wait_timing.max_quota_wait
             if operator.deferrable
             else wait_timing.max_worker_quota_wait,
@@ -283,41 +283,42 @@ class BatchRun:
 
     # ------------------------------------------------------------------ waiting
 
-    def _raise_hopeless(self, batch: Batch, stop: StopReason, state: ResumeState) -> None:
+    def _raise_hopeless(self, batch: Batch, stop: StopReason) -> None:
         """Raise the refusal of the service where waiting longer for it is not worthwhile."""
-        if state.not_before is None or batch.of(Phase.IN_FLIGHT):
+        refusal = stop.refusal
+        if refusal is None or refusal.not_before is None or batch.of(Phase.IN_FLIGHT):
             return
         assert stop.error is not None
-        too_long = state.not_before - (state.refused_since or state.not_before) > max_wait(stop.error)
-        unreachable = stop.kind == "unreachable" and state.refusals > self.timing.max_unreachable
+        too_long = refusal.not_before - refusal.since > max_wait(stop.error)
+        unreachable = refusal.unreachable and refusal.count > self.timing.max_unreachable
         if too_long or unreachable or not self.operator.deferrable:
             raise stop.error
 
-    def _trigger(self, batch: Batch, stop: StopReason, state: ResumeState) -> SeedanceBatchTrigger:
+    def _trigger(self, batch: Batch, stop: StopReason) -> SeedanceBatchTrigger:
         timing, pending = self.timing, batch.of(Phase.IN_FLIGHT)
         linger = timing.manifest_linger_seconds if self.options.manifest else timing.linger_seconds
         enough = len(pending)
         if stop.kind == "full":
             linger = timing.refill_linger_seconds
             enough = math.ceil(self._max_in_flight * timing.refill_share)
-        elif not pending and state.not_before is None:
+        elif not pending and stop.not_before is None:
             # Results that only have to be read again are read at the end, in one wait that ends with the last of
             # them: the event of the trigger is the only place that holds them.
             pending, linger = batch.results_to_read(), MAX_QUOTA_WAIT_SECONDS
             enough = len(pending)
-        if stop.retry_later and state.not_before is not None:
+        if stop.error and stop.not_before is not None:
             self.log.warning(
                 "%s %s not submitted yet; the next try is in %.0f s or later.",
-                stop.retry_later.error.message,
+                stop.error.message,
                 counted(len(batch.of(Phase.WAITING)), "render"),
-                state.not_before - time.time(),
+                stop.not_before - time.time(),
             )
         return SeedanceBatchTrigger.for_waits(
-            [_pending(item, batch.records.read(item.record_key)) for item in pending],
-            seedance_conn_id=self.hook.seedance_conn_id,
+            [(str(item.conn_id), batch.wait_state(item)) for item in pending],
             min_ended=max(1, enough),
             max_linger=linger,
-            submit_not_before=state.not_before,
+            submit_conn_id=stop.conn_id,
+            submit_not_before=stop.not_before,
             poll_interval=self.operator.poll_interval,
             cancel_on_kill=self.operator.cancel_on_kill,
         )
@@ -339,12 +340,10 @@ class BatchRun:
         )
 
     def _wait_here(self, batch: Batch, trigger: SeedanceBatchTrigger) -> bool:
-        async def look_up(_: str) -> Settings:
-            return self.hook.settings
+        async def look_up(conn_id: str) -> Settings:
+            return self.hooks.of(conn_id).settings
 
-        self.operator.cancel_abandoned = partial(
-            cancel_abandoned, self.hook, self.context["ti"], trigger.cancellable_ids, "video", self.log
-        )
+        self.operator.cancel_abandoned = partial(_cancel, self.hooks, self.context["ti"], trigger, self.log)
         try:
             result = run_blocking(lambda: trigger.wait(look_up, max_quota_wait=batch.max_quota_wait))
         finally:
@@ -402,16 +401,15 @@ class BatchRun:
         return result
 
 
-def _pending(item: BatchItem, record: Record | None) -> WaitState:
-    defaults = item.prepared.result_defaults.as_dict() if item.prepared else {}
-    return WaitState(
-        generation_id=str(item.generation_id),
-        media="video",
-        deadline=item.deadline,
-        submitted_at=item.submitted_at,
-        estimated_wait=item.estimated_wait,
-        result_defaults=dict(record.result_defaults) if record and record.reused_from else defaults,
-    )
+def _connection(settings: Settings, clients: ExitStack, deferrable: bool) -> BatchConnection:
+    quota = SharedQuota(settings.identity)
+    client = clients.enter_context(Client(settings, observer=quota))
+    return BatchConnection(client=client, quota=quota if deferrable else None)
+
+
+def _cancel(hooks: Hooks, ti: Any, trigger: SeedanceBatchTrigger, log: Any) -> None:
+    for conn_id, ids in trigger.billed_to.items():
+        cancel_abandoned(hooks.of(conn_id), ti, ids, "video", log)
 
 
 def _progress_of(batch: Batch, state: ResumeState) -> str:

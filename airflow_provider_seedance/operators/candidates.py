@@ -20,10 +20,9 @@ from airflow_provider_seedance.policies.connection_list import connection_ids
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.submission.callback_url import callback_url_factory
-from airflow_provider_seedance.submission.decisions import is_cleared
-from airflow_provider_seedance.submission.fallback import FallbackSubmission, combined
+from airflow_provider_seedance.submission.fallback import FallbackSubmission, combined, unfit_owner
 from airflow_provider_seedance.submission.preflight import check_callback, check_price_known
-from airflow_provider_seedance.submission.records import Attempt, Fingerprint, Record, RecordState
+from airflow_provider_seedance.submission.records import Attempt, Fingerprint, Record
 from airflow_provider_seedance.submission.store import RecordStore
 from airflow_provider_seedance.submission.submitter import Submission, SubmissionPolicy
 
@@ -123,10 +122,7 @@ class Candidates:
 
     def raise_unfit(self, record: Record | None, attempt: Attempt) -> None:
         """Raise if the connection that was, or may have been, paid cannot make the request of a retry."""
-        error = self.unfit.get(record.conn_id or "") if record else None
-        if record is None or error is None or record.state is RecordState.NOT_SUBMITTED:
-            return
-        if record.has_unknown_outcome or not is_cleared(record, attempt):
+        if error := unfit_owner(self.unfit, record, attempt):
             raise_with_paid_ids(error, [record])
 
 

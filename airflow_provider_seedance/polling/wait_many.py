@@ -1,5 +1,5 @@
 """
-Wait for many generations at once, in the hub of their connection.
+Wait for many generations at once, each in the hub of its connection.
 
 The triggerer and a worker that waits itself both use this; each generation is waited for as a single one is.
 """
@@ -52,12 +52,12 @@ _Queue = asyncio.Queue[WaitStep | None]
 
 
 async def wait_for_many(
-    pending: Sequence[WaitState],
-    conn_id: str,
+    pending: Sequence[tuple[str, WaitState]],
     look_up: GetSettings,
     *,
     min_ended: int,
     max_linger: float,
+    submit_conn_id: str | None = None,
     submit_not_before: float | None = None,
     min_seconds: float = 0.0,
     max_quota_wait: float | None = None,
@@ -67,17 +67,17 @@ async def wait_for_many(
     """
     Wait until enough of the generations have ended, or a submission is granted.
 
+    :param pending: The connection id of each generation, and its wait.
     :param min_ended: Number of ended generations that end the wait.
     :param max_linger: Seconds after the first end at which the wait ends with fewer.
-    :param submit_not_before: Seconds since 1970 from which a submission waits for the quota; ``None`` if none waits.
-    :param min_seconds: Minimum duration of the wait.
+    :param submit_not_before: Seconds since 1970 from which a submission waits at ``submit_conn_id``; ``None`` if none does.
     :param max_quota_wait: Maximum seconds by which a rate limit extends a deadline; by default of a deferred wait.
     :param report: Called periodically with the numbers of ended and of all generations.
     :param report_end: Called with each generation that has ended.
     """
     queue, started_at = _Queue(), time.time()
 
-    async def wait_for_one(state: WaitState) -> None:
+    async def wait_for_one(conn_id: str, state: WaitState) -> None:
         state = replace(state, max_quota_wait=max_quota_wait)
         step = await wait_for_generation(state, conn_id, look_up, not_before=min_seconds)
         if report_end and step.kind == "ended" and step.state.last is not None:
@@ -85,10 +85,10 @@ async def wait_for_many(
         await queue.put(step)
 
     async def wait_to_submit(not_before: float) -> None:
-        await wait_for_submission(not_before, conn_id, look_up)
+        await wait_for_submission(not_before, submit_conn_id, look_up)
         await queue.put(None)
 
-    tasks = [asyncio.create_task(wait_for_one(state)) for state in pending]
+    tasks = [asyncio.create_task(wait_for_one(*one)) for one in pending]
     if submit_not_before is not None:
         tasks.append(asyncio.create_task(wait_to_submit(submit_not_before)))
     try:

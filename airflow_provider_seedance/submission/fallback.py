@@ -13,12 +13,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import Generation, utc_now
 from airflow_provider_seedance.submission import decisions
 from airflow_provider_seedance.submission.lookup import AwaitingCallback
-from airflow_provider_seedance.submission.records import Record, RecordState, as_ended
+from airflow_provider_seedance.submission.records import Attempt, Record, RecordState, as_ended
 from airflow_provider_seedance.submission.reuse import is_deliverable, repeat_while_submitting
 from airflow_provider_seedance.submission.store import ReuseSearch
 from airflow_provider_seedance.submission.submitter import (
@@ -41,11 +42,17 @@ class FallbackSubmission:
     :param submissions: One for each connection that can make the request, in order; at least one.
     :param unfit: Errors of the connections that cannot, by their ids.
     :param unusable_ids: Generations of other tasks that cannot be delivered.
+    :param closed: Connections that have refused other submissions and are not tried now, by their ids.
     """
 
     submissions: Sequence[Submission]
     unfit: Mapping[str, errors.SeedanceError] = field(default_factory=dict)
     unusable_ids: frozenset[str] = frozenset()
+    closed: Mapping[str, NotTaken] = field(default_factory=dict)
+    #: Refusals of the connections that were tried.
+    refusals: list[NotTaken] = field(default_factory=list, init=False)
+    #: The connection that is tried or queried; an error that is raised meanwhile is its own.
+    trying: str | None = field(default=None, init=False)
 
     def submit_or_attach(
         self, record: Record | None = None, callback_ids: Sequence[str] = ()
@@ -61,6 +68,7 @@ class FallbackSubmission:
         first = self.submissions[0]
         record = first.store.read(first.key) or record
         owner = self.owner_of(record)
+        self.trying = owner.conn_id
         record, verdict = owner.decide(record, callback_ids)
         if isinstance(verdict, AwaitingCallback):
             return verdict
@@ -93,6 +101,7 @@ class FallbackSubmission:
                     details = owner.details(search)
                     found = repeat_while_submitting(partial(owner.store.reuse, owner.key, details))
             except errors.SeedanceRateLimitError as error:
+                self.refusals.append(NotTaken(owner.conn_id, error, record, waits=True, gives_way=False))
                 return RetryLater(error, record)
             result = Reusable(found) if found else self._submit(owner, record, note, search)
             if not isinstance(result, Reusable):
@@ -104,8 +113,9 @@ class FallbackSubmission:
     def _search(self, owner: Submission, record: Record | None) -> ReuseSearch | None:
         """Return the search for what other tasks have paid for, at all of the connections."""
         scope = owner.policy.reuse
-        another_take = record and decisions.is_cleared(record, owner.attempt)
-        if scope == "task" or (another_take and owner.policy.on_clear == "new"):
+        if scope == "task":
+            return None
+        if record and decisions.wants_another(record, owner.attempt, owner.policy.on_clear, utc_now()):
             return None
         intents = {
             submission.reuse_key: submission.intent(record, {})
@@ -121,7 +131,8 @@ class FallbackSubmission:
         refusals: list[NotTaken] = []
         order = self._in_order(owner, record)
         for submission, following in zip(order, [*order[1:], None], strict=True):
-            result = submission.submit(
+            result = self._try(
+                submission,
                 record,
                 None if refusals else note,
                 passed_over={conn_id: type(error).__name__ for conn_id, error in reasons.items()},
@@ -134,13 +145,28 @@ class FallbackSubmission:
             reasons[result.conn_id] = result.error
             if following is None or not result.passes_on:
                 break
-            log.warning(
-                "Connection %r took nothing, and nothing is billed there: %s Trying connection %r.",
-                result.conn_id,
-                result.error.message,
-                following.conn_id,
-            )
+            if result.conn_id not in self.closed:
+                log.warning(
+                    "Connection %r took nothing, and nothing is billed there: %s Trying connection %r.",
+                    result.conn_id,
+                    result.error.message,
+                    following.conn_id,
+                )
         return _wait_or_raise(refusals, reasons)
+
+    def _try(
+        self, submission: Submission, record: Record | None, note: str | None, **options: Any
+    ) -> HasGeneration | AwaitingCallback | NotTaken | Reusable:
+        """Submit through a connection, unless it is closed; note its refusal."""
+        self.trying = None
+        if (closed := self.closed.get(submission.conn_id)) is not None:
+            return replace(closed, record=record)
+        self.trying = submission.conn_id
+        result = submission.submit(record, note, **options)
+        if isinstance(result, NotTaken):
+            self.trying = None
+            self.refusals.append(result)
+        return result
 
     def _in_order(self, owner: Submission, record: Record | None) -> list[Submission]:
         """Return the submissions as they are tried: a retry begins with the connection that was paid before."""
@@ -188,6 +214,16 @@ def _wait_or_raise(refusals: Sequence[NotTaken], reasons: Mapping[str, errors.Se
     if chosen.waits:
         return RetryLater(error, chosen.record, chosen.conn_id)
     raise error
+
+
+def unfit_owner(
+    unfit: Mapping[str, errors.SeedanceError], record: Record | None, attempt: Attempt
+) -> errors.SeedanceError | None:
+    """Return the error of a connection that was, or may have been, paid and cannot make the request of a retry."""
+    error = unfit.get(record.conn_id or "") if record else None
+    if record is None or error is None or record.state is RecordState.NOT_SUBMITTED:
+        return None
+    return error if record.has_unknown_outcome or not decisions.is_cleared(record, attempt) else None
 
 
 def combined(

@@ -178,6 +178,7 @@ class Submission:
     :param retry_inline: Whether to wait some seconds for a rejected submission and repeat it.
     :param shared_quota: Quota state shared between processes, or ``None`` to ignore it.
     :param input_digests: Digests of inputs that were downloaded, by their URLs.
+    :param refused_since: Seconds since 1970 of the first refusal, where the caller waits between its submissions.
     """
 
     client: Client
@@ -190,6 +191,7 @@ class Submission:
     retry_inline: bool = True
     shared_quota: SharedQuota | None = None
     input_digests: dict[str, str] = field(default_factory=dict)
+    refused_since: float | None = None
 
     def __post_init__(self) -> None:
         self.api, self.conn_id = self.client.settings.api, self.client.settings.conn_id
@@ -355,8 +357,9 @@ class Submission:
         return self._on_uncertain(intent, outcome, search)
 
     def _send(self, call: HttpCall, request: GenerationRequest, *, has_fallback: bool) -> SubmitOutcome:
+        waits_here = has_fallback and self.refused_since is None
         flow = flows.submit_flow(
-            self.api, call, request, utc_now, retry_inline=self.retry_inline, has_fallback=has_fallback
+            self.api, call, request, utc_now, retry_inline=self.retry_inline, has_fallback=waits_here
         )
         try:
             return self.client.run(flow)
@@ -420,7 +423,8 @@ class Submission:
         waits = limited or error.retry_after is not None
         if limited and self.rate and error.retry_after is None:
             error.retry_after = self.rate.refuse(time.time())
-        gives_way = not_accepted or error.scope in ("account", "permission")
+        given_up = not_accepted and _given_up(error, self.refused_since)
+        gives_way = given_up or error.scope in ("account", "permission")
         return NotTaken(self.conn_id, error, restored, waits=not_accepted and waits, gives_way=gives_way)
 
     def _on_uncertain(
@@ -483,3 +487,10 @@ def _uncertain_over_limit(
     submission.report_uncertain(record)
     command = submission.store.resolve_command(submission.key)
     return decisions.uncertain_over_limit(submission.api.name, limit, command)
+
+
+def _given_up(error: errors.SeedanceError, refused_since: float | None) -> bool:
+    """Return whether a service that accepts nothing now has been waited for, or names a long wait."""
+    if refused_since is None or (error.retry_after or 0.0) > flows.MAX_FALLBACK_WAIT_SECONDS:
+        return True
+    return time.time() - refused_since >= flows.FALLBACK_AFTER_SECONDS

@@ -71,7 +71,6 @@ class CancellingTrigger(BaseTrigger):
     something other than this trigger resumed it.
     """
 
-    seedance_conn_id: str
     media: Media = "video"
     cancel_on_kill: bool
 
@@ -87,46 +86,47 @@ class CancellingTrigger(BaseTrigger):
         await asyncio.shield(task)
 
     @property
-    def generation_ids(self) -> list[str]:
-        """The ids of the generations."""
+    def billed_to(self) -> dict[str, list[str]]:
+        """The ids of the generations by the connections that they are billed to."""
         raise NotImplementedError
 
     @property
-    def cancellable_ids(self) -> list[str]:
-        """The ids of those that this task has paid for."""
-        return self.generation_ids
+    def generation_ids(self) -> list[str]:
+        """The ids of the generations."""
+        return [generation_id for ids in self.billed_to.values() for generation_id in ids]
 
     @property
     def description(self) -> str:
         """The number of generations and some of their ids, for the log."""
-        ids = self.generation_ids
-        if len(ids) == 1:
-            return f"generation {ids[0]}"
-        return f"{len(ids)} generations ({listed(ids)})" if ids else "no generation"
+        return _described(self.generation_ids)
 
     @property
     def _bill(self) -> str:
-        """The bill of a generation that is not cancelled, for the log."""
-        return f"{self.description} {'go on and are' if len(self.generation_ids) > 1 else 'goes on and is'} billed"
+        """The bill of the generations if none is cancelled, for the log."""
+        return _bill_of(self.generation_ids)
 
     async def _cancel_if_abandoned(self) -> None:
+        await asyncio.gather(*(self._cancel_at(conn_id, ids) for conn_id, ids in self.billed_to.items()))
+
+    async def _cancel_at(self, conn_id: str, ids: Sequence[str]) -> None:
+        """Cancel the generations at one connection if the task is abandoned; never raises."""
         try:
-            async with open_hub(self.seedance_conn_id, look_up_settings) as (hub, settings):
+            async with open_hub(conn_id, look_up_settings) as (hub, settings):
                 if not settings.api.can_cancel:
                     # The state of the task would be a request for each of thousands of kills.
                     self.log.info(
                         "%s offers no way to cancel: %s, unless already ended.",
                         settings.api.name,
-                        self._bill,
+                        _bill_of(ids),
                     )
                 elif await self._is_abandoned():
                     async with hub.cancellation_slots:
-                        await self._cancel_all(hub.client(settings))
+                        await self._cancel_all(hub.client(settings), ids)
         except Exception as error:
-            self.log.warning("Not cancelled: %s (%s)", self._bill, error)
+            self.log.warning("Not cancelled: %s (%s)", _bill_of(ids), error)
 
-    async def _cancel_all(self, client: AsyncClient) -> None:
-        for generation_id in self.cancellable_ids:
+    async def _cancel_all(self, client: AsyncClient, ids: Sequence[str]) -> None:
+        for generation_id in ids:
             if not await self._cancel_one(client, generation_id):
                 return
 
@@ -182,3 +182,14 @@ class CancellingTrigger(BaseTrigger):
             self.log.debug("XCom could not be read: %s", error)
             return False
         return isinstance(result, dict) and result.get("status") == "succeeded"
+
+
+def _described(ids: Sequence[str]) -> str:
+    if len(ids) == 1:
+        return f"generation {ids[0]}"
+    return f"{len(ids)} generations ({listed(ids)})" if ids else "no generation"
+
+
+def _bill_of(ids: Sequence[str]) -> str:
+    """Return the bill of generations that are not cancelled, for the log."""
+    return f"{_described(ids)} {'go on and are' if len(ids) > 1 else 'goes on and is'} billed"

@@ -30,6 +30,9 @@ from airflow_provider_seedance.triggers.xcom import EndsReporter, ProgressReport
 #: Fields of a pending generation in the kwargs of :class:`SeedanceBatchTrigger`.
 _PENDING_FIELDS = ("generation_id", "deadline", "submitted_at", "estimated_wait")
 
+#: Columns of :class:`SeedanceBatchTrigger`, in the order of its rows.
+_COLUMNS = ("seedance_conn_id", "result_defaults", *_PENDING_FIELDS)
+
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class _SeedanceTrigger(BaseTrigger):
@@ -102,9 +105,9 @@ class SeedanceGenerationTrigger(_SeedanceTrigger, CancellingTrigger):
         yield await self._end(step)
 
     @property
-    def generation_ids(self) -> list[str]:
-        """The id of the generation, in a list."""
-        return [self.generation_id]
+    def billed_to(self) -> dict[str, list[str]]:
+        """The id of the generation by its connection."""
+        return {self.seedance_conn_id: [self.generation_id]}
 
     async def _end(self, step: WaitStep) -> TriggerEvent:
         generation = step.state.last
@@ -125,66 +128,76 @@ class SeedanceBatchTrigger(_SeedanceTrigger, CancellingTrigger):
     """
     Trigger that waits for the generations of a batch task, until enough of them have ended for a worker to go on.
 
-    :param seedance_conn_id: The Airflow connection.
-    :param generations: A list for each field of the pending generations (``generation_id``, ``deadline``,
-        ``submitted_at``, ``estimated_wait``), and for each generation the index of its ``result_defaults``.
+    :param generations: A list for each field of the pending generations (``seedance_conn_id``, ``generation_id``,
+        ``deadline``, ``submitted_at``, ``estimated_wait``), and for each the index of its ``result_defaults``.
     :param result_defaults: What the requests say of the results; few, because most requests of a batch are alike.
     :param min_ended: Number of ended generations that resume the task.
     :param max_linger: Seconds after the first end at which fewer resume it, too.
+    :param submit_conn_id: The Airflow connection at which a submission waits.
     :param submit_not_before: Seconds since 1970 from which a submission waits for the quota; if granted, it resumes
         the task.
     :param poll_interval: Seconds between status requests; ``None`` is adaptive.
     :param cancel_on_kill: Whether to cancel when a user ends the task.
     """
 
-    seedance_conn_id: str
     generations: dict[str, list[Any]]
     result_defaults: list[dict[str, Any]]
     min_ended: int
     max_linger: float
+    submit_conn_id: str | None = None
     submit_not_before: float | None = None
     poll_interval: float | None = None
     cancel_on_kill: bool = True
 
     @classmethod
-    def for_waits(cls, pending: Sequence[WaitState], **kwargs: Any) -> Self:
-        """Return a trigger for waits; ``kwargs`` are the other arguments."""
+    def for_waits(cls, pending: Sequence[tuple[str, WaitState]], **kwargs: Any) -> Self:
+        """Return a trigger for waits at their connections; ``kwargs`` are the other arguments."""
         result_defaults: list[dict[str, Any]] = []
         indexes = []
-        for state in pending:
+        for _, state in pending:
             if state.result_defaults not in result_defaults:
                 result_defaults.append(dict(state.result_defaults))
             indexes.append(result_defaults.index(state.result_defaults))
         columns: dict[str, list[Any]] = {
-            name: [getattr(state, name) for state in pending] for name in _PENDING_FIELDS
+            name: [getattr(state, name) for _, state in pending] for name in _PENDING_FIELDS
         }
+        conn_ids = [conn_id for conn_id, _ in pending]
         return cls(
-            generations={**columns, "result_defaults": indexes}, result_defaults=result_defaults, **kwargs
+            generations={"seedance_conn_id": conn_ids, **columns, "result_defaults": indexes},
+            result_defaults=result_defaults,
+            **kwargs,
         )
 
     @property
     def generation_ids(self) -> list[str]:
         """The ids of the pending generations."""
-        return [str(generation_id) for generation_id in self.generations["generation_id"]]
+        return [state.generation_id for _, state in self.pending]
 
     @property
-    def cancellable_ids(self) -> list[str]:
-        """The ids of those that this task has paid for."""
-        return [state.generation_id for state in self.pending if "reused_from" not in state.result_defaults]
+    def billed_to(self) -> dict[str, list[str]]:
+        """The ids of the pending generations by their connections, without those that another task has paid for."""
+        found: dict[str, list[str]] = {}
+        for conn_id, state in self.pending:
+            if "reused_from" not in state.result_defaults:
+                found.setdefault(conn_id, []).append(state.generation_id)
+        return found
 
     @property
-    def pending(self) -> list[WaitState]:
-        """The waits for the pending generations."""
-        rows = zip(*(self.generations[name] for name in (*_PENDING_FIELDS, "result_defaults")), strict=True)
+    def pending(self) -> list[tuple[str, WaitState]]:
+        """The connections of the pending generations, and the waits for them."""
+        rows = zip(*(self.generations[name] for name in _COLUMNS), strict=True)
         return [
-            WaitState(
-                **dict(zip(_PENDING_FIELDS, values, strict=True)),
-                media="video",
-                submitted_at_known=values[2] is not None,
-                poll_interval=self.poll_interval,
-                result_defaults=self.result_defaults[index],
+            (
+                conn_id,
+                WaitState(
+                    **dict(zip(_PENDING_FIELDS, values, strict=True)),
+                    media="video",
+                    submitted_at_known=values[2] is not None,
+                    poll_interval=self.poll_interval,
+                    result_defaults=self.result_defaults[index],
+                ),
             )
-            for *values, index in rows
+            for conn_id, index, *values in rows
         ]
 
     def __repr__(self) -> str:
@@ -192,9 +205,9 @@ class SeedanceBatchTrigger(_SeedanceTrigger, CancellingTrigger):
         return f"<SeedanceBatchTrigger {self.description}>"
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait in the hub of the connection, then fire once."""
+        """Wait in the hubs of the connections, then fire once."""
         with EndsReporter(
-            self.task_instance, {state.generation_id: state for state in self.pending}
+            self.task_instance, {state.generation_id: state for _, state in self.pending}
         ) as report_end:
             result = await self.wait(
                 look_up_settings, min_seconds=default_timing().min_trigger_time, report_end=report_end
@@ -212,10 +225,10 @@ class SeedanceBatchTrigger(_SeedanceTrigger, CancellingTrigger):
         """Wait until enough generations have ended; a worker gives a quota limit of its own."""
         return await wait_for_many(
             self.pending,
-            self.seedance_conn_id,
             look_up,
             min_ended=self.min_ended,
             max_linger=self.max_linger,
+            submit_conn_id=self.submit_conn_id,
             submit_not_before=self.submit_not_before,
             min_seconds=min_seconds,
             max_quota_wait=max_quota_wait,

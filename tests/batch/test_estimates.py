@@ -28,7 +28,7 @@ PRICES = {
 
 
 def estimated(requests: list[Any], service: Settings = SERVICE) -> BatchEstimate:
-    return estimate_items(service, read_requests(requests))
+    return estimate_items([service], read_requests(requests))
 
 
 def test_a_batch_costs_the_sum_of_its_items() -> None:

@@ -17,8 +17,7 @@ from functools import cache
 from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
-from helpers import prepare
-from submission.service_model import BASE, Paid, Post, World, arguments_of
+from submission.service_model import Paid, Post, World, arguments_of
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import VideoRequest
@@ -234,8 +233,8 @@ def keys_of(requests: tuple[str, ...]) -> list[str]:
 @cache
 def slots_of(requests: tuple[str, ...]) -> dict[str, str]:
     """Return the record key of each item, and its key in the list."""
-    prints = []
-    for request in requests:
-        prepared = prepare("ark", VideoRequest.from_arguments(arguments_of(request)), base_url=BASE)
-        prints.append(rec.Fingerprint.of(prepared.as_requested, api="ark", base_url=BASE))
+    prints = [
+        rec.Fingerprint.of(VideoRequest.from_arguments(arguments_of(request)), api="", base_url="")
+        for request in requests
+    ]
     return dict(zip(rec.record_keys(prints), keys_of(requests), strict=True))

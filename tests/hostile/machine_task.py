@@ -115,7 +115,7 @@ class Connected:
         hook_module.Client = self.client()  # type: ignore[misc]
         for module in (candidates, batch_run):
             module.Client = self.client()  # type: ignore[attr-defined]
-            module.SeedanceHook = lambda conn_id: hook  # type: ignore[attr-defined]
+        candidates.SeedanceHook = lambda conn_id: hook  # type: ignore[assignment, misc]
         return operator
 
     def client(self) -> Any:

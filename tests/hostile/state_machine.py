@@ -63,7 +63,7 @@ if AIRFLOW_V_3_3_PLUS:  # the API server stores callbacks in the task state stor
 _REPLACED: dict[Any, tuple[str, ...]] = {
     hook_module: ("Client",),
     candidates: ("Client", "SeedanceHook"),
-    batch_run: ("Client", "SeedanceHook", "open_store", "read_manifest", "write_manifest"),
+    batch_run: ("Client", "open_store", "read_manifest", "write_manifest"),
     requests: ("read_text",),
 }
 

@@ -13,8 +13,7 @@ import string
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpcore
@@ -37,7 +36,6 @@ from airflow_provider_seedance.batch import requests
 from airflow_provider_seedance.batch.batch import Batch
 from airflow_provider_seedance.batch.items import BatchItem, Phase, Totals
 from airflow_provider_seedance.client import media_client
-from airflow_provider_seedance.client.api_client import Client
 from airflow_provider_seedance.client.flows import cancel_flow, look_up_flow, probe_flow
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError, SeedanceError
 from airflow_provider_seedance.generations import Generation, GenerationStatus
@@ -288,17 +286,18 @@ def transfer_input(data: bytes) -> None:
 def manifest_recovery(data: bytes) -> None:
     """Read results back from a manifest that were too large for the records."""
     item = BatchItem(key="a", arguments={}, record_key="n", generation_id="cgt-1")
-    item.phase, item.attempt = Phase.RESULT_PENDING, _TRY
+    item.phase = Phase.RESULT_PENDING
     store = TaskStateStore(None)
     store.update("n", _ENDED)
     batch = Batch(
-        client=cast(Client, SimpleNamespace(settings=SimpleNamespace(api=get_api("ark")))),
+        connections={},
         records=store,
         items=[item],
         policy=SubmissionPolicy(),
         timeout=10.0,
         reattached_at=NOW.timestamp(),
         attempt=_TRY,
+        deferrable=True,
         max_quota_wait=1.0,
     )
     with refusals():

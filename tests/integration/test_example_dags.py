@@ -266,6 +266,8 @@ def test_the_second_service_renders_what_the_first_one_refuses(
     assert examples.xcom(dag_id, run_id, "render")["api"] == "seedanceapi-v1"
     assert examples.xcom(dag_id, run_id, "render", key="seedance_conn_id") == "seedance_fallback"
     assert list((stored / dag_id).glob("*.mp4"))
+    items = examples.xcom(dag_id, run_id, "render_many")["succeeded"]
+    assert [item["seedance_conn_id"] for item in items] == ["seedance_fallback"] * 2
 
 
 def _submissions(emulator: Any) -> list[Any]:

@@ -286,5 +286,6 @@ def test_a_batch_submits_the_items_whose_payer_failed(services: SeedanceEmulator
     other.before_resume = lambda deferred: services.release()
     result = other.run(["a", "b"], reuse="any")
     assert [one["credits"] for one in result["succeeded"]] == [28, 0]
-    assert other.deferrals[0].trigger.cancellable_ids == []
+    assert other.deferrals[0].trigger.billed_to == {}
+    assert len(other.deferrals[0].trigger.generation_ids) == 2
     assert posts(services) == 3

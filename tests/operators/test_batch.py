@@ -270,7 +270,7 @@ def test_progress_is_logged(batch: Batch, log: Log) -> None:
 def test_each_render_has_its_own_deadline(batch: Batch) -> None:
     batch.services.hold()
     before = time.time()
-    (state,) = batch.defer(["a"], timeout=1800).trigger.pending
+    ((_, state),) = batch.defer(["a"], timeout=1800).trigger.pending
     assert before + 1800 <= state.deadline <= time.time() + 1800
     assert before - 1 <= state.submitted_at <= time.time()
 

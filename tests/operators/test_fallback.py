@@ -14,7 +14,6 @@ from airflow.sdk.bases.operator import TriggerFailureReason
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.callbacks import tokens
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
-from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoBatchOperator
 from airflow_provider_seedance.triggers.seedance import SeedanceQuotaTrigger
 from operators.fallback_task import FALLBACK, PRIMARY, ConnectTo, FallbackTask, connect_to, disconnect
 from operators.generation_task import CALLED, Connect, fire, make
@@ -442,8 +441,3 @@ def test_each_mapped_task_chooses_for_itself(
     enter(other)
     assert (task.waits_at, other.waits_at) == (FALLBACK, PRIMARY)
     assert task.bills_at == (1, 1)
-
-
-def test_a_batch_with_a_list_is_refused_when_the_dag_is_parsed() -> None:
-    with pytest.raises(errors.SeedanceConfigurationError, match="a batch takes the id of one connection"):
-        SeedanceGenerateVideoBatchOperator(task_id="task", requests=["a"], seedance_conn_id=[PRIMARY])

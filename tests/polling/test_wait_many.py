@@ -76,7 +76,7 @@ def collect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[WaitResult, 
         options = {"min_ended": 1, "max_linger": 30.0, "max_quota_wait": 50.0, **options}
 
         async def main() -> tuple[WaitResult, float]:
-            ends = await wait_for_many(pending, CONN, look_up, **options)
+            ends = await wait_for_many([(CONN, state) for state in pending], look_up, **options)
             assert asyncio.all_tasks() == {asyncio.current_task()}
             return ends, passed()
 
@@ -139,9 +139,10 @@ def test_generations_that_have_ended_by_the_earliest_time_are_returned_together(
 def test_a_granted_submission_ends_the_wait(monkeypatch: pytest.MonkeyPatch, collect: Any) -> None:
     hub = Hub(monkeypatch, a=(10.0, "ended"), b=(50.0, "ended"))
     hub.grant = 20.0
-    ends, moment = collect("a", "b", min_ended=2, max_linger=1000.0, submit_not_before=EPOCH + 12.0)
+    wanted = {"submit_conn_id": "other", "submit_not_before": EPOCH + 12.0}
+    ends, moment = collect("a", "b", min_ended=2, max_linger=1000.0, **wanted)
     assert (ends.submission_granted, ids(ends), moment) == (True, ["a"], 20.0)
-    assert hub.submissions == [(EPOCH + 12.0, CONN, look_up)]
+    assert hub.submissions == [(EPOCH + 12.0, "other", look_up)]
     # With nothing in flight, it is all there is to wait for.
     ends, moment = collect(submit_not_before=EPOCH)
     assert (ends.submission_granted, len(ends), moment) == (True, 0, 20.0)

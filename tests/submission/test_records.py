@@ -270,6 +270,7 @@ def test_the_form_of_a_record_is_fixed() -> None:
         "intended_at": "2026-02-07T10:40:00Z",
         "submitted_at": "2026-02-07T10:40:00Z",
         "ended_at": "2026-02-07T10:40:00Z",
+        "render_again_until": None,
     }
 
 

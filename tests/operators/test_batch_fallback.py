@@ -1,0 +1,449 @@
+"""One batch, two connections: each item is made by the first one that takes it, and is paid for once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk import TaskInstanceState
+from airflow.sdk.bases.operator import TriggerFailureReason
+from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+from helpers import set_submission_timing
+from support import on_loop
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.client import flows
+from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from operators.batch_runner import keys, kinds, lines
+from operators.fallback_batch import FallbackBatch
+from operators.fallback_task import FALLBACK, PRIMARY, ConnectTo, connect_to, disconnect
+from operators.generation_task import Connect
+from operators.test_fallback import API, FINAL, LIMITED, PASSING, UNCERTAIN, Killed
+
+#: The outcomes of items, each after one that is accepted: two uncertain ones in a row would stop the batch.
+ITEMS = [prompt for outcome in FINAL for prompt in (f"before {outcome}", outcome)]
+
+ACCEPTED = sorted(prompt for prompt in ITEMS if prompt not in FINAL)
+
+#: What may be billed.
+BILLED = sorted([*ACCEPTED, "lost reply", "rubbish"])
+
+
+@pytest.fixture
+def connect_both(monkeypatch: pytest.MonkeyPatch) -> ConnectTo:
+    return connect_to(monkeypatch)
+
+
+@pytest.fixture
+def batch(
+    services: SeedanceEmulator,
+    start_emulator: Callable[..., SeedanceEmulator],
+    connect: Connect,
+    connect_both: ConnectTo,
+    monkeypatch: pytest.MonkeyPatch,
+) -> FallbackBatch:
+    monkeypatch.setattr(flows, "FALLBACK_AFTER_SECONDS", 0.0)
+    batch = FallbackBatch(services, start_emulator(), connect)
+    connect_both(PRIMARY, batch.primary, API)
+    connect_both(FALLBACK, batch.fallback, API)
+    return batch
+
+
+@pytest.fixture(params=["task state", "ledger", "no store"])
+def kept(request: pytest.FixtureRequest, batch: FallbackBatch) -> str:
+    """Where the records are kept."""
+    kept: str = request.param
+    if kept == "ledger":
+        request.getfixturevalue("ledger")
+    batch.stored = kept != "no store"
+    return kept
+
+
+@pytest.fixture
+def meet(
+    batch: FallbackBatch, connect_both: ConnectTo, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., None]:
+    """Give a connection an outcome for every item, or for one."""
+
+    def meet(conn_id: str, outcome: str, prompt: str | None = None) -> None:
+        if outcome == "unreachable":
+            disconnect(monkeypatch, conn_id, batch.at(conn_id), API)
+        elif outcome == "unfit":
+            connect_both(conn_id, batch.at(conn_id), "seedanceapi-v1")  # which takes no fps
+        elif fault := {**PASSING, **FINAL}.get(outcome):
+            batch.at(conn_id).fault(**{**fault, "prompt": prompt, "times": None})
+
+    return meet
+
+
+# ---------------------------------------------------------------------- every pair of outcomes
+
+
+@pytest.mark.parametrize("first", PASSING)
+def test_items_that_the_first_connection_refuses_meet_the_second(
+    batch: FallbackBatch, meet: Callable[..., None], first: str
+) -> None:
+    meet(PRIMARY, first)
+    for outcome in FINAL:
+        meet(FALLBACK, outcome, outcome)
+    result = batch.finish(ITEMS, fps=24)
+    assert len(result["succeeded"]) == len(ACCEPTED)
+    assert {entry["seedance_conn_id"] for entry in result["succeeded"]} == {FALLBACK}
+    failures = dict(kinds(result))
+    assert [failures[str(ITEMS.index(outcome))] for outcome in UNCERTAIN] == ["uncertain"] * len(UNCERTAIN)
+    assert len(failures) == len(FINAL)
+    assert batch.bills_at == ([], BILLED)
+    assert batch.posts_at[1] == len(ITEMS)
+
+
+def test_items_that_the_first_connection_may_have_taken_stay_there(
+    batch: FallbackBatch, meet: Callable[..., None]
+) -> None:
+    for outcome, fault in FINAL.items():
+        batch.primary.fault(**{**fault, "prompt": outcome})
+    result = batch.finish(ITEMS)
+    assert len(result["succeeded"]) == len(ACCEPTED)
+    assert batch.bills_at == (BILLED, [])
+    assert batch.posts_at == (len(ITEMS), 0)
+    # Even if it refuses what a retry, and a person's clear, submit again.
+    meet(PRIMARY, "402")
+    for again in (batch.retry, batch.clear):
+        with suppress(errors.SeedanceError):
+            again()
+        assert not set(batch.bills_at[1]) & set(UNCERTAIN)
+
+
+@pytest.mark.parametrize("second", PASSING)
+@pytest.mark.parametrize("first", PASSING)
+def test_items_that_no_connection_takes_are_not_billed(
+    batch: FallbackBatch, meet: Callable[..., None], first: str, second: str
+) -> None:
+    meet(PRIMARY, first)
+    meet(FALLBACK, second)
+    error = batch.begin(["a", "b", "c", "d"], fps=24)
+    assert batch.bills_at == ([], [])
+    waits = {first, second} & {*LIMITED, "503", "unreachable"}
+    if waits:
+        assert error is None
+        assert batch.deferred.trigger.submit_conn_id in (PRIMARY, FALLBACK)
+        assert batch.waits_at == {}
+    else:
+        assert error or first == second == "unfit"
+    # A connection that refuses every item is not sent each of them.
+    for conn_id, outcome in ((PRIMARY, first), (FALLBACK, second)):
+        most = {"unreachable": 0, "unfit": 0, "403": 3}.get(outcome, 1)
+        assert len(batch.at(conn_id).ledger.posts()) <= most
+
+
+def test_each_item_is_made_by_the_first_connection_that_takes_it(
+    batch: FallbackBatch, meet: Callable[..., None], kept: str
+) -> None:
+    meet(PRIMARY, "403", "b")
+    result = batch.finish(["a", "b", "c"], max_in_flight=2)
+    assert [entry["seedance_conn_id"] for entry in result["succeeded"]] == [PRIMARY, FALLBACK, PRIMARY]
+    assert batch.bills_at == (["a", "c"], ["b"])
+
+
+def test_the_record_names_the_connection_and_those_passed_over(
+    batch: FallbackBatch, meet: Callable[..., None]
+) -> None:
+    batch.hold()
+    meet(PRIMARY, "402")
+    assert batch.begin(["a", "b"]) is None
+    records = batch.op._run(batch.context).records.records().values()
+    assert [record.conn_id for record in records] == [FALLBACK, FALLBACK]
+    passed_over = {PRIMARY: "SeedanceInsufficientCreditsError"}
+    assert [record.passed_over for record in records] == [passed_over, passed_over]
+    assert batch.waits_at == {FALLBACK: 2}
+    # The second item was not even sent to the first connection.
+    assert batch.posts_at == (1, 2)
+
+
+# ---------------------------------------------------------------------- when a connection gives way
+
+
+def test_a_short_refusal_is_waited_for_in_the_triggerer_before_the_next_connection_is_tried(
+    batch: FallbackBatch, meet: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flows, "FALLBACK_AFTER_SECONDS", 0.2)
+    set_submission_timing(monkeypatch, retry_after=0.3)
+    meet(PRIMARY, "503")
+    assert batch.begin(["a", "b"]) is None
+    assert batch.posts_at == (1, 0)
+    assert batch.deferred.trigger.submit_conn_id == PRIMARY
+    assert batch.finish(["a", "b"])["counts"]["succeeded"] == 2
+    assert batch.bills_at == ([], ["a", "b"])
+
+
+def test_a_connection_that_accepts_again_is_used_again(
+    batch: FallbackBatch, meet: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_submission_timing(monkeypatch, retry_after=0.0)
+    fault = batch.primary.fault("refuse", status=503, code="SERVICE_UNAVAILABLE", times=None)
+    batch.before_resume = lambda _: fault.remove() if batch.bills_at[1] else None
+    result = batch.finish(["a", "b", "c"], max_in_flight=1)
+    assert [entry["seedance_conn_id"] for entry in result["succeeded"]] == [FALLBACK, PRIMARY, PRIMARY]
+
+
+def test_a_task_without_a_trigger_goes_to_the_next_connection_at_once(
+    batch: FallbackBatch, meet: Callable[..., None]
+) -> None:
+    meet(PRIMARY, "503")
+    result = batch.finish(["a", "b"], deferrable=False)
+    assert result["counts"]["succeeded"] == 2
+    assert batch.bills_at == ([], ["a", "b"])
+
+
+# ---------------------------------------------------------------------- later entries and tries
+
+
+@pytest.fixture
+def split(batch: FallbackBatch, meet: Callable[..., None]) -> FallbackBatch:
+    """A batch whose first item is at the first connection, and whose second is at the other."""
+    batch.hold()
+    meet(PRIMARY, "403", "b")
+    assert batch.begin(["a", "b"]) is None
+    assert batch.waits_at == {PRIMARY: 1, FALLBACK: 1}
+    return batch
+
+
+@pytest.mark.parametrize("kept", ["task state", "ledger"], indirect=True)
+@pytest.mark.parametrize("again", ["retry", "clear"])
+def test_a_later_try_attaches_each_item_at_its_connection(
+    kept: str, split: FallbackBatch, again: str
+) -> None:
+    getattr(split.ti, again)()
+    assert split.begin() is None
+    assert split.waits_at == {PRIMARY: 1, FALLBACK: 1}
+    split.release()
+    result = getattr(split, again)()
+    assert keys(result["succeeded"]) == ["0", "1"]
+    assert split.bills_at == (["a"], ["b"])
+
+
+def test_a_deferral_without_an_event_reads_each_item_at_its_connection(
+    kept: str, split: FallbackBatch
+) -> None:
+    split.primary.finish(split.primary.ledger.submissions[0].generation_id)
+    split.fallback.finish(split.fallback.ledger.submissions[0].generation_id)
+    split.op.timeout = 1e-6
+    result = split.fail_deferral(TriggerFailureReason.TRIGGER_TIMEOUT)
+    assert [entry["seedance_conn_id"] for entry in result["succeeded"]] == [PRIMARY, FALLBACK]
+    assert split.bills_at == (["a"], ["b"])
+
+
+@pytest.mark.parametrize("kept", ["task state", "ledger"], indirect=True)
+def test_a_failed_item_is_retried_where_it_failed(
+    kept: str, batch: FallbackBatch, meet: Callable[..., None]
+) -> None:
+    meet(PRIMARY, "403", "b")
+    batch.fallback.fault("fail", prompt="b", message="no")
+    with pytest.raises(errors.SeedanceBatchError):
+        batch.finish(["a", "b"], on_item_failure="fail")
+    assert batch.retry()["counts"]["succeeded"] == 2
+    assert batch.bills_at == (["a"], ["b", "b"])
+    assert batch.posts_at == (2, 2)
+
+
+@pytest.mark.parametrize("kept", ["task state", "ledger"], indirect=True)
+def test_a_failed_item_goes_elsewhere_if_its_service_refuses_the_retry(
+    kept: str, batch: FallbackBatch, meet: Callable[..., None]
+) -> None:
+    batch.primary.fault("fail", prompt="a", message="no")
+    with pytest.raises(errors.SeedanceBatchError):
+        batch.finish(["a"], on_item_failure="fail")
+    meet(PRIMARY, "402")
+    assert batch.retry()["succeeded"][0]["seedance_conn_id"] == FALLBACK
+    # The next try knows of the later one only.
+    assert batch.retry()["counts"]["succeeded"] == 1
+    assert batch.bills_at == (["a"], ["a"])
+
+
+@pytest.mark.parametrize("kept", ["task state", "ledger"], indirect=True)
+@pytest.mark.parametrize("at", range(9))
+def test_a_worker_killed_at_any_write_leaves_no_second_payment(
+    batch: FallbackBatch, meet: Callable[..., None], kept: str, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch.hold()
+    meet(PRIMARY, "403", "b")
+    batch.make(["a", "b", "c"])
+    run = batch.op._run(batch.context)
+    write, left = type(run.records).write, [at]
+
+    def kill(*arguments: Any) -> None:
+        left[0] -= 1
+        if left[0] == -1:
+            raise Killed
+        write(*arguments)
+
+    with monkeypatch.context() as patch, suppress(Killed):
+        patch.setattr(type(run.records), "write", kill)
+        batch.begin()
+    for _ in range(3):
+        batch.ti.retry()
+        batch.begin()
+        assert batch.most_bills <= 1
+    assert "b" not in batch.bills_at[0]
+
+
+def test_no_intent_no_post_at_the_next_connection(batch: FallbackBatch, meet: Callable[..., None]) -> None:
+    meet(PRIMARY, "402")
+
+    def fail_later(what: str) -> None:
+        if what == "set" and batch.posts_at[0]:
+            raise ConnectionError
+
+    batch.store.before = fail_later
+    assert isinstance(batch.begin(["a"]), errors.SeedanceStateError)
+    assert batch.posts_at == (1, 0)
+
+
+def test_an_unanswered_look_up_never_leaves_the_connection(
+    batch: FallbackBatch, connect_both: ConnectTo
+) -> None:
+    connect_both(PRIMARY, batch.primary, "ark")
+    batch.hold()
+    batch.primary.fault("drop_reply", prompt="a")
+    listing = batch.primary.fault("refuse", on="list", status=503, times=None)
+    batch.primary.fault("refuse", status=402, prompt="b", times=None)
+    batch.begin(["a", "b"])
+    assert batch.bills_at == (["a"], [])
+    listing.remove()
+    batch.ti.retry()
+    assert batch.begin() is None
+    assert batch.waits_at == {PRIMARY: 1, FALLBACK: 1}
+    assert batch.bills_at == (["a"], ["b"])
+
+
+def test_a_resubmission_never_leaves_the_connection(batch: FallbackBatch, meet: Callable[..., None]) -> None:
+    batch.primary.fault("drop_reply", prompt="a")
+    batch.primary.fault("refuse", prompt="a", status=402, times=None)
+    with suppress(errors.SeedanceError):
+        batch.finish(["a", "b"], on_uncertain_submit="resubmit")
+    assert batch.bills_at[0].count("a") == 1
+    assert "a" not in batch.bills_at[1]
+
+
+def test_a_paid_connection_that_cannot_make_the_request_any_more_fails_the_item(
+    batch: FallbackBatch, connect_both: ConnectTo, meet: Callable[..., None]
+) -> None:
+    batch.hold()
+    meet(PRIMARY, "403", "b")
+    batch.begin(["a", "b"], fps=24)
+    meet(PRIMARY, "unfit")
+    batch.release()
+    result = batch.retry()
+    assert keys(result["succeeded"]) == ["1"]
+    assert batch.primary.ledger.submissions[0].generation_id in result["failed"][0]["error"]
+    assert batch.bills_at == (["a"], ["b"])
+
+
+# ---------------------------------------------------------------------- cancellation, manifest, limits
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_a_killed_task_cancels_each_render_at_its_service(
+    batch: FallbackBatch, connect_both: ConnectTo, monkeypatch: pytest.MonkeyPatch, deferrable: bool
+) -> None:
+    connect_both(PRIMARY, batch.primary, "ark")
+    connect_both(FALLBACK, batch.fallback, "ark")
+    batch.hold()
+    batch.primary.fault("refuse", status=403, prompt="b", times=None)
+    states = {"run": {"task": TaskInstanceState.FAILED}}
+    if deferrable:
+        monkeypatch.setattr(RuntimeTaskInstance, "get_task_states", lambda **_: states)
+        batch.begin(["a", "b"])
+        batch.deferred.trigger.task_instance = batch.ti
+        on_loop(batch.deferred.trigger.on_kill())
+    else:
+        batch.make(["a", "b"], deferrable=False, timeout=1.0)
+        batch.ti.state = "failed"
+        cancel = []
+        monkeypatch.setattr(
+            "airflow_provider_seedance.operators.batch_run.run_blocking",
+            lambda wait: cancel.append(batch.op.cancel_abandoned) or (_ for _ in ()).throw(Killed),
+        )
+        with suppress(Killed):
+            batch.op.execute(batch.context)
+        cancel[0]()
+    for service in (batch.primary, batch.fallback):
+        (submission,) = service.ledger.submissions
+        assert service.generation(submission.generation_id).status == "cancelled"
+
+
+def test_the_manifest_names_the_connection_of_each_item(
+    batch: FallbackBatch, meet: Callable[..., None], tmp_path: Path
+) -> None:
+    meet(PRIMARY, "403", "b")
+    meet(FALLBACK, "moderation", "b")
+    meet(PRIMARY, "403", "c")
+    path = tmp_path / "manifest.jsonl"
+    batch.finish(["a", "b", "c"], manifest_path=str(path))
+    assert [(line["status"], line["seedance_conn_id"]) for line in lines(path)] == [
+        ("succeeded", PRIMARY),
+        ("failed", None),
+        ("succeeded", FALLBACK),
+    ]
+
+
+@pytest.mark.parametrize("kept", ["task state", "ledger"], indirect=True)
+def test_a_limit_holds_over_all_connections(
+    batch: FallbackBatch, meet: Callable[..., None], connect_both: ConnectTo, kept: str
+) -> None:
+    connect_both(PRIMARY, batch.primary, API, prices=[{"credits": 10}])
+    connect_both(FALLBACK, batch.fallback, API, prices=[{"credits": 20}])
+    meet(PRIMARY, "403", "b")
+    result = batch.finish(["a", "b", "c", "d"], max_credits=45)
+    assert result["not_submitted"] == ["3"]
+    assert batch.bills_at == (["a", "c"], ["b"])
+
+
+def test_a_limit_needs_a_price_at_every_connection(batch: FallbackBatch, connect_both: ConnectTo) -> None:
+    connect_both(PRIMARY, batch.primary, "seedanceapi-v1")
+    connect_both(FALLBACK, batch.fallback, "ark")
+    error = batch.begin(["a"], max_credits=100)
+    assert isinstance(error, errors.SeedanceConfigurationError)
+    assert batch.posts_at == (0, 0)
+
+
+@pytest.mark.parametrize("kept", ["ledger"], indirect=True)
+def test_a_budget_that_is_used_up_sends_the_rest_to_the_next_connection(
+    batch: FallbackBatch, connect_both: ConnectTo, kept: str
+) -> None:
+    one = {"prices": [{"credits": 10}], "budgets": [{"credits": 15, "per": "month"}]}
+    connect_both(PRIMARY, batch.primary, API, **one)
+    connect_both(FALLBACK, batch.fallback, API, **one)
+    result = batch.finish(["a", "b", "c"])
+    assert keys(result["succeeded"]) == ["0", "1"]
+    assert result["not_submitted"] == ["2"]
+    assert batch.bills_at == (["a"], ["b"])
+
+
+def test_a_dry_run_has_the_price_of_the_first_connection_that_can_make_each_item(
+    batch: FallbackBatch, connect_both: ConnectTo
+) -> None:
+    connect_both(PRIMARY, batch.primary, "seedanceapi-v1", prices=[{"credits": 10}])  # which takes no fps
+    connect_both(FALLBACK, batch.fallback, API, prices=[{"credits": 20}])
+    result = batch.finish(["a", {"prompt": "b", "fps": 24}], dry_run=True)
+    assert result["estimate"]["at_least"]["credits"] == 30
+    assert batch.posts_at == (0, 0)
+
+
+def test_an_item_that_only_one_connection_can_make_does_not_wait_for_the_other(
+    batch: FallbackBatch, meet: Callable[..., None]
+) -> None:
+    meet(PRIMARY, "unfit")
+    meet(FALLBACK, "402")
+    result = batch.finish([{"prompt": "a", "fps": 24}, "b"])
+    assert (keys(result["succeeded"]), result["not_submitted"]) == (["1"], ["0"])
+    assert batch.bills_at == (["b"], [])
+
+
+def test_a_connection_that_does_not_exist_is_found_before_anything_is_sent(batch: FallbackBatch) -> None:
+    batch.make(["a"], seedance_conn_id=[PRIMARY, "missing"])
+    with pytest.raises(Exception, match="missing"):
+        batch.op.execute(batch.context)
+    assert batch.posts_at == (0, 0)
