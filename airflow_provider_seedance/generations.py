@@ -266,6 +266,7 @@ class Generation:
     :param request: Arguments that a delivered file is compared with, as far as the other values do not state them.
     :param word: The service's own status word.
     :param documented: Whether that word is documented; an undocumented one counts as running.
+    :param read_at: Time of this reading, where a wait made it.
     """
 
     generation_id: str
@@ -294,6 +295,7 @@ class Generation:
     request: Mapping[str, Any] | None = field(default=None, hash=False)
     word: str | None = None
     documented: bool = True
+    read_at: datetime | None = field(default=None, compare=False)
 
     @property
     def url(self) -> str | None:

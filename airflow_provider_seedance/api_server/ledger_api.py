@@ -143,7 +143,7 @@ def _render(row: dict[str, Any], *, can_settle: bool) -> dict[str, Any]:
         "files": files,
         "console": console_of(row["api"], row["generation_id"]),
         "request": {},
-        **dict.fromkeys(("label", "progress", "count")),
+        **dict.fromkeys(("label", "progress", "ends_at", "count")),
     }
 
 

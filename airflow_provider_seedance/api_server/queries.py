@@ -16,7 +16,7 @@ from sqlalchemy import Text, and_, cast, func, or_, select
 
 from airflow_provider_seedance.api_server import renders
 from airflow_provider_seedance.api_server.xcom_values import parse_xcom, unwrap
-from airflow_provider_seedance.operators.task_xcom import ERROR_KEY, REPORT_KEY
+from airflow_provider_seedance.operators.task_xcom import ENDS_AT_KEY, ERROR_KEY, REPORT_KEY
 from airflow_provider_seedance.triggers.xcom import PROGRESS_KEY
 from airflow_provider_seedance.version_compat import AIRFLOW_V_3_4_PLUS, region_of, stored_coordinates
 
@@ -189,7 +189,7 @@ def _xcoms(session: Session, scope: Scope, instance: tuple[Any, ...] = ()) -> _B
             *_in_run(TI, scope),
             *instance,
             or_(
-                XComModel.key.in_((renders.ID_KEY, PROGRESS_KEY, REPORT_KEY, ERROR_KEY)),
+                XComModel.key.in_((renders.ID_KEY, PROGRESS_KEY, ENDS_AT_KEY, REPORT_KEY, ERROR_KEY)),
                 and_(XComModel.key == renders.RESULT_KEY, recognised),
             ),
         )

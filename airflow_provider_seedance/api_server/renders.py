@@ -29,7 +29,7 @@ from airflow_provider_seedance.api_server.xcom_values import (
 )
 from airflow_provider_seedance.apis.registry import SERVICES, get_api
 from airflow_provider_seedance.generations import ImageRequest, VideoRequest
-from airflow_provider_seedance.operators.task_xcom import ERROR_KEY, REPORT_KEY
+from airflow_provider_seedance.operators.task_xcom import ENDS_AT_KEY, ERROR_KEY, REPORT_KEY
 from airflow_provider_seedance.transfers.file_names import MEDIA_TYPES
 from airflow_provider_seedance.triggers.xcom import PROGRESS_KEY
 
@@ -387,6 +387,7 @@ def _render(task: Task, result: Mapping[str, Any], number: int | None) -> dict[s
         "state": state,
         "task_state": task.state,
         "progress": None if state != "running" or progress is None else int(min(max(progress, 0), 100)),
+        "ends_at": text_of(task.xcoms.get(ENDS_AT_KEY)) if state == "running" and number is None else None,
         "error": text_of(result.get("error")) or (task.error if number is None else None),
         **_times(task, result, state, number),
         "urls": [url for url in list_of(result.get("urls")) if is_http_url(url)],

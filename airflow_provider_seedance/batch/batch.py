@@ -235,8 +235,11 @@ class Batch(ItemSubmissions):
         else:
             self.wait_for(item)
 
-    def wait_state(self, item: BatchItem) -> WaitState:
-        """Return the wait for the generation of an item."""
+    def waits(self, items: Iterable[BatchItem]) -> list[tuple[str, WaitState]]:
+        """Return the waits for the generations of some items, with their connections."""
+        return [(str(item.conn_id), self._wait_state(item)) for item in items]
+
+    def _wait_state(self, item: BatchItem) -> WaitState:
         return WaitState(
             generation_id=str(item.generation_id),
             media="video",
@@ -332,7 +335,7 @@ class Batch(ItemSubmissions):
             self.records.update(item.record_key, replace(record, failure=failure))
 
     def _ended(self, item: BatchItem, record: rec.Record, generation: Generation) -> rec.Record:
-        ended = rec.as_ended(record, generation, record.ended_at or utc_now())
+        ended = rec.as_ended(record, generation, utc_now())
         return replace(rec.taken_over(ended, self.attempt), result=generation.result())
 
     def _record(self, item: BatchItem) -> rec.Record:

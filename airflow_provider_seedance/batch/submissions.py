@@ -10,6 +10,7 @@ from airflow_provider_seedance.batch.items import BatchItem
 from airflow_provider_seedance.batch.resume_state import Refusal
 from airflow_provider_seedance.client.api_client import Client
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
+from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission.fallback import FallbackSubmission
 from airflow_provider_seedance.submission.store import RecordStore
@@ -91,6 +92,10 @@ class ItemSubmissions:
             input_digests=self.input_digests,
             refused_since=(refusal.since if refusal else time.time()) if self.deferrable else None,
         )
+
+    def settings_of(self, conn_id: str) -> Settings:
+        """Return the settings of a connection."""
+        return self.connections[conn_id].client.settings
 
     def paid_conn_id(self, item: BatchItem, record: rec.Record) -> str:
         """Return the connection of a record, which may have been renamed."""

@@ -10,9 +10,15 @@ from datetime import datetime
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from airflow_provider_seedance.cli.estimated_end import EndEstimate
+from airflow_provider_seedance.cli.connection import airflows_database
+from airflow_provider_seedance.exceptions import SeedanceError
 from airflow_provider_seedance.generations import Generation, utc_now
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
+from airflow_provider_seedance.ledger import account
+from airflow_provider_seedance.ledger.configuration import read_config
+from airflow_provider_seedance.ledger.database import Database
+from airflow_provider_seedance.polling.duration_model import kind_of
+from airflow_provider_seedance.polling.expected_end import ExpectedEnd
 
 
 def say_to_stderr(*, quiet: bool) -> Callable[[str], None]:
@@ -32,8 +38,10 @@ def wait_with_progress(hook: SeedanceHook, generation: Generation, args: argpars
     :raises SeedanceError: its end could not be read, or the timeout has passed.
     """
     now = utc_now()
-    estimate = EndEstimate(hook.settings, generation, min(generation.created_at or now, now))
-    expected = estimate.at(generation, now)
+    since = min(generation.created_at or now, now)
+    durations = _durations(hook.settings.base_url, generation)
+    end = ExpectedEnd(durations, generation.estimated_wait)
+    expected = end.at(since, now, generation.progress)
     if expected:
         say_to_stderr(quiet=args.quiet)(f"{generation.generation_id}: expected to end {_clock(expected)}.")
     columns = (TextColumn("{task.description:<10}"), BarColumn(), TimeElapsedColumn())
@@ -46,8 +54,14 @@ def wait_with_progress(hook: SeedanceHook, generation: Generation, args: argpars
         def show(reading: Generation) -> None:
             percent = 100.0 if reading.status.terminal else reading.progress
             total = None if percent is None else 100.0
-            end = "" if reading.status.terminal else _clock(estimate.at(reading, utc_now()))
-            bar.update(task, description=reading.status.value, completed=percent or 0.0, total=total, end=end)
+            shown = None if reading.status.terminal else end.at(since, utc_now(), reading.progress)
+            bar.update(
+                task,
+                description=reading.status.value,
+                completed=percent or 0.0,
+                total=total,
+                end=_clock(shown),
+            )
 
         return hook.wait_for_end(
             generation.generation_id,
@@ -55,8 +69,25 @@ def wait_with_progress(hook: SeedanceHook, generation: Generation, args: argpars
             media=generation.media,
             poll_interval=args.poll_interval,
             estimated_wait=generation.estimated_wait,
+            result_defaults=generation.result(),
+            durations=durations,
             report=show,
         )
+
+
+def _durations(base_url: str, generation: Generation) -> list[float]:
+    """Return the durations of such generations in the ledger, if there is one that can be read."""
+    config = read_config()
+    if config is None:
+        return []
+    try:
+        with airflows_database():
+            database, namespace = Database(config), config.namespace
+            requested = account.kind_of_generation(database, namespace, generation.generation_id)
+            kind = requested or kind_of(generation.media, generation.result())
+            return account.known_durations(database, namespace, base_url, [kind]).get(kind, [])
+    except SeedanceError:
+        return []  # the render is paid for, and goes on without an estimate
 
 
 def _clock(moment: datetime | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -219,9 +219,16 @@ class SeedanceHook(BaseHook):
         media: Media = "video",
         poll_interval: float | None = None,
         estimated_wait: float | None = None,
+        result_defaults: Mapping[str, Any] | None = None,
+        durations: Sequence[float] = (),
         report: Callable[[Generation], None] | None = None,
     ) -> Generation:
-        """Wait in the hub, call ``report`` with every reading, and send a last status request at the deadline."""
+        """
+        Wait in the hub, and send a last status request at the deadline.
+
+        :param durations: Seconds that the latest generations like it took, oldest first.
+        :param report: Called with every reading.
+        """
         settings = await self.asettings()
 
         async def look_up(conn_id: str) -> Settings:
@@ -234,6 +241,8 @@ class SeedanceHook(BaseHook):
             deadline=deadline,
             poll_interval=poll_interval,
             estimated_wait=estimated_wait,
+            result_defaults=dict(result_defaults or {}),
+            durations=tuple(durations),
             max_quota_wait=max_quota_wait,
         )
         on_reading = _StatusLog(report)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import logging
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, delete, false, func, not_, or_, select, true, update
+from sqlalchemy import and_, bindparam, delete, false, func, not_, or_, select, true, update
 from sqlalchemy.sql import ColumnElement
 
 from airflow_provider_seedance import exceptions as errors
@@ -17,15 +18,20 @@ from airflow_provider_seedance.ledger.entries import TaskIdentity
 from airflow_provider_seedance.ledger.tables import submissions
 from airflow_provider_seedance.submission.records import RecordState
 
+log = logging.getLogger(__name__)
+
 _COLUMNS = submissions.c
 
 #: States in which it is unknown whether the service accepted the submission.
 _UNSETTLED = (RecordState.INTENT, RecordState.UNCERTAIN)
 
-#: Number of the latest generations of a kind that an estimate of the next one is made from.
-MAX_DURATIONS = 50
+#: Number of the latest generations of a kind from which the polls of the next one are planned.
+MAX_DURATIONS = 30
 
-_NOT_LISTED = ("instance", "namespace", "record", "result", "item_key", "ti_id", "reuse_key", "fingerprint")
+_NOT_LISTED = (
+    *("instance", "namespace", "record", "result", "item_key"),
+    *("ti_id", "reuse_key", "fingerprint", "kind"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,30 +176,45 @@ def connection_ids(database: Database, namespace: str) -> list[str]:
         return list(connection.execute(query.distinct()).scalars())
 
 
-def durations(database: Database, namespace: str, **kind: Any) -> list[float]:
-    """
-    Return the seconds that the latest generations of a kind took, oldest first.
-
-    :param kind: Values of columns that such generations share.
-    """
+def known_durations(
+    database: Database, namespace: str, base_url: str, kinds: Iterable[str]
+) -> dict[str, list[float]]:
+    """Return the seconds that the latest generations of kinds took at a service, oldest first; never raises."""
     query = (
         select(_COLUMNS.submitted_at, _COLUMNS.ended_at, _COLUMNS.result)
         .where(
-            _COLUMNS.namespace == namespace,
+            _COLUMNS.kind == bindparam("kind"),
             _COLUMNS.status == GenerationStatus.SUCCEEDED.value,
+            _COLUMNS.namespace == namespace,
+            _COLUMNS.base_url == base_url,
             _COLUMNS.submitted_at.is_not(None),
             _COLUMNS.ended_at.is_not(None),
-            *(_COLUMNS[name] == value for name, value in kind.items()),
         )
         .order_by(_COLUMNS.created_at.desc())
         .limit(MAX_DURATIONS)
     )
+    try:
+        with database.reading() as connection:
+            return {kind: _seconds(connection.execute(query, {"kind": kind})) for kind in kinds}
+    except errors.SeedanceLedgerError as error:
+        log.warning("%s The polls are planned without the durations of earlier renders.", error.message)
+        return {}
+
+
+def _seconds(rows: Iterable[Any]) -> list[float]:
+    # The service's own time is better: the end is read later.
+    ends = [(read_time((row.result or {}).get("completed_at")) or row.ended_at, row) for row in rows]
+    found = [round((end - row.submitted_at).total_seconds(), 1) for end, row in reversed(ends)]
+    return [seconds for seconds in found if seconds > 0]
+
+
+def kind_of_generation(database: Database, namespace: str, generation_id: str) -> str | None:
+    """Return the kind of a generation by its request, or ``None``."""
+    query = select(_COLUMNS.kind).where(
+        _COLUMNS.generation_id == generation_id, _COLUMNS.namespace == namespace
+    )
     with database.reading() as connection:
-        rows = list(connection.execute(query))
-    # The service's own time is better: a worker may have read the end late.
-    ends = [read_time((row.result or {}).get("completed_at")) or row.ended_at for row in rows]
-    found = [(end - row.submitted_at).total_seconds() for end, row in zip(ends, rows, strict=True)]
-    return [seconds for seconds in reversed(found) if seconds > 0]
+        return connection.execute(query.limit(1)).scalar()
 
 
 def prune(

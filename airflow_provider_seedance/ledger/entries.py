@@ -14,6 +14,7 @@ from sqlalchemy import String
 from airflow_provider_seedance.generations import GenerationStatus, read_number, read_usage
 from airflow_provider_seedance.ledger.sealing import seal, unseal
 from airflow_provider_seedance.ledger.tables import submissions
+from airflow_provider_seedance.polling.duration_model import kind_of
 from airflow_provider_seedance.submission.records import Record, RecordState
 from airflow_provider_seedance.submission.store import SubmissionDetails
 
@@ -112,6 +113,7 @@ class LedgerEntry:
             },
             **{name: clipped(name, known.get(name)) for name in ("model", "resolution")},
             "duration": read_number(known.get("duration")),
+            "kind": None if record.reused_from else kind_of(record.fingerprint.media, record.result_defaults),
             "estimated_credits": read_number(record.result_defaults.get("credits")),
             "estimated_cost_usd": read_number(record.result_defaults.get("cost_usd")),
             "credits": _actual(record, record.reported_credits, "credits"),

@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import MAX_ARGUMENTS, Generation, Unit, utc_now
+from airflow_provider_seedance.ledger import account
 from airflow_provider_seedance.ledger.configuration import LedgerConfig, local_now
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.entries import (
@@ -338,6 +339,10 @@ class LedgerStore(RecordStore):
             log.warning("%s The deferral carries these records.", error.message)
         dirty = {key: self._current(key).record for key in self._entries if self._current(key).dirty}
         return [pack(dirty)[0]] if dirty else None
+
+    def durations(self, base_url: str, kinds: Iterable[str]) -> dict[str, list[float]]:
+        """Return the seconds that the latest generations of kinds took; never raises."""
+        return account.known_durations(self._database, self._task.namespace, base_url, kinds)
 
     def resolve_command(self, key: str) -> str:
         """Return the command with which a person settles an uncertain submission."""

@@ -24,7 +24,7 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Dialect
 
 #: Revision of the newest migration.
-REVISION = "0001"
+REVISION = "0002"
 
 #: Table in which Alembic keeps the revision.
 VERSION_TABLE = "seedance_ledger_version"
@@ -98,6 +98,8 @@ submissions = Table(
     Column("model", String(250)),
     Column("duration", Float),
     Column("resolution", String(50)),
+    # Generations of a kind take about as long at one service: that of the request, not of the result.
+    Column("kind", String(64)),
     Column("prompt", LONG_TEXT),
     # Cost.
     Column("estimated_credits", AMOUNT),
@@ -114,5 +116,6 @@ submissions = Table(
     Index("seedance_submissions_latest", "namespace", "created_at", "dag_id", "state"),
     Index("seedance_submissions_generation", "generation_id", mysql_length=200),
     Index("seedance_submissions_reuse", "reuse_key"),
+    Index("seedance_submissions_kind", "kind", "status", "created_at"),
     mysql_charset="utf8mb4",
 )

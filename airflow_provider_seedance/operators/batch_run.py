@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -35,8 +35,9 @@ from airflow_provider_seedance.operators.candidates import Hooks
 from airflow_provider_seedance.operators.paid import paid_generations, raise_with_paid_ids
 from airflow_provider_seedance.operators.task_xcom import REPORT_KEY, pull_xcom, push_xcom
 from airflow_provider_seedance.polling.blocking_wait import run_blocking
+from airflow_provider_seedance.polling.expected_end import KnownDurations
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
-from airflow_provider_seedance.polling.wait_state import default_timing, deferral_timeout
+from airflow_provider_seedance.polling.wait_state import WaitState, default_timing, deferral_timeout
 from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.submission.decisions import unrecorded_error
 from airflow_provider_seedance.submission.preflight import warn_of_discarded_records
@@ -123,6 +124,7 @@ class BatchRun:
         self.log = operator.log
         self.hooks = Hooks(operator.seedance_conn_id)
         self.records = open_store(context)
+        self._durations = KnownDurations(self.records.durations)
 
     # ------------------------------------------------------------------ entries
 
@@ -297,15 +299,12 @@ class BatchRun:
     def _trigger(self, batch: Batch, stop: StopReason) -> SeedanceBatchTrigger:
         timing, pending = self.timing, batch.of(Phase.IN_FLIGHT)
         linger = timing.manifest_linger_seconds if self.options.manifest else timing.linger_seconds
-        enough = len(pending)
         if stop.kind == "full":
             linger = timing.refill_linger_seconds
-            enough = math.ceil(self._max_in_flight * timing.refill_share)
         elif not pending and stop.not_before is None:
             # Results that only have to be read again are read at the end, in one wait that ends with the last of
             # them: the event of the trigger is the only place that holds them.
             pending, linger = batch.results_to_read(), MAX_QUOTA_WAIT_SECONDS
-            enough = len(pending)
         if stop.error and stop.not_before is not None:
             self.log.warning(
                 "%s %s not submitted yet; the next try is in %.0f s or later.",
@@ -313,14 +312,18 @@ class BatchRun:
                 counted(len(batch.of(Phase.WAITING)), "render"),
                 stop.not_before - time.time(),
             )
+        waits = batch.waits(pending)
+        refill = math.ceil(self._max_in_flight * timing.refill_share)
+        enough = refill if stop.kind == "full" else len(waits)
         return SeedanceBatchTrigger.for_waits(
-            [(str(item.conn_id), batch.wait_state(item)) for item in pending],
+            waits,
             min_ended=max(1, enough),
             max_linger=linger,
             submit_conn_id=stop.conn_id,
             submit_not_before=stop.not_before,
             poll_interval=self.operator.poll_interval,
             cancel_on_kill=self.operator.cancel_on_kill,
+            durations=_durations_of(self, waits),
         )
 
     def _defer(self, trigger: SeedanceBatchTrigger, state: ResumeState) -> NoReturn:
@@ -379,7 +382,7 @@ class BatchRun:
         self._push_report(batch, state)
 
     def _push_report(self, batch: Batch, state: ResumeState) -> None:
-        push_xcom(self.context["ti"], REPORT_KEY, _report_of(batch, state))
+        push_xcom(self.context["ti"], REPORT_KEY, _report_of(batch, state, self._durations))
 
     # ------------------------------------------------------------------ the end
 
@@ -417,10 +420,30 @@ def _progress_of(batch: Batch, state: ResumeState) -> str:
     return totals.progress(seconds=seconds, ended_before=state.ended_before or 0).capitalize()
 
 
-def _report_of(batch: Batch, state: ResumeState) -> dict[str, Any]:
+def _report_of(batch: Batch, state: ResumeState, durations: KnownDurations) -> dict[str, Any]:
+    return results.report_of(batch.items, ends_at=_ends_at(batch, state, durations))
+
+
+def _ends_at(batch: Batch, state: ResumeState, durations: KnownDurations) -> float | None:
+    """Return when the batch is expected to end, in seconds since 1970: by its rate, before that by durations."""
     now, totals = time.time(), Totals.of(batch.items)
     left = totals.seconds_left(seconds=now - state.started_at, ended_before=state.ended_before or 0)
-    return results.report_of(batch.items, ends_at=None if left is None else now + left)
+    if left is not None:
+        return now + left
+    waits = [] if batch.of(Phase.WAITING) else batch.waits(batch.of(Phase.IN_FLIGHT))
+    return durations.last_end([(batch.settings_of(conn_id).base_url, wait) for conn_id, wait in waits])
+
+
+def _durations_of(run: BatchRun, waits: Sequence[tuple[str, WaitState]]) -> dict[str, dict[str, list[float]]]:
+    """Return what the latest generations of each kind took, by connection, where a ledger knows that."""
+    by_connection: dict[str, list[WaitState]] = {}
+    for conn_id, wait in waits:
+        by_connection.setdefault(conn_id, []).append(wait)
+    known = {
+        conn_id: run._durations.of(run.hooks.of(conn_id).settings.base_url, own)
+        for conn_id, own in by_connection.items()
+    }
+    return {conn_id: durations for conn_id, durations in known.items() if durations}
 
 
 def _throttled(seconds: float, call: Callable[[], None]) -> Callable[[], None]:

@@ -10,20 +10,23 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
+from airflow_provider_seedance.generations import Generation, GenerationStatus, iso, utc_now
 from airflow_provider_seedance.ledger import open_store
 from airflow_provider_seedance.observability import metrics
 from airflow_provider_seedance.operators.base import MAX_QUOTA_WAIT_SECONDS, SeedanceOperator, max_wait
 from airflow_provider_seedance.operators.candidates import Candidate, Candidates, Hooks, prepare_candidates
 from airflow_provider_seedance.operators.paid import paid_generations, raise_with_paid_ids
-from airflow_provider_seedance.operators.task_xcom import REPORT_KEY, pull_xcom, push_xcom
+from airflow_provider_seedance.operators.task_xcom import ENDS_AT_KEY, REPORT_KEY, pull_xcom, push_xcom
+from airflow_provider_seedance.polling.duration_model import kind_of
+from airflow_provider_seedance.polling.expected_end import ExpectedEnd
 from airflow_provider_seedance.polling.outcomes import after_resume, raise_unless_succeeded, timed_out
 from airflow_provider_seedance.polling.wait_state import deferral_timeout, quota_backoff
 from airflow_provider_seedance.submission import decisions
@@ -159,7 +162,7 @@ class GenerationRun:
                 deadline=deadline,
                 result_defaults=result_defaults or dict(record.result_defaults if record else {}),
                 callback_nonce=callback_nonce,
-                seedance_conn_id=seedance_conn_id or self._paid_conn_id(record),
+                seedance_conn_id=seedance_conn_id or _paid_conn_id(self, record),
             )
             generation = read_event(event, expected)
             if generation is None:
@@ -260,10 +263,9 @@ class GenerationRun:
                 deadline=time.time() + operator.timeout,
                 result_defaults=dict(record.result_defaults),
                 callback_nonce=record.callback_nonce if operator.use_callback else None,
-                seedance_conn_id=self._paid_conn_id(record),
+                seedance_conn_id=_paid_conn_id(self, record),
             )
-            submitted_at = record.submitted_at.timestamp() if record.submitted_at else None
-            self._defer(wait, estimated_wait=generation.estimated_wait, submitted_at=submitted_at)
+            self._defer(wait, estimated_wait=generation.estimated_wait, submitted_at=_submitted_at(record))
         return self._wait_here(generation, record)
 
     def _defer(self, wait: _Wait, *, until: float | None = None, **options: Any) -> NoReturn:
@@ -271,8 +273,9 @@ class GenerationRun:
         deadline = until or wait.deadline or time.time()
         text = "Deferring until generation %s has ended, for at most %.0f s."
         self.log.info(text, wait.generation_id, deadline - time.time())
+        durations = _durations(self, wait.seedance_conn_id, wait.result_defaults, **options)
         self.operator.defer(
-            trigger=_trigger(self.operator, replace(wait, deadline=deadline), **options),
+            trigger=_trigger(self.operator, replace(wait, deadline=deadline), durations=durations, **options),
             method_name="execute_complete",
             kwargs=asdict(wait),
             timeout=deferral_timeout(deadline, time.time(), rate_limited=until is not None),
@@ -280,7 +283,9 @@ class GenerationRun:
 
     def _wait_here(self, generation: Generation, record: Record) -> dict[str, Any]:
         operator, generation_id = self.operator, generation.generation_id
-        hook = self.hooks.of(self._paid_conn_id(record))
+        conn_id, known = _paid_conn_id(self, record), {"estimated_wait": generation.estimated_wait}
+        durations = _durations(self, conn_id, record.result_defaults, _submitted_at(record), **known)
+        hook = self.hooks.of(conn_id)
         if not record.reused_from:
             operator.cancel_abandoned = partial(
                 cancel_abandoned, hook, self.context["ti"], [generation_id], self.media, self.log
@@ -291,7 +296,9 @@ class GenerationRun:
                 operator.timeout,
                 media=self.media,
                 poll_interval=operator.poll_interval,
-                estimated_wait=generation.estimated_wait,
+                result_defaults=record.result_defaults,
+                durations=durations,
+                **known,
             )
         except errors.SeedanceNotFoundError:
             if record.reused_from:
@@ -328,13 +335,6 @@ class GenerationRun:
                 called_back=called_back,
             )
         raise timed_out(generation_id, self.operator.timeout, step.generation)
-
-    def _paid_conn_id(self, record: Record | None) -> str:
-        """Return the connection that was paid; below Airflow 3.3 only XCom may know it."""
-        conn_id = record.conn_id if record else None
-        if conn_id is None and self.hooks.are_several:
-            conn_id = pull_xcom(self.context["ti"], _CONN_ID_XCOM)
-        return self.hooks.of(conn_id).seedance_conn_id
 
     # ------------------------------------------------------------------ the end
 
@@ -392,6 +392,41 @@ def _submit_or_attach(
     if isinstance(result, RetryLater) and not run.operator.deferrable:
         raise result.error
     return result
+
+
+def _paid_conn_id(run: GenerationRun, record: Record | None) -> str:
+    """Return the connection that was paid; below Airflow 3.3 only XCom may know it."""
+    conn_id = record.conn_id if record else None
+    if conn_id is None and run.hooks.are_several:
+        conn_id = pull_xcom(run.context["ti"], _CONN_ID_XCOM)
+    return run.hooks.of(conn_id).seedance_conn_id
+
+
+def _submitted_at(record: Record) -> float | None:
+    return record.submitted_at.timestamp() if record.submitted_at else None
+
+
+def _durations(
+    run: GenerationRun,
+    conn_id: str,
+    result_defaults: Mapping[str, Any],
+    submitted_at: float | None = None,
+    estimated_wait: float | None = None,
+    **_: Any,
+) -> list[float]:
+    """Return what the latest renders of the kind took, where a ledger knows that; report the expected end."""
+    try:
+        base_url = run.hooks.of(conn_id).settings.base_url
+    except errors.SeedanceConfigurationError:
+        return []  # the trigger reports the connection; the render is paid for
+    kind, now = kind_of(run.media, result_defaults), utc_now()
+    durations = run.store.durations(base_url, [kind]).get(kind, [])
+    if submitted_at is not None:
+        since = datetime.fromtimestamp(submitted_at, UTC)
+        if (end := ExpectedEnd(durations, estimated_wait).at(since, now)) is not None:
+            log.info("The render is expected to end at about %s.", iso(end.replace(microsecond=0)))
+            push_xcom(run.context["ti"], ENDS_AT_KEY, iso(end))
+    return durations
 
 
 def _carried_id(store: RecordStore, ti: Any) -> Any:

@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 #: Key of the report of a batch that has no result, or of the result of a generation that failed.
 REPORT_KEY = "seedance_report"
 
+#: Key of the time at which the render of a task is expected to end.
+ENDS_AT_KEY = "seedance_ends_at"
+
 #: Key of the message of the error that failed the try.
 ERROR_KEY = "seedance_error"
 

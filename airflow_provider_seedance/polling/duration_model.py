@@ -1,5 +1,5 @@
 """
-Durations of generations, as far as observed: the input of the poll schedule.
+Durations of generations, as observed or as the ledger has them: the input of the poll schedule.
 
 Generations of one kind (service, model, duration, resolution) take about the same time. The model of a kind is a
 weight for each of some hundred hypotheses: *the time from submission to end is lognormal, with this median and this
@@ -10,14 +10,16 @@ faster is learned within a few generations (the *fixed share* update of Herbster
 
 from __future__ import annotations
 
+import hashlib
 import math
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import cache, cached_property
 from itertools import accumulate, pairwise
 from statistics import NormalDist
 
+from airflow_provider_seedance.generations import read_number
 from airflow_provider_seedance.polling.poll_plan import PollPlan, plan
 
 #: Cost of one second of delay, in polls, for a generation of :data:`REFERENCE_SECONDS`; it yields about five seconds
@@ -31,6 +33,9 @@ LENGTH_EXPONENT = 0.5
 
 #: Share of the weight that returns to the prior with every observed generation.
 PRIOR_SHARE = 0.01
+
+#: Share by which a duration is uncertain that is known as one number.
+DURATION_PRECISION = 0.03
 
 #: Maximum number of kinds in memory; the one learned longest ago is dropped.
 MAX_KINDS = 200
@@ -105,6 +110,14 @@ class DurationModel:
     def __init__(self, weights: _Weights = PRIOR) -> None:
         self.weights = weights
         self._with_estimate: dict[int, DurationModel] = {}
+
+    @staticmethod
+    def of(durations: Iterable[float]) -> DurationModel:
+        """Return the model after generations that took these seconds, oldest first."""
+        model = prior_model()
+        for seconds in durations:
+            model = model.updated(seconds * (1 - DURATION_PRECISION), seconds)
+        return model
 
     def next_poll_at(self, elapsed: float) -> float:
         """Return the time of the next poll, in seconds since the submission; infinite beyond the plan."""
@@ -211,6 +224,17 @@ def prior_model() -> DurationModel:
     return _PriorModel()
 
 
+def kind_of(media: str, request: Mapping[str, object]) -> str:
+    """
+    Return the key of the generations that take about as long at one service.
+
+    :param request: The model, duration and resolution that were requested, as far as they are known.
+    """
+    values = [media, request.get("model"), read_number(request.get("duration")), request.get("resolution")]
+    text = "|".join(f"{value:g}" if isinstance(value, (int, float)) else str(value) for value in values)
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:32]
+
+
 class _Kind:
     """Latest model of a kind, and the one that plans are made from for now."""
 
@@ -227,6 +251,11 @@ class _Kind:
         if self.unplanned >= min(10, self.observed / 20):
             self.planned, self.unplanned = self.latest, 0
 
+    def teach(self, durations: Sequence[float]) -> None:
+        if len(durations) > self.observed:
+            self.latest = self.planned = DurationModel.of(durations)
+            self.observed, self.unplanned = len(durations), 0
+
 
 class DurationModels:
     """Models of the kinds that a process has observed; without clock or storage, and of bounded size."""
@@ -241,10 +270,17 @@ class DurationModels:
 
     def observe(self, kind: Hashable, low: float, high: float) -> None:
         """Learn from a generation that ended between two times, in seconds after its submission."""
-        if not 0.0 <= low < high < math.inf:
-            return
+        if 0.0 <= low < high < math.inf:
+            self._latest(kind).observe(low, high)
+
+    def teach(self, kind: Hashable, durations: Sequence[float]) -> None:
+        """Learn from durations in the ledger, in seconds and oldest first, unless more were observed here."""
+        if durations:
+            self._latest(kind).teach(durations)
+
+    def _latest(self, kind: Hashable) -> _Kind:
         known = self._kinds.pop(kind, None) or _Kind()
         self._kinds[kind] = known
-        known.observe(low, high)
         if len(self._kinds) > MAX_KINDS:
             self._kinds.popitem(last=False)
+        return known

@@ -64,7 +64,7 @@ _client_key = attrgetter(
 
 Report = Callable[[Generation], None]
 
-#: Durations of generations, as far as this process has observed them; they outlive the hubs.
+#: Durations of generations, as this process has observed them or read them in the ledger; they outlive the hubs.
 _durations = DurationModels()
 
 
@@ -139,6 +139,7 @@ class Hub:
     ) -> WaitStep:
         """Wait until the generation has ended, is unknown, or the deadline has passed."""
         kind = (self._base_url, state.kind)
+        _durations.teach(kind, state.durations)
         step = start_wait(state, time.time(), not_before=not_before, model=_durations.of(kind))
         if step.kind != "wait":
             return step

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import random
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from airflow_provider_seedance.exceptions import SeedanceError, SeedanceNotFoundError, SeedanceRateLimitError
 from airflow_provider_seedance.generations import Generation
@@ -48,6 +49,7 @@ def on_poll(
     _log_undocumented_status(reading)
     if state.failures >= state.timing.warn_after_failures:
         log.info("The status of generation %s can be read again.", state.generation_id)
+    reading = replace(reading, read_at=datetime.fromtimestamp(now, UTC))
     state = _with_submission_time(state, reading, now).with_poll(reading, now)
     if lacks_output(reading):
         since = now if state.succeeded_at is None else state.succeeded_at

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Literal
 
 from airflow_provider_seedance.exceptions import SeedanceRateLimitError
 from airflow_provider_seedance.generations import Generation, GenerationStatus, Media
+from airflow_provider_seedance.polling.duration_model import kind_of
 
 #: Number of the latest progress readings that the schedule uses.
 MAX_PROGRESS_READINGS = 6
@@ -103,6 +103,7 @@ class WaitState:
     :param expects_callback: Whether the service sends a callback when the generation has ended.
     :param result_defaults: What the request says of the result. Generations of the same model, duration and
         resolution take about as long.
+    :param durations: Seconds that the latest such generations took, from the ledger; oldest first.
     :param retry_after: Seconds to the next request that the service named, if it did.
     :param rate_limited: Whether the rate limit prevented the latest status request.
     :param progress: The latest progress readings: seconds since the submission, and percent.
@@ -119,6 +120,7 @@ class WaitState:
     poll_interval: float | None = None
     expects_callback: bool = False
     result_defaults: dict[str, object] = field(default_factory=dict)
+    durations: tuple[float, ...] = ()
     max_quota_wait: float | None = None
     timing: PollTiming = field(default_factory=default_timing)
     poll_count: int = 0
@@ -138,9 +140,9 @@ class WaitState:
         return self.deadline + extra
 
     @property
-    def kind(self) -> Hashable:
+    def kind(self) -> str:
         """Key of generations that take about as long, at one service."""
-        return (self.media, *map(self.result_defaults.get, ("model", "duration", "resolution")))
+        return kind_of(self.media, self.result_defaults)
 
     def elapsed(self, now: float) -> float:
         """Return the seconds since the submission."""

@@ -426,7 +426,8 @@ def as_ended(record: Record, generation: Generation, now: datetime) -> Record:
         failure=None,
         reported_credits=record.reported_credits if credits is None else credits,
         reported_cost_usd=record.reported_cost_usd if cost_usd is None else cost_usd,
-        ended_at=now,
+        # The worker that delivers it may come later than the reading.
+        ended_at=record.ended_at or generation.read_at or now,
     )
 
 

@@ -185,6 +185,14 @@ class RecordStore(ABC):
         """Write how a generation has ended; never raises."""
         self.try_write(key, record, "The next try asks the service how the generation ended.")
 
+    def durations(self, base_url: str, kinds: Iterable[str]) -> dict[str, list[float]]:
+        """
+        Return the seconds that the latest generations of kinds took at a service, oldest first; never raises.
+
+        :param kinds: See :func:`~airflow_provider_seedance.polling.duration_model.kind_of`.
+        """
+        return {}
+
     def resolve_command(self, key: str) -> str | None:
         """Return the command with which a person settles an uncertain submission, where there is one."""
         return None

@@ -11,7 +11,7 @@ from typing import Any
 
 from airflow.triggers.base import TriggerEvent
 
-from airflow_provider_seedance.generations import Generation, GenerationStatus
+from airflow_provider_seedance.generations import Generation, GenerationStatus, iso, read_time
 from airflow_provider_seedance.polling.wait_many import WaitResult
 from airflow_provider_seedance.polling.wait_state import lacks_output
 
@@ -37,6 +37,7 @@ def make_event(generation: Generation) -> dict[str, Any]:
         "result": generation.result(),
         "error_message": generation.error_message,
         "error_code": generation.error_code,
+        "read_at": iso(generation.read_at),
     }
 
 
@@ -52,6 +53,7 @@ def read_event(event: Any, generation_id: str) -> Generation | None:
         return None
     try:
         generation = Generation.from_result(event.get("result"))
+        generation = replace(generation, read_at=read_time(event.get("read_at")))
     except ValueError:
         return None
     if generation.generation_id != generation_id or not generation.status.terminal:

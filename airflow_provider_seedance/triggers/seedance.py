@@ -20,6 +20,7 @@ from airflow_provider_seedance.hooks.seedance import look_up_settings
 from airflow_provider_seedance.ledger import record_end
 from airflow_provider_seedance.links.seedance import OUTPUT_LINK_KEY
 from airflow_provider_seedance.polling.connections import GetSettings
+from airflow_provider_seedance.polling.duration_model import kind_of
 from airflow_provider_seedance.polling.hub import wait_for_generation, wait_for_submission
 from airflow_provider_seedance.polling.wait_many import EndReport, WaitResult, wait_for_many
 from airflow_provider_seedance.polling.wait_state import WaitState, WaitStep, default_timing
@@ -62,6 +63,7 @@ class SeedanceGenerationTrigger(_SeedanceTrigger, CancellingTrigger):
     :param cancel_on_kill: Whether to cancel when a user ends the task.
     :param end_from_trigger: Whether to end a successful task without a worker.
     :param result_defaults: What the request says of the result.
+    :param durations: Seconds that the latest such generations took, from the ledger; oldest first.
     :param callback_nonce: Nonce of the callback for this submission, if the service sends one.
     :param callback_received: A callback already arrived before the generation ended, so poll at the normal rate.
     """
@@ -76,6 +78,7 @@ class SeedanceGenerationTrigger(_SeedanceTrigger, CancellingTrigger):
     cancel_on_kill: bool = True
     end_from_trigger: bool = False
     result_defaults: dict[str, Any] = field(default_factory=dict)
+    durations: list[float] = field(default_factory=list)
     callback_nonce: str | None = None
     callback_received: bool = False
 
@@ -92,6 +95,7 @@ class SeedanceGenerationTrigger(_SeedanceTrigger, CancellingTrigger):
             poll_interval=self.poll_interval,
             expects_callback=self.callback_nonce is not None and not self.callback_received,
             result_defaults=self.result_defaults,
+            durations=tuple(self.durations),
         )
         started_at = time.time()
         step = await wait_for_generation(
@@ -131,6 +135,7 @@ class SeedanceBatchTrigger(_SeedanceTrigger, CancellingTrigger):
     :param generations: A list for each field of the pending generations (``seedance_conn_id``, ``generation_id``,
         ``deadline``, ``submitted_at``, ``estimated_wait``), and for each the index of its ``result_defaults``.
     :param result_defaults: What the requests say of the results; few, because most requests of a batch are alike.
+    :param durations: Seconds that the latest generations took, by connection and kind, from the ledger; oldest first.
     :param min_ended: Number of ended generations that resume the task.
     :param max_linger: Seconds after the first end at which fewer resume it, too.
     :param submit_conn_id: The Airflow connection at which a submission waits.
@@ -148,6 +153,7 @@ class SeedanceBatchTrigger(_SeedanceTrigger, CancellingTrigger):
     submit_not_before: float | None = None
     poll_interval: float | None = None
     cancel_on_kill: bool = True
+    durations: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
     @classmethod
     def for_waits(cls, pending: Sequence[tuple[str, WaitState]], **kwargs: Any) -> Self:
@@ -185,6 +191,7 @@ class SeedanceBatchTrigger(_SeedanceTrigger, CancellingTrigger):
     @property
     def pending(self) -> list[tuple[str, WaitState]]:
         """The connections of the pending generations, and the waits for them."""
+        kinds = [kind_of("video", known) for known in self.result_defaults]
         rows = zip(*(self.generations[name] for name in _COLUMNS), strict=True)
         return [
             (
@@ -195,6 +202,7 @@ class SeedanceBatchTrigger(_SeedanceTrigger, CancellingTrigger):
                     submitted_at_known=values[2] is not None,
                     poll_interval=self.poll_interval,
                     result_defaults=self.result_defaults[index],
+                    durations=tuple(self.durations.get(conn_id, {}).get(kinds[index], ())),
                 ),
             )
             for conn_id, index, *values in rows

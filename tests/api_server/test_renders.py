@@ -144,6 +144,13 @@ def test_only_a_running_render_has_progress() -> None:
     assert shown(video("deferred", xcoms={**xcoms, "seedance_progress": "lots"}))[0]["progress"] is None
 
 
+def test_only_a_running_render_has_an_expected_end() -> None:
+    xcoms = {"generation_id": "g1", "seedance_ends_at": "2026-03-10T12:00:00+00:00"}
+    assert shown(video("deferred", xcoms=xcoms))[0]["ends_at"] == "2026-03-10T12:00:00+00:00"
+    assert shown(video("failed", xcoms=xcoms))[0]["ends_at"] is None
+    assert shown(video("deferred", xcoms={**xcoms, "seedance_ends_at": 5}))[0]["ends_at"] is None
+
+
 def test_the_result_of_an_earlier_try_is_ignored() -> None:
     (render,) = shown(video("queued", result(), xcoms={"generation_id": "g1"}))
     assert (render["state"], render["generation_id"], render["urls"]) == ("queued", None, [])

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
@@ -43,6 +44,22 @@ def test_the_migrations_make_the_tables_of_sqlite(new_ledger: Path, open_ledger:
 
 def test_the_migrations_make_the_tables_of_postgresql(postgres_ledger: Any, open_ledger: Open) -> None:
     assert differences(open_ledger()) == []
+
+
+def test_a_ledger_of_an_earlier_version_is_migrated(
+    any_ledger: Any, open_ledger: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = open_ledger()._database
+    with database.transaction() as connection:
+        for table in (*metadata.tables, VERSION_TABLE):
+            connection.exec_driver_sql(f"DROP TABLE IF EXISTS {table}")
+    upgrade = command.upgrade
+    with monkeypatch.context() as first:
+        first.setattr(command, "upgrade", lambda config, _: upgrade(config, "0001"))
+        open_ledger().load()
+    caplog.clear()
+    assert differences(open_ledger()) == []
+    assert "is new" not in caplog.text
 
 
 def test_a_new_ledger_is_reported(

@@ -20,6 +20,7 @@ from airflow_provider_seedance.polling.duration_model import (
     TIMES,
     DurationModel,
     DurationModels,
+    kind_of,
     prior_model,
 )
 
@@ -308,3 +309,42 @@ def test_plans_are_updated_with_every_generation_at_first_and_then_with_every_te
     gaps = [later - before for before, later in itertools.pairwise(made)]
     assert gaps == sorted(gaps)
     assert gaps[-1] == 10
+
+
+# ---------------------------------------------------------------------- durations of the ledger
+
+
+def test_durations_of_the_ledger_count_as_observed_ones() -> None:
+    read, observed = DurationModels(), DurationModels()
+    seconds = [100.0 + number for number in range(12)]
+    for one in seconds:
+        observed.observe("kind", one * (1 - module.DURATION_PRECISION), one)
+    read.teach("kind", seconds)
+    assert read.of("kind").weights == observed.of("kind").weights
+    assert DurationModel.of(seconds).weights == observed.of("kind").weights
+
+
+def test_durations_of_the_ledger_do_not_replace_more_of_its_own() -> None:
+    known = DurationModels()
+    learned = teach(known, 100.0, 3)
+    known.teach("kind", [900.0] * 3)
+    known.teach("kind", [])
+    assert known.of("kind") is learned
+    known.teach("kind", [900.0] * 4)
+    assert median(known.of("kind")) > 400
+    known.observe("kind", 895.0, 905.0)
+    assert known.of("kind") is not DurationModel.of([900.0] * 4)
+    known.teach("unknown", [])
+    assert known.of("unknown") is prior_model()
+
+
+def test_a_kind_is_what_was_requested() -> None:
+    request = {"model": "m", "duration": 5, "resolution": "720p", "credits": 7}
+    assert kind_of("video", request) == kind_of("video", {**request, "duration": 5.0, "credits": 8})
+    assert kind_of("video", {}) == kind_of("video", dict.fromkeys(request))
+    changed = [
+        {**request, name: value} for name, value in (("model", "n"), ("duration", 6), ("resolution", "4k"))
+    ]
+    kinds = {kind_of("video", other) for other in (request, *changed)} | {kind_of("image", request)}
+    assert len(kinds) == 5
+    assert kind_of("video", {"model": "\ud800\0"})

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from airflow_provider_seedance.polling import hub as module
-from airflow_provider_seedance.polling.duration_model import DurationModels
+from airflow_provider_seedance.polling.duration_model import DurationModels, kind_of
 from polling.simulated import EPOCH, HOUR, Connections, Service, connection, wait, wait_for_all
 
 KNOWN = connection()
 DEFAULTS = {"model": "m", "duration": 5, "resolution": "720p"}
-KIND = (KNOWN.base_url, ("video", "m", 5, "720p"))
-BARE_KIND = (KNOWN.base_url, ("video", None, None, None))
+KIND = (KNOWN.base_url, kind_of("video", DEFAULTS))
+BARE_KIND = (KNOWN.base_url, kind_of("video", {}))
 SUBMITTED = {"submitted_at": EPOCH, "submitted_at_known": True}
 
 
@@ -118,3 +118,21 @@ def test_durations_that_are_observed_during_a_wait_plan_its_next_poll(
     first, second, *_ = service.times()
     assert first < 15.0
     assert second > 250.0
+
+
+def test_a_restarted_triggerer_polls_as_if_it_had_learned(
+    service: Service, run: Any, durations: DurationModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("random.random", lambda: 0.5)
+    service.ends["g"] = 400.0
+    read = tuple(380.0 + number for number in range(30))
+    known = {"interval": None, "result_defaults": DEFAULTS, **SUBMITTED}
+    run(wait(durations=read, **known))
+    restarted = service.times()
+    service.requests.clear()
+    monkeypatch.setattr(module, "_durations", learned := DurationModels())
+    for seconds in read:
+        learned.observe(KIND, seconds * 0.97, seconds)
+    run(wait(**known))
+    assert service.times() == restarted
+    assert restarted[0] > 250.0

@@ -88,7 +88,7 @@ def test_a_terminal_status_ends_the_wait_even_after_the_deadline(status: Generat
     for deadline in (NOW + 3600, NOW - 3600):
         step = on_poll(waiting(deadline), ended, NOW)
         assert step.kind == "ended"
-        assert step.state.last is ended
+        assert step.state.last == ended
 
 
 @pytest.mark.parametrize("status", ["queued", "running"])

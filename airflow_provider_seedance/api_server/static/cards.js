@@ -2,7 +2,7 @@
 
 import { canRenderAgain } from "./again.js";
 import { topLevelLink, element, setText } from "./dom.js";
-import { dateTime, elapsed, money, number, plural, sources, timeSpan, taskPage, httpUrl } from "./format.js";
+import { dateTime, elapsed, money, number, parseTime, plural, sources, timeSpan, taskPage, httpUrl } from "./format.js";
 import { dismiss, player } from "./players.js";
 
 export const STATES = {
@@ -90,10 +90,12 @@ export class Card {
     this.tick(now);
   }
 
-  /** Update the elapsed time. */
+  /** Update the elapsed time, and the time to the expected end. */
   tick(now) {
     const milliseconds = elapsed(this.render, now);
-    setText(this.time, milliseconds === null ? "" : timeSpan(milliseconds));
+    const left = (parseTime(this.render.ends_at) ?? 0) - now;
+    const parts = [milliseconds === null ? "" : timeSpan(milliseconds), left > 0 ? `about ${timeSpan(left)} to go` : ""];
+    setText(this.time, parts.filter(Boolean).join(", "));
   }
 
   get inProgress() {

@@ -1,0 +1,153 @@
+"""Durations of earlier renders: what the ledger knows of them, and who is given them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from operators.batch_runner import Batch
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from airflow_provider_seedance.generations import read_time
+from airflow_provider_seedance.ledger import account
+from airflow_provider_seedance.ledger.configuration import read_config
+from airflow_provider_seedance.ledger.database import Database
+from airflow_provider_seedance.polling.duration_model import kind_of
+from airflow_provider_seedance.triggers.seedance import SeedanceBatchTrigger
+
+from .discarding_task import DiscardingTask
+from .rows import NOON, add, row
+
+Connect = Callable[..., None]
+
+ADDRESS = "https://ark.example"
+KIND, OTHER = kind_of("video", {"duration": 5}), kind_of("video", {"duration": 9})
+
+
+def render(number: int, seconds: float, **changes: Any) -> dict[str, Any]:
+    made_at = NOON + timedelta(minutes=number)
+    times = {"created_at": made_at, "submitted_at": made_at, "ended_at": made_at + timedelta(seconds=seconds)}
+    return row(number, **{"base_url": ADDRESS, "kind": KIND, **times, **changes})
+
+
+def configured() -> Database:
+    config = read_config()
+    assert config is not None
+    return Database(config)
+
+
+def durations(*kinds: str, namespace: str = "default", base_url: str = ADDRESS) -> dict[str, list[float]]:
+    return account.known_durations(configured(), namespace, base_url, kinds)
+
+
+def test_the_latest_durations_of_a_kind(any_ledger: Any) -> None:
+    rows = [render(number, 100.04 + number) for number in range(account.MAX_DURATIONS + 5)]
+    reported = {**row()["result"], "completed_at": (NOON + timedelta(minutes=90, seconds=7)).isoformat()}
+    rows += [
+        render(90, 900, result=reported),
+        render(91, 900, kind=OTHER),
+        render(92, 900, status="failed"),
+        render(93, 900, submitted_at=None),
+        render(94, 900, base_url="https://other.example"),
+        render(95, -1),
+    ]
+    add(configured(), rows)
+    found = durations(KIND, OTHER, "none")
+    assert found == {KIND: [*(107.0 + number for number in range(28)), 7.0], OTHER: [900.0], "none": []}
+    assert durations(KIND, namespace="other") == {KIND: []}
+
+
+def test_the_kind_of_a_render_that_is_not_known_costs_no_search(ledger: Path) -> None:
+    query = "EXPLAIN QUERY PLAN SELECT 1 FROM seedance_submissions WHERE kind = 'k' AND status = 's' ORDER BY created_at"
+    with configured().reading() as connection:
+        plan = str(connection.exec_driver_sql(query).all())
+    assert "seedance_submissions_kind (kind=? AND status=?)" in plan
+    assert "TEMP B-TREE" not in plan
+
+
+# ---------------------------------------------------------------------- tasks
+
+
+def taught(seconds: float = 240.0) -> None:
+    """Let the renders of the ledger have taken some time, an hour ago."""
+    with configured().transaction() as connection:
+        connection.exec_driver_sql(
+            "UPDATE seedance_submissions SET submitted_at = datetime('now', '-3600 seconds'), "
+            f"ended_at = datetime('now', '-{3600 - seconds} seconds'), result = NULL"
+        )
+
+
+@pytest.fixture
+def task(services: SeedanceEmulator, connect: Connect, ledger: Path) -> DiscardingTask:
+    connect("seedanceapi-v1")
+    return DiscardingTask(services)
+
+
+def test_a_trigger_is_given_the_durations_of_earlier_renders(
+    task: DiscardingTask, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    task.defer()
+    assert task.deferred.trigger.durations == []
+    task.resume()
+    assert "expected to end" not in caplog.text
+    taught()
+    caplog.clear()
+    task.ti.map_index = 7
+    task.defer()
+    _, kwargs = json.loads(json.dumps(task.deferred.trigger.serialize()))
+    assert kwargs["durations"] == [240.0]
+    assert "The render is expected to end at about 20" in caplog.text
+    end = read_time(task.ti.pushed["seedance_ends_at"])
+    assert end is not None
+    assert 150 < end.timestamp() - time.time() < 300
+
+
+def test_a_worker_that_waits_itself_has_them_too(
+    task: DiscardingTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow_provider_seedance.polling import hub
+
+    task.execute()
+    taught()
+    taught_kinds: list[Any] = []
+    monkeypatch.setattr(hub._durations, "teach", lambda kind, durations: taught_kinds.append(durations))
+    task.ti.map_index = 7
+    task.execute()
+    assert taught_kinds == [(240.0,)]
+
+
+def test_a_ledger_that_is_away_costs_no_render(
+    task: DiscardingTask, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise errors.SeedanceLedgerError("The ledger is away.")
+
+    monkeypatch.setattr(account, "_seconds", broken)
+    task.defer()
+    assert task.deferred.trigger.durations == []
+    assert "The ledger is away. The polls are planned without" in caplog.text
+    assert task.resume()["status"] == "succeeded"
+
+
+def test_the_trigger_of_a_batch_is_given_those_of_each_kind(
+    services: SeedanceEmulator, connect: Connect, ledger: Path
+) -> None:
+    connect("seedanceapi-v1")
+    batch, other = Batch(services, connect), Batch(services, connect)
+    other.ti.map_index = 7
+    requests = [
+        {"prompt": name, "resolution": r} for name, r in zip("abc", ("480p", "720p", "480p"), strict=True)
+    ]
+    batch.run(requests)
+    taught()
+    trigger = other.defer(requests).trigger
+    assert isinstance(trigger, SeedanceBatchTrigger)
+    assert sorted(trigger.durations["seedance_default"].values()) == [[240.0], [240.0, 240.0]]
+    assert [len(wait.durations) for _, wait in trigger.pending] == [2, 1, 2]
