@@ -7,6 +7,7 @@ and, while queued, cancelled; images are returned synchronously.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -151,12 +152,16 @@ class Ark(base.Api):
 
     def list_flow(self, limit: int, now: datetime) -> base.Flow[list[generations.Generation]]:
         found: list[generations.Generation] = []
+        size = max(1, min(limit, LIST_PAGE_SIZE))
         for number, by_tier in enumerate(_TIER_FILTERS):
-            if number:
-                yield Pause(self.timing.list_interval)
-            call = self.list_call(size=min(limit, LIST_PAGE_SIZE))
-            reply = yield from self._fetch_page(replace(call, query=(*call.query, *by_tier)), now)
-            found += self._listed(reply, now)
+            for page in range(1, min(_MAX_LIST_PAGES, math.ceil(limit / size)) + 1):
+                if number or page > 1:
+                    yield Pause(self.timing.list_interval)
+                call = self.list_call(page, size)
+                reply = yield from self._fetch_page(replace(call, query=(*call.query, *by_tier)), now)
+                found += self._listed(reply, now)
+                if len(reply.json.get("items") or ()) < size:
+                    break
         return sorted(found, key=lambda generation: generation.created_at or now, reverse=True)[:limit]
 
     def _listed(

@@ -235,6 +235,21 @@ LEDGER_COMMANDS = (
         ),
     ),
     Command(
+        name="reconcile",
+        help="Compare the ledger with the videos that the service lists (ark); changes nothing",
+        target=f"{_CLI}.ledger_commands:reconcile",
+        arguments=(
+            CONN_ID,
+            Argument(
+                "--since",
+                default="1d",
+                help="Oldest video: an age such as 12h, at most 7d, or a date (%(default)s)",
+            ),
+            Argument("--limit", type=int, default=2000, help="Number of videos that are read (%(default)s)"),
+            _OUTPUT,
+        ),
+    ),
+    Command(
         name="prune",
         help="Delete submissions that have ended; keeps what is in flight or uncertain",
         target=f"{_CLI}.ledger_commands:prune",

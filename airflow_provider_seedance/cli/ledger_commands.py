@@ -14,11 +14,11 @@ from typing import Any
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.cli.connection import airflows_database
+from airflow_provider_seedance.cli.connection import airflows_database, open_hook
 from airflow_provider_seedance.cli.result_stream import result_stream
-from airflow_provider_seedance.generations import counted
+from airflow_provider_seedance.generations import counted, iso, utc_now
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
-from airflow_provider_seedance.ledger import account, spending
+from airflow_provider_seedance.ledger import account, reconciliation, spending
 from airflow_provider_seedance.ledger.account import Filter
 from airflow_provider_seedance.ledger.configuration import (
     LedgerConfig,
@@ -28,6 +28,7 @@ from airflow_provider_seedance.ledger.configuration import (
 )
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.entries import TaskIdentity
+from airflow_provider_seedance.ledger.library import MAX_SUBMISSION_SECONDS
 
 #: Fields of a group of `spend`.
 _GROUPS = {
@@ -61,6 +62,17 @@ def list_submissions(args: argparse.Namespace) -> int:
 def resolve(args: argparse.Namespace) -> int:
     """Settle an uncertain submission; return the exit code."""
     return _run(args, _resolve)
+
+
+def reconcile(args: argparse.Namespace) -> int:
+    """Print how the ledger differs from what the service lists; return the exit code: 1 if it does."""
+    found: list[dict[str, Any]] = []
+
+    def compare(args: argparse.Namespace, database: Database, config: LedgerConfig) -> Iterable[str]:
+        found.extend(_reconcile(args, database, config))
+        return _formatted(found, args.output, empty="The ledger and the service agree.")
+
+    return _run(args, compare) or int(bool(found))
 
 
 def prune(args: argparse.Namespace) -> int:
@@ -144,6 +156,22 @@ def _resolve(args: argparse.Namespace, database: Database, config: LedgerConfig)
     return ["Recorded. Clear the task: its next try submits anew."]
 
 
+def _reconcile(args: argparse.Namespace, database: Database, config: LedgerConfig) -> list[dict[str, Any]]:
+    hook, now = open_hook(args.conn_id), utc_now()
+    since = max(_age_or_date(args.since), now - reconciliation.MAX_LISTED_AGE)
+    with hook.get_conn() as client:
+        listed = client.run(hook.settings.api.list_flow(args.limit, now))
+    if len(listed) >= args.limit and (oldest := listed[-1].created_at) is not None and oldest > since:
+        since = oldest
+        print(
+            f"The service lists more than {counted(args.limit, 'generation')}: those before {iso(since)} are not "
+            "compared. Raise --limit.",
+            file=sys.stderr,
+        )
+    until = now - timedelta(seconds=MAX_SUBMISSION_SECONDS)
+    return reconciliation.reconcile(database, config.namespace, hook.seedance_conn_id, listed, since, until)
+
+
 def _prune(args: argparse.Namespace, database: Database, config: LedgerConfig) -> Iterable[str]:
     before = _age_or_date(args.older_than)
     question = f"Delete what ended before {before.isoformat(timespec='minutes')}? [y/N] "
@@ -174,7 +202,9 @@ def _export(_: argparse.Namespace, database: Database, config: LedgerConfig) -> 
 # ---------------------------------------------------------------------- formats
 
 
-def _formatted(rows: Sequence[dict[str, Any]], output: str) -> Iterable[str]:
+def _formatted(
+    rows: Sequence[dict[str, Any]], output: str, *, empty: str = "No submissions."
+) -> Iterable[str]:
     if output == "json":
         return [json.dumps(rows, indent=2)]
     names = list(rows[0]) if rows else []
@@ -184,7 +214,7 @@ def _formatted(rows: Sequence[dict[str, Any]], output: str) -> Iterable[str]:
         csv.writer(text, lineterminator="\n").writerows(cells)
         return text.getvalue().splitlines()
     if not rows:
-        return ["No submissions."]
+        return [empty]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 _COLUMNS = submissions.c
 
 #: States in which it is unknown whether the service accepted the submission.
-_UNSETTLED = (RecordState.INTENT, RecordState.UNCERTAIN)
+UNSETTLED = (RecordState.INTENT, RecordState.UNCERTAIN)
 
 #: Number of the latest generations of a kind from which the polls of the next one are planned.
 MAX_DURATIONS = 30
@@ -110,7 +110,7 @@ def resolve(database: Database, task: TaskIdentity, key: str | None, generation_
     :param generation_id: The generation that the submission came to; ``None`` if nothing was billed.
     :raises SeedanceRequestError: there is none, or there are several.
     """
-    states = [state.value for state in _UNSETTLED]
+    states = [state.value for state in UNSETTLED]
     query = (
         select(submissions)
         .where(_COLUMNS.instance == task.instance, _COLUMNS.state.in_(states))
