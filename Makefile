@@ -45,7 +45,7 @@ unit integration: export PYTHONDONTWRITEBYTECODE :=
 unit: $(VENV)/installed  ## Run the tests without Airflow processes
 	$(BIN)/python -m pytest -q -n auto --dist worksteal -m 'not integration' $(ARGS)
 
-# Each file has an Airflow of its own and mostly waits, so several run in parallel.
+# Each file or folder has an Airflow of its own, and waits for a part of its time, so several run in parallel.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, max(2, (os.cpu_count() or 2) - 1)))')
 
 integration: $(VENV)/installed  ## Run the tests with real Airflow processes; ARGS='-m integration' adds every variant
