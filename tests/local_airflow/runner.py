@@ -114,7 +114,7 @@ class LocalAirflow(Client):
 
     # -- life cycle ----------------------------------------------------------------------------------
 
-    def start(self, timeout: float = 240.0) -> None:
+    def start(self, timeout: float = 480.0) -> None:
         """Create the database, start the processes, and wait until all of them are healthy."""
         try:
             (self.home / "logs").mkdir(parents=True, exist_ok=True)
@@ -207,7 +207,7 @@ class LocalAirflow(Client):
             if sig == signal.SIGKILL and which.process is not None:
                 which.process.wait()
 
-    def restart(self, component: str, timeout: float = 180.0) -> None:
+    def restart(self, component: str, timeout: float = 480.0) -> None:
         """Restart a component and wait until it is healthy."""
         with self._lock:
             which = self._components[component]
