@@ -37,7 +37,7 @@ class TestAirflow(LocalAirflow):
 
     __test__ = False
 
-    def start(self, timeout: float = 240.0) -> None:
+    def start(self, timeout: float = 480.0) -> None:
         """Start it with settings that import this package into the processes that fork."""
         settings = self.home / "config" / "airflow_local_settings.py"
         settings.parent.mkdir(parents=True, exist_ok=True)
@@ -48,6 +48,21 @@ class TestAirflow(LocalAirflow):
         """Store a connection in Airflow's database."""
         fields = {**connection, "extra": json.dumps(connection["extra"])}
         self.rest("POST", "/connections", {"connection_id": conn_id, **fields})
+
+    def write_database(self, sql: str, *parameters: Any) -> None:
+        """Change Airflow's database behind its back."""
+        with contextlib.closing(sqlite3.connect(self.database.path, timeout=60)) as connection, connection:
+            connection.execute(sql, parameters)
+
+    def create_pool(self, name: str, slots: int) -> None:
+        """Create a pool that counts deferred tasks."""
+        pool = {"name": name, "slots": slots, "description": "for the test", "include_deferred": True}
+        self.rest("POST", "/pools", pool)
+
+    def unpause_unscheduled(self, dag_id: str) -> None:
+        """Unpause a new Dag without the run of today that its schedule would begin."""
+        self.write_database("UPDATE dag SET next_dagrun_create_after = NULL WHERE dag_id = ?", dag_id)
+        self.unpause(dag_id)
 
     def write_module(self, name: str, source: str) -> Path:
         """Write ``name.py`` into the Dags folder, which every process can import from."""

@@ -21,7 +21,7 @@ DAG_ID = "example_seedance_backfill"
 PRODUCTS = 3
 SLOTS = 4
 
-#: The Dag is not paused, so the scheduler makes a run of its own, of today.
+#: Airflow 3.1 also makes a run of today, when the first run ends.
 UNSCHEDULED = "2026-02"
 
 #: Seconds for anything that must happen: only a test that fails waits that long.
@@ -42,13 +42,11 @@ class Field:
         with self.airflow.halted():
             done = self.airflow.cli("backfill", "create", "--dag-id", DAG_ID, *dates, *options)
         assert done.returncode == 0, done.stderr
-        return max(int(one["id"]) for one in self.all())
+        return int(self.airflow.database.rows("SELECT MAX(id) AS latest FROM backfill")[0]["latest"])
 
-    def all(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.airflow.rest("GET", "/backfills", query={"dag_id": DAG_ID})[
-            "backfills"
-        ]
-        return found
+    def ended(self, backfill: int) -> bool:
+        (row,) = self.airflow.database.rows("SELECT completed_at FROM backfill WHERE id = ?", backfill)
+        return row["completed_at"] is not None
 
     def until(self, look: Callable[[], Any], what: str) -> Any:
         deadline = time.monotonic() + TIMEOUT_SECONDS
@@ -61,17 +59,15 @@ class Field:
         """Wait for the end of a backfill."""
 
         def look() -> bool:
-            states = list(self.states().values())
-            ended = next(one for one in self.all() if one["id"] == backfill)["completed_at"]
-            return bool(ended) and all(state in ("success", "failed") for state in states)
+            return self.ended(backfill) and set(self.states().values()) <= {"success", "failed"}
 
         self.until(look, f"the end of backfill {backfill}")
 
-    def states(self, *, scheduled: bool = False) -> dict[str, str]:
-        """State of each run that is scheduled or not, by its date."""
-        runs = self.airflow.rest("GET", f"/dags/{DAG_ID}/dagRuns", query={"limit": 100})["dag_runs"]
+    def states(self) -> dict[str, str]:
+        """Return the state of each run of a backfill, by its date."""
+        runs = self.airflow.database.rows("SELECT logical_date, state FROM dag_run WHERE dag_id = ?", DAG_ID)
         found = {run["logical_date"][:10]: run["state"] for run in runs}
-        return {date: state for date, state in found.items() if (date > UNSCHEDULED) is scheduled}
+        return {date: state for date, state in found.items() if date < UNSCHEDULED}
 
     def paid(self) -> Counter[str]:
         """Submissions by the date in their prompt."""
@@ -96,17 +92,17 @@ def field(tmp_path_factory: pytest.TempPathFactory, database_template: Path) -> 
             dags_folder=home / "dags",
             connections={"seedance_default": emulator.connection_json("seedanceapi-v2")},
             env={"SEEDANCE_EXAMPLE_DESTINATION": stored.as_uri()},
-            config={("core", "default_task_retry_delay"): "1"},
+            config={
+                ("core", "default_task_retry_delay"): "1",
+                ("core", "dags_are_paused_at_creation"): "True",
+            },
             database_template=database_template,
         ) as airflow,
     ):
-        airflow.cli("pools", "set", "seedance_renders", str(SLOTS), "for the test", "--include-deferred")
+        airflow.create_pool("seedance_renders", SLOTS)
         airflow.wait_parsed(DAG_ID)
-        airflow.unpause(DAG_ID)
-        field = Field(airflow=airflow, emulator=emulator, stored=stored)
-        # The run of today would take part in the pool.
-        field.until(lambda: "success" in field.states(scheduled=True).values(), "the end of today's run")
-        yield field
+        airflow.unpause_unscheduled(DAG_ID)
+        yield Field(airflow=airflow, emulator=emulator, stored=stored)
 
 
 def test_each_date_renders_its_own_prompts_in_a_pool_and_under_a_quota(field: Field) -> None:
@@ -117,7 +113,7 @@ def test_each_date_renders_its_own_prompts_in_a_pool_and_under_a_quota(field: Fi
     while not ended and time.monotonic() < deadline:
         flying = [one for one in field.emulator.generations if one.status in ("queued", "running")]
         most = max(most, len(flying))
-        ended = bool(next(one for one in field.all() if one["id"] == backfill)["completed_at"])
+        ended = field.ended(backfill)
         time.sleep(0.3)
     field.finish(backfill)
     dates = [f"2026-01-0{day}" for day in range(1, 5)]

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,11 +91,6 @@ class AirflowFixture:
                 raise TimeoutError(f"no sign of {what}" + (f"\n{task.story()}" if task else ""))
             time.sleep(0.25)
         return found
-
-    def write_database(self, sql: str, *parameters: Any) -> None:
-        """Change Airflow's database behind its back."""
-        with closing(sqlite3.connect(self.airflow.database.path, timeout=60)) as connection, connection:
-            connection.execute(sql, parameters)
 
 
 @dataclass

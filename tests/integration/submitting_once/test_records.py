@@ -18,7 +18,7 @@ pytestmark = pytest.mark.side_by_side
 
 
 def _write(boat: Task, text: str) -> None:
-    boat.airflow.write_database(
+    boat.airflow.airflow.write_database(
         "UPDATE task_state_store SET value = ? WHERE run_id = ? AND task_id = ? AND key = ?",
         text,
         boat.run_id,
@@ -140,7 +140,7 @@ def _refuse_to_store(boat: Task, state: str) -> None:
     """Let the database refuse this task's records of one state; its requests are known by their prompt."""
     name = f"refuse_{boat.word.strip('.').replace('No. ', '')}"
     for event in ("INSERT", "UPDATE"):
-        boat.airflow.write_database(
+        boat.airflow.airflow.write_database(
             f"CREATE TRIGGER {name}_{event} BEFORE {event} ON task_state_store"
             f" WHEN NEW.value LIKE '%\"state\": {state}%' AND EXISTS (SELECT 1 FROM dag_run r"
             f" WHERE r.run_id = NEW.run_id AND r.dag_id = NEW.dag_id AND r.conf LIKE '%{boat.word}%')"

@@ -140,7 +140,7 @@ def test_marked_success_and_cleared_the_render_is_delivered(airflow: AirflowFixt
 def test_dagrun_timeout_skips_the_task_and_pays_nothing_twice(airflow: AirflowFixture, conn_id: str) -> None:
     boat, paid = _waiting(airflow, conn_id, dag_id="limited", later={"deferrable": True})
     boat.until_remote("queued" if conn_id == "ark_queue" else "running")
-    airflow.write_database(
+    airflow.airflow.write_database(
         "UPDATE dag_run SET start_date = '2020-01-01 00:00:00.000000' WHERE run_id = ?", boat.run_id
     )
     boat.until("skipped")
