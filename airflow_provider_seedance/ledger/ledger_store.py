@@ -258,13 +258,13 @@ class LedgerStore(RecordStore):
                     self._insert_intent(connection, entry, columns)
         except errors.SeedanceError:
             # Nothing is sent without it, so no later write may contain it.
-            self._restore(entry, before)
+            _restore(self._entries, entry, before)
             raise
         if written:
             entry.stored, entry.dirty = True, False
             _report(uses, written)
         else:
-            self._restore(entry, before)
+            _restore(self._entries, entry, before)
         return written
 
     def _insert_intent(self, connection: Connection, entry: LedgerEntry, columns: dict[str, Any]) -> None:
@@ -283,13 +283,6 @@ class LedgerStore(RecordStore):
         )
         if changed.rowcount != 1:
             raise _two_at_once()
-
-    def _restore(self, entry: LedgerEntry, record: Record | None) -> None:
-        entry.record = record
-        if not entry.stored:
-            self._entries[entry.key].remove(entry)
-            if not self._entries[entry.key]:
-                del self._entries[entry.key]
 
     def stored_copy(self, record: Record) -> Generation | None:
         """Return the generation of a record with the paths of its stored outputs, if all of them are there."""
@@ -359,6 +352,14 @@ def _resolve_command(task: TaskIdentity, key: str) -> str:
     if key != GENERATION_KEY:
         words.append(f"--key={key}")
     return shlex.join(words)
+
+
+def _restore(entries: dict[str, list[LedgerEntry]], entry: LedgerEntry, record: Record | None) -> None:
+    entry.record = record
+    if not entry.stored:
+        entries[entry.key].remove(entry)
+        if not entries[entry.key]:
+            del entries[entry.key]
 
 
 def _report(uses: Iterable[BudgetUse], record: Record) -> None:
