@@ -243,6 +243,7 @@ _FROM_REQUEST = ("model", "duration", "resolution", "credits", "cost_usd")
 _RESULT_NUMBERS = ("duration", "credits", "cost_usd", "seed", "fps")
 #: Arguments that a delivered file is compared with.
 COMPARED = ("duration", "resolution", "aspect_ratio", "generate_audio", "num_images", "output_format")
+_RESULT_TEXTS = ("model", "resolution", "aspect_ratio", "last_frame_url")
 _RESULT_TIMES = ("created_at", "completed_at", "expires_at")
 
 
@@ -261,7 +262,8 @@ class Generation:
     :param progress: Percent done, 0 to 100, where the service reports it.
     :param estimated_wait: Expected duration of the render in seconds, where the service reports it.
     :param last_frame_url: The last frame of a video as an image, where it was requested.
-    :param usage: What the service counted: ``output_tokens``, and ``generated_images`` of images.
+    :param usage: What the service counted: ``output_tokens``, ``generated_images`` of images, and ``processing_seconds``.
+    :param outputs: ``id``, ``width``, ``height``, ``format`` and ``size_bytes`` of each output, where the service reports them.
     :param error_message: Reason of a failure in the service's words, or what failed of a group that succeeded in part.
     :param request: Arguments that a delivered file is compared with, as far as the other values do not state them.
     :param word: The service's own status word.
@@ -288,6 +290,7 @@ class Generation:
     aspect_ratio: str | None = None
     fps: float | None = None
     last_frame_url: str | None = None
+    outputs: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
     progress: float | None = None
     estimated_wait: float | None = None
     error_message: str | None = None
@@ -355,6 +358,7 @@ class Generation:
                 key: dict(found) if (found := getattr(self, key)) else None
                 for key in ("usage", "reused_from")
             },
+            **({"outputs": [dict(output) for output in self.outputs]} if self.outputs else {}),
             **({"request": dict(self.request)} if self.request else {}),
         }
 
@@ -402,14 +406,12 @@ class Generation:
             raise ValueError("the generation_id and api of a result must be text, its media video or image")
         status, documented = read_status_word(result["status"])
         rest: dict[str, Any] = {
-            **{
-                name: _text(result.get(name))
-                for name in ("model", "resolution", "aspect_ratio", "last_frame_url")
-            },
+            **{name: _text(result.get(name)) for name in _RESULT_TEXTS},
             **{name: read_number(result.get(name)) for name in _RESULT_NUMBERS},
             **{name: read_time(result.get(name)) for name in _RESULT_TIMES},
             "usage": read_usage(result.get("usage")),
             "reused_from": source if isinstance(source := result.get("reused_from"), Mapping) else None,
+            "outputs": read_outputs(result.get("outputs")),
         }
         return cls(
             generation_id=result["generation_id"],
@@ -470,10 +472,19 @@ def read_usage(value: object) -> dict[str, float] | None:
     given = value if isinstance(value, Mapping) else {}
     counted = {
         "output_tokens": given.get("output_tokens", given.get("completion_tokens")),
-        "generated_images": given.get("generated_images"),
+        **{name: given.get(name) for name in ("generated_images", "processing_seconds")},
     }
     known = {name: number for name, item in counted.items() if (number := read_number(item)) is not None}
     return known or None
+
+
+def read_outputs(value: object) -> tuple[dict[str, Any], ...]:
+    """Return the details of the outputs in a list; nothing if none has any."""
+    items = [item for item in value if isinstance(item, Mapping)] if isinstance(value, (list, tuple)) else []
+    texts, numbers = ("id", "format"), ("width", "height", "size_bytes")
+    readers = {**dict.fromkeys(texts, _text), **dict.fromkeys(numbers, read_number)}
+    found = [{name: read(item.get(name)) for name, read in readers.items()} for item in items]
+    return tuple(found) if any(any(each.values()) for each in found) else ()
 
 
 def _text(value: object) -> str | None:

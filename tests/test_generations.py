@@ -218,10 +218,20 @@ def test_invalid_numbers_in_a_result_are_left_out(rubbish: Any) -> None:
 
 @pytest.mark.parametrize("rubbish", [5, [1], {"a": 1}, True, math.nan])
 def test_invalid_texts_in_a_result_are_left_out(rubbish: Any) -> None:
-    names = ("model", "resolution", "aspect_ratio", "last_frame_url", "usage")
+    names = ("model", "resolution", "aspect_ratio", "last_frame_url", "usage", "outputs")
     read = Generation.from_result({**RESULT, **dict.fromkeys(names, rubbish)})
     assert (read.model, read.resolution, read.urls) == (None, None, (A, B))
     assert (read.aspect_ratio, read.last_frame_url) == (None, None)
+    outputs = [{"id": rubbish, "width": 1}, rubbish]
+    output = Generation.from_result({**RESULT, "outputs": outputs}).outputs[0]
+    assert output["width"] == 1
+    assert isinstance(output["id"], str | None)
+
+
+def test_details_of_the_outputs_survive_the_result() -> None:
+    output = {"id": "i", "format": "png", "width": 2048, "height": 1024, "size_bytes": 5}
+    result = {**RESULT, "outputs": [output, dict.fromkeys(output)], "usage": {"processing_seconds": 2.5}}
+    assert Generation.from_result(result).result() == result
 
 
 @pytest.mark.parametrize(

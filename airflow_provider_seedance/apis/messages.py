@@ -136,7 +136,14 @@ class HttpReply:
             for name, limit in limits.items()
             if (text := getattr(generation, name))
         }
-        return replace(generation, **texts)
+        outputs = tuple(
+            {
+                **each,
+                **{name: self.line(each[name], MAX_WORD_CHARS) for name in ("id", "format") if each[name]},
+            }
+            for each in generation.outputs
+        )
+        return replace(generation, **texts, outputs=outputs)
 
 
 def read_json(body: bytes, max_values: int = MAX_JSON_VALUES) -> Any:

@@ -21,7 +21,9 @@ from airflow_provider_seedance.generations import (
     GenerationStatus,
     Media,
     read_number,
+    read_outputs,
     read_time,
+    read_usage,
 )
 
 _PROMPT = rules.text(max_chars=300)
@@ -125,12 +127,15 @@ class Seedance2Api(base.Api):
     def details(self, payload: JsonObject, status: GenerationStatus, now: datetime) -> JsonObject:
         result = parsing.mapping(payload.get("result"))
         ended = read_time(payload.get("completed_at")) if status is GenerationStatus.SUCCEEDED else None
+        milliseconds = read_number(payload.get("processing_time_ms", result.get("processing_time_ms")))
         return {
             "expires_at": ended + OUTPUT_LIFETIME if ended and ended.year < 9999 else None,
             "duration": read_number(result.get("duration", payload.get("duration"))),
             "resolution": parsing.text(result.get("resolution")) or parsing.text(payload.get("resolution")),
             "progress": read_number(payload.get("progress")),
             "estimated_wait": read_number(payload.get("estimated_wait_time_seconds")),
+            "usage": read_usage({"processing_seconds": milliseconds and milliseconds / 1000}),
+            "outputs": _image_details(result, payload),
         }
 
     def outputs(self, payload: JsonObject) -> tuple[str, ...]:
@@ -155,6 +160,14 @@ class Seedance2Api(base.Api):
 
     def is_service_error(self, body: JsonObject) -> bool:
         return body.get("status") == "error" and isinstance(body.get("error"), Mapping)
+
+
+def _image_details(*sources: JsonObject) -> tuple[dict[str, Any], ...]:
+    """Return the details of the images in the first source that has some, one for each URL of the outputs."""
+    for images in (source.get("images") for source in sources):
+        if isinstance(images, list) and images:
+            return read_outputs([item for item in images if parsing.urls(item)])
+    return ()
 
 
 def _with_details(message: str | None, details: Any) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -24,7 +25,13 @@ from helpers import (
 )
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.apis.messages import HttpReply, NotAccepted, Refused, TransportFailure
+from airflow_provider_seedance.apis.messages import (
+    MAX_WORD_CHARS,
+    HttpReply,
+    NotAccepted,
+    Refused,
+    TransportFailure,
+)
 from airflow_provider_seedance.apis.registry import get_api
 from airflow_provider_seedance.generations import Estimate
 from airflow_provider_seedance.generations import GenerationStatus as Status
@@ -214,6 +221,31 @@ def test_the_images_of_the_page_are_terminal_at_once() -> None:
     assert generation.status is Status.SUCCEEDED
     assert generation.urls == ("https://cdn.seedance2api.com/images/...",)
     assert (generation.model, generation.resolution) == ("seedream-4.5", "4k")
+    assert generation.usage == {"processing_seconds": 2.5}
+    assert generation.result()["outputs"] == [
+        {"id": "img-uuid-001", "format": "png", "width": 2048, "height": 2048, "size_bytes": 4_526_048}
+    ]
+
+
+def test_images_without_a_url_have_no_details_and_those_with_one_have_some() -> None:
+    images = [
+        {"id": "lost"},
+        {"url": "https://a.example/1.png"},
+        {"url": "https://a.example/2.png", "width": "9"},
+    ]
+    body = {"status": "success", "data": {"task_id": "t", "images": images}}
+    generation = accepted(NAME, reply(200, body), image())
+    assert len(generation.urls) == len(generation.outputs) == 2
+    assert [output["width"] for output in generation.outputs] == [None, 9]
+
+
+def test_details_of_images_are_redacted_and_short() -> None:
+    images = [{"url": "https://a.example/1.png", "id": "s3cret " + 2000 * "x"}]
+    answer = reply(200, {"data": {"task_id": "t", "images": images}})
+    answer = replace(answer, redact=lambda text: text.replace("s3cret", "***"))
+    (output,) = accepted(NAME, answer, image()).outputs
+    assert output["id"].startswith("*** xxx")
+    assert len(output["id"]) <= MAX_WORD_CHARS + 1
 
 
 @pytest.mark.parametrize(
