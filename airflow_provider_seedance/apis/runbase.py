@@ -1,4 +1,4 @@
-"""runbase.net: runs of bytedance/seedance-1.5-pro."""
+"""runbase.net: runs of bytedance/seedance-1.5-pro, and of Seedream as public clients make them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from airflow_provider_seedance.apis import base, parsing, rules
 from airflow_provider_seedance.apis.messages import JsonObject, VendorError
 from airflow_provider_seedance.generations import GenerationRequest, GenerationStatus, read_number, read_time
 
+_NO_IMAGES = "the documents of runbase mention no images; public clients run Seedream models"
+
 
 class Runbase(base.Api):
     """runbase.net: the page names neither the field of the id nor any status but ``succeeded``."""
@@ -17,8 +19,9 @@ class Runbase(base.Api):
     name = "runbase"
     title = "runbase.net"
     default_base_url = "https://runbase.net/api/v1"
-    video_path = status_path = "/runs"
+    video_path = image_path = status_path = "/runs"
     video_defaults = {"model": "bytedance/seedance-1.5-pro"}
+    image_defaults = {"model": "bytedance/seedream-4.5"}
     # Contradiction 26.
     id_fields = ("id", "run_id", "task_id")
     video_rules = {
@@ -28,6 +31,11 @@ class Runbase(base.Api):
         "resolution": rules.one_of(("480p", "720p", "1080p")),
         "duration": rules.one_of((4, 8, 12), " (seconds)"),
         "generate_audio": rules.flag(),
+        "images": rules.inputs(),
+    }
+    image_rules = {
+        "prompt": rules.text(),
+        "model": rules.undocumented(rules.text(), _NO_IMAGES),
         "images": rules.inputs(),
     }
 

@@ -65,7 +65,8 @@ class SeedanceEmulator(EmulatorInterface):
         list and 20 reads a second, 600 submissions a minute of a model, 15 at 4k, and 500 images.
     :param credits: Balance of the account; ``None`` is unlimited.
     :param images_as_task: Whether ``seedance2api`` answers image requests with a task to poll.
-    :param shape: Form of the replies, where documents and clients differ: ``documented``, ``flat`` or ``nested``.
+    :param shape: Form of the replies, where documents and clients differ: ``documented``, ``flat`` or ``nested``. The last
+        two have the codes of the table of errors of ``seedance2api``, where its examples have others.
     :param seed: Seed of the realistic render times.
     :param clock: Returns the real time in seconds since the epoch; for tests of the emulator itself.
     :param log: Called with one line per request.

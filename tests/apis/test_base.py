@@ -108,8 +108,8 @@ def test_named_hosts_may_hold_the_inputs(name: str) -> None:
     assert prepare(name, request, media_hosts=MediaHosts.parse(["minio:9000"])).request.images
 
 
-@pytest.mark.parametrize("name", ["seedanceapi-v1", "seedanceapi-v2", "runbase", "openrouter"])
-def test_four_services_make_no_images(name: str) -> None:
+@pytest.mark.parametrize("name", ["seedanceapi-v1", "seedanceapi-v2", "openrouter"])
+def test_three_services_make_no_images(name: str) -> None:
     with pytest.raises(errors.SeedanceRequestError, match=r"makes videos only.*api makes images"):
         prepare(name, image())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from helpers import accepted, body_of, call_for, declined, fixture, prepare, read, reply, video
+from helpers import accepted, body_of, call_for, declined, fixture, image, prepare, read, reply, video
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.messages import NotAccepted, Refused, Uncertain
@@ -61,6 +61,28 @@ def test_every_field_goes_into_the_input_with_its_documented_name_and_type() -> 
 )
 def test_documented_values_pass_without_a_word(name: str, value: Any) -> None:
     assert prepare(NAME, video(**{name: value})).warnings == ()
+
+
+def test_images_go_to_the_same_endpoint_with_a_warning() -> None:
+    request = image(images="https://example.com/1.png", extra_params={"size": "2K"})
+    assert (call_for(NAME, request).path, body_of(NAME, request)) == (
+        "/runs",
+        {
+            "model": "bytedance/seedream-4.5",
+            "input": {"prompt": "A lamp", "image_urls": ["https://example.com/1.png"], "size": "2K"},
+        },
+    )
+    (warning,) = prepare(NAME, request).warnings
+    assert "'bytedance/seedream-4.5' is sent, but the documents of runbase mention no images" in warning
+    with pytest.raises(errors.SeedanceRequestError, match="num_images=2 is not an argument of runbase"):
+        prepare(NAME, image(num_images=2))
+
+
+def test_an_image_ends_as_a_run_does() -> None:
+    created = accepted(NAME, reply(201, {"id": "r1", "status": "pending"}), image())
+    assert (created.media, created.status) == ("image", Status.QUEUED)
+    body = {"id": "r1", "status": "succeeded", "output": {"urls": ["https://a.example/1.png"]}}
+    assert read(API, body, media="image").urls == ("https://a.example/1.png",)
 
 
 @pytest.mark.parametrize(

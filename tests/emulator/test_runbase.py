@@ -44,6 +44,13 @@ def test_the_input_is_strict(change: dict[str, Any], client: Vendor, emulator: S
     assert emulator.ledger.submissions == []
 
 
+def test_it_runs_the_models_that_public_clients_run(client: Vendor) -> None:
+    for model, ending in (("bytedance/seedance-2.0", ".mp4"), ("bytedance/seedream-4.5", ".png")):
+        run = client.post("/runs", {"model": model, "input": {"prompt": "kite"}}).json()
+        assert client.status(run["id"]).json()["output"]["urls"][0].partition("?")[0].endswith(ending)
+    assert client.post("/runs", {"model": "m", "input": {"prompt": "kite"}}).status_code == 400
+
+
 @pytest.mark.parametrize("body", [{"model": MODEL}, {"model": MODEL, "input": "kite"}, {"input": {}}])
 def test_the_body_is_strict(body: dict[str, Any], client: Vendor) -> None:
     assert client.post("/runs", body).status_code == 400

@@ -156,3 +156,23 @@ def test_other_shapes(
         assert images["data"]["images"][0]["url"]
         task = client.get(f"/tasks/{submitted['data']['task_id']}").json()
         assert task["data"]["result"]["video_url"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "codes"),
+    [
+        ("documented", ["INVALID_PROMPT", "INVALID_REQUEST", "INVALID_API_KEY"]),
+        ("flat", ["INVALID_REQUEST", "INVALID_REQUEST", "UNAUTHORIZED"]),
+    ],
+)
+def test_both_vocabularies_of_errors(
+    shape: str, codes: list[str], vendor: Callable[..., Vendor], start: Callable[..., SeedanceEmulator]
+) -> None:
+    emulator = start(shape=shape)
+    client, stranger = vendor(emulator, "seedance2api"), vendor(emulator, "seedance2api", key="wrong")
+    replies = [
+        client.post("/seedance/generate", {**VIDEO, "prompt": "x" * 301}),
+        client.post("/seedance/generate", {**VIDEO, "duration": 99}),
+        stranger.post("/seedance/generate", VIDEO),
+    ]
+    assert [reply.json()["error"]["code"] for reply in replies] == codes

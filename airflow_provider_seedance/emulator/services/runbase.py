@@ -1,4 +1,4 @@
-"""runbase.net: runs of bytedance/seedance-1.5-pro."""
+"""runbase.net: runs of bytedance/seedance-1.5-pro, and of the models that public clients run."""
 
 from __future__ import annotations
 
@@ -8,14 +8,10 @@ from typing import Any
 from airflow_provider_seedance.emulator.models import Draft, EmulatedGeneration, MediaSpec
 from airflow_provider_seedance.emulator.services import service
 
-_MODEL = "bytedance/seedance-1.5-pro"
+_VIDEO_MODELS = ("bytedance/seedance-1.5-pro", "bytedance/seedance-2.0")
+_IMAGE_MODELS = ("bytedance/seedream-4.5", "bytedance/seedream-5-lite")
+_IMAGE_SIDE = 2048
 _RATIOS = ("16:9", "9:16", "4:3", "3:4", "1:1", "21:9")
-_DEFAULTS: dict[str, Any] = {
-    "aspect_ratio": "16:9",
-    "resolution": "720p",
-    "duration": "4",
-    "generate_audio": False,
-}
 _STATUSES = {"queued": "pending", "running": "running", "succeeded": "succeeded"}
 
 
@@ -48,26 +44,17 @@ class Runbase(service.Service):
         return {"error": error.message}
 
     def _draft(self, body: service.Fields) -> Draft:
-        body.text("model", required=True, choices=(_MODEL,))
+        model = body.text("model", required=True, choices=(*_VIDEO_MODELS, *_IMAGE_MODELS)) or ""
         fields = service.Fields(body.raw("input", required=True), at="input")
         body.refuse_unread()
-        prompt = fields.prompt()
-        fields.text("aspect_ratio", choices=_RATIOS)
-        fields.text("resolution", choices=("480p", "720p", "1080p"))
-        fields.text("duration", choices=("4", "8", "12"))
-        fields.flag("generate_audio")
-        fields.urls("image_urls")
-        fields.refuse_unread()
-        request: dict[str, Any] = {**_DEFAULTS, **fields.given}
-        resolution, ratio = request["resolution"], request["aspect_ratio"]
-        seconds, audio = int(request["duration"]), request["generate_audio"]
+        resolution, spec = (_image_spec if model in _IMAGE_MODELS else _video_spec)(fields)
         return Draft(
             api=self.api,
             generation_id=str(uuid.uuid4()),
-            model=_MODEL,
-            request=request,
+            model=model,
+            request=fields.given,
             sent=body.given,
-            spec=MediaSpec.video(prompt, resolution, ratio, seconds=seconds, audio=audio),
+            spec=spec,
             resolution=resolution,
         )
 
@@ -85,3 +72,23 @@ class Runbase(service.Service):
             "error": failure.message if failure else None,
         }
         return {"data": run} if self.shape == "nested" else run
+
+
+def _image_spec(fields: service.Fields) -> tuple[str, MediaSpec]:
+    prompt = fields.prompt()
+    fields.urls("image_urls")
+    fields.refuse_unread()
+    return "1080p", MediaSpec(
+        kind="image", prompt=prompt, width=_IMAGE_SIDE, height=_IMAGE_SIDE, format="png"
+    )
+
+
+def _video_spec(fields: service.Fields) -> tuple[str, MediaSpec]:
+    prompt = fields.prompt()
+    ratio = fields.text("aspect_ratio", choices=_RATIOS) or "16:9"
+    resolution = fields.text("resolution", choices=("480p", "720p", "1080p")) or "720p"
+    seconds = int(fields.text("duration", choices=("4", "8", "12")) or "4")
+    audio = fields.flag("generate_audio") or False
+    fields.urls("image_urls")
+    fields.refuse_unread()
+    return resolution, MediaSpec.video(prompt, resolution, ratio, seconds=seconds, audio=audio)

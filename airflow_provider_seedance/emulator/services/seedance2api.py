@@ -14,6 +14,8 @@ _IMAGE_MODELS = ("seedream-3.0", "seedream-4.0", "seedream-4.5", "seedream-5.0")
 _VIDEO_MODELS = ("seedance-1.0", "seedance-1.5-pro", "seedance-2.0")
 _IMAGE_DEFAULTS = {"resolution": "1024x1024", "quality": "standard", "num_images": 1}
 _VIDEO_DEFAULTS = {"resolution": "720p", "fps": 24}
+#: Codes of the table of errors, by those of the examples beside it.
+_CODES_OF_TABLE = {"INVALID_PROMPT": "INVALID_REQUEST", "INVALID_API_KEY": "UNAUTHORIZED"}
 _STATUSES = {"queued": "queued", "running": "processing", "succeeded": "completed"}
 
 
@@ -22,7 +24,7 @@ class Seedance2Api(service.Service):
     seedance2api.com. The documented envelope is on POST replies only; GET replies are flat.
 
     The other shapes: ``flat`` has no envelope anywhere, ``nested`` has one everywhere and embeds the
-    result in the status.
+    result in the status. Both have the error codes of the documented table, ``documented`` those of its examples.
     """
 
     api = "seedance2api"
@@ -48,10 +50,12 @@ class Seedance2Api(service.Service):
         return self._images(render) if is_synchronous else self._accepted(render)
 
     def error_body(self, error: service.ApiError) -> Any:
-        code = error.code or service.ERROR_CODES.get(error.status, "INVALID_REQUEST")
-        if error.code is None and error.status == 400 and error.field == "prompt":
+        code = service.ERROR_CODES.get(error.status, "INVALID_REQUEST")
+        if error.status == 400 and error.field == "prompt":
             code = "INVALID_PROMPT"
-        body: dict[str, Any] = {"code": code, "message": error.message}
+        if self.shape != "documented":
+            code = _CODES_OF_TABLE.get(code, code)
+        body: dict[str, Any] = {"code": error.code or code, "message": error.message}
         if error.field is not None:
             details = {"field": error.field, "value": error.value, "constraint": error.constraint}
             body["details"] = details if error.limit is None else {**details, "limit": error.limit}
