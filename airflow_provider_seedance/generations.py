@@ -354,10 +354,8 @@ class Generation:
             **{name: getattr(self, name) for name in ("duration", "resolution", "credits", "cost_usd")},
             **{name: iso(getattr(self, name)) for name in _RESULT_TIMES},
             **{name: getattr(self, name) for name in ("seed", "aspect_ratio", "fps", "last_frame_url")},
-            **{
-                key: dict(found) if (found := getattr(self, key)) else None
-                for key in ("usage", "reused_from")
-            },
+            "usage": dict(self.usage) if self.usage else None,
+            "reused_from": dict(self.reused_from) if self.reused_from else None,
             **({"outputs": [dict(output) for output in self.outputs]} if self.outputs else {}),
             **({"request": dict(self.request)} if self.request else {}),
         }

@@ -119,9 +119,8 @@ class Batch(ItemSubmissions):
             item.deadline = self._deadline(item)
         elif unfit := unfit_owner(item.unfit, record, attempt):
             why = unfit.message.removesuffix(" Nothing was sent.")
-            paid = (
-                f"Generation {record.generation_id or rec.UNKNOWN_ID} was submitted before and may be billed."
-            )
+            known = record.generation_id or rec.UNKNOWN_ID
+            paid = f"Generation {known} was submitted before and may be billed."
             self.fail(item, errors.SeedanceRequestError(f"{why} {paid}"))
         elif record.state is not rec.RecordState.NOT_SUBMITTED:
             self._classify(item, record)

@@ -48,6 +48,9 @@ _LISTED = (
     *("key", "model", "credits", "cost_usd", "created_at"),
 )
 
+#: Between the time of an intent and the time that the service gives to its generation, in whole seconds.
+_CLOCK_DIFFERENCE = timedelta(minutes=1)
+
 
 def spend(args: argparse.Namespace) -> int:
     """Print what was spent; return the exit code."""
@@ -162,7 +165,7 @@ def _reconcile(args: argparse.Namespace, database: Database, config: LedgerConfi
     with hook.get_conn() as client:
         listed = client.run(hook.settings.api.list_flow(args.limit, now))
     if len(listed) >= args.limit and (oldest := listed[-1].created_at) is not None and oldest > since:
-        since = oldest
+        since = oldest + _CLOCK_DIFFERENCE
         print(
             f"The service lists more than {counted(args.limit, 'generation')}: those before {iso(since)} are not "
             "compared. Raise --limit.",

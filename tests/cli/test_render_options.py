@@ -16,10 +16,10 @@ from airflow_provider_seedance.operators.seedance import (
     SeedreamGenerateImageOperator,
 )
 
-#: Arguments about deferral, retries, clears and stopped tasks: a command has none of them.
+#: Arguments about deferral, retries, clears, stopped and other tasks: a command has none of them.
 OF_TASKS = {
     *("deferrable", "use_callback", "on_uncertain_submit", "on_clear", "cancel_on_kill", "end_from_trigger"),
-    "on_budget",
+    *("on_budget", "reuse"),
 }
 
 
