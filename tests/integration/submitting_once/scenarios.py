@@ -43,13 +43,13 @@ class _FromConf:
 
     def _run(self, context: Context) -> Any:
         run = super()._run(context)  # type: ignore[misc]
-        push_ids = run._push_ids
+        wait_for = run._wait_for
 
-        def push_ids_after_standing_still(record: Any) -> None:
+        def wait_for_after_standing_still(submitted: Any) -> Any:
             self._stand_still(context, "id")
-            push_ids(record)
+            return wait_for(submitted)
 
-        run._push_ids = push_ids_after_standing_still
+        run._wait_for = wait_for_after_standing_still
         return run
 
     def _take_arguments(self, context: Context, *, templates: bool = True) -> None:
