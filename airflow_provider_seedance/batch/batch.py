@@ -27,7 +27,6 @@ from airflow_provider_seedance.polling.outcomes import (
     timed_out,
     unknown_to_the_service,
 )
-from airflow_provider_seedance.polling.wait_state import WaitState
 from airflow_provider_seedance.submission import decisions
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission.fallback import unfit_owner
@@ -114,7 +113,7 @@ class Batch(ItemSubmissions):
         if failure and (same_try or (failure.final and not repeatable)):
             self._restore_failure(item, failure, record)
         elif same_try and record.status is GenerationStatus.SUCCEEDED:
-            item.generation = record.known_end()
+            item.generation = record.known_end() or self._copy(record)
             item.phase = Phase.SUCCEEDED if item.generation else Phase.RESULT_PENDING
             item.deadline = self._deadline(item)
         elif unfit := unfit_owner(item.unfit, record, attempt):
@@ -234,26 +233,17 @@ class Batch(ItemSubmissions):
         else:
             self.wait_for(item)
 
-    def waits(self, items: Iterable[BatchItem]) -> list[tuple[str, WaitState]]:
-        """Return the waits for the generations of some items, with their connections."""
-        return [(str(item.conn_id), self._wait_state(item)) for item in items]
-
-    def _wait_state(self, item: BatchItem) -> WaitState:
-        return WaitState(
-            generation_id=str(item.generation_id),
-            media="video",
-            deadline=item.deadline,
-            submitted_at=item.submitted_at,
-            estimated_wait=item.estimated_wait,
-            result_defaults=dict(self._record(item).result_defaults),
-        )
-
     def wait_for(self, item: BatchItem) -> None:
         """Mark an item as in flight."""
         item.phase = Phase.IN_FLIGHT
         item.deadline = self._deadline(item)
 
     def _deadline(self, item: BatchItem) -> float:
+        record = self.records.read(item.record_key)
+        if (
+            record and record.reused_from and record.intended_at
+        ):  # the other task may have submitted it long ago
+            return max(record.intended_at.timestamp(), self.reattached_at) + self.timeout
         return max(item.submitted_at or 0.0, self.reattached_at) + self.timeout
 
     def _on_terminal(self, item: BatchItem, generation: Generation) -> None:
@@ -272,6 +262,9 @@ class Batch(ItemSubmissions):
 
     def _submit_instead(self, item: BatchItem, record: rec.Record) -> None:
         """Submit an item, because the generation of another task that it waited for cannot be delivered."""
+        if copy := self._copy(record):
+            self._succeed(item, copy)
+            return
         log.warning("%s: generation %s of another task cannot be delivered.", item.key, item.generation_id)
         self.records.update(item.record_key, replace(record, state=rec.RecordState.NOT_SUBMITTED))
         item.phase, item.generation_id = Phase.WAITING, None
@@ -336,8 +329,3 @@ class Batch(ItemSubmissions):
     def _ended(self, item: BatchItem, record: rec.Record, generation: Generation) -> rec.Record:
         ended = rec.as_ended(record, generation, utc_now())
         return replace(rec.taken_over(ended, self.attempt), result=generation.result())
-
-    def _record(self, item: BatchItem) -> rec.Record:
-        record = self.records.read(item.record_key)
-        assert record is not None
-        return record

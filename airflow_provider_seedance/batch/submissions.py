@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from airflow_provider_seedance.batch.items import BatchItem
 from airflow_provider_seedance.batch.resume_state import Refusal
 from airflow_provider_seedance.client.api_client import Client
+from airflow_provider_seedance.generations import Generation
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
+from airflow_provider_seedance.polling.wait_state import WaitState
 from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission.fallback import FallbackSubmission
@@ -101,3 +103,25 @@ class ItemSubmissions:
         """Return the connection of a record, which may have been renamed."""
         conn_id = record.conn_id
         return conn_id if conn_id in item.prepared else self.fallback(item).owner_of(record).conn_id
+
+    def waits(self, items: Iterable[BatchItem]) -> list[tuple[str, WaitState]]:
+        """Return the waits for the generations of some items, with their connections."""
+        return [(str(item.conn_id), self._wait_state(item)) for item in items]
+
+    def _wait_state(self, item: BatchItem) -> WaitState:
+        return WaitState(
+            generation_id=str(item.generation_id),
+            media="video",
+            deadline=item.deadline,
+            submitted_at=item.submitted_at,
+            estimated_wait=item.estimated_wait,
+            result_defaults=dict(self._record(item).result_defaults),
+        )
+
+    def _copy(self, record: rec.Record) -> Generation | None:
+        return self.records.stored_copy(record) if record.reused_from else None
+
+    def _record(self, item: BatchItem) -> rec.Record:
+        record = self.records.read(item.record_key)
+        assert record is not None
+        return record

@@ -88,9 +88,13 @@ class BatchSubmitter:
             return self._on_error(item, error, fallback)
         self._note(fallback.refusals)
         if isinstance(result, RetryLater):
+            if result.conn_id is None:  # another task submits the same request: no connection has refused it
+                refusal = Refusal.of(result.error, None)
+                return StopReason(kind="refused", error=result.error, refusal=refusal)
             return self._stop(item, result.error)
         assert isinstance(result, HasGeneration)  # batches take no callbacks
-        self._reopen(str(result.record.conn_id))
+        if not result.record.reused_from:  # which says nothing about the connection
+            self._reopen(str(result.record.conn_id))
         self.batch.attach(item, result)
         return None
 

@@ -64,7 +64,7 @@ def _rows_of(database: Database, ids: Sequence[str]) -> dict[str, Any]:
         for start in range(0, len(ids), _MAX_IDS):
             query = select(submissions).where(_COLUMNS.generation_id.in_(ids[start : start + _MAX_IDS]))
             for row in connection.execute(query).mappings():
-                if not ((row["record"] or {}).get("result_defaults") or {}).get("reused_from"):
+                if not _is_reused(row):
                     found[row["generation_id"]] = row
     return found
 
@@ -102,7 +102,13 @@ def _submitted_between(
         _COLUMNS.state != RecordState.NOT_SUBMITTED.value,
     )
     with database.reading() as connection:
-        return connection.execute(query.order_by(_COLUMNS.intended_at)).mappings().all()
+        rows = connection.execute(query.order_by(_COLUMNS.intended_at)).mappings().all()
+    return [row for row in rows if not _is_reused(row)]
+
+
+def _is_reused(row: Any) -> bool:
+    """Return whether another task has paid for the generation."""
+    return bool(((row["record"] or {}).get("result_defaults") or {}).get("reused_from"))
 
 
 def _not_listed(rows: Iterable[Any], listed: Collection[str]) -> Iterator[dict[str, Any]]:

@@ -76,14 +76,14 @@ class Candidate:
         store: RecordStore,
         clients: ExitStack,
         *,
-        first: bool,
+        granted: str | None,
         input_digests: dict[str, str],
     ) -> Submission:
         """
         Return the submission through the connection.
 
         :param clients: Closes its client.
-        :param first: Whether it is the first one of the try; a later one has been granted by the triggerer already.
+        :param granted: The connection at which the triggerer has granted a submission: there no quota is reserved.
         :param input_digests: Shared by the submissions of a task; see :class:`Submission`.
         """
         settings, timeout = self.settings, operator.timeout
@@ -96,8 +96,8 @@ class Candidate:
             store=store,
             prepared=self.prepared,
             attempt=Attempt.of(context["ti"], fingerprint),
-            shared_quota=quota if operator.deferrable and first else None,
-            retry_inline=first,
+            shared_quota=quota if operator.deferrable and settings.conn_id != granted else None,
+            retry_inline=granted is None,
             input_digests=input_digests,
             policy=SubmissionPolicy.of(operator, url_for),
         )

@@ -37,7 +37,7 @@ class SeedanceGenerationOperator(SeedanceOperator):
         refusals: int = 0,
         since: float | None = None,
         record: dict[str, Any] | None = None,
-        granted: bool = True,
+        granted: str | None = None,
     ) -> dict[str, Any]:
         """
         Submit after a wait for the rate limit of the service, or for another task.
@@ -45,7 +45,7 @@ class SeedanceGenerationOperator(SeedanceOperator):
         :param refusals: Number of times the submission was deferred before.
         :param since: Seconds since 1970 of the first of these deferrals.
         :param record: Record of an earlier submission, where the store is not durable.
-        :param granted: Whether the triggerer has granted a submission.
+        :param granted: The connection at which the triggerer has granted a submission.
         """
         return self._run(context).submit(refusals=refusals, granted=granted, since=since, carried=record)
 

@@ -89,7 +89,7 @@ class GenerationRun:
         self,
         *,
         refusals: int = 0,
-        granted: bool = False,
+        granted: str | None = None,
         since: float | None = None,
         carried: Any = None,
         callback_ids: Sequence[str] = (),
@@ -99,7 +99,7 @@ class GenerationRun:
         Bring the request to a generation, wait for it, and return its result.
 
         :param refusals: Number of times the submission was deferred before.
-        :param granted: Whether the triggerer has granted a submission.
+        :param granted: The connection at which the triggerer has granted a submission.
         :param since: Seconds since 1970 of the first of these deferrals.
         :param carried: Record that the deferral carried; that of a durable store wins.
         :param callback_ids: Ids that callbacks named for it.
@@ -118,7 +118,7 @@ class GenerationRun:
         if since is not None and record is None and not self.store.durable:
             # From here on a missing id no longer means that nothing was submitted. Raises: nothing was sent yet.
             self.context["ti"].xcom_push(key=_NOT_SUBMITTED_XCOM, value=False)
-        result = _submit_or_attach(self, candidates, record, callback_ids, unusable_ids, first=not granted)
+        result = _submit_or_attach(self, candidates, record, callback_ids, unusable_ids, granted)
         if isinstance(result, AwaitingCallback):
             self._defer_for_callback(result)
         if isinstance(result, RetryLater):
@@ -232,8 +232,6 @@ class GenerationRun:
     def _defer_submission(self, later: RetryLater, refusals: int, since: float) -> NoReturn:
         seconds = later.seconds(refusals)
         record = {"record": later.record.as_dict()} if later.record else {}
-        # Without a connection, the trigger waits for another task, and for no quota.
-        granted = {} if later.conn_id else {"granted": False}
         if time.time() + seconds - since > max_wait(later.error):
             raise later.error
         # A deferral that breaks loses its arguments, and the record may not exist yet.
@@ -246,7 +244,7 @@ class GenerationRun:
         self.operator.defer(
             trigger=SeedanceQuotaTrigger(not_before=time.time() + seconds, seedance_conn_id=later.conn_id),
             method_name="resume_submit",
-            kwargs={"refusals": refusals + 1, "since": since, **record, **granted},
+            kwargs={"refusals": refusals + 1, "since": since, "granted": later.conn_id, **record},
             timeout=deferral_timeout(since + max_wait(later.error), time.time()),
         )
 
@@ -347,6 +345,9 @@ class GenerationRun:
         generation_id = str(record.generation_id)
         self.log.warning("Generation %s of another task cannot be delivered.", generation_id)
         self.store.try_write(GENERATION_KEY, replace(record, state=RecordState.NOT_SUBMITTED))
+        # Otherwise a later try would take this id for that of what is submitted instead.
+        for key in ("generation_id", _CONN_ID_XCOM):
+            push_xcom(self.context["ti"], key, None)
         return self.submit(unusable_ids=frozenset({generation_id}))
 
     def _deliver(self, generation: Generation, record: Record | None) -> dict[str, Any]:
@@ -382,12 +383,11 @@ def _submit_or_attach(
     record: Record | None,
     callback_ids: Sequence[str],
     unusable_ids: frozenset[str],
-    *,
-    first: bool,
+    granted: str | None,
 ) -> SubmissionResult:
     with ExitStack() as clients:
         task = (run.operator, run.context, run.store, clients)
-        submission = candidates.open(*task, first=first, unusable_ids=unusable_ids)
+        submission = candidates.open(*task, granted=granted, unusable_ids=unusable_ids)
         result = submission.submit_or_attach(record, callback_ids)
     if isinstance(result, RetryLater) and not run.operator.deferrable:
         raise result.error

@@ -15,6 +15,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import os
 import tempfile
 import time
@@ -157,10 +158,10 @@ class SharedRate(_SharedFile):
         count = getattr(request, "num_images", None) or 1
         return cls(settings.identity, kind, limit, count) if limit else None
 
-    def reserve(self, now: float) -> float:
-        """Book a submission; return the seconds until its time. May wait for the lock."""
+    def reserve(self, now: float, max_wait: float = math.inf) -> float:
+        """Book a submission, unless its time is too far ahead; return the seconds until then. May wait for the lock."""
         with self._opened(attempts=_LOCK_ATTEMPTS) as file:
-            return self._reserve(file, now) if file else 0.0
+            return self._reserve(file, now, max_wait) if file else 0.0
 
     def refuse(self, now: float) -> float:
         """Lower the rate after a refusal, and book the next attempt; return the seconds until its time."""
@@ -170,7 +171,9 @@ class SharedRate(_SharedFile):
                 wait = self._reserve(file, now, refused=True)
         return max(wait, MIN_REFUSED_SECONDS)
 
-    def _reserve(self, file: io.FileIO, now: float, *, refused: bool = False) -> float:
+    def _reserve(
+        self, file: io.FileIO, now: float, max_wait: float = math.inf, *, refused: bool = False
+    ) -> float:
         rate = SubmissionRate(self._per_minute)
         recorded = _load(file)
         with suppress(KeyError, TypeError, ValueError, OverflowError):
@@ -180,7 +183,8 @@ class SharedRate(_SharedFile):
         if refused:
             rate.refuse(now)
         wait = rate.reserve(now, self._count)
-        _save(file, {"learned": rate.learned, "booked": rate.booked})
+        if wait <= max_wait:
+            _save(file, {"learned": rate.learned, "booked": rate.booked})
         return wait
 
 

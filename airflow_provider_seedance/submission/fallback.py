@@ -23,6 +23,7 @@ from airflow_provider_seedance.submission.records import Attempt, Record, Record
 from airflow_provider_seedance.submission.reuse import is_deliverable, repeat_while_submitting
 from airflow_provider_seedance.submission.store import ReuseSearch
 from airflow_provider_seedance.submission.submitter import (
+    ConnectionResult,
     HasGeneration,
     NotTaken,
     RetryLater,
@@ -101,7 +102,6 @@ class FallbackSubmission:
                     details = owner.details(search)
                     found = repeat_while_submitting(partial(owner.store.reuse, owner.key, details))
             except errors.SeedanceRateLimitError as error:
-                self.refusals.append(NotTaken(owner.conn_id, error, record, waits=True, gives_way=False))
                 return RetryLater(error, record)
             result = Reusable(found) if found else self._submit(owner, record, note, search)
             if not isinstance(result, Reusable):
@@ -156,7 +156,7 @@ class FallbackSubmission:
 
     def _try(
         self, submission: Submission, record: Record | None, note: str | None, **options: Any
-    ) -> HasGeneration | AwaitingCallback | NotTaken | Reusable:
+    ) -> ConnectionResult:
         """Submit through a connection, unless it is closed; note its refusal."""
         self.trying = None
         if (closed := self.closed.get(submission.conn_id)) is not None:

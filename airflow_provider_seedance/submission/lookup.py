@@ -125,6 +125,8 @@ class SubmissionLookup:
 
     def read_recorded(self, record: Record) -> Generation | errors.SeedanceError:
         """Read the generation of a record; "not found" soon after the submission counts only if it is repeated."""
+        if record.reused_from and (copy := self.store.stored_copy(record)):
+            return copy
         since = record.submitted_at or record.intended_at
         new = since is not None and (utc_now() - since).total_seconds() < timing.TIMING.late_id
         for pause in (*(timing.TIMING.not_found_backoff if new else ()), None):

@@ -75,6 +75,9 @@ def is_deliverable(generation: Generation, settings: Settings) -> bool:
                 with _open(url, settings) as stream:
                     next(stream.chunks())
     except (_UnreadableError, StopIteration) as error:
+        if isinstance(error, _UnreadableError) and not error.gone:
+            log.warning("An output of generation %s cannot be read now: %s", generation.generation_id, error)
+            return True
         log.info("Generation %s cannot be reused: %s", generation.generation_id, error)
         return False
     return True
@@ -96,7 +99,11 @@ def _content(url: str, settings: Settings) -> str | None:
 
 
 class _UnreadableError(Exception):
-    """A file cannot be downloaded at the moment."""
+    """A file cannot be downloaded: at the moment, or because it is gone."""
+
+    def __init__(self, message: str, *, gone: bool = False) -> None:
+        super().__init__(message)
+        self.gone = gone
 
 
 @contextmanager
@@ -106,7 +113,12 @@ def _open(url: str, settings: Settings) -> Iterator[MediaStream]:
             # Some hosts send a page in place of the file.
             page = stream.content_type.endswith(("html", "xml", "json"))
             if stream.status != 200 or page or stream.content_encoding:
-                raise _UnreadableError(f"HTTP {stream.status}, type {stream.content_type or 'unknown'}")
+                gone = stream.status < 500 and stream.status != 429
+                raise _UnreadableError(
+                    f"HTTP {stream.status}, type {stream.content_type or 'unknown'}", gone=gone
+                )
             yield stream
-    except (MediaAddressError, MediaConnectionError) as error:
+    except MediaAddressError as error:
+        raise _UnreadableError(str(error), gone=True) from error
+    except MediaConnectionError as error:
         raise _UnreadableError(str(error)) from error

@@ -163,6 +163,9 @@ class SubmissionPolicy:
         )
 
 
+ConnectionResult = SubmissionResult | NotTaken | Reusable
+
+
 @dataclass(kw_only=True)
 class Submission:
     """
@@ -302,7 +305,7 @@ class Submission:
         passed_over: Mapping[str, str],
         has_fallback: bool = False,
         search: ReuseSearch | None = None,
-    ) -> HasGeneration | AwaitingCallback | NotTaken | Reusable:
+    ) -> ConnectionResult:
         """
         Submit.
 
@@ -316,20 +319,21 @@ class Submission:
         _check_limit(self, previous_record)
         if note:
             log.warning("%s", note)
-        # A rejection by the service restores the previous record.
-        if used_up := reserve_quota(self.shared_quota, self.rate, self.api.title, inline=self.retry_inline):
+        quota, options = self.shared_quota, {"inline": self.retry_inline, "has_fallback": has_fallback}
+        if used_up := reserve_quota(quota, self.rate, self.api.title, **options):
             long = (used_up.retry_after or 0.0) > flows.MAX_FALLBACK_WAIT_SECONDS
             return NotTaken(self.conn_id, used_up, previous_record, waits=True, gives_way=long)
         intent = self.intent(previous_record, passed_over)
         self.lookup.callback_ids = ()
         try:
             written = self._write_intent(intent, search)
-        except (errors.SeedanceBudgetError, errors.SeedanceRateLimitError) as error:
-            over_budget = isinstance(error, errors.SeedanceBudgetError)
-            waits = error.retry_after is not None and (not over_budget or self.policy.on_budget == "wait")
+        except errors.SeedanceRateLimitError as error:  # another task submits the same request
+            return RetryLater(error, previous_record)
+        except errors.SeedanceBudgetError as error:
+            waits = error.retry_after is not None and self.policy.on_budget == "wait"
             if previous_record and previous_record.has_unknown_outcome and not waits:
                 raise _uncertain_over_limit(self, previous_record, error) from error
-            return NotTaken(self.conn_id, error, previous_record, waits=waits, gives_way=over_budget)
+            return NotTaken(self.conn_id, error, previous_record, waits=waits, gives_way=True)
         if written.reused_from:
             return Reusable(written)
         return self._post(intent, previous_record, search, has_fallback=has_fallback)
@@ -341,7 +345,7 @@ class Submission:
         search: ReuseSearch | None,
         *,
         has_fallback: bool,
-    ) -> HasGeneration | AwaitingCallback | NotTaken | Reusable:
+    ) -> ConnectionResult:
         request, nonce, url_for = self.prepared.request, intent.callback_nonce, self.policy.callback_url
         call = self.api.submit_call(
             request,
@@ -429,7 +433,7 @@ class Submission:
 
     def _on_uncertain(
         self, intent: rec.Record, outcome: Uncertain, search: ReuseSearch | None
-    ) -> HasGeneration | AwaitingCallback | NotTaken | Reusable:
+    ) -> ConnectionResult:
         if found := self.lookup.find_lost_submission(intent):
             generation = rec.with_id(intent, found).placeholder_generation()
             return self._on_accepted(intent, generation, utc_now())

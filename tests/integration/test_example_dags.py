@@ -225,7 +225,7 @@ def test_the_chosen_preview_is_rendered_in_full(
     )
     _approve(examples, dag_id, run_id, "choose", "Orbit")
     assert examples.wait_run(dag_id, run_id) == "success"
-    prompts = [(item.request["model"], item.prompt) for item in emulator.ledger.submissions]
+    prompts = [(item.request.get("model"), item.prompt) for item in emulator.ledger.submissions]
     full = [prompt for model, prompt in prompts if "four previews" in prompt and model == "seedance-2.0"]
     assert full == ["A watch in four previews, the camera orbits slowly"]
 

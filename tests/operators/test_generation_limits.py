@@ -119,7 +119,11 @@ def test_submission_is_not_deferred_without_end(task: Task) -> None:
     task.services.fault("rate_limit", times=None, retry_after=3600)
     first = task.defer().kwargs
     assert first["refusals"] == 1
-    assert task.defer_again().kwargs == {"refusals": 2, "since": first["since"]}
+    assert task.defer_again().kwargs == {
+        "refusals": 2,
+        "since": first["since"],
+        "granted": "seedance_default",
+    }
     long_ago = time.time() - base.MAX_QUOTA_WAIT_SECONDS
     with pytest.raises(errors.SeedanceRateLimitError):
         make().resume_submit(task.context, None, refusals=9, since=long_ago)

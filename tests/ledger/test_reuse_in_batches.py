@@ -1,0 +1,208 @@
+"""Reuse beside other items of a batch, other connections, lost replies and limits."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR
+from helpers import set_submission_timing, set_timing
+from operators.batch_runner import Batch
+from operators.fallback_task import FALLBACK, PRIMARY, connect_to
+from operators.generation_task import CALLED, Connect, fire, make
+from sqlalchemy import update
+from support import TaskInstance, deferral
+from transfers.results import run as transfer
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.client.media_client import MediaClient, MediaConnectionError
+from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from airflow_provider_seedance.generations import utc_now
+from airflow_provider_seedance.ledger import reconciliation
+from airflow_provider_seedance.ledger.configuration import read_config
+from airflow_provider_seedance.ledger.database import Database
+from airflow_provider_seedance.ledger.tables import submissions
+from airflow_provider_seedance.submission.submitter import Submission
+from airflow_provider_seedance.version_compat import TaskDeferralError
+
+from .reusing_task import Task, posts
+
+API = "seedanceapi-v1"
+
+
+@pytest.fixture(autouse=True)
+def _connected(
+    services: SeedanceEmulator, connect: Connect, ledger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_timing(monkeypatch, min_trigger_time=0.0)
+    connect(API, **CALLED)
+
+
+@pytest.fixture
+def batch(services: SeedanceEmulator, connect: Connect) -> Callable[[int], Batch]:
+    def new(number: int) -> Batch:
+        made = Batch(services, connect)
+        made.ti = TaskInstance(map_index=number)
+        return made
+
+    return new
+
+
+def test_reused_items_do_not_hide_that_submissions_are_lost(
+    services: SeedanceEmulator, batch: Callable[[int], Batch]
+) -> None:
+    batch(1).run(["r1", "r2", "r3"], reuse="any")
+    before = posts(services)
+    for prompt in ("x1", "x2", "x3", "x4"):
+        services.fault("drop_reply", prompt=prompt, times=None)
+    batch(2).defer(["x1", "r1", "x2", "r2", "x3", "r3", "x4"], reuse="any", on_item_failure="keep")
+    assert posts(services) - before == 2
+
+
+class _KilledError(BaseException):
+    pass
+
+
+def test_an_item_that_another_task_submits_waits_alone(
+    services: SeedanceEmulator, batch: Callable[[int], Batch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_submission_timing(monkeypatch, reuse_backoff=(0.0,))
+    services.hold()
+
+    def killed(*_: Any, **__: Any) -> Any:
+        raise _KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Submission, "_post", killed)
+        with pytest.raises(_KilledError):
+            Task(1, prompt="same", reuse="any").defer()
+    trigger = batch(2).defer(["same", "b", "c", "d"], reuse="any").trigger
+    assert posts(services) == len(trigger.generation_ids) == 3
+    assert trigger.submit_not_before > time.time()
+
+
+def test_an_item_is_waited_for_from_its_reuse_on(
+    services: SeedanceEmulator, batch: Callable[[int], Batch]
+) -> None:
+    services.hold()
+    Task(1, prompt="same", timeout=100).defer()
+    with Database(read_config()).transaction() as connection:
+        connection.execute(update(submissions).values(submitted_at=utc_now() - timedelta(hours=1)))
+    trigger = batch(2).defer(["same"], reuse="any", timeout=60.0).trigger
+    assert trigger.generations["deadline"][0] > time.time() + 30
+
+
+@pytest.mark.parametrize("kind", ["single", "batch"])
+def test_a_copy_whose_path_cannot_be_recorded_is_found_again(
+    services: SeedanceEmulator,
+    batch: Callable[[int], Batch],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    kind: str,
+) -> None:
+    monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", "")
+    paid = Task(1, prompt="same").run()
+    transfer(paid, f"file://{tmp_path / 'a.mp4'}")
+    services.forget(paid["generation_id"])
+    before = posts(services)
+    if kind == "batch":
+        result = batch(2).run(["same", "b"], reuse="any")
+        assert [one["credits"] for one in result["succeeded"]] == [0, 28]
+        assert posts(services) == before + 1
+        return
+    task = Task(3, prompt="same")
+    task.run()
+    task.ti.retry()
+    assert task.run()["reused_from"]
+    assert posts(services) == before
+
+
+def test_outputs_that_cannot_be_read_for_now_are_reused(
+    services: SeedanceEmulator, batch: Callable[[int], Batch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch(1).run(["a", "b"], reuse="any")
+    before = posts(services)
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise MediaConnectionError("connection reset")
+
+    monkeypatch.setattr(MediaClient, "open", broken)
+    batch(2).run(["a", "b"], reuse="any")
+    assert posts(services) == before
+
+
+def test_a_reused_generation_need_not_be_listed(services: SeedanceEmulator) -> None:
+    Task(1, prompt="same").run()
+    Task(2, prompt="same").run()
+    database, now = Database(read_config()), utc_now()
+    long_ago = now - timedelta(days=8)
+    with database.transaction() as connection:
+        connection.execute(
+            update(submissions).where(submissions.c.map_index == 1).values(intended_at=long_ago)
+        )
+    until = now + timedelta(minutes=1)
+    assert (
+        reconciliation.reconcile(
+            database, "default", "seedance_default", [], until - timedelta(days=1), until
+        )
+        == []
+    )
+
+
+def test_the_id_of_a_render_that_failed_is_not_that_of_a_lost_submission(services: SeedanceEmulator) -> None:
+    services.hold()
+    first, second = Task(1), Task(2, use_callback=True)
+    first.defer()
+    second.defer()
+    services.fail(first.deferred.trigger.generation_id, message="no")
+    services.fault("drop_reply")
+    event = json.loads(json.dumps(fire(second.deferred.trigger)))
+    kwargs = {**second.deferred.kwargs, "event": event}
+    operator = make(**second.arguments)
+    deferral(lambda: operator.resume_execution(second.deferred.method_name, kwargs, second.context))
+    failure = {"error": "Trigger failure", "traceback": ["boom"]}
+    with pytest.raises(TaskDeferralError):
+        make(**second.arguments).resume_execution(TRIGGER_FAIL_REPR, failure, second.context)
+    second.ti.retry()
+    with pytest.raises(errors.SeedanceUncertainSubmitError):
+        make(**{**second.arguments, "use_callback": False}).execute(second.context)
+    assert posts(services) == 2
+
+
+def test_a_connection_that_is_passed_over_keeps_its_room(
+    services: SeedanceEmulator,
+    start_emulator: Callable[..., SeedanceEmulator],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    to, other = connect_to(monkeypatch), start_emulator()
+    to(PRIMARY, services, API, submissions_per_minute={"*": 2})
+    to(FALLBACK, other, API)
+    for emulator in (services, other):
+        emulator.hold()
+    for number in range(8):
+        Task(number, prompt=str(number), reuse="task", seedance_conn_id=[PRIMARY, FALLBACK]).defer()
+    assert (posts(services), posts(other)) == (2, 6)
+    trigger = Task(99, prompt="a", reuse="task", seedance_conn_id=PRIMARY).defer().trigger
+    assert trigger.not_before < time.time() + 71
+
+
+def test_a_time_at_one_connection_is_no_time_at_another(
+    services: SeedanceEmulator,
+    start_emulator: Callable[..., SeedanceEmulator],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    to, other = connect_to(monkeypatch), start_emulator()
+    for conn_id, emulator in ((PRIMARY, services), (FALLBACK, other)):
+        to(conn_id, emulator, API, submissions_per_minute={"*": 1})
+        emulator.hold()
+        Task(len(conn_id), prompt=conn_id, reuse="task", seedance_conn_id=conn_id).defer()
+    Task(3, prompt="ahead", reuse="task", seedance_conn_id=PRIMARY).defer()
+    task = Task(4, prompt="x", reuse="task", seedance_conn_id=[PRIMARY, FALLBACK])
+    task.defer()
+    task.defer_again()
+    assert (posts(services), posts(other)) == (1, 2)
