@@ -34,8 +34,8 @@ def reuse_key(request: GenerationRequest, settings: Settings, digests: dict[str,
 
     Inputs count by their content. Connections count, because one key cannot read the generations of another.
 
-    :param digests: Digests of inputs by their URLs, to which those of downloaded ones are added. ``None`` to download
-        none: then a request with inputs has no key.
+    :param digests: Digests of inputs by their URLs, to which those of downloaded ones are added; of one that cannot be
+        read an empty text. ``None`` to download none: then a request with inputs has no key.
     """
     contents: list[tuple[str, Any]] = []
     if "://" in json.dumps(request.extra_params or {}, default=str):
@@ -43,11 +43,11 @@ def reuse_key(request: GenerationRequest, settings: Settings, digests: dict[str,
     for item in request.images or ():
         if digests is None:
             return None
-        content = digests.get(item.url) or _content(item.url, settings)
-        if content is None:
+        if item.url not in digests:
+            digests[item.url] = _content(item.url, settings) or ""
+        if not digests[item.url]:
             return None
-        digests[item.url] = content
-        contents.append((content, item.role))
+        contents.append((digests[item.url], item.role))
     fingerprint = Fingerprint.of(
         replace(request, images=None), api=settings.api.name, base_url=settings.base_url
     )

@@ -206,3 +206,19 @@ def test_a_time_at_one_connection_is_no_time_at_another(
     task.defer()
     task.defer_again()
     assert (posts(services), posts(other)) == (1, 2)
+
+
+def test_an_input_that_cannot_be_read_is_tried_once(
+    services: SeedanceEmulator, batch: Callable[[int], Batch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    def broken(_: Any, url: str, *__: Any, **___: Any) -> Any:
+        opened.append(url)
+        raise MediaConnectionError("connection reset")
+
+    monkeypatch.setattr(MediaClient, "open", broken)
+    requests = [{"prompt": prompt, "images": ["https://inputs.example/a.png"]} for prompt in "abc"]
+    batch(2).defer(requests, reuse="any", on_item_failure="keep")
+    assert len(opened) == 1
+    assert posts(services) == 3
