@@ -279,7 +279,7 @@ def test_a_request_that_cannot_be_written_is_unsent(either_client: EitherClient)
 def test_a_call_may_have_a_timeout_of_its_own(either_client: EitherClient) -> None:
     with serving(silent) as server:
         found = settings(server.url, timeout=60)
-        sent(either_client.send(found, HttpCall(method="POST", path="/x", json={}, timeout=0.2)))
+        sent(either_client.send(found, HttpCall(method="POST", path="/x", json={}, timeout=1.0)))
 
 
 def test_a_client_closes_although_a_signal_left_the_lock_of_its_pool_acquired() -> None:
