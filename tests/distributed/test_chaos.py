@@ -155,6 +155,6 @@ def test_every_render_is_paid_once_and_arrives(
     left = cluster.temporary_files()
     print("files left:", Counter(file.name.partition("-")[0] for file in left))
     assert max(triggerers.values()) < 60
-    # One note of each quota on each machine.
-    assert [file for file in left if not file.name.startswith("quota-")] == []
+    # One note of each quota and of each rate of submissions on each machine.
+    assert [file for file in left if not file.name.startswith(("quota-", "rate-"))] == []
     assert cluster.database.connections() < 100
