@@ -30,9 +30,7 @@ from airflow_provider_seedance.polling.outcomes import (
 from airflow_provider_seedance.submission import decisions
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission.fallback import unfit_owner
-from airflow_provider_seedance.submission.submitter import (
-    HasGeneration,
-)
+from airflow_provider_seedance.submission.submitter import HasGeneration
 
 log = logging.getLogger(__name__)
 
@@ -239,12 +237,10 @@ class Batch(ItemSubmissions):
         item.deadline = self._deadline(item)
 
     def _deadline(self, item: BatchItem) -> float:
-        record = self.records.read(item.record_key)
-        if (
-            record and record.reused_from and record.intended_at
-        ):  # the other task may have submitted it long ago
-            return max(record.intended_at.timestamp(), self.reattached_at) + self.timeout
-        return max(item.submitted_at or 0.0, self.reattached_at) + self.timeout
+        record, since = self.records.read(item.record_key), item.submitted_at or 0.0
+        if record and record.reused_from and record.intended_at:
+            since = record.intended_at.timestamp()  # the other task may have submitted it long ago
+        return max(since, self.reattached_at) + self.timeout
 
     def _on_terminal(self, item: BatchItem, generation: Generation) -> None:
         record = self._record(item)

@@ -65,7 +65,7 @@ async def wait_for_many(
     report_end: EndReport | None = None,
 ) -> WaitResult:
     """
-    Wait until enough of the generations have ended, or a submission is granted.
+    Wait until enough of the generations have ended, or a submission is granted, but at least ``min_seconds``.
 
     :param pending: The connection id of each generation, and its wait.
     :param min_ended: Number of ended generations that end the wait.

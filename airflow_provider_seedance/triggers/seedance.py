@@ -177,7 +177,7 @@ class SeedanceBatchTrigger(_SeedanceTrigger, CancellingTrigger):
     @property
     def generation_ids(self) -> list[str]:
         """The ids of the pending generations."""
-        return [state.generation_id for _, state in self.pending]
+        return [str(generation_id) for generation_id in self.generations["generation_id"]]
 
     @property
     def billed_to(self) -> dict[str, list[str]]:
