@@ -189,9 +189,7 @@ def test_a_batch_in_one_task(examples: TestAirflow, runs: dict[str, str], stored
 def test_full_render_waits_for_approval(examples: TestAirflow, runs: dict[str, str], emulator: Any) -> None:
     dag_id = "example_seedance_preview_approval"
     run_id = runs[dag_id]
-    examples.wait_until(
-        lambda: _pending(examples, dag_id, run_id), 120, "the question for approval", dag_id, run_id
-    )
+    _wait_for_question(examples, dag_id, run_id)
     models = [item.request["model"] for item in _submissions(emulator)]
     assert models == ["seedance-2.0-fast"] * 2, "the full render was paid for before the approval"
 
@@ -216,13 +214,7 @@ def test_the_chosen_preview_is_rendered_in_full(
 ) -> None:
     dag_id = "example_seedance_choose"
     run_id = runs[dag_id]
-    examples.wait_until(
-        lambda: _pending(examples, dag_id, run_id, "choose"),
-        120,
-        "the question for the choice",
-        dag_id,
-        run_id,
-    )
+    _wait_for_question(examples, dag_id, run_id, "choose")
     _approve(examples, dag_id, run_id, "choose", "Orbit")
     assert examples.wait_run(dag_id, run_id) == "success"
     prompts = [(item.request.get("model"), item.prompt) for item in emulator.ledger.submissions]
@@ -235,9 +227,7 @@ def test_the_final_is_made_from_the_approved_draft(
 ) -> None:
     dag_id = "example_seedance_draft"
     run_id = runs[dag_id]
-    examples.wait_until(
-        lambda: _pending(examples, dag_id, run_id), 120, "the question for approval", dag_id, run_id
-    )
+    _wait_for_question(examples, dag_id, run_id)
     draft = examples.xcom(dag_id, run_id, "draft")
     assert draft["url"] in _approve(examples, dag_id, run_id)
     assert succeeded(examples, runs, dag_id)
@@ -274,17 +264,21 @@ def _submissions(emulator: Any) -> list[Any]:
     return [item for item in emulator.ledger.submissions if "waits for approval" in item.prompt]
 
 
-def _pending(airflow: TestAirflow, dag_id: str, run_id: str, task_id: str = "approve") -> bool:
+def _wait_for_question(airflow: TestAirflow, dag_id: str, run_id: str, task_id: str = "approve") -> None:
     """
-    Return whether the question of a task is pending, and its task process has ended.
+    Wait until the question of a task is pending, and its task process has ended.
 
     Airflow fails a task that goes on before the scheduler has seen the end of its first process; no person
     answers that quickly, but a test does.
     """
-    row = airflow.task_instance(dag_id, run_id, task_id)
-    log = (airflow.home / "logs" / "scheduler.log").read_text()
-    seen = f"TaskInstance Finished: dag_id={dag_id}, task_id={task_id}, run_id={run_id}" in log
-    return seen and row.get("state") in ("deferred", "awaiting_input")
+
+    def pending() -> bool:
+        row = airflow.task_instance(dag_id, run_id, task_id)
+        log = (airflow.home / "logs" / "scheduler.log").read_text()
+        seen = f"TaskInstance Finished: dag_id={dag_id}, task_id={task_id}, run_id={run_id}" in log
+        return seen and row.get("state") in ("deferred", "awaiting_input")
+
+    airflow.wait_until(pending, 120, f"the question of task {task_id}", dag_id, run_id)
 
 
 @needs(REGIONS)
