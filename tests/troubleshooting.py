@@ -13,8 +13,8 @@ import pytest
 PAGE = Path(__file__).parents[1] / "docs" / "troubleshooting.md"
 
 
-def messages_on_the_page() -> dict[str, re.Pattern[str]]:
-    """Return a pattern for each message of the page, without its tables of classes and of symptoms."""
+def messages_on_the_page() -> list[str]:
+    """Return each message of the page, with "…" for what varies, without its tables of classes and of symptoms."""
     sections = PAGE.read_text(encoding="utf-8").split("\n## ")
     rows = [
         line
@@ -22,20 +22,29 @@ def messages_on_the_page() -> dict[str, re.Pattern[str]]:
         for line in section.splitlines()
         if not section.startswith(("By class", "In Airflow"))
     ]
-    texts = [
+    return [
         text for row in rows if row.startswith("| `") for text in re.findall("`([^`]+)`", row.split("|")[1])
     ]
-    return {text: re.compile(".*".join(map(re.escape, text.split("…"))), re.DOTALL) for text in texts}
+
+
+def has_parts(message: str, parts: list[str]) -> bool:
+    """Return whether a message contains these parts in this order."""
+    end = 0
+    for part in parts:
+        if (start := message.find(part, end)) < 0:
+            return False
+        end = start + len(part)
+    return True
 
 
 class Messages:
     """Plugin of pytest: the messages of the page that no test has produced yet, as an error or in a log."""
 
     def __init__(self) -> None:
-        self.missing = messages_on_the_page()
+        self.missing = {text: text.split("…") for text in messages_on_the_page()}
 
     def note(self, message: str) -> None:
-        for text in [text for text, pattern in self.missing.items() if pattern.search(message)]:
+        for text in [text for text, parts in self.missing.items() if has_parts(message, parts)]:
             del self.missing[text]
 
     @pytest.hookimpl(wrapper=True)
@@ -70,7 +79,7 @@ class Messages:
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
         missing = getattr(node, "workeroutput", {}).get("missing_messages", self.missing)
-        self.missing = {text: pattern for text, pattern in self.missing.items() if text in missing}
+        self.missing = {text: parts for text, parts in self.missing.items() if text in missing}
 
     def pytest_terminal_summary(self, terminalreporter: Any, config: pytest.Config) -> None:
         if self.missing and is_whole(config):
