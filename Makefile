@@ -19,15 +19,15 @@ OLDEST := 3.1-py3.11
 NEWEST := 3.4-py3.13
 PAIRS := $(foreach airflow,$(AIRFLOWS),$(foreach python,$(PYTHONS),$(airflow)-py$(python))) 3.3-py3.14 3.4-py3.14
 
-# All other targets use the newest release of Airflow.
-RELEASE := 3.3
+# All other targets use the Airflow of the newest pair.
+AIRFLOW := $(firstword $(subst -py, ,$(NEWEST)))
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@echo "Installing Airflow and this provider into $(VENV) (once; a minute or two) ..."
-	tests/install_airflow.sh $(BIN)/python $(RELEASE) -e '.[dev]'
+	tests/install_airflow.sh $(BIN)/python $(AIRFLOW) -e '.[dev]'
 	@touch $@
 
 demo: $(VENV)/installed  ## Render a video through a real Airflow; ARGS=--keep leaves it running

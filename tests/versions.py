@@ -36,10 +36,6 @@ SCOPED_VIEWS = Feature("views that apply to some tasks only", "3.4", AIRFLOW_V_3
 RESCHEDULING = Feature("retry policies that reschedule", "3.4", AIRFLOW_V_3_4_PLUS)
 ENDING_FROM_TRIGGERS = Feature("XCom that triggers can write (end_from_trigger)", "3.3", AIRFLOW_V_3_3_PLUS)
 TRIGGER_ON_KILL = Feature("on_kill of triggers", "3.3", AIRFLOW_V_3_3_PLUS)
-#: With one task, its scheduler ends with an IntegrityError of the table of task instances.
-CLEARS_OF_RUNNING_TASKS = Feature(
-    "scheduler that survives the clear of a running task", "3.4.0b3", AIRFLOW != "3.4.0b2"
-)
 REGIONS = Feature("regions of task loops and mapped tasks", "3.4", AIRFLOW_V_3_4_PLUS)
 PROVIDER_COMMANDS = Feature("commands of providers", "3.2", AIRFLOW_V_3_2_PLUS)
 CONNECTION_FIELDS = Feature("conn-fields", "3.2", AIRFLOW_V_3_2_PLUS)

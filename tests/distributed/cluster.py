@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from airflow_settings import REPAIR, write_settings
 from backends import Postgres, PostgresDatabase, Redis, free_port
 from history import Place
 from local_airflow import environment, processes
@@ -128,6 +129,7 @@ class Cluster(Client):
         """Start everything, and wait until it works."""
         try:
             (self.home / "logs").mkdir(parents=True, exist_ok=True)
+            write_settings(self.home, REPAIR)
             self._guard = Guard()
             self._guard.add(self.postgres.start())
             self._guard.add(self.redis.start())

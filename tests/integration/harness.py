@@ -14,22 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from airflow_settings import PRELOAD, REPAIR, write_settings
 from local_airflow import LocalAirflow
 from local_airflow.processes import send
-
-#: Every task is a fork of the scheduler, and every parse one of the Dag processor: half of their time goes into
-#: imports, unless these have done them. The demo and the benchmarks run without this.
-PRELOADING_SETTINGS = """
-import sys
-
-if {"scheduler", "dag-processor"} & set(sys.argv):
-    import airflow_provider_seedance.operators.batch_run
-    import airflow_provider_seedance.operators.generation_run
-    import airflow_provider_seedance.operators.seedance
-    import airflow_provider_seedance.sensors.seedance
-    import airflow_provider_seedance.transfers.seedance_to_object_storage
-    import airflow_provider_seedance.transfers.transfer_run
-"""
 
 
 class TestAirflow(LocalAirflow):
@@ -39,9 +26,7 @@ class TestAirflow(LocalAirflow):
 
     def start(self, timeout: float = 480.0) -> None:
         """Start it with settings that import this package into the processes that fork."""
-        settings = self.home / "config" / "airflow_local_settings.py"
-        settings.parent.mkdir(parents=True, exist_ok=True)
-        settings.write_text(PRELOADING_SETTINGS)
+        write_settings(self.home, PRELOAD, REPAIR)
         super().start(timeout)
 
     def connect(self, conn_id: str, connection: Mapping[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from versions import CLEARS_OF_RUNNING_TASKS, needs
 
 from .airflow_fixture import NEVER, STANDS_AFTER_ID, TIMEOUT_SECONDS, AirflowFixture, Task, first_of
 
@@ -212,7 +211,6 @@ def test_repeated_clears_while_deferred(airflow: AirflowFixture) -> None:
     boat.check_delivered(paid)
 
 
-@needs(CLEARS_OF_RUNNING_TASKS)
 @pytest.mark.parametrize("conn_id", first_of("ark_queue", "seedance2api"))
 def test_cleared_while_a_worker_waits_the_render_goes_on_under_the_new_try(
     airflow: AirflowFixture, conn_id: str
