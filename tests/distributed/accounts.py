@@ -6,13 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import history
 from cluster import Cluster
 
 from airflow_provider_seedance.emulator.ledger import SubmissionEntry
-from airflow_provider_seedance.ledger.packing import unpack
-from airflow_provider_seedance.ledger.task_state import STATE_KEY
 from airflow_provider_seedance.submission.records import RecordState
-from airflow_provider_seedance.submission.store import GENERATION_KEY
 from airflow_provider_seedance.testing import SeedanceEmulator
 
 _ENDED = ("success", "failed")
@@ -102,8 +100,7 @@ def _settle_tasks(cluster: Cluster, run: Run, sold: dict[str, str], accounts: Ac
             else:
                 accounts.lost[prompt] = f"success with {result}"
             continue
-        value = cluster.state_store(*place, index).get(STATE_KEY)
-        record = unpack(value)[GENERATION_KEY] if value else None
+        record = history.last(cluster.history, (run.dag_id, run.run_id, index))
         if row["state"] == "failed" and record and record.state is RecordState.UNCERTAIN:
             accounts.uncertain.append(prompt)
         else:

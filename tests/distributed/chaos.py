@@ -29,6 +29,9 @@ ACCIDENTS = {
     "broker away": 0.25,
 }
 
+#: What happens as well where there is a ledger.
+ACCIDENTS_OF_A_LEDGER = {"ledger restarts": 0.25, "ledger away": 0.25}
+
 #: Seconds between two accidents.
 PAUSES = (2.0, 7.0)
 
@@ -60,10 +63,13 @@ class Accident:
         """
         Return whether this explains an uncertain submission.
 
-        A try that was killed knows nothing any more; one that goes on has lost its connection.
+        A try that was killed knows nothing any more; one that goes on has lost its connection. A ledger may have
+        written an intent, and ended before it said so: then nothing was sent, and no later try can know.
         """
         if doubt.same_try:
             return self.kind == "outage" and self.at <= doubt.recorded_at and self.until >= doubt.intended_at
+        if self.kind.startswith("ledger"):
+            return self.at - 1 <= doubt.intended_at <= self.until
         return doubt.place in self.hit and doubt.intended_at <= self.until and self.at <= doubt.recorded_at
 
 
@@ -87,7 +93,8 @@ class Chaos:
         self._cluster = cluster
         self._cable = tcp_proxy
         self._random = random.Random(seed)
-        self._first = self._random.sample(list(ACCIDENTS), len(ACCIDENTS))
+        self._kinds = ACCIDENTS | (ACCIDENTS_OF_A_LEDGER if cluster.ledger else {})
+        self._first = self._random.sample(list(self._kinds), len(self._kinds))
         self._say = say
         self._began = time.monotonic()
         self._mends_at: float | None = None
@@ -119,7 +126,7 @@ class Chaos:
 
     def _strike(self) -> str | None:
         """Let one accident happen; returns the component that is to be started again."""
-        kinds = self._first or self._random.choices(list(ACCIDENTS), list(ACCIDENTS.values()))
+        kinds = self._first or self._random.choices(list(self._kinds), list(self._kinds.values()))
         kind, before = kinds.pop(), self.kills.total()
         struck = self._strike_with(kind)
         if self.kills.total() == before and kinds is self._first:
@@ -138,7 +145,7 @@ class Chaos:
             # Sometimes with the process of the worker that watches over it.
             self._kill_task(at, supervised=self._random.random() < 0.7)
             return None
-        if kind.startswith(("database", "broker")):
+        if kind.startswith(("database", "broker", "ledger")):
             self._black_out(kind, at)
             return None
         name = kind if kind == "api-server" else f"{kind}-{self._random.choice((1, 2))}"
@@ -153,7 +160,10 @@ class Chaos:
     def _black_out(self, kind: str, at: float) -> None:
         self._count(kind, at)
         cluster = self._cluster
-        with cluster.without(cluster.postgres if kind.startswith("database") else cluster.redis):
+        backends = {"database": cluster.postgres, "broker": cluster.redis, "ledger": cluster.ledger}
+        backend = backends[kind.partition(" ")[0]]
+        assert backend is not None
+        with cluster.without(backend):
             if kind.endswith("away"):
                 time.sleep(BLACKOUT)
 

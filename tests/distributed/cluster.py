@@ -18,7 +18,7 @@ from typing import Self
 
 from airflow_settings import REPAIR, write_settings
 from backends import Postgres, PostgresDatabase, Redis, free_port
-from history import Place
+from history import History, LedgerHistory, Place, TaskStateHistory, count_starts
 from local_airflow import environment, processes
 from local_airflow.api import Api
 from local_airflow.client import Client, LocalAirflowError
@@ -45,10 +45,16 @@ class Cluster(Client):
     """
 
     def __init__(
-        self, *, home: Path, dags_folder: Path, connections: Mapping[str, str], slots: int = SLOTS
+        self,
+        *,
+        home: Path,
+        dags_folder: Path,
+        connections: Mapping[str, str],
+        slots: int = SLOTS,
+        ledger: Postgres | None = None,
     ) -> None:
         self.home = home
-        self.postgres, self.redis = Postgres(), Redis()
+        self.postgres, self.redis, self.ledger = Postgres(), Redis(), ledger
         port, second_port = free_port(), free_port()
         self.second_api = Api(f"http://127.0.0.1:{second_port}", home / "passwords", admin=None)
         self.config = environment.default_config(
@@ -78,6 +84,9 @@ class Cluster(Client):
             ("scheduler", "task_instance_heartbeat_timeout"): "60",
             ("triggerer", "triggerer_health_check_threshold"): "20",
         }
+        if ledger:
+            self.config["seedance", "ledger"] = "team_ledger"
+            connections = {**connections, "team_ledger": f"postgres{ledger.url}"}
         self.environment = environment.build(
             os.environ,
             home=home,
@@ -86,8 +95,12 @@ class Cluster(Client):
             python_path=[dags_folder, Path(airflow_provider_seedance.__file__).parents[1]],
             extra={"C_FORCE_ROOT": "1"},
         )
+        database = PostgresDatabase(self.postgres)
+        self.history: History = (
+            LedgerHistory(PostgresDatabase(ledger)) if ledger else TaskStateHistory(database)
+        )
         super().__init__(
-            database=PostgresDatabase(self.postgres),
+            database=database,
             api=Api(f"http://127.0.0.1:{port}", home / "passwords", admin=None),
             task_logs=Path(self.config["logging", "base_log_folder"]),
         )
@@ -133,9 +146,12 @@ class Cluster(Client):
             self._guard = Guard()
             self._guard.add(self.postgres.start())
             self._guard.add(self.redis.start())
-            done = self.cli("db", "migrate")
-            if done.returncode != 0:
-                raise LocalAirflowError(f"`airflow db migrate` failed:\n{done.stdout}\n{done.stderr}")
+            self._run("db", "migrate")
+            if self.ledger:
+                self._guard.add(self.ledger.start())
+                self._run("seedance", "ledger", "list")  # makes its tables
+            self.history.install()
+            count_starts(self.database)
             for name in self.names:
                 self.launch(name)
             self.wait_until(lambda: self._jobs() == 5, 300, "two schedulers, two triggerers, a Dag processor")
@@ -156,8 +172,9 @@ class Cluster(Client):
                 if each.process is not None:
                     each.process.wait()
                     each.process = None
-            self.redis.stop()
-            self.postgres.stop()
+            for backend in (self.redis, self.postgres, self.ledger):
+                if backend is not None:
+                    backend.stop()
             shutil.rmtree(self._machines, ignore_errors=True)
             if self._guard is not None:
                 self._guard.dismiss()
@@ -276,6 +293,11 @@ class Cluster(Client):
             check=False,
             start_new_session=True,
         )
+
+    def _run(self, *arguments: str) -> None:
+        done = self.cli(*arguments)
+        if done.returncode != 0:
+            raise LocalAirflowError(f"`airflow {' '.join(arguments)}` failed:\n{done.stdout}\n{done.stderr}")
 
     # -- what runs -----------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--chaos-seconds", type=float, default=80.0, help="how long things are killed")
     group.addoption("--chaos-seed", type=int, default=26, help="decides what is killed, and when")
     group.addoption("--chaos-renders", type=int, default=100, help="how many renders there are")
+    group.addoption("--ledger", action="store_true", help="with a ledger on a PostgreSQL of its own")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -80,9 +81,10 @@ def cluster(
     emulator: SeedanceEmulator,
     tcp_proxy: TcpProxy,
     callback_recorder: CallbackRecorder,
+    pytestconfig: pytest.Config,
 ) -> Iterator[Cluster]:
     """The shared Airflow, started."""
-    import history
+    from backends import Postgres
     from cluster import Cluster
 
     home = tmp_path_factory.mktemp("cluster")
@@ -96,6 +98,7 @@ def cluster(
     made = Cluster(
         home=home,
         dags_folder=home / "dags",
+        ledger=Postgres() if pytestconfig.getoption("--ledger") else None,
         connections={
             "seedance_default": connection("seedanceapi-v2"),
             "seedance_ark": connection("ark"),
@@ -108,7 +111,6 @@ def cluster(
         },
     )
     with made:
-        history.install(made.database)
         for dag_id in ("single", "mapped", "called", "batch"):
             made.wait_parsed(dag_id, 120)
         yield made

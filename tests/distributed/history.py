@@ -1,4 +1,4 @@
-"""History of the tasks' state stores and of their starts, which the final state does not show."""
+"""History of records and of task starts, which the final state does not show: triggers of PostgreSQL note it."""
 
 from __future__ import annotations
 
@@ -13,25 +13,13 @@ from backends import PostgresDatabase
 
 from airflow_provider_seedance.ledger.packing import unpack
 from airflow_provider_seedance.ledger.task_state import STATE_KEY
-from airflow_provider_seedance.submission.records import Record, RecordState
+from airflow_provider_seedance.submission.records import RecordState
 
 #: Dag, run, and map index of a task instance.
 Place = tuple[str, str, int]
 
-#: ``{index}`` is the name of the map index in Airflow's own tables.
-_INSTALL = """
-CREATE TABLE tests_history (
-    number BIGSERIAL, at TIMESTAMPTZ DEFAULT clock_timestamp(),
-    dag_id TEXT, run_id TEXT, map_index INTEGER, key TEXT, value TEXT
-);
-CREATE FUNCTION tests_remember() RETURNS trigger AS $$
-BEGIN
-    INSERT INTO tests_history (dag_id, run_id, map_index, key, value)
-    VALUES (NEW.dag_id, NEW.run_id, NEW.{index}, NEW.key, NEW.value);
-    RETURN NEW;
-END $$ LANGUAGE plpgsql;
-CREATE TRIGGER tests_remember AFTER INSERT OR UPDATE ON task_state_store
-    FOR EACH ROW EXECUTE FUNCTION tests_remember();
+# ``{index}`` is the name of the map index in Airflow's own tables.
+_STARTS = """
 CREATE TABLE tests_starts (dag_id TEXT, run_id TEXT, task_id TEXT, map_index INTEGER);
 CREATE FUNCTION tests_count() RETURNS trigger AS $$
 BEGIN
@@ -42,6 +30,35 @@ CREATE TRIGGER tests_count AFTER UPDATE ON task_instance
     FOR EACH ROW WHEN (NEW.state = 'running' AND OLD.state IS DISTINCT FROM 'running')
     EXECUTE FUNCTION tests_count();
 """
+
+_HISTORY = """
+CREATE TABLE tests_history (number BIGSERIAL, at TIMESTAMPTZ DEFAULT clock_timestamp(), {columns});
+CREATE FUNCTION tests_remember() RETURNS trigger AS $$
+BEGIN
+    INSERT INTO tests_history ({names}) VALUES ({values});
+    RETURN NEW;
+END $$ LANGUAGE plpgsql;
+CREATE TRIGGER tests_remember AFTER INSERT OR UPDATE ON {table}
+    FOR EACH ROW EXECUTE FUNCTION tests_remember();
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """
+    A record as it was written.
+
+    :param name: Of the submission: a task instance that is cleared, and a batch, have several.
+    :param at: When it was written, in seconds since 1970; ``intended_at``, when its intent was.
+    """
+
+    place: Place
+    name: str
+    state: RecordState
+    try_number: int | None
+    generation_id: str | None
+    at: float
+    intended_at: float | None
 
 
 @dataclass(frozen=True)
@@ -61,9 +78,92 @@ class Doubt:
     same_try: bool
 
 
-def install(database: PostgresDatabase) -> None:
-    """Have PostgreSQL remember, from now on."""
-    database.write(_INSTALL.format(index=database.index_column))
+class TaskStateHistory:
+    """Records in Airflow's task state store."""
+
+    def __init__(self, database: PostgresDatabase) -> None:
+        self.database = database
+
+    def install(self) -> None:
+        """Have PostgreSQL remember, from now on."""
+        index = self.database.index_column
+        _install(
+            self.database,
+            "task_state_store",
+            {"dag_id": "TEXT", "run_id": "TEXT", "map_index": "INTEGER", "key": "TEXT", "value": "TEXT"},
+            map_index=index,
+        )
+
+    def entries(self) -> Iterator[Entry]:
+        """Return what was written, the oldest first."""
+        for row in self.database.rows("SELECT * FROM tests_history ORDER BY number"):
+            if row["key"].startswith(STATE_KEY):
+                for name, record in unpack(json.loads(row["value"])).items():
+                    if record is not None:
+                        intended_at = record.intended_at and record.intended_at.timestamp()
+                        yield _entry(
+                            row, name, record.state, record.try_number, record.generation_id, intended_at
+                        )
+
+
+class LedgerHistory:
+    """Records in a ledger."""
+
+    def __init__(self, database: PostgresDatabase) -> None:
+        self.database = database
+
+    def install(self) -> None:
+        """Have PostgreSQL remember, from now on; the ledger has its tables."""
+        columns = {"dag_id": "TEXT", "run_id": "TEXT", "map_index": "INTEGER", "record_key": "TEXT"}
+        columns |= {"state": "TEXT", "try_number": "INTEGER", "generation_id": "TEXT"}
+        _install(
+            self.database,
+            "seedance_submissions",
+            columns | {"submission": "INTEGER", "intended_at": "TIMESTAMPTZ"},
+            submission="number",
+        )
+
+    def entries(self) -> Iterator[Entry]:
+        """Return what was written, the oldest first."""
+        for row in self.database.rows("SELECT * FROM tests_history ORDER BY number"):
+            intended_at = row["intended_at"] and datetime.fromisoformat(row["intended_at"]).timestamp()
+            name = f"{row['record_key']} {row['submission']}"
+            yield _entry(
+                row, name, RecordState(row["state"]), row["try_number"], row["generation_id"], intended_at
+            )
+
+
+History = TaskStateHistory | LedgerHistory
+
+
+def _install(database: PostgresDatabase, table: str, columns: dict[str, str], **sources: str) -> None:
+    values = [f"NEW.{sources.get(name, name)}" for name in columns]
+    database.write(
+        _HISTORY.format(
+            table=table,
+            columns=", ".join(f"{name} {kind}" for name, kind in columns.items()),
+            names=", ".join(columns),
+            values=", ".join(values),
+        )
+    )
+
+
+def _entry(
+    row: dict[str, Any],
+    name: str,
+    state: RecordState,
+    try_number: int | None,
+    generation_id: str | None,
+    intended_at: float | None,
+) -> Entry:
+    place = (row["dag_id"], row["run_id"], row["map_index"])
+    at = datetime.fromisoformat(row["at"]).timestamp()
+    return Entry(place, name, state, try_number, generation_id, at, intended_at)
+
+
+def count_starts(database: PostgresDatabase) -> None:
+    """Have PostgreSQL count the starts of tasks, from now on."""
+    database.write(_STARTS.format(index=database.index_column))
 
 
 def starts(database: PostgresDatabase, run_id: str) -> Counter[tuple[str, int]]:
@@ -72,37 +172,26 @@ def starts(database: PostgresDatabase, run_id: str) -> Counter[tuple[str, int]]:
     return Counter((row["task_id"], row["map_index"]) for row in rows)
 
 
-def was_recorded(database: PostgresDatabase, generation_id: str) -> bool:
+def last(history: History, place: Place) -> Entry | None:
+    """Return the last record of a task instance with one generation."""
+    return next((entry for entry in reversed(list(history.entries())) if entry.place == place), None)
+
+
+def was_recorded(history: History, generation_id: str) -> bool:
     """Return whether any task has ever recorded this id."""
-    rows = database.rows("SELECT key, value FROM tests_history")
-    records = (record for row in rows for _, record in _records(row["key"], json.loads(row["value"])))
-    return any(record.generation_id == generation_id for record in records)
+    return any(entry.generation_id == generation_id for entry in history.entries())
 
 
-def doubts(database: PostgresDatabase) -> list[Doubt]:
+def doubts(history: History) -> list[Doubt]:
     """Return every submission that was reported as uncertain, in the order of the reports."""
-    intents: dict[tuple[Place, str], Record] = {}
+    intents: dict[tuple[Place, str], Entry] = {}
     found = []
-    for row in database.rows("SELECT * FROM tests_history ORDER BY number"):
-        place = (row["dag_id"], row["run_id"], row["map_index"])
-        for name, record in _records(row["key"], json.loads(row["value"])):
-            if record.state is RecordState.INTENT:
-                intents[place, name] = record
-            elif (intent := intents.pop((place, name), None)) and record.state is RecordState.UNCERTAIN:
-                assert intent.intended_at is not None
-                found.append(
-                    Doubt(
-                        place=place,
-                        intended_at=intent.intended_at.timestamp(),
-                        recorded_at=datetime.fromisoformat(row["at"]).timestamp(),
-                        same_try=record.try_number == intent.try_number,
-                    )
-                )
+    for entry in history.entries():
+        key = (entry.place, entry.name)
+        if entry.state is RecordState.INTENT:
+            intents[key] = entry
+        elif (intent := intents.pop(key, None)) and entry.state is RecordState.UNCERTAIN:
+            assert intent.intended_at is not None
+            same_try = entry.try_number == intent.try_number
+            found.append(Doubt(entry.place, intent.intended_at, entry.at, same_try))
     return found
-
-
-def _records(key: str, value: Any) -> Iterator[tuple[str, Record]]:
-    if key.startswith(STATE_KEY):
-        for name, record in unpack(value).items():
-            if record is not None:
-                yield name, record

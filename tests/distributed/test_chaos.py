@@ -13,6 +13,7 @@ import accounts
 import history
 import leaks
 import pytest
+from backends import PostgresDatabase
 from chaos import Chaos
 from cluster import Cluster
 from tcp_proxy import TcpProxy
@@ -64,7 +65,7 @@ def check_uncertain(
 ) -> None:
     """Only what was killed, or cut off, between its intent and its id may be uncertain."""
     mine = {(run.dag_id, run.run_id) for run in runs}
-    doubts = [doubt for doubt in history.doubts(cluster.database) if doubt.place[:2] in mine]
+    doubts = [doubt for doubt in history.doubts(cluster.history) if doubt.place[:2] in mine]
     unexplained = []
     for doubt in doubts:
         why = [accident for accident in chaos.accidents if accident.explains(doubt)]
@@ -78,7 +79,7 @@ def check_uncertain(
 
     assert unexplained == []
     assert len(doubts) == len(sums.uncertain)
-    assert [found for found in billed if history.was_recorded(cluster.database, found)] == []
+    assert [found for found in billed if history.was_recorded(cluster.history, found)] == []
     # If a service lists its generations, every accepted submission is found.
     assert [entry for entry in billed.values() if entry.api == "ark"] == []
 
@@ -152,6 +153,8 @@ def test_every_render_is_paid_once_and_arrives(
     triggerers = leaks.open_files(cluster.pid(f"triggerer-{number}") for number in (1, 2))
     print("descriptors of the triggerers' processes:", sorted(triggerers.values()))
     print("connections to the database:", cluster.database.connections())
+    if cluster.ledger:
+        print("connections to the ledger:", PostgresDatabase(cluster.ledger).connections())
     left = cluster.temporary_files()
     print("files left:", Counter(file.name.partition("-")[0] for file in left))
     assert max(triggerers.values()) < 60

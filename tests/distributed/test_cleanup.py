@@ -5,12 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import accounts
+import history
+import pytest
 from cluster import Cluster
 
-from airflow_provider_seedance.ledger.packing import unpack
-from airflow_provider_seedance.ledger.task_state import STATE_KEY
 from airflow_provider_seedance.submission.records import RecordState
-from airflow_provider_seedance.submission.store import GENERATION_KEY
 from airflow_provider_seedance.testing import SeedanceEmulator
 
 TIMEOUT_SECONDS = 300.0
@@ -19,6 +18,8 @@ KEPT = timedelta(days=30)
 
 
 def test_a_running_render_survives_every_clean_up(cluster: Cluster, emulator: SeedanceEmulator) -> None:
+    if cluster.ledger:
+        pytest.skip("the records are in the ledger, which these commands do not clean")
     old = accounts.start(cluster, "single", ["a boat of long ago"])
     assert cluster.wait_run(old.dag_id, old.run_id, TIMEOUT_SECONDS) == "success"
     emulator.hold()
@@ -46,8 +47,7 @@ def test_a_running_render_survives_every_clean_up(cluster: Cluster, emulator: Se
         for run in runs:
             assert cluster.task_state(run.dag_id, run.run_id, "render") == "deferred"
         single = runs[0]
-        value = cluster.state_store(single.dag_id, single.run_id, "render")[STATE_KEY]
-        record = unpack(value)[GENERATION_KEY]
+        record = history.last(cluster.history, (single.dag_id, single.run_id, -1))
         assert record
         assert record.state is RecordState.SUBMITTED
         # The next try finds what the one before had paid for.

@@ -29,6 +29,9 @@ HOSTILE = "Boat\"'><img src=x onerror=\"window.hacked='prompt'\"><script>window.
 BIG = "manual__2026-01-01T00:00:00+00:00/a b&c=d?e#f%2F"
 MANY = 1000
 
+#: Seconds for anything that must appear: only a test that fails waits that long.
+TIMEOUT_SECONDS = 300.0
+
 AUTH_MANAGER = """
 from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
 
@@ -158,7 +161,7 @@ def wait(browser: Chrome, script: str, what: str, *arguments: Any) -> Any:
     from selenium.webdriver.support.ui import WebDriverWait
 
     looks: Callable[[Any], Any] = lambda driver: driver.execute_script(script, *arguments)  # noqa: E731
-    return WebDriverWait(browser, 60).until(looks, message=f"no sign of {what}")
+    return WebDriverWait(browser, TIMEOUT_SECONDS).until(looks, message=f"no sign of {what}")
 
 
 def open_page(browser: Chrome, address: str) -> None:
