@@ -34,6 +34,12 @@ def tree_of(path: Path) -> ast.Module:
     return ast.parse(source_of(path))
 
 
+@cache
+def nodes_of(tree: ast.AST) -> tuple[ast.AST, ...]:
+    """Return every node of a tree, which tests read several times."""
+    return tuple(ast.walk(tree))
+
+
 def runtime_nodes(tree: ast.AST, *, in_functions: bool = True) -> Iterator[ast.AST]:
     """
     Return every node but those that only type checkers see.
@@ -52,6 +58,6 @@ def runtime_nodes(tree: ast.AST, *, in_functions: bool = True) -> Iterator[ast.A
 
 def definitions(tree: ast.AST, *kinds: type[ast.AST]) -> Iterator[tuple[str, int]]:
     """Return the name and the number of lines of each definition of these kinds."""
-    for node in ast.walk(tree):
+    for node in nodes_of(tree):
         if isinstance(node, kinds):
             yield node.name, node.end_lineno - node.lineno + 1  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ import yaml
 from airflow.configuration import retrieve_configuration_description
 from airflow.sdk import DAG
 from helpers import error_classes
-from source_tree import MODULES, tree_of
+from source_tree import MODULES, nodes_of, tree_of
 from versions import STATE_STORE, needs
 
 from airflow_provider_seedance import exceptions
@@ -202,7 +202,7 @@ def messages() -> dict[str, str]:
         where = path.relative_to(PACKAGE)
         if where.parts[0] in _NOT_IN_TASKS:
             continue
-        for node in ast.walk(tree_of(path)):
+        for node in nodes_of(tree_of(path)):
             if not (isinstance(node, ast.Call) and node.args):
                 continue
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
@@ -238,8 +238,8 @@ def all_texts() -> str:
     texts = list(messages())
     for path in MODULES:
         tree = tree_of(path)
-        alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
-        for node in ast.walk(tree):
+        alone = {id(node.value) for node in nodes_of(tree) if isinstance(node, ast.Expr)}  # docstrings
+        for node in nodes_of(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in alone:
                 texts.append(node.value)
     return "\n".join(texts)

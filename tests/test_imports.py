@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from functools import cache
 
 import pytest
-from source_tree import FUNCTIONS, MODULES, PACKAGE, ROOT, name_of, runtime_nodes, tree_of
+from source_tree import FUNCTIONS, MODULES, PACKAGE, ROOT, name_of, nodes_of, runtime_nodes, tree_of
 
 #: Modules with no place in the layers, and what they may import of the package.
 TOOLS = {"get_provider_info": {"apis"}, "emulator": set[str](), "testing": {"emulator", "polling"}}
@@ -95,7 +95,7 @@ def import_graph() -> dict[str, set[str]]:
     for path in MODULES:
         name = name_of(path)
         found[name] = set()
-        for other in ours(imports_of(ast.walk(tree_of(path)))):
+        for other in ours(imports_of(nodes_of(tree_of(path)))):
             while other and other not in names:
                 other = other.rpartition(".")[0]
             found[name] |= {other} - {"", name}
@@ -166,7 +166,7 @@ def test_the_root_has_few_modules() -> None:
 
 def test_benchmarks_have_no_circular_imports() -> None:
     paths = {path.stem: path for path in (ROOT.parent / "benchmarks").glob("*.py")}
-    graph = {name: imports_of(ast.walk(tree_of(path))) & paths.keys() for name, path in paths.items()}
+    graph = {name: imports_of(nodes_of(tree_of(path))) & paths.keys() for name, path in paths.items()}
     assert circles(graph) == []
     assert any(graph.values())
 
@@ -191,7 +191,7 @@ def inner_imports(tree: ast.AST) -> set[int]:
     """Return the lines of the imports that stand inside functions."""
     return {
         node.lineno
-        for function in ast.walk(tree)
+        for function in nodes_of(tree)
         if isinstance(function, FUNCTIONS)
         for node in ast.walk(function)
         if isinstance(node, ast.Import | ast.ImportFrom)

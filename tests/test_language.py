@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from source_tree import MODULES, ROOT, name_of, source_of, tree_of
+from source_tree import MODULES, ROOT, name_of, nodes_of, source_of, tree_of
 
 REPOSITORY = ROOT.parent
 
@@ -52,14 +52,14 @@ def texts(source: str, tree: ast.AST) -> Iterator[tuple[int, str]]:
         _, mark, comment = line.partition("#")
         if mark:
             yield number, comment
-    for node in ast.walk(tree):
+    for node in nodes_of(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.lineno, " ".join(node.value.split())
 
 
 def defined_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Return the line and name of all that a module defines: functions, classes, arguments, variables."""
-    for node in ast.walk(tree):
+    for node in nodes_of(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.lineno, node.name
         elif isinstance(node, ast.arg):
@@ -77,7 +77,7 @@ def name_parts(name: str) -> set[str]:
 
 def docstrings(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Return the line and text of each docstring, attributes' ``#:`` comments not included."""
-    for node in ast.walk(tree):
+    for node in nodes_of(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             text = ast.get_docstring(node)
             if text:
