@@ -170,7 +170,7 @@ def rows(section: str) -> list[list[str]]:
 
 
 def test_every_error_is_listed_with_its_retry_and_its_bill() -> None:
-    listed = {row[0].strip("`"): row for row in rows("By class")}
+    listed = {row[0].strip("`"): row for row in rows("Look up an error class")}
     assert list(listed) == [name for name in listed if name in ERRORS]
     assert set(listed) == set(ERRORS)
     for name, (_, retry, bill) in listed.items():

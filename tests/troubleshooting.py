@@ -20,7 +20,7 @@ def messages_on_the_page() -> list[str]:
         line
         for section in sections
         for line in section.splitlines()
-        if not section.startswith(("By class", "In Airflow"))
+        if not section.startswith(("Look up an error class", "Airflow behaves"))
     ]
     return [
         text for row in rows if row.startswith("| `") for text in re.findall("`([^`]+)`", row.split("|")[1])
