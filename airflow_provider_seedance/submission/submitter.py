@@ -319,8 +319,8 @@ class Submission:
         _check_limit(self, previous_record)
         if note:
             log.warning("%s", note)
-        quota, options = self.shared_quota, {"inline": self.retry_inline, "has_fallback": has_fallback}
-        if used_up := reserve_quota(quota, self.rate, self.api.title, **options):
+        quota, inline, name = self.shared_quota, self.retry_inline, self.api.title
+        if used_up := reserve_quota(quota, self.rate, name, inline=inline, has_fallback=has_fallback):
             long = (used_up.retry_after or 0.0) > flows.MAX_FALLBACK_WAIT_SECONDS
             return NotTaken(self.conn_id, used_up, previous_record, waits=True, gives_way=long)
         intent = self.intent(previous_record, passed_over)
