@@ -11,12 +11,13 @@ from airflow_provider_seedance import testing
 ROOT = Path(testing.__file__).parents[1]
 
 
-def run_pytest(directory: Path) -> str:
+def run_pytest(directory: Path, *options: str) -> str:
     """Run the tests of a project, and return the output of those that passed."""
     command = [
         *(sys.executable, "-m", "pytest", "-q", "--strict-markers"),
         *("-p", "no:cacheprovider"),
         *("-W", "error"),
+        *options,
     ]
     loaded = subprocess.run(
         [*command, "-p", "airflow_provider_seedance.testing", "-c", "/dev/null", "--rootdir", ".", "."],
