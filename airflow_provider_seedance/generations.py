@@ -1,9 +1,8 @@
 """
 Requests and generations: frozen values without I/O.
 
-:class:`VideoRequest` and :class:`ImageRequest` hold the arguments of an operator, normalized (numbers
-written as text, one URL instead of a list, the result of an image task as an input) but not validated:
-that is up to the adapter of the service. :class:`Generation` is a generation as the service describes it.
+:class:`VideoRequest` and :class:`ImageRequest` hold the arguments of an operator, normalized (numbers written as text,
+one URL instead of a list, the result of an image task as an input) but not validated: the adapter of the service does it.
 """
 
 from __future__ import annotations
@@ -60,10 +59,9 @@ _WORDS: Mapping[str, GenerationStatus] = {
 
 def read_status_word(word: object) -> tuple[GenerationStatus, bool]:
     """
-    Return the status for a service's word, and whether the word is documented.
+    Return the status for a service's word in any case, and whether the word is documented.
 
-    Case is ignored. An undocumented word counts as running: taking it for an end could lose a
-    paid render, and the deadline bounds the wait (row 21 of ``tests/apis/test_contradictions.py``).
+    An undocumented word counts as running: taking it for an end could lose a paid render, and the deadline bounds the wait.
     """
     known = _WORDS.get(str(word).strip().lower()) if isinstance(word, str) else None
     return (known, True) if known else (GenerationStatus.RUNNING, False)
@@ -87,6 +85,20 @@ def did_you_mean(names: str | Iterable[str], known: Iterable[str]) -> str:
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun: ``1 render``, ``2 renders``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def amount(unit: Unit, value: float) -> str:
+    """Return an amount for messages."""
+    text = f"{value:,.6f}".rstrip("0").rstrip(".")
+    return f"${text}" if unit == "cost_usd" else f"{text} credits"
+
+
+def cost_text(credits: float | None, cost_usd: float | None) -> str | None:
+    """Return a cost for messages, such as ``28 credits ($0.14)``; ``None`` if it is unknown."""
+    usd = None if cost_usd is None else amount("cost_usd", cost_usd)
+    if credits is None:
+        return usd
+    return amount("credits", credits) + (f" ({usd})" if usd else "")
 
 
 def _number(value: Any) -> Any:
@@ -362,24 +374,17 @@ class Generation:
 
     def summary(self) -> str:
         """Return outputs and cost in one line, the last one of a task's log."""
-        outputs: list[str] = [self.media]
-        if self.duration is not None:
-            outputs.append(f"{self.duration:g} s")
-        if self.resolution:
-            outputs.append(self.resolution)
-        if len(self.urls) > 1:
-            outputs.append(f"{len(self.urls)} outputs")
-        if self.output_tokens is not None:
-            outputs.append(f"{self.output_tokens} tokens")
-        cost = []
-        if self.credits is not None:
-            cost.append(f"{self.credits:g} credits")
-        if self.cost_usd is not None:
-            cost.append(f"${self.cost_usd:g}")
-        paid = f"cost {' / '.join(cost)}" if cost else "cost not reported by the service"
+        outputs = [
+            self.media,
+            None if self.duration is None else f"{self.duration:g} s",
+            self.resolution,
+            f"{len(self.urls)} outputs" if len(self.urls) > 1 else None,
+            None if self.output_tokens is None else f"{self.output_tokens} tokens",
+        ]
+        paid = f"cost {cost_text(self.credits, self.cost_usd) or 'not reported by the service'}"
         model = f" with {self.model}" if self.model else ""
         partly = f" In part only: {self.error_message}." if self.error_message else ""
-        return f"Generation {self.generation_id} succeeded{model}: {', '.join(outputs)}; {paid}.{partly}"
+        return f"Generation {self.generation_id} succeeded{model}: {', '.join(filter(None, outputs))}; {paid}.{partly}"
 
     @classmethod
     def from_result(cls, result: object) -> Generation:
@@ -410,11 +415,9 @@ class Generation:
             "usage": read_usage(result.get("usage")),
             "reused_from": source if isinstance(source := result.get("reused_from"), Mapping) else None,
             "outputs": read_outputs(result.get("outputs")),
+            **{name: result[name] for name in ("generation_id", "api", "media")},
         }
         return cls(
-            generation_id=result["generation_id"],
-            api=result["api"],
-            media=result["media"],
             status=status,
             documented=documented,
             urls=tuple(urls),
@@ -449,11 +452,7 @@ def iso(moment: datetime | None) -> str | None:
 
 
 def read_time(value: object) -> datetime | None:
-    """
-    Parse ISO 8601 text or seconds since 1970; return ``None`` for anything else.
-
-    A time without an offset is in UTC, as in every documented sample.
-    """
+    """Parse ISO 8601 text, in UTC without an offset, or seconds since 1970; return ``None`` for anything else."""
     if isinstance(value, bool) or value is None:
         return None
     try:

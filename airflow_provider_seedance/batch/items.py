@@ -11,7 +11,14 @@ from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.validation import Prepared
-from airflow_provider_seedance.generations import Generation, GenerationStatus, counted, iso
+from airflow_provider_seedance.generations import (
+    Generation,
+    GenerationStatus,
+    amount,
+    cost_text,
+    counted,
+    iso,
+)
 from airflow_provider_seedance.submission.records import Failure
 
 
@@ -174,7 +181,7 @@ class Totals:
             f"{self.failed} failed",
             f"{self.in_flight} in flight",
             f"{self.waiting} waiting",
-            f"{self.credits:g} credits" if self.credits is not None else "credits not reported",
+            amount("credits", self.credits) if self.credits is not None else "credits not reported",
         ]
         left = self.seconds_left(seconds=seconds, ended_before=ended_before)
         if left is not None:
@@ -188,10 +195,7 @@ class Totals:
 
     def summary(self) -> str:
         """Return the last line of the task's log: what came out and what it cost."""
-        cost = [f"{self.credits:g} credits"] if self.credits is not None else []
-        if self.cost_usd is not None:
-            cost.append(f"${round(self.cost_usd, 4):g}")
-        paid = f"cost {' / '.join(cost)}" if cost else "cost not reported by the service"
+        paid = f"cost {cost_text(self.credits, self.cost_usd) or 'not reported by the service'}"
         return (
             f"Batch of {counted(self.total, 'render')}: {self.succeeded} succeeded, {self.failed} failed, "
             f"{self.waiting} not submitted; {paid}."

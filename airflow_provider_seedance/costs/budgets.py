@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import pendulum
 
-from airflow_provider_seedance.generations import Unit, read_number
+from airflow_provider_seedance.generations import Unit, amount, read_number
 
 Period = Literal["hour", "day", "week", "month", "total"]
 
@@ -64,12 +63,6 @@ class Budget:
         """Return the budget for messages."""
         when = "in total" if self.per == "total" else f"per {self.per}"
         return f"{self.amount(self.limit)} {when}" + (f" for {self.dag_id}" if self.dag_id != "*" else "")
-
-
-def amount(unit: Unit, value: float) -> str:
-    """Return an amount for messages."""
-    text = re.sub(r"\.?0+$", "", f"{value:,.6f}")
-    return f"${text}" if unit == "cost_usd" else f"{text} credits"
 
 
 def read_budgets(value: Any) -> tuple[Budget, ...]:

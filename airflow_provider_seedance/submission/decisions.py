@@ -17,8 +17,14 @@ from typing import Literal
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.client import flows
-from airflow_provider_seedance.costs.budgets import amount
-from airflow_provider_seedance.generations import MAX_ARGUMENTS, Generation, GenerationStatus, Unit, iso
+from airflow_provider_seedance.generations import (
+    MAX_ARGUMENTS,
+    Generation,
+    GenerationStatus,
+    Unit,
+    amount,
+    iso,
+)
 from airflow_provider_seedance.submission.records import Attempt, Record, RecordState
 
 #: Why no record outlives a try, for messages.
