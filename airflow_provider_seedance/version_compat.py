@@ -32,6 +32,11 @@ else:
 #: Airflow 3.2 has commands of providers and fields of the connection form.
 AIRFLOW_V_3_2_PLUS = TaskDeferralError.__module__.startswith("airflow.sdk.")
 
+#: Words before a command of this package, for messages.
+COMMAND_WORDS = (
+    ("airflow", "seedance") if AIRFLOW_V_3_2_PLUS else ("python", "-m", "airflow_provider_seedance")
+)
+
 #: Airflow 3.3 has the task state store, retry policies, ``on_kill`` of triggers, and XCom written by triggers.
 AIRFLOW_V_3_3_PLUS = RetryPolicy is not object
 

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 from airflow_provider_seedance import __version__
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.apis.registry import SERVICES
 from airflow_provider_seedance.apis.validation import prepare_request
 from airflow_provider_seedance.batch.estimates import BatchEstimate, estimate
 from airflow_provider_seedance.batch.requests import read_requests
@@ -21,7 +22,7 @@ from airflow_provider_seedance.cli import dag_requests
 from airflow_provider_seedance.cli.connection import airflows_database, open_hook
 from airflow_provider_seedance.cli.dag_requests import TaskRequests
 from airflow_provider_seedance.cli.result_stream import result_stream
-from airflow_provider_seedance.generations import GenerationRequest, VideoRequest
+from airflow_provider_seedance.generations import GenerationRequest, VideoRequest, did_you_mean
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.settings import Settings, read_settings
 
@@ -111,6 +112,11 @@ def _local(path: str) -> str:
 def _settings(args: argparse.Namespace, conn_id: str | None) -> Settings:
     """Read the connection; ``--api`` is enough, because an estimate needs no key."""
     if args.api:
+        if args.api not in SERVICES:
+            similar = did_you_mean(args.api, SERVICES)
+            raise errors.SeedanceConfigurationError(
+                f"--api is {args.api!r}; it takes {', '.join(SERVICES)}.{similar}"
+            )
         extra = json.dumps({"api": args.api})
         nothing = dict.fromkeys(("host", "port", "schema"))
         return read_settings("(none)", SimpleNamespace(password="-", extra=extra, **nothing))  # noqa: S106

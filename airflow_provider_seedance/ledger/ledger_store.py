@@ -34,7 +34,7 @@ from airflow_provider_seedance.ledger.tables import submissions
 from airflow_provider_seedance.observability import metrics
 from airflow_provider_seedance.submission.records import Record, RecordState
 from airflow_provider_seedance.submission.store import GENERATION_KEY, RecordStore, SubmissionDetails
-from airflow_provider_seedance.version_compat import AIRFLOW_V_3_2_PLUS
+from airflow_provider_seedance.version_compat import COMMAND_WORDS
 
 log = logging.getLogger(__name__)
 
@@ -343,8 +343,7 @@ class LedgerStore(RecordStore):
 
 
 def _resolve_command(task: TaskIdentity, key: str) -> str:
-    program = ["airflow", "seedance"] if AIRFLOW_V_3_2_PLUS else ["python", "-m", "airflow_provider_seedance"]
-    words = [*program, "ledger", "resolve", task.dag_id, task.run_id, task.task_id]
+    words = [*COMMAND_WORDS, "ledger", "resolve", task.dag_id, task.run_id, task.task_id]
     if task.map_index >= 0:
         words += ["--map-index", str(task.map_index)]
     if task.loop_index >= 0:

@@ -43,6 +43,13 @@ def test_the_connection_says_which_service(
     assert found["estimates"][0]["credits"] is None
 
 
+def test_a_misspelt_service(requests: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["estimate", requests, "--api", "arc"])
+    assert "--api is 'arc'; it takes" in (printed := capfd.readouterr().err)
+    assert "Did you mean 'ark'?" in printed
+
+
 def test_without_a_connection_the_error_names_the_alternatives(
     requests: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
