@@ -66,6 +66,7 @@ class Ark(base.Api):
     # The only field that is stored with a task, returned by the list, and without effect on the render.
     correlation_field = "safety_identifier"
     can_cancel = True
+    can_list = True
     probe_misses = False
     max_ids_per_status_call = LIST_PAGE_SIZE
     calls_per_second = {"read": 20.0, "list": 1.0}

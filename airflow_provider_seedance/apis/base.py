@@ -69,6 +69,8 @@ class Api(ReplyReader):
     correlation_field: ClassVar[str | None] = None
     #: Whether a queued generation can be cancelled.
     can_cancel: ClassVar[bool] = False
+    #: Whether :meth:`list_flow` lists the videos of the account.
+    can_list: ClassVar[bool] = False
     #: Generations that one request can read.
     max_ids_per_status_call: ClassVar[int] = 1
     #: Limit of an account for each way to read, ``read`` (one generation) and ``list`` (many), in calls per second. Where

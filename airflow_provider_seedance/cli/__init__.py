@@ -172,7 +172,7 @@ COMMANDS = (
     ),
     Command(
         name="list",
-        help="List the latest generations of the account, where the service lists them (ark)",
+        help="List the latest generations: of the account (ark), or of the connection in the ledger",
         target=f"{_CLI}.generation_commands:list_generations",
         arguments=(
             Argument("--limit", type=int, default=20, help="Number of generations (%(default)s)"),
@@ -267,6 +267,7 @@ LEDGER_COMMANDS = (
     ),
 )
 
+_HELP = "Generate videos and images with ByteDance Seedance and Seedream"
 _LEDGER_HELP = "Look up what was submitted and spent, and settle uncertain submissions"
 
 
@@ -289,7 +290,7 @@ def get_seedance_cli_commands() -> list[CLICommand]:
     return [
         GroupCommand(
             name="seedance",
-            help="Generate videos and images with ByteDance Seedance and Seedream",
+            help=_HELP,
             subcommands=[
                 *actions(COMMANDS),
                 GroupCommand(name="ledger", help=_LEDGER_HELP, subcommands=actions(LEDGER_COMMANDS)),
@@ -323,7 +324,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command line, the same on every version of Airflow."""
-    parser = _Parser(prog="airflow seedance", description=__doc__.split("\n\n")[0].strip())
+    parser = _Parser(prog="airflow seedance", description=_HELP)
     commands = _add_commands(parser, COMMANDS)
     _add_commands(commands.add_parser("ledger", help=_LEDGER_HELP, description=_LEDGER_HELP), LEDGER_COMMANDS)
     args = parser.parse_args(argv)

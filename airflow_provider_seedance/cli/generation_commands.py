@@ -10,15 +10,28 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.cli.connection import open_hook
+from airflow_provider_seedance.cli.connection import airflows_database, open_hook
 from airflow_provider_seedance.cli.interrupts import interruptible
 from airflow_provider_seedance.cli.render_options import media_of
 from airflow_provider_seedance.cli.result_stream import result_stream
 from airflow_provider_seedance.cli.waiting import wait_with_progress
-from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
+from airflow_provider_seedance.generations import (
+    Generation,
+    GenerationStatus,
+    cost_text,
+    counted,
+    read_time,
+    utc_now,
+)
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
+from airflow_provider_seedance.ledger.account import Filter, list_submissions
+from airflow_provider_seedance.ledger.configuration import read_config
+from airflow_provider_seedance.ledger.database import Database
 
 _Row = Mapping[str, Any]
+
+#: Columns of the ledger beside those of a generation.
+_TASK = ("dag_id", "run_id", "task_id", "map_index", "key")
 
 
 def status(args: argparse.Namespace) -> int:
@@ -49,13 +62,47 @@ def cancel(args: argparse.Namespace) -> int:
 
 
 def list_generations(args: argparse.Namespace) -> int:
-    """Print the latest generations of the account; return the exit code."""
+    """Print the latest generations of the account, or of the connection in the ledger; return the exit code."""
 
     def rows(hook: SeedanceHook) -> Iterable[_Row]:
+        if not hook.settings.api.can_list:
+            return _from_ledger(hook, args.limit)
         with hook.get_conn() as client:
-            return map(_row, client.run(hook.settings.api.list_flow(args.limit, utc_now())))
+            found = client.run(hook.settings.api.list_flow(args.limit, utc_now()))
+        if not found:
+            print(f"{hook.settings.api.name} lists no generations of this account.", file=sys.stderr)
+        return map(_row, found)
 
     return _run(args, rows, _line)
+
+
+def _from_ledger(hook: SeedanceHook, limit: int) -> Iterable[_Row]:
+    name, config = hook.settings.api.name, read_config()
+    if config is None:
+        raise errors.SeedanceConfigurationError(
+            f"{name} does not list generations, and no ledger is configured that has those of this Airflow. Set "
+            "[seedance] ledger (AIRFLOW__SEEDANCE__LEDGER), or look in the console of the service."
+        )
+    chosen = Filter(namespace=config.namespace, conn_id=hook.seedance_conn_id, accepted=True)
+    with airflows_database():
+        found = list_submissions(Database(config), chosen, limit)
+    print(
+        f"{name} does not list generations. The ledger has {counted(len(found), 'generation')} of connection "
+        f"{hook.seedance_conn_id!r}; `status` with an id asks the service.",
+        file=sys.stderr,
+    )
+    return map(_ledger_row, found)
+
+
+def _ledger_row(row: _Row) -> _Row:
+    generation = Generation(
+        status=GenerationStatus(row["status"] or GenerationStatus.RUNNING),
+        created_at=read_time(row["submitted_at"] or row["created_at"]),
+        completed_at=read_time(row["ended_at"]),
+        **{name: row[name] for name in ("generation_id", "api", "media", "model")},
+        **{name: row[name] for name in ("duration", "resolution", "credits", "cost_usd")},
+    )
+    return {**_row(generation), **{name: row[name] for name in _TASK}}
 
 
 def _for_each(
@@ -115,14 +162,12 @@ def _row(generation: Generation) -> _Row:
 def _line(row: _Row) -> str:
     """Return a generation in lines for people: what is known of it, then its outputs."""
     progress = None if row["progress"] is None or row["completed_at"] else f"{row['progress']:g} %"
-    cost = [
-        None if row["credits"] is None else f"{row['credits']:g} credits",
-        None if row["cost_usd"] is None else f"${row['cost_usd']:g}",
-    ]
     times = [
         f"{name} {row[f'{name}_at']}" for name in ("created", "completed", "expires") if row[f"{name}_at"]
     ]
-    known = [row["status"], progress, row["model"], *cost, *times, row["error_message"]]
+    cost = cost_text(row["credits"], row["cost_usd"])
+    task = f"task {row['dag_id']}.{row['task_id']}" if "task_id" in row else None
+    known = [row["status"], progress, row["model"], cost, *times, task, row["error_message"]]
     return "\n  ".join([f"{row['generation_id']}: {', '.join(filter(None, known))}", *row["urls"]])
 
 

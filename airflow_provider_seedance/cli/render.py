@@ -35,7 +35,6 @@ from airflow_provider_seedance.cli.result_stream import result_stream
 from airflow_provider_seedance.cli.waiting import say_to_stderr, wait_with_progress
 from airflow_provider_seedance.client.flows import LOCAL_PREFIX
 from airflow_provider_seedance.client.media_client import MediaClient
-from airflow_provider_seedance.costs.budgets import amount
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.polling.outcomes import raise_unless_succeeded
 from airflow_provider_seedance.storage.location import StorageLocation
@@ -43,6 +42,7 @@ from airflow_provider_seedance.storage.writers import open_writer
 from airflow_provider_seedance.submission.preflight import check_price_known
 from airflow_provider_seedance.transfers.download import download
 from airflow_provider_seedance.transfers.output import UrlRefresher
+from airflow_provider_seedance.version_compat import COMMAND_WORDS
 
 
 class _File(TypedDict):
@@ -108,7 +108,7 @@ def render(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, state: _RenderState) -> tuple[generations.Generation, list[_File]]:
     request = None if args.generation_id else _request(args)
-    _check_writable(_paths(args.file, getattr(request, "num_images", None) or 1), force=args.force)
+    _check_writable(_requested_paths(args.file, request), force=args.force)
     hook = open_hook(args.conn_id)
     if request:
         _submit(hook, request, args, state)
@@ -120,8 +120,6 @@ def _run(args: argparse.Namespace, state: _RenderState) -> tuple[generations.Gen
 
 def _text(generation: generations.Generation, files: Sequence[_File]) -> str:
     lines = [f"{file['path']}: {file['bytes']:,} bytes, sha256 {file['sha256']}" for file in files]
-    if generation.last_frame_url:
-        lines.append(f"Last frame: {generation.last_frame_url}")
     return "\n".join([generation.summary(), *lines])
 
 
@@ -129,9 +127,18 @@ def _json(generation: generations.Generation, files: Sequence[_File]) -> str:
     return json.dumps({**generation.result(), "files": files}, indent=2)
 
 
-def _paths(file: str, count: int) -> list[Path]:
+def _paths(file: str, count: int, *, last_frame: bool) -> list[Path]:
+    """Return the paths of the outputs, of which the last one may be the last frame: a JPEG."""
     path = Path(file).expanduser().absolute()
-    return [path, *(path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(2, count + 1))]
+    names = [path.name, *(f"{path.stem}-{number}{path.suffix}" for number in range(2, count + 1))]
+    if last_frame:
+        names[-1] = f"{path.stem}-last-frame.jpg"
+    return [path.with_name(name) for name in names]
+
+
+def _requested_paths(file: str, request: generations.GenerationRequest | None) -> list[Path]:
+    count, last_frame = (getattr(request, name, None) for name in ("num_images", "return_last_frame"))
+    return _paths(file, (count or 1) + bool(last_frame), last_frame=bool(last_frame))
 
 
 def _check_writable(paths: Sequence[Path], *, force: bool, note: str = " Nothing was sent.") -> None:
@@ -168,7 +175,7 @@ def _submit(
         print("The budgets of the connection limit tasks, not this command.", file=sys.stderr)
     say(f"Submitting to {hook.settings.api.title}: {price_text(prepared.price)} …")
     state.sent = True
-    generation = hook.submit(request)
+    generation = hook.submit_prepared(prepared)
     state.generation_id, state.confirmed, state.submitted = generation.generation_id, True, generation
     if generation.status.terminal:
         state.ended = generation
@@ -184,7 +191,7 @@ def _check_limits(hook: SeedanceHook, prepared: Prepared, args: argparse.Namespa
         if not price <= limit:  # refuses a limit of NaN, too
             option = f"--{generations.MAX_ARGUMENTS[unit].replace('_', '-')}"
             raise errors.SeedanceMaxCreditsError(
-                f"The request costs {amount(unit, price)}, more than {option}={limit:g}. Nothing was sent."
+                f"The request costs {generations.amount(unit, price)}, more than {option}={limit:g}. Nothing was sent."
             )
 
 
@@ -206,7 +213,7 @@ def _wait(hook: SeedanceHook, args: argparse.Namespace, state: _RenderState) -> 
 def _download(
     hook: SeedanceHook, generation: generations.Generation, args: argparse.Namespace
 ) -> list[_File]:
-    paths = _paths(args.file, len(generation.urls))
+    paths = _paths(args.file, len(generation.urls), last_frame=generation.last_frame_url in generation.urls)
     _check_writable(paths, force=args.force, note="")
     urls, files = UrlRefresher(generation, [hook]), []
     columns = (TextColumn("{task.description:<10}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
@@ -274,7 +281,7 @@ def print_fetch_command(
 
     :param confirmed: Whether the service has accepted or reported the generation.
     """
-    command = ["airflow", "seedance", "render", "--generation-id", generation_id]
+    command = [*COMMAND_WORDS, "render", "--generation-id", generation_id]
     command += [*(["--still"] if media == "image" else []), *options, "-o", output]
     state = "is paid for and not lost" if confirmed else "was not read"
     print(
@@ -285,7 +292,4 @@ def print_fetch_command(
 
 def price_text(price: generations.Estimate) -> str:
     """Return a price as text."""
-    usd = None if price.cost_usd is None else f"${price.cost_usd:g}"
-    if price.credits is None:
-        return usd or "the service publishes no price"
-    return f"{price.credits:g} credits" + (f" ({usd})" if usd else "")
+    return generations.cost_text(price.credits, price.cost_usd) or "the service publishes no price"

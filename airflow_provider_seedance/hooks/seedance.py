@@ -142,7 +142,10 @@ class SeedanceHook(BaseHook):
         :raises SeedanceRateLimitError: the quota is used up; not billed, see ``retry_after``.
         :raises SeedanceUncertainSubmitError: it is unknown whether it was billed; do not repeat it without checking.
         """
-        prepared = _prepared(self.settings, request)
+        return self.submit_prepared(_prepared(self.settings, request))
+
+    def submit_prepared(self, prepared: Prepared) -> Generation:
+        """Submit a request that :meth:`prepare` returned; see :meth:`submit`."""
         return _submitted(prepared, self._run(_submission(self.settings, prepared)))
 
     async def asubmit(self, request: GenerationRequest) -> Generation:
@@ -272,7 +275,7 @@ class SeedanceHook(BaseHook):
 
     def cancel(self, generation_id: str, media: Media = "video") -> Cancellation:
         """
-        Cancel a generation where that is safe: on ``ark``, and only while it is queued.
+        Cancel a generation where that is safe: where the service can, and only while it is queued.
 
         Anywhere else it goes on and is billed; the returned reason says so.
         """

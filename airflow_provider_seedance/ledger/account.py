@@ -41,6 +41,7 @@ class Filter:
 
     :param namespace: ``None`` for all.
     :param dag_ids: Dags; ``None`` for all.
+    :param accepted: Only submissions whose generation id is known.
     :param text: Part of the prompt or of the generation id.
     """
 
@@ -49,6 +50,8 @@ class Filter:
     state: str | None = None
     dag_id: str | None = None
     run_id: str | None = None
+    conn_id: str | None = None
+    accepted: bool = False
     since: datetime | None = None
     until: datetime | None = None
     text: str | None = None
@@ -57,11 +60,13 @@ class Filter:
         """Return the conditions of the query."""
         found: list[ColumnElement[bool]] = [
             _COLUMNS[name] == value
-            for name in ("namespace", "state", "dag_id", "run_id")
+            for name in ("namespace", "state", "dag_id", "run_id", "conn_id")
             if (value := getattr(self, name)) is not None
         ]
         if self.dag_ids is not None:
             found.append(_COLUMNS.dag_id.in_(self.dag_ids))
+        if self.accepted:
+            found.append(_COLUMNS.generation_id.is_not(None))
         if self.since:
             found.append(_COLUMNS.created_at >= self.since)
         if self.until:

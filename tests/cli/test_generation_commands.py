@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_seedance.apis.registry import SERVICES, get_api
 from airflow_provider_seedance.cli import main
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import VideoRequest
@@ -93,9 +94,13 @@ def test_cancel(run: Run, services: SeedanceEmulator) -> None:
     run("wait", kite, "--poll-interval", "0.01")
     shown, _ = run("cancel", kite, code=1)
     assert shown == f"Generation {kite} has already ended: succeeded.\n"
+    shown, _ = run("cancel", "cgt-unknown", code=1)
+    assert "answered 404" in shown
+    assert shown.endswith("Nothing was cancelled; a render that exists is billed.\n")
 
 
 def test_list(run: Run, connect: Callable[..., None]) -> None:
+    assert run("list")[1] == "ark lists no generations of this account.\n"
     ids = {
         submit("A lamp"),
         submit("A kite"),
@@ -106,4 +111,19 @@ def test_list(run: Run, connect: Callable[..., None]) -> None:
     assert len(run("list", "--limit", "2", "--output", "json")[0]) == 2
     connect("seedance2api")
     _, printed = run("list", code=1)
-    assert "does not list generations" in printed
+    assert "does not list generations, and no ledger is configured" in printed
+
+
+@pytest.mark.parametrize("api", SERVICES)
+def test_every_service_has_status_wait_and_cancel(
+    run: Run, connect: Callable[..., None], services: SeedanceEmulator, api: str
+) -> None:
+    connect(api)
+    services.hold()
+    lamp = submit()
+    (row,), _ = run("status", lamp, "--output", "json")
+    assert row["status"] in ("queued", "running")
+    (row,), _ = run("cancel", lamp, "--output", "json", code=0 if get_api(api).can_cancel else 1)
+    services.release()
+    (end,), _ = run("wait", lamp, "--poll-interval", "0.01", "--output", "json", code=int(row["cancelled"]))
+    assert end["status"] == ("cancelled" if row["cancelled"] else "succeeded")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -71,6 +72,20 @@ def test_spend(ledger: None, capfd: pytest.CaptureFixture[str]) -> None:
     (line,) = csv.DictReader(run(capfd, "spend", "--by", "connection", "--output", "csv").splitlines())
     assert (line["connection"], line["credits"]) == ("seedance_default", "14")
     assert "0.07" in run(capfd, "spend", "--by", "task")
+
+
+def test_a_service_without_a_list_has_that_of_the_ledger(
+    ledger: None, connect: Callable[..., None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    connect("seedance2api")
+    main(["list", "--output", "json"])
+    shown = capfd.readouterr()
+    assert "The ledger has 3 generations of connection 'seedance_default'" in shown.err
+    rows = json.loads(shown.out)
+    assert [row["status"] for row in rows] == ["running", "failed", "succeeded"]
+    assert (rows[2]["credits"], rows[2]["task_id"], rows[2]["map_index"]) == (14.0, "task", 0)
+    main(["list", "--limit", "1"])
+    assert capfd.readouterr().out.count("task dag.task") == 1
 
 
 def test_list(ledger: None, capfd: pytest.CaptureFixture[str]) -> None:

@@ -51,14 +51,14 @@ def test_the_outputs_of_a_synchronous_image_are_shown_in_full(
     command: Render, monkeypatch: pytest.MonkeyPatch, failure: Any, code: int
 ) -> None:
     shown: list[str] = []
-    real = SeedanceHook.submit
+    real = SeedanceHook.submit_prepared
 
-    def submit(hook: SeedanceHook, request: Any) -> Any:
-        generation = real(hook, request)
+    def submit(hook: SeedanceHook, prepared: Any) -> Any:
+        generation = real(hook, prepared)
         shown.extend(generation.urls)
         return generation
 
-    monkeypatch.setattr(SeedanceHook, "submit", submit)
+    monkeypatch.setattr(SeedanceHook, "submit_prepared", submit)
     monkeypatch.setattr(render, "_download", failure)
     exit_code, printed = command("A lamp", "--still", output="lamp.png")
     assert exit_code == code
@@ -106,7 +106,7 @@ def test_no_fetch_command_without_a_generation(
 def test_an_interrupt_during_the_submission_warns_of_a_possible_bill(
     command: Render, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(SeedanceHook, "submit", interrupt)
+    monkeypatch.setattr(SeedanceHook, "submit_prepared", interrupt)
     code, printed = command("A lamp")
     assert code == 130
     assert "a generation may have been billed" in printed
@@ -176,6 +176,17 @@ def test_every_output_is_stored(command: Render, connect: Connect, tmp_path: Pat
     assert command(*line, "--force", output="lamp.png") == (0, "")
     assert (tmp_path / "lamp.png").stat().st_size > 10
     assert (tmp_path / "lamp-2.png").read_bytes() != b"mine"
+
+
+def test_the_last_frame_is_stored_beside_the_clip(command: Render, tmp_path: Path) -> None:
+    line = ("A lamp", "--return-last-frame", "--quiet")
+    (tmp_path / "lamp-last-frame.jpg").write_text("mine")
+    code, printed = command(*line)
+    assert code == 1
+    assert "lamp-last-frame.jpg exists. Nothing was sent" in printed
+    assert command(*line, "--force") == (0, "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lamp-last-frame.jpg", "lamp.mp4"]
+    assert (tmp_path / "lamp-last-frame.jpg").read_bytes() != b"mine"
 
 
 def test_the_result_is_json(connect: Connect, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
