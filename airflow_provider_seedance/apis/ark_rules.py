@@ -328,6 +328,7 @@ _FRAME_SIZES_1_0 = {
     "720p": ((1248, 704), (1120, 832), (960, 960), (1504, 640)),
     "1080p": ((1920, 1088), (1664, 1248), (1440, 1440), (2176, 928)),
 }
+_FRAME_SIZES_2_5 = {**_FRAME_SIZES, "480p": ((854, 480), *_FRAME_SIZES["480p"][1:])}
 #: Fields of the service that replace the arguments by which tokens are counted.
 _TOKEN_FIELDS = ("content", "duration", "frames", "ratio", "resolution")
 
@@ -336,7 +337,8 @@ def frame_size(family: str, resolution: str, ratio: str) -> tuple[int, int] | No
     """Return width and height of a video in pixels, or ``None`` where they are not documented."""
     if resolution == "4k" and ratio in ("16:9", "9:16"):
         return (3840, 2160) if ratio == "16:9" else (2160, 3840)
-    sizes = (_FRAME_SIZES_1_0 if family.startswith("1.0") else _FRAME_SIZES).get(resolution, ())
+    tables = {"1.0": _FRAME_SIZES_1_0, "2.5": _FRAME_SIZES_2_5}
+    sizes = tables.get(family[:3], _FRAME_SIZES).get(resolution, ())
     by_ratio = dict(zip(_FRAME_RATIOS, sizes, strict=False))
     turned = {":".join(reversed(name.split(":"))): (high, wide) for name, (wide, high) in by_ratio.items()}
     return {**turned, **by_ratio}.get(ratio)

@@ -116,6 +116,7 @@ COMMANDS = (
             Argument("--port", type=int, default=8123, help="Port to listen on (%(default)s)"),
             Argument("--speed", type=float, default=10.0, help="Speed-up of renders (%(default)s)"),
             Argument("--key", default="emulator-key", help="API key it accepts (%(default)s)"),
+            Argument("--strict", action="store_true", help="Leave out what no document of a service says"),
         ),
     ),
     Command(

@@ -19,7 +19,8 @@ _print = partial(print, flush=True)
 def emulator(args: argparse.Namespace) -> int:
     """Serve the emulator until Ctrl-C or SIGTERM; return the exit code."""
     try:
-        running = SeedanceEmulator(host=args.host, port=args.port, speed=args.speed, key=args.key, log=_print)
+        given = {name: getattr(args, name) for name in ("host", "port", "speed", "key", "strict")}
+        running = SeedanceEmulator(**given, log=_print)
         serve(running, echo=_print)
     except ImportError as error:
         print(error, file=sys.stderr)

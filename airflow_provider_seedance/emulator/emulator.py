@@ -54,7 +54,7 @@ class SeedanceEmulator(EmulatorInterface):
     :param speed: Speed of generations, as a multiple of a real service's. *Emulated* seconds are real
         seconds times this.
     :param media: Whether to encode real files; otherwise every video is the same tiny MP4 and every image
-        the same tiny PNG, and neither PyAV nor Pillow is needed.
+        the same tiny PNG or JPEG, and neither PyAV nor Pillow is needed.
     :param key: The API key of every service.
     :param render_seconds: Emulated seconds from submission to the end of every generation, instead of a
         realistic time; 0 ends them at once.
@@ -67,11 +67,15 @@ class SeedanceEmulator(EmulatorInterface):
     :param images_as_task: Whether ``seedance2api`` answers image requests with a task to poll.
     :param shape: Form of the replies, where documents and clients differ: ``documented``, ``flat`` or ``nested``. The last
         two have the codes of the table of errors of ``seedance2api``, where its examples have others.
+    :param strict: Whether to leave out what no document of a service says: error codes and bodies, fields, callbacks,
+        ``Retry-After``, and the fields and models that only clients use.
     :param seed: Seed of the realistic render times.
     :param clock: Returns the real time in seconds since the epoch; for tests of the emulator itself.
     :param log: Called with one line per request.
     :raises ImportError: ``media`` is set and a codec is missing.
     """
+
+    _server: EmulatorServer | None = None
 
     def __init__(
         self,
@@ -88,12 +92,12 @@ class SeedanceEmulator(EmulatorInterface):
         credits: float | None = None,
         images_as_task: bool = False,
         shape: str = "documented",
+        strict: bool = False,
         seed: int = 0,
         clock: Callable[[], float] = time.time,
         log: Callable[[str], None] | None = None,
     ) -> None:
-        self.speed = speed
-        self.faults = Faults()
+        self.speed, self.faults = speed, Faults()
         self._address = (host, port)
         self._backend = Backend(
             options=EmulatorOptions(
@@ -106,6 +110,7 @@ class SeedanceEmulator(EmulatorInterface):
                 shape=shape,
                 seed=seed,
                 limits=limits,
+                strict=strict,
             ),
             clock=Clock(speed=speed, source=clock),
             ledger=EmulatorLedger(),
@@ -122,7 +127,6 @@ class SeedanceEmulator(EmulatorInterface):
             control=Control(backend=self._backend, rate_limiter=rate_limiter),
             log=log,
         )
-        self._server: EmulatorServer | None = None
 
     # Running
 

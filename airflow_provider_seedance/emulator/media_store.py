@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from airflow_provider_seedance.emulator.models import MediaSpec
-from airflow_provider_seedance.emulator.placeholder_media import TINY_MP4, TINY_PNG
+from airflow_provider_seedance.emulator.placeholder_media import TINY_FILES
 
 CONTENT_TYPES = {"mp4": "video/mp4", "mov": "video/quicktime", "png": "image/png", "jpeg": "image/jpeg"}
 
@@ -30,7 +30,7 @@ class MediaStore:
     Encoded files in a temporary directory.
 
     :param real: Whether to encode real files; otherwise every video is the same tiny MP4 and every image the
-        same tiny PNG, and no codec is needed.
+        same tiny PNG or JPEG, and no codec is needed.
     :raises ImportError: ``real`` is set and PyAV or Pillow is missing.
     """
 
@@ -67,14 +67,14 @@ class MediaStore:
         name = hashlib.sha256(repr(spec).encode()).hexdigest()[:24]
         path = directory / f"{name}.{spec.format}"
         is_video = spec.kind == "video"
-        content_type = CONTENT_TYPES[spec.format if self._real else "mp4" if is_video else "png"]
+        content_type = CONTENT_TYPES[spec.format if self._real or not is_video else "mp4"]
         if self._real:
             # The codecs are optional: they belong to the extra "emulator".
             from airflow_provider_seedance.emulator.media_encoder import encode_image, encode_video
 
             (encode_video if is_video else encode_image)(spec, path)
         else:
-            path.write_bytes(TINY_MP4 if is_video else TINY_PNG)
+            path.write_bytes(TINY_FILES["mp4" if is_video else spec.format])
         data = path.read_bytes()
         etag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
         return MediaFile(path=path, size=len(data), etag=etag, content_type=content_type)

@@ -24,6 +24,7 @@ class EmulatorOptions:
     shape: str = "documented"
     seed: int = 0
     limits: bool = True
+    strict: bool = False
 
     def __post_init__(self) -> None:
         if self.speed <= 0:

@@ -27,13 +27,14 @@ def refusal(service: Service | None, status: int, message: str, code: str | None
     """Return an error in the form of a service, or of an object store without a service."""
     if service is None:
         return storage_error(status, code or "AccessDenied", message)
-    return service.error(ApiError(message, status=status, code=code))
+    return service.documented(service.error(ApiError(message, status=status, code=code)))
 
 
 def rate_limited(service: Service | None, headers: Mapping[str, str]) -> Reply:
     """Return a 429 with the headers of the rate limit."""
     reply = refusal(service, 429, "Rate limit exceeded")
-    return Reply(status=429, body=reply.body, headers={**reply.headers, **headers})
+    limited = Reply(status=429, body=reply.body, headers={**reply.headers, **headers})
+    return service.documented(limited) if service else limited
 
 
 def rate_limit_headers(api: str, state: RateLimitState, now: float) -> dict[str, str]:

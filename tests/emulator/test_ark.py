@@ -72,7 +72,7 @@ def test_null_is_the_same_as_a_missing_field(ark: Vendor, emulator: SeedanceEmul
 def test_last_frame_and_frames(ark: Vendor) -> None:
     task = ark.status(create(ark, PRO_1, return_last_frame=True, frames=29).json()["id"]).json()
     assert (task["frames"], "duration" in task) == (29, False)
-    assert ark.http.get(task["content"]["last_frame_url"]).headers["content-type"] == "image/png"
+    assert ark.http.get(task["content"]["last_frame_url"]).headers["content-type"] == "image/jpeg"
 
 
 @pytest.mark.parametrize(

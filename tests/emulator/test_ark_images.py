@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
-from airflow_provider_seedance.emulator.placeholder_media import TINY_PNG
+from airflow_provider_seedance.emulator.placeholder_media import TINY_FILES
 from emulator.vendor import Vendor
 
 MODEL = "seedream-4-0-250828"
@@ -28,7 +28,7 @@ def test_one_image(ark: Vendor, emulator: SeedanceEmulator) -> None:
     assert set(body) == {"model", "created", "data", "usage"}
     [item] = body["data"]
     assert item["size"] == "1024x1024"
-    assert ark.http.get(item["url"]).content == TINY_PNG
+    assert ark.http.get(item["url"]).content == TINY_FILES["jpeg"]
     assert body["usage"]["generated_images"] == 1
     assert emulator.ledger.submissions[0].media == "image"
 
@@ -46,7 +46,7 @@ def test_a_group_with_references(ark: Vendor) -> None:
 
 def test_base64(ark: Vendor) -> None:
     [item] = make(ark, response_format="b64_json").json()["data"]
-    assert base64.b64decode(item["b64_json"]) == TINY_PNG
+    assert base64.b64decode(item["b64_json"]) == TINY_FILES["jpeg"]
 
 
 def test_one_image_of_a_group_fails(ark: Vendor, emulator: SeedanceEmulator) -> None:

@@ -31,7 +31,7 @@ V1 = {"prompt": KITE, "resolution": "480p", "duration": "4"}
         ("runbase", "/runs", {"model": "bytedance/seedance-1.5-pro",
                               "input": {"prompt": KITE, "resolution": "480p", "duration": "8",
                                         "generate_audio": True}}, (854, 480, 24, 8, True)),
-        ("ark", ARK_TASKS, {**ARK, "resolution": "480p", "ratio": "1:1", "duration": 4}, (480, 480, 24, 4, True)),
+        ("ark", ARK_TASKS, {**ARK, "resolution": "480p", "ratio": "1:1", "duration": 4}, (640, 640, 24, 4, True)),
     ],
     ids=["seedance2api", "v1", "v2", "runbase", "ark"],
 )  # fmt: skip

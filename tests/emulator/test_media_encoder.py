@@ -11,7 +11,7 @@ import pytest
 
 from airflow_provider_seedance.emulator.media_store import MediaStore
 from airflow_provider_seedance.emulator.models import MediaSpec, frame_size
-from airflow_provider_seedance.emulator.placeholder_media import TINY_MP4, TINY_PNG
+from airflow_provider_seedance.emulator.placeholder_media import TINY_FILES, TINY_MP4
 
 av = pytest.importorskip("av")
 Image = pytest.importorskip("PIL.Image")
@@ -138,5 +138,6 @@ def test_without_codecs_the_error_says_what_to_install(monkeypatch: pytest.Monke
 def test_the_tiny_files_are_valid() -> None:
     with av.open(io.BytesIO(TINY_MP4)) as container:
         assert sum(1 for _ in container.decode(video=0)) == 4
-    with warnings.catch_warnings(), Image.open(io.BytesIO(TINY_PNG)) as image:
-        assert image.size == (2, 2)
+    for kind in ("png", "jpeg"):
+        with warnings.catch_warnings(), Image.open(io.BytesIO(TINY_FILES[kind])) as image:
+            assert (image.size, image.format) == ((2, 2), kind.upper())

@@ -9,7 +9,7 @@ import string
 import time
 import uuid
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from airflow_provider_seedance.emulator import models
@@ -21,6 +21,8 @@ from airflow_provider_seedance.emulator.state import DAY
 
 _TASKS = "/contents/generations/tasks"
 _ID_CHARS = string.ascii_lowercase + string.digits
+#: Ids contain the time of the service, at both of its hosts.
+_TIMEZONE = timezone(timedelta(hours=8))
 #: Fields of a task that only a finished one has.
 _RESULT_FIELDS = ("seed", "resolution", "ratio", "duration", "frames", "framespersecond", "generate_audio")
 _STATUSES = ("queued", "running", "cancelled", "succeeded", "failed", "expired")
@@ -49,6 +51,13 @@ class Ark(service.Service):
     """ModelArk. Replies are flat, as the vendor's SDK reads them; only ``created`` differs between shapes."""
 
     api = "ark"
+    undocumented = frozenset(
+        {
+            *("Retry-After", "NotFound", "ResourceNotFound", "Conflict"),
+            *("AccountRateLimitExceeded", "ModelAccountIpmRateLimitExceeded"),
+            *("InvalidAction.RunningTaskDeletion", "InvalidAction.CancelledTaskDeletion"),
+        }
+    )
     routes = (
         ("POST", f"{_TASKS}|/images/generations", "submit"),
         ("GET", _TASKS, "list"),
@@ -94,13 +103,19 @@ class Ark(service.Service):
 
     def handle(self, call: service.Call) -> service.Reply:
         reply = super().handle(call)
-        return replace(reply, headers={**reply.headers, "x-request-id": _request_id()})
+        return replace(reply, headers={"x-request-id": _request_id(), **reply.headers})
+
+    def error(self, error: service.ApiError) -> service.Reply:
+        request_id = _request_id()
+        message = f"{error.message.rstrip('.')}. Request id: {request_id}"
+        reply = super().error(replace(error, message=message))
+        return replace(reply, headers={**reply.headers, "x-request-id": request_id})
 
     def error_body(self, error: service.ApiError) -> Any:
         code, kind = _CODES.get(error.status, _CODES[500])
         if error.status == 400 and error.constraint == "required":
             code = "MissingParameter"
-        body = {"code": error.code or code, "message": f"{error.message} Request id: {_request_id()}"}
+        body = {"code": error.code or code, "message": error.message}
         return {"error": {**body, "param": error.field or "", "type": kind}}
 
     def callback_body(self, generation: models.EmulatedGeneration) -> dict[str, Any]:
@@ -113,7 +128,7 @@ class Ark(service.Service):
 
     def _create(self, fields: service.Fields) -> service.Reply:
         task = parse_task(fields)
-        day = datetime.fromtimestamp(self.backend.clock.wall(), UTC)
+        moment = datetime.fromtimestamp(self.backend.clock.wall(), _TIMEZONE)
         reported = task.reported
         is_4k = reported["resolution"] == "4k"
         limit = _MAX_4K_TASKS_PER_MINUTE if is_4k else _MAX_TASKS_PER_MINUTE
@@ -122,14 +137,15 @@ class Ark(service.Service):
         render = self.backend.submit(
             models.Draft(
                 api=self.api,
-                generation_id=f"cgt-{day:%Y%m%d%H%M%S}-{''.join(secrets.choice(_ID_CHARS) for _ in range(5))}",
+                generation_id=f"cgt-{moment:%Y%m%d%H%M%S}-{''.join(secrets.choice(_ID_CHARS) for _ in range(5))}",
                 model=reported["model"],
                 request=reported,
                 sent=fields.given,
-                spec=models.MediaSpec.video(
-                    task.prompt,
-                    reported["resolution"],
-                    reported["ratio"],
+                spec=models.MediaSpec(
+                    kind="video",
+                    prompt=task.prompt,
+                    width=task.size[0],
+                    height=task.size[1],
                     seconds=task.seconds,
                     audio=reported["generate_audio"],
                     format=reported["output_format"],
@@ -179,7 +195,7 @@ class Ark(service.Service):
             body["seed"] = body["created_at"]
         if generation.status == "succeeded":
             body["content"] = self._outputs(render)
-            tokens = _tokens(render.draft.spec)
+            tokens = service.video_tokens(render.draft.spec)
             body["usage"] = {"completion_tokens": tokens, "total_tokens": tokens}
             return body
         if generation.status == "failed":
@@ -294,17 +310,12 @@ class Ark(service.Service):
 
 
 def _request_id() -> str:
-    return f"{time.time_ns() // 1000:021d}{secrets.token_hex(16)}"
+    return f"02{time.time_ns() // 1_000_000}{secrets.token_hex(19)}"
 
 
 def _error(failure: models.RenderFailure | None) -> dict[str, str]:
     failure = failure or models.RenderFailure(message="The service encountered an error.")
     return {"code": failure.code or "InternalServiceError", "message": failure.message}
-
-
-def _tokens(spec: models.MediaSpec) -> int:
-    """Return the tokens by the vendor's formula: pixels times frames by 1024, with one frame more than the seconds have."""
-    return spec.width * spec.height * round(spec.fps * spec.seconds + 1) // 1024
 
 
 def _single(call: service.Call, name: str) -> str | None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from airflow_provider_seedance.emulator.services.service import ApiError, Fields, is_https_url
@@ -24,6 +24,20 @@ _ROLES = {
     "video_url": ("reference_video",),
     "audio_url": ("reference_audio",),
 }
+#: Pixels by resolution and ratio; a portrait has them the other way round.
+_SIZES = {
+    "480p": {"16:9": (864, 496), "4:3": (752, 560), "1:1": (640, 640), "21:9": (992, 432)},
+    "720p": {"16:9": (1280, 720), "4:3": (1112, 834), "1:1": (960, 960), "21:9": (1470, 630)},
+    "1080p": {"16:9": (1920, 1080), "4:3": (1664, 1248), "1:1": (1440, 1440), "21:9": (2206, 946)},
+    # Only the first one is documented; clients have seen the others.
+    "4k": {"16:9": (3840, 2160), "4:3": (3326, 2494), "1:1": (2880, 2880), "21:9": (4398, 1886)},
+}
+_SIZES_1_0 = {
+    "480p": {"16:9": (864, 480), "4:3": (736, 544), "1:1": (640, 640), "21:9": (960, 416)},
+    "720p": {"16:9": (1248, 704), "4:3": (1120, 832), "1:1": (960, 960), "21:9": (1504, 640)},
+    "1080p": {"16:9": (1920, 1088), "4:3": (1664, 1248), "1:1": (1440, 1440), "21:9": (2176, 928)},
+}
+FRAMES_PER_SECOND = 24
 # Parameters behind the prompt, an older style; invalid values are ignored there.
 _SUFFIX = re.compile(r"--(rs|resolution|rt|ratio|dur|duration|seed|cf|camerafixed|wm|watermark)\s+(\S+)")
 
@@ -39,6 +53,7 @@ class ArkModelFamily:
     :param references: Maximum number of reference images.
     :param clips: Maximum number of reference videos, and of reference audios.
     :param frames: Maximum number of frames.
+    :param sizes: Pixels by resolution and ratio.
     """
 
     resolutions: tuple[str, ...]
@@ -53,6 +68,15 @@ class ArkModelFamily:
     images_needed: bool = False
     ratio: str = "adaptive"
     fast: bool = False
+    sizes: Mapping[str, Mapping[str, tuple[int, int]]] = field(default_factory=lambda: _SIZES)
+
+    def size(self, resolution: str, ratio: str) -> tuple[int, int]:
+        """Return width and height of a video, in pixels."""
+        sizes = self.sizes[resolution]
+        if ratio in sizes:
+            return sizes[ratio]
+        width, height = sizes[":".join(reversed(ratio.split(":")))]
+        return height, width
 
 
 _FIELDS_1_0 = frozenset({"flex", "camera_fixed", "frames"})
@@ -77,6 +101,7 @@ _1_0 = ArkModelFamily(
     durations=(2, 12),
     auto_duration=False,
     ratio="16:9",
+    sizes=_SIZES_1_0,
 )
 MODELS = {
     "2-5": replace(
@@ -87,6 +112,7 @@ MODELS = {
         references=30,
         clips=10,
         sound_alone=True,
+        sizes={**_SIZES, "480p": {**_SIZES["480p"], "16:9": (854, 480)}},
     ),
     "2-0": _2_0,
     "2-0-fast": _2_0_FAST,
@@ -115,10 +141,14 @@ class ArkTaskRequest:
 
     @property
     def seconds(self) -> float:
-        """Length of the video."""
-        if "frames" in self.reported:
-            return float(self.reported["frames"] / 24)
-        return float(self.reported["duration"])
+        """Length of the video, which has one frame more than its duration."""
+        frames = self.reported.get("frames") or self.reported["duration"] * FRAMES_PER_SECOND + 1
+        return float(frames / FRAMES_PER_SECOND)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the video, in pixels."""
+        return self.family.size(self.reported["resolution"], self.reported["ratio"])
 
 
 def parse_task(fields: Fields) -> ArkTaskRequest:
@@ -143,7 +173,7 @@ def parse_task(fields: Fields) -> ArkTaskRequest:
         "resolution": resolution if resolution in family.resolutions else family.resolution,
         # "adaptive" depends on the images, which are not downloaded here.
         "ratio": "16:9" if ratio == "adaptive" else ratio,
-        "framespersecond": 24,
+        "framespersecond": FRAMES_PER_SECOND,
         "generate_audio": "generate_audio" in family.supports if audio is None else audio,
         "draft": fields.flag("draft") or False,
         "service_tier": tier,

@@ -8,6 +8,7 @@ from typing import Any
 from airflow_provider_seedance.emulator.models import Draft, EmulatedGeneration, MediaSpec
 from airflow_provider_seedance.emulator.services import service
 
+#: The first one is documented.
 _VIDEO_MODELS = ("bytedance/seedance-1.5-pro", "bytedance/seedance-2.0")
 _IMAGE_MODELS = ("bytedance/seedream-4.5", "bytedance/seedream-5-lite")
 _IMAGE_SIDE = 2048
@@ -23,6 +24,7 @@ class Runbase(service.Service):
     """
 
     api = "runbase"
+    undocumented = frozenset({"Retry-After", "model", "error"})
     routes = (("POST", "/runs", "submit"), ("GET", "/runs/(?P<id>[^/]+)", "status"))
 
     def prompt_of(self, body: Any) -> str | None:
@@ -44,7 +46,8 @@ class Runbase(service.Service):
         return {"error": error.message}
 
     def _draft(self, body: service.Fields) -> Draft:
-        model = body.text("model", required=True, choices=(*_VIDEO_MODELS, *_IMAGE_MODELS)) or ""
+        models = _VIDEO_MODELS[:1] if self.strict else (*_VIDEO_MODELS, *_IMAGE_MODELS)
+        model = body.text("model", required=True, choices=models) or ""
         fields = service.Fields(body.raw("input", required=True), at="input")
         body.refuse_unread()
         resolution, spec = (_image_spec if model in _IMAGE_MODELS else _video_spec)(fields)

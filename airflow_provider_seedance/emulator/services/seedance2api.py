@@ -28,6 +28,7 @@ class Seedance2Api(service.Service):
     """
 
     api = "seedance2api"
+    undocumented = frozenset({"INSUFFICIENT_CREDITS", "NOT_FOUND", "error_message"})
     routes = (
         ("POST", "/(seedance|seedream)/generate", "submit"),
         ("GET", "/tasks/(?P<id>[^/]+)", "status"),
@@ -70,6 +71,9 @@ class Seedance2Api(service.Service):
             "timestamp": service.timestamp(generation.ended_at or generation.created_at),
             "data": {**data, **self._outcome(generation)},
         }
+
+    def callback_due(self, generation: EmulatedGeneration) -> bool:
+        return super().callback_due(generation) and not (self.strict and generation.status != "succeeded")
 
     def _submit(self, fields: service.Fields, *, image: bool) -> EmulatedRender:
         prompt = fields.prompt(max_chars=300)

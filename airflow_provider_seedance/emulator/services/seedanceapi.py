@@ -46,6 +46,7 @@ class _SeedanceApi(service.Service):
     _defaults: ClassVar[dict[str, Any]]
     _id_format: ClassVar[str]
     _prices: ClassVar[Mapping[tuple[str, str, bool], int]] = {}
+    _codes_documented: ClassVar[bool] = False
 
     def route(self, call: service.Call) -> service.Route:
         """Return the purpose of a request; the id of a status request is in the query."""
@@ -90,8 +91,10 @@ class _SeedanceApi(service.Service):
         )
 
     def error_body(self, error: service.ApiError) -> Any:
-        """Return code and message at the top level, as on success; only the codes are documented."""
+        """Return code and message at the top level, as on success; only the codes of version 1 are documented."""
         code = error.code or _code(error)
+        if self.strict:
+            return {"code": code} if self._codes_documented else {}
         if self.shape == "flat":
             return {"error": {"code": code, "message": error.message}}
         if self.shape == "nested":
@@ -100,7 +103,7 @@ class _SeedanceApi(service.Service):
 
     def callback_body(self, generation: EmulatedGeneration) -> dict[str, Any]:
         """Return the same body as for a status call; none is documented."""
-        return self._envelope(self._task(generation))
+        return {} if self.strict else self._envelope(self._task(generation))
 
     def _reply(self, data: dict[str, Any], render: EmulatedRender) -> service.Reply:
         return service.json_reply(self._envelope(data), generation_id=render.id)
@@ -133,6 +136,10 @@ class SeedanceApiV1(_SeedanceApi):
     """Version 1: durations are strings, one image, no model, published prices."""
 
     api = "seedanceapi-v1"
+    undocumented = frozenset(
+        {"Retry-After", "FORBIDDEN", "INVALID_REQUEST", "RATE_LIMITED", "SERVICE_UNAVAILABLE"}
+    )
+    _codes_documented = True
     _defaults = {"aspect_ratio": "1:1", "resolution": "720p", "duration": "8"}
     _id_format = "seed15{}pro"
     _prices = V1_PRICES
@@ -151,10 +158,12 @@ class SeedanceApiV2(_SeedanceApi):
     """
     Version 2: durations are integers, up to four images.
 
-    ``resolution`` and ``generate_audio`` are accepted because clients send them, although they are not documented.
+    ``resolution`` and ``generate_audio`` are accepted because clients send them, although they are not documented, unless
+    the emulator is strict.
     """
 
     api = "seedanceapi-v2"
+    undocumented = frozenset({"Retry-After", "created_at", "request", "consumed_credits"})
     _defaults = {"model": _V2_MODELS[0], "duration": 5, "aspect_ratio": "16:9"}
     _id_format = "seed20{}"
 
@@ -164,8 +173,9 @@ class SeedanceApiV2(_SeedanceApi):
         fields.integer("duration", choices=(5, 10, 15))
         fields.text("aspect_ratio", choices=_V2_RATIOS)
         fields.urls("images", min_items=1, max_items=4, valid=service.is_https_url)
-        fields.text("resolution", choices=("480p", "720p", "1080p"))
-        fields.flag("generate_audio")
+        if not self.strict:
+            fields.text("resolution", choices=("480p", "720p", "1080p"))
+            fields.flag("generate_audio")
 
 
 def _code(error: service.ApiError) -> str:

@@ -13,14 +13,14 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from airflow_provider_seedance.emulator.interface import SERVICE_PREFIXES
 from airflow_provider_seedance.emulator.media_store import MediaStore
-from airflow_provider_seedance.emulator.models import EmulatedGeneration, EmulatedRender
+from airflow_provider_seedance.emulator.models import EmulatedGeneration, EmulatedRender, MediaSpec
 from airflow_provider_seedance.emulator.state import Backend, OutOfCreditsError
 
 #: Error codes by HTTP status, which seedance2api.com and seedanceapi.org share.
@@ -135,6 +135,11 @@ def is_http_url(value: object) -> bool:
 def is_https_url(value: object) -> bool:
     """Return whether a value is an https URL, or a plain one of this machine, such as of another emulator."""
     return is_http_url(value) and (str(value).startswith("https:") or is_loopback(str(value)))
+
+
+def video_tokens(spec: MediaSpec) -> int:
+    """Return the tokens of a video by ByteDance's formula: pixels times frames by 1024."""
+    return spec.width * spec.height * round(spec.fps * spec.seconds) // 1024
 
 
 def is_private(url: str) -> bool:
@@ -306,12 +311,27 @@ class Fields:
         return value
 
 
+def _without(value: Any, names: frozenset[str]) -> Any:
+    """Return a JSON value without fields of these names, and without these error codes."""
+    if isinstance(value, list):
+        return [_without(item, names) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: _without(item, names)
+        for name, item in value.items()
+        if name not in names and not (name == "code" and item in names)
+    }
+
+
 class Service(ABC):
     """An emulated service; all services share the backend and the store of files."""
 
     api: ClassVar[str]
     #: Method, pattern of the path and kind of each endpoint; the group ``id`` is the generation.
     routes: ClassVar[tuple[tuple[str, str, str], ...]]
+    #: Fields, headers and error codes of replies that no document of the service has.
+    undocumented: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, *, backend: Backend, media: MediaStore) -> None:
         self.backend = backend
@@ -326,6 +346,11 @@ class Service(ABC):
     def shape(self) -> str:
         """Form of the replies; see :class:`SeedanceEmulator`."""
         return self.backend.options.shape
+
+    @property
+    def strict(self) -> bool:
+        """True if replies have only what is documented; see :class:`SeedanceEmulator`."""
+        return self.backend.options.strict
 
     def route(self, call: Call) -> Route:
         """Return the purpose of a request; ``other`` for an unknown path or method."""
@@ -361,6 +386,19 @@ class Service(ABC):
 
     def handle(self, call: Call) -> Reply:
         """Serve a request, errors included."""
+        return self.documented(self._answer(call))
+
+    def documented(self, reply: Reply) -> Reply:
+        """Return a reply without :attr:`undocumented` if the emulator is strict."""
+        if not self.strict or not self.undocumented:
+            return reply
+        headers = {name: value for name, value in reply.headers.items() if name not in self.undocumented}
+        if headers.get("Content-Type") != "application/json":
+            return replace(reply, headers=headers)
+        body = _without(json.loads(reply.body), self.undocumented)
+        return replace(reply, headers=headers, body=json.dumps(body, ensure_ascii=False).encode())
+
+    def _answer(self, call: Call) -> Reply:
         try:
             self.authenticate(call)
             route = self.route(call)
