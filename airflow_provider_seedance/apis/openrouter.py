@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from airflow_provider_seedance import generations
-from airflow_provider_seedance.apis import base, parsing, rules
+from airflow_provider_seedance.apis import ark_rules, base, parsing, rules
 from airflow_provider_seedance.apis.messages import HttpCall, JsonObject, VendorError
 from airflow_provider_seedance.apis.rules import Rule
 
@@ -60,6 +60,15 @@ class OpenRouter(base.Api):
         if any(roles.count(role) > 1 for role in _FRAMES):
             return ["images: each of first_frame and last_frame can be given once"]
         return []
+
+    def output_tokens(self, request: generations.GenerationRequest) -> int | None:
+        # OpenRouter counts the tokens of the provider. It documents no defaults, so only what is given counts.
+        if not isinstance(request, generations.VideoRequest) or not (request.resolution and request.duration):
+            return None
+        return ark_rules.output_tokens(request)
+
+    def billed(self, request: generations.GenerationRequest) -> generations.GenerationRequest | None:
+        return request.with_default(generate_audio=True)
 
     def body(self, request: generations.GenerationRequest) -> dict[str, Any]:
         body = super().body(request)

@@ -121,3 +121,32 @@ def test_a_callback() -> None:
     assert not verify_signature(scheme, headers, body + b" ", 1000)
     assert not verify_signature(scheme, headers, body, 1301)
     assert read_settings("c", connection(extra={"api": "openrouter"})).callback_signing is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "usd"),
+    [
+        ({"model": "bytedance/seedance-2.5", "resolution": "480p", "duration": 4}, 0.415481),
+        ({"resolution": "720p", "duration": 5}, 0.7623),
+        ({"resolution": "1080p", "duration": 5}, 1.886692),
+        ({"model": "bytedance/seedance-1-5-pro", "resolution": "720p", "duration": 5}, 0.26136),
+        (
+            {
+                "model": "bytedance/seedance-1-5-pro",
+                "resolution": "720p",
+                "duration": 5,
+                "generate_audio": False,
+            },
+            0.13068,
+        ),
+        ({"resolution": "720p"}, None),
+        ({"duration": 5}, None),
+        (
+            {"resolution": "720p", "duration": 5, "images": [{"url": PICTURE, "role": "reference_video"}]},
+            None,
+        ),
+        ({"resolution": "720p", "duration": 5, "extra_params": {"duration": 9}}, None),
+    ],
+)
+def test_the_price_of_a_request(arguments: dict[str, Any], usd: float | None) -> None:
+    assert prepare("openrouter", video(aspect_ratio="16:9", **arguments)).price.cost_usd == usd

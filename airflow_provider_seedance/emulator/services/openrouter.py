@@ -10,6 +10,7 @@ from typing import Any
 
 from airflow_provider_seedance.emulator.models import Draft, EmulatedGeneration, MediaSpec
 from airflow_provider_seedance.emulator.services import service
+from airflow_provider_seedance.emulator.services.ark_requests import FRAMES_PER_SECOND, MODELS
 from airflow_provider_seedance.emulator.state import DAY
 
 _STATUSES = {"queued": "pending", "running": "in_progress", "succeeded": "completed"}
@@ -22,6 +23,18 @@ _SIZES = {
 _SECONDS = {"2.5": (4, 30), "2.0": (4, 15), "1-5-pro": (4, 12)}
 _MODELS = ("2.5", "2.0", "2.0-fast", "2.0-mini", "1-5-pro")
 _PARTS = ("image_url", "video_url", "audio_url")
+_SKU_NAMES = ("", "_without_audio", "_with_video_input", "_1080p", "_4k")
+#: US dollars for a token, as the list of models has them.
+_SKUS = {
+    version: {f"video_tokens{name}": price for name, price in zip(_SKU_NAMES, prices.split(), strict=False)}
+    for version, prices in {
+        "2.5": "0.0000107 0.0000107 0.0000064",
+        "2.0": "0.000007 0.000007 0.0000043 0.0000077 0.000004",
+        "2.0-fast": "0.0000042 0.0000042 0.000002475",
+        "2.0-mini": "0.0000035 0.0000035 0.0000021",
+        "1-5-pro": "0.0000024 0.0000012",
+    }.items()
+}
 #: US dollars for one of the emulator's credits.
 _USD_PER_CREDIT = 0.01
 
@@ -89,15 +102,20 @@ class OpenRouter(service.Service):
         fields.refuse_unread()
         alphabet = string.ascii_letters + string.digits
         unique = "".join(secrets.choice(alphabet) for _ in range(20))
+        # The provider makes the video, in its own sizes.
+        width, height = MODELS[version.replace(".", "-")].size(resolution, ratio)
+        length = (seconds * FRAMES_PER_SECOND + 1) / FRAMES_PER_SECOND
+        spec = MediaSpec(kind="video", prompt=prompt, width=width, height=height, seconds=length, audio=audio)
         return Draft(
             api=self.api,
             generation_id=f"gen-vid-{int(self.backend.clock.wall())}-{unique}",
             model=model,
             request=fields.given,
             sent=fields.given,
-            spec=MediaSpec.video(prompt, resolution, ratio, seconds=seconds, audio=audio),
+            spec=spec,
             resolution=resolution,
             fast=bool(small),
+            credits=service.video_tokens(spec) * _price(model, resolution, audio=audio) / _USD_PER_CREDIT,
             callback_url=callback,
             renewable=False,
             url_lifetime=DAY,
@@ -140,6 +158,13 @@ class OpenRouter(service.Service):
         return {"X-OpenRouter-Signature": f"t={timestamp},v1={signature}"}
 
 
+def _price(model: str, resolution: str, *, audio: bool) -> float:
+    """Return the US dollars for a token of a video without video input."""
+    skus = _SKUS[model.removeprefix("bytedance/seedance-")]
+    usual = "video_tokens" if audio else "video_tokens_without_audio"
+    return float(skus.get(f"video_tokens_{resolution}", skus[usual]))
+
+
 def _check_parts(fields: service.Fields, name: str) -> None:
     value = fields.raw(name)
     for part in value if isinstance(value, list) else [] if value is None else [value]:
@@ -168,5 +193,5 @@ def _model(version: str) -> dict[str, Any]:
         "supported_resolutions": list(("480p", "720p") if small else _SIZES[name]),
         "supported_aspect_ratios": list(_RATIOS),
         "supported_durations": list(range(low, high + 1)),
-        "pricing_skus": {},
+        "pricing_skus": _SKUS[version],
     }
