@@ -18,6 +18,7 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.cli import COMMANDS, main, render
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
+from airflow_provider_seedance.version_compat import COMMAND_WORDS
 
 Connect = Callable[..., None]
 #: Runs the command; returns its exit code and what it printed.
@@ -126,7 +127,7 @@ def test_the_fetch_command_is_quoted_for_a_shell(
     code, printed = command("--conn-id", "my_conn", "--generation-id", "a b;c", output=output)
     assert code == 130
     assert shlex.split(printed.strip().splitlines()[-1]) == [
-        *("airflow", "seedance", "render", "--generation-id", "a b;c"),
+        *(*COMMAND_WORDS, "render", "--generation-id", "a b;c"),
         *("--conn-id", "my_conn", "-o", str(tmp_path / output)),
     ]
     assert "Generation a b;c was not read" in printed
