@@ -102,9 +102,9 @@ def find_renders(
     except errors.SeedanceLedgerError as error:
         raise _answer(error, 503) from None
     shown = found[:PAGE_SIZE]
-    editable = editable_dag_ids({row["dag_id"] for row in shown if row["state"] == "uncertain"}, user)
+    editable = editable_dag_ids({row["dag_id"] for row in shown}, user)
     return {
-        "renders": [_render(row, can_settle=row["dag_id"] in editable) for row in shown],
+        "renders": [_render(row, can_edit=row["dag_id"] in editable) for row in shown],
         "next": offset + PAGE_SIZE if len(found) > PAGE_SIZE else None,
     }
 
@@ -114,7 +114,7 @@ def _readable(database: Database, config: LedgerConfig, user: GetUserDep, dag_id
     return readable_dag_ids(known if dag_id is None else known & {dag_id}, user)
 
 
-def _render(row: dict[str, Any], *, can_settle: bool) -> dict[str, Any]:
+def _render(row: dict[str, Any], *, can_edit: bool) -> dict[str, Any]:
     """Return a render as the Renders page describes those of a run, with its place in the ledger."""
     place = (
         row["dag_id"],
@@ -139,7 +139,8 @@ def _render(row: dict[str, Any], *, can_settle: bool) -> dict[str, Any]:
         **row,
         "id": "/".join(map(str, (*place, row["number"]))),
         "iteration": row["loop_index"] if row["loop_index"] >= 0 else None,
-        "can_settle": can_settle and row["state"] == "uncertain",
+        "can_edit": can_edit,
+        "can_settle": can_edit and row["state"] == "uncertain",
         "files": files,
         "console": console_of(row["api"], row["generation_id"]),
         "request": {},

@@ -132,6 +132,7 @@ def test_only_who_may_edit_the_dag_is_offered_to_settle(http: TestClient, databa
     add(database, [uncertain(0), uncertain(1, dag_id="films"), row(2)])
     found = http.get("/api/library").json()["renders"]
     assert {render["map_index"]: render["can_settle"] for render in found} == {0: True, 1: False, 2: False}
+    assert {render["map_index"]: render["can_edit"] for render in found} == {0: True, 1: False, 2: True}
 
 
 @pytest.mark.parametrize(

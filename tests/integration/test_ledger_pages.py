@@ -47,6 +47,10 @@ from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoOp
 
 with DAG("single", schedule=None):
     SeedanceGenerateVideoOperator(task_id="video", prompt="A kite", aspect_ratio="16:9", poll_interval=2)
+
+with DAG("takes", schedule=None):
+    takes = SeedanceGenerateVideoOperator.partial(task_id="video", aspect_ratio="16:9", poll_interval=2)
+    takes.expand(prompt=["A kite", "A lamp", "A kite"])
 """
 
 
@@ -110,7 +114,7 @@ def stage(
         },
         database_template=database_template,
     ) as airflow:
-        for dag_id in (DAG, CHOICE, "single"):
+        for dag_id in (DAG, CHOICE, "single", "takes"):
             airflow.wait_parsed(dag_id)
         yield Stage(airflow=airflow, runs={}, stored=home)
 
@@ -229,11 +233,27 @@ def test_another_render_of_the_same_request(browser: Chrome, stage: Stage, emula
     assert stage.airflow.wait_run("single", run_id) == "success"
     second = stage.airflow.xcom("single", run_id, "video")["generation_id"]
     assert (second != first, len(emulator.ledger.submissions)) == (True, paid + 1)
+    open_page(browser, f"{stage.url}/seedance/library#q={second}")
+    assert wait(browser, "return document.querySelector('.action')", "the button").text == "Render again…"
     # A page that was not loaded again names the render that was replaced.
     decision = {"run_id": run_id, "task_id": "video", "generation_id": first}
     path, content = "/seedance/api/dags/single/library/again", json.dumps(decision).encode()
     assert stage.ask(path, "admin", "POST", content, Content_Type="application/json").status == 409
     assert stage.ask(path, "viewer", "POST", content, Content_Type="application/json").status == 403
+
+
+def test_takes_of_a_prompt_are_side_by_side(browser: Chrome, stage: Stage) -> None:
+    run_id, state = stage.airflow.run("takes")
+    assert state == "success"
+    open_page(browser, stage.page("takes", run_id))
+    visible = (
+        "return [...document.querySelectorAll('.card:not([hidden]) .prompt')].map((node) => node.textContent)"
+    )
+    assert len(browser.execute_script(visible)) == 3
+    browser.find_element("css selector", "#takes").click()
+    assert browser.execute_script(visible) == ["A kite", "A kite"]
+    browser.refresh()
+    wait(browser, "return document.querySelectorAll('.card:not([hidden])').length === 2", "the kept filter")
 
 
 def test_a_choice_is_made_on_the_cards(browser: Chrome, stage: Stage, emulator: Any) -> None:

@@ -5,9 +5,12 @@ import { openDialog, taskName } from "./dialog.js";
 import { element } from "./dom.js";
 import { money, plural } from "./format.js";
 
-/** Return whether there can be another render: in a loop, a clear would repeat the later passes as well. */
+/**
+ * Return whether there can be another render: in a loop, a clear would repeat the later passes as well. The library does not
+ * know the state of the task; the server refuses what cannot be.
+ */
 export function canRenderAgain({ state, generation_id: id, iteration, task_state: task }) {
-  return state === "succeeded" && id !== null && iteration === null && ["success", "failed"].includes(task);
+  return state === "succeeded" && id !== null && iteration === null && ["success", "failed", undefined].includes(task);
 }
 
 /** Open the dialog for a render of a run; `onSent` is called when its task has been cleared. */

@@ -1,5 +1,6 @@
 // The library: a search over all renders in the ledger.
 
+import { openRenderAgain } from "./again.js";
 import { ledger, RequestError } from "./api.js";
 import { Card } from "./cards.js";
 import { $, element, setText } from "./dom.js";
@@ -56,6 +57,7 @@ function show(found, offset, text) {
   for (const render of found.renders) {
     const card = new Card({ dag_id: render.dag_id, run_id: render.run_id }, render);
     card.node.tabIndex = 0;
+    card.setCanEdit(render.can_edit);
     cards.push(card);
     added.append(card.node);
   }
@@ -96,6 +98,7 @@ $("uncertain").addEventListener("click", () => {
   changed();
 });
 $("more").addEventListener("click", () => find(next));
+$("grid").addEventListener("again", ({ detail }) => openRenderAgain(detail, detail, () => find()));
 $("grid").addEventListener("settle", ({ detail }) => openSettling(detail, () => find()));
 window.addEventListener("hashchange", () => {
   read();

@@ -6,7 +6,7 @@ import { showBatches } from "./batches.js";
 import { Card, STATES } from "./cards.js";
 import { Choice } from "./choice.js";
 import { $, topLevelLink, element, setText } from "./dom.js";
-import { saveFilters, matches, readFilters } from "./filters.js";
+import { matches, readFilters, saveFilters, takesOf } from "./filters.js";
 import { money, number, plural, runUrl, runPage, timeSpan } from "./format.js";
 import { RunSearch } from "./runs.js";
 import { openSettling } from "./settling.js";
@@ -21,6 +21,8 @@ const run = param("dag_id") && param("run_id") ? { dag_id: param("dag_id"), run_
 const cards = new Map();
 const choice = run ? new Choice(run, showChoice) : null;
 let filters = readFilters();
+let shownPage = null;
+let takeIds = new Set();
 let clockOffset = 0;
 let active = false;
 let timer = 0;
@@ -155,7 +157,11 @@ function showList(list) {
   else blank("empty", "No renders yet", "Runs of Dags with Seedance or Seedream tasks are listed here, as far as you may read them.");
 }
 
-function showPage({ renders, totals, batches }) {
+function showPage(page) {
+  const { totals, batches } = (shownPage = page);
+  const takes = takesOf(page.renders);
+  const renders = filters.takes ? [...takes, ...page.renders.filter((render) => !takes.includes(render))] : page.renders;
+  takeIds = new Set(takes.map(({ id }) => id));
   const present = new Set();
   let previous = null;
   const added = document.createDocumentFragment();
@@ -272,13 +278,17 @@ function chip(state) {
 
 function filter() {
   let shown = 0;
+  const comparing = filters.takes && takeIds.size > 0;
+  $("grid").classList.toggle("takes", comparing);
+  $("takes").hidden = takeIds.size === 0;
+  $("takes").setAttribute("aria-pressed", String(comparing));
   for (const card of cards.values()) {
-    const visible = matches(card, filters) && !choice.hides(card.render);
+    const visible = matches(card, filters) && !choice.hides(card.render) && (!comparing || takeIds.has(card.render.id));
     if (card.node.hidden === visible) card.node.hidden = !visible;
     shown += visible;
   }
   $("toolbar").hidden = cards.size === 0;
-  const filtered = filters.text || filters.states.size > 0;
+  const filtered = filters.text || filters.states.size > 0 || comparing;
   setText($("shown"), filtered ? `${number(shown)} of ${plural(cards.size, "render")}` : "");
   if (cards.size === 0) blank("empty", "No renders in this run", active ? "They appear here as soon as a Seedance or Seedream task starts." : "No task of this run has generated anything.");
   else if (shown === 0) blank("empty", "Nothing matches", "No render has this text and these states.");
@@ -297,11 +307,16 @@ function followFilters() {
     saveFilters(filters);
     filter();
   });
+  $("takes").addEventListener("click", () => {
+    filters.takes = !filters.takes;
+    saveFilters(filters);
+    showPage(shownPage);
+  });
   window.addEventListener("hashchange", () => {
     filters = readFilters();
     $("search").value = filters.text;
     for (const button of $("states").children) button.setAttribute("aria-pressed", String(filters.states.has(button.value)));
-    filter();
+    if (shownPage) showPage(shownPage);
   });
 }
 
