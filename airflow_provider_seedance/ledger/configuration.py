@@ -7,6 +7,7 @@ from datetime import datetime, tzinfo
 
 import pendulum
 from airflow.providers.common.compat.sdk import conf
+from pendulum.tz.local_timezone import get_local_timezone
 
 SECTION = "seedance"
 
@@ -45,7 +46,7 @@ def default_timezone() -> tzinfo:
     """Return Airflow's default timezone, in which days and budgets begin."""
     name = conf.get("core", "default_timezone", fallback="utc")
     if name == "system":
-        return pendulum.local_timezone()
+        return get_local_timezone()
     return pendulum.UTC if name.lower() == "utc" else pendulum.Timezone(name)
 
 
