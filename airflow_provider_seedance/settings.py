@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, cast
@@ -194,6 +194,10 @@ class ConnectionExtra(BaseModel):
         )
 
 
+#: Changes a state by its name, in a transaction, and returns it; the function takes the present state, empty if there is none.
+ChangeState = Callable[[str, Callable[[Any], Any]], Any]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """
@@ -213,6 +217,7 @@ class Settings:
     :param prices: Prices of renders, before the published ones.
     :param budgets: Limits of the cost of renders.
     :param warnings: Warnings about the connection, for the log.
+    :param change_in_ledger: Changes a state that all machines share; ``None`` without a ledger.
     """
 
     conn_id: str
@@ -234,6 +239,7 @@ class Settings:
     prices: Prices = field(default_factory=Prices)
     budgets: tuple[Budget, ...] = ()
     warnings: tuple[str, ...] = ()
+    change_in_ledger: ChangeState | None = field(default=None, repr=False, compare=False)
 
     @property
     def source(self) -> str:

@@ -80,6 +80,8 @@ class Api(ReplyReader):
     timing: ClassVar[FlowTiming] = FlowTiming()
     #: Documented limits of the submissions of an account, by pattern of :meth:`submission_kind`; images count one by one.
     submissions_per_minute: ClassVar[Mapping[str, float]] = {}
+    #: Whether replies have rate-limit headers.
+    reports_quota: ClassVar[bool] = False
     #: Requests that reading the status of a generation may take.
     requests_per_status: ClassVar[int] = 1
     #: Whether outputs below the base URL are downloaded with the key.

@@ -45,6 +45,7 @@ class Seedance2Api(base.Api):
     video_defaults = {"model": "seedance-1.5-pro", "duration": 5}
     image_defaults = {"model": "seedream-4.5"}
     callback_field = "webhook_url"
+    reports_quota = True
     requests_per_status = 2
     envelope_words = parsing.ENVELOPE_WORDS
     video_rules = {

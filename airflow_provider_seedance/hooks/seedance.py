@@ -26,6 +26,7 @@ from airflow_provider_seedance.generations import (
     Media,
     utc_now,
 )
+from airflow_provider_seedance.ledger import shared_state_changer
 from airflow_provider_seedance.ledger.configuration import read_config
 from airflow_provider_seedance.polling.blocking_wait import run_blocking
 from airflow_provider_seedance.polling.hub import wait_for_generation
@@ -73,7 +74,8 @@ class SeedanceHook(BaseHook):
         :raises SeedanceConfigurationError: it is malformed.
         """
         if self._settings is None:
-            self._settings = read_settings(self.seedance_conn_id, self.get_connection(self.seedance_conn_id))
+            connection = self.get_connection(self.seedance_conn_id)
+            self._settings = _settings_of(self.seedance_conn_id, connection)
             for warning in self._settings.warnings:
                 log.warning("%s", warning)
         return self._settings
@@ -289,7 +291,11 @@ class SeedanceHook(BaseHook):
 
 async def look_up_settings(conn_id: str) -> Settings:
     """Read a connection on an event loop."""
-    return read_settings(conn_id, await get_async_connection(conn_id))
+    return _settings_of(conn_id, await get_async_connection(conn_id))
+
+
+def _settings_of(conn_id: str, connection: Any) -> Settings:
+    return replace(read_settings(conn_id, connection), change_in_ledger=shared_state_changer())
 
 
 def _prepared(settings: Settings, request: GenerationRequest) -> Prepared:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
     from airflow_provider_seedance.generations import Generation
+    from airflow_provider_seedance.settings import ChangeState
     from airflow_provider_seedance.storage.location import StorageLocation
     from airflow_provider_seedance.submission.store import RecordStore
 
@@ -26,6 +27,16 @@ def open_store(context: Context) -> RecordStore:
     from airflow_provider_seedance.ledger.ledger_store import LedgerStore
 
     return LedgerStore.open(config, context, task_state)
+
+
+def shared_state_changer() -> ChangeState | None:
+    """Return the function that changes a state in the ledger, or ``None`` where none is configured."""
+    config = read_config()
+    if config is None:
+        return None
+    from airflow_provider_seedance.ledger.shared_states import state_changer
+
+    return state_changer(config)
 
 
 def read_prompt(generation: Generation) -> str | None:

@@ -15,7 +15,7 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import GenerationStatus, iso, read_time
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.entries import TaskIdentity
-from airflow_provider_seedance.ledger.tables import submissions
+from airflow_provider_seedance.ledger.tables import shared_states, submissions
 from airflow_provider_seedance.submission.records import RecordState
 
 log = logging.getLogger(__name__)
@@ -229,7 +229,7 @@ def prune(
     counted_since: Mapping[str, datetime | None] | None = None,
 ) -> int:
     """
-    Delete what ended before a time, or was never submitted; returns the number of rows.
+    Delete what ended before a time, or was never submitted; returns the number of rows. Unused shared states go, too.
 
     :param counted_since: Start of the longest budget period of each connection, which is kept; ``None`` for a budget
         in total.
@@ -246,7 +246,9 @@ def prune(
         _COLUMNS.state.in_(finished),
         func.coalesce(_COLUMNS.ended_at, _COLUMNS.created_at) < before,
     )
+    unused = (shared_states.c.namespace == namespace, shared_states.c.updated_at < before)
     with database.transaction() as connection:
+        connection.execute(delete(shared_states).where(*unused))
         return int(connection.execute(delete(submissions).where(*condition)).rowcount)
 
 

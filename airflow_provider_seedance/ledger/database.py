@@ -91,6 +91,8 @@ class Database:
         except errors.SeedanceError:
             raise
         except SQLAlchemyError as error:
+            # A triggerer runs for months: the next use reads the connection again, whose password may be another one.
+            self._engine = None
             # Without the statement, whose parameters may contain a prompt.
             cause = error.orig if isinstance(error, DBAPIError) else error
             raise self._error(cause) from error

@@ -54,10 +54,9 @@ def _current_revision(engine: Engine) -> str | None:
 
 def _migrate(connection: Connection) -> None:
     # Imported for a migration only: most processes find the tables as they should be.
-    from alembic import command
+    from alembic import command, script
     from alembic.config import Config
     from alembic.runtime.migration import MigrationContext
-    from alembic.script import ScriptDirectory
 
     config = Config()
     location = str(Path(__file__).with_name("migrations"))
@@ -67,7 +66,7 @@ def _migrate(connection: Connection) -> None:
     current = context.get_current_revision()
     if current == REVISION:
         return  # another process was faster
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    known = {each.revision for each in script.ScriptDirectory.from_config(config).walk_revisions()}
     if current is not None and current not in known:
         raise errors.SeedanceLedgerError(
             f"The tables of the ledger ([seedance] ledger) have version {current}, and this release knows {REVISION} "

@@ -1,4 +1,4 @@
-"""The table of the ledger: one row per submission, as the newest migration leaves it."""
+"""The tables of the ledger, as the newest migration leaves them: one row per submission, and one per shared state."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Dialect
 
 #: Revision of the newest migration.
-REVISION = "0002"
+REVISION = "0003"
 
 #: Table in which Alembic keeps the revision.
 VERSION_TABLE = "seedance_ledger_version"
@@ -117,5 +117,15 @@ submissions = Table(
     Index("seedance_submissions_generation", "generation_id", mysql_length=200),
     Index("seedance_submissions_reuse", "reuse_key"),
     Index("seedance_submissions_kind", "kind", "status", "created_at"),
+    mysql_charset="utf8mb4",
+)
+
+shared_states = Table(
+    "seedance_shared_states",
+    metadata,
+    Column("namespace", String(250), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("state", JSON, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
     mysql_charset="utf8mb4",
 )

@@ -405,7 +405,8 @@ class BatchRun:
 
 
 def _connection(settings: Settings, clients: ExitStack, deferrable: bool) -> BatchConnection:
-    quota = SharedQuota(settings.identity)
+    quota = SharedQuota.of(settings)
+    clients.callback(lambda: quota.exchange(time.time()))
     client = clients.enter_context(Client(settings, observer=quota))
     return BatchConnection(client=client, quota=quota if deferrable else None)
 

@@ -113,7 +113,7 @@ class Hub:
         self._timing = timing
         self._connections = connections
         self._base_url = settings.base_url
-        self._shared_quota = SharedQuota(settings.identity)
+        self._shared_quota = SharedQuota.of(settings)
         self._quota = Quota()
         self._synced_at = -timing.shared_quota_interval
         self._rates = CallRates.of(settings.api.calls_per_second)
@@ -250,9 +250,10 @@ class Hub:
             await self._sleep(min(longest, grant.until - now, self._queue.next_deadline - time.time()))
 
     def _sync_shared_quota(self, now: float) -> None:
-        """Read the quota state of other processes of this machine, and tell them of queued submissions."""
+        """Read the quota state of other processes, and let them know of queued submissions."""
         if now - self._synced_at >= self._timing.shared_quota_interval:
             self._synced_at = now
+            self._shared_quota.exchange_in_background()
             shared = self._shared_quota.read(time.time())
             if shared.limit is not None:
                 self._quota.learn(self._in_loop_time(shared.as_rate_limit()), now)

@@ -14,7 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.ledger import schema
+from airflow_provider_seedance.ledger import schema, shared_state_changer
 from airflow_provider_seedance.ledger.tables import VERSION_TABLE, metadata
 from airflow_provider_seedance.submission.store import GENERATION_KEY
 
@@ -77,7 +77,7 @@ def test_the_rights_on_the_table_are_enough(
 ) -> None:
     store = open_ledger()
     store.load()
-    rights = "SELECT, INSERT, UPDATE, DELETE ON seedance_submissions"
+    rights = "SELECT, INSERT, UPDATE, DELETE ON seedance_submissions, seedance_shared_states"
     with store._database.transaction() as connection:
         connection.exec_driver_sql("CREATE ROLE worker LOGIN PASSWORD 'w'")
         connection.exec_driver_sql(f"GRANT {rights} TO worker")
@@ -91,6 +91,12 @@ def test_the_rights_on_the_table_are_enough(
     limited.write_intent(GENERATION_KEY, intent(), DETAILS)
     limited.write(GENERATION_KEY, submitted(intent()))
     assert open_ledger().read(GENERATION_KEY) == submitted(intent())
+    changer = shared_state_changer()
+    assert changer is not None
+    assert [changer("name", lambda state: {"n": state.get("n", 0) + 1}) for _ in range(2)] == [
+        {"n": 1},
+        {"n": 2},
+    ]
 
 
 def test_a_lock_of_mysql_that_another_process_holds() -> None:

@@ -1,0 +1,288 @@
+"""Quotas and rates that machines share through the ledger; a machine is a directory for temporary files."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event, select
+from sqlalchemy.engine import Engine
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.apis.rate_limits import RateLimit
+from airflow_provider_seedance.generations import utc_now
+from airflow_provider_seedance.hooks.seedance import SeedanceHook
+from airflow_provider_seedance.ledger import account, shared_state_changer
+from airflow_provider_seedance.ledger.configuration import read_config
+from airflow_provider_seedance.ledger.database import Database
+from airflow_provider_seedance.ledger.tables import shared_states
+from airflow_provider_seedance.polling import shared_quota
+from airflow_provider_seedance.polling.quota import POLICY
+from airflow_provider_seedance.polling.shared_quota import EXCHANGE_INTERVAL_SECONDS, SharedQuota, SharedRate
+
+IDENTITY = ("https://vendor.example/v1", "digest-of-a-key")
+NOW = float(int(time.time()))
+LATER = NOW + EXCHANGE_INTERVAL_SECONDS
+
+#: A process that reserves a request, and books a submission.
+PROCESS = """
+import sys
+from airflow_provider_seedance.ledger import shared_state_changer
+from airflow_provider_seedance.polling.shared_quota import SharedQuota, SharedRate
+quota, rate = ("https://vendor.example/v1", "digest-of-a-key"), float(sys.argv[1])
+print(SharedQuota(quota, shared_state_changer()).reserve(rate))
+print(SharedRate(quota, "model", 1, change_in_ledger=shared_state_changer()).reserve(rate))
+"""
+
+On = Callable[[str], Any]
+
+
+@pytest.fixture
+def on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> On:
+    """Run the body on a machine."""
+
+    @contextmanager
+    def on_machine(name: str) -> Iterator[None]:
+        with monkeypatch.context() as here:
+            here.setattr(shared_quota, "directory", lambda: tmp_path / name)
+            yield
+
+    return on_machine
+
+
+def quota() -> SharedQuota:
+    return SharedQuota(IDENTITY, shared_state_changer())
+
+
+def rate(kind: str = "model") -> SharedRate:
+    return SharedRate(IDENTITY, kind, 1, change_in_ledger=shared_state_changer())
+
+
+def learn(remaining: int, *, left: float = 600.0) -> None:
+    reset_at = datetime.fromtimestamp(NOW + left, UTC)
+    quota().learn(RateLimit(limit=10, remaining=remaining, reset_at=reset_at), NOW)
+
+
+def test_a_machine_knows_the_headers_that_another_one_has_read(any_ledger: Any, on: On) -> None:
+    with on("a"):
+        learn(1)
+        quota().exchange(NOW)
+    with on("b"):
+        assert quota().reserve(NOW) == 0
+        quota().exchange(LATER)
+    with on("a"):
+        assert quota().reserve(LATER) == 600 + POLICY.reset_margin - EXCHANGE_INTERVAL_SECONDS
+
+
+def test_machines_share_the_rate_of_submissions(any_ledger: Any, on: On) -> None:
+    with on("a"):
+        assert rate().reserve(NOW) == 0
+    with on("b"):
+        assert rate().reserve(NOW) >= 60
+        assert rate("another").reserve(NOW) == 0
+        assert rate().reserve(NOW, max_wait=1.0) >= 120
+    with on("a"):
+        assert 120 <= rate().reserve(NOW) < 150
+
+
+def test_processes_of_two_machines(any_ledger: Any, on: On, tmp_path: Path) -> None:
+    with on("a"):
+        learn(0)
+        quota().exchange(NOW)
+        rate().reserve(NOW)
+    other = tmp_path / "other machine"
+    other.mkdir()
+    root = str(Path(__file__).parents[2])
+    path = os.pathsep.join([root, *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PROCESS, str(NOW)],
+        env={**os.environ, "TMPDIR": str(other), "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    waits = [float(line) for line in done.stdout.splitlines()[-2:]]
+    assert waits[0] == 600 + POLICY.reset_margin
+    assert waits[1] >= 60
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [((3, 600.0), 3), ((7, 601.0), 5), ((7, 900.0), 7), ((2, 60.0), 5)],
+    ids=["same window, fewer", "same window, more", "later window", "earlier window"],
+)
+def test_the_later_window_counts(ledger: Path, on: On, known: tuple[int, float], expected: int) -> None:
+    with on("a"):
+        learn(known[0], left=known[1])
+        quota().exchange(NOW)
+    with on("b"):
+        learn(5)
+        quota().exchange(NOW)
+        assert quota().read(NOW).remaining == expected
+    with on("a"):
+        quota().exchange(LATER)
+        assert quota().read(LATER).remaining == expected
+
+
+def test_a_machine_waits_behind_the_submissions_that_are_queued_on_another_one(ledger: Path, on: On) -> None:
+    with on("a"):
+        quota().record_queue(NOW)
+        quota().exchange(NOW)
+    with on("b"):
+        assert quota().reserve(NOW) == POLICY.queue_lifetime
+
+
+def test_a_machine_exchanges_at_intervals(ledger: Path, on: On) -> None:
+    statements: list[str] = []
+
+    def record(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "seedance_shared" in statement:
+            statements.append(statement.split()[0])
+
+    event.listen(Engine, "before_cursor_execute", record)
+    try:
+        with on("a"):
+            learn(9)
+            for _ in range(5):
+                quota().reserve(NOW)
+            assert statements == ["SELECT", "INSERT"]
+            quota().reserve(LATER)
+            assert statements[2:] == ["SELECT", "UPDATE"]
+            quota().exchange(LATER + EXCHANGE_INTERVAL_SECONDS)
+            quota().exchange(LATER + 2 * EXCHANGE_INTERVAL_SECONDS)
+            assert statements[4:] == ["SELECT", "UPDATE", "SELECT"]
+    finally:
+        event.remove(Engine, "before_cursor_execute", record)
+
+
+def test_namespaces_share_nothing(ledger: Path, on: On, monkeypatch: pytest.MonkeyPatch) -> None:
+    with on("a"):
+        learn(0)
+        quota().exchange(NOW)
+        rate().reserve(NOW)
+    monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER_NAMESPACE", "another")
+    with on("b"):
+        assert quota().reserve(NOW) == 0
+        assert rate().reserve(NOW) == 0
+
+
+def test_what_is_in_the_ledger(ledger: Path, connect: Callable[..., Any], on: On) -> None:
+    connect("ark", password="a-key-of-the-account")
+    settings = SeedanceHook("seedance_default").settings
+    with on("a"):
+        learn(9)
+        quota().exchange(NOW)
+        SharedRate(settings.identity, "model", 1, change_in_ledger=settings.change_in_ledger).reserve(NOW)
+    assert b"a-key-of-the-account" not in ledger.read_bytes()
+    config = read_config()
+    assert config is not None
+    database = Database(config)
+    with database.reading() as connection:
+        rows = connection.execute(select(shared_states.c.name, shared_states.c.state)).all()
+    assert {name.partition("-")[0]: sorted(state) for name, state in rows} == {
+        "quota": ["limit", "remaining", "reset_at", "window"],
+        "rate": ["booked", "learned"],
+    }
+    account.prune(database, config.namespace, utc_now() - timedelta(days=1))
+    account.prune(database, "another", utc_now() + timedelta(days=1))
+    with database.reading() as connection:
+        assert len(connection.execute(select(shared_states)).all()) == 2
+    account.prune(database, config.namespace, utc_now() + timedelta(days=1))
+    with database.reading() as connection:
+        assert connection.execute(select(shared_states)).all() == []
+
+
+# ---------------------------------------------------------------------- a ledger that is away
+
+
+@pytest.fixture
+def away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", "sqlite:////missing/ledger.db")
+
+
+def test_without_the_ledger_each_machine_counts_for_itself(away: None, on: On) -> None:
+    with on("a"):
+        learn(1)
+        assert quota().reserve(NOW) == 0
+        assert quota().reserve(NOW) > 0
+        assert rate().reserve(NOW) == 0
+        assert rate().reserve(NOW) >= 60
+    with on("b"):
+        assert quota().reserve(NOW) == 0
+
+
+def test_an_event_loop_does_not_wait_for_the_ledger(on: On) -> None:
+    entered, released = threading.Event(), threading.Event()
+
+    def stuck(name: str, change: Callable[[Any], Any]) -> Any:
+        entered.set()
+        released.wait(60)
+        raise errors.SeedanceLedgerError("away")
+
+    async def main() -> None:
+        shared = SharedQuota(IDENTITY, stuck)
+        shared.exchange_in_background()
+        first = shared._exchanging
+        assert first is not None
+        await asyncio.to_thread(entered.wait, 60)
+        shared.exchange_in_background()
+        assert shared._exchanging is first
+        released.set()
+        await first
+        assert shared.read(time.time()).limit is None
+
+    with on("a"):
+        asyncio.run(main())
+
+
+def test_the_first_two_processes_write_one_row(postgres_ledger: Any) -> None:
+    config, changer = read_config(), shared_state_changer()
+    assert config is not None
+    assert changer is not None
+    row = {"namespace": config.namespace, "name": "n", "state": {"b": 1}, "updated_at": utc_now()}
+    seen: list[Any] = []
+
+    def change(state: Any) -> Any:
+        if not seen:  # another process is faster
+            with Database(config).transaction() as connection:
+                connection.execute(shared_states.insert().values(**row))
+        seen.append(state)
+        return {"a": 1}
+
+    assert changer("n", change) == {"a": 1}
+    assert seen == [{}, {"b": 1}]
+    with Database(config).reading() as connection:
+        assert connection.execute(select(shared_states.c.state)).scalar() == {"a": 1}
+
+
+def test_a_connection_that_has_changed_is_read_again_after_an_error(
+    ledger: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_TEAM_LEDGER", json.dumps({"conn_type": "sqlite", "host": f"{tmp_path}/gone.db"})
+    )
+    monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", "team_ledger")
+    changer = shared_state_changer()
+    assert changer is not None
+    assert changer("n", lambda _: {"a": 1}) == {"a": 1}
+    with sqlite3.connect(tmp_path / "gone.db") as connection:
+        connection.execute("DROP TABLE seedance_shared_states")
+    connection.close()
+    with pytest.raises(errors.SeedanceLedgerError):
+        changer("n", lambda _: {"a": 1})
+    monkeypatch.setenv("AIRFLOW_CONN_TEAM_LEDGER", json.dumps({"conn_type": "sqlite", "host": str(ledger)}))
+    assert changer("n", lambda _: {"b": 1}) == {"b": 1}
