@@ -6,6 +6,9 @@ only the service behind the client is simulated, with the fixed windows and head
 
     python benchmarks/quota.py
 
+With several machines, workers know what their own machine has read of the quota, and with a ledger what all have. The
+triggerer is on a machine without workers.
+
 The time that the quota itself dictates: three requests for each render (submission, status, result), of
 which the first window allows some at once and the rest come at the quota's rate.
 """
@@ -24,7 +27,8 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -123,8 +127,35 @@ class Service:
         return HttpReply(status=status, headers=headers, body=json.dumps(body).encode())
 
 
+#: Number of the machine on which a task runs; the triggerer is on one of its own.
+_machine: ContextVar[int] = ContextVar("machine", default=-1)
+
+
+class Ledger:
+    """What machines share, in memory."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, Any] = {}
+        self.exchanges = 0
+
+    def change(self, name: str, change: Callable[[Any], Any]) -> Any:
+        """Change a state."""
+        self.exchanges += 1
+        self.states[name] = change(self.states.get(name, {}))
+        return self.states[name]
+
+
+def at_once(function: Callable[..., None], **_: Any) -> Callable[..., Awaitable[None]]:
+    """Call a function of a thread in the loop: simulated time does not wait for threads."""
+
+    async def call(*given: Any) -> None:
+        function(*given)
+
+    return call
+
+
 @contextmanager
-def served_by(service: Service) -> Iterator[Settings]:
+def served_by(service: Service, ledger: Ledger | None = None) -> Iterator[Settings]:
     """Let every client speak to a simulated service."""
     settings = read_settings(
         "seedance_default",
@@ -137,21 +168,27 @@ def served_by(service: Service) -> Iterator[Settings]:
         ),
     )
 
+    settings = replace(settings, change_in_ledger=ledger.change if ledger else None)
+
     async def look_up(_: str) -> Settings:
         return settings
 
     async def send(client: AsyncClient, call: HttpCall) -> HttpReply:
-        client._begin(call)
+        client._start_request(call)
         await asyncio.sleep(0.1)
         reply = service.answer(call)
-        response = SimpleNamespace(headers=reply.headers, status_code=reply.status)
-        return client._reply(response, reply.body)  # type: ignore[arg-type]
+        response: Any = SimpleNamespace(headers=reply.headers, status_code=reply.status)
+        client._observe_response(response)
+        return reply
 
     with (
         tempfile.TemporaryDirectory() as directory,
         mock.patch.object(AsyncClient, "send", send),
-        mock.patch.object(shared_quota, "directory", return_value=Path(directory) / "notes"),
-        mock.patch("airflow_provider_seedance.hooks.seedance.look_up_settings", look_up),
+        mock.patch.object(
+            shared_quota, "directory", side_effect=lambda: Path(directory) / f"machine {_machine.get()}"
+        ),
+        mock.patch.object(shared_quota, "sync_to_async", at_once),
+        mock.patch("airflow_provider_seedance.triggers.seedance.look_up_settings", look_up),
     ):
         yield settings
 
@@ -163,8 +200,8 @@ def served_by(service: Service) -> Iterator[Settings]:
 class Outcome:
     """Results of a run; times in simulated seconds."""
 
-    name: str
     took: float
+    exchanges: int
     requests: int
     refused: int
     paid: int
@@ -174,15 +211,14 @@ class Outcome:
 class Ours:
     """A deferrable task: a worker that submits, then a trigger; put off for quota, another trigger."""
 
-    name = "this provider"
-
-    def __init__(self, service: Service, settings: Settings, workers: int) -> None:
-        self.service, self.settings = service, settings
+    def __init__(self, service: Service, settings: Settings, workers: int, machines: int | None = 1) -> None:
+        self.service, self.settings, self.machines = service, settings, machines
         self.workers = asyncio.Semaphore(workers)
 
     async def task(self, number: int) -> float:
         """Run one task instance; return the seconds from its render's end to its own."""
         moment, refusals = 0.0, 0
+        machine = number % self.machines if self.machines else number
         while True:
             if moment:
                 trigger = SeedanceQuotaTrigger(not_before=moment, seedance_conn_id="seedance_default")
@@ -190,7 +226,9 @@ class Ours:
                     pass
             async with self.workers:
                 await asyncio.sleep(1.0)  # the start of a worker
+                token = _machine.set(machine)
                 submitted, generation, wait = await self._submit(first=not refusals)
+                _machine.reset(token)
             if generation is not None:
                 break
             moment, refusals = time.time() + wait, refusals + 1
@@ -206,13 +244,14 @@ class Ours:
         return time.time() - self.service.ends[generation]
 
     async def _submit(self, *, first: bool) -> tuple[float, str | None, float]:
-        note = SharedQuota(self.settings.identity)
+        note = SharedQuota.of(self.settings)
         wait = note.reserve(time.time()) if first else 0.0
         if wait:
             return 0.0, None, wait
         client = AsyncClient(self.settings, observer=note)
         reply: Any = await client.send(HttpCall(method="POST", path="/seedance/generate", json={}))
         await client.close()
+        note.exchange(time.time())
         if reply.status == 429:
             return 0.0, None, float(reply.headers["retry-after"])
         return time.time(), reply.json["data"]["task_id"], 0.0
@@ -221,9 +260,7 @@ class Ours:
 class FixedInterval:
     """Every task for itself, every ten seconds; a refusal is waited out as its header says."""
 
-    name = "fixed 10 s, each for itself"
-
-    def __init__(self, service: Service, settings: Settings, workers: int) -> None:
+    def __init__(self, service: Service, settings: Settings, workers: int, machines: int | None = 1) -> None:
         self.service = service
         self.workers = asyncio.Semaphore(workers)
 
@@ -250,22 +287,49 @@ class FixedInterval:
             await asyncio.sleep(float(reply.headers["retry-after"]))
 
 
-def run_tasks(kind: type[Ours] | type[FixedInterval], *, renders: int, limit: int, window: float) -> Outcome:
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """
+    Tasks of one kind.
+
+    :param machines: Machines with workers; ``None`` is one for each task.
+    :param has_target: Whether refusals and time are limited.
+    """
+
+    name: str
+    kind: type[Ours] | type[FixedInterval] = Ours
+    machines: int | None = 1
+    ledger: bool = False
+    has_target: bool = True
+
+
+CASES = (
+    Case(name="this provider"),
+    Case(name="on 4 machines", machines=4, has_target=False),
+    Case(name="on 4 machines, with a ledger", machines=4, ledger=True, has_target=False),
+    Case(name="a machine for each task", machines=None, has_target=False),
+    Case(name="a machine for each task, with a ledger", machines=None, ledger=True, has_target=False),
+    Case(name="fixed 10 s, each for itself", kind=FixedInterval, has_target=False),
+)
+
+
+def run_tasks(case: Case, *, renders: int, limit: int, window: float) -> Outcome:
     """Run tasks that are all due at once."""
+    ledger = Ledger() if case.ledger else None
     service = Service(limit=limit, window=window, render_seconds=60.0)
 
     async def main() -> tuple[float, list[float]]:
         began = time.time()
-        tasks = kind(service, settings, workers=8)
+        tasks = case.kind(service, settings, workers=8, machines=case.machines)
         delays = await asyncio.gather(*(tasks.task(number) for number in range(renders)))
         return time.time() - began, delays
 
     hub._durations = type(hub._durations)()  # nothing learned from the run before
-    with served_by(service) as settings:
+    with served_by(service, ledger) as settings:
         took, delays = simulate(main)
     return Outcome(
-        name=kind.name,
         took=took,
+        exchanges=ledger.exchanges if ledger else 0,
         requests=service.requests,
         refused=service.refused,
         paid=service.submissions,
@@ -295,18 +359,18 @@ def main() -> int:
         print(
             f"\n{renders} renders of about 60 s, {limit} requests in {window:g} s: the quota dictates "
             f"{least:.0f} s.\n\n"
-            "| | paid | requests each | refused | took | against what the quota dictates |\n"
-            "|---|---|---|---|---|---|"
+            "| | paid | requests each | refused | took | against what the quota dictates | exchanges with the ledger |\n"
+            "|---|---|---|---|---|---|---|"
         )
-        for kind in (Ours, FixedInterval):
-            got = run_tasks(kind, renders=renders, limit=limit, window=window)
+        for case in CASES:
+            got = run_tasks(case, renders=renders, limit=limit, window=window)
             ratio = f"{got.took / least:.2f}" if least else "-"
             print(
-                f"| {got.name} | {got.paid} | {got.requests / renders:.2f} | {got.refused} "
-                f"({got.refused / got.requests:.1%}) | {got.took:.0f} s | {ratio} |",
+                f"| {case.name} | {got.paid} | {got.requests / renders:.2f} | {got.refused} "
+                f"({got.refused / got.requests:.1%}) | {got.took:.0f} s | {ratio} | {got.exchanges} |",
                 flush=True,
             )
-            if kind is Ours:
+            if case.has_target:
                 met &= got.paid == renders and got.refused <= MOST_REFUSED * got.requests
                 met &= not least or got.took <= MOST_OF_TIME * least
     print("\nAll targets are met." if met else "\nA target is missed.")
