@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from airflow_provider_seedance.polling.outcomes import (
     timed_out,
     unknown_to_the_service,
 )
+from airflow_provider_seedance.polling.wait_many import GenerationKey
 from airflow_provider_seedance.submission import decisions
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission.fallback import unfit_owner
@@ -70,11 +71,11 @@ class Batch(ItemSubmissions):
             or (item.phase is Phase.SUCCEEDED and item.record_key in not_stored)
         ]
 
-    def overdue_ids(self, now: float) -> list[str]:
-        """Return the ids of generations that the task waits for and that are past their deadline."""
+    def overdue(self, now: float) -> list[GenerationKey]:
+        """Return the generations that the task waits for and that are past their deadline."""
         # After a deferral without an event, nothing else reads the results that only its trigger would have read.
         phase = Phase.IN_FLIGHT if self.reattached_at or self.of(Phase.IN_FLIGHT) else Phase.RESULT_PENDING
-        return [str(item.generation_id) for item in self.of(phase) if now >= item.deadline]
+        return [(item.conn_id, str(item.generation_id)) for item in self.of(phase) if now >= item.deadline]
 
     def needs_lookup(self, item: BatchItem) -> bool:
         """Return whether the outcome of an earlier submission of a waiting item is unknown."""
@@ -182,25 +183,29 @@ class Batch(ItemSubmissions):
     # ------------------------------------------------------------------ ends
 
     def apply_wait_result(
-        self, ended: Iterable[Generation], unknown: Iterable[str] = (), overdue: Iterable[str] = ()
+        self,
+        ended: Iterable[tuple[str | None, Generation]],
+        unknown: Iterable[GenerationKey] = (),
+        overdue: Iterable[GenerationKey] = (),
     ) -> None:
         """
         Apply the result of a wait.
 
-        :param ended: Terminal generations.
-        :param unknown: Ids that the service repeatedly does not know.
-        :param overdue: Ids of generations past their deadline; each is read once more.
+        :param ended: Terminal generations, with their connection ids.
+        :param unknown: Generations that the service repeatedly does not know.
+        :param overdue: Generations past their deadline; each is read once more.
         """
-        pending = {item.generation_id: item for item in self.of(Phase.IN_FLIGHT, Phase.RESULT_PENDING)}
-        for generation in ended:
-            if item := pending.get(generation.generation_id):
+        by_id: dict[str | None, list[BatchItem]] = {}
+        for item in self.of(Phase.IN_FLIGHT, Phase.RESULT_PENDING):
+            by_id.setdefault(item.generation_id, []).append(item)
+        for conn_id, generation in ended:
+            for item in _pending(by_id, conn_id, generation.generation_id):
                 self._on_terminal(item, generation)
-        for generation_id in unknown:
-            if item := pending.get(generation_id):
+        for key in unknown:
+            for item in _pending(by_id, *key):
                 self._on_not_found(item)
-        for generation_id in overdue:
-            item = pending.get(generation_id)
-            if item and item.phase in (Phase.IN_FLIGHT, Phase.RESULT_PENDING):
+        for key in overdue:
+            for item in _pending(by_id, *key):
                 self._read_last(item)
         self.records.flush()
 
@@ -210,10 +215,11 @@ class Batch(ItemSubmissions):
 
         A line without an output fails nothing: that generation is read from the service.
         """
-        pending = {item.generation_id: item for item in self.of(Phase.RESULT_PENDING)}
+        pending = {(item.key, item.generation_id): item for item in self.of(Phase.RESULT_PENDING)}
         for line in lines:
-            generation_id = line.get("generation_id")
-            item = pending.get(generation_id) if isinstance(generation_id, str) else None
+            key, generation_id = line.get("key"), line.get("generation_id")
+            known = isinstance(key, str) and isinstance(generation_id, str)
+            item = pending.get((str(key), generation_id)) if known else None
             if item is None or item.phase is not Phase.RESULT_PENDING:
                 continue
             found = read_result(line)
@@ -325,3 +331,15 @@ class Batch(ItemSubmissions):
     def _ended(self, item: BatchItem, record: rec.Record, generation: Generation) -> rec.Record:
         ended = rec.as_ended(record, generation, utc_now())
         return replace(rec.taken_over(ended, self.attempt), result=generation.result())
+
+
+def _pending(
+    by_id: Mapping[str | None, Sequence[BatchItem]], conn_id: str | None, generation_id: str
+) -> list[BatchItem]:
+    """Return the items that wait for a generation; none if only its connection could tell which ones do."""
+    found = [
+        item
+        for item in by_id.get(generation_id, ())
+        if conn_id in (None, item.conn_id) and item.phase in (Phase.IN_FLIGHT, Phase.RESULT_PENDING)
+    ]
+    return found if len({item.conn_id for item in found}) == 1 else []

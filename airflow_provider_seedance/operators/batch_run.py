@@ -164,7 +164,7 @@ class BatchRun:
                 granted=state.awaited if waited.submission_granted else None,
             )
             batch.load_records()
-            overdue = {*waited.overdue, *batch.overdue_ids(time.time())}
+            overdue = {*waited.overdue, *batch.overdue(time.time())}
             batch.apply_wait_result(waited.ended, waited.unknown, overdue)
             return self._submit_and_wait(batch, submitter, state)
 

@@ -16,39 +16,43 @@ from airflow_provider_seedance.polling.connections import GetSettings
 from airflow_provider_seedance.polling.hub import wait_for_generation, wait_for_submission
 from airflow_provider_seedance.polling.wait_state import WaitState, WaitStep, default_timing
 
+#: A connection id and a generation id: two services may give the same one. Events of earlier releases have no connection.
+GenerationKey = tuple[str | None, str]
+
 
 @dataclass(kw_only=True)
 class WaitResult:
     """
     Result of a wait for many generations.
 
-    :param unknown: Ids that the service says repeatedly it does not know.
-    :param overdue: Ids of generations whose deadline has passed.
+    :param ended: Terminal generations, with their connection ids.
+    :param unknown: Generations that the service says repeatedly it does not know.
+    :param overdue: Generations whose deadline has passed.
     :param submission_granted: Whether a submission may be sent.
     """
 
-    ended: list[Generation] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
-    overdue: list[str] = field(default_factory=list)
+    ended: list[tuple[str | None, Generation]] = field(default_factory=list)
+    unknown: list[GenerationKey] = field(default_factory=list)
+    overdue: list[GenerationKey] = field(default_factory=list)
     submission_granted: bool = False
 
     def __len__(self) -> int:
         return len(self.ended) + len(self.unknown) + len(self.overdue)
 
-    def add(self, step: WaitStep | None) -> None:
-        """Add the last step of a wait; ``None`` is a granted submission."""
+    def add(self, conn_id: str, step: WaitStep | None) -> None:
+        """Add the last step of a wait at a connection; ``None`` is a granted submission."""
         if step is None:
             self.submission_granted = True
         elif step.kind == "ended" and step.state.last is not None:
-            self.ended.append(step.state.last)
+            self.ended.append((conn_id, step.state.last))
         else:
-            ids = self.unknown if step.kind == "unknown" else self.overdue
-            ids.append(step.state.generation_id)
+            keys = self.unknown if step.kind == "unknown" else self.overdue
+            keys.append((conn_id, step.state.generation_id))
 
 
 ProgressReport = Callable[[int, int], None]
 EndReport = Callable[[Generation], None]
-_Queue = asyncio.Queue[WaitStep | None]
+_Queue = asyncio.Queue[tuple[str, WaitStep | None]]
 
 
 async def wait_for_many(
@@ -73,7 +77,7 @@ async def wait_for_many(
     :param submit_not_before: Seconds since 1970 from which a submission waits at ``submit_conn_id``; ``None`` if none does.
     :param max_quota_wait: Maximum seconds by which a rate limit extends a deadline; by default of a deferred wait.
     :param report: Called periodically with the numbers of ended and of all generations.
-    :param report_end: Called with each generation that has ended.
+    :param report_end: Called with each generation that has ended, completed by what its request says.
     """
     queue, started_at = _Queue(), time.time()
 
@@ -81,12 +85,12 @@ async def wait_for_many(
         state = replace(state, max_quota_wait=max_quota_wait)
         step = await wait_for_generation(state, conn_id, look_up, not_before=min_seconds)
         if report_end and step.kind == "ended" and step.state.last is not None:
-            report_end(step.state.last)
-        await queue.put(step)
+            report_end(step.state.last.with_defaults(state.result_defaults))
+        await queue.put((conn_id, step))
 
     async def wait_to_submit(not_before: float) -> None:
         await wait_for_submission(not_before, submit_conn_id, look_up)
-        await queue.put(None)
+        await queue.put((submit_conn_id or "", None))
 
     tasks = [asyncio.create_task(wait_for_one(*one)) for one in pending]
     if submit_not_before is not None:
@@ -95,7 +99,7 @@ async def wait_for_many(
         result = await _collect(queue, len(pending), min_ended, max_linger, report)
         await asyncio.sleep(max(0.0, started_at + min_seconds - time.time()))
         while not queue.empty():
-            result.add(queue.get_nowait())
+            result.add(*queue.get_nowait())
         return result
     finally:
         for task in tasks:
@@ -121,7 +125,7 @@ async def _collect(
                 report(len(result), total)
         try:
             async with asyncio.timeout(max(0.01, min(report_at, linger_until) - now)):
-                result.add(await queue.get())
+                result.add(*await queue.get())
         except TimeoutError:
             continue
         if len(result) and linger_until == float("inf"):

@@ -12,7 +12,7 @@ from typing import Any
 from airflow.triggers.base import TriggerEvent
 
 from airflow_provider_seedance.generations import Generation, GenerationStatus, iso, read_time
-from airflow_provider_seedance.polling.wait_many import WaitResult
+from airflow_provider_seedance.polling.wait_many import GenerationKey, WaitResult
 from airflow_provider_seedance.polling.wait_state import lacks_output
 
 
@@ -85,9 +85,9 @@ def make_batch_event(result: WaitResult, total: int) -> dict[str, Any]:
     return {
         "outcome": "many",
         "generation_id": f"{len(result)} of {total}",
-        "ended": [make_event(generation) for generation in result.ended],
-        "unknown": result.unknown,
-        "overdue": result.overdue,
+        "ended": [{"seedance_conn_id": conn_id, **make_event(one)} for conn_id, one in result.ended],
+        "unknown": [list(key) for key in result.unknown],
+        "overdue": [list(key) for key in result.overdue],
         "submission_granted": result.submission_granted,
     }
 
@@ -96,16 +96,26 @@ def read_batch_event(event: Any) -> WaitResult:
     """Return the result of a batch trigger; incomplete ends are left out, and waited for again."""
     if not isinstance(event, dict) or event.get("outcome") != "many":
         return WaitResult()
-    ended = []
+    ended: list[tuple[str | None, Generation]] = []
     for payload in _list(event.get("ended")):
         generation_id = payload.get("generation_id") if isinstance(payload, dict) else None
         if isinstance(generation_id, str) and (generation := read_event(payload, generation_id)):
-            ended.append(generation)
+            conn_id = payload.get("seedance_conn_id")
+            ended.append((conn_id if isinstance(conn_id, str) else None, generation))
     unknown, overdue = (
-        [one for one in _list(event.get(name)) if isinstance(one, str)] for name in ("unknown", "overdue")
+        [key for one in _list(event.get(name)) if (key := _key(one))] for name in ("unknown", "overdue")
     )
     granted = event.get("submission_granted") is True
     return WaitResult(ended=ended, unknown=unknown, overdue=overdue, submission_granted=granted)
+
+
+def _key(value: Any) -> GenerationKey | None:
+    match value:
+        case str():
+            return None, value
+        case [str(conn_id), str(generation_id)]:
+            return conn_id, generation_id
+    return None
 
 
 def _list(value: Any) -> list[Any]:

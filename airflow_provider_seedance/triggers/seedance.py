@@ -214,9 +214,7 @@ class SeedanceBatchTrigger(_SeedanceTrigger, CancellingTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait in the hubs of the connections, then fire once."""
-        with EndsReporter(
-            self.task_instance, {state.generation_id: state for _, state in self.pending}
-        ) as report_end:
+        with EndsReporter(self.task_instance) as report_end:
             result = await self.wait(
                 look_up_settings, min_seconds=default_timing().min_trigger_time, report_end=report_end
             )

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Mapping
 from typing import Any, Self
 
 from airflow.sdk.bases.xcom import BaseXCom
 
 from airflow_provider_seedance.generations import Generation
-from airflow_provider_seedance.polling.wait_state import WaitState
 from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS
 
 log = logging.getLogger(__name__)
@@ -76,15 +74,10 @@ class ProgressReporter:
 
 
 class EndsReporter:
-    """
-    Reporter of the generations of a batch that have ended, which writes in the background until the wait ends.
+    """Reporter of the generations of a batch that have ended, which writes in the background until the wait ends."""
 
-    :param pending: The waits, by generation id.
-    """
-
-    def __init__(self, ti: Any, pending: Mapping[str, WaitState]) -> None:
+    def __init__(self, ti: Any) -> None:
         self._ti = ti
-        self._pending = pending
         self._ended: list[dict[str, Any]] = []
         self._writing = self._closed = False
         self._context = contextvars.copy_context()
@@ -101,7 +94,6 @@ class EndsReporter:
         """Write the result of a generation soon; never raises."""
         if not AIRFLOW_V_3_3_PLUS or self._ti is None or self._closed:
             return
-        generation = generation.with_defaults(self._pending[generation.generation_id].result_defaults)
         self._ended.append({**generation.result(), "error": generation.error_message})
         if not self._writing:
             self._writing = True

@@ -108,6 +108,7 @@ def test_a_model_that_was_switched_off_passes_with_a_warning_that_names_the_date
         ({"resolution": "720p", "duration": 5, "aspect_ratio": "16:9"}, 108_900),
         ({"duration": 5, "aspect_ratio": "9:16"}, 108_900),
         ({"resolution": "480p", "duration": 4, "aspect_ratio": "16:9"}, 864 * 496 * 97 // 1024),
+        ({"model": V25, "resolution": "480p", "duration": 4, "aspect_ratio": "16:9"}, 38_830),
         ({"resolution": "4k", "duration": 4, "aspect_ratio": "16:9"}, 3840 * 2160 * 97 // 1024),
         ({"model": V10, "duration": 5}, 1920 * 1088 * 121 // 1024),
         ({"model": V10, "resolution": "720p"}, 1248 * 704 * 121 // 1024),

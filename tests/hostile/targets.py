@@ -258,7 +258,7 @@ def callback_body(data: bytes) -> None:
     if (generation := read_event(body, "cgt-1")) is not None:
         assert generation.generation_id == "cgt-1"
         assert generation.status.terminal
-    for generation in read_batch_event(body).ended:
+    for _, generation in read_batch_event(body).ended:
         assert generation.status.terminal
 
 

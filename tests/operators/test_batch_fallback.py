@@ -17,6 +17,7 @@ from support import on_loop
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.client import flows
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from airflow_provider_seedance.emulator.services import seedance2api
 from operators.batch_runner import keys, kinds, lines
 from operators.fallback_batch import FallbackBatch
 from operators.fallback_task import FALLBACK, PRIMARY, ConnectTo, connect_to, disconnect
@@ -145,6 +146,27 @@ def test_each_item_is_made_by_the_first_connection_that_takes_it(
     result = batch.finish(["a", "b", "c"], max_in_flight=2)
     assert [entry["seedance_conn_id"] for entry in result["succeeded"]] == [PRIMARY, FALLBACK, PRIMARY]
     assert batch.bills_at == (["a", "c"], ["b"])
+
+
+@pytest.mark.parametrize("refused", ["a", "b"])
+def test_two_services_may_give_the_same_generation_id(
+    batch: FallbackBatch,
+    meet: Callable[..., None],
+    kept: str,
+    monkeypatch: pytest.MonkeyPatch,
+    refused: str,
+) -> None:
+    monkeypatch.setattr(seedance2api.uuid, "uuid4", lambda: "same")
+    meet(PRIMARY, "403", refused)
+    batch.fallback.fault("fail", prompt=refused, message="too windy")
+    result = batch.finish(["a", "b"])
+    made, failed = ("1", "0") if refused == "a" else ("0", "1")
+    assert keys(result["succeeded"]) == [made]
+    assert result["succeeded"][0]["url"].startswith(batch.primary.url)
+    assert kinds(result) == [(failed, "failed")]
+    assert [entry["generation_id"] for entry in (*result["succeeded"], *result["failed"])] == [
+        "task-same"
+    ] * 2
 
 
 def test_the_record_names_the_connection_and_those_passed_over(

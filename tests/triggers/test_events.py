@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from airflow_provider_seedance.generations import Generation, GenerationStatus
-from airflow_provider_seedance.triggers.events import GenerationEvent, make_event, read_event
+from airflow_provider_seedance.polling.wait_many import WaitResult
+from airflow_provider_seedance.triggers.events import (
+    GenerationEvent,
+    make_batch_event,
+    make_event,
+    read_batch_event,
+    read_event,
+)
 
 URL = "https://cdn.example/out.mp4?X-Signature=topsecret"
 
@@ -101,3 +108,20 @@ def test_a_damaged_event_is_not_used_or_complete(outer: dict[str, Any], inner: d
             read.urls or read.status is not GenerationStatus.SUCCEEDED or outer.get("outcome") == "no_output"
         )
         json.dumps(read.result())
+
+
+def test_an_event_of_a_batch_names_the_connection_of_each_generation() -> None:
+    result = WaitResult(
+        ended=[("b", generation()), ("a", generation())], unknown=[("a", "g-2")], overdue=[("b", "g-2")]
+    )
+    event = json.loads(json.dumps(make_batch_event(result, 4)))
+    found = read_batch_event(event)
+    assert [(conn_id, one.generation_id) for conn_id, one in found.ended] == [("b", "g-1"), ("a", "g-1")]
+    assert (found.unknown, found.overdue) == (result.unknown, result.overdue)
+
+
+def test_an_event_of_an_earlier_release_names_no_connection() -> None:
+    event = {"outcome": "many", "ended": [EVENT], "unknown": ["g-2", 5, ["a"]], "overdue": [["a", None]]}
+    found = read_batch_event(event)
+    assert [(conn_id, one.generation_id) for conn_id, one in found.ended] == [(None, "g-1")]
+    assert (found.unknown, found.overdue) == ([(None, "g-2")], [])

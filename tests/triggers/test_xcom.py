@@ -14,7 +14,6 @@ from support import on_loop
 from versions import ENDING_FROM_TRIGGERS, needs
 
 from airflow_provider_seedance.generations import Generation, GenerationStatus
-from airflow_provider_seedance.polling.wait_state import WaitState
 from airflow_provider_seedance.triggers import xcom
 from airflow_provider_seedance.triggers.xcom import EndsReporter, ProgressReporter
 
@@ -79,11 +78,7 @@ def test_progress_is_written_in_the_context_of_the_trigger(monkeypatch: pytest.M
 
 
 async def report_ends(ids: list[str], *, closed: bool = False) -> None:
-    pending = {
-        one: WaitState(generation_id=one, media="video", deadline=0, result_defaults={"credits": 28})
-        for one in ids
-    }
-    with EndsReporter(TI, pending) as reporter:
+    with EndsReporter(TI) as reporter:
         for one in ids:
             reporter(
                 Generation(generation_id=one, api="ark", media="video", status=GenerationStatus.SUCCEEDED)
@@ -101,7 +96,6 @@ def test_the_ends_of_a_batch_are_written_at_an_interval(
     monkeypatch.setattr(xcom, "MIN_WRITE_INTERVAL_SECONDS", 0.001)
     on_loop(report_ends(["a", "b"], closed=True))
     assert [[one["generation_id"] for one in value] for _, value, _ in written] == [["a"], ["a", "b"]]
-    assert written[0][1][0]["credits"] == 28
     written.clear()
     monkeypatch.setattr(xcom, "MIN_WRITE_INTERVAL_SECONDS", 60)
     on_loop(report_ends(["a", "b", "c"]))
