@@ -41,6 +41,8 @@ class BatchSubmitter:
     )
     #: Connections that have refused a submission since the latest wait.
     _refused: set[str] = field(default_factory=set, init=False)
+    #: The answer of every connection once an item would exceed a limit of the task.
+    _over_limit: dict[str, NotTaken] = field(default_factory=dict, init=False)
 
     def submit(self, progress: Callable[[], None] = lambda: None) -> StopReason:
         """
@@ -52,24 +54,32 @@ class BatchSubmitter:
         batch = self.batch
         in_flight, stops = len(batch.of(Phase.IN_FLIGHT)), list[StopReason]()
         self._refused.clear()
+        self._over_limit.clear()
         # Uncertain submissions first: the task must not end before they were looked up, or reported as uncertain.
         for item in sorted(batch.of(Phase.WAITING), key=batch.needs_lookup, reverse=True):
             if in_flight >= self.max_in_flight:
                 return StopReason(kind="full")
             if stop := self._submit_one(item):
                 stops.append(stop)
-                if stop.kind == "over_limit" or self._closed().keys() >= batch.connections.keys():
+                if self._is_last(stop):
                     break
             in_flight += item.phase is Phase.IN_FLIGHT
             progress()
         return min(stops, key=_urgency, default=StopReason(kind="done"))
+
+    def _is_last(self, stop: StopReason) -> bool:
+        """Return whether later items are not tried; those that other tasks have paid for are, except before a short wait."""
+        if not self._over_limit and not self._closed().keys() >= self.batch.connections.keys():
+            return False
+        reuses = self.batch.policy.reuse != "task"
+        return not (reuses and (stop.final or isinstance(stop.error, errors.SeedanceBudgetError)))
 
     def _submit_one(self, item: BatchItem) -> StopReason | None:
         """Submit one item, or return why it cannot be submitted."""
         closed = self._closed()
         if item.conn_id in closed and self.batch.needs_lookup(item):
             return self._stop(item, closed[item.conn_id].error)
-        fallback = self.batch.fallback(item, closed, self.refusals, self.granted)
+        fallback = self.batch.fallback(item, closed | self._over_limit, self.refusals, self.granted)
         self.granted = None
         try:
             result = fallback.submit_or_attach()
@@ -81,6 +91,8 @@ class BatchSubmitter:
                 self._close(conn_id, error)
             return self._stop(item, error)
         except errors.SeedanceMaxCreditsError as error:
+            for conn_id in self.batch.connections:
+                self._over_limit[conn_id] = NotTaken(conn_id, error, None, waits=False, gives_way=False)
             return StopReason(kind="over_limit", error=error)
         except errors.SeedanceError as error:
             if error.scope == "task":
@@ -182,7 +194,9 @@ class BatchSubmitter:
 
 
 def _urgency(stop: StopReason) -> float:
-    """Return the time at which the batch goes on: a wait before what ends the try, a limit of the task before all."""
+    """Return the time at which the batch goes on: a wait before what ends the try, a limit of the task before most waits."""
+    if stop.kind == "refused" and stop.conn_id is None:
+        return -1.0  # another task submits the same request, which no limit rules out to reuse
     if stop.kind == "over_limit":
         return 0.0
     return float("inf") if stop.not_before is None else stop.not_before

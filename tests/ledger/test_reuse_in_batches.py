@@ -15,7 +15,7 @@ from helpers import set_submission_timing, set_timing
 from operators.batch_runner import Batch
 from operators.fallback_task import FALLBACK, PRIMARY, connect_to
 from operators.generation_task import CALLED, Connect, fire, make
-from sqlalchemy import update
+from sqlalchemy import func, select, update
 from support import TaskInstance, deferral
 from transfers.results import run as transfer
 
@@ -64,8 +64,54 @@ def test_reused_items_do_not_hide_that_submissions_are_lost(
     assert posts(services) - before == 2
 
 
+@pytest.mark.parametrize("limit", ["max_credits", "budget", "renewing budget"])
+def test_a_limit_keeps_back_what_must_be_paid_for_and_not_what_is_reused(
+    services: SeedanceEmulator, connect: Connect, batch: Callable[[int], Batch], limit: str
+) -> None:
+    batch(1).run(["b", "d"], reuse="any")
+    before = posts(services)
+    cheaper = {"prompt": "e", "duration": 4}
+    arguments: dict[str, Any] = {"reuse": "any", "on_item_failure": "keep"}
+    if limit == "max_credits":
+        arguments["max_credits"] = 20
+    else:
+        # The two paid renders count.
+        connect(API, **CALLED, budgets=[{"credits": 2 * 28 + 20, "per": "month"}])
+    second = batch(2)
+    if limit == "renewing budget":
+        second.defer(["a", "b", cheaper, "d"], **arguments, on_budget="wait")
+        stored = Database(read_config())
+        with stored.reading() as connection:
+            query = select(func.count()).where(
+                submissions.c.map_index == 2, submissions.c.generation_id.is_not(None)
+            )
+            assert connection.execute(query).scalar() == 2
+    else:
+        result = second.run(["a", "b", cheaper, "d"], **arguments)
+        assert [one["key"] for one in result["succeeded"]] == ["1", "3"]
+        assert (result["not_submitted"], result["credits"]) == (["0", "2"], 0)
+    assert posts(services) == before
+
+
+def test_a_limit_does_not_end_a_batch_before_what_another_task_submits_is_reused(
+    services: SeedanceEmulator, batch: Callable[[int], Batch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_submission_timing(monkeypatch, reuse_backoff=(0.0,))
+    with monkeypatch.context() as patch:
+        patch.setattr(Submission, "_post", killed)
+        with pytest.raises(_KilledError):
+            Task(1, prompt="same", reuse="any").defer()
+    trigger = batch(2).defer(["a", "same"], reuse="any", max_credits=1, on_item_failure="keep").trigger
+    assert trigger.submit_not_before > time.time()
+    assert posts(services) == 0
+
+
 class _KilledError(BaseException):
     pass
+
+
+def killed(*_: Any, **__: Any) -> Any:
+    raise _KilledError
 
 
 def test_an_item_that_another_task_submits_waits_alone(
@@ -73,10 +119,6 @@ def test_an_item_that_another_task_submits_waits_alone(
 ) -> None:
     set_submission_timing(monkeypatch, reuse_backoff=(0.0,))
     services.hold()
-
-    def killed(*_: Any, **__: Any) -> Any:
-        raise _KilledError
-
     with monkeypatch.context() as patch:
         patch.setattr(Submission, "_post", killed)
         with pytest.raises(_KilledError):
