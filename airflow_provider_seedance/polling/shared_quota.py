@@ -301,11 +301,11 @@ class SharedRate(_SharedState):
         """
         return self._change(now, max_wait)
 
-    def refuse(self, now: float) -> float:
-        """Lower the rate after a refusal, and book the next attempt; return the seconds until its time."""
-        return max(self._change(now, refused=True), MIN_REFUSED_SECONDS)
+    def refuse(self, now: float, max_wait: float = math.inf) -> float:
+        """Lower the rate after a refusal, and book the next attempt as :meth:`reserve` does."""
+        return max(self._change(now, max_wait, refused=True), MIN_REFUSED_SECONDS)
 
-    def _change(self, now: float, max_wait: float = math.inf, *, refused: bool = False) -> float:
+    def _change(self, now: float, max_wait: float, *, refused: bool = False) -> float:
         wait = 0.0
 
         def book(recorded: Any) -> Any:
@@ -313,8 +313,11 @@ class SharedRate(_SharedState):
             rate = self._read(recorded)
             if refused:
                 rate.refuse(now)
+            booked = list(rate.booked)
             wait = rate.reserve(now, self._count)
-            return {"learned": rate.learned, "booked": rate.booked} if wait <= max_wait else recorded
+            if wait > max_wait:
+                rate.booked = booked
+            return {"learned": rate.learned, "booked": rate.booked}
 
         if self._change_in_ledger:
             try:

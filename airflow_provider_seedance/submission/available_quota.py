@@ -37,3 +37,18 @@ def reserve_quota(
             time.sleep(wait)
             return None
     return SeedanceRateLimitError(why.format(service), retry_after=wait) if wait else None
+
+
+def is_given_up(retry_after: float | None, refused_since: float | None) -> bool:
+    """Return whether a service that accepts nothing now has been waited for, or names a long wait."""
+    if refused_since is None or (retry_after or 0.0) > flows.MAX_FALLBACK_WAIT_SECONDS:
+        return True
+    return time.time() - refused_since >= flows.FALLBACK_AFTER_SECONDS
+
+
+def retry_after_refusal(rate: SharedRate, refused_since: float | None, *, has_fallback: bool) -> float:
+    """Lower a rate after a refusal, and return the seconds until it has room: booked, unless another connection is tried."""
+    max_wait = math.inf
+    if has_fallback:
+        max_wait = -math.inf if is_given_up(None, refused_since) else flows.MAX_FALLBACK_WAIT_SECONDS
+    return rate.refuse(time.time(), max_wait)

@@ -9,7 +9,6 @@ the record before the POST, the id before anything else.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -38,9 +37,8 @@ from airflow_provider_seedance.generations import (
     utc_now,
 )
 from airflow_provider_seedance.polling.shared_quota import SharedQuota, SharedRate
-from airflow_provider_seedance.submission import decisions, timing
+from airflow_provider_seedance.submission import available_quota, decisions, timing
 from airflow_provider_seedance.submission import records as rec
-from airflow_provider_seedance.submission.available_quota import reserve_quota
 from airflow_provider_seedance.submission.lookup import AwaitingCallback, SubmissionLookup
 from airflow_provider_seedance.submission.reuse import repeat_while_submitting, reuse_key
 from airflow_provider_seedance.submission.store import (
@@ -162,6 +160,8 @@ class SubmissionPolicy:
             end_from_trigger=operator.end_from_trigger,
         )
 
+
+Rejection = NotAccepted | Refused
 
 ConnectionResult = SubmissionResult | NotTaken | Reusable
 
@@ -320,7 +320,9 @@ class Submission:
         if note:
             log.warning("%s", note)
         quota, inline, name = self.shared_quota, self.retry_inline, self.api.title
-        if used_up := reserve_quota(quota, self.rate, name, inline=inline, has_fallback=has_fallback):
+        if used_up := available_quota.reserve_quota(
+            quota, self.rate, name, inline=inline, has_fallback=has_fallback
+        ):
             long = (used_up.retry_after or 0.0) > flows.MAX_FALLBACK_WAIT_SECONDS
             return NotTaken(self.conn_id, used_up, previous_record, waits=True, gives_way=long)
         intent = self.intent(previous_record, passed_over)
@@ -357,7 +359,7 @@ class Submission:
         if isinstance(outcome, Accepted):
             return self._on_accepted(intent, outcome.generation, utc_now())
         if isinstance(outcome, (NotAccepted, Refused)):
-            return self._on_rejected(intent, outcome, previous_record)
+            return self._on_rejected(intent, outcome, previous_record, has_fallback=has_fallback)
         return self._on_uncertain(intent, outcome, search)
 
     def _send(self, call: HttpCall, request: GenerationRequest, *, has_fallback: bool) -> SubmitOutcome:
@@ -414,20 +416,20 @@ class Submission:
         return HasGeneration(generation, record)
 
     def _on_rejected(
-        self, intent: rec.Record, outcome: NotAccepted | Refused, previous_record: rec.Record | None
+        self, intent: rec.Record, outcome: Rejection, previous: rec.Record | None, *, has_fallback: bool
     ) -> NotTaken:
         # What is or may be billed stays on record: a later try looks for it, or delivers it.
-        keep = previous_record is not None and (
-            previous_record.generation_id is not None or previous_record.has_unknown_outcome
-        )
-        restored = previous_record if keep else None
+        keep = previous and (previous.generation_id is not None or previous.has_unknown_outcome)
+        restored = previous if keep else None
         self.store.try_write(self.key, restored or replace(intent, state=rec.RecordState.NOT_SUBMITTED))
         error, not_accepted = outcome.error, isinstance(outcome, NotAccepted)
         limited = isinstance(error, errors.SeedanceRateLimitError)
         waits = limited or error.retry_after is not None
         if limited and self.rate and error.retry_after is None:
-            error.retry_after = self.rate.refuse(time.time())
-        given_up = not_accepted and _given_up(error, self.refused_since)
+            error.retry_after = available_quota.retry_after_refusal(
+                self.rate, self.refused_since, has_fallback=has_fallback
+            )
+        given_up = not_accepted and available_quota.is_given_up(error.retry_after, self.refused_since)
         gives_way = given_up or error.scope in ("account", "permission")
         return NotTaken(self.conn_id, error, restored, waits=not_accepted and waits, gives_way=gives_way)
 
@@ -491,10 +493,3 @@ def _uncertain_over_limit(
     submission.report_uncertain(record)
     command = submission.store.resolve_command(submission.key)
     return decisions.uncertain_over_limit(submission.api.name, limit, command)
-
-
-def _given_up(error: errors.SeedanceError, refused_since: float | None) -> bool:
-    """Return whether a service that accepts nothing now has been waited for, or names a long wait."""
-    if refused_since is None or (error.retry_after or 0.0) > flows.MAX_FALLBACK_WAIT_SECONDS:
-        return True
-    return time.time() - refused_since >= flows.FALLBACK_AFTER_SECONDS

@@ -20,6 +20,7 @@ from support import TaskInstance, deferral
 from transfers.results import run as transfer
 
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.client import flows
 from airflow_provider_seedance.client.media_client import MediaClient, MediaConnectionError
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import utc_now
@@ -229,6 +230,22 @@ def test_a_connection_that_is_passed_over_keeps_its_room(
     for number in range(8):
         Task(number, prompt=str(number), reuse="task", seedance_conn_id=[PRIMARY, FALLBACK]).defer()
     assert (posts(services), posts(other)) == (2, 6)
+    trigger = Task(99, prompt="a", reuse="task", seedance_conn_id=PRIMARY).defer().trigger
+    assert trigger.not_before < time.time() + 71
+
+
+def test_a_refused_connection_that_is_passed_over_keeps_its_room(
+    services: SeedanceEmulator,
+    start_emulator: Callable[..., SeedanceEmulator],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    to, other = connect_to(monkeypatch), start_emulator()
+    to(PRIMARY, services, API, submissions_per_minute={"*": 2})
+    to(FALLBACK, other, API)
+    services.fault("rate_limit", retry_after=None)
+    monkeypatch.setattr(flows, "FALLBACK_AFTER_SECONDS", 0.0)
+    Task(1, reuse="task", seedance_conn_id=[PRIMARY, FALLBACK]).defer()
+    assert (posts(services), posts(other)) == (1, 1)
     trigger = Task(99, prompt="a", reuse="task", seedance_conn_id=PRIMARY).defer().trigger
     assert trigger.not_before < time.time() + 71
 
