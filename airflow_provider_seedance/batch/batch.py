@@ -291,7 +291,8 @@ class Batch(ItemSubmissions):
         elif step.kind == "wait":
             item.deadline = step.until
         else:
-            self.fail(item, timed_out(str(item.generation_id), self.timeout, step.generation))
+            defaults = self._record(item).result_defaults
+            self.fail(item, timed_out(str(item.generation_id), self.timeout, step.generation, defaults))
 
     def _read(self, item: BatchItem) -> Generation | errors.SeedanceError:
         client = self.connections[str(item.conn_id)].client

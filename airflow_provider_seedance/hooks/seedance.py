@@ -263,7 +263,7 @@ class SeedanceHook(BaseHook):
                 on_reading(resume.generation)
                 return resume.generation
             if resume.kind != "wait":
-                raise timed_out(generation_id, timeout, resume.generation)
+                raise timed_out(generation_id, timeout, resume.generation, state.result_defaults)
             left = deadline + max_quota_wait - resume.until
             state = replace(state, deadline=resume.until, max_quota_wait=max(0.0, left))
 

@@ -27,7 +27,12 @@ from airflow_provider_seedance.operators.paid import paid_generations, raise_wit
 from airflow_provider_seedance.operators.task_xcom import ENDS_AT_KEY, REPORT_KEY, pull_xcom, push_xcom
 from airflow_provider_seedance.polling.duration_model import kind_of
 from airflow_provider_seedance.polling.expected_end import ExpectedEnd
-from airflow_provider_seedance.polling.outcomes import after_resume, raise_unless_succeeded, timed_out
+from airflow_provider_seedance.polling.outcomes import (
+    after_resume,
+    goes_on,
+    raise_unless_succeeded,
+    timed_out,
+)
 from airflow_provider_seedance.polling.wait_state import deferral_timeout, quota_backoff
 from airflow_provider_seedance.submission import decisions
 from airflow_provider_seedance.submission.lookup import AwaitingCallback
@@ -197,8 +202,8 @@ class GenerationRun:
             if isinstance(error, TaskDeferralTimeout):
                 raise
             raise errors.SeedanceServerError(
-                f"The trigger that waited for generation {generation_id} broke ({error}). The render "
-                "goes on and is billed; a retry waits for it again and does not submit.",
+                f"The trigger that waited for generation {generation_id} broke ({error}). "
+                f"{goes_on(record.result_defaults if record else {})}; a retry waits for it again and does not submit.",
                 generation_id=generation_id,
             ) from timeout
 
@@ -332,7 +337,7 @@ class GenerationRun:
                 estimated_wait=step.generation.estimated_wait if step.generation else pause,
                 called_back=called_back,
             )
-        raise timed_out(generation_id, self.operator.timeout, step.generation)
+        raise timed_out(generation_id, self.operator.timeout, step.generation, wait.result_defaults)
 
     # ------------------------------------------------------------------ the end
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -69,7 +70,7 @@ def generation_of(step: WaitStep, timeout: float) -> Generation:
     generation_id = step.state.generation_id
     if step.kind == "unknown":
         raise unknown_to_the_service(generation_id)
-    raise timed_out(generation_id, timeout, step.state.last)
+    raise timed_out(generation_id, timeout, step.state.last, step.state.result_defaults)
 
 
 def raise_unless_succeeded(generation: Generation) -> Generation:
@@ -126,11 +127,22 @@ def unknown_to_the_service(generation_id: str) -> errors.SeedanceNotFoundError:
     )
 
 
-def timed_out(generation_id: str, timeout: float, last: Generation | None) -> errors.SeedanceTimeoutError:
+def timed_out(
+    generation_id: str, timeout: float, last: Generation | None, result_defaults: Mapping[str, Any]
+) -> errors.SeedanceTimeoutError:
     """Return the error for a generation that did not end before the deadline of its wait."""
     state = f"was {last.status.value} when last read" if last else "could not be read"
     return errors.SeedanceTimeoutError(
-        f"Generation {generation_id} did not end within {timeout:g} s and {state}. The render goes on and is "
-        "billed; a retry waits for the same one and does not submit again.",
+        f"Generation {generation_id} did not end within {timeout:g} s and {state}. {goes_on(result_defaults)}; a retry "
+        "waits for the same one and does not submit again.",
         generation_id=generation_id,
     )
+
+
+def goes_on(result_defaults: Mapping[str, Any]) -> str:
+    """Return the words for a render that is not waited for any longer, with the task instance that pays for a reused one."""
+    if payer := result_defaults.get("reused_from"):
+        mapped = f" (map index {payer['map_index']})" if payer["map_index"] >= 0 else ""
+        task = "task {task_id!r} of run {run_id!r} of Dag {dag_id!r}".format(**payer)
+        return f"The render goes on and is billed to {task}{mapped}, not to this task"
+    return "The render goes on and is billed"

@@ -118,7 +118,7 @@ class SeedanceGenerationSensor(SeedanceTaskMixin, BaseSensorOperator):
             self._defer(step.until, deadline=deadline, rate_limited=step.rate_limited)
         if isinstance(reading, errors.SeedanceNotFoundError):
             raise reading
-        raise timed_out(self.generation_id, self.timeout, step.generation)
+        raise timed_out(self.generation_id, self.timeout, step.generation, {})
 
     def _validate(self) -> None:
         generation_id: object = self.generation_id

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow.providers.common.compat.sdk import TaskDeferred
+from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR
 from operators.generation_task import fire, make
 from support import Store, TaskInstance, deferral, make_context
 
@@ -43,6 +44,11 @@ class Task:
         return op.resume_execution(
             self.deferred.method_name, {**(self.deferred.kwargs or {}), "event": event}, self.context
         )
+
+    def break_trigger(self) -> Any:
+        """Resume as Airflow does after a trigger that failed."""
+        failure = {"error": "Trigger failure", "traceback": ["boom"]}
+        return make(**self.arguments).resume_execution(TRIGGER_FAIL_REPR, failure, self.context)
 
 
 def posts(services: SeedanceEmulator) -> int:

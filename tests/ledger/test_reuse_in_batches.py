@@ -140,6 +140,28 @@ def test_an_item_is_waited_for_from_its_reuse_on(
     assert trigger.generations["deadline"][0] > time.time() + 30
 
 
+@pytest.mark.parametrize("kind", ["deferred", "on the worker", "broken", "batch"])
+def test_the_deadline_of_a_reused_render_names_the_task_that_pays(
+    services: SeedanceEmulator, batch: Callable[[int], Batch], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    services.hold()
+    Task(1, prompt="same").defer()
+    if kind == "batch":
+        failed = batch(2).run(["same"], reuse="any", timeout=0.5, on_item_failure="keep")["failed"]
+        message = failed[0]["error"]
+    else:
+        task = Task(2, prompt="same", timeout=0.5)
+        end = {"on the worker": task.run, "deferred": task.resume, "broken": task.break_trigger}[kind]
+        if kind != "on the worker":
+            task.defer()
+            time.sleep(0.5)
+        with pytest.raises((errors.SeedanceTimeoutError, errors.SeedanceServerError)) as caught:
+            end()
+        message = caught.value.message
+    payer = "task 'task' of run 'run' of Dag 'dag' (map index 1)"
+    assert f"The render goes on and is billed to {payer}, not to this task; a retry waits" in message
+
+
 @pytest.mark.parametrize("kind", ["single", "batch"])
 def test_a_copy_whose_path_cannot_be_recorded_is_found_again(
     services: SeedanceEmulator,
