@@ -1,18 +1,20 @@
 """
 State machine of a submission on the ledger.
 
-Clears keep the rows, Dag runs are made again, there are budgets, other tasks pay for the same requests, and the database
-has faults.
+Clears keep the rows, Dag runs are made again, there are budgets and max_cost_usd, other tasks pay for the same requests,
+a person decides to render again, and the database has faults.
 """
 
 from __future__ import annotations
 
 import atexit
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -21,13 +23,15 @@ from typing import Any, ClassVar
 import hypothesis.strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 from sqlalchemy.engine import Connection
-from submission.service_model import ONE, RETRIES, TWO, Crash, Paid
+from submission.service_model import ONE, RETRIES, TWO, Crash, Paid, Post
 from submission.submission_model import Machine
 from support import Store
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.costs.budgets import Budget
 from airflow_provider_seedance.costs.pricing import PriceRule, Prices
+from airflow_provider_seedance.generations import utc_now
+from airflow_provider_seedance.ledger import account
 from airflow_provider_seedance.ledger.configuration import LedgerConfig
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.entries import TaskIdentity
@@ -116,10 +120,20 @@ class LedgerMachine(Machine):
     @initialize(
         looks_up=st.booleans(),
         limit=st.sampled_from([None, None, 1, 3, 5]),
+        max_cost_usd=st.sampled_from([None, None, 1.0, 3.0]),
         reuse=st.sampled_from(["task", "any"]),
     )
-    def begin(self, looks_up: bool, limit: int | None = None, reuse: Any = "task") -> None:
+    def begin(
+        self,
+        looks_up: bool,
+        limit: int | None = None,
+        max_cost_usd: float | None = None,
+        reuse: Any = "task",
+    ) -> None:
         super().begin(looks_up)
+        self.max_cost_usd = max_cost_usd
+        #: Time until which a person has decided to render again, by the id of the generation.
+        self.again: dict[str, float] = {}
         self.reuse = reuse
         #: What other tasks have paid for.
         self.others: list[Paid] = []
@@ -136,12 +150,17 @@ class LedgerMachine(Machine):
 
     def check_that_posting_is_right(self, prompt: str) -> None:
         super().check_that_posting_is_right(prompt)
-        if self.reuse == "any" and self.on_clear == "reuse":
+        if self.is_decided(self.known_id):
+            self.count("rendered again")
+        elif self.reuse == "any" and self.on_clear == "reuse":
             equal = [paid for paid in self.others if paid.prompt == prompt and not paid.unavailable]
             assert not any(paid.status in _REUSED for paid in equal), "another task has paid for it"
         billed = sum(paid.status not in _NOT_BILLED for paid in self.paid)
         for budget in self.budgets:
             assert billed < budget.limit, "a render over the budget"
+        if self.max_cost_usd is not None:
+            others = sum(paid.status not in _NOT_BILLED for paid in self.others)
+            assert billed - others < self.max_cost_usd, "a render over max_cost_usd"
 
     def take(self, call: Any) -> Any:
         """Count the intents whose worker dies before it sends the request."""
@@ -153,13 +172,18 @@ class LedgerMachine(Machine):
             raise
 
     def check_error(self, error: errors.SeedanceError, trouble: str) -> None:
-        """A refusal by a budget is right only if it is used up, and leaves the record as it was."""
-        if not isinstance(error, errors.SeedanceBudgetError):
+        """A refusal by a budget or a limit is right only if that is used up, and leaves the record as it was."""
+        reserved = sum(not post.disproved for post in self.posts) + self.store.crashes
+        if isinstance(error, errors.SeedanceBudgetError):
+            self.count("refused by a budget")
+            used_up = reserved + len(self.others) >= self.budgets[0].limit
+        elif isinstance(error, errors.SeedanceMaxCreditsError):
+            self.count("refused by max_cost_usd")
+            used_up = self.max_cost_usd is not None and reserved >= self.max_cost_usd
+        else:
             super().check_error(error, trouble)
             return
-        self.count("refused by a budget")
-        reserved = sum(not post.disproved for post in self.posts) + self.store.crashes + len(self.others)
-        assert reserved >= self.budgets[0].limit, "a refusal by a budget that is not used up"
+        assert used_up, "a refusal by a limit that is not used up"
         for post in self.unsettled():
             assert self.may_be_left(post), f"{post} is forgotten"
 
@@ -168,7 +192,8 @@ class LedgerMachine(Machine):
     def submission(self) -> FallbackSubmission:
         made = super().submission()
         (one,) = made.submissions
-        one.policy = replace(one.policy, reuse=self.reuse)
+        limits = {} if self.max_cost_usd is None else {"cost_usd": self.max_cost_usd}
+        one.policy = replace(one.policy, reuse=self.reuse, limits=limits)
         return made
 
     @precondition(lambda self: self.entered)
@@ -191,6 +216,9 @@ class LedgerMachine(Machine):
         self.others.append(paid)
 
     def check_attached(self, outcome: HasGeneration) -> None:
+        for post in self.posts if outcome.generation.status.terminal else ():
+            kept = post.paid and post.paid.id == outcome.generation.generation_id and post.cleared
+            assert not (kept and self.is_decided(post.paid.id)), "a decision to render again is ignored"
         if outcome.record.reused_from:
             self.count("reused")
             assert outcome.generation.generation_id in {paid.id for paid in self.others}
@@ -198,6 +226,36 @@ class LedgerMachine(Machine):
                 assert self.may_be_left(post), f"{post} is forgotten"
                 post.settled = True
         super().check_attached(outcome)
+
+    # ------------------------------------------------------------------ render again
+
+    def is_decided(self, generation_id: str | None) -> bool:
+        """Return whether a person has decided to pay for another generation, once the task is cleared."""
+        return self.again.get(generation_id or "", 0.0) > time.time()
+
+    def may_be_left(self, post: Post) -> bool:
+        decided = post.cleared and post.paid is not None and self.is_decided(post.paid.id)
+        return decided or super().may_be_left(post)
+
+    @precondition(lambda self: self.attached is not None)
+    @rule(hours=st.sampled_from([1, 1, 1, -1, None]))
+    def decide(self, hours: float | None) -> None:
+        """The render succeeds, and a person decides on the page to render again, or withdraws that."""
+        assert self.attached is not None
+        generation_id = self.attached.generation.generation_id
+        self.let_end("succeeded")
+        self.write_end()
+        until = None if hours is None else utc_now() + timedelta(hours=hours)
+        try:
+            account.render_again(Database(_config()), self.store.task, generation_id, until)
+        except errors.SeedanceRequestError:
+            assert (self.store.value["generation_id"], self.store.value["status"]) != (
+                generation_id,
+                "succeeded",
+            )
+            return
+        self.count("decided to render again")
+        self.again[generation_id] = 0.0 if until is None else until.timestamp()
 
     # ------------------------------------------------------------------ Airflow
 
