@@ -7,8 +7,8 @@ says the same, one request later. So nothing here raises, and an event loop neve
 Replies are recorded, refusals are not: what a reply says is left is true for every process.
 
 A reservation changes the file, which costs nothing. With a ledger, the machines exchange their files every few seconds.
-Where a service limits the submissions of a model by the minute, another row of the ledger counts these, and without a
-ledger another file: a count of each machine would not keep to the limit of all.
+Where a service limits the submissions of a model by the minute, another file counts these. Machines do not exchange it: a
+row that every submission changes would cost two statements for each and make them wait for one another.
 """
 
 from __future__ import annotations
@@ -60,16 +60,10 @@ def _digest(*identity: str) -> str:
     return hashlib.sha256("\n".join(identity).encode()).hexdigest()[:32]
 
 
-class _SharedState:
-    """
-    State of a base URL and key: a file of the processes of one machine, and a row of the ledger.
+class _SharedFile:
+    """A file that the processes of one machine share."""
 
-    :param change_in_ledger: Changes the row; ``None`` without a ledger.
-    """
-
-    def __init__(self, *identity: str, prefix: str, change_in_ledger: ChangeState | None) -> None:
-        self._change_in_ledger = change_in_ledger
-        self._row = f"{prefix}-{_digest(*identity)}"
+    def __init__(self, *identity: str, prefix: str) -> None:
         self._name = f"{prefix}-{_digest(os.environ.get('AIRFLOW_HOME', ''), *identity)}.json"
 
     @property
@@ -169,7 +163,7 @@ class _QuotaState:
 _QUOTA_FIELDS = ("limit", "remaining", "reset_at", "window", "queue_until", "exchanged_at")
 
 
-class SharedQuota(_SharedState):
+class SharedQuota(_SharedFile):
     """
     Shared state of the quota of a base URL and key; observes the replies to a client.
 
@@ -177,7 +171,9 @@ class SharedQuota(_SharedState):
     """
 
     def __init__(self, identity: tuple[str, str], change_in_ledger: ChangeState | None = None) -> None:
-        super().__init__(*identity, prefix="quota", change_in_ledger=change_in_ledger)
+        super().__init__(*identity, prefix="quota")
+        self._change_in_ledger = change_in_ledger
+        self._row = f"quota-{_digest(*identity)}"
         self._exchanging: Task[None] | None = None
 
     @classmethod
@@ -261,25 +257,17 @@ class SharedQuota(_SharedState):
             self._exchanging = create_task(exchange(time.time()))
 
 
-class SharedRate(_SharedState):
+class SharedRate(_SharedFile):
     """
     Shared rate of submissions of one kind.
 
     :param identity: Base URL and a digest of the key.
     :param kind: What the service limits together, such as a model.
     :param count: What one submission counts.
-    :param change_in_ledger: Changes the count of all machines; ``None`` without a ledger.
     """
 
-    def __init__(
-        self,
-        identity: tuple[str, str],
-        kind: str,
-        per_minute: float,
-        count: int = 1,
-        change_in_ledger: ChangeState | None = None,
-    ) -> None:
-        super().__init__(*identity, kind, prefix="rate", change_in_ledger=change_in_ledger)
+    def __init__(self, identity: tuple[str, str], kind: str, per_minute: float, count: int = 1) -> None:
+        super().__init__(*identity, kind, prefix="rate")
         self._per_minute, self._count = per_minute, count
 
     @classmethod
@@ -289,54 +277,36 @@ class SharedRate(_SharedState):
         limits = (*settings.submissions_per_minute, *settings.api.submissions_per_minute.items())
         limit = next((limit for pattern, limit in limits if fnmatchcase(kind, pattern)), None)
         count = getattr(request, "num_images", None) or 1
-        if not limit:
-            return None
-        return cls(settings.identity, kind, limit, count, change_in_ledger=settings.change_in_ledger)
+        return cls(settings.identity, kind, limit, count) if limit else None
 
     def reserve(self, now: float, max_wait: float = math.inf) -> float:
-        """
-        Book a submission, unless its time is too far ahead; return the seconds until then.
-
-        May wait for the lock or the ledger.
-        """
-        return self._change(now, max_wait)
+        """Book a submission, unless its time is too far ahead; return the seconds until then. May wait for the lock."""
+        with self._opened(attempts=_LOCK_ATTEMPTS) as file:
+            return self._reserve(file, now, max_wait) if file else 0.0
 
     def refuse(self, now: float, max_wait: float = math.inf) -> float:
         """Lower the rate after a refusal, and book the next attempt as :meth:`reserve` does."""
-        return max(self._change(now, max_wait, refused=True), MIN_REFUSED_SECONDS)
-
-    def _change(self, now: float, max_wait: float, *, refused: bool = False) -> float:
         wait = 0.0
-
-        def book(recorded: Any) -> Any:
-            nonlocal wait
-            rate = self._read(recorded)
-            if refused:
-                rate.refuse(now)
-            booked = list(rate.booked)
-            wait = rate.reserve(now, self._count)
-            if wait > max_wait:
-                rate.booked = booked
-            return {"learned": rate.learned, "booked": rate.booked}
-
-        if self._change_in_ledger:
-            try:
-                self._change_in_ledger(self._row, book)
-                return wait
-            except Exception as error:
-                log.debug("The rate is not shared with other machines: %s", error)
         with self._opened(attempts=_LOCK_ATTEMPTS) as file:
             if file:
-                _save(file, book(_load(file)))
-        return wait
+                wait = self._reserve(file, now, max_wait, refused=True)
+        return max(wait, MIN_REFUSED_SECONDS)
 
-    def _read(self, recorded: Any) -> SubmissionRate:
+    def _reserve(self, file: io.FileIO, now: float, max_wait: float, *, refused: bool = False) -> float:
         rate = SubmissionRate(self._per_minute)
+        recorded = _load(file)
         with suppress(KeyError, TypeError, ValueError, OverflowError):
             learned = recorded["learned"]
             rate.learned = (float(learned[0]), float(learned[1])) if learned else None
             rate.booked = [(float(start), int(count)) for start, count in recorded["booked"]]
-        return rate
+        if refused:
+            rate.refuse(now)
+        booked = list(rate.booked)
+        wait = rate.reserve(now, self._count)
+        if wait > max_wait:
+            rate.booked = booked
+        _save(file, {"learned": rate.learned, "booked": rate.booked})
+        return wait
 
 
 def _try_lock(file: io.FileIO, attempts: int) -> bool:

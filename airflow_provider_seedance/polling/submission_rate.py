@@ -2,7 +2,7 @@
 Rate of the submissions of one kind, which a service limits by the minute.
 
 Pure bookkeeping: times are passed in. A submission that has to wait gets a time of its own, so that those which wait do not
-return together. Processes that do not share its state are seen in refusals only: after one, the limit is what was accepted
+return together. Other machines with the same key are seen in refusals only: after one, the limit is what was accepted
 before it, and grows back.
 """
 
@@ -76,5 +76,5 @@ class SubmissionRate:
             for start, count in self.booked
             if now - _STEP_SECONDS - _MINUTE < start <= now + MAX_AHEAD_SECONDS
         ]
-        if self.learned and self.learned[1] > now + _MINUTE:  # clocks of machines differ
+        if self.learned and self.learned[1] > now:
             self.learned = None

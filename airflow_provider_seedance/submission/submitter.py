@@ -425,11 +425,10 @@ class Submission:
         error, not_accepted = outcome.error, isinstance(outcome, NotAccepted)
         limited = isinstance(error, errors.SeedanceRateLimitError)
         waits = limited or error.retry_after is not None
-        if limited and self.rate and error.retry_after is None:
-            error.retry_after = available_quota.retry_after_refusal(
-                self.rate, self.refused_since, has_fallback=has_fallback
-            )
-        given_up = not_accepted and available_quota.is_given_up(error.retry_after, self.refused_since)
+        rate, since = self.rate, self.refused_since
+        if limited and rate and error.retry_after is None:
+            error.retry_after = available_quota.retry_after_refusal(rate, since, has_fallback=has_fallback)
+        given_up = not_accepted and available_quota.is_given_up(error.retry_after, since)
         gives_way = given_up or error.scope in ("account", "permission")
         return NotTaken(self.conn_id, error, restored, waits=not_accepted and waits, gives_way=gives_way)
 

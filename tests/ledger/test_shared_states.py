@@ -1,4 +1,4 @@
-"""Quotas and rates that machines share through the ledger; a machine is a directory for temporary files."""
+"""Quotas that machines share through the ledger; a machine is a directory for temporary files."""
 
 from __future__ import annotations
 
@@ -30,20 +30,19 @@ from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.tables import shared_states
 from airflow_provider_seedance.polling import shared_quota
 from airflow_provider_seedance.polling.quota import POLICY
-from airflow_provider_seedance.polling.shared_quota import EXCHANGE_INTERVAL_SECONDS, SharedQuota, SharedRate
+from airflow_provider_seedance.polling.shared_quota import EXCHANGE_INTERVAL_SECONDS, SharedQuota
 
 IDENTITY = ("https://vendor.example/v1", "digest-of-a-key")
 NOW = float(int(time.time()))
 LATER = NOW + EXCHANGE_INTERVAL_SECONDS
 
-#: A process that reserves a request, and books a submission.
+#: A process that reserves a request.
 PROCESS = """
 import sys
 from airflow_provider_seedance.ledger import shared_state_changer
-from airflow_provider_seedance.polling.shared_quota import SharedQuota, SharedRate
-quota, rate = ("https://vendor.example/v1", "digest-of-a-key"), float(sys.argv[1])
-print(SharedQuota(quota, shared_state_changer()).reserve(rate))
-print(SharedRate(quota, "model", 1, change_in_ledger=shared_state_changer()).reserve(rate))
+from airflow_provider_seedance.polling.shared_quota import SharedQuota
+identity = ("https://vendor.example/v1", "digest-of-a-key")
+print(SharedQuota(identity, shared_state_changer()).reserve(float(sys.argv[1])))
 """
 
 On = Callable[[str], Any]
@@ -66,10 +65,6 @@ def quota() -> SharedQuota:
     return SharedQuota(IDENTITY, shared_state_changer())
 
 
-def rate(kind: str = "model") -> SharedRate:
-    return SharedRate(IDENTITY, kind, 1, change_in_ledger=shared_state_changer())
-
-
 def learn(remaining: int, *, left: float = 600.0) -> None:
     reset_at = datetime.fromtimestamp(NOW + left, UTC)
     quota().learn(RateLimit(limit=10, remaining=remaining, reset_at=reset_at), NOW)
@@ -86,22 +81,10 @@ def test_a_machine_knows_the_headers_that_another_one_has_read(any_ledger: Any, 
         assert quota().reserve(LATER) == 600 + POLICY.reset_margin - EXCHANGE_INTERVAL_SECONDS
 
 
-def test_machines_share_the_rate_of_submissions(any_ledger: Any, on: On) -> None:
-    with on("a"):
-        assert rate().reserve(NOW) == 0
-    with on("b"):
-        assert rate().reserve(NOW) >= 60
-        assert rate("another").reserve(NOW) == 0
-        assert rate().reserve(NOW, max_wait=1.0) >= 120
-    with on("a"):
-        assert 120 <= rate().reserve(NOW) < 150
-
-
 def test_processes_of_two_machines(any_ledger: Any, on: On, tmp_path: Path) -> None:
     with on("a"):
         learn(0)
         quota().exchange(NOW)
-        rate().reserve(NOW)
     other = tmp_path / "other machine"
     other.mkdir()
     root = str(Path(__file__).parents[2])
@@ -115,9 +98,7 @@ def test_processes_of_two_machines(any_ledger: Any, on: On, tmp_path: Path) -> N
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    waits = [float(line) for line in done.stdout.splitlines()[-2:]]
-    assert waits[0] == 600 + POLICY.reset_margin
-    assert waits[1] >= 60
+    assert float(done.stdout.splitlines()[-1]) == 600 + POLICY.reset_margin
 
 
 @pytest.mark.parametrize(
@@ -173,20 +154,18 @@ def test_namespaces_share_nothing(ledger: Path, on: On, monkeypatch: pytest.Monk
     with on("a"):
         learn(0)
         quota().exchange(NOW)
-        rate().reserve(NOW)
     monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER_NAMESPACE", "another")
     with on("b"):
         assert quota().reserve(NOW) == 0
-        assert rate().reserve(NOW) == 0
 
 
 def test_what_is_in_the_ledger(ledger: Path, connect: Callable[..., Any], on: On) -> None:
     connect("ark", password="a-key-of-the-account")
     settings = SeedanceHook("seedance_default").settings
     with on("a"):
-        learn(9)
-        quota().exchange(NOW)
-        SharedRate(settings.identity, "model", 1, change_in_ledger=settings.change_in_ledger).reserve(NOW)
+        quota = SharedQuota(settings.identity, settings.change_in_ledger)
+        quota.learn(RateLimit(limit=10, remaining=9, reset_at=utc_now() + timedelta(minutes=10)), NOW)
+        quota.exchange(NOW)
     assert b"a-key-of-the-account" not in ledger.read_bytes()
     config = read_config()
     assert config is not None
@@ -195,12 +174,11 @@ def test_what_is_in_the_ledger(ledger: Path, connect: Callable[..., Any], on: On
         rows = connection.execute(select(shared_states.c.name, shared_states.c.state)).all()
     assert {name.partition("-")[0]: sorted(state) for name, state in rows} == {
         "quota": ["limit", "remaining", "reset_at", "window"],
-        "rate": ["booked", "learned"],
     }
     account.prune(database, config.namespace, utc_now() - timedelta(days=1))
     account.prune(database, "another", utc_now() + timedelta(days=1))
     with database.reading() as connection:
-        assert len(connection.execute(select(shared_states)).all()) == 2
+        assert len(connection.execute(select(shared_states)).all()) == 1
     account.prune(database, config.namespace, utc_now() + timedelta(days=1))
     with database.reading() as connection:
         assert connection.execute(select(shared_states)).all() == []
@@ -219,8 +197,6 @@ def test_without_the_ledger_each_machine_counts_for_itself(away: None, on: On) -
         learn(1)
         assert quota().reserve(NOW) == 0
         assert quota().reserve(NOW) > 0
-        assert rate().reserve(NOW) == 0
-        assert rate().reserve(NOW) >= 60
     with on("b"):
         assert quota().reserve(NOW) == 0
 

@@ -121,7 +121,7 @@ def test_processes_share_a_rate_by_key_and_kind() -> None:
 def limit_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Return kind, limit and count of the rate for a request."""
     monkeypatch.setattr(
-        shared_quota.SharedRate, "__init__", lambda self, *given, **_: setattr(self, "given", given[1:])
+        shared_quota.SharedRate, "__init__", lambda self, *given: setattr(self, "given", given[1:])
     )
 
     def find(request: Any, api: str = "ark", **extra: Any) -> Any:
@@ -150,13 +150,3 @@ def test_the_connection_sets_the_limits_of_its_plan(limit_of: Callable[..., Any]
     assert limit_of(video, submissions_per_minute={"other": 5})[1] == 600
     assert limit_of(video, "runbase") is None
     assert limit_of(video, "runbase", submissions_per_minute="30")[1] == 30
-
-
-def test_a_refusal_on_a_machine_whose_clock_is_ahead_counts() -> None:
-    rate = SubmissionRate(600)
-    rate.reserve(NOW, 100)
-    rate.refuse(NOW + 2.0)
-    before = rate.learned
-    rate.reserve(NOW)
-    assert before is not None
-    assert rate.learned == before
