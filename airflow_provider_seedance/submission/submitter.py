@@ -408,11 +408,8 @@ class Submission:
         synchronous = only_here and generation.status is GenerationStatus.SUCCEEDED
         record = rec.as_submitted(intent, generation, now, synchronous=synchronous)
         self.store.write_with_retries(self.key, record)
-        log.info(
-            "Submitted generation %s to %s; it is billed from now on.",
-            generation.generation_id,
-            self.api.title,
-        )
+        title = self.api.title
+        log.info("Submitted generation %s to %s; it is billed from now on.", generation.generation_id, title)
         return HasGeneration(generation, record)
 
     def _on_rejected(
