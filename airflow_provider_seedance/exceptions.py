@@ -158,7 +158,11 @@ class SeedanceNotFoundError(_Final, SeedanceError, scope="item", kind="not_found
 
 
 class SeedanceRateLimitError(SeedanceError, scope="service"):
-    """The quota of the key is used up (HTTP 429). Not billed; a retry helps after ``retry_after`` seconds."""
+    """
+    The quota of the key is used up (HTTP 429), or a budget with ``on_budget="wait"`` on a worker.
+
+    Not billed; a retry helps after ``retry_after`` seconds.
+    """
 
 
 class SeedanceModerationError(_Final, SeedanceError, scope="item", kind="moderation"):

@@ -66,12 +66,15 @@ class SeedanceOperator(SeedanceTaskMixin, BaseOperator):
         ledger, of one try). Refused where the price of a render is not known.
     :param max_cost_usd: The same in US dollars.
     :param on_budget: What to do when the render would exceed a budget of the connection: ``"fail"`` for good, or
-        ``"wait"`` until the budget renews, which needs ``deferrable=True``.
+        ``"wait"`` until the budget renews. That needs ``deferrable=True``; from Airflow 3.4 on a single render is also
+        rescheduled.
     :param reuse: Where to look for a generation of the same request before it is submitted: ``"task"`` in this task
         instance only, ``"dag"`` in all runs of the Dag, ``"any"`` in all Dags. Other than ``"task"`` needs a ledger.
     """
 
     template_fields: Sequence[str] = ("seedance_conn_id", "on_clear")
+    #: Whether a retry policy can run the task again without using a retry.
+    can_reschedule: ClassVar[bool] = False
 
     #: The kind of request, and the names of the arguments that make it up.
     request_class: ClassVar[type[GenerationRequest]] = VideoRequest
@@ -208,7 +211,7 @@ class SeedanceOperator(SeedanceTaskMixin, BaseOperator):
             for unit, limit in self.limits.items()
             if not (_is_finite(limit) and limit >= 0)
         ]
-        if self.on_budget == "wait" and self.deferrable is False:
+        if self.on_budget == "wait" and self.deferrable is False and not self.can_reschedule:
             problems.append("on_budget='wait' needs deferrable=True: a budget may renew in a month")
         if self.use_callback is True and self.deferrable is False:
             problems.append(

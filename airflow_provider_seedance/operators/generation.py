@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_seedance.links.seedance import SeedanceOutputLink
 from airflow_provider_seedance.operators.base import SeedanceOperator
 from airflow_provider_seedance.operators.task_xcom import reported_error
+from airflow_provider_seedance.version_compat import AIRFLOW_V_3_4_PLUS
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
@@ -24,6 +25,7 @@ class SeedanceGenerationOperator(SeedanceOperator):
     """
 
     operator_extra_links = (SeedanceOutputLink(),)
+    can_reschedule = AIRFLOW_V_3_4_PLUS
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Submit the request or re-attach to its generation, and wait in the triggerer or here."""

@@ -395,7 +395,13 @@ def _submit_or_attach(
         submission = candidates.open(*task, granted=granted, unusable_ids=unusable_ids)
         result = submission.submit_or_attach(record, callback_ids)
     if isinstance(result, RetryLater) and not run.operator.deferrable:
-        raise result.error
+        error = result.error
+        if isinstance(error, errors.SeedanceBudgetError):
+            # This class is final; the task runs again when the budget renews.
+            raise errors.SeedanceRateLimitError(
+                error.message, **errors.SeedanceError.details(error)
+            ) from error
+        raise error
     return result
 
 

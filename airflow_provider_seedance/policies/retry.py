@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_seedance.exceptions import SeedanceError
@@ -27,8 +27,9 @@ class SeedanceRetryPolicy(RetryPolicy):
     Retry policy that retries the errors that a retry can cure, when it can cure them.
 
     * An error that a retry cannot help (``SeedanceError.retry_helps`` is false) fails the task immediately.
-    * An error that names the time after which a request can succeed, by ``retry_after`` or ``renews_at``, runs the task
-      again then. From Airflow 3.4 on that uses no retry for a week; below, it uses up one of the task's ``retries``.
+    * An error with ``retry_after``, the time after which a request can succeed, runs the task again then. A quota has one, and
+      a budget with ``on_budget="wait"``. From Airflow 3.4 on that uses no retry for a week; below, it uses up one of the
+      task's ``retries``.
     * Other errors follow ``retries`` and ``retry_delay`` of the task, or the next policy of a ``ChainRetryPolicy``.
     """
 
@@ -40,9 +41,9 @@ class SeedanceRetryPolicy(RetryPolicy):
             return RetryDecision.default()
         if not exception.retry_helps:
             return RetryDecision.fail(f"{type(exception).__name__}: a retry cannot help")
-        wait = _wait(exception)
-        if wait is None:
+        if exception.retry_after is None:
             return RetryDecision.default()
+        wait = timedelta(seconds=exception.retry_after)
         reason = f"a request can succeed in {wait.total_seconds():.0f} s"
         if AIRFLOW_V_3_4_PLUS:
             return RetryDecision.reschedule(  # type: ignore[attr-defined, no-any-return, unused-ignore]
@@ -58,14 +59,6 @@ class SeedanceRetryPolicy(RetryPolicy):
     def deserialize(cls, data: dict[str, Any]) -> Self:
         """Return the policy."""
         return cls()
-
-
-def _wait(error: SeedanceError) -> timedelta | None:
-    """Return the time until a request can succeed, if the error names one."""
-    renews_at = getattr(error, "renews_at", None)
-    if isinstance(renews_at, datetime):
-        return max(timedelta(), renews_at - datetime.now(UTC))
-    return None if error.retry_after is None else timedelta(seconds=error.retry_after)
 
 
 class SeedanceTaskMixin:

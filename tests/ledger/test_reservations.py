@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -12,12 +13,14 @@ import pytest
 from operators import batch_runner
 from operators.generation_task import make
 from support import Store, TaskInstance, deferral, make_context
+from versions import RESCHEDULING, needs
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.costs.budgets import Budget
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import utc_now
 from airflow_provider_seedance.ledger import configuration, open_store
+from airflow_provider_seedance.policies.retry import SeedanceRetryPolicy
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission.store import GENERATION_KEY, SubmissionDetails
 
@@ -188,6 +191,26 @@ def test_a_task_does_not_wait_where_that_cannot_help(tasks: Tasks, budget: dict[
         tasks.run()
     with pytest.raises(errors.SeedanceBudgetError):
         tasks.run(on_budget="wait", deferrable=True)
+
+
+@needs(RESCHEDULING)
+def test_a_task_on_a_worker_is_rescheduled_until_the_budget_renews(tasks: Tasks) -> None:
+    tasks.limit({"credits": CREDITS, "per": "month"})
+    tasks.run()
+    with pytest.raises(errors.SeedanceRateLimitError, match="would exceed the budget of") as caught:
+        tasks.run(on_budget="wait")
+    renews_at = Budget(unit="credits", limit=1, per="month").renews_at(configuration.local_now())
+    assert renews_at is not None
+    decision = SeedanceRetryPolicy().evaluate(caught.value, 1, 0)
+    assert decision.action.name == "RESCHEDULE"
+    assert time.time() + decision.retry_delay.total_seconds() == pytest.approx(renews_at.timestamp(), abs=60)
+    assert tasks.posts == 1
+
+
+@pytest.mark.skipif(RESCHEDULING.there, reason="the task is rescheduled")
+def test_a_task_on_a_worker_cannot_wait_for_a_budget(tasks: Tasks) -> None:
+    with pytest.raises(errors.SeedanceConfigurationError, match="needs deferrable=True"):
+        tasks.run(on_budget="wait")
 
 
 # ---------------------------------------------------------------------- batches

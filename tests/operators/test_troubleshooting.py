@@ -50,9 +50,9 @@ class Stage:
         self.monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", f"sqlite:///{self.folder}/ledger.db")
         return self.run(**arguments)
 
-    def batch(self, *requests: Any) -> Any:
+    def batch(self, *requests: Any, **arguments: Any) -> Any:
         self.connect("seedanceapi-v1")
-        return Batch(self.services, self.connect).run(list(requests))
+        return Batch(self.services, self.connect).run(list(requests), **arguments)
 
     def without_replies(self) -> Any:
         self.services.fault("drop_reply", times=None)
@@ -146,7 +146,9 @@ PRODUCERS: dict[str, Callable[[Stage], Any]] = {
     ),
     "Connection … has budgets, which need a ledger": task(budget=1),
     "on_budget is …": task(on_budget="maybe"),
-    "on_budget='wait' needs deferrable=True": task(on_budget="wait"),
+    "on_budget='wait' needs deferrable=True": lambda stage: stage.batch(
+        "A lamp", on_budget="wait", deferrable=False
+    ),
     "seedance_conn_id is …; it takes the id of a connection": task(seedance_conn_id=[]),
     "generation_id is …; it must be the id of a generation": sensor(generation_id="None"),
     "media is …; it takes 'video' or 'image'": sensor(media="text"),

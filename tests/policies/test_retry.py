@@ -21,14 +21,6 @@ AGAIN = getattr(RetryAction, "RESCHEDULE", None) or getattr(RetryAction, "RETRY"
 REFUSED = errors.SeedanceRateLimitError("429", retry_after=1800)
 
 
-class PeriodError(errors.SeedanceError):
-    """An error that names the end of a period, as a budget does."""
-
-    def __init__(self, renews_at: datetime | None) -> None:
-        super().__init__("used up", retry_after=5)
-        self.renews_at = renews_at
-
-
 def decide(error: BaseException) -> Any:
     return SeedanceRetryPolicy().evaluate(error, 1, 3)
 
@@ -46,16 +38,6 @@ def test_the_retry_after_of_the_service_is_the_delay(seconds: float) -> None:
     decision = decide(errors.SeedanceRateLimitError("429", retry_after=seconds))
     assert (decision.action, decision.retry_delay) == (AGAIN, timedelta(seconds=seconds))
     assert ("uses up a retry" in decision.reason) is not RESCHEDULING.there
-
-
-@pytest.mark.parametrize(
-    ("renews_in", "expected"),
-    [(timedelta(hours=3), 10_800), (timedelta(days=30), 2_592_000), (-timedelta(minutes=1), 0), (None, 5)],
-)
-def test_the_end_of_a_period_is_the_delay(renews_in: timedelta | None, expected: float) -> None:
-    decision = decide(PeriodError(renews_in and datetime.now(UTC) + renews_in))
-    assert decision.action is AGAIN
-    assert decision.retry_delay.total_seconds() == pytest.approx(expected, abs=60)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +95,8 @@ def test_a_chain_may_bound_the_rescheduling_before() -> None:
     )
     chain = policies.ChainRetryPolicy([policies.ExceptionRetryPolicy(rules=[rule]), SeedanceRetryPolicy()])
     assert chain.evaluate(REFUSED, 1, 3).max_reschedules == 3
-    assert chain.evaluate(PeriodError(datetime.now(UTC)), 1, 3).reschedule_timeout == RESCHEDULE_TIMEOUT
+    away = errors.SeedanceServerError("503", retry_after=60)
+    assert chain.evaluate(away, 1, 3).reschedule_timeout == RESCHEDULE_TIMEOUT
 
 
 @needs(RESCHEDULING)
