@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -209,6 +210,36 @@ def test_many_cancellations_share_one_look_up_and_one_client(
     assert (len(look_ups), len(clients)) == (1, 1)
     assert services.generation(queued.generation_id).status == "cancelled"
     assert (hub._hubs, hub._connections) == ({}, {})
+
+
+def test_a_thousand_kills_never_hold_the_event_loop(
+    services: SeedanceEmulator, queued: Any, set_task: Any
+) -> None:
+    """The triggerer kills one trigger in each cycle of the loop; all of them wait for one look-up of the connection."""
+    set_task("scheduled")
+    steps: list[float] = []
+
+    async def measure() -> None:
+        before = time.thread_time()
+        while True:
+            await asyncio.sleep(0.001)
+            now = time.thread_time()
+            steps.append(now - before)
+            before = now
+
+    async def kill_all() -> None:
+        await queued.on_kill()  # imports, and the first client
+        measuring = asyncio.create_task(measure())
+        kills = []
+        for _ in range(1000):
+            kills.append(asyncio.create_task(queued.on_kill()))
+            await asyncio.sleep(0)
+        await asyncio.gather(*kills)
+        measuring.cancel()
+
+    on_loop(kill_all())
+    assert max(steps) < 0.1
+    assert services.generation(queued.generation_id).status == "queued"
 
 
 # ---------------------------------------------------------------------- the state of the task
