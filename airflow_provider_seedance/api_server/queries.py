@@ -72,7 +72,7 @@ class Scope:
 
     :param task_id: The task; ``None`` for the whole run.
     :param map_index: A mapped instance of the task; ``None`` for all.
-    :param region: Region and index of one instance of the task, as in :class:`Task`.
+    :param region: Region and index of one instance of the task, as in :class:`Task`; the library does not know it.
     """
 
     dag_id: str
@@ -146,9 +146,12 @@ def find_task(session: Session, scope: Scope) -> renders.Task | None:
 
 
 def _instance(scope: Scope) -> tuple[Any, ...]:
-    """Return the conditions on a task instance in its run."""
+    """Return the conditions on a task instance in its run; without a region, by the map index that users see."""
     region_id, _, index = scope.region.partition(".")
-    place = stored_coordinates(region_id, int(index) if region_id else scope.map_index or 0)
+    map_index = scope.map_index or 0
+    if map_index >= 0 and not region_id:
+        return TI.task_id == scope.task_id, _coordinates()[0] == map_index
+    place = stored_coordinates(region_id, int(index) if region_id else map_index)
     return TI.task_id == scope.task_id, *(getattr(TI, name) == value for name, value in place.items())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from metadata_rows import MODELS_OF_3_4, add_row
@@ -193,3 +194,13 @@ def test_rows_from_before_the_upgrade_are_shown(database: MetadataDatabase) -> N
     add_row(database.session, xcom, **at, dag_run_id=1, key="generation_id", value="g", timestamp=NOW)
     (task,) = queries.tasks_of(database.session, HERE)
     assert (task.fields, task.xcoms) == ({"prompt": "old"}, {"generation_id": "g"})
+
+
+@needs(REGIONS)
+def test_find_task_by_the_map_index_that_the_library_knows(database: MetadataDatabase) -> None:
+    database.run()
+    database.task("video", VIDEO, map_index=1, region=database.region("video"), state="deferred")
+    database.task("video", VIDEO, map_index=1, region=database.region("improve"))
+    here = Scope(dag_id="d", run_id="r/1", task_id="video", map_index=1)
+    assert queries.find_task(database.session, here).shown_state == "running"
+    assert queries.find_task(database.session, replace(here, map_index=-1)) is None
