@@ -1,8 +1,8 @@
 """
 Access checks: the only module of the pages that knows Airflow's internal ones.
 
-A user needs read access to a Dag, its runs, its task instances and its XComs; to settle a submission, the right to
-edit task instances of the Dag. The refusal is the same 403 for a Dag that does not exist.
+A user needs read access to a Dag, its runs, its task instances and its XComs; to settle a submission or to
+render again, the right to edit task instances of the Dag. The refusal is the same 403 for a Dag that does not exist.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def readable_dag_ids(dag_ids: Iterable[str], user: GetUserDep) -> set[str]:
 
 
 def editable_dag_ids(dag_ids: Iterable[str], user: GetUserDep) -> set[str]:
-    """Return the Dags of these, which the user may read, whose submissions the user may settle."""
+    """Return the Dags of these, which the user may read, whose task instances the user may edit."""
     manager = get_auth_manager()
     return {
         dag_id
