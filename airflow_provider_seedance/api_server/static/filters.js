@@ -21,7 +21,9 @@ export function saveFilters({ text, states, takes }) {
 export function takesOf(renders) {
   const byPrompt = new Map();
   for (const render of renders) {
-    if (render.state === "succeeded" && render.prompt) byPrompt.set(render.prompt, [...(byPrompt.get(render.prompt) ?? []), render]);
+    if (render.state !== "succeeded" || !render.prompt) continue;
+    if (!byPrompt.has(render.prompt)) byPrompt.set(render.prompt, []);
+    byPrompt.get(render.prompt).push(render);
   }
   return [...byPrompt.values()].filter((takes) => takes.length > 1).flat();
 }

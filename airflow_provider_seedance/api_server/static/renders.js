@@ -160,8 +160,8 @@ function showList(list) {
 function showPage(page) {
   const { totals, batches } = (shownPage = page);
   const takes = takesOf(page.renders);
-  const renders = filters.takes ? [...takes, ...page.renders.filter((render) => !takes.includes(render))] : page.renders;
   takeIds = new Set(takes.map(({ id }) => id));
+  const renders = filters.takes ? [...takes, ...page.renders.filter(({ id }) => !takeIds.has(id))] : page.renders;
   const present = new Set();
   let previous = null;
   const added = document.createDocumentFragment();
