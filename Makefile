@@ -148,9 +148,9 @@ BENCHMARKS := import_time polling quota alternatives quota_airflow triggerer bat
 
 bench: $(addprefix bench-,$(BENCHMARKS))  ## Run every benchmark (an hour)
 
-# The SDKs are for comparison only; this package does not use them.
+# The SDK is for comparison only; this package does not use it.
 $(VENV)/bench: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet -e '.[bench]' seedance-sdk volcengine-ark-runtime
+	$(BIN)/python -m pip install --quiet -e '.[bench]' seedance-sdk
 	@touch $@
 
 bench-%: $(VENV)/bench  ## Run one: import_time, polling, quota, alternatives, quota_airflow, triggerer, batch, batch_cost or callbacks
