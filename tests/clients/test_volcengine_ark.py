@@ -74,9 +74,7 @@ def test_cancelling(client: Any, emulator: SeedanceEmulator) -> None:
 
 
 @pytest.mark.parametrize("response_format", ["url", "b64_json"])
-def test_images(
-    response_format: str, start_emulator: Callable[..., SeedanceEmulator], emulator: SeedanceEmulator
-) -> None:
+def test_images(response_format: str, start_emulator: Callable[..., SeedanceEmulator]) -> None:
     # Replies to images are synchronous: these renders end at once.
     quick = start_emulator(key="ark-key")
     with ark.Ark(base_url=quick.base_url("ark"), api_key="ark-key", max_retries=0) as client:

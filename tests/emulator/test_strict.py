@@ -63,6 +63,22 @@ def test_a_documented_code_stays(services: SeedanceEmulator, strict: Callable[[s
     assert reply.json()["error"]["code"] == "InternalServiceError"
 
 
+@pytest.mark.parametrize(
+    ("api", "absent"),
+    [
+        ("seedanceapi-v2", {"created_at", "request", "consumed_credits"}),
+        ("runbase", {"model", "error"}),
+    ],
+)
+def test_fields_of_replies_that_only_clients_have_seen(
+    api: str, absent: set[str], strict: Callable[[str], Vendor]
+) -> None:
+    body = strict(api).status(strict(api).submit_id()).json()
+    render = body.get("data", body)
+    assert "status" in render
+    assert not absent & set(render)
+
+
 @pytest.mark.parametrize("api", ["ark", "runbase", "seedanceapi-v1", "seedanceapi-v2"])
 def test_retry_after(api: str, services: SeedanceEmulator, strict: Callable[[str], Vendor]) -> None:
     services.fault("rate_limit", on="any", retry_after=30)
