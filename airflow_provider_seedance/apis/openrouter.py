@@ -19,6 +19,9 @@ _DURATIONS = {"2.5": (4, 30), "2.0": (4, 15), "1-5": (4, 12)}
 _RATIOS = ("16:9", "4:3", "1:1", "3:4", "9:16", "21:9")
 _FRAMES = ("first_frame", "last_frame")
 _REFERENCES = {"reference_image": "image_url", "reference_video": "video_url", "reference_audio": "audio_url"}
+#: Fields of the service that can change what a video costs.
+_BILLED = {"model", "resolution", "aspect_ratio", "size", "duration", "generate_audio"}
+_BILLED |= {"input_references", "provider"}
 
 
 class OpenRouter(base.Api):
@@ -63,12 +66,14 @@ class OpenRouter(base.Api):
 
     def output_tokens(self, request: generations.GenerationRequest) -> int | None:
         # OpenRouter counts the tokens of the provider. It documents no defaults, so only what is given counts.
-        if not isinstance(request, generations.VideoRequest) or not (request.resolution and request.duration):
+        billed = self.billed(request)
+        if not isinstance(billed, generations.VideoRequest) or not (billed.resolution and billed.duration):
             return None
-        return ark_rules.output_tokens(request)
+        return ark_rules.output_tokens(billed)
 
     def billed(self, request: generations.GenerationRequest) -> generations.GenerationRequest | None:
-        return request.with_default(generate_audio=True)
+        open_ = _BILLED & set(request.extra_params or {})
+        return None if open_ else request.with_default(generate_audio=True)
 
     def body(self, request: generations.GenerationRequest) -> dict[str, Any]:
         body = super().body(request)

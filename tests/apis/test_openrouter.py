@@ -150,3 +150,28 @@ def test_a_callback() -> None:
 )
 def test_the_price_of_a_request(arguments: dict[str, Any], usd: float | None) -> None:
     assert prepare("openrouter", video(aspect_ratio="16:9", **arguments)).price.cost_usd == usd
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"model": "bytedance/seedance-2.5"},
+        {"size": "1920x1080"},
+        {"aspect_ratio": "1:1"},
+        {"generate_audio": True},
+        {"input_references": [{"type": "video_url", "video_url": {"url": PICTURE}}]},
+        {"provider": {"options": {"seed": {"parameters": {"duration": 12}}}}},
+    ],
+    ids=lambda extra: next(iter(extra)),
+)
+def test_a_field_of_the_service_that_changes_the_price_leaves_it_open(extra: dict[str, Any]) -> None:
+    arguments = {"model": "bytedance/seedance-1-5-pro", "resolution": "720p", "duration": 5}
+    request = video(aspect_ratio="16:9", generate_audio=False, extra_params=extra, **arguments)
+    prepared = prepare("openrouter", request)
+    assert prepared.price.cost_usd is None
+    assert prepared.result_defaults.usd_per_million_tokens is None
+
+
+def test_a_field_of_the_service_that_costs_nothing_keeps_the_price() -> None:
+    request = video(aspect_ratio="16:9", resolution="720p", duration=5, extra_params={"user": "team"})
+    assert prepare("openrouter", request).price.cost_usd == 0.7623
