@@ -70,11 +70,12 @@ class Database:
             yield connection
 
     def _open(self) -> Engine:
-        if self._engine is None:
+        engine = self._engine  # another thread may drop it after an error
+        if engine is None:
             engine = _engine(self._url(), os.getpid())
             ensure_schema(engine)
             self._engine = engine
-        return self._engine
+        return engine
 
     def _url(self) -> URL:
         location = self.config.location
