@@ -91,6 +91,7 @@ class BatchSubmitter:
                 self._close(conn_id, error)
             return self._stop(item, error)
         except errors.SeedanceMaxCreditsError as error:
+            error.__traceback__ = None  # raised again for each later item, which would add its frames
             for conn_id in self.batch.connections:
                 self._over_limit[conn_id] = NotTaken(conn_id, error, None, waits=False, gives_way=False)
             return StopReason(kind="over_limit", error=error)

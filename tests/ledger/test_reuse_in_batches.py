@@ -20,6 +20,7 @@ from support import TaskInstance, deferral
 from transfers.results import run as transfer
 
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.batch import results
 from airflow_provider_seedance.client import flows
 from airflow_provider_seedance.client.media_client import MediaClient, MediaConnectionError
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
@@ -105,6 +106,15 @@ def test_a_limit_does_not_end_a_batch_before_what_another_task_submits_is_reused
     trigger = batch(2).defer(["a", "same"], reuse="any", max_credits=1, on_item_failure="keep").trigger
     assert trigger.submit_not_before > time.time()
     assert posts(services) == 0
+
+
+def test_the_error_of_a_limit_keeps_no_frames_of_the_items_that_meet_it(
+    batch: Callable[[int], Batch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped: list[errors.SeedanceError] = []
+    monkeypatch.setattr(results, "limit_notice", lambda _items, error: stopped.append(error) or "")
+    batch(1).run(["a", "b", "c"], reuse="any", max_credits=1, on_item_failure="keep")
+    assert stopped[0].__traceback__ is None
 
 
 class _KilledError(BaseException):
