@@ -1,4 +1,4 @@
-"""The quota that a submission needs, as the processes of this machine know it."""
+"""The quota that a submission needs, as the processes of this machine know it, and with a ledger other machines."""
 
 from __future__ import annotations
 
