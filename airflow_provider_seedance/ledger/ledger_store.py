@@ -249,7 +249,7 @@ class LedgerStore(RecordStore):
         columns = details_columns(details, prompts=self._database.config.prompts)
         try:
             with self._database.transaction() as connection:
-                if written := find_reusable(connection, self._task, details.reuse):
+                if written := find_reusable(connection, self._task, key, details.reuse):
                     columns["reuse_key"] = None  # the row of the task that has paid has it
                 elif written := intent:
                     uses = reserve(connection, self._task, details, written, local_now())

@@ -30,7 +30,9 @@ MAX_UNUSABLE = 3
 RETRY_SECONDS = 15.0
 
 
-def find_reusable(connection: Connection, task: TaskIdentity, search: ReuseSearch | None) -> Record | None:
+def find_reusable(
+    connection: Connection, task: TaskIdentity, record_key: str, search: ReuseSearch | None
+) -> Record | None:
     """
     Return the record of a generation of the same request by another task, at one of the connections, if there is one.
 
@@ -42,7 +44,7 @@ def find_reusable(connection: Connection, task: TaskIdentity, search: ReuseSearc
         return None
     for key in sorted(search.intents):  # in one order, so that none waits for the other
         lock(connection, f"{task.namespace} {key}")
-    row = _source(connection, task, search)
+    row = _source(connection, task, record_key, search)
     if row is None:
         return None
     intent = search.intents[row["reuse_key"]]
@@ -72,7 +74,7 @@ def find_reusable(connection: Connection, task: TaskIdentity, search: ReuseSearc
     )
 
 
-def _source(connection: Connection, task: TaskIdentity, search: ReuseSearch) -> Any:
+def _source(connection: Connection, task: TaskIdentity, record_key: str, search: ReuseSearch) -> Any:
     """Return the latest row that can be reused: one that has succeeded, or is in flight."""
     recent = _COLUMNS.intended_at >= utc_now() - timedelta(seconds=MAX_SUBMISSION_SECONDS)
     own = submissions.alias()
@@ -91,7 +93,11 @@ def _source(connection: Connection, task: TaskIdentity, search: ReuseSearch) -> 
         true() if len(search.unusable_ids) < MAX_UNUSABLE else recent,
         or_(_COLUMNS.generation_id.is_(None), _COLUMNS.generation_id.not_in(search.unusable_ids)),
         # Items of one batch are takes of their own.
-        ~exists().where(own.c.instance == task.instance, own.c.generation_id == _COLUMNS.generation_id),
+        ~exists().where(
+            own.c.instance == task.instance,
+            own.c.record_key != record_key,
+            own.c.generation_id == _COLUMNS.generation_id,
+        ),
     )
     if search.scope == "dag":
         query = query.where(_COLUMNS.dag_id == task.dag_id)

@@ -140,6 +140,8 @@ class LedgerMachine(Machine):
         self.store: LedgerState = LedgerState()
         self.budgets = () if limit is None else (Budget(unit="cost_usd", limit=limit, per="total"),)
         self.runs = 0
+        #: Whether a limit has ended the task for good since the latest clear. Airflow would not try it again.
+        self.is_refused = False
 
     @property
     def ti_id(self) -> str:  # type: ignore[override]
@@ -183,6 +185,7 @@ class LedgerMachine(Machine):
         else:
             super().check_error(error, trouble)
             return
+        self.is_refused = True
         assert used_up, "a refusal by a limit that is not used up"
         for post in self.unsettled():
             assert self.may_be_left(post), f"{post} is forgotten"
@@ -218,7 +221,8 @@ class LedgerMachine(Machine):
     def check_attached(self, outcome: HasGeneration) -> None:
         for post in self.posts if outcome.generation.status.terminal else ():
             kept = post.paid and post.paid.id == outcome.generation.generation_id and post.cleared
-            assert not (kept and self.is_decided(post.paid.id)), "a decision to render again is ignored"
+            ignored = kept and self.is_decided(post.paid.id) and not self.is_refused
+            assert not ignored, "a decision to render again is ignored"
         if outcome.record.reused_from:
             self.count("reused")
             assert outcome.generation.generation_id in {paid.id for paid in self.others}
@@ -288,3 +292,7 @@ class LedgerMachine(Machine):
         self.runs += 1
         self.max_tries, self.try_number, self.entered = RETRIES, 1, False
         self.count_clear()
+
+    def count_clear(self) -> None:
+        super().count_clear()
+        self.is_refused = False

@@ -112,6 +112,16 @@ def test_a_take_that_a_clear_wants_is_paid_for(services: SeedanceEmulator) -> No
     assert posts(services) == 2
 
 
+def test_a_request_that_changed_back_is_reused_again(services: SeedanceEmulator) -> None:
+    Task(1, prompt="first").run()
+    task = Task(2, prompt="first")
+    task.run()
+    for prompt, posted in (("second", 2), ("first", 2)):
+        task.ti.clear()
+        assert (task.run(prompt=prompt)["reused_from"] is None) is (prompt == "second")
+        assert posts(services) == posted
+
+
 def test_without_a_ledger_it_is_refused(services: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AIRFLOW__SEEDANCE__LEDGER")
     with pytest.raises(errors.SeedanceConfigurationError, match="reuse='any' needs a ledger"):
