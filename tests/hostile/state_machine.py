@@ -89,6 +89,8 @@ def prepared(directory: Path) -> Iterator[None]:
             patch.object(reuse, "_content", lambda url, settings: url.partition("&X-Amz-")[0])
         )
         stack.enter_context(patch.object(shared_quota, "directory", lambda: directory / "quotas"))
+        # All histories would count into one file, at the same minute.
+        stack.enter_context(patch.object(shared_quota.SharedRate, "of", lambda settings, request: None))
         yield
 
 
