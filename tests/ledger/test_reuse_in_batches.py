@@ -249,35 +249,38 @@ def test_the_id_of_a_render_that_failed_is_not_that_of_a_lost_submission(service
     assert posts(services) == 2
 
 
-def test_a_connection_that_is_passed_over_keeps_its_room(
+@pytest.fixture
+def fallback(
     services: SeedanceEmulator,
     start_emulator: Callable[..., SeedanceEmulator],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
+) -> SeedanceEmulator:
+    """Make a second connection, and allow two submissions a minute at the first one."""
     to, other = connect_to(monkeypatch), start_emulator()
     to(PRIMARY, services, API, submissions_per_minute={"*": 2})
     to(FALLBACK, other, API)
-    for emulator in (services, other):
+    return other
+
+
+def test_a_connection_that_is_passed_over_keeps_its_room(
+    services: SeedanceEmulator, fallback: SeedanceEmulator
+) -> None:
+    for emulator in (services, fallback):
         emulator.hold()
     for number in range(8):
         Task(number, prompt=str(number), reuse="task", seedance_conn_id=[PRIMARY, FALLBACK]).defer()
-    assert (posts(services), posts(other)) == (2, 6)
+    assert (posts(services), posts(fallback)) == (2, 6)
     trigger = Task(99, prompt="a", reuse="task", seedance_conn_id=PRIMARY).defer().trigger
     assert trigger.not_before < time.time() + 71
 
 
 def test_a_refused_connection_that_is_passed_over_keeps_its_room(
-    services: SeedanceEmulator,
-    start_emulator: Callable[..., SeedanceEmulator],
-    monkeypatch: pytest.MonkeyPatch,
+    services: SeedanceEmulator, fallback: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    to, other = connect_to(monkeypatch), start_emulator()
-    to(PRIMARY, services, API, submissions_per_minute={"*": 2})
-    to(FALLBACK, other, API)
     services.fault("rate_limit", retry_after=None)
     monkeypatch.setattr(flows, "FALLBACK_AFTER_SECONDS", 0.0)
     Task(1, reuse="task", seedance_conn_id=[PRIMARY, FALLBACK]).defer()
-    assert (posts(services), posts(other)) == (1, 1)
+    assert (posts(services), posts(fallback)) == (1, 1)
     trigger = Task(99, prompt="a", reuse="task", seedance_conn_id=PRIMARY).defer().trigger
     assert trigger.not_before < time.time() + 71
 
