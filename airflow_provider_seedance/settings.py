@@ -217,7 +217,7 @@ class Settings:
     :param prices: Prices of renders, before the published ones.
     :param budgets: Limits of the cost of renders.
     :param warnings: Warnings about the connection, for the log.
-    :param change_in_ledger: Changes a state that all machines share; ``None`` without a ledger.
+    :param change_in_ledger: Changes a state that all machines share; ``None`` without a ledger or a reported quota.
     """
 
     conn_id: str

@@ -295,7 +295,11 @@ async def look_up_settings(conn_id: str) -> Settings:
 
 
 def _settings_of(conn_id: str, connection: Any) -> Settings:
-    return replace(read_settings(conn_id, connection), change_in_ledger=shared_state_changer())
+    settings = read_settings(conn_id, connection)
+    # Opening the ledger loads SQLAlchemy, for which the other services have no use.
+    return (
+        replace(settings, change_in_ledger=shared_state_changer()) if settings.api.reports_quota else settings
+    )
 
 
 def _prepared(settings: Settings, request: GenerationRequest) -> Prepared:

@@ -178,9 +178,8 @@ class SharedQuota(_SharedFile):
 
     @classmethod
     def of(cls, settings: Settings) -> SharedQuota:
-        """Return the quota of a connection, which machines share if the service reports one."""
-        change_in_ledger = settings.change_in_ledger if settings.api.reports_quota else None
-        return cls(settings.identity, change_in_ledger)
+        """Return the quota of a connection."""
+        return cls(settings.identity, settings.change_in_ledger)
 
     def read(self, now: float) -> Quota:
         """Return the quota as it was recorded; an empty one if nothing usable is."""

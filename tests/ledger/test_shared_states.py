@@ -160,7 +160,7 @@ def test_namespaces_share_nothing(ledger: Path, on: On, monkeypatch: pytest.Monk
 
 
 def test_what_is_in_the_ledger(ledger: Path, connect: Callable[..., Any], on: On) -> None:
-    connect("ark", password="a-key-of-the-account")
+    connect("seedance2api", password="a-key-of-the-account")
     settings = SeedanceHook("seedance_default").settings
     with on("a"):
         quota = SharedQuota(settings.identity, settings.change_in_ledger)
