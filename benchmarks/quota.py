@@ -244,7 +244,7 @@ class Ours:
         return time.time() - self.service.ends[generation]
 
     async def _submit(self, *, first: bool) -> tuple[float, str | None, float]:
-        note = SharedQuota.of(self.settings)
+        note = SharedQuota(self.settings.identity, self.settings.change_in_ledger)
         wait = note.reserve(time.time()) if first else 0.0
         if wait:
             return 0.0, None, wait

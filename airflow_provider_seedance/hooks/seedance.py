@@ -296,10 +296,9 @@ async def look_up_settings(conn_id: str) -> Settings:
 
 def _settings_of(conn_id: str, connection: Any) -> Settings:
     settings = read_settings(conn_id, connection)
-    # Opening the ledger loads SQLAlchemy, for which the other services have no use.
-    return (
-        replace(settings, change_in_ledger=shared_state_changer()) if settings.api.reports_quota else settings
-    )
+    if not settings.api.reports_quota:
+        return settings  # without loading SQLAlchemy
+    return replace(settings, change_in_ledger=shared_state_changer())
 
 
 def _prepared(settings: Settings, request: GenerationRequest) -> Prepared:

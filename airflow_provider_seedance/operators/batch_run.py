@@ -405,8 +405,7 @@ class BatchRun:
 
 
 def _connection(settings: Settings, clients: ExitStack, deferrable: bool) -> BatchConnection:
-    quota = SharedQuota.of(settings)
-    clients.callback(lambda: quota.exchange(time.time()))
+    quota = SharedQuota.open(settings, clients)
     client = clients.enter_context(Client(settings, observer=quota))
     return BatchConnection(client=client, quota=quota if deferrable else None)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -88,9 +87,7 @@ class Candidate:
         :param input_digests: Shared by the submissions of a task; see :class:`Submission`.
         """
         settings, timeout = self.settings, operator.timeout
-        quota = SharedQuota.of(settings)
-        # Another machine may need what the reply has said; the record comes first.
-        clients.callback(lambda: quota.exchange(time.time()))
+        quota = SharedQuota.open(settings, clients)
         request, base_url = self.prepared.as_requested, settings.base_url
         fingerprint = Fingerprint.of(request, api=settings.api.name, base_url=base_url)
         url_for = callback_url_factory(settings, context, timeout) if operator.use_callback else None

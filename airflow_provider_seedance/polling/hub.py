@@ -113,7 +113,7 @@ class Hub:
         self._timing = timing
         self._connections = connections
         self._base_url = settings.base_url
-        self._shared_quota = SharedQuota.of(settings)
+        self._shared_quota = SharedQuota(settings.identity, settings.change_in_ledger)
         self._quota = Quota()
         self._synced_at = -timing.shared_quota_interval
         self._rates = CallRates.of(settings.api.calls_per_second)

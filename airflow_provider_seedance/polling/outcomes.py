@@ -143,6 +143,10 @@ def goes_on(result_defaults: Mapping[str, Any]) -> str:
     """Return the words for a render that is not waited for any longer, with the task instance that pays for a reused one."""
     if payer := result_defaults.get("reused_from"):
         mapped = f" (map index {payer['map_index']})" if payer["map_index"] >= 0 else ""
-        task = "task {task_id!r} of run {run_id!r} of Dag {dag_id!r}".format(**payer)
-        return f"The render goes on and is billed to {task}{mapped}, not to this task"
+        return f"The render goes on and is billed to {payer_text(payer)}{mapped}, not to this task"
     return "The render goes on and is billed"
+
+
+def payer_text(payer: Mapping[str, Any]) -> str:
+    """Return the words for the task instance that has paid for a reused render."""
+    return "task {task_id!r} of run {run_id!r} of Dag {dag_id!r}".format(**payer)

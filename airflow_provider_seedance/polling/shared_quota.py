@@ -24,7 +24,7 @@ import tempfile
 import time
 from asyncio import Task, create_task
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -177,9 +177,11 @@ class SharedQuota(_SharedFile):
         self._exchanging: Task[None] | None = None
 
     @classmethod
-    def of(cls, settings: Settings) -> SharedQuota:
-        """Return the quota of a connection."""
-        return cls(settings.identity, settings.change_in_ledger)
+    def open(cls, settings: Settings, stack: ExitStack) -> SharedQuota:
+        """Return the quota of a connection, and exchange it at the end of a stack: after the records of submissions."""
+        quota = cls(settings.identity, settings.change_in_ledger)
+        stack.callback(lambda: quota.exchange(time.time()))
+        return quota
 
     def read(self, now: float) -> Quota:
         """Return the quota as it was recorded; an empty one if nothing usable is."""

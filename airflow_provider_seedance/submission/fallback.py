@@ -17,6 +17,7 @@ from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import Generation, utc_now
+from airflow_provider_seedance.polling.outcomes import payer_text
 from airflow_provider_seedance.submission import decisions
 from airflow_provider_seedance.submission.lookup import AwaitingCallback
 from airflow_provider_seedance.submission.records import Attempt, Record, RecordState, as_ended
@@ -189,10 +190,9 @@ def attach_reused(submission: Submission, record: Record) -> HasGeneration | Non
         not_submitted = replace(record, state=RecordState.NOT_SUBMITTED, result=None)
         submission.store.write(submission.key, not_submitted)
         return None
-    source = "task {task_id!r} of run {run_id!r} of Dag {dag_id!r}".format(**record.reused_from)
     log.info(
         "The same request was paid for by %s at connection %r: generation %s is reused.",
-        source,
+        payer_text(record.reused_from),
         record.conn_id,
         record.generation_id,
     )
