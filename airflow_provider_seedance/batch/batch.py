@@ -30,8 +30,7 @@ from airflow_provider_seedance.polling.outcomes import (
 from airflow_provider_seedance.polling.wait_many import GenerationKey
 from airflow_provider_seedance.submission import decisions
 from airflow_provider_seedance.submission import records as rec
-from airflow_provider_seedance.submission.fallback import unfit_owner
-from airflow_provider_seedance.submission.submitter import HasGeneration
+from airflow_provider_seedance.submission.submission_result import HasGeneration
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +114,7 @@ class Batch(ItemSubmissions):
             item.generation = record.known_end() or self._copy(record)
             item.phase = Phase.SUCCEEDED if item.generation else Phase.RESULT_PENDING
             item.deadline = self._deadline(item)
-        elif unfit := unfit_owner(item.unfit, record, attempt):
+        elif unfit := decisions.unfit_owner(item.unfit, record, attempt):
             why = unfit.message.removesuffix(" Nothing was sent.")
             known = record.generation_id or rec.UNKNOWN_ID
             paid = f"Generation {known} was submitted before and may be billed."
@@ -135,10 +134,11 @@ class Batch(ItemSubmissions):
 
     def _classify(self, item: BatchItem, record: rec.Record) -> None:
         """Restore an item by the verdict on its record."""
-        submission, ended = self.submission(item, str(item.conn_id)), record.state is rec.RecordState.ENDED
-        verdict: Any = submission.classify(record)
+        lookup = self.submission(item, str(item.conn_id)).lookup
+        ended = record.state is rec.RecordState.ENDED
+        verdict: Any = lookup.classify(record)
         if isinstance(verdict, decisions.LookUp):
-            record, verdict = submission.look_up(record)
+            record, verdict = lookup.look_up(record)
             item.generation_id = record.generation_id
             if isinstance(verdict, decisions.Fail) and verdict.error.kind != _UNCERTAIN:
                 log.warning("%s: %s", item.key, verdict.error.message)
@@ -148,7 +148,7 @@ class Batch(ItemSubmissions):
             self._apply(item, record, verdict, record.known_end())
         elif wants_new and not ended:
             # Another take is wanted, unless this one is still in flight: only the service knows.
-            self._apply(item, *submission.read_remote(record))
+            self._apply(item, *lookup.read_remote(record))
         elif not ended:
             self.wait_for(item)
         elif not wants_new:

@@ -11,8 +11,8 @@ from airflow_provider_seedance.apis.validation import prepare_request
 from airflow_provider_seedance.batch.items import BatchItem
 from airflow_provider_seedance.generations import VideoRequest, counted
 from airflow_provider_seedance.settings import Settings
-from airflow_provider_seedance.submission.fallback import combined
 from airflow_provider_seedance.submission.records import Fingerprint, count_signed_twins, record_keys
+from airflow_provider_seedance.submission.submission_result import combined
 
 log = logging.getLogger(__name__)
 

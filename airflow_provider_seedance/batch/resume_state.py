@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.base import Api
-from airflow_provider_seedance.submission.submitter import NotTaken, RetryLater
+from airflow_provider_seedance.submission.submission_result import NotTaken, RetryLater
 
 #: Consecutive item errors of one class that open the circuit breaker: together they are not about the items.
 BREAKER_THRESHOLDS: dict[type[errors.SeedanceError], int] = {

@@ -14,9 +14,10 @@ from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.polling.wait_state import WaitState
 from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.submission import records as rec
-from airflow_provider_seedance.submission.fallback import FallbackSubmission
+from airflow_provider_seedance.submission.decisions import SubmissionPolicy
 from airflow_provider_seedance.submission.store import RecordStore
-from airflow_provider_seedance.submission.submitter import NotTaken, Submission, SubmissionPolicy
+from airflow_provider_seedance.submission.submission_result import NotTaken
+from airflow_provider_seedance.submission.submitter import FallbackSubmission, Submission
 
 
 @dataclass(frozen=True, kw_only=True)

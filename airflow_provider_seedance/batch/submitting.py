@@ -17,8 +17,8 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.batch.batch import Batch
 from airflow_provider_seedance.batch.items import BatchItem, Phase
 from airflow_provider_seedance.batch.resume_state import Refusal, StopReason, circuit_breaker
-from airflow_provider_seedance.submission.fallback import FallbackSubmission
-from airflow_provider_seedance.submission.submitter import HasGeneration, NotTaken, RetryLater
+from airflow_provider_seedance.submission.submission_result import HasGeneration, NotTaken, RetryLater
+from airflow_provider_seedance.submission.submitter import FallbackSubmission
 
 
 @dataclass(kw_only=True)

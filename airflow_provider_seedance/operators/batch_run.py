@@ -39,10 +39,9 @@ from airflow_provider_seedance.polling.expected_end import KnownDurations
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.polling.wait_state import WaitState, default_timing, deferral_timeout
 from airflow_provider_seedance.settings import Settings
-from airflow_provider_seedance.submission.decisions import unrecorded_error
+from airflow_provider_seedance.submission.decisions import SubmissionPolicy, unrecorded_error
 from airflow_provider_seedance.submission.preflight import warn_of_discarded_records
 from airflow_provider_seedance.submission.records import Attempt, paid_ids
-from airflow_provider_seedance.submission.submitter import SubmissionPolicy
 from airflow_provider_seedance.triggers.cancellation import cancel_abandoned
 from airflow_provider_seedance.triggers.events import read_batch_event
 from airflow_provider_seedance.triggers.seedance import SeedanceBatchTrigger

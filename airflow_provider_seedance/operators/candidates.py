@@ -20,11 +20,12 @@ from airflow_provider_seedance.policies.connection_list import connection_ids
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.submission.callback_url import callback_url_factory
-from airflow_provider_seedance.submission.fallback import FallbackSubmission, combined, unfit_owner
+from airflow_provider_seedance.submission.decisions import SubmissionPolicy, unfit_owner
 from airflow_provider_seedance.submission.preflight import check_callback, check_price_known
 from airflow_provider_seedance.submission.records import Attempt, Fingerprint, Record
 from airflow_provider_seedance.submission.store import RecordStore
-from airflow_provider_seedance.submission.submitter import Submission, SubmissionPolicy
+from airflow_provider_seedance.submission.submission_result import combined
+from airflow_provider_seedance.submission.submitter import FallbackSubmission, Submission
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context

@@ -35,11 +35,15 @@ from airflow_provider_seedance.polling.outcomes import (
 )
 from airflow_provider_seedance.polling.wait_state import deferral_timeout, quota_backoff
 from airflow_provider_seedance.submission import decisions
-from airflow_provider_seedance.submission.lookup import AwaitingCallback
 from airflow_provider_seedance.submission.preflight import warn_of_discarded_records
 from airflow_provider_seedance.submission.records import UNKNOWN_ID, Attempt, Record, RecordState, as_ended
 from airflow_provider_seedance.submission.store import GENERATION_KEY, RecordStore
-from airflow_provider_seedance.submission.submitter import HasGeneration, RetryLater, SubmissionResult
+from airflow_provider_seedance.submission.submission_result import (
+    AwaitingCallback,
+    HasGeneration,
+    RetryLater,
+    SubmissionResult,
+)
 from airflow_provider_seedance.triggers.cancellation import cancel_abandoned
 from airflow_provider_seedance.triggers.events import is_callback, is_unknown, read_event
 from airflow_provider_seedance.triggers.seedance import (

@@ -10,10 +10,10 @@ The decision table of submitting at most once: pure functions of the record, the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.client import flows
@@ -26,6 +26,7 @@ from airflow_provider_seedance.generations import (
     iso,
 )
 from airflow_provider_seedance.submission.records import Attempt, Record, RecordState
+from airflow_provider_seedance.submission.store import Reuse
 
 #: Why no record outlives a try, for messages.
 NO_STORE = "This Airflow has no task state store (it came with 3.3)"
@@ -35,6 +36,37 @@ MAX_LISTED = 10
 
 OnUncertain = Literal["fail", "resubmit"]
 OnClear = Literal["reuse", "new"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmissionPolicy:
+    """
+    Decisions of the Dag author.
+
+    :param callback_url: Makes the callback URL of a submission from its nonce; ``None`` without callbacks.
+    :param limits: Maximum cost of the task instance, in the units that are limited.
+    """
+
+    callback_url: Callable[[str], str] | None = None
+    on_uncertain_submit: OnUncertain = "fail"
+    on_clear: OnClear = "reuse"
+    limits: Mapping[Unit, float] = field(default_factory=dict)
+    reuse: Reuse = "task"
+    on_budget: Literal["fail", "wait"] = "fail"
+    end_from_trigger: bool = False
+
+    @classmethod
+    def of(cls, operator: Any, callback_url: Callable[[str], str] | None = None) -> SubmissionPolicy:
+        """Return the policy that the arguments of an operator say, which are validated."""
+        return cls(
+            callback_url=callback_url,
+            on_uncertain_submit=operator.on_uncertain_submit,
+            on_clear=operator.on_clear,
+            limits=operator.limits,
+            reuse=operator.reuse,
+            on_budget=operator.on_budget,
+            end_from_trigger=operator.end_from_trigger,
+        )
 
 
 @dataclass(frozen=True)
@@ -91,6 +123,16 @@ def is_cleared(record: Record, attempt: Attempt) -> bool:
     if record.max_tries != attempt.max_tries:
         return True
     return record.try_number >= attempt.try_number and not _may_be_of_one_try(record, attempt)
+
+
+def unfit_owner(
+    unfit: Mapping[str, errors.SeedanceError], record: Record | None, attempt: Attempt
+) -> errors.SeedanceError | None:
+    """Return the error of a connection that was, or may have been, paid and cannot make the request of a retry."""
+    error = unfit.get(record.conn_id or "") if record else None
+    if record is None or error is None or record.state is RecordState.NOT_SUBMITTED:
+        return None
+    return error if record.has_unknown_outcome or not is_cleared(record, attempt) else None
 
 
 def is_of_this_try(record: Record, attempt: Attempt) -> bool:

@@ -1,19 +1,23 @@
 """
-The submission of a task through one connection: decides on its record, and submits at most once.
+The submission of a task: at most once, through the first connection that takes it.
 
-:mod:`~airflow_provider_seedance.submission.fallback` chooses the connection. The decisions are those of
-:mod:`airflow_provider_seedance.submission.decisions`; here they are carried out in the order that keeps the promises:
-the record before the POST, the id before anything else.
+The decisions are those of :mod:`airflow_provider_seedance.submission.decisions`; here they are carried out in the order
+that keeps the promises: the record before the POST, the id before anything else.
+
+A generation of the same request that another task has paid for, at any connection, comes before the first one. The next
+connection is tried only where it is certain that the one before took nothing and will not: see
+:class:`~airflow_provider_seedance.submission.submission_result.NotTaken`. The record names the connection before each
+POST, so that a lost worker leaves no doubt which of them may have been paid.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import cached_property
-from typing import Any, Literal
+from functools import cached_property, partial
+from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
@@ -33,137 +37,34 @@ from airflow_provider_seedance.generations import (
     Generation,
     GenerationRequest,
     GenerationStatus,
-    Unit,
     utc_now,
 )
 from airflow_provider_seedance.polling.shared_quota import SharedQuota, SharedRate
-from airflow_provider_seedance.submission import available_quota, decisions, timing
+from airflow_provider_seedance.submission import available_quota, decisions
 from airflow_provider_seedance.submission import records as rec
-from airflow_provider_seedance.submission.lookup import AwaitingCallback, SubmissionLookup
+from airflow_provider_seedance.submission.lookup import SubmissionLookup
 from airflow_provider_seedance.submission.reuse import repeat_while_submitting, reuse_key
 from airflow_provider_seedance.submission.store import (
     GENERATION_KEY,
     RecordStore,
-    Reuse,
     ReuseSearch,
     SubmissionDetails,
+)
+from airflow_provider_seedance.submission.submission_result import (
+    AwaitingCallback,
+    ConnectionResult,
+    HasGeneration,
+    NotTaken,
+    RetryLater,
+    Reusable,
+    SubmissionResult,
+    wait_or_raise,
 )
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class HasGeneration:
-    """
-    The task has a generation.
-
-    :param generation: As far as it is known; terminal, or to be waited for.
-    :param record: Its record, as last written.
-    """
-
-    generation: Generation
-    record: rec.Record
-
-
-@dataclass(frozen=True)
-class RetryLater:
-    """
-    The service rejected the submission for now (rate limited); nothing was billed.
-
-    :param error: Error of the service, with the delay it named.
-    :param record: Record of an earlier submission to go on with, where the store is not durable.
-    :param conn_id: Connection whose quota is waited for, if it is known.
-    """
-
-    error: errors.SeedanceError
-    record: rec.Record | None = None
-    conn_id: str | None = None
-
-    def seconds(self, refusals: int) -> float:
-        """
-        Return the delay before the next attempt.
-
-        :param refusals: Number of consecutive rejections before. The delay grows with it even if the service names
-            a short one, because each rejection may count against the quota.
-        """
-        times = timing.TIMING
-        named = times.retry_after if self.error.retry_after is None else self.error.retry_after
-        if not refusals:
-            return named
-        return max(named, min(times.max_backoff, times.min_backoff * 2.0 ** min(refusals, 20)))
-
-
-SubmissionResult = HasGeneration | RetryLater | AwaitingCallback
-
-
-@dataclass(frozen=True)
-class Reusable:
-    """
-    Another task has paid for the same request; nothing was submitted.
-
-    :param record: Of its generation, as written for this task.
-    """
-
-    record: rec.Record
-
-
-@dataclass(frozen=True)
-class NotTaken:
-    """
-    A connection certainly took nothing: its service rejected the submission, or none was sent.
-
-    :param error: Why.
-    :param record: Record of an earlier submission to go on with.
-    :param waits: Whether the submission may be deferred until the error's ``retry_after``.
-    :param gives_way: Whether the connection will not take it soon.
-    """
-
-    conn_id: str
-    error: errors.SeedanceError
-    record: rec.Record | None
-    waits: bool
-    gives_way: bool
-
-    @property
-    def passes_on(self) -> bool:
-        """Return whether the next connection may be tried: not while an earlier submission may have been paid."""
-        return self.gives_way and (self.record is None or not self.record.has_unknown_outcome)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SubmissionPolicy:
-    """
-    Decisions of the Dag author.
-
-    :param callback_url: Makes the callback URL of a submission from its nonce; ``None`` without callbacks.
-    :param limits: Maximum cost of the task instance, in the units that are limited.
-    """
-
-    callback_url: Callable[[str], str] | None = None
-    on_uncertain_submit: decisions.OnUncertain = "fail"
-    on_clear: decisions.OnClear = "reuse"
-    limits: Mapping[Unit, float] = field(default_factory=dict)
-    reuse: Reuse = "task"
-    on_budget: Literal["fail", "wait"] = "fail"
-    end_from_trigger: bool = False
-
-    @classmethod
-    def of(cls, operator: Any, callback_url: Callable[[str], str] | None = None) -> SubmissionPolicy:
-        """Return the policy that the arguments of an operator say, which are validated."""
-        return cls(
-            callback_url=callback_url,
-            on_uncertain_submit=operator.on_uncertain_submit,
-            on_clear=operator.on_clear,
-            limits=operator.limits,
-            reuse=operator.reuse,
-            on_budget=operator.on_budget,
-            end_from_trigger=operator.end_from_trigger,
-        )
-
-
 Rejection = NotAccepted | Refused
-
-ConnectionResult = SubmissionResult | NotTaken | Reusable
 
 
 @dataclass(kw_only=True)
@@ -190,7 +91,7 @@ class Submission:
     item_key: str | None = None
     prepared: Prepared
     attempt: rec.Attempt
-    policy: SubmissionPolicy
+    policy: decisions.SubmissionPolicy
     retry_inline: bool = True
     shared_quota: SharedQuota | None = None
     input_digests: dict[str, str] = field(default_factory=dict)
@@ -198,47 +99,15 @@ class Submission:
 
     def __post_init__(self) -> None:
         self.api, self.conn_id = self.client.settings.api, self.client.settings.conn_id
-        self.lookup = SubmissionLookup(self.client, self.store, self.prepared.request)
+        self.lookup = SubmissionLookup(
+            client=self.client,
+            store=self.store,
+            key=self.key,
+            request=self.prepared.request,
+            attempt=self.attempt,
+            policy=self.policy,
+        )
         self.rate = SharedRate.of(self.client.settings, self.prepared.request)
-
-    def decide(
-        self, record: rec.Record | None, callback_ids: Sequence[str] = ()
-    ) -> tuple[rec.Record | None, decisions.Verdict | AwaitingCallback]:
-        """Decide on the record of the task, with the ids of callbacks; returns it as the service knows it, and the verdict."""
-        self.lookup.callback_ids = tuple(callback_ids)
-        verdict: decisions.Verdict | AwaitingCallback = self.classify(record)
-        if record and isinstance(verdict, decisions.LookUp):
-            record, verdict = self.look_up(record)
-        if record and isinstance(verdict, decisions.ReadRemote):
-            record, verdict = self.read_remote(record)
-        return record, verdict
-
-    # ------------------------------------------------------------------ decisions
-
-    def classify(self, record: rec.Record | None) -> decisions.Verdict:
-        """Decide on the record alone, without a request."""
-        verdict = decisions.decide(record, self.attempt, self.policy.on_uncertain_submit)
-        if record and isinstance(verdict, decisions.ReadRemote) and (end := record.known_end()):
-            return decisions.decide_remote(record, self.attempt, self.policy.on_clear, end, utc_now())
-        return verdict
-
-    def look_up(self, record: rec.Record) -> tuple[rec.Record, decisions.Verdict | AwaitingCallback]:
-        """Look for an uncertain submission; returns its record, with the id if that was found, and the verdict."""
-        found = self.lookup.find_lost_submission(record)
-        if found is None:
-            return record, self._awaiting_callback(record) or self._decide_without_id(record)
-        # max_tries stays: it tells a clear from a retry until the decision is made.
-        record = rec.with_id(record, found)
-        self.store.write_with_retries(self.key, record)
-        return record, self.classify(record)
-
-    def read_remote(self, record: rec.Record) -> tuple[rec.Record, decisions.Verdict]:
-        """Read the recorded generation; returns its record, with the end if it has ended, and the verdict."""
-        remote = self.lookup.read_recorded(record)
-        verdict = decisions.decide_remote(record, self.attempt, self.policy.on_clear, remote, utc_now())
-        if isinstance(remote, Generation) and remote.status.terminal:
-            record = rec.as_ended(record, remote, utc_now())
-        return record, verdict
 
     def attach(self, verdict: decisions.Verdict, record: rec.Record | None) -> HasGeneration:
         """Attach to the recorded generation, or raise the error of a verdict other than `Submit`."""
@@ -258,19 +127,6 @@ class Submission:
         # Only the number of the try is new; nothing is lost if that cannot be written.
         self.store.try_write(self.key, record, "The generation is known all the same.")
         return HasGeneration(record.placeholder_generation(), record)
-
-    # ------------------------------------------------------------------ an uncertain submission
-
-    def _awaiting_callback(self, intent: rec.Record) -> AwaitingCallback | None:
-        return self.lookup.awaiting_callback(intent) if self.policy.callback_url else None
-
-    def _decide_without_id(self, record: rec.Record) -> decisions.Submit | decisions.Fail:
-        """Decide on an uncertain submission that was not found."""
-        # Before every rule that submits again: what could not be looked up may be billed.
-        command = self.store.resolve_command(self.key)
-        if error := self.lookup.failure(decisions.left_no_id(record), command):
-            return decisions.Fail(error)
-        return decisions.decide_uncertain(record, self.attempt, self.policy.on_uncertain_submit, command)
 
     # ------------------------------------------------------------------ a new submission
 
@@ -436,7 +292,7 @@ class Submission:
             generation = rec.with_id(intent, found).placeholder_generation()
             return self._on_accepted(intent, generation, utc_now())
         what = f"The submission was sent and its fate is unknown: {outcome.error.message}"
-        if awaiting := self._awaiting_callback(intent):
+        if awaiting := self.lookup.awaiting_callback(intent):
             log.warning("%s", what)
             return awaiting
         command = self.store.resolve_command(self.key)
@@ -465,6 +321,150 @@ class Submission:
         """Record that the task fails because of an uncertain submission."""
         uncertain = replace(record, state=rec.RecordState.UNCERTAIN)
         self.store.try_write(self.key, rec.taken_over(uncertain, self.attempt))
+
+
+@dataclass(kw_only=True)
+class FallbackSubmission:
+    """
+    Submission of one request by the first connection that takes it.
+
+    :param submissions: One for each connection that can make the request, in order; at least one.
+    :param unfit: Errors of the connections that cannot, by their ids.
+    :param unusable_ids: Generations of other tasks that cannot be delivered.
+    :param closed: Connections that have refused other submissions and are not tried now, by their ids.
+    """
+
+    submissions: Sequence[Submission]
+    unfit: Mapping[str, errors.SeedanceError] = field(default_factory=dict)
+    unusable_ids: frozenset[str] = frozenset()
+    closed: Mapping[str, NotTaken] = field(default_factory=dict)
+    #: Refusals of the connections that were tried.
+    refusals: list[NotTaken] = field(default_factory=list, init=False)
+    #: The connection that is tried or queried; an error that is raised meanwhile is its own.
+    trying: str | None = field(default=None, init=False)
+
+    def submit_or_attach(
+        self, record: rec.Record | None = None, callback_ids: Sequence[str] = ()
+    ) -> SubmissionResult:
+        """
+        Find the generation of this task, or submit it.
+
+        :param record: Record that the deferral carried; the store's wins.
+        :param callback_ids: Ids that callbacks named for it.
+        :raises SeedanceError: the record, the request or the service forbids both; see
+            :mod:`airflow_provider_seedance.submission.decisions`.
+        """
+        first = self.submissions[0]
+        record = first.store.read(first.key) or record
+        owner = self.owner_of(record)
+        self.trying = owner.conn_id
+        record, verdict = owner.lookup.decide(record, callback_ids)
+        if isinstance(verdict, AwaitingCallback):
+            return verdict
+        if not isinstance(verdict, decisions.Submit):
+            return owner.attach(verdict, record)
+        if record:
+            owner.store.update(owner.key, record)  # as the service or the deferral knows it
+        return self._reuse_or_submit(owner, record, verdict.note)
+
+    def owner_of(self, record: rec.Record | None) -> Submission:
+        """Return the submission through the connection that a record is about; without one, the first."""
+        if record is not None:
+            for submission in self.submissions:
+                if submission.conn_id == record.conn_id:
+                    return submission
+            # The connection was renamed, or the record is of an earlier release.
+            for submission in self.submissions:
+                if submission.attempt.fingerprint.has_service_of(record.fingerprint):
+                    return submission
+        return self.submissions[0]
+
+    def _reuse_or_submit(
+        self, owner: Submission, record: rec.Record | None, note: str | None
+    ) -> SubmissionResult:
+        while True:
+            search = self._search(owner, record)
+            found = None
+            try:
+                if search:
+                    details = owner.details(search)
+                    found = repeat_while_submitting(partial(owner.store.reuse, owner.key, details))
+            except errors.SeedanceRateLimitError as error:
+                return RetryLater(error, record)
+            result = Reusable(found) if found else self._submit(owner, record, note, search)
+            if not isinstance(result, Reusable):
+                return result
+            if attached := self.owner_of(result.record).lookup.attach_reused(result.record):
+                return attached
+            self.unusable_ids |= {str(result.record.generation_id)}
+
+    def _search(self, owner: Submission, record: rec.Record | None) -> ReuseSearch | None:
+        """Return the search for what other tasks have paid for, at all of the connections."""
+        scope = owner.policy.reuse
+        if scope == "task":
+            return None
+        if record and decisions.wants_another(record, owner.attempt, owner.policy.on_clear, utc_now()):
+            return None
+        intents = {
+            submission.reuse_key: submission.intent(record, {})
+            for submission in self.submissions
+            if submission.reuse_key
+        }
+        return ReuseSearch(scope=scope, intents=intents, unusable_ids=self.unusable_ids)
+
+    def _submit(
+        self, owner: Submission, record: rec.Record | None, note: str | None, search: ReuseSearch | None
+    ) -> SubmissionResult | Reusable:
+        reasons = dict(self.unfit)
+        refusals: list[NotTaken] = []
+        order = self._in_order(owner, record)
+        for submission, following in zip(order, [*order[1:], None], strict=True):
+            result = self._try(
+                submission,
+                record,
+                None if refusals else note,
+                passed_over={conn_id: type(error).__name__ for conn_id, error in reasons.items()},
+                has_fallback=following is not None,
+                search=search,
+            )
+            if not isinstance(result, NotTaken):
+                return result
+            refusals.append(result)
+            reasons[result.conn_id] = result.error
+            if following is None or not result.passes_on:
+                break
+            if result.conn_id not in self.closed:
+                log.warning(
+                    "Connection %r took nothing, and nothing is billed there: %s Trying connection %r.",
+                    result.conn_id,
+                    result.error.message,
+                    following.conn_id,
+                )
+        return wait_or_raise(refusals, reasons)
+
+    def _try(
+        self, submission: Submission, record: rec.Record | None, note: str | None, **options: Any
+    ) -> ConnectionResult:
+        """Submit through a connection, unless it is closed; note its refusal."""
+        self.trying = None
+        if (closed := self.closed.get(submission.conn_id)) is not None:
+            return replace(closed, record=record)
+        self.trying = submission.conn_id
+        result = submission.submit(record, note, **options)
+        if isinstance(result, NotTaken):
+            self.trying = None
+            self.refusals.append(result)
+        return result
+
+    def _in_order(self, owner: Submission, record: rec.Record | None) -> list[Submission]:
+        """Return the submissions as they are tried: a retry begins with the connection that was paid before."""
+        if record is None or record.state is rec.RecordState.NOT_SUBMITTED:
+            return list(self.submissions)
+        if record.has_unknown_outcome:
+            return [owner]  # which may have been paid
+        if decisions.is_cleared(record, owner.attempt):
+            return list(self.submissions)
+        return [owner, *(submission for submission in self.submissions if submission is not owner)]
 
 
 def _check_limit(submission: Submission, previous_record: rec.Record | None) -> None:

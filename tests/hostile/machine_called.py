@@ -39,7 +39,7 @@ from airflow_provider_seedance.apis.messages import HttpCall, HttpReply, Transpo
 from airflow_provider_seedance.callbacks import tokens
 from airflow_provider_seedance.generations import Generation, utc_now
 from airflow_provider_seedance.submission import records
-from airflow_provider_seedance.submission.lookup import AwaitingCallback
+from airflow_provider_seedance.submission.submission_result import AwaitingCallback
 from airflow_provider_seedance.submission.timing import TIMING
 from hostile.api_server import LIMITS, ApiServer
 from hostile.machine_task import OperatorSubmission, Task

@@ -38,9 +38,9 @@ from airflow_provider_seedance.ledger.entries import TaskIdentity
 from airflow_provider_seedance.ledger.ledger_store import LedgerStore
 from airflow_provider_seedance.ledger.task_state import TaskStateStore
 from airflow_provider_seedance.submission import records as rec
-from airflow_provider_seedance.submission.fallback import FallbackSubmission
 from airflow_provider_seedance.submission.store import GENERATION_KEY, RecordStore
-from airflow_provider_seedance.submission.submitter import HasGeneration
+from airflow_provider_seedance.submission.submission_result import HasGeneration
+from airflow_provider_seedance.submission.submitter import FallbackSubmission
 
 _numbers = count()
 

@@ -36,8 +36,8 @@ from airflow_provider_seedance.operators import batch_run, candidates
 from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoOperator
 from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.submission import records
-from airflow_provider_seedance.submission.lookup import AwaitingCallback
-from airflow_provider_seedance.submission.submitter import (
+from airflow_provider_seedance.submission.submission_result import (
+    AwaitingCallback,
     HasGeneration,
     RetryLater,
     SubmissionResult,

@@ -37,7 +37,7 @@ from airflow_provider_seedance.generations import Generation, GenerationStatus, 
 from airflow_provider_seedance.hooks import seedance as hook_module
 from airflow_provider_seedance.operators import batch_run, candidates
 from airflow_provider_seedance.polling import shared_quota
-from airflow_provider_seedance.submission import fallback, reuse, timing
+from airflow_provider_seedance.submission import lookup, reuse, timing
 from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS
 from hostile.clock import CLOCK
 from hostile.machine_batch import BatchTask
@@ -84,7 +84,7 @@ def prepared(directory: Path) -> Iterator[None]:
         at_once = replace(timing.TIMING, **no_waits)
         stack.enter_context(patch.object(timing, "TIMING", at_once))
         # Outputs and inputs are files of a model.
-        stack.enter_context(patch.object(fallback, "is_deliverable", _is_deliverable))
+        stack.enter_context(patch.object(lookup, "is_deliverable", _is_deliverable))
         stack.enter_context(
             patch.object(reuse, "_content", lambda url, settings: url.partition("&X-Amz-")[0])
         )

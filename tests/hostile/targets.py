@@ -44,7 +44,7 @@ from airflow_provider_seedance.polling.quota import Quota
 from airflow_provider_seedance.settings import read_settings
 from airflow_provider_seedance.storage.jsonl import parse_lines
 from airflow_provider_seedance.submission import records
-from airflow_provider_seedance.submission.submitter import SubmissionPolicy
+from airflow_provider_seedance.submission.decisions import SubmissionPolicy
 from airflow_provider_seedance.transfers import file_names, inputs
 from airflow_provider_seedance.transfers.download import Source, store_data_url
 from airflow_provider_seedance.triggers.events import read_batch_event, read_event

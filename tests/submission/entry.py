@@ -13,14 +13,9 @@ from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import Generation, GenerationRequest
 from airflow_provider_seedance.ledger.task_state import TaskStateStore
 from airflow_provider_seedance.submission import records as rec
-from airflow_provider_seedance.submission.fallback import FallbackSubmission
-from airflow_provider_seedance.submission.lookup import AwaitingCallback
-from airflow_provider_seedance.submission.submitter import (
-    HasGeneration,
-    RetryLater,
-    Submission,
-    SubmissionPolicy,
-)
+from airflow_provider_seedance.submission.decisions import SubmissionPolicy
+from airflow_provider_seedance.submission.submission_result import AwaitingCallback, HasGeneration, RetryLater
+from airflow_provider_seedance.submission.submitter import FallbackSubmission, Submission
 
 
 class Task:

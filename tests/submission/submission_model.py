@@ -23,15 +23,10 @@ from airflow_provider_seedance.costs.pricing import Prices
 from airflow_provider_seedance.generations import VideoRequest, utc_now
 from airflow_provider_seedance.ledger.task_state import TaskStateStore
 from airflow_provider_seedance.submission import records as rec
-from airflow_provider_seedance.submission.fallback import FallbackSubmission
-from airflow_provider_seedance.submission.lookup import AwaitingCallback
+from airflow_provider_seedance.submission.decisions import SubmissionPolicy
 from airflow_provider_seedance.submission.store import GENERATION_KEY, RecordStore
-from airflow_provider_seedance.submission.submitter import (
-    HasGeneration,
-    RetryLater,
-    Submission,
-    SubmissionPolicy,
-)
+from airflow_provider_seedance.submission.submission_result import AwaitingCallback, HasGeneration, RetryLater
+from airflow_provider_seedance.submission.submitter import FallbackSubmission, Submission
 from submission.service_model import (
     BASE,
     ONE,

@@ -14,8 +14,7 @@ from support import PROMPT, Store
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.client.api_client import Client
 from airflow_provider_seedance.submission import submitter as module
-from airflow_provider_seedance.submission.lookup import AwaitingCallback
-from airflow_provider_seedance.submission.submitter import RetryLater
+from airflow_provider_seedance.submission.submission_result import AwaitingCallback, RetryLater
 from airflow_provider_seedance.submission.timing import TIMING
 from submission.entry import Task
 

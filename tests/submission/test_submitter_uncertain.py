@@ -9,7 +9,7 @@ from helpers import ALL_APIS, video
 from support import PROMPT
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.submission.submitter import RetryLater
+from airflow_provider_seedance.submission.submission_result import RetryLater
 from submission.entry import Task
 
 WITHOUT_LOOKUP = [api for api in ALL_APIS if api not in ("ark", "fal")]
