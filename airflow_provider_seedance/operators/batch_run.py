@@ -31,8 +31,8 @@ from airflow_provider_seedance.client.api_client import Client
 from airflow_provider_seedance.generations import counted
 from airflow_provider_seedance.ledger import open_store
 from airflow_provider_seedance.operators.base import MAX_QUOTA_WAIT_SECONDS, SeedanceOperator, max_wait
-from airflow_provider_seedance.operators.candidates import Hooks
 from airflow_provider_seedance.operators.paid import paid_generations, raise_with_paid_ids
+from airflow_provider_seedance.operators.task_hooks import Hooks
 from airflow_provider_seedance.operators.task_xcom import REPORT_KEY, pull_xcom, push_xcom
 from airflow_provider_seedance.polling.blocking_wait import run_blocking
 from airflow_provider_seedance.polling.expected_end import KnownDurations

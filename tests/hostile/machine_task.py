@@ -32,7 +32,7 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
 from airflow_provider_seedance.hooks import seedance as hook_module
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
-from airflow_provider_seedance.operators import batch_run, candidates
+from airflow_provider_seedance.operators import batch_run, generation_run, task_hooks
 from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoOperator
 from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.submission import records
@@ -113,9 +113,9 @@ class Connected:
             setattr(operator, name, value)
         hook = _Hook(self)
         hook_module.Client = self.client()  # type: ignore[misc]
-        for module in (candidates, batch_run):
+        for module in (generation_run, batch_run):
             module.Client = self.client()  # type: ignore[attr-defined]
-        candidates.SeedanceHook = lambda conn_id: hook  # type: ignore[assignment, misc]
+        task_hooks.SeedanceHook = lambda conn_id: hook  # type: ignore[assignment, misc]
         return operator
 
     def client(self) -> Any:

@@ -35,7 +35,7 @@ from submission.submission_model import Machine
 from airflow_provider_seedance.batch import requests
 from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
 from airflow_provider_seedance.hooks import seedance as hook_module
-from airflow_provider_seedance.operators import batch_run, candidates
+from airflow_provider_seedance.operators import batch_run, generation_run, task_hooks
 from airflow_provider_seedance.polling import shared_quota
 from airflow_provider_seedance.submission import lookup, reuse, timing
 from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS
@@ -62,7 +62,8 @@ if AIRFLOW_V_3_3_PLUS:  # the API server stores callbacks in the task state stor
 #: Names that the machines replace, by module.
 _REPLACED: dict[Any, tuple[str, ...]] = {
     hook_module: ("Client",),
-    candidates: ("Client", "SeedanceHook"),
+    generation_run: ("Client",),
+    task_hooks: ("SeedanceHook",),
     batch_run: ("Client", "open_store", "read_manifest", "write_manifest"),
     requests: ("read_text",),
 }
