@@ -45,7 +45,7 @@ class SeedanceError(AirflowException):
     kind: ClassVar[str] = "error"
 
     def __init_subclass__(cls, *, scope: ErrorScope | None = None, kind: str | None = None) -> None:
-        """Set what the class line declares; anything else is inherited."""
+        """Set the properties that the class line declares; the others are inherited."""
         super().__init_subclass__()
         cls.scope = scope or cls.scope
         cls.kind = kind or cls.kind

@@ -465,7 +465,7 @@ def read_time(value: object) -> datetime | None:
 
 
 def read_usage(value: object) -> dict[str, float] | None:
-    """Return what a service counted, by the names of the result; ``None`` if it names nothing known."""
+    """Return the amounts that a service counted, by the names of the result; ``None`` if none is known."""
     given = value if isinstance(value, Mapping) else {}
     counted = {
         "output_tokens": given.get("output_tokens", given.get("completion_tokens")),

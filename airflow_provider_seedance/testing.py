@@ -1,5 +1,5 @@
 """
-For tests of your own Dags: an emulator of the services, fixtures for pytest, and a runner of one operator.
+Emulator of the services, fixtures for pytest, and a runner of one operator, for tests of your own Dags.
 
 ::
 

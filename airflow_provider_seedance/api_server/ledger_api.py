@@ -1,5 +1,5 @@
 """
-Routes of the pages about the ledger: its library, what was spent, and the decisions of people about submissions.
+Routes of the pages about the ledger: its library, the spend, and the decisions of people about submissions.
 
 They show the renders of the Dags that the user may read, and the budgets of the connections that the user may read.
 """
@@ -209,7 +209,7 @@ def resolve(dag_id: str, settlement: Settlement, config: LedgerDep) -> None:
 
 @router.get("/dags/{dag_id}/library/rights", dependencies=CAN_READ_RENDERS)
 def rights(dag_id: str, user: GetUserDep, _config: LedgerDep) -> dict[str, bool]:
-    """Return what the user may do with the renders of a Dag."""
+    """Return the user's permissions for the renders of a Dag."""
     return {"edit": dag_id in editable_dag_ids({dag_id}, user)}
 
 
@@ -258,7 +258,7 @@ def spend(
     period: SpendPeriod = "30d",
     by: Literal["dag_id", "model"] = "dag_id",
 ) -> dict[str, Any]:
-    """Return what was spent by day and Dag or model, and the budgets."""
+    """Return the spend by day and Dag or model, and the budgets."""
     database, timezone = Database(config), default_timezone()
     first, last = _days(period, local_now().date())
     try:

@@ -1,5 +1,5 @@
 """
-The list of runs with renders: found by Dag, run and date, with their tasks by state and what they spent.
+The list of runs with renders: found by Dag, run and date, with their tasks by state and their cost.
 
 A refresh reads the task instances of runs that go on, and those that are new. The rest is in memory.
 """
@@ -153,7 +153,7 @@ def _summaries(
 
 
 def _summary(tasks: Sequence[renders.Task]) -> dict[str, Any]:
-    """Return the tasks of a run by state, and what they spent."""
+    """Return the tasks of a run by state, and their cost."""
     results = [
         task.result if isinstance(task.result, Mapping) else task.report
         for task in tasks

@@ -129,7 +129,7 @@ class Api(ReplyReader):
         return self.image_path if isinstance(request, ImageRequest) else self.video_path
 
     def submission_kind(self, request: GenerationRequest) -> str:
-        """Return the name of what the service limits together with this request: the model."""
+        """Return the name of the limit of the service that this request counts against: the model."""
         return request.model or ""
 
     def submit_call(

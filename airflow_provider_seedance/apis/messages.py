@@ -231,28 +231,28 @@ class VendorError:
 
 @dataclass(frozen=True)
 class Accepted:
-    """The service accepted the submission, which is billed from now on."""
+    """Outcome of a submission that the service accepted, and that is billed from now on."""
 
     generation: Generation
 
 
 @dataclass(frozen=True)
 class NotAccepted:
-    """The service certainly did not accept the submission; it can be sent again without paying twice."""
+    """Outcome of a submission that was certainly not accepted, and can be sent again without paying twice."""
 
     error: SeedanceError
 
 
 @dataclass(frozen=True)
 class Refused:
-    """The service refused the submission for good; nothing was billed."""
+    """Outcome of a submission that the service refused for good; nothing was billed."""
 
     error: SeedanceError
 
 
 @dataclass(frozen=True)
 class Uncertain:
-    """The outcome is unknown: the submission may have been accepted and billed."""
+    """Unknown outcome: the submission may have been accepted and billed."""
 
     error: SeedanceError
 

@@ -194,7 +194,7 @@ class Totals:
         return left * seconds / fresh if fresh > 0 and left and seconds > 0 else None
 
     def summary(self) -> str:
-        """Return the last line of the task's log: what came out and what it cost."""
+        """Return the last line of the task's log: counts and cost."""
         paid = f"cost {cost_text(self.credits, self.cost_usd) or 'not reported by the service'}"
         return (
             f"Batch of {counted(self.total, 'render')}: {self.succeeded} succeeded, {self.failed} failed, "

@@ -223,7 +223,7 @@ def _rows(text: str, problems: list[str]) -> Iterator[_Entry]:
 
 
 def _delimiter(text: str) -> str:
-    """Return what divides the columns: spreadsheets write semicolons where the comma is the decimal point."""
+    """Return the delimiter of the columns: spreadsheets write semicolons where the comma is the decimal point."""
     header = text.lstrip().split("\n", 1)[0]
     return max(",;\t", key=header.count)
 

@@ -1,4 +1,4 @@
-"""``airflow seedance estimate``: what a file of requests, or a Dag over a range of dates, will cost."""
+"""``airflow seedance estimate``: the cost of a file of requests, or of a Dag over a range of dates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``airflow seedance ledger``: what was spent, what was submitted, and corrections by a person."""
+"""``airflow seedance ledger``: the spend, the submissions, and corrections by a person."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _CLOCK_DIFFERENCE = timedelta(minutes=1)
 
 
 def spend(args: argparse.Namespace) -> int:
-    """Print what was spent; return the exit code."""
+    """Print the spend; return the exit code."""
     return _run(args, _spend)
 
 
@@ -68,7 +68,7 @@ def resolve(args: argparse.Namespace) -> int:
 
 
 def reconcile(args: argparse.Namespace) -> int:
-    """Print how the ledger differs from what the service lists; return the exit code: 1 if it does."""
+    """Print the differences between the ledger and the list of the service; return the exit code: 1 if there are any."""
     found: list[dict[str, Any]] = []
 
     def compare(args: argparse.Namespace, database: Database, config: LedgerConfig) -> Iterable[str]:

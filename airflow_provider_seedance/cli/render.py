@@ -16,14 +16,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance import generations

@@ -1,5 +1,5 @@
 """
-Bounds of time and memory for what a server sends.
+Bounds of time and memory for the replies of a server.
 
 The timeouts of HTTP libraries apply between two bytes. A server that sends a byte now and then, or one interim
 response after the other, never exceeds them and would hold a worker without end; a few kilobytes of compressed

@@ -1,4 +1,4 @@
-"""Budgets of a connection: what its renders may cost in an hour, a day, a week, a month, or in total."""
+"""Budgets of a connection: limits of its cost in an hour, a day, a week, a month, or in total."""
 
 from __future__ import annotations
 

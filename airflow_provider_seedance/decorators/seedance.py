@@ -60,7 +60,7 @@ class _SeedanceVideoDecoratedOperator(DecoratedOperator, SeedanceGenerateVideoOp
         )
 
     def request_arguments(self, context: Context) -> dict[str, Any]:
-        """Return the operator's arguments, completed or replaced by what the function returns."""
+        """Return the operator's arguments, completed or replaced by the result of the function."""
         context_merge(context, self.op_kwargs)
         kwargs = determine_kwargs(self.python_callable, self.op_args, context)
         returned = self.python_callable(*self.op_args, **kwargs)
@@ -78,7 +78,7 @@ class _SeedanceVideoDecoratedOperator(DecoratedOperator, SeedanceGenerateVideoOp
 
 def seedance_video_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:
     """
-    Generate a video from what a function returns.
+    Generate a video from the prompt or the arguments that a function returns.
 
     :param python_callable: Returns the prompt, or a dict of request arguments with a prompt; dict values
         win over the decorator's own.

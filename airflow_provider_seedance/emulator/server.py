@@ -198,7 +198,7 @@ class Handler(BaseHTTPRequestHandler):
             fault.record_use()
         self._log(request, status_sent, generation_id, fault)
         if reply is not None:
-            self._deliver(request, reply, fault, position)
+            self._deliver(reply, fault, position)
 
     def _read_body(self) -> bytes | None:
         """Return the body, or reply with an error and return ``None`` if it cannot be read."""
@@ -260,7 +260,7 @@ class Handler(BaseHTTPRequestHandler):
             # An error of the emulator itself: reported to the client, not lost in a thread.
             return service.error(ApiError(f"The emulator failed: {error!r}", status=500))
 
-    def _deliver(self, request: IncomingRequest, reply: Reply, fault: Fault | None, position: int) -> None:
+    def _deliver(self, reply: Reply, fault: Fault | None, position: int) -> None:
         """Send the reply, or the part of it that a fault leaves."""
         kind = fault.kind if fault is not None else ""
         if fault is not None and kind == "hold_reply":

@@ -128,7 +128,7 @@ class SeedanceHook(BaseHook):
 
     def estimate(self, request: GenerationRequest) -> Estimate:
         """
-        Return what a request costs by the prices of the connection, else the published ones, else unknown.
+        Return the cost of a request by the prices of the connection, else the published ones, else unknown.
 
         :raises SeedanceRequestError: the service does not take the request.
         """

@@ -1,4 +1,4 @@
-"""Queries about the ledger as an account: what was submitted, what it cost, and corrections by a person."""
+"""Queries about the ledger as an account: submissions, their cost, and corrections by a person."""
 
 from __future__ import annotations
 

@@ -91,10 +91,6 @@ class LedgerEntry:
         """Return whether a submission was, or may have been, sent for it."""
         return self.record is not None and self.record.state is not RecordState.NOT_SUBMITTED
 
-    def key_columns(self) -> dict[str, Any]:
-        """Return the columns that identify the row among those of the task."""
-        return {"record_key": self.key, "number": self.number}
-
     def columns(self) -> dict[str, Any]:
         """Return the columns of the record."""
         record = self.record

@@ -40,7 +40,7 @@ def reconcile(
     until: datetime,
 ) -> list[dict[str, Any]]:
     """
-    Return the differences between the ledger and what the service lists, as JSON values.
+    Return the differences between the ledger and the list of the service, as JSON values.
 
     :param listed: The generations of the account, at least those between two times.
     :param until: The second of these times; a later submission may be under way.

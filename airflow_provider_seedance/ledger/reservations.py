@@ -1,4 +1,4 @@
-"""Budgets in the ledger: what was spent and reserved, read in the transaction that writes the next intent."""
+"""Budgets in the ledger: the amounts spent and reserved, read in the transaction that writes the next intent."""
 
 from __future__ import annotations
 

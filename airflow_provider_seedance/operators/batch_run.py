@@ -1,8 +1,8 @@
 """
 One run of a batch task on a worker.
 
-Each entry is short: it takes in what has ended, submits as much as may be in flight, and defers until enough of
-that has ended. The items are in :mod:`airflow_provider_seedance.batch`; here are the order of an entry and its
+Each entry is short: it applies the ends of generations, submits as many as may be in flight, and defers until enough
+of them have ended. The items are in :mod:`airflow_provider_seedance.batch`; here are the order of an entry and its
 two ends, the deferral and the result.
 """
 
@@ -129,7 +129,7 @@ class BatchRun:
 
     def run(self, event: Any = None, carried: Any = None) -> dict[str, Any]:
         """
-        Take in what has ended, submit what may be in flight, then defer, wait here, or return the result.
+        Apply the ends of generations, submit as many as may be in flight, then defer, wait here, or return the result.
 
         :param event: Event of the trigger; a generation without a complete result in it is waited for again.
         :param carried: State that the entry before handed on.
@@ -434,7 +434,7 @@ def _ends_at(batch: Batch, state: ResumeState, durations: KnownDurations) -> flo
 
 
 def _durations_of(run: BatchRun, waits: Sequence[tuple[str, WaitState]]) -> dict[str, dict[str, list[float]]]:
-    """Return what the latest generations of each kind took, by connection, where a ledger knows that."""
+    """Return the durations of the latest generations of each kind, by connection, where a ledger has them."""
     by_connection: dict[str, list[WaitState]] = {}
     for conn_id, wait in waits:
         by_connection.setdefault(conn_id, []).append(wait)

@@ -33,7 +33,7 @@ from airflow_provider_seedance.polling.wait_state import deferral_timeout
 from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.submission import decisions
 from airflow_provider_seedance.submission.callback_url import callback_url_factory
-from airflow_provider_seedance.submission.decisions import SubmissionPolicy, unfit_owner
+from airflow_provider_seedance.submission.decisions import SubmissionPolicy
 from airflow_provider_seedance.submission.preflight import (
     check_callback,
     check_price_known,
@@ -49,10 +49,7 @@ from airflow_provider_seedance.submission.submission_result import (
 )
 from airflow_provider_seedance.submission.submitter import FallbackSubmission, Submission
 from airflow_provider_seedance.triggers.events import is_callback
-from airflow_provider_seedance.triggers.seedance import (
-    SeedanceCallbackTrigger,
-    SeedanceQuotaTrigger,
-)
+from airflow_provider_seedance.triggers.seedance import SeedanceCallbackTrigger, SeedanceQuotaTrigger
 from airflow_provider_seedance.version_compat import TaskDeferralTimeout
 
 log = logging.getLogger(__name__)
@@ -69,27 +66,21 @@ class _Candidate:
     prepared: Prepared
 
     def open_submission(
-        self,
-        run: GenerationRun,
-        clients: ExitStack,
-        *,
-        granted: str | None,
-        input_digests: dict[str, str],
+        self, run: GenerationRun, clients: ExitStack, *, granted: str | None, digests: dict[str, str]
     ) -> Submission:
         """
         Return the submission through the connection.
 
         :param clients: Closes its client.
         :param granted: The connection at which the triggerer has granted a submission: there no quota is reserved.
-        :param input_digests: Shared by the submissions of a task; see :class:`Submission`.
+        :param digests: Digests of inputs, shared by the submissions of a task; see :class:`Submission`.
         """
         operator, settings = run.operator, self.settings
         quota = SharedQuota.open(settings, clients)
         request, base_url = self.prepared.as_requested, settings.base_url
         fingerprint = Fingerprint.of(request, api=settings.api.name, base_url=base_url)
-        url_for = (
-            callback_url_factory(settings, run.context, operator.timeout) if operator.use_callback else None
-        )
+        timeout = operator.timeout
+        url_for = callback_url_factory(settings, run.context, timeout) if operator.use_callback else None
         return Submission(
             client=clients.enter_context(Client(settings, observer=quota)),
             store=run.store,
@@ -97,7 +88,7 @@ class _Candidate:
             attempt=Attempt.of(run.context["ti"], fingerprint),
             shared_quota=quota if operator.deferrable and settings.conn_id != granted else None,
             retry_inline=granted is None,
-            input_digests=input_digests,
+            input_digests=digests,
             policy=SubmissionPolicy.of(operator, url_for),
         )
 
@@ -119,14 +110,9 @@ class _Candidates:
         """Return the submission through these connections; see :meth:`_Candidate.open_submission`."""
         digests: dict[str, str] = {}
         submissions = [
-            each.open_submission(run, clients, granted=granted, input_digests=digests) for each in self.fit
+            each.open_submission(run, clients, granted=granted, digests=digests) for each in self.fit
         ]
         return FallbackSubmission(submissions=submissions, unfit=self.unfit, unusable_ids=unusable_ids)
-
-    def raise_unfit(self, record: Record | None, attempt: Attempt) -> None:
-        """Raise if the connection that was, or may have been, paid cannot make the request of a retry."""
-        if error := unfit_owner(self.unfit, record, attempt):
-            raise_with_paid_ids(error, [record])
 
 
 class GenerationRun(GenerationWait):
@@ -159,7 +145,10 @@ class GenerationRun(GenerationWait):
             candidates = _prepare_candidates(self)
         except errors.SeedanceError as error:
             raise_with_paid_ids(error, [record or known_record(self.store, None)])
-        candidates.raise_unfit(self.store.read(GENERATION_KEY) or record, Attempt.of(self.context["ti"]))
+        known, attempt = self.store.read(GENERATION_KEY) or record, Attempt.of(self.context["ti"])
+        # The connection that was, or may have been, paid cannot make the request of a retry.
+        if unfit := decisions.unfit_owner(candidates.unfit, known, attempt):
+            raise_with_paid_ids(unfit, [known])
         if operator.deferrable:
             _check_trigger(operator, candidates.fit[0])
         if since is None and record is None:

@@ -1,5 +1,5 @@
 """
-The part of a run of a single-generation task that comes after the submission: wait, with or without the worker, deliver.
+The run of a single-generation task after its submission: waiting, with or without the worker, and delivery.
 
 The end comes from the event of the task's own trigger, or from the service where the event is not a complete result.
 """
@@ -25,11 +25,7 @@ from airflow_provider_seedance.operators.task_hooks import Hooks
 from airflow_provider_seedance.operators.task_xcom import ENDS_AT_KEY, REPORT_KEY, pull_xcom, push_xcom
 from airflow_provider_seedance.polling.duration_model import kind_of
 from airflow_provider_seedance.polling.expected_end import ExpectedEnd
-from airflow_provider_seedance.polling.outcomes import (
-    after_resume,
-    raise_unless_succeeded,
-    timed_out,
-)
+from airflow_provider_seedance.polling.outcomes import after_resume, raise_unless_succeeded, timed_out
 from airflow_provider_seedance.polling.wait_state import deferral_timeout, quota_backoff
 from airflow_provider_seedance.submission.records import UNKNOWN_ID, Record, RecordState, as_ended
 from airflow_provider_seedance.submission.store import GENERATION_KEY, RecordStore
@@ -60,7 +56,7 @@ class DeferredWait:
 
 class GenerationWait:
     """
-    The part of a run that comes after the submission: waits for the generation, and delivers its result.
+    Run of a task that has submitted: it waits for the generation, and delivers its result.
 
     :param operator: Holds the arguments; gets the delivered result.
     """
@@ -75,7 +71,7 @@ class GenerationWait:
         operator.output_url = ""
 
     def submit(self, *, unusable_ids: frozenset[str] = frozenset()) -> dict[str, Any]:
-        """Submit, wait, and return the result; `unusable_ids` are generations of other tasks that cannot be delivered."""
+        """Submit another generation in place of those of other tasks that cannot be delivered, and wait for it."""
         raise NotImplementedError
 
     def complete(
@@ -264,7 +260,7 @@ def _durations(
     estimated_wait: float | None = None,
     **_: Any,
 ) -> list[float]:
-    """Return what the latest renders of the kind took, where a ledger knows that; report the expected end."""
+    """Return the durations of the latest renders of the kind, where a ledger has them; report the expected end."""
     try:
         base_url = run.hooks.of(conn_id).settings.base_url
     except errors.SeedanceConfigurationError:

@@ -1,4 +1,4 @@
-"""Failures after a submission: they name what was paid for, and below Airflow 3.3 no retry pays for it again."""
+"""Failures after a submission: they name the paid generations, and below Airflow 3.3 no retry pays for them again."""
 
 from __future__ import annotations
 

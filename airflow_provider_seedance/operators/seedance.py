@@ -47,7 +47,7 @@ class SeedanceGenerateVideoOperator(SeedanceVideoArguments, SeedanceGenerationOp
 
 class SeedreamGenerateImageOperator(SeedanceGenerationOperator):
     """
-    Operator that generates images and returns their result through XCom; ``seedance2api`` and ``ark`` only.
+    Operator that generates images and returns their result through XCom.
 
     These services reply with the images themselves, so the task usually neither waits nor defers. All request
     arguments are templates and can be mapped. Further arguments are those of

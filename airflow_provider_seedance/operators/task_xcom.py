@@ -39,7 +39,7 @@ def push_xcom(ti: Any, key: str, value: Any) -> bool:
 
 
 def pull_xcom(ti: Any, key: str) -> Any:
-    """Return what the running try pushed, or ``None``; never raises."""
+    """Return a value that the running try pushed, or ``None``; never raises."""
     try:
         return ti.xcom_pull(task_ids=ti.task_id, key=key, map_indexes=ti.map_index)
     except Exception as error:

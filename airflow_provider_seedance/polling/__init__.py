@@ -1,1 +1,1 @@
-"""Waiting: schedule, quota, the hub of a triggerer, and what the end of a wait means."""
+"""Waiting: schedule, quota, the hub of a triggerer, and the end of a wait."""

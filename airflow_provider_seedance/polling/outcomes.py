@@ -1,4 +1,4 @@
-"""Errors and decisions at the end of a wait: what a terminal state raises, and what a resumed task does next."""
+"""Errors and decisions at the end of a wait: the error of a terminal state, and the next step of a resumed task."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def after_resume(
     repeatedly_unknown: bool = False,
 ) -> ResumeStep:
     """
-    Decide what a resumed task does after one status request.
+    Decide the next step of a resumed task, after one status request.
 
     :param repeatedly_unknown: Whether the wait has ended because the service repeatedly did not know the generation.
         A single such reply is a failed request: a service may know a new id late.

@@ -102,7 +102,7 @@ class RequestQueue(Generic[T]):
         return max(len(self._polls) + len(self._submissions), len(self._deadlines))
 
     def next(self, now: float, *, max_ids: int = 1) -> Grant[T]:
-        """Return what may be sent now, by requests that can read ``max_ids`` generations each."""
+        """Return the grant of what is due, by requests that can read ``max_ids`` generations each."""
         self._skip_dead()
         free = self.quota.free(now)
         poll_at, submit_at = self._poll_at(now, free), self._submit_at(now, free)

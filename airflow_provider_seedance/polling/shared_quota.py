@@ -112,7 +112,7 @@ class _QuotaState:
 
     @classmethod
     def of(cls, recorded: Any, now: float) -> _QuotaState:
-        """Read what was recorded; an empty quota if nothing usable was."""
+        """Read a recorded state; an empty one if it is not usable."""
         try:
             values = {name: read_number(recorded.get(name)) for name in _QUOTA_FIELDS}
         except AttributeError:
@@ -148,7 +148,7 @@ class _QuotaState:
         return {name: value for name, value in values.items() if value is not None and value > -math.inf}
 
     def merged(self, other: _QuotaState) -> _QuotaState:
-        """Return what two machines know; of one window, the fewest requests that one of them has seen left."""
+        """Return the common state of two machines; of one window, the fewest requests that one of them has seen left."""
         first, last = sorted((self.quota, other.quota), key=lambda quota: quota.reset_at or 0.0)
         quota = replace(last, window=max(first.window or 0.0, last.window or 0.0) or None)
         if first.limit == last.limit and first.limit is not None:
@@ -327,7 +327,7 @@ def _try_lock(file: io.FileIO, attempts: int) -> bool:
 
 
 def _load(file: io.FileIO) -> Any:
-    """Return what was recorded, or an empty object if nothing readable is."""
+    """Return the recorded object, or an empty one if it is not readable."""
     try:
         file.seek(0)
         return json.loads(file.read(_MAX_FILE_BYTES) or "{}")

@@ -191,7 +191,7 @@ class _UploadWriter(Writer):
 
 @contextmanager
 def _removed_on_error(location: StorageLocation) -> Iterator[None]:
-    """Remove what a failed upload left under a name, but no file that it did not touch."""
+    """Remove the remains of a failed upload under a name, but no file that it did not touch."""
     before = location.stat()
     try:
         yield

@@ -11,7 +11,7 @@ The decision table of submitting at most once: pure functions of the record, the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, Literal
 
@@ -57,45 +57,38 @@ class SubmissionPolicy:
 
     @classmethod
     def of(cls, operator: Any, callback_url: Callable[[str], str] | None = None) -> SubmissionPolicy:
-        """Return the policy that the arguments of an operator say, which are validated."""
-        return cls(
-            callback_url=callback_url,
-            on_uncertain_submit=operator.on_uncertain_submit,
-            on_clear=operator.on_clear,
-            limits=operator.limits,
-            reuse=operator.reuse,
-            on_budget=operator.on_budget,
-            end_from_trigger=operator.end_from_trigger,
-        )
+        """Return the policy in the validated arguments of an operator."""
+        names = {item.name for item in fields(cls)} - {"callback_url"}
+        return cls(callback_url=callback_url, **{name: getattr(operator, name) for name in names})
 
 
 @dataclass(frozen=True)
 class Submit:
-    """Submit; ``note`` is the reason for the log, unless it is the first submission."""
+    """Verdict to submit; ``note`` is the reason for the log, unless it is the first submission."""
 
     note: str | None = None
 
 
 @dataclass(frozen=True)
 class LookUp:
-    """Look for the generation of an intent without an id; :func:`decide_uncertain` where there is none."""
+    """Verdict to look for the generation of an intent without an id; :func:`decide_uncertain` if none is found."""
 
 
 @dataclass(frozen=True)
 class ReadRemote:
-    """Read the recorded generation from the service, then call :func:`decide_remote`."""
+    """Verdict to read the recorded generation from the service, and to call :func:`decide_remote` then."""
 
 
 @dataclass(frozen=True)
 class Reattach:
-    """Wait for the recorded generation."""
+    """Verdict to wait for the recorded generation."""
 
     note: str
 
 
 @dataclass(frozen=True)
 class Deliver:
-    """Return the output of the recorded generation."""
+    """Verdict to return the output of the recorded generation."""
 
     generation: Generation
     note: str
@@ -103,7 +96,7 @@ class Deliver:
 
 @dataclass(frozen=True)
 class Fail:
-    """Raise the error."""
+    """Verdict to fail with the error."""
 
     error: errors.SeedanceError
 
@@ -299,7 +292,7 @@ def uncertain_error(
     on_uncertain: OnUncertain = "fail",
     resolve_command: str | None = None,
 ) -> errors.SeedanceUncertainSubmitError:
-    """Return the error of a task for a submission whose fate is unknown, with what a person should do."""
+    """Return the error of a task for a submission whose fate is unknown, with advice for a person."""
     resubmit = (
         "(on_uncertain_submit='resubmit' would submit again without asking.)"
         if on_uncertain == "fail"
@@ -342,7 +335,7 @@ def decide_remote(
     remote: Generation | errors.SeedanceError,
     now: datetime,
 ) -> Submit | Reattach | Deliver | Fail:
-    """Decide on a recorded generation of the same request, from what the service says about it."""
+    """Decide on a recorded generation of the same request, by its state at the service."""
     cleared, old = is_cleared(record, attempt), record.generation_id
     if record.reused_from and _is_lost(remote, now):
         return Submit(f"Generation {old} of another task cannot be delivered: submitting.")

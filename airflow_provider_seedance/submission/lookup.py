@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.client import flows
@@ -45,10 +45,10 @@ class SubmissionLookup:
     attempt: Attempt
     policy: decisions.SubmissionPolicy
     #: Ids that callbacks named for the uncertain submission, and those of them that could not be read.
-    callback_ids: tuple[str, ...] = ()
-    unconfirmed_ids: tuple[str, ...] = ()
+    callback_ids: tuple[str, ...] = field(default=(), init=False)
+    unconfirmed_ids: tuple[str, ...] = field(default=(), init=False)
     #: Error of the look-up, if the service did not answer it.
-    lookup_error: errors.SeedanceError | None = None
+    lookup_error: errors.SeedanceError | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.api = self.client.settings.api

@@ -1,5 +1,5 @@
 """
-Records of submissions: what identifies a request, and how far its generation came.
+Records of submissions: the identity of a request, and the progress of its generation.
 
 They are kept by a :class:`~airflow_provider_seedance.submission.store.RecordStore`. What follows from a record
 is decided in :mod:`airflow_provider_seedance.submission.decisions`.
@@ -365,7 +365,7 @@ def _adapter() -> TypeAdapter[Record]:
 
 
 def paid_ids(records: Iterable[Record | None]) -> list[str]:
-    """Return the ids of what was submitted by records."""
+    """Return the ids of the submissions of records."""
     return [generation_id for record in records if record for generation_id in record.submitted_ids]
 
 

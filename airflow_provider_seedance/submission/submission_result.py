@@ -14,7 +14,7 @@ from airflow_provider_seedance.submission.records import Record
 @dataclass(frozen=True)
 class HasGeneration:
     """
-    The task has a generation.
+    Result of a task that has a generation.
 
     :param generation: As far as it is known; terminal, or to be waited for.
     :param record: Its record, as last written.
@@ -27,7 +27,7 @@ class HasGeneration:
 @dataclass(frozen=True)
 class RetryLater:
     """
-    The service rejected the submission for now (rate limited); nothing was billed.
+    Result of a submission that the service rejected for now (rate limited); nothing was billed.
 
     :param error: Error of the service, with the delay it named.
     :param record: Record of an earlier submission to go on with, where the store is not durable.
@@ -55,7 +55,7 @@ class RetryLater:
 @dataclass(frozen=True, kw_only=True)
 class AwaitingCallback:
     """
-    The fate of a submission is unknown, and the service may still call back about it.
+    Result of a submission whose fate is unknown, while the service may still call back about it.
 
     :param record: The intent.
     :param until: Seconds since 1970 until which to wait for the callback.
@@ -73,7 +73,7 @@ SubmissionResult = HasGeneration | RetryLater | AwaitingCallback
 @dataclass(frozen=True)
 class Reusable:
     """
-    Another task has paid for the same request; nothing was submitted.
+    Generation of the same request that another task has paid for; nothing was submitted.
 
     :param record: Of its generation, as written for this task.
     """
@@ -84,7 +84,7 @@ class Reusable:
 @dataclass(frozen=True)
 class NotTaken:
     """
-    A connection certainly took nothing: its service rejected the submission, or none was sent.
+    Answer of a connection that certainly took nothing: its service rejected the submission, or none was sent.
 
     :param error: Why.
     :param record: Record of an earlier submission to go on with.

@@ -33,12 +33,7 @@ from airflow_provider_seedance.apis.messages import (
 from airflow_provider_seedance.apis.validation import Prepared
 from airflow_provider_seedance.client import flows
 from airflow_provider_seedance.client.api_client import Client
-from airflow_provider_seedance.generations import (
-    Generation,
-    GenerationRequest,
-    GenerationStatus,
-    utc_now,
-)
+from airflow_provider_seedance.generations import Generation, GenerationRequest, GenerationStatus, utc_now
 from airflow_provider_seedance.polling.shared_quota import SharedQuota, SharedRate
 from airflow_provider_seedance.submission import available_quota, decisions
 from airflow_provider_seedance.submission import records as rec
@@ -247,7 +242,7 @@ class Submission:
             ) from error
 
     def details(self, search: ReuseSearch | None) -> SubmissionDetails:
-        """Return what the ledger accounts for."""
+        """Return the details that the ledger accounts for."""
         return SubmissionDetails(
             prompt=self.prepared.request.prompt,
             item_key=self.item_key,
@@ -399,7 +394,7 @@ class FallbackSubmission:
             self.unusable_ids |= {str(result.record.generation_id)}
 
     def _search(self, owner: Submission, record: rec.Record | None) -> ReuseSearch | None:
-        """Return the search for what other tasks have paid for, at all of the connections."""
+        """Return the search for generations that other tasks have paid for, at all of the connections."""
         scope = owner.policy.reuse
         if scope == "task":
             return None

@@ -62,7 +62,7 @@ class Expectation:
 
     @classmethod
     def of(cls, generation: Generation) -> Expectation:
-        """Return what was set in the request of a generation, as far as its result says."""
+        """Return the arguments of the request of a generation, as far as its result has them."""
 
         def text(name: str) -> str | None:
             value = requested(generation, name)

@@ -349,7 +349,7 @@ class Service(ABC):
 
     @property
     def strict(self) -> bool:
-        """True if replies have only what is documented; see :class:`SeedanceEmulator`."""
+        """True if replies have documented fields only; see :class:`SeedanceEmulator`."""
         return self.backend.options.strict
 
     def route(self, call: Call) -> Route:
