@@ -8,7 +8,7 @@ from airflow.secrets import BaseSecretsBackend
 
 
 class CountingBackend(BaseSecretsBackend):
-    """Writes one byte for each look-up into the file that ``BENCHMARK_LOOKUPS`` names."""
+    """Secrets backend that writes one byte for each look-up into the file that ``BENCHMARK_LOOKUPS`` names."""
 
     def get_conn_value(self, conn_id: str, team_name: str | None = None) -> str | None:
         """Count, and leave the answer to the next backend."""

@@ -1,5 +1,5 @@
 """
-Polls against delay, beside the alternatives and the optimum.
+Number of polls against delay, beside the alternatives and the optimum.
 
     python benchmarks/polling.py [--renders 10000] [--plot docs/benchmarks/polling-frontier.png]
 
@@ -44,6 +44,13 @@ DELAY = 5.0
 #: progress; 95th percentile of the delay against that of polling every ten seconds.
 LEARNED, NO_HISTORY, LEDGER, CHANGED, PROGRESS, TAIL = 1.12, 1.5, 1.1, 1.25, 4.0, 2.0
 FIXED_P95 = 9.5
+
+COLUMNS = ("polls", "mean delay", "95 %", "optimum at this delay", "against it")
+
+
+def cells(got: Result, optimum: float, against: str) -> tuple[str, ...]:
+    """Return the cells of :data:`COLUMNS`."""
+    return (f"{got.polls:.1f}", f"{got.delay:.1f} s", f"{got.p95:.1f} s", f"{optimum:.1f}", against)
 
 
 class Report:
@@ -101,11 +108,7 @@ class Report:
             "No history, one prior and one setting for all medians (mean delay 5 s over all)",
             "sigma",
             "median",
-            "polls",
-            "mean delay",
-            "95 %",
-            "optimum at this delay",
-            "against it",
+            *COLUMNS,
             "optimum at 5 s",
             "against it",
         )
@@ -122,17 +125,8 @@ class Report:
                 own, at_five = fewest_polls(times, round(got.delay, 2)), fewest_polls(times, DELAY)
                 ratios.append(got.polls / own)
                 baselines.append(got.polls / at_five)
-                self.line(
-                    sigma,
-                    f"{median:g}",
-                    f"{got.polls:.1f}",
-                    f"{got.delay:.1f} s",
-                    f"{got.p95:.1f} s",
-                    f"{own:.1f}",
-                    f"{ratios[-1]:.2f}",
-                    f"{at_five:.1f}",
-                    f"{baselines[-1]:.2f}",
-                )
+                measured = cells(got, own, f"{ratios[-1]:.2f}")
+                self.line(sigma, f"{median:g}", *measured, f"{at_five:.1f}", f"{baselines[-1]:.2f}")
             everywhere += ratios
             self.line(
                 sigma, "mean", "", "", "", "", f"{np.mean(ratios):.2f}", "", f"{np.mean(baselines):.2f}"
@@ -145,11 +139,7 @@ class Report:
             f"A restarted triggerer that is given {MAX_DURATIONS} durations by the ledger, as it comes",
             "sigma",
             "median",
-            "polls",
-            "mean delay",
-            "95 %",
-            "optimum at this delay",
-            "against it",
+            *COLUMNS,
         )
         ratios = []
         for sigma in SIGMAS:
@@ -159,15 +149,7 @@ class Report:
                 got = learned_result(times.draw(self.renders, int(median) + 1)[1], model)
                 optimum = fewest_polls(times, round(got.delay, 2))
                 ratios.append(got.polls / optimum)
-                self.line(
-                    sigma,
-                    f"{median:g}",
-                    f"{got.polls:.1f}",
-                    f"{got.delay:.1f} s",
-                    f"{got.p95:.1f} s",
-                    f"{optimum:.1f}",
-                    f"{ratios[-1]:.2f}",
-                )
+                self.line(sigma, f"{median:g}", *cells(got, optimum, f"{ratios[-1]:.2f}"))
         print(f"\nOn average over all of them: {self.mark(float(np.mean(ratios)), LEDGER)}")
 
     def progress(self) -> None:
@@ -200,11 +182,7 @@ class Report:
             "A kind that suddenly takes twice or half as long: 50 renders later",
             "sigma",
             "median",
-            "polls",
-            "mean delay",
-            "95 %",
-            "optimum at this delay",
-            "against it",
+            *COLUMNS,
         )
         for sigma in SIGMAS:
             for before, after in ((120.0, 240.0), (120.0, 60.0)):
@@ -219,15 +197,8 @@ class Report:
                         seen.append(polled(float(end), by_model(known.of("kind"))))
                 got = Result.of(seen)
                 optimum = fewest_polls(Times(after, sigma), round(got.delay, 2))
-                self.line(
-                    sigma,
-                    f"{before:g} to {after:g}",
-                    f"{got.polls:.1f}",
-                    f"{got.delay:.1f} s",
-                    f"{got.p95:.1f} s",
-                    f"{optimum:.1f}",
-                    self.mark(got.polls / optimum, CHANGED),
-                )
+                against = self.mark(got.polls / optimum, CHANGED)
+                self.line(sigma, f"{before:g} to {after:g}", *cells(got, optimum, against))
 
     def alternatives(self) -> None:
         self.head(

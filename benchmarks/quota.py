@@ -132,7 +132,7 @@ _machine: ContextVar[int] = ContextVar("machine", default=-1)
 
 
 class Ledger:
-    """What machines share, in memory."""
+    """Common state of the machines, in memory."""
 
     def __init__(self) -> None:
         self.states: dict[str, Any] = {}

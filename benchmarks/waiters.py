@@ -12,7 +12,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 
 class IdleTrigger(BaseTrigger):
-    """Waits without end, to measure Airflow's own cost of a deferred task."""
+    """Trigger that waits without end, to measure Airflow's own cost of a deferred task."""
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what Airflow needs to make the trigger again."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from functools import cache
+from pathlib import Path
 
 import pytest
 from source_tree import FUNCTIONS, MODULES, PACKAGE, ROOT, name_of, nodes_of, runtime_nodes, tree_of
@@ -169,6 +170,28 @@ def test_benchmarks_have_no_circular_imports() -> None:
     graph = {name: imports_of(nodes_of(tree_of(path))) & paths.keys() for name, path in paths.items()}
     assert circles(graph) == []
     assert any(graph.values())
+
+
+def imported_tests(tree: ast.AST) -> list[str]:
+    """Return the test modules that a module imports."""
+    found = []
+    for node in nodes_of(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [*(getattr(node, "module", None) or "").split("."), *(alias.name for alias in node.names)]
+            found += [name for name in names if name.rpartition(".")[2].startswith("test_")]
+    return found
+
+
+def test_test_modules_do_not_import_each_other() -> None:
+    paths = sorted(Path(__file__).parent.rglob("*.py"))
+    assert [f"{path}: {found}" for path in paths for found in imported_tests(tree_of(path))] == []
+
+
+def test_imported_tests_are_found() -> None:
+    tree = ast.parse(
+        "import a.test_b\nfrom . import test_c as c\nfrom .test_d import e\nfrom f import latest_g"
+    )
+    assert imported_tests(tree) == ["a.test_b", "test_c", "test_d"]
 
 
 def test_circles_are_found() -> None:

@@ -15,6 +15,7 @@ REPOSITORY = ROOT.parent
 #: Words that neither code nor pages use: they stand for an actor or a field's noun that has a name.
 BANNED_WORDS = re.compile(
     r"\b(nobody|somebody|whoever|anybody|everybody|whatever|told|asked|errands?|mailbox|stubborn(ly)?|patience"
+    r"|no one|someone|anyone|everyone|those who"
     r"|so many|so often|for ever|at the (most|least)|begins? anew|(?<!there )is no (?!such|longer|more)\w+)\b",
     re.IGNORECASE,
 )
@@ -117,24 +118,33 @@ def test_docstrings_begin_with_a_noun_or_an_imperative() -> None:
     )
 
 
-#: Modules of tests and benchmarks, except this one.
-TEST_MODULES = sorted(
-    {*REPOSITORY.glob("tests/**/test_*.py"), *REPOSITORY.glob("benchmarks/*.py")} - {Path(__file__)}
+#: Further modules, except this one, and one that uses the account ``nobody`` of Unix.
+OTHER_MODULES = sorted(
+    path
+    for folder in ("tests", "benchmarks", "example_dags", "tools")
+    for path in (REPOSITORY / folder).rglob("*.py")
+    if path != Path(__file__) and path.name != "backends.py"
 )
 
 
-def test_tests_have_no_banned_words_and_names() -> None:
+def test_other_code_has_no_banned_words_and_names() -> None:
     found = [
         (path, line, word[0])
-        for path in TEST_MODULES
+        for path in OTHER_MODULES
         for line, text in texts(source_of(path), tree_of(path))
         for word in BANNED_WORDS.finditer(text)
     ]
     found += [
         (path, line, name)
-        for path in TEST_MODULES
+        for path in OTHER_MODULES
         for line, name in defined_names(tree_of(path))
         if name_parts(name) & BANNED_NAME_PARTS
+    ]
+    found += [
+        (path, line, text.splitlines()[0])
+        for path in OTHER_MODULES
+        for line, text in docstrings(tree_of(path))
+        if re.split(r"\W", text, maxsplit=1)[0] in BANNED_FIRST_WORDS
     ]
     none_of([f"{path.relative_to(REPOSITORY)}:{line}: {word}" for path, line, word in found])
 

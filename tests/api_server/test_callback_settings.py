@@ -93,7 +93,7 @@ def test_made_up_names_do_not_evict_real_connections(server: CallbackServer) -> 
 
 
 def test_forged_tokens_cause_few_lookups(server: CallbackServer) -> None:
-    """The names in tokens that are not verified yet can be made up by anyone."""
+    """An attacker can make up the names in tokens that are not verified yet."""
 
     async def do(http: httpx.AsyncClient) -> list[int]:
         forged = [token_for("guess", conn_id=f"made up {number}") for number in range(400)]

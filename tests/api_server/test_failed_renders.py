@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_seedance.api_server.renders import Task, batches_of, totals_of
-from api_server.test_renders import ENDED, batch, result, shown, video
+from api_server.render_samples import ENDED, batch, result, shown, video
 
 REQUEST = {"prompt": "A shoe", "duration": 8, "images": ["https://b.example/a.png"], "fixed_lens": True}
 

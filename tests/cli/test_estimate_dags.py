@@ -271,7 +271,7 @@ def test_the_last_day_is_included_with_all_its_hours(in_dag: InDag) -> None:
 
 @pytest.fixture
 def own_bundles() -> Iterator[None]:
-    """Reads the Dag bundles as the test configures them."""
+    """Dag bundles as the test configures them."""
     forget_bundles()
     yield
     forget_bundles()

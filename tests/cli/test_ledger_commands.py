@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ledger.test_ledger_store import DETAILS, later, submitted
-from ledger.test_task_state import ended
+from ledger.record_samples import DETAILS, ended, later, submitted
 from support import Store, TaskInstance, make_context
 
 from airflow_provider_seedance.cli import main

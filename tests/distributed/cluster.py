@@ -41,7 +41,7 @@ class Cluster(Client):
     Each component has a directory for temporary files of its own, as if it had a machine of its own: what
     the package leaves there for other processes reaches only those of the same component.
 
-    A second API server is there for those who :meth:`launch` it: tasks know one address only.
+    A second API server starts with :meth:`launch`: tasks know one address only.
     """
 
     def __init__(

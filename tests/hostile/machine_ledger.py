@@ -136,7 +136,7 @@ class LedgerMachine(Machine):
         self.again: dict[str, float] = {}
         self.reuse = reuse
         #: What other tasks have paid for.
-        self.others: list[Paid] = []
+        self.reusable: list[Paid] = []
         self.store: LedgerState = LedgerState()
         self.budgets = () if limit is None else (Budget(unit="cost_usd", limit=limit, per="total"),)
         self.runs = 0
@@ -155,14 +155,14 @@ class LedgerMachine(Machine):
         if self.is_decided(self.known_id):
             self.count("rendered again")
         elif self.reuse == "any" and self.on_clear == "reuse":
-            equal = [paid for paid in self.others if paid.prompt == prompt and not paid.unavailable]
+            equal = [paid for paid in self.reusable if paid.prompt == prompt and not paid.unavailable]
             assert not any(paid.status in _REUSED for paid in equal), "another task has paid for it"
         billed = sum(paid.status not in _NOT_BILLED for paid in self.paid)
         for budget in self.budgets:
             assert billed < budget.limit, "a render over the budget"
         if self.max_cost_usd is not None:
-            others = sum(paid.status not in _NOT_BILLED for paid in self.others)
-            assert billed - others < self.max_cost_usd, "a render over max_cost_usd"
+            reused = sum(paid.status not in _NOT_BILLED for paid in self.reusable)
+            assert billed - reused < self.max_cost_usd, "a render over max_cost_usd"
 
     def take(self, call: Any) -> Any:
         """Count the intents whose worker dies before it sends the request."""
@@ -178,7 +178,7 @@ class LedgerMachine(Machine):
         reserved = sum(not post.disproved for post in self.posts) + self.store.crashes
         if isinstance(error, errors.SeedanceBudgetError):
             self.count("refused by a budget")
-            used_up = reserved + len(self.others) >= self.budgets[0].limit
+            used_up = reserved + len(self.reusable) >= self.budgets[0].limit
         elif isinstance(error, errors.SeedanceMaxCreditsError):
             self.count("refused by max_cost_usd")
             used_up = self.max_cost_usd is not None and reserved >= self.max_cost_usd
@@ -216,7 +216,7 @@ class LedgerMachine(Machine):
             return
         store.write(GENERATION_KEY, rec.with_id(intent, paid.id))
         self.paid.append(paid)
-        self.others.append(paid)
+        self.reusable.append(paid)
 
     def check_attached(self, outcome: HasGeneration) -> None:
         for post in self.posts if outcome.generation.status.terminal else ():
@@ -225,7 +225,7 @@ class LedgerMachine(Machine):
             assert not ignored, "a decision to render again is ignored"
         if outcome.record.reused_from:
             self.count("reused")
-            assert outcome.generation.generation_id in {paid.id for paid in self.others}
+            assert outcome.generation.generation_id in {paid.id for paid in self.reusable}
             for post in self.unsettled():
                 assert self.may_be_left(post), f"{post} is forgotten"
                 post.settled = True

@@ -1,7 +1,7 @@
 """
 State machine of a task below Airflow 3.3, which has no store of records.
 
-A retry knows nothing of what was paid for. So whatever fails after a payment fails for good and names it, unless the
+A retry knows nothing of what was paid for. So every failure after a payment is final and names it, unless the
 Dag author chose ``on_uncertain_submit="resubmit"``; a lost worker and a clear start from scratch, as documented.
 """
 

@@ -1,4 +1,4 @@
-"""What all integration tests share: an emulator of the services, and the empty database of an Airflow."""
+"""Common fixtures of all integration tests: an emulator of the services, and the empty database of an Airflow."""
 
 from __future__ import annotations
 

@@ -2,60 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy import event
-from sqlalchemy.engine import Engine
 from support import Store, TaskInstance
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import GenerationStatus
 from airflow_provider_seedance.ledger.task_state import TaskStateStore
 from airflow_provider_seedance.submission import records as rec
-from airflow_provider_seedance.submission.store import GENERATION_KEY, SubmissionDetails
+from airflow_provider_seedance.submission.store import GENERATION_KEY
 
-from . import test_task_state as samples
-from .test_task_state import NOW, generation
-
-DETAILS = SubmissionDetails(prompt="A quartz heron", item_key="heron")
+from .record_samples import DETAILS, generation, later, submitted
+from .record_samples import same_ended as ended
+from .record_samples import same_intent as intent
+from .sent_statements import statements
 
 Open = Callable[..., Any]
-
-#: Records with the same correlation value each time.
-intent = cache(samples.intent)
-ended = cache(samples.ended)
-
-
-@contextmanager
-def statements() -> Iterator[list[str]]:
-    """Collect the statements that are sent to databases."""
-    sent: list[str] = []
-
-    def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
-        if not statement.startswith("BEGIN"):
-            sent.append(statement.split()[0])
-
-    event.listen(Engine, "before_cursor_execute", note)
-    try:
-        yield sent
-    finally:
-        event.remove(Engine, "before_cursor_execute", note)
-
-
-def later(seconds: int, **changes: Any) -> rec.Record:
-    """Make the intent of another submission."""
-    return rec.replace(intent(), intended_at=NOW.replace(second=seconds), **changes)
-
-
-def submitted(record: rec.Record, number: int = 1) -> rec.Record:
-    running = generation(number, status=GenerationStatus.RUNNING, urls=())
-    return rec.as_submitted(record, running, NOW, synchronous=False)
 
 
 # ---------------------------------------------------------------------- records

@@ -16,7 +16,7 @@ from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.submission.submitter import Submission
 
 from .discarding_task import DiscardingTask
-from .test_task_state import generation
+from .record_samples import generation
 
 Connect = Callable[..., None]
 

@@ -24,7 +24,8 @@ from airflow_provider_seedance.policies.retry import SeedanceRetryPolicy
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission.store import GENERATION_KEY, SubmissionDetails
 
-from . import test_task_state as samples
+from . import record_samples as samples
+from .sent_statements import statements
 
 Connect = Callable[..., None]
 Open = Callable[..., Any]
@@ -255,8 +256,6 @@ def test_two_hundred_submitters_use_up_a_budget_and_never_exceed_it(any_ledger: 
 
 
 def test_each_submitter_reads_the_budgets_with_one_query(any_ledger: Any, open_ledger: Open) -> None:
-    from .test_ledger_store import statements
-
     open_ledger().load()
     budgets = (
         Budget(unit="credits", limit=1000, per="day"),

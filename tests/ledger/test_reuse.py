@@ -23,7 +23,7 @@ from airflow_provider_seedance.ledger.spending import spend
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission.store import GENERATION_KEY, ReuseSearch, SubmissionDetails
 
-from . import test_task_state as samples
+from . import record_samples as samples
 from .reusing_task import Task, posts
 
 Connect = Callable[..., None]

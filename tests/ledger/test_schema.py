@@ -18,7 +18,8 @@ from airflow_provider_seedance.ledger import schema, shared_state_changer
 from airflow_provider_seedance.ledger.tables import VERSION_TABLE, metadata
 from airflow_provider_seedance.submission.store import GENERATION_KEY
 
-from .test_ledger_store import DETAILS, intent, submitted
+from .record_samples import DETAILS, submitted
+from .record_samples import same_intent as intent
 
 Open = Callable[..., Any]
 

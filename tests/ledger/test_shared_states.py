@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, select
-from sqlalchemy.engine import Engine
+from sqlalchemy import select
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.rate_limits import RateLimit
@@ -31,6 +30,8 @@ from airflow_provider_seedance.ledger.tables import shared_states
 from airflow_provider_seedance.polling import shared_quota
 from airflow_provider_seedance.polling.quota import POLICY
 from airflow_provider_seedance.polling.shared_quota import EXCHANGE_INTERVAL_SECONDS, SharedQuota
+
+from .sent_statements import statements
 
 IDENTITY = ("https://vendor.example/v1", "digest-of-a-key")
 NOW = float(int(time.time()))
@@ -128,26 +129,16 @@ def test_a_machine_waits_behind_the_submissions_that_are_queued_on_another_one(l
 
 
 def test_a_machine_exchanges_at_intervals(ledger: Path, on: On) -> None:
-    statements: list[str] = []
-
-    def record(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if "seedance_shared" in statement:
-            statements.append(statement.split()[0])
-
-    event.listen(Engine, "before_cursor_execute", record)
-    try:
-        with on("a"):
-            learn(9)
-            for _ in range(5):
-                quota().reserve(NOW)
-            assert statements == ["SELECT", "INSERT"]
-            quota().reserve(LATER)
-            assert statements[2:] == ["SELECT", "UPDATE"]
-            quota().exchange(LATER + EXCHANGE_INTERVAL_SECONDS)
-            quota().exchange(LATER + 2 * EXCHANGE_INTERVAL_SECONDS)
-            assert statements[4:] == ["SELECT", "UPDATE", "SELECT"]
-    finally:
-        event.remove(Engine, "before_cursor_execute", record)
+    with statements("seedance_shared") as sent, on("a"):
+        learn(9)
+        for _ in range(5):
+            quota().reserve(NOW)
+        assert sent == ["SELECT", "INSERT"]
+        quota().reserve(LATER)
+        assert sent[2:] == ["SELECT", "UPDATE"]
+        quota().exchange(LATER + EXCHANGE_INTERVAL_SECONDS)
+        quota().exchange(LATER + 2 * EXCHANGE_INTERVAL_SECONDS)
+        assert sent[4:] == ["SELECT", "UPDATE", "SELECT"]
 
 
 def test_namespaces_share_nothing(ledger: Path, on: On, monkeypatch: pytest.MonkeyPatch) -> None:

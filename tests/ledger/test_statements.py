@@ -4,34 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from sqlalchemy import event
-from sqlalchemy.engine import Engine
 
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 
+from . import sent_statements
 from .discarding_task import DiscardingTask
 
 Connect = Callable[..., None]
 
-#: Read with the first transaction of a process, and not for each submission.
-VERSION = "SELECT seedance_ledger_version"
-
 
 @pytest.fixture
 def statements() -> Iterator[list[str]]:
-    """The statements about tables of the ledger, by their first word."""
-    found: list[str] = []
-
-    def record(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if "seedance_" in statement and not statement.startswith(VERSION):
-            found.append(statement.split()[0])
-
-    event.listen(Engine, "before_cursor_execute", record)
-    yield found
-    event.remove(Engine, "before_cursor_execute", record)
+    """The statements about the submissions, by their first word."""
+    with sent_statements.statements("seedance_submissions") as sent:
+        yield sent
 
 
 @pytest.fixture

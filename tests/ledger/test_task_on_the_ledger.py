@@ -21,6 +21,7 @@ from airflow_provider_seedance.submission import decisions
 from airflow_provider_seedance.version_compat import AIRFLOW_V_3_2_PLUS
 
 from .discarding_task import DiscardingTask
+from .record_samples import attempt, generation, intent
 
 Connect = Callable[..., None]
 
@@ -185,16 +186,12 @@ def test_an_end_without_a_worker_is_recorded(task: DiscardingTask, monkeypatch: 
 def test_an_end_that_cannot_be_recorded_ends_the_task_all_the_same(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from .test_task_state import generation
-
     monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", "sqlite:////nowhere/at/all/ledger.db")
     record_end(generation(1))
     assert "is not recorded" in caplog.text
 
 
 def test_a_run_that_was_made_again_counts_as_cleared() -> None:
-    from .test_task_state import attempt, intent
-
     record = decisions.Record.from_value({**intent().as_dict(), "ti_id": "a"})
     same = decisions.Attempt(**{**vars(attempt()), "ti_id": "a"})
     other = decisions.Attempt(**{**vars(attempt()), "ti_id": "b"})

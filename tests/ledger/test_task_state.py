@@ -9,65 +9,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from helpers import video
 from support import Store
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.callbacks.inbox import key_for, with_id
-from airflow_provider_seedance.generations import Generation, GenerationStatus
+from airflow_provider_seedance.generations import GenerationStatus
 from airflow_provider_seedance.ledger.task_state import STATE_KEY, TaskStateStore
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission import store as stores
 from airflow_provider_seedance.submission.store import GENERATION_KEY
 from airflow_provider_seedance.submission.timing import TIMING
 from airflow_provider_seedance.version_compat import never_expire
-
-NOW = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
-
-
-def fingerprint(prompt: str) -> rec.Fingerprint:
-    return rec.Fingerprint.of(video(prompt), api="ark", base_url="https://ark.example")
-
-
-def attempt(prompt: str = "a") -> rec.Attempt:
-    return rec.Attempt(fingerprint=fingerprint(prompt), max_tries=2, try_number=1)
-
-
-def generation(number: int, **changes: Any) -> Generation:
-    known: dict[str, Any] = {
-        "generation_id": f"cgt-20260102030405-{number:05}",
-        "api": "ark",
-        "media": "video",
-        "status": GenerationStatus.SUCCEEDED,
-        "model": "seedance-1-5-pro",
-        "urls": (f"https://media.example/{number}.mp4?X-Signature={'5' * 60}",),
-        "duration": 5,
-        "resolution": "720p",
-        "credits": 14,
-        "cost_usd": 0.07,
-        "completed_at": NOW,
-        **changes,
-    }
-    return Generation(**known)
-
-
-def intent(prompt: str = "a", **result_defaults: Any) -> rec.Record:
-    return rec.intent_record(
-        attempt(prompt),
-        NOW,
-        conn_id="seedance_default",
-        passed_over={},
-        correlates=True,
-        result_defaults=result_defaults,
-        end_from_trigger=False,
-    )
-
-
-def ended(number: int, failure: rec.Failure | None = None, **changes: Any) -> rec.Record:
-    made = generation(number, **changes)
-    record = rec.as_submitted(intent(f"prompt {number}", credits=14), made, NOW, synchronous=True)
-    return rec.replace(record, failure=failure)
-
+from ledger.record_samples import NOW, ended, fingerprint, generation, intent
 
 ENDED = ended(1)
 

@@ -47,6 +47,10 @@ class Batch:
     def context(self) -> Any:
         return make_context(self.store if self.stored else None, self.ti)
 
+    def without_store(self) -> None:
+        """Take the task state store away, as on an Airflow below 3.3."""
+        self.stored = False
+
     def other_task(self) -> Batch:
         """Return another task instance on the same service."""
         return Batch(self.services, self.connect)

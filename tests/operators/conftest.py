@@ -11,6 +11,7 @@ from support import Log
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.operators.base import SeedanceOperator
 from operators.batch_runner import Batch
+from operators.fallback_task import ConnectTo, connect_to
 from operators.generation_task import Connect, Task
 
 
@@ -55,3 +56,22 @@ def batch(services: SeedanceEmulator, connect: Connect, api: str) -> Batch:
 @pytest.fixture
 def callback_timed_out(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return lambda: set_submission_timing(monkeypatch, callback_timeout=0.0)
+
+
+@pytest.fixture
+def connect_both(monkeypatch: pytest.MonkeyPatch) -> ConnectTo:
+    return connect_to(monkeypatch)
+
+
+@pytest.fixture(params=["task state", "ledger", "no store"])
+def kept(request: pytest.FixtureRequest) -> str:
+    """The place of the records of the task, or of the batch."""
+    place: str = request.param
+    if place == "ledger":
+        request.getfixturevalue("ledger")
+    elif place == "no store":
+        instance: Task | Batch = request.getfixturevalue(
+            "task" if "task" in request.fixturenames else "batch"
+        )
+        instance.without_store()
+    return place

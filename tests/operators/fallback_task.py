@@ -18,6 +18,41 @@ CONNECTIONS = [PRIMARY, FALLBACK]
 
 ConnectTo = Callable[..., None]
 
+API = "seedance2api"
+
+#: Reasons for which a connection certainly takes nothing, by name: a fault, or a setting of the connection.
+PASSING: dict[str, dict[str, Any]] = {
+    "401": {"kind": "refuse", "status": 401},
+    "402": {"kind": "refuse", "status": 402, "code": "INSUFFICIENT_CREDITS"},
+    "403": {"kind": "refuse", "status": 403},
+    "long 429": {"kind": "rate_limit", "retry_after": 1800},
+    "503": {"kind": "refuse", "status": 503, "code": "SERVICE_UNAVAILABLE", "times": None},
+    "short 429s": {"kind": "rate_limit", "retry_after": 0, "times": None},
+    "unreachable": {},
+    "unfit": {},
+}
+
+#: Outcomes after which no other connection may be tried.
+FINAL: dict[str, dict[str, Any]] = {
+    "lost reply": {"kind": "drop_reply"},
+    "gateway error": {"kind": "gateway_error"},
+    "408": {"kind": "refuse", "status": 408},
+    "500": {"kind": "refuse", "status": 500},
+    "rubbish": {"kind": "rubbish"},
+    "400": {"kind": "refuse", "status": 400},
+    "moderation": {"kind": "refuse", "status": 400, "code": "CONTENT_POLICY_VIOLATION"},
+}
+
+#: Outcomes that may be waited for.
+LIMITED = {"long 429", "short 429s"}
+
+#: Outcomes that may be billed, or are.
+UNCERTAIN = ("lost reply", "gateway error", "408", "500", "rubbish")
+
+
+class Killed(BaseException):
+    """The worker is killed."""
+
 
 def connect_to(monkeypatch: pytest.MonkeyPatch) -> ConnectTo:
     """Return a function that makes a connection to a service of an emulator."""

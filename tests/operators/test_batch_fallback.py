@@ -20,9 +20,19 @@ from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.emulator.services import seedance2api
 from operators.batch_runner import keys, kinds, lines
 from operators.fallback_batch import FallbackBatch
-from operators.fallback_task import FALLBACK, PRIMARY, ConnectTo, connect_to, disconnect
+from operators.fallback_task import (
+    API,
+    FALLBACK,
+    FINAL,
+    LIMITED,
+    PASSING,
+    PRIMARY,
+    UNCERTAIN,
+    ConnectTo,
+    Killed,
+    disconnect,
+)
 from operators.generation_task import Connect
-from operators.test_fallback import API, FINAL, LIMITED, PASSING, UNCERTAIN, Killed
 
 #: The outcomes of items, each after one that is accepted: two uncertain ones in a row would stop the batch.
 ITEMS = [prompt for outcome in FINAL for prompt in (f"before {outcome}", outcome)]
@@ -31,11 +41,6 @@ ACCEPTED = sorted(prompt for prompt in ITEMS if prompt not in FINAL)
 
 #: What may be billed.
 BILLED = sorted([*ACCEPTED, "lost reply", "rubbish"])
-
-
-@pytest.fixture
-def connect_both(monkeypatch: pytest.MonkeyPatch) -> ConnectTo:
-    return connect_to(monkeypatch)
 
 
 @pytest.fixture
@@ -51,16 +56,6 @@ def batch(
     connect_both(PRIMARY, batch.primary, API)
     connect_both(FALLBACK, batch.fallback, API)
     return batch
-
-
-@pytest.fixture(params=["task state", "ledger", "no store"])
-def kept(request: pytest.FixtureRequest, batch: FallbackBatch) -> str:
-    """Where the records are kept."""
-    kept: str = request.param
-    if kept == "ledger":
-        request.getfixturevalue("ledger")
-    batch.stored = kept != "no store"
-    return kept
 
 
 @pytest.fixture

@@ -15,46 +15,22 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.callbacks import tokens
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.triggers.seedance import SeedanceQuotaTrigger
-from operators.fallback_task import FALLBACK, PRIMARY, ConnectTo, FallbackTask, connect_to, disconnect
+from operators.fallback_task import (
+    API,
+    FALLBACK,
+    FINAL,
+    LIMITED,
+    PASSING,
+    PRIMARY,
+    UNCERTAIN,
+    ConnectTo,
+    FallbackTask,
+    Killed,
+    disconnect,
+)
 from operators.generation_task import CALLED, Connect, fire, make
 
-API = "seedance2api"
-
-#: Reasons for which a connection certainly takes nothing, by name: a fault, or a setting of the connection.
-PASSING: dict[str, dict[str, Any]] = {
-    "401": {"kind": "refuse", "status": 401},
-    "402": {"kind": "refuse", "status": 402, "code": "INSUFFICIENT_CREDITS"},
-    "403": {"kind": "refuse", "status": 403},
-    "long 429": {"kind": "rate_limit", "retry_after": 1800},
-    "503": {"kind": "refuse", "status": 503, "code": "SERVICE_UNAVAILABLE", "times": None},
-    "short 429s": {"kind": "rate_limit", "retry_after": 0, "times": None},
-    "unreachable": {},
-    "unfit": {},
-}
-
-#: Outcomes after which no other connection may be tried.
-FINAL: dict[str, dict[str, Any]] = {
-    "lost reply": {"kind": "drop_reply"},
-    "gateway error": {"kind": "gateway_error"},
-    "408": {"kind": "refuse", "status": 408},
-    "500": {"kind": "refuse", "status": 500},
-    "rubbish": {"kind": "rubbish"},
-    "400": {"kind": "refuse", "status": 400},
-    "moderation": {"kind": "refuse", "status": 400, "code": "CONTENT_POLICY_VIOLATION"},
-}
-
 OUTCOMES = ("accepted", *PASSING, *FINAL)
-
-#: Outcomes that may be waited for.
-LIMITED = {"long 429", "short 429s"}
-
-#: Outcomes that may be billed, or are.
-UNCERTAIN = ("lost reply", "gateway error", "408", "500", "rubbish")
-
-
-@pytest.fixture
-def connect_both(monkeypatch: pytest.MonkeyPatch) -> ConnectTo:
-    return connect_to(monkeypatch)
 
 
 @pytest.fixture
@@ -68,17 +44,6 @@ def task(
     connect_both(PRIMARY, task.primary, API)
     connect_both(FALLBACK, task.fallback, API)
     return task
-
-
-@pytest.fixture(params=["task state", "ledger", "no store"])
-def kept(request: pytest.FixtureRequest, task: FallbackTask) -> str:
-    """Where the records are kept."""
-    kept: str = request.param
-    if kept == "ledger":
-        request.getfixturevalue("ledger")
-    elif kept == "no store":
-        task.without_store()
-    return kept
 
 
 @pytest.fixture
@@ -250,10 +215,6 @@ def test_a_rejected_retry_keeps_the_generation_that_failed_on_record(
 
 
 # ---------------------------------------------------------------------- the record before each POST
-
-
-class Killed(BaseException):
-    """The worker is killed."""
 
 
 @pytest.mark.parametrize("at", range(8))

@@ -1,4 +1,4 @@
-"""Waits at a service that refuses every status request: each ends, and its error names the generation."""
+"""The waits at a service that refuses every status request: each ends, and its error names the generation."""
 
 from __future__ import annotations
 

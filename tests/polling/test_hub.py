@@ -21,7 +21,7 @@ CONN = "seedance_default"
 
 
 class Waits:
-    """Waits for generations of one connection."""
+    """The waits for generations of one connection."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

@@ -1,4 +1,4 @@
-"""Polls by the durations of the ledger, against the optimum for a known distribution of render times."""
+"""Number of polls by the durations of the ledger, against the optimum for a known distribution of render times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waits for many generations in simulated time: when enough have ended."""
+"""The wait for many generations in simulated time: when enough have ended."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ from support import PROMPT
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import GenerationStatus, utc_now
+from airflow_provider_seedance.submission import lookup
 from airflow_provider_seedance.submission import records as rec
-from airflow_provider_seedance.submission import submitter as module
 from submission.entry import Task
 
 
@@ -218,7 +218,7 @@ def test_images_without_an_id_get_one_of_ours(images: Task) -> None:
 def test_images_whose_links_expired(images: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     first = images.submit()
     later = utc_now() + timedelta(hours=25)
-    monkeypatch.setattr(module, "utc_now", lambda: later)
+    monkeypatch.setattr(lookup, "utc_now", lambda: later)
     with pytest.raises(errors.SeedanceOutputGoneError, match="was billed") as caught:
         images.retry()
     assert first.generation_id in caught.value.message

@@ -65,7 +65,7 @@ class Seen:
 
 class MediaServer:
     """
-    Serves files from memory; a context manager.
+    Server of files in memory; a context manager.
 
     ``script`` queues unusual replies for a path, ``always`` gives one to every request for it.
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import time
-from pathlib import Path
 
 import pytest
 
@@ -17,8 +16,7 @@ from airflow_provider_seedance.transfers.media_header import (
     MediaHeader,
 )
 from airflow_provider_seedance.transfers.verification import Expectation, inspect, read_header
-
-FOLDER = Path(__file__).parent / "media"
+from transfers.media_samples import FOLDER, sample
 
 #: Samples, and what each holds: format, width, height, seconds, sound.
 VIDEOS = {
@@ -57,11 +55,6 @@ IMAGES = {
     "pillow-rgba.png": "png",
     "pillow.webp": "webp",
 }
-
-
-def sample(name: str) -> bytes:
-    """Return the content of a sample."""
-    return (FOLDER / name).read_bytes()
 
 
 def header_of(data: bytes) -> MediaHeader | None:

@@ -17,8 +17,8 @@ from airflow_provider_seedance.emulator.models import MediaSpec
 from airflow_provider_seedance.generations import Generation
 from airflow_provider_seedance.transfers import playback
 from airflow_provider_seedance.transfers.verification import Expectation, inspect, read_verify
+from transfers.media_samples import sample
 from transfers.results import single
-from transfers.test_media_headers import sample
 
 
 def problems(data: bytes, **expected: Any) -> tuple[str, ...]:

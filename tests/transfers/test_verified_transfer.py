@@ -16,9 +16,9 @@ from airflow_provider_seedance.generations import utc_now
 from airflow_provider_seedance.ledger.configuration import LedgerConfig
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.tables import submissions
+from transfers.media_samples import sample
 from transfers.results import batch, names_in, operator, run, run_into, single
 from transfers.server import MediaServer
-from transfers.test_media_headers import sample
 
 pytestmark = pytest.mark.usefixtures("conn", "service")
 
