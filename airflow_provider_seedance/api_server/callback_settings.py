@@ -53,7 +53,7 @@ class SettingsCache:
     """
     Cache of settings by connection id and team.
 
-    Both come from tokens that are not verified yet, so anyone can send any number of them. Lookups therefore have
+    Both come from tokens that are not verified yet: an attacker can send any number of them. Lookups therefore have
     threads of their own, and those of unknown ids a limited rate.
     """
 

@@ -156,7 +156,7 @@ def is_in_destination(path: str, destination: Any) -> bool:
     """
     Return whether a path is within the destination of its transfer: the file itself, or a file in the directory.
 
-    In the root of a bucket only its direct children are: anyone who can change XComs could read the whole bucket.
+    In the root of a bucket only its direct children are: a user who can change XComs could read the whole bucket.
 
     :param destination: The rendered field.
     """

@@ -163,7 +163,7 @@ def error_of(
 def limit_notice(items: Sequence[BatchItem], refusal: errors.SeedanceError) -> str:
     """Return the line for a batch that a limit of the task stops."""
     waiting = [item for item in items if item.phase is Phase.WAITING]
-    return f"{refusal.message} {counted(len(waiting), 'render')} not submitted: {_keys(waiting)}."
+    return f"{refusal.message} {counted(len(waiting), 'render')} not submitted: {listed([item.key for item in waiting])}."
 
 
 def _named(items: Iterable[BatchItem]) -> str:
@@ -172,7 +172,3 @@ def _named(items: Iterable[BatchItem]) -> str:
         for item in items
     ]
     return listed(shown, separator="; ")
-
-
-def _keys(items: Iterable[BatchItem]) -> str:
-    return listed([item.key for item in items])

@@ -21,11 +21,12 @@ from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import airflow_provider_seedance
 from airflow_provider_seedance import generations
 from airflow_provider_seedance.cli.connection import KEY_VARIABLE, connection_from_environment
-from airflow_provider_seedance.cli.demo_airflow import DemoAirflow, DemoError, run_url
+from airflow_provider_seedance.cli.demo_airflow import DemoAirflow, DemoError
 from airflow_provider_seedance.cli.interrupts import interruptible
 from airflow_provider_seedance.cli.render import price_text, print_fetch_command
 from airflow_provider_seedance.exceptions import SeedanceConfigurationError
@@ -172,7 +173,7 @@ def _run(plan: DemoPlan, output: Path, *, keep: bool, stack: ExitStack, say: Say
             _print_recovery(airflow, plan, run_id, output)
         raise
     if keep:
-        url = run_url(airflow, plan.dag_id, run_id)
+        url = f"{airflow.url}/dags/{quote(plan.dag_id)}/runs/{quote(run_id, safe='')}"
         print(
             f"\nAirflow is still running: {url}\nPress Ctrl-C to stop it.\n\nRenders: {url}/plugin/{RUN_ROUTE}\n"
             f"Spend:   {airflow.url}{PREFIX}/spend",

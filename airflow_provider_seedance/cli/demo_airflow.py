@@ -149,11 +149,6 @@ class DemoAirflow:
             return json.load(response)
 
 
-def run_url(airflow: DemoAirflow, dag_id: str, run_id: str) -> str:
-    """Return the address of a Dag run in the UI."""
-    return f"{airflow.url}/dags/{quote(dag_id)}/runs/{quote(run_id, safe='')}"
-
-
 def _run_path(dag_id: str, run_id: str) -> str:
     return f"/dags/{quote(dag_id)}/dagRuns/{quote(run_id, safe='')}"
 

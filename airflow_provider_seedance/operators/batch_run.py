@@ -381,7 +381,8 @@ class BatchRun:
         self._push_report(batch, state)
 
     def _push_report(self, batch: Batch, state: ResumeState) -> None:
-        push_xcom(self.context["ti"], REPORT_KEY, _report_of(batch, state, self._durations))
+        report = results.report_of(batch.items, ends_at=_ends_at(batch, state, self._durations))
+        push_xcom(self.context["ti"], REPORT_KEY, report)
 
     # ------------------------------------------------------------------ the end
 
@@ -417,10 +418,6 @@ def _cancel(hooks: Hooks, ti: Any, trigger: SeedanceBatchTrigger, log: Any) -> N
 def _progress_of(batch: Batch, state: ResumeState) -> str:
     totals, seconds = Totals.of(batch.items), time.time() - state.started_at
     return totals.progress(seconds=seconds, ended_before=state.ended_before or 0).capitalize()
-
-
-def _report_of(batch: Batch, state: ResumeState, durations: KnownDurations) -> dict[str, Any]:
-    return results.report_of(batch.items, ends_at=_ends_at(batch, state, durations))
 
 
 def _ends_at(batch: Batch, state: ResumeState, durations: KnownDurations) -> float | None:
