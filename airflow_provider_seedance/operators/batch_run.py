@@ -207,9 +207,8 @@ class BatchRun:
         if first:
             state = replace(state, ended_before=Totals.of(batch.items).ended)
             self._push_report(batch, state)
-        progress = _throttled(
-            self.timing.progress_interval_seconds, partial(self._show_progress, batch, state)
-        )
+        interval = self.timing.progress_interval_seconds
+        progress = _throttled(interval, partial(self._show_progress, batch, state))
         while True:
             self._load_from_manifest(batch)
             # What has ended is on file before anything else can fail, and a manifest that cannot be written is
