@@ -49,7 +49,7 @@ class LazyApp:
     ) -> None:
         """Answer one request."""
         if self._app is None:
-            from airflow_provider_seedance.api_server.app import build
+            from airflow_provider_seedance.api_server.app import build  # at the first request
 
             self._app = build()
         await self._app(scope, receive, send)

@@ -195,7 +195,7 @@ def _store_id(claims: CallbackClaims, payload: CallbackPayload, session: Any) ->
     if payload.generation_id is None:
         return False
     try:
-        from airflow._shared.state import TaskScope
+        from airflow._shared.state import TaskScope  # Airflow 3.3 and later
         from airflow.state import get_state_backend
     except ImportError:
         return False

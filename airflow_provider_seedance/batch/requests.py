@@ -42,7 +42,7 @@ _IDENTITY = ("key", "take")
 
 _TAKES = "it takes a list of prompts or of dicts of request arguments, or the path of a JSONL or CSV file"
 _IN_A_LIST = " (put a single request in a list: requests=[…])"
-_FREE = "Nothing was sent, nothing is billed."
+_NOTHING_BILLED = "Nothing was sent, nothing is billed."
 
 
 class _InvalidEntry(ValueError):
@@ -81,11 +81,11 @@ def read_requests(
     _find_duplicate_keys(items, problems)
     if problems:
         raise errors.SeedanceRequestError(
-            f"The requests cannot be used: {listed(problems, '; ')}. {_FREE} Correct them and clear the task."
+            f"The requests cannot be used: {listed(problems, '; ')}. {_NOTHING_BILLED} Correct them and clear the task."
         )
     if count > MAX_ITEMS:
         raise errors.SeedanceRequestError(
-            f"There are more than {MAX_ITEMS} requests, the maximum of one task. {_FREE} Divide "
+            f"There are more than {MAX_ITEMS} requests, the maximum of one task. {_NOTHING_BILLED} Divide "
             "them among several tasks."
         )
     if not items:
@@ -125,7 +125,7 @@ def _is_prompt(text: str) -> bool:
 
 
 def _unusable(what: str) -> errors.SeedanceRequestError:
-    return errors.SeedanceRequestError(f"{what}; {_TAKES}. {_FREE}")
+    return errors.SeedanceRequestError(f"{what}; {_TAKES}. {_NOTHING_BILLED}")
 
 
 def _numbered(values: Iterable[Any]) -> Iterator[_Entry]:
@@ -141,7 +141,9 @@ def _literal(text: str, what: str) -> Iterable[Any]:
             continue
         if isinstance(found, (list, tuple)):
             return found
-    raise errors.SeedanceRequestError(f"{what} is not a list in JSON or Python: {text[:60]!r}. {_FREE}")
+    raise errors.SeedanceRequestError(
+        f"{what} is not a list in JSON or Python: {text[:60]!r}. {_NOTHING_BILLED}"
+    )
 
 
 def _json(text: str) -> Any:
@@ -281,7 +283,7 @@ def _failed_item(index: int, entry: Any, problem: str) -> BatchItem:
     except _InvalidEntry:
         key = str(index)
     item = BatchItem(key=key, arguments={})
-    item.fail(errors.SeedanceRequestError(f"The request cannot be used: {problem}. {_FREE}"))
+    item.fail(errors.SeedanceRequestError(f"The request cannot be used: {problem}. {_NOTHING_BILLED}"))
     return item
 
 
@@ -312,7 +314,7 @@ def _take(value: Any) -> int | None:
     text = value.strip() if isinstance(value, str) else ""
     take = int(text) if text.isdecimal() and len(text) < 6 else value
     if isinstance(take, bool) or not isinstance(take, int) or not 1 <= take <= MAX_ITEMS:
-        raise _InvalidEntry(f"has the take {_shown(value)}; a take is a whole number from 1 to {MAX_ITEMS}")
+        raise _InvalidEntry(f"has the take {_preview(value)}; a take is a whole number from 1 to {MAX_ITEMS}")
     return take
 
 
@@ -327,7 +329,7 @@ def _key(value: Any, index: int, take: int | None = None) -> str:
     suffix = f"-{take}" if take and take > 1 else ""
     if not key.strip() or len(key + suffix) > MAX_KEY_CHARS or not key.isprintable():
         raise _InvalidEntry(
-            f"has the key {_shown(value)}; a key is printable text of at most {MAX_KEY_CHARS} characters"
+            f"has the key {_preview(value)}; a key is printable text of at most {MAX_KEY_CHARS} characters"
         )
     return key + suffix
 
@@ -344,5 +346,5 @@ def _kind(value: Any) -> str:
     return "None" if value is None else type(value).__name__
 
 
-def _shown(value: Any) -> str:
+def _preview(value: Any) -> str:
     return repr(value[:40]) if isinstance(value, str) else f"of type {_kind(value)}"

@@ -250,17 +250,17 @@ class SeedanceHook(BaseHook):
             durations=tuple(durations),
             max_quota_wait=max_quota_wait,
         )
-        on_reading = _StatusLog(report)
+        on_status = _StatusLog(report)
         while True:
             step = await wait_for_generation(
-                state, self.seedance_conn_id, look_up, not_before=0.0, report=on_reading
+                state, self.seedance_conn_id, look_up, not_before=0.0, report=on_status
             )
             if step.kind != "deadline":
                 return generation_of(step, timeout)
             reading = await self._read_once(settings, generation_id, media)
             resume = after_resume(reading, deadline=deadline, now=time.time(), max_quota_wait=max_quota_wait)
             if resume.kind == "ended" and resume.generation is not None:
-                on_reading(resume.generation)
+                on_status(resume.generation)
                 return resume.generation
             if resume.kind != "wait":
                 raise timed_out(generation_id, timeout, resume.generation, state.result_defaults)

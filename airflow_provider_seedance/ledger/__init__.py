@@ -1,4 +1,4 @@
-"""Stores of the records of submissions."""
+"""Stores of the records of submissions. SQLAlchemy is loaded only where a ledger is configured."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ def open_store(context: Context) -> RecordStore:
     config = read_config()
     if config is None:
         return task_state
-    # SQLAlchemy is not loaded in a task without a ledger.
     from airflow_provider_seedance.ledger.ledger_store import LedgerStore
 
     return LedgerStore.open(config, context, task_state)

@@ -68,8 +68,8 @@ class SeedanceDatasetFacet(_Generations, DatasetFacet):
 def of_generations(result: Mapping[str, Any]) -> OperatorLineage:
     """Return the lineage of a task that generates, from its result, single or batch."""
     made = [result] if "generation_id" in result else list(result.get("succeeded") or [])
-    facts = {
-        **_facts(made),
+    values = {
+        **_common_values(made),
         "credits": result.get("credits"),
         "costUsd": result.get("cost_usd"),
         "counts": dict(result.get("counts") or {}) or None,
@@ -77,18 +77,18 @@ def of_generations(result: Mapping[str, Any]) -> OperatorLineage:
     }
     return OperatorLineage(
         outputs=[_generation(one) for one in made[:MAX_NAMED]],
-        run_facets={FACET: SeedanceRunFacet(**facts)},
-        job_facets={FACET: SeedanceJobFacet(**facts)},
+        run_facets={FACET: SeedanceRunFacet(**values)},
+        job_facets={FACET: SeedanceJobFacet(**values)},
     )
 
 
 def of_transfer(result: Mapping[str, Any], made: Iterable[Any]) -> OperatorLineage:
     """Return the lineage of a transfer, from its result and the generations that were stored."""
     results = [generation.result() for generation in made]
-    facts = _facts(results)
+    values = _common_values(results)
     namespace, name = _stored_at(result)
     stored = SeedanceDatasetFacet(
-        **facts,
+        **values,
         credits=_sum(one["credits"] for one in results),
         costUsd=_sum(one["cost_usd"] for one in results),
         bytes=result.get("bytes"),
@@ -97,18 +97,20 @@ def of_transfer(result: Mapping[str, Any], made: Iterable[Any]) -> OperatorLinea
     return OperatorLineage(
         inputs=[_generation(one) for one in results[:MAX_NAMED]],
         outputs=[Dataset(namespace=namespace, name=name, facets={FACET: stored})],
-        job_facets={FACET: SeedanceJobFacet(**facts)},
+        job_facets={FACET: SeedanceJobFacet(**values)},
     )
 
 
 def _generation(one: Mapping[str, Any]) -> Dataset:
-    facet = SeedanceDatasetFacet(**_facts([one]), credits=one.get("credits"), costUsd=one.get("cost_usd"))
+    facet = SeedanceDatasetFacet(
+        **_common_values([one]), credits=one.get("credits"), costUsd=one.get("cost_usd")
+    )
     return Dataset(
         namespace=f"seedance://{one.get('api')}", name=str(one["generation_id"]), facets={FACET: facet}
     )
 
 
-def _facts(made: list[Any]) -> dict[str, Any]:
+def _common_values(made: list[Any]) -> dict[str, Any]:
     return {
         "api": _one(made, "api"),
         "model": _one(made, "model"),

@@ -164,7 +164,7 @@ class SeedanceOperator(SeedanceTaskMixin, BaseOperator):
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
         """Report the generations and their cost to OpenLineage, where that is installed."""
-        from airflow_provider_seedance.observability import lineage
+        from airflow_provider_seedance.observability import lineage  # on workers only
 
         return lineage.of_generations(self.delivered)
 

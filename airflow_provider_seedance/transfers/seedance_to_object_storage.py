@@ -130,7 +130,7 @@ class SeedanceToObjectStorageOperator(SeedanceTaskMixin, BaseOperator):
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
         """Return the stored files for OpenLineage, where it is installed."""
-        from airflow_provider_seedance.observability import lineage
+        from airflow_provider_seedance.observability import lineage  # on workers only
 
         return lineage.of_transfer(*(self._delivered or (None, ())))
 
