@@ -25,7 +25,7 @@ class SeedanceError(AirflowException):
     """
     Base of all errors of this package.
 
-    :param message: What happened and what to do next.
+    :param message: The event, and advice what to do next.
     :param http_status: HTTP status of the reply, if there was one.
     :param vendor_code: Error code of the service, such as ``INVALID_PROMPT``.
     :param method: HTTP method of the request that failed.
@@ -37,7 +37,7 @@ class SeedanceError(AirflowException):
     #: Whether an automatic retry of the task can succeed. Where it cannot, the class is also an
     #: ``AirflowFailException``, so that every version of Airflow fails the task at once.
     retry_helps: ClassVar[bool] = True
-    #: What the error rules out: this request or its generation (``item``), requests that the key has no permission
+    #: Scope of the error: this request or its generation (``item``), requests that the key has no permission
     #: for (``permission``), every request of the account (``account``), every request for now (``service``), or
     #: nothing at the service, only this attempt of the task (``task``).
     scope: ClassVar[ErrorScope] = "task"

@@ -274,7 +274,7 @@ class Generation:
     :param progress: Percent done, 0 to 100, where the service reports it.
     :param estimated_wait: Expected duration of the render in seconds, where the service reports it.
     :param last_frame_url: The last frame of a video as an image, where it was requested.
-    :param usage: What the service counted: ``output_tokens``, ``generated_images`` of images, and ``processing_seconds``.
+    :param usage: Amounts that the service counted: ``output_tokens``, ``generated_images`` of images, and ``processing_seconds``.
     :param outputs: ``id``, ``width``, ``height``, ``format`` and ``size_bytes`` of each output, where the service reports them.
     :param error_message: Reason of a failure in the service's words, or what failed of a group that succeeded in part.
     :param request: Arguments that a delivered file is compared with, as far as the other values do not state them.

@@ -207,7 +207,7 @@ class Settings:
     :param auth_header: ``authorization`` or ``x-api-key``.
     :param timeout: Seconds per HTTP call, or ``None`` for the defaults of 30 (600 for images).
     :param submissions_per_minute: Limits of the plan, by pattern of the model.
-    :param callback_base_url: Where services reach this Airflow's API server.
+    :param callback_base_url: URL at which services reach this Airflow's API server.
     :param callback_secret: Signs the callback addresses.
     :param callback_signing: Signature scheme of the service's callbacks, if it signs them.
     :param media_hosts: Hosts media may come from in addition to public https ones.

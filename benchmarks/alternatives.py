@@ -32,7 +32,7 @@ import httpx
 from airflow_provider_seedance.testing import SeedanceEmulator
 from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger
 
-#: When each render was noticed, by generation.
+#: Time at which each render was noticed, by generation.
 Noticed = dict[str, float]
 
 

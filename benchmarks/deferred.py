@@ -28,7 +28,7 @@ SERVICES = ("seedance2api", "runbase", "ark")
 #: Signs the addresses of callbacks.
 CALLBACK_SECRET = "what the addresses are signed with"
 
-#: What Airflow logs when its event loop stood still.
+#: Message of Airflow when its event loop stood still.
 BLOCKED = "blocked for"
 
 # One task, mapped; its instances are made by fill.py.

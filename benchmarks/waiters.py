@@ -29,7 +29,7 @@ class OwnClientTrigger(BaseTrigger):
     Looks the connection up, makes a client, and asks at a fixed interval.
 
     :param conn_id: The Airflow connection.
-    :param path: What to ask for.
+    :param path: Path of the request.
     :param interval: Seconds between two requests.
     """
 

@@ -94,7 +94,7 @@ class TaskInstance:
         self.max_tries = max_tries
         self.try_number = try_number
         self.pushed: dict[str, Any] = {}
-        #: What Airflow says of this task instance while it is being killed.
+        #: State that Airflow reports of this task instance while it is being killed.
         self.state: str | None = "running"
 
     def xcom_push(self, key: str, value: Any) -> None:

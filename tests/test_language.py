@@ -71,6 +71,10 @@ def defined_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.attr
 
 
+#: Comments of constants and attributes, and parameters in docstrings, that begin with a clause in place of a noun.
+CLAUSES = re.compile(r"(#:|:param \w+:) (What|Who|Whoever|How|Where|When|Why)\b")
+
+
 def name_parts(name: str) -> set[str]:
     """Return the words of an identifier: ``HTTPTurnQueue`` and ``turn_queue`` have ``turn`` and ``queue``."""
     return {part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)}
@@ -147,6 +151,13 @@ def test_other_code_has_no_banned_words_and_names() -> None:
         if re.split(r"\W", text, maxsplit=1)[0] in BANNED_FIRST_WORDS
     ]
     none_of([f"{path.relative_to(REPOSITORY)}:{line}: {word}" for path, line, word in found])
+
+
+def test_comments_and_parameters_begin_with_a_noun() -> None:
+    paths = [*MODULES, *OTHER_MODULES]
+    none_of([f"{path}: {found[0]}" for path in paths for found in CLAUSES.finditer(source_of(path))])
+    assert CLAUSES.search("#: What it is.")
+    assert not CLAUSES.search("#: Its name.")
 
 
 def test_findings_in_code_are_found() -> None:

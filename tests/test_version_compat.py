@@ -19,7 +19,7 @@ from airflow_provider_seedance import version_compat
 
 HOUSE = Path(airflow_provider_seedance.__file__).parent
 
-#: How code asks which Airflow it runs on, or finds out by trying.
+#: Code that looks up the version of Airflow, or finds it out by trying.
 QUESTIONS = re.compile(
     r"AIRFLOW_V_\d_\d_PLUS\s*=|airflow\.__version__|airflow\.version|version\(\W*apache.airflow|get_base_airflow_version"
     r"|packaging\.version|from airflow(?! ?_)[^\n]*\n[^\n]*\n?\s*except ImportError:[^\n]*\n\s*from airflow"

@@ -74,7 +74,7 @@ def _module(*names: str) -> Any:
 _serde = _module("airflow.sdk.serde", "airflow.serialization.serde")
 serialize, deserialize = _serde.serialize, _serde.deserialize
 
-#: What makes and reads serialized Dags.
+#: Writer and reader of serialized Dags.
 DagSerialization: Any = dag_serialization()
 
 

@@ -21,7 +21,7 @@ class RateLimit:
 
     :param limit: Requests in the current window.
     :param remaining: Requests left in it.
-    :param reset_at: When the window ends.
+    :param reset_at: End of the window.
     :param retry_after: Seconds to wait before the next request; only meaningful on a refusal
         (``seedance2api`` sends the field on successful replies too).
     """

@@ -51,7 +51,7 @@ class TaskRequests:
     :param requests: Requests with known arguments.
     :param unpriced: The connection of each further request, whose arguments are unknown until it runs.
     :param uncounted: Whether there may be more requests, in an unknown number.
-    :param notes: What is unknown, for the user.
+    :param notes: Unknown facts, for the user.
     """
 
     task_id: str

@@ -139,7 +139,7 @@ class YieldingStream(httpcore.AsyncNetworkStream):
 
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
         self._stream = stream
-        #: What was received of the headers of the present reply; ``None`` after them.
+        #: Received bytes of the headers of the present reply; ``None`` after them.
         self._head: bytes | None = None
         self._head_bytes = 0
 

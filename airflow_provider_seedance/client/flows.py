@@ -111,7 +111,7 @@ def uncertain_error(
     """
     Return the error for a submission whose fate is unknown.
 
-    :param next_step: What to do after a look into the console of the service.
+    :param next_step: Advice for the time after a look into the console of the service.
     """
     error = errors.SeedanceUncertainSubmitError(
         f"{what}. One generation may have been billed at {api} without its id being known here; it is not "

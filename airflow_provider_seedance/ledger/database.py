@@ -42,7 +42,7 @@ class Database:
     """
     The database of the configured ledger, opened when it is first used.
 
-    :param config: Where it is.
+    :param config: Its location.
     """
 
     def __init__(self, config: LedgerConfig) -> None:

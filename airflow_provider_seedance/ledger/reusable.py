@@ -101,6 +101,6 @@ def _source(connection: Connection, task: TaskIdentity, record_key: str, search:
     )
     if search.scope == "dag":
         query = query.where(_COLUMNS.dag_id == task.dag_id)
-    # What has succeeded comes first (its state is the first by name), and what has no id last.
+    # Ended rows come first (their state is the first by name), and those without an id last.
     query = query.order_by(_COLUMNS.generation_id.is_(None), _COLUMNS.state, _COLUMNS.intended_at.desc())
     return connection.execute(query.limit(1)).mappings().first()

@@ -54,9 +54,9 @@ class SeedanceOperator(SeedanceTaskMixin, BaseOperator):
     :param use_callback: Let the service call Airflow when the render ends, so that the task resumes at once. Needs
         ``deferrable=True``, ``callback_base_url`` and ``callback_secret`` in the connection, and a service with
         callbacks; refused for batches.
-    :param on_uncertain_submit: What to do when it is unknown whether the service accepted a submission:
+    :param on_uncertain_submit: Reaction when it is unknown whether the service accepted a submission:
         ``"fail"`` for good, or ``"resubmit"`` at the risk of paying twice.
-    :param on_clear: What a cleared task does whose generation had succeeded: ``"reuse"`` delivers it,
+    :param on_clear: Behaviour of a cleared task whose generation had succeeded: ``"reuse"`` delivers it,
         ``"new"`` makes (and pays for) another take. A template.
     :param cancel_on_kill: Whether to cancel the generation when a person ends the task, where the
         service supports it and only while the generation is queued.
@@ -65,10 +65,10 @@ class SeedanceOperator(SeedanceTaskMixin, BaseOperator):
     :param max_credits: Maximum credits of the task instance, over all its tries and clears (below Airflow 3.3 without a
         ledger, of one try). Refused where the price of a render is not known.
     :param max_cost_usd: The same in US dollars.
-    :param on_budget: What to do when the render would exceed a budget of the connection: ``"fail"`` for good, or
+    :param on_budget: Reaction when the render would exceed a budget of the connection: ``"fail"`` for good, or
         ``"wait"`` until the budget renews. That needs ``deferrable=True``; from Airflow 3.4 on a single render is also
         rescheduled.
-    :param reuse: Where to look for a generation of the same request before it is submitted: ``"task"`` in this task
+    :param reuse: Scope of the search for a generation of the same request before it is submitted: ``"task"`` in this task
         instance only, ``"dag"`` in all runs of the Dag, ``"any"`` in all Dags. Other than ``"task"`` needs a ledger.
     """
 

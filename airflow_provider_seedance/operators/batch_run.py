@@ -211,7 +211,7 @@ class BatchRun:
         progress = _throttled(interval, partial(self._show_progress, batch, state))
         while True:
             self._load_from_manifest(batch)
-            # What has ended is on file before anything else can fail, and a manifest that cannot be written is
+            # Ended items are on file before anything else can fail, and a manifest that cannot be written is
             # reported before anything is paid for.
             self._write_manifest(batch, required=first)
             first = False

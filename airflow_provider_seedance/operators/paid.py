@@ -53,7 +53,7 @@ def paid_generations(
             raise
         raise unrecorded_error(error, ids if known else ()) from error
     if not keeps_retries and paid():
-        # What Airflow still does, such as pushing the result, may fail.
+        # Later steps of Airflow, such as pushing the result, may fail.
         forbid_retry(context["ti"])
 
 

@@ -187,7 +187,7 @@ class Quota:
     def reserved_for_submissions(self, now: float) -> float:
         """Return the number of free requests that status requests leave to submissions."""
         share = self.policy.submission_share
-        # What is still reserved at the end of a window is lost, so the reservation shrinks with the time left.
+        # A reservation that is left at the end of a window is lost, so it shrinks with the time left.
         if self.limit is not None:
             left = self.left_in_window(now)
             window = self.window or 0.0

@@ -263,8 +263,8 @@ class SharedRate(_SharedFile):
     Shared rate of submissions of one kind.
 
     :param identity: Base URL and a digest of the key.
-    :param kind: What the service limits together, such as a model.
-    :param count: What one submission counts.
+    :param kind: Name of the submissions that the service limits together, such as a model.
+    :param count: Count of one submission.
     """
 
     def __init__(self, identity: tuple[str, str], kind: str, per_minute: float, count: int = 1) -> None:

@@ -101,7 +101,7 @@ class WaitState:
     :param estimated_wait: Seconds the service expected the generation to take, at submission.
     :param poll_interval: The user's interval in seconds; it takes precedence over all but ``retry_after``.
     :param expects_callback: Whether the service sends a callback when the generation has ended.
-    :param result_defaults: What the request says of the result. Generations of the same model, duration and
+    :param result_defaults: Values of the result by the request. Generations of the same model, duration and
         resolution take about as long.
     :param durations: Seconds that the latest such generations took, from the ledger; oldest first.
     :param retry_after: Seconds to the next request that the service named, if it did.

@@ -28,7 +28,7 @@ from airflow_provider_seedance.generations import (
 from airflow_provider_seedance.submission.records import Attempt, Record, RecordState
 from airflow_provider_seedance.submission.store import Reuse
 
-#: Why no record outlives a try, for messages.
+#: Reason for which no record outlives a try, for messages.
 NO_STORE = "This Airflow has no task state store (it came with 3.3)"
 
 #: Limit of the ids or keys in one message.

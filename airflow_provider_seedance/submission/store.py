@@ -33,7 +33,7 @@ class ReuseSearch:
     """
     Search for a generation of the same request that another task has paid for, at any connection of this one.
 
-    :param scope: Where to look.
+    :param scope: Dags that are searched.
     :param intents: For each connection, by the key of the request there, the intent in whose place the record of the
         generation is written.
     :param unusable_ids: Generations that were found before, and cannot be delivered.

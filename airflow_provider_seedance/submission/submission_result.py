@@ -86,7 +86,7 @@ class NotTaken:
     """
     Answer of a connection that certainly took nothing: its service rejected the submission, or none was sent.
 
-    :param error: Why.
+    :param error: Reason.
     :param record: Record of an earlier submission to go on with.
     :param waits: Whether the submission may be deferred until the error's ``retry_after``.
     :param gives_way: Whether the connection will not take it soon.

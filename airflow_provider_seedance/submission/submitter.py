@@ -266,7 +266,7 @@ class Submission:
     def _on_rejected(
         self, intent: rec.Record, outcome: Rejection, previous: rec.Record | None, *, has_fallback: bool
     ) -> NotTaken:
-        # What is or may be billed stays on record: a later try looks for it, or delivers it.
+        # A generation that is or may be billed stays on record: a later try looks for it, or delivers it.
         keep = previous and (previous.generation_id is not None or previous.has_unknown_outcome)
         restored = previous if keep else None
         self.store.try_write(self.key, restored or replace(intent, state=rec.RecordState.NOT_SUBMITTED))

@@ -96,7 +96,7 @@ class Source:
     :param stale: The URL has expired by the service's own account.
     :param refresh: Requests the URL from the service again, which may turn out to be the same. It raises
         :class:`SeedanceOutputGoneError` where there is none, and costs a request of the quota.
-    :param copy: Where another task has stored it.
+    :param copy: Location at which another task has stored it.
     """
 
     label: str

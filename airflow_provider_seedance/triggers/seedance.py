@@ -62,7 +62,7 @@ class SeedanceGenerationTrigger(_SeedanceTrigger, CancellingTrigger):
     :param submitted_at: Seconds since 1970 of the submission, if known.
     :param cancel_on_kill: Whether to cancel when a user ends the task.
     :param end_from_trigger: Whether to end a successful task without a worker.
-    :param result_defaults: What the request says of the result.
+    :param result_defaults: Values of the result by the request.
     :param durations: Seconds that the latest such generations took, from the ledger; oldest first.
     :param callback_nonce: Nonce of the callback for this submission, if the service sends one.
     :param callback_received: A callback already arrived before the generation ended, so poll at the normal rate.
@@ -134,7 +134,7 @@ class SeedanceBatchTrigger(_SeedanceTrigger, CancellingTrigger):
 
     :param generations: A list for each field of the pending generations (``seedance_conn_id``, ``generation_id``,
         ``deadline``, ``submitted_at``, ``estimated_wait``), and for each the index of its ``result_defaults``.
-    :param result_defaults: What the requests say of the results; few, because most requests of a batch are alike.
+    :param result_defaults: Values of the results by the requests; few, because most requests of a batch are alike.
     :param durations: Seconds that the latest generations took, by connection and kind, from the ledger; oldest first.
     :param min_ended: Number of ended generations that resume the task.
     :param max_linger: Seconds after the first end at which fewer resume it, too.

@@ -15,7 +15,7 @@ from history import Doubt, Place
 from local_airflow.processes import TaskProcess
 from tcp_proxy import TcpProxy
 
-#: How often each kind of accident happens, relative to the others.
+#: Relative frequency of each kind of accident.
 ACCIDENTS = {
     "task": 5,
     "worker": 2,
@@ -29,7 +29,7 @@ ACCIDENTS = {
     "broker away": 0.25,
 }
 
-#: What happens as well where there is a ledger.
+#: Further accidents where there is a ledger.
 ACCIDENTS_OF_A_LEDGER = {"ledger restarts": 0.25, "ledger away": 0.25}
 
 #: Seconds between two accidents.
@@ -50,7 +50,7 @@ class Accident:
     """
     Something that happened.
 
-    :param at: When, in seconds since 1970; ``until``, when it was over.
+    :param at: Time, in seconds since 1970; ``until``, when it was over.
     :param hit: The task instances that were being executed by what was killed.
     """
 

@@ -49,7 +49,7 @@ class Entry:
     A record as it was written.
 
     :param name: Of the submission: a task instance that is cleared, and a batch, have several.
-    :param at: When it was written, in seconds since 1970; ``intended_at``, when its intent was.
+    :param at: Time at which it was written, in seconds since 1970; ``intended_at``, when its intent was.
     """
 
     place: Place
@@ -67,8 +67,8 @@ class Doubt:
     A submission that was given up as uncertain.
 
     :param place: Of the task instance.
-    :param intended_at: When the intent was recorded, in seconds since 1970.
-    :param recorded_at: When it was recorded as uncertain.
+    :param intended_at: Time of the intent, in seconds since 1970.
+    :param recorded_at: Time at which it was recorded as uncertain.
     :param same_try: Whether the try that sent it has seen that itself; otherwise that try came to an end.
     """
 

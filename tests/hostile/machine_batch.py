@@ -46,7 +46,7 @@ FAMILIES = (
 #: Maximum entries of a worker until a batch without failures ends.
 _MAX_ENTRIES = 30
 
-#: What an entry meets, beside the replies to its submissions.
+#: Events that an entry meets, beside the replies to its submissions.
 TROUBLES = (
     *("none",) * 8,
     *("unreadable", "unwritable", "unwritable ids", "unwritable ids", "dies before", "dies after"),

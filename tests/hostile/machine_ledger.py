@@ -135,7 +135,7 @@ class LedgerMachine(Machine):
         #: Time until which a person has decided to render again, by the id of the generation.
         self.again: dict[str, float] = {}
         self.reuse = reuse
-        #: What other tasks have paid for.
+        #: Generations that other tasks have paid for.
         self.reusable: list[Paid] = []
         self.store: LedgerState = LedgerState()
         self.budgets = () if limit is None else (Budget(unit="cost_usd", limit=limit, per="total"),)

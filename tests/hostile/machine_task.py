@@ -77,7 +77,7 @@ class _Hook(SeedanceHook):
 class Connected:
     """A machine whose operators use the model of a service."""
 
-    #: What the entry meets beside the replies of the service.
+    #: Events that the entry meets beside the replies of the service.
     trouble = "none"
 
     api: Any
@@ -150,7 +150,7 @@ class Connected:
         ti.pushed = self.pushed  # it outlives deferrals, not tries
         if self.trouble == "no XCom":
             ti.xcom_push = _fail  # type: ignore[method-assign]
-        #: What the API server says of the entry.
+        #: Answer of the API server about the entry.
         self.server = SimpleNamespace(next_method=next_method, should_retry=True)
         ti._ti_context_from_server = self.server  # type: ignore[attr-defined]
         return make_context(self.store if self.durable else None, ti)

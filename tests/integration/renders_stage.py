@@ -25,7 +25,7 @@ EXAMPLES = Path(__file__).parents[2] / "example_dags"
 DAG = "example_seedance_image_to_video"
 SECRET = "secret_dag"
 HOSTILE = "Boat\"'><img src=x onerror=\"window.hacked='prompt'\"><script>window.hacked='script'</script>"
-#: What Airflow lets a run be called, and what a page must encode.
+#: Id that Airflow allows for a run, and that a page must encode.
 BIG = "manual__2026-01-01T00:00:00+00:00/a b&c=d?e#f%2F"
 MANY = 1000
 

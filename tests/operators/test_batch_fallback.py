@@ -39,7 +39,7 @@ ITEMS = [prompt for outcome in FINAL for prompt in (f"before {outcome}", outcome
 
 ACCEPTED = sorted(prompt for prompt in ITEMS if prompt not in FINAL)
 
-#: What may be billed.
+#: Prompts of the renders that may be billed.
 BILLED = sorted([*ACCEPTED, "lost reply", "rubbish"])
 
 

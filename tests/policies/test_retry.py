@@ -16,7 +16,7 @@ from airflow_provider_seedance.policies.retry import RESCHEDULE_TIMEOUT, Seedanc
 
 pytestmark = needs(RETRY_POLICIES)
 
-#: What runs the task again at the time that an error names.
+#: Policy that runs the task again at the time that an error names.
 AGAIN = getattr(RetryAction, "RESCHEDULE", None) or getattr(RetryAction, "RETRY", None)
 REFUSED = errors.SeedanceRateLimitError("429", retry_after=1800)
 

@@ -27,7 +27,7 @@ from airflow_provider_seedance.polling.hub import Report, wait_for_generation
 from airflow_provider_seedance.polling.wait_state import WaitState, WaitStep
 from airflow_provider_seedance.settings import Settings
 
-#: When simulated time begins, in seconds since 1970.
+#: Beginning of simulated time, in seconds since 1970.
 EPOCH = 1_800_000_000.0
 
 #: Maximum iterations of the event loop until a wait counts as endless.

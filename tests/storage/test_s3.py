@@ -138,7 +138,7 @@ def test_version_changes_with_the_content(location: StorageLocation) -> None:
 # ---------------------------------------------------------------------- permissions
 
 ROOT = {"aws_access_key_id": "root", "aws_secret_access_key": "root"}
-#: What SECURITY.md tells people to grant.
+#: Permissions that SECURITY.md recommends.
 PERMISSIONS = ["s3:PutObject", "s3:GetObject", "s3:ListBucket", "s3:AbortMultipartUpload"]
 
 

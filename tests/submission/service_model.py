@@ -131,7 +131,7 @@ def request_of(body: Mapping[str, Any]) -> str:
 #: Requests that differ in the query of their link only.
 ONE, TWO = "A lamp https://in.example/uc?id=1", "A lamp https://in.example/uc?id=2"
 
-#: What a submission meets, and whether it is taken.
+#: Outcomes of a submission, and whether it is taken.
 WEATHER = {
     "fine": True,
     "known late": True,
@@ -153,10 +153,10 @@ WEATHER = {
 WEATHERS = ("fine",) * 8 + tuple(sorted(WEATHER))
 
 
-#: What becomes of the oldest render of a task while it waits: mostly it succeeds.
+#: Ends of the oldest render of a task while it waits: mostly it succeeds.
 ENDS = (None, *("succeeded",) * 5, "running", "failed", "expired", "cancelled", "without output")
 
-#: What else an entry of a worker meets: the store, and the secrets backend.
+#: Further events of an entry of a worker: the store, and the secrets backend.
 TROUBLES = ("none",) * 6 + ("unreadable", "unwritable", "dies before", "dies after", "no connection")
 
 

@@ -127,7 +127,7 @@ class Page:
         self.airflow = airflow
         self.run = f"/seedance/api/dags/{dag_id}/runs/{quote(run_id, safe='')}"
         self.shell = f"/seedance/renders?{urlencode({'dag_id': dag_id, 'run_id': run_id})}"
-        #: How many answers had which status, and what was in each that it must not be.
+        #: Number of answers by status, and the forbidden contents of each.
         self.statuses: dict[int, int] = {}
         self.found: dict[str, list[str]] = {}
 

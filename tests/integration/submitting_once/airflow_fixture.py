@@ -100,8 +100,8 @@ class Task:
 
     :param arguments: Of the operator.
     :param later: Arguments that differ from the second try on.
-    :param prompt: What follows the word that marks this render's requests.
-    :param pause_at: Where the first try stands still until it is killed: ``start``, ``id`` or ``resume``.
+    :param prompt: Text after the word that marks this render's requests.
+    :param pause_at: Point at which the first try stands still until it is killed: ``start``, ``id`` or ``resume``.
     :param items: Prompts, for the mapped Dag.
     :param items_later: Prompts from the second try of the task that lists them on; reversed if not given.
     """

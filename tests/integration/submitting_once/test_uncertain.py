@@ -10,7 +10,7 @@ from .airflow_fixture import SERVICES, AirflowFixture, Task, first_of
 
 pytestmark = pytest.mark.side_by_side
 
-#: What happens to the reply (or the request), and whether the service took the submission.
+#: Fault of the reply (or the request), and whether the service took the submission.
 UNCERTAIN: dict[str, tuple[str, dict[str, Any], bool]] = {
     "reply lost": ("drop_reply", {}, True),
     "reset before it was taken": ("cut", {}, False),
