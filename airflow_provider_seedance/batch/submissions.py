@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from airflow_provider_seedance.batch.items import BatchItem
 from airflow_provider_seedance.batch.resume_state import Refusal
@@ -76,10 +76,6 @@ class ItemSubmissions:
     ) -> Submission:
         """Return the submission of one item through one connection."""
         connection, prepared = self.connections[conn_id], item.prepared[conn_id]
-        settings = connection.client.settings
-        fingerprint = rec.Fingerprint.of(
-            prepared.as_requested, api=settings.api.name, base_url=settings.base_url
-        )
         refusal = refusals.get(conn_id) if refusals else None
         return Submission(
             client=connection.client,
@@ -87,7 +83,7 @@ class ItemSubmissions:
             key=item.record_key,
             item_key=item.key,
             prepared=prepared,
-            attempt=replace(self.attempt, fingerprint=fingerprint),
+            attempt=self.attempt,
             policy=self.policy,
             # Short waits inline would add up over thousands of items.
             retry_inline=False,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -39,12 +39,11 @@ from airflow_provider_seedance.submission.preflight import (
     check_price_known,
     warn_of_discarded_records,
 )
-from airflow_provider_seedance.submission.records import Attempt, Fingerprint, Record
+from airflow_provider_seedance.submission.records import Attempt, Record
 from airflow_provider_seedance.submission.store import GENERATION_KEY, RecordStore
 from airflow_provider_seedance.submission.submission_result import (
     AwaitingCallback,
     RetryLater,
-    SubmissionResult,
     combined,
 )
 from airflow_provider_seedance.submission.submitter import FallbackSubmission, Submission
@@ -66,7 +65,7 @@ class _Candidate:
     prepared: Prepared
 
     def open_submission(
-        self, run: GenerationRun, clients: ExitStack, *, granted: str | None, digests: dict[str, str]
+        self, run: GenerationRun, clients: ExitStack, granted: str | None, digests: dict[str, str]
     ) -> Submission:
         """
         Return the submission through the connection.
@@ -77,42 +76,18 @@ class _Candidate:
         """
         operator, settings = run.operator, self.settings
         quota = SharedQuota.open(settings, clients)
-        request, base_url = self.prepared.as_requested, settings.base_url
-        fingerprint = Fingerprint.of(request, api=settings.api.name, base_url=base_url)
         timeout = operator.timeout
         url_for = callback_url_factory(settings, run.context, timeout) if operator.use_callback else None
         return Submission(
             client=clients.enter_context(Client(settings, observer=quota)),
             store=run.store,
             prepared=self.prepared,
-            attempt=Attempt.of(run.context["ti"], fingerprint),
+            attempt=Attempt.of(run.context["ti"]),
             shared_quota=quota if operator.deferrable and settings.conn_id != granted else None,
             retry_inline=granted is None,
             input_digests=digests,
             policy=SubmissionPolicy.of(operator, url_for),
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Candidates:
-    """
-    The candidates of a task, in order.
-
-    :param unfit: Errors of the connections whose service cannot make the request, by their ids.
-    """
-
-    fit: tuple[_Candidate, ...]
-    unfit: Mapping[str, errors.SeedanceRequestError]
-
-    def open(
-        self, run: GenerationRun, clients: ExitStack, *, granted: str | None, unusable_ids: frozenset[str]
-    ) -> FallbackSubmission:
-        """Return the submission through these connections; see :meth:`_Candidate.open_submission`."""
-        digests: dict[str, str] = {}
-        submissions = [
-            each.open_submission(run, clients, granted=granted, digests=digests) for each in self.fit
-        ]
-        return FallbackSubmission(submissions=submissions, unfit=self.unfit, unusable_ids=unusable_ids)
 
 
 class GenerationRun(GenerationWait):
@@ -142,21 +117,26 @@ class GenerationRun(GenerationWait):
         """
         operator, record = self.operator, None if carried is None else Record.from_value(carried)
         try:
-            candidates = _prepare_candidates(self)
+            fit, unfit = _prepare_candidates(self)
         except errors.SeedanceError as error:
             raise_with_paid_ids(error, [record or known_record(self.store, None)])
         known, attempt = self.store.read(GENERATION_KEY) or record, Attempt.of(self.context["ti"])
-        # The connection that was, or may have been, paid cannot make the request of a retry.
-        if unfit := decisions.unfit_owner(candidates.unfit, known, attempt):
-            raise_with_paid_ids(unfit, [known])
+        if owner_error := decisions.unfit_owner(unfit, known, attempt):
+            raise_with_paid_ids(owner_error, [known])
         if operator.deferrable:
-            _check_trigger(operator, candidates.fit[0])
+            _check_trigger(operator, fit[0])
         if since is None and record is None:
             warn_of_discarded_records(self.store, self.context["ti"], operator.retries)
         if since is not None and record is None and not self.store.durable:
             # From here on a missing id no longer means that nothing was submitted. Raises: nothing was sent yet.
             self.context["ti"].xcom_push(key=_NOT_SUBMITTED_XCOM, value=False)
-        result = _submit_or_attach(self, candidates, record, callback_ids, unusable_ids, granted)
+        with ExitStack() as clients:
+            digests: dict[str, str] = {}
+            result = FallbackSubmission(
+                submissions=[each.open_submission(self, clients, granted, digests) for each in fit],
+                unfit=unfit,
+                unusable_ids=unusable_ids,
+            ).submit_or_attach(record, callback_ids)
         if isinstance(result, AwaitingCallback):
             self._defer_for_callback(result)
         if isinstance(result, RetryLater):
@@ -228,6 +208,8 @@ class GenerationRun(GenerationWait):
         )
 
     def _defer_submission(self, later: RetryLater, refusals: int, since: float) -> NoReturn:
+        if not self.operator.deferrable:
+            raise _retryable(later.error)
         seconds = later.seconds(refusals)
         record = {"record": later.record.as_dict()} if later.record else {}
         if time.time() + seconds - since > max_wait(later.error):
@@ -252,26 +234,13 @@ def _submitted_nothing(run: GenerationRun, generation_id: Any) -> bool:
     return generation_id is None and pull_xcom(run.context["ti"], _NOT_SUBMITTED_XCOM) is True
 
 
-def _submit_or_attach(
-    run: GenerationRun,
-    candidates: _Candidates,
-    record: Record | None,
-    callback_ids: Sequence[str],
-    unusable_ids: frozenset[str],
-    granted: str | None,
-) -> SubmissionResult:
-    with ExitStack() as clients:
-        submission = candidates.open(run, clients, granted=granted, unusable_ids=unusable_ids)
-        result = submission.submit_or_attach(record, callback_ids)
-    if isinstance(result, RetryLater) and not run.operator.deferrable:
-        error = result.error
-        if isinstance(error, errors.SeedanceBudgetError):
-            # This class is final; the task runs again when the budget renews.
-            raise errors.SeedanceRateLimitError(
-                error.message, **errors.SeedanceError.details(error)
-            ) from error
-        raise error
-    return result
+def _retryable(error: errors.SeedanceError) -> errors.SeedanceError:
+    """Return the error of a worker that does not wait; a budget's own class is final, but the task runs when it renews."""
+    if not isinstance(error, errors.SeedanceBudgetError):
+        return error
+    limited = errors.SeedanceRateLimitError(error.message, **errors.SeedanceError.details(error))
+    limited.__cause__ = error
+    return limited
 
 
 def _carried_id(store: RecordStore, ti: Any) -> Any:
@@ -294,9 +263,13 @@ def _check_trigger(operator: SeedanceOperator, candidate: _Candidate) -> None:
     json.dumps(trigger_for(operator, wait).serialize(), allow_nan=False)
 
 
-def _prepare_candidates(run: GenerationRun) -> _Candidates:
+def _prepare_candidates(
+    run: GenerationRun,
+) -> tuple[list[_Candidate], dict[str, errors.SeedanceRequestError]]:
     """
     Validate the arguments, and the request for each connection; nothing is sent.
+
+    Return the candidates in order, and the errors of the connections whose service cannot make the request.
 
     :raises SeedanceRequestError: no service can make the request.
     :raises SeedanceConfigurationError: an argument or one of the connections is unusable.
@@ -319,7 +292,7 @@ def _prepare_candidates(run: GenerationRun) -> _Candidates:
     if not fit:
         first = unfit[hooks.all[0].seedance_conn_id]
         raise combined(first, unfit) if hooks.are_several else first
-    return _Candidates(fit=tuple(fit), unfit=unfit)
+    return fit, unfit
 
 
 def _prepare(operator: SeedanceOperator, settings: Settings, request: GenerationRequest) -> Prepared:

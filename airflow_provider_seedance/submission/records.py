@@ -189,10 +189,10 @@ class Attempt:
     ti_id: str | None = None
 
     @classmethod
-    def of(cls, ti: Any, fingerprint: Fingerprint = NO_REQUEST) -> Attempt:
-        """Return the attempt of a running task instance."""
+    def of(cls, ti: Any) -> Attempt:
+        """Return the attempt of a running task instance, which a submission completes with the request."""
         return cls(
-            fingerprint=fingerprint,
+            fingerprint=NO_REQUEST,
             max_tries=int(getattr(ti, "max_tries", 0) or 0),
             try_number=int(getattr(ti, "try_number", 0) or 0),
             ti_id=str(ti_id) if (ti_id := getattr(ti, "id", None)) else None,

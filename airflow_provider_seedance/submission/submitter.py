@@ -93,7 +93,12 @@ class Submission:
     refused_since: float | None = None
 
     def __post_init__(self) -> None:
-        self.api, self.conn_id = self.client.settings.api, self.client.settings.conn_id
+        settings = self.client.settings
+        self.api, self.conn_id = settings.api, settings.conn_id
+        fingerprint = rec.Fingerprint.of(
+            self.prepared.as_requested, api=self.api.name, base_url=settings.base_url
+        )
+        self.attempt = replace(self.attempt, fingerprint=fingerprint)
         self.lookup = SubmissionLookup(
             client=self.client,
             store=self.store,
@@ -102,7 +107,7 @@ class Submission:
             attempt=self.attempt,
             policy=self.policy,
         )
-        self.rate = SharedRate.of(self.client.settings, self.prepared.request)
+        self.rate = SharedRate.of(settings, self.prepared.request)
 
     def attach(self, verdict: decisions.Verdict, record: rec.Record | None) -> HasGeneration:
         """Attach to the recorded generation, or raise the error of a verdict other than `Submit`."""

@@ -38,14 +38,13 @@ class Task:
         """Enter the task as the operator does."""
         settings = emulator_settings(self.services, self.api)
         prepared = prepare_request(settings, request or self.request)
-        fingerprint = rec.Fingerprint.of(prepared.as_requested, api=self.api, base_url=settings.base_url)
         with Client(settings) as client:
             submission = Submission(
                 client=client,
                 store=TaskStateStore(self.store if self.stored else None),
                 prepared=prepared,
                 attempt=rec.Attempt(
-                    fingerprint=fingerprint, max_tries=self.ti.max_tries, try_number=self.ti.try_number
+                    fingerprint=rec.NO_REQUEST, max_tries=self.ti.max_tries, try_number=self.ti.try_number
                 ),
                 policy=SubmissionPolicy(**policy),
                 retry_inline=self.retry_inline,

@@ -203,7 +203,7 @@ class Machine(World):
             store=self.record_store(),
             prepared=prepared,
             attempt=rec.Attempt(
-                fingerprint=rec.Fingerprint.of(prepared.as_requested, api=self.api.name, base_url=BASE),
+                fingerprint=rec.NO_REQUEST,
                 max_tries=self.max_tries,
                 try_number=self.try_number,
                 ti_id=self.ti_id,
