@@ -20,7 +20,9 @@ from airflow_provider_seedance.emulator.services.service import Service
 from airflow_provider_seedance.emulator.state import Backend
 
 _POLL_SECONDS = 0.02
-_TIMEOUT_SECONDS = 5.0
+#: Long enough for a receiver on a busy machine.
+_TIMEOUT_SECONDS = 30.0
+_JOIN_TIMEOUT_SECONDS = 6.0
 
 
 class CallbackSender:
@@ -46,7 +48,7 @@ class CallbackSender:
     def stop(self) -> None:
         """End the thread; the backend must be stopping."""
         if self._thread is not None:
-            self._thread.join(_TIMEOUT_SECONDS + 1)
+            self._thread.join(_JOIN_TIMEOUT_SECONDS)
 
     def _run(self) -> None:
         while not self._backend.stopping.wait(_POLL_SECONDS):

@@ -11,7 +11,7 @@ The decision table of submitting at most once: pure functions of the record, the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -33,6 +33,9 @@ NO_STORE = "This Airflow has no task state store (it came with 3.3)"
 
 #: Limit of the ids or keys in one message.
 MAX_LISTED = 10
+
+#: In place of ``max_tries``, in a record from before a clear.
+_OF_ANOTHER_RUN = -1
 
 OnUncertain = Literal["fail", "resubmit"]
 OnClear = Literal["reuse", "new"]
@@ -132,6 +135,11 @@ def is_of_this_try(record: Record, attempt: Attempt) -> bool:
     """Return whether a record was written, or taken over, by the try that is running."""
     same_numbers = (record.max_tries, record.try_number) == (attempt.max_tries, attempt.try_number)
     return same_numbers and _may_be_of_one_try(record, attempt)
+
+
+def kept_cleared(record: Record, attempt: Attempt) -> Record:
+    """Return a record from before a clear as one that later tries know to be such: their numbers may hide it."""
+    return replace(record, max_tries=_OF_ANOTHER_RUN) if is_cleared(record, attempt) else record
 
 
 def _may_be_of_one_try(record: Record, attempt: Attempt) -> bool:

@@ -272,8 +272,9 @@ class Submission:
         self, intent: rec.Record, outcome: Rejection, previous: rec.Record | None, *, has_fallback: bool
     ) -> NotTaken:
         # A generation that is or may be billed stays on record: a later try looks for it, or delivers it.
-        keep = previous and (previous.generation_id is not None or previous.has_unknown_outcome)
-        restored = previous if keep else None
+        restored = None
+        if previous and (previous.generation_id is not None or previous.has_unknown_outcome):
+            restored = decisions.kept_cleared(previous, self.attempt)
         self.store.try_write(self.key, restored or replace(intent, state=rec.RecordState.NOT_SUBMITTED))
         error, not_accepted = outcome.error, isinstance(outcome, NotAccepted)
         limited = isinstance(error, errors.SeedanceRateLimitError)

@@ -51,6 +51,20 @@ def test_another_generation_by_decision(task: DiscardingTask, again: str) -> Non
     assert task.posts == 2
 
 
+@pytest.mark.parametrize("again", ["clear", "run_again"])
+def test_the_decision_outlives_a_rejected_submission(task: DiscardingTask, again: str) -> None:
+    first = task.execute(on_clear="new")
+    getattr(task, again)()
+    task.emulator.fault("refuse", status=402)
+    with pytest.raises(errors.SeedanceInsufficientCreditsError):
+        task.execute(on_clear="new")
+    task.retry()
+    assert task.execute(on_clear="new")["generation_id"] != first["generation_id"]
+    task.retry()
+    task.execute(on_clear="new")
+    assert task.posts == 3
+
+
 def test_a_deferred_task_is_not_taken_for_a_cleared_one(task: DiscardingTask) -> None:
     task.defer(on_clear="new")
     assert task.resume()["status"] == "succeeded"
