@@ -36,7 +36,7 @@ SERVICES = ("seedance2api", "seedanceapi-v1", "seedanceapi-v2", "ark")
 #: The targets.
 REQUESTS, MEDIAN, STARTS = 2.2, 2.0, 1.0
 #: Seconds of emulated time that a render takes, at this speed.
-SHORTEST, LONGEST, SPEED = 90.0, 180.0, 6.0
+MIN_SECONDS, MAX_SECONDS, SPEED = 90.0, 180.0, 6.0
 
 WAYS = {
     "called": "called back, ended by a worker",
@@ -105,7 +105,7 @@ def how_soon(directory: Path, renders: int, parallelism: int) -> list[Row]:
         dag_id = service.replace("-", "_")
         source = DAG.format(dag_id=dag_id, ways=tuple(WAYS), renders=renders)
         (directory / "dags" / f"{dag_id}.py").write_text(source)
-    with SeedanceEmulator(media=False, speed=SPEED, render_seconds=LONGEST) as emulator:
+    with SeedanceEmulator(media=False, speed=SPEED, render_seconds=MAX_SECONDS) as emulator:
         airflow = LocalAirflow(
             home=directory / "home",
             dags_folder=directory / "dags",
@@ -176,7 +176,7 @@ def end_some(emulator: SeedanceEmulator, dag_id: str, count: int) -> None:
         for number, generation in enumerate(emulator.generations):
             if generation.api.replace("-", "_") == dag_id and generation.id not in seen:
                 share = (number * 0.618034) % 1.0
-                seconds = (SHORTEST + share * (LONGEST - SHORTEST - 6.0)) / SPEED
+                seconds = (MIN_SECONDS + share * (MAX_SECONDS - MIN_SECONDS - 6.0)) / SPEED
                 seen[generation.id] = generation.created_at + seconds
         for generation_id, due in seen.items():
             if due and due <= time.time():

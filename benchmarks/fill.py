@@ -1,5 +1,5 @@
 """
-Fills a metadata database with deferred task instances, as if their renders had been submitted.
+Filler of a metadata database: deferred task instances, as if their renders had been submitted.
 
     python benchmarks/fill.py KIND COUNT [POLL_INTERVAL]
 

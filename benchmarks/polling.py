@@ -54,7 +54,7 @@ def cells(got: Result, optimum: float, against: str) -> tuple[str, ...]:
 
 
 class Report:
-    """Prints the tables and records whether every target is met."""
+    """Printer of the tables, which records whether every target is met."""
 
     def __init__(self, renders: int) -> None:
         self.renders = renders

@@ -42,15 +42,16 @@ from airflow_provider_seedance.settings import Settings, read_settings
 from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger, SeedanceQuotaTrigger
 
 EPOCH = 1_800_000_000.0
-LEAST_REQUESTS = 3
-MOST_OF_TIME, MOST_REFUSED = 1.3, 0.02
+#: Fewest requests of a render: its submission, and the readings of its end.
+MIN_REQUESTS = 3
+MAX_TIME_FACTOR, MAX_REFUSED_SHARE = 1.3, 0.02
 
 
 # ---------------------------------------------------------------------- simulated time
 
 
 class _Selector(selectors.DefaultSelector):
-    """Does not wait: it moves the clock."""
+    """Selector that moves the clock instead of waiting."""
 
     now = 0.0
 
@@ -339,7 +340,7 @@ def run_tasks(case: Case, *, renders: int, limit: int, window: float) -> Outcome
 
 def dictated(*, renders: int, limit: int, window: float) -> float:
     """Return the seconds that the quota itself takes."""
-    return max(0.0, (LEAST_REQUESTS * renders - limit) / (limit / window))
+    return max(0.0, (MIN_REQUESTS * renders - limit) / (limit / window))
 
 
 def main() -> int:
@@ -371,8 +372,8 @@ def main() -> int:
                 flush=True,
             )
             if case.has_target:
-                met &= got.paid == renders and got.refused <= MOST_REFUSED * got.requests
-                met &= not least or got.took <= MOST_OF_TIME * least
+                met &= got.paid == renders and got.refused <= MAX_REFUSED_SHARE * got.requests
+                met &= not least or got.took <= MAX_TIME_FACTOR * least
     print("\nAll targets are met." if met else "\nA target is missed.")
     return 0 if met else 1
 

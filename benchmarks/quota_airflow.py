@@ -20,7 +20,7 @@ from airflow_provider_seedance.testing import SeedanceEmulator
 
 SPEED = 10.0
 RENDER_SECONDS = 60.0
-LEAST_REQUESTS = 3
+MIN_REQUESTS = 3
 
 DAG = """
 from airflow.sdk import DAG
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace, directory: Path) -> int:
         requests = emulator.ledger.requests
     refused = sum(entry.status == 429 for entry in requests)
     paid = len(emulator.ledger.submissions)
-    least = max(0.0, (LEAST_REQUESTS * options.renders - options.limit) / (options.limit / options.window))
+    least = max(0.0, (MIN_REQUESTS * options.renders - options.limit) / (options.limit / options.window))
     print(
         f"{options.renders} renders, {options.limit} requests in {options.window:g} s: {state}, {paid} paid, "
         f"{len(requests) / options.renders:.2f} requests each, {refused} refused "

@@ -17,7 +17,7 @@ _URL = "https://media.example/video.mp4"
 
 class StatusServer:
     """
-    Answers for ``/seedance2api``, ``/runbase`` and ``/ark``, and with a 404 until the end at ``/unless-404``.
+    Server of ``/seedance2api``, ``/runbase`` and ``/ark``, which answers with a 404 until the end at ``/unless-404``.
 
     ``/finish`` ends every render, ``/reset`` restarts them and resets the counters, ``/counts`` returns the requests by
     method, the number of statuses sent as ``read``, and the number of different renders as ``renders``.

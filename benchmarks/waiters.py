@@ -26,7 +26,7 @@ class IdleTrigger(BaseTrigger):
 
 class OwnClientTrigger(BaseTrigger):
     """
-    Looks the connection up, makes a client, and asks at a fixed interval.
+    Trigger that looks the connection up, makes a client, and polls at a fixed interval.
 
     :param conn_id: The Airflow connection.
     :param path: Path of the request.

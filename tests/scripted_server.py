@@ -82,7 +82,7 @@ def silent(peer: socket.socket) -> None:
 
 
 class Server:
-    """Listens on a port of its own and follows one script per connection; the last one repeats."""
+    """Server on a port of its own that follows one script per connection; the last one repeats."""
 
     def __init__(self, *scripts: Script) -> None:
         self.scripts = list(scripts)

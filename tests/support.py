@@ -119,7 +119,7 @@ class TaskInstance:
 
 
 class Log:
-    """Stands in for the log of an operator or a trigger, which pytest does not see."""
+    """Substitute for the log of an operator or a trigger, which pytest does not see."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []

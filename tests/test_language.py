@@ -31,6 +31,7 @@ BANNED_NAME_PARTS = {
 BANNED_FIRST_WORDS = {
     *("What", "Whether", "Whoever", "How", "Where", "When", "Why"),
     *("Brings", "Copies", "Encodes", "Finds", "Generates", "Opens", "Polls", "Reads", "Removes", "Replaces"),
+    *("Does", "Fills", "Forwards", "Keeps", "Listens", "Looks", "Moves", "Prints", "Stands", "Takes"),
     *("Retries", "Sends", "Serves", "Submits", "Waits", "Writes"),
 }
 

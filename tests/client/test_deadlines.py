@@ -40,7 +40,7 @@ def test_a_timeout_counts_down_and_restarts() -> None:
 
 
 class Stream(httpcore.NetworkStream):
-    """Notes the timeouts it is given."""
+    """Stream that notes the timeouts it is given."""
 
     def __init__(self) -> None:
         self.timeouts: list[float | None] = []

@@ -11,7 +11,7 @@ from backends import free_port
 
 class TcpProxy:
     """
-    Forwards connections to a server. While it is cut, existing connections are closed and new ones refused.
+    Proxy that forwards connections to a server. While it is cut, existing connections are closed and new ones refused.
 
     :param port: Of the server, on this machine.
     """

@@ -19,7 +19,7 @@ def size_of(location: StorageLocation) -> int | None:
 
 
 class _Store(AbstractFileSystem):
-    """Keeps its objects in a dict."""
+    """Store of objects in a dict."""
 
     cachable = False
 

@@ -283,7 +283,7 @@ def test_object_created_during_an_exclusive_upload_is_not_replaced() -> None:
 
 def test_store_with_an_overwrite_flag() -> None:
     class Blobs(ObjectStore):
-        """Takes ``overwrite`` in place of a mode, like adlfs."""
+        """Filesystem that takes ``overwrite`` in place of a mode, like adlfs."""
 
         def put_file(self, lpath: str, rpath: str, overwrite: bool = False) -> None:  # type: ignore[override]
             if rpath in self.objects and not overwrite:
@@ -334,7 +334,7 @@ def test_memory_filesystem_keeps_no_temporary_file(memory: MemoryFileSystem) -> 
 
 def test_rename_that_is_refused_for_an_existing_file() -> None:
     class Share(RemoteDisk):
-        """Renames only to free names, like SMB."""
+        """Filesystem that renames only to free names, like SMB."""
 
         def mv(self, path1: str, path2: str, **options: Any) -> None:
             if path2 in self.objects:
@@ -352,7 +352,7 @@ def test_rename_that_is_refused_for_an_existing_file() -> None:
 
 def test_failed_copy_leaves_no_part() -> None:
     class CopyingDisk(RemoteDisk):
-        """Moves as fsspec does where a store has no rename: by a copy, here of half the file."""
+        """Disk that moves as fsspec does where a store has no rename: by a copy, here of half the file."""
 
         def mv(self, path1: str, path2: str, **options: Any) -> None:
             self.objects[path2] = self.objects[path1][:2]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class _FromConf:
-    """Takes its arguments from the conf of the Dag run, and stands still where that says so."""
+    """Operator that takes its arguments from the conf of the Dag run, and stands still where that says so."""
 
     def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
         self._take_arguments(context)
