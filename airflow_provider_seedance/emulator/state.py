@@ -150,14 +150,14 @@ class Backend:
                 return generation
 
     def _progress(self, render: models.EmulatedRender) -> tuple[str, int]:
-        self._settle(render)
+        self._end_if_due(render)
         if render.ending is not None:
             return render.ending.status, render.ending.progress
         passed = self.clock.rendered() - render.started
         # A render is queued at first even if the queue takes no time.
         return ("queued", 0) if passed <= render.queue else ("running", _percent(render, passed))
 
-    def _settle(self, render: models.EmulatedRender) -> None:
+    def _end_if_due(self, render: models.EmulatedRender) -> None:
         """Record the end of a render that is due; none is due while renders are on hold."""
         if render.ending is not None or self.clock.held:
             return
@@ -252,7 +252,7 @@ class Backend:
         """End a render now, or raise ``ValueError`` if it has ended already."""
         with self.lock:
             render = self.get(generation_id)
-            self._settle(render)
+            self._end_if_due(render)
             if render.ending is not None:
                 raise ValueError(f"{generation_id} has already {render.ending.status}")
             passed = self.clock.rendered() - render.started
@@ -306,7 +306,7 @@ class Backend:
         """Stop the progress of all renders until :meth:`release`."""
         with self.lock:
             for render in self.renders():
-                self._settle(render)
+                self._end_if_due(render)
             self.clock.hold()
 
     def release(self) -> None:
