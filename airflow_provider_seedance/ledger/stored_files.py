@@ -71,7 +71,8 @@ def find_copy(database: Database, record: Record) -> Generation | None:
             log.warning("A stored copy of generation %s cannot be used: %s", generation.generation_id, error)
             continue
         if len(paths) == len(generation.urls) and all(found):
-            copy = replace(generation, urls=paths, expires_at=None, last_frame_url=None)
+            frame = dict(zip(generation.urls, paths, strict=True)).get(generation.last_frame_url or "")
+            copy = replace(generation, urls=paths, expires_at=None, last_frame_url=frame)
             return copy.with_defaults(record.result_defaults)
     return None
 

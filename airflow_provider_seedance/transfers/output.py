@@ -196,7 +196,7 @@ class OutputTransfer:
     def _inspect(self, file: BinaryIO, size: int) -> Findings:
         if self._options.verify is None:
             return NO_FINDINGS
-        return inspect(file, size, Expectation.of(self.output.generation))
+        return inspect(file, size, Expectation.of(self.output.generation, self.output.url))
 
     def _begin(self, announced: Announced) -> Writer | None:
         """Open the file at the first good reply, or return ``None`` to leave the existing one."""

@@ -61,23 +61,24 @@ class Expectation:
     format: str | None = None
 
     @classmethod
-    def of(cls, generation: Generation) -> Expectation:
-        """Return the arguments of the request of a generation, as far as its result has them."""
+    def of(cls, generation: Generation, url: str | None = None) -> Expectation:
+        """Return the arguments of the request of a generation for an output, as far as its result has them."""
 
         def text(name: str) -> str | None:
             value = requested(generation, name)
             return value.strip().lower() if isinstance(value, str) else None
 
         is_group = generation.media == "image" and len(generation.urls) > 1
+        is_frame = url is not None and url == generation.last_frame_url
         return cls(
-            media=generation.media,
+            media="image" if is_frame else generation.media,
             duration=read_number(requested(generation, "duration")),
             # A service may report the size of the first image, where the model chooses that of each.
             resolution=None
             if is_group and "resolution" not in (generation.request or {})
             else text("resolution"),
             aspect_ratio=text("aspect_ratio"),
-            audio=requested(generation, "generate_audio") is True,
+            audio=requested(generation, "generate_audio") is True and not is_frame,
             format=text("output_format"),
         )
 
@@ -159,7 +160,8 @@ def read_header(reader: HeaderReader) -> MediaHeader | None:
 def _compare(header: MediaHeader, expected: Expectation) -> list[str]:
     is_video = header.format in ("mp4", "mov", "webm")
     if is_video != (expected.media == "video"):
-        return [f"it is a {header.format} file, and {_article(expected.media)} was requested"]
+        wanted_media = "an image" if expected.media == "image" else "a video"
+        return [f"it is a {header.format} file, and {wanted_media} was requested"]
     if is_video and not header.has_video:
         return ["it has no video track"]
     problems = [_length_problem(header, expected), *_size_problems(header, expected)]
@@ -169,10 +171,6 @@ def _compare(header: MediaHeader, expected: Expectation) -> list[str]:
     if not is_video and wanted not in (None, header.format):
         problems.append(f"it is a {header.format} file, and {wanted} was requested")
     return [problem for problem in problems if problem]
-
-
-def _article(media: Media) -> str:
-    return "an image" if media == "image" else "a video"
 
 
 def _length_problem(header: MediaHeader, expected: Expectation) -> str | None:

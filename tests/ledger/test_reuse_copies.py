@@ -67,6 +67,16 @@ def test_a_stored_copy_is_delivered_after_the_service_forgot_the_render(
     assert posts(services) == 1
 
 
+def test_a_stored_copy_has_its_last_frame(
+    services: SeedanceEmulator, connect: Connect, tmp_path: Path
+) -> None:
+    connect("ark")
+    stored = run(Task(1, return_last_frame=True).run(), f"file://{tmp_path / 'a'}/")
+    got = Task(2, return_last_frame=True).run()
+    assert (got["urls"], got["last_frame_url"]) == (stored["paths"], stored["paths"][1])
+    assert "a video was requested" not in str(run(got, f"file://{tmp_path / 'b'}/")["problems"])
+
+
 def test_a_copy_onto_itself_leaves_the_file_as_it_is(services: SeedanceEmulator, tmp_path: Path) -> None:
     stored = run(Task(1).run(), f"file://{tmp_path / 'a.mp4'}")
     before = (tmp_path / "a.mp4").read_bytes()

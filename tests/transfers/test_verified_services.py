@@ -49,6 +49,14 @@ def test_no_false_alarm_on_images(api: str, connect: Callable[..., None], tmp_pa
     assert run(deliver(operator), f"{tmp_path}/", verify="fail")["problems"] == []
 
 
+def test_no_false_alarm_on_a_last_frame(connect: Callable[..., None], tmp_path: Path) -> None:
+    connect("ark")
+    made = deliver(make(deferrable=False, return_last_frame=True, **VIDEOS["ark"]))
+    done = run(made, f"{tmp_path}/", verify="fail")
+    assert [Path(path).suffix for path in done["paths"]] == [".mp4", ".jpeg"]
+    assert done["problems"] == []
+
+
 def test_file_of_another_request(connect: Callable[..., None], tmp_path: Path) -> None:
     connect("seedanceapi-v1")
     silent = deliver(make(deferrable=False, **{**VIDEOS["seedanceapi-v1"], "generate_audio": False}))
