@@ -45,7 +45,13 @@ class CallRate:
 
     def spend(self, now: float) -> None:
         """Count a call."""
-        self.next_at = max(self.next_at, now) + self.interval
+        self.reserve(now, 1)
+
+    def reserve(self, now: float, calls: int) -> float:
+        """Count calls that are not sent before there is room for them; return the seconds until then."""
+        starts_at = max(self.next_at, now)
+        self.next_at = starts_at + calls * self.interval
+        return starts_at - now
 
     def refuse(self, retry_after: float | None, now: float) -> None:
         """Slow down after a refusal of this kind of call."""

@@ -157,6 +157,10 @@ class Hub:
         self._queue.push_submission(waiter, self._to_loop(not_before))
         await self._wait_for(waiter)
 
+    async def wait_to_cancel(self) -> None:
+        """Wait until the rate of single reads has room for a cancellation, which reads twice."""
+        await asyncio.sleep(self._rates.read.reserve(self._loop.time(), 2))
+
     async def _wait_for(self, waiter: _Waiter) -> Any:
         self._waiters.add(waiter)
         self._wake.set()
@@ -244,8 +248,7 @@ class Hub:
             # It has to start before the next grant: only sent requests are counted.
             await asyncio.sleep(0)
         else:
-            timing = self._timing
-            blocked = self._queue.has_blocked_submissions(now)
+            timing, blocked = self._timing, self._queue.has_blocked_submissions(now)
             longest = timing.shared_quota_interval if blocked else timing.max_sleep
             await self._sleep(min(longest, grant.until - now, self._queue.next_deadline - time.time()))
 
@@ -302,8 +305,7 @@ class Hub:
         max_ids = self._max_ids
         if isinstance(found, errors.SeedanceError):
             found = self._without_list(ids, found)
-        shorter = 1 < self._max_ids < max_ids
-        now = self._loop.time()
+        shorter, now = 1 < self._max_ids < max_ids, self._loop.time()
         for waiter in waiters:
             reading = found.get(waiter.state.generation_id)
             if reading is not None:
@@ -315,12 +317,14 @@ class Hub:
     def _without_list(self, ids: list[str], error: errors.SeedanceError) -> dict[str, errors.SeedanceError]:
         """Return the reading of each generation of a list that failed; ask for fewer, or for one at a time, from now on."""
         refusals = (errors.SeedanceNotFoundError, errors.SeedanceRequestError, errors.SeedanceForbiddenError)
-        if isinstance(error, (errors.SeedanceConnectionError, *refusals)):
+        # Services that imitate this one may answer with a page, or a redirect to one, in place of a list.
+        refused = isinstance(error, refusals) or (error.http_status or 500) < 400
+        if refused or isinstance(error, errors.SeedanceConnectionError):
             self._max_ids = min(self._max_ids, MAX_IDS_AFTER_FAILURE)
-        if not isinstance(error, refusals):
+        if not refused:
             return dict.fromkeys(ids, error)
         if len(ids) <= self._max_ids:
-            log.warning("The service refuses to list generations (%s); they are read one by one.", error)
+            log.warning("The service does not list generations (%s); they are read one by one.", error)
             self._max_ids = 1
         return {}
 

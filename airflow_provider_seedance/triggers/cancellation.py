@@ -14,7 +14,7 @@ from airflow_provider_seedance.client import flows
 from airflow_provider_seedance.client.api_client import AsyncClient
 from airflow_provider_seedance.generations import Media, utc_now
 from airflow_provider_seedance.hooks.seedance import SeedanceHook, look_up_settings
-from airflow_provider_seedance.polling.hub import open_hub
+from airflow_provider_seedance.polling.hub import Hub, open_hub
 from airflow_provider_seedance.submission.decisions import listed
 from airflow_provider_seedance.triggers.xcom import task_key
 from airflow_provider_seedance.version_compat import AIRFLOW_V_3_4_PLUS
@@ -121,12 +121,13 @@ class CancellingTrigger(BaseTrigger):
                     )
                 elif await self._is_abandoned():
                     async with hub.cancellation_slots:
-                        await self._cancel_all(hub.client(settings), ids)
+                        await self._cancel_all(hub, hub.client(settings), ids)
         except Exception as error:
             self.log.warning("Not cancelled: %s (%s)", _bill_of(ids), error)
 
-    async def _cancel_all(self, client: AsyncClient, ids: Sequence[str]) -> None:
+    async def _cancel_all(self, hub: Hub, client: AsyncClient, ids: Sequence[str]) -> None:
         for generation_id in ids:
+            await hub.wait_to_cancel()
             if not await self._cancel_one(client, generation_id):
                 return
 

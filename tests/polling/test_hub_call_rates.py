@@ -6,7 +6,9 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
+from airflow_provider_seedance.polling import hub
 from polling.simulated import (
+    CONN,
     Connections,
     Request,
     Service,
@@ -98,6 +100,21 @@ def test_a_list_that_is_too_long_for_the_service_becomes_shorter(service: Servic
     steps = run(wait_for_each(Connections(ARK), ids, interval=10.0))
     assert {step.kind for step in steps} == {"ended"}
     assert max(len(request.ids) for request in lists(service)[1:]) == 100
+
+
+def test_cancellations_keep_to_the_rate_of_reads(service: Service, run: Any) -> None:
+    async def cancel_all() -> list[float]:
+        async with hub.open_hub(CONN, Connections(ARK)) as (one, _):
+            times = []
+            for _ in range(60):
+                await one.wait_to_cancel()
+                times.append(passed())
+            return times
+
+    times = run(cancel_all())
+    # Each of them reads twice.
+    assert all(later - earlier >= 1.0 for earlier, later in zip(times, times[10:], strict=False))
+    assert times[-1] < 10.0
 
 
 def test_the_ends_of_400_short_renders_are_seen_within_15_seconds(service: Service, run: Any) -> None:

@@ -75,6 +75,16 @@ def test_a_refused_list_is_not_requested_again(
     assert "one by one" in line
 
 
+@pytest.mark.parametrize("body", [b"<html>a relay</html>", [], {"items": None}])
+def test_generations_are_read_one_by_one_where_the_list_is_no_list(
+    service: Service, run: Any, body: Any
+) -> None:
+    service.ends = dict.fromkeys("abc", 25.0)
+    service.answer = lambda request: reply(200, body) if len(request.ids) > 1 else None
+    assert ends(run(wait_for_each(Connections(ARK), "abc"))) == {("ended", 0)}
+    assert [len(request.ids) for request in service.requests] == [3] + [1] * 9
+
+
 @pytest.mark.parametrize(
     "failure",
     [reply(500, {"error": {"code": "Internal", "message": "no"}}), TransportFailure("reset", sent=True)],
