@@ -250,6 +250,12 @@ def test_list(held: tuple[SeedanceEmulator, Vendor]) -> None:
     assert emulator.ledger.count("list", api="ark") == 6
 
 
+def test_the_list_has_flexible_tasks_only_if_requested(ark: Vendor) -> None:
+    ids = [create(ark, PRO_1, service_tier=tier).json()["id"] for tier in ("default", "flex")]
+    for query, expected in (({}, ids[0]), ({"filter.service_tier": "flex"}, ids[1])):
+        assert [task["id"] for task in ark.get(ARK_TASKS, params=query).json()["items"]] == [expected]
+
+
 @pytest.mark.parametrize(
     "query",
     [{"page_num": "0"}, {"page_size": "x"}, {"page_size": "501"}, {"filter.status": "done"}, {"x": "1"}],

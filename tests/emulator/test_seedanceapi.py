@@ -122,7 +122,8 @@ def test_v2_from_submit_to_result(v2: Vendor) -> None:
         ({"images": ["https://x.example/a.png"] * 5}, "TOO_MANY_IMAGES"),
         ({"images": ["http://x.example/a.png"]}, "INVALID_REQUEST"),
         ({"image_urls": ["https://x.example/a.png"]}, "INVALID_REQUEST"),
-        ({"fixed_lens": True}, "INVALID_REQUEST"),
+        ({"fixed_lens": 1}, "INVALID_REQUEST"),
+        ({"seed": 1}, "INVALID_REQUEST"),
     ],
 )
 def test_v2_is_strict(change: dict[str, Any], code: str, v2: Vendor) -> None:
@@ -137,6 +138,7 @@ def test_v2_accepts_undocumented_fields_of_clients(v2: Vendor, emulator: Seedanc
         "images": ["https://x.example/a.png", f"{emulator.url}/_media/a/0.png"],
         "resolution": "1080p",
         "generate_audio": True,
+        "fixed_lens": True,
     }
     assert v2.post("/generate", body).status_code == 200
 

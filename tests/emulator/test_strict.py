@@ -63,6 +63,20 @@ def test_a_documented_code_stays(services: SeedanceEmulator, strict: Callable[[s
     assert reply.json()["error"]["code"] == "InternalServiceError"
 
 
+@pytest.mark.parametrize("code", [402, True, ["NotFound"], {"a": 1}, "5.x", "12", "", "x" * 5000])
+@pytest.mark.parametrize("api", ALL_APIS)
+def test_unusual_codes_are_answered(
+    api: str, code: Any, services: SeedanceEmulator, strict: Callable[[str], Vendor], connect: Connect
+) -> None:
+    connect(api)
+    services.fault("refuse", status=418, code=code)
+    reply = strict(api).submit()
+    assert (reply.status_code, type(reply.json())) == (418, dict)
+    services.fault("fail", message="no", code=code)
+    failed = strict(api).submit_id()
+    assert SeedanceHook().get_generation(failed).status is GenerationStatus.FAILED
+
+
 @pytest.mark.parametrize(
     ("api", "absent"),
     [

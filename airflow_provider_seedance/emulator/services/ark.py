@@ -41,7 +41,6 @@ _CODES = {
 _TASK_LIFETIME_SECONDS = 7 * DAY
 _CANCELLED_LIFETIME_SECONDS = DAY
 
-
 #: Documented limits of an account: calls, and the seconds in which they are counted.
 _LIMITS = {"list": (1, 1.0), "status": (20, 1.0), "cancel": (20, 1.0)}
 _MAX_TASKS_PER_MINUTE, _MAX_4K_TASKS_PER_MINUTE, _MAX_IMAGES_PER_MINUTE = 600, 15, 500
@@ -165,7 +164,7 @@ class Ark(service.Service):
 
     def is_refusal(self, code: str | None) -> bool:
         """Return whether the code is one of moderation."""
-        return "Sensitive" in (code or "")
+        return "Sensitive" in str(code)
 
     def find(self, generation_id: str | None) -> models.EmulatedRender:
         """Return the render of a task, which is known for a week, or for a day if cancelled."""
@@ -215,6 +214,8 @@ class Ark(service.Service):
                 raise service.ApiError(f"Unknown parameter {name}", field=name, constraint="unknown")
         number, size = _page(call, "page_num", 1), _page(call, "page_size", 20)
         wanted = {name: _single(call, f"filter.{name}") for name in ("status", "model", "service_tier")}
+        # As documented: without a filter, the list has the tasks of the default tier only.
+        wanted["service_tier"] = wanted["service_tier"] or "default"
         if wanted["status"] is not None and wanted["status"] not in _STATUSES:
             raise service.ApiError("filter.status is invalid", field="filter.status", constraint="enum")
         tasks = [

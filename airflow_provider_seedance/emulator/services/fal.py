@@ -164,10 +164,10 @@ class Fal(service.Service):
         if generation.status == "succeeded":
             return self._outputs(render), 200
         failure = generation.failure
-        code = failure.code if failure and failure.code else "500.internal_server_error"
-        status, _, kind = code.rpartition(".") if code[:1].isdigit() else ("422", "", code)
-        item = {"loc": ["body"], "msg": generation.failure_message, "type": kind}
-        return {"detail": [item]}, int(status)
+        code = str(failure.code) if failure and failure.code else "500.internal_server_error"
+        own = re.fullmatch(r"(?:([45]\d\d)\.)?(.+)", code, re.DOTALL)
+        item = {"loc": ["body"], "msg": generation.failure_message, "type": own[2] if own else code}
+        return {"detail": [item]}, int((own and own[1]) or 422)
 
     def _outputs(self, render: EmulatedRender) -> dict[str, Any]:
         urls = self.backend.urls(render)
@@ -262,10 +262,6 @@ def _request_id(render_id: str) -> str:
     return render_id.rpartition(":")[2]
 
 
-def _is_image(value: object) -> bool:
-    return service.is_http_url(value) or str(value).startswith("data:")
-
-
 def _video(fields: service.Fields, endpoint: str) -> tuple[MediaSpec, str, int]:
     prompt = fields.prompt()
     found = re.search(r"seedance(?:-|/v)(\d)(\.\d)?(?=/|$)", endpoint)
@@ -284,11 +280,11 @@ def _video(fields: service.Fields, endpoint: str) -> tuple[MediaSpec, str, int]:
     if endpoint.endswith("/image-to-video"):
         fields.raw("image_url", required=True)
         for name in ("image_url", "end_image_url"):
-            if not _is_image(fields.text(name) or "data:image/png"):
+            if not service.is_file(fields.text(name) or "data:image/png"):
                 raise fields.error(name, "must be a URL or data URI", "url")
     if endpoint.endswith("/reference-to-video"):
         for name in ("image_urls", "video_urls", "audio_urls"):
-            fields.urls(name, valid=_is_image)
+            fields.urls(name, valid=service.is_file)
     fields.refuse_unread()
     spec = MediaSpec.video(
         prompt,
@@ -315,7 +311,7 @@ def _images(fields: service.Fields) -> tuple[MediaSpec, str, int]:
     fields.integer("seed")
     fields.flag("enable_safety_checker")
     fields.flag("sync_mode")
-    fields.urls("image_urls", min_items=1, max_items=10, valid=_is_image)
+    fields.urls("image_urls", min_items=1, max_items=10, valid=service.is_file)
     fields.refuse_unread()
     spec = MediaSpec(kind="image", prompt=prompt, width=width, height=height, format="png")
     return spec, "1080p" if width * height <= 2048 * 2048 else "4k", outputs

@@ -171,7 +171,7 @@ def _check_parts(fields: service.Fields, name: str) -> None:
         kind = part.get("type") if isinstance(part, dict) else None
         url = part[kind].get("url") if kind in _PARTS and isinstance(part.get(kind), dict) else None
         frame = name == "input_references" or part.get("frame_type") in ("first_frame", "last_frame")
-        if not frame or not (service.is_http_url(url) or str(url).startswith("data:")):
+        if not frame or not service.is_file(url):
             raise fields.error(name, "has an invalid item", "type")
 
 

@@ -173,10 +173,6 @@ class Replicate(service.Service):
         }
 
 
-def _is_file(value: object) -> bool:
-    return service.is_http_url(value) or str(value).startswith("data:")
-
-
 def _video(fields: service.Fields, model: str) -> tuple[MediaSpec, int, str]:
     prompt = fields.prompt()
     new = "seedance-2" in model
@@ -189,10 +185,10 @@ def _video(fields: service.Fields, model: str) -> tuple[MediaSpec, int, str]:
         fields.integer("fps", choices=(24,))
         fields.flag("camera_fixed")
     for name in ("image", "last_frame_image"):
-        if not _is_file(fields.text(name) or "data:"):
+        if not service.is_file(fields.text(name) or "data:"):
             raise fields.error(name, "must be a URI", "format")
     for name in ("reference_images", *(("reference_videos", "reference_audios") if new else ())):
-        fields.urls(name, valid=_is_file)
+        fields.urls(name, valid=service.is_file)
     if "last_frame_image" in fields and "image" not in fields:
         raise fields.error("last_frame_image", "needs image", "dependency")
     fields.refuse_unread()
@@ -211,7 +207,7 @@ def _images(fields: service.Fields) -> tuple[MediaSpec, int, str]:
     fields.text("aspect_ratio")
     group = fields.text("sequential_image_generation", choices=("disabled", "auto")) == "auto"
     count = fields.integer("max_images", low=1, high=15) or 1
-    fields.urls("image_input", max_items=14, valid=_is_file)
+    fields.urls("image_input", max_items=14, valid=service.is_file)
     fields.refuse_unread()
     spec = MediaSpec(kind="image", prompt=prompt, width=width, height=height, format="png")
     return spec, count if group else 1, "1080p" if width * height <= 2048 * 2048 else "4k"

@@ -158,8 +158,8 @@ class SeedanceApiV2(_SeedanceApi):
     """
     Version 2: durations are integers, up to four images.
 
-    ``resolution`` and ``generate_audio`` are accepted because clients send them, although they are not documented, unless
-    the emulator is strict.
+    ``resolution``, ``generate_audio`` and ``fixed_lens`` are accepted because clients send them, although they are not
+    documented, unless the emulator is strict.
     """
 
     api = "seedanceapi-v2"
@@ -175,7 +175,8 @@ class SeedanceApiV2(_SeedanceApi):
         fields.urls("images", min_items=1, max_items=4, valid=service.is_https_url)
         if not self.strict:
             fields.text("resolution", choices=("480p", "720p", "1080p"))
-            fields.flag("generate_audio")
+            for name in ("generate_audio", "fixed_lens"):
+                fields.flag(name)
 
 
 def _code(error: service.ApiError) -> str:

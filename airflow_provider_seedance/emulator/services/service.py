@@ -132,6 +132,11 @@ def is_http_url(value: object) -> bool:
     return parts.scheme in ("http", "https") and bool(host) and not any(c.isspace() for c in value)
 
 
+def is_file(value: object) -> bool:
+    """Return whether a value is an http or https URL, or a data URI."""
+    return is_http_url(value) or str(value).startswith("data:")
+
+
 def is_https_url(value: object) -> bool:
     """Return whether a value is an https URL, or a plain one of this machine, such as of another emulator."""
     return is_http_url(value) and (str(value).startswith("https:") or is_loopback(str(value)))
@@ -320,7 +325,7 @@ def _without(value: Any, names: frozenset[str]) -> Any:
     return {
         name: _without(item, names)
         for name, item in value.items()
-        if name not in names and not (name == "code" and item in names)
+        if name not in names and not (name == "code" and isinstance(item, str) and item in names)
     }
 
 
