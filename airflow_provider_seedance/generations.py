@@ -204,8 +204,7 @@ class VideoRequest(_Request):
     media: ClassVar[Media] = "video"
     _numbers: ClassVar[tuple[str, ...]] = ("duration", "fps", "seed")
     _flags: ClassVar[tuple[str, ...]] = (
-        *("generate_audio", "fixed_lens"),
-        *("watermark", "return_last_frame", "draft"),
+        *("generate_audio", "fixed_lens", "watermark", "return_last_frame", "draft"),
     )
 
     duration: int | None = None
@@ -340,14 +339,16 @@ class Generation:
             for name in _FROM_REQUEST
             if getattr(self, name) is None and not (unpaid and name in ("credits", "cost_usd"))
         }
-        rates = ("usd_per_credit", "usd_per_million_tokens", "fixed_usd")
-        rate, per_million, fixed = (result_defaults.get(name) for name in rates)
+        rates = ("usd_per_credit", "usd_per_million_tokens", "usd_per_image", "fixed_usd")
+        rate, per_million, per_image, fixed = (result_defaults.get(name) for name in rates)
         if rate is not None and self.credits is not None:
             missing["cost_usd"] = round(self.credits * rate, 6)
         elif fixed is not None and not unpaid:
             missing["cost_usd"] = fixed
         elif per_million is not None and self.output_tokens is not None and self.cost_usd is None:
             missing["cost_usd"] = round(self.output_tokens * per_million / 1e6, 6)
+        elif per_image is not None and self.media == "image" and self.urls and self.cost_usd is None:
+            missing["cost_usd"] = round(len(self.urls) * per_image, 6)
         if source := result_defaults.get("reused_from"):
             missing |= {"credits": 0.0, "cost_usd": 0.0, "reused_from": source}
         filled = replace(self, **missing)

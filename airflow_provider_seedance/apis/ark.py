@@ -40,7 +40,7 @@ _BILLED = (
     *("sequential_image_generation", "sequential_image_generation_options"),
 )
 #: The end of a window of a plan, as messages of ``QuotaExceeded`` name it.
-_RESET = re.compile(r"reset at (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4})")
+_RESET = re.compile(r"(?:reset|until)\D{0,20}(\d{4}-\d\d-\d\d[ T]\d\d:\d\d(?::\d\d)?) ?(Z|[+-]\d\d:?\d\d)")
 
 _ITEM_TYPES = {"reference_video": "video_url", "reference_audio": "audio_url"}
 _VIDEO_FIELDS = {
@@ -152,7 +152,8 @@ class Ark(base.Api):
         return {found.generation_id: found for found in self._listed(reply, now, wanted)}
 
     def list_flow(self, limit: int, now: datetime) -> base.Flow[list[generations.Generation]]:
-        found: list[generations.Generation] = []
+        # A service that ignores the filter returns some of them twice.
+        found: dict[str, generations.Generation] = {}
         size = max(1, min(limit, LIST_PAGE_SIZE))
         for number, by_tier in enumerate(_TIER_FILTERS):
             for page in range(1, min(_MAX_LIST_PAGES, math.ceil(limit / size)) + 1):
@@ -160,10 +161,12 @@ class Ark(base.Api):
                     yield Pause(self.timing.list_interval)
                 call = self.list_call(page, size)
                 reply = yield from self._fetch_page(replace(call, query=(*call.query, *by_tier)), now)
-                found += self._listed(reply, now)
+                found |= {generation.generation_id: generation for generation in self._listed(reply, now)}
                 if len(reply.json.get("items") or ()) < size:
                     break
-        return sorted(found, key=lambda generation: generation.created_at or now, reverse=True)[:limit]
+        return sorted(found.values(), key=lambda generation: generation.created_at or now, reverse=True)[
+            :limit
+        ]
 
     def _listed(
         self, reply: HttpReply, now: datetime, wanted: Collection[str] | None = None
@@ -186,21 +189,19 @@ class Ark(base.Api):
         self, correlation: str, since: datetime, now: datetime, model: str | None = None
     ) -> base.Flow[str | None]:
         by_model: tuple[tuple[str, str], ...] = ()
-        for number, by_tier in enumerate(_TIER_FILTERS):
-            if number:
-                yield Pause(self.timing.list_interval)
+        tiers = list(_TIER_FILTERS)
+        while True:
             try:
-                found = yield from self._look_up_in(by_tier + by_model, correlation, since, now)
+                found = yield from self._look_up_in(tiers[0] + by_model, correlation, since, now)
+                if found or len(tiers) == 1:
+                    return found
+                del tiers[0]
             except errors.SeedanceForbiddenError:
                 if by_model or not model:
                     raise
                 # A key with custom permissions may list the tasks of its models only.
                 by_model = (("filter.model", model),)
-                yield Pause(self.timing.list_interval)
-                found = yield from self._look_up_in(by_tier + by_model, correlation, since, now)
-            if found:
-                return found
-        return None
+            yield Pause(self.timing.list_interval)
 
     def _fetch_page(self, call: HttpCall, now: datetime) -> base.Flow[HttpReply]:
         backoff = self.timing.refused_list_backoff
@@ -251,11 +252,12 @@ class Ark(base.Api):
         )
         ended = (generations.read_time(payload.get("updated_at")) or created) if status.terminal else None
         succeeded = status is generations.GenerationStatus.SUCCEEDED
+        delivered = ended or now
         return {
             "resolution": parsing.text(payload.get("resolution")) or _image_size(payload),
             "created_at": created,
             "completed_at": ended,
-            "expires_at": _lifetime_from(ended or now) if succeeded else None,
+            "expires_at": delivered + OUTPUT_LIFETIME if succeeded and delivered.year < 9999 else None,
             "aspect_ratio": parsing.text(payload.get("ratio")),
             "fps": generations.read_number(payload.get("framespersecond")),
             "last_frame_url": _last_frame(payload) if succeeded else None,
@@ -283,7 +285,7 @@ class Ark(base.Api):
     def quota_reset(self, vendor: VendorError) -> datetime | None:
         found = _RESET.search(vendor.message or "")
         try:
-            return datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S %z") if found else None
+            return datetime.fromisoformat(found[1] + found[2]) if found else None
         except ValueError:
             return None
 
@@ -297,13 +299,6 @@ class Ark(base.Api):
         # The code is also used for queues and plan windows, which recover.
         if vendor.code == "QuotaExceeded" and ("free trial" in message or "免费试用" in message):
             return "The account's owner has to activate the model in the console."
-        return None
-
-
-def _lifetime_from(moment: datetime) -> datetime | None:
-    try:
-        return moment + OUTPUT_LIFETIME
-    except OverflowError:
         return None
 
 

@@ -68,8 +68,8 @@ class VideoModel:
 
     :param arguments: The arguments that not every model accepts.
     :param images: Maximum number of reference images; ``None`` where no limit is known.
-    :param clips: Maximum number of reference videos, and of reference audios.
-    :param inputs: Maximum number of references in all.
+    :param clips: Maximum number of reference videos, and of reference audios. Together these limits are the documented
+        one of references in all: 15 (2.0) and 50 (2.5).
     :param frames: The roles of frames that it accepts.
     :param flex: Whether it is also offered at the lower price of the flex tier.
     """
@@ -80,7 +80,6 @@ class VideoModel:
     arguments: frozenset[str] = _ALL_ARGUMENTS
     images: int | None = None
     clips: int | None = None
-    inputs: int | None = None
     frames: tuple[str, ...] = FRAMES
     flex: bool = True
 
@@ -93,7 +92,6 @@ _V2_0 = VideoModel(
     arguments=frozenset({"generate_audio"}),
     images=9,
     clips=3,
-    inputs=15,
     flex=False,
 )
 _V1_0 = VideoModel(
@@ -107,7 +105,6 @@ _VIDEO_MODELS = {
         arguments=frozenset({"generate_audio", "draft"}),
         images=30,
         clips=10,
-        inputs=50,
     ),
     "2.0": _V2_0,
     "2.0-fast": replace(_V2_0, resolutions=("480p", "720p")),
@@ -262,13 +259,7 @@ def _reference_problems(roles: list[str], model: VideoModel, family: str | None)
         for role, count in counts.items()
         if (limit := limits[role]) is not None and count > limit
     ]
-    if model.inputs is not None and len(roles) > model.inputs:
-        found.append(f"images: {len(roles)} references were given; this model takes {model.inputs}")
-    if (
-        (family or "").startswith("2.0")
-        and counts["reference_audio"]
-        and counts["reference_audio"] == len(roles)
-    ):
+    if (family or "").startswith("2.0") and set(roles) == {"reference_audio"}:
         found.append("images: reference_audio needs a reference_image or reference_video beside it")
     return found
 

@@ -283,8 +283,9 @@ class ReplyReader(abc.ABC):
         status = reply.status
         if reply.ok:
             status = vendor.status or parsing.STATUS_BY_CODE.get(str(vendor.code).upper(), 500)
-        # On a read these statuses are sufficient; a code only refines other ones.
+        # On a read these statuses are sufficient; a code only refines other ones, and a 404 about the model (ark).
         plain = call.method == "GET" and (reply.status in (401, 404, 429) or reply.status >= 500)
+        plain = plain and vendor.code != "UnsupportedModel"
         code = None if plain else vendor.code
         cls = parsing.class_for(status, code, self.error_classes)
         wait = read_retry_after(reply.headers, now) if status == 503 else None

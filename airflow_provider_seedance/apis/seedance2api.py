@@ -127,10 +127,12 @@ class Seedance2Api(base.Api):
 
     def details(self, payload: JsonObject, status: GenerationStatus, now: datetime) -> JsonObject:
         result = parsing.mapping(payload.get("result"))
-        ended = read_time(payload.get("completed_at")) if status is GenerationStatus.SUCCEEDED else None
+        succeeded = status is GenerationStatus.SUCCEEDED
+        # Images that are returned at once have no time.
+        ended = read_time(payload.get("completed_at")) or (now if payload.get("images") else None)
         milliseconds = read_number(payload.get("processing_time_ms", result.get("processing_time_ms")))
         return {
-            "expires_at": ended + OUTPUT_LIFETIME if ended and ended.year < 9999 else None,
+            "expires_at": ended + OUTPUT_LIFETIME if succeeded and ended and ended.year < 9999 else None,
             "duration": read_number(result.get("duration", payload.get("duration"))),
             "resolution": parsing.text(result.get("resolution")) or parsing.text(payload.get("resolution")),
             "progress": read_number(payload.get("progress")),

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from airflow_provider_seedance.apis.base import Api
 from airflow_provider_seedance.apis.messages import MAX_JSON_DEPTH
 from airflow_provider_seedance.apis.rules import Rule, text
-from airflow_provider_seedance.costs.pricing import Prices, ResultDefaults
+from airflow_provider_seedance.costs.pricing import COUNTED_AMOUNTS, Prices, ResultDefaults
 from airflow_provider_seedance.exceptions import SeedanceRequestError
 from airflow_provider_seedance.generations import (
     Estimate,
@@ -114,7 +114,7 @@ def _result_defaults(
         cost_usd=price.cost_usd,
         usd_per_credit=None if by_rule else prices.usd_per_credit,
         fixed_usd=price.cost_usd if by_rule and derives_usd else None,
-        usd_per_million_tokens=rule.usd_per_million_tokens if rule else None,
+        **({rule.amount: rule.price} if rule and rule.amount in COUNTED_AMOUNTS else {}),
     )
 
 

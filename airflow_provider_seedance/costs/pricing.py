@@ -25,6 +25,9 @@ _AMOUNTS: Mapping[str, str | None] = {
     "credits_per_second": "duration",
 }
 
+#: Amounts by which a generation is priced again when it has ended.
+COUNTED_AMOUNTS = ("usd_per_million_tokens", "usd_per_image")
+
 _RATE = "usd_per_credit"
 
 #: Types of the properties by which a rule chooses requests; `media` is one of two words.
@@ -54,11 +57,6 @@ class PriceRule:
     duration: float | None = None
     audio: bool | None = None
     media: Media | None = None
-
-    @property
-    def usd_per_million_tokens(self) -> float | None:
-        """Price of a million tokens, if that is the price."""
-        return self.price if self.amount == "usd_per_million_tokens" else None
 
     @property
     def in_credits(self) -> bool:
@@ -172,6 +170,7 @@ class ResultDefaults:
     :param usd_per_credit: Price of the connection for a credit that the service reports.
     :param fixed_usd: Price of the connection that replaces one that follows from reported credits.
     :param usd_per_million_tokens: Price for the tokens that the service reports.
+    :param usd_per_image: Price for each image that was made, which may be fewer than requested.
     """
 
     model: str | None = None
@@ -186,6 +185,7 @@ class ResultDefaults:
     usd_per_credit: float | None = None
     fixed_usd: float | None = None
     usd_per_million_tokens: float | None = None
+    usd_per_image: float | None = None
 
     @classmethod
     def of(cls, request: GenerationRequest, **costs: float | None) -> ResultDefaults:

@@ -21,7 +21,7 @@ from airflow_provider_seedance.submission.store import ReuseSearch
 _COLUMNS = submissions.c
 
 #: Prices of the connection, which do not apply to what another task has paid for.
-_RATES = ("usd_per_credit", "usd_per_million_tokens", "fixed_usd")
+_RATES = ("usd_per_credit", "usd_per_million_tokens", "usd_per_image", "fixed_usd")
 
 #: Generations that are read in vain before only recent ones are considered: older ones are gone, too.
 MAX_UNUSABLE = 3

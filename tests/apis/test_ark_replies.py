@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from helpers import NOW, accepted, declined, fixture, image, read, reply, submit, video
+from helpers import NOW, accepted, calls, declined, drive, fixture, image, prepare, read, reply, submit, video
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.apis.messages import HttpReply, NotAccepted, Refused, Uncertain
@@ -107,6 +107,11 @@ def test_one_image_of_a_group_can_fail_alone() -> None:
     assert generation.error_message in generation.summary()
     assert generation.usage is not None
     assert generation.usage["generated_images"] == 1
+    # Failed images are not billed.
+    prepared = prepare(NAME, image(num_images=2))
+    assert prepared.price.cost_usd == 0.08
+    reread = API.read_generation(fixture("ark_image_partial"), "local-1", media="image", now=NOW)
+    assert reread.with_defaults(prepared.result_defaults.as_dict()).cost_usd == 0.04
 
 
 def test_a_group_of_which_no_image_came_out_is_refused() -> None:
@@ -217,8 +222,24 @@ def test_the_end_of_a_plan_window_is_read_from_the_message(window: str) -> None:
 
     reset_at = (NOW + timedelta(hours=80)).astimezone(timezone(timedelta(hours=8)))
     assert wait(f"{reset_at:%Y-%m-%d %H:%M:%S}") == 80 * 3600
+    assert wait(f"{reset_at:%Y-%m-%d %H:%M}") == 80 * 3600 - reset_at.second
     assert wait("2020-01-01 00:00:00") == 0
     assert wait("2026-02-31 00:00:00") is None
+
+
+@pytest.mark.parametrize("until", ["2026-02-07T11:40:00Z", "2026-02-07 19:40:00+08:00"])
+def test_the_end_of_a_quota_is_read_in_other_forms(until: str) -> None:
+    body = {"error": {"code": "QuotaExceeded", "message": f"The plan is used up until {until}."}}
+    error = declined(NotAccepted, NAME, reply(429, body))
+    assert isinstance(error, errors.SeedanceRateLimitError)
+    assert error.retry_after == 3600
+
+
+def test_a_404_about_the_model_does_not_say_that_a_generation_is_unknown() -> None:
+    answer = reply(404, {"error": {"code": "UnsupportedModel", "message": "m"}})
+    assert type(API.error_for(answer, API.status_call("cgt-1"), now=NOW)) is errors.SeedanceRequestError
+    unknown = reply(404, {"error": {"code": "ResourceNotFound", "message": "m"}})
+    assert type(API.error_for(unknown, API.status_call("cgt-1"), now=NOW)) is errors.SeedanceNotFoundError
 
 
 def test_a_paused_model_says_who_has_to_resume_it() -> None:
@@ -307,6 +328,14 @@ def test_each_in_a_list_is_read_as_if_it_were_alone() -> None:
 )
 def test_generations_missing_from_a_list_are_absent(items: Any) -> None:
     assert many({"total": 1, "items": items}, "a") == {}
+
+
+def test_a_list_of_both_tiers_has_each_generation_once() -> None:
+    items = [{"id": name, "status": "queued", "created_at": number} for number, name in enumerate("ab")]
+    everything = reply(200, {"total": 2, "items": items})
+    found, steps = drive(API.list_flow(10, NOW), [everything] * 2)
+    assert [generation.generation_id for generation in found] == ["b", "a"]
+    assert [dict(call.query).get("filter.service_tier") for call in calls(steps)] == [None, "flex"]
 
 
 def test_a_list_that_fails_is_an_error() -> None:

@@ -21,6 +21,11 @@ def inputs(role: str, count: int = 1) -> list[dict[str, Any]]:
     return [{"url": f"https://example.com/{role}-{number}", "role": role} for number in range(count)]
 
 
+def references(images: int, videos: int, sounds: int) -> list[dict[str, Any]]:
+    counts = {"reference_image": images, "reference_video": videos, "reference_audio": sounds}
+    return [item for role, count in counts.items() for item in inputs(role, count)]
+
+
 FRAMES = [*inputs("first_frame"), *inputs("last_frame")]
 PICTURE, CLIP, SOUND = (inputs(f"reference_{kind}") for kind in ("image", "video", "audio"))
 DRAFT = [{"draft_task": "cgt-1"}]
@@ -38,6 +43,17 @@ DRAFT = [{"draft_task": "cgt-1"}]
         ),
         (V20, {"images": [*PICTURE, *inputs("reference_audio", 4)]}, "4 of role reference_audio"),
         (V25, {"images": inputs("reference_video", 11)}, "this model takes 10"),
+        *[
+            (model, {"images": [*references(*counts)]}, problem)
+            for model, counts, problem in [
+                (V20, (10, 3, 3), "10 images were given"),
+                (V20, (9, 4, 3), "4 of role reference_video"),
+                (V20, (9, 3, 4), "4 of role reference_audio"),
+                (V25, (31, 10, 10), "31 images were given"),
+                (V25, (30, 11, 10), "11 of role reference_video"),
+                (V25, (30, 10, 11), "11 of role reference_audio"),
+            ]
+        ],
         ("seedance-1-0-pro-fast-251015", {"images": FRAMES}, "takes no last_frame"),
         ("seedance-1-0-lite-t2v-250428", {"images": inputs("first_frame")}, "takes no first_frame"),
         (V10, {"aspect_ratio": "adaptive"}, "adaptive needs an image"),
@@ -75,7 +91,8 @@ def test_combinations_that_the_service_forbids_are_refused(
         (V20, {"images": [*PICTURE, *SOUND]}),
         (V20, {"images": [*PICTURE, {"url": "data:audio/mpeg;base64,AAAA", "role": "reference_audio"}]}),
         (V25, {"images": SOUND}),
-        (V25, {"images": [*inputs("reference_image", 30), *inputs("reference_video", 10)]}),
+        (V20, {"images": references(9, 3, 3)}),
+        (V25, {"images": references(30, 10, 10)}),
         (V25, {"aspect_ratio": "adaptive", "images": FRAMES}),
         (V25, {"prompt": "", "images": DRAFT, "resolution": "1080p"}),
         (V25, {"prompt": "", "images": DRAFT, "watermark": True, "return_last_frame": True}),

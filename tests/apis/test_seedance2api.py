@@ -269,6 +269,8 @@ def test_outputs_are_deleted_after_30_days() -> None:
     result = fixture("seedance2api_result_completed")
     generation = read(API, result, result["task_id"])
     assert generation.expires_at == generation.completed_at + timedelta(days=30)
+    images = accepted(NAME, reply(200, fixture("seedance2api_image_success")), image())
+    assert images.expires_at == NOW + timedelta(days=30)
 
 
 @pytest.mark.parametrize(
