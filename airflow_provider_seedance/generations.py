@@ -254,7 +254,7 @@ _FROM_REQUEST = ("model", "duration", "resolution", "credits", "cost_usd")
 _RESULT_NUMBERS = ("duration", "credits", "cost_usd", "seed", "fps")
 #: Arguments that a delivered file is compared with.
 COMPARED = ("duration", "resolution", "aspect_ratio", "generate_audio", "num_images", "output_format")
-_RESULT_TEXTS = ("model", "resolution", "aspect_ratio", "last_frame_url")
+_RESULT_TEXTS = ("model", "resolution", "aspect_ratio", "last_frame_url", "error_message")
 _RESULT_TIMES = ("created_at", "completed_at", "expires_at")
 
 
@@ -367,10 +367,10 @@ class Generation:
             **{name: getattr(self, name) for name in ("duration", "resolution", "credits", "cost_usd")},
             **{name: iso(getattr(self, name)) for name in _RESULT_TIMES},
             **{name: getattr(self, name) for name in ("seed", "aspect_ratio", "fps", "last_frame_url")},
-            "usage": dict(self.usage) if self.usage else None,
-            "reused_from": dict(self.reused_from) if self.reused_from else None,
+            **{name: dict(getattr(self, name) or {}) or None for name in ("usage", "reused_from")},
             **({"outputs": [dict(output) for output in self.outputs]} if self.outputs else {}),
             **({"request": dict(self.request)} if self.request else {}),
+            **({"error_message": self.error_message} if self.error_message else {}),
         }
 
     def summary(self) -> str:

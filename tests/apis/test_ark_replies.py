@@ -105,6 +105,8 @@ def test_one_image_of_a_group_can_fail_alone() -> None:
     assert generation.error_message is not None
     assert generation.error_message.startswith("image 2 of 2 failed: ")
     assert generation.error_message in generation.summary()
+    assert generation.result()["error_message"] == generation.error_message
+    assert Generation.from_result(generation.result()).error_message == generation.error_message
     assert generation.usage is not None
     assert generation.usage["generated_images"] == 1
     # Failed images are not billed.
