@@ -366,6 +366,10 @@ MINI = "dreamina-seedance-2-0-mini-260615"
         (video(**WIDE, extra_params={"resolution": "1080p"}), None),
         (image(), 0.04),
         (image(num_images=3, model="seedream-5-0-lite-260128"), 0.105),
+        *[
+            (image(model="dola-seedream-5-0-pro-260628", resolution=size), usd)
+            for size, usd in (("1K", 0.045), ("2k", 0.09), ("1.5K", None), ("2048x2048", None), (None, None))
+        ],
         (video(**WIDE, model=MINI, extra_params={"model": "dreamina-seedance-2-5-260628"}), None),
         (image(extra_params={"sequential_image_generation_options": {"max_images": 9}}), None),
         (image(extra_params={"sequential_image_generation": "auto"}), None),
