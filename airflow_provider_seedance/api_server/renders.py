@@ -378,6 +378,7 @@ def _render(task: Task, result: Mapping[str, Any], number: int | None) -> dict[s
         "key": None,
         "try_number": task.try_number,
         **{name: scalar_of(result.get(name)) for name in _FROM_RESULT},
+        "output_tokens": number_of(_mapping(result.get("usage")).get("output_tokens")),
         "generation_id": generation_id,
         "console": console_of(result.get("api"), generation_id),
         "model": text_of(result.get("model")) or text_of(request.get("model")),
@@ -437,7 +438,7 @@ def _state(task: Task, result: Mapping[str, Any]) -> str:
 
 def _merge(render: dict[str, Any], other: Mapping[str, Any]) -> None:
     """Fill the unknown fields of a render from another task instance with the same generation."""
-    for name in (*_FROM_RESULT, "prompt", "expires_at", "console"):
+    for name in (*_FROM_RESULT, "output_tokens", "prompt", "expires_at", "console"):
         if render[name] is None:
             render[name] = other[name]
     render["request"] = render["request"] or other["request"]

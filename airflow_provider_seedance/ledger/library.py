@@ -27,7 +27,7 @@ _NAMES = ("generation_id", "dag_id", "model", "item_key")
 #: Columns that are shown as they are, and those that the others are made from.
 _SAME = (
     *("dag_id", "run_id", "task_id", "map_index", "loop_index", "record_key", "number", "generation_id"),
-    *("api", "model", "media", "prompt", "duration", "resolution", "credits", "cost_usd"),
+    *("api", "model", "media", "prompt", "duration", "resolution", "credits", "cost_usd", "output_tokens"),
 )
 _SOURCES = (
     *("item_key", "state", "status", "created_at", "intended_at", "submitted_at", "ended_at"),

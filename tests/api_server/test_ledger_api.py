@@ -95,8 +95,16 @@ def test_a_ledger_that_cannot_be_used(http: TestClient, monkeypatch: pytest.Monk
 
 
 def test_renders_of_readable_dags(http: TestClient, database: Database) -> None:
-    add(database, [row(0), row(1, dag_id="secret"), row(2, dag_id="films")])
+    add(
+        database,
+        [
+            row(0, output_tokens=9),
+            row(1, dag_id="secret", output_tokens=9),
+            row(2, dag_id="films", output_tokens=9),
+        ],
+    )
     found = http.get("/api/library").json()
+    assert {render["output_tokens"] for render in found["renders"]} == {9}
     assert {render["dag_id"] for render in found["renders"]} == {"ads", "films"}
     assert found["next"] is None
     assert http.get("/api/library", params={"dag_id": "secret"}).json()["renders"] == []

@@ -42,10 +42,20 @@ def test_a_finished_render() -> None:
     assert render["prompt"] == "A boat"
     assert render["model"] == "seedance-1.5-pro"
     assert (render["credits"], render["cost_usd"], render["duration"]) == (28, 0.14, 8)
+    assert render["output_tokens"] is None
     assert render["started_at"] == "2026-05-01T12:00:05+00:00"
     assert render["ended_at"] == "2026-05-01T12:01:35+00:00"
     assert render["urls"] == ["https://media.example/g1.mp4"]
     assert render["files"] == []
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [({"output_tokens": 108_900}, 108_900), ({"output_tokens": "x"}, None), ({}, None), (5, None)],
+)
+def test_the_tokens_that_the_service_counted(usage: Any, tokens: int | None) -> None:
+    (render,) = shown(video("success", result(usage=usage)))
+    assert render["output_tokens"] == tokens
 
 
 @pytest.mark.parametrize(

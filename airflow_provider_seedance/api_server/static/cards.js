@@ -123,12 +123,13 @@ export class Card {
   }
 
   showDetails() {
-    const { model, api, duration, resolution, credits, cost_usd: cost, key, label } = this.render;
+    const { model, api, duration, resolution, credits, cost_usd: cost, output_tokens: tokens, key, label } = this.render;
     const details = [
       ["model", model ?? api, model === null ? "Service, which reports no model" : api ? `Model, at ${api}` : "Model"],
       ["", typeof duration === "number" ? number(duration) + " s" : duration, "Length of the clip"],
       ["", resolution, "Resolution"],
       ["", typeof credits === "number" ? plural(credits, "credit") : null, "Credits"],
+      ["", typeof tokens === "number" ? plural(tokens, "token") : null, "Tokens that the service counted"],
       ["cost", typeof cost === "number" ? money(cost) : null, "Cost"],
       ["", key, "Key of its item"],
       ["", label, "Mapped task instance"],
