@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -108,3 +111,22 @@ def test_the_page_has_no_inline_code() -> None:
     page = (pages.STATIC / "renders.html").read_text(encoding="utf-8")
     assert re.findall(r"<script[^>]*>", page) == ['<script type="module" src="static/renders.js">']
     assert not re.search(r"\son\w+=|\sstyle=|<style", page)
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
+def test_the_last_frame_of_a_video_is_shown_as_an_image(tmp_path: Path) -> None:
+    module = tmp_path / "format.mjs"
+    module.write_text((pages.STATIC / "format.js").read_text(encoding="utf-8"))
+    render = {
+        "media": "video",
+        "files": [],
+        "urls": ["https://a.example/v.mp4?X=1.png", "https://a.example/last.JPEG?X=1", "https://a.example/v"],
+    }
+    script = f"import {{ sources }} from {str(module)!r}; console.log(JSON.stringify(sources({{}}, {json.dumps(render)}, 0)))"
+    shown = subprocess.run(
+        ["node", "--input-type=module", "-e", script],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert [source["media"] for source in json.loads(shown.stdout)] == ["video", "image", "video"]

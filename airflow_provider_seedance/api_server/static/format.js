@@ -75,6 +75,11 @@ export function runPage(run) {
   return `../dags/${encodeURIComponent(run.dag_id)}/runs/${encodeURIComponent(run.run_id)}`;
 }
 
+/** Whether a URL is that of an image, such as the last frame of a video. */
+function isImage(url) {
+  return /\.(?:jpe?g|png|webp)$/i.test(new URL(url).pathname);
+}
+
 /** The sources of a render: its stored files, or else the URLs of the service until they expire. */
 export function sources(run, render, now) {
   const stored = render.files.map((file) => ({ url: file.url ?? fileUrl(run, file), media: file.media, stored: true, name: file.name }));
@@ -84,5 +89,5 @@ export function sources(run, render, now) {
   return render.urls
     .map(httpUrl)
     .filter((url) => url !== null)
-    .map((url) => ({ url, media: render.media === "image" ? "image" : "video", stored: false, name: "" }));
+    .map((url) => ({ url, media: render.media === "image" || isImage(url) ? "image" : "video", stored: false, name: "" }));
 }
