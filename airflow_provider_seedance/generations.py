@@ -90,7 +90,8 @@ def counted(number: int, noun: str) -> str:
 def amount(unit: Unit, value: float) -> str:
     """Return an amount for messages."""
     text = f"{value:,.6f}".rstrip("0").rstrip(".")
-    return f"${text}" if unit == "cost_usd" else f"{text} credits"
+    cents = "0" if text[-2:-1] == "." else ""
+    return f"${text}{cents}" if unit == "cost_usd" else f"{text} credits"
 
 
 def cost_text(credits: float | None, cost_usd: float | None) -> str | None:

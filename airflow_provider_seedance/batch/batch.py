@@ -106,6 +106,7 @@ class Batch(ItemSubmissions):
         if record.state is not rec.RecordState.NOT_SUBMITTED:
             item.conn_id = self.paid_conn_id(item, record)
         item.submitted_at = record.submitted_at.timestamp() if record.submitted_at else None
+        item.ended_at = record.ended_at
         same_try = decisions.is_of_this_try(record, attempt)
         repeatable = record.has_unknown_outcome or decisions.is_cleared(record, attempt)
         if failure and (same_try or (failure.final and not repeatable)):
@@ -126,7 +127,8 @@ class Batch(ItemSubmissions):
         if failure.kind == _UNCERTAIN and failure.error.endswith("…"):
             # The record had no room for the advice that a person needs.
             command = self.records.resolve_command(item.record_key)
-            advice = decisions.uncertain_error(failure.error, record.fingerprint.api, resolve_command=command)
+            what = failure.error.partition(". One generation may have been billed")[0]
+            advice = decisions.uncertain_error(what, record.fingerprint.api, resolve_command=command)
             failure = replace(failure, error=advice.message)
         item.phase, item.failure = Phase.FAILED, failure
         if record.status is not None:
@@ -331,6 +333,7 @@ class Batch(ItemSubmissions):
 
     def _ended(self, record: rec.Record, generation: Generation) -> rec.Record:
         ended = rec.as_ended(record, generation, utc_now())
+        item.ended_at = ended.ended_at
         return replace(rec.taken_over(ended, self.attempt), result=generation.result())
 
 

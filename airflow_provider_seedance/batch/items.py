@@ -49,6 +49,7 @@ class BatchItem:
     :param conn_id: The connection that its generation, or an uncertain submission, is billed to.
     :param request: Arguments of the request for people to read; empty leaves them out.
     :param deadline: Seconds since 1970 at which the wait for its generation ends.
+    :param ended_at: Time at which its end was seen.
     :param estimated_wait: Seconds the service expected the render to take, at submission.
     """
 
@@ -66,6 +67,7 @@ class BatchItem:
     failure: Failure | None = None
     deadline: float = 0.0
     submitted_at: float | None = None
+    ended_at: datetime | None = None
     estimated_wait: float | None = None
 
     def fail(self, error: errors.SeedanceError, generation: Generation | None = None) -> Failure:
@@ -80,7 +82,8 @@ class BatchItem:
     def result(self) -> dict[str, Any]:
         """Return the entry of the task's result."""
         if self.phase is Phase.SUCCEEDED and self.generation is not None:
-            return {**self.generation.result(), "key": self.key, **self._connection, **self._request}
+            own = {"key": self.key, **self._connection, **self._times, **self._request}
+            return {**self.generation.result(), **own}
         failure, ended = self.failure or Failure(kind="error", error=""), self.generation
         return {
             "key": self.key,
@@ -90,8 +93,7 @@ class BatchItem:
             "kind": failure.kind,
             "credits": ended.credits if ended else None,
             "cost_usd": ended.cost_usd if ended else None,
-            "created_at": iso(ended.created_at if ended else None) or self._submitted_at,
-            "completed_at": iso(ended.completed_at) if ended else None,
+            **self._times,
             **self._request,
         }
 
@@ -121,6 +123,16 @@ class BatchItem:
     def _request(self) -> dict[str, Any]:
         known = self.generation.request if self.generation else None
         return {"request": {**(known or {}), **self.request}} if self.request else {}
+
+    @property
+    def _times(self) -> dict[str, str | None]:
+        """Start and end as the service reports them, or else as this package saw them."""
+        ended = self.generation
+        created, completed = (ended.created_at, ended.completed_at) if ended else (None, None)
+        return {
+            "created_at": iso(created) or self._submitted_at,
+            "completed_at": iso(completed or self.ended_at),
+        }
 
     @property
     def _submitted_at(self) -> str | None:

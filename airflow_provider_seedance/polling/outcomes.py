@@ -84,7 +84,7 @@ def raise_unless_succeeded(generation: Generation) -> Generation:
     :raises SeedanceGenerationFailedError: it failed or expired.
     """
     known: dict[str, Any] = {"generation_id": generation.generation_id, "vendor_code": generation.error_code}
-    reason = f": {generation.error_message}" if generation.error_message else ""
+    reason = f": {generation.error_message.rstrip('.')}" if generation.error_message else ""
     if generation.status is GenerationStatus.SUCCEEDED:
         if not generation.output_gone(utc_now()):
             return generation

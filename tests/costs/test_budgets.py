@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -42,6 +43,7 @@ def test_the_budgets_of_a_connection_are_read() -> None:
         [{"usd": 50, "per": "day"}, {"credits": "20000", "per": "month", "dag_id": "ads_*"}]
     )
     assert str(daily) == "$50 per day"
+    assert str(replace(daily, limit=0.5)) == "$0.50 per day"
     assert str(monthly) == "20,000 credits per month for ads_*"
     assert daily.applies_to("anything")
     assert monthly.applies_to("ads_de")

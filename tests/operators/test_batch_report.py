@@ -42,6 +42,24 @@ def test_a_batch_that_fails_reports_what_it_paid_for_and_why(batch: Batch) -> No
 
 
 @pytest.mark.parametrize("api", ["seedanceapi-v1"])
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_an_item_has_its_own_times_where_the_service_reports_none(batch: Batch, deferrable: bool) -> None:
+    batch.services.fault("fail", prompt="a shoe")
+    result = batch.run(["a lamp", "a shoe"], deferrable=deferrable, on_item_failure="keep")
+    for item in (*result["succeeded"], *result["failed"]):
+        assert item["created_at"] <= item["completed_at"]
+
+
+@pytest.mark.parametrize("api", ["seedanceapi-v1"])
+def test_the_advice_about_an_uncertain_item_is_given_once(batch: Batch) -> None:
+    batch.services.fault("drop_reply", prompt="a bell")
+    result = batch.run(["a bell", "a lamp"], on_item_failure="keep")
+    (error,) = [item["error"] for item in result["failed"]]
+    assert error.count("may have been billed") == 1
+    assert "…" not in error
+
+
+@pytest.mark.parametrize("api", ["seedanceapi-v1"])
 @pytest.mark.parametrize("included", [True, False])
 def test_result_and_manifest_hold_the_requests_unless_they_are_left_out(
     batch: Batch, tmp_path: Path, included: bool

@@ -249,9 +249,7 @@ def test_max_cost_usd_counts_every_take(
         task.ti.clear()
     with pytest.raises(errors.SeedanceMaxCreditsError) as caught:
         task.run()
-    expected = (
-        "The request costs $0.1, more than max_cost_usd=0.2 leaves: earlier submissions of this task instance"
-    )
+    expected = "The request costs $0.10, more than max_cost_usd=0.2 leaves: earlier submissions of this task instance"
     assert f"{expected} cost, or may cost, 0.2 (" in caught.value.message
     assert len(task.ids) == 2
 

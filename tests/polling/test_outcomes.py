@@ -92,3 +92,8 @@ def test_each_end_but_success_raises_its_error(end: Generation, error: type[erro
         raise_unless_succeeded(end)
     assert type(caught.value) is error
     assert caught.value.generation_id == "g"
+
+
+def test_the_words_of_a_service_end_with_one_full_stop() -> None:
+    with pytest.raises(errors.SeedanceGenerationFailedError, match=r"the model is down\. Whether"):
+        raise_unless_succeeded(replace(FAILED, error_message="the model is down."))
