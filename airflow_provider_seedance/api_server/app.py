@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.datastructures import Headers, MutableHeaders
 
+from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.api_server.pages import STATIC
 
 if TYPE_CHECKING:
@@ -67,10 +70,16 @@ class _PageFiles(StaticFiles):
         return response_headers["etag"] in request_headers.get("if-none-match", "")
 
 
+async def _answer(status: int, _request: Request, error: Exception) -> Response:
+    return JSONResponse({"detail": getattr(error, "message", "")}, status)
+
+
 def build() -> FastAPI:
     """Build the application, without schema and documentation pages."""
     app = FastAPI(title="Seedance", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.add_middleware(_SecurityHeaders)
+    for error, status in ((errors.SeedanceLedgerError, 503), (errors.SeedanceRequestError, 409)):
+        app.add_exception_handler(error, partial(_answer, status))
     for name in ROUTES:
         try:
             module: Any = import_module(name)

@@ -18,15 +18,10 @@ from airflow.utils.session import create_session
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from pydantic import BaseModel, Field
 
-from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.api_server import queries
 from airflow_provider_seedance.api_server.callback_settings import read_connection
 from airflow_provider_seedance.api_server.known_dags import KnownDags
-from airflow_provider_seedance.api_server.media import (
-    REGION_PATTERN,
-    RangeHeadersDep,
-    respond_with_file,
-)
+from airflow_provider_seedance.api_server.media import REGION_PATTERN, RangeHeadersDep, respond_with_file
 from airflow_provider_seedance.api_server.permissions import (
     CAN_EDIT_RENDERS,
     CAN_READ_RENDERS,
@@ -36,7 +31,8 @@ from airflow_provider_seedance.api_server.permissions import (
     readable_dag_ids,
 )
 from airflow_provider_seedance.api_server.queries import Scope
-from airflow_provider_seedance.api_server.renders import console_of, media_type_of
+from airflow_provider_seedance.api_server.renders import media_type_of
+from airflow_provider_seedance.apis.registry import console_of
 from airflow_provider_seedance.generations import iso, utc_now
 from airflow_provider_seedance.ledger import account, library, spending
 from airflow_provider_seedance.ledger.configuration import (
@@ -74,10 +70,6 @@ def _ledger() -> LedgerConfig:
 LedgerDep = Annotated[LedgerConfig, Depends(_ledger)]
 
 
-def _answer(error: errors.SeedanceError, status: int) -> HTTPException:
-    return HTTPException(status, error.message)
-
-
 # ---------------------------------------------------------------------- library
 
 
@@ -93,14 +85,11 @@ def find_renders(
 ) -> dict[str, Any]:
     """Return the latest renders with these words, of the Dags that the user may read."""
     database = Database(config)
-    try:
-        readable = _readable(database, config, user, dag_id)
-        search = library.Search(
-            namespace=config.namespace, dag_ids=readable, run_id=run_id, text=text, uncertain=uncertain
-        )
-        found = library.find_renders(database, search, limit=PAGE_SIZE + 1, offset=offset)
-    except errors.SeedanceLedgerError as error:
-        raise _answer(error, 503) from None
+    readable = _readable(database, config, user, dag_id)
+    search = library.Search(
+        namespace=config.namespace, dag_ids=readable, run_id=run_id, text=text, uncertain=uncertain
+    )
+    found = library.find_renders(database, search, limit=PAGE_SIZE + 1, offset=offset)
     shown = found[:PAGE_SIZE]
     editable = editable_dag_ids({row["dag_id"] for row in shown}, user)
     return {
@@ -116,14 +105,6 @@ def _readable(database: Database, config: LedgerConfig, user: GetUserDep, dag_id
 
 def _render(row: dict[str, Any], *, can_edit: bool) -> dict[str, Any]:
     """Return a render as the Renders page describes those of a run, with its place in the ledger."""
-    place = (
-        row["dag_id"],
-        row["run_id"],
-        row["task_id"],
-        row["map_index"],
-        row["loop_index"],
-        row["record_key"],
-    )
     route = f"api/dags/{quote(row['dag_id'], safe='')}/library/media"
     files = [
         {
@@ -137,7 +118,7 @@ def _render(row: dict[str, Any], *, can_edit: bool) -> dict[str, Any]:
     ]
     return {
         **row,
-        "id": "/".join(map(str, (*place, row["number"]))),
+        "id": "/".join(str(row[name]) for name in library.KEY),
         "iteration": row["loop_index"] if row["loop_index"] >= 0 else None,
         "can_edit": can_edit,
         "can_settle": can_edit and row["state"] == "uncertain",
@@ -194,14 +175,7 @@ def resolve(dag_id: str, settlement: Settlement, config: LedgerDep) -> None:
     place = settlement.model_dump(exclude={"record_key", "generation_id"})
     task = TaskIdentity(namespace=config.namespace, dag_id=dag_id, **place)
     generation_id = settlement.generation_id
-    try:
-        account.resolve(
-            Database(config), task, settlement.record_key, generation_id and generation_id.strip()
-        )
-    except errors.SeedanceRequestError as error:
-        raise _answer(error, 409) from None
-    except errors.SeedanceLedgerError as error:
-        raise _answer(error, 503) from None
+    account.resolve(Database(config), task, settlement.record_key, generation_id and generation_id.strip())
 
 
 # ---------------------------------------------------------------------- rendering again
@@ -240,12 +214,7 @@ def render_again(dag_id: str, decision: AnotherRender, config: LedgerDep) -> Non
             raise HTTPException(409, reason)
     until = None if decision.withdraw else utc_now() + MAX_DECISION_AGE
     task = TaskIdentity(namespace=config.namespace, **place)
-    try:
-        account.render_again(Database(config), task, decision.generation_id, until)
-    except errors.SeedanceRequestError as error:
-        raise _answer(error, 409) from None
-    except errors.SeedanceLedgerError as error:
-        raise _answer(error, 503) from None
+    account.render_again(Database(config), task, decision.generation_id, until)
 
 
 # ---------------------------------------------------------------------- spending
@@ -261,23 +230,19 @@ def spend(
     """Return the spend by day and Dag or model, and the budgets."""
     database, timezone = Database(config), default_timezone()
     first, last = _days(period, local_now().date())
-    try:
-        chosen = account.Filter(
-            namespace=config.namespace,
-            dag_ids=_readable(database, config, user, None),
-            since=pendulum.datetime(first.year, first.month, first.day, tz=timezone),
-            until=pendulum.datetime(last.year, last.month, last.day, tz=timezone).add(days=1),
-        )
-        rows = spending.spend(database, chosen, ("day", by), timezone)
-        budgets = _budgets(database, config, user)
-    except errors.SeedanceLedgerError as error:
-        raise _answer(error, 503) from None
+    chosen = account.Filter(
+        namespace=config.namespace,
+        dag_ids=_readable(database, config, user, None),
+        since=pendulum.datetime(first.year, first.month, first.day, tz=timezone),
+        until=pendulum.datetime(last.year, last.month, last.day, tz=timezone).add(days=1),
+    )
+    rows = spending.spend(database, chosen, ("day", by), timezone)
     return {
         "from": first.isoformat(),
         "to": last.isoformat(),
         "timezone": str(timezone),
         "rows": [{**row, "group": row[by]} for row in rows],
-        "budgets": budgets,
+        "budgets": _budgets(database, config, user),
     }
 
 

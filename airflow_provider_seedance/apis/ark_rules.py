@@ -290,9 +290,7 @@ def _draft_problems(request: generations.VideoRequest, family: str | None) -> li
     return found
 
 
-def with_roles(
-    inputs: tuple[MediaInput, ...],
-) -> list[tuple[MediaInput, str]]:
+def with_roles(inputs: tuple[MediaInput, ...]) -> list[tuple[MediaInput, str]]:
     """Return inputs with roles; without one, their number decides: a frame, two frames, or references."""
     free = [item for item in inputs if item.role is None]
     given = {item.role for item in inputs} - {None}

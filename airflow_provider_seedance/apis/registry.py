@@ -8,7 +8,8 @@ Adding a service is one file with a subclass of :class:`~airflow_provider_seedan
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 if TYPE_CHECKING:
     from airflow_provider_seedance.apis.base import Api
@@ -47,3 +48,9 @@ def get_api(name: str) -> Api:
         )
     api: Api = import_module(module).API
     return api
+
+
+def console_of(api: Any, generation_id: Any) -> str | None:
+    """Return the address of the service's own page about a generation, where there is one."""
+    url = get_api(api).console_url if isinstance(api, str) and api in SERVICES else None
+    return url.replace("{}", quote(str(generation_id), safe="")) if url and generation_id else None

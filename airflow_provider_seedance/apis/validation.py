@@ -12,11 +12,7 @@ from airflow_provider_seedance.apis.messages import MAX_JSON_DEPTH
 from airflow_provider_seedance.apis.rules import Rule, text
 from airflow_provider_seedance.costs.pricing import COUNTED_AMOUNTS, Prices, ResultDefaults
 from airflow_provider_seedance.exceptions import SeedanceRequestError
-from airflow_provider_seedance.generations import (
-    Estimate,
-    GenerationRequest,
-    ImageRequest,
-)
+from airflow_provider_seedance.generations import Estimate, GenerationRequest, ImageRequest
 from airflow_provider_seedance.urls import MediaHosts, MediaInput
 
 

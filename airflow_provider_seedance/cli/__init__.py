@@ -262,9 +262,7 @@ LEDGER_COMMANDS = (
         ),
     ),
     Command(
-        name="export",
-        help="Print all submissions as JSON lines",
-        target=f"{_CLI}.ledger_commands:export",
+        name="export", help="Print all submissions as JSON lines", target=f"{_CLI}.ledger_commands:export"
     ),
 )
 

@@ -129,9 +129,7 @@ def _for_each(
 
 
 def _run(
-    args: argparse.Namespace,
-    command: Callable[[SeedanceHook], Iterable[_Row]],
-    text: Callable[[_Row], str],
+    args: argparse.Namespace, command: Callable[[SeedanceHook], Iterable[_Row]], text: Callable[[_Row], str]
 ) -> int:
     """Print the rows of a command, in JSON all at once; return the exit code."""
     logging.getLogger("airflow_provider_seedance").setLevel(logging.ERROR)

@@ -22,10 +22,7 @@ def open_url(
     """
     content = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(  # noqa: S310  (the emulator validates URLs; the rest are loopback)
-        url,
-        data=content,
-        headers={"Content-Type": "application/json", **(headers or {})},
-        method=method,
+        url, data=content, headers={"Content-Type": "application/json", **(headers or {})}, method=method
     )
     response: HTTPResponse = _OPENER.open(request, timeout=timeout)
     return response

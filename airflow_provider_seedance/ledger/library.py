@@ -24,11 +24,12 @@ MAX_SUBMISSION_SECONDS = 900
 #: Columns that a word of a search may be; the prompt contains it.
 _NAMES = ("generation_id", "dag_id", "model", "item_key")
 
+#: Columns that tell a row from all others of its namespace.
+KEY = ("dag_id", "run_id", "task_id", "map_index", "loop_index", "record_key", "number")
+
 #: Columns that are shown as they are, and those that the others are made from.
-_SAME = (
-    *("dag_id", "run_id", "task_id", "map_index", "loop_index", "record_key", "number", "generation_id"),
-    *("api", "model", "media", "prompt", "duration", "resolution", "credits", "cost_usd", "output_tokens"),
-)
+_OUTPUT = ("api", "model", "media", "prompt", "duration", "resolution", "credits", "cost_usd", "output_tokens")
+_SAME = (*KEY, "generation_id", *_OUTPUT)
 _SOURCES = (
     *("item_key", "state", "status", "created_at", "intended_at", "submitted_at", "ended_at"),
     *("result", "record", "stored_files"),

@@ -439,9 +439,5 @@ def with_id(record: Record, generation_id: str) -> Record:
 def taken_over(record: Record, attempt: Attempt) -> Record:
     """Return the record as the present attempt takes it over, without the failure of an earlier one."""
     return replace(
-        record,
-        max_tries=attempt.max_tries,
-        try_number=attempt.try_number,
-        ti_id=attempt.ti_id,
-        failure=None,
+        record, max_tries=attempt.max_tries, try_number=attempt.try_number, ti_id=attempt.ti_id, failure=None
     )
