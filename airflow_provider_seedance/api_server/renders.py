@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import quote
 
 from airflow_provider_seedance.api_server.xcom_values import (
     MAX_TEXT_CHARS,
@@ -25,9 +24,10 @@ from airflow_provider_seedance.api_server.xcom_values import (
     parse_xcom,
     readable_of,
     scalar_of,
+    sum_of,
     text_of,
 )
-from airflow_provider_seedance.apis.registry import SERVICES, get_api
+from airflow_provider_seedance.apis.registry import console_of
 from airflow_provider_seedance.generations import ImageRequest, VideoRequest
 from airflow_provider_seedance.operators.task_xcom import ENDS_AT_KEY, ERROR_KEY, REPORT_KEY
 from airflow_provider_seedance.transfers.file_names import MEDIA_TYPES
@@ -49,7 +49,7 @@ SENSORS = frozenset({"SeedanceGenerationSensor"})
 TRANSFER_OPERATORS = frozenset({"SeedanceToObjectStorageOperator"})
 SEEDANCE_OPERATORS = GENERATION_OPERATORS | SENSORS | TRANSFER_OPERATORS
 
-TERMINAL_STATES = ("succeeded", "failed", "expired", "cancelled", "skipped")
+TERMINAL_STATES = ("succeeded", "failed", "uncertain", "expired", "cancelled", "skipped")
 
 #: States of renders, in the order of totals and filters.
 STATES = ("waiting", "queued", "running", "retrying", *TERMINAL_STATES)
@@ -70,7 +70,8 @@ _STATE_OF_TASK = {
     "skipped": "skipped",
     "removed": "cancelled",
 }
-_FROM_RESULT = ("generation_id", "api", "model", "duration", "resolution", "credits", "cost_usd")
+_UNITS = ("credits", "cost_usd")
+_FROM_RESULT = ("generation_id", "api", "model", "duration", "resolution", *_UNITS)
 
 ReadManifest = Callable[[str], Iterable[Mapping[str, Any]]]
 
@@ -311,23 +312,34 @@ def _renders_of_items(task: Task, items: Iterable[Mapping[str, Any]]) -> Iterato
 
 def _reported_items(task: Task) -> Iterator[Mapping[str, Any]]:
     """Yield the items of a report, with what has ended since."""
-    ended = {
-        generation_id: item
-        for item in list_of(task.xcoms.get(PROGRESS_KEY))
-        if isinstance(item, Mapping) and (generation_id := text_of(item.get("generation_id")))
-    }
+    ended = _ended_since(task)
     goes_on = task.shown_state not in TERMINAL_STATES
     for item in task.report["items"]:
         if not isinstance(item, Mapping):
             continue
         if item.get("status") == "running":
-            item = {**item, **ended.get(str(item.get("generation_id")), {})}
+            found = ended.get(str(item.get("generation_id")), {})
+            item = {**item, **{name: value for name, value in found.items() if value is not None}}
         if item.get("status") == "not_submitted" and goes_on:
             item = {**item, "status": "waiting"}
         elif item.get("status") == "running" and not goes_on:
             error = "The task ended before this render, which may go on and be billed."
             item = {**item, "status": "failed", "error": error}
         yield item
+
+
+def _ended_since(task: Task) -> dict[str, Mapping[str, Any]]:
+    """Return the generations in flight of a report that have ended since, by their ids."""
+    in_flight = {
+        item.get("generation_id")
+        for item in list_of(task.report.get("items"))
+        if isinstance(item, Mapping) and item.get("status") == "running"
+    }
+    return {
+        generation_id: item
+        for item in list_of(task.xcoms.get(PROGRESS_KEY))
+        if isinstance(item, Mapping) and (generation_id := text_of(item.get("generation_id"))) in in_flight
+    }
 
 
 def _batch_items(
@@ -398,12 +410,6 @@ def _render(task: Task, result: Mapping[str, Any], number: int | None) -> dict[s
     }
 
 
-def console_of(api: Any, generation_id: Any) -> str | None:
-    """Return the address of the service's own page about a generation, where there is one."""
-    url = get_api(api).console_url if isinstance(api, str) and api in SERVICES else None
-    return url.replace("{}", quote(str(generation_id), safe="")) if url and generation_id else None
-
-
 def _request(task: Task, result: Mapping[str, Any]) -> dict[str, str | float]:
     """Return the arguments of the request that are known, without those that are not set."""
     known = {**task.fields, "prompt": task.fields.get("prompt") or task.fields.get("_prompt")}
@@ -426,8 +432,9 @@ def _state(task: Task, result: Mapping[str, Any]) -> str:
     status = text_of(result.get("status"))
     if status == "not_submitted":
         return "skipped"
-    if status == "failed" and result.get("kind") in ("cancelled", "expired"):
-        return str(result["kind"])
+    failed = status == "failed" or task.shown_state == "failed"
+    if failed and (kind := result.get("kind")) in ("cancelled", "expired", "uncertain"):
+        return str(kind)
     if status in ("waiting", "running", "succeeded", "failed", "cancelled", "expired"):
         return status
     # Deferred without an id, the task waits for the quota before it submits.
@@ -451,15 +458,22 @@ def batches_of(tasks: Iterable[Task]) -> list[dict[str, Any]]:
         {
             "task_id": task.task_id,
             "map_index": task.map_index,
-            "counts": {name: number_of(count) for name, count in _mapping(task.report.get("counts")).items()},
-            "credits": number_of(task.report.get("credits")),
-            "cost_usd": number_of(task.report.get("cost_usd")),
+            "counts": _counts(task),
+            **{unit: sum_of([task.report, *_ended_since(task).values()], unit) for unit in _UNITS},
             "ends_at": text_of(task.report.get("ends_at")) if task.shown_state == "running" else None,
             "error": task.error,
         }
         for task in tasks
         if isinstance(task.report.get("items"), list) and not is_batch_result(task.result)
     ]
+
+
+def _counts(task: Task) -> dict[str, float | None]:
+    ended = _ended_since(task).values()
+    succeeded = sum(item.get("status") == "succeeded" for item in ended)
+    since = {"succeeded": succeeded, "failed": len(ended) - succeeded, "in_flight": -len(ended)}
+    counts = {name: number_of(count) for name, count in _mapping(task.report.get("counts")).items()}
+    return {name: None if count is None else count + since.get(name, 0) for name, count in counts.items()}
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -485,9 +499,3 @@ def totals_of(renders: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "seconds": sum_of([render for render in done if render["media"] == "video"], "duration"),
         "stored": sum(bool(render["files"]) for render in renders),
     }
-
-
-def sum_of(renders: Iterable[Mapping[str, Any]], name: str) -> float | None:
-    """Return the sum of the known numbers of this name, or ``None`` if there are none."""
-    values = [value for render in renders if (value := number_of(render.get(name))) is not None]
-    return round(sum(values), 6) if values else None

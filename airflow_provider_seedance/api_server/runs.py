@@ -22,7 +22,7 @@ from sqlalchemy import and_, or_, select, tuple_
 from airflow_provider_seedance.api_server import renders
 from airflow_provider_seedance.api_server.known_dags import KnownDags
 from airflow_provider_seedance.api_server.queries import RUN_COLUMNS, belongs_to_task, run_values
-from airflow_provider_seedance.api_server.xcom_values import parse_xcom
+from airflow_provider_seedance.api_server.xcom_values import parse_xcom, sum_of
 from airflow_provider_seedance.generations import utc_now
 from airflow_provider_seedance.ledger.account import pattern_of
 from airflow_provider_seedance.operators.task_xcom import REPORT_KEY
@@ -162,6 +162,6 @@ def _summary(tasks: Sequence[renders.Task]) -> dict[str, Any]:
     spent = [result for result in results if "estimate" not in result]  # not of a dry run
     return {
         "tasks": Counter(task.state or "none" for task in tasks),
-        "credits": renders.sum_of(spent, "credits"),
-        "cost_usd": renders.sum_of(spent, "cost_usd"),
+        "credits": sum_of(spent, "credits"),
+        "cost_usd": sum_of(spent, "cost_usd"),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -53,6 +53,12 @@ def number_of(value: Any) -> float | None:
     """Return a finite number, or ``None``."""
     finite = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15
     return value if finite else None
+
+
+def sum_of(values: Iterable[Mapping[str, Any]], name: str) -> float | None:
+    """Return the sum of the known numbers of this name, or ``None`` if there are none."""
+    known = [number for value in values if (number := number_of(value.get(name))) is not None]
+    return round(sum(known), 6) if known else None
 
 
 def scalar_of(value: Any) -> str | float | None:

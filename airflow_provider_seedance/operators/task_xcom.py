@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Key of the report of a batch that has no result, or of the result of a generation that failed.
+#: Key of the report of a batch that has no result, of the result of a generation that failed, or of its kind of failure.
 REPORT_KEY = "seedance_report"
 
 #: Key of the time at which the render of a task is expected to end.
@@ -54,4 +54,6 @@ def reported_error(context: Context) -> Iterator[None]:
         yield
     except errors.SeedanceError as error:
         push_xcom(context["ti"], ERROR_KEY, str(error))
+        if isinstance(error, errors.SeedanceUncertainSubmitError):
+            push_xcom(context["ti"], REPORT_KEY, {"kind": error.kind})
         raise

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from airflow.sdk.bases.xcom import BaseXCom
 
-from airflow_provider_seedance.generations import Generation
+from airflow_provider_seedance.generations import Generation, iso
 from airflow_provider_seedance.version_compat import AIRFLOW_V_3_3_PLUS
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,8 @@ class EndsReporter:
         """Write the result of a generation soon; never raises."""
         if not AIRFLOW_V_3_3_PLUS or self._ti is None or self._closed:
             return
-        self._ended.append({**generation.result(), "error": generation.error_message})
+        end = iso(generation.completed_at or generation.read_at)
+        self._ended.append({**generation.result(), "completed_at": end, "error": generation.error_message})
         if not self._writing:
             self._writing = True
             task = asyncio.create_task(self._write(), context=self._context)

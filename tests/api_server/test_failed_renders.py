@@ -67,6 +67,31 @@ def test_what_has_ended_since_the_task_deferred_plays_at_once() -> None:
     assert renders[2]["urls"] == ["https://media.example/g3.mp4"]
 
 
+def test_the_line_of_a_batch_counts_what_has_ended_since_the_task_deferred() -> None:
+    progress = [result("g3"), result("g1"), result("unknown")]
+    (summary,) = batches_of([reported("deferred", seedance_progress=progress)])
+    assert summary["counts"] == {"total": 4, "succeeded": 2, "failed": 1, "in_flight": 0, "not_submitted": 1}
+    assert (summary["credits"], summary["cost_usd"]) == (70, 0.35)
+
+
+def test_an_item_keeps_the_time_of_its_submission_if_the_service_reports_none() -> None:
+    ended = {**result("g3"), "created_at": None}
+    render = shown(reported("deferred", seedance_progress=[ended]))[2]
+    assert (render["started_at"], render["ended_at"]) == (
+        "2026-05-01T12:00:02+00:00",
+        "2026-05-01T12:01:35+00:00",
+    )
+
+
+def test_an_uncertain_submission_is_not_one_that_failed() -> None:
+    report = {"items": [{"key": "bell", "status": "failed", "kind": "uncertain", "error": "unknown"}]}
+    assert shown(reported("failed", seedance_report=report))[0]["state"] == "uncertain"
+    (render,) = shown(video("failed", xcoms={"seedance_report": {"kind": "uncertain"}}))
+    assert (render["state"], totals_of([render])["states"]) == ("uncertain", {"uncertain": 1})
+    (render,) = shown(video("up_for_retry", xcoms={"seedance_report": {"kind": "uncertain"}}))
+    assert render["state"] == "retrying"
+
+
 def test_a_batch_that_failed_shows_what_it_paid_for() -> None:
     task = reported("failed", seedance_error="A budget of this connection is used up.")
     done, failed, in_flight, waiting = shown(task)

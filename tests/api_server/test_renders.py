@@ -12,6 +12,7 @@ import pytest
 from airflow_provider_seedance.api_server import renders
 from airflow_provider_seedance.api_server.renders import Task, renders_of, totals_of
 from airflow_provider_seedance.api_server.xcom_values import MAX_TEXT_CHARS, is_http_url, parse_xcom
+from airflow_provider_seedance.apis.registry import console_of
 from airflow_provider_seedance.decorators.seedance import _SeedanceVideoDecoratedOperator
 from airflow_provider_seedance.operators.seedance import (
     SeedanceGenerateVideoBatchOperator,
@@ -314,4 +315,4 @@ def test_a_thousand_renders() -> None:
     ],
 )
 def test_the_console_of_the_service(api: Any, generation_id: str | None, address: str | None) -> None:
-    assert renders.console_of(api, generation_id) == address
+    assert console_of(api, generation_id) == address

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from copy import copy
+from dataclasses import replace
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +22,7 @@ from airflow_provider_seedance.triggers.xcom import EndsReporter, ProgressReport
 pytestmark = needs(ENDING_FROM_TRIGGERS)
 
 TI = SimpleNamespace(dag_id="dag", task_id="task", run_id="run", map_index=None)
+SEEN = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
 
 def reading(percent: float | None) -> Generation:
@@ -100,6 +103,17 @@ def test_the_ends_of_a_batch_are_written_at_an_interval(
     monkeypatch.setattr(xcom, "MIN_WRITE_INTERVAL_SECONDS", 60)
     on_loop(report_ends(["a", "b", "c"]))
     assert len(written) == 1
+
+
+def test_an_end_has_the_time_at_which_it_was_seen(written: list[tuple[str, Any, int]]) -> None:
+    async def end() -> None:
+        with EndsReporter(TI) as reporter:
+            reporter(replace(reading(None), status=GenerationStatus.SUCCEEDED, read_at=SEEN))
+            await asyncio.sleep(0.03)
+
+    on_loop(end())
+    ((_, (value,), _),) = written
+    assert value["completed_at"] == SEEN.isoformat()
 
 
 def test_failed_write_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
