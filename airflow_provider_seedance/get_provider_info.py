@@ -82,11 +82,17 @@ def _field(
 
 #: Fields of the connection form, each a key of the extra.
 _FIELDS = {
-    "api": _field("Service", "Service", "The service of the API key.", enum=[*SERVICES], default=DEFAULT_API),
+    "api": _field(
+        "Service",
+        "Service",
+        "The service of the API key. Example: ark, ByteDance's own",
+        enum=[*SERVICES],
+        default=DEFAULT_API,
+    ),
     "auth_header": _field(
         "Service",
         "Authentication header",
-        "For seedance2api only. Empty: the Authorization header.",
+        "For seedance2api only. Empty: the Authorization header. Example: x-api-key",
         enum=["authorization", "x-api-key"],
     ),
     "model": _field(
@@ -155,7 +161,7 @@ _FIELDS = {
     "callback_signature_scheme": _field(
         "Callbacks",
         "Signature scheme",
-        "hmac-sha256 of the raw body (if empty), or hmac-sha256-timestamp of time, dot and body.",
+        "Empty: hmac-sha256, of the raw body. Example: hmac-sha256-timestamp, of time, dot and body",
         enum=["hmac-sha256", "hmac-sha256-timestamp"],
     ),
     "callback_signature_secret": _field(
@@ -192,7 +198,10 @@ def _connection_type(hook: str) -> dict[str, Any]:
         "ui-field-behaviour": {
             "hidden-fields": ["schema", "login", "port"],
             "relabeling": {"password": "API key", "host": "Base URL"},
-            "placeholders": {"host": "empty: the address of the chosen service"},
+            "placeholders": {
+                "host": "Empty: that of the service. Example: https://ark.cn-beijing.volces.com/api/v3",
+                "password": "Example: sk-0123456789abcdef",
+            },
         },
         "conn-fields": _FIELDS,
     }

@@ -75,6 +75,13 @@ def test_the_form_offers_every_service() -> None:
     assert FIELDS["api"]["schema"]["default"] == registry.DEFAULT_API
 
 
+def test_every_field_of_the_form_has_an_example() -> None:
+    shown = {name: field["description"] for name, field in FIELDS.items()}
+    shown |= TYPE["ui-field-behaviour"]["placeholders"]
+    assert {"host", "password"} < shown.keys()
+    assert [name for name, text in shown.items() if "Example: " not in text] == []
+
+
 def test_the_form_has_every_key_of_the_extra() -> None:
     assert set(FIELDS) == set(settings.ConnectionExtra.model_fields)
 

@@ -154,10 +154,7 @@ def _request(args: argparse.Namespace) -> generations.GenerationRequest:
 
 
 def _submit(
-    hook: SeedanceHook,
-    request: generations.GenerationRequest,
-    args: argparse.Namespace,
-    state: _RenderState,
+    hook: SeedanceHook, request: generations.GenerationRequest, args: argparse.Namespace, state: _RenderState
 ) -> None:
     prepared = hook.prepare(request)
     _check_limits(hook, prepared, args)

@@ -191,6 +191,73 @@ def test_nothing_is_cut_off(browser: Chrome, stage: Stage, page: str, width: int
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+def test_the_chart_is_drawn_anew_for_another_width(browser: Chrome, stage: Stage) -> None:
+    open_page(browser, f"{stage.url}/seedance/spend")
+    scale = (
+        "const svg = document.querySelector('#chart svg'); return svg.clientWidth / svg.viewBox.baseVal.width"
+    )
+    size = {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        wait(browser, f"{scale} > 0.95 && innerWidth === 400", "readable labels")
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    wait(browser, f"{scale} < 1.05 && innerWidth > 400", "labels of the same size")
+
+
+#: A card without a page around it, which shows one state of a render after the other.
+CARD = """
+const [states, done] = arguments;
+import('/seedance/static/cards.js').then(({ Card }) => {
+  const render = {
+    id: '1', task_id: 'clips', map_index: -1, iteration: null, label: null, key: 'shoe', api: 'ark', model: null,
+    prompt: 'A shoe', request: {}, files: [], urls: [], progress: null, error: null, count: null, duration: null,
+    resolution: null, credits: null, cost_usd: null, started_at: '2026-01-01T00:00:00Z', ended_at: null, ends_at: null,
+    expires_at: null, generation_id: null, console: null,
+  };
+  const card = new Card({ dag_id: 'd', run_id: 'r' }, { ...render, state: 'waiting' });
+  done(states.map((change) => {
+    card.update({ ...render, ...change }, Date.now());
+    return ['.placeholder', '.badge', '.time', '.details'].map((name) => card.node.querySelector(name).textContent);
+  }));
+});
+"""
+
+
+def test_a_card_says_what_its_render_does_now(browser: Chrome, stage: Stage) -> None:
+    open_page(browser, f"{stage.url}/seedance/renders")
+    expired = {"expires_at": "2026-01-01T00:00:00Z"}
+    states = ("waiting", "running", "skipped", "uncertain", "succeeded")
+    changes = [{"state": state} for state in states] + [{"state": "succeeded", **expired}]
+    shown = browser.execute_async_script(CARD, changes)
+    assert [placeholder for placeholder, *_ in shown] == [
+        "Waiting to be submitted",
+        "Rendering",
+        "Not submitted",
+        "It is unknown whether the service took this submission",
+        "No file was stored, and no link to the service that plays is kept",
+        "The URL of the service has expired, and no file was stored",
+    ]
+    badges = ["Waiting", "Running", "Not submitted", "Uncertain", "Succeeded", "Succeeded"]
+    assert [badge for _, badge, *_ in shown] == badges
+    assert [bool(time) for *_, time, _ in shown] == [True, True, True, False, True, True]
+    assert shown[0][-1] == "arkitem shoe"
+
+
+def test_an_error_is_shown_in_full_and_moves_no_button_that_is_pressed(browser: Chrome, stage: Stage) -> None:
+    open_page(browser, f"{stage.url}/seedance/library#uncertain=")
+    height = (
+        "const card = document.querySelector('.card');"
+        "card.querySelector('.error').hidden = false;"
+        "card.querySelector('.error').textContent = 'It is long. '.repeat(200);"
+        "card.querySelector(arguments[0]).focus(); return card.querySelector('.error').clientHeight"
+    )
+    short = browser.execute_script(height, ".action")
+    assert short < 100
+    browser.execute_script("document.querySelector('.card').focus()")
+    assert browser.execute_script(height, ".action") > 3 * short
+
+
 def test_the_navigation_has_the_pages(browser: Chrome, stage: Stage) -> None:
     browser.get(f"{stage.url}/plugin/seedance-renders")
     wait(browser, "return document.querySelector('iframe') !== null", "the frame")
@@ -210,7 +277,7 @@ def test_an_uncertain_submission_is_settled(browser: Chrome, stage: Stage, datab
     assert browser.execute_script("return document.querySelector('.primary').disabled")
     browser.switch_to.active_element.send_keys("g-paid")
     text = browser.execute_script("return document.querySelector('dialog').innerText")
-    assert "pays nothing" in text
+    assert "Then clear the task: its next try delivers this render, and pays nothing." in text
     browser.switch_to.active_element.send_keys(Keys.ENTER)
     wait(browser, "return document.querySelector('dialog') === null", "the end of the dialog")
     wait(browser, "return document.querySelectorAll('.card').length === 0", "the settled submission")

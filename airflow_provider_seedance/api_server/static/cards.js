@@ -14,7 +14,7 @@ export const STATES = {
   failed: "Failed",
   expired: "Expired",
   cancelled: "Cancelled",
-  skipped: "Skipped",
+  skipped: "Not submitted",
   uncertain: "Uncertain",
 };
 
@@ -30,7 +30,7 @@ const PLACEHOLDERS = {
   cancelled: "Cancelled",
   skipped: "Not submitted",
   uncertain: "It is unknown whether the service took this submission",
-  succeeded: "The URL of the service has expired, and no file was stored",
+  succeeded: "No file was stored, and no link to the service that plays is kept",
 };
 
 export class Card {
@@ -62,7 +62,14 @@ export class Card {
     this.node.addEventListener("focusin", () => {
       for (const video of this.stage.querySelectorAll("video")) video.controls = true;
     });
+    this.node.addEventListener("focus", () => this.open());
     this.update(render, Date.now());
+  }
+
+  /** Show all of prompt and error. Focus within does not: the button that is pressed would move away from the pointer. */
+  open() {
+    for (const other of document.querySelectorAll(".card.open")) other.classList.remove("open");
+    this.node.classList.add("open");
   }
 
   /** Show a render, if it has changed. */
@@ -85,6 +92,7 @@ export class Card {
     this.showDetails();
     this.showRequest();
     setText(this.error, render.error ?? "");
+    this.error.title = render.error ?? "";
     this.error.hidden = !render.error;
     this.showMedia(now);
     this.tick(now);
@@ -92,7 +100,7 @@ export class Card {
 
   /** Update the elapsed time, and the time to the expected end. */
   tick(now) {
-    const milliseconds = elapsed(this.render, now);
+    const milliseconds = this.render.state === "uncertain" ? null : elapsed(this.render, now);
     const left = (parseTime(this.render.ends_at) ?? 0) - now;
     const parts = [milliseconds === null ? "" : timeSpan(milliseconds), left > 0 ? `about ${timeSpan(left)} to go` : ""];
     setText(this.time, parts.filter(Boolean).join(", "));
@@ -131,7 +139,7 @@ export class Card {
       ["", typeof credits === "number" ? plural(credits, "credit") : null, "Credits"],
       ["", typeof tokens === "number" ? plural(tokens, "token") : null, "Tokens that the service counted"],
       ["cost", typeof cost === "number" ? money(cost) : null, "Cost"],
-      ["", key, "Key of its item"],
+      ["", key === null || key === undefined ? null : `item ${key}`, "Key of its item"],
       ["", label, "Mapped task instance"],
       ["", this.render.dag_id, "Dag"],
       ["", this.render.dag_id ? dateTime(this.render.started_at) : null, "Submitted"],
@@ -159,7 +167,7 @@ export class Card {
 
   showMedia(now) {
     const found = sources(this.run, this.render, now);
-    const key = JSON.stringify(found);
+    const key = JSON.stringify(found.length > 0 ? found : this.reason());
     this.showLinks(found);
     if (key === this.sourceKey) return;
     this.sourceKey = key;
@@ -200,8 +208,9 @@ export class Card {
 
   /** The reason why there is nothing to play. */
   reason() {
-    const { state, key, error } = this.render;
+    const { state, key, error, expires_at: expiry } = this.render;
     if (state === "failed" && error) return "Failed";
+    if (state === "succeeded" && expiry !== null && parseTime(expiry) <= Date.now()) return "The URL of the service has expired, and no file was stored";
     return PLACEHOLDERS[state === "waiting" && key !== null ? "queued" : state] ?? state;
   }
 
@@ -225,15 +234,16 @@ export class Card {
     if (origin) links.push(topLevelLink(origin, "At the service", { target: "_blank", title: origin }));
     const consolePage = httpUrl(render.console);
     if (consolePage) links.push(topLevelLink(consolePage, "Console", { target: "_blank", title: "Show the console of the service" }));
+    const actions = [];
     const unsettled = render.can_settle ? render : this.unsettled;
-    if (unsettled) links.push(this.button("Settle…", "Record whether the service billed this submission", "settle", unsettled));
+    if (unsettled) actions.push(this.button("Settle…", "Record whether the service billed this submission", "settle", unsettled));
     if (this.answer) {
       const choose = this.button("Use this one", `Answer “${this.answer.text}”`, "choose", this.answer);
       choose.classList.add("primary");
-      links.push(choose);
+      actions.push(choose);
     }
-    if (this.canEdit && canRenderAgain(render)) links.push(this.button("Render again…", "Pay for another render of this request", "again", render));
-    this.links.replaceChildren(...links);
+    if (this.canEdit && canRenderAgain(render)) actions.push(this.button("Render again…", "Pay for another render of this request", "again", render));
+    this.links.replaceChildren(...links, ...(actions.length > 0 ? [element("span", "actions", ...actions)] : []));
   }
 
   /** A button that dispatches an event of the card. */

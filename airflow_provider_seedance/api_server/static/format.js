@@ -1,14 +1,16 @@
 // Formats of numbers, times and URLs. No function here touches the document.
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
+const cents = new Intl.NumberFormat("en", { style: "currency", currency: "USD" });
 const dollars = new Intl.NumberFormat("en", { style: "currency", currency: "USD", maximumFractionDigits: 4 });
 
 export function number(value) {
   return whole.format(value);
 }
 
+/** Dollars: below one, with the parts of a cent that a short clip costs. */
 export function money(value) {
-  return dollars.format(value);
+  return (Math.abs(value) < 1 ? dollars : cents).format(value);
 }
 
 export function plural(count, word) {

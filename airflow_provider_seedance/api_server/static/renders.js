@@ -65,7 +65,7 @@ function scope() {
 
 function heading() {
   if (!run) {
-    setText($("subtitle"), "The latest Dag runs with generations");
+    setText($("subtitle"), "The latest Dag runs with renders");
     return;
   }
   document.title = `Renders of ${run.dag_id}`;
@@ -196,7 +196,7 @@ function showPage(page) {
   // Without it, the page shows all that Airflow knows.
   if ($("tabs").hidden) return;
   showRights().catch(() => {});
-  if (totals.states.failed) showUncertain().catch(() => {});
+  if (totals.states.failed || totals.states.uncertain) showUncertain().catch(() => {});
 }
 
 /** Offer to settle the uncertain submissions of failed tasks. Items of a batch have a key each. */
@@ -228,7 +228,7 @@ function showTotals(totals) {
   const done = totals.states.succeeded ?? 0;
   const unpriced = totals.unpriced > 0 ? `${totals.unpriced} without a price` : "";
   const rows = [
-    ["Renders", number(totals.total), ""],
+    [totals.total === 1 ? "Render" : "Renders", number(totals.total), ""],
     ["Succeeded", number(done), totals.total > 0 ? `${Math.round((100 * done) / totals.total)} %` : ""],
     ["Video", totals.seconds === null ? "–" : timeSpan(totals.seconds * 1000), ""],
     ["Credits", totals.credits === null ? "–" : number(totals.credits), spent(totals.spent_credits, totals.credits, number)],

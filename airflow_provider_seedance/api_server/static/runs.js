@@ -3,7 +3,7 @@
 import { $, element, setText } from "./dom.js";
 import { dateTime, elapsed, money, number, plural, timeSpan } from "./format.js";
 
-const WORDS = { success: "succeeded", failed: "failed", deferred: "running", running: "running", queued: "queued", up_for_retry: "retrying" };
+const WORDS = { success: "succeeded", upstream_failed: "not submitted", skipped: "not submitted", failed: "failed", deferred: "running", running: "running", queued: "queued", up_for_retry: "retrying" };
 const PAGE_SIZE = 50;
 const MAX_RUNS = 1000;
 const TYPING_MS = 150;
@@ -97,7 +97,8 @@ function row(run) {
     return mark;
   });
   const duration = elapsed({ started_at: run.started_at, ended_at: run.ended_at }, Date.now());
-  const badge = element("span", "badge", run.state ?? "unknown");
+  const state = WORDS[run.state] ?? "waiting";
+  const badge = element("span", "badge", state[0].toUpperCase() + state.slice(1));
   const spent = [run.credits === null ? null : plural(run.credits, "credit"), run.cost_usd === null ? null : money(run.cost_usd)].filter(Boolean);
   const item = element(
     "li",
@@ -112,6 +113,6 @@ function row(run) {
       element("span", "run-when", [dateTime(run.started_at ?? run.run_after), duration === null ? "" : timeSpan(duration)].filter(Boolean).join(" · ")),
     ),
   );
-  item.dataset.state = { success: "succeeded" }[run.state] ?? run.state ?? "waiting";
+  item.dataset.state = state;
   return item;
 }

@@ -5,8 +5,8 @@ import { openDialog, taskName } from "./dialog.js";
 import { element, setText } from "./dom.js";
 
 const CONSEQUENCES = {
-  billed: "The next try of the task delivers this generation, and pays nothing.",
-  nothing: "The next try of the task submits again, and pays for that.",
+  billed: "Then clear the task: its next try delivers this render, and pays nothing.",
+  nothing: "Then clear the task: its next try submits again, and pays for that.",
 };
 
 /** Open the dialog for a render of the ledger; `onSettled` is called when the ledger has recorded the decision. */
@@ -14,7 +14,7 @@ export function openSettling(render, onSettled) {
   const id = element("input", "search");
   Object.assign(id, { type: "text", autocomplete: "off", spellcheck: false, placeholder: "Generation id" });
   id.setAttribute("aria-label", "Generation id");
-  const [billed, billedLabel] = choice("billed", "A generation was billed:");
+  const [billed, billedLabel] = choice("billed", "A render was billed, with this id:");
   const [nothing, nothingLabel] = choice("nothing", "Nothing was billed");
   const consequence = element("p", "consequence");
   const choices = element("div", "choices", billedLabel, id, nothingLabel);
@@ -24,7 +24,7 @@ export function openSettling(render, onSettled) {
   const confirm = openDialog({
     title: "Settle an uncertain submission",
     content: [
-      element("p", "", `Task ${taskName(render)}${item} of run ${render.run_id} of ${render.dag_id} may have paid for one generation at ${render.api}. Look for it in the console of the service.`),
+      element("p", "", `Task ${taskName(render)}${item} of run ${render.run_id} of Dag ${render.dag_id} may have paid for one render at ${render.api}. Look for it in the console of the service.`),
       choices,
       consequence,
     ],

@@ -43,6 +43,10 @@ function chip(name, value, text) {
 
 window.addEventListener("hashchange", load);
 
+// The chart is drawn for its width: scaled, its labels would be too small on a phone that is turned.
+let drawnWidth = 0;
+new ResizeObserver(() => answer && $("spend").clientWidth !== drawnWidth && show()).observe($("spend"));
+
 async function load() {
   const query = new URLSearchParams({ period: chosen("period"), by: chosen("by") });
   try {
@@ -74,7 +78,7 @@ function show() {
   const rows = [
     ["Spent", text(total.spent)],
     ["Reserved", text(total.reserved)],
-    ["Renders", number(total.renders)],
+    [total.renders === 1 ? "Render" : "Renders", number(total.renders)],
   ];
   $("totals").hidden = false;
   $("totals").replaceChildren(...rows.map(([name, value]) => element("div", "total", element("dt", "", name), element("dd", "", value))));
@@ -82,8 +86,11 @@ function show() {
   if (isEmpty) blank("empty", "Nothing was spent", "No render of the Dags that you may read was submitted in this period.");
   else blank("", null, "");
   $("chart").hidden = $("groups").hidden = isEmpty;
+  drawnWidth = $("spend").clientWidth;
   if (!isEmpty) {
+    const opened = $("chart").querySelector("details")?.open ?? false;
     drawChart($("chart"), { from: answer.from, to: answer.to, groups, text, unit });
+    $("chart").querySelector("details").open = opened;
     showGroups(groups, total, text);
   }
   showBudgets();
