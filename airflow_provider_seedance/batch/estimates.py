@@ -14,6 +14,7 @@ from typing import Any
 from airflow_provider_seedance.apis.validation import Prepared
 from airflow_provider_seedance.batch.items import BatchItem, known_sum
 from airflow_provider_seedance.batch.preparation import validate_items
+from airflow_provider_seedance.generations import counted
 from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.submission.decisions import listed
 
@@ -45,9 +46,10 @@ class BatchEstimate:
     Estimated cost of requests.
 
     :param problems: Requests that the service does not accept, which cost nothing: key and reason.
-    :param unpriced: Number of requests without a published price.
+    :param unpriced: Number of requests without any price.
     :param known_credits: Credits of those that have one; ``None`` if none has.
     :param known_usd: The same in US dollars.
+    :param output_tokens: Tokens of all, where the service counts them; ``None`` if any is unknown.
     """
 
     api: str
@@ -56,6 +58,7 @@ class BatchEstimate:
     unpriced: int = 0
     known_credits: float | None = None
     known_usd: float | None = None
+    output_tokens: float | None = None
 
     @property
     def renders(self) -> int:
@@ -65,12 +68,16 @@ class BatchEstimate:
     @property
     def credits(self) -> float | None:
         """Credits of all; ``None`` if any is unknown."""
-        return None if self.unpriced else self.known_credits
+        return None if any(row.credits is None for row in self.rows) else self.known_credits
 
     @property
     def cost_usd(self) -> float | None:
         """US dollars of all; ``None`` if any is unknown."""
-        return None if self.unpriced else self.known_usd
+        return None if any(row.cost_usd is None for row in self.rows) else self.known_usd
+
+    @property
+    def _is_lower_bound(self) -> bool:
+        return (self.credits, self.cost_usd) != (self.known_credits, self.known_usd)
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as a JSON value; unknown values are ``None``."""
@@ -79,6 +86,7 @@ class BatchEstimate:
             "renders": self.renders,
             "credits": self.credits,
             "cost_usd": self.cost_usd,
+            "output_tokens": self.output_tokens,
             "unknown": self.unpriced,
             "at_least": {"credits": self.known_credits, "cost_usd": self.known_usd},
             "rows": [asdict(row) for row in self.rows],
@@ -98,7 +106,8 @@ class BatchEstimate:
             )
             for row in self.rows
         ]
-        credits, cost = self._at_least(_amount, self.known_credits), self._at_least(_dollars, self.known_usd)
+        credits = _at_least(_amount, self.credits, self.known_credits)
+        cost = _at_least(_dollars, self.cost_usd, self.known_usd)
         lines.append(("total", "", str(self.renders), credits, cost))
         widths = [max(len(line[column]) for line in (head, *lines)) for column in range(len(head))]
         shown = [
@@ -108,7 +117,7 @@ class BatchEstimate:
             ).rstrip()
             for line in (head, *lines)
         ]
-        if self.unpriced and self.known_credits is not None:
+        if self.unpriced and self._is_lower_bound:
             shown.append(f"{self.summary()}.")
         if refusals := self._refusals():
             shown.append(listed(refusals, "\n"))
@@ -116,14 +125,11 @@ class BatchEstimate:
 
     def summary(self) -> str:
         """Return the sum in one line: ``at least 588 credits ($2.94), 2 renders of unknown price``."""
-        known = f"{_amount(self.known_credits)} credits ({_dollars(self.known_usd)})"
-        if not self.unpriced:
-            return known
-        unknown = f"{self.unpriced} render{'' if self.unpriced == 1 else 's'} of {UNKNOWN} price"
-        return unknown if self.known_credits is None else f"at least {known}, {unknown}"
-
-    def _at_least(self, write: Callable[[float | None], str], known: float | None) -> str:
-        return f"at least {write(known)}" if self.unpriced and known is not None else write(known)
+        credits = "" if self.known_credits is None else f"{_amount(self.known_credits)} credits"
+        usd = "" if self.known_usd is None else _dollars(self.known_usd)
+        known = f"{credits} ({usd})" if credits and usd else credits or usd
+        unknown = f"{counted(self.unpriced, 'render')} of {UNKNOWN} price" if self.unpriced else ""
+        return ", ".join(filter(None, (f"at least {known}" if self._is_lower_bound else known, unknown)))
 
     def _refusals(self) -> list[str]:
         """Return a line for each distinct refusal; many runs of a Dag repeat the same one."""
@@ -161,8 +167,10 @@ def estimate(
     :param unknown: Number of further requests of unknown arguments.
     """
     groups: dict[tuple[str, str], list[tuple[float | None, float | None]]] = {}
+    tokens = []
     for request in prepared:
         price = request.price
+        tokens.append(price.output_tokens)
         defaults = request.result_defaults
         group = (
             str(defaults.model or request.request.model or ""),
@@ -174,10 +182,11 @@ def estimate(
         rows.append(Row(model=UNKNOWN, resolution=UNKNOWN, renders=unknown, credits=None, cost_usd=None))
     every = [price for prices in groups.values() for price in prices]
     return BatchEstimate(
+        output_tokens=None if unknown or None in tokens else sum(filter(None, tokens)),
         api=settings.api.name,
         rows=tuple(rows),
         problems=tuple(problems),
-        unpriced=unknown + sum(None in price for price in every),
+        unpriced=unknown + sum(price == (None, None) for price in every),
         known_credits=known_sum(credits for credits, _ in every) if every or unknown else 0.0,
         known_usd=known_sum(usd for _, usd in every) if every or unknown else 0.0,
     )
@@ -192,6 +201,10 @@ def _row(group: tuple[str, str], prices: Sequence[tuple[float | None, float | No
         credits=None if None in credits else known_sum(credits),
         cost_usd=None if None in usd else known_sum(usd),
     )
+
+
+def _at_least(write: Callable[[float | None], str], whole: float | None, known: float | None) -> str:
+    return write(known) if whole == known else f"at least {write(known)}"
 
 
 def _amount(value: float | None) -> str:

@@ -27,8 +27,8 @@ from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.settings import Settings, read_settings
 
 _FOOTNOTE = (
-    "An estimate: each request counted as one render that succeeds at once, nothing that a retry or a cleared task "
-    "renders again. The service's own bill is what counts. Nothing was sent, nothing is billed."
+    "This is an estimate: each request counts as one render that succeeds. Failed renders, retries and cleared tasks can "
+    "cost more; the service's bill decides. Nothing was sent, nothing is billed."
 )
 
 _DEFAULTS = ("model", "duration", "resolution", "aspect_ratio")
@@ -87,9 +87,7 @@ def _table(groups: Sequence[_ConnectionRequests], notes: Sequence[str]) -> str:
 def _price_source(settings: Settings) -> str:
     api = settings.api
     if not api.published.prices.rules:
-        return (
-            f"{api.name}: {api.title} publishes no prices that version {__version__} of this package knows."
-        )
+        return f"{api.name}: version {__version__} of this package knows no prices of {api.title}."
     return f"{api.name}: prices as published by {api.title} ({api.published.source}, {api.published.date})."
 
 

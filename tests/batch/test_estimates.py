@@ -137,3 +137,12 @@ def test_the_sum_is_that_of_the_published_prices(counts: list[tuple[tuple[str, i
 def test_the_default_model_of_the_connection_is_priced() -> None:
     found = estimated(["a"], settings(api="ark", model="seedance-2-0-pro"))
     assert [row.model for row in found.rows] == ["seedance-2-0-pro"]
+
+
+def test_a_price_in_dollars_alone_is_a_whole_price() -> None:
+    items: list[Any] = [{"prompt": "a", "duration": 8, "resolution": "720p", "aspect_ratio": "16:9"}]
+    found = estimated(items, settings(api="ark"))
+    assert (found.unpriced, found.credits, found.output_tokens) == (0, None, 173_700)
+    assert found.cost_usd == found.known_usd
+    assert "unknown price" not in found.summary()
+    assert "at least" not in found.table()
