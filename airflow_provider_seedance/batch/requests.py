@@ -40,6 +40,9 @@ _ARGUMENTS = frozenset(item.name for item in fields(VideoRequest))
 #: Names beside the arguments of the request.
 _IDENTITY = ("key", "take")
 
+#: Suffixes of files of requests; the sentence of a prompt may end in another one.
+_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt")
+
 _TAKES = "it takes a list of prompts or of dicts of request arguments, or the path of a JSONL or CSV file"
 _IN_A_LIST = " (put a single request in a list: requests=[…])"
 _NOTHING_BILLED = "Nothing was sent, nothing is billed."
@@ -121,7 +124,10 @@ def _entries(value: Any, problems: list[str]) -> Iterator[_Entry]:
 
 def _is_prompt(text: str) -> bool:
     """Return whether a text reads like a prompt rather than like a path."""
-    return " " in text and "/" not in text and not PurePath(text).suffix[1:].isalnum()
+    path = PurePath(text)
+    if path.is_absolute() or "://" in text or text[0] in ".~":
+        return False
+    return path.suffix.lower() not in _SUFFIXES if " " in text else not path.suffix and "/" not in text
 
 
 def _unusable(what: str) -> errors.SeedanceRequestError:
@@ -194,10 +200,8 @@ def _lines(text: str) -> Iterator[_Entry]:
             entry = _json(line)
         except (ValueError, RecursionError) as error:
             # The decoder's own line number is always 1.
-            reason = (
-                f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
-            )
-            entry = _InvalidEntry(f"is not JSON ({reason})")
+            at = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+            entry = _InvalidEntry(f"is not JSON ({at})")
         yield f"line {number}", entry
 
 

@@ -240,7 +240,7 @@ class BatchRun:
                 "manifest_path names the file of the requests, which the manifest would replace. Nothing was sent."
             )
         arguments = self.operator.request_arguments(self.context)
-        items = read_requests(options.requests, arguments, keep=options.keep_failures)
+        items = read_requests(options.requests, arguments, keep=options.keep_failures or not options.dry_run)
         if options.dry_run:
             return items
         notes = prepare_items(self._settings, items)

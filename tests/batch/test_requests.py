@@ -237,6 +237,22 @@ def test_an_item_with_an_input_needs_no_prompt() -> None:
     assert arguments([draft]) == [draft]
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["lamp", "A lamp", "A boat and/or a kite", "A lamp, 5.30", "Dawn. A boat", "Wide shot no.5b of a/b"],
+)
+def test_a_single_prompt_belongs_into_a_list(text: str) -> None:
+    assert "put a single request in a list" in refused(text)
+
+
+@pytest.mark.parametrize(
+    "path", ["none.csv", "my requests.jsonl", "/srv/my requests", "data/none", "./a b/c"]
+)
+def test_a_path_is_not_a_prompt(path: str) -> None:
+    with pytest.raises(errors.SeedanceConfigurationError, match="no such file"):
+        read_requests(path)
+
+
 def test_a_message_names_the_first_ten_problems() -> None:
     message = refused(["A lamp", *[None] * 12, {"prompt": "x", "key": "0"}])
     assert [f"request {index} is None" in message for index in range(1, 13)] == [True] * 10 + [False] * 2

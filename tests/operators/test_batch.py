@@ -174,13 +174,14 @@ def test_moderation_and_bad_requests_are_not_retried(batch: Batch) -> None:
 
 
 def test_unsupported_requests_are_refused_before_anything_is_sent(batch: Batch) -> None:
-    requests = ["a", {"prompt": "b", "duration": 999}]
-    with pytest.raises(errors.SeedanceRequestError, match=r"1 of 2 requests.*duration=999"):
+    requests = ["a", {"prompt": "b", "duration": 999}, {"prompt": "c", "durration": 4}, ""]
+    found = r"3 of 4 requests.*duration=999.*request 2 has .*'duration'\?.*request 3 has an empty prompt"
+    with pytest.raises(errors.SeedanceRequestError, match=found):
         batch.run(requests)
     assert batch.paid == []
     result = batch.other_task().run(requests, on_item_failure="keep")
     assert batch.paid == ["a"]
-    assert kinds(result) == [("1", "request")]
+    assert kinds(result) == [("1", "request"), ("2", "request"), ("3", "request")]
 
 
 def test_refused_api_key_fails_the_task(batch: Batch) -> None:
