@@ -94,6 +94,8 @@ def run_operator(operator: BaseOperator, **context: Any) -> Any:
     """
     from airflow.providers.common.compat.sdk import TaskDeferred
 
+    # As a task process does: Airflow warns of other callers.
+    import_module("airflow.sdk.bases.operator").ExecutorSafeguard.tracker.set(operator)
     now = datetime.now(UTC)
     variables = {
         "ti": _TaskInstance(operator.task_id),
@@ -114,9 +116,7 @@ def run_operator(operator: BaseOperator, **context: Any) -> Any:
             if step is None:
                 return operator.execute(variables)  # type: ignore[arg-type]
             if hasattr(step.trigger, "end_from_trigger"):
-                step.trigger.end_from_trigger = (
-                    False  # no triggerer writes XComs here; the result is the same
-                )
+                step.trigger.end_from_trigger = False  # no triggerer writes XComs here; same result
             event = asyncio.run(_first_event(step.trigger))
             arguments = {**(step.kwargs or {}), "event": event.payload}
             return operator.resume_execution(step.method_name, arguments, variables)  # type: ignore[arg-type]

@@ -99,6 +99,14 @@ def test_an_operator_that_its_trigger_ends(seedance_emulator: SeedanceEmulator) 
     assert run_operator(operator)["status"] == "succeeded"
 
 
+def test_an_operator_that_is_not_to_be_nested(
+    seedance_emulator: SeedanceEmulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    operator = SeedanceGenerateVideoOperator(task_id="render", prompt="A kite", allow_nested_operators=False)
+    assert run_operator(operator)["status"] == "succeeded"
+    assert "outside of the Task Runner" not in caplog.text
+
+
 def test_a_batch_without_a_dag(seedance_emulator: SeedanceEmulator) -> None:
     operator = SeedanceGenerateVideoBatchOperator(task_id="batch", requests=["a", "b"], max_in_flight=1)
     assert run_operator(operator)["counts"]["succeeded"] == 2
