@@ -176,6 +176,9 @@ NEXT_STEPS: Mapping[type[errors.SeedanceError], str] = {
     "service and region.",
     errors.SeedanceInsufficientCreditsError: "Top up the account, then run this again (clear the task).",
     errors.SeedanceForbiddenError: "Check the plan, the spend limit and the allowed addresses and regions of the key.",
+    errors.SeedanceNotFoundError: "Check the id or the model, and whether the connection has the right base URL and key.",
+    errors.SeedanceRequestError: "Correct the request, then run this again (clear the task).",
+    errors.SeedanceModerationError: "Change the prompt or the inputs, then run this again (clear the task).",
 }
 
 

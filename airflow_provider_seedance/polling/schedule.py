@@ -119,8 +119,7 @@ def _on_error(state: WaitState, error: SeedanceError, now: float, model: Duratio
     )
     if state.failures == state.timing.warn_after_failures and not rate_limited:
         log.warning(
-            "The status of generation %s could not be read %s times in a row (%s); the render goes on, and so "
-            "does the wait.",
+            "The status of generation %s could not be read %s times in a row (%s); the wait goes on.",
             state.generation_id,
             state.failures,
             error.message,

@@ -222,8 +222,7 @@ def test_an_unreadable_status_is_logged_once_and_again_when_it_is_readable(
     assert [(line.levelname, line.getMessage()) for line in log.records] == [
         (
             "WARNING",
-            "The status of generation g-1 could not be read 3 times in a row (sorry); the render goes on, and so does the "
-            "wait.",
+            "The status of generation g-1 could not be read 3 times in a row (sorry); the wait goes on.",
         ),
         ("INFO", "The status of generation g-1 can be read again."),
     ]
