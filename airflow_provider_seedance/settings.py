@@ -330,9 +330,9 @@ def _read(conn_id: str, connection: Any) -> Settings:
         callback_signing=extra.signature_scheme(),
         **{name: getattr(extra, name) for name in _COPIED},
         warnings=tuple(
-            f"Connection {conn_id!r}: the extra's {_redactor(connection)(repr(name))} has no meaning here. "
-            f"Known keys: {', '.join(ConnectionExtra.model_fields)}.{did_you_mean(name, ConnectionExtra.model_fields)}"
-            for name in sorted(extra.model_extra or {})
+            f"Connection {conn_id!r}{_service_of(connection)}: the extra has the unknown key {_redactor(connection)(repr(key))}. "
+            f"Known keys: {', '.join(ConnectionExtra.model_fields)}.{did_you_mean(key, ConnectionExtra.model_fields)}"
+            for key in sorted(extra.model_extra or {})
         ),
     )
 

@@ -87,7 +87,8 @@ def render(args: argparse.Namespace) -> int:
             print(f"\n{error}", file=sys.stderr)
             state.sent = False  # the message of the error contains the outcome of the submission
             state.generation_id = state.generation_id or error.generation_id
-            if error.scope != "item" or state.is_local:
+            final = error.scope == "item" or not (state.confirmed or error.retry_helps)
+            if not final or state.is_local:
                 _print_recovery(state, args)
             return 1
         except Exception:
@@ -159,7 +160,7 @@ def _submit(
     prepared = hook.prepare(request)
     _check_limits(hook, prepared, args)
     say = say_to_stderr(quiet=args.quiet)
-    for line in (*prepared.defaults, *prepared.warnings):
+    for line in (*hook.settings.warnings, *prepared.defaults, *prepared.warnings):
         say(line)
     if hook.settings.budgets:
         print("The budgets of the connection limit tasks, not this command.", file=sys.stderr)
@@ -282,4 +283,4 @@ def print_fetch_command(
 
 def price_text(price: generations.Estimate) -> str:
     """Return a price as text."""
-    return generations.cost_text(price.credits, price.cost_usd) or "the service publishes no price"
+    return generations.cost_text(price.credits, price.cost_usd) or "its price is not known"

@@ -98,6 +98,7 @@ class SeedanceHook(BaseHook):
         """Return whether the service accepts the key, by a call that cannot cost money."""
         try:
             answer = self._run(flows.probe_flow(self.settings.api, utc_now, self.settings.model))
+            answer = " ".join((answer, *self.settings.warnings))
             ledger = read_config()
             if ledger is not None:
                 return True, (

@@ -143,6 +143,21 @@ def test_an_unknown_generation_fails_at_the_first_answer(command: Render, servic
     assert len(services.ledger.requests) == 1
 
 
+def test_a_file_that_exists_is_no_reason_to_repeat_the_command(command: Render, tmp_path: Path) -> None:
+    (tmp_path / "lamp.mp4").write_text("mine")
+    code, printed = command("--generation-id", "cgt-1")
+    assert code == 1
+    assert "lamp.mp4 exists. Nothing was sent. Choose another file" in printed
+    assert "Fetch it" not in printed
+
+
+def test_a_misspelt_key_of_the_connection_is_named(command: Render, connect: Connect) -> None:
+    connect("ark", modle="x")
+    _, printed = command("A lamp")
+    assert "the extra has the unknown key 'modle'. Known keys: api, " in printed
+    assert "Did you mean 'model'?" in printed
+
+
 def test_a_file_is_overwritten_with_force_only(
     command: Render, services: SeedanceEmulator, tmp_path: Path
 ) -> None:

@@ -75,6 +75,14 @@ def test_a_good_connection(services: SeedanceEmulator, connect: Connect, api: st
     assert services.ledger.submissions == []
 
 
+def test_a_good_connection_with_a_misspelt_key(connect: Connect) -> None:
+    connect("ark", modle="x")
+    worked, says = SeedanceHook().test_connection()
+    assert worked
+    assert "Did you mean 'model'?" in says
+    assert says.count("Connection 'seedance_default' (ark, http://") == 1
+
+
 @pytest.mark.parametrize("api", ALL_APIS)
 def test_a_wrong_key(
     services: SeedanceEmulator, monkeypatch: pytest.MonkeyPatch, connect: Connect, api: str
