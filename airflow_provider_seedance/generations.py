@@ -199,7 +199,7 @@ class VideoRequest(_Request):
     :param return_last_frame: Whether the result gets the last frame as an image, as the input of the next clip (``ark``).
     :param draft: Whether to make a cheap preview, of which ``{"draft_task": id}`` in ``images`` makes the final (``ark``).
     :param service_tier: Service tier: ``default``, or ``flex`` for half the price and a longer wait (``ark``).
-    :param extra_params: Further fields of the service, sent as they are, unchecked.
+    :param extra_params: Further fields of the service, such as ``{"priority": 9}``, sent unchecked.
     """
 
     media: ClassVar[Media] = "video"
@@ -234,7 +234,7 @@ class ImageRequest(_Request):
     :param seed: Number that makes a render repeatable as far as the model allows.
     :param watermark: Whether "AI generated" is printed on the images, as ``ark`` does by default.
     :param output_format: Format of the file: ``png`` or ``jpeg`` (``ark``).
-    :param extra_params: Further fields of the service, sent as they are, unchecked.
+    :param extra_params: Further fields of the service, such as ``{"priority": 9}``, sent unchecked.
     """
 
     media: ClassVar[Media] = "image"

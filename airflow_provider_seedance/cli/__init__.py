@@ -8,10 +8,12 @@ command, so it imports each command on use only.
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -56,6 +58,8 @@ class Command:
             if argument.group not in groups:
                 groups[argument.group] = parser.add_argument_group(argument.group)
             groups[argument.group].add_argument(*argument.flags, **argument.options)
+        # argparse leaves unknown options to the parser of all commands, whose help does not list the options of this one.
+        setattr(parser, "parse_known_args", partial(_parse_all, parser, parser.parse_known_args))  # noqa: B010
 
     def __call__(self, args: argparse.Namespace) -> None:
         """Run the command and exit with its exit code."""
@@ -70,6 +74,18 @@ class Command:
             sys.exit(code)
 
 
+def _parse_all(parser: argparse.ArgumentParser, parse: Any, args: Any = None, namespace: Any = None) -> Any:
+    """Parse the arguments of a command; an unknown one is an error of its parser."""
+    namespace, unknown = parse(args, namespace)
+    if unknown:
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        options = [item for item in unknown if item.startswith("--")]
+        meant = difflib.get_close_matches("".join(options[:1]), flags, n=1)
+        question = f" (did you mean {meant[0]}?)" if meant else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{question}")
+    return namespace, unknown
+
+
 def _load(target: str) -> Any:
     module, function = target.split(":")
     return getattr(import_module(module), function)
@@ -77,22 +93,22 @@ def _load(target: str) -> Any:
 
 _CLI = "airflow_provider_seedance.cli"
 
-CONN_ID = Argument(
-    "--conn-id", help="Airflow connection (default: the service of the environment, or seedance_default)"
-)
+CONN_ID = Argument("--conn-id", help="Airflow connection (default: the environment's, or seedance_default)")
 TIMEOUT = Argument("--timeout", type=float, default=3600, help="Seconds to wait for the end (%(default)s)")
-POLL_INTERVAL = Argument(
-    "--poll-interval", type=float, help="Seconds between status requests (default: adaptive)"
-)
+POLL_INTERVAL = Argument("--poll-interval", type=float, help="Seconds between polls (default: adaptive)")
 QUIET = Argument("--quiet", action="store_true", help="Print the result and errors only, no progress")
-_JSON = Argument(
-    "--output", choices=("text", "json"), default="text", help="Format of the result (%(default)s)"
-)
+
+
+def output_format(*names: str) -> Argument:
+    """Return the option that chooses the format of the result, the first one by default."""
+    return Argument("--output", choices=names, default=names[0], help="Format of the result (%(default)s)")
+
+
 #: Of the commands about generations by their ids.
 _GENERATIONS = (
     Argument("generation_ids", nargs="+", metavar="GENERATION_ID", help="Id of a generation at the service"),
     Argument("--still", action="store_true", help="The generations are images instead of videos"),
-    _JSON,
+    output_format("text", "json"),
 )
 
 COMMANDS = (
@@ -116,7 +132,7 @@ COMMANDS = (
             Argument("--port", type=int, default=8123, help="Port to listen on (%(default)s)"),
             Argument("--speed", type=float, default=10.0, help="Speed-up of renders (%(default)s)"),
             Argument("--key", default="emulator-key", help="API key it accepts (%(default)s)"),
-            Argument("--strict", action="store_true", help="Leave out what no document of a service says"),
+            Argument("--strict", action="store_true", help="Reply only as the documents of a service say"),
         ),
     ),
     Command(
@@ -129,22 +145,13 @@ COMMANDS = (
             Argument("--file", help="Python file of the Dag (default: search all Dag bundles)"),
             Argument("--from", dest="since", help="First date of a backfill of the Dag, such as 2026-01-01"),
             Argument("--to", dest="until", help="Last date of the backfill, included"),
-            Argument(
-                "--conn-id", help="Airflow connection (default: seedance_default, or that of the tasks)"
-            ),
+            Argument("--conn-id", help="Airflow connection (default: seedance_default, or the tasks' own)"),
             Argument("--api", help="Service, instead of a connection: an estimate needs no key"),
             Argument("--model", help="Model of the requests in the file that name none"),
             Argument("--duration", help="Seconds of the clips of requests in the file that name none"),
             Argument("--resolution", help="Resolution of requests in the file that name none, such as 720p"),
-            Argument(
-                "--aspect-ratio", help="Aspect ratio of requests in the file that name none, such as 16:9"
-            ),
-            Argument(
-                "--output",
-                choices=("table", "json"),
-                default="table",
-                help="Format of the result (%(default)s)",
-            ),
+            Argument("--aspect-ratio", help="Aspect ratio, such as 16:9, of requests that name none"),
+            output_format("table", "json"),
         ),
     ),
     Command(
@@ -177,16 +184,15 @@ COMMANDS = (
         target=f"{_CLI}.generation_commands:list_generations",
         arguments=(
             Argument("--limit", type=int, default=20, help="Number of generations (%(default)s)"),
-            _JSON,
+            output_format("text", "json"),
             CONN_ID,
         ),
     ),
 )
 
 
-_OUTPUT = Argument(
-    "--output", choices=("table", "json", "csv"), default="table", help="Format of the result (%(default)s)"
-)
+_OUTPUT = output_format("table", "json", "csv")
+_STATES = ("intent", "uncertain", "submitted", "ended", "not_submitted")
 
 #: Commands below ``airflow seedance ledger``.
 LEDGER_COMMANDS = (
@@ -211,7 +217,7 @@ LEDGER_COMMANDS = (
         help="List submissions, the latest first",
         target=f"{_CLI}.ledger_commands:list_submissions",
         arguments=(
-            Argument("--state", help="State: intent, uncertain, submitted, ended or not_submitted"),
+            Argument("--state", choices=_STATES, help="State of the submissions"),
             Argument("--dag", help="Id of the Dag that submitted"),
             Argument("--run", help="Id of the Dag run that submitted"),
             Argument("--since", help="Oldest submission: an age such as 12h or 90d, or a date"),
@@ -241,11 +247,7 @@ LEDGER_COMMANDS = (
         target=f"{_CLI}.ledger_commands:reconcile",
         arguments=(
             CONN_ID,
-            Argument(
-                "--since",
-                default="1d",
-                help="Oldest video: an age such as 12h, at most 7d, or a date (%(default)s)",
-            ),
+            Argument("--since", default="1d", help="Oldest video: an age up to 7d, or a date (%(default)s)"),
             Argument("--limit", type=int, default=2000, help="Number of videos that are read (%(default)s)"),
             _OUTPUT,
         ),
@@ -256,9 +258,7 @@ LEDGER_COMMANDS = (
         target=f"{_CLI}.ledger_commands:prune",
         arguments=(
             Argument("--older-than", required=True, help="Age of what is deleted, such as 90d, or a date"),
-            Argument(
-                "--yes", action="store_true", help="Delete without a confirmation, as without a terminal"
-            ),
+            Argument("--yes", action="store_true", help="Delete without a confirmation, as in a script"),
         ),
     ),
     Command(
@@ -314,6 +314,7 @@ class _Parser(argparse.ArgumentParser):
         if command:
             command.add_to(self)
             self.set_defaults(func=command)
+            return self.parse_known_args(args, namespace)
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:

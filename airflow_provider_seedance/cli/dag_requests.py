@@ -262,9 +262,7 @@ class _TaskInspector:
             return self._read_requests(given)
         if self.is_decorated:
             given["prompt"] = UNKNOWN_PROMPT
-            self.notes.append(
-                "its function may set more than the prompt; priced by the decorator's arguments"
-            )
+            self.notes.append("its function may set other arguments; those of the decorator are priced")
         return [{"prompt": UNKNOWN_PROMPT, **given}]
 
     def _read_requests(self, given: dict[str, Any]) -> list[dict[str, Any]] | None:

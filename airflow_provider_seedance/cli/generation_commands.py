@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.apis.registry import SERVICES
 from airflow_provider_seedance.cli.connection import airflows_database, open_hook
 from airflow_provider_seedance.cli.interrupts import interruptible
 from airflow_provider_seedance.cli.render_options import media_of
@@ -46,15 +47,16 @@ def wait(args: argparse.Namespace) -> int:
         reading = hook.get_generation(generation_id, media_of(args))
         return _row(reading if reading.status.terminal else wait_with_progress(hook, reading, args))
 
-    return _for_each(
-        args, end_of, _line, succeeded=lambda row: row["status"] == GenerationStatus.SUCCEEDED.value
-    )
+    succeeded = GenerationStatus.SUCCEEDED.value
+    return _for_each(args, end_of, _line, succeeded=lambda row: row["status"] == succeeded)
 
 
 def cancel(args: argparse.Namespace) -> int:
     """Cancel generations; return the exit code: 1 if one goes on."""
 
     def cancelled(hook: SeedanceHook, generation_id: str) -> _Row:
+        if not hook.settings.api.can_cancel:
+            hook.get_generation(generation_id, media_of(args))  # an unknown id is not billed
         done = hook.cancel(generation_id, media_of(args))
         return {"generation_id": generation_id, "cancelled": done.cancelled, "reason": done.reason}
 
@@ -142,9 +144,7 @@ def _run(
                 for row in rows:
                     print(text(row), file=result, flush=True)
     except KeyboardInterrupt:
-        print(
-            "\nInterrupted. This cancels nothing: what is in flight goes on and is billed.", file=sys.stderr
-        )
+        print("\nInterrupted. This cancels nothing: what runs goes on and is billed.", file=sys.stderr)
         return 130
     except errors.SeedanceError as error:
         print(error, file=sys.stderr)
@@ -160,9 +160,7 @@ def _row(generation: Generation) -> _Row:
 def _line(row: _Row) -> str:
     """Return a generation in lines for people: what is known of it, then its outputs."""
     progress = None if row["progress"] is None or row["completed_at"] else f"{row['progress']:g} %"
-    times = [
-        f"{name} {row[f'{name}_at']}" for name in ("created", "completed", "expires") if row[f"{name}_at"]
-    ]
+    times = [f"{at} {row[f'{at}_at']}" for at in ("created", "completed", "expires") if row[f"{at}_at"]]
     cost = cost_text(row["credits"], row["cost_usd"])
     task = f"task {row['dag_id']}.{row['task_id']}" if "task_id" in row else None
     known = [row["status"], progress, row["model"], cost, *times, task, row["error_message"]]
@@ -171,4 +169,4 @@ def _line(row: _Row) -> str:
 
 def _reason(row: _Row) -> str:
     reason: str = row["reason"]
-    return reason[:1].upper() + reason[1:] + "."
+    return f"{reason if reason.split()[0] in SERVICES else reason[:1].upper() + reason[1:]}."

@@ -234,11 +234,13 @@ def _cell(value: object) -> str:
 # ---------------------------------------------------------------------- times
 
 
-def _date(text: str, timezone: Any) -> datetime:
+def _date(text: str, timezone: Any, alternative: str = "") -> datetime:
     try:
         return datetime.fromisoformat(text).replace(tzinfo=timezone)
     except ValueError:
-        raise errors.SeedanceRequestError(f"{text!r} is not a date such as 2026-01-31.") from None
+        raise errors.SeedanceRequestError(
+            f"{text!r} is not a date such as 2026-01-31{alternative}."
+        ) from None
 
 
 def _age_or_date(text: str) -> datetime:
@@ -249,4 +251,4 @@ def _age_or_date(text: str) -> datetime:
             return datetime.now(UTC) - timedelta(**{unit: int(number)})
         except (OverflowError, ValueError):
             raise errors.SeedanceRequestError(f"{text[:40]!r} is too long ago.") from None
-    return _date(text, default_timezone())
+    return _date(text, default_timezone(), ", and not an age such as 90d or 12h")

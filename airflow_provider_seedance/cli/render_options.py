@@ -8,7 +8,7 @@ import re
 from dataclasses import fields
 from typing import Any
 
-from airflow_provider_seedance.cli import CONN_ID, POLL_INTERVAL, QUIET, TIMEOUT, Argument
+from airflow_provider_seedance.cli import CONN_ID, POLL_INTERVAL, QUIET, TIMEOUT, Argument, output_format
 from airflow_provider_seedance.generations import (
     MAX_ARGUMENTS,
     GenerationRequest,
@@ -55,7 +55,7 @@ def _request_options() -> list[Argument]:
     videos, images = _documented(VideoRequest), _documented(ImageRequest)
     names = list(dict.fromkeys([*_FIRST, *videos, *images]))
     flags = {
-        item.name for kind in (VideoRequest, ImageRequest) for item in fields(kind) if "bool" in item.type
+        each.name for kind in (VideoRequest, ImageRequest) for each in fields(kind) if "bool" in each.type
     }
     return [
         Argument(_PROMPT, nargs="?", help="Description of the video or image"),
@@ -104,12 +104,7 @@ def _command_options() -> list[Argument]:
             help="File to write, such as clip.mp4; of several outputs, all but the first get a number: clip-2.mp4",
         ),
         Argument("--force", action="store_true", help="Overwrite files that exist"),
-        Argument(
-            "--output",
-            choices=("text", "json"),
-            default="text",
-            help="Format of the result on standard output (%(default)s)",
-        ),
+        output_format("text", "json"),
         QUIET,
     ]
     money = [

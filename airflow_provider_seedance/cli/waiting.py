@@ -44,10 +44,9 @@ def wait_with_progress(hook: SeedanceHook, generation: Generation, args: argpars
     expected = end.at(since, now, generation.progress)
     if expected:
         say_to_stderr(quiet=args.quiet)(f"{generation.generation_id}: expected to end {_clock(expected)}.")
-    columns = (TextColumn("{task.description:<10}"), BarColumn(), TimeElapsedColumn())
-    bar = Progress(
-        *columns, TextColumn("{task.fields[end]}"), console=Console(stderr=True), disable=args.quiet
-    )
+    end_column = TextColumn("{task.fields[end]}")
+    columns = (TextColumn("{task.description:<10}"), BarColumn(), TimeElapsedColumn(), end_column)
+    bar = Progress(*columns, console=Console(stderr=True), disable=args.quiet)
     with bar:
         task = bar.add_task(generation.status.value, total=None, end=_clock(expected))
 

@@ -168,6 +168,26 @@ def test_an_invalid_command_line(line: list[str], capsys: pytest.CaptureFixture[
     assert line or "Estimate the cost of a file of requests" in printed
 
 
+@pytest.mark.parametrize("of_airflow", [False, True])
+@pytest.mark.parametrize(
+    ("line", "command", "question"),
+    [
+        (["render", "A lamp", "-o", "x.mp4", "--durration", "8"], "render", "did you mean --duration?"),
+        (["ledger", "spend", "--form", "2026-01-01"], "ledger spend", "did you mean --from?"),
+        (["status", "cgt-1", "--zzzzzz"], "status", "unrecognized arguments: --zzzzzz"),
+    ],
+)
+def test_an_unknown_option_is_an_error_of_its_command(
+    line: list[str], command: str, question: str, capsys: pytest.CaptureFixture[str], *, of_airflow: bool
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        airflow_parser().parse_args(["seedance", *line]) if of_airflow else main(line)
+    assert left.value.code == 2
+    shown = capsys.readouterr()
+    assert f"usage: airflow seedance {command} [-h]" in (shown.out + shown.err).replace("Usage", "usage")
+    assert question in shown.err
+
+
 def test_it_runs_as_a_module_without_loading_airflow() -> None:
     code = """
 import contextlib, runpy, sys

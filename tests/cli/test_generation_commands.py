@@ -127,3 +127,13 @@ def test_every_service_has_status_wait_and_cancel(
     services.release()
     (end,), _ = run("wait", lamp, "--poll-interval", "0.01", "--output", "json", code=int(row["cancelled"]))
     assert end["status"] == ("cancelled" if row["cancelled"] else "succeeded")
+
+
+def test_cancel_at_a_service_that_cannot(run: Run, connect: Callable[..., None]) -> None:
+    connect("seedanceapi-v1")
+    lamp = submit()
+    shown, printed = run("cancel", "unknown", lamp, code=1)
+    assert shown == (
+        f"seedanceapi-v1 offers no way to cancel: generation {lamp} goes on at seedanceapi-v1 and is billed.\n"
+    )
+    assert "answered 404" in printed
