@@ -10,9 +10,7 @@ from airflow_provider_seedance.generations import GenerationRequest
 
 _NOT_IN_GUIDE = "the documents of seedanceapi-v2 do not mention this argument; it may have no effect"
 
-_RATIO_OF_IMAGES = (
-    "seedanceapi-v2 documents ratios for text-to-video only; beside images it may have no effect"
-)
+_RATIO_OF_IMAGES = "seedanceapi-v2 documents ratios for text-to-video only; with images it may do nothing"
 
 
 class SeedanceApiV2(SeedanceOrgApi):

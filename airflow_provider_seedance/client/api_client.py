@@ -223,10 +223,8 @@ class _Base(Generic[C]):
         """Return the failure for an error of the network; raise any other."""
         if not (isinstance(error, (*_READ_ERRORS, httpx.InvalidURL)) or deadlines.is_socks_error(error)):
             raise error
-        reason = (
-            _TIMEOUT_MESSAGES.get(type(error)) or self.settings.redact(str(error)) or type(error).__name__
-        )
-        return TransportFailure(f"{self.settings.source}: the request failed: {reason}.", sent=sent)
+        why = _TIMEOUT_MESSAGES.get(type(error)) or self.settings.redact(str(error)) or type(error).__name__
+        return TransportFailure(f"{self.settings.source}: the request failed: {why}.", sent=sent)
 
     def _reply(self, response: httpx.Response, body: bytes) -> HttpReply:
         return HttpReply(

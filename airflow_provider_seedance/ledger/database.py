@@ -164,9 +164,7 @@ def _url_of(connection: Any) -> URL:
         return _sqlite_url(f"sqlite:///{connection.host or ''}")
     drivers = _DRIVERS.get(connection.conn_type)
     if drivers is None:
-        raise _unusable(
-            f"a connection of the type {connection.conn_type!r} is not PostgreSQL, MySQL or SQLite"
-        )
+        raise _unusable(f"a connection of type {connection.conn_type!r} is not PostgreSQL, MySQL or SQLite")
     dialect = next((name for module, name in drivers.items() if find_spec(module)), None)
     if dialect is None:
         raise _unusable(

@@ -105,9 +105,7 @@ class TaskStateStore(RecordStore):
             try:
                 self.flush()  # a later failure would lose the ids that only the deferral has
             except errors.SeedanceStateError as error:
-                log.error(
-                    "%s A retry after a failure would not know what only the deferral has.", error.message
-                )
+                log.error("%s A retry would not know what only the deferral has.", error.message)
 
     def _stored_values(self) -> list[Any]:
         first = self._get(_Group(0).state_key)

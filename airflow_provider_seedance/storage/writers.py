@@ -181,9 +181,7 @@ class _UploadWriter(Writer):
                     fs.mv(temporary.path, path)
                     return
                 except Exception as error:
-                    log.debug(
-                        "%s cannot rename (%s); the file is uploaded under its name.", fs.protocol, error
-                    )
+                    log.debug("%s cannot rename (%s): uploading under the final name.", fs.protocol, error)
                 with suppress(Exception):  # a drop box may permit uploads only
                     fs.rm(temporary.path)
                 fs.put_file(self._file.name, path)

@@ -89,9 +89,7 @@ def run(
     template = None if name_template in (None, "", "None") else name_template
     location, outputs = _plan(given, destination, object_storage_conn_id or None, template)
     if given.left_out:
-        log.warning(
-            "%s without an output to store: failed, or not submitted.", counted(given.left_out, "item")
-        )
+        log.warning("%s without an output: failed, or not submitted.", counted(given.left_out, "item"))
     if not outputs and not given.broken:
         log.warning("No item of the batch has succeeded: there is nothing to store.")
     with ExitStack() as clients:

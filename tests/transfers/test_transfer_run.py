@@ -91,7 +91,7 @@ def test_failed_items_are_left_out(
     failed = [{"key": "x", "generation_id": None, "error": "no", "kind": "failed"}]
     result = run_into(tmp_path, batch(items(host, "lamp"), failed=failed, not_submitted=["y", "z"]))
     assert len(result["paths"]) == 1
-    assert "3 items without an output to store" in caplog.text
+    assert "3 items without an output: failed" in caplog.text
 
 
 def test_batch_without_a_success(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
