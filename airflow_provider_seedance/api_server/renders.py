@@ -331,14 +331,16 @@ def _reported_items(task: Task) -> Iterator[Mapping[str, Any]]:
 def _ended_since(task: Task) -> dict[str, Mapping[str, Any]]:
     """Return the generations in flight of a report that have ended since, by their ids."""
     in_flight = {
-        item.get("generation_id")
+        text_of(item.get("generation_id"))
         for item in list_of(task.report.get("items"))
         if isinstance(item, Mapping) and item.get("status") == "running"
     }
     return {
-        generation_id: item
+        item["generation_id"]: item
         for item in list_of(task.xcoms.get(PROGRESS_KEY))
-        if isinstance(item, Mapping) and (generation_id := text_of(item.get("generation_id"))) in in_flight
+        if isinstance(item, Mapping)
+        and text_of(item.get("generation_id"))
+        and item["generation_id"] in in_flight
     }
 
 

@@ -311,7 +311,7 @@ class Batch(ItemSubmissions):
             metrics.cost_incurred(generation)
         item.phase, item.generation, item.failure = Phase.SUCCEEDED, generation, None
         item.generation_id = generation.generation_id
-        self.records.update(item.record_key, self._ended(record, generation))
+        self.records.update(item.record_key, self._ended(item, record, generation))
 
     def fail(
         self, item: BatchItem, error: errors.SeedanceError, generation: Generation | None = None
@@ -325,13 +325,13 @@ class Batch(ItemSubmissions):
                 item.conn_id = record.conn_id
             record = rec.taken_over(record, self.attempt)
             if item.generation:
-                record = self._ended(record, item.generation)
+                record = self._ended(item, record, item.generation)
         failure = item.fail(error, generation)
         log.warning("%s failed (%s): %s", item.key, failure.kind, failure.error)
         if record is not None:
             self.records.update(item.record_key, replace(record, failure=failure))
 
-    def _ended(self, record: rec.Record, generation: Generation) -> rec.Record:
+    def _ended(self, item: BatchItem, record: rec.Record, generation: Generation) -> rec.Record:
         ended = rec.as_ended(record, generation, utc_now())
         item.ended_at = ended.ended_at
         return replace(rec.taken_over(ended, self.attempt), result=generation.result())
