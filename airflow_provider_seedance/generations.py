@@ -160,12 +160,12 @@ class _Request:
         unknown = sorted(set(arguments) - known)
         if unknown:
             raise SeedanceRequestError(
-                f"There is no request argument {', '.join(unknown)}; a {cls.media} request has "
+                f"There is no request argument {', '.join(unknown)}; {cls.media} requests take "
                 f"{', '.join(sorted(known))}.{did_you_mean(unknown, known)} Fields of the service that have no "
-                "argument go into extra_params."
+                "argument go into extra_params. Nothing was sent."
             )
         if "prompt" not in arguments:
-            raise SeedanceRequestError(f"A {cls.media} request needs a prompt.")
+            raise SeedanceRequestError(f"The {cls.media} request needs a prompt. Nothing was sent.")
         return cls(**arguments)
 
     def arguments(self) -> dict[str, Any]:

@@ -161,7 +161,7 @@ def test_a_tidied_request_stays_as_it_is() -> None:
 
 def test_requests_from_arguments() -> None:
     assert VideoRequest.from_arguments({"prompt": "p", "duration": "8"}) == video("p", duration=8)
-    with pytest.raises(SeedanceRequestError, match="no request argument lens, style; a video request has"):
+    with pytest.raises(SeedanceRequestError, match="no request argument lens, style; video requests take"):
         VideoRequest.from_arguments({"prompt": "p", "style": "x", "lens": 1})
     with pytest.raises(SeedanceRequestError, match="image request needs a prompt"):
         ImageRequest.from_arguments({})

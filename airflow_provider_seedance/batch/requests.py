@@ -295,7 +295,7 @@ def _unknown(names: Sequence[str]) -> str:
     shown = ", ".join(repr(name[:40]) for name in names[:5])
     question = did_you_mean([name[:40] for name in names[:5]], [*_ARGUMENTS, *_IDENTITY])
     return (
-        f"no argument of a request for {shown} ({question.strip()}{' ' if question else ''}There are "
+        f"the unknown argument{'s'[: len(names) - 1]} {shown} ({question.strip()}{' ' if question else ''}A request takes "
         f"{', '.join(sorted(_ARGUMENTS))}; fields of the service that have no argument go into extra_params)"
     )
 

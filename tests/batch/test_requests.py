@@ -222,10 +222,10 @@ def test_a_key_has_room_for_its_take() -> None:
         ({"prompt": " "}, "request 0 has an empty prompt"),
         (
             {"prompt": "A lamp", "durtion": 4, "Seed": 1},
-            "for 'Seed', 'durtion' (Did you mean 'seed', 'duration'? There are asp",
+            "the unknown arguments 'Seed', 'durtion' (Did you mean 'seed', 'duration'? A request takes asp",
         ),
-        ({"prompt": "A lamp", 7: 4}, "for '7'"),
-        ({"prompt": "A lamp", "quality": "high"}, "for 'quality' (There are"),
+        ({"prompt": "A lamp", 7: 4}, "the unknown argument '7'"),
+        ({"prompt": "A lamp", "quality": "high"}, "the unknown argument 'quality' (A request takes"),
     ],
 )
 def test_an_invalid_item_is_refused(item: Any, words: str) -> None:
@@ -403,7 +403,7 @@ def test_columns_may_be_divided_as_spreadsheets_do(tmp_path: Path, delimiter: st
             "no column 'prompt' (columns are divided by commas, semicolons or tabs)",
         ),
         ("Promt;duration\nA lamp;4\n", "'Promt' (Did you mean 'prompt'?"),
-        ("A lamp\nA bag\n", "the header (line 1) has no argument of a request for 'A lamp'"),
+        ("A lamp\nA bag\n", "the header (line 1) has the unknown argument 'A lamp'"),
         ("prompt,prompt\nA lamp,A bag\n", "has the column 'prompt' twice"),
         ("prompt,durtion\nA lamp,4\n", "'durtion'"),
         (

@@ -67,5 +67,5 @@ def test_an_image_request() -> None:
 
 
 def test_an_option_of_the_other_media_is_refused() -> None:
-    with pytest.raises(errors.SeedanceRequestError, match="no request argument quality; a video request has"):
+    with pytest.raises(errors.SeedanceRequestError, match="no request argument quality; video requests take"):
         request("A lamp", "--quality", "high")

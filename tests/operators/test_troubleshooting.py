@@ -127,7 +127,7 @@ PRODUCERS: dict[str, Callable[[Stage], Any]] = {
     "… makes … only; nothing was sent": lambda _: prepare("seedanceapi-v1", image()),
     "The request cannot be used: …": kept_row,
     "There is no request argument …": lambda _: VideoRequest.from_arguments({"promt": "A lamp"}),
-    "A … request needs a prompt": lambda _: VideoRequest.from_arguments({}),
+    "The … request needs a prompt": lambda _: VideoRequest.from_arguments({}),
     "An argument is of a type that no service accepts": lambda stage: stage.batch(
         {"prompt": "A lamp", "resolution": 10**5000}
     ),
