@@ -201,7 +201,7 @@ def cancel_flow(api: Api, generation_id: str, media: Media, now: Now) -> Flow[Ca
     try:
         generation = yield from status_flow(api, generation_id, media, now, once=True)
     except errors.SeedanceNotFoundError as error:
-        return Cancellation(reason=f"{error.message}. Nothing was cancelled; a render that exists is billed")
+        return Cancellation(reason=f"{error.message} Nothing was cancelled; a render that exists is billed")
     except errors.SeedanceError as error:
         return Cancellation(reason=f"its state could not be read ({error.message}): {goes_on}")
     if generation.status.terminal:

@@ -96,7 +96,7 @@ def test_cancel(run: Run, services: SeedanceEmulator) -> None:
     assert shown == f"Generation {kite} has already ended: succeeded.\n"
     shown, _ = run("cancel", "cgt-unknown", code=1)
     assert "answered 404" in shown
-    assert shown.endswith("Nothing was cancelled; a render that exists is billed.\n")
+    assert shown.endswith("base URL and key. Nothing was cancelled; a render that exists is billed.\n")
 
 
 def test_list(run: Run, connect: Callable[..., None]) -> None:
