@@ -196,10 +196,10 @@ class Ark(base.Api):
                 if found or len(tiers) == 1:
                     return found
                 del tiers[0]
-            except errors.SeedanceForbiddenError:
+            except (errors.SeedanceForbiddenError, errors.SeedanceRequestError):
                 if by_model or not model:
                     raise
-                # A key with custom permissions may list the tasks of its models only.
+                # A key with custom permissions may list the tasks of its models only; its refusal is not documented.
                 by_model = (("filter.model", model),)
             yield Pause(self.timing.list_interval)
 

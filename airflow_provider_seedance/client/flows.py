@@ -232,8 +232,9 @@ def probe_flow(api: Api, now: Now, model: str | None = None) -> Flow[str]:
     """
     call = api.probe_call()
     answer = yield call
-    if isinstance(answer, messages.HttpReply) and answer.status == 403 and call != api.probe_call(model):
-        call = api.probe_call(model)
+    by_model = api.probe_call(model)
+    if isinstance(answer, messages.HttpReply) and answer.status in (400, 403) and call != by_model:
+        call = by_model
         answer = yield call
     try:
         api.check(answer, call, None, now())

@@ -43,11 +43,7 @@ class CallRate:
     def _shortest(self) -> float:
         return _MARGIN / self.per_second
 
-    def spend(self, now: float) -> None:
-        """Count a call."""
-        self.reserve(now, 1)
-
-    def reserve(self, now: float, calls: int) -> float:
+    def reserve(self, now: float, calls: int = 1) -> float:
         """Count calls that are not sent before there is room for them; return the seconds until then."""
         starts_at = max(self.next_at, now)
         self.next_at = starts_at + calls * self.interval

@@ -118,7 +118,7 @@ class RequestQueue(Generic[T]):
             self._rate_limited_until = max(self._rate_limited_until, now) + self._min_gap()
             self.quota.reserve(self.cost)
             polls = self._pop_polls(now, max_ids)
-            (self.rates.list if len(polls) > 1 else self.rates.read).spend(now)
+            (self.rates.list if len(polls) > 1 else self.rates.read).reserve(now)
             return Grant(polls=polls)
         return Grant(until=min(poll_at, submit_at))
 

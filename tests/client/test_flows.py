@@ -244,8 +244,9 @@ def test_a_refused_page_is_read_again_after_a_pause() -> None:
     assert pauses(steps) == [2.0, 4.0]
 
 
-def test_a_key_of_some_models_is_looked_up_by_the_model() -> None:
-    denied = reply(403, {"error": {"code": "AccessDenied", "message": "filter.model is required"}})
+@pytest.mark.parametrize(("status", "code"), [(403, "AccessDenied"), (400, "MissingParameter")])
+def test_a_key_of_some_models_is_looked_up_by_the_model(status: int, code: str) -> None:
+    denied = reply(status, {"error": {"code": code, "message": "filter.model is required"}})
     flow = flows.look_up_flow(ARK, CORRELATION, SINCE, now, "dreamina-seedance-2-0-260128")
     found, steps = drive(flow, [denied, page(total=0), page(task(1, CORRELATION), total=1)])
     assert found == "cgt-1"
@@ -355,11 +356,20 @@ def test_the_other_services_cannot_look_and_do_not_try(name: str) -> None:
     assert calls(steps) == []
 
 
-def test_a_key_of_some_models_is_verified_with_the_model_of_the_connection() -> None:
-    denied = reply(403, {"error": {"code": "AccessDenied", "message": "filter.model is required"}})
+@pytest.mark.parametrize(
+    ("status", "code", "error"),
+    [
+        (403, "AccessDenied", errors.SeedanceForbiddenError),
+        (400, "MissingParameter", errors.SeedanceRequestError),
+    ],
+)
+def test_a_key_of_some_models_is_verified_with_the_model_of_the_connection(
+    status: int, code: str, error: type[errors.SeedanceError]
+) -> None:
+    denied = reply(status, {"error": {"code": code, "message": "filter.model is required"}})
     _, steps = drive(flows.probe_flow(ARK, now, "ep-1"), [denied, page(total=0)])
     assert [dict(call.query).get("filter.model") for call in calls(steps)] == [None, "ep-1"]
-    with pytest.raises(errors.SeedanceForbiddenError):
+    with pytest.raises(error):
         drive(flows.probe_flow(ARK, now), [denied])
 
 

@@ -104,6 +104,10 @@ def test_accepted_requests(model: str, body: dict[str, Any], ark: Vendor) -> Non
         (V2_FAST, {"resolution": "1080p"}),
         (V25, {"resolution": "4k"}),
         (V2, {"tools": [{"type": "calculator"}]}),
+        *[
+            (V25, {**body, "content": [{"type": "draft_task", "draft_task": {"id": "cgt-1"}}]})
+            for body in ({"ratio": "16:9"}, {"duration": 5}, {"seed": 1}, {"generate_audio": True})
+        ],
         *[(V2, body) for body in ({"ratio": "9:21"}, {"frames": 29}, {"service_tier": "flex"})],
         *[(V2, body) for body in ({"output_format": "mov"}, {"seed": -2}, {"execution_expires_after": 60})],
         *[(V2, body) for body in ({"safety_identifier": "x" * 65}, {"callback_url": "nowhere"})],

@@ -188,7 +188,7 @@ def parse_task(fields: Fields) -> ArkTaskRequest:
         fields.flag(name)
     fields.text("omni_reference_task_type", choices=("auto", "reference", "edit", "extend"))
     callback_url = fields.callback("callback_url")
-    _check_support(fields, family, tier)
+    _check_support(fields, family, tier, draft_task)
     fields.refuse_unread()
     return ArkTaskRequest(family=family, prompt=prompt, callback_url=callback_url, reported=reported)
 
@@ -213,11 +213,13 @@ def unknown_model(name: str) -> ApiError:
     )
 
 
-def _check_support(fields: Fields, family: ArkModelFamily, tier: str) -> None:
+def _check_support(fields: Fields, family: ArkModelFamily, tier: str, draft_task: str | None) -> None:
     """Refuse fields that the model does not support, or not in this tier."""
     unsupported = _FIELDS_OF_SOME_MODELS - family.supports
     if tier == "flex":
         unsupported |= {"priority"} if "flex" in family.supports else {"service_tier"}
+    if draft_task is not None:
+        unsupported |= {"ratio", "duration", "seed", "generate_audio"}  # it has its own
     for name in unsupported:
         if name in fields:
             raise fields.error(name, "is not supported by this model with these parameters", "unsupported")
