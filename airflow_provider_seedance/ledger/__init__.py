@@ -43,7 +43,7 @@ def read_prompt(generation: Generation) -> str | None:
     config = read_config()
     if config is None:
         return None
-    from airflow_provider_seedance.ledger.prompts import find_prompt
+    from airflow_provider_seedance.ledger.stored_files import find_prompt
 
     return find_prompt(config, generation)
 

@@ -181,26 +181,29 @@ def connection_ids(database: Database, namespace: str) -> list[str]:
         return list(connection.execute(query.distinct()).scalars())
 
 
+_DURATIONS = (
+    select(_COLUMNS.submitted_at, _COLUMNS.ended_at, _COLUMNS.result)
+    .where(
+        *(_COLUMNS[name] == bindparam(name) for name in ("kind", "namespace", "base_url")),
+        _COLUMNS.status == GenerationStatus.SUCCEEDED.value,
+        _COLUMNS.submitted_at.is_not(None),
+        _COLUMNS.ended_at.is_not(None),
+    )
+    .order_by(_COLUMNS.created_at.desc())
+    .limit(MAX_DURATIONS)
+)
+
+
 def known_durations(
     database: Database, namespace: str, base_url: str, kinds: Iterable[str]
 ) -> dict[str, list[float]]:
     """Return the seconds that the latest generations of kinds took at a service, oldest first; never raises."""
-    query = (
-        select(_COLUMNS.submitted_at, _COLUMNS.ended_at, _COLUMNS.result)
-        .where(
-            _COLUMNS.kind == bindparam("kind"),
-            _COLUMNS.status == GenerationStatus.SUCCEEDED.value,
-            _COLUMNS.namespace == namespace,
-            _COLUMNS.base_url == base_url,
-            _COLUMNS.submitted_at.is_not(None),
-            _COLUMNS.ended_at.is_not(None),
-        )
-        .order_by(_COLUMNS.created_at.desc())
-        .limit(MAX_DURATIONS)
-    )
+    values = {"namespace": namespace, "base_url": base_url}
     try:
         with database.reading() as connection:
-            return {kind: _seconds(connection.execute(query, {"kind": kind})) for kind in kinds}
+            return {
+                kind: _seconds(connection.execute(_DURATIONS, {**values, "kind": kind})) for kind in kinds
+            }
     except errors.SeedanceLedgerError as error:
         log.warning("%s The polls are planned without the durations of earlier renders.", error.message)
         return {}

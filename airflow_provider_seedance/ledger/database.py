@@ -7,17 +7,19 @@ never taken for an empty one.
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
+from contextlib import contextmanager, suppress
+from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any
 
 from airflow.providers.common.compat.sdk import BaseHook
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from airflow_provider_seedance import exceptions as errors
@@ -31,6 +33,12 @@ BUSY_TIMEOUT_SECONDS = 60
 #: Time for a connection to PostgreSQL or MySQL.
 CONNECT_TIMEOUT_SECONDS = 10
 
+#: Time after which a process reads the connection and the version of the tables again, which takes as long as a query.
+MAX_OPEN_SECONDS = 60
+
+#: Idle time after which a connection is tested: a restart of the database, or a firewall, may have closed it.
+MAX_IDLE_SECONDS = 1
+
 #: Drivers by connection type, in order of preference.
 _DRIVERS = {
     "postgres": {"psycopg2": "postgresql+psycopg2", "psycopg": "postgresql+psycopg"},
@@ -40,14 +48,13 @@ _DRIVERS = {
 
 class Database:
     """
-    The database of the configured ledger, opened when it is first used.
+    The database of the configured ledger, which a process opens when it first uses it.
 
     :param config: Its location.
     """
 
     def __init__(self, config: LedgerConfig) -> None:
         self.config = config
-        self._engine: Engine | None = None
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -70,11 +77,12 @@ class Database:
             yield connection
 
     def _open(self) -> Engine:
-        engine = self._engine  # another thread may drop it after an error
-        if engine is None:
+        key = (self.config.location, os.getpid())
+        engine, until = _opened.get(key, (None, 0.0))  # another thread may drop it after an error
+        if engine is None or time.monotonic() >= until:
             engine = _engine(self._url(), os.getpid())
             ensure_schema(engine)
-            self._engine = engine
+            _opened[key] = engine, time.monotonic() + MAX_OPEN_SECONDS
         return engine
 
     def _url(self) -> URL:
@@ -92,8 +100,8 @@ class Database:
         except errors.SeedanceError:
             raise
         except SQLAlchemyError as error:
-            # A triggerer runs for months: the next use reads the connection again, whose password may be another one.
-            self._engine = None
+            # The next use reads the connection again, whose password may be another one.
+            _opened.pop((self.config.location, os.getpid()), None)
             # Without the statement, whose parameters may contain a prompt.
             cause = error.orig if isinstance(error, DBAPIError) else error
             raise self._error(cause) from error
@@ -101,9 +109,8 @@ class Database:
             raise self._error(error) from error
 
     def _error(self, cause: object) -> errors.SeedanceLedgerError:
-        shown = "" if "://" in self.config.location[:20] else f" of connection {self.config.location!r}"
-        if self.config.location.startswith("sqlite:"):
-            shown = f" {self.config.location}"
+        location = self.config.location
+        shown = f" {location}" if location.startswith("sqlite:") else f" of connection {location!r}"
         what = " ".join(str(cause).split()) or type(cause).__name__
         return _unusable(f"the database{shown} failed: {what.rstrip('.')}")
 
@@ -112,6 +119,10 @@ def _unusable(why: str) -> errors.SeedanceLedgerError:
     return errors.SeedanceLedgerError(
         f"The ledger ([seedance] ledger) cannot be used: {why}. It is not taken for an empty one."
     )
+
+
+#: Engines whose tables are those of this release, and until when, by the location of the ledger and the process.
+_opened: dict[tuple[str, int], tuple[Engine, float]] = {}
 
 
 @cache
@@ -128,16 +139,30 @@ def _engine(url: URL, _process_id: int) -> Engine:
         event.listen(engine, "connect", _leave_transactions_to_us)
         event.listen(engine, "begin", _begin)
         return engine
-    return create_engine(
+    engine = create_engine(
         url,
         future=True,
         hide_parameters=True,
         isolation_level="READ COMMITTED",
-        # A restart of the database, or a firewall, may have closed the connection since its last use.
-        pool_pre_ping=True,
         pool_timeout=BUSY_TIMEOUT_SECONDS,
         connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS},
     )
+    event.listen(engine, "checkin", _note_use)
+    event.listen(engine, "checkout", partial(_test_if_idle, engine))
+    return engine
+
+
+def _note_use(_: Any, record: Any) -> None:
+    record.info["used_at"] = time.monotonic()
+
+
+def _test_if_idle(engine: Engine, connection: Any, record: Any, _: Any) -> None:
+    # Not always, as pool_pre_ping does: the test takes as long as a query.
+    idle_seconds = time.monotonic() - record.info.get("used_at", math.inf)
+    with suppress(Exception):
+        if idle_seconds <= MAX_IDLE_SECONDS or engine.dialect.do_ping(connection):
+            return
+    raise DisconnectionError  # the pool connects again
 
 
 def _leave_transactions_to_us(connection: Any, _: Any) -> None:

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from airflow.providers.common.compat.sdk import conf
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from sqlalchemy import String
 
 from airflow_provider_seedance.generations import GenerationStatus, read_number, read_usage
-from airflow_provider_seedance.ledger.sealing import seal, unseal
 from airflow_provider_seedance.ledger.tables import submissions
 from airflow_provider_seedance.polling.duration_model import kind_of
 from airflow_provider_seedance.submission.records import Record, RecordState
@@ -131,7 +132,7 @@ class LedgerEntry:
             value = {**row["record"], **{name: row[name] for name in RECORD_COLUMNS}}
             result = row["result"] if value.pop("result_is_complete", False) else None
             sealed = value.pop("sealed_result", None)
-            entry.record = Record.from_value({**value, "result": unseal(sealed) if sealed else result})
+            entry.record = Record.from_value({**value, "result": _unseal(sealed) if sealed else result})
         return entry
 
 
@@ -162,8 +163,28 @@ def stored_result(result: Mapping[str, Any] | None) -> dict[str, Any]:
         return {}
     if public_result(result) == result:
         return {"result_is_complete": True}
-    sealed = seal(result)
-    return {"sealed_result": sealed} if sealed and len(sealed) <= MAX_RESULT_BYTES else {}
+    # A later try needs the signed links, and the ledger must not contain them in a form that works.
+    fernet = _fernet()
+    sealed = fernet.encrypt(json.dumps(result).encode()).decode() if fernet else ""
+    return {"sealed_result": sealed} if 0 < len(sealed) <= MAX_RESULT_BYTES else {}
+
+
+def _unseal(text: str) -> Any:
+    """Return an encrypted result, or ``None`` where the key has changed."""
+    fernet = _fernet()
+    try:
+        return json.loads(fernet.decrypt(text.encode())) if fernet else None
+    except InvalidToken:
+        return None
+
+
+def _fernet() -> MultiFernet | None:
+    """Return Airflow's Fernet key, with which Airflow encrypts its connections, or ``None`` where it has none."""
+    keys = [key.strip() for key in (conf.get("core", "fernet_key", fallback="") or "").split(",")]
+    try:
+        return MultiFernet([Fernet(key) for key in keys])
+    except ValueError:  # no key, or not a key
+        return None
 
 
 def clipped(column: str, value: object) -> str | None:

@@ -40,7 +40,15 @@ log = logging.getLogger(__name__)
 
 _KEY = (submissions.c.instance, submissions.c.record_key, submissions.c.number)
 
-_THIS_ROW = [column == bindparam(f"this_{column.name}") for column in _KEY]
+# Made once: SQLAlchemy takes longer to make a statement than PostgreSQL to execute it.
+_ENTRIES = (
+    select(*_KEY[1:], *(submissions.c[name] for name in ("result", "record", *RECORD_COLUMNS)))
+    .where(submissions.c.instance == bindparam("instance"))
+    .order_by(submissions.c.created_at, *_KEY[1:])
+)
+_INSERT = insert(submissions)
+_UPDATE = update(submissions).where(*(column == bindparam(f"this_{column.name}") for column in _KEY))
+_UPDATE_IN_STATES = _UPDATE.where(submissions.c.state.in_(bindparam("in_states", expanding=True)))
 
 
 class LedgerStore(RecordStore):
@@ -115,15 +123,9 @@ class LedgerStore(RecordStore):
         self._loaded = True
 
     def _read_entries(self) -> dict[str, list[LedgerEntry]]:
-        names = ("record_key", "number", "result", "record", *RECORD_COLUMNS)
-        query = (
-            select(*(submissions.c[name] for name in names))
-            .where(submissions.c.instance == self._task.instance)
-            .order_by(submissions.c.created_at, submissions.c.record_key, submissions.c.number)
-        )
         entries: dict[str, list[LedgerEntry]] = {}
         with self._database.reading() as connection:
-            rows = connection.execute(query).mappings().all()
+            rows = connection.execute(_ENTRIES, {"instance": self._task.instance}).mappings().all()
         for row in rows:
             try:
                 entries.setdefault(row["record_key"], []).append(LedgerEntry.of_row(row))
@@ -216,9 +218,9 @@ class LedgerStore(RecordStore):
             if new := [self._new_row(entry) for entry in dirty if not entry.stored]:
                 # Rows of one statement have the same columns.
                 for names in {tuple(row) for row in new}:
-                    connection.execute(insert(submissions), [row for row in new if tuple(row) == names])
+                    connection.execute(_INSERT, [row for row in new if tuple(row) == names])
             if changed := [self._changed_row(entry) for entry in dirty if entry.stored and entry.record]:
-                connection.execute(update(submissions).where(*_THIS_ROW), changed)
+                connection.execute(_UPDATE, changed)
         for entry in dirty:
             entry.stored, entry.dirty = True, False
 
@@ -271,15 +273,14 @@ class LedgerStore(RecordStore):
         """Write an intent, unless another process has written one for the same key."""
         if not entry.stored:
             try:
-                connection.execute(insert(submissions), {**self._new_row(entry), **columns})
+                connection.execute(_INSERT, {**self._new_row(entry), **columns})
             except IntegrityError as error:
                 raise _two_at_once() from error
             return
         # A rejection that could not be recorded has left the row as it was before.
         states = [RecordState.NOT_SUBMITTED.value, *([RecordState.INTENT.value] if entry.dirty else [])]
         changed = connection.execute(
-            update(submissions).where(*_THIS_ROW, submissions.c.state.in_(states)),
-            {**self._changed_row(entry), **columns},
+            _UPDATE_IN_STATES, {**self._changed_row(entry), **columns, "in_states": states}
         )
         if changed.rowcount != 1:
             raise _two_at_once()

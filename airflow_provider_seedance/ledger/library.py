@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, or_, select
-from sqlalchemy.sql import ColumnElement
+from sqlalchemy import Column, and_, collate, func, or_, select, true
+from sqlalchemy.sql import ColumnElement, Select
 
 from airflow_provider_seedance.generations import iso, utc_now
 from airflow_provider_seedance.ledger.account import pattern_of
@@ -62,21 +62,29 @@ class Search:
     text: str = ""
     uncertain: bool = False
 
-    def conditions(self, dialect: str) -> list[ColumnElement[bool]]:
-        """Return the conditions of the query."""
+    def query(self, dialect: str, columns: Sequence[Column[Any]]) -> Select[Any]:
+        """Return the query of columns of the renders."""
         found = [
             _COLUMNS.namespace == self.namespace,
             _COLUMNS.dag_id.in_(self.dag_ids),
             _is_uncertain() if self.uncertain else _COLUMNS.state != RecordState.NOT_SUBMITTED.value,
-            *(_has(word, dialect) for word in self.text.split()),
         ]
-        return found if self.run_id is None else [*found, _COLUMNS.run_id == self.run_id]
-
-
-def _has(word: str, dialect: str) -> ColumnElement[bool]:
-    # LIKE ignores case in SQLite and MySQL, and is the cost of a search: a conversion of each prompt would double it.
-    contains = _COLUMNS.prompt.ilike if dialect == "postgresql" else _COLUMNS.prompt.like
-    return or_(contains(pattern_of(word), escape="/"), *(_COLUMNS[name] == word for name in _NAMES))
+        if self.run_id is not None:
+            found.append(_COLUMNS.run_id == self.run_id)
+        query, words = select(*columns), self.text.split()
+        # LIKE ignores case in SQLite and MySQL.
+        contained: list[ColumnElement[bool]] = [
+            _COLUMNS.prompt.like(pattern_of(word), escape="/") for word in words
+        ]
+        if dialect == "postgresql" and words:
+            # ILIKE, and the planner if there is no OFFSET, lower the prompt for each word: that is the cost of a search.
+            text = collate(_COLUMNS.prompt, "C") if self.text.isascii() else _COLUMNS.prompt
+            lowered = select(func.lower(text).label("prompt")).correlate(submissions).offset(0).lateral()
+            query = query.select_from(submissions.join(lowered, true()))
+            contained = [func.strpos(lowered.c.prompt, func.lower(word)) > 0 for word in words]
+        for word, condition in zip(words, contained, strict=True):
+            found.append(or_(condition, *(_COLUMNS[name] == word for name in _NAMES)))
+        return query.where(*found)
 
 
 def _is_uncertain() -> ColumnElement[bool]:
@@ -102,8 +110,8 @@ def find_renders(database: Database, search: Search, *, limit: int, offset: int 
     order = (_COLUMNS.created_at.desc(), *keys)
     with database.reading() as connection:
         # The keys first: SQLite finds them in an index, which is a tenth of the table.
-        conditions = search.conditions(connection.dialect.name)
-        found = select(*keys).where(*conditions).order_by(*order).limit(limit).offset(offset).subquery()
+        chosen = search.query(connection.dialect.name, keys)
+        found = chosen.order_by(*order).limit(limit).offset(offset).subquery()
         query = (
             select(*(_COLUMNS[name] for name in (*_SAME, *_SOURCES)), _is_uncertain().label("uncertain"))
             .join(found, and_(*(found.c[key.name] == key for key in keys)))

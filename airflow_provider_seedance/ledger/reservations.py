@@ -6,10 +6,12 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
+from typing import Any
 
-from sqlalchemy import and_, case, column, func, select, table, text
+from sqlalchemy import and_, bindparam, case, column, func, select, table, true
 from sqlalchemy.engine import Connection
-from sqlalchemy.sql import ColumnElement
+from sqlalchemy.sql import Select
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.costs.budgets import Budget
@@ -59,19 +61,10 @@ def budget_use(
 
     :param now: In Airflow's default timezone.
     """
-    if not budgets:
-        return []
     starts = [budget.starts_at(now) for budget in budgets]
-    sums = [
-        func.sum(case((condition, amount), else_=0.0)).label(f"{name}_{number}")
-        for number, (budget, start) in enumerate(zip(budgets, starts, strict=True))
-        for name, condition, amount in _amounts(budget, start)
-    ]
-    query = select(_COLUMNS.dag_id, *sums).where(_COLUMNS.namespace == namespace, _COLUMNS.conn_id == conn_id)
-    known = [start for start in starts if start is not None]
-    if len(known) == len(starts):
-        query = query.where(_COLUMNS.intended_at >= min(known))
-    rows = connection.execute(query.group_by(_COLUMNS.dag_id)).mappings().all()
+    values = {"namespace": namespace, "conn_id": conn_id, "first": min(filter(None, starts), default=None)}
+    values |= {f"start_{number}": start for number, start in enumerate(starts)}
+    rows = connection.execute(_sums(tuple(budgets)), values).mappings().all()
     return [
         BudgetUse(
             budget=budget,
@@ -86,17 +79,23 @@ def budget_use(
     ]
 
 
-def _amounts(
-    budget: Budget, start: datetime | None
-) -> list[tuple[str, ColumnElement[bool], ColumnElement[float]]]:
-    estimated, actual = _COLUMNS[f"estimated_{budget.unit}"], _COLUMNS[budget.unit]
-    in_period = [] if start is None else [_COLUMNS.intended_at >= start]
-    reserved = _COLUMNS.state.in_([state.value for state in RESERVED])
+@cache
+def _sums(budgets: tuple[Budget, ...]) -> Select[Any]:
+    """Return the query of what was spent and reserved by Dag; to make it takes longer than to execute it."""
+    conditions = [_COLUMNS[name] == bindparam(name) for name in ("namespace", "conn_id")]
+    if all(budget.per != "total" for budget in budgets):
+        conditions.append(_COLUMNS.intended_at >= bindparam("first"))
     ended = _COLUMNS.state == RecordState.ENDED.value
-    return [
-        ("spent", and_(ended, *in_period), func.coalesce(actual, estimated, 0.0)),
-        ("reserved", and_(reserved, *in_period), func.coalesce(estimated, 0.0)),
-    ]
+    reserved = _COLUMNS.state.in_([state.value for state in RESERVED])
+    sums = []
+    for number, budget in enumerate(budgets):
+        estimated, actual = _COLUMNS[f"estimated_{budget.unit}"], _COLUMNS[budget.unit]
+        counted = true() if budget.per == "total" else _COLUMNS.intended_at >= bindparam(f"start_{number}")
+        spent = case((and_(ended, counted), func.coalesce(actual, estimated, 0.0)), else_=0.0)
+        sums.append(func.sum(spent).label(f"spent_{number}"))
+        held = case((and_(reserved, counted), func.coalesce(estimated, 0.0)), else_=0.0)
+        sums.append(func.sum(held).label(f"reserved_{number}"))
+    return select(_COLUMNS.dag_id, *sums).where(*conditions).group_by(_COLUMNS.dag_id)
 
 
 def reserve(
@@ -170,7 +169,7 @@ def lock(connection: Connection, name: str) -> None:
     """Wait for other transactions that have a lock of this name. A writing transaction of SQLite has the lock of the file."""
     if connection.dialect.name == "postgresql":
         number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
-        connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({number})")
     elif connection.dialect.name == "mysql":
         connection.execute(
             select(column("version_num")).select_from(table(VERSION_TABLE)).with_for_update()

@@ -39,7 +39,9 @@ def ensure_schema(engine: Engine) -> None:
     if engine.dialect.name == "sqlite":
         _enable_wal(engine)
     with _lock(engine) as connection:
-        _migrate(connection)
+        # Not if another process was faster: Alembic takes long to load, and others wait for the lock.
+        if _current_revision(engine) != REVISION:
+            _migrate(connection)
 
 
 def _current_revision(engine: Engine) -> str | None:
@@ -64,8 +66,6 @@ def _migrate(connection: Connection) -> None:
     config.attributes.update(connection=connection, version_table=VERSION_TABLE)
     context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
     current = context.get_current_revision()
-    if current == REVISION:
-        return  # another process was faster
     known = {each.revision for each in script.ScriptDirectory.from_config(config).walk_revisions()}
     if current is not None and current not in known:
         raise errors.SeedanceLedgerError(

@@ -1,4 +1,4 @@
-"""Stored copies of generations: the transfer writes where they are; the library plays them, and tasks reuse them."""
+"""Stored copies of generations: the transfer reads their prompts, and writes where they are; tasks reuse them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import bindparam, select, update
+from sqlalchemy.sql import ColumnElement
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import Generation, GenerationStatus
@@ -18,6 +19,18 @@ from airflow_provider_seedance.storage.location import StorageLocation, location
 from airflow_provider_seedance.submission.records import Record
 
 log = logging.getLogger(__name__)
+
+
+def find_prompt(config: LedgerConfig, generation: Generation) -> str | None:
+    """Return the prompt of a generation, or ``None`` where the ledger has none or cannot be read; never raises."""
+    query = select(submissions.c.prompt).where(*_is(config, generation.api, generation.generation_id))
+    try:
+        with Database(config).reading() as connection:
+            prompt: str | None = connection.execute(query).scalars().first()
+            return prompt
+    except Exception as error:
+        log.warning("%s The prompt of generation %s is not read.", error, generation.generation_id)
+        return None
 
 
 def write_stored_files(
@@ -41,15 +54,10 @@ def write_stored_files(
         for one in generations
         if one.generation_id in files
     ]
-    columns = submissions.c
-    query = update(submissions).where(
-        columns.namespace == config.namespace,
-        columns.api == bindparam("this_api"),
-        columns.generation_id == bindparam("this_id"),
-    )
+    query = update(submissions).where(*_is(config, bindparam("this_api"), bindparam("this_id")))
     if any(one.reused_from for one in generations):
         # Another task may be copying the files that are named there.
-        query = query.where(columns.stored_files.is_(None))
+        query = query.where(submissions.c.stored_files.is_(None))
     try:
         if rows:
             with Database(config).transaction() as connection:
@@ -93,11 +101,14 @@ def copy_location(config: LedgerConfig, generation: Generation, index: int) -> S
 def _rows(database: Database, api: str, generation_id: str) -> Iterator[Any]:
     columns = submissions.c
     query = select(columns.status, columns.result, columns.stored_files).where(
-        columns.namespace == database.config.namespace,
-        columns.api == api,
-        columns.generation_id == generation_id,
+        *_is(database.config, api, generation_id),
         columns.stored_files.is_not(None),
         columns.result.is_not(None),
     )
     with database.reading() as connection:
         yield from connection.execute(query.order_by(columns.ended_at.desc())).mappings().all()
+
+
+def _is(config: LedgerConfig, api: Any, generation_id: Any) -> list[ColumnElement[bool]]:
+    values = {"namespace": config.namespace, "api": api, "generation_id": generation_id}
+    return [submissions.c[name] == value for name, value in values.items()]

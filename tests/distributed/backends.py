@@ -19,7 +19,6 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import psycopg2
 import psycopg2.extras
-import redis
 from local_airflow import processes
 from local_airflow.database import Database
 
@@ -231,6 +230,8 @@ class Redis:
         shutil.rmtree(self._home, ignore_errors=True)
 
     def _answers(self) -> bool:
+        import redis  # the tests of the ledger have PostgreSQL only
+
         try:
             with contextlib.closing(redis.Redis.from_url(self.url)) as client:
                 return bool(client.ping())

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support import Store, TaskInstance, make_context
 
-from airflow_provider_seedance.ledger import open_store
+from airflow_provider_seedance.ledger import database, open_store
 from airflow_provider_seedance.ledger.configuration import LedgerConfig
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.tables import VERSION_TABLE, metadata
@@ -30,6 +30,13 @@ def open_ledger() -> Open:
         return open_store({**make_context(state or Store(), ti), **context})
 
     return open_for
+
+
+@pytest.fixture(autouse=True)
+def reopen() -> Callable[[], None]:
+    """Return what makes the process read the connection and the version of the tables again, as each test does."""
+    database._opened.clear()
+    return database._opened.clear
 
 
 @pytest.fixture(scope="session")
@@ -80,13 +87,14 @@ def mysql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def mysql_ledger(mysql: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+def mysql_ledger(mysql: str, monkeypatch: pytest.MonkeyPatch, reopen: Callable[[], None]) -> Any:
     """Configure a ledger in an empty database of the MariaDB."""
     monkeypatch.setenv("AIRFLOW_CONN_TEAM_LEDGER", f"mysql{mysql}")
     monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", "team_ledger")
     with Database(LedgerConfig(location="team_ledger")).transaction() as connection:
         for table in (*metadata.tables, VERSION_TABLE):
             connection.exec_driver_sql(f"DROP TABLE {table}")
+    reopen()
     return mysql
 
 

@@ -36,9 +36,12 @@ def test_words_of_the_prompt(database: Database) -> None:
             row(1, prompt="A heron, 100% quartz", created_at=NOON + timedelta(seconds=1)),
             row(2, prompt="A fox_trot", dag_id="films"),
             row(3, prompt=None),
+            row(4, prompt="Über den Dächern", dag_id="films"),
         ],
     )
     assert found(database, "HERON quartz") == [1, 0]
+    assert found(database, "den Über DACH") == []
+    assert found(database, "DEN Über films", dags=("films",)) == [4]
     assert found(database, "dawn quartz") == [0]
     assert found(database, "100%") == [1]
     assert found(database, "x_t") == []

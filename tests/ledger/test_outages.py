@@ -9,7 +9,7 @@ import pytest
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
-from airflow_provider_seedance.ledger import record_end
+from airflow_provider_seedance.ledger import database, record_end
 from airflow_provider_seedance.ledger.account import Filter, list_submissions
 from airflow_provider_seedance.ledger.configuration import read_config
 from airflow_provider_seedance.ledger.database import Database
@@ -54,8 +54,9 @@ def test_a_render_survives_the_end_of_the_database(
 
 
 def test_a_process_goes_on_after_a_restart_of_the_database(
-    postgres_ledger: Any, caplog: pytest.LogCaptureFixture
+    postgres_ledger: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(database, "MAX_IDLE_SECONDS", 0)
     record_end(generation(1))
     postgres_ledger.kill()
     postgres_ledger.launch()

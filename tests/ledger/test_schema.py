@@ -48,46 +48,51 @@ def test_the_migrations_make_the_tables_of_postgresql(postgres_ledger: Any, open
 
 
 def test_a_ledger_of_an_earlier_version_is_migrated(
-    any_ledger: Any, open_ledger: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    any_ledger: Any,
+    open_ledger: Open,
+    reopen: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     database = open_ledger()._database
     with database.transaction() as connection:
         for table in (*metadata.tables, VERSION_TABLE):
             connection.exec_driver_sql(f"DROP TABLE IF EXISTS {table}")
+    reopen()
     upgrade = command.upgrade
     with monkeypatch.context() as first:
         first.setattr(command, "upgrade", lambda config, _: upgrade(config, "0001"))
         open_ledger().load()
+    reopen()
     caplog.clear()
     assert differences(open_ledger()) == []
     assert "is new" not in caplog.text
 
 
 def test_a_new_ledger_is_reported(
-    new_ledger: Path, open_ledger: Open, caplog: pytest.LogCaptureFixture
+    new_ledger: Path, open_ledger: Open, reopen: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     open_ledger().load()
     assert "The ledger ([seedance] ledger) is new" in caplog.text
+    reopen()
     caplog.clear()
     open_ledger().load()
     assert "is new" not in caplog.text
 
 
 def test_the_rights_on_the_table_are_enough(
-    postgres_ledger: Any, open_ledger: Open, monkeypatch: pytest.MonkeyPatch
+    postgres_ledger: Any, open_ledger: Open, reopen: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = open_ledger()
-    store.load()
+    open_ledger().load()
+    owner = postgres_ledger.connect().cursor()
     rights = "SELECT, INSERT, UPDATE, DELETE ON seedance_submissions, seedance_shared_states"
-    with store._database.transaction() as connection:
-        connection.exec_driver_sql("CREATE ROLE worker LOGIN PASSWORD 'w'")
-        connection.exec_driver_sql(f"GRANT {rights} TO worker")
+    owner.execute(f"CREATE ROLE worker LOGIN PASSWORD 'w'; GRANT {rights} TO worker")
     address = f"postgres://worker:w@127.0.0.1:{postgres_ledger.port}/postgres"
     monkeypatch.setenv("AIRFLOW_CONN_TEAM_LEDGER", address)
+    reopen()
     with pytest.raises(errors.SeedanceLedgerError, match="permission denied"):
         open_ledger().load()
-    with store._database.transaction() as connection:
-        connection.exec_driver_sql(f"GRANT SELECT ON {VERSION_TABLE} TO worker")
+    owner.execute(f"GRANT SELECT ON {VERSION_TABLE} TO worker")
     limited = open_ledger()
     limited.write_intent(GENERATION_KEY, intent(), DETAILS)
     limited.write(GENERATION_KEY, submitted(intent()))
