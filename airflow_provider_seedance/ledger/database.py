@@ -147,13 +147,9 @@ def _engine(url: URL, _process_id: int) -> Engine:
         pool_timeout=BUSY_TIMEOUT_SECONDS,
         connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS},
     )
-    event.listen(engine, "checkin", _note_use)
+    event.listen(engine, "checkin", lambda _, record: record.info.update(used_at=time.monotonic()))
     event.listen(engine, "checkout", partial(_test_if_idle, engine))
     return engine
-
-
-def _note_use(_: Any, record: Any) -> None:
-    record.info["used_at"] = time.monotonic()
 
 
 def _test_if_idle(engine: Engine, connection: Any, record: Any, _: Any) -> None:
