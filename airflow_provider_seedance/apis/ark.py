@@ -171,15 +171,14 @@ class Ark(base.Api):
     def _listed(
         self, reply: HttpReply, now: datetime, wanted: Collection[str] | None = None
     ) -> list[generations.Generation]:
-        items = reply.json.get("items")
-        return [
-            reply.clean(self.read_generation(item, known, media="video", now=now))
-            for item in (items if isinstance(items, list) else [])
-            if isinstance(item, Mapping)
-            and parsing.text(item.get("status"))
-            and (known := self.find_id(item))
-            and (wanted is None or known in wanted)
-        ]
+        items, found = reply.json.get("items"), dict[str, generations.Generation]()
+        for item in items if isinstance(items, list) else []:
+            known = (
+                self.find_id(item) if isinstance(item, Mapping) and parsing.text(item.get("status")) else None
+            )
+            if known and known not in found and (wanted is None or known in wanted):
+                found[known] = reply.clean(self.read_generation(item, known, media="video", now=now))
+        return list(found.values())
 
     def probe_call(self, model: str | None = None) -> HttpCall:
         call = self.list_call(size=1)

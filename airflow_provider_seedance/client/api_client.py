@@ -15,6 +15,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Generic, Protocol, Self, TypeVar
@@ -48,8 +49,10 @@ USER_AGENT = f"airflow-provider-seedance/{__version__}"
 
 #: Decompressed size of the reply to a submission.
 MAX_BODY_BYTES = 64 * 1024 * 1024
-#: Decompressed size of the reply to a read: parsing a larger one would block the event loop of a triggerer.
+#: Decompressed size of the reply to a read: 500 renders of a list are 700 KiB.
 MAX_READ_BODY_BYTES = 1024 * 1024
+#: Size of a reply that is read on the event loop; a larger one would stop it, a mebibyte for tenths of a second.
+MAX_LOOP_BODY_BYTES = 4 * 1024
 #: Decompressed size of the reply to a submission of images, which may hold them in base64.
 MAX_IMAGE_BODY_BYTES = 1024 * 1024 * 1024
 #: Decompressed size of an error reply, of which only the message is used.
@@ -276,17 +279,16 @@ class Client(_Base[httpx.Client]):
         :raises SeedanceError: the error of the flow.
         """
         answer: HttpReply | TransportFailure | None = None
-        try:
-            while True:
-                step = flow.send(answer)
-                answer = None
-                if isinstance(step, Pause):
-                    self._sleep(step.seconds)
-                else:
-                    answer = self.send(step)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
+        while True:
+            step, ended = _advance(flow, answer)
+            if ended:
+                result: T = step
+                return result
+            answer = None
+            if isinstance(step, Pause):
+                self._sleep(step.seconds)
+            else:
+                answer = self.send(step)
 
     def send(self, call: HttpCall) -> HttpReply | TransportFailure:
         """Make one call. Never raises for failures of the network or the service."""
@@ -332,21 +334,26 @@ class AsyncClient(_Base[httpx.AsyncClient]):
 
     def __init__(self, settings: Settings, *, observer: Observer | None = None) -> None:
         super().__init__(settings, observer, httpx.AsyncClient, _yielding_transport)
+        # One thread: each would take its share of the interpreter from the event loop.
+        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="seedance-reader")
 
     async def run(self, flow: Flow[T]) -> T:
         """Drive a flow to its end."""
         answer: HttpReply | TransportFailure | None = None
-        try:
-            while True:
-                step = flow.send(answer)
-                answer = None
-                if isinstance(step, Pause):
-                    await asyncio.sleep(step.seconds)
-                else:
-                    answer = await self.send(step)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
+        while True:
+            if isinstance(answer, HttpReply) and len(answer.body) > MAX_LOOP_BODY_BYTES:
+                loop = asyncio.get_running_loop()
+                step, ended = await loop.run_in_executor(self._reader, _advance, flow, answer)
+            else:
+                step, ended = _advance(flow, answer)
+            if ended:
+                result: T = step
+                return result
+            answer = None
+            if isinstance(step, Pause):
+                await asyncio.sleep(step.seconds)
+            else:
+                answer = await self.send(step)
 
     async def send(self, call: HttpCall) -> HttpReply | TransportFailure:
         """Make one call. Never raises for failures of the network or the service."""
@@ -378,6 +385,7 @@ class AsyncClient(_Base[httpx.AsyncClient]):
             return self._failure(error, trace.sent)
 
     async def close(self) -> None:
+        self._reader.shutdown(wait=False, cancel_futures=True)
         await self._http.aclose()
         if self._submissions is not None:
             await self._submissions.aclose()
@@ -387,6 +395,14 @@ class AsyncClient(_Base[httpx.AsyncClient]):
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.close()
+
+
+def _advance(flow: Flow[Any], answer: HttpReply | TransportFailure | None) -> tuple[Any, bool]:
+    """Return the next step of a flow, or its result and ``True``: StopIteration cannot leave a thread."""
+    try:
+        return flow.send(answer), False
+    except StopIteration as stop:
+        return stop.value, True
 
 
 def _timed_transport(**options: Any) -> httpx.HTTPTransport:

@@ -25,9 +25,11 @@ from scripted_server import (
 )
 
 from airflow_provider_seedance import __version__
+from airflow_provider_seedance.apis.base import Flow
 from airflow_provider_seedance.apis.messages import HttpCall, HttpReply, TransportFailure
 from airflow_provider_seedance.apis.registry import get_api
 from airflow_provider_seedance.client import api_client
+from airflow_provider_seedance.exceptions import SeedanceServerError
 from airflow_provider_seedance.settings import Settings
 
 # ---------------------------------------------------------------------- requests
@@ -293,3 +295,31 @@ def test_a_client_closes_although_a_signal_left_the_lock_of_its_pool_acquired() 
     thread.start()
     thread.join(10)
     assert not thread.is_alive()
+
+
+def reading_thread() -> Flow[int]:
+    """Return the thread that reads a reply."""
+    yield GET
+    return threading.get_ident()
+
+
+@pytest.mark.parametrize(("size", "on_the_loop"), [(4 * 1024, True), (4 * 1024 + 1, False)])
+def test_a_large_reply_is_read_off_the_event_loop(
+    either_client: EitherClient, size: int, on_the_loop: bool
+) -> None:
+    """A triggerer waits for thousands of renders on one loop, which a mebibyte of JSON would stop."""
+    with serving(replies(answer(200, b"x" * size))) as server:
+        thread = either_client.run(at(server), reading_thread())
+    assert (thread == threading.get_ident()) is (on_the_loop or either_client.kind == "sync")
+
+
+def test_an_error_of_a_large_reply_reaches_the_caller(either_client: EitherClient) -> None:
+    def flow() -> Flow[None]:
+        yield GET
+        raise SeedanceServerError("the reply is wrong")
+
+    with (
+        serving(replies(answer(200, b"x" * 5000))) as server,
+        pytest.raises(SeedanceServerError, match="the reply is wrong"),
+    ):
+        either_client.run(at(server), flow())

@@ -117,3 +117,17 @@ def test_a_generation_after_its_deadline_is_not_included(service: Service, run: 
     assert [step.kind for step in steps] == ["ended", "deadline", "ended"]
     # One that is due a little later is included before its deadline.
     assert [request.ids for request in service.requests] in ([("a", "c")], [("b", "a", "c")])
+
+
+def test_other_tasks_go_on_between_the_readings_of_a_list(service: Service, run: Any) -> None:
+    """Each end teaches the durations half a millisecond long, and a list may hold 500."""
+    service.ends = dict.fromkeys("abc", 0.0)
+    order: list[str] = []
+
+    async def wait_and_note(look_up: Connections, name: str) -> None:
+        await wait(look_up, name, report=lambda reading: order.append(f"read {reading.generation_id}"))
+        order.append(f"went on {name}")
+
+    look_up = Connections(ARK)
+    run(wait_for_all(*(wait_and_note(look_up, name) for name in "abc")))
+    assert order == [f"{what} {name}" for name in "abc" for what in ("read", "went on")]
