@@ -37,10 +37,6 @@ _REFERENCE_FIELDS = {
 _FRAME_FIELDS = {"first_frame": "image", "last_frame": "last_frame_image"}
 
 
-def _is_version_2(model: str | None) -> bool:
-    return "seedance-2" in (model or "")
-
-
 class Replicate(base.Api):
     """Replicate. A prediction is cancelled only while it starts: one that was cancelled while it ran is billed."""
 
@@ -69,7 +65,7 @@ class Replicate(base.Api):
     def rules(self, request: generations.GenerationRequest, base_url: str) -> Mapping[str, Rule]:
         if isinstance(request, generations.ImageRequest):
             return self.image_rules
-        new = _is_version_2(request.model)
+        new = "seedance-2" in (request.model or "")
         lasts = (
             rules.whole_number(4, 15, " (seconds)", also=(-1,))
             if new

@@ -93,18 +93,14 @@ def _price_source(settings: Settings) -> str:
 
 def _of_file(args: argparse.Namespace) -> tuple[list[_ConnectionRequests], list[str]]:
     defaults = {name: getattr(args, name) for name in _DEFAULTS}
-    items = read_requests(_local(args.requests), defaults)
+    path = str(args.requests)
+    items = read_requests(path if "://" in path else os.path.abspath(os.path.expanduser(path)), defaults)
     if not items:
         raise errors.SeedanceConfigurationError(f"{args.requests} holds no requests. Nothing was sent.")
     requests: list[tuple[str, GenerationRequest]] = [
         (item.key, VideoRequest.from_arguments(item.arguments)) for item in items
     ]
     return [_ConnectionRequests(_settings(args, args.conn_id), requests)], []
-
-
-def _local(path: str) -> str:
-    """Return the absolute form of a local path; return a URL unchanged."""
-    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
 def _settings(args: argparse.Namespace, conn_id: str | None) -> Settings:

@@ -34,10 +34,6 @@ log = logging.getLogger(__name__)
 
 
 def _send(method: str, name: str, value: float, **tags: str) -> None:
-    _send_named(method, f"seedance.{name}", value, tags)
-
-
-def _send_named(method: str, name: str, value: float, tags: dict[str, str]) -> None:
     try:
         getattr(Stats, method)(name, value, tags=tags)
     except Exception as error:
@@ -54,20 +50,20 @@ def _has_opentelemetry() -> bool:
 
 def count_request(api: str, kind: str) -> None:
     """Count a request; ``kind`` is ``submit``, ``read`` or ``cancel``."""
-    _send("incr", "requests", 1, api=api, kind=kind)
+    _send("incr", "seedance.requests", 1, api=api, kind=kind)
 
 
 def count_refusal(api: str) -> None:
     """Count a request that was refused for quota."""
-    _send("incr", "refusals", 1, api=api)
+    _send("incr", "seedance.refusals", 1, api=api)
 
 
 def render_ended(*, api: str, outcome: str, polls: int, delay: float | None) -> None:
     """Count the end of a render, its readings, and the seconds from its end to the poll that found it."""
-    _send("incr", "renders", 1, api=api, outcome=outcome)
-    _send("timing", "polls", polls, api=api)
+    _send("incr", "seedance.renders", 1, api=api, outcome=outcome)
+    _send("timing", "seedance.polls", polls, api=api)
     if delay is not None:
-        _send("timing", "delay", delay * 1000.0, api=api)
+        _send("timing", "seedance.delay", delay * 1000.0, api=api)
 
 
 def cost_incurred(generation: Generation) -> None:
@@ -76,16 +72,16 @@ def cost_incurred(generation: Generation) -> None:
     counted = {"credits": generation.credits, "cost_usd": cost_usd, "tokens": generation.output_tokens}
     for name, value in counted.items():
         if value:
-            _send("incr", name, value, api=api)
+            _send("incr", f"seedance.{name}", value, api=api)
     if cost_usd and _has_opentelemetry():
         tags = {
             "gen_ai.provider.name": api,
             "gen_ai.request.model": generation.model or "",
             "currency": "USD",
         }
-        _send_named("incr", "gen_ai.usage.cost.amount", cost_usd, tags)
+        _send("incr", "gen_ai.usage.cost.amount", cost_usd, **tags)
 
 
 def budget_used(conn_id: str, per: str, share: float) -> None:
     """Report the share of a budget that is used."""
-    _send("gauge", "budget_used", share, conn_id=conn_id, per=per)
+    _send("gauge", "seedance.budget_used", share, conn_id=conn_id, per=per)

@@ -198,7 +198,8 @@ class SeedanceOperator(SeedanceTaskMixin, BaseOperator):
             problems.append(f"reuse is {self.reuse!r}; it takes 'task', 'dag' or 'any'")
         for name in ("timeout", "poll_interval"):
             value = getattr(self, name)
-            if not (value is None and name == "poll_interval") and not _is_duration(value):
+            is_seconds = _is_finite(value) and 0 < value <= MAX_ARGUMENT_SECONDS
+            if not (value is None and name == "poll_interval") and not is_seconds:
                 problems.append(f"{name} is {value!r}; it takes a positive number of seconds, at most a year")
         problems += flag_problems(
             deferrable=self.deferrable,
@@ -333,7 +334,3 @@ def flag_problems(**flags: object) -> list[str]:
 
 def _is_finite(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_duration(value: Any) -> bool:
-    return _is_finite(value) and 0 < value <= MAX_ARGUMENT_SECONDS
