@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.submission.decisions import MAX_LISTED, listed, unrecorded_error
+from airflow_provider_seedance.submission.decisions import MAX_LISTED, NOTHING_SENT, listed, unrecorded_error
 from airflow_provider_seedance.submission.records import UNKNOWN_ID, Record, paid_ids
 from airflow_provider_seedance.version_compat import forbid_retry
 
@@ -25,8 +24,6 @@ log = logging.getLogger(__name__)
 
 #: Ids in a line of the log.
 _IDS_PER_LINE = 100
-
-_NOTHING_SENT = re.compile(r" ?Nothing was sent(, nothing is billed)?\.")
 
 
 @contextmanager
@@ -48,7 +45,11 @@ def paid_generations(
         if (final or would_pay_again) and len(known) > MAX_LISTED:
             for start in range(0, len(known), _IDS_PER_LINE):
                 log.error("Submitted and billed: %s", ", ".join(known[start : start + _IDS_PER_LINE]))
-        names_it = not known or getattr(error, "generation_id", None) in known
+        # Of many, the log has all and the message some.
+        named = all(one in str(error) for one in (known[:1] if len(known) > MAX_LISTED else known))
+        if final and not named and not would_pay_again and isinstance(error, errors.SeedanceError):
+            raise _naming(error, ids) from error
+        names_it = not known or (named and getattr(error, "generation_id", None) in known)
         if not would_pay_again or (final and names_it):
             raise
         raise unrecorded_error(error, ids if known else ()) from error
@@ -58,13 +59,17 @@ def paid_generations(
 
 
 def raise_with_paid_ids(error: errors.SeedanceError, records: Iterable[Record | None]) -> NoReturn:
-    """Raise an error about the requests; after submissions it must not claim that nothing is billed."""
-    ids = paid_ids(records)
-    if not ids:
-        raise error
+    """Raise an error about the requests, which names the submissions on record."""
+    if ids := paid_ids(records):
+        raise _naming(error, ids) from error
+    raise error
+
+
+def _naming(error: errors.SeedanceError, ids: Sequence[str]) -> errors.SeedanceError:
+    """Return an error that names submissions, and does not claim that nothing is billed."""
     what = "generation was" if len(ids) == 1 else "generations were"
-    raise type(error)(
-        f"{_NOTHING_SENT.sub('', error.message)} {len(ids)} {what} submitted by this task before and may be billed "
+    return type(error)(
+        f"{NOTHING_SENT.sub('', error.message)} {len(ids)} {what} submitted by this task before and may be billed "
         f"({listed(ids)}).",
         **error.details(),
-    ) from error
+    )

@@ -10,6 +10,7 @@ The decision table of submitting at most once: pure functions of the record, the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
@@ -36,6 +37,9 @@ MAX_LISTED = 10
 
 #: In place of ``max_tries``, in a record from before a clear.
 _OF_ANOTHER_RUN = -1
+
+#: Claim of an error that is wrong after a submission.
+NOTHING_SENT = re.compile(r" ?Nothing was sent(, nothing is billed)?\.")
 
 OnUncertain = Literal["fail", "resubmit"]
 OnClear = Literal["reuse", "new"]
@@ -321,6 +325,7 @@ def unrecorded_error(error: BaseException, generation_ids: Sequence[str]) -> err
     :param generation_ids: Generations that were submitted, as far as their ids are known.
     """
     message = error.message if isinstance(error, errors.SeedanceError) else f"{type(error).__name__}: {error}"
+    message = NOTHING_SENT.sub("", message)
     details = error.details() if isinstance(error, errors.SeedanceError) else {}
     count = len(generation_ids)
     if count > 1:
