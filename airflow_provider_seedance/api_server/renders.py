@@ -314,9 +314,7 @@ def _reported_items(task: Task) -> Iterator[Mapping[str, Any]]:
     """Yield the items of a report, with what has ended since."""
     ended = _ended_since(task)
     goes_on = task.shown_state not in TERMINAL_STATES
-    for item in task.report["items"]:
-        if not isinstance(item, Mapping):
-            continue
+    for item in _mappings(task.report["items"]):
         if item.get("status") == "running":
             found = ended.get(str(item.get("generation_id")), {})
             item = {**item, **{name: value for name, value in found.items() if value is not None}}
@@ -332,15 +330,12 @@ def _ended_since(task: Task) -> dict[str, Mapping[str, Any]]:
     """Return the generations in flight of a report that have ended since, by their ids."""
     in_flight = {
         text_of(item.get("generation_id"))
-        for item in list_of(task.report.get("items"))
-        if isinstance(item, Mapping) and item.get("status") == "running"
+        for item in _mappings(task.report.get("items"))
+        if item.get("status") == "running"
     }
+    named = {text_of(item.get("generation_id")): item for item in _mappings(task.xcoms.get(PROGRESS_KEY))}
     return {
-        item["generation_id"]: item
-        for item in list_of(task.xcoms.get(PROGRESS_KEY))
-        if isinstance(item, Mapping)
-        and text_of(item.get("generation_id"))
-        and item["generation_id"] in in_flight
+        generation_id: named[generation_id] for generation_id in in_flight & named.keys() if generation_id
     }
 
 
@@ -355,8 +350,7 @@ def _batch_items(
     ended = [
         {"status": status, **item}
         for status in ("succeeded", "failed")
-        for item in list_of(result.get(status))
-        if isinstance(item, Mapping)
+        for item in _mappings(result.get(status))
     ]
     return ended + [{"status": "not_submitted", "key": key} for key in list_of(result.get("not_submitted"))]
 
@@ -476,6 +470,10 @@ def _counts(task: Task) -> dict[str, float | None]:
     since = {"succeeded": succeeded, "failed": len(ended) - succeeded, "in_flight": -len(ended)}
     counts = {name: number_of(count) for name, count in _mapping(task.report.get("counts")).items()}
     return {name: None if count is None else count + since.get(name, 0) for name, count in counts.items()}
+
+
+def _mappings(value: Any) -> list[Mapping[str, Any]]:
+    return [item for item in list_of(value) if isinstance(item, Mapping)]
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -67,7 +67,7 @@ class PriceRule:
         """Return whether the rule is about a request."""
         return (
             fnmatchcase(request.model or "", self.model)
-            and (self.resolution or "").lower() in ("", (request.resolution or "").lower())
+            and (self.resolution or "").lower() in ("", str(request.resolution or "").lower())
             and self.duration in (None, read_number(getattr(request, "duration", None)))
             and self.audio in (None, bool(getattr(request, "generate_audio", None)))
             and self.media in (None, request.media)

@@ -234,7 +234,7 @@ def test_orphans_are_reported(batch: Batch, tmp_path: Path, left: list[str]) -> 
     with pytest.raises(errors.SeedanceBatchFinalError, match="not in the list any more") as caught:
         batch.run(str(path))
     ids = {one.prompt: one.generation_id for one in batch.services.ledger.submissions}
-    assert all((ids[prompt] in str(caught.value)) is (prompt not in left) for prompt in "abc")
+    assert all(ids[prompt] in str(caught.value) for prompt in "abc")
     write(["a", "b", "c"])
     batch.before_resume = lambda _: None
     assert keys(batch.clear()["succeeded"]) == ["0", "1", "2"]
