@@ -235,7 +235,8 @@ class Machine(World):
         for post in self.posts:
             if post.paid is paid:
                 # Where the use of the clear could not be written, the next try finds it once more.
-                post.cleared &= self.store.value["max_tries"] != self.max_tries
+                written = self.store.value
+                post.cleared &= (written["max_tries"], written["ti_id"]) != (self.max_tries, self.ti_id)
 
     def check_error(self, error: errors.SeedanceError, trouble: str) -> None:
         if isinstance(error, errors.SeedanceUncertainSubmitError):
