@@ -145,6 +145,15 @@ def test_alternating_lost_replies_and_rate_limits_submit_twice_at_most(task: Tas
     assert task.posts == 3
 
 
+@pytest.mark.parametrize("api", ["runbase"])
+def test_the_renders_page_learns_that_a_submission_is_uncertain(task: Task) -> None:
+    task.services.fault("drop_reply")
+    with pytest.raises(errors.SeedanceUncertainSubmitError) as caught:
+        task.defer()
+    assert task.ti.pushed["seedance_error"] == str(caught.value)
+    assert task.ti.pushed["seedance_report"] == {"kind": "uncertain"}
+
+
 # ---------------------------------------------------------------------- below Airflow 3.3
 
 
