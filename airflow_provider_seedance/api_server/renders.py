@@ -328,11 +328,8 @@ def _reported_items(task: Task) -> Iterator[Mapping[str, Any]]:
 
 def _ended_since(task: Task) -> dict[str, Mapping[str, Any]]:
     """Return the generations in flight of a report that have ended since, by their ids."""
-    in_flight = {
-        text_of(item.get("generation_id"))
-        for item in _mappings(task.report.get("items"))
-        if item.get("status") == "running"
-    }
+    reported = _mappings(task.report.get("items"))
+    in_flight = {text_of(item.get("generation_id")) for item in reported if item.get("status") == "running"}
     named = {text_of(item.get("generation_id")): item for item in _mappings(task.xcoms.get(PROGRESS_KEY))}
     return {
         generation_id: named[generation_id] for generation_id in in_flight & named.keys() if generation_id

@@ -136,12 +136,18 @@ def test_the_error_of_an_earlier_try_is_not_that_of_the_running_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "strange", [7, [], {"items": [7, {"status": []}], "counts": 3}, {"items": "x"}, "text"]
+    "strange",
+    [
+        *(7, [], "text", {"items": "x"}),
+        {"items": [7, {"status": []}, {"status": "running", "generation_id": []}], "counts": 3},
+        {"items": [{"status": "running"}], "counts": {"total": "x", "in_flight": None}},
+    ],
 )
 def test_reports_of_any_shape(strange: Any) -> None:
     task = reported("failed", seedance_report=strange, seedance_progress=strange, seedance_error=strange)
     totals_of(shown(task))
     batches_of([task])
+    batches_of([reported("deferred", seedance_report=strange, seedance_progress=[{}, {"generation_id": []}])])
 
 
 def test_what_a_result_says_of_its_request_is_added_to_the_rendered_arguments() -> None:
