@@ -199,7 +199,7 @@ def _connection_type(hook: str) -> dict[str, Any]:
             "hidden-fields": ["schema", "login", "port"],
             "relabeling": {"password": "API key", "host": "Base URL"},
             "placeholders": {
-                "host": "Empty: that of the service. Example: https://ark.cn-beijing.volces.com/api/v3",
+                "host": "Empty: the service's. Example: https://ark.cn-beijing.volces.com/api/v3",
                 "password": "Example: sk-0123456789abcdef",
             },
         },
