@@ -13,6 +13,8 @@ MIN_SECRET_CHARS = 4
 
 # The address that a service calls back is a secret as well: its token authorizes the call.
 _CALLBACK_URL = rf"(?P<callbacks>{re.escape(PREFIX)}/callbacks/)[\w.\-]+"
+# A service may name the link of an input that it could not read: its user info and query may be signatures.
+_LINK = r"""(?P<user>https?://)[^\s/?#@"'<>*]{1,500}+@|(?P<query>https?://[^\s?"'<>]{1,1200}+\?)(?!\*)[^\s"'<>]*[^\s"'<>.,;)]"""
 
 _ESCAPE = re.compile(r"""\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|([\\/"'bfnrt]))""")
 _ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
@@ -36,7 +38,7 @@ _DECODERS: tuple[Callable[[str], str], ...] = (_unescape, unquote, _unescape, un
 
 class Redactor:
     """
-    Function that replaces secrets and callback addresses by ``***``.
+    Function that replaces secrets, callback addresses and queries of links by ``***``.
 
     Searches a text as it is, and without the escapes of JSON, ``repr`` and URLs. A text that holds a secret in
     an escaped form is returned unescaped; any other text is returned as it is.
@@ -47,7 +49,7 @@ class Redactor:
     def __init__(self, secrets: Iterable[str | None]) -> None:
         known = {secret for secret in secrets if secret and len(secret) >= MIN_SECRET_CHARS}
         spelled = [re.escape(secret) for secret in sorted(known, key=len, reverse=True)]
-        self._pattern = re.compile("|".join([*spelled, _CALLBACK_URL]), re.IGNORECASE)
+        self._pattern = re.compile("|".join([*spelled, _CALLBACK_URL, _LINK]), re.IGNORECASE)
 
     def __call__(self, text: str) -> str:
         redacted = decoded = self._pattern.sub(_mask, text)
@@ -59,7 +61,7 @@ class Redactor:
 
 
 def _mask(match: re.Match[str]) -> str:
-    return f"{match['callbacks'] or ''}***"
+    return f"{match['callbacks'] or match['user'] or match['query'] or ''}***"
 
 
 def proxy_password(proxy: str | None) -> str | None:

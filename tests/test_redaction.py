@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
@@ -59,6 +60,21 @@ def test_the_token_of_a_callback_address_is_removed(url: str) -> None:
     assert Redactor([])(f"no answer from {url} (3 tries)") == (
         "no answer from https://a.example/seedance/callbacks/*** (3 tries)"
     )
+
+
+@pytest.mark.parametrize(
+    "link", ["https://bucket.example/a.png?X-Amz-Signature=4f", "http://u:p4ss@bucket.example/a"]
+)
+@pytest.mark.parametrize(
+    "spell", [str, lambda link: json.dumps(link).replace("/", "\\/"), lambda link: quote(link, safe="")]
+)
+def test_what_may_sign_a_link_is_removed(link: str, spell: Callable[[str], str]) -> None:
+    """A service may name the link of an input that it could not read."""
+    shown = Redactor([])(f"cannot read {spell(link)}. Try again.")
+    assert "bucket.example/a" in shown
+    assert shown.endswith(". Try again.")
+    assert "4f" not in shown
+    assert "p4ss" not in shown
 
 
 def test_a_text_without_secrets_is_returned_as_it_is() -> None:
