@@ -62,7 +62,9 @@ def prepare_request(settings: ServiceSettings, request: GenerationRequest) -> Pr
     api, base_url = settings.api, settings.base_url
     if problems := _structural_problems(api, request, base_url):
         raise _refused(api, problems)
-    model = settings.model if request.model is None and _fits(settings.model, request) else None
+    # A connection is used for videos and images; its default model is for one of them.
+    fits = ("seedream" in (settings.model or "").lower()) == isinstance(request, ImageRequest)
+    model = settings.model if request.model is None and fits else None
     as_requested = request.with_default(model=model)
     if not api.rules(as_requested, base_url):
         makes = "videos" if isinstance(request, ImageRequest) else "images"
@@ -163,11 +165,6 @@ def _parts(value: Any) -> list[Any]:
     if isinstance(value, Mapping):
         return [*value.keys(), *value.values()]
     return list(value) if isinstance(value, (list, tuple, set, frozenset)) else []
-
-
-def _fits(model: str | None, request: GenerationRequest) -> bool:
-    # A connection is used for videos and images; its default model is for one of them.
-    return model is not None and ("seedream" in model.lower()) == isinstance(request, ImageRequest)
 
 
 def _argument_problems(

@@ -79,7 +79,3 @@ class CallRates:
         """Return the rates for the documented limits of a service, which has none of this kind if they are empty."""
         known = {kind: CallRate(per_second) for kind, per_second in limits.items()}
         return cls(**known, apart=bool(known))
-
-    def lists_soon(self, now: float) -> bool:
-        """Return whether it is better to wait for the next list than to read one by one."""
-        return self.list.next_at - now <= MAX_LIST_WAIT_SECONDS

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from airflow_provider_seedance.polling.call_rates import CallRates
+from airflow_provider_seedance.polling.call_rates import MAX_LIST_WAIT_SECONDS, CallRates
 from airflow_provider_seedance.polling.quota import Quota
 
 T = TypeVar("T")
@@ -135,7 +135,8 @@ class RequestQueue(Generic[T]):
         """Return how many generations to read in the next request: one where that needs no list, or none is allowed soon."""
         second = min((entry[0] for entry in self._polls[1:3]), default=math.inf)
         several = second <= now + self.quota.policy.coalesce
-        return max_ids if several and self.rates.lists_soon(now) else 1
+        soon = self.rates.list.next_at - now <= MAX_LIST_WAIT_SECONDS
+        return max_ids if several and soon else 1
 
     def _pop_polls(self, now: float, max_ids: int) -> tuple[T, ...]:
         popped = [heapq.heappop(self._polls)[2]]

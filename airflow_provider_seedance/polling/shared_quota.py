@@ -24,6 +24,7 @@ import tempfile
 import time
 from asyncio import Task, create_task
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -39,6 +40,9 @@ from airflow_provider_seedance.polling.submission_rate import MIN_REFUSED_SECOND
 from airflow_provider_seedance.settings import ChangeState, Settings
 
 log = logging.getLogger(__name__)
+
+#: Threads in which an event loop uses the ledger: a database that hangs must not hold those that resolve host names.
+LEDGER_THREADS = ThreadPoolExecutor(4, "seedance-ledger")
 
 #: Maximum size of the file that is read; it holds some numbers.
 _MAX_FILE_BYTES = 100_000
@@ -254,7 +258,7 @@ class SharedQuota(_SharedFile):
     def exchange_in_background(self) -> None:
         """Exchange the state with the ledger in a thread: an event loop must not wait for a database."""
         if self._change_in_ledger and (self._exchanging is None or self._exchanging.done()):
-            exchange = sync_to_async(self.exchange, thread_sensitive=False)
+            exchange = sync_to_async(self.exchange, thread_sensitive=False, executor=LEDGER_THREADS)
             self._exchanging = create_task(exchange(time.time()))
 
 

@@ -22,6 +22,7 @@ from airflow_provider_seedance.links.seedance import OUTPUT_LINK_KEY
 from airflow_provider_seedance.polling.connections import GetSettings
 from airflow_provider_seedance.polling.duration_model import kind_of
 from airflow_provider_seedance.polling.hub import wait_for_generation, wait_for_submission
+from airflow_provider_seedance.polling.shared_quota import LEDGER_THREADS
 from airflow_provider_seedance.polling.wait_many import EndReport, WaitResult, wait_for_many
 from airflow_provider_seedance.polling.wait_state import WaitState, WaitStep, default_timing
 from airflow_provider_seedance.triggers.cancellation import CancellingTrigger
@@ -122,7 +123,7 @@ class SeedanceGenerationTrigger(_SeedanceTrigger, CancellingTrigger):
             # The XComs that a worker would write; Airflow ends the task.
             await push(self.task_instance, "return_value", generation.result())
             await push(self.task_instance, OUTPUT_LINK_KEY, generation.url or "")
-            await sync_to_async(record_end, thread_sensitive=False)(generation)
+            await sync_to_async(record_end, thread_sensitive=False, executor=LEDGER_THREADS)(generation)
             return TaskSuccessEvent()
         return GenerationEvent(make_event(generation))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -153,7 +154,9 @@ def test_a_trigger_ends_the_task_with_the_result_of_a_worker(
     async def aset(key: str, value: Any, **which: Any) -> None:
         written[key] = (json.loads(json.dumps(value)), which)
 
+    threads: list[str] = []
     monkeypatch.setattr(BaseXCom, "aset", aset)
+    monkeypatch.setattr(module, "record_end", lambda _: threads.append(threading.current_thread().name))
     generation_id = submitted(services, "seedanceapi-v1")
     result_defaults = {"resolution": "720p", "duration": 8}
     plain = payload_of(make(generation_id, result_defaults=result_defaults))
@@ -171,6 +174,8 @@ def test_a_trigger_ends_the_task_with_the_result_of_a_worker(
         "map_index": -1 if map_index is None else map_index,
     }
     assert written["_link_SeedanceOutputLink"][0] == result["url"]
+    # Not one of the threads that resolve host names: the database may hang.
+    assert [name.partition("_")[0] for name in threads] == ["seedance-ledger"]
 
 
 # ---------------------------------------------------------------------- submissions
