@@ -469,10 +469,8 @@ def read_time(value: object) -> datetime | None:
 def read_usage(value: object) -> dict[str, float] | None:
     """Return the amounts that a service counted, by the names of the result; ``None`` if none is known."""
     given = value if isinstance(value, Mapping) else {}
-    counted = {
-        "output_tokens": given.get("output_tokens", given.get("completion_tokens")),
-        **{name: given.get(name) for name in ("generated_images", "processing_seconds")},
-    }
+    counted = {name: given.get(name) for name in ("generated_images", "processing_seconds")}
+    counted["output_tokens"] = given.get("output_tokens", given.get("completion_tokens"))
     known = {name: number for name, item in counted.items() if (number := read_number(item)) is not None}
     return known or None
 

@@ -20,8 +20,7 @@ from airflow_provider_seedance.emulator.services.service import Service
 from airflow_provider_seedance.emulator.state import Backend
 
 _POLL_SECONDS = 0.02
-#: Long enough for a receiver on a busy machine.
-_TIMEOUT_SECONDS = 30.0
+_TIMEOUT_SECONDS = 30.0  # a receiver may run on a busy machine
 _JOIN_TIMEOUT_SECONDS = 6.0
 
 

@@ -58,9 +58,8 @@ MAX_DEAD_WAITERS = 100
 MAX_CLOCK_DRIFT_SECONDS = 0.5
 
 #: Settings that are equal for connections that share a client.
-_client_key = attrgetter(
-    "identity", "requests_per_hour", "api.name", "auth_header", "timeout", "proxy", "verify"
-)
+_SAME_CLIENT = ("identity", "requests_per_hour", "api.name", "auth_header", "timeout", "proxy", "verify")
+_client_key = attrgetter(*_SAME_CLIENT)
 
 Report = Callable[[Generation], None]
 
