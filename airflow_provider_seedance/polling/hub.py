@@ -172,8 +172,7 @@ class Hub:
 
     async def close(self) -> None:
         """Stop polling and close the clients."""
-        tasks = [self._scheduler, *self._polls]
-        for task in tasks:
+        for task in (tasks := [self._scheduler, *self._polls]):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for client in self._clients.values():

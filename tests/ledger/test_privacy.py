@@ -1,4 +1,4 @@
-"""What a service writes into its messages does not reach the ledger."""
+"""Secrets in messages of a service, which do not reach the ledger."""
 
 from __future__ import annotations
 
