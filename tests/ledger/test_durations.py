@@ -132,7 +132,10 @@ def test_a_ledger_that_is_away_costs_no_render(
     monkeypatch.setattr(account, "_seconds", broken)
     task.defer()
     assert task.deferred.trigger.durations == []
-    assert "The ledger is away. The polls are planned without" in caplog.text
+    assert (
+        "The ledger is away. The polls are planned without the durations of earlier renders."
+        in caplog.messages
+    )
     assert task.resume()["status"] == "succeeded"
 
 

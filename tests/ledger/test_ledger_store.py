@@ -12,9 +12,11 @@ from support import Store, TaskInstance
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import GenerationStatus
+from airflow_provider_seedance.ledger.tables import REVISION
 from airflow_provider_seedance.ledger.task_state import TaskStateStore
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission.store import GENERATION_KEY
+from airflow_provider_seedance.version_compat import COMMAND_WORDS
 
 from .record_samples import DETAILS, generation, later, submitted
 from .record_samples import same_ended as ended
@@ -86,8 +88,12 @@ def test_two_processes_cannot_submit_at_once(ledger: Path, open_ledger: Open) ->
         two.load()
         key = "b.0" if before else "a.0"
         one.write_intent(key, later(20), DETAILS)
-        with pytest.raises(errors.SeedanceLedgerError, match="Another process"):
+        with pytest.raises(errors.SeedanceLedgerError) as caught:
             two.write_intent(key, later(21), DETAILS)
+        assert caught.value.message == (
+            "Another process has recorded a submission for the same task at this moment. Nothing was sent; the next try "
+            "decides on its record."
+        )
         assert two.read(key) == before
         assert open_ledger().read(key) == later(20)
 
@@ -106,19 +112,23 @@ def test_tasks_maps_and_passes_have_records_of_their_own(
     assert open_ledger().records() == {}
 
 
-def test_records_from_before_the_ledger_are_taken_over(ledger: Path, open_ledger: Open) -> None:
+def test_records_from_before_the_ledger_are_taken_over(
+    ledger: Path, open_ledger: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     state = Store()
     TaskStateStore(state).register(["a.0", "b.0"])
     TaskStateStore(state).write("a.0", ended(1))
     assert open_ledger(state=state).records() == {"a.0": ended(1), "b.0": None}
     assert open_ledger().records() == {"a.0": ended(1), "b.0": None}
+    assert caplog.messages == ["Taking over 2 records of this task from Airflow's task state store."]
 
 
 # ---------------------------------------------------------------------- outages
 
 
 def test_what_could_not_be_written_travels_with_the_deferral(
-    ledger: Path, open_ledger: Open, monkeypatch: pytest.MonkeyPatch
+    ledger: Path, open_ledger: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = open_ledger()
     store.write_intent("a.0", intent(), DETAILS)
@@ -126,7 +136,19 @@ def test_what_could_not_be_written_travels_with_the_deferral(
         away.setattr(store._database, "_open", lambda: 1 / 0)
         store._sleep = lambda seconds: None
         assert not store.write_with_retries("a.0", submitted(intent()))
+        caplog.clear()
         carried = store.for_deferral()
+        open_away = open_ledger()
+        away.setattr(open_away._database, "_open", lambda: 1 / 0)
+        open_away.try_write_end("a.0", intent(), generation(1))
+        failed = (
+            f"The ledger ([seedance] ledger) cannot be used: the database sqlite:///{ledger} failed: division by zero. It "
+            "is not taken for an empty one."
+        )
+        assert caplog.messages == [
+            f"{failed} The deferral carries these records.",
+            f"{failed} The end of generation {generation(1).generation_id} is not recorded.",
+        ]
         with pytest.raises(errors.SeedanceLedgerError, match="cannot be used"):
             store.write_intent("b.0", later(20), DETAILS)
     resumed = open_ledger()
@@ -176,8 +198,12 @@ def test_a_ledger_of_a_newer_release_is_refused(
     with store._database.transaction() as connection:
         connection.exec_driver_sql("UPDATE seedance_ledger_version SET version_num = '9999'")
     reopen()
-    with pytest.raises(errors.SeedanceLedgerError, match="version 9999"):
+    with pytest.raises(errors.SeedanceLedgerError) as caught:
         open_ledger().load()
+    assert caught.value.message == (
+        f"The tables of the ledger ([seedance] ledger) have version 9999, and this release knows {REVISION} as the newest. "
+        "Nothing was sent. Upgrade airflow-provider-seedance here, too."
+    )
 
 
 def test_a_damaged_row_is_not_an_empty_one(ledger: Path, open_ledger: Open) -> None:
@@ -185,8 +211,32 @@ def test_a_damaged_row_is_not_an_empty_one(ledger: Path, open_ledger: Open) -> N
     store.write(GENERATION_KEY, ended(1))
     with store._database.transaction() as connection:
         connection.exec_driver_sql("UPDATE seedance_submissions SET record = '[1]'")
-    with pytest.raises(errors.SeedanceRecordError):
+    with pytest.raises(errors.SeedanceRecordError) as caught:
         open_ledger().load()
+    message = (
+        "The records of this task's earlier submissions in the ledger cannot be understood ({}); unreadable records are "
+        "not the same as none, so nothing was submitted."
+    )
+    assert caught.value.message == message.format("a row was damaged, or written by something else")
+    with pytest.raises(errors.SeedanceRecordError) as caught:
+        open_ledger(TaskInstance(map_index=1)).load([{"packed": 7}])
+    assert caught.value.message == message.format("what the deferral carries was damaged")
+
+
+@pytest.mark.parametrize(
+    ("map_index", "loop", "key", "words"),
+    [
+        (-1, None, GENERATION_KEY, ""),
+        (0, None, GENERATION_KEY, " --map-index 0"),
+        (3, 0, "-b.0", " --map-index 3 --loop-index 0 --key=-b.0"),
+    ],
+)
+def test_the_command_that_settles_a_submission(
+    ledger: Path, open_ledger: Open, map_index: int, loop: int | None, key: str, words: str
+) -> None:
+    context = {} if loop is None else {"loop": SimpleNamespace(index=loop)}
+    command = open_ledger(TaskInstance(map_index=map_index), **context).resolve_command(key)
+    assert command == f"{' '.join(COMMAND_WORDS)} ledger resolve dag run task{words}"
 
 
 # ---------------------------------------------------------------------- what is in the file

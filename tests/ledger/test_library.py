@@ -6,6 +6,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import and_
+from sqlalchemy.dialects import postgresql
 
 from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
 from airflow_provider_seedance.ledger import record_stored_files
@@ -122,3 +124,55 @@ def test_a_transfer_succeeds_without_the_ledger(
     stored = {"paths": ["/x/1.mp4"], "sha256": ["3"], "generation_id": "g-1"}
     record_stored_files([generation("g-1")], stored, None)
     assert "does not know where these files are stored" in caplog.text
+
+
+def test_case_is_ignored_on_postgresql_too() -> None:
+    search = Search(namespace="default", dag_ids=("ads",), text="Heron_")
+    compiled = and_(*search.conditions("postgresql")).compile(dialect=postgresql.dialect())
+    assert "seedance_submissions.prompt ILIKE %(prompt_1)s ESCAPE '/'" in str(compiled)
+    assert compiled.params["prompt_1"] == "%Heron/_%"
+
+
+def test_a_shown_render(database: Database) -> None:
+    moments = {
+        name: NOON + timedelta(seconds=second) for second, name in enumerate(("created_at", "intended_at"), 1)
+    }
+    failure = {"failure": {"kind": "failed", "error": "GPU on fire"}}
+    result = {"urls": ["https://media.example/1.mp4"], "expires_at": "2026-03-11T12:00:00+00:00"}
+    add(
+        database,
+        [
+            row(0, **moments, result=result, item_key="heron"),
+            row(1, **moments, submitted_at=None, ended_at=None, result=None, record=None),
+            row(2, created_at=NOON, intended_at=None, submitted_at=None, status=None, record=failure),
+        ],
+    )
+    first, second, third = find_renders(database, Search(namespace="default", dag_ids=("ads",)), limit=10)
+    if first["map_index"]:
+        first, second = second, first
+    names = ("key", "state", "error", "started_at", "ended_at", "urls", "expires_at", "stored_files")
+    day = "2026-03-10T12:00:0"
+    assert [tuple(render[name] for name in names) for render in (first, second, third)] == [
+        (
+            "heron",
+            "succeeded",
+            None,
+            f"{day}0+00:00",
+            f"{day}0+00:00",
+            result["urls"],
+            result["expires_at"],
+            [],
+        ),
+        (None, "succeeded", None, f"{day}2+00:00", None, [], None, []),
+        (None, "failed", "GPU on fire", f"{day}0+00:00", f"{day}0+00:00", [], None, []),
+    ]
+    assert (first["prompt"], first["model"], first["credits"]) == ("A heron, 0", "seedance-1-5-pro", 12)
+
+
+def test_the_dags_of_a_time(database: Database) -> None:
+    add(
+        database,
+        [row(0), row(1, dag_id="films", created_at=NOON - timedelta(seconds=1)), row(2, namespace="n")],
+    )
+    assert dag_ids(database, "default", NOON) == {"ads"}
+    assert dag_ids(database, "default", NOON - timedelta(seconds=1)) == {"ads", "films"}

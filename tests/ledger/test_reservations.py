@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,12 +20,15 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.costs.budgets import Budget
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import utc_now
-from airflow_provider_seedance.ledger import configuration, open_store
+from airflow_provider_seedance.ledger import configuration, open_store, reservations
+from airflow_provider_seedance.ledger.database import Database
+from airflow_provider_seedance.ledger.entries import TaskIdentity
 from airflow_provider_seedance.policies.retry import SeedanceRetryPolicy
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission.store import GENERATION_KEY, SubmissionDetails
 
 from . import record_samples as samples
+from .rows import NOON, add, row, uncertain
 from .sent_statements import statements
 
 Connect = Callable[..., None]
@@ -268,3 +272,126 @@ def test_each_submitter_reads_the_budgets_with_one_query(any_ledger: Any, open_l
         store.write_intent(GENERATION_KEY, samples.intent(credits=7), details)
     assert sent[-2:] == ["SELECT", "INSERT"]
     assert len(sent) <= 3
+
+
+# ---------------------------------------------------------------------- one transaction
+
+
+DAY_OF_30 = Budget(unit="credits", limit=30, per="day")
+
+
+def reserved(
+    ledger: Path, price: float | None, *budgets: Budget, now: datetime = NOON + timedelta(hours=1)
+) -> list[reservations.BudgetUse]:
+    """Reserve a render where 12 credits are spent and 14 are reserved today, and 5 were spent in the month before."""
+    config = configuration.read_config()
+    assert config is not None
+    database = Database(config)
+    yesterday = NOON - timedelta(days=1)
+    rows = [row(0), uncertain(1), row(2, credits=None, estimated_credits=5, intended_at=yesterday)]
+    ignored = [
+        row(3, dag_id="films"),
+        row(4, conn_id="other"),
+        row(5, namespace="n"),
+        row(6, state="not_submitted"),
+    ]
+    add(database, [*rows, *ignored])
+    task = TaskIdentity(namespace="default", dag_id="ads", run_id="run", task_id="video")
+    record = rec.replace(samples.intent(credits=price), conn_id="seedance_default")
+    details = SubmissionDetails(prompt="a", budgets=budgets)
+    with database.transaction() as connection:
+        return reservations.reserve(connection, task, details, record, now)
+
+
+def ads(limit: float, per: Any, unit: Any = "credits") -> Budget:
+    return Budget(unit=unit, limit=limit, per=per, dag_id="ads*")
+
+
+def test_a_budget_is_used_up_to_the_last_credit(ledger: Path) -> None:
+    films = Budget(unit="credits", limit=1, per="day", dag_id="films")
+    uses = reserved(ledger, 7, ads(33, "day"), ads(38, "month"), ads(38, "total"), films)
+    assert [(use.spent, use.reserved, use.share) for use in uses] == [(12, 21, 1), (17, 21, 1), (17, 21, 1)]
+
+
+@pytest.mark.parametrize(
+    ("price", "budget", "advice", "retry_after"),
+    [
+        (7, ads(32.999999, "day"), "It renews at 2026-03-11T00:00:00+00:00", 11 * 3600),
+        (26, ads(25, "day"), "No wait can help: one such render costs more than the budget", None),
+        (7, ads(33, "total"), "It does not renew", None),
+    ],
+    ids=["day", "too large", "total"],
+)
+def test_a_refusal(
+    ledger: Path, price: float, budget: Budget, advice: str, retry_after: float | None
+) -> None:
+    with pytest.raises(errors.SeedanceBudgetError) as caught:
+        reserved(ledger, price, budget)
+    spent = 17 if budget.per == "total" else 12
+    error = caught.value
+    assert error.message == (
+        f"This render costs {price} credits, and would exceed the budget of {budget}: {spent} credits spent, 14 credits "
+        f"reserved for renders that have not ended. {advice}. Nothing was sent, nothing is billed."
+    )
+    facts = (error.limit, error.spent, error.reserved, error.retry_after)
+    assert facts == (budget.limit, spent, 14, retry_after)
+
+
+@pytest.mark.parametrize("longest", [ads(9, "month"), ads(9, "total")], ids=str)
+def test_of_several_budgets_the_one_that_is_waited_for_longest_is_named(
+    ledger: Path, longest: Budget
+) -> None:
+    with pytest.raises(errors.SeedanceBudgetError, match=f"the budget of {longest}"):
+        reserved(ledger, 1, ads(9, "day"), longest, ads(9, "hour"))
+
+
+@pytest.mark.parametrize(("unit", "name"), [("credits", "credits"), ("cost_usd", "US dollars")])
+def test_a_render_without_a_price_is_refused(ledger: Path, unit: Any, name: str) -> None:
+    budget = ads(30, "day", unit)
+    with pytest.raises(errors.SeedanceConfigurationError) as caught:
+        reserved(ledger, None, budget)
+    assert caught.value.message == (
+        f"The budget of {budget} of connection 'seedance_default' cannot be kept: the price of this render in {name} is "
+        "not known. Add it to prices in the extra of the connection. Nothing was sent."
+    )
+
+
+@pytest.mark.parametrize(
+    ("spent", "in_flight", "price", "crossed"),
+    [(10, 14, 1, True), (10, 13.9, 1, False), (10, 15, 1, False), (10, 14.9, 1, True), (0, 24, None, False)],
+)
+def test_a_warning_is_for_the_render_that_reaches_the_share(
+    spent: float, in_flight: float, price: float | None, crossed: bool
+) -> None:
+    use = reservations.BudgetUse(budget=DAY_OF_30, spent=spent, reserved=in_flight)
+    assert reservations.crossed(use, samples.intent(credits=price)) is crossed
+
+
+@pytest.mark.parametrize(
+    ("dialect", "statement"),
+    [
+        ("sqlite", None),
+        ("postgresql", "SELECT pg_advisory_xact_lock(:number)"),
+        ("mysql", "SELECT version_num FROM seedance_ledger_version FOR UPDATE"),
+    ],
+)
+def test_the_lock_of_each_database(dialect: str, statement: str | None) -> None:
+    class Connection:
+        """A connection that notes what is executed."""
+
+        dialect: Any = SimpleNamespace(name="")
+        sent: list[tuple[str, Any]] = []
+
+        def execute(self, statement: Any, parameters: Any = None) -> Any:
+            self.sent.append((" ".join(str(statement).split()), parameters))
+            return SimpleNamespace(all=list)
+
+    connection: Any = Connection()
+    connection.dialect.name = dialect
+    for name in ("default a", "default a", "default b"):
+        reservations.lock(connection, name)
+    assert [sent for sent, _ in connection.sent] == ([statement] * 3 if statement else [])
+    if dialect == "postgresql":
+        one, same, other = (parameters["number"] for _, parameters in connection.sent)
+        assert one == same != other
+        assert all(-(2**63) <= number < 2**63 for number in (one, other))

@@ -73,7 +73,8 @@ def test_a_new_ledger_is_reported(
     new_ledger: Path, open_ledger: Open, reopen: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     open_ledger().load()
-    assert "The ledger ([seedance] ledger) is new" in caplog.text
+    (line,) = [line for line in caplog.messages if "is new" in line]
+    assert line == "The ledger ([seedance] ledger) is new: its tables are created in an empty database."
     reopen()
     caplog.clear()
     open_ledger().load()
@@ -120,3 +121,56 @@ def test_a_lock_of_mysql_that_another_process_holds() -> None:
         schema._lock(engine),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("dialect", "statements"),
+    [
+        ("sqlite", []),
+        ("postgresql", ["SELECT pg_advisory_xact_lock(:number)"]),
+        ("mysql", ["SELECT GET_LOCK(:name, :timeout)", "SELECT RELEASE_LOCK(:name)"]),
+    ],
+)
+def test_the_lock_of_each_database(dialect: str, statements: list[str]) -> None:
+    sent: list[tuple[str, Any]] = []
+
+    def execute(statement: Any, parameters: Any) -> Any:
+        sent.append((str(statement), parameters))
+        return SimpleNamespace(scalar=lambda: 1)
+
+    connection = SimpleNamespace(execute=execute)
+    engine: Any = SimpleNamespace(
+        begin=lambda: nullcontext(connection), dialect=SimpleNamespace(name=dialect)
+    )
+    with pytest.raises(ZeroDivisionError), schema._lock(engine) as held_connection:
+        1 / (held_connection is not connection)
+    assert [statement for statement, _ in sent] == statements
+    # Releases of all versions wait for each other.
+    expected = {
+        "number": 7_333_263_256,
+        "name": "seedance_ledger",
+        "timeout": schema.MIGRATION_TIMEOUT_SECONDS,
+    }
+    assert all(value == expected[name] for _, parameters in sent for name, value in parameters.items())
+    assert all(f":{name}" in statement for statement, parameters in sent for name in parameters)
+
+
+def test_a_file_that_others_use_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts, slept, closed = list[str](), list[float](), list[bool]()
+
+    def execute(statement: str) -> None:
+        attempts.append(statement)
+        if len(attempts) < 3:
+            raise OSError("locked")
+
+    raw = SimpleNamespace(cursor=lambda: SimpleNamespace(execute=execute), close=lambda: closed.append(True))
+    engine: Any = SimpleNamespace(raw_connection=lambda: raw)
+    clock = SimpleNamespace(monotonic=lambda: 10.0 + sum(slept), sleep=slept.append)
+    monkeypatch.setattr(schema, "time", clock)
+    schema._enable_wal(engine)
+    assert (attempts, len(slept), closed) == (["PRAGMA journal_mode=WAL"] * 3, 2, [True])
+    attempts.clear()
+    monkeypatch.setattr(schema, "_WAL_INTERVAL_SECONDS", schema.MIGRATION_TIMEOUT_SECONDS)
+    with pytest.raises(OSError, match="locked"):
+        schema._enable_wal(engine)
+    assert (len(attempts), len(closed)) == (2, 2)

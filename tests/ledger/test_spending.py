@@ -7,7 +7,9 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 
+from airflow_provider_seedance.ledger import spending
 from airflow_provider_seedance.ledger.account import Filter
 from airflow_provider_seedance.ledger.configuration import read_config
 from airflow_provider_seedance.ledger.database import Database
@@ -79,3 +81,30 @@ def test_offsets(zone: str) -> None:
         moment = NOON + timedelta(hours=hours)
         expected = moment.astimezone(timezone).utcoffset()
         assert next(offset for until, offset in found if moment < until) == expected
+
+
+COLUMN = "seedance_submissions.created_at"
+
+
+@pytest.mark.parametrize(
+    ("dialect", "sql", "values"),
+    [
+        (sqlite, f"date(substr({COLUMN}, ?, ?), ?)", [1, 19, "-5400 seconds"]),
+        (mysql, f"date_format(timestampadd(SECOND, %s, {COLUMN}), %s)", [-5400, "%Y-%m-%d"]),
+        (
+            postgresql,
+            f"to_char(timezone(%(timezone_1)s, {COLUMN}) + %(param_1)s, %(to_char_1)s)",
+            ["UTC", timedelta(hours=-1.5), "YYYY-MM-DD"],
+        ),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_the_day_on_each_database(dialect: Any, sql: str, values: list[Any]) -> None:
+    name = dialect.dialect.name
+    compiled = spending._date(name, timedelta(hours=-1.5)).compile(dialect=dialect.dialect())
+    assert (str(compiled), list(compiled.params.values())) == (sql, values)
+
+
+@pytest.mark.parametrize("last", [NOON, NOON + timedelta(hours=1)])
+def test_offsets_of_a_moment(last: datetime) -> None:
+    assert offsets(BERLIN, NOON, last) == [(last + timedelta(days=1), timedelta(hours=1))]

@@ -14,6 +14,7 @@ from support import Store
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.callbacks.inbox import key_for, with_id
 from airflow_provider_seedance.generations import GenerationStatus
+from airflow_provider_seedance.ledger import task_state
 from airflow_provider_seedance.ledger.task_state import STATE_KEY, TaskStateStore
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission import store as stores
@@ -92,8 +93,9 @@ def test_a_store_that_cannot_be_read_is_not_empty(error: Exception) -> None:
     assert type(caught.value) is errors.SeedanceStateError
     assert caught.value.retry_helps
     assert f"{type(error).__name__}: {error}" in caught.value.message
-    assert "unknown what earlier tries have submitted" in caught.value.message
-    assert "Nothing was submitted" in caught.value.message
+    assert caught.value.message.endswith(
+        "), so it is unknown what earlier tries have submitted. Nothing was submitted; retry later."
+    )
 
 
 def test_a_store_that_cannot_be_written_raises() -> None:
@@ -245,7 +247,7 @@ def test_a_change_in_memory_is_written_before_the_deferral() -> None:
     assert loaded(accessor).read(key) == record
 
 
-def test_the_deferral_carries_unwritten_records() -> None:
+def test_the_deferral_carries_unwritten_records(caplog: pytest.LogCaptureFixture) -> None:
     accessor = Store()
     store, keys = loaded(accessor), [f"{number}.0" for number in range(150)]
     store.register(keys)
@@ -255,6 +257,12 @@ def test_the_deferral_carries_unwritten_records() -> None:
         store.write(keys[120], ended(120))
     deferred = json.loads(json.dumps(store.for_deferral()))
     assert len(deferred) == 1
+    away = "Airflow's task state store could not be written (ConnectionError: the API server is away (set))."
+    loaded(accessor, deferred)
+    assert caplog.messages == [
+        f"{away} The deferral carries these records.",
+        f"{away} A retry after a failure would not know what only the deferral has.",
+    ]
     accessor.before = lambda what: None
     again = loaded(accessor, deferred)
     record = again.read(keys[120])
@@ -360,3 +368,33 @@ def test_records_that_cannot_be_understood_are_not_none(value: Any) -> None:
         loaded(accessor)
     assert STATE_KEY in caught.value.message
     assert not caught.value.retry_helps
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ({"groups": 2, "records": {}}, "a part of them is missing"),
+        ({"groups": 0}, "they were damaged, or written by something else"),
+        ({"groups": 1, "packed": 7}, "they were damaged, or written by something else"),
+    ],
+)
+def test_what_is_said_of_damage(value: Any, why: str) -> None:
+    accessor = Store()
+    accessor.texts[STATE_KEY] = json.dumps(value)
+    with pytest.raises(errors.SeedanceRecordError) as caught:
+        loaded(accessor)
+    assert caught.value.message == (
+        f"The records of this task's earlier submissions cannot be understood ({why}); unreadable records are not the same "
+        "as none, so nothing was submitted. Look for the generations in the console of the service, then delete the states "
+        f"{STATE_KEY!r} … of this task instance."
+    )
+
+
+def test_the_results_that_have_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = loaded(Store())
+    for number in range(101):
+        store.update(f"{number}.0", ended(number, urls=(f"https://m.example/{number}",)))
+    assert store.results_not_persisted() == set()
+    monkeypatch.setattr(task_state, "MAX_VALUE_BYTES", 1)
+    assert store.results_not_persisted() == {f"{number}.0" for number in range(101)}
+    assert loaded(None).results_not_persisted() == set()

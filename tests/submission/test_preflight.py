@@ -1,4 +1,4 @@
-"""Warnings of records that a clear may discard (Airflow 3.4)."""
+"""Checks before anything is sent, and warnings of records that a clear may discard (Airflow 3.4)."""
 
 from __future__ import annotations
 
@@ -6,16 +6,27 @@ import logging
 from typing import Any
 
 import pytest
+from helpers import image, prepare, settings, video
 from support import Store, TaskInstance
 
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.apis.registry import get_api
 from airflow_provider_seedance.generations import utc_now
 from airflow_provider_seedance.ledger import task_state
 from airflow_provider_seedance.ledger.task_state import TaskStateStore
-from airflow_provider_seedance.submission.preflight import warn_of_discarded_records
+from airflow_provider_seedance.submission.preflight import (
+    CLEAR_DISCARDS_RECORD,
+    check_callback,
+    check_price_known,
+    no_price_error,
+    warn_of_discarded_records,
+)
 from airflow_provider_seedance.submission.records import Attempt, intent_record
 
-DISCARDED = "its task state holds no record"
+DISCARDED = (
+    "The task was cleared, and its task state holds no record. An earlier try may have submitted a generation, whose record "
+    "was discarded; it goes on and is billed. This try submits anew."
+)
 
 
 @pytest.fixture(autouse=True)
@@ -44,9 +55,9 @@ def test_a_cleared_try_without_a_record_says_that_an_earlier_one_may_be_billed(
 ) -> None:
     ti = TaskInstance()
     ti.clear()
-    assert [DISCARDED in line for line in warnings(caplog, Store(), ti)] == [False, True]
-    ti.retry()
-    assert [DISCARDED in line for line in warnings(caplog, Store(), ti)] == [False, True]
+    for _ in range(2):
+        assert warnings(caplog, Store(), ti) == [CLEAR_DISCARDS_RECORD, DISCARDED]
+        ti.retry()
 
 
 def test_a_cleared_try_whose_task_state_was_kept_misses_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -87,3 +98,92 @@ def test_where_records_survive_a_clear_nothing_is_said(
     ti = TaskInstance()
     ti.clear()
     assert warnings(caplog, None if on_3_4 else Store(), ti) == []
+
+
+# ---------------------------------------------------------------------- callbacks and prices
+
+
+CALLED = {"callback_base_url": "https://airflow.example.com", "callback_secret": "long enough a secret"}
+
+
+@pytest.mark.parametrize(
+    ("api", "connection", "request_", "why"),
+    [
+        (
+            *("seedanceapi-v1", {}, video()),
+            "use_callback=True needs callback_base_url and callback_secret in the extra of connection 'seedance_test'. "
+            "Nothing was sent.",
+        ),
+        (
+            *("seedanceapi-v1", {**CALLED, "callback_secret": ""}, video()),
+            "use_callback=True needs callback_secret in the extra of connection 'seedance_test'. Nothing was sent.",
+        ),
+        (
+            *("runbase", CALLED, video()),
+            "use_callback is True, but runbase does not call back for a request for video. Leave it out: the render is "
+            "polled for. Nothing was sent.",
+        ),
+        (
+            *("ark", CALLED, image()),
+            "use_callback is True, but ark does not call back for a request for image. Leave it out: the render is polled "
+            "for. Nothing was sent.",
+        ),
+        (
+            *("ark", CALLED, video(extra_params={"callback_url": "https://a.example"})),
+            "use_callback is True, and extra_params names a 'callback_url' of its own: the service calls one address only. "
+            "Nothing was sent.",
+        ),
+        ("ark", CALLED, video(extra_params={"seed": 1}), None),
+        ("seedanceapi-v1", CALLED, video(), None),
+    ],
+)
+def test_what_a_callback_needs(api: str, connection: dict[str, Any], request_: Any, why: str | None) -> None:
+    connected = settings(api=api, **connection)
+    prepared = prepare(api, request_)
+    if why is None:
+        check_callback(connected, prepared)
+        return
+    with pytest.raises((errors.SeedanceConfigurationError, errors.SeedanceRequestError)) as caught:
+        check_callback(connected, prepared)
+    assert caught.value.message == why
+
+
+ADVICE = "or add the price to prices in the extra of the connection. Nothing was sent."
+
+
+@pytest.mark.parametrize(
+    ("api", "unit", "limit", "why"),
+    [
+        (
+            *("seedance2api", "credits", 40),
+            "max_credits=40 cannot be honoured: seedance2api publishes no price at all, item a. Remove max_credits",
+        ),
+        (
+            *("ark", "credits", 40),
+            "max_credits=40 cannot be honoured: ark publishes no price in credits, but in US dollars, which max_cost_usd "
+            "limits, item a. Remove max_credits",
+        ),
+        (
+            *("ark", "cost_usd", 0.5),
+            "max_cost_usd=0.5 cannot be honoured: ark publishes no price for some requests, item a. Remove max_cost_usd",
+        ),
+    ],
+)
+def test_a_limit_needs_a_price(api: str, unit: Any, limit: float, why: str) -> None:
+    error = no_price_error(get_api(api), unit, limit, "for some requests", ", item a")
+    assert error.message == f"{why}, {ADVICE}"
+
+
+def test_a_limit_of_a_request_whose_price_is_known() -> None:
+    api, prepared = get_api("seedanceapi-v1"), prepare("seedanceapi-v1", video())
+    check_price_known(api, prepared, {"credits": 5, "cost_usd": 5})
+    check_price_known(get_api("runbase"), prepare("runbase", video()), {})
+    with pytest.raises(errors.SeedanceConfigurationError, match=r"for this request\. Remove max_cost_usd"):
+        check_price_known(get_api("ark"), prepare("ark", video()), {"cost_usd": 5})
+
+
+def test_a_task_without_retries_that_was_not_cleared_misses_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    for ti in (object(), TaskInstance(max_tries=0), TaskInstance(max_tries=None)):  # type: ignore[arg-type]
+        caplog.clear()
+        warn_of_discarded_records(TaskStateStore(Store()), ti, None)
+        assert caplog.messages == [CLEAR_DISCARDS_RECORD]

@@ -295,8 +295,10 @@ def test_a_record_without_what_may_be_missing() -> None:
 def test_another_version_is_not_understood(version: Any) -> None:
     with pytest.raises(errors.SeedanceRecordError) as caught:
         Record.from_value({**full().as_dict(), "version": version})
-    assert repr(version) in caught.value.message
-    assert "Nothing was submitted" in caught.value.message
+    assert caught.value.message == (
+        f"A record of a submission has version {version!r}, this release reads version 1. Nothing was submitted. Run the "
+        "task with the release that wrote it."
+    )
 
 
 @pytest.mark.parametrize(
@@ -315,7 +317,12 @@ def test_another_version_is_not_understood(version: Any) -> None:
 def test_a_damaged_record_is_not_an_empty_one(change: dict[str, Any]) -> None:
     with pytest.raises(errors.SeedanceRecordError) as caught:
         Record.from_value({**full().as_dict(), **change})
-    assert "othing was submitted" in caught.value.message
+    nameless = change in ({"generation_id": None}, {"generation_id": ""})
+    assert caught.value.message == (
+        "A record says submitted but names no generation. Nothing was submitted."
+        if nameless
+        else "A record of a submission was damaged, or written by something else. Nothing was submitted."
+    )
     assert not caught.value.retry_helps
 
 

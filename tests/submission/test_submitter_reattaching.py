@@ -27,10 +27,13 @@ def held(task: Task) -> Task:
 @pytest.mark.parametrize("api", ["ark"])
 def test_a_link_with_another_signature_is_reported(task: Task, caplog: pytest.LogCaptureFixture) -> None:
     for token in "12":
-        task.submit(video(PROMPT, images=[f"https://b.example/a.png?token={token}"]))
+        made = task.submit(video(PROMPT, images=[f"https://b.example/a.png?token={token}"]))
     assert task.posts == 1
     (line,) = [line for line in caplog.messages if "signatures" in line]
-    assert "count as the same files" in line
+    assert line == (
+        f"The inputs of generation {made.generation_id} differ in the signatures of their links only; they count as the "
+        "same files."
+    )
 
 
 # ---------------------------------------------------------------------- running and finished generations
@@ -173,11 +176,14 @@ def test_a_changed_request_in_a_retry(task: Task) -> None:
     assert task.submit().generation_id == first
 
 
-def test_a_re_attachment_that_cannot_be_written_waits_all_the_same(held: Task) -> None:
+def test_a_re_attachment_that_cannot_be_written_waits_all_the_same(
+    held: Task, caplog: pytest.LogCaptureFixture
+) -> None:
     first = held.submit().generation_id
     held.store.break_down("set")
     assert held.clear().generation_id == first
     assert held.posts == 1
+    assert "is away (set)). The generation is known all the same." in caplog.text
 
 
 def test_a_video_that_is_ready_at_once_is_read_again_by_its_id(task: Task) -> None:

@@ -1,0 +1,218 @@
+"""Queries of the ledger: what is listed and exported, corrections by a person, and what is deleted."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.ledger import account
+from airflow_provider_seedance.ledger.account import Filter
+from airflow_provider_seedance.ledger.configuration import read_config
+from airflow_provider_seedance.ledger.database import Database
+from airflow_provider_seedance.ledger.entries import TaskIdentity
+from airflow_provider_seedance.ledger.tables import submissions
+
+from .rows import NOON, add, row, uncertain
+
+SECOND = timedelta(seconds=1)
+
+TASK = TaskIdentity(namespace="default", dag_id="ads", run_id="run", task_id="video", map_index=0)
+
+
+@pytest.fixture
+def database(ledger: Path) -> Database:
+    config = read_config()
+    assert config is not None
+    return Database(config)
+
+
+def take(number: int, **changes: Any) -> dict[str, Any]:
+    """Return a row of one of several submissions of a key."""
+    return {**row(0, **changes), "number": number}
+
+
+def lost(number: int, **changes: Any) -> dict[str, Any]:
+    """Return a row likewise, of a submission whose fate is unknown."""
+    return {**uncertain(0, **changes), "number": number}
+
+
+def content(database: Database, *names: str) -> list[Any]:
+    """Return columns of all rows, by their map index and number."""
+    query = select(*(submissions.c[name] for name in names))
+    with database.reading() as connection:
+        found = connection.execute(query.order_by(submissions.c.map_index, submissions.c.number)).all()
+    return [tuple(each) for each in found]
+
+
+# ---------------------------------------------------------------------- lists
+
+
+@pytest.mark.parametrize(
+    ("chosen", "numbers"),
+    [
+        (Filter(), [4, 3, 2, 1, 0]),
+        (Filter(namespace="default"), [3, 2, 1, 0]),
+        (Filter(dag_ids={"films"}), [2]),
+        (Filter(dag_ids=()), []),
+        (Filter(state="uncertain"), [3]),
+        (Filter(dag_id="films"), [2]),
+        (Filter(run_id="another"), [1]),
+        (Filter(conn_id="other"), [0]),
+        (Filter(accepted=True), [4, 2, 1, 0]),
+        (Filter(since=NOON + SECOND, until=NOON + 3 * SECOND), [2, 1]),
+        (Filter(text="A HERON, 1"), [1]),
+        (Filter(text="G-2"), [2]),
+        (Filter(text="%"), []),
+        (Filter(text="_"), []),
+        (Filter(text="a/b"), [4]),
+    ],
+    ids=str,
+)
+def test_filters(database: Database, chosen: Filter, numbers: list[int]) -> None:
+    rows = [
+        row(0, conn_id="other"),
+        row(1, run_id="another"),
+        row(2, dag_id="films"),
+        uncertain(3),
+        row(4, namespace="another", prompt="a/b"),
+    ]
+    add(database, [{**each, "created_at": NOON + number * SECOND} for number, each in enumerate(rows)])
+    assert [found["map_index"] for found in account.list_submissions(database, chosen)] == numbers
+
+
+def test_a_listed_submission(database: Database) -> None:
+    add(database, [take(number, item_key="heron") for number in (1, 2, 3)])
+    latest, second = account.list_submissions(database, Filter(), 2)
+    assert (latest["number"], second["number"]) == (3, 2)
+    assert (latest["key"], latest["created_at"]) == ("heron", "2026-03-10T12:00:00+00:00")
+    hidden = {
+        "instance",
+        "namespace",
+        "record",
+        "result",
+        "item_key",
+        "ti_id",
+        "reuse_key",
+        "fingerprint",
+        "kind",
+    }
+    assert latest.keys() == {column.name for column in submissions.c} - hidden | {"key"}
+
+
+def test_an_export_has_whole_rows_without_encrypted_links(database: Database) -> None:
+    sealed = {"sealed_result": "…", "correlation": "c"}
+    add(database, [row(0, created_at=NOON + SECOND, record=None), row(1, record=sealed)])
+    first, second = account.export(database, Filter(namespace="default"))
+    assert (first["map_index"], first["record"]) == (1, {"correlation": "c"})
+    assert (second["map_index"], second["record"]) == (0, None)
+    assert first.keys() == {column.name for column in submissions.c}
+    assert list(account.export(database, Filter(namespace="other"))) == []
+
+
+def test_connections_and_kinds_of_a_namespace(database: Database) -> None:
+    rows = [row(0), row(1), row(2, conn_id=None), row(3, namespace="other", conn_id="b")]
+    add(database, [{**each, "kind": kind} for each, kind in zip(rows, ("k", None, "l", "m"), strict=True)])
+    assert account.connection_ids(database, "default") == ["seedance_default"]
+    assert account.connection_ids(database, "other") == ["b"]
+    kinds = [account.kind_of_generation(database, "default", f"g-{number}") for number in (0, 1, 3)]
+    assert kinds == ["k", None, None]
+
+
+# ---------------------------------------------------------------------- corrections
+
+
+@pytest.mark.parametrize(
+    ("key", "generation_id", "state"),
+    [("heron", "g-9", "submitted"), ("b.0", None, "not_submitted")],
+)
+def test_the_latest_uncertain_submission_of_a_key_is_settled(
+    database: Database, key: str, generation_id: str | None, state: str
+) -> None:
+    failed = {"failure": {"kind": "uncertain", "error": "…"}, "correlation": "c"}
+    items = {"heron": {"record_key": "a.0", "item_key": "heron"}, "b.0": {"record_key": "b.0"}}
+    add(
+        database,
+        [
+            *(lost(1, **item) for item in items.values()),
+            *(lost(2, **item, state="intent", record=failed) for item in items.values()),
+            *(take(3, **item) for item in items.values()),
+            uncertain(1, **items["heron"]),
+        ],
+    )
+    account.resolve(database, TASK, key, generation_id)
+    where = (submissions.c.number == 2, submissions.c.state == state)
+    with database.reading() as connection:
+        (settled,) = connection.execute(select(submissions).where(*where)).mappings()
+    assert (settled["record_key"], settled["generation_id"]) == (items[key]["record_key"], generation_id)
+    assert settled["record"] == {"failure": None, "correlation": "c"}
+    assert sorted(found for (found,) in content(database, "state")) == sorted(
+        [*["uncertain"] * 3, "intent", state, "ended", "ended"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        ([row(0)], "no uncertain submission"),
+        (
+            [lost(2, record_key="b.0"), lost(1, record_key="a.0", item_key="heron")],
+            "several of them; choose one with --key: heron, b.0",
+        ),
+    ],
+)
+def test_one_submission_is_settled_at_a_time(database: Database, rows: list[Any], why: str) -> None:
+    add(database, rows)
+    with pytest.raises(errors.SeedanceRequestError) as caught:
+        account.resolve(database, TASK, None, "g-9")
+    assert caught.value.message == f"Task 'video' of run 'run' of Dag 'ads' has {why}."
+
+
+def test_a_decision_to_render_again_is_about_the_latest_generation(database: Database) -> None:
+    takes = [take(number, generation_id=f"g-{number}") for number in (1, 2)]
+    others = [row(0, record_key="b.0", generation_id="g-b"), row(1, generation_id="g-other")]
+    add(database, [*takes, take(3, state="not_submitted"), *others])
+    with pytest.raises(errors.SeedanceRequestError) as caught:
+        account.render_again(database, TASK, "g-1", NOON)
+    message = "Generation g-1 is not the latest one of its request, or did not succeed."
+    assert caught.value.message == message
+    for until, decision in ((NOON, "2026-03-10T12:00:00+00:00"), (None, None)):
+        account.render_again(database, TASK, "g-2", until)
+        known = dict(content(database, "generation_id", "record"))
+        assert known.pop("g-2") == {"result_is_complete": True, "render_again_until": decision}
+        assert all(record == {"result_is_complete": True} for record in known.values())
+
+
+# ---------------------------------------------------------------------- deletion
+
+
+@pytest.mark.parametrize(
+    ("counted_since", "kept"),
+    [
+        (None, [1, 2, 3, 4]),
+        ({"seedance_default": NOON}, [0, 1, 2, 3, 4]),
+        ({"seedance_default": NOON + SECOND, "other": None}, [1, 2, 3, 4, 7]),
+        ({"seedance_default": None}, [0, 1, 2, 3, 4]),
+    ],
+)
+def test_what_is_deleted(
+    database: Database, counted_since: dict[str, datetime | None] | None, kept: list[int]
+) -> None:
+    before = NOON + SECOND
+    rows = [
+        row(0),
+        row(1, ended_at=before),
+        row(2, state="submitted"),
+        uncertain(3),
+        row(4, namespace="other"),
+        row(5, state="not_submitted", conn_id=None, ended_at=None),
+        row(6, conn_id="third"),
+        row(7, conn_id="other", state="not_submitted", ended_at=None),
+    ]
+    add(database, rows)
+    assert account.prune(database, "default", before, counted_since) == len(rows) - len(kept)
+    assert [number for (number,) in content(database, "map_index")] == kept

@@ -1,0 +1,158 @@
+"""The address of the ledger's database, and the engine that is made for it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk import Connection
+from sqlalchemy import event
+from sqlalchemy.engine import make_url
+
+from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.ledger import database as module
+from airflow_provider_seedance.ledger.configuration import LedgerConfig
+from airflow_provider_seedance.ledger.database import Database
+
+BEFORE = "The ledger ([seedance] ledger) cannot be used: "
+AFTER = ". It is not taken for an empty one."
+
+
+@pytest.fixture
+def drivers(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The modules of drivers that are installed."""
+    found = {"psycopg2", "psycopg", "MySQLdb", "pymysql"}
+    monkeypatch.setattr(module, "find_spec", lambda name: name if name in found else None)
+    return found
+
+
+def url_of(conn_type: str, **fields: Any) -> str:
+    connection = Connection(conn_id="c", conn_type=conn_type, **fields)
+    return module._url_of(connection).render_as_string(hide_password=False)
+
+
+@pytest.mark.parametrize(
+    ("conn_type", "missing", "dialect"),
+    [
+        ("postgres", "", "postgresql+psycopg2"),
+        ("postgres", "psycopg2", "postgresql+psycopg"),
+        ("mysql", "", "mysql+mysqldb"),
+        ("mysql", "MySQLdb", "mysql+pymysql"),
+    ],
+)
+def test_the_address_of_a_server(drivers: set[str], conn_type: str, missing: str, dialect: str) -> None:
+    drivers.discard(missing)
+    fields = {"login": "u", "password": "p", "host": "h", "port": 7, "schema": "db"}
+    extra = json.dumps({"sslmode": "require", "number": 5})
+    assert url_of(conn_type, **fields, extra=extra) == f"{dialect}://u:p@h:7/db?sslmode=require"
+
+
+def test_the_address_of_a_file(tmp_path: Path) -> None:
+    assert url_of("sqlite", host=f"{tmp_path}/l.db") == f"sqlite:///{tmp_path}/l.db"
+
+
+@pytest.mark.parametrize(
+    ("conn_type", "host", "why"),
+    [
+        ("postgres", "h", "no driver is installed: pip install 'airflow-provider-seedance[postgres]'"),
+        ("http", "h", "a connection of the type 'http' is not PostgreSQL, MySQL or SQLite"),
+        ("sqlite", None, "a SQLite file is named by its absolute path, as in sqlite:////srv/ledger.db"),
+        ("sqlite", "l.db", "a SQLite file is named by its absolute path, as in sqlite:////srv/ledger.db"),
+        ("sqlite", "/no/l.db", "the directory of /no/l.db does not exist"),
+    ],
+)
+def test_a_connection_that_cannot_be_used(
+    drivers: set[str], conn_type: str, host: str | None, why: str
+) -> None:
+    drivers.clear()
+    with pytest.raises(errors.SeedanceLedgerError) as caught:
+        url_of(conn_type, host=host)
+    assert caught.value.message == f"{BEFORE}{why}{AFTER}"
+
+
+@pytest.mark.parametrize(
+    ("location", "cause", "shown"),
+    [
+        ("team", ValueError("odd  \n words."), "the database of connection 'team' failed: odd words"),
+        ("team", ValueError(), "the database of connection 'team' failed: ValueError"),
+        ("sqlite:////l.db", OSError("full"), "the database sqlite:////l.db failed: full"),
+        ("postgresql://u:secret@h/db", OSError("away"), "the database failed: away"),
+    ],
+)
+def test_a_database_that_fails(
+    monkeypatch: pytest.MonkeyPatch, location: str, cause: Exception, shown: str
+) -> None:
+    database = Database(LedgerConfig(location=location))
+
+    def fail() -> Any:
+        raise cause
+
+    monkeypatch.setattr(database, "_url", fail)
+    for use in (database.transaction, database.reading):
+        with pytest.raises(errors.SeedanceLedgerError) as caught, use():
+            pass
+        assert caught.value.message == f"{BEFORE}{shown}{AFTER}"
+        assert caught.value.__cause__ is cause
+
+
+def test_an_address_in_place_of_a_connection() -> None:
+    with pytest.raises(errors.SeedanceLedgerError) as caught:
+        Database(LedgerConfig(location="mysql://u:secret@h/db"))._url()
+    assert caught.value.message == (
+        f"{BEFORE}it takes the id of a connection, or sqlite:////absolute/path.db{AFTER}"
+    )
+
+
+def test_a_writer_holds_the_file_from_its_first_statement_and_a_reader_does_not(ledger: Path) -> None:
+    database = Database(LedgerConfig(location=f"sqlite:///{ledger}"))
+    begun: list[str] = []
+    engine = database._open()
+    event.listen(engine, "before_cursor_execute", lambda _c, _cursor, statement, *_: begun.append(statement))
+    with database.transaction(), database.reading():
+        pass
+    assert begun == ["BEGIN IMMEDIATE", "BEGIN"]
+    assert database._open() is engine
+
+
+def test_a_statement_that_fails_shows_no_values(ledger: Path) -> None:
+    database = Database(LedgerConfig(location=f"sqlite:///{ledger}"))
+    with pytest.raises(errors.SeedanceLedgerError) as caught, database.transaction() as connection:
+        connection.exec_driver_sql("SELECT ? FROM missing", ("a secret prompt",))
+    assert caught.value.message.endswith(f"failed: no such table: missing{AFTER}")
+    assert "secret" not in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize(
+    ("address", "timeout"),
+    [("sqlite:////tmp/l.db", {"timeout": 60}), ("postgresql+psycopg2://h/db", {"connect_timeout": 10})],
+)
+def test_a_process_does_not_wait_for_ever(address: str, timeout: dict[str, int]) -> None:
+    pytest.importorskip("psycopg2")
+    engine = module._engine(make_url(address), -1)
+    assert module._engine(make_url(address), -1) is engine
+    assert module._engine(make_url(address), -2) is not engine  # of a forked process
+    asked: dict[str, Any] = {}
+
+    class Stop(Exception):
+        pass
+
+    def connect(_dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> Any:
+        asked.update(parameters)
+        raise Stop
+
+    event.listen(engine, "do_connect", connect)
+    with pytest.raises(Stop):
+        engine.connect()
+    assert {name: asked.get(name) for name in timeout} == timeout
+
+
+def test_a_server_that_closed_a_connection_is_connected_again() -> None:
+    pytest.importorskip("psycopg2")
+    engine = module._engine(make_url("postgresql+psycopg2://h/other"), -1)
+    pool: Any = engine.pool
+    assert (pool._pre_ping, pool.timeout(), engine.hide_parameters) == (True, 60, True)
+    assert engine.get_execution_options() == {}
+    assert SimpleNamespace(**engine.dialect.__dict__)._on_connect_isolation_level == "READ COMMITTED"
