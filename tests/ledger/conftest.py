@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -20,6 +21,9 @@ from airflow_provider_seedance.ledger.tables import VERSION_TABLE, metadata
 DISTRIBUTED = Path(__file__).parents[1] / "distributed"
 
 Open = Callable[..., Any]
+
+#: Whether these tests run once for each mutant: then no server is started.
+MANY_RUNS = os.environ.get("HYPOTHESIS_PROFILE") == "mutation"
 
 
 @pytest.fixture
@@ -42,8 +46,8 @@ def reopen() -> Callable[[], None]:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Any]:
     """A PostgreSQL of its own."""
-    if not find_spec("psycopg2"):
-        pytest.skip("needs psycopg2")
+    if MANY_RUNS or not find_spec("psycopg2"):
+        pytest.skip("needs psycopg2, and time")
     sys.path.append(str(DISTRIBUTED))
     import backends
 
@@ -75,8 +79,8 @@ def postgres_ledger(postgres: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture(scope="session")
 def mysql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a MariaDB, without the name of the driver."""
-    if not (find_spec("pymysql") or find_spec("MySQLdb")):
-        pytest.skip("needs a driver of MySQL")
+    if MANY_RUNS or not (find_spec("pymysql") or find_spec("MySQLdb")):
+        pytest.skip("needs a driver of MySQL, and time")
     sys.path.append(str(DISTRIBUTED))
     import mariadb
 
