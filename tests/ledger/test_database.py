@@ -106,6 +106,14 @@ def test_an_address_in_place_of_a_connection() -> None:
     )
 
 
+def test_a_forked_process_has_connections_of_its_own(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = LedgerConfig(location=f"sqlite:///{ledger}")
+    engine = Database(config)._open()
+    assert Database(config)._open() is engine
+    monkeypatch.setattr(module.os, "getpid", lambda: -3)
+    assert Database(config)._open() is not engine
+
+
 def test_a_writer_holds_the_file_from_its_first_statement_and_a_reader_does_not(ledger: Path) -> None:
     database = Database(LedgerConfig(location=f"sqlite:///{ledger}"))
     begun: list[str] = []

@@ -286,6 +286,7 @@ def test_a_submission_takes_three_statements(ledger: Path, open_ledger: Open) ->
         assert store.read(GENERATION_KEY) is None
         store.write_intent(GENERATION_KEY, intent(), DETAILS)
         assert store.write_with_retries(GENERATION_KEY, submitted(intent()))
+        store.flush()  # nothing has changed
     assert sent == ["SELECT", "INSERT", "UPDATE"]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import and_
-from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql import psycopg2
 
 from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
 from airflow_provider_seedance.ledger import record_stored_files
@@ -109,6 +109,8 @@ def test_the_transfer_records_where_files_are(database: Database) -> None:
     assert stored_file(database, "default", "ads", "g-0", 1) == second
     assert stored_file(database, "default", "ads", "g-0", 2) is None
     assert stored_file(database, "default", "films", "g-0", 0) is None
+    assert stored_file(database, "default", "ads", "g-9", 0) is None
+    assert stored_file(database, "other", "ads", "g-0", 0) is None
     renders = find_renders(database, Search(namespace="default", dag_ids=("ads",)), limit=10)
     assert {render["map_index"]: render["stored_files"] for render in renders} == {
         0: ["s3://b/a.mp4", "s3://b/b.mp4"],
@@ -128,7 +130,7 @@ def test_a_transfer_succeeds_without_the_ledger(
 
 def test_case_is_ignored_on_postgresql_too() -> None:
     search = Search(namespace="default", dag_ids=("ads",), text="Heron_")
-    compiled = and_(*search.conditions("postgresql")).compile(dialect=postgresql.dialect())
+    compiled = and_(*search.conditions("postgresql")).compile(dialect=psycopg2.dialect())
     assert "seedance_submissions.prompt ILIKE %(prompt_1)s ESCAPE '/'" in str(compiled)
     assert compiled.params["prompt_1"] == "%Heron/_%"
 

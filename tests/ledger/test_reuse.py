@@ -45,13 +45,20 @@ def total() -> Any:
 # ---------------------------------------------------------------------- what has succeeded
 
 
-def test_another_dag_gets_what_was_paid_for(services: SeedanceEmulator) -> None:
+def test_another_dag_gets_what_was_paid_for(
+    services: SeedanceEmulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     paid = Task(1, "first").run(reuse="task")
     got = Task(2, "second").run()
     assert got["generation_id"] == paid["generation_id"]
     assert (got["credits"], got["cost_usd"]) == (0, 0)
     assert paid["reused_from"] is None
     assert got["reused_from"] == {"dag_id": "first", "run_id": "run", "task_id": "task", "map_index": 1}
+    assert (
+        "The same request was paid for by task 'task' of run 'run' of Dag 'first' at connection 'seedance_default': "
+        f"generation {paid['generation_id']} is reused."
+    ) in caplog.messages
     assert posts(services) == 1
     assert total() == (paid["credits"], 0)
 

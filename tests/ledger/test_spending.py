@@ -7,7 +7,9 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.dialects.mysql import pymysql
+from sqlalchemy.dialects.postgresql import psycopg2
+from sqlalchemy.dialects.sqlite import pysqlite
 
 from airflow_provider_seedance.ledger import spending
 from airflow_provider_seedance.ledger.account import Filter
@@ -89,19 +91,18 @@ COLUMN = "seedance_submissions.created_at"
 @pytest.mark.parametrize(
     ("dialect", "sql", "values"),
     [
-        (sqlite, f"date(substr({COLUMN}, ?, ?), ?)", [1, 19, "-5400 seconds"]),
-        (mysql, f"date_format(timestampadd(SECOND, %s, {COLUMN}), %s)", [-5400, "%Y-%m-%d"]),
+        (pysqlite, f"date(substr({COLUMN}, ?, ?), ?)", [1, 19, "-5400 seconds"]),
+        (pymysql, f"date_format(timestampadd(SECOND, %s, {COLUMN}), %s)", [-5400, "%Y-%m-%d"]),
         (
-            postgresql,
+            psycopg2,
             f"to_char(timezone(%(timezone_1)s, {COLUMN}) + %(param_1)s, %(to_char_1)s)",
             ["UTC", timedelta(hours=-1.5), "YYYY-MM-DD"],
         ),
     ],
-    ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_the_day_on_each_database(dialect: Any, sql: str, values: list[Any]) -> None:
-    name = dialect.dialect.name
-    compiled = spending._date(name, timedelta(hours=-1.5)).compile(dialect=dialect.dialect())
+    expression = spending._date(dialect.dialect.name, timedelta(hours=-1.5))
+    compiled = expression.compile(dialect=dialect.dialect())
     assert (str(compiled), list(compiled.params.values())) == (sql, values)
 
 

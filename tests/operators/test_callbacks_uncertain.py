@@ -108,14 +108,18 @@ def test_early_end_of_the_deferral_defers_again(task: Task) -> None:
     assert task.posts == 1
 
 
-def test_unknown_id_in_a_callback_is_not_adopted(task: Task) -> None:
+def test_unknown_id_in_a_callback_is_not_adopted(task: Task, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     task.defer()
     task.store_callback("made-up")
     task.defer_again(callback("made-up"))
     assert awaits_callback(task)
+    assert "A callback named generation made-up, which the service does not know." in caplog.messages
     task.store_callback(task.generation_id)
     task.defer_again(task.called)
     assert task.polls_its_only_submission
+    found = f"The submission whose reply was lost was taken: it is generation {task.generation_id}."
+    assert found in caplog.messages
 
 
 def test_id_that_stays_unknown_fails_like_a_missing_callback(task: Task, callback_timed_out: TimeOut) -> None:
@@ -128,7 +132,9 @@ def test_id_that_stays_unknown_fails_like_a_missing_callback(task: Task, callbac
 
 
 @pytest.mark.parametrize("stored", [True, False])
-def test_unreadable_id_in_a_callback_is_not_adopted(task: Task, stored: bool) -> None:
+def test_unreadable_id_in_a_callback_is_not_adopted(
+    task: Task, stored: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     """The outage that lost the reply is the same that keeps us from asking about what a call has named."""
     if not stored:
         task.without_store()
@@ -137,6 +143,7 @@ def test_unreadable_id_in_a_callback_is_not_adopted(task: Task, stored: bool) ->
     # The first call names an event of the service's own.
     again = task.defer_again(callback("evt-1"))
     assert awaits_callback(task)
+    assert "Generation evt-1, named by a callback, cannot be read now: " in caplog.text
     assert again.trigger.deadline < waiting.trigger.deadline
     if stored:
         assert task.store.value["state"] == "intent"

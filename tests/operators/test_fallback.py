@@ -247,12 +247,15 @@ def test_a_worker_killed_at_any_access_leaves_no_second_payment(
 
 
 def test_the_record_says_why_a_connection_was_passed_over(
-    task: FallbackTask, meet: Callable[[str, str], None]
+    task: FallbackTask, meet: Callable[[str, str], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     meet(PRIMARY, "402")
     enter(task)
     assert task.store.value["conn_id"] == FALLBACK
     assert task.store.value["passed_over"] == {PRIMARY: "SeedanceInsufficientCreditsError"}
+    (line,) = [line for line in caplog.messages if "took nothing" in line]
+    assert line.startswith(f"Connection {PRIMARY!r} took nothing, and nothing is billed there: ")
+    assert line.endswith(f" Trying connection {FALLBACK!r}.")
 
 
 def test_a_rejection_that_cannot_be_recorded_does_not_keep_the_next_intent_from_being_written(

@@ -81,7 +81,8 @@ def test_a_lost_reply_is_looked_up(ark: Task, kind: str) -> None:
     assert generation.model == "dreamina-seedance-2-0-260128"  # from the request
 
 
-def test_a_failed_look_up_is_repeated_by_the_next_try(ark: Task) -> None:
+def test_a_failed_look_up_is_repeated_by_the_next_try(ark: Task, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     ark.services.fault("drop_reply")
     ark.services.fault("cut", on="list", times=6)
     for _ in range(2):
@@ -90,7 +91,10 @@ def test_a_failed_look_up_is_repeated_by_the_next_try(ark: Task) -> None:
         assert caught.value.retry_helps
         assert ark.store.states == ["intent"]
         ark.ti.retry()
+    assert "The uncertain submission cannot be looked up now: " in caplog.text
     assert [ark.submit().generation_id] == ark.submitted
+    found = f"The submission whose reply was lost was taken: it is generation {ark.submitted[0]}."
+    assert found in caplog.messages
     assert ark.posts == 1
 
 
