@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import pytest
 from helpers import NOW
@@ -14,7 +16,7 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import Generation, GenerationStatus
 from airflow_provider_seedance.submission import decisions
 from airflow_provider_seedance.submission.decisions import Deliver, Fail, LookUp, ReadRemote, Reattach, Submit
-from airflow_provider_seedance.submission.records import Attempt, Fingerprint, Record, RecordState
+from airflow_provider_seedance.submission.records import NO_REQUEST, Attempt, Fingerprint, Record, RecordState
 
 ID = "cgt-2026-0001"
 URL = "https://cdn.example/out.mp4"
@@ -241,6 +243,20 @@ def test_a_clear_is_recognized_by_max_tries_alone() -> None:
     assert not decisions.is_cleared(SUBMITTED, replace(AUTOMATIC, try_number=99))
     assert decisions.is_cleared(SUBMITTED, replace(AUTOMATIC, max_tries=3))
     assert decisions.is_cleared(SUBMITTED, replace(AUTOMATIC, max_tries=1))
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ({}, (0, 0, None)),
+        ({"max_tries": None, "try_number": None, "id": None}, (0, 0, None)),
+        ({"max_tries": 3, "try_number": 2, "id": UUID(int=5)}, (3, 2, str(UUID(int=5)))),
+    ],
+)
+def test_the_attempt_of_a_task_instance(fields: dict[str, Any], found: tuple[Any, ...]) -> None:
+    attempt = Attempt.of(SimpleNamespace(**fields))
+    assert (attempt.max_tries, attempt.try_number, attempt.ti_id) == found
+    assert attempt.fingerprint == NO_REQUEST
 
 
 def test_the_deciding_moment_is_handed_in() -> None:
