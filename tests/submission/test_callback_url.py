@@ -68,9 +68,9 @@ def test_a_mapped_task_and_a_pass_of_a_loop_on_airflow_3_4(map_index: int, regio
 
 def test_a_short_secret_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        callback_url_factory(connected(), make_context(None), 1.0)
+        callback_url_factory(connected("x" * tokens.MIN_SECRET_CHARS), make_context(None), 1.0)
         assert caplog.text == ""
-        callback_url_factory(connected("short"), make_context(None), 1.0)
+        callback_url_factory(connected("x" * (tokens.MIN_SECRET_CHARS - 1)), make_context(None), 1.0)
     assert caplog.messages == [
         "The callback_secret of connection 'seedance_test' is short; a long random one is safer."
     ]
