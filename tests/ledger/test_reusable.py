@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +29,20 @@ MINE = rec.replace(
     conn_id="mine",
 )
 
-RECENT = utc_now() - timedelta(seconds=MAX_SUBMISSION_SECONDS - 60)
-OLD = utc_now() - timedelta(seconds=MAX_SUBMISSION_SECONDS + 60)
+#: Ages of submissions.
+RECENT = timedelta(seconds=MAX_SUBMISSION_SECONDS - 60)
+OLD = timedelta(seconds=MAX_SUBMISSION_SECONDS + 60)
 
 IN_FLIGHT = {"state": "submitted", "status": None}
 LOST = {"state": "intent", "status": None, "generation_id": None}
 
 
-def paid(number: int = 0, **changes: Any) -> dict[str, Any]:
+def paid(number: int = 0, age: timedelta = OLD, **changes: Any) -> dict[str, Any]:
     """Return the row of a task that has paid."""
     made = samples.generation(number, generation_id=f"g-{number}", urls=("https://m.example/a.png",))
     record = rec.as_submitted(samples.intent(), made, NOON, synchronous=True)
     columns = LedgerEntry("generation", record=record).columns()
-    return {**row(number), **columns, "intended_at": OLD, "reuse_key": "k", **changes}
+    return {**row(number), **columns, "intended_at": utc_now() - age, "reuse_key": "k", **changes}
 
 
 def find(rows: list[dict[str, Any]], *, scope: Any = "any", unusable: Any = (), key: str = "a.0") -> Any:
@@ -85,7 +86,7 @@ def test_the_record_of_a_reuse(ledger: Path) -> None:
         (IN_FLIGHT, True),
         ({**IN_FLIGHT, "state": "uncertain"}, False),
         ({"state": "not_submitted"}, False),
-        ({**LOST, "intended_at": OLD}, False),
+        (LOST, False),
         ({"dag_id": "films"}, True),
     ],
     ids=str,
@@ -95,36 +96,32 @@ def test_what_is_reused(ledger: Path, changes: dict[str, Any], found: bool) -> N
 
 
 def test_a_search_in_the_dag(ledger: Path) -> None:
-    assert find([paid(0, dag_id="films"), paid(1, intended_at=NOON)], scope="dag").generation_id == "g-1"
+    assert find([paid(0, dag_id="films"), paid(1, age=2 * OLD)], scope="dag").generation_id == "g-1"
 
 
 def test_another_task_that_submits_now(ledger: Path) -> None:
     with pytest.raises(errors.SeedanceRateLimitError) as caught:
-        find([paid(**LOST, intended_at=RECENT)])
+        find([paid(age=RECENT, **LOST)])
     assert caught.value.message == "Task 'video' of run 'run' of Dag 'ads' is submitting the same request."
     assert caught.value.retry_after == RETRY_SECONDS
 
 
 @pytest.mark.parametrize(
-    ("rows", "first"),
-    [
-        ([paid(0, **IN_FLIGHT, intended_at=RECENT), paid(1)], "g-1"),
-        ([paid(0), paid(1, intended_at=RECENT), paid(2)], "g-1"),
-        ([paid(0, **LOST, intended_at=RECENT), paid(1, **IN_FLIGHT)], "g-1"),
-    ],
+    ("first", "second"),
+    [({}, {**IN_FLIGHT, "age": RECENT}), ({"age": RECENT}, {}), (IN_FLIGHT, {**LOST, "age": RECENT})],
     ids=["succeeded", "latest", "with an id"],
 )
-def test_which_of_several_is_reused(ledger: Path, rows: list[dict[str, Any]], first: str) -> None:
-    assert find(rows).generation_id == first
+def test_which_of_several_is_reused(ledger: Path, first: dict[str, Any], second: dict[str, Any]) -> None:
+    assert find([paid(2, **second), paid(1, **first), paid(3, **second)]).generation_id == "g-1"
 
 
 @pytest.mark.parametrize(
-    ("count", "intended_at", "found"), [(0, OLD, "g-0"), (1, OLD, "g-1"), (3, OLD, None), (3, RECENT, "g-3")]
+    ("count", "age", "found"), [(0, OLD, "g-0"), (1, OLD, "g-1"), (3, OLD, None), (3, RECENT, "g-3")]
 )
 def test_generations_that_are_gone_are_passed_over(
-    ledger: Path, count: int, intended_at: datetime, found: str | None
+    ledger: Path, count: int, age: timedelta, found: str | None
 ) -> None:
-    rows = [paid(number, intended_at=intended_at - timedelta(seconds=number)) for number in range(5)]
+    rows = [paid(number, age + timedelta(seconds=number)) for number in range(5)]
     reused = find(rows, unusable=[f"g-{number}" for number in range(count)])
     assert (reused.generation_id if reused else None) == found
 
