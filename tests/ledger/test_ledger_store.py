@@ -60,6 +60,9 @@ def test_a_submission_is_a_row_of_its_own(ledger: Path, open_ledger: Open) -> No
     store.write_intent(GENERATION_KEY, second, DETAILS)
     assert open_ledger().read(GENERATION_KEY) == second
     assert open_ledger().committed("credits") == 14
+    store.write(GENERATION_KEY, submitted(second))
+    store.write_intent(GENERATION_KEY, later(31), DETAILS)
+    assert [entry.number for entry in store._entries[GENERATION_KEY]] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -156,6 +159,17 @@ def test_what_could_not_be_written_travels_with_the_deferral(
     assert resumed.records() == {"a.0": submitted(intent())}
     assert resumed.for_deferral() is None
     assert open_ledger().read("a.0") == submitted(intent())
+
+
+def test_what_a_deferral_carried_does_not_replace_what_the_ledger_knows_since(
+    ledger: Path, open_ledger: Open
+) -> None:
+    open_ledger().write("a.0", ended(1))
+    below_3_3 = TaskStateStore(None)
+    below_3_3.update("a.0", rec.replace(submitted(intent()), intended_at=ended(1).intended_at))
+    store = open_ledger()
+    store.load(below_3_3.for_deferral())
+    assert store.records() == {"a.0": ended(1)}
 
 
 def test_what_an_earlier_deferral_carried_is_taken_over(ledger: Path, open_ledger: Open) -> None:

@@ -294,6 +294,16 @@ def test_an_uncertain_submission_keeps_the_facts_of_its_cause() -> None:
     assert uncertain().details() == errors.SeedanceError("").details()
 
 
+def test_a_limit_that_rules_out_to_repeat_a_submission_is_the_cause() -> None:
+    limit = errors.SeedanceMaxCreditsError("The request costs too much. Nothing was sent for it.")
+    error = decisions.uncertain_over_limit("runbase", limit)
+    assert error.message.startswith(
+        "The outcome of a submission is unknown. The request costs too much. It was not repeated. One generation may"
+    )
+    assert error.message.endswith("To submit anew, raise the limit and clear it.")
+    assert error.__cause__ is limit
+
+
 def test_without_a_store_a_failure_names_the_generation_and_is_final() -> None:
     cause = errors.SeedanceServerError("The service failed.", http_status=500, generation_id="another")
     error = decisions.unrecorded_error(cause, [ID])
