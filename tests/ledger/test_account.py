@@ -174,8 +174,8 @@ def test_one_submission_is_settled_at_a_time(database: Database, rows: list[Any]
 
 def test_a_decision_to_render_again_is_about_the_latest_generation(database: Database) -> None:
     takes = [take(number, generation_id=f"g-{number}") for number in (1, 2)]
-    others = [row(0, record_key="b.0", generation_id="g-b"), row(1, generation_id="g-other")]
-    add(database, [*takes, take(3, state="not_submitted"), *others])
+    unlike = [row(0, record_key="b.0", generation_id="g-b"), row(1, generation_id="g-other")]
+    add(database, [*takes, take(3, state="not_submitted"), *unlike])
     with pytest.raises(errors.SeedanceRequestError) as caught:
         account.render_again(database, TASK, "g-1", NOON)
     message = "Generation g-1 is not the latest one of its request, or did not succeed."

@@ -142,19 +142,19 @@ def test_a_process_does_not_wait_for_ever(address: str, timeout: dict[str, int])
     engine = module._engine(make_url(address), -1)
     assert module._engine(make_url(address), -1) is engine
     assert module._engine(make_url(address), -2) is not engine  # of a forked process
-    asked: dict[str, Any] = {}
+    given: dict[str, Any] = {}
 
     class Stop(Exception):
         pass
 
     def connect(_dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> Any:
-        asked.update(parameters)
+        given.update(parameters)
         raise Stop
 
     event.listen(engine, "do_connect", connect)
     with pytest.raises(Stop):
         engine.connect()
-    assert {name: asked.get(name) for name in timeout} == timeout
+    assert {name: given.get(name) for name in timeout} == timeout
 
 
 def test_a_server_that_closed_a_connection_is_connected_again() -> None:

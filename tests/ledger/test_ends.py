@@ -1,4 +1,4 @@
-"""Ends that no worker writes: in the rows of the generation, and in no others."""
+"""Ends that no worker writes: in the rows of the generation, and in no unlike."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def test_an_end_is_written_into_the_row_that_waits_for_it(
 ) -> None:
     config = read_config()
     assert config is not None
-    others = [
+    unlike = [
         submitted(2, namespace="n"),
         submitted(3, api="fal"),
         submitted(4, generation_id="g-9"),
         submitted(5, state="uncertain", generation_id=None),
     ]
-    add(Database(config), [submitted(0), submitted(1, PAYER), *others])
+    add(Database(config), [submitted(0), submitted(1, PAYER), *unlike])
     record_end(replace(DONE, reused_from=reused_from))
     url = "https://media.example/0.mp4"
     assert ended(ledger) == {number: ("succeeded", credits, url)}

@@ -43,7 +43,13 @@ def test_the_identity_of_a_task_instance() -> None:
 
 
 def test_the_columns_of_a_submission_that_has_ended() -> None:
-    defaults = {"model": "asked", "duration": "5", "resolution": "720p", "credits": 14, "cost_usd": "0.07"}
+    defaults = {
+        "model": "requested",
+        "duration": "5",
+        "resolution": "720p",
+        "credits": 14,
+        "cost_usd": "0.07",
+    }
     made = generation(1, usage={"output_tokens": 7}, credits=12, cost_usd=None, resolution=None)
     record = rec.as_submitted(intent("a", **defaults), made, NOW, synchronous=True)
     found = columns(record)

@@ -155,7 +155,7 @@ def test_the_lock_of_each_database(dialect: str, statements: list[str]) -> None:
     assert all(f":{name}" in statement for statement, parameters in sent for name in parameters)
 
 
-def test_a_file_that_others_use_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_in_use_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     attempts, slept, closed = list[str](), list[float](), list[bool]()
 
     def execute(statement: str) -> None:

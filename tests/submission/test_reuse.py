@@ -39,8 +39,8 @@ def test_a_key_is_that_of_a_request_at_a_connection() -> None:
     assert known is not None
     assert len(known) == 64
     assert key(digests={}) == known
-    others = [key(video("A fox")), key(image("A heron")), key(conn_id="b"), key(base_url="https://b.example")]
-    assert len({known, *others}) == 5
+    unlike = [key(video("A fox")), key(image("A heron")), key(conn_id="b"), key(base_url="https://b.example")]
+    assert len({known, *unlike}) == 5
 
 
 def test_an_input_counts_by_its_content_and_its_role() -> None:
@@ -114,7 +114,7 @@ def made(*urls: str, status: str = "succeeded", **changes: Any) -> Generation:
 @pytest.mark.parametrize(
     ("reply", "deliverable"), [(None, True), *((one, True) for one in BUSY), *((one, False) for one in GONE)]
 )
-def test_an_output_is_asked_for(
+def test_an_output_is_requested(
     host: MediaServer, caplog: pytest.LogCaptureFixture, reply: Reply | None, deliverable: bool
 ) -> None:
     caplog.set_level("INFO")

@@ -74,6 +74,6 @@ def test_the_last_failure_to_write_an_id_says_what_follows(caplog: pytest.LogCap
         f"Generation {samples.ENDED.generation_id} was submitted and is billed, but its id could not be recorded: "
         "Airflow's task state store could not be written (ConnectionError: the API server is away (set)). "
     )
-    *others, last = caplog.messages
-    assert set(others) == {f"{text}Trying again."}
+    *earlier, last = caplog.messages
+    assert set(earlier) == {f"{text}Trying again."}
     assert last == f"{text}If this task fails now, a retry cannot find it."
