@@ -4,7 +4,7 @@ Choose mutants, and print the results of the mutation tests; run by `make mutati
     python tools/mutation.py sample 30
     python tools/mutation.py results submission=90 ledger=90 polling=85
 
-The first prints the names of at most so many mutants of each module, always the same ones. The second prints the share
+The first prints the names of at most 30 mutants of each module, always the same ones. The second prints the share
 of killed mutants by module and folder, and the survivors; it fails if a folder has less than its percentage. A timeout
 counts as killed.
 """

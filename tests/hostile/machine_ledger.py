@@ -92,7 +92,7 @@ class LedgerState(Store):
         # Budgets count by namespace, so each history has its own.
         self.task = TaskIdentity(namespace=f"n{next(_numbers)}", dag_id="dag", run_id="run", task_id="task")
         self.writes = self.dies_after = 0
-        #: Crashes that may have left an intent, which stays reserved.
+        #: Crashes, and rejections that were not written, that may have left an intent, which stays reserved.
         self.crashes = 0
 
     def open(self, database: Database) -> LedgerStore:
@@ -172,6 +172,15 @@ class LedgerMachine(Machine):
         except Crash:
             self.store.crashes += len(self.posts) == posts
             raise
+
+    def go_in(
+        self, weather: str, later_weather: str, reads_broken: bool, trouble: str, at_write: int
+    ) -> None:
+        """Count the intents whose rejection may not have been written, too."""
+        posts = len(self.posts)
+        super().go_in(weather, later_weather, reads_broken, trouble, at_write)
+        if trouble == "unwritable":
+            self.store.crashes += sum(post.disproved for post in self.posts[posts:])
 
     def check_error(self, error: errors.SeedanceError, trouble: str) -> None:
         """A refusal by a budget or a limit is right only if that is used up, and leaves the record as it was."""

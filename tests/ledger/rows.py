@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import insert
 
+from airflow_provider_seedance.generations import Generation, GenerationStatus
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.entries import TaskIdentity
 from airflow_provider_seedance.ledger.tables import submissions
@@ -64,3 +65,9 @@ def add(database: Database, rows: Iterable[dict[str, Any]]) -> None:
     """Write rows."""
     with database.transaction() as connection:
         connection.execute(insert(submissions), list(rows))
+
+
+def generation(generation_id: str) -> Generation:
+    return Generation(
+        generation_id=generation_id, api="ark", media="video", status=GenerationStatus.SUCCEEDED
+    )

@@ -17,7 +17,7 @@ from airflow_provider_seedance.ledger.entries import LedgerEntry
 from airflow_provider_seedance.ledger.tables import submissions
 from airflow_provider_seedance.submission import records as rec
 
-from . import test_task_state as samples
+from . import record_samples as samples
 from .rows import NOON, add, row
 
 PAYER = {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": 1}

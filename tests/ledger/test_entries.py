@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
 
 from airflow_provider_seedance.generations import GenerationStatus
 from airflow_provider_seedance.ledger import entries
@@ -173,3 +174,24 @@ def test_what_a_later_try_needs_of_a_result(monkeypatch: pytest.MonkeyPatch) -> 
     assert list(entries.stored_result(signed)) == ["sealed_result"]
     monkeypatch.setattr(entries, "MAX_RESULT_BYTES", len(text) - 1)
     assert entries.stored_result(signed) == {}
+
+
+OLD, NEW = (Fernet.generate_key().decode() for _ in range(2))
+
+
+@pytest.mark.parametrize(
+    ("keys", "found"), [(OLD, True), (f"{NEW}, {OLD}", True), (NEW, False), ("", False), ("no key", False)]
+)
+def test_signed_links_are_read_with_any_of_the_keys(
+    monkeypatch: pytest.MonkeyPatch, keys: str, found: bool
+) -> None:
+    monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", OLD)
+    stored = entries.stored_result({"urls": ["https://m.example/u?sig=1"]})["sealed_result"]
+    assert "m.example" not in stored
+    monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", keys)
+    assert (entries._unseal(stored) is not None) is found
+
+
+def test_without_a_key_no_signed_link_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", "")
+    assert entries.stored_result({"urls": ["https://m.example/u?sig=1"]}) == {}

@@ -6,16 +6,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import and_
-from sqlalchemy.dialects.postgresql import psycopg2
 
-from airflow_provider_seedance.generations import Generation, GenerationStatus, utc_now
+from airflow_provider_seedance.generations import utc_now
 from airflow_provider_seedance.ledger import record_stored_files
 from airflow_provider_seedance.ledger.configuration import read_config
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.library import Search, dag_ids, find_renders, stored_file
 
-from .rows import NOON, add, row, uncertain
+from .rows import NOON, add, generation, row, uncertain
 
 
 @pytest.fixture
@@ -93,12 +91,6 @@ def test_links_that_were_signed_are_not_shown(database: Database) -> None:
     }
 
 
-def generation(generation_id: str) -> Generation:
-    return Generation(
-        generation_id=generation_id, api="ark", media="video", status=GenerationStatus.SUCCEEDED
-    )
-
-
 def test_the_transfer_records_where_files_are(database: Database) -> None:
     add(database, [row(0), row(1), row(2, api="fal", generation_id="g-1")])
     single = {"paths": ["s3://b/a.mp4", "s3://b/b.mp4"], "sha256": ["1", "2"], "generation_id": "g-0"}
@@ -126,13 +118,6 @@ def test_a_transfer_succeeds_without_the_ledger(
     stored = {"paths": ["/x/1.mp4"], "sha256": ["3"], "generation_id": "g-1"}
     record_stored_files([generation("g-1")], stored, None)
     assert "does not know where these files are stored" in caplog.text
-
-
-def test_case_is_ignored_on_postgresql_too() -> None:
-    search = Search(namespace="default", dag_ids=("ads",), text="Heron_")
-    compiled = and_(*search.conditions("postgresql")).compile(dialect=psycopg2.dialect())
-    assert "seedance_submissions.prompt ILIKE %(prompt_1)s ESCAPE '/'" in str(compiled)
-    assert compiled.params["prompt_1"] == "%Heron/_%"
 
 
 def test_a_shown_render(database: Database) -> None:

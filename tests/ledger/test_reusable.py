@@ -18,7 +18,7 @@ from airflow_provider_seedance.ledger.reusable import RETRY_SECONDS, find_reusab
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission.store import ReuseSearch
 
-from . import test_task_state as samples
+from . import record_samples as samples
 from .rows import NOON, add, row
 
 TASK = TaskIdentity(namespace="default", dag_id="ads", run_id="run", task_id="video", map_index=9)

@@ -25,8 +25,7 @@ from airflow_provider_seedance.ledger.tables import submissions
 from airflow_provider_seedance.submission import records as rec
 
 from . import record_samples as samples
-from .rows import NOON, add, row
-from .test_library import generation
+from .rows import NOON, add, generation, row
 
 RESULT = samples.generation(
     0, generation_id="g-0", last_frame_url="https://m.example/l.png", expires_at=NOON

@@ -261,7 +261,7 @@ def test_the_deferral_carries_unwritten_records(caplog: pytest.LogCaptureFixture
     loaded(accessor, deferred)
     assert caplog.messages == [
         f"{away} The deferral carries these records.",
-        f"{away} A retry after a failure would not know what only the deferral has.",
+        f"{away} A retry would not know what only the deferral has.",
     ]
     accessor.before = lambda what: None
     again = loaded(accessor, deferred)

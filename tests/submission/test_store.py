@@ -1,4 +1,4 @@
-"""What every record store does the same."""
+"""Methods that all record stores share."""
 
 from __future__ import annotations
 
@@ -61,17 +61,19 @@ def test_a_record_that_can_be_missing_is_written_if_that_is_possible(
     accessor.before = lambda what: None
     assert store.backfill_id(GENERATION_KEY, intent, "g-7") == found
     assert accessor.value == found.as_dict()
-    store.try_write_end(GENERATION_KEY, samples.ENDED, ended)
-    assert accessor.value == samples.ENDED.as_dict()
+    store.try_write_end(GENERATION_KEY, samples.same_ended(1), ended)
+    assert accessor.value == samples.same_ended(1).as_dict()
 
 
 def test_the_last_failure_to_write_an_id_says_what_follows(caplog: pytest.LogCaptureFixture) -> None:
     accessor = Store()
     accessor.break_down("set")
     with caplog.at_level(logging.ERROR):
-        assert not TaskStateStore(accessor, sleep=lambda _: None).write_with_retries("a.0", samples.ENDED)
+        assert not TaskStateStore(accessor, sleep=lambda _: None).write_with_retries(
+            "a.0", samples.same_ended(1)
+        )
     text = (
-        f"Generation {samples.ENDED.generation_id} was submitted and is billed, but its id could not be recorded: "
+        f"Generation {samples.same_ended(1).generation_id} was submitted and is billed, but its id could not be recorded: "
         "Airflow's task state store could not be written (ConnectionError: the API server is away (set)). "
     )
     *earlier, last = caplog.messages

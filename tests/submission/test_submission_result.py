@@ -10,10 +10,11 @@ import pytest
 from helpers import NOW
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.submission import fallback as module
-from airflow_provider_seedance.submission.fallback import FallbackSubmission, unfit_owner
+from airflow_provider_seedance.submission import submission_result as module
+from airflow_provider_seedance.submission.decisions import unfit_owner
 from airflow_provider_seedance.submission.records import Attempt, Fingerprint, Record, RecordState
-from airflow_provider_seedance.submission.submitter import NotTaken, RetryLater
+from airflow_provider_seedance.submission.submission_result import NotTaken, RetryLater
+from airflow_provider_seedance.submission.submitter import FallbackSubmission
 
 PRINTS = {
     name: Fingerprint(api="ark", base_url=f"https://{name}", media="video", arguments={}) for name in "abc"
@@ -106,7 +107,7 @@ def refusal(
 
 
 def wait_or_raise(*refusals: NotTaken) -> RetryLater:
-    return module._wait_or_raise(refusals, {found.conn_id: found.error for found in refusals})
+    return module.wait_or_raise(refusals, {found.conn_id: found.error for found in refusals})
 
 
 def test_the_shortest_wait_is_waited_for() -> None:
