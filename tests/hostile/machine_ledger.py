@@ -177,7 +177,11 @@ class LedgerMachine(Machine):
         self, weather: str, later_weather: str, reads_broken: bool, trouble: str, at_write: int
     ) -> None:
         """Count the intents whose rejection may not have been written, too."""
-        posts = len(self.posts)
+        posts, record = len(self.posts), self.store.value
+        #: Whether the first try of a run that was made again has left nothing: the record is that of an earlier try.
+        self.hides_clear = bool(record) and (
+            record["max_tries"] == self.max_tries and record["try_number"] < self.try_number
+        )
         super().go_in(weather, later_weather, reads_broken, trouble, at_write)
         if trouble == "unwritable":
             self.store.crashes += sum(post.disproved for post in self.posts[posts:])
@@ -230,7 +234,7 @@ class LedgerMachine(Machine):
     def check_attached(self, outcome: HasGeneration) -> None:
         for post in self.posts if outcome.generation.status.terminal else ():
             kept = post.paid and post.paid.id == outcome.generation.generation_id and post.cleared
-            ignored = kept and self.is_decided(post.paid.id) and not self.is_refused
+            ignored = kept and self.is_decided(post.paid.id) and not (self.is_refused or self.hides_clear)
             assert not ignored, "a decision to render again is ignored"
         if outcome.record.reused_from:
             self.count("reused")
