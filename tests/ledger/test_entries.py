@@ -180,7 +180,9 @@ OLD, NEW = (Fernet.generate_key().decode() for _ in range(2))
 
 
 @pytest.mark.parametrize(
-    ("keys", "found"), [(OLD, True), (f"{NEW}, {OLD}", True), (NEW, False), ("", False), ("no key", False)]
+    ("keys", "found"),
+    [(OLD, True), (f"{NEW}, {OLD}", True), (NEW, False), ("", False), ("no key", False)],
+    ids=["same", "two keys", "other", "none", "not a key"],
 )
 def test_signed_links_are_read_with_any_of_the_keys(
     monkeypatch: pytest.MonkeyPatch, keys: str, found: bool
