@@ -51,6 +51,9 @@ MAX_IDS_AFTER_FAILURE = 100
 MIN_COMMON_LIST = 20
 LIST_INTERVAL_SECONDS = 10.0
 
+#: Time without lists after one failed again: a relay may break them, and pass single reads on.
+FAILED_LIST_PAUSE_SECONDS = 60.0
+
 #: Maximum number of cancelled waits in the queue before it is pruned.
 MAX_DEAD_WAITERS = 100
 
@@ -203,10 +206,8 @@ class Hub:
         return at - self._offset
 
     def _in_loop_time(self, limit: RateLimit) -> RateLimit:
-        if limit.reset_at is None:
-            return limit
-        reset_at = self._to_loop(limit.reset_at.timestamp())
-        return replace(limit, reset_at=datetime.fromtimestamp(reset_at, UTC))
+        reset_at = limit.reset_at and self._to_loop(limit.reset_at.timestamp())
+        return limit if reset_at is None else replace(limit, reset_at=datetime.fromtimestamp(reset_at, UTC))
 
     async def _run(self) -> None:
         try:
@@ -296,11 +297,9 @@ class Hub:
     async def _read_together(self, waiters: list[_Waiter]) -> None:
         """Read many generations with one request; those it does not return are read one by one from now on."""
         ids = [waiter.state.generation_id for waiter in waiters]
-        found: Any = await self._run_flow(
-            waiters[0].conn_id, lambda api: api.status_many_flow(ids, utc_now())
-        )
-        _account(self._rates.list, found, self._loop.time())
-        max_ids = self._max_ids
+        found = await self._run_flow(waiters[0].conn_id, lambda api: api.status_many_flow(ids, utc_now()))
+        again, max_ids = any(waiter.state.failures for waiter in waiters), self._max_ids
+        _account(self._rates.list, found, self._loop.time(), again=again)
         if isinstance(found, errors.SeedanceError):
             found = self._without_list(ids, found)
         shorter, now = 1 < self._max_ids < max_ids, self._loop.time()
@@ -357,15 +356,14 @@ class Hub:
         self._queue.push_poll(waiter, waiter.due)
 
     def _stretched(self, step: WaitStep) -> WaitStep:
-        """Delay a poll where the quota is short, or advance it to a common list; the user's own interval is kept."""
-        if step.state.poll_interval is not None:
+        """Delay a poll where the quota is short, or advance it to a common list; an interval that was given is kept."""
+        if step.state.poll_interval is not None or step.state.retry_after is not None:
             return step
         now = time.time()
         if self._max_ids > 1 and len(self._waiters) >= MIN_COMMON_LIST and not step.state.expects_callback:
             lists = len(self._waiters) / self._max_ids
-            return replace(
-                step, at=min(step.at, now + max(LIST_INTERVAL_SECONDS, 2 * lists * self._rates.list.interval))
-            )
+            latest = now + max(LIST_INTERVAL_SECONDS, 2 * lists * self._rates.list.interval)
+            return replace(step, at=min(step.at, latest))
         factor = self._quota.interval_factor(self._loop.time(), len(self._waiters))
         return replace(step, at=min(now + factor * (step.at - now), max(step.state.deadline, step.at)))
 
@@ -400,10 +398,12 @@ class Hub:
         return self._clients[key]
 
 
-def _account(rate: CallRate, reading: object, now: float) -> None:
-    """Adapt the rate of a kind of call to its reply."""
+def _account(rate: CallRate, reading: object, now: float, *, again: bool = False) -> None:
+    """Adapt the rate of a kind of call to its reply, and pause calls that failed again."""
     if isinstance(reading, errors.SeedanceRateLimitError):
         rate.refuse(reading.retry_after, now)
+    elif again and isinstance(reading, errors.SeedanceError) and reading.scope == "service":
+        rate.next_at = max(rate.next_at, now + FAILED_LIST_PAUSE_SECONDS)
     else:
         rate.succeed()
 

@@ -98,6 +98,34 @@ def test_a_failed_list_is_a_failed_reading_of_each(service: Service, run: Any, f
     assert requests(service) == [(at, ("a", "b", "c")) for at in (10.0, 20.0, 30.0)]
 
 
+def test_a_list_that_fails_again_stops_lists_only(service: Service, run: Any) -> None:
+    ids = service.add(20, ends=60.0)
+    failed = reply(500, {"error": {"code": "Internal", "message": "no"}})
+    service.answer = lambda request: failed if len(request.ids) > 1 else None
+    steps = run(wait_for_each(Connections(ARK), ids, timeout=600.0))
+    assert ends(steps) == {("ended", 0)}
+    lists = [request.at for request in service.requests if len(request.ids) > 1]
+    assert lists[:2] == [10.0, 20.0]
+    assert max(service.times()) < 120.0
+
+
+def test_lists_are_sent_again_after_an_outage(service: Service, run: Any) -> None:
+    ids = service.add(20, ends=200.0)
+    failed = reply(502, b"<html>bad gateway</html>")
+    service.answer = lambda request: failed if request.at < 100.0 else None
+    assert ends(run(wait_for_each(Connections(ARK), ids))) == {("ended", 0)}
+    assert {len(request.ids) for request in service.requests if request.at > 180.0} == {20}
+
+
+def test_a_delay_that_the_service_named_is_kept_in_common_lists(service: Service, run: Any) -> None:
+    ids = service.add(20, ends=0.0)
+    busy = reply(503, {"error": {"code": "Busy", "message": "later"}}, {"retry-after": "120"})
+    service.answer = lambda request: busy if len(service.requests) == 1 else None
+    assert ends(run(wait_for_each(Connections(ARK), ids, interval=None))) == {("ended", 0)}
+    first, second, *_ = service.times()
+    assert second - first >= 120.0
+
+
 def test_a_request_uses_one_connection(service: Service, run: Any) -> None:
     """Two connections with one key now: one of them may get another key."""
     service.ends = dict.fromkeys("abcd", 0.0)
