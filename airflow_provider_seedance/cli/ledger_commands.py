@@ -124,6 +124,8 @@ def _spend(args: argparse.Namespace, database: Database, config: LedgerConfig) -
         {args.by: f"{row['dag_id']}.{row['task_id']}" if args.by == "task" else row[fields[0]], **row}
         for row in spending.spend(database, chosen, fields, timezone)
     ]
+    if args.output != "json":  # JSON has the fields of the group, too
+        found = [{name: row[name] for name in row if name == args.by or name not in fields} for row in found]
     return _formatted(found, args.output)
 
 
@@ -219,16 +221,13 @@ def _formatted(
     if not rows:
         return [empty]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in cells
-    ]
+    return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]
 
 
 def _cell(value: object) -> str:
     if value is None:
         return ""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.6f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
 # ---------------------------------------------------------------------- times
@@ -236,11 +235,12 @@ def _cell(value: object) -> str:
 
 def _date(text: str, timezone: Any, alternative: str = "") -> datetime:
     try:
-        return datetime.fromisoformat(text).replace(tzinfo=timezone)
+        moment = datetime.fromisoformat(text)
     except ValueError:
         raise errors.SeedanceRequestError(
             f"{text!r} is not a date such as 2026-01-31{alternative}."
         ) from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone)
 
 
 def _age_or_date(text: str) -> datetime:

@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Callable
 from contextlib import nullcontext
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 from ledger.record_samples import DETAILS, ended, later, submitted
 from support import Store, TaskInstance, make_context
 
-from airflow_provider_seedance.cli import main
+from airflow_provider_seedance.cli import ledger_commands, main
 from airflow_provider_seedance.generations import GenerationStatus, counted, utc_now
 from airflow_provider_seedance.ledger import open_store
 from airflow_provider_seedance.submission import records as rec
@@ -70,7 +70,20 @@ def test_spend(ledger: None, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(capfd, "spend", "--to", f"{today - timedelta(days=2)}", "--output", "json") == []
     (line,) = csv.DictReader(run(capfd, "spend", "--by", "connection", "--output", "csv").splitlines())
     assert (line["connection"], line["credits"]) == ("seedance_default", "14")
-    assert "0.07" in run(capfd, "spend", "--by", "task")
+    heading, line = run(capfd, "spend", "--by", "task").splitlines()
+    assert heading.split() == ["task", *list(dag)[2:]]
+    assert line.split()[2:4] == ["14", "0.07"]
+
+
+def test_amounts_are_not_rounded(capfd: pytest.CaptureFixture[str]) -> None:
+    amounts = {"cost_usd": 12345.678901, "credits": 4_000_000.0, "reserved_credits": 0.0, "none": None}
+    (_, line) = ledger_commands._formatted([amounts], "csv")
+    assert line == "12345.678901,4000000,0,"
+
+
+def test_a_date_may_have_an_offset() -> None:
+    moment = ledger_commands._age_or_date("2026-01-31T12:00:00+08:00")
+    assert moment == datetime(2026, 1, 31, 4, tzinfo=UTC)
 
 
 def test_a_service_without_a_list_has_that_of_the_ledger(
