@@ -234,7 +234,7 @@ class ImageRequest(_Request):
     :param seed: Number that makes a render repeatable as far as the model allows.
     :param watermark: Whether "AI generated" is printed on the images, as ``ark`` does by default.
     :param output_format: Format of the file: ``png`` or ``jpeg`` (``ark``).
-    :param extra_params: Further fields of the service, such as ``{"priority": 9}``, sent unchecked.
+    :param extra_params: Further fields of the service, such as ``{"optimize_prompt_options": {"mode": "fast"}}``, sent unchecked.
     """
 
     media: ClassVar[Media] = "image"

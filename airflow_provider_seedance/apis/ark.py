@@ -66,7 +66,7 @@ class Ark(base.Api):
     # The only field that is stored with a task, returned by the list, and without effect on the render.
     correlation_field = "safety_identifier"
     can_cancel = True
-    can_list = True
+    can_list = makes_groups = True
     probe_misses = False
     max_ids_per_status_call = LIST_PAGE_SIZE
     calls_per_second = {"read": 20.0, "list": 1.0}
@@ -164,18 +164,15 @@ class Ark(base.Api):
                 found |= {generation.generation_id: generation for generation in self._listed(reply, now)}
                 if len(reply.json.get("items") or ()) < size:
                     break
-        return sorted(found.values(), key=lambda generation: generation.created_at or now, reverse=True)[
-            :limit
-        ]
+        return sorted(found.values(), key=lambda one: one.created_at or now, reverse=True)[:limit]
 
     def _listed(
         self, reply: HttpReply, now: datetime, wanted: Collection[str] | None = None
     ) -> list[generations.Generation]:
         items, found = reply.json.get("items"), dict[str, generations.Generation]()
         for item in items if isinstance(items, list) else []:
-            known = (
-                self.find_id(item) if isinstance(item, Mapping) and parsing.text(item.get("status")) else None
-            )
+            is_task = isinstance(item, Mapping) and parsing.text(item.get("status"))
+            known = self.find_id(item) if is_task else None
             if known and known not in found and (wanted is None or known in wanted):
                 found[known] = reply.clean(self.read_generation(item, known, media="video", now=now))
         return list(found.values())

@@ -91,6 +91,8 @@ class Api(ReplyReader):
     #: Rule for each argument of a video, and of an image; empty where the service does not make this kind of media.
     video_rules: ClassVar[Mapping[str, Rule]] = {}
     image_rules: ClassVar[Mapping[str, Rule]] = {}
+    #: Whether the number of images is a maximum, of which the model may make fewer.
+    makes_groups: ClassVar[bool] = False
     #: Values for required arguments that the user may omit.
     video_defaults: ClassVar[Mapping[str, Any]] = {}
     image_defaults: ClassVar[Mapping[str, Any]] = {}

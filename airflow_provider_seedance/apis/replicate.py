@@ -48,7 +48,7 @@ class Replicate(base.Api):
     id_fields = ("id",)
     callback_field = "webhook"
     callback_keys_path = "/webhooks/default/secret"
-    can_cancel = True
+    can_cancel = makes_groups = True
     probe_misses = False
     video_defaults = {"model": "bytedance/seedance-2.0"}
     image_defaults = {"model": "bytedance/seedream-4.5"}

@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.apis.registry import SERVICES, get_api
 from airflow_provider_seedance.client.media_client import MediaClient
 from airflow_provider_seedance.generations import Generation, counted, read_number
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
@@ -231,11 +232,9 @@ class TransferRun:
         return stored, failures
 
     def _refuse_existing(self, pool: ThreadPoolExecutor) -> None:
-        locations = [
-            location for transfer in self._transfers if (location := transfer.output.location()) is not None
-        ]
-        exists = pool.map(lambda location: location.stat() is not None, locations)
-        found = [location.display for location, there in zip(locations, exists, strict=True) if there]
+        places = [place for each in self._transfers if (place := each.output.location()) is not None]
+        exists = pool.map(lambda place: place.stat() is not None, places)
+        found = [place.display for place, there in zip(places, exists, strict=True) if there]
         if found:
             raise exists_error(listed(found))
 
@@ -264,9 +263,12 @@ def _missing_outputs(given: TransferInput) -> list[str]:
     for item in given.items:
         generation = item.generation
         wanted, count = read_number(requested(generation, "num_images")), len(generation.urls)
-        if wanted is not None and count < wanted:
-            found.append(f"generation {generation.generation_id}: it has {count} of {wanted:g} images")
-            log.warning("Generation %s has %d of %g images.", generation.generation_id, count, wanted)
+        reason = generation.error_message
+        is_maximum = generation.api in SERVICES and get_api(generation.api).makes_groups
+        if wanted is not None and count < wanted and (reason or not is_maximum):
+            number = f"{count} of {wanted:g} images" + (f" ({reason})" if reason else "")
+            found.append(f"generation {generation.generation_id}: it has {number}")
+            log.warning("Generation %s has %s.", generation.generation_id, number)
     return found
 
 

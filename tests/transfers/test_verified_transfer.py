@@ -86,6 +86,16 @@ def test_missing_outputs(host: MediaServer, tmp_path: Path) -> None:
         run_into(tmp_path, made, verify="fail")
 
 
+@pytest.mark.parametrize("api", ["ark", "replicate"])
+def test_a_group_may_be_smaller_than_its_maximum(host: MediaServer, tmp_path: Path, api: str) -> None:
+    url = host.put("/1.png", sample("ffmpeg.png"))
+    made = single(url, media="image", resolution=None, request={"num_images": 3}, api=api)
+    assert run_into(tmp_path, made, verify="fail")["problems"] == []
+    made["error_message"] = "image 2 of 2 failed: sensitive"
+    problem = "generation gen-1: it has 1 of 3 images (image 2 of 2 failed: sensitive)"
+    assert run_into(tmp_path, made)["problems"] == [problem]
+
+
 def test_upload_is_looked_into_before_it_is_visible(host: MediaServer) -> None:
     fs = fsspec.filesystem("memory")
     done = run(bad(host), "memory://bucket/videos/", sidecar=True)
