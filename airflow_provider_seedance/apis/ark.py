@@ -243,9 +243,8 @@ class Ark(base.Api):
         )
 
     def details(self, payload: JsonObject, status: generations.GenerationStatus, now: datetime) -> JsonObject:
-        created = generations.read_time(payload.get("created_at")) or generations.read_time(
-            payload.get("created")
-        )
+        times = [generations.read_time(payload.get(name)) for name in ("created_at", "created")]
+        created = times[0] or times[1]
         ended = (generations.read_time(payload.get("updated_at")) or created) if status.terminal else None
         succeeded = status is generations.GenerationStatus.SUCCEEDED
         delivered = ended or now

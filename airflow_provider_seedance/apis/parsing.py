@@ -180,6 +180,7 @@ NEXT_STEPS: Mapping[type[errors.SeedanceError], str] = {
     errors.SeedanceRequestError: "Correct the request, then run this again (clear the task).",
     errors.SeedanceModerationError: "Change the prompt or the inputs, then run this again (clear the task).",
 }
+OF_SUBMISSIONS = (errors.SeedanceRequestError, errors.SeedanceModerationError)
 
 
 def error_message(reply: HttpReply, vendor: VendorError) -> str:

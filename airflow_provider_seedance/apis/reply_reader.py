@@ -236,7 +236,7 @@ class ReplyReader(abc.ABC):
     ) -> HttpReply:
         """Return the reply to a read, or raise its error, as :meth:`fetch` does."""
         if isinstance(answer, TransportFailure):
-            message = f"{answer.message} {_bill(call)}{_CHECK_NETWORK}"
+            message = f"{answer.message} {_bill(None, submits=call.method == 'POST')}{_CHECK_NETWORK}"
             raise errors.SeedanceConnectionError(message, **_details(call, generation_id))
         if answer is None:
             raise RuntimeError("the driver has to answer a call")
@@ -293,11 +293,11 @@ class ReplyReader(abc.ABC):
             wait = read_rate_limit(reply.headers, now).retry_after
             if wait is None and (reset_at := self.quota_reset(vendor)):
                 wait = max(0.0, (reset_at - now).total_seconds())
-        message = parsing.error_message(reply, vendor)
+        message, submits = parsing.error_message(reply, vendor), call.method == "POST" and not generation_id
         if status == 429 and call.method == "POST" and (solution := self.permanent_rate_limit(vendor)):
             cls, wait, message = errors.SeedanceForbiddenError, None, f"{message} {solution}"
-        elif step := parsing.NEXT_STEPS.get(cls):
-            message = f"{message.rstrip('.')}. {_bill(call, reply)}{step}"
+        elif (step := parsing.NEXT_STEPS.get(cls)) and (submits or cls not in parsing.OF_SUBMISSIONS):
+            message = f"{message.rstrip('.')}. {_bill(reply, submits=submits)}{step}"
         return cls(
             message,
             http_status=reply.status,
@@ -316,13 +316,11 @@ class ReplyReader(abc.ABC):
         )
 
 
-def _bill(call: HttpCall, reply: HttpReply | None = None) -> str:
+def _bill(reply: HttpReply | None, *, submits: bool) -> str:
     """Return the sentence about the bill of a call that failed; empty where that is uncertain."""
-    if call.method != "POST":
+    if not submits:
         return "This request costs nothing. "
-    refused = reply is not None and (
-        reply.ok or (400 <= reply.status < 500 and reply.status not in parsing.UNCERTAIN_4XX)
-    )
+    refused = reply and (reply.ok or 400 <= reply.status < 500) and reply.status not in parsing.UNCERTAIN_4XX
     return "Nothing was billed. " if refused else ""
 
 

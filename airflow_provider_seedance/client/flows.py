@@ -217,7 +217,7 @@ def cancel_flow(api: Api, generation_id: str, media: Media, now: Now) -> Flow[Ca
         return Cancellation(reason=f"the request to cancel failed ({answer.message})")
     if not answer.ok:
         refusal = api.error_for(answer, call, now=now(), generation_id=generation_id)
-        return Cancellation(reason=f"{refusal.message}: {goes_on}")
+        return Cancellation(reason=f"the service refused to cancel ({refusal.message}): {goes_on}")
     return Cancellation(
         cancelled=True, reason=f"generation {generation_id} was queued and is cancelled; it is not billed"
     )
