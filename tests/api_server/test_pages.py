@@ -114,6 +114,18 @@ def test_the_page_has_no_inline_code() -> None:
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
+def test_tasks_with_the_same_word_are_counted_together(tmp_path: Path) -> None:
+    module = tmp_path / "format.mjs"
+    module.write_text((pages.STATIC / "format.js").read_text(encoding="utf-8"))
+    tasks = {"deferred": 3, "running": 1, "skipped": 2, "upstream_failed": 1, "scheduled": 1, "none": 4}
+    script = f"import {{ tallies }} from {str(module)!r}; console.log(JSON.stringify([...tallies({json.dumps(tasks)})]))"
+    shown = subprocess.run(
+        ["node", "--input-type=module", "-e", script], check=True, capture_output=True, text=True
+    )
+    assert json.loads(shown.stdout) == [["running", 4], ["not submitted", 3], ["waiting", 5]]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
 def test_the_last_frame_of_a_video_is_shown_as_an_image(tmp_path: Path) -> None:
     module = tmp_path / "format.mjs"
     module.write_text((pages.STATIC / "format.js").read_text(encoding="utf-8"))

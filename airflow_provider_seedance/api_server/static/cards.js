@@ -208,9 +208,10 @@ export class Card {
 
   /** The reason why there is nothing to play. */
   reason() {
-    const { state, key, error, expires_at: expiry } = this.render;
+    const { state, key, error } = this.render;
+    const expiry = parseTime(this.render.expires_at);
     if (state === "failed" && error) return "Failed";
-    if (state === "succeeded" && expiry !== null && parseTime(expiry) <= Date.now()) return "The URL of the service has expired, and no file was stored";
+    if (state === "succeeded" && expiry !== null && expiry <= Date.now()) return "The URL of the service has expired, and no file was stored";
     return PLACEHOLDERS[state === "waiting" && key !== null ? "queued" : state] ?? state;
   }
 

@@ -17,6 +17,20 @@ export function plural(count, word) {
   return `${number(count)} ${word}${count === 1 ? "" : "s"}`;
 }
 
+const WORDS = { success: "succeeded", upstream_failed: "not submitted", skipped: "not submitted", failed: "failed", deferred: "running", running: "running", queued: "queued", up_for_retry: "retrying" };
+
+/** The word for a state of a task or a run. */
+export function wordOf(state) {
+  return WORDS[state] ?? "waiting";
+}
+
+/** The number of tasks for each word, of their number for each state. */
+export function tallies(tasks) {
+  const found = new Map();
+  for (const [state, count] of Object.entries(tasks)) found.set(wordOf(state), (found.get(wordOf(state)) ?? 0) + count);
+  return found;
+}
+
 /** Milliseconds as "48 s", "3 min 05 s" or "2 h 10 min". */
 export function timeSpan(milliseconds) {
   const seconds = Math.max(0, Math.round(milliseconds / 1000));

@@ -1,9 +1,8 @@
 // The list of the latest runs with renders, for the entry in the navigation.
 
 import { $, element, setText } from "./dom.js";
-import { dateTime, elapsed, money, number, plural, timeSpan } from "./format.js";
+import { dateTime, elapsed, money, number, plural, tallies, timeSpan, wordOf } from "./format.js";
 
-const WORDS = { success: "succeeded", upstream_failed: "not submitted", skipped: "not submitted", failed: "failed", deferred: "running", running: "running", queued: "queued", up_for_retry: "retrying" };
 const PAGE_SIZE = 50;
 const MAX_RUNS = 1000;
 const TYPING_MS = 150;
@@ -90,14 +89,13 @@ function row(run) {
   const link = element("a", "run", element("strong", "", run.dag_id), element("span", "run-id", run.run_id));
   link.href = `?dag_id=${encodeURIComponent(run.dag_id)}&run_id=${encodeURIComponent(run.run_id)}&from=runs`;
   const total = Object.values(run.tasks).reduce((sum, count) => sum + count, 0);
-  const tallies = Object.entries(run.tasks).map(([state, count]) => {
-    const name = WORDS[state] ?? "waiting";
+  const marks = [...tallies(run.tasks)].map(([name, count]) => {
     const mark = element("span", "tally", `${number(count)} ${name}`);
     mark.dataset.state = name;
     return mark;
   });
   const duration = elapsed({ started_at: run.started_at, ended_at: run.ended_at }, Date.now());
-  const state = WORDS[run.state] ?? "waiting";
+  const state = wordOf(run.state);
   const badge = element("span", "badge", state[0].toUpperCase() + state.slice(1));
   const spent = [run.credits === null ? null : plural(run.credits, "credit"), run.cost_usd === null ? null : money(run.cost_usd)].filter(Boolean);
   const item = element(
@@ -108,7 +106,7 @@ function row(run) {
       "div",
       "run-foot",
       element("span", "", plural(total, "task")),
-      ...tallies,
+      ...marks,
       spent.length > 0 ? element("span", "spent", `spent ${spent.join(" / ")}`) : null,
       element("span", "run-when", [dateTime(run.started_at ?? run.run_after), duration === null ? "" : timeSpan(duration)].filter(Boolean).join(" · ")),
     ),
