@@ -32,7 +32,7 @@ MAX_RATIO_DIFFERENCE = 0.06
 #: Pixels of the short side by the name of a resolution, ...
 _SIDES = {"1k": 1024, "2k": 1440, "4k": 2160}
 #: ... and of both sides of a square image, by which services name the number of pixels.
-_SQUARES = {"1k": 1024, "2k": 2048, "3k": 3072, "4k": 4096}
+_SQUARES = {"1k": 1024, "1.5k": 1536, "2k": 2048, "3k": 3072, "4k": 4096}
 
 #: Beginnings of files that are media, and are not looked into: GIF, BMP, TIFF, AVI.
 _OTHER_MEDIA = re.compile(rb"GIF8|BM|II\*\0|MM\0\*|RIFF....AVI ", re.DOTALL)
@@ -206,18 +206,16 @@ def _resolution_matches(width: int, height: int, expected: Expectation) -> bool:
         sides = zip((width, height), (int(exact[1]), int(exact[2])), strict=True)
         return all(_close(side, requested, MAX_SIDE_DIFFERENCE) for side, requested in sides)
     lines = re.fullmatch(r"(\d+)p", resolution)
-    short = int(lines[1]) if lines else _SIDES.get(resolution)
+    short, square = int(lines[1]) if lines else _SIDES.get(resolution), _SQUARES.get(resolution)
     # seedance2api reports a square image of 2048 pixels as 1080p.
-    if not short or (lines and expected.media == "image"):
+    if not (short or square) or (lines and expected.media == "image"):
         return True
-    areas = [short * short * 16 / 9]
-    if resolution in _SQUARES:
-        areas.append(_SQUARES[resolution] ** 2)
+    areas = [*([short * short * 16 / 9] if short else ()), *([square * square] if square else ())]
     if any(_close(width * height, area, MAX_AREA_DIFFERENCE) for area in areas):
         return True
     # 4k is the length of a side of a video, and a number of pixels of an image.
     by_side = expected.media == "video" or resolution not in _SQUARES
-    return by_side and _close(min(width, height), short, MAX_SIDE_DIFFERENCE)
+    return bool(short and by_side and _close(min(width, height), short, MAX_SIDE_DIFFERENCE))
 
 
 def _close(value: float, requested: float, limit: float) -> bool:

@@ -114,12 +114,23 @@ def test_names_of_videos_mean_no_size_of_an_image() -> None:
     assert problems(sample("ffmpeg.png"), media="image", resolution="1080p") == ()
 
 
-def test_4k_of_an_image_is_a_number_of_pixels() -> None:
+@pytest.mark.parametrize(
+    ("resolution", "accepted", "refused"),
+    [
+        ("4k", (4096, 4096), (2048, 2048)),
+        ("3k", (4096, 2304), (2048, 2048)),
+        ("1.5k", (1536, 1536), (1024, 1024)),
+    ],
+)
+def test_k_of_an_image_is_a_number_of_pixels(
+    resolution: str, accepted: tuple[int, int], refused: tuple[int, int]
+) -> None:
     header = bytearray(sample("ffmpeg.png"))
-    for side, accepted in ((4096, True), (2048, False)):
-        header[16:24] = side.to_bytes(4) * 2
+    for width, height in (accepted, refused):
+        header[16:24] = width.to_bytes(4) + height.to_bytes(4)
         header[29:33] = zlib.crc32(header[12:29]).to_bytes(4)
-        assert (problems(bytes(header), media="image", resolution="4k") == ()) is accepted
+        found = problems(bytes(header), media="image", resolution=resolution)
+        assert (found == ()) is ((width, height) == accepted)
 
 
 # ---------------------------------------------------------------------- what is requested
