@@ -61,7 +61,7 @@ class Redactor:
 
 
 def _mask(match: re.Match[str]) -> str:
-    return f"{match['callbacks'] or match['user'] or match['query'] or ''}***"
+    return f"{match['callbacks'] or match['user'] or match['query'] or ''}***{'@' if match['user'] else ''}"
 
 
 def proxy_password(proxy: str | None) -> str | None:

@@ -62,6 +62,10 @@ def test_the_token_of_a_callback_address_is_removed(url: str) -> None:
     )
 
 
+def test_the_host_of_a_link_stays_readable() -> None:
+    assert Redactor([])("https://u:p4ss@bucket.example/a?X=4f") == "https://***@bucket.example/a?***"
+
+
 @pytest.mark.parametrize(
     "link", ["https://bucket.example/a.png?X-Amz-Signature=4f", "http://u:p4ss@bucket.example/a"]
 )
