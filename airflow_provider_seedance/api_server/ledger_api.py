@@ -16,7 +16,7 @@ from urllib.parse import quote, urlencode
 import pendulum
 from airflow.utils.session import create_session
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StringConstraints
 
 from airflow_provider_seedance.api_server import queries
 from airflow_provider_seedance.api_server.callback_settings import read_connection
@@ -166,7 +166,9 @@ class Settlement(BaseModel):
     map_index: int = -1
     loop_index: int = -1
     record_key: str
-    generation_id: Annotated[str, Field(min_length=1, max_length=1000)] | None
+    generation_id: (
+        Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)] | None
+    )
 
 
 @router.post("/dags/{dag_id}/library/resolve", dependencies=CAN_EDIT_RENDERS, status_code=204)
@@ -174,8 +176,7 @@ def resolve(dag_id: str, settlement: Settlement, config: LedgerDep) -> None:
     """Settle an uncertain submission, for the next try of its task."""
     place = settlement.model_dump(exclude={"record_key", "generation_id"})
     task = TaskIdentity(namespace=config.namespace, dag_id=dag_id, **place)
-    generation_id = settlement.generation_id
-    account.resolve(Database(config), task, settlement.record_key, generation_id and generation_id.strip())
+    account.resolve(Database(config), task, settlement.record_key, settlement.generation_id)
 
 
 # ---------------------------------------------------------------------- rendering again

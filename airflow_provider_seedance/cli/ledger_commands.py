@@ -145,7 +145,8 @@ def _list(args: argparse.Namespace, database: Database, config: LedgerConfig) ->
 
 
 def _resolve(args: argparse.Namespace, database: Database, config: LedgerConfig) -> Iterable[str]:
-    if bool(args.generation_id) == args.not_billed:
+    generation_id = (args.generation_id or "").strip() or None
+    if bool(generation_id) == args.not_billed:
         raise errors.SeedanceRequestError("Give either --generation-id or --not-billed.")
     task = TaskIdentity(
         namespace=config.namespace,
@@ -155,9 +156,9 @@ def _resolve(args: argparse.Namespace, database: Database, config: LedgerConfig)
         map_index=args.map_index,
         loop_index=args.loop_index,
     )
-    account.resolve(database, task, args.key, args.generation_id)
-    if args.generation_id:
-        return [f"Recorded. Clear the task: its next try takes generation {args.generation_id}."]
+    account.resolve(database, task, args.key, generation_id)
+    if generation_id:
+        return [f"Recorded. Clear the task: its next try takes generation {generation_id}."]
     return ["Recorded. Clear the task: its next try submits anew."]
 
 

@@ -206,8 +206,8 @@ class Hub:
         return at - self._offset
 
     def _in_loop_time(self, limit: RateLimit) -> RateLimit:
-        reset_at = limit.reset_at and self._to_loop(limit.reset_at.timestamp())
-        return limit if reset_at is None else replace(limit, reset_at=datetime.fromtimestamp(reset_at, UTC))
+        at = None if limit.reset_at is None else self._to_loop(limit.reset_at.timestamp())
+        return limit if at is None else replace(limit, reset_at=datetime.fromtimestamp(at, UTC))
 
     async def _run(self) -> None:
         try:

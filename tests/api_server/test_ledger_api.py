@@ -182,10 +182,12 @@ def test_settling_needs_the_right_to_edit(http: TestClient, database: Database, 
     assert state(database) == [("uncertain", None)]
 
 
-@pytest.mark.parametrize("generation_id", ["", "x" * 1001, 7])
+@pytest.mark.parametrize("generation_id", ["", "  ", "x" * 1001, 7])
 def test_an_invalid_generation_id(http: TestClient, database: Database, generation_id: Any) -> None:
+    add(database, [uncertain(0)])
     settlement = {**SETTLEMENT, "generation_id": generation_id}
     assert http.post(RESOLVE, json=settlement, headers=OWN).status_code == 422
+    assert state(database) == [("uncertain", None)]
 
 
 # ---------------------------------------------------------------------- rendering again

@@ -116,9 +116,10 @@ def test_list(ledger: None, capfd: pytest.CaptureFixture[str]) -> None:
 def test_resolve(ledger: None, capfd: pytest.CaptureFixture[str]) -> None:
     task = ("resolve", "dag", "run", "task", "--map-index", "3")
     assert "either" in run(capfd, *task, code=2)
+    assert "either" in run(capfd, *task, "--key", "heron", "--generation-id", " ", code=2)
     assert "no uncertain" in run(capfd, *task, "--key", "other", "--not-billed", code=2)
     assert "no uncertain" in run(capfd, *task[:4], "--not-billed", code=2)
-    run(capfd, *task, "--key", "heron", "--generation-id", "g-9")
+    run(capfd, *task, "--key", "heron", "--generation-id", " g-9")
     store = open_store(make_context(Store(), TaskInstance(map_index=3)))
     record = store.read("digest.0")
     assert record is not None
