@@ -183,7 +183,7 @@ class LedgerMachine(Machine):
             record["max_tries"] == self.max_tries and record["try_number"] < self.try_number
         )
         super().go_in(weather, later_weather, reads_broken, trouble, at_write)
-        if trouble == "unwritable":
+        if trouble != "none":
             self.store.crashes += sum(post.disproved for post in self.posts[posts:])
 
     def check_error(self, error: errors.SeedanceError, trouble: str) -> None:
