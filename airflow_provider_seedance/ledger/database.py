@@ -55,6 +55,7 @@ class Database:
 
     def __init__(self, config: LedgerConfig) -> None:
         self.config = config
+        self._key = config.location, os.environ.get(f"AIRFLOW_CONN_{config.location.upper()}")
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -77,12 +78,12 @@ class Database:
             yield connection
 
     def _open(self) -> Engine:
-        key = (self.config.location, os.getpid())
-        engine, until = _opened.get(key, (None, 0.0))  # another thread may drop it after an error
-        if engine is None or time.monotonic() >= until:
+        engine, until = _opened.get(self._key, (None, 0.0))  # another thread may drop it after an error
+        gone = engine and engine.dialect.name == "sqlite" and not os.path.exists(engine.url.database or "")
+        if engine is None or gone or time.monotonic() >= until:
             engine = _engine(self._url(), os.getpid())
             ensure_schema(engine)
-            _opened[key] = engine, time.monotonic() + MAX_OPEN_SECONDS
+            _opened[self._key] = engine, time.monotonic() + MAX_OPEN_SECONDS
         return engine
 
     def _url(self) -> URL:
@@ -101,7 +102,7 @@ class Database:
             raise
         except SQLAlchemyError as error:
             # The next use reads the connection again, whose password may be another one.
-            _opened.pop((self.config.location, os.getpid()), None)
+            _opened.pop(self._key, None)
             # Without the statement, whose parameters may contain a prompt.
             cause = error.orig if isinstance(error, DBAPIError) else error
             raise self._error(cause) from error
@@ -121,8 +122,9 @@ def _unusable(why: str) -> errors.SeedanceLedgerError:
     )
 
 
-#: Engines whose tables are those of this release, and until when, by the location of the ledger and the process.
-_opened: dict[tuple[str, int], tuple[Engine, float]] = {}
+#: Engines whose tables are those of this release, and until when, by location and the connection in the environment.
+_opened: dict[tuple[str, str | None], tuple[Engine, float]] = {}
+os.register_at_fork(after_in_child=_opened.clear)
 
 
 @cache

@@ -41,11 +41,7 @@ from airflow_provider_seedance.submission.preflight import (
 )
 from airflow_provider_seedance.submission.records import Attempt, Record
 from airflow_provider_seedance.submission.store import GENERATION_KEY, RecordStore
-from airflow_provider_seedance.submission.submission_result import (
-    AwaitingCallback,
-    RetryLater,
-    combined,
-)
+from airflow_provider_seedance.submission.submission_result import AwaitingCallback, RetryLater, combined
 from airflow_provider_seedance.submission.submitter import FallbackSubmission, Submission
 from airflow_provider_seedance.triggers.events import is_callback
 from airflow_provider_seedance.triggers.seedance import SeedanceCallbackTrigger, SeedanceQuotaTrigger
@@ -141,7 +137,7 @@ class GenerationRun(GenerationWait):
             self._defer_for_callback(result)
         if isinstance(result, RetryLater):
             self._defer_submission(result, refusals, since or time.time())
-        with self._paid(result.generation.generation_id):
+        with self._paid(result.generation.generation_id, result.record):
             return self._wait_for(result)
 
     def resolve_uncertain(self, event: Any, record: Any, callback_ids: Sequence[str]) -> dict[str, Any]:
@@ -149,7 +145,7 @@ class GenerationRun(GenerationWait):
         named = event.get("generation_id") if is_callback(event) else None
         ids = [*callback_ids, *([named] if isinstance(named, str) else [])]
         Record.from_value(record)  # a lost record must not count as none, which would submit anew
-        with self._paid(named):
+        with self._paid(None):  # the service may not know the id
             return self.submit(carried=record, callback_ids=ids)
 
     def recover(self, error: BaseException) -> dict[str, Any]:

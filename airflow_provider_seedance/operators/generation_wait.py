@@ -96,7 +96,7 @@ class GenerationWait:
                 "The task was resumed, but neither the deferral nor the task state store names a generation. "
                 "Look for it in the console of the service; clearing the task submits anew."
             )
-        with self._paid(expected):
+        with self._paid(expected, record):
             wait = DeferredWait(
                 generation_id=expected,
                 deadline=deadline,
@@ -204,8 +204,8 @@ class GenerationWait:
 
     # ------------------------------------------------------------------ the end
 
-    def _paid(self, generation_id: Any) -> AbstractContextManager[None]:
-        ids = [generation_id if isinstance(generation_id, str) else UNKNOWN_ID]
+    def _paid(self, generation_id: Any, record: Record | None = None) -> AbstractContextManager[None]:
+        ids = [] if record and record.reused_from else [str(generation_id or UNKNOWN_ID)]
         return paid_generations(self.operator, self.context, self.store, lambda: ids)
 
     def _submit_instead(self, record: Record) -> dict[str, Any]:

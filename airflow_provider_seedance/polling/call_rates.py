@@ -21,6 +21,8 @@ MAX_INTERVAL_SECONDS = 60.0
 _REFUSED, _SUCCEEDED = 2.0, 0.98
 #: Time for which a poll waits for the next list instead of a call of its own.
 MAX_LIST_WAIT_SECONDS = 3.0
+#: Maximum wait for the rate of reads before a cancellation: a queued render may start in the meantime, and is billed then.
+MAX_CANCEL_WAIT_SECONDS = 2.0
 
 
 @dataclass(slots=True)
@@ -43,9 +45,11 @@ class CallRate:
     def _shortest(self) -> float:
         return _MARGIN / self.per_second
 
-    def reserve(self, now: float, calls: int = 1) -> float:
-        """Count calls that are not sent before there is room for them; return the seconds until then."""
+    def reserve(self, now: float, calls: int = 1, longest: float = math.inf) -> float:
+        """Count calls that are not sent before there is room for them; return the seconds until then, or the longest wait."""
         starts_at = max(self.next_at, now)
+        if starts_at - now > longest:
+            return longest
         self.next_at = starts_at + calls * self.interval
         return starts_at - now
 

@@ -29,7 +29,7 @@ from airflow_provider_seedance.client import flows
 from airflow_provider_seedance.client.api_client import MAX_CONNECTIONS, AsyncClient
 from airflow_provider_seedance.generations import Generation, GenerationStatus, counted, utc_now
 from airflow_provider_seedance.observability import metrics
-from airflow_provider_seedance.polling.call_rates import CallRate, CallRates
+from airflow_provider_seedance.polling.call_rates import MAX_CANCEL_WAIT_SECONDS, CallRate, CallRates
 from airflow_provider_seedance.polling.connections import Connections, GetSettings
 from airflow_provider_seedance.polling.duration_model import DurationModels
 from airflow_provider_seedance.polling.quota import Quota
@@ -160,8 +160,8 @@ class Hub:
         await self._wait_for(waiter)
 
     async def wait_to_cancel(self) -> None:
-        """Wait until the rate of single reads has room for a cancellation, which reads twice."""
-        await asyncio.sleep(self._rates.read.reserve(self._loop.time(), 2))
+        """Wait until the rate of single reads has room for a cancellation, which reads twice, but not for long."""
+        await asyncio.sleep(self._rates.read.reserve(self._loop.time(), 2, MAX_CANCEL_WAIT_SECONDS))
 
     async def _wait_for(self, waiter: _Waiter) -> Any:
         self._waiters.add(waiter)

@@ -283,9 +283,9 @@ class Record:
 
     @property
     def submitted_ids(self) -> tuple[str, ...]:
-        """Return the ids of the submissions before this one, and its own."""
-        own = () if self.state is RecordState.NOT_SUBMITTED else (self.generation_id or UNKNOWN_ID,)
-        return (*self.earlier_ids, *own)
+        """Return the ids of the submissions before this one, and its own, unless another task has submitted that."""
+        foreign = self.state is RecordState.NOT_SUBMITTED or self.reused_from
+        return self.earlier_ids if foreign else (*self.earlier_ids, self.generation_id or UNKNOWN_ID)
 
     def placeholder_generation(self) -> Generation:
         """Return the generation without its output; one that succeeded is queued, because that has to be read."""

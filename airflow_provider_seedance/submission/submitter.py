@@ -58,7 +58,6 @@ from airflow_provider_seedance.submission.submission_result import (
 
 log = logging.getLogger(__name__)
 
-
 Rejection = NotAccepted | Refused
 
 

@@ -316,3 +316,28 @@ def test_an_input_that_cannot_be_read_is_tried_once(
     batch(2).defer(requests, reuse="any", on_item_failure="keep")
     assert len(opened) == 1
     assert posts(services) == 3
+
+
+def test_a_reused_render_is_not_named_as_submitted_by_the_task(
+    services: SeedanceEmulator, batch: Callable[[int], Batch]
+) -> None:
+    paid = batch(1).run(["a"], reuse="any")["succeeded"][0]["generation_id"]
+    services.fault("refuse", prompt="bad")
+    with pytest.raises(errors.SeedanceBatchFinalError) as caught:
+        batch(2).run(["a", "bad"], reuse="any")
+    assert paid not in str(caught.value)
+
+
+def test_a_refusal_after_a_reused_render_failed_does_not_name_it_as_submitted_by_the_task(
+    services: SeedanceEmulator,
+) -> None:
+    services.hold()
+    services.fault("fail", message="no")
+    first, second = Task(1), Task(2)
+    first.defer()
+    second.defer()
+    services.release()
+    services.fault("refuse")
+    with pytest.raises(errors.SeedanceRequestError) as caught:
+        second.resume()
+    assert "submitted by this task" not in str(caught.value)

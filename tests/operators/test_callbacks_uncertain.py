@@ -126,8 +126,9 @@ def test_id_that_stays_unknown_fails_like_a_missing_callback(task: Task, callbac
     task.defer()
     task.store_callback("made-up")
     callback_timed_out()
-    with pytest.raises(errors.SeedanceUncertainSubmitError):
+    with pytest.raises(errors.SeedanceUncertainSubmitError) as caught:
         task.resume(callback("made-up"))
+    assert "made-up" not in str(caught.value)
     assert task.posts == 1
 
 

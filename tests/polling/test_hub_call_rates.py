@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_provider_seedance.polling import hub
+from airflow_provider_seedance.polling.call_rates import MAX_CANCEL_WAIT_SECONDS
 from polling.simulated import (
     CONN,
     Connections,
@@ -115,6 +116,23 @@ def test_cancellations_keep_to_the_rate_of_reads(service: Service, run: Any) -> 
     # Each of them reads twice.
     assert all(later - earlier >= 1.0 for earlier, later in zip(times, times[10:], strict=False))
     assert times[-1] < 10.0
+
+
+def test_refused_reads_hold_a_cancellation_for_seconds_only(service: Service, run: Any) -> None:
+    """A queued render may start in the meantime, and is billed then."""
+
+    async def cancel_all() -> tuple[float, float]:
+        async with hub.open_hub(CONN, Connections(ARK)) as (one, _):
+            for _ in range(20):
+                one._rates.read.refuse(3600.0, one._loop.time())
+            before = one._rates.read.next_at
+            for _ in range(10):
+                await one.wait_to_cancel()
+            return passed(), one._rates.read.next_at - before
+
+    waited, delayed = run(cancel_all())
+    assert waited <= 10 * MAX_CANCEL_WAIT_SECONDS
+    assert delayed == 0.0
 
 
 def test_the_ends_of_400_short_renders_are_seen_within_15_seconds(service: Service, run: Any) -> None:
