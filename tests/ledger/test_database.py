@@ -110,6 +110,7 @@ def test_a_forked_process_has_connections_of_its_own(ledger: Path, monkeypatch: 
     engine = Database(config)._open()
     assert Database(config)._open() is engine
     monkeypatch.setattr(module.os, "getpid", lambda: -3)
+    module._opened.clear()  # as a fork does
     assert Database(config)._open() is not engine
 
 
