@@ -231,6 +231,17 @@ class LedgerMachine(Machine):
         self.paid.append(paid)
         self.reusable.append(paid)
 
+    def check_what_was_left(self) -> None:
+        """A record of another task's generation is a decision about everything before, delivered or not."""
+        super().check_what_was_left()
+        value = self.store.value
+        if not value or not value["result_defaults"].get("reused_from"):
+            return
+        for post in self.posts:
+            if post.binds:
+                assert self.may_be_left(post), f"{post} is forgotten"
+                post.settled = True
+
     def check_attached(self, outcome: HasGeneration) -> None:
         for post in self.posts if outcome.generation.status.terminal else ():
             kept = post.paid and post.paid.id == outcome.generation.generation_id and post.cleared
@@ -239,9 +250,6 @@ class LedgerMachine(Machine):
         if outcome.record.reused_from:
             self.count("reused")
             assert outcome.generation.generation_id in {paid.id for paid in self.reusable}
-            for post in self.unsettled():
-                assert self.may_be_left(post), f"{post} is forgotten"
-                post.settled = True
         super().check_attached(outcome)
 
     # ------------------------------------------------------------------ render again
