@@ -68,7 +68,8 @@ def test_a_deferred_task_names_the_generation_that_goes_on(airflow: AirflowFixtu
     boat.finish()
     boat.until("success", try_number=2)
     boat.check("success", posts=2, cancels=0)
-    boat.check_says(f"{paid} goes on and is billed", try_number=1)
+    # At the service, if the new try has ended before the trigger is killed.
+    boat.check_says(f"{paid} goes on ", "and is billed", try_number=1)
 
 
 def test_the_clear_of_the_whole_run_keeps_the_record(airflow: AirflowFixture) -> None:
