@@ -1,8 +1,9 @@
-"""The address of the ledger's database, and the engine that is made for it."""
+"""The address of the ledger's database, the engine that is made for it, and changes of both in a running process."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +15,15 @@ from sqlalchemy.engine import make_url
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.ledger import database as module
-from airflow_provider_seedance.ledger.configuration import LedgerConfig
+from airflow_provider_seedance.ledger.account import Filter, list_submissions
+from airflow_provider_seedance.ledger.configuration import LedgerConfig, read_config
 from airflow_provider_seedance.ledger.database import Database
+from airflow_provider_seedance.submission.store import GENERATION_KEY
+
+from .record_samples import DETAILS
+from .record_samples import same_intent as intent
+
+Open = Callable[..., Any]
 
 BEFORE = "The ledger ([seedance] ledger) cannot be used: "
 AFTER = ". It is not taken for an empty one."
@@ -164,3 +172,37 @@ def test_the_engine_of_a_server() -> None:
     assert (pool.timeout(), engine.hide_parameters) == (60, True)
     assert engine.get_execution_options() == {}
     assert SimpleNamespace(**engine.dialect.__dict__)._on_connect_isolation_level == "READ COMMITTED"
+
+
+# ---------------------------------------------------------------------- changes
+
+
+def recorded() -> int:
+    config = read_config()
+    assert config is not None
+    return len(list_submissions(Database(config), Filter()))
+
+
+def test_another_connection_in_the_environment_is_another_database_at_once(
+    tmp_path: Path, open_ledger: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", "team_ledger")
+    for name, before in (("first", 0), ("second", 0), ("first", 1)):
+        connection = {"conn_type": "sqlite", "host": f"{tmp_path}/{name}.db"}
+        monkeypatch.setenv("AIRFLOW_CONN_TEAM_LEDGER", json.dumps(connection))
+        assert recorded() == before
+        if not before:
+            open_ledger().write_intent(GENERATION_KEY, intent(), DETAILS)
+            assert recorded() == 1
+
+
+def test_a_file_that_was_deleted_is_a_new_ledger_at_once(
+    new_ledger: Path, open_ledger: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    open_ledger().write_intent(GENERATION_KEY, intent(), DETAILS)
+    assert recorded() == 1
+    for file in new_ledger.parent.glob(f"{new_ledger.name}*"):
+        file.unlink()
+    caplog.clear()
+    assert recorded() == 0
+    assert "The ledger ([seedance] ledger) is new" in caplog.text
