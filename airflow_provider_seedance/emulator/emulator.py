@@ -62,7 +62,9 @@ class SeedanceEmulator(EmulatorInterface):
         for ``replicate``, and unlimited for the others, which return a new URL for each request after that.
     :param rate_limit: ``(requests, window)`` for each service and key, the window in real seconds.
     :param limits: Whether ``ark`` refuses calls above its documented limits, in emulated seconds (real ones below speed 1): a
-        list and 20 reads a second, 600 submissions a minute of a model, 15 at 4k, and 500 images.
+        list and 20 reads a second, 600 submissions a minute of a model, 15 at 4k, and 500 images. With it ``ark`` also renders
+        as many videos of a model and tier at a time as ``concurrency`` says, one at 4k, and queues the others.
+    :param concurrency: Of the account at ``ark``: 10 for enterprises, 3 for individuals.
     :param credits: Balance of the account; ``None`` is unlimited.
     :param images_as_task: Whether ``seedance2api`` answers image requests with a task to poll.
     :param shape: Form of the replies, where documents and clients differ: ``documented``, ``flat`` or ``nested``. The last
@@ -89,6 +91,7 @@ class SeedanceEmulator(EmulatorInterface):
         url_lifetime: float | None = None,
         rate_limit: tuple[int, float] | None = None,
         limits: bool = True,
+        concurrency: int = 10,
         credits: float | None = None,
         images_as_task: bool = False,
         shape: str = "documented",
@@ -110,6 +113,7 @@ class SeedanceEmulator(EmulatorInterface):
                 shape=shape,
                 seed=seed,
                 limits=limits,
+                concurrency=concurrency,
                 strict=strict,
             ),
             clock=Clock(speed=speed, source=clock),

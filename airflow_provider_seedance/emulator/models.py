@@ -24,11 +24,14 @@ class EmulatorOptions:
     shape: str = "documented"
     seed: int = 0
     limits: bool = True
+    concurrency: int = 10
     strict: bool = False
 
     def __post_init__(self) -> None:
         if self.speed <= 0:
             raise ValueError("speed must be above 0")
+        if self.concurrency < 1:
+            raise ValueError("concurrency must be at least 1")
         if self.shape not in SHAPES:
             raise ValueError(f"shape must be one of {', '.join(SHAPES)}")
 
@@ -96,6 +99,7 @@ class Draft:
     :param renewable: Whether another status request returns a new URL after the old one has expired.
     :param url_lifetime: The documented lifetime of URLs, in emulated seconds.
     :param expires_after: The limit of waiting and rendering, in emulated seconds.
+    :param slots: The kind of renders that share slots, and their number.
     """
 
     api: str
@@ -112,6 +116,7 @@ class Draft:
     renewable: bool = True
     url_lifetime: float | None = None
     expires_after: float | None = None
+    slots: tuple[str, int] | None = None
 
     @property
     def media(self) -> str:
@@ -132,7 +137,8 @@ class EmulatedGeneration:
     :param status: queued, running, succeeded, failed, cancelled or expired.
     :param progress: Percentage, 0 to 100.
     :param created_at: Seconds since the epoch, like ``ended_at``.
-    :param queue_seconds: Emulated seconds in the queue; ``render_seconds``: emulated seconds after it.
+    :param queue_seconds: Emulated seconds in the queue, so far while it waits for a slot; ``render_seconds``: emulated seconds
+        after it.
     """
 
     id: str
@@ -179,7 +185,7 @@ class EmulatedRender:
     """
     The record of a render. Only :class:`Backend` changes it, under its lock.
 
-    :param queue: Emulated seconds in the queue.
+    :param queue: Emulated seconds in the queue; infinite until there is a slot.
     :param rendering: Emulated seconds after it.
     :param started: Emulated time of the submission.
     :param at: Real time of the submission, seconds since the epoch.

@@ -20,6 +20,7 @@ from airflow_provider_seedance.emulator import models
 from airflow_provider_seedance.emulator.clock import Clock
 from airflow_provider_seedance.emulator.faults import Faults
 from airflow_provider_seedance.emulator.ledger import DeletionEntry, EmulatorLedger, SubmissionEntry
+from airflow_provider_seedance.emulator.render_slots import RenderSlots
 
 DAY = 86_400.0
 _WAIT_SECONDS = 0.01
@@ -47,6 +48,7 @@ class Backend:
         self.credits = options.credits
         self._renders: dict[str, models.EmulatedRender] = {}
         self._links: dict[str, models.Link] = {}
+        self._slots: dict[str, RenderSlots] = {}
         self._repeats: Counter[tuple[str, str, str]] = Counter()
 
     # Submitting
@@ -67,6 +69,9 @@ class Backend:
             )
             if fault is not None:
                 _plan_failure(render, fault.options)
+            if slots := self._slots_of(draft):
+                slots.advance(started)
+                slots.add(render)
             self._renders[render.id] = render
             self.ledger.add(
                 SubmissionEntry(
@@ -100,6 +105,12 @@ class Backend:
             rendering = fixed - queue
         return queue, rendering
 
+    def _slots_of(self, draft: models.Draft) -> RenderSlots | None:
+        if draft.slots is None:
+            return None
+        kind, limit = draft.slots
+        return self._slots.setdefault(kind, RenderSlots(limit))
+
     # Reading
 
     def find(self, api: str, generation_id: str) -> models.EmulatedRender | None:
@@ -122,6 +133,7 @@ class Backend:
         """Return the current state of a render."""
         with self.lock:
             status, progress = self._progress(render)
+            queue = render.queue if math.isfinite(render.queue) else self.clock.rendered() - render.started
             ending = render.ending
             draft = render.draft
             return models.EmulatedGeneration(
@@ -138,7 +150,7 @@ class Backend:
                 failure=ending.failure if ending else None,
                 credits=render.credits,
                 callback_url=draft.callback_url,
-                queue_seconds=render.queue,
+                queue_seconds=queue,
                 render_seconds=render.rendering,
             )
 
@@ -159,6 +171,8 @@ class Backend:
 
     def _end_if_due(self, render: models.EmulatedRender) -> None:
         """Record the end of a render that is due; none is due while renders are on hold."""
+        if slots := self._slots_of(render.draft):
+            slots.advance(self.clock.rendered())
         if render.ending is not None or self.clock.held:
             return
         passed = self.clock.rendered() - render.started
@@ -257,6 +271,8 @@ class Backend:
                 raise ValueError(f"{generation_id} has already {render.ending.status}")
             passed = self.clock.rendered() - render.started
             self._record_end(render, status, self.clock.wall(), passed, failure)
+            if slots := self._slots_of(render.draft):
+                slots.free(render)
 
     def finish(self, generation_id: str) -> None:
         """End a render now: it succeeds, or fails if a fault planned that."""
@@ -327,7 +343,7 @@ def _plan_failure(render: models.EmulatedRender, options: Mapping[str, Any]) -> 
 
 def _percent(render: models.EmulatedRender, passed: float) -> int:
     """Return the progress of a render that has not succeeded (yet)."""
-    if render.rendering <= 0:
+    if render.rendering <= 0 or passed <= render.queue:
         return 0
     return max(0, min(99, int(100 * (passed - render.queue) / render.rendering)))
 

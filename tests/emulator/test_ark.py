@@ -123,6 +123,43 @@ def test_refused_requests(model: str, body: dict[str, Any], ark: Vendor, emulato
     assert emulator.ledger.submissions == []
 
 
+EDIT = {"omni_reference_task_type": "edit"}
+FRAME, CLIP = [TEXT, image("first_frame")], [TEXT, source("video")]
+
+
+@pytest.mark.parametrize(
+    ("model", "body", "code"),
+    [
+        (PRO_1, {"ratio": "adaptive"}, "InvalidParameter"),
+        (V25, {"ratio": "16:9", "content": FRAME}, "InvalidParameter.TaskTypeConstraint"),
+        (V25, {"ratio": "9:16", "content": [TEXT, image()]}, "InvalidParameter.TaskTypeConstraint"),
+        (V25, {"duration": 5, "content": CLIP, **EDIT}, "InvalidParameter.TaskTypeConstraint"),
+    ],
+)
+def test_a_ratio_or_duration_that_does_not_go_with_the_task(
+    model: str, body: dict[str, Any], code: str, ark: Vendor, emulator: SeedanceEmulator
+) -> None:
+    reply = create(ark, model, **body)
+    error = reply.json()["error"]
+    assert (reply.status_code, error["code"], error["param"]) == (400, code, next(iter(body)))
+    assert emulator.ledger.submissions == []
+
+
+@pytest.mark.parametrize(
+    ("model", "body"),
+    [
+        (PRO_1, {"ratio": "adaptive", "content": FRAME}),
+        (V2, {"ratio": "adaptive"}),
+        (V2, {"ratio": "16:9", "content": FRAME}),
+        (V25, {"ratio": "adaptive", "content": FRAME}),
+        (V25, {"ratio": "16:9", "content": [TEXT, image("reference_image")]}),
+        *[(V25, {**body, "content": CLIP, **EDIT}) for body in ({}, {"duration": -1}, {"ratio": "16:9"})],
+    ],
+)
+def test_a_ratio_or_duration_that_goes_with_the_task(model: str, body: dict[str, Any], ark: Vendor) -> None:
+    assert create(ark, model, **body).status_code == 200
+
+
 @pytest.mark.parametrize(
     "model", ["seedance-9-260101", "seedance-2-0", "dreamina-seedance-2-0-pro-260128", "gpt"]
 )
@@ -338,3 +375,92 @@ def test_limits_are_in_emulated_seconds(start: Any, vendor: Any, now: list[float
     assert fast.get("/contents/generations/tasks").status_code == 200
     now[0] += 0.011
     assert fast.get("/contents/generations/tasks").status_code == 200
+
+
+# ---------------------------------------------------------------------- renders at a time
+
+
+def running(emulator: SeedanceEmulator) -> list[str]:
+    return [one.prompt for one in emulator.generations if one.status == "running"]
+
+
+def submit_all(ark: Vendor, count: int, model: str = V2, **body: Any) -> list[str]:
+    contents = [[{"type": "text", "text": str(number)}] for number in range(count)]
+    replies = [create(ark, model, content=content, **body) for content in contents]
+    assert [reply.status_code for reply in replies] == [200] * count
+    return [reply.json()["id"] for reply in replies]
+
+
+@pytest.mark.parametrize(("options", "limit"), [({}, 10), ({"concurrency": 3}, 3), ({"concurrency": 1}, 1)])
+def test_renders_above_the_concurrency_are_queued_and_not_refused(
+    options: Any, limit: int, start: Any, vendor: Any, now: list[float]
+) -> None:
+    emulator = start(limits=True, speed=1, render_seconds=100, clock=lambda: now[0], **options)
+    ark = vendor(emulator, "ark")
+    ids = submit_all(ark, 25)
+    now[0] += 50
+    begun = running(emulator)
+    assert len(begun) == limit
+    queued = next(number for number in range(25) if str(number) not in begun)
+    statuses = [ark.status(ids[number]).json()["status"] for number in (int(begun[0]), queued)]
+    assert statuses == ["running", "queued"]
+    now[0] += 80  # those of the first turn have ended, and as many have begun
+    assert len(running(emulator)) == min(limit, 25 - limit)
+    assert not {*running(emulator)} & {*begun}
+    now[0] += 100 * 25
+    assert {one.status for one in emulator.generations} == {"succeeded"}
+
+
+def test_each_model_and_tier_has_its_own_renders_at_a_time_and_4k_one(
+    start: Any, vendor: Any, now: list[float]
+) -> None:
+    emulator = start(limits=True, speed=1, render_seconds=100, clock=lambda: now[0], concurrency=2)
+    ark = vendor(emulator, "ark")
+    for model, body in (
+        (V2, {}),
+        (V2_FAST, {}),
+        (V2, {"resolution": "4k"}),
+        (PRO_1, {}),
+        (PRO_1, {"service_tier": "flex"}),
+    ):
+        submit_all(ark, 3, model, **body)
+    now[0] += 50
+    assert len(running(emulator)) == 4 * 2 + 1
+
+
+def test_the_slot_of_a_render_that_ends_early_is_free(start: Any, vendor: Any, now: list[float]) -> None:
+    emulator = start(limits=True, speed=1, render_seconds=100, clock=lambda: now[0], concurrency=1)
+    ark = vendor(emulator, "ark")
+    ids = dict(enumerate(submit_all(ark, 4)))
+    now[0] += 50
+    first = ids.pop(int(running(emulator)[0]))
+    cancelled, failed, last = ids.values()
+    assert ark.call("DELETE", f"{ARK_TASKS}/{cancelled}").status_code == 200
+    emulator.fail(failed, "no")
+    emulator.finish(first)
+    now[0] += 1
+    generation = emulator.generation(last)
+    assert (generation.status, generation.queue_seconds) == ("running", 50)
+
+
+def test_a_queued_render_expires(start: Any, vendor: Any, now: list[float]) -> None:
+    emulator = start(limits=True, speed=1, render_seconds=3500, clock=lambda: now[0], concurrency=1)
+    ark = vendor(emulator, "ark")
+    ids = submit_all(ark, 3, execution_expires_after=3700)
+    now[0] += 60
+    assert emulator.generation(ids[0]).queue_seconds <= 60
+    now[0] += 7500
+    statuses = [ark.status(task).json()["status"] for task in ids]
+    assert sorted(statuses) == ["expired", "expired", "succeeded"]
+
+
+def test_without_limits_all_render_at_once(start: Any, vendor: Any, now: list[float]) -> None:
+    emulator = start(limits=False, speed=1, render_seconds=100, clock=lambda: now[0])
+    submit_all(vendor(emulator, "ark"), 30)
+    now[0] += 50
+    assert len(running(emulator)) == 30
+
+
+def test_the_concurrency_is_at_least_one(start: Any) -> None:
+    with pytest.raises(ValueError, match="concurrency must be at least 1"):
+        start(concurrency=0)

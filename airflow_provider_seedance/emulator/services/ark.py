@@ -43,6 +43,7 @@ _CANCELLED_LIFETIME_SECONDS = DAY
 
 #: Documented limits of an account: calls, and the seconds in which they are counted.
 _LIMITS = {"list": (1, 1.0), "status": (20, 1.0), "cancel": (20, 1.0)}
+#: Renders above the concurrency of the account, or the only one at 4k, are queued and not refused.
 _MAX_TASKS_PER_MINUTE, _MAX_4K_TASKS_PER_MINUTE, _MAX_IMAGES_PER_MINUTE = 600, 15, 500
 
 
@@ -128,7 +129,7 @@ class Ark(service.Service):
     def _create(self, fields: service.Fields) -> service.Reply:
         task = parse_task(fields)
         moment = datetime.fromtimestamp(self.backend.clock.wall(), _TIMEZONE)
-        reported = task.reported
+        reported, options = task.reported, self.backend.options
         is_4k = reported["resolution"] == "4k"
         limit = _MAX_4K_TASKS_PER_MINUTE if is_4k else _MAX_TASKS_PER_MINUTE
         kind = f"{reported['model']} {is_4k} {reported['service_tier']}"
@@ -155,6 +156,7 @@ class Ark(service.Service):
                 renewable=False,
                 url_lifetime=DAY,
                 expires_after=float(reported["execution_expires_after"]),
+                slots=(kind, 1 if is_4k else options.concurrency) if options.limits else None,
             )
         )
         body = {"id": render.id}

@@ -103,17 +103,18 @@ _1_0 = ArkModelFamily(
     ratio="16:9",
     sizes=_SIZES_1_0,
 )
+_2_5 = replace(
+    _2_0,
+    resolutions=("480p", "720p", "1080p"),
+    supports=_FIELDS_2_5,
+    durations=(4, 30),
+    references=30,
+    clips=10,
+    sound_alone=True,
+    sizes={**_SIZES, "480p": {**_SIZES["480p"], "16:9": (854, 480)}},
+)
 MODELS = {
-    "2-5": replace(
-        _2_0,
-        resolutions=("480p", "720p", "1080p"),
-        supports=_FIELDS_2_5,
-        durations=(4, 30),
-        references=30,
-        clips=10,
-        sound_alone=True,
-        sizes={**_SIZES, "480p": {**_SIZES["480p"], "16:9": (854, 480)}},
-    ),
+    "2-5": _2_5,
     "2-0": _2_0,
     "2-0-fast": _2_0_FAST,
     "2-0-mini": _2_0_FAST,
@@ -124,6 +125,7 @@ MODELS = {
     "1-0-lite-i2v": replace(_1_0, resolution="720p", images_needed=True, references=4, fast=True),
 }
 _DEFAULT_DURATION = 5
+_TASK_TYPE = "InvalidParameter.TaskTypeConstraint"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +191,7 @@ def parse_task(fields: Fields) -> ArkTaskRequest:
     fields.text("omni_reference_task_type", choices=("auto", "reference", "edit", "extend"))
     callback_url = fields.callback("callback_url")
     _check_support(fields, family, tier, draft_task)
+    _check_task_type(fields, family)
     fields.refuse_unread()
     return ArkTaskRequest(family=family, prompt=prompt, callback_url=callback_url, reported=reported)
 
@@ -223,6 +226,20 @@ def _check_support(fields: Fields, family: ArkModelFamily, tier: str, draft_task
     for name in unsupported:
         if name in fields:
             raise fields.error(name, "is not supported by this model with these parameters", "unsupported")
+
+
+def _check_task_type(fields: Fields, family: ArkModelFamily) -> None:
+    """Refuse a ratio or duration that does not go with the inputs, or with an edit."""
+    given = fields.given
+    media = [item for item in given["content"] if item["type"] not in ("text", "draft_task")]
+    frames = [item for item in media if not (item.get("role") or "first_frame").startswith("reference_")]
+    ratio, edit = given.get("ratio"), given.get("omni_reference_task_type") == "edit"
+    if ratio == "adaptive" != family.ratio and not media:
+        raise fields.error("ratio", "adaptive is not supported by this model without an image", "unsupported")
+    for name, value, applies in (("ratio", "adaptive", frames and family is _2_5), ("duration", -1, edit)):
+        if applies and given.get(name, value) != value:
+            error = fields.error(name, f"must be {value} for this type of task", "unsupported")
+            raise replace(error, code=_TASK_TYPE)
 
 
 def _length(fields: Fields, family: ArkModelFamily, suffix: dict[str, str]) -> dict[str, int]:
@@ -348,4 +365,4 @@ def _check_modes(roles: list[str | None], content: list[Any], family: ArkModelFa
 
 
 def _conflict(message: str) -> ApiError:
-    return ApiError(f"content: {message}", field="content", code="InvalidParameter.TaskTypeConstraint")
+    return ApiError(f"content: {message}", field="content", code=_TASK_TYPE)
