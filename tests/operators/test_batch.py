@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -104,6 +105,34 @@ def test_no_more_than_max_in_flight_at_a_time(batch: Batch) -> None:
     result = batch.run([f"lamp {number}" for number in range(23)], max_in_flight=5)
     assert result["counts"]["succeeded"] == len(batch.paid) == 23
     assert max(flying) <= 5
+
+
+def at_once(services: Any) -> int:
+    """Return the maximum number of renders that ran at a time."""
+    speed, changes = services.speed, list[tuple[float, int]]()
+    for one in services.generations:
+        changes += [(one.ended_at - one.render_seconds / speed, 1), (one.ended_at, -1)]
+    # Where one ends and the next begins at the same time, rounding may change their order.
+    return max(accumulate(change for _, change in sorted((round(at, 4), change) for at, change in changes)))
+
+
+@pytest.mark.parametrize("api", ["ark"])
+@pytest.mark.parametrize(
+    "emulator_options",
+    [{"limits": True, "speed": 100, "render_seconds": 20, "concurrency": limit} for limit in (10, 3, 1)],
+    ids=["10 at a time", "3 at a time", "1 at a time"],
+)
+def test_renders_that_the_service_queues_are_delivered_in_their_turn(
+    batch: Batch, emulator_options: dict[str, Any]
+) -> None:
+    batch.services.hold()  # until all are submitted
+    batch.before_resume = lambda _: batch.services.release()
+    result = batch.run([f"lamp {number}" for number in range(40)])
+    assert result["counts"] == {"total": 40, "succeeded": 40, "failed": 0, "not_submitted": 0}
+    assert len(set(batch.paid)) == len(batch.paid) == 40
+    assert at_once(batch.services) == emulator_options["concurrency"]
+    submissions = [entry for entry in batch.services.ledger.requests if entry.kind == "submit"]
+    assert [entry.status for entry in submissions] == [200] * 40
 
 
 def test_identical_requests_are_submitted_separately(batch: Batch) -> None:
