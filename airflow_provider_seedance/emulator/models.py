@@ -1,7 +1,9 @@
-"""The emulator's values: options, validated requests, renders, links."""
+"""The emulator's values: options, validated requests, renders and their slots, links."""
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -99,7 +101,7 @@ class Draft:
     :param renewable: Whether another status request returns a new URL after the old one has expired.
     :param url_lifetime: The documented lifetime of URLs, in emulated seconds.
     :param expires_after: The limit of waiting and rendering, in emulated seconds.
-    :param slots: The kind of renders that share slots, and their number.
+    :param slots: The slots that it shares with other renders.
     """
 
     api: str
@@ -116,7 +118,7 @@ class Draft:
     renewable: bool = True
     url_lifetime: float | None = None
     expires_after: float | None = None
-    slots: tuple[str, int] | None = None
+    slots: RenderSlots | None = None
 
     @property
     def media(self) -> str:
@@ -137,8 +139,7 @@ class EmulatedGeneration:
     :param status: queued, running, succeeded, failed, cancelled or expired.
     :param progress: Percentage, 0 to 100.
     :param created_at: Seconds since the epoch, like ``ended_at``.
-    :param queue_seconds: Emulated seconds in the queue, so far while it waits for a slot; ``render_seconds``: emulated seconds
-        after it.
+    :param queue_seconds: Emulated seconds in the queue (so far, without a slot); ``render_seconds``: those after it.
     """
 
     id: str
@@ -207,6 +208,47 @@ class EmulatedRender:
     def id(self) -> str:
         """Generation id."""
         return self.draft.generation_id
+
+
+class RenderSlots:
+    """
+    Slots in which the renders of a kind run, in emulated seconds; the others are queued. Only the backend uses it.
+
+    :param limit: Number of renders that run at a time.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._added, self._now = limit, 0, 0.0
+        #: Renders by the earliest time of their beginning, and those that have begun by their end, which frees a slot.
+        self._queued: list[tuple[float, int, EmulatedRender]] = []
+        self._taken: list[tuple[float, int, EmulatedRender]] = []
+
+    def add(self, render: EmulatedRender) -> None:
+        """Queue a render until a slot is free."""
+        self.advance(render.started)
+        self._added += 1
+        heapq.heappush(self._queued, (render.started + render.queue, self._added, render))
+        render.queue = math.inf
+
+    def free(self, render: EmulatedRender) -> None:
+        """Free the slot of a render that ended before its time."""
+        self._taken = sorted(taken for taken in self._taken if taken[2] is not render)
+
+    def advance(self, now: float) -> None:
+        """Begin the renders whose turn has come."""
+        while self._queued:
+            earliest, number, render = self._queued[0]
+            full = len(self._taken) >= self._limit
+            begin = max(earliest, self._taken[0][0] if full else self._now)
+            latest = render.started + (render.draft.expires_after or math.inf)
+            if render.ending is None and begin > now:
+                break
+            heapq.heappop(self._queued)
+            if render.ending is None and begin < latest:
+                render.queue = begin - render.started
+                take = heapq.heapreplace if full else heapq.heappush
+                take(self._taken, (min(begin + render.rendering, latest), number, render))
+        self._now = now
 
 
 def frame_size(resolution: str, ratio: str) -> tuple[int, int]:

@@ -20,7 +20,6 @@ from airflow_provider_seedance.emulator import models
 from airflow_provider_seedance.emulator.clock import Clock
 from airflow_provider_seedance.emulator.faults import Faults
 from airflow_provider_seedance.emulator.ledger import DeletionEntry, EmulatorLedger, SubmissionEntry
-from airflow_provider_seedance.emulator.render_slots import RenderSlots
 
 DAY = 86_400.0
 _WAIT_SECONDS = 0.01
@@ -48,7 +47,6 @@ class Backend:
         self.credits = options.credits
         self._renders: dict[str, models.EmulatedRender] = {}
         self._links: dict[str, models.Link] = {}
-        self._slots: dict[str, RenderSlots] = {}
         self._repeats: Counter[tuple[str, str, str]] = Counter()
 
     # Submitting
@@ -69,9 +67,8 @@ class Backend:
             )
             if fault is not None:
                 _plan_failure(render, fault.options)
-            if slots := self._slots_of(draft):
-                slots.advance(started)
-                slots.add(render)
+            if draft.slots is not None:
+                draft.slots.add(render)
             self._renders[render.id] = render
             self.ledger.add(
                 SubmissionEntry(
@@ -105,12 +102,6 @@ class Backend:
             rendering = fixed - queue
         return queue, rendering
 
-    def _slots_of(self, draft: models.Draft) -> RenderSlots | None:
-        if draft.slots is None:
-            return None
-        kind, limit = draft.slots
-        return self._slots.setdefault(kind, RenderSlots(limit))
-
     # Reading
 
     def find(self, api: str, generation_id: str) -> models.EmulatedRender | None:
@@ -133,7 +124,6 @@ class Backend:
         """Return the current state of a render."""
         with self.lock:
             status, progress = self._progress(render)
-            queue = render.queue if math.isfinite(render.queue) else self.clock.rendered() - render.started
             ending = render.ending
             draft = render.draft
             return models.EmulatedGeneration(
@@ -150,7 +140,9 @@ class Backend:
                 failure=ending.failure if ending else None,
                 credits=render.credits,
                 callback_url=draft.callback_url,
-                queue_seconds=queue,
+                queue_seconds=render.queue
+                if render.queue < math.inf
+                else self.clock.rendered() - render.started,
                 render_seconds=render.rendering,
             )
 
@@ -171,8 +163,8 @@ class Backend:
 
     def _end_if_due(self, render: models.EmulatedRender) -> None:
         """Record the end of a render that is due; none is due while renders are on hold."""
-        if slots := self._slots_of(render.draft):
-            slots.advance(self.clock.rendered())
+        if render.draft.slots is not None:
+            render.draft.slots.advance(self.clock.rendered())
         if render.ending is not None or self.clock.held:
             return
         passed = self.clock.rendered() - render.started
@@ -271,8 +263,8 @@ class Backend:
                 raise ValueError(f"{generation_id} has already {render.ending.status}")
             passed = self.clock.rendered() - render.started
             self._record_end(render, status, self.clock.wall(), passed, failure)
-            if slots := self._slots_of(render.draft):
-                slots.free(render)
+            if render.draft.slots is not None:
+                render.draft.slots.free(render)
 
     def finish(self, generation_id: str) -> None:
         """End a render now: it succeeds, or fails if a fault planned that."""

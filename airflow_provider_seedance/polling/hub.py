@@ -69,6 +69,10 @@ Report = Callable[[Generation], None]
 #: Durations of generations, as this process has observed them or read them in the ledger; they outlive the hubs.
 _durations = DurationModels()
 
+#: When generations were last seen in the queue of the service: a batch waits anew after each of its submissions.
+_queued_at: dict[str, float] = {}
+MAX_QUEUED = 20_000
+
 
 @dataclass(eq=False, slots=True)
 class _Waiter:
@@ -142,6 +146,7 @@ class Hub:
         """Wait until the generation has ended, is unknown, or the deadline has passed."""
         kind = (self._base_url, state.kind)
         _durations.teach(kind, state.durations)
+        state = replace(state, queued_at=_queued_at.get(state.generation_id, state.queued_at))
         step = start_wait(state, time.time(), not_before=not_before, model=_durations.of(kind))
         if step.kind != "wait":
             return step
@@ -341,6 +346,10 @@ class Hub:
             self._queue.push_poll(waiter, waiter.due)
             return
         step = on_poll(before, reading, now, _durations.of(waiter.kind))
+        if (queued_at := step.state.queued_at) is not None:
+            _queued_at[step.state.generation_id] = queued_at
+            if len(_queued_at) > MAX_QUEUED:
+                del _queued_at[next(iter(_queued_at))]
         if waiter.report and isinstance(reading, Generation):
             waiter.report(reading)
         if step.kind == "wait":
@@ -412,11 +421,11 @@ def _learn(kind: Hashable, before: WaitState, poll_count: int, ended: Generation
     """Observe the duration of a generation: it ended after the last reading before this one."""
     delay = max(0.0, now - ended.completed_at.timestamp()) if ended.completed_at else None
     metrics.render_ended(api=ended.api, outcome=ended.status.value, polls=poll_count, delay=delay)
-    if not before.submitted_at_known or before.submitted_at is None:
-        return
-    if ended.status is GenerationStatus.SUCCEEDED:
-        low = (before.running_at or before.submitted_at) - before.submitted_at
-        _durations.observe(kind, max(0.0, low), max(0.0, now - before.submitted_at))
+    # One that was never seen outside the queue proves nothing: a service may call all of them queued.
+    seen = before.queued_at is None or before.queued_at != before.running_at
+    if before.submitted_at_known and seen and ended.status is GenerationStatus.SUCCEEDED:
+        low = before.elapsed(before.running_at) if before.running_at is not None else 0.0
+        _durations.observe(kind, low, before.elapsed(now))
 
 
 _hubs: dict[tuple[asyncio.AbstractEventLoop, tuple[str, str]], Hub] = {}

@@ -106,8 +106,9 @@ class WaitState:
     :param durations: Seconds that the latest such generations took, from the ledger; oldest first.
     :param retry_after: Seconds to the next request that the service named, if it did.
     :param rate_limited: Whether the rate limit prevented the latest status request.
-    :param progress: The latest progress readings: seconds since the submission, and percent.
+    :param progress: The latest progress readings: elapsed seconds, and percent.
     :param running_at: Seconds since 1970 of the latest reading that found the generation not ended.
+    :param queued_at: Seconds since 1970 of the latest reading that found it in the queue of the service.
     :param succeeded_at: Seconds since 1970 of the first reading that found it succeeded, but without an output.
     """
 
@@ -130,6 +131,7 @@ class WaitState:
     rate_limited: bool = False
     progress: tuple[tuple[float, float], ...] = ()
     running_at: float | None = None
+    queued_at: float | None = None
     succeeded_at: float | None = None
     last: Generation | None = None
 
@@ -145,14 +147,17 @@ class WaitState:
         return kind_of(self.media, self.result_defaults)
 
     def elapsed(self, now: float) -> float:
-        """Return the seconds since the submission."""
-        return max(0.0, now - self.submitted_at) if self.submitted_at is not None else 0.0
+        """Return the seconds since the submission, or since it was last seen in the queue: the render has taken no longer."""
+        since = self.queued_at or self.submitted_at
+        return max(0.0, now - since) if since is not None else 0.0
 
     def with_poll(self, reading: Generation, now: float) -> WaitState:
         """Return the state after a status request that was answered."""
-        progress = self.progress
+        # Without a word of the service, "queued" is a default.
+        queued = reading.status is GenerationStatus.QUEUED and bool(reading.word) and not reading.progress
+        progress = () if queued else self.progress
         if reading.progress is not None and not reading.status.terminal and self.submitted_at is not None:
-            latest = (now - self.submitted_at, float(reading.progress))
+            latest = (self.elapsed(now), float(reading.progress))
             progress = (*progress, latest)[-MAX_PROGRESS_READINGS:]
         return replace(
             self,
@@ -163,6 +168,7 @@ class WaitState:
             retry_after=None,
             rate_limited=False,
             progress=progress,
+            queued_at=now if queued else self.queued_at,
         )
 
 

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from airflow_provider_seedance.polling import hub as module
-from airflow_provider_seedance.polling.duration_model import DurationModels, kind_of
-from polling.simulated import EPOCH, HOUR, Connections, Service, connection, wait, wait_for_all
+from airflow_provider_seedance.polling.duration_model import DurationModels, kind_of, prior_model
+from polling.simulated import (
+    EPOCH,
+    HOUR,
+    Connections,
+    Service,
+    connection,
+    leave,
+    passed,
+    wait,
+    wait_for_all,
+    wait_for_each,
+)
 
 KNOWN = connection()
 DEFAULTS = {"model": "m", "duration": 5, "resolution": "720p"}
@@ -136,3 +148,59 @@ def test_a_restarted_triggerer_polls_as_if_it_had_learned(
     run(wait(**known))
     assert service.times() == restarted
     assert restarted[0] > 250.0
+
+
+# ---------------------------------------------------------------------- queue of the service
+
+
+def one_at_a_time(service: Service, count: int, seconds: float, word: str = "queued") -> list[str]:
+    """Let the service render one generation after the other; those that wait have this status."""
+    begins = {f"g{number}": number * seconds for number in range(count)}
+    service.ends |= {name: begin + seconds for name, begin in begins.items()}
+    service.bodies = lambda name, at: {"status": word} if at < begins.get(name, 0.0) else {}
+    return list(begins)
+
+
+async def wait_for_queue(ids: list[str], **options: Any) -> list[Any]:
+    return await wait_for_each(Connections(), ids, interval=None, timeout=24 * HOUR, **SUBMITTED, **options)
+
+
+async def delay_of_another(service: Service, seconds: float) -> float:
+    """Return how late the end of a generation is noticed that does not queue."""
+    service.ends["other"] = passed() + seconds
+    submitted = {"submitted_at": time.time(), "submitted_at_known": True}
+    await wait(generation_id="other", interval=None, **submitted)
+    return passed() - service.ends["other"]
+
+
+def test_time_in_the_queue_is_not_learned_as_time_of_the_render(service: Service, run: Any) -> None:
+    ids = one_at_a_time(service, 15, 60.0)
+
+    async def main() -> float:
+        assert {step.kind for step in await wait_for_queue(ids)} == {"ended"}
+        return await delay_of_another(service, 60.0)
+
+    assert run(main()) <= 20.0  # it was 65 to 235 s
+
+
+def test_a_wait_that_starts_again_knows_which_renders_were_queued(service: Service, run: Any) -> None:
+    """A batch waits anew after each of its submissions."""
+    ids = one_at_a_time(service, 15, 60.0)
+
+    async def main() -> float:
+        while ids:
+            waits = [asyncio.create_task(wait_for_queue([name])) for name in ids]
+            await asyncio.wait(waits, timeout=70.0)
+            await leave(*(one for one in waits if not one.done()))
+            ids[:] = [name for name, one in zip(ids, waits, strict=True) if one.cancelled()]
+        return await delay_of_another(service, 60.0)
+
+    assert run(main()) <= 20.0
+
+
+def test_a_service_that_calls_every_generation_queued_teaches_nothing(
+    service: Service, run: Any, durations: DurationModels
+) -> None:
+    service.bodies = lambda name, at: {"status": "queued"} if at < service.ends[name] else {}
+    run(wait_for_queue(service.add(5, ends=100.0)))
+    assert durations.of(BARE_KIND) is prior_model()

@@ -325,6 +325,22 @@ def test_the_latest_progress_is_kept_with_its_time() -> None:
     assert step.state.progress[-1] == (29.0, 59.0)
 
 
+def test_a_render_is_as_old_as_the_latest_reading_that_found_it_queued() -> None:
+    state = waiting(submitted_at=NOW - 100, submitted_at_known=True)
+    queued = on_poll(state, generation("queued", word="queued"), NOW).state
+    running = on_poll(queued, generation("running", progress=30), NOW + 20).state
+    assert (state.elapsed(NOW), queued.elapsed(NOW), running.elapsed(NOW + 20)) == (100, 0, 20)
+    assert running.progress == ((20.0, 30.0),)
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"word": "queued", "progress": 5}], ids=["without a word", "in progress"]
+)
+def test_a_reading_that_does_not_say_queued_changes_no_age(more: dict[str, Any]) -> None:
+    step = on_poll(waiting(submitted_at=NOW - 100), generation("queued", **more), NOW)
+    assert step.state.elapsed(NOW) == 100
+
+
 def test_a_reading_resets_failures_and_rate_limits() -> None:
     step = on_poll(waiting(rate_limited=True, poll_count=4, failures=1), generation("succeeded"), NOW)
     state = step.state

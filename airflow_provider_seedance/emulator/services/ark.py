@@ -68,6 +68,7 @@ class Ark(service.Service):
     def __init__(self, **parts: Any) -> None:
         super().__init__(**parts)
         self._limiter = CallLimiter()
+        self._slots: dict[str, models.RenderSlots] = {}
 
     def prompt_of(self, body: Any) -> str | None:
         content = body.get("content") if isinstance(body, dict) else None
@@ -134,6 +135,7 @@ class Ark(service.Service):
         limit = _MAX_4K_TASKS_PER_MINUTE if is_4k else _MAX_TASKS_PER_MINUTE
         kind = f"{reported['model']} {is_4k} {reported['service_tier']}"
         self._check_limit(kind, limit, 60.0, code="ModelAccountRpmRateLimitExceeded")
+        slots = models.RenderSlots(1 if is_4k else options.concurrency)
         render = self.backend.submit(
             models.Draft(
                 api=self.api,
@@ -156,7 +158,7 @@ class Ark(service.Service):
                 renewable=False,
                 url_lifetime=DAY,
                 expires_after=float(reported["execution_expires_after"]),
-                slots=(kind, 1 if is_4k else options.concurrency) if options.limits else None,
+                slots=self._slots.setdefault(kind, slots) if options.limits else None,
             )
         )
         body = {"id": render.id}

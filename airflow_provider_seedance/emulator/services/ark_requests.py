@@ -103,18 +103,17 @@ _1_0 = ArkModelFamily(
     ratio="16:9",
     sizes=_SIZES_1_0,
 )
-_2_5 = replace(
-    _2_0,
-    resolutions=("480p", "720p", "1080p"),
-    supports=_FIELDS_2_5,
-    durations=(4, 30),
-    references=30,
-    clips=10,
-    sound_alone=True,
-    sizes={**_SIZES, "480p": {**_SIZES["480p"], "16:9": (854, 480)}},
-)
 MODELS = {
-    "2-5": _2_5,
+    "2-5": replace(
+        _2_0,
+        resolutions=("480p", "720p", "1080p"),
+        supports=_FIELDS_2_5,
+        durations=(4, 30),
+        references=30,
+        clips=10,
+        sound_alone=True,
+        sizes={**_SIZES, "480p": {**_SIZES["480p"], "16:9": (854, 480)}},
+    ),
     "2-0": _2_0,
     "2-0-fast": _2_0_FAST,
     "2-0-mini": _2_0_FAST,
@@ -231,12 +230,12 @@ def _check_support(fields: Fields, family: ArkModelFamily, tier: str, draft_task
 def _check_task_type(fields: Fields, family: ArkModelFamily) -> None:
     """Refuse a ratio or duration that does not go with the inputs, or with an edit."""
     given = fields.given
-    media = [item for item in given["content"] if item["type"] not in ("text", "draft_task")]
-    frames = [item for item in media if not (item.get("role") or "first_frame").startswith("reference_")]
-    ratio, edit = given.get("ratio"), given.get("omni_reference_task_type") == "edit"
-    if ratio == "adaptive" != family.ratio and not media:
+    roles = {item.get("role") or "first_frame" for item in given["content"] if item["type"].endswith("_url")}
+    edit = given.get("omni_reference_task_type") == "edit"
+    frames = "omni_reference_task_type" in family.supports and roles & {"first_frame", "last_frame"}
+    if given.get("ratio") == "adaptive" != family.ratio and not roles:
         raise fields.error("ratio", "adaptive is not supported by this model without an image", "unsupported")
-    for name, value, applies in (("ratio", "adaptive", frames and family is _2_5), ("duration", -1, edit)):
+    for name, value, applies in (("ratio", "adaptive", frames), ("duration", -1, edit)):
         if applies and given.get(name, value) != value:
             error = fields.error(name, f"must be {value} for this type of task", "unsupported")
             raise replace(error, code=_TASK_TYPE)
