@@ -182,12 +182,6 @@ def resolve(dag_id: str, settlement: Settlement, config: LedgerDep) -> None:
 # ---------------------------------------------------------------------- rendering again
 
 
-@router.get("/dags/{dag_id}/library/rights", dependencies=CAN_READ_RENDERS)
-def rights(dag_id: str, user: GetUserDep, _config: LedgerDep) -> dict[str, bool]:
-    """Return the user's permissions for the renders of a Dag."""
-    return {"edit": dag_id in editable_dag_ids({dag_id}, user)}
-
-
 class AnotherRender(BaseModel):
     """
     Decision that the next clear of a task pays for another generation.

@@ -2,12 +2,13 @@
 Access checks: the only module of the pages that knows Airflow's internal ones.
 
 A user needs read access to a Dag, its runs, its task instances and its XComs; to settle a submission or to
-render again, the right to edit task instances of the Dag. The refusal is the same 403 for a Dag that does not exist.
+render again, the right to edit task instances of the Dag; to choose, the rights that Airflow asks for. The refusal is
+the same 403 for a Dag that does not exist.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from urllib.parse import urlsplit
 
 from airflow.api_fastapi.app import get_auth_manager
@@ -72,19 +73,36 @@ def readable_dag_ids(dag_ids: Iterable[str], user: GetUserDep) -> set[str]:
     return {dag_id for dag_id in permitted if can_read(dag_id)}
 
 
-def editable_dag_ids(dag_ids: Iterable[str], user: GetUserDep) -> set[str]:
-    """Return the Dags of these, which the user may read, whose task instances the user may edit."""
+def editable_dag_ids(
+    dag_ids: Iterable[str], user: GetUserDep, entity: DagAccessEntity = DagAccessEntity.TASK_INSTANCE
+) -> set[str]:
+    """Return the Dags of these, which the user may read, whose task instances (or another part) the user may edit."""
     manager = get_auth_manager()
     return {
         dag_id
         for dag_id in dag_ids
         if manager.is_authorized_dag(
             method="PUT",
-            access_entity=DagAccessEntity.TASK_INSTANCE,
+            access_entity=entity,
             details=DagDetails(id=dag_id, team_name=DagModel.get_team_name(dag_id)),
             user=user,
         )
     }
+
+
+def can_answer(dag_id: str, assigned_users: Collection[str], user: GetUserDep) -> bool:
+    """
+    Return whether Airflow takes the user's answer to a question of a human-in-the-loop task.
+
+    :param assigned_users: Ids of the only users who may answer; an empty collection for all who may edit.
+    """
+    may_edit = bool(editable_dag_ids({dag_id}, user, DagAccessEntity.HITL_DETAIL))
+    if not may_edit or not assigned_users:
+        return may_edit
+    manager = get_auth_manager()
+    if check := getattr(manager, "is_authorized_hitl_task", None):
+        return bool(check(assigned_users=set(assigned_users), user=user))
+    return str(user.get_id()) in assigned_users  # Airflow 3.1.0
 
 
 def can_read_connection(conn_id: str, user: GetUserDep) -> bool:

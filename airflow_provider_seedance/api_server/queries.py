@@ -51,7 +51,7 @@ RUN_COLUMNS = (
     DagRun.run_after,
 )
 
-_TASK = (
+TASK_COLUMNS = (
     TI.id,
     TI.task_id,
     *_coordinates(),
@@ -62,6 +62,11 @@ _TASK = (
     TI.try_number,
     TI.start_date.label("started_at"),
     TI.end_date.label("ended_at"),
+)
+
+_TASK_FIELDS = (
+    *("task_id", "map_index", "label", "operator"),
+    *("state", "try_number", "started_at", "ended_at"),
 )
 
 
@@ -112,7 +117,7 @@ def tasks_of(session: Session, scope: Scope) -> list[renders.Task]:
     """
     xcoms = _xcoms(session, scope)
     query = (
-        select(*_TASK)
+        select(*TASK_COLUMNS)
         .where(*_in_run(TI, scope))
         .order_by(TI.start_date.is_(None), TI.start_date, TI.task_id, TI.map_index)
     )
@@ -125,24 +130,26 @@ def tasks_of(session: Session, scope: Scope) -> list[renders.Task]:
     position = {task_id: number for number, task_id in enumerate(dict.fromkeys(row.task_id for row in rows))}
     # The instances of one task stay together, by map index.
     rows.sort(key=lambda row: (position[row.task_id], row.map_index))
-    return [_task(row, xcoms, fields) for row in rows]
+    return [task_of(row, xcoms, fields) for row in rows]
 
 
 def find_transfer(session: Session, scope: Scope) -> renders.Task | None:
     """Return a task instance of the transfer operator, with its result and rendered fields."""
     instance = _instance(scope)
-    query = select(*_TASK).where(*_in_run(TI, scope), *instance, TI.operator.in_(renders.TRANSFER_OPERATORS))
+    query = select(*TASK_COLUMNS).where(
+        *_in_run(TI, scope), *instance, TI.operator.in_(renders.TRANSFER_OPERATORS)
+    )
     row = session.execute(query).first()
     if row is None:
         return None
     xcoms = _xcoms(session, scope, instance)
-    return _task(row, xcoms, _rendered_fields(session, scope, {row.task_id}))
+    return task_of(row, xcoms, _rendered_fields(session, scope, {row.task_id}))
 
 
 def find_task(session: Session, scope: Scope) -> renders.Task | None:
     """Return a task instance, with its rendered fields."""
-    row = session.execute(select(*_TASK).where(*_in_run(TI, scope), *_instance(scope))).first()
-    return _task(row, {}, _rendered_fields(session, scope, {row.task_id})) if row else None
+    row = session.execute(select(*TASK_COLUMNS).where(*_in_run(TI, scope), *_instance(scope))).first()
+    return task_of(row, {}, _rendered_fields(session, scope, {row.task_id})) if row else None
 
 
 def _instance(scope: Scope) -> tuple[Any, ...]:
@@ -159,12 +166,11 @@ def _instance(scope: Scope) -> tuple[Any, ...]:
 _ByInstance = dict[Any, dict[str, Any]]
 
 
-def _task(row: Any, xcoms: _ByInstance, fields: _ByInstance) -> renders.Task:
-    values = dict(row._mapping)
+def task_of(row: Any, xcoms: _ByInstance, fields: _ByInstance) -> renders.Task:
+    """Return the task instance of a row with :data:`TASK_COLUMNS`."""
+    values = {name: row._mapping[name] for name in _TASK_FIELDS}
     region_id, index = region_of(row)
-    for name in ("id", "region_id", "region_index"):
-        values.pop(name, None)
-    if (custom := values.pop("custom_operator_name")) in renders.SEEDANCE_OPERATORS:
+    if (custom := row.custom_operator_name) in renders.SEEDANCE_OPERATORS:
         values["operator"] = custom
     return renders.Task(
         **values,

@@ -8,7 +8,6 @@ the results of transfers, and belong to a render by its generation id. A batch t
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
@@ -24,7 +23,6 @@ from airflow_provider_seedance.api_server.xcom_values import (
     parse_xcom,
     readable_of,
     scalar_of,
-    sum_of,
     text_of,
 )
 from airflow_provider_seedance.apis.registry import console_of
@@ -70,8 +68,11 @@ _STATE_OF_TASK = {
     "skipped": "skipped",
     "removed": "cancelled",
 }
-_UNITS = ("credits", "cost_usd")
-_FROM_RESULT = ("generation_id", "api", "model", "duration", "resolution", *_UNITS)
+UNITS = ("credits", "cost_usd")
+_FROM_RESULT = ("generation_id", "api", "model", "duration", "resolution", *UNITS)
+
+#: Identity of a task instance among those of its run: task, map index and region.
+Place = tuple[str, int, str]
 
 ReadManifest = Callable[[str], Iterable[Mapping[str, Any]]]
 
@@ -100,7 +101,7 @@ class Task:
     fields: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def place(self) -> tuple[str, int, str]:
+    def place(self) -> Place:
         """Identity among the tasks of a run."""
         return self.task_id, self.map_index, self.region
 
@@ -119,6 +120,21 @@ class Task:
         """The report of a batch without a result, or the result of a generation that failed."""
         report = self.xcoms.get(REPORT_KEY)
         return report if isinstance(report, Mapping) else {}
+
+    @property
+    def ended_since(self) -> dict[str, Mapping[str, Any]]:
+        """The generations in flight of its report that have ended since, by their ids."""
+        reported = _mappings(self.report.get("items"))
+        in_flight = {
+            text_of(item.get("generation_id")) for item in reported if item.get("status") == "running"
+        }
+        named = {text_of(item.get("generation_id")): item for item in _mappings(self.xcoms.get(PROGRESS_KEY))}
+        return {name: named[name] for name in in_flight & named.keys() if name}
+
+    @property
+    def has_earlier_tries(self) -> bool:
+        """Whether it was tried before: Airflow keeps the XComs of the latest try only."""
+        return self.try_number > (0 if self.state is None else 1)
 
     @property
     def error(self) -> str | None:
@@ -312,7 +328,7 @@ def _renders_of_items(task: Task, items: Iterable[Mapping[str, Any]]) -> Iterato
 
 def _reported_items(task: Task) -> Iterator[Mapping[str, Any]]:
     """Yield the items of a report, with what has ended since."""
-    ended = _ended_since(task)
+    ended = task.ended_since
     goes_on = task.shown_state not in TERMINAL_STATES
     for item in _mappings(task.report["items"]):
         if item.get("status") == "running":
@@ -324,16 +340,6 @@ def _reported_items(task: Task) -> Iterator[Mapping[str, Any]]:
             error = "The task ended before this render, which may go on and be billed."
             item = {**item, "status": "failed", "error": error}
         yield item
-
-
-def _ended_since(task: Task) -> dict[str, Mapping[str, Any]]:
-    """Return the generations in flight of a report that have ended since, by their ids."""
-    reported = _mappings(task.report.get("items"))
-    in_flight = {text_of(item.get("generation_id")) for item in reported if item.get("status") == "running"}
-    named = {text_of(item.get("generation_id")): item for item in _mappings(task.xcoms.get(PROGRESS_KEY))}
-    return {
-        generation_id: named[generation_id] for generation_id in in_flight & named.keys() if generation_id
-    }
 
 
 def _batch_items(
@@ -383,7 +389,7 @@ def _render(task: Task, result: Mapping[str, Any], number: int | None) -> dict[s
         "key": None,
         "try_number": task.try_number,
         **{name: scalar_of(result.get(name)) for name in _FROM_RESULT},
-        "output_tokens": number_of(_mapping(result.get("usage")).get("output_tokens")),
+        "output_tokens": number_of(mapping_of(result.get("usage")).get("output_tokens")),
         "generation_id": generation_id,
         "console": console_of(result.get("api"), generation_id),
         "model": text_of(result.get("model")) or text_of(request.get("model")),
@@ -406,7 +412,7 @@ def _render(task: Task, result: Mapping[str, Any], number: int | None) -> dict[s
 def _request(task: Task, result: Mapping[str, Any]) -> dict[str, str | float]:
     """Return the arguments of the request that are known, without those that are not set."""
     known = {**task.fields, "prompt": task.fields.get("prompt") or task.fields.get("_prompt")}
-    request = {name: known.get(name) for name in _ARGUMENTS} | {**_mapping(result.get("request"))}
+    request = {name: known.get(name) for name in _ARGUMENTS} | {**mapping_of(result.get("request"))}
     shown = {str(name): readable_of(value) for name, value in request.items()}
     return {name: value for name, value in shown.items() if value is not None}
 
@@ -445,54 +451,10 @@ def _merge(render: dict[str, Any], other: Mapping[str, Any]) -> None:
     render["urls"] = render["urls"] or other["urls"]
 
 
-def batches_of(tasks: Iterable[Task]) -> list[dict[str, Any]]:
-    """Return the state of each batch that has no result: counts, cost, estimated end, and its error."""
-    return [
-        {
-            "task_id": task.task_id,
-            "map_index": task.map_index,
-            "counts": _counts(task),
-            **{unit: sum_of([task.report, *_ended_since(task).values()], unit) for unit in _UNITS},
-            "ends_at": text_of(task.report.get("ends_at")) if task.shown_state == "running" else None,
-            "error": task.error,
-        }
-        for task in tasks
-        if isinstance(task.report.get("items"), list) and not is_batch_result(task.result)
-    ]
-
-
-def _counts(task: Task) -> dict[str, float | None]:
-    ended = _ended_since(task).values()
-    succeeded = sum(item.get("status") == "succeeded" for item in ended)
-    since = {"succeeded": succeeded, "failed": len(ended) - succeeded, "in_flight": -len(ended)}
-    counts = {name: number_of(count) for name, count in _mapping(task.report.get("counts")).items()}
-    return {name: None if count is None else count + since.get(name, 0) for name, count in counts.items()}
-
-
 def _mappings(value: Any) -> list[Mapping[str, Any]]:
     return [item for item in list_of(value) if isinstance(item, Mapping)]
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
+def mapping_of(value: Any) -> Mapping[str, Any]:
+    """Return a mapping; an empty one for anything else."""
     return value if isinstance(value, Mapping) else {}
-
-
-def totals_of(renders: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """
-    Return the totals: renders by state, seconds of video, cost, and the number without a price.
-
-    Those of delivered renders, beside what was spent in all: a generation that failed may be billed.
-    """
-    counts = Counter(render["state"] for render in renders)
-    done = [render for render in renders if render["state"] == "succeeded"]
-    return {
-        "total": len(renders),
-        "states": {state: counts[state] for state in STATES if counts[state]},
-        "credits": sum_of(done, "credits"),
-        "cost_usd": sum_of(done, "cost_usd"),
-        "spent_credits": sum_of(renders, "credits"),
-        "spent_usd": sum_of(renders, "cost_usd"),
-        "unpriced": sum(render["credits"] is None and render["cost_usd"] is None for render in done),
-        "seconds": sum_of([render for render in done if render["media"] == "video"], "duration"),
-        "stored": sum(bool(render["files"]) for render in renders),
-    }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from time import monotonic
@@ -19,11 +19,20 @@ from fastapi import APIRouter, Header, HTTPException, Query, Response
 from pydantic import AwareDatetime
 
 from airflow_provider_seedance.api_server import queries
-from airflow_provider_seedance.api_server.permissions import CAN_READ_RENDERS, GetUserDep, readable_dag_ids
+from airflow_provider_seedance.api_server.ledger_costs import read_costs
+from airflow_provider_seedance.api_server.permissions import (
+    CAN_READ_RENDERS,
+    GetUserDep,
+    can_answer,
+    editable_dag_ids,
+    readable_dag_ids,
+)
 from airflow_provider_seedance.api_server.queries import Scope
-from airflow_provider_seedance.api_server.renders import batches_of, renders_of, totals_of
+from airflow_provider_seedance.api_server.renders import Place, Task, renders_of
 from airflow_provider_seedance.api_server.runs import RunList, RunSearch
+from airflow_provider_seedance.api_server.totals import batches_of, totals_of
 from airflow_provider_seedance.batch.manifest import read_manifest
+from airflow_provider_seedance.exceptions import SeedanceLedgerError
 from airflow_provider_seedance.ledger.configuration import read_config
 
 log = logging.getLogger(__name__)
@@ -76,13 +85,15 @@ def _page_of(
         tasks = queries.tasks_of(session, scope)
     # Outside the session: reading a manifest from object storage may take long.
     found = [render for render in renders_of(tasks, _read_manifest) if _in_scope(render, scope)]
+    own = [task for task in tasks if _is_own(scope, task.task_id, task.map_index)]
+    ledger = _costs_of(scope, own)
     shown = dict(run)
     active = shown["state"] in ("queued", "running")
     page = {
         "run": shown,
         "active": active,
-        "totals": totals_of(found),
-        "batches": [batch for batch in batches_of(tasks) if _in_scope({**batch, "files": ()}, scope)],
+        "totals": totals_of(found, own, ledger),
+        "batches": batches_of(own, ledger),
         "renders": found,
         "ledger": read_config() is not None,
     }
@@ -113,12 +124,36 @@ def runs(
     return _respond(_page(page), if_none_match)
 
 
+@router.get("/dags/{dag_id}/rights", dependencies=CAN_READ_RENDERS)
+def rights(
+    dag_id: str, user: GetUserDep, assigned: Annotated[Sequence[str], Query(max_length=1000)] = ()
+) -> dict[str, bool]:
+    """
+    Return the user's permissions for the renders of a Dag: to edit them, and to answer a question about them.
+
+    :param assigned: Ids of the users that the question is assigned to, if it is.
+    """
+    return {
+        "edit": dag_id in editable_dag_ids({dag_id}, user),
+        "answer": can_answer(dag_id, assigned, user),
+    }
+
+
 def _in_scope(render: Mapping[str, Any], scope: Scope) -> bool:
     """Return whether the task of the scope made or stored a render."""
-    return scope.task_id is None or any(
-        owner["task_id"] == scope.task_id and scope.map_index in (None, owner["map_index"])
-        for owner in (render, *render["files"])
-    )
+    return any(_is_own(scope, owner["task_id"], owner["map_index"]) for owner in (render, *render["files"]))
+
+
+def _is_own(scope: Scope, task_id: str, map_index: int) -> bool:
+    return scope.task_id is None or (scope.task_id == task_id and scope.map_index in (None, map_index))
+
+
+def _costs_of(scope: Scope, tasks: Sequence[Task]) -> dict[Place, Any] | None:
+    try:
+        costs = read_costs([(scope.dag_id, scope.run_id, tasks)])
+    except SeedanceLedgerError:
+        return None
+    return None if costs is None else costs.get((scope.dag_id, scope.run_id), {})
 
 
 def _read_manifest(path: str) -> Iterable[Mapping[str, Any]]:

@@ -1,13 +1,14 @@
 """
 The list of runs with renders: found by Dag, run and date, with their tasks by state and their cost.
 
-A refresh reads the task instances of runs that go on, and those that are new. The rest is in memory.
+A refresh reads the task instances of runs that go on, and those that are new; the ledger for these, too. The rest is
+in memory.
 """
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from threading import Lock
@@ -21,8 +22,17 @@ from sqlalchemy import and_, or_, select, tuple_
 
 from airflow_provider_seedance.api_server import renders
 from airflow_provider_seedance.api_server.known_dags import KnownDags
-from airflow_provider_seedance.api_server.queries import RUN_COLUMNS, belongs_to_task, run_values
-from airflow_provider_seedance.api_server.xcom_values import parse_xcom, sum_of
+from airflow_provider_seedance.api_server.ledger_costs import read_costs
+from airflow_provider_seedance.api_server.queries import (
+    RUN_COLUMNS,
+    TASK_COLUMNS,
+    belongs_to_task,
+    run_values,
+    task_of,
+)
+from airflow_provider_seedance.api_server.totals import summary_of
+from airflow_provider_seedance.api_server.xcom_values import parse_xcom
+from airflow_provider_seedance.exceptions import SeedanceLedgerError
 from airflow_provider_seedance.generations import utc_now
 from airflow_provider_seedance.ledger.account import pattern_of
 from airflow_provider_seedance.operators.task_xcom import REPORT_KEY
@@ -33,7 +43,8 @@ if TYPE_CHECKING:
 #: Time after the end of a run in which its tasks may still write XComs.
 _SETTLING_TIME = timedelta(minutes=1)
 
-_TASK = (TI.dag_id, TI.run_id, TI.id, TI.state, TI.operator, TI.custom_operator_name)
+#: Dag id and run id.
+_RunKey = tuple[str, str]
 
 #: Maximum runs whose summaries are kept, of some hundred bytes each.
 MAX_SUMMARIES = 5000
@@ -87,7 +98,7 @@ class RunList:
     def read(
         self, session: Session, dag_ids: Collection[str], search: RunSearch, limit: int
     ) -> list[dict[str, Any]]:
-        """Return the latest runs of these Dags that have renders, with tasks by state, credits and cost."""
+        """Return the latest runs of these Dags that have renders, with tasks by state and what was spent."""
         here = (TI.dag_id == DagRun.dag_id, TI.run_id == DagRun.run_id)
         query = (
             select(*RUN_COLUMNS)
@@ -101,12 +112,12 @@ class RunList:
         )
         rows = session.execute(query).all()
         with self._lock:
-            unknown = {tuple(row): row for row in rows if tuple(row) not in self._ended}
+            unknown = {(row.dag_id, row.run_id): row for row in rows if tuple(row) not in self._ended}
             found = _summaries(session, unknown)
-            for key, summary in found.items():
-                if _has_settled(unknown[key]):
-                    self._ended[key] = summary
-            known = [found.get(key) or self._ended[key] for key in map(tuple, rows)]
+            for run, summary in found.items():
+                if summary.pop("is_final") and _has_settled(unknown[run]):
+                    self._ended[tuple(unknown[run])] = summary
+            known = [found.get((row.dag_id, row.run_id)) or self._ended[tuple(row)] for row in rows]
             while len(self._ended) > MAX_SUMMARIES:
                 self._ended.popitem(last=False)
         return [{**run_values(row), **summary} for row, summary in zip(rows, known, strict=True)]
@@ -122,46 +133,36 @@ def _generates() -> Any:
     return or_(TI.operator.in_(names), TI.custom_operator_name.in_(names))
 
 
-def _summaries(
-    session: Session, runs: Mapping[tuple[Any, ...], Any]
-) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """Return the tasks by state, the credits and the cost of runs, by the key of the run."""
-    if not runs:
-        return {}
-    keys = {(run.dag_id, run.run_id): key for key, run in runs.items()}
+def _summaries(session: Session, runs: Collection[_RunKey]) -> dict[_RunKey, dict[str, Any]]:
+    """
+    Return the tasks by state, and what was spent, of runs by Dag and run id.
+
+    A summary has ``is_final=False`` if the ledger could not be read.
+    """
+    tasks = _tasks_of(session, runs) if runs else {}
+    try:
+        costs, is_final = read_costs((*run, found) for run, found in tasks.items()), True
+    except SeedanceLedgerError:
+        costs, is_final = None, False
+    return {
+        run: {**summary_of(tasks[run], None if costs is None else costs.get(run, {})), "is_final": is_final}
+        for run in runs
+    }
+
+
+def _tasks_of(session: Session, runs: Collection[_RunKey]) -> dict[_RunKey, list[renders.Task]]:
     wanted = and_(belongs_to_task(XComModel), XComModel.key.in_((renders.RESULT_KEY, REPORT_KEY)))
     query = (
-        select(*_TASK, XComModel.key, XComModel.value)
+        select(TI.dag_id, TI.run_id, *TASK_COLUMNS, XComModel.key, XComModel.value)
         .outerjoin(XComModel, wanted)
-        .where(tuple_(TI.dag_id, TI.run_id).in_(keys), _generates())
+        .where(tuple_(TI.dag_id, TI.run_id).in_(runs), _generates())
     )
-    tasks: dict[tuple[Any, ...], dict[Any, dict[str, Any]]] = {key: {} for key in runs}
-    for dag_id, run_id, instance, state, operator, custom, name, value in session.execute(query):
-        task = tasks[keys[dag_id, run_id]].setdefault(
-            instance,
-            {
-                "state": state,
-                "operator": custom if custom in renders.SEEDANCE_OPERATORS else operator,
-                "xcoms": {},
-            },
-        )
-        task["xcoms"][name] = parse_xcom(value)
-    return {
-        key: _summary([renders.Task(task_id="", **task) for task in found.values()])
-        for key, found in tasks.items()
-    }
-
-
-def _summary(tasks: Sequence[renders.Task]) -> dict[str, Any]:
-    """Return the tasks of a run by state, and their cost."""
-    results = [
-        task.result if isinstance(task.result, Mapping) else task.report
-        for task in tasks
-        if task.operator in renders.GENERATION_OPERATORS
-    ]
-    spent = [result for result in results if "estimate" not in result]  # not of a dry run
-    return {
-        "tasks": Counter(task.state or "none" for task in tasks),
-        "credits": sum_of(spent, "credits"),
-        "cost_usd": sum_of(spent, "cost_usd"),
-    }
+    rows: dict[Any, Any] = {}
+    xcoms: dict[Any, dict[str, Any]] = {}
+    for row in session.execute(query):
+        rows[row.id] = row
+        xcoms.setdefault(row.id, {})[row.key] = parse_xcom(row.value)
+    found: dict[_RunKey, list[renders.Task]] = {run: [] for run in runs}
+    for row in rows.values():
+        found[row.dag_id, row.run_id].append(task_of(row, xcoms, {}))
+    return found

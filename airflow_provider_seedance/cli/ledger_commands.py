@@ -213,14 +213,14 @@ def _formatted(
 ) -> Iterable[str]:
     if output == "json":
         return [json.dumps(rows, indent=2)]
-    names = list(rows[0]) if rows else []
-    cells = [names, *([_cell(row[name]) for name in names] for row in rows)]
+    if not rows:
+        return [empty] if output == "table" else []
+    names = list(rows[0])
     if output == "csv":
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(cells)
-        return text.getvalue().splitlines()
-    if not rows:
-        return [empty]
+        csv.writer(text, lineterminator="\n").writerows([names, *(map(_inert, row.values()) for row in rows)])
+        return [text.getvalue().removesuffix("\n")]  # a value may have line ends of its own
+    cells = [names, *([" ".join(_cell(row[name]).split()) for name in names] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]
 
@@ -229,6 +229,12 @@ def _cell(value: object) -> str:
     if value is None:
         return ""
     return f"{value:.6f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+
+
+def _inert(value: object) -> str:
+    """Return a cell of CSV, which a spreadsheet must not take for a formula."""
+    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if is_formula else _cell(value)
 
 
 # ---------------------------------------------------------------------- times

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_seedance.api_server.renders import Task, batches_of, totals_of
+from airflow_provider_seedance.api_server.renders import Task
+from airflow_provider_seedance.api_server.totals import batches_of, totals_of
 from api_server.render_samples import ENDED, batch, result, shown, video
 
 REQUEST = {"prompt": "A shoe", "duration": 8, "images": ["https://b.example/a.png"], "fixed_lens": True}
@@ -104,8 +105,8 @@ def test_a_batch_that_failed_shows_what_it_paid_for() -> None:
     assert (in_flight["state"], waiting["state"]) == ("failed", "skipped")
     assert "may go on and be billed" in in_flight["error"]
     totals = totals_of(shown(task))
-    assert (totals["credits"], totals["spent_credits"]) == (28, 42)
-    assert (totals["cost_usd"], totals["spent_usd"]) == (0.14, 0.21)
+    assert (totals["credits"], totals["cost_usd"]) == (28, 0.14)
+    assert totals["spent"] == {"credits": 42, "cost_usd": 0.21, "at_least": False}
     (summary,) = batches_of([task])
     assert (summary["error"], summary["ends_at"]) == ("A budget of this connection is used up.", None)
 
@@ -126,7 +127,7 @@ def test_a_failed_task_shows_its_error_and_its_cost(state: str, expected: str) -
         "The service failed: oops.",
         28,
     )
-    assert totals_of([render])["spent_credits"] == 28
+    assert totals_of([render])["spent"]["credits"] == 28
     assert totals_of([render])["credits"] is None
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from airflow_provider_seedance.api_server import renders
-from airflow_provider_seedance.api_server.renders import Task, renders_of, totals_of
+from airflow_provider_seedance.api_server.renders import Task, renders_of
+from airflow_provider_seedance.api_server.totals import totals_of
 from airflow_provider_seedance.api_server.xcom_values import MAX_TEXT_CHARS, is_http_url, parse_xcom
 from airflow_provider_seedance.apis.registry import console_of
 from airflow_provider_seedance.decorators.seedance import _SeedanceVideoDecoratedOperator
@@ -289,8 +290,7 @@ def test_totals() -> None:
         "states": {"succeeded": 2, "failed": 1},
         "credits": 28,
         "cost_usd": 0.14,
-        "spent_credits": 28,
-        "spent_usd": 0.14,
+        "spent": {"credits": 28, "cost_usd": 0.14, "at_least": False},
         "unpriced": 1,
         "seconds": 16,
         "stored": 1,

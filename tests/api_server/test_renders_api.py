@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
+from airflow.models.dag import DagModel
 from fastapi import HTTPException
+from ledger.rows import add, row
 
-from airflow_provider_seedance.api_server import renders_api
+from airflow_provider_seedance.api_server import permissions, renders_api
 from airflow_provider_seedance.api_server.renders import Task
+from airflow_provider_seedance.ledger.configuration import LedgerConfig
+from airflow_provider_seedance.ledger.database import Database
 
 RUN = {"dag_id": "d", "run_id": "r", "state": "running"}
 
@@ -103,6 +110,43 @@ def test_a_missing_run(airflow: SimpleNamespace) -> None:
     with pytest.raises(HTTPException) as refused:
         renders_api.renders("d", "r")
     assert refused.value.status_code == 404
+
+
+def test_what_was_spent_is_that_of_the_ledger(
+    airflow: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    location = f"sqlite:///{tmp_path}/ledger.db"
+    monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", location)
+    place = {"dag_id": "d", "run_id": "r"}
+    takes = [{**row(index, **place), "number": number} for index in (0, 1) for number in (1, 2)]
+    add(Database(LedgerConfig(location=location)), takes)
+    assert body(renders_api.renders("d", "r"))["totals"]["spent"]["cost_usd"] == 0.28
+    assert body(renders_api.renders("d", "r", "video", 1))["totals"]["spent"]["cost_usd"] == 0.14
+    assert body(renders_api.renders("d", "r", "store"))["totals"]["spent"]["cost_usd"] is None
+
+
+@pytest.mark.parametrize(
+    ("edits", "assigned", "answer"),
+    [
+        ((), [], False),
+        ((DagAccessEntity.HITL_DETAIL,), [], True),
+        ((DagAccessEntity.HITL_DETAIL,), ["ann", "bob"], True),
+        ((DagAccessEntity.HITL_DETAIL,), ["bob"], False),
+        ((DagAccessEntity.TASK_INSTANCE,), ["ann"], False),
+    ],
+)
+@pytest.mark.parametrize("asks", [True, False], ids=["", "Airflow 3.1.0"])
+def test_who_may_answer(
+    monkeypatch: pytest.MonkeyPatch, edits: Sequence[Any], assigned: list[str], answer: bool, asks: bool
+) -> None:
+    manager: Any = SimpleNamespace(is_authorized_dag=lambda *, access_entity, **_: access_entity in edits)
+    if asks:
+        manager.is_authorized_hitl_task = lambda *, assigned_users, user: user.get_id() in assigned_users
+    monkeypatch.setattr(permissions, "get_auth_manager", lambda: manager)
+    monkeypatch.setattr(DagModel, "get_team_name", lambda dag_id: None)
+    user: Any = SimpleNamespace(get_id=lambda: "ann")
+    rights = renders_api.rights("d", user, assigned)
+    assert rights == {"edit": DagAccessEntity.TASK_INSTANCE in edits, "answer": answer}
 
 
 def test_an_unreadable_manifest_is_logged(caplog: pytest.LogCaptureFixture) -> None:

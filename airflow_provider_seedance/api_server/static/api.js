@@ -13,7 +13,7 @@ const MESSAGES = {
   404: "There is no such Dag run.",
 };
 
-const NO_RIGHT = "You may not edit the tasks of this Dag.";
+const NO_RIGHT = "You do not have the right to do this.";
 
 const messageOf = (status) => MESSAGES[status] ?? `Airflow responded with an error (${status}).`;
 

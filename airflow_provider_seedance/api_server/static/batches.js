@@ -1,7 +1,7 @@
 // A line for each batch that goes on or has failed: its items by state, cost, estimated end and error.
 
 import { element } from "./dom.js";
-import { dateTime, money, number, parseTime, plural, timeSpan } from "./format.js";
+import { dateTime, number, parseTime, plural, spentText, timeSpan } from "./format.js";
 
 const COUNTS = [
   ["succeeded", "done", "succeeded"],
@@ -15,20 +15,21 @@ export function showBatches(list, batches, now) {
   list.replaceChildren(...batches.map((batch) => line(batch, now)));
 }
 
-function line({ task_id: task, map_index: index, counts, credits, cost_usd: cost, ends_at: end, error }, now) {
+function line(batch, now) {
+  const { task_id: task, map_index: index, counts, ends_at: end, error } = batch;
+  const spent = spentText(batch);
   const name = element("strong", "", index >= 0 ? `${task} [${index}]` : task);
   const states = COUNTS.filter(([key]) => counts[key] > 0).map(([key, word, state]) => {
     const mark = element("span", "tally", `${number(counts[key])} ${error && key === "not_submitted" ? "not submitted" : word}`);
     mark.dataset.state = state;
     return mark;
   });
-  const spent = [typeof credits === "number" ? plural(credits, "credit") : null, typeof cost === "number" ? money(cost) : null].filter(Boolean);
   const at = parseTime(end);
   const parts = [
     name,
     element("span", "", `${plural(counts.total ?? 0, "render")}:`),
     ...states,
-    spent.length > 0 ? element("span", "", `spent ${spent.join(" / ")}`) : null,
+    spent ? element("span", "", spent) : null,
     at === null || error ? null : element("span", "run-when", at > now ? `ends in about ${timeSpan(at - now)}, ${dateTime(end)}` : "ends soon"),
   ];
   return element("li", "batch", element("div", "batch-line", ...parts), error ? element("p", "error", error) : null);

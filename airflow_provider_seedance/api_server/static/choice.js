@@ -15,6 +15,7 @@ export class Choice {
     this.onChange = onChange;
     this.key = "";
     this.comparing = true;
+    this.mayAnswer = false;
     this.answers = new Map();
   }
 
@@ -30,12 +31,21 @@ export class Choice {
     } catch (error) {
       if (!(error instanceof RequestError)) throw error;
     }
-    const key = found ? JSON.stringify([found.detail.subject, found.detail.options, [...found.answers]]) : "";
+    const { subject, options, assigned_users: assigned, created_at: at } = found?.detail ?? {};
+    const key = found ? JSON.stringify([subject, options, assigned, at, [...found.answers]]) : "";
     if (key === this.key) return;
+    this.mayAnswer = found !== null && (await this.isAllowed(found.detail));
     this.key = key;
     this.detail = found?.detail ?? null;
     this.answers = found?.answers ?? new Map();
     this.show();
+  }
+
+  /** Whether Airflow would take an answer of this user, who otherwise is offered none. */
+  async isAllowed({ assigned_users: assigned }) {
+    const query = new URLSearchParams((assigned ?? []).map(({ id }) => ["assigned", id]));
+    const { answer } = await ledger(`api/dags/${encodeURIComponent(this.run.dag_id)}/rights?${query}`);
+    return answer;
   }
 
   /** Whether a render is not among the options while these are compared. */
@@ -44,13 +54,13 @@ export class Choice {
   }
 
   answerOf(render) {
-    return this.answers.get(render.id) ?? null;
+    return this.mayAnswer ? (this.answers.get(render.id) ?? null) : null;
   }
 
   show() {
     $("choice").hidden = this.detail === null;
     $("grid").classList.toggle("compare", this.comparing && this.detail !== null);
-    if (this.detail !== null) $("choice").replaceChildren(...this.line());
+    if (this.detail !== null) $("choice").replaceChildren(...this.line().filter(Boolean));
     this.onChange();
   }
 
@@ -65,7 +75,7 @@ export class Choice {
       $("choice").querySelector(".chip").focus();
     });
     const onCards = new Set([...this.answers.values()].map(({ text }) => text));
-    const rest = options.filter((option) => !onCards.has(option) && this.byOption);
+    const rest = options.filter((option) => !onCards.has(option) && this.byOption && this.mayAnswer);
     const buttons = rest.map((option) => {
       const button = element("button", "button", option);
       button.type = "button";
@@ -73,7 +83,13 @@ export class Choice {
       return button;
     });
     const place = `${taskPage(this.run, task)}/required_actions`;
-    return [element("strong", "", subject), ...buttons, compare, topLevelLink(place, "In Airflow", { title: "Show the question in Airflow" })];
+    return [element("strong", "", subject), this.mayAnswer ? null : element("span", "", this.refusal), ...buttons, compare, topLevelLink(place, "In Airflow", { title: "Show the question in Airflow" })];
+  }
+
+  /** The reason for which the user is offered no answer. */
+  get refusal() {
+    const names = (this.detail.assigned_users ?? []).map(({ name, id }) => name || id);
+    return names.length > 0 ? `Only ${names.join(", ")} may answer.` : "You do not have the right to answer.";
   }
 
   /** Whether the options themselves are the answers, and not a parameter. */
@@ -83,14 +99,15 @@ export class Choice {
 
   /** Ask for confirmation, then answer: what follows may be paid for. */
   ask({ text, chosen_options, params_input }) {
-    const { subject, task_instance: task } = this.detail;
+    const { detail } = this;
+    const { subject, task_instance: task } = detail;
     openDialog({
       title: subject,
       content: [element("p", "", `The answer “${text}” is final: the run goes on with it.`)],
       action: `Choose “${text}”`,
       send: async () => {
         const url = `${this.base}/taskInstances/${encodeURIComponent(task.task_id)}/${task.map_index}/hitlDetails`;
-        await post(url, { chosen_options, params_input }, "PATCH");
+        await post(url, { chosen_options, params_input, request_created_at: detail.created_at }, "PATCH");
         this.key = "";
         this.detail = null;
         this.answers = new Map();

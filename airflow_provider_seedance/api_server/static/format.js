@@ -13,6 +13,12 @@ export function money(value) {
   return (Math.abs(value) < 1 ? dollars : cents).format(value);
 }
 
+/** Credits and dollars that were spent, or null; "at least" where earlier tries may have paid as well, which Airflow does not keep. */
+export function spentText({ credits, cost_usd: cost, at_least: atLeast }) {
+  const amounts = [typeof credits === "number" ? plural(credits, "credit") : null, typeof cost === "number" ? money(cost) : null].filter(Boolean);
+  return amounts.length > 0 ? `spent ${atLeast ? "at least " : ""}${amounts.join(" / ")}` : null;
+}
+
 export function plural(count, word) {
   return `${number(count)} ${word}${count === 1 ? "" : "s"}`;
 }

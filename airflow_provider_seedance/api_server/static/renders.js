@@ -209,7 +209,7 @@ async function showUncertain() {
 
 /** Offer to render again, if the user may edit the tasks of the Dag. */
 async function showRights() {
-  rights ??= ledger(`api/dags/${encodeURIComponent(run.dag_id)}/library/rights`);
+  rights ??= ledger(`api/dags/${encodeURIComponent(run.dag_id)}/rights`);
   const { edit } = await rights;
   for (const card of cards.values()) card.setCanEdit(edit);
 }
@@ -231,8 +231,8 @@ function showTotals(totals) {
     [totals.total === 1 ? "Render" : "Renders", number(totals.total), ""],
     ["Succeeded", number(done), totals.total > 0 ? `${Math.round((100 * done) / totals.total)} %` : ""],
     ["Video", totals.seconds === null ? "–" : timeSpan(totals.seconds * 1000), ""],
-    ["Credits", totals.credits === null ? "–" : number(totals.credits), spent(totals.spent_credits, totals.credits, number)],
-    ["Cost", totals.cost_usd === null ? "–" : money(totals.cost_usd), [spent(totals.spent_usd, totals.cost_usd, money), unpriced].filter(Boolean).join(", ")],
+    ["Credits", totals.credits === null ? "–" : number(totals.credits), spent(totals, "credits", number)],
+    ["Cost", totals.cost_usd === null ? "–" : money(totals.cost_usd), [spent(totals, "cost_usd", money), unpriced].filter(Boolean).join(", ")],
     ["Stored", number(totals.stored), ""],
   ];
   $("totals").replaceChildren(
@@ -243,9 +243,11 @@ function showTotals(totals) {
   if (text !== announced) setText($("announce"), (announced = text));
 }
 
-/** The amount spent in all, where it differs from that of the delivered renders. */
-function spent(all, delivered, format) {
-  return all === null || all === delivered ? "" : `delivered; ${format(all)} spent`;
+/** The amount spent in all, where it differs from that of the delivered renders, or may be more than is known. */
+function spent(totals, unit, format) {
+  const { [unit]: all, at_least: atLeast } = totals.spent;
+  if (all === null || (all === totals[unit] && !atLeast)) return "";
+  return `delivered; ${atLeast ? "at least " : ""}${format(all)} spent`;
 }
 
 function showStates(states) {

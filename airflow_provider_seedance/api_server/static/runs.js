@@ -1,7 +1,7 @@
 // The list of the latest runs with renders, for the entry in the navigation.
 
 import { $, element, setText } from "./dom.js";
-import { dateTime, elapsed, money, number, plural, tallies, timeSpan, wordOf } from "./format.js";
+import { dateTime, elapsed, number, plural, spentText, tallies, timeSpan, wordOf } from "./format.js";
 
 const PAGE_SIZE = 50;
 const MAX_RUNS = 1000;
@@ -97,7 +97,7 @@ function row(run) {
   const duration = elapsed({ started_at: run.started_at, ended_at: run.ended_at }, Date.now());
   const state = wordOf(run.state);
   const badge = element("span", "badge", state[0].toUpperCase() + state.slice(1));
-  const spent = [run.credits === null ? null : plural(run.credits, "credit"), run.cost_usd === null ? null : money(run.cost_usd)].filter(Boolean);
+  const spent = spentText(run);
   const item = element(
     "li",
     "run-card",
@@ -107,7 +107,7 @@ function row(run) {
       "run-foot",
       element("span", "", plural(total, "task")),
       ...marks,
-      spent.length > 0 ? element("span", "spent", `spent ${spent.join(" / ")}`) : null,
+      spent ? element("span", "spent", spent) : null,
       element("span", "run-when", [dateTime(run.started_at ?? run.run_after), duration === null ? "" : timeSpan(duration)].filter(Boolean).join(" · ")),
     ),
   );

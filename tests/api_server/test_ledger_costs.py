@@ -1,0 +1,162 @@
+"""The cost of runs by the ledger: of all tries, clears and items, with one query."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ledger.rows import add, row, uncertain
+from ledger.sent_statements import statements
+
+from airflow_provider_seedance.api_server import ledger_costs
+from airflow_provider_seedance.api_server.renders import Task
+from airflow_provider_seedance.api_server.runs import RunList, RunSearch
+from airflow_provider_seedance.exceptions import SeedanceLedgerError
+from airflow_provider_seedance.ledger import spending
+from airflow_provider_seedance.ledger.configuration import LedgerConfig
+from airflow_provider_seedance.ledger.database import Database
+from api_server.metadata_database import NOW, VIDEO, MetadataDatabase
+
+ENDED = {"state": "success", "start_date": NOW, "end_date": NOW}
+BATCH = "SeedanceGenerateVideoBatchOperator"
+
+
+@pytest.fixture
+def airflow() -> Iterator[MetadataDatabase]:
+    made = MetadataDatabase()
+    yield made
+    made.session.close()
+    made.engine.dispose()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
+    monkeypatch.setattr(ledger_costs, "_failed_at", {})
+    location = f"sqlite:///{tmp_path}/ledger.db"
+    monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", location)
+    return Database(LedgerConfig(location=location))
+
+
+def take(number: int, **changes: Any) -> dict[str, Any]:
+    """A row of a run of Dag `d`; `number` is that of the submission."""
+    return {**row(-1, **{"dag_id": "d", "run_id": "r", **changes}), "number": number}
+
+
+def task(task_id: str = "video", **changes: Any) -> Task:
+    return Task(**{"task_id": task_id, "operator": VIDEO, "state": "success", **changes})
+
+
+def result(cost_usd: float) -> dict[str, Any]:
+    return {"return_value": {"generation_id": "g", "urls": [], "credits": 12, "cost_usd": cost_usd}}
+
+
+def test_all_submissions_of_a_task_instance(ledger: Database) -> None:
+    here = {"dag_id": "d", "run_id": "r"}
+    takes = [take(number, credits=None) for number in (1, 2)]
+    items = [row(-1, **here, task_id="batch", record_key=key, item_key=key) for key in "ab"]
+    failed = take(3, status="failed", cost_usd=0.01, credits=None)
+    unknown = uncertain(-1, **here, task_id="lost")
+    others = [
+        row(0, **here),
+        row(-1, **here, namespace="other"),
+        row(-1, **here, task_id="loop", loop_index=2),
+    ]
+    unsent = row(-1, **here, task_id="batch", record_key="c", state="not_submitted", cost_usd=None)
+    add(ledger, [*takes, *items, failed, unknown, *others, unsent, row(-1, dag_id="d", run_id="another")])
+    passes = task("loop", region=f"{'a' * 32}.2")
+    tasks = [
+        task(),
+        task("batch", operator=BATCH),
+        task("lost"),
+        task("new"),
+        passes,
+        task("store", operator="Store"),
+    ]
+    assert ledger_costs.read_costs([("d", "r", tasks), ("d", "empty", [task()])]) == {
+        ("d", "r"): {
+            ("video", -1, ""): {"credits": None, "cost_usd": 0.15},
+            ("batch", -1, ""): {"credits": 24, "cost_usd": 0.14},
+            passes.place: {"credits": 12, "cost_usd": 0.07},
+        }
+    }
+
+
+def test_without_a_ledger() -> None:
+    assert ledger_costs.read_costs([("d", "r", [task()])]) is None
+
+
+def test_many_task_instances(ledger: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spending, "MAX_INSTANCES", 2)
+    add(ledger, [row(number) for number in range(5)])
+    costs = ledger_costs.read_costs([("ads", "run", [task(map_index=index) for index in range(7)])])
+    assert costs is not None
+    assert len(costs["ads", "run"]) == 5
+
+
+def test_the_list_shows_all_that_a_run_has_paid(airflow: MetadataDatabase, ledger: Database) -> None:
+    airflow.run(dag_id="d", run_id="r", **ENDED)
+    airflow.task("video", VIDEO, run_id="r", try_number=3, xcoms=result(0.07))
+    add(ledger, [take(1), take(2)])
+    (run,) = RunList().read(airflow.session, {"d"}, RunSearch(), 10)
+    assert (run["credits"], run["cost_usd"], run["at_least"]) == (24, 0.14, False)
+
+
+def test_the_list_says_what_it_does_not_know(airflow: MetadataDatabase) -> None:
+    for number, tries in enumerate((1, 2)):
+        airflow.run(run_id=f"r{number}", **ENDED)
+        airflow.task("video", VIDEO, run_id=f"r{number}", try_number=tries, xcoms=result(0.07))
+    airflow.run(run_id="cleared")
+    airflow.task("video", VIDEO, run_id="cleared", state=None, try_number=1)
+    airflow.run(run_id="waiting")
+    airflow.task("video", VIDEO, run_id="waiting", state=None, try_number=0)
+    found = {run["run_id"]: run for run in RunList().read(airflow.session, {"d"}, RunSearch(), 10)}
+    assert {run_id: run["at_least"] for run_id, run in found.items()} == {
+        "r0": False,
+        "r1": True,
+        "cleared": True,
+        "waiting": False,
+    }
+    assert found["r1"]["cost_usd"] == 0.07
+
+
+def test_a_list_of_any_length_needs_the_same_queries(airflow: MetadataDatabase, ledger: Database) -> None:
+    counts = []
+    ledger_costs.read_costs([("d", "r", [task()])])  # makes the tables
+    for runs in (1, 30):
+        for number in range(runs):
+            airflow.run(run_id=f"{runs}-{number}", **ENDED)
+            for index in range(3):
+                airflow.task("video", VIDEO, run_id=f"{runs}-{number}", map_index=index)
+        listed = RunList()
+        with statements("FROM seedance_submissions") as first, statements() as all_of_first:
+            assert len(listed.read(airflow.session, {"d"}, RunSearch(), 100)) >= runs
+        # Of runs that have ended, a refresh reads neither the task instances nor the ledger again.
+        with statements() as again:
+            listed.read(airflow.session, {"d"}, RunSearch(), 100)
+        counts.append((len(first), len(all_of_first), len(again)))
+    assert counts == [(1, 3, 1)] * 2
+
+
+def test_a_ledger_that_fails_is_asked_again_later(
+    airflow: MetadataDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ledger: Database
+) -> None:
+    folder = tmp_path / "later"
+    monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", f"sqlite:///{folder}/ledger.db")
+    airflow.run(dag_id="d", run_id="r", **ENDED)
+    airflow.task("video", VIDEO, run_id="r", try_number=2, xcoms=result(0.07))
+    listed = RunList()
+    (run,) = listed.read(airflow.session, {"d"}, RunSearch(), 10)
+    assert (run["cost_usd"], run["at_least"]) == (0.07, True)
+    folder.mkdir()
+    with pytest.raises(SeedanceLedgerError, match="a moment ago"):
+        ledger_costs.read_costs([])
+    monkeypatch.setattr(ledger_costs, "RETRY_INTERVAL_SECONDS", 0)
+    add(
+        Database(LedgerConfig(location=f"sqlite:///{folder}/ledger.db")),
+        [take(1), take(2)],
+    )
+    # What was shown without the ledger is not kept.
+    (run,) = listed.read(airflow.session, {"d"}, RunSearch(), 10)
+    assert (run["cost_usd"], run["at_least"]) == (0.14, False)
