@@ -21,13 +21,13 @@ from pydantic import BaseModel, Field, StringConstraints
 from airflow_provider_seedance.api_server import queries
 from airflow_provider_seedance.api_server.callback_settings import read_connection
 from airflow_provider_seedance.api_server.known_dags import KnownDags
-from airflow_provider_seedance.api_server.media import REGION_PATTERN, RangeHeadersDep, respond_with_file
+from airflow_provider_seedance.api_server.media import REGION_PATTERN, respond_with_file
 from airflow_provider_seedance.api_server.permissions import (
     CAN_EDIT_RENDERS,
     CAN_READ_RENDERS,
     GetUserDep,
+    can_edit,
     can_read_connection,
-    editable_dag_ids,
     readable_dag_ids,
 )
 from airflow_provider_seedance.api_server.queries import Scope
@@ -43,7 +43,7 @@ from airflow_provider_seedance.ledger.configuration import (
 )
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.entries import TaskIdentity
-from airflow_provider_seedance.ledger.reservations import BudgetUse, budget_use
+from airflow_provider_seedance.ledger.reservations import budget_use
 from airflow_provider_seedance.storage.location import StorageLocation, location_of
 
 router = APIRouter(prefix="/api")
@@ -91,7 +91,7 @@ def find_renders(
     )
     found = library.find_renders(database, search, limit=PAGE_SIZE + 1, offset=offset)
     shown = found[:PAGE_SIZE]
-    editable = editable_dag_ids({row["dag_id"] for row in shown}, user)
+    editable = {dag_id for dag_id in {row["dag_id"] for row in shown} if can_edit(dag_id, user)}
     return {
         "renders": [_render(row, can_edit=row["dag_id"] in editable) for row in shown],
         "next": offset + PAGE_SIZE if len(found) > PAGE_SIZE else None,
@@ -135,7 +135,6 @@ async def library_media(
     dag_id: str,
     generation_id: str,
     config: LedgerDep,
-    wanted: RangeHeadersDep,
     index: Annotated[int, Query(ge=0)] = 0,
 ) -> Response:
     """
@@ -143,7 +142,7 @@ async def library_media(
 
     Workers only write the paths in the ledger, so none of them can be of a user's own choice.
     """
-    return await respond_with_file(request, wanted, partial(_location, config, dag_id, generation_id, index))
+    return await respond_with_file(request, partial(_location, config, dag_id, generation_id, index))
 
 
 def _location(config: LedgerConfig, dag_id: str, generation_id: str, index: int) -> StorageLocation | None:
@@ -244,14 +243,13 @@ def spend(
 def _days(period: SpendPeriod, today: date) -> tuple[date, date]:
     """Return the first and the last day of a period."""
     first = today.replace(day=1)
-    if period == "30d":
-        return today - timedelta(days=29), today
-    if period == "month":
-        return first, today
-    if period == "last_month":
-        last = first - timedelta(days=1)
-        return last.replace(day=1), last
-    return pendulum.instance(first).subtract(months=11), today
+    last = first - timedelta(days=1)
+    return {
+        "30d": (today - timedelta(days=29), today),
+        "month": (first, today),
+        "last_month": (last.replace(day=1), last),
+        "12m": (pendulum.instance(first).subtract(months=11), today),
+    }[period]
 
 
 def _budgets(database: Database, config: LedgerConfig, user: GetUserDep) -> list[dict[str, Any]]:
@@ -263,20 +261,16 @@ def _budgets(database: Database, config: LedgerConfig, user: GetUserDep) -> list
         with database.reading() as connection:
             uses = budget_use(connection, config.namespace, conn_id, settings.budgets, now)
         found += [
-            _budget(conn_id, use, iso(end) if (end := use.budget.renews_at(now)) else None) for use in uses
+            {
+                "conn_id": conn_id,
+                "name": str(use.budget),
+                "unit": use.budget.unit,
+                "limit": use.budget.limit,
+                "spent": use.spent,
+                "reserved": use.reserved,
+                "left": max(0.0, round(use.budget.limit - use.spent - use.reserved, 6)),
+                "renews_at": iso(end) if (end := use.budget.renews_at(now)) else None,
+            }
+            for use in uses
         ]
     return found
-
-
-def _budget(conn_id: str, use: BudgetUse, renews_at: str | None) -> dict[str, Any]:
-    budget = use.budget
-    return {
-        "conn_id": conn_id,
-        "name": str(budget),
-        "unit": budget.unit,
-        "limit": budget.limit,
-        "spent": use.spent,
-        "reserved": use.reserved,
-        "left": max(0.0, round(budget.limit - use.spent - use.reserved, 6)),
-        "renews_at": renews_at,
-    }

@@ -12,21 +12,20 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
 
 from airflow.utils.session import create_session
-from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request, Response
+from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from airflow_provider_seedance.api_server import queries
 from airflow_provider_seedance.api_server.http_range import UnsatisfiableRange, parse_range
 from airflow_provider_seedance.api_server.permissions import CAN_READ_RENDERS
 from airflow_provider_seedance.api_server.queries import Scope
-from airflow_provider_seedance.api_server.renders import media_type_of, playable_path
+from airflow_provider_seedance.api_server.renders import TRANSFER_OPERATORS, media_type_of, playable_path
 from airflow_provider_seedance.storage.location import StorageLocation, location_of
 
 log = logging.getLogger(__name__)
@@ -83,27 +82,6 @@ class StoreReader:
 _reader = StoreReader()
 
 
-@dataclass(frozen=True)
-class RangeHeaders:
-    """Request headers that select a part of a file, or spare its transfer."""
-
-    range_header: str | None = None
-    if_range: str | None = None
-    if_none_match: str | None = None
-
-
-def range_headers(
-    range_header: Annotated[str | None, Header(alias="Range")] = None,
-    if_range: Annotated[str | None, Header()] = None,
-    if_none_match: Annotated[str | None, Header()] = None,
-) -> RangeHeaders:
-    """Return the headers of a request; FastAPI of Airflow 3.1 reads the annotations of functions only."""
-    return RangeHeaders(range_header, if_range, if_none_match)
-
-
-RangeHeadersDep = Annotated[RangeHeaders, Depends(range_headers)]
-
-
 @router.api_route(
     "/dags/{dag_id}/runs/{run_id:path}/media", methods=["GET", "HEAD"], dependencies=CAN_READ_RENDERS
 )
@@ -112,19 +90,16 @@ async def media(
     dag_id: str,
     run_id: str,
     task_id: str,
-    wanted: RangeHeadersDep,
     index: Annotated[int, Query(ge=0)] = 0,
     map_index: Annotated[int, Query(ge=-1)] = -1,
     region: Annotated[str, Query(pattern=REGION_PATTERN)] = "",
 ) -> Response:
     """Return a file that a transfer of the run stored, or a range of it."""
     scope = Scope(dag_id=dag_id, run_id=run_id, task_id=task_id, map_index=map_index, region=region)
-    return await respond_with_file(request, wanted, partial(_location_in_run, scope, index))
+    return await respond_with_file(request, partial(_location_in_run, scope, index))
 
 
-async def respond_with_file(
-    request: Request, wanted: RangeHeaders, locate: Callable[[], StorageLocation | None]
-) -> Response:
+async def respond_with_file(request: Request, locate: Callable[[], StorageLocation | None]) -> Response:
     """
     Return a stored file, or a range of it.
 
@@ -140,11 +115,12 @@ async def respond_with_file(
         # Airflow must not compress media, nor change a part of a file.
         "Content-Encoding": "identity",
     }
-    if wanted.if_none_match and wanted.if_none_match.removeprefix("W/") == etag:
+    if request.headers.get("If-None-Match", "").removeprefix("W/") == etag:
         return Response(status_code=304, headers=headers)
     try:
         # A range of another version of the file would be of no use.
-        part = parse_range(wanted.range_header, size) if wanted.if_range in (None, etag) else None
+        is_same = request.headers.get("If-Range", etag) == etag
+        part = parse_range(request.headers.get("Range"), size) if is_same else None
     except UnsatisfiableRange:
         return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{size}"})
     positions = part or range(size)
@@ -177,7 +153,7 @@ def _find(locate: Callable[[], StorageLocation | None]) -> tuple[StorageLocation
 
 def _location_in_run(scope: Scope, index: int) -> StorageLocation | None:
     with create_session() as session:
-        task = queries.find_transfer(session, scope)
+        task = queries.find_task(session, scope, TRANSFER_OPERATORS)
     path = playable_path(task, index) if task else None
     return location_of(path, task.fields.get("object_storage_conn_id")) if task and path else None
 

@@ -9,9 +9,11 @@ the same 403 for a Dag that does not exist.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from functools import partial
 from urllib.parse import urlsplit
 
 from airflow.api_fastapi.app import get_auth_manager
+from airflow.api_fastapi.auth.managers.base_auth_manager import ResourceMethod
 from airflow.api_fastapi.auth.managers.models.resource_details import (
     ConnectionDetails,
     DagAccessEntity,
@@ -60,49 +62,29 @@ CAN_EDIT_RENDERS: list[Dependency] = [
 
 def readable_dag_ids(dag_ids: Iterable[str], user: GetUserDep) -> set[str]:
     """Return the Dags whose renders the user may read."""
-    manager = get_auth_manager()
-
-    def can_read(dag_id: str) -> bool:
-        details = DagDetails(id=dag_id, team_name=DagModel.get_team_name(dag_id))
-        return all(
-            manager.is_authorized_dag(method="GET", access_entity=entity, details=details, user=user)
-            for entity in _ENTITIES
-        )
-
-    permitted = set(dag_ids) & manager.get_authorized_dag_ids(user=user, method="GET")
-    return {dag_id for dag_id in permitted if can_read(dag_id)}
+    permitted = set(dag_ids) & get_auth_manager().get_authorized_dag_ids(user=user, method="GET")
+    return {dag_id for dag_id in permitted if _is_authorized(dag_id, user, "GET", *_ENTITIES)}
 
 
-def editable_dag_ids(
-    dag_ids: Iterable[str], user: GetUserDep, entity: DagAccessEntity = DagAccessEntity.TASK_INSTANCE
-) -> set[str]:
-    """Return the Dags of these, which the user may read, whose task instances (or another part) the user may edit."""
-    manager = get_auth_manager()
-    return {
-        dag_id
-        for dag_id in dag_ids
-        if manager.is_authorized_dag(
-            method="PUT",
-            access_entity=entity,
-            details=DagDetails(id=dag_id, team_name=DagModel.get_team_name(dag_id)),
-            user=user,
-        )
-    }
+def can_edit(dag_id: str, user: GetUserDep) -> bool:
+    """Return whether the user may edit the task instances of a Dag."""
+    return _is_authorized(dag_id, user, "PUT", DagAccessEntity.TASK_INSTANCE)
 
 
 def can_answer(dag_id: str, assigned_users: Collection[str], user: GetUserDep) -> bool:
-    """
-    Return whether Airflow takes the user's answer to a question of a human-in-the-loop task.
+    """Return whether Airflow takes the user's answer to a question, which may be assigned to some users, by their ids."""
+    if not _is_authorized(dag_id, user, "PUT", DagAccessEntity.HITL_DETAIL):
+        return False
+    is_assigned = getattr(get_auth_manager(), "is_authorized_hitl_task", None)
+    if not assigned_users or is_assigned is None:  # Airflow 3.1.0 compares the ids itself
+        return not assigned_users or str(user.get_id()) in assigned_users
+    return bool(is_assigned(assigned_users=set(assigned_users), user=user))
 
-    :param assigned_users: Ids of the only users who may answer; an empty collection for all who may edit.
-    """
-    may_edit = bool(editable_dag_ids({dag_id}, user, DagAccessEntity.HITL_DETAIL))
-    if not may_edit or not assigned_users:
-        return may_edit
-    manager = get_auth_manager()
-    if check := getattr(manager, "is_authorized_hitl_task", None):
-        return bool(check(assigned_users=set(assigned_users), user=user))
-    return str(user.get_id()) in assigned_users  # Airflow 3.1.0
+
+def _is_authorized(dag_id: str, user: GetUserDep, method: ResourceMethod, *entities: DagAccessEntity) -> bool:
+    details = DagDetails(id=dag_id, team_name=DagModel.get_team_name(dag_id))
+    authorized = partial(get_auth_manager().is_authorized_dag, method=method, details=details, user=user)
+    return all(authorized(access_entity=entity) for entity in entities)
 
 
 def can_read_connection(conn_id: str, user: GetUserDep) -> bool:

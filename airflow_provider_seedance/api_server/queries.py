@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -64,10 +64,8 @@ TASK_COLUMNS = (
     TI.end_date.label("ended_at"),
 )
 
-_TASK_FIELDS = (
-    *("task_id", "map_index", "label", "operator"),
-    *("state", "try_number", "started_at", "ended_at"),
-)
+
+_TASK_FIELDS = {field.name for field in fields(renders.Task)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,23 +131,13 @@ def tasks_of(session: Session, scope: Scope) -> list[renders.Task]:
     return [task_of(row, xcoms, fields) for row in rows]
 
 
-def find_transfer(session: Session, scope: Scope) -> renders.Task | None:
-    """Return a task instance of the transfer operator, with its result and rendered fields."""
+def find_task(session: Session, scope: Scope, operators: Collection[str] = ()) -> renders.Task | None:
+    """Return a task instance with its result and rendered fields, or ``None`` if it has none of these operators."""
     instance = _instance(scope)
-    query = select(*TASK_COLUMNS).where(
-        *_in_run(TI, scope), *instance, TI.operator.in_(renders.TRANSFER_OPERATORS)
-    )
-    row = session.execute(query).first()
-    if row is None:
-        return None
-    xcoms = _xcoms(session, scope, instance)
-    return task_of(row, xcoms, _rendered_fields(session, scope, {row.task_id}))
-
-
-def find_task(session: Session, scope: Scope) -> renders.Task | None:
-    """Return a task instance, with its rendered fields."""
-    row = session.execute(select(*TASK_COLUMNS).where(*_in_run(TI, scope), *_instance(scope))).first()
-    return task_of(row, {}, _rendered_fields(session, scope, {row.task_id})) if row else None
+    chosen = (*instance, TI.operator.in_(operators)) if operators else instance
+    row = session.execute(select(*TASK_COLUMNS).where(*_in_run(TI, scope), *chosen)).first()
+    known = (_xcoms(session, scope, instance), _rendered_fields(session, scope, {str(scope.task_id)}))
+    return task_of(row, *known) if row else None
 
 
 def _instance(scope: Scope) -> tuple[Any, ...]:
@@ -168,7 +156,7 @@ _ByInstance = dict[Any, dict[str, Any]]
 
 def task_of(row: Any, xcoms: _ByInstance, fields: _ByInstance) -> renders.Task:
     """Return the task instance of a row with :data:`TASK_COLUMNS`."""
-    values = {name: row._mapping[name] for name in _TASK_FIELDS}
+    values = {name: value for name, value in row._mapping.items() if name in _TASK_FIELDS}
     region_id, index = region_of(row)
     if (custom := row.custom_operator_name) in renders.SEEDANCE_OPERATORS:
         values["operator"] = custom

@@ -7,6 +7,7 @@ the results of transfers, and belong to a render by its generation id. A batch t
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -30,6 +31,8 @@ from airflow_provider_seedance.generations import ImageRequest, VideoRequest
 from airflow_provider_seedance.operators.task_xcom import ENDS_AT_KEY, ERROR_KEY, REPORT_KEY
 from airflow_provider_seedance.transfers.file_names import MEDIA_TYPES
 from airflow_provider_seedance.triggers.xcom import PROGRESS_KEY
+
+log = logging.getLogger(__name__)
 
 #: XCom keys that operators and triggers write.
 RESULT_KEY = "return_value"
@@ -57,15 +60,12 @@ _ARGUMENTS = tuple(dict.fromkeys(item.name for kind in (VideoRequest, ImageReque
 
 #: By the state of the task instance; in any other state its generation is running.
 _STATE_OF_TASK = {
-    None: "waiting",
-    "scheduled": "waiting",
-    "awaiting_input": "waiting",
+    **dict.fromkeys((None, "scheduled", "awaiting_input"), "waiting"),
+    **dict.fromkeys(("upstream_failed", "skipped"), "skipped"),
     "queued": "queued",
     "up_for_retry": "retrying",
     "success": "succeeded",
     "failed": "failed",
-    "upstream_failed": "skipped",
-    "skipped": "skipped",
     "removed": "cancelled",
 }
 UNITS = ("credits", "cost_usd")
@@ -304,6 +304,7 @@ def _renders_of_batch(
     try:
         items = _batch_items(task, result, read_manifest)
     except Exception:
+        log.warning("A manifest that a result names cannot be read for the Renders page.", exc_info=True)
         # The API server may not reach the store. The result itself still has the totals.
         counts = result.get("counts")
         yield _render(task, {}, None) | {
@@ -421,7 +422,9 @@ def _times(task: Task, result: Mapping[str, Any], state: str, number: int | None
     """Return start and end: of an item its own, not those of the task."""
     start, end = text_of(result.get("created_at")), text_of(result.get("completed_at"))
     if number is None:
-        start, end = start or iso_of(task.started_at), end or iso_of(task.ended_at)
+        # A task that waits may have those of an earlier try.
+        begun = task.shown_state != "waiting"
+        start, end = start or (iso_of(task.started_at) if begun else None), end or iso_of(task.ended_at)
     elif state in TERMINAL_STATES and end is None:
         start = None
     return {"started_at": start, "ended_at": end if state in TERMINAL_STATES else None}

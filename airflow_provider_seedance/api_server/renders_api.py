@@ -7,35 +7,30 @@ Responses carry an ``ETag``: a page that polls gets 304 while nothing has change
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from time import monotonic
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 from airflow.utils.session import create_session
 from fastapi import APIRouter, Header, HTTPException, Query, Response
 from pydantic import AwareDatetime
 
 from airflow_provider_seedance.api_server import queries
-from airflow_provider_seedance.api_server.ledger_costs import read_costs
 from airflow_provider_seedance.api_server.permissions import (
     CAN_READ_RENDERS,
     GetUserDep,
     can_answer,
-    editable_dag_ids,
+    can_edit,
     readable_dag_ids,
 )
 from airflow_provider_seedance.api_server.queries import Scope
-from airflow_provider_seedance.api_server.renders import Place, Task, renders_of
+from airflow_provider_seedance.api_server.renders import renders_of
 from airflow_provider_seedance.api_server.runs import RunList, RunSearch
-from airflow_provider_seedance.api_server.totals import batches_of, totals_of
+from airflow_provider_seedance.api_server.totals import batches_of, read_costs, totals_of
 from airflow_provider_seedance.batch.manifest import read_manifest
-from airflow_provider_seedance.exceptions import SeedanceLedgerError
 from airflow_provider_seedance.ledger.configuration import read_config
-
-log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/api")
 
@@ -50,11 +45,6 @@ MAX_PAGE_AGE_SECONDS = 60
 
 
 _run_list = RunList()
-
-
-class _Page(NamedTuple):
-    body: bytes
-    etag: str
 
 
 @router.get("/dags/{dag_id}/runs/{run_id:path}/renders", dependencies=CAN_READ_RENDERS)
@@ -79,25 +69,26 @@ def renders(
 @lru_cache(maxsize=MAX_CACHED_PAGES)
 def _page_of(
     scope: Scope, run: tuple[tuple[str, Any], ...], _revision: tuple[Any, ...], _period: int
-) -> _Page:
+) -> bytes:
     """Return the page for every user who may read the Dag; the last two arguments are keys of the cache."""
     with create_session() as session:
         tasks = queries.tasks_of(session, scope)
     # Outside the session: reading a manifest from object storage may take long.
-    found = [render for render in renders_of(tasks, _read_manifest) if _in_scope(render, scope)]
-    own = [task for task in tasks if _is_own(scope, task.task_id, task.map_index)]
-    ledger = _costs_of(scope, own)
+    found = [render for render in renders_of(tasks, read_manifest) if _in_scope(render, scope)]
+    own = [task for task in tasks if _in_scope({**vars(task), "files": ()}, scope)]
+    key = scope.dag_id, scope.run_id
+    costs = (read_costs({key: own}) or {key: {}})[key]
     shown = dict(run)
-    active = shown["state"] in ("queued", "running")
-    page = {
-        "run": shown,
-        "active": active,
-        "totals": totals_of(found, own, ledger),
-        "batches": batches_of(own, ledger),
-        "renders": found,
-        "ledger": read_config() is not None,
-    }
-    return _page(page)
+    return _page(
+        {
+            "run": shown,
+            "active": shown["state"] in ("queued", "running"),
+            "totals": totals_of(found, own, costs),
+            "batches": batches_of(own, costs),
+            "renders": found,
+            "ledger": read_config() is not None,
+        }
+    )
 
 
 @router.get("/runs")
@@ -128,50 +119,25 @@ def runs(
 def rights(
     dag_id: str, user: GetUserDep, assigned: Annotated[Sequence[str], Query(max_length=1000)] = ()
 ) -> dict[str, bool]:
-    """
-    Return the user's permissions for the renders of a Dag: to edit them, and to answer a question about them.
-
-    :param assigned: Ids of the users that the question is assigned to, if it is.
-    """
-    return {
-        "edit": dag_id in editable_dag_ids({dag_id}, user),
-        "answer": can_answer(dag_id, assigned, user),
-    }
+    """Return the user's permissions: to edit renders of a Dag, and to answer a question, which may be assigned to users."""
+    return {"edit": can_edit(dag_id, user), "answer": can_answer(dag_id, assigned, user)}
 
 
 def _in_scope(render: Mapping[str, Any], scope: Scope) -> bool:
     """Return whether the task of the scope made or stored a render."""
-    return any(_is_own(scope, owner["task_id"], owner["map_index"]) for owner in (render, *render["files"]))
+    return scope.task_id is None or any(
+        owner["task_id"] == scope.task_id and scope.map_index in (None, owner["map_index"])
+        for owner in (render, *render["files"])
+    )
 
 
-def _is_own(scope: Scope, task_id: str, map_index: int) -> bool:
-    return scope.task_id is None or (scope.task_id == task_id and scope.map_index in (None, map_index))
+def _page(content: Any) -> bytes:
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
 
 
-def _costs_of(scope: Scope, tasks: Sequence[Task]) -> dict[Place, Any] | None:
-    try:
-        costs = read_costs([(scope.dag_id, scope.run_id, tasks)])
-    except SeedanceLedgerError:
-        return None
-    return None if costs is None else costs.get((scope.dag_id, scope.run_id), {})
-
-
-def _read_manifest(path: str) -> Iterable[Mapping[str, Any]]:
-    try:
-        return read_manifest(path)
-    except Exception:
-        log.warning("A manifest that a result names cannot be read for the Renders page.", exc_info=True)
-        raise
-
-
-def _page(content: Any) -> _Page:
-    body = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
-    return _Page(body, f'"{sha256(body).hexdigest()[:32]}"')
-
-
-def _respond(page: _Page, if_none_match: str | None) -> Response:
-    headers = {"ETag": page.etag}
+def _respond(page: bytes, if_none_match: str | None) -> Response:
+    headers = {"ETag": f'"{sha256(page).hexdigest()[:32]}"'}
     # A proxy that compresses turns the ETag into a weak one.
-    if if_none_match and if_none_match.removeprefix("W/") == page.etag:
+    if if_none_match and if_none_match.removeprefix("W/") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
-    return Response(page.body, media_type="application/json", headers=headers)
+    return Response(page, media_type="application/json", headers=headers)

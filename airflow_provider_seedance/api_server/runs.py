@@ -22,7 +22,6 @@ from sqlalchemy import and_, or_, select, tuple_
 
 from airflow_provider_seedance.api_server import renders
 from airflow_provider_seedance.api_server.known_dags import KnownDags
-from airflow_provider_seedance.api_server.ledger_costs import read_costs
 from airflow_provider_seedance.api_server.queries import (
     RUN_COLUMNS,
     TASK_COLUMNS,
@@ -30,11 +29,11 @@ from airflow_provider_seedance.api_server.queries import (
     run_values,
     task_of,
 )
-from airflow_provider_seedance.api_server.totals import summary_of
+from airflow_provider_seedance.api_server.totals import RunKey, read_costs, summary_of
 from airflow_provider_seedance.api_server.xcom_values import parse_xcom
-from airflow_provider_seedance.exceptions import SeedanceLedgerError
 from airflow_provider_seedance.generations import utc_now
 from airflow_provider_seedance.ledger.account import pattern_of
+from airflow_provider_seedance.ledger.configuration import read_config
 from airflow_provider_seedance.operators.task_xcom import REPORT_KEY
 
 if TYPE_CHECKING:
@@ -42,9 +41,6 @@ if TYPE_CHECKING:
 
 #: Time after the end of a run in which its tasks may still write XComs.
 _SETTLING_TIME = timedelta(minutes=1)
-
-#: Dag id and run id.
-_RunKey = tuple[str, str]
 
 #: Maximum runs whose summaries are kept, of some hundred bytes each.
 MAX_SUMMARIES = 5000
@@ -113,10 +109,12 @@ class RunList:
         rows = session.execute(query).all()
         with self._lock:
             unknown = {(row.dag_id, row.run_id): row for row in rows if tuple(row) not in self._ended}
-            found = _summaries(session, unknown)
-            for run, summary in found.items():
-                if summary.pop("is_final") and _has_settled(unknown[run]):
-                    self._ended[tuple(unknown[run])] = summary
+            tasks = _tasks_of(session, unknown) if unknown else {}
+            costs = read_costs(tasks)
+            found = {run: summary_of(tasks[run], costs[run] if costs else {}) for run in unknown}
+            if costs is not None or read_config() is None:  # not without a ledger that failed
+                settled = [run for run in unknown if _has_settled(unknown[run])]
+                self._ended.update({tuple(unknown[run]): found[run] for run in settled})
             known = [found.get((row.dag_id, row.run_id)) or self._ended[tuple(row)] for row in rows]
             while len(self._ended) > MAX_SUMMARIES:
                 self._ended.popitem(last=False)
@@ -133,24 +131,7 @@ def _generates() -> Any:
     return or_(TI.operator.in_(names), TI.custom_operator_name.in_(names))
 
 
-def _summaries(session: Session, runs: Collection[_RunKey]) -> dict[_RunKey, dict[str, Any]]:
-    """
-    Return the tasks by state, and what was spent, of runs by Dag and run id.
-
-    A summary has ``is_final=False`` if the ledger could not be read.
-    """
-    tasks = _tasks_of(session, runs) if runs else {}
-    try:
-        costs, is_final = read_costs((*run, found) for run, found in tasks.items()), True
-    except SeedanceLedgerError:
-        costs, is_final = None, False
-    return {
-        run: {**summary_of(tasks[run], None if costs is None else costs.get(run, {})), "is_final": is_final}
-        for run in runs
-    }
-
-
-def _tasks_of(session: Session, runs: Collection[_RunKey]) -> dict[_RunKey, list[renders.Task]]:
+def _tasks_of(session: Session, runs: Collection[RunKey]) -> dict[RunKey, list[renders.Task]]:
     wanted = and_(belongs_to_task(XComModel), XComModel.key.in_((renders.RESULT_KEY, REPORT_KEY)))
     query = (
         select(TI.dag_id, TI.run_id, *TASK_COLUMNS, XComModel.key, XComModel.value)
@@ -162,7 +143,7 @@ def _tasks_of(session: Session, runs: Collection[_RunKey]) -> dict[_RunKey, list
     for row in session.execute(query):
         rows[row.id] = row
         xcoms.setdefault(row.id, {})[row.key] = parse_xcom(row.value)
-    found: dict[_RunKey, list[renders.Task]] = {run: [] for run in runs}
+    found: dict[RunKey, list[renders.Task]] = {run: [] for run in runs}
     for row in rows.values():
         found[row.dag_id, row.run_id].append(task_of(row, xcoms, {}))
     return found

@@ -1,53 +1,91 @@
 """
-Totals of runs, tasks and batches: pure functions of their task instances, and of their cost in the ledger.
+Totals of runs, tasks and batches.
 
 Airflow keeps the results of the latest tries only. The ledger has every submission: of all tries, clears and items.
 """
 
 from __future__ import annotations
 
+import logging
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC
 from typing import Any
 
-from airflow_provider_seedance.api_server.renders import (
-    GENERATION_OPERATORS,
-    SENSORS,
-    STATES,
-    TRANSFER_OPERATORS,
-    UNITS,
-    Place,
-    Task,
-    is_batch_result,
-    mapping_of,
-)
+from airflow_provider_seedance.api_server import renders as pages
+from airflow_provider_seedance.api_server.renders import UNITS, Place, Task
 from airflow_provider_seedance.api_server.xcom_values import number_of, sum_of, text_of
+from airflow_provider_seedance.exceptions import SeedanceLedgerError
+from airflow_provider_seedance.ledger.account import Filter
+from airflow_provider_seedance.ledger.configuration import LedgerConfig, read_config
+from airflow_provider_seedance.ledger.database import Database
+from airflow_provider_seedance.ledger.entries import TaskIdentity
+from airflow_provider_seedance.ledger.spending import spend
 
-#: Credits and cost of task instances in the ledger; ``None`` without one.
-LedgerCosts = Mapping[Place, Mapping[str, Any]] | None
+log = logging.getLogger(__name__)
+
+#: Time without another attempt after a failure: a database that does not respond would delay every refresh.
+RETRY_INTERVAL_SECONDS = 60
+
+#: Task instances in one query; a driver or a database allows 32,766 parameters at least.
+MAX_INSTANCES = 10_000
+
+_unreadable_until: dict[LedgerConfig, float] = {}
+
+#: Dag id and run id, and the credits and the cost of task instances in the ledger.
+RunKey = tuple[str, str]
+Costs = Mapping[Place, Mapping[str, Any]]
 
 
-def summary_of(tasks: Sequence[Task], ledger: LedgerCosts) -> dict[str, Any]:
-    """Return the tasks of a run by state, and what they have spent."""
-    results = {
-        task.place: task.result if isinstance(task.result, Mapping) else task.report
+def read_costs(runs: Mapping[RunKey, Iterable[Task]]) -> dict[RunKey, dict[Place, Any]] | None:
+    """Return the credits and the cost of the tasks of runs; ``None`` without a ledger that can be read."""
+    config = read_config()
+    if config is None or time.monotonic() < _unreadable_until.get(config, 0.0):
+        return None
+    places = {
+        TaskIdentity(
+            namespace=config.namespace,
+            dag_id=run[0],
+            run_id=run[1],
+            task_id=task.task_id,
+            map_index=task.map_index,
+            loop_index=-1 if task.iteration is None else task.iteration,
+        ).instance: (run, task.place)
+        for run, tasks in runs.items()
         for task in tasks
-        if task.operator in GENERATION_OPERATORS
+        if task.operator in pages.GENERATION_OPERATORS
     }
-    spent = {
-        place: [result] for place, result in results.items() if "estimate" not in result
-    }  # not of a dry run
-    return {"tasks": Counter(task.state or "none" for task in tasks), **_spent(spent, tasks, ledger)}
+    found: dict[RunKey, dict[Place, Any]] = {run: {} for run in runs}
+    try:
+        for start in range(0, len(places), MAX_INSTANCES):
+            chosen = Filter(instances=list(places)[start : start + MAX_INSTANCES])
+            for row in spend(Database(config), chosen, ("instance",), UTC):
+                run, place = places[row["instance"]]
+                # A sum of unknown amounts is 0, too.
+                found[run][place] = {unit: row[unit] or None for unit in UNITS}
+    except SeedanceLedgerError as error:
+        log.warning("%s The Renders page shows what Airflow knows of the cost.", error.message)
+        _unreadable_until[config] = time.monotonic() + RETRY_INTERVAL_SECONDS
+        return None
+    return found
 
 
-def totals_of(
-    renders: Sequence[Mapping[str, Any]], tasks: Sequence[Task] = (), ledger: LedgerCosts = None
-) -> dict[str, Any]:
+def summary_of(tasks: Sequence[Task], costs: Costs) -> dict[str, Any]:
+    """Return the tasks of a run by state, and what they have spent."""
+    known = defaultdict(list)
+    for task in tasks:
+        result = task.result if isinstance(task.result, Mapping) else task.report
+        if task.operator in pages.GENERATION_OPERATORS and "estimate" not in result:  # not of a dry run
+            known[task.place].append(result)
+    return {"tasks": Counter(task.state or "none" for task in tasks), **_spent(known, tasks, costs)}
+
+
+def totals_of(renders: Sequence[Mapping[str, Any]], tasks: Sequence[Task], costs: Costs) -> dict[str, Any]:
     """
     Return the totals: renders by state, seconds of video, cost, and the number without a price.
 
-    Those of delivered renders, beside what was spent in all: a generation that failed, or that another take has
-    replaced, may be billed.
+    Those of delivered renders, beside what was spent in all: a generation that failed, or was replaced, may be billed.
     """
     counts = Counter(render["state"] for render in renders)
     done = [render for render in renders if render["state"] == "succeeded"]
@@ -56,28 +94,28 @@ def totals_of(
         known[render["task_id"], render["map_index"], render["region"]].append(render)
     return {
         "total": len(renders),
-        "states": {state: counts[state] for state in STATES if counts[state]},
+        "states": {state: counts[state] for state in pages.STATES if counts[state]},
         **{unit: sum_of(done, unit) for unit in UNITS},
-        "spent": _spent(known, tasks, ledger),
+        "spent": _spent(known, tasks, costs),
         "unpriced": sum(render["credits"] is None and render["cost_usd"] is None for render in done),
         "seconds": sum_of([render for render in done if render["media"] == "video"], "duration"),
         "stored": sum(bool(render["files"]) for render in renders),
     }
 
 
-def batches_of(tasks: Iterable[Task], ledger: LedgerCosts = None) -> list[dict[str, Any]]:
+def batches_of(tasks: Iterable[Task], costs: Costs) -> list[dict[str, Any]]:
     """Return the state of each batch that has no result: counts, cost, estimated end, and its error."""
     return [
         {
             "task_id": task.task_id,
             "map_index": task.map_index,
             "counts": _counts(task),
-            **_spent({task.place: [task.report, *task.ended_since.values()]}, [task], ledger),
+            **_spent({task.place: [task.report, *task.ended_since.values()]}, [task], costs),
             "ends_at": text_of(task.report.get("ends_at")) if task.shown_state == "running" else None,
             "error": task.error,
         }
         for task in tasks
-        if isinstance(task.report.get("items"), list) and not is_batch_result(task.result)
+        if isinstance(task.report.get("items"), list) and not pages.is_batch_result(task.result)
     ]
 
 
@@ -85,30 +123,28 @@ def _counts(task: Task) -> dict[str, float | None]:
     ended = task.ended_since.values()
     succeeded = sum(item.get("status") == "succeeded" for item in ended)
     since = {"succeeded": succeeded, "failed": len(ended) - succeeded, "in_flight": -len(ended)}
-    counts = {name: number_of(count) for name, count in mapping_of(task.report.get("counts")).items()}
+    counts = {name: number_of(count) for name, count in pages.mapping_of(task.report.get("counts")).items()}
     return {name: None if count is None else count + since.get(name, 0) for name, count in counts.items()}
 
 
 def _spent(
-    known: Mapping[Place, Sequence[Mapping[str, Any]]], tasks: Iterable[Task], ledger: LedgerCosts
+    known: Mapping[Place, Sequence[Mapping[str, Any]]], tasks: Iterable[Task], costs: Costs
 ) -> dict[str, Any]:
     """
-    Return the credits and the cost of task instances, and whether earlier tries that nobody knows may have paid.
+    Return the credits and the cost of tasks, and whether these are minima: earlier tries that no source knows may have paid.
 
-    Both sources may lack a part: Airflow the earlier tries, the ledger what it has pruned, or has not read yet.
+    Airflow lacks the earlier tries, and the ledger what it has pruned, and what ended since a worker was there.
 
     :param known: What Airflow knows, by task instance.
     """
-    recorded = ledger or {}
-    mine = {task.place: task for task in tasks if task.operator not in SENSORS | TRANSFER_OPERATORS}
-    spent = []
-    for place in {**known, **{place: () for place in mine if place in recorded}}:
-        since = mine[place].ended_since.values() if place in mine else ()
-        sources = [known.get(place, ()), [recorded.get(place, {}), *since]]
-        amounts = {
-            unit: [amount for found in sources if (amount := sum_of(found, unit)) is not None]
-            for unit in UNITS
-        }
-        spent.append({unit: max(amounts[unit], default=None) for unit in UNITS})
-    unknown = (task.has_earlier_tries and task.place not in recorded for task in mine.values())
-    return {**{unit: sum_of(spent, unit) for unit in UNITS}, "at_least": any(unknown)}
+    paying = {
+        task.place: task for task in tasks if task.operator not in pages.SENSORS | pages.TRANSFER_OPERATORS
+    }
+
+    def spent(place: Place, unit: str) -> float | None:
+        sources = (known.get(place, ()), [costs.get(place, {})])
+        return max((n for found in sources if (n := sum_of(found, unit)) is not None), default=None)
+
+    sums = {unit: sum_of([{unit: spent(place, unit)} for place in {*known, *paying}], unit) for unit in UNITS}
+    unknown = (task.has_earlier_tries and place not in costs for place, task in paying.items())
+    return {**sums, "at_least": any(unknown)}

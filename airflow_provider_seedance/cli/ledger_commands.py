@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import wraps
 from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
@@ -52,66 +53,36 @@ _LISTED = (
 _CLOCK_DIFFERENCE = timedelta(minutes=1)
 
 
-def spend(args: argparse.Namespace) -> int:
-    """Print the spend; return the exit code."""
-    return _run(args, _spend)
+def _command(
+    lines: Callable[[argparse.Namespace, Database, LedgerConfig], Iterable[str]],
+) -> Callable[[argparse.Namespace], int]:
+    """Make a function that prints the lines and returns the exit code: 2 if the command cannot be carried out."""
 
+    @wraps(lines)
+    def run(args: argparse.Namespace) -> int:
+        try:
+            with result_stream() as result, airflows_database():
+                config = read_config()
+                if config is None:
+                    raise errors.SeedanceConfigurationError(
+                        "No ledger is configured: set [seedance] ledger (AIRFLOW__SEEDANCE__LEDGER)."
+                    )
+                for line in lines(args, Database(config), config):
+                    print(line, file=result)
+        except errors.SeedanceError as error:
+            print(error.message, file=sys.stderr)
+            return 2
+        return 0
 
-def list_submissions(args: argparse.Namespace) -> int:
-    """Print submissions, the latest first; return the exit code."""
-    return _run(args, _list)
-
-
-def resolve(args: argparse.Namespace) -> int:
-    """Settle an uncertain submission; return the exit code."""
-    return _run(args, _resolve)
-
-
-def reconcile(args: argparse.Namespace) -> int:
-    """Print the differences between the ledger and the list of the service; return the exit code: 1 if there are any."""
-    found: list[dict[str, Any]] = []
-
-    def compare(args: argparse.Namespace, database: Database, config: LedgerConfig) -> Iterable[str]:
-        found.extend(_reconcile(args, database, config))
-        return _formatted(found, args.output, empty="The ledger and the service agree.")
-
-    return _run(args, compare) or int(bool(found))
-
-
-def prune(args: argparse.Namespace) -> int:
-    """Delete old submissions; return the exit code."""
-    return _run(args, _prune)
-
-
-def export(args: argparse.Namespace) -> int:
-    """Print all submissions as JSON lines; return the exit code."""
-    return _run(args, _export)
-
-
-def _run(
-    args: argparse.Namespace,
-    command: Callable[[argparse.Namespace, Database, LedgerConfig], Iterable[str]],
-) -> int:
-    """Print the lines of a command; return the exit code: 2 if it cannot be carried out."""
-    try:
-        with result_stream() as result, airflows_database():
-            config = read_config()
-            if config is None:
-                raise errors.SeedanceConfigurationError(
-                    "No ledger is configured: set [seedance] ledger (AIRFLOW__SEEDANCE__LEDGER)."
-                )
-            for line in command(args, Database(config), config):
-                print(line, file=result)
-    except errors.SeedanceError as error:
-        print(error.message, file=sys.stderr)
-        return 2
-    return 0
+    return run
 
 
 # ---------------------------------------------------------------------- commands
 
 
-def _spend(args: argparse.Namespace, database: Database, config: LedgerConfig) -> Iterable[str]:
+@_command
+def spend(args: argparse.Namespace, database: Database, config: LedgerConfig) -> Iterable[str]:
+    """Print the spend."""
     timezone = default_timezone()
     until = _date(args.until, timezone) + timedelta(days=1) if args.until else None
     chosen = Filter(
@@ -129,7 +100,9 @@ def _spend(args: argparse.Namespace, database: Database, config: LedgerConfig) -
     return _formatted(found, args.output)
 
 
-def _list(args: argparse.Namespace, database: Database, config: LedgerConfig) -> Iterable[str]:
+@_command
+def list_submissions(args: argparse.Namespace, database: Database, config: LedgerConfig) -> Iterable[str]:
+    """Print submissions, the latest first."""
     chosen = Filter(
         namespace=config.namespace,
         state=args.state,
@@ -144,7 +117,9 @@ def _list(args: argparse.Namespace, database: Database, config: LedgerConfig) ->
     return _formatted(found, args.output)
 
 
-def _resolve(args: argparse.Namespace, database: Database, config: LedgerConfig) -> Iterable[str]:
+@_command
+def resolve(args: argparse.Namespace, database: Database, config: LedgerConfig) -> Iterable[str]:
+    """Settle an uncertain submission."""
     generation_id = (args.generation_id or "").strip() or None
     if bool(generation_id) == args.not_billed:
         raise errors.SeedanceRequestError("Give either --generation-id or --not-billed.")
@@ -160,6 +135,18 @@ def _resolve(args: argparse.Namespace, database: Database, config: LedgerConfig)
     if generation_id:
         return [f"Recorded. Clear the task: its next try takes generation {generation_id}."]
     return ["Recorded. Clear the task: its next try submits anew."]
+
+
+def reconcile(args: argparse.Namespace) -> int:
+    """Print the differences between the ledger and the list of the service; return the exit code: 1 if there are any."""
+    found: list[dict[str, Any]] = []
+
+    @_command
+    def compare(args: argparse.Namespace, database: Database, config: LedgerConfig) -> Iterable[str]:
+        found.extend(_reconcile(args, database, config))
+        return _formatted(found, args.output, empty="The ledger and the service agree.")
+
+    return compare(args) or int(bool(found))
 
 
 def _reconcile(args: argparse.Namespace, database: Database, config: LedgerConfig) -> list[dict[str, Any]]:
@@ -178,7 +165,9 @@ def _reconcile(args: argparse.Namespace, database: Database, config: LedgerConfi
     return reconciliation.reconcile(database, config.namespace, hook.seedance_conn_id, listed, since, until)
 
 
-def _prune(args: argparse.Namespace, database: Database, config: LedgerConfig) -> Iterable[str]:
+@_command
+def prune(args: argparse.Namespace, database: Database, config: LedgerConfig) -> Iterable[str]:
+    """Delete old submissions."""
     before = _age_or_date(args.older_than)
     question = f"Delete what ended before {before.isoformat(timespec='minutes')}? [y/N] "
     if sys.stdin.isatty() and not args.yes and input(question).strip().lower() not in ("y", "yes"):
@@ -201,7 +190,9 @@ def _counted_since(database: Database, config: LedgerConfig) -> dict[str, dateti
     return found
 
 
-def _export(_: argparse.Namespace, database: Database, config: LedgerConfig) -> Iterable[str]:
+@_command
+def export(_: argparse.Namespace, database: Database, config: LedgerConfig) -> Iterable[str]:
+    """Print all submissions as JSON lines."""
     return (json.dumps(row) for row in account.export(database, Filter(namespace=config.namespace)))
 
 

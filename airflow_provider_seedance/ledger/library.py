@@ -28,18 +28,10 @@ _NAMES = ("generation_id", "dag_id", "model", "item_key")
 KEY = ("dag_id", "run_id", "task_id", "map_index", "loop_index", "record_key", "number")
 
 #: Columns that are shown as they are, and those that the others are made from.
-_OUTPUT = (
-    "api",
-    "model",
-    "media",
-    "prompt",
-    "duration",
-    "resolution",
-    "credits",
-    "cost_usd",
-    "output_tokens",
+_SAME = (
+    *(*KEY, "generation_id", "api", "model", "media", "prompt"),
+    *("duration", "resolution", "credits", "cost_usd", "output_tokens"),
 )
-_SAME = (*KEY, "generation_id", *_OUTPUT)
 _SOURCES = (
     *("item_key", "state", "status", "created_at", "intended_at", "submitted_at", "ended_at"),
     *("result", "record", "stored_files"),

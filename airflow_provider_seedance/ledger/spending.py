@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
@@ -18,9 +18,6 @@ from airflow_provider_seedance.ledger.tables import submissions
 from airflow_provider_seedance.submission.records import RecordState
 
 _COLUMNS = submissions.c
-
-#: Task instances in one query; a driver or a database allows 32,766 parameters at least.
-MAX_INSTANCES = 10_000
 
 _AMOUNTS = ("credits", "cost_usd", "reserved_credits", "reserved_cost_usd")
 
@@ -47,21 +44,6 @@ def spend(
             for row in rows
         ]
     return sorted(groups, key=lambda group: [str(group[name]) for name in fields])
-
-
-def spend_of_instances(database: Database, instances: Iterable[str]) -> dict[str, dict[str, float | None]]:
-    """Return the credits and the cost of task instances, as far as they are known: of all tries, clears and items."""
-    chosen, found = list(instances), {}
-    ended = _COLUMNS.state == RecordState.ENDED.value
-    sums = [func.sum(_COLUMNS[name]).label(name) for name in _AMOUNTS[:2]]
-    with database.reading() as connection:
-        for start in range(0, len(chosen), MAX_INSTANCES):
-            these = _COLUMNS.instance.in_(chosen[start : start + MAX_INSTANCES])
-            query = select(_COLUMNS.instance, *sums).where(these, ended).group_by(_COLUMNS.instance)
-            for instance, *amounts in connection.execute(query):
-                known = [None if amount is None else round(float(amount), 6) for amount in amounts]
-                found[instance] = dict(zip(_AMOUNTS[:2], known, strict=True))
-    return found
 
 
 def _sums() -> list[ColumnElement[Any]]:

@@ -57,7 +57,7 @@ def test_a_batch_that_goes_on_shows_its_items_with_their_own_prompts_and_times()
     )
     assert (in_flight["started_at"], in_flight["ended_at"]) == ("2026-05-01T12:00:02+00:00", None)
     assert (waiting["started_at"], waiting["ended_at"], waiting["prompt"]) == (None, None, "A cup")
-    (summary,) = batches_of([reported("deferred")])
+    (summary,) = batches_of([reported("deferred")], {})
     assert summary["counts"]["in_flight"] == 1
     assert (summary["credits"], summary["ends_at"], summary["error"]) == (42, "2026-05-01T12:09:00Z", None)
 
@@ -70,7 +70,7 @@ def test_what_has_ended_since_the_task_deferred_plays_at_once() -> None:
 
 def test_the_line_of_a_batch_counts_what_has_ended_since_the_task_deferred() -> None:
     progress = [result("g3"), result("g1"), result("unknown")]
-    (summary,) = batches_of([reported("deferred", seedance_progress=progress)])
+    (summary,) = batches_of([reported("deferred", seedance_progress=progress)], {})
     assert summary["counts"] == {"total": 4, "succeeded": 2, "failed": 1, "in_flight": 0, "not_submitted": 1}
     assert (summary["credits"], summary["cost_usd"]) == (70, 0.35)
 
@@ -88,7 +88,7 @@ def test_an_uncertain_submission_is_not_one_that_failed() -> None:
     report = {"items": [{"key": "bell", "status": "failed", "kind": "uncertain", "error": "unknown"}]}
     assert shown(reported("failed", seedance_report=report))[0]["state"] == "uncertain"
     (render,) = shown(video("failed", xcoms={"seedance_report": {"kind": "uncertain"}}))
-    assert (render["state"], totals_of([render])["states"]) == ("uncertain", {"uncertain": 1})
+    assert (render["state"], totals_of([render], [], {})["states"]) == ("uncertain", {"uncertain": 1})
     (render,) = shown(video("up_for_retry", xcoms={"seedance_report": {"kind": "uncertain"}}))
     assert render["state"] == "retrying"
 
@@ -104,17 +104,17 @@ def test_a_batch_that_failed_shows_what_it_paid_for() -> None:
     assert (failed["error"], failed["credits"]) == ("The service failed.", 14)
     assert (in_flight["state"], waiting["state"]) == ("failed", "skipped")
     assert "may go on and be billed" in in_flight["error"]
-    totals = totals_of(shown(task))
+    totals = totals_of(shown(task), [], {})
     assert (totals["credits"], totals["cost_usd"]) == (28, 0.14)
     assert totals["spent"] == {"credits": 42, "cost_usd": 0.21, "at_least": False}
-    (summary,) = batches_of([task])
+    (summary,) = batches_of([task], {})
     assert (summary["error"], summary["ends_at"]) == ("A budget of this connection is used up.", None)
 
 
 def test_a_batch_with_a_result_has_no_report() -> None:
     task = batch({"succeeded": [], "counts": {"total": 0}}, xcoms={"seedance_report": {"items": ITEMS}})
     assert shown(task) == []
-    assert batches_of([task]) == []
+    assert batches_of([task], {}) == []
 
 
 @pytest.mark.parametrize(("state", "expected"), [("failed", "failed"), ("up_for_retry", "retrying")])
@@ -127,8 +127,8 @@ def test_a_failed_task_shows_its_error_and_its_cost(state: str, expected: str) -
         "The service failed: oops.",
         28,
     )
-    assert totals_of([render])["spent"]["credits"] == 28
-    assert totals_of([render])["credits"] is None
+    assert totals_of([render], [], {})["spent"]["credits"] == 28
+    assert totals_of([render], [], {})["credits"] is None
 
 
 def test_the_error_of_an_earlier_try_is_not_that_of_the_running_one() -> None:
@@ -146,9 +146,11 @@ def test_the_error_of_an_earlier_try_is_not_that_of_the_running_one() -> None:
 )
 def test_reports_of_any_shape(strange: Any) -> None:
     task = reported("failed", seedance_report=strange, seedance_progress=strange, seedance_error=strange)
-    totals_of(shown(task))
-    batches_of([task])
-    batches_of([reported("deferred", seedance_report=strange, seedance_progress=[{}, {"generation_id": []}])])
+    totals_of(shown(task), [], {})
+    batches_of([task], {})
+    batches_of(
+        [reported("deferred", seedance_report=strange, seedance_progress=[{}, {"generation_id": []}])], {}
+    )
 
 
 def test_what_a_result_says_of_its_request_is_added_to_the_rendered_arguments() -> None:

@@ -17,9 +17,10 @@ from fastapi import HTTPException
 from fsspec import AbstractFileSystem
 from fsspec.spec import AbstractBufferedFile
 from s3_store import s3_filesystem, s3_server
+from starlette.datastructures import Headers
 
 from airflow_provider_seedance.api_server import media
-from airflow_provider_seedance.api_server.media import RangeHeaders, StoreReader
+from airflow_provider_seedance.api_server.media import StoreReader
 from airflow_provider_seedance.api_server.renders import Task, is_in_destination
 from airflow_provider_seedance.storage.location import StorageLocation
 
@@ -51,12 +52,14 @@ def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     here = SimpleNamespace(task=None)
 
     monkeypatch.setattr(media, "create_session", nullcontext)
-    monkeypatch.setattr(media.queries, "find_transfer", lambda session, scope: here.task)
+    monkeypatch.setattr(media.queries, "find_task", lambda session, scope, operators: here.task)
 
     def get(index: int = 0, method: str = "GET", **headers: Any) -> Any:
-        request: Any = SimpleNamespace(method=method)
+        names = {name: name.removesuffix("_header").replace("_", "-") for name in headers}
+        sent = Headers({names[name]: value for name, value in headers.items()})
+        request: Any = SimpleNamespace(method=method, headers=sent)
         scope = {"dag_id": "d", "run_id": "r", "task_id": "store", "index": index}
-        return asyncio.run(media.media(request, **scope, wanted=RangeHeaders(**headers)))
+        return asyncio.run(media.media(request, **scope))
 
     here.get = get
     return here
@@ -323,14 +326,14 @@ def test_streams_are_bounded(monkeypatch: pytest.MonkeyPatch, serving: SimpleNam
     serving.task = stored(str(file))
 
     async def play() -> tuple[int, bytes]:
-        request: Any = SimpleNamespace(method="GET")
-        scope = {"dag_id": "d", "run_id": "r", "task_id": "store", "index": 0, "wanted": RangeHeaders()}
+        request: Any = SimpleNamespace(method="GET", headers={})
+        scope = {"dag_id": "d", "run_id": "r", "task_id": "store", "index": 0}
         first = await media.media(request, **scope)
         pieces = first.body_iterator
         await anext(pieces)
         with pytest.raises(HTTPException) as refused:
             await media.media(request, **scope)
-        assert (await media.media(SimpleNamespace(method="HEAD"), **scope)).status_code == 200
+        assert (await media.media(SimpleNamespace(method="HEAD", headers={}), **scope)).status_code == 200
         await pieces.aclose()
         again = await media.media(request, **scope)
         return refused.value.status_code, await _body(again)

@@ -11,6 +11,7 @@ from versions import REGIONS, needs
 
 from airflow_provider_seedance.api_server import queries
 from airflow_provider_seedance.api_server.queries import Scope
+from airflow_provider_seedance.api_server.renders import TRANSFER_OPERATORS
 from api_server.metadata_database import NOW, STORE, VIDEO, MetadataDatabase
 
 HERE = Scope(dag_id="d", run_id="r/1")
@@ -111,7 +112,7 @@ def test_find_transfer(database: MetadataDatabase) -> None:
     fields = {"object_storage_conn_id": "aws"}
     database.task("store", STORE, map_index=3, xcoms={"return_value": stored}, fields=fields)
     here = Scope(dag_id="d", run_id="r/1", task_id="store", map_index=3)
-    task = queries.find_transfer(database.session, here)
+    task = queries.find_task(database.session, here, TRANSFER_OPERATORS)
     assert task.result == stored
     assert task.fields == fields
     for other in (
@@ -119,7 +120,7 @@ def test_find_transfer(database: MetadataDatabase) -> None:
         Scope(dag_id="d", run_id="r", task_id="store", map_index=3),
         Scope(dag_id="D", run_id="r/1", task_id="store", map_index=3),
     ):
-        assert queries.find_transfer(database.session, other) is None
+        assert queries.find_task(database.session, other, TRANSFER_OPERATORS) is None
 
 
 # ---------------------------------------------------------------------- Airflow 3.4
@@ -156,12 +157,12 @@ def test_the_transfer_of_each_pass_is_found(database: MetadataDatabase) -> None:
         database.task("store", STORE, map_index=number, region=loop, xcoms={"return_value": stored})
     for number in range(2):
         scope = Scope(dag_id="d", run_id="r/1", task_id="store", map_index=-1, region=f"{loop}.{number}")
-        task = queries.find_transfer(database.session, scope)
+        task = queries.find_task(database.session, scope, TRANSFER_OPERATORS)
         assert task is not None
         assert task.result["paths"] == [f"s3://b/{number}.mp4"]
     for region in ("", f"{loop}.2", f"{'0' * 31}1.0"):
         scope = Scope(dag_id="d", run_id="r/1", task_id="store", map_index=-1, region=region)
-        assert queries.find_transfer(database.session, scope) is None
+        assert queries.find_task(database.session, scope, TRANSFER_OPERATORS) is None
 
 
 @needs(REGIONS)

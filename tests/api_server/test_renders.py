@@ -217,7 +217,12 @@ def test_a_batch_with_a_manifest() -> None:
     assert [(item["key"], item["state"]) for item in found] == [("shoes", "succeeded"), ("lamp", "skipped")]
 
 
-def test_an_unreadable_manifest_hides_nothing_else() -> None:
+def test_a_cleared_task_that_waits_has_no_time_of_its_earlier_try() -> None:
+    (render,) = shown(video(None, try_number=1))
+    assert (render["state"], render["started_at"], render["ended_at"]) == ("waiting", None, None)
+
+
+def test_an_unreadable_manifest_hides_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
     def read(path: str) -> Iterable[Mapping[str, Any]]:
         raise OSError("no such bucket: secret-name")
 
@@ -227,6 +232,7 @@ def test_an_unreadable_manifest_hides_nothing_else() -> None:
     assert (found[0]["count"], found[0]["credits"]) == (7, 3)
     assert "secret" not in json.dumps(found)
     assert found[1]["generation_id"] == "g1"
+    assert "cannot be read for the Renders page" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -246,7 +252,7 @@ def test_an_unreadable_manifest_hides_nothing_else() -> None:
 )
 def test_results_of_any_shape(strange: Any) -> None:
     found = shown(video("success", strange, xcoms={"generation_id": ["x"], "seedance_progress": {}}))
-    json.dumps(totals_of(found), allow_nan=False)
+    json.dumps(totals_of(found, [], {}), allow_nan=False)
 
 
 def test_only_http_urls_reach_the_page() -> None:
@@ -285,7 +291,7 @@ def test_totals() -> None:
         video("failed", task_id="third"),
         store("s3://b/one.mp4"),
     )
-    assert totals_of(found) == {
+    assert totals_of(found, [], {}) == {
         "total": 3,
         "states": {"succeeded": 2, "failed": 1},
         "credits": 28,
@@ -295,12 +301,12 @@ def test_totals() -> None:
         "seconds": 16,
         "stored": 1,
     }
-    assert totals_of([])["credits"] is None
+    assert totals_of([], [], {})["credits"] is None
 
 
 def test_a_thousand_renders() -> None:
     tasks = [video("success", result(f"g{index}"), map_index=index) for index in range(1000)]
-    assert totals_of(shown(*tasks))["total"] == 1000
+    assert totals_of(shown(*tasks), [], {})["total"] == 1000
 
 
 @pytest.mark.parametrize(

@@ -147,9 +147,3 @@ def test_who_may_answer(
     user: Any = SimpleNamespace(get_id=lambda: "ann")
     rights = renders_api.rights("d", user, assigned)
     assert rights == {"edit": DagAccessEntity.TASK_INSTANCE in edits, "answer": answer}
-
-
-def test_an_unreadable_manifest_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(Exception, match="nosuchstore"):
-        renders_api._read_manifest("nosuchstore://b/m.jsonl")
-    assert "cannot be read for the Renders page" in caplog.text

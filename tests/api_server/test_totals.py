@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_seedance.api_server.renders import Task, renders_of
-from airflow_provider_seedance.api_server.totals import LedgerCosts, batches_of, summary_of, totals_of
+from airflow_provider_seedance.api_server.totals import Costs, batches_of, summary_of, totals_of
 
 VIDEO = "SeedanceGenerateVideoOperator"
 PLACE = ("video", -1, "")
@@ -22,8 +22,7 @@ def task(**changes: Any) -> Task:
 @pytest.mark.parametrize(
     ("tries", "ledger", "spent"),
     [
-        (1, None, (28, 0.14, False)),
-        (2, None, (28, 0.14, True)),
+        (1, {}, (28, 0.14, False)),
         (2, {}, (28, 0.14, True)),  # the ledger does not know the task
         (2, {PLACE: {"credits": 112, "cost_usd": 0.56}}, (112, 0.56, False)),
         (2, {PLACE: {"credits": None, "cost_usd": 0.56}}, (28, 0.56, False)),
@@ -31,7 +30,7 @@ def task(**changes: Any) -> Task:
         (1, {("another", -1, ""): {"credits": 1, "cost_usd": 1}}, (28, 0.14, False)),
     ],
 )
-def test_what_was_spent_in_all(tries: int, ledger: LedgerCosts, spent: tuple[Any, ...]) -> None:
+def test_what_was_spent_in_all(tries: int, ledger: Costs, spent: tuple[Any, ...]) -> None:
     tasks = [task(try_number=tries)]
     expected = dict(zip(("credits", "cost_usd", "at_least"), spent, strict=True))
     totals = totals_of(renders_of(tasks, lambda path: []), tasks, ledger)
@@ -56,11 +55,11 @@ def test_a_batch_that_goes_on_counts_what_no_worker_has_recorded() -> None:
         state="deferred",
         xcoms={"seedance_report": report, "seedance_progress": progress},
     )
-    (known,) = batches_of([batch])
+    (known,) = batches_of([batch], {})
     assert (known["credits"], known["cost_usd"]) == (42, 0.21)
     (recorded,) = batches_of([batch], {PLACE: {"credits": 56, "cost_usd": 0.28}})
-    assert (recorded["credits"], recorded["cost_usd"], recorded["at_least"]) == (70, 0.35, False)
+    assert (recorded["credits"], recorded["cost_usd"], recorded["at_least"]) == (56, 0.28, False)
 
 
 def test_a_retried_transfer_pays_nothing() -> None:
-    assert not summary_of([task(operator="SeedanceGenerationSensor", try_number=3)], None)["at_least"]
+    assert not summary_of([task(operator="SeedanceGenerationSensor", try_number=3)], {})["at_least"]

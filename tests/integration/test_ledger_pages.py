@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -132,6 +133,21 @@ def browser(tmp_path_factory: pytest.TempPathFactory, stage: Stage) -> Iterator[
         chrome.find_element("css selector", "input[type=password]").send_keys(passwords["admin"] + "\n")
         wait(chrome, "return !location.pathname.includes('login')", "the first page of Airflow")
         yield chrome
+
+
+@contextlib.contextmanager
+def signed_in(browser: Chrome, stage: Stage, user: str) -> Iterator[None]:
+    """Let the browser be that of another user."""
+    browser.get(f"{stage.url}/seedance/renders")
+    cookie = browser.get_cookie("_token")
+    browser.add_cookie({"name": "_token", "value": stage.airflow.api.token(user)})
+    try:
+        yield
+    finally:
+        browser.get(f"{stage.url}/seedance/renders")
+        browser.delete_cookie("_token")
+        if cookie is not None:
+            browser.add_cookie({"name": "_token", "value": cookie["value"]})
 
 
 def test_words_are_found_among_all_renders(stage: Stage) -> None:
@@ -271,6 +287,10 @@ def test_the_navigation_has_the_pages(browser: Chrome, stage: Stage) -> None:
 def test_an_uncertain_submission_is_settled(browser: Chrome, stage: Stage, database: Database) -> None:
     from selenium.webdriver.common.keys import Keys
 
+    with signed_in(browser, stage, "viewer"):
+        open_page(browser, f"{stage.url}/seedance/library#uncertain=")
+        wait(browser, "return document.querySelectorAll('.card').length === 1", "the submission")
+        assert browser.execute_script("return document.querySelectorAll('.action').length") == 0
     open_page(browser, f"{stage.url}/seedance/library#uncertain=")
     wait(browser, "return document.querySelectorAll('.card').length === 1", "the submission")
     browser.find_element("css selector", ".action").send_keys(Keys.ENTER)
@@ -300,6 +320,8 @@ def test_another_render_of_the_same_request(browser: Chrome, stage: Stage, emula
     assert stage.airflow.wait_run("single", run_id) == "success"
     second = stage.airflow.xcom("single", run_id, "video")["generation_id"]
     assert (second != first, len(emulator.ledger.submissions)) == (True, paid + 1)
+    totals = "return document.getElementById('totals').innerText.replaceAll('\\n', ' ')"
+    wait(browser, f"{totals}.includes('delivered; $0.28 spent')", "the cost of both takes")
     open_page(browser, f"{stage.url}/seedance/library#q={second}")
     assert wait(browser, "return document.querySelector('.action')", "the button").text == "Render again…"
     # A page that was not loaded again names the render that was replaced.
@@ -325,6 +347,13 @@ def test_takes_of_a_prompt_are_side_by_side(browser: Chrome, stage: Stage) -> No
 
 def test_a_choice_is_made_on_the_cards(browser: Chrome, stage: Stage, emulator: Any) -> None:
     run_id = stage.airflow.trigger(CHOICE)
+    with signed_in(browser, stage, "viewer"):
+        open_page(browser, stage.page(CHOICE, run_id))
+        wait(browser, "return !document.getElementById('choice').hidden", "the question")
+        question = browser.execute_script("return document.getElementById('choice').innerText")
+        assert "You do not have the right to answer." in question
+        assert "None of them" not in question
+        assert browser.execute_script("return document.querySelectorAll('.action').length") == 0
     open_page(browser, stage.page(CHOICE, run_id))
     wait(browser, "return document.querySelectorAll('.action.primary').length === 4", "the options")
     assert browser.execute_script("return document.querySelectorAll('.card:not([hidden])').length") == 4
@@ -348,7 +377,7 @@ def test_the_list_has_costs_and_is_searched(browser: Chrome, stage: Stage) -> No
     browser.switch_to.active_element.send_keys("SINGLE manual")
     one = "return document.querySelectorAll('.run-card').length === 1"
     wait(browser, one, "the run")
-    assert "spent 28 credits / $0.14" in browser.execute_script(listed)
+    assert "spent 56 credits / $0.28" in browser.execute_script(listed)  # of both takes
     assert browser.execute_script("return document.getElementById('shown').textContent").startswith("1 run")
     browser.refresh()
     wait(browser, one, "the kept search")

@@ -32,5 +32,7 @@ function line(batch, now) {
     spent ? element("span", "", spent) : null,
     at === null || error ? null : element("span", "run-when", at > now ? `ends in about ${timeSpan(at - now)}, ${dateTime(end)}` : "ends soon"),
   ];
-  return element("li", "batch", element("div", "batch-line", ...parts), error ? element("p", "error", error) : null);
+  const message = error ? element("p", "error", error) : null;
+  if (message) Object.assign(message, { tabIndex: 0, title: error }); // in focus, it is shown in full
+  return element("li", "batch", element("div", "batch-line", ...parts), message);
 }

@@ -10,11 +10,9 @@ import pytest
 from ledger.rows import add, row, uncertain
 from ledger.sent_statements import statements
 
-from airflow_provider_seedance.api_server import ledger_costs
+from airflow_provider_seedance.api_server import totals
 from airflow_provider_seedance.api_server.renders import Task
 from airflow_provider_seedance.api_server.runs import RunList, RunSearch
-from airflow_provider_seedance.exceptions import SeedanceLedgerError
-from airflow_provider_seedance.ledger import spending
 from airflow_provider_seedance.ledger.configuration import LedgerConfig
 from airflow_provider_seedance.ledger.database import Database
 from api_server.metadata_database import NOW, VIDEO, MetadataDatabase
@@ -33,7 +31,7 @@ def airflow() -> Iterator[MetadataDatabase]:
 
 @pytest.fixture
 def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
-    monkeypatch.setattr(ledger_costs, "_failed_at", {})
+    monkeypatch.setattr(totals, "_unreadable_until", {})
     location = f"sqlite:///{tmp_path}/ledger.db"
     monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", location)
     return Database(LedgerConfig(location=location))
@@ -74,23 +72,25 @@ def test_all_submissions_of_a_task_instance(ledger: Database) -> None:
         passes,
         task("store", operator="Store"),
     ]
-    assert ledger_costs.read_costs([("d", "r", tasks), ("d", "empty", [task()])]) == {
+    assert totals.read_costs({("d", "r"): tasks, ("d", "empty"): [task()]}) == {
         ("d", "r"): {
             ("video", -1, ""): {"credits": None, "cost_usd": 0.15},
             ("batch", -1, ""): {"credits": 24, "cost_usd": 0.14},
+            ("lost", -1, ""): {"credits": None, "cost_usd": None},
             passes.place: {"credits": 12, "cost_usd": 0.07},
-        }
+        },
+        ("d", "empty"): {},
     }
 
 
 def test_without_a_ledger() -> None:
-    assert ledger_costs.read_costs([("d", "r", [task()])]) is None
+    assert totals.read_costs({("d", "r"): [task()]}) is None
 
 
 def test_many_task_instances(ledger: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spending, "MAX_INSTANCES", 2)
+    monkeypatch.setattr(totals, "MAX_INSTANCES", 2)
     add(ledger, [row(number) for number in range(5)])
-    costs = ledger_costs.read_costs([("ads", "run", [task(map_index=index) for index in range(7)])])
+    costs = totals.read_costs({("ads", "run"): [task(map_index=index) for index in range(7)]})
     assert costs is not None
     assert len(costs["ads", "run"]) == 5
 
@@ -123,7 +123,7 @@ def test_the_list_says_what_it_does_not_know(airflow: MetadataDatabase) -> None:
 
 def test_a_list_of_any_length_needs_the_same_queries(airflow: MetadataDatabase, ledger: Database) -> None:
     counts = []
-    ledger_costs.read_costs([("d", "r", [task()])])  # makes the tables
+    totals.read_costs({("d", "r"): [task()]})  # makes the tables
     for runs in (1, 30):
         for number in range(runs):
             airflow.run(run_id=f"{runs}-{number}", **ENDED)
@@ -150,9 +150,8 @@ def test_a_ledger_that_fails_is_asked_again_later(
     (run,) = listed.read(airflow.session, {"d"}, RunSearch(), 10)
     assert (run["cost_usd"], run["at_least"]) == (0.07, True)
     folder.mkdir()
-    with pytest.raises(SeedanceLedgerError, match="a moment ago"):
-        ledger_costs.read_costs([])
-    monkeypatch.setattr(ledger_costs, "RETRY_INTERVAL_SECONDS", 0)
+    assert totals.read_costs({("d", "r"): [task()]}) is None
+    totals._unreadable_until.clear()
     add(
         Database(LedgerConfig(location=f"sqlite:///{folder}/ledger.db")),
         [take(1), take(2)],
