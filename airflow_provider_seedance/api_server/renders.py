@@ -59,7 +59,7 @@ STATES = ("waiting", "queued", "running", "retrying", *TERMINAL_STATES)
 _ARGUMENTS = tuple(dict.fromkeys(item.name for kind in (VideoRequest, ImageRequest) for item in fields(kind)))
 
 #: By the state of the task instance; in any other state its generation is running.
-_STATE_OF_TASK = {
+_STATE_OF_TASK: dict[str | None, str] = {
     **dict.fromkeys((None, "scheduled", "awaiting_input"), "waiting"),
     **dict.fromkeys(("upstream_failed", "skipped"), "skipped"),
     "queued": "queued",
@@ -133,7 +133,7 @@ class Task:
 
     @property
     def has_earlier_tries(self) -> bool:
-        """Whether it was tried before: Airflow keeps the XComs of the latest try only."""
+        """Existence of earlier tries, whose XComs Airflow does not keep."""
         return self.try_number > (0 if self.state is None else 1)
 
     @property

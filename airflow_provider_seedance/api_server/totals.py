@@ -135,7 +135,7 @@ def _spent(
 
     Airflow lacks the earlier tries, and the ledger what it has pruned, and what ended since a worker was there.
 
-    :param known: What Airflow knows, by task instance.
+    :param known: Results that Airflow has, by task instance.
     """
     paying = {
         task.place: task for task in tasks if task.operator not in pages.SENSORS | pages.TRANSFER_OPERATORS

@@ -1,4 +1,4 @@
-"""What runs, tasks and batches have spent, by Airflow and by the ledger."""
+"""Amounts that runs, tasks and batches have spent, by Airflow and by the ledger."""
 
 from __future__ import annotations
 

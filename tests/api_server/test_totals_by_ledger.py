@@ -56,13 +56,13 @@ def test_all_submissions_of_a_task_instance(ledger: Database) -> None:
     items = [row(-1, **here, task_id="batch", record_key=key, item_key=key) for key in "ab"]
     failed = take(3, status="failed", cost_usd=0.01, credits=None)
     unknown = uncertain(-1, **here, task_id="lost")
-    others = [
+    elsewhere = [
         row(0, **here),
         row(-1, **here, namespace="other"),
         row(-1, **here, task_id="loop", loop_index=2),
     ]
     unsent = row(-1, **here, task_id="batch", record_key="c", state="not_submitted", cost_usd=None)
-    add(ledger, [*takes, *items, failed, unknown, *others, unsent, row(-1, dag_id="d", run_id="another")])
+    add(ledger, [*takes, *items, failed, unknown, *elsewhere, unsent, row(-1, dag_id="d", run_id="another")])
     passes = task("loop", region=f"{'a' * 32}.2")
     tasks = [
         task(),
@@ -139,7 +139,7 @@ def test_a_list_of_any_length_needs_the_same_queries(airflow: MetadataDatabase, 
     assert counts == [(1, 3, 1)] * 2
 
 
-def test_a_ledger_that_fails_is_asked_again_later(
+def test_a_ledger_that_fails_is_read_again_later(
     airflow: MetadataDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ledger: Database
 ) -> None:
     folder = tmp_path / "later"
