@@ -45,8 +45,8 @@ unit integration: export PYTHONDONTWRITEBYTECODE :=
 unit: $(VENV)/installed  ## Run the tests without Airflow processes
 	$(BIN)/python -m pytest -q -n auto --dist worksteal -m 'not integration' $(ARGS)
 
-# Each file or folder has an Airflow of its own, and waits for a part of its time, so several run in parallel.
-WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, max(2, (os.cpu_count() or 2) - 1)))')
+# Each file or folder has an Airflow of its own, and waits for half of its time, so more run in parallel than there are cores.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, max(3, os.cpu_count() or 3)))')
 
 integration: $(VENV)/installed  ## Run the tests with real Airflow processes; ARGS='-m integration' adds every variant
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup -m 'integration and not variant' --durations=10 tests/integration $(ARGS)

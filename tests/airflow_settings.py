@@ -10,6 +10,8 @@ PRELOAD = """
 import sys
 
 if {"scheduler", "dag-processor"} & set(sys.argv):
+    import airflow.sdk.execution_time.supervisor
+    import airflow.sdk.execution_time.task_runner
     import airflow_provider_seedance.operators.batch_run
     import airflow_provider_seedance.operators.generation_run
     import airflow_provider_seedance.operators.seedance

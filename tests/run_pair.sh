@@ -38,11 +38,11 @@ results=
 if [ "$form" = short ]; then
     # All at once, so that the units fill the time in which the others wait for Airflow. Left out is what says little
     # of this version for its time: commands, hundreds of triggers, and what any version does with a pool or a kill.
-    ignored=(--ignore=tests/integration/{test_{packaging,triggerer,backfill,commands},shared_airflow/test_{harness,secrets}}.py)
+    ignored=(--ignore=tests/integration/{test_{packaging,triggerer,commands},shared_airflow/test_{backfill,harness,secrets}}.py)
     run -n "$jobs" "${ignored[@]}" -m 'not variant' "$@" || failed=$?
 else
     run -n "$jobs" --dist worksteal -m 'not integration' "$@" || failed=$?
-    run -n 2 -m integration --durations=10 tests/integration "$@" || failed=$?
+    run -n 3 -m integration --durations=10 tests/integration "$@" || failed=$?
 fi
 say "$([ "$failed" = 0 ] && echo passed || echo FAILED) after $((SECONDS - began)) s$results"
 exit "$failed"

@@ -1,4 +1,4 @@
-"""Common fixtures of all integration tests: an emulator of the services, and the empty database of an Airflow."""
+"""Common fixtures of all integration tests: an emulator, the empty database of an Airflow, and a browser."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from renders_stage import Stage, open_browser
 
 if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+
     from airflow_provider_seedance.testing import SeedanceEmulator
 
 HERE = Path(__file__).parent
@@ -30,9 +33,10 @@ def _interruptible() -> None:
 
 
 @pytest.fixture(scope="session")
-def database_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Path of the empty database of the first Airflow, which the other ones copy."""
-    return tmp_path_factory.mktemp("database") / "empty.db"
+def database_template(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """Path of the empty database of the first Airflow, which the other ones copy, in all processes of the tests."""
+    own = tmp_path_factory.getbasetemp()
+    return (own if worker_id == "master" else own.parent) / "empty.db"
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +46,17 @@ def emulator() -> Iterator[SeedanceEmulator]:
 
     with SeedanceEmulator(speed=10) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def logged_in(tmp_path_factory: pytest.TempPathFactory, stage: Stage) -> Iterator[Chrome]:
+    """The browser of the administrator of a module's Airflow."""
+    with open_browser(tmp_path_factory.mktemp("chromium"), stage.airflow) as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(logged_in: Chrome) -> Iterator[Chrome]:
+    """The same; a page that is left open would go on drawing its videos."""
+    yield logged_in
+    logged_in.get("about:blank")

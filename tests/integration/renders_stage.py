@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
 EXAMPLES = Path(__file__).parents[2] / "example_dags"
-DAG = "example_seedance_image_to_video"
+EXAMPLE = "example_seedance_image_to_video"
+DAG = "priced_image_to_video"
 SECRET = "secret_dag"
 HOSTILE = "Boat\"'><img src=x onerror=\"window.hacked='prompt'\"><script>window.hacked='script'</script>"
 #: Id that Airflow allows for a run, and that a page must encode.
@@ -31,6 +32,20 @@ MANY = 1000
 
 #: Seconds for anything that must appear: only a test that fails waits that long.
 TIMEOUT_SECONDS = 300.0
+
+#: The example, at a service with prices.
+PRICED = (
+    (EXAMPLES / f"{EXAMPLE}.py")
+    .read_text()
+    .replace(EXAMPLE, DAG)
+    .replace('"retries": 2', '"seedance_conn_id": "seedance_v1"')
+)
+
+TWO_USERS = {
+    ("core", "auth_manager"): "two_users.TwoUsers",
+    ("core", "simple_auth_manager_all_admins"): "False",
+    ("core", "simple_auth_manager_users"): "admin:admin,viewer:viewer",
+}
 
 AUTH_MANAGER = """
 from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
@@ -52,7 +67,9 @@ from airflow_provider_seedance.operators.seedance import SeedanceGenerateVideoOp
 from airflow_provider_seedance.transfers.seedance_to_object_storage import SeedanceToObjectStorageOperator
 
 with DAG("{SECRET}", schedule=None):
-    video = SeedanceGenerateVideoOperator(task_id="video", prompt={HOSTILE!r}, aspect_ratio="16:9", poll_interval=2)
+    video = SeedanceGenerateVideoOperator(
+        task_id="video", prompt={HOSTILE!r}, aspect_ratio="16:9", poll_interval=2, seedance_conn_id="seedance_v1"
+    )
     SeedanceToObjectStorageOperator(
         task_id="store",
         generation=video.output,
@@ -124,8 +141,12 @@ class Answer:
 
 
 @contextlib.contextmanager
-def open_browser(profile: Path) -> Iterator[Chrome]:
-    """Run a new browser; skip the test where there is none."""
+def open_browser(profile: Path, airflow: TestAirflow) -> Iterator[Chrome]:
+    """
+    Run the browser of an administrator who has logged in through Airflow's own form.
+
+    Skip the test where there is no browser.
+    """
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     from selenium.webdriver.chrome.service import Service
 
@@ -152,6 +173,12 @@ def open_browser(profile: Path) -> Iterator[Chrome]:
         options.add_argument(argument)
     browser = webdriver.Chrome(options=options, service=Service(driver))
     try:
+        passwords = json.loads((airflow.home / "simple_auth_manager_passwords.json.generated").read_text())
+        browser.get(airflow.url)
+        wait(browser, "return document.querySelector('input[type=password]') !== null", "the login form")
+        browser.find_element("css selector", "input[name=username]").send_keys("admin")
+        browser.find_element("css selector", "input[type=password]").send_keys(passwords["admin"] + "\n")
+        wait(browser, "return !location.pathname.includes('login')", "the first page of Airflow")
         yield browser
     finally:
         browser.quit()

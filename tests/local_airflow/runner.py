@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -304,22 +305,30 @@ class LocalAirflow(Client):
         path = self.database.path
         if path.exists():
             return
-        if self._template is not None and self._template.exists():
-            shutil.copyfile(self._template, path)
+        if self._template is None:
+            self._create_database()
             return
+        with self._template.with_suffix(".lock").open("w") as lock:
+            # Of processes that start at the same time, one creates it and the others wait.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not self._template.exists():
+                self._create_database()
+                # sqlite's own backup includes the write-ahead log.
+                partial = self._template.with_suffix(".partial")
+                source, target = sqlite3.connect(path), sqlite3.connect(partial)
+                try:
+                    source.backup(target)
+                finally:
+                    source.close()
+                    target.close()
+                partial.replace(self._template)
+                return
+        shutil.copyfile(self._template, path)
+
+    def _create_database(self) -> None:
         done = self.cli("db", "migrate")
         if done.returncode != 0:
             raise LocalAirflowError(f"`airflow db migrate` failed:\n{done.stdout}\n{done.stderr}")
-        if self._template is not None:
-            # sqlite's own backup includes the write-ahead log.
-            partial = self._template.with_suffix(f".{os.getpid()}")
-            source, target = sqlite3.connect(path), sqlite3.connect(partial)
-            try:
-                source.backup(target)
-            finally:
-                source.close()
-                target.close()
-            partial.replace(self._template)
 
     def _launch(self, component: Component) -> None:
         component.jobs_before = self.database.last_job()

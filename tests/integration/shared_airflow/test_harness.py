@@ -269,11 +269,11 @@ def test_stop_leaves_nothing(tmp_path: Path, database_template: Path) -> None:
         wait_for(tmp_path / "a-1")
         everything = [psutil.Process(pid) for pid in local.processes()]
         assert len(everything) > 6
+        local.stop(grace=5)
     _, alive = psutil.wait_procs(everything, timeout=15)
     assert alive == []
     components = {"api-server", "execution-api", "scheduler", "dag-processor", "triggerer"}
     assert {component for component, _ in lines} == components
-    local.stop()
 
 
 @pytest.mark.variant

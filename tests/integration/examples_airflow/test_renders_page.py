@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
-from collections.abc import Iterator
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -14,18 +10,15 @@ from urllib.parse import quote
 import pytest
 from harness import TestAirflow
 from renders_stage import (
-    AUTH_MANAGER,
     BIG,
     DAG,
-    EXAMPLES,
     HOSTILE,
     MANY,
-    PLUGIN,
+    PRICED,
     SECRET,
     SECRET_DAG,
     Stage,
     copy_renders,
-    open_browser,
     open_page,
     wait,
 )
@@ -36,41 +29,16 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def stage(
-    tmp_path_factory: pytest.TempPathFactory, database_template: Path, emulator: Any
-) -> Iterator[Stage]:
-    """An Airflow with the demo Dag, a Dag that one user may not see, and runs of both that have begun."""
-    home = tmp_path_factory.mktemp("page")
-    dags, stored = home / "dags", home / "stored"
-    dags.mkdir()
-    shutil.copy(EXAMPLES / f"{DAG}.py", dags)
-    (dags / f"{SECRET}.py").write_text(SECRET_DAG)
-    (dags / "two_users.py").write_text(AUTH_MANAGER)
-    if not any(found.name == "seedance" for found in entry_points(group="airflow.plugins")):
-        # Installed in editable mode before there was the plugin: Airflow is given it in the other way.
-        plugins = home / "airflow" / "plugins"
-        plugins.mkdir(parents=True)
-        (plugins / "seedance_plugin.py").write_text(PLUGIN)
-    with TestAirflow(
-        home=home / "airflow",
-        dags_folder=dags,
-        connections={
-            "seedance_default": emulator.connection_json("seedanceapi-v1"),
-            "seedance_images": emulator.connection_json("seedance2api"),
-        },
-        env={"SEEDANCE_EXAMPLE_DESTINATION": stored.as_uri()},
-        config={
-            ("core", "auth_manager"): "two_users.TwoUsers",
-            ("core", "simple_auth_manager_all_admins"): "False",
-            ("core", "simple_auth_manager_users"): "admin:admin,viewer:viewer",
-        },
-        database_template=database_template,
-    ) as airflow:
-        runs = {}
-        for dag_id in (DAG, SECRET):
-            airflow.wait_parsed(dag_id)
-            runs[dag_id] = airflow.trigger(dag_id)
-        yield Stage(airflow=airflow, runs=runs, stored=stored)
+def stage(examples: TestAirflow, stored: Path) -> Stage:
+    """The Airflow of the examples, a Dag that one user may not see, and runs of it and another that have begun."""
+    examples.write_dag(DAG, PRICED)
+    examples.write_dag(SECRET, SECRET_DAG)
+    runs = {}
+    for dag_id in (DAG, SECRET):
+        examples.wait_parsed(dag_id)
+        examples.unpause(dag_id)
+        runs[dag_id] = examples.trigger(dag_id)
+    return Stage(airflow=examples, runs=runs, stored=stored)
 
 
 @pytest.fixture(scope="module")
@@ -79,25 +47,6 @@ def finished(stage: Stage) -> Stage:
     for dag_id, run_id in stage.runs.items():
         assert stage.airflow.wait_run(dag_id, run_id) == "success"
     return stage
-
-
-@pytest.fixture(scope="module")
-def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    """A new browser."""
-    with open_browser(tmp_path_factory.mktemp("chromium")) as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def browser(chrome: Chrome, stage: Stage) -> Chrome:
-    """The browser of a user who has logged in through Airflow's own form."""
-    passwords = json.loads((stage.airflow.home / "simple_auth_manager_passwords.json.generated").read_text())
-    chrome.get(stage.url)
-    wait(chrome, "return document.querySelector('input[type=password]') !== null", "the login form")
-    chrome.find_element("css selector", "input[name=username]").send_keys("admin")
-    chrome.find_element("css selector", "input[type=password]").send_keys(passwords["admin"] + "\n")
-    wait(chrome, "return !location.pathname.includes('login')", "the first page of Airflow")
-    return chrome
 
 
 # ---------------------------------------------------------------------- in the browser
@@ -419,8 +368,12 @@ def test_a_user_without_access_to_the_dag_sees_nothing(finished: Stage) -> None:
     # A Dag that does not exist is not distinguishable from Airflow's own refusal.
     assert finished.ask(finished.api("no_such_dag", run_id="x")).status == 404
     assert len(finished.renders(DAG, "viewer")) == 2
-    assert {run["dag_id"] for run in finished.ask("/seedance/api/runs").json["runs"]} == {DAG, SECRET}
-    assert {run["dag_id"] for run in finished.ask("/seedance/api/runs", "viewer").json["runs"]} == {DAG}
+    every, seen = (
+        {run["dag_id"] for run in finished.ask("/seedance/api/runs", user).json["runs"]}
+        for user in ("admin", "viewer")
+    )
+    assert {DAG, SECRET} <= every
+    assert seen == every - {SECRET}
     assert finished.ask("/seedance/api/runs", None).status == 401
 
 

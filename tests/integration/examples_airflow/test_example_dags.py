@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,9 +11,9 @@ from typing import Any
 import av
 import pytest
 from harness import TestAirflow
+from renders_stage import EXAMPLES
 from versions import REGIONS, needs
 
-EXAMPLES = Path(__file__).parents[2] / "example_dags"
 POOL = "seedance_renders"
 RUNS: dict[str, dict[str, Any]] = {
     "example_seedance_daily": {},
@@ -33,43 +31,6 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 #: Dags that exist from this feature on only.
 NEEDS = {"example_seedance_refine": REGIONS}
-
-
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Directory of the example Dags' files."""
-    return tmp_path_factory.mktemp("stored")
-
-
-@pytest.fixture(scope="module")
-def examples(
-    tmp_path_factory: pytest.TempPathFactory, database_template: Path, emulator: Any, stored: Path
-) -> Iterator[TestAirflow]:
-    """An Airflow that has the example Dags as they are."""
-    home = tmp_path_factory.mktemp("examples")
-    dags = home / "dags"
-    shutil.copytree(EXAMPLES, dags, ignore=shutil.ignore_patterns("__pycache__"))
-    made = TestAirflow(
-        home=home / "airflow",
-        dags_folder=dags,
-        connections={
-            "seedance_default": emulator.connection_json("seedanceapi-v2"),
-            "seedance_ark": emulator.connection_json("ark"),
-            "seedance_images": emulator.connection_json("seedance2api"),
-            "seedance_primary": emulator.connection_json("runbase"),
-            "seedance_fallback": emulator.connection_json("seedanceapi-v1"),
-        },
-        env={"SEEDANCE_EXAMPLE_DESTINATION": stored.as_uri()},
-        config={("core", "dags_are_paused_at_creation"): "True"},
-        database_template=database_template,
-    )
-    made.environment["AIRFLOW_CONN_SEEDANCE_CALLBACKS"] = emulator.connection_json(
-        "seedanceapi-v1", callback_base_url=made.url, callback_secret="a secret of the test, and long"
-    )
-    # The account of the first of two services has no credits.
-    emulator.fault("refuse", "submit", "runbase", "A paper lantern*", times=None, status=402)
-    with made as airflow:
-        yield airflow
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from versions import STATE_STORE, needs
 
 from airflow_provider_seedance.testing import SeedanceEmulator
 
-EXAMPLE = Path(__file__).parents[2] / "example_dags" / "example_seedance_backfill.py"
+EXAMPLE = Path(__file__).parents[3] / "example_dags" / "example_seedance_backfill.py"
 DAG_ID = "example_seedance_backfill"
 PRODUCTS = 3
 SLOTS = 4
@@ -80,27 +79,15 @@ class Field:
 
 
 @pytest.fixture(scope="module")
-def field(tmp_path_factory: pytest.TempPathFactory, database_template: Path) -> Iterator[Field]:
-    home = tmp_path_factory.mktemp("backfill")
-    (home / "dags").mkdir()
-    shutil.copy(EXAMPLE, home / "dags")
-    stored = home / "stored"
-    with (
-        SeedanceEmulator(media=False, speed=20, render_seconds=40, rate_limit=(60, 6.0)) as emulator,
-        TestAirflow(
-            home=home / "airflow",
-            dags_folder=home / "dags",
-            connections={"seedance_default": emulator.connection_json("seedanceapi-v2")},
-            env={"SEEDANCE_EXAMPLE_DESTINATION": stored.as_uri()},
-            config={
-                ("core", "default_task_retry_delay"): "1",
-                ("core", "dags_are_paused_at_creation"): "True",
-            },
-            database_template=database_template,
-        ) as airflow,
-    ):
+def field(airflow: TestAirflow, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
+    stored = tmp_path_factory.mktemp("backfill")
+    arguments = '"retry_delay": 1, "seedance_conn_id": "backfill", "retries"'
+    dag = EXAMPLE.read_text().replace("file:///tmp/seedance-examples", stored.as_uri())
+    dag = dag.replace('"retries"', arguments).replace("catchup=False", "is_paused_upon_creation=True")
+    with SeedanceEmulator(media=False, speed=20, render_seconds=40, rate_limit=(60, 6.0)) as emulator:
+        airflow.connect("backfill", emulator.connection("seedanceapi-v2"))
         airflow.create_pool("seedance_renders", SLOTS)
-        airflow.wait_parsed(DAG_ID)
+        airflow.load_dag(DAG_ID, dag)
         airflow.unpause_unscheduled(DAG_ID)
         yield Field(airflow=airflow, emulator=emulator, stored=stored)
 
