@@ -34,12 +34,8 @@ MANY = 1000
 TIMEOUT_SECONDS = 300.0
 
 #: The example, at a service with prices.
-PRICED = (
-    (EXAMPLES / f"{EXAMPLE}.py")
-    .read_text()
-    .replace(EXAMPLE, DAG)
-    .replace('"retries": 2', '"seedance_conn_id": "seedance_v1"')
-)
+PRICED = (EXAMPLES / f"{EXAMPLE}.py").read_text().replace(EXAMPLE, DAG)
+PRICED = PRICED.replace('"retries": 2', '"seedance_conn_id": "seedance_v1"')
 
 TWO_USERS = {
     ("core", "auth_manager"): "two_users.TwoUsers",
@@ -77,8 +73,6 @@ with DAG("{SECRET}", schedule=None):
     )
     EmptyOperator(task_id="other")
 """
-
-PLUGIN = "from airflow_provider_seedance.plugin import SeedancePlugin as SeedancePlugin\n"
 
 
 @dataclass(frozen=True, kw_only=True)

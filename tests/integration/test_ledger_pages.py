@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from harness import TestAirflow
 from ledger.rows import add, row, uncertain
-from renders_stage import AUTH_MANAGER, EXAMPLE, EXAMPLES, PLUGIN, TWO_USERS, Stage, open_page, wait
+from renders_stage import AUTH_MANAGER, EXAMPLE, EXAMPLES, TWO_USERS, Stage, open_page, wait
 from sqlalchemy import Select, func, insert, select
 
 from airflow_provider_seedance.emulator.media_encoder import encode_video
@@ -106,15 +106,13 @@ def stage(
 ) -> Iterator[Stage]:
     """An Airflow with this ledger, and one user who may read only."""
     home = tmp_path_factory.mktemp("pages")
-    dags, plugins = home / "dags", home / "airflow" / "plugins"
+    dags = home / "dags"
     dags.mkdir()
-    plugins.mkdir(parents=True)
     shutil.copy(EXAMPLES / f"{EXAMPLE}.py", dags)
     (dags / "two_users.py").write_text(AUTH_MANAGER)
     (dags / "single.py").write_text(SINGLE)
     choice = (EXAMPLES / f"{CHOICE}.py").read_text()
     (dags / f"{CHOICE}.py").write_text(choice.replace('"retries": 2', '"seedance_conn_id": "seedance_v2"'))
-    (plugins / "seedance_plugin.py").write_text(PLUGIN)
     connection = json.loads(emulator.connection_json("seedanceapi-v1"))
     connection["extra"] = {**dict(connection["extra"]), "budgets": [{"usd": 50, "per": "day"}]}
     with TestAirflow(

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -315,12 +316,8 @@ class LocalAirflow(Client):
                 self._create_database()
                 # sqlite's own backup includes the write-ahead log.
                 partial = self._template.with_suffix(".partial")
-                source, target = sqlite3.connect(path), sqlite3.connect(partial)
-                try:
+                with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(partial)) as target:
                     source.backup(target)
-                finally:
-                    source.close()
-                    target.close()
                 partial.replace(self._template)
                 return
         shutil.copyfile(self._template, path)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import pytest
 from harness import TestAirflow
-from renders_stage import AUTH_MANAGER, EXAMPLES, PLUGIN, TWO_USERS
+from renders_stage import AUTH_MANAGER, EXAMPLES, TWO_USERS
 
 
 @pytest.fixture(scope="package")
@@ -28,11 +27,6 @@ def examples(
     dags = home / "dags"
     shutil.copytree(EXAMPLES, dags, ignore=shutil.ignore_patterns("__pycache__"))
     (dags / "two_users.py").write_text(AUTH_MANAGER)
-    if not any(found.name == "seedance" for found in entry_points(group="airflow.plugins")):
-        # Installed in editable mode before there was the plugin: Airflow is given it in the other way.
-        plugins = home / "airflow" / "plugins"
-        plugins.mkdir(parents=True)
-        (plugins / "seedance_plugin.py").write_text(PLUGIN)
     made = TestAirflow(
         home=home / "airflow",
         dags_folder=dags,

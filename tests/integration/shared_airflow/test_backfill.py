@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from harness import TestAirflow
@@ -47,20 +46,13 @@ class Field:
         (row,) = self.airflow.database.rows("SELECT completed_at FROM backfill WHERE id = ?", backfill)
         return row["completed_at"] is not None
 
-    def until(self, look: Callable[[], Any], what: str) -> Any:
-        deadline = time.monotonic() + TIMEOUT_SECONDS
-        while not (found := look()):
-            assert time.monotonic() < deadline, f"no sign of {what}: {self.states()}"
-            time.sleep(0.5)
-        return found
-
     def finish(self, backfill: int) -> None:
         """Wait for the end of a backfill."""
 
         def look() -> bool:
             return self.ended(backfill) and set(self.states().values()) <= {"success", "failed"}
 
-        self.until(look, f"the end of backfill {backfill}")
+        self.airflow.wait_until(look, TIMEOUT_SECONDS, f"the end of backfill {backfill}")
 
     def states(self) -> dict[str, str]:
         """Return the state of each run of a backfill, by its date."""
@@ -138,7 +130,9 @@ def test_a_cancelled_backfill_submits_no_more_and_delivers_paid_renders(field: F
     field.emulator.hold()
     try:
         backfill = field.backfill("2026-01-10", "2026-01-12", "--max-active-runs", "1")
-        field.until(lambda: field.paid()["2026-01-10"] == PRODUCTS, "the renders of the first date")
+        field.airflow.wait_until(
+            lambda: field.paid()["2026-01-10"] == PRODUCTS, TIMEOUT_SECONDS, "the renders of the first date"
+        )
         field.airflow.rest("PUT", f"/backfills/{backfill}/cancel")
     finally:
         field.emulator.release()
