@@ -248,14 +248,16 @@ class Ark(base.Api):
         ended = (generations.read_time(payload.get("updated_at")) or created) if status.terminal else None
         succeeded = status is generations.GenerationStatus.SUCCEEDED
         delivered = ended or now
+        sizes = (parsing.text(item.get("size")) for item in _images(payload))
+        frames = parsing.urls(parsing.mapping(payload.get("content")).get("last_frame_url"))
         return {
-            "resolution": parsing.text(payload.get("resolution")) or _image_size(payload),
+            "resolution": parsing.text(payload.get("resolution")) or next(filter(None, sizes), None),
             "created_at": created,
             "completed_at": ended,
             "expires_at": delivered + OUTPUT_LIFETIME if succeeded and delivered.year < 9999 else None,
             "aspect_ratio": parsing.text(payload.get("ratio")),
             "fps": generations.read_number(payload.get("framespersecond")),
-            "last_frame_url": _last_frame(payload) if succeeded else None,
+            "last_frame_url": next(iter(frames), None) if succeeded else None,
             **({"error_message": failed} if succeeded and (failed := _failed_images(payload)) else {}),
         }
 
@@ -347,14 +349,6 @@ def _image_url(item: JsonObject, payload: JsonObject) -> str | None:
         kind = kind or ("png" if encoded.startswith("iVBORw0KGgo") else "jpeg")
         return f"data:image/{kind};base64,{encoded}"
     return None
-
-
-def _image_size(payload: JsonObject) -> str | None:
-    return next((size for item in _images(payload) if (size := parsing.text(item.get("size")))), None)
-
-
-def _last_frame(payload: JsonObject) -> str | None:
-    return next(iter(parsing.urls(parsing.mapping(payload.get("content")).get("last_frame_url"))), None)
 
 
 def _failed_images(payload: JsonObject) -> str | None:

@@ -102,24 +102,21 @@ class SeedanceEmulator(EmulatorInterface):
     ) -> None:
         self.speed, self.faults = speed, Faults()
         self._address = (host, port)
-        self._backend = Backend(
-            options=EmulatorOptions(
-                key=key,
-                speed=speed,
-                render_seconds=render_seconds,
-                url_lifetime=url_lifetime,
-                credits=credits,
-                images_as_task=images_as_task,
-                shape=shape,
-                seed=seed,
-                limits=limits,
-                concurrency=concurrency,
-                strict=strict,
-            ),
-            clock=Clock(speed=speed, source=clock),
-            ledger=EmulatorLedger(),
-            faults=self.faults,
+        options = EmulatorOptions(
+            key=key,
+            speed=speed,
+            render_seconds=render_seconds,
+            url_lifetime=url_lifetime,
+            credits=credits,
+            images_as_task=images_as_task,
+            shape=shape,
+            seed=seed,
+            limits=limits,
+            concurrency=concurrency,
+            strict=strict,
         )
+        time_of_renders, ledger = Clock(speed=speed, source=clock), EmulatorLedger()
+        self._backend = Backend(options=options, clock=time_of_renders, ledger=ledger, faults=self.faults)
         store, rate_limiter = MediaStore(real=media), RateLimiter(rate_limit)
         services = {service.api: service(backend=self._backend, media=store) for service in _SERVICES}
         self._parts = Parts(

@@ -12,6 +12,8 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from airflow_provider_seedance import exceptions as errors
+
 #: Interval between calls, as a multiple of the documented one: calls do not arrive as evenly as they are sent, and workers
 #: make single calls, too.
 _MARGIN = 1.2
@@ -23,6 +25,8 @@ _REFUSED, _SUCCEEDED = 2.0, 0.98
 MAX_LIST_WAIT_SECONDS = 3.0
 #: Maximum wait for the rate of reads before a cancellation: a queued render may start in the meantime, and is billed then.
 MAX_CANCEL_WAIT_SECONDS = 2.0
+#: Time without lists after one failed again: a relay may break them, and pass single reads on.
+FAILED_LIST_PAUSE_SECONDS = 60.0
 
 
 @dataclass(slots=True)
@@ -52,6 +56,15 @@ class CallRate:
             return longest
         self.next_at = starts_at + calls * self.interval
         return starts_at - now
+
+    def learn(self, reading: object, now: float, *, again: bool = False) -> None:
+        """Adapt to the reply to a call, and pause calls that failed again."""
+        if isinstance(reading, errors.SeedanceRateLimitError):
+            self.refuse(reading.retry_after, now)
+        elif again and isinstance(reading, errors.SeedanceError) and reading.scope == "service":
+            self.next_at = max(self.next_at, now + FAILED_LIST_PAUSE_SECONDS)
+        else:
+            self.succeed()
 
     def refuse(self, retry_after: float | None, now: float) -> None:
         """Slow down after a refusal of this kind of call."""

@@ -29,7 +29,7 @@ from airflow_provider_seedance.client import flows
 from airflow_provider_seedance.client.api_client import MAX_CONNECTIONS, AsyncClient
 from airflow_provider_seedance.generations import Generation, GenerationStatus, counted, utc_now
 from airflow_provider_seedance.observability import metrics
-from airflow_provider_seedance.polling.call_rates import MAX_CANCEL_WAIT_SECONDS, CallRate, CallRates
+from airflow_provider_seedance.polling.call_rates import MAX_CANCEL_WAIT_SECONDS, CallRates
 from airflow_provider_seedance.polling.connections import Connections, GetSettings
 from airflow_provider_seedance.polling.duration_model import DurationModels
 from airflow_provider_seedance.polling.quota import Quota
@@ -51,9 +51,6 @@ MAX_IDS_AFTER_FAILURE = 100
 MIN_COMMON_LIST = 20
 LIST_INTERVAL_SECONDS = 10.0
 
-#: Time without lists after one failed again: a relay may break them, and pass single reads on.
-FAILED_LIST_PAUSE_SECONDS = 60.0
-
 #: Maximum number of cancelled waits in the queue before it is pruned.
 MAX_DEAD_WAITERS = 100
 
@@ -69,7 +66,7 @@ Report = Callable[[Generation], None]
 #: Durations of generations, as this process has observed them or read them in the ledger; they outlive the hubs.
 _durations = DurationModels()
 
-#: When generations were last seen in the queue of the service: a batch waits anew after each of its submissions.
+#: Times at which generations were last seen in a queue of a service: a batch waits anew after each of its submissions.
 _queued_at: dict[str, float] = {}
 MAX_QUEUED = 20_000
 
@@ -304,7 +301,7 @@ class Hub:
         ids = [waiter.state.generation_id for waiter in waiters]
         found = await self._run_flow(waiters[0].conn_id, lambda api: api.status_many_flow(ids, utc_now()))
         again, max_ids = any(waiter.state.failures for waiter in waiters), self._max_ids
-        _account(self._rates.list, found, self._loop.time(), again=again)
+        self._rates.list.learn(found, self._loop.time(), again=again)
         if isinstance(found, errors.SeedanceError):
             found = self._without_list(ids, found)
         shorter, now = 1 < self._max_ids < max_ids, self._loop.time()
@@ -382,7 +379,7 @@ class Hub:
             waiter.conn_id,
             lambda api: flows.status_flow(api, state.generation_id, state.media, utc_now, once=True),
         )
-        _account(self._rates.read, reading, self._loop.time())
+        self._rates.read.learn(reading, self._loop.time())
         return reading
 
     async def _run_flow(self, conn_id: str, make: Callable[[Api], Flow[Any]]) -> Any:
@@ -405,16 +402,6 @@ class Hub:
             rates = [client.settings.requests_per_hour for client in self._clients.values()]
             self._quota.requests_per_hour = min((rate for rate in rates if rate is not None), default=None)
         return self._clients[key]
-
-
-def _account(rate: CallRate, reading: object, now: float, *, again: bool = False) -> None:
-    """Adapt the rate of a kind of call to its reply, and pause calls that failed again."""
-    if isinstance(reading, errors.SeedanceRateLimitError):
-        rate.refuse(reading.retry_after, now)
-    elif again and isinstance(reading, errors.SeedanceError) and reading.scope == "service":
-        rate.next_at = max(rate.next_at, now + FAILED_LIST_PAUSE_SECONDS)
-    else:
-        rate.succeed()
 
 
 def _learn(kind: Hashable, before: WaitState, poll_count: int, ended: Generation, now: float) -> None:

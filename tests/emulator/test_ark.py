@@ -106,7 +106,13 @@ def test_accepted_requests(model: str, body: dict[str, Any], ark: Vendor) -> Non
         (V2, {"tools": [{"type": "calculator"}]}),
         *[
             (V25, {**body, "content": [{"type": "draft_task", "draft_task": {"id": "cgt-1"}}]})
-            for body in ({"ratio": "16:9"}, {"duration": 5}, {"seed": 1}, {"generate_audio": True})
+            for body in (
+                {"ratio": "16:9"},
+                {"duration": 5},
+                {"seed": 1},
+                {"generate_audio": True},
+                {"draft": True},
+            )
         ],
         *[(V2, body) for body in ({"ratio": "9:21"}, {"frames": 29}, {"service_tier": "flex"})],
         *[(V2, body) for body in ({"output_format": "mov"}, {"seed": -2}, {"execution_expires_after": 60})],
@@ -125,6 +131,7 @@ def test_refused_requests(model: str, body: dict[str, Any], ark: Vendor, emulato
 
 EDIT = {"omni_reference_task_type": "edit"}
 FRAME, CLIP = [TEXT, image("first_frame")], [TEXT, source("video")]
+DRAFT = [{"type": "draft_task", "draft_task": {"id": "cgt-1"}}]
 
 
 @pytest.mark.parametrize(
@@ -134,6 +141,7 @@ FRAME, CLIP = [TEXT, image("first_frame")], [TEXT, source("video")]
         (V25, {"ratio": "16:9", "content": FRAME}, "InvalidParameter.TaskTypeConstraint"),
         (V25, {"ratio": "9:16", "content": [TEXT, image()]}, "InvalidParameter.TaskTypeConstraint"),
         (V25, {"duration": 5, "content": CLIP, **EDIT}, "InvalidParameter.TaskTypeConstraint"),
+        (V25, {"resolution": "720p", "content": DRAFT}, "InvalidParameter.TaskTypeConstraint"),
     ],
 )
 def test_a_ratio_or_duration_that_does_not_go_with_the_task(
@@ -152,6 +160,7 @@ def test_a_ratio_or_duration_that_does_not_go_with_the_task(
         (V2, {"ratio": "adaptive"}),
         (V2, {"ratio": "16:9", "content": FRAME}),
         (V25, {"ratio": "adaptive", "content": FRAME}),
+        (V25, {"resolution": "1080p", "content": DRAFT}),
         (V25, {"ratio": "16:9", "content": [TEXT, image("reference_image")]}),
         *[(V25, {**body, "content": CLIP, **EDIT}) for body in ({}, {"duration": -1}, {"ratio": "16:9"})],
     ],
@@ -404,7 +413,7 @@ def test_renders_above_the_concurrency_are_queued_and_not_refused(
     queued = next(number for number in range(25) if str(number) not in begun)
     statuses = [ark.status(ids[number]).json()["status"] for number in (int(begun[0]), queued)]
     assert statuses == ["running", "queued"]
-    now[0] += 80  # those of the first turn have ended, and as many have begun
+    now[0] += 80  # the first ones have ended, and as many have begun
     assert len(running(emulator)) == min(limit, 25 - limit)
     assert not {*running(emulator)} & {*begun}
     now[0] += 100 * 25

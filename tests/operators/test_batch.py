@@ -122,7 +122,7 @@ def at_once(services: Any) -> int:
     [{"limits": True, "speed": 100, "render_seconds": 20, "concurrency": limit} for limit in (10, 3, 1)],
     ids=["10 at a time", "3 at a time", "1 at a time"],
 )
-def test_renders_that_the_service_queues_are_delivered_in_their_turn(
+def test_renders_that_the_service_queues_are_all_delivered(
     batch: Batch, emulator_options: dict[str, Any]
 ) -> None:
     batch.services.hold()  # until all are submitted

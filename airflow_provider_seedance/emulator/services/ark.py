@@ -231,12 +231,11 @@ class Ark(service.Service):
         return service.json_reply({"total": len(found), "items": found[(number - 1) * size : number * size]})
 
     def _listed(self, ids: list[str] | None) -> list[models.EmulatedRender]:
-        if ids is None:
-            renders = self.backend.renders(self.api)
-        else:
-            known = (self.backend.find(self.api, task_id) for task_id in dict.fromkeys(ids))
-            renders = [render for render in known if render is not None]
-        return [render for render in renders if render.draft.media == "video"]
+        api, backend = self.api, self.backend
+        found = (
+            backend.renders(api) if ids is None else [backend.find(api, one) for one in dict.fromkeys(ids)]
+        )
+        return [render for render in found if render is not None and render.draft.media == "video"]
 
     def _delete(self, render: models.EmulatedRender) -> service.Reply:
         with self.backend.lock:
@@ -307,11 +306,8 @@ class Ark(service.Service):
             events.append({"type": f"image_generation.{kind}", "image_index": index, **item})
         events.append({"type": "image_generation.completed", "usage": body["usage"]})
         lines = [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events]
-        return service.Reply(
-            body="".join([*lines, "data: [DONE]\n\n"]).encode(),
-            headers={"Content-Type": "text/event-stream"},
-            generation_id=render.id,
-        )
+        content, headers = "".join([*lines, "data: [DONE]\n\n"]), {"Content-Type": "text/event-stream"}
+        return service.Reply(body=content.encode(), headers=headers, generation_id=render.id)
 
 
 def _request_id() -> str:
@@ -331,9 +327,7 @@ def _single(call: service.Call, name: str) -> str | None:
 
 
 def _page(call: service.Call, name: str, default: int) -> int:
-    text = _single(call, name)
-    if text is None:
-        return default
+    text = _single(call, name) or str(default)
     if not text.isdigit() or not 1 <= int(text) <= 500:
         raise service.ApiError(f"{name} must be from 1 to 500", field=name, constraint="range")
     return int(text)

@@ -83,17 +83,13 @@ def parse_images(fields: Fields) -> ArkImageRequest:
 
 def _references(fields: Fields, family: str) -> int:
     value = fields.raw("image")
-    images = [value] if isinstance(value, str) else (value or [])
-    if not isinstance(images, list) or not all(_is_image(image) for image in images):
+    images = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(is_http_url(image) or str(image).startswith("data:image/") for image in images):
         raise fields.error("image", "must be a URL or data URI, or an array of them", "url")
     longest = _MAX_SINGLE_REFERENCES if family in _SINGLE else _MAX_REFERENCES
     if len(images) > longest:
         raise fields.error("image", f"takes at most {longest}", "max_items", longest)
     return len(images)
-
-
-def _is_image(value: object) -> bool:
-    return is_http_url(value) or (isinstance(value, str) and value.startswith("data:image/"))
 
 
 def _size(fields: Fields, family: str) -> tuple[int, int]:

@@ -190,7 +190,7 @@ def parse_task(fields: Fields) -> ArkTaskRequest:
     fields.text("omni_reference_task_type", choices=("auto", "reference", "edit", "extend"))
     callback_url = fields.callback("callback_url")
     _check_support(fields, family, tier, draft_task)
-    _check_task_type(fields, family)
+    _check_task_type(fields, family, draft_task)
     fields.refuse_unread()
     return ArkTaskRequest(family=family, prompt=prompt, callback_url=callback_url, reported=reported)
 
@@ -207,12 +207,8 @@ def _family(name: str) -> ArkModelFamily:
 
 def unknown_model(name: str) -> ApiError:
     """Return the error for a model that does not exist."""
-    return ApiError(
-        f"The model or endpoint {name} does not exist or you do not have access to it.",
-        status=404,
-        code="InvalidEndpointOrModel.NotFound",
-        field="model",
-    )
+    message = f"The model or endpoint {name} does not exist or you do not have access to it."
+    return ApiError(message, status=404, code="InvalidEndpointOrModel.NotFound", field="model")
 
 
 def _check_support(fields: Fields, family: ArkModelFamily, tier: str, draft_task: str | None) -> None:
@@ -221,21 +217,24 @@ def _check_support(fields: Fields, family: ArkModelFamily, tier: str, draft_task
     if tier == "flex":
         unsupported |= {"priority"} if "flex" in family.supports else {"service_tier"}
     if draft_task is not None:
-        unsupported |= {"ratio", "duration", "seed", "generate_audio"}  # it has its own
+        unsupported |= {"ratio", "duration", "seed", "generate_audio", "draft"}  # it has its own
     for name in unsupported:
         if name in fields:
             raise fields.error(name, "is not supported by this model with these parameters", "unsupported")
 
 
-def _check_task_type(fields: Fields, family: ArkModelFamily) -> None:
-    """Refuse a ratio or duration that does not go with the inputs, or with an edit."""
-    given = fields.given
+def _check_task_type(fields: Fields, family: ArkModelFamily, draft_task: str | None) -> None:
+    """Refuse a ratio, duration or resolution that does not go with the inputs, or with an edit."""
+    given, is_2_5 = fields.given, family is MODELS["2-5"]
     roles = {item.get("role") or "first_frame" for item in given["content"] if item["type"].endswith("_url")}
-    edit = given.get("omni_reference_task_type") == "edit"
-    frames = "omni_reference_task_type" in family.supports and roles & {"first_frame", "last_frame"}
+    rules = (
+        ("ratio", "adaptive", is_2_5 and roles & {"first_frame", "last_frame"}),
+        ("duration", -1, given.get("omni_reference_task_type") == "edit"),
+        ("resolution", "1080p", is_2_5 and draft_task is not None),
+    )
     if given.get("ratio") == "adaptive" != family.ratio and not roles:
         raise fields.error("ratio", "adaptive is not supported by this model without an image", "unsupported")
-    for name, value, applies in (("ratio", "adaptive", frames), ("duration", -1, edit)):
+    for name, value, applies in rules:
         if applies and given.get(name, value) != value:
             error = fields.error(name, f"must be {value} for this type of task", "unsupported")
             raise replace(error, code=_TASK_TYPE)
@@ -247,9 +246,7 @@ def _length(fields: Fields, family: ArkModelFamily, suffix: dict[str, str]) -> d
     duration = fields.integer("duration")
     if duration is not None and not (shortest <= duration <= longest):
         if duration != -1 or not family.auto_duration:
-            raise fields.error(
-                "duration", f"must be from {shortest} to {longest}", "range", [shortest, longest]
-            )
+            raise fields.error("duration", f"must be {shortest} to {longest}", "range", [shortest, longest])
         duration = _DEFAULT_DURATION
     frames = fields.integer("frames", low=29, high=289)
     if frames is not None:
@@ -315,19 +312,12 @@ def _item(item: Any, at: str) -> tuple[str, str, str | None]:
     value = payload.text(name, required=True) or ""
     fields.refuse_unread()
     payload.refuse_unread()
-    if name == "url" and not _valid_source(value, base64=kind != "video_url"):
+    base64 = kind != "video_url" and value.startswith("data:") and ";base64," in value
+    if name == "url" and not (base64 or is_https_url(value) or re.match("asset://.", value)):
         raise payload.error("url", "must be https, data: or asset://", "url")
     if role is None and kind in ("video_url", "audio_url"):
         raise fields.error("role", "is required", "required")
     return kind, value, role
-
-
-def _valid_source(url: str, *, base64: bool) -> bool:
-    if url.startswith("asset://"):
-        return len(url) > len("asset://")
-    if url.startswith("data:"):
-        return base64 and ";base64," in url
-    return is_https_url(url)
 
 
 def _check_modes(roles: list[str | None], content: list[Any], family: ArkModelFamily) -> None:
@@ -340,10 +330,7 @@ def _check_modes(roles: list[str | None], content: list[Any], family: ArkModelFa
     nothing = not roles and not any(item.get("type") in ("text", "draft_task") for item in content)
     rules = (
         (references and (first or last), "first or last frames cannot be mixed with references"),
-        (
-            first > 1 or last > 1,
-            "there may be one first_frame and one last_frame; give several images a role",
-        ),
+        (first > 1 or last > 1, "there may be one first_frame and one last_frame; give other images a role"),
         (last and not first, "a last_frame needs a first_frame"),
         (last and without_role, "with two images both need their role"),
         ((first or references) and not family.frames, "this model takes text only"),
@@ -351,10 +338,7 @@ def _check_modes(roles: list[str | None], content: list[Any], family: ArkModelFa
         (family.images_needed and not (first or references), "this model needs an image"),
         (references and not family.references, "this model takes no references"),
         (images > family.references, f"this model takes at most {family.references} reference images"),
-        (
-            max(clips, sounds) > family.clips,
-            f"this model takes at most {family.clips} videos and audios each",
-        ),
+        (max(clips, sounds) > family.clips, f"this model takes {family.clips} videos, and as many audios"),
         (sounds and sounds == references and not family.sound_alone, "audio needs an image or a video"),
         (nothing, "there is nothing to render"),
     )
