@@ -147,7 +147,7 @@ dist: $(VENV)/installed  ## Build and check sdist and wheel, and install them wi
 dist-all:  ## The same with the newest Airflow 3.1, 3.2, 3.3 and 3.4
 	$(MAKE) dist BESIDE='3.4 3.3 3.2 3.1'
 
-BENCHMARKS := import_time polling quota alternatives quota_airflow triggerer batch batch_cost callbacks
+BENCHMARKS := import_time polling ark quota alternatives quota_airflow triggerer batch batch_cost callbacks
 
 bench: $(addprefix bench-,$(BENCHMARKS))  ## Run every benchmark (an hour)
 
@@ -156,7 +156,7 @@ $(VENV)/bench: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -e '.[bench]' seedance-sdk
 	@touch $@
 
-bench-%: $(VENV)/bench  ## Run one: import_time, polling, quota, alternatives, quota_airflow, triggerer, batch, batch_cost or callbacks
+bench-%: $(VENV)/bench  ## Run one: import_time, polling, ark, quota, alternatives, quota_airflow, triggerer, batch, batch_cost or callbacks
 	$(BIN)/python benchmarks/$*.py $(ARGS)
 
 clean:  ## Remove all generated files

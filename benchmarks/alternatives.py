@@ -255,7 +255,7 @@ def main() -> int:
     random.seed(1)
     print(f"{options.renders} renders of about {options.seconds:g} s, one after the other by:\n")
     print("| | requests after the submission | mean delay | longest | while waiting |\n|---|---|---|---|---|")
-    with SeedanceEmulator(media=False, speed=1, render_seconds=3600) as emulator:
+    with SeedanceEmulator(media=False, speed=1, render_seconds=3600, concurrency=1000) as emulator:
         bench = Bench(emulator, options.renders, options.seconds)
         bench.run("this provider, nothing learned", "no worker, one client for all", "runbase", ours)
         bench.run("this provider, afterwards", "no worker, one client for all", "runbase", ours)

@@ -59,7 +59,8 @@ def main() -> int:
 def run(options: argparse.Namespace, directory: Path) -> int:
     (directory / "dags").mkdir()
     (directory / "dags" / "batch.py").write_text(DAG.format(items=options.items, in_flight=options.in_flight))
-    with SeedanceEmulator(media=False, speed=10, render_seconds=100) as emulator:
+    account = {"concurrency": options.in_flight}  # --api ark renders as many at a time
+    with SeedanceEmulator(media=False, speed=10, render_seconds=100, **account) as emulator:
         airflow = LocalAirflow(
             home=directory / "home",
             dags_folder=directory / "dags",

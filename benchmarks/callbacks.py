@@ -105,7 +105,7 @@ def how_soon(directory: Path, renders: int, parallelism: int) -> list[Row]:
         dag_id = service.replace("-", "_")
         source = DAG.format(dag_id=dag_id, ways=tuple(WAYS), renders=renders)
         (directory / "dags" / f"{dag_id}.py").write_text(source)
-    with SeedanceEmulator(media=False, speed=SPEED, render_seconds=MAX_SECONDS) as emulator:
+    with SeedanceEmulator(media=False, speed=SPEED, render_seconds=MAX_SECONDS, concurrency=1000) as emulator:
         airflow = LocalAirflow(
             home=directory / "home",
             dags_folder=directory / "dags",

@@ -51,7 +51,8 @@ def emulator() -> Iterator[SeedanceEmulator]:
 
     if lacking := backends.missing():
         pytest.skip(f"a distributed Airflow cannot be started: {lacking}")
-    with SeedanceEmulator(speed=10, render_seconds=10 * RENDER_SECONDS, media=False) as running:
+    options = {"media": False, "concurrency": 1000}
+    with SeedanceEmulator(speed=10, render_seconds=10 * RENDER_SECONDS, **options) as running:
         running.fault("delay", on="submit", seconds=0.3, times=None)
         yield running
 

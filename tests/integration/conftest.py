@@ -44,7 +44,7 @@ def emulator() -> Iterator[SeedanceEmulator]:
     """Run the emulator of all services, before Airflow starts, whose connections contain its port."""
     from airflow_provider_seedance.testing import SeedanceEmulator
 
-    with SeedanceEmulator(speed=10) as running:
+    with SeedanceEmulator(speed=10, concurrency=1000) as running:
         yield running
 
 

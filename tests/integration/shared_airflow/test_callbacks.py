@@ -68,7 +68,7 @@ with DAG("silent", schedule=None):
 @pytest.fixture(scope="module")
 def services() -> Iterator[SeedanceEmulator]:
     """The stand-in for all services; a render takes eight seconds."""
-    with SeedanceEmulator(media=False, speed=10, render_seconds=80) as running:
+    with SeedanceEmulator(media=False, speed=10, render_seconds=80, concurrency=1000) as running:
         yield running
 
 

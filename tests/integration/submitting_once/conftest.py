@@ -65,7 +65,9 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, database_template: Path) -
     require(STATE_STORE)
     home = tmp_path_factory.mktemp("scenarios")
     with (
-        SeedanceEmulator(key=API_KEY, speed=60, render_seconds=160_000, media=False) as rendering,
+        SeedanceEmulator(
+            key=API_KEY, speed=60, render_seconds=160_000, media=False, concurrency=1000
+        ) as rendering,
         SeedanceEmulator(key=API_KEY, speed=0.001, media=False) as queueing,
         socket.socket() as closed,
     ):
