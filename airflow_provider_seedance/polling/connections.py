@@ -37,6 +37,10 @@ class Connections:
         self._timing = timing
         self._known: dict[str, _Connection] = {}
 
+    def known(self, conn_id: str) -> Settings | None:
+        """Return the latest settings, if any."""
+        return found.settings if (found := self._known.get(conn_id)) else None
+
     async def get(self, conn_id: str, *, max_age: float | None = None) -> Settings:
         """
         Return the settings, looked up again if they are older than ``max_age`` seconds.

@@ -18,7 +18,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any
 
@@ -32,6 +31,7 @@ from airflow_provider_seedance.observability import metrics
 from airflow_provider_seedance.polling.call_rates import MAX_CANCEL_WAIT_SECONDS, CallRates
 from airflow_provider_seedance.polling.connections import Connections, GetSettings
 from airflow_provider_seedance.polling.duration_model import DurationModels
+from airflow_provider_seedance.polling.loop_clock import LoopClock
 from airflow_provider_seedance.polling.quota import Quota
 from airflow_provider_seedance.polling.request_queue import RequestQueue
 from airflow_provider_seedance.polling.schedule import on_poll, start_wait
@@ -40,9 +40,6 @@ from airflow_provider_seedance.polling.wait_state import PollTiming, WaitState, 
 from airflow_provider_seedance.settings import Settings
 
 log = logging.getLogger(__name__)
-
-#: Maximum number of concurrent cancellations at a service: a user may end hundreds of tasks at once.
-MAX_CONCURRENT_CANCELLATIONS = 4
 
 #: Generations in a list after a longer one failed: its address or its reply may have been too long.
 MAX_IDS_AFTER_FAILURE = 100
@@ -53,9 +50,6 @@ LIST_INTERVAL_SECONDS = 10.0
 
 #: Maximum number of cancelled waits in the queue before it is pruned.
 MAX_DEAD_WAITERS = 100
-
-#: Maximum drift between wall clock and loop clock that is ignored, so that equal times stay equal after conversion.
-MAX_CLOCK_DRIFT_SECONDS = 0.5
 
 #: Settings that are equal for connections that share a client.
 _SAME_CLIENT = ("identity", "requests_per_hour", "api.name", "auth_header", "timeout", "proxy", "verify")
@@ -110,9 +104,7 @@ class Hub:
         self.broken = False
         #: Number of waits and cancellations that use the hub.
         self.users = 0
-        self.cancellation_slots = asyncio.Semaphore(MAX_CONCURRENT_CANCELLATIONS)
-        self._loop = asyncio.get_running_loop()
-        self._offset = time.time() - self._loop.time()
+        self._clock = LoopClock()
         self._timing = timing
         self._connections = connections
         self._base_url = settings.base_url
@@ -148,8 +140,8 @@ class Hub:
         if step.kind != "wait":
             return step
         if state.submitted_at_known and state.submitted_at is not None:
-            self._quota.on_observed_submission(self._to_loop(state.submitted_at), self._loop.time())
-        waiter = _Waiter(self._loop.create_future(), conn_id, kind=kind, report=report)
+            self._quota.on_observed_submission(self._clock.at(state.submitted_at), self._clock.now())
+        waiter = _Waiter(asyncio.get_running_loop().create_future(), conn_id, kind=kind, report=report)
         self._schedule(waiter, self._stretched(step))
         self._queue.set_deadline(waiter, state.deadline)
         last_step: WaitStep = await self._wait_for(waiter)
@@ -157,13 +149,13 @@ class Hub:
 
     async def wait_to_submit(self, not_before: float) -> None:
         """Wait until the quota has room for a submission, which is then expected to follow."""
-        waiter = _Waiter(self._loop.create_future())
-        self._queue.push_submission(waiter, self._to_loop(not_before))
+        waiter = _Waiter(asyncio.get_running_loop().create_future())
+        self._queue.push_submission(waiter, self._clock.at(not_before))
         await self._wait_for(waiter)
 
     async def wait_to_cancel(self) -> None:
         """Wait until the rate of single reads has room for a cancellation, which reads twice, but not for long."""
-        await asyncio.sleep(self._rates.read.reserve(self._loop.time(), 2, MAX_CANCEL_WAIT_SECONDS))
+        await asyncio.sleep(self._rates.read.reserve(self._clock.now(), 2, MAX_CANCEL_WAIT_SECONDS))
 
     async def _wait_for(self, waiter: _Waiter) -> Any:
         self._waiters.add(waiter)
@@ -177,7 +169,8 @@ class Hub:
 
     async def close(self) -> None:
         """Stop polling and close the clients."""
-        for task in (tasks := [self._scheduler, *self._polls]):
+        tasks = [self._scheduler, *self._polls]
+        for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for client in self._clients.values():
@@ -185,13 +178,13 @@ class Hub:
 
     def sent(self) -> None:
         """Count a request."""
-        self._quota.spend(self._loop.time())
+        self._quota.spend(self._clock.now())
 
     def answered(self, limit: RateLimit, *, refused: bool) -> None:
         """Apply the rate-limit headers of a reply."""
-        now = self._loop.time()
+        now = self._clock.now()
         if limit.known:
-            self._quota.learn(self._in_loop_time(limit), now)
+            self._quota.learn(self._clock.converted(limit), now)
         self._shared_quota.answered(limit, refused=refused)
         if refused and not self._rates.apart and self._quota.refuse(limit.retry_after, now):
             log.warning(
@@ -199,17 +192,6 @@ class Hub:
                 counted(len(self._waiters), "request"),
                 self._quota.blocked_until - now,
             )
-
-    def _to_loop(self, at: float) -> float:
-        """Convert seconds since 1970 to the clock of the loop."""
-        offset = time.time() - self._loop.time()
-        if abs(offset - self._offset) > MAX_CLOCK_DRIFT_SECONDS:
-            self._offset = offset
-        return at - self._offset
-
-    def _in_loop_time(self, limit: RateLimit) -> RateLimit:
-        at = None if limit.reset_at is None else self._to_loop(limit.reset_at.timestamp())
-        return limit if at is None else replace(limit, reset_at=datetime.fromtimestamp(at, UTC))
 
     async def _run(self) -> None:
         try:
@@ -220,7 +202,7 @@ class Hub:
                     # The next request is chosen when there is a connection for it.
                     await self._sleep(self._timing.max_sleep)
                 else:
-                    await self._send_next(self._loop.time())
+                    await self._send_next(self._clock.now())
         except Exception as error:
             self.broken = True
             log.warning("The polling of %s waits broke and starts again: %r", len(self._waiters), error)
@@ -230,7 +212,7 @@ class Hub:
     def _expire(self, now: float) -> None:
         """End the waits whose deadline has passed; those that only the quota keeps from a poll end later."""
         for waiter in self._queue.pop_expired(now):
-            if waiter.due <= self._loop.time() and now < waiter.state.final_deadline:
+            if waiter.due <= self._clock.now() and now < waiter.state.final_deadline:
                 self._queue.set_deadline(waiter, waiter.state.final_deadline)
             else:
                 waiter.resolve(WaitStep("deadline", waiter.state))
@@ -249,8 +231,8 @@ class Hub:
             # It has to start before the next grant: only sent requests are counted.
             await asyncio.sleep(0)
         else:
-            timing, blocked = self._timing, self._queue.has_blocked_submissions(now)
-            longest = timing.shared_quota_interval if blocked else timing.max_sleep
+            blocked = self._queue.has_blocked_submissions(now)
+            longest = self._timing.shared_quota_interval if blocked else self._timing.max_sleep
             await self._sleep(min(longest, grant.until - now, self._queue.next_deadline - time.time()))
 
     def _sync_shared_quota(self, now: float) -> None:
@@ -260,7 +242,7 @@ class Hub:
             self._shared_quota.exchange_in_background()
             shared = self._shared_quota.read(time.time())
             if shared.limit is not None:
-                self._quota.learn(self._in_loop_time(shared.as_rate_limit()), now)
+                self._quota.learn(self._clock.converted(shared.as_rate_limit()), now)
             if self._queue.has_blocked_submissions(now):
                 self._shared_quota.record_queue(time.time())
 
@@ -300,11 +282,13 @@ class Hub:
         """Read many generations with one request; those it does not return are read one by one from now on."""
         ids = [waiter.state.generation_id for waiter in waiters]
         found = await self._run_flow(waiters[0].conn_id, lambda api: api.status_many_flow(ids, utc_now()))
-        again, max_ids = any(waiter.state.failures for waiter in waiters), self._max_ids
-        self._rates.list.learn(found, self._loop.time(), again=again)
+        again = any(waiter.state.failures for waiter in waiters)
+        max_ids = self._max_ids
+        self._rates.list.learn(found, self._clock.now(), again=again)
         if isinstance(found, errors.SeedanceError):
             found = self._without_list(ids, found)
-        shorter, now = 1 < self._max_ids < max_ids, self._loop.time()
+        shorter = 1 < self._max_ids < max_ids
+        now = self._clock.now()
         for waiter in waiters:
             reading = found.get(waiter.state.generation_id)
             if reading is not None:
@@ -336,7 +320,8 @@ class Hub:
             waiter.fail(error)
 
     def _apply(self, waiter: _Waiter, reading: Generation | errors.SeedanceError) -> None:
-        now, before = time.time(), waiter.state
+        now = time.time()
+        before = waiter.state
         if isinstance(reading, errors.SeedanceRateLimitError) and now < before.final_deadline:
             # Not a reading: the waiter keeps its place, and the quota decides when it is polled.
             waiter.state = replace(before, rate_limited=True)
@@ -358,7 +343,8 @@ class Hub:
         waiter.resolve(step)
 
     def _schedule(self, waiter: _Waiter, step: WaitStep) -> None:
-        waiter.state, waiter.due = step.state, self._to_loop(step.at)
+        waiter.state = step.state
+        waiter.due = self._clock.at(step.at)
         self._queue.push_poll(waiter, waiter.due)
 
     def _stretched(self, step: WaitStep) -> WaitStep:
@@ -370,7 +356,7 @@ class Hub:
             lists = len(self._waiters) / self._max_ids
             latest = now + max(LIST_INTERVAL_SECONDS, 2 * lists * self._rates.list.interval)
             return replace(step, at=min(step.at, latest))
-        factor = self._quota.interval_factor(self._loop.time(), len(self._waiters))
+        factor = self._quota.interval_factor(self._clock.now(), len(self._waiters))
         return replace(step, at=min(now + factor * (step.at - now), max(step.state.deadline, step.at)))
 
     async def _read(self, waiter: _Waiter) -> Generation | errors.SeedanceError:
@@ -379,7 +365,7 @@ class Hub:
             waiter.conn_id,
             lambda api: flows.status_flow(api, state.generation_id, state.media, utc_now, once=True),
         )
-        self._rates.read.learn(reading, self._loop.time())
+        self._rates.read.learn(reading, self._clock.now())
         return reading
 
     async def _run_flow(self, conn_id: str, make: Callable[[Api], Flow[Any]]) -> Any:
@@ -473,6 +459,12 @@ def _loop_connections(look_up: GetSettings) -> Iterator[Connections]:
         connections.users -= 1
         if not connections.users:
             del _connections[loop]
+
+
+def known_settings(conn_id: str) -> Settings | None:
+    """Return the latest settings of a connection that waits of the running loop use, without a look-up."""
+    connections = _connections.get(asyncio.get_running_loop())
+    return connections.known(conn_id) if connections else None
 
 
 @asynccontextmanager

@@ -124,7 +124,7 @@ def test_refused_reads_hold_a_cancellation_for_seconds_only(service: Service, ru
     async def cancel_all() -> tuple[float, float]:
         async with hub.open_hub(CONN, Connections(ARK)) as (one, _):
             for _ in range(20):
-                one._rates.read.refuse(3600.0, one._loop.time())
+                one._rates.read.refuse(3600.0, one._clock.now())
             before = one._rates.read.next_at
             for _ in range(10):
                 await one.wait_to_cancel()
