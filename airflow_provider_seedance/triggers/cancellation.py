@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from airflow.sdk.bases.xcom import BaseXCom
 from airflow.triggers.base import BaseTrigger
@@ -14,7 +18,8 @@ from airflow_provider_seedance.client import flows
 from airflow_provider_seedance.client.api_client import AsyncClient
 from airflow_provider_seedance.generations import Media, utc_now
 from airflow_provider_seedance.hooks.seedance import SeedanceHook, look_up_settings
-from airflow_provider_seedance.polling.hub import Hub, open_hub
+from airflow_provider_seedance.polling.hub import Hub, known_settings, open_hub
+from airflow_provider_seedance.settings import Settings
 from airflow_provider_seedance.submission.decisions import listed
 from airflow_provider_seedance.triggers.xcom import task_key
 from airflow_provider_seedance.version_compat import AIRFLOW_V_3_4_PLUS
@@ -25,7 +30,18 @@ ABANDONED_STATES = frozenset({"failed", "success", "skipped", "removed"})
 #: Timeout of the cancellation of one generation, after Airflow has stopped waiting for it.
 CANCEL_TIMEOUT_SECONDS = 30.0
 
-# Cancellations outlive the trigger that started them, and the event loop keeps no reference to a task.
+#: Maximum number of concurrent cancellations at a connection: a user may end thousands of tasks at once.
+MAX_CONCURRENT_CANCELLATIONS = 4
+
+#: Maximum number of kills at a connection that Airflow waits for: it gives up on each after half a minute, all at once.
+MAX_AWAITED_KILLS = 200
+
+_NO_WAY = "%s offers no way to cancel: %s, unless already ended."
+
+# One for all triggers: that of a trigger is seven objects.
+log = logging.getLogger(__name__)
+
+# The event loop keeps no reference to a task.
 _cancellations: set[asyncio.Task[None]] = set()
 
 
@@ -77,13 +93,31 @@ class CancellingTrigger(BaseTrigger):
     async def on_kill(self) -> None:
         """Cancel the generations if the task is abandoned."""
         if not self.cancel_on_kill:
-            self.log.info("cancel_on_kill=False: %s.", self._bill)
+            log.info("cancel_on_kill=False: %s.", self._bill)
             return
-        task = asyncio.create_task(self._cancel_if_abandoned())
-        _cancellations.add(task)
-        task.add_done_callback(_cancellations.discard)
-        # Airflow cancels this call after about a second.
-        await asyncio.shield(task)
+        # Airflow cancels this call after some time, and the cancellations outlive it.
+        for ended in [self._kill(conn_id, ids) for conn_id, ids in self.billed_to.items()]:
+            if ended is not None:
+                await ended.wait()
+
+    def _kill(self, conn_id: str, ids: Sequence[str]) -> asyncio.Event | None:
+        """Cancel in the background; return an event of the end, or ``None`` if there is nothing to wait for."""
+        settings = known_settings(conn_id)
+        if settings is not None and not settings.api.can_cancel:
+            log.info(_NO_WAY, settings.api.name, _bill_of(ids))
+            return None
+        loop_kills = _kills.setdefault(asyncio.get_running_loop(), {})
+        kills = loop_kills.setdefault(conn_id, _Kills())
+        kills.append((self, ids, contextvars.copy_context(), ended := asyncio.Event()))
+        if kills.tasks < MAX_CONCURRENT_CANCELLATIONS:
+            kills.tasks += 1
+            task = asyncio.create_task(kills.cancel(conn_id))
+            _cancellations.add(task)
+            task.add_done_callback(_cancellations.discard)
+        if len(kills) <= MAX_AWAITED_KILLS:
+            return ended
+        log.info("The cancellation of %s waits for %d others.", _described(ids), len(kills))
+        return None
 
     @property
     def billed_to(self) -> dict[str, list[str]]:
@@ -105,25 +139,15 @@ class CancellingTrigger(BaseTrigger):
         """The bill of the generations if none is cancelled, for the log."""
         return _bill_of(self.generation_ids)
 
-    async def _cancel_if_abandoned(self) -> None:
-        await asyncio.gather(*(self._cancel_at(conn_id, ids) for conn_id, ids in self.billed_to.items()))
-
-    async def _cancel_at(self, conn_id: str, ids: Sequence[str]) -> None:
+    async def cancel(self, hub: Hub, settings: Settings, ids: Sequence[str]) -> None:
         """Cancel the generations at one connection if the task is abandoned; never raises."""
         try:
-            async with open_hub(conn_id, look_up_settings) as (hub, settings):
-                if not settings.api.can_cancel:
-                    # The state of the task would be a request for each of thousands of kills.
-                    self.log.info(
-                        "%s offers no way to cancel: %s, unless already ended.",
-                        settings.api.name,
-                        _bill_of(ids),
-                    )
-                elif await self._is_abandoned():
-                    async with hub.cancellation_slots:
-                        await self._cancel_all(hub, hub.client(settings), ids)
+            if not settings.api.can_cancel:
+                log.info(_NO_WAY, settings.api.name, _bill_of(ids))
+            elif await self._is_abandoned():
+                await self._cancel_all(hub, hub.client(settings), ids)
         except Exception as error:
-            self.log.warning("Not cancelled: %s (%s)", _bill_of(ids), error)
+            log.warning("Not cancelled: %s (%s)", _bill_of(ids), error)
 
     async def _cancel_all(self, hub: Hub, client: AsyncClient, ids: Sequence[str]) -> None:
         for generation_id in ids:
@@ -142,11 +166,9 @@ class CancellingTrigger(BaseTrigger):
                 if api.may_cancel(generation) and not await self._is_abandoned():
                     return False
                 result = await client.run(flows.cancel_flow(api, generation_id, self.media, utc_now))
-                self.log.info("%s", result.reason)
+                log.info("%s", result.reason)
         except Exception as error:
-            self.log.warning(
-                "Generation %s was not cancelled, it goes on and is billed: %s", generation_id, error
-            )
+            log.warning("Generation %s was not cancelled, it goes on and is billed: %s", generation_id, error)
         return True
 
     async def _is_abandoned(self) -> bool:
@@ -156,11 +178,11 @@ class CancellingTrigger(BaseTrigger):
 
         state = await sync_to_async(read_task_state)(self.task_instance, RuntimeTaskInstance.get_task_states)
         if state == "success" and await self._has_result():
-            self.log.info("The task has returned its result: there is nothing to cancel.")
+            log.info("The task has returned its result: there is nothing to cancel.")
             return False
         if is_abandoned(state):
             return True
-        self.log.info(
+        log.info(
             "The task is %s: %s.%s",
             state or "of unknown state",
             self._bill,
@@ -180,7 +202,7 @@ class CancellingTrigger(BaseTrigger):
             key = task_key(self.task_instance)
             result = await sync_to_async(BaseXCom.get_one)(key="return_value", **key)
         except Exception as error:
-            self.log.debug("XCom could not be read: %s", error)
+            log.debug("XCom could not be read: %s", error)
             return False
         return isinstance(result, dict) and result.get("status") == "succeeded"
 
@@ -194,3 +216,35 @@ def _described(ids: Sequence[str]) -> str:
 def _bill_of(ids: Sequence[str]) -> str:
     """Return the bill of generations that are not cancelled, for the log."""
     return f"{_described(ids)} {'go on and are' if len(ids) > 1 else 'goes on and is'} billed"
+
+
+class _Kills(deque[tuple[CancellingTrigger, Sequence[str], contextvars.Context, asyncio.Event]]):
+    """
+    Killed triggers with their generations at a connection, the contexts of their log lines, and events of their ends.
+
+    Few tasks carry them out. One for each of ten thousand would be so many objects that Python's full garbage collection,
+    which stops the event loop for half a second, runs several times.
+    """
+
+    tasks = 0
+
+    async def cancel(self, conn_id: str) -> None:
+        """Cancel for one trigger after the other; never raises."""
+        try:
+            while self:
+                async with open_hub(conn_id, look_up_settings) as (hub, settings):
+                    while self:
+                        trigger, ids, context, ended = self.popleft()
+                        await asyncio.create_task(trigger.cancel(hub, settings, ids), context=context)
+                        ended.set()
+        except Exception as error:
+            while self:
+                _, ids, context, ended = self.popleft()
+                context.run(log.warning, "Not cancelled: %s (%s)", _bill_of(ids), error)
+                ended.set()
+                await asyncio.sleep(0)
+        finally:
+            self.tasks -= 1
+
+
+_kills: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Kills]] = WeakKeyDictionary()

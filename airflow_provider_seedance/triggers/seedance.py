@@ -99,14 +99,18 @@ class SeedanceGenerationTrigger(_SeedanceTrigger, CancellingTrigger):
             durations=tuple(self.durations),
         )
         started_at = time.time()
-        step = await wait_for_generation(
-            state,
-            self.seedance_conn_id,
-            look_up_settings,
-            not_before=min_seconds,
-            report=ProgressReporter(self.task_instance),
-        )
-        await asyncio.sleep(max(0.0, started_at + min_seconds - time.time()))
+        try:
+            step = await wait_for_generation(
+                state,
+                self.seedance_conn_id,
+                look_up_settings,
+                not_before=min_seconds,
+                report=ProgressReporter(self.task_instance),
+            )
+            await asyncio.sleep(max(0.0, started_at + min_seconds - time.time()))
+        except asyncio.CancelledError as error:
+            # Airflow keeps the error of each killed trigger for a while; the frames of the wait are 15 objects.
+            raise error.with_traceback(None) from None
         yield await self._end(step)
 
     @property

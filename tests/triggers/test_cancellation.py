@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +31,7 @@ TASK = {"dag_id": "dag", "run_id": "run", "map_index": 2}
 @pytest.fixture(autouse=True)
 def log(monkeypatch: pytest.MonkeyPatch) -> Log:
     log = Log()
-    monkeypatch.setattr(SeedanceGenerationTrigger, "log", log, raising=False)
+    monkeypatch.setattr(cancellation, "log", log)
     return log
 
 
@@ -65,8 +67,13 @@ def set_task(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return set_task
 
 
+async def killed(*triggers: SeedanceGenerationTrigger) -> None:
+    await asyncio.gather(*(trigger.on_kill() for trigger in triggers))
+    await asyncio.gather(*cancellation._cancellations)  # close the hub
+
+
 def kill(trigger: SeedanceGenerationTrigger) -> None:
-    on_loop(trigger.on_kill())
+    on_loop(killed(trigger))
 
 
 @pytest.mark.parametrize(
@@ -205,13 +212,75 @@ def test_many_cancellations_share_one_look_up_and_one_client(
     monkeypatch.setattr(hub, "AsyncClient", Counted)
     monkeypatch.setattr(type(get_api("ark")), "calls_per_second", {})  # which would space them out
 
-    async def kill_all() -> None:
-        await asyncio.gather(*(queued.on_kill() for _ in range(50)))
-
-    on_loop(kill_all())
+    on_loop(killed(*[queued] * 50))
     assert (len(look_ups), len(clients)) == (1, 1)
     assert services.generation(queued.generation_id).status == "cancelled"
     assert (hub._hubs, hub._connections) == ({}, {})
+
+
+def test_thousands_of_kills_are_few_tasks(
+    services: SeedanceEmulator, queued: Any, set_task: Any, log: Log
+) -> None:
+    """Airflow waits for the first of them; its timeout ends all others at once."""
+    set_task("failed")
+    fault = services.fault("delay", on="status", hold=True)
+
+    async def kill_all() -> None:
+        kills = [asyncio.create_task(queued.on_kill()) for _ in range(1000)]
+        while not services.ledger.count("status"):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        waiting = [task for task in kills if not task.done()]
+        assert len(waiting) <= cancellation.MAX_AWAITED_KILLS + cancellation.MAX_CONCURRENT_CANCELLATIONS
+        assert len(cancellation._cancellations) == cancellation.MAX_CONCURRENT_CANCELLATIONS
+        fault.release()
+        set_task("scheduled")
+        await asyncio.gather(*kills, *cancellation._cancellations)
+
+    on_loop(kill_all())
+    assert services.generation(queued.generation_id).status == "queued"
+    assert sum("The task is scheduled" in line for line in log.lines) == 1000
+    assert cancellation._cancellations == set()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_no_kill_is_lost_while_the_connection_cannot_be_looked_up(
+    connect: Callable[..., None], log: Log, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """What the waits know of the service decides whether there is anything to look up."""
+    connect("seedanceapi-v2")
+    look_up = cancellation.look_up_settings
+
+    async def fail(conn_id: str) -> Any:
+        await asyncio.sleep(0)
+        raise ConnectionError("away")
+
+    async def kill_all() -> None:
+        async with hub.open_hub("seedance_default", look_up) if known else contextlib.nullcontext():
+            monkeypatch.setattr(cancellation, "look_up_settings", fail)
+            await killed(*(make(f"g{number}") for number in range(10)))
+            await killed(make("g10"))
+
+    on_loop(kill_all())
+    words = "offers no way to cancel: " if known else "Not cancelled: "
+    assert [f"generation g{number} goes on" in line for number, line in enumerate(log.lines)] == [True] * 11
+    assert all(words in line for line in log.lines)
+
+
+def test_a_killed_wait_keeps_no_frames(connect: Callable[..., None]) -> None:
+    """Airflow keeps the error of each killed trigger until the next cycle, and reads its argument."""
+    connect("seedanceapi-v2")
+
+    async def caught() -> asyncio.CancelledError:
+        waiting = asyncio.create_task(anext(make("g", poll_interval=3600.0).run()))  # type: ignore[arg-type]
+        await asyncio.sleep(0.1)
+        waiting.cancel("why")
+        with pytest.raises(asyncio.CancelledError) as error:
+            await waiting
+        return error.value
+
+    error = on_loop(caught())
+    frames = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+    assert (error.args, frames) == (("why",), ["caught", "run"])
 
 
 def test_a_thousand_kills_never_hold_the_event_loop(
@@ -230,13 +299,13 @@ def test_a_thousand_kills_never_hold_the_event_loop(
             before = now
 
     async def kill_all() -> None:
-        await queued.on_kill()  # imports, and the first client
+        await killed(queued)  # imports, and the first client
         measuring = asyncio.create_task(measure())
         kills = []
         for _ in range(1000):
             kills.append(asyncio.create_task(queued.on_kill()))
             await asyncio.sleep(0)
-        await asyncio.gather(*kills)
+        await asyncio.gather(*kills, *cancellation._cancellations)
         measuring.cancel()
 
     gc.collect()
