@@ -98,7 +98,7 @@ class Composition:
             "/opt/airflow/dags": str(home / "dags"),
             "/srv/clips": str(self.clips),
         }
-        #: What the file leaves out: ports that every container has to itself, and time for a busy machine.
+        #: Settings that the file leaves out: ports that every container has to itself, and time for a busy machine.
         self._own = {
             "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(worker_logs),
             "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(trigger_logs),
@@ -121,7 +121,7 @@ class Composition:
         (self.home / "dags" / "composed.py").write_text(self.resolve(DAG))
         needed = {name: service.get("depends_on", {}) for name, service in self.services.items()}
         for name in TopologicalSorter(needed).static_order():
-            conditions = {others[name]["condition"] for others in needed.values() if name in others}
+            conditions = {each[name]["condition"] for each in needed.values() if name in each}
             if name == "postgres":
                 assert conditions == {"service_healthy"}
                 self._start_postgres(self.services[name])
