@@ -23,7 +23,7 @@ SLOTS = 4
 UNSCHEDULED = "2026-02"
 
 #: Seconds for anything that must happen: only a test that fails waits that long.
-TIMEOUT_SECONDS = 240.0
+TIMEOUT_SECONDS = 480.0
 
 
 @dataclass
