@@ -24,7 +24,7 @@ from airflow_provider_seedance.batch.items import BatchItem, Phase, Totals
 from airflow_provider_seedance.batch.manifest import read_manifest, write_manifest
 from airflow_provider_seedance.batch.preparation import prepare_items
 from airflow_provider_seedance.batch.requests import read_requests
-from airflow_provider_seedance.batch.resume_state import ResumeState, StopReason
+from airflow_provider_seedance.batch.resume_state import Refusal, ResumeState, StopReason
 from airflow_provider_seedance.batch.submissions import BatchConnection
 from airflow_provider_seedance.batch.submitting import BatchSubmitter
 from airflow_provider_seedance.client.api_client import Client
@@ -174,10 +174,13 @@ class BatchRun:
         Airflow then drops the arguments of the deferral; records that are in no store are pulled from XCom.
         """
         records = self._carried_records(error)
-        if isinstance(error, TaskDeferralTimeout):
-            # Deadlines are those on record: what is overdue is read now, and fails if it has not ended.
-            return self.run(None, {"records": records, "reattached_at": 0.0})
         self.records.load(records)
+        if isinstance(error, TaskDeferralTimeout) or not paid_ids(self.records.records().values()):
+            # Deadlines are those on record: what is overdue is read now, and fails if it has not ended. The times of
+            # refusals are lost: another one is final, because the trigger may break each time.
+            refusal = Refusal(error=["", ""], since=0.0, not_before=0.0)
+            refusals = {hook.seedance_conn_id: asdict(refusal) for hook in self.hooks.all}
+            return self.run(None, {"records": records, "reattached_at": 0.0, "refusals": refusals})
         with self._paid():
             raise errors.SeedanceServerError(
                 f"The trigger that waited for the renders of this batch broke ({error}). They go on and are "

@@ -88,6 +88,20 @@ def test_failed_deferral_without_any_record_is_final(
 
 
 @pytest.mark.parametrize("reason", [TIMEOUT, "Trigger failure"])
+def test_failed_wait_for_the_quota_submits_once_more(held: Batch, reason: str) -> None:
+    """Nothing was submitted: no retry is used up, and what a trigger that breaks each time costs is bounded."""
+    refused = held.services.fault("rate_limit", retry_after=1800, times=None)
+    held.defer(["a", "b"])
+    with pytest.raises(errors.SeedanceRateLimitError) as caught:
+        held.fail_deferral(reason)
+    assert "billed" not in caught.value.message
+    assert held.paid == []
+    refused.remove()
+    assert len(deferral(partial(held.fail_deferral, reason)).trigger.generation_ids) == 2
+    assert sorted(held.paid) == ["a", "b"]
+
+
+@pytest.mark.parametrize("reason", [TIMEOUT, "Trigger failure"])
 def test_failed_deferral_is_never_paid_for_again(held: Batch, reason: str) -> None:
     """Airflow then hands on the reason, and none of the arguments of the deferral."""
     held.defer(["a", "b"])
