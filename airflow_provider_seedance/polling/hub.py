@@ -437,6 +437,8 @@ async def wait_for_submission(not_before: float, conn_id: str | None, look_up: G
     :param not_before: Seconds since 1970.
     :param conn_id: ``None`` waits for the time only.
     """
+    clock = LoopClock()
+    ends_at = clock.at(not_before)
     if conn_id is not None:
         try:
             async with open_hub(conn_id, look_up) as (hub, _):
@@ -444,7 +446,7 @@ async def wait_for_submission(not_before: float, conn_id: str | None, look_up: G
         except Exception as error:
             # The worker reports best what is wrong with the connection.
             log.warning("The quota of connection %r could not be waited for: %s", conn_id, error)
-    await asyncio.sleep(max(0.0, not_before - time.time()))
+    await asyncio.sleep(max(0.0, ends_at - clock.now()))
 
 
 @contextmanager

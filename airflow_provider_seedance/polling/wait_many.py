@@ -7,7 +7,6 @@ The triggerer and a worker that waits itself both use this; each generation is w
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -79,7 +78,8 @@ async def wait_for_many(
     :param report: Called periodically with the numbers of ended and of all generations.
     :param report_end: Called with each generation that has ended, completed by what its request says.
     """
-    queue, started_at = _Queue(), time.time()
+    queue, clock = _Queue(), asyncio.get_running_loop().time
+    started_at = clock()
 
     async def wait_for_one(conn_id: str, state: WaitState) -> None:
         state = replace(state, max_quota_wait=max_quota_wait)
@@ -97,7 +97,7 @@ async def wait_for_many(
         tasks.append(asyncio.create_task(wait_to_submit(submit_not_before)))
     try:
         result = await _collect(queue, len(pending), min_ended, max_linger, report)
-        await asyncio.sleep(max(0.0, started_at + min_seconds - time.time()))
+        await asyncio.sleep(max(0.0, started_at + min_seconds - clock()))
         while not queue.empty():
             result.add(*queue.get_nowait())
         return result
@@ -113,9 +113,10 @@ async def _collect(
     interval = default_timing().report_interval
     result = WaitResult()
     linger_until = float("inf")
-    report_at = time.time() + interval
+    clock = asyncio.get_running_loop().time
+    report_at = clock() + interval
     while True:
-        now = time.time()
+        now = clock()
         enough = total and len(result) >= min(min_ended, total)
         if result.submission_granted or enough or now >= linger_until:
             return result
@@ -129,4 +130,4 @@ async def _collect(
         except TimeoutError:
             continue
         if len(result) and linger_until == float("inf"):
-            linger_until = time.time() + max_linger
+            linger_until = clock() + max_linger

@@ -98,7 +98,8 @@ class SeedanceGenerationTrigger(_SeedanceTrigger, CancellingTrigger):
             result_defaults=self.result_defaults,
             durations=tuple(self.durations),
         )
-        started_at = time.time()
+        now = asyncio.get_running_loop().time
+        started_at = now()
         try:
             step = await wait_for_generation(
                 state,
@@ -107,7 +108,7 @@ class SeedanceGenerationTrigger(_SeedanceTrigger, CancellingTrigger):
                 not_before=min_seconds,
                 report=ProgressReporter(self.task_instance),
             )
-            await asyncio.sleep(max(0.0, started_at + min_seconds - time.time()))
+            await asyncio.sleep(max(0.0, started_at + min_seconds - now()))
         except asyncio.CancelledError as error:
             # Airflow keeps the error of each killed trigger for a while; the frames of the wait are 15 objects.
             raise error.with_traceback(None) from None

@@ -14,7 +14,9 @@ from airflow_provider_seedance.apis.messages import TransportFailure
 from airflow_provider_seedance.client.api_client import MAX_CONNECTIONS
 from airflow_provider_seedance.polling import hub as module
 from airflow_provider_seedance.polling.quota import POLICY
+from airflow_provider_seedance.polling.wait_many import wait_for_many
 from airflow_provider_seedance.polling.wait_state import TIMING, WaitState, WaitStep
+from airflow_provider_seedance.triggers import seedance as triggers
 from polling.simulated import (
     CONN,
     EPOCH,
@@ -253,3 +255,53 @@ def test_a_broken_scheduler_is_replaced_and_logged_once(
     assert len(service.clients) == 2
     (line,) = caplog.messages
     assert "2 waits broke and starts again" in line
+
+
+@pytest.mark.parametrize("shift", [-6 * HOUR, -24 * HOUR])
+def test_a_wall_clock_that_is_set_back_delays_no_event(
+    service: Service, run: Any, monkeypatch: pytest.MonkeyPatch, shift: float
+) -> None:
+    """Neither a granted submission, nor the end of a render, nor the lingering of a batch."""
+    service.ends["g"] = -48 * HOUR  # ended by every clock, and polled once
+    ended: dict[str, float] = {}
+
+    async def events_of(trigger: Any) -> list[Any]:
+        return [event async for event in trigger.run()]
+
+    async def timed(name: str, waiting: Any) -> None:
+        await waiting
+        ended[name] = asyncio.get_running_loop().time()
+
+    def state(generation_id: str) -> WaitState:
+        return WaitState(
+            generation_id=generation_id, media="video", deadline=time.time() + 30 * HOUR, poll_interval=300.0
+        )
+
+    async def main() -> None:
+        loop, look_up = asyncio.get_running_loop(), Connections()
+        monkeypatch.setattr(triggers, "look_up_settings", look_up)
+        trigger = triggers.SeedanceGenerationTrigger(
+            seedance_conn_id=CONN, generation_id="g", deadline=time.time() + 30 * HOUR, poll_interval=300.0
+        )
+        pending = [(CONN, state("g")), (CONN, state("h"))]
+        service.answer = lambda request: (
+            reply(200, {"id": "h", "status": "running"}) if request.ids == ("h",) else None
+        )
+        waits = {
+            "submission": module.wait_for_submission(time.time() + 400.0, CONN, look_up),
+            "trigger": events_of(trigger),
+            "batch": wait_for_many(pending, look_up, min_ended=2, max_linger=60.0),
+        }
+        tasks = [asyncio.create_task(timed(name, waiting)) for name, waiting in waits.items()]
+        await asyncio.sleep(100.0)
+        with monkeypatch.context() as patched:
+            patched.setattr(time, "time", lambda: EPOCH + shift + loop.time())
+            await asyncio.wait(tasks, timeout=HOUR)
+        await leave(*tasks)
+
+    run(main())
+    assert ended == {
+        "submission": pytest.approx(400.0, abs=1),
+        "trigger": pytest.approx(300.0, abs=1),
+        "batch": pytest.approx(360.0, abs=2),
+    }
