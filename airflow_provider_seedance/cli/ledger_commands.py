@@ -20,7 +20,7 @@ from airflow_provider_seedance.cli.result_stream import result_stream
 from airflow_provider_seedance.generations import counted, iso, utc_now
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.ledger import account, reconciliation, spending
-from airflow_provider_seedance.ledger.account import Filter
+from airflow_provider_seedance.ledger.account import MAX_SUBMISSION_SECONDS, Filter
 from airflow_provider_seedance.ledger.configuration import (
     LedgerConfig,
     default_timezone,
@@ -29,7 +29,6 @@ from airflow_provider_seedance.ledger.configuration import (
 )
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.entries import TaskIdentity
-from airflow_provider_seedance.ledger.library import MAX_SUBMISSION_SECONDS
 
 #: Fields of a group of `spend`.
 _GROUPS = {

@@ -15,12 +15,16 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import GenerationStatus, iso, read_time
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.entries import TaskIdentity
+from airflow_provider_seedance.ledger.search_text import tokens
 from airflow_provider_seedance.ledger.tables import shared_states, submissions
 from airflow_provider_seedance.submission.records import RecordState
 
 log = logging.getLogger(__name__)
 
 _COLUMNS = submissions.c
+
+#: Age from which an intent is uncertain: no call of a service takes longer.
+MAX_SUBMISSION_SECONDS = 900
 
 #: States in which it is unknown whether the service accepted the submission.
 UNSETTLED = (RecordState.INTENT, RecordState.UNCERTAIN)
@@ -29,7 +33,7 @@ UNSETTLED = (RecordState.INTENT, RecordState.UNCERTAIN)
 MAX_DURATIONS = 30
 
 _NOT_LISTED = (
-    *("instance", "namespace", "record", "result", "item_key"),
+    *("instance", "namespace", "record", "result", "item_key", "search_names", "search_text"),
     *("ti_id", "reuse_key", "fingerprint", "kind"),
 )
 
@@ -103,7 +107,9 @@ def list_submissions(database: Database, chosen: Filter, limit: int | None = Non
 
 def export(database: Database, chosen: Filter) -> Iterator[dict[str, Any]]:
     """Return whole rows as JSON values, oldest first; links that were encrypted are left out."""
-    query = select(submissions).where(*chosen.conditions()).order_by(_COLUMNS.created_at)
+    # What a search compares is made from the others, and is binary in MySQL.
+    columns = [column for column in _COLUMNS if not column.name.startswith("search_")]
+    query = select(*columns).where(*chosen.conditions()).order_by(_COLUMNS.created_at)
     with database.reading() as connection:
         for row in connection.execute(query).mappings():
             value = _json(row)
@@ -144,6 +150,7 @@ def resolve(database: Database, task: TaskIdentity, key: str | None, generation_
             .values(
                 state=state.value,
                 generation_id=generation_id,
+                search_names=tokens(generation_id, row["model"]),
                 record={**(row["record"] or {}), "failure": None},
             )
         )

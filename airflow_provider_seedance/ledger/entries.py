@@ -14,6 +14,7 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from sqlalchemy import String
 
 from airflow_provider_seedance.generations import GenerationStatus, read_number, read_usage
+from airflow_provider_seedance.ledger.search_text import prompt_text, tokens
 from airflow_provider_seedance.ledger.tables import submissions
 from airflow_provider_seedance.polling.duration_model import kind_of
 from airflow_provider_seedance.submission.records import Record, RecordState
@@ -99,6 +100,7 @@ class LedgerEntry:
             return {"state": RecordState.NOT_SUBMITTED.value}
         result = public_result(record.result) if record.result is not None else self.result
         known = {**record.result_defaults, **{k: v for k, v in (result or {}).items() if v is not None}}
+        shown = {name: clipped(name, known.get(name)) for name in ("model", "resolution")}
         return {
             **{name: getattr(record, name) for name in RECORD_COLUMNS},
             "state": record.state.value,
@@ -108,7 +110,8 @@ class LedgerEntry:
                 name: clipped(name, getattr(record.fingerprint, name))
                 for name in ("api", "base_url", "media")
             },
-            **{name: clipped(name, known.get(name)) for name in ("model", "resolution")},
+            **shown,
+            "search_names": tokens(record.generation_id, shown["model"]),
             "duration": read_number(known.get("duration")),
             "kind": None if record.reused_from else kind_of(record.fingerprint.media, record.result_defaults),
             "estimated_credits": read_number(record.result_defaults.get("credits")),
@@ -136,11 +139,14 @@ class LedgerEntry:
         return entry
 
 
-def details_columns(details: SubmissionDetails, *, prompts: bool) -> dict[str, Any]:
+def details_columns(task: TaskIdentity, details: SubmissionDetails, *, prompts: bool) -> dict[str, Any]:
     """Return the columns of the details of a submission."""
+    item_key = clipped("item_key", details.item_key)
+    prompt = clipped("prompt", details.prompt) if prompts else None
     return {
-        "item_key": clipped("item_key", details.item_key),
-        "prompt": clipped("prompt", details.prompt) if prompts else None,
+        "item_key": item_key,
+        "prompt": prompt,
+        "search_text": prompt_text(task.namespace, task.dag_id, item_key, prompt),
         "reuse_key": details.reuse_key,
     }
 

@@ -248,7 +248,7 @@ class LedgerStore(RecordStore):
         self._uncounted.add(key)
         entry = self._new_entry(key)
         before, uses, written = entry.record, list[BudgetUse](), None
-        columns = details_columns(details, prompts=self._database.config.prompts)
+        columns = details_columns(self._task, details, prompts=self._database.config.prompts)
         try:
             with self._database.transaction() as connection:
                 if written := find_reusable(connection, self._task, key, details.reuse):

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Column, and_, collate, func, or_, select, true
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.sql import ColumnElement, Select
 
 from airflow_provider_seedance.generations import iso, utc_now
-from airflow_provider_seedance.ledger.account import pattern_of
+from airflow_provider_seedance.ledger.account import MAX_SUBMISSION_SECONDS
 from airflow_provider_seedance.ledger.database import Database
+from airflow_provider_seedance.ledger.search_text import (
+    INCOMPLETE,
+    TOKEN_LENGTH,
+    TOKENS_LENGTH,
+    folded,
+    tokens,
+)
 from airflow_provider_seedance.ledger.tables import submissions
 from airflow_provider_seedance.submission.records import RecordState
 
 _COLUMNS = submissions.c
 
-#: Age from which an intent is uncertain: no call of a service takes longer.
-MAX_SUBMISSION_SECONDS = 900
+# In the order of the index, so that a search for a frequent word ends early.
+_LATEST_FIRST = [_COLUMNS[name].desc() for name in ("created_at", "state", "search_names", "search_text")]
 
 #: Columns that a word of a search may be; the prompt contains it.
 _NAMES = ("generation_id", "dag_id", "model", "item_key")
@@ -54,36 +61,41 @@ class Search:
     text: str = ""
     uncertain: bool = False
 
-    def query(self, dialect: str, columns: Sequence[Column[Any]]) -> Select[Any]:
-        """Return the query of columns of the renders."""
+    def candidates(self, dialect: str) -> Select[Any]:
+        """Return the query of what may be found, which reads an index alone: rows with incomplete texts are, too."""
+        position = func.strpos if dialect == "postgresql" else func.instr
+        text, names = _COLUMNS.search_text, _COLUMNS.search_names
+        # First: a word leaves fewer rows than the Dags do, and takes less time.
+        complete = [
+            or_(
+                position(text, folded(word)) > 0,
+                position(func.substr(text, 1, TOKENS_LENGTH), tokens(word)) > 0,
+                position(names, tokens(word)) > 0,
+            )
+            for word in self.text.split()
+        ]
+        complete.append(func.substr(text, 1, TOKEN_LENGTH).in_([tokens(dag_id) for dag_id in self.dag_ids]))
         found = [
             _COLUMNS.namespace == self.namespace,
-            _COLUMNS.dag_id.in_(self.dag_ids),
             _is_uncertain() if self.uncertain else _COLUMNS.state != RecordState.NOT_SUBMITTED.value,
+            or_(text == INCOMPLETE, and_(*complete)),
         ]
         if self.run_id is not None:
             found.append(_COLUMNS.run_id == self.run_id)
-        query, words = select(*columns), self.text.split()
-        # LIKE ignores case in SQLite and MySQL.
-        contained: list[ColumnElement[bool]] = [
-            _COLUMNS.prompt.like(pattern_of(word), escape="/") for word in words
-        ]
-        if dialect == "postgresql" and words:
-            # ILIKE, and the planner if there is no OFFSET, lower the prompt for each word: that is the cost of a search.
-            text = collate(_COLUMNS.prompt, "C") if self.text.isascii() else _COLUMNS.prompt
-            lowered = select(func.lower(text).label("prompt")).correlate(submissions).offset(0).lateral()
-            query = query.select_from(submissions.join(lowered, true()))
-            contained = [func.strpos(lowered.c.prompt, func.lower(word)) > 0 for word in words]
-        for word, condition in zip(words, contained, strict=True):
-            found.append(or_(condition, *(_COLUMNS[name] == word for name in _NAMES)))
-        return query.where(*found)
+        return select(*submissions.primary_key).where(*found).order_by(*_LATEST_FIRST)
+
+    def finds(self, row: Any) -> bool:
+        """Return whether a candidate is found."""
+        prompt, names = folded(row["prompt"] or ""), [row[name] for name in _NAMES]
+        found = (folded(word) in prompt or word in names for word in self.text.split())
+        return row["dag_id"] in self.dag_ids and all(found)
 
 
 def _is_uncertain() -> ColumnElement[bool]:
     lost = utc_now() - timedelta(seconds=MAX_SUBMISSION_SECONDS)
     return or_(
         _COLUMNS.state == RecordState.UNCERTAIN.value,
-        and_(_COLUMNS.state == RecordState.INTENT.value, _COLUMNS.created_at < lost),
+        and_(_COLUMNS.state == RecordState.INTENT.value, _COLUMNS.intended_at < lost),
     )
 
 
@@ -98,19 +110,21 @@ def dag_ids(database: Database, namespace: str, since: datetime | None = None) -
 
 def find_renders(database: Database, search: Search, *, limit: int, offset: int = 0) -> list[dict[str, Any]]:
     """Return the latest renders, as JSON values."""
-    keys = [_COLUMNS[name] for name in ("instance", "record_key", "number")]
-    # That of the index and the primary key: in another one, MySQL reads and sorts all rows.
-    order = [column.desc() for column in (_COLUMNS.created_at, _COLUMNS.dag_id, _COLUMNS.state, *keys)]
+    found, start, size = list[Any](), 0, offset + limit
     with database.reading() as connection:
-        # The keys first: SQLite finds them in an index, which is a tenth of the table.
-        chosen = search.query(connection.dialect.name, keys)
-        found = chosen.order_by(*order).limit(limit).offset(offset).subquery()
-        query = (
-            select(*(_COLUMNS[name] for name in (*_SAME, *_SOURCES)), _is_uncertain().label("uncertain"))
-            .join(found, and_(*(found.c[key.name] == key for key in keys)))
-            .order_by(*order)
-        )
-        return [_render(row) for row in connection.execute(query).mappings()]
+        while True:
+            chosen = search.candidates(connection.dialect.name).limit(size).offset(start).subquery()
+            query = (
+                select(*(_COLUMNS[name] for name in (*_SAME, *_SOURCES)), _is_uncertain().label("uncertain"))
+                .join(chosen, and_(*(chosen.c[column.name] == column for column in submissions.primary_key)))
+                .order_by(*_LATEST_FIRST)
+            )
+            rows = connection.execute(query).mappings().all()
+            found += [row for row in rows if search.finds(row)]
+            if len(rows) < size or len(found) >= offset + limit:
+                return [_render(row) for row in found[offset : offset + limit]]
+            # Some candidates were none.
+            start, size = start + size, 2 * size
 
 
 def _render(row: Any) -> dict[str, Any]:

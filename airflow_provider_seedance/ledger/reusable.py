@@ -11,8 +11,8 @@ from sqlalchemy.engine import Connection
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import GenerationStatus, utc_now
+from airflow_provider_seedance.ledger.account import MAX_SUBMISSION_SECONDS
 from airflow_provider_seedance.ledger.entries import LedgerEntry, TaskIdentity
-from airflow_provider_seedance.ledger.library import MAX_SUBMISSION_SECONDS
 from airflow_provider_seedance.ledger.reservations import lock
 from airflow_provider_seedance.ledger.tables import submissions
 from airflow_provider_seedance.submission.records import Record, RecordState

@@ -23,6 +23,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Dialect
 
+from airflow_provider_seedance.ledger.search_text import INCOMPLETE, MAX_SEARCH_BYTES, TOKENS_LENGTH
+
 #: Revision of the newest migration.
 REVISION = "0003"
 
@@ -60,6 +62,9 @@ AMOUNT = Numeric(18, 6, asdecimal=False)
 
 #: A text without a practical limit.
 LONG_TEXT = Text().with_variant(mysql.MEDIUMTEXT(), "mysql")
+
+#: A text whose bytes are compared, and which an index of MySQL has room for.
+_BYTES = Text().with_variant(mysql.VARCHAR(MAX_SEARCH_BYTES, charset="binary"), "mysql")
 
 metadata = MetaData()
 
@@ -101,6 +106,9 @@ submissions = Table(
     # Generations of a kind take about as long at one service: that of the request, not of the result.
     Column("kind", String(64)),
     Column("prompt", LONG_TEXT),
+    # What a search compares.
+    Column("search_names", String(TOKENS_LENGTH), nullable=False, server_default=""),
+    Column("search_text", _BYTES, nullable=False, server_default=INCOMPLETE),
     # Cost.
     Column("estimated_credits", AMOUNT),
     Column("estimated_cost_usd", AMOUNT),
@@ -112,8 +120,13 @@ submissions = Table(
     Column("stored_files", JSON(none_as_null=True)),
     Column("record", JSON(none_as_null=True)),
     Index("seedance_submissions_spend", "namespace", "conn_id", "intended_at"),
-    # That of SQLite has further columns.
     Index("seedance_submissions_latest", "namespace", "created_at", "dag_id", "state"),
+    # A search reads this index alone; PostgreSQL has no primary key in it of its own.
+    Index(
+        "seedance_submissions_search",
+        *("namespace", "created_at", "state", "search_names", "search_text"),
+        postgresql_include=["instance", "record_key", "number"],
+    ),
     Index("seedance_submissions_generation", "generation_id", mysql_length=200),
     Index("seedance_submissions_reuse", "reuse_key"),
     Index("seedance_submissions_kind", "kind", "status", "created_at"),

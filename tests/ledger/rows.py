@@ -11,6 +11,7 @@ from sqlalchemy import insert
 from airflow_provider_seedance.generations import Generation, GenerationStatus
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.entries import TaskIdentity
+from airflow_provider_seedance.ledger.search_text import prompt_text, tokens
 from airflow_provider_seedance.ledger.tables import submissions
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
@@ -52,7 +53,14 @@ def row(number: int = 0, **changes: Any) -> dict[str, Any]:
         "result": {"url": url, "urls": [url], "expires_at": None},
         "record": {"result_is_complete": True},
     }
-    return {**values, **changes}
+    values |= changes
+    texts = {
+        "search_names": tokens(values["generation_id"], values["model"]),
+        "search_text": prompt_text(
+            identity["namespace"], identity["dag_id"], values["item_key"], values["prompt"]
+        ),
+    }
+    return {**texts, **values}
 
 
 def uncertain(number: int = 0, **changes: Any) -> dict[str, Any]:

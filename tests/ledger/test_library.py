@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +13,11 @@ from airflow_provider_seedance.ledger import record_stored_files
 from airflow_provider_seedance.ledger.configuration import read_config
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.library import Search, dag_ids, find_renders, stored_file
+from airflow_provider_seedance.ledger.search_text import INCOMPLETE
+from airflow_provider_seedance.submission.store import GENERATION_KEY
 
+from .record_samples import DETAILS, submitted
+from .record_samples import same_intent as intent
 from .rows import NOON, add, generation, row, uncertain
 
 
@@ -50,6 +55,68 @@ def test_words_of_the_prompt(database: Database) -> None:
     assert dag_ids(database, "default") == {"ads", "films"}
 
 
+@pytest.mark.parametrize(
+    ("prompt", "finding", "missing"),
+    [
+        ("Crème brûlée im CAFÉ", ["CRÈME", "ÛLÉ", "café brûlée"], ["creme", "cafe"]),
+        ("Straße über MÜNCHEN", ["STRASSE", "ÜBER", "münchen", "u\u0308ber"], ["munchen", "ubermünchen"]),
+        ("夜晚的城市中文", ["中文", "的城", "中文 夜晚"], ["文城"]),
+        ("A rocket 🚀 at 5%_/", ["🚀", "5%", "%_/"], ["🎬", "5_"]),
+        ("İSTANBUL \u0131ş\u0131k", ["istanbul", "İstanbul", "ISTANBUL", "IŞIK", "işik"], ["stanbül"]),
+        ("lighthouses, a light house", ["LIGHT", "thous", "a"], ["s,a", "lighthousesa", "house,"]),
+        ("x", ["X", "x X"], ["ABCDEFGHIJKL", "Z", "GHI"]),
+    ],
+    ids=["é", "ü", "中文", "emoji", "i", "parts", "one letter"],
+)
+def test_words_in_all_scripts(
+    database: Database, prompt: str, finding: list[str], missing: list[str]
+) -> None:
+    add(database, [row(0, prompt=prompt), row(1, prompt="B", model="b")])
+    for text in finding:
+        assert found(database, text) == [0], text
+    for text in missing:
+        assert found(database, text) == [], text
+
+
+def test_names_are_found_as_a_whole(database: Database) -> None:
+    add(database, [row(0, generation_id="Gen-1", item_key="heron/1", model="m-1", prompt="A fox")])
+    for text in ("Gen-1", "heron/1", "m-1", "ads", "FOX Gen-1 ads m-1"):
+        assert found(database, text) == [0], text
+    for text in ("gen-1", "Gen", "heron", "m-", "ad", "None", "owl Gen-1"):
+        assert found(database, text) == [], text
+
+
+@pytest.mark.parametrize(
+    "texts", [{}, {"search_text": INCOMPLETE, "search_names": ""}], ids=["long", "without"]
+)
+def test_prompts_that_are_not_in_the_index(database: Database, texts: dict[str, str]) -> None:
+    """Those with too many words, and those that were taken over without a prompt's text."""
+    words = " ".join(f"word{number}" for number in range(1000))
+    times = [NOON + timedelta(seconds=number) for number in range(60)]
+    rows = [row(n, prompt=f"{words} Über{n % 3}", created_at=times[n], **texts) for n in range(60)]
+    add(database, [*rows, row(60, prompt="über1"), row(61, prompt=words, dag_id="films", **texts)])
+    search = Search(namespace="default", dag_ids=("ads",), text="ÜBER1 g-58")
+    assert [render["map_index"] for render in find_renders(database, search, limit=2)] == [58]
+    search = Search(namespace="default", dag_ids=("ads",), text="ÜBER1")
+    shown = [
+        render["map_index"]
+        for start in range(0, 24, 3)
+        for render in find_renders(database, search, limit=3, offset=start)
+    ]
+    assert shown == [*range(58, 0, -3), 60]
+    assert found(database, "word999 über4") == []
+    assert found(database, "word999", dags=("films",)) == [61]
+
+
+def test_a_submission_is_found_by_its_words_and_its_names(database: Database, open_ledger: Any) -> None:
+    store, first = open_ledger(), intent()
+    store.write_intent(GENERATION_KEY, first, replace(DETAILS, prompt="Ein Fuß", item_key="fox"))
+    for text in ("FUSS", "fox", "dag"):
+        assert found(database, text, dags=("dag",)) == [-1]
+    store.write(GENERATION_KEY, submitted(first))
+    assert found(database, f"{submitted(first).generation_id} fuss", dags=("dag",)) == [-1]
+
+
 def test_pages(database: Database) -> None:
     add(database, [row(number, created_at=NOON + timedelta(seconds=number)) for number in range(5)])
     search = Search(namespace="default", dag_ids=("ads",))
@@ -65,7 +132,8 @@ def test_uncertain_submissions(database: Database) -> None:
             row(0),
             uncertain(1),
             uncertain(2, state="intent", run_id="other"),
-            uncertain(3, state="intent", created_at=now),
+            # An item of a batch, whose row is older.
+            uncertain(3, state="intent", intended_at=now),
             row(4, state="not_submitted"),
             row(5, state="submitted", created_at=now - timedelta(hours=1)),
         ],

@@ -10,10 +10,10 @@ import pytest
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import utc_now
+from airflow_provider_seedance.ledger.account import MAX_SUBMISSION_SECONDS
 from airflow_provider_seedance.ledger.configuration import read_config
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.entries import LedgerEntry, TaskIdentity
-from airflow_provider_seedance.ledger.library import MAX_SUBMISSION_SECONDS
 from airflow_provider_seedance.ledger.reusable import RETRY_SECONDS, find_reusable
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission.store import ReuseSearch

@@ -24,6 +24,10 @@ def _long_text() -> Any:
     return sa.Text().with_variant(mysql.MEDIUMTEXT(), "mysql")
 
 
+def _bytes() -> Any:
+    return sa.Text().with_variant(mysql.VARCHAR(1800, charset="binary"), "mysql")
+
+
 def upgrade() -> None:
     """Create the table."""
     op.create_table(
@@ -58,6 +62,8 @@ def upgrade() -> None:
         sa.Column("duration", sa.Float),
         sa.Column("resolution", sa.String(50)),
         sa.Column("prompt", _long_text()),
+        sa.Column("search_names", sa.String(25), nullable=False, server_default=""),
+        sa.Column("search_text", _bytes(), nullable=False, server_default="Z"),
         sa.Column("estimated_credits", _amount()),
         sa.Column("estimated_cost_usd", _amount()),
         sa.Column("credits", _amount()),
@@ -74,11 +80,9 @@ def upgrade() -> None:
 def _create_indexes() -> None:
     name = "seedance_submissions"
     op.create_index(f"{name}_spend", name, ["namespace", "conn_id", "intended_at"])
-    latest = ["namespace", "created_at", "dag_id", "state"]
-    if op.get_bind().dialect.name == "sqlite":
-        # A search reads the index alone. The other databases limit the length of a key, and read faster.
-        latest += ["prompt", "generation_id", "model", "item_key", "instance", "record_key", "number"]
-    op.create_index(f"{name}_latest", name, latest)
+    op.create_index(f"{name}_latest", name, ["namespace", "created_at", "dag_id", "state"])
+    searched = ["namespace", "created_at", "state", "search_names", "search_text"]
+    op.create_index(f"{name}_search", name, searched, postgresql_include=["instance", "record_key", "number"])
     # MySQL limits the length of a key.
     op.create_index(f"{name}_generation", name, ["generation_id"], mysql_length={"generation_id": 200})
     op.create_index(f"{name}_reuse", name, ["reuse_key"])

@@ -1,0 +1,44 @@
+"""Searchable texts of rows: short enough for an index, and the same on every database."""
+
+from __future__ import annotations
+
+import hashlib
+from unicodedata import normalize
+
+#: Limit of a text beside the other columns of its index: MySQL reserves 3072 bytes for all.
+MAX_SEARCH_BYTES = 1800
+
+#: Text of a row with too many words: a search reads its other columns.
+INCOMPLETE = "Z"
+
+#: Length of a token, and of two of them with a space.
+TOKEN_LENGTH, TOKENS_LENGTH = 12, 25
+
+#: The letters i of Turkish, with a dot and without one, are the same.
+_FOLDED = str.maketrans({"\u0307": None, "\u0131": "i"})
+
+#: No folded word has such a letter, so it is no part of a token.
+_LETTERS = str.maketrans("0123456789abcdef", "ABCDEFGHIJKLMNOP")
+
+
+def folded(text: str) -> str:
+    """Return a text without the case of its letters."""
+    return normalize("NFC", text.casefold()).translate(_FOLDED)
+
+
+def tokens(*names: object) -> str:
+    """Return tokens of names that a search finds as a whole only."""
+    digests = (hashlib.sha256(str(name).encode("utf-8", "replace")).hexdigest() for name in names)
+    return " ".join(digest[:TOKEN_LENGTH].translate(_LETTERS) for digest in digests)
+
+
+def prompt_text(namespace: str, dag_id: str, item_key: object, prompt: str | None) -> str:
+    """Return the searchable text of a prompt: the tokens of its Dag and its item key, then its words, each once."""
+    text = tokens(dag_id, item_key)
+    # A word may be a part of a longer one.
+    for word in sorted(set(folded(prompt or "").split()), key=lambda word: (-len(word), word)):
+        if word not in text:
+            text += f" {word}"
+    # PostgreSQL has room for 2704 bytes, of which the namespace takes some.
+    room = min(MAX_SEARCH_BYTES, 2400 - len(namespace.encode("utf-8", "replace")))
+    return text if len(text.encode()) <= room else INCOMPLETE
