@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, bindparam, delete, false, func, not_, or_, select, true, update
+from sqlalchemy import and_, bindparam, delete, func, or_, select, true, update
 from sqlalchemy.sql import ColumnElement
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.generations import GenerationStatus, iso, read_time
+from airflow_provider_seedance.generations import GenerationStatus, iso, read_time, utc_now
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.entries import TaskIdentity
 from airflow_provider_seedance.ledger.search_text import tokens
@@ -123,7 +123,7 @@ def resolve(database: Database, task: TaskIdentity, key: str | None, generation_
 
     :param key: Item key or record key, for an item of a batch.
     :param generation_id: The generation that the submission came to; ``None`` if nothing was billed.
-    :raises SeedanceRequestError: there is none, or there are several.
+    :raises SeedanceRequestError: there is none, there are several, or it is being sent.
     """
     states = [state.value for state in UNSETTLED]
     query = (
@@ -143,6 +143,13 @@ def resolve(database: Database, task: TaskIdentity, key: str | None, generation_
                 f"Task {task.task_id!r} of run {task.run_id!r} of Dag {task.dag_id!r} has {why}."
             )
         row = rows[0]
+        until = (row["intended_at"] or row["created_at"]) + timedelta(seconds=MAX_SUBMISSION_SECONDS)
+        if row["state"] == RecordState.INTENT.value and until > utc_now():
+            # The next try would pay beside the process that is sending it.
+            raise errors.SeedanceRequestError(
+                f"Task {task.task_id!r} of run {task.run_id!r} of Dag {task.dag_id!r} may be submitting at this moment. Settle "
+                f"it after {iso(until)}, or as soon as a try has failed because it is uncertain. Nothing was recorded."
+            )
         state = RecordState.SUBMITTED if generation_id else RecordState.NOT_SUBMITTED
         connection.execute(
             update(submissions)
@@ -243,23 +250,26 @@ def prune(
     counted_since: Mapping[str, datetime | None] | None = None,
 ) -> int:
     """
-    Delete what ended before a time, or was never submitted; returns the number of rows. Unused shared states go, too.
+    Delete what tasks submitted that have ended before a time; returns the number of rows. Unused shared states go, too.
 
     :param counted_since: Start of the longest budget period of each connection, which is kept; ``None`` for a budget
         in total.
     """
-    finished = [RecordState.ENDED.value, RecordState.NOT_SUBMITTED.value]
-    counted = [
-        and_(_COLUMNS.conn_id == conn_id, true() if since is None else _COLUMNS.intended_at >= since)
-        for conn_id, since in (counted_since or {}).items()
+    intended_at = func.coalesce(_COLUMNS.intended_at, _COLUMNS.created_at)
+    kept = [
+        _COLUMNS.state.not_in([RecordState.ENDED.value, RecordState.NOT_SUBMITTED.value]),
+        func.coalesce(_COLUMNS.ended_at, _COLUMNS.created_at) >= before,
+        *(
+            and_(_COLUMNS.conn_id == conn_id, true() if since is None else intended_at >= since)
+            for conn_id, since in (counted_since or {}).items()
+        ),
     ]
-    condition = (
-        # Without a connection it is in no budget.
-        or_(_COLUMNS.conn_id.is_(None), not_(or_(false(), *counted))),
-        _COLUMNS.namespace == namespace,
-        _COLUMNS.state.in_(finished),
-        func.coalesce(_COLUMNS.ended_at, _COLUMNS.created_at) < before,
+    # A task is kept as a whole: its other rows count its submissions, and an item without a row is submitted again.
+    going_on = (
+        select(_COLUMNS.instance).where(_COLUMNS.namespace == namespace, or_(*kept)).distinct().subquery()
     )
+    # MySQL takes the deleted table in a subquery of a subquery only.
+    condition = (_COLUMNS.namespace == namespace, _COLUMNS.instance.not_in(select(going_on.c.instance)))
     unused = (shared_states.c.namespace == namespace, shared_states.c.updated_at < before)
     with database.transaction() as connection:
         connection.execute(delete(shared_states).where(*unused))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,17 @@ import pytest
 from sqlalchemy import select
 
 from airflow_provider_seedance import exceptions as errors
+from airflow_provider_seedance.generations import iso, utc_now
 from airflow_provider_seedance.ledger import account
 from airflow_provider_seedance.ledger.account import Filter
 from airflow_provider_seedance.ledger.configuration import read_config
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.entries import TaskIdentity
 from airflow_provider_seedance.ledger.tables import submissions
+from airflow_provider_seedance.submission.records import RecordState
+from airflow_provider_seedance.submission.store import GENERATION_KEY
 
+from .record_samples import DETAILS, same_intent, submitted
 from .rows import NOON, add, row, uncertain
 
 SECOND = timedelta(seconds=1)
@@ -219,3 +224,47 @@ def test_what_is_deleted(
     add(database, rows)
     assert account.prune(database, "default", before, counted_since) == len(rows) - len(kept)
     assert [number for (number,) in content(database, "map_index")] == kept
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        {"state": "submitted", "ended_at": None},
+        {"ended_at": NOON + SECOND},
+        {"state": "uncertain", "ended_at": None},
+        {"state": "not_submitted", "ended_at": None, "created_at": NOON + SECOND},
+        {"conn_id": "counted"},
+    ],
+    ids=lambda kept: "-".join(kept),
+)
+def test_a_task_that_goes_on_is_kept_as_a_whole(database: Database, kept: dict[str, Any]) -> None:
+    """A batch would pay again for items without rows, and a number would be given twice."""
+    add(database, [row(0), row(0, record_key="b.0"), take(2, **kept), row(1)])
+    assert account.prune(database, "default", NOON + SECOND, {"counted": NOON}) == 1
+    assert [number for (number,) in content(database, "map_index")] == [0, 0, 0]
+
+
+def test_a_task_submits_again_after_its_first_render_is_too_old(any_ledger: Any, open_ledger: Any) -> None:
+    """The number of its next submission is free."""
+    first, second, third = (replace(same_intent(), intended_at=NOON + n * SECOND) for n in range(3))
+    for number, record in enumerate((first, second)):
+        store = open_ledger()
+        store.write_intent(GENERATION_KEY, record, DETAILS)
+        ended = replace(submitted(record), state=RecordState.ENDED, ended_at=NOON + number * SECOND)
+        store.write(GENERATION_KEY, ended)
+    database = open_ledger()._database
+    assert account.prune(database, "default", NOON + SECOND) == 0
+    open_ledger().write_intent(GENERATION_KEY, third, DETAILS)
+    assert account.prune(database, "other", NOON + 9 * SECOND) == 0
+
+
+def test_a_submission_that_is_being_sent_is_not_settled(database: Database) -> None:
+    """The task would pay again beside the process that is sending it."""
+    now = utc_now()
+    add(database, [lost(1, state="intent", intended_at=now - timedelta(seconds=890))])
+    for generation_id in ("g-9", None):
+        with pytest.raises(errors.SeedanceRequestError, match="may be submitting at this moment") as caught:
+            account.resolve(database, TASK, None, generation_id)
+        assert iso(now + timedelta(seconds=10)) in caught.value.message
+    add(database, [lost(2, state="intent", intended_at=now - timedelta(seconds=901))])
+    account.resolve(database, TASK, None, None)
