@@ -47,13 +47,18 @@ class Budget:
 
         :param now: In Airflow's default timezone.
         """
-        return None if self.per == "total" else pendulum.instance(now).start_of(self.per)
+        return None if self.per == "total" else self._start(pendulum.instance(now))
 
     def renews_at(self, now: datetime) -> datetime | None:
         """Return the start of the next period, or ``None`` if there is none."""
         if self.per == "total":
             return None
-        return pendulum.instance(now).add(**{f"{self.per}s": 1}).start_of(self.per)
+        return self._start(pendulum.instance(now).add(**{f"{self.per}s": 1}))
+
+    def _start(self, time: pendulum.DateTime) -> datetime:
+        start = time.start_of(self.per)
+        # Where summer time ends at midnight, a day begins with the first of two.
+        return start if self.per == "hour" else start.replace(fold=0)
 
     def amount(self, value: float) -> str:
         """Return an amount in the unit of the budget, for messages."""

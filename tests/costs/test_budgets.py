@@ -38,6 +38,17 @@ def test_periods_begin_in_the_timezone(
     assert (budget.starts_at(NOW), budget.renews_at(NOW)) == (starts_at, renews_at)
 
 
+@pytest.mark.parametrize("per", ["day", "month"])
+def test_a_day_with_two_midnights_begins_with_the_first(per: Any) -> None:
+    """What was spent between them counts."""
+    budget, zone = Budget(unit="credits", limit=1, per=per), pendulum.timezone("America/Havana")
+    first = pendulum.datetime(2026, 11, 1, 4)
+    renews_at = budget.renews_at(first.subtract(minutes=30).in_timezone(zone))
+    starts = [budget.starts_at(first.add(minutes=after).in_timezone(zone)) for after in (0, 30, 90, 600)]
+    # Not compared as times: one that a zone has twice equals none.
+    assert {time and time.timestamp() for time in (renews_at, *starts)} == {first.timestamp()}
+
+
 def test_the_budgets_of_a_connection_are_read() -> None:
     daily, monthly = read_budgets(
         [{"usd": 50, "per": "day"}, {"credits": "20000", "per": "month", "dag_id": "ads_*"}]
