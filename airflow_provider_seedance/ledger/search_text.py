@@ -17,7 +17,7 @@ TOKEN_LENGTH, TOKENS_LENGTH = 12, 25
 #: The letters i of Turkish, with a dot and without one, are the same.
 _FOLDED = str.maketrans({"\u0307": None, "\u0131": "i"})
 
-#: No folded word has such a letter, so it is no part of a token.
+#: Letters of tokens, which folded words never have.
 _LETTERS = str.maketrans("0123456789abcdef", "ABCDEFGHIJKLMNOP")
 
 

@@ -11,6 +11,7 @@ from cryptography.fernet import Fernet
 from airflow_provider_seedance.generations import GenerationStatus
 from airflow_provider_seedance.ledger import entries
 from airflow_provider_seedance.ledger.entries import LedgerEntry, TaskIdentity, clipped
+from airflow_provider_seedance.ledger.search_text import prompt_text
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission.store import SubmissionDetails
 
@@ -126,8 +127,11 @@ def test_a_text_is_stored_as_its_column_takes_it(column: str, value: object, sto
 @pytest.mark.parametrize(("prompts", "prompt"), [(True, "ab"), (False, None)])
 def test_the_columns_of_the_details(prompts: bool, prompt: str | None) -> None:
     details = SubmissionDetails(prompt="a\0b", item_key="k" * 300, reuse_key="r")
-    expected = {"item_key": "k" * 250, "prompt": prompt, "reuse_key": "r"}
-    assert entries.details_columns(details, prompts=prompts) == expected
+    task = TaskIdentity(namespace="n", dag_id="d", run_id="r", task_id="t")
+    text = prompt_text("n", "d", "k" * 250, prompt)
+    expected = {"item_key": "k" * 250, "prompt": prompt, "search_text": text, "reuse_key": "r"}
+    assert entries.details_columns(task, details, prompts=prompts) == expected
+    assert text.endswith("ab") is prompts
 
 
 @pytest.mark.parametrize(("state", "submitted"), [("intent", True), ("not_submitted", False), (None, False)])
