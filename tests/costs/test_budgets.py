@@ -40,7 +40,7 @@ def test_periods_begin_in_the_timezone(
 
 @pytest.mark.parametrize("per", ["day", "month"])
 def test_a_day_with_two_midnights_begins_with_the_first(per: Any) -> None:
-    """What was spent between them counts."""
+    """The hour between them counts."""
     budget, zone = Budget(unit="credits", limit=1, per=per), pendulum.timezone("America/Havana")
     first = pendulum.datetime(2026, 11, 1, 4)
     renews_at = budget.renews_at(first.subtract(minutes=30).in_timezone(zone))

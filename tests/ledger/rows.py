@@ -19,7 +19,7 @@ NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 
 def row(number: int = 0, **changes: Any) -> dict[str, Any]:
     """Return a row of a render that succeeded."""
-    identity = {
+    identity: dict[str, Any] = {
         "namespace": "default",
         "dag_id": "ads",
         "run_id": "run",
@@ -28,7 +28,7 @@ def row(number: int = 0, **changes: Any) -> dict[str, Any]:
     }
     identity |= {name: changes.pop(name) for name in [*identity, "loop_index"] if name in changes}
     url = f"https://media.example/{number}.mp4"
-    values = {
+    values: dict[str, Any] = {
         **TaskIdentity(**identity).columns(),
         "record_key": "generation",
         "number": 1,
