@@ -82,6 +82,7 @@ def field(airflow: TestAirflow, tmp_path_factory: pytest.TempPathFactory) -> Ite
         airflow.load_dag(DAG_ID, dag)
         airflow.unpause_unscheduled(DAG_ID)
         yield Field(airflow=airflow, emulator=emulator, stored=stored)
+        airflow.rest("PATCH", f"/dags/{DAG_ID}", {"is_paused": True}, {"update_mask": "is_paused"})
 
 
 def test_each_date_renders_its_own_prompts_in_a_pool_and_under_a_quota(field: Field) -> None:
