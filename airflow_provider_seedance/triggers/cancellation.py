@@ -222,8 +222,8 @@ class _Kills(deque[tuple[CancellingTrigger, Sequence[str], contextvars.Context, 
     """
     Killed triggers with their generations at a connection, the contexts of their log lines, and events of their ends.
 
-    Few tasks carry them out. One for each of ten thousand would be so many objects that Python's full garbage collection,
-    which stops the event loop for half a second, runs several times.
+    Few tasks carry them out. The objects of ten thousand tasks would lead to several full garbage collections of Python,
+    each of which stops the event loop for half a second.
     """
 
     tasks = 0

@@ -246,7 +246,7 @@ def test_thousands_of_kills_are_few_tasks(
 def test_no_kill_is_lost_while_the_connection_cannot_be_looked_up(
     connect: Callable[..., None], log: Log, monkeypatch: pytest.MonkeyPatch, known: bool
 ) -> None:
-    """What the waits know of the service decides whether there is anything to look up."""
+    """The settings that the waits have looked up name the service, which may have no way to cancel."""
     connect("seedanceapi-v2")
     look_up = cancellation.look_up_settings
 
