@@ -30,6 +30,8 @@ _home = tempfile.TemporaryDirectory(prefix="airflow-unit-", ignore_cleanup_error
 atexit.register(_home.cleanup)
 os.environ["AIRFLOW_HOME"] = _home.name
 
+HERE = Path(__file__).parent
+
 if TYPE_CHECKING:
     from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 
@@ -38,6 +40,22 @@ def pytest_configure(config: pytest.Config) -> None:
     from troubleshooting import Messages
 
     config.pluginmanager.register(Messages())
+
+
+def is_integration(path: Path) -> bool:
+    """Return whether tests start real processes, by their place; the Makefile names the same files."""
+    return path.name == "test_processes.py" or path.is_relative_to(HERE / "integration")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Spare a run of the unit tests the imports of the others."""
+    return (config.option.markexpr == "not integration" and is_integration(collection_path)) or None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if is_integration(item.path):
+            item.add_marker(pytest.mark.integration)
 
 
 @pytest.hookimpl(optionalhook=True)

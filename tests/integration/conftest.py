@@ -15,15 +15,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_seedance.testing import SeedanceEmulator
 
-HERE = Path(__file__).parent
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this directory is an integration test."""
-    for item in items:
-        if item.path.is_relative_to(HERE):
-            item.add_marker(pytest.mark.integration)
-
 
 @pytest.fixture(scope="session", autouse=True)
 def _interruptible() -> None:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,15 +33,6 @@ from .sent_statements import statements
 IDENTITY = ("https://vendor.example/v1", "digest-of-a-key")
 NOW = float(int(time.time()))
 LATER = NOW + EXCHANGE_INTERVAL_SECONDS
-
-#: A process that reserves a request.
-PROCESS = """
-import sys
-from airflow_provider_seedance.ledger import shared_state_changer
-from airflow_provider_seedance.polling.shared_quota import SharedQuota
-identity = ("https://vendor.example/v1", "digest-of-a-key")
-print(SharedQuota(identity, shared_state_changer()).reserve(float(sys.argv[1])))
-"""
 
 On = Callable[[str], Any]
 
@@ -80,26 +68,6 @@ def test_a_machine_knows_the_headers_that_another_one_has_read(any_ledger: Any, 
         quota().exchange(LATER)
     with on("a"):
         assert quota().reserve(LATER) == 600 + POLICY.reset_margin - EXCHANGE_INTERVAL_SECONDS
-
-
-def test_processes_of_two_machines(any_ledger: Any, on: On, tmp_path: Path) -> None:
-    with on("a"):
-        learn(0)
-        quota().exchange(NOW)
-    other = tmp_path / "other machine"
-    other.mkdir()
-    root = str(Path(__file__).parents[2])
-    path = os.pathsep.join([root, *sys.path])
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PROCESS, str(NOW)],
-        env={**os.environ, "TMPDIR": str(other), "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert float(done.stdout.splitlines()[-1]) == 600 + POLICY.reset_margin
 
 
 @pytest.mark.parametrize(

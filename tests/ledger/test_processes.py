@@ -1,4 +1,4 @@
-"""Many processes on one ledger, which is empty when they start."""
+"""Processes on one ledger, which is empty when they start."""
 
 from __future__ import annotations
 
@@ -6,24 +6,39 @@ import json
 import os
 import subprocess
 import sys
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from airflow_provider_seedance.apis.rate_limits import RateLimit
+from airflow_provider_seedance.ledger import shared_state_changer
 from airflow_provider_seedance.ledger.account import Filter, list_submissions
 from airflow_provider_seedance.ledger.configuration import read_config
 from airflow_provider_seedance.ledger.database import Database
+from airflow_provider_seedance.polling import shared_quota
+from airflow_provider_seedance.polling.quota import POLICY
 
-HERE = Path(__file__).parent
+FORKED = Path(__file__).parent / "forked.py"
+
+#: A process that reserves a request.
+RESERVE = """
+import sys
+from airflow_provider_seedance.ledger import shared_state_changer
+from airflow_provider_seedance.polling.shared_quota import SharedQuota
+identity = ("https://vendor.example/v1", "digest-of-a-key")
+print(SharedQuota(identity, shared_state_changer()).reserve(float(sys.argv[1])))
+"""
 
 
-def run(script: str, processes: int, each: int) -> str:
-    """Run a script in many processes; return what it prints."""
-    root = str(HERE.parents[1])
+def run(*arguments: Any, **environment: str) -> str:
+    """Run Python with these arguments; return what it prints."""
+    root = str(FORKED.parents[2])
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(HERE / script), str(processes), str(each)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([root, *sys.path])},
+        [sys.executable, "-W", "ignore", *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([root, *sys.path]), **environment},
         capture_output=True,
         text=True,
         timeout=900,
@@ -41,22 +56,22 @@ def rows_of_the_ledger() -> list[dict[str, Any]]:
 
 def check(processes: int, each: int) -> None:
     """Record submissions in many processes; every row is there."""
-    run("submit_many.py", processes, each)
+    run(FORKED, "submit", processes, each)
     rows = rows_of_the_ledger()
     assert len({(row["run_id"], row["map_index"], row["generation_id"]) for row in rows}) == processes * each
     assert {row["state"] for row in rows} == {"submitted"}
 
 
 def test_processes_on_sqlite(new_ledger: Path) -> None:
-    check(16, 5)
+    check(16, 3)
 
 
 def test_processes_on_postgresql(postgres_ledger: Any) -> None:
-    check(64, 10)
+    check(64, 3)
 
 
 def test_processes_on_mysql(mysql_ledger: Any) -> None:
-    check(16, 5)
+    check(16, 3)
 
 
 @pytest.mark.parametrize(
@@ -67,9 +82,22 @@ def test_processes_that_make_the_same_requests_pay_once(
 ) -> None:
     request.getfixturevalue(database)
     # The first submission was rejected, the second one failed, the third one succeeded.
-    *_, last = run("reuse_many.py", processes, 6).splitlines()  # after the log of the migrations
+    *_, last = run(FORKED, "reuse", processes, 6).splitlines()  # after the log of the migrations
     assert json.loads(last) == [2, 2, 1, 2, 2, 1]
     paid = [row for row in rows_of_the_ledger() if row["status"] == "succeeded" and row["credits"]]
     assert [row["credits"] for row in paid] == [14] * 6
     states = {(row["state"], row["status"]) for row in rows_of_the_ledger()}
     assert states == {("ended", "succeeded"), ("ended", "failed")}
+
+
+def test_processes_of_two_machines_share_a_quota(
+    any_ledger: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_quota, "directory", lambda: tmp_path / "a")
+    now = float(int(time.time()))
+    quota = shared_quota.SharedQuota(("https://vendor.example/v1", "digest-of-a-key"), shared_state_changer())
+    quota.learn(RateLimit(limit=10, remaining=0, reset_at=datetime.fromtimestamp(now + 600, UTC)), now)
+    quota.exchange(now)
+    (tmp_path / "b").mkdir()
+    shown = run("-c", RESERVE, now, TMPDIR=str(tmp_path / "b"))
+    assert float(shown.splitlines()[-1]) == 600 + POLICY.reset_margin
