@@ -102,9 +102,9 @@ def test_no_more_than_max_in_flight_at_a_time(batch: Batch) -> None:
     batch.before_resume = lambda _: flying.append(
         sum(generation.status in ("queued", "running") for generation in batch.services.generations)
     )
-    result = batch.run([f"lamp {number}" for number in range(23)], max_in_flight=5)
-    assert result["counts"]["succeeded"] == len(batch.paid) == 23
-    assert max(flying) <= 5
+    result = batch.run([f"lamp {number}" for number in range(7)], max_in_flight=3)
+    assert result["counts"]["succeeded"] == len(batch.paid) == 7
+    assert max(flying) <= 3
 
 
 def at_once(services: Any) -> int:
