@@ -12,10 +12,14 @@ from typing import Any
 import pytest
 from support import Store, TaskInstance, make_context
 
-from airflow_provider_seedance.ledger import database, open_store
-from airflow_provider_seedance.ledger.configuration import LedgerConfig
+from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
+from airflow_provider_seedance.ledger import database as connections
+from airflow_provider_seedance.ledger import open_store
+from airflow_provider_seedance.ledger.configuration import LedgerConfig, read_config
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.tables import VERSION_TABLE, metadata
+
+from .discarding_task import DiscardingTask
 
 #: A private PostgreSQL, as the tests of a distributed Airflow start it.
 DISTRIBUTED = Path(__file__).parents[1] / "distributed"
@@ -39,8 +43,8 @@ def open_ledger() -> Open:
 @pytest.fixture(autouse=True)
 def reopen() -> Callable[[], None]:
     """Return what makes the process read the connection and the version of the tables again, as each test does."""
-    database._opened.clear()
-    return database._opened.clear
+    connections._opened.clear()
+    return connections._opened.clear
 
 
 @pytest.fixture(scope="session")
@@ -107,3 +111,18 @@ def any_ledger(request: pytest.FixtureRequest) -> Any:
     """Configure an empty ledger on each database."""
     names = {"sqlite": "ledger", "postgresql": "postgres_ledger", "mysql": "mysql_ledger"}
     return request.getfixturevalue(names[request.param])
+
+
+@pytest.fixture
+def database(ledger: Path) -> Database:
+    """An empty ledger on SQLite."""
+    config = read_config()
+    assert config is not None
+    return Database(config)
+
+
+@pytest.fixture
+def task(services: SeedanceEmulator, connect: Callable[..., None], ledger: Path) -> DiscardingTask:
+    """A task whose Airflow keeps no state, with a ledger."""
+    connect("seedanceapi-v1")
+    return DiscardingTask(services)

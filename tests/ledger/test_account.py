@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import iso, utc_now
 from airflow_provider_seedance.ledger import account
 from airflow_provider_seedance.ledger.account import Filter
-from airflow_provider_seedance.ledger.configuration import read_config
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.entries import TaskIdentity
 from airflow_provider_seedance.ledger.tables import submissions
@@ -27,13 +25,6 @@ from .rows import NOON, add, row, uncertain
 SECOND = timedelta(seconds=1)
 
 TASK = TaskIdentity(namespace="default", dag_id="ads", run_id="run", task_id="video", map_index=0)
-
-
-@pytest.fixture
-def database(ledger: Path) -> Database:
-    config = read_config()
-    assert config is not None
-    return Database(config)
 
 
 def take(number: int, **changes: Any) -> dict[str, Any]:

@@ -83,12 +83,6 @@ def taught(seconds: float = 240.0) -> None:
         )
 
 
-@pytest.fixture
-def task(services: SeedanceEmulator, connect: Connect, ledger: Path) -> DiscardingTask:
-    connect("seedanceapi-v1")
-    return DiscardingTask(services)
-
-
 def test_a_trigger_is_given_the_durations_of_earlier_renders(
     task: DiscardingTask, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from airflow_provider_seedance.generations import Generation, GenerationStatus
 from airflow_provider_seedance.ledger import reconciliation
-from airflow_provider_seedance.ledger.configuration import read_config
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.entries import LedgerEntry
 from airflow_provider_seedance.submission import records as rec
@@ -34,13 +32,6 @@ TASK = {
 NO_TASK = dict.fromkeys(TASK)
 
 REUSED = {"result_defaults": {"reused_from": {"dag_id": "d"}}}
-
-
-@pytest.fixture
-def database(ledger: Path) -> Database:
-    config = read_config()
-    assert config is not None
-    return Database(config)
 
 
 def listed(number: int = 0, **changes: Any) -> Generation:

@@ -24,12 +24,6 @@ Connect = Callable[..., None]
 TASK = TaskIdentity(namespace="default", dag_id="dag", run_id="run", task_id="task")
 
 
-@pytest.fixture
-def task(services: SeedanceEmulator, connect: Connect, ledger: Path) -> DiscardingTask:
-    connect("seedanceapi-v1")
-    return DiscardingTask(services)
-
-
 def decide(generation_id: str, hours: float | None = 1) -> None:
     config = read_config()
     assert config is not None

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
-from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
-
 from . import sent_statements
 from .discarding_task import DiscardingTask
-
-Connect = Callable[..., None]
 
 
 @pytest.fixture
@@ -20,12 +15,6 @@ def statements() -> Iterator[list[str]]:
     """The statements about the submissions, by their first word."""
     with sent_statements.statements("seedance_submissions") as sent:
         yield sent
-
-
-@pytest.fixture
-def task(services: SeedanceEmulator, connect: Connect, ledger: Path) -> DiscardingTask:
-    connect("seedanceapi-v1")
-    return DiscardingTask(services)
 
 
 def test_a_submission_takes_four_statements(task: DiscardingTask, statements: list[str]) -> None:

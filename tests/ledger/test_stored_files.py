@@ -18,7 +18,6 @@ from airflow_provider_seedance.ledger import (
     stored_copy,
     stored_files,
 )
-from airflow_provider_seedance.ledger.configuration import read_config
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.stored_files import find_copy
 from airflow_provider_seedance.ledger.tables import submissions
@@ -30,13 +29,6 @@ from .rows import NOON, add, generation, row
 RESULT = samples.generation(
     0, generation_id="g-0", last_frame_url="https://m.example/l.png", expires_at=NOON
 ).result()
-
-
-@pytest.fixture
-def database(ledger: Path) -> Database:
-    config = read_config()
-    assert config is not None
-    return Database(config)
 
 
 def files(database: Database) -> dict[int, Any]:

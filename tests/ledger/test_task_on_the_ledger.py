@@ -29,12 +29,6 @@ PROGRAM = "airflow seedance" if AIRFLOW_V_3_2_PLUS else "python -m airflow_provi
 RESOLVE = f"{PROGRAM} ledger resolve dag run task"
 
 
-@pytest.fixture
-def task(services: SeedanceEmulator, connect: Connect, ledger: Path) -> DiscardingTask:
-    connect("seedanceapi-v1")
-    return DiscardingTask(services)
-
-
 @pytest.mark.parametrize("again", ["retry", "clear", "run_again"])
 def test_a_generation_is_delivered_again(task: DiscardingTask, again: str) -> None:
     first = task.execute()
