@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import atexit
-import faulthandler
-import gc
 import os
 import re
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -19,10 +16,11 @@ import pytest
 from cryptography.fernet import Fernet
 from hypothesis import settings
 
-# A gate must not fall by chance: it runs the same examples each time, while developers' runs search on (``make fuzz``
-# searches for longer). Neither limits the time of an example: that depends on the load.
+# A gate must not fall by chance: it runs the same examples each time, and so more of them find nothing new in a
+# later run, while developers' runs search on, and so few of them suffice for one run (``make fuzz`` searches for
+# longer). Neither limits the time of an example: that depends on the load.
 settings.register_profile("searching", deadline=None, max_examples=30)
-settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=30)
+settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=50)
 # For thousands of runs, one for each mutant.
 settings.register_profile("mutation", derandomize=True, deadline=None, max_examples=20)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "searching"))
@@ -38,32 +36,10 @@ if TYPE_CHECKING:
     from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 
 
-class Watchdog:
-    """Plugin of pytest: print all stacks, and end the process, when a test hangs."""
-
-    #: Seconds between two starts of the timer: each starts a thread, which takes longer than many a test.
-    RESTART_SECONDS = 30
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds, self.started = seconds, -float("inf")
-        self.stderr = os.dup(2)  # which pytest captures later
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_setup(self) -> None:
-        if (now := time.monotonic()) >= self.started + self.RESTART_SECONDS:
-            self.started = now
-            faulthandler.dump_traceback_later(self.seconds, exit=True, file=self.stderr)
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--hang-seconds", type=float, default=900, help="when a test that hangs is ended")
-
-
 def pytest_configure(config: pytest.Config) -> None:
     from troubleshooting import Messages
 
     config.pluginmanager.register(Messages())
-    config.pluginmanager.register(Watchdog(config.getoption("--hang-seconds")))
 
 
 def is_integration(path: Path) -> bool:
@@ -80,12 +56,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if is_integration(item.path):
             item.add_marker(pytest.mark.integration)
-
-
-def pytest_collection_finish() -> None:
-    """Keep the modules of Airflow and of all tests out of the garbage collections of each test."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)

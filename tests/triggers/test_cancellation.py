@@ -310,7 +310,10 @@ def test_a_thousand_kills_never_hold_the_event_loop(
 
     gc.collect()
     gc.freeze()  # the objects of other tests, whose collection takes a second
-    on_loop(kill_all())
+    try:
+        on_loop(kill_all())
+    finally:
+        gc.unfreeze()
     assert max(steps) < 0.1
     assert services.generation(queued.generation_id).status == "queued"
 
