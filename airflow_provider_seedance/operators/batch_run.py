@@ -101,6 +101,10 @@ class BatchOptions:
         return self.manifest_path if str(self.manifest_path or "None").strip() not in ("", "None") else None
 
 
+#: Refusal before a deferral that broke, which loses its time: another one is final, as the trigger may break each time.
+_FORGOTTEN_REFUSAL = asdict(Refusal(error=["", ""], since=0.0, not_before=0.0))
+
+
 class BatchRun:
     """
     One entry of a worker into a batch task.
@@ -169,17 +173,14 @@ class BatchRun:
 
     def recover(self, error: BaseException) -> dict[str, Any]:
         """
-        Continue after a deferral whose trigger broke or timed out.
+        Continue after a deferral whose trigger broke or timed out, without its arguments, which Airflow drops.
 
-        Airflow then drops the arguments of the deferral; records that are in no store are pulled from XCom.
+        Records that are in no store are pulled from XCom. Deadlines are those on record: what is overdue is read now.
         """
         records = self._carried_records(error)
         self.records.load(records)
         if isinstance(error, TaskDeferralTimeout) or not paid_ids(self.records.records().values()):
-            # Deadlines are those on record: what is overdue is read now, and fails if it has not ended. The times of
-            # refusals are lost: another one is final, because the trigger may break each time.
-            refusal = Refusal(error=["", ""], since=0.0, not_before=0.0)
-            refusals = {hook.seedance_conn_id: asdict(refusal) for hook in self.hooks.all}
+            refusals = {hook.seedance_conn_id: _FORGOTTEN_REFUSAL for hook in self.hooks.all}
             return self.run(None, {"records": records, "reattached_at": 0.0, "refusals": refusals})
         with self._paid():
             raise errors.SeedanceServerError(

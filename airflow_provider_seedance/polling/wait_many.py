@@ -54,6 +54,10 @@ EndReport = Callable[[Generation], None]
 _Queue = asyncio.Queue[tuple[str, WaitStep | None]]
 
 
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
 async def wait_for_many(
     pending: Sequence[tuple[str, WaitState]],
     look_up: GetSettings,
@@ -78,8 +82,7 @@ async def wait_for_many(
     :param report: Called periodically with the numbers of ended and of all generations.
     :param report_end: Called with each generation that has ended, completed by what its request says.
     """
-    queue, clock = _Queue(), asyncio.get_running_loop().time
-    started_at = clock()
+    queue, started_at = _Queue(), _now()
 
     async def wait_for_one(conn_id: str, state: WaitState) -> None:
         state = replace(state, max_quota_wait=max_quota_wait)
@@ -97,7 +100,7 @@ async def wait_for_many(
         tasks.append(asyncio.create_task(wait_to_submit(submit_not_before)))
     try:
         result = await _collect(queue, len(pending), min_ended, max_linger, report)
-        await asyncio.sleep(max(0.0, started_at + min_seconds - clock()))
+        await asyncio.sleep(max(0.0, started_at + min_seconds - _now()))
         while not queue.empty():
             result.add(*queue.get_nowait())
         return result
@@ -113,10 +116,9 @@ async def _collect(
     interval = default_timing().report_interval
     result = WaitResult()
     linger_until = float("inf")
-    clock = asyncio.get_running_loop().time
-    report_at = clock() + interval
+    report_at = _now() + interval
     while True:
-        now = clock()
+        now = _now()
         enough = total and len(result) >= min(min_ended, total)
         if result.submission_granted or enough or now >= linger_until:
             return result
@@ -130,4 +132,4 @@ async def _collect(
         except TimeoutError:
             continue
         if len(result) and linger_until == float("inf"):
-            linger_until = clock() + max_linger
+            linger_until = _now() + max_linger
