@@ -105,6 +105,13 @@ class BatchOptions:
 _FORGOTTEN_REFUSAL = asdict(Refusal(error=["", ""], since=0.0, not_before=0.0))
 
 
+def _broken_error(error: BaseException, known: bool) -> errors.SeedanceServerError:
+    then = "waits for them again and does not submit them" if known else "submits them again"
+    return errors.SeedanceServerError(
+        f"The trigger that waited for the renders of this batch broke ({error}). They go on and are billed; a retry {then}."
+    )
+
+
 class BatchRun:
     """
     One entry of a worker into a batch task.
@@ -179,14 +186,13 @@ class BatchRun:
         """
         records = self._carried_records(error)
         self.records.load(records)
-        if isinstance(error, TaskDeferralTimeout) or not paid_ids(self.records.records().values()):
+        known = records is not None or self.records.durable
+        nothing_paid = known and not paid_ids(self.records.records().values())
+        if nothing_paid or (known and isinstance(error, TaskDeferralTimeout)):
             refusals = {hook.seedance_conn_id: _FORGOTTEN_REFUSAL for hook in self.hooks.all}
             return self.run(None, {"records": records, "reattached_at": 0.0, "refusals": refusals})
         with self._paid():
-            raise errors.SeedanceServerError(
-                f"The trigger that waited for the renders of this batch broke ({error}). They go on and are "
-                "billed; a retry waits for them again and does not submit them."
-            ) from error
+            raise _broken_error(error, known) from error
 
     def fail_resume(self, error: Exception) -> NoReturn:
         """Raise an error that comes before the method which resumes the task; see :func:`paid_generations`."""

@@ -168,3 +168,16 @@ def test_records_of_an_earlier_deferral_are_not_taken_for_the_latest(
     assert batch.paid == ["a", "b"]
     with pytest.raises(errors.SeedanceUnrecordedError):
         batch.fail_deferral(TIMEOUT)
+
+
+@pytest.mark.parametrize("reason", ["broken", TIMEOUT])
+def test_a_failed_deferral_pays_for_nothing_again_where_the_records_are_lost(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    """Below Airflow 3.3; a retry resubmits, as the user has decided, and the same try does not."""
+    batch.stored = False
+    monkeypatch.setattr(TaskInstance, "xcom_push", lambda self, key, value: None)
+    batch.defer(["a"], on_uncertain_submit="resubmit")
+    with pytest.raises(errors.SeedanceServerError, match="a retry submits them again"):
+        batch.fail_deferral(reason)
+    assert batch.paid == ["a"]
