@@ -22,6 +22,8 @@ from airflow_provider_seedance.generations import ImageRequest, VideoRequest, ut
 from airflow_provider_seedance.ledger.task_state import STATE_KEY
 from airflow_provider_seedance.settings import Settings, read_settings
 from airflow_provider_seedance.submission.store import GENERATION_KEY
+from airflow_provider_seedance.triggers import cancellation
+from airflow_provider_seedance.triggers.cancellation import CancellingTrigger
 
 #: A key that is long and odd enough to be found wherever it should not be.
 SECRET = "sk-test-9f8e7d6c5b4a"
@@ -183,6 +185,12 @@ def smallest(api: str, media: str = "video", prompt: str = PROMPT) -> VideoReque
 def on_loop(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine on an event loop of its own."""
     return asyncio.run(coroutine)
+
+
+async def killed(*triggers: CancellingTrigger) -> None:
+    """Kill triggers, and wait until their cancellations have closed the hub."""
+    await asyncio.gather(*(trigger.on_kill() for trigger in triggers))
+    await asyncio.gather(*cancellation._cancellations)
 
 
 def submitted(emulator: SeedanceEmulator, api: str) -> str:

@@ -12,7 +12,7 @@ from airflow.sdk import TaskInstanceState
 from airflow.sdk.bases.operator import TriggerFailureReason
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from helpers import set_submission_timing
-from support import on_loop
+from support import killed, on_loop
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.client import flows
@@ -374,7 +374,7 @@ def test_a_killed_task_cancels_each_render_at_its_service(
         monkeypatch.setattr(RuntimeTaskInstance, "get_task_states", lambda **_: states)
         batch.begin(["a", "b"])
         batch.deferred.trigger.task_instance = batch.ti
-        on_loop(batch.deferred.trigger.on_kill())
+        on_loop(killed(batch.deferred.trigger))
     else:
         batch.make(["a", "b"], deferrable=False, timeout=1.0)
         batch.ti.state = "failed"

@@ -15,7 +15,7 @@ from airflow.sdk import TaskInstanceState
 from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from helpers import ALL_APIS
-from support import Log, TaskInstance, emulator_settings, on_loop, submitted
+from support import Log, TaskInstance, emulator_settings, killed, on_loop, submitted
 
 from airflow_provider_seedance.apis.registry import get_api
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
@@ -65,11 +65,6 @@ def set_task(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(BaseXCom, "get_one", get_one)
 
     return set_task
-
-
-async def killed(*triggers: SeedanceGenerationTrigger) -> None:
-    await asyncio.gather(*(trigger.on_kill() for trigger in triggers))
-    await asyncio.gather(*cancellation._cancellations)  # close the hub
 
 
 def kill(trigger: SeedanceGenerationTrigger) -> None:
