@@ -328,8 +328,10 @@ class Hub:
             self._queue.push_poll(waiter, waiter.due)
             return
         step = on_poll(before, reading, now, _durations.of(waiter.kind))
-        if (queued_at := step.state.queued_at) is not None:
-            _queued_at[step.state.generation_id] = queued_at
+        _queued_at.pop(before.generation_id, None)
+        if step.kind == "wait" and (queued_at := step.state.queued_at) is not None:
+            # The one seen last is dropped last.
+            _queued_at[before.generation_id] = queued_at
             if len(_queued_at) > MAX_QUEUED:
                 del _queued_at[next(iter(_queued_at))]
         if waiter.report and isinstance(reading, Generation):
@@ -395,7 +397,7 @@ def _learn(kind: Hashable, before: WaitState, poll_count: int, ended: Generation
     delay = max(0.0, now - ended.completed_at.timestamp()) if ended.completed_at else None
     metrics.render_ended(api=ended.api, outcome=ended.status.value, polls=poll_count, delay=delay)
     # One that was never seen outside the queue proves nothing: a service may call all of them queued.
-    seen = before.queued_at is None or before.queued_at != before.running_at
+    seen = before.queued_at is None or before.queued_at < (before.running_at or 0.0)
     if before.submitted_at_known and seen and ended.status is GenerationStatus.SUCCEEDED:
         low = before.elapsed(before.running_at) if before.running_at is not None else 0.0
         _durations.observe(kind, low, before.elapsed(now))

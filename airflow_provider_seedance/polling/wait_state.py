@@ -22,6 +22,7 @@ class PollTiming:
 
     :param min_interval: Minimum time between two status requests; a ``poll_interval`` of the user may be shorter.
     :param max_interval: Maximum of it, or ``max_interval_share`` of the elapsed time if that is more.
+    :param queued_interval_share: Minimum of it while the service says queued, as a share of the time in the queue so far.
     :param max_backoff: Maximum backoff after failed status requests.
     :param jitter: Share by which intervals are spread, so that a batch is not polled in step.
     :param callback_quantile: Polls replace lost callbacks. The first comes when this share has ended, times
@@ -50,6 +51,7 @@ class PollTiming:
     min_interval: float = 2.0
     max_interval: float = 300.0
     max_interval_share: float = 0.25
+    queued_interval_share: float = 0.01
     max_backoff: float = 60.0
     jitter: float = 0.03
     callback_quantile: float = 0.95
@@ -150,6 +152,13 @@ class WaitState:
         """Return the seconds since the submission, or since it was last seen in the queue: the render has taken no longer."""
         since = self.queued_at or self.submitted_at
         return max(0.0, now - since) if since is not None else 0.0
+
+    @property
+    def queue_seconds(self) -> float:
+        """Seconds from the submission to the latest reading that found the generation queued."""
+        if self.queued_at is None or self.submitted_at is None:
+            return 0.0
+        return max(0.0, self.queued_at - self.submitted_at)
 
     def with_poll(self, reading: Generation, now: float) -> WaitState:
         """Return the state after a status request that was answered."""

@@ -22,7 +22,8 @@ def durations(monkeypatch: pytest.MonkeyPatch) -> DurationModels:
 
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch, durations: DurationModels) -> Service:
-    """The service of every hub."""
+    """The service of every hub, with no generation queued so far."""
+    monkeypatch.setattr(hub, "_queued_at", {})
     return Service().serve(monkeypatch)
 
 

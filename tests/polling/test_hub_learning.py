@@ -20,6 +20,7 @@ from polling.simulated import (
     leave,
     passed,
     wait,
+    wait_for_a_while,
     wait_for_all,
     wait_for_each,
 )
@@ -204,3 +205,55 @@ def test_a_service_that_calls_every_generation_queued_teaches_nothing(
     service.bodies = lambda name, at: {"status": "queued"} if at < service.ends[name] else {}
     run(wait_for_queue(service.add(5, ends=100.0)))
     assert durations.of(BARE_KIND) is prior_model()
+
+
+def test_nor_does_it_teach_a_wait_that_starts_again(
+    service: Service, run: Any, durations: DurationModels
+) -> None:
+    service.bodies = lambda name, at: {"status": "queued"} if at < service.ends[name] else {}
+    (name,) = service.add(1, ends=100.0)
+
+    async def main() -> None:
+        await wait_for_a_while(95.0, wait(generation_id=name, interval=None, **SUBMITTED))
+        await asyncio.sleep(10.0)
+        assert (await wait(generation_id=name, interval=None, **SUBMITTED)).kind == "ended"
+
+    run(main())
+    assert durations.of(BARE_KIND) is prior_model()
+
+
+@pytest.mark.parametrize(
+    ("more", "most"),
+    [({}, 500), ({"expects_callback": True}, 40)],
+    ids=["polled", "with a callback"],
+)
+def test_a_queue_of_half_a_day_takes_few_polls(
+    service: Service, run: Any, more: dict[str, Any], most: int
+) -> None:
+    """Offline inference takes up to two days."""
+    service.ends["g"] = 12 * HOUR
+    service.bodies = lambda name, at: {"status": "queued"} if at < service.ends["g"] - 60.0 else {}
+    assert run(wait(interval=None, timeout=20 * HOUR, **SUBMITTED, **more)).kind == "ended"
+    assert len(service.requests) <= most  # they were 3600, and 180 with a callback
+    if not more:
+        assert service.times()[-1] - service.ends["g"] <= 0.011 * service.ends["g"]
+
+
+def test_the_queue_is_forgotten_when_the_render_has_ended(service: Service, run: Any) -> None:
+    run(wait_for_queue(one_at_a_time(service, 3, 60.0)))
+    assert module._queued_at == {}
+
+
+def test_the_renders_that_were_polled_last_are_remembered(
+    service: Service, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_QUEUED", 2)
+    service.bodies = lambda name, at: {"status": "queued"}
+
+    async def main() -> None:
+        await wait_for_a_while(95.0, wait(generation_id="a"), wait(generation_id="b"))
+        await wait_for_a_while(15.0, wait(generation_id="a"), wait(generation_id="c"))
+
+    service.ends = dict.fromkeys("abc", 9 * HOUR)
+    run(main())
+    assert set(module._queued_at) == {"a", "c"}
