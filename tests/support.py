@@ -187,10 +187,14 @@ def on_loop(coroutine: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(coroutine)
 
 
+def tasks_of_kills() -> list[asyncio.Task[None]]:
+    return [task for kills in cancellation._kills.values() for task in kills.tasks]
+
+
 async def killed(*triggers: CancellingTrigger) -> None:
     """Kill triggers, and wait until their cancellations have closed the hub."""
     await asyncio.gather(*(trigger.on_kill() for trigger in triggers))
-    await asyncio.gather(*cancellation._cancellations)
+    await asyncio.gather(*tasks_of_kills())
 
 
 def submitted(emulator: SeedanceEmulator, api: str) -> str:

@@ -8,7 +8,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from airflow.sdk.bases.xcom import BaseXCom
 from airflow.triggers.base import BaseTrigger
@@ -40,9 +39,6 @@ _NO_WAY = "%s offers no way to cancel: %s, unless already ended."
 
 # One for all triggers: that of a trigger is seven objects.
 log = logging.getLogger(__name__)
-
-# The event loop keeps no reference to a task.
-_cancellations: set[asyncio.Task[None]] = set()
 
 
 def read_task_state(ti: Any, get_task_states: Callable[..., Any]) -> str | None:
@@ -106,14 +102,11 @@ class CancellingTrigger(BaseTrigger):
         if settings is not None and not settings.api.can_cancel:
             log.info(_NO_WAY, settings.api.name, _bill_of(ids))
             return None
-        loop_kills = _kills.setdefault(asyncio.get_running_loop(), {})
-        kills = loop_kills.setdefault(conn_id, _Kills())
+        key = (asyncio.get_running_loop(), conn_id)
+        kills = _kills.setdefault(key, _Kills())
         kills.append((self, ids, contextvars.copy_context(), ended := asyncio.Event()))
-        if kills.tasks < MAX_CONCURRENT_CANCELLATIONS:
-            kills.tasks += 1
-            task = asyncio.create_task(kills.cancel(conn_id))
-            _cancellations.add(task)
-            task.add_done_callback(_cancellations.discard)
+        if len(kills.tasks) < MAX_CONCURRENT_CANCELLATIONS:
+            kills.tasks.add(asyncio.create_task(kills.cancel(*key)))
         if len(kills) <= MAX_AWAITED_KILLS:
             return ended
         log.info("The cancellation of %s waits for %d others.", _described(ids), len(kills))
@@ -226,16 +219,19 @@ class _Kills(deque[tuple[CancellingTrigger, Sequence[str], contextvars.Context, 
     each of which stops the event loop for half a second.
     """
 
-    tasks = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.tasks: set[asyncio.Task[None]] = set()
 
-    async def cancel(self, conn_id: str) -> None:
+    async def cancel(self, loop: asyncio.AbstractEventLoop, conn_id: str) -> None:
         """Cancel for one trigger after the other; never raises."""
         try:
             while self:
                 async with open_hub(conn_id, look_up_settings) as (hub, settings):
                     while self:
                         trigger, ids, context, ended = self.popleft()
-                        await asyncio.create_task(trigger.cancel(hub, settings, ids), context=context)
+                        cancelling = asyncio.create_task(trigger.cancel(hub, settings, ids), context=context)
+                        await asyncio.wait([cancelling])  # what stops this one does not stop the others
                         ended.set()
         except Exception as error:
             while self:
@@ -244,7 +240,9 @@ class _Kills(deque[tuple[CancellingTrigger, Sequence[str], contextvars.Context, 
                 ended.set()
                 await asyncio.sleep(0)
         finally:
-            self.tasks -= 1
+            self.tasks -= {asyncio.current_task()}
+            if not self.tasks:
+                del _kills[loop, conn_id]
 
 
-_kills: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Kills]] = WeakKeyDictionary()
+_kills: dict[tuple[asyncio.AbstractEventLoop, str], _Kills] = {}

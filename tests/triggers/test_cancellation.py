@@ -15,7 +15,7 @@ from airflow.sdk import TaskInstanceState
 from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from helpers import ALL_APIS
-from support import Log, TaskInstance, emulator_settings, killed, on_loop, submitted
+from support import Log, TaskInstance, emulator_settings, killed, on_loop, submitted, tasks_of_kills
 
 from airflow_provider_seedance.apis.registry import get_api
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
@@ -164,13 +164,13 @@ def test_the_cancellation_goes_on_when_airflow_cancels_on_kill(
         killing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await killing
-        assert len(cancellation._cancellations) == 1
+        assert len(tasks_of_kills()) == 1
         fault.release()
-        await asyncio.gather(*cancellation._cancellations)
+        await asyncio.gather(*tasks_of_kills())
 
     on_loop(kill())
     assert services.generation(queued.generation_id).status == "cancelled"
-    assert cancellation._cancellations == set()
+    assert cancellation._kills == {}
 
 
 def test_a_cancellation_times_out(
@@ -226,15 +226,37 @@ def test_thousands_of_kills_are_few_tasks(
             await asyncio.sleep(0.01)
         waiting = [task for task in kills if not task.done()]
         assert len(waiting) <= cancellation.MAX_AWAITED_KILLS + cancellation.MAX_CONCURRENT_CANCELLATIONS
-        assert len(cancellation._cancellations) == cancellation.MAX_CONCURRENT_CANCELLATIONS
+        assert len(tasks_of_kills()) == cancellation.MAX_CONCURRENT_CANCELLATIONS
         fault.release()
         set_task("scheduled")
-        await asyncio.gather(*kills, *cancellation._cancellations)
+        await asyncio.gather(*kills, *tasks_of_kills())
 
     on_loop(kill_all())
     assert services.generation(queued.generation_id).status == "queued"
     assert sum("The task is scheduled" in line for line in log.lines) == 1000
-    assert cancellation._cancellations == set()
+    assert cancellation._kills == {}
+
+
+def test_a_cancellation_that_is_stopped_stops_no_other(
+    queued: Any, monkeypatch: pytest.MonkeyPatch, log: Log
+) -> None:
+    reads = []
+
+    async def is_abandoned(trigger: Any) -> bool:
+        reads.append(trigger)
+        if len(reads) <= cancellation.MAX_CONCURRENT_CANCELLATIONS:
+            raise asyncio.CancelledError
+        return False
+
+    monkeypatch.setattr(SeedanceGenerationTrigger, "_is_abandoned", is_abandoned)
+
+    async def kill_all() -> None:
+        async with asyncio.timeout(20):
+            await killed(*[queued] * 8)
+
+    on_loop(kill_all())
+    assert len(reads) == 8
+    assert cancellation._kills == {}
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -300,7 +322,7 @@ def test_a_thousand_kills_never_hold_the_event_loop(
         for _ in range(1000):
             kills.append(asyncio.create_task(queued.on_kill()))
             await asyncio.sleep(0)
-        await asyncio.gather(*kills, *cancellation._cancellations)
+        await asyncio.gather(*kills, *tasks_of_kills())
         measuring.cancel()
 
     gc.collect()
