@@ -124,8 +124,8 @@ class Backend:
         """Return the current state of a render."""
         with self.lock:
             status, progress = self._progress(render)
-            ending = render.ending
-            draft = render.draft
+            ending, draft = render.ending, render.draft
+            passed = self.clock.rendered() - render.started
             return models.EmulatedGeneration(
                 id=render.id,
                 api=draft.api,
@@ -140,9 +140,7 @@ class Backend:
                 failure=ending.failure if ending else None,
                 credits=render.credits,
                 callback_url=draft.callback_url,
-                queue_seconds=render.queue
-                if render.queue < math.inf
-                else self.clock.rendered() - render.started,
+                queue_seconds=passed if math.isinf(render.queue) else render.queue,
                 render_seconds=render.rendering,
             )
 
@@ -189,6 +187,7 @@ class Backend:
         failure: models.RenderFailure | None,
     ) -> None:
         progress = 100 if status == "succeeded" else _percent(render, passed)
+        render.queue = min(render.queue, passed)
         render.ending = models.Ending(status=status, at=at, progress=progress, failure=failure)
 
     # Links

@@ -461,6 +461,7 @@ def test_a_queued_render_expires(start: Any, vendor: Any, now: list[float]) -> N
     now[0] += 7500
     statuses = [ark.status(task).json()["status"] for task in ids]
     assert sorted(statuses) == ["expired", "expired", "succeeded"]
+    assert sorted(emulator.generation(task).queue_seconds for task in ids)[1:] == [3500, 3700]
 
 
 def test_without_limits_all_render_at_once(start: Any, vendor: Any, now: list[float]) -> None:
