@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import csv
-import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import wraps
+from types import SimpleNamespace
 from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
@@ -207,9 +207,12 @@ def _formatted(
         return [empty] if output == "table" else []
     names = list(rows[0])
     if output == "csv":
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([names, *(map(_inert, row.values()) for row in rows)])
-        return [text.getvalue().removesuffix("\n")]  # a value may have line ends of its own
+        lines: list[str] = []
+        # Below Python 3.13 only the characters of the line end are quoted, and spreadsheets end lines at each of both.
+        csv.writer(SimpleNamespace(write=lines.append)).writerows(
+            [names, *(map(_inert, row.values()) for row in rows)]
+        )
+        return [line.removesuffix("\r\n") for line in lines]
     cells = [names, *([" ".join(_cell(row[name]).split()) for name in names] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]

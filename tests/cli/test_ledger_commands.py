@@ -78,12 +78,12 @@ def test_spend(ledger: None, capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_amounts_are_not_rounded(capfd: pytest.CaptureFixture[str]) -> None:
     amounts = {"cost_usd": 12345.678901, "credits": 4_000_000.0, "reserved_credits": 0.0, "none": None}
-    (text,) = ledger_commands._formatted([amounts], "csv")
-    assert text.splitlines()[1] == "12345.678901,4000000,0,"
+    (_, line) = ledger_commands._formatted([amounts], "csv")
+    assert line == "12345.678901,4000000,0,"
 
 
 def test_csv_keeps_texts_and_starts_no_formula() -> None:
-    keys = ['=cmd|"/c calc"!A0', "+1", "-1", "@x", "\tx", 'a, "b"\r\nc\n\u2028ü', "\n", ""]
+    keys = ['=cmd|"/c calc"!A0', "+1", "-1", "@x", "\tx", 'a, "b"\r\nc\n\u2028ü', "a\r=b", "\n", ""]
     lines = ledger_commands._formatted([{"key": key, "credits": -1.5} for key in keys], "csv")
     found = list(csv.DictReader(io.StringIO("".join(f"{line}\n" for line in lines), newline="")))
     assert [row["key"] for row in found] == [f"'{key}" for key in keys[:5]] + keys[5:]
