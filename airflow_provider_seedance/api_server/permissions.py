@@ -1,9 +1,8 @@
 """
 Access checks: the only module of the pages that knows Airflow's internal ones.
 
-A user needs read access to a Dag, its runs, its task instances and its XComs; to settle a submission or to
-render again, the right to edit task instances of the Dag; to choose, the rights that Airflow asks for. The refusal is
-the same 403 for a Dag that does not exist.
+A user needs read access to a Dag, its runs, task instances and XComs; to settle a submission or to render again, the
+right to edit task instances; to choose, what Airflow asks for. A Dag that does not exist is refused by the same 403.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from airflow.providers.common.compat.sdk import conf
 from fastapi import Depends, HTTPException, Request
 from fastapi.params import Depends as Dependency
 
-__all__ = ["CAN_EDIT_RENDERS", "CAN_READ_RENDERS", "GetUserDep", "readable_dag_ids"]
+__all__ = ["CAN_EDIT_RENDERS", "CAN_READ_RENDERS", "GetUserDep", "can_answer", "can_edit", "readable_dag_ids"]
 
 _ENTITIES = (DagAccessEntity.RUN, DagAccessEntity.TASK_INSTANCE, DagAccessEntity.XCOM)
 

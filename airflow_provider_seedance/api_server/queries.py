@@ -64,7 +64,6 @@ TASK_COLUMNS = (
     TI.end_date.label("ended_at"),
 )
 
-
 _TASK_FIELDS = {field.name for field in fields(renders.Task)}
 
 

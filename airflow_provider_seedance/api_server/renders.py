@@ -132,11 +132,6 @@ class Task:
         return {name: named[name] for name in in_flight & named.keys() if name}
 
     @property
-    def has_earlier_tries(self) -> bool:
-        """Existence of earlier tries, whose XComs Airflow does not keep."""
-        return self.try_number > (0 if self.state is None else 1)
-
-    @property
     def error(self) -> str | None:
         """The message of the error that failed its latest try."""
         return text_of(self.xcoms.get(ERROR_KEY)) if self.state in ("failed", "up_for_retry") else None

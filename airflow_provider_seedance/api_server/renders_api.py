@@ -43,7 +43,6 @@ MAX_CACHED_PAGES = 16
 #: Maximum age of a cached page, because a manifest may change without a change in the database.
 MAX_PAGE_AGE_SECONDS = 60
 
-
 _run_list = RunList()
 
 
@@ -103,8 +102,7 @@ def runs(
     """Return the latest runs with renders, of the Dags that the user may read."""
     with create_session() as session:
         dag_ids = readable_dag_ids(_run_list.dag_ids(session), user)
-        search = RunSearch(text=text, since=since, until=until)
-        found = _run_list.read(session, dag_ids, search, limit + 1)
+        found = _run_list.read(session, dag_ids, RunSearch(text=text, since=since, until=until), limit + 1)
     shown = found[:limit]
     page = {
         "runs": shown,

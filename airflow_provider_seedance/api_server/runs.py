@@ -1,8 +1,7 @@
 """
 The list of runs with renders: found by Dag, run and date, with their tasks by state and their cost.
 
-A refresh reads the task instances of runs that go on, and those that are new; the ledger for these, too. The rest is
-in memory.
+A refresh reads the task instances of runs that go on or are new, and their rows of the ledger. The rest is in memory.
 """
 
 from __future__ import annotations
@@ -108,22 +107,24 @@ class RunList:
         )
         rows = session.execute(query).all()
         with self._lock:
-            unknown = {(row.dag_id, row.run_id): row for row in rows if tuple(row) not in self._ended}
+            known = {key: self._ended[key] for key in map(tuple, rows) if key in self._ended}
+            unknown = {(row.dag_id, row.run_id): row for row in rows if tuple(row) not in known}
             tasks = _tasks_of(session, unknown) if unknown else {}
-            costs = read_costs(tasks)
-            found = {run: summary_of(tasks[run], costs[run] if costs else {}) for run in unknown}
-            if costs is not None or read_config() is None:  # not without a ledger that failed
-                settled = [run for run in unknown if _has_settled(unknown[run])]
-                self._ended.update({tuple(unknown[run]): found[run] for run in settled})
-            known = [found.get((row.dag_id, row.run_id)) or self._ended[tuple(row)] for row in rows]
-            while len(self._ended) > MAX_SUMMARIES:
-                self._ended.popitem(last=False)
-        return [{**run_values(row), **summary} for row, summary in zip(rows, known, strict=True)]
+        costs = read_costs(tasks)  # without the lock: it may take long
+        for run, row in unknown.items():
+            known[tuple(row)] = summary_of(tasks[run], costs[run] if costs else {})
+        if costs is not None or read_config() is None:  # not without a ledger that failed
+            settled = {tuple(row): known[tuple(row)] for row in unknown.values() if _has_settled(row)}
+            with self._lock:
+                self._ended.update(settled)
+                while len(self._ended) > MAX_SUMMARIES:
+                    self._ended.popitem(last=False)
+        return [{**run_values(row), **known[tuple(row)]} for row in rows]
 
 
 def _has_settled(run: Any) -> bool:
-    ended = run.state in ("success", "failed") and run.ended_at is not None
-    return bool(ended and run.ended_at < utc_now() - _SETTLING_TIME)
+    ended = run.ended_at if run.state in ("success", "failed") else None
+    return bool(ended and ended < utc_now() - _SETTLING_TIME)
 
 
 def _generates() -> Any:

@@ -10,30 +10,31 @@ import logging
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC
+from concurrent.futures import ThreadPoolExecutor
+from itertools import starmap
 from typing import Any
 
 from airflow_provider_seedance.api_server import renders as pages
 from airflow_provider_seedance.api_server.renders import UNITS, Place, Task
 from airflow_provider_seedance.api_server.xcom_values import number_of, sum_of, text_of
 from airflow_provider_seedance.exceptions import SeedanceLedgerError
-from airflow_provider_seedance.ledger.account import Filter
 from airflow_provider_seedance.ledger.configuration import LedgerConfig, read_config
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.entries import TaskIdentity
-from airflow_provider_seedance.ledger.spending import spend
+from airflow_provider_seedance.ledger.spending import spend_of_instances
 
 log = logging.getLogger(__name__)
 
 #: Time without another attempt after a failure: a database that does not respond would delay every refresh.
 RETRY_INTERVAL_SECONDS = 60
 
-#: Task instances in one query; a driver or a database allows 32,766 parameters at least.
-MAX_INSTANCES = 10_000
+#: Time for the ledger, which is read in threads of its own: a slow one must not take those that serve heartbeats.
+READ_TIMEOUT_SECONDS = 10.0
+_threads = ThreadPoolExecutor(4, thread_name_prefix="seedance-totals")
 
 _unreadable_until: dict[LedgerConfig, float] = {}
 
-#: Dag id and run id, and the credits and the cost of task instances in the ledger.
+#: Dag id and run id, and what :func:`spend_of_instances` returns of task instances.
 RunKey = tuple[str, str]
 Costs = Mapping[Place, Mapping[str, Any]]
 
@@ -54,18 +55,18 @@ def read_costs(runs: Mapping[RunKey, Iterable[Task]]) -> dict[RunKey, dict[Place
         ).instance: (run, task.place)
         for run, tasks in runs.items()
         for task in tasks
-        if task.operator in pages.GENERATION_OPERATORS
+        if task.operator not in pages.SENSORS | pages.TRANSFER_OPERATORS
     }
     found: dict[RunKey, dict[Place, Any]] = {run: {} for run in runs}
+    reading = _threads.submit(spend_of_instances, Database(config), list(places))
     try:
-        for start in range(0, len(places), MAX_INSTANCES):
-            chosen = Filter(instances=list(places)[start : start + MAX_INSTANCES])
-            for row in spend(Database(config), chosen, ("instance",), UTC):
-                run, place = places[row["instance"]]
-                # A sum of unknown amounts is 0, too.
-                found[run][place] = {unit: row[unit] or None for unit in UNITS}
-    except SeedanceLedgerError as error:
-        log.warning("%s The Renders page shows what Airflow knows of the cost.", error.message)
+        for instance, costs in reading.result(READ_TIMEOUT_SECONDS).items():
+            run, place = places[instance]
+            found[run][place] = costs
+    except (SeedanceLedgerError, TimeoutError) as error:
+        reading.cancel()
+        why = getattr(error, "message", "The ledger does not respond.")
+        log.warning("%s The Renders page shows what Airflow knows of the cost.", why)
         _unreadable_until[config] = time.monotonic() + RETRY_INTERVAL_SECONDS
         return None
     return found
@@ -82,11 +83,7 @@ def summary_of(tasks: Sequence[Task], costs: Costs) -> dict[str, Any]:
 
 
 def totals_of(renders: Sequence[Mapping[str, Any]], tasks: Sequence[Task], costs: Costs) -> dict[str, Any]:
-    """
-    Return the totals: renders by state, seconds of video, cost, and the number without a price.
-
-    Those of delivered renders, beside what was spent in all: a generation that failed, or was replaced, may be billed.
-    """
+    """Return the totals of delivered renders, and what was spent in all: what failed, or was replaced, may be billed."""
     counts = Counter(render["state"] for render in renders)
     done = [render for render in renders if render["state"] == "succeeded"]
     known = defaultdict(list)
@@ -131,20 +128,29 @@ def _spent(
     known: Mapping[Place, Sequence[Mapping[str, Any]]], tasks: Iterable[Task], costs: Costs
 ) -> dict[str, Any]:
     """
-    Return the credits and the cost of tasks, and whether these are minima: earlier tries that no source knows may have paid.
+    Return the credits and the cost of tasks, and whether these are minima: what no source knows may have been billed.
 
-    Airflow lacks the earlier tries, and the ledger what it has pruned, and what ended since a worker was there.
-
-    :param known: Results that Airflow has, by task instance.
+    :param known: Results that Airflow has, by task instance: it lacks the earlier tries, and the ledger the latest ends.
     """
+    own = known.keys() | costs.keys()
     paying = {
-        task.place: task for task in tasks if task.operator not in pages.SENSORS | pages.TRANSFER_OPERATORS
+        task.place: task
+        for task in tasks
+        if task.operator in pages.GENERATION_OPERATORS
+        or (task.place in own and task.operator not in pages.SENSORS)
     }
 
     def spent(place: Place, unit: str) -> float | None:
-        sources = (known.get(place, ()), [costs.get(place, {})])
-        return max((n for found in sources if (n := sum_of(found, unit)) is not None), default=None)
+        row, by_airflow = costs.get(place, {}), sum_of(known.get(place, ()), unit)
+        by_ledger = number_of(row.get(unit))
+        if by_ledger is None or row["reserved"]:
+            return max((n for n in (by_ledger or None, by_airflow) if n is not None), default=None)
+        return by_ledger if by_ledger or by_airflow else by_airflow  # of a failure that costs nothing, none
+
+    def may_be_more(place: Place, task: Task) -> bool:
+        if place in costs:
+            return bool(costs[place]["reserved"]) and task.shown_state in pages.TERMINAL_STATES
+        return task.try_number > (0 if task.state is None else 1)
 
     sums = {unit: sum_of([{unit: spent(place, unit)} for place in {*known, *paying}], unit) for unit in UNITS}
-    unknown = (task.has_earlier_tries and place not in costs for place, task in paying.items())
-    return {**sums, "at_least": any(unknown)}
+    return {**sums, "at_least": any(starmap(may_be_more, paying.items()))}

@@ -18,9 +18,7 @@ def unwrap(value: Any) -> Any:
         if str(value.get("__classname__", "")).startswith("builtins."):
             return unwrap(value.get("__data__"))
         return {str(name): unwrap(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [unwrap(item) for item in value]
-    return value
+    return [unwrap(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def parse_xcom(stored: Any) -> Any:

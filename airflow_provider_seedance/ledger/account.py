@@ -45,14 +45,12 @@ class Filter:
 
     :param namespace: ``None`` for all.
     :param dag_ids: Dags; ``None`` for all.
-    :param instances: Digests of task instances; ``None`` for all.
     :param accepted: Only submissions whose generation id is known.
     :param text: Part of the prompt or of the generation id.
     """
 
     namespace: str | None = None
     dag_ids: Collection[str] | None = None
-    instances: Collection[str] | None = None
     state: str | None = None
     dag_id: str | None = None
     run_id: str | None = None
@@ -71,8 +69,6 @@ class Filter:
         ]
         if self.dag_ids is not None:
             found.append(_COLUMNS.dag_id.in_(self.dag_ids))
-        if self.instances is not None:
-            found.append(_COLUMNS.instance.in_(self.instances))
         if self.accepted:
             found.append(_COLUMNS.generation_id.is_not(None))
         if self.since:

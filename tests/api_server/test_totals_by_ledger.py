@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from ledger.sent_statements import statements
 from airflow_provider_seedance.api_server import totals
 from airflow_provider_seedance.api_server.renders import Task
 from airflow_provider_seedance.api_server.runs import RunList, RunSearch
+from airflow_provider_seedance.ledger import spending
 from airflow_provider_seedance.ledger.configuration import LedgerConfig
 from airflow_provider_seedance.ledger.database import Database
 from api_server.metadata_database import NOW, VIDEO, MetadataDatabase
@@ -61,8 +63,10 @@ def test_all_submissions_of_a_task_instance(ledger: Database) -> None:
         row(-1, **here, namespace="other"),
         row(-1, **here, task_id="loop", loop_index=2),
     ]
-    unsent = row(-1, **here, task_id="batch", record_key="c", state="not_submitted", cost_usd=None)
-    add(ledger, [*takes, *items, failed, unknown, *elsewhere, unsent, row(-1, dag_id="d", run_id="another")])
+    amounts: dict[str, Any] = {"credits": None, "cost_usd": None}
+    unsent = row(-1, **here, task_id="batch", record_key="c", state="not_submitted", **amounts)
+    own = row(-1, **here, task_id="own")
+    add(ledger, [*takes, *items, failed, unknown, *elsewhere, unsent, own, row(-1, dag_id="d", run_id="x")])
     passes = task("loop", region=f"{'a' * 32}.2")
     tasks = [
         task(),
@@ -70,16 +74,22 @@ def test_all_submissions_of_a_task_instance(ledger: Database) -> None:
         task("lost"),
         task("new"),
         passes,
+        task("own", operator="OwnVideoOperator"),
         task("store", operator="Store"),
     ]
-    assert totals.read_costs({("d", "r"): tasks, ("d", "empty"): [task()]}) == {
-        ("d", "r"): {
-            ("video", -1, ""): {"credits": None, "cost_usd": 0.15},
-            ("batch", -1, ""): {"credits": 24, "cost_usd": 0.14},
-            ("lost", -1, ""): {"credits": None, "cost_usd": None},
-            passes.place: {"credits": 12, "cost_usd": 0.07},
-        },
-        ("d", "empty"): {},
+    costs = totals.read_costs({("d", "r"): tasks, ("d", "empty"): [task()]})
+    assert costs is not None
+    assert costs["d", "empty"] == {}
+    found = {
+        place: (row["credits"], pytest.approx(row["cost_usd"]), row["reserved"])
+        for place, row in costs["d", "r"].items()
+    }
+    assert found == {
+        ("video", -1, ""): (None, 0.15, 0),
+        ("batch", -1, ""): (24, 0.14, 0),
+        ("lost", -1, ""): (0, 0, 1),
+        ("own", -1, ""): (12, 0.07, 0),
+        passes.place: (12, 0.07, 0),
     }
 
 
@@ -88,7 +98,7 @@ def test_without_a_ledger() -> None:
 
 
 def test_many_task_instances(ledger: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(totals, "MAX_INSTANCES", 2)
+    monkeypatch.setattr(spending, "MAX_INSTANCES", 2)
     add(ledger, [row(number) for number in range(5)])
     costs = totals.read_costs({("ads", "run"): [task(map_index=index) for index in range(7)]})
     assert costs is not None
@@ -137,6 +147,29 @@ def test_a_list_of_any_length_needs_the_same_queries(airflow: MetadataDatabase, 
             listed.read(airflow.session, {"d"}, RunSearch(), 100)
         counts.append((len(first), len(all_of_first), len(again)))
     assert counts == [(1, 3, 1)] * 2
+
+
+def test_a_ledger_that_does_not_respond_delays_no_other_reader(
+    airflow: MetadataDatabase, ledger: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed, responds, locked = RunList(), Event(), []
+
+    def hang(*_: Any) -> dict[str, Any]:
+        locked.append(listed._lock.locked())
+        responds.wait()
+        return {}
+
+    monkeypatch.setattr(totals, "spend_of_instances", hang)
+    monkeypatch.setattr(totals, "READ_TIMEOUT_SECONDS", 0.01)
+    airflow.run(dag_id="d", run_id="r", **ENDED)
+    airflow.task("video", VIDEO, run_id="r", try_number=2, xcoms=result(0.07))
+    try:
+        for _ in range(2):
+            (run,) = listed.read(airflow.session, {"d"}, RunSearch(), 10)
+            assert (run["cost_usd"], run["at_least"]) == (0.07, True)
+    finally:
+        responds.set()
+    assert locked == [False]  # the second time, it was not asked
 
 
 def test_a_ledger_that_fails_is_read_again_later(

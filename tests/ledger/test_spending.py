@@ -15,7 +15,7 @@ from airflow_provider_seedance.ledger import spending
 from airflow_provider_seedance.ledger.account import Filter
 from airflow_provider_seedance.ledger.configuration import read_config
 from airflow_provider_seedance.ledger.database import Database
-from airflow_provider_seedance.ledger.spending import offsets, spend
+from airflow_provider_seedance.ledger.spending import offsets, spend, spend_of_instances
 
 from .rows import NOON, add, row, uncertain
 
@@ -41,6 +41,21 @@ def test_the_sums_of_a_group(database: Database) -> None:
             "reserved_cost_usd": 0.1,
         }
     ]
+
+
+def test_the_sums_of_task_instances(database: Database) -> None:
+    unknown = dict.fromkeys(("credits", "cost_usd"))
+    of_one = [row(0), {**row(0, credits=None), "number": 2}, {**uncertain(0), "number": 3}]
+    takes = [*of_one, row(1, state="not_submitted", **unknown)]
+    add(database, [*takes, row(2, **unknown), row(3)])
+    chosen = [take["instance"] for take in (takes[0], takes[-1], row(2), row(4))]
+    found = spend_of_instances(database, chosen)
+    assert {name: (one["credits"], one["cost_usd"], one["reserved"]) for name, one in found.items()} == {
+        chosen[0]: (12, pytest.approx(0.14), 1),
+        chosen[1]: (None, None, 0),
+        chosen[2]: (None, None, 0),
+    }
+    assert spend_of_instances(database, []) == {}
 
 
 def test_groups_and_filters(database: Database) -> None:
