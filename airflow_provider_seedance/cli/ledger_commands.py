@@ -83,11 +83,10 @@ def _command(
 def spend(args: argparse.Namespace, database: Database, config: LedgerConfig) -> Iterable[str]:
     """Print the spend."""
     timezone = default_timezone()
-    until = _date(args.until, timezone) + timedelta(days=1) if args.until else None
     chosen = Filter(
         namespace=None if args.by == "namespace" else config.namespace,
         since=_date(args.since, timezone) if args.since else None,
-        until=until,
+        until=_date(args.until, timezone) + timedelta(days=1) if args.until else None,
     )
     fields = _GROUPS[args.by]
     found = [
@@ -131,9 +130,8 @@ def resolve(args: argparse.Namespace, database: Database, config: LedgerConfig) 
         loop_index=args.loop_index,
     )
     account.resolve(database, task, args.key, generation_id)
-    if generation_id:
-        return [f"Recorded. Clear the task: its next try takes generation {generation_id}."]
-    return ["Recorded. Clear the task: its next try submits anew."]
+    then = f"takes generation {generation_id}" if generation_id else "submits anew"
+    return [f"Recorded. Clear the task: its next try {then}."]
 
 
 def reconcile(args: argparse.Namespace) -> int:
@@ -183,8 +181,7 @@ def _counted_since(database: Database, config: LedgerConfig) -> dict[str, dateti
             budgets = SeedanceHook(conn_id).settings.budgets
         except AirflowNotFoundException:
             continue  # it bills nothing any more
-        starts = [budget.starts_at(now) for budget in budgets]
-        if starts:
+        if starts := [budget.starts_at(now) for budget in budgets]:
             found[conn_id] = None if None in starts else min(start for start in starts if start)
     return found
 
@@ -198,9 +195,7 @@ def export(_: argparse.Namespace, database: Database, config: LedgerConfig) -> I
 # ---------------------------------------------------------------------- formats
 
 
-def _formatted(
-    rows: Sequence[dict[str, Any]], output: str, *, empty: str = "No submissions."
-) -> Iterable[str]:
+def _formatted(rows: Sequence[dict[str, Any]], output: str, empty: str = "No submissions.") -> Iterable[str]:
     if output == "json":
         return [json.dumps(rows, indent=2)]
     if not rows:
@@ -208,10 +203,9 @@ def _formatted(
     names = list(rows[0])
     if output == "csv":
         lines: list[str] = []
-        # Below Python 3.13 only the characters of the line end are quoted, and spreadsheets end lines at each of both.
-        csv.writer(SimpleNamespace(write=lines.append)).writerows(
-            [names, *(map(_inert, row.values()) for row in rows)]
-        )
+        # Below Python 3.13 the characters of the writer's own line end are quoted, and no others that end a line.
+        texts = (map(_inert, row.values()) for row in rows)
+        csv.writer(SimpleNamespace(write=lines.append)).writerows([names, *texts])
         return [line.removesuffix("\r\n") for line in lines]
     cells = [names, *([" ".join(_cell(row[name]).split()) for name in names] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -237,9 +231,8 @@ def _date(text: str, timezone: Any, alternative: str = "") -> datetime:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise errors.SeedanceRequestError(
-            f"{text!r} is not a date such as 2026-01-31{alternative}."
-        ) from None
+        why = f"{text!r} is not a date such as 2026-01-31{alternative}."
+        raise errors.SeedanceRequestError(why) from None
     return moment if moment.tzinfo else moment.replace(tzinfo=timezone)
 
 
