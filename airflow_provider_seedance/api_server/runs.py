@@ -111,10 +111,13 @@ class RunList:
             unknown = {(row.dag_id, row.run_id): row for row in rows if tuple(row) not in known}
             tasks = _tasks_of(session, unknown) if unknown else {}
         costs = read_costs(tasks)  # without the lock: it may take long
+        settled = {}
         for run, row in unknown.items():
-            known[tuple(row)] = summary_of(tasks[run], costs[run] if costs else {})
+            of_run = costs[run] if costs else {}
+            known[tuple(row)] = summary_of(tasks[run], of_run)
+            if _has_settled(row) and not any(spent["reserved"] for spent in of_run.values()):
+                settled[tuple(row)] = known[tuple(row)]
         if costs is not None or read_config() is None:  # not without a ledger that failed
-            settled = {tuple(row): known[tuple(row)] for row in unknown.values() if _has_settled(row)}
             with self._lock:
                 self._ended.update(settled)
                 while len(self._ended) > MAX_SUMMARIES:

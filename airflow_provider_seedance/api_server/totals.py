@@ -15,7 +15,7 @@ from itertools import starmap
 from typing import Any
 
 from airflow_provider_seedance.api_server import renders as pages
-from airflow_provider_seedance.api_server.renders import UNITS, Place, Task
+from airflow_provider_seedance.api_server.renders import GENERATION_OPERATORS, UNITS, Place, Task
 from airflow_provider_seedance.api_server.xcom_values import number_of, sum_of, text_of
 from airflow_provider_seedance.exceptions import SeedanceLedgerError
 from airflow_provider_seedance.ledger.configuration import LedgerConfig, read_config
@@ -77,7 +77,7 @@ def summary_of(tasks: Sequence[Task], costs: Costs) -> dict[str, Any]:
     known = defaultdict(list)
     for task in tasks:
         result = task.result if isinstance(task.result, Mapping) else task.report
-        if task.operator in pages.GENERATION_OPERATORS and "estimate" not in result:  # not of a dry run
+        if task.operator in GENERATION_OPERATORS and "estimate" not in result:  # not of a dry run
             known[task.place].append(result)
     return {"tasks": Counter(task.state or "none" for task in tasks), **_spent(known, tasks, costs)}
 
@@ -134,10 +134,7 @@ def _spent(
     """
     own = known.keys() | costs.keys()
     paying = {
-        task.place: task
-        for task in tasks
-        if task.operator in pages.GENERATION_OPERATORS
-        or (task.place in own and task.operator not in pages.SENSORS)
+        task.place: task for task in tasks if task.place in own or task.operator in GENERATION_OPERATORS
     }
 
     def spent(place: Place, unit: str) -> float | None:
@@ -150,7 +147,7 @@ def _spent(
     def may_be_more(place: Place, task: Task) -> bool:
         if place in costs:
             return bool(costs[place]["reserved"]) and task.shown_state in pages.TERMINAL_STATES
-        return task.try_number > (0 if task.state is None else 1)
+        return task.operator not in pages.SENSORS and task.try_number > (0 if task.state is None else 1)
 
     sums = {unit: sum_of([{unit: spent(place, unit)} for place in {*known, *paying}], unit) for unit in UNITS}
     return {**sums, "at_least": any(starmap(may_be_more, paying.items()))}

@@ -14,9 +14,10 @@ from ledger.sent_statements import statements
 from airflow_provider_seedance.api_server import totals
 from airflow_provider_seedance.api_server.renders import Task
 from airflow_provider_seedance.api_server.runs import RunList, RunSearch
-from airflow_provider_seedance.ledger import spending
+from airflow_provider_seedance.ledger import account, spending
 from airflow_provider_seedance.ledger.configuration import LedgerConfig
 from airflow_provider_seedance.ledger.database import Database
+from airflow_provider_seedance.ledger.entries import TaskIdentity
 from api_server.metadata_database import NOW, VIDEO, MetadataDatabase
 
 ENDED = {"state": "success", "start_date": NOW, "end_date": NOW}
@@ -111,6 +112,24 @@ def test_the_list_shows_all_that_a_run_has_paid(airflow: MetadataDatabase, ledge
     add(ledger, [take(1), take(2)])
     (run,) = RunList().read(airflow.session, {"d"}, RunSearch(), 10)
     assert (run["credits"], run["cost_usd"], run["at_least"]) == (24, 0.14, False)
+
+
+def test_the_list_follows_the_ledger_until_all_submissions_have_ended(
+    airflow: MetadataDatabase, ledger: Database
+) -> None:
+    airflow.run(dag_id="d", run_id="r", **ENDED)
+    airflow.task("video", VIDEO, run_id="r", try_number=2, xcoms=result(0.07))
+    add(ledger, [take(1), {**uncertain(-1, dag_id="d", run_id="r"), "number": 2}])
+    listed = RunList()
+
+    def shown() -> tuple[float, bool]:
+        (run,) = listed.read(airflow.session, {"d"}, RunSearch(), 10)
+        return run["cost_usd"], run["at_least"]
+
+    assert shown() == (0.07, True)
+    found = TaskIdentity(namespace="default", dag_id="d", run_id="r", task_id="video")
+    account.resolve(ledger, found, None, None)
+    assert shown() == (0.07, False)
 
 
 def test_the_list_says_what_it_does_not_know(airflow: MetadataDatabase) -> None:
