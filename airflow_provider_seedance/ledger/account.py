@@ -126,6 +126,7 @@ def resolve(database: Database, task: TaskIdentity, key: str | None, generation_
         select(submissions)
         .where(_COLUMNS.instance == task.instance, _COLUMNS.state.in_(states))
         .order_by(_COLUMNS.number)
+        .with_for_update()  # a retry may have found the generation at this moment
     )
     if key is not None:
         query = query.where(or_(_COLUMNS.item_key == key, _COLUMNS.record_key == key))
@@ -252,8 +253,9 @@ def prune(
         in total.
     """
     intended_at = func.coalesce(_COLUMNS.intended_at, _COLUMNS.created_at)
+    going = _COLUMNS.state.not_in([RecordState.ENDED.value, RecordState.NOT_SUBMITTED.value])
     kept = [
-        _COLUMNS.state.not_in([RecordState.ENDED.value, RecordState.NOT_SUBMITTED.value]),
+        going,
         func.coalesce(_COLUMNS.ended_at, _COLUMNS.created_at) >= before,
         *(
             and_(_COLUMNS.conn_id == conn_id, true() if since is None else intended_at >= since)
@@ -264,8 +266,12 @@ def prune(
     going_on = (
         select(_COLUMNS.instance).where(_COLUMNS.namespace == namespace, or_(*kept)).distinct().subquery()
     )
-    # MySQL takes the deleted table in a subquery of a subquery only.
-    condition = (_COLUMNS.namespace == namespace, _COLUMNS.instance.not_in(select(going_on.c.instance)))
+    # MySQL takes the deleted table in a subquery of a subquery only. A task may submit again after the subquery was read.
+    condition = (
+        _COLUMNS.namespace == namespace,
+        ~going,
+        _COLUMNS.instance.not_in(select(going_on.c.instance)),
+    )
     unused = (shared_states.c.namespace == namespace, shared_states.c.updated_at < before)
     with database.transaction() as connection:
         connection.execute(delete(shared_states).where(*unused))

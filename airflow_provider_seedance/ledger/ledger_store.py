@@ -205,7 +205,7 @@ class LedgerStore(RecordStore):
         """Return the entry for a new submission: the last one, if nothing was submitted for it."""
         entries = self._entries.setdefault(key, [])
         if not entries or entries[-1].was_submitted:
-            entries.append(LedgerEntry(key, number=len(entries) + 1))
+            entries.append(LedgerEntry(key, number=max((entry.number for entry in entries), default=0) + 1))
         entries[-1].result = None
         return entries[-1]
 
