@@ -110,7 +110,8 @@ class RunList:
             known = {key: self._ended[key] for key in map(tuple, rows) if key in self._ended}
             unknown = {(row.dag_id, row.run_id): row for row in rows if tuple(row) not in known}
             tasks = _tasks_of(session, unknown) if unknown else {}
-        costs = read_costs(tasks)  # without the lock: it may take long
+        session.commit()  # the ledger may take long: without the lock, and Airflow's connection
+        costs = read_costs(tasks)
         settled = {}
         for run, row in unknown.items():
             of_run = costs[run] if costs else {}

@@ -171,10 +171,10 @@ def test_a_list_of_any_length_needs_the_same_queries(airflow: MetadataDatabase, 
 def test_a_ledger_that_does_not_respond_delays_no_other_reader(
     airflow: MetadataDatabase, ledger: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listed, responds, locked = RunList(), Event(), []
+    listed, responds, held = RunList(), Event(), list[tuple[bool, bool]]()
 
     def hang(*_: Any) -> dict[str, Any]:
-        locked.append(listed._lock.locked())
+        held.append((listed._lock.locked(), airflow.session.in_transaction()))
         responds.wait()
         return {}
 
@@ -188,7 +188,7 @@ def test_a_ledger_that_does_not_respond_delays_no_other_reader(
             assert (run["cost_usd"], run["at_least"]) == (0.07, True)
     finally:
         responds.set()
-    assert locked == [False]  # the second time, it was not asked
+    assert held == [(False, False)]  # the second time, it was not asked
 
 
 def test_a_ledger_that_fails_is_read_again_later(
