@@ -60,7 +60,7 @@ Report = Callable[[Generation], None]
 #: Durations of generations, as this process has observed them or read them in the ledger; they outlive the hubs.
 _durations = DurationModels()
 
-#: Times at which generations were last seen in a queue of a service: a batch waits anew after each of its submissions.
+#: Times of the latest polls that found generations queued, oldest poll first: a batch waits anew after each submission.
 _queued_at: dict[str, float] = {}
 MAX_QUEUED = 20_000
 
@@ -330,7 +330,6 @@ class Hub:
         step = on_poll(before, reading, now, _durations.of(waiter.kind))
         _queued_at.pop(before.generation_id, None)
         if step.kind == "wait" and (queued_at := step.state.queued_at) is not None:
-            # The one seen last is dropped last.
             _queued_at[before.generation_id] = queued_at
             if len(_queued_at) > MAX_QUEUED:
                 del _queued_at[next(iter(_queued_at))]

@@ -30,6 +30,5 @@ class LoopClock:
 
     def converted(self, limit: RateLimit) -> RateLimit:
         """Convert the reset of a rate limit."""
-        if limit.reset_at is None:
-            return limit
-        return replace(limit, reset_at=datetime.fromtimestamp(self.at(limit.reset_at.timestamp()), UTC))
+        at = limit.reset_at and datetime.fromtimestamp(self.at(limit.reset_at.timestamp()), UTC)
+        return replace(limit, reset_at=at)

@@ -29,7 +29,7 @@ _QUEUE_SHARES = tuple(step / 16 for step in range(13))
 _AVERAGE_QUEUE_SECONDS, _AVERAGE_QUEUE_SHARE = 20.0, 0.2
 # Errors of the latest reading that are considered, in points.
 _ERRORS = tuple(float(points) for points in range(-5, 6))
-# Earlier after the submission a reading shows no speed.
+# Earlier a reading shows no speed.
 _MIN_READING_SECONDS = 1.0
 # Probability that the reports mean nothing: then the end is expected at these multiples of the elapsed time.
 _UNRELIABLE = 0.04
@@ -39,7 +39,7 @@ _UNRELIABLE_ENDS = (1.1, 1.25, 1.5, 2.0, 3.0)
 def next_by_progress(
     readings: Sequence[tuple[float, float]], elapsed: float, model: DurationModel
 ) -> float | None:
-    """Return the time of the next poll by readings of (seconds since the submission, percent), if any helps."""
+    """Return the time of the next poll by readings of (elapsed seconds, percent), if any helps."""
     usable = [
         (at, percent) for at, percent in readings if at >= _MIN_READING_SECONDS and 0.0 < percent <= 100.0
     ]

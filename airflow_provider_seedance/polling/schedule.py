@@ -82,15 +82,13 @@ def _adaptive_interval(state: WaitState, elapsed: float, model: DurationModel) -
     timing = state.timing
     model = model.with_estimate(state.estimated_wait)
     if state.expects_callback:
-        # Replacements of lost callbacks become rare in a long queue, too.
         return _interval_with_callback(state, elapsed + state.queue_seconds, model)
     at = next_by_progress(state.progress, elapsed, model)
     if at is None:
         at = model.next_poll_at(elapsed)
     longest = max(timing.max_interval, timing.max_interval_share * elapsed)
-    is_queued = state.queued_at is not None and state.queued_at == state.running_at
-    shortest = timing.queued_interval_share * state.queue_seconds if is_queued else 0.0
-    return max(timing.min_interval, shortest, min(longest, at - elapsed))
+    queued = state.queue_seconds if state.queued_at == state.running_at else 0.0
+    return max(timing.min_interval, timing.queued_interval_share * queued, min(longest, at - elapsed))
 
 
 def _interval_with_callback(state: WaitState, elapsed: float, model: DurationModel) -> float:

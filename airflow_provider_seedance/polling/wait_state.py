@@ -156,9 +156,7 @@ class WaitState:
     @property
     def queue_seconds(self) -> float:
         """Seconds from the submission to the latest reading that found the generation queued."""
-        if self.queued_at is None or self.submitted_at is None:
-            return 0.0
-        return max(0.0, self.queued_at - self.submitted_at)
+        return max(0.0, self.queued_at - (self.submitted_at or self.queued_at)) if self.queued_at else 0.0
 
     def with_poll(self, reading: Generation, now: float) -> WaitState:
         """Return the state after a status request that was answered."""

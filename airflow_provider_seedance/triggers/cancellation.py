@@ -89,12 +89,11 @@ class CancellingTrigger(BaseTrigger):
     async def on_kill(self) -> None:
         """Cancel the generations if the task is abandoned."""
         if not self.cancel_on_kill:
-            log.info("cancel_on_kill=False: %s.", self._bill)
+            log.info("cancel_on_kill=False: %s.", _bill_of(self.generation_ids))
             return
         # Airflow cancels this call after some time, and the cancellations outlive it.
-        for ended in [self._kill(conn_id, ids) for conn_id, ids in self.billed_to.items()]:
-            if ended is not None:
-                await ended.wait()
+        for ended in filter(None, [self._kill(*one) for one in self.billed_to.items()]):
+            await ended.wait()
 
     def _kill(self, conn_id: str, ids: Sequence[str]) -> asyncio.Event | None:
         """Cancel in the background; return an event of the end, or ``None`` if there is nothing to wait for."""
@@ -126,11 +125,6 @@ class CancellingTrigger(BaseTrigger):
     def description(self) -> str:
         """The number of generations and some of their ids, for the log."""
         return _described(self.generation_ids)
-
-    @property
-    def _bill(self) -> str:
-        """The bill of the generations if none is cancelled, for the log."""
-        return _bill_of(self.generation_ids)
 
     async def cancel(self, hub: Hub, settings: Settings, ids: Sequence[str]) -> None:
         """Cancel the generations at one connection if the task is abandoned; never raises."""
@@ -178,7 +172,7 @@ class CancellingTrigger(BaseTrigger):
         log.info(
             "The task is %s: %s.%s",
             state or "of unknown state",
-            self._bill,
+            _bill_of(self.generation_ids),
             " If a clear has discarded the task state, the next try does not know of it and submits anew."
             if AIRFLOW_V_3_4_PLUS
             else "",
@@ -192,8 +186,7 @@ class CancellingTrigger(BaseTrigger):
         If that cannot be read, the status of the generation decides whether there is anything to cancel.
         """
         try:
-            key = task_key(self.task_instance)
-            result = await sync_to_async(BaseXCom.get_one)(key="return_value", **key)
+            result = await sync_to_async(BaseXCom.get_one)(key="return_value", **task_key(self.task_instance))
         except Exception as error:
             log.debug("XCom could not be read: %s", error)
             return False
@@ -215,8 +208,7 @@ class _Kills(deque[tuple[CancellingTrigger, Sequence[str], contextvars.Context, 
     """
     Killed triggers with their generations at a connection, the contexts of their log lines, and events of their ends.
 
-    Few tasks carry them out. The objects of ten thousand tasks would lead to several full garbage collections of Python,
-    each of which stops the event loop for half a second.
+    Few tasks carry them out. The objects of ten thousand would cause full garbage collections, which stop the event loop.
     """
 
     def __init__(self) -> None:

@@ -263,7 +263,7 @@ def test_a_cancellation_that_is_stopped_stops_no_other(
 def test_no_kill_is_lost_while_the_connection_cannot_be_looked_up(
     connect: Callable[..., None], log: Log, monkeypatch: pytest.MonkeyPatch, known: bool
 ) -> None:
-    """The settings that the waits have looked up name the service, which may have no way to cancel."""
+    """Without settings of a wait the connection has to be looked up."""
     connect("seedanceapi-v2")
     look_up = cancellation.look_up_settings
 
