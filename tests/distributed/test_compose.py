@@ -121,7 +121,7 @@ class Composition:
         (self.home / "dags" / "composed.py").write_text(self.resolve(DAG))
         needed = {name: service.get("depends_on", {}) for name, service in self.services.items()}
         for name in TopologicalSorter(needed).static_order():
-            conditions = {each[name]["condition"] for each in needed.values() if name in each}
+            conditions = {before[name]["condition"] for before in needed.values() if name in before}
             if name == "postgres":
                 assert conditions == {"service_healthy"}
                 self._start_postgres(self.services[name])
