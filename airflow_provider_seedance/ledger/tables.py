@@ -26,7 +26,7 @@ from sqlalchemy.engine import Dialect
 from airflow_provider_seedance.ledger.search_text import INCOMPLETE, MAX_SEARCH_BYTES, TOKENS_LENGTH
 
 #: Revision of the newest migration.
-REVISION = "0003"
+REVISION = "0002"
 
 #: Table in which Alembic keeps the revision.
 VERSION_TABLE = "seedance_ledger_version"

@@ -61,6 +61,7 @@ def upgrade() -> None:
         sa.Column("model", sa.String(250)),
         sa.Column("duration", sa.Float),
         sa.Column("resolution", sa.String(50)),
+        sa.Column("kind", sa.String(64)),
         sa.Column("prompt", _long_text()),
         sa.Column("search_names", sa.String(25), nullable=False, server_default=""),
         sa.Column("search_text", _bytes(), nullable=False, server_default="Z"),
@@ -86,3 +87,4 @@ def _create_indexes() -> None:
     # MySQL limits the length of a key.
     op.create_index(f"{name}_generation", name, ["generation_id"], mysql_length={"generation_id": 200})
     op.create_index(f"{name}_reuse", name, ["reuse_key"])
+    op.create_index(f"{name}_kind", name, ["kind", "status", "created_at"])
