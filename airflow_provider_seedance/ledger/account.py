@@ -27,7 +27,7 @@ _COLUMNS = submissions.c
 MAX_SUBMISSION_SECONDS = 900
 
 #: States in which it is unknown whether the service accepted the submission.
-UNSETTLED = (RecordState.INTENT, RecordState.UNCERTAIN)
+UNSETTLED = (RecordState.INTENT.value, RecordState.UNCERTAIN.value)
 
 #: Number of the latest generations of a kind from which the polls of the next one are planned.
 MAX_DURATIONS = 30
@@ -121,10 +121,9 @@ def resolve(database: Database, task: TaskIdentity, key: str | None, generation_
     :param generation_id: The generation that the submission came to; ``None`` if nothing was billed.
     :raises SeedanceRequestError: there is none, there are several, or it is being sent.
     """
-    states = [state.value for state in UNSETTLED]
     query = (
         select(submissions)
-        .where(_COLUMNS.instance == task.instance, _COLUMNS.state.in_(states))
+        .where(_COLUMNS.instance == task.instance, _COLUMNS.state.in_(UNSETTLED))
         .order_by(_COLUMNS.number)
         .with_for_update()  # a retry may have found the generation at this moment
     )
@@ -270,7 +269,7 @@ def prune(
     condition = (
         _COLUMNS.namespace == namespace,
         ~going,
-        _COLUMNS.instance.not_in(select(going_on.c.instance)),
+        ~select(going_on).where(going_on.c.instance == _COLUMNS.instance).exists(),
     )
     unused = (shared_states.c.namespace == namespace, shared_states.c.updated_at < before)
     with database.transaction() as connection:

@@ -11,7 +11,7 @@ from sqlalchemy import and_, func, or_, select
 from sqlalchemy.sql import ColumnElement, Select
 
 from airflow_provider_seedance.generations import iso, utc_now
-from airflow_provider_seedance.ledger.account import MAX_SUBMISSION_SECONDS
+from airflow_provider_seedance.ledger.account import MAX_SUBMISSION_SECONDS, UNSETTLED
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.search_text import (
     INCOMPLETE,
@@ -64,7 +64,7 @@ class Search:
     def candidates(self, dialect: str) -> Select[Any]:
         """Return the query of what may be found, which reads an index alone: rows with incomplete texts are, too."""
         position = func.strpos if dialect == "postgresql" else func.instr
-        text, names = _COLUMNS.search_text, _COLUMNS.search_names
+        text, names, state = _COLUMNS.search_text, _COLUMNS.search_names, _COLUMNS.state
         # First: a word leaves fewer rows than the Dags do, and takes less time.
         complete = [
             or_(
@@ -77,7 +77,7 @@ class Search:
         complete.append(func.substr(text, 1, TOKEN_LENGTH).in_([tokens(dag_id) for dag_id in self.dag_ids]))
         found = [
             _COLUMNS.namespace == self.namespace,
-            _is_uncertain() if self.uncertain else _COLUMNS.state != RecordState.NOT_SUBMITTED.value,
+            state.in_(UNSETTLED) if self.uncertain else state != RecordState.NOT_SUBMITTED.value,
             or_(text == INCOMPLETE, and_(*complete)),
         ]
         if self.run_id is not None:
@@ -88,7 +88,7 @@ class Search:
         """Return whether a candidate is found."""
         prompt, names = folded(row["prompt"] or ""), [row[name] for name in _NAMES]
         found = (folded(word) in prompt or word in names for word in self.text.split())
-        return row["dag_id"] in self.dag_ids and all(found)
+        return row["dag_id"] in self.dag_ids and self.uncertain <= row["uncertain"] and all(found)
 
 
 def _is_uncertain() -> ColumnElement[bool]:

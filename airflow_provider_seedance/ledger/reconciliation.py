@@ -91,7 +91,7 @@ def _submitted_between(
     database: Database, namespace: str, conn_id: str, since: datetime, until: datetime
 ) -> Sequence[Any]:
     """Return the rows of a connection that the service should list, or whose fate is unknown."""
-    unsettled = _COLUMNS.state.in_([state.value for state in UNSETTLED])
+    unsettled = _COLUMNS.state.in_(UNSETTLED)
     query = select(submissions).where(
         _COLUMNS.namespace == namespace,
         _COLUMNS.conn_id == conn_id,

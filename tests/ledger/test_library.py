@@ -7,6 +7,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import Column
+from sqlalchemy.sql.visitors import iterate
 
 from airflow_provider_seedance.generations import utc_now
 from airflow_provider_seedance.ledger import record_stored_files
@@ -14,6 +16,7 @@ from airflow_provider_seedance.ledger.configuration import read_config
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.library import Search, dag_ids, find_renders, stored_file
 from airflow_provider_seedance.ledger.search_text import INCOMPLETE
+from airflow_provider_seedance.ledger.tables import submissions
 from airflow_provider_seedance.submission.store import GENERATION_KEY
 
 from .record_samples import DETAILS, submitted
@@ -115,6 +118,15 @@ def test_a_submission_is_found_by_its_words_and_its_names(database: Database, op
         assert found(database, text, dags=("dag",)) == [-1]
     store.write(GENERATION_KEY, submitted(first))
     assert found(database, f"{submitted(first).generation_id} fuss", dags=("dag",)) == [-1]
+
+
+@pytest.mark.parametrize("uncertain_only", [False, True])
+def test_candidates_are_chosen_by_columns_of_the_index(uncertain_only: bool) -> None:
+    """For another column MySQL would read the whole table."""
+    search = Search(namespace="default", dag_ids=("ads",), text="a", uncertain=uncertain_only)
+    (index,) = (index for index in submissions.indexes if index.name == "seedance_submissions_search")
+    read = {each.name for each in iterate(search.candidates("mysql")) if isinstance(each, Column)}
+    assert read & {*submissions.c.keys()} <= {*index.columns.keys(), *submissions.primary_key.columns.keys()}
 
 
 def test_pages(database: Database) -> None:
