@@ -14,8 +14,8 @@ INCOMPLETE = "Z"
 #: Length of a token, and of two of them with a space.
 TOKEN_LENGTH, TOKENS_LENGTH = 12, 25
 
-#: The letters i of Turkish, with a dot and without one, are the same.
-_FOLDED = str.maketrans({"\u0307": None, "\u0131": "i"})
+#: The letters i of Turkish, with a dot and without one, are the same. PostgreSQL refuses NUL, which no prompt contains.
+_FOLDED = str.maketrans({"\u0307": None, "\u0131": "i", "\0": None})
 
 #: Letters of tokens, which folded words never have.
 _LETTERS = str.maketrans("0123456789abcdef", "ABCDEFGHIJKLMNOP")

@@ -67,7 +67,7 @@ def test_words_of_the_prompt(database: Database) -> None:
         ("A rocket 🚀 at 5%_/", ["🚀", "5%", "%_/"], ["🎬", "5_"]),
         ("İSTANBUL \u0131ş\u0131k", ["istanbul", "İstanbul", "ISTANBUL", "IŞIK", "işik"], ["stanbül"]),
         ("lighthouses, a light house", ["LIGHT", "thous", "a"], ["s,a", "lighthousesa", "house,"]),
-        ("x", ["X", "x X"], ["ABCDEFGHIJKL", "Z", "GHI"]),
+        ("x", ["X", "x X", "x\0"], ["ABCDEFGHIJKL", "Z", "GHI"]),
     ],
     ids=["é", "ü", "中文", "emoji", "i", "parts", "one letter"],
 )
