@@ -240,16 +240,19 @@ class _Kind:
 
     def __init__(self) -> None:
         self.latest = self.planned = prior_model()
+        # The same without durations of the ledger, which contain the time in the queue of the service.
+        self.own = self.planned_own = self.latest
         self.observed = 0
         self.unplanned = 0
 
     def observe(self, low: float, high: float) -> None:
-        self.latest = self.latest.updated(low, high)
+        before, self.latest = self.latest, self.latest.updated(low, high)
+        self.own = self.latest if self.own is before else self.own.updated(low, high)
         self.observed += 1
         self.unplanned += 1
         # A new plan costs milliseconds, and one more observation changes little after many.
         if self.unplanned >= min(10, self.observed / 20):
-            self.planned, self.unplanned = self.latest, 0
+            self.planned, self.planned_own, self.unplanned = self.latest, self.own, 0
 
     def teach(self, durations: Sequence[float]) -> None:
         if len(durations) > self.observed:
@@ -263,10 +266,16 @@ class DurationModels:
     def __init__(self) -> None:
         self._kinds: OrderedDict[Hashable, _Kind] = OrderedDict()
 
-    def of(self, kind: Hashable) -> DurationModel:
-        """Return the model of a kind."""
+    def of(self, kind: Hashable, *, queued: bool = False) -> DurationModel:
+        """
+        Return the model of a kind.
+
+        :param queued: For a generation that was in the queue of the service, without which its age is counted.
+        """
         known = self._kinds.get(kind)
-        return known.planned if known else prior_model()
+        if known is None:
+            return prior_model()
+        return known.planned_own if queued else known.planned
 
     def observe(self, kind: Hashable, low: float, high: float) -> None:
         """Learn from a generation that ended between two times, in seconds after its submission."""

@@ -327,7 +327,8 @@ class Hub:
             waiter.state = replace(before, rate_limited=True)
             self._queue.push_poll(waiter, waiter.due)
             return
-        step = on_poll(before, reading, now, _durations.of(waiter.kind))
+        queued = before.queued_at is not None
+        step = on_poll(before, reading, now, _durations.of(waiter.kind, queued=queued))
         _queued_at.pop(before.generation_id, None)
         if step.kind == "wait" and (queued_at := step.state.queued_at) is not None:
             _queued_at[before.generation_id] = queued_at

@@ -15,7 +15,7 @@ OTHER = ("another", -1, "")
 
 
 def booked(credits: float | None, cost_usd: float | None, reserved: int = 0) -> dict[str, Any]:
-    """What the ledger has of a task instance."""
+    """Return sums of a task instance in the ledger."""
     return {"credits": credits, "cost_usd": cost_usd, "reserved": reserved}
 
 

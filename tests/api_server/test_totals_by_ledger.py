@@ -188,7 +188,7 @@ def test_a_ledger_that_does_not_respond_delays_no_other_reader(
             assert (run["cost_usd"], run["at_least"]) == (0.07, True)
     finally:
         responds.set()
-    assert held == [(False, False)]  # the second time, it was not asked
+    assert held == [(False, False)]  # the second time, it was not read
 
 
 def test_a_ledger_that_fails_is_read_again_later(

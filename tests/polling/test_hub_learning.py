@@ -184,6 +184,14 @@ def test_time_in_the_queue_is_not_learned_as_time_of_the_render(service: Service
     assert run(main()) <= 20.0  # it was 65 to 235 s
 
 
+def test_durations_of_the_ledger_contain_the_queue(service: Service, run: Any) -> None:
+    service.ends["g"] = 1500.0
+    service.bodies = lambda name, at: {"status": "queued"} if at < 1440.0 else {}
+    read = tuple(60.0 * number for number in range(1, 31))
+    run(wait(durations=read, interval=None, **SUBMITTED))
+    assert service.times()[-1] - 1500.0 <= 20.0  # it was 259 s
+
+
 def test_a_wait_that_starts_again_knows_which_renders_were_queued(service: Service, run: Any) -> None:
     """A batch waits anew after each of its submissions."""
     ids = one_at_a_time(service, 15, 60.0)
