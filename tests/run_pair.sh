@@ -42,7 +42,8 @@ if [ "$form" = short ]; then
     run -n "$jobs" "${ignored[@]}" -m 'not variant' "$@" || failed=$?
 else
     run -n "$jobs" --dist worksteal -m 'not integration' "$@" || failed=$?
-    run -n 3 -m integration --durations=10 tests/integration tests/*/test_processes.py "$@" || failed=$?
+    run -n 3 -m integration --durations=10 tests/integration "$@" || failed=$?
+    run tests/*/test_processes.py "$@" || failed=$?
 fi
 say "$([ "$failed" = 0 ] && echo passed || echo FAILED) after $((SECONDS - began)) s$results"
 exit "$failed"

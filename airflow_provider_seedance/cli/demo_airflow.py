@@ -172,6 +172,9 @@ def _environment(home: Path, port: int, execution_port: int, log_ports: list[int
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{execution_port}/execution/",
+        # On a busy machine the API server takes longer than the default of 5 s, and a task that it failed is retried soon.
+        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
+        "AIRFLOW__CORE__DEFAULT_TASK_RETRY_DELAY": "5",
         # The components share the file; a locked database makes them wait instead of fail.
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}?timeout=30",
         "AIRFLOW__DATABASE__LOAD_DEFAULT_CONNECTIONS": "False",
