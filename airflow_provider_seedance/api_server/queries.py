@@ -135,8 +135,9 @@ def find_task(session: Session, scope: Scope, operators: Collection[str] = ()) -
     instance = _instance(scope)
     chosen = (*instance, TI.operator.in_(operators)) if operators else instance
     row = session.execute(select(*TASK_COLUMNS).where(*_in_run(TI, scope), *chosen)).first()
-    known = (_xcoms(session, scope, instance), _rendered_fields(session, scope, {str(scope.task_id)}))
-    return task_of(row, *known) if row else None
+    if row is None:
+        return None
+    return task_of(row, _xcoms(session, scope, instance), _rendered_fields(session, scope, {row.task_id}))
 
 
 def _instance(scope: Scope) -> tuple[Any, ...]:

@@ -44,6 +44,7 @@ def read_costs(runs: Mapping[RunKey, Iterable[Task]]) -> dict[RunKey, dict[Place
     config = read_config()
     if config is None or time.monotonic() < _unreadable_until.get(config, 0.0):
         return None
+    free = pages.SENSORS | pages.TRANSFER_OPERATORS
     places = {
         TaskIdentity(
             namespace=config.namespace,
@@ -55,7 +56,7 @@ def read_costs(runs: Mapping[RunKey, Iterable[Task]]) -> dict[RunKey, dict[Place
         ).instance: (run, task.place)
         for run, tasks in runs.items()
         for task in tasks
-        if task.operator not in pages.SENSORS | pages.TRANSFER_OPERATORS
+        if task.operator not in free
     }
     found: dict[RunKey, dict[Place, Any]] = {run: {} for run in runs}
     reading = _threads.submit(spend_of_instances, Database(config), list(places))
