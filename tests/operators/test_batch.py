@@ -111,9 +111,9 @@ def at_once(services: Any) -> int:
     """Return the maximum number of renders that ran at a time."""
     speed, changes = services.speed, list[tuple[float, int]]()
     for one in services.generations:
-        changes += [(one.ended_at - one.render_seconds / speed, 1), (one.ended_at, -1)]
-    # Where one ends and the next begins at the same time, rounding may change their order.
-    return max(accumulate(change for _, change in sorted((round(at, 4), change) for at, change in changes)))
+        # One begins when another one ends, at a time that rounding may place before the end.
+        changes += [(one.ended_at - one.render_seconds / speed + 0.001, 1), (one.ended_at, -1)]
+    return max(accumulate(change for _, change in sorted(changes)))
 
 
 @pytest.mark.parametrize("api", ["ark"])
