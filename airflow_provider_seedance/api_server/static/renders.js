@@ -209,9 +209,8 @@ async function showUncertain() {
 
 /** Offer to render again, if the user may edit the tasks of the Dag. */
 async function showRights() {
-  rights ??= ledger(`api/dags/${encodeURIComponent(run.dag_id)}/rights`);
-  const { edit } = await rights;
-  for (const card of cards.values()) card.setCanEdit(edit);
+  rights ??= await ledger(`api/dags/${encodeURIComponent(run.dag_id)}/rights`);
+  for (const card of cards.values()) card.setCanEdit(rights.edit);
 }
 
 function showChoice() {
