@@ -50,10 +50,10 @@ def place(map_index: int, region: str = "") -> dict[str, Any]:
     return {**columns, "region_index": map_index}
 
 
-def add_region(session: Session, node_id: str, *, dag_id: str, run_id: str) -> str:
+def add_region(session: Session, node_id: str, *, dag_id: str, run_id: str, **more: Any) -> str:
     """Add a region of Airflow 3.4 for a loop or a mapped task, and return its id in hexadecimal."""
     region = import_module("airflow.models.dynamic_region").DynamicRegion(
-        dag_id=dag_id, run_id=run_id, node_id=node_id
+        dag_id=dag_id, run_id=run_id, node_id=node_id, **more
     )
     session.add(region)
     session.flush()

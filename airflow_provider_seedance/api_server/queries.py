@@ -12,7 +12,7 @@ from airflow.models.dagrun import DagRun
 from airflow.models.renderedtifields import RenderedTaskInstanceFields as Fields
 from airflow.models.taskinstance import TaskInstance as TI
 from airflow.models.xcom import XComModel
-from sqlalchemy import Text, and_, cast, func, or_, select
+from sqlalchemy import Text, and_, case, cast, func, or_, select
 
 from airflow_provider_seedance.api_server import renders
 from airflow_provider_seedance.api_server.xcom_values import parse_xcom, unwrap
@@ -25,11 +25,15 @@ if TYPE_CHECKING:
 
 
 def _coordinates() -> tuple[Any, ...]:
-    """Return the map index that users see, and the region where there is one."""
+    """Return the map index that users see, and where there are regions, that of the task and its pass of a loop."""
     if not AIRFLOW_V_3_4_PLUS:
         return (TI.map_index,)
     public_map_index = import_module("airflow.models.task_coordinates").public_map_index_expression(TI)
-    return public_map_index.label("map_index"), TI.region_id, TI.region_index
+    region = import_module("airflow.models.dynamic_region").DynamicRegion
+    # The region of a mapped task has its name, and counts map indexes; a loop around it is its parent.
+    of_loop = case((region.node_id == TI.task_id, region.parent_region_index), else_=TI.region_index)
+    iteration = select(of_loop).where(region.id == TI.region_id).correlate(TI).scalar_subquery()
+    return public_map_index.label("map_index"), TI.region_id, TI.region_index, iteration.label("iteration")
 
 
 def belongs_to_task(model: Any) -> Any:

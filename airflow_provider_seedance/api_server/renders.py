@@ -84,6 +84,7 @@ class Task:
 
     :param label: Its ``map_index_template``, rendered.
     :param region: From Airflow 3.4 on: the task loop or expansion it belongs to, and its index there.
+    :param iteration: The pass of the task loop it belongs to, as the worker writes it into the ledger.
     :param xcoms: Its XComs of the keys above.
     :param fields: Its rendered template fields; empty before it ran, and in old runs.
     """
@@ -91,6 +92,7 @@ class Task:
     task_id: str
     map_index: int = -1
     region: str = ""
+    iteration: int | None = None
     label: str | None = None
     operator: str | None = None
     state: str | None = None
@@ -104,11 +106,6 @@ class Task:
     def place(self) -> Place:
         """Identity among the tasks of a run."""
         return self.task_id, self.map_index, self.region
-
-    @property
-    def iteration(self) -> int | None:
-        """The pass of the task loop that it belongs to."""
-        return int(self.region.partition(".")[2]) if self.region and self.map_index < 0 else None
 
     @property
     def result(self) -> Any:
@@ -146,6 +143,8 @@ class Task:
         """The reason for which a clear must not render one of its requests again, or ``None``."""
         if self.shown_state not in TERMINAL_STATES:
             return "The task has not ended."
+        if self.iteration is not None:
+            return "In a task loop, a clear would repeat the later passes as well."
         if self.operator in BATCH_OPERATORS and self.fields.get("on_clear") != "reuse":
             return "A clear may pay for all items of this batch: its on_clear is not 'reuse', or Airflow has forgotten it."
         return None

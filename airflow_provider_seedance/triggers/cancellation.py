@@ -36,6 +36,7 @@ MAX_CONCURRENT_CANCELLATIONS = 4
 MAX_AWAITED_KILLS = 200
 
 _NO_WAY = "%s offers no way to cancel: %s, unless already ended."
+_DISCARDED = " If a clear has discarded the task state, the next try does not know of it and submits anew."
 
 # One for all triggers: that of a trigger is seven objects.
 log = logging.getLogger(__name__)
@@ -169,14 +170,8 @@ class CancellingTrigger(BaseTrigger):
             return False
         if is_abandoned(state):
             return True
-        log.info(
-            "The task is %s: %s.%s",
-            state or "of unknown state",
-            _bill_of(self.generation_ids),
-            " If a clear has discarded the task state, the next try does not know of it and submits anew."
-            if AIRFLOW_V_3_4_PLUS
-            else "",
-        )
+        more = _DISCARDED if AIRFLOW_V_3_4_PLUS else ""
+        log.info("The task is %s: %s.%s", state or "of unknown state", _bill_of(self.generation_ids), more)
         return False
 
     async def _has_result(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from airflow.models import import_all_models
 from airflow.models.base import Base
@@ -82,8 +83,14 @@ class MetadataDatabase:
             add_fields(self.session, ti_id, fields, **at)
         return ti_id
 
-    def region(self, node_id: str) -> str:
-        return add_region(self.session, node_id, dag_id="d", run_id="r/1")
+    def region(
+        self, node_id: str, *, parent: str = "", parent_index: int | None = None, forked_from: str = ""
+    ) -> str:
+        ids = {"parent_region_id": parent, "forked_from_region_id": forked_from}
+        columns = {name: UUID(region) if region else None for name, region in ids.items()}
+        return add_region(
+            self.session, node_id, dag_id="d", run_id="r/1", parent_region_index=parent_index, **columns
+        )
 
     def _add(self, model: Any, **values: Any) -> None:
         add_row(self.session, model, **values)

@@ -232,6 +232,7 @@ def test_rendering_again(http: TestClient, database: Database, found: SimpleName
         ({"operator": "SeedanceGenerateVideoBatchOperator", "fields": {"on_clear": "new"}}, 409),
         ({"operator": "SeedanceGenerateVideoBatchOperator", "fields": {"on_clear": "reuse"}}, 204),
         ({"fields": {"on_clear": "new"}}, 204),
+        ({"iteration": 0}, 409),
     ],
     ids=str,
 )

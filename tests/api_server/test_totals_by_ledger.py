@@ -68,7 +68,7 @@ def test_all_submissions_of_a_task_instance(ledger: Database) -> None:
     unsent = row(-1, **here, task_id="batch", record_key="c", state="not_submitted", **amounts)
     own = row(-1, **here, task_id="own")
     add(ledger, [*takes, *items, failed, unknown, *elsewhere, unsent, own, row(-1, dag_id="d", run_id="x")])
-    passes = task("loop", region=f"{'a' * 32}.2")
+    passes = task("loop", region=f"{'a' * 32}.2", iteration=2)
     tasks = [
         task(),
         task("batch", operator=BATCH),
