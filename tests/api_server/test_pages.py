@@ -142,3 +142,25 @@ def test_the_last_frame_of_a_video_is_shown_as_an_image(tmp_path: Path) -> None:
         text=True,
     )
     assert [source["media"] for source in json.loads(shown.stdout)] == ["video", "image", "video"]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
+def test_the_link_of_a_pass_of_a_loop_names_its_region(tmp_path: Path) -> None:
+    module = tmp_path / "format.mjs"
+    module.write_text((pages.STATIC / "format.js").read_text(encoding="utf-8"))
+    region_id = "018f3a1e-0000-7000-8000-00000000000a"
+    places = [(-1, ""), (2, None), (-1, f"{region_id.replace('-', '')}.1"), (2, f"{region_id}.2")]
+    tasks = [{"task_id": "a b", "map_index": index, "region": region} for index, region in places]
+    run = {"dag_id": "d", "run_id": "r/1"}
+    found = f"{json.dumps(tasks)}.map((task) => taskPage({json.dumps(run)}, task, '/tab'))"
+    script = f"import {{ taskPage }} from {str(module)!r}; console.log(JSON.stringify({found}))"
+    shown = subprocess.run(
+        ["node", "--input-type=module", "-e", script], check=True, capture_output=True, text=True
+    )
+    task = "../dags/d/runs/r%2F1/tasks/a%20b"
+    assert json.loads(shown.stdout) == [
+        f"{task}/tab",
+        f"{task}/mapped/2/tab",
+        f"{task}/tab?region_id={region_id}&region_index=1",
+        f"{task}/mapped/2/tab?region_id={region_id}&region_index=2",
+    ]

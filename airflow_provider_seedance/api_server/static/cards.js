@@ -1,6 +1,7 @@
 // A card for each render, made once and updated when its render changes.
 
 import { canRenderAgain } from "./again.js";
+import { taskName } from "./dialog.js";
 import { topLevelLink, element, setText } from "./dom.js";
 import { dateTime, elapsed, money, number, parseTime, plural, sources, timeSpan, taskPage, httpUrl } from "./format.js";
 import { dismiss, player } from "./players.js";
@@ -221,9 +222,7 @@ export class Card {
 
   showLinks(found) {
     const { render } = this;
-    const pass = render.iteration === null ? "" : ` (pass ${render.iteration})`;
-    const name = render.map_index >= 0 ? `${render.task_id} [${render.map_index}]` : render.task_id + pass;
-    const links = [topLevelLink(taskPage(this.run, render), name, { title: "Show the task instance" })];
+    const links = [topLevelLink(taskPage(this.run, render), taskName(render), { title: "Show the task instance" })];
     render.files.forEach((file, index) => {
       const source = found[index];
       if (!source?.stored) return;

@@ -82,7 +82,8 @@ export class Choice {
       button.addEventListener("click", () => this.ask({ text: option, chosen_options: [option], params_input: {} }));
       return button;
     });
-    const place = `${taskPage(this.run, task)}/required_actions`;
+    const region = task.region_id ? `${task.region_id}.${task.region_index}` : "";
+    const place = taskPage(this.run, { ...task, region }, "/required_actions");
     return [element("strong", "", subject), this.mayAnswer ? null : element("span", "", this.refusal), ...buttons, compare, topLevelLink(place, "In Airflow", { title: "Show the question in Airflow" })];
   }
 

@@ -41,7 +41,7 @@ export function openDialog({ title, content, action, send, isComplete = () => tr
   return confirm;
 }
 
-/** The name of the task of a render, with its map index. */
-export function taskName({ task_id: task, map_index: index }) {
-  return index >= 0 ? `${task} [${index}]` : task;
+/** The name of the task of a render, with its map index and its pass of a loop. */
+export function taskName({ task_id: task, map_index: index, iteration }) {
+  return `${task}${index >= 0 ? ` [${index}]` : ""}${iteration === null ? "" : ` (pass ${iteration})`}`;
 }

@@ -87,10 +87,12 @@ export function runUrl(run) {
   return `api/dags/${segment(run.dag_id)}/runs/${segment(run.run_id)}`;
 }
 
-/** The page of a task instance in Airflow, relative to Airflow's base URL. */
-export function taskPage(run, render) {
-  const task = `${runPage(run)}/tasks/${encodeURIComponent(render.task_id)}`;
-  return render.map_index >= 0 ? `${task}/mapped/${render.map_index}` : task;
+/** The page of a task instance in Airflow, or a tab of it, relative to Airflow's base URL. */
+export function taskPage(run, { task_id: task, map_index: index, region }, tab = "") {
+  const [id, inRegion] = (region ?? "").split(".");
+  const region_id = id.replace(/^(\w{8})(\w{4})(\w{4})(\w{4})/, "$1-$2-$3-$4-"); // as Airflow's pages write it
+  const place = id ? `?${new URLSearchParams({ region_id, region_index: inRegion })}` : "";
+  return `${runPage(run)}/tasks/${segment(task)}${index >= 0 ? `/mapped/${index}` : ""}${tab}${place}`;
 }
 
 export function runPage(run) {
