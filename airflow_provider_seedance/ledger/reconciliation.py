@@ -22,7 +22,7 @@ _COLUMNS = submissions.c
 _COMPARED = ("status", "credits", "cost_usd", "output_tokens")
 
 #: Columns of the task that submitted, in the result.
-_TASK = ("namespace", "dag_id", "run_id", "task_id", "map_index")
+_TASK = ("namespace", "dag_id", "run_id", "task_id", "map_index", "loop_index")
 
 #: Time for which a service lists its generations (ark).
 MAX_LISTED_AGE = timedelta(days=7)

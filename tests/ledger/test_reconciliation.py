@@ -26,6 +26,7 @@ TASK = {
     "run_id": "run",
     "task_id": "video",
     "map_index": 0,
+    "loop_index": -1,
     "key": "heron",
 }
 
