@@ -105,12 +105,11 @@ class CancellingTrigger(BaseTrigger):
         key = (asyncio.get_running_loop(), conn_id)
         kills = _kills.setdefault(key, _Kills())
         kills.append((self, ids, contextvars.copy_context(), ended := asyncio.Event()))
+        # At once: Airflow closes the log of the trigger when it stops waiting.
+        log.info("If another try continues, %s; else it is cancelled (number %d).", _bill_of(ids), len(kills))
         if len(kills.tasks) < MAX_CONCURRENT_CANCELLATIONS:
             kills.tasks.add(asyncio.create_task(kills.cancel(*key)))
-        if len(kills) <= MAX_AWAITED_KILLS:
-            return ended
-        log.info("The cancellation of %s waits for %d others.", _described(ids), len(kills))
-        return None
+        return ended if len(kills) <= MAX_AWAITED_KILLS else None
 
     @property
     def billed_to(self) -> dict[str, list[str]]:
