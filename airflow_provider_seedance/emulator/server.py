@@ -40,7 +40,6 @@ from airflow_provider_seedance.emulator.services.service import (
 from airflow_provider_seedance.emulator.state import Backend
 
 _MAX_BODY_BYTES = 64 * 1024 * 1024
-_POLL_INTERVAL_SECONDS = 0.005
 _JOIN_TIMEOUT_SECONDS = 5.0
 
 
@@ -74,6 +73,7 @@ class EmulatorServer(ThreadingHTTPServer):
 
     daemon_threads = True
     request_queue_size = 512
+    timeout = 0.05  # seconds between two looks at `stopping`; macOS cannot end the wait with the socket
 
     def __init__(self, address: tuple[str, int], parts: Parts) -> None:
         self.parts = parts
@@ -86,27 +86,26 @@ class EmulatorServer(ThreadingHTTPServer):
 
     def start(self) -> None:
         """Serve in a thread of its own."""
-        self._main = threading.Thread(
-            target=self.serve_forever, args=(_POLL_INTERVAL_SECONDS,), name="seedance-emulator", daemon=True
-        )
+        self._main = threading.Thread(target=self._serve, name="seedance-emulator", daemon=True)
         self._main.start()
+
+    def _serve(self) -> None:
+        while not self.parts.backend.stopping.is_set():
+            self.handle_request()
 
     def stop(self) -> None:
         """Close all connections and end all threads."""
         self.parts.backend.stopping.set()
         if self._main is not None:
-            with suppress(OSError):  # macOS refuses it, and the poll interval ends the wait
+            with suppress(OSError):  # macOS refuses it, and the timeout ends the wait
                 self.socket.shutdown(socket.SHUT_RDWR)
-            self.shutdown()
             self._main.join(_JOIN_TIMEOUT_SECONDS)
         self.server_close()
         with self._guard:
             still_open = dict(self._open)
         for connection in still_open:
-            try:
+            with suppress(OSError):  # it has just been closed
                 connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                continue  # it has just been closed
         for thread in still_open.values():
             thread.join(_JOIN_TIMEOUT_SECONDS)
 
