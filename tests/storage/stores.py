@@ -10,6 +10,16 @@ from fsspec import AbstractFileSystem
 from fsspec.spec import AbstractBufferedFile
 
 from airflow_provider_seedance.storage.location import StorageLocation
+from airflow_provider_seedance.storage.writers import open_writer
+
+
+def write_file(location: StorageLocation, data: bytes, *, exclusive: bool = False) -> None:
+    """Write a file in several pieces."""
+    with open_writer(location, exclusive=exclusive) as writer:
+        piece = max(1, len(data) // 10)
+        for start in range(0, len(data), piece):
+            writer.write(data[start : start + piece])
+        writer.commit()
 
 
 def size_of(location: StorageLocation) -> int | None:

@@ -18,7 +18,7 @@ from airflow_provider_seedance.storage.location import StorageLocation
 from airflow_provider_seedance.storage.writers import open_writer
 from airflow_provider_seedance.transfers.sidecar import write_sidecar
 from storage.emulators import Store, azure_store, google_store
-from storage.stores import size_of
+from storage.stores import size_of, write_file
 
 # gcsfs sends a part as it is; aiohttp would like a file.
 pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body directly with raw bytes:ResourceWarning")
@@ -44,20 +44,8 @@ def smallest_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def location(store: Store, request: pytest.FixtureRequest) -> StorageLocation:
     """A location of the test's own."""
-    name = hashlib.sha256(request.node.name.encode()).hexdigest()[:12]
-    return location_in(store, name)
-
-
-def location_in(store: Store, name: str, fs: Any = None) -> StorageLocation:
-    path = f"bucket/v/{name}.mp4"
-    return StorageLocation(display=f"{store.scheme}://{path}", fs=fs or store.fs, path=path)
-
-
-def write(location: StorageLocation, data: bytes = DATA, *, exclusive: bool = False) -> None:
-    with open_writer(location, exclusive=exclusive) as writer:
-        for start in range(0, len(data), 1 << 20):
-            writer.write(data[start : start + (1 << 20)])
-        writer.commit()
+    path = f"bucket/v/{hashlib.sha256(request.node.name.encode()).hexdigest()[:12]}.mp4"
+    return StorageLocation(display=f"{store.scheme}://{path}", fs=store.fs, path=path)
 
 
 @pytest.mark.parametrize("exclusive", [False, True])
@@ -85,7 +73,7 @@ def test_missing_object(location: StorageLocation) -> None:
 def test_version_changes_with_the_content(location: StorageLocation) -> None:
     versions = []
     for data in (b"one", b"two"):
-        write(location, data)
+        write_file(location, data)
         found = location.stat()
         assert found
         assert found.version
@@ -95,11 +83,11 @@ def test_version_changes_with_the_content(location: StorageLocation) -> None:
 
 
 def test_existing_object_is_not_replaced(location: StorageLocation) -> None:
-    write(location, b"first")
+    write_file(location, b"first")
     with pytest.raises(SeedanceDestinationExistsError):
-        write(location, b"second", exclusive=True)
+        write_file(location, b"second", exclusive=True)
     assert location.read(10) == b"first"
-    write(location, b"third")
+    write_file(location, b"third")
     assert location.read(10) == b"third"
 
 
@@ -112,7 +100,7 @@ def test_faster_writer_is_not_replaced(
         pytest.skip("this emulator knows no ifGenerationMatch")
     with open_writer(location, exclusive=True) as writer:
         writer.write(data)
-        write(location, b"another task was faster")
+        write_file(location, b"another task was faster")
         with monkeypatch.context() as patch:
             patch.setattr(type(writer), "_refuse_existing", lambda self: None)
             with pytest.raises((SeedanceDestinationExistsError, SeedanceMediaError)):
@@ -123,16 +111,16 @@ def test_faster_writer_is_not_replaced(
 def test_no_rights(store: Store, location: StorageLocation) -> None:
     if store.forbidden is None:
         pytest.skip("this emulator checks no rights")
-    write(location, b"x")
+    write_file(location, b"x")
     forbidden = StorageLocation(display=location.display, fs=store.forbidden, path=location.path)
-    for use in (forbidden.stat, forbidden.digest, lambda: write(forbidden)):
+    for use in (forbidden.stat, forbidden.digest, lambda: write_file(forbidden, DATA)):
         with pytest.raises(SeedanceMediaError, match="paid for and is not lost"):
             use()
 
 
 def test_range_costs_what_it_is(store: Store, location: StorageLocation) -> None:
     """A player that asks for 64 KiB of 10 MB makes the store send at most twice as much."""
-    write(location)
+    write_file(location, DATA)
 
     async def play() -> bytes:
         request: Any = SimpleNamespace(method="GET", headers={"Range": "bytes=100000-165535"})

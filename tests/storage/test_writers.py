@@ -21,7 +21,7 @@ from airflow_provider_seedance.exceptions import SeedanceDestinationExistsError,
 from airflow_provider_seedance.storage import writers
 from airflow_provider_seedance.storage.location import StorageLocation
 from airflow_provider_seedance.storage.writers import open_writer
-from storage.stores import DiskWithoutRename, ObjectStore, RemoteDisk, size_of
+from storage.stores import DiskWithoutRename, ObjectStore, RemoteDisk, size_of, write_file
 
 DATA = bytes(range(256)) * 400
 OTHER = b"the previous file"
@@ -52,11 +52,8 @@ def local(path: Path) -> StorageLocation:
     return StorageLocation.of(str(path), None)
 
 
-def store(location: StorageLocation, data: bytes = DATA, *, exclusive: bool = False) -> None:
-    with open_writer(location, exclusive=exclusive) as writer:
-        for start in range(0, len(data), 7000):
-            writer.write(data[start : start + 7000])
-        writer.commit()
+def hang_up(path: str) -> None:
+    raise ConnectionError("the store hung up")
 
 
 def fail_midway(location: StorageLocation) -> None:
@@ -77,44 +74,36 @@ def location(request: pytest.FixtureRequest, tmp_path: Path, memory: MemoryFileS
     return location_in(request.param())
 
 
-def test_file_is_stored(location: StorageLocation, worker_disk: Path) -> None:
-    assert size_of(location) is None
-    store(location)
-    assert size_of(location) == len(DATA)
+@pytest.mark.parametrize("previous", [None, OTHER])
+def test_file_is_visible_when_it_is_whole(
+    location: StorageLocation, worker_disk: Path, memory: MemoryFileSystem, previous: bytes | None
+) -> None:
+    if previous:
+        write_file(location, previous)
+    with open_writer(location, exclusive=False) as writer:
+        writer.write(DATA)
+        assert size_of(location) == (previous and len(previous))
+        writer.commit()
     assert location.digest() == (len(DATA), hashlib.sha256(DATA).hexdigest())
     assert list(worker_disk.iterdir()) == []
+    assert [path for path in memory.store if not path.endswith("a.mp4")] == []
 
 
-def test_nothing_is_visible_before_the_commit(location: StorageLocation) -> None:
-    with open_writer(location, exclusive=False) as writer:
-        writer.write(DATA)
-        assert size_of(location) is None
-        writer.commit()
-        assert size_of(location) == len(DATA)
-
-
-def test_previous_file_stays_until_the_commit(location: StorageLocation) -> None:
-    store(location, OTHER)
-    with open_writer(location, exclusive=False) as writer:
-        writer.write(DATA)
-        assert size_of(location) == len(OTHER)
-        writer.commit()
-    assert size_of(location) == len(DATA)
-
-
-def test_error_leaves_nothing(location: StorageLocation, worker_disk: Path) -> None:
+@pytest.mark.parametrize("previous", [None, OTHER])
+def test_error_leaves_what_was_there(
+    location: StorageLocation, worker_disk: Path, previous: bytes | None
+) -> None:
+    if previous:
+        write_file(location, previous)
     fail_midway(location)
-    assert size_of(location) is None
+    assert location.read(len(DATA)) == previous
     assert list(worker_disk.iterdir()) == []
-
-
-def test_error_leaves_the_previous_file(location: StorageLocation) -> None:
-    store(location, OTHER)
-    fail_midway(location)
-    assert location.digest()[1] == hashlib.sha256(OTHER).hexdigest()
 
 
 def test_restart(location: StorageLocation) -> None:
+    with open_writer(location, exclusive=False) as writer:
+        writer.restart()
+    assert size_of(location) is None
     with open_writer(location, exclusive=False) as writer:
         writer.write(OTHER * 5000)
         writer.restart()
@@ -124,25 +113,14 @@ def test_restart(location: StorageLocation) -> None:
 
 
 def test_exclusive_write_replaces_nothing(location: StorageLocation) -> None:
-    store(location, OTHER)
-    with pytest.raises(SeedanceDestinationExistsError, match="overwrite=False"):
-        store(location, exclusive=True)
-    assert location.digest()[1] == hashlib.sha256(OTHER).hexdigest()
-
-
-def test_file_created_before_the_commit_is_not_replaced(location: StorageLocation) -> None:
     with open_writer(location, exclusive=True) as writer:
         writer.write(DATA)
-        store(location, OTHER)
+        write_file(location, OTHER)  # before the commit
         with pytest.raises(SeedanceDestinationExistsError):
             writer.commit()
-    assert size_of(location) == len(OTHER)
-
-
-def test_restart_and_abort_of_an_empty_file(location: StorageLocation) -> None:
-    with open_writer(location, exclusive=False) as writer:
-        writer.restart()
-    assert size_of(location) is None
+    with pytest.raises(SeedanceDestinationExistsError, match="overwrite=False"):
+        write_file(location, DATA, exclusive=True)
+    assert location.read(len(DATA)) == OTHER
 
 
 # ---------------------------------------------------------------------- local files
@@ -161,7 +139,7 @@ def test_temporary_file_is_beside_the_destination(tmp_path: Path) -> None:
 @pytest.mark.parametrize("exclusive", [False, True])
 def test_temporary_file_is_removed(tmp_path: Path, exclusive: bool) -> None:
     path = tmp_path / ("ü" * 120 + ".mp4")
-    store(local(path), exclusive=exclusive)
+    write_file(local(path), DATA, exclusive=exclusive)
     assert list(tmp_path.iterdir()) == [path]
     path.unlink()
     fail_midway(local(path))
@@ -171,7 +149,7 @@ def test_temporary_file_is_removed(tmp_path: Path, exclusive: bool) -> None:
 def test_permissions_follow_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
-        store(local(tmp_path / "a.mp4"))
+        write_file(local(tmp_path / "a.mp4"), DATA)
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "a.mp4").stat().st_mode) == 0o640
@@ -209,9 +187,9 @@ def test_disk_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(os, "link", refuse)
     location = local(tmp_path / "a.mp4")
-    store(location, exclusive=True)
+    write_file(location, DATA, exclusive=True)
     with pytest.raises(SeedanceDestinationExistsError):
-        store(location, OTHER, exclusive=True)
+        write_file(location, OTHER, exclusive=True)
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
     assert size_of(location) == len(DATA)
 
@@ -264,9 +242,9 @@ def test_store_is_not_touched_before_the_commit(kind: Any, worker_disk: Path) ->
 
 def test_object_store_gets_bounded_parts_and_a_precondition() -> None:
     fs = ObjectStore()
-    store(location_in(fs))
+    write_file(location_in(fs), DATA)
     fs.objects.clear()
-    store(location_in(fs), exclusive=True)
+    write_file(location_in(fs), DATA, exclusive=True)
     assert fs.options == [
         {"chunksize": writers.PART_BYTES, "mode": "overwrite"},
         {"chunksize": writers.PART_BYTES, "mode": "create"},
@@ -277,7 +255,7 @@ def test_object_created_during_an_exclusive_upload_is_not_replaced() -> None:
     fs = ObjectStore()
     fs.on_upload = lambda path: fs.objects.update({path: OTHER})
     with pytest.raises(SeedanceDestinationExistsError):
-        store(location_in(fs), exclusive=True)
+        write_file(location_in(fs), DATA, exclusive=True)
     assert fs.objects == {PATH: OTHER}
 
 
@@ -291,10 +269,10 @@ def test_store_with_an_overwrite_flag() -> None:
             self.objects[rpath] = Path(lpath).read_bytes()
 
     fs = Blobs()
-    store(location_in(fs), OTHER)
-    store(location_in(fs))
+    write_file(location_in(fs), OTHER)
+    write_file(location_in(fs), DATA)
     with pytest.raises(SeedanceDestinationExistsError):
-        store(location_in(fs), OTHER, exclusive=True)
+        write_file(location_in(fs), OTHER, exclusive=True)
     assert fs.objects == {PATH: DATA}
 
 
@@ -304,7 +282,7 @@ def test_remote_file_is_renamed_when_it_is_whole(previous: bytes | None) -> None
     fs.objects.update({PATH: previous} if previous else {})
     fs.on_upload = lambda path: visible.append(fs.objects.get(PATH))
     visible: list[bytes | None] = []
-    store(location_in(fs))
+    write_file(location_in(fs), DATA)
     assert visible == [previous]
     assert fs.events == ["upload", "rename"]
     assert fs.objects == {PATH: DATA}
@@ -313,23 +291,13 @@ def test_remote_file_is_renamed_when_it_is_whole(previous: bytes | None) -> None
 @pytest.mark.parametrize("kind", [ObjectStore, RemoteDisk, DiskWithoutRename])
 @pytest.mark.parametrize("previous", [None, OTHER])
 def test_failed_upload_leaves_no_part(kind: Any, previous: bytes | None) -> None:
-    def hang_up(path: str) -> None:
-        raise ConnectionError("the store hung up")
-
     fs = kind()
     fs.objects.update({PATH: previous} if previous else {})
     fs.on_upload = hang_up
     with pytest.raises(SeedanceMediaError, match=rf"{fs.protocol}://bucket/v/a\.mp4.*hung up") as caught:
-        store(location_in(fs))
+        write_file(location_in(fs), DATA)
     assert caught.value.retry_helps
     assert fs.objects == ({PATH: previous} if previous else {})
-
-
-def test_memory_filesystem_keeps_no_temporary_file(memory: MemoryFileSystem) -> None:
-    store(StorageLocation.of(f"memory://{PATH}", None), OTHER)
-    store(StorageLocation.of(f"memory://{PATH}", None))
-    assert [path for path in memory.store if not path.endswith("a.mp4")] == []
-    assert memory.cat(f"/{PATH}") == DATA
 
 
 def test_rename_that_is_refused_for_an_existing_file() -> None:
@@ -342,11 +310,11 @@ def test_rename_that_is_refused_for_an_existing_file() -> None:
             super().mv(path1, path2, **options)
 
     fs = Share()
-    store(location_in(fs), OTHER)
-    store(location_in(fs))
+    write_file(location_in(fs), OTHER)
+    write_file(location_in(fs), DATA)
     assert fs.objects == {PATH: DATA}
     with pytest.raises(SeedanceDestinationExistsError):
-        store(location_in(fs), OTHER, exclusive=True)
+        write_file(location_in(fs), OTHER, exclusive=True)
     assert fs.objects == {PATH: DATA}
 
 
@@ -364,7 +332,7 @@ def test_failed_copy_leaves_no_part() -> None:
 
     fs = CopyingDisk()
     with pytest.raises(SeedanceMediaError, match="the store is gone"):
-        store(location_in(fs))
+        write_file(location_in(fs), DATA)
     assert fs.objects == {}
 
 
@@ -374,18 +342,14 @@ def test_store_that_permits_uploads_only() -> None:
             raise PermissionError(path)
 
     fs = DropBox()
-    store(location_in(fs))
+    write_file(location_in(fs), DATA)
     assert fs.objects[PATH] == DATA
 
 
 def test_failed_upload_under_the_final_name_is_removed() -> None:
-    def hang_up(path: str) -> None:
-        if path == PATH:
-            raise ConnectionError("the store hung up")
-
     fs = DiskWithoutRename()
-    fs.on_upload = hang_up
+    fs.on_upload = lambda path: hang_up(path) if path == PATH else None
     with pytest.raises(SeedanceMediaError, match="hung up"):
-        store(location_in(fs))
+        write_file(location_in(fs), DATA)
     assert fs.events == ["upload", "remove", "upload", "remove"]
     assert fs.objects == {}
