@@ -32,6 +32,13 @@ NEW = bytes(reversed(DATA))[:-1000]
 SHA256 = hashlib.sha256(DATA).hexdigest()
 
 
+def part(first: int, last: int, body: bytes, size: int = len(DATA)) -> Reply:
+    return Reply(status=206, body=body, headers={"Content-Range": f"bytes {first}-{last}/{size}"})
+
+
+CUT = Reply(cut=100_000)
+
+
 class Memory:
     """A sink that remembers how often it began."""
 
@@ -78,22 +85,11 @@ class Run:
         self.on_progress: Callable[[int], None] = lambda received: None
 
     def __call__(self) -> Downloaded | None:
-        source = Source(
-            label="the output of generation gen-1",
-            generation_id="gen-1",
-            url=self.url,
-            refresh=self._refresh,
-            stale=self.stale,
-        )
+        named = {"label": "the output of generation gen-1", "generation_id": "gen-1"}
+        source = Source(**named, url=self.url, refresh=self._refresh, stale=self.stale)
+        options: dict[str, Any] = {"progress": self._progress, "stop": self.stop, "timing": self.timing}
         with MediaClient(make_settings(**self.extra)) as client:
-            return download(
-                client,
-                source,
-                self._begin,
-                progress=self._progress,
-                stop=self.stop,
-                timing=self.timing,
-            )
+            return download(client, source, self._begin, **options)
 
     def fails(self, kind: type[SeedanceMediaError] = SeedanceMediaError) -> SeedanceMediaError:
         with pytest.raises(kind) as caught:
@@ -175,19 +171,12 @@ def test_broken_download_is_resumed(host: MediaServer, options: dict[str, Any], 
     assert host.requests[1].headers.get("if-range") == validator
 
 
-def test_connection_breaks_at_once(host: MediaServer) -> None:
-    run = Run(host.put("/a.mp4", DATA))
-    host.script("/a.mp4", Reply(cut=0), Reply(cut=0, reset=True))
-    run.succeeds()
-    assert host.ranges("/a.mp4") == [None, None, None]
-
-
 @pytest.mark.parametrize(
     ("ranges", "replies"),
     [
-        (False, [Reply(cut=100_000)]),
-        (True, [Reply(cut=100_000), Reply(status=416)]),
-        (True, [Reply(status=206, body=DATA, headers={"Content-Range": f"bytes 0-{len(DATA) - 1}/1000"})]),
+        (False, [CUT]),
+        (True, [CUT, Reply(status=416)]),
+        (True, [part(0, len(DATA) - 1, DATA, size=1000)]),
     ],
     ids=["no ranges", "refused range", "exceeded length"],
 )
@@ -198,58 +187,37 @@ def test_download_starts_over(host: MediaServer, ranges: bool, replies: list[Rep
     assert run.sink.restarts == 1
 
 
-def test_file_changes_during_the_download(host: MediaServer) -> None:
-    run = Run(host.put("/a.mp4", DATA, etag='"1"'))
-
-    def change() -> None:
-        host.put("/a.mp4", NEW, etag='"2"')
-
-    host.script("/a.mp4", Reply(cut=100_000))
-    run.on_progress = lambda received: change() if received >= 50_000 else None
-    run.succeeds(NEW)
-    assert run.sink.restarts == 1
-
-
-@pytest.mark.parametrize("length", [len(NEW), len(DATA)])
-def test_file_changes_at_a_host_without_if_range(host: MediaServer, length: int) -> None:
+@pytest.mark.parametrize(("if_range", "length"), [(True, len(NEW)), (False, len(NEW)), (False, len(DATA))])
+def test_file_changes_during_the_download(host: MediaServer, if_range: bool, length: int) -> None:
     new = bytes(reversed(DATA))[:length]
-    run = Run(host.put("/a.mp4", DATA, etag='"1"', if_range=False))
-    host.script("/a.mp4", Reply(cut=100_000))
+    run = Run(host.put("/a.mp4", DATA, etag='"1"', if_range=if_range))
+    host.script("/a.mp4", CUT)
     run.on_progress = lambda received: (
-        host.put("/a.mp4", new, etag='"2"', if_range=False) if received < 200_000 else None
+        host.put("/a.mp4", new, etag='"2"', if_range=if_range) if 50_000 <= received < 200_000 else None
     )
     run.succeeds(new)
     assert run.sink.restarts == 1
 
 
+WRONG_RANGES = ("bytes 0-9/307200", "bytes 100001-307199/307200", "bytes */307200", "nonsense")
+
+
 @pytest.mark.parametrize(
-    "wrong", ["bytes 0-9/307200", "bytes 100001-307199/307200", "bytes */307200", "nonsense"]
+    ("replies", "firsts"),
+    [
+        ([Reply(cut=0), Reply(cut=0, reset=True)], [None, None, None]),
+        *(([CUT, Reply(headers={"Content-Range": wrong})], [None, 100_000, None]) for wrong in WRONG_RANGES),
+        ([CUT, part(100_000, 149_999, DATA[100_000:150_000])], [None, 100_000, 150_000]),
+        ([part(5, 307_199, DATA[5:]), part(0, 307_199, DATA)], [None, None]),
+        ([Reply(cut=20_000)] * 12, [None, *range(20_000, 240_001, 20_000)]),  # progress resets the attempts
+        *(([Reply(status=status)], [None, None]) for status in (204, 300, 304)),
+    ],
 )
-def test_host_sends_another_range(host: MediaServer, wrong: str) -> None:
+def test_ranges_that_are_requested(host: MediaServer, replies: list[Reply], firsts: list[int | None]) -> None:
     run = Run(host.put("/a.mp4", DATA, etag='"1"'))
-    host.script("/a.mp4", Reply(cut=100_000), Reply(headers={"Content-Range": wrong}))
+    host.script("/a.mp4", *replies)
     run.succeeds()
-    assert host.ranges("/a.mp4") == [None, "bytes=100000-", None]
-
-
-def test_host_sends_a_part_of_the_range(host: MediaServer) -> None:
-    run = Run(host.put("/a.mp4", DATA, etag='"1"'))
-    part = {"Content-Range": f"bytes 100000-149999/{len(DATA)}"}
-    host.script("/a.mp4", Reply(cut=100_000), Reply(status=206, body=DATA[100_000:150_000], headers=part))
-    run.succeeds()
-    assert host.ranges("/a.mp4") == [None, "bytes=100000-", "bytes=150000-"]
-
-
-def test_part_without_a_range_request(host: MediaServer) -> None:
-    run = Run(host.put("/a.mp4", DATA))
-    size = len(DATA)
-    host.script(
-        "/a.mp4",
-        Reply(status=206, body=DATA[5:], headers={"Content-Range": f"bytes 5-{size - 1}/{size}"}),
-        Reply(status=206, body=DATA, headers={"Content-Range": f"bytes 0-{size - 1}/{size}"}),
-    )
-    run.succeeds()
-    assert len(host.requests) == 2
+    assert host.ranges("/a.mp4") == [first and f"bytes={first}-" for first in firsts]
 
 
 def test_complete_file_of_unknown_length(host: MediaServer) -> None:
@@ -314,13 +282,6 @@ def test_long_retry_after_is_left_to_airflow(host: MediaServer) -> None:
     assert (error.retry_after, error.retry_helps, run.slept) == (1800, True, [])
 
 
-def test_progress_resets_the_attempts(host: MediaServer) -> None:
-    run = Run(host.put("/a.mp4", DATA, etag='"1"'))
-    host.script("/a.mp4", *[Reply(cut=20_000)] * 12)
-    run.succeeds()
-    assert len(host.requests) == 13
-
-
 def test_restart_is_not_progress(host: MediaServer) -> None:
     run = Run(host.put("/a.mp4", DATA, ranges=False))
     host.always["/a.mp4"] = Reply(cut=100_000)
@@ -343,30 +304,22 @@ def test_backoff_doubles(host: MediaServer) -> None:
     assert run.slept == [0.25, 0.5, 1.0, 2.0]
 
 
-@pytest.mark.parametrize("status", [204, 300, 304])
-def test_unexpected_status(host: MediaServer, status: int) -> None:
-    run = Run(host.put("/a.mp4", DATA))
-    host.script("/a.mp4", Reply(status=status))
-    run.succeeds()
-
-
 # ---------------------------------------------------------------------- refused URLs
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
-def test_refused_url_is_renewed(host: MediaServer, status: int) -> None:
-    host.always["/old.mp4"] = Reply(status=status)
-    run = Run(host.url("/old.mp4?sig=1"), host.put("/new.mp4", DATA))
-    run.succeeds()
-    assert run.refreshed == 1
+PAGES = ("text/html; charset=utf-8", "application/json", "application/xml", "TEXT/XML")
 
 
 @pytest.mark.parametrize(
-    "kind", ["text/html; charset=utf-8", "application/json", "application/xml", "TEXT/XML"]
+    "reply",
+    [
+        *(Reply(status=status) for status in (400, 401, 403, 404, 410)),
+        *(Reply(status=200, body=b"<html>expired</html>", headers={"Content-Type": kind}) for kind in PAGES),
+    ],
 )
-def test_error_page_with_status_200(host: MediaServer, kind: str) -> None:
-    host.put("/old.mp4", b"<html>expired</html>", content_type=kind)
-    run = Run(host.url("/old.mp4"), host.put("/new.mp4", DATA))
+def test_refused_url_is_renewed(host: MediaServer, reply: Reply) -> None:
+    host.always["/old.mp4"] = reply
+    run = Run(host.url("/old.mp4?sig=1"), host.put("/new.mp4", DATA))
     run.succeeds()
     assert run.refreshed == 1
 
@@ -381,20 +334,18 @@ def test_url_expires_during_the_download(host: MediaServer) -> None:
     assert host.requests[2].path == "/a.mp4?sig=2"
 
 
-def test_other_path_without_a_validator_starts_over(host: MediaServer) -> None:
-    host.put("/old.mp4", DATA)
-    host.script("/old.mp4", Reply(cut=100_000), Reply(status=403))
-    run = Run(host.url("/old.mp4"), host.put("/new.mp4", NEW))
-    run.succeeds(NEW)
-    assert host.ranges("/new.mp4") == [None]
-
-
-def test_other_path_with_the_same_etag_is_resumed(host: MediaServer) -> None:
-    host.put("/old.mp4", DATA, etag='"1"')
-    host.script("/old.mp4", Reply(cut=100_000), Reply(status=403))
-    run = Run(host.url("/old.mp4"), host.put("/new.mp4", DATA, etag='"1"'))
-    run.succeeds()
-    assert host.ranges("/new.mp4") == ["bytes=100000-"]
+@pytest.mark.parametrize(
+    ("options", "data", "ranges"),
+    [({}, NEW, [None]), ({"etag": '"1"'}, DATA, ["bytes=100000-"])],
+    ids=["no validator", "same etag"],
+)
+def test_another_path_is_resumed_if_its_file_is_the_same(
+    host: MediaServer, options: dict[str, Any], data: bytes, ranges: list[Any]
+) -> None:
+    host.put("/old.mp4", DATA, **options)
+    host.script("/old.mp4", CUT, Reply(status=403))
+    Run(host.url("/old.mp4"), host.put("/new.mp4", data, **options)).succeeds(data)
+    assert host.ranges("/new.mp4") == ranges
 
 
 def test_late_file_at_a_confirmed_url(host: MediaServer) -> None:
@@ -433,20 +384,12 @@ def test_service_is_rate_limited(host: MediaServer) -> None:
 
 
 def test_expired_url_is_renewed_first(host: MediaServer) -> None:
-    run = Run(host.url("/old.mp4"), host.put("/new.mp4", DATA), stale=True)
-    run.succeeds()
+    Run(host.url("/old.mp4"), host.put("/new.mp4", DATA), stale=True).succeeds()
     assert host.ranges("/old.mp4") == []
-
-
-def test_expired_url_still_works(host: MediaServer) -> None:
+    # Without a replacement it may still work.
     gone = SeedanceOutputGoneError("The generation is not known to the service any more.")
-    run = Run(host.put("/old.mp4", DATA), gone, stale=True)
-    run.succeeds()
-
-
-def test_expired_url_without_a_replacement(host: MediaServer) -> None:
-    gone = SeedanceOutputGoneError("The generation is not known to the service any more.")
-    Run(host.url("/old.mp4"), gone, gone, stale=True).fails(SeedanceOutputGoneError)
+    Run(host.put("/old.mp4", DATA), gone, stale=True).succeeds()
+    Run(host.url("/none.mp4"), gone, gone, stale=True).fails(SeedanceOutputGoneError)
 
 
 def test_private_host(host: MediaServer) -> None:

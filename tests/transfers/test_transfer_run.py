@@ -14,13 +14,11 @@ from typing import Any
 import pytest
 from airflow.sdk import Asset, ObjectStoragePath
 from airflow.sdk.execution_time.context import OutletEventAccessors
-from storage.stores import ObjectStore
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.client.media_client import MediaClient, MediaStream
 from airflow_provider_seedance.generations import Generation
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
-from airflow_provider_seedance.storage import location
 from airflow_provider_seedance.transfers import transfer_run
 from transfers.conftest import connection_json
 from transfers.results import batch, data_of, items, names_in, operator, run, run_into
@@ -62,21 +60,26 @@ FORMS: dict[str, Callable[[Any, Path], Any]] = {
 }
 
 
+def expected(out: Path, *keys: str) -> dict[str, Any]:
+    """Return the result of a transfer that has stored items."""
+    return {
+        "path": f"{out}/",
+        "paths": [f"{out}/{key}.mp4" for key in keys],
+        "bytes": sum(len(data_of(key)) for key in keys),
+        "sha256": [hashlib.sha256(data_of(key)).hexdigest() for key in keys],
+        "generation_id": None,
+        "generation_ids": [f"gen-{key}" for key in keys],
+        "stored": len(keys),
+        "skipped": 0,
+        "problems": [],
+    }
+
+
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_forms_of_a_batch(host: MediaServer, tmp_path: Path, form: Callable[..., Any]) -> None:
     out = tmp_path / "out"
     result = run_into(out, form(batch(items(host, "lamp", "shoe")), tmp_path), verify=None)
-    assert result == {
-        "path": f"{out}/",
-        "paths": [f"{out}/lamp.mp4", f"{out}/shoe.mp4"],
-        "bytes": len(data_of("lamp")) + len(data_of("shoe")),
-        "sha256": [hashlib.sha256(data_of(key)).hexdigest() for key in ("lamp", "shoe")],
-        "generation_id": None,
-        "generation_ids": ["gen-lamp", "gen-shoe"],
-        "stored": 2,
-        "skipped": 0,
-        "problems": [],
-    }
+    assert result == expected(out, "lamp", "shoe")
     assert (out / "lamp.mp4").read_bytes() == data_of("lamp")
 
 
@@ -85,53 +88,35 @@ def test_items_without_a_key_are_named_by_generation(host: MediaServer, tmp_path
     assert [Path(path).name for path in run_into(tmp_path, results)["paths"]] == ["gen-a.mp4", "gen-b.mp4"]
 
 
+def with_failures(succeeded: list[Any]) -> Any:
+    return batch(succeeded, failed=[{"key": "x", "error": "no", "kind": "failed"}], not_submitted=["y"])
+
+
+def failed_results(succeeded: list[Any]) -> Any:
+    return [*succeeded, *[{**succeeded[0], "key": key, "status": "failed", "urls": []} for key in "xy"]]
+
+
+@pytest.mark.parametrize("form", [with_failures, failed_results, as_manifest])
 def test_failed_items_are_left_out(
-    host: MediaServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    host: MediaServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, form: Any
 ) -> None:
-    failed = [{"key": "x", "generation_id": None, "error": "no", "kind": "failed"}]
-    result = run_into(tmp_path, batch(items(host, "lamp"), failed=failed, not_submitted=["y", "z"]))
-    assert len(result["paths"]) == 1
-    assert "3 items without an output: failed" in caplog.text
+    succeeded = items(host, "lamp")
+    if form is as_manifest:
+        failed = {"key": "x", "generation_id": "gen-x", "status": "failed", "error": "no", "kind": "failed"}
+        value = as_manifest(batch([*succeeded, failed, {"key": "y", "status": "not_submitted"}]), tmp_path)
+        with (tmp_path / "manifest.jsonl").open("a") as file:
+            file.write('{"key": "d", "sta')
+    else:
+        value = form(succeeded)
+    assert run_into(tmp_path / "out", value, verify=None) == expected(tmp_path / "out", "lamp")
+    assert "2 items without an output: failed" in caplog.text
+    assert ("incomplete" in caplog.text) is (form is as_manifest)
 
 
 def test_batch_without_a_success(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    out = tmp_path / "out"
-    assert run_into(out, batch([], not_submitted=["y"])) == {
-        "path": f"{out}/",
-        "paths": [],
-        "bytes": 0,
-        "sha256": [],
-        "generation_id": None,
-        "generation_ids": [],
-        "stored": 0,
-        "skipped": 0,
-        "problems": [],
-    }
+    assert run_into(tmp_path / "out", batch([], not_submitted=["y"])) == expected(tmp_path / "out")
     assert "No item of the batch has succeeded" in caplog.text
-    assert not out.exists()
-
-
-def test_failed_results_of_a_list_are_left_out(
-    host: MediaServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    one, other = items(host, "a", "b")
-    assert len(run_into(tmp_path, [one, {**other, "status": "failed", "urls": []}])["paths"]) == 1
-    assert "1 item without an output" in caplog.text
-
-
-def test_failed_lines_of_a_manifest_are_left_out(
-    host: MediaServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    lines = [
-        *items(host, "a"),
-        {"key": "b", "generation_id": "gen-b", "status": "failed", "error": "no", "kind": "failed"},
-        {"key": "c", "status": "not_submitted"},
-    ]
-    manifest = tmp_path / "manifest.jsonl"
-    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"key": "d", "sta')
-    assert len(run_into(tmp_path / "out", str(manifest))["paths"]) == 1
-    assert "2 items without an output" in caplog.text
-    assert "incomplete" in caplog.text
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -148,66 +133,40 @@ def test_batch_needs_a_directory(host: MediaServer, tmp_path: Path) -> None:
     assert host.requests == []
 
 
-@pytest.mark.parametrize("path", ["/no/such/manifest.jsonl", "file:///no/such/manifest.jsonl"])
-def test_missing_manifest(tmp_path: Path, path: str) -> None:
-    with pytest.raises(errors.SeedanceConfigurationError, match="no such file"):
-        run_into(tmp_path, path)
-
-
 # ---------------------------------------------------------------------- names
 
 
 def test_names_from_the_item(host: MediaServer, tmp_path: Path) -> None:
-    result = run_into(tmp_path, batch(items(host, "lamp")), name_template="{model}/{key}-{index}.mp4")
-    assert result["paths"] == [f"{tmp_path}/seedance-2.0/lamp-1.mp4"]
+    (one,) = items(host, "lamp")
+    one["urls"] = [*one["urls"], host.put("/second.mp4", b"second")]
+    result = run_into(tmp_path, batch([one]), name_template="{model}/{key}-{index}.mp4")
+    assert result["paths"] == [f"{tmp_path}/seedance-2.0/lamp-{index}.mp4" for index in (1, 2)]
+    assert result["generation_ids"] == ["gen-lamp", "gen-lamp"]
 
 
 def test_keys_with_equal_names_get_different_files(host: MediaServer, tmp_path: Path) -> None:
+    """Names that differ only in case are equal on many disks."""
     long = "x" * 199
-    result = run_into(tmp_path, batch(items(host, "a b", "a_b", f"{long}灯1"[:200], f"{long}/")))
-    names = [Path(path).name for path in result["paths"]]
-    assert len(set(names)) == 4
+    result = run_into(tmp_path, batch(items(host, "a b", "a_b", "A_B", f"{long}灯1"[:200], f"{long}/")))
+    names = [Path(path).name.casefold() for path in result["paths"]]
+    assert len(set(names)) == 5
     assert names[1] == "a_b.mp4"
     assert all(name.startswith(("a_b", "xxx")) for name in names)
-    assert [Path(path).name for path in run_into(tmp_path / "2", batch(items(host, "a b")))["paths"]] == [
-        "a_b.mp4"
-    ]
+    alone = run_into(tmp_path / "2", batch(items(host, "a b")))
+    assert alone["paths"] == [f"{tmp_path}/2/a_b.mp4"]
 
 
-class CaseInsensitiveStore(ObjectStore):
-    """A store that ignores the case of names, like the disks of macOS and Windows and many file shares."""
-
-    protocol = "folded"
-
-    def info(self, path: str, **options: Any) -> dict[str, Any]:
-        return super().info(path.casefold(), **options)
-
-    def put_file(self, lpath: str, rpath: str, **options: Any) -> None:  # type: ignore[override]
-        super().put_file(lpath, rpath.casefold(), **options)
-
-
-def test_keys_that_differ_only_in_case_get_different_files(
-    host: MediaServer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("template", "name"), [("{generation_id}.{ext}", r"g\.ext"), ("clip.mp4", r"clip\.mp4")]
+)
+def test_equal_names_are_refused_before_anything_is_sent(
+    host: MediaServer, tmp_path: Path, template: str, name: str
 ) -> None:
-    store = CaseInsensitiveStore()
-    monkeypatch.setattr(location, "_filesystem", lambda path: store)
-    result = run_into("memory://clips", batch(items(host, "Lamp", "lamp", "LAMP")))
-    assert len(store.objects) == len(result["paths"]) == 3
-    assert result["paths"][1].endswith("/lamp.mp4")
-    assert sorted(store.objects.values()) == sorted(data_of(key) for key in ("Lamp", "lamp", "LAMP"))
-
-
-def test_names_that_differ_only_in_case_are_refused(host: MediaServer, tmp_path: Path) -> None:
+    """Many disks do not distinguish names by case."""
     results = [{**one, "generation_id": name} for one, name in zip(items(host, "a", "b"), "Gg", strict=True)]
-    message = r"'a' and 'b' would both be stored as 'g\.ext'"
+    message = f"'a' and 'b' would both be stored as '{name}'"
     with pytest.raises(errors.SeedanceConfigurationError, match=message):
-        run_into(tmp_path, batch(results), name_template="{generation_id}.{ext}")
-    assert host.requests == []
-
-
-def test_equal_names_are_refused_before_anything_is_sent(host: MediaServer, tmp_path: Path) -> None:
-    with pytest.raises(errors.SeedanceConfigurationError, match="both"):
-        run_into(tmp_path, batch(items(host, "a", "b")), name_template="clip.mp4")
+        run_into(tmp_path, batch(results), name_template=template)
     assert host.requests == []
     assert list(tmp_path.iterdir()) == []
 
@@ -236,7 +195,7 @@ def test_failed_item_does_not_stop_the_rest(host: MediaServer, tmp_path: Path) -
 
 
 def test_max_parallel(host: MediaServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = [f"clip-{number}" for number in range(40)]
+    names = [f"clip-{number}" for number in range(12)]
     results = items(host, *names)
     lock, open_now, most, threads = threading.Lock(), set(), [0], [0]
     together = threading.Barrier(4)
@@ -264,21 +223,13 @@ def test_max_parallel(host: MediaServer, tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(MediaClient, "open", opened)
     monkeypatch.setattr(MediaStream, "close", closed)
-    for number in range(40):
+    for number in range(12):
         host.always[f"/{number}.mp4"] = Reply(during=during)
     result = run_into(tmp_path, batch(results), max_parallel=4)
-    assert len(result["paths"]) == len({path.name for path in tmp_path.glob("*.mp4")}) == 40
+    assert len(result["paths"]) == len({path.name for path in tmp_path.glob("*.mp4")}) == 12
     assert not together.broken
     assert (most[0], threads[0]) == (4, 4)
-    assert len(host.requests) == 40
-
-
-def test_several_outputs_of_an_item(host: MediaServer, tmp_path: Path) -> None:
-    (one,) = items(host, "lamp")
-    one["urls"] = [*one["urls"], host.put("/second.mp4", b"second")]
-    result = run_into(tmp_path, batch([one]))
-    assert [Path(path).name for path in result["paths"]] == ["lamp-1.mp4", "lamp-2.mp4"]
-    assert result["generation_ids"] == ["gen-lamp", "gen-lamp"]
+    assert len(host.requests) == 12
 
 
 def test_expired_urls_are_renewed_per_generation(
@@ -369,9 +320,10 @@ def test_asset_event(host: MediaServer, tmp_path: Path) -> None:
     assert (extra["files"], extra["stored"], extra["skipped"], extra["bytes"]) == (2, 2, 0, 2000)
 
 
-def test_asset_event_stays_small(host: MediaServer, tmp_path: Path) -> None:
+def test_asset_event_stays_small(host: MediaServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asset, events = Asset("batch"), OutletEventAccessors()
-    results = items(host, *(f"clip-{number}" for number in range(101)))
+    monkeypatch.setattr(transfer_run, "MAX_PATHS_IN_EVENT", 3)
+    results = items(host, "a", "b", "c", "d")
     run_into(tmp_path, batch(results), {"outlet_events": events}, outlets=[asset])
     extra = events[asset].extra
-    assert (extra["files"], len(extra["paths"]), len(extra["generation_ids"])) == (101, 100, 100)
+    assert (extra["files"], len(extra["paths"]), len(extra["generation_ids"])) == (4, 3, 3)

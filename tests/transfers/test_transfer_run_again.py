@@ -258,12 +258,12 @@ def test_unexpected_hash_is_logged(
     assert "its item has another sha256" in caplog.text
 
 
-@pytest.mark.parametrize("value", ["md5:1", "", 7, None, [None], []])
-def test_malformed_hash_is_ignored(host: MediaServer, tmp_path: Path, value: Any) -> None:
+def test_malformed_hash_is_ignored(host: MediaServer, tmp_path: Path) -> None:
     (one,) = items(host, "a")
     (tmp_path / "a.mp4").write_bytes(data_of("a"))
-    assert run_into(tmp_path, batch([{**one, "sha256": value}]), overwrite="if-changed")["skipped"] == 1
-    assert len(host.requests) == 1
+    for value in ("md5:1", "", 7, None, [None], []):
+        assert run_into(tmp_path, batch([{**one, "sha256": value}]), overwrite="if-changed")["skipped"] == 1
+    assert len(host.requests) == 6
 
 
 def test_if_changed_compares_the_announced_length(

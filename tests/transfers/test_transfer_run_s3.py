@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from s3_store import s3_server
@@ -90,16 +89,16 @@ def test_overwrite_false_in_a_retry(host: MediaServer, s3: S3FileSystem) -> None
         run_into("s3://batch/out", batch(results), {"ti": other}, overwrite=False)
 
 
-@pytest.mark.parametrize("path", ["s3://batch/none.jsonl", "s3://batch/dir/", "s3://nowhere/m.jsonl"])
-def test_missing_manifest(s3: S3FileSystem, tmp_path: Path, path: str) -> None:
+def test_missing_manifest(s3: S3FileSystem) -> None:
     s3.pipe_file("batch/dir/file", b"x")
-    with pytest.raises(errors.SeedanceConfigurationError, match="no such file"):
-        read_manifest(path)
+    for path in ("s3://batch/none.jsonl", "s3://batch/dir/", "s3://nowhere/m.jsonl"):
+        with pytest.raises(errors.SeedanceConfigurationError, match="no such file"):
+            read_manifest(path)
 
 
 def test_manifest_is_replaced_and_read_again(s3: S3FileSystem) -> None:
     path = "s3://batch/m.jsonl"
-    for count in (1, 3, 2):
+    for count in (3, 2):
         write_manifest(path, [{"key": str(number)} for number in range(count)])
         assert len(read_manifest(path)) == count
         # Another worker's, behind the back of this one's listing.

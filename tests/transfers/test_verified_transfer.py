@@ -9,15 +9,15 @@ from typing import Any
 
 import fsspec
 import pytest
+from airflow.sdk import ObjectStoragePath
+from ledger.rows import add, row
 from support import SECRET
 
 from airflow_provider_seedance import exceptions as errors
-from airflow_provider_seedance.generations import utc_now
 from airflow_provider_seedance.ledger.configuration import LedgerConfig
 from airflow_provider_seedance.ledger.database import Database
-from airflow_provider_seedance.ledger.tables import submissions
 from transfers.media_samples import sample
-from transfers.results import batch, names_in, operator, run, run_into, single
+from transfers.results import batch, names_in, run, run_into, single
 from transfers.server import MediaServer
 
 pytestmark = pytest.mark.usefixtures("conn", "service")
@@ -99,6 +99,8 @@ def test_a_group_may_be_smaller_than_its_maximum(host: MediaServer, tmp_path: Pa
 def test_upload_is_looked_into_before_it_is_visible(host: MediaServer) -> None:
     fs = fsspec.filesystem("memory")
     done = run(bad(host), "memory://bucket/videos/", sidecar=True)
+    assert done["path"] == str(ObjectStoragePath("memory://bucket/videos/gen-1.mp4"))
+    assert fs.cat("/bucket/videos/gen-1.mp4") == X264
     assert [problem.partition(": ")[2] for problem in done["problems"]] == [LENGTH, SIZE]
     assert sorted(fs.find("/bucket")) == ["/bucket/videos/gen-1.mp4", "/bucket/videos/gen-1.mp4.json"]
     fs.store.clear()
@@ -113,55 +115,32 @@ def test_other_values_are_refused_before_anything_is_sent(
     assert host.requests == []
 
 
-def test_both_are_templates() -> None:
-    assert {"verify", "sidecar"} <= set(operator({}, "x").template_fields)
-
-
 # ---------------------------------------------------------------------- sidecars
 
 
-def sidecar_of(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content
+def sidecar_of(path: Path) -> Any:
+    return json.loads(path.read_text())
 
 
 def test_sidecar(host: MediaServer, tmp_path: Path) -> None:
     url = host.put("/v.mp4", X264)
-    made = single(
-        f"{url}?Signature=s3cret",
-        duration=1,
-        credits=28,
-        cost_usd=0.14,
-        created_at="2026-02-07T10:30:00+00:00",
-    )
+    known = {"credits": 28, "cost_usd": 0.14, "created_at": "2026-02-07T10:30:00+00:00"}
+    made = single(f"{url}?Signature=s3cret", duration=1, **known)
     run_into(tmp_path, made, sidecar=True)
     assert names_in(tmp_path) == ["gen-1.mp4", "gen-1.mp4.json"]
     text = (tmp_path / "gen-1.mp4.json").read_text()
-    assert "s3cret" not in text
-    assert SECRET not in text
-    assert "http://127" not in text
+    for secret in ("s3cret", SECRET, "http://127"):
+        assert secret not in text
     content = json.loads(text)
-    assert content["file"] == {
-        "name": "gen-1.mp4",
-        "bytes": len(X264),
-        "sha256": hashlib.sha256(X264).hexdigest(),
-    }
-    assert content["request"]["duration"] == 1
-    assert content["request"]["prompt"] is None
-    wanted = {"service": "seedanceapi-v2", "model": "seedance-2.0", "generation_id": "gen-1"}
-    assert wanted.items() <= content.items()
-    assert (content["credits"], content["cost_usd"]) == (28, 0.14)
-    assert content["created_at"] == "2026-02-07T10:30:00+00:00"
+    digest = hashlib.sha256(X264).hexdigest()
+    assert content["file"] == {"name": "gen-1.mp4", "bytes": len(X264), "sha256": digest}
+    assert (content["request"]["duration"], content["request"]["prompt"]) == (1, None)
+    named = {"service": "seedanceapi-v2", "model": "seedance-2.0", "generation_id": "gen-1"}
+    assert (named | known).items() <= content.items()
+    header = {"format": "mp4", "width": 64, "height": 48, "duration": 1.0}
     assert content["findings"] == {
         "verified": True,
-        "header": {
-            "format": "mp4",
-            "width": 64,
-            "height": 48,
-            "duration": 1.0,
-            "has_video": True,
-            "has_audio": True,
-        },
+        "header": {**header, "has_video": True, "has_audio": True},
         "problems": [SIZE],
     }
 
@@ -194,26 +173,8 @@ def test_sidecar_has_the_prompt_from_the_ledger(
 ) -> None:
     location = f"sqlite:///{tmp_path}/ledger.db"
     monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", location)
-    row: dict[str, Any] = {
-        "instance": "i",
-        "record_key": "",
-        "number": 1,
-        "namespace": "default",
-        "dag_id": "d",
-        "run_id": "r",
-        "task_id": "t",
-        "map_index": -1,
-        "loop_index": -1,
-        "state": "ended",
-        "created_at": utc_now(),
-        "generation_id": "gen-1",
-        "api": "seedanceapi-v2",
-        "prompt": "A lamp",
-    }
-    with Database(
-        LedgerConfig(location=location, namespace="default", prompts=True)
-    ).transaction() as connection:
-        connection.execute(submissions.insert().values(**row))
+    known = {"generation_id": "gen-1", "api": "seedanceapi-v2", "prompt": "A lamp"}
+    add(Database(LedgerConfig(location=location)), [row(**known)])
     run_into(tmp_path / "out", good(host), sidecar=True)
     assert sidecar_of(tmp_path / "out" / "gen-1.mp4.json")["request"]["prompt"] == "A lamp"
     monkeypatch.setenv("AIRFLOW__SEEDANCE__LEDGER", "sqlite:////nowhere/ledger.db")

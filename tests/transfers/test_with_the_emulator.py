@@ -69,7 +69,7 @@ class TestSeveralConnections:
     def test_another_account_of_the_service_is_queried_if_the_first_does_not_know_it(
         self, start_emulator: Any, services: Any, connect: Any, monkeypatch: Any, tmp_path: Path
     ) -> None:
-        other = start_emulator(media=True)
+        other = start_emulator()
         connect("runbase", conn_id="first")
         monkeypatch.setenv("AIRFLOW_CONN_SECOND", other.connection_json("runbase"))
         hook = SeedanceHook("second")
