@@ -9,6 +9,8 @@ from typing import Any
 from sqlalchemy import insert
 
 from airflow_provider_seedance.generations import Generation, GenerationStatus
+from airflow_provider_seedance.ledger import account
+from airflow_provider_seedance.ledger.configuration import read_config
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.entries import TaskIdentity
 from airflow_provider_seedance.ledger.search_text import prompt_text, tokens
@@ -73,6 +75,18 @@ def add(database: Database, rows: Iterable[dict[str, Any]]) -> None:
     """Write rows."""
     with database.transaction() as connection:
         connection.execute(insert(submissions), list(rows))
+
+
+def configured() -> Database:
+    """Return the configured ledger."""
+    config = read_config()
+    assert config is not None
+    return Database(config)
+
+
+def recorded() -> list[dict[str, Any]]:
+    """Return the submissions of the configured ledger."""
+    return account.list_submissions(configured(), account.Filter())
 
 
 def generation(generation_id: str) -> Generation:

@@ -86,19 +86,8 @@ def test_a_listed_submission(database: Database) -> None:
     latest, second = account.list_submissions(database, Filter(), 2)
     assert (latest["number"], second["number"]) == (3, 2)
     assert (latest["key"], latest["created_at"]) == ("heron", "2026-03-10T12:00:00+00:00")
-    hidden = {
-        "instance",
-        "namespace",
-        "record",
-        "result",
-        "item_key",
-        "ti_id",
-        "reuse_key",
-        "fingerprint",
-        "kind",
-        "search_names",
-        "search_text",
-    }
+    internal = "instance namespace record result item_key ti_id reuse_key fingerprint kind"
+    hidden = {*internal.split(), "search_names", "search_text"}
     assert latest.keys() == {column.name for column in submissions.c} - hidden | {"key"}
 
 

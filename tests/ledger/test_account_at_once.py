@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,7 +85,7 @@ def test_a_row_that_is_submitted_again_is_not_deleted(database: Database) -> Non
 
 
 def test_a_submission_after_the_earlier_ones_were_deleted_has_a_number_of_its_own(
-    any_ledger: Any, open_ledger: Any
+    ledger: Path, open_ledger: Any
 ) -> None:
     """A clear may submit at the moment in which its earlier rows are deleted."""
     first, second, third = (replace(same_intent(), intended_at=NOW + timedelta(seconds=n)) for n in range(3))

@@ -15,13 +15,14 @@ from support import PROMPT, Log, Store, make_context
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import GenerationStatus, VideoRequest
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
-from airflow_provider_seedance.ledger.account import Filter, list_submissions
-from airflow_provider_seedance.ledger.configuration import default_timezone, read_config
-from airflow_provider_seedance.ledger.database import Database
+from airflow_provider_seedance.ledger.account import Filter
+from airflow_provider_seedance.ledger.configuration import default_timezone
 from airflow_provider_seedance.ledger.spending import spend
 from airflow_provider_seedance.observability import metrics
 from airflow_provider_seedance.operators.base import SeedanceOperator
 from airflow_provider_seedance.submission.records import NO_REQUEST, Record, RecordState
+
+from .rows import configured, recorded
 
 Connect = Callable[..., None]
 
@@ -65,12 +66,10 @@ def test_the_cost_is_the_same_everywhere(
     estimate = SeedanceHook().estimate(VideoRequest.from_arguments(request))
     # Where tokens are counted in another way, the actual cost differs from the estimate.
     assert by_tokens or (estimate.credits, estimate.cost_usd) == (credits, usd)
-    config = read_config()
-    assert config is not None
-    (total,) = spend(Database(config), Filter(), ("day",), default_timezone())
+    (total,) = spend(configured(), Filter(), ("day",), default_timezone())
     assert (total["credits"], total["cost_usd"]) == (credits or 0, usd or 0)
     assert (total["reserved_credits"], total["reserved_cost_usd"]) == (0, 0)
-    (row,) = list_submissions(Database(config), Filter())
+    (row,) = recorded()
     assert (row["credits"], row["cost_usd"], row["output_tokens"]) == (credits, usd, tokens)
     assert counted == [(api, credits, usd, result["usage"])]
     assert (f"${usd:g}" if usd else "cost not reported") in log.lines[-1]

@@ -16,13 +16,11 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import read_time
 from airflow_provider_seedance.ledger import account
-from airflow_provider_seedance.ledger.configuration import read_config
-from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.polling.duration_model import kind_of
 from airflow_provider_seedance.triggers.seedance import SeedanceBatchTrigger
 
 from .discarding_task import DiscardingTask
-from .rows import NOON, add, row
+from .rows import NOON, add, configured, row
 
 Connect = Callable[..., None]
 
@@ -34,12 +32,6 @@ def render(number: int, seconds: float, **changes: Any) -> dict[str, Any]:
     made_at = NOON + timedelta(minutes=number)
     times = {"created_at": made_at, "submitted_at": made_at, "ended_at": made_at + timedelta(seconds=seconds)}
     return row(number, **{"base_url": ADDRESS, "kind": KIND, **times, **changes})
-
-
-def configured() -> Database:
-    config = read_config()
-    assert config is not None
-    return Database(config)
 
 
 def durations(*kinds: str, namespace: str = "default", base_url: str = ADDRESS) -> dict[str, list[float]]:

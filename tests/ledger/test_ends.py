@@ -11,14 +11,12 @@ from sqlalchemy import select
 
 from airflow_provider_seedance.generations import GenerationStatus
 from airflow_provider_seedance.ledger import record_end
-from airflow_provider_seedance.ledger.configuration import read_config
-from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.entries import LedgerEntry
 from airflow_provider_seedance.ledger.tables import submissions
 from airflow_provider_seedance.submission import records as rec
 
 from . import record_samples as samples
-from .rows import NOON, add, row
+from .rows import NOON, add, configured, row
 
 PAYER = {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": 1}
 
@@ -34,9 +32,7 @@ def submitted(number: int, reused_from: Any = None, **changes: Any) -> dict[str,
 
 def ended(ledger: Path) -> dict[int, Any]:
     """Return the status, the credits and the link of the rows that have ended."""
-    config = read_config()
-    assert config is not None
-    with Database(config).reading() as connection:
+    with configured().reading() as connection:
         rows = connection.execute(select(submissions).where(submissions.c.state == "ended")).mappings().all()
     return {
         one["map_index"]: (one["status"], one["credits"], (one["result"] or {}).get("url")) for one in rows
@@ -47,15 +43,13 @@ def ended(ledger: Path) -> dict[int, Any]:
 def test_an_end_is_written_into_the_row_that_waits_for_it(
     ledger: Path, caplog: pytest.LogCaptureFixture, reused_from: Any, number: int, credits: float
 ) -> None:
-    config = read_config()
-    assert config is not None
     unlike = [
         submitted(2, namespace="n"),
         submitted(3, api="fal"),
         submitted(4, generation_id="g-9"),
         submitted(5, state="uncertain", generation_id=None),
     ]
-    add(Database(config), [submitted(0), submitted(1, PAYER), *unlike])
+    add(configured(), [submitted(0), submitted(1, PAYER), *unlike])
     record_end(replace(DONE, reused_from=reused_from))
     url = "https://media.example/0.mp4"
     assert ended(ledger) == {number: ("succeeded", credits, url)}

@@ -10,10 +10,9 @@ from operators.fallback_task import FALLBACK, PRIMARY, ConnectTo, FallbackTask, 
 
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
-from airflow_provider_seedance.ledger.account import Filter, list_submissions
-from airflow_provider_seedance.ledger.configuration import read_config
-from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger, SeedanceQuotaTrigger
+
+from .rows import recorded
 
 API = "seedanceapi-v1"
 NONE_LEFT = {"prices": [{"credits": 10}], "budgets": [{"credits": 15, "per": "month"}]}
@@ -54,13 +53,8 @@ def test_the_next_connection_renders_what_a_budget_refuses(
     assert isinstance(trigger, SeedanceGenerationTrigger)
     assert trigger.seedance_conn_id == FALLBACK
     assert task.posts_at == (1, 1)
-    config = read_config()
-    assert config is not None
-    rows = list_submissions(Database(config), Filter())
-    assert {(row["run_id"], row["conn_id"]) for row in rows} == {
-        ("run", FALLBACK),
-        ("before, at primary", PRIMARY),
-    }
+    rows = {(row["run_id"], row["conn_id"]) for row in recorded()}
+    assert rows == {("run", FALLBACK), ("before, at primary", PRIMARY)}
 
 
 @pytest.mark.parametrize("on_budget", ["fail", "wait"])
@@ -75,8 +69,7 @@ def test_the_budget_that_renews_first_is_waited_for_if_all_are_used_up(
     if on_budget == "fail":
         with pytest.raises(errors.SeedanceBudgetError, match="No connection took") as caught:
             task.defer(**arguments)
-        assert "'primary'" in caught.value.message
-        assert "'fallback'" in caught.value.message
+        assert all(f"'{conn_id}'" in caught.value.message for conn_id in (PRIMARY, FALLBACK))
     else:
         trigger = task.defer(**arguments).trigger
         assert isinstance(trigger, SeedanceQuotaTrigger)

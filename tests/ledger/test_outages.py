@@ -10,21 +10,13 @@ import pytest
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.ledger import database, record_end
-from airflow_provider_seedance.ledger.account import Filter, list_submissions
-from airflow_provider_seedance.ledger.configuration import read_config
-from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.submission.submitter import Submission
 
 from .discarding_task import DiscardingTask
 from .record_samples import generation
+from .rows import recorded
 
 Connect = Callable[..., None]
-
-
-def states() -> list[str]:
-    config = read_config()
-    assert config is not None
-    return [row["state"] for row in list_submissions(Database(config), Filter())]
 
 
 def test_a_render_survives_the_end_of_the_database(
@@ -47,18 +39,20 @@ def test_a_render_survives_the_end_of_the_database(
     assert task.posts == 1
     postgres_ledger.launch()
     result = task.resume()
-    assert states() == ["ended"]
+    assert [row["state"] for row in recorded()] == ["ended"]
     task.retry()
     assert task.execute()["generation_id"] == result["generation_id"]
     assert task.posts == 1
 
 
-def test_a_process_goes_on_after_a_restart_of_the_database(
+def test_a_process_goes_on_after_the_end_of_its_sessions(
     postgres_ledger: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(database, "MAX_IDLE_SECONDS", 0)
     record_end(generation(1))
-    postgres_ledger.kill()
-    postgres_ledger.launch()
+    sessions = "FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    with postgres_ledger.connect().cursor() as cursor:
+        cursor.execute(f"SELECT pg_terminate_backend(pid) {sessions}")
+        assert (True,) in cursor.fetchall()
     record_end(generation(1))
     assert "is not recorded" not in caplog.text

@@ -15,11 +15,11 @@ import pytest
 
 from airflow_provider_seedance.apis.rate_limits import RateLimit
 from airflow_provider_seedance.ledger import shared_state_changer
-from airflow_provider_seedance.ledger.account import Filter, list_submissions
-from airflow_provider_seedance.ledger.configuration import read_config
-from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.polling import shared_quota
 from airflow_provider_seedance.polling.quota import POLICY
+
+from .rows import recorded
+from .submitters import admitted_at_once
 
 FORKED = Path(__file__).parent / "forked.py"
 
@@ -48,16 +48,10 @@ def run(*arguments: Any, **environment: str) -> str:
     return done.stdout
 
 
-def rows_of_the_ledger() -> list[dict[str, Any]]:
-    config = read_config()
-    assert config is not None
-    return list_submissions(Database(config), Filter())
-
-
 def check(processes: int, each: int) -> None:
     """Record submissions in many processes; every row is there."""
     run(FORKED, "submit", processes, each)
-    rows = rows_of_the_ledger()
+    rows = recorded()
     assert len({(row["run_id"], row["map_index"], row["generation_id"]) for row in rows}) == processes * each
     assert {row["state"] for row in rows} == {"submitted"}
 
@@ -84,9 +78,9 @@ def test_processes_that_make_the_same_requests_pay_once(
     # The first submission was rejected, the second one failed, the third one succeeded.
     *_, last = run(FORKED, "reuse", processes, 6).splitlines()  # after the log of the migrations
     assert json.loads(last) == [2, 2, 1, 2, 2, 1]
-    paid = [row for row in rows_of_the_ledger() if row["status"] == "succeeded" and row["credits"]]
+    paid = [row for row in recorded() if row["status"] == "succeeded" and row["credits"]]
     assert [row["credits"] for row in paid] == [14] * 6
-    states = {(row["state"], row["status"]) for row in rows_of_the_ledger()}
+    states = {(row["state"], row["status"]) for row in recorded()}
     assert states == {("ended", "succeeded"), ("ended", "failed")}
 
 
@@ -101,3 +95,7 @@ def test_processes_of_two_machines_share_a_quota(
     (tmp_path / "b").mkdir()
     shown = run("-c", RESERVE, now, TMPDIR=str(tmp_path / "b"))
     assert float(shown.splitlines()[-1]) == 600 + POLICY.reset_margin
+
+
+def test_two_hundred_submitters_use_up_a_budget_and_never_exceed_it(any_ledger: Any) -> None:
+    assert admitted_at_once(200, price=7, limit=1000) == 1000 // 7

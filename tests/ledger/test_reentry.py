@@ -20,18 +20,9 @@ Connect = Callable[..., None]
 #: The last render is delivered, another one is submitted, or the task fails.
 DELIVERED, ANEW = "delivered", "anew"
 
-BY_DECISION = ("clear", "run_again")
 
-
-@pytest.fixture(params=[True, False], ids=["3.4", "below 3.4"])
-def task(
-    request: pytest.FixtureRequest,
-    services: SeedanceEmulator,
-    connect: Connect,
-    ledger: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> DiscardingTask:
-    monkeypatch.setattr(task_state, "AIRFLOW_V_3_4_PLUS", request.param)
+@pytest.fixture
+def task(services: SeedanceEmulator, connect: Connect, ledger: Path) -> DiscardingTask:
     connect("ark")
     services.hold()
     return DiscardingTask(services)
@@ -51,18 +42,16 @@ def leave_behind(task: DiscardingTask, situation: str, monkeypatch: pytest.Monke
         return {}
     task.defer()
     (made,) = emulator.ledger.submissions
-    if situation == "succeeded":
-        emulator.finish(made.generation_id)
-    elif situation == "failed":
-        emulator.fail(made.generation_id, "GPU on fire")
-    elif situation == "expired":
-        emulator.expire(made.generation_id)
-    elif situation == "cancelled":
-        emulator.cancel_remote(made.generation_id)
-    elif situation == "unknown to the service":
-        emulator.forget(made.generation_id)
-    elif situation == "unreadable":
-        emulator.fault("gateway_error", "status", times=3)
+    bring_about: dict[str, Callable[[str], object]] = {
+        "succeeded": emulator.finish,
+        "failed": lambda generation_id: emulator.fail(generation_id, "GPU on fire"),
+        "expired": emulator.expire,
+        "cancelled": emulator.cancel_remote,
+        "unknown to the service": emulator.forget,
+        "unreadable": lambda _: emulator.fault("gateway_error", "status", times=3),
+    }
+    if situation in bring_about:
+        bring_about[situation](made.generation_id)
     return {"prompt": "Another one"} if situation == "another request" else {}
 
 
@@ -81,18 +70,22 @@ def leave_behind(task: DiscardingTask, situation: str, monkeypatch: pytest.Monke
         ("uncertain", errors.SeedanceUncertainSubmitError, ANEW),
     ],
 )
-@pytest.mark.parametrize("again", ["retry", *BY_DECISION])
+@pytest.mark.parametrize(
+    ("again", "below_3_4"), [("retry", False), ("clear", False), ("run_again", True)], ids=str
+)
 def test_every_cell_holds(
     task: DiscardingTask,
     situation: str,
     after_a_retry: Any,
     after_a_clear: Any,
     again: str,
+    below_3_4: bool,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    monkeypatch.setattr(task_state, "AIRFLOW_V_3_4_PLUS", not below_3_4)
     arguments = leave_behind(task, situation, monkeypatch)
-    expected = after_a_clear if again in BY_DECISION else after_a_retry
+    expected = after_a_retry if again == "retry" else after_a_clear
     getattr(task, again)()
     task.emulator.release()
     if isinstance(expected, type):

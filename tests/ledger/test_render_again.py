@@ -13,11 +13,10 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.generations import utc_now
 from airflow_provider_seedance.ledger.account import render_again
-from airflow_provider_seedance.ledger.configuration import read_config
-from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.entries import TaskIdentity
 
 from .discarding_task import DiscardingTask
+from .rows import configured
 
 Connect = Callable[..., None]
 
@@ -25,10 +24,8 @@ TASK = TaskIdentity(namespace="default", dag_id="dag", run_id="run", task_id="ta
 
 
 def decide(generation_id: str, hours: float | None = 1) -> None:
-    config = read_config()
-    assert config is not None
     until = None if hours is None else utc_now() + timedelta(hours=hours)
-    render_again(Database(config), TASK, generation_id, until)
+    render_again(configured(), TASK, generation_id, until)
 
 
 def test_the_next_clear_pays_once(task: DiscardingTask) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,17 +18,16 @@ from versions import RESCHEDULING, needs
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.costs.budgets import Budget
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
-from airflow_provider_seedance.generations import utc_now
-from airflow_provider_seedance.ledger import configuration, open_store, reservations
-from airflow_provider_seedance.ledger.database import Database
+from airflow_provider_seedance.ledger import configuration, reservations
 from airflow_provider_seedance.ledger.entries import TaskIdentity
 from airflow_provider_seedance.policies.retry import SeedanceRetryPolicy
 from airflow_provider_seedance.submission import records as rec
-from airflow_provider_seedance.submission.store import GENERATION_KEY, SubmissionDetails
+from airflow_provider_seedance.submission.store import SubmissionDetails
 
 from . import record_samples as samples
-from .rows import NOON, add, row, uncertain
+from .rows import NOON, add, configured, row, uncertain
 from .sent_statements import statements
+from .submitters import admitted_at_once
 
 Connect = Callable[..., None]
 Open = Callable[..., Any]
@@ -158,11 +156,11 @@ def test_a_budget_needs_a_price_and_a_ledger(
 
 
 def test_the_use_of_a_budget_is_reported_once(tasks: Tasks, caplog: pytest.LogCaptureFixture) -> None:
-    tasks.limit({"credits": 10 * CREDITS, "per": "day"})
-    for _ in range(10):
+    tasks.limit({"credits": 5 * CREDITS, "per": "day"})
+    for _ in range(5):
         tasks.run()
     assert [line for line in caplog.messages if "of the budget of" in line] == [
-        "80 % of the budget of 280 credits per day of connection 'seedance_default' are used."
+        "80 % of the budget of 140 credits per day of connection 'seedance_default' are used."
     ]
 
 
@@ -238,40 +236,9 @@ def test_a_batch_stops_at_the_budget(tasks: Tasks, connect: Connect, keep: bool)
 # ---------------------------------------------------------------------- many at once
 
 
-def submit(number: int, price: float, budget: Budget) -> bool:
-    """Write an intent as a task does; return whether the budget admits it."""
-    ti = TaskInstance(map_index=number)
-    details = SubmissionDetails(prompt=f"{number}", budgets=(budget,))
-    record = rec.replace(samples.intent(f"{number}", credits=price), conn_id="c", intended_at=utc_now())
-    store = open_store(make_context(None, ti))
-    try:
-        store.write_intent(GENERATION_KEY, record, details)
-    except errors.SeedanceBudgetError:
-        return False
-    return True
-
-
-def test_two_hundred_submitters_use_up_a_budget_and_never_exceed_it(any_ledger: Any) -> None:
-    budget = Budget(unit="credits", limit=1000, per="day")
-    open_store(make_context(None)).load()  # the tables
-    with ThreadPoolExecutor(200) as threads:
-        admitted = list(threads.map(lambda number: submit(number, 7, budget), range(200)))
-    assert sum(admitted) == 1000 // 7
-
-
-def test_each_submitter_reads_the_budgets_with_one_query(any_ledger: Any, open_ledger: Open) -> None:
-    open_ledger().load()
-    budgets = (
-        Budget(unit="credits", limit=1000, per="day"),
-        Budget(unit="credits", limit=1000, per="total", dag_id="d*"),
-    )
-    store = open_ledger()
-    store.load()
-    details = SubmissionDetails(prompt="a", budgets=budgets)
-    with statements() as sent:
-        store.write_intent(GENERATION_KEY, samples.intent(credits=7), details)
-    assert sent[-2:] == ["SELECT", "INSERT"]
-    assert len(sent) <= 3
+def test_submitters_use_up_a_budget_and_never_exceed_it(any_ledger: Any) -> None:
+    """The tests of processes have two hundred of them."""
+    assert admitted_at_once(20, price=7, limit=100) == 100 // 7
 
 
 # ---------------------------------------------------------------------- one transaction
@@ -280,13 +247,9 @@ def test_each_submitter_reads_the_budgets_with_one_query(any_ledger: Any, open_l
 DAY_OF_30 = Budget(unit="credits", limit=30, per="day")
 
 
-def reserved(
-    ledger: Path, price: float | None, *budgets: Budget, now: datetime = NOON + timedelta(hours=1)
-) -> list[reservations.BudgetUse]:
+def reserved(price: float | None, *budgets: Budget) -> list[reservations.BudgetUse]:
     """Reserve a render where 12 credits are spent and 14 are reserved today, and 5 were spent in the month before."""
-    config = configuration.read_config()
-    assert config is not None
-    database = Database(config)
+    database = configured()
     yesterday = NOON - timedelta(days=1)
     rows = [row(0), uncertain(1), row(2, credits=None, estimated_credits=5, intended_at=yesterday)]
     ignored = [
@@ -299,8 +262,10 @@ def reserved(
     task = TaskIdentity(namespace="default", dag_id="ads", run_id="run", task_id="video")
     record = rec.replace(samples.intent(credits=price), conn_id="seedance_default")
     details = SubmissionDetails(prompt="a", budgets=budgets)
-    with database.transaction() as connection:
-        return reservations.reserve(connection, task, details, record, now)
+    with database.transaction() as connection, statements() as sent:
+        uses = reservations.reserve(connection, task, details, record, NOON + timedelta(hours=1))
+    assert sent == ["SELECT"]
+    return uses
 
 
 def ads(limit: float, per: Any, unit: Any = "credits") -> Budget:
@@ -309,24 +274,27 @@ def ads(limit: float, per: Any, unit: Any = "credits") -> Budget:
 
 def test_a_budget_is_used_up_to_the_last_credit(ledger: Path) -> None:
     films = Budget(unit="credits", limit=1, per="day", dag_id="films")
-    uses = reserved(ledger, 7, ads(33, "day"), ads(38, "month"), ads(38, "total"), films)
+    uses = reserved(7, ads(33, "day"), ads(38, "month"), ads(38, "total"), films)
     assert [(use.spent, use.reserved, use.share) for use in uses] == [(12, 21, 1), (17, 21, 1), (17, 21, 1)]
 
 
 @pytest.mark.parametrize(
-    ("price", "budget", "advice", "retry_after"),
+    ("price", "budget", "others", "advice", "retry_after"),
     [
-        (7, ads(32.999999, "day"), "It renews at 2026-03-11T00:00:00+00:00", 11 * 3600),
-        (26, ads(25, "day"), "No wait can help: one such render costs more than the budget", None),
-        (7, ads(33, "total"), "It does not renew", None),
+        (7, ads(32.999999, "day"), [], "It renews at 2026-03-11T00:00:00+00:00", 11 * 3600),
+        (26, ads(25, "day"), [], "No wait can help: one such render costs more than the budget", None),
+        (7, ads(33, "total"), [], "It does not renew", None),
+        # Of several, the one that is waited for longest is named.
+        (1, ads(9, "day"), [ads(9, "hour")], "It renews at 2026-03-11T00:00:00+00:00", 11 * 3600),
+        (1, ads(9, "total"), [ads(9, "day"), ads(9, "hour")], "It does not renew", None),
     ],
-    ids=["day", "too large", "total"],
+    ids=["day", "too large", "total", "day and hour", "total, day and hour"],
 )
 def test_a_refusal(
-    ledger: Path, price: float, budget: Budget, advice: str, retry_after: float | None
+    ledger: Path, price: float, budget: Budget, others: Any, advice: str, retry_after: float | None
 ) -> None:
     with pytest.raises(errors.SeedanceBudgetError) as caught:
-        reserved(ledger, price, budget)
+        reserved(price, *others[:1], budget, *others[1:])
     spent = 17 if budget.per == "total" else 12
     error = caught.value
     assert error.message == (
@@ -337,19 +305,11 @@ def test_a_refusal(
     assert facts == (budget.limit, spent, 14, retry_after)
 
 
-@pytest.mark.parametrize("longest", [ads(9, "month"), ads(9, "total")], ids=str)
-def test_of_several_budgets_the_one_that_is_waited_for_longest_is_named(
-    ledger: Path, longest: Budget
-) -> None:
-    with pytest.raises(errors.SeedanceBudgetError, match=f"the budget of {longest}"):
-        reserved(ledger, 1, ads(9, "day"), longest, ads(9, "hour"))
-
-
 @pytest.mark.parametrize(("unit", "name"), [("credits", "credits"), ("cost_usd", "US dollars")])
 def test_a_render_without_a_price_is_refused(ledger: Path, unit: Any, name: str) -> None:
     budget = ads(30, "day", unit)
     with pytest.raises(errors.SeedanceConfigurationError) as caught:
-        reserved(ledger, None, budget)
+        reserved(None, budget)
     assert caught.value.message == (
         f"The budget of {budget} of connection 'seedance_default' cannot be kept: the price of this render in {name} is "
         "not known. Add it to prices in the extra of the connection. Nothing was sent."

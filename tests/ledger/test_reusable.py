@@ -11,15 +11,13 @@ import pytest
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.generations import utc_now
 from airflow_provider_seedance.ledger.account import MAX_SUBMISSION_SECONDS
-from airflow_provider_seedance.ledger.configuration import read_config
-from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.entries import LedgerEntry, TaskIdentity
 from airflow_provider_seedance.ledger.reusable import RETRY_SECONDS, find_reusable
 from airflow_provider_seedance.submission import records as rec
 from airflow_provider_seedance.submission.store import ReuseSearch
 
 from . import record_samples as samples
-from .rows import NOON, add, row
+from .rows import NOON, add, configured, row
 
 TASK = TaskIdentity(namespace="default", dag_id="ads", run_id="run", task_id="video", map_index=9)
 
@@ -46,13 +44,9 @@ def paid(number: int = 0, age: timedelta = OLD, **changes: Any) -> dict[str, Any
 
 
 def find(rows: list[dict[str, Any]], *, scope: Any = "any", unusable: Any = (), key: str = "a.0") -> Any:
-    config = read_config()
-    assert config is not None
-    database = Database(config)
-    if rows:
-        add(database, rows)
+    add(configured(), rows)
     search = ReuseSearch(scope=scope, intents={"k": MINE, "z": MINE}, unusable_ids=frozenset(unusable))
-    with database.transaction() as connection:
+    with configured().transaction() as connection:
         return find_reusable(connection, TASK, key, search)
 
 

@@ -14,14 +14,12 @@ from operators.fallback_task import CONNECTIONS, FALLBACK, PRIMARY, connect_to
 from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.ledger import reusable
-from airflow_provider_seedance.ledger.account import Filter, list_submissions
-from airflow_provider_seedance.ledger.configuration import read_config
-from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
 from airflow_provider_seedance.submission.submitter import Submission
 from airflow_provider_seedance.triggers.seedance import SeedanceGenerationTrigger, SeedanceQuotaTrigger
 
 from .reusing_task import Task, posts
+from .rows import recorded
 
 Connect = Callable[..., None]
 
@@ -90,9 +88,7 @@ def fallback(
 
 
 def conn_ids() -> dict[int, str]:
-    config = read_config()
-    assert config is not None
-    return {row["map_index"]: row["conn_id"] for row in list_submissions(Database(config), Filter())}
+    return {row["map_index"]: row["conn_id"] for row in recorded()}
 
 
 @pytest.mark.parametrize("conn_id", CONNECTIONS)

@@ -21,13 +21,12 @@ from airflow_provider_seedance.apis.rate_limits import RateLimit
 from airflow_provider_seedance.generations import utc_now
 from airflow_provider_seedance.hooks.seedance import SeedanceHook
 from airflow_provider_seedance.ledger import account, shared_state_changer
-from airflow_provider_seedance.ledger.configuration import read_config
-from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.tables import shared_states
 from airflow_provider_seedance.polling import shared_quota
 from airflow_provider_seedance.polling.quota import POLICY
 from airflow_provider_seedance.polling.shared_quota import EXCHANGE_INTERVAL_SECONDS, SharedQuota
 
+from .rows import configured
 from .sent_statements import statements
 
 IDENTITY = ("https://vendor.example/v1", "digest-of-a-key")
@@ -126,19 +125,17 @@ def test_what_is_in_the_ledger(ledger: Path, connect: Callable[..., Any], on: On
         quota.learn(RateLimit(limit=10, remaining=9, reset_at=utc_now() + timedelta(minutes=10)), NOW)
         quota.exchange(NOW)
     assert b"a-key-of-the-account" not in ledger.read_bytes()
-    config = read_config()
-    assert config is not None
-    database = Database(config)
+    database = configured()
     with database.reading() as connection:
         rows = connection.execute(select(shared_states.c.name, shared_states.c.state)).all()
     assert {name.partition("-")[0]: sorted(state) for name, state in rows} == {
         "quota": ["limit", "remaining", "reset_at", "window"],
     }
-    account.prune(database, config.namespace, utc_now() - timedelta(days=1))
+    account.prune(database, "default", utc_now() - timedelta(days=1))
     account.prune(database, "another", utc_now() + timedelta(days=1))
     with database.reading() as connection:
         assert len(connection.execute(select(shared_states)).all()) == 1
-    account.prune(database, config.namespace, utc_now() + timedelta(days=1))
+    account.prune(database, "default", utc_now() + timedelta(days=1))
     with database.reading() as connection:
         assert connection.execute(select(shared_states)).all() == []
 
@@ -185,22 +182,21 @@ def test_an_event_loop_does_not_wait_for_the_ledger(on: On) -> None:
 
 
 def test_the_first_two_processes_write_one_row(postgres_ledger: Any) -> None:
-    config, changer = read_config(), shared_state_changer()
-    assert config is not None
+    database, changer = configured(), shared_state_changer()
     assert changer is not None
-    row = {"namespace": config.namespace, "name": "n", "state": {"b": 1}, "updated_at": utc_now()}
+    row = {"namespace": "default", "name": "n", "state": {"b": 1}, "updated_at": utc_now()}
     seen: list[Any] = []
 
     def change(state: Any) -> Any:
         if not seen:  # another process is faster
-            with Database(config).transaction() as connection:
+            with database.transaction() as connection:
                 connection.execute(shared_states.insert().values(**row))
         seen.append(state)
         return {"a": 1}
 
     assert changer("n", change) == {"a": 1}
     assert seen == [{}, {"b": 1}]
-    with Database(config).reading() as connection:
+    with database.reading() as connection:
         assert connection.execute(select(shared_states.c.state)).scalar() == {"a": 1}
 
 

@@ -13,20 +13,17 @@ from sqlalchemy.dialects.sqlite import pysqlite
 
 from airflow_provider_seedance.ledger import spending
 from airflow_provider_seedance.ledger.account import Filter
-from airflow_provider_seedance.ledger.configuration import read_config
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.ledger.spending import offsets, spend, spend_of_instances
 
-from .rows import NOON, add, row, uncertain
+from .rows import NOON, add, configured, row, uncertain
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
 
 @pytest.fixture
 def database(any_ledger: Any) -> Database:
-    config = read_config()
-    assert config is not None
-    return Database(config)
+    return configured()
 
 
 def test_the_sums_of_a_group(database: Database) -> None:

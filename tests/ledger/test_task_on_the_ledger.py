@@ -14,14 +14,13 @@ from airflow_provider_seedance import exceptions as errors
 from airflow_provider_seedance.cli import main
 from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 from airflow_provider_seedance.ledger import record_end
-from airflow_provider_seedance.ledger.account import Filter, list_submissions
-from airflow_provider_seedance.ledger.configuration import read_config
 from airflow_provider_seedance.ledger.database import Database
 from airflow_provider_seedance.submission import decisions
 from airflow_provider_seedance.version_compat import AIRFLOW_V_3_2_PLUS
 
 from .discarding_task import DiscardingTask
 from .record_samples import attempt, generation, intent
+from .rows import recorded
 
 Connect = Callable[..., None]
 
@@ -117,13 +116,8 @@ def test_of_two_uncertain_submissions_of_a_task_the_latest_is_settled_first(task
     first, second = task.emulator.ledger.submissions
     for made in (second, first):
         main(["ledger", "resolve", "dag", "run", "task", "--generation-id", made.generation_id])
-    config = read_config()
-    assert config is not None
-    found = list_submissions(Database(config), Filter())
-    assert {row["number"]: row["generation_id"] for row in found} == {
-        1: first.generation_id,
-        2: second.generation_id,
-    }
+    found = {row["number"]: row["generation_id"] for row in recorded()}
+    assert found == {1: first.generation_id, 2: second.generation_id}
 
 
 def test_a_submission_that_was_not_billed_is_repeated_by_the_next_try(task: DiscardingTask) -> None:
@@ -183,9 +177,7 @@ def test_an_end_without_a_worker_is_recorded(task: DiscardingTask, monkeypatch: 
     task.defer(end_from_trigger=True)
     task.deferred.trigger.task_instance = task.ti
     fire(task.deferred.trigger)
-    config = read_config()
-    assert config is not None
-    (row,) = list_submissions(Database(config), Filter())
+    (row,) = recorded()
     result = written["return_value"]
     assert (row["generation_id"], row["state"]) == (result["generation_id"], "ended")
     assert (row["credits"], row["cost_usd"]) == (result["credits"], result["cost_usd"])
