@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,23 +11,19 @@ from airflow_provider_seedance.emulator.emulator import SeedanceEmulator
 
 replicate = pytest.importorskip("replicate")
 
+KEY = "r8_key"
 VIDEO = "bytedance/seedance-2.0"
 
 
 @pytest.fixture
-def emulator(start_emulator: Callable[..., SeedanceEmulator]) -> SeedanceEmulator:
-    return start_emulator(key="r8_key", render_seconds=60, speed=1)
-
-
-@pytest.fixture
 def client(emulator: SeedanceEmulator) -> Iterator[Any]:
-    client = replicate.Client(api_token="r8_key", base_url=f"{emulator.url}/replicate")
+    client = replicate.Client(api_token=KEY, base_url=f"{emulator.url}/replicate")
     client.poll_interval = 0.01
     yield client
     client._client.close()
 
 
-def test_a_video(client: Any, emulator: SeedanceEmulator) -> None:
+def test_a_video_and_images(client: Any, emulator: SeedanceEmulator) -> None:
     made = client.predictions.create(model=VIDEO, input={"prompt": "a kite", "duration": 5})
     assert (made.status, made.output) == ("starting", None)
     emulator.finish(made.id)
@@ -35,9 +31,6 @@ def test_a_video(client: Any, emulator: SeedanceEmulator) -> None:
     assert (made.status, made.output.startswith(emulator.url)) == ("succeeded", True)
     assert [each.id for each in client.predictions.list().results] == [made.id]
     assert client.predictions.get(made.id).input == {"prompt": "a kite", "duration": 5}
-
-
-def test_images(client: Any, emulator: SeedanceEmulator) -> None:
     sent = {"prompt": "a kite", "sequential_image_generation": "auto", "max_images": 2}
     made = client.models.predictions.create("bytedance/seedream-4.5", input=sent)
     emulator.finish(made.id)
@@ -45,11 +38,16 @@ def test_images(client: Any, emulator: SeedanceEmulator) -> None:
     assert len(made.output) == 2
 
 
-def test_cancelling(client: Any, emulator: SeedanceEmulator) -> None:
+def test_cancelling_and_the_signature_of_a_webhook(client: Any, emulator: SeedanceEmulator) -> None:
     made = client.predictions.create(model=VIDEO, input={"prompt": "a kite"})
     made.cancel()
     made.reload()
     assert (made.status, emulator.ledger.submissions[0].billed) == ("canceled", 0)
+    headers = emulator._parts.services["replicate"].callback_headers(emulator.generation(made.id), b"{}")
+    secret = client.webhooks.default.secret()
+    client.webhooks.validate(headers=headers, body="{}", secret=secret)
+    with pytest.raises(replicate.webhook.InvalidSignatureError):
+        client.webhooks.validate(headers=headers, body="{ }", secret=secret)
 
 
 def test_an_invalid_input(client: Any, emulator: SeedanceEmulator) -> None:
@@ -57,13 +55,3 @@ def test_an_invalid_input(client: Any, emulator: SeedanceEmulator) -> None:
         client.predictions.create(model=VIDEO, input={"prompt": "a kite", "duration": 40})
     assert caught.value.status == 422
     assert emulator.ledger.submissions == []
-
-
-def test_the_signature_of_a_webhook(client: Any, emulator: SeedanceEmulator) -> None:
-    made = client.predictions.create(model=VIDEO, input={"prompt": "a kite"})
-    service = emulator._parts.services["replicate"]
-    headers = service.callback_headers(emulator.generation(made.id), b"{}")
-    secret = client.webhooks.default.secret()
-    client.webhooks.validate(headers=headers, body="{}", secret=secret)
-    with pytest.raises(replicate.webhook.InvalidSignatureError):
-        client.webhooks.validate(headers=headers, body="{ }", secret=secret)
