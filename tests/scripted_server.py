@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -130,6 +131,20 @@ def serving(*scripts: Script) -> Iterator[Server]:
         yield server
     finally:
         server.close()
+
+
+def at_once(check: Callable[[Any], None], cases: Mapping[str, Any]) -> None:
+    """Check all cases at the same time, where each of them waits; a failure names its case."""
+
+    def run(name: str) -> None:
+        try:
+            check(cases[name])
+        except BaseException as error:
+            error.add_note(f"Case: {name}")
+            raise
+
+    with ThreadPoolExecutor(len(cases)) as threads:
+        list(threads.map(run, cases))
 
 
 def at(server: Server, **extra: Any) -> Settings:

@@ -90,6 +90,9 @@ def test_an_observer_is_notified_of_every_request_and_reply(either_client: Eithe
     assert (first.limit, first.remaining, refused) == (1000, 999, False)
     assert (second.retry_after, limited) == (5, True)
     assert (third.known, unknown) == (False, False)
+    with serving(replies(b"")) as server:
+        observer = either_client.observe(at(server), GET)
+    assert (observer.requests, observer.replies) == (1, [])
 
 
 class FailingObserver:
@@ -105,7 +108,7 @@ class FailingObserver:
         raise self.error(f"answered {KEY}")
 
 
-@pytest.mark.parametrize("error", [OSError, ValueError, TimeoutError, RuntimeError])
+@pytest.mark.parametrize("error", [OSError, TimeoutError])
 def test_a_failing_observer_does_not_lose_a_reply(
     either_client: EitherClient, error: type[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -117,12 +120,6 @@ def test_a_failing_observer_does_not_lose_a_reply(
     assert outcome.generation.generation_id == "paid-1"
     assert sum("accounting" in line for line in caplog.messages) == 2
     assert KEY not in caplog.text
-
-
-def test_a_request_that_fails_is_counted_too(either_client: EitherClient) -> None:
-    with serving(replies(b"")) as server:
-        observer = either_client.observe(at(server), GET)
-    assert (observer.requests, observer.replies) == (1, [])
 
 
 # ---------------------------------------------------------------------- secrets
@@ -164,7 +161,7 @@ def test_nor_does_an_attempt_to_cancel_or_the_reason_of_a_failure(either_client:
 
 
 def test_the_key_does_not_show_where_a_long_answer_is_cut(either_client: EitherClient) -> None:
-    for before in range(300 - len(KEY) - 5, 305):
+    for before in range(300 - len(KEY) - 5, 305, 3):
         error = failed_read(either_client, answer(500, b"x" * before + KEY.encode() + b"y" * 400))
         assert KEY[:6] not in everything(error)
 
@@ -242,13 +239,11 @@ def test_unusable_settings_are_a_configuration_error(
         either_client.use(found, lambda it: [])
 
 
-def test_tls_is_verified_unless_the_connection_says_otherwise() -> None:
-    assert api_client.tls_context(settings()).check_hostname is True
-    assert api_client.tls_context(dataclasses.replace(settings(), verify=False)).check_hostname is False
-
-
 def test_clients_share_a_tls_context_until_the_bundle_changes(tmp_path: Path) -> None:
-    assert api_client.tls_context(settings()) is api_client.tls_context(settings())
+    verifying = api_client.tls_context(settings())
+    assert verifying.check_hostname
+    assert api_client.tls_context(settings()) is verifying
+    assert not api_client.tls_context(dataclasses.replace(settings(), verify=False)).check_hostname
     bundle = tmp_path / "bundle.pem"
     shutil.copy(certifi.where(), bundle)
     found = dataclasses.replace(settings(), verify=str(bundle))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
@@ -54,6 +55,7 @@ def test_a_submission_that_is_taken_is_sent_once() -> None:
     outcome, steps = submit(TAKEN)
     assert isinstance(outcome, Accepted)
     assert len(calls(steps)) == 1
+    assert flows.raise_outcome(outcome).generation_id == "t1"
 
 
 @pytest.mark.parametrize("first", [UNSENT, MANY, BUSY], ids=["unsent", "429", "503"])
@@ -63,6 +65,9 @@ def test_a_submission_that_was_not_accepted_is_sent_again(first: Any) -> None:
     assert len(calls(steps)) == 3
     assert len({id(call.json) for call in calls(steps)}) == 1
     assert pauses(steps) == [1.0, 2.0]
+    outcome, steps = submit(first, retry_inline=False)
+    assert isinstance(outcome, NotAccepted)
+    assert len(steps) == 1
 
 
 @pytest.mark.parametrize("first", [UNSENT, MANY, BUSY], ids=["unsent", "429", "503"])
@@ -126,13 +131,10 @@ def test_a_minute_is_waited_for_before_another_is_tried(named: str, sent: int) -
     assert len(calls(steps)) == sent
 
 
-def test_the_services_own_pause_is_kept() -> None:
+def test_the_services_own_pause_is_kept_but_a_long_one_is_not_spent_on_a_worker() -> None:
     outcome, steps = submit(reply(429, None, {"retry-after": "7"}), TAKEN)
     assert isinstance(outcome, Accepted)
     assert pauses(steps) == [7.0]
-
-
-def test_a_long_pause_is_not_spent_on_a_worker() -> None:
     outcome, steps = submit(reply(429, None, {"retry-after": "1800"}))
     assert isinstance(outcome, NotAccepted)
     assert outcome.error.retry_after == 1800
@@ -140,17 +142,6 @@ def test_a_long_pause_is_not_spent_on_a_worker() -> None:
     with pytest.raises(errors.SeedanceRateLimitError) as caught:
         flows.raise_outcome(outcome)
     assert caught.value.retry_after == 1800
-
-
-def test_without_inline_retries_the_first_answer_stands() -> None:
-    outcome, steps = submit(BUSY, retry_inline=False)
-    assert isinstance(outcome, NotAccepted)
-    assert len(steps) == 1
-
-
-def test_an_accepted_outcome_is_its_generation() -> None:
-    outcome, _ = submit(TAKEN)
-    assert flows.raise_outcome(outcome).generation_id == "t1"
 
 
 # ---------------------------------------------------------------------- reads
@@ -185,8 +176,9 @@ def test_a_read_is_repeated_after_trouble(trouble: Any) -> None:
     ],
 )
 def test_a_read_is_not_repeated_where_that_cannot_help(answer: HttpReply, cls: type) -> None:
-    with pytest.raises(cls):
+    with pytest.raises(cls) as caught:
         status(answer)
+    assert "Correct the request" not in str(caught.value)  # advice about a submission
 
 
 def test_a_synchronous_answer_cannot_be_read_again() -> None:
@@ -219,13 +211,22 @@ def test_the_exact_match_is_adopted() -> None:
     assert calls(steps)[0].query == (("page_num", "1"), ("page_size", "100"))
 
 
-@pytest.mark.parametrize("other", [CORRELATION + "0", CORRELATION[:-1], CORRELATION.upper(), "", None])
-def test_nothing_less_than_the_exact_match_is_adopted(other: str | None) -> None:
-    found, steps = look_up(*[page(task(1, other), total=1)] * 6)
+@pytest.mark.parametrize(
+    "listed",
+    [page(total=0), page()]
+    + [
+        page(task(1, other), total=1)
+        for other in (CORRELATION + "0", CORRELATION[:-1], CORRELATION.upper(), "", None)
+    ],
+)
+def test_nothing_less_than_the_exact_match_is_adopted(listed: HttpReply) -> None:
+    found, steps = look_up(*[listed] * 6)
     assert found is None
     assert pauses(steps) == [1.2, 1.0, 1.2, 3.0, 1.2]
     tiers = [dict(call.query).get("filter.service_tier") for call in calls(steps)]
     assert tiers == [None, "flex"] * 3
+    # The service may list it a little later.
+    assert look_up(listed, listed, page(task(1, CORRELATION), total=1))[0] == "cgt-1"
 
 
 @pytest.mark.parametrize("total", [250, None])
@@ -288,12 +289,6 @@ def test_a_busy_account_is_searched_back_to_the_submission() -> None:
     assert len(calls(steps)) == 41
 
 
-def test_the_service_may_list_it_a_little_later() -> None:
-    found, steps = look_up(page(total=0), page(total=0), page(task(1, CORRELATION), total=1))
-    assert found == "cgt-1"
-    assert pauses(steps) == [1.2, 1.0]
-
-
 def test_not_being_able_to_look_proves_nothing() -> None:
     found, _ = look_up(LOST, reply(500), reply(404))
     assert found is None
@@ -316,12 +311,8 @@ def test_a_look_up_without_an_answer_can_be_repeated_later(
 ) -> None:
     with pytest.raises(kind):
         look_up(page(total=0), reply(404), reply(404), last)
-
-
-def test_a_look_up_that_is_refused_all_the_time_can_be_repeated_later() -> None:
-    refused = reply(429, {"error": {"code": "TooMany", "message": "later"}})
     with pytest.raises(errors.SeedanceRateLimitError):
-        look_up(*[refused] * 12)
+        look_up(*[MANY] * 12)
 
 
 @pytest.mark.parametrize(
@@ -338,12 +329,6 @@ def test_an_empty_page_before_the_total_is_not_the_end_of_the_list() -> None:
         look_up(*[first, page(total=250)] * 3)
     with pytest.raises(errors.SeedanceServerError, match="0 of 1"):
         look_up(*[page(total=1)] * 3)
-
-
-@pytest.mark.parametrize("total", [0, None])
-def test_an_empty_list_has_no_match(total: int | None) -> None:
-    found, _ = look_up(*[page(total=total)] * 6)
-    assert found is None
 
 
 @pytest.mark.parametrize("name", [name for name in ALL_APIS if not get_api(name).can_look_up])
@@ -427,6 +412,22 @@ def test_a_failed_deletion_does_not_count_as_cancelled(answer: Any) -> None:
     assert not result.cancelled
 
 
+@pytest.mark.parametrize(
+    ("name", "known", "word"),
+    [("ark", "g1", "queued"), ("fal", "fal-ai/seedance:g1", "IN_QUEUE"), ("replicate", "g1", "starting")],
+)
+@pytest.mark.parametrize("code", [400, 401])
+def test_a_refused_cancellation_says_only_that_the_render_is_billed(
+    name: str, known: str, word: str, code: int
+) -> None:
+    refused = reply(code, {"error": {"code": "x", "message": "no"}, "detail": "no"})
+    flow = flows.cancel_flow(get_api(name), known, "video", now)
+    result, steps = drive(flow, [reply(200, {"id": "g1", "status": word}), refused])
+    assert len(calls(steps)) == 2
+    assert result.reason.endswith(f"): generation {known} goes on at {name} and is billed")
+    assert not re.search("Nothing was billed|Correct the request", result.reason)
+
+
 @pytest.mark.parametrize("name", [name for name in ALL_APIS if not get_api(name).can_cancel])
 def test_no_request_is_sent_to_services_that_cannot_cancel(name: str) -> None:
     result, steps = drive(flows.cancel_flow(get_api(name), "g1", "video", now), [])
@@ -437,11 +438,6 @@ def test_no_request_is_sent_to_services_that_cannot_cancel(name: str) -> None:
 
 
 # ---------------------------------------------------------------------- testing the connection
-
-
-@pytest.mark.parametrize("name", ALL_APIS)
-def test_the_probe_never_submits(name: str) -> None:
-    assert get_api(name).probe_call().method == "GET"
 
 
 @pytest.mark.parametrize(
@@ -478,6 +474,7 @@ def test_a_key_that_works(name: str, answer: HttpReply) -> None:
 def test_anything_else_does_not_show_that_the_key_works(name: str, answer: Any, cls: type) -> None:
     with pytest.raises(cls):
         drive(flows.probe_flow(get_api(name), now), [answer])
+    assert get_api(name).probe_call().method == "GET"
 
 
 def test_a_list_that_does_not_exist_is_a_wrong_address() -> None:

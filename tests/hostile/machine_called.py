@@ -31,18 +31,20 @@ from typing import Any, ClassVar
 import hypothesis.strategies as st
 from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR
+from helpers import reply
 from hypothesis.stateful import initialize, invariant, precondition, rule
-from submission.service_model import TROUBLES, WEATHERS, Paid
+from submission.service_model import Paid
 
 from airflow_provider_seedance.apis.ark import TASKS
 from airflow_provider_seedance.apis.messages import HttpCall, HttpReply, TransportFailure
 from airflow_provider_seedance.callbacks import tokens
+from airflow_provider_seedance.callbacks.signatures import SignatureScheme
 from airflow_provider_seedance.generations import Generation, utc_now
 from airflow_provider_seedance.submission import records
 from airflow_provider_seedance.submission.submission_result import AwaitingCallback
 from airflow_provider_seedance.submission.timing import TIMING
 from hostile.api_server import LIMITS, ApiServer
-from hostile.machine_task import OperatorSubmission, Task
+from hostile.machine_task import CONDITIONS, OperatorSubmission, Task
 
 SECRET = "the secret of the addresses"
 SIGNATURE_SECRET = "the secret of the service"
@@ -99,8 +101,6 @@ class CalledTask(Task):
         found = super().settings
         if not self.signs:
             return found
-        from airflow_provider_seedance.callbacks.signatures import SignatureScheme
-
         signing = SignatureScheme(
             header="X-Signature", secret=SIGNATURE_SECRET, scheme="hmac-sha256-timestamp"
         )
@@ -129,6 +129,11 @@ class CalledTask(Task):
             return None
         classpath, kwargs = deferred.trigger.serialize()
         return classpath, json.loads(json.dumps(kwargs)), self.deferred_at
+
+    def snapshot(self) -> tuple[Any, ...]:
+        """Return everything that a callback may change."""
+        requests, in_flight = dict(self.status_requests), self.api_server.in_flight
+        return dict(self.texts), self.state, self.event, requests, in_flight
 
     def resumed(self, payload: Any) -> None:
         self.count("resumed by a callback")
@@ -184,10 +189,7 @@ class CalledTask(Task):
             self.deferred_at = self.api_server.clock.time()
 
     @precondition(lambda self: self.deferred is not None and self.event is not None)
-    @rule(
-        reads_broken=st.sampled_from([False, False, False, True]),
-        trouble=st.sampled_from(TROUBLES),
-    )
+    @rule(reads_broken=CONDITIONS["reads_broken"], trouble=CONDITIONS["trouble"])
     def resume_called(self, reads_broken: bool, trouble: str) -> None:
         """A worker resumes after a callback."""
         deferred = self.deferred
@@ -197,14 +199,7 @@ class CalledTask(Task):
         self.finish(deferred, self.event, "call", paid, reads_broken, trouble)
 
     @precondition(lambda self: self.unanswered is not None)
-    @rule(
-        how=st.sampled_from(["silence", "silence", "nothing", "broken trigger"]),
-        weather=st.sampled_from(WEATHERS),
-        later_weather=st.sampled_from(WEATHERS),
-        reads_broken=st.sampled_from([False, False, False, True]),
-        trouble=st.sampled_from(TROUBLES),
-        at_write=st.integers(1, 3),
-    )
+    @rule(how=st.sampled_from(["silence", "silence", "nothing", "broken trigger"]), **CONDITIONS)
     def settle(self, how: str, **conditions: Any) -> None:
         """The wait for a callback ends, with or without one."""
         deferred, event = self.unanswered, self.event
@@ -227,8 +222,6 @@ class CalledTask(Task):
 
     def answer(self, call: HttpCall) -> HttpReply | TransportFailure:
         if call.method == "GET" and call.path == f"{TASKS}/{STRANGER.id}" and not self.reads_broken:
-            from helpers import reply
-
             return reply(200, self.describe(STRANGER))
         found = super().answer(call)
         if isinstance(found, HttpReply) and found.status == 200:
@@ -372,25 +365,12 @@ class CalledTask(Task):
         if forgery in ("unsigned", "replayed") and not self.signs:
             return
         paid = self.called_about(which)
-        before = (
-            dict(self.texts),
-            self.state,
-            self.event,
-            dict(self.status_requests),
-            self.api_server.in_flight,
-        )
+        before = self.snapshot()
         self.count("forged callbacks")
         answer = self.send(paid.id, self.body(paid, "true"), forgery=forgery)
         # A valid token, but there is no such task.
         assert answer == (self.answer_for(paid.id) if forgery == "of no task" else 404)
-        after = (
-            dict(self.texts),
-            self.state,
-            self.event,
-            dict(self.status_requests),
-            self.api_server.in_flight,
-        )
-        assert after == before, f"a callback that is {forgery} changes something"
+        assert self.snapshot() == before, f"a callback that is {forgery} changes something"
 
     @rule(early=st.booleans())
     def call_back_early(self, early: bool) -> None:

@@ -197,6 +197,15 @@ def ending(deferred: TaskDeferred, how: str, event: Any) -> tuple[str, dict[str,
     return deferred.method_name, {**json.loads(json.dumps(deferred.kwargs)), "event": event}
 
 
+#: Conditions that a worker meets.
+CONDITIONS: dict[str, Any] = {
+    "weather": st.sampled_from(WEATHERS),
+    "later_weather": st.sampled_from(WEATHERS),
+    "reads_broken": st.sampled_from([False, False, False, True]),
+    "trouble": st.sampled_from(TROUBLES),
+    "at_write": st.integers(1, 3),
+}
+
 #: Errors that are not of the package, before or in place of the method that resumes a task.
 FOREIGN_ERRORS = (ConnectionError, ZeroDivisionError, TaskDeferralError, TaskDeferralTimeout)
 
@@ -325,14 +334,7 @@ class Task(Connected, Machine):
     # ------------------------------------------------------------------ after a deferral
 
     @precondition(lambda self: self.delayed is not None)
-    @rule(
-        how=st.sampled_from(["event", "event", "event", "timeout", "broken trigger"]),
-        weather=st.sampled_from(WEATHERS),
-        later_weather=st.sampled_from(WEATHERS),
-        reads_broken=st.sampled_from([False, False, False, True]),
-        trouble=st.sampled_from(TROUBLES),
-        at_write=st.integers(1, 3),
-    )
+    @rule(how=st.sampled_from(["event", "event", "event", "timeout", "broken trigger"]), **CONDITIONS)
     def submit_later(self, how: str, **conditions: Any) -> None:
         """The wait until the service accepts submissions ends."""
         deferred = self.delayed
@@ -343,8 +345,8 @@ class Task(Connected, Machine):
     @rule(
         how=st.sampled_from(["event", "event", "nothing", "nonsense", "timeout", "broken trigger"]),
         end=st.sampled_from(ENDS),
-        reads_broken=st.sampled_from([False, False, False, True]),
-        trouble=st.sampled_from(TROUBLES),
+        reads_broken=CONDITIONS["reads_broken"],
+        trouble=CONDITIONS["trouble"],
     )
     def resume(self, how: str, end: str | None, reads_broken: bool, trouble: str) -> None:
         """End the wait with an event, nothing, or an error, and resume on a worker."""
