@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import math
 import random
 from bisect import bisect_left
 from statistics import NormalDist
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -51,7 +49,7 @@ def test_a_new_kind_has_the_prior() -> None:
     assert 60 < median(prior_model()) < 300
 
 
-@pytest.mark.parametrize("seconds", [8.0, 45.0, 120.0, 900.0, 3600.0])
+@pytest.mark.parametrize("seconds", [8.0, 120.0, 3600.0])
 def test_a_few_generations_are_enough_to_learn_a_duration(seconds: float) -> None:
     known = DurationModels()
     assert median(teach(known, seconds, 5)) == pytest.approx(seconds, rel=0.35)
@@ -62,13 +60,13 @@ def test_a_few_generations_are_enough_to_learn_a_duration(seconds: float) -> Non
 @pytest.mark.parametrize("factor", [0.5, 2.0])
 def test_a_change_is_learned_soon(factor: float) -> None:
     known = DurationModels()
-    teach(known, 120.0, 300)
+    teach(known, 120.0, 100)
     assert median(teach(known, 120.0 * factor, 50, seed=3)) == pytest.approx(120.0 * factor, rel=0.15)
 
 
 def test_an_outlier_changes_little() -> None:
     known = DurationModels()
-    before = median(teach(known, 120.0, 200))
+    before = median(teach(known, 120.0, 60))
     known.observe("kind", 2000.0, 2100.0)
     assert median(known.of("kind")) == pytest.approx(before, rel=0.2)
     assert median(teach(known, 120.0, 10, seed=4)) == pytest.approx(before, rel=0.2)
@@ -101,7 +99,8 @@ def test_a_generation_that_had_ended_by_the_first_poll_is_learned(low: float) ->
     assert min(map(min, known.of("kind").weights)) >= 0
 
 
-def test_the_kinds_that_were_used_last_are_kept() -> None:
+def test_the_kinds_that_were_used_last_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_KINDS", 10)
     known = DurationModels()
     for number in range(module.MAX_KINDS):
         known.observe(number, 1.0, 60.0)
@@ -123,7 +122,7 @@ def test_an_estimate_changes_the_model_of_one_generation() -> None:
     assert median(sharp.with_estimate(300.0)) == pytest.approx(100, rel=0.2)
 
 
-@given(st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e6)), max_size=25), st.floats(0, 1e6))
+@given(st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e6)), max_size=8), st.floats(0, 1e6))
 def test_a_model_stays_a_distribution(seen: list[tuple[float, float]], elapsed: float) -> None:
     known = DurationModels()
     for low, high in seen:
@@ -135,45 +134,6 @@ def test_a_model_stays_a_distribution(seen: list[tuple[float, float]], elapsed: 
 
 
 # ---------------------------------------------------------------------- numbers
-
-
-@pytest.fixture
-def fresh() -> Any:
-    """The module, imported again: it computes its tables now."""
-    spec = importlib.util.find_spec(module.__name__)
-    assert spec is not None
-    assert spec.loader is not None
-    again = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(again)
-    return again
-
-
-def test_durations_are_lognormal(fresh: Any) -> None:
-    for spread, (first, chances), sigma in zip(fresh._LOGNORMAL, fresh._CHANCES, fresh._SPREADS, strict=True):
-        normal = NormalDist(0, sigma)
-        for cells in (-300, -60, -8, -1, 0, 1, 8, 60, 300):
-            assert spread.cdf(cells) == pytest.approx(normal.cdf(cells * fresh._STEP), abs=1e-5)
-        assert math.fsum(chances) == pytest.approx(1, abs=1e-4)
-        # The chance of the cell that ends at a distance from the median.
-        assert chances[4 - first] == pytest.approx(normal.cdf(4 * fresh._STEP) - normal.cdf(3 * fresh._STEP))
-        assert len(chances) == 2 * (1 - first)
-        # Chances below one in a hundred thousand are left out.
-        assert (1 - first) * fresh._STEP == pytest.approx(4.5 * sigma, abs=fresh._STEP)
-
-
-def test_the_prior_prefers_common_durations(fresh: Any) -> None:
-    medians = [math.exp(cell * fresh._STEP) for cell in fresh._MEDIANS]
-    by_median = dict(
-        zip(medians, (math.fsum(column) for column in zip(*fresh.PRIOR, strict=True)), strict=True)
-    )
-    assert math.fsum(by_median.values()) == pytest.approx(1)
-    likely = [weight for seconds, weight in by_median.items() if 31 < seconds < 740]
-    assert likely == pytest.approx([likely[0]] * len(likely))
-    for seconds, weight in by_median.items():
-        outside = max(0.0, math.log(30 / seconds), math.log(seconds / 750)) / 0.4
-        assert weight / likely[0] == pytest.approx((math.exp(-(outside**2) / 2) + 1e-4) / 1.0001)
-    spreads = [math.fsum(row) for row in fresh.PRIOR]
-    assert spreads == pytest.approx([share / 6 for share in fresh._SPREAD_WEIGHTS])
 
 
 @pytest.mark.parametrize(
@@ -199,23 +159,23 @@ def test_polls_of_short_generations_cost_more(seconds: float, polls: float) -> N
     assert module.poll_cost(seconds) == pytest.approx(polls)
 
 
-def test_the_model_is_updated_by_the_theorem_of_bayes(fresh: Any) -> None:
+def test_the_model_is_updated_by_the_theorem_of_bayes() -> None:
     """Each hypothesis is weighted by the chance of the interval, after a small return to the prior."""
-    first = fresh.DurationModel().updated(50.0, 60.0)
+    first = DurationModel().updated(50.0, 60.0)
     second = first.updated(80.0, 90.0)
     for before, after, (low, high) in (
-        (fresh.DurationModel(), first, (50.0, 60.0)),
+        (DurationModel(), first, (50.0, 60.0)),
         (first, second, (80.0, 90.0)),
         # Finished at the first poll, and a little later.
-        (fresh.DurationModel(), fresh.DurationModel().updated(0.0, 12.0), (0.0, 12.0)),
-        (fresh.DurationModel(), fresh.DurationModel().updated(0.5, 12.0), (0.5, 12.0)),
+        (DurationModel(), DurationModel().updated(0.0, 12.0), (0.0, 12.0)),
+        (DurationModel(), DurationModel().updated(0.5, 12.0), (0.5, 12.0)),
     ):
         # The interval as whole cells of the grid.
-        edges = [fresh.TIMES[bisect_left(fresh.TIMES, edge)] if edge else 1e-9 for edge in (low, high)]
+        edges = [TIMES[bisect_left(TIMES, edge)] if edge else 1e-9 for edge in (low, high)]
         expected = []
-        for row, prior, sigma in zip(before.weights, fresh.PRIOR, fresh._SPREADS, strict=True):
-            for weight, general, cell in zip(row, prior, fresh._MEDIANS, strict=True):
-                normal = NormalDist(cell * fresh._STEP, sigma)
+        for row, prior, sigma in zip(before.weights, PRIOR, module._SPREADS, strict=True):
+            for weight, general, cell in zip(row, prior, module._MEDIANS, strict=True):
+                normal = NormalDist(cell * module._STEP, sigma)
                 chance = normal.cdf(math.log(edges[1])) - normal.cdf(math.log(edges[0])) + 1e-9
                 expected.append((0.99 * weight + 0.01 * general) * chance)
         total = math.fsum(expected)
@@ -223,33 +183,13 @@ def test_the_model_is_updated_by_the_theorem_of_bayes(fresh: Any) -> None:
         assert found == pytest.approx([one / total for one in expected], rel=1e-2, abs=3e-6)
 
 
-def test_the_masses_are_those_of_all_hypotheses(fresh: Any) -> None:
-    model = fresh.DurationModel().updated(95.0, 105.0)
-    masses, costs = model.masses
-    expected, prices = [0.0] * len(masses), [0.0] * len(masses)
-    for row, sigma in zip(model.weights, fresh._SPREADS, strict=True):
-        for weight, median_cell in zip(row, fresh._MEDIANS, strict=True):
-            normal = NormalDist(median_cell, sigma / fresh._STEP)
-            seconds = fresh.TIMES[median_cell]
-            for cell in range(1, len(masses)):
-                if abs(cell - median_cell) * fresh._STEP < 4.5 * sigma:
-                    mass = weight * (normal.cdf(cell) - normal.cdf(cell - 1))
-                    expected[cell] += mass
-                    prices[cell] += mass * math.sqrt(120 / seconds)
-    assert masses == pytest.approx(expected, abs=2e-3)
-    assert costs == pytest.approx(prices, abs=2e-3)
-    assert max(masses) > 0.02
-    assert math.fsum(masses) == pytest.approx(1, abs=5e-3)
-
-
-@pytest.mark.parametrize("seconds", [None, 0.5, -1.0, 23_000.0, math.nan, math.inf])
-def test_an_impossible_estimate_is_ignored(seconds: float | None) -> None:
-    assert prior_model().with_estimate(seconds) is prior_model()
-
-
-@pytest.mark.parametrize("seconds", [TIMES[0], TIMES[-1]])
-def test_the_shortest_and_longest_estimates_are_used(seconds: float) -> None:
-    assert prior_model().with_estimate(seconds) is not prior_model()
+@pytest.mark.parametrize(
+    ("seconds", "used"),
+    [(TIMES[0], True), (TIMES[-1], True)]
+    + [(each, False) for each in (None, 0.5, -1.0, 23_000.0, math.nan, math.inf)],
+)
+def test_an_impossible_estimate_is_ignored(seconds: float | None, used: bool) -> None:
+    assert (prior_model().with_estimate(seconds) is not prior_model()) is used
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
@@ -259,48 +199,13 @@ def test_quantiles(share: float) -> None:
     last = TIMES.index(model.quantile(share))
     total = math.fsum(masses)
     assert math.fsum(masses[:last]) < share * total <= math.fsum(masses[: last + 1])
-
-
-def test_the_last_quantile_is_the_longest_duration() -> None:
-    assert DurationModel().updated(95.0, 105.0).quantile(2.0) == TIMES[-1]
-
-
-@pytest.mark.parametrize(
-    ("weights", "use"),
-    [
-        (PRIOR[:-1], lambda model: model.masses),
-        (PRIOR[:-1], lambda model: model.updated(5.0, 6.0)),
-        (tuple(row[:-1] for row in PRIOR), lambda model: model.masses),
-        (tuple(row[:-1] for row in PRIOR), lambda model: model.updated(5.0, 6.0)),
-        (tuple(row[:-1] for row in PRIOR), lambda model: model.with_estimate(60.0)),
-    ],
-)
-def test_a_model_with_other_hypotheses_is_an_error(weights: Any, use: Any) -> None:
-    with pytest.raises(ValueError, match="argument"):
-        use(DurationModel(weights))
-
-
-def test_an_estimate_counts_with_its_own_spread(fresh: Any) -> None:
-    """Estimates are rounded to a fifth, and may be wrong by a factor of about 1.6."""
-    before = fresh.DurationModel()
-    after = before.with_estimate(math.exp(5.0))
-    expected = [
-        weight * (math.exp(-2 * (cell * fresh._STEP - 5.0) ** 2) + 1e-3)
-        for row in before.weights
-        for weight, cell in zip(row, fresh._MEDIANS, strict=True)
-    ]
-    total = math.fsum(expected)
-    assert [weight for row in after.weights for weight in row] == pytest.approx(
-        [one / total for one in expected]
-    )
-    assert before.with_estimate(math.exp(5.09)) is after
-    assert before.with_estimate(math.exp(5.11)) is not after
+    assert model.quantile(2.0) == TIMES[-1]
 
 
 def test_plans_are_updated_with_every_generation_at_first_and_then_with_every_tenth() -> None:
     known = DurationModels()
     made, last = [], None
-    for number in range(1, 261):
+    for number in range(1, 201):
         known.observe("kind", 100.0, 110.0)
         if known.of("kind") is not last:
             last = known.of("kind")

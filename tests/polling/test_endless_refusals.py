@@ -23,10 +23,10 @@ from airflow_provider_seedance.sensors.seedance import SeedanceGenerationSensor
 
 Connect = Callable[..., None]
 
-QUOTA_WAIT = 0.3
+QUOTA_WAIT = 0.1
 DAY = 86400.0
 #: Arguments of every task.
-SHORT = {"task_id": "task", "timeout": 0.2, "poll_interval": 0.05}
+SHORT = {"task_id": "task", "timeout": 0.05, "poll_interval": 0.02}
 
 
 @pytest.fixture(autouse=True)
@@ -60,65 +60,58 @@ def make_batch(**arguments: Any) -> SeedanceGenerateVideoBatchOperator:
     return SeedanceGenerateVideoBatchOperator(**{**SHORT, "requests": ["a"], **arguments})
 
 
-def run_to_its_end(op: Any, context: Any) -> Any:
+def run_to_its_end(op: Any) -> None:
     """Execute a task, and resume it after each deferral."""
+    context = make_context(Store(), TaskInstance())
     call = lambda: op.execute(context)  # noqa: E731
     for _ in range(10):
         try:
-            return call()
+            call()
         except TaskDeferred as deferred:
             kwargs = {**(deferred.kwargs or {}), "event": payload_of(deferred.trigger)}
             name = deferred.method_name
             call = lambda name=name, kwargs=kwargs: op.resume_execution(name, kwargs, context)  # type: ignore[misc]  # noqa: E731
+        else:
+            return
     raise AssertionError("the task never ends")
 
 
-def check_error(error: errors.SeedanceError, services: SeedanceEmulator) -> None:
-    """Check that the error names the generation that may still be billed."""
-    (paid,) = services.ledger.submissions
-    assert paid.generation_id in str(error)
-    assert "goes on and is billed" in str(error)
-    assert error.retry_helps
-
-
-@pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_wait_of_the_hook(refusing: SeedanceEmulator, asynchronous: bool) -> None:
+def wait_by_hook(*, asynchronous: bool) -> None:
     hook = SeedanceHook()
     generation_id = hook.submit(VideoRequest(prompt=PROMPT)).generation_id
-
-    def wait() -> None:
-        if asynchronous:
-            on_loop(hook.await_generation(generation_id, 0.2, poll_interval=0.05))
-        else:
-            hook.wait(generation_id, 0.2, poll_interval=0.05)
-
-    with pytest.raises(errors.SeedanceTimeoutError) as caught:
-        wait()
-    check_error(caught.value, refusing)
+    if asynchronous:
+        on_loop(hook.await_generation(generation_id, 0.05, poll_interval=0.02))
+    else:
+        hook.wait(generation_id, 0.05, poll_interval=0.02)
 
 
-@pytest.mark.parametrize("deferrable", [False, True])
-def test_a_task(refusing: SeedanceEmulator, deferrable: bool) -> None:
-    store = Store()
-    with pytest.raises(errors.SeedanceTimeoutError) as caught:
-        run_to_its_end(make(deferrable=deferrable), make_context(store, TaskInstance()))
-    check_error(caught.value, refusing)
-    assert store.value["generation_id"] == refusing.ledger.submissions[0].generation_id
-
-
-@pytest.mark.parametrize("deferrable", [False, True])
-def test_a_batch(refusing: SeedanceEmulator, deferrable: bool) -> None:
-    with pytest.raises(errors.SeedanceBatchError, match="timeout") as caught:
-        run_to_its_end(make_batch(deferrable=deferrable), make_context(Store(), TaskInstance()))
-    check_error(caught.value, refusing)
-
-
-def test_a_sensor(refusing: SeedanceEmulator) -> None:
+def wait_by_sensor() -> None:
     generation_id = SeedanceHook().submit(VideoRequest(prompt=PROMPT)).generation_id
-    op = SeedanceGenerationSensor(**SHORT, generation_id=generation_id, deferrable=True)
-    with pytest.raises(errors.SeedanceTimeoutError) as caught:
-        run_to_its_end(op, make_context(None))
-    check_error(caught.value, refusing)
+    run_to_its_end(SeedanceGenerationSensor(**SHORT, generation_id=generation_id, deferrable=True))
+
+
+@pytest.mark.parametrize(
+    ("wait", "error"),
+    [
+        (lambda: wait_by_hook(asynchronous=False), errors.SeedanceTimeoutError),
+        (lambda: wait_by_hook(asynchronous=True), errors.SeedanceTimeoutError),
+        (wait_by_sensor, errors.SeedanceTimeoutError),
+        (lambda: run_to_its_end(make(deferrable=False)), errors.SeedanceTimeoutError),
+        (lambda: run_to_its_end(make()), errors.SeedanceTimeoutError),
+        (lambda: run_to_its_end(make_batch(deferrable=False)), errors.SeedanceBatchError),
+        (lambda: run_to_its_end(make_batch()), errors.SeedanceBatchError),
+    ],
+    ids=["hook", "asynchronous hook", "sensor", "task", "deferred task", "batch", "deferred batch"],
+)
+def test_every_wait_ends_and_names_the_generation(
+    refusing: SeedanceEmulator, wait: Callable[[], None], error: type[errors.SeedanceError]
+) -> None:
+    with pytest.raises(error) as caught:
+        wait()
+    (paid,) = refusing.ledger.submissions
+    assert paid.generation_id in str(caught.value)
+    assert "goes on and is billed" in str(caught.value)
+    assert caught.value.retry_helps
 
 
 @pytest.mark.parametrize("make_one", [make, make_batch])

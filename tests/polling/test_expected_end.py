@@ -26,9 +26,7 @@ def seconds_left(
 
 def test_renders_take_as_long_as_earlier_ones() -> None:
     assert seconds_left(LIKE) == pytest.approx(100, abs=8)
-    late = seconds_left(LIKE, elapsed=120)
-    assert late is not None
-    assert late > 0
+    assert (seconds_left(LIKE, elapsed=120) or 0) > 0
     assert seconds_left(LIKE, elapsed=1e9) is None
 
 

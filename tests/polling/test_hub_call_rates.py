@@ -6,6 +6,8 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
+from helpers import reply
+
 from airflow_provider_seedance.polling import hub
 from airflow_provider_seedance.polling.call_rates import MAX_CANCEL_WAIT_SECONDS
 from polling.simulated import (
@@ -61,10 +63,10 @@ async def wait_and_note(look_up: Connections, generation_id: str) -> float:
 def test_lists_are_a_second_apart_and_hold_what_a_page_holds(service: Service, run: Any) -> None:
     limits = Limits()
     service.answer = limits.answer
-    ids = service.add(1200, ends=0.0)
+    ids = service.add(502, ends=0.0)
     steps = run(wait_for_each(Connections(ARK), ids))
     assert {step.kind for step in steps} == {"ended"}
-    assert [len(request.ids) for request in service.requests] == [500, 500, 200]
+    assert [len(request.ids) for request in service.requests] == [500, 2]
     times = service.times()
     assert min(later - earlier for earlier, later in itertools.pairwise(times)) > 1.0
     assert limits.refused == []
@@ -93,8 +95,6 @@ def test_a_refused_read_stops_reads_only(service: Service, run: Any) -> None:
 
 
 def test_a_list_that_is_too_long_for_the_service_becomes_shorter(service: Service, run: Any) -> None:
-    from helpers import reply
-
     too_long = reply(414, {"error": {"code": "No", "message": "URI too long"}})
     service.answer = lambda request: too_long if len(request.ids) > 100 else None
     ids = service.add(400, ends=25.0)

@@ -174,16 +174,6 @@ async def delay_of_another(service: Service, seconds: float) -> float:
     return passed() - service.ends["other"]
 
 
-def test_time_in_the_queue_is_not_learned_as_time_of_the_render(service: Service, run: Any) -> None:
-    ids = one_at_a_time(service, 15, 60.0)
-
-    async def main() -> float:
-        assert {step.kind for step in await wait_for_queue(ids)} == {"ended"}
-        return await delay_of_another(service, 60.0)
-
-    assert run(main()) <= 20.0  # it was 65 to 235 s
-
-
 def test_durations_of_the_ledger_contain_the_queue(service: Service, run: Any) -> None:
     service.ends["g"] = 1500.0
     service.bodies = lambda name, at: {"status": "queued"} if at < 1440.0 else {}
@@ -192,49 +182,42 @@ def test_durations_of_the_ledger_contain_the_queue(service: Service, run: Any) -
     assert service.times()[-1] - 1500.0 <= 20.0  # it was 259 s
 
 
-def test_a_wait_that_starts_again_knows_which_renders_were_queued(service: Service, run: Any) -> None:
+@pytest.mark.parametrize("starts_again", [False, True])
+def test_time_in_the_queue_is_not_learned_as_time_of_the_render(
+    service: Service, run: Any, starts_again: bool
+) -> None:
     """A batch waits anew after each of its submissions."""
     ids = one_at_a_time(service, 15, 60.0)
 
     async def main() -> float:
         while ids:
             waits = [asyncio.create_task(wait_for_queue([name])) for name in ids]
-            await asyncio.wait(waits, timeout=70.0)
+            await asyncio.wait(waits, timeout=70.0 if starts_again else None)
             await leave(*(one for one in waits if not one.done()))
             ids[:] = [name for name, one in zip(ids, waits, strict=True) if one.cancelled()]
         return await delay_of_another(service, 60.0)
 
-    assert run(main()) <= 20.0
+    assert run(main()) <= 20.0  # it was 65 to 235 s
 
 
+@pytest.mark.parametrize("starts_again", [False, True])
 def test_a_service_that_calls_every_generation_queued_teaches_nothing(
-    service: Service, run: Any, durations: DurationModels
-) -> None:
-    service.bodies = lambda name, at: {"status": "queued"} if at < service.ends[name] else {}
-    run(wait_for_queue(service.add(5, ends=100.0)))
-    assert durations.of(BARE_KIND) is prior_model()
-
-
-def test_nor_does_it_teach_a_wait_that_starts_again(
-    service: Service, run: Any, durations: DurationModels
+    service: Service, run: Any, durations: DurationModels, starts_again: bool
 ) -> None:
     service.bodies = lambda name, at: {"status": "queued"} if at < service.ends[name] else {}
     (name,) = service.add(1, ends=100.0)
 
     async def main() -> None:
-        await wait_for_a_while(95.0, wait(generation_id=name, interval=None, **SUBMITTED))
-        await asyncio.sleep(10.0)
+        if starts_again:
+            await wait_for_a_while(95.0, wait(generation_id=name, interval=None, **SUBMITTED))
+            await asyncio.sleep(10.0)
         assert (await wait(generation_id=name, interval=None, **SUBMITTED)).kind == "ended"
 
     run(main())
     assert durations.of(BARE_KIND) is prior_model()
 
 
-@pytest.mark.parametrize(
-    ("more", "most"),
-    [({}, 500), ({"expects_callback": True}, 40)],
-    ids=["polled", "with a callback"],
-)
+@pytest.mark.parametrize(("more", "most"), [({}, 500), ({"expects_callback": True}, 40)])
 def test_a_queue_of_half_a_day_takes_few_polls(
     service: Service, run: Any, more: dict[str, Any], most: int
 ) -> None:

@@ -187,18 +187,6 @@ def test_a_short_quota_makes_intervals_longer_except_those_of_the_user(service: 
     assert count(60.0, 40) == count(60.0, 1000)
 
 
-def test_a_longer_interval_ends_at_the_deadline(service: Service, run: Any) -> None:
-    service.headers = fixed_windows(20)
-    ids = service.add(3, ends=9 * HOUR)
-
-    async def main() -> Any:
-        steps = await wait_for_each(Connections(REPORTING), ids, interval=None, timeout=200.0)
-        return {step.kind for step in steps}, passed()
-
-    assert run(main()) == ({"deadline"}, 200.0)
-    assert len(service.requests) < 15
-
-
 def test_a_wait_ends_while_no_poll_is_allowed(service: Service, run: Any) -> None:
     service.headers = used_up(10 * HOUR)
     service.ends["g"] = 9 * HOUR

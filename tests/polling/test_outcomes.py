@@ -16,6 +16,7 @@ RUNNING = Generation(generation_id="g", api="runbase", media="video", status=Gen
 NO_OUTPUT = replace(RUNNING, status=GenerationStatus.SUCCEEDED)
 FAILED = replace(RUNNING, status=GenerationStatus.FAILED)
 SUCCEEDED = replace(NO_OUTPUT, urls=("https://media.example/v.mp4",))
+MISSING = errors.SeedanceNotFoundError("a new id", http_status=404)
 
 
 def rate_limited(retry_after: float | None = None) -> errors.SeedanceRateLimitError:
@@ -34,12 +35,8 @@ def rate_limited(retry_after: float | None = None) -> errors.SeedanceRateLimitEr
         (errors.SeedanceServerError("down"), 1000.0, ResumeStep("deadline")),
         (errors.SeedanceAuthenticationError("wrong key"), 999.0, ResumeStep("wait", until=DEADLINE)),
         (errors.SeedanceNotFoundError("a synchronous reply"), 999.0, ResumeStep("unknown")),
-        (
-            errors.SeedanceNotFoundError("a new id", http_status=404),
-            999.0,
-            ResumeStep("wait", until=DEADLINE),
-        ),
-        (errors.SeedanceNotFoundError("a new id", http_status=404), 1000.0, ResumeStep("deadline")),
+        (MISSING, 999.0, ResumeStep("wait", until=DEADLINE)),
+        (MISSING, 1000.0, ResumeStep("deadline")),
         (rate_limited(5.0), 900.0, ResumeStep("wait", until=DEADLINE, rate_limited=True)),
         (rate_limited(500.0), 900.0, ResumeStep("wait", until=1400.0, rate_limited=True)),
         (rate_limited(), 1049.0, ResumeStep("wait", until=1109.0, rate_limited=True)),
@@ -51,8 +48,7 @@ def test_after_resume(reading: Any, now: float, step: ResumeStep) -> None:
 
 
 def test_not_found_ends_a_wait_that_has_found_nothing_repeatedly() -> None:
-    missing = errors.SeedanceNotFoundError("unknown", http_status=404)
-    step = after_resume(missing, deadline=DEADLINE, now=999.0, repeatedly_unknown=True)
+    step = after_resume(MISSING, deadline=DEADLINE, now=999.0, repeatedly_unknown=True)
     assert step == ResumeStep("unknown")
 
 
@@ -67,7 +63,6 @@ def test_rate_limit_extends_a_deferred_wait_by_a_day() -> None:
     "code", ["InvalidParameter", "InvalidParameter.TaskTypeConstraint", "InvalidParameter.TaskTypeMismatch"]
 )
 def test_a_failure_by_the_request_itself_is_not_retried(code: str) -> None:
-    """The same request fails again."""
     with pytest.raises(errors.SeedanceRequestError, match="why") as caught:
         raise_unless_succeeded(replace(FAILED, error_code=code, error_message="why"))
     assert (caught.value.vendor_code, caught.value.retry_helps) == (code, False)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_seedance.polling import progress as module
-from airflow_provider_seedance.polling.duration_model import TIMES, DurationModel, poll_cost, prior_model
+from airflow_provider_seedance.polling.duration_model import prior_model
 from airflow_provider_seedance.polling.progress import next_by_progress
 
 
@@ -55,10 +52,6 @@ def test_the_next_poll_is_always_in_the_future(readings: list[tuple[float, float
     assert found is None or found > elapsed
 
 
-def test_progress_at_the_time_of_the_submission_gives_no_estimate() -> None:
-    assert next_by_progress([(5e-324, 1.0)], 0.0, prior_model()) is None
-
-
 @pytest.mark.parametrize(
     ("percents", "estimated"),
     [
@@ -88,80 +81,8 @@ def test_an_impossible_reading_is_ignored(reading: tuple[float, float]) -> None:
     assert next_by_progress([*series, reading], 70.0, prior_model()) == after(*series)
 
 
-SERIES = (
-    ((60.0, 30.0), (90.0, 52.0)),
-    ((60.0, 2.0),),
-    ((300.0, 20.0), (400.0, 40.0), (500.0, 64.0)),
-    ((100.0, 95.0), (110.0, 99.0)),
-    ((5.0, 97.0), (300.0, 100.0)),
-    ((20_000.0, 50.0),),
-)
-
-
-@pytest.mark.parametrize("series", SERIES)
-@pytest.mark.parametrize(
-    "model", [prior_model(), DurationModel().updated(95.0, 105.0)], ids=["unknown", "known"]
-)
-def test_an_end_is_weighted_by_the_model_and_the_readings(
-    series: tuple[tuple[float, float], ...], model: DurationModel
-) -> None:
-    """By the chances of this duration, of this time in a queue, and of these reports."""
-    latest, percent = series[-1]
-    reported, expected = NormalDist(0, 3), []
-    for queue in range(13):
-        began = latest * queue / 16
-        for error in range(-5, 6):
-            done = min(percent + error, 100.0)
-            if done <= 0.5:
-                continue
-            end = began + (latest - began) * 100 / done
-            seconds = next((moment for moment in TIMES if moment >= end), TIMES[-1])
-            likely = model.masses[0][TIMES.index(seconds)] + 1e-6
-            likely *= math.exp(-began / max(20.0, latest / 5))
-            for at, seen in series:
-                line = 100 * (at - began) / (end - began)
-                likely *= reported.pdf(min(100.0, max(0.0, line)) - seen) / reported.pdf(0)
-            expected.append((end, likely))
-    found = module._ends(series, model)
-    assert [end for end, _ in found] == pytest.approx([end for end, _ in expected])
-    assert [weight for _, weight in found] == pytest.approx(
-        [weight for _, weight in expected], rel=1e-9, abs=1e-300
-    )
-
-
-@pytest.mark.parametrize("series", SERIES[:5])
-@pytest.mark.parametrize("since", [0.0, 2.0])
-def test_the_next_poll_is_planned_by_the_weighted_ends(
-    series: tuple[tuple[float, float], ...], since: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    planned: list[Any] = []
-    plan = module.plan
-
-    def note(*given: Any, **more: Any) -> Any:
-        planned.append((*given, more))
-        return plan(*given, **more)
-
-    monkeypatch.setattr(module, "plan", note)
-    elapsed = series[-1][0] + since
-    assert next_by_progress(series, elapsed, prior_model()) is not None
-    ((times, chances, costs, more),) = planned
-    assert times == sorted(times)
-    assert (times[0], chances[0]) == (elapsed, 0.0)
-    assert min(times[1:]) > elapsed
-    assert math.fsum(chances) == pytest.approx(1)
-    # In one of twenty-five cases progress is wrong, and the end may be anywhere.
-    planned_for = list(zip(times, chances, strict=True))
-    for share in (1.1, 1.25, 1.5, 2.0, 3.0):
-        assert (elapsed * share, pytest.approx(0.04 / 5)) in planned_for
-    # The cost of a poll is that of generations with the median end.
-    ends = sorted(end for end, _ in module._ends(series, prior_model()) if end > elapsed)
-    cost = poll_cost(ends[len(ends) // 2])
-    assert costs == pytest.approx([cost * chance for chance in chances])
-    # A second of delay is worth less than without progress: the next reading tells more.
-    assert more == {"delay_cost": pytest.approx(0.4 * 1.4)}
-
-
 def test_an_end_at_the_time_of_the_reading_is_excluded() -> None:
     """A generation that has ended would have been read as ended."""
+    assert next_by_progress([(5e-324, 1.0)], 0.0, prior_model()) is None
     assert next_by_progress([(60.0, 100.0)], 60.0, prior_model()) > 60.0  # type: ignore[operator]
     assert next_by_progress([(60.0, 100.0)], 600.0, prior_model()) is None

@@ -29,6 +29,7 @@ from airflow_provider_seedance.polling.quota import POLICY, Quota
 from airflow_provider_seedance.polling.shared_quota import SharedQuota
 
 IDENTITY = ("https://vendor.example/v1", "digest-of-a-key")
+NOW = float(int(time.time()))
 
 
 @pytest.fixture(autouse=True)
@@ -38,90 +39,85 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def now() -> float:
-    return float(int(time.time()))
-
-
-@pytest.fixture
 def shared() -> SharedQuota:
     return SharedQuota(IDENTITY)
 
 
-def headers(remaining: int, *, now: float, left: float = 600.0) -> RateLimit:
-    reset_at = datetime.fromtimestamp(now + left, UTC)
+def headers(remaining: int, *, left: float = 600.0) -> RateLimit:
+    reset_at = datetime.fromtimestamp(NOW + left, UTC)
     return RateLimit(limit=10, remaining=remaining, reset_at=reset_at, retry_after=left)
 
 
 # ---------------------------------------------------------------------- sharing
 
 
-def test_an_unknown_quota_delays_nothing(shared: SharedQuota, now: float) -> None:
-    assert shared.reserve(now) == 0
-    assert shared.read(now).limit is None
+def test_an_unknown_quota_delays_nothing(shared: SharedQuota) -> None:
+    assert shared.reserve(NOW) == 0
+    assert shared.read(NOW).limit is None
 
 
-def test_one_process_uses_the_headers_that_another_has_read(shared: SharedQuota, now: float) -> None:
-    SharedQuota(IDENTITY).learn(headers(2, now=now), now)
-    read = shared.read(now + 60)
-    assert (read.limit, read.remaining, read.reset_at, read.window) == (10, 2, now + 600, 600)
-    assert shared.reserve(now) == 0
-    assert SharedQuota(IDENTITY).reserve(now) == 0
-    assert shared.reserve(now) == pytest.approx(600 + POLICY.reset_margin, abs=1)
-    assert SharedQuota(("https://vendor.example/v1", "another key")).reserve(now) == 0
+def test_one_process_uses_the_headers_that_another_has_read(shared: SharedQuota) -> None:
+    SharedQuota(IDENTITY).learn(headers(2), NOW)
+    read = shared.read(NOW + 60)
+    assert (read.limit, read.remaining, read.reset_at, read.window) == (10, 2, NOW + 600, 600)
+    assert shared.reserve(NOW) == 0
+    assert SharedQuota(IDENTITY).reserve(NOW) == 0
+    assert shared.reserve(NOW) == pytest.approx(600 + POLICY.reset_margin, abs=1)
+    assert SharedQuota(("https://vendor.example/v1", "another key")).reserve(NOW) == 0
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-def test_other_processes_share_the_quota(shared: SharedQuota, now: float) -> None:
-    shared.learn(headers(1, now=now), now)
+def test_other_processes_share_the_quota(shared: SharedQuota) -> None:
+    shared.learn(headers(1), NOW)
     other = os.fork()
     if not other:
         waits = 1.0
         try:
-            waits = SharedQuota(IDENTITY).reserve(now)
+            waits = SharedQuota(IDENTITY).reserve(NOW)
         finally:
             os._exit(int(waits != 0))
     assert os.waitpid(other, 0)[1] == 0
-    assert shared.reserve(now) > 0
+    assert shared.reserve(NOW) > 0
 
 
-def test_a_window_that_has_ended_delays_nothing(shared: SharedQuota, now: float) -> None:
-    shared.learn(headers(0, now=now), now)
-    assert shared.reserve(now + 600) > 0
-    assert shared.reserve(now + 600 + POLICY.reset_margin) == 0
-    assert shared.reserve(now + 5000) == 0
+def test_a_window_that_has_ended_delays_nothing(shared: SharedQuota) -> None:
+    shared.learn(headers(0), NOW)
+    assert shared.reserve(NOW + 600) > 0
+    assert shared.reserve(NOW + 600 + POLICY.reset_margin) == 0
+    assert shared.reserve(NOW + 5000) == 0
 
 
-def test_a_refusal_is_not_shared(shared: SharedQuota, now: float) -> None:
-    shared.answered(headers(0, now=now), refused=True)
-    assert shared.reserve(now) == 0
-    shared.answered(headers(0, now=now), refused=False)
-    assert shared.reserve(now) > 0
+def test_a_refusal_is_not_shared(shared: SharedQuota) -> None:
+    shared.answered(headers(0), refused=True)
+    assert shared.reserve(NOW) == 0
+    shared.answered(headers(0), refused=False)
+    assert shared.reserve(NOW) > 0
 
 
-def test_a_request_waits_behind_queued_submissions(shared: SharedQuota, now: float) -> None:
-    shared.learn(headers(5, now=now), now)
-    shared.record_queue(now)
-    assert shared.reserve(now) == POLICY.queue_lifetime
-    shared.learn(headers(4, now=now), now)
-    assert shared.reserve(now + 1) == POLICY.queue_lifetime
-    assert shared.reserve(now + POLICY.queue_lifetime) == 0
-    assert shared.read(now).free(now) == 3
+def test_a_request_waits_behind_queued_submissions(shared: SharedQuota) -> None:
+    shared.learn(headers(5), NOW)
+    shared.record_queue(NOW)
+    assert shared.reserve(NOW) == POLICY.queue_lifetime
+    shared.learn(headers(4), NOW)
+    assert shared.reserve(NOW + 1) == POLICY.queue_lifetime
+    assert shared.reserve(NOW + POLICY.queue_lifetime) == 0
+    assert shared.read(NOW).free(NOW) == 3
 
 
-def test_the_end_of_a_window_in_the_far_future_is_not_shared(shared: SharedQuota, now: float) -> None:
-    shared.learn(headers(0, now=now, left=86401.0), now)
-    assert shared.reserve(now) == 0
-    shared.learn(headers(0, now=now, left=86400.0), now)
-    assert shared.reserve(now) > 86000
+def test_the_end_of_a_window_in_the_far_future_is_not_shared(shared: SharedQuota) -> None:
+    shared.learn(headers(0, left=86401.0), NOW)
+    assert shared.reserve(NOW) == 0
+    shared.learn(headers(0, left=86400.0), NOW)
+    assert shared.reserve(NOW) > 86000
 
 
-def test_each_airflow_has_its_own_file(monkeypatch: pytest.MonkeyPatch, now: float) -> None:
+def test_each_airflow_has_its_own_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_HOME", "/one")
-    SharedQuota(IDENTITY).learn(headers(0, now=now), now)
+    SharedQuota(IDENTITY).learn(headers(0), NOW)
     monkeypatch.setenv("AIRFLOW_HOME", "/two")
-    assert SharedQuota(IDENTITY).reserve(now) == 0
+    assert SharedQuota(IDENTITY).reserve(NOW) == 0
     monkeypatch.delenv("AIRFLOW_HOME")
-    assert SharedQuota(IDENTITY).reserve(now) == 0
+    assert SharedQuota(IDENTITY).reserve(NOW) == 0
 
 
 # ---------------------------------------------------------------------- the file
@@ -129,15 +125,15 @@ def test_each_airflow_has_its_own_file(monkeypatch: pytest.MonkeyPatch, now: flo
 
 @pytest.mark.parametrize("missing", ["limit", "remaining", "reset_at"])
 def test_an_incomplete_window_is_neither_written_nor_read(
-    shared: SharedQuota, directory: Path, missing: str, now: float
+    shared: SharedQuota, directory: Path, missing: str
 ) -> None:
-    shared.learn(replace(headers(0, now=now), **{missing: None}), now)
+    shared.learn(replace(headers(0), **{missing: None}), NOW)
     assert not directory.exists()
-    assert shared.reserve(now) == 0
-    shared.learn(headers(0, now=now), now)
+    assert shared.reserve(NOW) == 0
+    shared.learn(headers(0), NOW)
     shared._path.write_text(json.dumps({**json.loads(shared._path.read_text()), missing: None}))
-    assert shared.reserve(now) == 0
-    assert shared.read(now) == Quota()
+    assert shared.reserve(NOW) == 0
+    assert shared.read(NOW) == Quota()
 
 
 @pytest.mark.parametrize(
@@ -149,37 +145,37 @@ def test_an_incomplete_window_is_neither_written_nor_read(
         '{"limit": null, "remaining": null, "reset_at": null, "window": null, "queue_until": 1e99}',
     ],
 )  # fmt: skip
-def test_a_damaged_file_is_ignored_and_replaced(shared: SharedQuota, content: str, now: float) -> None:
-    shared.learn(headers(3, now=now), now)
+def test_a_damaged_file_is_ignored_and_replaced(shared: SharedQuota, content: str) -> None:
+    shared.learn(headers(3), NOW)
     shared._path.write_text(content)
-    assert shared.reserve(now) == 0
-    shared.learn(headers(0, now=now), now)
-    assert shared.reserve(now) > 0
+    assert shared.reserve(NOW) == 0
+    shared.learn(headers(0), NOW)
+    assert shared.reserve(NOW) > 0
 
 
-def test_a_file_that_is_too_long_is_ignored(shared: SharedQuota, now: float) -> None:
-    shared.learn(headers(0, now=now), now)
+def test_a_file_that_is_too_long_is_ignored(shared: SharedQuota) -> None:
+    shared.learn(headers(0), NOW)
     shared._path.write_text(" " * 1_000_000 + shared._path.read_text())
-    assert shared.reserve(now) == 0
+    assert shared.reserve(NOW) == 0
 
 
-def test_the_file_belongs_to_its_user(shared: SharedQuota, directory: Path, now: float) -> None:
-    shared.learn(headers(0, now=now), now)
+def test_the_file_belongs_to_its_user(shared: SharedQuota, directory: Path) -> None:
+    shared.learn(headers(0), NOW)
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert stat.S_IMODE(shared._path.stat().st_mode) == 0o600
     assert "digest-of-a-key" not in shared._path.name + shared._path.read_text()
     directory.chmod(0o777)  # any user could have written it
-    assert shared.reserve(now) == 0
+    assert shared.reserve(NOW) == 0
 
 
-def test_a_link_is_not_followed(shared: SharedQuota, directory: Path, tmp_path: Path, now: float) -> None:
+def test_a_link_is_not_followed(shared: SharedQuota, directory: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_text("keep")
     directory.mkdir(mode=0o700)
     os.symlink(target, shared._path)
-    shared.learn(headers(0, now=now), now)
+    shared.learn(headers(0), NOW)
     assert target.read_text() == "keep"
-    assert shared.reserve(now) == 0
+    assert shared.reserve(NOW) == 0
 
 
 def test_each_user_has_a_directory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,18 +224,18 @@ def no_locks() -> AbstractContextManager[Any]:
     "trouble", [full_disk, no_temporary_directory, a_file_in_place_of_the_directory, no_locks]
 )
 def test_a_file_system_that_fails_delays_nothing(
-    shared: SharedQuota, now: float, trouble: Callable[[], AbstractContextManager[Any]]
+    shared: SharedQuota, trouble: Callable[[], AbstractContextManager[Any]]
 ) -> None:
     with trouble():
-        shared.learn(headers(0, now=now), now)
-        shared.record_queue(now)
-        assert shared.reserve(now) == 0
-        assert shared.read(now) == Quota()
-        shared.answered(headers(0, now=now), refused=False)
+        shared.learn(headers(0), NOW)
+        shared.record_queue(NOW)
+        assert shared.reserve(NOW) == 0
+        assert shared.read(NOW) == Quota()
+        shared.answered(headers(0), refused=False)
 
 
 def test_an_error_on_closing_the_file_is_ignored(
-    shared: SharedQuota, now: float, monkeypatch: pytest.MonkeyPatch
+    shared: SharedQuota, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Late(io.FileIO):
         def close(self) -> None:
@@ -247,22 +243,22 @@ def test_an_error_on_closing_the_file_is_ignored(
             raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
     monkeypatch.setattr(shared_quota.io, "FileIO", Late)
-    shared.learn(headers(3, now=now), now)
-    assert shared.read(now).remaining == 3
+    shared.learn(headers(3), NOW)
+    assert shared.read(NOW).remaining == 3
 
 
 def test_a_locked_file_is_not_waited_for_in_the_event_loop(
-    shared: SharedQuota, now: float, monkeypatch: pytest.MonkeyPatch
+    shared: SharedQuota, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(shared_quota.time, "sleep", pauses.append)
-    shared.learn(headers(0, now=now), now)
+    shared.learn(headers(0), NOW)
     with shared._path.open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        shared.learn(headers(5, now=now), now)
-        shared.record_queue(now)
-        assert shared.read(now) == Quota()
+        shared.learn(headers(5), NOW)
+        shared.record_queue(NOW)
+        assert shared.read(NOW) == Quota()
         assert pauses == []
-        assert shared.reserve(now) == 0  # a worker tries again for a while
+        assert shared.reserve(NOW) == 0  # a worker tries again for a while
         assert 0 < len(pauses) < 100
-    assert shared.read(now).remaining == 0
+    assert shared.read(NOW).remaining == 0

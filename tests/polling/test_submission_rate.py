@@ -35,18 +35,16 @@ def test_no_minute_has_more_than_the_limit(limit: int, gap: float) -> None:
     assert times[:limit] == [NOW + n * gap for n in range(limit)]
 
 
-def test_a_minute_after_a_burst_there_is_room_again() -> None:
-    rate = SubmissionRate(15)
-    assert sum(rate.reserve(NOW) for _ in range(15)) == 0
-    assert 60 <= rate.reserve(NOW) <= 70
-    assert sum(rate.reserve(NOW + 140) for _ in range(14)) == 0
-
-
 def test_waiting_submissions_get_times_of_their_own() -> None:
     rate = SubmissionRate(10)
     times = sorted(rate.reserve(NOW) for _ in range(100))
     assert [times.count(at) for at in sorted(set(times))] == [10] * 10
     assert times[-1] <= 9 * 70
+    # A minute after a burst there is room again.
+    rate = SubmissionRate(15)
+    assert sum(rate.reserve(NOW) for _ in range(15)) == 0
+    assert 60 <= rate.reserve(NOW) <= 70
+    assert sum(rate.reserve(NOW + 140) for _ in range(14)) == 0
 
 
 def test_images_count_one_by_one_and_a_group_above_the_limit_is_sent_alone() -> None:
@@ -65,11 +63,8 @@ def test_after_a_refusal_the_limit_is_lower_and_grows_back() -> None:
     assert rate.limit(NOW + 19) == pytest.approx(126, rel=0.01)
     assert rate.limit(NOW + 18 + 600) == pytest.approx(126 * 1.1**10)
     assert rate.limit(NOW + 1e9) == 600
-
-
-def test_refusals_without_submissions_of_ours_leave_a_share() -> None:
     rate = SubmissionRate(600)
-    rate.refuse(NOW)
+    rate.refuse(NOW)  # without submissions of ours
     assert rate.limit(NOW) == 30
 
 

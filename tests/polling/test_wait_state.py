@@ -43,10 +43,6 @@ def generation(status: str, **known: Any) -> Generation:
     return Generation(generation_id="g-1", api="ark", media="video", status=GenerationStatus(status), **known)
 
 
-def at(moment: float) -> datetime:
-    return datetime.fromtimestamp(moment, UTC)
-
-
 RUNNING = generation("running")
 SERVER_ERROR = errors.SeedanceServerError("sorry")
 NOT_FOUND = errors.SeedanceNotFoundError("404")
@@ -69,12 +65,8 @@ def test_the_time_of_the_first_poll() -> None:
     assert start_wait(waiting(), NOW, not_before=5).at == NOW + 10
 
 
-@pytest.mark.parametrize("deadline", [NOW, NOW - 1, 0.0])
-def test_a_wait_after_its_deadline_does_not_poll(deadline: float) -> None:
-    assert start_wait(waiting(deadline), NOW).kind == "deadline"
-
-
 def test_no_poll_is_planned_after_the_deadline() -> None:
+    assert {start_wait(waiting(deadline), NOW).kind for deadline in (NOW, NOW - 1, 0.0)} == {"deadline"}
     assert start_wait(waiting(NOW + 3), NOW).at == NOW + 3
     assert start_wait(waiting(NOW + 3), NOW, not_before=60).at == NOW + 3
 
@@ -113,7 +105,7 @@ FAILURES = [
 
 
 @pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
-def test_a_failed_poll_does_not_end_the_wait(error: errors.SeedanceError) -> None:
+def test_a_failed_poll_ends_the_wait_at_the_deadline_only(error: errors.SeedanceError) -> None:
     step = start_wait(waiting(NOW + 1e6), NOW)
     for number in range(1, 50):
         step = on_poll(step.state, error, NOW)
@@ -122,17 +114,9 @@ def test_a_failed_poll_does_not_end_the_wait(error: errors.SeedanceError) -> Non
         assert step.at >= NOW + (error.retry_after or 0)
     assert step.state.last is None
     step = on_poll(step.state, RUNNING, NOW)
-    assert (step.state.failures, step.state.retry_after) == (0, None)
+    assert (step.state.failures, step.state.retry_after, step.state.rate_limited) == (0, None, False)
     assert step.at == NOW + 10
-
-
-@pytest.mark.parametrize(
-    "error",
-    [error for error in FAILURES if error.retry_after is None],
-    ids=lambda error: type(error).__name__,
-)
-def test_a_failed_poll_at_the_deadline_ends_the_wait(error: errors.SeedanceError) -> None:
-    assert on_poll(waiting(NOW), error, NOW).kind == "deadline"
+    assert on_poll(waiting(NOW), error, NOW).kind == ("wait" if error.retry_after else "deadline")
 
 
 def test_a_rate_limit_extends_the_wait_beyond_its_deadline() -> None:
@@ -228,7 +212,9 @@ def test_an_unreadable_status_is_logged_once_and_again_when_it_is_readable(
     ]
 
 
-def test_an_undocumented_status_is_logged_once(log: pytest.LogCaptureFixture) -> None:
+def test_an_undocumented_status_is_logged_once_and_no_more_than_some_are(
+    log: pytest.LogCaptureFixture,
+) -> None:
     strange = generation("running", word="moderating", documented=False)
     for _ in range(3):
         assert on_poll(waiting(), strange, NOW).kind == "wait"
@@ -237,11 +223,8 @@ def test_an_undocumented_status_is_logged_once(log: pytest.LogCaptureFixture) ->
         f"ark reports the status {word!r} for generation g-1, which no document names; it counts as running."
         for word in ("moderating", "x" * 80)
     ]
-
-
-def test_only_some_undocumented_statuses_are_logged(log: pytest.LogCaptureFixture) -> None:
     for number in range(module.MAX_LOGGED_STATUSES + 20):
-        on_poll(waiting(), generation("running", word=f"word {number}", documented=False), NOW)
+        on_poll(waiting(), replace(strange, word=f"word {number}"), NOW)
     assert len(log.records) == module.MAX_LOGGED_STATUSES
 
 
@@ -293,27 +276,25 @@ def test_elapsed_time_counts_from_the_submission() -> None:
 
 
 @pytest.mark.parametrize(
-    ("created", "submitted_at"),
+    ("known", "created", "submitted_at"),
     [
-        (NOW - 30, NOW - 30),
-        (NOW, NOW),
-        (NOW - TIMING.max_age, NOW - TIMING.max_age),
+        ({}, NOW - 30, NOW - 30),
+        ({}, NOW, NOW),
+        ({}, NOW - TIMING.max_age, NOW - TIMING.max_age),
         # An implausible time is ignored.
-        (NOW + 1, NOW - 10),
-        (NOW - TIMING.max_age - 1, NOW - 10),
+        ({}, NOW + 1, NOW - 10),
+        ({}, NOW - TIMING.max_age - 1, NOW - 10),
+        ({"submitted_at_known": True}, NOW - 30, NOW - 10),
+        ({"running_at": NOW}, NOW - 30, NOW - 10),
     ],
 )
-def test_an_unknown_time_of_submission_is_read_from_the_service(created: float, submitted_at: float) -> None:
-    step = on_poll(waiting(submitted_at=NOW - 10), generation("running", created_at=at(created)), NOW)
+def test_an_unknown_time_of_submission_is_read_from_the_service(
+    known: dict[str, Any], created: float, submitted_at: float
+) -> None:
+    state = waiting(submitted_at=NOW - 10, **known)
+    step = on_poll(state, generation("running", created_at=datetime.fromtimestamp(created, UTC)), NOW)
     assert step.state.submitted_at == submitted_at
     assert step.state.running_at == NOW
-
-
-@pytest.mark.parametrize("known", [{"submitted_at_known": True}, {"running_at": NOW - 5}])
-def test_a_known_time_of_submission_is_kept(known: dict[str, Any]) -> None:
-    reading = generation("running", created_at=at(NOW - 30))
-    step = on_poll(waiting(submitted_at=NOW - 10, **known), reading, NOW)
-    assert step.state.submitted_at == NOW - 10
 
 
 def test_the_latest_progress_is_kept_with_its_time() -> None:
@@ -331,20 +312,8 @@ def test_a_render_is_as_old_as_the_latest_reading_that_found_it_queued() -> None
     running = on_poll(queued, generation("running", progress=30), NOW + 20).state
     assert (state.elapsed(NOW), queued.elapsed(NOW), running.elapsed(NOW + 20)) == (100, 0, 20)
     assert running.progress == ((20.0, 30.0),)
-
-
-@pytest.mark.parametrize(
-    "more", [{}, {"word": "queued", "progress": 5}], ids=["without a word", "in progress"]
-)
-def test_a_reading_that_does_not_say_queued_changes_no_age(more: dict[str, Any]) -> None:
-    step = on_poll(waiting(submitted_at=NOW - 100), generation("queued", **more), NOW)
-    assert step.state.elapsed(NOW) == 100
-
-
-def test_a_reading_resets_failures_and_rate_limits() -> None:
-    step = on_poll(waiting(rate_limited=True, poll_count=4, failures=1), generation("succeeded"), NOW)
-    state = step.state
-    assert (state.poll_count, state.failures, state.rate_limited) == (5, 0, False)
+    for ambiguous in (generation("queued"), generation("queued", word="queued", progress=5)):
+        assert on_poll(state, ambiguous, NOW).state.elapsed(NOW) == 100
 
 
 # ---------------------------------------------------------------------- success without an output
@@ -359,9 +328,7 @@ def test_success_without_output_is_polled_for_some_minutes() -> None:
     assert on_poll(step.state, generation("succeeded", urls=("https://x/y",)), later - 1).kind == "ended"
     step = on_poll(step.state, generation("succeeded"), later)
     assert (step.kind, step.state.last) == ("ended", generation("succeeded"))
-
-
-def test_success_without_output_ends_with_the_deadline() -> None:
+    # Until the deadline at most.
     step = on_poll(waiting(NOW + 20), generation("succeeded"), NOW)
     assert step.kind == "wait"
     assert on_poll(step.state, generation("succeeded"), NOW + 20).kind == "ended"
