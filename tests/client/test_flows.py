@@ -86,11 +86,11 @@ def test_submissions_are_repeated_for_a_few_seconds_only(first: Any) -> None:
         reply(520),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("before", [(), (UNSENT,), (MANY, BUSY)])
-def test_after_anything_uncertain_nothing_is_sent(answer: Any, before: tuple[Any, ...]) -> None:
-    outcome, steps = submit(*before, answer)
-    assert isinstance(outcome, Uncertain)
-    assert len(calls(steps)) == len(before) + 1
+def test_after_anything_uncertain_nothing_is_sent(answer: Any) -> None:
+    for before in ([], [UNSENT], [MANY, BUSY]):
+        outcome, steps = submit(*before, answer)
+        assert isinstance(outcome, Uncertain)
+        assert len(calls(steps)) == len(before) + 1
     with pytest.raises(errors.SeedanceUncertainSubmitError, match="may have been billed") as caught:
         flows.raise_outcome(outcome)
     assert caught.value.__cause__ is outcome.error
@@ -457,7 +457,6 @@ def test_a_key_that_works(name: str, answer: HttpReply) -> None:
     assert "accepts the API key" in message
 
 
-@pytest.mark.parametrize("name", ALL_APIS)
 @pytest.mark.parametrize(
     ("answer", "cls"),
     [
@@ -471,10 +470,11 @@ def test_a_key_that_works(name: str, answer: HttpReply) -> None:
         (UNSENT, errors.SeedanceConnectionError),
     ],
 )
-def test_anything_else_does_not_show_that_the_key_works(name: str, answer: Any, cls: type) -> None:
-    with pytest.raises(cls):
-        drive(flows.probe_flow(get_api(name), now), [answer])
-    assert get_api(name).probe_call().method == "GET"
+def test_anything_else_does_not_show_that_the_key_works(answer: Any, cls: type) -> None:
+    for api in map(get_api, ALL_APIS):
+        assert api.probe_call().method == "GET"
+        with pytest.raises(cls):
+            drive(flows.probe_flow(api, now), [answer])
 
 
 def test_a_list_that_does_not_exist_is_a_wrong_address() -> None:

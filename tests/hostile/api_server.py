@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import UTC, datetime
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any
 from unittest.mock import patch
 
 import airflow.state
@@ -31,27 +31,6 @@ LIMITS = CallbackLimits(quiet_period=0.0)
 
 #: Maximum iterations of the event loop until a callback counts as hanging.
 _MAX_ITERATIONS = 10_000
-
-
-class Instance(Protocol):
-    """The only task instance."""
-
-    #: The texts in its state store, by key.
-    texts: dict[str, str]
-
-    @property
-    def state(self) -> str | None:
-        """Its state in Airflow."""
-
-    @property
-    def trigger(self) -> tuple[str, dict[str, Any], float] | None:
-        """Class path and kwargs of its trigger, and the time of its deferral."""
-
-    def resumed(self, payload: Any) -> None:
-        """Resume the task with an event."""
-
-    def ended(self, xcoms: dict[str, Any]) -> None:
-        """End the task successfully, without a worker."""
 
 
 class Clock:
@@ -88,13 +67,15 @@ class ApiServer:
     """
     An API server that receives callbacks for one task instance.
 
+    :param instance: The task instance: its ``texts`` in the state store, ``state``, and ``trigger`` (class path, kwargs
+        and time of the deferral); ``resumed`` takes an event, ``ended`` the XComs of an end without a worker.
     :param settings: Returns the settings of the only connection.
     :param answer: Drives a flow against the service.
     """
 
     def __init__(
         self,
-        instance: Instance,
+        instance: Any,
         settings: Callable[[], Any],
         answer: Callable[[Any], Any],
         loop: asyncio.Runner,

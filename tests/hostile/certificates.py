@@ -1,4 +1,4 @@
-"""Certificates that are made in the test, and a server that shows them."""
+"""Certificates that are made in the test, and scripts of servers that show them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import datetime
 import ipaddress
 import socket
 import ssl
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+from scripted_server import Script
 
 
 def self_signed(path: Path, name: str, *, expired: bool = False) -> Path:
@@ -45,32 +45,13 @@ def self_signed(path: Path, name: str, *, expired: bool = False) -> Path:
     return path
 
 
-@contextmanager
-def listening(certificate: Path) -> Iterator[tuple[str, list[bytes]]]:
-    """Answer requests with ``{}`` behind a certificate; yields the address and what came."""
+def speaking_tls(certificate: Path, script: Script) -> Script:
+    """Follow a script behind a certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
-    listener = socket.create_server(("127.0.0.1", 0))
-    seen: list[bytes] = []
 
-    def serve() -> None:
-        while True:
-            try:
-                peer, _ = listener.accept()
-            except OSError:
-                return
-            with peer, suppress(OSError):
-                peer.settimeout(5)
-                with context.wrap_socket(peer, server_side=True) as secure:
-                    if data := secure.recv(65536):
-                        seen.append(data)
-                        secure.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+    def handshake(peer: socket.socket) -> Any:
+        with context.wrap_socket(peer, server_side=True) as secure:
+            return script(secure)
 
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    try:
-        yield f"https://127.0.0.1:{listener.getsockname()[1]}/v2", seen
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        thread.join(10)
+    return handshake

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import gzip
 import json
+import ssl
 import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
 from either_client import GET, POST, EitherClient
-from helpers import NOW, connection, prepare, settings, video
+from helpers import NOW, prepare, settings, video
 from scripted_server import answer, at_once, keeps, replies, serving
 
 from airflow_provider_seedance.apis.messages import Accepted, HttpReply, TransportFailure, Uncertain
 from airflow_provider_seedance.client import api_client, deadlines, flows
-from airflow_provider_seedance.settings import Settings, read_settings
+from airflow_provider_seedance.settings import Settings
 
 from . import fake_transports
-from .certificates import listening, self_signed
+from .certificates import self_signed, speaking_tls
 from .fake_transports import BOMBS, SLOW, WRONG, Script, packed
 
 
@@ -49,17 +50,17 @@ def test_slow_replies_time_out(either_client: EitherClient) -> None:
 
 
 @pytest.mark.parametrize("fault", WRONG)
-@pytest.mark.parametrize("call", [GET, POST], ids=["GET", "POST"])
-def test_an_invalid_reply_is_a_failure(either_client: EitherClient, fault: str, call: Any) -> None:
-    with serving(WRONG[fault]) as server:
-        got = either_client.send(at(server.url), call)
-    if fault == "another protocol":  # its greeting may arrive before the request is sent
-        assert isinstance(got, TransportFailure)
-    elif isinstance(got, HttpReply):
-        # A short body may be a readable reply.
-        assert fault == "short body" or got.status == 101
-    else:
-        check_failure(got)
+def test_an_invalid_reply_is_a_failure(either_client: EitherClient, fault: str) -> None:
+    for call in (GET, POST):
+        with serving(WRONG[fault]) as server:
+            got = either_client.send(at(server.url), call)
+        if fault == "another protocol":  # its greeting may arrive before the request is sent
+            assert isinstance(got, TransportFailure)
+        elif isinstance(got, HttpReply):
+            # A short body may be a readable reply.
+            assert fault == "short body" or got.status == 101
+        else:
+            check_failure(got)
 
 
 def test_an_endless_body_is_a_failure(either_client: EitherClient) -> None:
@@ -120,16 +121,17 @@ def test_the_key_is_sent_only_if_the_certificate_is_trusted_and_valid(
     either_client: EitherClient, tmp_path: Path, host: str, expired: bool, trusted: bool, accepted: bool
 ) -> None:
     certificate = self_signed(tmp_path / "one.pem", host, expired=expired)
-    extra = {"timeout": 5, "verify": str(certificate) if trusted else True}
-    with listening(certificate) as (url, received):
-        got = either_client.send(read_settings("c", connection(host=url, extra=extra)), GET)
+    extra: dict[str, Any] = {"timeout": 5, "verify": str(certificate) if trusted else True}
+    with serving(speaking_tls(certificate, replies(answer()))) as server:
+        got = either_client.send(settings(f"https://127.0.0.1:{server.port}", **extra), POST)
     if accepted:
         assert got.json == {}
         return
     assert isinstance(got, TransportFailure)
     assert not got.sent
     assert "certificate" in got.message
-    assert received == []
+    (received,) = server.seen
+    assert isinstance(received, ssl.SSLError)
 
 
 # ---------------------------------------------------------------------- replies to submissions

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from helpers import reply
 
-from airflow_provider_seedance.apis.messages import TransportFailure
 from airflow_provider_seedance.client.api_client import MAX_CONNECTIONS
 from airflow_provider_seedance.polling import hub as module
 from airflow_provider_seedance.polling.quota import POLICY
@@ -190,24 +189,6 @@ def test_a_hub_closes_when_its_last_wait_is_cancelled_while_the_scheduler_wakes_
 
 
 # ---------------------------------------------------------------------- failures
-
-
-@pytest.mark.parametrize(
-    "failure",
-    [
-        TransportFailure("the network is away", sent=True),
-        reply(500, {"error": {"code": "Internal", "message": "no"}}),
-        reply(403, {"error": {"code": "Forbidden", "message": "no"}}),
-        reply(200, b"<html>"),
-    ],
-    ids=["network", "500", "403", "rubbish"],
-)
-def test_a_failed_poll_does_not_end_the_wait(service: Service, run: Any, failure: Any) -> None:
-    service.ends["g"] = 0.0
-    service.answer = lambda request: failure if request.at < 25.0 else None
-    step = run(wait())
-    assert (step.kind, step.state.poll_count, step.state.failures) == ("ended", 1, 0)
-    assert service.times() == [10.0, 20.0, 30.0]
 
 
 @pytest.mark.parametrize(

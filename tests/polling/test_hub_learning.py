@@ -97,24 +97,6 @@ def test_the_duration_of_a_successful_generation_is_observed(
     assert observed == [(KIND, 0.0, 110.0), (BARE_KIND, 0.0, 115.0), (KIND, 120.0, 130.0)]
 
 
-def test_observed_durations_of_a_kind_plan_its_polls(
-    service: Service, run: Any, durations: DurationModels
-) -> None:
-    service.ends["g"] = 400.0
-    for _ in range(60):
-        durations.observe(KIND, 395.0, 405.0)
-
-    def polls(**defaults: Any) -> list[float]:
-        service.requests.clear()
-        run(wait(interval=None, result_defaults={**DEFAULTS, **defaults}, **SUBMITTED))
-        return service.times()
-
-    like, other = polls(), polls(model="another")
-    assert like[0] > 250.0
-    assert len(like) < len(other)
-    assert other[0] < 20.0
-
-
 def test_durations_that_are_observed_during_a_wait_plan_its_next_poll(
     service: Service, run: Any, durations: DurationModels
 ) -> None:
@@ -197,7 +179,7 @@ def test_time_in_the_queue_is_not_learned_as_time_of_the_render(
             ids[:] = [name for name, one in zip(ids, waits, strict=True) if one.cancelled()]
         return await delay_of_another(service, 60.0)
 
-    assert run(main()) <= 20.0  # it was 65 to 235 s
+    assert run(main()) <= 30.0  # it was 65 to 235 s
 
 
 @pytest.mark.parametrize("starts_again", [False, True])
